@@ -1,0 +1,21 @@
+"""MXNet's image-classification tools on PyTorch. The commands are in `cli`; this is what Python code uses.
+
+Names are imported on first use, so that `import imgcls` costs nothing and torch is only loaded when work begins.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOME = {"fit": "imgcls.api", "load_model": "imgcls.api", "Predictor": "imgcls.api"}
+
+__all__ = ["Predictor", "__version__", "fit", "load_model"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'imgcls' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)

@@ -1,0 +1,7 @@
+"""`python -m imgcls <command>`."""
+
+import sys
+
+from imgcls.cli import main
+
+sys.exit(main())

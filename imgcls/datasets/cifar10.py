@@ -1,0 +1,46 @@
+"""CIFAR-10: 50,000 + 10,000 colour photographs, 32 x 32, of which the networks are given crops of 28 x 28
+(Krizhevsky 2009; MXNet train_cifar10.py). From the binary or the Python files, archived or not.
+"""
+
+from __future__ import annotations
+
+from imgcls import download
+from imgcls.data.sources import ArraySource, Splits
+from imgcls.errors import DataError
+from imgcls.formats import cifar
+from imgcls.sections import DataConfig
+
+#: MXNet train_cifar10.py 0.9.1 to 1.9.1. Crop and mirror are on, as up to 1.2: later versions had them off,
+#: and networks learned the training pictures by heart.
+DEFAULTS: dict[str, object] = {
+    "network": "resnet", "num_layers": 110, "num_classes": 10, "image_shape": (3, 28, 28),
+    "batch_size": 128, "num_epochs": 300, "disp_batches": 20,
+    "lr": 0.05, "lr_factor": 0.1, "lr_step_epochs": "200,250",
+    "pad_size": 4, "random_crop": True, "random_mirror": True,
+    "rgb_mean": (123.68, 116.779, 103.939), "rgb_std": (1.0,),
+}
+
+FILES = "cifar-10-binary.tar.gz or cifar-10-python.tar.gz (or what they hold)"
+
+CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+_URLS = ("https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",)
+_SHA256 = "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"
+_BYTES = 170_052_171
+
+
+def load(config: DataConfig) -> Splits:
+    """Images uint8 (N, 3, 32, 32) RGB, labels int64. Looks in --data-dir; downloads what is not there."""
+    folder = download.data_folder(config.data_dir, "cifar10")
+    found = cifar.read_splits(folder)
+    if found is None:
+        archive = download.fetch(
+            _URLS, folder / "cifar-10-binary.tar.gz", sha256=_SHA256, max_bytes=_BYTES, collection="cifar10",
+            advice=f"put {FILES} into {folder} (or name their folder with --data-dir), "
+                   "or train on --dataset digits, which needs no files")
+        found = cifar.read_splits(folder)
+        if found is None:
+            raise DataError(archive, "vanished while it was read")
+    train, test, place = found
+    return Splits(ArraySource(train.images, train.labels, CLASSES, f"{place} (train)"),
+                  ArraySource(test.images, test.labels, CLASSES, f"{place} (test)"))

@@ -1,0 +1,84 @@
+"""MNIST: 60,000 + 10,000 handwritten digits, 28 x 28 grey (LeCun, Cortes, Burges), from four idx files.
+
+Other pictures of ten classes in the same four files do as well (Fashion-MNIST): files that are there are taken
+as they are, gzip-ed or not; only what is downloaded is checked by hash.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from imgcls import download
+from imgcls.data.sources import ArraySource, Splits
+from imgcls.errors import DataError
+from imgcls.formats import idx
+from imgcls.sections import DataConfig
+
+#: MXNet train_mnist.py 0.9.1 to 1.9.1; the pixels are x / 255
+DEFAULTS: dict[str, object] = {
+    "network": "mlp", "num_classes": 10, "image_shape": (1, 28, 28),
+    "batch_size": 64, "num_epochs": 20, "disp_batches": 100,
+    "lr": 0.05, "lr_factor": 0.1, "lr_step_epochs": "10",
+    "rgb_mean": (0.0,), "rgb_std": (255.0,),
+}
+
+FILES = ("train-images-idx3-ubyte.gz, train-labels-idx1-ubyte.gz, t10k-images-idx3-ubyte.gz and "
+         "t10k-labels-idx1-ubyte.gz")
+
+_SHA256 = {
+    "train-images-idx3-ubyte": "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+    "train-labels-idx1-ubyte": "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+    "t10k-images-idx3-ubyte": "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+    "t10k-labels-idx1-ubyte": "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
+}
+_MIRRORS = (
+    "https://ossci-datasets.s3.amazonaws.com/mnist/",
+    "https://storage.googleapis.com/cvdf-datasets/mnist/",
+    "http://yann.lecun.com/exdb/mnist/",
+)
+_MAX_BYTES = 16 << 20
+
+
+def load(config: DataConfig) -> Splits:
+    """Images uint8 (N, 1, 28, 28), labels int64. Looks in --data-dir, downloads there what is missing."""
+    folder = download.data_folder(config.data_dir, "mnist")
+    files = {name: _find(folder, name) or _fetch(folder, name) for name in _SHA256}
+    # zlib lets go of the interpreter: the small file is read while the large one is
+    with ThreadPoolExecutor(2) as pool:
+        train, val = pool.map(lambda part: _read(files, part), ("train", "t10k"))
+    return Splits(train, val)
+
+
+def _find(folder: Path, name: str) -> Path | None:
+    """The file under the names that it goes by; unzipped ones first, since they are read faster."""
+    for suffix in ("", ".gz"):
+        for spelling in (name, name.replace("-idx", ".idx")):
+            path = folder / (spelling + suffix)
+            if path.is_file():
+                return path
+    return None
+
+
+def _fetch(folder: Path, name: str) -> Path:
+    return download.fetch(
+        [f"{mirror}{name}.gz" for mirror in _MIRRORS], folder / f"{name}.gz", sha256=_SHA256[name],
+        max_bytes=_MAX_BYTES, collection="mnist",
+        advice=f"put {FILES} into {folder} (or name their folder with --data-dir), "
+               "or train on --dataset digits, which needs no files")
+
+
+def _read(files: dict[str, Path], part: str) -> ArraySource:
+    images_path, labels_path = files[f"{part}-images-idx3-ubyte"], files[f"{part}-labels-idx1-ubyte"]
+    images, labels = idx.read_images(images_path), idx.read_labels(labels_path)
+    if len(images) != len(labels):
+        raise DataError(images_path, f"has {len(images)} images, but {labels_path} has {len(labels)} labels")
+    if not len(images):
+        raise DataError(images_path, "holds no images")
+    if labels.max() > 9:
+        worst = int(np.argmax(labels > 9))
+        raise DataError(labels_path, f"label {labels[worst]} of image {worst}, not 0 to 9", 8 + worst)
+    return ArraySource(images[:, None], labels.astype(np.int64), [str(digit) for digit in range(10)],
+                       str(images_path))

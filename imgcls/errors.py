@@ -1,0 +1,72 @@
+"""What a user can be told: every failure that is not our own bug ends as one of these, in one line on stderr.
+
+`cli` turns `UsageError` into exit status 2 and `DataError` and `RunError` into 1; nothing else catches them.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class ImgclsError(Exception):
+    """Base of all errors that are shown as one line, without a traceback."""
+
+    exit_status = 1
+
+
+class UsageError(ImgclsError):
+    """The command, a flag, a configuration key or an argument is wrong: nothing was started."""
+
+    exit_status = 2
+
+
+class RunError(ImgclsError):
+    """The run could not go on (no space, a NaN loss, a prefix in use): what was saved before stays good."""
+
+
+class DataError(ImgclsError):
+    """A file does not hold what it should.
+
+    `path` names the file, `offset` the byte where the trouble was found (None: the file as a whole).
+    """
+
+    def __init__(self, path: object, reason: str, offset: int | None = None) -> None:
+        self.path = str(path)
+        self.reason = reason
+        self.offset = offset
+        where = self.path if offset is None else f"{self.path} at byte {offset}"
+        super().__init__(f"{where}: {reason}")
+
+
+#: more names than this are not listed in an error
+MANY = 30
+
+
+def nearest(name: str, known: Iterable[str]) -> list[str]:
+    """The known names that are most like `name`, at most three, the likest first."""
+    return difflib.get_close_matches(name.lower(), list(known), n=3, cutoff=0.5)
+
+
+def unknown(what: str, name: str, known: Iterable[str], meant: str | None = None) -> UsageError:
+    """The error for a name that is not among `known`: says what it is for and what there is (the nearest of many).
+
+    `meant` is the right name where it is known from elsewhere, such as another toolkit's word for the same thing.
+    """
+    known = list(known)
+    close = nearest(name, known)
+    guess = meant or (close[0] if close else "")
+    hint = f"did you mean {guess}? " if guess else ""
+    if len(known) <= MANY:
+        there = f"there is {', '.join(close + [k for k in known if k not in close])}"
+    else:
+        there = f"nearest are {', '.join(close)}" if len(close) > 1 else "--help lists them all"
+    return UsageError(f"{what} {name} is not known: {hint}{there}")
+
+
+class Stopped(RunError):
+    """The user or the system asked for an end, and the run ended in good order."""
+
+    def __init__(self, message: str, exit_status: int) -> None:
+        super().__init__(message)
+        self.exit_status = exit_status

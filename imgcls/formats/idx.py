@@ -1,0 +1,119 @@
+"""MNIST's idx files: one file of images, one of labels, both big-endian, usually gzip-ed.
+
+    images  u32 2051, u32 count, u32 rows, u32 columns, then count * rows * columns pixels, u8
+    labels  u32 2049, u32 count, then count labels, u8
+
+`datasets/mnist.py` reads them. Whether a file is gzip-ed is seen from its content, not from its name. A
+header that announces more than the file can hold is refused before memory is taken.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import math
+import os
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from imgcls.errors import DataError
+from imgcls.storage import local, write_bytes
+
+IMAGES_MAGIC = 2051
+LABELS_MAGIC = 2049
+_DIMENSIONS = {IMAGES_MAGIC: 3, LABELS_MAGIC: 1}
+_KIND = {IMAGES_MAGIC: "images", LABELS_MAGIC: "labels"}
+_GZIP = b"\x1f\x8b"
+#: deflate cannot make a file smaller than this, so it bounds what a gzip-ed file may announce
+_LARGEST_RATIO = 1032
+
+
+def read_images(path: str | os.PathLike[str]) -> np.ndarray:
+    """uint8 (N, rows, columns), writable. Raises DataError for anything but one whole file of images."""
+    return _read(local(path), IMAGES_MAGIC)
+
+
+def read_labels(path: str | os.PathLike[str]) -> np.ndarray:
+    """uint8 (N,), writable. Raises DataError for anything but one whole file of labels."""
+    return _read(local(path), LABELS_MAGIC)
+
+
+def write_images(path: str | os.PathLike[str], images: np.ndarray) -> None:
+    """Write uint8 (N, rows, columns); gzip-ed when the name ends in `.gz`."""
+    _write(path, IMAGES_MAGIC, images)
+
+
+def write_labels(path: str | os.PathLike[str], labels: np.ndarray) -> None:
+    """Write (N,) labels 0-255; gzip-ed when the name ends in `.gz`."""
+    _write(path, LABELS_MAGIC, labels.astype(np.uint8))
+
+
+def _read(path: Path, magic: int) -> np.ndarray:
+    try:
+        with open(path, "rb") as stream:
+            size = os.fstat(stream.fileno()).st_size
+            zipped = stream.read(2) == _GZIP
+            stream.seek(0)
+            if not zipped:
+                return _read_array(stream, path, magic, size)
+            with gzip.GzipFile(fileobj=stream) as unzipped:
+                return _read_array(unzipped, path, magic, size * _LARGEST_RATIO)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        reason = str(error).lower().rstrip(".")
+        raise DataError(path, f"the gzip stream is damaged or cut short ({reason})") from error
+    except OSError as error:
+        raise DataError(path, f"cannot be read: {(error.strerror or str(error)).lower()}") from error
+
+
+def _read_array(stream: io.BufferedIOBase, path: Path, magic: int, largest: int) -> np.ndarray:
+    """Header and content of the (unzipped) stream, which cannot be longer than `largest` bytes."""
+    shape = _read_header(stream, path, magic)
+    start = 4 + 4 * len(shape)
+    count = math.prod(shape)
+    if start + count > largest:
+        raise DataError(path, f"truncated: the header announces {count} bytes of {_KIND[magic]} "
+                              f"({' x '.join(map(str, shape))}), more than the file can hold", start)
+    array = np.empty(count, np.uint8)
+    filled = _fill(stream, array.data)
+    if filled < count:
+        raise DataError(path, f"truncated: {filled} of {count} bytes of {_KIND[magic]}", start + filled)
+    if stream.read(1):
+        raise DataError(path, f"unknown bytes follow the {shape[0]} {_KIND[magic]} that the header announces",
+                        start + count)
+    return array.reshape(shape)
+
+
+def _read_header(stream: io.BufferedIOBase, path: Path, magic: int) -> tuple[int, ...]:
+    length = 4 + 4 * _DIMENSIONS[magic]
+    header = stream.read(length)
+    found = int.from_bytes(header[:4], "big")
+    if len(header) >= 4 and found in _KIND and found != magic:
+        raise DataError(path, f"holds {_KIND[found]}, not {_KIND[magic]} (magic {found}, not {magic})", 0)
+    if len(header) >= 4 and found != magic:
+        raise DataError(path, f"not an idx file of {_KIND[magic]}: magic {found}, not {magic}", 0)
+    if len(header) < length:
+        raise DataError(path, f"truncated: the header has {len(header)} of {length} bytes", len(header))
+    return struct.unpack(f">{_DIMENSIONS[magic]}I", header[4:])
+
+
+def _fill(stream: io.BufferedIOBase, target: memoryview) -> int:
+    """Read into `target` until it is full or the stream ends; the number of bytes read."""
+    filled = 0
+    while filled < len(target):
+        got = stream.readinto(target[filled:])
+        if not got:
+            break
+        filled += got
+    return filled
+
+
+def _write(path: str | os.PathLike[str], magic: int, array: np.ndarray) -> None:
+    assert array.dtype == np.uint8
+    assert array.ndim == _DIMENSIONS[magic]
+    header = struct.pack(f">{1 + array.ndim}I", magic, *array.shape)
+    content = header + array.tobytes()
+    # mtime 0: the same arrays give the same file
+    write_bytes(path, gzip.compress(content, mtime=0) if str(path).endswith(".gz") else content)

@@ -1,0 +1,271 @@
+"""MXNet's NDArray lists: `prefix-0001.params`, `mean_img`, whatever `mx.nd.save` wrote since 2015.
+
+`load` gives numpy arrays by name and `save` writes the bytes that MXNet 1.9.1 would. Used by `checkpoint`, `graph` and
+`states`. Nothing here needs torch. A file is never trusted: every size is checked against the bytes that are left
+before memory is taken, and a damaged file is a `DataError` with the byte where it broke.
+
+Layout, all little-endian:
+
+    list    u64 0x112, u64 reserved, u64 count, arrays, u64 number of names (0 or count), names
+    name    u64 bytes, UTF-8
+    array   u32 version, ... see `_Reader.array`
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import struct
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+from imgcls import storage
+from imgcls.errors import DataError, UsageError
+
+LIST_MAGIC = 0x112
+V1, V2, V3 = 0xF993FAC8, 0xF993FAC9, 0xF993FACA
+MAX_DIMENSIONS = 32
+#: what a corrupted count may cost at most: the smallest array takes 4 bytes
+SMALLEST_ARRAY = 4
+
+DTYPES = {code: np.dtype(name).newbyteorder("<") for code, name in enumerate(
+    ("float32", "float64", "float16", "uint8", "int32", "int8", "int64", "bool", "int16", "uint16", "uint32", "uint64"))}
+CODES = {dtype.newbyteorder("="): code for code, dtype in DTYPES.items()}
+#: numpy has no bfloat16: its bits are the upper half of a float32's, so it is read as that, without loss
+BFLOAT16 = 12
+DENSE, ROW_SPARSE, CSR = 0, 1, 2
+CPU = struct.pack("<ii", 1, 0)
+
+
+def load(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """All arrays of the file by name, in its order; those of a list without names are called "0", "1", ...
+
+    Dense C-order arrays of the file's own dtype (bfloat16 comes as float32), sparse ones are filled out, the "none"
+    arrays that MXNet can store come as float32 of shape (0,). Of two arrays of one name the last is kept, as in MXNet.
+    The arrays are views into one buffer that holds the whole file.
+    """
+    file = storage.local(path)
+    try:
+        buffer = np.fromfile(file, dtype=np.uint8)
+    except OSError as error:
+        raise DataError(path, (error.strerror or str(error)).lower()) from error
+    return loads(buffer.data, path)
+
+
+def loads(data: bytes | bytearray | memoryview, path: object = "parameters") -> dict[str, np.ndarray]:
+    """`load` of bytes in memory; `path` is what errors call them. The arrays are views into `data`."""
+    reader = _Reader(data, path)
+    if reader.u64("the magic number") != LIST_MAGIC:
+        raise DataError(path, f"not an MXNet parameter file (it does not start with {LIST_MAGIC:#x})", 0)
+    reader.u64("the reserved word")  # MXNet writes 0 and does not look at it
+    count = reader.count("arrays", SMALLEST_ARRAY)
+    arrays = [reader.array() for _ in range(count)]
+    start = reader.offset
+    num_names = reader.count("names", 8)
+    if num_names not in (0, count):
+        raise DataError(path, f"{num_names} names for {count} arrays", start)
+    names = [reader.name() for _ in range(num_names)] or [str(i) for i in range(count)]
+    return dict(zip(names, arrays, strict=True))
+
+
+def load_one(data: bytes | bytearray | memoryview, path: object = "array") -> np.ndarray:
+    """A single array without a list around it, as MXNet puts it into its pickles."""
+    return _Reader(data, path).array()
+
+
+def save(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray] | Sequence[np.ndarray]) -> None:
+    """Write what `mx.nd.save` would, atomically; a sequence is a list without names.
+
+    Scalars and arrays without elements take the V3 form, which MXNet itself reads in numpy mode only: V2 has none.
+    """
+    named = isinstance(arrays, Mapping)
+    values = list(arrays.values()) if named else list(arrays)
+    names = list(arrays) if named else []
+    storage.write_bytes(path, *pieces(names, values, path))
+
+
+def pieces(names: Sequence[str], arrays: Sequence[np.ndarray], path: object) -> Iterable[bytes | memoryview]:
+    """The content of the file piece by piece; arrays in C order are not copied. All dtypes are checked first."""
+    for i, array in enumerate(arrays):
+        if np.asarray(array).dtype.newbyteorder("=") not in CODES:
+            name = names[i] if names else str(i)
+            raise UsageError(f"{path}: array {name!r} is {np.asarray(array).dtype}, which MXNet's format does not have")
+    return _pieces(names, arrays)
+
+
+def _pieces(names: Sequence[str], arrays: Sequence[np.ndarray]) -> Iterable[bytes | memoryview]:
+    yield struct.pack("<QQQ", LIST_MAGIC, 0, len(arrays))
+    for array in arrays:
+        yield from _array_pieces(np.asarray(array))
+    yield struct.pack("<Q", len(names))
+    for name in names:
+        text = name.encode("utf-8")
+        yield struct.pack("<Q", len(text)) + text
+
+
+def _array_pieces(array: np.ndarray) -> Iterable[bytes | memoryview]:
+    code = CODES[array.dtype.newbyteorder("=")]
+    version = V2 if array.size and array.ndim else V3
+    yield (struct.pack(f"<IiI{array.ndim}q", version, DENSE, array.ndim, *array.shape) + CPU
+           + struct.pack("<i", code))
+    if array.size:
+        flat = np.ascontiguousarray(array, DTYPES[code]).reshape(-1)
+        yield flat.view(np.uint8).data
+
+
+class _Reader:
+    """A cursor over the file's bytes. Sizes are Python integers, so none can overflow."""
+
+    def __init__(self, data: bytes | bytearray | memoryview, path: object) -> None:
+        self.data = memoryview(data)
+        self.path = path
+        self.offset = 0
+
+    def take(self, size: int, what: str) -> int:
+        """Step over `size` bytes that hold `what`; returns where they start."""
+        start = self.offset
+        if size > len(self.data) - start:
+            raise DataError(self.path, f"the file ends in the middle of {what} "
+                            f"({size} bytes wanted, {len(self.data) - start} left)", start)
+        self.offset = start + size
+        return start
+
+    def unpack(self, layout: str, what: str) -> tuple[int, ...]:
+        return struct.unpack_from("<" + layout, self.data, self.take(struct.calcsize("<" + layout), what))
+
+    def u64(self, what: str) -> int:
+        return self.unpack("Q", what)[0]
+
+    def count(self, what: str, smallest: int) -> int:
+        """A number of things that take at least `smallest` bytes each."""
+        start = self.offset
+        count = self.u64(f"the number of {what}")
+        if count > (len(self.data) - self.offset) // smallest:
+            raise DataError(self.path, f"{count} {what} cannot fit into the bytes that are left", start)
+        return count
+
+    def name(self) -> str:
+        length = self.u64("a name's length")
+        start = self.take(length, "a name")
+        try:
+            return bytes(self.data[start:self.offset]).decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise DataError(self.path, "a name is not UTF-8", start + error.start) from error
+
+    def array(self) -> np.ndarray:
+        """One array of any version.
+
+            V3      u32, i32 storage (0), shape, context, dtype, data
+            V2      u32, i32 storage, [shape of the stored values if sparse], shape, context, dtype,
+                    [dtype and shape of each index array if sparse], data, [index arrays]
+            V1      u32, shape, context, dtype, data
+            V0      u32 dimensions, u32 sizes, context, dtype, data
+        """
+        start = self.offset
+        version = self.unpack("I", "an array")[0]
+        storage_type, stored_shape = DENSE, None
+        if version in (V2, V3):
+            storage_type = self.unpack("i", "an array's storage type")[0]
+            if storage_type not in ((DENSE,) if version == V3 else (DENSE, ROW_SPARSE, CSR)):
+                raise DataError(self.path, f"unknown storage type {storage_type}", start + 4)
+            if storage_type != DENSE:
+                stored_shape = self.shape()
+        if version in (V1, V2, V3):
+            shape = self.shape(none=-1 if version == V3 else 0)
+        else:  # a V0 array starts with its number of dimensions
+            shape = self.old_shape(version, start)
+        if shape is None:
+            return np.empty((0,), np.float32)
+        self.take(8, "an array's context")  # where the array lived when it was saved
+        code = self.dtype_code()
+        if stored_shape is not None:
+            return self.sparse(storage_type, shape, stored_shape, code)
+        return self.values(shape, code)
+
+    def shape(self, none: int | None = None) -> tuple[int, ...] | None:
+        """i32 dimensions, i64 sizes; `none` is the number of dimensions that says "no array here"."""
+        start = self.offset
+        ndim = self.unpack("i", "an array's shape")[0]
+        if none is not None and ndim == none:
+            return None
+        if not 0 <= ndim <= MAX_DIMENSIONS:
+            raise DataError(self.path, f"an array of {ndim} dimensions", start)
+        shape = self.unpack(f"{ndim}q", "an array's shape")
+        if any(size < 0 for size in shape):
+            raise DataError(self.path, f"a negative size in the shape {shape}", start)
+        return shape
+
+    def old_shape(self, ndim: int, start: int) -> tuple[int, ...] | None:
+        if ndim == 0:
+            return None
+        if ndim > MAX_DIMENSIONS:
+            raise DataError(self.path, f"{ndim:#x} starts no array of any known version", start)
+        return self.unpack(f"{ndim}I", "an array's shape")
+
+    def dtype_code(self) -> int:
+        start = self.offset
+        code = self.unpack("i", "an array's dtype")[0]
+        if code not in DTYPES and code != BFLOAT16:
+            raise DataError(self.path, f"unknown dtype code {code}", start)
+        return code
+
+    def values(self, shape: tuple[int, ...], code: int) -> np.ndarray:
+        """The raw elements; a view of the file, but for bfloat16."""
+        dtype = DTYPES.get(code, np.dtype("<u2"))
+        count = math.prod(shape)
+        start = self.take(count * dtype.itemsize, f"the data of an array of shape {shape}")
+        array = np.frombuffer(self.data, dtype, count, start) if count else np.empty(0, dtype)
+        if code == BFLOAT16:
+            array = (array.astype("<u4") << 16).view("<f4")
+        try:
+            return array.reshape(shape)
+        except ValueError as error:  # no element, but sizes beyond what numpy can multiply
+            raise DataError(self.path, f"impossible shape {shape}", start) from error
+
+    def sparse(self, storage_type: int, shape: tuple[int, ...], stored: tuple[int, ...], code: int) -> np.ndarray:
+        """Fill out a row_sparse or csr array. The stored shape may be stale (zeros) in files that MXNet wrote
+        before the work on the array was done; the index arrays then tell the true one."""
+        start = self.offset
+        kinds = [(self.dtype_code(), self.shape()) for _ in range(1 if storage_type == ROW_SPARSE else 2)]
+        if any(index is None or len(index) != 1 for _, index in kinds) or not shape:
+            raise DataError(self.path, "the indices of a sparse array are not lists", start)
+        sizes = [index[0] for _, index in kinds if index]
+        if 0 in stored:
+            stored = (sizes[0], *shape[1:]) if storage_type == ROW_SPARSE else (sizes[1],)
+        values = self.values(stored, code)
+        indices = [self.values((size,), kind) for size, (kind, _) in zip(sizes, kinds, strict=True)]
+        self.check_dense_size(shape, values, start)
+        try:
+            return _fill_rows(shape, values, *indices) if storage_type == ROW_SPARSE else _fill_csr(
+                shape, values, *indices)
+        except (ValueError, IndexError, TypeError, MemoryError, OverflowError) as error:
+            raise DataError(self.path, f"the indices of a sparse array do not fit its shape {shape}", start) from error
+
+    def check_dense_size(self, shape: tuple[int, ...], values: np.ndarray, start: int) -> None:
+        """A few bytes may name a huge sparse array: filled out it must stay in proportion to the file."""
+        size = math.prod(shape) * values.itemsize
+        if size > max(1 << 30, 1000 * len(self.data)):
+            raise DataError(self.path, f"a sparse array of shape {shape} would take {size} bytes", start)
+
+
+def _fill_rows(shape: tuple[int, ...], values: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    if len(rows) and (rows.min() < 0 or rows.max() >= shape[0]):
+        raise IndexError(rows)
+    dense = np.zeros(shape, values.dtype)
+    dense[rows] = values
+    return dense
+
+
+def _fill_csr(shape: tuple[int, ...], values: np.ndarray, starts: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    num_rows, num_columns = shape
+    counts = np.diff(starts.astype(np.int64))
+    if len(counts) != num_rows or (counts < 0).any() or starts[0] != 0 or starts[-1] != len(columns):
+        raise IndexError(starts)
+    if len(columns) and (columns.min() < 0 or columns.max() >= num_columns):
+        raise IndexError(columns)
+    dense = np.zeros(shape, values.dtype)
+    dense[np.repeat(np.arange(num_rows), counts), columns] = values
+    return dense
+
+

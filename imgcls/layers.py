@@ -1,0 +1,437 @@
+"""MXNet's operators as torch modules: what every network in `networks/` is built from, and what `graph.py` reads
+from a symbol.json and writes back to one.
+
+A `Layer` is one node of a symbol: `op` is MXNet's operator, `attrs` the operator's attributes as text, only those
+that were given (MXNet stores no defaults, so neither do we: that keeps our symbol.json equal to MXNet's own).
+Parameters keep torch's layout, which is MXNet's too; `PARAMETER_NAMES` of a class says what MXNet calls each.
+A network calls its layers as modules (`self.relu1(self.fc1(x))`), also for an addition or a concatenation, so that a
+trace of it is its symbol.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from imgcls.formats.symbol import Attributes, Node
+
+Size = int | tuple[int, int]
+Shape = tuple[int, ...]
+
+
+def pair(size: Size) -> tuple[int, int]:
+    """3 -> (3, 3); a pair stays as it is."""
+    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+
+
+def _text(**given: object) -> dict[str, str]:
+    """Attributes as MXNet writes them (Python text), without those left at None."""
+    return {name: str(value) for name, value in given.items() if value is not None}
+
+
+class Spec(Attributes):
+    """What a layer is made from when a file is read: attributes as text, and the sizes that they do not tell.
+
+    `shape` is that of the first input where it is known, `stored` has those of the parameters in the file, by torch
+    attribute. Whatever cannot be made is a ValueError whose text completes "node 'x' (Operator): ...".
+    """
+
+    def __init__(self, node: Node, shape: Shape | None, stored: Mapping[str, Shape]) -> None:
+        super().__init__(node)
+        self.op, self.num_inputs = node.op, len(node.inputs)
+        self.shape, self.stored = shape, stored
+
+    def size(self, axis: int, parameter: str, dimension: int = 0) -> int:
+        """The size of `axis` of the input or, where that is not known, of a dimension of a stored parameter."""
+        shape, place = (self.shape, axis) if self.shape is not None else (self.stored.get(parameter), dimension)
+        if shape is None:
+            raise ValueError(f"the shape of {parameter} is in no file and cannot be worked out without an input shape")
+        if not -len(shape) <= place < len(shape):
+            raise ValueError(f"cannot work with {'an input' if self.shape is not None else parameter} of shape {shape}")
+        return shape[place]
+
+    def pair(self, name: str, default: int) -> tuple[int, int]:
+        """Height and width; an empty list is the default."""
+        sizes = self.integers(name, ()) or (default, default)
+        if len(sizes) != 2:
+            raise ValueError(f"{name}={self.given[name]}: only two dimensions (height, width) are supported")
+        return sizes[0], sizes[1]
+
+    def optional(self, name: str) -> bool | None:
+        """A flag that may be absent or None."""
+        return self.flag(name) if self.is_given(name) else None
+
+
+class Layer(nn.Module):
+    """One node of a symbol. Subclasses set `op`; `forward` takes the node's inputs in MXNet's order.
+
+    A layer that a file named carries `node_name` where the module's own path cannot be that name, and in `variables`
+    the names and attributes of its parameters where they are not MXNet's automatic ones.
+    """
+
+    op: str = ""
+    attrs: dict[str, str]
+    node_name: str = ""
+    #: torch attribute -> MXNet's suffix, in the order of the operator's inputs
+    PARAMETER_NAMES: dict[str, str] = {}
+    #: those of them that MXNet calls auxiliary states (running statistics)
+    AUXILIARY: frozenset[str] = frozenset()
+    #: how many inputs it takes beside its parameters; None: any number
+    NUM_INPUTS: int | None = 1
+    #: None where `forward` returns a tuple
+    NUM_OUTPUTS: int | None = 1
+
+    def __init__(self, attrs: dict[str, str] | None = None) -> None:
+        super().__init__()
+        self.attrs = dict(attrs or {})
+        self.variables: dict[str, Node] = {}
+
+    @classmethod
+    def read(cls, spec: Spec) -> Layer:
+        """The layer that a node of a file describes."""
+        return cls()
+
+    def parameter_slots(self) -> list[str]:
+        """Torch attributes of the parameters that this layer has, in the order of the operator's inputs."""
+        return [name for name in self.PARAMETER_NAMES if getattr(self, name) is not None]
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{k}={v}" for k, v in self.attrs.items())
+
+
+class Convolution(Layer):
+    """2-D convolution, float (N, C, H, W) -> (N, num_filter, H', W'); weight (num_filter, C / groups, kh, kw)."""
+
+    op = "Convolution"
+    PARAMETER_NAMES = {"weight": "weight", "bias": "bias"}
+
+    def __init__(self, in_channels: int, num_filter: int, kernel: Size, *, stride: Size | None = None,
+                 pad: Size | None = None, num_group: int | None = None, no_bias: bool | None = None,
+                 dilate: Size | None = None, extra: dict[str, str] | None = None) -> None:
+        pairs = {name: None if size is None else pair(size)
+                 for name, size in (("stride", stride), ("pad", pad), ("dilate", dilate))}
+        super().__init__(_text(kernel=pair(kernel), num_filter=num_filter, num_group=num_group, no_bias=no_bias,
+                               **pairs) | (extra or {}))
+        self.stride, self.pad = pairs["stride"] or (1, 1), pairs["pad"] or (0, 0)
+        self.dilate, self.groups = pairs["dilate"] or (1, 1), num_group or 1
+        self.weight = nn.Parameter(torch.empty(num_filter, in_channels // self.groups, *pair(kernel)))
+        self.bias = None if no_bias else nn.Parameter(torch.zeros(num_filter))
+
+    @classmethod
+    def read(cls, spec: Spec) -> Layer:
+        spec.ignore("workspace", "cudnn_tune", "cudnn_off")
+        spec.choice("layout", "None", ("None", "NCHW"))
+        groups, num_filter = spec.integer("num_group", 1), spec.integer("num_filter")
+        channels = spec.size(1, "weight", 1) * (1 if spec.shape is not None else groups)
+        if groups < 1 or channels % groups or num_filter % groups:
+            raise ValueError(f"{channels} channels and {num_filter} filters do not divide into {groups} groups")
+        return cls(channels, num_filter, spec.pair("kernel", 1), stride=spec.pair("stride", 1),
+                   pad=spec.pair("pad", 0), dilate=spec.pair("dilate", 1), num_group=groups,
+                   no_bias=spec.flag("no_bias"))
+
+    def forward(self, data: Tensor) -> Tensor:
+        return F.conv2d(data, self.weight, self.bias, self.stride, self.pad, self.dilate, self.groups)
+
+
+class FullyConnected(Layer):
+    """Affine layer on the flattened input, float (N, ...) -> (N, num_hidden); weight (num_hidden, in_units)."""
+
+    op = "FullyConnected"
+    PARAMETER_NAMES = {"weight": "weight", "bias": "bias"}
+
+    def __init__(self, in_units: int, num_hidden: int, *, no_bias: bool | None = None, flatten: bool | None = None,
+                 extra: dict[str, str] | None = None) -> None:
+        super().__init__(_text(num_hidden=num_hidden, no_bias=no_bias, flatten=flatten) | (extra or {}))
+        self.flatten = flatten is not False
+        self.weight = nn.Parameter(torch.empty(num_hidden, in_units))
+        self.bias = None if no_bias else nn.Parameter(torch.zeros(num_hidden))
+
+    @classmethod
+    def read(cls, spec: Spec) -> Layer:
+        flatten = spec.flag("flatten", True)
+        if spec.shape is not None and flatten:
+            units = math.prod(spec.shape[1:])
+        else:
+            units = spec.size(-1, "weight", 1)
+        return cls(units, spec.integer("num_hidden"), no_bias=spec.flag("no_bias"), flatten=flatten)
+
+    def forward(self, data: Tensor) -> Tensor:
+        return F.linear(data.flatten(1) if self.flatten and data.ndim > 2 else data, self.weight, self.bias)
+
+
+class BatchNorm(Layer):
+    """Batch normalisation over axis 1. MXNet's defaults: eps 1e-3, momentum 0.9 of the old value, gamma fixed at 1.
+
+    With `fix_gamma` the gamma in a file is kept but taken as 1, in training and in inference, as MXNet does.
+    """
+
+    op = "BatchNorm"
+    PARAMETER_NAMES = {"gamma": "gamma", "beta": "beta", "moving_mean": "moving_mean", "moving_var": "moving_var"}
+    AUXILIARY = frozenset({"moving_mean", "moving_var"})
+
+    def __init__(self, channels: int, *, eps: float | None = None, momentum: float | None = None,
+                 fix_gamma: bool | None = None, use_global_stats: bool | None = None,
+                 extra: dict[str, str] | None = None) -> None:
+        super().__init__(_text(eps=eps, momentum=momentum, fix_gamma=fix_gamma, use_global_stats=use_global_stats)
+                         | (extra or {}))
+        self.eps = 1e-3 if eps is None else eps
+        self.momentum = 0.9 if momentum is None else momentum
+        self.fix_gamma, self.use_global_stats = fix_gamma is not False, bool(use_global_stats)
+        gamma = torch.ones(channels)
+        if self.fix_gamma:
+            self.register_buffer("gamma", gamma)
+        else:
+            self.gamma = nn.Parameter(gamma)
+        self.beta = nn.Parameter(torch.zeros(channels))
+        self.register_buffer("moving_mean", torch.zeros(channels))
+        self.register_buffer("moving_var", torch.ones(channels))
+
+    @classmethod
+    def read(cls, spec: Spec) -> Layer:
+        spec.ignore("cudnn_off", "min_calib_range", "max_calib_range")
+        if spec.integer("axis", 1) != 1 or spec.flag("output_mean_var"):
+            raise ValueError("only axis=1 and a single output are supported")
+        return cls(spec.size(1, "gamma"), eps=spec.real("eps", 1e-3), momentum=spec.real("momentum", 0.9),
+                   fix_gamma=spec.flag("fix_gamma", True), use_global_stats=spec.flag("use_global_stats"))
+
+    def forward(self, data: Tensor) -> Tensor:
+        return F.batch_norm(data, self.moving_mean, self.moving_var, None if self.fix_gamma else self.gamma,
+                            self.beta, self.training and not self.use_global_stats, 1 - self.momentum, self.eps)
+
+
+class Activation(Layer):
+    """Element by element: relu, sigmoid, tanh, softrelu (softplus) or softsign."""
+
+    op = "Activation"
+    FUNCTIONS = {"relu": torch.relu, "sigmoid": torch.sigmoid, "tanh": torch.tanh, "softrelu": F.softplus,
+                 "softsign": F.softsign}
+
+    def __init__(self, act_type: str, extra: dict[str, str] | None = None) -> None:
+        super().__init__({"act_type": act_type} | (extra or {}))
+        self.function = self.FUNCTIONS[act_type]
+
+    @classmethod
+    def read(cls, spec: Spec) -> Layer:
+        return cls(spec.choice("act_type", "", cls.FUNCTIONS))
+
+    def forward(self, data: Tensor) -> Tensor:
+        return self.function(data)
+
+
+class Pooling(Layer):
+    """max, avg or sum pooling. MXNet's defaults: stride 1, sizes rounded down (`valid`), padding counted in an average.
+
+    `global_pool` takes the whole map whatever the kernel says.
+    """
+
+    op = "Pooling"
+
+    def __init__(self, kernel: Size | None = None, pool_type: str | None = None, *, stride: Size | None = None,
+                 pad: Size | None = None, global_pool: bool | None = None, pooling_convention: str | None = None,
+                 count_include_pad: bool | None = None, extra: dict[str, str] | None = None) -> None:
+        pairs = {name: None if size is None else pair(size)
+                 for name, size in (("kernel", kernel), ("stride", stride), ("pad", pad))}
+        super().__init__(_text(pool_type=pool_type, global_pool=global_pool, pooling_convention=pooling_convention,
+                               count_include_pad=count_include_pad, **pairs) | (extra or {}))
+        self.kernel, self.stride, self.pad = pairs["kernel"] or (1, 1), pairs["stride"] or (1, 1), pairs["pad"] or (0, 0)
+        self.pool_type, self.global_pool = pool_type or "max", bool(global_pool)
+        self.ceil = pooling_convention == "full"
+        self.count_include_pad = count_include_pad is not False
+
+    @classmethod
+    def read(cls, spec: Spec) -> Layer:
+        spec.ignore("cudnn_off")
+        spec.choice("layout", "None", ("None", "NCHW"))
+        global_pool = spec.flag("global_pool")
+        if not global_pool and not spec.integers("kernel", ()):
+            raise ValueError("kernel is missing")
+        return cls(spec.pair("kernel", 1), spec.choice("pool_type", "max", ("max", "avg", "sum")),
+                   stride=spec.pair("stride", 1), pad=spec.pair("pad", 0), global_pool=global_pool,
+                   pooling_convention=spec.choice("pooling_convention", "valid", ("valid", "full")),
+                   count_include_pad=spec.optional("count_include_pad"))
+
+    def forward(self, data: Tensor) -> Tensor:
+        if self.global_pool:
+            return data.amax((2, 3), keepdim=True) if self.pool_type == "max" else data.mean((2, 3), keepdim=True)
+        if self.pool_type == "max":
+            return F.max_pool2d(data, self.kernel, self.stride, self.pad, ceil_mode=self.ceil)
+        return F.avg_pool2d(data, self.kernel, self.stride, self.pad, self.ceil, self.count_include_pad)
+
+
+class Flatten(Layer):
+    """(N, C, H, W) -> (N, C * H * W), in that order whatever the memory format."""
+
+    op = "Flatten"
+
+    def forward(self, data: Tensor) -> Tensor:
+        return data.flatten(1)
+
+
+class Dropout(Layer):
+    """Drops with probability p while training (MXNet's default p is 0.5)."""
+
+    op = "Dropout"
+
+    def __init__(self, p: float | None = None, extra: dict[str, str] | None = None) -> None:
+        super().__init__(_text(p=p) | (extra or {}))
+        self.p = 0.5 if p is None else p
+
+    @classmethod
+    def read(cls, spec: Spec) -> Layer:
+        spec.ignore("cudnn_off")
+        spec.choice("mode", "training", ("training",))
+        if spec.integers("axes", ()):
+            raise ValueError("axes is not supported")
+        return cls(spec.real("p", 0.5))
+
+    def forward(self, data: Tensor) -> Tensor:
+        return F.dropout(data, self.p, self.training)
+
+
+class Concat(Layer):
+    """Joins its inputs along `dim` (1: channels)."""
+
+    op = "Concat"
+    NUM_INPUTS = None
+
+    def __init__(self, num_args: int, dim: int | None = None, extra: dict[str, str] | None = None) -> None:
+        super().__init__(_text(num_args=num_args, dim=dim) | (extra or {}))
+        self.dim = 1 if dim is None else dim
+
+    @classmethod
+    def read(cls, spec: Spec) -> Layer:
+        return cls(spec.integer("num_args", spec.num_inputs), spec.integer("dim", 1))
+
+    def forward(self, *data: Tensor) -> Tensor:
+        return torch.cat(data, self.dim)
+
+
+class ElementwiseAdd(Layer):
+    """a + b of equal shapes; MXNet numbers these `_plus0`, `_plus1`, ..."""
+
+    op = "elemwise_add"
+    NUM_INPUTS = 2
+
+    def forward(self, left: Tensor, right: Tensor) -> Tensor:
+        return left + right
+
+
+class SpatialTransformer(Layer):
+    """Samples the image under an affine map, (N, C, H, W) and (N, 6) -> (N, C, *target_shape).
+
+    Jaderberg et al. 2015; borders are zero and corners are aligned, as in MXNet.
+    """
+
+    op = "SpatialTransformer"
+    NUM_INPUTS = 2
+
+    def __init__(self, target_shape: tuple[int, int], extra: dict[str, str] | None = None) -> None:
+        super().__init__(_text(target_shape=target_shape, transform_type="affine", sampler_type="bilinear")
+                         | (extra or {}))
+        self.target_shape = target_shape
+
+    @classmethod
+    def read(cls, spec: Spec) -> Layer:
+        spec.ignore("cudnn_off")
+        spec.choice("transform_type", "", ("affine",))
+        spec.choice("sampler_type", "", ("bilinear",))
+        return cls(spec.pair("target_shape", 0))
+
+    def forward(self, data: Tensor, loc: Tensor) -> Tensor:
+        size = (data.shape[0], data.shape[1], *self.target_shape)
+        grid = F.affine_grid(loc.reshape(-1, 2, 3), list(size), align_corners=True)
+        return F.grid_sample(data, grid, mode="bilinear", padding_mode="zeros", align_corners=True)
+
+
+class LRN(Layer):
+    """Local response normalisation over channels: x / (knorm + alpha / nsize * sum x^2)^beta (Krizhevsky et al. 2012)."""
+
+    op = "LRN"
+
+    def __init__(self, nsize: int, *, alpha: float | None = None, beta: float | None = None,
+                 knorm: float | None = None, extra: dict[str, str] | None = None) -> None:
+        super().__init__(_text(nsize=nsize, alpha=alpha, beta=beta, knorm=knorm) | (extra or {}))
+        self.nsize = nsize
+        self.alpha, self.beta, self.knorm = (1e-4 if alpha is None else alpha, 0.75 if beta is None else beta,
+                                             2.0 if knorm is None else knorm)
+
+    @classmethod
+    def read(cls, spec: Spec) -> Layer:
+        return cls(spec.integer("nsize"), alpha=spec.real("alpha", 1e-4), beta=spec.real("beta", 0.75),
+                   knorm=spec.real("knorm", 2.0))
+
+    def forward(self, data: Tensor) -> Tensor:
+        return F.local_response_norm(data, self.nsize, self.alpha, self.beta, self.knorm)
+
+
+class Clip(Layer):
+    """Limits every element to [a_min, a_max]."""
+
+    op = "clip"
+
+    def __init__(self, a_min: float, a_max: float, extra: dict[str, str] | None = None) -> None:
+        super().__init__(_text(a_min=a_min, a_max=a_max) | (extra or {}))
+        self.a_min, self.a_max = float(a_min), float(a_max)
+
+    @classmethod
+    def read(cls, spec: Spec) -> Layer:
+        return cls(spec.real("a_min"), spec.real("a_max"))
+
+    def forward(self, data: Tensor) -> Tensor:
+        return data.clamp(self.a_min, self.a_max)
+
+
+class MulScalar(Layer):
+    """data * scalar; MXNet numbers these `_mulscalar0`, ..."""
+
+    op = "_mul_scalar"
+
+    def __init__(self, scalar: float, extra: dict[str, str] | None = None) -> None:
+        super().__init__(_text(scalar=scalar) | (extra or {}))
+        self.scalar = float(scalar)
+
+    @classmethod
+    def read(cls, spec: Spec) -> Layer:
+        spec.ignore("is_int")
+        return cls(spec.real("scalar", 1.0))
+
+    def forward(self, data: Tensor) -> Tensor:
+        return data * self.scalar
+
+
+class Identity(Layer):
+    """The input itself (MXNet's `_copy`, written `identity` in Python)."""
+
+    op = "_copy"
+
+    def forward(self, data: Tensor) -> Tensor:
+        return data
+
+
+class Variable(Layer):
+    """A parameter that is an operator's input like any other: no input -> the values."""
+
+    op = "null"
+    PARAMETER_NAMES = {"value": ""}
+    NUM_INPUTS = 0
+
+    def __init__(self, shape: Shape, auxiliary: bool = False, extra: dict[str, str] | None = None) -> None:
+        super().__init__(extra)
+        if auxiliary:
+            self.AUXILIARY = frozenset({"value"})
+            self.register_buffer("value", torch.zeros(shape))
+        else:
+            self.value = nn.Parameter(torch.zeros(shape))
+
+    def forward(self) -> Tensor:
+        return self.value
+
+
+#: what a symbol may be made of: operator -> class, `Layer.read` makes one
+OPERATORS: dict[str, type[Layer]] = {cls.op: cls for cls in (
+    Convolution, FullyConnected, BatchNorm, Activation, Pooling, Flatten, Dropout, Concat, ElementwiseAdd,
+    SpatialTransformer, LRN, Clip, MulScalar, Identity)}

@@ -1,0 +1,24 @@
+"""One paper, one file: `--network lenet` is `lenet.py`, and each offers `build(config) -> nn.Module` giving logits.
+
+`build_network` is the door: it finds the file, builds, and initialises as MXNet would.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from imgcls import lookup
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from imgcls.sections import NetworkConfig
+
+
+def build_network(config: NetworkConfig, seed: int) -> nn.Module:
+    """The network that --network names, initialised from `seed`, on the CPU, in training mode."""
+    from imgcls.networks import _init
+
+    model = lookup.module("networks", config.network, "--network").build(config)
+    _init.initialize(model, config.initializer, config.network, seed)
+    return model

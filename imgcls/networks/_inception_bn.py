@@ -1,0 +1,56 @@
+"""The blocks that `inception-bn` and `inception-bn-full` have in common; they differ in widths, in the attributes of
+batch normalisation and convolution, and in how a pooling rounds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from imgcls.networks._blocks import NetworkBuilder, Value
+
+
+@dataclass(frozen=True)
+class InceptionBN:
+    """Adds units and blocks to `net`, each convolution and normalisation with the attributes given here."""
+
+    net: NetworkBuilder
+    convolution: dict[str, Any] = field(default_factory=dict)
+    batch_norm: dict[str, Any] = field(default_factory=dict)
+    #: of the pooling in a block that halves the map
+    halving_pool: dict[str, Any] = field(default_factory=dict)
+
+    def unit(self, data: Value, name: str, filters: int, kernel: int, *, stride: int = 1, pad: int = 0) -> Value:
+        """Convolution with bias, batch normalisation, relu."""
+        body = self.net.convolution(data, filters, kernel, stride=stride, pad=pad, name=f"conv_{name}",
+                                    **self.convolution)
+        return self.net.relu(self.net.batch_norm(body, name=f"bn_{name}", **self.batch_norm), name=f"relu_{name}")
+
+    def stages(self, data: Value, blocks: dict[str, tuple[Any, ...]]) -> Value:
+        """All blocks of a table, one after the other: a row of seven keeps the map's size, one of four halves it."""
+        for name, row in blocks.items():
+            data = self._mixed(data, name, *row) if len(row) == 7 else self._halved(data, name, *row)
+        return data
+
+    def _mixed(self, data: Value, name: str, n1: int, r3: int, n3: int, rd: int, nd: int, pool: str,
+               proj: int) -> Value:
+        """1x1, 3x3, double 3x3 and pooling side by side; (C, H, W) -> (n1 + n3 + nd + proj, H, W)."""
+        point = self.unit(data, f"{name}_1x1", n1, 1)
+        single = self.unit(data, f"{name}_3x3_reduce", r3, 1)
+        single = self.unit(single, f"{name}_3x3", n3, 3, pad=1)
+        double = self.unit(data, f"{name}_double_3x3_reduce", rd, 1)
+        double = self.unit(double, f"{name}_double_3x3_0", nd, 3, pad=1)
+        double = self.unit(double, f"{name}_double_3x3_1", nd, 3, pad=1)
+        pooled = self.net.pooling(data, 3, pool, stride=1, pad=1, name=f"{pool}_pool_{name}_pool")
+        return self.net.concat(point, single, double, self.unit(pooled, f"{name}_proj", proj, 1),
+                               name=f"ch_concat_{name}_chconcat")
+
+    def _halved(self, data: Value, name: str, r3: int, n3: int, rd: int, nd: int) -> Value:
+        """3x3, double 3x3 and pooling with stride 2; (C, H, W) -> (n3 + nd + C, H / 2, W / 2)."""
+        single = self.unit(data, f"{name}_3x3_reduce", r3, 1)
+        single = self.unit(single, f"{name}_3x3", n3, 3, stride=2, pad=1)
+        double = self.unit(data, f"{name}_double_3x3_reduce", rd, 1)
+        double = self.unit(double, f"{name}_double_3x3_0", nd, 3, pad=1)
+        double = self.unit(double, f"{name}_double_3x3_1", nd, 3, stride=2, pad=1)
+        pooled = self.net.pooling(data, 3, "max", stride=2, name=f"max_pool_{name}_pool", **self.halving_pool)
+        return self.net.concat(single, double, pooled, name=f"ch_concat_{name}_chconcat")

@@ -1,0 +1,27 @@
+"""AlexNet in one column, without groups (Krizhevsky, Sutskever, Hinton 2012, "ImageNet Classification with Deep
+Convolutional Neural Networks"; MXNet symbols/alexnet.py). `alexnet-towers` is the paper's form in two halves.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from imgcls.networks._blocks import NetworkBuilder
+from imgcls.sections import NetworkConfig
+
+IMAGE_SHAPE = (3, 224, 224)
+
+
+def build(config: NetworkConfig) -> nn.Module:
+    net = NetworkBuilder(config, IMAGE_SHAPE)
+    body = net.relu(net.convolution(net.data, 96, 11, stride=4, name="conv1"))
+    body = net.pooling(net.lrn(body, 5, alpha=0.0001, beta=0.75, knorm=2), 3, "max", stride=2)
+    body = net.relu(net.convolution(body, 256, 5, pad=2, name="conv2"))
+    body = net.pooling(net.lrn(body, 5, alpha=0.0001, beta=0.75, knorm=2), 3, "max", stride=2)
+    body = net.relu(net.convolution(body, 384, 3, pad=1, name="conv3"))
+    body = net.relu(net.convolution(body, 384, 3, pad=1, name="conv4"))
+    body = net.relu(net.convolution(body, 256, 3, pad=1, name="conv5"))
+    body = net.flatten(net.pooling(body, 3, "max", stride=2))
+    body = net.dropout(net.relu(net.fully_connected(body, 4096, name="fc1")), 0.5)
+    body = net.dropout(net.relu(net.fully_connected(body, 4096, name="fc2")), 0.5)
+    return net.module(net.fully_connected(body, config.num_classes, name="fc3"))

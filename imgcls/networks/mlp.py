@@ -1,0 +1,32 @@
+"""Multilayer perceptron, 128 and 64 hidden units (MXNet symbols/mlp.py). Takes images of any shape, flattened."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor, nn
+
+from imgcls.layers import Activation, Flatten, FullyConnected
+from imgcls.sections import NetworkConfig
+
+
+class MLP(nn.Module):
+    """float (N, ...) with `in_units` values per sample -> logits (N, num_classes)."""
+
+    def __init__(self, in_units: int, num_classes: int) -> None:
+        super().__init__()
+        self.flatten0 = Flatten()
+        self.fc1 = FullyConnected(in_units, 128)
+        self.relu1 = Activation("relu")
+        self.fc2 = FullyConnected(128, 64)
+        self.relu2 = Activation("relu")
+        self.fc3 = FullyConnected(64, num_classes)
+
+    def forward(self, data: Tensor) -> Tensor:
+        hidden = self.relu1(self.fc1(self.flatten0(data)))
+        hidden = self.relu2(self.fc2(hidden))
+        return self.fc3(hidden)
+
+
+def build(config: NetworkConfig) -> nn.Module:
+    return MLP(math.prod(config.image_shape), config.num_classes)

@@ -1,0 +1,42 @@
+"""MobileNet (Howard et al. 2017, "MobileNets: Efficient Convolutional Neural Networks for Mobile Vision Applications";
+MXNet symbols/mobilenet.py). `--multiplier` is the paper's alpha; the resolution is that of the image.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from imgcls.errors import UsageError
+from imgcls.networks._blocks import NetworkBuilder, Value, too_small
+from imgcls.sections import NetworkConfig
+
+IMAGE_SHAPE = (3, 224, 224)
+OPTIONS = ("multiplier",)
+ALPHAS = (0.25, 0.5, 0.75, 1.0)
+#: stride of the depthwise convolution, and filters after the pointwise one in multiples of the first layer's
+UNITS = ((1, 2), (2, 4), (1, 4), (2, 8), (1, 8), (2, 16), *[(1, 16)] * 5, (2, 32), (1, 32))
+
+
+def build(config: NetworkConfig) -> nn.Module:
+    if config.multiplier not in ALPHAS:
+        raise UsageError(f"--multiplier {config.multiplier:g}: {config.network} comes with 0.25, 0.5, 0.75 or 1")
+    net = NetworkBuilder(config, IMAGE_SHAPE, OPTIONS)
+    _, height, width = net.data.shape
+    if height != width or height % 32:
+        raise too_small(config, IMAGE_SHAPE, "it takes squares whose side is a multiple of 32")
+    base = int(32 * config.multiplier)
+    body = _unit(net, net.data, "conv_1", base, 3, stride=2, pad=1)
+    for number, (stride, widening) in enumerate(UNITS, start=2):
+        channels = body.shape[0]
+        body = _unit(net, body, f"conv_{number}_dw", channels, 3, stride=stride, pad=1, groups=channels)
+        body = _unit(net, body, f"conv_{number}", base * widening, 1)
+    body = net.flatten(net.pooling(body, height // 32, "avg", stride=1, name="global_pool"), name="flatten")
+    return net.module(net.fully_connected(body, config.num_classes, name="fc"))
+
+
+def _unit(net: NetworkBuilder, data: Value, name: str, filters: int, kernel: int, *, stride: int = 1, pad: int = 0,
+          groups: int = 1) -> Value:
+    """Convolution without bias, batch normalisation with gamma fixed at 1, relu."""
+    body = net.convolution(data, filters, kernel, stride=stride, pad=pad, num_group=groups, no_bias=True,
+                           name=f"{name}_conv2d")
+    return net.relu(net.batch_norm(body, fix_gamma=True, name=f"{name}_batchnorm"), name=f"{name}_relu")

@@ -1,0 +1,41 @@
+"""ResNet v2, with normalisation and relu before each convolution (He et al. 2016, "Identity Mappings in Deep Residual
+Networks"; MXNet symbols/resnet.py). `resnet-v1` is the one of 2015.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from imgcls.networks._blocks import NetworkBuilder, Value, image_shape
+from imgcls.networks._residual import IMAGE_SHAPE, NORM, PLAIN, classifier, plan, stages, stem
+from imgcls.sections import NetworkConfig
+
+#: up to this height there are three stages and their own depths
+SMALL_HEIGHT = 28
+
+
+def build(config: NetworkConfig) -> nn.Module:
+    built = plan(config, image_shape(config, IMAGE_SHAPE)[1], SMALL_HEIGHT)
+    net = NetworkBuilder(config, IMAGE_SHAPE)
+    body = net.batch_norm(net.identity(net.data, name="id"), name="bn_data", **(NORM | {"fix_gamma": True}))
+    body = stem(net, body, built.filters[0], normalise_small=False)
+    for name, filters, stride, first in stages(built):
+        body = _unit(net, body, name, filters, stride, project=first, bottleneck=built.bottleneck)
+    body = net.relu(net.batch_norm(body, name="bn1", **NORM), name="relu1")
+    return net.module(classifier(net, body, config.num_classes))
+
+
+def _unit(net: NetworkBuilder, data: Value, name: str, filters: int, stride: int, *, project: bool,
+          bottleneck: bool) -> Value:
+    """(C, H, W) -> (filters, H / stride, W / stride); a projection starts from the activated input."""
+    quarter = int(filters * 0.25)
+    convolutions = [(quarter, 1, 1, 0), (quarter, 3, stride, 1), (filters, 1, 1, 0)] if bottleneck else [
+        (filters, 3, stride, 1), (filters, 3, 1, 1)]
+    body = activated = data
+    for number, (width, kernel, step, pad) in enumerate(convolutions, start=1):
+        body = net.relu(net.batch_norm(body, name=f"{name}_bn{number}", **NORM), name=f"{name}_relu{number}")
+        activated = body if number == 1 else activated
+        body = net.convolution(body, width, kernel, stride=step, pad=pad, name=f"{name}_conv{number}", **PLAIN)
+    if not project:
+        return net.plus(body, data)
+    return net.plus(body, net.convolution(activated, filters, 1, stride=stride, name=f"{name}_sc", **PLAIN))

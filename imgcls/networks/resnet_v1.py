@@ -1,0 +1,41 @@
+"""ResNet v1 (He et al. 2015, "Deep Residual Learning for Image Recognition"; MXNet symbols/resnet-v1.py, and the same as
+symbols/resnetv1.py). A bottleneck halves the map in its first 1x1 convolution, as in the paper.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from imgcls.networks._blocks import NetworkBuilder, Value, image_shape
+from imgcls.networks._residual import IMAGE_SHAPE, NORM, PLAIN, classifier, plan, stages, stem
+from imgcls.sections import NetworkConfig
+
+#: up to this height there are three stages and their own depths
+SMALL_HEIGHT = 28
+
+
+def build(config: NetworkConfig) -> nn.Module:
+    built = plan(config, image_shape(config, IMAGE_SHAPE)[1], SMALL_HEIGHT)
+    net = NetworkBuilder(config, IMAGE_SHAPE)
+    body = stem(net, net.identity(net.data, name="id"), built.filters[0], normalise_small=True)
+    for name, filters, stride, first in stages(built):
+        body = _unit(net, body, name, filters, stride, project=first, bottleneck=built.bottleneck)
+    return net.module(classifier(net, body, config.num_classes))
+
+
+def _unit(net: NetworkBuilder, data: Value, name: str, filters: int, stride: int, *, project: bool,
+          bottleneck: bool) -> Value:
+    """(C, H, W) -> (filters, H / stride, W / stride)."""
+    quarter = int(filters * 0.25)
+    convolutions = [(quarter, 1, stride, 0), (quarter, 3, 1, 1), (filters, 1, 1, 0)] if bottleneck else [
+        (filters, 3, stride, 1), (filters, 3, 1, 1)]
+    body = data
+    for number, (width, kernel, step, pad) in enumerate(convolutions, start=1):
+        body = net.convolution(body, width, kernel, stride=step, pad=pad, name=f"{name}_conv{number}", **PLAIN)
+        body = net.batch_norm(body, name=f"{name}_bn{number}", **NORM)
+        if number < len(convolutions):
+            body = net.relu(body, name=f"{name}_relu{number}")
+    if project:
+        data = net.convolution(data, filters, 1, stride=stride, name=f"{name}_conv1sc", **PLAIN)
+        data = net.batch_norm(data, name=f"{name}_sc", **NORM)
+    return net.relu(net.plus(body, data), name=f"{name}_relu3")

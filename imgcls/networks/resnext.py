@@ -1,0 +1,58 @@
+"""ResNeXt (Xie et al. 2016, "Aggregated Residual Transformations for Deep Neural Networks"; MXNet symbols/resnext.py).
+
+`--num-group` is the paper's cardinality. As in MXNet's file, units without a bottleneck have no groups at all.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from imgcls.errors import UsageError
+from imgcls.networks._blocks import NetworkBuilder, Value, image_shape
+from imgcls.networks._residual import IMAGE_SHAPE, NORM, PLAIN, Plan, classifier, plan, stages, stem
+from imgcls.sections import NetworkConfig
+
+OPTIONS = ("num_group",)
+#: up to this height there are three stages and their own depths (28 in the other two residual networks)
+SMALL_HEIGHT = 32
+
+
+def build(config: NetworkConfig) -> nn.Module:
+    built = plan(config, image_shape(config, IMAGE_SHAPE)[1], SMALL_HEIGHT)
+    _check_groups(config, built)
+    net = NetworkBuilder(config, IMAGE_SHAPE, OPTIONS)
+    body = net.batch_norm(net.identity(net.data, name="id"), name="bn_data", **(NORM | {"fix_gamma": True}))
+    body = stem(net, body, built.filters[0], normalise_small=False)
+    groups = config.num_group if built.bottleneck else None
+    for name, filters, stride, first in stages(built):
+        body = _unit(net, body, name, filters, stride, project=first, groups=groups)
+    return net.module(classifier(net, body, config.num_classes))
+
+
+def _unit(net: NetworkBuilder, data: Value, name: str, filters: int, stride: int, *, project: bool,
+          groups: int | None) -> Value:
+    """(C, H, W) -> (filters, H / stride, W / stride); without `groups`, two plain 3x3 convolutions."""
+    half = int(filters * 0.5)
+    convolutions = [(half, 1, 1, 0, None), (half, 3, stride, 1, groups), (filters, 1, 1, 0, None)] if groups else [
+        (filters, 3, stride, 1, None), (filters, 3, 1, 1, None)]
+    body = data
+    for number, (width, kernel, step, pad, group) in enumerate(convolutions, start=1):
+        body = net.convolution(body, width, kernel, stride=step, pad=pad, num_group=group,
+                               name=f"{name}_conv{number}", **PLAIN)
+        body = net.batch_norm(body, name=f"{name}_bn{number}", **NORM)
+        if number < len(convolutions):
+            body = net.relu(body, name=f"{name}_relu{number}")
+    if project:
+        data = net.convolution(data, filters, 1, stride=stride, name=f"{name}_sc", **PLAIN)
+        data = net.batch_norm(data, name=f"{name}_sc_bn", **NORM)
+    return net.relu(net.plus(body, data), name=f"{name}_relu")
+
+
+def _check_groups(config: NetworkConfig, built: Plan) -> None:
+    narrowest = built.filters[1] // 2
+    if built.bottleneck and narrowest % config.num_group:
+        raise UsageError(f"--num-group {config.num_group}: must divide {narrowest}, the narrowest grouped convolution "
+                         f"of {config.network} at this depth")
+    if not built.bottleneck and config.num_group != NetworkConfig.num_group:
+        raise UsageError(f"--num-group {config.num_group}: {config.network} has groups from 50 layers on (164 at a "
+                         f"height of {SMALL_HEIGHT} or less)")

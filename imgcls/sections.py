@@ -1,0 +1,202 @@
+"""Everything a user may set, section by section. Flags, `--help`, YAML keys and `IMGCLS_*` names follow from it.
+
+A section is a small frozen dataclass that belongs to one part: the part is given its section and never the whole
+configuration (`config.py` puts them together). They stand in one file, on the lowest floor, because the command line
+must be readable without importing torch.
+
+A field is a flag: `lr_factor` is `--lr-factor`, `lr_factor:` in a file and `IMGCLS_LR_FACTOR`. `since` says where it
+comes from: "g1" only MXNet's scripts before v0.8 had it, "g2" and "g3" came with v0.8 and v1.3, "new" is ours; a prefix
+of a flag means what it meant to MXNet before it can mean a flag of ours.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+
+def flag(default: Any, help: str, *, since: str = "new", choices: tuple[str, ...] = (), metavar: str = "",
+         later: str = "", minimum: float | None = None) -> Any:
+    """A field of a section. `later` says in the user's words what is not there yet: a value other than the
+    default is then refused. `minimum` bounds a number from below."""
+    return dataclasses.field(default=default, metadata={
+        "help": help, "since": since, "choices": choices, "metavar": metavar, "later": later, "minimum": minimum})
+
+
+RECORDS_LATER = "record files are read from the next release on; this one trains on mnist, cifar10 and digits"
+DEVICES_LATER = "training on several devices or machines comes in a later release"
+STREAM_LATER = "this augmentation comes with record files in the next release"
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Data"""
+
+    dataset: str = flag("mnist", "the data set, a file of imgcls/datasets", metavar="NAME")
+    data_dir: str = flag("", "folder of the data set's files (default: ~/.cache/imgcls/NAME; downloaded if missing)",
+                         since="g1", metavar="DIR")
+    data_train: str = flag("", "training data: a .rec file, a folder, a;b or a pattern", since="g2",
+                           metavar="PATH", later=RECORDS_LATER)
+    data_val: str = flag("", "validation data, like --data-train", since="g2", metavar="PATH", later=RECORDS_LATER)
+    data_train_idx: str = flag("", ".idx of the training .rec (not needed: it is read or made by itself)", since="g2",
+                               metavar="FILE", later=RECORDS_LATER)
+    data_val_idx: str = flag("", ".idx of the validation .rec", since="g2", metavar="FILE", later=RECORDS_LATER)
+    train_dataset: str = flag("train.rec", "name of the training file in --data-dir (imagenet)", since="g1",
+                              metavar="FILE", later=RECORDS_LATER)
+    val_dataset: str = flag("val.rec", "name of the validation file in --data-dir (imagenet)", since="g1",
+                            metavar="FILE", later=RECORDS_LATER)
+    num_examples: int = flag(0, "training samples to use, 0: all there are", since="g2", minimum=0)
+    batch_size: int = flag(128, "samples per step and worker", since="g2", minimum=1)
+    data_nthreads: int = flag(4, "threads that prepare batches; 0: in the main thread, for debugging", since="g2",
+                              minimum=0)
+    benchmark: bool = flag(False, "train on one random batch again and again, to measure speed", since="g2")
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """Augmentation and normalisation, in the order applied"""
+
+    pad_size: int = flag(0, "border on all four sides before the crop, pixels", since="g2", minimum=0)
+    fill_value: int = flag(127, "value of the border, 0-255", since="g3", minimum=0)
+    random_crop: bool = flag(False, "crop at a random place, not the centre", since="g2")
+    random_mirror: bool = flag(False, "mirror left to right with probability 1/2", since="g2")
+    rgb_mean: tuple[float, ...] = flag((0.0,), "subtracted per channel, on the scale 0-255", since="g2",
+                                       metavar="R,G,B")
+    rgb_std: tuple[float, ...] = flag((1.0,), "divided by per channel, after the mean", since="g3", metavar="R,G,B")
+    random_resized_crop: bool = flag(False, "crop of random area and aspect, resized", since="g3", later=STREAM_LATER)
+    max_random_area: float = flag(1.0, "largest area of that crop", since="g3", later=STREAM_LATER)
+    min_random_area: float = flag(1.0, "smallest area of that crop", since="g3", later=STREAM_LATER)
+    max_random_aspect_ratio: float = flag(0.0, "change of aspect ratio", since="g2", later=STREAM_LATER)
+    min_random_aspect_ratio: float | None = flag(None, "smallest aspect ratio", since="g3", later=STREAM_LATER)
+    max_random_scale: float = flag(1.0, "largest scale before the crop", since="g2", later=STREAM_LATER)
+    min_random_scale: float = flag(1.0, "smallest scale before the crop", since="g2", later=STREAM_LATER)
+    max_crop_size: int = flag(-1, "largest side of a square crop", since="g3", later=STREAM_LATER)
+    min_crop_size: int = flag(-1, "smallest side of a square crop", since="g3", later=STREAM_LATER)
+    max_random_rotate_angle: int = flag(0, "rotation, degrees", since="g2", later=STREAM_LATER)
+    max_random_shear_ratio: float = flag(0.0, "shear", since="g2", later=STREAM_LATER)
+    max_random_h: int = flag(0, "hue, 0-180", since="g2", later=STREAM_LATER)
+    max_random_s: int = flag(0, "saturation, 0-255", since="g2", later=STREAM_LATER)
+    max_random_l: int = flag(0, "lightness, 0-255", since="g2", later=STREAM_LATER)
+    brightness: float = flag(0.0, "brightness jitter", since="g3", later=STREAM_LATER)
+    contrast: float = flag(0.0, "contrast jitter", since="g3", later=STREAM_LATER)
+    saturation: float = flag(0.0, "saturation jitter", since="g3", later=STREAM_LATER)
+    pca_noise: float = flag(0.0, "lighting noise", since="g3", later=STREAM_LATER)
+    use_imagenet_data_augmentation: bool = flag(False, "the imagenet recipe of MXNet 1.3", since="g3",
+                                                later=STREAM_LATER)
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """Network"""
+
+    network: str = flag("mlp", "the network, a file of imgcls/networks", since="g2", metavar="NAME")
+    num_layers: int | None = flag(None, "depth, for networks that come in several (default: vgg 11, resnet-28-small "
+                                  "20, the other residual ones 50, or 110 for small images)", since="g2", metavar="N")
+    num_classes: int = flag(10, "classes", since="g2", minimum=2)
+    image_shape: tuple[int, ...] = flag((1, 28, 28), "channels,height,width that the network is given", since="g2",
+                                        metavar="C,H,W")
+    data_shape: int = flag(0, "S for --image-shape 3,S,S", since="g1", metavar="S", minimum=0)
+    add_stn: bool = flag(False, "spatial transformer in front (lenet)", since="g2")
+    batch_norm: bool = flag(False, "normalise after every convolution (vgg)")
+    num_group: int = flag(32, "groups of a bottleneck's 3x3 convolution (resnext)", metavar="N", minimum=1)
+    multiplier: float = flag(1.0, "width of every layer: 0.25, 0.5, 0.75 or 1 (mobilenet), any (mobilenetv2)",
+                             metavar="X", minimum=0)
+    variant: str = flag("", "form: fast or accurate (overfeat), torch or theano (alexnet-towers); the first if not "
+                        "given", metavar="NAME")
+    model_parallel: int = flag(1, "devices that one copy of the network is spread over (alexnet-towers: 2)",
+                               metavar="N", minimum=1)
+    initializer: str = flag("default", "of the weights", since="g3", choices=(
+        "default", "xavier", "msra", "orthogonal", "normal", "uniform", "one", "zero"))
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """Optimizer"""
+
+    optimizer: str = flag("sgd", "optimizer by MXNet's name", since="g2", metavar="NAME")
+    mom: float = flag(0.9, "momentum of sgd and nag", since="g2", minimum=0)
+    wd: float = flag(1e-4, "weight decay, on weights and gammas only", since="g2", minimum=0)
+    clip_gradient: float = flag(0.0, "clip each element of the gradient to [-C, C]; 0: off", since="g1", metavar="C",
+                                minimum=0)
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """Learning rate"""
+
+    lr: float = flag(0.05, "learning rate at the start", since="g2", minimum=0)
+    lr_factor: float = flag(0.1, "multiplies the learning rate at each step; 1: constant", since="g2", minimum=0)
+    lr_step_epochs: str = flag("10", "epochs to step at (30,60), or powP for (1 - progress)^P", since="g2",
+                               metavar="E,E")
+    lr_factor_epoch: float = flag(0.0, "step every E epochs for ever, fractions too", since="g1", metavar="E",
+                                  minimum=0)
+    lr_schedule: str = flag("auto", "auto: as the flags above say; cosine: down to --final-lr at the last update",
+                            choices=("auto", "cosine"))
+    final_lr: float = flag(0.0, "where powP and cosine end", minimum=0)
+    warmup_epochs: float = flag(0.0, "epochs of warm-up, fractions too", since="g3", minimum=0)
+    warmup_begin_lr: float = flag(0.0, "learning rate the warm-up starts from", minimum=0)
+    warmup_strategy: str = flag("linear", "shape of the warm-up", since="g3",
+                                choices=("linear", "constant", "power2", "sqrt"))
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Training"""
+
+    num_epochs: int = flag(20, "epochs in all, those before --load-epoch included", since="g2", minimum=0)
+    seed: int = flag(0, "of weights, sample order, augmentation and dropout", minimum=0)
+    disp_batches: int = flag(20, "batches between progress lines", since="g2", minimum=1)
+    top_k: int = flag(0, "also report top-K accuracy", since="g2", metavar="K", minimum=0)
+    loss: str = flag("", "also report these: ce, nll", since="g3", metavar="LIST")
+    monitor: int = flag(0, "every N batches log the size of all tensors", since="g2", metavar="N", minimum=0)
+    test_io: bool = flag(False, "only read the training data once and show the speed", since="g2")
+
+
+@dataclass(frozen=True)
+class DeviceConfig:
+    """Devices"""
+
+    gpus: str = flag("", "GPUs to use (0 or 0,1,3); none: the CPU", since="g2", metavar="LIST")
+    dtype: str = flag("auto", "auto: bfloat16 where a GPU has it, else float32; weights stay float32", since="g2",
+                      choices=("auto", "float32", "bfloat16", "float16"))
+    compile: bool = flag(False, "torch.compile the network: a minute first, faster steps after (GPU)")
+    kv_store: str = flag("device", "how devices share gradients", since="g2", metavar="NAME")
+    gc_type: str = flag("none", "gradient compression", since="g2", metavar="TYPE", later=DEVICES_LATER)
+    gc_threshold: float = flag(0.5, "threshold of 2bit compression", since="g2", later=DEVICES_LATER)
+    macrobatch_size: int = flag(0, "batch size of lbsgd", since="g3",
+                                later="lbsgd is not offered; use --batch-size with --warmup-epochs")
+    profile_worker_suffix: str = flag("", "profile file", since="g3",
+                                      later="profiling is not offered; run under torch.profiler or py-spy")
+    profile_server_suffix: str = flag("", "profile file of servers", since="g3",
+                                      later="profiling is not offered; run under torch.profiler or py-spy")
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """Checkpoints"""
+
+    model_prefix: str = flag("", "save to PREFIX-symbol.json, PREFIX-0001.params, ...; resume from there",
+                             since="g2", metavar="PREFIX")
+    load_epoch: str = flag("", "resume after this epoch (8 or 0008), or auto: the newest state there is", since="g2",
+                           metavar="EPOCH")
+    save_model_prefix: str = flag("", "save here instead, still loading from --model-prefix", since="g1",
+                                  metavar="PREFIX")
+    save_period: int = flag(1, "epochs between checkpoints; the last is always saved", since="g3", minimum=1)
+    save_every: float = flag(10.0, "minutes between savings inside an epoch; 0: none", metavar="MINUTES", minimum=0)
+    keep_states: int = flag(2, "how many optimizer states to keep; weights are all kept", minimum=1)
+
+
+@dataclass(frozen=True)
+class ReportConfig:
+    """Reporting"""
+
+    log_file: str = flag("", "also write the log lines to this file", since="g1", metavar="FILE")
+    log_dir: str = flag("", "folder of --log-file", since="g1", metavar="DIR")
+
+
+SECTIONS = {
+    "data": DataConfig, "augment": AugmentConfig, "network": NetworkConfig, "train": TrainConfig,
+    "schedule": ScheduleConfig, "optimizer": OptimizerConfig, "device": DeviceConfig,
+    "checkpoint": CheckpointConfig, "report": ReportConfig,
+}

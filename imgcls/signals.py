@@ -1,0 +1,46 @@
+"""SIGINT, SIGTERM and SIGUSR1 while training: the step in progress ends, the position is saved, then we leave.
+
+SIGUSR1 only saves and goes on (a scheduler's warning before it takes the machine back). A second Ctrl-C ends at once.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+from imgcls.errors import Stopped
+
+
+class Stop:
+    """A context: signals inside it set `requested`, and the trainer calls `act` when it is safe to."""
+
+    STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143}
+
+    def __init__(self) -> None:
+        self.requested: signal.Signals | None = None
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Stop:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGUSR1", None)):
+                if number is not None:
+                    self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+
+    def act(self, where: str) -> None:
+        """End the run with its exit status if a signal asked for that; `where` tells how far it came."""
+        number, self.requested = self.requested, None
+        if number in self.STATUS:
+            raise Stopped(f"stopped by {number.name} in {where}", self.STATUS[number])
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self.requested == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.requested = signal.Signals(number)

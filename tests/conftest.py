@@ -1,0 +1,28 @@
+"""What several tests share: the optional folder of outside fixtures, and running a command as a user does."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def shared(*parts: str) -> Path:
+    """A path in the folder of outside fixtures beside the checkout; the test is skipped where it is absent."""
+    path = ROOT.parent.joinpath("shared", *parts)
+    if not path.exists():
+        pytest.skip(f"no {Path('shared', *parts)} beside the checkout")
+    return path
+
+
+def run_cli(command: str, *args: object, cwd: Path | None = None, env: dict[str, str] | None = None,
+            timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    """`python -m imgcls <command> args...` in a process of its own, off a terminal."""
+    return subprocess.run([sys.executable, "-m", "imgcls", command, *map(str, args)], cwd=cwd, text=True,
+                          capture_output=True, timeout=timeout, check=False,
+                          env={**os.environ, "PYTHONPATH": str(ROOT), **(env or {})})
