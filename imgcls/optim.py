@@ -6,6 +6,7 @@ multipliers of layers, gradients clipped element by element.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -42,6 +43,16 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
     """Give every group the learning rate of this update, times its layer's own multiplier."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group["lr_mult"]
+
+
+def stepper(optimizer: torch.optim.Optimizer) -> Callable[[], Any]:
+    """The optimizer's own step without the wrappers torch puts around it, to be called under no_grad.
+
+    They serve hooks, the profiler and torch.compile of the optimizer, none of which is used here, and the first call
+    through them imports torch._dynamo: a second of start-up.
+    """
+    step = inspect.unwrap(type(optimizer).step)
+    return lambda: step(optimizer)
 
 
 def clip_elements(parameters: Iterable[nn.Parameter], limit: float) -> None:

@@ -91,8 +91,9 @@ class NetworkConfig:
     """Network"""
 
     network: str = flag("mlp", "the network, a file of imgcls/networks", since="g2", metavar="NAME")
-    num_layers: int | None = flag(None, "depth, for networks that come in several (default: vgg 11, resnet-28-small "
-                                  "20, the other residual ones 50, or 110 for small images)", since="g2", metavar="N")
+    num_layers: int | None = flag(None, "depth, for networks that come in several (if not given: vgg 11, "
+                                  "resnet-28-small 20, other residual ones 50, or 110 for small images)",
+                                  since="g2", metavar="N")
     num_classes: int = flag(10, "classes", since="g2", minimum=2)
     image_shape: tuple[int, ...] = flag((1, 28, 28), "channels,height,width that the network is given", since="g2",
                                         metavar="C,H,W")
@@ -102,8 +103,8 @@ class NetworkConfig:
     num_group: int = flag(32, "groups of a bottleneck's 3x3 convolution (resnext)", metavar="N", minimum=1)
     multiplier: float = flag(1.0, "width of every layer: 0.25, 0.5, 0.75 or 1 (mobilenet), any (mobilenetv2)",
                              metavar="X", minimum=0)
-    variant: str = flag("", "form: fast or accurate (overfeat), torch or theano (alexnet-towers); the first if not "
-                        "given", metavar="NAME")
+    variant: str = flag("", "form: fast or accurate (overfeat), torch or theano (alexnet-towers); the first if "
+                        "not given", metavar="NAME")
     model_parallel: int = flag(1, "devices that one copy of the network is spread over (alexnet-towers: 2)",
                                metavar="N", minimum=1)
     initializer: str = flag("default", "of the weights", since="g3", choices=(

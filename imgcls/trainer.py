@@ -67,6 +67,7 @@ class Trainer:
         self.checkpoint, self.save_period, self.save_every = checkpoint, save_period, save_every
         self.clip_gradient = clip_gradient
         self._forward: Callable[[Tensor], Tensor] = torch.compile(model) if compile else model
+        self._step = optim.stepper(optimizer)
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         self._random = any(isinstance(m, (Dropout, nn.modules.dropout._DropoutNd)) for m in model.modules())
         names = metric_names(config.top_k, config.loss, num_classes)
@@ -157,7 +158,8 @@ class Trainer:
             scaler.step(self.optimizer)
             scaler.update()
         else:
-            self.optimizer.step()
+            with torch.no_grad():
+                self._step()
 
         self._losses.append(loss.detach())
         self._interval.update(logits.detach(), batch.labels, batch.valid)

@@ -1,7 +1,7 @@
 """MNIST: 60,000 + 10,000 handwritten digits, 28 x 28 grey (LeCun, Cortes, Burges), from four idx files.
 
-Other pictures of ten classes in the same four files do as well (Fashion-MNIST): files that are there are taken
-as they are, gzip-ed or not; only what is downloaded is checked by hash.
+Other pictures of ten classes in the same four files do as well (Fashion-MNIST): files that are there are
+taken as they are, gzip-ed or not; only what is downloaded is checked by hash.
 """
 
 from __future__ import annotations

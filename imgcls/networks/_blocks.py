@@ -1,14 +1,16 @@
-"""Writing a network down as MXNet's `symbols/*.py` do: every call adds a layer and returns what the layer gives.
+"""Writing a network down as MXNet's `symbols/*.py` do: a call adds a layer and returns what it gives.
 
-The networks of this folder use it (mlp and lenet are small enough to do without). What it saves them: sizes follow
-from the image shape, layers without a name get MXNet's number, and every layer is an attribute of the module under
-the very name it has in a symbol.json. `module` gives an ordinary `torch.fx` GraphModule: `print(model.code)` shows its
-forward pass. An image that is too small for a layer ends here as a UsageError, before any weight is filled.
+The networks of this folder use it (mlp and lenet are small enough to do without). What it saves them: sizes
+follow from the image shape, layers without a name get MXNet's number, and every layer is an attribute of the
+module under the very name it has in a symbol.json. `module` gives an ordinary `torch.fx` GraphModule:
+`print(model.code)` shows its forward pass. An image that is too small for a layer ends here as a UsageError,
+before any weight is filled.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -32,6 +34,7 @@ from imgcls.layers import (
     Layer,
     MulScalar,
     Pooling,
+    Shape,
     Size,
 )
 from imgcls.sections import NetworkConfig
@@ -42,22 +45,24 @@ OPTIONAL = ("batch_norm", "num_group", "multiplier", "variant", "model_parallel"
 
 @dataclass(frozen=True)
 class Value:
-    """What a layer gives: its node, and its shape without the batch, (channels, height, width) or (units,)."""
+    """What a layer gives: its node, and its shape without the batch, (channels, height, width) or (units,)"""
 
     node: fx.Node
-    shape: tuple[int, ...]
+    shape: Shape
 
 
 class NetworkBuilder:
     """Collects the layers of one network; `data` is the image, and each method takes and gives `Value`s.
 
-    `name` is MXNet's name of the layer; without one it is the operator in lower case and a number counted from 0 in
-    the order of the calls, as in MXNet. Other keywords are those of the layer's class, and only what MXNet's file
-    gives may be given: it is what a symbol.json shows.
+    `name` is MXNet's name of the layer; without one it is the operator in lower case and a number counted
+    from 0 in the order of the calls, as in MXNet. Other keywords are those of the layer's class, and only
+    what MXNet's file gives may be given: it is what a symbol.json shows.
     """
 
-    def __init__(self, config: NetworkConfig, works: tuple[int, int, int], options: Iterable[str] = ()) -> None:
-        """`works` is an image shape that the network runs at, for the error; `options` those of OPTIONAL it reads."""
+    def __init__(self, config: NetworkConfig, works: Shape, options: Iterable[str] = ()) -> None:
+        """`works` is an image shape that the network runs at, for errors; `options` are those of OPTIONAL that
+        the network reads.
+        """
         check_options(config, options)
         self._config, self._works = config, works
         self._layers = nn.Module()
@@ -87,7 +92,8 @@ class NetworkBuilder:
     def clip(self, data: Value, a_min: int, a_max: int, *, name: str | None = None) -> Value:
         return self._add(Clip(a_min, a_max), data, name=name)
 
-    def pooling(self, data: Value, kernel: Size, pool_type: str, *, name: str | None = None, **options: Any) -> Value:
+    def pooling(self, data: Value, kernel: Size, pool_type: str, *, name: str | None = None,
+                **options: Any) -> Value:
         return self._add(Pooling(kernel, pool_type, **options), data, name=name)
 
     def lrn(self, data: Value, nsize: int, *, name: str | None = None, **options: Any) -> Value:
@@ -119,48 +125,44 @@ class NetworkBuilder:
         shape = output_shape(layer, *(value.shape for value in inputs))
         if min(shape) < 1:
             _, height, width = inputs[0].shape
-            raise too_small(self._config, self._works, f"at layer {name} only {height} x {width} pixels are left")
+            raise too_small(self._config, self._works, f"layer {name} gets only {height} x {width} pixels")
         self._layers.add_module(name, layer)
         return Value(self._graph.call_module(name, tuple(value.node for value in inputs)), shape)
 
 
-def output_shape(layer: Layer, *shapes: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape that `layer` gives from inputs of `shapes`, all without the batch; a size below 1: cannot run."""
+def output_shape(layer: Layer, *shapes: Shape) -> Shape:
+    """What `layer` makes of inputs of these shapes, all without the batch; a size of 0 says that it cannot."""
     data = shapes[0]
     if isinstance(layer, Convolution):
-        return (layer.weight.shape[0], *(_windows(size, kernel, pad, stride) for size, kernel, pad, stride in zip(
-            data[1:], layer.weight.shape[2:], layer.pad, layer.stride, strict=True)))
+        sides = zip(data[1:], layer.weight.shape[2:], layer.pad, layer.stride, strict=True)
+        return (layer.weight.shape[0], *(_windows(*side) for side in sides))
     if isinstance(layer, Pooling) and layer.global_pool:
         return (data[0], 1, 1)
     if isinstance(layer, Pooling):
-        return (data[0], *(_windows(size, kernel, pad, stride, ceil=layer.ceil) for size, kernel, pad, stride in zip(
-            data[1:], layer.kernel, layer.pad, layer.stride, strict=True)))
+        sides = zip(data[1:], layer.kernel, layer.pad, layer.stride, strict=True)
+        return (data[0], *(_windows(*side, ceil=layer.ceil) for side in sides))
     if isinstance(layer, FullyConnected):
         return (layer.weight.shape[0],)
     if isinstance(layer, Flatten):
-        units = 1
-        for size in data:
-            units *= size
-        return (units,)
+        return (math.prod(data),)
     if isinstance(layer, Concat):
         return (sum(shape[0] for shape in shapes), *data[1:])
     return data
 
 
-def image_shape(config: NetworkConfig, works: tuple[int, int, int]) -> tuple[int, int, int]:
+def image_shape(config: NetworkConfig, works: Shape) -> tuple[int, int, int]:
     """(channels, height, width) of the configuration; UsageError unless there are three."""
     if len(config.image_shape) != 3:
-        raise UsageError(f"--image-shape {_shape(config.image_shape)}: {config.network} needs channels,height,width, "
-                         f"such as {_shape(works)}")
+        raise UsageError(f"--image-shape {_text(config.image_shape)}: {config.network} needs "
+                         f"channels,height,width, such as {_text(works)}")
     channels, height, width = config.image_shape
     return channels, height, width
 
 
-def too_small(config: NetworkConfig, works: tuple[int, int, int], reason: str) -> UsageError:
-    """The error for an image shape that the network cannot run at; names one that works, with the same channels."""
-    channels = config.image_shape[0]
-    return UsageError(f"--image-shape {_shape(config.image_shape)}: {config.network} cannot run at it: {reason}; "
-                      f"{_shape((channels, *works[1:]))} works")
+def too_small(config: NetworkConfig, works: Shape, reason: str) -> UsageError:
+    """The error for an image shape that the network cannot run at; names one that works, of as many channels."""
+    return UsageError(f"--image-shape {_text(config.image_shape)}: {config.network} cannot run at it: {reason}; "
+                      f"{_text((config.image_shape[0], *works[1:]))} works")
 
 
 def depth_of(config: NetworkConfig, default: int, known: Iterable[int]) -> int:
@@ -196,5 +198,5 @@ def _windows(size: int, kernel: int, pad: int, stride: int, *, ceil: bool = Fals
     return (-(-room // stride) if ceil else room // stride) + 1 if room >= 0 else 0
 
 
-def _shape(shape: tuple[int, ...]) -> str:
+def _text(shape: Shape) -> str:
     return ",".join(map(str, shape))

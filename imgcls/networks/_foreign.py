@@ -1,7 +1,7 @@
 """`--network torchvision:NAME` and `timm:NAME`: networks of other packages, imported only when asked for.
 
-Their layers are not MXNet's: they initialise themselves, and a checkpoint of one keeps a prefix-network.json in place of
-the symbol.
+Their layers are not MXNet's: they initialise themselves, and a checkpoint of one keeps a prefix-network.json
+in place of the symbol.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ IMAGE_SHAPE = (3, 224, 224)
 def build_foreign(kind: str, name: str, config: NetworkConfig) -> nn.Module:
     """The network `name` of package `kind`, untrained, with config.num_classes logits for config.image_shape.
 
-    UsageError for a package that is not installed or not known, a name it has not, and a shape it cannot run at.
+    UsageError for a package that is not known or not installed, a name it has not, a shape that will not do.
     """
     if kind not in EXTRAS:
-        raise UsageError(f"--network {kind}:{name}: networks come from {' or '.join(f'{k}:' for k in EXTRAS)}")
+        raise UsageError(f"--network {kind}:{name}: other networks come from {' and '.join(EXTRAS)}")
     check_options(config, ())
     image_shape(config, IMAGE_SHAPE)
     package = _package(kind, f"--network {kind}:{name}")
@@ -50,7 +50,8 @@ def _torchvision(package: ModuleType, name: str, config: NetworkConfig) -> nn.Mo
 
 def _timm(package: ModuleType, name: str, config: NetworkConfig) -> nn.Module:
     _check_name("timm", name, package.list_models())
-    return package.create_model(name, pretrained=False, num_classes=config.num_classes, in_chans=config.image_shape[0])
+    return package.create_model(name, pretrained=False, num_classes=config.num_classes,
+                                in_chans=config.image_shape[0])
 
 
 def _package(kind: str, flag: str) -> ModuleType:

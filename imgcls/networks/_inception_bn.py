@@ -1,5 +1,5 @@
-"""The blocks that `inception-bn` and `inception-bn-full` have in common; they differ in widths, in the attributes of
-batch normalisation and convolution, and in how a pooling rounds.
+"""The blocks that `inception-bn` and `inception-bn-full` have in common; they differ in widths, in the
+attributes of batch normalisation and convolution, and in how a pooling rounds.
 """
 
 from __future__ import annotations
@@ -20,14 +20,16 @@ class InceptionBN:
     #: of the pooling in a block that halves the map
     halving_pool: dict[str, Any] = field(default_factory=dict)
 
-    def unit(self, data: Value, name: str, filters: int, kernel: int, *, stride: int = 1, pad: int = 0) -> Value:
+    def unit(self, data: Value, name: str, filters: int, kernel: int, *, stride: int = 1,
+             pad: int = 0) -> Value:
         """Convolution with bias, batch normalisation, relu."""
         body = self.net.convolution(data, filters, kernel, stride=stride, pad=pad, name=f"conv_{name}",
                                     **self.convolution)
-        return self.net.relu(self.net.batch_norm(body, name=f"bn_{name}", **self.batch_norm), name=f"relu_{name}")
+        body = self.net.batch_norm(body, name=f"bn_{name}", **self.batch_norm)
+        return self.net.relu(body, name=f"relu_{name}")
 
     def stages(self, data: Value, blocks: dict[str, tuple[Any, ...]]) -> Value:
-        """All blocks of a table, one after the other: a row of seven keeps the map's size, one of four halves it."""
+        """All blocks of a table in turn: a row of seven numbers keeps the map's size, one of four halves it."""
         for name, row in blocks.items():
             data = self._mixed(data, name, *row) if len(row) == 7 else self._halved(data, name, *row)
         return data

@@ -1,4 +1,4 @@
-"""What `resnet`, `resnet-v1` and `resnext` have in common: which depths there are, and the layers before the first unit."""
+"""What `resnet`, `resnet-v1` and `resnext` have in common: the depths, the first layers and the last."""
 
 from __future__ import annotations
 
@@ -33,7 +33,9 @@ class Plan:
 
 
 def plan(config: NetworkConfig, height: int, small_height: int) -> Plan:
-    """The stages for --num-layers: three up to `small_height` pixels (default depth 110), else four (default 50)."""
+    """The stages for --num-layers: three up to a height of `small_height` pixels (110 layers if not given),
+    four above (50).
+    """
     if height > small_height:
         depth = depth_of(config, 50, DEPTHS)
         if depth < 50:
@@ -44,15 +46,15 @@ def plan(config: NetworkConfig, height: int, small_height: int) -> Plan:
         return Plan(((depth - 2) // 9,) * 3, (16, 64, 128, 256), bottleneck=True)
     if 8 <= depth < 164 and (depth - 2) % 6 == 0:
         return Plan(((depth - 2) // 6,) * 3, (16, 16, 32, 64), bottleneck=False)
-    raise UsageError(f"--num-layers {depth}: {config.network} at a height of {small_height} or less comes with 6n + 2 "
-                     f"layers below 164 (20, 32, 44, 56, 110) and with 9n + 2 from there (164, 1001)")
+    raise UsageError(f"--num-layers {depth}: {config.network} at a height of {small_height} or less comes with "
+                     f"6n + 2 layers below 164 (20, 32, 44, 56, 110) and with 9n + 2 from there (164, 1001)")
 
 
 def stages(built: Plan) -> list[tuple[str, int, int, bool]]:
     """(name, filters, stride, first of its stage) of every unit, in order."""
+    sizes = enumerate(zip(built.units, built.filters[1:], strict=True), start=1)
     return [(f"stage{stage}_unit{unit}", filters, 2 if stage > 1 and unit == 1 else 1, unit == 1)
-            for stage, (units, filters) in enumerate(zip(built.units, built.filters[1:], strict=True), start=1)
-            for unit in range(1, units + 1)]
+            for stage, (units, filters) in sizes for unit in range(1, units + 1)]
 
 
 def stem(net: NetworkBuilder, data: Value, filters: int, *, normalise_small: bool) -> Value:
@@ -66,6 +68,6 @@ def stem(net: NetworkBuilder, data: Value, filters: int, *, normalise_small: boo
 
 
 def classifier(net: NetworkBuilder, data: Value, num_classes: int) -> Value:
-    """Average over the whole map, then `fc1`. The kernel of a global pooling counts for nothing, but MXNet shows it."""
+    """Average over the whole map, then `fc1`. A global pooling has no use for a kernel, but MXNet shows one."""
     body = net.flatten(net.pooling(data, 7, "avg", global_pool=True, name="pool1"))
     return net.fully_connected(body, num_classes, name="fc1")

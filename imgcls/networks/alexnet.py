@@ -1,5 +1,6 @@
-"""AlexNet in one column, without groups (Krizhevsky, Sutskever, Hinton 2012, "ImageNet Classification with Deep
-Convolutional Neural Networks"; MXNet symbols/alexnet.py). `alexnet-towers` is the paper's form in two halves.
+"""AlexNet in one column, without groups (Krizhevsky, Sutskever, Hinton 2012, "ImageNet Classification with
+Deep Convolutional Neural Networks"; MXNet symbols/alexnet.py). `alexnet-towers` is the paper's form in two
+halves.
 """
 
 from __future__ import annotations

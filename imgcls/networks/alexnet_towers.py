@@ -1,10 +1,13 @@
-"""AlexNet in two halves, as it was trained on two GPUs (Krizhevsky, Sutskever, Hinton 2012, "ImageNet Classification with
-Deep Convolutional Neural Networks"). MXNet has no such file: the names are ours.
+"""AlexNet in two halves, as it was trained on two GPUs (Krizhevsky, Sutskever, Hinton 2012, "ImageNet
+Classification with Deep Convolutional Neural Networks"). MXNet has no such file: the names are ours.
 
-`--variant torch` is soumith/imagenet-multiGPU.torch: two towers that see the same image and meet before the first
-hidden layer, no normalisation, dropout before the hidden layers. `--model-parallel 2` puts them on two devices.
-`--variant theano` is uoguelph-mlrg/theano_alexnet, which keeps the paper's exchange between the halves at the third
-convolution: halves are groups of one convolution there, and response normalisation runs across both, after pooling.
+`--variant torch` is soumith/imagenet-multiGPU.torch: two towers that see the same image and meet before the
+first hidden layer, no normalisation, dropout before the hidden layers (a plain relu after them, where Torch's
+threshold gives 1e-6 for 0). `--model-parallel 2` puts the towers on two devices.
+
+`--variant theano` is uoguelph-mlrg/theano_alexnet, which keeps the paper's exchange between the halves at the
+third convolution: halves are groups of one convolution there, and response normalisation runs across both,
+after pooling.
 """
 
 from __future__ import annotations
@@ -33,7 +36,8 @@ IMAGE_SHAPE = (3, 224, 224)
 THEANO_SHAPE = (3, 227, 227)
 OPTIONS = ("variant", "model_parallel")
 #: filters, kernel, stride, pad of each convolution of one tower, and whether a pooling follows
-TOWER = ((48, 11, 4, 2, True), (128, 5, 1, 2, True), (192, 3, 1, 1, False), (192, 3, 1, 1, False), (128, 3, 1, 1, True))
+TOWER = ((48, 11, 4, 2, True), (128, 5, 1, 2, True), (192, 3, 1, 1, False), (192, 3, 1, 1, False),
+         (128, 3, 1, 1, True))
 
 
 class TwoTowerAlexNet(nn.Module):
@@ -56,7 +60,7 @@ class TwoTowerAlexNet(nn.Module):
         self.fc8 = FullyConnected(4096, num_classes)
 
     def place(self, devices: Sequence[torch.device]) -> None:
-        """Move the second tower to the last of `devices` and all the rest to the first, where logits come out."""
+        """Move the second tower to the last device and all the rest to the first, where logits come out."""
         self.to(devices[0])
         self.tower2.to(devices[-1])
         self.second_device = devices[-1] if devices[-1] != devices[0] else None
@@ -79,8 +83,8 @@ def build(config: NetworkConfig) -> nn.Module:
     variant = variant_of(config, ("torch", "theano"))
     towers = 2 if variant == "torch" else 1
     if config.model_parallel > towers:
-        raise UsageError(f"--model-parallel {config.model_parallel}: {config.network} with --variant {variant} can be "
-                         f"spread over {towers} {'device' if towers == 1 else 'devices'}")
+        raise UsageError(f"--model-parallel {config.model_parallel}: {config.network} with --variant {variant} "
+                         f"can be spread over {towers} device{'s' * (towers > 1)}")
     if variant == "theano":
         return _theano(config)
     channels, height, width = image_shape(config, IMAGE_SHAPE)

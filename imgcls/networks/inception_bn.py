@@ -1,6 +1,6 @@
-"""Inception with batch normalisation (Ioffe, Szegedy 2015, "Batch Normalization: Accelerating Deep Network Training by
-Reducing Internal Covariate Shift"; MXNet symbols/inception-bn.py). Images up to 28 pixels high get a small network
-of their own, as in MXNet; `inception-bn-full` is the wide one for all 21,841 classes of ImageNet.
+"""Inception with batch normalisation (Ioffe, Szegedy 2015, "Batch Normalization: Accelerating Deep Network
+Training by Reducing Internal Covariate Shift"; MXNet symbols/inception-bn.py). As in MXNet, images up to 28
+pixels high get a small network of their own. `inception-bn-full` is the wide one for 21,841 classes.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from imgcls.sections import NetworkConfig
 IMAGE_SHAPE = (3, 224, 224)
 SMALL_SHAPE = (3, 28, 28)
 SMALL_HEIGHT = 28
-#: filters of a block: 1x1, before 3x3, 3x3, before double 3x3, double 3x3, the pooling, after it; or of one that
-#: halves the map: before 3x3, 3x3, before double 3x3, double 3x3
+#: filters of a block: 1x1, before 3x3, 3x3, before double 3x3, double 3x3, the pooling, after it; or of one
+#: that halves the map: before 3x3, 3x3, before double 3x3, double 3x3
 BLOCKS = {
     "3a": (64, 64, 64, 64, 96, "avg", 32),
     "3b": (64, 64, 96, 64, 96, "avg", 64),
@@ -34,15 +34,15 @@ SMALL_BLOCKS = {
     "in4a": (112, 48), "in4b": (96, 64), "in4c": (80, 80), "in4d": (48, 96), "in4e": (96,),
     "in5a": (176, 160), "in5b": (176, 160),
 }
-#: as MXNet's file computes it, which is what a symbol.json shows
-EPS = 1e-10 + 1e-5
+#: attributes of every batch normalisation; eps as MXNet's file computes it, which is what a symbol.json shows
+NORM = {"eps": 1e-10 + 1e-5, "momentum": 0.9, "fix_gamma": False}
 
 
 def build(config: NetworkConfig) -> nn.Module:
     _, height, _ = image_shape(config, IMAGE_SHAPE)
     small = height <= SMALL_HEIGHT
     net = NetworkBuilder(config, SMALL_SHAPE if small else IMAGE_SHAPE)
-    blocks = InceptionBN(net, batch_norm={"eps": EPS, "momentum": 0.9, "fix_gamma": False}, halving_pool={"pad": 1})
+    blocks = InceptionBN(net, batch_norm=NORM, halving_pool={"pad": 1})
     body = _small(blocks) if small else _full(blocks)
     return net.module(net.fully_connected(net.flatten(body), config.num_classes))
 

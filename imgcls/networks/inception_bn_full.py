@@ -1,8 +1,9 @@
-"""Inception with batch normalisation, wider at the start, for the full ImageNet of 21,841 classes (Ioffe, Szegedy 2015,
-"Batch Normalization"; the first generation's symbol_inception-bn-full.py; give `--num-classes 21841`).
+"""Inception with batch normalisation, wider at the start, for the full ImageNet of 21,841 classes (Ioffe,
+Szegedy 2015, "Batch Normalization: Accelerating Deep Network Training by Reducing Internal Covariate Shift";
+the first generation's symbol_inception-bn-full.py). Give it `--num-classes 21841`.
 
-MXNet before 0.8 rounded the size of a pooling up and had no attribute to say so; ours have it, so that a later MXNet
-computes what the old one did.
+MXNet before 0.8 rounded the size of a pooling up and had no attribute to say so; ours have it, so that a
+later MXNet computes what the old one did.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from imgcls.networks._inception_bn import InceptionBN
 from imgcls.sections import NetworkConfig
 
 IMAGE_SHAPE = (3, 224, 224)
-#: filters of a block: 1x1, before 3x3, 3x3, before double 3x3, double 3x3, the pooling, after it; or of one that
-#: halves the map: before 3x3, 3x3, before double 3x3, double 3x3
+#: filters of a block: 1x1, before 3x3, 3x3, before double 3x3, double 3x3, the pooling, after it; or of one
+#: that halves the map: before 3x3, 3x3, before double 3x3, double 3x3
 BLOCKS = {
     "3a": (96, 96, 96, 96, 144, "avg", 48),
     "3b": (96, 96, 144, 96, 144, "avg", 96),

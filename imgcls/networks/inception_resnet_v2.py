@@ -1,8 +1,8 @@
-"""Inception-ResNet v2 (Szegedy et al. 2016, "Inception-v4, Inception-ResNet and the Impact of Residual Connections on
-Learning"; MXNet symbols/inception-resnet-v2.py).
+"""Inception-ResNet v2 (Szegedy et al. 2016, "Inception-v4, Inception-ResNet and the Impact of Residual
+Connections on Learning"; MXNet symbols/inception-resnet-v2.py).
 
-MXNet's file names no layer, so they carry the numbers that it gives them: the order of the calls below matters. It
-also keeps the file's oddities: 129 filters and paddings (1, 2) and (2, 1) in the 17 x 17 blocks.
+MXNet's file names no layer, so they carry the numbers that it gives them: the order of the calls below
+matters. It also keeps the file's oddities: 129 filters and paddings (1, 2) and (2, 1) in the 17 x 17 blocks.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from imgcls.networks._blocks import NetworkBuilder, Value
 from imgcls.sections import NetworkConfig
 
 IMAGE_SHAPE = (3, 299, 299)
+#: filters, kernel and, where they are not 1 and 0, stride and pad
+Unit = tuple[int, Size] | tuple[int, Size, int] | tuple[int, Size, int, Size]
 
 
 def build(config: NetworkConfig) -> nn.Module:
@@ -89,18 +91,19 @@ def _residual(net: NetworkBuilder, data: Value, branches: Value, scale: float) -
     return net.plus(data, net.scale(_linear(net, branches, data.shape[0], 1), scale))
 
 
-def _chain(net: NetworkBuilder, data: Value, *units: tuple[int, Size] | tuple[int, Size, int]
-           | tuple[int, Size, int, Size]) -> Value:
-    """Units one after the other: (filters, kernel, stride, pad) each."""
+def _chain(net: NetworkBuilder, data: Value, *units: Unit) -> Value:
+    """Units one after the other."""
     for unit in units:
         data = _unit(net, data, *unit)
     return data
 
 
-def _unit(net: NetworkBuilder, data: Value, filters: int, kernel: Size, stride: int = 1, pad: Size = 0) -> Value:
+def _unit(net: NetworkBuilder, data: Value, filters: int, kernel: Size, stride: int = 1,
+          pad: Size = 0) -> Value:
     return net.relu(_linear(net, data, filters, kernel, stride, pad))
 
 
-def _linear(net: NetworkBuilder, data: Value, filters: int, kernel: Size, stride: int = 1, pad: Size = 0) -> Value:
+def _linear(net: NetworkBuilder, data: Value, filters: int, kernel: Size, stride: int = 1,
+            pad: Size = 0) -> Value:
     """Convolution with bias and batch normalisation, no activation."""
     return net.batch_norm(net.convolution(data, filters, kernel, stride=stride, pad=pad))

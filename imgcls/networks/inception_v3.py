@@ -1,5 +1,5 @@
-"""Inception v3 without its auxiliary head (Szegedy et al. 2015, "Rethinking the Inception Architecture for Computer
-Vision"; MXNet symbols/inception-v3.py).
+"""Inception v3 without its auxiliary head (Szegedy et al. 2015, "Rethinking the Inception Architecture for
+Computer Vision"; MXNet symbols/inception-v3.py).
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from imgcls.networks._blocks import NetworkBuilder, Value
 from imgcls.sections import NetworkConfig
 
 IMAGE_SHAPE = (3, 299, 299)
+#: filters, kernel and, where they are not 1 and 0, stride and pad
+Unit = tuple[int, Size] | tuple[int, Size, int] | tuple[int, Size, int, Size]
 
 
 def build(config: NetworkConfig) -> nn.Module:
@@ -66,8 +68,8 @@ def _block_d(net: NetworkBuilder, data: Value, name: str) -> Value:
     """17 x 17 -> 8 x 8: 3x3, 7x7 as 1x7 and 7x1 before a 3x3, pooling."""
     return net.concat(
         _chain(net, data, f"{name}_tower_conv", (192, 1), (320, 3, 2)),
-        _chain(net, data, f"{name}_tower_1_conv", (192, 1), (192, (1, 7), 1, (0, 3)), (192, (7, 1), 1, (3, 0)),
-               (192, 3, 2)),
+        _chain(net, data, f"{name}_tower_1_conv", (192, 1), (192, (1, 7), 1, (0, 3)),
+               (192, (7, 1), 1, (3, 0)), (192, 3, 2)),
         _pool(net, data, name, "max", stride=2),
         name=f"ch_concat_{name}_chconcat")
 
@@ -91,9 +93,8 @@ def _pool(net: NetworkBuilder, data: Value, name: str, kind: str, **options: int
     return net.pooling(data, 3, kind, name=f"{kind}_pool_{name}_pool", **options)
 
 
-def _chain(net: NetworkBuilder, data: Value, name: str, *units: tuple[int, Size] | tuple[int, Size, int]
-           | tuple[int, Size, int, Size]) -> Value:
-    """Units one after the other, called `name`, `name_1`, `name_2`, ...: (filters, kernel, stride, pad) each."""
+def _chain(net: NetworkBuilder, data: Value, name: str, *units: Unit) -> Value:
+    """Units one after the other, called `name`, `name_1`, `name_2`, ..."""
     for number, unit in enumerate(units):
         data = _unit(net, data, f"{name}_{number}" if number else name, *unit)
     return data

@@ -1,8 +1,8 @@
-"""Inception v4 (Szegedy et al. 2016, "Inception-v4, Inception-ResNet and the Impact of Residual Connections on Learning";
-MXNet symbols/inception-v4.py).
+"""Inception v4 (Szegedy et al. 2016, "Inception-v4, Inception-ResNet and the Impact of Residual Connections
+on Learning"; MXNet symbols/inception-v4.py).
 
-As in MXNet's file: names contain `*`, some of them name another kernel than they have, and the last pooling leaves
-3 x 3 (13,824 features where the paper has 1,536).
+As in MXNet's file: names contain `*`, some of them name another kernel than they have, and the last pooling
+leaves 3 x 3 (13,824 features where the paper has 1,536).
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from imgcls.networks._blocks import NetworkBuilder, Value
 from imgcls.sections import NetworkConfig
 
 IMAGE_SHAPE = (3, 299, 299)
+#: name, filters, kernel and, where they are not 1 and 0, stride and pad
+Unit = tuple[str, int, Size] | tuple[str, int, Size, int] | tuple[str, int, Size, int, Size]
 
 
 def build(config: NetworkConfig) -> nn.Module:
@@ -41,7 +43,8 @@ def _stem(net: NetworkBuilder, data: Value, name: str) -> Value:
                   ("conv9_1*7", 64, (1, 7), 1, (0, 3)), ("conv10_3*3", 96, 3))
     body = net.concat(short, long, name=f"{name}_concat_2")
     return net.concat(_chain(net, body, name, ("conv11_3*3", 192, 3, 2)),
-                      net.pooling(body, 3, "max", stride=2, name=f"{name}_maxpool_2"), name=f"{name}_concat_3")
+                      net.pooling(body, 3, "max", stride=2, name=f"{name}_maxpool_2"),
+                      name=f"{name}_concat_3")
 
 
 def _block_a(net: NetworkBuilder, data: Value, name: str) -> Value:
@@ -69,7 +72,8 @@ def _block_b(net: NetworkBuilder, data: Value, name: str) -> Value:
     return net.concat(
         _chain(net, _average(net, data, name), name, ("conv1_1*1", 128, 1)),
         _chain(net, data, name, ("conv2_1*1", 384, 1)),
-        _chain(net, data, name, ("conv3_1*1", 192, 1), ("conv4_1*7", 224, *across), ("conv5_1*7", 256, *down)),
+        _chain(net, data, name, ("conv3_1*1", 192, 1), ("conv4_1*7", 224, *across),
+               ("conv5_1*7", 256, *down)),
         _chain(net, data, name, ("conv6_1*1", 192, 1), ("conv7_1*7", 192, *across), ("conv8_7*1", 224, *down),
                ("conv9_1*7", 224, *across), ("conv10_7*1", 256, *down)),
         name=f"{name}_concat_1")
@@ -89,7 +93,8 @@ def _block_c(net: NetworkBuilder, data: Value, name: str) -> Value:
     """8 x 8 maps, 1,536 channels; conv4_3*1 and conv10_3*1 are 1x3, conv5_1*3 and conv9_1*3 are 3x1."""
     across, down = ((1, 3), 1, (0, 1)), ((3, 1), 1, (1, 0))
     near = _chain(net, data, name, ("conv3_1*1", 384, 1))
-    far = _chain(net, data, name, ("conv6_1*1", 384, 1), ("conv7_1*3", 448, *across), ("conv8_3*1", 512, *down))
+    far = _chain(net, data, name, ("conv6_1*1", 384, 1), ("conv7_1*3", 448, *across),
+                 ("conv8_3*1", 512, *down))
     return net.concat(
         _chain(net, _average(net, data, name), name, ("conv1_1*1", 256, 1)),
         _chain(net, data, name, ("conv2_1*1", 256, 1)),
@@ -104,16 +109,16 @@ def _average(net: NetworkBuilder, data: Value, name: str) -> Value:
     return net.pooling(data, 3, "avg", pad=1, name=f"{name}_avgpool_1")
 
 
-def _chain(net: NetworkBuilder, data: Value, block: str, *units: tuple[str, int, Size] | tuple[str, int, Size, int]
-           | tuple[str, int, Size, int, Size]) -> Value:
-    """Units one after the other: (name, filters, kernel, stride, pad) each."""
-    for name, *unit in units:
-        data = _unit(net, data, f"{block}_{name}", *unit)
+def _chain(net: NetworkBuilder, data: Value, block: str, *units: Unit) -> Value:
+    """Units one after the other."""
+    for unit in units:
+        data = _unit(net, data, block, *unit)
     return data
 
 
-def _unit(net: NetworkBuilder, data: Value, name: str, filters: int, kernel: Size, stride: int = 1,
+def _unit(net: NetworkBuilder, data: Value, block: str, name: str, filters: int, kernel: Size, stride: int = 1,
           pad: Size = 0) -> Value:
     """Convolution without bias, batch normalisation with gamma fixed at 1, relu."""
+    name = f"{block}_{name}"
     body = net.convolution(data, filters, kernel, stride=stride, pad=pad, no_bias=True, name=f"{name}_conv2d")
     return net.relu(net.batch_norm(body, fix_gamma=True, name=f"{name}_batchnorm"), name=f"{name}_relu")

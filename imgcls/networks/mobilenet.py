@@ -1,5 +1,6 @@
-"""MobileNet (Howard et al. 2017, "MobileNets: Efficient Convolutional Neural Networks for Mobile Vision Applications";
-MXNet symbols/mobilenet.py). `--multiplier` is the paper's alpha; the resolution is that of the image.
+"""MobileNet (Howard et al. 2017, "MobileNets: Efficient Convolutional Neural Networks for Mobile Vision
+Applications"; MXNet symbols/mobilenet.py). `--multiplier` is the paper's alpha; the resolution is that of the
+image.
 """
 
 from __future__ import annotations

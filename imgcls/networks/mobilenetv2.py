@@ -33,7 +33,7 @@ def build(config: NetworkConfig) -> nn.Module:
 
 def _block(net: NetworkBuilder, data: Value, name: str, expansion: int, filters: int, *, stride: int,
            shortcut: bool) -> Value:
-    """Wider, then a depthwise 3x3, then narrower without an activation; (C, H, W) -> (filters, H, W) / stride."""
+    """Wider, a depthwise 3x3, narrower without an activation; (C, H, W) -> (filters, H / stride, W / stride)."""
     inside = data.shape[0] * expansion
     body = _unit(net, data, f"{name}-exp", inside, 1)
     body = _unit(net, body, f"{name}-depthwise", inside, 3, stride=stride, pad=1, groups=inside)

@@ -1,9 +1,9 @@
-"""OverFeat, the winner of ILSVRC 2013's localisation (Sermanet et al. 2013, "OverFeat: Integrated Recognition,
-Localization and Detection using Convolutional Networks"), the classifier part.
+"""OverFeat, the winner of ILSVRC 2013's localisation (Sermanet et al. 2013, "OverFeat: Integrated
+Recognition, Localization and Detection using Convolutional Networks"), the classifier part.
 
-`--variant fast` is the paper's table 1 and the network of soumith/imagenet-multiGPU.torch; `--variant accurate` its
-table 3. The paper gives them 231 and 221 pixels, the Torch code 224; dropout comes before the hidden layers, as there.
-MXNet has no such file: the names are ours.
+`--variant fast` is the paper's table 1 and the network of soumith/imagenet-multiGPU.torch; `--variant
+accurate` its table 3. The paper gives them 231 and 221 pixels, the Torch code 224; dropout comes before the
+hidden layers, as there. MXNet has no such file: the names are ours.
 """
 
 from __future__ import annotations

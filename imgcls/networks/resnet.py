@@ -1,5 +1,5 @@
-"""ResNet v2, with normalisation and relu before each convolution (He et al. 2016, "Identity Mappings in Deep Residual
-Networks"; MXNet symbols/resnet.py). `resnet-v1` is the one of 2015.
+"""ResNet v2, with normalisation and relu before each convolution (He et al. 2016, "Identity Mappings in Deep
+Residual Networks"; MXNet symbols/resnet.py). `resnet-v1` is the one of 2015.
 """
 
 from __future__ import annotations
@@ -29,13 +29,15 @@ def _unit(net: NetworkBuilder, data: Value, name: str, filters: int, stride: int
           bottleneck: bool) -> Value:
     """(C, H, W) -> (filters, H / stride, W / stride); a projection starts from the activated input."""
     quarter = int(filters * 0.25)
-    convolutions = [(quarter, 1, 1, 0), (quarter, 3, stride, 1), (filters, 1, 1, 0)] if bottleneck else [
-        (filters, 3, stride, 1), (filters, 3, 1, 1)]
+    convolutions = [(filters, 3, stride, 1), (filters, 3, 1, 1)]
+    if bottleneck:
+        convolutions = [(quarter, 1, 1, 0), (quarter, 3, stride, 1), (filters, 1, 1, 0)]
     body = activated = data
     for number, (width, kernel, step, pad) in enumerate(convolutions, start=1):
         body = net.relu(net.batch_norm(body, name=f"{name}_bn{number}", **NORM), name=f"{name}_relu{number}")
         activated = body if number == 1 else activated
-        body = net.convolution(body, width, kernel, stride=step, pad=pad, name=f"{name}_conv{number}", **PLAIN)
+        body = net.convolution(body, width, kernel, stride=step, pad=pad, name=f"{name}_conv{number}",
+                               **PLAIN)
     if not project:
         return net.plus(body, data)
     return net.plus(body, net.convolution(activated, filters, 1, stride=stride, name=f"{name}_sc", **PLAIN))

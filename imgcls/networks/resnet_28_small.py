@@ -1,8 +1,9 @@
-"""The first generation's ResNet for CIFAR, on 28 x 28 crops (He et al. 2015, "Deep Residual Learning for Image
-Recognition", section 4.2; MXNet 0.7's symbol_resnet-28-small.py). The depth, 6n + 2, was edited in the file; here it is
-`--num-layers` (20 if not given).
+"""The first generation's ResNet for CIFAR, on 28 x 28 crops (He et al. 2015, "Deep Residual Learning for
+Image Recognition", section 4.2; MXNet 0.7's symbol_resnet-28-small.py). The depth, 6n + 2, was edited in the
+file; here it is `--num-layers` (20 if not given).
 
-That file names no convolution, so they carry numbers in the order of the calls: a projection comes last in its unit.
+That file names no convolution, so they carry numbers in the order of the calls: a projection comes last in
+its unit.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ IMAGE_SHAPE = (3, 28, 28)
 def build(config: NetworkConfig) -> nn.Module:
     depth = 20 if config.num_layers is None else config.num_layers
     if depth < 8 or depth % 6 != 2:
-        raise UsageError(f"--num-layers {depth}: {config.network} comes with 6n + 2 layers: 20, 32, 44, 56, 110")
+        raise UsageError(f"--num-layers {depth}: {config.network} comes with 6n + 2 layers: 20, 32, 56, 110")
     net = NetworkBuilder(config, IMAGE_SHAPE)
     body = net.relu(_linear(net, net.data, 16, 3, pad=1))
     for filters in (16, 32, 64):
@@ -37,6 +38,7 @@ def _unit(net: NetworkBuilder, data: Value, filters: int, *, halve: bool) -> Val
     return net.relu(net.plus(shortcut, body))
 
 
-def _linear(net: NetworkBuilder, data: Value, filters: int, kernel: int, *, stride: int = 1, pad: int = 0) -> Value:
+def _linear(net: NetworkBuilder, data: Value, filters: int, kernel: int, *, stride: int = 1,
+            pad: int = 0) -> Value:
     """Convolution with bias and batch normalisation, no activation."""
     return net.batch_norm(net.convolution(data, filters, kernel, stride=stride, pad=pad))

@@ -1,10 +1,10 @@
-"""ResNet-50 and ResNet-32 as github.com/yihui-he/resnet-imagenet-caffe trained them (He et al. 2015, "Deep Residual
-Learning for Image Recognition"), with Caffe's layer names.
+"""ResNet-50 and ResNet-32 as github.com/yihui-he/resnet-imagenet-caffe trained them (He et al. 2015, "Deep
+Residual Learning for Image Recognition"), with Caffe's layer names.
 
-ResNet-50 is `resnet-v1` but for a bias in the first convolution and a pooling that rounds up and has no border.
-ResNet-32 is the same network cut off after its 32nd convolution: bottlenecks 2a-2c, 3a-3d, 4a, 4b, then only the first
-1x1 of 4c, an average over 7 x 7 windows of the 14 x 14 map (8 x 8 are left) and the classifier. Caffe's BatchNorm and
-Scale are one BatchNorm here, with Caffe's epsilon.
+ResNet-50 is `resnet-v1` but for a bias in the first convolution and a pooling that rounds up and has no
+border. ResNet-32 is the same network cut off after its 32nd convolution: bottlenecks 2a-2c, 3a-3d, 4a, 4b,
+then only the first 1x1 of 4c, an average over 7 x 7 windows of the 14 x 14 map (8 x 8 are left) and the
+classifier. Caffe's BatchNorm and Scale are one BatchNorm here, with Caffe's epsilon.
 """
 
 from __future__ import annotations
@@ -39,8 +39,10 @@ def build(config: NetworkConfig) -> nn.Module:
 def _unit(net: NetworkBuilder, data: Value, name: str, width: int, stride: int, *, project: bool) -> Value:
     """(C, H, W) -> (4 * width, H / stride, W / stride), the sides rounded up."""
     shortcut = _linear(net, data, f"{name}_branch1", 4 * width, 1, stride=stride) if project else data
-    body = net.relu(_linear(net, data, f"{name}_branch2a", width, 1, stride=stride), name=f"res{name}_branch2a_relu")
-    body = net.relu(_linear(net, body, f"{name}_branch2b", width, 3, pad=1), name=f"res{name}_branch2b_relu")
+    body = _linear(net, data, f"{name}_branch2a", width, 1, stride=stride)
+    body = net.relu(body, name=f"res{name}_branch2a_relu")
+    body = _linear(net, body, f"{name}_branch2b", width, 3, pad=1)
+    body = net.relu(body, name=f"res{name}_branch2b_relu")
     body = _linear(net, body, f"{name}_branch2c", 4 * width, 1)
     return net.relu(net.plus(shortcut, body, name=f"res{name}"), name=f"res{name}_relu")
 

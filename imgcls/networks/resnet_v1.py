@@ -1,5 +1,5 @@
-"""ResNet v1 (He et al. 2015, "Deep Residual Learning for Image Recognition"; MXNet symbols/resnet-v1.py, and the same as
-symbols/resnetv1.py). A bottleneck halves the map in its first 1x1 convolution, as in the paper.
+"""ResNet v1 (He et al. 2015, "Deep Residual Learning for Image Recognition"; MXNet symbols/resnet-v1.py, and
+the same as symbols/resnetv1.py). A bottleneck halves the map in its first 1x1 convolution, as in the paper.
 """
 
 from __future__ import annotations
@@ -27,11 +27,13 @@ def _unit(net: NetworkBuilder, data: Value, name: str, filters: int, stride: int
           bottleneck: bool) -> Value:
     """(C, H, W) -> (filters, H / stride, W / stride)."""
     quarter = int(filters * 0.25)
-    convolutions = [(quarter, 1, stride, 0), (quarter, 3, 1, 1), (filters, 1, 1, 0)] if bottleneck else [
-        (filters, 3, stride, 1), (filters, 3, 1, 1)]
+    convolutions = [(filters, 3, stride, 1), (filters, 3, 1, 1)]
+    if bottleneck:
+        convolutions = [(quarter, 1, stride, 0), (quarter, 3, 1, 1), (filters, 1, 1, 0)]
     body = data
     for number, (width, kernel, step, pad) in enumerate(convolutions, start=1):
-        body = net.convolution(body, width, kernel, stride=step, pad=pad, name=f"{name}_conv{number}", **PLAIN)
+        body = net.convolution(body, width, kernel, stride=step, pad=pad, name=f"{name}_conv{number}",
+                               **PLAIN)
         body = net.batch_norm(body, name=f"{name}_bn{number}", **NORM)
         if number < len(convolutions):
             body = net.relu(body, name=f"{name}_relu{number}")

@@ -1,6 +1,8 @@
-"""ResNeXt (Xie et al. 2016, "Aggregated Residual Transformations for Deep Neural Networks"; MXNet symbols/resnext.py).
+"""ResNeXt (Xie et al. 2016, "Aggregated Residual Transformations for Deep Neural Networks"; MXNet
+symbols/resnext.py).
 
-`--num-group` is the paper's cardinality. As in MXNet's file, units without a bottleneck have no groups at all.
+`--num-group` is the paper's cardinality. As in MXNet's file, units without a bottleneck have no groups at
+all.
 """
 
 from __future__ import annotations
@@ -18,7 +20,11 @@ SMALL_HEIGHT = 32
 
 
 def build(config: NetworkConfig) -> nn.Module:
-    built = plan(config, image_shape(config, IMAGE_SHAPE)[1], SMALL_HEIGHT)
+    return resnext(config, plan(config, image_shape(config, IMAGE_SHAPE)[1], SMALL_HEIGHT))
+
+
+def resnext(config: NetworkConfig, built: Plan) -> nn.Module:
+    """The network with other stages than those of `--num-layers`, for use from Python."""
     _check_groups(config, built)
     net = NetworkBuilder(config, IMAGE_SHAPE, OPTIONS)
     body = net.batch_norm(net.identity(net.data, name="id"), name="bn_data", **(NORM | {"fix_gamma": True}))
@@ -33,8 +39,9 @@ def _unit(net: NetworkBuilder, data: Value, name: str, filters: int, stride: int
           groups: int | None) -> Value:
     """(C, H, W) -> (filters, H / stride, W / stride); without `groups`, two plain 3x3 convolutions."""
     half = int(filters * 0.5)
-    convolutions = [(half, 1, 1, 0, None), (half, 3, stride, 1, groups), (filters, 1, 1, 0, None)] if groups else [
-        (filters, 3, stride, 1, None), (filters, 3, 1, 1, None)]
+    convolutions = [(filters, 3, stride, 1, None), (filters, 3, 1, 1, None)]
+    if groups:
+        convolutions = [(half, 1, 1, 0, None), (half, 3, stride, 1, groups), (filters, 1, 1, 0, None)]
     body = data
     for number, (width, kernel, step, pad, group) in enumerate(convolutions, start=1):
         body = net.convolution(body, width, kernel, stride=step, pad=pad, num_group=group,
@@ -51,8 +58,8 @@ def _unit(net: NetworkBuilder, data: Value, name: str, filters: int, stride: int
 def _check_groups(config: NetworkConfig, built: Plan) -> None:
     narrowest = built.filters[1] // 2
     if built.bottleneck and narrowest % config.num_group:
-        raise UsageError(f"--num-group {config.num_group}: must divide {narrowest}, the narrowest grouped convolution "
-                         f"of {config.network} at this depth")
+        raise UsageError(f"--num-group {config.num_group}: must divide {narrowest}, the width of the narrowest "
+                         f"grouped convolution of {config.network} at this depth")
     if not built.bottleneck and config.num_group != NetworkConfig.num_group:
-        raise UsageError(f"--num-group {config.num_group}: {config.network} has groups from 50 layers on (164 at a "
-                         f"height of {SMALL_HEIGHT} or less)")
+        raise UsageError(f"--num-group {config.num_group}: {config.network} has groups from 50 layers on (164 "
+                         f"at a height of {SMALL_HEIGHT} or less)")

@@ -1,5 +1,5 @@
-"""VGG with 11, 13, 16 or 19 layers (Simonyan, Zisserman 2014, "Very Deep Convolutional Networks for Large-Scale Image
-Recognition"; MXNet symbols/vgg.py), with batch normalisation on request (`--batch-norm`).
+"""VGG with 11, 13, 16 or 19 layers (Simonyan, Zisserman 2014, "Very Deep Convolutional Networks for
+Large-Scale Image Recognition"; MXNet symbols/vgg.py), with batch normalisation on request (`--batch-norm`).
 """
 
 from __future__ import annotations

@@ -1,0 +1,337 @@
+"""Packing: the images of a list, read, shrunk and encoded by threads, written to a `.rec` in the list's
+order.
+
+`pack_list` is what `im2rec` does for each list; `check_image` is how it, and `verify`, tell a damaged image.
+The bytes are those that MXNet's im2rec.py writes, with the same OpenCV. No command line and no printing here.
+
+Files are read first and decoded from memory, so any file name works. As OpenCV does it: EXIF orientation is
+applied (not with color -1), 16-bit becomes 8-bit, CMYK becomes BGR, alpha is dropped, of an animation the
+first picture is taken. Whatever cannot be packed is left out and told; it never ends the run. """
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+
+from imgcls.formats.lists import Entry
+from imgcls.formats.recordio import MAX_PAYLOAD_BYTES, ImageHeader, RecordWriter, pack
+
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+#: finished work that waits for the writer; beyond it the threads wait too
+_HOLD_BYTES = 256 << 20
+#: the same, counted: one slow image in front must not let the others run ahead without end
+_HOLD_ITEMS_PER_THREAD = 64
+
+_JPEG = b"\xff\xd8\xff"
+_PNG = b"\x89PNG\r\n\x1a\n"
+_KINDS = ((_JPEG, "JPEG"), (_PNG, "PNG"), (b"GIF8", "GIF"), (b"BM", "BMP"), (b"RIFF", "WebP"), (b"II*\0", "TIFF"),
+          (b"MM\0*", "TIFF"))
+
+
+@dataclass(frozen=True)
+class PackConfig:
+    """What is done to an image before it is stored. The defaults are im2rec.py's."""
+
+    pass_through: bool = False          # store the file's bytes, whatever they are
+    resize: int = 0                     # pixels of the short edge; 0: as it is
+    center_crop: bool = False           # to a square, before the resize
+    color: int = 1                      # 1: BGR, 0: grey, -1: as stored (alpha, 16 bits)
+    quality: int = 95                   # JPEG 1-100; PNG: compression 0-9
+    encoding: str = ".jpg"              # or .png
+    inter_method: int = 1               # 0-4 as in OpenCV, 9: by direction, 10: one of 0-4 by chance
+    pack_label: bool = False            # several labels of a line: all of them
+    repeat_first_label: bool = False    # with all of them, the first in the header too (as the C++ tool)
+    num_threads: int = 1
+
+
+class Skipped(NamedTuple):
+    """An entry that was not packed, and why."""
+
+    entry: Entry
+    reason: str
+
+
+@dataclass
+class Packed:
+    """What became of a list."""
+
+    records: int = 0
+    size_bytes: int = 0
+    skipped: list[Skipped] = field(default_factory=list)
+
+
+def pack_list(entries: Sequence[Entry], root: str, path: str | os.PathLike[str], config: PackConfig, *,
+              watch: Callable[[int], object] = lambda count: None, join: bool = True) -> Packed:
+    """Write `path` (a `.rec`) and its `.idx` from the images under `root`, in the order of `entries`.
+
+    Both appear when all is done, or not at all. `watch` is told after each entry how many there were. Without
+    `join`, root and path are put together as they are, with no separator.
+    """
+    packed = Packed()
+    base = os.path.join(root, "") if join else root
+
+    def encode(entry: Entry) -> bytes | str:
+        return _encode(entry, os.path.join(base, entry.path) if join else base + entry.path, config)
+
+    with quiet_opencv(), RecordWriter(path) as writer:
+        results = in_order(encode, entries, config.num_threads, len)
+        for count, (entry, result) in enumerate(zip(entries, results, strict=True), 1):
+            if isinstance(result, str):
+                packed.skipped.append(Skipped(entry, result))
+            else:
+                writer.write(result, entry.id)
+            watch(count)
+        packed.records, packed.size_bytes = writer.count, writer.size_bytes
+    return packed
+
+
+def check_image(data: bytes | memoryview) -> str:
+    """What is wrong with an encoded image as far as its framing tells: empty or cut; an empty string if
+    nothing.
+
+    OpenCV's versions differ in what they make of a JPEG that ends too early: a half grey picture, or none. So
+    it is looked for here: the end marker must stand behind the beginning of the picture. Costs microseconds.
+    """
+    data = bytes(data)
+    if not data:
+        return "it is empty"
+    if data.startswith(_JPEG):
+        begin = _jpeg_scan(data)
+        if begin < 0:
+            return "a JPEG that ends or breaks off in its header"
+        # Inside the picture's data an 0xFF is always followed by something else.
+        return "" if data.rfind(b"\xff\xd9") >= begin else "a JPEG that is cut: its end marker is missing"
+    if data.startswith(_PNG) and b"IEND" not in data[-4096:] and b"IEND" not in data:
+        return "a PNG that is cut: its end chunk is missing"
+    return ""
+
+
+def decode(data: bytes | memoryview, color: int) -> np.ndarray | str:
+    """The pixels of an encoded image, (H, W) or (H, W, C) in OpenCV's order, or why there are none."""
+    import cv2
+
+    reason = check_image(data)
+    if reason:
+        return reason
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), color)
+    except cv2.error as error:
+        return f"{kind_of(data)}: {_first_line(error)}"
+    if image is None:
+        kind = kind_of(data)
+        return f"{kind} that is damaged, or that OpenCV {cv2.__version__} cannot read" if kind else "it is no image"
+    return image
+
+
+def kind_of(data: bytes | memoryview) -> str:
+    """The name of an encoded image's format with its article; empty where it is none of the usual."""
+    head = bytes(data[:8])
+    return next((f"a {name}" for signature, name in _KINDS if head.startswith(signature)), "")
+
+
+def in_order(work: Callable[[Item], Result], items: Sequence[Item], num_threads: int,
+             size_of: Callable[[Result], int] = lambda result: 0) -> Iterator[Result]:
+    """`work(item)` of each item, in the items' order, done by threads that run ahead.
+
+    They wait when the results that nobody took yet weigh more than a bound (`size_of`, bytes). With one
+    thread the work is done here. An error in `work` is raised here, in its turn. """
+    if num_threads <= 1:
+        yield from map(work, items)
+        return
+    pool = _Pool(work, items, num_threads, size_of)
+    try:
+        for _ in items:
+            yield pool.take()
+    finally:
+        pool.stop()
+
+
+@contextmanager
+def quiet_opencv() -> Iterator[None]:
+    """One OpenCV thread per call, since we have our own, and none of its log: what it says names no file."""
+    import cv2
+
+    threads = cv2.getNumThreads()
+    logging = getattr(getattr(cv2, "utils", None), "logging", None)
+    level = logging.getLogLevel() if logging else 0
+    cv2.setNumThreads(1)
+    if logging:
+        logging.setLogLevel(logging.LOG_LEVEL_SILENT)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(threads)
+        if logging:
+            logging.setLogLevel(level)
+
+
+class _Pool:
+    """Threads that each take the next item; the results wait by number until they are asked for in order."""
+
+    def __init__(self, work: Callable, items: Sequence, num_threads: int, size_of: Callable) -> None:
+        self.work, self.items, self.size_of = work, items, size_of
+        self.lock = threading.Lock()
+        self.ready = threading.Condition(self.lock)     # for the taker: the next result is there
+        self.room = threading.Condition(self.lock)      # for the threads: results were taken
+        self.results: dict[int, object] = {}
+        self.started = self.taken = self.held_bytes = 0
+        self.stopped = False
+        self.max_ahead = num_threads * _HOLD_ITEMS_PER_THREAD
+        self.threads = [threading.Thread(target=self._run, daemon=True) for _ in range(num_threads)]
+        for thread in self.threads:
+            thread.start()
+
+    def take(self) -> object:
+        with self.lock:
+            while self.taken not in self.results:
+                self.ready.wait()
+            result = self.results.pop(self.taken)
+            self.taken += 1
+            if isinstance(result, BaseException):
+                raise result
+            self.held_bytes -= self.size_of(result)
+            self.room.notify()
+            return result
+
+    def stop(self) -> None:
+        with self.lock:
+            self.stopped = True
+            self.room.notify_all()
+        for thread in self.threads:
+            thread.join()
+
+    def _run(self) -> None:
+        while True:
+            with self.lock:
+                # The item that the taker waits for was always started before, so waiting here never blocks
+                # it.
+                while not self.stopped and (self.held_bytes > _HOLD_BYTES
+                                            or self.started - self.taken >= self.max_ahead):
+                    self.room.wait()
+                number = self.started
+                if self.stopped or number >= len(self.items):
+                    return
+                self.started += 1
+            try:
+                result = self.work(self.items[number])
+            except BaseException as error:
+                result = error
+            with self.lock:
+                self.results[number] = result
+                if not isinstance(result, BaseException):
+                    self.held_bytes += self.size_of(result)
+                if number == self.taken:
+                    self.ready.notify()
+
+
+def _encode(entry: Entry, file: str, config: PackConfig) -> bytes | str:
+    """The payload of one record, or why there is none."""
+    try:
+        with open(file, "rb", buffering=0) as stream:
+            data = stream.readall()
+    except (OSError, ValueError) as error:
+        return (getattr(error, "strerror", None) or str(error)).lower()
+    if config.pass_through:
+        reason = check_image(data)
+        image = data
+    else:
+        image = _reencoded(data, entry, config)
+        reason = image if isinstance(image, str) else ""
+    if reason or isinstance(image, str):
+        return reason
+    if len(image) > MAX_PAYLOAD_BYTES - 4 * len(entry.labels) - 64:
+        return f"{len(image)} bytes are more than a record holds"
+    several = config.pack_label and len(entry.labels) > 1
+    payload = pack(ImageHeader(0, entry.labels if several else entry.labels[0], entry.id), image)
+    if several and config.repeat_first_label:
+        payload = payload[:4] + np.float32(entry.labels[0]).tobytes() + payload[8:]
+    return payload
+
+
+def _reencoded(data: bytes, entry: Entry, config: PackConfig) -> bytes | str:
+    """The image decoded, cropped, resized and encoded as the configuration says, or why it could not be."""
+    import cv2
+
+    image = decode(data, config.color)
+    if isinstance(image, str):
+        return image
+    if image.dtype == np.uint16 and config.encoding == ".jpg":
+        # OpenCV would cut everything above 255 off; this is what it does itself when it reads to 8 bits.
+        image = (image >> 8).astype(np.uint8)
+    elif image.dtype not in (np.uint8, np.uint16):
+        return f"pixels of type {image.dtype}, which {config.encoding} does not hold"
+    if config.center_crop:
+        image = _center_square(image)
+    try:
+        if config.resize:
+            size = short_edge_size(image.shape[1], image.shape[0], config.resize)
+            image = cv2.resize(image, size, interpolation=_interpolation(image, size, entry, config.inter_method))
+        if config.encoding == ".jpg":
+            options = [cv2.IMWRITE_JPEG_QUALITY, config.quality]
+        else:
+            options = [cv2.IMWRITE_PNG_COMPRESSION, min(9, config.quality)]
+        done, encoded = cv2.imencode(config.encoding, image, options)
+    except (cv2.error, MemoryError) as error:
+        return f"{image.shape[1]}x{image.shape[0]} pixels: {_first_line(error)}"
+    return encoded.tobytes() if done else "OpenCV could not encode it"
+
+
+def short_edge_size(width: int, height: int, short_edge: int) -> tuple[int, int]:
+    """(width, height) with the short edge made `short_edge`, the long one in proportion, rounded down."""
+    if height > width:
+        return short_edge, height * short_edge // width
+    return width * short_edge // height, short_edge
+
+
+def _center_square(image: np.ndarray) -> np.ndarray:
+    height, width = image.shape[:2]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return image[top:top + side, left:left + side]
+
+
+def _interpolation(image: np.ndarray, size: tuple[int, int], entry: Entry, method: int) -> int:
+    """OpenCV's number for MXNet's method; 10, a random one, depends on the id alone and so comes out
+    again."""
+    import cv2
+
+    if method == 9:
+        height, width = image.shape[:2]
+        if size[0] > width and size[1] > height:
+            return cv2.INTER_CUBIC
+        return cv2.INTER_AREA if size[0] < width and size[1] < height else cv2.INTER_LINEAR
+    return random.Random(entry.id).randrange(5) if method == 10 else method
+
+
+def _jpeg_scan(data: bytes) -> int:
+    """Where the first scan of a JPEG begins; -1 if the segments before it do not lead there."""
+    at = 2
+    while at + 4 <= len(data) and data[at] == 0xFF:
+        marker = data[at + 1]
+        if marker == 0xFF:      # a fill byte
+            at += 1
+            continue
+        if marker == 0xDA:
+            return at + 2
+        # Markers without a length do not stand here but in damaged files.
+        length = int.from_bytes(data[at + 2:at + 4], "big")
+        if length < 2 or marker == 0xD9:
+            return -1
+        at += 2 + length
+    return -1
+
+
+def _first_line(error: Exception) -> str:
+    """An OpenCV error without its paths and lines of source."""
+    text = getattr(error, "err", None) or str(error) or type(error).__name__
+    return text.strip().splitlines()[0][:200]

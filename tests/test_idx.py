@@ -1,0 +1,133 @@
+"""formats/idx: reading what others wrote, and refusing everything else with the byte where it went wrong."""
+
+from __future__ import annotations
+
+import gzip
+import struct
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import shared
+
+from imgcls.errors import DataError
+from imgcls.formats import idx
+
+IMAGES = np.arange(2 * 3 * 4, dtype=np.uint8).reshape(2, 3, 4)
+LABELS = np.array([7, 255], np.uint8)
+IMAGE_BYTES = bytes([0, 0, 8, 3, 0, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0, 4, *range(24)])
+LABEL_BYTES = bytes([0, 0, 8, 1, 0, 0, 0, 2, 7, 255])
+
+
+@pytest.fixture
+def file(tmp_path: Path):
+    """Write bytes to a file and return its path."""
+
+    def write(content: bytes, name: str = "file") -> Path:
+        (tmp_path / name).write_bytes(content)
+        return tmp_path / name
+
+    return write
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress], ids=["plain", "gzip"])
+def test_reads_images_and_labels_whatever_the_name(file, pack) -> None:
+    images = idx.read_images(file(pack(IMAGE_BYTES), "images.gz"))
+    labels = idx.read_labels(file(pack(LABEL_BYTES), "labels"))
+    np.testing.assert_array_equal(images, IMAGES)
+    np.testing.assert_array_equal(labels, LABELS)
+    assert images.dtype == labels.dtype == np.uint8
+    assert images.flags.writeable
+    assert images.flags.c_contiguous
+
+
+@pytest.mark.parametrize("name", ["a", "a.gz"])
+def test_writes_what_it_reads(tmp_path: Path, name: str) -> None:
+    idx.write_images(tmp_path / name, IMAGES)
+    content = (tmp_path / name).read_bytes()
+    assert (gzip.decompress(content) if name.endswith(".gz") else content) == IMAGE_BYTES
+    idx.write_labels(tmp_path / name, LABELS)
+    np.testing.assert_array_equal(idx.read_labels(tmp_path / name), LABELS)
+
+
+@pytest.mark.parametrize(("content", "words", "offset"), [
+    (b"", "truncated: the header has 0 of 16", 0),
+    (IMAGE_BYTES[:11], "truncated: the header has 11 of 16", 11),
+    (IMAGE_BYTES[:-5], "truncated", 16),
+    (IMAGE_BYTES + b"x", "unknown bytes follow the 2 images", 40),
+    (LABEL_BYTES, "holds labels, not images", 0),
+    (b"<html><body>Not found</body></html>", "not an idx file", 0),
+])
+def test_refuses_damage_and_says_where(file, content: bytes, words: str, offset: int) -> None:
+    path = file(content)
+    with pytest.raises(DataError) as caught:
+        idx.read_images(path)
+    assert words in str(caught.value)
+    assert str(path) in str(caught.value)
+    assert caught.value.offset == offset
+
+
+@pytest.mark.parametrize(("content", "words", "offset"), [
+    (gzip.compress(IMAGE_BYTES[:-5]), "truncated: 19 of 24", 35),
+    (gzip.compress(IMAGE_BYTES + b"x"), "unknown bytes follow", 40),
+    (gzip.compress(IMAGE_BYTES)[:-12], "damaged or cut short", None),
+    (gzip.compress(IMAGE_BYTES)[:-8] + bytes(8), "damaged or cut short", None),
+    (gzip.compress(IMAGE_BYTES)[:14] + b"\xff\xff\xff\xff" + gzip.compress(IMAGE_BYTES)[18:],
+     "damaged or cut short", None),
+])
+def test_refuses_damaged_gzip(file, content: bytes, words: str, offset: int | None) -> None:
+    with pytest.raises(DataError) as caught:
+        idx.read_images(file(content))
+    assert words in str(caught.value)
+    assert caught.value.offset == offset
+    assert "\n" not in str(caught.value)
+
+
+def test_images_where_labels_should_be(file) -> None:
+    with pytest.raises(DataError, match="holds images, not labels"):
+        idx.read_labels(file(IMAGE_BYTES))
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress], ids=["plain", "gzip"])
+@pytest.mark.parametrize("shape", [(60000, 28, 28), (2**32 - 1, 2**32 - 1, 2**32 - 1)])
+def test_a_header_that_promises_too_much_takes_no_memory(file, pack, shape: tuple[int, ...]) -> None:
+    path = file(pack(struct.pack(">4I", 2051, *shape) + bytes(100)))
+    tracemalloc.start()
+    with pytest.raises(DataError, match="truncated"):
+        idx.read_images(path)
+    assert tracemalloc.get_traced_memory()[1] < 4 << 20
+    tracemalloc.stop()
+
+
+def test_a_gzip_bomb_is_not_inflated(file) -> None:
+    path = file(gzip.compress(IMAGE_BYTES + bytes(64 << 20)))
+    tracemalloc.start()
+    with pytest.raises(DataError, match="unknown bytes follow"):
+        idx.read_images(path)
+    assert tracemalloc.get_traced_memory()[1] < 4 << 20
+    tracemalloc.stop()
+
+
+def test_a_missing_file_and_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such file"):
+        idx.read_labels(tmp_path / "nothing")
+    with pytest.raises(DataError, match="is a directory"):
+        idx.read_labels(tmp_path)
+
+
+def test_reads_what_mxnet_reads() -> None:
+    folder = shared("fixtures", "raw")
+    expected = np.load(folder / "mnist-iter.npz")
+    first = sorted(name for name in expected if "data" in name)[0]
+    images = idx.read_images(folder / "images-idx3-ubyte.gz")
+    np.testing.assert_array_equal(images, idx.read_images(folder / "images-idx3-ubyte"))
+    batch = expected[first].reshape(-1, 28, 28)
+    np.testing.assert_array_equal(images[:len(batch)], np.round(batch * 256).astype(np.uint8))
+    assert idx.read_labels(folder / "labels-idx1-ubyte.gz").tolist() == [i % 10 for i in range(24)]
+
+
+def test_reads_the_whole_of_mnist() -> None:
+    images = idx.read_images(shared("data", "mnist") / "train-images-idx3-ubyte.gz")
+    assert images.shape == (60000, 28, 28)
+    assert round(float(images.mean()), 3) == 33.318  # x / 255: the well-known 0.1307
