@@ -216,7 +216,7 @@ def _transfer(url: str, part: IO[bytes], start: int, wanted: _Wanted) -> None:
         error.close()
         if error.code == 416 and start:
             return  # there is nothing beyond what we have: the hash decides whether that is all
-        raise _MirrorError(f"the server answers {error.code} {error.reason}".rstrip()) from error
+        raise _MirrorError(f"the server answers {error.code} {_one_line(str(error.reason))}") from error
     except (OSError, HTTPException, ValueError) as error:
         raise _MirrorError(_reason(error)) from error
 
@@ -283,4 +283,8 @@ def _reason(error: Exception) -> str:
     if isinstance(error, TimeoutError) or isinstance(inner, TimeoutError):
         return f"no answer for {TIMEOUT_SECONDS:g} seconds"
     text = str(inner if isinstance(inner, Exception) else error) or type(error).__name__
+    return _one_line(text)
+
+
+def _one_line(text: str) -> str:
     return " ".join(text.split())

@@ -44,8 +44,9 @@ MANY = 30
 
 
 def nearest(name: str, known: Iterable[str]) -> list[str]:
-    """The known names that are most like `name`, at most three, the likest first."""
-    return difflib.get_close_matches(name.lower(), list(known), n=3, cutoff=0.5)
+    """The known names that are most like `name` whatever the case, at most three, the likest first."""
+    spelled = {k.lower(): k for k in known}
+    return [spelled[k] for k in difflib.get_close_matches(name.lower(), spelled, n=3, cutoff=0.5)]
 
 
 def unknown(what: str, name: str, known: Iterable[str], meant: str | None = None) -> UsageError:

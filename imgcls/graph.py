@@ -1,15 +1,17 @@
 """Networks and MXNet's files: a module becomes a symbol and named arrays, a foreign symbol becomes a module.
 
-Used by `checkpoint`, fine-tuning and scoring. Names follow one rule: a layer's path with dots as underscores is the
-node's name, and MXNet's suffix names a parameter (`stage1.conv` -> `stage1_conv_weight`). Modules that MXNet cannot
-express keep torch's own names, and have arrays but no symbol.
+Used by `checkpoint`, fine-tuning and scoring. Names follow one rule: a layer's path with dots as underscores
+is the node's name, and MXNet's suffix names a parameter (`stage1.conv` -> `stage1_conv_weight`). Modules that
+MXNet cannot express keep torch's own names, and have arrays but no symbol.
 """
 
 from __future__ import annotations
 
+import keyword
 import math
 import operator
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -25,18 +27,20 @@ from imgcls.formats.symbol import STATISTICS_INIT, Entry, Node, Symbol
 from imgcls.layers import OPERATORS, Layer, Shape, Spec, Variable
 
 #: heads that are a loss or a link function: the network proper is what goes in
-SOFTMAX_HEADS = ("SoftmaxOutput", "Softmax", "SoftmaxActivation", "softmax", "log_softmax")
+SOFTMAX_HEADS = ("SoftmaxOutput", "SoftmaxActivation", "softmax", "log_softmax")
 OTHER_HEADS = ("LinearRegressionOutput", "LogisticRegressionOutput", "MAERegressionOutput", "SVMOutput")
 #: heads that hand on what goes in
-TRANSPARENT = ("BlockGrad", "MakeLoss", "make_loss", "_copy", "identity")
+TRANSPARENT = ("BlockGrad", "MakeLoss", "make_loss", "_copy")
+#: how many values the parameters of a symbol may have that come from no file (8 GiB)
+MAX_NEW_VALUES = 1 << 31
 
 
 @dataclass(frozen=True)
 class LoadReport:
     """What `load_arrays` did, by MXNet's names without prefix.
 
-    `missing` are parameters that the file does not have, `mismatched` those that have another shape there (name, shape
-    in the file, shape in the network), `unexpected` arrays that belong to no parameter.
+    `missing` are parameters that the file does not have, `mismatched` those that have another shape there
+    (name, shape in the file, shape in the network), `unexpected` arrays that belong to no parameter.
     """
 
     loaded: list[str] = field(default_factory=list)
@@ -57,14 +61,16 @@ class Ending:
     head: Entry
 
 
-# ---------------------------------------------------------------------------------------------- module -> symbol
+# ---------------------------------------------------------------------------------------------- module ->
+# symbol
 
 
 def to_symbol(model: nn.Module, *, output: str = "softmax") -> Symbol:
     """The symbol of a module made of `Layer`s: its layers in the order of calls, behind them a SoftmaxOutput.
 
-    `output` names that last node ("": none, the logits are the head). A module that `from_symbol` made ends as the
-    symbol it came from did. A module with anything that is not a Layer, or with a layer called twice, is a UsageError.
+    `output` names that last node ("": none, the logits are the head). A module that `from_symbol` made ends
+    as the symbol it came from did. A module with anything that is not a Layer, or with a layer called twice,
+    is a UsageError.
     """
     graph = _trace(model)
     ending = getattr(model, "meta", {}).get("ending") if isinstance(model, fx.GraphModule) else None
@@ -107,7 +113,8 @@ def _trace(model: nn.Module) -> fx.Graph:
     try:
         return _Tracer().trace(model)
     except Exception as error:
-        raise UsageError(f"{type(model).__name__} cannot be written as a symbol: {_first_line(error)}") from error
+        what = type(model).__name__
+        raise UsageError(f"{what} cannot be written as a symbol: {_first_line(error)}") from error
 
 
 class _Writer:
@@ -180,8 +187,8 @@ class _Writer:
 
 
 def _described(node: fx.Node) -> str:
-    target = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
-    return f"{target} ({node.op.replace('_', ' ')} {node.name})"
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
+    return f"{name} ({node.op.replace('_', ' ')} {node.name})"
 
 
 def node_name(path: str, layer: Layer) -> str:
@@ -190,7 +197,8 @@ def node_name(path: str, layer: Layer) -> str:
 
 
 def variable_of(name: str, layer: Layer, slot: str) -> Node:
-    """The variable of one parameter: MXNet copies an operator's attributes onto those that it makes itself."""
+    """The variable of one parameter: MXNet copies an operator's attributes onto those that it makes
+    itself."""
     if slot in layer.variables:
         given = layer.variables[slot]
         return Node("null", given.name, dict(given.attrs))
@@ -199,7 +207,8 @@ def variable_of(name: str, layer: Layer, slot: str) -> Node:
     return Node("null", f"{name}_{suffix}" if suffix else name, layer.attrs | initial)
 
 
-# ---------------------------------------------------------------------------------------------- symbol -> module
+# ---------------------------------------------------------------------------------------------- symbol ->
+# module
 
 
 def load(symbol_path: str | os.PathLike[str], params_path: str | os.PathLike[str] | None = None,
@@ -214,12 +223,14 @@ def load(symbol_path: str | os.PathLike[str], params_path: str | os.PathLike[str
 
 def from_symbol(symbol: Symbol, arrays: Mapping[str, np.ndarray] | None = None, *,
                 input_shape: tuple[int, ...] | None = None, path: object = "symbol") -> fx.GraphModule:
-    """A module that computes the symbol's logits: float (N, *input_shape) -> what goes into the final softmax.
+    """A module that computes the symbol's logits: float (N, *input_shape) -> what goes into the final
+    softmax.
 
-    Its submodules are `Layer`s under the nodes' names, so it can be trained, copied, compiled and written back.
-    Shapes of parameters come from `input_shape` (one sample, without the batch) or, without it, from `arrays`, which
-    are loaded if given; without them the weights are as the layers make them, not initialised. `path` is what errors
-    call the file: a DataError for an operator that is not known, a shape that does not fit, a missing array.
+    Its submodules are `Layer`s under the nodes' names, so it can be trained, copied, compiled and written
+    back. Shapes of parameters come from `input_shape` (one sample, without the batch) or, without it, from
+    `arrays`, which are loaded if given; without them the weights are as the layers make them, not
+    initialised. `path` is what errors call the file: a DataError for an operator that is not known, a shape
+    that does not fit, a missing array.
     """
     model = _Reader(symbol, arrays, input_shape, path).module()
     if arrays is not None:
@@ -230,7 +241,8 @@ def from_symbol(symbol: Symbol, arrays: Mapping[str, np.ndarray] | None = None, 
 def find_logits(symbol: Symbol, path: object = "symbol") -> tuple[Entry, Entry]:
     """The head that classifies and the logits behind it (the same where the head is no softmax)."""
     found = []
-    for head in symbol.heads:
+    heads = {head.node: head for head in reversed(symbol.heads)}  # of one node's outputs the first counts
+    for head in reversed(heads.values()):
         entry = head
         while symbol.nodes[entry.node].op in TRANSPARENT and symbol.nodes[entry.node].inputs:
             entry = symbol.nodes[entry.node].inputs[0]
@@ -238,21 +250,21 @@ def find_logits(symbol: Symbol, path: object = "symbol") -> tuple[Entry, Entry]:
         if node.op in SOFTMAX_HEADS + OTHER_HEADS and node.inputs:
             found.append((head, node.inputs[0], node.op in SOFTMAX_HEADS))
         else:
-            found.append((head, head if entry == head else entry, False))
+            found.append((head, entry, False))
     softmaxes = [(head, logits) for head, logits, is_softmax in found if is_softmax]
     if len(softmaxes) == 1:
         return softmaxes[0]
     if len(found) == 1:
         return found[0][:2]
     names = ", ".join(symbol.nodes[head.node].name for head in symbol.heads)
-    raise DataError(path, f"the symbol has several outputs ({names}) and it is not clear which one classifies")
+    raise DataError(path, f"the symbol has several outputs ({names}): it is not clear which one classifies")
 
 
 class _Reader:
     """Builds the module of one symbol, node by node, with shapes worked out on the meta device as it goes."""
 
-    def __init__(self, symbol: Symbol, arrays: Mapping[str, np.ndarray] | None, input_shape: tuple[int, ...] | None,
-                 path: object) -> None:
+    def __init__(self, symbol: Symbol, arrays: Mapping[str, np.ndarray] | None,
+                 input_shape: tuple[int, ...] | None, path: object) -> None:
         self.symbol, self.path = symbol, path
         self.head, self.logits = find_logits(symbol, path)
         self.stored = {name: array.shape for name, array in _bare(arrays or {}).items()}
@@ -264,7 +276,7 @@ class _Reader:
         self.results: dict[int, fx.Node] = {}
         self.shapes: dict[Entry, Tensor] = {}
         self.owners: dict[int, tuple[Layer, str]] = {}
-        self.input_shape = input_shape
+        self.input_shape, self.new_values = input_shape, 0
 
     def module(self) -> fx.GraphModule:
         data = self.find_input()
@@ -293,8 +305,9 @@ class _Reader:
 
     def data_entries(self, node: Node) -> list[Entry]:
         """The inputs of an operator that are not its parameters."""
-        layer_class = self.layer_class(node) if not node.is_variable else Layer
-        return node.inputs[:1] if layer_class.PARAMETER_NAMES else node.inputs
+        if node.is_variable:
+            return []
+        return node.inputs[:self.layer_class(node).num_data(Spec(node, None, {}))]
 
     def layer_class(self, node: Node) -> type[Layer]:
         if node.op not in OPERATORS:
@@ -314,12 +327,15 @@ class _Reader:
         first = known[0] if known else None
         spec = Spec(node, None if first is None else tuple(first.shape), stored)
         try:
+            with torch.device("meta"), torch.no_grad():
+                outline = layer_class.read(spec).eval()  # has shapes and no values, so it takes no memory
+                if unknown := spec.unknown():
+                    raise ValueError(f"parameter {unknown[0]!r} is not known")
+                self.check_inputs(outline, len(entries), len(node.inputs))
+                self.check_shapes(outline, slots, stored)
+                if all(shape is not None for shape in known):
+                    self.infer(index, outline, known)
             layer = layer_class.read(spec)
-            if unknown := spec.unknown():
-                raise ValueError(f"parameter {unknown[0]!r} is not known")
-            self.check_inputs(layer, len(entries), len(node.inputs))
-            if all(shape is not None for shape in known):
-                self.infer(index, layer_class, spec, known)
         except (ValueError, RuntimeError, IndexError, TypeError, KeyError) as error:
             raise DataError(self.path, f"node {node.name!r} ({node.op}): {_first_line(error)}") from error
         layer.op, layer.attrs = node.op, dict(node.attrs)
@@ -329,16 +345,28 @@ class _Reader:
 
     def check_inputs(self, layer: Layer, num_data: int, num_inputs: int) -> None:
         slots = layer.parameter_slots()
-        wanted = None if layer.NUM_INPUTS is None else layer.NUM_INPUTS + len(slots)
+        wanted = None if layer.num_inputs is None else layer.num_inputs + len(slots)
         if wanted is not None and num_inputs != wanted:
             raise ValueError(f"it takes {wanted} inputs and is given {num_inputs}")
         if num_data < 1:
             raise ValueError("it has no inputs")
 
-    def infer(self, index: int, layer_class: type[Layer], spec: Spec, known: list[Tensor | None]) -> None:
-        """The shapes of the results, by running a copy of the layer that has shapes but no values."""
-        with torch.device("meta"), torch.no_grad():
-            result = layer_class.read(spec).eval()(*known)
+    def check_shapes(self, outline: Layer, slots: Mapping[str, Entry], stored: Mapping[str, Shape]) -> None:
+        """Compare with the file's shapes, before memory is taken for parameters of sizes that a symbol made
+        up."""
+        for slot in outline.parameter_slots():
+            wanted, name = tuple(getattr(outline, slot).shape), self.symbol.nodes[slots[slot].node].name
+            if slot not in stored:
+                self.new_values += math.prod(wanted)
+            elif stored[slot] != wanted:
+                report = LoadReport(mismatched=[(name, stored[slot], wanted)])
+                raise DataError(self.path, _complaint(report))
+        if self.new_values > MAX_NEW_VALUES:
+            raise ValueError(f"the network would have more than {MAX_NEW_VALUES} parameters")
+
+    def infer(self, index: int, outline: Layer, known: list[Tensor | None]) -> None:
+        """The shapes of the results, worked out without values."""
+        result = outline.infer(*(value for value in known if value is not None))
         results = result if isinstance(result, (tuple, list)) else [result]
         self.shapes |= {Entry(index, output): value for output, value in enumerate(results)}
 
@@ -348,8 +376,8 @@ class _Reader:
             index = slots[slot].node
             variable = self.symbol.nodes[index]
             if not variable.is_variable:
-                raise DataError(self.path, f"the {slot} of node {layer.node_name!r} is computed by another node "
-                                f"({variable.name!r}), which is not supported")
+                reason = f"the {slot} of a {layer.op} is computed by node {variable.name!r}"
+                raise DataError(self.path, f"{reason}, which is not supported")
             layer.variables[slot] = Node("null", variable.name, dict(variable.attrs))
             if index in self.owners:
                 owner, name = self.owners[index]
@@ -358,9 +386,15 @@ class _Reader:
                 self.owners[index] = (layer, slot)
 
     def add_module(self, name: str, layer: Layer) -> str:
-        """Put the layer under its node's name, or under one like it that a module may have."""
-        key = name.replace(".", "_") or "node"
-        while hasattr(self.root, key) or hasattr(fx.GraphModule, key) or key in ("data", "graph", "meta"):
+        """Put the layer under its node's name, or under one like it that a module may have.
+
+        The names of modules become part of the source code that fx writes and runs, and a file may call a
+        node anything: only characters that cannot leave a string or a word of Python are let through.
+        """
+        key = re.sub(r"[^\w*+:/@-]", "_", name, flags=re.ASCII) or "node"
+        taken = ("data", "graph", "meta")
+        while keyword.iskeyword(key) or key in taken or any(
+                hasattr(owner, key) for owner in (self.root, fx.GraphModule)):
             key += "_"
         layer.node_name = "" if key == name else name
         self.root.add_module(key, layer)
@@ -377,7 +411,7 @@ class _Reader:
             return self.values[entry]
         call = self.results[entry.node]
         layer = self.root.get_submodule(str(call.target))
-        if isinstance(layer, Layer) and layer.NUM_OUTPUTS != 1:
+        if isinstance(layer, Layer) and layer.has_outputs:
             self.values[entry] = self.graph.call_function(operator.getitem, (call, entry.output))
         elif entry.output:
             raise DataError(self.path, f"output {entry.output} of node {node.name!r} ({node.op}) is used, "
@@ -393,8 +427,10 @@ class _Reader:
                 shape = symbols.Attributes(Node("null", node.name, node.attrs)).integers("__shape__")
             except ValueError:
                 shape = (0,)
-            if not math.prod(shape):
-                raise DataError(self.path, f"variable {node.name!r} is neither the image nor among the parameters")
+            self.new_values += math.prod(shape)
+            if not 0 < math.prod(shape) <= self.new_values <= MAX_NEW_VALUES:
+                raise DataError(self.path,
+                                f"variable {node.name!r} is neither the image nor among the parameters")
         layer = Variable(shape, node.name in self.auxiliary, node.attrs)
         layer.variables["value"] = Node("null", node.name, dict(node.attrs))
         self.shapes[Entry(index)] = torch.empty(shape, device="meta")
@@ -414,7 +450,8 @@ class _Reader:
         return Ending(Node("null", given.name, dict(given.attrs)), nodes, self.placed(self.head, place))
 
     def placed(self, entry: Entry, place: Mapping[int, int]) -> Entry:
-        """An entry among the nodes behind the logits; of the network before it they may use the logits only."""
+        """An entry among the nodes behind the logits; of the network before it they may use the logits
+        only."""
         if entry.node in place:
             return entry._replace(node=place[entry.node])
         if (entry.node, entry.output) != (self.logits.node, self.logits.output):
@@ -447,9 +484,9 @@ def parameter_names(model: nn.Module) -> dict[str, str]:
 
 
 def arrays(model: nn.Module) -> dict[str, np.ndarray]:
-    """All parameters as MXNet saves them: "arg:fc1_weight", ..., then "aux:bn_moving_mean", ..., in the symbol's
-    order (in the module's own where there is no symbol). On the CPU they share memory with the model; what numpy
-    has no dtype for (bfloat16) comes as float32."""
+    """All parameters as MXNet saves them: "arg:fc1_weight", ..., then "aux:bn_moving_mean", ..., in the
+    symbol's order (in the module's own where there is no symbol). On the CPU they share memory with the
+    model; what numpy has no dtype for (bfloat16) comes as float32."""
     names, auxiliary = parameter_names(model), _auxiliary_keys(model)
     state = model.state_dict(keep_vars=True)
     found: dict[str, str] = {}
@@ -465,8 +502,8 @@ def load_arrays(model: nn.Module, arrays: Mapping[str, np.ndarray], *, path: obj
                 strict: bool = True) -> LoadReport:
     """Copy arrays into the parameters of the same names (prefixes "arg:" and "aux:" or none), in place.
 
-    With `strict` a parameter that is missing or has another shape is a DataError that names up to three, and nothing
-    is copied; arrays that belong to no parameter are never an error.
+    With `strict` a parameter that is missing or has another shape is a DataError that names up to three, and
+    nothing is copied; arrays that belong to no parameter are never an error.
     """
     given = _bare(arrays)
     state, names = model.state_dict(keep_vars=True), parameter_names(model)
@@ -508,10 +545,11 @@ def multipliers(model: nn.Module) -> dict[str, tuple[float, float]]:
 
 def _complaint(report: LoadReport) -> str:
     """One line about what does not fit, with up to three names."""
-    parts = [f"{name} is {shape} where the network needs {wanted}" for name, shape, wanted in report.mismatched]
+    parts = [f"{name} is {shape} where the network needs {need}" for name, shape, need in report.mismatched]
     parts += [f"{name} is missing" for name in report.missing]
     rest = len(parts) - 3
-    return "not the parameters of this network: " + "; ".join(parts[:3]) + (f"; and {rest} more" if rest > 0 else "")
+    more = f"; and {rest} more" if rest > 0 else ""
+    return f"not the parameters of this network: {'; '.join(parts[:3])}{more}"
 
 
 def _bare(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -1,28 +1,28 @@
-"""Packing: the images of a list, read, shrunk and encoded by threads, written to a `.rec` in the list's
-order.
+"""Packing: the images of a list, read, shrunk and encoded by threads, written to a `.rec` in that order.
 
 `pack_list` is what `im2rec` does for each list; `check_image` is how it, and `verify`, tell a damaged image.
 The bytes are those that MXNet's im2rec.py writes, with the same OpenCV. No command line and no printing here.
 
 Files are read first and decoded from memory, so any file name works. As OpenCV does it: EXIF orientation is
 applied (not with color -1), 16-bit becomes 8-bit, CMYK becomes BGR, alpha is dropped, of an animation the
-first picture is taken. Whatever cannot be packed is left out and told; it never ends the run. """
+first picture is taken. Whatever cannot be packed is left out and told; it never ends the run.
+"""
 
 from __future__ import annotations
 
 import os
 import random
+import struct
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import NamedTuple, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 
 from imgcls.formats.lists import Entry
 from imgcls.formats.recordio import MAX_PAYLOAD_BYTES, ImageHeader, RecordWriter, pack
-
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -34,8 +34,8 @@ _HOLD_ITEMS_PER_THREAD = 64
 
 _JPEG = b"\xff\xd8\xff"
 _PNG = b"\x89PNG\r\n\x1a\n"
-_KINDS = ((_JPEG, "JPEG"), (_PNG, "PNG"), (b"GIF8", "GIF"), (b"BM", "BMP"), (b"RIFF", "WebP"), (b"II*\0", "TIFF"),
-          (b"MM\0*", "TIFF"))
+_KINDS = {_JPEG: "JPEG", _PNG: "PNG", b"GIF8": "GIF", b"BM": "BMP", b"RIFF": "WebP", b"II*\0": "TIFF",
+          b"MM\0*": "TIFF"}
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,8 @@ def pack_list(entries: Sequence[Entry], root: str, path: str | os.PathLike[str],
     def encode(entry: Entry) -> bytes | str:
         return _encode(entry, os.path.join(base, entry.path) if join else base + entry.path, config)
 
-    with quiet_opencv(), RecordWriter(path) as writer:
+    # Files that are stored as they are need no decoder, nor the time to load one.
+    with nullcontext() if config.pass_through else quiet_opencv(), RecordWriter(path) as writer:
         results = in_order(encode, entries, config.num_threads, len)
         for count, (entry, result) in enumerate(zip(entries, results, strict=True), 1):
             if isinstance(result, str):
@@ -128,15 +129,15 @@ def decode(data: bytes | memoryview, color: int) -> np.ndarray | str:
     except cv2.error as error:
         return f"{kind_of(data)}: {_first_line(error)}"
     if image is None:
-        kind = kind_of(data)
-        return f"{kind} that is damaged, or that OpenCV {cv2.__version__} cannot read" if kind else "it is no image"
+        kind = kind_of(data) or "no image, or one"
+        return f"{kind} that is damaged or that OpenCV {cv2.__version__} cannot read"
     return image
 
 
 def kind_of(data: bytes | memoryview) -> str:
     """The name of an encoded image's format with its article; empty where it is none of the usual."""
     head = bytes(data[:8])
-    return next((f"a {name}" for signature, name in _KINDS if head.startswith(signature)), "")
+    return next((f"a {name}" for signature, name in _KINDS.items() if head.startswith(signature)), "")
 
 
 def in_order(work: Callable[[Item], Result], items: Sequence[Item], num_threads: int,
@@ -175,15 +176,17 @@ def quiet_opencv() -> Iterator[None]:
             logging.setLogLevel(level)
 
 
-class _Pool:
+class _Pool(Generic[Item, Result]):
     """Threads that each take the next item; the results wait by number until they are asked for in order."""
 
-    def __init__(self, work: Callable, items: Sequence, num_threads: int, size_of: Callable) -> None:
+    def __init__(self, work: Callable[[Item], Result], items: Sequence[Item], num_threads: int,
+                 size_of: Callable[[Result], int]) -> None:
         self.work, self.items, self.size_of = work, items, size_of
         self.lock = threading.Lock()
         self.ready = threading.Condition(self.lock)     # for the taker: the next result is there
         self.room = threading.Condition(self.lock)      # for the threads: results were taken
-        self.results: dict[int, object] = {}
+        self.results: dict[int, Result] = {}
+        self.errors: dict[int, BaseException] = {}
         self.started = self.taken = self.held_bytes = 0
         self.stopped = False
         self.max_ahead = num_threads * _HOLD_ITEMS_PER_THREAD
@@ -191,14 +194,14 @@ class _Pool:
         for thread in self.threads:
             thread.start()
 
-    def take(self) -> object:
+    def take(self) -> Result:
         with self.lock:
             while self.taken not in self.results:
+                if self.taken in self.errors:
+                    raise self.errors[self.taken]
                 self.ready.wait()
             result = self.results.pop(self.taken)
             self.taken += 1
-            if isinstance(result, BaseException):
-                raise result
             self.held_bytes -= self.size_of(result)
             self.room.notify()
             return result
@@ -225,11 +228,13 @@ class _Pool:
             try:
                 result = self.work(self.items[number])
             except BaseException as error:
-                result = error
+                with self.lock:
+                    self.errors[number] = error
+                    self.ready.notify()
+                return
             with self.lock:
                 self.results[number] = result
-                if not isinstance(result, BaseException):
-                    self.held_bytes += self.size_of(result)
+                self.held_bytes += self.size_of(result)
                 if number == self.taken:
                     self.ready.notify()
 
@@ -251,11 +256,11 @@ def _encode(entry: Entry, file: str, config: PackConfig) -> bytes | str:
         return reason
     if len(image) > MAX_PAYLOAD_BYTES - 4 * len(entry.labels) - 64:
         return f"{len(image)} bytes are more than a record holds"
-    several = config.pack_label and len(entry.labels) > 1
-    payload = pack(ImageHeader(0, entry.labels if several else entry.labels[0], entry.id), image)
-    if several and config.repeat_first_label:
-        payload = payload[:4] + np.float32(entry.labels[0]).tobytes() + payload[8:]
-    return payload
+    first, *others = entry.labels
+    if not (config.pack_label and others):
+        return pack(ImageHeader(0, first, entry.id), image)
+    payload = pack(ImageHeader(0, entry.labels, entry.id), image)
+    return payload[:4] + struct.pack("<f", first) + payload[8:] if config.repeat_first_label else payload
 
 
 def _reencoded(data: bytes, entry: Entry, config: PackConfig) -> bytes | str:
@@ -275,7 +280,8 @@ def _reencoded(data: bytes, entry: Entry, config: PackConfig) -> bytes | str:
     try:
         if config.resize:
             size = short_edge_size(image.shape[1], image.shape[0], config.resize)
-            image = cv2.resize(image, size, interpolation=_interpolation(image, size, entry, config.inter_method))
+            method = _interpolation(image, size, entry, config.inter_method)
+            image = cv2.resize(image, size, interpolation=method)
         if config.encoding == ".jpg":
             options = [cv2.IMWRITE_JPEG_QUALITY, config.quality]
         else:

@@ -88,7 +88,10 @@ def read(path: str | os.PathLike[str], classes: int = 10) -> Batch:
     file = local(path)
     try:
         with open(file, "rb") as stream:
-            content = stream.read(_LARGEST_FILE + 1)
+            size = os.fstat(stream.fileno()).st_size
+            if size > _LARGEST_FILE:
+                raise DataError(file, f"has {size} bytes, more than any CIFAR batch")
+            content = stream.read(size)
     except OSError as error:
         raise DataError(file, f"cannot be read: {(error.strerror or str(error)).lower()}") from error
     return _parse(content, str(file), classes)
@@ -125,8 +128,6 @@ def _joined(batches: list[Batch], place: Path) -> Splits:
 
 
 def _parse(content: bytes, name: str, classes: int) -> Batch:
-    if len(content) > _LARGEST_FILE:
-        raise DataError(name, f"larger than any CIFAR batch ({_LARGEST_FILE} bytes)")
     # Protocol 2 and later start with 0x80, which is no label of CIFAR-10 and no coarse label of CIFAR-100.
     batch = (_parse_pickle if content[:1] == b"\x80" else _parse_binary)(content, name, classes)
     if not len(batch.labels):
@@ -182,8 +183,8 @@ def _read_archive(archive: Path, names: Sequence[str]) -> dict[str, bytes]:
         with open(archive, "rb") as raw:
             zipped = raw.read(2) == b"\x1f\x8b"
             raw.seek(0)
-            with gzip.GzipFile(fileobj=raw) if zipped else raw as stream, \
-                    tarfile.open(fileobj=_BoundedStream(stream, archive), mode="r:") as tar:
+            stream = _BoundedStream(gzip.GzipFile(fileobj=raw) if zipped else raw, archive)
+            with tarfile.open(fileobj=stream, mode="r:") as tar:
                 for number, member in enumerate(tar):
                     name = member.name.rpartition("/")[2]
                     # Plain files only: a sparse one can be far larger than what stands in the archive.
@@ -191,6 +192,8 @@ def _read_archive(archive: Path, names: Sequence[str]) -> dict[str, bytes]:
                         found[name] = _read_member(tar, member, archive)
                     if len(found) == len(names) or number >= _MOST_MEMBERS:
                         break
+            while stream.read(1 << 20):
+                pass  # gzip's checksum stands at the end
     except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(archive, f"the archive is damaged or cut short ({str(error).lower()})") from error
     except OSError as error:

@@ -68,8 +68,8 @@ def walk(root: str, *, recursive: bool, extensions: Sequence[str] = EXTENSIONS) 
         for name in images:
             path = os.path.join(relative, name)
             if path.strip() != path or re.search(r"[\t\n\r]", path):
-                found.problems.append(DataError(os.path.join(root, path), "a list cannot hold a name with tabs, line "
-                                                "breaks or blanks at its ends: rename it"))
+                reason = "a list cannot hold a name with tabs, line breaks or blanks at its ends"
+                found.problems.append(DataError(os.path.join(root, path), reason))
             else:
                 found.entries.append(Entry(len(found.entries), (label,), path))
         if recursive:

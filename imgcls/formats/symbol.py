@@ -1,8 +1,9 @@
-"""MXNet's `prefix-symbol.json`: reading every dialect since 0.7, and writing the very bytes that MXNet 1.9.1 writes.
+"""MXNet's `prefix-symbol.json`: reading every dialect since 0.7, writing the very bytes of MXNet 1.9.1.
 
-A `Symbol` is a list of nodes: variables (op "null") and operators, each with attributes as text and inputs that
-refer to earlier nodes. What operators compute is not known here: `graph.py` makes a network of a symbol. Needs neither
-torch nor numpy. Files are not trusted: sizes are bounded, references checked, and no attribute is ever evaluated.
+A `Symbol` is a list of nodes: variables (op "null") and operators, each with attributes as text and inputs
+that refer to earlier nodes. What operators compute is not known here: `graph.py` makes a network of a symbol.
+Needs neither torch nor numpy. Files are not trusted: sizes are bounded, references checked, and no attribute
+is ever evaluated.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from imgcls.errors import DataError
 
 MAX_BYTES = 64 << 20
 MAX_NODES = 200_000
+MAX_LIST = 1000  # characters of an attribute that is a list of numbers
 #: MXNet 1.9.1, as it counts: major * 10000 + minor * 100 + patch
 VERSION = 10901
 OLDEST = 800  # what a file without a version is taken for
@@ -36,6 +38,18 @@ INPUTS = {
     "InstanceNorm": ("data", "gamma", "beta"),
     "Embedding": ("data", "weight"),
 }
+#: names that an operator once had -> the one that it has
+ALIASES = {f"_{name}Scalar": f"_{name.lower()}_scalar" for name in (
+    "Plus", "Minus", "RMinus", "Mul", "Div", "RDiv", "Power", "RPower", "Maximum", "Minimum")} | {
+    "_Plus": "elemwise_add", "_plus": "elemwise_add", "_add": "elemwise_add", "_Minus": "elemwise_sub",
+    "_minus": "elemwise_sub", "_sub": "elemwise_sub", "_Mul": "elemwise_mul", "_mul": "elemwise_mul",
+    "_Div": "elemwise_div", "_div": "elemwise_div", "_Power": "_power", "_Maximum": "_maximum",
+    "_Minimum": "_minimum", "broadcast_plus": "broadcast_add", "broadcast_minus": "broadcast_sub",
+    "ElementWiseSum": "add_n", "Softmax": "SoftmaxOutput", "identity": "_copy", "stop_gradient": "BlockGrad",
+    "concat": "Concat", "flatten": "Flatten", "reshape": "Reshape", "cast": "Cast", "pad": "Pad",
+    "split": "SliceChannel", "swapaxes": "SwapAxis", "flip": "reverse", "crop": "slice", "sum_axis": "sum",
+    "max_axis": "max", "min_axis": "min", "broadcast_axes": "broadcast_axis"}
+
 #: how MXNet fills the statistics that it makes itself; it writes this on their variables
 STATISTICS_INIT = {"moving_mean": '["zero", {}]', "moving_var": '["one", {}]'}
 
@@ -66,8 +80,8 @@ class Node:
 class Symbol:
     """A graph: nodes in depth-first post-order from the heads (its outputs).
 
-    `attrs` are the graph's own, name -> [type, value] as in the file, but for MXNet's version, which is not kept:
-    what is written is always of version `VERSION`. `version` says what the file was.
+    `attrs` are the graph's own, name -> [type, value] as in the file, but for MXNet's version, which is not
+    kept: what is written is always of version `VERSION`. `version` says what the file was.
     """
 
     nodes: list[Node]
@@ -143,13 +157,13 @@ def dumps(symbol: Symbol) -> str:
         "arg_nodes": _array([str(i) for i in variables], "  "),
         "node_row_ptr": _array([str(end) for end in ends], "  "),
         "heads": _array([_entry_text(entry) for entry in symbol.heads], "  "),
-        "attrs": _object({name: json.dumps(value, ensure_ascii=False) for name, value in attrs.items()}, "  "),
+        "attrs": _object({k: json.dumps(value, ensure_ascii=False) for k, value in attrs.items()}, "  "),
     }
     return _lines("{", [f'"{name}": {text}' for name, text in members.items()], "}", "")
 
 
 def num_outputs(node: Node) -> int:
-    """How many outputs MXNet 1.9.1 counts for the node, hidden ones included (batch statistics, dropout's mask)."""
+    """How many outputs MXNet 1.9.1 counts for the node, hidden ones (such as dropout's mask) included."""
     if node.op == "Pooling":  # oneDNN keeps the places of the maxima, for kernels and layouts that it has
         kernel, layout = node.attrs.get("kernel", "()"), node.attrs.get("layout", "None")
         maxima = node.attrs.get("pool_type", "max") == "max" and re.search(r"\d", kernel)
@@ -164,7 +178,8 @@ def num_outputs(node: Node) -> int:
     return HIDDEN_OUTPUTS.get(node.op, 1)
 
 
-HIDDEN_OUTPUTS = {"BatchNorm": 3, "BatchNorm_v1": 3, "CuDNNBatchNorm": 3, "_contrib_SyncBatchNorm": 3, "LRN": 2,
+HIDDEN_OUTPUTS = {"BatchNorm": 3, "BatchNorm_v1": 3, "CuDNNBatchNorm": 3, "_contrib_SyncBatchNorm": 3,
+                  "_contrib_BatchNormWithReLU": 4, "LRN": 2,
                   "Dropout": 2, "L2Normalization": 2, "SpatialTransformer": 3, "GridGenerator": 2,
                   "BilinearSampler": 2, "InstanceNorm": 3, "LayerNorm": 3, "GroupNorm": 3, "moments": 2}
 
@@ -191,8 +206,8 @@ def post_order(nodes: list[Node], heads: list[Entry]) -> tuple[list[Node], list[
 class Attributes:
     """A node's attributes, read by type. Remembers which were asked for, so that unknown ones can be refused.
 
-    Values are text as Python prints it: `(3, 3)`, `True`, `2e-05`, `None`. A value of the wrong kind is a ValueError
-    that names the attribute.
+    Values are text as Python prints it: `(3, 3)`, `True`, `2e-05`, `None`. A value of the wrong kind is a
+    ValueError that names the attribute.
     """
 
     def __init__(self, node: Node) -> None:
@@ -248,13 +263,15 @@ class Attributes:
         try:
             return int(value.rstrip("L")) if integer else float(value)
         except ValueError as error:
-            raise ValueError(f"{name}={value[:40]} is not {'an integer' if integer else 'a number'}") from error
+            kind = "an integer" if integer else "a number"
+            raise ValueError(f"{name}={value[:40]} is not {kind}") from error
 
     def _list(self, name: str, default: tuple[int, ...] | None, item: str) -> list[str]:
         value = self.text(name, "" if default is None else str(default))
         if not value:
             raise ValueError(f"{name} is missing")
-        if not re.fullmatch(rf"\s*(?:[(\[]\s*(?:(?:{item})\s*(?:,\s*(?:{item})\s*)*,?\s*)?[)\]]|{item})\s*", value):
+        compact = value.replace(" ", "") if len(value) <= MAX_LIST else ""
+        if not re.fullmatch(rf"[(\[](?:(?:{item})(?:,(?:{item}))*,?)?[)\]]|{item}", compact):
             raise ValueError(f"{name}={value[:40]} is not a list of integers")
         return [number.rstrip("L") for number in re.findall(item, value)]
 
@@ -318,10 +335,11 @@ class _Parser:
                 raise self.fail(f"the attributes of {what} are not text")
             attrs |= part
         if op == "Pooling" and "pad" in given.get("param", {}):
-            # Until 0.8 every parameter was written, so this file is from a time before there was this one, when
-            # sizes were rounded up.
+            # Until 0.8 every parameter was written, so this file is from a time before there was this one,
+            # when sizes were rounded up.
             attrs.setdefault("pooling_convention", "full")
-        return Node(op, name, attrs, self.entries(given.get("inputs", []), index, f"the inputs of {what}"))
+        inputs = self.entries(given.get("inputs", []), index, f"the inputs of {what}")
+        return Node(ALIASES.get(op, op), name, attrs, inputs)
 
     def entries(self, given: object, limit: int, what: str) -> list[Entry]:
         """[[node, output, version], ...] with every node before `limit`."""
@@ -356,13 +374,14 @@ def _spell_out_hidden(node: Node, nodes: list[Node]) -> None:
 
 
 def _add_statistics(nodes: list[Node]) -> None:
-    """Until 0.8 auxiliary states were not nodes: add them, as MXNet does, with their operator's attributes."""
+    """Until 0.8 auxiliary states were not nodes: add them with their operator's attributes, as MXNet does."""
     for node in list(nodes):
         names = INPUTS.get(node.op, ())
         for name in names[len(node.inputs):]:
             if name in STATISTICS_INIT:
                 node.inputs.append(Entry(len(nodes)))
-                nodes.append(Node("null", f"{node.name}_{name}", node.attrs | {"__init__": STATISTICS_INIT[name]}))
+                attrs = node.attrs | {"__init__": STATISTICS_INIT[name]}
+                nodes.append(Node("null", f"{node.name}_{name}", attrs))
 
 
 def _mend_argmax(nodes: list[Node]) -> None:

@@ -1,6 +1,7 @@
 """One paper, one file: `--network lenet` is `lenet.py`, and each offers `build(config) -> nn.Module` giving logits.
 
-`build_network` is the door: it finds the file, builds, and initialises as MXNet would.
+`build_network` is the door: it finds the file, builds, and initialises as MXNet would. `torchvision:NAME` and
+`timm:NAME` are networks of those packages, as they come.
 """
 
 from __future__ import annotations
@@ -17,8 +18,14 @@ if TYPE_CHECKING:
 
 def build_network(config: NetworkConfig, seed: int) -> nn.Module:
     """The network that --network names, initialised from `seed`, on the CPU, in training mode."""
-    from imgcls.networks import _init
+    from imgcls.networks import _foreign, _init
 
+    kind, colon, name = config.network.partition(":")
+    if colon:
+        import torch
+
+        torch.manual_seed(seed)  # these packages draw their weights from torch's own generator
+        return _foreign.build_foreign(kind, name, config)
     model = lookup.module("networks", config.network, "--network").build(config)
     _init.initialize(model, config.initializer, config.network, seed)
     return model

@@ -60,9 +60,7 @@ class NetworkBuilder:
     """
 
     def __init__(self, config: NetworkConfig, works: Shape, options: Iterable[str] = ()) -> None:
-        """`works` is an image shape that the network runs at, for errors; `options` are those of OPTIONAL that
-        the network reads.
-        """
+        """`works` is an image shape it runs at, for errors; `options` are those of OPTIONAL that it reads."""
         check_options(config, options)
         self._config, self._works = config, works
         self._layers = nn.Module()
@@ -131,7 +129,7 @@ class NetworkBuilder:
 
 
 def output_shape(layer: Layer, *shapes: Shape) -> Shape:
-    """What `layer` makes of inputs of these shapes, all without the batch; a size of 0 says that it cannot."""
+    """What `layer` makes of inputs of these shapes, all without the batch; a size of 0: it cannot run."""
     data = shapes[0]
     if isinstance(layer, Convolution):
         sides = zip(data[1:], layer.weight.shape[2:], layer.pad, layer.stride, strict=True)
@@ -153,16 +151,22 @@ def output_shape(layer: Layer, *shapes: Shape) -> Shape:
 def image_shape(config: NetworkConfig, works: Shape) -> tuple[int, int, int]:
     """(channels, height, width) of the configuration; UsageError unless there are three."""
     if len(config.image_shape) != 3:
-        raise UsageError(f"--image-shape {_text(config.image_shape)}: {config.network} needs "
-                         f"channels,height,width, such as {_text(works)}")
+        raise UsageError(f"--image-shape {shape_text(config.image_shape)}: {config.network} needs "
+                         f"channels,height,width, such as {shape_text(works)}")
     channels, height, width = config.image_shape
     return channels, height, width
 
 
 def too_small(config: NetworkConfig, works: Shape, reason: str) -> UsageError:
-    """The error for an image shape that the network cannot run at; names one that works, of as many channels."""
-    return UsageError(f"--image-shape {_text(config.image_shape)}: {config.network} cannot run at it: {reason}; "
-                      f"{_text((config.image_shape[0], *works[1:]))} works")
+    """The error for an image shape that the network cannot run at; it names one that works."""
+    shape = config.image_shape
+    return UsageError(f"--image-shape {shape_text(shape)}: {config.network} cannot run at it: {reason}; "
+                      f"{shape_text((shape[0], *works[1:]))} works")
+
+
+def shape_text(shape: Shape) -> str:
+    """(3, 224, 224) -> "3,224,224", as --image-shape has it."""
+    return ",".join(map(str, shape))
 
 
 def depth_of(config: NetworkConfig, default: int, known: Iterable[int]) -> int:
@@ -196,7 +200,3 @@ def _windows(size: int, kernel: int, pad: int, stride: int, *, ceil: bool = Fals
     """How many windows of a convolution or pooling fit; 0 or less if not even one."""
     room = size + 2 * pad - kernel
     return (-(-room // stride) if ceil else room // stride) + 1 if room >= 0 else 0
-
-
-def _text(shape: Shape) -> str:
-    return ",".join(map(str, shape))

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from imgcls.errors import UsageError, nearest
-from imgcls.networks._blocks import check_options, image_shape
+from imgcls.networks._blocks import check_options, image_shape, shape_text
 from imgcls.sections import NetworkConfig
 
 #: package -> the extra of this project that installs it
@@ -42,9 +42,9 @@ def _torchvision(package: ModuleType, name: str, config: NetworkConfig) -> nn.Mo
     models = importlib.import_module("torchvision.models")
     _check_name("torchvision", name, models.list_models(module=models))
     if config.image_shape[0] != 3:
-        raise UsageError(f"--image-shape {_text(config.image_shape)}: torchvision's networks take 3 channels")
-    options = {"googlenet": {"aux_logits": False, "init_weights": True},
-               "inception_v3": {"aux_logits": False, "init_weights": True}}.get(name, {})
+        raise UsageError(f"--image-shape {shape_text(config.image_shape)}: torchvision's take 3 channels")
+    # these two would also give the logits of an auxiliary head, and warn about how they initialise
+    options = {"aux_logits": False, "init_weights": True} if name in ("googlenet", "inception_v3") else {}
     return models.get_model(name, weights=None, num_classes=config.num_classes, **options)
 
 
@@ -71,18 +71,16 @@ def _check_name(kind: str, name: str, known: list[str]) -> None:
 
 def _try(trial: nn.Module, name: str, config: NetworkConfig) -> None:
     """One image through the network on the meta device; what comes out must be logits."""
-    shape = _text(config.image_shape)
+    shape = shape_text(config.image_shape)
     try:
         with torch.no_grad():
             logits = trial.eval()(torch.empty(1, *config.image_shape, device="meta"))
-    except (RuntimeError, ValueError, AssertionError, TypeError) as error:
+    except NotImplementedError:  # an operator that knows no meta device: the first batch will tell
+        return
+    except (RuntimeError, ValueError, AssertionError, TypeError, IndexError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         channels = config.image_shape[0]
         raise UsageError(f"--image-shape {shape}: {name} cannot run at it: {reason}; try "
-                         f"{_text((channels, *IMAGE_SHAPE[1:]))}") from None
+                         f"{shape_text((channels, *IMAGE_SHAPE[1:]))}") from None
     if not isinstance(logits, torch.Tensor) or tuple(logits.shape) != (1, config.num_classes):
         raise UsageError(f"--network {name}: gives no logits of {config.num_classes} classes")
-
-
-def _text(shape: tuple[int, ...]) -> str:
-    return ",".join(map(str, shape))

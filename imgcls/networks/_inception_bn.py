@@ -29,7 +29,7 @@ class InceptionBN:
         return self.net.relu(body, name=f"relu_{name}")
 
     def stages(self, data: Value, blocks: dict[str, tuple[Any, ...]]) -> Value:
-        """All blocks of a table in turn: a row of seven numbers keeps the map's size, one of four halves it."""
+        """All blocks of a table in turn: a row of seven keeps the map's size, one of four halves it."""
         for name, row in blocks.items():
             data = self._mixed(data, name, *row) if len(row) == 7 else self._halved(data, name, *row)
         return data

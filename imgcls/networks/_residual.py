@@ -46,8 +46,8 @@ def plan(config: NetworkConfig, height: int, small_height: int) -> Plan:
         return Plan(((depth - 2) // 9,) * 3, (16, 64, 128, 256), bottleneck=True)
     if 8 <= depth < 164 and (depth - 2) % 6 == 0:
         return Plan(((depth - 2) // 6,) * 3, (16, 16, 32, 64), bottleneck=False)
-    raise UsageError(f"--num-layers {depth}: {config.network} at a height of {small_height} or less comes with "
-                     f"6n + 2 layers below 164 (20, 32, 44, 56, 110) and with 9n + 2 from there (164, 1001)")
+    raise UsageError(f"--num-layers {depth}: {config.network} at a height of {small_height} or less comes "
+                     f"with 6n + 2 layers below 164 (20, 32, 56, 110) and with 9n + 2 from there (164, 1001)")
 
 
 def stages(built: Plan) -> list[tuple[str, int, int, bool]]:
@@ -68,6 +68,6 @@ def stem(net: NetworkBuilder, data: Value, filters: int, *, normalise_small: boo
 
 
 def classifier(net: NetworkBuilder, data: Value, num_classes: int) -> Value:
-    """Average over the whole map, then `fc1`. A global pooling has no use for a kernel, but MXNet shows one."""
+    """Average over the whole map, then `fc1`. A global pooling needs no kernel, but MXNet shows one."""
     body = net.flatten(net.pooling(data, 7, "avg", global_pool=True, name="pool1"))
     return net.fully_connected(body, num_classes, name="fc1")

@@ -16,7 +16,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from imgcls.errors import UsageError
 from imgcls.layers import Activation, Concat, Convolution, Dropout, Flatten, FullyConnected, Layer, Pooling
@@ -66,9 +66,9 @@ class TwoTowerAlexNet(nn.Module):
         self.second_device = devices[-1] if devices[-1] != devices[0] else None
 
     def forward(self, data: Tensor) -> Tensor:
-        if self.second_device is None:
+        if self.second_device is None or isinstance(data, fx.Proxy):  # a symbol says nothing about devices
             first, second = self.tower1(data), self.tower2(data)
-        else:  # queued before the first tower's work, so that both devices are busy at once
+        else:  # the second tower is queued first, so that both devices are busy at once
             second = self.tower2(data.to(self.second_device, non_blocking=True))
             first = self.tower1(data)
             second = second.to(first.device, non_blocking=True)
@@ -83,8 +83,8 @@ def build(config: NetworkConfig) -> nn.Module:
     variant = variant_of(config, ("torch", "theano"))
     towers = 2 if variant == "torch" else 1
     if config.model_parallel > towers:
-        raise UsageError(f"--model-parallel {config.model_parallel}: {config.network} with --variant {variant} "
-                         f"can be spread over {towers} device{'s' * (towers > 1)}")
+        raise UsageError(f"--model-parallel {config.model_parallel}: {config.network} --variant {variant} "
+                         f"has {towers} tower{'s' * (towers > 1)} to spread")
     if variant == "theano":
         return _theano(config)
     channels, height, width = image_shape(config, IMAGE_SHAPE)
@@ -94,7 +94,7 @@ def build(config: NetworkConfig) -> nn.Module:
             assert isinstance(layer, Layer)
             shape = output_shape(layer, shape)
             if min(shape) < 1:
-                raise too_small(config, IMAGE_SHAPE, f"its layer {name} has no room")
+                raise too_small(config, IMAGE_SHAPE, f"nothing is left at layer {name} of a tower")
     return TwoTowerAlexNet(channels, 2 * shape[0] * shape[1] * shape[2], config.num_classes)
 
 

@@ -10,7 +10,7 @@ from imgcls.networks._blocks import NetworkBuilder, Value
 from imgcls.sections import NetworkConfig
 
 IMAGE_SHAPE = (3, 224, 224)
-#: filters of a block: 1x1, before 3x3, 3x3, before 5x5, 5x5, after the pooling; then the pooling that follows it
+#: filters of a block: 1x1, before 3x3, 3x3, before 5x5, 5x5, after the pooling; whether a pooling follows it
 BLOCKS = {
     "in3a": (64, 96, 128, 16, 32, 32, False),
     "in3b": (128, 128, 192, 32, 96, 64, True),

@@ -7,6 +7,8 @@ matters. It also keeps the file's oddities: 129 filters and paddings (1, 2) and 
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 
 from imgcls.layers import Size
@@ -15,7 +17,7 @@ from imgcls.sections import NetworkConfig
 
 IMAGE_SHAPE = (3, 299, 299)
 #: filters, kernel and, where they are not 1 and 0, stride and pad
-Unit = tuple[int, Size] | tuple[int, Size, int] | tuple[int, Size, int, Size]
+Unit = tuple[Any, ...]
 
 
 def build(config: NetworkConfig) -> nn.Module:

@@ -4,6 +4,8 @@ Computer Vision"; MXNet symbols/inception-v3.py).
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 
 from imgcls.layers import Size
@@ -12,7 +14,7 @@ from imgcls.sections import NetworkConfig
 
 IMAGE_SHAPE = (3, 299, 299)
 #: filters, kernel and, where they are not 1 and 0, stride and pad
-Unit = tuple[int, Size] | tuple[int, Size, int] | tuple[int, Size, int, Size]
+Unit = tuple[Any, ...]
 
 
 def build(config: NetworkConfig) -> nn.Module:

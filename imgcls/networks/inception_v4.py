@@ -7,6 +7,8 @@ leaves 3 x 3 (13,824 features where the paper has 1,536).
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 
 from imgcls.layers import Size
@@ -15,7 +17,7 @@ from imgcls.sections import NetworkConfig
 
 IMAGE_SHAPE = (3, 299, 299)
 #: name, filters, kernel and, where they are not 1 and 0, stride and pad
-Unit = tuple[str, int, Size] | tuple[str, int, Size, int] | tuple[str, int, Size, int, Size]
+Unit = tuple[Any, ...]
 
 
 def build(config: NetworkConfig) -> nn.Module:
@@ -116,8 +118,8 @@ def _chain(net: NetworkBuilder, data: Value, block: str, *units: Unit) -> Value:
     return data
 
 
-def _unit(net: NetworkBuilder, data: Value, block: str, name: str, filters: int, kernel: Size, stride: int = 1,
-          pad: Size = 0) -> Value:
+def _unit(net: NetworkBuilder, data: Value, block: str, name: str, filters: int, kernel: Size,
+          stride: int = 1, pad: Size = 0) -> Value:
     """Convolution without bias, batch normalisation with gamma fixed at 1, relu."""
     name = f"{block}_{name}"
     body = net.convolution(data, filters, kernel, stride=stride, pad=pad, no_bias=True, name=f"{name}_conv2d")

@@ -9,6 +9,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from imgcls.layers import Activation, Convolution, Flatten, FullyConnected, Pooling, SpatialTransformer
+from imgcls.networks._blocks import check_options
 from imgcls.sections import NetworkConfig
 
 
@@ -72,6 +73,7 @@ class TransformerLeNet(nn.Module):
 
 
 def build(config: NetworkConfig) -> nn.Module:
+    check_options(config, ())
     channels, height, width = config.image_shape
     if config.add_stn:
         return TransformerLeNet(channels, config.num_classes)

@@ -7,6 +7,7 @@ import math
 from torch import Tensor, nn
 
 from imgcls.layers import Activation, Flatten, FullyConnected
+from imgcls.networks._blocks import check_options
 from imgcls.sections import NetworkConfig
 
 
@@ -29,4 +30,5 @@ class MLP(nn.Module):
 
 
 def build(config: NetworkConfig) -> nn.Module:
+    check_options(config, ())
     return MLP(math.prod(config.image_shape), config.num_classes)

@@ -20,7 +20,7 @@ UNITS = ((1, 2), (2, 4), (1, 4), (2, 8), (1, 8), (2, 16), *[(1, 16)] * 5, (2, 32
 
 def build(config: NetworkConfig) -> nn.Module:
     if config.multiplier not in ALPHAS:
-        raise UsageError(f"--multiplier {config.multiplier:g}: {config.network} comes with 0.25, 0.5, 0.75 or 1")
+        raise UsageError(f"--multiplier {config.multiplier:g}: {config.network} has 0.25, 0.5, 0.75 and 1")
     net = NetworkBuilder(config, IMAGE_SHAPE, OPTIONS)
     _, height, width = net.data.shape
     if height != width or height % 32:
@@ -35,8 +35,8 @@ def build(config: NetworkConfig) -> nn.Module:
     return net.module(net.fully_connected(body, config.num_classes, name="fc"))
 
 
-def _unit(net: NetworkBuilder, data: Value, name: str, filters: int, kernel: int, *, stride: int = 1, pad: int = 0,
-          groups: int = 1) -> Value:
+def _unit(net: NetworkBuilder, data: Value, name: str, filters: int, kernel: int, *, stride: int = 1,
+          pad: int = 0, groups: int = 1) -> Value:
     """Convolution without bias, batch normalisation with gamma fixed at 1, relu."""
     body = net.convolution(data, filters, kernel, stride=stride, pad=pad, num_group=groups, no_bias=True,
                            name=f"{name}_conv2d")

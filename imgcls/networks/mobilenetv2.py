@@ -13,12 +13,13 @@ from imgcls.sections import NetworkConfig
 IMAGE_SHAPE = (3, 224, 224)
 OPTIONS = ("multiplier",)
 #: expansion, filters, blocks, stride of the first block, for each of the seven sequences
-SEQUENCES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
+SEQUENCES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2),
+             (6, 320, 1, 1))
 
 
 def build(config: NetworkConfig) -> nn.Module:
     if _widened(SEQUENCES[0][1], config) < 1:
-        raise UsageError(f"--multiplier {config.multiplier:g}: leaves {config.network} without filters; 0.25 works")
+        raise UsageError(f"--multiplier {config.multiplier:g}: too narrow for {config.network}; 0.25 works")
     net = NetworkBuilder(config, IMAGE_SHAPE, OPTIONS)
     body = _unit(net, net.data, "first-3x3-conv", _widened(32, config), 3, stride=2, pad=1)
     for sequence, (expansion, filters, blocks, stride) in enumerate(SEQUENCES):
@@ -27,13 +28,13 @@ def build(config: NetworkConfig) -> nn.Module:
                           stride=stride if block == 0 else 1, shortcut=block > 0)
     last = int(1280 * config.multiplier) if config.multiplier > 1 else 1280
     body = _unit(net, body, "last-1x1-conv", last, 1)
-    body = net.flatten(net.pooling(body, 7, "avg", stride=1, global_pool=True, name="global_pool"), name="flatten")
-    return net.module(net.fully_connected(body, config.num_classes, name="fc"))
+    body = net.pooling(body, 7, "avg", stride=1, global_pool=True, name="global_pool")
+    return net.module(net.fully_connected(net.flatten(body, name="flatten"), config.num_classes, name="fc"))
 
 
 def _block(net: NetworkBuilder, data: Value, name: str, expansion: int, filters: int, *, stride: int,
            shortcut: bool) -> Value:
-    """Wider, a depthwise 3x3, narrower without an activation; (C, H, W) -> (filters, H / stride, W / stride)."""
+    """Wider, a depthwise 3x3, then `filters` without an activation: (C, H, W) -> (filters, H', W')."""
     inside = data.shape[0] * expansion
     body = _unit(net, data, f"{name}-exp", inside, 1)
     body = _unit(net, body, f"{name}-depthwise", inside, 3, stride=stride, pad=1, groups=inside)
@@ -41,8 +42,8 @@ def _block(net: NetworkBuilder, data: Value, name: str, expansion: int, filters:
     return net.plus(data, body, name=f"{name}-shortcut") if shortcut else body
 
 
-def _unit(net: NetworkBuilder, data: Value, name: str, filters: int, kernel: int, *, stride: int = 1, pad: int = 0,
-          groups: int = 1, active: bool = True) -> Value:
+def _unit(net: NetworkBuilder, data: Value, name: str, filters: int, kernel: int, *, stride: int = 1,
+          pad: int = 0, groups: int = 1, active: bool = True) -> Value:
     """Convolution without bias, batch normalisation, and the relu that stops at 6."""
     body = net.convolution(data, filters, kernel, stride=stride, pad=pad, num_group=groups, no_bias=True,
                            name=f"{name}-conv2d")

@@ -18,8 +18,8 @@ OPTIONS = ("variant",)
 #: filters, kernel, stride, pad of each convolution; the window and the step of the pooling after it, 0: none
 CONVOLUTIONS = {
     "fast": ((96, 11, 4, 0, 2), (256, 5, 1, 0, 2), (512, 3, 1, 1, 0), (1024, 3, 1, 1, 0), (1024, 3, 1, 1, 2)),
-    "accurate": ((96, 7, 2, 0, 3), (256, 7, 1, 0, 2), (512, 3, 1, 1, 0), (512, 3, 1, 1, 0), (1024, 3, 1, 1, 0),
-                 (1024, 3, 1, 1, 3)),
+    "accurate": ((96, 7, 2, 0, 3), (256, 7, 1, 0, 2), (512, 3, 1, 1, 0), (512, 3, 1, 1, 0),
+                 (1024, 3, 1, 1, 0), (1024, 3, 1, 1, 3)),
 }
 HIDDEN = {"fast": (3072, 4096), "accurate": (4096, 4096)}
 

@@ -1,0 +1,38 @@
+"""From nothing to a trained network: makes .venv, trains lenet on drawn digits, names a picture with it.
+
+    python3 scripts/quickstart.py [flags of imgcls-train]
+
+Needs Python 3.10 or newer and a package index; may be run again and again.
+"""
+
+import os
+import subprocess
+import sys
+
+from _environment import ROOT, ensure
+
+PICTURE = """
+import cv2, sys
+from imgcls.datasets import digits
+from imgcls.sections import DataConfig
+val = digits.load(DataConfig(dataset="digits")).val
+first = [int(label) for label in val.labels].index(7)
+cv2.imwrite(sys.argv[1], cv2.resize(val.images[first, 0], (28, 28)))
+"""
+
+
+def main() -> int:
+    python = ensure("test")
+    os.chdir(ROOT)
+    prefix, picture = "model/digits", "model/seven.png"
+    train = subprocess.run([python, "-m", "imgcls", "train", "--dataset", "digits", "--model-prefix", prefix,
+                            *sys.argv[1:]], check=False)
+    if train.returncode:
+        return train.returncode
+    subprocess.run([python, "-c", PICTURE, picture], check=True)
+    print(f"\n$ .venv/bin/imgcls-predict --model {prefix} {picture}", flush=True)
+    return subprocess.run([python, "-m", "imgcls", "predict", "--model", prefix, picture], check=False).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,12 @@
+"""Runs the tests in an environment of their own: makes .venv on the first call.
+
+    python3 scripts/test.py [flags of pytest]
+"""
+
+import subprocess
+import sys
+
+from _environment import ROOT, ensure
+
+if __name__ == "__main__":
+    sys.exit(subprocess.run([ensure("test"), "-m", "pytest", *sys.argv[1:]], cwd=ROOT, check=False).returncode)

@@ -1,0 +1,232 @@
+"""The command line: precedence, spellings of all generations, one line for every mistake, and speed of --help."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, run_cli
+
+from imgcls import config as configuration
+from imgcls.config import Config, build, dump, expand
+from imgcls.errors import UsageError
+
+FROZEN = ROOT / "tests" / "fixtures" / "flags.txt"
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    import os
+    for name in list(os.environ):
+        if name.startswith("IMGCLS_"):
+            monkeypatch.delenv(name)
+
+
+def parse(*argv: str, dataset: str = "mnist") -> Config:
+    return configuration.parse(argv, prog="imgcls-train", examples="", dataset=dataset)
+
+
+def test_the_surface_is_frozen() -> None:
+    """Flags and defaults are a promise: to change one on purpose, change tests/fixtures/flags.txt too."""
+    there = [f"{configuration.spell(name)} {field.type} {field.metadata['since']} {field.default!r}"
+             for name, field in configuration.FIELDS.items()]
+    assert there == FROZEN.read_text().splitlines()
+
+
+def test_precedence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    common, machine = tmp_path / "common.yaml", tmp_path / "machine.yaml"
+    common.write_text("lr: 0.2\nwd: 0.2\nmom: 0.2\nbatch-size: 2\n")
+    machine.write_text("wd: 0.3\nmom: 0.3\nbatch_size: 3\n")
+    monkeypatch.setenv("IMGCLS_MOM", "0.4")
+    monkeypatch.setenv("IMGCLS_BATCH_SIZE", "4")
+    found = parse("--config", str(common), "--config", str(machine), "--batch-size", "5")
+    assert (found.schedule.lr, found.optimizer.wd, found.optimizer.mom, found.data.batch_size) == (0.2, 0.3, 0.4, 5)
+    assert found.train.disp_batches == 100  # the data set's
+    assert found.optimizer.optimizer == "sgd"  # built in
+    assert found.given["lr"] == f"--config {common}"
+
+
+@pytest.mark.parametrize(("words", "section", "name", "value"), [
+    ("--num-epoch 3", "train", "num_epochs", 3),            # a prefix, as argparse always took them
+    ("--gpu 0", "device", "gpus", "0"),
+    ("--batch 7", "data", "batch_size", 7),
+    ("--model a/b", "checkpoint", "model_prefix", "a/b"),   # ours (--model-parallel) must not make it ambiguous
+    ("--save 2", "checkpoint", "save_period", 2),
+    ("--lr-f .5", "schedule", "lr_factor", 0.5),
+    ("--image_shape 3,32,32", "network", "image_shape", (3, 32, 32)),
+    ("--add_stn", "network", "add_stn", True),
+    ("--data-shape 24", "network", "image_shape", (3, 24, 24)),
+    ("--benchmark", "data", "benchmark", True),             # a switch in one generation,
+    ("--benchmark 1", "data", "benchmark", True),           # a number in the others
+    ("--benchmark=0", "data", "benchmark", False),
+    ("--test-io 1", "train", "test_io", True),
+    ("--load-epoch 0008", "checkpoint", "load_epoch", "0008"),
+    ("--rgb-mean 1,2,3.5", "augment", "rgb_mean", (1.0, 2.0, 3.5)),
+    ("--gpus=", "device", "gpus", ""),
+    ("--num-layers None", "network", "num_layers", None),
+    ("--clip-gradient 5", "optimizer", "clip_gradient", 5.0),
+    ("--lr-step-epochs pow 2", "schedule", "lr_step_epochs", None),
+])
+def test_spellings_of_all_generations(words: str, section: str, name: str, value: object) -> None:
+    argv = words.split(" ", 1)
+    if value is None and name == "lr_step_epochs":
+        value = "pow 2"
+    assert getattr(getattr(parse(*argv), section), name) == value
+
+
+def test_the_flags_of_every_generation_parse() -> None:
+    """All flags of MXNet's training scripts are known: each is taken, or refused in words of its own."""
+    text = """gpus kv-store network num-layers num-epochs lr lr-factor lr-step-epochs initializer optimizer mom wd batch-size
+        disp-batches model-prefix save-period load-epoch top-k loss monitor test-io dtype gc-type gc-threshold
+        macrobatch-size warmup-epochs warmup-strategy profile-worker-suffix profile-server-suffix num-classes num-examples
+        use-imagenet-data-augmentation data-train data-val data-train-idx data-val-idx rgb-mean rgb-std pad-size fill-value
+        image-shape data-nthreads benchmark random-crop random-mirror max-random-h max-random-s max-random-l
+        max-random-aspect-ratio min-random-aspect-ratio max-random-rotate-angle max-random-shear-ratio max-random-scale
+        min-random-scale max-random-area min-random-area min-crop-size max-crop-size brightness contrast saturation
+        pca-noise random-resized-crop data-dir train-dataset val-dataset data-shape lr-factor-epoch save-model-prefix
+        log-file log-dir clip-gradient add-stn"""
+    for name in text.split():
+        assert expand([f"--{name}", "1"], "imgcls-train") == [f"--{name}", "1"]
+
+
+@pytest.mark.parametrize(("words", "expected"), [
+    ("--lr abc", "--lr abc: must be a number"),
+    ("--lr nan", "--lr nan: must be a number"),
+    ("--batch-size 1.5", "--batch-size 1.5: must be a whole number"),
+    ("--batch-size 0", "--batch-size 0: must be at least 1"),
+    ("--network", "--network: needs a value"),
+    ("--initializer xaver", "did you mean xavier"),
+    ("--learning-rate 1", "did you mean --lr?"),
+    ("--nework lenet", "did you mean --network"),
+    ("--num 3", "--num could be --num-classes, --num-epochs, --num-examples, --num-layers"),
+    ("--dataset mnits", "did you mean mnist"),
+    ("--image-shape 1,x", "--image-shape 1,x: must be whole numbers"),
+    ("--random-crop maybe", "must be 1 or 0"),
+    ("stray", "stray"),
+    ("--gc-type 2bit", "--gc-type 2bit: "),
+    ("--macrobatch-size 64", "lbsgd is not offered"),
+    ("--config /no/such/file", "--config /no/such/file: no such file"),
+])
+def test_a_mistake_is_one_line_and_status_2(words: str, expected: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse(*words.split())
+    assert expected in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("text", "expected"), [
+    ("lerning_rate: 1\n", "key lerning_rate is not known"),
+    ("lr: [1, 2\n", "not YAML"),
+    ("- lr\n", "must hold settings"),
+    ("lr: {a: 1}\n", "--lr"),
+])
+def test_a_mistake_in_a_file_names_it(tmp_path: Path, text: str, expected: str) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=expected):
+        parse("--config", str(path))
+
+
+def test_a_mistake_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IMGCLS_BATCHSIZE", "3")
+    with pytest.raises(UsageError, match="did you mean IMGCLS_BATCH_SIZE"):
+        parse()
+    monkeypatch.delenv("IMGCLS_BATCHSIZE")
+    monkeypatch.setenv("IMGCLS_CACHE", "/somewhere")  # not a setting, and allowed
+    parse()
+
+
+@pytest.mark.parametrize("words", [
+    "", "--lr .3 --lr-factor .94", "--lr-factor .9 --lr-factor-epoch .5", "--data-dir D --lr-factor .1 --num-epochs 30",
+    "--lr-step-epochs pow2 --rgb-mean 1,2.25,3 --image-shape 3,28,28 --loss ce,nll --load-epoch 0008",
+])
+def test_print_config_can_be_fed_back(tmp_path: Path, words: str) -> None:
+    """The same values, and the same rule for the learning rate although every key now counts as given."""
+    from imgcls.schedule import from_config
+
+    first = parse(*words.split())
+    path = tmp_path / "c.yaml"
+    path.write_text(dump(first))
+    second = parse("--config", str(path))
+    assert dump(second) == dump(first)
+    plans = [from_config(c.schedule, updates_per_epoch=10, num_epochs=c.train.num_epochs, given=c.given,
+                         first_generation=c.first_generation) for c in (first, second)]
+    assert [plans[0].lr_at(u) for u in range(1, 400, 7)] == [plans[1].lr_at(u) for u in range(1, 400, 7)]
+
+
+def test_python_arguments_are_checked_like_flags() -> None:
+    assert build({}, {"lr": 1, "image_shape": (1, 8, 8)}).schedule.lr == 1.0
+    with pytest.raises(UsageError, match="num_epochs"):
+        build({}, {"num_epoch": 3})
+
+
+def test_help_and_print_config_touch_neither_torch_nor_cv2() -> None:
+    code = ("import sys; from imgcls.cli.train import main\n"
+            "try: main(sys.argv[1:])\nexcept SystemExit: pass\n"
+            "print([m for m in ('torch', 'cv2') if m in sys.modules], file=sys.stderr)")
+    for flag in ("--help", "--print-config", "--nonsense"):
+        done = subprocess.run([sys.executable, "-c", code, flag], capture_output=True, text=True, check=True, cwd=ROOT)
+        assert done.stderr.splitlines()[-1] == "[]", flag
+
+
+def test_help_begins_with_examples_and_shows_the_data_sets_defaults() -> None:
+    text = run_cli("train", "--help").stdout.splitlines()
+    assert text[0].startswith("usage: imgcls-train")
+    assert sum("imgcls-train" in line for line in text[2:8]) == 3
+    assert "(0.05)" in next(line for line in text if line.strip().startswith("--lr X"))
+    assert max(map(len, text)) <= 120
+
+
+def test_every_command_ends_with_a_status() -> None:
+    assert run_cli("--help").returncode == 0
+    done = run_cli("trian")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "did you mean train" in done.stderr
+    assert run_cli("train", "--nonsense").returncode == 2
+    assert run_cli("train", "--gpus", "0,x").stderr.count("\n") == 1
+
+
+# the floors of docs/architecture.md: who may import whom
+FLOORS = [
+    {"errors", "lookup", "storage", "schedule", "sections", "formats", "download"},
+    {"distributed"},
+    {"data", "networks", "layers", "graph", "metrics", "optim", "reporter", "summary", "monitor", "signals", "packing"},
+    {"datasets", "checkpoint"},
+    {"trainer"},
+    {"config"},
+    {"cli", "api", "compat"},
+]
+
+
+def test_imports_go_down_the_floors_only() -> None:
+    floor = {name: number for number, names in enumerate(FLOORS) for name in names}
+    package = ROOT / "imgcls"
+    for path in package.rglob("*.py"):
+        parts = path.relative_to(package).with_suffix("").parts
+        if parts[0] in ("__init__", "__main__"):
+            continue
+        assert parts[0] in floor, f"{path} is on no floor"
+        for target in _imports(path):
+            assert floor[target[0]] <= floor[parts[0]], f"{path.name} imports imgcls.{'.'.join(target)}, a floor above"
+            leaf = parts[0] in ("networks", "datasets") and len(parts) > 1 and not parts[1].startswith("_")
+            if leaf and target[0] == parts[0] and len(target) > 1 and parts[1] not in ALIASES:
+                assert target[1].startswith("_"), f"{path.name} imports the leaf {'.'.join(target)}"
+
+
+#: leaves that are another leaf under a second name
+ALIASES = {"resnetv1"}
+
+
+def _imports(path: Path) -> list[tuple[str, ...]]:
+    """The imgcls modules that a file imports, without the leading imgcls."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "imgcls":
+            inner = tuple(node.module.split(".")[1:])
+            found += [(*inner, alias.name) if (len(inner) < 2) else inner for alias in node.names]
+        elif isinstance(node, ast.Import):
+            found += [tuple(a.name.split(".")[1:]) for a in node.names if a.name.startswith("imgcls.")]
+    return [target for target in found if target and target[0] != "__version__"]

@@ -1,0 +1,114 @@
+"""The learning rate: MXNet's schedulers to rounding, and which rule the flags choose."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from conftest import shared
+
+from imgcls.errors import UsageError
+from imgcls.schedule import Schedule, from_config
+from imgcls.sections import ScheduleConfig
+
+CLOSE = pytest.approx
+
+
+def close(value: float) -> object:
+    return pytest.approx(value, rel=1e-7, abs=1e-12)
+
+
+def of_mxnet(cls: str, kwargs: dict[str, object]) -> Schedule:
+    """Our schedule for the arguments of one of MXNet's scheduler classes."""
+    warmup = {"warmup": kwargs.get("warmup_steps", 0), "warmup_begin_lr": kwargs.get("warmup_begin_lr", 0.0),
+              "warmup_strategy": kwargs.get("warmup_mode", "linear"), "base_lr": kwargs.get("base_lr", 0.01)}
+    if cls == "FactorScheduler":
+        return Schedule(kind="every", period=kwargs["step"], factor=kwargs["factor"],
+                        lowest=kwargs.get("stop_factor_lr", 1e-8), **warmup)
+    if cls == "MultiFactorScheduler":
+        return Schedule(kind="steps", steps=tuple(kwargs["step"]), factor=kwargs["factor"], **warmup)
+    kind = {"PolyScheduler": "pow", "CosineScheduler": "cosine"}[cls]
+    return Schedule(kind=kind, power=kwargs.get("pwr", 2), last_update=kwargs["max_update"],
+                    final_lr=kwargs.get("final_lr", 0.0), **warmup)
+
+
+def test_every_scheduler_of_mxnet() -> None:
+    for case in json.loads(shared("fixtures", "lr", "manifest.json").read_text())["schedulers"]:
+        schedule = of_mxnet(case["cls"], case["kwargs"])
+        for part in (case, case.get("late_start")):
+            if part:
+                ours = [schedule.lr_at(part["first_num_update"] + k) for k in range(len(part["lr"]))]
+                assert ours == [close(lr) for lr in part["lr"]], case
+
+
+def test_the_example_scripts_schedules() -> None:
+    """fit.py's rates, also after a resume; pow is left out there: MXNet begins it again at the full rate."""
+    for case in json.loads(shared("fixtures", "lr", "manifest.json").read_text())["example_fit"]:
+        args = case["args"]
+        config = ScheduleConfig(lr=args["lr"], lr_factor=args["lr_factor"], lr_step_epochs=args["lr_step_epochs"])
+        per_epoch, done = case["epoch_size"], args["load_epoch"] or 0
+        schedule = from_config(config, updates_per_epoch=per_epoch, num_epochs=args["num_epochs"],
+                               given={"lr", "lr_factor", "lr_step_epochs"})
+        if schedule.kind == "pow" and done:
+            continue
+        ours = [schedule.lr_at(done * per_epoch + k + 1) for k in range(len(case["lr_of_each_update"]))]
+        assert ours == [close(lr) for lr in case["lr_of_each_update"]], case
+
+
+def rates(config: ScheduleConfig, given: set[str], first_generation: bool = False, num_epochs: int = 50) -> Schedule:
+    return from_config(config, updates_per_epoch=10, num_epochs=num_epochs, given=given,
+                       first_generation=first_generation)
+
+
+def test_steps_switch_one_update_after_the_epoch() -> None:
+    schedule = rates(ScheduleConfig(lr=1, lr_step_epochs="2,3"), {"lr_step_epochs"})
+    assert [schedule.lr_at(u) for u in (20, 21, 30, 31)] == [1, close(0.1), close(0.1), close(0.01)]
+    assert [u for u in range(1, 60) if schedule.changes_at(u)] == [21, 31]
+
+
+def test_a_fraction_of_an_epoch() -> None:
+    """The seed's `--lr .1 --lr-factor .9 --lr-factor-epoch .5`."""
+    schedule = rates(ScheduleConfig(lr=0.1, lr_factor=0.9, lr_factor_epoch=0.5), {"lr_factor", "lr_factor_epoch"})
+    assert [schedule.lr_at(u) for u in (1, 5, 6, 11)] == [close(0.1), close(0.1), close(0.09), close(0.081)]
+
+
+@pytest.mark.parametrize(("given", "first", "epochs", "kind"), [
+    (set(), False, 50, "steps"),                                # the data set's own steps, although they never come
+    ({"lr_factor"}, False, 50, "every"),                        # the seed: ... --lr-factor .94 --num-epoch 50
+    ({"lr_factor"}, False, 300, "steps"),                       # a default step falls before the end
+    ({"lr_factor"}, True, 300, "every"),                        # --data-dir marks a command of the first scripts
+    ({"lr_factor", "lr_step_epochs"}, True, 300, "steps"),      # said is said
+    ({"lr_factor", "lr_factor_epoch"}, False, 300, "every"),
+])
+def test_which_rule(given: set[str], first: bool, epochs: int, kind: str) -> None:
+    config = ScheduleConfig(lr_factor=0.94, lr_step_epochs="200,250",
+                            lr_factor_epoch=2.0 if "lr_factor_epoch" in given else 0.0)
+    schedule = rates(config, given, first, epochs)
+    assert schedule.kind == kind
+    assert schedule.description
+
+
+@pytest.mark.parametrize("text", ["pow2", "pow-2", "pow 2", "pow2.0"])
+def test_spellings_of_a_power(text: str) -> None:
+    schedule = rates(ScheduleConfig(lr=1, lr_step_epochs=text), {"lr_step_epochs"}, num_epochs=10)
+    assert schedule.lr_at(50) == close(0.25)
+    assert schedule.lr_at(100) == 0
+
+
+def test_cosine_with_warmup() -> None:
+    schedule = rates(ScheduleConfig(lr=1, lr_schedule="cosine", warmup_epochs=1, final_lr=0.1), set(), num_epochs=11)
+    assert [schedule.lr_at(u) for u in (0, 5, 10, 60, 110, 200)] == [0, 0.5, 1, close(0.55), close(0.1), close(0.1)]
+
+
+@pytest.mark.parametrize(("config", "words"), [
+    (ScheduleConfig(lr_step_epochs="a"), "--lr-step-epochs 'a'"),
+    (ScheduleConfig(lr_step_epochs="5,5"), "rising"),
+    (ScheduleConfig(lr_step_epochs="0"), "above 0"),
+    (ScheduleConfig(lr_step_epochs="powx"), "such as pow2"),
+    (ScheduleConfig(lr_factor_epoch=1), "contradict"),
+    (ScheduleConfig(lr=0.1, warmup_epochs=1, warmup_begin_lr=1), "--warmup-begin-lr 1"),
+    (ScheduleConfig(lr_schedule="cosine", warmup_epochs=60), "below --num-epochs"),
+])
+def test_wrong_schedules_are_named(config: ScheduleConfig, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        rates(config, {"lr_step_epochs"} | ({"lr_factor_epoch"} if config.lr_factor_epoch else set()))
