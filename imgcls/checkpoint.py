@@ -183,7 +183,9 @@ def restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, saved:
         name, _, kind = path.rpartition("/")
         if name not in parameters or (tensor.ndim and tensor.shape != parameters[name].shape):
             raise DataError(saved.path, f"the optimizer state of {name} does not fit this network")
-        by_parameter.setdefault(parameters[name], {})[kind] = tensor
+        if tensor.ndim:  # in the memory order of the weights: fused steps walk both side by side
+            tensor = torch.empty_like(parameters[name], dtype=tensor.dtype).copy_(tensor)
+        by_parameter.setdefault(parameters[name], {})[kind] = tensor.detach()
     state = optimizer.state_dict()
     order = [p for group in optimizer.param_groups for p in group["params"]]
     state["state"] = {index: by_parameter[p] for index, p in enumerate(order) if p in by_parameter}

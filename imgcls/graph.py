@@ -336,7 +336,7 @@ class _Reader:
                 if all(shape is not None for shape in known):
                     self.infer(index, outline, known)
             layer = layer_class.read(spec)
-        except (ValueError, RuntimeError, IndexError, TypeError, KeyError) as error:
+        except (ValueError, ArithmeticError, RuntimeError, LookupError, TypeError) as error:
             raise DataError(self.path, f"node {node.name!r} ({node.op}): {_first_line(error)}") from error
         layer.op, layer.attrs = node.op, dict(node.attrs)
         key = self.add_module(node.name, layer)

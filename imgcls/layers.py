@@ -68,10 +68,12 @@ class Spec(Attributes):
         return groups
 
     def pair(self, name: str, default: int) -> tuple[int, int]:
-        """Height and width; an empty list is the default."""
+        """Height and width; an empty list is the default, and no size may be below it."""
         sizes = self.integers(name, ()) or (default, default)
         if len(sizes) != 2:
             raise ValueError(f"{name}={self.given[name]}: only two dimensions (height, width) are supported")
+        if min(sizes) < default:
+            raise ValueError(f"{name}={self.given[name]}: at least {default} is needed")
         return sizes[0], sizes[1]
 
     def optional(self, name: str) -> bool | None:

@@ -100,4 +100,4 @@ def _avoid_dynamo() -> None:
     for name in ("add_param_group", "zero_grad", "state_dict", "load_state_dict"):
         guarded = getattr(getattr(torch.optim.Optimizer, name, None), "__wrapped__", None)
         if guarded is not None and not hasattr(guarded, "__dynamo_disable"):
-            setattr(guarded, "__dynamo_disable", guarded)  # noqa: B010 - a name that a class would mangle
+            setattr(guarded, "__dynamo_disable", guarded)

@@ -118,8 +118,10 @@ class Reporter:
         storage.write_bytes(self._metrics, "".join(f"{text}\n" for text in kept).encode())
 
     def close(self) -> None:
-        """Take the bar away; the terminal is the caller's again."""
+        """Take the bar away and close the log file; the terminal is the caller's again."""
         self._close_bar()
+        for handler in self._log.handlers if self._log else ():
+            handler.close()
 
     def _record(self, **fields: Any) -> None:
         if self._metrics is not None:

@@ -12,6 +12,7 @@ of a flag means what it meant to MXNet before it can mean a flag of ours.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Container
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,9 +25,7 @@ def flag(default: Any, help: str, *, since: str = "new", choices: tuple[str, ...
         "help": help, "since": since, "choices": choices, "metavar": metavar, "later": later, "minimum": minimum})
 
 
-RECORDS_LATER = "record files are read from the next release on; this one trains on mnist, cifar10 and digits"
 DEVICES_LATER = "training on several devices or machines comes in a later release"
-STREAM_LATER = "this augmentation comes with record files in the next release"
 
 
 @dataclass(frozen=True)
@@ -36,54 +35,101 @@ class DataConfig:
     dataset: str = flag("mnist", "the data set, a file of imgcls/datasets", metavar="NAME")
     data_dir: str = flag("", "folder of the data set's files (default: ~/.cache/imgcls/NAME; downloaded if missing)",
                          since="g1", metavar="DIR")
-    data_train: str = flag("", "training data: a .rec file, a folder, a;b or a pattern", since="g2",
-                           metavar="PATH", later=RECORDS_LATER)
-    data_val: str = flag("", "validation data, like --data-train", since="g2", metavar="PATH", later=RECORDS_LATER)
-    data_train_idx: str = flag("", ".idx of the training .rec (not needed: it is read or made by itself)", since="g2",
-                               metavar="FILE", later=RECORDS_LATER)
-    data_val_idx: str = flag("", ".idx of the validation .rec", since="g2", metavar="FILE", later=RECORDS_LATER)
+    data_train: str = flag("", "training data: a .rec file, a;b, a pattern, a folder (of .rec files, or one folder of "
+                           "images per class) or a .lst", since="g2", metavar="PATH")
+    data_val: str = flag("", "validation data, like --data-train", since="g2", metavar="PATH")
+    data_train_idx: str = flag("", ".idx of the training .rec, where it is not beside it (none is needed)",
+                               since="g2", metavar="FILE")
+    data_val_idx: str = flag("", ".idx of the validation .rec", since="g2", metavar="FILE")
     train_dataset: str = flag("train.rec", "name of the training file in --data-dir (imagenet)", since="g1",
-                              metavar="FILE", later=RECORDS_LATER)
+                              metavar="FILE")
     val_dataset: str = flag("val.rec", "name of the validation file in --data-dir (imagenet)", since="g1",
-                            metavar="FILE", later=RECORDS_LATER)
+                            metavar="FILE")
+    data_root: str = flag("", "folder that the paths in a .lst start from (if not given: the list's own)",
+                          metavar="DIR")
+    on_bad: str = flag("skip", "a damaged record or image is left out, named and counted (up to 1 % of them), or ends "
+                       "the run", choices=("skip", "stop"))
     num_examples: int = flag(0, "training samples to use, 0: all there are", since="g2", minimum=0)
     batch_size: int = flag(128, "samples per step and worker", since="g2", minimum=1)
-    data_nthreads: int = flag(4, "threads that prepare batches; 0: in the main thread, for debugging", since="g2",
-                              minimum=0)
+    data_nthreads: int | None = flag(None, "threads that prepare batches (if not given: one per core, at most 16); "
+                                     "0: in the main thread, for debugging", since="g2", minimum=0)
     benchmark: bool = flag(False, "train on one random batch again and again, to measure speed", since="g2")
+
+
+#: what --use-imagenet-data-augmentation 1 stands for: set_imagenet_aug of MXNet 1.3 to 1.9
+IMAGENET_RECIPE: dict[str, Any] = {
+    "rgb_mean": (123.68, 116.779, 103.939), "rgb_std": (58.393, 57.12, 57.375),
+    "random_crop": False, "random_resized_crop": True, "random_mirror": True,
+    "min_random_area": 0.08, "max_random_area": 1.0,
+    "min_random_aspect_ratio": 3 / 4, "max_random_aspect_ratio": 4 / 3,
+    "brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "pca_noise": 0.1,
+}
+#: flags that ask for another crop than that of random area
+_OTHER_CROPS = ("random_crop", "max_random_scale", "min_random_scale", "max_crop_size", "min_crop_size")
+#: what only the crop of random area needs; without it an aspect ratio would warp the image
+_OF_RESIZED_CROP: dict[str, Any] = {"min_random_area": 1.0, "max_random_area": 1.0, "min_random_aspect_ratio": None,
+                                    "max_random_aspect_ratio": 0.0}
 
 
 @dataclass(frozen=True)
 class AugmentConfig:
     """Augmentation and normalisation, in the order applied"""
 
+    resize: int = flag(0, "short edge of the images before all else, pixels; 0: as stored", metavar="PIXELS",
+                       minimum=0)
+    val_resize: int | None = flag(None, "the same for validation, where the centre is cut; 0: as stored (if not given: "
+                                  "--resize, or the crop's height / 0.875 where the images are much larger than the "
+                                  "crop)", metavar="PIXELS", minimum=0)
+    max_random_rotate_angle: int = flag(0, "rotate by up to this, degrees", since="g2", minimum=0)
+    max_random_shear_ratio: float = flag(0.0, "shear by up to this", since="g2", minimum=0)
+    max_random_scale: float = flag(1.0, "largest scale of the image before the crop", since="g2")
+    min_random_scale: float = flag(1.0, "smallest scale of the image before the crop", since="g2")
     pad_size: int = flag(0, "border on all four sides before the crop, pixels", since="g2", minimum=0)
     fill_value: int = flag(127, "value of the border, 0-255", since="g3", minimum=0)
     random_crop: bool = flag(False, "crop at a random place, not the centre", since="g2")
+    random_resized_crop: bool = flag(False, "crop of random area and aspect, resized", since="g3")
+    max_random_area: float = flag(1.0, "largest area of that crop, as a part of the image", since="g3")
+    min_random_area: float = flag(1.0, "smallest area of that crop", since="g3")
+    max_random_aspect_ratio: float = flag(0.0, "largest aspect ratio of that crop; without "
+                                          "--min-random-aspect-ratio: its change to either side of 1; without that "
+                                          "crop the image is warped so", since="g2", minimum=0)
+    min_random_aspect_ratio: float | None = flag(None, "smallest aspect ratio of that crop", since="g3")
+    max_crop_size: int = flag(-1, "largest side of a square crop of random size, resized; -1: off", since="g3")
+    min_crop_size: int = flag(-1, "smallest side of that crop; -1: off", since="g3")
+    interpolation: str = flag("bilinear", "how images are resized: bilinear (MXNet's), antialias (bilinear as Pillow "
+                              "and torchvision do it), ...; auto: cubic or area by direction",
+                              choices=("bilinear", "antialias", "nearest", "cubic", "area", "lanczos", "auto",
+                                       "random"))
+    brightness: float = flag(0.0, "change brightness by up to this part", since="g3", minimum=0)
+    contrast: float = flag(0.0, "change contrast by up to this part", since="g3", minimum=0)
+    saturation: float = flag(0.0, "change saturation by up to this part", since="g3", minimum=0)
+    max_random_h: int = flag(0, "change hue by up to this, 0-180", since="g2", minimum=0)
+    max_random_s: int = flag(0, "change saturation by up to this, 0-255", since="g2", minimum=0)
+    max_random_l: int = flag(0, "change lightness by up to this, 0-255", since="g2", minimum=0)
+    pca_noise: float = flag(0.0, "strength of lighting noise (AlexNet's), such as 0.1", since="g3", minimum=0)
     random_mirror: bool = flag(False, "mirror left to right with probability 1/2", since="g2")
     rgb_mean: tuple[float, ...] = flag((0.0,), "subtracted per channel, on the scale 0-255", since="g2",
                                        metavar="R,G,B")
     rgb_std: tuple[float, ...] = flag((1.0,), "divided by per channel, after the mean", since="g3", metavar="R,G,B")
-    random_resized_crop: bool = flag(False, "crop of random area and aspect, resized", since="g3", later=STREAM_LATER)
-    max_random_area: float = flag(1.0, "largest area of that crop", since="g3", later=STREAM_LATER)
-    min_random_area: float = flag(1.0, "smallest area of that crop", since="g3", later=STREAM_LATER)
-    max_random_aspect_ratio: float = flag(0.0, "change of aspect ratio", since="g2", later=STREAM_LATER)
-    min_random_aspect_ratio: float | None = flag(None, "smallest aspect ratio", since="g3", later=STREAM_LATER)
-    max_random_scale: float = flag(1.0, "largest scale before the crop", since="g2", later=STREAM_LATER)
-    min_random_scale: float = flag(1.0, "smallest scale before the crop", since="g2", later=STREAM_LATER)
-    max_crop_size: int = flag(-1, "largest side of a square crop", since="g3", later=STREAM_LATER)
-    min_crop_size: int = flag(-1, "smallest side of a square crop", since="g3", later=STREAM_LATER)
-    max_random_rotate_angle: int = flag(0, "rotation, degrees", since="g2", later=STREAM_LATER)
-    max_random_shear_ratio: float = flag(0.0, "shear", since="g2", later=STREAM_LATER)
-    max_random_h: int = flag(0, "hue, 0-180", since="g2", later=STREAM_LATER)
-    max_random_s: int = flag(0, "saturation, 0-255", since="g2", later=STREAM_LATER)
-    max_random_l: int = flag(0, "lightness, 0-255", since="g2", later=STREAM_LATER)
-    brightness: float = flag(0.0, "brightness jitter", since="g3", later=STREAM_LATER)
-    contrast: float = flag(0.0, "contrast jitter", since="g3", later=STREAM_LATER)
-    saturation: float = flag(0.0, "saturation jitter", since="g3", later=STREAM_LATER)
-    pca_noise: float = flag(0.0, "lighting noise", since="g3", later=STREAM_LATER)
-    use_imagenet_data_augmentation: bool = flag(False, "the imagenet recipe of MXNet 1.3", since="g3",
-                                                later=STREAM_LATER)
+    mean_image: str = flag("", "subtract this image in place of --rgb-mean: an MXNet .bin or .params file",
+                           metavar="FILE")
+    use_imagenet_data_augmentation: bool = flag(False, "the recipe of MXNet 1.3: random resized crop, mirror, colour "
+                                                "jitter, lighting noise", since="g3")
+
+    def settled(self, given: Container[str]) -> AugmentConfig:
+        """The values that hold once the recipe is taken up where it was asked for, and without the data set's crop
+        of random area where the user asked for another crop. What the user gave (field names) holds in any case."""
+        changes: dict[str, Any] = {}
+        if self.use_imagenet_data_augmentation:
+            changes = dict(IMAGENET_RECIPE)
+        elif "random_resized_crop" not in given and any(name in given for name in _OTHER_CROPS):
+            changes["random_resized_crop"] = False
+        if "max_random_aspect_ratio" in given:  # alone it is a change to either side
+            changes["min_random_aspect_ratio"] = None
+        changes = {name: value for name, value in changes.items() if name not in given}
+        if not changes.get("random_resized_crop", self.random_resized_crop):
+            changes |= {name: value for name, value in _OF_RESIZED_CROP.items() if name not in given}
+        return dataclasses.replace(self, **changes)
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,9 @@ import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -42,6 +43,11 @@ class Precision:
         self.name, self._device = dtype, device
         self._type = None if dtype == "float32" else getattr(torch, dtype)
         self.scaler = torch.amp.GradScaler(device.type) if dtype == "float16" else None
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take up the loss scale of a checkpoint, where it has one."""
+        if self.scaler and state:
+            self.scaler.load_state_dict(dict(state))
 
     def autocast(self) -> AbstractContextManager[object]:
         """The context of a forward pass."""

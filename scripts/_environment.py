@@ -18,7 +18,7 @@ STAMP = FOLDER / "installed"
 
 def ensure(extras: str) -> str:
     """The path of the environment's Python, with this checkout and `extras` (such as "test") installed."""
-    if not (3, 10) <= sys.version_info[:2]:
+    if not sys.version_info[:2] >= (3, 10):
         raise SystemExit(f"Python {sys.version.split()[0]} is too old: 3.10 or newer is needed")
     python = FOLDER / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     wanted = hashlib.sha256((ROOT / "pyproject.toml").read_bytes() + f"{extras} {sys.version}".encode()).hexdigest()

@@ -16,7 +16,7 @@ import pytest
 from conftest import shared
 
 from imgcls.errors import DataError
-from imgcls.formats import cifar
+from imgcls.formats import cifar, pickles
 
 
 def pictures(count: int, seed: int = 0) -> np.ndarray:
@@ -314,7 +314,7 @@ def test_a_batch_that_is_too_large_is_refused(tmp_path: Path, monkeypatch: pytes
 
 
 def test_too_many_instructions_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cifar, "_MOST_INSTRUCTIONS", 1000)
+    monkeypatch.setattr(pickles, "MOST_INSTRUCTIONS", 1000)
     assert "too many instructions" in str(refusal(save(tmp_path, b"\x80\x02" + b"]" * 2000 + b".")))
 
 

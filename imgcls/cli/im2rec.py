@@ -87,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("prefix", metavar="PREFIX", help="of the lists PREFIX*.lst and what is made of them")
     parser.add_argument("root", metavar="ROOT", help="the folder that the paths in the lists start from")
     group = parser.add_argument_group("lists")
-    switch = {"type": _switch, "default": False, "metavar": ""}
+    switch: dict[str, Any] = {"type": _switch, "default": False, "metavar": ""}
     group.add_argument("--list", **switch, help="only make the list or lists")
     group.add_argument("--recursive", type=_switch, metavar="",
                        help="go into sub-folders, each is a class; without it only ROOT's own images")
@@ -99,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
                        help="share of the test list; what is left of the images is the val list")
     group.add_argument("--no-shuffle", dest="shuffle", type=_no_switch, default=True, metavar="",
                        help="keep the order of names; --shuffle False is the same")
-    group.add_argument("--shuffle", **switch | {"default": True}, help=argparse.SUPPRESS)
+    group.add_argument("--shuffle", type=_switch, default=True, metavar="", help=argparse.SUPPRESS)
     group = parser.add_argument_group("packing")
     group.add_argument("--resize", type=int, default=0, metavar="PIXELS", help="of the short edge; 0: as is")
     group.add_argument("--center-crop", **switch, help="to a square, before the resize")
@@ -266,6 +266,9 @@ def _pack_key_value(argv: Sequence[str]) -> int:
     target = out if num_parts == 1 else f"{out}.part{part:03d}"
     done = _pack_one(listing, root, target, target.removesuffix(".rec"), config,
                      join=not any(os.path.exists(root + entry.path) for entry in listing.entries[:100]))
+    if num_parts > 1 and not listing.entries:
+        _say(f"{target}: no line of {list_path} begins in part {part} of {num_parts}, the file is empty")
+        return 0
     return _status(done["records"], done["skipped"], strict=False)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -49,51 +50,46 @@ def run(config: Config, *, splits: Splits | None = None, command: str = "",
     from imgcls.reporter import Reporter
     from imgcls.signals import Stop
 
-    worker = distributed.choose(config.device)
-    prefix = config.checkpoint.save_model_prefix or config.checkpoint.model_prefix
-    reporter = Reporter(config.report, metrics_path=f"{prefix}-metrics.jsonl" if prefix else None, rank=worker.rank,
-                        quiet=quiet)
-    reporter.line(configuration.tell(config))
-    splits = splits or load_data(config)
-    loader, val_loader = make_loaders(config, splits, worker)
-    if config.train.test_io:
-        return None, test_io(config, loader, reporter)
+    with contextlib.ExitStack() as stack:
+        worker = distributed.choose(config.device)
+        prefix = config.checkpoint.save_model_prefix or config.checkpoint.model_prefix
+        reporter = stack.enter_context(contextlib.closing(Reporter(
+            config.report, metrics_path=f"{prefix}-metrics.jsonl" if prefix else None, rank=worker.rank, quiet=quiet)))
+        reporter.line(configuration.tell(config))
+        splits = splits or load_data(config)
+        loader, val_loader = make_loaders(config, splits, worker)
+        if config.train.test_io:
+            return None, test_io(config, loader, reporter)
 
-    saved = find_checkpoint(config)
-    model = make_network(config, saved, reporter).to(worker.device)
-    plan = schedule.from_config(config.schedule, updates_per_epoch=loader.batches_per_epoch, given=config.given,
-                                num_epochs=config.train.num_epochs, first_generation=config.first_generation)
-    position = start_of(config, saved, loader, plan, reporter)
-    optimizer = optim.build(config.optimizer, model, worker.device)
-    precision = trainer.Precision(config.device.dtype, worker.device)
-    if saved and saved.optimizer is not None:
-        checkpoint.restore_optimizer(model, optimizer, saved)
-        if precision.scaler and saved.scaler:
-            precision.scaler.load_state_dict(dict(saved.scaler))
-    summarise(config, splits, model, loader, val_loader, plan, worker, precision.name, reporter)
-    warn_of_what_hurts(config, splits, position, saved, reporter)
-    if position.epoch >= config.train.num_epochs:
-        return model, {}
+        saved = find_checkpoint(config)
+        model = make_network(config, saved, reporter).to(worker.device)
+        plan = schedule.from_config(config.schedule, updates_per_epoch=loader.batches_per_epoch, given=config.given,
+                                    num_epochs=config.train.num_epochs, first_generation=config.first_generation)
+        position = start_of(config, saved, loader, plan, reporter)
+        optimizer = optim.build(config.optimizer, model, worker.device)
+        precision = trainer.Precision(config.device.dtype, worker.device)
+        if saved:
+            checkpoint.restore_optimizer(model, optimizer, saved)
+            precision.restore(saved.scaler)
+        summarise(config, splits, model, loader, val_loader, plan, worker, precision.name, reporter)
+        warn_of_what_hurts(config, splits, position, saved, reporter)
 
-    writer = checkpoint.Checkpoint(prefix, keep_states=config.checkpoint.keep_states,
-                                   run=saved.run if saved else "") if prefix else None
-    try:
+        writer = None
+        if prefix and position.epoch < config.train.num_epochs:
+            writer = stack.enter_context(contextlib.closing(checkpoint.Checkpoint(
+                prefix, keep_states=config.checkpoint.keep_states, run=saved.run if saved else "")))
+        stop = stack.enter_context(Stop())
+        coach = trainer.Trainer(
+            model, loader, val_loader, optimizer=optimizer, schedule=plan, precision=precision, worker=worker,
+            config=config.train, num_classes=config.network.num_classes, compile=config.device.compile,
+            clip_gradient=config.optimizer.clip_gradient, checkpoint=writer,
+            save_period=config.checkpoint.save_period, save_every=config.checkpoint.save_every, reporter=reporter,
+            stop=stop)
         if writer:
             writer.begin(model, meta(config, splits, command), resumed=saved is not None)
             reporter.resume_metrics(position.update)
-        with Stop() as stop:
-            coach = trainer.Trainer(
-                model, loader, val_loader, optimizer=optimizer, schedule=plan, precision=precision, worker=worker,
-                config=config.train, num_classes=config.network.num_classes, compile=config.device.compile,
-                clip_gradient=config.optimizer.clip_gradient, checkpoint=writer,
-                save_period=config.checkpoint.save_period, save_every=config.checkpoint.save_every, reporter=reporter,
-                stop=stop)
-            result = coach.fit(position)
-    finally:
-        reporter.close()
-        if writer:
-            writer.close()
-    if not quiet:
+        result = coach.fit(position)
+    if result and not quiet:
         tell_result(result, "Validation" if val_loader else "Train", config, prefix, command)
     return model, result
 
@@ -173,8 +169,8 @@ def start_of(config: Config, saved: Saved | None, loader: Loader, plan: Schedule
     position, per_epoch = saved.position, loader.batches_per_epoch
     update = position.epoch * per_epoch + position.batch
     if position.batch and position.update != update:
-        raise UsageError(f"--load-epoch {config.checkpoint.load_epoch}: {saved.path} was saved inside an epoch with other "
-                         f"data or another --batch-size (an epoch has {per_epoch} batches now); resume with those of "
+        raise UsageError(f"--load-epoch {config.checkpoint.load_epoch}: {saved.path} was saved inside an epoch with "
+                         f"other data or another --batch-size (an epoch has {per_epoch} batches now); resume with those of "
                          "then, or from a whole epoch")
     position = dataclasses.replace(position, update=update)
     lr = plan.lr_at(position.update + 1)

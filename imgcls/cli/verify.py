@@ -69,7 +69,7 @@ def _verify(path: Path, flags: argparse.Namespace) -> int:
     bad = len(problems) - damaged
     index_problem = reader.check_index()
     problems += [index_problem] if index_problem else []
-    if not len(reader) and not problems:
+    if not len(reader) and not damaged:
         problems.append(DataError(path, "it holds no record"))
     for problem in problems[:flags.max_problems]:
         print(problem)

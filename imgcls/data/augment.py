@@ -1,7 +1,8 @@
 """Augmentation and normalisation on the device, for batches of uint8 images that are all of one size.
 
 What is drawn for a sample is a function of (seed, epoch, sample) (`order.py`); what is applied, in this order: border
-of `--pad-size`, crop (`--random-crop` or the centre), mirror, then (x - mean) / std.
+of `--pad-size`, crop (`--random-crop` or the centre), mirror, then (x - mean) / std. Everything else that can be done
+to an image is planned in `plan.py` and done in `decode.py`; `describe` puts all of it into words.
 """
 
 from __future__ import annotations
@@ -15,11 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from imgcls.data import order
-from imgcls.errors import UsageError
+from imgcls.data.plan import COLUMN, MIRROR, ROW, aspects
+from imgcls.errors import DataError, UsageError
+from imgcls.formats import params
 from imgcls.sections import AugmentConfig
-
-# which draw of a sample decides what; never reorder, or old runs cannot be repeated
-_ROW, _COLUMN, _MIRROR = 0, 1, 2
 
 
 @dataclass(frozen=True)
@@ -37,12 +37,12 @@ def plan(config: AugmentConfig, seed: int, epoch: int, samples: np.ndarray, size
     pad = config.pad_size if train else 0
     free = (size[0] + 2 * pad - crop[0], size[1] + 2 * pad - crop[1])
     if train and config.random_crop:
-        top = order.integers(seed, epoch, samples, _ROW, free[0] + 1)
-        left = order.integers(seed, epoch, samples, _COLUMN, free[1] + 1)
+        top = order.integers(seed, epoch, samples, ROW, free[0] + 1)
+        left = order.integers(seed, epoch, samples, COLUMN, free[1] + 1)
     else:
         top, left = (np.full(len(samples), room // 2) for room in free)
     if train and config.random_mirror:
-        mirror = order.uniform(seed, epoch, samples, _MIRROR) < 0.5
+        mirror = order.uniform(seed, epoch, samples, MIRROR) < 0.5
     else:
         mirror = np.zeros(len(samples), bool)
     return Geometry(top, left, mirror)
@@ -71,7 +71,7 @@ def fit(images: Tensor, config: AugmentConfig, shape: Sequence[int], train: bool
     pad = config.pad_size if train else 0
     if images.shape[1] + 2 * pad < height or images.shape[2] + 2 * pad < width:
         scale = max((height - 2 * pad) / images.shape[1], (width - 2 * pad) / images.shape[2])
-        size = [max(round(images.shape[1] * scale), height - 2 * pad), max(round(images.shape[2] * scale), width - 2 * pad)]
+        size = [max(round(images.shape[axis] * scale), (height, width)[axis - 1] - 2 * pad) for axis in (1, 2)]
         done.append(f"enlarged from {images.shape[1]}x{images.shape[2]} to {size[0]}x{size[1]} to hold the crop")
         images = _enlarge(images, size)
     if pad:
@@ -80,26 +80,49 @@ def fit(images: Tensor, config: AugmentConfig, shape: Sequence[int], train: bool
 
 
 class Normalizer:
-    """(x - mean) / std per channel, uint8 (n, H, W, C) -> float32 (n, C, H, W) in channels_last memory."""
+    """(x - mean) / std per channel, uint8 (n, H, W, C) -> float32 (n, C, H, W) in channels_last memory.
 
-    def __init__(self, config: AugmentConfig, channels: int, device: torch.device) -> None:
+    With --mean-image the mean is an image; `shape` (C, H, W) is then needed.
+    """
+
+    def __init__(self, config: AugmentConfig, channels: int, device: torch.device,
+                 shape: Sequence[int] | None = None) -> None:
         mean, std = (per_channel(values, channels, name) for name, values in (
             ("--rgb-mean", config.rgb_mean), ("--rgb-std", config.rgb_std)))
         if min(std) <= 0:
             raise UsageError(f"--rgb-std {','.join(map(str, config.rgb_std))}: must be above 0")
         self.mean = torch.tensor(mean, device=device) if any(mean) else None
+        self.mean_image = None
+        if config.mean_image and shape is not None:
+            image = torch.from_numpy(read_mean_image(config.mean_image, shape)).permute(1, 2, 0).to(device)
+            self.mean_image = torch.stack([image, image.flip(1)])
         self.scale = torch.tensor([1 / s for s in std], device=device)
         if len(set(std)) == 1:
             self.scale = self.scale[0]  # one factor: a plain multiplication, and 1 is none at all
         self.scaled = any(s != 1 for s in std)
 
-    def __call__(self, images: Tensor) -> Tensor:
+    def __call__(self, images: Tensor, mirrored: np.ndarray | None = None) -> Tensor:
+        """`mirrored` bool (n,) says which images are: their mean image has to be as well."""
         pixels = images.float()
-        if self.mean is not None:
+        if self.mean_image is not None:
+            which = np.zeros(len(images), bool) if mirrored is None else mirrored
+            pixels.sub_(self.mean_image[torch.from_numpy(which).long().to(images.device)])
+        elif self.mean is not None:
             pixels.sub_(self.mean)
         if self.scaled:
             pixels.mul_(self.scale)
         return pixels.permute(0, 3, 1, 2)
+
+
+def read_mean_image(path: str, shape: Sequence[int]) -> np.ndarray:
+    """The one array of an MXNet file, float32 (C, H, W); DataError where it is of another shape."""
+    arrays = list(params.load(path).values())
+    if len(arrays) != 1:
+        raise DataError(path, f"holds {len(arrays)} arrays, a mean image is one")
+    if arrays[0].shape != tuple(shape):
+        raise DataError(path, f"the mean image is {'x'.join(map(str, arrays[0].shape))}, --image-shape is "
+                              f"{'x'.join(map(str, shape))}")
+    return np.ascontiguousarray(arrays[0], np.float32)
 
 
 def per_channel(values: Sequence[float], channels: int, flag: str) -> list[float]:
@@ -114,15 +137,41 @@ def per_channel(values: Sequence[float], channels: int, flag: str) -> list[float
 
 
 def describe(config: AugmentConfig, shape: Sequence[int]) -> str:
-    """The training augmentation in words, for the start-up summary."""
+    """The training augmentation in words, for the start-up summary, in the order applied."""
     parts = []
+    if config.resize:
+        parts.append(f"short edge {config.resize}")
+    warp = [text for text, on in (
+        (f"rotation to {config.max_random_rotate_angle} degrees", config.max_random_rotate_angle),
+        (f"shear to {config.max_random_shear_ratio:g}", config.max_random_shear_ratio),
+        (f"scale {config.min_random_scale:g}-{config.max_random_scale:g}",
+         (config.min_random_scale, config.max_random_scale) != (1, 1)),
+        (f"aspect {_range(aspects(config))}", not config.random_resized_crop and aspects(config) != (1, 1))) if on]
+    parts += warp
     if config.pad_size:
         parts.append(f"border {config.pad_size} of value {config.fill_value}")
-    parts.append(f"{'random' if config.random_crop else 'centre'} crop {shape[1]}x{shape[2]}")
+    if config.random_resized_crop:
+        area = _range((config.min_random_area, config.max_random_area))
+        parts.append(f"random resized crop (area {area}, aspect {_range(aspects(config))}) to {shape[1]}x{shape[2]}")
+    elif config.max_crop_size != -1:
+        parts.append(f"{'random' if config.random_crop else 'centre'} square of side {config.min_crop_size}-"
+                     f"{config.max_crop_size} to {shape[1]}x{shape[2]}")
+    else:
+        parts.append(f"{'random' if config.random_crop else 'centre'} crop {shape[1]}x{shape[2]}")
+    if config.interpolation != "bilinear":
+        parts.append(f"{config.interpolation} interpolation")
+    parts += [f"{name} {value:g}" for name, value in (
+        ("brightness", config.brightness), ("contrast", config.contrast), ("saturation", config.saturation),
+        ("hue", config.max_random_h), ("saturation (HLS)", config.max_random_s), ("lightness", config.max_random_l),
+        ("lighting noise", config.pca_noise)) if value]
     if config.random_mirror:
         parts.append("random mirror")
     mean, std = (",".join(f"{v:g}" for v in values) for values in (config.rgb_mean, config.rgb_std))
-    return ", ".join(parts) + f"; (x - {mean}) / {std}"
+    return ", ".join(parts) + f"; (x - {config.mean_image or mean}) / {std}"
+
+
+def _range(ends: tuple[float, float]) -> str:
+    return "-".join(f"{end:.3g}" for end in ends)
 
 
 def _to_channels(images: Tensor, channels: int) -> Tensor:

@@ -7,9 +7,8 @@
 
 The 3072 bytes are the planes R, G, B of 32 x 32 pixels. `datasets/cifar10.py` reads them.
 
-A pickle is a program, so it is never handed to Python's `pickle`: `_PickleReader` understands the few
-instructions that write dicts, lists, numbers, strings and byte arrays, and can neither import nor call
-anything else.
+A pickle is a program, so `formats/pickles` reads it, which runs nothing but what makes plain data and, here,
+arrays of bytes.
 """
 
 from __future__ import annotations
@@ -17,10 +16,9 @@ from __future__ import annotations
 import gzip
 import io
 import os
-import struct
 import tarfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,6 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from imgcls.errors import DataError
+from imgcls.formats import pickles
 from imgcls.storage import local
 
 PIXELS = 3 * 32 * 32
@@ -35,8 +34,6 @@ PIXELS = 3 * 32 * 32
 _LARGEST_FILE = 256 << 20
 _LARGEST_ARCHIVE = 1 << 30
 _MOST_MEMBERS = 1000
-#: CIFAR-100 written by Python 3 takes about 1.5 million
-_MOST_INSTRUCTIONS = 8_000_000
 
 
 class Batch(NamedTuple):
@@ -152,7 +149,8 @@ def _parse_binary(content: bytes, name: str, classes: int) -> Batch:
 
 
 def _parse_pickle(content: bytes, name: str, classes: int) -> Batch:
-    found = _PickleReader(content, name).load()
+    names = {**_NAMES, ("_codecs", "encode"): pickles.encoder(len(content))}
+    found = pickles.load(content, names, name, encoding="bytes")
     if not isinstance(found, dict):
         raise DataError(name, f"not a CIFAR-{classes} batch: the pickle holds no dict")
     # Python 2 wrote the keys as byte strings, Python 3 writes text.
@@ -243,20 +241,22 @@ class _BoundedStream(io.RawIOBase):
 class _Array:
     """Stands for a numpy.ndarray of uint8 while a pickle is read: its shape and its bytes, no more."""
 
+    __slots__ = ("content", "is_fortran", "shape")
+
     def __init__(self) -> None:
         self.shape: tuple[int, ...] = ()
         self.is_fortran = False
         self.content = b""
 
-    def set(self, state: Any) -> None:
-        """Take what numpy's `__setstate__` takes: (version, shape, dtype, is_fortran, bytes)."""
+    def __setstate__(self, state: Any) -> None:
+        """Take what numpy's own takes: (version, shape, dtype, is_fortran, bytes)."""
         _version, shape, dtype, is_fortran, content = state
         if not isinstance(dtype, _DType) or not isinstance(content, bytes):
-            raise ValueError("an array that is not of bytes")
+            raise ValueError("it has an array that is not of bytes")
         if type(shape) is not tuple or [type(side) for side in shape] != [int, int] or min(shape) < 0:
-            raise ValueError("an array that is not of two dimensions")
+            raise ValueError("it has an array that is not of two dimensions")
         if shape[0] * shape[1] != len(content):
-            raise ValueError(f"an array of {shape} with {len(content)} bytes")
+            raise ValueError(f"it has an array of {shape} with {len(content)} bytes")
         self.shape, self.is_fortran, self.content = shape, bool(is_fortran), content
 
     def to_numpy(self) -> np.ndarray:
@@ -268,190 +268,27 @@ class _Array:
 class _DType:
     """Stands for numpy.dtype; only uint8 is allowed, above all no objects."""
 
+    __slots__ = ()
+
     def __init__(self, name: str | bytes, *_flags: object) -> None:
         if name not in ("u1", b"u1", "uint8", b"uint8"):
-            what = repr(name) if isinstance(name, str | bytes) else "of unknown kind"
-            raise ValueError(f"an array of dtype {what}, only uint8 is read")
+            what = repr(name[:20]) if isinstance(name, str | bytes) else "of unknown kind"
+            raise ValueError(f"it has an array of dtype {what}, only uint8 is read")
 
-    def set(self, state: Any) -> None:
+    def __setstate__(self, state: object) -> None:
         """Byte order and the like mean nothing for bytes."""
 
 
 def _reconstruct(kind: object, *_rest: object) -> _Array:
     if kind is not _Array:
-        raise ValueError("an array of unknown kind")
+        raise ValueError("it has an array of unknown kind")
     return _Array()
 
 
-def _encode(text: str, encoding: str) -> bytes:
-    """How Python 3 writes bytes in protocol 2: as text that is to be encoded."""
-    if type(text) is not str or encoding != "latin1":
-        raise ValueError("bytes in an encoding other than latin1")
-    return text.encode("latin-1")
-
-
-#: every name that a pickle may mention, and what it means here; nothing is looked up anywhere else
-_NAMES: dict[tuple[str, str], Callable[..., object]] = {
+#: the names that a batch may mention, and what stands for them
+_NAMES = {
     ("numpy", "ndarray"): _Array,
     ("numpy", "dtype"): _DType,
     ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
     ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
-    ("_codecs", "encode"): _encode,
-}
-
-
-class _PickleReader:
-    """Runs the data part of the pickle language (protocols 2 to 4) on a stack of its own.
-
-    What comes out is made of dict, list, tuple, int, bytes, str, bool, None and `_Array`. Everything else
-    - other names, other calls, persistent ids, extensions - is a DataError with the instruction's offset.
-    """
-
-    def __init__(self, content: bytes, name: str) -> None:
-        self.content = content
-        self.name = name
-        self.at = 0
-        self.stack: list[Any] = []
-        self.marks: list[int] = []
-        self.memo: dict[int, Any] = {}
-        self.encoded_bytes = 0
-
-    def load(self) -> object:
-        """The object that the pickle describes."""
-        start = 0
-        try:
-            for _ in range(_MOST_INSTRUCTIONS):
-                start = self.at
-                code = self.content[start]
-                self.at += 1
-                if code == 0x2E:  # "." ends the pickle
-                    return self.stack.pop()
-                instruction = _INSTRUCTIONS.get(code)
-                if instruction is None:
-                    raise ValueError(f"instruction {bytes([code])!r}, which is not one of plain data")
-                instruction(self)
-        except (IndexError, struct.error) as error:
-            reason = "truncated" if self.at >= len(self.content) else "damaged"
-            raise DataError(self.name, f"the pickle is {reason}", start) from error
-        except (ValueError, TypeError, KeyError) as error:
-            what = str(error) if isinstance(error, ValueError) else "damaged data"
-            raise DataError(self.name, f"the pickle is refused: it has {what}", start) from error
-        raise DataError(self.name, "the pickle is refused: it has too many instructions", start)
-
-    def number(self, layout: str) -> int:
-        """The little-endian number that follows, in struct's notation."""
-        (value,) = struct.unpack_from(layout, self.content, self.at)
-        self.at += struct.calcsize(layout)
-        return value
-
-    def piece(self, layout: str) -> bytes:
-        """The bytes that follow a number which says how many there are."""
-        size = self.number(layout)
-        if not 0 <= size <= len(self.content) - self.at:
-            self.at = len(self.content)
-            raise IndexError
-        self.at += size
-        return self.content[self.at - size:self.at]
-
-    def line(self) -> str:
-        end = self.content.index(b"\n", self.at)
-        text = self.content[self.at:end].decode()
-        self.at = end + 1
-        return text
-
-    def since_mark(self) -> list[Any]:
-        """Take off the stack what lies above the last mark."""
-        mark = self.marks.pop()
-        items = self.stack[mark:]
-        del self.stack[mark:]
-        return items
-
-    def append(self, items: list[Any]) -> None:
-        target = self.stack[-1]
-        if type(target) is not list:
-            raise TypeError
-        target.extend(items)
-
-    def set_items(self, items: list[Any]) -> None:
-        target = self.stack[-1]
-        if type(target) is not dict or len(items) % 2:
-            raise TypeError
-        # Hashing a tuple of tuples of tuples ... overflows the stack of the interpreter.
-        if any(type(key) not in (bytes, str) for key in items[::2]):
-            raise ValueError("a dict key that is no string")
-        target.update(zip(items[::2], items[1::2], strict=True))
-
-    def tuple_of(self, count: int) -> None:
-        if len(self.stack) < count:
-            raise IndexError
-        items = tuple(self.stack[-count:])
-        del self.stack[-count:]
-        self.stack.append(items)
-
-    def named(self, module: object, name: object) -> None:
-        if type(module) is not str or type(name) is not str:
-            raise TypeError
-        if (module, name) not in _NAMES:
-            raise ValueError(f"the name {module}.{name}, which no CIFAR batch needs")
-        self.stack.append(_NAMES[module, name])
-
-    def call(self) -> None:
-        arguments, function = self.stack.pop(), self.stack.pop()
-        if type(arguments) is not tuple or not any(function is known for known in _NAMES.values()):
-            raise ValueError("a call of something that is no function")
-        result = function(*arguments)
-        if isinstance(result, bytes):
-            # A text that is written once and encoded a thousand times would be a bomb.
-            self.encoded_bytes += len(result)
-            if self.encoded_bytes > len(self.content):
-                raise ValueError("more encoded text than it holds")
-        self.stack.append(result)
-
-    def build(self) -> None:
-        state, target = self.stack.pop(), self.stack[-1]
-        if not isinstance(target, _Array | _DType):
-            raise ValueError("a state for something that has none")
-        target.set(state)
-
-    def skip(self, count: int) -> None:
-        self.at += count
-
-
-_INSTRUCTIONS: dict[int, Callable[[_PickleReader], object]] = {
-    0x80: lambda r: r.skip(1),                                     # PROTO
-    0x95: lambda r: r.skip(8),                                     # FRAME
-    ord("("): lambda r: r.marks.append(len(r.stack)),
-    ord("}"): lambda r: r.stack.append({}),
-    ord("]"): lambda r: r.stack.append([]),
-    ord(")"): lambda r: r.stack.append(()),
-    ord("N"): lambda r: r.stack.append(None),
-    0x88: lambda r: r.stack.append(True),
-    0x89: lambda r: r.stack.append(False),
-    ord("K"): lambda r: r.stack.append(r.number("<B")),
-    ord("M"): lambda r: r.stack.append(r.number("<H")),
-    ord("J"): lambda r: r.stack.append(r.number("<i")),
-    ord("U"): lambda r: r.stack.append(r.piece("<B")),             # byte strings of Python 2
-    ord("T"): lambda r: r.stack.append(r.piece("<i")),
-    ord("C"): lambda r: r.stack.append(r.piece("<B")),             # bytes of Python 3
-    ord("B"): lambda r: r.stack.append(r.piece("<I")),
-    0x8E: lambda r: r.stack.append(r.piece("<Q")),
-    ord("X"): lambda r: r.stack.append(r.piece("<I").decode()),    # text
-    0x8C: lambda r: r.stack.append(r.piece("<B").decode()),
-    ord("q"): lambda r: r.memo.__setitem__(r.number("<B"), r.stack[-1]),
-    ord("r"): lambda r: r.memo.__setitem__(r.number("<I"), r.stack[-1]),
-    0x94: lambda r: r.memo.__setitem__(len(r.memo), r.stack[-1]),
-    ord("h"): lambda r: r.stack.append(r.memo[r.number("<B")]),
-    ord("j"): lambda r: r.stack.append(r.memo[r.number("<I")]),
-    0x85: lambda r: r.tuple_of(1),
-    0x86: lambda r: r.tuple_of(2),
-    0x87: lambda r: r.tuple_of(3),
-    ord("t"): lambda r: r.stack.append(tuple(r.since_mark())),
-    ord("a"): lambda r: r.append([r.stack.pop()]),
-    ord("e"): lambda r: r.append(r.since_mark()),
-    ord("s"): lambda r: r.set_items([r.stack.pop(-2), r.stack.pop()]),
-    ord("u"): lambda r: r.set_items(r.since_mark()),
-    ord("c"): lambda r: r.named(r.line(), r.line()),               # a name, never imported: see _NAMES
-    0x93: lambda r: r.named(r.stack.pop(-2), r.stack.pop()),
-    ord("R"): lambda r: r.call(),
-    ord("b"): lambda r: r.build(),
 }

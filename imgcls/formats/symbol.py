@@ -128,11 +128,13 @@ def load(path: str | os.PathLike[str]) -> Symbol:
 def loads(text: str | bytes, path: object = "symbol") -> Symbol:
     """`load` of JSON in memory; `path` is what errors call it."""
     try:
+        text = text.decode("utf-8") if isinstance(text, bytes) else text
         document = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise DataError(path, f"not JSON: {error.msg.lower()}", error.pos) from error
     except UnicodeDecodeError as error:
         raise DataError(path, "not UTF-8", error.start) from error
+    except json.JSONDecodeError as error:
+        offset = len(error.doc[:error.pos].encode("utf-8", "replace"))
+        raise DataError(path, f"not JSON: {error.msg.lower()}", offset) from error
     except RecursionError as error:
         raise DataError(path, "nested too deeply for a symbol") from error
     except ValueError as error:  # an integer of thousands of digits
@@ -323,7 +325,7 @@ class _Parser:
         if not isinstance(given, dict):
             raise self.fail(f"node {index} is not an object")
         op, name = given.get("op"), given.get("name")
-        if not isinstance(op, str) or not isinstance(name, str) or not op:
+        if not isinstance(op, str) or not isinstance(name, str) or not op or not name:
             raise self.fail(f"node {index} has no op or no name")
         what = f"node {index} ({name!r})"
         if given.get("subgraphs"):

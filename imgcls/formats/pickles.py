@@ -1,0 +1,187 @@
+"""Pickles of plain data from people nobody knows: `cifar` and `states` read theirs here.
+
+A pickle is a program that may call anything. So it is first walked over without running any of it: only
+instructions that write data pass, names must be among the caller's, only those are called, and nothing may
+take more memory than the file is in proportion to. Then Python's own unpickler runs it, with the caller's
+stand-ins in place of the classes it names. Nothing is looked up anywhere else, and nothing is imported.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import pickletools
+from collections.abc import Callable, Mapping
+from typing import NoReturn
+
+from imgcls.errors import DataError
+
+Names = Mapping[tuple[str, str], Callable[..., object]]
+
+#: CIFAR-100 rewritten by Python 3 takes half a million; each takes at most some 100 bytes of memory
+MOST_INSTRUCTIONS = 2_000_000
+
+_ALLOWED = frozenset(["NONE", "NEWTRUE", "NEWFALSE", "INT", "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "STRING", "BINSTRING", "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8", "MARK", "EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "EMPTY_LIST", "LIST", "APPEND", "APPENDS", "EMPTY_DICT", "DICT", "SETITEM", "SETITEMS", "PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE", "GET", "BINGET", "LONG_BINGET", "PROTO", "FRAME", "STOP", "GLOBAL", "STACK_GLOBAL", "REDUCE", "BUILD"])
+_CONTAINERS = (pickletools.pytuple, pickletools.pylist, pickletools.pydict)
+#: what the walk keeps of a value: its text, its kind as `pickletools` names it, or one of these two
+_NAMED, _MADE = object(), object()
+
+
+def load(data: bytes, names: Names, path: object, *, encoding: str) -> object:
+    """The value that a pickle describes: dict, list, tuple, numbers, text, bytes, and what `names` makes.
+
+    `names` maps (module, name) to what stands for it. A stand-in has `__slots__`, is careful with its
+    arguments, and has a `__setstate__` that is; it raises ValueError, whose text the user sees, for what it does
+    not know. `encoding` is what Python 2's byte strings become: "bytes", or text in that encoding.
+    Everything else that a file wants, and any damage, is a DataError.
+    """
+    _Walk(data, names, path).run()
+    try:
+        return _Unpickler(data, names, encoding).load()
+    except Exception as error:  # what a damaged file does to stand-ins and unpickler is not foreseeable
+        what = str(error) if isinstance(error, ValueError) else "its parts do not fit together"
+        raise DataError(path, f"the pickle is refused: {what}") from error
+
+
+def encoder(limit: int) -> Callable[[str, str], bytes]:
+    """Stands for `_codecs.encode`, with which protocols 0 to 2 write bytes: as text that is latin-1.
+
+    Makes `limit` bytes in all: one text that is encoded a thousand times would be a bomb.
+    """
+    left = limit
+
+    def encode(text: str, encoding: str) -> bytes:
+        nonlocal left
+        if type(text) is not str or encoding not in ("latin1", "latin-1"):
+            raise ValueError("it has bytes in an encoding other than latin-1")
+        left -= len(text)
+        if left < 0:
+            raise ValueError("it has more encoded text than it holds")
+        return text.encode("latin-1")
+
+    return encode
+
+
+class _Unpickler(pickle.Unpickler):
+    """Python's own, which finds what is in `names` only. `_Walk` has seen that it asks for nothing else."""
+
+    def __init__(self, data: bytes, names: Names, encoding: str) -> None:
+        super().__init__(io.BytesIO(data), encoding=encoding)
+        self._names = names
+
+    def find_class(self, module: str, name: str) -> Callable[..., object]:
+        return self._names[module, name]
+
+    def persistent_load(self, pid: object) -> NoReturn:
+        raise ValueError("it wants an object from elsewhere")
+
+
+class _Walk:
+    """Goes through the instructions with the kind of each value in place of the value, as `pickletools.dis` does.
+
+    The kinds tell what the unpickler would not ask: that calls and states meet stand-ins only (a state can
+    set attributes of anything, functions too), and that no dict key is a tuple (hashing a tuple of tuples of
+    tuples ... overflows the C stack, or takes for ever).
+    """
+
+    def __init__(self, data: bytes, names: Names, path: object) -> None:
+        self.stream = io.BytesIO(data)
+        self.names = names
+        self.path = path
+        self.at = 0
+        self.frame_end = 0
+        self.stack: list[object] = []
+        self.marks: list[int] = []
+        self.memo: dict[int, object] = {}
+
+    def run(self) -> None:
+        try:
+            for count, (opcode, argument, _) in enumerate(pickletools.genops(self.stream)):
+                if opcode.name not in _ALLOWED:
+                    self.refuse(f"the instruction {opcode.name} is not allowed; it was not run")
+                if count >= MOST_INSTRUCTIONS:
+                    self.refuse("it has too many instructions")
+                if isinstance(argument, int) and not -1 << 31 <= argument < 1 << 31:
+                    self.refuse("it has a number of more than 32 bits")
+                self.check_frame(opcode.name, argument)
+                if opcode.name.endswith("PUT") and not 0 <= argument <= count:
+                    self.refuse("it wants a memory of far more than it holds")
+                self.step(opcode, argument)
+                self.at = self.stream.tell()
+        except (ValueError, IndexError, KeyError, OverflowError, MemoryError) as error:
+            raise DataError(self.path, "the pickle is damaged or cut short", self.at) from error
+
+    def refuse(self, reason: str) -> NoReturn:
+        raise DataError(self.path, f"the pickle is refused: {reason}", self.at)
+
+    def check_frame(self, name: str, argument: object) -> None:
+        """Frames hold whole instructions: of a half one the unpickler drops the bytes and reads on elsewhere."""
+        if self.at < self.frame_end and (name == "FRAME" or self.stream.tell() > self.frame_end):
+            self.refuse("a frame ends inside an instruction")
+        if name == "FRAME":
+            assert isinstance(argument, int)
+            self.frame_end = self.stream.tell() + argument
+
+    def step(self, opcode: pickletools.OpcodeInfo, argument: object) -> None:
+        """Take from the stack what the instruction takes, and put there the kind of what it makes."""
+        taken = self.take(opcode.stack_before)
+        made = opcode.stack_after
+        match opcode.name:
+            case "MARK":
+                self.marks.append(len(self.stack))
+                made = []
+            case "BINUNICODE" | "SHORT_BINUNICODE":
+                made = [argument]
+            case "PUT" | "BINPUT" | "LONG_BINPUT":
+                self.memo[argument] = self.stack[-1]
+            case "MEMOIZE":
+                self.memo[len(self.memo)] = taken[0]
+                made = taken
+            case "GET" | "BINGET" | "LONG_BINGET":
+                made = [self.memo[argument]]
+            case "GLOBAL":
+                made = [self.name(*str(argument).split(" ", 1))]
+            case "STACK_GLOBAL":
+                made = [self.name(*taken)]
+            case "REDUCE":
+                if taken[0] is not _NAMED or taken[1] is not pickletools.pytuple:
+                    self.refuse("it calls something that is no function")
+                made = [_MADE]
+            case "BUILD":
+                if taken[0] is not _MADE:
+                    self.refuse("it has a state for something that has none")
+                made = [_MADE]
+            case "APPEND" | "APPENDS":
+                if taken[0] is not pickletools.pylist:
+                    raise ValueError("no list")
+            case "SETITEM" | "SETITEMS":
+                if taken[0] is not pickletools.pydict:
+                    raise ValueError("no dict")
+                self.check_keys(taken[1::2])
+            case "DICT":
+                self.check_keys(taken[::2])
+        self.stack.extend(made)
+
+    def take(self, before: list[pickletools.StackObject]) -> list[object]:
+        """What an instruction takes off the stack: fixed values, then, for some, all down to the last mark."""
+        if pickletools.markobject in before:
+            start = self.marks.pop() - before.index(pickletools.markobject)
+        else:
+            start = len(self.stack) - len(before)
+        if start < (self.marks[-1] if self.marks else 0):
+            raise ValueError("not enough values")
+        taken = self.stack[start:]
+        del self.stack[start:]
+        return taken
+
+    def name(self, module: object, name: object) -> object:
+        if not isinstance(module, str) or not isinstance(name, str):
+            raise ValueError("a name is text")
+        if (module, name) not in self.names:
+            wanted = repr(f"{module}.{name}"[:100])[1:-1]
+            self.refuse(f"the file wants {wanted}, which is not allowed; it was not run")
+        return _NAMED
+
+    def check_keys(self, keys: list[object]) -> None:
+        if any(key in _CONTAINERS for key in keys):
+            self.refuse("it has a dict key that is no number and no text")

@@ -1,0 +1,412 @@
+"""The packer: MXNet's bytes from MXNet's flags of every age, and what happens to images that are not well."""
+
+import json
+import os
+import signal
+import struct
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from conftest import ROOT, run_cli, shared
+
+from imgcls import packing
+from imgcls.cli import im2rec, rec2idx
+from imgcls.errors import UsageError
+from imgcls.formats.lists import Entry, read
+from imgcls.formats.recordio import RecordReader
+from imgcls.packing import PackConfig, in_order, pack_list, short_edge_size
+
+FIXTURES = Path(__file__).parent / "fixtures" / "records"
+TREE = FIXTURES / "tree"
+
+
+def jpeg(height: int = 24, width: int = 32, quality: int = 90) -> bytes:
+    pixels = np.random.default_rng(height).integers(0, 256, (height // 4 + 1, width // 4 + 1, 3), np.uint8)
+    pixels = cv2.resize(pixels, (width, height))
+    return cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
+
+
+def images(path: Path, color: int = -1) -> list[np.ndarray]:
+    return [cv2.imdecode(np.frombuffer(r.image, np.uint8), color) for r in RecordReader(path)]
+
+
+def lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").splitlines()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two classes of three images each."""
+    for name in ("a/1.jpg", "a/2.jpg", "a/3.jpg", "b/4.jpg", "b/5.jpg", "b/6.jpg"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / name).write_bytes(jpeg(20 + int(name[2])))
+    return tmp_path / "in"
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_packs_what_mxnet_packs(threads: int, tmp_path: Path) -> None:
+    for name, more in (("shuffled", ()), ("several", ("--pack-label",))):
+        (tmp_path / f"{name}.lst").write_bytes((FIXTURES / f"{name}.lst").read_bytes())
+        words = [str(tmp_path / name), str(TREE), "--pass-through", f"--num-thread={threads}", *more]
+        assert im2rec.main(words) == 0
+        for suffix in (".rec", ".idx"):
+            assert (tmp_path / (name + suffix)).read_bytes() == (FIXTURES / (name + suffix)).read_bytes()
+    assert [r.header.flag for r in RecordReader(tmp_path / "several.rec")] == [3, 0, 2]
+
+
+#: the same wish in the words of every generation of MXNet's scripts
+@pytest.mark.parametrize("flags", [
+    "--list --recursive", "--list True --recursive True", "--list=1 --recursive=1", "--list --rec", "--li --recu yes",
+    "--list True --recursive True --shuffle True --pass_through False", "--list --recursive --no-shuffle False"])
+def test_flags_of_every_age(flags: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for words in ([*flags.split(), f"{tmp_path}/x", str(TREE)], [f"{tmp_path}/x", *flags.split(), str(TREE)],
+                  [f"{tmp_path}/x", str(TREE), *flags.split()]):
+        assert im2rec.main(words) == 0
+        assert (tmp_path / "x.lst").read_bytes() == (FIXTURES / "shuffled.lst").read_bytes()
+        (tmp_path / "x.lst").unlink()
+    # MXNet prints the classes, for whoever pipes that somewhere
+    assert capsys.readouterr().out.splitlines()[:4] == ["cats 0", "dogs 1", "dogs/small 2", "été 3"]
+    assert lines(tmp_path / "x.classes.txt") == ["cats", "dogs", "dogs/small", "été"]
+
+
+def test_parsing_of_the_rest(tmp_path: Path) -> None:
+    def parse(text: str) -> object:
+        return im2rec.parse([*text.split(), str(tmp_path / "p"), str(TREE)])
+    assert parse("--no-shuffle").shuffle is parse("--shuffle False").shuffle is False
+    assert parse("--no_shuffle True").shuffle is False
+    assert parse("").shuffle is parse("--shuffle").shuffle is parse("--no-shuffle=False").shuffle is True
+    assert parse("--exts .bmp .png").exts == parse("--exts=.bmp,.png").exts == [".bmp", ".png"]
+    assert parse("--exts .png").exts == [".png"]
+    assert parse("--color -1").color == parse("--color=-1").color == -1
+    assert parse("--encoding png --quality 9").encoding == ".png"
+    assert parse("--res 480 --qual 90 --num_thread 16 --train_ratio .5").num_thread == 16
+    assert parse("--center_crop --pass-through True").center_crop is True
+    assert parse("--list False").list is False
+
+
+@pytest.mark.parametrize(("words", "told"), [
+    ("--lisst", "did you mean --list"), ("--re 5", "--recursive or --resize"), ("--resize many", "'many'"),
+    ("--quality 0", "--quality 0"), ("--quality 101", "between 1 and 100"), ("--color 3", "--color 3"),
+    ("--encoding .bmp", "--encoding .bmp"), ("--chunks 0", "--chunks 0"), ("--train-ratio 1.5", "--train-ratio"),
+    ("--train-ratio .9 --test-ratio .2", "over 1"), ("--list maybe", "argument"), ("--resize", "resize")])
+def test_wrong_usage_is_one_line_and_status_2(words: str, told: str, tmp_path: Path,
+                                              capsys: pytest.CaptureFixture[str]) -> None:
+    assert im2rec.main([f"{tmp_path}/x", str(TREE), *words.split()]) == 2
+    error = capsys.readouterr().err
+    assert told in error
+    assert error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_missing_things_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "none.lst").write_text("")
+    for words, status, told in (
+            ([f"{tmp_path}/x", f"{tmp_path}/nowhere"], 2, "nowhere: no such folder"),
+            ([f"{tmp_path}/x", f"{tmp_path}/nowhere", "--list"], 2, "nowhere: no such folder"),
+            ([f"{tmp_path}/x", f"{tmp_path}/empty"], 1, "holds no image (.jpeg .jpg .png)"),
+            ([f"{tmp_path}/empty", str(TREE)], 2, "no .lst in this folder"),
+            ([f"{tmp_path}/none", str(TREE)], 1, "not one image could be packed"),
+            (["/proc/none/x", str(TREE)], 1, "cannot write"),
+            ([f"{tmp_path}/x"], 2, "ROOT"),
+            ([], 2, "PREFIX")):
+        assert im2rec.main(words) == status, words
+        assert told in capsys.readouterr().err
+
+
+def test_help_shows_examples_and_imports_little() -> None:
+    done = run_cli("im2rec", "--help")
+    assert done.returncode == 0
+    assert done.stdout.split("\n")[2] == "examples:"
+    code = "import sys; from imgcls.cli import im2rec; assert not {'torch', 'cv2', 'tqdm'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_lists_and_packs_in_one_go(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert im2rec.main([f"{tmp_path}/out/pets", str(folder), "--train-ratio", ".5", "--resize", "8"]) == 0
+    told = capsys.readouterr()
+    assert "as with --recursive" in told.err
+    assert f"Creating .rec file from {tmp_path}/out/pets_train.lst in {tmp_path}/out" in told.out
+    assert "time: " in told.out
+    train, val = RecordReader(tmp_path / "out/pets_train.rec"), RecordReader(tmp_path / "out/pets_val.rec")
+    assert sorted([*train.headers()["id"], *val.headers()["id"]]) == list(range(6))
+    assert lines(tmp_path / "out/pets.classes.txt") == ["a", "b"]
+    assert all(min(i.shape[:2]) == 8 for i in images(tmp_path / "out/pets_train.rec"))
+
+
+def test_every_list_that_begins_with_the_prefix_is_packed(folder: Path, tmp_path: Path) -> None:
+    im2rec.main([f"{tmp_path}/N", str(folder), "--list", "True", "--chunks", "8", "--recursive", "True"])
+    assert im2rec.main(["--resize", "16", "--quality", "90", "--num-thread", "16", f"{tmp_path}/N", str(folder)]) == 0
+    assert sorted(p.name for p in tmp_path.glob("*.rec")) == [f"N_{i}.rec" for i in range(8)]
+    assert sum(len(RecordReader(p)) for p in tmp_path.glob("*.rec")) == 6
+
+
+def test_sizes_and_crops(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "x.lst").write_text("0\t0\ttall.png\n1\t0\twide.png\n")
+    ramp = np.arange(10 * 21, dtype=np.uint8).reshape(10, 21)
+    for name, pixels in (("tall", ramp.T.copy()), ("wide", ramp)):
+        (folder / f"{name}.png").write_bytes(cv2.imencode(".png", pixels)[1].tobytes())
+    for flags, shapes in (
+            (["--resize", "7"], [(14, 7, 3), (7, 14, 3)]), (["--resize", "15"], [(31, 15, 3), (15, 31, 3)]),
+            (["--center-crop"], [(10, 10, 3), (10, 10, 3)]), (["--color", "0"], [(21, 10), (10, 21)])):
+        assert im2rec.main([f"{tmp_path}/x", str(folder), "--encoding", ".png", *flags]) == 0
+        assert [i.shape for i in images(tmp_path / "x.rec")] == shapes
+    im2rec.main([f"{tmp_path}/x", str(folder), "--encoding", ".png", "--center-crop", "--color", "0"])
+    np.testing.assert_array_equal(images(tmp_path / "x.rec")[1], ramp[:, 5:15])
+    assert short_edge_size(500, 375, 256) == (341, 256)
+    assert short_edge_size(375, 500, 256) == (256, 341)
+
+
+def test_images_of_all_kinds(tmp_path: Path) -> None:
+    """EXIF orientation, 16 bits, alpha, grey, odd names: packed as OpenCV reads them, or told."""
+    root = tmp_path / "in"
+    root.mkdir()
+    plain = jpeg(20, 30)
+    # orientation 6: to be turned by 90 degrees
+    exif = (b"Exif\0\0MM\0*" + struct.pack(">IH", 8, 1) + struct.pack(">HHIHHI", 0x112, 3, 1, 6, 0, 0))
+    (root / "turned ü.jpg").write_bytes(plain[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + plain[2:])
+    deep = (np.arange(12 * 12).reshape(12, 12) * 400).astype(np.uint16)
+    (root / "deep.png").write_bytes(cv2.imencode(".png", deep)[1].tobytes())
+    clear = np.dstack([np.full((8, 8, 3), 200, np.uint8), np.zeros((8, 8), np.uint8)])
+    (root / "clear.png").write_bytes(cv2.imencode(".png", clear)[1].tobytes())
+    names = ["turned ü.jpg", "deep.png", "clear.png"]
+    entries = [Entry(i, (0.0,), name) for i, name in enumerate(names)]
+    packed = pack_list(entries, str(root), tmp_path / "x.rec", PackConfig(encoding=".png"))
+    assert packed.records == 3
+    turned, deep8, clear3 = images(tmp_path / "x.rec")
+    assert turned.shape == (30, 20, 3)
+    np.testing.assert_array_equal(deep8[:, :, 0], deep >> 8)
+    assert clear3.tolist() == np.full((8, 8, 3), 200).tolist()
+    pack_list(entries, str(root), tmp_path / "x.rec", PackConfig(encoding=".png", color=-1))
+    assert [(i.shape, i.dtype) for i in images(tmp_path / "x.rec")] == [
+        ((20, 30, 3), np.uint8), ((12, 12), np.uint16), ((8, 8, 4), np.uint8)]
+    pack_list(entries, str(root), tmp_path / "x.rec", PackConfig(color=-1))
+    assert abs(images(tmp_path / "x.rec")[1].astype(int) - (deep >> 8)).max() < 12
+
+
+def test_bad_images_are_skipped_counted_and_listed(folder: Path, tmp_path: Path,
+                                                   capsys: pytest.CaptureFixture[str]) -> None:
+    whole = jpeg(40, 60)
+    thumbnail = b"\xff\xe1" + struct.pack(">H", len(whole) + 2) + whole     # a whole JPEG inside the header
+    bad = {"empty.jpg": b"", "text.jpg": b"no image at all", "half.jpg": whole[:len(whole) // 2],
+           "thumb.jpg": whole[:2] + thumbnail + whole[2:-40], "head.jpg": whole[:100], "gone.jpg": None}
+    entries = ["0\t0\ta/1.jpg"]
+    for i, (name, data) in enumerate(bad.items(), 1):
+        entries.append(f"{i}\t0\t{name}")
+        if data is not None:
+            (folder / name).write_bytes(data)
+    (tmp_path / "x.lst").write_text("\n".join([*entries, "9\t0\tb/6.jpg", "no line"]) + "\n")
+    for threads in (1, 4):
+        assert im2rec.main([f"{tmp_path}/x", str(folder), "--num-thread", str(threads)]) == 0
+        assert RecordReader(tmp_path / "x.rec").keys.tolist() == [0, 9]
+        listed = lines(tmp_path / "x.bad")
+        assert [line.split("\t")[0] for line in listed[1:]] == list(bad)
+        assert "line 9" in listed[0]
+        assert "gone.jpg\tno such file" in listed[-1]
+    told = capsys.readouterr()
+    assert "7 skipped" in told.out
+    assert "skipped half.jpg: a JPEG that is cut" in told.err
+    assert im2rec.main([f"{tmp_path}/x", str(folder), "--strict"]) == 1
+    # passing through, what is no known image is stored, but what is plainly cut is not
+    assert im2rec.main([f"{tmp_path}/x", str(folder), "--pass-through"]) == 0
+    assert RecordReader(tmp_path / "x.rec").keys.tolist() == [0, 2, 9]
+    (tmp_path / "x.lst").write_text("0\t0\ta/1.jpg\n")
+    assert im2rec.main([f"{tmp_path}/x", str(folder)]) == 0
+    assert not (tmp_path / "x.bad").exists()
+
+
+def test_lists_that_are_seldom_meant_are_told(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "x.lst").write_text("".join(f"{i % 5}\t{i // 4}\ta/1.jpg\n" for i in range(8)))
+    im2rec.main([f"{tmp_path}/x", str(folder)])
+    told = capsys.readouterr().err
+    assert "3 ids" in told
+    assert "in the order of its labels" in told
+
+
+def test_class_names_of_a_list_that_mxnet_made(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "x.lst").write_text("0\t1\tb/4.jpg\n1\t0\ta/1.jpg\n")
+    im2rec.main([f"{tmp_path}/x", str(folder)])
+    assert lines(tmp_path / "x.classes.txt") == ["a", "b"]
+    (tmp_path / "y.lst").write_text("0\t1\tb/4.jpg\n1\t1\ta/1.jpg\n")
+    im2rec.main([f"{tmp_path}/y", str(folder)])
+    assert not (tmp_path / "y.classes.txt").exists()
+
+
+def test_a_killed_run_leaves_nothing_half_and_is_taken_up(folder: Path, tmp_path: Path) -> None:
+    for i in range(3):
+        text = "".join(f"{k}\t0\t{'a/1' if k % 2 else 'b/6'}.jpg\n" for k in range(i, 300))
+        (tmp_path / f"N_{i}.lst").write_text(text)
+    words = [f"{tmp_path}/N", str(folder), "--resize", "640", "--num-thread", "1"]
+    process = subprocess.Popen([sys.executable, "-m", "imgcls", "im2rec", *words], cwd=ROOT, stdout=subprocess.DEVNULL)
+    while not (tmp_path / "N_0.pack.json").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    finished = sorted(p.name for p in tmp_path.glob("N_*.rec"))
+    assert finished != ["N_0.rec", "N_1.rec", "N_2.rec"]
+    first = (tmp_path / "N_0.rec").stat()
+    flags = [f"{tmp_path}/N", str(folder), "--resize", "640", "--resume"]
+    assert im2rec.main(flags) == 0
+    assert (tmp_path / "N_0.rec").stat().st_ino == first.st_ino
+    assert [len(RecordReader(tmp_path / f"N_{i}.rec")) for i in range(3)] == [300, 299, 298]
+    assert not list(tmp_path.glob(".*.tmp"))
+    # another list, other settings, a file that was cut: packed anew
+    (tmp_path / "N_2.lst").unlink()
+    (tmp_path / "N_1.lst").write_text("1\t0\ta/1.jpg\n")
+    assert im2rec.main(flags) == 0
+    assert len(RecordReader(tmp_path / "N_1.rec")) == 1
+    assert im2rec.main([*flags, "--quality", "50"]) == 0
+    assert (tmp_path / "N_0.rec").stat().st_size < first.st_size
+    os.truncate(tmp_path / "N_1.rec", 40)
+    assert im2rec.main([*flags, "--quality", "50"]) == 0
+    assert not RecordReader(tmp_path / "N_1.rec").problems
+    assert json.loads((tmp_path / "N_1.pack.json").read_text())["records"] == 1
+
+
+def test_the_cpp_tools_form(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "x.lst").write_text("0 3 4 a/1.jpg\n1 5 6 b/6.jpg\n")
+    words = [f"{tmp_path}/x.lst", f"{folder}/", f"{tmp_path}/x.rec"]
+    assert im2rec.main([*words, "label_width=2", "pack_label=1", "unchanged=1"]) == 0
+    records = list(RecordReader(tmp_path / "x.rec"))
+    assert [(r.header.flag, r.header.label, r.labels.tolist()) for r in records] == [(2, 3.0, [3, 4]), (2, 5.0, [5, 6])]
+    assert bytes(records[0].image) == (folder / "a/1.jpg").read_bytes()
+    # the second half of the bytes begins with the second line, and a line that begins there belongs in front
+    assert im2rec.main([*words, "label_width=2", "nsplit=2", "part=1"]) == 0
+    assert (tmp_path / "x.rec.part001").read_bytes() == b""
+    assert im2rec.main([*words, "label_width=2", "resize=9", "quality=80", "nsplit=3", "part=1"]) == 0
+    assert [r.header.id for r in RecordReader(tmp_path / "x.rec.part001")] == [1]
+    # the root is put in front as it is; a folder without its separator is understood all the same
+    (tmp_path / "y.lst").write_text("0 3 1.jpg\n")
+    for root in (f"{folder}/a", f"{folder}/a/"):
+        assert im2rec.main([f"{tmp_path}/y.lst", root, f"{tmp_path}/y.rec", "encoding=.png"]) == 0
+        assert images(tmp_path / "y.rec")[0].shape == (21, 32, 3)
+    for wrong, told in (("resiz=3", "did you mean resize"), ("resize=x", "integer"), ("pack_label=1", "label_width"),
+                        ("nsplit=2 part=2", "part 2"), ("loose", "key=value"), ("inter_method=7", "inter_method")):
+        assert im2rec.main([*words, *wrong.split()]) == 2
+        assert told in capsys.readouterr().err
+
+
+def test_interpolation_by_mxnets_number() -> None:
+    big, small = np.zeros((9, 9, 3), np.uint8), (4, 4)
+    entry = Entry(3, (0.0,), "x")
+    assert packing._interpolation(big, small, entry, 9) == cv2.INTER_AREA
+    assert packing._interpolation(big, (20, 20), entry, 9) == cv2.INTER_CUBIC
+    assert packing._interpolation(big, (4, 20), entry, 9) == cv2.INTER_LINEAR
+    assert packing._interpolation(big, small, entry, 10) == packing._interpolation(big, small, entry, 10) in range(5)
+
+
+def test_work_in_order_by_threads() -> None:
+    def work(i: int) -> int:
+        time.sleep(0.001 * (i % 5))
+        return i * i
+    for threads in (1, 2, 7):
+        assert list(in_order(work, range(60), threads)) == [i * i for i in range(60)]
+
+    def fails(i: int) -> int:
+        if i == 30:
+            raise ZeroDivisionError
+        return i
+    before = threading.active_count()
+    taken = []
+    with pytest.raises(ZeroDivisionError):
+        taken.extend(in_order(fails, range(60), 3))
+    for count, _ in enumerate(in_order(work, range(1000), 3)):     # left half-way
+        if count == 5:
+            break
+    assert threading.active_count() == before
+
+
+def test_threads_wait_when_results_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packing, "_HOLD_BYTES", 50)
+    monkeypatch.setattr(packing, "_HOLD_ITEMS_PER_THREAD", 1000)
+    started: list[int] = []
+
+    def work(i: int) -> bytes:
+        started.append(i)
+        return bytes(10)
+    results = in_order(work, range(500), 2, len)
+    next(results)
+    time.sleep(0.1)
+    assert len(started) < 20
+    assert sum(map(len, results)) == 4990
+
+
+def test_rec2idx(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = (FIXTURES / "shuffled.rec").read_bytes()
+    path = tmp_path / "x.rec"
+    path.write_bytes(data)
+    assert rec2idx.main([str(path), str(tmp_path / "n.idx")]) == 0
+    offsets = RecordReader(path).offsets.tolist()
+    assert lines(tmp_path / "n.idx") == [f"{i}\t{o}" for i, o in enumerate(offsets)]
+    assert rec2idx.main(["--ids", str(path)]) == 0
+    assert (tmp_path / "x.idx").read_bytes() == (FIXTURES / "shuffled.idx").read_bytes()
+    path.write_bytes(data[:-4])
+    assert rec2idx.main([str(path), str(tmp_path / "cut.idx")]) == 1
+    assert f"at byte {offsets[-1]}" in capsys.readouterr().err
+    assert not (tmp_path / "cut.idx").exists()
+    assert rec2idx.main(["--resync", str(path), str(tmp_path / "cut.idx")]) == 0
+    assert len(lines(tmp_path / "cut.idx")) == len(offsets) - 1
+
+
+@pytest.mark.parametrize("tool", ["im2rec", "rec2idx"])
+def test_mxnets_tools_by_their_own_names(tool: str) -> None:
+    done = subprocess.run([sys.executable, f"tools/{tool}.py", "--help"], cwd=ROOT, capture_output=True, text=True,
+                          check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert "examples:" in done.stdout
+
+
+def test_fixture_runs(tmp_path: Path) -> None:
+    """Every command line that the fixtures were made with. Framing, labels, ids, order and lists must be equal to the
+    byte; pixels that OpenCV encoded again may differ a little from one OpenCV to the next."""
+    folder, pictures = shared("fixtures", "rec"), shared("fixtures", "images")
+    for run in json.loads((folder / "manifest.json").read_text())["runs"]:
+        name = run["folder"]
+        work = tmp_path / name
+        work.mkdir(exist_ok=True)
+        words = [w.replace("<dir>", str(work)).replace("<images>", str(pictures)) for w in run["args"]]
+        for path in [] if "--list" in words else (folder / name).glob("*.lst"):
+            (work / path.name).write_bytes(path.read_bytes())
+        assert im2rec.main(words) == 0
+        for path in sorted((folder / name).iterdir()):
+            if name == "missing" or ("--list" in words and path.suffix != ".lst"):
+                continue    # MXNet died there, at the image that is missing
+            if path.suffix == ".lst" or "--pass-through" in words:
+                assert (work / path.name).read_bytes() == path.read_bytes(), path
+            elif path.suffix == ".rec":
+                assert_alike(RecordReader(work / path.name), RecordReader(path))
+    assert [e.id for e in read(folder / "oddlist" / "oddlist.lst").entries] == [7, 1000000, 5, 9]
+
+
+def assert_alike(ours: RecordReader, theirs: RecordReader) -> None:
+    np.testing.assert_array_equal(ours.headers(), theirs.headers())
+    assert ours.keys.tolist() == theirs.keys.tolist()
+    for mine, other in zip(ours, theirs, strict=True):
+        a, b = (cv2.imdecode(np.frombuffer(r.image, np.uint8), -1).astype(int) for r in (mine, other))
+        assert a.shape == b.shape
+        assert abs(a - b).mean() < 1
+
+
+def test_real_records_come_out_again(tmp_path: Path) -> None:
+    source = shared("data", "mxnet-rec", "helmet-first")
+    reader = RecordReader(source / "train.rec")
+    entries = read(source / "train.lst").entries
+    for record, entry in zip(reader, entries, strict=True):
+        path = tmp_path / "in" / entry.path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(record.image)
+    (tmp_path / "train.lst").write_bytes((source / "train.lst").read_bytes())
+    assert im2rec.main([f"{tmp_path}/train", f"{tmp_path}/in", "--pass-through"]) == 0
+    for name in ("train.rec", "train.idx"):
+        assert (tmp_path / name).read_bytes() == (source / name).read_bytes()
+
+
+def test_usage_error_names_the_flag() -> None:
+    with pytest.raises(UsageError, match="--num-thread -1"):
+        im2rec.parse(["p", "r", "--num-thread=-1"])

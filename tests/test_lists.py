@@ -1,0 +1,129 @@
+"""Image lists: the order and the cuts that MXNet's im2rec makes, and reading what people wrote by hand."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from conftest import shared
+
+from imgcls.errors import DataError, UsageError
+from imgcls.formats import lists
+from imgcls.formats.lists import Entry
+
+FIXTURES = Path(__file__).parent / "fixtures" / "records"
+TREE = str(FIXTURES / "tree")
+
+
+def written(entries: list[Entry], folder: Path) -> bytes:
+    lists.write(folder / "x.lst", entries)
+    return (folder / "x.lst").read_bytes()
+
+
+def test_lists_are_mxnets_to_the_byte(tmp_path: Path) -> None:
+    found = lists.walk(TREE, recursive=True)
+    assert found.class_names == ["cats", "dogs", os.path.join("dogs", "small"), "été"]
+    assert not found.problems
+    assert written(found.entries, tmp_path) == (FIXTURES / "plain.lst").read_bytes()
+    mixed = lists.shuffled(found.entries)
+    assert written(mixed, tmp_path) == (FIXTURES / "shuffled.lst").read_bytes()
+    parts = lists.split(mixed, chunks=2, train_ratio=0.5, test_ratio=0.25)
+    assert [suffix for suffix, _ in parts] == ["_0_test", "_0_val", "_0_train", "_1_test", "_1_val", "_1_train"]
+    for suffix, entries in parts:
+        assert written(entries, tmp_path) == (FIXTURES / f"parts{suffix}.lst").read_bytes()
+
+
+def test_without_recursion_only_the_folders_own_images_count() -> None:
+    assert lists.walk(TREE, recursive=False).entries == []
+    own = lists.walk(str(FIXTURES / "tree" / "dogs"), recursive=False)
+    assert own.entries == [Entry(0, (0.0,), "c.JPG"), Entry(1, (0.0,), "d.jpeg")]
+    assert own.class_names == []
+
+
+def test_endings_may_be_given_in_any_form() -> None:
+    for extensions in ([".png"], ["PNG"], [".PNG", ".none"]):
+        paths = [e.path for e in lists.walk(TREE, recursive=True, extensions=extensions).entries]
+        assert [os.path.basename(p) for p in paths] == ["b.png", "e.png", "g.png"]
+
+
+def test_odd_folders_and_names(tmp_path: Path) -> None:
+    for name in ("b/1.jpg", "a/ 2.jpg", "a/tab\there.jpg", "end /3.jpg", " first.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "b" / "round").symlink_to(tmp_path)             # leads round for ever
+    (tmp_path / "c").symlink_to(FIXTURES / "tree" / "dogs")     # leads elsewhere
+    (tmp_path / "d.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    with open(os.fsencode(tmp_path) + b"/b/latin\xe9.jpg", "wb"):
+        pass
+    found = lists.walk(str(tmp_path), recursive=True)
+    assert [e.path for e in found.entries] == [
+        "a/ 2.jpg", "b/1.jpg", "b/latin\udce9.jpg", "c/c.JPG", "c/d.jpeg", "c/small/e.png", "end /3.jpg"]
+    assert [Path(p.path).name for p in found.problems] == [" first.jpg", "tab\there.jpg"]
+    lists.write(tmp_path / "x.lst", found.entries)
+    assert b"b/latin\xe9.jpg\n" in (tmp_path / "x.lst").read_bytes()
+    assert lists.read(tmp_path / "x.lst").entries == found.entries
+    with pytest.raises(UsageError, match="no such folder"):
+        lists.walk(str(tmp_path / "none"), recursive=True)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_folder_that_may_not_be_read_is_told(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir(mode=0)
+    assert "permission" in str(lists.walk(str(tmp_path), recursive=True).problems[0])
+
+
+def test_cuts_of_short_lists() -> None:
+    entries = [Entry(i, (0.0,), str(i)) for i in range(5)]
+    sizes = {suffix: len(part) for suffix, part in lists.split(entries, chunks=4)}
+    assert sizes == {"_0": 2, "_1": 2, "_2": 1, "_3": 0}
+    # the numbers come from the nominal size: 3 images, of them 2 to train, none left for val in the last
+    parts = dict(lists.split(entries, chunks=2, train_ratio=0.7))
+    assert [len(parts[s]) for s in ("_0_train", "_0_val", "_1_train", "_1_val")] == [2, 1, 2, 0]
+    # what rounding leaves over when train and test make 1 belongs nowhere
+    assert {s: len(p) for s, p in lists.split(entries, train_ratio=0.5, test_ratio=0.5)} == {"_test": 2, "_train": 2}
+
+
+def test_lines_that_are_none_are_told_and_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "x.lst"
+    path.write_bytes("\ufeff1\t2\ta b.jpg\r\n\n3\tonly\nx\t1\ta.jpg\n4\tcat\ta.jpg\n 5 \t 3 \t1e1\t é.jpg \n"
+                     "-1\t0\ta.jpg\n6\t1e39\ta.jpg\n7\tnan\ta.jpg\n8\t1\t\t\n9\t0\tlast.jpg".encode())
+    found = lists.read(path)
+    assert [(e.id, e.path) for e in found.entries] == [(1, "a b.jpg"), (5, "é.jpg"), (7, "a.jpg"), (9, "last.jpg")]
+    assert found.entries[1].labels == (3.0, 10.0)
+    assert [str(p).split(": ")[1].split()[1].strip(":") for p in found.problems] == ["2", "3", "4", "5", "7", "8", "10"]
+    with pytest.raises(DataError, match="no such file"):
+        lists.read(tmp_path / "none.lst")
+
+
+def test_the_cpp_tools_columns_and_parts(tmp_path: Path) -> None:
+    path = tmp_path / "x.lst"
+    path.write_text("0 1 2 a b.jpg\n\n1\t1\t3\tc.jpg\nbad line\n")
+    found = lists.read_blank_separated(path, label_width=2)
+    assert found.entries == [Entry(0, (1.0, 2.0), "a b.jpg"), Entry(1, (1.0, 3.0), "c.jpg")]
+    assert len(found.problems) == 1
+    path.write_text("".join(f"{i} 0 {'n' * (i % 7)}.jpg\n" for i in range(40)))
+    for num_parts in (1, 2, 3, 7, 100):
+        parts = [lists.read_blank_separated(path, 1, num_parts, k).entries for k in range(num_parts)]
+        assert [e.id for part in parts for e in part] == list(range(40))
+
+
+def test_class_names_are_found_beside_a_list_and_its_parts(tmp_path: Path) -> None:
+    lists.write_class_names(lists.classes_path(tmp_path / "pets.lst"), ["cat", "dog\nlike", "é"])
+    for name in ("pets.rec", "pets.lst", "pets_0.rec", "pets_train.rec", "pets_12_val.rec"):
+        assert lists.class_names(tmp_path / name) == ("cat", "dog like", "é")
+    assert lists.class_names(tmp_path / "pets_other.rec") == ()
+    shutil.copy(tmp_path / "pets.classes.txt", tmp_path / "classes.txt")
+    assert len(lists.class_names(tmp_path / "pets_other.rec")) == 3
+    lists.write_class_names(lists.classes_path(tmp_path / "pets_train.rec"), ["own"])
+    assert lists.class_names(tmp_path / "pets_train.rec") == ("own",)
+
+
+def test_fixture_lists(tmp_path: Path) -> None:
+    folder = shared("fixtures", "rec")
+    found = lists.walk(str(shared("fixtures", "images")), recursive=True)
+    mixed = lists.shuffled(found.entries)
+    for name, cut in (("split", {"train_ratio": 0.7, "test_ratio": 0.2}), ("trainval", {"train_ratio": 0.75}),
+                      ("chunks", {"chunks": 3, "train_ratio": 0.8}), ("basic", {})):
+        for suffix, entries in lists.split(mixed, **cut):
+            assert written(entries, tmp_path) == (folder / name / f"{name}{suffix}.lst").read_bytes()
+    assert written(found.entries, tmp_path) == (folder / "noshuffle" / "noshuffle.lst").read_bytes()

@@ -1,0 +1,50 @@
+"""Metrics over exactly the samples that are there, equal to MXNet's."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import torch
+from conftest import shared
+
+from imgcls.errors import UsageError
+from imgcls.metrics import Metrics, metric_names
+
+CPU = torch.device("cpu")
+
+
+def test_values_of_mxnet() -> None:
+    outside = json.loads(shared("fixtures", "optim", "manifest.json").read_text())["metrics"]
+    metrics = Metrics(["accuracy", "top_k_accuracy_2", "top_k_accuracy_3", "cross-entropy", "nll-loss"], CPU)
+    wanted = {name: value for case in outside["values"] for name, value in case["after_both"]}
+    for which in ("first", "second"):
+        probabilities = torch.tensor(outside[f"pred_{which}"])
+        metrics.update(probabilities.log(), torch.tensor(outside[f"label_{which}"]).long(), len(probabilities))
+    for name, value in metrics.values().items():
+        assert value == pytest.approx(wanted[name], rel=1e-6), name
+
+
+def test_padding_is_not_counted_and_sums_can_be_taken_up() -> None:
+    logits, labels = torch.eye(4), torch.tensor([0, 1, 2, 0])
+    whole, parts = Metrics(["accuracy", "cross-entropy"], CPU), Metrics(["accuracy", "cross-entropy"], CPU)
+    whole.update(logits[:3], labels[:3], 3)
+    parts.update(logits, labels, 2)          # two of four are padding
+    taken = Metrics(["accuracy", "cross-entropy"], CPU)
+    taken.add(*parts.totals())
+    taken.update(logits[2:], labels[2:], 1)
+    assert taken.values() == pytest.approx(whole.values())
+    assert taken.values()["accuracy"] == 1.0
+    taken.reset()
+    assert math.isnan(taken.values()["accuracy"])
+
+
+def test_names() -> None:
+    assert metric_names(3, "ce,nll", 10) == ["accuracy", "top_k_accuracy_3", "cross-entropy", "nll-loss"]
+    assert metric_names(0, "", 10) == ["accuracy"]
+    for top_k in (1, 10):
+        with pytest.raises(UsageError, match=f"--top-k {top_k}"):
+            metric_names(top_k, "", 10)
+    with pytest.raises(UsageError, match="--loss foo"):
+        metric_names(0, "ce,foo", 10)

@@ -1,0 +1,155 @@
+"""MXNet's optimizer states: read as what they are, and never run."""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import json
+import pickle
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import shared
+
+from imgcls.errors import DataError
+from imgcls.formats import params, states
+
+BRIDGE = Path(__file__).parent / "fixtures" / "bridge"
+
+
+def test_states_of_adam() -> None:
+    found, arrays = states.load(BRIDGE / "adam.states"), params.load(BRIDGE / "small-0001.params")
+    names = [name for name in arrays if name.startswith("arg:")]
+    assert sorted(found, key=int) == list(range(len(names)))
+    for index, name in enumerate(names):
+        mean, variance = found[index]  # type: ignore[misc]
+        assert mean.shape == variance.shape == arrays[name].shape
+        if name != "arg:bn1_gamma":  # it is fixed
+            np.testing.assert_allclose(variance, mean**2 / 10, rtol=1e-4, atol=1e-12)
+            assert mean.any()
+
+
+class Ndarray:
+    """Pickles as MXNet's NDArray does."""
+
+    def __init__(self, array: bytes) -> None:
+        self.array = array
+
+    def __reduce__(self) -> tuple:
+        return Ndarray, (None,), {"handle": bytearray(self.array)}
+
+
+def pickled(value: object, protocol: int) -> bytes:
+    """As if our stand-in were MXNet's class; text opcodes and length-prefixed ones both name it."""
+    data = pickle.dumps(value, protocol, fix_imports=True)
+    if protocol >= 4:
+        old, new = ((len(text.encode()).to_bytes(1, "little") + text.encode()) for text in (
+            __name__, "mxnet.ndarray.ndarray"))
+        data = data.replace(b"\x8c" + old, b"\x8c" + new).replace(b"\x8c\x07Ndarray", b"\x8c\x07NDArray")
+        at = data.index(b"\x95")  # one frame, which is now of another length
+        return data[:at] + data[at + 9:]
+    return data.replace(f"c{__name__}\nNdarray\n".encode(), b"cmxnet.ndarray.ndarray\nNDArray\n")
+
+
+def one_array(tmp_path: Path, array: np.ndarray) -> bytes:
+    params.save(tmp_path / "one", [array])
+    return (tmp_path / "one").read_bytes()[24:-8]
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_every_protocol_of_pickle(protocol: int, tmp_path: Path) -> None:
+    array = Ndarray(one_array(tmp_path, np.arange(3.0)))
+    again = Ndarray(one_array(tmp_path, np.ones((2, 2), np.float16)))
+    value = {0: array, 1: None, 2: (array, None), "weight": ((array, again), again), 300: again, 70000: None}
+    found = states.loads(pickled(value, protocol))
+    assert list(found) == list(value)
+    assert found[0].tolist() == [0, 1, 2]
+    assert found[1] is None
+    assert found["weight"][0][1].tolist() == [[1, 1], [1, 1]]  # type: ignore[index]
+
+
+class Hostile:
+    def __reduce__(self) -> tuple:
+        return print, ("this must never be run",)
+
+
+class Decoding:
+    def __reduce__(self) -> tuple:
+        return codecs.decode, (b"x", "latin1")
+
+
+@pytest.mark.parametrize("protocol", range(6))
+@pytest.mark.parametrize("value", [Hostile(), {0: Hostile()}, {0: Decoding()}, {0: np.ones(3)}, {0: {1}},
+                                   ({0: None}, Path("x"))])
+def test_whatever_else_is_refused_and_not_run(value: object, protocol: int,
+                                              capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(DataError, match=r"not allowed|more than hold arrays|not optimizer states|a state is a"):
+        states.loads(pickle.dumps(value, protocol), "x.states")
+    assert capsys.readouterr().out == ""
+
+
+def test_an_optimizer_inside_gets_a_hint() -> None:
+    data = pickle.dumps(({0: None}, Hostile()), 2).replace(b"c__builtin__\nprint\n", b"cmxnet.optimizer\nSGD\n")
+    with pytest.raises(DataError, match="dump_optimizer"):
+        states.loads(data)
+
+
+@pytest.mark.parametrize("data", [
+    b"\x80\x04}.", b"\x80\x02}q\x00.",
+], ids=["4", "2"])
+def test_no_states_at_all(data: bytes) -> None:
+    assert states.loads(data) == {}
+
+
+@pytest.mark.parametrize("data", [
+    b"", b"\x80\x04", b"\x80\x04N.", b"\x80\x04].", b"\x80\x04}K\x00.", b"\x80\x04}K\x00K\x01s.", b"t.", b"h\x05.",
+    b"\x80\x04r\xff\xff\xff\x7f.", b"\x80\x05\x96\xff\xff\xff\xff\xff\xff\xff\x7fx.", b"\x80\x04}()Ns.",
+    b"\x80\x04}NNs.", b"}" * 100 + b".", b"\x80\x02}K\x00(NNNNNts.", b"\x80\x02N\x85\x85\x85K\x01.",
+    b"I" + b"9" * 10000 + b"\n.",
+])
+def test_damaged_files(data: bytes) -> None:
+    with pytest.raises(DataError):
+        states.loads(data)
+
+
+def test_shared_tuples_do_not_multiply() -> None:
+    data = b"\x80\x04}K\x00N" + b"\x94" + b"".join(
+        bytes([ord("h"), i, ord("h"), i, 0x86, 0x94]) for i in range(60)) + b"s."
+    with pytest.raises(DataError):
+        states.loads(data)
+
+
+def test_no_damage_ends_in_anything_but_a_data_error() -> None:
+    whole = (BRIDGE / "adam.states").read_bytes()
+    generator = random.Random(0)
+    for end in range(len(whole)):
+        with pytest.raises(DataError):
+            states.loads(whole[:end])
+    for _ in range(2000):
+        data = bytearray(whole)
+        for _ in range(generator.randint(1, 4)):
+            data[generator.randrange(len(data))] = generator.randrange(256)
+        with contextlib.suppress(DataError):
+            states.loads(bytes(data))
+
+
+def same(found: object, wanted: object) -> bool:
+    if isinstance(wanted, list):
+        return isinstance(found, tuple) and len(found) == len(wanted) and all(map(same, found, wanted))
+    if isinstance(wanted, dict):
+        return (isinstance(found, np.ndarray) and found.dtype == wanted["dtype"]
+                and np.array_equal(found, np.array(wanted["values"], found.dtype).reshape(wanted["shape"])))
+    return found is None and wanted is None
+
+
+def test_outside_fixtures() -> None:
+    folder = shared("fixtures", "states")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for file in manifest["files"]:
+        found = states.load(folder / file["file"])
+        assert {str(key) for key in found} == set(file["states"])
+        assert all(same(found[int(key)], wanted) for key, wanted in file["states"].items()), file["file"]
+    with pytest.raises(DataError, match="print"):
+        states.load(folder / "hostile.states")
