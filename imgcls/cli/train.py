@@ -194,7 +194,7 @@ def summarise(config: Config, splits: Splits, model: nn.Module, loader: Loader, 
         "data": f"{data}: {loader.num_samples:,} images{val}, {network.num_classes} classes",
         "network": f"{network.network}, input {shape}, {summary.short(summary.parameters(model))}parameters, "
                    f"{summary.short(flops)}FLOPs per image",
-        "augmentation": augment.describe(config.augment, network.image_shape),
+        "augmentation": augment.describe(config.augment, network.image_shape) if len(network.image_shape) == 3 else "none",
         "schedule": plan.description,
         "training": f"{config.optimizer.optimizer}, batch {config.data.batch_size}, {loader.batches_per_epoch:,} updates "
                     f"per epoch, {config.train.num_epochs} epochs, seed {config.train.seed}",

@@ -1,12 +1,12 @@
 """Encoded bytes -> the pixels of a planned crop, written straight into a slot of a batch.
 
-`inspect` reads the size of a JPEG or PNG from its header, so that the crop can be planned (`plan.py`) before anything is
-decoded; `Decoder` then decodes no more than the plan needs: at a half, quarter or eighth where the crop is that much
+`inspect` reads the size of a JPEG or PNG from its header, so that the crop can be planned (`plan.py`) before anything
+is decoded; `Decoder` then decodes no more than the plan needs: at a half, quarter or eighth where the crop is that much
 larger than the network's input, and of a plain JPEG only the rows down to the lower edge of the crop. That is done by
 telling the decoder that the image is less high, which gives the same pixels, since a JPEG is coded from top to bottom.
 
 Used by the streaming loader, in its threads: OpenCV lets go of the interpreter while it decodes and resizes. Nothing
-here trusts a file: sizes are bounded before memory is taken, and what cannot be decoded is a `BadImage`.
+here trusts a file: sizes are bounded before memory is taken, and what cannot be decoded is a `BadImageError`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _REDUCED = {1: 0, 2: 16, 4: 32, 8: 64}  # the bit that is common to IMREAD_REDUC
 _ANTIALIAS, _AUTO, _NEAREST = METHODS["antialias"], METHODS["auto"], METHODS["nearest"]
 
 
-class BadImage(ValueError):
+class BadImageError(ValueError):
     """Bytes that are no image that can be used; the text says why, in words that follow the name of the sample."""
 
 
@@ -62,9 +62,9 @@ def prepare() -> None:
 
 
 def inspect(data: Bytes) -> Info:
-    """Size and build of an encoded image from its header; BadImage for one that is empty, cut or too large."""
+    """Size and build of an encoded image from its header; BadImageError for one that is empty, cut or too large."""
     if not len(data):
-        raise BadImage("is empty")
+        raise BadImageError("is empty")
     head = bytes(data[:8])
     if head.startswith(_JPEG):
         _check_end(data, _JPEG_END, "a JPEG that is cut: its end marker is missing")
@@ -75,7 +75,7 @@ def inspect(data: Bytes) -> Info:
     else:
         return Info()
     if info.height * info.width > MAX_PIXELS:
-        raise BadImage(f"is {info.width} x {info.height} pixels, more than the {MAX_PIXELS:,} that are decoded")
+        raise BadImageError(f"is {info.width} x {info.height} pixels, more than the {MAX_PIXELS:,} that are decoded")
     return info
 
 
@@ -98,7 +98,7 @@ class Decoder:
         """Fill `slot`, uint8 (H, W, C) in C order, RGB, from encoded bytes or uint8 pixels (h, w, c) or (h, w).
 
         `plan` was made for the size in `info`; where that is not known, or not true, `replan` is asked. Returns the
-        plan that was carried out. Raises BadImage.
+        plan that was carried out. Raises BadImageError.
         """
         try:
             if isinstance(data, np.ndarray):
@@ -111,7 +111,7 @@ class Decoder:
             self._render(slot, pixels, full, reduced, plan)
             return plan
         except (cv2.error, MemoryError) as error:
-            raise BadImage(f"cannot be decoded: {_first_line(error)}") from error
+            raise BadImageError(f"cannot be decoded: {_first_line(error)}") from error
 
     def _decode(self, data: Bytes, info: Info, plan: Plan | None) -> tuple[np.ndarray, Size, int]:
         """(pixels, size of the whole image, how many times smaller they are): all of the image, or what is needed."""
@@ -124,7 +124,7 @@ class Decoder:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), self._flags)
         if image is None:
             kind = next((name for start, name in _KINDS.items() if bytes(data[:len(start)]) == start), "")
-            raise BadImage(f"is {kind} that is damaged, or that OpenCV cannot read" if kind else "is no image")
+            raise BadImageError(f"is {kind} that is damaged, or that OpenCV cannot read" if kind else "is no image")
         return self._checked(image), image.shape[:2], 1
 
     def _needed(self, info: Info, plan: Plan) -> tuple[int, int]:
@@ -149,7 +149,7 @@ class Decoder:
             return image
         if image.ndim != 3 or image.shape[2] != 4 or image.dtype not in (np.uint8, np.uint16):
             found = 1 if image.ndim == 2 else image.shape[2]
-            raise BadImage(f"has {found} channels of {image.dtype}, --image-shape asks for 4")
+            raise BadImageError(f"has {found} channels of {image.dtype}, --image-shape asks for 4")
         if image.dtype == np.uint16:
             image = (image >> 8).astype(np.uint8)
         return cv2.cvtColor(image, cv2.COLOR_BGRA2RGBA)
@@ -159,8 +159,30 @@ class Decoder:
         if plan.resize:
             image = _resized_by(image, full, reduced, plan.resize, plan.method)
             reduced = 1
+        if plan.warp and plan.enlarge is None and not self.pad and (plan.height, plan.width) == self.crop:
+            self._warp(image, plan.warp[0], (plan.left, plan.top), slot, plan.method)
+            window = slot  # the rest of the canvas is not needed
+        else:
+            window = self._window(image, reduced, plan)
+        if window.shape[:2] != self.crop:
+            window = resize(window, self.crop, plan.method, into=slot)
+        if plan.mirror:
+            cv2.flip(window, 1, dst=slot)
+        elif window is not slot:
+            slot[:] = window if window.ndim == 3 else window[:, :, None]
+        if self._swap:
+            cv2.cvtColor(slot, cv2.COLOR_BGR2RGB, dst=slot)
+        if plan.color:
+            recolor(slot, plan.color)
+
+    def _window(self, image: np.ndarray, reduced: int, plan: Plan) -> np.ndarray:
+        """What is cut from the image, after the warp, border and enlargement of the plan."""
         if plan.warp:
-            image = self._warped(image, *plan.warp, plan.method)
+            matrix, canvas = plan.warp
+            _check_size(canvas)
+            warped = np.empty((*canvas, *image.shape[2:]), np.uint8)
+            self._warp(image, matrix, (0, 0), warped, plan.method)
+            image = warped
         if self.pad:
             image = cv2.copyMakeBorder(image, *(self.pad,) * 4, cv2.BORDER_CONSTANT, value=self.fill)
         if plan.enlarge:
@@ -169,25 +191,18 @@ class Decoder:
         if reduced > 1:
             height, width = (max(n // reduced, least) for n, least in zip((height, width), self.crop, strict=True))
             top, left = min(top // reduced, image.shape[0] - height), min(left // reduced, image.shape[1] - width)
-        window = image[top:top + height, left:left + width]
-        if (height, width) != self.crop:
-            resize(window, self.crop, plan.method, into=slot)
-            if plan.mirror:
-                cv2.flip(slot, 1, dst=slot)
-        elif plan.mirror:
-            cv2.flip(window, 1, dst=slot)
-        else:
-            slot[:] = window if window.ndim == 3 else window[:, :, None]
-        if self._swap:
-            cv2.cvtColor(slot, cv2.COLOR_BGR2RGB, dst=slot)
-        if plan.color:
-            recolor(slot, plan.color)
+        return image[top:top + height, left:left + width]
 
-    def _warped(self, image: np.ndarray, matrix: np.ndarray, canvas: Size, method: int) -> np.ndarray:
-        _check_size(canvas)
-        method = cv2.INTER_LINEAR if method == _ANTIALIAS else _interpolation(method, image.shape[:2], canvas)
-        return cv2.warpAffine(image, matrix, canvas[::-1], flags=cv2.INTER_LINEAR if method == cv2.INTER_AREA else method,
-                              borderMode=cv2.BORDER_CONSTANT, borderValue=self.fill)
+    def _warp(self, image: np.ndarray, matrix: np.ndarray, corner: tuple[int, int], into: np.ndarray,
+              method: int) -> None:
+        """Fill `into` with the part of the canvas whose upper left corner is (x, y)."""
+        if corner != (0, 0):
+            matrix = matrix.copy()
+            matrix[:, 2] -= corner
+        method = cv2.INTER_LINEAR if method == _ANTIALIAS else _interpolation(method, image.shape[:2], into.shape[:2])
+        method = cv2.INTER_LINEAR if method == cv2.INTER_AREA else method  # as OpenCV does itself
+        cv2.warpAffine(image, matrix, into.shape[1::-1], dst=into, flags=method, borderMode=cv2.BORDER_CONSTANT,
+                       borderValue=self.fill)
 
 
 def resize(image: np.ndarray, size: Size, method: int, *, into: np.ndarray | None = None) -> np.ndarray:
@@ -271,7 +286,7 @@ def _to_channels(image: np.ndarray, channels: int) -> np.ndarray:
     """Pixels (h, w) or (h, w, c) as uint8 with `channels`: grey is repeated, colour becomes its luma."""
     found = 1 if image.ndim == 2 else image.shape[2]
     if image.dtype != np.uint8:
-        raise BadImage(f"has pixels of {image.dtype}, which only --random-crop, --random-mirror and --pad-size take")
+        raise BadImageError(f"has pixels of {image.dtype}: only border, crop and mirror are for these")
     image = np.ascontiguousarray(image)
     if found == channels:
         return image
@@ -279,18 +294,18 @@ def _to_channels(image: np.ndarray, channels: int) -> np.ndarray:
         return cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)
     if (found, channels) == (3, 1):
         return cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-    raise BadImage(f"has {found} channels, --image-shape asks for {channels}")
+    raise BadImageError(f"has {found} channels, --image-shape asks for {channels}")
 
 
 def _check_size(size: Size) -> None:
     if size[0] * size[1] > MAX_PIXELS:
-        raise BadImage(f"would become {size[1]} x {size[0]} pixels when resized")
+        raise BadImageError(f"would become {size[1]} x {size[0]} pixels when resized")
 
 
 def _check_end(data: Bytes, end: bytes, reason: str) -> None:
     """An image without its end is cut: the decoder would fill it up with grey and say nothing."""
     if end not in bytes(data[-16:]) and end not in bytes(data):
-        raise BadImage(f"is {reason}")
+        raise BadImageError(f"is {reason}")
 
 
 def _upper_rows(data: Bytes, info: Info, rows: int) -> bytearray:

@@ -166,8 +166,8 @@ class Planner:
         return enlarged, windows
 
     def _areas(self, draw: _Draw, sizes: np.ndarray) -> np.ndarray:
-        """Windows (n, 4) of random area and aspect, which is drawn evenly and turned over half of the time: the first of
-        ten tries that fits. Where none does the height of the window is 0."""
+        """Windows (n, 4) of random area and aspect, which is drawn evenly and turned over half of the time: the first
+        of ten tries that fits. Where none does the height of the window is 0."""
         area, ratio, swap, row, column = draw(_AREA, 5 * _TRIES).reshape(5, _TRIES, -1)
         area = _between(area, self.config.min_random_area, self.config.max_random_area) * sizes.prod(axis=1)
         ratio = _between(ratio, *self._aspects)
@@ -231,8 +231,8 @@ def _check(config: AugmentConfig, channels: int) -> None:
         raise UsageError(f"--max-random-area {config.max_random_area:g}: must be at most 1, the whole image")
     sides = (config.min_crop_size, config.max_crop_size)
     if sides != (-1, -1) and not 0 < sides[0] <= sides[1]:
-        raise UsageError(f"--min-crop-size {sides[0]} and --max-crop-size {sides[1]}: give both, above 0, the first not "
-                         "above the second")
+        raise UsageError(f"--min-crop-size {sides[0]} and --max-crop-size {sides[1]}: give both, above 0, the first "
+                         "not above the second")
     if config.fill_value > 255:
         raise UsageError(f"--fill-value {config.fill_value}: must be at most 255")
     colors = (config.saturation, config.max_random_h, config.max_random_s, config.max_random_l, config.pca_noise)

@@ -1,9 +1,9 @@
 """Pickles of plain data from people nobody knows: `cifar` and `states` read theirs here.
 
 A pickle is a program that may call anything. So it is first walked over without running any of it: only
-instructions that write data pass, names must be among the caller's, only those are called, and nothing may
-take more memory than the file is in proportion to. Then Python's own unpickler runs it, with the caller's
-stand-ins in place of the classes it names. Nothing is looked up anywhere else, and nothing is imported.
+instructions that write data pass, names must be among the caller's, nothing else is called, and the memory
+that it takes is bounded. Then Python's own unpickler runs it, with the caller's stand-ins in place of what it
+names: nothing is imported or looked up anywhere else.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import io
 import pickle
 import pickletools
 from collections.abc import Callable, Mapping
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from imgcls.errors import DataError
 
@@ -21,7 +21,14 @@ Names = Mapping[tuple[str, str], Callable[..., object]]
 #: CIFAR-100 rewritten by Python 3 takes half a million; each takes at most some 100 bytes of memory
 MOST_INSTRUCTIONS = 2_000_000
 
-_ALLOWED = frozenset(["NONE", "NEWTRUE", "NEWFALSE", "INT", "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "STRING", "BINSTRING", "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8", "MARK", "EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "EMPTY_LIST", "LIST", "APPEND", "APPENDS", "EMPTY_DICT", "DICT", "SETITEM", "SETITEMS", "PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE", "GET", "BINGET", "LONG_BINGET", "PROTO", "FRAME", "STOP", "GLOBAL", "STACK_GLOBAL", "REDUCE", "BUILD"])
+_ALLOWED = frozenset((
+    "NONE", "NEWTRUE", "NEWFALSE", "INT", "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT",
+    "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "STRING", "BINSTRING", "SHORT_BINSTRING",
+    "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8",
+    "MARK", "EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "EMPTY_LIST", "LIST", "APPEND", "APPENDS",
+    "EMPTY_DICT", "DICT", "SETITEM", "SETITEMS",
+    "PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE", "GET", "BINGET", "LONG_BINGET", "PROTO", "FRAME", "STOP",
+    "GLOBAL", "STACK_GLOBAL", "REDUCE", "BUILD"))
 _CONTAINERS = (pickletools.pytuple, pickletools.pylist, pickletools.pydict)
 #: what the walk keeps of a value: its text, its kind as `pickletools` names it, or one of these two
 _NAMED, _MADE = object(), object()
@@ -30,10 +37,10 @@ _NAMED, _MADE = object(), object()
 def load(data: bytes, names: Names, path: object, *, encoding: str) -> object:
     """The value that a pickle describes: dict, list, tuple, numbers, text, bytes, and what `names` makes.
 
-    `names` maps (module, name) to what stands for it. A stand-in has `__slots__`, is careful with its
-    arguments, and has a `__setstate__` that is; it raises ValueError, whose text the user sees, for what it does
-    not know. `encoding` is what Python 2's byte strings become: "bytes", or text in that encoding.
-    Everything else that a file wants, and any damage, is a DataError.
+    `names` maps (module, name) to what stands for it: a class with `__slots__` and `__setstate__`, or a function
+    that makes bytes or such an object. They check whatever they are given, and raise ValueError, whose text
+    the user sees. `encoding` is what Python 2's byte strings become: "bytes", or text in that encoding.
+    Whatever else the file wants, and any damage, is a DataError.
     """
     _Walk(data, names, path).run()
     try:
@@ -77,7 +84,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 class _Walk:
-    """Goes through the instructions with the kind of each value in place of the value, as `pickletools.dis` does.
+    """Goes through the instructions as `pickletools.dis` does: with the kinds of values in place of values.
 
     The kinds tell what the unpickler would not ask: that calls and states meet stand-ins only (a state can
     set attributes of anything, functions too), and that no dict key is a tuple (hashing a tuple of tuples of
@@ -97,35 +104,38 @@ class _Walk:
     def run(self) -> None:
         try:
             for count, (opcode, argument, _) in enumerate(pickletools.genops(self.stream)):
+                number = argument if isinstance(argument, int) else 0
                 if opcode.name not in _ALLOWED:
                     self.refuse(f"the instruction {opcode.name} is not allowed; it was not run")
                 if count >= MOST_INSTRUCTIONS:
                     self.refuse("it has too many instructions")
-                if isinstance(argument, int) and not -1 << 31 <= argument < 1 << 31:
+                if not -1 << 31 <= number < 1 << 31:
                     self.refuse("it has a number of more than 32 bits")
-                self.check_frame(opcode.name, argument)
-                if opcode.name.endswith("PUT") and not 0 <= argument <= count:
-                    self.refuse("it wants a memory of far more than it holds")
+                if opcode.name.endswith("PUT") and not 0 <= number <= count:
+                    self.refuse("it wants to remember more than it holds")
+                self.check_frame(opcode.name, number)
                 self.step(opcode, argument)
                 self.at = self.stream.tell()
-        except (ValueError, IndexError, KeyError, OverflowError, MemoryError) as error:
+        # Python warns of "\\z" in text, which may be set to be an error.
+        except (ValueError, IndexError, KeyError, OverflowError, MemoryError, Warning) as error:
             raise DataError(self.path, "the pickle is damaged or cut short", self.at) from error
 
     def refuse(self, reason: str) -> NoReturn:
         raise DataError(self.path, f"the pickle is refused: {reason}", self.at)
 
-    def check_frame(self, name: str, argument: object) -> None:
-        """Frames hold whole instructions: of a half one the unpickler drops the bytes and reads on elsewhere."""
-        if self.at < self.frame_end and (name == "FRAME" or self.stream.tell() > self.frame_end):
+    def check_frame(self, name: str, size: int) -> None:
+        """Frames hold whole instructions: of half a one the unpickler drops the bytes and reads on elsewhere."""
+        end = self.stream.tell()
+        if self.at < self.frame_end and (name == "FRAME" or end > self.frame_end):
             self.refuse("a frame ends inside an instruction")
         if name == "FRAME":
-            assert isinstance(argument, int)
-            self.frame_end = self.stream.tell() + argument
+            self.frame_end = end + size
 
-    def step(self, opcode: pickletools.OpcodeInfo, argument: object) -> None:
+    def step(self, opcode: pickletools.OpcodeInfo, argument: Any) -> None:
         """Take from the stack what the instruction takes, and put there the kind of what it makes."""
         taken = self.take(opcode.stack_before)
-        made = opcode.stack_after
+        made: list[Any] = opcode.stack_after
+        keys: list[object] = []
         match opcode.name:
             case "MARK":
                 self.marks.append(len(self.stack))
@@ -140,7 +150,7 @@ class _Walk:
             case "GET" | "BINGET" | "LONG_BINGET":
                 made = [self.memo[argument]]
             case "GLOBAL":
-                made = [self.name(*str(argument).split(" ", 1))]
+                made = [self.name(*argument.split(" ", 1))]
             case "STACK_GLOBAL":
                 made = [self.name(*taken)]
             case "REDUCE":
@@ -151,15 +161,16 @@ class _Walk:
                 if taken[0] is not _MADE:
                     self.refuse("it has a state for something that has none")
                 made = [_MADE]
-            case "APPEND" | "APPENDS":
-                if taken[0] is not pickletools.pylist:
-                    raise ValueError("no list")
+            case "APPEND" | "APPENDS" | "SETITEM" | "SETITEMS" if taken[0] is not made[0]:
+                raise ValueError("neither list nor dict")
             case "SETITEM" | "SETITEMS":
-                if taken[0] is not pickletools.pydict:
-                    raise ValueError("no dict")
-                self.check_keys(taken[1::2])
+                keys = taken[1::2]
             case "DICT":
-                self.check_keys(taken[::2])
+                keys = taken[::2]
+            case "STOP" if self.stack:
+                raise ValueError("more than one value")
+        if any(key in _CONTAINERS for key in keys):
+            self.refuse("it has a dict key that is no number and no text")
         self.stack.extend(made)
 
     def take(self, before: list[pickletools.StackObject]) -> list[object]:
@@ -181,7 +192,3 @@ class _Walk:
             wanted = repr(f"{module}.{name}"[:100])[1:-1]
             self.refuse(f"the file wants {wanted}, which is not allowed; it was not run")
         return _NAMED
-
-    def check_keys(self, keys: list[object]) -> None:
-        if any(key in _CONTAINERS for key in keys):
-            self.refuse("it has a dict key that is no number and no text")

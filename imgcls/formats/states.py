@@ -48,16 +48,20 @@ def loads(data: bytes, path: object = "states") -> dict[int | str, State]:
         raise DataError(path, f"not optimizer states: {error.reason}{hint}", error.offset) from error
     if not isinstance(value, dict) or any(type(key) not in (int, str) for key in value):
         raise DataError(path, "not optimizer states: they are a dictionary from positions to arrays")
-    return {key: _state(state, path, MAX_DEPTH) for key, state in value.items()}
+    arrays: dict[int, np.ndarray] = {}
+    return {key: _state(state, path, MAX_DEPTH, arrays) for key, state in value.items()}
 
 
-def _state(value: object, path: object, depth: int) -> State:
+def _state(value: object, path: object, depth: int, arrays: dict[int, np.ndarray]) -> State:
+    """`arrays` by the id of their bytes: the same bytes can be named a thousand times, and are read once."""
     if value is None:
         return None
     if isinstance(value, _NDArray) and value.handle is not None:
-        return params.load_one(value.handle, path)
+        if id(value.handle) not in arrays:
+            arrays[id(value.handle)] = params.load_one(value.handle, path)
+        return arrays[id(value.handle)]
     if isinstance(value, tuple) and depth and len(value) <= MAX_PARTS:
-        return tuple(_state(part, path, depth - 1) for part in value)
+        return tuple(_state(part, path, depth - 1, arrays) for part in value)
     kind = type(value).__name__.strip("_")
     raise DataError(path, f"a state is a {kind}, not an array or a short tuple of arrays")
 
