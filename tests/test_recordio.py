@@ -302,9 +302,20 @@ def test_a_large_files_search_is_kept_and_checked(tmp_path: Path, monkeypatch: p
     with monkeypatch.context() as patch:
         patch.setattr(recordio, "_find_records", no_search)
         assert [r.header.id for r in RecordReader(path)] == [101, 102, 104]
-    for spoilt in (b"", b"junk", kept.read_bytes()[:-8], kept.read_bytes()[:-8] + bytes(8)):
+    def no_gathering(*args: object) -> None:
+        raise AssertionError("gathered again")
+    assert RecordReader(path).labels().tolist() == [1, 2, 4]
+    with monkeypatch.context() as patch:
+        patch.setattr(RecordReader, "_gather_headers", no_gathering)
+        assert RecordReader(path).labels().tolist() == [1, 2, 4]
+        assert RecordReader(path).headers()["id"].tolist() == [101, 102, 104]
+    whole = kept.read_bytes()
+    first = recordio._CACHE_HEAD.size
+    for spoilt in (b"", b"junk", whole[:-8], whole[:first + 8], whole[:first] + bytes(8) + whole[first:],
+                   whole[:first + 16] + bytes(8) + whole[first + 24:],
+                   whole[:first - 16] + b"\xff" * 16 + whole[first:]):
         kept.write_bytes(spoilt)
-        assert len(RecordReader(path)) == 3
+        assert RecordReader(path).labels().tolist() == [1, 2, 4]
     write(path, ONE, TWO, SPLIT, THREE)      # another size, another time
     assert len(RecordReader(path)) == 4
     kept.unlink()

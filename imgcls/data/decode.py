@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -184,7 +184,8 @@ class Decoder:
             self._warp(image, matrix, (0, 0), warped, plan.method)
             image = warped
         if self.pad:
-            image = cv2.copyMakeBorder(image, *(self.pad,) * 4, cv2.BORDER_CONSTANT, value=self.fill)
+            pad = self.pad
+            image = cv2.copyMakeBorder(image, pad, pad, pad, pad, cv2.BORDER_CONSTANT, value=self.fill)
         if plan.enlarge:
             image = resize(image, plan.enlarge, plan.method)
         top, left, height, width = plan.top, plan.left, plan.height, plan.width
@@ -236,12 +237,12 @@ def recolor(image: np.ndarray, color: Color) -> None:
                 cv2.addWeighted(image, factor, cv2.cvtColor(grey, cv2.COLOR_GRAY2BGR), 1 - factor, 0, dst=image)
     if any(color.hls):
         hls = cv2.cvtColor(image, cv2.COLOR_RGB2HLS)
-        cv2.add(hls, (*map(float, color.hls), 0.0), dst=hls)
-        cv2.min(hls, (180.0, 255.0, 255.0, 0.0), dst=hls)  # hue ends at 180, it does not wrap
+        cv2.add(hls, np.array([*color.hls, 0.0]), dst=hls)
+        np.minimum(hls[:, :, 0], 180, out=hls[:, :, 0])  # hue ends there, it does not wrap
         cv2.cvtColor(hls, cv2.COLOR_HLS2RGB, dst=image)
     if any(color.light):
         # Adding a number and cutting the fraction off is adding its floor, as all below 0 ends at 0.
-        cv2.add(image, (*(float(np.floor(value)) for value in color.light), 0.0), dst=image)
+        cv2.add(image, np.floor([*color.light, 0.0]), dst=image)
 
 
 def _resized_by(image: np.ndarray, full: Size, reduced: int, target: Size, method: int) -> np.ndarray:
@@ -354,9 +355,9 @@ def _inspect_jpeg(data: Bytes) -> Info:
 
 def _orientation(tiff: bytes) -> int:
     """1 to 8 from the EXIF block, 1 where it says nothing."""
-    order = {b"II": "little", b"MM": "big"}.get(tiff[:2])
-    if order is None:
+    if tiff[:2] not in (b"II", b"MM"):
         return 1
+    order: Literal["little", "big"] = "little" if tiff[:2] == b"II" else "big"
     first = int.from_bytes(tiff[4:8], order)
     for entry in range(min(int.from_bytes(tiff[first:first + 2], order), 100)):
         at = first + 2 + 12 * entry

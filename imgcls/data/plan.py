@@ -199,8 +199,9 @@ class Planner:
         if config.pca_noise:
             size = np.stack(_normals(*values[10:])[:3], axis=1) * config.pca_noise
             light = (size * _LIGHT_SIZES) @ _LIGHT_DIRECTIONS.T
-        return [Color(_ORDERS[n] if self.jitters else (), tuple(f), tuple(s), tuple(v)) for n, f, s, v in zip(
-            orders, np.stack(factors, 1).tolist(), np.stack(shifts, 1).tolist(), light.tolist(), strict=True)]
+        rows = zip(orders, np.stack(factors, 1).tolist(), np.stack(shifts, 1).tolist(), light.tolist(), strict=True)
+        return [Color(_ORDERS[number] if self.jitters else (), (f0, f1, f2), (hue, lightness, sat), (red, green, blue))
+                for number, (f0, f1, f2), (hue, lightness, sat), (red, green, blue) in rows]
 
 
 def short_edge_sizes(sizes: np.ndarray, short_edge: int) -> np.ndarray:

@@ -167,7 +167,7 @@ class _Walk:
                 keys = taken[1::2]
             case "DICT":
                 keys = taken[::2]
-            case "STOP" if self.stack:
+            case "STOP" if self.stack or self.marks:
                 raise ValueError("more than one value")
         if any(key in _CONTAINERS for key in keys):
             self.refuse("it has a dict key that is no number and no text")

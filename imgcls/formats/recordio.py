@@ -30,7 +30,7 @@ from typing import Any, NamedTuple, Union
 import numpy as np
 
 from imgcls.errors import DataError, ImgclsError, RunError, UsageError
-from imgcls.storage import atomic_write, local
+from imgcls.storage import atomic_write, local, write_bytes
 
 MAGIC = 0xCED7230A
 MAX_PAYLOAD_BYTES = (1 << 29) - 1
@@ -49,7 +49,8 @@ _ITER_RECORDS = 1 << 10
 _UNFINISHED = "the record in parts that begins here is not finished: its next part is missing at byte "
 #: smaller files are searched in a few milliseconds: a file beside them would only be litter
 _CACHE_FROM_BYTES = 1 << 24
-_CACHE_HEAD = struct.Struct("<8sQQQ")
+#: what is kept: magic, size and time of the .rec, how many offsets (i64) and how many headers (or none) follow
+_CACHE_HEAD = struct.Struct("<8sQQQQ")
 _CACHE_MAGIC = b"imgclsX1"
 
 _log = logging.getLogger(__name__)
@@ -128,11 +129,11 @@ class Record:
 class RecordReader:
     """One `.rec` file: `len`, `[i]`, iteration, all from any thread.
 
-    `X.idx` beside `X.rec` is used where it agrees with the file, otherwise the file is searched; of a large
-    file the result is kept in `X.rec.imgcls-idx`. Damage ends the good part: what stands before it is
-    readable, `problems` says where and what, and iterating raises it at the end. With `resync` everything
-    good behind it is found too, and iterating notes in `problems` what it passes over. With an `.idx`, damage
-    shows on reading.
+    `X.idx` beside `X.rec` is used where it agrees with the file, otherwise the file is searched. Of a large
+    file what was found, and the headers, are kept in `X.rec.imgcls-idx` for the next time. Damage ends the good part:
+    what stands before it is readable, `problems` says where and what, and iterating raises it at the end. With
+    `resync` everything good behind it is found too, and iterating notes in `problems` what it passes over. With an
+    `.idx`, damage shows on reading.
     """
 
     #: int64 (N,), rising: byte offset of each record
@@ -147,15 +148,17 @@ class RecordReader:
         """`index` names an `.idx` elsewhere. Without `use_index` no index and no kept result is looked at."""
         self.path = local(path)
         self.resync = resync
+        self._cache_path = self.path.with_name(self.path.name + ".imgcls-idx")
         self.problems = []
         self.index_problem = None
         self._index: _Index | None = None
         self._key_to_offset: dict[Any, int] | None = None
         self._open()
+        self._caches = use_index and self.size >= _CACHE_FROM_BYTES
         if use_index:
             self._read_index(local(index) if index else index_path(self.path), required=index is not None)
         if self._index is None or self.index_problem:
-            self._search(use_index)
+            self._search()
 
     def __len__(self) -> int:
         return len(self.offsets)
@@ -284,7 +287,7 @@ class RecordReader:
         self._words = np.frombuffer(self._view[:self.size // 4 * 4], "<u4")
 
     def __getstate__(self) -> dict[str, Any]:
-        mapped = ("_mapped", "_view", "_words", "_cached_headers")
+        mapped = ("_mapped", "_view", "_words", "_found_headers")
         return {name: value for name, value in self.__dict__.items() if name not in mapped}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -371,47 +374,56 @@ class RecordReader:
                 return f"the record at byte {offset} does not end at byte {end}"
         return ""
 
-    def _search(self, use_cache: bool) -> None:
+    def _search(self) -> None:
         """Find the records in the file itself, or take what was found before."""
-        cache = self.path.with_name(self.path.name + ".imgcls-idx")
-        large = use_cache and self.size >= _CACHE_FROM_BYTES
-        offsets = self._load_cache(cache) if large else None
-        if offsets is None:
-            offsets, self.problems = _find_records(self.path, self._words, self.size, self.resync)
-            if large and not self.problems:
-                # A full disk or a folder that cannot be written to only means that the next one searches
-                # again.
-                with contextlib.suppress(ImgclsError):
-                    self._save_cache(cache, offsets)
-        self.offsets = offsets
+        kept = self._load_cache()
+        if kept is not None:
+            self.offsets = kept[0]
+        else:
+            self.offsets, self.problems = _find_records(self.path, self._words, self.size, self.resync)
+            if not self.problems:
+                self._save_cache(np.zeros(0, HEADER_DTYPE))
         if self._index is not None:
-            self._index = self._index.only(offsets)
+            self._index = self._index.only(self.offsets)
 
-    def _load_cache(self, cache: Path) -> np.ndarray | None:
+    def _load_cache(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """The (offsets, headers) kept beside the file; None where there are none that belong to it."""
+        if not self._caches:
+            return None
         try:
-            data = cache.read_bytes()
-            magic, size, mtime_ns, count = _CACHE_HEAD.unpack_from(data)
-            offsets = np.frombuffer(data, "<i8", offset=_CACHE_HEAD.size).astype(np.int64)
-        except (OSError, struct.error, ValueError):
+            data = self._cache_path.read_bytes()
+            magic, size, mtime_ns, count, num_headers = _CACHE_HEAD.unpack_from(data)
+            offsets = np.frombuffer(data, "<i8", count, _CACHE_HEAD.size).astype(np.int64)
+            headers = np.frombuffer(data, HEADER_DTYPE, num_headers, _CACHE_HEAD.size + offsets.nbytes)
+        except (OSError, struct.error, ValueError, OverflowError):
             return None
-        if magic != _CACHE_MAGIC or (size, mtime_ns) != (self.size, self._mtime_ns) or count != len(offsets):
+        if magic != _CACHE_MAGIC or (size, mtime_ns) != (self.size, self._mtime_ns):
             return None
-        if not (np.diff(offsets) > 0).all() or (offsets % 4).any() or self._disagrees(offsets):
+        if (offsets[1:] <= offsets[:-1]).any() or (offsets % 4).any() or self._disagrees(offsets):
             return None
-        return offsets
+        return offsets, headers
 
-    def _save_cache(self, cache: Path, offsets: np.ndarray) -> None:
-        if not os.access(cache.parent, os.W_OK):
+    def _save_cache(self, headers: np.ndarray) -> None:
+        """Keep the offsets and, once they were gathered, the headers, which lie all over the file."""
+        if not self._caches or not os.access(self.path.parent, os.W_OK):
             return
-        with atomic_write(cache) as stream:
-            stream.write(_CACHE_HEAD.pack(_CACHE_MAGIC, self.size, self._mtime_ns, len(offsets)))
-            stream.write(offsets.astype("<i8").tobytes())
+        head = _CACHE_HEAD.pack(_CACHE_MAGIC, self.size, self._mtime_ns, len(self), len(headers))
+        # A full disk only means that the next reader searches again.
+        with contextlib.suppress(ImgclsError):
+            write_bytes(self._cache_path, head, self.offsets.astype("<i8").tobytes(), headers.tobytes())
 
     def _headers(self) -> tuple[np.ndarray, dict[int, DataError]]:
-        cached = self.__dict__.get("_cached_headers")
-        if cached is None:
-            cached = self._cached_headers = self._gather_headers()
-        return cached
+        found = self.__dict__.get("_found_headers")
+        if found is None:
+            kept = self._load_cache()
+            if kept is not None and len(kept[1]) == len(self) and (kept[0] == self.offsets).all():
+                found = kept[1], {}
+            else:
+                found = self._gather_headers()
+                if not self.problems and not found[1]:
+                    self._save_cache(found[0])
+            self._found_headers = found
+        return found
 
     def _gather_headers(self) -> tuple[np.ndarray, dict[int, DataError]]:
         """All headers in one sweep; records that are split or odd are looked at one by one."""

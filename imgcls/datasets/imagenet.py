@@ -1,0 +1,74 @@
+"""Photographs of many classes, ImageNet (Russakovsky et al. 2014) or any other: record files, class folders or lists
+(MXNet train_imagenet.py). With `--data-train` and no `--dataset` this is the data set.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from imgcls.data import sources
+from imgcls.data.sources import ArraySource, Source, Splits
+from imgcls.errors import UsageError
+from imgcls.sections import DataConfig
+from imgcls.storage import local
+
+#: MXNet train_imagenet.py 0.9.1 to 1.9.1, and the crop and mirror that photographs are trained with: MXNet had
+#: stronger augmentation up to 1.2 and by oversight none from 1.3 on.
+DEFAULTS: dict[str, object] = {
+    "network": "resnet", "num_layers": 50, "num_classes": 1000, "image_shape": (3, 224, 224),
+    "batch_size": 128, "num_epochs": 80, "disp_batches": 20,
+    "lr": 0.1, "lr_factor": 0.1, "lr_step_epochs": "30,60",
+    "random_resized_crop": True, "min_random_area": 0.08, "max_random_area": 1.0,
+    "min_random_aspect_ratio": 3 / 4, "max_random_aspect_ratio": 4 / 3, "random_mirror": True,
+    "rgb_mean": (123.68, 116.779, 103.939), "rgb_std": (1.0,),
+}
+
+#: what `--benchmark 1` counts an epoch by, where there is no data
+NUM_EXAMPLES = 1_281_167
+
+ADVICE = ("name the data with --data-train X.rec --data-val Y.rec (or folders with a folder of images per class), or "
+          "with --data-dir a folder that holds train.rec and val.rec, or train and val")
+
+
+def load(config: DataConfig) -> Splits:
+    """Sources of encoded images, labels int64, for what --data-train and --data-val or --data-dir name."""
+    if config.benchmark and not config.data_train and not config.data_dir:
+        count = config.num_examples or NUM_EXAMPLES
+        return Splits(ArraySource(np.zeros((count, 0), np.uint8), np.zeros(count, np.int64), description="noise"))
+    train_path, train_flag = config.data_train, "--data-train"
+    if not train_path:
+        train_path, train_flag = _in_folder(config, "train", config.train_dataset), "--data-dir"
+    if not train_path:
+        raise UsageError(f"--data-train is missing: {ADVICE}")
+    train = sources.open_source(train_path, train_flag, index=config.data_train_idx, root=config.data_root,
+                                on_bad=config.on_bad)
+    val = load_val(config, train)
+    notes = [*sources.notes(train), *sources.notes(val)]
+    if val is None and config.data_dir:
+        notes.append(f"no validation: {config.data_dir} holds neither {config.val_dataset} nor val")
+    return Splits(train, val, notes)
+
+
+def load_val(config: DataConfig, train: Source | None = None) -> Source | None:
+    """The validation data alone, None where none is named; class names are held against those of `train`."""
+    path, flag = config.data_val, "--data-val"
+    if not path:
+        path, flag = _in_folder(config, "val", config.val_dataset), "--data-dir"
+    if not path:
+        return None
+    return sources.open_source(path, flag, index=config.data_val_idx, root=config.data_root, on_bad=config.on_bad,
+                               class_names=train.class_names if train else ())
+
+
+def _in_folder(config: DataConfig, split: str, file: str) -> str:
+    """The record file or the folder of a split in --data-dir, or ""; a folder that is not there is a UsageError."""
+    if not config.data_dir:
+        return ""
+    folder = local(config.data_dir, "--data-dir")
+    for place in (folder / file, folder / split):
+        if place.exists():
+            return str(place)
+    if split == "train":
+        there = "there is no such folder" if not folder.is_dir() else f"it holds neither {file} nor a folder {split}"
+        raise UsageError(f"--data-dir {config.data_dir}: {there}; {ADVICE}")
+    return ""
