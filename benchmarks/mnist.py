@@ -95,7 +95,7 @@ def _read(folder: str, name: str):  # noqa: ANN202 - numpy is imported by the pe
 
 
 def _mxnet(words: argparse.Namespace) -> None:
-    """MXNet's own training of its example networks, as train_mnist.py does it: Module.fit on NDArrayIter."""
+    """MXNet's training of its example networks with the arguments of train_mnist.py and common/fit.py."""
     import logging
 
     import mxnet as mx
@@ -115,11 +115,14 @@ def _mxnet(words: argparse.Namespace) -> None:
             net = mx.sym.Pooling(net, pool_type="max", kernel=(2, 2), stride=(2, 2))
         net = mx.sym.Activation(mx.sym.FullyConnected(mx.sym.Flatten(net), num_hidden=500), act_type="tanh")
     net = mx.sym.SoftmaxOutput(mx.sym.FullyConnected(net, num_hidden=10), name="softmax")
+    steps = mx.lr_scheduler.MultiFactorScheduler(step=[10 * 938], factor=0.1, base_lr=0.05)
     module = mx.mod.Module(net, context=mx.cpu())
-    module.fit(train, test, eval_metric="accuracy", num_epoch=words.epochs, optimizer="sgd",
-               optimizer_params={"learning_rate": 0.05, "momentum": 0.9, "wd": 1e-4},
+    module.fit(train, test, eval_metric=["accuracy"], num_epoch=words.epochs, optimizer="sgd", allow_missing=True,
+               optimizer_params={"learning_rate": 0.05, "momentum": 0.9, "wd": 1e-4, "lr_scheduler": steps,
+                                 "multi_precision": True},
                initializer=mx.init.Xavier(rnd_type="gaussian", factor_type="in", magnitude=2),
-               batch_end_callback=mx.callback.Speedometer(64, 100))
+               kvstore=mx.kvstore.create("device"),  # the scripts' default; an object, so it is used on one device too
+               batch_end_callback=[mx.callback.Speedometer(64, 100)])
 
 
 def _torch_network(name: str):  # noqa: ANN202

@@ -7,6 +7,7 @@ every case, so that several are no change for it.
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 from dataclasses import dataclass
 
@@ -15,6 +16,8 @@ import torch
 from imgcls.errors import UsageError, unknown
 from imgcls.sections import DEVICES_LATER, DeviceConfig
 
+#: floating-point operations of a training step that are worth a thread: about a millisecond of one core
+FLOPS_PER_THREAD = 1e8
 #: every name MXNet took for a store on one machine; with one device they all mean the same
 LOCAL_STORES = ("local", "device", "nccl", "none", "local_update_cpu", "local_allreduce_cpu", "local_allreduce_device")
 DISTRIBUTED_STORES = ("dist", "dist_sync", "dist_async", "dist_device_sync", "dist_sync_device", "dist_async_device",
@@ -33,7 +36,8 @@ class Worker:
     def description(self) -> str:
         if self.device.type == "cuda":
             return f"{self.device} ({torch.cuda.get_device_name(self.device)})"
-        return f"cpu ({torch.get_num_threads()} threads)"
+        count = torch.get_num_threads()
+        return f"cpu ({count} thread{'s' * (count > 1)})"
 
 
 def choose(config: DeviceConfig) -> Worker:
@@ -60,6 +64,17 @@ def choose(config: DeviceConfig) -> Worker:
         raise UsageError(f"--gpus {config.gpus}: {DEVICES_LATER}; give one of them")
     torch.cuda.set_device(wanted[0])
     return Worker(torch.device("cuda", wanted[0]))
+
+
+def limit_threads(worker: Worker, flops_per_step: float) -> None:
+    """On a CPU, use no more threads than the work of a step is worth; OMP_NUM_THREADS set by the user holds.
+
+    Threads meet several times in every layer. Where a step is short, they wait longer than they work, and where
+    another program wants the same cores, all of them wait for the one that has to share: a small network is then tens
+    of times slower with two threads than with one.
+    """
+    if worker.device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, min(torch.get_num_threads(), int(flops_per_step // FLOPS_PER_THREAD))))
 
 
 def _gpu_numbers(text: str) -> list[int]:

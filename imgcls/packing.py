@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import random
 import struct
+import subprocess
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -22,7 +23,7 @@ from typing import Generic, NamedTuple, TypeVar
 import numpy as np
 
 from imgcls.formats.lists import Entry
-from imgcls.formats.recordio import MAX_PAYLOAD_BYTES, ImageHeader, RecordWriter, pack
+from imgcls.formats.recordio import MAX_PAYLOAD_BYTES, ImageHeader, RecordReader, RecordWriter, pack, unpack
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -33,6 +34,7 @@ _HOLD_BYTES = 256 << 20
 _HOLD_ITEMS_PER_THREAD = 64
 
 _JPEG = b"\xff\xd8\xff"
+_SCAN, _END = 0xDA, 0xD9
 _PNG = b"\x89PNG\r\n\x1a\n"
 _KINDS = {_JPEG: "JPEG", _PNG: "PNG", b"GIF8": "GIF", b"BM": "BMP", b"RIFF": "WebP", b"II*\0": "TIFF",
           b"MM\0*": "TIFF"}
@@ -51,6 +53,7 @@ class PackConfig:
     inter_method: int = 1               # 0-4 as in OpenCV, 9: by direction, 10: one of 0-4 by chance
     pack_label: bool = False            # several labels of a line: all of them
     repeat_first_label: bool = False    # with all of them, the first in the header too (as the C++ tool)
+    seekable: bool = False              # restart markers in JPEGs: a part can be decoded without the rest
     num_threads: int = 1
 
 
@@ -96,6 +99,32 @@ def pack_list(entries: Sequence[Entry], root: str, path: str | os.PathLike[str],
     return packed
 
 
+def convert(source: str | os.PathLike[str], path: str | os.PathLike[str], num_threads: int, *,
+            watch: Callable[[int], object] = lambda count: None) -> Packed:
+    """Write `path` with the records of another file, their JPEGs made seekable without loss of a coefficient.
+
+    Labels, ids, keys and whatever is no JPEG stay as they are. A damaged file is a DataError. Needs `jpegtran`.
+    """
+    reader = RecordReader(source)
+    if reader.problems:
+        raise reader.problems[0]
+
+    def change(i: int) -> bytes:
+        payload = bytes(reader.payload(i))
+        try:
+            image = unpack(payload)[2]
+        except ValueError:
+            return payload
+        return payload[:len(payload) - len(image)] + with_restarts(bytes(image))
+
+    with RecordWriter(path) as writer:
+        keys = reader.keys.tolist()
+        for count, payload in enumerate(in_order(change, range(len(reader)), num_threads, len), 1):
+            writer.write(payload, keys[count - 1])
+            watch(count)
+        return Packed(writer.count, writer.size_bytes)
+
+
 def check_image(data: bytes | memoryview) -> str:
     """What is wrong with an encoded image as far as its framing tells: empty or cut; an empty string if
     nothing.
@@ -132,6 +161,26 @@ def decode(data: bytes | memoryview, color: int) -> np.ndarray | str:
         kind = kind_of(data) or "no image, or one"
         return f"{kind} that is damaged or that OpenCV {cv2.__version__} cannot read"
     return image
+
+
+def restart_interval(units_per_row: int) -> int:
+    """How many coding units (MCUs) to put between restart markers: a divisor of a row's, so that the pieces form
+    columns, the nearest to 4. Trials on photographs: fewer cost bytes, more gain less when a crop is cut out."""
+    divisors = [d for d in range(1, units_per_row + 1) if units_per_row % d == 0]
+    return min(divisors, key=lambda d: max(d / 4, 4 / d))
+
+
+def with_restarts(data: bytes) -> bytes:
+    """A JPEG with restart markers put in by `jpegtran`, its coefficients untouched; anything else unchanged."""
+    frame = _jpeg_frame(data) if data.startswith(_JPEG) else None
+    if frame is None:
+        return data
+    width, unit_width = frame
+    interval = restart_interval(-(-width // unit_width))
+    command = ["jpegtran", "-copy", "all", "-restart", f"{interval}B"]
+    done = subprocess.run(command, input=data, capture_output=True, check=False)
+    # What it cannot convert (12 bits, arithmetic coding, damage) stays what it was: the records are still whole.
+    return done.stdout if done.returncode == 0 and done.stdout.startswith(_JPEG) else data
 
 
 def kind_of(data: bytes | memoryview) -> str:
@@ -248,7 +297,7 @@ def _encode(entry: Entry, file: str, config: PackConfig) -> bytes | str:
         return (getattr(error, "strerror", None) or str(error)).lower()
     if config.pass_through:
         reason = check_image(data)
-        image = data
+        image = with_restarts(data) if config.seekable and not reason else data
     else:
         image = _reencoded(data, entry, config)
         reason = image if isinstance(image, str) else ""
@@ -284,6 +333,10 @@ def _reencoded(data: bytes, entry: Entry, config: PackConfig) -> bytes | str:
             image = cv2.resize(image, size, interpolation=method)
         if config.encoding == ".jpg":
             options = [cv2.IMWRITE_JPEG_QUALITY, config.quality]
+            if config.seekable:
+                # OpenCV halves the colour of colour images: 16 pixels a unit, 8 in grey ones.
+                units = -(-image.shape[1] // (16 if image.ndim == 3 else 8))
+                options += [cv2.IMWRITE_JPEG_RST_INTERVAL, restart_interval(units)]
         else:
             options = [cv2.IMWRITE_PNG_COMPRESSION, min(9, config.quality)]
         done, encoded = cv2.imencode(config.encoding, image, options)
@@ -319,22 +372,40 @@ def _interpolation(image: np.ndarray, size: tuple[int, int], entry: Entry, metho
     return random.Random(entry.id).randrange(5) if method == 10 else method
 
 
-def _jpeg_scan(data: bytes) -> int:
-    """Where the first scan of a JPEG begins; -1 if the segments before it do not lead there."""
+def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int]]:
+    """(marker, where its content begins) of a JPEG's segments up to the first scan, or as far as they lead."""
     at = 2
     while at + 4 <= len(data) and data[at] == 0xFF:
         marker = data[at + 1]
         if marker == 0xFF:      # a fill byte
             at += 1
             continue
-        if marker == 0xDA:
-            return at + 2
         # Markers without a length do not stand here but in damaged files.
         length = int.from_bytes(data[at + 2:at + 4], "big")
-        if length < 2 or marker == 0xD9:
-            return -1
+        if length < 2 or marker == _END:
+            return
+        yield marker, at + 4
+        if marker == _SCAN:
+            return
         at += 2 + length
-    return -1
+
+
+def _jpeg_scan(data: bytes) -> int:
+    """Where the first scan of a JPEG begins; -1 if the segments before it do not lead there."""
+    return next((at for marker, at in _jpeg_segments(data) if marker == _SCAN), -1)
+
+
+def _jpeg_frame(data: bytes) -> tuple[int, int] | None:
+    """(width in pixels, width of a coding unit) of a JPEG; None where its header does not say them."""
+    for marker, at in _jpeg_segments(data):
+        # Frames are C0 to CF but for the tables C4, C8 and CC; byte 5 counts the components, of 3 bytes each.
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) and at + 6 <= len(data):
+            width, components = int.from_bytes(data[at + 3:at + 5], "big"), data[at + 5]
+            factors = [data[at + 7 + 3 * i] >> 4 for i in range(components) if at + 7 + 3 * i < len(data)]
+            # A single component is coded block by block, whatever its factor says.
+            unit = 8 * (max(factors, default=1) if components > 1 else 1)
+            return (width, unit) if width and unit else None
+    return None
 
 
 def _first_line(error: Exception) -> str:

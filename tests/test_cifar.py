@@ -193,6 +193,11 @@ def test_refuses_damage(tmp_path: Path, content: bytes, words: str, offset: int 
     assert error.offset == offset
 
 
+def test_refuses_a_label_beyond_all_numbers(tmp_path: Path) -> None:
+    error = refusal(save(tmp_path, pickled(pictures(2), labels=[1, 1 << 70])))
+    assert "a number of more than 32 bits" in str(error)
+
+
 def test_a_pickle_cut_anywhere_is_refused(tmp_path: Path) -> None:
     for content in (python2_pickle(pictures(1), [1]), pickled(pictures(1), labels=[1])):
         for length in {*range(1, 200), *range(len(content) - 200, len(content))}:

@@ -88,6 +88,7 @@ def test_parsing_of_the_rest(tmp_path: Path) -> None:
     assert parse("--res 480 --qual 90 --num_thread 16 --train_ratio .5").num_thread == 16
     assert parse("--center_crop --pass-through True").center_crop is True
     assert parse("--list False").list is False
+    assert parse("--res 3").resize == 3     # not --resume, which MXNet did not have
 
 
 @pytest.mark.parametrize(("words", "told"), [
@@ -291,6 +292,54 @@ def test_the_cpp_tools_form(folder: Path, tmp_path: Path, capsys: pytest.Capture
                         ("nsplit=2 part=2", "part 2"), ("loose", "key=value"), ("inter_method=7", "inter_method")):
         assert im2rec.main([*words, *wrong.split()]) == 2
         assert told in capsys.readouterr().err
+
+
+def test_seekable_images_have_restart_markers_and_the_same_pixels(folder: Path, tmp_path: Path) -> None:
+    (folder / "wide.jpg").write_bytes(jpeg(200, 500))
+    (tmp_path / "x.lst").write_text("0\t0\twide.jpg\n")
+    found = []
+    for flags in ([], ["--seekable"], ["--seekable", "--color", "0"]):
+        assert im2rec.main([f"{tmp_path}/x", str(folder), *flags]) == 0
+        found.append(RecordReader(tmp_path / "x.rec")[0].image)
+    plain, seekable, grey = map(bytes, found)
+    assert b"\xff\xdd\0\4" not in plain
+    assert b"\xff\xdd\0\4\0\4" in seekable     # 500 pixels are 32 units of 16: 4 to a marker
+    assert b"\xff\xdd\0\4\0\3" in grey         # 63 of 8: 3
+    for data, color in ((seekable, 1), (grey, 0)):
+        pixels = [cv2.imdecode(np.frombuffer(d, np.uint8), color) for d in (plain, data)]
+        assert color == 0 or (pixels[0] == pixels[1]).all()
+    assert [packing.restart_interval(n) for n in (1, 2, 3, 6, 12, 32, 43, 62)] == [1, 2, 3, 3, 4, 4, 1, 2]
+
+
+def test_seekable_without_loss_is_jpegtrans_work(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                 capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    words = [f"{tmp_path}/x", str(folder), "--recursive", "--pass-through", "--seekable"]
+    assert im2rec.main(words) == 2
+    assert "jpegtran" in capsys.readouterr().err
+    # a jpegtran that marks what it was given, and fails on one picture
+    (tmp_path / "bin").mkdir()
+    tool = tmp_path / "bin" / "jpegtran"
+    tool.write_text(f"#!{sys.executable}\nimport sys\ndata = sys.stdin.buffer.read()\n"
+                    f"sys.stdout.buffer.write(data + ' '.join(sys.argv[1:]).encode())\n"
+                    f"sys.exit(data == open({str(folder / 'b/6.jpg')!r}, 'rb').read())\n")
+    tool.chmod(0o755)
+    (folder / "b/text.png").write_bytes(b"no JPEG")
+    assert im2rec.main(words) == 0
+    made = {r.header.id: bytes(r.image) for r in RecordReader(tmp_path / "x.rec")}
+    assert made[0] == (folder / "a/1.jpg").read_bytes() + b"-copy all -restart 2B"
+    assert made[5] == (folder / "b/6.jpg").read_bytes()
+    assert made[6] == b"no JPEG"
+    # any record file can be converted: labels, ids and keys stay
+    assert im2rec.main([f"{tmp_path}/y", str(FIXTURES / "several.rec"), "--seekable"]) == 0
+    old, new = RecordReader(FIXTURES / "several.rec"), RecordReader(tmp_path / "y.rec")
+    assert [r.labels.tolist() for r in new] == [r.labels.tolist() for r in old]
+    assert new.keys.tolist() == old.keys.tolist() == [5, 9, 7]
+    assert [len(b.image) - len(a.image) for a, b in zip(old, new, strict=True)] == [0, 0, 21]
+    assert im2rec.main([f"{tmp_path}/z", str(FIXTURES / "framing.rec"), "--seekable"]) == 0
+    assert (tmp_path / "z.rec").read_bytes() == (FIXTURES / "framing.rec").read_bytes()
+    assert im2rec.main([f"{tmp_path}/z", str(FIXTURES / "framing.rec")]) == 2
+    assert im2rec.main([*words, "--encoding", ".png"]) == 2
 
 
 def test_interpolation_by_mxnets_number() -> None:

@@ -121,6 +121,12 @@ def test_shared_tuples_do_not_multiply() -> None:
             states.loads(data)
 
 
+def test_shared_arrays_are_read_once(tmp_path: Path) -> None:
+    array = Ndarray(one_array(tmp_path, np.zeros(100_000, np.float32)))
+    found = states.loads(pickled(dict.fromkeys(range(1000), (array, array)), 2))
+    assert len({id(part) for state in found.values() for part in state}) == 1  # type: ignore[union-attr]
+
+
 def test_no_damage_ends_in_anything_but_a_data_error() -> None:
     whole = (BRIDGE / "adam.states").read_bytes()
     generator = random.Random(0)

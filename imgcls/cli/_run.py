@@ -13,7 +13,7 @@ def run_main(function: Callable[[Sequence[str]], int | None], argv: Sequence[str
     """Call `function(argv)` and return the exit status: its own, 1 or 2 for errors, 130 after Ctrl-C."""
     # Threads of torch that wait for each other spin; where another program wants the same cores, a long spin makes
     # small networks tens of times slower. This is read when torch is loaded, and costs nothing on an idle machine.
-    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     try:
         return function(sys.argv[1:] if argv is None else argv) or 0
     except ImgclsError as error:

@@ -8,6 +8,7 @@ import glob
 import hashlib
 import json
 import os
+import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -19,7 +20,8 @@ from imgcls.cli._run import run_main
 from imgcls.errors import DataError, RunError, UsageError, unknown
 from imgcls.formats import lists
 from imgcls.formats.lists import Entry, Listing
-from imgcls.packing import PackConfig, Packed, pack_list
+from imgcls.formats.recordio import RecordReader
+from imgcls.packing import PackConfig, Packed, convert, pack_list
 from imgcls.storage import check_writable, local, write_bytes
 
 EXAMPLES = """examples:
@@ -38,8 +40,8 @@ the C++ tool's form is understood too: imgcls-im2rec LIST ROOT OUT.rec [key=valu
 #: what an absent value of a switch, a present one, and old scripts' spellings mean
 _TRUE, _FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off", "none", "")
 _SWITCHES = ("--list", "--recursive", "--shuffle", "--no-shuffle", "--pass-through", "--center-crop",
-             "--pack-label", "--strict", "--resume")
-_NEW_FLAGS = ("--help", "--strict", "--resume")
+             "--pack-label", "--seekable", "--strict", "--resume")
+_NEW_FLAGS = ("--help", "--seekable", "--strict", "--resume")
 _SHOWN_PROBLEMS = 10
 _KEYS = {"resize": -1, "label_width": 1, "pack_label": 0, "nsplit": 1, "part": 0, "center_crop": 0,
          "quality": 95, "color": 1, "encoding": ".jpg", "inter_method": 1, "unchanged": 0, "num_thread": 0}
@@ -57,7 +59,7 @@ def _start(argv: Sequence[str]) -> int:
     if flags.list:
         _make_lists(flags)
         return 0
-    return _pack(flags)
+    return _convert(flags) if os.path.isfile(flags.root) else _pack(flags)
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -78,6 +80,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     _between("--test-ratio", flags.test_ratio, 0, 1)
     if flags.train_ratio < 1 and flags.train_ratio + flags.test_ratio > 1.000001:
         raise UsageError(f"--train-ratio {flags.train_ratio} and --test-ratio {flags.test_ratio} make over 1")
+    if flags.seekable and flags.encoding != ".jpg":
+        raise UsageError("--seekable is for JPEG: --encoding .png has no such thing")
+    if flags.seekable and (flags.pass_through or os.path.isfile(flags.root)) and not shutil.which("jpegtran"):
+        raise UsageError("--seekable without encoding anew needs the program jpegtran (of libjpeg-turbo) in the PATH")
     return flags
 
 
@@ -111,6 +117,9 @@ def _parser() -> argparse.ArgumentParser:
     group.add_argument("--pass-through", **switch, help="store the files as they are")
     group.add_argument("--pack-label", **switch, help="store all labels of a line")
     group.add_argument("--num-thread", type=int, default=0, metavar="N", help="default: one per core")
+    group.add_argument("--seekable", **switch, help="JPEGs of which a crop can be decoded without the rest, a few "
+                       "per cent larger; with --pass-through jpegtran makes them, without loss. ROOT may also be "
+                       "a .rec then, which is converted to PREFIX.rec")
     group.add_argument("--strict", **switch, help="exit status 1 if anything was skipped")
     group.add_argument("--resume", **switch,
                        help="leave out lists that an earlier run packed completely, with the same flags")
@@ -246,6 +255,21 @@ def _pack(flags: argparse.Namespace) -> int:
         skipped += done["skipped"]
         records += done["records"]
     return _status(records, skipped, flags.strict)
+
+
+def _convert(flags: argparse.Namespace) -> int:
+    """ROOT is a record file: write PREFIX.rec, the same but seekable."""
+    if not flags.seekable:
+        raise UsageError(f"ROOT {flags.root} is a file: a folder is needed, or --seekable to convert a .rec")
+    target = flags.prefix + ".rec"
+    check_writable(target, "PREFIX")
+    start = time.perf_counter()
+    with _progress(len(RecordReader(flags.root)), Path(target).name) as watch:
+        done = convert(flags.root, target, flags.num_thread or _num_cores(), watch=watch)
+    if names := lists.class_names(flags.root):
+        lists.write_class_names(lists.classes_path(flags.prefix), names)
+    print(f"{target}: {done.records} records, {done.size_bytes / 1e6:.1f} MB, {time.perf_counter() - start:.1f} s")
+    return 0
 
 
 def _pack_key_value(argv: Sequence[str]) -> int:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from imgcls import config as configuration
 from imgcls.cli._run import run_main
 from imgcls.errors import UsageError
 from imgcls.sections import flag
+
+if TYPE_CHECKING:
+    from imgcls.data.sources import Source
 
 EXAMPLES = """examples:
   {prog} --model model/mnist --dataset mnist                 the newest epoch on the test set
@@ -19,8 +24,9 @@ EXAMPLES = """examples:
 """
 
 #: the flags of training that make sense here
-USED = ("dataset", "data_dir", "data_val", "batch_size", "data_nthreads", "rgb_mean", "rgb_std", "image_shape", "top_k",
-        "loss", "gpus", "dtype", "load_epoch")
+USED = ("dataset", "data_dir", "data_val", "data_val_idx", "val_dataset", "data_root", "on_bad", "batch_size",
+        "data_nthreads", "resize", "val_resize", "interpolation", "rgb_mean", "rgb_std", "mean_image", "image_shape",
+        "top_k", "loss", "gpus", "dtype", "load_epoch")
 
 
 @dataclass(frozen=True)
@@ -50,24 +56,38 @@ def score(prefix: str, config: configuration.Config) -> dict[str, float]:
     """Metrics of the checkpoint on the validation data, and `images/sec`. Preprocessing that the user does not give
     is the checkpoint's own, or the data set's where an MXNet checkpoint has none."""
     from imgcls import api, checkpoint, distributed, trainer
-    from imgcls.cli.train import check_labels, load_data
-    from imgcls.data.loader import ResidentLoader
+    from imgcls.cli.train import check_labels
+    from imgcls.data.make import make_loader
     from imgcls.metrics import Metrics, metric_names
 
     worker = distributed.choose(config.device)
-    config = _with_preprocessing(config, checkpoint.read_meta(prefix).get("preprocessing") or {})
+    meta = checkpoint.read_meta(prefix)
+    config = _with_preprocessing(config, meta.get("preprocessing") or {})
     model = api.load_model(prefix, config.checkpoint.load_epoch or "auto").to(worker.device)
-    source = load_data(config).val
-    if source is None:
-        raise UsageError("--data-val is missing: give the data to score on")
-    loader = ResidentLoader(source, batch_size=config.data.batch_size, image_shape=config.network.image_shape,
-                            augment_config=config.augment, train=False, seed=0, device=worker.device)
+    source = load_data(config, meta.get("class_names") or ())
+    loader = make_loader(source, batch_size=config.data.batch_size, image_shape=config.network.image_shape,
+                         augment_config=config.augment, train=False, seed=0, device=worker.device,
+                         threads=config.data.data_nthreads, on_bad=config.data.on_bad)
+    if loader.note:
+        print(f"note: images are {loader.note}", file=sys.stderr)
     classes = _classes(model, config)
     check_labels(source.labels, classes, f"the labels of {source.description}")
     metrics = Metrics(metric_names(config.train.top_k, config.train.loss, classes), worker.device)
     started = time.perf_counter()
     values = trainer.evaluate(model, loader, metrics, trainer.Precision(config.device.dtype, worker.device))
     return values | {"images/sec": loader.num_samples / (time.perf_counter() - started)}
+
+
+def load_data(config: configuration.Config, class_names: Sequence[str]) -> Source:
+    """What to score on; the names of its classes, where it has any, are held against those of the checkpoint."""
+    module = configuration.dataset_module(config)
+    if hasattr(module, "load_val"):
+        source = module.load_val(config.data, class_names)
+    else:
+        source = module.load(config.data).val
+    if source is None:
+        raise UsageError("--data-val is missing: give the data to score on")
+    return source
 
 
 def _with_preprocessing(config: configuration.Config, known: dict[str, object]) -> configuration.Config:

@@ -46,7 +46,7 @@ def run(config: Config, *, splits: Splits | None = None, command: str = "",
 
     `splits` are data already in memory, in place of --dataset.
     """
-    from imgcls import checkpoint, distributed, optim, schedule, trainer
+    from imgcls import checkpoint, distributed, optim, schedule, summary, trainer
     from imgcls.reporter import Reporter
     from imgcls.signals import Stop
 
@@ -62,7 +62,10 @@ def run(config: Config, *, splits: Splits | None = None, command: str = "",
             return None, test_io(config, loader, reporter)
 
         saved = find_checkpoint(config)
-        model = make_network(config, saved, reporter).to(worker.device)
+        model = make_network(config, saved, reporter)
+        flops = summary.flops(model, config.network.image_shape)
+        distributed.limit_threads(worker, 3 * flops * config.data.batch_size)  # the way back costs two ways forward
+        model.to(worker.device)
         plan = schedule.from_config(config.schedule, updates_per_epoch=loader.batches_per_epoch, given=config.given,
                                     num_epochs=config.train.num_epochs, first_generation=config.first_generation)
         position = start_of(config, saved, loader, plan, reporter)
@@ -71,7 +74,7 @@ def run(config: Config, *, splits: Splits | None = None, command: str = "",
         if saved:
             checkpoint.restore_optimizer(model, optimizer, saved)
             precision.restore(saved.scaler)
-        summarise(config, splits, model, loader, val_loader, plan, worker, precision.name, reporter)
+        summarise(config, splits, model, flops, loader, val_loader, plan, worker, precision.name, reporter)
         warn_of_what_hurts(config, splits, position, saved, reporter)
 
         writer = None
@@ -101,7 +104,8 @@ def load_data(config: Config) -> Splits:
 
 def make_loaders(config: Config, splits: Splits, worker: Worker) -> tuple[Loader, Loader | None]:
     """Loaders on the worker's device, for training and for validation (None without validation data)."""
-    from imgcls.data.loader import BenchmarkLoader, ResidentLoader
+    from imgcls.data.loader import BenchmarkLoader
+    from imgcls.data.make import make_loader
 
     if config.data.benchmark:
         return BenchmarkLoader(
@@ -113,9 +117,10 @@ def make_loaders(config: Config, splits: Splits, worker: Worker) -> tuple[Loader
             check_labels(source.labels, config.network.num_classes, f"the {what} labels of {source.description}")
     common: dict[str, Any] = {
         "batch_size": config.data.batch_size, "image_shape": config.network.image_shape, "seed": config.train.seed,
-        "augment_config": config.augment, "device": worker.device}
-    train = ResidentLoader(splits.train, train=True, **common)
-    return train, ResidentLoader(splits.val, train=False, **common) if splits.val is not None else None
+        "augment_config": config.augment.settled(config.given), "device": worker.device,
+        "threads": config.data.data_nthreads, "on_bad": config.data.on_bad}
+    train = make_loader(splits.train, train=True, **common)
+    return train, make_loader(splits.val, train=False, **common) if splits.val is not None else None
 
 
 def check_labels(labels: Any, num_classes: int, what: str) -> None:
@@ -179,15 +184,13 @@ def start_of(config: Config, saved: Saved | None, loader: Loader, plan: Schedule
     return position
 
 
-def summarise(config: Config, splits: Splits, model: nn.Module, loader: Loader, val_loader: Loader | None,
+def summarise(config: Config, splits: Splits, model: nn.Module, flops: int, loader: Loader, val_loader: Loader | None,
               plan: Schedule, worker: Worker, dtype: str, reporter: Reporter) -> None:
     """The start-up summary: what is trained on what, how and where."""
     from imgcls import summary
     from imgcls.data import augment
 
     network, shape = config.network, ",".join(map(str, config.network.image_shape))
-    flops = summary.flops(model.cpu(), network.image_shape)
-    model.to(worker.device)
     val = f", {val_loader.num_samples:,} for validation" if val_loader else ", none for validation"
     data = "random noise (--benchmark)" if config.data.benchmark else splits.train.description
     for name, text in {

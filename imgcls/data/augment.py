@@ -103,6 +103,8 @@ class Normalizer:
 
     def __call__(self, images: Tensor, mirrored: np.ndarray | None = None) -> Tensor:
         """`mirrored` bool (n,) says which images are: their mean image has to be as well."""
+        if self.scaled and self.mean is None and self.mean_image is None:
+            return (images * self.scale).permute(0, 3, 1, 2)  # in one pass over memory
         pixels = images.float()
         if self.mean_image is not None:
             which = np.zeros(len(images), bool) if mirrored is None else mirrored

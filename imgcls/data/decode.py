@@ -83,8 +83,8 @@ class Decoder:
     """Carries plans out for one shape (C, H, W); of use to many threads at once."""
 
     def __init__(self, shape: tuple[int, ...], *, pad: int = 0, fill_value: int = 0, exact: bool = False) -> None:
-        """`pad` is the border that plans count with. With `exact` nothing is decoded at less than full size, as in
-        MXNet: the same numbers, more slowly and, without antialiasing, worse."""
+        """`pad` is the border that plans count with. With `exact` nothing is decoded at less than full size: MXNet's
+        numbers to the last bit, but more slowly and, from large images without antialiasing, worse ones."""
         self.channels, self.crop = shape[0], (shape[1], shape[2])
         self.pad, self.fill, self.exact = pad, (fill_value,) * 4, exact
         self._swap = False
@@ -137,8 +137,8 @@ class Decoder:
             rows = int(rows * zoom + 2 * zoom) + 8
         else:
             ratio = min(plan.height / self.crop[0], plan.width / self.crop[1])
-        if plan.method == _ANTIALIAS:
-            ratio /= 2  # the reduced image keeps twice the pixels: no difference can be seen, as with Pillow's gap of 2
+        if plan.method == _ANTIALIAS or plan.resize:
+            ratio /= 2  # antialiasing shows no difference with twice the pixels; a resized image is MXNet's up to there
         reduced = 1 if self.exact or plan.method == _NEAREST else next((n for n in (8, 4, 2) if ratio >= n), 1)
         rows = (-(-rows // info.block) + 1) * info.block if info.rows_at else height
         return (rows, reduced) if rows < height - height // 16 else (height, reduced)

@@ -2,6 +2,7 @@
 
 Small images that are all of one size are decoded once and for all and given to the resident loader, if border, crop
 and mirror are all that is asked for: on 32 x 32 pixels that is many times as fast as decoding them in every epoch.
+OpenCV is imported where there is something to decode, and not before.
 """
 
 from __future__ import annotations
@@ -16,12 +17,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from imgcls.data import decode
-from imgcls.data.decode import BadImageError, Info
 from imgcls.data.loader import Loader, ResidentLoader
 from imgcls.data.plan import Planner
 from imgcls.data.sources import ArraySource, Source
-from imgcls.data.streaming import StreamingLoader
 from imgcls.errors import DataError, UsageError
 from imgcls.formats import params
 from imgcls.sections import AugmentConfig
@@ -61,6 +59,8 @@ def make_loader(source: Source, *, batch_size: int, image_shape: Sequence[int], 
         loader.note = ", ".join(filter(None, (
             loader.note, f"decoded once and kept in memory ({kept.images.nbytes / 1e6:.0f} MB)")))
         return loader
+    from imgcls.data.streaming import StreamingLoader
+
     loader = StreamingLoader(source, augment_config=config, threads=threads, on_bad=on_bad, **whole)
     loader.note = note
     return loader
@@ -69,6 +69,8 @@ def make_loader(source: Source, *, batch_size: int, image_shape: Sequence[int], 
 def make_mean_image(path: str, source: Source, image_shape: Sequence[int], config: AugmentConfig,
                     threads: int | None, on_bad: str) -> None:
     """Write the mean of the centre crops of all images, as MXNet does where `mean_img` names no file yet."""
+    from imgcls.data.streaming import StreamingLoader
+
     plain = AugmentConfig(val_resize=config.resize, interpolation=config.interpolation)
     loader = StreamingLoader(source, batch_size=128, image_shape=image_shape, augment_config=plain, train=False, seed=0,
                              device=torch.device("cpu"), threads=threads, on_bad=on_bad)
@@ -111,9 +113,11 @@ def _sized(config: AugmentConfig, source: Source, image_shape: Sequence[int],
 
 def _typical_edge(source: Source) -> int:
     """The median short edge of some of the images, 0 where no header tells it."""
+    from imgcls.data import decode
+
     edges = []
     for index in np.unique(np.linspace(0, len(source) - 1, 64).astype(int)).tolist():
-        with contextlib.suppress(BadImageError, DataError):
+        with contextlib.suppress(decode.BadImageError, DataError):
             data = source.read(index)
             edges.append(min(data.shape[:2] if isinstance(data, np.ndarray) else decode.inspect(data)[:2]))
     return int(np.median([edge for edge in edges if edge] or [0]))
@@ -121,13 +125,16 @@ def _typical_edge(source: Source) -> int:
 
 def _decoded(source: Source, image_shape: Sequence[int], threads: int | None, on_bad: str) -> ArraySource | None:
     """All images decoded, or None where they differ in size, need to be enlarged, or are too much for memory."""
+    from imgcls.data import decode
+    from imgcls.data.streaming import StreamingLoader
+
     channels = image_shape[0]
     size = (0, 0)
     for index in range(len(source)):
         try:
             data = source.read(index)
-            info = decode.inspect(data) if not isinstance(data, np.ndarray) else Info(*data.shape[:2])
-        except (BadImageError, DataError):
+            info = decode.inspect(data) if not isinstance(data, np.ndarray) else decode.Info(*data.shape[:2])
+        except (decode.BadImageError, DataError):
             continue
         size = size if any(size) else info[:2]
         if info[:2] != size or size[0] < image_shape[1] or size[1] < image_shape[2]:

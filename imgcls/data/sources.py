@@ -17,6 +17,7 @@ import numpy as np
 
 from imgcls.errors import DataError, UsageError
 from imgcls.formats import lists, recordio
+from imgcls.sections import DataConfig
 from imgcls.storage import local
 
 #: of the samples this part may be damaged before a run is stopped, but at least this number
@@ -230,6 +231,22 @@ def open_source(path: str, flag: str, *, index: str = "", root: str = "", on_bad
     if class_names and source.class_names:
         _check_same(source.class_names, class_names, source.description)
     return source
+
+
+def open_splits(config: DataConfig, train: str, val: str) -> Splits:
+    """Sources for the paths `train` and, unless it is empty, `val`, which has to agree about the classes."""
+    source = open_source(train, "--data-train" if config.data_train else "--data-dir", index=config.data_train_idx,
+                         root=config.data_root, on_bad=config.on_bad)
+    val_source = open_val(config, val, source.class_names)
+    return Splits(source, val_source, [*notes(source), *notes(val_source)])
+
+
+def open_val(config: DataConfig, val: str, class_names: Sequence[str] = ()) -> Source | None:
+    """The source for the path `val`, None where it is empty."""
+    if not val:
+        return None
+    return open_source(val, "--data-val" if config.data_val else "--data-dir", index=config.data_val_idx,
+                       root=config.data_root, on_bad=config.on_bad, class_names=class_names)
 
 
 def notes(source: Source | None) -> list[str]:

@@ -1,14 +1,20 @@
 """CIFAR-10: 50,000 + 10,000 colour photographs, 32 x 32, of which the networks are given crops of 28 x 28
-(Krizhevsky 2009; MXNet train_cifar10.py). From the binary or the Python files, archived or not.
+(Krizhevsky 2009; MXNet train_cifar10.py). From the binary or the Python files, archived or not, or from the record
+files that MXNet's script downloaded.
 """
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
+
 from imgcls import download
-from imgcls.data.sources import ArraySource, Splits
+from imgcls.data import sources
+from imgcls.data.sources import ArraySource, Source, Splits
 from imgcls.errors import DataError
 from imgcls.formats import cifar
 from imgcls.sections import DataConfig
+from imgcls.storage import local
 
 #: MXNet train_cifar10.py 0.9.1 to 1.9.1. Crop and mirror are on, as up to 1.2: later versions had them off,
 #: and networks learned the training pictures by heart.
@@ -28,9 +34,18 @@ _URLS = ("https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",)
 _SHA256 = "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"
 _BYTES = 170_052_171
 
+#: names of the record files, for training and for testing: MXNet's up to v0.7 and since
+_RECORD_FILES = (("train.rec", "test.rec"), ("cifar10_train.rec", "cifar10_val.rec"))
+
 
 def load(config: DataConfig) -> Splits:
-    """Images uint8 (N, 3, 32, 32) RGB, labels int64. Looks in --data-dir; downloads what is not there."""
+    """Images uint8 (N, 3, 32, 32) RGB, or encoded ones from record files, labels int64. Record files are what
+    --data-train and --data-val name or --data-dir holds; otherwise looks in --data-dir for the data set's own files and
+    downloads what is not there."""
+    train, val = _records(config)
+    if train:
+        splits = sources.open_splits(config, train, val)
+        return dataclasses.replace(splits, train=_named(splits.train), val=splits.val and _named(splits.val))
     folder = download.data_folder(config.data_dir, "cifar10")
     found = cifar.read_splits(folder)
     if found is None:
@@ -44,3 +59,26 @@ def load(config: DataConfig) -> Splits:
     train, test, place = found
     return Splits(ArraySource(train.images, train.labels, CLASSES, f"{place} (train)"),
                   ArraySource(test.images, test.labels, CLASSES, f"{place} (test)"))
+
+
+def load_val(config: DataConfig, class_names: Sequence[str] = ()) -> Source | None:
+    """The test images alone; `class_names` are those they have to agree with."""
+    _, val = _records(config)
+    return _named(sources.open_source(val, "--data-val", on_bad=config.on_bad)) if val else load(config).val
+
+
+def _records(config: DataConfig) -> tuple[str, str]:
+    """Paths of the record files for training and testing, both empty where there are none."""
+    if config.data_train or config.data_val:
+        return config.data_train, config.data_val
+    for train, val in _RECORD_FILES:
+        if config.data_dir and (local(config.data_dir) / train).is_file():
+            return str(local(config.data_dir) / train), str(local(config.data_dir) / val)
+    return "", ""
+
+
+def _named(source: Source) -> Source:
+    """MXNet's record files have no class names, but the order of the classes is that of the data set."""
+    if isinstance(source, sources.RecordSource) and not source.class_names and source.labels.max() < len(CLASSES):
+        source.class_names = CLASSES
+    return source

@@ -4,6 +4,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
+
 import numpy as np
 
 from imgcls.data import sources
@@ -35,29 +38,20 @@ def load(config: DataConfig) -> Splits:
     if config.benchmark and not config.data_train and not config.data_dir:
         count = config.num_examples or NUM_EXAMPLES
         return Splits(ArraySource(np.zeros((count, 0), np.uint8), np.zeros(count, np.int64), description="noise"))
-    train_path, train_flag = config.data_train, "--data-train"
-    if not train_path:
-        train_path, train_flag = _in_folder(config, "train", config.train_dataset), "--data-dir"
-    if not train_path:
+    train = config.data_train or _in_folder(config, "train", config.train_dataset)
+    if not train:
         raise UsageError(f"--data-train is missing: {ADVICE}")
-    train = sources.open_source(train_path, train_flag, index=config.data_train_idx, root=config.data_root,
-                                on_bad=config.on_bad)
-    val = load_val(config, train)
-    notes = [*sources.notes(train), *sources.notes(val)]
-    if val is None and config.data_dir:
-        notes.append(f"no validation: {config.data_dir} holds neither {config.val_dataset} nor val")
-    return Splits(train, val, notes)
+    val = config.data_val or _in_folder(config, "val", config.val_dataset)
+    splits = sources.open_splits(config, train, val)
+    if val or not config.data_dir:
+        return splits
+    said = f"no validation: {config.data_dir} holds neither {config.val_dataset} nor val"
+    return dataclasses.replace(splits, notes=[*splits.notes, said])
 
 
-def load_val(config: DataConfig, train: Source | None = None) -> Source | None:
-    """The validation data alone, None where none is named; class names are held against those of `train`."""
-    path, flag = config.data_val, "--data-val"
-    if not path:
-        path, flag = _in_folder(config, "val", config.val_dataset), "--data-dir"
-    if not path:
-        return None
-    return sources.open_source(path, flag, index=config.data_val_idx, root=config.data_root, on_bad=config.on_bad,
-                               class_names=train.class_names if train else ())
+def load_val(config: DataConfig, class_names: Sequence[str] = ()) -> Source | None:
+    """The validation data alone, None where none is named; `class_names` are those it has to agree with."""
+    return sources.open_val(config, config.data_val or _in_folder(config, "val", config.val_dataset), class_names)
 
 
 def _in_folder(config: DataConfig, split: str, file: str) -> str:
