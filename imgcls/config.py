@@ -72,8 +72,8 @@ def parse(argv: Sequence[str], *, prog: str, examples: str, dataset: str = "mnis
           used: Sequence[str] = ()) -> Config:
     """The configuration that the command line means; `dataset` is the script's default for --dataset.
 
-    `own` is a section of the command's own; `used` limits the shared flags to those that make sense for the command.
-    Raises UsageError for whatever is wrong; `--help` and `--print-config` print and leave with status 0.
+    Without --dataset, `--data-train` means photographs like those of imagenet. `own` is a section of the command's own;
+    `used` limits the shared flags to those that make sense for the command. Raises UsageError for whatever is wrong; `--help` and `--print-config` print and leave with status 0.
     """
     fields = _fields_of(own, used)
     words = _parser(prog, fields).parse_args(expand(argv, prog, fields))
@@ -87,7 +87,7 @@ def parse(argv: Sequence[str], *, prog: str, examples: str, dataset: str = "mnis
         for name, value in layer.items():
             if name in fields:  # a file shared with another command may hold what this one does not use
                 raw[name], given[name] = value, where
-    chosen = str(raw.get("dataset", dataset))
+    chosen = str(raw.get("dataset", "imagenet" if raw.get("data_train") and dataset == "mnist" else dataset))
     defaults = dict(lookup.module("datasets", chosen, "--dataset").DEFAULTS) | {"dataset": chosen}
     if words.help:
         print(_help(prog, examples, defaults, own, fields), end="")

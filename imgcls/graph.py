@@ -24,7 +24,8 @@ from imgcls.errors import DataError, UsageError
 from imgcls.formats import params
 from imgcls.formats import symbol as symbols
 from imgcls.formats.symbol import STATISTICS_INIT, Entry, Node, Symbol
-from imgcls.layers import OPERATORS, Layer, Shape, Spec, Variable
+from imgcls.layers import Layer, Shape, Spec
+from imgcls.operators import OPERATORS, Variable
 
 #: heads that are a loss or a link function: the network proper is what goes in
 SOFTMAX_HEADS = ("SoftmaxOutput", "SoftmaxActivation", "softmax", "log_softmax")
@@ -61,8 +62,7 @@ class Ending:
     head: Entry
 
 
-# ---------------------------------------------------------------------------------------------- module ->
-# symbol
+# --------------------------------------------------------------------------------------- module -> symbol
 
 
 def to_symbol(model: nn.Module, *, output: str = "softmax") -> Symbol:
@@ -197,8 +197,7 @@ def node_name(path: str, layer: Layer) -> str:
 
 
 def variable_of(name: str, layer: Layer, slot: str) -> Node:
-    """The variable of one parameter: MXNet copies an operator's attributes onto those that it makes
-    itself."""
+    """The variable of one parameter: MXNet copies an operator's attributes onto those that it makes itself."""
     if slot in layer.variables:
         given = layer.variables[slot]
         return Node("null", given.name, dict(given.attrs))
@@ -207,8 +206,7 @@ def variable_of(name: str, layer: Layer, slot: str) -> Node:
     return Node("null", f"{name}_{suffix}" if suffix else name, layer.attrs | initial)
 
 
-# ---------------------------------------------------------------------------------------------- symbol ->
-# module
+# --------------------------------------------------------------------------------------- symbol -> module
 
 
 def load(symbol_path: str | os.PathLike[str], params_path: str | os.PathLike[str] | None = None,
@@ -223,8 +221,7 @@ def load(symbol_path: str | os.PathLike[str], params_path: str | os.PathLike[str
 
 def from_symbol(symbol: Symbol, arrays: Mapping[str, np.ndarray] | None = None, *,
                 input_shape: tuple[int, ...] | None = None, path: object = "symbol") -> fx.GraphModule:
-    """A module that computes the symbol's logits: float (N, *input_shape) -> what goes into the final
-    softmax.
+    """A module that computes the symbol's logits: float (N, *input_shape) -> what goes into the final softmax.
 
     Its submodules are `Layer`s under the nodes' names, so it can be trained, copied, compiled and written
     back. Shapes of parameters come from `input_shape` (one sample, without the batch) or, without it, from
@@ -352,8 +349,7 @@ class _Reader:
             raise ValueError("it has no inputs")
 
     def check_shapes(self, outline: Layer, slots: Mapping[str, Entry], stored: Mapping[str, Shape]) -> None:
-        """Compare with the file's shapes, before memory is taken for parameters of sizes that a symbol made
-        up."""
+        """Compare with the file's shapes, before memory is taken for parameters of sizes that a symbol made up."""
         for slot in outline.parameter_slots():
             wanted, name = tuple(getattr(outline, slot).shape), self.symbol.nodes[slots[slot].node].name
             if slot not in stored:
@@ -450,8 +446,7 @@ class _Reader:
         return Ending(Node("null", given.name, dict(given.attrs)), nodes, self.placed(self.head, place))
 
     def placed(self, entry: Entry, place: Mapping[int, int]) -> Entry:
-        """An entry among the nodes behind the logits; of the network before it they may use the logits
-        only."""
+        """An entry among the nodes behind the logits; of the network before it they may use the logits only."""
         if entry.node in place:
             return entry._replace(node=place[entry.node])
         if (entry.node, entry.output) != (self.logits.node, self.logits.output):

@@ -82,11 +82,14 @@ def inspect(data: Bytes) -> Info:
 class Decoder:
     """Carries plans out for one shape (C, H, W); of use to many threads at once."""
 
-    def __init__(self, shape: tuple[int, ...], *, pad: int = 0, fill_value: int = 0, exact: bool = False) -> None:
-        """`pad` is the border that plans count with. With `exact` nothing is decoded at less than full size: MXNet's
-        numbers to the last bit, but more slowly and, from large images without antialiasing, worse ones."""
+    def __init__(self, shape: tuple[int, ...], *, pad: int = 0, fill_value: int = 0, exact: bool = False,
+                 reduce_resized: bool = False) -> None:
+        """`pad` is the border that plans count with. `reduce_resized`: images that are resized as a whole may be decoded
+        at less than full size too. Without it the resized pixels are MXNet's own, also where its plain bilinear
+        interpolation takes every fourth pixel and passes over the rest; `exact` says so for all that is cut as well."""
         self.channels, self.crop = shape[0], (shape[1], shape[2])
-        self.pad, self.fill, self.exact = pad, (fill_value,) * 4, exact
+        self.pad, self.fill = pad, (fill_value,) * 4
+        self._reduce, self._reduce_resized = not exact, reduce_resized and not exact
         self._swap = False
         if self.channels == 3:
             self._flags, self._swap = (cv2.IMREAD_COLOR, True) if _RGB is None else (_RGB, False)
@@ -138,8 +141,9 @@ class Decoder:
         else:
             ratio = min(plan.height / self.crop[0], plan.width / self.crop[1])
         if plan.method == _ANTIALIAS or plan.resize:
-            ratio /= 2  # antialiasing shows no difference with twice the pixels; a resized image is MXNet's up to there
-        reduced = 1 if self.exact or plan.method == _NEAREST else next((n for n in (8, 4, 2) if ratio >= n), 1)
+            ratio /= 2  # with twice the pixels that are needed no difference can be seen
+        may_reduce = self._reduce_resized if plan.resize else self._reduce
+        reduced = next((n for n in (8, 4, 2) if ratio >= n), 1) if may_reduce and plan.method != _NEAREST else 1
         rows = (-(-rows // info.block) + 1) * info.block if info.rows_at else height
         return (rows, reduced) if rows < height - height // 16 else (height, reduced)
 
@@ -191,7 +195,8 @@ class Decoder:
         top, left, height, width = plan.top, plan.left, plan.height, plan.width
         if reduced > 1:
             height, width = (max(n // reduced, least) for n, least in zip((height, width), self.crop, strict=True))
-            top, left = min(top // reduced, image.shape[0] - height), min(left // reduced, image.shape[1] - width)
+            top, left = (min(round(at / reduced), most - side) for at, most, side in zip(
+                (top, left), image.shape, (height, width), strict=False))
         return image[top:top + height, left:left + width]
 
     def _warp(self, image: np.ndarray, matrix: np.ndarray, corner: tuple[int, int], into: np.ndarray,

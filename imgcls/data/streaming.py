@@ -84,7 +84,9 @@ class StreamingLoader:
         self.shape: tuple[int, int, int] = (image_shape[0], image_shape[1], image_shape[2])
         self.planner = Planner(augment_config, self.shape[1:], self.shape[0], seed=seed, train=train)
         self.source, self._train, self._seed, self._device, self._on_bad = source, train, seed, device, on_bad
-        self._decoder = Decoder(self.shape, pad=self.planner.pad, fill_value=augment_config.fill_value, exact=exact)
+        # MXNet's scripts never resized for validation: nobody's numbers change if we do it better than plain bilinear
+        self._decoder = Decoder(self.shape, pad=self.planner.pad, fill_value=augment_config.fill_value, exact=exact,
+                                reduce_resized=not train)
         self._normalize = augment.Normalizer(augment_config, self.shape[0], device, self.shape)
         self._labels = np.asarray(source.labels, dtype=np.int64)
         #: what the headers say of every sample, as far as they were looked at: 0 in the last column where not
