@@ -84,13 +84,16 @@ def _arguments() -> argparse.Namespace:
 # ---- the peers; each runs in a process of its own and writes MXNet's "Time cost" line
 
 
-def _read(folder: str, name: str):  # noqa: ANN202 - numpy is imported by the peer
+def _read(folder: str, name: str):  # -> two arrays: numpy is imported by the peer
     import gzip
 
     import numpy as np
 
-    labels = np.frombuffer(gzip.open(Path(folder, f"{name}-labels-idx1-ubyte.gz")).read()[8:], np.uint8)
-    images = np.frombuffer(gzip.open(Path(folder, f"{name}-images-idx3-ubyte.gz")).read()[16:], np.uint8)
+    def content(kind: str) -> bytes:
+        return gzip.decompress(Path(folder, f"{name}-{kind}-ubyte.gz").read_bytes())
+
+    labels = np.frombuffer(content("labels-idx1")[8:], np.uint8)
+    images = np.frombuffer(content("images-idx3")[16:], np.uint8)
     return images.reshape(-1, 1, 28, 28).astype(np.float32) / 255, labels
 
 
@@ -125,7 +128,7 @@ def _mxnet(words: argparse.Namespace) -> None:
                batch_end_callback=[mx.callback.Speedometer(64, 100)])
 
 
-def _torch_network(name: str):  # noqa: ANN202
+def _torch_network(name: str):
     from torch import nn
 
     if name == "mlp":
@@ -161,14 +164,15 @@ def _floor(words: argparse.Namespace) -> None:
     """Our network and optimizer in our settings on one batch that never changes: no data, no metrics, no words."""
     import os
 
-    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     import torch
 
-    from imgcls import distributed, optim, sections
+    from imgcls import distributed, optim, sections, summary
     from imgcls.networks import build_network
 
-    distributed.choose(sections.DeviceConfig())
+    worker = distributed.choose(sections.DeviceConfig())
     model = build_network(sections.NetworkConfig(network=words.network), 0).to(memory_format=torch.channels_last)
+    distributed.limit_threads(worker, 3 * 64 * summary.flops(model, (1, 28, 28)))
     optimizer = optim.build(sections.OptimizerConfig(), model, torch.device("cpu"))
     optim.set_lr(optimizer, 0.001)
     step, images, labels = optim.stepper(optimizer), torch.rand(64, 1, 28, 28), torch.randint(10, (64,))

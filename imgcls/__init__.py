@@ -6,7 +6,10 @@ Names are imported on first use, so that `import imgcls` costs nothing and torch
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from imgcls.api import Predictor, fit, load_model
 
 __version__ = "0.1.0"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -51,7 +52,10 @@ def fit(train: tuple[np.ndarray, np.ndarray], val: tuple[np.ndarray, np.ndarray]
     defaults = {"rgb_std": (255.0,), "image_shape": source.images.shape[1:], "batch_size": 64, "num_epochs": 10,
                 "num_classes": max(int(labels.max(initial=0)) + 1, 2)}
     config = configuration.build(defaults, settings)
+    if config.train.test_io:
+        raise UsageError("test_io: reads the data and trains nothing; it is for the command (imgcls-train --test-io 1)")
     model, metrics = run(config, splits=splits, command="imgcls.fit", quiet=not verbose)
+    assert model is not None  # only test_io ends without one
     return Result(metrics, model.eval())
 
 
@@ -62,6 +66,9 @@ def load_model(prefix: str | os.PathLike[str], epoch: int | str = "auto") -> nn.
     damaged files.
     """
     arrays, path = _weights(os.fspath(prefix), str(epoch))
+    settings = Path(f"{os.fspath(prefix)}-network.json")
+    if settings.exists():
+        return _foreign_network(settings, arrays, path).eval()
     net = symbol.load(_symbol_path(path, os.fspath(prefix)))
     return graph.from_symbol(net, arrays, path=path).eval()
 
@@ -124,6 +131,21 @@ def _shrink(batch: Any, shape: Sequence[int]) -> Any:
         batch = F.interpolate(batch.permute(0, 3, 1, 2), size, mode="bilinear", antialias=True).permute(0, 2, 3, 1)
     top, left = (batch.shape[1] - height) // 2, (batch.shape[2] - width) // 2
     return batch[:, top:top + height, left:left + width]
+
+
+def _foreign_network(settings: Path, arrays: dict[str, np.ndarray], path: str) -> nn.Module:
+    """A network that no symbol expresses: built anew from its settings, with the weights."""
+    from imgcls.networks import build_network
+    from imgcls.sections import NetworkConfig
+
+    try:
+        given = json.loads(settings.read_text(encoding="utf-8"))
+        config = NetworkConfig(**{**given, "image_shape": tuple(given["image_shape"])})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(settings, f"not the settings of a network: {error}") from error
+    model = build_network(config, seed=0)
+    graph.load_arrays(model, arrays, path=path)
+    return model
 
 
 def _source(data: tuple[np.ndarray, np.ndarray], shape: tuple[int, ...] | None, what: str) -> ArraySource:

@@ -4,6 +4,7 @@
     PREFIX-0001.params     weights after epoch 1, MXNet's format
     PREFIX-0001.states     optimizer, loss scale and position (safetensors), for the last few epochs
     PREFIX-position.states the same and the weights, from inside an epoch; newer than any epoch, or not there
+    PREFIX-network.json    in place of the symbol, for a network that MXNet cannot express (torchvision's, timm's)
     PREFIX-meta.json       class names, preprocessing, the resolved configuration, versions
 
 Every file is written aside and renamed. `.states` goes before `.params`, so weights that are there can be resumed from.
@@ -33,6 +34,7 @@ from torch import Tensor, nn
 from imgcls import __version__, graph, storage
 from imgcls.errors import DataError, RunError, UsageError
 from imgcls.formats import params, symbol
+from imgcls.layers import Layer
 
 #: version of the layout of `.states`
 STATES_FORMAT = 1
@@ -75,8 +77,8 @@ class Checkpoint:
         storage.check_writable(self.prefix, "--model-prefix")
         self._lock = _lock(self.prefix)
 
-    def begin(self, model: nn.Module, meta: Mapping[str, Any], resumed: bool) -> None:
-        """Write what holds for the whole run: the network and the meta data.
+    def begin(self, model: nn.Module, network: Mapping[str, Any], meta: Mapping[str, Any], resumed: bool) -> None:
+        """Write what holds for the whole run: the network and the meta data. `network` are its settings.
 
         A run from scratch takes the states of an earlier run under this prefix away and notes which weights are not
         its own, so that `--load-epoch auto` never goes on from those.
@@ -88,7 +90,10 @@ class Checkpoint:
             Path(f"{self.prefix}-position.states").unlink(missing_ok=True)
             for epoch in _numbered(self.prefix, "states"):
                 Path(f"{self.prefix}-{epoch:04d}.states").unlink(missing_ok=True)
-        symbol.save(f"{self.prefix}-symbol.json", graph.to_symbol(model))
+        if any(isinstance(module, Layer) for module in model.modules()):
+            symbol.save(f"{self.prefix}-symbol.json", graph.to_symbol(model))
+        else:
+            storage.write_bytes(f"{self.prefix}-network.json", json.dumps(dict(network), indent=1).encode())
         text = json.dumps({"imgcls": __version__, "run": self.run, "earlier_epochs": foreign, **meta}, indent=1,
                           ensure_ascii=False)
         storage.write_bytes(f"{self.prefix}-meta.json", text.encode())
@@ -252,7 +257,7 @@ def _crc(arrays: Mapping[str, np.ndarray]) -> int:
     """A checksum over names and values, that ties a state to its weights (in any order)."""
     crc = 0
     for name in sorted(arrays):
-        crc = zlib.crc32(np.ascontiguousarray(arrays[name]), zlib.crc32(name.encode(), crc))
+        crc = zlib.crc32(np.ascontiguousarray(arrays[name]).data, zlib.crc32(name.encode(), crc))
     return crc
 
 

@@ -73,7 +73,8 @@ def parse(argv: Sequence[str], *, prog: str, examples: str, dataset: str = "mnis
     """The configuration that the command line means; `dataset` is the script's default for --dataset.
 
     Without --dataset, `--data-train` means photographs like those of imagenet. `own` is a section of the command's own;
-    `used` limits the shared flags to those that make sense for the command. Raises UsageError for whatever is wrong; `--help` and `--print-config` print and leave with status 0.
+    `used` limits the shared flags to those that make sense for the command. Raises UsageError for whatever is wrong;
+    `--help` and `--print-config` print and leave with status 0.
     """
     fields = _fields_of(own, used)
     words = _parser(prog, fields).parse_args(expand(argv, prog, fields))
@@ -287,7 +288,7 @@ class _Parser(argparse.ArgumentParser):
 def _parser(prog: str, fields: Mapping[str, dataclasses.Field[Any]]) -> _Parser:
     parser = _Parser(prog=prog, add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
     for name, field in fields.items():
-        switch = {"nargs": "?", "const": "1"} if field.type == "bool" else {}
+        switch: dict[str, Any] = {"nargs": "?", "const": "1"} if field.type == "bool" else {}
         parser.add_argument(spell(name), **switch)
     parser.add_argument("--config", action="append", default=None)
     parser.add_argument("--print-config", action="store_true", default=False)

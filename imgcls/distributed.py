@@ -18,6 +18,8 @@ from imgcls.sections import DEVICES_LATER, DeviceConfig
 
 #: floating-point operations of a training step that are worth a thread: about a millisecond of one core
 FLOPS_PER_THREAD = 1e8
+#: what torch found at its start, before any run here took less
+ALL_THREADS = torch.get_num_threads()
 #: every name MXNet took for a store on one machine; with one device they all mean the same
 LOCAL_STORES = ("local", "device", "nccl", "none", "local_update_cpu", "local_allreduce_cpu", "local_allreduce_device")
 DISTRIBUTED_STORES = ("dist", "dist_sync", "dist_async", "dist_device_sync", "dist_sync_device", "dist_async_device",
@@ -74,7 +76,7 @@ def limit_threads(worker: Worker, flops_per_step: float) -> None:
     of times slower with two threads than with one.
     """
     if worker.device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, min(torch.get_num_threads(), int(flops_per_step // FLOPS_PER_THREAD))))
+        torch.set_num_threads(max(1, min(ALL_THREADS, int(flops_per_step // FLOPS_PER_THREAD))))
 
 
 def _gpu_numbers(text: str) -> list[int]:

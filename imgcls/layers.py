@@ -277,7 +277,7 @@ class Activation(Layer):
     keeps_shape = True
     FUNCTIONS: ClassVar[dict[str, Callable[[Tensor], Tensor]]] = {
         "relu": torch.relu, "sigmoid": torch.sigmoid, "tanh": torch.tanh, "softrelu": F.softplus,
-                 "softsign": F.softsign}
+        "softsign": F.softsign}
 
     def __init__(self, act_type: str, extra: dict[str, str] | None = None) -> None:
         super().__init__({"act_type": act_type} | (extra or {}))

@@ -70,7 +70,8 @@ class Metrics:
     def values(self) -> dict[str, float]:
         """name -> mean over the samples; nan before the first."""
         sums, samples = self.totals()
-        return {name: total / samples if samples else float("nan") for name, total in zip(self.names, sums, strict=True)}
+        return {name: total / samples if samples else float("nan")
+                for name, total in zip(self.names, sums, strict=True)}
 
     def reset(self) -> None:
         """Forget everything."""

@@ -32,6 +32,7 @@ class Reporter:
         self._log = _open_log(config, rank)
         self._metrics = Path(metrics_path) if metrics_path and rank == 0 else None
         self._bar: Any = None
+        self._last = ""  # the line of an epoch that is over
         self._started = time.perf_counter()
 
     def line(self, message: str) -> None:
@@ -81,9 +82,9 @@ class Reporter:
         for name, value in train.items():
             self.line(f"Epoch[{epoch}] Train-{name}={value:f}")
         self.line(f"Epoch[{epoch}] Time cost={seconds:.3f}")
-        self._record(kind="train", epoch=epoch, update=update, loss=loss, lr=lr, seconds=seconds,
-                     speed=samples / max(seconds, 1e-9), **train)
-        self._last = (f"epoch {epoch + 1}: {seconds:.1f} s, {samples / max(seconds, 1e-9):,.0f} img/s, loss {loss:.4f}, "
+        speed = samples / max(seconds, 1e-9)
+        self._record(kind="train", epoch=epoch, update=update, loss=loss, lr=lr, seconds=seconds, speed=speed, **train)
+        self._last = (f"epoch {epoch + 1}: {seconds:.1f} s, {speed:,.0f} img/s, loss {loss:.4f}, "
                       f"train accuracy {train['accuracy']:.4f}")
         self._close_bar()
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import signal
 import threading
 from types import FrameType
-from typing import Any
+from typing import Any, ClassVar
 
 from imgcls.errors import Stopped
 
@@ -16,7 +16,7 @@ from imgcls.errors import Stopped
 class Stop:
     """A context: signals inside it set `requested`, and the trainer calls `act` when it is safe to."""
 
-    STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143}
+    STATUS: ClassVar[dict[signal.Signals, int]] = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
     def __init__(self) -> None:
         self.requested: signal.Signals | None = None
@@ -37,7 +37,7 @@ class Stop:
     def act(self, where: str) -> None:
         """End the run with its exit status if a signal asked for that; `where` tells how far it came."""
         number, self.requested = self.requested, None
-        if number in self.STATUS:
+        if number is not None and number in self.STATUS:
             raise Stopped(f"stopped by {number.name} in {where}", self.STATUS[number])
 
     def _note(self, number: int, _frame: FrameType | None) -> None:

@@ -69,6 +69,7 @@ def test_pictures_are_read_from_files(tmp_path: Path) -> None:
     (np.zeros((3, 4, 4)), {}, "pair"),
     ((np.zeros((3, 5)), np.zeros(3)), {"image_shape": "1,2,3"}, "have 5 values"),
     ((np.zeros((3, 4, 4)), np.zeros(3)), {"num_epoch": 1}, "did you mean num_epochs"),
+    ((np.zeros((3, 4, 4)), np.zeros(3)), {"test_io": True}, "test_io: reads the data and trains nothing"),
 ])
 def test_wrong_arguments(train: object, settings: dict[str, object], words: str) -> None:
     with pytest.raises(UsageError, match=words):
@@ -111,3 +112,16 @@ def test_a_foreign_checkpoint_scores_as_published(capsys: pytest.CaptureFixture[
     prefix = shared("data", "mxnet-models", "mnist-mentalblood") / "mnist"
     assert score.main(["--model", str(prefix), "--load-epoch", "35", "--data-dir", str(shared("data", "mnist"))]) == 0
     assert "accuracy=0.990300" in capsys.readouterr().out
+
+
+def test_networks_of_torchvision_are_kept_without_a_symbol(tmp_path: Path) -> None:
+    pytest.importorskip("torchvision")
+    chance = np.random.default_rng(0)
+    images, labels = chance.integers(0, 255, (8, 3, 32, 32), dtype=np.uint8), np.arange(8) % 2
+    prefix = tmp_path / "net"
+    result = imgcls.fit((images, labels), network="torchvision:squeezenet1_1", num_epochs=1, batch_size=4,
+                        model_prefix=str(prefix))
+    assert not Path(f"{prefix}-symbol.json").exists()
+    inputs = torch.from_numpy(images).float() / 255
+    with torch.no_grad():
+        assert torch.allclose(imgcls.load_model(prefix)(inputs), result.model(inputs), atol=1e-5)

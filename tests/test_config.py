@@ -79,15 +79,17 @@ def test_spellings_of_all_generations(words: str, section: str, name: str, value
 
 def test_the_flags_of_every_generation_parse() -> None:
     """All flags of MXNet's training scripts are known: each is taken, or refused in words of its own."""
-    text = """gpus kv-store network num-layers num-epochs lr lr-factor lr-step-epochs initializer optimizer mom wd batch-size
-        disp-batches model-prefix save-period load-epoch top-k loss monitor test-io dtype gc-type gc-threshold
-        macrobatch-size warmup-epochs warmup-strategy profile-worker-suffix profile-server-suffix num-classes num-examples
-        use-imagenet-data-augmentation data-train data-val data-train-idx data-val-idx rgb-mean rgb-std pad-size fill-value
-        image-shape data-nthreads benchmark random-crop random-mirror max-random-h max-random-s max-random-l
-        max-random-aspect-ratio min-random-aspect-ratio max-random-rotate-angle max-random-shear-ratio max-random-scale
-        min-random-scale max-random-area min-random-area min-crop-size max-crop-size brightness contrast saturation
-        pca-noise random-resized-crop data-dir train-dataset val-dataset data-shape lr-factor-epoch save-model-prefix
-        log-file log-dir clip-gradient add-stn"""
+    text = """
+        gpus kv-store network num-layers num-epochs lr lr-factor lr-step-epochs initializer optimizer mom wd
+        batch-size disp-batches model-prefix save-period load-epoch top-k loss monitor test-io dtype gc-type
+        gc-threshold macrobatch-size warmup-epochs warmup-strategy profile-worker-suffix profile-server-suffix
+        num-classes num-examples use-imagenet-data-augmentation data-train data-val data-train-idx data-val-idx
+        rgb-mean rgb-std pad-size fill-value image-shape data-nthreads benchmark random-crop random-mirror
+        max-random-h max-random-s max-random-l max-random-aspect-ratio min-random-aspect-ratio max-random-rotate-angle
+        max-random-shear-ratio max-random-scale min-random-scale max-random-area min-random-area min-crop-size
+        max-crop-size brightness contrast saturation pca-noise random-resized-crop data-dir train-dataset val-dataset
+        data-shape lr-factor-epoch save-model-prefix log-file log-dir clip-gradient add-stn
+    """
     for name in text.split():
         assert expand([f"--{name}", "1"], "imgcls-train") == [f"--{name}", "1"]
 
@@ -193,7 +195,8 @@ def test_every_command_ends_with_a_status() -> None:
 FLOORS = [
     {"errors", "lookup", "storage", "schedule", "sections", "formats", "download"},
     {"distributed"},
-    {"data", "networks", "layers", "graph", "metrics", "optim", "reporter", "summary", "monitor", "signals", "packing"},
+    {"data", "networks", "layers", "operators", "graph", "metrics", "optim", "reporter", "summary", "monitor",
+     "signals", "packing"},
     {"datasets", "checkpoint"},
     {"trainer"},
     {"config"},

@@ -251,8 +251,8 @@ def test_colour_is_changed_step_by_step() -> None:
     both = changed(color((0, 1), (1.9, 0.5, 1)))
     assert np.abs(both - changed(color((1, 0), (1.9, 0.5, 1)))).mean() > 1  # the order is kept: bytes overflow
     light = changed(color(light=(10.7, -20.2, 0)))
-    assert np.array_equal(light, clipped(np.trunc(clipped(original + (10.7, -20.2, 0)))))
-    hls = cv2.cvtColor(pixels, cv2.COLOR_RGB2HLS).astype(int) + (20, -30, 40)
+    assert np.array_equal(light, clipped(np.trunc(clipped(original + np.array([10.7, -20.2, 0])))))
+    hls = cv2.cvtColor(pixels, cv2.COLOR_RGB2HLS).astype(int) + np.array([20, -30, 40])
     hls = np.minimum(hls.clip(0), [180, 255, 255]).astype(np.uint8)
     assert np.array_equal(changed(color(hls=(20, -30, 40))), cv2.cvtColor(hls, cv2.COLOR_HLS2RGB))
     grey_image = pixels[:, :, :1].copy()
@@ -331,8 +331,8 @@ def test_pixels_are_those_of_mxnet(case: dict, exact: bool) -> None:
     mean = tuple(settings.get(f"mean_{c}", 0.0) for c in "rgb")
     std = tuple(settings.get(f"std_{c}", 1.0) / settings.get("scale", 1) for c in "rgb")
     mean_image = str(shared("fixtures", settings["mean_img"])) if "mean_img" in settings else ""
-    config = AugmentConfig(resize=settings.get("resize", 0), pad_size=settings.get("pad", 0), rgb_mean=mean, rgb_std=std,
-                           fill_value=settings.get("fill_value", 255), interpolation=names[number],
+    config = AugmentConfig(resize=settings.get("resize", 0), pad_size=settings.get("pad", 0), rgb_mean=mean,
+                           rgb_std=std, fill_value=settings.get("fill_value", 255), interpolation=names[number],
                            mean_image=mean_image)
     source = RecordSource([shared("fixtures", case["rec"])])
     loader = StreamingLoader(source, batch_size=8, image_shape=settings["data_shape"], augment_config=config, seed=0,

@@ -20,8 +20,8 @@ def images(count: int = 50, channels: int = 3, side: int = 8) -> ArraySource:
     return ArraySource(pixels, np.arange(count) % 10)
 
 
-def loader(source: ArraySource, *, batch_size: int = 8, shape: tuple[int, ...] = (3, 8, 8), train: bool = True, seed: int = 0,
-           **augment: object) -> ResidentLoader:
+def loader(source: ArraySource, *, batch_size: int = 8, shape: tuple[int, ...] = (3, 8, 8), train: bool = True,
+           seed: int = 0, **augment: object) -> ResidentLoader:
     return ResidentLoader(source, batch_size=batch_size, image_shape=shape, augment_config=AugmentConfig(**augment),
                           train=train, seed=seed, device=CPU)
 
@@ -70,7 +70,8 @@ def test_validation_is_in_order_cut_in_the_centre_and_never_augmented() -> None:
 
 def test_crops_mirrors_and_borders_are_what_they_say() -> None:
     source = images(400, 1, 4)
-    one = loader(source, shape=(1, 4, 4), batch_size=400, pad_size=1, fill_value=7, random_crop=True, random_mirror=True)
+    one = loader(source, shape=(1, 4, 4), batch_size=400, pad_size=1, fill_value=7, random_crop=True,
+                 random_mirror=True)
     padded = np.pad(source.images[:, 0], ((0, 0), (1, 1), (1, 1)), constant_values=7).astype(np.float32)
     views = {}
     for i, image in enumerate(padded):

@@ -1,4 +1,4 @@
-"""torch's optimizers under MXNet's names and rules: against MXNet's own trajectories where the formulas are the same."""
+"""torch's optimizers under MXNet's names and rules: against MXNet's trajectories where the formulas are the same."""
 
 from __future__ import annotations
 

@@ -122,7 +122,8 @@ def test_the_bar_on_a_terminal(folder: Path) -> None:
     text = b"".join(chunks).decode()
     assert "INFO:root" not in text
     assert re.search(r"epoch 1/1: +\d+%.*batch/s, .*img/s, loss \d\.\d+, accuracy \d\.\d+", text)
-    assert re.search(r"epoch 1: \d+\.\d s, [\d,]+ img/s, loss \d\.\d+, train accuracy \d\.\d+, validation accuracy", text)
+    assert re.search(r"epoch 1: \d+\.\d s, [\d,]+ img/s, loss \d\.\d+, train accuracy \d\.\d+, validation accuracy",
+                     text)
 
 
 def test_log_file_has_the_first_generations_prefix(folder: Path, tmp_path: Path) -> None:
@@ -206,8 +207,8 @@ def test_resume_from_inside_an_epoch_gives_the_same_bytes(folder: Path, undistur
 def test_kill_9_at_any_moment(folder: Path, undisturbed: Path, tmp_path: Path) -> None:
     """A process of its own, killed twice without warning while it saves after every step."""
     prefix = tmp_path / "net"
-    flags = ["--network", "lenet", "--model-prefix", prefix, "--optimizer", "nag", "--num-epochs", "3", "--data-dir", folder,
-             "--batch-size", "32", "--load-epoch", "auto", "--save-every", "0.00001"]
+    flags = ["--network", "lenet", "--model-prefix", prefix, "--optimizer", "nag", "--num-epochs", "3",
+             "--data-dir", folder, "--batch-size", "32", "--load-epoch", "auto", "--save-every", "0.00001"]
     argv = [sys.executable, "-m", "imgcls", "train", *map(str, flags)]
     for wait_for in (0.15, 0.4):
         process = subprocess.Popen(argv, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, cwd=ROOT)
@@ -245,7 +246,8 @@ def test_auto_takes_nothing_from_an_earlier_run(folder: Path, tmp_path: Path,
 def test_states_are_limited_and_periods_kept(folder: Path, tmp_path: Path) -> None:
     prefix = tmp_path / "net"
     assert train(folder, "--num-epochs", 5, "--model-prefix", prefix, "--save-period", 2, "--keep-states", 1) == 0
-    assert sorted(p.name for p in tmp_path.glob("*.params")) == ["net-0002.params", "net-0004.params", "net-0005.params"]
+    weights_files = sorted(p.name for p in tmp_path.glob("*.params"))
+    assert weights_files == ["net-0002.params", "net-0004.params", "net-0005.params"]
     assert sorted(p.name for p in tmp_path.glob("*.states")) == ["net-0005.states"]
 
 
@@ -253,8 +255,9 @@ def test_weights_of_mxnets_first_generation_and_of_mxnet_itself(folder: Path, un
                                                                 capsys: pytest.CaptureFixture[str]) -> None:
     """`prefix-0-0008.params`, no states beside it: training goes on with a fresh optimizer at the right epoch."""
     (tmp_path / "old-0-0008.params").write_bytes(weights(undisturbed, 3))
-    assert train(folder, "--network", "lenet", "--model-prefix", tmp_path / "old", "--save-model-prefix", tmp_path / "new",
-                 "--load-epoch", 8, "--num-epochs", 9, "--lr-step-epochs", "4,8") == 0
+    assert train(folder, "--network", "lenet", "--model-prefix", tmp_path / "old",
+                 "--save-model-prefix", tmp_path / "new", "--load-epoch", 8, "--num-epochs", 9,
+                 "--lr-step-epochs", "4,8") == 0
     err = capsys.readouterr().err
     assert f"Loaded model {tmp_path / 'old-0'}_0008.params" in err
     assert "Adjust learning rate to 5.000000e-04 for epoch 8" in err
@@ -319,7 +322,8 @@ def test_an_epoch_that_is_not_there_names_those_that_are(folder: Path, undisturb
 
 
 def test_damaged_states(folder: Path, undisturbed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for content, words in ((b"\x00" * 4, "cut short"), (Path(f"{undisturbed}-0002.states").read_bytes(), "other weights")):
+    foreign = Path(f"{undisturbed}-0002.states").read_bytes()
+    for content, words in ((b"\x00" * 4, "cut short"), (foreign, "other weights")):
         (tmp_path / "net-0003.params").write_bytes(weights(undisturbed, 3))
         (tmp_path / "net-0003.states").write_bytes(content)
         assert train(folder, "--network", "lenet", "--model-prefix", tmp_path / "net", "--load-epoch", 3) == 1

@@ -3,10 +3,39 @@
 from __future__ import annotations
 
 import os
+import queue
 import sys
+import threading
 from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 from imgcls.errors import ImgclsError
+
+
+T = TypeVar("T")
+
+
+def in_background(function: Callable[..., T], *arguments: Any) -> Callable[[], T]:
+    """Begin `function(*arguments)` in a thread; calling what this returns waits for the result, or raises its error.
+
+    For reading data while torch is loaded. The thread does not keep the program alive.
+    """
+    box: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
+
+    def work() -> None:
+        try:
+            box.put((function(*arguments), None))
+        except BaseException as error:
+            box.put((None, error))
+
+    def result() -> T:
+        value, error = box.get()
+        if error is not None:
+            raise error
+        return value
+
+    threading.Thread(target=work, daemon=True).start()
+    return result
 
 
 def run_main(function: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None, name: str) -> int:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from imgcls import config as configuration
-from imgcls.cli._run import run_main
+from imgcls.cli._run import in_background, run_main
 from imgcls.config import Config
 from imgcls.errors import UsageError
 
@@ -46,6 +47,7 @@ def run(config: Config, *, splits: Splits | None = None, command: str = "",
 
     `splits` are data already in memory, in place of --dataset.
     """
+    data = in_background(load_data, config) if splits is None else lambda: splits  # while torch is loaded
     from imgcls import checkpoint, distributed, optim, schedule, summary, trainer
     from imgcls.reporter import Reporter
     from imgcls.signals import Stop
@@ -56,7 +58,8 @@ def run(config: Config, *, splits: Splits | None = None, command: str = "",
         reporter = stack.enter_context(contextlib.closing(Reporter(
             config.report, metrics_path=f"{prefix}-metrics.jsonl" if prefix else None, rank=worker.rank, quiet=quiet)))
         reporter.line(configuration.tell(config))
-        splits = splits or load_data(config)
+        splits = data()
+        config = settle_classes(config, splits)
         loader, val_loader = make_loaders(config, splits, worker)
         if config.train.test_io:
             return None, test_io(config, loader, reporter)
@@ -89,7 +92,8 @@ def run(config: Config, *, splits: Splits | None = None, command: str = "",
             save_period=config.checkpoint.save_period, save_every=config.checkpoint.save_every, reporter=reporter,
             stop=stop)
         if writer:
-            writer.begin(model, meta(config, splits, command), resumed=saved is not None)
+            writer.begin(model, dataclasses.asdict(config.network), meta(config, splits, command),
+                         resumed=saved is not None)
             reporter.resume_metrics(position.update)
         result = coach.fit(position)
     if result and not quiet:
@@ -100,6 +104,15 @@ def run(config: Config, *, splits: Splits | None = None, command: str = "",
 def load_data(config: Config) -> Splits:
     """The data set's training and validation sources."""
     return configuration.dataset_module(config).load(config.data)
+
+
+def settle_classes(config: Config, splits: Splits) -> Config:
+    """Without --num-classes, as many as the data names."""
+    from imgcls.data import sources
+
+    named = None if "num_classes" in config.given else sources.num_classes(splits.train, splits.val)
+    return config if named is None else dataclasses.replace(
+        config, network=dataclasses.replace(config.network, num_classes=max(named, 2)))
 
 
 def make_loaders(config: Config, splits: Splits, worker: Worker) -> tuple[Loader, Loader | None]:
@@ -165,8 +178,6 @@ def make_network(config: Config, saved: Saved | None, reporter: Reporter) -> nn.
 
 def start_of(config: Config, saved: Saved | None, loader: Loader, plan: Schedule, reporter: Reporter) -> Position:
     """Where training begins: the saved position, its update counted in this run's batches."""
-    import dataclasses
-
     from imgcls.checkpoint import Position
 
     if saved is None:
@@ -175,8 +186,8 @@ def start_of(config: Config, saved: Saved | None, loader: Loader, plan: Schedule
     update = position.epoch * per_epoch + position.batch
     if position.batch and position.update != update:
         raise UsageError(f"--load-epoch {config.checkpoint.load_epoch}: {saved.path} was saved inside an epoch with "
-                         f"other data or another --batch-size (an epoch has {per_epoch} batches now); resume with those of "
-                         "then, or from a whole epoch")
+                         f"other data or another --batch-size (an epoch has {per_epoch} batches now); resume with "
+                         "those of then, or from a whole epoch")
     position = dataclasses.replace(position, update=update)
     lr = plan.lr_at(position.update + 1)
     if lr != config.schedule.lr:
@@ -191,16 +202,18 @@ def summarise(config: Config, splits: Splits, model: nn.Module, flops: int, load
     from imgcls.data import augment
 
     network, shape = config.network, ",".join(map(str, config.network.image_shape))
+    is_image = len(network.image_shape) == 3
     val = f", {val_loader.num_samples:,} for validation" if val_loader else ", none for validation"
     data = "random noise (--benchmark)" if config.data.benchmark else splits.train.description
     for name, text in {
         "data": f"{data}: {loader.num_samples:,} images{val}, {network.num_classes} classes",
         "network": f"{network.network}, input {shape}, {summary.short(summary.parameters(model))}parameters, "
                    f"{summary.short(flops)}FLOPs per image",
-        "augmentation": augment.describe(config.augment, network.image_shape) if len(network.image_shape) == 3 else "none",
+        "augmentation": augment.describe(config.augment, network.image_shape) if is_image else "none",
         "schedule": plan.description,
-        "training": f"{config.optimizer.optimizer}, batch {config.data.batch_size}, {loader.batches_per_epoch:,} updates "
-                    f"per epoch, {config.train.num_epochs} epochs, seed {config.train.seed}",
+        "training": f"{config.optimizer.optimizer}, batch {config.data.batch_size}, "
+                    f"{loader.batches_per_epoch:,} updates per epoch, {config.train.num_epochs} epochs, "
+                    f"seed {config.train.seed}",
         "device": f"{worker.description}, {dtype}{', compiled' if config.device.compile else ''}",
     }.items():
         reporter.say(f"{name + ':':<14}{text}")
@@ -263,7 +276,8 @@ def test_io(config: Config, loader: Loader, reporter: Reporter) -> dict[str, flo
     for number, _batch in enumerate(loader.epoch(0)):
         if (number + 1) % every == 0:
             now = time.perf_counter()
-            reporter.line(f"Batch [{number}]\tSpeed: {every * loader.batch_size / max(now - tic, 1e-9):.2f} samples/sec")
+            speed = every * loader.batch_size / max(now - tic, 1e-9)
+            reporter.line(f"Batch [{number}]\tSpeed: {speed:.2f} samples/sec")
             tic = now
     speed = loader.num_samples / max(time.perf_counter() - started, 1e-9)
     print(f"{loader.num_samples} samples in {loader.batches_per_epoch} batches, {speed:.2f} samples/sec")

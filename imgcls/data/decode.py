@@ -84,9 +84,9 @@ class Decoder:
 
     def __init__(self, shape: tuple[int, ...], *, pad: int = 0, fill_value: int = 0, exact: bool = False,
                  reduce_resized: bool = False) -> None:
-        """`pad` is the border that plans count with. `reduce_resized`: images that are resized as a whole may be decoded
-        at less than full size too. Without it the resized pixels are MXNet's own, also where its plain bilinear
-        interpolation takes every fourth pixel and passes over the rest; `exact` says so for all that is cut as well."""
+        """`pad` is the border that plans count with. With `reduce_resized` images that are resized as a whole may be
+        decoded at less than full size as well as those that are cut; without it the resized pixels are MXNet's own,
+        even where its plain bilinear takes every tenth pixel and passes over the rest. `exact`: nothing ever is."""
         self.channels, self.crop = shape[0], (shape[1], shape[2])
         self.pad, self.fill = pad, (fill_value,) * 4
         self._reduce, self._reduce_resized = not exact, reduce_resized and not exact

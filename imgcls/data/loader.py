@@ -51,8 +51,8 @@ class ResidentLoader:
     """Batches of an ArraySource that lives on the device. The last batch of an epoch may be smaller: nothing is
     dropped and nothing comes twice."""
 
-    def __init__(self, source: ArraySource, *, batch_size: int, image_shape: Sequence[int], augment_config: AugmentConfig,
-                 train: bool, seed: int, device: torch.device) -> None:
+    def __init__(self, source: ArraySource, *, batch_size: int, image_shape: Sequence[int],
+                 augment_config: AugmentConfig, train: bool, seed: int, device: torch.device) -> None:
         if not len(source):
             raise UsageError(f"{source.description}: holds no images")
         self.num_samples, self.batch_size = len(source), batch_size

@@ -29,7 +29,7 @@ METHODS = {"nearest": 0, "bilinear": 1, "cubic": 2, "area": 3, "lanczos": 4, "au
 _ORDERS = ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))
 #: directions and sizes of the lighting noise, rows R, G, B (Krizhevsky 2012, as MXNet has them)
 _LIGHT_DIRECTIONS = np.array([[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]])
-_LIGHT_SIZES = np.array([55.46, 4.794, 1.148])
+_LIGHT_SIZES = (55.46, 4.794, 1.148)
 
 Size = tuple[int, int]
 
@@ -134,7 +134,7 @@ class Planner:
         matrices[:, 0, 0], matrices[:, 0, 1] = along * cos - shear * sin * across, along * sin + shear * cos * across
         matrices[:, 1, 0], matrices[:, 1, 1] = -sin * across, cos * across
         exact = scale[:, None] * sizes
-        centre = np.einsum("nij,nj->ni", matrices[:, :, :2].astype(np.float64), sizes[:, ::-1])
+        centre = matrices[:, :, 0] * sizes[:, 1, None] + matrices[:, :, 1] * sizes[:, 0, None]
         matrices[:, :, 2] = (exact[:, ::-1] - centre) / 2
         canvases = np.maximum(exact.astype(np.int64), 1)
         return [(matrix, (h, w)) for matrix, (h, w) in zip(matrices, canvases.tolist(), strict=True)], canvases
@@ -197,8 +197,10 @@ class Planner:
             (4, config.max_random_h), (6, config.max_random_l), (8, config.max_random_s))]
         light = np.zeros((count, 3))
         if config.pca_noise:
-            size = np.stack(_normals(*values[10:])[:3], axis=1) * config.pca_noise
-            light = (size * _LIGHT_SIZES) @ _LIGHT_DIRECTIONS.T
+            first, second, third, _ = _normals(*values[10:])
+            # no matrix product: its last bit depends on how many samples there are
+            light = config.pca_noise * np.sum([np.outer(normal, size * direction) for normal, size, direction in zip(
+                (first, second, third), _LIGHT_SIZES, _LIGHT_DIRECTIONS.T, strict=True)], axis=0)
         rows = zip(orders, np.stack(factors, 1).tolist(), np.stack(shifts, 1).tolist(), light.tolist(), strict=True)
         return [Color(_ORDERS[number] if self.jitters else (), (f0, f1, f2), (hue, lightness, sat), (red, green, blue))
                 for number, (f0, f1, f2), (hue, lightness, sat), (red, green, blue) in rows]

@@ -214,12 +214,12 @@ def open_source(path: str, flag: str, *, index: str = "", root: str = "", on_bad
     `class_names` are those of the training data: where this one has names as well they must agree. Nothing there is a
     UsageError; a file of another kind, or one that is damaged beyond use, a DataError.
     """
-    place = Path("" if "://" in path else path).expanduser()
+    place = Path(path).expanduser()
     source: RecordSource | FolderSource | ListSource
     if place.suffix == ".lst" and ";" not in path:
         source = ListSource(local(path, flag), local(root, "--data-root") if root else place.parent, on_bad=on_bad)
     elif place.is_dir() and not any(place.glob("*.rec")):
-        if not any(entry.is_dir() for entry in os.scandir(place)):
+        if not any(entry.is_dir() for entry in place.iterdir()):
             raise UsageError(f"{flag} {path}: the folder holds neither .rec files nor a folder of images per class")
         if (place / "train").is_dir() and (place / "val").is_dir():
             raise UsageError(f"{flag} {path}: the folder holds train and val: give it to --data-dir")

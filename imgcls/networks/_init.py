@@ -1,4 +1,4 @@
-"""MXNet's initializers by the name of `--initializer`, filled in the order of the symbol from one seeded generator.
+"""MXNet's initializers by the name of `--initializer`, filled in the order of the layers from one seeded generator.
 
 Weights only: biases and betas are 0, gammas and moving variances 1, moving means 0, always (mxnet/initializer.py).
 """

@@ -83,8 +83,9 @@ def build(config: NetworkConfig) -> nn.Module:
 
 
 def _begin_with_identity(loc: FullyConnected) -> None:
-    """The localisation starts as no transformation at all, as in the paper. Filled at random, as MXNet 1.x does, it looks
-    at a few pixels around some point and learns nothing (10 % on digits after 3 epochs)."""
+    """The localisation starts as no transformation at all, as in the paper. Filled at random, as MXNet 1.x does, it
+    looks at a few pixels around some point and learns nothing (10 % on digits after 3 epochs)."""
+    assert loc.bias is not None
     with torch.no_grad():
         loc.weight.zero_()
         loc.bias.copy_(torch.tensor([1.0, 0, 0, 0, 1, 0]))

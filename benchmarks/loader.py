@@ -1,0 +1,281 @@
+"""How fast encoded photographs become batches: ours and its peers, taking turns in one run on the same cores.
+
+    python benchmarks/loader.py --images DIR [--mxnet-python PATH] [--dali-python PATH] [--rounds 3] [--tasks T1,T2,V]
+
+DIR holds photographs; PATH is the Python of an environment with mxnet==1.9.1 and numpy==1.23.5, and of one with
+nvidia-dali. What is not there is left out; torchvision is taken from this Python. Record files are made in a temporary
+folder, the photographs repeated. Every loader gives batches of 128 of 3 x 224 x 224 bytes:
+
+    T1  records of short edge 256, quality 95: random crop and mirror
+    T2  records of the photographs as they are: crop of random area 0.08-1 and aspect 3/4-4/3, resized, mirror
+    V   the same records: short edge 256, centre crop
+
+`linear` resizes without antialiasing, as MXNet does; `aa` with it, as torchvision and DALI do. MXNet is tuned
+(ctx='cpu', OMP_NUM_THREADS): by default it decodes with half of the cores. Prints images per second (median over the
+rounds), CPU milliseconds per image (user and system, all processes), and the ratio to ours within a round; then what
+the decoder alone takes for the same files.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the checkout, installed or not
+
+BATCH = 128
+AREA, ASPECT = (0.08, 1.0), (3 / 4, 4 / 3)
+
+#: task -> record file, and the peers with the Python they need
+TASKS = {
+    "T1": ("s256", ("imgcls linear", "mxnet linear", "torchvision aa", "dali aa")),
+    "T2": ("o", ("imgcls linear", "imgcls aa", "mxnet linear", "torchvision aa", "dali aa")),
+    "V": ("o", ("imgcls linear", "imgcls aa", "mxnet linear", "torchvision aa", "dali aa")),
+}
+
+
+def main() -> int:
+    words = _arguments()
+    if words.role:
+        _measure(words)
+        return 0
+    with tempfile.TemporaryDirectory(prefix="imgcls-loader-") as folder:
+        _make_records(words, Path(folder))
+        for task in words.tasks.split(","):
+            file, peers = TASKS[task]
+            peers = [peer for peer in peers if _python(words, peer)]
+            rounds = [{peer: _run(words, task, peer, Path(folder) / f"{file}.rec") for peer in peers}
+                      for _ in range(words.rounds)]
+            _table(task, rounds)
+            _decoder_alone(Path(folder) / f"{file}.rec", words.threads)
+    return 0
+
+
+def _table(task: str, rounds: list[dict[str, dict[str, float]]]) -> None:
+    print(f"\n{task}: images/s and CPU ms per image, medians of {len(rounds)} rounds; times ours is faster, in a round")
+    ours = [peer for peer in rounds[0] if peer.startswith("imgcls")]
+    for peer in rounds[0]:
+        speed, cost = (statistics.median(r[peer][key] for r in rounds) for key in ("speed", "cpu_ms"))
+        text = f"  {peer:<16}{speed:9.0f}  {cost:6.2f}"
+        for own in ours if peer not in ours else ():
+            ratios = [r[own]["speed"] / r[peer]["speed"] for r in rounds]
+            costs = [r[peer]["cpu_ms"] / r[own]["cpu_ms"] for r in rounds]
+            text += (f"   {own.split()[1]}: x{statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f}), "
+                     f"CPU x{statistics.median(costs):.2f}")
+        print(text, flush=True)
+
+
+def _decoder_alone(path: Path, threads: int) -> None:
+    """The limit: libjpeg-turbo decoding every file whole, with nothing around it."""
+    import cv2
+    import numpy as np
+
+    from imgcls.formats.recordio import RecordReader
+
+    cv2.setNumThreads(1)
+    images = [np.frombuffer(bytes(record.image), np.uint8) for record in RecordReader(path)][:400]
+    flag = getattr(cv2, "IMREAD_COLOR_RGB", cv2.IMREAD_COLOR)
+    times = []
+    for _ in range(4):
+        started = time.process_time()
+        for image in images:
+            cv2.imdecode(image, flag)
+        times.append((time.process_time() - started) / len(images) * 1e3)
+    print(f"  {'decoder alone':<16}{1e3 / min(times) * threads:9.0f}  {min(times):6.2f}   whole images, "
+          f"on {threads} cores if they were its own", flush=True)
+
+
+def _run(words: argparse.Namespace, task: str, peer: str, records: Path) -> dict[str, float]:
+    """One peer in a process of its own: images per second and CPU ms per image, of the epoch alone."""
+    command = [_python(words, peer), __file__, "--role", peer, "--tasks", task, "--records", str(records), "--threads",
+               str(words.threads)]
+    environment = os.environ | {"OMP_NUM_THREADS": str(words.threads), "PYTHONPATH": str(Path(__file__).parents[1])}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    output, errors = process.communicate()
+    if process.returncode:
+        raise SystemExit(f"{peer}, {task}: {errors.strip().splitlines()[-1:]}")
+    found = json.loads(output.strip().splitlines()[-1])
+    return {"speed": found["images"] / found["seconds"], "cpu_ms": found["cpu_seconds"] / found["images"] * 1e3}
+
+
+def _measure(words: argparse.Namespace) -> None:
+    """In the process of a peer: take an epoch of batches. The clock runs from the first request to the last batch, so
+    nobody gains from what was prepared before; imports and building are not counted."""
+    name, resize = words.role.split()
+    batches = PEERS[name](words, words.tasks, resize == "aa")
+    next(batches)  # ready to begin
+    cpu_before, started = sum(os.times()[:4]), time.perf_counter()
+    images = sum(batches)
+    seconds = time.perf_counter() - started
+    cpu_seconds = sum(os.times()[:4]) - cpu_before  # with that of processes that have ended
+    print(json.dumps({"images": images, "seconds": seconds, "cpu_seconds": cpu_seconds}))
+    sys.stdout.flush()
+    os._exit(0)  # some peers hang in their own end
+
+
+def imgcls_batches(words: argparse.Namespace, task: str, antialias: bool) -> Iterator[int]:
+    """A 0 when it is ready, then the sizes of the batches of an epoch; so do the others."""
+    import torch
+
+    from imgcls.data.sources import RecordSource
+    from imgcls.data.streaming import StreamingLoader
+    from imgcls.sections import AugmentConfig
+
+    settings = {
+        "T1": {"random_crop": True, "random_mirror": True},
+        "T2": {"random_resized_crop": True, "min_random_area": AREA[0], "max_random_area": AREA[1],
+               "min_random_aspect_ratio": ASPECT[0], "max_random_aspect_ratio": ASPECT[1], "random_mirror": True},
+        "V": {"val_resize": 256}}[task]
+    loader = StreamingLoader(
+        RecordSource([Path(words.records)]), batch_size=BATCH, image_shape=(3, 224, 224), train=task != "V", seed=0,
+        augment_config=AugmentConfig(interpolation="antialias" if antialias else "bilinear", **settings),
+        device=torch.device("cpu"), threads=words.threads)
+    yield 0
+    for filled in loader.filled(0):
+        yield len(filled.samples)
+
+
+def mxnet_batches(words: argparse.Namespace, task: str, antialias: bool) -> Iterator[int]:
+    import mxnet as mx
+
+    settings = {
+        "T1": {"rand_crop": True, "rand_mirror": True, "shuffle": True},
+        "T2": {"random_resized_crop": True, "min_random_area": AREA[0], "max_random_area": AREA[1], "shuffle": True,
+               "min_aspect_ratio": ASPECT[0], "max_aspect_ratio": ASPECT[1], "rand_mirror": True},
+        "V": {"resize": 256}}[task]
+    batches = mx.io.ImageRecordIter(
+        path_imgrec=words.records, path_imgidx=str(Path(words.records).with_suffix(".idx")), data_shape=(3, 224, 224),
+        batch_size=BATCH, preprocess_threads=words.threads, prefetch_buffer=4, dtype="uint8", ctx="cpu", **settings)
+    yield 0
+    for batch in batches:
+        batch.data[0].wait_to_read()
+        yield BATCH - batch.pad
+
+
+def torchvision_batches(words: argparse.Namespace, task: str, antialias: bool) -> Iterator[int]:
+    import torch
+    from torchvision.io import ImageReadMode, decode_jpeg
+    from torchvision.transforms import v2
+
+    from imgcls.formats.recordio import RecordReader
+
+    torch.set_num_threads(1)
+    steps = {
+        "T1": [v2.RandomCrop(224), v2.RandomHorizontalFlip()],
+        "T2": [v2.RandomResizedCrop(224, AREA, ASPECT, antialias=True), v2.RandomHorizontalFlip()],
+        "V": [v2.Resize(256, antialias=True), v2.CenterCrop(224)]}[task]
+    transform = v2.Compose(steps)
+
+    class Photographs(torch.utils.data.Dataset):
+        def __init__(self) -> None:
+            self.reader = RecordReader(words.records)
+
+        def __len__(self) -> int:
+            return len(self.reader)
+
+        def __getitem__(self, index: int) -> torch.Tensor:
+            data = torch.frombuffer(bytearray(self.reader[index].image), dtype=torch.uint8)
+            return transform(decode_jpeg(data, ImageReadMode.RGB))
+
+    loader = torch.utils.data.DataLoader(Photographs(), batch_size=BATCH, shuffle=task != "V", prefetch_factor=4,
+                                         num_workers=words.threads)
+    yield 0
+    for batch in loader:
+        yield len(batch)  # at the end its processes end as well, and their time is counted
+
+
+def dali_batches(words: argparse.Namespace, task: str, antialias: bool) -> Iterator[int]:
+    from nvidia.dali import fn, pipeline_def, types
+
+    @pipeline_def(batch_size=BATCH, num_threads=words.threads, device_id=None, seed=1)
+    def pipeline() -> object:
+        data, _ = fn.readers.mxnet(path=[words.records], index_path=[str(Path(words.records).with_suffix(".idx"))],
+                                   random_shuffle=task != "V", name="reader")
+        if task == "T2":
+            images = fn.decoders.image_random_crop(data, output_type=types.RGB, random_area=list(AREA),
+                                                   random_aspect_ratio=list(ASPECT))
+            images = fn.resize(images, size=(224, 224))
+            return fn.flip(images, horizontal=fn.random.coin_flip())
+        images = fn.decoders.image(data, output_type=types.RGB)
+        if task == "V":
+            return fn.crop(fn.resize(images, resize_shorter=256), crop=(224, 224))
+        images = fn.crop(images, crop=(224, 224), crop_pos_x=fn.random.uniform(range=(0, 1)),
+                         crop_pos_y=fn.random.uniform(range=(0, 1)))
+        return fn.flip(images, horizontal=fn.random.coin_flip())
+
+    running = pipeline()
+    running.build()
+    count = running.epoch_size("reader")
+    yield 0
+    for _ in range(count // BATCH):
+        images, = running.run()
+        images.as_tensor()
+        yield BATCH
+
+
+PEERS: dict[str, Callable[[argparse.Namespace, str, bool], Iterator[int]]] = {
+    "imgcls": imgcls_batches, "mxnet": mxnet_batches, "torchvision": torchvision_batches, "dali": dali_batches}
+
+
+def _python(words: argparse.Namespace, peer: str) -> str:
+    """The Python that a peer runs in; empty where there is none."""
+    name = peer.split()[0]
+    if name in ("imgcls", "torchvision"):
+        known = subprocess.run([sys.executable, "-c", f"import {name}"], capture_output=True, check=False,
+                               env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])})
+        return sys.executable if known.returncode == 0 else ""
+    return {"mxnet": words.mxnet_python, "dali": words.dali_python}[name] or ""
+
+
+def _make_records(words: argparse.Namespace, folder: Path) -> None:
+    """o.rec: the photographs as they are; s256.rec: short edge 256, quality 95. Both `--repeat` times, mixed."""
+    import cv2
+    import numpy as np
+
+    from imgcls.formats import recordio
+    from imgcls.packing import short_edge_size
+
+    files = sorted(file for file in Path(words.images).iterdir() if file.suffix.lower() in (".jpg", ".jpeg"))
+    for name in ("o", "s256"):
+        encoded = []
+        for file in files:
+            data = file.read_bytes()
+            if name == "s256":
+                image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+                image = cv2.resize(image, short_edge_size(image.shape[1], image.shape[0], 256))
+                data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
+            encoded.append(data)
+        with recordio.RecordWriter(folder / f"{name}.rec") as writer:
+            for number in range(words.repeat * len(files)):
+                header = recordio.ImageHeader(0, number % len(files), number)
+                writer.write(recordio.pack(header, encoded[number % len(files)]))
+        print(f"{name}.rec: {words.repeat * len(files)} records of {sum(map(len, encoded)) / len(files) / 1e3:.1f} kB")
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images")
+    parser.add_argument("--mxnet-python")
+    parser.add_argument("--dali-python")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--tasks", default="T1,T2,V")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeat", type=int, default=10)
+    parser.add_argument("--role", help=argparse.SUPPRESS)
+    parser.add_argument("--records", help=argparse.SUPPRESS)
+    words = parser.parse_args()
+    if not words.role and not words.images:
+        parser.error("--images is missing: a folder of photographs")
+    return words
+
+
+if __name__ == "__main__":
+    sys.exit(main())

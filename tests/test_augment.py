@@ -1,0 +1,245 @@
+"""Plans: MXNet's distributions, sample by sample, whatever else is asked for; and what the settings refuse."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from imgcls.data import augment
+from imgcls.data.plan import METHODS, Plan, Planner, short_edge_sizes
+from imgcls.errors import DataError, UsageError
+from imgcls.formats import params
+from imgcls.sections import AugmentConfig
+
+MANY = 4000
+RESIZED_CROP = {"random_resized_crop": True, "min_random_area": 0.08, "min_random_aspect_ratio": 3 / 4,
+                "max_random_aspect_ratio": 4 / 3}
+
+FROZEN_AREAS = [(40, 7, 315, 359, True), (55, 143, 289, 350, True), (4, 130, 330, 267, False)]
+FROZEN_WARPS = [(13, 2, (57, 67)), (8, 15, (53, 62)), (9, 17, (51, 60))]
+FROZEN_MATRICES = [[0.8658, 0.0811, 0.8649], [0.8457, -0.0348, 2.9305], [0.8634, 0.112, -3.4093]]
+FROZEN_COLORS = [((1, 2, 0), (-6, 15, -28)), ((2, 1, 0), (-28, 18, -30))]
+FROZEN_FACTORS = [[1.1738, 0.7938, 0.8495, -4.2272, -4.7315, -5.3283], [0.6739, 0.753, 0.9014, -1.3125, -0.0101, 0.937]]
+
+
+def planner(crop: tuple[int, int] = (32, 32), channels: int = 3, *, train: bool = True, seed: int = 0,
+            **settings: object) -> Planner:
+    return Planner(AugmentConfig(**settings), crop, channels, seed=seed, train=train)
+
+
+def plans(size: tuple[int, int], count: int = MANY, epoch: int = 0, **settings: object) -> list[Plan]:
+    return planner(**settings).plans(epoch, np.arange(count), np.tile([size], (count, 1)))
+
+
+def even(values: np.ndarray, low: float, high: float, bins: int = 10) -> bool:
+    """Whether the values look evenly spread over [low, high]."""
+    values = np.asarray(values)
+    counts = np.histogram(values, bins, (low, high))[0]
+    expected = len(values) / bins
+    return counts.sum() == len(values) and np.abs(counts - expected).max() < 6 * expected ** 0.5
+
+
+def test_a_plan_belongs_to_its_sample() -> None:
+    """Neither its neighbours nor their order nor the way the sizes come change it; the epoch and the seed do."""
+    settings = RESIZED_CROP | {"random_mirror": True, "brightness": 0.4, "pca_noise": 0.1, "max_random_h": 20}
+    one = planner(**settings)
+    sizes = np.stack([np.arange(100, 200), np.arange(250, 150, -1)], axis=1)
+    together = one.plans(3, np.arange(100), sizes)
+    for sample in (0, 41, 99):
+        assert one.plans(3, np.array([sample]), sizes[[sample]]) == [together[sample]]
+    backwards = one.plans(3, np.arange(100)[::-1], sizes[::-1])
+    assert backwards[::-1] == together
+    assert sum(a == b for a, b in zip(one.plans(4, np.arange(100), sizes), together, strict=True)) == 0
+    assert sum(a == b for a, b in zip(planner(seed=1, **settings).plans(3, np.arange(100), sizes), together,
+                                      strict=True)) == 0
+
+
+def test_the_draws_are_frozen() -> None:
+    """Runs that were begun with an older version must go on as they would have."""
+    found = plans((375, 500), 3, epoch=2, random_mirror=True, **RESIZED_CROP)
+    assert [(p.top, p.left, p.height, p.width, p.mirror) for p in found] == FROZEN_AREAS
+    found = plans((60, 70), 3, epoch=2, random_crop=True, max_random_rotate_angle=10, max_random_shear_ratio=0.1,
+                  min_random_scale=0.8, max_random_aspect_ratio=0.25)
+    assert [(p.top, p.left, p.warp[1]) for p in found] == FROZEN_WARPS
+    assert np.allclose([p.warp[0][0] for p in found], FROZEN_MATRICES, atol=1e-3)
+    found = plans((60, 70), 2, epoch=2, brightness=0.4, contrast=0.4, saturation=0.4, pca_noise=0.1, max_random_h=36,
+                  max_random_s=50, max_random_l=50)
+    assert [(p.color.order, p.color.hls) for p in found] == FROZEN_COLORS
+    assert np.allclose([p.color.factors + p.color.light for p in found], FROZEN_FACTORS, atol=1e-3)
+
+
+def test_random_crop_and_mirror() -> None:
+    found = plans((40, 36), random_crop=True, random_mirror=True)
+    assert {p.top for p in found} == set(range(9))
+    assert {p.left for p in found} == set(range(5))
+    assert even([p.top for p in found], -0.5, 8.5, 9)
+    assert 0.45 < np.mean([p.mirror for p in found]) < 0.55
+    assert {(p.top, p.left, p.height, p.width, p.mirror) for p in plans((41, 36))} == {(4, 2, 32, 32, False)}
+
+
+def test_the_resident_loader_draws_the_same() -> None:
+    config = AugmentConfig(pad_size=4, random_crop=True, random_mirror=True)
+    samples = np.arange(500)
+    theirs = augment.plan(config, 5, 3, samples, (32, 30), (28, 28), train=True)
+    ours = planner((28, 28), seed=5, pad_size=4, random_crop=True, random_mirror=True).plans(
+        3, samples, np.tile([[32, 30]], (500, 1)))
+    assert [(p.top, p.left, p.mirror) for p in ours] == list(zip(theirs.top.tolist(), theirs.left.tolist(),
+                                                                theirs.mirror.tolist(), strict=True))
+
+
+def test_random_resized_crop_has_mxnets_distribution() -> None:
+    """Area and ratio even (not in the logarithm), sides exchanged half of the time, ten tries, then the centre."""
+    found = plans((1000, 1000), **RESIZED_CROP)
+    area = np.array([p.height * p.width for p in found]) / 1e6
+    ratio = np.array([p.width / p.height for p in found])
+    small = (area > 0.08) & (area < 0.5)  # larger ones do not always fit
+    assert area.min() > 0.079
+    assert even(area[small], 0.08, 0.5)
+    tall = ratio[small] < 1
+    assert 0.45 < tall.mean() < 0.55
+    # of an even ratio in [3/4, 4/3], or its inverse, that part is below 1
+    assert abs(np.mean(np.abs(np.log(ratio[small])) < np.log(4 / 3) / 2) - _part_in_the_middle()) < 0.04
+    assert all(0 <= p.top <= 1000 - p.height and 0 <= p.left <= 1000 - p.width for p in found)
+    assert even([p.top / (1000 - p.height) for p in found if p.height < 700], 0, 1)
+    assert all(p.enlarge is None and p.resize is None for p in found)
+
+
+def _part_in_the_middle() -> float:
+    ratios = np.random.default_rng(0).uniform(3 / 4, 4 / 3, 100_000)
+    return float(np.mean(np.abs(np.log(ratios)) < np.log(4 / 3) / 2))
+
+
+def test_where_no_area_fits_the_centre_is_cut() -> None:
+    found = plans((20, 2000), 200, random_resized_crop=True, min_random_area=0.9, min_random_aspect_ratio=1,
+                  max_random_aspect_ratio=1)
+    assert {p[3:7] for p in found} == {(0, 1584, 32, 32)}
+    assert {p.enlarge for p in found} == {(32, 3200)}
+    neutral = plans((50, 60), 5, random_resized_crop=True)  # of all settings at their defaults: not active
+    assert {p[3:7] for p in neutral} == {(9, 14, 32, 32)}
+
+
+def test_square_crops_of_random_size() -> None:
+    found = plans((100, 80), min_crop_size=40, max_crop_size=60, random_crop=True)
+    assert even([p.height for p in found], 39.5, 60.5, 21)
+    assert all(p.height == p.width and p.top + p.height <= 100 and p.left + p.width <= 80 for p in found)
+    centre = plans((100, 80), min_crop_size=40, max_crop_size=60)
+    assert all((p.top, p.left) == ((100 - p.height) // 2, (80 - p.width) // 2) for p in centre)
+    assert {p.height for p in plans((50, 30), min_crop_size=40, max_crop_size=60)} == {30}  # MXNet dies here
+
+
+def test_small_images_are_enlarged_as_mxnet_does() -> None:
+    """First the height is brought up, then the width, the rest in proportion and cut off."""
+    assert {(p.enlarge, p.top, p.left) for p in plans((20, 50), 2)} == {((32, 80), 0, 24)}
+    assert {p.enlarge for p in plans((20, 10), 2)} == {((64, 32))}
+    assert {p.enlarge for p in plans((40, 31), 2)} == {(41, 32)}
+    assert {p.enlarge for p in plans((24, 24), 2, pad_size=4)} == {None}
+    assert short_edge_sizes(np.array([[9, 11], [500, 375], [33, 33]]), 32).tolist() == [[32, 39], [42, 32], [32, 32]]
+
+
+def test_warps_have_mxnets_matrix_and_canvas() -> None:
+    found = plans((50, 80), 300, max_random_rotate_angle=20, max_random_shear_ratio=0.2, min_random_scale=0.7,
+                  max_random_scale=1.3, max_random_aspect_ratio=0.25)
+    for wanted in found:
+        matrix, canvas = wanted.warp
+        scale = canvas[1] / 80
+        assert 0.68 < scale < 1.31
+        assert abs(canvas[0] - scale * 50) < 1.5
+        centre = matrix[:, :2] @ [40, 25] + matrix[:, 2]
+        assert np.abs(centre - [canvas[1] / 2, canvas[0] / 2]).max() < 1
+        across = np.hypot(*matrix[1, :2])
+        angle = np.rad2deg(np.arctan2(-matrix[1, 0], matrix[1, 1]))
+        assert abs(angle - round(angle)) < 1e-3
+        assert abs(angle) < 20.01
+        cos, sin = np.cos(np.deg2rad(angle)), np.sin(np.deg2rad(angle))
+        along = matrix[0, 0] * cos + matrix[0, 1] * sin
+        shear = (matrix[0, 1] * cos - matrix[0, 0] * sin) / across
+        assert 0.74 < across / along < 1.26
+        assert abs(along + across - 2 * scale) < 0.1
+        assert abs(shear) < 0.201
+    angles = [np.rad2deg(np.arctan2(-p.warp[0][1, 0], p.warp[0][1, 1])) for p in plans((50, 80),
+                                                                                    max_random_rotate_angle=3)]
+    assert even(np.round(angles), -3.5, 3.5, 7)
+    assert plans((50, 80), 1)[0].warp is None
+
+
+def test_colour() -> None:
+    colors = [p.color for p in plans((40, 40), brightness=0.4, contrast=0.2, saturation=0.1)]
+    for i, most in enumerate((0.4, 0.2, 0.1)):
+        assert even([c.factors[i] for c in colors], 1 - most, 1 + most)
+    assert {c.order for c in colors} == {(0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0)}
+    assert {c.hls for c in colors} == {(0, 0, 0)}
+    shifts = np.array([p.color.hls for p in plans((40, 40), max_random_h=36, max_random_s=50, max_random_l=40)])
+    assert (np.abs(shifts).max(0) <= (36, 40, 50)).all()
+    assert (shifts.std(0) > (14, 16, 20)).all()  # (u + 4v) / 5 is a little narrower than even
+    assert (shifts.std(0) < (36 / 3 ** 0.5, 40 / 3 ** 0.5, 50 / 3 ** 0.5)).all()
+    light = np.array([p.color.light for p in plans((40, 40), pca_noise=0.1)])
+    assert np.abs(light.mean(0)).max() < 0.3
+    assert np.allclose(light.std(0), 0.1 * 55.46 * np.array([0.5675, 0.5808, 0.5836]), rtol=0.05)
+    assert {p.color for p in plans((40, 40), 3)} == {None}
+    assert {p.method for p in plans((40, 40), interpolation="random")} == {0, 1, 2, 3, 4}
+    assert plans((40, 40), 1, interpolation="antialias")[0].method == METHODS["antialias"]
+
+
+def test_validation_is_the_centre_of_the_resized_image() -> None:
+    settings = RESIZED_CROP | {"random_mirror": True, "pad_size": 4, "pca_noise": 0.1, "resize": 300, "val_resize": 64}
+    found = planner(train=False, **settings).plans(7, np.arange(50), np.tile([[100, 200]], (50, 1)))
+    assert set(found) == {Plan((64, 128), None, None, 16, 48, 32, 32, False, 1, None)}
+    found = plans((100, 200), 5, resize=64)
+    assert {(p.resize, p.top, p.left) for p in found} == {((64, 128), 16, 48)}
+
+
+@pytest.mark.parametrize(("settings", "words"), [
+    (RESIZED_CROP | {"random_crop": True}, "--random-resized-crop 1 and --random-crop 1 exclude each other"),
+    (RESIZED_CROP | {"max_random_scale": 2}, "--max-random-scale"),
+    ({"min_random_area": 0.5, "max_random_area": 0.2}, "--min-random-area 0.5 and --max-random-area 0.2"),
+    ({"max_random_area": 1.5}, "must be at most 1"),
+    ({"max_random_aspect_ratio": 1}, "--min-random-aspect-ratio 0 and --max-random-aspect-ratio 2"),
+    ({"max_random_scale": 0.5}, "--min-random-scale 1 and --max-random-scale 0.5"),
+    ({"max_crop_size": 50}, "--min-crop-size -1 and --max-crop-size 50: give both"),
+    ({"fill_value": 256}, "--fill-value 256"),
+    ({"channels": 1, "pca_noise": 0.1}, "--pca-noise are for 3"),
+])
+def test_what_cannot_be_is_refused(settings: dict, words: str) -> None:
+    with pytest.raises(UsageError, match=words.replace("(", r"\(")):
+        planner(**settings)
+
+
+def test_settings_give_way_to_what_the_user_gave() -> None:
+    photographs = AugmentConfig(random_mirror=True, **RESIZED_CROP)
+    assert photographs.settled(()) == photographs
+    cropped = AugmentConfig(random_mirror=True, random_crop=True, **RESIZED_CROP)
+    assert cropped.settled({"random_crop"}) == AugmentConfig(random_mirror=True, random_crop=True)
+    assert photographs.settled({"random_resized_crop"}) == photographs
+    turned = AugmentConfig(random_resized_crop=True, min_random_aspect_ratio=3 / 4, max_random_aspect_ratio=0.25)
+    assert turned.settled({"max_random_aspect_ratio"}).min_random_aspect_ratio is None
+    recipe = AugmentConfig(use_imagenet_data_augmentation=True, brightness=0.1, random_crop=True)
+    settled = recipe.settled({"use_imagenet_data_augmentation", "brightness"})
+    assert (settled.random_crop, settled.random_resized_crop, settled.brightness, settled.contrast,
+            settled.pca_noise, settled.rgb_std) == (False, True, 0.1, 0.4, 0.1, (58.393, 57.12, 57.375))
+    assert settled.settled({"use_imagenet_data_augmentation", "brightness"}) == settled
+    planner((32, 32), **{f: getattr(settled, f) for f in settled.__dataclass_fields__})
+
+
+def test_all_of_it_is_described() -> None:
+    text = augment.describe(AugmentConfig(random_mirror=True, pca_noise=0.1, brightness=0.4, resize=256,
+                                          interpolation="antialias", **RESIZED_CROP), (3, 224, 224))
+    assert text == ("short edge 256, random resized crop (area 0.08-1, aspect 0.75-1.33) to 224x224, antialias "
+                    "interpolation, brightness 0.4, lighting noise 0.1, random mirror; (x - 0) / 1")
+    text = augment.describe(AugmentConfig(max_random_rotate_angle=10, min_crop_size=5, max_crop_size=9,
+                                          max_random_aspect_ratio=0.25, mean_image="mean.bin"), (3, 8, 8))
+    assert text == ("rotation to 10 degrees, aspect 0.75-1.25, centre square of side 5-9 to 8x8; (x - mean.bin) / 1")
+
+
+def test_a_mean_image_is_mirrored_with_its_image(tmp_path) -> None:
+    mean = np.arange(3 * 4 * 5, dtype=np.float32).reshape(3, 4, 5)
+    params.save(tmp_path / "mean.bin", {"mean_img": mean})
+    config = AugmentConfig(mean_image=str(tmp_path / "mean.bin"), rgb_mean=(100,), rgb_std=(2,))
+    normalize = augment.Normalizer(config, 3, torch.device("cpu"), (3, 4, 5))
+    pixels = torch.randint(256, (2, 4, 5, 3), dtype=torch.uint8)
+    found = normalize(pixels, np.array([False, True])).numpy()
+    wanted = pixels.permute(0, 3, 1, 2).numpy().astype(np.float32)
+    assert np.array_equal(found[0], (wanted[0] - mean) / 2)
+    assert np.array_equal(found[1], (wanted[1] - mean[:, :, ::-1]) / 2)
+    with pytest.raises(DataError, match="the mean image is 3x4x5, --image-shape is 3x5x5"):
+        augment.read_mean_image(str(tmp_path / "mean.bin"), (3, 5, 5))
