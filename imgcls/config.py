@@ -365,9 +365,11 @@ def _help_of(field: dataclasses.Field[Any], default: Any) -> list[str]:
 
 
 def _columns(left: str, right: str, width: int = 34) -> list[str]:
+    import shutil
     import textwrap
 
-    wrapped = textwrap.wrap(right, 114 - width)
+    room = min(max(shutil.get_terminal_size((114, 24)).columns, 80), 114)
+    wrapped = textwrap.wrap(right, room - width)
     first = [f"  {left}"] if len(left) > width - 4 else []
     lines = [f"{'' if first else '  ' + left:<{width}}{wrapped[0]}"] + [" " * width + line for line in wrapped[1:]]
     return first + lines
