@@ -10,16 +10,17 @@ import ctypes
 import os
 import sys
 from dataclasses import dataclass
-
-import torch
+from functools import cache
+from typing import TYPE_CHECKING
 
 from imgcls.errors import UsageError, unknown
 from imgcls.sections import DEVICES_LATER, DeviceConfig
 
+if TYPE_CHECKING:
+    import torch
+
 #: floating-point operations of a training step that are worth a thread: about a millisecond of one core
 FLOPS_PER_THREAD = 1e8
-#: what torch found at its start, before any run here took less
-ALL_THREADS = torch.get_num_threads()
 #: every name MXNet took for a store on one machine; with one device they all mean the same
 LOCAL_STORES = ("local", "device", "nccl", "none", "local_update_cpu", "local_allreduce_cpu", "local_allreduce_device")
 DISTRIBUTED_STORES = ("dist", "dist_sync", "dist_async", "dist_device_sync", "dist_sync_device", "dist_async_device",
@@ -36,20 +37,29 @@ class Worker:
 
     @property
     def description(self) -> str:
+        import torch
+
         if self.device.type == "cuda":
             return f"{self.device} ({torch.cuda.get_device_name(self.device)})"
         count = torch.get_num_threads()
         return f"cpu ({count} thread{'s' * (count > 1)})"
 
 
-def choose(config: DeviceConfig) -> Worker:
-    """The Worker that --gpus and --kv-store ask for; UsageError for a device that this machine has not."""
+def check(config: DeviceConfig) -> list[int]:
+    """The numbers in --gpus, none for the CPU. UsageError for what no machine could run; touches no device."""
     store = config.kv_store.lower()
     if store in DISTRIBUTED_STORES:
         raise UsageError(f"--kv-store {config.kv_store}: {DEVICES_LATER}")
     if store not in LOCAL_STORES:
         raise unknown("--kv-store", config.kv_store, (*LOCAL_STORES, *DISTRIBUTED_STORES))
-    wanted = _gpu_numbers(config.gpus)
+    return _gpu_numbers(config.gpus)
+
+
+def choose(config: DeviceConfig) -> Worker:
+    """The Worker that --gpus and --kv-store ask for; UsageError for a device that this machine has not."""
+    import torch
+
+    wanted = check(config)
     if not wanted:
         _keep_freed_memory()
         return Worker(torch.device("cpu"))
@@ -76,7 +86,17 @@ def limit_threads(worker: Worker, flops_per_step: float) -> None:
     of times slower with two threads than with one.
     """
     if worker.device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, min(ALL_THREADS, int(flops_per_step // FLOPS_PER_THREAD))))
+        import torch
+
+        torch.set_num_threads(max(1, min(_all_threads(), int(flops_per_step // FLOPS_PER_THREAD))))
+
+
+@cache
+def _all_threads() -> int:
+    """What torch found at its start, before any run here took less."""
+    import torch
+
+    return torch.get_num_threads()
 
 
 def _gpu_numbers(text: str) -> list[int]:

@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 
 from imgcls.errors import ImgclsError
 
-
 T = TypeVar("T")
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from imgcls import config as configuration
+from imgcls import distributed
 from imgcls.cli._run import in_background, run_main
 from imgcls.config import Config
 from imgcls.errors import UsageError
@@ -47,8 +48,13 @@ def run(config: Config, *, splits: Splits | None = None, command: str = "",
 
     `splits` are data already in memory, in place of --dataset.
     """
-    data = in_background(load_data, config) if splits is None else lambda: splits  # while torch is loaded
-    from imgcls import checkpoint, distributed, optim, schedule, summary, trainer
+    on_gpu = bool(distributed.check(config.device))
+    data: Callable[[], Splits]
+    if splits is None and not on_gpu:
+        data = in_background(load_data, config)  # while torch is loaded
+    else:  # a GPU may not be there: say so before anything is downloaded
+        data = lambda: splits or load_data(config)  # noqa: E731
+    from imgcls import checkpoint, optim, schedule, summary, trainer
     from imgcls.reporter import Reporter
     from imgcls.signals import Stop
 
