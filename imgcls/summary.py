@@ -48,8 +48,8 @@ def flops(model: nn.Module, image_shape: Sequence[int]) -> int:
 
 
 def short(number: float) -> str:
-    """1234567 -> '1.23 M'"""
+    """1234567 -> '1.23 M', 12 -> '12'"""
     for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if number >= size:
             return f"{number / size:.3g} {unit}"
-    return f"{number:.3g} "
+    return f"{number:.3g}"

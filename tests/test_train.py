@@ -75,7 +75,7 @@ def test_the_log_has_mxnets_words(folder: Path, tmp_path: Path, capsys: pytest.C
     for line, pattern in zip(lines[1:], wanted, strict=False):
         assert re.fullmatch(pattern, line), (line, pattern)
     assert [re.search(r"\[(\d+-\d+)\]\t", line)[1] for line in lines[1:4]] == ["0-4", "4-8", "8-12"]
-    assert "mlp, input 1,28,28, 109 kparameters, 218 kFLOPs" in err
+    assert "mlp, input 1,28,28, 109 k parameters, 218 k FLOPs" in err
     assert "400 images, 100 for validation, 10 classes" in err
     assert f"checkpoint: {prefix}-0002.params" in out
     assert re.search(r"resume: .*--load-epoch auto --num-epochs 4", out)

@@ -213,8 +213,8 @@ def summarise(config: Config, splits: Splits, model: nn.Module, flops: int, load
     data = "random noise (--benchmark)" if config.data.benchmark else splits.train.description
     for name, text in {
         "data": f"{data}: {loader.num_samples:,} images{val}, {network.num_classes} classes",
-        "network": f"{network.network}, input {shape}, {summary.short(summary.parameters(model))}parameters, "
-                   f"{summary.short(flops)}FLOPs per image",
+        "network": f"{network.network}, input {shape}, {summary.short(summary.parameters(model))} parameters, "
+                   f"{summary.short(flops)} FLOPs per image",
         "augmentation": augment.describe(config.augment, network.image_shape) if is_image else "none",
         "schedule": plan.description,
         "training": f"{config.optimizer.optimizer}, batch {config.data.batch_size}, "

@@ -131,7 +131,7 @@ class Decoder:
         return self._checked(image), image.shape[:2], 1
 
     def _needed(self, info: Info, plan: Plan) -> tuple[int, int]:
-        """(upper rows of the image, reduction) that are enough for the plan; all rows where it would save little."""
+        """(upper rows of the image, reduction) that are enough for the plan."""
         height, width = info.height, info.width
         rows = plan.top + plan.height
         if plan.resize:
@@ -144,8 +144,9 @@ class Decoder:
             ratio /= 2  # with twice the pixels that are needed no difference can be seen
         may_reduce = self._reduce_resized if plan.resize else self._reduce
         reduced = next((n for n in (8, 4, 2) if ratio >= n), 1) if may_reduce and plan.method != _NEAREST else 1
-        rows = (-(-rows // info.block) + 1) * info.block if info.rows_at else height
-        return (rows, reduced) if rows < height - height // 16 else (height, reduced)
+        # two more: where colour is coded at half the height, the last row is made with what is below it
+        rows = -(-(rows + 2) // info.block) * info.block if info.rows_at else height
+        return min(rows, height), reduced
 
     def _checked(self, image: np.ndarray) -> np.ndarray:
         """The pixels as uint8 of the right number of channels; OpenCV sees to that but for four."""

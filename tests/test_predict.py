@@ -1,0 +1,60 @@
+"""imgcls-predict as a user runs it, on a checkpoint of drawn digits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import imgcls
+from imgcls.cli import predict
+from imgcls.datasets import digits
+from imgcls.sections import DataConfig
+
+
+@pytest.fixture(scope="module")
+def prefix(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A mlp that knows the digits well enough, and three pictures beside it."""
+    import cv2
+
+    folder = tmp_path_factory.mktemp("predict")
+    splits = digits.load(DataConfig(dataset="digits"))
+    assert splits.val is not None
+    train, val = splits.train, splits.val
+    imgcls.fit((train.images, train.labels), network="mlp", num_epochs=3, model_prefix=str(folder / "net"))  # type: ignore[attr-defined]
+    for digit in (3, 7):
+        number = int(np.argmax(val.labels == digit))
+        cv2.imwrite(str(folder / f"{digit}.png"), val.images[number, 0])  # type: ignore[attr-defined]
+    (folder / "none.png").write_bytes(b"")
+    return str(folder / "net")
+
+
+def test_names_and_scores(prefix: str, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = Path(prefix).parent
+    assert predict.main(["--model", prefix, str(folder / "7.png")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 5
+    assert lines[0].startswith("7 (score = 0.")
+    scores = [float(line.split("= ")[1].rstrip(")")) for line in lines]
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_several_pictures_and_a_bad_one(prefix: str, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = Path(prefix).parent
+    files = [str(folder / name) for name in ("3.png", "none.png", "7.png")]
+    assert predict.main(["--model", prefix, "--top", "1", *files]) == 1
+    out, err = capsys.readouterr()
+    assert [line.split(" (")[0] for line in out.splitlines()] == [f"{files[0]}: 3", f"{files[2]}: 7"]
+    assert err == f"imgcls-predict: error: {files[1]}: not a picture that OpenCV can read\n"
+
+
+@pytest.mark.parametrize(("flags", "words"), [
+    ([], "required"), (["--model", "nowhere/net", "a.png"], "there is no nowhere/net-0001.params"),
+    (["--model", "x", "--top", "0", "a.png"], "--top 0"),
+])
+def test_wrong_usage(flags: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert predict.main(flags) == 2
+    err = capsys.readouterr().err
+    assert words in err
+    assert err.count("\n") == 1
