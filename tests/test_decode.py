@@ -156,6 +156,8 @@ def test_without_the_rgb_flag_of_newer_opencv(monkeypatch: pytest.MonkeyPatch) -
     wanted = run(data, plan(0, 0, 50, 50, mirror=True, color=color), (3, 40, 40))
     monkeypatch.setattr(decode, "_RGB", None)
     assert np.array_equal(run(data, plan(0, 0, 50, 50, mirror=True, color=color), (3, 40, 40)), wanted)
+    pixels = picture(60, 60)
+    assert np.array_equal(run(pixels, None, (3, 60, 60), lambda size: plan(0, 0, *size)), pixels)
 
 
 @pytest.mark.parametrize("method", ["bilinear", "cubic", "area", "lanczos", "auto", "nearest"])

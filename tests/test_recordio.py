@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import os
 import pickle
 import random
 import struct
@@ -13,7 +14,7 @@ import pytest
 from conftest import shared
 
 from imgcls.errors import DataError, RunError, UsageError
-from imgcls.formats import recordio
+from imgcls.formats import _scan, recordio
 from imgcls.formats.recordio import ImageHeader, RecordReader, RecordWriter, expand, pack, part_range, unpack
 
 FIXTURES = Path(__file__).parent / "fixtures" / "records"
@@ -291,16 +292,19 @@ def test_damage_behind_an_index_is_told_when_it_is_read(tmp_path: Path) -> None:
 
 
 def test_a_large_files_search_is_kept_and_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recordio, "_CACHE_FROM_BYTES", 1)
-    path = write(tmp_path / "x.rec", ONE, TWO, SPLIT)
-    kept = tmp_path / "x.rec.imgcls-idx"
+    monkeypatch.setattr(_scan, "_KEEP_FROM_BYTES", 1)
+    monkeypatch.setenv("IMGCLS_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "data").mkdir()
+    path = write(tmp_path / "data/x.rec", ONE, TWO, SPLIT)
     assert len(RecordReader(path)) == 3
-    assert kept.exists()
+    # not beside the records: MXNet reads every file of a folder
+    assert list(path.parent.iterdir()) == [path]
+    kept, = (tmp_path / "cache/records").iterdir()
 
     def no_search(*args: object) -> None:
         raise AssertionError("searched again")
     with monkeypatch.context() as patch:
-        patch.setattr(recordio, "_find_records", no_search)
+        patch.setattr(_scan, "find_records", no_search)
         assert [r.header.id for r in RecordReader(path)] == [101, 102, 104]
     def no_gathering(*args: object) -> None:
         raise AssertionError("gathered again")
@@ -310,7 +314,7 @@ def test_a_large_files_search_is_kept_and_checked(tmp_path: Path, monkeypatch: p
         assert RecordReader(path).labels().tolist() == [1, 2, 4]
         assert RecordReader(path).headers()["id"].tolist() == [101, 102, 104]
     whole = kept.read_bytes()
-    first = recordio._CACHE_HEAD.size
+    first = _scan._KEPT_HEAD.size
     for spoilt in (b"", b"junk", whole[:-8], whole[:first + 8], whole[:first] + bytes(8) + whole[first:],
                    whole[:first + 16] + bytes(8) + whole[first + 24:],
                    whole[:first - 16] + b"\xff" * 16 + whole[first:]):
@@ -322,6 +326,21 @@ def test_a_large_files_search_is_kept_and_checked(tmp_path: Path, monkeypatch: p
     write(path, ONE, TWO[:-1])
     assert len(RecordReader(path)) == 1
     assert not kept.exists()
+    write(path, ONE)
+    for nowhere in (str(path), "s3://bucket", "/proc/no"):      # where nothing can be kept, all works as well
+        monkeypatch.setenv("IMGCLS_CACHE", nowhere)
+        assert RecordReader(path).labels().tolist() == [1]
+
+
+def test_what_is_kept_does_not_grow_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_scan, "_KEEP_FROM_BYTES", 1)
+    monkeypatch.setattr(_scan, "_KEPT_BYTES", 150)
+    monkeypatch.setenv("IMGCLS_CACHE", str(tmp_path / "cache"))
+    for i, name in enumerate("abcd"):
+        RecordReader(write(tmp_path / f"{name}.rec", ONE))
+        for file in (tmp_path / "cache/records").glob(f"{name}-*"):
+            os.utime(file, (i, i))
+    assert sorted(file.name[0] for file in (tmp_path / "cache/records").iterdir()) == ["b", "c", "d"]
 
 
 def test_readers_can_be_sent_to_other_processes(tmp_path: Path) -> None:

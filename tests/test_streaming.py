@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from conftest import run_cli
 
 from imgcls.data import make, streaming
 from imgcls.data.loader import ResidentLoader
@@ -355,3 +356,21 @@ def test_antialiasing_leaves_the_main_threads_torch_alone(photographs: RecordSou
     assert torch.get_num_threads() == before
 
 
+
+
+def test_a_run_from_records_does_not_depend_on_the_threads(photographs: RecordSource, tmp_path: Path) -> None:
+    """The command, with everything that it draws, ends with the same weights, and scores what it trained."""
+    path = photographs.readers[0].path
+    for threads in (0, 3):
+        done = run_cli("train", "--dataset", "imagenet", "--data-train", path, "--data-val", path, "--network", "mlp",
+                       "--image-shape", "3,32,32", "--num-classes", 10, "--batch-size", 32, "--num-epochs", 2, "--lr",
+                       1e-5, "--brightness", 0.4, "--model-prefix", tmp_path / f"t{threads}", "--data-nthreads",
+                       threads)
+        assert done.returncode == 0, done.stderr
+        assert "random resized crop (area 0.08-1, aspect 0.75-1.33) to 32x32, brightness 0.4" in done.stderr
+    weights = [(tmp_path / f"t{threads}-0002.params").read_bytes() for threads in (0, 3)]
+    assert weights[0] == weights[1]
+    scored = run_cli("score", "--model", tmp_path / "t0", "--dataset", "imagenet", "--data-val", path)
+    assert scored.returncode == 0, scored.stderr
+    trained = next(line for line in done.stdout.splitlines() if line.startswith("Validation-accuracy="))
+    assert trained.removeprefix("Validation-") in scored.stdout

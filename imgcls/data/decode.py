@@ -31,7 +31,7 @@ Bytes = bytes | memoryview
 _JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 _JPEG_END, _PNG_END = b"\xff\xd9", b"IEND"
 _KINDS = {_JPEG: "a JPEG", _PNG: "a PNG", b"GIF8": "a GIF", b"BM": "a BMP", b"RIFF": "a WebP"}
-_RGB = getattr(cv2, "IMREAD_COLOR_RGB", None)  # since OpenCV 4.10
+_RGB = getattr(cv2, "IMREAD_COLOR_RGB", None)  # since OpenCV 4.11
 _REDUCED = {1: 0, 2: 16, 4: 32, 8: 64}  # the bit that is common to IMREAD_REDUCED_GRAYSCALE_n and ..._COLOR_n
 _ANTIALIAS, _AUTO, _NEAREST = METHODS["antialias"], METHODS["auto"], METHODS["nearest"]
 
@@ -106,7 +106,8 @@ class Decoder:
         try:
             if isinstance(data, np.ndarray):
                 pixels, full, reduced = _to_channels(data, self.channels), data.shape[:2], 1
-                plan = replan(pixels.shape[:2])
+                pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR) if self._swap else pixels
+                plan = replan(full) if plan is None else plan
             else:
                 pixels, full, reduced = self._decode(data, info, plan)
                 if plan is None or full != (info.height, info.width):

@@ -254,6 +254,8 @@ def notes(source: Source | None) -> list[str]:
     problems: list[DataError] = getattr(source, "problems", [])
     if not problems or source is None:
         return []
+    if len(problems) == 1:
+        return [f"a damaged sample was left out: {problems[0]}"]
     return [f"{len(problems)} damaged samples of {source.description} were left out, the first: {problems[0]}"]
 
 

@@ -16,10 +16,11 @@ from imgcls.formats import cifar
 from imgcls.sections import DataConfig
 from imgcls.storage import local
 
-#: MXNet train_cifar10.py 0.9.1 to 1.9.1. Crop and mirror are on, as up to 1.2: later versions had them off,
+#: MXNet train_cifar10.py 0.9.1 to 1.9.1; its depth of 110 is what `resnet` takes for small images, and would be wrong for
+#: other networks. Crop and mirror are on, as up to 1.2: later versions had them off,
 #: and networks learned the training pictures by heart.
 DEFAULTS: dict[str, object] = {
-    "network": "resnet", "num_layers": 110, "num_classes": 10, "image_shape": (3, 28, 28),
+    "network": "resnet", "num_classes": 10, "image_shape": (3, 28, 28),
     "batch_size": 128, "num_epochs": 300, "disp_batches": 20,
     "lr": 0.05, "lr_factor": 0.1, "lr_step_epochs": "200,250",
     "pad_size": 4, "random_crop": True, "random_mirror": True,
@@ -71,9 +72,11 @@ def _records(config: DataConfig) -> tuple[str, str]:
     """Paths of the record files for training and testing, both empty where there are none."""
     if config.data_train or config.data_val:
         return config.data_train, config.data_val
-    for train, val in _RECORD_FILES:
-        if config.data_dir and (local(config.data_dir) / train).is_file():
-            return str(local(config.data_dir) / train), str(local(config.data_dir) / val)
+    if config.data_dir:
+        folder = local(config.data_dir, "--data-dir")
+        for train, val in _RECORD_FILES:
+            if (folder / train).is_file():
+                return str(folder / train), str(folder / val)
     return "", ""
 
 

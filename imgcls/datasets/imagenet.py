@@ -18,7 +18,7 @@ from imgcls.storage import local
 #: MXNet train_imagenet.py 0.9.1 to 1.9.1, and the crop and mirror that photographs are trained with: MXNet had
 #: stronger augmentation up to 1.2 and by oversight none from 1.3 on.
 DEFAULTS: dict[str, object] = {
-    "network": "resnet", "num_layers": 50, "num_classes": 1000, "image_shape": (3, 224, 224),
+    "network": "resnet", "num_classes": 1000, "image_shape": (3, 224, 224),
     "batch_size": 128, "num_epochs": 80, "disp_batches": 20,
     "lr": 0.1, "lr_factor": 0.1, "lr_step_epochs": "30,60",
     "random_resized_crop": True, "min_random_area": 0.08, "max_random_area": 1.0,

@@ -1,0 +1,32 @@
+"""`import imgcls.compat.mxnet as mx` in place of `import mxnet as mx`, for code that uses MXNet only for its data.
+
+`mx.recordio`, `mx.io`, `mx.image`, `mx.nd` and the record data sets of `mx.gluon.data`, with MXNet's names, arguments
+and results. What is not there is an AttributeError that says so; `docs/compat.md` lists both. Parts are imported on
+first use: only `mx.io.ImageRecordIter` needs torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from imgcls.errors import ImgclsError as MXNetError
+
+if TYPE_CHECKING:
+    from imgcls.compat.mxnet import gluon, image, io, nd, recordio
+    from imgcls.compat.mxnet.nd import cpu
+
+__all__ = ["MXNetError", "cpu", "gluon", "image", "io", "nd", "recordio"]
+
+#: the names of MXNet for its parts, and where they are here
+_PARTS = {"gluon": "gluon", "image": "image", "img": "image", "io": "io", "nd": "nd", "ndarray": "nd",
+          "recordio": "recordio"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PARTS:
+        return importlib.import_module(f"imgcls.compat.mxnet.{_PARTS[name]}")
+    if name == "cpu":
+        return importlib.import_module("imgcls.compat.mxnet.nd").cpu
+    raise AttributeError(f"imgcls.compat.mxnet has no {name}: it stands in for MXNet's data reading alone, that is for "
+                         f"{', '.join(sorted(_PARTS))} (docs/compat.md)")

@@ -1,0 +1,25 @@
+"""`mx.gluon.data.vision`: the data set of image records."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+from imgcls.compat.mxnet import image, recordio
+from imgcls.compat.mxnet.gluon.data.dataset import RecordFileDataset
+
+
+class ImageRecordDataset(RecordFileDataset):
+    """The image records of `X.rec`: (NDArray uint8 (H, W, C), label), or what `transform` makes of the two. With `flag`
+    0 the images are grey."""
+
+    def __init__(self, filename: str | os.PathLike[str], flag: int = 1,
+                 transform: Callable[[Any, Any], Any] | None = None) -> None:
+        super().__init__(filename)
+        self._flag, self._transform = flag, transform
+
+    def __getitem__(self, idx: int) -> Any:
+        header, encoded = recordio.unpack(super().__getitem__(idx))
+        pixels = image.imdecode(encoded, self._flag)
+        return self._transform(pixels, header.label) if self._transform else (pixels, header.label)
