@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +12,6 @@ import numpy as np
 
 from imgcls import checkpoint, graph, storage
 from imgcls import config as configuration
-from imgcls.data import augment
 from imgcls.data.sources import ArraySource, Splits
 from imgcls.errors import DataError, UsageError
 from imgcls.formats import params, symbol
@@ -83,54 +81,51 @@ class Predictor:
         self.model, self.top = load_model(prefix, epoch), top
         meta = checkpoint.read_meta(os.fspath(prefix))
         self.class_names: list[str] = [str(name) for name in meta.get("class_names") or ()]
-        pre = meta.get("preprocessing") or {}
-        self.image_shape = tuple(pre.get("image_shape") or (3, 224, 224))
-        mean, std = tuple(pre.get("mean") or (0.0,)), tuple(pre.get("std") or (1.0,))
-        self._augment = AugmentConfig(rgb_mean=mean, rgb_std=std)
-        self._normalize = augment.Normalizer(self._augment, self.image_shape[0], torch.device("cpu"))
+        self._pre = meta.get("preprocessing") or {}
+        self.image_shape = tuple(self._pre.get("image_shape") or (3, 224, 224))
+        self._augment = AugmentConfig(
+            rgb_mean=tuple(self._pre.get("mean") or (0.0,)), rgb_std=tuple(self._pre.get("std") or (1.0,)),
+            val_resize=self._pre.get("val_resize"), interpolation=self._pre.get("interpolation") or "bilinear")
 
     def __call__(self, image: str | os.PathLike[str] | np.ndarray) -> list[tuple[str, float]]:
-        """[(name, probability), ...], best first, for a file or uint8 pixels (H, W) or (H, W, C) in RGB."""
+        """[(name, probability), ...], best first, for a file or uint8 pixels (H, W) or (H, W, C) in RGB.
+
+        The image goes the way of the validation images in training. DataError for what is no picture.
+        """
         import torch
 
-        pixels = image if isinstance(image, np.ndarray) else read_image(image, self.image_shape[0])
-        if pixels.ndim == 2:
-            pixels = pixels[:, :, None]
-        batch = torch.from_numpy(np.ascontiguousarray(pixels))[None]
-        batch, _ = augment.fit(batch, self._augment, self.image_shape, train=False)
-        batch = _shrink(batch, self.image_shape)
+        from imgcls.data.make import make_loader
+
+        loader = make_loader(_OneImage(image), batch_size=1, image_shape=self.image_shape, train=False, seed=0,
+                             augment_config=self._augment, device=torch.device("cpu"), threads=0, on_bad="stop")
         with torch.no_grad():
-            probabilities = self.model(self._normalize(batch)).softmax(1)[0]
+            probabilities = self.model(next(iter(loader.epoch(0))).images).softmax(1)[0]
         best = probabilities.topk(min(self.top, len(probabilities)))
         return [(self.class_names[i] if i < len(self.class_names) else str(i), p)
                 for p, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)]
 
 
-def read_image(path: str | os.PathLike[str], channels: int) -> np.ndarray:
-    """Decode a picture file: uint8 (H, W, 3) RGB or (H, W) for one channel. DataError where it is none."""
-    import cv2
+class _OneImage:
+    """A Source of one picture: a file, or pixels."""
 
-    try:
-        encoded = np.frombuffer(storage.local(path).read_bytes(), np.uint8)
-    except OSError as error:
-        raise DataError(path, (error.strerror or str(error)).lower()) from error
-    image = cv2.imdecode(encoded, cv2.IMREAD_GRAYSCALE if channels == 1 else cv2.IMREAD_COLOR) if len(encoded) else None
-    if image is None:
-        raise DataError(path, "not a picture that OpenCV can read")
-    return image if channels == 1 else np.ascontiguousarray(image[:, :, ::-1])
+    def __init__(self, image: str | os.PathLike[str] | np.ndarray) -> None:
+        self.labels, self.class_names = np.zeros(1, np.int64), ()
+        self.description = "image" if isinstance(image, np.ndarray) else os.fspath(image)
+        self._pixels = image if isinstance(image, np.ndarray) else None
 
+    def __len__(self) -> int:
+        return 1
 
-def _shrink(batch: Any, shape: Sequence[int]) -> Any:
-    """Scale a larger picture so that its short edge fits, and cut the centre."""
-    import torch.nn.functional as F
+    def read(self, index: int) -> bytes | np.ndarray:
+        if self._pixels is not None:
+            return self._pixels if self._pixels.ndim == 3 else self._pixels[:, :, None]
+        try:
+            return storage.local(self.description).read_bytes()
+        except OSError as error:
+            raise DataError(self.description, (error.strerror or str(error)).lower()) from error
 
-    _, height, width = shape
-    scale = max(height / batch.shape[1], width / batch.shape[2])
-    if scale < 1:
-        size = [max(round(batch.shape[1] * scale), height), max(round(batch.shape[2] * scale), width)]
-        batch = F.interpolate(batch.permute(0, 3, 1, 2), size, mode="bilinear", antialias=True).permute(0, 2, 3, 1)
-    top, left = (batch.shape[1] - height) // 2, (batch.shape[2] - width) // 2
-    return batch[:, top:top + height, left:left + width]
+    def problem(self, index: int, reason: str) -> DataError:
+        return DataError(self.description, reason)
 
 
 def _foreign_network(settings: Path, arrays: dict[str, np.ndarray], path: str) -> nn.Module:

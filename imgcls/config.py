@@ -124,6 +124,7 @@ def build(defaults: Mapping[str, Any], raw: Mapping[str, Any], given: Mapping[st
             if later and name in given and value != fields[name].default:
                 raise UsageError(f"{spell(name)} {_show(value)}: {later}")
         parts[section] = cls(**typed)
+    parts["augment"] = parts["augment"].settled(given)
     return Config(**parts, given=given)
 
 

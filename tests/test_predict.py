@@ -46,7 +46,7 @@ def test_several_pictures_and_a_bad_one(prefix: str, capsys: pytest.CaptureFixtu
     assert predict.main(["--model", prefix, "--top", "1", *files]) == 1
     out, err = capsys.readouterr()
     assert [line.split(" (")[0] for line in out.splitlines()] == [f"{files[0]}: 3", f"{files[2]}: 7"]
-    assert err == f"imgcls-predict: error: {files[1]}: not a picture that OpenCV can read\n"
+    assert err == f"imgcls-predict: error: {files[1]}: is empty\n"
 
 
 @pytest.mark.parametrize(("flags", "words"), [

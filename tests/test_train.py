@@ -86,8 +86,8 @@ def test_the_log_has_mxnets_words(folder: Path, tmp_path: Path, capsys: pytest.C
     assert [r["kind"] for r in records] == (["batch"] * 3 + ["train", "validation"]) * 2
     meta = checkpoint.read_meta(str(prefix))
     assert meta["class_names"] == [str(d) for d in range(10)]
-    assert meta["preprocessing"] == {"image_shape": [1, 28, 28], "mean": [0.0], "std": [255.0], "channels": "RGB",
-                                     "range": "0-255"}
+    assert meta["preprocessing"] == {"image_shape": [1, 28, 28], "mean": [0.0], "std": [255.0], "val_resize": None,
+                                     "interpolation": "bilinear", "channels": "RGB", "range": "0-255"}
 
 
 def test_train_accuracy_is_that_of_the_whole_epoch(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

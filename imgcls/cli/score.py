@@ -99,7 +99,8 @@ def _with_preprocessing(config: configuration.Config, known: dict[str, object]) 
     network, augment = config.network, config.augment
     if "image_shape" not in config.given and known.get("image_shape"):
         network = dataclasses.replace(network, image_shape=value("image_shape", "image_shape"))
-    changes = {name: value(name, key) for name, key in (("rgb_mean", "mean"), ("rgb_std", "std"))
+    changes = {name: value(name, key) for name, key in (
+        ("rgb_mean", "mean"), ("rgb_std", "std"), ("val_resize", "val_resize"), ("interpolation", "interpolation"))
                if name not in config.given and known.get(key)}
     return dataclasses.replace(config, network=network, augment=dataclasses.replace(augment, **changes))
 

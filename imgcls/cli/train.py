@@ -136,7 +136,7 @@ def make_loaders(config: Config, splits: Splits, worker: Worker) -> tuple[Loader
             check_labels(source.labels, config.network.num_classes, f"the {what} labels of {source.description}")
     common: dict[str, Any] = {
         "batch_size": config.data.batch_size, "image_shape": config.network.image_shape, "seed": config.train.seed,
-        "augment_config": config.augment.settled(config.given), "device": worker.device,
+        "augment_config": config.augment, "device": worker.device,
         "threads": config.data.data_nthreads, "on_bad": config.data.on_bad}
     train = make_loader(splits.train, train=True, **common)
     return train, make_loader(splits.val, train=False, **common) if splits.val is not None else None
@@ -234,9 +234,10 @@ def warn_of_what_hurts(config: Config, splits: Splits, position: Position, saved
     import numpy as np
 
     from imgcls import checkpoint
+    from imgcls.data.sources import FolderSource
 
     labels = np.asarray(splits.train.labels)
-    if len(labels) > 2 * config.network.num_classes and not config.data.benchmark and (
+    if not isinstance(splits.train, FolderSource) and len(labels) > 2 * config.network.num_classes and not config.data.benchmark and (
             np.count_nonzero(np.diff(labels)) < 2 * config.network.num_classes):
         reporter.warn("the training data is sorted by class; every epoch is fully shuffled here, but MXNet, which "
                       "shuffles in chunks, learns nothing from such a file")
@@ -266,7 +267,8 @@ def meta(config: Config, splits: Splits, command: str) -> dict[str, Any]:
         "network": config.network.network,
         "class_names": list(splits.train.class_names),
         "preprocessing": {"image_shape": list(config.network.image_shape), "mean": list(config.augment.rgb_mean),
-                          "std": list(config.augment.rgb_std), "channels": "RGB", "range": "0-255"},
+                          "std": list(config.augment.rgb_std), "val_resize": config.augment.val_resize,
+                          "interpolation": config.augment.interpolation, "channels": "RGB", "range": "0-255"},
         "command": command,
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
         "config": configuration.settings(config),

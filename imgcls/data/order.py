@@ -8,6 +8,8 @@ generators may change their streams between versions.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -34,6 +36,7 @@ def step_seed(seed: int, update: int) -> int:
     return int(_hash(_key(seed, update, -1), np.zeros(1, np.uint64))[0] >> np.uint64(1))
 
 
+@lru_cache(maxsize=1024)
 def _key(seed: int, epoch: int, stream: int) -> np.uint64:
     """One number for (seed, epoch, stream), well mixed so that neighbours have nothing in common."""
     with np.errstate(over="ignore"):

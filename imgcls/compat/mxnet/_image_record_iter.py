@@ -8,7 +8,7 @@ of normalising.
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -83,7 +83,7 @@ class ImageRecords(DataIter):
         self.provide_data = [DataDesc(options["data_name"], (self.batch_size, *shape), self._dtype)]
         self.provide_label = [DataDesc(options["label_name"], (self.batch_size, *([width] if width > 1 else [])))]
         self._epoch = self._taken = 0
-        self._batches: Iterator[Filled] | None = None
+        self._batches: Generator[Filled, None, None] | None = None
 
     def reset(self) -> None:
         """Begin the next epoch; where nothing of this one was taken, it has begun already."""
@@ -100,7 +100,7 @@ class ImageRecords(DataIter):
             if self._taken:
                 return False
             self._loader.begin()
-            self._batches = self._loader.filled(self._epoch)
+            self._batches = self._loader.batches(self._epoch)
         filled = next(self._batches, None)
         if filled is None:
             self._batches = None
@@ -126,7 +126,7 @@ class ImageRecords(DataIter):
     def _stop(self) -> None:
         """End the threads of an epoch that is not taken to its end."""
         if self._batches is not None:
-            self._batches.close()  # type: ignore[attr-defined]
+            self._batches.close()
             self._batches = None
 
     def __del__(self) -> None:
@@ -146,8 +146,8 @@ class _Records:
             raise UsageError(f"path_imgidx {index}: belongs to one record file, path_imgrec names {len(files)}")
         self._readers = [recordio.RecordReader(file, index=index or None) for file in files]
         for reader in self._readers:
-            if reader.problems:
-                raise reader.problems[0]
+            for problem in [*reader.problems, *reader.header_problems().values()]:
+                raise problem
         self.description = str(options["path_imgrec"])
         part = recordio.part_range(self._readers, options["num_parts"], options["part_index"], indexed=bool(index))
         if not len(part):
@@ -215,6 +215,10 @@ class _Loader(StreamingLoader):
         count = self.num_samples - self.skip
         self.batches_per_epoch = -(-count // self.batch_size)
         self.pad = self.batches_per_epoch * self.batch_size - count
+
+    def batches(self, epoch: int) -> Generator[Filled, None, None]:
+        """The batches of the epoch that was laid out, in bytes; to be closed where it is not taken to its end."""
+        yield from self.filled(epoch)
 
     def samples_of(self, epoch: int) -> np.ndarray:
         following = np.resize(self._shuffled(epoch + 1), self.pad)

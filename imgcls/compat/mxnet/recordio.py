@@ -129,9 +129,11 @@ class MXIndexedRecordIO(MXRecordIO):
 
     def _open_file(self) -> None:
         if self.writable:
-            with _told(self.idx_path):
-                self._lines = open(local(self.idx_path), "wb")
             self._writer = _Appender(self.uri)
+            with contextlib.ExitStack() as stack, _told(self.idx_path):
+                stack.callback(self._writer.close)
+                self._lines = open(local(self.idx_path), "wb")
+                stack.pop_all()
             self.idx = {}
         else:
             self._reader = recordio.RecordReader(self.uri, index=self.idx_path)
@@ -236,8 +238,8 @@ class _Appender(recordio.RecordWriter):
         self._offset = 0
         self._stack = contextlib.ExitStack()
         with _told(self.path):
-            self._idx = self._stack.enter_context(open(os.devnull, "wb"))
             self._rec = self._stack.enter_context(open(self.path, "wb"))
+            self._idx = self._stack.enter_context(open(os.devnull, "wb"))
 
     def write(self, payload: bytes | bytearray | memoryview, key: Any = None) -> int:
         with _told(self.path):

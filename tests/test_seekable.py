@@ -1,0 +1,160 @@
+"""Cutting a part of a JPEG out of its bytes: the same pixels as from the whole, or nothing at all."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+from test_decode import SAMPLING, jpeg, picture, plan, run, whole, with_orientation
+
+from imgcls.data import decode, seekable
+from imgcls.data.decode import inspect
+from imgcls.data.seekable import Cut, cut
+
+REDUCED = {1: cv2.IMREAD_COLOR, 2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4,
+           8: cv2.IMREAD_REDUCED_COLOR_8}
+FACTORS = SAMPLING | {"411": cv2.IMWRITE_JPEG_SAMPLING_FACTOR_411}
+UNITS = {"444": (8, 8), "422": (8, 16), "420": (16, 16), "440": (16, 8), "411": (8, 32), "grey": (8, 8)}
+
+
+def noisy(height: int, width: int) -> np.ndarray:
+    """Colour that changes from pixel to pixel: what is made with colour from next door shows."""
+    return np.random.default_rng(height * width).integers(0, 256, (height, width, 3), np.uint8)
+
+
+def restarting(size: tuple[int, int], sampling: str, interval: int) -> bytes:
+    if sampling == "grey":
+        return jpeg(noisy(*size)[:, :, 0], RST_INTERVAL=interval)
+    return jpeg(noisy(*size), RST_INTERVAL=interval, SAMPLING_FACTOR=FACTORS[sampling])
+
+
+def units(size: tuple[int, int], sampling: str) -> tuple[int, int]:
+    height, width = UNITS[sampling]
+    return -(-size[0] // height), -(-size[1] // width)
+
+
+def check(data: bytes, top: int, left: int, height: int, width: int, reduced: int = 1) -> Cut | None:
+    """Cut, and hold the window's pixels against those of the whole image."""
+    part = cut(data, top, left, height, width, reduced=reduced)
+    if part is None:
+        return None
+    reference, found = whole(data, REDUCED[reduced]), whole(bytes(part.data), REDUCED[reduced])
+    assert found.shape[:2] == (-(-part.height // reduced), -(-part.width // reduced))
+    assert len(part.data) < len(data)
+    bottom, right = -(-(top + height) // reduced), -(-(left + width) // reduced)
+    rows, columns = slice(top // reduced, bottom), slice(left // reduced, right)
+    inside = found[rows.start - part.top // reduced:bottom - part.top // reduced,
+                   columns.start - part.left // reduced:right - part.left // reduced]
+    assert np.array_equal(inside, reference[rows, columns])
+    return part
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> None:
+    decode.prepare()
+
+
+@pytest.mark.parametrize("reduced", REDUCED)
+@pytest.mark.parametrize("sampling", UNITS)
+def test_the_pixels_of_a_part_are_those_of_the_whole(sampling: str, reduced: int,
+                                                     capfd: pytest.CaptureFixture[str]) -> None:
+    rng = np.random.default_rng(3)
+    for size in ((97, 131), (128, 128), (200, 65), (33, 310)):
+        down, across = units(size, sampling)
+        intervals = [n for n in range(1, across + 1) if across % n == 0] + [2 * across, 3 * across]
+        cuts = 0
+        for interval in intervals:
+            data = restarting(size, sampling, interval)
+            for _ in range(8):
+                height, width = (int(rng.integers(1, max(2, side // 2))) for side in size)
+                top, left = int(rng.integers(size[0] - height + 1)), int(rng.integers(size[1] - width + 1))
+                cuts += check(data, top, left, height, width, reduced) is not None
+            # the corners, where the image itself ends
+            for top, left in ((0, 0), (size[0] - 9, size[1] - 9)):
+                cuts += check(data, top, left, 9, 9, reduced) is not None
+        assert cuts > 3 * len(intervals) * (down > 3 and across > 3)
+    assert capfd.readouterr() == ("", "")     # the decoder found nothing to warn of
+
+
+def test_no_more_is_cut_than_is_needed() -> None:
+    data = restarting((320, 320), "420", 2)      # tiles of 16 x 32 pixels
+    assert check(data, 34, 34, 12, 28)[1:] == (32, 32, 16, 32)
+    assert check(data, 33, 34, 12, 28)[1:] == (16, 32, 32, 32)     # colour reaches two pixels far
+    assert check(data, 34, 33, 13, 30)[1:] == (32, 0, 32, 96)
+    assert check(data, 34, 34, 12, 28, 2)[1:] == (16, 0, 48, 96)
+    assert check(data, 300, 300, 20, 20)[1:] == (288, 288, 32, 32)
+    assert cut(data, 0, 0, 320, 320) is None
+    assert cut(data, 10, 10, 290, 300) is None     # nearly all of it
+    bands = restarting((320, 320), "420", 40)    # of two rows of units
+    assert check(bands, 70, 70, 20, 20)[1:] == (64, 0, 32, 320)
+    assert len(cut(bands, 70, 70, 20, 20).data) < len(bands) / 5
+
+
+def test_markers_that_form_no_tiles_are_left_alone() -> None:
+    for interval, cuts in ((0, False), (3, False), (4, True), (7, False), (16, True), (24, False), (32, True)):
+        data = restarting((256, 256), "420", interval)
+        assert (check(data, 40, 40, 60, 60) is not None) == cuts, interval
+    assert cut(jpeg(noisy(256, 256), RST_INTERVAL=4, PROGRESSIVE=1), 40, 40, 60, 60) is None
+
+
+def test_a_header_of_any_length_goes_along() -> None:
+    data = restarting((128, 128), "420", 2)
+    data = data[:2] + b"\xff\xfe\xff\xff" + b"\xff\xd0" * 32766 + b"\0" + data[2:]      # a comment full of markers
+    assert check(data, 40, 40, 30, 30) is not None
+    assert check(data + b"behind the end \xff\xd9", 40, 40, 30, 30) is not None
+
+
+def restarts(data: bytes) -> list[int]:
+    scan = data.index(b"\xff\xda")
+    return [at for at in range(scan, len(data) - 1) if data[at] == 0xFF and 0xD0 <= data[at + 1] < 0xD8]
+
+
+def test_damaged_markers_are_left_to_the_decoder() -> None:
+    data = restarting((128, 128), "420", 2)
+    markers = restarts(data)
+    assert len(markers) == 8 * 4 - 1
+    at = markers[9]
+    damaged = {
+        "missing": data[:at] + data[at + 2:],
+        "made data": data[:at] + b"\xfe" + data[at + 1:],
+        "wrong number": data[:at + 1] + b"\xd7" + data[at + 2:],
+        "twice": data[:at] + data[at:at + 2] + data[at:],
+        "another marker": data[:at + 1] + b"\xc4" + data[at + 2:],
+        "the end too early": data[:at + 1] + b"\xd9" + data[at + 2:],
+        "no end": data[:-2],
+        "a 255 before it": data[:at] + b"\xff" + data[at:],
+        "cut": data[:at + 5],
+        "cut in the header": data[:data.index(b"\xff\xda") + 4],
+        "nothing behind the header": data[:markers[0]],
+        "one tile too many": data[:-2] + b"\xff\xd7\0\0\xff\xd9",
+    }
+    assert cut(data, 40, 40, 30, 30) is not None
+    assert [name for name, bad in damaged.items() if cut(bad, 40, 40, 30, 30)] == []
+
+
+def test_headers_that_lie_are_left_to_the_decoder() -> None:
+    data = restarting((128, 128), "420", 2)
+    frame, interval, scan = (data.index(marker) for marker in (b"\xff\xc0", b"\xff\xdd", b"\xff\xda"))
+
+    def put(at: int, *values: int) -> bytes:
+        return data[:at] + bytes(values) + data[at + len(values):]
+    lies = [put(frame + 5, 0, 0), put(frame + 7, 0, 0), put(frame + 5, 255, 255, 255, 255), put(frame + 9, 0),
+            put(frame + 9, 200), put(frame + 11, 0), put(frame + 11, 0x10), put(frame + 4, 12), put(interval + 4, 0, 0),
+            put(interval + 4, 255, 255), put(scan + 4, 1), put(frame + 2, 0, 0), put(frame + 2, 255, 255),
+            put(frame + 1, 0xC2), put(frame + 1, 0xC9), put(interval + 1, 0xD8), put(interval, 0),
+            data[:frame] + data[frame:interval] * 2 + data[interval:], data[:frame] + data[interval:], b"", data[:2]]
+    assert [number for number, lie in enumerate(lies) if cut(lie, 40, 40, 30, 30)] == []
+
+
+def test_random_damage_breaks_nothing() -> None:
+    """Whatever is cut is bytes that the decoder takes or refuses, of the size that was told."""
+    rng = np.random.default_rng(4)
+    data = np.frombuffer(restarting((64, 96), "420", 2), np.uint8)
+    for _ in range(400):
+        spoilt = data.copy()
+        at = rng.integers(2, len(data) if rng.random() < 0.3 else 700, int(rng.integers(1, 4)))
+        spoilt[at] = rng.integers(0, 256, len(at))
+        part = cut(spoilt.tobytes()[:int(rng.integers(len(data) // 2, 2 * len(data)))], 20, 20, 20, 20)
+        if part is not None:
+            assert len(part.data) <= len(data)
+            cv2.imdecode(np.frombuffer(part.data, np.uint8), cv2.IMREAD_COLOR)
