@@ -76,8 +76,6 @@ class Predictor:
 
     def __init__(self, prefix: str | os.PathLike[str], epoch: int | str = "auto", *, top: int = 5) -> None:
         """Loads the network; an MXNet checkpoint without meta data is taken as 3 channels, no mean, scale 1."""
-        import torch
-
         self.model, self.top = load_model(prefix, epoch), top
         meta = checkpoint.read_meta(os.fspath(prefix))
         self.class_names: list[str] = [str(name) for name in meta.get("class_names") or ()]

@@ -16,8 +16,8 @@ from imgcls.formats import cifar
 from imgcls.sections import DataConfig
 from imgcls.storage import local
 
-#: MXNet train_cifar10.py 0.9.1 to 1.9.1; its depth of 110 is what `resnet` takes for small images, and would be wrong for
-#: other networks. Crop and mirror are on, as up to 1.2: later versions had them off,
+#: MXNet train_cifar10.py 0.9.1 to 1.9.1; its depth of 110 is what `resnet` takes for small images anyway, and wrong
+#: for other networks. Crop and mirror are on, as up to 1.2: later versions had them off,
 #: and networks learned the training pictures by heart.
 DEFAULTS: dict[str, object] = {
     "network": "resnet", "num_classes": 10, "image_shape": (3, 28, 28),
