@@ -50,8 +50,11 @@ class Reporter:
             self._above_the_bar(message)
 
     def warn(self, message: str) -> None:
-        """Something that will hurt, said once."""
-        self.say(f"warning: {message}")
+        """Something that will hurt, said once, also by a quiet run."""
+        if self._log:
+            self._log.info(f"warning: {message}")
+        if self._rank == 0:
+            self._above_the_bar(f"warning: {message}")
 
     def epoch_begins(self, epoch: int, num_epochs: int, batches: int, first_batch: int) -> None:
         """The bar of an epoch, from the batch it begins at."""

@@ -118,7 +118,7 @@ def test_wrong_use_is_told(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such file"):
         mx.recordio.MXRecordIO(str(tmp_path / "none.rec"), "r")
     for wrong in (("none/a.idx", "a.rec"), ("a.idx", "none/a.rec")):
-        with pytest.raises(mx.MXNetError, match="cannot write .*none"):
+        with pytest.raises(mx.MXNetError, match=r"cannot write .*none"):
             mx.recordio.MXIndexedRecordIO(*(str(tmp_path / name) for name in wrong), "w")
     reader = mx.recordio.MXRecordIO(str(path), "r")
     with pytest.raises(ValueError, match="reading only"):
@@ -213,9 +213,9 @@ def test_arrays_follow_the_rules_of_mxnet() -> None:
     assert a[1].asscalar() == 2.0
     assert bool(a[1] == 2)
     with pytest.raises(TypeError, match="want one type"):
-        a + u  # noqa: B018
+        a + u
     with pytest.raises(TypeError, match="ndarray"):
-        a - np.ones(3)  # noqa: B018
+        a - np.ones(3)
     with pytest.raises(UsageError, match="main memory"):
         mx.nd.zeros((2,), ctx="gpu(0)")
 
@@ -577,7 +577,7 @@ SCRIPT = textwrap.dedent('''
     faces = FaceRecords(folder + "/faces")
     found["faces"] = [[digest(image), label] for image, label in (faces[i] for i in range(len(faces)))]
     boxes = BoxRecords(folder + "/boxes.rec")
-    found["boxes"] = [[digest(image.asnumpy()), label.tolist()] for image, label in (boxes[i] for i in range(len(boxes)))]
+    found["boxes"] = [[digest(image.asnumpy()), label.tolist()] for image, label in map(boxes.__getitem__, range(4))]
     plain = mx.gluon.data.vision.ImageRecordDataset(folder + "/data.rec")
     first = plain.transform_first(lambda image: image.astype("float32") / 255)
     found["vision"] = [[digest(plain[i][0].asnumpy()), plain[i][1]] for i in range(len(plain))]
@@ -602,8 +602,9 @@ SCRIPT = textwrap.dedent('''
     image = mx.image.imread(folder + "/photo.png")
     random.seed(1)
     found["image"] = [digest(i.asnumpy()) for i in (
-        image, mx.image.imresize(image, 13, 29), mx.image.resize_short(image, 31, 1), mx.image.center_crop(image, (9, 9))[0],
-        mx.image.random_crop(image, (11, 7))[0], mx.image.fixed_crop(image, 1, 2, 9, 8, (20, 10), 0),
+        image, mx.image.imresize(image, 13, 29), mx.image.resize_short(image, 31, 1),
+        mx.image.center_crop(image, (9, 9))[0], mx.image.random_crop(image, (11, 7))[0],
+        mx.image.fixed_crop(image, 1, 2, 9, 8, (20, 10), 0),
         mx.image.color_normalize(image.astype("float32"), mx.nd.array([1, 2, 3]), mx.nd.array([4, 5, 6])))]
     mx.nd.save(folder + "/list.nd", [mx.nd.array([1, 2]), mx.nd.zeros((2, 3))])
     mx.nd.save(folder + "/dict.nd", {"b": mx.nd.array([1, 2], dtype="uint8"), "a": mx.nd.zeros((2, 3))})
@@ -630,8 +631,9 @@ def prepared(folder: Path) -> Path:
 
 
 def run_script(python: str, import_line: str, folder: Path) -> dict[str, Any]:
-    done = subprocess.run([python, "-c", import_line + SCRIPT, str(folder)], capture_output=True, text=True, check=False,
-                          env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}, timeout=120)
+    done = subprocess.run([python, "-c", import_line + SCRIPT, str(folder)], capture_output=True, text=True,
+                          check=False, timeout=120,
+                          env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.split("found:")[1])
 
@@ -648,9 +650,7 @@ def test_data_sets_work_with_only_the_import_line_changed(tmp_path: Path) -> Non
         expected = run_script(os.environ["MXNET_PYTHON"], "import mxnet as mx", folder)
         assert found.keys() == expected.keys()
         for name in found:
-            # cubic resizing differs by 1 between versions of OpenCV
-            assert found[name] == expected[name] or name == "image", name
-        assert [image[:2] for image in found["image"]] == [image[:2] for image in expected["image"]]
+            assert found[name] == expected[name], name
 
 
 def test_only_image_record_iter_needs_torch() -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
-from test_decode import SAMPLING, jpeg, picture, plan, run, whole, with_orientation
+from test_decode import SAMPLING, jpeg, plan, run, whole, with_orientation
 
 from imgcls.data import decode, seekable
-from imgcls.data.decode import inspect
+from imgcls.data.decode import Info, inspect
+from imgcls.data.plan import METHODS, Planner
 from imgcls.data.seekable import Cut, cut
+from imgcls.sections import AugmentConfig
 
 REDUCED = {1: cv2.IMREAD_COLOR, 2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4,
            8: cv2.IMREAD_REDUCED_COLOR_8}
@@ -41,6 +43,7 @@ def check(data: bytes, top: int, left: int, height: int, width: int, reduced: in
     reference, found = whole(data, REDUCED[reduced]), whole(bytes(part.data), REDUCED[reduced])
     assert found.shape[:2] == (-(-part.height // reduced), -(-part.width // reduced))
     assert len(part.data) < len(data)
+    assert part.data.endswith(b"\xff\xd9")
     bottom, right = -(-(top + height) // reduced), -(-(left + width) // reduced)
     rows, columns = slice(top // reduced, bottom), slice(left // reduced, right)
     inside = found[rows.start - part.top // reduced:bottom - part.top // reduced,
@@ -158,3 +161,50 @@ def test_random_damage_breaks_nothing() -> None:
         if part is not None:
             assert len(part.data) <= len(data)
             cv2.imdecode(np.frombuffer(part.data, np.uint8), cv2.IMREAD_COLOR)
+
+
+@pytest.mark.parametrize("method", ["bilinear", "antialias"])
+def test_the_decoder_gives_the_same_pixels_from_less(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of crops of all sizes: some are cut, some need nearly all, some are decoded at less than full size."""
+    made: list[Cut | None] = []
+    config = AugmentConfig(random_resized_crop=True, min_random_area=0.02, max_random_area=1.0, random_mirror=True,
+                           min_random_aspect_ratio=0.75, max_random_aspect_ratio=4 / 3, interpolation=method)
+    planner = Planner(config, (24, 24), 3, seed=0, train=True)
+    for number, (sampling, size) in enumerate((("420", (250, 330)), ("444", (240, 123)), ("422", (801, 640)))):
+        across = units(size, sampling)[1]
+        interval = max(n for n in range(1, 7) if across % n == 0)
+        data = restarting(size, sampling, interval)
+        assert inspect(data) == Info(*size, 0, UNITS[sampling][0], True, True)
+        for wanted in planner.plans(number, np.arange(40), np.array([size] * 40)):
+            expected = np.array([])
+            for cutting in (False, True):
+                with monkeypatch.context() as patch:
+                    patch.setattr(seekable, "cut", lambda *args, use=cutting, **more: (
+                        made.append(cut(*args, **more)) or made[-1] if use else None))
+                    found = run(data, wanted, (3, 24, 24))
+                expected = expected if cutting else found
+            assert np.array_equal(found, expected)
+    assert 60 < sum(part is not None for part in made) < len(made) == 120
+
+
+def test_what_is_turned_or_resized_is_not_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*args: object, **more: object) -> None:
+        raise AssertionError("cut")
+    data = restarting((128, 128), "420", 2)
+    with monkeypatch.context() as patch:
+        patch.setattr(seekable, "cut", never)
+        with pytest.raises(AssertionError, match="cut"):
+            run(data, plan(9, 9, 32, 32), (3, 32, 32))
+        run(data, plan(9, 9, 32, 32, resize=(64, 64)), (3, 32, 32))
+        turned = with_orientation(data, 3)
+        assert np.array_equal(run(turned, plan(9, 9, 32, 32), (3, 32, 32)), whole(turned)[9:41, 9:41])
+    assert np.array_equal(run(data, plan(9, 9, 32, 32), (3, 32, 32)), whole(data)[9:41, 9:41])
+    grey = run(data, plan(70, 9, 32, 32, method=METHODS["nearest"]), (1, 32, 32))
+    assert np.array_equal(grey[:, :, 0], whole(data, cv2.IMREAD_GRAYSCALE)[70:102, 9:41])
+
+
+def test_a_part_that_the_decoder_refuses_means_the_whole_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = restarting((128, 128), "420", 2)
+    for part in (Cut(b"junk", 0, 0, 32, 32), Cut(data, 0, 0, 32, 32)):
+        monkeypatch.setattr(seekable, "cut", lambda *args, part=part, **more: part)
+        assert np.array_equal(run(data, plan(9, 9, 32, 32), (3, 32, 32)), whole(data)[9:41, 9:41])

@@ -270,6 +270,20 @@ def test_nothing_to_train_is_said(folder: Path, undisturbed: Path, capsys: pytes
     assert "warning: nothing to train: 3 epochs are done" in capsys.readouterr().err
 
 
+def test_what_hurts_is_said(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images = idx.read_images(folder / "train-images-idx3-ubyte")
+    labels = idx.read_labels(folder / "train-labels-idx1-ubyte")
+    for name, order in (("train", np.argsort(labels, kind="stable")), ("t10k", slice(50))):
+        idx.write_images(tmp_path / f"{name}-images-idx3-ubyte", images[order])
+        idx.write_labels(tmp_path / f"{name}-labels-idx1-ubyte", labels[order])
+    assert train(tmp_path, "--num-epochs", 1, "--num-examples", 60000) == 0
+    err = capsys.readouterr().err
+    assert "warning: the training data is sorted by class" in err
+    assert "warning: --num-examples 60000: there are 400" in err
+    assert train(folder, "--num-epochs", 1) == 0
+    assert "warning" not in capsys.readouterr().err
+
+
 def test_scoring_gives_the_validation_accuracy(folder: Path, undisturbed: Path,
                                                capsys: pytest.CaptureFixture[str]) -> None:
     records = map(json.loads, Path(f"{undisturbed}-metrics.jsonl").read_text().splitlines())

@@ -4,6 +4,7 @@
 is decoded; `Decoder` then decodes no more than the plan needs: at a half, quarter or eighth where the crop is that much
 larger than the network's input, and of a plain JPEG only the rows down to the lower edge of the crop. That is done by
 telling the decoder that the image is less high, which gives the same pixels, since a JPEG is coded from top to bottom.
+Of a JPEG with restart markers only the part around the crop is decoded (`seekable.py`), with the same pixels too.
 
 Used by the streaming loader, in its threads: OpenCV lets go of the interpreter while it decodes and resizes. Nothing
 here trusts a file: sizes are bounded before memory is taken, and what cannot be decoded is a `BadImageError`.
@@ -17,6 +18,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from imgcls.data import seekable
 from imgcls.data.plan import METHODS, Color, Plan, Size
 
 #: larger images are not decoded: no camera makes them, and a file of a few bytes can claim to be one
@@ -51,6 +53,8 @@ class Info(NamedTuple):
     #: height of a row of blocks in such a JPEG
     block: int = 0
     is_jpeg: bool = False
+    #: a JPEG with restart markers, of which a part may be decoded without the rest
+    restarts: bool = False
 
 
 def prepare() -> None:
@@ -105,31 +109,37 @@ class Decoder:
         """
         try:
             if isinstance(data, np.ndarray):
-                pixels, full, reduced = _to_channels(data, self.channels), data.shape[:2], 1
+                pixels, full, reduced, corner = _to_channels(data, self.channels), data.shape[:2], 1, (0, 0)
                 pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR) if self._swap else pixels
                 plan = replan(full) if plan is None else plan
             else:
-                pixels, full, reduced = self._decode(data, info, plan)
+                pixels, full, reduced, corner = self._decode(data, info, plan)
                 if plan is None or full != (info.height, info.width):
                     plan = replan(full)
-            self._render(slot, pixels, full, reduced, plan)
+            self._render(slot, pixels, full, reduced, plan, corner)
             return plan
         except (cv2.error, MemoryError) as error:
             raise BadImageError(f"cannot be decoded: {_first_line(error)}") from error
 
-    def _decode(self, data: Bytes, info: Info, plan: Plan | None) -> tuple[np.ndarray, Size, int]:
-        """(pixels, size of the whole image, how many times smaller they are): all of the image, or what is needed."""
+    def _decode(self, data: Bytes, info: Info, plan: Plan | None) -> tuple[np.ndarray, Size, int, tuple[int, int]]:
+        """(pixels, size of the whole image, how many times smaller they are, row and column of the whole image at which
+        they begin): all of the image, or what is needed."""
         if plan is not None and info.is_jpeg and plan.warp is None and plan.enlarge is None and not self.pad:
             rows, reduced = self._needed(info, plan)
-            part = _upper_rows(data, info, rows) if rows < info.height else data
-            image = cv2.imdecode(np.frombuffer(part, np.uint8), self._flags | _REDUCED[reduced])
-            if image is not None and image.shape[:2] == (-(-rows // reduced), -(-info.width // reduced)):
-                return self._checked(image), (info.height, info.width), reduced
+            part = None
+            if info.restarts and not plan.resize:
+                part = seekable.cut(data, plan.top, plan.left, plan.height, plan.width, reduced=reduced)
+            if part is None:
+                upper = _upper_rows(data, info, rows) if rows < info.height else data
+                part = seekable.Cut(upper, 0, 0, rows, info.width)
+            image = cv2.imdecode(np.frombuffer(part.data, np.uint8), self._flags | _REDUCED[reduced])
+            if image is not None and image.shape[:2] == (-(-part.height // reduced), -(-part.width // reduced)):
+                return self._checked(image), (info.height, info.width), reduced, (part.top, part.left)
         image = cv2.imdecode(np.frombuffer(data, np.uint8), self._flags)
         if image is None:
             kind = next((name for start, name in _KINDS.items() if bytes(data[:len(start)]) == start), "")
             raise BadImageError(f"is {kind} that is damaged, or that OpenCV cannot read" if kind else "is no image")
-        return self._checked(image), image.shape[:2], 1
+        return self._checked(image), image.shape[:2], 1, (0, 0)
 
     def _needed(self, info: Info, plan: Plan) -> tuple[int, int]:
         """(upper rows of the image, reduction) that are enough for the plan."""
@@ -160,8 +170,10 @@ class Decoder:
             image = (image >> 8).astype(np.uint8)
         return cv2.cvtColor(image, cv2.COLOR_BGRA2RGBA)
 
-    def _render(self, slot: np.ndarray, image: np.ndarray, full: Size, reduced: int, plan: Plan) -> None:
-        """All steps after decoding. `image` may lack lower rows and be `reduced`; `full` is the whole image's size."""
+    def _render(self, slot: np.ndarray, image: np.ndarray, full: Size, reduced: int, plan: Plan,
+                corner: tuple[int, int]) -> None:
+        """All steps after decoding. `image` may lack lower rows and be `reduced`; `full` is the whole image's size.
+        Only where it is neither resized nor warped may it begin at another `corner` of the whole than 0, 0."""
         if plan.resize:
             image = _resized_by(image, full, reduced, plan.resize, plan.method)
             reduced = 1
@@ -169,7 +181,7 @@ class Decoder:
             self._warp(image, plan.warp[0], (plan.left, plan.top), slot, plan.method)
             window = slot  # the rest of the canvas is not needed
         else:
-            window = self._window(image, reduced, plan)
+            window = self._window(image, reduced, plan, corner)
         if window.shape[:2] != self.crop:
             window = resize(window, self.crop, plan.method, into=slot)
         if plan.mirror:
@@ -181,7 +193,7 @@ class Decoder:
         if plan.color:
             recolor(slot, plan.color)
 
-    def _window(self, image: np.ndarray, reduced: int, plan: Plan) -> np.ndarray:
+    def _window(self, image: np.ndarray, reduced: int, plan: Plan, corner: tuple[int, int]) -> np.ndarray:
         """What is cut from the image, after the warp, border and enlargement of the plan."""
         if plan.warp:
             matrix, canvas = plan.warp
@@ -197,8 +209,11 @@ class Decoder:
         top, left, height, width = plan.top, plan.left, plan.height, plan.width
         if reduced > 1:
             height, width = (max(n // reduced, least) for n, least in zip((height, width), self.crop, strict=True))
-            top, left = (min(round(at / reduced), most - side) for at, most, side in zip(
-                (top, left), image.shape, (height, width), strict=False))
+            # a corner is a whole number of pixels here too, and must not change how the place is rounded
+            top, left = (min(round(at / reduced) - begin // reduced, most - side) for at, begin, most, side in zip(
+                (top, left), corner, image.shape, (height, width), strict=False))
+        else:
+            top, left = top - corner[0], left - corner[1]
         return image[top:top + height, left:left + width]
 
     def _warp(self, image: np.ndarray, matrix: np.ndarray, corner: tuple[int, int], into: np.ndarray,
@@ -352,8 +367,8 @@ def _inspect_jpeg(data: Bytes) -> Info:
         elif marker == 0xDA:
             if not height or not width or not components:
                 return Info()
-            plain = data[at + 4] == components and block and not turned and not restarts
-            return Info(height, width, rows_at if plain else 0, block, True)
+            plain = data[at + 4] == components and block > 0 and not turned
+            return Info(height, width, rows_at if plain and not restarts else 0, block, True, plain and restarts)
         elif marker < 0xC0 or 0xD0 <= marker <= 0xD9 or length < 2:
             return Info()
         at += 2 + length

@@ -1,12 +1,12 @@
 """A part of a JPEG cut out of its compressed bytes: less to decode where only a crop is needed.
 
-A JPEG is coded in units (of 8 x 8 to 32 x 32 pixels), row by row. Restart markers divide the code into pieces that do not
-depend on each other: where they stand at the same columns in every row, as `im2rec --seekable` puts them, the pieces
-form tiles, and where one comes after every so many rows, they form bands. Some of the tiles behind the header, with
-another size in it and the markers numbered anew, are a JPEG of the rectangle that they cover.
+A JPEG is coded in units (of 8 x 8 to 32 x 32 pixels), row by row. Restart markers divide the code into pieces that do
+not depend on each other: where they stand at the same columns in every row, as `im2rec --seekable` puts them, the
+pieces form tiles, and where one comes after every so many rows, they form bands. Some of the tiles behind the header,
+with another size in it and the markers numbered anew, are a JPEG of the rectangle that they cover.
 
-Used by `decode.py`. It decodes nothing and trusts nothing: whatever is not just as expected is left to the decoder, which
-then decodes the whole image.
+Used by `decode.py`. It decodes nothing and trusts nothing: whatever is not just as expected is left to the decoder,
+which then decodes the whole image.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 
 Bytes = bytes | memoryview
 
-#: of a larger part than this, in tiles, more is lost by cutting than gained by not decoding the rest
+#: of a larger part than this, in tiles, cutting costs more than decoding the rest (measured: 0.85 to 1 differ little)
 WORTHWHILE = 0.9
 #: where colour is coded at half the size, a pixel is made with colour from as far as this
 _REACH = 2
@@ -53,9 +53,10 @@ class _Layout(NamedTuple):
 
 
 def cut(data: Bytes, top: int, left: int, height: int, width: int, *, reduced: int = 1) -> Cut | None:
-    """The smallest part of a JPEG that holds the window, decoded to the same pixels there as the whole image, also at one
-    of 2, 4 or 8 times (`reduced`) less than full size. The window is in pixels as they are stored, not yet turned as EXIF
-    says. None where the JPEG has no fitting restart markers, is damaged, or where nearly all of it is needed."""
+    """The smallest part of a JPEG that holds the window, decoded to the same pixels there as the whole image, also when
+    it is decoded at 2, 4 or 8 times (`reduced`) less than full size. The window is in pixels as they are stored, before
+    they are turned as EXIF says. None where the JPEG has no fitting restart markers, is damaged, or nearly all of it is needed.
+    """
     layout = _layout(data)
     if layout is None:
         return None

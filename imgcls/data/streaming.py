@@ -90,7 +90,7 @@ class StreamingLoader:
         self._normalize = augment.Normalizer(augment_config, self.shape[0], device, self.shape)
         self._labels = np.asarray(source.labels, dtype=np.int64)
         #: what the headers say of every sample, as far as they were looked at: 0 in the last column where not
-        self._infos = np.zeros((len(source), 6), np.int32)
+        self._infos = np.zeros((len(source), 7), np.int32)
         self._slots: list[torch.Tensor] = []
         self._bad: dict[int, DataError] = {}
         self._enlarged: set[int] = set()
@@ -129,12 +129,12 @@ class StreamingLoader:
     def info(self, index: int, data: bytes | memoryview | np.ndarray) -> Info:
         """What the header of sample `index` says, which is `data`; looked at once. Raises BadImageError."""
         row = self._infos[index]
-        if row[5]:
-            height, width, rows_at, block, is_jpeg, _ = row.tolist()
-            return Info(height, width, rows_at, block, bool(is_jpeg))
+        if row[6]:
+            height, width, rows_at, block, is_jpeg, restarts, _ = row.tolist()
+            return Info(height, width, rows_at, block, bool(is_jpeg), bool(restarts))
         info = Info(*data.shape[:2]) if isinstance(data, np.ndarray) else decode.inspect(data)
-        row[:5] = info
-        row[5] = 1  # last: another thread may be looking
+        row[:6] = info
+        row[6] = 1  # last: another thread may be looking
         return info
 
     def fill(self, filled: Filled, epoch: int, first: int, last: int) -> None:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from imgcls.compat.mxnet.io import DataBatch, DataDesc, DataIter
+from imgcls.compat.mxnet.io import DataDesc, DataIter
 from imgcls.compat.mxnet.nd import NDArray
 from imgcls.data import augment, order
 from imgcls.data.make import make_mean_image
@@ -40,9 +40,9 @@ _AUGMENT_DEFAULTS = {**{name: getattr(AugmentConfig(), field) for name, field in
                      "resize": -1, "fill_value": 255}
 _OTHERS: dict[str, Any] = {
     "path_imgrec": "", "path_imgidx": "", "path_imglist": "", "data_shape": (), "batch_size": 0, "label_width": 1,
-    "shuffle": False, "seed": 0, "seed_aug": None, "num_parts": 1, "part_index": 0, "round_batch": True, "mirror": False,
-    "inter_method": 1, "mean_img": "", "mean_r": 0.0, "mean_g": 0.0, "mean_b": 0.0, "mean_a": 0.0, "std_r": 1.0,
-    "std_g": 1.0, "std_b": 1.0, "std_a": 1.0, "scale": 1.0, "dtype": "float32", "preprocess_threads": 4,
+    "shuffle": False, "seed": 0, "seed_aug": None, "num_parts": 1, "part_index": 0, "round_batch": True,
+    "mirror": False, "inter_method": 1, "mean_img": "", "mean_r": 0.0, "mean_g": 0.0, "mean_b": 0.0, "mean_a": 0.0,
+    "std_r": 1.0, "std_g": 1.0, "std_b": 1.0, "std_a": 1.0, "scale": 1.0, "dtype": "float32", "preprocess_threads": 4,
     "data_name": "data", "label_name": "softmax_label"}
 #: how the work is done in MXNet: of no meaning here, results do not depend on it
 _MEANINGLESS = {"ctx": "gpu", "device_id": 0, "prefetch_buffer": 4, "verbose": True, "shuffle_chunk_size": 0,
@@ -65,10 +65,10 @@ class ImageRecords(DataIter):
         super().__init__(options["batch_size"])
         shape = options["data_shape"]
         self._dtype: Any = options["dtype"]
-        config = AugmentConfig(
-            interpolation=options["inter_method"], mean_image=options["mean_img"],
-            **{field: options[name] for name, field in _AUGMENT.items() if not (name == "rand_mirror"
-                                                                               and options["mirror"])})
+        if options["mirror"]:
+            options["rand_mirror"] = False  # all are mirrored, once
+        config = AugmentConfig(interpolation=options["inter_method"], mean_image=options["mean_img"],
+                               **{field: options[name] for name, field in _AUGMENT.items()})
         source = _Records(options)
         threads = options["preprocess_threads"]
         if config.mean_image and not Path(config.mean_image).exists():
@@ -273,8 +273,8 @@ def _read_options(kwargs: dict[str, Any]) -> dict[str, Any]:
     """All arguments with their values; text stands for a value as in MXNet. Wrong ones are refused by name."""
     for name in kwargs:
         if name not in _DEFAULTS:
-            close = nearest(name, _DEFAULTS)
-            raise TypeError(f"ImageRecordIter has no argument {name}" + (f": did you mean {close[0]}?" if close else ""))
+            meant = "".join(f": did you mean {close}?" for close in nearest(name, _DEFAULTS)[:1])
+            raise TypeError(f"ImageRecordIter has no argument {name}{meant}")
     options = {**_DEFAULTS, **{name: _value(name, value) for name, value in kwargs.items()}}
     for name in ("path_imgrec", "data_shape", "batch_size"):
         if not options[name]:

@@ -1,7 +1,7 @@
 """`mx.io`: iterators that give batches: `NDArrayIter` over arrays, `ImageRecordIter` over image records.
 
-An epoch is taken with `for batch in iterator`; `reset` begins the next one. `batch.pad` says how many samples at the end
-of a batch fill it up, in the last batch and correctly: MXNet leaves old values in others.
+An epoch is taken with `for batch in iterator`; `reset` begins the next one. `batch.pad` says how many samples at the
+end of a batch fill it up. Only the last batch of an epoch has such; MXNet leaves old values of `pad` in others.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from imgcls.compat.mxnet.nd import NDArray, array
 from imgcls.errors import UsageError
 
 
-class DataDesc(namedtuple("DataDesc", ["name", "shape"])):  # noqa: PYI024
+class DataDesc(namedtuple("DataDesc", ["name", "shape"])):
     """What an iterator provides: a name and a shape; `dtype` and `layout` are no part of the tuple."""
 
     dtype: Any

@@ -20,7 +20,7 @@ from imgcls.formats import recordio
 from imgcls.storage import local
 
 # MXNet's: its repr begins with HEADER
-IRHeader = namedtuple("HEADER", ["flag", "label", "id", "id2"])  # noqa: PYI024
+IRHeader = namedtuple("HEADER", ["flag", "label", "id", "id2"])
 """In front of every image: `label` is a number, or a sequence of which `flag` is the length."""
 
 _JPEG, _PNG = (".jpg", ".jpeg"), (".png",)
@@ -132,7 +132,7 @@ class MXIndexedRecordIO(MXRecordIO):
             self._writer = _Appender(self.uri)
             with contextlib.ExitStack() as stack, _told(self.idx_path):
                 stack.callback(self._writer.close)
-                self._lines = open(local(self.idx_path), "wb")
+                self._lines = open(local(self.idx_path), "wb")  # noqa: SIM115 - until close
                 stack.pop_all()
             self.idx = {}
         else:
@@ -238,8 +238,8 @@ class _Appender(recordio.RecordWriter):
         self._offset = 0
         self._stack = contextlib.ExitStack()
         with _told(self.path):
-            self._rec = self._stack.enter_context(open(self.path, "wb"))
-            self._idx = self._stack.enter_context(open(os.devnull, "wb"))
+            self._rec = self._stack.enter_context(open(self.path, "wb"))  # noqa: SIM115
+            self._idx = self._stack.enter_context(open(os.devnull, "wb"))  # noqa: SIM115
 
     def write(self, payload: bytes | bytearray | memoryview, key: Any = None) -> int:
         with _told(self.path):
