@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
+import torch
 from test_decode import SAMPLING, jpeg, plan, run, whole, with_orientation
 
 from imgcls.data import decode, seekable
 from imgcls.data.decode import Info, inspect
 from imgcls.data.plan import METHODS, Planner
 from imgcls.data.seekable import Cut, cut
+from imgcls.data.sources import RecordSource
+from imgcls.data.streaming import StreamingLoader
+from imgcls.formats.recordio import ImageHeader, RecordWriter, pack
 from imgcls.sections import AugmentConfig
 
 REDUCED = {1: cv2.IMREAD_COLOR, 2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4,
@@ -208,3 +214,16 @@ def test_a_part_that_the_decoder_refuses_means_the_whole_image(monkeypatch: pyte
     for part in (Cut(b"junk", 0, 0, 32, 32), Cut(data, 0, 0, 32, 32)):
         monkeypatch.setattr(seekable, "cut", lambda *args, part=part, **more: part)
         assert np.array_equal(run(data, plan(9, 9, 32, 32), (3, 32, 32)), whole(data)[9:41, 9:41])
+
+
+def test_a_loader_remembers_what_can_be_cut(tmp_path: Path) -> None:
+    with RecordWriter(tmp_path / "x.rec") as writer:
+        for number in range(3):
+            writer.write(pack(ImageHeader(0, number, number), restarting((128, 128), "420", 2 * (number % 2))))
+    source = RecordSource([tmp_path / "x.rec"])
+    loader = StreamingLoader(source, batch_size=3, image_shape=(3, 32, 32), augment_config=AugmentConfig(), train=True,
+                             seed=0, device=torch.device("cpu"), threads=0)
+    for number in range(3):
+        data = source.read(number)
+        assert loader.info(number, data) == loader.info(number, data) == inspect(data)
+        assert inspect(data).restarts == bool(number % 2)

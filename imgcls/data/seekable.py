@@ -55,8 +55,8 @@ class _Layout(NamedTuple):
 def cut(data: Bytes, top: int, left: int, height: int, width: int, *, reduced: int = 1) -> Cut | None:
     """The smallest part of a JPEG that holds the window, decoded to the same pixels there as the whole image, also when
     it is decoded at 2, 4 or 8 times (`reduced`) less than full size. The window is in pixels as they are stored, before
-    they are turned as EXIF says. None where the JPEG has no fitting restart markers, is damaged, or nearly all of it is needed.
-    """
+    they are turned as EXIF says. None where the JPEG has no fitting restart markers, is damaged, or where nearly all of
+    it is needed."""
     layout = _layout(data)
     if layout is None:
         return None
