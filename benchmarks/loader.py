@@ -10,6 +10,7 @@ folder, the photographs repeated. Every loader gives batches of 128 of 3 x 224 x
     T2  records of the photographs as they are: crop of random area 0.08-1 and aspect 3/4-4/3, resized, mirror
     V   the same records: short edge 256, centre crop
 
+`seekable` is T2, linear, on the same photographs with restart markers (left out where there is no jpegtran).
 `linear` resizes without antialiasing, as MXNet does; `aa` with it, as torchvision and DALI do. MXNet is tuned
 (ctx='cpu', OMP_NUM_THREADS): by default it decodes with half of the cores. Prints images per second (median over the
 rounds), CPU milliseconds per image (user and system, all processes), and the ratio to ours within a round; then what
@@ -21,6 +22,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -37,7 +39,7 @@ AREA, ASPECT = (0.08, 1.0), (3 / 4, 4 / 3)
 #: task -> record file, and the peers with the Python they need
 TASKS = {
     "T1": ("s256", ("imgcls linear", "mxnet linear", "torchvision aa", "dali aa")),
-    "T2": ("o", ("imgcls linear", "imgcls aa", "mxnet linear", "torchvision aa", "dali aa")),
+    "T2": ("o", ("imgcls linear", "imgcls seekable", "imgcls aa", "mxnet linear", "torchvision aa", "dali aa")),
     "V": ("o", ("imgcls linear", "imgcls aa", "mxnet linear", "torchvision aa", "dali aa")),
 }
 
@@ -52,7 +54,7 @@ def main() -> int:
         for task in words.tasks.split(","):
             file, peers = TASKS[task]
             peers = [peer for peer in peers if _python(words, peer)]
-            rounds = [{peer: _run(words, task, peer, Path(folder) / f"{file}.rec") for peer in peers}
+            rounds = [{peer: _run(words, task, peer, _records_of(peer, Path(folder), file)) for peer in peers}
                       for _ in range(words.rounds)]
             _table(task, rounds)
             _decoder_alone(Path(folder) / f"{file}.rec", words.threads)
@@ -61,11 +63,11 @@ def main() -> int:
 
 def _table(task: str, rounds: list[dict[str, dict[str, float]]]) -> None:
     print(f"\n{task}: images/s and CPU ms per image, medians of {len(rounds)} rounds; times ours is faster, in a round")
-    ours = [peer for peer in rounds[0] if peer.startswith("imgcls")]
+    ours = [peer for peer in rounds[0] if peer.startswith("imgcls") and not peer.endswith("seekable")]
     for peer in rounds[0]:
         speed, cost = (statistics.median(r[peer][key] for r in rounds) for key in ("speed", "cpu_ms"))
         text = f"  {peer:<16}{speed:9.0f}  {cost:6.2f}"
-        for own in ours if peer not in ours else ():
+        for own in ours[:1] if peer.endswith("seekable") else ours if peer not in ours else ():
             ratios = [r[own]["speed"] / r[peer]["speed"] for r in rounds]
             costs = [r[peer]["cpu_ms"] / r[own]["cpu_ms"] for r in rounds]
             text += (f"   {own.split()[1]}: x{statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f}), "
@@ -227,7 +229,9 @@ PEERS: dict[str, Callable[[argparse.Namespace, str, bool], Iterator[int]]] = {
 
 def _python(words: argparse.Namespace, peer: str) -> str:
     """The Python that a peer runs in; empty where there is none."""
-    name = peer.split()[0]
+    name, _, kind = peer.partition(" ")
+    if kind == "seekable" and not shutil.which("jpegtran"):
+        return ""
     if name in ("imgcls", "torchvision"):
         known = subprocess.run([sys.executable, "-c", f"import {name}"], capture_output=True, check=False,
                                env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])})
@@ -235,13 +239,17 @@ def _python(words: argparse.Namespace, peer: str) -> str:
     return {"mxnet": words.mxnet_python, "dali": words.dali_python}[name] or ""
 
 
+def _records_of(peer: str, folder: Path, file: str) -> Path:
+    return folder / ("seekable.rec" if peer.endswith("seekable") else f"{file}.rec")
+
+
 def _make_records(words: argparse.Namespace, folder: Path) -> None:
     """o.rec: the photographs as they are; s256.rec: short edge 256, quality 95. Both `--repeat` times, mixed."""
     import cv2
     import numpy as np
 
+    from imgcls import packing
     from imgcls.formats import recordio
-    from imgcls.packing import short_edge_size
 
     files = sorted(file for file in Path(words.images).iterdir() if file.suffix.lower() in (".jpg", ".jpeg"))
     for name in ("o", "s256"):
@@ -250,7 +258,7 @@ def _make_records(words: argparse.Namespace, folder: Path) -> None:
             data = file.read_bytes()
             if name == "s256":
                 image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-                image = cv2.resize(image, short_edge_size(image.shape[1], image.shape[0], 256))
+                image = cv2.resize(image, packing.short_edge_size(image.shape[1], image.shape[0], 256))
                 data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
             encoded.append(data)
         with recordio.RecordWriter(folder / f"{name}.rec") as writer:
@@ -258,6 +266,10 @@ def _make_records(words: argparse.Namespace, folder: Path) -> None:
                 header = recordio.ImageHeader(0, number % len(files), number)
                 writer.write(recordio.pack(header, encoded[number % len(files)]))
         print(f"{name}.rec: {words.repeat * len(files)} records of {sum(map(len, encoded)) / len(files) / 1e3:.1f} kB")
+
+
+    if shutil.which("jpegtran"):
+        packing.convert(folder / "o.rec", folder / "seekable.rec", words.threads)
 
 
 def _arguments() -> argparse.Namespace:
