@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import os
 import queue
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from imgcls.errors import ImgclsError
@@ -35,6 +37,21 @@ def in_background(function: Callable[..., T], *arguments: Any) -> Callable[[], T
 
     threading.Thread(target=work, daemon=True).start()
     return result
+
+
+@contextlib.contextmanager
+def loading_torch() -> Iterator[None]:
+    """Around the first import of torch: a quarter of it goes into looking for garbage among objects that are there to
+    stay, and so does the end of the program. Does nothing where torch is loaded already."""
+    if "torch" in sys.modules or not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def run_main(function: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None, name: str) -> int:

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from imgcls.cli._run import run_main
+from imgcls.cli._run import loading_torch, run_main
 from imgcls.errors import DataError, UsageError
 
 EXAMPLES = """examples:
@@ -23,7 +23,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _start(argv: Sequence[str]) -> int:
     words = _parse(argv)
-    from imgcls.api import Predictor
+    with loading_torch():
+        from imgcls.api import Predictor
 
     predict = Predictor(words.model, words.load_epoch, top=words.top)
     failed = 0

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from imgcls import config as configuration
-from imgcls.cli._run import run_main
+from imgcls.cli._run import loading_torch, run_main
 from imgcls.errors import UsageError
 from imgcls.sections import flag
 
@@ -55,7 +55,8 @@ def _start(argv: Sequence[str]) -> int:
 def score(prefix: str, config: configuration.Config) -> dict[str, float]:
     """Metrics of the checkpoint on the validation data, and `images/sec`. Preprocessing that the user does not give
     is the checkpoint's own, or the data set's where an MXNet checkpoint has none."""
-    from imgcls import api, checkpoint, distributed, trainer
+    with loading_torch():
+        from imgcls import api, checkpoint, distributed, trainer
     from imgcls.cli.train import check_labels
     from imgcls.data.make import make_loader
     from imgcls.metrics import Metrics, metric_names

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from imgcls import config as configuration
 from imgcls import distributed
-from imgcls.cli._run import in_background, run_main
+from imgcls.cli._run import in_background, loading_torch, run_main
 from imgcls.config import Config
 from imgcls.errors import UsageError
 
@@ -54,7 +54,8 @@ def run(config: Config, *, splits: Splits | None = None, command: str = "",
         data = in_background(load_data, config)  # while torch is loaded
     else:  # a GPU may not be there: say so before anything is downloaded
         data = lambda: splits or load_data(config)  # noqa: E731
-    from imgcls import checkpoint, optim, schedule, summary, trainer
+    with loading_torch():
+        from imgcls import checkpoint, optim, schedule, summary, trainer
     from imgcls.reporter import Reporter
     from imgcls.signals import Stop
 
