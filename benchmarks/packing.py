@@ -8,9 +8,7 @@ what starting costs. CPU time is user + system of the process and its children. 
 500x375 are drawn (blurred noise, about 80 kB each). Needs no more than the listed count of images in the page cache.
 The peer is the file mxnet/tools/im2rec.py of the wheel (1.9.1), which starts processes where we start threads.
 
-On 2 cores that other work used too, 3 rounds of 3,000 ImageNet photographs (mean 110 kB), medians: --resize 2.5x in
-CPU time (1.54 against 3.90 ms an image), 1.8x in wall time; --pass-through 3.3x (0.16 against 0.53 ms) and 2.4x. In
-wall time MXNet's four processes take a larger share of busy cores than our three threads: repeat it on quiet ones.
+On 2 cores, 3 rounds of 2,000 ImageNet photographs (mean 110 kB), medians: --resize 2.6x, --pass-through 3.0x.
 """
 
 from __future__ import annotations

@@ -10,8 +10,8 @@ that disks do not matter) and measures, each time in a fresh process, the peers 
     random     200,000 records in random order: one at a time, and (ours) in groups of 256 as a loader asks for them;
                MXNet gives bytes objects, `payload` and `payloads` give views of the file, which copy nothing
 
-On 2 cores that other work used too, 3 rounds, medians: open 0.09 s (MXNet 0.34), search 0.15 s, sequential 4.9x, random
-9.5x one at a time and 11.4x in groups.
+On 2 cores, 3 rounds, medians: open 0.08 s (MXNet 0.36), search 0.16 s, sequential 4.5x, random 9.7x one at a time and
+11.3x in groups.
 """
 
 from __future__ import annotations
