@@ -14,6 +14,7 @@ MXNet's own checkpoints are read too: what has no `.states` starts with a fresh 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import re
@@ -63,6 +64,8 @@ class Saved:
     position: Position
     #: "MXNET_NAME/kind" -> tensor of the optimizer; None where the checkpoint holds weights only
     optimizer: Mapping[str, Tensor] | None = None
+    #: torch's class of that optimizer
+    optimizer_class: str = ""
     scaler: Mapping[str, Any] = field(default_factory=dict)
     run: str = ""
 
@@ -132,6 +135,7 @@ class Checkpoint:
         if with_weights:
             tensors |= {f"weights/{name}": torch.from_numpy(np.ascontiguousarray(a)) for name, a in arrays.items()}
         text = json.dumps({"format": STATES_FORMAT, "run": self.run, "weights_crc": _crc(arrays),
+                           "optimizer": type(optimizer).__name__,
                            "position": asdict(position), "scaler": dict(scaler)})
         return save_safetensors(tensors, {"imgcls": text})
 
@@ -180,7 +184,10 @@ def read_meta(prefix: str) -> dict[str, Any]:
 
 
 def restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, saved: Saved) -> None:
-    """Give a fresh optimizer of `model` the state that `saved` holds; DataError where they do not belong together."""
+    """Give a fresh optimizer of `model` the state that `saved` holds; DataError where they do not belong together.
+
+    The state of another kind of optimizer means nothing to this one: the caller checks `optimizer_class`.
+    """
     names = graph.parameter_names(model)
     parameters = {names[key]: p for key, p in model.named_parameters()}
     by_parameter: dict[nn.Parameter, dict[str, Tensor]] = {}
@@ -226,7 +233,7 @@ def _read_epoch(stem: str, number: int) -> Saved:
     states = Path(f"{stem}.states")
     if states.exists():
         saved = _read_states(states, arrays)
-        return Saved(f"{stem}.params", arrays, saved.position, saved.optimizer, saved.scaler, saved.run)
+        return dataclasses.replace(saved, path=f"{stem}.params", arrays=arrays)
     return Saved(f"{stem}.params", arrays, Position(epoch=number))
 
 
@@ -250,7 +257,7 @@ def _read_states(path: Path, arrays: Mapping[str, np.ndarray] | None = None) -> 
     if _crc(arrays) != state["weights_crc"]:
         raise DataError(path, "belongs to other weights than those beside it; remove it to go on with a fresh "
                               "optimizer")
-    return Saved(str(path), arrays, position, optimizer, state["scaler"], state["run"])
+    return Saved(str(path), arrays, position, optimizer, state["optimizer"], state["scaler"], state["run"])
 
 
 def _crc(arrays: Mapping[str, np.ndarray]) -> int:

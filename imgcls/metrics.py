@@ -41,9 +41,8 @@ class Metrics:
         self._sums = [torch.zeros((), device=device, dtype=torch.float64) for _ in self.names]
         self._samples = 0
 
-    def update(self, logits: Tensor, labels: Tensor, valid: int) -> None:
-        """Add the first `valid` rows of float (N, classes) logits and int64 (N,) labels."""
-        logits, labels = logits[:valid], labels[:valid]
+    def update(self, logits: Tensor, labels: Tensor) -> None:
+        """Add float (N, classes) logits and int64 (N,) labels, none of them padding."""
         log_probabilities = None
         for total, name in zip(self._sums, self.names, strict=True):
             if name == "accuracy":
@@ -55,7 +54,7 @@ class Metrics:
                 if log_probabilities is None:
                     log_probabilities = F.log_softmax(logits.float(), 1).gather(1, labels[:, None])
                 total += -torch.log(log_probabilities.exp() + 1e-12).sum()  # MXNet's floor: never infinite
-        self._samples += valid
+        self._samples += len(labels)
 
     def totals(self) -> tuple[list[float], int]:
         """The sums as numbers, and the samples they are over: what a checkpoint inside an epoch keeps."""

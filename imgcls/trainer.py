@@ -152,8 +152,10 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         with self.precision.autocast():
             logits = self._forward(batch.images)
-        logits = logits.float()
-        loss = F.cross_entropy(logits[:batch.valid], batch.labels[:batch.valid])
+        logits, labels = logits.float(), batch.labels
+        if batch.valid < len(labels):  # padding learns nothing
+            logits, labels = logits[:batch.valid], labels[:batch.valid]
+        loss = F.cross_entropy(logits, labels)
         scaler = self.precision.scaler
         (scaler.scale(loss) if scaler else loss).backward()
         if scaler:
@@ -168,7 +170,7 @@ class Trainer:
                 self._step()
 
         self._losses.append(loss.detach())
-        self._interval.update(logits.detach(), batch.labels, batch.valid)
+        self._interval.update(logits.detach(), labels)
         if watched:
             for line in watched.end(update):
                 self.reporter.line(line)
@@ -257,7 +259,7 @@ def evaluate(model: nn.Module, loader: Loader, metrics: Metrics, precision: Prec
         for batch in loader.epoch(0):
             with precision.autocast():
                 logits = model(batch.images)
-            metrics.update(logits.float(), batch.labels, batch.valid)
+            metrics.update(logits.float()[:batch.valid], batch.labels[:batch.valid])
             after_batch()
     finally:
         model.train(training)

@@ -265,6 +265,14 @@ def test_weights_of_mxnets_first_generation_and_of_mxnet_itself(folder: Path, un
     assert not (tmp_path / "old-0009.params").exists()
 
 
+def test_another_optimizer_starts_afresh(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    prefix = tmp_path / "net"
+    assert train(folder, "--num-epochs", 1, "--model-prefix", prefix) == 0
+    assert train(folder, "--num-epochs", 2, "--model-prefix", prefix, "--load-epoch", "auto", "--optimizer", "adam",
+                 "--lr", ".001") == 0
+    assert "warning: --optimizer adam: the checkpoint was trained with SGD" in capsys.readouterr().err
+
+
 def test_nothing_to_train_is_said(folder: Path, undisturbed: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert train(folder, "--network", "lenet", "--model-prefix", undisturbed, "--load-epoch", 3, "--num-epochs", 3) == 0
     assert "warning: nothing to train: 3 epochs are done" in capsys.readouterr().err

@@ -81,9 +81,12 @@ def run(config: Config, *, splits: Splits | None = None, command: str = "",
         position = start_of(config, saved, loader, plan, reporter)
         optimizer = optim.build(config.optimizer, model, worker.device)
         precision = trainer.Precision(config.device.dtype, worker.device)
-        if saved:
+        if saved and saved.optimizer_class in ("", type(optimizer).__name__):
             checkpoint.restore_optimizer(model, optimizer, saved)
             precision.restore(saved.scaler)
+        elif saved:
+            reporter.warn(f"--optimizer {config.optimizer.optimizer}: the checkpoint was trained with "
+                          f"{saved.optimizer_class}, whose state means nothing here; the optimizer starts afresh")
         summarise(config, splits, model, flops, loader, val_loader, plan, worker, precision.name, reporter)
         warn_of_what_hurts(config, splits, position, saved, reporter)
 
