@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from imgcls import graph, optim
-from imgcls.checkpoint import Checkpoint, Position
+from imgcls.checkpoint import Checkpoint, Position, newest_epoch
 from imgcls.data import order
 from imgcls.data.loader import Batch, Loader
 from imgcls.distributed import Worker
@@ -203,7 +203,9 @@ class Trainer:
         return self._interval_loss[0] / max(self._interval_loss[1], 1)
 
     def _refuse(self, update: int, value: float) -> None:
-        kept = f"the last good checkpoint is under {self.checkpoint.prefix}" if self.checkpoint else "nothing was saved"
+        last = newest_epoch(self.checkpoint.prefix) if self.checkpoint else None
+        kept = "nothing was saved" if last is None or self.checkpoint is None else (
+            f"the last checkpoint is {self.checkpoint.prefix}-{last:04d}.params")
         raise RunError(f"the loss is {value} at update {update} (epoch {self.position.epoch}, learning rate "
                        f"{self.schedule.lr_at(update):g}): stopped, {kept}; a smaller --lr, --warmup-epochs 1 or "
                        "--clip-gradient 1 may help")

@@ -393,6 +393,7 @@ def test_a_loss_that_is_no_number_stops_the_run(folder: Path, tmp_path: Path,
     assert train(folder, "--num-epochs", 3, "--model-prefix", prefix, "--load-epoch", 1, "--lr", 1e30) == 1
     line = error_of(capsys)
     assert re.search(r"the loss is (nan|inf) at update \d+ \(epoch 1, ", line)
+    assert f"the last checkpoint is {prefix}-0001.params" in line
     assert {p.name for p in tmp_path.glob("*.params")} == {"net-0001.params"}
     assert all(np.isfinite(a).all() for a in params.load(f"{prefix}-0001.params").values())
 
