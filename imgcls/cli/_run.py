@@ -62,7 +62,8 @@ def run_main(function: Callable[[Sequence[str]], int | None], argv: Sequence[str
     try:
         return function(sys.argv[1:] if argv is None else argv) or 0
     except ImgclsError as error:
-        print(f"{name}: error: {'; '.join(filter(None, map(str.strip, str(error).splitlines())))}", file=sys.stderr)
+        line = "; ".join(part.strip() for part in str(error).splitlines() if part.strip()).replace(":;", ":")
+        print(f"{name}: error: {line}", file=sys.stderr)
         return error.exit_status
     except KeyboardInterrupt:
         print(f"{name}: interrupted", file=sys.stderr)
