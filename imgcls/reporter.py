@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from imgcls import storage
-from imgcls.errors import RunError
+from imgcls.errors import RunError, UsageError
 from imgcls.sections import ReportConfig
 
 
@@ -149,6 +149,8 @@ class Reporter:
 
 def _open_log(config: ReportConfig, rank: int) -> logging.Logger | None:
     """The logger behind --log-file, in the format of MXNet's first scripts; None without the flag."""
+    if config.log_dir and not config.log_file:
+        raise UsageError(f"--log-dir {config.log_dir}: needs the --log-file to write there")
     if not config.log_file:
         return None
     path = storage.local(Path(config.log_dir or ".") / config.log_file, "--log-file")

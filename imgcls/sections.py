@@ -49,7 +49,8 @@ class DataConfig:
                           metavar="DIR")
     on_bad: str = flag("skip", "a damaged record or image is left out, named and counted (up to 1 % of them), or ends "
                        "the run", choices=("skip", "stop"))
-    num_examples: int = flag(0, "training samples to use, 0: all there are", since="g2", minimum=0)
+    num_examples: int = flag(0, "samples of an epoch of --benchmark; otherwise the real number counts", since="g2",
+                             minimum=0)
     batch_size: int = flag(128, "samples per step and worker", since="g2", minimum=1)
     data_nthreads: int | None = flag(None, "threads that prepare batches (if not given: one per core, at most 16); "
                                      "0: in the main thread, for debugging", since="g2", minimum=0)
@@ -152,7 +153,7 @@ class NetworkConfig:
     variant: str = flag("", "form: fast or accurate (overfeat), torch or theano (alexnet-towers); the first if "
                         "not given", metavar="NAME")
     model_parallel: int = flag(1, "devices that one copy of the network is spread over (alexnet-towers: 2)",
-                               metavar="N", minimum=1)
+                               metavar="N", minimum=1, later=DEVICES_LATER)
     initializer: str = flag("default", "of the weights", since="g3", choices=(
         "default", "xavier", "msra", "orthogonal", "normal", "uniform", "one", "zero"))
 

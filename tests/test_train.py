@@ -284,10 +284,11 @@ def test_what_hurts_is_said(folder: Path, tmp_path: Path, capsys: pytest.Capture
     for name, order in (("train", np.argsort(labels, kind="stable")), ("t10k", slice(50))):
         idx.write_images(tmp_path / f"{name}-images-idx3-ubyte", images[order])
         idx.write_labels(tmp_path / f"{name}-labels-idx1-ubyte", labels[order])
-    assert train(tmp_path, "--num-epochs", 1, "--num-examples", 60000) == 0
+    assert train(tmp_path, "--num-epochs", 1, "--num-examples", 60000, "--num-layers", 50) == 0
     err = capsys.readouterr().err
     assert "warning: the training data is sorted by class" in err
     assert "warning: --num-examples 60000: there are 400" in err
+    assert "warning: --num-layers 50: mlp comes in one depth only" in err
     assert train(folder, "--num-epochs", 1) == 0
     assert "warning" not in capsys.readouterr().err
 
@@ -312,6 +313,10 @@ def test_scoring_gives_the_validation_accuracy(folder: Path, undisturbed: Path,
     (["--network", "lenet", "--image-shape", "1,8,8"], 2, "--image-shape 1,8,8"),
     (["--network", "mlp", "--optimizer", "lamb"], 2, "torch has no lamb"),
     (["--top-k", "1"], 2, "--top-k 1"),
+    (["--network", "mlp", "--add-stn"], 2, "--add-stn True: mlp has no such option"),
+    (["--model-parallel", "2"], 2, "--model-parallel 2: training on several devices"),
+    (["--log-dir", "somewhere"], 2, "--log-dir somewhere: needs the --log-file"),
+    (["--network", "torchvision:resnet18", "--initializer", "xavier"], 2, "initialises itself"),
 ])
 def test_wrong_usage(folder: Path, capsys: pytest.CaptureFixture[str], flags: Sequence[str], status: int,
                      words: str) -> None:

@@ -239,6 +239,7 @@ def warn_of_what_hurts(config: Config, splits: Splits, position: Position, saved
 
     from imgcls import checkpoint
     from imgcls.data.sources import FolderSource
+    from imgcls.networks import takes_depth
 
     labels = np.asarray(splits.train.labels)
     few = 2 * config.network.num_classes
@@ -246,6 +247,8 @@ def warn_of_what_hurts(config: Config, splits: Splits, position: Position, saved
             not isinstance(splits.train, FolderSource)):  # folders are always sorted
         reporter.warn("the training data is sorted by class; every epoch is fully shuffled here, but MXNet, which "
                       "shuffles in chunks, learns nothing from such a file")
+    if config.network.num_layers is not None and not takes_depth(config.network.network):
+        reporter.warn(f"--num-layers {config.network.num_layers}: {config.network.network} comes in one depth only")
     if config.schedule.lr == 0:
         reporter.warn("--lr 0: nothing will be learned")
     given = config.data.num_examples

@@ -143,7 +143,23 @@ class RecordSource:
         return numbers, begins, labels[numbers].astype(np.int64)
 
 
-class FolderSource:
+class _FileSource:
+    """Image files under `root`, one sample each."""
+
+    root: Path
+    _paths: Sequence[str]
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def read(self, index: int) -> bytes:
+        return _read_file(self.root / self._paths[index])
+
+    def problem(self, index: int, reason: str) -> DataError:
+        return DataError(self.root / self._paths[index], reason)
+
+
+class FolderSource(_FileSource):
     """Images in class folders.
 
     Classes are numbered as im2rec numbers them, so that a folder and the records packed from it agree: every folder
@@ -167,17 +183,8 @@ class FolderSource:
             labels = np.array([number[name] for name in found.class_names])[labels]
         self.labels = labels
 
-    def __len__(self) -> int:
-        return len(self._paths)
 
-    def read(self, index: int) -> bytes:
-        return _read_file(self.root / self._paths[index])
-
-    def problem(self, index: int, reason: str) -> DataError:
-        return DataError(self.root / self._paths[index], reason)
-
-
-class ListSource:
+class ListSource(_FileSource):
     """The images that a `.lst` names, relative to `root`, with their first label: what im2rec would pack."""
 
     def __init__(self, path: Path, root: Path, *, on_bad: str = "skip") -> None:
@@ -195,15 +202,6 @@ class ListSource:
         self.class_names = lists.class_names(path)
         self._paths = [entry.path for entry in good]
         self.labels = np.array([entry.labels[0] for entry in good], np.int64)
-
-    def __len__(self) -> int:
-        return len(self._paths)
-
-    def read(self, index: int) -> bytes:
-        return _read_file(self.root / self._paths[index])
-
-    def problem(self, index: int, reason: str) -> DataError:
-        return DataError(self.root / self._paths[index], reason)
 
 
 def open_source(path: str, flag: str, *, index: str = "", root: str = "", on_bad: str = "skip",

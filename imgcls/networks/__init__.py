@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from imgcls import lookup
+from imgcls.errors import UsageError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -24,8 +25,18 @@ def build_network(config: NetworkConfig, seed: int) -> nn.Module:
     if colon:
         import torch
 
+        if config.initializer != "default":
+            raise UsageError(f"--initializer {config.initializer}: {config.network} initialises itself")
+
         torch.manual_seed(seed)  # these packages draw their weights from torch's own generator
         return _foreign.build_foreign(kind, name, config)
     model = lookup.module("networks", config.network, "--network").build(config)
     _init.initialize(model, config.initializer, config.network, seed)
     return model
+
+
+def takes_depth(network: str) -> bool:
+    """Whether --num-layers means anything to the network of this name."""
+    if ":" in network:
+        return False
+    return "num_layers" in getattr(lookup.module("networks", network, "--network"), "OPTIONS", ())

@@ -40,7 +40,7 @@ from imgcls.layers import (
 from imgcls.sections import NetworkConfig
 
 #: settings that only some networks read; a file in this folder names its own in OPTIONS
-OPTIONAL = ("batch_norm", "num_group", "multiplier", "variant", "model_parallel")
+OPTIONAL = ("add_stn", "batch_norm", "num_group", "multiplier", "variant", "model_parallel")
 
 
 @dataclass(frozen=True)

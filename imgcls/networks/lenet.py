@@ -13,6 +13,8 @@ from imgcls.layers import Activation, Convolution, Flatten, FullyConnected, Pool
 from imgcls.networks._blocks import check_options
 from imgcls.sections import NetworkConfig
 
+OPTIONS = ("add_stn",)
+
 
 class LeNet(nn.Module):
     """float (N, channels, H, W), H and W from 16 up -> logits (N, num_classes)."""
@@ -75,7 +77,7 @@ class TransformerLeNet(nn.Module):
 
 
 def build(config: NetworkConfig) -> nn.Module:
-    check_options(config, ())
+    check_options(config, OPTIONS)
     channels, height, width = config.image_shape
     if config.add_stn:
         return TransformerLeNet(channels, config.num_classes)

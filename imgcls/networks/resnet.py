@@ -12,11 +12,12 @@ from imgcls.sections import NetworkConfig
 
 #: up to this height there are three stages and their own depths
 SMALL_HEIGHT = 28
+OPTIONS = ("num_layers",)
 
 
 def build(config: NetworkConfig) -> nn.Module:
     built = plan(config, image_shape(config, IMAGE_SHAPE)[1], SMALL_HEIGHT)
-    net = NetworkBuilder(config, IMAGE_SHAPE)
+    net = NetworkBuilder(config, IMAGE_SHAPE, OPTIONS)
     body = net.batch_norm(net.identity(net.data, name="id"), name="bn_data", **(NORM | {"fix_gamma": True}))
     body = stem(net, body, built.filters[0], normalise_small=False)
     for name, filters, stride, first in stages(built):

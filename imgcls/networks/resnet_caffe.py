@@ -18,11 +18,12 @@ IMAGE_SHAPE = (3, 224, 224)
 #: depth -> bottlenecks in each stage, the first of which is called 2
 DEPTHS = {32: (3, 4, 2), 50: (3, 4, 6, 3)}
 NORM = {"eps": 1e-5, "fix_gamma": False}
+OPTIONS = ("num_layers",)
 
 
 def build(config: NetworkConfig) -> nn.Module:
     depth = depth_of(config, 50, DEPTHS)
-    net = NetworkBuilder(config, IMAGE_SHAPE)
+    net = NetworkBuilder(config, IMAGE_SHAPE, OPTIONS)
     body = net.convolution(net.data, 64, 7, stride=2, pad=3, name="conv1")
     body = net.relu(net.batch_norm(body, name="bn_conv1", **NORM), name="conv1_relu")
     body = net.pooling(body, 3, "max", stride=2, pooling_convention="full", name="pool1")

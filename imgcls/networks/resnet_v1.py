@@ -12,11 +12,12 @@ from imgcls.sections import NetworkConfig
 
 #: up to this height there are three stages and their own depths
 SMALL_HEIGHT = 28
+OPTIONS = ("num_layers",)
 
 
 def build(config: NetworkConfig) -> nn.Module:
     built = plan(config, image_shape(config, IMAGE_SHAPE)[1], SMALL_HEIGHT)
-    net = NetworkBuilder(config, IMAGE_SHAPE)
+    net = NetworkBuilder(config, IMAGE_SHAPE, OPTIONS)
     body = stem(net, net.identity(net.data, name="id"), built.filters[0], normalise_small=True)
     for name, filters, stride, first in stages(built):
         body = _unit(net, body, name, filters, stride, project=first, bottleneck=built.bottleneck)

@@ -10,7 +10,7 @@ from imgcls.networks._blocks import NetworkBuilder, depth_of
 from imgcls.sections import NetworkConfig
 
 IMAGE_SHAPE = (3, 224, 224)
-OPTIONS = ("batch_norm",)
+OPTIONS = ("num_layers", "batch_norm")
 #: depth -> convolutions in each of the five blocks
 DEPTHS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 FILTERS = (64, 128, 256, 512, 512)
