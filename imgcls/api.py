@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from imgcls import checkpoint, graph, storage
 from imgcls import config as configuration
+from imgcls import storage, zoo
 from imgcls.data.sources import ArraySource, Splits
 from imgcls.errors import DataError, UsageError
-from imgcls.formats import params, symbol
 from imgcls.sections import AugmentConfig
 
 if TYPE_CHECKING:
@@ -60,15 +57,11 @@ def fit(train: tuple[np.ndarray, np.ndarray], val: tuple[np.ndarray, np.ndarray]
 def load_model(prefix: str | os.PathLike[str], epoch: int | str = "auto") -> nn.Module:
     """The network of a checkpoint, ours or MXNet's, in evaluation mode: float (N, C, H, W) -> logits (N, classes).
 
-    `epoch` is a number or "auto" for the newest. Raises UsageError for an epoch that is not there and DataError for
-    damaged files.
+    `prefix` may also be a network of MXNet's zoo (`resnext-101`), a URL of a prefix, or torchvision:NAME: see
+    `zoo.locate`. `epoch` is a number or "auto" for the newest. Raises UsageError for an epoch that is not there and
+    DataError for damaged files.
     """
-    arrays, path = _weights(os.fspath(prefix), str(epoch))
-    settings = Path(f"{os.fspath(prefix)}-network.json")
-    if settings.exists():
-        return _foreign_network(settings, arrays, path).eval()
-    net = symbol.load(_symbol_path(path, os.fspath(prefix)))
-    return graph.from_symbol(net, arrays, path=path).eval()
+    return zoo.build(zoo.read(zoo.locate(prefix, epoch)))
 
 
 class Predictor:
@@ -76,10 +69,10 @@ class Predictor:
 
     def __init__(self, prefix: str | os.PathLike[str], epoch: int | str = "auto", *, top: int = 5) -> None:
         """Loads the network; an MXNet checkpoint without meta data is taken as 3 channels, no mean, scale 1."""
-        self.model, self.top = load_model(prefix, epoch), top
-        meta = checkpoint.read_meta(os.fspath(prefix))
-        self.class_names: list[str] = [str(name) for name in meta.get("class_names") or ()]
-        self._pre = meta.get("preprocessing") or {}
+        found = zoo.locate(prefix, epoch)
+        self.model, self.top = zoo.build(zoo.read(found)), top
+        self.class_names: list[str] = list(found.class_names)
+        self._pre = found.preprocessing
         self.image_shape = tuple(self._pre.get("image_shape") or (3, 224, 224))
         self._augment = AugmentConfig(
             rgb_mean=tuple(self._pre.get("mean") or (0.0,)), rgb_std=tuple(self._pre.get("std") or (1.0,)),
@@ -118,27 +111,12 @@ class _OneImage:
         if self._pixels is not None:
             return self._pixels if self._pixels.ndim == 3 else self._pixels[:, :, None]
         try:
-            return storage.local(self.description).read_bytes()
+            return storage.place(self.description).read_bytes()
         except OSError as error:
             raise DataError(self.description, (error.strerror or str(error)).lower()) from error
 
     def problem(self, index: int, reason: str) -> DataError:
         return DataError(self.description, reason)
-
-
-def _foreign_network(settings: Path, arrays: dict[str, np.ndarray], path: str) -> nn.Module:
-    """A network that no symbol expresses: built anew from its settings, with the weights."""
-    from imgcls.networks import build_network
-    from imgcls.sections import NetworkConfig
-
-    try:
-        given = json.loads(settings.read_text(encoding="utf-8"))
-        config = NetworkConfig(**{**given, "image_shape": tuple(given["image_shape"])})
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(settings, f"not the settings of a network: {error}") from error
-    model = build_network(config, seed=0)
-    graph.load_arrays(model, arrays, path=path)
-    return model
 
 
 def _source(data: tuple[np.ndarray, np.ndarray], shape: tuple[int, ...] | None, what: str) -> ArraySource:
@@ -160,22 +138,3 @@ def _source(data: tuple[np.ndarray, np.ndarray], shape: tuple[int, ...] | None, 
     if labels.ndim != 1 or not np.array_equal(labels, labels.astype(np.int64)):
         raise UsageError(f"{what}: labels must be one whole number per image")
     return ArraySource(images, labels.astype(np.int64), description=f"arrays ({what})")
-
-
-def _weights(prefix: str, epoch: str) -> tuple[dict[str, np.ndarray], str]:
-    """The arrays that (prefix, epoch) names, and their path. A prefix may also be the .params file itself."""
-    if prefix.endswith(".params"):
-        return params.load(prefix), prefix
-    saved = checkpoint.load(prefix, epoch)
-    if saved is None:
-        raise UsageError(f"--model {prefix}: there is no {prefix}-0001.params or any other epoch")
-    return dict(saved.arrays), saved.path
-
-
-def _symbol_path(params_path: str, prefix: str) -> Path:
-    """The symbol that goes with the weights: PREFIX-symbol.json, also for PREFIX-0008.params and PREFIX-0-0008."""
-    for stem in (prefix.removesuffix(".params"), params_path.rpartition("-")[0],
-                 params_path.rpartition("-")[0].removesuffix("-0")):
-        if Path(f"{stem}-symbol.json").exists():
-            return Path(f"{stem}-symbol.json")
-    raise DataError(f"{prefix}-symbol.json", "does not exist; it says which network the weights belong to")

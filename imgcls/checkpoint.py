@@ -8,6 +8,8 @@
     PREFIX-meta.json       class names, preprocessing, the resolved configuration, versions
 
 Every file is written aside and renamed. `.states` goes before `.params`, so weights that are there can be resumed from.
+Under a URL the position has a new name each time, PREFIX-position-UPDATE-WRITER.states, and PREFIX-latest.json, written
+after it, tells which of them counts; all of it is uploaded in the background (`outbox.py`).
 MXNet's own checkpoints are read too: what has no `.states` starts with a fresh optimizer.
 """
 
@@ -18,11 +20,11 @@ import dataclasses
 import json
 import os
 import re
+import sys
 import uuid
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
@@ -32,10 +34,12 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from torch import Tensor, nn
 
-from imgcls import __version__, graph, storage
+from imgcls import __version__, graph, remote, storage
 from imgcls.errors import DataError, RunError, UsageError
 from imgcls.formats import params, symbol
 from imgcls.layers import Layer
+from imgcls.outbox import Outbox
+from imgcls.storage import Place
 
 #: version of the layout of `.states`
 STATES_FORMAT = 1
@@ -53,6 +57,9 @@ class Position:
     interval_totals: tuple[list[float], int] | None = None
     epoch_loss: tuple[float, int] = (0.0, 0)
     interval_loss: tuple[float, int] = (0.0, 0)
+    #: samples of a batch over all processes, and how many of those there were; 0 where that was not written down
+    batch_size: int = 0
+    world: int = 0
 
 
 @dataclass(frozen=True)
@@ -71,14 +78,20 @@ class Saved:
 
 
 class Checkpoint:
-    """Writes the files of one run under `prefix`; holds the prefix's lock, so that two runs cannot share it."""
+    """Writes the files of one run under `prefix`; holds the prefix's lock, so that two runs cannot share it.
+
+    A URL has no lock: there a second run is noticed at the next save, by PREFIX-latest.json.
+    """
 
     def __init__(self, prefix: str, *, keep_states: int = 2, run: str = "") -> None:
         """Raises RunError where the folder cannot be written or another run is writing there."""
-        self.prefix, self.run = os.fspath(storage.local(prefix, "--model-prefix")), run or uuid.uuid4().hex
+        self.prefix, self.run = os.fspath(storage.place(prefix, "--model-prefix")), run or uuid.uuid4().hex
         self._keep_states = keep_states
         storage.check_writable(self.prefix, "--model-prefix")
-        self._lock = _lock(self.prefix)
+        self._outbox = Outbox(self.prefix)
+        self._lock = None if self._outbox.remote else _lock(self.prefix)
+        #: of this object, for PREFIX-latest.json; and the position under a URL that it told of last
+        self._writer, self._position = uuid.uuid4().hex, ""
 
     def begin(self, model: nn.Module, network: Mapping[str, Any], meta: Mapping[str, Any], resumed: bool) -> None:
         """Write what holds for the whole run: the network and the meta data. `network` are its settings.
@@ -90,43 +103,91 @@ class Checkpoint:
             foreign = read_meta(self.prefix).get("earlier_epochs", [])
         else:
             foreign = sorted(_numbered(self.prefix, "params"))
-            Path(f"{self.prefix}-position.states").unlink(missing_ok=True)
+            self._outbox.remove(f"{self.prefix}-position.states")
             for epoch in _numbered(self.prefix, "states"):
-                Path(f"{self.prefix}-{epoch:04d}.states").unlink(missing_ok=True)
+                self._outbox.remove(f"{self.prefix}-{epoch:04d}.states")
+        if self._outbox.remote:
+            self._take_over(resumed)
         if any(isinstance(module, Layer) for module in model.modules()):
-            symbol.save(f"{self.prefix}-symbol.json", graph.to_symbol(model))
+            self._outbox.write(f"{self.prefix}-symbol.json", symbol.dumps(graph.to_symbol(model)).encode())
         else:
-            storage.write_bytes(f"{self.prefix}-network.json", json.dumps(dict(network), indent=1).encode())
+            self._outbox.write(f"{self.prefix}-network.json", json.dumps(dict(network), indent=1).encode())
         text = json.dumps({"imgcls": __version__, "run": self.run, "earlier_epochs": foreign, **meta}, indent=1,
                           ensure_ascii=False)
-        storage.write_bytes(f"{self.prefix}-meta.json", text.encode())
+        self._outbox.write(f"{self.prefix}-meta.json", text.encode())
+        self._outbox.send(wait=True)  # now, not after an epoch: whether one may write there
 
     def save_epoch(self, model: nn.Module, optimizer: torch.optim.Optimizer, scaler: Mapping[str, Any],
                    position: Position) -> str:
         """Write the checkpoint after `position.epoch` epochs; returns the path of the weights."""
         arrays = graph.arrays(model)
         stem = f"{self.prefix}-{position.epoch:04d}"
-        storage.write_bytes(f"{stem}.states", self._states(model, optimizer, scaler, position, arrays))
-        params.save(f"{stem}.params", arrays)
+        self._outbox.write(f"{stem}.states", self._states(model, optimizer, scaler, position, arrays))
+        self._outbox.write(f"{stem}.params", *params.pieces(list(arrays), list(arrays.values()), f"{stem}.params"))
+        if self._outbox.remote:
+            self._point(position)
         with contextlib.suppress(OSError):
-            Path(f"{self.prefix}-position.states").unlink(missing_ok=True)
-            for old in sorted(_numbered(self.prefix, "states"))[:-self._keep_states]:
+            self._outbox.remove(f"{self.prefix}-position.states")
+            self._outbox.wait()
+            there = sorted({position.epoch, *_numbered(self.prefix, "states")})
+            for old in there[:-self._keep_states]:
                 if old < position.epoch:
-                    Path(f"{self.prefix}-{old:04d}.states").unlink(missing_ok=True)
+                    self._outbox.remove(f"{self.prefix}-{old:04d}.states")
+        self._outbox.send()
         return f"{stem}.params"
 
     def save_position(self, model: nn.Module, optimizer: torch.optim.Optimizer, scaler: Mapping[str, Any],
                       position: Position) -> str:
         """Write everything that a position inside an epoch needs into one file, in place of the one before."""
         path = f"{self.prefix}-position.states"
+        if self._outbox.remote:
+            path = f"{self.prefix}-position-{position.update:08d}-{self._writer[:8]}.states"
         arrays = graph.arrays(model)
-        storage.write_bytes(path, self._states(model, optimizer, scaler, position, arrays, with_weights=True))
+        self._outbox.write(path, self._states(model, optimizer, scaler, position, arrays, with_weights=True))
+        if self._outbox.remote:
+            self._point(position, path)
+        self._outbox.send()
         return path
 
     def close(self) -> None:
-        """Give the prefix back."""
-        Path(f"{self.prefix}.lock").unlink(missing_ok=True)
-        self._lock.close()
+        """Give the prefix back, when all that was saved has arrived (an impatient second Ctrl-C does not wait)."""
+        try:
+            self._outbox.close(wait=not isinstance(sys.exc_info()[1], KeyboardInterrupt))
+        finally:
+            if self._lock is not None:
+                storage.local(f"{self.prefix}.lock").unlink(missing_ok=True)
+                self._lock.close()
+
+    def _take_over(self, resumed: bool) -> None:
+        """Under a URL, at the beginning: PREFIX-latest.json has our name from now on; positions that it does not tell
+        of go, all of them where nothing is resumed."""
+        latest = _read_latest(self.prefix)
+        name = str(latest.get("position") or "") if resumed else ""
+        self._position = f"{_folder(self.prefix)}/{name}" if name else ""
+        self._outbox.write(f"{self.prefix}-latest.json", self._latest(int(latest.get("epoch") or 0) if resumed else 0))
+        for path in _positions(self.prefix):
+            if str(path) != self._position:
+                self._outbox.remove(str(path))
+
+    def _point(self, position: Position, path: str = "") -> None:
+        """Under a URL: tell of the files just written, then remove the position told of before."""
+        self._outbox.then(self._check_writer)
+        before, self._position = self._position, path
+        self._outbox.write(f"{self.prefix}-latest.json", self._latest(position.epoch))
+        if before and before != path:
+            self._outbox.remove(before)
+
+    def _latest(self, epoch: int) -> bytes:
+        """PREFIX-latest.json: the newest epoch, and the file of the position if that is newer."""
+        name = os.path.basename(self.prefix)
+        return json.dumps({"format": STATES_FORMAT, "run": self.run, "writer": self._writer, "epoch": epoch,
+                           "params": f"{name}-{epoch:04d}.params" if epoch else "",
+                           "position": os.path.basename(self._position)}, indent=1).encode()
+
+    def _check_writer(self) -> None:
+        if _read_latest(self.prefix).get("writer", self._writer) != self._writer:
+            raise RunError(f"--model-prefix {self.prefix}: another run is writing there since; this one was not saved "
+                           "any more")
 
     def _states(self, model: nn.Module, optimizer: torch.optim.Optimizer, scaler: Mapping[str, Any],
                 position: Position, arrays: Mapping[str, np.ndarray], with_weights: bool = False) -> bytes:
@@ -134,10 +195,28 @@ class Checkpoint:
                    for name, tensor in _optimizer_tensors(model, optimizer).items()}
         if with_weights:
             tensors |= {f"weights/{name}": torch.from_numpy(np.ascontiguousarray(a)) for name, a in arrays.items()}
-        text = json.dumps({"format": STATES_FORMAT, "run": self.run, "weights_crc": _crc(arrays),
-                           "optimizer": type(optimizer).__name__,
-                           "position": asdict(position), "scaler": dict(scaler)})
-        return save_safetensors(tensors, {"imgcls": text})
+        return _encode(tensors, self.run, _crc(arrays), type(optimizer).__name__, position, scaler)
+
+
+def pack(saved: Saved) -> bytes:
+    """All of it in one piece, for the other processes of a job; `unpack` reads it."""
+    tensors = {f"weights/{name}": torch.from_numpy(np.ascontiguousarray(a)) for name, a in saved.arrays.items()}
+    tensors |= {f"optimizer/{name}": tensor.contiguous() for name, tensor in (saved.optimizer or {}).items()}
+    return saved.path.encode() + b"\0" + _encode(tensors, saved.run, _crc(saved.arrays), saved.optimizer_class,
+                                                 saved.position, saved.scaler)
+
+
+def unpack(content: bytes) -> Saved:
+    """What `pack` made."""
+    path, _, states = content.partition(b"\0")
+    return _decode(states, path.decode())
+
+
+def _encode(tensors: Mapping[str, Tensor], run: str, weights_crc: int, optimizer: str, position: Position,
+            scaler: Mapping[str, Any]) -> bytes:
+    text = json.dumps({"format": STATES_FORMAT, "run": run, "weights_crc": weights_crc, "optimizer": optimizer,
+                       "position": asdict(position), "scaler": dict(scaler)})
+    return save_safetensors(dict(tensors), {"imgcls": text})
 
 
 def load(prefix: str, epoch: str) -> Saved | None:
@@ -145,12 +224,12 @@ def load(prefix: str, epoch: str) -> Saved | None:
 
     Raises UsageError when there is no such epoch, naming those there are, and DataError for damaged files.
     """
-    root = os.fspath(storage.local(prefix, "--model-prefix"))
+    root = os.fspath(storage.place(prefix, "--model-prefix"))
     if epoch.strip().lower() == "auto":
         return _newest(root)
     number = parse_epoch(epoch)
     for stem in (f"{root}-{number:04d}", f"{root}-0-{number:04d}"):  # the second: rank 0 of MXNet's first scripts
-        if Path(f"{stem}.params").exists():
+        if storage.place(f"{stem}.params").exists():
             return _read_epoch(stem, number)
     there = sorted(_numbered(root, "params"))
     have = f"there is {', '.join(map(str, there))}" if there else "no epoch was saved there"
@@ -166,21 +245,12 @@ def parse_epoch(text: str) -> int:
 
 def newest_epoch(prefix: str) -> int | None:
     """The highest epoch whose weights are there, or None."""
-    return max(_numbered(os.fspath(storage.local(prefix)), "params"), default=None)
+    return max(_numbered(os.fspath(storage.place(prefix)), "params"), default=None)
 
 
 def read_meta(prefix: str) -> dict[str, Any]:
     """PREFIX-meta.json, or {} for a checkpoint that has none (MXNet's own)."""
-    path = Path(f"{storage.local(prefix)}-meta.json")
-    try:
-        meta = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise DataError(path, f"not the meta data of a checkpoint: {error}") from error
-    if not isinstance(meta, dict):
-        raise DataError(path, "not the meta data of a checkpoint: must be a JSON object")
-    return meta
+    return _read_json(storage.place(f"{storage.place(prefix)}-meta.json"), "the meta data of a checkpoint")
 
 
 def restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, saved: Saved) -> None:
@@ -215,13 +285,15 @@ def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> di
 def _newest(root: str) -> Saved | None:
     """The state that is furthest on among those of the run that wrote the meta data; weights alone if nothing else."""
     foreign = read_meta(root).get("earlier_epochs", [])
-    inside = Path(f"{root}-position.states")
+    epochs = sorted(_numbered(root, "params"), reverse=True)
+    name = os.path.basename(str(_read_latest(root).get("position") or "")) if remote.scheme(root) else ""
+    inside = storage.place(f"{_folder(root)}/{name}" if name else f"{root}-position.states")
     position = _read_states(inside) if inside.exists() else None
-    for epoch in sorted(_numbered(root, "params"), reverse=True):
+    for epoch in epochs:
         if position and position.position.epoch >= epoch:
             break
         stem = f"{root}-{epoch:04d}"
-        if epoch in foreign and not Path(f"{stem}.states").exists():
+        if epoch in foreign and not storage.place(f"{stem}.states").exists():
             continue  # the weights of an earlier, longer run under the same prefix
         return _read_epoch(stem, epoch)
     return position
@@ -230,25 +302,30 @@ def _newest(root: str) -> Saved | None:
 def _read_epoch(stem: str, number: int) -> Saved:
     """Weights, and the state beside them if it is theirs."""
     arrays = params.load(f"{stem}.params")
-    states = Path(f"{stem}.states")
+    states = storage.place(f"{stem}.states")
     if states.exists():
         saved = _read_states(states, arrays)
         return dataclasses.replace(saved, path=f"{stem}.params", arrays=arrays)
     return Saved(f"{stem}.params", arrays, Position(epoch=number))
 
 
-def _read_states(path: Path, arrays: Mapping[str, np.ndarray] | None = None) -> Saved:
+def _read_states(path: Place, arrays: Mapping[str, np.ndarray] | None = None) -> Saved:
     """A `.states` file: with `arrays` the state that belongs to them, without it one that holds the weights too."""
     try:
         content = path.read_bytes()
+    except OSError as error:
+        raise DataError(path, (error.strerror or str(error)).lower()) from error
+    return _decode(content, str(path), arrays)
+
+
+def _decode(content: bytes, path: str, arrays: Mapping[str, np.ndarray] | None = None) -> Saved:
+    try:
         tensors = load_safetensors(content)
         header = json.loads(content[8:8 + int.from_bytes(content[:8], "little")])
         state = json.loads(header["__metadata__"]["imgcls"])
         if state["format"] != STATES_FORMAT:
             raise DataError(path, f"written in format {state['format']}, this version reads {STATES_FORMAT}")
         position = Position(**state["position"])
-    except OSError as error:
-        raise DataError(path, (error.strerror or str(error)).lower()) from error
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise DataError(path, f"not a training state of imgcls, or cut short ({error})") from error
     optimizer = {k.removeprefix("optimizer/"): t for k, t in tensors.items() if k.startswith("optimizer/")}
@@ -257,7 +334,8 @@ def _read_states(path: Path, arrays: Mapping[str, np.ndarray] | None = None) -> 
     if _crc(arrays) != state["weights_crc"]:
         raise DataError(path, "belongs to other weights than those beside it; remove it to go on with a fresh "
                               "optimizer")
-    return Saved(str(path), arrays, position, optimizer, state["optimizer"], state["scaler"], state["run"])
+    return Saved(path, arrays, position, optimizer if state["optimizer"] else None, state["optimizer"],
+                 state["scaler"], state["run"])
 
 
 def _crc(arrays: Mapping[str, np.ndarray]) -> int:
@@ -270,10 +348,45 @@ def _crc(arrays: Mapping[str, np.ndarray]) -> int:
 
 def _numbered(root: str, suffix: str) -> Iterator[int]:
     """The epochs e for which ROOT-eeee.suffix exists (an epoch over 9999 has more digits)."""
-    folder, name = Path(root).parent, re.escape(Path(root).name)
-    pattern = re.compile(rf"{name}-(\d{{4,}})\.{suffix}")
-    entries: Sequence[str] = os.listdir(folder) if folder.is_dir() else ()
-    return iter([int(match[1]) for match in map(pattern.fullmatch, entries) if match])
+    pattern = re.compile(rf"{re.escape(storage.place(root).name)}-(\d{{4,}})\.{suffix}")
+    return iter([int(match[1]) for match in map(pattern.fullmatch, _beside(root)) if match])
+
+
+def _beside(root: str) -> list[str]:
+    """The names of all files in the folder of the prefix, as it is now."""
+    folder = storage.place(root).parent
+    if isinstance(folder, remote.RemotePath):
+        return [path.name for path in folder.iterdir()]
+    return os.listdir(folder) if folder.is_dir() else []
+
+
+def _folder(root: str) -> str:
+    return str(storage.place(root).parent)
+
+
+def _positions(root: str) -> list[Place]:
+    """Under a URL: the files of all positions, those that nothing tells of any more included."""
+    start = f"{storage.place(root).name}-position-"
+    return [storage.place(f"{_folder(root)}/{name}") for name in _beside(root)
+            if name.startswith(start) and name.endswith(".states")]
+
+
+def _read_latest(root: str) -> dict[str, Any]:
+    """PREFIX-latest.json, or {} where there is none."""
+    return _read_json(storage.place(f"{root}-latest.json"), "what tells of the newest checkpoint")
+
+
+def _read_json(path: Place, what: str) -> dict[str, Any]:
+    """The object in a JSON file, {} where there is none; `what` says what it should have been."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise DataError(path, f"not {what}: {error}") from error
+    if not isinstance(found, dict):
+        raise DataError(path, f"not {what}: must be a JSON object")
+    return found
 
 
 def _lock(prefix: str) -> IO[str]:

@@ -13,10 +13,11 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
+from typing import Any, NoReturn
 
 from imgcls import lookup, schedule, sections
 from imgcls.errors import UsageError, unknown
+from imgcls.formats import caffe
 
 EXIT_STATUS = """exit status:
   0 done   1 the run failed   2 wrong usage
@@ -26,7 +27,10 @@ Every flag is also a key of --config files (lr: 0.1) and an environment variable
 short as long as it is clear (--num-epoch), and be written with _ for -."""
 
 #: environment variables that begin like a setting but are none
-OTHER_VARIABLES = ("IMGCLS_CACHE", "IMGCLS_MIRROR")
+OTHER_VARIABLES = ("IMGCLS_AGENT", "IMGCLS_CACHE", "IMGCLS_MIRROR")
+
+#: settings that name a file which somebody may have from Caffe
+NETWORK_FILES = ("model", "pretrained_model", "model_prefix", "save_model_prefix", "mean_image")
 
 #: what other toolkits call our flags
 OTHER_WORDS = {"--learning-rate": "--lr", "--epochs": "--num-epochs", "--momentum": "--mom", "--weight-decay": "--wd",
@@ -46,6 +50,7 @@ class Config:
     schedule: sections.ScheduleConfig
     optimizer: sections.OptimizerConfig
     device: sections.DeviceConfig
+    distributed: sections.DistributedConfig
     checkpoint: sections.CheckpointConfig
     report: sections.ReportConfig
     #: field name -> where the user set it (a flag, a file, a variable); defaults are not in it
@@ -58,6 +63,11 @@ class Config:
         """Whether the user gave a flag that only MXNet's first scripts had, such as --data-dir."""
         return any(FIELDS[name].metadata["since"] == "g1" for name in self.given if name in FIELDS)
 
+    @property
+    def fields(self) -> dict[str, dataclasses.Field[Any]]:
+        """Every flag of the command, its own among them."""
+        return _fields_of(type(self.own) if self.own else None)
+
     def values(self) -> dict[str, Any]:
         """field name -> value, in the order of the sections."""
         return {f.name: getattr(getattr(self, section), f.name)
@@ -69,12 +79,13 @@ FIELDS: dict[str, dataclasses.Field[Any]] = {
 
 
 def parse(argv: Sequence[str], *, prog: str, examples: str, dataset: str = "mnist", own: type | None = None,
-          used: Sequence[str] = ()) -> Config:
+          used: Sequence[str] = (), defaults: Mapping[str, Any] | None = None) -> Config:
     """The configuration that the command line means; `dataset` is the script's default for --dataset.
 
-    Without --dataset, `--data-train` means photographs like those of imagenet. `own` is a section of the command's own;
-    `used` limits the shared flags to those that make sense for the command. Raises UsageError for whatever is wrong;
-    `--help` and `--print-config` print and leave with status 0.
+    Without --dataset, `--data-train` or `--data-val` means photographs like those of imagenet. `own` is a section of the
+    command's own, whose fields stand in place of shared ones of the same name; `used` limits the shared flags to those
+    that make sense for the command; `defaults` are the command's, above the data set's. Raises UsageError for whatever
+    is wrong; `--help` and `--print-config` print and leave with status 0.
     """
     fields = _fields_of(own, used)
     words = _parser(prog, fields).parse_args(expand(argv, prog, fields))
@@ -88,8 +99,10 @@ def parse(argv: Sequence[str], *, prog: str, examples: str, dataset: str = "mnis
         for name, value in layer.items():
             if name in fields:  # a file shared with another command may hold what this one does not use
                 raw[name], given[name] = value, where
-    chosen = str(raw.get("dataset", "imagenet" if raw.get("data_train") and dataset == "mnist" else dataset))
-    defaults = dict(lookup.module("datasets", chosen, "--dataset").DEFAULTS) | {"dataset": chosen}
+    named = (raw.get("data_train") or raw.get("data_val")) and dataset == "mnist"
+    chosen = str(raw.get("dataset", "imagenet" if named else dataset))
+    module = lookup.module("datasets", chosen, "--dataset")
+    defaults = {**module.DEFAULTS, **(defaults or {}), "dataset": chosen}
     if words.help:
         print(_help(prog, examples, defaults, own, fields), end="")
         raise SystemExit(0)
@@ -123,6 +136,8 @@ def build(defaults: Mapping[str, Any], raw: Mapping[str, Any], given: Mapping[st
             later = fields[name].metadata["later"]
             if later and name in given and value != fields[name].default:
                 raise UsageError(f"{spell(name)} {_show(value)}: {later}")
+            if name in NETWORK_FILES and value:
+                caffe.refuse_model(spell(name), value)
         parts[section] = cls(**typed)
     parts["augment"] = parts["augment"].settled(given)
     return Config(**parts, given=given)
@@ -141,7 +156,7 @@ def dump(config: Config, own: type | None = None, fields: Mapping[str, Any] | No
         values |= dataclasses.asdict(config.own)
     for cls in _sections_of(own):
         shown = {f.name: values[f.name] for f in dataclasses.fields(cls)
-                 if f.name in values and (not fields or f.name in fields)}
+                 if f.name in values and (fields or _fields_of(own)).get(f.name) is f}
         if shown:
             lines += [f"# {cls.__doc__}", yaml.safe_dump(shown, sort_keys=False, allow_unicode=True)]
     return "\n".join(lines)
@@ -262,7 +277,7 @@ def _sections_of(own: type | None) -> list[type]:
 def _fields_of(own: type | None, used: Sequence[str] = ()) -> dict[str, dataclasses.Field[Any]]:
     """The flags of a command: its own, and the shared ones (those in `used`, or all)."""
     found = {f.name: f for f in dataclasses.fields(own)} if own else {}
-    return found | {name: f for name, f in FIELDS.items() if not used or name in used}
+    return found | {name: f for name, f in FIELDS.items() if (not used or name in used) and name not in found}
 
 
 def _whole(name: str, fields: Mapping[str, dataclasses.Field[Any]]) -> str:
@@ -280,14 +295,18 @@ def _whole(name: str, fields: Mapping[str, dataclasses.Field[Any]]) -> str:
     raise unknown("flag", name, known, OTHER_WORDS.get(name))
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> Any:
+class Parser(argparse.ArgumentParser):
+    """Raises a UsageError where argparse would print its usage and leave; `hint` ends every such line."""
+
+    hint = ""
+
+    def error(self, message: str) -> NoReturn:
         flag, found, _ = message.removeprefix("argument ").partition(": expected")
-        raise UsageError(f"{flag}: needs a value" if found else message)
+        raise UsageError((f"{flag}: needs a value" if found else message) + self.hint)
 
 
-def _parser(prog: str, fields: Mapping[str, dataclasses.Field[Any]]) -> _Parser:
-    parser = _Parser(prog=prog, add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
+def _parser(prog: str, fields: Mapping[str, dataclasses.Field[Any]]) -> Parser:
+    parser = Parser(prog=prog, add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
     for name, field in fields.items():
         switch: dict[str, Any] = {"nargs": "?", "const": "1"} if field.type == "bool" else {}
         parser.add_argument(spell(name), **switch)
@@ -340,7 +359,7 @@ def _help(prog: str, examples: str, defaults: Mapping[str, Any], own: type | Non
     """The help screen: examples first, then the flags in groups with this data set's defaults."""
     lines = [f"usage: {prog} [--flag value ...]", "", examples.strip(), ""]
     for cls in _sections_of(own):
-        fields = [field for field in dataclasses.fields(cls) if field.name in used]
+        fields = [field for field in dataclasses.fields(cls) if used.get(field.name) is field]
         if fields:
             lines.append(f"{cls.__doc__}:")
             for field in fields:

@@ -10,14 +10,17 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from imgcls.errors import RunError, UsageError
-from imgcls.storage import local
+from imgcls import storage
+from imgcls.errors import DataError, RunError, UsageError
+from imgcls.remote import RemotePath, scheme
+from imgcls.storage import Place, local
 
 if TYPE_CHECKING:
     from http.client import HTTPResponse
@@ -31,8 +34,19 @@ _RESUMPTIONS = 3
 _PIECE = 1 << 20
 
 
+def data_place(data_dir: str, name: str) -> Place:
+    """The folder of the data set `name`: `data_dir` (the value of --data-dir, may be a URL), or `data_folder`."""
+    if not data_dir:
+        return data_folder("", name)
+    found = storage.place(data_dir, "--data-dir")
+    if isinstance(found, RemotePath):
+        found.iterdir()  # asked once, this tells of all files in it
+        return found
+    return data_folder(data_dir, name)
+
+
 def data_folder(data_dir: str, name: str) -> Path:
-    """The folder of the data set `name`: `data_dir` (the value of --data-dir), or its place in the cache."""
+    """The local folder of the data set `name`: `data_dir` (the value of --data-dir), or its place in the cache."""
     if data_dir:
         folder = local(data_dir, "--data-dir")
         if folder.exists() and not folder.is_dir():
@@ -44,18 +58,22 @@ def data_folder(data_dir: str, name: str) -> Path:
 
 
 def fetch(urls: Sequence[str], target: str | os.PathLike[str], *, sha256: str | None = None,
-          md5: str | None = None, max_bytes: int = 1 << 34, collection: str = "", advice: str = "") -> Path:
+          md5: str | None = None, max_bytes: int = 1 << 34, collection: str | None = "", advice: str = "") -> Path:
     """Make `target` exist: at once if it does, otherwise from the first of `urls` that has the right content.
 
     When all fails, what arrived of a file whose hash is known stays beside it as `<name>.part`, and the next
     call goes on from there. A second process that wants the same file waits for the first. `collection` names
-    the data set that the file belongs to: its folder in `IMGCLS_MIRROR`. Raises RunError with a line for each
-    mirror and `advice`, which tells a person how to do without.
+    the data set that the file belongs to: its folder in `IMGCLS_MIRROR`; None: that is not asked. The beginning of a
+    hash is enough, and checks as much as it is long. Raises RunError with a line for each mirror and `advice`, which
+    tells a person how to do without.
     """
+    if scheme(target):
+        reasons = ["no such file, and nothing is downloaded to a URL", *([advice] if advice else [])]
+        raise DataError(os.fspath(target), "; ".join(reasons))
     target = local(target)
     if target.exists():
         return target
-    mirrors = [*_own_mirror(collection, target.name), *urls]
+    mirrors = [*own_mirror(collection, target.name), *urls]
     wanted = _Wanted(target.name, sha256, md5, max_bytes)
     failures: list[str] = []
     with _part_file(target) as part:
@@ -73,6 +91,38 @@ def fetch(urls: Sequence[str], target: str | os.PathLike[str], *, sha256: str | 
         if not part.seek(0, os.SEEK_END):
             os.unlink(part.name)  # nothing to go on from
     raise RunError("\n".join([f"cannot download {target.name}:", *failures, *([advice] if advice else [])]))
+
+
+def peek(url: str, max_bytes: int) -> bytes | None:
+    """A small file whole, in memory; None where the server answers that it has none (or a larger one). RunError where
+    there is no server."""
+    import urllib.error
+    import urllib.request
+    from http.client import HTTPException
+
+    try:
+        request = urllib.request.Request(url, headers={"User-Agent": "imgcls", "Accept-Encoding": "identity"})
+        with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as answer:
+            content = answer.read(max_bytes + 1) if answer.status == 200 else b""
+    except urllib.error.HTTPError as error:
+        error.close()
+        return None
+    except (OSError, HTTPException, ValueError) as error:
+        raise RunError(f"{url}: {_reason(error)}") from error
+    return content if 0 < len(content) <= max_bytes else None
+
+
+def published_sha256(url: str) -> str | None:
+    """The hash that stands beside a file, in `<url>.sha256` or in the SHA256SUMS of its folder, as sha256sum writes
+    them; None where none does. RunError where there is no server."""
+    folder, _, name = url.rpartition("/")
+    for place in (f"{url}.sha256", f"{folder}/SHA256SUMS"):
+        for line in (peek(place, 1 << 20) or b"").decode("utf-8", "replace").splitlines():
+            digest, _, of = line.strip().partition(" ")
+            alone = place != f"{folder}/SHA256SUMS" and not of.strip()
+            if re.fullmatch("[0-9a-fA-F]{64}", digest) and (alone or of.strip().lstrip("*").rpartition("/")[2] == name):
+                return digest.lower()
+    return None
 
 
 @dataclass(frozen=True)
@@ -101,9 +151,10 @@ class _ContentError(_MirrorError):
     """All bytes came and they are not the wanted ones."""
 
 
-def _own_mirror(collection: str, name: str) -> list[str]:
+def own_mirror(collection: str | None, name: str) -> list[str]:
+    """The address that `IMGCLS_MIRROR` makes of a file, or nothing where there is no such mirror."""
     base = os.environ.get(MIRROR_VARIABLE, "").strip().rstrip("/")
-    if not base:
+    if not base or collection is None:
         return []
     if not base.lower().startswith(("http://", "https://")):
         raise UsageError(f"{MIRROR_VARIABLE}={base}: must start with http:// or https://")
@@ -264,7 +315,7 @@ def _check(part: IO[bytes], wanted: _Wanted) -> None:
         while piece:
             digest.update(piece)
             piece = part.read(_PIECE)
-        if digest.hexdigest() != expected.lower():
+        if not digest.hexdigest().startswith(expected.lower()):
             if start.lstrip()[:1] == b"<":
                 raise _ContentError("the server sent a web page, not the file")
             raise _ContentError(f"wrong content ({name} {digest.hexdigest()}, not {expected.lower()})")

@@ -212,7 +212,7 @@ def variable_of(name: str, layer: Layer, slot: str) -> Node:
 def load(symbol_path: str | os.PathLike[str], params_path: str | os.PathLike[str] | None = None,
          input_shape: tuple[int, ...] | None = None) -> fx.GraphModule:
     """`from_symbol` of files: `prefix-symbol.json` (or the prefix alone) and a `.params`."""
-    path = storage.local(symbol_path)
+    path = storage.place(symbol_path)
     if not path.is_file() and not path.name.endswith(".json"):
         path = path.with_name(f"{path.name}-symbol.json")
     arrays = None if params_path is None else params.load(params_path)

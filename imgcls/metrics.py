@@ -66,9 +66,9 @@ class Metrics:
             total += value
         self._samples += samples
 
-    def values(self) -> dict[str, float]:
-        """name -> mean over the samples; nan before the first."""
-        sums, samples = self.totals()
+    def values(self, totals: tuple[Sequence[float], int] | None = None) -> dict[str, float]:
+        """name -> mean over the samples, of these totals or of its own; nan before the first."""
+        sums, samples = totals or self.totals()
         return {name: total / samples if samples else float("nan")
                 for name, total in zip(self.names, sums, strict=True)}
 

@@ -33,7 +33,7 @@ def build(config: OptimizerConfig, model: nn.Module, device: torch.device) -> to
                          f"There is {', '.join(optimizers)}")
     if name not in optimizers:
         raise unknown("--optimizer", config.optimizer, optimizers)
-    _avoid_dynamo()
+    avoid_dynamo()
     make, options = optimizers[name]
     fused = name in ("sgd", "nag", "adam", "adamw", "adagrad") and (device.type in ("cpu", "cuda"))
     return make(_groups(model, config.wd), **options, **({"fused": True} if fused else {}))
@@ -82,6 +82,7 @@ def _groups(model: nn.Module, wd: float) -> list[dict[str, Any]]:
     for module in model.modules():
         attrs = module.attrs if isinstance(module, Layer) else {}
         lr_mult, wd_mult = float(attrs.get("__lr_mult__", 1)), float(attrs.get("__wd_mult__", 1))
+        lr_mult *= float(getattr(module, "lr_mult", 1))  # that of fine-tuning, which no file keeps
         for name, parameter in module.named_parameters(recurse=False):
             if parameter.requires_grad:
                 decayed = wd * wd_mult if name in ("weight", "gamma") else 0.0
@@ -90,7 +91,7 @@ def _groups(model: nn.Module, wd: float) -> list[dict[str, Any]]:
             for (decay, lr_mult), parameters in groups.items()]
 
 
-def _avoid_dynamo() -> None:
+def avoid_dynamo() -> None:
     """Let the first optimizer be made without importing torch._dynamo, about a second of start-up.
 
     torch guards a few methods against being traced by its compiler and loads the compiler to do so. They are not

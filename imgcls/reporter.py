@@ -11,10 +11,9 @@ import logging
 import sys
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from imgcls import storage
+from imgcls import outbox, remote, storage
 from imgcls.errors import RunError, UsageError
 from imgcls.sections import ReportConfig
 
@@ -29,8 +28,10 @@ class Reporter:
                  terminal: bool | None = None, quiet: bool = False) -> None:
         self.terminal = (sys.stderr.isatty() if terminal is None else terminal) and not quiet
         self._rank, self._quiet = rank, quiet
-        self._log = _open_log(config, rank)
-        self._metrics = Path(metrics_path) if metrics_path and rank == 0 else None
+        self._log_twin = _log_place(config)
+        self._log = _open_log(config, self._log_twin, rank)
+        self._twin = outbox.Twin(storage.place(metrics_path)) if metrics_path and rank == 0 else None
+        self._metrics = self._twin.path if self._twin else None
         self._bar: Any = None
         self._last = ""  # the line of an epoch that is over
         self._started = time.perf_counter()
@@ -94,6 +95,9 @@ class Reporter:
     def saved(self, path: str) -> None:
         """A checkpoint was written."""
         self.line(f'Saved checkpoint to "{path}"')
+        for twin in (self._twin, self._log_twin):
+            if twin and (problem := twin.push()):
+                self.warn(problem)
 
     def validated(self, epoch: int, metrics: Mapping[str, float], update: int) -> None:
         """Metrics on the validation data, after the epoch."""
@@ -109,11 +113,11 @@ class Reporter:
 
     def resume_metrics(self, update: int) -> None:
         """Begin metrics.jsonl, or go on with it: what came after `update` will come again and is dropped."""
-        if self._metrics is None:
+        if self._metrics is None or self._twin is None:
             return
         kept = []
-        if update and self._metrics.exists():
-            for text in self._metrics.read_text(encoding="utf-8").splitlines():
+        if update and self._twin.place.exists():
+            for text in self._twin.place.read_text(encoding="utf-8").splitlines():
                 try:
                     if json.loads(text)["update"] <= update:
                         kept.append(text)
@@ -126,6 +130,10 @@ class Reporter:
         self._close_bar()
         for handler in self._log.handlers if self._log else ():
             handler.close()
+        for twin in (self._twin, self._log_twin):
+            if twin and (problem := twin.close()):
+                print(f"warning: {problem}", file=sys.stderr)
+        self._twin = self._log_twin = self._metrics = None
 
     def _record(self, **fields: Any) -> None:
         if self._metrics is not None:
@@ -147,13 +155,22 @@ class Reporter:
             self._bar = None
 
 
-def _open_log(config: ReportConfig, rank: int) -> logging.Logger | None:
-    """The logger behind --log-file, in the format of MXNet's first scripts; None without the flag."""
+def _log_place(config: ReportConfig) -> outbox.Twin | None:
+    """Where --log-file is written; None without the flag."""
     if config.log_dir and not config.log_file:
         raise UsageError(f"--log-dir {config.log_dir}: needs the --log-file to write there")
     if not config.log_file:
         return None
-    path = storage.local(Path(config.log_dir or ".") / config.log_file, "--log-file")
+    if config.log_dir and not remote.scheme(config.log_file):
+        return outbox.Twin(storage.place(config.log_dir, "--log-dir") / config.log_file)
+    return outbox.Twin(storage.place(config.log_file, "--log-file"))
+
+
+def _open_log(config: ReportConfig, twin: outbox.Twin | None, rank: int) -> logging.Logger | None:
+    """The logger behind --log-file, in the format of MXNet's first scripts; None without the flag."""
+    if twin is None:
+        return None
+    path = twin.path
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handler = logging.FileHandler(path, encoding="utf-8")

@@ -49,6 +49,8 @@ class DataConfig:
                           metavar="DIR")
     on_bad: str = flag("skip", "a damaged record or image is left out, named and counted (up to 1 % of them), or ends "
                        "the run", choices=("skip", "stop"))
+    cache_gb: float = flag(100.0, "copies of remote files (s3://... and the like) that are kept on this machine, in "
+                           "10^9 bytes; record files that are more are read in chunks", metavar="GB", minimum=0)
     num_examples: int = flag(0, "samples of an epoch of --benchmark; otherwise the real number counts", since="g2",
                              minimum=0)
     batch_size: int = flag(128, "samples per step and worker", since="g2", minimum=1)
@@ -112,8 +114,8 @@ class AugmentConfig:
     rgb_mean: tuple[float, ...] = flag((0.0,), "subtracted per channel, on the scale 0-255", since="g2",
                                        metavar="R,G,B")
     rgb_std: tuple[float, ...] = flag((1.0,), "divided by per channel, after the mean", since="g3", metavar="R,G,B")
-    mean_image: str = flag("", "subtract this image in place of --rgb-mean: an MXNet .bin or .params file",
-                           metavar="FILE")
+    mean_image: str = flag("", "subtract this image in place of --rgb-mean: an MXNet .bin or .params file, or a "
+                           "Caffe .binaryproto", metavar="FILE")
     use_imagenet_data_augmentation: bool = flag(False, "the recipe of MXNet 1.3: random resized crop, mirror, colour "
                                                 "jitter, lighting noise", since="g3")
 
@@ -152,8 +154,8 @@ class NetworkConfig:
                              metavar="X", minimum=0)
     variant: str = flag("", "form: fast or accurate (overfeat), torch or theano (alexnet-towers); the first if "
                         "not given", metavar="NAME")
-    model_parallel: int = flag(1, "devices that one copy of the network is spread over (alexnet-towers: 2)",
-                               metavar="N", minimum=1, later=DEVICES_LATER)
+    model_parallel: int = flag(1, "GPUs that each copy of the network is spread over (alexnet-towers: 2)",
+                               metavar="N", minimum=1)
     initializer: str = flag("default", "of the weights", since="g3", choices=(
         "default", "xavier", "msra", "orthogonal", "normal", "uniform", "one", "zero"))
 
@@ -209,15 +211,36 @@ class DeviceConfig:
     dtype: str = flag("auto", "auto: bfloat16 where a GPU has it, else float32; weights stay float32", since="g2",
                       choices=("auto", "float32", "bfloat16", "float16"))
     compile: bool = flag(False, "torch.compile the network: a minute first, faster steps after (GPU)")
-    kv_store: str = flag("device", "how devices share gradients", since="g2", metavar="NAME")
-    gc_type: str = flag("none", "gradient compression", since="g2", metavar="TYPE", later=DEVICES_LATER)
-    gc_threshold: float = flag(0.5, "threshold of 2bit compression", since="g2", later=DEVICES_LATER)
     macrobatch_size: int = flag(0, "batch size of lbsgd", since="g3",
                                 later="lbsgd is not offered; use --batch-size with --warmup-epochs")
     profile_worker_suffix: str = flag("", "profile file", since="g3",
                                       later="profiling is not offered; run under torch.profiler or py-spy")
     profile_server_suffix: str = flag("", "profile file of servers", since="g3",
                                       later="profiling is not offered; run under torch.profiler or py-spy")
+
+
+@dataclass(frozen=True)
+class DistributedConfig:
+    """Several devices and machines"""
+
+    kv_store: str = flag("device", "how devices share gradients: device, local, nccl, dist_sync, dist_async, ...",
+                         since="g2", metavar="NAME")
+    workers_per_host: int = flag(1, "processes on the CPU of this machine that share --batch-size, as the GPUs of "
+                                 "--gpus do", metavar="N", minimum=1)
+    micro_batches: int = flag(1, "pieces of a batch that are computed one after the other: less memory, and the same "
+                              "bits as that many devices", metavar="N", minimum=1)
+    sync_bn: bool = flag(False, "batch normalisation over the batches of all devices")
+    gc_type: str = flag("none", "gradient compression", since="g2", choices=("none", "2bit", "fp16", "bf16",
+                                                                             "powersgd"))
+    gc_threshold: float = flag(0.5, "threshold of 2bit compression, for a gradient summed over the batch", since="g2")
+    max_restarts: int = flag(0, "how often the processes are started again, from the last position saved, when one "
+                             "of them dies", metavar="N", minimum=0)
+    nnodes: str = flag("1", "machines, each started with the same command: N, or MIN:MAX to go on with fewer",
+                       metavar="N")
+    rdzv_endpoint: str = flag("", "where those machines meet: HOST:PORT, HOST being one of them", metavar="HOST:PORT")
+    rdzv_id: str = flag("", "name of the job, the same on all of them", metavar="NAME")
+    dist_timeout: float = flag(300.0, "seconds after which a device or machine that does not answer counts as lost",
+                               metavar="SECONDS", minimum=1)
 
 
 @dataclass(frozen=True)
@@ -246,5 +269,5 @@ class ReportConfig:
 SECTIONS = {
     "data": DataConfig, "augment": AugmentConfig, "network": NetworkConfig, "train": TrainConfig,
     "schedule": ScheduleConfig, "optimizer": OptimizerConfig, "device": DeviceConfig,
-    "checkpoint": CheckpointConfig, "report": ReportConfig,
+    "distributed": DistributedConfig, "checkpoint": CheckpointConfig, "report": ReportConfig,
 }

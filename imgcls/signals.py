@@ -14,9 +14,15 @@ from imgcls.errors import Stopped
 
 
 class Stop:
-    """A context: signals inside it set `requested`, and the trainer calls `act` when it is safe to."""
+    """A context: signals inside it set `requested`, and the trainer calls `act` when it is safe to.
 
+    A wish is what processes can agree on by taking the largest: 0 for nothing, `SAVE` to save and go on, and more for
+    an end.
+    """
+
+    SAVE: ClassVar[int] = 1
     STATUS: ClassVar[dict[signal.Signals, int]] = {signal.SIGINT: 130, signal.SIGTERM: 143}
+    _ENDS: ClassVar[list[signal.Signals]] = [signal.SIGINT, signal.SIGTERM]
 
     def __init__(self) -> None:
         self.requested: signal.Signals | None = None
@@ -34,10 +40,19 @@ class Stop:
             signal.signal(number, handler)
         self._before = {}
 
-    def act(self, where: str) -> None:
-        """End the run with its exit status if a signal asked for that; `where` tells how far it came."""
-        number, self.requested = self.requested, None
-        if number is not None and number in self.STATUS:
+    @property
+    def wish(self) -> int:
+        """What the signals so far ask for."""
+        if self.requested is None:
+            return 0
+        return self.SAVE + 1 + self._ENDS.index(self.requested) if self.requested in self._ENDS else self.SAVE
+
+    def act(self, where: str, wish: int) -> None:
+        """End the run with its exit status if that is the wish agreed on; `where` tells how far it came."""
+        if self.wish <= wish:
+            self.requested = None
+        if wish > self.SAVE:
+            number = self._ENDS[wish - self.SAVE - 1]
             raise Stopped(f"stopped by {number.name} in {where}", self.STATUS[number])
 
     def _note(self, number: int, _frame: FrameType | None) -> None:

@@ -1,7 +1,8 @@
-"""Files by path: atomic writing, listing, and prefixes; the one place where a path is opened for writing.
+"""Files by path or URL: opening for reading, atomic writing; the one place where a path is opened for writing.
 
 A reader never sees half a file: bytes go to a temporary name in the same folder, are flushed to the disk and
-renamed over the target. URLs (`s3://...`) are refused here until remote storage lands.
+renamed over the target. `place` takes a path or a URL: what is behind a URL is read through the cache (`cache.py`) and
+written whole (`remote.py`).
 """
 
 from __future__ import annotations
@@ -12,17 +13,54 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, BinaryIO
+from urllib.parse import unquote
 
+from imgcls import remote
 from imgcls.errors import RunError, UsageError
+from imgcls.remote import RemotePath
+
+#: where something is: on this machine, or behind a URL
+Place = Path | RemotePath
+
+
+def place(path: str | os.PathLike[str], flag: str = "") -> Place:
+    """`path` as a local Path with `~` expanded, or as a RemotePath; `file://` is local. A URL that nobody can open is
+    a UsageError that names `flag`."""
+    text = os.fspath(path)
+    scheme = remote.scheme(text)
+    if not scheme:
+        return Path(text).expanduser()
+    if scheme in ("file", "local"):
+        return Path(unquote(text.partition("://")[2].removeprefix("localhost")))
+    remote.check(text, flag)
+    return RemotePath(text)
 
 
 def local(path: str | os.PathLike[str], flag: str = "path") -> Path:
-    """`path` as a local Path with `~` expanded; a URL is a UsageError that names the flag."""
-    text = os.fspath(path)
-    if "://" in text:
-        raise UsageError(f"{flag} {text}: remote storage is not supported yet; copy it to a local folder")
-    return Path(text).expanduser()
+    """`path` as a local Path with `~` expanded; a URL other than file:// is a UsageError that names the flag."""
+    found = place(path, flag)
+    if isinstance(found, RemotePath):
+        raise UsageError(f"{flag} {found}: must be on this machine, not a URL")
+    return found
+
+
+def open_read(path: Place, *, cache_gb: float | None = None) -> BinaryIO:
+    """Open the file for reading; of a remote one the copy in the cache, fetched first where there is none. An OSError,
+    as `open` raises it, where there is no such file."""
+    if isinstance(path, RemotePath):
+        from imgcls.cache import Cache
+
+        return Cache(cache_gb).open(path)
+    return open(path, "rb")
+
+
+def read_all(path: Place) -> bytes:
+    """The whole file, through the cache where it is remote. OSErrors as `open_read`."""
+    if isinstance(path, RemotePath):
+        with open_read(path) as stream:
+            return stream.read()
+    return path.read_bytes()
 
 
 @contextlib.contextmanager
@@ -30,9 +68,15 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     """Open a binary file that takes the name `path` only when the block ends well.
 
     Folders on the way are made. On any failure the target is untouched and the temporary file is removed;
-    a full or read-only disk is a RunError that names the file.
+    a full or read-only disk is a RunError that names the file. A URL is written whole when the block has ended well.
     """
-    target = local(path)
+    target = place(path)
+    if isinstance(target, RemotePath):
+        with tempfile.NamedTemporaryFile(prefix="imgcls-") as aside:
+            yield aside
+            aside.flush()
+            target.upload(aside.name)
+        return
     temporary = ""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -61,7 +105,10 @@ def write_bytes(path: str | os.PathLike[str], *pieces: bytes | memoryview) -> No
 
 def check_writable(prefix: str, flag: str) -> None:
     """Raise now what would be raised at the first save: a folder that cannot be made or written to."""
-    folder = local(prefix, flag).parent
+    found = place(prefix, flag)
+    if isinstance(found, RemotePath):
+        return  # the first files are written before the first step
+    folder = found.parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

@@ -26,3 +26,19 @@ def run_cli(command: str, *args: object, cwd: Path | None = None, env: dict[str,
     return subprocess.run([sys.executable, "-m", "imgcls", command, *map(str, args)], cwd=cwd, text=True,
                           capture_output=True, timeout=timeout, check=False,
                           env={**os.environ, "PYTHONPATH": str(ROOT), **(env or {})})
+
+
+def run_workers(script: str, count: int, *args: object, timeout: float = 120) -> None:
+    """`python script RANK args...` for each rank at once; the first that fails fails the test with what it said."""
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    env = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+    workers = [subprocess.Popen([sys.executable, script, str(rank), *map(str, args)], env=env, text=True,
+                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT) for rank in range(count)]
+    try:
+        for rank, worker in enumerate(workers):
+            said = worker.communicate(timeout=timeout)[0]
+            assert worker.returncode == 0, f"rank {rank}:\n{said}"
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.communicate()

@@ -170,10 +170,10 @@ def test_data_to_be_had_from_nowhere(web: Path, tmp_path: Path, name: str) -> No
     assert "--dataset digits" in advice
 
 
-def test_data_sets_are_not_read_from_remote_storage() -> None:
+def test_a_scheme_that_is_none_is_said_in_one_line() -> None:
     for module in (mnist, cifar10):
-        with pytest.raises(UsageError, match="--data-dir s3://bucket/data: remote storage"):
-            module.load(DataConfig(data_dir="s3://bucket/data"))
+        with pytest.raises(UsageError, match="--data-dir s4://bucket/data: there is no s4://"):
+            module.load(DataConfig(data_dir="s4://bucket/data"))
 
 
 def test_real_mnist() -> None:

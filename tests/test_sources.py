@@ -156,7 +156,7 @@ def test_lists(tmp_path: Path) -> None:
     ("split", "--data-train .*split: the folder holds train and val: give it to --data-dir"),
     ("bare", "bare: holds no .jpg, .jpeg or .png"),
     ("text.rec", "text.rec at byte 0: "),
-    ("s3://bucket/x.rec", "remote storage is not supported yet"),
+    ("s4://bucket/x.rec", r"--data-train s4://bucket/x.rec: there is no s4://; did you mean s3://\?"),
 ])
 def test_what_is_no_data_is_said_in_one_line(tmp_path: Path, name: str, words: str) -> None:
     tree(tmp_path / "flat", "1.png")

@@ -306,7 +306,7 @@ def test_scoring_gives_the_validation_accuracy(folder: Path, undisturbed: Path,
 
 @pytest.mark.parametrize(("flags", "status", "words"), [
     (["--gpus", "0"], 2, "--gpus 0: no GPU was found"),
-    (["--kv-store", "dist_sync"], 2, "--kv-store dist_sync: "),
+    (["--kv-store", "dist"], 2, "take dist_sync"),
     (["--kv-store", "distsync"], 2, "did you mean dist_sync"),
     (["--num-classes", "5"], 2, "labels"),
     (["--load-epoch", "3"], 2, "needs the --model-prefix"),
@@ -314,7 +314,7 @@ def test_scoring_gives_the_validation_accuracy(folder: Path, undisturbed: Path,
     (["--network", "mlp", "--optimizer", "lamb"], 2, "torch has no lamb"),
     (["--top-k", "1"], 2, "--top-k 1"),
     (["--network", "mlp", "--add-stn"], 2, "--add-stn True: mlp has no such option"),
-    (["--model-parallel", "2"], 2, "--model-parallel 2: training on several devices"),
+    (["--network", "mlp", "--model-parallel", "2"], 2, "mlp has no such option; it is for alexnet-towers"),
     (["--log-dir", "somewhere"], 2, "--log-dir somewhere: needs the --log-file"),
     (["--network", "torchvision:resnet18", "--initializer", "xavier"], 2, "initialises itself"),
 ])

@@ -31,5 +31,5 @@ def _overview() -> str:
     for name in lookup.names("cli"):
         source = (Path(__file__).parent / f"{name.replace('-', '_')}.py").read_text(encoding="utf-8")
         first = (ast.get_docstring(ast.parse(source)) or "").split("\n\n")[0].replace("\n", " ")
-        lines.append(f"  {name:<12}{first}")
+        lines.append(f"  {name:<14}{first}")
     return "\n".join([*lines, "", "imgcls <command> --help tells more; imgcls-<command> is the same command."])

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import json
 import os
 import queue
 import sys
 import threading
+import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
-from imgcls.errors import ImgclsError
+from imgcls.distributed.environment import AGENT_VARIABLE
+from imgcls.errors import ImgclsError, Stopped, UsageError
 
 T = TypeVar("T")
 
@@ -59,11 +63,27 @@ def run_main(function: Callable[[Sequence[str]], int | None], argv: Sequence[str
     # Threads of torch that wait for each other spin; where another program wants the same cores, a long spin makes
     # small networks tens of times slower. This is read when torch is loaded, and costs nothing on an idle machine.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    status = _status_of(function, argv, name)
+    if _joined():
+        # Threads of gloo may still want to let go of Python's objects, and a thread that asks an interpreter which is
+        # about to end for anything takes the whole process down with SIGABRT: leave without that end.
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(status)
+    return status
+
+
+def _joined() -> bool:
+    """Whether this process is one of several."""
+    return getattr(sys.modules.get("imgcls.distributed.worker"), "joined", False)
+
+
+def _status_of(function: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None, name: str) -> int:
     try:
         return function(sys.argv[1:] if argv is None else argv) or 0
     except ImgclsError as error:
-        line = "; ".join(part.strip() for part in str(error).splitlines() if part.strip()).replace(":;", ":")
-        print(f"{name}: error: {line}", file=sys.stderr)
+        _tell(error, name)
         return error.exit_status
     except KeyboardInterrupt:
         print(f"{name}: interrupted", file=sys.stderr)
@@ -72,3 +92,27 @@ def run_main(function: Callable[[Sequence[str]], int | None], argv: Sequence[str
         # whoever read our output has left (| head); what is still buffered has nowhere to go
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except Exception:
+        if not _joined():
+            raise
+        traceback.print_exc()
+        return 1
+
+
+def _tell(error: ImgclsError, name: str) -> None:
+    """The error in one line on stderr. One process among several leaves it to the agent that started it, if there is
+    one, and otherwise says which it is; what all of them would say, only the first says."""
+    line = "; ".join(part.strip() for part in str(error).splitlines() if part.strip()).replace(":;", ":")
+    rank, several = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1") != "1"
+    path = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if path:
+        content = {"message": line, "extraInfo": {"timestamp": str(int(time.time())), "exit_status": error.exit_status,
+                                                  "kind": type(error).__name__}}
+        with contextlib.suppress(OSError), open(path, "w", encoding="utf-8") as stream:
+            json.dump({"message": content}, stream)
+    if several and isinstance(error, (Stopped, UsageError)) and rank != "0":
+        return
+    if AGENT_VARIABLE in os.environ and not isinstance(error, Stopped):
+        return
+    where = f"rank {rank}: " if several and rank != "0" and not line.startswith("rank ") else ""
+    print(f"{name}: error: {where}{line}", file=sys.stderr)

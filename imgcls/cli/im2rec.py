@@ -14,9 +14,10 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from imgcls.cli._run import run_main
+from imgcls.config import Parser
 from imgcls.errors import DataError, RunError, UsageError, unknown
 from imgcls.formats import lists
 from imgcls.formats.lists import Entry, Listing
@@ -88,8 +89,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="imgcls-im2rec", usage="imgcls-im2rec [flags] PREFIX ROOT", description=EXAMPLES,
-                     epilog=NOTES, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = Parser(prog="imgcls-im2rec", usage="imgcls-im2rec [flags] PREFIX ROOT", description=EXAMPLES,
+                    epilog=NOTES, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser.hint = "; imgcls-im2rec --help shows examples"
     parser.add_argument("prefix", metavar="PREFIX", help="of the lists PREFIX*.lst and what is made of them")
     parser.add_argument("root", metavar="ROOT", help="the folder that the paths in the lists start from")
     group = parser.add_argument_group("lists")
@@ -124,13 +126,6 @@ def _parser() -> argparse.ArgumentParser:
     group.add_argument("--resume", **switch,
                        help="leave out lists that an earlier run packed completely, with the same flags")
     return parser
-
-
-class _Parser(argparse.ArgumentParser):
-    """Raises where argparse would print its usage and leave."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(message + "; imgcls-im2rec --help shows examples")
 
 
 def _normalised(argv: Sequence[str], parser: argparse.ArgumentParser) -> list[str]:

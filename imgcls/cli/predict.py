@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import Any
 
 from imgcls.cli._run import loading_torch, run_main
+from imgcls.config import Parser
 from imgcls.errors import DataError, UsageError
 
 EXAMPLES = """examples:
@@ -44,14 +44,9 @@ def _start(argv: Sequence[str]) -> int:
     return 1 if failed else 0
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> Any:
-        raise UsageError(message)
-
-
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = _Parser(prog="imgcls-predict", usage="imgcls-predict --model PREFIX IMAGE [IMAGE ...]",
-                     description=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(prog="imgcls-predict", usage="imgcls-predict --model PREFIX IMAGE [IMAGE ...]",
+                    description=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, metavar="PREFIX", help="prefix of the checkpoint")
     parser.add_argument("--load-epoch", default="auto", metavar="EPOCH", help="8, 0008 or auto: the newest (auto)")
     parser.add_argument("--top", type=int, default=5, metavar="K", help="classes to show (5)")

@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 
 from imgcls.cli._run import run_main
+from imgcls.config import Parser
 from imgcls.formats.recordio import RecordReader, index_path
 from imgcls.storage import local, write_bytes
 
@@ -40,9 +41,8 @@ def _start(argv: Sequence[str]) -> int:
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="imgcls-rec2idx", usage="imgcls-rec2idx [flags] RECORD [INDEX]",
-                                     description=EXAMPLES,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(prog="imgcls-rec2idx", usage="imgcls-rec2idx [flags] RECORD [INDEX]",
+                    description=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("record", metavar="RECORD", help="the .rec file")
     parser.add_argument("index", nargs="?", metavar="INDEX", help="to write (default: RECORD's .idx)")
     parser.add_argument("--ids", action="store_true", help="the images' ids as keys")

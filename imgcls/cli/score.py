@@ -1,4 +1,4 @@
-"""Measure a checkpoint, ours or MXNet's, on labelled data: score.py."""
+"""Measure a network on labelled data, a checkpoint of ours or MXNet's, one of the zoo, torchvision's: score.py."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from imgcls import config as configuration
 from imgcls.cli._run import loading_torch, run_main
@@ -15,29 +15,35 @@ from imgcls.errors import UsageError
 from imgcls.sections import flag
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from imgcls.data.sources import Source
+    from imgcls.zoo import Located
 
 EXAMPLES = """examples:
   {prog} --model model/mnist --dataset mnist                 the newest epoch on the test set
   {prog} --model model/mnist --load-epoch 8 --top-k 5        epoch 8, top-5 accuracy as well
   {prog} --model old/mnist --load-epoch 35 --rgb-std 255     an MXNet checkpoint, pixels scaled to 0-1
+  {prog} --model torchvision:resnet50 --data-val val/        torchvision's weights, on a folder of images per class
+  {prog} --model imagenet1k-resnet-50 --data-val val.rec     a network of MXNet's zoo, on records
 """
 
 #: the flags of training that make sense here
-USED = ("dataset", "data_dir", "data_val", "data_val_idx", "val_dataset", "data_root", "on_bad", "batch_size",
-        "data_nthreads", "resize", "val_resize", "interpolation", "rgb_mean", "rgb_std", "mean_image", "image_shape",
-        "top_k", "loss", "gpus", "dtype", "load_epoch")
+USED = ("dataset", "data_dir", "data_val", "data_val_idx", "val_dataset", "data_root", "on_bad", "cache_gb",
+        "batch_size", "data_nthreads", "resize", "val_resize", "interpolation", "rgb_mean", "rgb_std", "mean_image",
+        "image_shape", "top_k", "loss", "gpus", "dtype", "load_epoch")
 
 
 @dataclass(frozen=True)
 class ScoreConfig:
     """Score"""
 
-    model: str = flag("", "prefix of the checkpoint", since="g2", metavar="PREFIX")
+    model: str = flag("", "the prefix of a checkpoint, a network of MXNet's zoo (imagenet1k-resnet-50), the URL of a "
+                      "prefix, or torchvision:NAME[:WEIGHTS]", since="g2", metavar="NAME")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; the metrics go to stdout, one `name=value` a line."""
+    """The command; the metrics go to stdout, one `name=value` a line, and in MXNet's words to stderr."""
     return run_main(_start, argv, "imgcls-score")
 
 
@@ -47,33 +53,43 @@ def _start(argv: Sequence[str]) -> int:
     prefix = config.own.model
     if not prefix:
         raise UsageError("--model is missing: give the prefix of a checkpoint, such as --model model/mnist")
-    for name, value in score(prefix, config).items():
+    values = score(prefix, config)
+    print(f"INFO:root:Finished with {values['images/sec']:f} images per second", file=sys.stderr)
+    for name, value in values.items():
+        if name != "images/sec":
+            print(f"INFO:root:{(name, value)}", file=sys.stderr)
         print(f"{name}={value:f}")
     return 0
 
 
-def score(prefix: str, config: configuration.Config) -> dict[str, float]:
-    """Metrics of the checkpoint on the validation data, and `images/sec`. Preprocessing that the user does not give
-    is the checkpoint's own, or the data set's where an MXNet checkpoint has none."""
+def score(name: str, config: configuration.Config) -> dict[str, float]:
+    """Metrics of the network `name` (see `zoo.locate`) on the validation data, and `images/sec`. Preprocessing that the
+    user does not give is that of its training, or the data set's where nobody noted it."""
     with loading_torch():
-        from imgcls import api, checkpoint, distributed, trainer
-    from imgcls.cli.train import check_labels
+        from imgcls import distributed, trainer, zoo
     from imgcls.data.make import make_loader
     from imgcls.metrics import Metrics, metric_names
 
     worker = distributed.choose(config.device)
-    meta = checkpoint.read_meta(prefix)
-    config = _with_preprocessing(config, meta.get("preprocessing") or {})
-    model = api.load_model(prefix, config.checkpoint.load_epoch or "auto").to(worker.device)
-    source = load_data(config, meta.get("class_names") or ())
+    found = zoo.locate(name, config.checkpoint.load_epoch or "auto")
+    config = with_preprocessing(config, found)
+    source = load_data(config, found.class_names if found.prefix else ())
+    model = zoo.build(zoo.read(found)).to(worker.device)
     loader = make_loader(source, batch_size=config.data.batch_size, image_shape=config.network.image_shape,
                          augment_config=config.augment, train=False, seed=0, device=worker.device,
                          threads=config.data.data_nthreads, on_bad=config.data.on_bad)
+    print(preprocessing_line(config, found), file=sys.stderr)
     if loader.note:
         print(f"note: images are {loader.note}", file=sys.stderr)
-    classes = _classes(model, config)
-    check_labels(source.labels, classes, f"the labels of {source.description}")
-    metrics = Metrics(metric_names(config.train.top_k, config.train.loss, classes), worker.device)
+    classes = count_classes(model, config)
+    if source.labels.min() < 0 or source.labels.max() >= classes:
+        raise UsageError(f"--data-val: the labels of {source.description} go from {source.labels.min()} to "
+                         f"{source.labels.max()}, and {name} has the classes 0 to {classes - 1}")
+    if source.class_names and len(source.class_names) != classes:
+        print(f"note: the data has {len(source.class_names)} classes and the network {classes}: class k of the data is "
+              "taken for class k of the network", file=sys.stderr)
+    top_k = config.train.top_k or (5 if "top_k" not in config.given and classes > 5 else 0)  # MXNet's two
+    metrics = Metrics(metric_names(top_k, config.train.loss, classes), worker.device)
     started = time.perf_counter()
     values = trainer.evaluate(model, loader, metrics, trainer.Precision(config.device.dtype, worker.device))
     return values | {"images/sec": loader.num_samples / (time.perf_counter() - started)}
@@ -91,30 +107,50 @@ def load_data(config: configuration.Config, class_names: Sequence[str]) -> Sourc
     return source
 
 
-def _with_preprocessing(config: configuration.Config, known: dict[str, object]) -> configuration.Config:
-    """The checkpoint's own shape, mean and std where the user gave none."""
-    def value(name: str, key: str) -> object:
-        field = configuration.FIELDS[name]
-        return configuration.convert(field, known[key])
+def with_preprocessing(config: configuration.Config, found: Located) -> configuration.Config:
+    """The shape, mean, std and sizes that the network was trained with, where the user gave none."""
+    known = found.preprocessing
+
+    def value(name: str, key: str) -> Any:
+        return configuration.convert(configuration.FIELDS[name], known[key])
 
     network, augment = config.network, config.augment
-    if "image_shape" not in config.given and known.get("image_shape"):
+    if not {"image_shape", "data_shape"} & config.given.keys() and known.get("image_shape"):
         network = dataclasses.replace(network, image_shape=value("image_shape", "image_shape"))
-    changes = {name: value(name, key) for name, key in (
-        ("rgb_mean", "mean"), ("rgb_std", "std"), ("val_resize", "val_resize"), ("interpolation", "interpolation"))
-               if name not in config.given and known.get(key)}
+    wanted = [("rgb_mean", "mean"), ("rgb_std", "std"), ("interpolation", "interpolation")]
+    if known.get("image_shape") and network.image_shape == value("image_shape", "image_shape"):
+        wanted.append(("val_resize", "val_resize"))  # of the crop of then: for another size it means nothing
+    changes = {name: value(name, key) for name, key in wanted if name not in config.given and known.get(key)}
     return dataclasses.replace(config, network=network, augment=dataclasses.replace(augment, **changes))
 
 
-def _classes(model: object, config: configuration.Config) -> int:
+def preprocessing_line(config: configuration.Config, found: Located) -> str:
+    """What the network is given, and who says so."""
+    def numbers(values: Sequence[float]) -> str:
+        return ",".join(f"{one:g}" for one in values)
+
+    augment = config.augment
+    mean = f"mean {augment.mean_image}" if augment.mean_image else f"mean {numbers(augment.rgb_mean)}"
+    given = [configuration.spell(name) for name in ("image_shape", "rgb_mean", "rgb_std", "mean_image", "val_resize")
+             if name in config.given]
+    who = f"as {found.origin} has it" if found.preprocessing else (
+        f"the data set's: nothing tells what {found.name} was trained with")
+    if given:
+        who += f", but for {', '.join(given)}"
+    return f"images: {numbers(config.network.image_shape)}, {mean}, std {numbers(augment.rgb_std)} ({who})"
+
+
+def count_classes(model: nn.Module, config: configuration.Config) -> int:
     """How many logits the network gives for an image of this shape; a shape it cannot take is a UsageError."""
     import torch
 
-    shape = config.network.image_shape
-    device = next(iter(model.parameters())).device  # type: ignore[attr-defined]
+    shape, training = config.network.image_shape, model.training
+    device = next(iter(model.parameters())).device
     try:
         with torch.no_grad():
-            return int(model(torch.zeros(1, *shape, device=device)).shape[1])  # type: ignore[operator]
+            return int(model.eval()(torch.zeros(1, *shape, device=device)).shape[1])
     except RuntimeError as error:
         raise UsageError(f"--image-shape {','.join(map(str, shape))}: the network cannot take it "
                          f"({str(error).splitlines()[0]})") from error
+    finally:
+        model.train(training)

@@ -5,24 +5,32 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import shlex
+import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from imgcls import config as configuration
-from imgcls import distributed
+from imgcls import distributed, networks
 from imgcls.cli._run import in_background, loading_torch, run_main
 from imgcls.config import Config
-from imgcls.errors import UsageError
+from imgcls.errors import ImgclsError, UsageError
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
     from imgcls.checkpoint import Position, Saved
     from imgcls.data.loader import Loader
     from imgcls.data.sources import Splits
-    from imgcls.distributed import Worker
+    from imgcls.distributed import Place
+    from imgcls.distributed.batch_norm import Shared
+    from imgcls.distributed.exchange import Exchange
+    from imgcls.distributed.gradients import DataParallel
+    from imgcls.distributed.worker import Worker
     from imgcls.reporter import Reporter
     from imgcls.schedule import Schedule
+
+    MakeNetwork = Callable[[Config, "Saved | None", Reporter], nn.Module]
 
 EXAMPLES = """examples:
   {prog} --dataset digits                                    lenet on drawn digits, nothing to download
@@ -38,19 +46,47 @@ def main(argv: Sequence[str] | None = None, *, dataset: str = "mnist", prog: str
 
 def _start(argv: Sequence[str], dataset: str, prog: str) -> int:
     config = configuration.parse(argv, prog=prog, examples=EXAMPLES.format(prog=prog), dataset=dataset)
-    run(config, command=shlex.join([prog, *argv]))
-    return 0
+    again = [sys.executable, "-m", "imgcls", "train", "--dataset", config.data.dataset, *argv]
+    status = start_others(config, argv, again, prog)
+    if status is None:
+        run(config, command=shlex.join([prog, *argv]))
+    return status or 0
 
 
-def run(config: Config, *, splits: Splits | None = None, command: str = "",
-        quiet: bool = False) -> tuple[nn.Module | None, dict[str, float]]:
+def start_others(config: Config, argv: Sequence[str], again: Sequence[str], prog: str) -> int | None:
+    """Where the command means several processes and nobody has started them: start them, and return the exit status
+    once all have ended. None where this process is to train. `again` is the command where it did not come from the
+    command line."""
+    team = distributed.gather_team(config.device, config.distributed, config.network.model_parallel)
+    networks.check_parts(config.network, team.gpus, config.device.compile)
+    if team.place is not None and team.place.role != "worker":
+        return distributed.serve_mxnet_role(team.place, config.distributed.dist_timeout, prog)
+    if not team.to_start:
+        return None
+    if argv and sys.argv[-len(argv):] == list(argv):
+        again = [sys.executable, *sys.orig_argv[1:]]
+    with loading_torch():
+        from imgcls.distributed import agent
+    if team.gpus:
+        distributed.check_gpus(config.device.gpus, team.gpus)
+    wanted = config.distributed
+    return agent.run(again, processes=team.to_start, nnodes=wanted.nnodes, endpoint=wanted.rdzv_endpoint,
+                     job=wanted.rdzv_id, max_restarts=wanted.max_restarts, timeout=wanted.dist_timeout, name=prog)
+
+
+def run(config: Config, *, splits: Splits | None = None, command: str = "", quiet: bool = False,
+        network: MakeNetwork | None = None) -> tuple[nn.Module | None, dict[str, float]]:
     """Train as the configuration says: the table of contents of a run. Returns the network and its last metrics.
 
-    `splits` are data already in memory, in place of --dataset.
+    `splits` are data already in memory, in place of --dataset; `network` makes the network, in place of `make_network`.
     """
-    on_gpu = bool(distributed.check(config.device))
+    team = distributed.gather_team(config.device, config.distributed, config.network.model_parallel)
+    networks.check_parts(config.network, team.gpus, config.device.compile)
+    if team.to_start:
+        raise UsageError("several devices need several processes, which only a command can start: imgcls-train or "
+                         "torchrun")
     data: Callable[[], Splits]
-    if splits is None and not on_gpu:
+    if splits is None and not team.gpus:
         data = in_background(load_data, config)  # while torch is loaded
     else:  # a GPU may not be there: say so before anything is downloaded
         data = lambda: splits or load_data(config)  # noqa: E731
@@ -60,22 +96,31 @@ def run(config: Config, *, splits: Splits | None = None, command: str = "",
     from imgcls.signals import Stop
 
     with contextlib.ExitStack() as stack:
-        worker = distributed.choose(config.device)
+        worker = distributed.choose(config.device, team)
+        stack.enter_context(worker.guard())
+        stack.callback(worker.close)
+        distributed.join(worker, team, config.distributed.dist_timeout)
+        check_sharing(config, worker)
         prefix = config.checkpoint.save_model_prefix or config.checkpoint.model_prefix
+        metrics_path = f"{prefix}-metrics.jsonl" if prefix else None
         reporter = stack.enter_context(contextlib.closing(Reporter(
-            config.report, metrics_path=f"{prefix}-metrics.jsonl" if prefix else None, rank=worker.rank, quiet=quiet)))
+            config.report, metrics_path=metrics_path, rank=worker.rank, quiet=quiet)))
         reporter.line(configuration.tell(config))
         splits = data()
         config = settle_classes(config, splits)
-        loader, val_loader = make_loaders(config, splits, worker)
+        saved = None if config.train.test_io else agreed_checkpoint(config, worker)
+        batch_size = whole_batch(config, saved, worker, reporter)
+        loader, val_loader = make_loaders(config, splits, worker, batch_size)
         if config.train.test_io:
             return None, test_io(config, loader, reporter)
 
-        saved = find_checkpoint(config)
-        model = make_network(config, saved, reporter)
+        model = (network or make_network)(config, saved, reporter)
         flops = summary.flops(model, config.network.image_shape)
-        distributed.limit_threads(worker, 3 * flops * config.data.batch_size)  # the way back costs two ways forward
-        model.to(worker.device)
+        pieces = (1 if worker.apart else worker.world) * config.distributed.micro_batches
+        distributed.limit_threads(worker, 3 * flops * batch_size / pieces)  # the way back costs two ways forward
+        parts = networks.place(model, config.network, worker.device, team.gpus)
+        if parts:
+            reporter.line(parts)
         plan = schedule.from_config(config.schedule, updates_per_epoch=loader.batches_per_epoch, given=config.given,
                                     num_epochs=config.train.num_epochs, first_generation=config.first_generation)
         position = start_of(config, saved, loader, plan, reporter)
@@ -87,11 +132,18 @@ def run(config: Config, *, splits: Splits | None = None, command: str = "",
         elif saved:
             reporter.warn(f"--optimizer {config.optimizer.optimizer}: the checkpoint was trained with "
                           f"{saved.optimizer_class}, whose state means nothing here; the optimizer starts afresh")
+        forward, shared = spread_over_devices(config, model, worker, batch_size)
+        for note in (team.store.note, *(forward.notes if forward else ())):
+            if note:
+                reporter.say(f"note: {note}")
         summarise(config, splits, model, flops, loader, val_loader, plan, worker, precision.name, reporter)
-        warn_of_what_hurts(config, splits, position, saved, reporter)
+        warn_of_what_hurts(config, splits, position, saved, worker, reporter)
 
+        exchange = None
+        if worker.apart:
+            exchange = stack.enter_context(exchange_with_servers(config, model, optimizer, worker))
         writer = None
-        if prefix and position.epoch < config.train.num_epochs:
+        if prefix and not worker.rank and position.epoch < config.train.num_epochs:
             writer = stack.enter_context(contextlib.closing(checkpoint.Checkpoint(
                 prefix, keep_states=config.checkpoint.keep_states, run=saved.run if saved else "")))
         stop = stack.enter_context(Stop())
@@ -100,15 +152,104 @@ def run(config: Config, *, splits: Splits | None = None, command: str = "",
             config=config.train, num_classes=config.network.num_classes, compile=config.device.compile,
             clip_gradient=config.optimizer.clip_gradient, checkpoint=writer,
             save_period=config.checkpoint.save_period, save_every=config.checkpoint.save_every, reporter=reporter,
-            stop=stop)
+            stop=stop, micro_batches=config.distributed.micro_batches, forward=forward, shared=shared,
+            exchange=exchange)
         if writer:
-            writer.begin(model, dataclasses.asdict(config.network), meta(config, splits, command),
+            job = team.place.job if team.place else ""
+            writer.begin(model, dataclasses.asdict(config.network), meta(config, splits, command) | {"job": job},
                          resumed=saved is not None)
             reporter.resume_metrics(position.update)
         result = coach.fit(position)
-    if result and not quiet:
+        worker.barrier()  # nobody leaves while another still listens
+    if result and not quiet and not worker.rank:
         tell_result(result, "Validation" if val_loader else "Train", config, prefix, command)
     return model, result
+
+
+def agreed_checkpoint(config: Config, worker: Worker) -> Saved | None:
+    """What --load-epoch names, or after a restart of the job what it saved last; the same for all processes.
+
+    Every machine looks at its own disk, the one that is furthest on reads, and the others are told.
+    """
+    from imgcls import checkpoint
+
+    worker = dataclasses.replace(worker, apart=False)  # at the start all are together
+    saved: Saved | None = None
+    error: ImgclsError | None = None
+    if not worker.local_rank or not worker.together:
+        try:
+            saved = find_checkpoint(config, worker.place)
+        except ImgclsError as problem:
+            error = problem
+    if not worker.together:
+        if error:
+            raise error
+        return saved
+    progress = -1.0 if saved is None else saved.position.epoch * 1e9 + saved.position.batch
+    everybody = worker.gather(-2.0 if error else progress)
+    if max(everybody) < -1 or (max(everybody) < 0 and error and config.checkpoint.load_epoch.lower() != "auto"):
+        raise error or UsageError(f"--load-epoch {config.checkpoint.load_epoch}: no machine of the job has it")
+    if max(everybody) < 0:
+        return None
+    owner = everybody.index(max(everybody))
+    content = checkpoint.pack(saved) if worker.rank == owner and saved else None
+    return checkpoint.unpack(worker.broadcast(content, owner))
+
+
+def whole_batch(config: Config, saved: Saved | None, worker: Worker, reporter: Reporter) -> int:
+    """Samples of a batch over all processes: --batch-size of every worker, or that of the checkpoint, where only the
+    number of processes has changed since, so that its position and learning rates keep their meaning."""
+    batch_size = config.data.batch_size * (1 if worker.apart else worker.workers)
+    then = saved.position if saved else None
+    if then and then.batch_size not in (0, batch_size) and then.world not in (0, worker.world) and not worker.apart:
+        reporter.say(f"note: the batch of {then.batch_size} samples is kept, which {then.world} processes shared "
+                     f"before and {worker.world} do now")
+        return then.batch_size
+    return batch_size
+
+
+def spread_over_devices(config: Config, model: nn.Module, worker: Worker,
+                        batch_size: int) -> tuple[DataParallel | None, Shared | None]:
+    """The network as the trainer calls it where several processes share the work, and its synchronised batch
+    normalisations; None and None for one process."""
+    if not worker.together:
+        return None, None
+    from torch.nn.modules.batchnorm import _BatchNorm
+
+    from imgcls.distributed import batch_norm, gradients
+    from imgcls.layers import BatchNorm
+
+    wanted = config.distributed
+    shared = batch_norm.synchronise(model, (BatchNorm, _BatchNorm)) if wanted.sync_bn else None
+    forward = gradients.data_parallel(model, device=worker.device, gc_type=wanted.gc_type,
+                                      gc_threshold=wanted.gc_threshold,
+                                      batch_per_device=max(batch_size // worker.world, 1))
+    return forward, shared
+
+
+def check_sharing(config: Config, worker: Worker) -> None:
+    """UsageError for settings that do not go with the way gradients are shared."""
+    from imgcls.distributed import gradients
+
+    wanted, dtype = config.distributed, config.device.dtype
+    if worker.apart:
+        for flag, given in ((f"--gc-type {wanted.gc_type}", wanted.gc_type != "none"), ("--sync-bn", wanted.sync_bn),
+                            ("--dtype float16", dtype == "float16")):
+            if given:
+                raise UsageError(f"{flag}: does not go with --kv-store {wanted.kv_store}, where every worker is by "
+                                 "itself and its gradients go to a server as float32; take dist_sync"
+                                 + (" or --dtype bfloat16" if dtype == "float16" else ""))
+    gradients.check(wanted.gc_type, wanted.gc_threshold, dtype)
+
+
+def exchange_with_servers(config: Config, model: nn.Module, optimizer: torch.optim.Optimizer,
+                          worker: Worker) -> Exchange:
+    """dist_async: the servers, started, and the weights of worker 0 in all of them and in every worker."""
+    from imgcls.distributed.exchange import Exchange
+
+    servers = worker.place.servers if worker.place else 0
+    return Exchange(model, optimizer, rank=worker.rank, world=worker.world, servers=servers or 1,
+                    timeout=config.distributed.dist_timeout)
 
 
 def load_data(config: Config) -> Splits:
@@ -125,25 +266,31 @@ def settle_classes(config: Config, splits: Splits) -> Config:
         config, network=dataclasses.replace(config.network, num_classes=max(named, 2)))
 
 
-def make_loaders(config: Config, splits: Splits, worker: Worker) -> tuple[Loader, Loader | None]:
-    """Loaders on the worker's device, for training and for validation (None without validation data)."""
+def make_loaders(config: Config, splits: Splits, worker: Worker,
+                 batch_size: int) -> tuple[Loader, Loader | None]:
+    """Loaders on the worker's device, for training and for validation (None without validation data): of batches of
+    `batch_size` samples over all processes, this one's share."""
+    from imgcls.data import order
     from imgcls.data.loader import BenchmarkLoader
     from imgcls.data.make import make_loader
 
+    share = order.Share(worker.rank, worker.world, worker.apart)
     if config.data.benchmark:
         return BenchmarkLoader(
-            num_samples=config.data.num_examples or len(splits.train), batch_size=config.data.batch_size,
+            num_samples=config.data.num_examples or len(splits.train), batch_size=batch_size,
             image_shape=config.network.image_shape, num_classes=config.network.num_classes, seed=config.train.seed,
-            device=worker.device), None
+            device=worker.device, share=share), None
     for source, what in ((splits.train, "training"), (splits.val, "validation")):
         if source is not None:
             check_labels(source.labels, config.network.num_classes, f"the {what} labels of {source.description}")
     common: dict[str, Any] = {
-        "batch_size": config.data.batch_size, "image_shape": config.network.image_shape, "seed": config.train.seed,
+        "batch_size": batch_size, "image_shape": config.network.image_shape, "seed": config.train.seed,
         "augment_config": config.augment, "device": worker.device,
         "threads": config.data.data_nthreads, "on_bad": config.data.on_bad}
-    train = make_loader(splits.train, train=True, **common)
-    return train, make_loader(splits.val, train=False, **common) if splits.val is not None else None
+    train = make_loader(splits.train, train=True, share=share, **common)
+    if splits.val is None or (worker.apart and worker.rank):
+        return train, None
+    return train, make_loader(splits.val, train=False, share=order.WHOLE if worker.apart else share, **common)
 
 
 def check_labels(labels: Any, num_classes: int, what: str) -> None:
@@ -154,11 +301,17 @@ def check_labels(labels: Any, num_classes: int, what: str) -> None:
                          f"they must be 0 to {num_classes - 1}")
 
 
-def find_checkpoint(config: Config) -> Saved | None:
-    """What --load-epoch names; None to start from scratch, which auto does where nothing was saved yet."""
+def find_checkpoint(config: Config, place: Place | None = None) -> Saved | None:
+    """What --load-epoch names; None to start from scratch, which auto does where nothing was saved yet. Processes of
+    a job that were started again go on with what the job saved last, whatever --load-epoch says."""
     from imgcls import checkpoint
 
     wanted = config.checkpoint
+    prefix = wanted.save_model_prefix or wanted.model_prefix
+    if place and prefix and (place.restarts or (place.job and checkpoint.read_meta(prefix).get("job") == place.job)):
+        newest = checkpoint.load(prefix, "auto")
+        if newest:
+            return newest
     if not wanted.load_epoch:
         return None
     if not wanted.model_prefix and not wanted.save_model_prefix:
@@ -221,10 +374,11 @@ def summarise(config: Config, splits: Splits, model: nn.Module, flops: int, load
                    f"{summary.short(flops)} FLOPs per image",
         "augmentation": augment.describe(config.augment, network.image_shape) if is_image else "none",
         "schedule": plan.description,
-        "training": f"{config.optimizer.optimizer}, batch {config.data.batch_size}, "
+        "training": f"{config.optimizer.optimizer}, batch {batch_of(loader.batch_size, worker)}, "
                     f"{loader.batches_per_epoch:,} updates per epoch, {config.train.num_epochs} epochs, "
                     f"seed {config.train.seed}",
-        "device": f"{worker.description}, {dtype}{', compiled' if config.device.compile else ''}",
+        "device": f"{worker.description}, {dtype}{', compiled' if config.device.compile else ''}"
+                  + (f", and {worker.world - 1} more process{'es' * (worker.world > 2)}" if worker.world > 1 else ""),
     }.items():
         reporter.say(f"{name + ':':<14}{text}")
     for note in (*splits.notes, *(f"{what} images are {one.note}" for what, one in (
@@ -232,8 +386,19 @@ def summarise(config: Config, splits: Splits, model: nn.Module, flops: int, load
         reporter.say(f"note: {note}")
 
 
+def batch_of(batch_size: int, worker: Worker) -> str:
+    """The size of a batch, and who has what of it."""
+    if not worker.together:
+        return f"{batch_size} of each of {worker.world} workers" if worker.apart else str(batch_size)
+    each = batch_size / worker.world
+    share = f"{each:g} on each of {worker.world} devices"
+    if worker.workers == 1:
+        return f"{batch_size} ({share})"
+    return f"{batch_size} ({batch_size // worker.workers} for each of {worker.workers} workers, {share})"
+
+
 def warn_of_what_hurts(config: Config, splits: Splits, position: Position, saved: Saved | None,
-                       reporter: Reporter) -> None:
+                       worker: Worker, reporter: Reporter) -> None:
     """Settings and data that are allowed and rarely meant."""
     import numpy as np
 
@@ -249,6 +414,14 @@ def warn_of_what_hurts(config: Config, splits: Splits, position: Position, saved
                       "shuffles in chunks, learns nothing from such a file")
     if config.network.num_layers is not None and not takes_depth(config.network.network):
         reporter.warn(f"--num-layers {config.network.num_layers}: {config.network.network} comes in one depth only")
+    if worker.world == 1 and (unused := one_process_flags(config)):
+        reporter.warn(f"{', '.join(unused)}: one process trains alone, so that there is nothing to share")
+    if worker.apart:
+        from imgcls.distributed.exchange import advice
+
+        momentum = config.optimizer.mom if config.optimizer.optimizer.lower() in ("sgd", "nag") else 0
+        if warning := advice(momentum, config.schedule.lr, worker.world):
+            reporter.warn(warning)
     if config.schedule.lr == 0:
         reporter.warn("--lr 0: nothing will be learned")
     given = config.data.num_examples
@@ -262,6 +435,14 @@ def warn_of_what_hurts(config: Config, splits: Splits, position: Position, saved
     if there is not None:
         reporter.warn(f"{prefix}-{there:04d}.params and those before it are from an earlier run and will be written "
                       "over; --load-epoch auto would go on with it, had it been given")
+
+
+def one_process_flags(config: Config) -> list[str]:
+    """The flags, as given, that mean something to several processes only."""
+    wanted = config.distributed
+    found = [f"--kv-store {wanted.kv_store}"] if wanted.kv_store.lower().startswith("dist") else []
+    found += ["--sync-bn"] if wanted.sync_bn else []
+    return found + ([f"--gc-type {wanted.gc_type}"] if wanted.gc_type != "none" else [])
 
 
 def meta(config: Config, splits: Splits, command: str) -> dict[str, Any]:
@@ -316,7 +497,7 @@ def _resume_command(command: str, config: Config) -> str:
     """The command of this run with twice the epochs, going on from its checkpoint."""
     words, kept, skip = shlex.split(command) or ["imgcls-train"], [], False
     for word in words:
-        name = configuration.expand([word], "")[0].partition("=")[0] if word.startswith("--") else ""
+        name = configuration.expand([word], "", config.fields)[0].partition("=")[0] if word.startswith("--") else ""
         if skip and not name:
             skip = False
             continue

@@ -11,10 +11,12 @@ from pathlib import Path
 import numpy as np
 
 from imgcls.cli._run import run_main
+from imgcls.config import Parser
 from imgcls.errors import DataError, UsageError
 from imgcls.formats.lists import class_names
 from imgcls.formats.recordio import RecordReader, expand, unpack
 from imgcls.packing import decode, in_order, quiet_opencv
+from imgcls.storage import Place
 
 EXAMPLES = """examples:
   imgcls-verify data/train.rec                  every record, every image
@@ -30,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _start(argv: Sequence[str]) -> int:
     flags = _parse(argv)
-    files: list[Path] = []
+    files: list[Place] = []
     for text in flags.files:
         # A file that is named is looked at even if it is empty, which in a folder means nothing.
         files += [Path(text)] if os.path.isfile(text) else expand(text, "FILE")
@@ -38,9 +40,8 @@ def _start(argv: Sequence[str]) -> int:
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="imgcls-verify", usage="imgcls-verify [flags] FILE.rec ...",
-                                     description=EXAMPLES,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(prog="imgcls-verify", usage="imgcls-verify [flags] FILE.rec ...",
+                    description=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="+", metavar="FILE", help="a .rec file, a folder, or a pattern")
     parser.add_argument("--decode", default="True", choices=("True", "False"), help="the images too")
     parser.add_argument("--num-thread", type=int, default=0, metavar="N", help="default: one per core")
@@ -52,7 +53,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     return flags
 
 
-def _verify(path: Path, flags: argparse.Namespace) -> int:
+def _verify(path: Place, flags: argparse.Namespace) -> int:
     """Print what is wrong with a file and a line that sums it up; returns how much is wrong."""
     start = time.perf_counter()
     try:

@@ -18,7 +18,7 @@ from torch import Tensor
 from imgcls.data import order
 from imgcls.data.plan import COLUMN, MIRROR, ROW, aspects
 from imgcls.errors import DataError, UsageError
-from imgcls.formats import params
+from imgcls.formats import caffe, params
 from imgcls.sections import AugmentConfig
 
 
@@ -119,13 +119,18 @@ class Normalizer:
 
 
 def read_mean_image(path: str, shape: Sequence[int]) -> np.ndarray:
-    """The one array of an MXNet file, float32 (C, H, W); DataError where it is of another shape."""
-    arrays = list(params.load(path).values())
+    """The one array of an MXNet file, or a Caffe mean (.binaryproto), float32 (C, H, W) in RGB; DataError where it is
+    of another shape."""
+    arrays = [caffe.load_mean(path)] if caffe.is_mean(path) else list(params.load(path).values())
     if len(arrays) != 1:
         raise DataError(path, f"holds {len(arrays)} arrays, a mean image is one")
     if arrays[0].shape != tuple(shape):
+        instead = ""  # Caffe's are of the size before the crop: their mean is what its users take then, too
+        if arrays[0].ndim == 3 and len(arrays[0]) == shape[0]:
+            means = ",".join(f"{mean:.3f}" for mean in arrays[0].mean((1, 2), dtype=float))
+            instead = f"; its mean per channel is --rgb-mean {means}"
         raise DataError(path, f"the mean image is {'x'.join(map(str, arrays[0].shape))}, --image-shape is "
-                              f"{'x'.join(map(str, shape))}")
+                              f"{'x'.join(map(str, shape))}{instead}")
     return np.ascontiguousarray(arrays[0], np.float32)
 
 

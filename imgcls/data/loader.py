@@ -26,11 +26,26 @@ _PIECE = 2048
 
 @dataclass(frozen=True)
 class Batch:
-    """float32 `images` (n, C, H, W) normalised, int64 `labels` (n,), and how many of the n are not padding."""
+    """float32 `images` (n, C, H, W) normalised, int64 `labels` (n,), and how many of the n are not padding.
+
+    `whole` counts the samples that all processes together have in this batch, damaged ones included: a sum over the
+    valid samples divided by `whole` adds up to the mean.
+    """
 
     images: Tensor
     labels: Tensor
     valid: int
+    whole: int
+
+    def pieces(self, count: int) -> Iterator[Batch]:
+        """The batch in `count` pieces, cut as `order.Share` cuts it for as many processes."""
+        if count == 1:
+            yield self
+            return
+        for index in range(count):
+            first, end = order.Share(index, count).bounds(self.valid)
+            some = slice(first, max(end, first + 1)) if first < self.valid else slice(0, 1)
+            yield Batch(self.images[some], self.labels[some], end - first, self.whole)
 
 
 class Loader(Protocol):
@@ -52,10 +67,12 @@ class ResidentLoader:
     dropped and nothing comes twice."""
 
     def __init__(self, source: ArraySource, *, batch_size: int, image_shape: Sequence[int],
-                 augment_config: AugmentConfig, train: bool, seed: int, device: torch.device) -> None:
+                 augment_config: AugmentConfig, train: bool, seed: int, device: torch.device,
+                 share: order.Share = order.WHOLE) -> None:
         if not len(source):
             raise UsageError(f"{source.description}: holds no images")
-        self.num_samples, self.batch_size = len(source), batch_size
+        self._count, self._share = len(source), share
+        self.num_samples, self.batch_size = len(share.of_epoch(np.arange(self._count))), batch_size
         self.batches_per_epoch = -(-self.num_samples // batch_size)
         self.seconds = 0.0
         self.note = ""
@@ -64,7 +81,7 @@ class ResidentLoader:
         images = torch.from_numpy(np.ascontiguousarray(source.images)).to(device)
         self._flat = images.ndim != 4 or len(image_shape) != 3
         if self._flat:
-            images = images.reshape(self.num_samples, 1, -1, 1)  # one row of grey pixels: flattened again when cut
+            images = images.reshape(self._count, 1, -1, 1)  # one row of grey pixels: flattened again when cut
             shape = (1, 1, images.shape[2])
         else:
             images = images.permute(0, 2, 3, 1).contiguous()
@@ -79,18 +96,21 @@ class ResidentLoader:
 
     def epoch(self, epoch: int, first_batch: int = 0) -> Iterator[Batch]:
         """The batches of an epoch from `first_batch` on, the same whether or not those before it were taken."""
-        samples = order.permutation(self._seed, epoch, self.num_samples) if self._train else np.arange(self.num_samples)
-        per_piece = max(_PIECE // self.batch_size, 1)
+        samples = order.permutation(self._seed, epoch, self._count) if self._train else np.arange(self._count)
+        samples = self._share.of_epoch(samples)
+        per_piece = max(_PIECE * self._share.pieces // self.batch_size, 1)
         first_piece = first_batch // per_piece
         for piece in range(first_piece, -(-self.batches_per_epoch // per_piece)):
             started = time.perf_counter()
-            chosen = samples[piece * per_piece * self.batch_size:(piece + 1) * per_piece * self.batch_size]
-            images, labels = self._prepare(epoch, chosen)
-            batches = zip(images.split(self.batch_size), labels.split(self.batch_size), strict=True)
+            numbers = range(piece * per_piece, min((piece + 1) * per_piece, self.batches_per_epoch))
+            chosen = [order.own(samples, number, self.batch_size, self._share) for number in numbers]
+            images, labels = self._prepare(epoch, np.concatenate([own.samples for own in chosen]))
+            sizes = [len(own.samples) for own in chosen]
+            batches = zip(numbers, chosen, images.split(sizes), labels.split(sizes), strict=True)
             self.seconds += time.perf_counter() - started
-            for number, (batch, batch_labels) in enumerate(batches, piece * per_piece):
+            for number, own, batch, batch_labels in batches:
                 if number >= first_batch:
-                    yield Batch(batch, batch_labels, len(batch_labels))
+                    yield Batch(batch, batch_labels, own.valid, own.whole)
 
     def _prepare(self, epoch: int, samples: np.ndarray) -> tuple[Tensor, Tensor]:
         """Gather, cut, mirror and normalise these samples: float32 (n, C, H, W), int64 (n,)."""
@@ -108,7 +128,7 @@ class BenchmarkLoader:
     """`--benchmark 1`: one batch of noise in [-1, 1) with random labels, again and again."""
 
     def __init__(self, *, num_samples: int, batch_size: int, image_shape: Sequence[int], num_classes: int, seed: int,
-                 device: torch.device) -> None:
+                 device: torch.device, share: order.Share = order.WHOLE) -> None:
         self.num_samples, self.batch_size, self.seconds, self.note = num_samples, batch_size, 0.0, ""
         self.batches_per_epoch = max(num_samples // batch_size, 1)
         self.num_samples = self.batches_per_epoch * batch_size
@@ -117,7 +137,9 @@ class BenchmarkLoader:
         if images.ndim == 4:
             images = images.contiguous(memory_format=torch.channels_last)
         labels = torch.randint(num_classes, (batch_size,), generator=generator)
-        self._batch = Batch(images.to(device), labels.to(device), batch_size)
+        own = order.own(np.arange(batch_size), 0, batch_size, share)
+        images, labels = images[own.samples], labels[own.samples]
+        self._batch = Batch(images.to(device), labels.to(device), own.valid, own.whole)
 
     def epoch(self, epoch: int, first_batch: int = 0) -> Iterator[Batch]:
         """The same batch, batches_per_epoch times."""

@@ -17,11 +17,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from imgcls.data import order
 from imgcls.data.loader import Loader, ResidentLoader
 from imgcls.data.plan import Planner
 from imgcls.data.sources import ArraySource, Source
 from imgcls.errors import DataError, UsageError
-from imgcls.formats import params
+from imgcls.formats import caffe, params
 from imgcls.sections import AugmentConfig
 
 #: images up to this short edge are taken as they are: to shrink CIFAR for validation ruined its accuracy in MXNet 1.3
@@ -34,14 +35,14 @@ _log = logging.getLogger(__name__)
 
 def make_loader(source: Source, *, batch_size: int, image_shape: Sequence[int], augment_config: AugmentConfig,
                 train: bool, seed: int, device: torch.device, threads: int | None = None,
-                on_bad: str = "skip") -> Loader:
+                on_bad: str = "skip", share: order.Share = order.WHOLE) -> Loader:
     """The loader that suits the source and the augmentation; its `note` says what is done to the images.
 
     Arrays, and encoded images that are all of one size and fit in memory, go to the resident loader where it can do
     what is asked for; everything else is streamed.
     """
     whole: dict[str, Any] = {"batch_size": batch_size, "image_shape": image_shape, "train": train, "seed": seed,
-                             "device": device}
+                             "device": device, "share": share}
     config, note = augment_config, ""
     if isinstance(source, ArraySource):
         if _resident(config, source, image_shape, train):
@@ -73,6 +74,8 @@ def make_mean_image(path: str, source: Source, image_shape: Sequence[int], confi
     """Write the mean of the centre crops of all images, as MXNet does where `mean_img` names no file yet."""
     from imgcls.data.streaming import StreamingLoader
 
+    if caffe.is_mean(path):
+        raise UsageError(f"--mean-image {path}: does not exist, and what is made here is an MXNet file: call it .bin")
     plain = AugmentConfig(val_resize=config.resize, interpolation=config.interpolation)
     loader = StreamingLoader(source, batch_size=128, image_shape=image_shape, augment_config=plain, train=False, seed=0,
                              device=torch.device("cpu"), threads=threads, on_bad=on_bad)

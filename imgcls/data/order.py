@@ -8,11 +8,64 @@ generators may change their streams between versions.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one process has to do with: piece `index` of the `count` that every batch is cut into.
+
+    With `apart`, of the `count` that the epoch is dealt out into, and its batches are its own (dist_async).
+    """
+
+    index: int = 0
+    count: int = 1
+    apart: bool = False
+
+    def of_epoch(self, samples: np.ndarray) -> np.ndarray:
+        """The samples of an epoch, in their order, that batches are cut from."""
+        return samples[self.index::self.count] if self.apart else samples
+
+    def bounds(self, size: int) -> tuple[int, int]:
+        """First and end of this piece of a batch of `size`; all pieces together are the batch, in its order."""
+        if self.apart:
+            return 0, size
+        return size * self.index // self.count, size * (self.index + 1) // self.count
+
+    @property
+    def pieces(self) -> int:
+        """How many pieces a batch is cut into."""
+        return 1 if self.apart else self.count
+
+
+#: one process does it all
+WHOLE = Share()
+
+
+@dataclass(frozen=True)
+class Own:
+    """The samples of one batch that one process has, int64 (n,): n is at least 1, and `valid` of them count; `whole`
+    is the size of the batch."""
+
+    samples: np.ndarray
+    valid: int
+    whole: int
+
+
+def own(samples: np.ndarray, number: int, batch_size: int, share: Share) -> Own:
+    """What `share` has of batch `number` of `samples`, the share's samples of an epoch (`of_epoch`).
+
+    A process that has nothing of a small last batch gets one sample that does not count, so that all of them take the
+    same steps.
+    """
+    batch = samples[number * batch_size:(number + 1) * batch_size]
+    first, end = share.bounds(len(batch))
+    return Own(batch[first:end] if end > first else batch[:1], end - first, len(batch))
 
 
 def permutation(seed: int, epoch: int, count: int) -> np.ndarray:

@@ -7,21 +7,28 @@ No torch here: sources are read in threads and before any device exists.
 from __future__ import annotations
 
 import bisect
+import dataclasses
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from imgcls.cache import default_gb
+from imgcls.data import chunks
 from imgcls.errors import DataError, UsageError
 from imgcls.formats import lists, recordio
+from imgcls.formats.ranges import RangedReader
+from imgcls.remote import Pool, RemotePath
 from imgcls.sections import DataConfig
-from imgcls.storage import local
+from imgcls.storage import Place, open_read, place
 
 #: of the samples this part may be damaged before a run is stopped, but at least this number
 BAD_PART, BAD_LEAST = 0.01, 10
+#: remote files that are fetched at a time
+FETCHED_AHEAD = 2
 
 
 class Source(Protocol):
@@ -51,6 +58,19 @@ class Source(Protocol):
 
     def problem(self, index: int, reason: str) -> DataError:
         """The error that names sample `index`, its file, and where it stands in it."""
+        ...
+
+
+@runtime_checkable
+class Ordered(Protocol):
+    """A Source that is read well in some orders only."""
+
+    def order(self, seed: int, epoch: int) -> np.ndarray:
+        """int64 (N,): all samples in the random order of an epoch, a pure function of (seed, epoch)."""
+        ...
+
+    def expect(self, samples: np.ndarray) -> None:
+        """These will be read, each once and about in this order."""
         ...
 
 
@@ -93,13 +113,20 @@ class RecordSource:
     With `on_bad` "skip" what is damaged is left out, as long as it is little: `problems` tells what; with "stop" it is
     raised. Damage inside an image shows only when it is decoded. The class names are those that were packed with the
     first file.
+
+    Remote files are copied into the cache (`copied_bytes` of it); where they are more than it holds they become a
+    `ChunkedSource` instead: `open_source` decides.
     """
 
-    def __init__(self, files: Sequence[Path], *, index: str = "", on_bad: str = "skip") -> None:
-        """`index` names the `.idx` of a single file."""
+    #: how much of the cache the copies of remote files take
+    copied_bytes = 0
+
+    def __init__(self, files: Sequence[Place], *, index: str = "", on_bad: str = "skip",
+                 cache_gb: float | None = None) -> None:
+        """`index` names the `.idx` of a single file; `cache_gb` is the limit of the cache."""
         if index and len(files) > 1:
             raise UsageError(f"{index}: an .idx belongs to one .rec file, here are {len(files)}")
-        self.readers = [recordio.RecordReader(file, resync=on_bad == "skip", index=index or None) for file in files]
+        self.readers: list[Any] = self._open(files, index, on_bad == "skip", cache_gb)
         self.description = str(files[0]) if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
         self.class_names = lists.class_names(files[0])
         self.problems: list[DataError] = []
@@ -111,6 +138,19 @@ class RecordSource:
         self._begins = np.concatenate([begins for _, begins, _ in found])
         self.labels = np.concatenate([labels for _, _, labels in found])
         self._firsts = np.cumsum([0, *(len(numbers) for numbers, _, _ in found)]).tolist()
+
+    def _open(self, files: Sequence[Place], index: str, resync: bool, cache_gb: float | None) -> list[Any]:
+        """A reader of each file. Remote ones are fetched ahead, while those before them are searched."""
+        fetched = [file for file in files if isinstance(file, RemotePath)]
+        self.copied_bytes = sum(file.stat().size for file in fetched)
+        with Pool(min(FETCHED_AHEAD, len(fetched)), "imgcls-shards") as pool:
+            copies = {file: pool.submit(open_read, file, cache_gb=cache_gb) for file in fetched}
+            readers = []
+            for file in files:
+                if isinstance(file, RemotePath):
+                    copies.pop(file).result().close()  # raises what went wrong
+                readers.append(recordio.RecordReader(file, resync=resync, index=index or None, cache_gb=cache_gb))
+        return readers
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -124,11 +164,11 @@ class RecordSource:
         return DataError(reader.path, f"record {number} (id {reader.headers()['id'][number]}) {reason}",
                          reader.offsets.item(number))
 
-    def _place(self, index: int) -> tuple[recordio.RecordReader, int]:
+    def _place(self, index: int) -> tuple[Any, int]:
         file = bisect.bisect_right(self._firsts, index) - 1 if len(self.readers) > 1 else 0
         return self.readers[file], self._numbers.item(index)
 
-    def _readable(self, reader: recordio.RecordReader) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _readable(self, reader: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(numbers, where the image begins, labels) of the records that are whole and have one label."""
         self.problems += reader.problems
         labels = reader.labels(strict=False)
@@ -143,10 +183,36 @@ class RecordSource:
         return numbers, begins, labels[numbers].astype(np.int64)
 
 
+class ChunkedSource(RecordSource):
+    """A RecordSource of remote files that are not copied: read in chunks, in an order that suits that (`chunks.py`)."""
+
+    def __init__(self, files: Sequence[RemotePath], *, on_bad: str = "skip", cache_gb: float) -> None:
+        super().__init__(files, on_bad=on_bad, cache_gb=cache_gb)
+        counts = np.diff(self._firsts)
+        self._chunks = chunks.Chunks(self.readers, np.repeat(np.arange(len(counts)), counts), self._numbers)
+        total = sum(reader.size for reader in self.readers)
+        self.note = (f"{self.description}: {total / 1e9:.3g} GB are more than --cache-gb {cache_gb:g} leaves room for; "
+                     f"read in chunks of {chunks.CHUNK_BYTES / 2**20:g} MB, shuffled {chunks.WINDOW_CHUNKS} at a time")
+
+    def _open(self, files: Sequence[Place], index: str, resync: bool, cache_gb: float | None) -> list[Any]:
+        return [RangedReader(file, resync=resync, cache_gb=cache_gb) for file in files if isinstance(file, RemotePath)]
+
+    def order(self, seed: int, epoch: int) -> np.ndarray:
+        """See `Ordered`."""
+        return self._chunks.order(seed, epoch)
+
+    def expect(self, samples: np.ndarray) -> None:
+        """See `Ordered`."""
+        self._chunks.expect(samples)
+
+    def read(self, index: int) -> bytes | memoryview:
+        return self._chunks.read(index)[self._begins.item(index):]
+
+
 class _FileSource:
     """Image files under `root`, one sample each."""
 
-    root: Path
+    root: Place
     _paths: Sequence[str]
 
     def __len__(self) -> int:
@@ -187,7 +253,7 @@ class FolderSource(_FileSource):
 class ListSource(_FileSource):
     """The images that a `.lst` names, relative to `root`, with their first label: what im2rec would pack."""
 
-    def __init__(self, path: Path, root: Path, *, on_bad: str = "skip") -> None:
+    def __init__(self, path: Place, root: Place, *, on_bad: str = "skip") -> None:
         found = lists.read(path)
         self.path, self.root, self.description = path, root, str(path)
         self.problems = list(found.problems)
@@ -205,25 +271,29 @@ class ListSource(_FileSource):
 
 
 def open_source(path: str, flag: str, *, index: str = "", root: str = "", on_bad: str = "skip",
-                class_names: Sequence[str] = ()) -> Source:
+                class_names: Sequence[str] = (), cache_gb: float | None = None) -> Source:
     """The source that `path`, the value of `flag`, means: record files (one, `a;b`, a pattern, a folder of them), a
     folder of class folders, or a `.lst` with paths from `root` (its own folder if empty).
 
     `class_names` are those of the training data: where this one has names as well they must agree. Nothing there is a
-    UsageError; a file of another kind, or one that is damaged beyond use, a DataError.
+    UsageError; a file of another kind, or one that is damaged beyond use, a DataError. `cache_gb` is how much of remote
+    files may be copied.
     """
-    place = Path(path).expanduser()
+    found = place(path.partition(";")[0], flag)
     source: RecordSource | FolderSource | ListSource
-    if place.suffix == ".lst" and ";" not in path:
-        source = ListSource(local(path, flag), local(root, "--data-root") if root else place.parent, on_bad=on_bad)
-    elif place.is_dir() and not any(place.glob("*.rec")):
-        if not any(entry.is_dir() for entry in place.iterdir()):
+    if found.suffix == ".lst" and ";" not in path:
+        source = ListSource(found, place(root, "--data-root") if root else found.parent, on_bad=on_bad)
+    elif ";" not in path and found.is_dir() and not any(found.glob("*.rec")):
+        if not any(entry.is_dir() for entry in found.iterdir()):
             raise UsageError(f"{flag} {path}: the folder holds neither .rec files nor a folder of images per class")
-        if (place / "train").is_dir() and (place / "val").is_dir():
+        if (found / "train").is_dir() and (found / "val").is_dir():
             raise UsageError(f"{flag} {path}: the folder holds train and val: give it to --data-dir")
-        source = FolderSource(place, class_names=class_names)
+        if isinstance(found, RemotePath):
+            raise UsageError(f"{flag} {path}: a remote folder of single images is not read; pack it with imgcls-im2rec "
+                             "into a .rec, or list it in a .lst")
+        source = FolderSource(found, class_names=class_names)
     else:
-        source = RecordSource(recordio.expand(path, flag), index=index, on_bad=on_bad)
+        source = _open_records(recordio.expand(path, flag), index, on_bad, cache_gb)
     if not len(source):
         raise source.problems[0] if source.problems else UsageError(f"{flag} {path}: holds no images")
     if class_names and source.class_names:
@@ -234,8 +304,9 @@ def open_source(path: str, flag: str, *, index: str = "", root: str = "", on_bad
 def open_splits(config: DataConfig, train: str, val: str) -> Splits:
     """Sources for the paths `train` and, unless it is empty, `val`, which has to agree about the classes."""
     source = open_source(train, "--data-train" if config.data_train else "--data-dir", index=config.data_train_idx,
-                         root=config.data_root, on_bad=config.on_bad)
-    val_source = open_val(config, val, source.class_names)
+                         root=config.data_root, on_bad=config.on_bad, cache_gb=config.cache_gb)
+    left = max(config.cache_gb - getattr(source, "copied_bytes", 0) / 1e9, 0.0)
+    val_source = open_val(dataclasses.replace(config, cache_gb=left), val, source.class_names)
     return Splits(source, val_source, [*notes(source), *notes(val_source)])
 
 
@@ -244,17 +315,18 @@ def open_val(config: DataConfig, val: str, class_names: Sequence[str] = ()) -> S
     if not val:
         return None
     return open_source(val, "--data-val" if config.data_val else "--data-dir", index=config.data_val_idx,
-                       root=config.data_root, on_bad=config.on_bad, class_names=class_names)
+                       root=config.data_root, on_bad=config.on_bad, class_names=class_names, cache_gb=config.cache_gb)
 
 
 def notes(source: Source | None) -> list[str]:
-    """What to tell about a source: what of it was left out."""
+    """What to tell about a source: what of it was left out, and how it is read where that is unusual."""
     problems: list[DataError] = getattr(source, "problems", [])
+    said: list[str] = [source.note] if isinstance(source, ChunkedSource) else []
     if not problems or source is None:
-        return []
+        return said
     if len(problems) == 1:
-        return [f"a damaged sample was left out: {problems[0]}"]
-    return [f"{len(problems)} damaged samples of {source.description} were left out, the first: {problems[0]}"]
+        return [*said, f"a damaged sample was left out: {problems[0]}"]
+    return [*said, f"{len(problems)} damaged samples of {source.description} were left out, the first: {problems[0]}"]
 
 
 def allowed_bad(count: int) -> int:
@@ -281,6 +353,18 @@ def num_classes(train: Source, val: Source | None = None) -> int | None:
     return max((len(source.class_names) for source in (train, val) if source is not None), default=0) or None
 
 
+def _open_records(files: Sequence[Place], index: str, on_bad: str, cache_gb: float | None) -> RecordSource:
+    """A source of these record files, by chunks where they are remote and more than the cache may hold."""
+    limit = default_gb() if cache_gb is None else cache_gb
+    away = [file for file in files if isinstance(file, RemotePath)]
+    if sum(file.stat().size for file in away) <= limit * 1e9:
+        return RecordSource(files, index=index, on_bad=on_bad, cache_gb=cache_gb)
+    if len(away) < len(files):
+        raise UsageError(f"{away[0]}: is larger than --cache-gb {limit:g} allows to copy, and local and remote files "
+                         "are not read together then; raise it, or name remote files only")
+    return ChunkedSource(away, on_bad=on_bad, cache_gb=limit)
+
+
 def _check_same(names: Sequence[str], wanted: Sequence[str], description: str) -> None:
     for number, (name, expected) in enumerate(zip(names, wanted, strict=False)):
         if name != expected:
@@ -289,9 +373,11 @@ def _check_same(names: Sequence[str], wanted: Sequence[str], description: str) -
         raise UsageError(f"{description}: has {len(names)} classes, the training data {len(wanted)}")
 
 
-def _read_file(path: Path) -> bytes:
+def _read_file(path: Place) -> bytes:
     """The whole file; what is larger than a record could be is refused before memory is taken."""
     try:
+        if isinstance(path, RemotePath):
+            return path.read_bytes(recordio.MAX_PAYLOAD_BYTES)
         with open(path, "rb", buffering=0) as stream:
             size = os.fstat(stream.fileno()).st_size
             if size > recordio.MAX_PAYLOAD_BYTES:

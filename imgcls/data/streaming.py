@@ -28,7 +28,7 @@ from imgcls.data import augment, decode, order
 from imgcls.data.decode import BadImageError, Decoder, Info
 from imgcls.data.loader import Batch
 from imgcls.data.plan import Planner, Size
-from imgcls.data.sources import Source, allowed_bad, too_many_bad
+from imgcls.data.sources import Ordered, Source, allowed_bad, too_many_bad
 from imgcls.errors import DataError, UsageError
 from imgcls.sections import AugmentConfig
 
@@ -54,6 +54,9 @@ class Filled:
     mirrored: np.ndarray
     enlarged: np.ndarray
     good: np.ndarray
+    #: how many of the n count (0 where this process has nothing of a small batch), and of all processes together
+    valid: int
+    whole: int
     problems: list[tuple[int, DataError]] = field(default_factory=list)
     jobs_left: int = 0
     error: BaseException | None = None
@@ -68,7 +71,7 @@ class StreamingLoader:
 
     def __init__(self, source: Source, *, batch_size: int, image_shape: Sequence[int], augment_config: AugmentConfig,
                  train: bool, seed: int, device: torch.device, threads: int | None = None, on_bad: str = "skip",
-                 exact: bool = False) -> None:
+                 exact: bool = False, share: order.Share = order.WHOLE) -> None:
         """`threads` None: one per core, at most 16; 0: none. With `exact` nothing is decoded at less than full size."""
         if not len(source):
             raise UsageError(f"{source.description}: holds no images")
@@ -76,8 +79,11 @@ class StreamingLoader:
             raise UsageError(f"--image-shape {','.join(map(str, image_shape))}: images are decoded to C,H,W, "
                              "C being 1, 3 or 4")
         decode.prepare()
-        self.num_samples, self.batch_size = len(source), batch_size
+        self.share = share
+        self.num_samples, self.batch_size = len(share.of_epoch(np.arange(len(source)))), batch_size
         self.batches_per_epoch = -(-self.num_samples // batch_size)
+        #: places of a slot: the largest piece of a batch
+        self.largest = -(-batch_size // share.pieces)
         self.seconds = 0.0
         self.note = ""
         self.threads = cores() if threads is None else threads
@@ -114,7 +120,7 @@ class StreamingLoader:
                 else:
                     crew.release(filled)  # on the CPU the normalised batch is a copy
                 self.seconds += time.perf_counter() - started
-                if batch.valid:
+                if batch.valid or self.share.pieces > 1:  # several processes take the same steps
                     yield batch
         self._tell_enlarged()
 
@@ -174,7 +180,7 @@ class StreamingLoader:
         """`count` batches uint8 (batch_size, H, W, C) to write into, for the caller alone until they are given back."""
         channels, height, width = self.shape
         taken, self._slots = self._slots[:count], self._slots[count:]
-        return taken + [torch.empty((self.batch_size, height, width, channels), dtype=torch.uint8,
+        return taken + [torch.empty((self.largest, height, width, channels), dtype=torch.uint8,
                                     pin_memory=self._device.type == "cuda") for _ in range(count - len(taken))]
 
     def give_back_slots(self, slots: list[torch.Tensor]) -> None:
@@ -182,9 +188,14 @@ class StreamingLoader:
 
     def samples_of(self, epoch: int) -> np.ndarray:
         """int64 (N,): the order of the epoch."""
-        if self._train:
-            return order.permutation(self._seed, epoch, self.num_samples)
-        return np.arange(self.num_samples)
+        count = len(self.source)
+        if not self._train:
+            samples = np.arange(count)
+        elif isinstance(self.source, Ordered):
+            samples = self.source.order(self._seed, epoch)
+        else:
+            samples = order.permutation(self._seed, epoch, count)
+        return self.share.of_epoch(samples)
 
     def take_up(self, filled: Filled) -> None:
         """Count what was damaged or small in a batch that is handed on, in the order of the batches: so the end of
@@ -196,7 +207,7 @@ class StreamingLoader:
                 self._bad[index] = problem
                 if len(self._bad) <= _NAMED:
                     _log.warning("left out: %s", problem)
-                if len(self._bad) > allowed_bad(self.num_samples):
+                if len(self._bad) > allowed_bad(self.num_samples // self.share.pieces):
                     raise too_many_bad(list(self._bad.values()), self.num_samples, self.source.description)
         if filled.enlarged.any():
             self._enlarged.update(filled.samples[filled.enlarged].tolist())
@@ -209,12 +220,14 @@ class StreamingLoader:
 
     def _to_device(self, filled: Filled) -> Batch:
         pixels, samples, mirrored = filled.pixels, filled.samples, filled.mirrored
-        good = filled.good
-        if not good.all():
+        good, valid = filled.good, filled.valid
+        if valid and not good.all():
+            valid = int(good.sum())
+            good = good if valid else np.arange(len(good)) == 0  # one that does not count, in place of nothing
             pixels, samples, mirrored = pixels[torch.from_numpy(good)], samples[good], mirrored[good]
         labels = torch.from_numpy(self._labels[samples])
         pixels = pixels.to(self._device, non_blocking=True)
-        return Batch(self._normalize(pixels, mirrored), labels.to(self._device, non_blocking=True), len(samples))
+        return Batch(self._normalize(pixels, mirrored), labels.to(self._device, non_blocking=True), valid, filled.whole)
 
     def _tell_enlarged(self) -> None:
         """After the first whole epoch: how many images were smaller than the crop."""
@@ -238,8 +251,12 @@ class _Crew:
         self._loader, self._epoch = loader, epoch
         self._order = loader.samples_of(epoch)
         self._next_batch = first_batch
-        per_thread = -(-2 * loader.threads * JOB_IMAGES // loader.batch_size)
-        batch_bytes = loader.batch_size * math.prod(loader.shape)
+        if isinstance(loader.source, Ordered):
+            batches = range(first_batch, loader.batches_per_epoch)
+            loader.source.expect(np.concatenate([np.zeros(0, np.int64), *(
+                order.own(self._order, number, loader.batch_size, loader.share).samples for number in batches)]))
+        per_thread = -(-2 * loader.threads * JOB_IMAGES // loader.largest)
+        batch_bytes = loader.largest * math.prod(loader.shape)
         slots = max(per_thread + 2, SLOTS if SLOTS * batch_bytes < SLOTS_BYTES else 3) if loader.threads else 1
         slots = min(slots, max(loader.batches_per_epoch - first_batch, 1))
         self._slots = loader.take_slots(slots)
@@ -293,11 +310,12 @@ class _Crew:
         """Lay out the jobs of as many batches as there are free slots."""
         loader = self._loader
         while self._free and self._next_batch < loader.batches_per_epoch:
-            samples = self._order[self._next_batch * loader.batch_size:(self._next_batch + 1) * loader.batch_size]
+            own = order.own(self._order, self._next_batch, loader.batch_size, loader.share)
+            samples = own.samples
             self._next_batch += 1
             count, starts, slot = len(samples), range(0, len(samples), JOB_IMAGES), self._free.pop()
             filled = Filled(samples, slot[:count], slot, mirrored=np.zeros(count, bool), enlarged=np.zeros(count, bool),
-                            good=np.ones(count, bool), jobs_left=len(starts))
+                            good=np.ones(count, bool), valid=own.valid, whole=own.whole, jobs_left=len(starts))
             self._under_way.append(filled)
             self._jobs += [(filled, first, min(first + JOB_IMAGES, len(samples))) for first in starts]
             self._changed.notify_all()

@@ -13,7 +13,7 @@ from imgcls.data import sources
 from imgcls.data.sources import ArraySource, Source, Splits
 from imgcls.errors import UsageError
 from imgcls.sections import DataConfig
-from imgcls.storage import local
+from imgcls.storage import place
 
 #: MXNet train_imagenet.py 0.9.1 to 1.9.1, and the crop and mirror that photographs are trained with: MXNet had
 #: stronger augmentation up to 1.2 and by oversight none from 1.3 on.
@@ -58,10 +58,10 @@ def _in_folder(config: DataConfig, split: str, file: str) -> str:
     """The record file or the folder of a split in --data-dir, or ""; a folder that is not there is a UsageError."""
     if not config.data_dir:
         return ""
-    folder = local(config.data_dir, "--data-dir")
-    for place in (folder / file, folder / split):
-        if place.exists():
-            return str(place)
+    folder = place(config.data_dir, "--data-dir")
+    for found in (folder / file, folder / split):
+        if found.exists():
+            return str(found)
     if split == "train":
         there = "there is no such folder" if not folder.is_dir() else f"it holds neither {file} nor a folder {split}"
         raise UsageError(f"--data-dir {config.data_dir}: {there}; {ADVICE}")

@@ -7,7 +7,6 @@ taken as they are, gzip-ed or not; only what is downloaded is checked by hash.
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 
@@ -16,6 +15,7 @@ from imgcls.data.sources import ArraySource, Splits
 from imgcls.errors import DataError
 from imgcls.formats import idx
 from imgcls.sections import DataConfig
+from imgcls.storage import Place
 
 #: MXNet train_mnist.py 0.9.1 to 1.9.1; the pixels are x / 255
 DEFAULTS: dict[str, object] = {
@@ -44,7 +44,7 @@ _MAX_BYTES = 16 << 20
 
 def load(config: DataConfig) -> Splits:
     """Images uint8 (N, 1, 28, 28), labels int64. Looks in --data-dir, downloads there what is missing."""
-    folder = download.data_folder(config.data_dir, "mnist")
+    folder = download.data_place(config.data_dir, "mnist")
     files = {name: _find(folder, name) or _fetch(folder, name) for name in _SHA256}
     # zlib lets go of the interpreter: the small file is read while the large one is
     with ThreadPoolExecutor(2) as pool:
@@ -52,7 +52,7 @@ def load(config: DataConfig) -> Splits:
     return Splits(train, val)
 
 
-def _find(folder: Path, name: str) -> Path | None:
+def _find(folder: Place, name: str) -> Place | None:
     """The file under the names that it goes by; unzipped ones first, since they are read faster."""
     for suffix in ("", ".gz"):
         for spelling in (name, name.replace("-idx", ".idx")):
@@ -62,7 +62,7 @@ def _find(folder: Path, name: str) -> Path | None:
     return None
 
 
-def _fetch(folder: Path, name: str) -> Path:
+def _fetch(folder: Place, name: str) -> Place:
     return download.fetch(
         [f"{mirror}{name}.gz" for mirror in _MIRRORS], folder / f"{name}.gz", sha256=_SHA256[name],
         max_bytes=_MAX_BYTES, collection="mnist",
@@ -70,7 +70,7 @@ def _fetch(folder: Path, name: str) -> Path:
                "or train on --dataset digits, which needs no files")
 
 
-def _read(files: dict[str, Path], part: str) -> ArraySource:
+def _read(files: dict[str, Place], part: str) -> ArraySource:
     images_path, labels_path = files[f"{part}-images-idx3-ubyte"], files[f"{part}-labels-idx1-ubyte"]
     images, labels = idx.read_images(images_path), idx.read_labels(labels_path)
     if len(images) != len(labels):

@@ -13,13 +13,13 @@ import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from imgcls.download import data_folder
 from imgcls.errors import DataError, ImgclsError
-from imgcls.storage import write_bytes
+from imgcls.storage import Place, read_all, write_bytes
 
 MAGIC = 0xCED7230A
 #: the bits of a head's second word that are the length; the others are the kind
@@ -43,9 +43,23 @@ _KEEP_FROM_BYTES = 1 << 24
 _KEPT_BYTES = 1 << 30
 
 
-def find_records(path: Path, words: np.ndarray, size: int, resync: bool) -> tuple[np.ndarray, list[DataError]]:
+class Words(Protocol):
+    """The 4-byte words of a file, or what gives one of them on request."""
+
+    def __len__(self) -> int: ...
+
+    def item(self, i: int, /) -> int: ...
+
+
+def find_records(path: Place, words: np.ndarray, size: int, resync: bool) -> tuple[np.ndarray, list[DataError]]:
     """(byte offsets of the good records, what is wrong) of a whole file given as its 4-byte words."""
-    starts, kinds, lengths = _find_heads(words)
+    return link_heads(path, words, size, find_heads(words), resync)
+
+
+def link_heads(path: Place, words: Words, size: int, heads: tuple[np.ndarray, np.ndarray, np.ndarray],
+               resync: bool) -> tuple[np.ndarray, list[DataError]]:
+    """`find_records` where the heads are known; of the words only those where something is wrong are looked at."""
+    starts, kinds, lengths = heads
     ends = starts + 8 + lengths + -lengths % 4
     linked = len(starts) and starts[0] == 0 and ends[-1] == size and (ends[:-1] == starts[1:]).all()
     if linked and not kinds.any():
@@ -65,7 +79,7 @@ def find_records(path: Path, words: np.ndarray, size: int, resync: bool) -> tupl
     return offsets, problems
 
 
-def _find_heads(words: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def find_heads(words: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """int64 (byte offset, kind 0-3, length) of everything in the file that looks like a part's head."""
     found = []
     for first in range(0, len(words) - 1, _WINDOW_WORDS):
@@ -116,7 +130,7 @@ def disagreement(words: np.ndarray, size: int, offsets: np.ndarray) -> str:
     return ""
 
 
-def join_parts(path: Path, view: memoryview, begin: int) -> bytes:
+def join_parts(path: Place, view: memoryview, begin: int) -> bytes:
     """The payload of the split record at `begin` of a file's bytes; whatever is wrong with it is a DataError."""
     pieces = []
     offset, size = begin, len(view)
@@ -157,10 +171,10 @@ class Index(NamedTuple):
     offsets: np.ndarray
 
     @classmethod
-    def read(cls, path: Path) -> Index:
+    def read(cls, path: Place) -> Index:
         """All lines at once where they are plain numbers, otherwise one by one, to say which is wrong."""
         try:
-            text = path.read_bytes()
+            text = read_all(path)
         except OSError as error:
             raise DataError(path, (error.strerror or str(error)).lower()) from error
         text = text.replace(b"\r\n", b"\n").strip(b"\n") + b"\n"
@@ -279,7 +293,7 @@ class _Chain:
     Only breaks cost time, not parts. `problems` tells them in order.
     """
 
-    def __init__(self, path: Path, words: np.ndarray, size: int, starts: np.ndarray, lengths: np.ndarray,
+    def __init__(self, path: Place, words: Words, size: int, starts: np.ndarray, lengths: np.ndarray,
                  ends: np.ndarray) -> None:
         self.path, self.words, self.size = path, words, size
         self.starts, self.lengths, self.ends = starts, lengths, ends
@@ -344,7 +358,7 @@ class _Chain:
         self.problems.append(DataError(self.path, reason, offset))
 
 
-def _whole_records(path: Path, starts: np.ndarray, kinds: np.ndarray,
+def _whole_records(path: Place, starts: np.ndarray, kinds: np.ndarray,
                    ends: np.ndarray) -> tuple[np.ndarray, list[DataError]]:
     """(numbers of the parts that begin a good record, what is wrong with the others)."""
     if not len(kinds):

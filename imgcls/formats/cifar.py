@@ -20,14 +20,13 @@ import tarfile
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from imgcls.errors import DataError
 from imgcls.formats import pickles
-from imgcls.storage import local
+from imgcls.storage import Place, open_read, place
 
 PIXELS = 3 * 32 * 32
 #: the largest real file, the training pictures of CIFAR-100, has 155 million bytes
@@ -50,7 +49,7 @@ class Splits(NamedTuple):
 
     train: Batch
     test: Batch
-    place: Path
+    place: Place
 
 
 @dataclass(frozen=True)
@@ -82,9 +81,9 @@ def read(path: str | os.PathLike[str], classes: int = 10) -> Batch:
 
     Raises DataError for a file that is not a whole batch, and for a pickle of anything but plain data.
     """
-    file = local(path)
+    file = place(path)
     try:
-        with open(file, "rb") as stream:
+        with open_read(file) as stream:
             size = os.fstat(stream.fileno()).st_size
             if size > _LARGEST_FILE:
                 raise DataError(file, f"has {size} bytes, more than any CIFAR batch")
@@ -99,12 +98,12 @@ def read_splits(folder: str | os.PathLike[str], classes: int = 10) -> Splits | N
 
     None when no form of the data set is there with all its files; a damaged file is a DataError.
     """
-    root = local(folder)
+    root = place(folder)
     for layout in _LAYOUTS[classes]:
         names = [*layout.train, layout.test]
-        for place in (root, root / layout.folder):
-            if all((place / name).is_file() for name in names):
-                return _joined([read(place / name, classes) for name in names], place)
+        for where in (root, root / layout.folder):
+            if all((where / name).is_file() for name in names):
+                return _joined([read(where / name, classes) for name in names], where)
     for layout in _LAYOUTS[classes]:
         names = [*layout.train, layout.test]
         archive = root / layout.archive
@@ -115,13 +114,13 @@ def read_splits(folder: str | os.PathLike[str], classes: int = 10) -> Splits | N
     return None
 
 
-def _joined(batches: list[Batch], place: Path) -> Splits:
+def _joined(batches: list[Batch], where: Place) -> Splits:
     """All batches but the last, one after the other, are for training; the last is the test."""
     *train, test = batches
     coarse = [batch.coarse_labels for batch in train if batch.coarse_labels is not None]
     return Splits(Batch(np.concatenate([batch.images for batch in train]),
                         np.concatenate([batch.labels for batch in train]),
-                        np.concatenate(coarse) if coarse else None), test, place)
+                        np.concatenate(coarse) if coarse else None), test, where)
 
 
 def _parse(content: bytes, name: str, classes: int) -> Batch:
@@ -174,11 +173,11 @@ def _label_array(values: object, key: str, count: int, name: str) -> np.ndarray:
 # Archives
 
 
-def _read_archive(archive: Path, names: Sequence[str]) -> dict[str, bytes]:
+def _read_archive(archive: Place, names: Sequence[str]) -> dict[str, bytes]:
     """The members called `names`, in whatever folder of the .tar or .tar.gz; nothing is unpacked to disk."""
     found: dict[str, bytes] = {}
     try:
-        with open(archive, "rb") as raw:
+        with open_read(archive) as raw:
             zipped = raw.read(2) == b"\x1f\x8b"
             raw.seek(0)
             stream = _BoundedStream(gzip.GzipFile(fileobj=raw) if zipped else raw, archive)
@@ -202,7 +201,7 @@ def _read_archive(archive: Path, names: Sequence[str]) -> dict[str, bytes]:
     return found
 
 
-def _read_member(tar: tarfile.TarFile, member: tarfile.TarInfo, archive: Path) -> bytes:
+def _read_member(tar: tarfile.TarFile, member: tarfile.TarInfo, archive: Place) -> bytes:
     if member.size > _LARGEST_FILE:
         raise DataError(archive, f"member {member.name} has {member.size} bytes, more than any CIFAR batch")
     stream = tar.extractfile(member)
@@ -217,7 +216,7 @@ class _BoundedStream(io.RawIOBase):
     """A stream that refuses to be read too far or in too large pieces: a small archive can announce a huge
     header, which tarfile would read whole."""
 
-    def __init__(self, stream: Any, archive: Path) -> None:
+    def __init__(self, stream: Any, archive: Place) -> None:
         self._stream = stream
         self._archive = archive
 

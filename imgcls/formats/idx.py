@@ -15,12 +15,12 @@ import math
 import os
 import struct
 import zlib
-from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
 from imgcls.errors import DataError
-from imgcls.storage import local, write_bytes
+from imgcls.storage import Place, open_read, place, write_bytes
 
 IMAGES_MAGIC = 2051
 LABELS_MAGIC = 2049
@@ -30,15 +30,17 @@ _GZIP = b"\x1f\x8b"
 #: deflate cannot make a file smaller than this, so it bounds what a gzip-ed file may announce
 _LARGEST_RATIO = 1032
 
+_Stream = io.RawIOBase | io.BufferedIOBase | BinaryIO
+
 
 def read_images(path: str | os.PathLike[str]) -> np.ndarray:
     """uint8 (N, rows, columns), writable. Raises DataError for anything but one whole file of images."""
-    return _read(local(path), IMAGES_MAGIC)
+    return _read(place(path), IMAGES_MAGIC)
 
 
 def read_labels(path: str | os.PathLike[str]) -> np.ndarray:
     """uint8 (N,), writable. Raises DataError for anything but one whole file of labels."""
-    return _read(local(path), LABELS_MAGIC)
+    return _read(place(path), LABELS_MAGIC)
 
 
 def write_images(path: str | os.PathLike[str], images: np.ndarray) -> None:
@@ -51,9 +53,9 @@ def write_labels(path: str | os.PathLike[str], labels: np.ndarray) -> None:
     _write(path, LABELS_MAGIC, labels.astype(np.uint8))
 
 
-def _read(path: Path, magic: int) -> np.ndarray:
+def _read(path: Place, magic: int) -> np.ndarray:
     try:
-        with open(path, "rb") as stream:
+        with open_read(path) as stream:
             size = os.fstat(stream.fileno()).st_size
             zipped = stream.read(2) == _GZIP
             stream.seek(0)
@@ -99,7 +101,7 @@ class _Unzipped(io.RawIOBase):
         return len(piece)
 
 
-def _read_array(stream: io.RawIOBase | io.BufferedIOBase, path: Path, magic: int, largest: int) -> np.ndarray:
+def _read_array(stream: _Stream, path: Place, magic: int, largest: int) -> np.ndarray:
     """Header and content of the (unzipped) stream, which cannot be longer than `largest` bytes."""
     shape = _read_header(stream, path, magic)
     start = 4 + 4 * len(shape)
@@ -117,7 +119,7 @@ def _read_array(stream: io.RawIOBase | io.BufferedIOBase, path: Path, magic: int
     return array.reshape(shape)
 
 
-def _read_header(stream: io.RawIOBase | io.BufferedIOBase, path: Path, magic: int) -> tuple[int, ...]:
+def _read_header(stream: _Stream, path: Place, magic: int) -> tuple[int, ...]:
     length = 4 + 4 * _DIMENSIONS[magic]
     header = stream.read(length)
     found = int.from_bytes(header[:4], "big")
@@ -130,11 +132,11 @@ def _read_header(stream: io.RawIOBase | io.BufferedIOBase, path: Path, magic: in
     return struct.unpack(f">{_DIMENSIONS[magic]}I", header[4:])
 
 
-def _fill(stream: io.RawIOBase | io.BufferedIOBase, target: memoryview) -> int:
+def _fill(stream: _Stream, target: memoryview) -> int:
     """Read into `target` until it is full or the stream ends; the number of bytes read."""
     filled = 0
     while filled < len(target):
-        got = stream.readinto(target[filled:])
+        got = stream.readinto(target[filled:])  # type: ignore[union-attr]
         if not got:
             break
         filled += got

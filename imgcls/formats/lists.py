@@ -15,11 +15,10 @@ import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import NamedTuple
 
 from imgcls.errors import DataError, UsageError
-from imgcls.storage import write_bytes
+from imgcls.storage import Place, place, read_all, write_bytes
 
 EXTENSIONS = (".jpeg", ".jpg", ".png")
 
@@ -157,11 +156,11 @@ def write(path: str | os.PathLike[str], entries: Sequence[Entry]) -> None:
     write_bytes(path, "".join(lines).encode("utf-8", "surrogateescape"))
 
 
-def classes_path(prefix: str | os.PathLike[str]) -> Path:
+def classes_path(prefix: str | os.PathLike[str]) -> Place:
     """Where the class names of `PREFIX.lst` or `PREFIX.rec` stand, given that path or the bare prefix."""
     text = os.fspath(prefix)
     stem, suffix = os.path.splitext(text)
-    return Path((stem if suffix in (".lst", ".rec") else text) + ".classes.txt")
+    return place((stem if suffix in (".lst", ".rec") else text) + ".classes.txt")
 
 
 def write_class_names(path: str | os.PathLike[str], names: Sequence[str]) -> None:
@@ -228,7 +227,7 @@ def _lines(path: str | os.PathLike[str]) -> list[str]:
 def _text(path: str | os.PathLike[str]) -> str:
     """UTF-8; names in another encoding come through unchanged."""
     try:
-        return Path(path).read_bytes().decode("utf-8", "surrogateescape").removeprefix("\ufeff")
+        return read_all(place(path)).decode("utf-8", "surrogateescape").removeprefix("\ufeff")
     except OSError as error:
         raise DataError(path, (error.strerror or str(error)).lower()) from error
 

@@ -22,6 +22,7 @@ import numpy as np
 
 from imgcls import storage
 from imgcls.errors import DataError, UsageError
+from imgcls.remote import RemotePath
 
 LIST_MAGIC = 0x112
 V1, V2, V3 = 0xF993FAC8, 0xF993FAC9, 0xF993FACA
@@ -46,9 +47,12 @@ def load(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     "none" arrays that MXNet can store come as float32 of shape (0,). Of two arrays of one name the last is
     kept, as in MXNet. The arrays are views into one buffer that holds the whole file.
     """
-    file = storage.local(path)
+    file = storage.place(path)
     try:
-        buffer = np.fromfile(file, dtype=np.uint8)
+        if isinstance(file, RemotePath):
+            buffer = np.frombuffer(bytearray(file.read_bytes()), np.uint8)  # as a bytearray it can be written to
+        else:
+            buffer = np.fromfile(file, dtype=np.uint8)
     except OSError as error:
         raise DataError(path, (error.strerror or str(error)).lower()) from error
     return loads(buffer.data, path)

@@ -31,7 +31,7 @@ import numpy as np
 from imgcls.errors import DataError, RunError, UsageError
 from imgcls.formats import _scan
 from imgcls.formats._scan import HEADER_DTYPE, LENGTH_BITS, MAGIC, Index
-from imgcls.storage import atomic_write, local
+from imgcls.storage import Place, atomic_write, local, open_read, place
 
 MAX_PAYLOAD_BYTES = LENGTH_BITS
 
@@ -84,7 +84,7 @@ class Record:
 
     __slots__ = ("number", "offset", "path", "payload")
 
-    def __init__(self, path: Path, number: int, offset: int, payload: bytes) -> None:
+    def __init__(self, path: Place, number: int, offset: int, payload: bytes) -> None:
         self.path = path
         self.number = number
         self.offset = offset
@@ -129,9 +129,11 @@ class RecordReader:
     index_problem: DataError | None
 
     def __init__(self, path: StrPath, *, resync: bool = False, use_index: bool = True,
-                 index: StrPath | None = None) -> None:
-        """`index` names an `.idx` elsewhere. Without `use_index` no index and no kept result is looked at."""
-        self.path = local(path)
+                 index: StrPath | None = None, cache_gb: float | None = None) -> None:
+        """`index` names an `.idx` elsewhere. Without `use_index` no index and no kept result is looked at. Of a URL the
+        copy in the cache is read, fetched first where there is none; `cache_gb` is as in `storage.open_read`."""
+        self.path = place(path)
+        self._cache_gb = cache_gb
         self.resync = resync
         self.problems = []
         self.index_problem = None
@@ -140,7 +142,7 @@ class RecordReader:
         self._use_index = use_index
         self._open()
         if use_index:
-            self._read_index(local(index) if index else index_path(self.path), required=index is not None)
+            self._read_index(place(index) if index else index_path(self.path), required=index is not None)
         if self._index is None or self.index_problem:
             self._search()
 
@@ -252,16 +254,17 @@ class RecordReader:
     def _open(self) -> None:
         """Map the file: `_view` its bytes, `_words` the whole 4-byte words of it."""
         try:
-            with open(self.path, "rb") as stream:
+            with open_read(self.path, cache_gb=self._cache_gb) as stream:
                 status = os.fstat(stream.fileno())
                 self.size = status.st_size
+                file = stream.name if isinstance(stream.name, str) else ""  # a copy that was too large to keep has none
                 # An empty file cannot be mapped.
                 self._mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) if self.size else b""
         except OSError as error:
             raise DataError(self.path, (error.strerror or str(error)).lower()) from error
         self._view = memoryview(self._mapped)
         self._words = np.frombuffer(self._view[:self.size // 4 * 4], "<u4")
-        self._kept = _scan.Kept(self.path, self.size, status.st_mtime_ns, use=self._use_index)
+        self._kept = _scan.Kept(Path(file), self.size, status.st_mtime_ns, use=self._use_index and bool(file))
 
     def __getstate__(self) -> dict[str, Any]:
         mapped = ("_mapped", "_view", "_words", "_found_headers")
@@ -290,7 +293,7 @@ class RecordReader:
             return None
         return map(source.__getitem__, map(slice, (offsets + 8).tolist(), ends.tolist()))
 
-    def _read_index(self, path: Path, *, required: bool) -> None:
+    def _read_index(self, path: Place, *, required: bool) -> None:
         """Take the offsets from an `.idx`. What is wrong with it is kept in `index_problem` and said once."""
         if not path.exists():
             if required:
@@ -347,7 +350,7 @@ class RecordWriter:
     """Writes `X.rec` and its index `X.idx`; both take their names only when `close` (or `with`) ends well."""
 
     def __init__(self, path: StrPath) -> None:
-        self.path = local(path)
+        self.path = local(path, "OUT.rec")
         self.count = 0
         self._offset = 0
         self._stack = contextlib.ExitStack()
@@ -392,23 +395,23 @@ class RecordWriter:
         self._stack.close()
 
 
-def index_path(path: StrPath) -> Path:
+def index_path(path: StrPath) -> Place:
     """Where the index of a record file stands: `X.idx` for `X.rec`, `NAME.idx` for any other NAME."""
-    path = Path(path)
+    path = place(path)
     return path.with_suffix(".idx") if path.suffix == ".rec" else path.with_name(path.name + ".idx")
 
 
-def expand(pattern: StrPath | Sequence[StrPath], flag: str = "records") -> list[Path]:
+def expand(pattern: StrPath | Sequence[StrPath], flag: str = "records") -> list[Place]:
     """The record files meant by what a user wrote: a file, a folder (the `.rec` files in it), several of these joined
     by `;` or in a list, or a regular expression (or `*.rec`) as last component; sorted within each.
 
     Empty files are passed over. Nothing found is a UsageError that names `flag`.
     """
     items = [pattern] if isinstance(pattern, (str, os.PathLike)) else list(pattern)
-    files: list[Path] = []
+    files: list[Place] = []
     for item in [os.fspath(i) for i in items]:
         for text in [item] if os.path.exists(item) else filter(None, item.split(";")):
-            found = _expand_one(local(text, flag))
+            found = _expand_one(place(text, flag))
             if not found:
                 raise UsageError(f"{flag} {text}: no such file, no folder with .rec files, no pattern of any")
             files += found
@@ -433,7 +436,7 @@ def part_range(readers: Sequence[RecordReader], num_parts: int, part_index: int,
     return range(*np.searchsorted(offsets, [part_index * step, (part_index + 1) * step]).tolist())
 
 
-def _expand_one(path: Path) -> list[Path]:
+def _expand_one(path: Place) -> list[Place]:
     if path.is_file():
         return [path]
     if path.is_dir():
@@ -441,7 +444,7 @@ def _expand_one(path: Path) -> list[Path]:
     if not path.parent.is_dir():
         return []
     files = sorted(p for p in path.parent.iterdir() if p.is_file())
-    matching: list[Path] = []
+    matching: list[Place] = []
     with contextlib.suppress(re.error):
         matching = [p for p in files if re.fullmatch(path.name, p.name)]
     matching = matching or [p for p in files if fnmatch.fnmatchcase(p.name, path.name)]

@@ -33,7 +33,7 @@ def load(path: str | os.PathLike[str]) -> dict[int | str, State]:
     updates were done.
     """
     try:
-        data = storage.local(path).read_bytes()
+        data = storage.place(path).read_bytes()
     except OSError as error:
         raise DataError(path, (error.strerror or str(error)).lower()) from error
     return loads(data, path)

@@ -115,7 +115,7 @@ class Symbol:
 
 def load(path: str | os.PathLike[str]) -> Symbol:
     """Read a symbol.json of any version; a damaged one is a DataError."""
-    file = storage.local(path)
+    file = storage.place(path)
     try:
         if file.stat().st_size > MAX_BYTES:
             raise DataError(path, f"larger than {MAX_BYTES} bytes: not a network's symbol")

@@ -6,12 +6,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from imgcls import lookup
 from imgcls.errors import UsageError
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
     from imgcls.sections import NetworkConfig
@@ -40,3 +42,39 @@ def takes_depth(network: str) -> bool:
     if ":" in network:
         return False
     return "num_layers" in getattr(lookup.module("networks", network, "--network"), "OPTIONS", ())
+
+
+def check_parts(config: NetworkConfig, gpus: Sequence[int], compile: bool = False) -> None:
+    """UsageError where --model-parallel does not go with --gpus (the numbers in it, none for the CPU) or --compile.
+
+    Whether the network can be spread at all, `build` says. Needs no torch.
+    """
+    parts = config.model_parallel
+    if parts > 1 and len(gpus) % parts:
+        raise UsageError(f"--model-parallel {parts}: each copy of the network takes {parts} GPUs, --gpus "
+                         f"{','.join(map(str, gpus))} names {len(gpus)}")
+    if parts > 1 and compile:
+        raise UsageError(f"--model-parallel {parts}: a network on several devices is not compiled; leave --compile out")
+
+
+def place(model: nn.Module, config: NetworkConfig, device: torch.device, gpus: Sequence[int]) -> str:
+    """Move the network to `device`, or its parts to that and the devices behind it in `gpus` (--model-parallel).
+
+    Logits come out on `device`. The text says where the parts are; "" where there is one. On a CPU all parts are on it.
+    """
+    parts = config.model_parallel
+    if parts == 1:
+        model.to(device)
+        return ""
+    import torch
+
+    spreadable: Any = model
+    if not hasattr(model, "place"):
+        raise UsageError(f"--model-parallel {parts}: this network is in one piece (alexnet-towers is in two)")
+    devices, where = [device] * parts, f"all on the CPU; --gpus {','.join(map(str, range(parts)))} spreads them"
+    if device.type == "cuda":
+        first = list(gpus).index(device.index)
+        devices = [torch.device("cuda", number) for number in gpus[first:first + parts]]
+        where = "on " + " and ".join(map(str, devices))
+    spreadable.place(devices)
+    return f"--model-parallel {parts}: the parts of the network are {where}"

@@ -39,8 +39,9 @@ from imgcls.layers import (
 )
 from imgcls.sections import NetworkConfig
 
-#: settings that only some networks read; a file in this folder names its own in OPTIONS
-OPTIONAL = ("add_stn", "batch_norm", "num_group", "multiplier", "variant", "model_parallel")
+#: settings that only some networks read, and whose they are; a file in this folder names its own in OPTIONS
+OPTIONAL = {"add_stn": "lenet", "batch_norm": "vgg", "num_group": "resnext", "multiplier": "mobilenet and mobilenetv2",
+            "variant": "overfeat and alexnet-towers", "model_parallel": "alexnet-towers"}
 
 
 @dataclass(frozen=True)
@@ -193,7 +194,8 @@ def check_options(config: NetworkConfig, options: Iterable[str]) -> None:
     for name in set(OPTIONAL) - set(options):
         value = getattr(config, name)
         if value != defaults[name]:
-            raise UsageError(f"--{name.replace('_', '-')} {value}: {config.network} has no such option")
+            raise UsageError(f"--{name.replace('_', '-')} {value}: {config.network} has no such option; it is "
+                             f"for {OPTIONAL[name]}")
 
 
 def _windows(size: int, kernel: int, pad: int, stride: int, *, ceil: bool = False) -> int:

@@ -38,6 +38,8 @@ OPTIONS = ("variant", "model_parallel")
 #: filters, kernel, stride, pad of each convolution of one tower, and whether a pooling follows
 TOWER = ((48, 11, 4, 2, True), (128, 5, 1, 2, True), (192, 3, 1, 1, False), (192, 3, 1, 1, False),
          (128, 3, 1, 1, True))
+#: units of each of the two hidden layers
+HIDDEN = 4096
 
 
 class TwoTowerAlexNet(nn.Module):
@@ -46,30 +48,28 @@ class TwoTowerAlexNet(nn.Module):
     def __init__(self, channels: int, features: int, num_classes: int) -> None:
         """`features` values of both towers together reach the first hidden layer."""
         super().__init__()
-        self.second_device: torch.device | None = None
         self.tower1 = _tower(channels)
         self.tower2 = _tower(channels)
         self.concat = Concat(2)
         self.flatten = Flatten()
         self.drop6 = Dropout(0.5)
-        self.fc6 = FullyConnected(features, 4096)
+        self.fc6 = FullyConnected(features, HIDDEN)
         self.relu6 = Activation("relu")
         self.drop7 = Dropout(0.5)
-        self.fc7 = FullyConnected(4096, 4096)
+        self.fc7 = FullyConnected(HIDDEN, HIDDEN)
         self.relu7 = Activation("relu")
-        self.fc8 = FullyConnected(4096, num_classes)
+        self.fc8 = FullyConnected(HIDDEN, num_classes)
 
     def place(self, devices: Sequence[torch.device]) -> None:
         """Move the second tower to the last device and all the rest to the first, where logits come out."""
         self.to(devices[0])
         self.tower2.to(devices[-1])
-        self.second_device = devices[-1] if devices[-1] != devices[0] else None
 
     def forward(self, data: Tensor) -> Tensor:
-        if self.second_device is None or isinstance(data, fx.Proxy):  # a symbol says nothing about devices
+        if isinstance(data, fx.Proxy):  # a symbol says nothing about devices
             first, second = self.tower1(data), self.tower2(data)
-        else:  # the second tower is queued first, so that both devices are busy at once
-            second = self.tower2(data.to(self.second_device, non_blocking=True))
+        else:  # the second tower is queued first, so that both devices are busy at once; on one nothing is moved
+            second = self.tower2(data.to(next(self.tower2.parameters()).device, non_blocking=True))
             first = self.tower1(data)
             second = second.to(first.device, non_blocking=True)
         hidden = self.flatten(self.concat(first, second))
@@ -122,7 +122,7 @@ def _theano(config: NetworkConfig) -> nn.Module:
     body = net.relu(net.convolution(body, 256, 3, pad=1, num_group=2, name="conv5"), name="relu5")
     body = net.flatten(net.pooling(body, 3, "max", stride=2, name="pool5"), name="flatten")
     for number in (6, 7):
-        body = net.relu(net.fully_connected(body, 4096, name=f"fc{number}"), name=f"relu{number}")
+        body = net.relu(net.fully_connected(body, HIDDEN, name=f"fc{number}"), name=f"relu{number}")
         body = net.dropout(body, 0.5, name=f"drop{number}")
     return net.module(net.fully_connected(body, config.num_classes, name="fc8"))
 

@@ -1,0 +1,328 @@
+"""docs/networks.md: every network with its size, its speed here, and whether MXNet runs its files.
+
+    python benchmarks/networks.py [--only resnet] [--mxnet-python /path/to/venv/bin/python] [--no-speed]
+
+Measures what benchmarks/networks.json does not hold yet (`--again`: all of it), one network after the other, saves
+after each, and writes the page from that file: it may be stopped and started again. Speed: ours and torchvision's
+network of the same name take turns in one process, eager, channels_last, float32, the same optimizer, batch and
+threads; images per second are medians over `--rounds`, ratios are taken within a round. The machine has to be quiet:
+with another program on its cores the figures mean nothing. With `--mxnet-python` each network also goes through the
+check of benchmarks/roundtrip.py (two minutes). All of it takes about ten minutes on 2 cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as in a run of ours, read when torch is loaded; for both peers
+
+import torch
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from imgcls import distributed, storage, summary
+from imgcls.networks import build_network
+from imgcls.sections import DeviceConfig, NetworkConfig
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE, RESULTS = ROOT / "docs" / "networks.md", ROOT / "benchmarks" / "networks.json"
+#: a round is at least one step and at least this long, in seconds
+ROUND_SECONDS = 0.3
+#: images up to this side are small: batches of 64; networks from this many operations an image on: of 4; others: of 8
+SMALL_SIDE, LARGE_FLOPS = 32, 10e9
+
+
+@dataclass(frozen=True)
+class Case:
+    """A row: a network at one of its configurations, and torchvision's of the same name, if there is one."""
+
+    network: str
+    shape: tuple[int, int, int] = (3, 224, 224)
+    options: dict[str, Any] = field(default_factory=dict)
+    classes: int = 1000
+    torchvision: str = ""
+
+    @property
+    def name(self) -> str:
+        """As on the command line, without --network."""
+        flags = [f"--{key.replace('_', '-')}" + ("" if value is True else f" {value}")
+                 for key, value in self.options.items()]
+        return " ".join([self.network, *flags])
+
+    @property
+    def key(self) -> str:
+        """Of the results file."""
+        return f"{self.name} {','.join(map(str, self.shape))}"
+
+    @property
+    def config(self) -> NetworkConfig:
+        return NetworkConfig(network=self.network, image_shape=self.shape, num_classes=self.classes, **self.options)
+
+
+def _depths(network: str, torchvision: str = "") -> list[Case]:
+    return [Case(network, options={"num_layers": depth}, torchvision=torchvision and f"{torchvision}{depth}")
+            for depth in (18, 34, 50, 101, 152)]
+
+
+SMALL: dict[str, Any] = {"shape": (3, 28, 28), "classes": 10}
+CASES = [
+    Case("mlp", (1, 28, 28), classes=10),
+    Case("lenet", (1, 28, 28), classes=10),
+    Case("lenet", (1, 28, 28), {"add_stn": True}, classes=10),
+    Case("alexnet", torchvision="alexnet"),
+    Case("alexnet-towers"),
+    Case("alexnet-towers", (3, 227, 227), {"variant": "theano"}),
+    Case("overfeat", (3, 231, 231)),
+    Case("overfeat", (3, 221, 221), {"variant": "accurate"}),
+    *[Case("vgg", options={"num_layers": depth, **norm}, torchvision=f"vgg{depth}{'_bn' if norm else ''}")
+      for norm in ({}, {"batch_norm": True}) for depth in (11, 13, 16, 19)],
+    Case("googlenet", torchvision="googlenet"),
+    Case("inception-bn"),
+    Case("inception-bn", **SMALL),
+    Case("inception-bn-full", classes=21841),
+    Case("inception-v3", (3, 299, 299), torchvision="inception_v3"),
+    Case("inception-v4", (3, 299, 299)),
+    Case("inception-resnet-v2", (3, 299, 299)),
+    *_depths("resnet", "resnet"),
+    *[Case("resnet", options={"num_layers": depth}, **SMALL) for depth in (20, 110)],
+    *_depths("resnet-v1", "resnet"),
+    *[Case("resnet-v1", options={"num_layers": depth}, **SMALL) for depth in (20, 110)],
+    Case("resnetv1", options={"num_layers": 50}),
+    Case("resnet-28-small", **SMALL),
+    Case("resnet-caffe", options={"num_layers": 32}),
+    Case("resnet-caffe", options={"num_layers": 50}, torchvision="resnet50"),
+    Case("resnext", options={"num_layers": 50}, torchvision="resnext50_32x4d"),
+    Case("resnext", options={"num_layers": 101}),
+    Case("resnext", options={"num_layers": 20}, **SMALL),
+    Case("mobilenet"),
+    Case("mobilenet", options={"multiplier": 0.25}),
+    Case("mobilenetv2", torchvision="mobilenet_v2"),
+    Case("mobilenetv2", options={"multiplier": 0.5}),
+]
+#: where MXNet is given smaller images than the row has, as small as the network runs at
+ROUNDTRIP_SIDE = {"alexnet": 99, "alexnet-towers": 99, "overfeat": 128, "vgg": 32, "googlenet": 64, "resnet": 64,
+                  "resnet-v1": 64, "resnetv1": 64, "resnext": 64, "mobilenet": 64, "mobilenetv2": 64,
+                  "inception-resnet-v2": 107}
+
+Results = dict[str, dict[str, Any]]
+
+
+def main() -> int:
+    words = _arguments()
+    torch.set_num_threads(words.threads)
+    distributed.choose(DeviceConfig())  # the memory settings of a run on the CPU, for both peers alike
+    path = Path(words.results)
+    results: Results = json.loads(path.read_text()) if path.exists() else {}
+    started = time.perf_counter()
+    for case in (case for case in CASES if case.name.startswith(words.only)):
+        found = results.setdefault(case.key, {})
+        for what, wanted, measure in _parts(case, words):
+            if wanted and (words.again or what not in found):
+                found[what] = measure()
+                storage.write_bytes(path, (json.dumps(results, indent=1) + "\n").encode())
+        print(f"{time.perf_counter() - started:6.0f} s  {_row(case, found)}", flush=True)
+    storage.write_bytes(words.page, render(results).encode())
+    return 0
+
+
+def size(case: Case) -> dict[str, Any]:
+    """Parameters (those of gammas that are fixed at 1 too, moving statistics not) and operations; no weight is made."""
+    with torch.device("meta"):
+        model = build_network(case.config, seed=0)
+        peer = _torchvision(case) if case.torchvision else None
+        gammas = sum(b.numel() for name, b in model.named_buffers() if name.endswith("gamma"))
+        found = {"parameters": summary.parameters(model) + gammas, "flops": summary.flops(model, case.shape)}
+        return found if peer is None else found | {
+            "peer_parameters": summary.parameters(peer), "peer_flops": summary.flops(peer, case.shape)}
+
+
+def speed(case: Case, flops: int, rounds: int) -> dict[str, Any]:
+    """Images per second of inference and training, ours and the peer's, and on what."""
+    batch = 64 if max(case.shape) <= SMALL_SIDE else 4 if flops >= LARGE_FLOPS else 8
+    models = {"imgcls": build_network(case.config, seed=0)}
+    if case.torchvision:
+        models["torchvision"] = _torchvision(case)
+    images = torch.randn(batch, *case.shape).contiguous(memory_format=torch.channels_last)
+    labels = torch.randint(case.classes, (batch,))
+    steps: dict[str, dict[str, Callable[[], object]]] = {"inference": {}, "training": {}}
+    for name, model in models.items():
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        steps["inference"][name] = _inference(model, images)
+        steps["training"][name] = _training(model, images, labels)
+    return {"batch": batch, "on": _machine()} | {
+        mode: _take_turns(peers, batch, rounds) for mode, peers in steps.items()}
+
+
+def render(results: Results) -> str:
+    """The page."""
+    machines = sorted({found["speed"]["on"] for found in results.values() if "speed" in found})
+    checked = [found["mxnet"] for found in results.values() if "mxnet" in found]
+    lines = [
+        "# Networks", "",
+        f"Written by `python benchmarks/networks.py --mxnet-python PATH` from `benchmarks/networks.json`; "
+        f"{len(CASES)} configurations of `--network`.", "",
+        f"Speed: {'; '.join(machines) or 'not measured yet'}. Images per second, float32, eager, `channels_last`, "
+        f"random images in memory, batches of 8 (4 from {LARGE_FLOPS / 1e9:.0f} GFLOPs an image on, 64 up to "
+        f"{SMALL_SIDE} x {SMALL_SIDE} pixels); training is forward, backward and SGD with momentum. torchvision's "
+        "network took turns with ours in the same process with the same settings; *x* is ours over theirs, the median "
+        "of the ratios within a round: above 1, ours is faster.", "",
+        "Parameters are weights, biases, gammas (fixed ones too) and betas; FLOPs those of convolutions and fully "
+        "connected layers for one image, a multiplication and an addition counted as two.", "",
+        _roundtrip_text(checked), "",
+        "| `--network` | input | parameters | FLOPs | MXNet file | inference, img/s | training, img/s | torchvision | "
+        "its inference | its training |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+        *[_row(case, results.get(case.key, {})) for case in CASES],
+        "", NOTES]
+    return "\n".join(lines)
+
+
+NOTES = """Where torchvision's network of the name is not the same network:
+
+- alexnet: 64, 192, 384, 256, 256 filters without response normalisation ("One weird trick"); MXNet's has 96, 256, 384,
+  384, 256 and normalises twice.
+- googlenet: batch normalisation after every convolution, and 3 x 3 where the paper and MXNet have 5 x 5. It is built
+  without its auxiliary heads here, and so is inception_v3.
+- resnet50 and deeper: the stride is in the 3 x 3 convolution ("v1.5"), in the first 1 x 1 in resnet-v1 and
+  resnet-caffe. `--network resnet` is version 2 (normalisation and relu first), which torchvision has not.
+- resnext50_32x4d: ours also normalises the image, as MXNet's does. torchvision's 101 layers are 32x8d and 64x4d,
+  MXNet's 32x4d, so they are not set side by side.
+- mobilenet_v2: MXNet's first block has a 1 x 1 convolution more.
+- vgg and inception_v3 have the same layers, constants of the normalisation aside.
+
+Every network of torchvision is itself `--network torchvision:NAME`; MXNet cannot express those, so they have no MXNet
+file. `resnetv1` is `resnet-v1` under a second name.
+"""
+
+
+def _parts(case: Case, words: argparse.Namespace) -> list[tuple[str, bool, Callable[[], Any]]]:
+    """What is measured of a row: its name in the results, whether it was asked for, and how."""
+    return [("size", True, lambda: size(case)),
+            ("mxnet", bool(words.mxnet_python), lambda: _roundtrip(case, words.mxnet_python)),
+            ("speed", words.speed, lambda: speed(case, size(case)["flops"], words.rounds))]
+
+
+def _torchvision(case: Case) -> nn.Module:
+    return build_network(NetworkConfig(network=f"torchvision:{case.torchvision}", image_shape=case.shape,
+                                       num_classes=case.classes), seed=0)
+
+
+def _inference(model: nn.Module, images: torch.Tensor) -> Callable[[], object]:
+    def step() -> object:
+        model.eval()
+        with torch.no_grad():
+            return model(images)
+    return step
+
+
+def _training(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> Callable[[], object]:
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9, weight_decay=1e-4, fused=True)
+
+    def step() -> None:
+        model.train()
+        optimizer.zero_grad(set_to_none=True)
+        nn.functional.cross_entropy(model(images), labels).backward()
+        optimizer.step()
+    return step
+
+
+def _take_turns(peers: dict[str, Callable[[], object]], batch: int, rounds: int) -> dict[str, Any]:
+    """Images per second of each peer, the median over the rounds, and of the ratio to the first."""
+    steps = {}
+    for name, step in peers.items():
+        step()  # the first one makes gradients, buffers and kernels
+        started = time.perf_counter()
+        step()
+        steps[name] = math.ceil(ROUND_SECONDS / (time.perf_counter() - started))
+    speeds: dict[str, list[float]] = {name: [] for name in peers}
+    for number in range(rounds):
+        for name in list(peers)[::-1 if number % 2 else 1]:  # who goes first has the warmer or colder cores
+            started = time.perf_counter()
+            for _ in range(steps[name]):
+                peers[name]()
+            speeds[name].append(batch * steps[name] / (time.perf_counter() - started))
+    found: dict[str, Any] = {name: _digits(statistics.median(values)) for name, values in speeds.items()}
+    if "torchvision" in speeds:
+        ratios = [ours / theirs for ours, theirs in zip(speeds["imgcls"], speeds["torchvision"], strict=True)]
+        found |= {"ratio": round(statistics.median(ratios), 3),
+                  "ratios": [round(min(ratios), 3), round(max(ratios), 3)]}
+    return found
+
+
+def _roundtrip(case: Case, mxnet_python: str) -> float:
+    """The largest difference of a logit between MXNet and us on the same files, relative; ends where bytes differ."""
+    import roundtrip
+
+    side = ROUNDTRIP_SIDE.get(case.network) if max(case.shape) > SMALL_SIDE else None
+    shape = (case.shape[0], side, side) if side else case.shape
+    with tempfile.TemporaryDirectory() as folder:
+        against, read_back, same = roundtrip.compare(case.network, shape, case.options, Path(folder), mxnet_python)
+    if not same or max(against, read_back) > roundtrip.TOLERANCE:
+        sys.exit(f"{case.key}: MXNet differs: {against:.1e}, read back {read_back:.1e}, same symbol: {same}")
+    return float(f"{max(against, read_back):.1e}")
+
+
+def _roundtrip_text(checked: list[float]) -> str:
+    if not checked:
+        return "MXNet file: not tested yet (`--mxnet-python`)."
+    return ("MXNet file: written by us with random weights and statistics, loaded and run by MXNet 1.9.1, and read "
+            "back here, as `benchmarks/roundtrip.py` does; the number is the largest difference of a logit relative to "
+            f"the largest logit, and MXNet writes our symbol with the same bytes. {len(checked)} of {len(CASES)} rows "
+            f"were tested, most at smaller images than the table has; the worst is {max(checked):.0e}.")
+
+
+def _row(case: Case, found: dict[str, Any]) -> str:
+    """A line of the table; what was not measured is empty."""
+    sizes, speeds = found.get("size", {}), found.get("speed", {})
+    ours = [f"{speeds[mode]['imgcls']:g}" if mode in speeds else "" for mode in ("inference", "training")]
+    theirs = [f"{speeds[mode]['torchvision']:g}, x{speeds[mode]['ratio']:.2f}" if case.torchvision and mode in speeds
+              else "" for mode in ("inference", "training")]
+    peer = f"{case.torchvision} ({sizes['peer_parameters'] / 1e6:.2f} M)" if "peer_parameters" in sizes else ""
+    shape = ",".join(map(str, case.shape)) + (f" ({case.classes} classes)" if case.classes != 1000 else "")
+    cells = [f"`{case.name}`", shape, f"{sizes['parameters']:,}" if sizes else "",
+             summary.short(sizes["flops"]) if sizes else "", f"yes, {found['mxnet']:.0e}" if "mxnet" in found else "",
+             *ours, peer, *theirs]
+    return "| " + " | ".join(cells) + " |"
+
+
+def _digits(value: float) -> float:
+    """Three digits are what a measurement of this kind is worth."""
+    return float(f"{value:.3g}")
+
+
+def _machine() -> str:
+    from importlib.metadata import version
+
+    capability = torch.backends.cpu.get_cpu_capability()
+    return (f"{os.cpu_count()} cores ({platform.machine()}, {capability}), {torch.get_num_threads()} threads, torch "
+            f"{torch.__version__.partition('+')[0]}, torchvision {version('torchvision').partition('+')[0]}")
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="", help="networks whose name begins so (\"resnet --num-layers 50\")")
+    parser.add_argument("--mxnet-python", help="the Python of an environment with MXNet 1.9.1")
+    parser.add_argument("--no-speed", dest="speed", action="store_false")
+    parser.add_argument("--again", action="store_true", help="measure what is known already, too")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--results", default=str(RESULTS), help="file of what was measured")
+    parser.add_argument("--page", default=str(PAGE))
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

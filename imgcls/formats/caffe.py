@@ -1,0 +1,221 @@
+"""Caffe's mean image: the `.binaryproto` that `compute_image_mean` writes, as `--mean-image` or converted to MXNet's.
+
+`load_mean` is used by `data.augment` and `cli/convert_mean.py`; `refuse_model` says in one line what to do with the
+other files of Caffe, which are not read here. Nothing needs Caffe, protobuf or torch. The file is one protobuf message,
+a BlobProto, and is never trusted: its size is bounded, and damage is a `DataError` with the byte where it was found.
+
+    1 num, 2 channels, 3 height, 4 width    int32, the old form of the shape
+    7 shape { 1 dim }                       int64, the new form, packed or one by one
+    5 data, 8 double_data                   float32, float64, packed or one by one; planes are B, G, R
+    6 diff, 9 double_diff                   not looked at
+"""
+
+from __future__ import annotations
+
+import math
+import os
+
+import numpy as np
+
+from imgcls import storage
+from imgcls.errors import DataError, UsageError
+
+#: a mean of 3 x 4096 x 4096 in double precision is larger than any there is
+MAX_BYTES = 3 * 4096 * 4096 * 8
+#: fields, and runs of values stored one by one: a good file has a dozen, a file of noise must end soon
+MAX_STEPS = 20_000
+#: values stored one by one that are taken at a time
+RUN = 1 << 16
+
+NUM, CHANNELS, HEIGHT, WIDTH, DATA, SHAPE, DOUBLE_DATA, DIM = 1, 2, 3, 4, 5, 7, 8, 1
+VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5
+VALUES = {DATA: ("<f4", FIXED32), DOUBLE_DATA: ("<f8", FIXED64)}
+
+MEAN_SUFFIX = ".binaryproto"
+MODEL_SUFFIXES = (".caffemodel", ".caffemodel.h5", ".prototxt", ".solverstate")
+
+
+def is_mean(path: str | os.PathLike[str]) -> bool:
+    """Whether the name is that of a Caffe mean image."""
+    return os.fspath(path).lower().endswith(MEAN_SUFFIX)
+
+
+def load_mean(path: str | os.PathLike[str]) -> np.ndarray:
+    """The mean image, float32 (C, H, W), C 1 or 3, channels in the order R, G, B as everywhere here.
+
+    DataError for a file that is damaged, too large, or no mean image.
+    """
+    file = storage.local(path)
+    try:
+        with open(file, "rb") as stream:
+            data = stream.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise DataError(path, (error.strerror or str(error)).lower()) from error
+    if len(data) > MAX_BYTES:
+        raise DataError(path, f"more than {MAX_BYTES >> 20} MiB: too large for a Caffe mean image")
+    return loads_mean(data, path)
+
+
+def loads_mean(data: bytes, path: object = "mean image") -> np.ndarray:
+    """`load_mean` of bytes in memory; `path` is what errors call them."""
+    message = _Message(data, path)
+    message.read()
+    values = message.values[DATA] or message.values[DOUBLE_DATA]
+    array = np.concatenate(values) if values else np.empty(0, np.float32)
+    shape = _shape(message)
+    if not array.size:
+        raise DataError(path, "holds no values: not a Caffe mean image")
+    if math.prod(shape) != array.size:
+        raise DataError(path, f"{array.size} values do not make an image of {'x'.join(map(str, shape))}")
+    if not np.isfinite(array).all():
+        raise DataError(path, "holds values that are not numbers")
+    image = array.reshape(shape)
+    return np.ascontiguousarray(image[::-1], np.float32)  # B, G, R -> R, G, B; one plane stays as it is
+
+
+def refuse_model(flag: str, path: str) -> None:
+    """UsageError where `path`, given as `flag`, is another file of Caffe than a mean image: says what to do instead."""
+    if not path.lower().endswith(MODEL_SUFFIXES):
+        return
+    if flag == "--mean-image":
+        raise UsageError(f"{flag} {path}: is not a mean image; Caffe's is a {MEAN_SUFFIX} file, MXNet's a .bin, .nd or "
+                         ".params file")
+    raise UsageError(f"{flag} {path}: Caffe networks are not read here; convert it once, where MXNet 1.9.1 is "
+                     "installed, with its tools/caffe_converter: convert_model.py DEPLOY.prototxt NET.caffemodel "
+                     f"PREFIX; then give {flag} PREFIX")
+
+
+def _shape(message: _Message) -> tuple[int, int, int]:
+    """(C, H, W) of the new form where it is there, or else of the old one; DataError for what no image has."""
+    if message.dims is not None:
+        dims = tuple(message.dims)
+    else:
+        num, channels, height, width = (message.sizes.get(field, 0) for field in (NUM, CHANNELS, HEIGHT, WIDTH))
+        dims = (num or 1, channels, height, width)
+    text = "x".join(map(str, dims)) or "nothing"
+    *more, channels, height, width = (1, 1, 1, *dims)
+    if len(dims) not in (3, 4) or any(size != 1 for size in more) or min(dims) < 1:
+        raise DataError(message.path, f"the shape is {text}, a mean image is 1 x channels x height x width")
+    if channels not in (1, 3):
+        raise DataError(message.path, f"the shape is {text}: a mean image has 1 or 3 channels, not {channels}")
+    return channels, height, width
+
+
+class _Message:
+    """A BlobProto, read once from beginning to end. Sizes are Python integers, so none can overflow."""
+
+    def __init__(self, data: bytes, path: object) -> None:
+        self.data, self.path, self.offset, self.steps = data, path, 0, 0
+        self.sizes: dict[int, int] = {}
+        self.dims: list[int] | None = None
+        #: field -> pieces of its values, views of the file
+        self.values: dict[int, list[np.ndarray]] = {DATA: [], DOUBLE_DATA: []}
+
+    def read(self) -> None:
+        """Take down every field; the last of several sizes holds, values are strung together."""
+        end = len(self.data)
+        while self.offset < end:
+            start = self.offset
+            field, kind = self.tag(end)
+            if field in (NUM, CHANNELS, HEIGHT, WIDTH) and kind == VARINT:
+                self.sizes[field] = self.varint(end)
+            elif field in VALUES and kind == LENGTH:
+                self.packed(field)
+            elif field in VALUES and kind == VALUES[field][1]:
+                self.offset = start
+                self.one_by_one(field)
+            elif field == SHAPE and kind == LENGTH:
+                self.shape(self.length(end))
+            elif field <= 9 and field not in (6, 9):
+                raise DataError(self.path, f"field {field} is of kind {kind}: not a Caffe mean image", start)
+            else:
+                self.skip(kind, start)
+
+    def tag(self, end: int) -> tuple[int, int]:
+        """(field number, wire kind) of the field that begins here."""
+        start = self.offset
+        self.steps += 1
+        if self.steps > MAX_STEPS:
+            raise DataError(self.path, "far too many fields: not a Caffe mean image", start)
+        tag = self.varint(end)
+        field, kind = tag >> 3, tag & 7
+        if not field or kind not in (VARINT, FIXED64, LENGTH, FIXED32):
+            raise DataError(self.path, "no field of a message begins here: not a Caffe mean image", start)
+        return field, kind
+
+    def varint(self, end: int) -> int:
+        """A number of seven bits a byte, the lowest first, at most ten bytes."""
+        start, value = self.offset, 0
+        for shift in range(0, 70, 7):
+            if self.offset >= end:
+                raise DataError(self.path, "ends in the middle of a number", start)
+            byte = self.data[self.offset]
+            self.offset += 1
+            value |= (byte & 127) << shift
+            if byte < 128:
+                return value
+        raise DataError(self.path, "a number is longer than ten bytes: not a Caffe mean image", start)
+
+    def length(self, end: int) -> int:
+        """Where the field of variable length ends that begins here with its length."""
+        start = self.offset
+        size = self.varint(end)
+        if size > end - self.offset:
+            raise DataError(self.path, f"the file ends in the middle of a field ({size} bytes wanted, "
+                                       f"{end - self.offset} left)", start)
+        return self.offset + size
+
+    def packed(self, field: int) -> None:
+        """Values of `field` that stand in one piece behind their length."""
+        start, end = self.offset, self.length(len(self.data))
+        dtype = np.dtype(VALUES[field][0])
+        count, rest = divmod(end - self.offset, dtype.itemsize)
+        if rest:
+            raise DataError(self.path, f"{end - self.offset} bytes are no whole number of values of {dtype.itemsize} "
+                                       "bytes", start)
+        self.values[field].append(np.frombuffer(self.data, dtype, count, self.offset))
+        self.offset = end
+
+    def one_by_one(self, field: int) -> None:
+        """As many values of `field` as stand here one after the other, each with a tag of its own; at most RUN."""
+        layout, kind = VALUES[field]
+        pair = np.dtype([("tag", "u1"), ("value", layout)])
+        count = min((len(self.data) - self.offset) // pair.itemsize, RUN)
+        if not count:
+            raise DataError(self.path, "ends in the middle of a value", self.offset)
+        pairs = np.frombuffer(self.data, pair, count, self.offset)
+        others = np.flatnonzero(pairs["tag"] != (field << 3 | kind))
+        if len(others) and not others[0]:  # the tag was written with more bytes than it needs
+            raise DataError(self.path, "no field of a message begins here: not a Caffe mean image", self.offset)
+        pairs = pairs[:others[0]] if len(others) else pairs
+        self.values[field].append(pairs["value"])
+        self.offset += len(pairs) * pair.itemsize
+
+    def shape(self, end: int) -> None:
+        """The BlobShape that ends at `end`; its sizes go to `dims`."""
+        self.dims = []
+        while self.offset < end:
+            start = self.offset
+            field, kind = self.tag(end)
+            inner = self.length(end) if kind == LENGTH else end
+            if field != DIM or kind not in (VARINT, LENGTH):
+                raise DataError(self.path, f"field {field} of the shape is of kind {kind}: no Caffe mean image", start)
+            if kind == VARINT:
+                self.dims.append(self.varint(end))
+            while kind == LENGTH and self.offset < inner:
+                self.dims.append(self.varint(inner))
+                if len(self.dims) > 32:
+                    break
+            if len(self.dims) > 32:
+                raise DataError(self.path, "a shape of more than 32 dimensions: not a Caffe mean image", start)
+
+    def skip(self, kind: int, start: int) -> None:
+        """Pass over a field that says nothing to us."""
+        end = len(self.data)
+        if kind == VARINT:
+            self.varint(end)
+            return
+        after = self.length(end) if kind == LENGTH else self.offset + (8 if kind == FIXED64 else 4)
+        if after > end:
+            raise DataError(self.path, "ends in the middle of a field", start)
+        self.offset = after

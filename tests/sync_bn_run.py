@@ -1,0 +1,59 @@
+"""One of two processes: batch normalisation over both must be that of one process with the whole batch, in float64."""
+
+from __future__ import annotations
+
+import copy
+import sys
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from imgcls import layers
+from imgcls.distributed import batch_norm
+
+LIMIT = 1e-12
+
+
+def train(model: nn.Module, data: Tensor, whole: int, valid: int | None = None) -> list[Tensor]:
+    """Two steps of plain gradient descent; the weights, statistics and input gradients after."""
+    data = data.clone().requires_grad_()
+    for _ in range(2):
+        model.zero_grad()
+        data.grad = None
+        ((model(data)[:valid] ** 3).sum() / whole).backward()
+        for parameter in model.parameters():
+            assert parameter.grad is not None
+            if dist.get_world_size() > 1 and valid is not None:
+                dist.all_reduce(parameter.grad)
+            parameter.data -= 0.1 * parameter.grad
+    assert data.grad is not None
+    return [*model.state_dict().values(), data.grad[:valid]]
+
+
+def main(rank: int, port: str) -> None:
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    torch.manual_seed(0)
+    data = torch.randn(7, 3, 4, 4, dtype=torch.float64) * 5 + 2
+    for norm in (layers.BatchNorm(3, fix_gamma=False), layers.BatchNorm(3), nn.BatchNorm2d(3),
+                 nn.BatchNorm2d(3, momentum=None)):
+        for bounds in ((0, 3, 7), (0, 7, 7)):  # the second process has nothing of the second, only padding
+            alone = nn.Sequential(norm, nn.Conv2d(3, 2, 3), copy.deepcopy(nn.BatchNorm2d(2))).double()
+            for parameter in alone.parameters():
+                nn.init.normal_(parameter, 1.0, 0.3)
+            alone, together = copy.deepcopy(alone), copy.deepcopy(alone)
+            shared = batch_norm.synchronise(together, (layers.BatchNorm, nn.BatchNorm2d))
+            first, end = bounds[rank], bounds[rank + 1]
+            own = data[first:end] if end > first else data[:1]
+            assert shared is not None
+            shared.valid = end - first
+            expected = train(alone, data, 7)
+            found = train(together, own, 7, end - first)
+            expected[-1] = expected[-1][first:end]
+            worst = max(((a - b).abs().max().item() for a, b in zip(expected, found, strict=True) if a.numel()))
+            assert worst < LIMIT, f"{norm}, {bounds}: {worst}"
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2])

@@ -1,0 +1,260 @@
+"""Training from and to s3://, against moto's server behind one of our own that counts requests and fails on demand."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, run_cli
+from faulty_server import FaultyServer, serving
+
+from imgcls import checkpoint, remote
+from imgcls.cache import Cache
+from imgcls.cli import predict as predict_command
+from imgcls.cli import score as score_command
+from imgcls.cli import train as train_command
+from imgcls.data.sources import open_source
+from imgcls.datasets import digits
+from imgcls.errors import DataError, RunError, UsageError
+from imgcls.formats import idx, recordio
+from imgcls.remote import RemotePath
+
+if not all(importlib.util.find_spec(name) for name in ("s3fs", "moto", "flask")):
+    pytest.skip("needs s3fs and moto[s3,server]", allow_module_level=True)
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:(botocore|aiobotocore|moto|s3fs|aiohttp|werkzeug).*"),
+    # connections to a server that has ended, seen when their session is collected
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+FLAGS = ("--batch-size", "32", "--network", "mlp", "--num-epochs", "2")
+
+
+@pytest.fixture(scope="module")
+def moto() -> Iterator[str]:
+    """host:port of a store in memory."""
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    yield "{}:{}".format(*server.get_host_and_port())
+    server.stop()
+
+
+@pytest.fixture
+def s3(moto: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyServer]:
+    """The way to the store: what s3fs finds by AWS_ENDPOINT_URL. The bucket `dmlc` is there and empty."""
+    for name, value in {"IMGCLS_CACHE": str(tmp_path / "cache"), "AWS_ACCESS_KEY_ID": "key",
+                        "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1",
+                        "AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+                        "AWS_EC2_METADATA_DISABLED": "true", "no_proxy": "*"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(remote, "PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(remote, "DRIVER_ATTEMPTS", 1)
+    with serving(moto) as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
+        forget()
+        fs, _ = remote._driver("s3://dmlc")
+        if fs.exists("dmlc"):
+            fs.rm("dmlc", recursive=True)
+        fs.mkdir("dmlc")
+        server.seen.clear()
+        yield server
+        forget()
+
+
+def forget() -> None:
+    """The next file system is made anew, with the endpoint of then."""
+    import s3fs
+
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Drawn digits in MNIST's files."""
+    root = tmp_path_factory.mktemp("mnist")
+    for part, count, seed in (("train", 320, 1), ("t10k", 64, 2)):
+        images, labels = digits.draw(count, seed)
+        idx.write_images(root / f"{part}-images-idx3-ubyte.gz", images[:, 0])
+        idx.write_labels(root / f"{part}-labels-idx1-ubyte.gz", labels)
+    return root
+
+
+@pytest.fixture(scope="module")
+def undisturbed(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a local run gives."""
+    prefix = tmp_path_factory.mktemp("local") / "net"
+    assert train_command.main([*FLAGS, "--data-dir", str(folder), "--model-prefix", str(prefix)]) == 0
+    return prefix
+
+
+@pytest.fixture
+def data(s3: FaultyServer, folder: Path) -> str:
+    """The files of `folder` in the store."""
+    for path in folder.iterdir():
+        RemotePath(f"s3://dmlc/mnist/{path.name}").upload(path)
+    s3.seen.clear()
+    return "s3://dmlc/mnist/"
+
+
+def same(prefix: str, other: Path, epoch: int) -> bool:
+    return RemotePath(f"{prefix}-{epoch:04d}.params").read_bytes() == Path(f"{other}-{epoch:04d}.params").read_bytes()
+
+
+def names(folder: str) -> list[str]:
+    return [path.name for path in RemotePath(folder).iterdir()]
+
+
+def train(*words: object) -> int:
+    return train_command.main([*FLAGS, *map(str, words)])
+
+
+def error_of(capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line that a command ended with."""
+    lines = [line for line in capsys.readouterr().err.splitlines() if "error: " in line or "Traceback" in line]
+    assert len(lines) == 1, lines
+    return lines[0]
+
+
+def test_the_seeds_command_trains_and_resumes(data: str, s3: FaultyServer, undisturbed: Path,
+                                              capsys: pytest.CaptureFixture[str]) -> None:
+    prefix = "s3://dmlc/model/ilsvrc12"
+    words = [*FLAGS[:-1], "1", "--data-dir", data, "--model-prefix", prefix, "--kv-store", "local"]
+    done = run_cli("train", *words)  # as a user does, in a process of its own
+    assert done.returncode == 0, done.stderr
+    assert 'Saved checkpoint to "s3://dmlc/model/ilsvrc12-0001.params"' in done.stderr
+    assert s3.count("GET", "train-images-idx3-ubyte.gz") == 1
+    assert train("--data-dir", data, "--model-prefix", prefix, "--load-epoch", "1") == 0
+    assert s3.count("GET", "train-images-idx3-ubyte.gz") == 1  # the second run finds it in the cache
+    assert same(prefix, undisturbed, 1)
+    assert same(prefix, undisturbed, 2)
+    assert names("s3://dmlc/model") == [f"ilsvrc12-{end}" for end in (
+        "0001.params", "0001.states", "0002.params", "0002.states", "latest.json", "meta.json", "metrics.jsonl",
+        "symbol.json")]
+    assert checkpoint._read_latest(prefix)["params"] == "ilsvrc12-0002.params"
+    capsys.readouterr()
+    assert score_command.main(["--model", prefix, "--data-dir", data, "--top-k", "0"]) == 0
+    assert "accuracy=" in capsys.readouterr().out
+    assert predict_command.main(["--model", prefix, "nothing.png"]) == 1
+    assert "nothing.png: no such file" in error_of(capsys)
+
+
+def test_kill_9_in_the_middle_of_an_upload(data: str, s3: FaultyServer, undisturbed: Path) -> None:
+    prefix = "s3://dmlc/model/net"
+    s3.fault = lambda method, path: "hang" if method == "PUT" and "net-0002.params" in path else ""
+    argv = [sys.executable, "-m", "imgcls", "train", *FLAGS, "--data-dir", data, "--model-prefix", prefix,
+            "--load-epoch", "auto"]
+    run = subprocess.Popen(argv, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.DEVNULL)
+    end = time.monotonic() + 60
+    while not s3.count("PUT", "net-0002.params") and time.monotonic() < end and run.poll() is None:
+        time.sleep(0.02)
+    run.send_signal(signal.SIGKILL)
+    assert run.wait(10) == -signal.SIGKILL
+    s3.fault = lambda *_: ""
+    assert "net-0002.params" not in names("s3://dmlc/model")
+    assert same(prefix, undisturbed, 1)
+    assert checkpoint.load(prefix, "auto").position.epoch == 1  # type: ignore[union-attr]
+    assert train("--data-dir", data, "--model-prefix", prefix, "--load-epoch", "auto") == 0
+    assert same(prefix, undisturbed, 2)
+
+
+def test_a_broken_upload_keeps_the_old_object(s3: FaultyServer, tmp_path: Path) -> None:
+    path = RemotePath("s3://dmlc/net-position.states")
+    path.write_bytes(b"old")
+    s3.fault = lambda method, _: "reset" if method in ("PUT", "POST") else ""
+    with pytest.raises(RunError, match=r"^s3://dmlc/net-position.states: cannot be written: .*times tried\)$"):
+        path.write_bytes(bytes(1 << 20))
+    s3.fault = lambda *_: ""
+    assert path.read_bytes() == b"old"
+    s3.faults = ["500", "reset"]
+    path.write_bytes(b"new")
+    assert path.read_bytes() == b"new"
+
+
+def test_faults_are_survived_by_a_run(data: str, s3: FaultyServer, undisturbed: Path) -> None:
+    numbers = iter(range(10_000))
+    words = {3: "500", 6: "cut", 9: "reset", 14: "500", 21: "reset", 26: "cut"}
+    s3.fault = lambda *_: words.get(next(numbers), "")
+    assert train("--data-dir", data, "--model-prefix", "s3://dmlc/net") == 0
+    assert same("s3://dmlc/net", undisturbed, 2)
+    assert next(numbers) > 26
+
+
+@pytest.mark.parametrize("fault", ["500", "cut", "reset"])
+def test_faults_that_stay_end_in_one_line(data: str, s3: FaultyServer, fault: str,
+                                          capsys: pytest.CaptureFixture[str]) -> None:
+    s3.fault = lambda method, path: fault if method == "GET" and "images" in path else ""
+    assert train("--data-dir", data) == 1
+    assert "error: s3://dmlc/mnist/t" in (line := error_of(capsys))
+    assert "times tried" in line
+
+
+def test_a_lost_store_ends_the_run_in_one_line(data: str, s3: FaultyServer, folder: Path,
+                                               capsys: pytest.CaptureFixture[str]) -> None:
+    s3.fault = lambda method, path: "500" if method == "PUT" and "0001" in path else ""
+    assert train("--data-dir", folder, "--model-prefix", "s3://dmlc/net") == 1
+    assert "error: s3://dmlc/net-0001.states: cannot be written: " in error_of(capsys)
+
+
+def test_records_are_fetched_once(s3: FaultyServer, tmp_path: Path) -> None:
+    pixels = bytes(3000)
+    with recordio.RecordWriter(tmp_path / "a.rec") as writer:
+        for i in range(500):
+            writer.write(recordio.pack(recordio.ImageHeader(0, i % 7, i), pixels), i)
+    for name in ("a.rec", "a.idx"):
+        RemotePath(f"s3://dmlc/train/{name}").upload(tmp_path / name)
+    s3.seen.clear()
+    code = ("import sys; from imgcls.data.sources import open_source\n"
+            "print(len(open_source(sys.argv[1], '--data-train')))")
+    both = [subprocess.Popen([sys.executable, "-c", code, "s3://dmlc/train/"], stdout=subprocess.PIPE, text=True,
+                             env={**os.environ, "PYTHONPATH": str(ROOT)}) for _ in range(2)]
+    assert [process.communicate(timeout=60)[0].strip() for process in both] == ["500", "500"]
+    assert (s3.count("GET", "a.rec"), s3.count("GET", "a.idx")) == (1, 1)
+    shutil.rmtree(Cache().folder)
+    source = open_source("s3://dmlc/train/", "--data-train", cache_gb=0)  # by ranges
+    s3.seen.clear()
+    order = source.order(0, 0)  # type: ignore[union-attr]
+    source.expect(order)  # type: ignore[union-attr]
+    assert all(bytes(source.read(i)) == pixels for i in order.tolist())
+    assert [(path, wanted) for _, path, wanted in s3.seen] == [("/dmlc/train/a.rec", f"bytes=0-{500 * 3032 - 1}")]
+
+
+def test_what_is_wrong_is_one_line(s3: FaultyServer, folder: Path, monkeypatch: pytest.MonkeyPatch,
+                                   capsys: pytest.CaptureFixture[str]) -> None:
+    for words, line in {
+        ("--data-dir", "s3://nobucket/x"): "s3://nobucket/x: there is no bucket nobucket",
+        ("--data-train", "s3://dmlc/none.rec"): "--data-train s3://dmlc/none.rec: no such file",
+        ("--data-dir", folder, "--model-prefix", "s3://nobucket/x"): "there is no bucket nobucket",
+        ("--data-dir", folder, "--model-prefix", "s3://dmlc/x", "--load-epoch", "3"):
+            "s3://dmlc/x-0003.params does not exist; no epoch was saved there",
+    }.items():
+        assert train(*words) in (1, 2)
+        assert line in error_of(capsys)
+    s3.fault = lambda *_: "403"
+    with pytest.raises(DataError, match=r"s3://dmlc/x: cannot be listed: access denied"):
+        RemotePath("s3://dmlc/x").iterdir()
+    s3.fault = lambda *_: ""
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    forget()
+    with pytest.raises(DataError, match=r"unable to locate credentials: set AWS_ACCESS_KEY_ID .* FSSPEC_S3_ANON"):
+        RemotePath("s3://dmlc/x").exists()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    forget()
+    with pytest.raises(RunError, match=r"s3://dmlc/x: cannot be read: could not connect"):
+        RemotePath("s3://dmlc/x").exists()
+    with pytest.raises(UsageError, match="there is no s3x://; did you mean s3://"):
+        open_source("s3x://dmlc/x.rec", "--data-train")

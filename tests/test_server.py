@@ -1,0 +1,346 @@
+"""dist_async with real processes: what a server computes, who waits for whom, what is lost and found."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import run_workers
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from imgcls import optim
+from imgcls.distributed import exchange, server
+from imgcls.distributed.exchange import Exchange
+from imgcls.distributed.worker import LostContact
+from imgcls.errors import UsageError
+
+STEPS = 12
+OPTIMIZERS: dict[str, Callable[[list[dict[str, Any]]], torch.optim.Optimizer]] = {
+    "sgd": lambda groups: torch.optim.SGD(groups, momentum=0.9, fused=True),
+    "adam": lambda groups: torch.optim.Adam(groups, fused=True),
+}
+
+
+# ---- one worker
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("alone")
+    run_workers(__file__, 1, folder, "alone")
+    return torch.load(folder / "0.pt")
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_server_takes_the_steps_of_torch(alone: dict[str, Any], name: str) -> None:
+    found = alone[name]
+    for there, here in zip(found["weights"], found["torch"], strict=True):
+        assert torch.equal(there, here)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_state_that_was_saved_goes_on(alone: dict[str, Any], name: str) -> None:
+    """Half the steps, everything fetched and given to other servers, and the other half."""
+    found = alone[name]
+    for resumed, whole in zip(found["resumed"], found["weights"], strict=True):
+        assert torch.equal(resumed, whole)
+    assert found["state"].keys() == found["torch state"].keys()
+    for key, value in found["torch state"].items():
+        assert torch.equal(found["state"][key], value), key
+
+
+def test_a_server_that_ends_is_noticed(alone: dict[str, Any]) -> None:
+    assert "--kv-store dist_async: a server does not answer, or has ended" in alone["killed"]
+
+
+# ---- two workers
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("both")
+    run_workers(__file__, 2, folder, "both")
+    return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
+
+
+def test_all_begin_with_the_weights_of_worker_0(both: list[dict[str, Any]]) -> None:
+    for first, second in zip(both[0]["start"], both[1]["start"], strict=True):
+        assert torch.equal(first, second)
+
+
+def test_gradients_are_late_with_two_workers(both: list[dict[str, Any]]) -> None:
+    pushes, mean, largest = both[0]["even"]
+    assert pushes == [30, 30]
+    assert 0 < mean <= largest
+
+
+def test_a_slow_worker_keeps_nobody_waiting(both: list[dict[str, Any]]) -> None:
+    fast, slow = both[0]["uneven"]
+    assert fast == 60
+    assert slow < fast / 3
+
+
+def test_what_is_fetched_belongs_together(both: list[dict[str, Any]]) -> None:
+    assert both[0]["fetched"]
+
+
+def test_a_lost_worker_ends_the_others(both: list[dict[str, Any]]) -> None:
+    assert "has ended because it lost a worker" in both[0]["lost"]
+    assert both[0]["seconds"] < 10
+
+
+# ---- without processes
+
+
+def test_parameters_are_shared_evenly_by_bytes() -> None:
+    side: Any = object.__new__(Exchange)
+    side._parameters, side.servers = list(network().parameters()), 3
+    side._weights = torch.zeros(sum(p.numel() for p in side._parameters))
+    pieces = [side._pieces(index) for index in range(3)]
+    sizes = [sum(end - begin for _which, begin, end in part) for part in pieces]
+    assert max(sizes) - min(sizes) <= 1
+    assert sum(sizes) == side._weights.numel()
+    assert [which for part in pieces for which, _begin, _end in part] == [0, 1, 2, 2, 2, 3, 4, 5]
+
+
+class Wire:
+    """The server's end of a group of two, with everything the worker has to say."""
+
+    def __init__(self, *said: Tensor) -> None:
+        self.said, self.heard = list(said), list[list[float]]()
+
+    def recv(self, tensors: list[Tensor], _source: int, _tag: int) -> Wire:
+        tensors[0].copy_(self.said.pop(0))
+        return self
+
+    def send(self, tensors: list[Tensor], _target: int, _tag: int) -> Wire:
+        self.heard.append(tensors[0].tolist())
+        return self
+
+    def wait(self) -> None:
+        pass
+
+
+def test_the_others_hear_that_one_was_told_to_stop() -> None:
+    one = server.Server({"optimizer": "SGD", "workers": 3, "groups": [{"lr": 0.1, "lr_mult": 1.0}],
+                         "pieces": [(0, 4)]})
+    ping, goodbye = server.header(server.PING), server.header(server.GOODBYE)
+    for told, after in ((0.0, 0.0), (3.0, 3.0), (2.0, 3.0)):
+        one.serve(Wire(server.header(server.GOODBYE, told)), 0, 1)
+        wire = Wire(ping, goodbye)
+        one.serve(wire, 1, 1)
+        assert wire.heard == [[0.0, after, 0.0, 0.0]]
+
+
+def test_a_worker_that_is_busy_says_a_word_now_and_then() -> None:
+    side: Any = object.__new__(Exchange)
+    wire = Wire(*[server.header(7)] * 1000)
+    side._groups, side._lock, side._done, side._problem = [wire], threading.Lock(), threading.Event(), None
+    side._talked, side.heard = time.monotonic(), 0
+    pinger = threading.Thread(target=side._ping, args=(0.02,))
+    pinger.start()
+    while len(wire.heard) < 3:
+        time.sleep(0.01)
+    side._done.set()
+    pinger.join()
+    assert wire.heard[0] == [server.PING, 0, 0, 0]
+
+
+def test_what_gloo_says_is_cut_to_what_happened() -> None:
+    said = RuntimeError("[/a/b/gloo/pair.cc:561] Connection closed by peer [127.0.0.1]:37. This is typically ...")
+    assert server.brief(said) == "Connection closed by peer [127.0.0.1]:37"
+
+
+def test_staleness_is_counted_by_update() -> None:
+    one = server.Server({"optimizer": "SGD", "workers": 2, "groups": [{"lr": 0.1, "lr_mult": 2.0}],
+                         "pieces": [(0, 4)]})
+    content = save({"weights": torch.ones(4)})
+    push = [server.header(server.PUSH, 0.5, 0), torch.ones(4)]  # both of the first weights
+    one.serve(Wire(server.header(server.RESTORE, len(content)), server.as_bytes(content), *push,
+                   server.header(server.GOODBYE)), 0, 1)
+    wire = Wire(*push, server.header(server.STATISTICS), server.header(server.GOODBYE))
+    one.serve(wire, 1, 1)
+    assert wire.heard[:2] == [[2.0, 0.0, 0.0, 0.0], [-1.0, -1.0, -1.0, -1.0]]
+    assert bytes(map(int, wire.heard[3])) == b'{"pushes": [1, 1], "staleness": {"0": 1, "1": 1}}'
+
+
+def test_momentum_is_warned_of() -> None:
+    assert "--lr 0.0125" in exchange.advice(0.9, 0.05, 4)
+    assert exchange.advice(0, 0.05, 4) == exchange.advice(0.9, 0.05, 1) == ""
+
+
+def test_no_server_is_refused() -> None:
+    with pytest.raises(UsageError, match="--num-servers 0"):
+        Exchange(network(), OPTIMIZERS["sgd"](groups(network())), rank=0, world=1, servers=0)
+
+
+def test_only_optimizers_are_made_by_name() -> None:
+    with pytest.raises(Exception, match="no optimizer lr_scheduler"):
+        server._optimizer_class("lr_scheduler")
+
+
+def test_a_view_has_the_memory_order_of_its_parameter() -> None:
+    weight = nn.Parameter(torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last))
+    flat = torch.zeros(weight.numel())
+    view = exchange._like(flat, weight)
+    assert view.stride() == weight.stride()
+    view.copy_(weight.detach())
+    assert torch.equal(view, weight)
+    assert torch.equal(flat, weight.detach().permute(0, 2, 3, 1).flatten())
+
+
+# ---- the other side
+
+
+def network(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 50), nn.ReLU(),
+                          nn.Linear(50, 10))
+    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def groups(model: nn.Module) -> list[dict[str, Any]]:
+    weights = [p for p in model.parameters() if p.ndim > 1]
+    biases = [p for p in model.parameters() if p.ndim == 1]
+    return [{"params": weights, "weight_decay": 0.01, "lr_mult": 1.0, "lr": 0.0},
+            {"params": biases, "weight_decay": 0.0, "lr_mult": 2.0, "lr": 0.0}]
+
+
+def backward(model: nn.Module, step: int) -> None:
+    chance = torch.Generator().manual_seed(step)
+    model.zero_grad(set_to_none=True)
+    F.cross_entropy(model(torch.randn(16, 3, 8, 8, generator=chance)), torch.arange(16) % 10).backward()
+
+
+def weights(model: nn.Module) -> list[Tensor]:
+    return [p.detach().clone() for p in model.parameters()]
+
+
+def state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    return {f"{index}/{kind}": torch.as_tensor(value).clone() for index, p in enumerate(model.parameters())
+            for kind, value in optimizer.state[p].items()}
+
+
+def learn_alone(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    model = network()
+    optimizer = OPTIMIZERS[name](groups(model))
+    for step in range(STEPS):
+        backward(model, step)
+        optim.set_lr(optimizer, 0.05 / (step + 1))
+        optimizer.step()
+    found["torch"], found["torch state"] = weights(model), state(model, optimizer)
+    model = network()
+    optimizer = OPTIMIZERS[name](groups(model))
+    with Exchange(model, optimizer, rank=0, world=1, timeout=30) as side:
+        for step in range(STEPS):
+            if step == STEPS // 2:
+                side.fetch()
+                middle, half = weights(model), optimizer.state_dict()
+            backward(model, step)
+            side.push_pull(0.05 / (step + 1))
+        found["weights"] = weights(model)
+        # from the middle again: what was fetched, in a fresh model and optimizer, given to the servers
+        with torch.no_grad():
+            for p, value in zip(model.parameters(), middle, strict=True):
+                p.copy_(value)
+        optimizer.load_state_dict(half)
+        side.restore()
+        for step in range(STEPS // 2, STEPS):
+            backward(model, step)
+            side.push_pull(0.05 / (step + 1))
+        found["resumed"] = weights(model)
+        side.fetch()
+        found["state"] = state(model, optimizer)
+        side._children[0].kill()
+        side._children[0].wait()
+        found["killed"] = said_when_lost(side)
+    return found
+
+
+def run_alone() -> dict[str, Any]:
+    found: dict[str, Any] = {name: learn_alone(name) for name in OPTIMIZERS}
+    return found | {"killed": found["adam"]["killed"]}
+
+
+def run_both(rank: int, store: Any, folder: Path) -> dict[str, Any]:
+    import torch.distributed as dist
+
+    model = network(seed=rank)
+    optimizer = OPTIMIZERS["sgd"](groups(model))
+    found: dict[str, Any] = {}
+    with Exchange(model, optimizer, rank=rank, world=2, servers=2, timeout=30) as side:
+        found["start"] = weights(model)
+        dist.barrier()
+        for step in range(30):
+            backward(model, step)
+            side.push_pull(0.001)
+        dist.barrier()
+        if rank == 1:  # the slow one
+            while not store.check(["fast is done"]):
+                time.sleep(0.05)
+                backward(model, 0)
+                side.push_pull(0.001)
+            torch.save(found, folder / "1.pt")
+            dist.barrier()
+            dist.barrier()
+            os._exit(0)  # as if killed: no good-bye
+        statistics = side.statistics()
+        found["even"] = statistics.pushes, statistics.mean, statistics.largest
+        for step in range(60):
+            backward(model, step)
+            side.push_pull(0.001)
+        store.set("fast is done", "1")
+        found["uneven"] = side.statistics().pushes
+        dist.barrier()
+        side.pull()
+        newest = weights(model)
+        side.fetch()
+        found["fetched"] = (all(map(torch.equal, newest, weights(model)))
+                            and all(p in optimizer.state for p in model.parameters()))
+        dist.barrier()
+        begun = time.monotonic()
+        found |= {"lost": said_when_lost(side), "seconds": time.monotonic() - begun}
+    return found
+
+
+def said_when_lost(side: Exchange) -> str:
+    """Talk until there is nobody to talk to."""
+    with contextlib.suppress(LostContact):
+        for _ in range(1000):
+            time.sleep(0.01)
+            side.pull()
+        raise AssertionError("nobody was missed")
+    try:
+        side.pull()
+    except LostContact as error:
+        side.abort()
+        return str(error)
+    raise AssertionError("it went on")
+
+
+def worker(rank: int, folder: Path, what: str) -> None:
+    import torch.distributed as dist
+
+    world = 1 if what == "alone" else 2
+    store = dist.FileStore(str(folder / "store"), world)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=timedelta(seconds=60))
+    found = run_alone() if what == "alone" else run_both(rank, store, folder)
+    torch.save(found, folder / f"{rank}.pt")
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    worker(int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])
