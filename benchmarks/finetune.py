@@ -90,7 +90,8 @@ def _write_untrained(prefix: str, seed: int) -> None:
 
 
 def _accuracy(command: str, *flags: str) -> float:
-    done = subprocess.run([sys.executable, "-m", "imgcls", command, *flags], text=True, capture_output=True, check=False)
+    done = subprocess.run([sys.executable, "-m", "imgcls", command, *flags], text=True, capture_output=True,
+                          check=False)
     found = re.search(r"^Validation-accuracy=(\S+)$", done.stdout, re.M)
     if done.returncode or not found:
         sys.exit(done.stderr[-2000:])

@@ -149,6 +149,10 @@ class Checkpoint:
         self._outbox.send()
         return path
 
+    def wait(self) -> None:
+        """Until what was saved under a URL has arrived; raises what went wrong with it."""
+        self._outbox.wait()
+
     def close(self) -> None:
         """Give the prefix back, when all that was saved has arrived (an impatient second Ctrl-C does not wait)."""
         try:

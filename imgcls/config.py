@@ -82,10 +82,10 @@ def parse(argv: Sequence[str], *, prog: str, examples: str, dataset: str = "mnis
           used: Sequence[str] = (), defaults: Mapping[str, Any] | None = None) -> Config:
     """The configuration that the command line means; `dataset` is the script's default for --dataset.
 
-    Without --dataset, `--data-train` or `--data-val` means photographs like those of imagenet. `own` is a section of the
-    command's own, whose fields stand in place of shared ones of the same name; `used` limits the shared flags to those
-    that make sense for the command; `defaults` are the command's, above the data set's. Raises UsageError for whatever
-    is wrong; `--help` and `--print-config` print and leave with status 0.
+    Without --dataset, `--data-train` or `--data-val` means photographs like those of imagenet. `own` is a section of
+    the command's own, whose fields stand in place of shared ones of the same name; `used` limits the shared flags to
+    those that make sense for the command; `defaults` are the command's, above the data set's. Raises UsageError for
+    whatever is wrong; `--help` and `--print-config` print and leave with status 0.
     """
     fields = _fields_of(own, used)
     words = _parser(prog, fields).parse_args(expand(argv, prog, fields))

@@ -378,9 +378,10 @@ def _driver(url: str) -> tuple[Any, str]:
 
     options: dict[str, Any] = {}
     if name in ("s3", "s3a"):
+        own = conf.get("s3", {}).get("config_kwargs", {})  # the user's, by FSSPEC_S3
         options["config_kwargs"] = {
             "connect_timeout": CONNECT_SECONDS, "read_timeout": READ_SECONDS, "max_pool_connections": 32,
-            "retries": {"total_max_attempts": DRIVER_ATTEMPTS, "mode": "standard"}, **conf.get("s3", {}).get("config_kwargs", {})}
+            "retries": {"total_max_attempts": DRIVER_ATTEMPTS, "mode": "standard"}, **own}
     try:
         fs, path = url_to_fs(url, **options)
     except Exception as error:

@@ -118,6 +118,8 @@ class Trainer:
                 result = self.evaluate(self.val_loader)
                 self.reporter.validated(epoch, result, self.position.update)
             self.reporter.epoch_over()
+        if self.checkpoint:
+            self.checkpoint.wait()
         return result
 
     def train_epoch(self) -> dict[str, float]:
@@ -322,6 +324,8 @@ class Trainer:
         elif not self.worker.rank:
             where += "; nothing was saved, there is no --model-prefix"
         if wish > self.stop.SAVE:
+            if self.checkpoint:
+                self.checkpoint.wait()  # an upload is under way; signals are held off here and no longer behind `act`
             self.worker.barrier()  # nobody leaves before the files are there
             if self.exchange:
                 self.exchange.wish = wish  # the others are to leave too

@@ -1,7 +1,7 @@
 """A trained network under a new head, with parts of it frozen or learning more slowly: what fine-tuning does to it.
 
-`cli/finetune.py` uses it. `new_head` takes what `zoo.read` gives and makes the network for other classes, and its report
-says what became of each weight; `freeze` and `learning_rates` mark the parts for the trainer and for `optim.build`.
+`cli/finetune.py` uses it. `new_head` takes what `zoo.read` gives and makes the network for other classes; its report
+says what became of each weight. `freeze` and `learning_rates` mark the parts for the trainer and for `optim.build`.
 `head_of` finds the head of a network that was fine-tuned before. Nothing here trains or reads files.
 """
 

@@ -291,7 +291,7 @@ def _fetch(urls: Sequence[str], target: Path, collection: str | None, advice: st
         try:
             wanted = wanted or download.published_sha256(url)
         except RunError as error:
-            unreachable.append(str(error))
+            unreachable.append(str(error).replace(f"{url}.sha256", url))
     if len(unreachable) == len(sources):
         raise RunError("\n".join([f"cannot download {target.name}:", *unreachable, advice]))
     download.fetch(urls, target, sha256=wanted, max_bytes=MAX_BYTES, collection=collection, advice=advice)

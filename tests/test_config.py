@@ -195,8 +195,8 @@ def test_every_command_ends_with_a_status() -> None:
 FLOORS = [
     {"errors", "lookup", "launching", "storage", "schedule", "sections", "formats", "download", "remote", "cache",
      "outbox"},
-    {"distributed", "data", "networks", "layers", "operators", "graph", "metrics", "optim", "reporter", "summary", "monitor",
-     "signals", "packing"},
+    {"distributed", "data", "networks", "layers", "operators", "graph", "metrics", "optim", "reporter", "summary",
+     "monitor", "signals", "packing"},
     {"datasets", "checkpoint", "zoo", "transfer"},
     {"trainer"},
     {"config"},

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shutil
+import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -142,6 +146,92 @@ def test_a_lost_process_is_one_line(tmp_path: Path) -> None:
     assert [one.returncode for one in started] == [1, 9]
     assert "Traceback" not in said[0]
     assert "lost contact with another process" in said[0].splitlines()[-1]
+
+
+def command(*flags: object) -> list[str]:
+    return [sys.executable, "-m", "imgcls", "train", "--dataset", "digits", "--network", "mlp", "--num-epochs", "2",
+            "--batch-size", "128", *map(str, flags)]
+
+
+ENV = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+def workers_of(prefix: Path) -> list[int]:
+    """The process numbers of the workers that train for `prefix`, by rank."""
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if os.fsencode(prefix) in (folder / "cmdline").read_bytes():
+                for variable in (folder / "environ").read_bytes().split(b"\0"):
+                    if variable.startswith(b"LOCAL_RANK="):
+                        found[int(variable.partition(b"=")[2])] = int(folder.name)
+    return [found[rank] for rank in sorted(found)]
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds the workers under /proc")
+def test_a_killed_worker_changes_nothing(tmp_path: Path) -> None:
+    """Five times: kill -9 at whatever moment, restart from the last position, the bytes of a run left in peace."""
+    flags = ["--workers-per-host", 2, "--max-restarts", 3, "--num-epochs", 2, "--save-every", 0.004]
+    subprocess.run(command(*flags, "--model-prefix", tmp_path / "peace"), env=ENV, check=True, capture_output=True,
+                   timeout=200)
+    expected = (tmp_path / "peace-0002.params").read_bytes()
+    killed = 0
+    for turn in range(5):
+        prefix = tmp_path / f"killed{turn}"
+        run = subprocess.Popen(command(*flags, "--model-prefix", prefix), env=ENV, stderr=subprocess.PIPE, text=True,
+                               stdout=subprocess.DEVNULL)
+        saved = Path(f"{prefix}-position.states")
+        while run.poll() is None and not saved.exists():
+            time.sleep(0.02)
+        time.sleep(0.1 * turn)
+        victims = workers_of(prefix)
+        if run.poll() is None and len(victims) == 2:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(victims[turn % 2], signal.SIGKILL)
+                killed += 1
+        said = run.communicate(timeout=200)[1]
+        assert run.returncode == 0, said
+        assert Path(f"{prefix}-0002.params").read_bytes() == expected
+    assert killed >= 3
+    assert "restarting" in said or killed < 5
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGTERM")
+def test_sigterm_saves_and_ends_with_143(tmp_path: Path) -> None:
+    prefix = tmp_path / "told"
+    run = subprocess.Popen(command("--workers-per-host", 2, "--num-epochs", 500, "--model-prefix", prefix), env=ENV,
+                           stderr=subprocess.PIPE, text=True, stdout=subprocess.DEVNULL)
+    while run.poll() is None and not Path(f"{prefix}-0001.params").exists():
+        time.sleep(0.05)
+    run.send_signal(signal.SIGTERM)
+    said = run.communicate(timeout=100)[1]
+    assert run.returncode == 143, said
+    assert "the position was saved" in said.splitlines()[-1]
+    assert Path(f"{prefix}-position.states").exists()
+    assert not workers_of(prefix)
+
+
+def test_workers_started_by_hand_as_mxnets_documents_told(tmp_path: Path) -> None:
+    env = ENV | {"DMLC_PS_ROOT_URI": "127.0.0.1", "DMLC_PS_ROOT_PORT": str(next(free_ports(1))),
+                 "DMLC_NUM_WORKER": "2", "DMLC_NUM_SERVER": "1"}
+    words = command("--kv-store", "dist_sync", "--num-epochs", 1, "--model-prefix", tmp_path / "hand")
+    started = [subprocess.Popen(words, env=env | {"DMLC_ROLE": role}, stderr=subprocess.PIPE, text=True,
+                                stdout=subprocess.DEVNULL) for role in ("scheduler", "server", "worker", "worker")]
+    said = [one.communicate(timeout=100)[1] for one in started]
+    assert [one.returncode for one in started] == [0, 0, 0, 0], said
+    assert "256 (128 for each of 2 workers, 128 on each of 2 devices)" in "".join(said)
+    assert (tmp_path / "hand-0001.params").exists()
+
+
+@pytest.mark.skipif(not shutil.which("mpirun"), reason="no mpirun")
+def test_mpirun_starts_workers(tmp_path: Path) -> None:
+    root = ["--allow-run-as-root"] if os.getuid() == 0 else []
+    done = subprocess.run(["mpirun", *root, "--oversubscribe", "-n", "2", *command(
+        "--num-epochs", 1, "--model-prefix", tmp_path / "mpi")], env=ENV, capture_output=True, text=True, timeout=100,
+        check=False)
+    assert done.returncode == 0, done.stderr
+    assert "128 (64 on each of 2 devices)" in done.stderr
+    assert (tmp_path / "mpi-0001.params").exists()
 
 
 # ---- the order

@@ -16,7 +16,7 @@ from imgcls.cli import im2rec, score
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three classes of eight pictures, 20 x 24, in folders and in photos.rec."""
+    """Three classes of eight pictures, 20 x 24, in folders and in packed.rec."""
     folder, chance = tmp_path_factory.mktemp("score") / "photos", np.random.default_rng(0)
     for number, name in enumerate(("a", "b", "c")):
         (folder / name).mkdir(parents=True)
@@ -24,8 +24,8 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
             image = chance.integers(0, 160, (20, 24, 3), dtype=np.uint8)
             image[..., number] += 80
             cv2.imwrite(str(folder / name / f"{count}.png"), image)
-    assert im2rec.main([str(folder), str(folder), "--list", "--recursive"]) == 0
-    assert im2rec.main([str(folder), str(folder), "--encoding", ".png", "--quality", "1"]) == 0
+    assert im2rec.main(["--list", "--recursive", str(folder.parent / "packed"), str(folder)]) == 0
+    assert im2rec.main(["--pass-through", str(folder.parent / "packed"), str(folder)]) == 0
     return folder
 
 
@@ -61,8 +61,8 @@ def test_mxnets_words_and_ours(prefix: Path, photos: Path, capsys: pytest.Captur
 
 def test_records_and_folders_agree(prefix: Path, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _, folder, _ = run(capsys, "--model", prefix, "--data-val", photos, "--loss", "ce")
-    status, records, _ = run(capsys, "--model", f"{prefix}-0015.params", "--data-val", f"{photos}.rec", "--loss", "ce",
-                             "--batch-size", "5")
+    status, records, _ = run(capsys, "--model", f"{prefix}-0015.params", "--data-val", photos.parent / "packed.rec",
+                             "--loss", "ce", "--batch-size", "5")
     assert status == 0
     numbers = [[float(one) for one in re.findall(r"(?:accuracy|entropy)=(\S+)", out)] for out in (folder, records)]
     assert numbers[0] == pytest.approx(numbers[1], abs=1e-5)
@@ -83,8 +83,8 @@ def test_torchvision(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     models = pytest.importorskip("torchvision.models")
     torch.manual_seed(0)
     torch.save(models.mobilenet_v3_small(num_classes=5).state_dict(), tmp_path / "w.pth")
-    status, out, err = run(capsys, "--model", f"torchvision:mobilenet_v3_small:{tmp_path / 'w.pth'}", "--data-val", photos,
-                           "--image-shape", "3,32,32", "--top-k", 3)
+    status, out, err = run(capsys, "--model", f"torchvision:mobilenet_v3_small:{tmp_path / 'w.pth'}", "--data-val",
+                           photos, "--image-shape", "3,32,32", "--top-k", 3)
     assert status == 0
     assert "top_k_accuracy_3=" in out
     assert "note: the data has 3 classes and the network 5: class k of the data is taken for class k" in err
@@ -94,7 +94,7 @@ def test_torchvision(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     (["--model", "nowhere/net", "--data-val", "PHOTOS"], "--model nowhere/net: there is no nowhere/net-0001.params"),
     (["--model", "PREFIX"], "score on"),
     (["--data-val", "PHOTOS"], "--model is missing"),
-    (["--model", "PREFIX", "--data-val", "PHOTOS", "--image-shape", "3,9,9"], "--image-shape 3,9,9: the network cannot"),
+    (["--model", "PREFIX", "--data-val", "PHOTOS", "--image-shape", "3,9,9"], "--image-shape 3,9,9: the network"),
     (["--model", "PREFIX", "--data-val", "PHOTOS", "--load-epoch", "99"], "--load-epoch 99: "),
     (["--model", "PREFIX", "--data-val", "PHOTOS", "--top-k", "7"], "--top-k 7: must be from 2 to 6"),
     (["--model", "PREFIX", "--data-val", "nothing"], "--data-val nothing"),
@@ -110,7 +110,7 @@ def test_more_classes_than_the_network_has(photos: Path, tmp_path: Path, capsys:
     chance = np.random.default_rng(0)
     imgcls.fit((chance.integers(0, 255, (4, 3, 16, 16), dtype=np.uint8), np.arange(4) % 2), network="mlp", num_epochs=1,
                model_prefix=str(tmp_path / "two"))
-    status, _, err = run(capsys, "--model", tmp_path / "two", "--data-val", f"{photos}.rec")
+    status, _, err = run(capsys, "--model", tmp_path / "two", "--data-val", photos.parent / "packed.rec")
     assert status == 2
     assert "go from 0 to 2, and " in err.splitlines()[-1]
     assert "has the classes 0 to 1" in err.splitlines()[-1]

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
+import signal
+import socket
+import subprocess
 import sys
 import threading
 import time
@@ -12,18 +16,20 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import run_workers
+from conftest import ROOT, run_workers
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from imgcls import optim
+from imgcls import checkpoint, optim
 from imgcls.distributed import exchange, server
 from imgcls.distributed.exchange import Exchange
 from imgcls.distributed.worker import LostContact
 from imgcls.errors import UsageError
+from imgcls.formats import idx
 
 STEPS = 12
 OPTIMIZERS: dict[str, Callable[[list[dict[str, Any]]], torch.optim.Optimizer]] = {
@@ -98,6 +104,47 @@ def test_what_is_fetched_belongs_together(both: list[dict[str, Any]]) -> None:
 def test_a_lost_worker_ends_the_others(both: list[dict[str, Any]]) -> None:
     assert "has ended because it lost a worker" in both[0]["lost"]
     assert both[0]["seconds"] < 10
+
+
+# ---- the command
+
+
+def test_a_worker_that_is_told_to_stop_ends_all_and_the_position_is_saved(tmp_path: Path) -> None:
+    chance = np.random.default_rng(0)
+    for name, count in (("train", 320), ("t10k", 64)):
+        idx.write_images(tmp_path / f"{name}-images-idx3-ubyte", chance.integers(0, 255, (count, 28, 28), np.uint8))
+        idx.write_labels(tmp_path / f"{name}-labels-idx1-ubyte", chance.integers(0, 10, count).astype(np.uint8))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "imgcls", "train", "--data-dir", tmp_path, "--model-prefix", tmp_path / "m",
+               "--kv-store", "dist_async", "--batch-size", "16", "--num-epochs", "100000", "--disp-batches", "4"]
+    workers = [subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={
+        **os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "RANK": str(rank), "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)})
+        for rank in range(2)]
+    try:
+        assert workers[0].stdout
+        before = ""
+        while "Epoch[2] Batch" not in before:
+            line = workers[0].stdout.readline()
+            assert line, before
+            before += line
+        workers[1].send_signal(signal.SIGTERM)
+        said = [worker.communicate(timeout=60)[0] for worker in workers]
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.communicate()
+    assert [worker.returncode for worker in workers] == [143, 143], said
+    assert re.search(r"Epoch\[0\] dist_async: \d+ pushes \(worker 0 10, worker 1 \d+\), staleness [\d.]+ on", before)
+    assert "--mom 0 is safer" in before
+    assert "the position was saved" in said[0]
+    saved = checkpoint.load(str(tmp_path / "m"), "auto")
+    assert saved is not None
+    assert saved.optimizer is not None
+    assert saved.optimizer["fc1_weight/momentum_buffer"].count_nonzero() > 0
+    assert saved.position.batch > 0 or saved.position.epoch > 1
 
 
 # ---- without processes
@@ -182,7 +229,7 @@ def test_momentum_is_warned_of() -> None:
 
 def test_no_server_is_refused() -> None:
     with pytest.raises(UsageError, match="--num-servers 0"):
-        Exchange(network(), OPTIMIZERS["sgd"](groups(network())), rank=0, world=1, servers=0)
+        Exchange(OPTIMIZERS["sgd"](groups(network())), rank=0, world=1, servers=0)
 
 
 def test_only_optimizers_are_made_by_name() -> None:
@@ -243,7 +290,7 @@ def learn_alone(name: str) -> dict[str, Any]:
     found["torch"], found["torch state"] = weights(model), state(model, optimizer)
     model = network()
     optimizer = OPTIMIZERS[name](groups(model))
-    with Exchange(model, optimizer, rank=0, world=1, timeout=30) as side:
+    with Exchange(optimizer, rank=0, world=1, timeout=30) as side:
         for step in range(STEPS):
             if step == STEPS // 2:
                 side.fetch()
@@ -280,7 +327,7 @@ def run_both(rank: int, store: Any, folder: Path) -> dict[str, Any]:
     model = network(seed=rank)
     optimizer = OPTIMIZERS["sgd"](groups(model))
     found: dict[str, Any] = {}
-    with Exchange(model, optimizer, rank=rank, world=2, servers=2, timeout=30) as side:
+    with Exchange(optimizer, rank=rank, world=2, servers=2, timeout=30) as side:
         found["start"] = weights(model)
         dist.barrier()
         for step in range(30):

@@ -1,4 +1,4 @@
-"""Pretrained networks by name, from a server of our own: mirrors, hashes, broken bodies, and what is said when all fails."""
+"""Pretrained networks by name, from a server of our own: mirrors, hashes, broken bodies, and what is said to people."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FOLDER = "/models/imagenet/resnet/18-layers"
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """Serves `server.files`; a path in `server.cut` ends after that many bytes, once. `server.seen` are the requests."""
+    """Serves `server.files`; a path in `server.cut` ends after that many bytes, once. `server.seen`: requests."""
 
     def do_GET(self) -> None:
         server, wanted = self.server, self.headers["Range"]
@@ -146,12 +146,12 @@ def test_a_wrong_hash(server: SimpleNamespace, trained: Path, monkeypatch: pytes
 
 def test_nobody_has_it(server: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("IMGCLS_MIRROR", server.url)
-    with pytest.raises(RunError, match="404.*\n.*404.*\n.*take torchvision:resnext101_64x4d, the living equivalent"):
+    with pytest.raises(RunError, match=r"404.*\n.*404.*\n.*take torchvision:resnext101_64x4d, the living equivalent"):
         zoo.locate("resnext-101-64x4d")
     monkeypatch.delenv("IMGCLS_MIRROR")
     monkeypatch.setattr(zoo, "BASE_URL", "http://127.0.0.1:1/")
-    with pytest.raises(RunError, match="cannot download resnet-50-symbol.json:\nhttp://127.0.0.1:1/models/.*\n"
-                                       "MXNet's server is gone: take torchvision:resnet50, the living equivalent"):
+    with pytest.raises(RunError, match=r"cannot download resnet-50-symbol.json:\nhttp://127.0.0.1:1/\S*json: .*\n"
+                                       r"MXNet's server is gone: take torchvision:resnet50, the living equivalent"):
         zoo.locate("resnet-50")
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
@@ -160,7 +160,8 @@ def test_as_a_user_sees_it(server: SimpleNamespace, tmp_path: Path) -> None:
     (tmp_path / "photos" / "a").mkdir(parents=True)
     env = {"IMGCLS_CACHE": str(tmp_path / "cache"), "IMGCLS_MIRROR": server.url, "no_proxy": "127.0.0.1,data.mxnet.io",
            "http_proxy": "http://127.0.0.1:1"}
-    done = run_cli("finetune", "--pretrained-model", "resnet-34", "--data-dir", tmp_path / "photos", cwd=tmp_path, env=env)
+    done = run_cli("finetune", "--pretrained-model", "resnet-34", "--data-dir", tmp_path / "photos", cwd=tmp_path,
+                   env=env)
     assert done.returncode == 1
     last = done.stderr.splitlines()[-1]
     assert last.startswith("imgcls-finetune: error: cannot download resnet-34-symbol.json: ")
@@ -184,7 +185,7 @@ def test_the_epochs_of_the_zoo(server: SimpleNamespace, trained: Path, monkeypat
         found = zoo.locate("inception-bn", epoch)
         assert (found.epoch, found.preprocessing["mean"]) == ("126", (123.68, 116.779, 103.939))
     assert zoo.read(found).path.endswith("Inception-BN-0126.params")
-    with pytest.raises(UsageError, match="--load-epoch 5: the zoo has imagenet1k-inception-bn after one epoch only, 0126"):
+    with pytest.raises(UsageError, match="--load-epoch 5: the zoo has imagenet1k-inception-bn after one epoch"):
         zoo.locate("inception-bn", "5")
 
 
@@ -207,11 +208,11 @@ def test_urls_that_lead_nowhere(server: SimpleNamespace, trained: Path) -> None:
     with pytest.raises(RunError, match=f"cannot download net: there is no {server.url}/none/net-symbol.json"):
         zoo.locate(f"{server.url}/none/net")
     offer(server, trained, "/mine/net", 3)
-    with pytest.raises(RunError, match="404.*\nof .*/mine/net epoch 0 was asked for; --load-epoch names another"):
+    with pytest.raises(RunError, match=r"404.*\nof .*/mine/net epoch 0 was asked for; --load-epoch names another"):
         zoo.locate(f"{server.url}/mine/net")
     with pytest.raises(UsageError, match="must end with the prefix of the files"):
         zoo.locate(f"{server.url}/mine/")
-    with pytest.raises(RunError, match="http://127.0.0.1:1/net-meta.json: "):
+    with pytest.raises(RunError, match=r"http://127\.0\.0\.1:1/net-meta\.json: "):
         zoo.locate("http://127.0.0.1:1/net")
     assert zoo.locate(f"file://{trained}").preprocessing["mean"] == [1.0, 2.0, 3.0]
 

@@ -112,7 +112,7 @@ def _tell(error: ImgclsError, name: str) -> None:
             json.dump({"message": content}, stream)
     if several and isinstance(error, (Stopped, UsageError)) and rank != "0":
         return
-    if AGENT_VARIABLE in os.environ and not isinstance(error, Stopped):
+    if AGENT_VARIABLE in os.environ:
         return
     where = f"rank {rank}: " if several and rank != "0" and not line.startswith("rank ") else ""
     print(f"{name}: error: {where}{line}", file=sys.stderr)

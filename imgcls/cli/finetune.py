@@ -7,9 +7,10 @@ one for the classes of the data, and then everything is as in imgcls-train.
 from __future__ import annotations
 
 import dataclasses
+import re
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
     from imgcls.checkpoint import Saved
     from imgcls.reporter import Reporter
-    from imgcls.zoo import Located
+    from imgcls.zoo import Pretrained
 
 EXAMPLES = """examples:
   {prog} --pretrained-model torchvision:resnet50 --data-dir photos/ --model-prefix model/pets
@@ -89,6 +90,7 @@ def _start(argv: Sequence[str], prog: str) -> int:
         raise _missing()
     epoch = "auto" if prefix else own.load_epoch or "auto"
     found = zoo.locate(prefix or own.pretrained_model, epoch, flag="--pretrained-model")
+    pretrained = None if prefix else zoo.read(found)  # a download that fails, or damage, shows before anything begins
     config = with_preprocessing(config, found)
     config = dataclasses.replace(
         config, network=dataclasses.replace(config.network, network=found.network, num_layers=None),
@@ -96,16 +98,16 @@ def _start(argv: Sequence[str], prog: str) -> int:
 
     def network(config: Config, saved: Saved | None, reporter: Reporter) -> nn.Module:
         reporter.say(preprocessing_line(config, found))
-        return make_network(config, own, found, saved, reporter)
+        return make_network(config, own, lambda: pretrained or zoo.read(found), saved, reporter)
 
     train.run(config, command=shlex.join([prog, *argv]), network=network)
     return 0
 
 
-def make_network(config: Config, own: FinetuneConfig, found: Located, saved: Saved | None,
+def make_network(config: Config, own: FinetuneConfig, read: Callable[[], Pretrained], saved: Saved | None,
                  reporter: Reporter) -> nn.Module:
-    """The pretrained network under a new head; or the one of this run, with the weights that were saved. Frozen and
-    marked with learning rates as the flags say, on the CPU, in channels_last memory."""
+    """The pretrained network, as `read` gives it, under a new head; or the one of this run, with the weights that were
+    saved. Frozen and marked with learning rates as the flags say, on the CPU, in channels_last memory."""
     import torch
 
     from imgcls import graph, summary, transfer
@@ -114,12 +116,12 @@ def make_network(config: Config, own: FinetuneConfig, found: Located, saved: Sav
         if name in config.given:
             reporter.warn(f"{configuration.spell(name)}: has no meaning here; the network is that of "
                           f"{own.pretrained_model}")
-    prefix = config.checkpoint.model_prefix or config.checkpoint.save_model_prefix
+    prefix = re.sub(r"-(\d{4,}\.params|position\.states)$", "", saved.path) if saved else ""
     if saved and _has_network(prefix):
         model = _resumed(config, saved, prefix)
         reporter.line(f"Loaded {saved.path}")
     else:
-        model = _begun(config, own, found, reporter)
+        model = _begun(config, own, read(), reporter)
         if saved:  # of another machine, which has the files of the network
             graph.load_arrays(model, saved.arrays, path=saved.path)
     head = transfer.head_of(model, config.network)
@@ -134,11 +136,10 @@ def make_network(config: Config, own: FinetuneConfig, found: Located, saved: Sav
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def _begun(config: Config, own: FinetuneConfig, found: Located, reporter: Reporter) -> nn.Module:
+def _begun(config: Config, own: FinetuneConfig, pretrained: Pretrained, reporter: Reporter) -> nn.Module:
     """The pretrained network under a new head, and a line for what became of its weights."""
-    from imgcls import transfer, zoo
+    from imgcls import transfer
 
-    pretrained = zoo.read(found)
     model, report = transfer.new_head(pretrained, config.network, layer=own.layer_before_fullc, seed=config.train.seed)
     reporter.line(f"Loaded pretrained model {pretrained.path}")
     where = f", behind {report.layer}" if report.layer else ""

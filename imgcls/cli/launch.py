@@ -126,7 +126,7 @@ def _shares(flags: argparse.Namespace) -> tuple[list[Share], int]:
 
 
 def _run_mpi(flags: argparse.Namespace, command: list[str], env: dict[str, str]) -> int:
-    """This process becomes mpirun."""
+    """mpirun, here or on the hosts of -H."""
     shares, ssh_words = [Share(Host("localhost"), flags.num_workers)], []
     port = 20000 + secrets.randbelow(10000)
     if flags.hostfile:
@@ -147,8 +147,7 @@ def _run_mpi(flags: argparse.Namespace, command: list[str], env: dict[str, str])
     if flags.dry_run:
         print(shlex.join(words))
         return 0
-    sys.stdout.flush()
-    os.execve(words[0], words, environment)
+    return schedulers.run_mpi(words, environment)
 
 
 def _write_script(flags: argparse.Namespace, launcher: str, command: list[str], env: dict[str, str]) -> int:

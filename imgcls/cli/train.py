@@ -141,7 +141,7 @@ def run(config: Config, *, splits: Splits | None = None, command: str = "", quie
 
         exchange = None
         if worker.apart:
-            exchange = stack.enter_context(exchange_with_servers(config, model, optimizer, worker))
+            exchange = stack.enter_context(exchange_with_servers(config, optimizer, worker))
         writer = None
         if prefix and not worker.rank and position.epoch < config.train.num_epochs:
             writer = stack.enter_context(contextlib.closing(checkpoint.Checkpoint(
@@ -242,13 +242,12 @@ def check_sharing(config: Config, worker: Worker) -> None:
     gradients.check(wanted.gc_type, wanted.gc_threshold, dtype)
 
 
-def exchange_with_servers(config: Config, model: nn.Module, optimizer: torch.optim.Optimizer,
-                          worker: Worker) -> Exchange:
+def exchange_with_servers(config: Config, optimizer: torch.optim.Optimizer, worker: Worker) -> Exchange:
     """dist_async: the servers, started, and the weights of worker 0 in all of them and in every worker."""
     from imgcls.distributed.exchange import Exchange
 
     servers = worker.place.servers if worker.place else 0
-    return Exchange(model, optimizer, rank=worker.rank, world=worker.world, servers=servers or 1,
+    return Exchange(optimizer, rank=worker.rank, world=worker.world, servers=servers or 1,
                     timeout=config.distributed.dist_timeout)
 
 

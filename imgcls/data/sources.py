@@ -192,7 +192,8 @@ class ChunkedSource(RecordSource):
         self._chunks = chunks.Chunks(self.readers, np.repeat(np.arange(len(counts)), counts), self._numbers)
         total = sum(reader.size for reader in self.readers)
         self.note = (f"{self.description}: {total / 1e9:.3g} GB are more than --cache-gb {cache_gb:g} leaves room for; "
-                     f"read in chunks of {chunks.CHUNK_BYTES / 2**20:g} MB, shuffled {chunks.WINDOW_CHUNKS} at a time")
+                     f"read in chunks of {chunks.CHUNK_BYTES / 2**20:g} MB, for training {chunks.WINDOW_CHUNKS} "
+                     "shuffled together")
 
     def _open(self, files: Sequence[Place], index: str, resync: bool, cache_gb: float | None) -> list[Any]:
         return [RangedReader(file, resync=resync, cache_gb=cache_gb) for file in files if isinstance(file, RemotePath)]

@@ -1,8 +1,8 @@
 """One process per device: which device this one has, its rank, and what all of them agree on.
 
 The only folder that names torch.distributed. `environment` reads what a launcher said, `agent` starts the processes
-of one machine, `worker` joins them, `gradients` and `server` are the two ways of sharing what was learned, and
-`stores` knows which of them MXNet's names for --kv-store mean.
+of one machine, `worker` joins them, `gradients` and `exchange` (with its `server`) are the two ways of sharing what was
+learned, and `stores` knows which of them MXNet's names for --kv-store mean.
 """
 
 from __future__ import annotations

@@ -55,6 +55,8 @@ class Plan:
     verbose: bool
     #: under the launcher: prefixed output, reports instead of messages
     launched: bool
+    #: only lost hosts and killed workers are worth another try, not a worker's own error
+    losses_only: bool
     folder: str = ""
     #: the signal that told this agent to stop, 0 while none did
     told: int = 0
@@ -104,13 +106,14 @@ def run(command: Sequence[str], *, processes: int, nnodes: str = "1", endpoint: 
         raise UsageError(f"{processes} processes: there must be at least 1")
     if most > 1 and not endpoint:
         raise UsageError(f"--nnodes {nnodes}: --rdzv-endpoint HOST:PORT must say where the machines meet")
-    if least < most and max_restarts == 0:
+    losses_only = least < most and max_restarts == 0
+    if losses_only:
         max_restarts = ELASTIC_RESTARTS
     host = local_addr or host_name()
     plan = Plan(resolve(command), processes, least, most, endpoint or "127.0.0.1:0", job or secrets.token_hex(8),
                 _keeps(endpoint, local_addr) if is_host is None else is_host,
                 local_addr or ("127.0.0.1" if most == 1 else _address(endpoint)), host, max_restarts, timeout, name,
-                verbose, launched)
+                verbose, launched, losses_only)
     with _signals(plan), _scratch(plan), _quiet(verbose):
         try:
             _prepare_environment(plan)

@@ -220,7 +220,8 @@ class Agent(LocalElasticAgent):
         found = [deaths.read(rank, plan.host, failure.exitcode, self.logs.error_files[failure.local_rank],
                              by_us=failure.local_rank not in first) for rank, failure in result.failures.items()]
         mine = deaths.cause(found)
-        over = mine.exit_status == 2 or self._remaining_restarts == 0 or (mine.deliberate and not plan.elastic)
+        over = (mine.exit_status == 2 or self._remaining_restarts == 0 or (mine.deliberate and not plan.elastic)
+                or (plan.losses_only and mine.weight == deaths.OWN and mine.status > 0))
         mine = Death(**{**vars(mine), "final": over})
         cause, silent = mine, []
         if self._peers is not None:

@@ -27,7 +27,7 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
-from torch import Tensor, nn
+from torch import Tensor
 
 from imgcls.distributed.environment import host_name
 from imgcls.distributed.server import (
@@ -75,7 +75,7 @@ class Exchange:
     Every method may raise LostContact: a server, or a worker that the server missed, is gone.
     """
 
-    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, *, rank: int, world: int, servers: int = 1,
+    def __init__(self, optimizer: torch.optim.Optimizer, *, rank: int, world: int, servers: int = 1,
                  timeout: float = 300.0) -> None:
         """Start this worker's servers, meet all of them, and take up the weights of worker 0.
 

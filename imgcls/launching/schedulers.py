@@ -10,9 +10,11 @@ import json
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import FrameType
 
 from imgcls.errors import UsageError
 from imgcls.launching.hosts import Share
@@ -66,8 +68,8 @@ def mpi(command: Sequence[str], shares: Sequence[Share], devices: int, env: Mapp
     remote = len(shares) > 1 or (bool(ssh_words) and bool(shares))
     if "Open MPI" in version or "OpenRTE" in version:
         words = [mpirun, "-n", total, *(["--host", hosts] if remote else ["--oversubscribe"])]
-        # the time between its SIGTERM and its SIGKILL, in which workers save
-        words += ["--mca", "odls_base_sigkill_timeout", "60", "--bind-to", "none"]
+        # what it waits before its SIGTERM, and again before its SIGKILL, whether or not anybody is left
+        words += ["--mca", "odls_base_sigkill_timeout", "5", "--bind-to", "none"]
         if remote and ssh_words:
             words += ["--mca", "plm_rsh_agent", shlex.join(ssh_words)]
         if hasattr(os, "geteuid") and os.geteuid() == 0:
@@ -77,6 +79,31 @@ def mpi(command: Sequence[str], shares: Sequence[Share], devices: int, env: Mapp
         words = [mpirun, "-n", total, *(["-hosts", hosts] if remote else [])]
         words += ["-genvlist", ",".join(env)]
     return [*words, *command], {**os.environ, **env}
+
+
+def run_mpi(words: Sequence[str], environment: Mapping[str, str]) -> int:
+    """Run mpirun to its end; the exit status: its own, or 143 and 130 when this process was told to stop.
+
+    mpirun has short ways with workers when it is told to end, so they are told to save (SIGUSR1) before that.
+    """
+    process = subprocess.Popen(words, env=dict(environment), stdin=subprocess.DEVNULL, start_new_session=True)
+    told: list[int] = []
+
+    def pass_on(number: int, _frame: FrameType | None) -> None:
+        if not told:
+            process.send_signal(signal.SIGUSR1)
+        told.append(number)
+        process.send_signal(signal.SIGTERM)
+
+    before = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
+    try:
+        status = process.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if told:
+        return 130 if told[0] == signal.SIGINT else 143
+    return status if status >= 0 else 128 - status
 
 
 def slurm(batch: Batch) -> str:

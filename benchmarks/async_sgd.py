@@ -1,0 +1,167 @@
+"""dist_async: does a slow worker slow a fast one, and do two workers reach the accuracy of one.
+
+    python benchmarks/async_sgd.py --data-dir DIR [--seconds 60] [--networks mlp,lenet] [--no-accuracy]
+
+DIR holds the four idx .gz files of MNIST. First a worker's steps per second in windows of a second, in which a second
+worker, by turns, does nothing, sleeps 50 ms in every step, and goes as fast as it can; so what else the machine does
+falls on all three alike. (Where there are fewer cores than processes, the last costs what it computes.) Then
+`imgcls-train --kv-store dist_async` with two workers: validation accuracy by epoch, staleness and seconds, and the
+first epoch of at least 98.5 %.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+#: what the second worker does in a window: milliseconds that it sleeps in each step, None: nothing at all
+CASES = {"alone": None, "beside a worker slowed by 50 ms": 50, "beside a worker as fast": 0}
+WINDOW_SECONDS = 1.0
+#: at the beginning of a window the second worker may still be in a step of the one before
+SETTLING_SECONDS = 0.2
+WARM_UP_STEPS = 30
+BATCH = 64
+
+
+def main() -> int:
+    words = _arguments()
+    if words.rank >= 0:
+        _worker(words)
+        return 0
+    for network in filter(None, words.networks.split(",")):
+        windows = _speeds(network, words.seconds)
+        print(f"{network}, batch {BATCH}, 1 server, {os.cpu_count()} cores: steps per second of the first worker, "
+              f"median of {min(map(len, windows.values()))} windows")
+        for case, speeds in windows.items():
+            parts = [speed / alone for speed, alone in zip(speeds, windows["alone"], strict=False)]
+            print(f"  {case:<34}{statistics.median(speeds):8.1f}   median {statistics.median(parts):6.1%}, all "
+                  f"{statistics.fmean(speeds) / statistics.fmean(windows['alone']):6.1%} of alone", flush=True)
+    if not words.no_accuracy:
+        _accuracy(words)
+    return 0
+
+
+def _speeds(network: str, seconds: float) -> dict[str, list[float]]:
+    """case -> steps per second of worker 0 in each of its windows."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, __file__, "--networks", network, "--seconds", str(seconds),
+                   "--store", f"{folder}/store"]
+        workers = [subprocess.Popen([*command, "--rank", str(rank)], stdout=subprocess.PIPE, text=True,
+                                    env=_environment()) for rank in range(2)]
+        said, _nothing = [worker.communicate()[0] for worker in workers]
+        return json.loads(said)
+
+
+def _worker(words: argparse.Namespace) -> None:
+    """Train on one batch; worker 0 for so many seconds, worker 1 as the window says until then."""
+    import torch
+    import torch.distributed as dist
+    import torch.nn.functional as F
+
+    from imgcls import networks, optim, sections
+    from imgcls.distributed.exchange import Exchange
+
+    torch.set_num_threads(1)
+    store = dist.FileStore(words.store, 2)
+    dist.init_process_group("gloo", store=store, rank=words.rank, world_size=2)
+    model = networks.build_network(sections.NetworkConfig(network=words.networks), 0)
+    model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = optim.build(sections.OptimizerConfig(), model, torch.device("cpu"))
+    images, labels = torch.rand(BATCH, 1, 28, 28), torch.arange(BATCH) % 10
+    with Exchange(optimizer, rank=words.rank, world=2) as exchange:
+
+        def step(sleep: float) -> None:
+            model.zero_grad(set_to_none=True)
+            F.cross_entropy(model(images), labels).backward()
+            time.sleep(sleep / 1000)
+            exchange.push_pull(1e-6)
+
+        for _ in range(WARM_UP_STEPS):
+            step(0)
+        dist.barrier()
+        if words.rank == 0:
+            print(json.dumps(_measure(step, words.seconds)), flush=True)
+            store.set("done", "1")
+        while words.rank == 1 and not store.check(["done"]):
+            _, case = _window()
+            if CASES[case] is None:
+                time.sleep(0.005)
+            else:
+                step(CASES[case])
+
+
+def _measure(step: Callable[[float], None], seconds: float) -> dict[str, list[float]]:
+    found: dict[str, list[float]] = {case: [] for case in CASES}
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        number, case = _window()
+        time.sleep(SETTLING_SECONDS)
+        begun, steps = time.monotonic(), 0
+        while _window()[0] == number:
+            step(0)
+            steps += 1
+        found[case].append(steps / (time.monotonic() - begun))
+    return found
+
+
+def _window() -> tuple[int, str]:
+    """Number of this second, the same in all processes of the machine, and the case it is for."""
+    number = int(time.monotonic() / WINDOW_SECONDS)
+    return number, list(CASES)[number % len(CASES)]
+
+
+def _accuracy(words: argparse.Namespace) -> None:
+    """Two workers to 98.5 %, through the command."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "imgcls", "train", "--data-dir", words.data_dir, "--network", "lenet",
+               "--kv-store", "dist_async", "--num-epochs", str(words.epochs), "--batch-size", str(BATCH),
+               "--lr", str(words.lr), "--mom", str(words.mom), "--disp-batches", "1000"]
+    begun = time.perf_counter()
+    workers = [subprocess.Popen(command, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env={
+        **_environment(), "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}) for rank in (1, 0)]
+    _nothing, said = [worker.communicate()[1] for worker in workers]
+    print(f"\nlenet, two workers, batch {BATCH} each, --lr {words.lr:g} --mom {words.mom:g}: "
+          f"{time.perf_counter() - begun:.0f} s from start to end")
+    found = re.findall(r"dist_async: (.*)|Validation-accuracy=([\d.]+)", said)
+    late, right = [one for one, _ in found if one], [float(two) for _, two in found if two]
+    for epoch, (pushes, accuracy) in enumerate(zip(late, right, strict=False), 1):
+        print(f"  epoch {epoch}: {accuracy:.4f}   {pushes}")
+    enough = [epoch for epoch, accuracy in enumerate(right, 1) if accuracy >= 0.985]
+    print(f"  98.5 % after {enough[0]} epochs" if enough else f"  98.5 % was not reached; stderr ends: {said[-500:]}")
+
+
+def _environment() -> dict[str, str]:
+    paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-dir", default="data")
+    parser.add_argument("--networks", default="mlp,lenet", help="of the speed")
+    parser.add_argument("--seconds", type=float, default=60, help="of the speed of each network")
+    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--lr", type=float, default=0.05)
+    parser.add_argument("--mom", type=float, default=0.5)
+    parser.add_argument("--no-accuracy", action="store_true")
+    parser.add_argument("--rank", type=int, default=-1, help=argparse.SUPPRESS)
+    parser.add_argument("--store", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

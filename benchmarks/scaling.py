@@ -1,0 +1,205 @@
+"""Speed and efficiency of one and two workers, and what the parts of a large job cost, each measured here.
+
+    python benchmarks/scaling.py [--quick] [--workers 2]
+
+First the training speed: one process against two, one thread each, of the same number of samples per worker
+(--kv-store dist_sync, "weak") and of the same batch shared ("strong"), and one process with two threads beside them, in
+turn, three rounds, medians. Then the costs that `docs/scale.md` carries on to 256 GPUs and 14 million records: start
+and meeting, the order of an epoch, a store with many clients, sums of gradients, a checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+#: records of ImageNet-21k, the largest set that MXNet's users packed
+RECORDS = 14_197_122
+#: name -> flags; all on noise, so that only the steps are measured
+NETWORKS = {
+    "lenet 1x28x28, batch 64": ["--network", "lenet", "--batch-size", "64", "--num-examples", "12800"],
+    "inception-bn 3x28x28, batch 32": ["--network", "inception-bn", "--image-shape", "3,28,28", "--batch-size", "32",
+                                       "--num-examples", "640"],
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--quick", action="store_true", help="one round, small sizes: only to see that it works")
+    words = parser.parse_args()
+    rounds = 1 if words.quick else words.rounds
+    speeds(words.workers, rounds)
+    costs(words.workers, words.quick)
+
+
+def speeds(workers: int, rounds: int) -> None:
+    """The table of training speeds."""
+    print(f"{'training speed, samples/s':<34}{'1 process':>12}{f'{workers} weak':>12}{f'{workers} strong':>12}"
+          f"{f'{workers} threads':>12}  efficiency: weak, strong")
+    for name, flags in NETWORKS.items():
+        alone = [*flags, "--num-epochs", "3"]
+        cases: dict[str, tuple[list[str], str]] = {
+            "one": (alone, "1"),
+            "weak": ([*alone, "--workers-per-host", str(workers)], "1"),
+            "strong": ([*alone, "--workers-per-host", str(workers)], "1"),
+            "threads": (alone, str(workers)),
+        }
+        batch = int(flags[flags.index("--batch-size") + 1])
+        cases["weak"][0][cases["weak"][0].index("--batch-size") + 1] = str(batch * workers)
+        found: dict[str, list[float]] = {case: [] for case in cases}
+        for _ in range(rounds):
+            for case, (command, threads) in cases.items():
+                found[case].append(speed(command, threads))
+        one, weak, strong, many = (statistics.median(found[case]) for case in cases)
+        print(f"{name:<34}{one:>12,.0f}{weak:>12,.0f}{strong:>12,.0f}{many:>12,.0f}  "
+              f"{weak / one / workers:.2f}, {strong / one / workers:.2f}", flush=True)
+
+
+def speed(flags: list[str], threads: str) -> float:
+    """Samples per second of the last epoch of a run on noise."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "imgcls", "train", "--dataset", "digits", "--benchmark", "1", "--model-prefix",
+                   f"{folder}/net", "--save-period", "1000", "--save-every", "0", *flags]
+        done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": threads, "PYTHONPATH": str(ROOT)},
+                              capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise SystemExit(done.stderr)
+        lines = [json.loads(line) for line in Path(folder, "net-metrics.jsonl").read_text().splitlines()]
+        return [line["speed"] for line in lines if line["kind"] == "train"][-1]
+
+
+def costs(workers: int, quick: bool) -> None:
+    """What else a large job pays for, one line each."""
+    print("\ncost")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    tiny = [sys.executable, "-m", "imgcls", "train", "--dataset", "digits", "--network", "mlp", "--num-epochs", "0"]
+    alone = clock(lambda: subprocess.run(tiny, env=environment, check=True, capture_output=True))
+    several = clock(lambda: subprocess.run([*tiny, "--workers-per-host", str(workers)], env=environment, check=True,
+                                           capture_output=True))
+    line("start to end of a run of 0 epochs, 1 process", alone, "s")
+    line(f"the same, an agent and {workers} processes that meet", several, "s")
+
+    sys.path.insert(0, str(ROOT))
+    import numpy as np
+
+    from imgcls.data import order
+
+    records = RECORDS // 100 if quick else RECORDS
+    line(f"order of an epoch of {records:,} records", clock(lambda: order.permutation(0, 1, records)), "s")
+    share, samples = order.Share(3, 256), np.arange(records)
+    per_batch = clock(lambda: [order.own(samples, number, 8192, share) for number in range(100)]) / 100
+    line("one worker's share of a batch of 8192 over 256", per_batch * 1e6, "us")
+    store_cost(16 if quick else 256)
+    sum_cost(workers)
+    checkpoint_cost()
+
+
+def store_cost(clients: int) -> None:
+    """A counter in a TCPStore that many clients raise and wait for: what a rendezvous does at least."""
+    from datetime import timedelta
+
+    import torch.distributed as dist
+
+    server = dist.TCPStore("127.0.0.1", 0, None, is_master=True, wait_for_workers=False)
+
+    def client() -> None:
+        store = dist.TCPStore("127.0.0.1", server.port, None, is_master=False, wait_for_workers=False,
+                              timeout=timedelta(seconds=60))
+        if store.add("arrived", 1) == clients:
+            store.set("all", "1")
+        store.wait(["all"])
+
+    def meet() -> None:
+        threads = [threading.Thread(target=client) for _ in range(clients)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    line(f"{clients} clients connect to a store and wait for one another", clock(meet, 1), "s")
+
+
+_SUM = """
+import sys, time, torch, torch.distributed as dist
+rank, world, port = map(int, sys.argv[1:])
+dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
+for numel in (25_557_032, 64):
+    data = torch.ones(numel)
+    dist.all_reduce(data)
+    times = []
+    for _ in range(5):
+        started = time.perf_counter(); dist.all_reduce(data); times.append(time.perf_counter() - started)
+    if rank == 0: print(sorted(times)[2], flush=True)
+"""
+
+
+def sum_cost(workers: int) -> None:
+    """All-reduce over gloo on this host: ResNet-50's gradients, and a few numbers."""
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    started = [subprocess.Popen([sys.executable, "-c", _SUM, str(rank), str(workers), str(port)], text=True,
+                                stdout=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"})
+               for rank in range(workers)]
+    large, small = started[0].communicate()[0].split()
+    for other in started[1:]:
+        other.wait()
+    line(f"sum of 102 MB of gradients over {workers} processes, gloo on loopback", float(large) * 1e3, "ms")
+    line("sum of 64 numbers (the wish to stop, metrics)", float(small) * 1e3, "ms")
+
+
+def checkpoint_cost() -> None:
+    """Save and load ResNet-50 with momentum: 102 MB of weights and as much again."""
+    import torch
+
+    from imgcls import checkpoint, optim
+    from imgcls.networks import build_network
+    from imgcls.sections import NetworkConfig, OptimizerConfig
+
+    model = build_network(NetworkConfig(network="resnet-v1", num_layers=50, num_classes=1000,
+                                        image_shape=(3, 224, 224)), 0)
+    optimizer = optim.build(OptimizerConfig(), model, torch.device("cpu"))
+    for parameter in model.parameters():
+        optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    with tempfile.TemporaryDirectory() as folder:
+        writer = checkpoint.Checkpoint(f"{folder}/net")
+        line("checkpoint of ResNet-50 with momentum, written and synced", clock(lambda: writer.save_epoch(
+            model, optimizer, {}, checkpoint.Position(epoch=1)), 1), "s")
+        line("the same, read and checked", clock(lambda: checkpoint.load(f"{folder}/net", "1"), 1), "s")
+        saved = checkpoint.load(f"{folder}/net", "1")
+        assert saved is not None
+        line("the same, packed and unpacked for the other processes", clock(
+            lambda: checkpoint.unpack(checkpoint.pack(saved)), 1), "s")
+        writer.close()
+
+
+def clock(work: Callable[[], object], times: int = 3) -> float:
+    """Median seconds of `work`."""
+    seconds = []
+    for _ in range(times):
+        started = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds)
+
+
+def line(what: str, value: float, unit: str) -> None:
+    print(f"  {what:<70}{value:>10.3g} {unit}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
