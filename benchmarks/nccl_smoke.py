@@ -51,8 +51,8 @@ def _all_gpus() -> str:
 
 def _train(prefix: str, *flags: str) -> float:
     """Train, and return the speed of the last epoch."""
-    command = [sys.executable, "-m", "imgcls", "train", "--dataset", "digits", "--network", "lenet", "--num-epochs", "2",
-               "--batch-size", "64", "--dtype", "float32", "--model-prefix", prefix, *flags]
+    command = [sys.executable, "-m", "imgcls", "train", "--dataset", "digits", "--network", "lenet",
+               "--num-epochs", "2", "--batch-size", "64", "--dtype", "float32", "--model-prefix", prefix, *flags]
     subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
     lines = [json.loads(line) for line in Path(f"{prefix}-metrics.jsonl").read_text().splitlines()]
     return [line["speed"] for line in lines if line["kind"] == "train"][-1]

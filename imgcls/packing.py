@@ -15,6 +15,7 @@ import random
 import struct
 import subprocess
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -23,7 +24,15 @@ from typing import Generic, NamedTuple, TypeVar
 import numpy as np
 
 from imgcls.formats.lists import Entry
-from imgcls.formats.recordio import MAX_PAYLOAD_BYTES, ImageHeader, RecordReader, RecordWriter, pack, unpack
+from imgcls.formats.recordio import (
+    MAX_PAYLOAD_BYTES,
+    Block,
+    ImageHeader,
+    RecordReader,
+    RecordWriter,
+    pack,
+    unpack,
+)
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -32,6 +41,10 @@ Result = TypeVar("Result")
 _HOLD_BYTES = 256 << 20
 #: the same, counted: one slow image in front must not let the others run ahead without end
 _HOLD_ITEMS_PER_THREAD = 64
+#: files that are stored as they are: so many go into a block, and a thread is so many blocks ahead
+_BLOCK_FILES, _BLOCKS_AHEAD = 16, 2
+#: so much is written before the disk is made to begin with it
+_SYNC_BYTES = 48 << 20
 
 _JPEG = b"\xff\xd8\xff"
 _SCAN, _END = 0xDA, 0xD9
@@ -83,11 +96,17 @@ def pack_list(entries: Sequence[Entry], root: str, path: str | os.PathLike[str],
     packed = Packed()
     base = os.path.join(root, "") if join else root
 
+    def file_of(entry: Entry) -> str:
+        return os.path.join(base, entry.path) if join else base + entry.path
+
     def encode(entry: Entry) -> bytes | str:
-        return _encode(entry, os.path.join(base, entry.path) if join else base + entry.path, config)
+        return _encode(entry, file_of(entry), config)
 
     # Files that are stored as they are need no decoder, nor the time to load one.
     with nullcontext() if config.pass_through else quiet_opencv(), RecordWriter(path) as writer:
+        if config.pass_through and not config.seekable:
+            _store_files(entries, file_of, config, writer, packed, watch)
+            return packed
         results = in_order(encode, entries, config.num_threads, len)
         for count, (entry, result) in enumerate(zip(entries, results, strict=True), 1):
             if isinstance(result, str):
@@ -132,16 +151,18 @@ def check_image(data: bytes | memoryview) -> str:
     OpenCV's versions differ in what they make of a JPEG that ends too early: a half grey picture, or none. So
     it is looked for here: the end marker must stand behind the beginning of the picture. Costs microseconds.
     """
-    data = bytes(data)
-    if not data:
+    if not len(data):
         return "it is empty"
-    if data.startswith(_JPEG):
+    head = bytes(data[:8])
+    if head.startswith(_JPEG):
         begin = _jpeg_scan(data)
         if begin < 0:
             return "a JPEG that ends or breaks off in its header"
-        # Inside the picture's data an 0xFF is always followed by something else.
-        return "" if data.rfind(b"\xff\xd9") >= begin else "a JPEG that is cut: its end marker is missing"
-    if data.startswith(_PNG) and b"IEND" not in data[-4096:] and b"IEND" not in data:
+        # Inside the picture's data an 0xFF is always followed by something else. Mostly it ends with the marker: then
+        # there is no need to copy all of it.
+        ends = b"\xff\xd9" in bytes(data[max(begin, len(data) - 16):]) or bytes(data).rfind(b"\xff\xd9") >= begin
+        return "" if ends else "a JPEG that is cut: its end marker is missing"
+    if head == _PNG and b"IEND" not in bytes(data[-4096:]) and b"IEND" not in bytes(data):
         return "a PNG that is cut: its end chunk is missing"
     return ""
 
@@ -190,15 +211,16 @@ def kind_of(data: bytes | memoryview) -> str:
 
 
 def in_order(work: Callable[[Item], Result], items: Sequence[Item], num_threads: int,
-             size_of: Callable[[Result], int] = lambda result: 0) -> Iterator[Result]:
-    """`work(item)` of each item, in the items' order, done by threads that run ahead.
+             size_of: Callable[[Result], int] = lambda result: 0, ahead: int = _HOLD_ITEMS_PER_THREAD,
+             ) -> Iterator[Result]:
+    """`work(item)` of each item, in the items' order, done by threads that run ahead, each by `ahead` items at most.
 
     They wait when the results that nobody took yet weigh more than a bound (`size_of`, bytes). With one
     thread the work is done here. An error in `work` is raised here, in its turn. """
     if num_threads <= 1:
         yield from map(work, items)
         return
-    pool = _Pool(work, items, num_threads, size_of)
+    pool = _Pool(work, items, num_threads, size_of, ahead)
     try:
         for _ in items:
             yield pool.take()
@@ -229,7 +251,7 @@ class _Pool(Generic[Item, Result]):
     """Threads that each take the next item; the results wait by number until they are asked for in order."""
 
     def __init__(self, work: Callable[[Item], Result], items: Sequence[Item], num_threads: int,
-                 size_of: Callable[[Result], int]) -> None:
+                 size_of: Callable[[Result], int], ahead: int) -> None:
         self.work, self.items, self.size_of = work, items, size_of
         self.lock = threading.Lock()
         self.ready = threading.Condition(self.lock)     # for the taker: the next result is there
@@ -238,7 +260,7 @@ class _Pool(Generic[Item, Result]):
         self.errors: dict[int, BaseException] = {}
         self.started = self.taken = self.held_bytes = 0
         self.stopped = False
-        self.max_ahead = num_threads * _HOLD_ITEMS_PER_THREAD
+        self.max_ahead = num_threads * ahead
         self.threads = [threading.Thread(target=self._run, daemon=True) for _ in range(num_threads)]
         for thread in self.threads:
             thread.start()
@@ -288,6 +310,110 @@ class _Pool(Generic[Item, Result]):
                     self.ready.notify()
 
 
+def _store_files(entries: Sequence[Entry], file_of: Callable[[Entry], str], config: PackConfig, writer: RecordWriter,
+                 packed: Packed, watch: Callable[[int], object]) -> None:
+    """Write the files as they are. Threads read some at a time into a block, laid out as it will be in the `.rec`: no
+    byte is copied again, and the blocks are used again and again, as fresh memory costs more than reading."""
+    idle: deque[Block] = deque()
+
+    def read(some: Sequence[Entry]) -> tuple[Block, list[str]]:
+        try:
+            block = idle.pop()
+            block.clear()
+        except IndexError:
+            block = Block()
+        return block, [_store(entry, file_of(entry), config, block) for entry in some]
+
+    groups = [entries[i:i + _BLOCK_FILES] for i in range(0, len(entries), _BLOCK_FILES)]
+    count = 0
+    with _Syncer(writer) as syncer:
+        for some, (block, reasons) in zip(groups, in_order(read, groups, config.num_threads, lambda pair: pair[0].size,
+                                                           _BLOCKS_AHEAD), strict=True):
+            writer.write_block(block)
+            idle.append(block)
+            syncer.poke()
+            for entry, reason in zip(some, reasons, strict=True):
+                if reason:
+                    packed.skipped.append(Skipped(entry, reason))
+                count += 1
+                watch(count)
+    packed.records, packed.size_bytes = writer.count, writer.size_bytes
+
+
+def _store(entry: Entry, file: str, config: PackConfig, block: Block) -> str:
+    """Add one file to the block, or say why not."""
+    head = _head(entry, config)
+    try:
+        with open(file, "rb", buffering=0) as stream:
+            size = os.fstat(stream.fileno()).st_size
+            if size > MAX_PAYLOAD_BYTES - len(head) - 64:
+                return f"{size} bytes are more than a record holds"
+            # One more than there should be, to see whether there is: a file may grow, or not know its size.
+            image = block.room(len(head), size + 1)
+            got = stream.readinto(image)
+            if got == size:
+                more = b""
+            else:
+                more = bytes(image[:got]) + stream.readall()
+    except (OSError, ValueError) as error:
+        return (getattr(error, "strerror", None) or str(error)).lower()
+    if got != size:
+        size = len(more)
+        if size > MAX_PAYLOAD_BYTES - len(head) - 64:
+            return f"{size} bytes are more than a record holds"
+        image = block.room(len(head), size + 1)
+        image[:size] = more
+    reason = check_image(image[:size])
+    if not reason:
+        block.add(head, size, entry.id)
+    return reason
+
+
+class _Syncer:
+    """A thread that has the disk begin while there is more to come: at the end less is left to wait for."""
+
+    def __init__(self, writer: RecordWriter) -> None:
+        self.writer = writer
+        self.begun = 0
+        self.due = threading.Event()
+        self.stopped = False
+        self.thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> _Syncer:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.stopped = True
+        self.due.set()
+        if self.thread.is_alive():
+            self.thread.join()
+
+    def poke(self) -> None:
+        """To be called after each block."""
+        if self.writer.size_bytes - self.begun >= _SYNC_BYTES:
+            self.begun = self.writer.size_bytes
+            if not self.thread.is_alive():
+                self.thread.start()
+            self.due.set()
+
+    def _run(self) -> None:
+        while True:
+            self.due.wait()
+            self.due.clear()
+            if self.stopped:
+                return
+            self.writer.sync()
+
+
+def _head(entry: Entry, config: PackConfig) -> bytes:
+    """What stands in front of the image in the payload of a record."""
+    first, *others = entry.labels
+    if not (config.pack_label and others):
+        return pack(ImageHeader(0, first, entry.id), b"")
+    head = pack(ImageHeader(0, entry.labels, entry.id), b"")
+    return head[:4] + struct.pack("<f", first) + head[8:] if config.repeat_first_label else head
+
+
 def _encode(entry: Entry, file: str, config: PackConfig) -> bytes | str:
     """The payload of one record, or why there is none."""
     try:
@@ -297,19 +423,16 @@ def _encode(entry: Entry, file: str, config: PackConfig) -> bytes | str:
         return (getattr(error, "strerror", None) or str(error)).lower()
     if config.pass_through:
         reason = check_image(data)
-        image = with_restarts(data) if config.seekable and not reason else data
+        image = with_restarts(data) if not reason else data
     else:
         image = _reencoded(data, entry, config)
         reason = image if isinstance(image, str) else ""
     if reason or isinstance(image, str):
         return reason
-    if len(image) > MAX_PAYLOAD_BYTES - 4 * len(entry.labels) - 64:
+    head = _head(entry, config)
+    if len(image) > MAX_PAYLOAD_BYTES - len(head) - 64:
         return f"{len(image)} bytes are more than a record holds"
-    first, *others = entry.labels
-    if not (config.pack_label and others):
-        return pack(ImageHeader(0, first, entry.id), image)
-    payload = pack(ImageHeader(0, entry.labels, entry.id), image)
-    return payload[:4] + struct.pack("<f", first) + payload[8:] if config.repeat_first_label else payload
+    return head + image
 
 
 def _reencoded(data: bytes, entry: Entry, config: PackConfig) -> bytes | str:
@@ -372,7 +495,7 @@ def _interpolation(image: np.ndarray, size: tuple[int, int], entry: Entry, metho
     return random.Random(entry.id).randrange(5) if method == 10 else method
 
 
-def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int]]:
+def _jpeg_segments(data: bytes | memoryview) -> Iterator[tuple[int, int]]:
     """(marker, where its content begins) of a JPEG's segments up to the first scan, or as far as they lead."""
     at = 2
     while at + 4 <= len(data) and data[at] == 0xFF:
@@ -390,7 +513,7 @@ def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int]]:
         at += 2 + length
 
 
-def _jpeg_scan(data: bytes) -> int:
+def _jpeg_scan(data: bytes | memoryview) -> int:
     """Where the first scan of a JPEG begins; -1 if the segments before it do not lead there."""
     return next((at for marker, at in _jpeg_segments(data) if marker == _SCAN), -1)
 

@@ -23,7 +23,7 @@ from imgcls import graph, optim
 from imgcls.checkpoint import Checkpoint, Position, newest_epoch
 from imgcls.data import order
 from imgcls.data.loader import Batch, Loader
-from imgcls.distributed.worker import Worker
+from imgcls.distributed.worker import LostContact, Worker
 from imgcls.errors import RunError
 from imgcls.layers import Dropout
 from imgcls.metrics import Metrics, metric_names
@@ -268,6 +268,8 @@ class Trainer:
         return self._interval_loss[0] / max(self._interval_loss[1], 1)
 
     def _refuse(self, update: int, value: float) -> None:
+        if self.worker.together and self.worker.rank:
+            raise LostContact(f"the loss is {value} at update {update}: rank 0 tells more")
         last = newest_epoch(self.checkpoint.prefix) if self.checkpoint else None
         kept = "nothing was saved" if last is None or self.checkpoint is None else (
             f"the last checkpoint is {self.checkpoint.prefix}-{last:04d}.params")

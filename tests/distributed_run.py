@@ -84,8 +84,9 @@ def run(job: dict[str, Any], folder: Path, rank: int, world: int) -> None:
             os.kill(os.getpid(), signal.SIGTERM)
 
     trainer.Trainer.train_step = watched  # type: ignore[method-assign]
-    settings: dict[str, Any] = {"network": "mlp", "image_shape": (1, 8, 8), "num_classes": 10, "batch_size": 32, "num_epochs": 1,
-                "model_prefix": str(folder / job.pop("prefix", name)), "disp_batches": 3} | job
+    settings: dict[str, Any] = {"network": "mlp", "image_shape": (1, 8, 8), "num_classes": 10, "batch_size": 32,
+                                "num_epochs": 1, "model_prefix": str(folder / job.pop("prefix", name)),
+                                "disp_batches": 3} | job
     config = configuration.build({"dataset": "digits", "rgb_std": (255.0,)}, settings)
     ended: dict[str, Any] = {"status": 0, "error": "", "seen": seen, "result": {}}
     try:

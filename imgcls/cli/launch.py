@@ -60,8 +60,8 @@ def _start(argv: Sequence[str]) -> int:
 def _check(flags: argparse.Namespace, launcher: str, command: list[str]) -> None:
     """UsageError for what no launcher can do, before anything is started."""
     if launcher == "yarn":
-        raise UsageError("--launcher yarn: torch has no launcher for YARN; use slurm or kubernetes, or ssh to the nodes "
-                         "that YARN gives you (-H FILE)")
+        raise UsageError("--launcher yarn: torch has no launcher for YARN; use slurm or kubernetes, or ssh to the "
+                         "nodes that YARN gives you (-H FILE)")
     if launcher == "ssh" and not flags.hostfile:
         raise UsageError("--launcher ssh: needs a host file (-H FILE); leave --launcher out to run on this machine")
     if launcher not in ("ssh", "mpi") and flags.hostfile:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from imgcls.distributed.worker import Worker
     from imgcls.reporter import Reporter
     from imgcls.schedule import Schedule
+    from imgcls.trainer import Precision
 
     MakeNetwork = Callable[[Config, "Saved | None", Reporter], nn.Module]
 
@@ -62,6 +64,8 @@ def start_others(config: Config, argv: Sequence[str], again: Sequence[str], prog
     if team.place is not None and team.place.role != "worker":
         return distributed.serve_mxnet_role(team.place, config.distributed.dist_timeout, prog)
     if not team.to_start:
+        if team.place:  # warnings of torch's C++ side are stack traces; what matters is raised, and told in a line
+            os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
         return None
     if argv and sys.argv[-len(argv):] == list(argv):
         again = [sys.executable, *sys.orig_argv[1:]]
@@ -91,7 +95,7 @@ def run(config: Config, *, splits: Splits | None = None, command: str = "", quie
     else:  # a GPU may not be there: say so before anything is downloaded
         data = lambda: splits or load_data(config)  # noqa: E731
     with loading_torch():
-        from imgcls import checkpoint, optim, schedule, summary, trainer
+        from imgcls import checkpoint, schedule, summary, trainer
     from imgcls.reporter import Reporter
     from imgcls.signals import Stop
 
@@ -124,24 +128,14 @@ def run(config: Config, *, splits: Splits | None = None, command: str = "", quie
         plan = schedule.from_config(config.schedule, updates_per_epoch=loader.batches_per_epoch, given=config.given,
                                     num_epochs=config.train.num_epochs, first_generation=config.first_generation)
         position = start_of(config, saved, loader, plan, reporter)
-        optimizer = optim.build(config.optimizer, model, worker.device)
-        precision = trainer.Precision(config.device.dtype, worker.device)
-        if saved and saved.optimizer_class in ("", type(optimizer).__name__):
-            checkpoint.restore_optimizer(model, optimizer, saved)
-            precision.restore(saved.scaler)
-        elif saved:
-            reporter.warn(f"--optimizer {config.optimizer.optimizer}: the checkpoint was trained with "
-                          f"{saved.optimizer_class}, whose state means nothing here; the optimizer starts afresh")
+        optimizer, precision = make_optimizer(config, model, saved, worker, reporter)
         forward, shared = spread_over_devices(config, model, worker, batch_size)
-        for note in (team.store.note, *(forward.notes if forward else ())):
-            if note:
-                reporter.say(f"note: {note}")
         summarise(config, splits, model, flops, loader, val_loader, plan, worker, precision.name, reporter)
         warn_of_what_hurts(config, splits, position, saved, worker, reporter)
+        for note in filter(None, (team.store.note, *(forward.notes if forward else ()))):
+            reporter.say(f"note: {note}")
 
-        exchange = None
-        if worker.apart:
-            exchange = stack.enter_context(exchange_with_servers(config, optimizer, worker))
+        exchange = stack.enter_context(exchange_with_servers(config, optimizer, worker)) if worker.apart else None
         writer = None
         if prefix and not worker.rank and position.epoch < config.train.num_epochs:
             writer = stack.enter_context(contextlib.closing(checkpoint.Checkpoint(
@@ -164,6 +158,22 @@ def run(config: Config, *, splits: Splits | None = None, command: str = "", quie
     if result and not quiet and not worker.rank:
         tell_result(result, "Validation" if val_loader else "Train", config, prefix, command)
     return model, result
+
+
+def make_optimizer(config: Config, model: nn.Module, saved: Saved | None, worker: Worker,
+                   reporter: Reporter) -> tuple[torch.optim.Optimizer, Precision]:
+    """The optimizer and the precision of the steps, in the state of the checkpoint where there is one."""
+    from imgcls import checkpoint, optim, trainer
+
+    optimizer = optim.build(config.optimizer, model, worker.device)
+    precision = trainer.Precision(config.device.dtype, worker.device)
+    if saved and saved.optimizer_class in ("", type(optimizer).__name__):
+        checkpoint.restore_optimizer(model, optimizer, saved)
+        precision.restore(saved.scaler)
+    elif saved:
+        reporter.warn(f"--optimizer {config.optimizer.optimizer}: the checkpoint was trained with "
+                      f"{saved.optimizer_class}, whose state means nothing here; the optimizer starts afresh")
+    return optimizer, precision
 
 
 def agreed_checkpoint(config: Config, worker: Worker) -> Saved | None:

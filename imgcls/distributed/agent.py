@@ -17,14 +17,11 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from types import FrameType
-from typing import Any
 
 from imgcls.distributed import deaths, lifeline
-from imgcls.distributed.deaths import Death
 from imgcls.distributed.environment import AGENT_VARIABLE, host_name
 from imgcls.errors import RunError, UsageError
 from imgcls.launching.command import resolve
@@ -57,6 +54,8 @@ class Plan:
     launched: bool
     #: only lost hosts and killed workers are worth another try, not a worker's own error
     losses_only: bool
+    #: what workers know the job by: no other job has it; "" until the hosts have agreed on it
+    unique: str
     folder: str = ""
     #: the signal that told this agent to stop, 0 while none did
     told: int = 0
@@ -109,11 +108,14 @@ def run(command: Sequence[str], *, processes: int, nnodes: str = "1", endpoint: 
     losses_only = least < most and max_restarts == 0
     if losses_only:
         max_restarts = ELASTIC_RESTARTS
-    host = local_addr or host_name()
-    plan = Plan(resolve(command), processes, least, most, endpoint or "127.0.0.1:0", job or secrets.token_hex(8),
+    if os.name == "nt":
+        raise UsageError("several processes need Linux or macOS")
+    host, several = local_addr or host_name(), most > 1
+    unique = job or ("" if several else secrets.token_hex(8))
+    plan = Plan(resolve(command), processes, least, most, endpoint or "127.0.0.1:0", unique or "none",
                 _keeps(endpoint, local_addr) if is_host is None else is_host,
-                local_addr or ("127.0.0.1" if most == 1 else _address(endpoint)), host, max_restarts, timeout, name,
-                verbose, launched, losses_only)
+                local_addr or (_address(endpoint) if several else "127.0.0.1"), host, max_restarts, timeout, name,
+                verbose, launched, losses_only, unique)
     with _signals(plan), _scratch(plan), _quiet(verbose):
         try:
             _prepare_environment(plan)
@@ -146,7 +148,7 @@ def _prepare_environment(plan: Plan) -> None:
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGQUIT"  # ours are handled here
     if not plan.verbose:
-        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
     if plan.launched:
         os.environ.setdefault("PYTHONUNBUFFERED", "1")
     if plan.several_hosts and "GLOO_SOCKET_IFNAME" not in os.environ:
@@ -175,9 +177,11 @@ def _address(endpoint: str) -> str:
     """The address by which the other hosts reach this one."""
     import socket
 
+    kept = endpoint.rpartition(":")[0]
     with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect((endpoint.rpartition(":")[0], 9))  # sends nothing
-        return probe.getsockname()[0]
+        probe.connect((kept, 9))  # sends nothing
+        mine = probe.getsockname()[0]
+        return kept if mine.startswith("127.") else mine  # this host's own name may lead to itself the short way
     return host_name()
 
 

@@ -69,7 +69,7 @@ def _torch_momentum(module: Any) -> float:
     if module.num_batches_tracked is not None:
         module.num_batches_tracked.add_(1)
     if module.momentum is None:
-        return 1.0 / float(module.num_batches_tracked)
+        return 1.0 / int(module.num_batches_tracked or 1)
     return module.momentum
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import os
 import re
+import secrets
 import signal
 import socket
 import subprocess
@@ -41,14 +42,15 @@ def supervise(plan: Plan) -> int:
     """Run the plan to its end; the exit status. Told passes through, with all workers ended."""
     parameters = RendezvousParameters(
         backend="c10d", endpoint=plan.endpoint, run_id=plan.job, min_nodes=plan.least, max_nodes=plan.most,
-        local_addr=plan.address, is_host=plan.is_host, join_timeout=int(plan.timeout_s), last_call_timeout=5,
+        local_addr=plan.address, is_host=plan.is_host, join_timeout=int(plan.timeout_s),
+        last_call_timeout=max(1, min(5, int(plan.timeout_s / 6))),
         read_timeout=max(int(plan.timeout_s), 5), keep_alive_interval=3, keep_alive_max_attempt=4)
     handler = agent = None
     rendezvous_ended = True
     try:
         handler = rendezvous.get_rendezvous_handler(parameters)
         agent = Agent(plan, _spec(plan, handler))
-        result = agent.run()
+        result: Any = agent.run()
         return agent.status(result)
     except Told:
         rendezvous_ended = not plan.elastic  # the other hosts may go on
@@ -78,6 +80,15 @@ def _close(handler: Any) -> None:
         handler.shutdown()
     except Exception:  # the store is gone with the host that kept it: then there is nothing to close
         return
+
+
+def _agree_on_name(handler: Any) -> str:
+    """A name for the job that is the same on all hosts, those that come later, too, and that no other job has."""
+    proposal = secrets.token_hex(8)
+    try:
+        return handler._store.compare_set("imgcls/job", "", proposal).decode()
+    except AttributeError:  # not where torch has it today
+        return "none"
 
 
 def _withdraw(handler: Any) -> None:
@@ -142,10 +153,13 @@ class Agent(LocalElasticAgent):
     # Below: steps of torch's agent that we do otherwise.
 
     def _rendezvous(self, worker_group: WorkerGroup) -> None:
-        super()._rendezvous(worker_group)
+        base: Any = super()  # torch's decorators hide the signatures
+        base._rendezvous(worker_group)
         plan, size = self.plan, worker_group.group_world_size or 1
         if not plan.several_hosts:
             return
+        if not plan.unique:
+            plan.unique = _agree_on_name(worker_group.spec.rdzv_handler)
         self._peers = Peers(worker_group.store, worker_group.group_rank or 0, size, plan.host)
         if worker_group.group_rank == 0 and 0 < self._hosts_before != size:
             plan.say(Report("note", f"going on with {size} host{'s' * (size > 1)} of {plan.most}"))
@@ -156,7 +170,8 @@ class Agent(LocalElasticAgent):
         self.logs.attempt(worker_group)
         self.plan.busy = True  # workers that were started and not noted would be left behind
         try:
-            pids = super()._start_workers(worker_group)
+            base: Any = super()
+            pids = base._start_workers(worker_group)
             lifeline.groups.clear()
             lifeline.groups.update(pids.values())
         finally:
@@ -202,7 +217,8 @@ class Agent(LocalElasticAgent):
         self.logs.streams.close()
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
-        result = super()._monitor_workers(worker_group)
+        base: Any = super()
+        result = base._monitor_workers(worker_group)
         if result.state == WorkerState.FAILED:
             self._judge(result)
         elif result.state == WorkerState.HEALTHY and self._peers and time.monotonic() > self._heard_at + 1.0:
@@ -297,12 +313,11 @@ class Logs(LogsSpecs):
         outs, errors = dict.fromkeys(envs, ""), dict.fromkeys(envs, "")
         self.error_files = {local: os.path.join(folder, f"{local}.json") for local in envs}
         for local in envs:
-            envs[local]["TORCHELASTIC_ERROR_FILE"] = self.error_files[local]
+            envs[local].update(TORCHELASTIC_ERROR_FILE=self.error_files[local], TORCHELASTIC_RUN_ID=plan.unique)
             where = f"{plan.host}:" if plan.several_hosts else ""
             prefix = f"[{where}{self._ranks[local]}] " if plan.launched else ""
-            if plan.launched:
+            if plan.launched or local > 0:  # the first may draw on the terminal
                 outs[local] = self.streams.open(1, prefix, noisy=plan.verbose)
-            if plan.launched or (local > 0 and not plan.verbose):  # rank 0 may draw on the terminal
                 errors[local] = self.streams.open(2, prefix, noisy=plan.verbose)
         return LogsDest(stdouts=outs, stderrs=errors, error_files=self.error_files)
 

@@ -94,6 +94,7 @@ class Exchange:
         self._versions = [0.0] * servers
         self._lock, self._done, self._talked = threading.Lock(), threading.Event(), time.monotonic()
         self._problem: LostContact | None = None
+        self._groups: list[Any] = []
         token, base = _shared_token(), _base_store()
         self._children = [_start(self._specification(index, token, base, timeout))
                           for index in range(servers) if index % world == rank]
@@ -170,6 +171,7 @@ class Exchange:
         with self._lock, self._telling():
             for group in self._groups:
                 group.send([header(GOODBYE, self.wish)], SERVER, 0).wait()
+        self._pinger.join()
         for child in self._children:
             if child.wait():
                 raise LostContact(f"rank {self.rank} ({host_name()}): the server here lost a worker")
@@ -185,6 +187,7 @@ class Exchange:
                 if stream:
                     with contextlib.suppress(OSError):
                         stream.close()
+        self._groups = []  # their threads end here, not somewhere in the end of the interpreter
 
     def __enter__(self) -> Exchange:
         return self

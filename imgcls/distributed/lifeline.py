@@ -38,11 +38,12 @@ def kill_groups() -> None:
 
 
 def _any_alive() -> bool:
-    for group in list(groups):
+    """Whether a worker has not ended; one that the main thread has not asked about yet has."""
+    for worker in list(groups):
         try:
-            os.killpg(group, 0)
-            return True
-        except (ProcessLookupError, PermissionError):
+            if os.waitid(os.P_PID, worker, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+                return True
+        except (ChildProcessError, AttributeError):  # ended and asked about; no such call
             continue
     return False
 

@@ -346,6 +346,57 @@ class RecordReader:
         return headers, problems
 
 
+class Block:
+    """Image records laid out one behind the other as in a file, in memory that is used again: `room` for the next one,
+    then `add` it, or ask for room again and it is as if the first had not been."""
+
+    def __init__(self) -> None:
+        self._bytes = bytearray(1 << 20)
+        self._view = memoryview(self._bytes)
+        self.clear()
+
+    def clear(self) -> None:
+        """Empty it; the memory stays."""
+        #: of the records so far, in bytes
+        self.size = 0
+        #: where each begins, and its key
+        self.offsets: list[int] = []
+        self.keys: list[int] = []
+
+    def room(self, head_size: int, size: int) -> memoryview:
+        """Where the image of the next record goes, which may be of up to `size` bytes; the payload begins with
+        `head_size` bytes."""
+        begin = self.size + _HEAD.size + head_size
+        if begin + size + 4 > len(self._bytes):
+            larger = bytearray(max(begin + size + 4, 2 * len(self._bytes)))
+            larger[:self.size] = self._view[:self.size]
+            self._bytes, self._view = larger, memoryview(larger)
+        return self._view[begin:begin + size]
+
+    def add(self, head: bytes, size: int, key: int) -> None:
+        """The record whose payload is `head` and the `size` bytes that stand where the last `room` was."""
+        begin = self.size + _HEAD.size
+        end = begin + len(head) + size
+        _HEAD.pack_into(self._bytes, self.size, MAGIC, end - begin)
+        self._view[begin:begin + len(head)] = head
+        padding = -end % 4
+        self._view[end:end + padding] = bytes(padding)
+        self.offsets.append(self.size)
+        self.keys.append(key)
+        self.size = end + padding
+
+    def payloads(self) -> Iterator[memoryview]:
+        for offset in self.offsets:
+            begin = offset + _HEAD.size
+            yield self._view[begin:begin + _HEAD.unpack_from(self._bytes, offset)[1]]
+
+    def bytes(self) -> memoryview | None:
+        """All of it as it is to be written; None where a payload holds the magic and has to be split."""
+        whole = self._view[:self.size]
+        found = np.count_nonzero(np.frombuffer(whole, "<u4") == MAGIC)
+        return whole if found == len(self.offsets) else None
+
+
 class RecordWriter:
     """Writes `X.rec` and its index `X.idx`; both take their names only when `close` (or `with`) ends well."""
 
@@ -385,6 +436,26 @@ class RecordWriter:
         self._idx.write(f"{self.count if key is None else key}\t{offset}\n".encode())
         self.count += 1
         return offset
+
+    def write_block(self, block: Block) -> None:
+        """Append all its records, each with its key."""
+        whole = block.bytes()
+        if whole is None:
+            for payload, key in zip(block.payloads(), block.keys, strict=True):
+                self.write(payload, key)
+            return
+        self._rec.write(whole)
+        offset = self._offset
+        self._idx.write("".join(f"{key}\t{offset + at}\n" for key, at in zip(
+            block.keys, block.offsets, strict=True)).encode())
+        self._offset += len(whole)
+        self.count += len(block.keys)
+
+    def sync(self) -> None:
+        """Have what was written on the disk, as far as it has left this process; from any thread. An error comes again
+        at the end, where it is told."""
+        with contextlib.suppress(OSError, ValueError):
+            getattr(os, "fdatasync", os.fsync)(self._rec.fileno())
 
     @property
     def size_bytes(self) -> int:

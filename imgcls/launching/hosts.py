@@ -51,7 +51,8 @@ def read(path: str) -> list[Host]:
             continue
         found = _LINE.fullmatch(text)
         if found is None or int(found["port"] or 22) > 65535:
-            raise DataError(path, f"line {number}: {text[:60]!r} is no host; a line is a name, name:port or name slots=K")
+            raise DataError(path, f"line {number}: {text[:60]!r} is no host; a line is a name, name:port or "
+                                  "name slots=K")
         hosts.append(Host(found["name"], int(found["port"]) if found["port"] else None, int(found["slots"] or 0),
                           found["user"] or ""))
     if not hosts:

@@ -197,10 +197,11 @@ class Watch:
             start_new_session=True, env=_with_roots(job.roots) if job.ssh is None else None)
         member = Member(job.shares[number].host.name, process)
         self.members.append(member)
-        assert process.stdin and process.stdout and process.stderr
+        assert process.stdin is not None
         os.set_blocking(process.stdin.fileno(), False)
         member.send(json.dumps(job.environment(number, self.port)).encode() + b"\n")
         for target, stream in ((1, process.stdout), (2, process.stderr)):
+            assert stream is not None
             os.set_blocking(stream.fileno(), False)
             member.rest[target] = b""
             self.selector.register(stream, selectors.EVENT_READ, (member, target))
@@ -351,7 +352,7 @@ def _why(status: int, member: Member, job: Job) -> str:
     if status == remote.NO_FOLDER:
         return (f"has no folder {job.sync_folder or job.folder} (--sync-dst-dir copies this one there)")
     if job.ssh is not None and status == 255:
-        return f"the connection was lost ({member.remark or 'no reason given'})"
+        return "the connection was lost" + f" ({member.remark})" * bool(member.remark)
     killed = -status if status < 0 else status - 128
     if 0 < killed < 65:
         with contextlib.suppress(ValueError):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -139,8 +140,10 @@ def kubernetes(batch: Batch) -> str:
 
     The runtime torch-distributed sets PET_MASTER_ADDR, PET_MASTER_PORT and PET_NODE_RANK in every pod.
     """
-    agent = batch.agent('"$PET_MASTER_ADDR:$PET_MASTER_PORT"', '"$PET_MASTER_ADDR"', '"$(hostname -i)"', '"$keeps"')
+    agent = batch.agent('"$PET_MASTER_ADDR:$PET_MASTER_PORT"', '"$PET_MASTER_ADDR"',
+                        '"$(hostname -i | cut -d" " -f1)"', '"$keeps"')
     script = f'keeps=0; if [ "$PET_NODE_RANK" = 0 ]; then keeps=1; fi; exec {agent}'
+    script = script.replace("$", "$$")  # Kubernetes itself replaces $(NAME), and takes $$ for $
     quoted = json.dumps  # a JSON string is a YAML string
     lines = ["apiVersion: trainer.kubeflow.org/v1alpha1", "kind: TrainJob", "metadata:", f"  name: {batch.name}",
              "spec:", "  runtimeRef:", "    apiGroup: trainer.kubeflow.org", "    kind: ClusterTrainingRuntime",
@@ -158,8 +161,10 @@ def kubernetes(batch: Batch) -> str:
 
 def sge(batch: Batch) -> str:
     """A script for qsub with a parallel environment that gives whole hosts."""
-    agent = batch.agent('"$host:$port"', '"sge-$JOB_ID"', '"$node"', '"$keeps"')
-    inside = f"cd -- {shlex.quote(batch.folder)} && exec {agent}"
+    if re.search(r"[^A-Za-z0-9_./+-]", batch.folder):
+        raise UsageError(f"--launcher sge: the current folder {batch.folder!r} has a character in its name that is not "
+                         "safe on its way through qrsh")
+    agent = batch.agent('"$1:$2"', '"sge-$3"', '"$4"', '"$5"')
     slots = batch.most * batch.processes
     wanted = str(slots) if batch.least == batch.most else f"{batch.least * batch.processes}-{slots}"
     return "\n".join([
@@ -167,21 +172,24 @@ def sge(batch: Batch) -> str:
         f"# the name of the parallel environment is your site's: qconf -spl lists them; this one must give "
         f"{batch.processes} slot(s) a host",
         f"#$ -pe mpi {wanted}", *[f"#$ -l gpu={batch.gpus}"] * bool(batch.gpus), "#$ -notify", "set -u",
-        *batch.exports(),
         'nodes=$(awk \'{print $1}\' "$PE_HOSTFILE")',
         "host=${nodes%%$'\\n'*}",
         "port=$((20000 + JOB_ID % 10000))",
+        "# qrsh takes command lines apart: the agent's goes into a file",
+        f"agent={batch.folder}/{batch.name}-$JOB_ID.agent",
+        'cat > "$agent" <<\'END_OF_AGENT\'',
+        *batch.exports(), f"cd -- {shlex.quote(batch.folder)} || exit 1", f"exec {agent}", "END_OF_AGENT",
         "# one agent on each host; they find each other on the first",
         "keeps=1", "agents=()",
         "for node in $nodes; do",
-        f'  qrsh -inherit -nostdin "$node" env host="$host" port="$port" node="$node" keeps="$keeps" JOB_ID="$JOB_ID" '
-        f"bash -c {shlex.quote(shlex.quote(inside))} &",
+        '  qrsh -inherit -nostdin "$node" bash "$agent" "$host" "$port" "$JOB_ID" "$node" "$keeps" &',
         "  agents+=($!); keeps=0",
         "done",
         "trap 'kill -TERM \"${agents[@]}\" 2>/dev/null' TERM USR1 USR2",
         "status=0",
-        'for agent in "${agents[@]}"; do',
-        '  wait "$agent" || status=$?',
-        '  while kill -0 "$agent" 2>/dev/null; do wait "$agent" || status=$?; done',
+        'for one in "${agents[@]}"; do',
+        '  wait "$one" || status=$?',
+        '  while kill -0 "$one" 2>/dev/null; do wait "$one" || status=$?; done',
         "done",
+        'rm -f "$agent"',
         'exit "$status"', ""])

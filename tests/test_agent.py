@@ -1,0 +1,230 @@
+"""The processes of one host: what they are given, restarts, ends, and the one line about a failure."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from imgcls.distributed import agent, deaths
+from imgcls.distributed.deaths import ENDED, OWN, PEER, TOLD, Death
+from imgcls.distributed.streams import NOISE
+from imgcls.errors import UsageError
+
+STEPS = ROOT / "tests" / "fixtures" / "steps.py"
+#: prints what a worker finds, as one line of JSON
+SHOW = ("import json, os, sys; print(json.dumps([{k: v for k, v in os.environ.items() if k in ('RANK', 'WORLD_SIZE', "
+        "'LOCAL_RANK', 'LOCAL_WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT', 'TORCHELASTIC_RUN_ID', 'OMP_NUM_THREADS', "
+        "'IMGCLS_AGENT')}, sys.argv[1:]]))")
+
+
+def start(flags: Sequence[str], command: Sequence[object]) -> subprocess.Popen[str]:
+    words = [sys.executable, "-m", "imgcls.distributed.agent", "--name", "imgcls-train", *flags, "--",
+             *map(str, command)]
+    env = {name: value for name, value in os.environ.items() if name not in ("OMP_NUM_THREADS", "PYTHONUNBUFFERED")}
+    return subprocess.Popen(words, env={**env, "PYTHONPATH": str(ROOT)}, text=True, stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE)
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[int, list[str], list[str]]:
+    out, err = process.communicate(timeout=120)
+    return process.returncode, out.splitlines(), err.splitlines()
+
+
+def until(process: subprocess.Popen[str], path: Path, lines: int) -> None:
+    """Wait until a file has so many lines."""
+    deadline = time.monotonic() + 60
+    while not path.exists() or len(path.read_text().splitlines()) < lines:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_any_command_learns_who_it_is() -> None:
+    status, out, err = finish(start(["--processes", "2"], [sys.executable, "-c", SHOW, "$x", "${local_rank} $$"]))
+    assert (status, err) == (0, [])
+    found = [json.loads(line) for line in out]
+    assert sorted(env["RANK"] for env, _ in found) == ["0", "1"]
+    for env, words in found:
+        assert env["WORLD_SIZE"] == env["LOCAL_WORLD_SIZE"] == "2"
+        assert env["LOCAL_RANK"] == env["RANK"]
+        assert env["MASTER_ADDR"] == "127.0.0.1"
+        assert env["MASTER_PORT"].isdigit()
+        assert len(env["TORCHELASTIC_RUN_ID"]) >= 8
+        assert env["IMGCLS_AGENT"] == "1"
+        assert "OMP_NUM_THREADS" not in env
+        assert words == ["$x", "${local_rank} $$"]  # torch's macro is none of the user's
+
+
+def test_a_killed_worker_is_told_and_all_start_again_from_the_position(tmp_path: Path) -> None:
+    status, out, err = finish(start(["--processes", "2", "--max-restarts", "2"],
+                                    [sys.executable, STEPS, tmp_path, 12, "kill", 1, 5]))
+    assert status == 0, err
+    assert len(err) == 1, err
+    assert err[0].startswith("imgcls-train: rank 1 (")
+    assert err[0].endswith(") was killed by SIGKILL (out of memory?); restarting 1/2 from the last position saved")
+    assert {"rank 0 of 2 from 5", "rank 1 of 2 from 5"} <= set(out)
+    assert [line.split()[0] for line in (tmp_path / "trace").read_text().splitlines()] == [str(i) for i in range(12)]
+
+
+def test_wrong_usage_is_one_line_and_not_tried_again(tmp_path: Path) -> None:
+    process = start(["--processes", "2", "--max-restarts", "3"], [sys.executable, STEPS, tmp_path, 400, "wrong", 1, 2])
+    assert finish(process)[::2] == (2, ["imgcls-train: error: --lr x: must be a number"])
+
+
+def test_workers_save_when_the_agent_is_told_to_stop(tmp_path: Path) -> None:
+    process = start(["--processes", "2"], [sys.executable, STEPS, tmp_path, 4000])
+    until(process, tmp_path / "trace", 3)
+    process.send_signal(signal.SIGTERM)
+    begun = time.monotonic()
+    found, _out, err = finish(process)
+    assert found == 143
+    assert time.monotonic() - begun < 8
+    step = int((tmp_path / "position").read_text()) - 1
+    assert err == [f"imgcls-train: error: stopped by SIGTERM in step {step}, position saved"]
+
+
+def test_a_second_signal_ends_workers_that_do_not_listen(tmp_path: Path) -> None:
+    deaf = f"import signal, time; signal.signal(15, signal.SIG_IGN); open({str(tmp_path / 'up')!r}, 'w').write('x\\n')"
+    process = start([], [sys.executable, "-c", f"{deaf}; time.sleep(100)"])
+    until(process, tmp_path / "up", 1)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    begun = time.monotonic()
+    assert finish(process)[::2] == (130, ["imgcls-train: error: stopped by SIGINT"])
+    assert time.monotonic() - begun < 5
+
+
+def test_workers_end_with_an_agent_that_is_killed(tmp_path: Path) -> None:
+    if not agent.tie_to_agent():
+        pytest.skip("no setpriv --pdeathsig here")
+    process = start([], [sys.executable, "-c", f"import os, time; open({str(tmp_path / 'pid')!r}, 'w').write("
+                         "f'{os.getpid()}\\n'); time.sleep(100)"])
+    until(process, tmp_path / "pid", 1)
+    process.kill()
+    process.communicate()
+    pid = int((tmp_path / "pid").read_text())
+    deadline = time.monotonic() + 5
+    with contextlib.suppress(ProcessLookupError):
+        while time.monotonic() < deadline:
+            os.kill(pid, 0)
+            time.sleep(0.05)
+        pytest.fail("the worker is still there")
+
+
+def test_a_host_may_join_later(tmp_path: Path) -> None:
+    flags = ["--nnodes", "1:2", "--endpoint", f"127.0.0.1:{_free_port()}", "--timeout", "12"]
+    command = [sys.executable, STEPS, tmp_path, 4000, "grow"]
+    first = start([*flags, "--is-host", "1"], command)
+    until(first, tmp_path / "trace", 2)
+    second = start([*flags, "--is-host", "0"], command)
+    for process in (second, first):
+        status, _out, err = finish(process)
+        assert status == 0, err
+    steps = [tuple(map(int, line.split())) for line in (tmp_path / "trace").read_text().splitlines()]
+    assert [step for step, _ in steps] == list(range(len(steps)))  # each once, in order
+    assert [workers for _, workers in steps[-6:]] == [2] * 6
+    assert steps[0][1] == 1
+    assert len(set((tmp_path / "jobs").read_text().split())) == 1  # one name for all, though none was given
+
+
+def _free_port() -> int:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.mark.parametrize(("text", "expected"), [("1", (1, 1)), ("4", (4, 4)), ("1:4", (1, 4))])
+def test_nnodes(text: str, expected: tuple[int, int]) -> None:
+    assert agent.parse_nnodes(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "0", "x", "3:2", "1:", ":2", "1:2:3", "-1"])
+def test_nnodes_that_make_no_sense(text: str) -> None:
+    with pytest.raises(UsageError, match="--nnodes"):
+        agent.parse_nnodes(text)
+
+
+def test_a_wrong_call_starts_nothing() -> None:
+    with pytest.raises(UsageError, match="no such program"):
+        agent.run(["no-such-program"], processes=1)
+    with pytest.raises(UsageError, match="--rdzv-endpoint"):
+        agent.run(["true"], processes=1, nnodes="2")
+    with pytest.raises(UsageError, match="at least 1"):
+        agent.run(["true"], processes=0)
+
+
+def _death(rank: int, weight: int, when: float, **other: object) -> Death:
+    return Death(**{"rank": rank, "host": "a", "status": 1, "line": "l", "time": when, "weight": weight, **other})
+
+
+def test_the_cause_is_the_first_death_with_a_reason_of_its_own() -> None:
+    peer, own, later = _death(0, PEER, 1.0), _death(1, OWN, 2.0), _death(2, OWN, 3.0)
+    told, ended = _death(3, TOLD, 0.0), _death(4, ENDED, 0.0)
+    assert deaths.cause([peer, later, own, told, ended]) is own
+    assert deaths.cause([ended, peer, told]) is told
+    assert deaths.cause([ended, peer]) is peer
+
+
+def _words(tmp_path: Path, line: str) -> str:
+    path = tmp_path / "error.json"
+    path.write_text(json.dumps({"message": {"message": line, "extraInfo": {"timestamp": "1"}}}))
+    return str(path)
+
+
+@pytest.mark.parametrize(("status", "line", "by_us", "weight"), [
+    (1, "data/a.rec at byte 7: not a record", False, OWN),
+    (1, "rank 0 (a): lost contact with another process (gloo: Connection closed by peer)", False, PEER),
+    (1, "[pair.cc:545] Read error [10.0.0.2]:24962: Connection reset by peer", True, PEER),
+    (-9, "", False, OWN),
+    (-9, "", True, ENDED),
+    (143, "stopped by SIGTERM in epoch 1", False, TOLD),
+    (143, "stopped by SIGTERM in epoch 1", True, ENDED),
+    (3, "", False, OWN),
+])
+def test_what_a_death_explains(tmp_path: Path, status: int, line: str, by_us: bool, weight: int) -> None:
+    path = _words(tmp_path, line) if line else str(tmp_path / "none")
+    found = deaths.read(1, "a", status, path, by_us=by_us)
+    assert (found.weight, found.line) == (weight, line)
+    assert deaths.decode(found.encode()) == found
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"message": 3}', '{"message": null}', '"x"'])
+def test_last_words_that_are_cut_off_do_no_harm(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "error.json"
+    path.write_text(content)
+    assert deaths.read(0, "a", 1, str(path), by_us=False).exit_status == 1
+
+
+def test_sentences() -> None:
+    assert _death(1, OWN, 0, status=-9, host="hostb").sentence(True) == (
+        "rank 1 (hostb) was killed by SIGKILL (out of memory?)")
+    assert _death(1, OWN, 0, status=-11).sentence(False) == "rank 1 (a) was killed by SIGSEGV"
+    assert _death(1, OWN, 0, line="").sentence(False) == "rank 1 (a) exited with status 1"
+    assert _death(1, OWN, 0).sentence(True) == "rank 1 (a): l"
+    assert _death(1, OWN, 0).sentence(False) == "l"
+    assert _death(1, OWN, 0).sentence(False, died=True) == "rank 1 (a) died: l"
+
+
+@pytest.mark.parametrize(("line", "noise"), [
+    (b"[W1120 21:40:35.517403122 socket.cpp:207] [c10d] The hostname of the client socket cannot be retrieved.", True),
+    (b"[rank1]:[E1120 21:40:35.517 ProcessGroupNCCL.cpp:616] Watchdog caught collective operation timeout", True),
+    (b"frame #1: c10::Error::Error(...)", True),
+    (b"Traceback (most recent call last):", False),
+    (b"INFO:root:Epoch[0] Batch [0-20]", False),
+    (b"[WARN] my own line about socket.cpp:207", False),
+])
+def test_noise_of_torch_is_told_from_output(line: bytes, noise: bool) -> None:
+    assert bool(NOISE.match(line)) == noise
