@@ -1,6 +1,6 @@
 """One process of several: runs what test_distributed.py asks for, a JSON list of runs, one after the other.
 
-Each run is {"name", "port", "seconds_alone", settings...}; pictures carry their own number in their first pixels, so
+Each run is {"name", settings...}; pictures carry their own number in their first pixels, so
 that what was trained on is seen in the batches themselves. Rank 0 writes NAME.npz with the weights, every rank
 NAME-RANK.json with what it saw and how it ended.
 """
@@ -67,12 +67,10 @@ def pictures(count: int, seed: int) -> ArraySource:
 def run(job: dict[str, Any], folder: Path, rank: int, world: int) -> None:
     name, stop_at = job.pop("name"), job.pop("stop_at", 0)
     stopper = job.pop("stopper", 0)
-    for variable in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
-        os.environ.pop(variable, None)
-    port = job.pop("port")
-    if world > 1:
-        os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1",
-                       "MASTER_PORT": str(port), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(world)}
+    if world > 1:  # they meet at a file, as under mpirun: a port may be taken by then
+        os.environ |= {"OMPI_COMM_WORLD_RANK": str(rank), "OMPI_COMM_WORLD_SIZE": str(world),
+                       "OMPI_COMM_WORLD_LOCAL_RANK": str(rank), "OMPI_COMM_WORLD_LOCAL_SIZE": str(world),
+                       "PMIX_NAMESPACE": f"{folder.parent.name}-{name}-{world}"}
     seen: list[list[int]] = []
     step = trainer.Trainer.train_step
 
@@ -85,8 +83,8 @@ def run(job: dict[str, Any], folder: Path, rank: int, world: int) -> None:
 
     trainer.Trainer.train_step = watched  # type: ignore[method-assign]
     settings: dict[str, Any] = {"network": "mlp", "image_shape": (1, 8, 8), "num_classes": 10, "batch_size": 32,
-                                "num_epochs": 1, "model_prefix": str(folder / job.pop("prefix", name)),
-                                "disp_batches": 3} | job
+                                "num_epochs": 1, "dist_timeout": 60, "disp_batches": 3,
+                                "model_prefix": str(folder / job.pop("prefix", name))} | job
     config = configuration.build({"dataset": "digits", "rgb_std": (255.0,)}, settings)
     ended: dict[str, Any] = {"status": 0, "error": "", "seen": seen, "result": {}}
     try:

@@ -58,6 +58,16 @@ def error_of(capsys: pytest.CaptureFixture[str]) -> str:
 # ---- what it prints and writes
 
 
+def test_the_state_of_an_optimizer_that_remembers_nothing_is_never_an_empty_file_of_tensors(folder: Path,
+                                                                                            tmp_path: Path) -> None:
+    """safetensors 0.4 writes what it cannot read where there is no tensor."""
+    assert train(folder, "--model-prefix", tmp_path / "net", "--num-epochs", 1, "--mom", 0) == 0
+    assert (tmp_path / "net-0001.states").read_bytes()[8:11] != b"{},"
+    saved = checkpoint.load(str(tmp_path / "net"), "auto")
+    assert saved
+    assert saved.optimizer == {}
+
+
 def test_the_log_has_mxnets_words(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     prefix = tmp_path / "new" / "mnist"
     assert train(folder, "--num-epochs", 2, "--model-prefix", prefix, "--lr-step-epochs", 1, "--top-k", 3,

@@ -155,8 +155,8 @@ class Decoder:
             ratio /= 2  # with twice the pixels that are needed no difference can be seen
         may_reduce = self._reduce_resized if plan.resize else self._reduce
         reduced = next((n for n in (8, 4, 2) if ratio >= n), 1) if may_reduce and plan.method != _NEAREST else 1
-        # two more: where colour is coded at half the height, the last row is made with what is below it
-        rows = -(-(rows + 2) // info.block) * info.block if info.rows_at else height
+        # two more where colour may be coded at half the height: the last row is made with what is below it
+        rows = -(-(rows + 2 * (info.block > 8)) // info.block) * info.block if info.rows_at else height
         return min(rows, height), reduced
 
     def _checked(self, image: np.ndarray) -> np.ndarray:
@@ -175,7 +175,9 @@ class Decoder:
         """All steps after decoding. `image` may lack lower rows and be `reduced`; `full` is the whole image's size.
         Only where it is neither resized nor warped may it begin at another `corner` of the whole than 0, 0."""
         if plan.resize:
-            image = _resized_by(image, full, reduced, plan.resize, plan.method)
+            needed = (None if plan.warp or plan.enlarge or self.pad
+                      else (plan.top + plan.height, plan.left + plan.width))
+            image = _resized_by(image, full, reduced, plan.resize, plan.method, needed)
             reduced = 1
         if plan.warp and plan.enlarge is None and not self.pad and (plan.height, plan.width) == self.crop:
             self._warp(image, plan.warp[0], (plan.left, plan.top), slot, plan.method)
@@ -267,17 +269,26 @@ def recolor(image: np.ndarray, color: Color) -> None:
         cv2.add(image, np.floor([*color.light, 0.0]), dst=image)
 
 
-def _resized_by(image: np.ndarray, full: Size, reduced: int, target: Size, method: int) -> np.ndarray:
-    """Resize as if `image` were the whole image, of which the lower rows may be missing and which may be `reduced`."""
+def _resized_by(image: np.ndarray, full: Size, reduced: int, target: Size, method: int,
+                needed: Size | None) -> np.ndarray:
+    """Resize as if `image` were the whole image, of which the lower rows may be missing and which may be `reduced`.
+    What is right of and below the upper left part `needed` may be left out."""
     _check_size(target)
     height, width = image.shape[:2]
-    if height * reduced >= full[0]:
+    whole = height * reduced >= full[0]
+    rows, columns = needed or target
+    # Cubic and the others round a pixel by where it stands in the row: they are given whole rows.
+    if method not in (_NEAREST, cv2.INTER_LINEAR, _ANTIALIAS):
+        columns = target[1]
+    if whole and columns == target[1]:
         return resize(image, target, method)
     # OpenCV would put the pixels elsewhere if it were given the part's size: it is given the factors.
-    across, down = target[1] / width, target[0] * reduced / full[0]
+    across, down = target[1] / width, target[0] / height if whole else target[0] * reduced / full[0]
     if method == _ANTIALIAS:
-        return _antialiased(image, (int(height * down), target[1]), (down, across), None)
-    method = _interpolation(method, full, target)
+        return _antialiased(image, (rows, columns), (down, across), None)
+    method = _interpolation(method, image.shape[:2] if whole else full, target)
+    if columns < target[1]:
+        image = image[:, :int((columns + 2) / across) + 8]
     return cv2.resize(image, None, fx=across, fy=down, interpolation=method)
 
 

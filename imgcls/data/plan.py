@@ -262,6 +262,8 @@ def _normals(*uniform: np.ndarray) -> list[np.ndarray]:
 
 def _enlarged(sizes: np.ndarray, crop: Size) -> np.ndarray:
     """(n, 2): sizes that hold the crop; first the height is brought up, then the width, in MXNet's float32."""
+    if (sizes >= crop).all():
+        return sizes
     height, width = sizes[:, 0].copy(), sizes[:, 1].copy()
     for one, other, least in ((height, width, crop[0]), (width, height, crop[1])):
         small = one < least

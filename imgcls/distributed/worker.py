@@ -148,6 +148,9 @@ class Worker:
         self._pending = None
         if dist.is_available() and dist.is_initialized():
             dist.destroy_process_group()
+        if self.place and self.place.file and not self.rank:
+            with contextlib.suppress(OSError):
+                os.unlink(self.place.file)
         self.farewell()
 
 
