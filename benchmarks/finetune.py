@@ -41,7 +41,7 @@ def main() -> int:
                 ("from scratch, lr 0.01", untrained, ["--lr", "0.01"]),
                 ("from scratch, lr 0.1", untrained, ["--lr", "0.1"])):
             found = []
-            for seed in range(words.seeds):
+            for seed in range(words.first_seed, words.first_seed + words.seeds):
                 if source == untrained:
                     _write_untrained(untrained, seed)
                 started = time.perf_counter()
@@ -56,6 +56,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pretrain", help="folder of CIFAR-10's pictures: train/ and test/")
     parser.add_argument("photos", help="folder of the photographs: train/ and val/")
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--pretrained", default="", metavar="PREFIX", help="a checkpoint of an earlier run of this")
     parser.add_argument("--pretrain-epochs", type=int, default=5)
     parser.add_argument("--num-epochs", type=int, default=5)

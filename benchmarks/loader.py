@@ -125,11 +125,10 @@ def _measure(words: argparse.Namespace) -> None:
 
 def imgcls_batches(words: argparse.Namespace, task: str, antialias: bool) -> Iterator[int]:
     """A 0 when it is ready, then the sizes of the batches of an epoch; so do the others."""
-    import torch
-
     from imgcls.data.sources import RecordSource
     from imgcls.data.streaming import StreamingLoader
-    from imgcls.sections import AugmentConfig
+    from imgcls.distributed import choose
+    from imgcls.sections import AugmentConfig, DeviceConfig
 
     settings = {
         "T1": {"random_crop": True, "random_mirror": True},
@@ -139,7 +138,7 @@ def imgcls_batches(words: argparse.Namespace, task: str, antialias: bool) -> Ite
     loader = StreamingLoader(
         RecordSource([Path(words.records)]), batch_size=BATCH, image_shape=(3, 224, 224), train=task != "V", seed=0,
         augment_config=AugmentConfig(interpolation="antialias" if antialias else "bilinear", **settings),
-        device=torch.device("cpu"), threads=words.threads)
+        device=choose(DeviceConfig(gpus="")).device, threads=words.threads)
     yield 0
     for filled in loader.filled(0):
         yield len(filled.samples)

@@ -17,7 +17,6 @@ from typing import Any, NoReturn
 
 from imgcls import lookup, schedule, sections
 from imgcls.errors import UsageError, unknown
-from imgcls.formats import caffe
 
 EXIT_STATUS = """exit status:
   0 done   1 the run failed   2 wrong usage
@@ -137,6 +136,8 @@ def build(defaults: Mapping[str, Any], raw: Mapping[str, Any], given: Mapping[st
             if later and name in given and value != fields[name].default:
                 raise UsageError(f"{spell(name)} {_show(value)}: {later}")
             if name in NETWORK_FILES and value:
+                from imgcls.formats import caffe  # brings numpy along, which --help does without
+
                 caffe.refuse_model(spell(name), value)
         parts[section] = cls(**typed)
     parts["augment"] = parts["augment"].settled(given)

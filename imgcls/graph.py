@@ -216,20 +216,21 @@ def load(symbol_path: str | os.PathLike[str], params_path: str | os.PathLike[str
     if not path.is_file() and not path.name.endswith(".json"):
         path = path.with_name(f"{path.name}-symbol.json")
     arrays = None if params_path is None else params.load(params_path)
-    return from_symbol(symbols.load(path), arrays, input_shape=input_shape, path=params_path or path)
+    return from_symbol(symbols.load(path), arrays, input_shape=input_shape, path=params_path or path, symbol_path=path)
 
 
 def from_symbol(symbol: Symbol, arrays: Mapping[str, np.ndarray] | None = None, *,
-                input_shape: tuple[int, ...] | None = None, path: object = "symbol") -> fx.GraphModule:
+                input_shape: tuple[int, ...] | None = None, path: object = "symbol",
+                symbol_path: object = None) -> fx.GraphModule:
     """A module that computes the symbol's logits: float (N, *input_shape) -> what goes into the final softmax.
 
     Its submodules are `Layer`s under the nodes' names, so it can be trained, copied, compiled and written
     back. Shapes of parameters come from `input_shape` (one sample, without the batch) or, without it, from
     `arrays`, which are loaded if given; without them the weights are as the layers make them, not
     initialised. `path` is what errors call the file: a DataError for an operator that is not known, a shape
-    that does not fit, a missing array.
+    that does not fit, a missing array; `symbol_path` what they call that of the symbol, where it is another.
     """
-    model = _Reader(symbol, arrays, input_shape, path).module()
+    model = _Reader(symbol, arrays, input_shape, path, symbol_path or path).module()
     if arrays is not None:
         load_arrays(model, arrays, path=path)
     return model
@@ -261,9 +262,9 @@ class _Reader:
     """Builds the module of one symbol, node by node, with shapes worked out on the meta device as it goes."""
 
     def __init__(self, symbol: Symbol, arrays: Mapping[str, np.ndarray] | None,
-                 input_shape: tuple[int, ...] | None, path: object) -> None:
-        self.symbol, self.path = symbol, path
-        self.head, self.logits = find_logits(symbol, path)
+                 input_shape: tuple[int, ...] | None, path: object, symbol_path: object) -> None:
+        self.symbol, self.path, self.symbol_path = symbol, path, symbol_path
+        self.head, self.logits = find_logits(symbol, symbol_path)
         self.stored = {name: array.shape for name, array in _bare(arrays or {}).items()}
         self.auxiliary = set(symbol.auxiliary()) | {
             name[4:] for name in arrays or {} if name.startswith("aux:")}
@@ -297,7 +298,7 @@ class _Reader:
         free = [index for index in dict.fromkeys(used) if self.symbol.nodes[index].name not in self.stored]
         named = [index for index in free if self.symbol.nodes[index].name == "data"]
         if not free:
-            raise DataError(self.path, "no variable is left for the image to go into")
+            raise DataError(self.symbol_path, "no variable is left for the image to go into")
         return named[0] if named else free[0]
 
     def data_entries(self, node: Node) -> list[Entry]:
@@ -308,7 +309,7 @@ class _Reader:
 
     def layer_class(self, node: Node) -> type[Layer]:
         if node.op not in OPERATORS:
-            raise DataError(self.path, f"operator {node.op} of node {node.name!r} is not supported "
+            raise DataError(self.symbol_path, f"operator {node.op} of node {node.name!r} is not supported "
                             "(docs/operators.md lists those that are)")
         return OPERATORS[node.op]
 
@@ -334,7 +335,8 @@ class _Reader:
                     self.infer(index, outline, known)
             layer = layer_class.read(spec)
         except (ValueError, ArithmeticError, RuntimeError, LookupError, TypeError) as error:
-            raise DataError(self.path, f"node {node.name!r} ({node.op}): {_first_line(error)}") from error
+            path = self.path if slots else self.symbol_path  # what has parameters may not fit those of the file
+            raise DataError(path, f"node {node.name!r} ({node.op}): {_first_line(error)}") from error
         layer.op, layer.attrs = node.op, dict(node.attrs)
         key = self.add_module(node.name, layer)
         self.parameters(layer, slots)
@@ -373,7 +375,7 @@ class _Reader:
             variable = self.symbol.nodes[index]
             if not variable.is_variable:
                 reason = f"the {slot} of a {layer.op} is computed by node {variable.name!r}"
-                raise DataError(self.path, f"{reason}, which is not supported")
+                raise DataError(self.symbol_path, f"{reason}, which is not supported")
             layer.variables[slot] = Node("null", variable.name, dict(variable.attrs))
             if index in self.owners:
                 owner, name = self.owners[index]
@@ -410,7 +412,7 @@ class _Reader:
         if isinstance(layer, Layer) and layer.has_outputs:
             self.values[entry] = self.graph.call_function(operator.getitem, (call, entry.output))
         elif entry.output:
-            raise DataError(self.path, f"output {entry.output} of node {node.name!r} ({node.op}) is used, "
+            raise DataError(self.symbol_path, f"output {entry.output} of node {node.name!r} ({node.op}) is used, "
                             "which is not supported")
         else:
             self.values[entry] = call
@@ -451,7 +453,7 @@ class _Reader:
             return entry._replace(node=place[entry.node])
         if (entry.node, entry.output) != (self.logits.node, self.logits.output):
             name = self.symbol.nodes[entry.node].name
-            raise DataError(self.path, f"the output uses {name!r} beside the logits, which is not supported")
+            raise DataError(self.symbol_path, f"the output uses {name!r} beside the logits, which is not supported")
         return entry._replace(node=-1)
 
 

@@ -103,9 +103,10 @@ def pack_list(entries: Sequence[Entry], root: str, path: str | os.PathLike[str],
         return _encode(entry, file_of(entry), config)
 
     # Files that are stored as they are need no decoder, nor the time to load one.
-    with nullcontext() if config.pass_through else quiet_opencv(), RecordWriter(path) as writer:
+    with (nullcontext() if config.pass_through else quiet_opencv(), RecordWriter(path) as writer,
+          _Syncer(writer) as syncer):
         if config.pass_through and not config.seekable:
-            _store_files(entries, file_of, config, writer, packed, watch)
+            _store_files(entries, file_of, config, writer, syncer, packed, watch)
             return packed
         results = in_order(encode, entries, config.num_threads, len)
         for count, (entry, result) in enumerate(zip(entries, results, strict=True), 1):
@@ -113,6 +114,7 @@ def pack_list(entries: Sequence[Entry], root: str, path: str | os.PathLike[str],
                 packed.skipped.append(Skipped(entry, result))
             else:
                 writer.write(result, entry.id)
+                syncer.poke()
             watch(count)
         packed.records, packed.size_bytes = writer.count, writer.size_bytes
     return packed
@@ -311,7 +313,7 @@ class _Pool(Generic[Item, Result]):
 
 
 def _store_files(entries: Sequence[Entry], file_of: Callable[[Entry], str], config: PackConfig, writer: RecordWriter,
-                 packed: Packed, watch: Callable[[int], object]) -> None:
+                 syncer: _Syncer, packed: Packed, watch: Callable[[int], object]) -> None:
     """Write the files as they are. Threads read some at a time into a block, laid out as it will be in the `.rec`: no
     byte is copied again, and the blocks are used again and again, as fresh memory costs more than reading."""
     idle: deque[Block] = deque()
@@ -326,17 +328,16 @@ def _store_files(entries: Sequence[Entry], file_of: Callable[[Entry], str], conf
 
     groups = [entries[i:i + _BLOCK_FILES] for i in range(0, len(entries), _BLOCK_FILES)]
     count = 0
-    with _Syncer(writer) as syncer:
-        for some, (block, reasons) in zip(groups, in_order(read, groups, config.num_threads, lambda pair: pair[0].size,
-                                                           _BLOCKS_AHEAD), strict=True):
-            writer.write_block(block)
-            idle.append(block)
-            syncer.poke()
-            for entry, reason in zip(some, reasons, strict=True):
-                if reason:
-                    packed.skipped.append(Skipped(entry, reason))
-                count += 1
-                watch(count)
+    blocks = in_order(read, groups, config.num_threads, lambda pair: pair[0].size, _BLOCKS_AHEAD)
+    for some, (block, reasons) in zip(groups, blocks, strict=True):
+        writer.write_block(block)
+        idle.append(block)
+        syncer.poke()
+        for entry, reason in zip(some, reasons, strict=True):
+            if reason:
+                packed.skipped.append(Skipped(entry, reason))
+            count += 1
+            watch(count)
     packed.records, packed.size_bytes = writer.count, writer.size_bytes
 
 
@@ -351,10 +352,7 @@ def _store(entry: Entry, file: str, config: PackConfig, block: Block) -> str:
             # One more than there should be, to see whether there is: a file may grow, or not know its size.
             image = block.room(len(head), size + 1)
             got = stream.readinto(image)
-            if got == size:
-                more = b""
-            else:
-                more = bytes(image[:got]) + stream.readall()
+            more = b"" if got == size else bytes(image[:got]) + stream.readall()
     except (OSError, ValueError) as error:
         return (getattr(error, "strerror", None) or str(error)).lower()
     if got != size:
@@ -377,6 +375,7 @@ class _Syncer:
         self.begun = 0
         self.due = threading.Event()
         self.stopped = False
+        self.error: OSError | None = None
         self.thread = threading.Thread(target=self._run, daemon=True)
 
     def __enter__(self) -> _Syncer:
@@ -387,12 +386,16 @@ class _Syncer:
         self.due.set()
         if self.thread.is_alive():
             self.thread.join()
+        if self.error and exc_info[0] is None:
+            raise self.error
 
     def poke(self) -> None:
-        """To be called after each block."""
+        """To be called after each record or block. Raises what the disk said."""
+        if self.error:
+            raise self.error
         if self.writer.size_bytes - self.begun >= _SYNC_BYTES:
             self.begun = self.writer.size_bytes
-            if not self.thread.is_alive():
+            if not self.thread.ident:
                 self.thread.start()
             self.due.set()
 
@@ -402,7 +405,11 @@ class _Syncer:
             self.due.clear()
             if self.stopped:
                 return
-            self.writer.sync()
+            try:
+                self.writer.sync()
+            except OSError as error:
+                self.error = error
+                return
 
 
 def _head(entry: Entry, config: PackConfig) -> bytes:

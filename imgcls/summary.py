@@ -11,9 +11,9 @@ from imgcls.errors import UsageError
 from imgcls.layers import Convolution, FullyConnected
 
 
-def parameters(model: nn.Module) -> int:
-    """How many numbers are learned."""
-    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+def parameters(model: nn.Module, *, frozen: bool = False) -> int:
+    """How many numbers are learned; with `frozen`, those too that --freeze leaves as they are."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad or frozen)
 
 
 def flops(model: nn.Module, image_shape: Sequence[int]) -> int:

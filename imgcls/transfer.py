@@ -64,7 +64,7 @@ def new_head(pretrained: Pretrained, config: NetworkConfig, *, layer: str = "", 
             raise UsageError(f"{FLAG} {layer}: {pretrained.network.network} has a head of its own, which is replaced; "
                              "leave the flag out")
         return _replaced(pretrained, pretrained.network, config, seed)
-    entry, note = find_cut(pretrained.network, layer, pretrained.path)
+    entry, note = find_cut(pretrained.network, layer, pretrained.symbol_path or pretrained.path)
     model = _body(pretrained, pretrained.network, entry, config.image_shape)
     loaded = list(dict.fromkeys(graph.parameter_names(model).values()))
     new = _add_head(model, config, seed)
@@ -190,7 +190,8 @@ def _body(pretrained: Pretrained, symbol: Symbol, cut: Entry, shape: Sequence[in
     nodes, heads = symbols.post_order(symbol.nodes, [cut])
     body, path = Symbol(nodes, heads), pretrained.path
     try:
-        return graph.from_symbol(body, pretrained.arrays, input_shape=tuple(shape), path=path)
+        return graph.from_symbol(body, pretrained.arrays, input_shape=tuple(shape), path=path,
+                                 symbol_path=pretrained.symbol_path)
     except DataError as error:
         try:
             graph.from_symbol(body, pretrained.arrays, path=path)

@@ -94,6 +94,8 @@ class Located:
     preprocessing: Mapping[str, Any] = field(default_factory=dict)
     class_names: Sequence[str] = ()
     origin: str = ""
+    #: the --dataset of its training, "" where nobody noted it
+    dataset: str = ""
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,8 @@ class Pretrained:
     #: weights by MXNet's names, or by torch's
     arrays: Mapping[str, np.ndarray]
     path: str
+    #: the file of the symbol, for errors; "" where there is none
+    symbol_path: str = ""
 
 
 def locate(name: str | os.PathLike[str], epoch: int | str = "auto", *, flag: str = "--model") -> Located:
@@ -152,13 +156,15 @@ def read_network(prefix: str, arrays: Mapping[str, np.ndarray], path: str) -> Pr
     settings = storage.place(f"{_stem(prefix)}-network.json")
     if settings.exists():
         return Pretrained(_settings(settings), arrays, path)
-    return Pretrained(symbol.load(_symbol_path(path, prefix)), arrays, path)
+    symbol_path = _symbol_path(path, prefix)
+    return Pretrained(symbol.load(symbol_path), arrays, path, str(symbol_path))
 
 
 def build(pretrained: Pretrained) -> nn.Module:
     """The network as it was trained, in evaluation mode: float (N, C, H, W) -> logits (N, classes)."""
     if isinstance(pretrained.network, Symbol):
-        return graph.from_symbol(pretrained.network, pretrained.arrays, path=pretrained.path).eval()
+        return graph.from_symbol(pretrained.network, pretrained.arrays, path=pretrained.path,
+                                 symbol_path=pretrained.symbol_path).eval()
     model = build_network(pretrained.network, seed=0)
     graph.load_arrays(model, pretrained.arrays, path=pretrained.path)
     return model.eval()
@@ -179,10 +185,11 @@ def _is_here(prefix: str) -> bool:
 def _own_place(name: str, epoch: str) -> Located:
     stem = _stem(name)
     meta, settings = checkpoint.read_meta(stem), storage.place(f"{stem}-network.json")
-    known = meta.get("preprocessing")
+    known, then = meta.get("preprocessing"), meta.get("config")
     network = _settings(settings).network if settings.exists() else str(meta.get("network") or Path(stem).name)
     return Located(name, network, name, epoch, preprocessing=known if isinstance(known, dict) else {},
-                   class_names=[str(one) for one in meta.get("class_names") or ()], origin=f"{stem}-meta.json")
+                   class_names=[str(one) for one in meta.get("class_names") or ()], origin=f"{stem}-meta.json",
+                   dataset=str(then.get("dataset") or "") if isinstance(then, dict) else "")
 
 
 def _nothing_there(name: str, flag: str) -> UsageError:

@@ -187,6 +187,10 @@ def test_antialiasing_is_that_of_torch() -> None:
     assert np.array_equal(found, shrink(reference, (100, 140))[4:52, 9:57])
     found = run(data, plan(10, 20, 90, 80, method=number, mirror=True), (3, 48, 48))
     assert np.array_equal(found, shrink(reference[:, :, 10:100, 20:100], (48, 48))[:, ::-1])
+    data = jpeg(picture(237, 250), "444")  # 237 * (64 / 237) is less than 64 in a computer
+    reference = torch.from_numpy(whole(data)).permute(2, 0, 1)[None]
+    found = run(data, plan(0, 1, 64, 64, resize=(64, 67), method=number), (3, 64, 64))
+    assert np.array_equal(found, shrink(reference, (64, 67))[:, 1:65])
 
 
 @pytest.mark.parametrize("method", ["bilinear", "antialias"])

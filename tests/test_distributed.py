@@ -210,6 +210,16 @@ def test_sigterm_saves_and_ends_with_143(tmp_path: Path) -> None:
     assert not workers_of(prefix)
 
 
+def test_reading_alone_is_told_once_and_shares_are_whole_numbers(tmp_path: Path) -> None:
+    done = subprocess.run(command("--workers-per-host", 2, "--test-io", 1), env=ENV, capture_output=True, text=True,
+                          timeout=100, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 1
+    done = subprocess.run(command("--workers-per-host", 3, "--batch-size", 128, "--num-epochs", 1), env=ENV,
+                          capture_output=True, text=True, timeout=100, check=False)
+    assert "batch 128 (42 or 43 on each of 3 devices)" in done.stderr
+
+
 def test_workers_started_by_hand_as_mxnets_documents_told(tmp_path: Path) -> None:
     env = ENV | {"DMLC_PS_ROOT_URI": "127.0.0.1", "DMLC_PS_ROOT_PORT": str(next(free_ports(1))),
                  "DMLC_NUM_WORKER": "2", "DMLC_NUM_SERVER": "1"}

@@ -16,7 +16,7 @@ from conftest import ROOT, run_cli, shared
 
 import imgcls
 from imgcls import checkpoint, graph, transfer, zoo
-from imgcls.cli import finetune, predict, score
+from imgcls.cli import finetune, im2rec, predict, score
 from imgcls.errors import DataError, UsageError
 from imgcls.formats import params, symbol
 from imgcls.formats.symbol import Entry, Node, Symbol
@@ -201,6 +201,7 @@ def test_freezing(pretrained: Path, photos: Path, tmp_path: Path, capsys: pytest
     assert tune(pretrained, photos, *flags, "--freeze", "body") == 0
     err = capsys.readouterr().err
     assert re.search(r"frozen: 7\d\.\d k parameters, 130 learn \(--freeze body\)", err)
+    assert re.search(r"network: .* 7\d\.\d k parameters", err)  # all of them
     assert not changed(old, f"{prefix}-0002.params")  # not even the running statistics
 
     assert tune(pretrained, photos, *flags, "--freeze", "stage2_unit1_relu3") == 0
@@ -383,6 +384,20 @@ def test_wrong_usage(flags: list[str], words: str, pretrained: Path, photos: Pat
     assert words in error_of(capsys)
 
 
+def test_records_that_do_not_name_their_classes(pretrained: Path, photos: Path, tmp_path: Path,
+                                                capsys: pytest.CaptureFixture[str]) -> None:
+    packed = tmp_path / "packed"
+    assert im2rec.main(["--list", "--recursive", str(packed), str(photos / "train")]) == 0
+    assert im2rec.main(["--pass-through", str(packed), str(photos / "train")]) == 0
+    (tmp_path / "packed.classes.txt").unlink()
+    flags = ["--pretrained-model", str(pretrained), "--data-train", f"{packed}.rec", "--num-epochs", "1"]
+    assert finetune.main(flags) == 0
+    said = capsys.readouterr().err
+    assert re.search(r"labels go from 0 to \d, and the network has 1000; give --num-classes \d", said)
+    assert finetune.main([*flags, "--num-classes", "10"]) == 0
+    assert "nothing says how many classes" not in capsys.readouterr().err
+
+
 def test_what_is_missing(photos: Path, pretrained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert finetune.main(["--data-dir", str(photos)]) == 2
     assert "--pretrained-model is missing" in error_of(capsys)
@@ -390,6 +405,9 @@ def test_what_is_missing(photos: Path, pretrained: Path, capsys: pytest.CaptureF
     assert "--data-train is missing" in error_of(capsys)
     assert tune(pretrained, photos, "--num-layers", 50, "--network", "resnet", "--num-epochs", 1) == 0
     assert "--num-layers: has no meaning here" in capsys.readouterr().err
+    assert tune(pretrained, photos, "--add-stn", "--num-group", 4, "--variant", "fast", "--num-epochs", 1) == 0
+    said = capsys.readouterr().err
+    assert all(f"{flag}: has no meaning here" in said for flag in ("--add-stn", "--num-group", "--variant"))
 
 
 def test_damaged_weights(pretrained: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -404,6 +422,10 @@ def test_damaged_weights(pretrained: Path, photos: Path, tmp_path: Path, capsys:
     Path(f"{source}-symbol.json").write_text("{")
     assert tune(source, photos) == 1
     assert "net-symbol.json at byte 1: not JSON" in error_of(capsys)
+    text = Path(f"{pretrained}-symbol.json").read_text().replace('"Activation"', '"Frobnicate"')
+    Path(f"{source}-symbol.json").write_text(text)
+    assert tune(source, photos) == 1
+    assert "net-symbol.json: operator Frobnicate of node " in error_of(capsys)
     (tmp_path / "bad.pth").write_bytes(b"no pickle")
     assert tune(f"torchvision:resnet18:{tmp_path / 'bad.pth'}", photos) == 1
     assert "not weights in torch's format" in error_of(capsys)

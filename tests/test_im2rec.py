@@ -1,5 +1,6 @@
 """The packer: MXNet's bytes from MXNet's flags of every age, and what happens to images that are not well."""
 
+import errno
 import json
 import os
 import signal
@@ -17,9 +18,9 @@ from conftest import ROOT, run_cli, shared
 
 from imgcls import packing
 from imgcls.cli import im2rec, rec2idx
-from imgcls.errors import UsageError
+from imgcls.errors import RunError, UsageError
 from imgcls.formats.lists import Entry, read
-from imgcls.formats.recordio import RecordReader
+from imgcls.formats.recordio import ImageHeader, RecordReader, RecordWriter, pack
 from imgcls.packing import PackConfig, in_order, pack_list, short_edge_size
 
 FIXTURES = Path(__file__).parent / "fixtures" / "records"
@@ -47,6 +48,55 @@ def folder(tmp_path: Path) -> Path:
         (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "in" / name).write_bytes(jpeg(20 + int(name[2])))
     return tmp_path / "in"
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_files_are_stored_as_one_by_one(threads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files that hold the magic, are larger than a block, empty, gone, cut, or do not know their size, in blocks."""
+    monkeypatch.setattr(packing, "_SYNC_BYTES", 4096)
+    magic, rng = (0xCED7230A).to_bytes(4, "little"), np.random.default_rng(0)
+    datas = [rng.bytes(int(n)) for n in rng.integers(1, 3000, 90)]
+    datas[3:8] = [magic, b"1234" + magic * 2 + b"5", b"x" + magic, rng.bytes(3_000_001), jpeg()]
+    bad = {20: b"", 40: jpeg()[:-2], 60: None}
+    entries = []
+    with RecordWriter(tmp_path / "one.rec") as writer:
+        for i, data in enumerate(datas):
+            data = bad.get(i, data)
+            if data is not None:
+                (tmp_path / f"{i}.jpg").write_bytes(data)
+            entries.append(Entry(i * 7, (float(i), 2.0, 3.0)[:1 + 2 * (i % 2)], f"{i}.jpg"))
+            if i not in bad:
+                label = entries[-1].labels if i % 2 else float(i)
+                writer.write(pack(ImageHeader(0, label, i * 7), data), i * 7)
+        size_unknown = Path("/proc/version")
+        if size_unknown.exists():
+            entries.append(Entry(1000, (1.0,), str(size_unknown)))
+            writer.write(pack(ImageHeader(0, 1.0, 1000), size_unknown.read_bytes()), 1000)
+    told: list[int] = []
+    packed = pack_list(entries, str(tmp_path), tmp_path / "blocks.rec",
+                       PackConfig(pass_through=True, pack_label=True, num_threads=threads), watch=told.append)
+    for suffix in (".rec", ".idx"):
+        assert (tmp_path / f"blocks{suffix}").read_bytes() == (tmp_path / f"one{suffix}").read_bytes()
+    assert [skipped.entry.path for skipped in packed.skipped] == [f"{i}.jpg" for i in bad]
+    assert [skipped.reason for skipped in packed.skipped] == [
+        "it is empty", "a JPEG that is cut: its end marker is missing", "no such file or directory"]
+    assert (packed.records, packed.size_bytes) == (len(entries) - 3, os.path.getsize(tmp_path / "one.rec"))
+    assert told == list(range(1, len(entries) + 1))
+
+
+@pytest.mark.parametrize("count", [10, 40])
+def test_a_disk_that_fails_on_the_way_is_told(count: int, folder: Path, tmp_path: Path,
+                                              monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system tells such an error once: if it were passed over, the last sync would not know of it."""
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+    monkeypatch.setattr(os, "fdatasync", full, raising=False)
+    monkeypatch.setattr(packing, "_SYNC_BYTES", 1)
+    entries = [Entry(i, (0.0,), "a/1.jpg") for i in range(count)]
+    with pytest.raises(RunError, match="no space left"):
+        pack_list(entries, str(folder), tmp_path / "x.rec", PackConfig(pass_through=True),
+                  watch=lambda count: time.sleep(0.005))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in"]
 
 
 @pytest.mark.parametrize("threads", [1, 3])

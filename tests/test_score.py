@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import imgcls
-from imgcls.cli import im2rec, score
+from imgcls.cli import im2rec, score, train
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +67,19 @@ def test_records_and_folders_agree(prefix: Path, photos: Path, capsys: pytest.Ca
     numbers = [[float(one) for one in re.findall(r"(?:accuracy|entropy)=(\S+)", out)] for out in (folder, records)]
     assert numbers[0] == pytest.approx(numbers[1], abs=1e-5)
     assert len(numbers[0]) == 2
+
+
+def test_the_data_set_is_that_of_the_training(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for split in ("train", "val"):
+        (tmp_path / split).symlink_to(photos)
+    assert train.main(["--dataset", "imagenet", "--data-dir", str(tmp_path), "--network", "mlp", "--num-classes", "3",
+                       "--image-shape", "3,16,16", "--num-epochs", "1", "--model-prefix", str(tmp_path / "net")]) == 0
+    status, out, err = run(capsys, "--model", tmp_path / "net", "--data-dir", tmp_path)  # not mnist, downloaded there
+    assert status == 0, err
+    assert out.startswith("accuracy=")
+    status, out, err = run(capsys, "--model", tmp_path / "net")
+    assert (status, out) == (2, "")
+    assert "--data-val is missing" in err
 
 
 def test_another_mean_gives_another_score(prefix: Path, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -44,6 +44,9 @@ DEFAULTS: dict[str, Any] = {
     "mom": 0.0, "wd": 0.0, "min_random_area": 0.25,
 }
 
+#: the flags that choose a network and its form; a pretrained one has both
+SHAPING = ("network", "num_layers", "add_stn", "batch_norm", "num_group", "multiplier", "variant")
+
 
 @dataclass(frozen=True)
 class FinetuneConfig:
@@ -112,7 +115,7 @@ def make_network(config: Config, own: FinetuneConfig, read: Callable[[], Pretrai
 
     from imgcls import graph, summary, transfer
 
-    for name in ("network", "num_layers"):
+    for name in SHAPING:
         if name in config.given:
             reporter.warn(f"{configuration.spell(name)}: has no meaning here; the network is that of "
                           f"{own.pretrained_model}")

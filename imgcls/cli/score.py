@@ -72,7 +72,7 @@ def score(name: str, config: configuration.Config) -> dict[str, float]:
 
     worker = distributed.choose(config.device)
     found = zoo.locate(name, config.checkpoint.load_epoch or "auto")
-    config = with_preprocessing(config, found)
+    config = _with_data_set(with_preprocessing(config, found), found)
     source = load_data(config, found.class_names if found.prefix else ())
     model = zoo.build(zoo.read(found)).to(worker.device)
     loader = make_loader(source, batch_size=config.data.batch_size, image_shape=config.network.image_shape,
@@ -105,6 +105,13 @@ def load_data(config: configuration.Config, class_names: Sequence[str]) -> Sourc
     if source is None:
         raise UsageError("--data-val is missing: give the data to score on")
     return source
+
+
+def _with_data_set(config: configuration.Config, found: Located) -> configuration.Config:
+    """The data set of the training, where the user names neither one nor files; its preprocessing is noted as well."""
+    if not found.dataset or not found.preprocessing or {"dataset", "data_val"} & config.given.keys():
+        return config
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, dataset=found.dataset))
 
 
 def with_preprocessing(config: configuration.Config, found: Located) -> configuration.Config:

@@ -116,7 +116,7 @@ def run(config: Config, *, splits: Splits | None = None, command: str = "", quie
         batch_size = whole_batch(config, saved, worker, reporter)
         loader, val_loader = make_loaders(config, splits, worker, batch_size)
         if config.train.test_io:
-            return None, test_io(config, loader, reporter)
+            return None, test_io(config, loader, reporter, tells=worker.rank == 0)
 
         model = (network or make_network)(config, saved, reporter)
         flops = summary.flops(model, config.network.image_shape)
@@ -379,8 +379,8 @@ def summarise(config: Config, splits: Splits, model: nn.Module, flops: int, load
     data = "random noise (--benchmark)" if config.data.benchmark else splits.train.description
     for name, text in {
         "data": f"{data}: {loader.num_samples:,} images{val}, {network.num_classes} classes",
-        "network": f"{network.network}, input {shape}, {summary.short(summary.parameters(model))} parameters, "
-                   f"{summary.short(flops)} FLOPs per image",
+        "network": f"{network.network}, input {shape}, {summary.short(summary.parameters(model, frozen=True))} "
+                   f"parameters, {summary.short(flops)} FLOPs per image",
         "augmentation": augment.describe(config.augment, network.image_shape) if is_image else "none",
         "schedule": plan.description,
         "training": f"{config.optimizer.optimizer}, batch {batch_of(loader.batch_size, worker)}, "
@@ -399,8 +399,8 @@ def batch_of(batch_size: int, worker: Worker) -> str:
     """The size of a batch, and who has what of it."""
     if not worker.together:
         return f"{batch_size} of each of {worker.world} workers" if worker.apart else str(batch_size)
-    each = batch_size / worker.world
-    share = f"{each:g} on each of {worker.world} devices"
+    each, more = divmod(batch_size, worker.world)
+    share = f"{each}{f' or {each + 1}' if more else ''} on each of {worker.world} devices"
     if worker.workers == 1:
         return f"{batch_size} ({share})"
     return f"{batch_size} ({batch_size // worker.workers} for each of {worker.workers} workers, {share})"
@@ -421,6 +421,10 @@ def warn_of_what_hurts(config: Config, splits: Splits, position: Position, saved
             not isinstance(splits.train, FolderSource)):  # folders are always sorted
         reporter.warn("the training data is sorted by class; every epoch is fully shuffled here, but MXNet, which "
                       "shuffles in chunks, learns nothing from such a file")
+    classes, last = config.network.num_classes, int(labels.max(initial=-1))
+    if "num_classes" not in config.given and not config.data.benchmark and 0 <= last < classes // 2:
+        reporter.warn(f"nothing says how many classes there are: the training labels go from {labels.min()} to {last}, "
+                      f"and the network has {classes}; give --num-classes {max(last + 1, 2)} if these are all")
     if config.network.num_layers is not None and not takes_depth(config.network.network):
         reporter.warn(f"--num-layers {config.network.num_layers}: {config.network.network} comes in one depth only")
     if worker.world == 1 and (unused := one_process_flags(config)):
@@ -473,8 +477,11 @@ def meta(config: Config, splits: Splits, command: str) -> dict[str, Any]:
     }
 
 
-def test_io(config: Config, loader: Loader, reporter: Reporter) -> dict[str, float]:
-    """`--test-io 1`: read the training data once, without a network, and say how fast."""
+def test_io(config: Config, loader: Loader, reporter: Reporter, *, tells: bool) -> dict[str, float]:
+    """`--test-io 1`: read the training data once, without a network, and say how fast.
+
+    Each process reads its share of every batch; the one that `tells` prints the result.
+    """
     import time
 
     every = config.train.disp_batches
@@ -486,7 +493,8 @@ def test_io(config: Config, loader: Loader, reporter: Reporter) -> dict[str, flo
             reporter.line(f"Batch [{number}]\tSpeed: {speed:.2f} samples/sec")
             tic = now
     speed = loader.num_samples / max(time.perf_counter() - started, 1e-9)
-    print(f"{loader.num_samples} samples in {loader.batches_per_epoch} batches, {speed:.2f} samples/sec")
+    if tells:
+        print(f"{loader.num_samples} samples in {loader.batches_per_epoch} batches, {speed:.2f} samples/sec")
     return {"samples/sec": speed}
 
 

@@ -452,10 +452,9 @@ class RecordWriter:
         self.count += len(block.keys)
 
     def sync(self) -> None:
-        """Have what was written on the disk, as far as it has left this process; from any thread. An error comes again
-        at the end, where it is told."""
-        with contextlib.suppress(OSError, ValueError):
-            getattr(os, "fdatasync", os.fsync)(self._rec.fileno())
+        """Have what was written on the disk, as far as it has left this process; from any thread. An OSError must not
+        be passed over: the system tells it once, not again when the file is closed."""
+        getattr(os, "fdatasync", os.fsync)(self._rec.fileno())
 
     @property
     def size_bytes(self) -> int:
