@@ -10,10 +10,12 @@ symbol. `operators.py` has the operators that only other people's networks are m
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -498,7 +500,16 @@ class LRN(Layer):
                    knorm=spec.real("knorm", 2.0))
 
     def forward(self, data: Tensor) -> Tensor:
-        return F.local_response_norm(data, self.nsize, self.alpha, self.beta, self.knorm)
+        # The sum over neighbouring channels is a 1x1 convolution with a band of ones: three to ten times as fast as
+        # torch's own, which pools over five dimensions.
+        _four(data)
+        channel = torch.arange(data.shape[1], device=data.device)
+        with contextlib.nullcontext() if data.is_meta else torch.autocast(data.device.type, enabled=False):
+            values = data if data.dtype == torch.float64 else data.float()
+            band = ((channel - channel[:, None]).abs() <= self.nsize // 2).to(values.dtype)[:, :, None, None]
+            total = F.conv2d(values.square(), band * (self.alpha / self.nsize)) + self.knorm
+            root = (total * total.sqrt()).rsqrt() if self.beta == 0.75 else total.pow(-self.beta)
+            return (values * root).to(data.dtype)
 
 
 class Clip(Layer):
@@ -516,7 +527,28 @@ class Clip(Layer):
         return cls(spec.real("a_min"), spec.real("a_max"))
 
     def forward(self, data: Tensor) -> Tensor:
-        return data.clamp(self.a_min, self.a_max)
+        if not data.requires_grad:
+            return data.clamp(self.a_min, self.a_max)
+        result = _Clipped.apply(data, self.a_min, self.a_max)
+        assert isinstance(result, Tensor)
+        return result
+
+
+class _Clipped(torch.autograd.Function):
+    """clamp with the backward of hardtanh, which takes half the time. That one's bounds are exclusive and clip's are
+    not, so they are moved by the smallest step."""
+
+    @staticmethod
+    def forward(context: Any, data: Tensor, low: float, high: float) -> Tensor:
+        context.save_for_backward(data)
+        context.bounds = np.nextafter(np.float32(low), -np.inf), np.nextafter(np.float32(high), np.inf)
+        return data.clamp(low, high)
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        data, = context.saved_tensors
+        low, high = context.bounds
+        return torch.ops.aten.hardtanh_backward(gradients[0], data, float(low), float(high)), None, None
 
 
 class MulScalar(Layer):

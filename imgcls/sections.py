@@ -194,7 +194,7 @@ class ScheduleConfig:
 class TrainConfig:
     """Training"""
 
-    num_epochs: int = flag(20, "epochs in all, those before --load-epoch included", since="g2", minimum=0)
+    num_epochs: int = flag(20, "epochs in all, those of a run that is resumed included", since="g2", minimum=0)
     seed: int = flag(0, "of weights, sample order, augmentation and dropout", minimum=0)
     disp_batches: int = flag(20, "batches between progress lines", since="g2", minimum=1)
     top_k: int = flag(0, "also report top-K accuracy", since="g2", metavar="K", minimum=0)

@@ -19,7 +19,7 @@ import torch
 from conftest import ROOT, shared
 from torch import Tensor, nn
 
-from imgcls import graph
+from imgcls import graph, layers
 from imgcls.errors import DataError, UsageError
 from imgcls.formats import params, symbol
 from imgcls.formats.symbol import Entry, Node, Symbol
@@ -556,3 +556,21 @@ def test_mxnet_loads_what_we_write(tmp_path: Path) -> None:
         np.testing.assert_allclose(model(data).softmax(1).numpy(), np.load(f"{prefix}-out.npy"), atol=1e-5)
     for end in ("symbol.json", "0001.params"):
         assert Path(f"{prefix}-mx-{end}").read_bytes() == Path(f"{prefix}-{end}").read_bytes()
+
+
+@pytest.mark.parametrize(("nsize", "beta"), [(1, 0.75), (3, 0.75), (5, 0.75), (5, 0.5)])
+def test_local_response_normalisation_is_torchs(nsize: int, beta: float) -> None:
+    data = torch.randn(2, 7, 5, 5, dtype=torch.float64, requires_grad=True)
+    layer = layers.LRN(nsize, alpha=0.1, beta=beta, knorm=2.0)
+    expected = torch.nn.functional.local_response_norm(data, nsize, 0.1, beta, 2.0)
+    torch.testing.assert_close(layer(data), expected, rtol=0, atol=1e-12)
+    assert torch.autograd.gradcheck(layer, (data,))
+
+
+def test_the_gradient_of_clip_passes_at_the_bounds_as_mxnets_does() -> None:
+    data = torch.tensor([-1.0, 0.0, 3.0, 6.0, 6.0000005, 7.0], requires_grad=True)
+    result = layers.Clip(0, 6)(data)
+    result.sum().backward()
+    assert result.tolist() == [0, 0, 3, 6, 6, 6]
+    assert data.grad is not None
+    assert data.grad.tolist() == [0, 1, 1, 1, 0, 0]

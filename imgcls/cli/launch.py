@@ -16,6 +16,7 @@ from collections.abc import Sequence
 
 from imgcls.cli._run import run_main
 from imgcls.config import Parser
+from imgcls.distributed.environment import LAUNCHER_VARIABLE
 from imgcls.errors import UsageError
 from imgcls.launching import command as commands
 from imgcls.launching import hosts, job, schedulers
@@ -50,6 +51,8 @@ def _start(argv: Sequence[str]) -> int:
            **commands.passed_variables(flags.env), **_role_variables(flags.env_worker, "--env-worker")}
     if flags.timeout is not None:
         env["IMGCLS_DIST_TIMEOUT"] = f"{flags.timeout:g}"
+    if launcher in ("local", "ssh", "mpi"):  # for the last line of a run, which tells how to go on
+        env[LAUNCHER_VARIABLE] = shlex.join([NAME, *argv[:len(argv) - len(flags.command)]])
     if launcher in ("local", "ssh"):
         return job.run(_job(flags, command, env))
     if launcher == "mpi":
@@ -169,7 +172,7 @@ def _write_script(flags: argparse.Namespace, launcher: str, command: list[str], 
         write_bytes(flags.output, text.encode())
     else:
         print(text, end="")
-    _note(f"next: {NEXT_STEP[launcher].format(file=flags.output or 'FILE')}")
+    _note(f"next: {NEXT_STEP[launcher].format(file=shlex.quote(flags.output) if flags.output else 'FILE')}")
     return 0
 
 

@@ -11,9 +11,10 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from imgcls import config as configuration
-from imgcls import distributed, networks
+from imgcls import distributed, networks, storage
 from imgcls.cli._run import in_background, loading_torch, run_main
 from imgcls.config import Config
+from imgcls.distributed.environment import LAUNCHER_VARIABLE
 from imgcls.errors import ImgclsError, UsageError
 
 if TYPE_CHECKING:
@@ -106,6 +107,7 @@ def run(config: Config, *, splits: Splits | None = None, command: str = "", quie
         distributed.join(worker, team, config.distributed.dist_timeout)
         check_sharing(config, worker)
         prefix = config.checkpoint.save_model_prefix or config.checkpoint.model_prefix
+        storage.place(prefix, "--model-prefix")
         metrics_path = f"{prefix}-metrics.jsonl" if prefix else None
         reporter = stack.enter_context(contextlib.closing(Reporter(
             config.report, metrics_path=metrics_path, rank=worker.rank, quiet=quiet)))
@@ -521,5 +523,6 @@ def _resume_command(command: str, config: Config) -> str:
         skip = name in ("--num-epochs", "--load-epoch") and "=" not in word
         if name not in ("--num-epochs", "--load-epoch"):
             kept.append(word)
+    kept = shlex.split(os.environ.get(LAUNCHER_VARIABLE, "")) + kept
     return shlex.join([*kept, "--load-epoch", "auto", "--num-epochs", str(2 * config.train.num_epochs)])
 

@@ -18,6 +18,8 @@ from imgcls.errors import UsageError
 
 #: set by our agent: it tells the user what a worker died of, so the worker need not
 AGENT_VARIABLE = "IMGCLS_AGENT"
+#: the words before the command, where imgcls-launch started it
+LAUNCHER_VARIABLE = "IMGCLS_LAUNCHER"
 
 
 @dataclass(frozen=True)
