@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from imgcls.data import order
 
@@ -44,3 +45,13 @@ def test_draws_are_uniform_and_unrelated() -> None:
 def test_integers_reach_both_ends() -> None:
     values = order.integers(0, 0, np.arange(10_000), 0, 9)
     assert (values.min(), values.max()) == (0, 8)
+
+
+def test_the_order_made_ahead_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = [order.permutation(3, epoch, 500) for epoch in range(4)]
+    monkeypatch.setattr(order, "LARGE", 100)
+    made = []
+    monkeypatch.setattr(order, "_permutation", lambda *what, make=order._permutation: made.append(what) or make(*what))
+    for epoch in (0, 1, 2, 1, 3):
+        assert np.array_equal(order.permutation(3, epoch, 500), expected[epoch])
+    assert made.count((3, 1, 500)) == 2  # ahead, and again after going back
