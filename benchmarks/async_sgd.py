@@ -39,6 +39,7 @@ BATCH = 64
 
 def main() -> int:
     words = _arguments()
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # two workers and a server share the cores as they are
     if words.rank >= 0:
         _worker(words)
         return 0
@@ -47,7 +48,7 @@ def main() -> int:
         print(f"{network}, batch {BATCH}, 1 server, {os.cpu_count()} cores: steps per second of the first worker, "
               f"median of {min(map(len, windows.values()))} windows")
         for case, speeds in windows.items():
-            parts = [speed / alone for speed, alone in zip(speeds, windows["alone"], strict=False)]
+            parts = [speed / alone for speed, alone in zip(speeds, windows["alone"], strict=False) if alone]
             print(f"  {case:<34}{statistics.median(speeds):8.1f}   median {statistics.median(parts):6.1%}, all "
                   f"{statistics.fmean(speeds) / statistics.fmean(windows['alone']):6.1%} of alone", flush=True)
     if not words.no_accuracy:
