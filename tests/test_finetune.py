@@ -379,6 +379,8 @@ def test_wrong_usage(flags: list[str], words: str, pretrained: Path, photos: Pat
                      capsys: pytest.CaptureFixture[str]) -> None:
     if flags[0] == "--gpus" and torch.cuda.is_available():
         pytest.skip("there are GPUs")
+    if flags[-1].startswith("torchvision:"):
+        pytest.importorskip("torchvision")
     command = ["--pretrained-model", str(pretrained), "--data-dir", str(photos), "--num-epochs", "1", *flags]
     assert finetune.main(command) == 2
     assert words in error_of(capsys)
@@ -426,6 +428,10 @@ def test_damaged_weights(pretrained: Path, photos: Path, tmp_path: Path, capsys:
     Path(f"{source}-symbol.json").write_text(text)
     assert tune(source, photos) == 1
     assert "net-symbol.json: operator Frobnicate of node " in error_of(capsys)
+
+
+def test_damaged_weights_of_torchvision(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("torchvision")
     (tmp_path / "bad.pth").write_bytes(b"no pickle")
     assert tune(f"torchvision:resnet18:{tmp_path / 'bad.pth'}", photos) == 1
     assert "not weights in torch's format" in error_of(capsys)
@@ -438,6 +444,8 @@ def test_the_command_of_the_blog(tmp_path: Path) -> None:
     """Verbatim; without GPUs it says so in one line and downloads nothing."""
     if torch.cuda.is_available():
         pytest.skip("there are GPUs")
+    if flags[-1].startswith("torchvision:"):
+        pytest.importorskip("torchvision")
     command = ("--pretrained-model resnext-101 --load-epoch 0000 --gpus 0,1,2,3 --batch-size 128 "
                "--data-train cifar10_train.rec --data-val cifar10_val.rec --num-examples 50000 --num-classes 10 "
                "--image-shape 3,28,28 --num-epoch 300 --lr 0.05")
