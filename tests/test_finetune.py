@@ -444,8 +444,6 @@ def test_the_command_of_the_blog(tmp_path: Path) -> None:
     """Verbatim; without GPUs it says so in one line and downloads nothing."""
     if torch.cuda.is_available():
         pytest.skip("there are GPUs")
-    if flags[-1].startswith("torchvision:"):
-        pytest.importorskip("torchvision")
     command = ("--pretrained-model resnext-101 --load-epoch 0000 --gpus 0,1,2,3 --batch-size 128 "
                "--data-train cifar10_train.rec --data-val cifar10_val.rec --num-examples 50000 --num-classes 10 "
                "--image-shape 3,28,28 --num-epoch 300 --lr 0.05")
