@@ -25,9 +25,6 @@ def flag(default: Any, help: str, *, since: str = "new", choices: tuple[str, ...
         "help": help, "since": since, "choices": choices, "metavar": metavar, "later": later, "minimum": minimum})
 
 
-DEVICES_LATER = "training on several devices or machines comes in a later release"
-
-
 @dataclass(frozen=True)
 class DataConfig:
     """Data"""
