@@ -37,6 +37,7 @@ from torch import Tensor, nn
 from imgcls import __version__, graph, remote, storage
 from imgcls.errors import DataError, RunError, UsageError
 from imgcls.formats import params, symbol
+from imgcls.formats import states as mxnet_states
 from imgcls.layers import Layer
 from imgcls.outbox import Outbox
 from imgcls.storage import Place
@@ -75,6 +76,8 @@ class Saved:
     optimizer_class: str = ""
     scaler: Mapping[str, Any] = field(default_factory=dict)
     run: str = ""
+    #: in place of `optimizer`, what MXNet saved: states by the position of their parameter
+    mxnet_states: Mapping[int | str, mxnet_states.State] | None = None
 
 
 class Checkpoint:
@@ -279,6 +282,35 @@ def restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, saved:
     optimizer.load_state_dict(state)
 
 
+def translate_states(model: nn.Module, optimizer: torch.optim.Optimizer, saved: Saved, lr: float, update: int) -> Saved:
+    """`saved` with MXNet's optimizer states in torch's terms, for sgd, nag and adam, whose last learning rate was `lr`
+    and which had done `update` updates (the file says neither); without them, ready for a fresh start, for others.
+
+    MXNet's momentum holds -lr times torch's buffer. DataError where the states belong to another network.
+    """
+    names = [name.removeprefix("arg:") for name in graph.arrays(model) if name.startswith("arg:")]
+    trained = {name for key, name in graph.parameter_names(model).items() if key in dict(model.named_parameters())}
+    kinds = {"SGD": ("momentum_buffer",), "Adam": ("exp_avg", "exp_avg_sq"),
+             "AdamW": ("exp_avg", "exp_avg_sq")}.get(type(optimizer).__name__, ())
+    found: dict[str, Tensor] = {}
+    for key, state in (saved.mxnet_states or {}).items():
+        place = int(key) if str(key).isdigit() else names.index(key) if key in names else len(names)
+        if place >= len(names):
+            raise DataError(saved.path.replace(".params", ".states"), f"has a state for parameter {key}, and this "
+                            f"network has {len(names)}")
+        arrays = state if isinstance(state, tuple) else () if state is None else (state,)
+        if names[place] not in trained or not arrays:
+            continue  # a gamma that is fixed, or sgd without momentum
+        if len(arrays) != len(kinds) or any(array is None or isinstance(array, tuple) for array in arrays) or not lr:
+            return dataclasses.replace(saved, optimizer=None, optimizer_class="")
+        for kind, array in zip(kinds, arrays, strict=True):
+            tensor = torch.from_numpy(np.array(array, np.float32))
+            found[f"{names[place]}/{kind}"] = tensor / -lr if kind == "momentum_buffer" else tensor
+        if len(kinds) > 1:
+            found[f"{names[place]}/step"] = torch.tensor(float(update))
+    return dataclasses.replace(saved, optimizer=found, optimizer_class=type(optimizer).__name__)
+
+
 def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """ "MXNET_NAME/kind" -> tensor, for everything the optimizer remembers."""
     names = graph.parameter_names(model)
@@ -309,9 +341,21 @@ def _read_epoch(stem: str, number: int) -> Saved:
     arrays = params.load(f"{stem}.params")
     states = storage.place(f"{stem}.states")
     if states.exists():
+        if _is_mxnets(states):
+            return Saved(f"{stem}.params", arrays, Position(epoch=number), mxnet_states=mxnet_states.load(str(states)))
         saved = _read_states(states, arrays)
         return dataclasses.replace(saved, path=f"{stem}.params", arrays=arrays)
     return Saved(f"{stem}.params", arrays, Position(epoch=number))
+
+
+def _is_mxnets(path: Place) -> bool:
+    """Whether a `.states` file is a pickle, as MXNet writes them, and not safetensors: a length and then JSON."""
+    try:
+        with storage.open_read(path) as stream:
+            head = stream.read(9)
+    except OSError as error:
+        raise DataError(path, (error.strerror or str(error)).lower()) from error
+    return head[:1] in (b"\x80", b"(", b"}") and head[8:] != b"{"
 
 
 def _read_states(path: Place, arrays: Mapping[str, np.ndarray] | None = None) -> Saved:

@@ -159,3 +159,42 @@ def test_outside_fixtures() -> None:
         assert all(same(found[int(key)], wanted) for key, wanted in file["states"].items()), file["file"]
     with pytest.raises(DataError, match="print"):
         states.load(folder / "hostile.states")
+
+
+def test_a_run_goes_on_with_mxnets_momentum(tmp_path: Path) -> None:
+    """The states of a run of ours, written as MXNet would have: resuming from them is resuming from our own."""
+    from imgcls import checkpoint
+    from imgcls.cli import train
+
+    def command(*flags: object) -> list[str]:
+        return ["--dataset", "digits", "--network", "mlp", "--batch-size", "500", "--num-epochs", *map(str, flags)]
+
+    assert train.main(command(2, "--model-prefix", tmp_path / "whole", "--lr", 0.1)) == 0
+    assert train.main(command(1, "--model-prefix", tmp_path / "part", "--lr", 0.1)) == 0
+    saved = checkpoint.load(str(tmp_path / "part"), "1")
+    assert saved
+    assert saved.optimizer
+    names = [name.removeprefix("arg:") for name in saved.arrays if name.startswith("arg:")]
+    value = {index: Ndarray(one_array(tmp_path, -0.1 * saved.optimizer[f"{name}/momentum_buffer"].numpy()))
+             for index, name in enumerate(names)}
+    (tmp_path / "part-0001.states").write_bytes(pickled(value, 2))
+    assert train.main(command(2, "--model-prefix", tmp_path / "part", "--lr", 0.1, "--load-epoch", 1)) == 0
+    whole, part = (params.load(tmp_path / f"{name}-0002.params") for name in ("whole", "part"))
+    for name, array in whole.items():
+        np.testing.assert_allclose(part[name], array, rtol=0, atol=2e-6, err_msg=name)
+
+
+def test_mxnets_states_of_another_network_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from imgcls.cli import train
+
+    command = ["--dataset", "digits", "--network", "mlp", "--batch-size", "500",
+               "--model-prefix", str(tmp_path / "net")]
+    assert train.main([*command, "--num-epochs", "1"]) == 0
+    array = Ndarray(one_array(tmp_path, np.ones(3)))
+    for value, words in (({9: array}, "has a state for parameter 9, and this network has 6"),
+                         ({0: array}, "does not fit this network")):
+        (tmp_path / "net-0001.states").write_bytes(pickled(value, 2))
+        assert train.main([*command, "--num-epochs", "2", "--load-epoch", "1"]) == 1
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert words in error
+        assert ".states" in error or ".params" in error

@@ -130,7 +130,8 @@ def run(config: Config, *, splits: Splits | None = None, command: str = "", quie
         plan = schedule.from_config(config.schedule, updates_per_epoch=loader.batches_per_epoch, given=config.given,
                                     num_epochs=config.train.num_epochs, first_generation=config.first_generation)
         position = start_of(config, saved, loader, plan, reporter)
-        optimizer, precision = make_optimizer(config, model, saved, worker, reporter)
+        optimizer, precision = make_optimizer(config, model, saved, worker, reporter,
+                                              plan.lr_at(position.update), position.update)
         forward, shared = spread_over_devices(config, model, worker, batch_size)
         summarise(config, splits, model, flops, loader, val_loader, plan, worker, precision.name, reporter)
         warn_of_what_hurts(config, splits, position, saved, worker, reporter)
@@ -162,13 +163,20 @@ def run(config: Config, *, splits: Splits | None = None, command: str = "", quie
     return model, result
 
 
-def make_optimizer(config: Config, model: nn.Module, saved: Saved | None, worker: Worker,
-                   reporter: Reporter) -> tuple[torch.optim.Optimizer, Precision]:
-    """The optimizer and the precision of the steps, in the state of the checkpoint where there is one."""
+def make_optimizer(config: Config, model: nn.Module, saved: Saved | None, worker: Worker, reporter: Reporter,
+                   lr: float, update: int) -> tuple[torch.optim.Optimizer, Precision]:
+    """The optimizer and the precision of the steps, in the state of the checkpoint where there is one, which was left
+    at this learning rate and number of updates."""
     from imgcls import checkpoint, optim, trainer
 
     optimizer = optim.build(config.optimizer, model, worker.device)
     precision = trainer.Precision(config.device.dtype, worker.device)
+    if saved and saved.mxnet_states is not None:
+        saved = checkpoint.translate_states(model, optimizer, saved, lr, update)
+        reporter.say("note: " + (
+            f"MXNet's optimizer states are taken up, as left at learning rate {lr:g} after {update} updates"
+            if saved.optimizer else f"MXNet's optimizer states hold nothing that {config.optimizer.optimizer} can use; "
+                                    "the optimizer starts afresh"))
     if saved and saved.optimizer_class in ("", type(optimizer).__name__):
         checkpoint.restore_optimizer(model, optimizer, saved)
         precision.restore(saved.scaler)
@@ -204,6 +212,9 @@ def agreed_checkpoint(config: Config, worker: Worker) -> Saved | None:
     if max(everybody) < 0:
         return None
     owner = everybody.index(max(everybody))
+    if saved and saved.mxnet_states is not None and worker.rank == owner:
+        print("warning: MXNet's optimizer states are not passed on to other processes; the optimizer starts afresh",
+              file=sys.stderr)
     content = checkpoint.pack(saved) if worker.rank == owner and saved else None
     return checkpoint.unpack(worker.broadcast(content, owner))
 
