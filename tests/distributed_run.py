@@ -103,3 +103,5 @@ if __name__ == "__main__":
     own_rank, world_size, base = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
     for one in json.loads((base / f"jobs-{world_size}.json").read_text()):
         run(dict(one), base, own_rank, world_size)
+    sys.stdout.flush()
+    os._exit(0)  # threads of gloo may outlive the interpreter, which then aborts

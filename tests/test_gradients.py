@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from datetime import timedelta
 from pathlib import Path
@@ -250,3 +251,4 @@ def worker(rank: int, folder: Path) -> None:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     worker(int(sys.argv[1]), Path(sys.argv[2]))
+    os._exit(0)  # threads of gloo may outlive the interpreter, which then aborts

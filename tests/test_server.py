@@ -391,3 +391,4 @@ def worker(rank: int, folder: Path, what: str) -> None:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     worker(int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])
+    os._exit(0)  # threads of gloo may outlive the interpreter, which then aborts
