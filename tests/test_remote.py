@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, write_digits
 from faulty_server import FaultyServer, serving
 
 from imgcls import cache, checkpoint, remote, storage
@@ -28,9 +28,9 @@ from imgcls.cli import train as train_command
 from imgcls.data import chunks, sources
 from imgcls.data.sources import ChunkedSource, RecordSource, open_source
 from imgcls.data.streaming import StreamingLoader
-from imgcls.datasets import digits, mnist
+from imgcls.datasets import mnist
 from imgcls.errors import DataError, RunError, UsageError
-from imgcls.formats import idx, lists, params, ranges, recordio
+from imgcls.formats import lists, params, ranges, recordio
 from imgcls.outbox import Outbox, Twin
 from imgcls.remote import RemotePath
 from imgcls.sections import AugmentConfig, DataConfig
@@ -410,12 +410,7 @@ def test_damage_in_chunks_is_passed_over(web: FaultyServer, tmp_path: Path, chun
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Drawn digits in MNIST's files."""
-    root = tmp_path_factory.mktemp("mnist")
-    for part, count, seed in (("train", 320, 1), ("t10k", 64, 2)):
-        images, labels = digits.draw(count, seed)
-        idx.write_images(root / f"{part}-images-idx3-ubyte.gz", images[:, 0])
-        idx.write_labels(root / f"{part}-labels-idx1-ubyte.gz", labels)
-    return root
+    return write_digits(tmp_path_factory.mktemp("mnist"))
 
 
 def train(folder: object, prefix: object, *flags: object) -> int:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, run_cli
+from conftest import ROOT, run_cli, write_digits
 from faulty_server import FaultyServer, serving
 
 from imgcls import checkpoint, remote
@@ -23,9 +23,8 @@ from imgcls.cli import predict as predict_command
 from imgcls.cli import score as score_command
 from imgcls.cli import train as train_command
 from imgcls.data.sources import open_source
-from imgcls.datasets import digits
 from imgcls.errors import DataError, RunError, UsageError
-from imgcls.formats import idx, recordio
+from imgcls.formats import recordio
 from imgcls.remote import RemotePath
 
 if not all(importlib.util.find_spec(name) for name in ("s3fs", "moto", "flask")):
@@ -85,12 +84,7 @@ def forget() -> None:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Drawn digits in MNIST's files."""
-    root = tmp_path_factory.mktemp("mnist")
-    for part, count, seed in (("train", 320, 1), ("t10k", 64, 2)):
-        images, labels = digits.draw(count, seed)
-        idx.write_images(root / f"{part}-images-idx3-ubyte.gz", images[:, 0])
-        idx.write_labels(root / f"{part}-labels-idx1-ubyte.gz", labels)
-    return root
+    return write_digits(tmp_path_factory.mktemp("mnist"))
 
 
 @pytest.fixture(scope="module")

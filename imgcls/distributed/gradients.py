@@ -139,7 +139,9 @@ def data_parallel(model: nn.Module, *, device: torch.device, gc_type: str, gc_th
     """
     check(gc_type, gc_threshold)
     world = dist.get_world_size()
-    wrapped = _wrap(model, device_ids=[device.index] if device.type == "cuda" else None, gradient_as_bucket_view=True,
+    # a network that is spread over devices (--model-parallel) moves its own data between them
+    alone = device.type == "cuda" and len({parameter.device for parameter in model.parameters()}) == 1
+    wrapped = _wrap(model, device_ids=[device.index] if alone else None, gradient_as_bucket_view=True,
                     **_no_shared_buffers())
     compression = _compression(gc_type, gc_threshold / (batch_per_device * world))
     wrapped.compression, wrapped.notes = compression, _notes(gc_type, world)
