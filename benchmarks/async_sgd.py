@@ -73,15 +73,17 @@ def _worker(words: argparse.Namespace) -> None:
     import torch.distributed as dist
     import torch.nn.functional as F
 
-    from imgcls import networks, optim, sections
-    from imgcls.distributed.exchange import Exchange
+    from imgcls import networks
+    from imgcls.config import sections
+    from imgcls.distributed.parameter_server.client import Exchange
+    from imgcls.optim import optimizers
 
     torch.set_num_threads(1)
     store = dist.FileStore(words.store, 2)
     dist.init_process_group("gloo", store=store, rank=words.rank, world_size=2)
     model = networks.build_network(sections.NetworkConfig(network=words.networks), 0)
     model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = optim.build(sections.OptimizerConfig(), model, torch.device("cpu"))
+    optimizer = optimizers.build(sections.OptimizerConfig(), model, torch.device("cpu"))
     images, labels = torch.rand(BATCH, 1, 28, 28), torch.arange(BATCH) % 10
     with Exchange(optimizer, rank=words.rank, world=2) as exchange:
 

@@ -81,9 +81,9 @@ def _pretrain(words: argparse.Namespace, prefix: str) -> None:
 def _write_untrained(prefix: str, seed: int) -> None:
     """The same network as `imgcls-train` begins with, as a checkpoint of epoch 0."""
     from imgcls import graph
+    from imgcls.config.sections import NetworkConfig
     from imgcls.formats import params, symbol
     from imgcls.networks import build_network
-    from imgcls.sections import NetworkConfig
 
     model = build_network(NetworkConfig(network="resnet-v1", num_layers=14, image_shape=(3, 28, 28)), seed)
     symbol.save(f"{prefix}-symbol.json", graph.to_symbol(model))

@@ -125,10 +125,10 @@ def _measure(words: argparse.Namespace) -> None:
 
 def imgcls_batches(words: argparse.Namespace, task: str, antialias: bool) -> Iterator[int]:
     """A 0 when it is ready, then the sizes of the batches of an epoch; so do the others."""
+    from imgcls.config.sections import AugmentConfig, DeviceConfig
     from imgcls.data.sources import RecordSource
     from imgcls.data.streaming import StreamingLoader
     from imgcls.distributed import choose
-    from imgcls.sections import AugmentConfig, DeviceConfig
 
     settings = {
         "T1": {"random_crop": True, "random_mirror": True},
@@ -247,7 +247,7 @@ def _make_records(words: argparse.Namespace, folder: Path) -> None:
     import cv2
     import numpy as np
 
-    from imgcls import packing
+    from imgcls.data import packing
     from imgcls.formats import recordio
 
     files = sorted(file for file in Path(words.images).iterdir() if file.suffix.lower() in (".jpg", ".jpeg"))

@@ -24,10 +24,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the checkout, installed or not
 
+from imgcls.config.sections import AugmentConfig
 from imgcls.data.sources import RecordSource
 from imgcls.data.streaming import StreamingLoader
 from imgcls.formats.recordio import ImageHeader, RecordWriter, pack
-from imgcls.sections import AugmentConfig
 
 FIRST, STRETCH = 5, 10
 

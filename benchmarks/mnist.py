@@ -167,15 +167,18 @@ def _floor(words: argparse.Namespace) -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     import torch
 
-    from imgcls import distributed, optim, sections, summary
+    from imgcls import distributed
+    from imgcls.config import sections
     from imgcls.networks import build_network
+    from imgcls.optim import optimizers
+    from imgcls.training import summary
 
     worker = distributed.choose(sections.DeviceConfig())
     model = build_network(sections.NetworkConfig(network=words.network), 0).to(memory_format=torch.channels_last)
     distributed.limit_threads(worker, 3 * 64 * summary.flops(model, (1, 28, 28)))
-    optimizer = optim.build(sections.OptimizerConfig(), model, torch.device("cpu"))
-    optim.set_lr(optimizer, 0.001)
-    step, images, labels = optim.stepper(optimizer), torch.rand(64, 1, 28, 28), torch.randint(10, (64,))
+    optimizer = optimizers.build(sections.OptimizerConfig(), model, torch.device("cpu"))
+    optimizers.set_lr(optimizer, 0.001)
+    step, images, labels = optimizers.stepper(optimizer), torch.rand(64, 1, 28, 28), torch.randint(10, (64,))
     for _ in range(words.epochs):
         started = time.perf_counter()
         for _ in range(938):

@@ -33,9 +33,11 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from imgcls import distributed, storage, summary
+from imgcls import distributed
+from imgcls.config.sections import DeviceConfig, NetworkConfig
 from imgcls.networks import build_network
-from imgcls.sections import DeviceConfig, NetworkConfig
+from imgcls.storage.atomic import write_bytes
+from imgcls.training import summary
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE, RESULTS = ROOT / "docs" / "networks.md", ROOT / "benchmarks" / "networks.json"
@@ -132,9 +134,9 @@ def main() -> int:
         for what, wanted, measure in _parts(case, words):
             if wanted and (words.again or what not in found):
                 found[what] = measure()
-                storage.write_bytes(path, (json.dumps(results, indent=1) + "\n").encode())
+                write_bytes(path, (json.dumps(results, indent=1) + "\n").encode())
         print(f"{time.perf_counter() - started:6.0f} s  {_row(case, found)}", flush=True)
-    storage.write_bytes(words.page, render(results).encode())
+    write_bytes(words.page, render(results).encode())
     return 0
 
 

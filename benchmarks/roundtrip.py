@@ -27,9 +27,9 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from imgcls import graph
+from imgcls.config.sections import NetworkConfig
 from imgcls.formats import params, symbol
 from imgcls.networks import build_network
-from imgcls.sections import NetworkConfig
 
 TOLERANCE = 1e-4
 BATCH = 2

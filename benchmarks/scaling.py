@@ -168,13 +168,14 @@ def checkpoint_cost() -> None:
     """Save and load ResNet-50 with momentum: 102 MB of weights and as much again."""
     import torch
 
-    from imgcls import checkpoint, optim
+    from imgcls.config.sections import NetworkConfig, OptimizerConfig
     from imgcls.networks import build_network
-    from imgcls.sections import NetworkConfig, OptimizerConfig
+    from imgcls.optim import optimizers
+    from imgcls.training import checkpoint
 
     model = build_network(NetworkConfig(network="resnet-v1", num_layers=50, num_classes=1000,
                                         image_shape=(3, 224, 224)), 0)
-    optimizer = optim.build(OptimizerConfig(), model, torch.device("cpu"))
+    optimizer = optimizers.build(OptimizerConfig(), model, torch.device("cpu"))
     for parameter in model.parameters():
         optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     with tempfile.TemporaryDirectory() as folder:

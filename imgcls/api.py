@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from imgcls import config as configuration
-from imgcls import storage, zoo
+from imgcls.config import resolve as configuration
+from imgcls.config.sections import AugmentConfig
 from imgcls.data.sources import ArraySource, Splits
 from imgcls.errors import DataError, UsageError
-from imgcls.sections import AugmentConfig
+from imgcls.pretrained import zoo
+from imgcls.storage.paths import to_path
 
 if TYPE_CHECKING:
     from torch import nn
@@ -111,7 +112,7 @@ class _OneImage:
         if self._pixels is not None:
             return self._pixels if self._pixels.ndim == 3 else self._pixels[:, :, None]
         try:
-            return storage.place(self.description).read_bytes()
+            return to_path(self.description).read_bytes()
         except OSError as error:
             raise DataError(self.description, (error.strerror or str(error)).lower()) from error
 

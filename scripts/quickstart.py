@@ -14,7 +14,7 @@ from _environment import ROOT, ensure
 PICTURE = """
 import cv2, sys
 from imgcls.datasets import digits
-from imgcls.sections import DataConfig
+from imgcls.config.sections import DataConfig
 val = digits.load(DataConfig(dataset="digits")).val
 first = [int(label) for label in val.labels].index(7)
 cv2.imwrite(sys.argv[1], cv2.resize(val.images[first, 0], (28, 28)))

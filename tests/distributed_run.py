@@ -17,12 +17,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from imgcls import config as configuration
-from imgcls import layers, trainer
+from imgcls import layers
 from imgcls.cli import train
+from imgcls.config import resolve as configuration
 from imgcls.data.loader import Batch
 from imgcls.data.sources import ArraySource, Splits
 from imgcls.errors import ImgclsError
+from imgcls.training import trainer
 
 COUNT, VALIDATION = 501, 101
 

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from imgcls import layers
-from imgcls.distributed import batch_norm
+from imgcls.distributed import sync_batch_norm
 
 LIMIT = 1e-12
 
@@ -43,7 +43,7 @@ def main(rank: int, port: str) -> None:
             for parameter in alone.parameters():
                 nn.init.normal_(parameter, 1.0, 0.3)
             alone, together = copy.deepcopy(alone), copy.deepcopy(alone)
-            shared = batch_norm.synchronise(together, (layers.BatchNorm, nn.BatchNorm2d))
+            shared = sync_batch_norm.synchronise(together, (layers.BatchNorm, nn.BatchNorm2d))
             first, end = bounds[rank], bounds[rank + 1]
             own = data[first:end] if end > first else data[:1]
             assert shared is not None

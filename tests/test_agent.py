@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from imgcls.distributed import agent, deaths
-from imgcls.distributed.deaths import ENDED, OWN, PEER, TOLD, Death
-from imgcls.distributed.streams import NOISE
 from imgcls.errors import UsageError
+from imgcls.launch import agent, failures
+from imgcls.launch.failures import ENDED, OWN, PEER, TOLD, Death
+from imgcls.launch.log_streams import NOISE
 
 STEPS = ROOT / "tests" / "fixtures" / "steps.py"
 #: prints what a worker finds, as one line of JSON
@@ -28,7 +28,7 @@ SHOW = ("import json, os, sys; print(json.dumps([{k: v for k, v in os.environ.it
 
 
 def start(flags: Sequence[str], command: Sequence[object]) -> subprocess.Popen[str]:
-    words = [sys.executable, "-m", "imgcls.distributed.agent", "--name", "imgcls-train", *flags, "--",
+    words = [sys.executable, "-m", "imgcls.launch.agent", "--name", "imgcls-train", *flags, "--",
              *map(str, command)]
     env = {name: value for name, value in os.environ.items() if name not in ("OMP_NUM_THREADS", "PYTHONUNBUFFERED")}
     return subprocess.Popen(words, env={**env, "PYTHONPATH": str(ROOT)}, text=True, stdout=subprocess.PIPE,
@@ -173,9 +173,9 @@ def _death(rank: int, weight: int, when: float, **other: object) -> Death:
 def test_the_cause_is_the_first_death_with_a_reason_of_its_own() -> None:
     peer, own, later = _death(0, PEER, 1.0), _death(1, OWN, 2.0), _death(2, OWN, 3.0)
     told, ended = _death(3, TOLD, 0.0), _death(4, ENDED, 0.0)
-    assert deaths.cause([peer, later, own, told, ended]) is own
-    assert deaths.cause([ended, peer, told]) is told
-    assert deaths.cause([ended, peer]) is peer
+    assert failures.cause([peer, later, own, told, ended]) is own
+    assert failures.cause([ended, peer, told]) is told
+    assert failures.cause([ended, peer]) is peer
 
 
 def _words(tmp_path: Path, line: str) -> str:
@@ -196,16 +196,16 @@ def _words(tmp_path: Path, line: str) -> str:
 ])
 def test_what_a_death_explains(tmp_path: Path, status: int, line: str, by_us: bool, weight: int) -> None:
     path = _words(tmp_path, line) if line else str(tmp_path / "none")
-    found = deaths.read(1, "a", status, path, by_us=by_us)
+    found = failures.read(1, "a", status, path, by_us=by_us)
     assert (found.weight, found.line) == (weight, line)
-    assert deaths.decode(found.encode()) == found
+    assert failures.decode(found.encode()) == found
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"message": 3}', '{"message": null}', '"x"'])
 def test_last_words_that_are_cut_off_do_no_harm(tmp_path: Path, content: str) -> None:
     path = tmp_path / "error.json"
     path.write_text(content)
-    assert deaths.read(0, "a", 1, str(path), by_us=False).exit_status == 1
+    assert failures.read(0, "a", 1, str(path), by_us=False).exit_status == 1
 
 
 def test_sentences() -> None:

@@ -88,8 +88,8 @@ def test_a_checkpoint_that_is_not_there(tmp_path: Path) -> None:
 def test_networks_of_mxnet(name: str, tmp_path: Path) -> None:
     """Through the symbol and through our own class: MXNet's softmax, and its files back byte for byte."""
     from imgcls import graph
+    from imgcls.config.sections import NetworkConfig
     from imgcls.networks import build_network
-    from imgcls.sections import NetworkConfig
 
     folder = shared("fixtures", "nets")
     io = np.load(folder / f"{name}-io.npz")

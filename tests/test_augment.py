@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from imgcls.config.sections import AugmentConfig
 from imgcls.data import augment
-from imgcls.data.plan import METHODS, Plan, Planner, short_edge_sizes
+from imgcls.data.crops import METHODS, Plan, Planner, short_edge_sizes
 from imgcls.errors import DataError, UsageError
 from imgcls.formats import params
-from imgcls.sections import AugmentConfig
 
 MANY = 4000
 RESIZED_CROP = {"random_resized_crop": True, "min_random_area": 0.08, "min_random_aspect_ratio": 3 / 4,

@@ -159,8 +159,8 @@ def mean(tmp_path: Path) -> Path:
 
 def test_as_mean_image(mean: Path) -> None:
     torch = pytest.importorskip("torch")
+    from imgcls.config.sections import AugmentConfig
     from imgcls.data import augment
-    from imgcls.sections import AugmentConfig
 
     normalize = augment.Normalizer(AugmentConfig(mean_image=str(mean)), 3, torch.device("cpu"), (3, 4, 5))
     pixels = torch.full((1, 4, 5, 3), 100, dtype=torch.uint8)
@@ -172,9 +172,9 @@ def test_as_mean_image(mean: Path) -> None:
 
 def test_a_caffe_mean_is_not_made_but_read(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
+    from imgcls.config.sections import AugmentConfig
     from imgcls.data.make import make_loader
     from imgcls.data.sources import ArraySource
-    from imgcls.sections import AugmentConfig
 
     path = tmp_path / "mean.binaryproto"
     source = ArraySource(np.zeros((4, 3, 8, 8), np.uint8), np.zeros(4, np.int64))

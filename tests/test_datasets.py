@@ -17,11 +17,12 @@ import numpy as np
 import pytest
 from conftest import ROOT, shared
 
-from imgcls import download, lookup, sections
+from imgcls.config import lookup, sections
+from imgcls.config.sections import DataConfig
 from imgcls.datasets import cifar10, digits, mnist
 from imgcls.errors import DataError, RunError, UsageError
 from imgcls.formats import idx
-from imgcls.sections import DataConfig
+from imgcls.storage import download
 
 
 def write_mnist(folder: Path, train: int = 6, val: int = 4, suffix: str = ".gz", dot: str = "-") -> None:
@@ -88,7 +89,7 @@ def test_defaults_are_those_of_mxnet() -> None:
 def test_no_torch_and_no_opencv_is_needed() -> None:
     code = ("import sys\n"
             "from imgcls.datasets import cifar10, digits, mnist\n"
-            "from imgcls.sections import DataConfig\n"
+            "from imgcls.config.sections import DataConfig\n"
             "digits.load(DataConfig())\n"
             "assert not {'torch', 'cv2', 'tqdm'} & {*sys.modules}\n")
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

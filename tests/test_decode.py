@@ -13,12 +13,12 @@ import pytest
 import torch
 from conftest import shared
 
+from imgcls.config.sections import AugmentConfig
 from imgcls.data import decode
+from imgcls.data.crops import METHODS, Color, Plan, Planner
 from imgcls.data.decode import BadImageError, Decoder, Info, inspect
-from imgcls.data.plan import METHODS, Color, Plan, Planner
 from imgcls.data.sources import RecordSource
 from imgcls.data.streaming import StreamingLoader
-from imgcls.sections import AugmentConfig
 
 RNG = np.random.default_rng(0)
 SAMPLING = {"444": 0x111111, "420": 0x221111, "422": 0x211111, "440": 0x121111}

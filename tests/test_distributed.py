@@ -20,10 +20,10 @@ import pytest
 from conftest import ROOT, run_workers
 
 from imgcls import distributed
+from imgcls.config.sections import DeviceConfig, DistributedConfig
 from imgcls.data import order
-from imgcls.distributed import environment
+from imgcls.distributed import rank_info
 from imgcls.errors import UsageError
-from imgcls.sections import DeviceConfig, DistributedConfig
 
 SCRIPT = str(Path(__file__).with_name("distributed_run.py"))
 COUNT = 501
@@ -129,7 +129,7 @@ def test_the_number_of_processes_may_change_inside_an_epoch(runs: Path, before: 
 def test_a_lost_process_is_one_line(tmp_path: Path) -> None:
     script = tmp_path / "lost.py"
     script.write_text(
-        "import os, sys\nfrom imgcls import trainer\nfrom imgcls.cli import train\n"
+        "import os, sys\nfrom imgcls.training import trainer\nfrom imgcls.cli import train\n"
         "step = trainer.Trainer.train_step\n"
         "def fail(self, batch, update):\n"
         "    if os.environ['RANK'] == '1' and update == 3:\n        os._exit(9)\n"
@@ -271,12 +271,12 @@ TORCHRUN = {"RANK": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE
 
 
 def test_torchrun_is_joined() -> None:
-    place = environment.detect(TORCHRUN)
-    assert place == environment.Place(1, 4, 1, 2, "a", 29500, job="j1", restarts=2)
+    place = rank_info.detect(TORCHRUN)
+    assert place == rank_info.Place(1, 4, 1, 2, "a", 29500, job="j1", restarts=2)
 
 
 def test_mpirun_on_one_host_is_joined() -> None:
-    place = environment.detect({"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2",
+    place = rank_info.detect({"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2",
                                 "OMPI_COMM_WORLD_LOCAL_RANK": "1", "OMPI_COMM_WORLD_LOCAL_SIZE": "2",
                                 "PMIX_NAMESPACE": "prterun-host-77@1"})
     assert place
@@ -285,7 +285,7 @@ def test_mpirun_on_one_host_is_joined() -> None:
 
 
 def test_srun_is_joined() -> None:
-    place = environment.detect({"SLURM_STEP_ID": "0", "SLURM_PROCID": "3", "SLURM_NTASKS": "4", "SLURM_LOCALID": "1",
+    place = rank_info.detect({"SLURM_STEP_ID": "0", "SLURM_PROCID": "3", "SLURM_NTASKS": "4", "SLURM_LOCALID": "1",
                                 "SLURM_STEP_TASKS_PER_NODE": "2(x2)", "SLURM_STEP_NODELIST": "node[03-04]",
                                 "SLURM_JOB_ID": "12"})
     assert place
@@ -294,9 +294,9 @@ def test_srun_is_joined() -> None:
 
 
 def test_mxnets_variables_are_honoured() -> None:
-    place = environment.detect({"DMLC_ROLE": "worker", "DMLC_PS_ROOT_URI": "10.0.0.1", "DMLC_PS_ROOT_PORT": "9091",
+    place = rank_info.detect({"DMLC_ROLE": "worker", "DMLC_PS_ROOT_URI": "10.0.0.1", "DMLC_PS_ROOT_PORT": "9091",
                                 "DMLC_NUM_WORKER": "2", "DMLC_NUM_SERVER": "1"})
-    assert place == environment.Place(-1, 2, address="10.0.0.1", port=9091, kept=True, workers=2, servers=1)
+    assert place == rank_info.Place(-1, 2, address="10.0.0.1", port=9091, kept=True, workers=2, servers=1)
 
 
 @pytest.mark.parametrize(("env", "part"), [
@@ -307,13 +307,13 @@ def test_mxnets_variables_are_honoured() -> None:
     ({"OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_LOCAL_SIZE": "2"}, "MASTER_ADDR")])
 def test_an_environment_that_makes_no_sense_is_said(env: dict[str, str], part: str) -> None:
     with pytest.raises(UsageError, match=part):
-        environment.detect(env)
+        rank_info.detect(env)
 
 
 @pytest.mark.parametrize(("nodes", "first"), [
     ("node7", "node7"), ("a,b", "a"), ("node[03-07,9],x", "node03"), ("rack[1-2]-gpu", "rack1-gpu"), ("a,b[1-2]", "a")])
 def test_the_first_host_of_slurms_short_form(nodes: str, first: str) -> None:
-    assert environment.first_host(nodes) == first
+    assert rank_info.first_host(nodes) == first
 
 
 @pytest.mark.parametrize(("flags", "to_start"), [

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from imgcls import download
 from imgcls.errors import RunError, UsageError
+from imgcls.storage import download
 
 CONTENT = bytes(range(256)) * 1000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()

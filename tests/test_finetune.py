@@ -15,12 +15,14 @@ import torch
 from conftest import ROOT, run_cli, shared
 
 import imgcls
-from imgcls import checkpoint, graph, transfer, zoo
+from imgcls import graph
 from imgcls.cli import finetune, im2rec, predict, score
+from imgcls.config.sections import NetworkConfig
 from imgcls.errors import DataError, UsageError
 from imgcls.formats import params, symbol
 from imgcls.formats.symbol import Entry, Node, Symbol
-from imgcls.sections import NetworkConfig
+from imgcls.pretrained import transfer, zoo
+from imgcls.training import checkpoint
 
 SHAPE = (3, 28, 28)
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from conftest import run_workers, shared
 from torch import Tensor, nn
 
-from imgcls.distributed import gradients
+from imgcls.distributed import data_parallel
 from imgcls.errors import UsageError
 
 KINDS = ("none", "fp16", "bf16", "2bit", "powersgd")
@@ -29,19 +29,19 @@ THRESHOLD = 0.5
 def test_words_are_mxnets_byte_for_byte() -> None:
     signs = torch.tensor([1, 0, -1, 1, 0, 0, 0, 0, -1, -1, 1, 1, 0, 1, 0, -1, 1, -1], dtype=torch.int8)
     # value i stands in byte i % 16 // 4, from the top: 11 is +, 10 is -, 00 is 0; the second word is padded with zeros
-    assert gradients.pack(signs).tolist() == [0b11001011, 0b00000000, 0b10101111, 0b00110010, 0b11100000, 0, 0, 0]
+    assert data_parallel.pack(signs).tolist() == [0b11001011, 0b00000000, 0b10101111, 0b00110010, 0b11100000, 0, 0, 0]
 
 
 def test_packing_is_undone() -> None:
     signs = torch.randint(-1, 2, (3, 1003), dtype=torch.int8)
-    packed = torch.stack([gradients.pack(row) for row in signs])
+    packed = torch.stack([data_parallel.pack(row) for row in signs])
     assert packed.shape == (3, 252)
-    assert torch.equal(gradients.unpack(packed, 1003), signs)
+    assert torch.equal(data_parallel.unpack(packed, 1003), signs)
 
 
 def test_thresholds_are_inclusive_and_the_rest_is_kept() -> None:
     rest = torch.tensor([0.5, 0.49, -0.5, -0.49, 1.75, -2.0, 0.0])
-    assert gradients.take_signs(rest, 0.5).tolist() == [1, 0, -1, 0, 1, -1, 0]
+    assert data_parallel.take_signs(rest, 0.5).tolist() == [1, 0, -1, 0, 1, -1, 0]
     assert torch.equal(rest, torch.tensor([0.0, 0.49, 0.0, -0.49, 1.25, -1.5, 0.0]))
 
 
@@ -55,8 +55,8 @@ def test_pushes_as_recorded_from_mxnet() -> None:
         for pushed, pulled in zip(case["pushes"], case["pulled_after_each"], strict=True):
             total = torch.zeros(len(pulled))
             for rest, values in zip(rests, pushed, strict=True):
-                signs = gradients.take_signs(rest.add_(torch.tensor(values)), case["threshold"])
-                total += gradients.unpack(gradients.pack(signs), len(values)) * case["threshold"]
+                signs = data_parallel.take_signs(rest.add_(torch.tensor(values)), case["threshold"])
+                total += data_parallel.unpack(data_parallel.pack(signs), len(values)) * case["threshold"]
             assert total.tolist() == pulled, case["note"]
             compared += 1
     assert compared
@@ -65,19 +65,19 @@ def test_pushes_as_recorded_from_mxnet() -> None:
 @pytest.mark.parametrize("threshold", [0.0, -0.5, float("nan"), float("inf")])
 def test_a_threshold_that_cannot_work_is_refused(threshold: float) -> None:
     with pytest.raises(UsageError, match=r"--gc-threshold .*must be above 0"):
-        gradients.check("2bit", threshold)
-    gradients.check("fp16", threshold)  # not asked there
+        data_parallel.check("2bit", threshold)
+    data_parallel.check("fp16", threshold)  # not asked there
 
 
 def test_scaled_gradients_are_refused() -> None:
     with pytest.raises(UsageError, match="--gc-type 2bit with --dtype float16"):
-        gradients.check("2bit", 0.5, "float16")
+        data_parallel.check("2bit", 0.5, "float16")
 
 
 def test_many_processes_are_warned_of_2bit() -> None:
-    assert len(gradients._notes("2bit", 17)) == 2
-    assert len(gradients._notes("2bit", 16)) == len(gradients._notes("bf16", 17)) == 1
-    assert gradients._notes("none", 99) == ()
+    assert len(data_parallel._notes("2bit", 17)) == 2
+    assert len(data_parallel._notes("2bit", 16)) == len(data_parallel._notes("bf16", 17)) == 1
+    assert data_parallel._notes("none", 99) == ()
 
 
 class Bucket:
@@ -95,7 +95,7 @@ class Bucket:
 
 def test_rests_follow_their_parameters_into_other_buckets() -> None:
     one, two, three = (nn.Parameter(torch.zeros(n)) for n in (2, 3, 4))
-    rests: Any = gradients.Rests()
+    rests: Any = data_parallel.Rests()
     rests.of(Bucket([one, two], 0.0)).copy_(torch.tensor([1., 1, 2, 2, 2]))
     rests.of(Bucket([three], 0.0)).fill_(3.0)
     assert rests.of(Bucket([three, two], 0.0)).tolist() == [3, 3, 3, 3, 2, 2, 2]
@@ -228,13 +228,13 @@ def worker(rank: int, folder: Path) -> None:
         options: dict[str, Any] = {"device": torch.device("cpu"), "gc_type": kind, "gc_threshold": THRESHOLD,
                                    "batch_per_device": BATCH}
         model = network()
-        wrapped = gradients.data_parallel(model, **options)
+        wrapped = data_parallel.data_parallel(model, **options)
         found.setdefault("loaded", {"dynamo": "torch._dynamo" in sys.modules})  # the optimizer below does load it
         weights, losses = train(model, wrapped, [rank])
         known = Constant()
-        called = gradients.data_parallel(known, **options)
+        called = data_parallel.data_parallel(known, **options)
         sums = []
-        for _step in range(gradients.POWERSGD_START + 4 if kind == "powersgd" else 8):
+        for _step in range(data_parallel.POWERSGD_START + 4 if kind == "powersgd" else 8):
             known.weight.grad = None
             called(constant(rank) * (rank == 0 or kind not in ("fp16", "bf16"))).backward()
             assert known.weight.grad is not None

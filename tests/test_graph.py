@@ -24,7 +24,7 @@ from imgcls.errors import DataError, UsageError
 from imgcls.formats import params, symbol
 from imgcls.formats.symbol import Entry, Node, Symbol
 from imgcls.layers import Activation, BatchNorm, Convolution, Flatten, FullyConnected, Identity, Pooling
-from imgcls.operators import OPERATORS, LeakyReLU, Operation, reshaped
+from imgcls.layers.foreign import OPERATORS, LeakyReLU, Operation, reshaped
 
 BRIDGE = Path(__file__).parent / "fixtures" / "bridge"
 OPERATOR_CASES = json.loads(gzip.decompress((BRIDGE / "operators.json.gz").read_bytes()))

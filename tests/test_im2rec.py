@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 from conftest import ROOT, run_cli, shared
 
-from imgcls import packing
 from imgcls.cli import im2rec, rec2idx
+from imgcls.data import packing
+from imgcls.data.packing import PackConfig, in_order, pack_list, short_edge_size
 from imgcls.errors import RunError, UsageError
 from imgcls.formats.lists import Entry, read
 from imgcls.formats.recordio import ImageHeader, RecordReader, RecordWriter, pack
-from imgcls.packing import PackConfig, in_order, pack_list, short_edge_size
 
 FIXTURES = Path(__file__).parent / "fixtures" / "records"
 TREE = FIXTURES / "tree"

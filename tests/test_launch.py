@@ -19,10 +19,10 @@ from conftest import ROOT
 
 from imgcls.cli import launch
 from imgcls.errors import DataError, UsageError
-from imgcls.launching import command, remote, reports
-from imgcls.launching.hosts import Host, Share, check_reachable_names, read, spread
-from imgcls.launching.reports import Report
-from imgcls.launching.schedulers import Batch, kubernetes, sge, slurm
+from imgcls.launch import command, messages, ssh
+from imgcls.launch.hosts import Host, Share, check_reachable_names, read, spread
+from imgcls.launch.messages import Report
+from imgcls.launch.schedulers import Batch, kubernetes, sge, slurm
 
 STEPS = ROOT / "tests" / "fixtures" / "steps.py"
 GOLDEN = ROOT / "tests" / "fixtures" / "launch"
@@ -96,7 +96,7 @@ def test_nothing_means_anything_to_a_far_shell(tmp_path: Path) -> None:
     folder = tmp_path / "it's; a $folder"
     folder.mkdir()
     program = [sys.executable, "-c", "import json, os, sys; print(json.dumps([os.getcwd(), sys.argv[1:]]))"]
-    words = remote.Ssh().command(Host("h"), remote.agent_script([*program, *NASTY], str(folder), []))
+    words = ssh.Ssh().command(Host("h"), ssh.agent_script([*program, *NASTY], str(folder), []))
     found = subprocess.run(["sh", "-c", words[-1]], capture_output=True, text=True, check=True, cwd=tmp_path)
     assert json.loads(found.stdout) == [str(folder), NASTY]
     assert os.listdir(tmp_path) == [folder.name]
@@ -106,30 +106,30 @@ def test_the_first_root_with_our_package_is_used(tmp_path: Path) -> None:
     (tmp_path / "b c" / "imgcls").mkdir(parents=True)
     (tmp_path / "b c" / "imgcls" / "__init__.py").touch()
     show = [sys.executable, "-c", "import os; print(os.environ['PYTHONPATH'])"]
-    script = remote.agent_script(show, str(tmp_path), [str(tmp_path / "a"), str(tmp_path / "b c"), str(ROOT)])
+    script = ssh.agent_script(show, str(tmp_path), [str(tmp_path / "a"), str(tmp_path / "b c"), str(ROOT)])
     env = {name: text for name, text in os.environ.items() if name != "PYTHONPATH"}
     assert subprocess.run(["sh", "-c", script], env=env, capture_output=True, text=True, check=True
                           ).stdout == f"{tmp_path / 'b c'}\n"
-    gone = remote.agent_script(show, str(tmp_path / "none"), [])
-    assert subprocess.run(["sh", "-c", gone], check=False).returncode == remote.NO_FOLDER
+    gone = ssh.agent_script(show, str(tmp_path / "none"), [])
+    assert subprocess.run(["sh", "-c", gone], check=False).returncode == ssh.NO_FOLDER
 
 
 def test_the_probe_finds_a_port_or_says_that_there_is_no_python(tmp_path: Path) -> None:
-    script = remote.probe_script(sys.executable, str(tmp_path / "new $folder"))
+    script = ssh.probe_script(sys.executable, str(tmp_path / "new $folder"))
     found = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True)
     assert re.fullmatch(r"port \d+\n", found.stdout)
     assert (tmp_path / "new $folder").is_dir()
-    none = remote.probe_script("/no/python", "")
+    none = ssh.probe_script("/no/python", "")
     bad = subprocess.run(["sh", "-c", none], capture_output=True, text=True, check=False)
-    assert remote.complaint(bad, "/no/python", "").startswith("/no/python does not run there (--python PATH")
+    assert ssh.complaint(bad, "/no/python", "").startswith("/no/python does not run there (--python PATH")
 
 
 def test_options_of_ssh() -> None:
-    words = remote.Ssh("conf", ["BatchMode=no"]).command(Host("h", 2222, user="me@"), "true")
+    words = ssh.Ssh("conf", ["BatchMode=no"]).command(Host("h", 2222, user="me@"), "true")
     assert words[:4] == ["ssh", "-T", "-F", os.path.abspath("conf")]
     assert words.index("BatchMode=no") < words.index("BatchMode=yes")  # ssh takes the first
     assert words[-4:-1] == ["-p", "2222", "me@h"]
-    copy = remote.Ssh().copy(Host("h"), "/here", "/there dir/")
+    copy = ssh.Ssh().copy(Host("h"), "/here", "/there dir/")
     assert copy[-2:] == ["/here/", "h:/there dir/"]
     assert "--protect-args" in copy
 
@@ -165,9 +165,9 @@ def test_only_named_variables_are_passed(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_a_report_is_told_from_output() -> None:
     report = Report("error", "rank 1 (hostb): bad", 2)
-    assert reports.decode(report.encode()) == report
-    for line in ("", "text", '{"kind": "error"}', reports.MARK, reports.MARK + "{", reports.MARK + "[]"):
-        assert reports.decode(line) is None
+    assert messages.decode(report.encode()) == report
+    for line in ("", "text", '{"kind": "error"}', messages.MARK, messages.MARK + "{", messages.MARK + "[]"):
+        assert messages.decode(line) is None
 
 
 # flags
@@ -282,7 +282,7 @@ def test_a_script_hands_the_command_on_word_by_word(write: object, tmp_path: Pat
            "PET_MASTER_PORT": "20007", "PET_NODE_RANK": "0"}
     found = subprocess.run(["bash", "-c", text], env=env, capture_output=True, text=True, check=False)
     words = found.stdout.split("\n")
-    assert words[:2] == ["-m", "imgcls.distributed.agent"], found.stderr
+    assert words[:2] == ["-m", "imgcls.launch.agent"], found.stderr
     assert words[words.index("--endpoint") + 1] == "node1:20007"
     assert words[words.index("--is-host") + 1] == "1"
     assert words[words.index("--") + 1:-1] == ["run", *NASTY[:7]]

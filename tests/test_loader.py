@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from imgcls.config.sections import AugmentConfig
 from imgcls.data.loader import BenchmarkLoader, ResidentLoader
 from imgcls.data.sources import ArraySource
 from imgcls.errors import UsageError
-from imgcls.sections import AugmentConfig
 
 CPU = torch.device("cpu")
 

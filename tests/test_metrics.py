@@ -10,7 +10,7 @@ import torch
 from conftest import shared
 
 from imgcls.errors import UsageError
-from imgcls.metrics import Metrics, metric_names
+from imgcls.training.metrics import Metrics, metric_names
 
 CPU = torch.device("cpu")
 

@@ -12,12 +12,13 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from imgcls import graph, networks, optim
+from imgcls import graph, networks
 from imgcls.cli import train as command
+from imgcls.config.sections import NetworkConfig, OptimizerConfig
 from imgcls.errors import UsageError
 from imgcls.formats import idx, params
 from imgcls.networks import alexnet_towers, check_parts, place
-from imgcls.sections import NetworkConfig, OptimizerConfig
+from imgcls.optim import optimizers
 
 SHAPE = (3, 67, 67)
 CONFIG = NetworkConfig(network="alexnet-towers", image_shape=SHAPE, model_parallel=2)
@@ -70,11 +71,11 @@ def test_steps_and_clipping_with_parameters_on_two_gpus(moves: None, name: str) 
         place(model, CONFIG, torch.device("cuda", 0), (0, 1))
         for parameter in model.parameters():
             parameter.grad = torch.empty_like(parameter)
-        optimizer = optim.build(OptimizerConfig(optimizer=name), model, torch.device("cuda", 0))
-        optim.set_lr(optimizer, 0.1)
-        optim.clip_elements(model.parameters(), 1.0)
+        optimizer = optimizers.build(OptimizerConfig(optimizer=name), model, torch.device("cuda", 0))
+        optimizers.set_lr(optimizer, 0.1)
+        optimizers.clip_elements(model.parameters(), 1.0)
         with torch.no_grad():
-            optim.stepper(optimizer)()
+            optimizers.stepper(optimizer)()
         for parameter, state in optimizer.state.items():
             assert {value.device for value in state.values() if value.ndim} == {parameter.device}
 

@@ -18,13 +18,14 @@ import pytest
 import torch
 from torch import nn
 
-from imgcls import graph, lookup
+from imgcls import graph
+from imgcls.config import lookup
+from imgcls.config.sections import NetworkConfig
 from imgcls.errors import UsageError
 from imgcls.formats import params, symbol
 from imgcls.layers import Layer
 from imgcls.networks import _foreign, alexnet_towers, resnext
 from imgcls.networks._residual import Plan
-from imgcls.sections import NetworkConfig
 from tests.conftest import shared
 
 

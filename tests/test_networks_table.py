@@ -14,8 +14,9 @@ import pytest
 import torch
 from conftest import ROOT
 
-from imgcls import lookup, summary
+from imgcls.config import lookup
 from imgcls.networks import build_network
+from imgcls.training import summary
 
 PAGE = ROOT / "docs" / "networks.md"
 QUICK = ("mlp", "lenet", "lenet --add-stn", "alexnet", "alexnet-towers", "overfeat", "vgg --num-layers 16", "googlenet",

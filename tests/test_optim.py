@@ -10,10 +10,10 @@ import torch
 from conftest import shared
 from torch import nn
 
-from imgcls import optim
+from imgcls.config.sections import OptimizerConfig
 from imgcls.errors import UsageError
 from imgcls.layers import Convolution, FullyConnected
-from imgcls.sections import OptimizerConfig
+from imgcls.optim import optimizers
 
 CPU = torch.device("cpu")
 
@@ -35,14 +35,14 @@ def stepped(name: str, gradients: list[dict[str, list]], start: dict[str, list],
     with torch.no_grad():
         net.fc.weight.copy_(torch.tensor(start["weight"]))
         net.fc.bias.copy_(torch.tensor(start["bias"]))
-    optimizer = optim.build(OptimizerConfig(optimizer=name, **config), net, CPU)
-    step, seen = optim.stepper(optimizer), []
+    optimizer = optimizers.build(OptimizerConfig(optimizer=name, **config), net, CPU)
+    step, seen = optimizers.stepper(optimizer), []
     for gradient in gradients:
         net.fc.weight.grad = torch.tensor(gradient["weight"]) * scale
         net.fc.bias.grad = torch.tensor(gradient["bias"]) * scale
         if config.get("clip_gradient"):
-            optim.clip_elements([net.fc.weight, net.fc.bias], config["clip_gradient"])
-        optim.set_lr(optimizer, lr)
+            optimizers.clip_elements([net.fc.weight, net.fc.bias], config["clip_gradient"])
+        optimizers.set_lr(optimizer, lr)
         with torch.no_grad():
             step()
         seen.append((net.fc.weight.detach().numpy().copy(), net.fc.bias.detach().numpy().copy()))
@@ -74,10 +74,10 @@ def test_decay_is_for_weights_and_gammas_and_multipliers_hold() -> None:
     for parameter in net.parameters():
         parameter.data.fill_(1.0)
         parameter.grad = torch.zeros_like(parameter)
-    optimizer = optim.build(OptimizerConfig(wd=0.1, mom=0.0), net, CPU)
-    optim.set_lr(optimizer, 1.0)
+    optimizer = optimizers.build(OptimizerConfig(wd=0.1, mom=0.0), net, CPU)
+    optimizers.set_lr(optimizer, 1.0)
     with torch.no_grad():
-        optim.stepper(optimizer)()
+        optimizers.stepper(optimizer)()
     assert net.fc.weight.unique().tolist() == pytest.approx([0.9])
     assert net.slow.weight.unique().tolist() == pytest.approx([0.999])
     assert net.fc.bias.unique().tolist() == [1.0]
@@ -90,10 +90,10 @@ def test_every_name_trains() -> None:
         before = net.fc.weight.detach().clone()
         for parameter in net.parameters():
             parameter.grad = torch.ones_like(parameter)
-        optimizer = optim.build(OptimizerConfig(optimizer=name), net, CPU)
-        optim.set_lr(optimizer, 0.1)
+        optimizer = optimizers.build(OptimizerConfig(optimizer=name), net, CPU)
+        optimizers.set_lr(optimizer, 0.1)
         with torch.no_grad():
-            optim.stepper(optimizer)()
+            optimizers.stepper(optimizer)()
         assert (net.fc.weight != before).all(), name
 
 
@@ -102,7 +102,7 @@ def test_every_name_trains() -> None:
 ])
 def test_other_names_are_refused(name: str, words: str) -> None:
     with pytest.raises(UsageError, match=words):
-        optim.build(OptimizerConfig(optimizer=name), Net(), CPU)
+        optimizers.build(OptimizerConfig(optimizer=name), Net(), CPU)
 
 
 def test_the_first_step_does_not_load_the_compiler() -> None:
@@ -110,10 +110,10 @@ def test_the_first_step_does_not_load_the_compiler() -> None:
     import subprocess
     import sys
 
-    code = ("import sys, torch; from imgcls import optim; from imgcls.sections import OptimizerConfig as C\n"
+    code = ("import sys, torch; from imgcls.optim import optimizers as optim; from imgcls.config.sections import OptimizerConfig as C\n"
             "from imgcls.layers import FullyConnected\n"
             "net = FullyConnected(2, 2); net.weight.grad = torch.ones(2, 2); net.bias.grad = torch.ones(2)\n"
-            "o = optim.build(C(), net, torch.device('cpu')); optim.set_lr(o, .1); optim.stepper(o)()\n"
+            "o = optimizers.build(C(), net, torch.device('cpu')); optimizers.set_lr(o, .1); optimizers.stepper(o)()\n"
             "o.zero_grad(); o.state_dict(); print('torch._dynamo' in sys.modules)")
     done = subprocess.run([sys.executable, "-c", "import torch\nwith torch.no_grad():\n exec(" + repr(code) + ")"],
                           capture_output=True, text=True, check=True)

@@ -9,8 +9,8 @@ import pytest
 
 import imgcls
 from imgcls.cli import predict
+from imgcls.config.sections import DataConfig
 from imgcls.datasets import digits
-from imgcls.sections import DataConfig
 
 
 @pytest.fixture(scope="module")

@@ -22,18 +22,21 @@ import torch
 from conftest import ROOT, write_digits
 from faulty_server import FaultyServer, serving
 
-from imgcls import cache, checkpoint, remote, storage
-from imgcls.cache import Cache
 from imgcls.cli import train as train_command
+from imgcls.config.sections import AugmentConfig, DataConfig
 from imgcls.data import chunks, sources
 from imgcls.data.sources import ChunkedSource, RecordSource, open_source
 from imgcls.data.streaming import StreamingLoader
 from imgcls.datasets import mnist
 from imgcls.errors import DataError, RunError, UsageError
 from imgcls.formats import lists, params, ranges, recordio
-from imgcls.outbox import Outbox, Twin
-from imgcls.remote import RemotePath
-from imgcls.sections import AugmentConfig, DataConfig
+from imgcls.storage import cache, remote
+from imgcls.storage.atomic import atomic_write, write_bytes
+from imgcls.storage.cache import Cache
+from imgcls.storage.paths import to_local_path, to_path
+from imgcls.storage.remote import RemotePath
+from imgcls.storage.uploads import Outbox, Twin
+from imgcls.training import checkpoint
 
 CONTENT = bytes(range(256)) * 400
 
@@ -90,15 +93,15 @@ def test_a_remote_path_has_the_face_of_a_path() -> None:
 
 
 def test_what_a_path_means(tmp_path: Path) -> None:
-    assert storage.place(f"file://{tmp_path}/a%20b") == tmp_path / "a b"
-    assert storage.place("~/x") == Path.home() / "x"
-    assert isinstance(storage.place("memory://a/b"), RemotePath)
+    assert to_path(f"file://{tmp_path}/a%20b") == tmp_path / "a b"
+    assert to_path("~/x") == Path.home() / "x"
+    assert isinstance(to_path("memory://a/b"), RemotePath)
     for url, words in {"s4://b/x": "--data-dir s4://b/x: there is no s4://; did you mean s3://\\?",
                        "a::memory://b/x": "URLs inside URLs", "nonsense://x": "there is no nonsense://$"}.items():
         with pytest.raises(UsageError, match=words):
-            storage.place(url, "--data-dir")
+            to_path(url, "--data-dir")
     with pytest.raises(UsageError, match="--root memory://b: must be on this machine"):
-        storage.local("memory://b", "--root")
+        to_local_path("memory://b", "--root")
 
 
 def test_a_missing_driver_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,7 +110,7 @@ def test_a_missing_driver_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(importlib.import_module("fsspec.registry"), "get_filesystem_class", missing)
     with pytest.raises(UsageError, match=r"^--data-train s3://b/x.rec: needs s3fs: pip install imgcls\[s3\]$"):
-        storage.place("s3://b/x.rec", "--data-train")
+        to_path("s3://b/x.rec", "--data-train")
 
 
 # Faults
@@ -215,7 +218,7 @@ def test_a_killed_fetch_leaves_nothing_wrong(web: FaultyServer, monkeypatch: pyt
     with pytest.raises(RunError):
         Cache().open(entry)
     assert not [p for p in Cache().folder.iterdir() if p.suffix != ".lock"]
-    code = ("import os, sys; from imgcls import remote; from imgcls.cache import Cache\n"
+    code = ("import os, sys; from imgcls.storage import remote; from imgcls.storage.cache import Cache\n"
             "remote.RemotePath.download = lambda self, stream, *_: (stream.write(b'half'), stream.flush(), "
             "os._exit(9))\nCache().open(remote.RemotePath(sys.argv[1]))")
     web.fault = lambda *_: ""
@@ -230,7 +233,7 @@ def test_processes_of_a_machine_fetch_once(web: FaultyServer) -> None:
     import time
 
     web.fault = lambda method, _: time.sleep(0.5 * (method == "GET")) or ""
-    code = ("import sys; from imgcls.cache import Cache; from imgcls.remote import RemotePath\n"
+    code = ("import sys; from imgcls.storage.cache import Cache; from imgcls.storage.remote import RemotePath\n"
             "print(len(Cache().open(RemotePath(sys.argv[1])).read()))")
     both = [subprocess.Popen([sys.executable, "-c", code, f"{web.url}/x.bin"], stdout=subprocess.PIPE, text=True,
                              env={**os.environ, "PYTHONPATH": str(ROOT)}) for _ in range(2)]
@@ -432,7 +435,8 @@ def names(prefix: str) -> list[str]:
 
 def test_training_from_and_to_a_url(memory: str, folder: Path, undisturbed: Path,
                                     monkeypatch: pytest.MonkeyPatch) -> None:
-    from imgcls import api, trainer
+    from imgcls import api
+    from imgcls.training import trainer
 
     for path in folder.iterdir():
         RemotePath(f"{memory}/mnist/{path.name}").write_bytes(path.read_bytes())
@@ -517,14 +521,14 @@ def test_a_write_is_whole_or_not_at_all(memory: str, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(MemoryFileSystem, "put_file", half)
     with pytest.raises(RunError, match=r"memory://bucket/x: cannot be written: the plug was pulled"):
-        storage.write_bytes(str(path), b"new content")
+        write_bytes(str(path), b"new content")
     assert path.read_bytes() == b"old"
-    with contextlib.suppress(KeyError), storage.atomic_write(str(path)) as stream:
+    with contextlib.suppress(KeyError), atomic_write(str(path)) as stream:
         stream.write(b"half")
         raise KeyError
     monkeypatch.setattr(MemoryFileSystem, "put_file", put)
     assert path.read_bytes() == b"old"
-    storage.write_bytes(str(path), b"new", b" content")
+    write_bytes(str(path), b"new", b" content")
     assert path.read_bytes() == b"new content"
     assert names(str(path)) == ["x"]
     params.save(f"{memory}/y.params", {"a": np.arange(3)})
@@ -579,7 +583,7 @@ def test_a_failed_upload_ends_the_next_save(memory: str, monkeypatch: pytest.Mon
 
 
 def test_a_log_is_copied_as_it_grows(memory: str, tmp_path: Path) -> None:
-    twin = Twin(storage.place(f"{memory}/log"))
+    twin = Twin(to_path(f"{memory}/log"))
     assert twin.push() == ""  # nothing yet
     for text in ("one\n", "two\n"):
         with twin.path.open("a") as stream:

@@ -17,15 +17,16 @@ import pytest
 from conftest import ROOT, run_cli, write_digits
 from faulty_server import FaultyServer, serving
 
-from imgcls import checkpoint, remote
-from imgcls.cache import Cache
 from imgcls.cli import predict as predict_command
 from imgcls.cli import score as score_command
 from imgcls.cli import train as train_command
 from imgcls.data.sources import open_source
 from imgcls.errors import DataError, RunError, UsageError
 from imgcls.formats import recordio
-from imgcls.remote import RemotePath
+from imgcls.storage import remote
+from imgcls.storage.cache import Cache
+from imgcls.storage.remote import RemotePath
+from imgcls.training import checkpoint
 
 if not all(importlib.util.find_spec(name) for name in ("s3fs", "moto", "flask")):
     pytest.skip("needs s3fs and moto[s3,server]", allow_module_level=True)

@@ -7,9 +7,9 @@ import json
 import pytest
 from conftest import shared
 
+from imgcls.config.sections import ScheduleConfig
 from imgcls.errors import UsageError
-from imgcls.schedule import Schedule, from_config
-from imgcls.sections import ScheduleConfig
+from imgcls.optim.schedules import Schedule, from_config
 
 CLOSE = pytest.approx
 

@@ -10,14 +10,14 @@ import pytest
 import torch
 from test_decode import SAMPLING, jpeg, plan, run, whole, with_orientation
 
+from imgcls.config.sections import AugmentConfig
 from imgcls.data import decode, seekable
+from imgcls.data.crops import METHODS, Planner
 from imgcls.data.decode import Info, inspect
-from imgcls.data.plan import METHODS, Planner
 from imgcls.data.seekable import Cut, cut
 from imgcls.data.sources import RecordSource
 from imgcls.data.streaming import StreamingLoader
 from imgcls.formats.recordio import ImageHeader, RecordWriter, pack
-from imgcls.sections import AugmentConfig
 
 REDUCED = {1: cv2.IMREAD_COLOR, 2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4,
            8: cv2.IMREAD_REDUCED_COLOR_8}

@@ -24,12 +24,13 @@ from conftest import ROOT, run_workers
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from imgcls import checkpoint, optim
-from imgcls.distributed import exchange, server
-from imgcls.distributed.exchange import Exchange
-from imgcls.distributed.worker import LostContact
+from imgcls.distributed.parameter_server import client, server
+from imgcls.distributed.parameter_server.client import Exchange
+from imgcls.distributed.process_group import LostContact
 from imgcls.errors import UsageError
 from imgcls.formats import idx
+from imgcls.optim import optimizers
+from imgcls.training import checkpoint
 
 STEPS = 12
 OPTIMIZERS: dict[str, Callable[[list[dict[str, Any]]], torch.optim.Optimizer]] = {
@@ -223,8 +224,8 @@ def test_staleness_is_counted_by_update() -> None:
 
 
 def test_momentum_is_warned_of() -> None:
-    assert "--lr 0.0125" in exchange.advice(0.9, 0.05, 4)
-    assert exchange.advice(0, 0.05, 4) == exchange.advice(0.9, 0.05, 1) == ""
+    assert "--lr 0.0125" in client.advice(0.9, 0.05, 4)
+    assert client.advice(0, 0.05, 4) == client.advice(0.9, 0.05, 1) == ""
 
 
 def test_no_server_is_refused() -> None:
@@ -240,7 +241,7 @@ def test_only_optimizers_are_made_by_name() -> None:
 def test_a_view_has_the_memory_order_of_its_parameter() -> None:
     weight = nn.Parameter(torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last))
     flat = torch.zeros(weight.numel())
-    view = exchange._like(flat, weight)
+    view = client._like(flat, weight)
     assert view.stride() == weight.stride()
     view.copy_(weight.detach())
     assert torch.equal(view, weight)
@@ -285,7 +286,7 @@ def learn_alone(name: str) -> dict[str, Any]:
     optimizer = OPTIMIZERS[name](groups(model))
     for step in range(STEPS):
         backward(model, step)
-        optim.set_lr(optimizer, 0.05 / (step + 1))
+        optimizers.set_lr(optimizer, 0.05 / (step + 1))
         optimizer.step()
     found["torch"], found["torch state"] = weights(model), state(model, optimizer)
     model = network()

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from conftest import shared
 
+from imgcls.config.sections import DataConfig
 from imgcls.data import sources
 from imgcls.data.sources import ArraySource, FolderSource, ListSource, RecordSource, open_source
 from imgcls.datasets import cifar10, imagenet
 from imgcls.errors import DataError, UsageError
 from imgcls.formats import lists, recordio
-from imgcls.sections import DataConfig
 
 
 def image(value: int) -> bytes:

@@ -163,8 +163,8 @@ def test_outside_fixtures() -> None:
 
 def test_a_run_goes_on_with_mxnets_momentum(tmp_path: Path) -> None:
     """The states of a run of ours, written as MXNet would have: resuming from them is resuming from our own."""
-    from imgcls import checkpoint
     from imgcls.cli import train
+    from imgcls.training import checkpoint
 
     def command(*flags: object) -> list[str]:
         return ["--dataset", "digits", "--network", "mlp", "--batch-size", "500", "--num-epochs", *map(str, flags)]

@@ -14,6 +14,7 @@ import pytest
 import torch
 from conftest import run_cli
 
+from imgcls.config.sections import AugmentConfig
 from imgcls.data import make, streaming
 from imgcls.data.loader import ResidentLoader
 from imgcls.data.make import make_loader
@@ -21,7 +22,6 @@ from imgcls.data.sources import ArraySource, RecordSource
 from imgcls.data.streaming import StreamingLoader
 from imgcls.errors import DataError, UsageError
 from imgcls.formats import params, recordio
-from imgcls.sections import AugmentConfig
 
 CPU = torch.device("cpu")
 EVERYTHING = {"random_resized_crop": True, "min_random_area": 0.2, "min_random_aspect_ratio": 3 / 4, "brightness": 0.4,

@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 from conftest import ROOT, run_cli
 
-from imgcls import checkpoint
 from imgcls.cli import score
 from imgcls.cli import train as command
 from imgcls.formats import idx, params
+from imgcls.training import checkpoint
 
 COUNT = 400
 
@@ -180,8 +180,8 @@ def test_resume_from_inside_an_epoch_gives_the_same_bytes(folder: Path, undistur
                                                           monkeypatch: pytest.MonkeyPatch,
                                                           capsys: pytest.CaptureFixture[str]) -> None:
     """SIGTERM at three places; also the log goes on as if nothing had been."""
-    from imgcls import trainer
-    from imgcls.signals import Stop
+    from imgcls.training import trainer
+    from imgcls.training.stop import Stop
 
     prefix = tmp_path / "net"
     flags = ("--network", "lenet", "--model-prefix", prefix, "--optimizer", "nag", "--num-epochs", 3,

@@ -51,7 +51,7 @@ class Bench:
     def agent(self, host: str) -> int:
         """The process id of the agent on a host."""
         return next(pid for pid, line in self.hosts.processes(host).items()
-                    if line.startswith(sys.executable) and "imgcls.distributed.agent" in line)
+                    if line.startswith(sys.executable) and "imgcls.launch.agent" in line)
 
     def assert_empty(self, seconds: float = 5) -> None:
         """Nothing of a job is left on the hosts."""

@@ -15,9 +15,10 @@ import torch
 from conftest import run_cli
 
 import imgcls
-from imgcls import download, zoo
 from imgcls.errors import DataError, RunError, UsageError
 from imgcls.formats import params
+from imgcls.pretrained import zoo
+from imgcls.storage import download
 
 FOLDER = "/models/imagenet/resnet/18-layers"
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from imgcls import lookup
 from imgcls.cli._run import run_main
+from imgcls.config import lookup
 
 
 def main(argv: Sequence[str] | None = None) -> int:

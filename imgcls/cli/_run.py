@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
-from imgcls.distributed.environment import AGENT_VARIABLE
+from imgcls.distributed.rank_info import AGENT_VARIABLE
 from imgcls.errors import ImgclsError, Stopped, UsageError
 
 T = TypeVar("T")
@@ -76,7 +76,7 @@ def run_main(function: Callable[[Sequence[str]], int | None], argv: Sequence[str
 
 def _joined() -> bool:
     """Whether this process is one of several."""
-    return getattr(sys.modules.get("imgcls.distributed.worker"), "joined", False)
+    return getattr(sys.modules.get("imgcls.distributed.process_group"), "joined", False)
 
 
 def _status_of(function: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None, name: str) -> int:

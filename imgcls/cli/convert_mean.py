@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 
 from imgcls.cli._run import run_main
-from imgcls.config import Parser
+from imgcls.config.resolve import Parser
 from imgcls.formats import caffe, params
 
 EXAMPLES = """examples:

@@ -14,21 +14,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from imgcls import config as configuration
-from imgcls import distributed, storage
+from imgcls import distributed
 from imgcls.cli import train
 from imgcls.cli._run import loading_torch, run_main
 from imgcls.cli.score import count_classes, preprocessing_line, with_preprocessing
-from imgcls.config import Config
+from imgcls.config import resolve as configuration
+from imgcls.config.resolve import Config
+from imgcls.config.sections import flag
 from imgcls.errors import UsageError
-from imgcls.sections import flag
+from imgcls.storage.paths import to_path
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from imgcls.checkpoint import Saved
-    from imgcls.reporter import Reporter
-    from imgcls.zoo import Pretrained
+    from imgcls.pretrained.zoo import Pretrained
+    from imgcls.training.checkpoint import Saved
+    from imgcls.training.reporter import Reporter
 
 EXAMPLES = """examples:
   {prog} --pretrained-model torchvision:resnet50 --data-dir photos/ --model-prefix model/pets
@@ -84,7 +85,7 @@ def _start(argv: Sequence[str], prog: str) -> int:
     if status is not None:
         return status
     with loading_torch():
-        from imgcls import zoo
+        from imgcls.pretrained import zoo
     gpus = distributed.gpu_numbers(config.device.gpus)
     if gpus:  # before anything is downloaded
         distributed.check_gpus(config.device.gpus, tuple(gpus))
@@ -113,7 +114,9 @@ def make_network(config: Config, own: FinetuneConfig, read: Callable[[], Pretrai
     saved. Frozen and marked with learning rates as the flags say, on the CPU, in channels_last memory."""
     import torch
 
-    from imgcls import graph, summary, transfer
+    from imgcls import graph
+    from imgcls.pretrained import transfer
+    from imgcls.training import summary
 
     for name in SHAPING:
         if name in config.given:
@@ -141,7 +144,7 @@ def make_network(config: Config, own: FinetuneConfig, read: Callable[[], Pretrai
 
 def _begun(config: Config, own: FinetuneConfig, pretrained: Pretrained, reporter: Reporter) -> nn.Module:
     """The pretrained network under a new head, and a line for what became of its weights."""
-    from imgcls import transfer
+    from imgcls.pretrained import transfer
 
     model, report = transfer.new_head(pretrained, config.network, layer=own.layer_before_fullc, seed=config.train.seed)
     reporter.line(f"Loaded pretrained model {pretrained.path}")
@@ -156,7 +159,7 @@ def _begun(config: Config, own: FinetuneConfig, pretrained: Pretrained, reporter
 
 def _resumed(config: Config, saved: Saved, prefix: str) -> nn.Module:
     """The network that this run has written beside its weights."""
-    from imgcls import zoo
+    from imgcls.pretrained import zoo
 
     pretrained = zoo.read_network(prefix, dict(saved.arrays), saved.path)
     model = zoo.build(pretrained).train()
@@ -192,7 +195,7 @@ def _missing() -> UsageError:
 
 def _to_resume(config: Config, own: FinetuneConfig) -> str:
     """The prefix of the run to go on with; "" where there is nothing to go on with, or nobody asked."""
-    from imgcls import checkpoint
+    from imgcls.training import checkpoint
 
     if not (own.resume or own.load_epoch.lower() == "auto"):
         return ""
@@ -203,4 +206,4 @@ def _to_resume(config: Config, own: FinetuneConfig) -> str:
 
 
 def _has_network(prefix: str) -> bool:
-    return any(storage.place(f"{prefix}-{end}.json").exists() for end in ("symbol", "network"))
+    return any(to_path(f"{prefix}-{end}.json").exists() for end in ("symbol", "network"))

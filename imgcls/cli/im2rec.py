@@ -17,13 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from imgcls.cli._run import run_main
-from imgcls.config import Parser
+from imgcls.config.resolve import Parser
+from imgcls.data.packing import PackConfig, Packed, convert, pack_list
 from imgcls.errors import DataError, RunError, UsageError, unknown
 from imgcls.formats import lists
 from imgcls.formats.lists import Entry, Listing
 from imgcls.formats.recordio import RecordReader
-from imgcls.packing import PackConfig, Packed, convert, pack_list
-from imgcls.storage import check_writable, local, write_bytes
+from imgcls.storage.atomic import check_writable, write_bytes
+from imgcls.storage.paths import to_local_path
 
 EXAMPLES = """examples:
   imgcls-im2rec data/pets photos/ --resize 256                       list photos/, pack it into data/pets.rec
@@ -67,8 +68,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     """The flags, checked; a wrong one is a UsageError. `recursive` and `shuffle` are None where not given."""
     parser = _parser()
     flags = parser.parse_args(_normalised(argv, parser))
-    flags.prefix = os.path.abspath(local(flags.prefix, "PREFIX"))
-    flags.root = os.path.abspath(local(flags.root, "ROOT"))
+    flags.prefix = os.path.abspath(to_local_path(flags.prefix, "PREFIX"))
+    flags.root = os.path.abspath(to_local_path(flags.root, "ROOT"))
     flags.encoding = "." + flags.encoding.lstrip(".").lower().replace("jpeg", "jpg")
     flags.exts = [e for word in flags.exts for e in word.split(",") if e]
     _choice("--encoding", flags.encoding, (".jpg", ".png"))
@@ -278,10 +279,10 @@ def _pack_key_value(argv: Sequence[str]) -> int:
                         encoding=values["encoding"], inter_method=values["inter_method"],
                         pack_label=bool(values["pack_label"]), repeat_first_label=True,
                         num_threads=values["num_thread"] or _num_cores())
-    out = str(local(out, "OUT.rec"))
+    out = str(to_local_path(out, "OUT.rec"))
     check_writable(out, "OUT.rec")
     num_parts, part = values["nsplit"], values["part"]
-    listing = lists.read_blank_separated(local(list_path, "LIST"), values["label_width"], num_parts, part)
+    listing = lists.read_blank_separated(to_local_path(list_path, "LIST"), values["label_width"], num_parts, part)
     target = out if num_parts == 1 else f"{out}.part{part:03d}"
     done = _pack_one(listing, root, target, target.removesuffix(".rec"), config,
                      join=not any(os.path.exists(root + entry.path) for entry in listing.entries[:100]))

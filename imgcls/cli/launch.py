@@ -15,14 +15,14 @@ import sys
 from collections.abc import Sequence
 
 from imgcls.cli._run import run_main
-from imgcls.config import Parser
-from imgcls.distributed.environment import LAUNCHER_VARIABLE
+from imgcls.config.resolve import Parser
+from imgcls.distributed.rank_info import LAUNCHER_VARIABLE
 from imgcls.errors import UsageError
-from imgcls.launching import command as commands
-from imgcls.launching import hosts, job, schedulers
-from imgcls.launching.hosts import Host, Share
-from imgcls.launching.remote import Ssh
-from imgcls.storage import write_bytes
+from imgcls.launch import command as commands
+from imgcls.launch import hosts, schedulers, supervisor
+from imgcls.launch.hosts import Host, Share
+from imgcls.launch.ssh import Ssh
+from imgcls.storage.atomic import write_bytes
 
 NAME = "imgcls-launch"
 LAUNCHERS = ("local", "ssh", "mpi", "slurm", "kubernetes", "sge", "yarn")
@@ -32,7 +32,7 @@ EXAMPLES = """examples:
   imgcls-launch -n 4 -H hosts --sync-dst-dir /tmp/job python train.py         four, dealt out to the machines in hosts
   imgcls-launch -n 8 -H hosts --nnodes 1:8 --max-restarts 10 imgcls-train ... goes on when machines are lost
   imgcls-launch -n 2 --launcher mpi imgcls-train ...                          with mpirun
-  imgcls-launch -n 2 --launcher slurm --output job.sh imgcls-train ...        a script for sbatch
+  imgcls-launch -n 2 --launcher slurm --output supervisor.sh imgcls-train ...        a script for sbatch
 """
 
 
@@ -54,7 +54,7 @@ def _start(argv: Sequence[str]) -> int:
     if launcher in ("local", "ssh", "mpi"):  # for the last line of a run, which tells how to go on
         env[LAUNCHER_VARIABLE] = shlex.join([NAME, *argv[:len(argv) - len(flags.command)]])
     if launcher in ("local", "ssh"):
-        return job.run(_job(flags, command, env))
+        return supervisor.run(_job(flags, command, env))
     if launcher == "mpi":
         return _run_mpi(flags, command, env)
     return _write_script(flags, launcher, command, env)
@@ -98,7 +98,7 @@ def _note(text: str) -> None:
     print(f"{NAME}: note: {text}", file=sys.stderr)
 
 
-def _job(flags: argparse.Namespace, command: list[str], env: dict[str, str]) -> job.Job:
+def _job(flags: argparse.Namespace, command: list[str], env: dict[str, str]) -> supervisor.Job:
     """For the launchers local and ssh."""
     timeout = flags.timeout or 300.0
     shares, ssh, least = [Share(Host(socket.gethostname()), flags.num_workers)], None, 1
@@ -110,7 +110,7 @@ def _job(flags: argparse.Namespace, command: list[str], env: dict[str, str]) -> 
     roots = [root] if root else []
     if flags.sync_dst_dir and root and os.path.commonpath([root, folder]) == folder:
         roots.insert(0, os.path.normpath(os.path.join(flags.sync_dst_dir, os.path.relpath(root, folder))))
-    return job.Job(command, shares, commands.devices(command), least, len(shares), flags.max_restarts, timeout, env,
+    return supervisor.Job(command, shares, commands.devices(command), least, len(shares), flags.max_restarts, timeout, env,
                    _python(flags), folder, roots, ssh, NAME, secrets.token_hex(8), flags.sync_dst_dir or "",
                    flags.verbose, flags.dry_run)
 

@@ -7,9 +7,10 @@ import time
 from collections.abc import Sequence
 
 from imgcls.cli._run import run_main
-from imgcls.config import Parser
+from imgcls.config.resolve import Parser
 from imgcls.formats.recordio import RecordReader, index_path
-from imgcls.storage import local, write_bytes
+from imgcls.storage.atomic import write_bytes
+from imgcls.storage.paths import to_local_path
 
 EXAMPLES = """examples:
   imgcls-rec2idx data/train.rec                     data/train.idx, with keys 0, 1, 2, ...
@@ -33,7 +34,7 @@ def _start(argv: Sequence[str]) -> int:
     if flags.ids and reader.header_problems():
         raise next(iter(reader.header_problems().values()))
     lines = [f"{key}\t{offset}\n" for key, offset in zip(keys, reader.offsets.tolist(), strict=True)]
-    write_bytes(flags.index or index_path(local(flags.record)), "".join(lines).encode())
+    write_bytes(flags.index or index_path(to_local_path(flags.record)), "".join(lines).encode())
     for problem in reader.problems:
         print(f"passed over: {problem}")
     print(f"time: {time.perf_counter() - start:f}  count: {len(reader)}")

@@ -9,16 +9,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from imgcls import config as configuration
 from imgcls.cli._run import loading_torch, run_main
+from imgcls.config import resolve as configuration
+from imgcls.config.sections import flag
 from imgcls.errors import UsageError
-from imgcls.sections import flag
 
 if TYPE_CHECKING:
     from torch import nn
 
     from imgcls.data.sources import Source
-    from imgcls.zoo import Located
+    from imgcls.pretrained.zoo import Located
 
 EXAMPLES = """examples:
   {prog} --model model/mnist --dataset mnist                 the newest epoch on the test set
@@ -66,9 +66,11 @@ def score(name: str, config: configuration.Config) -> dict[str, float]:
     """Metrics of the network `name` (see `zoo.locate`) on the validation data, and `images/sec`. Preprocessing that the
     user does not give is that of its training, or the data set's where nobody noted it."""
     with loading_torch():
-        from imgcls import distributed, trainer, zoo
+        from imgcls import distributed
+        from imgcls.pretrained import zoo
+        from imgcls.training import trainer
     from imgcls.data.make import make_loader
-    from imgcls.metrics import Metrics, metric_names
+    from imgcls.training.metrics import Metrics, metric_names
 
     worker = distributed.choose(config.device)
     found = zoo.locate(name, config.checkpoint.load_epoch or "auto")

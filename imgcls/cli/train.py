@@ -10,28 +10,29 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from imgcls import config as configuration
-from imgcls import distributed, networks, storage
+from imgcls import distributed, networks
 from imgcls.cli._run import in_background, loading_torch, run_main
-from imgcls.config import Config
-from imgcls.distributed.environment import LAUNCHER_VARIABLE
+from imgcls.config import resolve as configuration
+from imgcls.config.resolve import Config
+from imgcls.distributed.rank_info import LAUNCHER_VARIABLE
 from imgcls.errors import ImgclsError, UsageError
+from imgcls.storage.paths import to_path
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from imgcls.checkpoint import Position, Saved
     from imgcls.data.loader import Loader
     from imgcls.data.sources import Splits
     from imgcls.distributed import Place
-    from imgcls.distributed.batch_norm import Shared
-    from imgcls.distributed.exchange import Exchange
-    from imgcls.distributed.gradients import DataParallel
-    from imgcls.distributed.worker import Worker
-    from imgcls.reporter import Reporter
-    from imgcls.schedule import Schedule
-    from imgcls.trainer import Precision
+    from imgcls.distributed.data_parallel import DataParallel
+    from imgcls.distributed.parameter_server.client import Exchange
+    from imgcls.distributed.process_group import Worker
+    from imgcls.distributed.sync_batch_norm import Shared
+    from imgcls.optim.schedules import Schedule
+    from imgcls.training.checkpoint import Position, Saved
+    from imgcls.training.reporter import Reporter
+    from imgcls.training.trainer import Precision
 
     MakeNetwork = Callable[[Config, "Saved | None", Reporter], nn.Module]
 
@@ -71,7 +72,7 @@ def start_others(config: Config, argv: Sequence[str], again: Sequence[str], prog
     if argv and sys.argv[-len(argv):] == list(argv):
         again = [sys.executable, *sys.orig_argv[1:]]
     with loading_torch():
-        from imgcls.distributed import agent
+        from imgcls.launch import agent
     if team.gpus:
         distributed.check_gpus(config.device.gpus, team.gpus)
     wanted = config.distributed
@@ -96,9 +97,10 @@ def run(config: Config, *, splits: Splits | None = None, command: str = "", quie
     else:  # a GPU may not be there: say so before anything is downloaded
         data = lambda: splits or load_data(config)  # noqa: E731
     with loading_torch():
-        from imgcls import checkpoint, schedule, summary, trainer
-    from imgcls.reporter import Reporter
-    from imgcls.signals import Stop
+        from imgcls.optim import schedules
+        from imgcls.training import checkpoint, summary, trainer
+    from imgcls.training.reporter import Reporter
+    from imgcls.training.stop import Stop
 
     with contextlib.ExitStack() as stack:
         worker = distributed.choose(config.device, team)
@@ -107,7 +109,7 @@ def run(config: Config, *, splits: Splits | None = None, command: str = "", quie
         distributed.join(worker, team, config.distributed.dist_timeout)
         check_sharing(config, worker)
         prefix = config.checkpoint.save_model_prefix or config.checkpoint.model_prefix
-        storage.place(prefix, "--model-prefix")
+        to_path(prefix, "--model-prefix")
         metrics_path = f"{prefix}-metrics.jsonl" if prefix else None
         reporter = stack.enter_context(contextlib.closing(Reporter(
             config.report, metrics_path=metrics_path, rank=worker.rank, quiet=quiet)))
@@ -127,7 +129,7 @@ def run(config: Config, *, splits: Splits | None = None, command: str = "", quie
         parts = networks.place(model, config.network, worker.device, team.gpus)
         if parts:
             reporter.line(parts)
-        plan = schedule.from_config(config.schedule, updates_per_epoch=loader.batches_per_epoch, given=config.given,
+        plan = schedules.from_config(config.schedule, updates_per_epoch=loader.batches_per_epoch, given=config.given,
                                     num_epochs=config.train.num_epochs, first_generation=config.first_generation)
         position = start_of(config, saved, loader, plan, reporter)
         optimizer, precision = make_optimizer(config, model, saved, worker, reporter,
@@ -167,9 +169,10 @@ def make_optimizer(config: Config, model: nn.Module, saved: Saved | None, worker
                    lr: float, update: int) -> tuple[torch.optim.Optimizer, Precision]:
     """The optimizer and the precision of the steps, in the state of the checkpoint where there is one, which was left
     at this learning rate and number of updates."""
-    from imgcls import checkpoint, optim, trainer
+    from imgcls.optim import optimizers
+    from imgcls.training import checkpoint, trainer
 
-    optimizer = optim.build(config.optimizer, model, worker.device)
+    optimizer = optimizers.build(config.optimizer, model, worker.device)
     precision = trainer.Precision(config.device.dtype, worker.device)
     if saved and saved.mxnet_states is not None:
         saved = checkpoint.translate_states(model, optimizer, saved, lr, update)
@@ -191,7 +194,7 @@ def agreed_checkpoint(config: Config, worker: Worker) -> Saved | None:
 
     Every machine looks at its own disk, the one that is furthest on reads, and the others are told.
     """
-    from imgcls import checkpoint
+    from imgcls.training import checkpoint
 
     worker = dataclasses.replace(worker, apart=False)  # at the start all are together
     saved: Saved | None = None
@@ -239,12 +242,12 @@ def spread_over_devices(config: Config, model: nn.Module, worker: Worker,
         return None, None
     from torch.nn.modules.batchnorm import _BatchNorm
 
-    from imgcls.distributed import batch_norm, gradients
+    from imgcls.distributed import data_parallel, sync_batch_norm
     from imgcls.layers import BatchNorm
 
     wanted = config.distributed
-    shared = batch_norm.synchronise(model, (BatchNorm, _BatchNorm)) if wanted.sync_bn else None
-    forward = gradients.data_parallel(model, device=worker.device, gc_type=wanted.gc_type,
+    shared = sync_batch_norm.synchronise(model, (BatchNorm, _BatchNorm)) if wanted.sync_bn else None
+    forward = data_parallel.data_parallel(model, device=worker.device, gc_type=wanted.gc_type,
                                       gc_threshold=wanted.gc_threshold,
                                       batch_per_device=max(batch_size // worker.world, 1))
     return forward, shared
@@ -252,7 +255,7 @@ def spread_over_devices(config: Config, model: nn.Module, worker: Worker,
 
 def check_sharing(config: Config, worker: Worker) -> None:
     """UsageError for settings that do not go with the way gradients are shared."""
-    from imgcls.distributed import gradients
+    from imgcls.distributed import data_parallel
 
     wanted, dtype = config.distributed, config.device.dtype
     if worker.apart:
@@ -262,12 +265,12 @@ def check_sharing(config: Config, worker: Worker) -> None:
                 raise UsageError(f"{flag}: does not go with --kv-store {wanted.kv_store}, where every worker is by "
                                  "itself and its gradients go to a server as float32; take dist_sync"
                                  + (" or --dtype bfloat16" if dtype == "float16" else ""))
-    gradients.check(wanted.gc_type, wanted.gc_threshold, dtype)
+    data_parallel.check(wanted.gc_type, wanted.gc_threshold, dtype)
 
 
 def exchange_with_servers(config: Config, optimizer: torch.optim.Optimizer, worker: Worker) -> Exchange:
     """dist_async: the servers, started, and the weights of worker 0 in all of them and in every worker."""
-    from imgcls.distributed.exchange import Exchange
+    from imgcls.distributed.parameter_server.client import Exchange
 
     servers = worker.place.servers if worker.place else 0
     return Exchange(optimizer, rank=worker.rank, world=worker.world, servers=servers or 1,
@@ -326,7 +329,7 @@ def check_labels(labels: Any, num_classes: int, what: str) -> None:
 def find_checkpoint(config: Config, place: Place | None = None) -> Saved | None:
     """What --load-epoch names; None to start from scratch, which auto does where nothing was saved yet. Processes of
     a job that were started again go on with what the job saved last, whatever --load-epoch says."""
-    from imgcls import checkpoint
+    from imgcls.training import checkpoint
 
     wanted = config.checkpoint
     prefix = wanted.save_model_prefix or wanted.model_prefix
@@ -363,7 +366,7 @@ def make_network(config: Config, saved: Saved | None, reporter: Reporter) -> nn.
 
 def start_of(config: Config, saved: Saved | None, loader: Loader, plan: Schedule, reporter: Reporter) -> Position:
     """Where training begins: the saved position, its update counted in this run's batches."""
-    from imgcls.checkpoint import Position
+    from imgcls.training.checkpoint import Position
 
     if saved is None:
         return Position()
@@ -383,8 +386,8 @@ def start_of(config: Config, saved: Saved | None, loader: Loader, plan: Schedule
 def summarise(config: Config, splits: Splits, model: nn.Module, flops: int, loader: Loader, val_loader: Loader | None,
               plan: Schedule, worker: Worker, dtype: str, reporter: Reporter) -> None:
     """The start-up summary: what is trained on what, how and where."""
-    from imgcls import summary
     from imgcls.data import augment
+    from imgcls.training import summary
 
     network, shape = config.network, ",".join(map(str, config.network.image_shape))
     is_image = len(network.image_shape) == 3
@@ -424,9 +427,9 @@ def warn_of_what_hurts(config: Config, splits: Splits, position: Position, saved
     """Settings and data that are allowed and rarely meant."""
     import numpy as np
 
-    from imgcls import checkpoint
     from imgcls.data.sources import FolderSource
     from imgcls.networks import takes_depth
+    from imgcls.training import checkpoint
 
     labels = np.asarray(splits.train.labels)
     few = 2 * config.network.num_classes
@@ -443,7 +446,7 @@ def warn_of_what_hurts(config: Config, splits: Splits, position: Position, saved
     if worker.world == 1 and (unused := one_process_flags(config)):
         reporter.warn(f"{', '.join(unused)}: one process trains alone, so that there is nothing to share")
     if worker.apart:
-        from imgcls.distributed.exchange import advice
+        from imgcls.distributed.parameter_server.client import advice
 
         momentum = config.optimizer.mom if config.optimizer.optimizer.lower() in ("sgd", "nag") else 0
         if warning := advice(momentum, config.schedule.lr, worker.world):

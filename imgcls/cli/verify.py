@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 
 from imgcls.cli._run import run_main
-from imgcls.config import Parser
+from imgcls.config.resolve import Parser
+from imgcls.data.packing import decode, in_order, quiet_opencv
 from imgcls.errors import DataError, UsageError
 from imgcls.formats.lists import class_names
 from imgcls.formats.recordio import RecordReader, expand, unpack
-from imgcls.packing import decode, in_order, quiet_opencv
-from imgcls.storage import Place
+from imgcls.storage.paths import AnyPath
 
 EXAMPLES = """examples:
   imgcls-verify data/train.rec                  every record, every image
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _start(argv: Sequence[str]) -> int:
     flags = _parse(argv)
-    files: list[Place] = []
+    files: list[AnyPath] = []
     for text in flags.files:
         # A file that is named is looked at even if it is empty, which in a folder means nothing.
         files += [Path(text)] if os.path.isfile(text) else expand(text, "FILE")
@@ -53,7 +53,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     return flags
 
 
-def _verify(path: Place, flags: argparse.Namespace) -> int:
+def _verify(path: AnyPath, flags: argparse.Namespace) -> int:
     """Print what is wrong with a file and a line that sums it up; returns how much is wrong."""
     start = time.perf_counter()
     try:

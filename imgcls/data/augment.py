@@ -15,11 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from imgcls.config.sections import AugmentConfig
 from imgcls.data import order
-from imgcls.data.plan import COLUMN, MIRROR, ROW, aspects
+from imgcls.data.crops import COLUMN, MIRROR, ROW, aspects
 from imgcls.errors import DataError, UsageError
 from imgcls.formats import caffe, params
-from imgcls.sections import AugmentConfig
 
 
 @dataclass(frozen=True)

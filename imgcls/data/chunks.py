@@ -21,7 +21,7 @@ import numpy as np
 from imgcls.data import order
 from imgcls.errors import DataError
 from imgcls.formats.ranges import RangedReader
-from imgcls.remote import PARTS_AT_ONCE, Pool
+from imgcls.storage.remote import PARTS_AT_ONCE, Pool
 
 #: a chunk has this many bytes, or one record
 CHUNK_BYTES = 16 << 20

@@ -19,7 +19,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from imgcls.data import seekable
-from imgcls.data.plan import METHODS, Color, Plan, Size
+from imgcls.data.crops import METHODS, Color, Plan, Size
 
 #: larger images are not decoded: no camera makes them, and a file of a few bytes can claim to be one
 MAX_PIXELS = 1 << 28

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from imgcls.config.sections import AugmentConfig
 from imgcls.data import augment, order
 from imgcls.data.sources import ArraySource
 from imgcls.errors import UsageError
-from imgcls.sections import AugmentConfig
 
 #: images that are gathered and normalised at a time; larger pieces fall out of the cache
 _PIECE = 2048

@@ -17,13 +17,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from imgcls.config.sections import AugmentConfig
 from imgcls.data import order
+from imgcls.data.crops import Planner
 from imgcls.data.loader import Loader, ResidentLoader
-from imgcls.data.plan import Planner
 from imgcls.data.sources import ArraySource, Source
 from imgcls.errors import DataError, UsageError
 from imgcls.formats import caffe, params
-from imgcls.sections import AugmentConfig
 
 #: images up to this short edge are taken as they are: to shrink CIFAR for validation ruined its accuracy in MXNet 1.3
 SMALL_EDGE = 64

@@ -16,14 +16,14 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from imgcls.cache import default_gb
+from imgcls.config.sections import DataConfig
 from imgcls.data import chunks
 from imgcls.errors import DataError, UsageError
 from imgcls.formats import lists, recordio
 from imgcls.formats.ranges import RangedReader
-from imgcls.remote import Pool, RemotePath
-from imgcls.sections import DataConfig
-from imgcls.storage import Place, open_read, place
+from imgcls.storage.cache import default_gb
+from imgcls.storage.paths import AnyPath, open_read, to_path
+from imgcls.storage.remote import Pool, RemotePath
 
 #: of the samples this part may be damaged before a run is stopped, but at least this number
 BAD_PART, BAD_LEAST = 0.01, 10
@@ -121,7 +121,7 @@ class RecordSource:
     #: how much of the cache the copies of remote files take
     copied_bytes = 0
 
-    def __init__(self, files: Sequence[Place], *, index: str = "", on_bad: str = "skip",
+    def __init__(self, files: Sequence[AnyPath], *, index: str = "", on_bad: str = "skip",
                  cache_gb: float | None = None) -> None:
         """`index` names the `.idx` of a single file; `cache_gb` is the limit of the cache."""
         if index and len(files) > 1:
@@ -139,7 +139,7 @@ class RecordSource:
         self.labels = np.concatenate([labels for _, _, labels in found])
         self._firsts = np.cumsum([0, *(len(numbers) for numbers, _, _ in found)]).tolist()
 
-    def _open(self, files: Sequence[Place], index: str, resync: bool, cache_gb: float | None) -> list[Any]:
+    def _open(self, files: Sequence[AnyPath], index: str, resync: bool, cache_gb: float | None) -> list[Any]:
         """A reader of each file. Remote ones are fetched ahead, while those before them are searched."""
         fetched = [file for file in files if isinstance(file, RemotePath)]
         self.copied_bytes = sum(file.stat().size for file in fetched)
@@ -195,7 +195,7 @@ class ChunkedSource(RecordSource):
                      f"read in chunks of {chunks.CHUNK_BYTES / 2**20:g} MB, for training {chunks.WINDOW_CHUNKS} "
                      "shuffled together")
 
-    def _open(self, files: Sequence[Place], index: str, resync: bool, cache_gb: float | None) -> list[Any]:
+    def _open(self, files: Sequence[AnyPath], index: str, resync: bool, cache_gb: float | None) -> list[Any]:
         return [RangedReader(file, resync=resync, cache_gb=cache_gb) for file in files if isinstance(file, RemotePath)]
 
     def order(self, seed: int, epoch: int) -> np.ndarray:
@@ -213,7 +213,7 @@ class ChunkedSource(RecordSource):
 class _FileSource:
     """Image files under `root`, one sample each."""
 
-    root: Place
+    root: AnyPath
     _paths: Sequence[str]
 
     def __len__(self) -> int:
@@ -254,7 +254,7 @@ class FolderSource(_FileSource):
 class ListSource(_FileSource):
     """The images that a `.lst` names, relative to `root`, with their first label: what im2rec would pack."""
 
-    def __init__(self, path: Place, root: Place, *, on_bad: str = "skip") -> None:
+    def __init__(self, path: AnyPath, root: AnyPath, *, on_bad: str = "skip") -> None:
         found = lists.read(path)
         self.path, self.root, self.description = path, root, str(path)
         self.problems = list(found.problems)
@@ -280,10 +280,10 @@ def open_source(path: str, flag: str, *, index: str = "", root: str = "", on_bad
     UsageError; a file of another kind, or one that is damaged beyond use, a DataError. `cache_gb` is how much of remote
     files may be copied.
     """
-    found = place(path.partition(";")[0], flag)
+    found = to_path(path.partition(";")[0], flag)
     source: RecordSource | FolderSource | ListSource
     if found.suffix == ".lst" and ";" not in path:
-        source = ListSource(found, place(root, "--data-root") if root else found.parent, on_bad=on_bad)
+        source = ListSource(found, to_path(root, "--data-root") if root else found.parent, on_bad=on_bad)
     elif ";" not in path and found.is_dir() and not any(found.glob("*.rec")):
         if not any(entry.is_dir() for entry in found.iterdir()):
             raise UsageError(f"{flag} {path}: the folder holds neither .rec files nor a folder of images per class")
@@ -354,7 +354,7 @@ def num_classes(train: Source, val: Source | None = None) -> int | None:
     return max((len(source.class_names) for source in (train, val) if source is not None), default=0) or None
 
 
-def _open_records(files: Sequence[Place], index: str, on_bad: str, cache_gb: float | None) -> RecordSource:
+def _open_records(files: Sequence[AnyPath], index: str, on_bad: str, cache_gb: float | None) -> RecordSource:
     """A source of these record files, by chunks where they are remote and more than the cache may hold."""
     limit = default_gb() if cache_gb is None else cache_gb
     away = [file for file in files if isinstance(file, RemotePath)]
@@ -374,7 +374,7 @@ def _check_same(names: Sequence[str], wanted: Sequence[str], description: str) -
         raise UsageError(f"{description}: has {len(names)} classes, the training data {len(wanted)}")
 
 
-def _read_file(path: Place) -> bytes:
+def _read_file(path: AnyPath) -> bytes:
     """The whole file; what is larger than a record could be is refused before memory is taken."""
     try:
         if isinstance(path, RemotePath):

@@ -24,13 +24,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from imgcls.config.sections import AugmentConfig
 from imgcls.data import augment, decode, order
+from imgcls.data.crops import Planner, Size
 from imgcls.data.decode import BadImageError, Decoder, Info
 from imgcls.data.loader import Batch
-from imgcls.data.plan import Planner, Size
 from imgcls.data.sources import Ordered, Source, allowed_bad, too_many_bad
 from imgcls.errors import DataError, UsageError
-from imgcls.sections import AugmentConfig
 
 #: images that a thread takes at a time: enough to plan them in one go, few enough to share a batch
 JOB_IMAGES = 16

@@ -8,12 +8,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from imgcls import download
+from imgcls.config.sections import DataConfig
 from imgcls.data import sources
 from imgcls.data.sources import ArraySource, Source, Splits
 from imgcls.errors import DataError
 from imgcls.formats import cifar
-from imgcls.sections import DataConfig
+from imgcls.storage import download
 
 #: MXNet train_cifar10.py 0.9.1 to 1.9.1; its depth of 110 is what `resnet` takes for small images anyway, and wrong
 #: for other networks. Crop and mirror are on, as up to 1.2: later versions had them off,

@@ -17,9 +17,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from imgcls.config.sections import DataConfig
 from imgcls.data.sources import ArraySource, Splits
 from imgcls.datasets._strokes import CURVE, SHAPES, Stroke
-from imgcls.sections import DataConfig
 
 DEFAULTS: dict[str, object] = {
     "network": "lenet", "num_classes": 10, "image_shape": (1, 28, 28),

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from imgcls.config.sections import DataConfig
 from imgcls.data import sources
 from imgcls.data.sources import ArraySource, Source, Splits
 from imgcls.errors import UsageError
-from imgcls.sections import DataConfig
-from imgcls.storage import place
+from imgcls.storage.paths import to_path
 
 #: MXNet train_imagenet.py 0.9.1 to 1.9.1, and the crop and mirror that photographs are trained with: MXNet had
 #: stronger augmentation up to 1.2 and by oversight none from 1.3 on.
@@ -58,7 +58,7 @@ def _in_folder(config: DataConfig, split: str, file: str) -> str:
     """The record file or the folder of a split in --data-dir, or ""; a folder that is not there is a UsageError."""
     if not config.data_dir:
         return ""
-    folder = place(config.data_dir, "--data-dir")
+    folder = to_path(config.data_dir, "--data-dir")
     for found in (folder / file, folder / split):
         if found.exists():
             return str(found)

@@ -10,12 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from imgcls import download
+from imgcls.config.sections import DataConfig
 from imgcls.data.sources import ArraySource, Splits
 from imgcls.errors import DataError
 from imgcls.formats import idx
-from imgcls.sections import DataConfig
-from imgcls.storage import Place
+from imgcls.storage import download
+from imgcls.storage.paths import AnyPath
 
 #: MXNet train_mnist.py 0.9.1 to 1.9.1; the pixels are x / 255
 DEFAULTS: dict[str, object] = {
@@ -52,7 +52,7 @@ def load(config: DataConfig) -> Splits:
     return Splits(train, val)
 
 
-def _find(folder: Place, name: str) -> Place | None:
+def _find(folder: AnyPath, name: str) -> AnyPath | None:
     """The file under the names that it goes by; unzipped ones first, since they are read faster."""
     for suffix in ("", ".gz"):
         for spelling in (name, name.replace("-idx", ".idx")):
@@ -62,7 +62,7 @@ def _find(folder: Place, name: str) -> Place | None:
     return None
 
 
-def _fetch(folder: Place, name: str) -> Place:
+def _fetch(folder: AnyPath, name: str) -> AnyPath:
     return download.fetch(
         [f"{mirror}{name}.gz" for mirror in _MIRRORS], folder / f"{name}.gz", sha256=_SHA256[name],
         max_bytes=_MAX_BYTES, collection="mnist",
@@ -70,7 +70,7 @@ def _fetch(folder: Place, name: str) -> Place:
                "or train on --dataset digits, which needs no files")
 
 
-def _read(files: dict[str, Place], part: str) -> ArraySource:
+def _read(files: dict[str, AnyPath], part: str) -> ArraySource:
     images_path, labels_path = files[f"{part}-images-idx3-ubyte"], files[f"{part}-labels-idx1-ubyte"]
     images, labels = idx.read_images(images_path), idx.read_labels(labels_path)
     if len(images) != len(labels):

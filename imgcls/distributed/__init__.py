@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
-from imgcls.distributed import environment, stores
-from imgcls.distributed.environment import Place as Place
+from imgcls.config.sections import DeviceConfig, DistributedConfig
+from imgcls.distributed import kv_store, rank_info
+from imgcls.distributed.rank_info import Place
 from imgcls.errors import UsageError
-from imgcls.sections import DeviceConfig, DistributedConfig
 
 if TYPE_CHECKING:
-    from imgcls.distributed.worker import Worker
+    from imgcls.distributed.process_group import Worker
 
 #: floating-point operations of a training step that are worth a thread: about a millisecond of one core
 FLOPS_PER_THREAD = 1e8
@@ -32,7 +32,7 @@ class Team:
 
     #: GPU numbers of this host, none for the CPU
     gpus: tuple[int, ...]
-    store: stores.Store
+    store: kv_store.Store
     #: this process among those that somebody started already; None: nobody did
     place: Place | None
     #: processes that share one --batch-size
@@ -51,8 +51,8 @@ def gather_team(device: DeviceConfig, distributed: DistributedConfig, per_copy: 
 
     `per_copy` is --model-parallel, the GPUs that one copy of the network is spread over.
     """
-    gpus, store = tuple(gpu_numbers(device.gpus)), stores.parse(distributed.kv_store)
-    place = environment.detect()
+    gpus, store = tuple(gpu_numbers(device.gpus)), kv_store.parse(distributed.kv_store)
+    place = rank_info.detect()
     if gpus and distributed.workers_per_host > 1:
         raise UsageError(f"--workers-per-host {distributed.workers_per_host}: is for the CPU; --gpus {device.gpus} "
                          "has a process for each GPU already")
@@ -74,7 +74,7 @@ def choose(device: DeviceConfig, team: Team | None = None) -> Worker:
     machine has not."""
     import torch
 
-    from imgcls.distributed.worker import Worker
+    from imgcls.distributed.process_group import Worker
 
     gpus = team.gpus if team else tuple(gpu_numbers(device.gpus))
     if team is None and len(gpus) > 1:
@@ -96,7 +96,7 @@ def choose(device: DeviceConfig, team: Team | None = None) -> Worker:
 
 def join(worker: Worker, team: Team, seconds: float) -> None:
     """Meet the other processes of the job, and know the rank."""
-    from imgcls.distributed import worker as workers
+    from imgcls.distributed import process_group as workers
 
     if team.place is None or worker.world == 1:
         return
@@ -111,7 +111,7 @@ def join(worker: Worker, team: Team, seconds: float) -> None:
 def serve_mxnet_role(place: Place, seconds: float, name: str) -> int:
     """What MXNet's scheduler and servers did: the scheduler keeps the place where workers meet, a server is not needed
     (gradients are summed by all-reduce, and dist_async's servers are started beside the workers)."""
-    from imgcls.distributed import worker as workers
+    from imgcls.distributed import process_group as workers
 
     if place.role == "scheduler":
         workers.keep_meeting_place(place, seconds)

@@ -17,9 +17,10 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from imgcls.download import data_folder
 from imgcls.errors import DataError, ImgclsError
-from imgcls.storage import Place, read_all, write_bytes
+from imgcls.storage.atomic import write_bytes
+from imgcls.storage.download import data_folder
+from imgcls.storage.paths import AnyPath, read_all
 
 MAGIC = 0xCED7230A
 #: the bits of a head's second word that are the length; the others are the kind
@@ -51,12 +52,12 @@ class Words(Protocol):
     def item(self, i: int, /) -> int: ...
 
 
-def find_records(path: Place, words: np.ndarray, size: int, resync: bool) -> tuple[np.ndarray, list[DataError]]:
+def find_records(path: AnyPath, words: np.ndarray, size: int, resync: bool) -> tuple[np.ndarray, list[DataError]]:
     """(byte offsets of the good records, what is wrong) of a whole file given as its 4-byte words."""
     return link_heads(path, words, size, find_heads(words), resync)
 
 
-def link_heads(path: Place, words: Words, size: int, heads: tuple[np.ndarray, np.ndarray, np.ndarray],
+def link_heads(path: AnyPath, words: Words, size: int, heads: tuple[np.ndarray, np.ndarray, np.ndarray],
                resync: bool) -> tuple[np.ndarray, list[DataError]]:
     """`find_records` where the heads are known; of the words only those where something is wrong are looked at."""
     starts, kinds, lengths = heads
@@ -130,7 +131,7 @@ def disagreement(words: np.ndarray, size: int, offsets: np.ndarray) -> str:
     return ""
 
 
-def join_parts(path: Place, view: memoryview, begin: int) -> bytes:
+def join_parts(path: AnyPath, view: memoryview, begin: int) -> bytes:
     """The payload of the split record at `begin` of a file's bytes; whatever is wrong with it is a DataError."""
     pieces = []
     offset, size = begin, len(view)
@@ -171,7 +172,7 @@ class Index(NamedTuple):
     offsets: np.ndarray
 
     @classmethod
-    def read(cls, path: Place) -> Index:
+    def read(cls, path: AnyPath) -> Index:
         """All lines at once where they are plain numbers, otherwise one by one, to say which is wrong."""
         try:
             text = read_all(path)
@@ -293,7 +294,7 @@ class _Chain:
     Only breaks cost time, not parts. `problems` tells them in order.
     """
 
-    def __init__(self, path: Place, words: Words, size: int, starts: np.ndarray, lengths: np.ndarray,
+    def __init__(self, path: AnyPath, words: Words, size: int, starts: np.ndarray, lengths: np.ndarray,
                  ends: np.ndarray) -> None:
         self.path, self.words, self.size = path, words, size
         self.starts, self.lengths, self.ends = starts, lengths, ends
@@ -358,7 +359,7 @@ class _Chain:
         self.problems.append(DataError(self.path, reason, offset))
 
 
-def _whole_records(path: Place, starts: np.ndarray, kinds: np.ndarray,
+def _whole_records(path: AnyPath, starts: np.ndarray, kinds: np.ndarray,
                    ends: np.ndarray) -> tuple[np.ndarray, list[DataError]]:
     """(numbers of the parts that begin a good record, what is wrong with the others)."""
     if not len(kinds):

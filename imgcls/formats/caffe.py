@@ -17,8 +17,8 @@ import os
 
 import numpy as np
 
-from imgcls import storage
 from imgcls.errors import DataError, UsageError
+from imgcls.storage.paths import to_local_path
 
 #: a mean of 3 x 4096 x 4096 in double precision is larger than any there is
 MAX_BYTES = 3 * 4096 * 4096 * 8
@@ -45,7 +45,7 @@ def load_mean(path: str | os.PathLike[str]) -> np.ndarray:
 
     DataError for a file that is damaged, too large, or no mean image.
     """
-    file = storage.local(path)
+    file = to_local_path(path)
     try:
         with open(file, "rb") as stream:
             data = stream.read(MAX_BYTES + 1)

@@ -26,7 +26,7 @@ import numpy as np
 
 from imgcls.errors import DataError
 from imgcls.formats import pickles
-from imgcls.storage import Place, open_read, place
+from imgcls.storage.paths import AnyPath, open_read, to_path
 
 PIXELS = 3 * 32 * 32
 #: the largest real file, the training pictures of CIFAR-100, has 155 million bytes
@@ -49,7 +49,7 @@ class Splits(NamedTuple):
 
     train: Batch
     test: Batch
-    place: Place
+    path: AnyPath
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def read(path: str | os.PathLike[str], classes: int = 10) -> Batch:
 
     Raises DataError for a file that is not a whole batch, and for a pickle of anything but plain data.
     """
-    file = place(path)
+    file = to_path(path)
     try:
         with open_read(file) as stream:
             size = os.fstat(stream.fileno()).st_size
@@ -98,7 +98,7 @@ def read_splits(folder: str | os.PathLike[str], classes: int = 10) -> Splits | N
 
     None when no form of the data set is there with all its files; a damaged file is a DataError.
     """
-    root = place(folder)
+    root = to_path(folder)
     for layout in _LAYOUTS[classes]:
         names = [*layout.train, layout.test]
         for where in (root, root / layout.folder):
@@ -114,7 +114,7 @@ def read_splits(folder: str | os.PathLike[str], classes: int = 10) -> Splits | N
     return None
 
 
-def _joined(batches: list[Batch], where: Place) -> Splits:
+def _joined(batches: list[Batch], where: AnyPath) -> Splits:
     """All batches but the last, one after the other, are for training; the last is the test."""
     *train, test = batches
     coarse = [batch.coarse_labels for batch in train if batch.coarse_labels is not None]
@@ -173,7 +173,7 @@ def _label_array(values: object, key: str, count: int, name: str) -> np.ndarray:
 # Archives
 
 
-def _read_archive(archive: Place, names: Sequence[str]) -> dict[str, bytes]:
+def _read_archive(archive: AnyPath, names: Sequence[str]) -> dict[str, bytes]:
     """The members called `names`, in whatever folder of the .tar or .tar.gz; nothing is unpacked to disk."""
     found: dict[str, bytes] = {}
     try:
@@ -201,7 +201,7 @@ def _read_archive(archive: Place, names: Sequence[str]) -> dict[str, bytes]:
     return found
 
 
-def _read_member(tar: tarfile.TarFile, member: tarfile.TarInfo, archive: Place) -> bytes:
+def _read_member(tar: tarfile.TarFile, member: tarfile.TarInfo, archive: AnyPath) -> bytes:
     if member.size > _LARGEST_FILE:
         raise DataError(archive, f"member {member.name} has {member.size} bytes, more than any CIFAR batch")
     stream = tar.extractfile(member)
@@ -216,7 +216,7 @@ class _BoundedStream(io.RawIOBase):
     """A stream that refuses to be read too far or in too large pieces: a small archive can announce a huge
     header, which tarfile would read whole."""
 
-    def __init__(self, stream: Any, archive: Place) -> None:
+    def __init__(self, stream: Any, archive: AnyPath) -> None:
         self._stream = stream
         self._archive = archive
 

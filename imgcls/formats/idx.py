@@ -20,7 +20,8 @@ from typing import BinaryIO
 import numpy as np
 
 from imgcls.errors import DataError
-from imgcls.storage import Place, open_read, place, write_bytes
+from imgcls.storage.atomic import write_bytes
+from imgcls.storage.paths import AnyPath, open_read, to_path
 
 IMAGES_MAGIC = 2051
 LABELS_MAGIC = 2049
@@ -35,12 +36,12 @@ _Stream = io.RawIOBase | io.BufferedIOBase | BinaryIO
 
 def read_images(path: str | os.PathLike[str]) -> np.ndarray:
     """uint8 (N, rows, columns), writable. Raises DataError for anything but one whole file of images."""
-    return _read(place(path), IMAGES_MAGIC)
+    return _read(to_path(path), IMAGES_MAGIC)
 
 
 def read_labels(path: str | os.PathLike[str]) -> np.ndarray:
     """uint8 (N,), writable. Raises DataError for anything but one whole file of labels."""
-    return _read(place(path), LABELS_MAGIC)
+    return _read(to_path(path), LABELS_MAGIC)
 
 
 def write_images(path: str | os.PathLike[str], images: np.ndarray) -> None:
@@ -53,7 +54,7 @@ def write_labels(path: str | os.PathLike[str], labels: np.ndarray) -> None:
     _write(path, LABELS_MAGIC, labels.astype(np.uint8))
 
 
-def _read(path: Place, magic: int) -> np.ndarray:
+def _read(path: AnyPath, magic: int) -> np.ndarray:
     try:
         with open_read(path) as stream:
             size = os.fstat(stream.fileno()).st_size
@@ -101,7 +102,7 @@ class _Unzipped(io.RawIOBase):
         return len(piece)
 
 
-def _read_array(stream: _Stream, path: Place, magic: int, largest: int) -> np.ndarray:
+def _read_array(stream: _Stream, path: AnyPath, magic: int, largest: int) -> np.ndarray:
     """Header and content of the (unzipped) stream, which cannot be longer than `largest` bytes."""
     shape = _read_header(stream, path, magic)
     start = 4 + 4 * len(shape)
@@ -119,7 +120,7 @@ def _read_array(stream: _Stream, path: Place, magic: int, largest: int) -> np.nd
     return array.reshape(shape)
 
 
-def _read_header(stream: _Stream, path: Place, magic: int) -> tuple[int, ...]:
+def _read_header(stream: _Stream, path: AnyPath, magic: int) -> tuple[int, ...]:
     length = 4 + 4 * _DIMENSIONS[magic]
     header = stream.read(length)
     found = int.from_bytes(header[:4], "big")

@@ -18,7 +18,8 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from imgcls.errors import DataError, UsageError
-from imgcls.storage import Place, place, read_all, write_bytes
+from imgcls.storage.atomic import write_bytes
+from imgcls.storage.paths import AnyPath, read_all, to_path
 
 EXTENSIONS = (".jpeg", ".jpg", ".png")
 
@@ -156,11 +157,11 @@ def write(path: str | os.PathLike[str], entries: Sequence[Entry]) -> None:
     write_bytes(path, "".join(lines).encode("utf-8", "surrogateescape"))
 
 
-def classes_path(prefix: str | os.PathLike[str]) -> Place:
+def classes_path(prefix: str | os.PathLike[str]) -> AnyPath:
     """Where the class names of `PREFIX.lst` or `PREFIX.rec` stand, given that path or the bare prefix."""
     text = os.fspath(prefix)
     stem, suffix = os.path.splitext(text)
-    return place((stem if suffix in (".lst", ".rec") else text) + ".classes.txt")
+    return to_path((stem if suffix in (".lst", ".rec") else text) + ".classes.txt")
 
 
 def write_class_names(path: str | os.PathLike[str], names: Sequence[str]) -> None:
@@ -227,7 +228,7 @@ def _lines(path: str | os.PathLike[str]) -> list[str]:
 def _text(path: str | os.PathLike[str]) -> str:
     """UTF-8; names in another encoding come through unchanged."""
     try:
-        return read_all(place(path)).decode("utf-8", "surrogateescape").removeprefix("\ufeff")
+        return read_all(to_path(path)).decode("utf-8", "surrogateescape").removeprefix("\ufeff")
     except OSError as error:
         raise DataError(path, (error.strerror or str(error)).lower()) from error
 

@@ -20,9 +20,10 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from imgcls import storage
 from imgcls.errors import DataError, UsageError
-from imgcls.remote import RemotePath
+from imgcls.storage.atomic import write_bytes
+from imgcls.storage.paths import to_path
+from imgcls.storage.remote import RemotePath
 
 LIST_MAGIC = 0x112
 V1, V2, V3 = 0xF993FAC8, 0xF993FAC9, 0xF993FACA
@@ -47,7 +48,7 @@ def load(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     "none" arrays that MXNet can store come as float32 of shape (0,). Of two arrays of one name the last is
     kept, as in MXNet. The arrays are views into one buffer that holds the whole file.
     """
-    file = storage.place(path)
+    file = to_path(path)
     try:
         if isinstance(file, RemotePath):
             buffer = np.frombuffer(bytearray(file.read_bytes()), np.uint8)  # as a bytearray it can be written to
@@ -90,7 +91,7 @@ def save(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray] | Sequen
     named = isinstance(arrays, Mapping)
     values = list(arrays.values()) if named else list(arrays)
     names = list(arrays) if named else []
-    storage.write_bytes(path, *pieces(names, values, path))
+    write_bytes(path, *pieces(names, values, path))
 
 
 def pieces(names: Sequence[str], arrays: Sequence[np.ndarray], path: object) -> Iterable[bytes | memoryview]:

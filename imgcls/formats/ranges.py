@@ -13,13 +13,13 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from imgcls.cache import Cache
 from imgcls.errors import DataError, ImgclsError
 from imgcls.formats import _scan
 from imgcls.formats._scan import HEADER_DTYPE, LENGTH_BITS, WHOLE
 from imgcls.formats.recordio import unpack
-from imgcls.remote import PARTS_AT_ONCE, Info, Pool, RemotePath
-from imgcls.storage import write_bytes
+from imgcls.storage.atomic import write_bytes
+from imgcls.storage.cache import Cache
+from imgcls.storage.remote import PARTS_AT_ONCE, Info, Pool, RemotePath
 
 #: what is read at a time to find the records
 PIECE_BYTES = 16 << 20

@@ -31,7 +31,8 @@ import numpy as np
 from imgcls.errors import DataError, RunError, UsageError
 from imgcls.formats import _scan
 from imgcls.formats._scan import HEADER_DTYPE, LENGTH_BITS, MAGIC, Index
-from imgcls.storage import Place, atomic_write, local, open_read, place
+from imgcls.storage.atomic import atomic_write
+from imgcls.storage.paths import AnyPath, open_read, to_local_path, to_path
 
 MAX_PAYLOAD_BYTES = LENGTH_BITS
 
@@ -84,7 +85,7 @@ class Record:
 
     __slots__ = ("number", "offset", "path", "payload")
 
-    def __init__(self, path: Place, number: int, offset: int, payload: bytes) -> None:
+    def __init__(self, path: AnyPath, number: int, offset: int, payload: bytes) -> None:
         self.path = path
         self.number = number
         self.offset = offset
@@ -132,7 +133,7 @@ class RecordReader:
                  index: StrPath | None = None, cache_gb: float | None = None) -> None:
         """`index` names an `.idx` elsewhere. Without `use_index` no index and no kept result is looked at. Of a URL the
         copy in the cache is read, fetched first where there is none; `cache_gb` is as in `storage.open_read`."""
-        self.path = place(path)
+        self.path = to_path(path)
         self._cache_gb = cache_gb
         self.resync = resync
         self.problems = []
@@ -142,7 +143,7 @@ class RecordReader:
         self._use_index = use_index
         self._open()
         if use_index:
-            self._read_index(place(index) if index else index_path(self.path), required=index is not None)
+            self._read_index(to_path(index) if index else index_path(self.path), required=index is not None)
         if self._index is None or self.index_problem:
             self._search()
 
@@ -293,7 +294,7 @@ class RecordReader:
             return None
         return map(source.__getitem__, map(slice, (offsets + 8).tolist(), ends.tolist()))
 
-    def _read_index(self, path: Place, *, required: bool) -> None:
+    def _read_index(self, path: AnyPath, *, required: bool) -> None:
         """Take the offsets from an `.idx`. What is wrong with it is kept in `index_problem` and said once."""
         if not path.exists():
             if required:
@@ -401,7 +402,7 @@ class RecordWriter:
     """Writes `X.rec` and its index `X.idx`; both take their names only when `close` (or `with`) ends well."""
 
     def __init__(self, path: StrPath) -> None:
-        self.path = local(path, "OUT.rec")
+        self.path = to_local_path(path, "OUT.rec")
         self.count = 0
         self._offset = 0
         self._stack = contextlib.ExitStack()
@@ -465,23 +466,23 @@ class RecordWriter:
         self._stack.close()
 
 
-def index_path(path: StrPath) -> Place:
+def index_path(path: StrPath) -> AnyPath:
     """Where the index of a record file stands: `X.idx` for `X.rec`, `NAME.idx` for any other NAME."""
-    path = place(path)
+    path = to_path(path)
     return path.with_suffix(".idx") if path.suffix == ".rec" else path.with_name(path.name + ".idx")
 
 
-def expand(pattern: StrPath | Sequence[StrPath], flag: str = "records") -> list[Place]:
+def expand(pattern: StrPath | Sequence[StrPath], flag: str = "records") -> list[AnyPath]:
     """The record files meant by what a user wrote: a file, a folder (the `.rec` files in it), several of these joined
     by `;` or in a list, or a regular expression (or `*.rec`) as last component; sorted within each.
 
     Empty files are passed over. Nothing found is a UsageError that names `flag`.
     """
     items = [pattern] if isinstance(pattern, (str, os.PathLike)) else list(pattern)
-    files: list[Place] = []
+    files: list[AnyPath] = []
     for item in [os.fspath(i) for i in items]:
         for text in [item] if os.path.exists(item) else filter(None, item.split(";")):
-            found = _expand_one(place(text, flag))
+            found = _expand_one(to_path(text, flag))
             if not found:
                 raise UsageError(f"{flag} {text}: no such file, no folder with .rec files, no pattern of any")
             files += found
@@ -506,7 +507,7 @@ def part_range(readers: Sequence[RecordReader], num_parts: int, part_index: int,
     return range(*np.searchsorted(offsets, [part_index * step, (part_index + 1) * step]).tolist())
 
 
-def _expand_one(path: Place) -> list[Place]:
+def _expand_one(path: AnyPath) -> list[AnyPath]:
     if path.is_file():
         return [path]
     if path.is_dir():
@@ -514,7 +515,7 @@ def _expand_one(path: Place) -> list[Place]:
     if not path.parent.is_dir():
         return []
     files = sorted(p for p in path.parent.iterdir() if p.is_file())
-    matching: list[Place] = []
+    matching: list[AnyPath] = []
     with contextlib.suppress(re.error):
         matching = [p for p in files if re.fullmatch(path.name, p.name)]
     matching = matching or [p for p in files if fnmatch.fnmatchcase(p.name, path.name)]

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from imgcls import storage
 from imgcls.errors import DataError
 from imgcls.formats import params, pickles
+from imgcls.storage.paths import to_path
 
 #: None (plain SGD), one array (momentum), or a tuple of them (Adam's mean and variance; state and float32
 #: weight)
@@ -33,7 +33,7 @@ def load(path: str | os.PathLike[str]) -> dict[int | str, State]:
     updates were done.
     """
     try:
-        data = storage.place(path).read_bytes()
+        data = to_path(path).read_bytes()
     except OSError as error:
         raise DataError(path, (error.strerror or str(error)).lower()) from error
     return loads(data, path)

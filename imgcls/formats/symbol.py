@@ -15,8 +15,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from imgcls import storage
 from imgcls.errors import DataError
+from imgcls.storage.atomic import write_bytes
+from imgcls.storage.paths import to_path
 
 MAX_BYTES = 64 << 20
 MAX_NODES = 200_000
@@ -115,7 +116,7 @@ class Symbol:
 
 def load(path: str | os.PathLike[str]) -> Symbol:
     """Read a symbol.json of any version; a damaged one is a DataError."""
-    file = storage.place(path)
+    file = to_path(path)
     try:
         if file.stat().st_size > MAX_BYTES:
             raise DataError(path, f"larger than {MAX_BYTES} bytes: not a network's symbol")
@@ -144,7 +145,7 @@ def loads(text: str | bytes, path: object = "symbol") -> Symbol:
 
 def save(path: str | os.PathLike[str], symbol: Symbol) -> None:
     """Write `dumps(symbol)`, atomically."""
-    storage.write_bytes(path, dumps(symbol).encode("utf-8"))
+    write_bytes(path, dumps(symbol).encode("utf-8"))
 
 
 def dumps(symbol: Symbol) -> str:

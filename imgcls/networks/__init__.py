@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from imgcls import lookup
+from imgcls.config import lookup
 from imgcls.errors import UsageError
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from imgcls.sections import NetworkConfig
+    from imgcls.config.sections import NetworkConfig
 
 
 def build_network(config: NetworkConfig, seed: int) -> nn.Module:

@@ -18,6 +18,7 @@ from typing import Any
 
 from torch import fx, nn
 
+from imgcls.config.sections import NetworkConfig
 from imgcls.errors import UsageError
 from imgcls.layers import (
     LRN,
@@ -37,7 +38,6 @@ from imgcls.layers import (
     Shape,
     Size,
 )
-from imgcls.sections import NetworkConfig
 
 #: settings that only some networks read, and whose they are; a file in this folder names its own in OPTIONS
 OPTIONAL = {"add_stn": "lenet", "batch_norm": "vgg", "num_group": "resnext", "multiplier": "mobilenet and mobilenetv2",

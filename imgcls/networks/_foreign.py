@@ -12,9 +12,9 @@ from types import ModuleType
 import torch
 from torch import nn
 
+from imgcls.config.sections import NetworkConfig
 from imgcls.errors import UsageError, nearest
 from imgcls.networks._blocks import check_options, image_shape, shape_text
-from imgcls.sections import NetworkConfig
 
 #: package -> the extra of this project that installs it
 EXTRAS = {"torchvision": "zoo", "timm": "timm"}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from imgcls.config.sections import NetworkConfig
 from imgcls.errors import UsageError
 from imgcls.networks._blocks import NetworkBuilder, Value, depth_of
-from imgcls.sections import NetworkConfig
 
 IMAGE_SHAPE = (3, 224, 224)
 #: attributes of every convolution: no bias; the workspace is memory that MXNet may use, in MB

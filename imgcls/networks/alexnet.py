@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from torch import nn
 
+from imgcls.config.sections import NetworkConfig
 from imgcls.networks._blocks import NetworkBuilder
-from imgcls.sections import NetworkConfig
 
 IMAGE_SHAPE = (3, 224, 224)
 

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, fx, nn
 
+from imgcls.config.sections import NetworkConfig
 from imgcls.errors import UsageError
 from imgcls.layers import Activation, Concat, Convolution, Dropout, Flatten, FullyConnected, Layer, Pooling
 from imgcls.networks._blocks import (
@@ -29,7 +30,6 @@ from imgcls.networks._blocks import (
     too_small,
     variant_of,
 )
-from imgcls.sections import NetworkConfig
 
 IMAGE_SHAPE = (3, 224, 224)
 #: of the Theano form

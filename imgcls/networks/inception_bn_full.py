@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from torch import nn
 
+from imgcls.config.sections import NetworkConfig
 from imgcls.networks._blocks import NetworkBuilder
 from imgcls.networks._inception_bn import InceptionBN
-from imgcls.sections import NetworkConfig
 
 IMAGE_SHAPE = (3, 224, 224)
 #: filters of a block: 1x1, before 3x3, 3x3, before double 3x3, double 3x3, the pooling, after it; or of one

@@ -9,9 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from imgcls.config.sections import NetworkConfig
 from imgcls.layers import Activation, Convolution, Flatten, FullyConnected, Pooling, SpatialTransformer
 from imgcls.networks._blocks import check_options
-from imgcls.sections import NetworkConfig
 
 OPTIONS = ("add_stn",)
 

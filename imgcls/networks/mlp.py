@@ -6,9 +6,9 @@ import math
 
 from torch import Tensor, nn
 
+from imgcls.config.sections import NetworkConfig
 from imgcls.layers import Activation, Flatten, FullyConnected
 from imgcls.networks._blocks import check_options
-from imgcls.sections import NetworkConfig
 
 
 class MLP(nn.Module):

@@ -6,9 +6,9 @@ from __future__ import annotations
 
 from torch import nn
 
+from imgcls.config.sections import NetworkConfig
 from imgcls.errors import UsageError
 from imgcls.networks._blocks import NetworkBuilder, Value
-from imgcls.sections import NetworkConfig
 
 IMAGE_SHAPE = (3, 224, 224)
 OPTIONS = ("multiplier",)

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from torch import nn
 
+from imgcls.config.sections import NetworkConfig
 from imgcls.networks._blocks import NetworkBuilder, variant_of
-from imgcls.sections import NetworkConfig
 
 IMAGE_SHAPE = (3, 231, 231)
 OPTIONS = ("variant",)

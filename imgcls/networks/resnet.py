@@ -6,9 +6,9 @@ from __future__ import annotations
 
 from torch import nn
 
+from imgcls.config.sections import NetworkConfig
 from imgcls.networks._blocks import NetworkBuilder, Value, image_shape
 from imgcls.networks._residual import IMAGE_SHAPE, NORM, PLAIN, classifier, plan, stages, stem
-from imgcls.sections import NetworkConfig
 
 #: up to this height there are three stages and their own depths
 SMALL_HEIGHT = 28

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from torch import nn
 
+from imgcls.config.sections import NetworkConfig
 from imgcls.errors import UsageError
 from imgcls.networks._blocks import NetworkBuilder, Value, image_shape
 from imgcls.networks._residual import IMAGE_SHAPE, NORM, PLAIN, Plan, classifier, plan, stages, stem
-from imgcls.sections import NetworkConfig
 
 OPTIONS = ("num_layers", "num_group")
 #: up to this height there are three stages and their own depths (28 in the other two residual networks)

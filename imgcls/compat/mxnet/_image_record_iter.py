@@ -17,13 +17,13 @@ import torch
 
 from imgcls.compat.mxnet.io import DataDesc, DataIter
 from imgcls.compat.mxnet.nd import NDArray
+from imgcls.config.sections import AugmentConfig
 from imgcls.data import augment, order
+from imgcls.data.crops import METHODS
 from imgcls.data.make import make_mean_image
-from imgcls.data.plan import METHODS
 from imgcls.data.streaming import Filled, StreamingLoader
 from imgcls.errors import DataError, UsageError, nearest
 from imgcls.formats import lists, recordio
-from imgcls.sections import AugmentConfig
 
 #: MXNet's arguments that are ours under the same or another name; the others are in _OTHERS
 _AUGMENT = {"resize": "resize", "max_rotate_angle": "max_random_rotate_angle",

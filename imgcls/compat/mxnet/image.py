@@ -12,7 +12,7 @@ import numpy as np
 from imgcls.compat.mxnet.nd import NDArray
 from imgcls.data import decode
 from imgcls.errors import DataError, UsageError
-from imgcls.storage import local
+from imgcls.storage.paths import to_local_path
 
 Crop = tuple[int, int, int, int]
 
@@ -31,7 +31,7 @@ def imdecode(buf: bytes | bytearray | memoryview | np.ndarray | NDArray, flag: i
 def imread(filename: str | os.PathLike[str], flag: int = 1, to_rgb: bool | int = True, out: None = None) -> NDArray:
     """`imdecode` of a file."""
     _no_out(out)
-    path = local(filename)
+    path = to_local_path(filename)
     try:
         data = np.fromfile(path, np.uint8)
     except OSError as error:

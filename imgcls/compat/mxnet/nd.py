@@ -15,7 +15,7 @@ import numpy as np
 
 from imgcls.errors import UsageError
 from imgcls.formats import params
-from imgcls.storage import local
+from imgcls.storage.paths import to_local_path
 
 
 class Context(NamedTuple):
@@ -280,7 +280,7 @@ def _has_names(fname: str | os.PathLike[str], names: list[str]) -> bool:
         return False
     # the file ends with the number of names, none or as many as there are arrays, and then the names
     tail = len(names).to_bytes(8, "little") + b"".join(len(n).to_bytes(8, "little") + n.encode() for n in names)
-    with open(local(fname), "rb") as stream:
+    with open(to_local_path(fname), "rb") as stream:
         stream.seek(-len(tail), os.SEEK_END)  # an array takes more than a name
         return stream.read() == tail
 

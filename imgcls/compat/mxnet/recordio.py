@@ -17,7 +17,7 @@ import numpy as np
 
 from imgcls.errors import DataError, RunError
 from imgcls.formats import recordio
-from imgcls.storage import local
+from imgcls.storage.paths import to_local_path
 
 # MXNet's: its repr begins with HEADER
 IRHeader = namedtuple("HEADER", ["flag", "label", "id", "id2"])
@@ -132,7 +132,7 @@ class MXIndexedRecordIO(MXRecordIO):
             self._writer = _Appender(self.uri)
             with contextlib.ExitStack() as stack, _told(self.idx_path):
                 stack.callback(self._writer.close)
-                self._lines = open(local(self.idx_path), "wb")  # noqa: SIM115 - until close
+                self._lines = open(to_local_path(self.idx_path), "wb")  # noqa: SIM115 - until close
                 stack.pop_all()
             self.idx = {}
         else:
@@ -233,7 +233,7 @@ class _Appender(recordio.RecordWriter):
     so far, and a process that is killed loses nothing."""
 
     def __init__(self, path: str) -> None:
-        self.path = local(path)
+        self.path = to_local_path(path)
         self.count = 0
         self._offset = 0
         self._stack = contextlib.ExitStack()

@@ -1,0 +1,1 @@
+"""The parameter server of dist_async."""

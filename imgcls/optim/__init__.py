@@ -1,0 +1,1 @@
+"""Optimizers by MXNet's names, and learning-rate schedules."""

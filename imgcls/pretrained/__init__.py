@@ -1,0 +1,1 @@
+"""Pretrained networks by name, and giving them a new head."""

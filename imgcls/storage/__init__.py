@@ -1,0 +1,1 @@
+"""Files by path or URL: reading, atomic writing, caching, downloading, uploading."""

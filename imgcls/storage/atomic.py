@@ -1,0 +1,101 @@
+"""Write files atomically: the one module that opens a path for writing.
+
+A reader never sees half a file: bytes go to a temporary name in the same folder, are flushed to the disk and renamed
+over the target. A remote file is uploaded whole (`remote.py`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from imgcls.errors import RunError
+from imgcls.storage.paths import to_path
+from imgcls.storage.remote import RemotePath
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+    """Open a binary file that takes the name `path` only when the block ends well.
+
+    Folders on the way are made. On any failure the target is untouched and the temporary file is removed;
+    a full or read-only disk is a RunError that names the file. A URL is written whole when the block has ended well.
+    """
+    target = to_path(path)
+    if isinstance(target, RemotePath):
+        with tempfile.NamedTemporaryFile(prefix="imgcls-") as aside:
+            yield aside
+            aside.flush()
+            target.upload(aside.name)
+        return
+    temporary = ""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
+        with os.fdopen(handle, "wb") as stream:
+            os.fchmod(stream.fileno(), 0o666 & ~_umask())
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, target)
+        _sync_folder(target.parent)
+    except OSError as error:
+        _remove(temporary)
+        raise RunError(f"cannot write {target}: {_reason(error)}") from error
+    except BaseException:
+        _remove(temporary)
+        raise
+
+
+def write_bytes(path: str | os.PathLike[str], *pieces: bytes | memoryview) -> None:
+    """Write the pieces, one after the other, as the whole content of `path`, atomically."""
+    with atomic_write(path) as stream:
+        for piece in pieces:
+            stream.write(piece)
+
+
+def check_writable(prefix: str, flag: str) -> None:
+    """Raise now what would be raised at the first save: a folder that cannot be made or written to."""
+    found = to_path(prefix, flag)
+    if isinstance(found, RemotePath):
+        return  # the first files are written before the first step
+    folder = found.parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise RunError(f"{flag} {prefix}: cannot write to the folder {folder}: {_reason(error)}") from error
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the rename itself durable; not every file system lets a folder be synced, and none loses data then."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _remove(temporary: str) -> None:
+    if temporary:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+
+
+def _reason(error: OSError) -> str:
+    if error.errno == errno.ENOSPC:
+        return "no space left on the device"
+    return (error.strerror or str(error)).lower()

@@ -1,0 +1,1 @@
+"""A training run: its assembly, the loop, checkpoints and what is reported."""
