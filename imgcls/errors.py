@@ -1,18 +1,52 @@
-"""What a user can be told: every failure that is not our own bug ends as one of these, in one line on stderr.
+"""Errors that are shown to a user: every failure that is not our own bug ends as one of these, in one line on stderr.
 
 `cli` turns `UsageError` into exit status 2 and `DataError` and `RunError` into 1; nothing else catches them.
+
+A message names a setting between backquotes, `image_shape`, and never as a flag: below `cli/` nobody knows whether the
+setting came from a command line, a Python argument or a file. Whoever shows the message spells it: `spelled(as_flag)`
+gives --image-shape, `str(error)` gives image_shape.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable
+
+_SETTING = re.compile(r"`([a-z][a-z0-9_]*)`")
+
+
+def as_keyword(setting: str) -> str:
+    """Return image_shape as image_shape: how Python code and configuration files spell a setting."""
+    return setting
+
+
+def as_flag(setting: str) -> str:
+    """Return image_shape as --image-shape: how the command line spells a setting."""
+    return "--" + setting.replace("_", "-")
+
+
+def spell_settings(message: str, spelling: Callable[[str], str] = as_keyword) -> str:
+    """Replace every `setting` of a message by what `spelling` makes of its name."""
+    return _SETTING.sub(lambda match: spelling(match[1]), message)
 
 
 class ImgclsError(Exception):
     """Base of all errors that are shown as one line, without a traceback."""
 
     exit_status = 1
+
+    @property
+    def message(self) -> str:
+        """The message with its settings between backquotes: for putting it inside another message."""
+        return super().__str__()
+
+    def __str__(self) -> str:
+        return self.spelled(as_keyword)
+
+    def spelled(self, spelling: Callable[[str], str]) -> str:
+        """Return the message with its settings as `spelling` writes them."""
+        return spell_settings(self.message, spelling)
 
 
 class UsageError(ImgclsError):
@@ -44,13 +78,13 @@ MANY = 30
 
 
 def nearest(name: str, known: Iterable[str]) -> list[str]:
-    """The known names that are most like `name` whatever the case, at most three, the likest first."""
+    """Return the known names that are most like `name` whatever the case, at most three, the likest first."""
     spelled = {k.lower(): k for k in known}
     return [spelled[k] for k in difflib.get_close_matches(name.lower(), spelled, n=3, cutoff=0.5)]
 
 
 def unknown(what: str, name: str, known: Iterable[str], meant: str | None = None) -> UsageError:
-    """The error for a name that is not among `known`: says what it is for and what there is (the nearest of many).
+    """Return the error for a name that is not among `known`: says what it is for and what there is (the nearest of many).
 
     `meant` is the right name where it is known from elsewhere, such as another toolkit's word for the same thing.
     """

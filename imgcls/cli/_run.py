@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from imgcls.distributed.rank_info import AGENT_VARIABLE
-from imgcls.errors import ImgclsError, Stopped, UsageError
+from imgcls.errors import ImgclsError, Stopped, UsageError, as_flag
 
 T = TypeVar("T")
 
@@ -102,7 +102,7 @@ def _status_of(function: Callable[[Sequence[str]], int | None], argv: Sequence[s
 def _tell(error: ImgclsError, name: str) -> None:
     """The error in one line on stderr. One process among several leaves it to the agent that started it, if there is
     one, and otherwise says which it is; what all of them would say, only the first says."""
-    line = "; ".join(part.strip() for part in str(error).splitlines() if part.strip()).replace(":;", ":")
+    line = "; ".join(part.strip() for part in error.spelled(as_flag).splitlines() if part.strip()).replace(":;", ":")
     rank, several = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1") != "1"
     path = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if path:

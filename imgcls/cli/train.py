@@ -15,7 +15,7 @@ from imgcls.cli._run import in_background, loading_torch, run_main
 from imgcls.config import resolve as configuration
 from imgcls.config.resolve import Config
 from imgcls.distributed.rank_info import LAUNCHER_VARIABLE
-from imgcls.errors import ImgclsError, UsageError
+from imgcls.errors import ImgclsError, UsageError, as_flag
 from imgcls.storage.paths import to_path
 
 if TYPE_CHECKING:
@@ -112,7 +112,8 @@ def run(config: Config, *, splits: Splits | None = None, command: str = "", quie
         to_path(prefix, "--model-prefix")
         metrics_path = f"{prefix}-metrics.jsonl" if prefix else None
         reporter = stack.enter_context(contextlib.closing(Reporter(
-            config.report, metrics_path=metrics_path, rank=worker.rank, quiet=quiet)))
+            config.report, metrics_path=metrics_path, rank=worker.rank, quiet=quiet,
+            spelling=as_flag)))
         reporter.line(configuration.tell(config))
         splits = data()
         config = settle_classes(config, splits)

@@ -88,9 +88,9 @@ class Normalizer:
     def __init__(self, config: AugmentConfig, channels: int, device: torch.device,
                  shape: Sequence[int] | None = None) -> None:
         mean, std = (per_channel(values, channels, name) for name, values in (
-            ("--rgb-mean", config.rgb_mean), ("--rgb-std", config.rgb_std)))
+            ("`rgb_mean`", config.rgb_mean), ("`rgb_std`", config.rgb_std)))
         if min(std) <= 0:
-            raise UsageError(f"--rgb-std {','.join(map(str, config.rgb_std))}: must be above 0")
+            raise UsageError(f"`rgb_std` {','.join(map(str, config.rgb_std))}: must be above 0")
         self.mean = torch.tensor(mean, device=device) if any(mean) else None
         self.mean_image = None
         if config.mean_image and shape is not None:
@@ -128,8 +128,8 @@ def read_mean_image(path: str, shape: Sequence[int]) -> np.ndarray:
         instead = ""  # Caffe's are of the size before the crop: their mean is what its users take then, too
         if arrays[0].ndim == 3 and len(arrays[0]) == shape[0]:
             means = ",".join(f"{mean:.3f}" for mean in arrays[0].mean((1, 2), dtype=float))
-            instead = f"; its mean per channel is --rgb-mean {means}"
-        raise DataError(path, f"the mean image is {'x'.join(map(str, arrays[0].shape))}, --image-shape is "
+            instead = f"; its mean per channel is `rgb_mean` {means}"
+        raise DataError(path, f"the mean image is {'x'.join(map(str, arrays[0].shape))}, `image_shape` is "
                               f"{'x'.join(map(str, shape))}{instead}")
     return np.ascontiguousarray(arrays[0], np.float32)
 
@@ -190,7 +190,7 @@ def _to_channels(images: Tensor, channels: int) -> Tensor:
         weights = torch.tensor([0.299, 0.587, 0.114], device=images.device)
         grey = torch.cat([(part.float() @ weights).round() for part in images.split(4096)])
         return grey.to(images.dtype)[..., None]
-    raise UsageError(f"--image-shape: the images have {images.shape[3]} channels, the network wants {channels}")
+    raise UsageError(f"`image_shape`: the images have {images.shape[3]} channels, the network wants {channels}")
 
 
 def _enlarge(images: Tensor, size: list[int]) -> Tensor:

@@ -217,13 +217,13 @@ def short_edge_sizes(sizes: np.ndarray, short_edge: int) -> np.ndarray:
 def _check(config: AugmentConfig, channels: int) -> None:
     """Refuse what MXNet's augmenter would die of, before anything is read."""
     if config.random_resized_crop:
-        for name, wrong in (("--random-crop 1", config.random_crop),
-                            ("--max-random-scale or --min-random-scale",
+        for name, wrong in (("`random_crop` 1", config.random_crop),
+                            ("`max_random_scale` or `min_random_scale`",
                              (config.min_random_scale, config.max_random_scale) != (1, 1)),
-                            ("--max-crop-size or --min-crop-size",
+                            ("`max_crop_size` or `min_crop_size`",
                              (config.min_crop_size, config.max_crop_size) != (-1, -1))):
             if wrong:
-                raise UsageError(f"--random-resized-crop 1 and {name} exclude each other: leave one out")
+                raise UsageError(f"`random_resized_crop` 1 and {name} exclude each other: leave one out")
     for name, low, high, least in (("area", config.min_random_area, config.max_random_area, 0),
                                    ("scale", config.min_random_scale, config.max_random_scale, 0),
                                    ("aspect-ratio", *aspects(config), 0)):
@@ -231,17 +231,17 @@ def _check(config: AugmentConfig, channels: int) -> None:
             raise UsageError(f"--min-random-{name} {low:g} and --max-random-{name} {high:g}: the first must be above 0 "
                              "and not above the second")
     if config.max_random_area > 1:
-        raise UsageError(f"--max-random-area {config.max_random_area:g}: must be at most 1, the whole image")
+        raise UsageError(f"`max_random_area` {config.max_random_area:g}: must be at most 1, the whole image")
     sides = (config.min_crop_size, config.max_crop_size)
     if sides != (-1, -1) and not 0 < sides[0] <= sides[1]:
-        raise UsageError(f"--min-crop-size {sides[0]} and --max-crop-size {sides[1]}: give both, above 0, the first "
+        raise UsageError(f"`min_crop_size` {sides[0]} and `max_crop_size` {sides[1]}: give both, above 0, the first "
                          "not above the second")
     if config.fill_value > 255:
-        raise UsageError(f"--fill-value {config.fill_value}: must be at most 255")
+        raise UsageError(f"`fill_value` {config.fill_value}: must be at most 255")
     colors = (config.saturation, config.max_random_h, config.max_random_s, config.max_random_l, config.pca_noise)
     if channels != 3 and any(colors):
-        raise UsageError(f"--image-shape has {channels} channel{'s' * (channels > 1)}: --saturation, --max-random-h, "
-                         "--max-random-s, --max-random-l and --pca-noise are for 3")
+        raise UsageError(f"`image_shape` has {channels} channel{'s' * (channels > 1)}: `saturation`, `max_random_h`, "
+                         "`max_random_s`, `max_random_l` and `pca_noise` are for 3")
 
 
 def aspects(config: AugmentConfig) -> tuple[float, float]:

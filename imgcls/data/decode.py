@@ -165,7 +165,7 @@ class Decoder:
             return image
         if image.ndim != 3 or image.shape[2] != 4 or image.dtype not in (np.uint8, np.uint16):
             found = 1 if image.ndim == 2 else image.shape[2]
-            raise BadImageError(f"has {found} channels of {image.dtype}, --image-shape asks for 4")
+            raise BadImageError(f"has {found} channels of {image.dtype}, `image_shape` asks for 4")
         if image.dtype == np.uint16:
             image = (image >> 8).astype(np.uint8)
         return cv2.cvtColor(image, cv2.COLOR_BGRA2RGBA)
@@ -328,7 +328,7 @@ def _to_channels(image: np.ndarray, channels: int) -> np.ndarray:
         return cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)
     if (found, channels) == (3, 1):
         return cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-    raise BadImageError(f"has {found} channels, --image-shape asks for {channels}")
+    raise BadImageError(f"has {found} channels, `image_shape` asks for {channels}")
 
 
 def _check_size(size: Size) -> None:

@@ -75,7 +75,7 @@ def make_mean_image(path: str, source: Source, image_shape: Sequence[int], confi
     from imgcls.data.streaming import StreamingLoader
 
     if caffe.is_mean(path):
-        raise UsageError(f"--mean-image {path}: does not exist, and what is made here is an MXNet file: call it .bin")
+        raise UsageError(f"`mean_image` {path}: does not exist, and what is made here is an MXNet file: call it .bin")
     plain = AugmentConfig(val_resize=config.resize, interpolation=config.interpolation)
     loader = StreamingLoader(source, batch_size=128, image_shape=image_shape, augment_config=plain, train=False, seed=0,
                              device=torch.device("cpu"), threads=threads, on_bad=on_bad)
@@ -107,13 +107,13 @@ def _sized(config: AugmentConfig, source: Source, image_shape: Sequence[int],
         shrunk = config.resize or config.random_resized_crop or config.max_crop_size != -1
         if edge > 1.5 * crop and not shrunk and config.max_random_scale == 1:
             return config, (f"cut at {image_shape[1]}x{image_shape[2]} from images whose short edge is about {edge}: "
-                            f"--resize {round(crop / 0.875)} shrinks them first")
+                            f"`resize` {round(crop / 0.875)} shrinks them first")
         return config, ""
     resize = config.val_resize
     if resize is None:
         resize = config.resize or (round(crop / 0.875) if edge > max(1.25 * crop, SMALL_EDGE) else 0)
     note = f"resized to a short edge of {resize} before the centre {image_shape[1]}x{image_shape[2]} is cut"
-    return dataclasses.replace(config, val_resize=resize), f"{note} (--val-resize)" if resize else ""
+    return dataclasses.replace(config, val_resize=resize), f"{note} (`val_resize`)" if resize else ""
 
 
 def _typical_edge(source: Source) -> int:

@@ -191,7 +191,7 @@ class ChunkedSource(RecordSource):
         counts = np.diff(self._firsts)
         self._chunks = chunks.Chunks(self.readers, np.repeat(np.arange(len(counts)), counts), self._numbers)
         total = sum(reader.size for reader in self.readers)
-        self.note = (f"{self.description}: {total / 1e9:.3g} GB are more than --cache-gb {cache_gb:g} leaves room for; "
+        self.note = (f"{self.description}: {total / 1e9:.3g} GB are more than `cache_gb` {cache_gb:g} leaves room for; "
                      f"read in chunks of {chunks.CHUNK_BYTES / 2**20:g} MB, for training {chunks.WINDOW_CHUNKS} "
                      "shuffled together")
 
@@ -283,12 +283,12 @@ def open_source(path: str, flag: str, *, index: str = "", root: str = "", on_bad
     found = to_path(path.partition(";")[0], flag)
     source: RecordSource | FolderSource | ListSource
     if found.suffix == ".lst" and ";" not in path:
-        source = ListSource(found, to_path(root, "--data-root") if root else found.parent, on_bad=on_bad)
+        source = ListSource(found, to_path(root, "`data_root`") if root else found.parent, on_bad=on_bad)
     elif ";" not in path and found.is_dir() and not any(found.glob("*.rec")):
         if not any(entry.is_dir() for entry in found.iterdir()):
             raise UsageError(f"{flag} {path}: the folder holds neither .rec files nor a folder of images per class")
         if (found / "train").is_dir() and (found / "val").is_dir():
-            raise UsageError(f"{flag} {path}: the folder holds train and val: give it to --data-dir")
+            raise UsageError(f"{flag} {path}: the folder holds train and val: give it to `data_dir`")
         if isinstance(found, RemotePath):
             raise UsageError(f"{flag} {path}: a remote folder of single images is not read; pack it with imgcls-im2rec "
                              "into a .rec, or list it in a .lst")
@@ -304,7 +304,7 @@ def open_source(path: str, flag: str, *, index: str = "", root: str = "", on_bad
 
 def open_splits(config: DataConfig, train: str, val: str) -> Splits:
     """Sources for the paths `train` and, unless it is empty, `val`, which has to agree about the classes."""
-    source = open_source(train, "--data-train" if config.data_train else "--data-dir", index=config.data_train_idx,
+    source = open_source(train, "`data_train`" if config.data_train else "`data_dir`", index=config.data_train_idx,
                          root=config.data_root, on_bad=config.on_bad, cache_gb=config.cache_gb)
     left = max(config.cache_gb - getattr(source, "copied_bytes", 0) / 1e9, 0.0)
     val_source = open_val(dataclasses.replace(config, cache_gb=left), val, source.class_names)
@@ -315,7 +315,7 @@ def open_val(config: DataConfig, val: str, class_names: Sequence[str] = ()) -> S
     """The source for the path `val`, None where it is empty."""
     if not val:
         return None
-    return open_source(val, "--data-val" if config.data_val else "--data-dir", index=config.data_val_idx,
+    return open_source(val, "`data_val`" if config.data_val else "`data_dir`", index=config.data_val_idx,
                        root=config.data_root, on_bad=config.on_bad, class_names=class_names, cache_gb=config.cache_gb)
 
 
@@ -361,7 +361,7 @@ def _open_records(files: Sequence[AnyPath], index: str, on_bad: str, cache_gb: f
     if sum(file.stat().size for file in away) <= limit * 1e9:
         return RecordSource(files, index=index, on_bad=on_bad, cache_gb=cache_gb)
     if len(away) < len(files):
-        raise UsageError(f"{away[0]}: is larger than --cache-gb {limit:g} allows to copy, and local and remote files "
+        raise UsageError(f"{away[0]}: is larger than `cache_gb` {limit:g} allows to copy, and local and remote files "
                          "are not read together then; raise it, or name remote files only")
     return ChunkedSource(away, on_bad=on_bad, cache_gb=limit)
 

@@ -76,7 +76,7 @@ class StreamingLoader:
         if not len(source):
             raise UsageError(f"{source.description}: holds no images")
         if len(image_shape) != 3 or image_shape[0] not in (1, 3, 4):
-            raise UsageError(f"--image-shape {','.join(map(str, image_shape))}: images are decoded to C,H,W, "
+            raise UsageError(f"`image_shape` {','.join(map(str, image_shape))}: images are decoded to C,H,W, "
                              "C being 1, 3 or 4")
         decode.prepare()
         self.share = share

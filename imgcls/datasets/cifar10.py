@@ -51,8 +51,8 @@ def load(config: DataConfig) -> Splits:
     if found is None:
         archive = download.fetch(
             _URLS, folder / "cifar-10-binary.tar.gz", sha256=_SHA256, max_bytes=_BYTES, collection="cifar10",
-            advice=f"put {FILES} into {folder} (or name their folder with --data-dir), "
-                   "or train on --dataset digits, which needs no files")
+            advice=f"put {FILES} into {folder} (or name their folder with `data_dir`), "
+                   "or train on `dataset` digits, which needs no files")
         found = cifar.read_splits(folder)
         if found is None:
             raise DataError(archive, "vanished while it was read")
@@ -64,7 +64,7 @@ def load(config: DataConfig) -> Splits:
 def load_val(config: DataConfig, class_names: Sequence[str] = ()) -> Source | None:
     """The test images alone; `class_names` are those they have to agree with."""
     _, val = _records(config)
-    return _named(sources.open_source(val, "--data-val", on_bad=config.on_bad)) if val else load(config).val
+    return _named(sources.open_source(val, "`data_val`", on_bad=config.on_bad)) if val else load(config).val
 
 
 def _records(config: DataConfig) -> tuple[str, str]:

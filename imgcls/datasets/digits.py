@@ -41,7 +41,7 @@ Draw = Callable[[float, float], np.ndarray]
 def load(config: DataConfig) -> Splits:
     """Images uint8 (N, 1, 28, 28), labels int64; always the same ones, whatever the seed of the run."""
     names = [str(digit) for digit in range(10)]
-    notes = [f"--data-dir {config.data_dir} is not used: the digits are drawn"] if config.data_dir else []
+    notes = [f"`data_dir` {config.data_dir} is not used: the digits are drawn"] if config.data_dir else []
     return Splits(ArraySource(*draw(6000, seed=1), names, "digits (train)"),
                   ArraySource(*draw(1000, seed=2), names, "digits (test)"), notes)
 

@@ -29,8 +29,8 @@ DEFAULTS: dict[str, object] = {
 #: what `--benchmark 1` counts an epoch by, where there is no data
 NUM_EXAMPLES = 1_281_167
 
-ADVICE = ("name the data with --data-train X.rec --data-val Y.rec (or folders with a folder of images per class), or "
-          "with --data-dir a folder that holds train.rec and val.rec, or train and val")
+ADVICE = ("name the data with `data_train` X.rec `data_val` Y.rec (or folders with a folder of images per class), or "
+          "with `data_dir` a folder that holds train.rec and val.rec, or train and val")
 
 
 def load(config: DataConfig) -> Splits:
@@ -40,7 +40,7 @@ def load(config: DataConfig) -> Splits:
         return Splits(ArraySource(np.zeros((count, 0), np.uint8), np.zeros(count, np.int64), description="noise"))
     train = config.data_train or _in_folder(config, "train", config.train_dataset)
     if not train:
-        raise UsageError(f"--data-train is missing: {ADVICE}")
+        raise UsageError(f"`data_train` is missing: {ADVICE}")
     val = config.data_val or _in_folder(config, "val", config.val_dataset)
     splits = sources.open_splits(config, train, val)
     if val or not config.data_dir:
@@ -58,11 +58,11 @@ def _in_folder(config: DataConfig, split: str, file: str) -> str:
     """The record file or the folder of a split in --data-dir, or ""; a folder that is not there is a UsageError."""
     if not config.data_dir:
         return ""
-    folder = to_path(config.data_dir, "--data-dir")
+    folder = to_path(config.data_dir, "`data_dir`")
     for found in (folder / file, folder / split):
         if found.exists():
             return str(found)
     if split == "train":
         there = "there is no such folder" if not folder.is_dir() else f"it holds neither {file} nor a folder {split}"
-        raise UsageError(f"--data-dir {config.data_dir}: {there}; {ADVICE}")
+        raise UsageError(f"`data_dir` {config.data_dir}: {there}; {ADVICE}")
     return ""

@@ -66,8 +66,8 @@ def _fetch(folder: AnyPath, name: str) -> AnyPath:
     return download.fetch(
         [f"{mirror}{name}.gz" for mirror in _MIRRORS], folder / f"{name}.gz", sha256=_SHA256[name],
         max_bytes=_MAX_BYTES, collection="mnist",
-        advice=f"put {FILES} into {folder} (or name their folder with --data-dir), "
-               "or train on --dataset digits, which needs no files")
+        advice=f"put {FILES} into {folder} (or name their folder with `data_dir`), "
+               "or train on `dataset` digits, which needs no files")
 
 
 def _read(files: dict[str, AnyPath], part: str) -> ArraySource:

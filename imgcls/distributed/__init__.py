@@ -54,17 +54,17 @@ def gather_team(device: DeviceConfig, distributed: DistributedConfig, per_copy: 
     gpus, store = tuple(gpu_numbers(device.gpus)), kv_store.parse(distributed.kv_store)
     place = rank_info.detect()
     if gpus and distributed.workers_per_host > 1:
-        raise UsageError(f"--workers-per-host {distributed.workers_per_host}: is for the CPU; --gpus {device.gpus} "
+        raise UsageError(f"`workers_per_host` {distributed.workers_per_host}: is for the CPU; `gpus` {device.gpus} "
                          "has a process for each GPU already")
     devices = max(len(gpus) // per_copy, 1) if gpus else distributed.workers_per_host
     if place is None:
         several = devices > 1 or distributed.nnodes != "1" or distributed.max_restarts > 0
         return Team(gpus, store, None, devices, devices if several else 0)
     if place.role == "worker" and gpus and place.local_world > max(len(gpus) // per_copy, 1):
-        raise UsageError(f"--gpus {device.gpus}: {place.local_world} processes run on this machine, each needs "
+        raise UsageError(f"`gpus` {device.gpus}: {place.local_world} processes run on this machine, each needs "
                          f"{'a GPU' if per_copy == 1 else f'{per_copy} GPUs'} of its own")
     if place.rank < 0 and devices > 1:
-        raise UsageError(f"--gpus {device.gpus or '(CPU)'}: a worker that DMLC_ROLE describes has one device; start "
+        raise UsageError(f"`gpus` {device.gpus or '(CPU)'}: a worker that DMLC_ROLE describes has one device; start "
                          "with imgcls-launch for several")
     return Team(gpus, store, place, devices if place.local_world % devices == 0 else 1, 0)
 
@@ -78,7 +78,7 @@ def choose(device: DeviceConfig, team: Team | None = None) -> Worker:
 
     gpus = team.gpus if team else tuple(gpu_numbers(device.gpus))
     if team is None and len(gpus) > 1:
-        raise UsageError(f"--gpus {device.gpus}: this command works on one device; give one of them")
+        raise UsageError(f"`gpus` {device.gpus}: this command works on one device; give one of them")
     place = team.place if team else None
     local_rank, local_world = (place.local_rank, place.local_world) if place else (0, 1)
     if not gpus:
@@ -127,11 +127,11 @@ def check_gpus(text: str, gpus: tuple[int, ...]) -> None:
     if not torch.cuda.is_available():
         built = f"torch {torch.__version__} is built for CUDA {torch.version.cuda}" if torch.version.cuda else (
             f"torch {torch.__version__} is built without CUDA")
-        raise UsageError(f"--gpus {text}: no GPU was found on this machine ({built}); "
-                         "leave --gpus out to run on the CPU")
+        raise UsageError(f"`gpus` {text}: no GPU was found on this machine ({built}); "
+                         "leave `gpus` out to run on the CPU")
     for number in gpus:
         if number >= torch.cuda.device_count():
-            raise UsageError(f"--gpus {text}: there is no GPU {number}; this machine has "
+            raise UsageError(f"`gpus` {text}: there is no GPU {number}; this machine has "
                              f"{', '.join(map(str, range(torch.cuda.device_count())))}")
 
 
@@ -166,7 +166,7 @@ def gpu_numbers(text: str) -> list[int]:
     except ValueError:
         numbers = [-1]
     if min(numbers) < 0 or len(set(numbers)) < len(numbers):
-        raise UsageError(f"--gpus {text}: must be numbers of GPUs, each once, such as 0 or 0,1,3")
+        raise UsageError(f"`gpus` {text}: must be numbers of GPUs, each once, such as 0 or 0,1,3")
     return numbers
 
 

@@ -152,10 +152,10 @@ def data_parallel(model: nn.Module, *, device: torch.device, gc_type: str, gc_th
 def check(gc_type: str, gc_threshold: float, dtype: str = "auto") -> None:
     """UsageError for a compression that could not work. Touches no process group."""
     if gc_type == "2bit" and not 0 < gc_threshold < float("inf"):
-        raise UsageError(f"--gc-threshold {gc_threshold:g}: must be above 0; 0.5 is MXNet's")
+        raise UsageError(f"`gc_threshold` {gc_threshold:g}: must be above 0; 0.5 is MXNet's")
     if gc_type != "none" and dtype == "float16":
-        raise UsageError(f"--gc-type {gc_type} with --dtype float16: gradients are scaled there, and some steps "
-                         "overflow, which would stay in the rests for ever; take --dtype bfloat16")
+        raise UsageError(f"`gc_type` {gc_type} with `dtype` float16: gradients are scaled there, and some steps "
+                         "overflow, which would stay in the rests for ever; take `dtype` bfloat16")
 
 
 def take_signs(rest: Tensor, threshold: float) -> Tensor:
@@ -248,11 +248,11 @@ def _compression(gc_type: str, threshold: float) -> Compression:
 def _notes(gc_type: str, world: int) -> tuple[str, ...]:
     if gc_type == "none":
         return ()
-    notes = [f"--gc-type {gc_type}: what is not sent is kept for the next step, in each process for itself; it is not "
+    notes = [f"`gc_type` {gc_type}: what is not sent is kept for the next step, in each process for itself; it is not "
              "saved, a resumed run begins without"]
     if gc_type == "2bit" and world > GATHER_LIMIT:
-        notes.append(f"--gc-type 2bit: each of {world} processes receives the codes of all others, which is more than "
-                     f"fp16 moves from {GATHER_LIMIT} processes on; --gc-type fp16 may be faster")
+        notes.append(f"`gc_type` 2bit: each of {world} processes receives the codes of all others, which is more than "
+                     f"fp16 moves from {GATHER_LIMIT} processes on; `gc_type` fp16 may be faster")
     return tuple(notes)
 
 

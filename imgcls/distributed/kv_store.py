@@ -30,8 +30,8 @@ _STORES = {store.name: store for store in (
     Store("local_update_cpu"), Store("local_allreduce_cpu"), Store("local_allreduce_device"),
     Store("dist_sync", per_worker=True), Store("dist_device_sync", per_worker=True),
     Store("dist_sync_device", per_worker=True), Store("horovod", per_worker=True),
-    Store("byteps", per_worker=True, note=f"--kv-store byteps: {_REDUCED}"),
-    Store("p3", per_worker=True, note=f"--kv-store p3: {_REDUCED}; sending while the rest is still computed, as p3 "
+    Store("byteps", per_worker=True, note=f"`kv_store` byteps: {_REDUCED}"),
+    Store("p3", per_worker=True, note=f"`kv_store` p3: {_REDUCED}; sending while the rest is still computed, as p3 "
                                       "did, is what always happens"),
     Store("dist_async", "async", per_worker=True), Store("dist_async_device", "async", per_worker=True),
     Store("dist_device_async", "async", per_worker=True),
@@ -44,9 +44,9 @@ def parse(name: str) -> Store:
     """The Store of that name; UsageError, with what there is, for one that is not known."""
     spelled = name.strip().lower()
     if spelled == "dist":
-        raise UsageError(f"--kv-store {name}: MXNet summed the workers' gradients there and did not average them, so "
+        raise UsageError(f"`kv_store` {name}: MXNet summed the workers' gradients there and did not average them, so "
                          "that the learning rate grew with the number of workers; take dist_sync, with that many "
-                         "times the --lr for the same steps")
+                         "times the `lr` for the same steps")
     if spelled not in _STORES:
-        raise unknown("--kv-store", name, NAMES)
+        raise unknown("`kv_store`", name, NAMES)
     return _STORES[spelled]

@@ -77,7 +77,7 @@ def refuse_model(flag: str, path: str) -> None:
     """UsageError where `path`, given as `flag`, is another file of Caffe than a mean image: says what to do instead."""
     if not path.lower().endswith(MODEL_SUFFIXES):
         return
-    if flag == "--mean-image":
+    if flag == "`mean_image`":
         raise UsageError(f"{flag} {path}: is not a mean image; Caffe's is a {MEAN_SUFFIX} file, MXNet's a .bin, .nd or "
                          ".params file")
     raise UsageError(f"{flag} {path}: Caffe networks are not read here; convert it once, where MXNet 1.9.1 is "

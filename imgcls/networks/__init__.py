@@ -28,11 +28,11 @@ def build_network(config: NetworkConfig, seed: int) -> nn.Module:
         import torch
 
         if config.initializer != "default":
-            raise UsageError(f"--initializer {config.initializer}: {config.network} initialises itself")
+            raise UsageError(f"`initializer` {config.initializer}: {config.network} initialises itself")
 
         torch.manual_seed(seed)  # these packages draw their weights from torch's own generator
         return _foreign.build_foreign(kind, name, config)
-    model = lookup.module("networks", config.network, "--network").build(config)
+    model = lookup.module("networks", config.network, "`network`").build(config)
     _init.initialize(model, config.initializer, config.network, seed)
     return model
 
@@ -41,7 +41,7 @@ def takes_depth(network: str) -> bool:
     """Whether --num-layers means anything to the network of this name."""
     if ":" in network:
         return False
-    return "num_layers" in getattr(lookup.module("networks", network, "--network"), "OPTIONS", ())
+    return "num_layers" in getattr(lookup.module("networks", network, "`network`"), "OPTIONS", ())
 
 
 def check_parts(config: NetworkConfig, gpus: Sequence[int], compile: bool = False) -> None:
@@ -51,10 +51,10 @@ def check_parts(config: NetworkConfig, gpus: Sequence[int], compile: bool = Fals
     """
     parts = config.model_parallel
     if parts > 1 and len(gpus) % parts:
-        raise UsageError(f"--model-parallel {parts}: each copy of the network takes {parts} GPUs, --gpus "
+        raise UsageError(f"`model_parallel` {parts}: each copy of the network takes {parts} GPUs, `gpus` "
                          f"{','.join(map(str, gpus))} names {len(gpus)}")
     if parts > 1 and compile:
-        raise UsageError(f"--model-parallel {parts}: a network on several devices is not compiled; leave --compile out")
+        raise UsageError(f"`model_parallel` {parts}: a network on several devices is not compiled; leave `compile` out")
 
 
 def place(model: nn.Module, config: NetworkConfig, device: torch.device, gpus: Sequence[int]) -> str:
@@ -70,11 +70,11 @@ def place(model: nn.Module, config: NetworkConfig, device: torch.device, gpus: S
 
     spreadable: Any = model
     if not hasattr(model, "place"):
-        raise UsageError(f"--model-parallel {parts}: this network is in one piece (alexnet-towers is in two)")
-    devices, where = [device] * parts, f"all on the CPU; --gpus {','.join(map(str, range(parts)))} spreads them"
+        raise UsageError(f"`model_parallel` {parts}: this network is in one piece (alexnet-towers is in two)")
+    devices, where = [device] * parts, f"all on the CPU; `gpus` {','.join(map(str, range(parts)))} spreads them"
     if device.type == "cuda":
         first = list(gpus).index(device.index)
         devices = [torch.device("cuda", number) for number in gpus[first:first + parts]]
         where = "on " + " and ".join(map(str, devices))
     spreadable.place(devices)
-    return f"--model-parallel {parts}: the parts of the network are {where}"
+    return f"`model_parallel` {parts}: the parts of the network are {where}"

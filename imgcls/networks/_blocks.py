@@ -152,7 +152,7 @@ def output_shape(layer: Layer, *shapes: Shape) -> Shape:
 def image_shape(config: NetworkConfig, works: Shape) -> tuple[int, int, int]:
     """(channels, height, width) of the configuration; UsageError unless there are three."""
     if len(config.image_shape) != 3:
-        raise UsageError(f"--image-shape {shape_text(config.image_shape)}: {config.network} needs "
+        raise UsageError(f"`image_shape` {shape_text(config.image_shape)}: {config.network} needs "
                          f"channels,height,width, such as {shape_text(works)}")
     channels, height, width = config.image_shape
     return channels, height, width
@@ -161,7 +161,7 @@ def image_shape(config: NetworkConfig, works: Shape) -> tuple[int, int, int]:
 def too_small(config: NetworkConfig, works: Shape, reason: str) -> UsageError:
     """The error for an image shape that the network cannot run at; it names one that works."""
     shape = config.image_shape
-    return UsageError(f"--image-shape {shape_text(shape)}: {config.network} cannot run at it: {reason}; "
+    return UsageError(f"`image_shape` {shape_text(shape)}: {config.network} cannot run at it: {reason}; "
                       f"{shape_text((shape[0], *works[1:]))} works")
 
 
@@ -176,7 +176,7 @@ def depth_of(config: NetworkConfig, default: int, known: Iterable[int]) -> int:
     depth = default if config.num_layers is None else config.num_layers
     if depth not in known:
         *others, last = map(str, known)
-        raise UsageError(f"--num-layers {depth}: {config.network} comes with {', '.join(others)} or {last}")
+        raise UsageError(f"`num_layers` {depth}: {config.network} comes with {', '.join(others)} or {last}")
     return depth
 
 
@@ -184,7 +184,7 @@ def variant_of(config: NetworkConfig, known: Iterable[str]) -> str:
     """--variant, or the first of `known` where it was not given; UsageError unless it is one of them."""
     known = list(known)
     if config.variant and config.variant not in known:
-        raise UsageError(f"--variant {config.variant}: {config.network} comes as {' or '.join(known)}")
+        raise UsageError(f"`variant` {config.variant}: {config.network} comes as {' or '.join(known)}")
     return config.variant or known[0]
 
 

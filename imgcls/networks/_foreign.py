@@ -27,10 +27,10 @@ def build_foreign(kind: str, name: str, config: NetworkConfig) -> nn.Module:
     UsageError for a package that is not known or not installed, a name it has not, a shape that will not do.
     """
     if kind not in EXTRAS:
-        raise UsageError(f"--network {kind}:{name}: other networks come from {' and '.join(EXTRAS)}")
+        raise UsageError(f"`network` {kind}:{name}: other networks come from {' and '.join(EXTRAS)}")
     check_options(config, ())
     image_shape(config, IMAGE_SHAPE)
-    package = _package(kind, f"--network {kind}:{name}")
+    package = _package(kind, f"`network` {kind}:{name}")
     make = _torchvision if kind == "torchvision" else _timm
     with torch.device("meta"):  # a trial without memory: does it run at this shape?
         trial = make(package, name, config)
@@ -42,7 +42,7 @@ def _torchvision(package: ModuleType, name: str, config: NetworkConfig) -> nn.Mo
     models = importlib.import_module("torchvision.models")
     _check_name("torchvision", name, models.list_models(module=models))
     if config.image_shape[0] != 3:
-        raise UsageError(f"--image-shape {shape_text(config.image_shape)}: torchvision's take 3 channels")
+        raise UsageError(f"`image_shape` {shape_text(config.image_shape)}: torchvision's take 3 channels")
     # these two would also give the logits of an auxiliary head, and warn about how they initialise
     options = {"aux_logits": False, "init_weights": True} if name in ("googlenet", "inception_v3") else {}
     return models.get_model(name, weights=None, num_classes=config.num_classes, **options)
@@ -65,7 +65,7 @@ def _package(kind: str, flag: str) -> ModuleType:
 
 def _check_name(kind: str, name: str, known: list[str]) -> None:
     if name not in known:
-        raise UsageError(f"--network {kind}:{name}: {kind} has no such network; nearest of its {len(known)}: "
+        raise UsageError(f"`network` {kind}:{name}: {kind} has no such network; nearest of its {len(known)}: "
                          f"{', '.join(nearest(name, known)[:3])}")
 
 
@@ -80,7 +80,7 @@ def _try(trial: nn.Module, name: str, config: NetworkConfig) -> None:
     except (RuntimeError, ValueError, AssertionError, TypeError, IndexError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         channels = config.image_shape[0]
-        raise UsageError(f"--image-shape {shape}: {name} cannot run at it: {reason}; try "
+        raise UsageError(f"`image_shape` {shape}: {name} cannot run at it: {reason}; try "
                          f"{shape_text((channels, *IMAGE_SHAPE[1:]))}") from None
     if not isinstance(logits, torch.Tensor) or tuple(logits.shape) != (1, config.num_classes):
-        raise UsageError(f"--network {name}: gives no logits of {config.num_classes} classes")
+        raise UsageError(f"`network` {name}: gives no logits of {config.num_classes} classes")

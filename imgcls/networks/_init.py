@@ -53,4 +53,4 @@ def _draw(kind: str, weight: Tensor, generator: torch.Generator) -> Tensor:
         return (1.414 * (u if u.shape == flat.shape else v)).reshape(shape)
     if kind in ("one", "zero"):
         return blank.fill_(float(kind == "one"))
-    raise UsageError(f"--initializer {kind}: not known")
+    raise UsageError(f"`initializer` {kind}: not known")

@@ -46,7 +46,7 @@ def plan(config: NetworkConfig, height: int, small_height: int) -> Plan:
         return Plan(((depth - 2) // 9,) * 3, (16, 64, 128, 256), bottleneck=True)
     if 8 <= depth < 164 and (depth - 2) % 6 == 0:
         return Plan(((depth - 2) // 6,) * 3, (16, 16, 32, 64), bottleneck=False)
-    raise UsageError(f"--num-layers {depth}: {config.network} at a height of {small_height} or less comes "
+    raise UsageError(f"`num_layers` {depth}: {config.network} at a height of {small_height} or less comes "
                      f"with 6n + 2 layers below 164 (20, 32, 56, 110) and with 9n + 2 from there (164, 1001)")
 
 

@@ -83,7 +83,7 @@ def build(config: NetworkConfig) -> nn.Module:
     variant = variant_of(config, ("torch", "theano"))
     towers = 2 if variant == "torch" else 1
     if config.model_parallel > towers:
-        raise UsageError(f"--model-parallel {config.model_parallel}: {config.network} --variant {variant} "
+        raise UsageError(f"`model_parallel` {config.model_parallel}: {config.network} `variant` {variant} "
                          f"has {towers} tower{'s' * (towers > 1)} to spread")
     if variant == "theano":
         return _theano(config)

@@ -21,7 +21,7 @@ OPTIONS = ("num_layers",)
 def build(config: NetworkConfig) -> nn.Module:
     depth = 20 if config.num_layers is None else config.num_layers
     if depth < 8 or depth % 6 != 2:
-        raise UsageError(f"--num-layers {depth}: {config.network} comes with 6n + 2 layers: 20, 32, 56, 110")
+        raise UsageError(f"`num_layers` {depth}: {config.network} comes with 6n + 2 layers: 20, 32, 56, 110")
     net = NetworkBuilder(config, IMAGE_SHAPE, OPTIONS)
     body = net.relu(_linear(net, net.data, 16, 3, pad=1))
     for filters in (16, 32, 64):

@@ -58,8 +58,8 @@ def _unit(net: NetworkBuilder, data: Value, name: str, filters: int, stride: int
 def _check_groups(config: NetworkConfig, built: Plan) -> None:
     narrowest = built.filters[1] // 2
     if built.bottleneck and narrowest % config.num_group:
-        raise UsageError(f"--num-group {config.num_group}: must divide {narrowest}, the filters of the "
+        raise UsageError(f"`num_group` {config.num_group}: must divide {narrowest}, the filters of the "
                          f"narrowest grouped convolution of {config.network} at this depth")
     if not built.bottleneck and config.num_group != NetworkConfig.num_group:
-        raise UsageError(f"--num-group {config.num_group}: {config.network} has groups from 50 layers on, "
+        raise UsageError(f"`num_group` {config.num_group}: {config.network} has groups from 50 layers on, "
                          f"from 164 at a height of {SMALL_HEIGHT} or less")

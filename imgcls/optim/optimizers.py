@@ -19,7 +19,7 @@ from imgcls.layers import Layer
 
 #: what MXNet offered and torch has not, with what to take instead
 NOT_OFFERED = {
-    "lbsgd": "sgd with --warmup-epochs", "lbnag": "nag with --warmup-epochs", "dcasgd": "sgd", "lars": "sgd",
+    "lbsgd": "sgd with `warmup_epochs`", "lbnag": "nag with `warmup_epochs`", "dcasgd": "sgd", "lars": "sgd",
     "lamb": "adamw", "ftrl": "adagrad", "ftml": "adam", "signum": "sgd", "sgld": "sgd", "ccsgd": "sgd", "test": "sgd",
 }
 
@@ -29,10 +29,10 @@ def build(config: OptimizerConfig, model: nn.Module, device: torch.device) -> to
     optimizers = _optimizers(config)
     name = config.optimizer.strip().lower()
     if name in NOT_OFFERED:
-        raise UsageError(f"--optimizer {config.optimizer}: torch has no {name}; the nearest is {NOT_OFFERED[name]}. "
+        raise UsageError(f"`optimizer` {config.optimizer}: torch has no {name}; the nearest is {NOT_OFFERED[name]}. "
                          f"There is {', '.join(optimizers)}")
     if name not in optimizers:
-        raise unknown("--optimizer", config.optimizer, optimizers)
+        raise unknown("`optimizer`", config.optimizer, optimizers)
     avoid_dynamo()
     make, options = optimizers[name]
     fused = name in ("sgd", "nag", "adam", "adamw", "adagrad") and (device.type in ("cpu", "cuda"))

@@ -84,28 +84,28 @@ def from_config(config: ScheduleConfig, *, updates_per_epoch: int, num_epochs: i
     common = {"base_lr": config.lr, "warmup": warmup, "warmup_begin_lr": config.warmup_begin_lr,
               "warmup_strategy": config.warmup_strategy}
     if warmup and config.warmup_begin_lr > config.lr:
-        raise UsageError(f"--warmup-begin-lr {config.warmup_begin_lr:g}: must not be above --lr {config.lr:g}")
+        raise UsageError(f"`warmup_begin_lr` {config.warmup_begin_lr:g}: must not be above `lr` {config.lr:g}")
     prefix = f"warm-up ({config.warmup_strategy}) over {warmup} updates, then " if warmup else ""
     last_update = num_epochs * updates_per_epoch
     falling = {"last_update": last_update, "final_lr": config.final_lr}
     if (config.lr_schedule == "cosine" or _is_power(config)) and 0 < last_update <= warmup:
-        raise UsageError(f"--warmup-epochs {config.warmup_epochs:g}: must be below --num-epochs {num_epochs}")
+        raise UsageError(f"`warmup_epochs` {config.warmup_epochs:g}: must be below `num_epochs` {num_epochs}")
     if config.lr_schedule == "cosine":
         return Schedule(kind="cosine", description=f"{prefix}cosine from {config.lr:g} to {config.final_lr:g} at the "
-                        f"last of {last_update} updates (--lr-schedule)", **common, **falling)
+                        f"last of {last_update} updates (`lr_schedule`)", **common, **falling)
     if config.lr_factor >= 1:
-        return Schedule(description=f"{prefix}constant {config.lr:g} (--lr-factor {config.lr_factor:g})", **common)
+        return Schedule(description=f"{prefix}constant {config.lr:g} (`lr_factor` {config.lr_factor:g})", **common)
     every = every_epochs(config, given, num_epochs, first_generation)
     if _is_power(config) and not every:
         power = _power(config.lr_step_epochs)
         return Schedule(kind="pow", power=power, description=f"{prefix}{config.lr:g} x (1 - progress)^{power:g} over "
-                        f"{last_update} updates (--lr-step-epochs {config.lr_step_epochs})", **common, **falling)
+                        f"{last_update} updates (`lr_step_epochs` {config.lr_step_epochs})", **common, **falling)
     if every:
         period, why = max(int(updates_per_epoch * every[0]), 1), every[1]
         return Schedule(kind="every", factor=config.lr_factor, period=period, description=f"{prefix}{config.lr:g} "
                         f"x {config.lr_factor:g} every {every[0]:g} epochs = {period} updates ({why})", **common)
     epochs = _step_epochs(config.lr_step_epochs)
-    why = "--lr-step-epochs" if "lr_step_epochs" in given else "the data set's default steps"
+    why = "`lr_step_epochs`" if "lr_step_epochs" in given else "the data set's default steps"
     if not epochs:
         return Schedule(description=f"{prefix}constant {config.lr:g} ({why}: none)", **common)
     return Schedule(kind="steps", factor=config.lr_factor, steps=tuple(e * updates_per_epoch for e in epochs),
@@ -118,15 +118,15 @@ def every_epochs(config: ScheduleConfig, given: Collection[str], num_epochs: int
     """(epochs between two decays, why), where the flags mean a decay that repeats for ever; else None."""
     if "lr_factor_epoch" in given and config.lr_factor_epoch > 0:
         if "lr_step_epochs" in given:
-            raise UsageError("--lr-factor-epoch and --lr-step-epochs contradict each other: give one of them")
-        return config.lr_factor_epoch, "--lr-factor-epoch"
+            raise UsageError("`lr_factor_epoch` and `lr_step_epochs` contradict each other: give one of them")
+        return config.lr_factor_epoch, "`lr_factor_epoch`"
     if "lr_step_epochs" in given or "lr_factor" not in given:
         return None
     if first_generation:
-        return 1.0, "--lr-factor beside a flag of MXNet's first scripts, which decayed every epoch"
+        return 1.0, "`lr_factor` beside a flag of MXNet's first scripts, which decayed every epoch"
     if _is_power(config) or any(0 < e < num_epochs for e in _step_epochs(config.lr_step_epochs)):
         return None
-    return 1.0, f"--lr-factor, and no default step ({config.lr_step_epochs}) before the end"
+    return 1.0, f"`lr_factor`, and no default step ({config.lr_step_epochs}) before the end"
 
 
 def _is_power(config: ScheduleConfig) -> bool:
@@ -137,7 +137,7 @@ def _power(text: str) -> float:
     """pow2, pow-2 and pow 2 are all MXNet's spellings."""
     match = re.fullmatch(r"pow[- ]?(\d+(?:\.\d*)?|\.\d+)", text.strip().lower())
     if not match or float(match[1]) <= 0:
-        raise UsageError(f"--lr-step-epochs {text!r}: after pow comes a number above 0, such as pow2")
+        raise UsageError(f"`lr_step_epochs` {text!r}: after pow comes a number above 0, such as pow2")
     return float(match[1])
 
 
@@ -145,7 +145,7 @@ def _step_epochs(text: str) -> list[int]:
     try:
         epochs = [int(part) for part in text.split(",") if part.strip()]
     except ValueError:
-        raise UsageError(f"--lr-step-epochs {text!r}: must be epochs such as 30,60 or a power such as pow2") from None
+        raise UsageError(f"`lr_step_epochs` {text!r}: must be epochs such as 30,60 or a power such as pow2") from None
     if any(e <= 0 for e in epochs) or epochs != sorted(set(epochs)):
-        raise UsageError(f"--lr-step-epochs {text!r}: epochs must be above 0 and rising, such as 30,60")
+        raise UsageError(f"`lr_step_epochs` {text!r}: epochs must be above 0 and rising, such as 30,60")
     return epochs

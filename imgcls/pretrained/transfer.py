@@ -25,7 +25,7 @@ from imgcls.layers import FullyConnected, Layer
 from imgcls.networks import _init, build_network
 from imgcls.pretrained.zoo import Pretrained, head_keys
 
-FLAG = "--layer-before-fullc"
+FLAG = "`layer_before_fullc`"
 #: operators that hand on what they are given, value by value or in another shape
 _PASSING = (*graph.TRANSPARENT, "Dropout", "Cast", "_mul_scalar", "_div_scalar", "clip")
 _RESHAPING = ("Flatten", "Reshape", "squeeze")
@@ -126,7 +126,7 @@ def freeze(model: nn.Module, until: str, head: Iterable[str]) -> int:
             module.eval()
             module.train = types.MethodType(_stay, module)  # type: ignore[method-assign]
     if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise UsageError(f"--freeze {until}: nothing would be left to train; --freeze body leaves the new head")
+        raise UsageError(f"`freeze` {until}: nothing would be left to train; `freeze` body leaves the new head")
     return sum(parameter.numel() for parameter in model.parameters() if not parameter.requires_grad)
 
 
@@ -197,7 +197,7 @@ def _body(pretrained: Pretrained, symbol: Symbol, cut: Entry, shape: Sequence[in
             graph.from_symbol(body, pretrained.arrays, path=path)
         except DataError:
             raise error from None
-        raise UsageError(f"--image-shape {','.join(map(str, shape))}: the pretrained network cannot take it "
+        raise UsageError(f"`image_shape` {','.join(map(str, shape))}: the pretrained network cannot take it "
                          f"({error.reason})") from error
 
 
@@ -208,7 +208,7 @@ def _add_head(model: fx.GraphModule, config: NetworkConfig, seed: int) -> list[s
         with torch.no_grad():
             units = model.eval()(torch.zeros(1, *config.image_shape)).numel()
     except (RuntimeError, ValueError) as error:
-        raise UsageError(f"--image-shape {','.join(map(str, config.image_shape))}: the pretrained network cannot take "
+        raise UsageError(f"`image_shape` {','.join(map(str, config.image_shape))}: the pretrained network cannot take "
                          f"it ({str(error).splitlines()[0]})") from error
     model.train(training)
     layer = FullyConnected(units, config.num_classes)
@@ -300,5 +300,5 @@ def _modules_until(model: nn.Module, until: str) -> list[nn.Module]:
 def _no_layer(until: str, names: Iterable[str]) -> UsageError:
     names = list(names)
     close = nearest(until, names) or names[-3:]
-    return UsageError(f"--freeze {until}: must be nothing, body (all but the new head) or a layer; the network has "
+    return UsageError(f"`freeze` {until}: must be nothing, body (all but the new head) or a layer; the network has "
                       f"{', '.join(close)}, ...")

@@ -114,7 +114,7 @@ class Pretrained:
     symbol_path: str = ""
 
 
-def locate(name: str | os.PathLike[str], epoch: int | str = "auto", *, flag: str = "--model") -> Located:
+def locate(name: str | os.PathLike[str], epoch: int | str = "auto", *, flag: str = "`model`") -> Located:
     """What `name` means: a prefix or .params file of one's own, which wins over a name of the zoo; a network of the
     zoo, also without its imagenet1k-; the http, https or file URL of a prefix; torchvision:NAME[:WEIGHTS].
 
@@ -128,7 +128,7 @@ def locate(name: str | os.PathLike[str], epoch: int | str = "auto", *, flag: str
         return _torchvision_place(name, rest, flag)
     if colon and kind.lower() == "timm":
         raise UsageError(f"{flag} {name}: pretrained are MXNet's zoo and torchvision's; timm's come untrained, as "
-                         f"--network {name} of imgcls-train")
+                         f"`network` {name} of imgcls-train")
     if name.lower().startswith(("http://", "https://")):
         return _download_url(name, epoch, flag)
     if name.lower().startswith("file:"):
@@ -210,7 +210,7 @@ def _weights(place: Located) -> tuple[dict[str, np.ndarray], str]:
         return params.load(place.prefix), place.prefix
     saved = checkpoint.load(place.prefix, place.epoch)
     if saved is None:
-        raise UsageError(f"--model {place.prefix}: there is no {place.prefix}-0001.params or any other epoch")
+        raise UsageError(f"`model` {place.prefix}: there is no {place.prefix}-0001.params or any other epoch")
     return dict(saved.arrays), saved.path
 
 
@@ -244,7 +244,7 @@ def _download_model(name: str, epoch: str) -> Located:
     """MXNet's files of a zoo network, from IMGCLS_MIRROR or the old host, into models/ of the cache."""
     model = ZOO[name]
     if epoch.lower() != "auto" and checkpoint.parse_epoch(epoch) not in (0, model.epoch):
-        raise UsageError(f"--load-epoch {epoch}: the zoo has {name} after one epoch only, {model.epoch:04d} "
+        raise UsageError(f"`load_epoch` {epoch}: the zoo has {name} after one epoch only, {model.epoch:04d} "
                          "(0000 means it too)")
     folder = download.data_folder("", model.folder)
     files = [f"{model.stem}-symbol.json", f"{model.stem}-{model.epoch:04d}.params"]
@@ -270,7 +270,7 @@ def _download_url(url: str, epoch: str, flag: str) -> Located:
     if not any((folder / f"{stem}-{end}.json").exists() for end in ("symbol", "network")):
         _small_files(base, folder, stem)
     file = f"{stem}-{number:04d}.params"
-    advice = f"of {base} epoch {number} was asked for; --load-epoch names another"
+    advice = f"of {base} epoch {number} was asked for; `load_epoch` names another"
     _fetch([f"{base}-{number:04d}.params"], folder / file, None, advice)
     return dataclasses.replace(_own_place(str(folder / stem), str(number)), name=url, origin=f"{base}-meta.json")
 
@@ -373,7 +373,7 @@ def _torchvision_weights(name: str, wanted: str, flag: str) -> tuple[Any, str]:
 def _read_torchvision(place: Located) -> Pretrained:
     """Download the weights of a torchvision network, or take the given file, and read them."""
     network = place.torchvision.partition(":")[0]
-    weights, file = _torchvision_weights(place.name, place.torchvision, "--model")
+    weights, file = _torchvision_weights(place.name, place.torchvision, "`model`")
     path = to_local_path(file) if file else _torchvision_file(weights, network)
     state = _state_dict(path, network)
     shape = tuple(place.preprocessing["image_shape"])

@@ -76,7 +76,7 @@ class Cache:
                 return self._open_entry(entry, end - begin)
             self._fetch(path, found, entry, begin, end, tell)
         raise RunError(f"{path}: its copy in {self.folder} vanishes as soon as it is there; is the folder shared with "
-                       "a run of a smaller --cache-gb?")
+                       "a run of a smaller `cache_gb`?")
 
     def kept(self, path: RemotePath, found: Info, kind: str) -> Path:
         """Where to keep what was found out about this version of the file."""
@@ -186,5 +186,5 @@ def _lock(stream: IO[bytes], *, shared: bool, wait: bool = False) -> bool:
 
 def _cannot_keep(path: RemotePath, size: int, folder: object, error: OSError) -> RunError:
     reason = "no space left on the device" if error.errno == errno.ENOSPC else (error.strerror or str(error)).lower()
-    return RunError(f"cannot keep a copy of {path} ({size / 1e9:.2f} GB) in {folder}: {reason}; --cache-gb (or "
+    return RunError(f"cannot keep a copy of {path} ({size / 1e9:.2f} GB) in {folder}: {reason}; `cache_gb` (or "
                     f"{LIMIT_VARIABLE}) says how much may be kept, IMGCLS_CACHE where")

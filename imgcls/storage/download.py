@@ -37,7 +37,7 @@ def data_place(data_dir: str, name: str) -> AnyPath:
     """The folder of the data set `name`: `data_dir` (the value of --data-dir, may be a URL), or `data_folder`."""
     if not data_dir:
         return data_folder("", name)
-    found = to_path(data_dir, "--data-dir")
+    found = to_path(data_dir, "`data_dir`")
     if isinstance(found, RemotePath):
         found.iterdir()  # asked once, this tells of all files in it
         return found
@@ -47,9 +47,9 @@ def data_place(data_dir: str, name: str) -> AnyPath:
 def data_folder(data_dir: str, name: str) -> Path:
     """The local folder of the data set `name`: `data_dir` (the value of --data-dir), or its place in the cache."""
     if data_dir:
-        folder = to_local_path(data_dir, "--data-dir")
+        folder = to_local_path(data_dir, "`data_dir`")
         if folder.exists() and not folder.is_dir():
-            raise UsageError(f"--data-dir {data_dir}: is a file, not a folder")
+            raise UsageError(f"`data_dir` {data_dir}: is a file, not a folder")
         return folder
     if os.environ.get(CACHE_VARIABLE):
         return to_local_path(os.environ[CACHE_VARIABLE], CACHE_VARIABLE) / name

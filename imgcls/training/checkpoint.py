@@ -90,9 +90,9 @@ class Checkpoint:
 
     def __init__(self, prefix: str, *, keep_states: int = 2, run: str = "") -> None:
         """Raises RunError where the folder cannot be written or another run is writing there."""
-        self.prefix, self.run = os.fspath(to_path(prefix, "--model-prefix")), run or uuid.uuid4().hex
+        self.prefix, self.run = os.fspath(to_path(prefix, "`model_prefix`")), run or uuid.uuid4().hex
         self._keep_states = keep_states
-        check_writable(self.prefix, "--model-prefix")
+        check_writable(self.prefix, "`model_prefix`")
         self._outbox = Outbox(self.prefix)
         self._lock = None if self._outbox.remote else _lock(self.prefix)
         #: of this object, for PREFIX-latest.json; and the position under a URL that it told of last
@@ -195,7 +195,7 @@ class Checkpoint:
 
     def _check_writer(self) -> None:
         if _read_latest(self.prefix).get("writer", self._writer) != self._writer:
-            raise RunError(f"--model-prefix {self.prefix}: another run is writing there since; this one was not saved "
+            raise RunError(f"`model_prefix` {self.prefix}: another run is writing there since; this one was not saved "
                            "any more")
 
     def _states(self, model: nn.Module, optimizer: torch.optim.Optimizer, scaler: Mapping[str, Any],
@@ -234,7 +234,7 @@ def load(prefix: str, epoch: str) -> Saved | None:
 
     Raises UsageError when there is no such epoch, naming those there are, and DataError for damaged files.
     """
-    root = os.fspath(to_path(prefix, "--model-prefix"))
+    root = os.fspath(to_path(prefix, "`model_prefix`"))
     if epoch.strip().lower() == "auto":
         return _newest(root)
     number = parse_epoch(epoch)
@@ -243,13 +243,13 @@ def load(prefix: str, epoch: str) -> Saved | None:
             return _read_epoch(stem, number)
     there = sorted(_numbered(root, "params"))
     have = f"there is {', '.join(map(str, there))}" if there else "no epoch was saved there"
-    raise UsageError(f"--load-epoch {epoch}: {root}-{number:04d}.params does not exist; {have}")
+    raise UsageError(f"`load_epoch` {epoch}: {root}-{number:04d}.params does not exist; {have}")
 
 
 def parse_epoch(text: str) -> int:
     """8, 0008 and 0000 are epochs."""
     if not text.strip().isdigit():
-        raise UsageError(f"--load-epoch {text}: must be an epoch such as 8 or 0008, or auto")
+        raise UsageError(f"`load_epoch` {text}: must be an epoch such as 8 or 0008, or auto")
     return int(text)
 
 
@@ -451,6 +451,6 @@ def _lock(prefix: str) -> IO[str]:
         return stream
     except OSError as error:
         stream.close()
-        raise RunError(f"--model-prefix {prefix}: another run is writing there; wait for it or choose another "
+        raise RunError(f"`model_prefix` {prefix}: another run is writing there; wait for it or choose another "
                        "prefix") from error
     return stream

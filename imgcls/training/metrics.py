@@ -21,12 +21,12 @@ def metric_names(top_k: int, loss: str, num_classes: int) -> list[str]:
     """The metrics that --top-k and --loss ask for, accuracy first, in the order of MXNet's log."""
     names = ["accuracy"]
     if top_k == 1 or top_k >= num_classes:
-        raise UsageError(f"--top-k {top_k}: must be from 2 to {num_classes - 1}, the classes less one; 0 is off")
+        raise UsageError(f"`top_k` {top_k}: must be from 2 to {num_classes - 1}, the classes less one; 0 is off")
     if top_k:
         names.append(f"top_k_accuracy_{top_k}")
     for word in (part.strip() for part in loss.split(",")):
         if word and word not in LOSSES:
-            raise unknown("--loss", word, LOSSES)
+            raise unknown("`loss`", word, LOSSES)
         if word:
             names.append(LOSSES[word])
     return list(dict.fromkeys(names))

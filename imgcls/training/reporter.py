@@ -10,11 +10,11 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from imgcls.config.sections import ReportConfig
-from imgcls.errors import RunError, UsageError
+from imgcls.errors import RunError, UsageError, as_keyword, spell_settings
 from imgcls.storage import remote, uploads
 from imgcls.storage.atomic import write_bytes
 from imgcls.storage.paths import to_path
@@ -27,9 +27,10 @@ class Reporter:
     """
 
     def __init__(self, config: ReportConfig, *, metrics_path: str | None = None, rank: int = 0,
-                 terminal: bool | None = None, quiet: bool = False) -> None:
+                 terminal: bool | None = None, quiet: bool = False,
+                 spelling: Callable[[str], str] = as_keyword) -> None:
         self.terminal = (sys.stderr.isatty() if terminal is None else terminal) and not quiet
-        self._rank, self._quiet = rank, quiet
+        self._rank, self._quiet, self._spelling = rank, quiet, spelling
         self._log_twin = _log_place(config)
         self._log = _open_log(config, self._log_twin, rank)
         self._twin = uploads.Twin(to_path(metrics_path)) if metrics_path and rank == 0 else None
@@ -40,6 +41,7 @@ class Reporter:
 
     def line(self, message: str) -> None:
         """One of MXNet's log lines: to the log file, and to stderr off a terminal."""
+        message = spell_settings(message, self._spelling)
         if self._log:
             self._log.info(message)
         if not self.terminal and not self._quiet and self._rank == 0:
@@ -47,6 +49,7 @@ class Reporter:
 
     def say(self, message: str) -> None:
         """A line for people (the summary, a note, a warning), on a terminal or not."""
+        message = spell_settings(message, self._spelling)
         if self._log:
             self._log.info(message)
         if not self._quiet and self._rank == 0:
@@ -54,6 +57,7 @@ class Reporter:
 
     def warn(self, message: str) -> None:
         """Something that will hurt, said once, also by a quiet run."""
+        message = spell_settings(message, self._spelling)
         if self._log:
             self._log.info(f"warning: {message}")
         if self._rank == 0:
@@ -160,12 +164,12 @@ class Reporter:
 def _log_place(config: ReportConfig) -> uploads.Twin | None:
     """Where --log-file is written; None without the flag."""
     if config.log_dir and not config.log_file:
-        raise UsageError(f"--log-dir {config.log_dir}: needs the --log-file to write there")
+        raise UsageError(f"`log_dir` {config.log_dir}: needs the `log_file` to write there")
     if not config.log_file:
         return None
     if config.log_dir and not remote.scheme(config.log_file):
-        return uploads.Twin(to_path(config.log_dir, "--log-dir") / config.log_file)
-    return uploads.Twin(to_path(config.log_file, "--log-file"))
+        return uploads.Twin(to_path(config.log_dir, "`log_dir`") / config.log_file)
+    return uploads.Twin(to_path(config.log_file, "`log_file`"))
 
 
 def _open_log(config: ReportConfig, twin: uploads.Twin | None, rank: int) -> logging.Logger | None:
@@ -177,7 +181,7 @@ def _open_log(config: ReportConfig, twin: uploads.Twin | None, rank: int) -> log
         path.parent.mkdir(parents=True, exist_ok=True)
         handler = logging.FileHandler(path, encoding="utf-8")
     except OSError as error:
-        raise RunError(f"--log-file {path}: {(error.strerror or str(error)).lower()}") from error
+        raise RunError(f"`log_file` {path}: {(error.strerror or str(error)).lower()}") from error
     handler.setFormatter(logging.Formatter(f"%(asctime)-15s Node[{rank}] %(message)s"))
     logger = logging.Logger("imgcls.run")
     logger.addHandler(handler)

@@ -39,7 +39,7 @@ def flops(model: nn.Module, image_shape: Sequence[int]) -> int:
             model(torch.zeros(1, *image_shape))
     except RuntimeError as error:
         shape = ",".join(map(str, image_shape))
-        raise UsageError(f"--image-shape {shape}: the network cannot take it ({str(error).splitlines()[0]})") from error
+        raise UsageError(f"`image_shape` {shape}: the network cannot take it ({str(error).splitlines()[0]})") from error
     finally:
         model.train(training)
         for hook in hooks:

@@ -275,8 +275,8 @@ class Trainer:
         kept = "nothing was saved" if last is None or self.checkpoint is None else (
             f"the last checkpoint is {self.checkpoint.prefix}-{last:04d}.params")
         raise RunError(f"the loss is {value} at update {update} (epoch {self.position.epoch}, learning rate "
-                       f"{self.schedule.lr_at(update):g}): stopped, {kept}; a smaller --lr, --warmup-epochs 1 or "
-                       "--clip-gradient 1 may help")
+                       f"{self.schedule.lr_at(update):g}): stopped, {kept}; a smaller `lr`, `warmup_epochs` 1 or "
+                       "`clip_gradient` 1 may help")
 
     def _close_interval(self, totals: Totals) -> None:
         """Move the sums since the last progress line into those of the epoch."""
@@ -323,9 +323,9 @@ class Trainer:
             self._fetch()
             self.checkpoint.save_position(self.model, self.optimizer, self._scaler_state(), self.position)
             self._last_saved = time.monotonic()
-            where += "; the position was saved, --load-epoch auto goes on from there"
+            where += "; the position was saved, `load_epoch` auto goes on from there"
         elif not self.worker.rank:
-            where += "; nothing was saved, there is no --model-prefix"
+            where += "; nothing was saved, there is no `model_prefix`"
         if wish > self.stop.SAVE:
             if self.checkpoint:
                 self.checkpoint.wait()  # an upload is under way; signals are held off here and no longer behind `act`

@@ -101,7 +101,7 @@ class Exchange:
         try:
             for child in self._children:
                 if child.stdout and not child.stdout.readline():
-                    raise RunError(f"--kv-store dist_async: the server here ended at its start, status {child.wait()}")
+                    raise RunError(f"`kv_store` dist_async: the server here ended at its start, status {child.wait()}")
             with self._telling():
                 self._groups = in_parallel(lambda index: meet(base, token, index, rank, WORKER, timeout), servers)
             if rank == 0:
@@ -265,7 +265,7 @@ class Exchange:
         except RuntimeError as error:
             if isinstance(error, RunError):
                 raise
-            raise LostContact(f"rank {self.rank} ({host_name()}): --kv-store dist_async: a server does not answer, "
+            raise LostContact(f"rank {self.rank} ({host_name()}): `kv_store` dist_async: a server does not answer, "
                               f"or has ended because it lost a worker ({brief(error)})") from error
 
     # ---- one vector of all parameters
@@ -340,9 +340,9 @@ def advice(momentum: float, lr: float, workers: int) -> str:
     """What to say about --mom with several workers, "" for nothing."""
     if momentum <= 0 or workers < 2:
         return ""
-    return (f"--kv-store dist_async with --mom {momentum:g}: gradients come late, and momentum adds up what is late; "
-            f"the loss may grow without bounds where dist_sync learns. --lr {lr / workers:g} (that of now / {workers} "
-            "workers) or --mom 0 is safer")
+    return (f"`kv_store` dist_async with `mom` {momentum:g}: gradients come late, and momentum adds up what is late; "
+            f"the loss may grow without bounds where dist_sync learns. `lr` {lr / workers:g} (that of now / {workers} "
+            "workers) or `mom` 0 is safer")
 
 
 def _shared_token() -> str:
