@@ -10,6 +10,7 @@ gives --image-shape, `str(error)` gives image_shape.
 from __future__ import annotations
 
 import difflib
+import errno
 import re
 from collections.abc import Callable, Iterable
 
@@ -84,9 +85,9 @@ def nearest(name: str, known: Iterable[str]) -> list[str]:
 
 
 def unknown(what: str, name: str, known: Iterable[str], meant: str | None = None) -> UsageError:
-    """Return the error for a name that is not among `known`: says what it is for and what there is (the nearest of many).
+    """Return the error for a name that is not among `known`, with what there is (of many: the nearest).
 
-    `meant` is the right name where it is known from elsewhere, such as another toolkit's word for the same thing.
+    `what` says what the name is for. `meant` is the right name where it is known from elsewhere, such as another toolkit's word for the same thing.
     """
     known = list(known)
     close = nearest(name, known)
@@ -97,6 +98,25 @@ def unknown(what: str, name: str, known: Iterable[str], meant: str | None = None
     else:
         there = f"nearest are {', '.join(close)}" if len(close) > 1 else "--help lists them all"
     return UsageError(f"{what} {name} is not known: {hint}{there}")
+
+
+def reason(error: OSError | ValueError) -> str:
+    """Return what the system says of a failed call, in lower case, to stand behind "cannot write PATH: ".
+
+    A ValueError is what `open` raises for a name with a zero byte.
+    """
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return "no space left on the device"  # one wording, whatever the C library calls it
+    return (getattr(error, "strerror", None) or str(error)).lower()
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text, or the name of its class where it has none.
+
+    Libraries add stack traces and advice below it. OpenCV puts its source file first: its `err` is the sentence alone.
+    """
+    text = getattr(error, "err", None) or str(error)
+    return next(iter(str(text).strip().splitlines()), type(error).__name__)
 
 
 class Stopped(RunError):

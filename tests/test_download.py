@@ -238,5 +238,5 @@ def test_where_the_cache_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(UsageError, match="is a file, not a folder"):
         download.data_folder(str(tmp_path / "file"), "mnist")
-    with pytest.raises(UsageError, match="--data-dir memory://bucket: must be on this machine"):
+    with pytest.raises(UsageError, match="data_dir memory://bucket: must be on this machine"):
         download.data_folder("memory://bucket", "mnist")

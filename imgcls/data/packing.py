@@ -23,6 +23,8 @@ from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 
+from imgcls import errors
+from imgcls.errors import first_line
 from imgcls.formats.lists import Entry
 from imgcls.formats.recordio import MAX_PAYLOAD_BYTES, Block, ImageHeader, RecordReader, RecordWriter, pack, unpack
 
@@ -171,7 +173,7 @@ def decode(data: bytes | memoryview, color: int) -> np.ndarray | str:
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), color)
     except cv2.error as error:
-        return f"{kind_of(data)}: {_first_line(error)}"
+        return f"{kind_of(data)}: {first_line(error)[:200]}"
     if image is None:
         kind = kind_of(data) or "no image, or one"
         return f"{kind} that is damaged or that OpenCV {cv2.__version__} cannot read"
@@ -346,7 +348,7 @@ def _store(entry: Entry, file: str, config: PackConfig, block: Block) -> str:
             got = stream.readinto(image)
             more = b"" if got == size else bytes(image[:got]) + stream.readall()
     except (OSError, ValueError) as error:
-        return (getattr(error, "strerror", None) or str(error)).lower()
+        return errors.reason(error)
     if got != size:
         size = len(more)
         if size > MAX_PAYLOAD_BYTES - len(head) - 64:
@@ -419,7 +421,7 @@ def _encode(entry: Entry, file: str, config: PackConfig) -> bytes | str:
         with open(file, "rb", buffering=0) as stream:
             data = stream.readall()
     except (OSError, ValueError) as error:
-        return (getattr(error, "strerror", None) or str(error)).lower()
+        return errors.reason(error)
     if config.pass_through:
         reason = check_image(data)
         image = with_restarts(data) if not reason else data
@@ -463,7 +465,7 @@ def _reencoded(data: bytes, entry: Entry, config: PackConfig) -> bytes | str:
             options = [cv2.IMWRITE_PNG_COMPRESSION, min(9, config.quality)]
         done, encoded = cv2.imencode(config.encoding, image, options)
     except (cv2.error, MemoryError) as error:
-        return f"{image.shape[1]}x{image.shape[0]} pixels: {_first_line(error)}"
+        return f"{image.shape[1]}x{image.shape[0]} pixels: {first_line(error)[:200]}"
     return encoded.tobytes() if done else "OpenCV could not encode it"
 
 
@@ -529,8 +531,3 @@ def _jpeg_frame(data: bytes) -> tuple[int, int] | None:
             return (width, unit) if width and unit else None
     return None
 
-
-def _first_line(error: Exception) -> str:
-    """An OpenCV error without its paths and lines of source."""
-    text = getattr(error, "err", None) or str(error) or type(error).__name__
-    return text.strip().splitlines()[0][:200]

@@ -7,14 +7,13 @@ over the target. A remote file is uploaded whole (`remote.py`).
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from imgcls.errors import RunError
+from imgcls.errors import RunError, reason
 from imgcls.storage.paths import to_path
 from imgcls.storage.remote import RemotePath
 
@@ -46,7 +45,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
         _sync_folder(target.parent)
     except OSError as error:
         _remove(temporary)
-        raise RunError(f"cannot write {target}: {_reason(error)}") from error
+        raise RunError(f"cannot write {target}: {reason(error)}") from error
     except BaseException:
         _remove(temporary)
         raise
@@ -70,7 +69,7 @@ def check_writable(prefix: str, flag: str) -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise RunError(f"{flag} {prefix}: cannot write to the folder {folder}: {_reason(error)}") from error
+        raise RunError(f"{flag} {prefix}: cannot write to the folder {folder}: {reason(error)}") from error
 
 
 def _umask() -> int:
@@ -94,8 +93,3 @@ def _remove(temporary: str) -> None:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
 
-
-def _reason(error: OSError) -> str:
-    if error.errno == errno.ENOSPC:
-        return "no space left on the device"
-    return (error.strerror or str(error)).lower()

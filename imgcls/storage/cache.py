@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, BinaryIO
 
-from imgcls.errors import DataError, RunError, UsageError
+from imgcls.errors import DataError, RunError, UsageError, reason
 from imgcls.storage import remote
 from imgcls.storage.remote import Info, RemotePath
 
@@ -185,6 +185,5 @@ def _lock(stream: IO[bytes], *, shared: bool, wait: bool = False) -> bool:
 
 
 def _cannot_keep(path: RemotePath, size: int, folder: object, error: OSError) -> RunError:
-    reason = "no space left on the device" if error.errno == errno.ENOSPC else (error.strerror or str(error)).lower()
-    return RunError(f"cannot keep a copy of {path} ({size / 1e9:.2f} GB) in {folder}: {reason}; `cache_gb` (or "
+    return RunError(f"cannot keep a copy of {path} ({size / 1e9:.2f} GB) in {folder}: {reason(error)}; `cache_gb` (or "
                     f"{LIMIT_VARIABLE}) says how much may be kept, IMGCLS_CACHE where")

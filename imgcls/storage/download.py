@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from imgcls.errors import DataError, RunError, UsageError
+from imgcls.errors import DataError, RunError, UsageError, reason
 from imgcls.storage.paths import AnyPath, to_local_path, to_path
 from imgcls.storage.remote import RemotePath, scheme
 
@@ -223,7 +223,7 @@ def _append(part: IO[bytes], piece: bytes) -> None:
 
 
 def _cannot_write(path: object, error: OSError) -> RunError:
-    return RunError(f"cannot write {path}: {(error.strerror or str(error)).lower()}")
+    return RunError(f"cannot write {path}: {reason(error)}")
 
 
 # One mirror

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 
-from imgcls.errors import RunError
+from imgcls.errors import RunError, reason
 from imgcls.storage.atomic import write_bytes
 from imgcls.storage.download import data_folder
 from imgcls.storage.paths import AnyPath, to_path
@@ -134,7 +134,7 @@ def _new_folder() -> Path:
                 shutil.rmtree(old, ignore_errors=True)
         return Path(tempfile.mkdtemp(dir=place))
     except OSError as error:
-        raise RunError(f"cannot keep files to upload in {place}: {(error.strerror or str(error)).lower()}; "
+        raise RunError(f"cannot keep files to upload in {place}: {reason(error)}; "
                        "IMGCLS_CACHE names another folder") from error
 
 
