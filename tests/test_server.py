@@ -195,7 +195,7 @@ def test_a_worker_that_is_busy_says_a_word_now_and_then() -> None:
     side: Any = object.__new__(Exchange)
     wire = Wire(*[server.header(7)] * 1000)
     side._groups, side._lock, side._done, side._problem = [wire], threading.Lock(), threading.Event(), None
-    side._talked, side.heard = time.monotonic(), 0
+    side._talked, side.peer_request = time.monotonic(), 0
     pinger = threading.Thread(target=side._ping, args=(0.02,))
     pinger.start()
     while len(wire.heard) < 3:

@@ -181,16 +181,16 @@ def test_resume_from_inside_an_epoch_gives_the_same_bytes(folder: Path, undistur
                                                           capsys: pytest.CaptureFixture[str]) -> None:
     """SIGTERM at three places; also the log goes on as if nothing had been."""
     from imgcls.training import trainer
-    from imgcls.training.stop import Stop
+    from imgcls.training.stop import StopSignal
 
     prefix = tmp_path / "net"
     flags = ("--network", "lenet", "--model-prefix", prefix, "--optimizer", "nag", "--num-epochs", 3,
              "--load-epoch", "auto")
     steps = iter([5, 8, 20])
     original = trainer.Trainer.train_step
-    stops: list[Stop] = []
-    entered = Stop.__enter__
-    monkeypatch.setattr(Stop, "__enter__", lambda self: stops.append(entered(self)) or self)
+    stops: list[StopSignal] = []
+    entered = StopSignal.__enter__
+    monkeypatch.setattr(StopSignal, "__enter__", lambda self: stops.append(entered(self)) or self)
 
     def train_step(self: trainer.Trainer, batch: object, update: int) -> None:
         original(self, batch, update)

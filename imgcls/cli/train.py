@@ -100,7 +100,7 @@ def run(config: Config, *, splits: Splits | None = None, command: str = "", quie
         from imgcls.optim import schedules
         from imgcls.training import checkpoint, summary, trainer
     from imgcls.training.reporter import Reporter
-    from imgcls.training.stop import Stop
+    from imgcls.training.stop import StopSignal
 
     with contextlib.ExitStack() as stack:
         worker = distributed.choose(config.device, team)
@@ -146,7 +146,7 @@ def run(config: Config, *, splits: Splits | None = None, command: str = "", quie
         if prefix and not worker.rank and position.epoch < config.train.num_epochs:
             writer = stack.enter_context(contextlib.closing(checkpoint.Checkpoint(
                 prefix, keep_states=config.checkpoint.keep_states, run=saved.run if saved else "")))
-        stop = stack.enter_context(Stop())
+        stop = stack.enter_context(StopSignal())
         coach = trainer.Trainer(
             model, loader, val_loader, optimizer=optimizer, schedule=plan, precision=precision, worker=worker,
             config=config.train, num_classes=config.network.num_classes, compile=config.device.compile,

@@ -1,6 +1,6 @@
 """This process among the others: its device, its rank, and what all of them agree on.
 
-A Worker is asked in every case; alone it answers at once. What is agreed on (sums of metrics, the wish to stop, a
+A Worker is asked in every case; alone it answers at once. What is agreed on (sums of metrics, requests to stop, a
 checkpoint) goes over a gloo group on the CPU, whatever the gradients go over.
 """
 
@@ -83,17 +83,17 @@ class Worker:
         """The number that each process has, by rank."""
         return self.sum([value if rank == self.rank else 0.0 for rank in range(self.world)])
 
-    def agree(self, wish: int) -> int:
-        """The largest wish (0: none) of all processes at the call before this one, the same for all of them.
+    def all_reduce_max(self, request: int) -> int:
+        """Return the largest request (0: none) of all processes at the call before this one, the same for all of them.
 
         One call late, so that no step waits for it: by then everybody has answered long since.
         """
         if not self.together:
-            return wish
+            return request
         import torch.distributed as dist
 
-        before, wishes = self._pending, torch.tensor([wish], dtype=torch.int32)
-        self._pending = (dist.all_reduce(wishes, dist.ReduceOp.MAX, async_op=True), wishes)
+        before, requests = self._pending, torch.tensor([request], dtype=torch.int32)
+        self._pending = (dist.all_reduce(requests, dist.ReduceOp.MAX, async_op=True), requests)
         if before is None:
             return 0
         before[0].wait()

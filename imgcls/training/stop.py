@@ -13,11 +13,11 @@ from typing import Any, ClassVar
 from imgcls.errors import Stopped
 
 
-class Stop:
-    """A context: signals inside it set `requested`, and the trainer calls `act` when it is safe to.
+class StopSignal:
+    """A context: signals inside it set `requested`, and the trainer calls `raise_if_requested` when it is safe to.
 
-    A wish is what processes can agree on by taking the largest: 0 for nothing, `SAVE` to save and go on, and more for
-    an end.
+    A request is a number of which the largest wins over all processes: 0 for none, `SAVE` to save and go on, more
+    to end.
     """
 
     SAVE: ClassVar[int] = 1
@@ -28,7 +28,7 @@ class Stop:
         self.requested: signal.Signals | None = None
         self._before: dict[signal.Signals, Any] = {}
 
-    def __enter__(self) -> Stop:
+    def __enter__(self) -> StopSignal:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGUSR1", None)):
                 if number is not None:
@@ -41,18 +41,18 @@ class Stop:
         self._before = {}
 
     @property
-    def wish(self) -> int:
+    def request(self) -> int:
         """What the signals so far ask for."""
         if self.requested is None:
             return 0
         return self.SAVE + 1 + self._ENDS.index(self.requested) if self.requested in self._ENDS else self.SAVE
 
-    def act(self, where: str, wish: int) -> None:
-        """End the run with its exit status if that is the wish agreed on; `where` tells how far it came."""
-        if self.wish <= wish:
+    def raise_if_requested(self, where: str, request: int) -> None:
+        """End the run with its exit status if that is the request of all processes; `where` tells how far it came."""
+        if self.request <= request:
             self.requested = None
-        if wish > self.SAVE:
-            number = self._ENDS[wish - self.SAVE - 1]
+        if request > self.SAVE:
+            number = self._ENDS[request - self.SAVE - 1]
             raise Stopped(f"stopped by {number.name} in {where}", self.STATUS[number])
 
     def _note(self, number: int, _frame: FrameType | None) -> None:

@@ -32,7 +32,7 @@ from imgcls.training.checkpoint import Checkpoint, Position, newest_epoch
 from imgcls.training.metrics import Metrics, metric_names
 from imgcls.training.monitor import Monitor
 from imgcls.training.reporter import Reporter
-from imgcls.training.stop import Stop
+from imgcls.training.stop import StopSignal
 
 if TYPE_CHECKING:
     from imgcls.distributed.parameter_server.client import Exchange
@@ -75,7 +75,7 @@ class Trainer:
     def __init__(self, model: nn.Module, loader: Loader, val_loader: Loader | None, *, optimizer: torch.optim.Optimizer,
                  schedule: Schedule, precision: Precision, worker: Worker, config: TrainConfig, num_classes: int,
                  clip_gradient: float, checkpoint: Checkpoint | None, save_period: int, save_every: float,
-                 reporter: Reporter, stop: Stop, compile: bool = False, micro_batches: int = 1,
+                 reporter: Reporter, stop: StopSignal, compile: bool = False, micro_batches: int = 1,
                  forward: nn.Module | None = None, shared: Shared | None = None,
                  exchange: Exchange | None = None) -> None:
         self.model, self.loader, self.val_loader = model, loader, val_loader
@@ -153,7 +153,7 @@ class Trainer:
                 self._close_interval(totals)
 
             # Once in a while: somebody wants us to stop, or it is time to save the position.
-            self._heed()
+            self._handle_stop_request()
         return self._end_epoch(epoch, samples, time.perf_counter() - started)
 
     def train_step(self, batch: Batch, update: int) -> None:
@@ -234,7 +234,7 @@ class Trainer:
 
     def evaluate(self, loader: Loader) -> dict[str, float]:
         """The metrics over exactly the samples of `loader`; a signal ends it, with the position saved."""
-        evaluate(self.model, loader, self._val_metrics, self.precision, self._heed)
+        evaluate(self.model, loader, self._val_metrics, self.precision, self._handle_stop_request)
         return self._val_metrics.values(self._of_all(self._val_metrics.totals()))
 
     def _take_up_metrics(self) -> None:
@@ -298,21 +298,21 @@ class Trainer:
                                             batch_size=self.position.batch_size, world=self.position.world)
         return values
 
-    def _heed(self) -> None:
+    def _handle_stop_request(self) -> None:
         """Save the position, and perhaps leave, if any process has a reason to."""
-        wish = self.stop.wish
-        if not wish and self._due():
-            wish, self._last_saved = self.stop.SAVE, time.monotonic()
-        wish = max(self.worker.agree(wish), self.exchange.heard if self.exchange else 0)
-        if wish:
-            self._save_position(wish)
+        request = self.stop.request
+        if not request and self._due():
+            request, self._last_saved = self.stop.SAVE, time.monotonic()
+        request = max(self.worker.all_reduce_max(request), self.exchange.peer_request if self.exchange else 0)
+        if request:
+            self._save_position(request)
 
     def _due(self) -> bool:
         return bool(self.checkpoint and self.save_every
                     and time.monotonic() - self._last_saved >= self.save_every * 60)
 
-    def _save_position(self, wish: int) -> None:
-        """Save where we are inside the epoch; leave by way of `Stopped` if the wish is to end."""
+    def _save_position(self, request: int) -> None:
+        """Save where we are inside the epoch; leave by way of `Stopped` if the request is to end."""
         self._look_at_losses()
         totals = self._interval_totals()
         where = f"epoch {self.position.epoch}, batch {self.position.batch}"
@@ -326,13 +326,14 @@ class Trainer:
             where += "; the position was saved, `load_epoch` auto goes on from there"
         elif not self.worker.rank:
             where += "; nothing was saved, there is no `model_prefix`"
-        if wish > self.stop.SAVE:
+        if request > self.stop.SAVE:
             if self.checkpoint:
-                self.checkpoint.wait()  # an upload is under way; signals are held off here and no longer behind `act`
+                # an upload is under way; signals are held off here and no longer behind `raise_if_requested`
+                self.checkpoint.wait()
             self.worker.barrier()  # nobody leaves before the files are there
             if self.exchange:
-                self.exchange.wish = wish  # the others are to leave too
-        self.stop.act(where, wish)
+                self.exchange.stop_request = request  # the others are to leave too
+        self.stop.raise_if_requested(where, request)
 
     def _fetch(self) -> None:
         """Have the weights and the optimizer's state here, where servers hold them."""

@@ -86,8 +86,9 @@ class Exchange:
         if servers < 1:
             raise UsageError(f"--num-servers {servers}: dist_async needs at least one")
         self.rank, self.world, self.servers = rank, world, servers
-        #: what workers that have left were told (`signals.Stop.wish`), 0 for nothing, and what this one will tell
-        self.heard, self.wish = 0, 0
+        #: the stop request of workers that have left (0: none), and the one that this worker leaves with
+        self.peer_request = 0
+        self.stop_request = 0
         self._optimizer = optimizer
         self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self._buffers(sum(p.numel() for p in self._parameters))
@@ -164,13 +165,13 @@ class Exchange:
                           max(map(int, counts), default=0))
 
     def close(self) -> None:
-        """Say good-bye, with `wish`, and wait for the other workers if a server of theirs is here."""
+        """Say good-bye, with `stop_request`, and wait for the other workers if a server of theirs is here."""
         if self._done.is_set():
             return
         self._done.set()
         with self._lock, self._telling():
             for group in self._groups:
-                group.send([header(GOODBYE, self.wish)], SERVER, 0).wait()
+                group.send([header(GOODBYE, self.stop_request)], SERVER, 0).wait()
         self._pinger.join()
         for child in self._children:
             if child.wait():
@@ -235,7 +236,7 @@ class Exchange:
             self._groups[server].send([as_bytes(content)], SERVER, 0).wait()
 
     def _heard(self, answer: Tensor) -> None:
-        self.heard = max(self.heard, int(answer[1]))
+        self.peer_request = max(self.peer_request, int(answer[1]))
         self._talked = time.monotonic()
 
     def _ping(self, seconds: float) -> None:
