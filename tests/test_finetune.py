@@ -270,7 +270,7 @@ def test_where_the_head_goes(layers: list, found: str | None) -> None:
         assert transfer.find_cut(net, f"{found}_output", "file") == (entry, "")
     else:
         op, name, _ = layers[0]
-        with pytest.raises(UsageError, match=rf"--layer-before-fullc: it is not clear .*{name} \({op}\)"):
+        with pytest.raises(UsageError, match=rf"layer_before_fullc: it is not clear .*{name} \({op}\)"):
             transfer.find_cut(net, "", "file")
 
 
@@ -291,7 +291,7 @@ def test_vggs_trap(tmp_path: Path) -> None:
     assert "relu6: whatever stands between them goes, too" in report.note
     with pytest.raises(UsageError, match=r"relu7: vgg-0000.params has no such layer; there is relu6 \("):
         transfer.new_head(source, config, layer="relu7")
-    with pytest.raises(UsageError, match="--image-shape 3,4,4: the pretrained network cannot take it"):
+    with pytest.raises(UsageError, match="image_shape 3,4,4: the pretrained network cannot take it"):
         transfer.new_head(source, NetworkConfig(num_classes=3, image_shape=(3, 4, 4)))
     del source.arrays["arg:fc6_weight"]  # type: ignore[attr-defined]
     with pytest.raises(DataError, match="fc6_weight is missing"):

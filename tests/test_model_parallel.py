@@ -17,7 +17,7 @@ from imgcls.cli import train as command
 from imgcls.config.sections import NetworkConfig, OptimizerConfig
 from imgcls.errors import UsageError
 from imgcls.formats import idx, params
-from imgcls.networks import alexnet_towers, check_parts, place
+from imgcls.networks import alexnet_towers, check_parts, to_devices
 from imgcls.optim import optimizers
 
 SHAPE = (3, 67, 67)
@@ -55,8 +55,8 @@ def test_towers_on_two_gpus(moves: None, gpus: tuple[int, ...], device: int, sec
     first = torch.device("cuda", device)
     with FakeTensorMode(), torch.no_grad():  # raises where tensors of two devices meet
         model = alexnet_towers.build(CONFIG)
-        assert place(model, CONFIG, first, gpus) == (
-            f"--model-parallel 2: the parts of the network are on cuda:{device} and cuda:{second}")
+        assert to_devices(model, CONFIG, first, gpus) == (
+            f"`model_parallel` 2: the parts of the network are on cuda:{device} and cuda:{second}")
         assert isinstance(model, alexnet_towers.TwoTowerAlexNet)
         assert devices_of(model.tower2) == {f"cuda:{second}"}
         assert devices_of(model.tower1) == devices_of(model.fc6) == devices_of(model.fc8) == {f"cuda:{device}"}
@@ -68,7 +68,7 @@ def test_towers_on_two_gpus(moves: None, gpus: tuple[int, ...], device: int, sec
 def test_steps_and_clipping_with_parameters_on_two_gpus(moves: None, name: str) -> None:
     with FakeTensorMode():
         model = alexnet_towers.build(CONFIG)
-        place(model, CONFIG, torch.device("cuda", 0), (0, 1))
+        to_devices(model, CONFIG, torch.device("cuda", 0), (0, 1))
         for parameter in model.parameters():
             parameter.grad = torch.empty_like(parameter)
         optimizer = optimizers.build(OptimizerConfig(optimizer=name), model, torch.device("cuda", 0))
@@ -85,7 +85,7 @@ def test_no_tensor_of_the_last_place_stays_behind() -> None:
     assert isinstance(model, alexnet_towers.TwoTowerAlexNet)
     images = torch.rand(2, *SHAPE, generator=torch.Generator().manual_seed(1))
     logits = model.eval()(images)
-    model.place([torch.device("cpu"), torch.device("meta")])
+    model.to_devices([torch.device("cpu"), torch.device("meta")])
     with pytest.raises(RuntimeError, match="meta"):
         model(images)
     model.tower2 = networks.build_network(CONFIG, seed=0).tower2  # type: ignore[assignment]
@@ -95,19 +95,19 @@ def test_no_tensor_of_the_last_place_stays_behind() -> None:
 def test_one_device_is_a_plain_move() -> None:
     config = NetworkConfig(network="mlp")
     model = networks.build_network(config, seed=0)
-    assert place(model, config, torch.device("meta"), ()) == ""
+    assert to_devices(model, config, torch.device("meta"), ()) == ""
     assert devices_of(model) == {"meta"}
 
 
 def test_a_foreign_network_is_in_one_piece() -> None:
-    with pytest.raises(UsageError, match="--model-parallel 2: this network is in one piece"):
-        place(nn.Linear(2, 2), CONFIG, torch.device("cpu"), ())
+    with pytest.raises(UsageError, match="model_parallel 2: this network is in one piece"):
+        to_devices(nn.Linear(2, 2), CONFIG, torch.device("cpu"), ())
 
 
 @pytest.mark.parametrize(("gpus", "compiled", "said"), [
-    ((0,), False, "--model-parallel 2: each copy of the network takes 2 GPUs, --gpus 0 names 1"),
-    ((0, 1, 5), False, "--model-parallel 2: each copy of the network takes 2 GPUs, --gpus 0,1,5 names 3"),
-    ((0, 1), True, "--model-parallel 2: a network on several devices is not compiled"),
+    ((0,), False, "model_parallel 2: each copy of the network takes 2 GPUs, gpus 0 names 1"),
+    ((0, 1, 5), False, "model_parallel 2: each copy of the network takes 2 GPUs, gpus 0,1,5 names 3"),
+    ((0, 1), True, "model_parallel 2: a network on several devices is not compiled"),
 ])
 def test_what_does_not_go_together(gpus: tuple[int, ...], compiled: bool, said: str) -> None:
     with pytest.raises(UsageError) as raised:

@@ -25,7 +25,7 @@ from imgcls.errors import UsageError
 from imgcls.formats import params, symbol
 from imgcls.layers import Layer
 from imgcls.networks import _foreign, alexnet_towers, resnext
-from imgcls.networks._residual import Plan
+from imgcls.networks._residual import ResNetSpec
 from tests.conftest import shared
 
 
@@ -175,7 +175,7 @@ def checkpoint(fixture: str) -> nn.Module:
         image_shape = io["data"].shape[1:]
     if fixture == "resnext-bottleneck":  # a size that no --num-layers gives
         config = NetworkConfig(network="resnext", image_shape=image_shape, num_group=8)
-        return resnext.resnext(config, Plan((1, 1, 1), (16, 64, 128, 256), bottleneck=True))
+        return resnext.resnext(config, ResNetSpec((1, 1, 1), (16, 64, 128, 256), bottleneck=True))
     network, options = CHECKPOINTS[fixture]
     return build(network, image_shape, device="cpu", **options)
 
@@ -253,25 +253,25 @@ def test_a_shape_it_cannot_run_at_is_refused_with_one_that_works(network: str, i
     with pytest.raises(UsageError) as raised:
         build(network, image_shape)
     given = ",".join(map(str, image_shape))
-    assert str(raised.value).startswith(f"--image-shape {given}: {network} cannot run at it: ")
+    assert str(raised.value).startswith(f"image_shape {given}: {network} cannot run at it: ")
     assert str(raised.value).endswith(f"; {works} works")
     build(network, tuple(map(int, works.split(","))))
 
 
 def test_a_shape_must_have_three_sizes() -> None:
-    with pytest.raises(UsageError, match="image-shape 784: alexnet needs channels,height,width, such as 3,"):
+    with pytest.raises(UsageError, match="image_shape 784: alexnet needs channels,height,width, such as 3,"):
         build("alexnet", (784,))
 
 
 @pytest.mark.parametrize(("network", "image_shape", "depth", "said"), [
-    ("vgg", (3, 224, 224), 50, "--num-layers 50: vgg comes with 11, 13, 16 or 19"),
-    ("resnet", (3, 224, 224), 20, "--num-layers 20: resnet comes with 18, 34, 50, 101, 152, 200 or 269"),
-    ("resnet", (3, 32, 32), 110, "--num-layers 110: resnet comes with 18, "),
-    ("resnet", (3, 28, 28), 51, "--num-layers 51: resnet at a height of 28 or less comes with 6n + 2 layers"),
-    ("resnet-v1", (3, 28, 28), 2, "--num-layers 2: resnet-v1 at a height of 28 or less comes with 6n + 2"),
-    ("resnext", (3, 32, 32), 165, "--num-layers 165: resnext at a height of 32 or less comes with 6n + 2"),
-    ("resnet-28-small", (3, 28, 28), 21, "--num-layers 21: resnet-28-small comes with 6n + 2 layers"),
-    ("resnet-caffe", (3, 224, 224), 18, "--num-layers 18: resnet-caffe comes with 32 or 50"),
+    ("vgg", (3, 224, 224), 50, "num_layers 50: vgg comes with 11, 13, 16 or 19"),
+    ("resnet", (3, 224, 224), 20, "num_layers 20: resnet comes with 18, 34, 50, 101, 152, 200 or 269"),
+    ("resnet", (3, 32, 32), 110, "num_layers 110: resnet comes with 18, "),
+    ("resnet", (3, 28, 28), 51, "num_layers 51: resnet at a height of 28 or less comes with 6n + 2 layers"),
+    ("resnet-v1", (3, 28, 28), 2, "num_layers 2: resnet-v1 at a height of 28 or less comes with 6n + 2"),
+    ("resnext", (3, 32, 32), 165, "num_layers 165: resnext at a height of 32 or less comes with 6n + 2"),
+    ("resnet-28-small", (3, 28, 28), 21, "num_layers 21: resnet-28-small comes with 6n + 2 layers"),
+    ("resnet-caffe", (3, 224, 224), 18, "num_layers 18: resnet-caffe comes with 32 or 50"),
 ])
 def test_a_depth_that_does_not_exist_is_refused(network: str, image_shape: tuple[int, int, int], depth: int,
                                                 said: str) -> None:
@@ -281,19 +281,19 @@ def test_a_depth_that_does_not_exist_is_refused(network: str, image_shape: tuple
 
 
 @pytest.mark.parametrize(("network", "options", "said"), [
-    ("vgg", {"num_group": 8}, "--num-group 8: vgg has no such option"),
-    ("resnet", {"batch_norm": True}, "--batch-norm True: resnet has no such option"),
-    ("alexnet", {"model_parallel": 2}, "--model-parallel 2: alexnet has no such option"),
-    ("resnext", {"num_group": 48}, "--num-group 48: must divide 128"),
-    ("resnext", {"num_layers": 18, "num_group": 8}, "--num-group 8: resnext has groups from 50 layers on"),
-    ("mobilenet", {"multiplier": 1.5}, "--multiplier 1.5: mobilenet has 0.25, 0.5, 0.75 and 1"),
-    ("mobilenetv2", {"multiplier": 0.01}, "--multiplier 0.01: too narrow for mobilenetv2"),
-    ("overfeat", {"variant": "quick"}, "--variant quick: overfeat comes as fast or accurate"),
-    ("alexnet-towers", {"variant": "caffe"}, "--variant caffe: alexnet-towers comes as torch or theano"),
+    ("vgg", {"num_group": 8}, "num_group 8: vgg has no such option"),
+    ("resnet", {"batch_norm": True}, "batch_norm True: resnet has no such option"),
+    ("alexnet", {"model_parallel": 2}, "model_parallel 2: alexnet has no such option"),
+    ("resnext", {"num_group": 48}, "num_group 48: must divide 128"),
+    ("resnext", {"num_layers": 18, "num_group": 8}, "num_group 8: resnext has groups from 50 layers on"),
+    ("mobilenet", {"multiplier": 1.5}, "multiplier 1.5: mobilenet has 0.25, 0.5, 0.75 and 1"),
+    ("mobilenetv2", {"multiplier": 0.01}, "multiplier 0.01: too narrow for mobilenetv2"),
+    ("overfeat", {"variant": "quick"}, "variant quick: overfeat comes as fast or accurate"),
+    ("alexnet-towers", {"variant": "caffe"}, "variant caffe: alexnet-towers comes as torch or theano"),
     ("alexnet-towers", {"model_parallel": 3},
-     "--model-parallel 3: alexnet-towers --variant torch has 2 towers to spread"),
+     "model_parallel 3: alexnet-towers variant torch has 2 towers to spread"),
     ("alexnet-towers", {"variant": "theano", "model_parallel": 2},
-     "--model-parallel 2: alexnet-towers --variant theano has 1 tower to spread"),
+     "model_parallel 2: alexnet-towers variant theano has 1 tower to spread"),
 ])
 def test_an_option_that_does_not_fit_is_refused(network: str, options: dict[str, Any], said: str) -> None:
     with pytest.raises(UsageError) as raised:
@@ -310,9 +310,9 @@ def test_two_towers_give_the_same_on_two_devices_and_one() -> None:
     images = torch.rand(2, 3, 67, 67, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         together = model(images)
-        model.place([torch.device("cpu"), torch.device("cpu")])
+        model.to_devices([torch.device("cpu"), torch.device("cpu")])
         assert torch.equal(model(images), together)
-        model.place([torch.device("cpu"), torch.device("meta")])
+        model.to_devices([torch.device("cpu"), torch.device("meta")])
     assert {parameter.device.type for parameter in model.tower2.parameters()} == {"meta"}
     assert {parameter.device.type for parameter in model.tower1.parameters()} == {"cpu"}
     assert digest(model) == digest(build("alexnet-towers", (3, 67, 67)))  # also spread out it can be written
@@ -355,7 +355,7 @@ def test_torchvision() -> None:
     assert model(torch.zeros(2, 3, 64, 64)).shape == (2, 10)
     with pytest.raises(UsageError, match=r"torchvision has no such network; nearest of its \d+: resnet"):
         foreign("torchvision", "resnet-18")
-    with pytest.raises(UsageError, match=r"--image-shape 1,64,64: torchvision's take 3 channels"):
+    with pytest.raises(UsageError, match=r"image_shape 1,64,64: torchvision's take 3 channels"):
         foreign("torchvision", "resnet18", (1, 64, 64))
     with pytest.raises(UsageError, match=r"3,64,64: torchvision:vit_b_16 cannot run at it: .*; try 3,224"):
         foreign("torchvision", "vit_b_16")
@@ -386,5 +386,5 @@ def test_timm(monkeypatch: pytest.MonkeyPatch) -> None:
     assert foreign("timm", "tiny", (1, 4, 4))(torch.zeros(2, 1, 4, 4)).shape == (2, 10)
     with pytest.raises(UsageError, match="timm has no such network; nearest of its 2: tiny"):
         foreign("timm", "tinny", (1, 4, 4))
-    with pytest.raises(UsageError, match="--image-shape 1,5,5: timm:tiny cannot run at it"):
+    with pytest.raises(UsageError, match="image_shape 1,5,5: timm:tiny cannot run at it"):
         foreign("timm", "tiny", (1, 5, 5))

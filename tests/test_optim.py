@@ -98,7 +98,7 @@ def test_every_name_trains() -> None:
 
 
 @pytest.mark.parametrize(("name", "words"), [
-    ("lbsgd", "the nearest is sgd with --warmup-epochs"), ("ftrl", "torch has no ftrl"), ("adm", "did you mean adam"),
+    ("lbsgd", "the nearest is sgd with warmup_epochs"), ("ftrl", "torch has no ftrl"), ("adm", "did you mean adam"),
 ])
 def test_other_names_are_refused(name: str, words: str) -> None:
     with pytest.raises(UsageError, match=words):
@@ -110,7 +110,8 @@ def test_the_first_step_does_not_load_the_compiler() -> None:
     import subprocess
     import sys
 
-    code = ("import sys, torch; from imgcls.optim import optimizers as optim; from imgcls.config.sections import OptimizerConfig as C\n"
+    code = ("import sys, torch; from imgcls.optim import optimizers\n"
+            "from imgcls.config.sections import OptimizerConfig as C\n"
             "from imgcls.layers import FullyConnected\n"
             "net = FullyConnected(2, 2); net.weight.grad = torch.ones(2, 2); net.bias.grad = torch.ones(2)\n"
             "o = optimizers.build(C(), net, torch.device('cpu')); optimizers.set_lr(o, .1); optimizers.stepper(o)()\n"

@@ -101,13 +101,13 @@ def test_cosine_with_warmup() -> None:
 
 
 @pytest.mark.parametrize(("config", "words"), [
-    (ScheduleConfig(lr_step_epochs="a"), "--lr-step-epochs 'a'"),
+    (ScheduleConfig(lr_step_epochs="a"), "lr_step_epochs 'a'"),
     (ScheduleConfig(lr_step_epochs="5,5"), "rising"),
     (ScheduleConfig(lr_step_epochs="0"), "above 0"),
     (ScheduleConfig(lr_step_epochs="powx"), "such as pow2"),
     (ScheduleConfig(lr_factor_epoch=1), "contradict"),
-    (ScheduleConfig(lr=0.1, warmup_epochs=1, warmup_begin_lr=1), "--warmup-begin-lr 1"),
-    (ScheduleConfig(lr_schedule="cosine", warmup_epochs=60), "below --num-epochs"),
+    (ScheduleConfig(lr=0.1, warmup_epochs=1, warmup_begin_lr=1), "warmup_begin_lr 1"),
+    (ScheduleConfig(lr_schedule="cosine", warmup_epochs=60), "below num_epochs"),
 ])
 def test_wrong_schedules_are_named(config: ScheduleConfig, words: str) -> None:
     with pytest.raises(UsageError, match=words):

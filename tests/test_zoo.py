@@ -186,7 +186,7 @@ def test_the_epochs_of_the_zoo(server: SimpleNamespace, trained: Path, monkeypat
         found = zoo.locate("inception-bn", epoch)
         assert (found.epoch, found.preprocessing["mean"]) == ("126", (123.68, 116.779, 103.939))
     assert zoo.read(found).path.endswith("Inception-BN-0126.params")
-    with pytest.raises(UsageError, match="--load-epoch 5: the zoo has imagenet1k-inception-bn after one epoch"):
+    with pytest.raises(UsageError, match="load_epoch 5: the zoo has imagenet1k-inception-bn after one epoch"):
         zoo.locate("inception-bn", "5")
 
 
@@ -209,7 +209,7 @@ def test_urls_that_lead_nowhere(server: SimpleNamespace, trained: Path) -> None:
     with pytest.raises(RunError, match=f"cannot download net: there is no {server.url}/none/net-symbol.json"):
         zoo.locate(f"{server.url}/none/net")
     offer(server, trained, "/mine/net", 3)
-    with pytest.raises(RunError, match=r"404.*\nof .*/mine/net epoch 0 was asked for; --load-epoch names another"):
+    with pytest.raises(RunError, match=r"404.*\nof .*/mine/net epoch 0 was asked for; load_epoch names another"):
         zoo.locate(f"{server.url}/mine/net")
     with pytest.raises(UsageError, match="must end with the prefix of the files"):
         zoo.locate(f"{server.url}/mine/")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from imgcls.data.sources import Source
-    from imgcls.pretrained.zoo import Located
+    from imgcls.pretrained.zoo import PretrainedRef
 
 EXAMPLES = """examples:
   {prog} --model model/mnist --dataset mnist                 the newest epoch on the test set
@@ -109,14 +109,14 @@ def load_data(config: configuration.Config, class_names: Sequence[str]) -> Sourc
     return source
 
 
-def _with_data_set(config: configuration.Config, found: Located) -> configuration.Config:
+def _with_data_set(config: configuration.Config, found: PretrainedRef) -> configuration.Config:
     """The data set of the training, where the user names neither one nor files; its preprocessing is noted as well."""
     if not found.dataset or not found.preprocessing or {"dataset", "data_val"} & config.given.keys():
         return config
     return dataclasses.replace(config, data=dataclasses.replace(config.data, dataset=found.dataset))
 
 
-def with_preprocessing(config: configuration.Config, found: Located) -> configuration.Config:
+def with_preprocessing(config: configuration.Config, found: PretrainedRef) -> configuration.Config:
     """The shape, mean, std and sizes that the network was trained with, where the user gave none."""
     known = found.preprocessing
 
@@ -133,7 +133,7 @@ def with_preprocessing(config: configuration.Config, found: Located) -> configur
     return dataclasses.replace(config, network=network, augment=dataclasses.replace(augment, **changes))
 
 
-def preprocessing_line(config: configuration.Config, found: Located) -> str:
+def preprocessing_line(config: configuration.Config, found: PretrainedRef) -> str:
     """What the network is given, and who says so."""
     def numbers(values: Sequence[float]) -> str:
         return ",".join(f"{one:g}" for one in values)

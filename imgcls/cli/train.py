@@ -127,7 +127,7 @@ def run(config: Config, *, splits: Splits | None = None, command: str = "", quie
         flops = summary.flops(model, config.network.image_shape)
         pieces = (1 if worker.apart else worker.world) * config.distributed.micro_batches
         distributed.limit_threads(worker, 3 * flops * batch_size / pieces)  # the way back costs two ways forward
-        parts = networks.place(model, config.network, worker.device, team.gpus)
+        parts = networks.to_devices(model, config.network, worker.device, team.gpus)
         if parts:
             reporter.line(parts)
         plan = schedules.from_config(config.schedule, updates_per_epoch=loader.batches_per_epoch, given=config.given,

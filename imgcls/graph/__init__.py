@@ -23,7 +23,7 @@ from imgcls.errors import DataError, UsageError
 from imgcls.formats import params
 from imgcls.formats import symbol as symbols
 from imgcls.formats.symbol import STATISTICS_INIT, Entry, Node, Symbol
-from imgcls.layers import Layer, Shape, Spec
+from imgcls.layers import Layer, OpSpec, Shape
 from imgcls.layers.foreign import OPERATORS, Variable
 from imgcls.storage.paths import to_path
 
@@ -37,7 +37,7 @@ MAX_NEW_VALUES = 1 << 31
 
 
 @dataclass(frozen=True)
-class LoadReport:
+class ParameterMatch:
     """What `load_arrays` did, by MXNet's names without prefix.
 
     `missing` are parameters that the file does not have, `mismatched` those that have another shape there
@@ -51,7 +51,7 @@ class LoadReport:
 
 
 @dataclass(frozen=True)
-class Ending:
+class GraphHead:
     """What a foreign symbol has around the network: the input's node, and the nodes behind the logits.
 
     In `nodes` an input entry of node -1 is the logits, others count within `nodes`; `head` likewise.
@@ -73,7 +73,7 @@ def to_symbol(model: nn.Module, *, output: str = "softmax") -> Symbol:
     is a UsageError.
     """
     graph = _trace(model)
-    ending = getattr(model, "meta", {}).get("ending") if isinstance(model, fx.GraphModule) else None
+    ending = getattr(model, "meta", {}).get("head") if isinstance(model, fx.GraphModule) else None
     writer = _Writer(model, ending.data if ending else Node("null", "data"))
     logits = writer.body(graph)
     nodes = writer.nodes
@@ -91,11 +91,11 @@ def _shifted(entry: Entry, logits: Entry, start: int) -> Entry:
     return logits if entry.node < 0 else entry._replace(node=entry.node + start)
 
 
-def _default_ending(output: str) -> Ending:
+def _default_ending(output: str) -> GraphHead:
     if not output:
-        return Ending(Node("null", "data"), [], Entry(-1))
+        return GraphHead(Node("null", "data"), [], Entry(-1))
     nodes = [Node("null", f"{output}_label"), Node("SoftmaxOutput", output, {}, [Entry(-1), Entry(0)])]
-    return Ending(Node("null", "data"), nodes, Entry(1))
+    return GraphHead(Node("null", "data"), nodes, Entry(1))
 
 
 class _Tracer(fx.Tracer):
@@ -288,7 +288,7 @@ class _Reader:
                 self.operator(index, node)
         self.graph.output(self.value(self.logits))
         model = fx.GraphModule(self.root, self.graph, "ImportedNetwork")
-        model.meta["ending"] = self.ending(data)
+        model.meta["head"] = self.ending(data)
         return model
 
     def find_input(self) -> int:
@@ -305,7 +305,7 @@ class _Reader:
         """The inputs of an operator that are not its parameters."""
         if node.is_variable:
             return []
-        return node.inputs[:self.layer_class(node).num_data(Spec(node, None, {}))]
+        return node.inputs[:self.layer_class(node).num_data(OpSpec(node, None, {}))]
 
     def layer_class(self, node: Node) -> type[Layer]:
         if node.op not in OPERATORS:
@@ -323,7 +323,7 @@ class _Reader:
         arguments = [self.value(entry) for entry in entries]
         known = [self.shapes.get(entry) for entry in entries]
         first = known[0] if known else None
-        spec = Spec(node, None if first is None else tuple(first.shape), stored)
+        spec = OpSpec(node, None if first is None else tuple(first.shape), stored)
         try:
             with torch.device("meta"), torch.no_grad():
                 outline = layer_class.read(spec).eval()  # has shapes and no values, so it takes no memory
@@ -357,7 +357,7 @@ class _Reader:
             if slot not in stored:
                 self.new_values += math.prod(wanted)
             elif stored[slot] != wanted:
-                report = LoadReport(mismatched=[(name, stored[slot], wanted)])
+                report = ParameterMatch(mismatched=[(name, stored[slot], wanted)])
                 raise DataError(self.path, _complaint(report))
         if self.new_values > MAX_NEW_VALUES:
             raise ValueError(f"the network would have more than {MAX_NEW_VALUES} parameters")
@@ -434,7 +434,7 @@ class _Reader:
         self.shapes[Entry(index)] = torch.empty(shape, device="meta")
         return self.graph.call_module(self.add_module(node.name, layer), ())
 
-    def ending(self, data: int) -> Ending:
+    def ending(self, data: int) -> GraphHead:
         """What the symbol has behind the logits, to be written back with it."""
         inside = set(self.body)
         behind = [i for i in _ancestors(self.symbol.nodes, self.head.node) if i not in inside]
@@ -445,7 +445,7 @@ class _Reader:
             inputs = [self.placed(entry, place) for entry in node.inputs]
             nodes.append(Node(node.op, node.name, dict(node.attrs), inputs))
         given = self.symbol.nodes[data]
-        return Ending(Node("null", given.name, dict(given.attrs)), nodes, self.placed(self.head, place))
+        return GraphHead(Node("null", given.name, dict(given.attrs)), nodes, self.placed(self.head, place))
 
     def placed(self, entry: Entry, place: Mapping[int, int]) -> Entry:
         """An entry among the nodes behind the logits; of the network before it they may use the logits only."""
@@ -496,7 +496,7 @@ def arrays(model: nn.Module) -> dict[str, np.ndarray]:
 
 
 def load_arrays(model: nn.Module, arrays: Mapping[str, np.ndarray], *, path: object,
-                strict: bool = True) -> LoadReport:
+                strict: bool = True) -> ParameterMatch:
     """Copy arrays into the parameters of the same names (prefixes "arg:" and "aux:" or none), in place.
 
     With `strict` a parameter that is missing or has another shape is a DataError that names up to three, and
@@ -504,7 +504,7 @@ def load_arrays(model: nn.Module, arrays: Mapping[str, np.ndarray], *, path: obj
     """
     given = _bare(arrays)
     state, names = model.state_dict(keep_vars=True), parameter_names(model)
-    report = LoadReport(unexpected=[name for name in given if name not in set(names.values())])
+    report = ParameterMatch(unexpected=[name for name in given if name not in set(names.values())])
     fitting = {}
     for key, name in names.items():
         if name not in given:
@@ -540,7 +540,7 @@ def multipliers(model: nn.Module) -> dict[str, tuple[float, float]]:
     return found
 
 
-def _complaint(report: LoadReport) -> str:
+def _complaint(report: ParameterMatch) -> str:
     """One line about what does not fit, with up to three names."""
     parts = [f"{name} is {shape} where the network needs {need}" for name, shape, need in report.mismatched]
     parts += [f"{name} is missing" for name in report.missing]

@@ -36,7 +36,7 @@ def attribute_text(**given: object) -> dict[str, str]:
     return {name: str(value) for name, value in given.items() if value is not None}
 
 
-class Spec(Attributes):
+class OpSpec(Attributes):
     """What a layer is made from when a file is read: attributes as text, and the sizes that they do not tell.
 
     `shape` is that of the first input where it is known, `stored` has those of the parameters in the file, by
@@ -110,12 +110,12 @@ class Layer(nn.Module):
         self.variables: dict[str, Node] = {}
 
     @classmethod
-    def read(cls, spec: Spec) -> Layer:
+    def read(cls, spec: OpSpec) -> Layer:
         """The layer that a node of a file describes."""
         return cls()
 
     @classmethod
-    def num_data(cls, spec: Spec) -> int:
+    def num_data(cls, spec: OpSpec) -> int:
         """How many of a node's inputs are not parameters."""
         return 1 if cls.PARAMETER_NAMES else spec.num_inputs
 
@@ -174,7 +174,7 @@ class Convolution(Layer):
         self.bias = None if no_bias else nn.Parameter(torch.zeros(num_filter))
 
     @classmethod
-    def read(cls, spec: Spec) -> Layer:
+    def read(cls, spec: OpSpec) -> Layer:
         spec.ignore("workspace", "cudnn_tune", "cudnn_off")
         spec.choice("layout", "None", ("None", "NCHW"))
         channels, num_filter = spec.size(1, "weight", 1), spec.integer("num_filter")
@@ -211,7 +211,7 @@ class FullyConnected(Layer):
         self.bias = None if no_bias else nn.Parameter(torch.zeros(num_hidden))
 
     @classmethod
-    def read(cls, spec: Spec) -> Layer:
+    def read(cls, spec: OpSpec) -> Layer:
         flatten = spec.flag("flatten", True)
         if spec.shape is not None and flatten:
             units = math.prod(spec.shape[1:])
@@ -259,7 +259,7 @@ class BatchNorm(Layer):
         self.register_buffer("moving_var", torch.ones(channels))
 
     @classmethod
-    def read(cls, spec: Spec) -> Layer:
+    def read(cls, spec: OpSpec) -> Layer:
         spec.ignore("cudnn_off", "min_calib_range", "max_calib_range", "key", "ndev")
         if spec.integer("axis", 1) != 1 or spec.flag("output_mean_var"):
             raise ValueError("only axis=1 and a single output are supported")
@@ -286,7 +286,7 @@ class Activation(Layer):
         self.function = self.FUNCTIONS[act_type]
 
     @classmethod
-    def read(cls, spec: Spec) -> Layer:
+    def read(cls, spec: OpSpec) -> Layer:
         return cls(spec.choice("act_type", "", cls.FUNCTIONS))
 
     def forward(self, data: Tensor) -> Tensor:
@@ -316,7 +316,7 @@ class Pooling(Layer):
         self.count_include_pad = count_include_pad is not False
 
     @classmethod
-    def read(cls, spec: Spec) -> Layer:
+    def read(cls, spec: OpSpec) -> Layer:
         spec.ignore("cudnn_off")
         spec.choice("layout", "None", ("None", "NCHW"))
         global_pool = spec.flag("global_pool")
@@ -403,7 +403,7 @@ class Dropout(Layer):
         self.p = 0.5 if p is None else p
 
     @classmethod
-    def read(cls, spec: Spec) -> Layer:
+    def read(cls, spec: OpSpec) -> Layer:
         spec.ignore("cudnn_off")
         spec.choice("mode", "training", ("training",))
         if spec.integers("axes", ()):
@@ -425,7 +425,7 @@ class Concat(Layer):
         self.dim = 1 if dim is None else dim
 
     @classmethod
-    def read(cls, spec: Spec) -> Layer:
+    def read(cls, spec: OpSpec) -> Layer:
         return cls(spec.integer("num_args", spec.num_inputs), spec.integer("dim", 1))
 
     def infer(self, *data: Tensor) -> Tensor:
@@ -468,7 +468,7 @@ class SpatialTransformer(Layer):
         self.target_shape = target_shape
 
     @classmethod
-    def read(cls, spec: Spec) -> Layer:
+    def read(cls, spec: OpSpec) -> Layer:
         spec.ignore("cudnn_off")
         spec.choice("transform_type", "", ("affine",))
         spec.choice("sampler_type", "", ("bilinear",))
@@ -495,7 +495,7 @@ class LRN(Layer):
                                              2.0 if knorm is None else knorm)
 
     @classmethod
-    def read(cls, spec: Spec) -> Layer:
+    def read(cls, spec: OpSpec) -> Layer:
         return cls(spec.integer("nsize"), alpha=spec.real("alpha", 1e-4), beta=spec.real("beta", 0.75),
                    knorm=spec.real("knorm", 2.0))
 
@@ -523,7 +523,7 @@ class Clip(Layer):
         self.a_min, self.a_max = float(a_min), float(a_max)
 
     @classmethod
-    def read(cls, spec: Spec) -> Layer:
+    def read(cls, spec: OpSpec) -> Layer:
         return cls(spec.real("a_min"), spec.real("a_max"))
 
     def forward(self, data: Tensor) -> Tensor:
@@ -562,7 +562,7 @@ class MulScalar(Layer):
         self.scalar = float(scalar)
 
     @classmethod
-    def read(cls, spec: Spec) -> Layer:
+    def read(cls, spec: OpSpec) -> Layer:
         spec.ignore("is_int")
         return cls(spec.real("scalar", 1.0))
 

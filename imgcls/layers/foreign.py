@@ -30,11 +30,11 @@ from imgcls.layers import (
     Identity,
     Layer,
     MulScalar,
+    OpSpec,
     Pooling,
     Shape,
     Size,
     SpatialTransformer,
-    Spec,
     attribute_text,
     equal_shapes,
     pair,
@@ -68,7 +68,7 @@ class Deconvolution(Layer):
         self.bias = nn.Parameter(torch.zeros(num_filter)) if no_bias is False else None
 
     @classmethod
-    def read(cls, spec: Spec) -> Layer:
+    def read(cls, spec: OpSpec) -> Layer:
         spec.ignore("workspace", "cudnn_tune", "cudnn_off")
         spec.choice("layout", "None", ("None", "NCHW"))
         channels, num_filter = spec.size(1, "weight"), spec.integer("num_filter")
@@ -115,7 +115,7 @@ class LeakyReLU(Layer):
         self.gamma = nn.Parameter(torch.full((channels or 1,), 0.25)) if self.act_type == "prelu" else None
 
     @classmethod
-    def read(cls, spec: Spec) -> Layer:
+    def read(cls, spec: OpSpec) -> Layer:
         kind = spec.choice("act_type", "leaky", ("leaky", "elu", "selu", "gelu", "rrelu", "prelu"))
         channels = None
         if kind == "prelu":
@@ -158,7 +158,7 @@ class InstanceNorm(_Normalisation):
         super().__init__(channels, 1e-3 if eps is None else eps, {"eps": eps}, extra)
 
     @classmethod
-    def read(cls, spec: Spec) -> Layer:
+    def read(cls, spec: OpSpec) -> Layer:
         return cls(spec.size(1, "gamma"), eps=spec.real("eps", 1e-3))
 
     def forward(self, data: Tensor) -> Tensor:
@@ -176,7 +176,7 @@ class LayerNorm(_Normalisation):
         self.axis = -1 if axis is None else axis
 
     @classmethod
-    def read(cls, spec: Spec) -> Layer:
+    def read(cls, spec: OpSpec) -> Layer:
         _single_output(spec)
         axis = spec.integer("axis", -1)
         return cls(spec.size(axis, "gamma", 0), axis=axis, eps=spec.real("eps", 1e-5))
@@ -198,7 +198,7 @@ class GroupNorm(_Normalisation):
         self.num_groups = num_groups
 
     @classmethod
-    def read(cls, spec: Spec) -> Layer:
+    def read(cls, spec: OpSpec) -> Layer:
         _single_output(spec)
         return cls(spec.integer("num_groups", 1), eps=spec.real("eps", 1e-5))
 
@@ -208,7 +208,7 @@ class GroupNorm(_Normalisation):
         return F.group_norm(data, self.num_groups, gamma, beta, self.eps)
 
 
-def _single_output(spec: Spec) -> None:
+def _single_output(spec: OpSpec) -> None:
     if spec.flag("output_mean_var"):
         raise ValueError("output_mean_var=True is not supported")
 
@@ -231,11 +231,11 @@ class UpSampling(Layer):
         self.weight = nn.Parameter(torch.empty(self.num_filter, 1, kernel, kernel)) if bilinear else None
 
     @classmethod
-    def num_data(cls, spec: Spec) -> int:
+    def num_data(cls, spec: OpSpec) -> int:
         return 1 if spec.text("sample_type", "") == "bilinear" else spec.num_inputs
 
     @classmethod
-    def read(cls, spec: Spec) -> Layer:
+    def read(cls, spec: OpSpec) -> Layer:
         spec.ignore("workspace")
         kind = spec.choice("sample_type", "", ("nearest", "bilinear"))
         mode = spec.choice("multi_input_mode", "concat", ("concat", "sum"))
@@ -266,11 +266,11 @@ class Operation(Layer):
         kind = OPERATIONS[op]
         self.op, self.num_inputs, self.keeps_shape = op, kind.num_inputs, kind.keeps_shape
         self.has_outputs = kind.has_outputs
-        spec = Spec(Node(op, op, self.attrs), None, {})
+        spec = OpSpec(Node(op, op, self.attrs), None, {})
         self.settings = kind.read(spec)
 
     @classmethod
-    def read(cls, spec: Spec) -> Layer:
+    def read(cls, spec: OpSpec) -> Layer:
         OPERATIONS[spec.op].read(spec)  # so that the spec knows which attributes there are
         return cls(spec.op, spec.given)
 
@@ -307,28 +307,28 @@ class Kind:
     """What an `Operation` computes: `function(*inputs, **read(spec))`."""
 
     function: Callable[..., Any]
-    read: Callable[[Spec], dict[str, Any]] = lambda spec: {}
+    read: Callable[[OpSpec], dict[str, Any]] = lambda spec: {}
     num_inputs: int | None = 1
     keeps_shape: bool = False
     has_outputs: bool = False
 
 
-def _scalar(spec: Spec) -> dict[str, Any]:
+def _scalar(spec: OpSpec) -> dict[str, Any]:
     spec.ignore("is_int")
     return {"scalar": spec.real("scalar", 1.0)}
 
 
-def _many(spec: Spec) -> dict[str, Any]:
+def _many(spec: OpSpec) -> dict[str, Any]:
     spec.ignore("num_args")  # the inputs are counted
     return {}
 
 
-def _axes(spec: Spec) -> tuple[int, ...]:
+def _axes(spec: OpSpec) -> tuple[int, ...]:
     """`axis`, one or several; empty: not given."""
     return spec.integers("axis", ()) if spec.is_given("axis") else ()
 
 
-def _integers(*names: str) -> Callable[[Spec], dict[str, Any]]:
+def _integers(*names: str) -> Callable[[OpSpec], dict[str, Any]]:
     """Reads lists of integers, empty ones where nothing is given."""
     return lambda spec: {name: spec.integers(name, ()) for name in names}
 
@@ -343,7 +343,7 @@ def _reduction(function: Callable[..., Tensor]) -> Kind:
         result = function(data, sorted(axes), keepdims, **settings) if axes else data
         return result.reshape(1) if result.ndim == 0 else result  # MXNet has no scalars
 
-    def read(spec: Spec) -> dict[str, Any]:
+    def read(spec: OpSpec) -> dict[str, Any]:
         return {"axis": _axes(spec), "keepdims": spec.flag("keepdims"), "exclude": spec.flag("exclude")}
 
     return Kind(reduce, read)
@@ -355,13 +355,13 @@ def _norm(data: Tensor, axis: tuple[int, ...], keepdims: bool, ord: int) -> Tens
     return torch.linalg.vector_norm(data, ord, axis, keepdims)
 
 
-def _read_norm(spec: Spec) -> dict[str, Any]:
+def _read_norm(spec: OpSpec) -> dict[str, Any]:
     spec.choice("out_dtype", "None", ("None",))
     order = spec.choice("ord", "2", ("1", "2"))
     return {"axis": _axes(spec), "keepdims": spec.flag("keepdims"), "ord": int(order)}
 
 
-def _read_softmax(spec: Spec) -> dict[str, Any]:
+def _read_softmax(spec: OpSpec) -> dict[str, Any]:
     spec.choice("dtype", "None", ("None", "float32"))
     if spec.is_given("use_length") and spec.flag("use_length"):
         raise ValueError("use_length=True is not supported")
@@ -419,7 +419,7 @@ def _reshape(data: Tensor, shape: tuple[int, ...], reverse: bool, target: tuple[
     return data.reshape([data.shape[0], *sizes[1:]] if highest else sizes)
 
 
-def _read_reshape(spec: Spec) -> dict[str, Any]:
+def _read_reshape(spec: OpSpec) -> dict[str, Any]:
     settings = {"shape": spec.integers("shape", ()), "reverse": spec.flag("reverse"),
                 "target": spec.integers("target_shape", ()), "highest": spec.flag("keep_highest")}
     if not settings["shape"] and not settings["target"]:
@@ -437,7 +437,7 @@ def _slice_axis(data: Tensor, axis: int, begin: int, end: int | None) -> Tensor:
     return data[(slice(None),) * (axis % data.ndim) + (slice(begin, end),)]
 
 
-def _read_slice_axis(spec: Spec) -> dict[str, Any]:
+def _read_slice_axis(spec: OpSpec) -> dict[str, Any]:
     end = spec.integer("end") if spec.is_given("end") else None
     return {"axis": spec.integer("axis"), "begin": spec.integer("begin"), "end": end}
 
@@ -474,7 +474,7 @@ def _pad(data: Tensor, mode: str, pad_width: tuple[int, ...], value: float) -> T
     return F.pad(data, widths[:2 * (data.ndim - 2)], "replicate" if mode == "edge" else "reflect")
 
 
-def _read_pad(spec: Spec) -> dict[str, Any]:
+def _read_pad(spec: OpSpec) -> dict[str, Any]:
     settings = {"mode": spec.choice("mode", "", ("constant", "edge", "reflect")),
                 "pad_width": spec.integers("pad_width"), "value": spec.real("constant_value", 0.0)}
     if len(settings["pad_width"]) % 2 or min(settings["pad_width"], default=-1) < 0:
@@ -494,7 +494,7 @@ def _cast(data: Tensor, dtype: torch.dtype) -> Tensor:
     return data if data.is_floating_point() and dtype.is_floating_point else data.to(dtype)
 
 
-def _read_cast(spec: Spec) -> dict[str, Any]:
+def _read_cast(spec: OpSpec) -> dict[str, Any]:
     names = ("float16", "float32", "float64", "bfloat16", "uint8", "int8", "int32", "int64", "bool")
     return {"dtype": getattr(torch, spec.choice("dtype", "", names))}
 
@@ -517,7 +517,7 @@ def _sample(data: Tensor, grid: Tensor) -> Tensor:
                          align_corners=True)
 
 
-def _read_sampler(spec: Spec) -> dict[str, Any]:
+def _read_sampler(spec: OpSpec) -> dict[str, Any]:
     spec.ignore("cudnn_off")
     return {}
 
@@ -526,7 +526,7 @@ def _resize(data: Tensor, height: int, width: int, align_corners: bool) -> Tenso
     return F.interpolate(data, (height, width), mode="bilinear", align_corners=align_corners)
 
 
-def _read_resize(spec: Spec) -> dict[str, Any]:
+def _read_resize(spec: OpSpec) -> dict[str, Any]:
     spec.choice("mode", "size", ("size",))
     if spec.is_given("scale_height") or spec.is_given("scale_width"):
         raise ValueError("scale_height and scale_width are not supported")
@@ -534,7 +534,7 @@ def _read_resize(spec: Spec) -> dict[str, Any]:
             "align_corners": spec.flag("align_corners", True)}
 
 
-def _read_adaptive(spec: Spec) -> dict[str, Any]:
+def _read_adaptive(spec: OpSpec) -> dict[str, Any]:
     sizes = spec.integers("output_size", ()) or (1,)
     return {"output_size": sizes * 2 if len(sizes) == 1 else sizes[:2]}
 
@@ -568,7 +568,7 @@ def _batch_dot(left: Tensor, right: Tensor, transpose_a: bool, transpose_b: bool
     return torch.bmm(left.mT if transpose_a else left, right.mT if transpose_b else right)
 
 
-def _read_dot(spec: Spec) -> dict[str, Any]:
+def _read_dot(spec: OpSpec) -> dict[str, Any]:
     spec.choice("forward_stype", "None", ("None", "default"))
     return {"transpose_a": spec.flag("transpose_a"), "transpose_b": spec.flag("transpose_b")}
 

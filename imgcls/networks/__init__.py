@@ -57,7 +57,7 @@ def check_parts(config: NetworkConfig, gpus: Sequence[int], compile: bool = Fals
         raise UsageError(f"`model_parallel` {parts}: a network on several devices is not compiled; leave `compile` out")
 
 
-def place(model: nn.Module, config: NetworkConfig, device: torch.device, gpus: Sequence[int]) -> str:
+def to_devices(model: nn.Module, config: NetworkConfig, device: torch.device, gpus: Sequence[int]) -> str:
     """Move the network to `device`, or its parts to that and the devices behind it in `gpus` (--model-parallel).
 
     Logits come out on `device`. The text says where the parts are; "" where there is one. On a CPU all parts are on it.
@@ -69,12 +69,12 @@ def place(model: nn.Module, config: NetworkConfig, device: torch.device, gpus: S
     import torch
 
     spreadable: Any = model
-    if not hasattr(model, "place"):
+    if not hasattr(model, "to_devices"):
         raise UsageError(f"`model_parallel` {parts}: this network is in one piece (alexnet-towers is in two)")
     devices, where = [device] * parts, f"all on the CPU; `gpus` {','.join(map(str, range(parts)))} spreads them"
     if device.type == "cuda":
         first = list(gpus).index(device.index)
         devices = [torch.device("cuda", number) for number in gpus[first:first + parts]]
         where = "on " + " and ".join(map(str, devices))
-    spreadable.place(devices)
+    spreadable.to_devices(devices)
     return f"`model_parallel` {parts}: the parts of the network are {where}"

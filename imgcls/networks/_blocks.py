@@ -194,7 +194,7 @@ def check_options(config: NetworkConfig, options: Iterable[str]) -> None:
     for name in set(OPTIONAL) - set(options):
         value = getattr(config, name)
         if value != defaults[name]:
-            raise UsageError(f"--{name.replace('_', '-')} {value}: {config.network} has no such option; it is "
+            raise UsageError(f"`{name}` {value}: {config.network} has no such option; it is "
                              f"for {OPTIONAL[name]}")
 
 

@@ -21,7 +21,7 @@ DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 
 
 
 @dataclass(frozen=True)
-class Plan:
+class ResNetSpec:
     """How deep and wide a residual network is."""
 
     #: of each stage
@@ -32,25 +32,25 @@ class Plan:
     bottleneck: bool
 
 
-def plan(config: NetworkConfig, height: int, small_height: int) -> Plan:
+def plan(config: NetworkConfig, height: int, small_height: int) -> ResNetSpec:
     """The stages for --num-layers: three up to a height of `small_height` pixels (110 layers if not given),
     four above (50).
     """
     if height > small_height:
         depth = depth_of(config, 50, DEPTHS)
         if depth < 50:
-            return Plan(DEPTHS[depth], (64, 64, 128, 256, 512), bottleneck=False)
-        return Plan(DEPTHS[depth], (64, 256, 512, 1024, 2048), bottleneck=True)
+            return ResNetSpec(DEPTHS[depth], (64, 64, 128, 256, 512), bottleneck=False)
+        return ResNetSpec(DEPTHS[depth], (64, 256, 512, 1024, 2048), bottleneck=True)
     depth = 110 if config.num_layers is None else config.num_layers
     if depth >= 164 and (depth - 2) % 9 == 0:
-        return Plan(((depth - 2) // 9,) * 3, (16, 64, 128, 256), bottleneck=True)
+        return ResNetSpec(((depth - 2) // 9,) * 3, (16, 64, 128, 256), bottleneck=True)
     if 8 <= depth < 164 and (depth - 2) % 6 == 0:
-        return Plan(((depth - 2) // 6,) * 3, (16, 16, 32, 64), bottleneck=False)
+        return ResNetSpec(((depth - 2) // 6,) * 3, (16, 16, 32, 64), bottleneck=False)
     raise UsageError(f"`num_layers` {depth}: {config.network} at a height of {small_height} or less comes "
                      f"with 6n + 2 layers below 164 (20, 32, 56, 110) and with 9n + 2 from there (164, 1001)")
 
 
-def stages(built: Plan) -> list[tuple[str, int, int, bool]]:
+def stages(built: ResNetSpec) -> list[tuple[str, int, int, bool]]:
     """(name, filters, stride, first of its stage) of every unit, in order."""
     sizes = enumerate(zip(built.units, built.filters[1:], strict=True), start=1)
     return [(f"stage{stage}_unit{unit}", filters, 2 if stage > 1 and unit == 1 else 1, unit == 1)

@@ -60,7 +60,7 @@ class TwoTowerAlexNet(nn.Module):
         self.relu7 = Activation("relu")
         self.fc8 = FullyConnected(HIDDEN, num_classes)
 
-    def place(self, devices: Sequence[torch.device]) -> None:
+    def to_devices(self, devices: Sequence[torch.device]) -> None:
         """Move the second tower to the last device and all the rest to the first, where logits come out."""
         self.to(devices[0])
         self.tower2.to(devices[-1])

@@ -12,7 +12,7 @@ from torch import nn
 from imgcls.config.sections import NetworkConfig
 from imgcls.errors import UsageError
 from imgcls.networks._blocks import NetworkBuilder, Value, image_shape
-from imgcls.networks._residual import IMAGE_SHAPE, NORM, PLAIN, Plan, classifier, plan, stages, stem
+from imgcls.networks._residual import IMAGE_SHAPE, NORM, PLAIN, ResNetSpec, classifier, plan, stages, stem
 
 OPTIONS = ("num_layers", "num_group")
 #: up to this height there are three stages and their own depths (28 in the other two residual networks)
@@ -23,7 +23,7 @@ def build(config: NetworkConfig) -> nn.Module:
     return resnext(config, plan(config, image_shape(config, IMAGE_SHAPE)[1], SMALL_HEIGHT))
 
 
-def resnext(config: NetworkConfig, built: Plan) -> nn.Module:
+def resnext(config: NetworkConfig, built: ResNetSpec) -> nn.Module:
     """The network with other stages than those of `--num-layers`, for use from Python."""
     _check_groups(config, built)
     net = NetworkBuilder(config, IMAGE_SHAPE, OPTIONS)
@@ -55,7 +55,7 @@ def _unit(net: NetworkBuilder, data: Value, name: str, filters: int, stride: int
     return net.relu(net.plus(body, data), name=f"{name}_relu")
 
 
-def _check_groups(config: NetworkConfig, built: Plan) -> None:
+def _check_groups(config: NetworkConfig, built: ResNetSpec) -> None:
     narrowest = built.filters[1] // 2
     if built.bottleneck and narrowest % config.num_group:
         raise UsageError(f"`num_group` {config.num_group}: must divide {narrowest}, the filters of the "

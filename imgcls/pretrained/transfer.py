@@ -34,7 +34,7 @@ _CANDIDATES = 6
 
 
 @dataclass(frozen=True)
-class Report:
+class LoadSummary:
     """What became of the weights, by MXNet's names (torch's, where no symbol expresses the network)."""
 
     loaded: list[str] = field(default_factory=list)
@@ -52,7 +52,7 @@ class Report:
 
 
 def new_head(pretrained: Pretrained, config: NetworkConfig, *, layer: str = "", seed: int = 0,
-             ) -> tuple[nn.Module, Report]:
+             ) -> tuple[nn.Module, LoadSummary]:
     """The network with its weights, and a head of config.num_classes for config.image_shape, initialised from `seed`.
 
     `layer` names the layer whose output goes into the head (MXNet's --layer-before-fullc); without it the one before
@@ -69,7 +69,7 @@ def new_head(pretrained: Pretrained, config: NetworkConfig, *, layer: str = "", 
     loaded = list(dict.fromkeys(graph.parameter_names(model).values()))
     new = _add_head(model, config, seed)
     dropped = [name for name in map(_bare, pretrained.arrays) if name not in set(loaded)]
-    return model, Report(loaded, new, dropped, pretrained.network.nodes[entry.node].name, note)
+    return model, LoadSummary(loaded, new, dropped, pretrained.network.nodes[entry.node].name, note)
 
 
 def find_cut(symbol: Symbol, layer: str, path: object) -> tuple[Entry, str]:
@@ -223,9 +223,9 @@ def _add_head(model: fx.GraphModule, config: NetworkConfig, seed: int) -> list[s
         call = model.graph.call_module(name, (output.args[0],))
     output.args = (call,)
     model.recompile()
-    data = model.meta["ending"].data
+    data = model.meta["head"].data
     behind = [Node("null", "softmax_label"), Node("SoftmaxOutput", "softmax", {}, [Entry(-1), Entry(0)])]
-    model.meta["ending"] = graph.Ending(data, behind, Entry(1))
+    model.meta["head"] = graph.GraphHead(data, behind, Entry(1))
     return [f"{name}_weight", f"{name}_bias"]
 
 
@@ -243,7 +243,7 @@ def _last_call(model: fx.GraphModule) -> fx.Node:
 
 
 def _replaced(pretrained: Pretrained, settings: NetworkConfig, config: NetworkConfig, seed: int,
-              ) -> tuple[nn.Module, Report]:
+              ) -> tuple[nn.Module, LoadSummary]:
     """The network built anew for the classes; what the number of classes shapes is its head, and stays new."""
     settings = dataclasses.replace(settings, num_classes=config.num_classes, image_shape=config.image_shape)
     head = set(head_keys(settings))
@@ -254,7 +254,7 @@ def _replaced(pretrained: Pretrained, settings: NetworkConfig, config: NetworkCo
     if wrong:
         raise DataError(pretrained.path, f"not the weights of {settings.network}: missing or of another shape are "
                                          f"{grouped(wrong)}")
-    return model, Report(report.loaded, [name for name in report.missing if name in head],
+    return model, LoadSummary(report.loaded, [name for name in report.missing if name in head],
                          [*(_bare(name) for name in pretrained.arrays if _bare(name) in head), *report.unexpected])
 
 

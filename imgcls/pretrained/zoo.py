@@ -82,7 +82,7 @@ ZOO: dict[str, ZooModel] = {
 
 
 @dataclass(frozen=True)
-class Located:
+class PretrainedRef:
     """Where a pretrained network is, all of it on this machine, and what is known about it.
 
     `preprocessing` is as in a checkpoint's meta.json, {} where nobody noted it; `origin` says who did.
@@ -114,7 +114,7 @@ class Pretrained:
     symbol_path: str = ""
 
 
-def locate(name: str | os.PathLike[str], epoch: int | str = "auto", *, flag: str = "`model`") -> Located:
+def locate(name: str | os.PathLike[str], epoch: int | str = "auto", *, flag: str = "`model`") -> PretrainedRef:
     """What `name` means: a prefix or .params file of one's own, which wins over a name of the zoo; a network of the
     zoo, also without its imagenet1k-; the http, https or file URL of a prefix; torchvision:NAME[:WEIGHTS].
 
@@ -147,7 +147,7 @@ def find_model(name: str) -> str | None:
     return next((full for full in (spelled, f"imagenet1k-{spelled}") if full in ZOO), None)
 
 
-def read(place: Located) -> Pretrained:
+def read(place: PretrainedRef) -> Pretrained:
     """The files of a place; DataError for what is damaged."""
     if place.torchvision:
         return _read_torchvision(place)
@@ -186,12 +186,12 @@ def _is_here(prefix: str) -> bool:
         checkpoint.newest_epoch(prefix) is not None)
 
 
-def _own_place(name: str, epoch: str) -> Located:
+def _own_place(name: str, epoch: str) -> PretrainedRef:
     stem = _stem(name)
     meta, settings = checkpoint.read_meta(stem), to_path(f"{stem}-network.json")
     known, then = meta.get("preprocessing"), meta.get("config")
     network = _settings(settings).network if settings.exists() else str(meta.get("network") or Path(stem).name)
-    return Located(name, network, name, epoch, preprocessing=known if isinstance(known, dict) else {},
+    return PretrainedRef(name, network, name, epoch, preprocessing=known if isinstance(known, dict) else {},
                    class_names=[str(one) for one in meta.get("class_names") or ()], origin=f"{stem}-meta.json",
                    dataset=str(then.get("dataset") or "") if isinstance(then, dict) else "")
 
@@ -205,7 +205,7 @@ def _nothing_there(name: str, flag: str) -> UsageError:
     return UsageError(f"{line}, and the zoo has no network of this name; {there}")
 
 
-def _weights(place: Located) -> tuple[dict[str, np.ndarray], str]:
+def _weights(place: PretrainedRef) -> tuple[dict[str, np.ndarray], str]:
     if place.prefix.endswith(".params"):
         return params.load(place.prefix), place.prefix
     saved = checkpoint.load(place.prefix, place.epoch)
@@ -240,7 +240,7 @@ def _settings(path: AnyPath) -> NetworkConfig:
 # Downloads
 
 
-def _download_model(name: str, epoch: str) -> Located:
+def _download_model(name: str, epoch: str) -> PretrainedRef:
     """MXNet's files of a zoo network, from IMGCLS_MIRROR or the old host, into models/ of the cache."""
     model = ZOO[name]
     if epoch.lower() != "auto" and checkpoint.parse_epoch(epoch) not in (0, model.epoch):
@@ -252,11 +252,11 @@ def _download_model(name: str, epoch: str) -> Located:
               f"{' and '.join(files)} into {folder}, or name a mirror of that server in {download.MIRROR_VARIABLE}")
     for file in files:
         _fetch([f"{BASE_URL}{model.path.rpartition('/')[0]}/{file}"], folder / file, model.folder, advice)
-    return Located(name, name, str(folder / model.stem), str(model.epoch), preprocessing=model.preprocessing,
+    return PretrainedRef(name, name, str(folder / model.stem), str(model.epoch), preprocessing=model.preprocessing,
                    origin="MXNet's zoo")
 
 
-def _download_url(url: str, epoch: str, flag: str) -> Located:
+def _download_url(url: str, epoch: str, flag: str) -> PretrainedRef:
     """The files of a prefix somewhere on the web: its network, its weights and, where there is one, its meta.json."""
     base, number = url, 0 if epoch.lower() == "auto" else checkpoint.parse_epoch(epoch)
     if match := re.fullmatch(r"(.+)-(\d{4,})\.params", url):
@@ -332,7 +332,7 @@ def _sha256(path: Path) -> str:
 # torchvision's
 
 
-def _torchvision_place(name: str, wanted: str, flag: str) -> Located:
+def _torchvision_place(name: str, wanted: str, flag: str) -> PretrainedRef:
     """What torchvision says about a network's weights; nothing is downloaded yet."""
     network, _, _ = wanted.partition(":")
     weights, file = _torchvision_weights(name, wanted, flag)
@@ -343,7 +343,7 @@ def _torchvision_place(name: str, wanted: str, flag: str) -> Located:
     known = {"image_shape": (3, crop, crop), "mean": tuple(round(255 * one, 4) for one in mean),
              "std": tuple(round(255 * one, 4) for one in std), "val_resize": pre.resize_size[0],
              "interpolation": "cubic" if pre.interpolation.value == "bicubic" else "antialias"}
-    return Located(name, f"torchvision:{network}", torchvision=wanted, preprocessing=known,
+    return PretrainedRef(name, f"torchvision:{network}", torchvision=wanted, preprocessing=known,
                    class_names=() if file else tuple(weights.meta["categories"]), origin="torchvision")
 
 
@@ -370,7 +370,7 @@ def _torchvision_weights(name: str, wanted: str, flag: str) -> tuple[Any, str]:
     return (weights[which] if which else weights.DEFAULT), ""
 
 
-def _read_torchvision(place: Located) -> Pretrained:
+def _read_torchvision(place: PretrainedRef) -> Pretrained:
     """Download the weights of a torchvision network, or take the given file, and read them."""
     network = place.torchvision.partition(":")[0]
     weights, file = _torchvision_weights(place.name, place.torchvision, "`model`")
