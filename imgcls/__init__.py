@@ -8,10 +8,10 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from imgcls.config.version import __version__
+
 if TYPE_CHECKING:
     from imgcls.api import Predictor, fit, load_model
-
-__version__ = "0.1.0"
 
 _HOME = {"fit": "imgcls.api", "load_model": "imgcls.api", "Predictor": "imgcls.api"}
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from imgcls.config.rules import resolve_augmentation
 from imgcls.config.sections import AugmentConfig
 from imgcls.data import augment
 from imgcls.data.crops import METHODS, Plan, Planner, short_edge_sizes
@@ -207,18 +208,18 @@ def test_what_cannot_be_is_refused(settings: dict, words: str) -> None:
 
 def test_settings_give_way_to_what_the_user_gave() -> None:
     photographs = AugmentConfig(random_mirror=True, **RESIZED_CROP)
-    assert photographs.settled(()) == photographs
+    assert resolve_augmentation(photographs, ()) == photographs
     cropped = AugmentConfig(random_mirror=True, random_crop=True, **RESIZED_CROP)
-    assert cropped.settled({"random_crop"}) == AugmentConfig(random_mirror=True, random_crop=True)
-    assert photographs.settled({"random_resized_crop"}) == photographs
+    assert resolve_augmentation(cropped, {"random_crop"}) == AugmentConfig(random_mirror=True, random_crop=True)
+    assert resolve_augmentation(photographs, {"random_resized_crop"}) == photographs
     turned = AugmentConfig(random_resized_crop=True, min_random_aspect_ratio=3 / 4, max_random_aspect_ratio=0.25)
-    assert turned.settled({"max_random_aspect_ratio"}).min_random_aspect_ratio is None
+    assert resolve_augmentation(turned, {"max_random_aspect_ratio"}).min_random_aspect_ratio is None
     recipe = AugmentConfig(use_imagenet_data_augmentation=True, brightness=0.1, random_crop=True)
-    settled = recipe.settled({"use_imagenet_data_augmentation", "brightness"})
-    assert (settled.random_crop, settled.random_resized_crop, settled.brightness, settled.contrast,
-            settled.pca_noise, settled.rgb_std) == (False, True, 0.1, 0.4, 0.1, (58.393, 57.12, 57.375))
-    assert settled.settled({"use_imagenet_data_augmentation", "brightness"}) == settled
-    planner((32, 32), **{f: getattr(settled, f) for f in settled.__dataclass_fields__})
+    resolved = resolve_augmentation(recipe, {"use_imagenet_data_augmentation", "brightness"})
+    assert (resolved.random_crop, resolved.random_resized_crop, resolved.brightness, resolved.contrast,
+            resolved.pca_noise, resolved.rgb_std) == (False, True, 0.1, 0.4, 0.1, (58.393, 57.12, 57.375))
+    assert resolve_augmentation(resolved, {"use_imagenet_data_augmentation", "brightness"}) == resolved
+    planner((32, 32), **{f: getattr(resolved, f) for f in resolved.__dataclass_fields__})
 
 
 def test_all_of_it_is_described() -> None:

@@ -45,7 +45,7 @@ def test_precedence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (found.schedule.lr, found.optimizer.wd, found.optimizer.mom, found.data.batch_size) == (0.2, 0.3, 0.4, 5)
     assert found.train.disp_batches == 100  # the data set's
     assert found.optimizer.optimizer == "sgd"  # built in
-    assert found.given["lr"] == f"--config {common}"
+    assert found.explicit["lr"] == f"--config {common}"
 
 
 @pytest.mark.parametrize(("words", "section", "name", "value"), [
@@ -145,7 +145,7 @@ def test_a_mistake_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     "--lr-step-epochs pow2 --rgb-mean 1,2.25,3 --image-shape 3,28,28 --loss ce,nll --load-epoch 0008",
 ])
 def test_print_config_can_be_fed_back(tmp_path: Path, words: str) -> None:
-    """The same values, and the same rule for the learning rate although every key now counts as given."""
+    """The same values, and the same rule for the learning rate although every key now counts as the user's."""
     from imgcls.optim.schedules import from_config
 
     first = parse(*words.split())
@@ -153,8 +153,7 @@ def test_print_config_can_be_fed_back(tmp_path: Path, words: str) -> None:
     path.write_text(dump(first))
     second = parse("--config", str(path))
     assert dump(second) == dump(first)
-    plans = [from_config(c.schedule, updates_per_epoch=10, num_epochs=c.train.num_epochs, given=c.given,
-                         first_generation=c.first_generation) for c in (first, second)]
+    plans = [from_config(c.schedule, updates_per_epoch=10, num_epochs=c.train.num_epochs) for c in (first, second)]
     assert [plans[0].lr_at(u) for u in range(1, 400, 7)] == [plans[1].lr_at(u) for u in range(1, 400, 7)]
 
 

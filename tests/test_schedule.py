@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from conftest import shared
 
+from imgcls.config.rules import resolve_decay
 from imgcls.config.sections import ScheduleConfig
 from imgcls.errors import UsageError
 from imgcls.optim.schedules import Schedule, from_config
@@ -27,7 +29,7 @@ def of_mxnet(cls: str, kwargs: dict[str, object]) -> Schedule:
                         lowest=kwargs.get("stop_factor_lr", 1e-8), **warmup)
     if cls == "MultiFactorScheduler":
         return Schedule(kind="steps", steps=tuple(kwargs["step"]), factor=kwargs["factor"], **warmup)
-    kind = {"PolyScheduler": "pow", "CosineScheduler": "cosine"}[cls]
+    kind = {"PolyScheduler": "power", "CosineScheduler": "cosine"}[cls]
     return Schedule(kind=kind, power=kwargs.get("pwr", 2), last_update=kwargs["max_update"],
                     final_lr=kwargs.get("final_lr", 0.0), **warmup)
 
@@ -47,17 +49,19 @@ def test_the_example_scripts_schedules() -> None:
         args = case["args"]
         config = ScheduleConfig(lr=args["lr"], lr_factor=args["lr_factor"], lr_step_epochs=args["lr_step_epochs"])
         per_epoch, done = case["epoch_size"], args["load_epoch"] or 0
-        schedule = from_config(config, updates_per_epoch=per_epoch, num_epochs=args["num_epochs"],
-                               given={"lr", "lr_factor", "lr_step_epochs"})
-        if schedule.kind == "pow" and done:
+        schedule = rates(config, {"lr", "lr_factor", "lr_step_epochs"}, num_epochs=args["num_epochs"],
+                         updates_per_epoch=per_epoch)
+        if schedule.kind == "power" and done:
             continue
         ours = [schedule.lr_at(done * per_epoch + k + 1) for k in range(len(case["lr_of_each_update"]))]
         assert ours == [close(lr) for lr in case["lr_of_each_update"]], case
 
 
-def rates(config: ScheduleConfig, given: set[str], first_generation: bool = False, num_epochs: int = 50) -> Schedule:
-    return from_config(config, updates_per_epoch=10, num_epochs=num_epochs, given=given,
-                       first_generation=first_generation)
+def rates(config: ScheduleConfig, explicit: set[str], is_first_generation: bool = False, num_epochs: int = 50,
+          updates_per_epoch: int = 10) -> Schedule:
+    """The schedule of these flags, of which the user set the `explicit` ones."""
+    decay = resolve_decay(config, explicit, num_epochs=num_epochs, is_first_generation=is_first_generation)
+    return from_config(replace(config, decay=decay), updates_per_epoch=updates_per_epoch, num_epochs=num_epochs)
 
 
 def test_steps_switch_one_update_after_the_epoch() -> None:
@@ -72,7 +76,7 @@ def test_a_fraction_of_an_epoch() -> None:
     assert [schedule.lr_at(u) for u in (1, 5, 6, 11)] == [close(0.1), close(0.1), close(0.09), close(0.081)]
 
 
-@pytest.mark.parametrize(("given", "first", "epochs", "kind"), [
+@pytest.mark.parametrize(("explicit", "first", "epochs", "kind"), [
     (set(), False, 50, "steps"),                                # the data set's own steps, although they never come
     ({"lr_factor"}, False, 50, "every"),                        # the seed: ... --lr-factor .94 --num-epoch 50
     ({"lr_factor"}, False, 300, "steps"),                       # a default step falls before the end
@@ -80,10 +84,10 @@ def test_a_fraction_of_an_epoch() -> None:
     ({"lr_factor", "lr_step_epochs"}, True, 300, "steps"),      # said is said
     ({"lr_factor", "lr_factor_epoch"}, False, 300, "every"),
 ])
-def test_which_rule(given: set[str], first: bool, epochs: int, kind: str) -> None:
+def test_which_rule(explicit: set[str], first: bool, epochs: int, kind: str) -> None:
     config = ScheduleConfig(lr_factor=0.94, lr_step_epochs="200,250",
-                            lr_factor_epoch=2.0 if "lr_factor_epoch" in given else 0.0)
-    schedule = rates(config, given, first, epochs)
+                            lr_factor_epoch=2.0 if "lr_factor_epoch" in explicit else 0.0)
+    schedule = rates(config, explicit, first, epochs)
     assert schedule.kind == kind
     assert schedule.description
 

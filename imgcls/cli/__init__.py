@@ -13,7 +13,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Find the command's file and hand the rest of the words to its `main`."""
     words = list(sys.argv[1:] if argv is None else argv)
     if words[:1] == ["--version"]:
-        from imgcls import __version__
+        from imgcls.config.version import __version__
+
         print(f"imgcls {__version__}")
         return 0
     if not words or words[0] in ("-h", "--help"):

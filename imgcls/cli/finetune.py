@@ -119,7 +119,7 @@ def make_network(config: Config, own: FinetuneConfig, read: Callable[[], Pretrai
     from imgcls.training import summary
 
     for name in SHAPING:
-        if name in config.given:
+        if config.is_explicit(name):
             reporter.warn(f"{configuration.spell(name)}: has no meaning here; the network is that of "
                           f"{own.pretrained_model}")
     prefix = re.sub(r"-(\d{4,}\.params|position\.states)$", "", saved.path) if saved else ""

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from imgcls.cli._run import loading_torch, run_main
 from imgcls.config import resolve as configuration
@@ -90,7 +89,7 @@ def score(name: str, config: configuration.Config) -> dict[str, float]:
     if source.class_names and len(source.class_names) != classes:
         print(f"note: the data has {len(source.class_names)} classes and the network {classes}: class k of the data is "
               "taken for class k of the network", file=sys.stderr)
-    top_k = config.train.top_k or (5 if "top_k" not in config.given and classes > 5 else 0)  # MXNet's two
+    top_k = config.train.top_k or (5 if not config.is_explicit("top_k") and classes > 5 else 0)  # MXNet's two
     metrics = Metrics(metric_names(top_k, config.train.loss, classes), worker.device)
     started = time.perf_counter()
     values = trainer.evaluate(model, loader, metrics, trainer.Precision(config.device.dtype, worker.device))
@@ -111,26 +110,20 @@ def load_data(config: configuration.Config, class_names: Sequence[str]) -> Sourc
 
 def _with_data_set(config: configuration.Config, found: PretrainedRef) -> configuration.Config:
     """The data set of the training, where the user names neither one nor files; its preprocessing is noted as well."""
-    if not found.dataset or not found.preprocessing or {"dataset", "data_val"} & config.given.keys():
+    if not found.dataset or not found.preprocessing or config.is_explicit("dataset", "data_val"):
         return config
-    return dataclasses.replace(config, data=dataclasses.replace(config.data, dataset=found.dataset))
+    return config.with_defaults(dataset=found.dataset)
 
 
 def with_preprocessing(config: configuration.Config, found: PretrainedRef) -> configuration.Config:
     """The shape, mean, std and sizes that the network was trained with, where the user gave none."""
-    known = found.preprocessing
-
-    def value(name: str, key: str) -> Any:
-        return configuration.convert(configuration.FIELDS[name], known[key])
-
-    network, augment = config.network, config.augment
-    if not {"image_shape", "data_shape"} & config.given.keys() and known.get("image_shape"):
-        network = dataclasses.replace(network, image_shape=value("image_shape", "image_shape"))
-    wanted = [("rgb_mean", "mean"), ("rgb_std", "std"), ("interpolation", "interpolation")]
-    if known.get("image_shape") and network.image_shape == value("image_shape", "image_shape"):
-        wanted.append(("val_resize", "val_resize"))  # of the crop of then: for another size it means nothing
-    changes = {name: value(name, key) for name, key in wanted if name not in config.given and known.get(key)}
-    return dataclasses.replace(config, network=network, augment=dataclasses.replace(augment, **changes))
+    noted = found.preprocessing
+    settings = {"image_shape": "image_shape", "rgb_mean": "mean", "rgb_std": "std", "interpolation": "interpolation"}
+    config = config.with_defaults(**{setting: noted[key] for setting, key in settings.items() if noted.get(key)})
+    if noted.get("val_resize") and config.network.image_shape == tuple(noted.get("image_shape") or ()):
+        # it goes with the crop of the training: beside a crop of another size it means nothing
+        config = config.with_defaults(val_resize=noted["val_resize"])
+    return config
 
 
 def preprocessing_line(config: configuration.Config, found: PretrainedRef) -> str:
@@ -141,7 +134,7 @@ def preprocessing_line(config: configuration.Config, found: PretrainedRef) -> st
     augment = config.augment
     mean = f"mean {augment.mean_image}" if augment.mean_image else f"mean {numbers(augment.rgb_mean)}"
     given = [configuration.spell(name) for name in ("image_shape", "rgb_mean", "rgb_std", "mean_image", "val_resize")
-             if name in config.given]
+             if config.is_explicit(name)]
     who = f"as {found.origin} has it" if found.preprocessing else (
         f"the data set's: nothing tells what {found.name} was trained with")
     if given:

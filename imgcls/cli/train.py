@@ -15,7 +15,7 @@ from imgcls.cli._run import in_background, loading_torch, run_main
 from imgcls.config import resolve as configuration
 from imgcls.config.resolve import Config
 from imgcls.distributed.rank_info import LAUNCHER_VARIABLE
-from imgcls.errors import ImgclsError, UsageError, as_flag
+from imgcls.errors import ImgclsError, UsageError
 from imgcls.storage.paths import to_path
 
 if TYPE_CHECKING:
@@ -113,8 +113,8 @@ def run(config: Config, *, splits: Splits | None = None, command: str = "", quie
         metrics_path = f"{prefix}-metrics.jsonl" if prefix else None
         reporter = stack.enter_context(contextlib.closing(Reporter(
             config.report, metrics_path=metrics_path, rank=worker.rank, quiet=quiet,
-            spelling=as_flag)))
-        reporter.line(configuration.tell(config))
+            spelling=config.spelling)))
+        reporter.line(configuration.format_namespace(config))
         splits = data()
         config = settle_classes(config, splits)
         saved = None if config.train.test_io else agreed_checkpoint(config, worker)
@@ -130,8 +130,8 @@ def run(config: Config, *, splits: Splits | None = None, command: str = "", quie
         parts = networks.to_devices(model, config.network, worker.device, team.gpus)
         if parts:
             reporter.line(parts)
-        plan = schedules.from_config(config.schedule, updates_per_epoch=loader.batches_per_epoch, given=config.given,
-                                    num_epochs=config.train.num_epochs, first_generation=config.first_generation)
+        plan = schedules.from_config(config.schedule, updates_per_epoch=loader.batches_per_epoch,
+                                    num_epochs=config.train.num_epochs)
         position = start_of(config, saved, loader, plan, reporter)
         optimizer, precision = make_optimizer(config, model, saved, worker, reporter,
                                               plan.lr_at(position.update), position.update)
@@ -287,9 +287,8 @@ def settle_classes(config: Config, splits: Splits) -> Config:
     """Without --num-classes, as many as the data names."""
     from imgcls.data import sources
 
-    named = None if "num_classes" in config.given else sources.num_classes(splits.train, splits.val)
-    return config if named is None else dataclasses.replace(
-        config, network=dataclasses.replace(config.network, num_classes=max(named, 2)))
+    named = sources.num_classes(splits.train, splits.val)
+    return config if named is None else config.with_defaults(num_classes=max(named, 2))
 
 
 def make_loaders(config: Config, splits: Splits, worker: Worker,
@@ -439,7 +438,7 @@ def warn_of_what_hurts(config: Config, splits: Splits, position: Position, saved
         reporter.warn("the training data is sorted by class; every epoch is fully shuffled here, but MXNet, which "
                       "shuffles in chunks, learns nothing from such a file")
     classes, last = config.network.num_classes, int(labels.max(initial=-1))
-    if "num_classes" not in config.given and not config.data.benchmark and 0 <= last < classes // 2:
+    if not config.is_explicit("num_classes") and not config.data.benchmark and 0 <= last < classes // 2:
         reporter.warn(f"nothing says how many classes there are: the training labels go from {labels.min()} to {last}, "
                       f"and the network has {classes}; give --num-classes {max(last + 1, 2)} if these are all")
     if config.network.num_layers is not None and not takes_depth(config.network.network):

@@ -10,14 +10,13 @@ import argparse
 import dataclasses
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, NoReturn
 
-from imgcls.config import lookup, sections
-from imgcls.errors import UsageError, unknown
-from imgcls.optim import schedules
+from imgcls.config import lookup, rules, sections
+from imgcls.errors import UsageError, as_flag, as_keyword, unknown
 
 EXIT_STATUS = """exit status:
   0 done   1 the run failed   2 wrong usage
@@ -53,15 +52,30 @@ class Config:
     distributed: sections.DistributedConfig
     checkpoint: sections.CheckpointConfig
     report: sections.ReportConfig
-    #: field name -> where the user set it (a flag, a file, a variable); defaults are not in it
-    given: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    #: setting -> where the user set it (a flag, a file, a variable); defaults are not in it
+    explicit: Mapping[str, str] = dataclasses.field(default_factory=dict)
     #: the command's own section, for commands that have one
     own: Any = None
 
-    @property
-    def first_generation(self) -> bool:
-        """Whether the user gave a flag that only MXNet's first scripts had, such as --data-dir."""
-        return any(FIELDS[name].metadata["since"] == "g1" for name in self.given if name in FIELDS)
+    #: how messages spell a setting: as flags where a command line was parsed, as keywords where Python code asks
+    spelling: Callable[[str], str] = as_keyword
+
+    def is_explicit(self, *names: str) -> bool:
+        """Whether the user set one of these, in whatever way."""
+        return any(name in self.explicit for name in names)
+
+    def with_defaults(self, **values: Any) -> Config:
+        """Return the configuration with these values (text or typed) in place of defaults; what the user set stays.
+
+        For what only the data or a checkpoint can tell: it stands above the data set's defaults and below the user.
+        """
+        changes: dict[str, dict[str, Any]] = {}
+        for name, value in values.items():
+            # data_shape S is image_shape 3,S,S
+            if not self.is_explicit(name, *(("data_shape",) if name == "image_shape" else ())):
+                changes.setdefault(SECTION_OF[name], {})[name] = convert(FIELDS[name], value)
+        return dataclasses.replace(self, **{section: dataclasses.replace(getattr(self, section), **changed)
+                                            for section, changed in changes.items()})
 
     @property
     def fields(self) -> dict[str, dataclasses.Field[Any]]:
@@ -71,11 +85,13 @@ class Config:
     def values(self) -> dict[str, Any]:
         """field name -> value, in the order of the sections."""
         return {f.name: getattr(getattr(self, section), f.name)
-                for section, cls in sections.SECTIONS.items() for f in dataclasses.fields(cls)}
+                for section, cls in sections.SECTIONS.items() for f in sections.flags(cls)}
 
 
-FIELDS: dict[str, dataclasses.Field[Any]] = {
-    f.name: f for cls in sections.SECTIONS.values() for f in dataclasses.fields(cls)}
+FIELDS: dict[str, dataclasses.Field[Any]] = {f.name: f for cls in sections.SECTIONS.values()
+                                             for f in sections.flags(cls)}
+#: setting -> the section that holds it
+SECTION_OF = {f.name: section for section, cls in sections.SECTIONS.items() for f in sections.flags(cls)}
 
 
 def parse(argv: Sequence[str], *, prog: str, examples: str, dataset: str = "mnist", own: type | None = None,
@@ -94,11 +110,11 @@ def parse(argv: Sequence[str], *, prog: str, examples: str, dataset: str = "mnis
     layers.append(("the environment", _environment(fields)))
     layers.append(("the command line", flags))
     raw: dict[str, Any] = {}
-    given: dict[str, str] = {}
+    explicit: dict[str, str] = {}
     for where, layer in layers:
         for name, value in layer.items():
             if name in fields:  # a file shared with another command may hold what this one does not use
-                raw[name], given[name] = value, where
+                raw[name], explicit[name] = value, where
     named = (raw.get("data_train") or raw.get("data_val")) and dataset == "mnist"
     chosen = str(raw.get("dataset", "imagenet" if named else dataset))
     module = lookup.module("datasets", chosen, "--dataset")
@@ -106,20 +122,20 @@ def parse(argv: Sequence[str], *, prog: str, examples: str, dataset: str = "mnis
     if words.help:
         print(_help(prog, examples, defaults, own, fields), end="")
         raise SystemExit(0)
-    config = build(defaults, raw, given, own)
+    config = dataclasses.replace(build(defaults, raw, explicit, own), spelling=as_flag)
     if words.print_config:
         print(dump(config, own, fields), end="")
         raise SystemExit(0)
     return config
 
 
-def build(defaults: Mapping[str, Any], raw: Mapping[str, Any], given: Mapping[str, str] | None = None,
+def build(defaults: Mapping[str, Any], raw: Mapping[str, Any], explicit: Mapping[str, str] | None = None,
           own: type | None = None) -> Config:
     """A Config from a data set's `defaults` and the user's `raw` values (text or already typed).
 
     A value that does not fit its field, or whose feature is not there yet, is a UsageError that names it.
     """
-    given = dict.fromkeys(raw, "an argument") if given is None else given
+    explicit = dict.fromkeys(raw, "an argument") if explicit is None else explicit
     known = _fields_of(own)
     for name in raw:
         if name not in known:
@@ -130,19 +146,23 @@ def build(defaults: Mapping[str, Any], raw: Mapping[str, Any], given: Mapping[st
         values["image_shape"] = (3, side, side) if side else values["image_shape"]
     parts: dict[str, Any] = {}
     for section, cls in (sections.SECTIONS | ({"own": own} if own else {})).items():
-        fields = {f.name: f for f in dataclasses.fields(cls)}
+        fields = {f.name: f for f in sections.flags(cls)}
         typed = {name: convert(f, values[name]) for name, f in fields.items() if name in values}
         for name, value in typed.items():
             later = fields[name].metadata["later"]
-            if later and name in given and value != fields[name].default:
+            if later and name in explicit and value != fields[name].default:
                 raise UsageError(f"{spell(name)} {_show(value)}: {later}")
             if name in NETWORK_FILES and value:
                 from imgcls.formats import caffe  # brings numpy along, which --help does without
 
                 caffe.refuse_model(spell(name), value)
         parts[section] = cls(**typed)
-    parts["augment"] = parts["augment"].settled(given)
-    return Config(**parts, given=given)
+    parts["augment"] = rules.resolve_augmentation(parts["augment"], explicit)
+    first_generation = any(known[name].metadata["since"] == "g1" for name in explicit if name in FIELDS)
+    decay = rules.resolve_decay(parts["schedule"], explicit, num_epochs=parts["train"].num_epochs,
+                                is_first_generation=first_generation)
+    parts["schedule"] = dataclasses.replace(parts["schedule"], decay=decay)
+    return Config(**parts, explicit=explicit)
 
 
 def dump(config: Config, own: type | None = None, fields: Mapping[str, Any] | None = None) -> str:
@@ -157,7 +177,7 @@ def dump(config: Config, own: type | None = None, fields: Mapping[str, Any] | No
     if own:
         values |= dataclasses.asdict(config.own)
     for cls in _sections_of(own):
-        shown = {f.name: values[f.name] for f in dataclasses.fields(cls)
+        shown = {f.name: values[f.name] for f in sections.flags(cls)
                  if f.name in values and (fields or _fields_of(own)).get(f.name) is f}
         if shown:
             lines += [f"# {cls.__doc__}", yaml.safe_dump(shown, sort_keys=False, allow_unicode=True)]
@@ -167,9 +187,9 @@ def dump(config: Config, own: type | None = None, fields: Mapping[str, Any] | No
 def settings(config: Config) -> dict[str, Any]:
     """name -> plain value (a tuple as text with commas) of everything that makes the run what it is."""
     values = {name: _show(value) if isinstance(value, tuple) else value for name, value in config.values().items()}
-    every = schedules.every_epochs(config.schedule, config.given, config.train.num_epochs, config.first_generation)
-    values["lr_factor_epoch"] = every[0] if every else 0.0
-    del values["lr_step_epochs" if every else "lr_factor_epoch"]
+    every_epochs = config.schedule.decay.every_epochs
+    values["lr_factor_epoch"] = every_epochs
+    del values["lr_step_epochs" if every_epochs else "lr_factor_epoch"]
     return values
 
 
@@ -278,7 +298,7 @@ def _sections_of(own: type | None) -> list[type]:
 
 def _fields_of(own: type | None, used: Sequence[str] = ()) -> dict[str, dataclasses.Field[Any]]:
     """The flags of a command: its own, and the shared ones (those in `used`, or all)."""
-    found = {f.name: f for f in dataclasses.fields(own)} if own else {}
+    found = {f.name: f for f in sections.flags(own)} if own else {}
     return found | {name: f for name, f in FIELDS.items() if (not used or name in used) and name not in found}
 
 
@@ -361,7 +381,7 @@ def _help(prog: str, examples: str, defaults: Mapping[str, Any], own: type | Non
     """The help screen: examples first, then the flags in groups with this data set's defaults."""
     lines = [f"usage: {prog} [--flag value ...]", "", examples.strip(), ""]
     for cls in _sections_of(own):
-        fields = [field for field in dataclasses.fields(cls) if used.get(field.name) is field]
+        fields = [field for field in sections.flags(cls) if used.get(field.name) is field]
         if fields:
             lines.append(f"{cls.__doc__}:")
             for field in fields:
@@ -406,8 +426,8 @@ def _show(value: Any) -> str:
     return str(value)
 
 
-def tell(config: Config) -> str:
-    """The line `start with arguments Namespace(...)` of MXNet's logs."""
+def format_namespace(config: Config) -> str:
+    """Return the line `start with arguments Namespace(...)` of MXNet's logs."""
     return "start with arguments Namespace(" + ", ".join(f"{k}={v!r}" for k, v in config.values().items()) + ")"
 
 

@@ -12,7 +12,6 @@ of a flag means what it meant to MXNet before it can mean a flag of ours.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Container
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +22,11 @@ def flag(default: Any, help: str, *, since: str = "new", choices: tuple[str, ...
     default is then refused. `minimum` bounds a number from below."""
     return dataclasses.field(default=default, metadata={
         "help": help, "since": since, "choices": choices, "metavar": metavar, "later": later, "minimum": minimum})
+
+
+def flags(section: type) -> tuple[dataclasses.Field[Any], ...]:
+    """Return the fields of a section that are flags: those made by `flag`, and not what a rule makes of them."""
+    return tuple(field for field in dataclasses.fields(section) if field.metadata)
 
 
 @dataclass(frozen=True)
@@ -54,21 +58,6 @@ class DataConfig:
     data_nthreads: int | None = flag(None, "threads that prepare batches (if not given: one per core, at most 16); "
                                      "0: in the main thread, for debugging", since="g2", minimum=0)
     benchmark: bool = flag(False, "train on one random batch again and again, to measure speed", since="g2")
-
-
-#: what --use-imagenet-data-augmentation 1 stands for: set_imagenet_aug of MXNet 1.3 to 1.9
-IMAGENET_RECIPE: dict[str, Any] = {
-    "rgb_mean": (123.68, 116.779, 103.939), "rgb_std": (58.393, 57.12, 57.375),
-    "random_crop": False, "random_resized_crop": True, "random_mirror": True,
-    "min_random_area": 0.08, "max_random_area": 1.0,
-    "min_random_aspect_ratio": 3 / 4, "max_random_aspect_ratio": 4 / 3,
-    "brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "pca_noise": 0.1,
-}
-#: flags that ask for another crop than that of random area
-_OTHER_CROPS = ("random_crop", "max_random_scale", "min_random_scale", "max_crop_size", "min_crop_size")
-#: what only the crop of random area needs; without it an aspect ratio would warp the image
-_OF_RESIZED_CROP: dict[str, Any] = {"min_random_area": 1.0, "max_random_area": 1.0, "min_random_aspect_ratio": None,
-                                    "max_random_aspect_ratio": 0.0}
 
 
 @dataclass(frozen=True)
@@ -116,21 +105,6 @@ class AugmentConfig:
     use_imagenet_data_augmentation: bool = flag(False, "the recipe of MXNet 1.3: random resized crop, mirror, colour "
                                                 "jitter, lighting noise", since="g3")
 
-    def settled(self, given: Container[str]) -> AugmentConfig:
-        """The values that hold once the recipe is taken up where it was asked for, and without the data set's crop
-        of random area where the user asked for another crop. What the user gave (field names) holds in any case."""
-        changes: dict[str, Any] = {}
-        if self.use_imagenet_data_augmentation:
-            changes = dict(IMAGENET_RECIPE)
-        elif "random_resized_crop" not in given and any(name in given for name in _OTHER_CROPS):
-            changes["random_resized_crop"] = False
-        if "max_random_aspect_ratio" in given:  # alone it is a change to either side
-            changes["min_random_aspect_ratio"] = None
-        changes = {name: value for name, value in changes.items() if name not in given}
-        if not changes.get("random_resized_crop", self.random_resized_crop):
-            changes |= {name: value for name, value in _OF_RESIZED_CROP.items() if name not in given}
-        return dataclasses.replace(self, **changes)
-
 
 @dataclass(frozen=True)
 class NetworkConfig:
@@ -169,6 +143,21 @@ class OptimizerConfig:
 
 
 @dataclass(frozen=True)
+class Decay:
+    """How the learning rate falls: no flag, but what those of `ScheduleConfig` come to (see `rules.resolve_decay`).
+
+    `kind` is constant, steps (times `lr_factor` after each of `step_epochs`), every (times `lr_factor` each
+    `every_epochs` epochs, fractions too), power ((1 - progress)^power) or cosine; `reason` is the rule that chose it.
+    """
+
+    kind: str = "constant"
+    step_epochs: tuple[int, ...] = ()
+    every_epochs: float = 0.0
+    power: float = 2.0
+    reason: str = ""
+
+
+@dataclass(frozen=True)
 class ScheduleConfig:
     """Learning rate"""
 
@@ -185,6 +174,7 @@ class ScheduleConfig:
     warmup_begin_lr: float = flag(0.0, "learning rate the warm-up starts from", minimum=0)
     warmup_strategy: str = flag("linear", "shape of the warm-up", since="g3",
                                 choices=("linear", "constant", "power2", "sqrt"))
+    decay: Decay = Decay()
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,8 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from torch import Tensor, nn
 
-from imgcls import __version__, graph
+from imgcls import graph
+from imgcls.config.version import __version__
 from imgcls.errors import DataError, RunError, UsageError
 from imgcls.formats import params, symbol
 from imgcls.formats import states as mxnet_states

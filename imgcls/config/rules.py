@@ -1,0 +1,106 @@
+"""What some settings come to together: the augmentation that holds, and how the learning rate falls.
+
+Called by `resolve`, which alone knows what the user set; the parts of a run are given the outcome. Touches no file and
+imports no torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Container
+from typing import Any
+
+from imgcls.config.sections import AugmentConfig, Decay, ScheduleConfig
+from imgcls.errors import UsageError
+
+#: what --use-imagenet-data-augmentation 1 stands for: set_imagenet_aug of MXNet 1.3 to 1.9
+IMAGENET_RECIPE: dict[str, Any] = {
+    "rgb_mean": (123.68, 116.779, 103.939), "rgb_std": (58.393, 57.12, 57.375),
+    "random_crop": False, "random_resized_crop": True, "random_mirror": True,
+    "min_random_area": 0.08, "max_random_area": 1.0,
+    "min_random_aspect_ratio": 3 / 4, "max_random_aspect_ratio": 4 / 3,
+    "brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "pca_noise": 0.1,
+}
+#: flags that ask for another crop than that of random area
+_OTHER_CROPS = ("random_crop", "max_random_scale", "min_random_scale", "max_crop_size", "min_crop_size")
+#: what only the crop of random area needs; without it an aspect ratio would warp the image
+_WITHOUT_RESIZED_CROP: dict[str, Any] = {"min_random_area": 1.0, "max_random_area": 1.0,
+                                         "min_random_aspect_ratio": None, "max_random_aspect_ratio": 0.0}
+
+
+def resolve_augmentation(config: AugmentConfig, explicit: Container[str]) -> AugmentConfig:
+    """Return the augmentation with the recipe filled in where it was asked for, and without the data set's crop of
+    random area where the user asked for another crop. What the user set (`explicit`) holds in any case."""
+    changes: dict[str, Any] = {}
+    if config.use_imagenet_data_augmentation:
+        changes = dict(IMAGENET_RECIPE)
+    elif "random_resized_crop" not in explicit and any(name in explicit for name in _OTHER_CROPS):
+        changes["random_resized_crop"] = False
+    if "max_random_aspect_ratio" in explicit:  # alone it is a change to either side
+        changes["min_random_aspect_ratio"] = None
+    changes = {name: value for name, value in changes.items() if name not in explicit}
+    if not changes.get("random_resized_crop", config.random_resized_crop):
+        changes |= {name: value for name, value in _WITHOUT_RESIZED_CROP.items() if name not in explicit}
+    return dataclasses.replace(config, **changes)
+
+
+def resolve_decay(config: ScheduleConfig, explicit: Container[str], *, num_epochs: int,
+                  is_first_generation: bool = False) -> Decay:
+    """Return how the learning rate falls, with the rule that decided it.
+
+    `explicit` names the settings that the user set (not the data set's defaults). `is_first_generation` says that one
+    of them is a flag that only MXNet before v0.8 had: its `--lr-factor` stepped every epoch, the later one at epochs.
+    """
+    every_epochs, reason = _every_epochs(config, explicit, num_epochs, is_first_generation)
+    if config.lr_schedule == "cosine":
+        return Decay("cosine", every_epochs=every_epochs, reason="`lr_schedule`")
+    if config.lr_factor >= 1:
+        return Decay("constant", every_epochs=every_epochs, reason=f"`lr_factor` {config.lr_factor:g}")
+    if every_epochs:
+        return Decay("every", every_epochs=every_epochs, reason=reason)
+    if _is_power(config.lr_step_epochs):
+        return Decay("power", power=_power(config.lr_step_epochs), reason=f"`lr_step_epochs` {config.lr_step_epochs}")
+    reason = "`lr_step_epochs`" if "lr_step_epochs" in explicit else "the data set's default steps"
+    step_epochs = _step_epochs(config.lr_step_epochs)
+    if not step_epochs:
+        return Decay("constant", reason=f"{reason}: none")
+    return Decay("steps", step_epochs=step_epochs, reason=reason)
+
+
+def _every_epochs(config: ScheduleConfig, explicit: Container[str], num_epochs: int,
+                  is_first_generation: bool) -> tuple[float, str]:
+    """Return (epochs between two steps, why) where the flags mean steps that repeat for ever, else (0, "")."""
+    if "lr_factor_epoch" in explicit and config.lr_factor_epoch > 0:
+        if "lr_step_epochs" in explicit:
+            raise UsageError("`lr_factor_epoch` and `lr_step_epochs` contradict each other: give one of them")
+        return config.lr_factor_epoch, "`lr_factor_epoch`"
+    if "lr_step_epochs" in explicit or "lr_factor" not in explicit:
+        return 0.0, ""
+    if is_first_generation:
+        return 1.0, "`lr_factor` beside a flag of MXNet's first scripts, which decayed every epoch"
+    if _is_power(config.lr_step_epochs) or any(0 < epoch < num_epochs for epoch in _step_epochs(config.lr_step_epochs)):
+        return 0.0, ""
+    return 1.0, f"`lr_factor`, and no default step ({config.lr_step_epochs}) before the end"
+
+
+def _is_power(step_epochs: str) -> bool:
+    return step_epochs.strip().lower().startswith("pow")
+
+
+def _power(text: str) -> float:
+    """Read the P of powP; pow2, pow-2 and pow 2 are all MXNet's spellings."""
+    match = re.fullmatch(r"pow[- ]?(\d+(?:\.\d*)?|\.\d+)", text.strip().lower())
+    if not match or float(match[1]) <= 0:
+        raise UsageError(f"`lr_step_epochs` {text!r}: after pow comes a number above 0, such as pow2")
+    return float(match[1])
+
+
+def _step_epochs(text: str) -> tuple[int, ...]:
+    try:
+        epochs = [int(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        raise UsageError(f"`lr_step_epochs` {text!r}: must be epochs such as 30,60 or a power such as pow2") from None
+    if any(epoch <= 0 for epoch in epochs) or epochs != sorted(set(epochs)):
+        raise UsageError(f"`lr_step_epochs` {text!r}: epochs must be above 0 and rising, such as 30,60")
+    return tuple(epochs)
