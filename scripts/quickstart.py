@@ -1,4 +1,4 @@
-"""From nothing to a trained network: makes .venv, trains lenet on drawn digits, names a picture with it.
+"""Go from nothing to a trained network: make .venv, train lenet on drawn digits, name a picture with it.
 
     python3 scripts/quickstart.py [flags of imgcls-train]
 
@@ -22,6 +22,7 @@ cv2.imwrite(sys.argv[1], cv2.resize(val.images[first, 0], (28, 28)))
 
 
 def main() -> int:
+    """Train, draw a seven, predict; return the exit status of the first command that fails."""
     python = ensure("test")
     os.chdir(ROOT)
     prefix, picture = "model/digits", "model/seven.png"
@@ -31,7 +32,8 @@ def main() -> int:
         return train.returncode
     subprocess.run([python, "-c", PICTURE, picture], check=True)
     print(f"\n$ .venv/bin/imgcls-predict --model {prefix} {picture}", flush=True)
-    return subprocess.run([python, "-m", "imgcls", "predict", "--model", prefix, picture], check=False).returncode
+    predict = subprocess.run([python, "-m", "imgcls", "predict", "--model", prefix, picture], check=False)
+    return predict.returncode
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Runs the tests in an environment of their own: makes .venv on the first call.
+"""Run the tests in an environment of their own: makes .venv on the first call.
 
     python3 scripts/test.py [flags of pytest]
 """
@@ -9,4 +9,5 @@ import sys
 from _environment import ROOT, ensure
 
 if __name__ == "__main__":
-    sys.exit(subprocess.run([ensure("test"), "-m", "pytest", *sys.argv[1:]], cwd=ROOT, check=False).returncode)
+    command = [ensure("test"), "-m", "pytest", *sys.argv[1:]]
+    sys.exit(subprocess.run(command, cwd=ROOT, check=False).returncode)

@@ -1,0 +1,37 @@
+"""Run every check that is not a test: the linter, the size limits, the types and the documentation's build.
+
+    python3 scripts/check.py
+
+Makes .venv on the first call, as scripts/test.py does. All checks run even when one fails: whoever mends one
+wants to know about the others. `pre-commit` runs the quick ones before a commit, CI this file and the tests.
+"""
+
+import subprocess
+import sys
+import time
+
+from _environment import ROOT, ensure
+
+CHECKS = {
+    "ruff": ["-m", "ruff", "check", "."],
+    "limits": ["scripts/limits.py"],
+    "pyright": ["-m", "pyright"],
+    "docs": ["-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", "build/site"],
+}
+
+
+def main() -> int:
+    """Run the checks one after another; return 1 if any of them fails."""
+    python = ensure("dev", "test")  # both names, so that scripts/test.py finds its own in the stamp
+    failed = []
+    for name, arguments in CHECKS.items():
+        start = time.monotonic()
+        status = subprocess.run([python, *arguments], cwd=ROOT, check=False).returncode
+        print(f"{name}: {'failed' if status else 'passed'} ({time.monotonic() - start:.0f} s)", flush=True)
+        if status:
+            failed.append(name)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
