@@ -18,7 +18,7 @@ STAMP = FOLDER / "installed"
 
 def ensure(*extras: str) -> str:
     """Return the path of the environment's Python, with this checkout and its `extras` ("test") installed."""
-    if sys.version_info[:2] < (3, 10):
+    if sys.version_info[:2] < (3, 10):  # noqa: UP036 - this file alone is run by whatever python3 is
         raise SystemExit(f"Python {sys.version.split()[0]} is too old: 3.10 or newer is needed")
     python = str(FOLDER / ("Scripts/python.exe" if os.name == "nt" else "bin/python"))
     # Other requirements or another Python start afresh: nothing old may hide that a package is missing.
