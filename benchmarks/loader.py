@@ -126,8 +126,8 @@ def _measure(words: argparse.Namespace) -> None:
 def imgcls_batches(words: argparse.Namespace, task: str, antialias: bool) -> Iterator[int]:
     """A 0 when it is ready, then the sizes of the batches of an epoch; so do the others."""
     from imgcls.config.sections import AugmentConfig, DeviceConfig
+    from imgcls.data.loaders.streaming import StreamingLoader
     from imgcls.data.sources import RecordSource
-    from imgcls.data.streaming import StreamingLoader
     from imgcls.distributed import choose
 
     settings = {
@@ -140,8 +140,8 @@ def imgcls_batches(words: argparse.Namespace, task: str, antialias: bool) -> Ite
         augment_config=AugmentConfig(interpolation="antialias" if antialias else "bilinear", **settings),
         device=choose(DeviceConfig(gpus="")).device, threads=words.threads)
     yield 0
-    for filled in loader.filled(0):
-        yield len(filled.samples)
+    for filled in loader.host_batches(0):
+        yield len(filled.indices)
 
 
 def mxnet_batches(words: argparse.Namespace, task: str, antialias: bool) -> Iterator[int]:

@@ -25,8 +25,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the checkout, installed or not
 
 from imgcls.config.sections import AugmentConfig
+from imgcls.data.loaders.streaming import StreamingLoader
 from imgcls.data.sources import RecordSource
-from imgcls.data.streaming import StreamingLoader
 from imgcls.formats.recordio import ImageHeader, RecordWriter, pack
 
 FIRST, STRETCH = 5, 10
@@ -45,7 +45,7 @@ def main() -> int:
         held: dict[int, float] = {}
         started = time.perf_counter()
         for epoch in range(1, words.epochs + 1):
-            count = sum(batch.valid for batch in loader.epoch(epoch))
+            count = sum(batch.num_valid for batch in loader.epoch(epoch))
             assert count == words.images - words.bad, f"epoch {epoch} had {count} images"
             held[epoch] = _resident_mb()
             if epoch in (1, FIRST) or epoch % 10 == 0:

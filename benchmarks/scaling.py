@@ -99,8 +99,8 @@ def costs(workers: int, quick: bool) -> None:
 
     records = RECORDS // 100 if quick else RECORDS
     line(f"order of an epoch of {records:,} records", clock(lambda: order.permutation(0, 1, records)), "s")
-    share, samples = order.Share(3, 256), np.arange(records)
-    per_batch = clock(lambda: [order.own(samples, number, 8192, share) for number in range(100)]) / 100
+    shard, samples = order.Shard(3, 256), np.arange(records)
+    per_batch = clock(lambda: [order.local_batch(samples, number, 8192, shard) for number in range(100)]) / 100
     line("one worker's share of a batch of 8192 over 256", per_batch * 1e6, "us")
     store_cost(16 if quick else 256)
     sum_cost(workers)

@@ -86,7 +86,7 @@ class Predictor:
         """
         import torch
 
-        from imgcls.data.make import make_loader
+        from imgcls.data.loaders.make import make_loader
 
         loader = make_loader(_OneImage(image), batch_size=1, image_shape=self.image_shape, train=False, seed=0,
                              augment_config=self._augment, device=torch.device("cpu"), threads=0, on_bad="stop")

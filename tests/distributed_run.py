@@ -20,7 +20,7 @@ import torch
 from imgcls import layers
 from imgcls.cli import train
 from imgcls.config import resolve as configuration
-from imgcls.data.loader import Batch
+from imgcls.data.loaders.batch import Batch
 from imgcls.data.sources import ArraySource, Splits
 from imgcls.errors import ImgclsError
 from imgcls.training import trainer
@@ -76,7 +76,7 @@ def run(job: dict[str, Any], folder: Path, rank: int, world: int) -> None:
     step = trainer.Trainer.train_step
 
     def watched(self: trainer.Trainer, batch: Batch, update: int) -> None:
-        numbers = (batch.images[:batch.valid, 0, 0, :2] * 255).round().long()
+        numbers = (batch.images[:batch.num_valid, 0, 0, :2] * 255).round().long()
         seen.append([self.position.epoch, *(numbers[:, 0] * 256 + numbers[:, 1]).tolist()])
         step(self, batch, update)
         if stop_at and len(seen) == stop_at and rank == stopper:

@@ -9,7 +9,7 @@ import torch
 from imgcls.config.rules import resolve_augmentation
 from imgcls.config.sections import AugmentConfig
 from imgcls.data import augment
-from imgcls.data.crops import METHODS, Plan, Planner, short_edge_sizes
+from imgcls.data.crops import METHODS, CropSampler, CropSpec, short_edge_sizes
 from imgcls.errors import DataError, UsageError
 from imgcls.formats import params
 
@@ -25,11 +25,11 @@ FROZEN_FACTORS = [[1.1738, 0.7938, 0.8495, -4.2272, -4.7315, -5.3283], [0.6739, 
 
 
 def planner(crop: tuple[int, int] = (32, 32), channels: int = 3, *, train: bool = True, seed: int = 0,
-            **settings: object) -> Planner:
-    return Planner(AugmentConfig(**settings), crop, channels, seed=seed, train=train)
+            **settings: object) -> CropSampler:
+    return CropSampler(AugmentConfig(**settings), crop, channels, seed=seed, train=train)
 
 
-def plans(size: tuple[int, int], count: int = MANY, epoch: int = 0, **settings: object) -> list[Plan]:
+def plans(size: tuple[int, int], count: int = MANY, epoch: int = 0, **settings: object) -> list[CropSpec]:
     return planner(**settings).plans(epoch, np.arange(count), np.tile([size], (count, 1)))
 
 
@@ -185,21 +185,21 @@ def test_colour() -> None:
 def test_validation_is_the_centre_of_the_resized_image() -> None:
     settings = RESIZED_CROP | {"random_mirror": True, "pad_size": 4, "pca_noise": 0.1, "resize": 300, "val_resize": 64}
     found = planner(train=False, **settings).plans(7, np.arange(50), np.tile([[100, 200]], (50, 1)))
-    assert set(found) == {Plan((64, 128), None, None, 16, 48, 32, 32, False, 1, None)}
+    assert set(found) == {CropSpec((64, 128), None, None, 16, 48, 32, 32, False, 1, None)}
     found = plans((100, 200), 5, resize=64)
     assert {(p.resize, p.top, p.left) for p in found} == {((64, 128), 16, 48)}
 
 
 @pytest.mark.parametrize(("settings", "words"), [
-    (RESIZED_CROP | {"random_crop": True}, "--random-resized-crop 1 and --random-crop 1 exclude each other"),
-    (RESIZED_CROP | {"max_random_scale": 2}, "--max-random-scale"),
-    ({"min_random_area": 0.5, "max_random_area": 0.2}, "--min-random-area 0.5 and --max-random-area 0.2"),
+    (RESIZED_CROP | {"random_crop": True}, "random_resized_crop 1 and random_crop 1 exclude each other"),
+    (RESIZED_CROP | {"max_random_scale": 2}, "max_random_scale"),
+    ({"min_random_area": 0.5, "max_random_area": 0.2}, "min_random_area 0.5 and max_random_area 0.2"),
     ({"max_random_area": 1.5}, "must be at most 1"),
-    ({"max_random_aspect_ratio": 1}, "--min-random-aspect-ratio 0 and --max-random-aspect-ratio 2"),
-    ({"max_random_scale": 0.5}, "--min-random-scale 1 and --max-random-scale 0.5"),
-    ({"max_crop_size": 50}, "--min-crop-size -1 and --max-crop-size 50: give both"),
-    ({"fill_value": 256}, "--fill-value 256"),
-    ({"channels": 1, "pca_noise": 0.1}, "--pca-noise are for 3"),
+    ({"max_random_aspect_ratio": 1}, "min_random_aspect_ratio 0 and max_random_aspect_ratio 2"),
+    ({"max_random_scale": 0.5}, "min_random_scale 1 and max_random_scale 0.5"),
+    ({"max_crop_size": 50}, "min_crop_size -1 and max_crop_size 50: give both"),
+    ({"fill_value": 256}, "fill_value 256"),
+    ({"channels": 1, "pca_noise": 0.1}, "pca_noise are for 3"),
 ])
 def test_what_cannot_be_is_refused(settings: dict, words: str) -> None:
     with pytest.raises(UsageError, match=words.replace("(", r"\(")):
@@ -242,5 +242,5 @@ def test_a_mean_image_is_mirrored_with_its_image(tmp_path) -> None:
     wanted = pixels.permute(0, 3, 1, 2).numpy().astype(np.float32)
     assert np.array_equal(found[0], (wanted[0] - mean) / 2)
     assert np.array_equal(found[1], (wanted[1] - mean[:, :, ::-1]) / 2)
-    with pytest.raises(DataError, match="the mean image is 3x4x5, --image-shape is 3x5x5"):
+    with pytest.raises(DataError, match="the mean image is 3x4x5, image_shape is 3x5x5"):
         augment.read_mean_image(str(tmp_path / "mean.bin"), (3, 5, 5))

@@ -173,7 +173,7 @@ def test_as_mean_image(mean: Path) -> None:
 def test_a_caffe_mean_is_not_made_but_read(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     from imgcls.config.sections import AugmentConfig
-    from imgcls.data.make import make_loader
+    from imgcls.data.loaders.make import make_loader
     from imgcls.data.sources import ArraySource
 
     path = tmp_path / "mean.binaryproto"

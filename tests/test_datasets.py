@@ -167,13 +167,13 @@ def test_data_to_be_had_from_nowhere(web: Path, tmp_path: Path, name: str) -> No
     assert all("404" in line for line in mirrors)
     assert len(mirrors) == 2
     assert advice.startswith(f"put {module.FILES} into {tmp_path / 'cache' / name}")
-    assert "--data-dir" in advice
-    assert "--dataset digits" in advice
+    assert "data_dir" in advice
+    assert "dataset digits" in advice
 
 
 def test_a_scheme_that_is_none_is_said_in_one_line() -> None:
     for module in (mnist, cifar10):
-        with pytest.raises(UsageError, match="--data-dir s4://bucket/data: there is no s4://"):
+        with pytest.raises(UsageError, match="data_dir s4://bucket/data: there is no s4://"):
             module.load(DataConfig(data_dir="s4://bucket/data"))
 
 
@@ -248,4 +248,4 @@ def test_digits_can_be_told_apart() -> None:
 
 def test_digits_need_no_folder() -> None:
     assert digits.load(DataConfig()).notes == []
-    assert "--data-dir somewhere is not used" in digits.load(DataConfig(data_dir="somewhere")).notes[0]
+    assert "`data_dir` somewhere is not used" in digits.load(DataConfig(data_dir="somewhere")).notes[0]

@@ -15,10 +15,10 @@ from conftest import shared
 
 from imgcls.config.sections import AugmentConfig
 from imgcls.data import decode
-from imgcls.data.crops import METHODS, Color, Plan, Planner
-from imgcls.data.decode import BadImageError, Decoder, Info, inspect
+from imgcls.data.crops import METHODS, Color, CropSampler, CropSpec
+from imgcls.data.decode import BadImageError, Decoder, ImageInfo, inspect
+from imgcls.data.loaders.streaming import StreamingLoader
 from imgcls.data.sources import RecordSource
-from imgcls.data.streaming import StreamingLoader
 
 RNG = np.random.default_rng(0)
 SAMPLING = {"444": 0x111111, "420": 0x221111, "422": 0x211111, "440": 0x121111}
@@ -61,20 +61,20 @@ def whole(data: bytes, flags: int = cv2.IMREAD_COLOR) -> np.ndarray:
     return np.ascontiguousarray(image[:, :, ::-1]) if image.ndim == 3 else image
 
 
-def plan(top: int, left: int, height: int, width: int, **other: object) -> Plan:
+def plan(top: int, left: int, height: int, width: int, **other: object) -> CropSpec:
     settings: dict = {"resize": None, "warp": None, "enlarge": None, "mirror": False, "method": METHODS["bilinear"],
                       "color": None}
-    return Plan(top=top, left=left, height=height, width=width, **settings | other)
+    return CropSpec(top=top, left=left, height=height, width=width, **settings | other)
 
 
-def never(size: tuple[int, int]) -> Plan:
+def never(size: tuple[int, int]) -> CropSpec:
     raise AssertionError(f"planned again for {size}")
 
 
-def run(data: bytes | np.ndarray, wanted: Plan | None, shape: tuple[int, ...], replan: Callable = never,
+def run(data: bytes | np.ndarray, wanted: CropSpec | None, shape: tuple[int, ...], replan: Callable = never,
         **options: object) -> np.ndarray:
     slot = np.full((shape[1], shape[2], shape[0]), 77, np.uint8)
-    Decoder(shape, **options)(slot, data, inspect(data) if isinstance(data, bytes) else Info(), wanted, replan)
+    Decoder(shape, **options)(slot, data, inspect(data) if isinstance(data, bytes) else ImageInfo(), wanted, replan)
     return slot
 
 
@@ -123,7 +123,7 @@ def test_exif_orientation_is_applied(orientation: int, order: str) -> None:
     assert reference.shape[:2] == ((96, 160) if orientation >= 5 else (160, 96))
     asked = []
 
-    def replan(size: tuple[int, int]) -> Plan:
+    def replan(size: tuple[int, int]) -> CropSpec:
         asked.append(size)
         return plan(2, 3, 40, 40)
 
@@ -140,7 +140,7 @@ def test_grey_alpha_and_pixels() -> None:
     four = picture(50, 60, 4)
     assert np.array_equal(run(png(four), centre, (4, 40, 40)), four[5:45, 10:50])
     assert np.array_equal(run(png(four), centre, (3, 40, 40)), four[5:45, 10:50, :3])
-    with pytest.raises(BadImageError, match="has 3 channels of uint8, --image-shape asks for 4"):
+    with pytest.raises(BadImageError, match="has 3 channels of uint8, `image_shape` asks for 4"):
         run(png(picture(50, 60)), centre, (4, 40, 40))
     colour = picture(50, 60)
     for pixels in (grey, grey[:, :, None]):
@@ -222,7 +222,7 @@ def test_border_enlargement_and_warp() -> None:
 
 
 def test_the_window_of_a_warp_is_the_window_of_the_whole_canvas() -> None:
-    planner = Planner(AugmentConfig(max_random_rotate_angle=30, max_random_shear_ratio=0.2, random_crop=True,
+    planner = CropSampler(AugmentConfig(max_random_rotate_angle=30, max_random_shear_ratio=0.2, random_crop=True,
                                     max_random_aspect_ratio=0.3), (40, 40), 3, seed=0, train=True)
     pixels = cv2.GaussianBlur(picture(90, 80), (0, 0), 2)
     for wanted in planner.plans(0, np.arange(20), np.tile([[90, 80]], (20, 1))):

@@ -250,15 +250,15 @@ def test_mpirun_starts_workers(tmp_path: Path) -> None:
 def test_shares_are_the_batch_in_its_order(world: int) -> None:
     numbers = np.arange(20)
     for size in (1, 2, 6, 20):
-        batch = [order.own(numbers, 0, size, order.Share(rank, world)) for rank in range(world)]
-        assert np.concatenate([own.samples[:own.valid] for own in batch]).tolist() == list(range(size))
-        assert {own.whole for own in batch} == {size}
-        assert min(len(own.samples) for own in batch) >= 1
+        batch = [order.local_batch(numbers, 0, size, order.Shard(rank, world)) for rank in range(world)]
+        assert np.concatenate([local.indices[:local.num_valid] for local in batch]).tolist() == list(range(size))
+        assert {local.global_size for local in batch} == {size}
+        assert min(len(local.indices) for local in batch) >= 1
 
 
 def test_shares_apart_deal_the_epoch_out() -> None:
     numbers = np.arange(20)
-    dealt = [order.Share(rank, 3, apart=True).of_epoch(numbers) for rank in range(3)]
+    dealt = [order.Shard(rank, 3, is_independent=True).of_epoch(numbers) for rank in range(3)]
     assert sorted(np.concatenate(dealt).tolist()) == list(range(20))
     assert max(map(len, dealt)) - min(map(len, dealt)) <= 1
 

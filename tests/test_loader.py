@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from imgcls.config.sections import AugmentConfig
-from imgcls.data.loader import BenchmarkLoader, ResidentLoader
+from imgcls.data.loaders.benchmark import BenchmarkLoader
+from imgcls.data.loaders.resident import ResidentLoader
 from imgcls.data.sources import ArraySource
 from imgcls.errors import UsageError
 
@@ -34,7 +35,7 @@ def joined(one: ResidentLoader, epoch: int = 0, first: int = 0) -> tuple[np.ndar
 def test_every_sample_once_and_the_last_batch_smaller() -> None:
     source = images()
     one = loader(source)
-    sizes = [(len(b.labels), b.valid) for b in one.epoch(0)]
+    sizes = [(len(b.labels), b.num_valid) for b in one.epoch(0)]
     assert sizes == [(8, 8)] * 6 + [(2, 2)]
     assert one.batches_per_epoch == 7
     for epoch in (0, 1):
@@ -95,9 +96,9 @@ def test_mean_and_std() -> None:
     assert np.allclose(joined(one)[0], wanted, atol=1e-5)
     grey = loader(images(channels=1), shape=(1, 8, 8), train=False, rgb_mean=(10.0, 20.0, 30.0))
     assert np.allclose(joined(grey)[0], images(channels=1).images - np.float32(20), atol=1e-5)
-    with pytest.raises(UsageError, match="--rgb-std"):
+    with pytest.raises(UsageError, match="rgb_std"):
         loader(source, rgb_std=(0.0,))
-    with pytest.raises(UsageError, match="--rgb-mean 1,2: needs 1 or 3 values"):
+    with pytest.raises(UsageError, match="rgb_mean 1,2: needs 1 or 3 values"):
         loader(source, rgb_mean=(1.0, 2.0))
 
 

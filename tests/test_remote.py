@@ -25,8 +25,8 @@ from faulty_server import FaultyServer, serving
 from imgcls.cli import train as train_command
 from imgcls.config.sections import AugmentConfig, DataConfig
 from imgcls.data import chunks, sources
+from imgcls.data.loaders.streaming import StreamingLoader
 from imgcls.data.sources import ChunkedSource, RecordSource, open_source
-from imgcls.data.streaming import StreamingLoader
 from imgcls.datasets import mnist
 from imgcls.errors import DataError, RunError, UsageError
 from imgcls.formats import lists, params, ranges, recordio
@@ -377,7 +377,7 @@ def test_chunks_of_several_processes_are_fetched_once(chunked: ChunkedSource, we
     order = pair[0].order(0, 0)  # type: ignore[union-attr]
     web.seen.clear()
     for source in pair:
-        source.expect(order)  # type: ignore[union-attr]
+        source.prefetch(order)  # type: ignore[union-attr]
     for i in order.tolist():  # side by side
         assert bytes(pair[0].read(i)) == bytes(pair[1].read(i))
     assert web.count("GET", ".rec") == len(pair[0]._chunks._ranges)  # type: ignore[union-attr]

@@ -222,7 +222,7 @@ def test_records_are_fetched_once(s3: FaultyServer, tmp_path: Path) -> None:
     source = open_source("s3://dmlc/train/", "--data-train", cache_gb=0)  # by ranges
     s3.seen.clear()
     order = source.order(0, 0)  # type: ignore[union-attr]
-    source.expect(order)  # type: ignore[union-attr]
+    source.prefetch(order)  # type: ignore[union-attr]
     assert all(bytes(source.read(i)) == pixels for i in order.tolist())
     assert [(path, wanted) for _, path, wanted in s3.seen] == [("/dmlc/train/a.rec", f"bytes=0-{500 * 3032 - 1}")]
 

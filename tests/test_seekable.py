@@ -12,11 +12,11 @@ from test_decode import SAMPLING, jpeg, plan, run, whole, with_orientation
 
 from imgcls.config.sections import AugmentConfig
 from imgcls.data import decode, seekable
-from imgcls.data.crops import METHODS, Planner
-from imgcls.data.decode import Info, inspect
+from imgcls.data.crops import METHODS, CropSampler
+from imgcls.data.decode import ImageInfo, inspect
+from imgcls.data.loaders.streaming import StreamingLoader
 from imgcls.data.seekable import Cut, cut
 from imgcls.data.sources import RecordSource
-from imgcls.data.streaming import StreamingLoader
 from imgcls.formats.recordio import ImageHeader, RecordWriter, pack
 
 REDUCED = {1: cv2.IMREAD_COLOR, 2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4,
@@ -175,12 +175,12 @@ def test_the_decoder_gives_the_same_pixels_from_less(method: str, monkeypatch: p
     made: list[Cut | None] = []
     config = AugmentConfig(random_resized_crop=True, min_random_area=0.02, max_random_area=1.0, random_mirror=True,
                            min_random_aspect_ratio=0.75, max_random_aspect_ratio=4 / 3, interpolation=method)
-    planner = Planner(config, (24, 24), 3, seed=0, train=True)
+    planner = CropSampler(config, (24, 24), 3, seed=0, train=True)
     for number, (sampling, size) in enumerate((("420", (250, 330)), ("444", (240, 123)), ("422", (801, 640)))):
         across = units(size, sampling)[1]
         interval = max(n for n in range(1, 7) if across % n == 0)
         data = restarting(size, sampling, interval)
-        assert inspect(data) == Info(*size, 0, UNITS[sampling][0], True, True)
+        assert inspect(data) == ImageInfo(*size, 0, UNITS[sampling][0], True, True)
         for wanted in planner.plans(number, np.arange(40), np.array([size] * 40)):
             expected = np.array([])
             for cutting in (False, True):

@@ -46,7 +46,7 @@ def value(data: bytes | memoryview | np.ndarray) -> int:
 
 
 def test_records_of_one_file(tmp_path: Path) -> None:
-    source = open_source(str(records(tmp_path / "a.rec", [3, 1, 2], ["x", "y", "z", "w"])), "--data-train")
+    source = open_source(str(records(tmp_path / "a.rec", [3, 1, 2], ["x", "y", "z", "w"])), "`data_train`")
     assert isinstance(source, RecordSource)
     assert source.labels.tolist() == [3, 1, 2]
     assert source.labels.dtype == np.int64
@@ -55,7 +55,7 @@ def test_records_of_one_file(tmp_path: Path) -> None:
     assert sources.num_classes(source) == 4
     assert sources.notes(source) == []
     (tmp_path / "a.idx").unlink()
-    assert open_source(str(tmp_path / "a.rec"), "--data-train").labels.tolist() == [3, 1, 2]
+    assert open_source(str(tmp_path / "a.rec"), "`data_train`").labels.tolist() == [3, 1, 2]
 
 
 def test_records_of_several_files(tmp_path: Path) -> None:
@@ -63,21 +63,21 @@ def test_records_of_several_files(tmp_path: Path) -> None:
         records(tmp_path / f"{name}.rec", labels)
     (tmp_path / "notes.txt").write_text("not a record")
     for text in (str(tmp_path), f"{tmp_path}/a.rec;{tmp_path}/b.rec;{tmp_path}/c.rec", f"{tmp_path}/[abc].rec"):
-        source = open_source(text, "--data-train")
+        source = open_source(text, "`data_train`")
         assert source.labels.tolist() == [0, 1, 2, 3, 4]
         assert [value(source.read(i)) for i in range(5)] == [0, 1, 0, 0, 1]
         assert "c.rec: record 1 (id 101) is odd" not in str(source.problem(4, "is odd"))
         assert str(source.problem(4, "is odd")).startswith(f"{tmp_path}/c.rec at byte ")
         assert str(source.problem(4, "is odd")).endswith("record 1 (id 101) is odd")
     with pytest.raises(UsageError, match=r"an \.idx belongs to one \.rec file, here are 3"):
-        open_source(str(tmp_path), "--data-train", index=str(tmp_path / "a.idx"))
+        open_source(str(tmp_path), "`data_train`", index=str(tmp_path / "a.idx"))
 
 
 def test_a_label_in_an_array_and_the_image_behind_it(tmp_path: Path) -> None:
     """Written by hand, but MXNet reads it: one label, not in the header."""
     with recordio.RecordWriter(tmp_path / "a.rec") as writer:
         writer.write(recordio.pack(recordio.ImageHeader(0, [7], 1), image(5)))
-    source = open_source(str(tmp_path / "a.rec"), "--data-train")
+    source = open_source(str(tmp_path / "a.rec"), "`data_train`")
     assert source.labels.tolist() == [7]
     assert value(source.read(0)) == 5
 
@@ -86,7 +86,7 @@ def test_damage_is_left_out_and_told_or_ends_the_run(tmp_path: Path) -> None:
     path = records(tmp_path / "a.rec", [0, 1.5, 2, [3, 4], 5])
     with recordio.RecordWriter(tmp_path / "b.rec") as writer:
         writer.write(b"short")
-    source = open_source(f"{path};{tmp_path}/b.rec", "--data-train")
+    source = open_source(f"{path};{tmp_path}/b.rec", "`data_train`")
     assert source.labels.tolist() == [0, 2, 5]
     assert [value(source.read(i)) for i in range(3)] == [0, 2, 4]
     text, = sources.notes(source)
@@ -96,23 +96,23 @@ def test_damage_is_left_out_and_told_or_ends_the_run(tmp_path: Path) -> None:
     assert any("record 3 (id 103) has 2 labels where 1 is expected" in reason for reason in reasons)
     assert any("b.rec" in reason and "its header alone needs 24" in reason for reason in reasons)
     with pytest.raises(DataError, match=r"no class number|2 labels"):
-        open_source(str(path), "--data-train", on_bad="stop")
+        open_source(str(path), "`data_train`", on_bad="stop")
 
 
 def test_too_much_damage_is_never_left_out(tmp_path: Path) -> None:
     path = records(tmp_path / "a.rec", [0.5] * 11 + [1] * 20)
     with pytest.raises(DataError, match="11 of 31 samples are damaged, too many to go on without them; the first"):
-        open_source(str(path), "--data-train")
+        open_source(str(path), "`data_train`")
     records(path, [0.5] * 10 + [1] * 20)
-    assert len(open_source(str(path), "--data-train")) == 20
+    assert len(open_source(str(path), "`data_train`")) == 20
     records(path, [0.5] * 3)
     with pytest.raises(DataError, match=r"record 0 has the label 0\.5"):
-        open_source(str(path), "--data-train")
+        open_source(str(path), "`data_train`")
 
 
 def test_class_folders_are_numbered_as_im2rec_does(tmp_path: Path) -> None:
     root = tree(tmp_path, "b/1.jpg", "b/0.png", "b/inner/2.JPEG", "a/3.jpg", "empty/readme.txt", "c/4.gif")
-    source = open_source(str(root), "--data-train")
+    source = open_source(str(root), "`data_train`")
     assert isinstance(source, FolderSource)
     assert source.class_names == ("a", "b", "b/inner")
     assert source.labels.tolist() == [0, 1, 1, 2]
@@ -124,39 +124,39 @@ def test_class_folders_are_numbered_as_im2rec_does(tmp_path: Path) -> None:
 
 
 def test_validation_folders_are_numbered_by_the_names_of_training(tmp_path: Path) -> None:
-    train = open_source(str(tree(tmp_path / "train", "a/1.png", "b/2.png", "c/3.png")), "--data-train")
-    val = open_source(str(tree(tmp_path / "val", "c/1.png", "b/2.png")), "--data-val", class_names=train.class_names)
+    train = open_source(str(tree(tmp_path / "train", "a/1.png", "b/2.png", "c/3.png")), "`data_train`")
+    val = open_source(str(tree(tmp_path / "val", "c/1.png", "b/2.png")), "`data_val`", class_names=train.class_names)
     assert val.labels.tolist() == [1, 2]
     assert val.class_names == train.class_names
     with pytest.raises(UsageError, match="d: the training data has no class of this name"):
-        open_source(str(tree(tmp_path / "other", "d/1.png")), "--data-val", class_names=train.class_names)
+        open_source(str(tree(tmp_path / "other", "d/1.png")), "`data_val`", class_names=train.class_names)
     packed = records(tmp_path / "v.rec", [0], ["a", "x", "c"])
     with pytest.raises(UsageError, match="class 1 is 'x' here and 'b' in the training data"):
-        open_source(str(packed), "--data-val", class_names=train.class_names)
+        open_source(str(packed), "`data_val`", class_names=train.class_names)
 
 
 def test_lists(tmp_path: Path) -> None:
     tree(tmp_path / "images", "a/1.png", "b/2 3.png")
     listing = tmp_path / "x.lst"
     listing.write_text("5\t1.0\ta/1.png\nnonsense\n6\t0.5\tb/2 3.png\n7\t0\tb/2 3.png\n")
-    source = open_source(str(listing), "--data-train", root=str(tmp_path / "images"))
+    source = open_source(str(listing), "`data_train`", root=str(tmp_path / "images"))
     assert isinstance(source, ListSource)
     assert source.labels.tolist() == [1, 0]
     assert [value(source.read(i)) for i in range(2)] == [0, 1]
     assert len(source.problems) == 2
     (tmp_path / "images/x.lst").write_text("5\t1.0\ta/1.png\n")
-    assert value(open_source(str(tmp_path / "images/x.lst"), "--data-train").read(0)) == 0
+    assert value(open_source(str(tmp_path / "images/x.lst"), "`data_train`").read(0)) == 0
     with pytest.raises(DataError, match="line 2 is no id, label and path"):
-        open_source(str(listing), "--data-train", on_bad="stop")
+        open_source(str(listing), "`data_train`", on_bad="stop")
 
 
 @pytest.mark.parametrize(("name", "words"), [
-    ("nothing.rec", "--data-train .*nothing.rec: no such file"),
-    ("flat", "--data-train .*flat: the folder holds neither .rec files nor a folder of images per class"),
-    ("split", "--data-train .*split: the folder holds train and val: give it to --data-dir"),
+    ("nothing.rec", "data_train .*nothing.rec: no such file"),
+    ("flat", "data_train .*flat: the folder holds neither .rec files nor a folder of images per class"),
+    ("split", "data_train .*split: the folder holds train and val: give it to data_dir"),
     ("bare", "bare: holds no .jpg, .jpeg or .png"),
     ("text.rec", "text.rec at byte 0: "),
-    ("s4://bucket/x.rec", r"--data-train s4://bucket/x.rec: there is no s4://; did you mean s3://\?"),
+    ("s4://bucket/x.rec", r"data_train s4://bucket/x.rec: there is no s4://; did you mean s3://\?"),
 ])
 def test_what_is_no_data_is_said_in_one_line(tmp_path: Path, name: str, words: str) -> None:
     tree(tmp_path / "flat", "1.png")
@@ -164,7 +164,7 @@ def test_what_is_no_data_is_said_in_one_line(tmp_path: Path, name: str, words: s
     (tmp_path / "bare/folder").mkdir(parents=True)
     (tmp_path / "text.rec").write_text("this is no record file at all")
     with pytest.raises((UsageError, DataError), match=words) as caught:
-        open_source(name if "://" in name else str(tmp_path / name), "--data-train")
+        open_source(name if "://" in name else str(tmp_path / name), "`data_train`")
     assert "\n" not in str(caught.value)
 
 
@@ -187,9 +187,9 @@ def test_imagenet_finds_what_a_folder_holds(tmp_path: Path) -> None:
     alone = imagenet.load_val(DataConfig(data_val=str(tmp_path / "r/small.rec")))
     assert alone is not None
     assert len(alone) == 1
-    with pytest.raises(UsageError, match=r"--data-dir .*: it holds neither train\.rec nor a folder train"):
+    with pytest.raises(UsageError, match=r"data_dir .*: it holds neither train\.rec nor a folder train"):
         imagenet.load(DataConfig(data_dir=str(tmp_path)))
-    with pytest.raises(UsageError, match="--data-train is missing: name the data with"):
+    with pytest.raises(UsageError, match="data_train is missing: name the data with"):
         imagenet.load(DataConfig())
     assert len(imagenet.load(DataConfig(benchmark=True, num_examples=500)).train) == 500
 

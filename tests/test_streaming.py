@@ -15,11 +15,11 @@ import torch
 from conftest import run_cli
 
 from imgcls.config.sections import AugmentConfig
-from imgcls.data import make, streaming
-from imgcls.data.loader import ResidentLoader
-from imgcls.data.make import make_loader
+from imgcls.data.loaders import make, streaming
+from imgcls.data.loaders.make import make_loader
+from imgcls.data.loaders.resident import ResidentLoader
+from imgcls.data.loaders.streaming import StreamingLoader
 from imgcls.data.sources import ArraySource, RecordSource
-from imgcls.data.streaming import StreamingLoader
 from imgcls.errors import DataError, UsageError
 from imgcls.formats import params, recordio
 
@@ -62,7 +62,7 @@ def loader(source: object, *, threads: int = 2, train: bool = True, shape: tuple
 
 
 def contents(batches: object) -> list[tuple[bytes, list[int], int]]:
-    return [(b.images.contiguous().numpy().tobytes(), b.labels.tolist(), b.valid) for b in batches]  # type: ignore[attr-defined]
+    return [(b.images.contiguous().numpy().tobytes(), b.labels.tolist(), b.num_valid) for b in batches]  # type: ignore[attr-defined]
 
 
 def own_threads() -> list[str]:
@@ -97,8 +97,8 @@ def test_every_record_in_every_epoch_and_validation_in_order(photographs: Record
     orders = []
     for epoch in range(3):
         seen: list[int] = []
-        for filled in one.filled(epoch):
-            seen += filled.samples.tolist()
+        for filled in one.host_batches(epoch):
+            seen += filled.indices.tolist()
         assert sorted(seen) == list(range(150))
         orders.append(seen)
     assert orders[0] != orders[1]
@@ -113,7 +113,7 @@ def test_every_record_in_every_epoch_and_validation_in_order(photographs: Record
 
 def test_normalised_floats_in_channels_last(photographs: RecordSource) -> None:
     one = loader(photographs, train=False, batch_size=8, **SIMPLE)
-    filled = next(iter(one.filled(0)))
+    filled = next(iter(one.host_batches(0)))
     pixels = filled.pixels.numpy().copy()
     batch = next(iter(one.epoch(0)))
     assert batch.images.shape == (8, 3, 32, 32)
@@ -165,13 +165,13 @@ def test_memory_is_bounded(photographs: RecordSource) -> None:
     one = loader(photographs, threads=2, batch_size=8, **SIMPLE)
     taken: list[int] = []
     for epoch in range(3):
-        for batch in one.filled(epoch):
+        for batch in one.host_batches(epoch):
             taken.append(batch.slot.data_ptr())
             time.sleep(0.001)
     assert len(taken) == 3 * 19
     assert len(set(taken)) == len(one._slots) == 10  # two jobs a thread of this small a batch, and two more
     one = loader(photographs, threads=2, batch_size=64, **SIMPLE)
-    list(one.filled(0))
+    list(one.host_batches(0))
     assert len(one._slots) == 3  # an epoch has no more
 
 
@@ -187,7 +187,7 @@ def test_a_damaged_image_is_left_out_and_named(tmp_path: Path, caplog: pytest.Lo
         one = loader(source, threads=threads, batch_size=16, train=False)
         for _ in range(2):
             batches = list(one.epoch(0))
-            assert [(len(b.images), len(b.labels), b.valid) for b in batches] == [
+            assert [(len(b.images), len(b.labels), b.num_valid) for b in batches] == [
                 (15, 15, 15), (15, 15, 15), (16, 16, 16), (2, 2, 2)]
             assert batches[0].labels.tolist() == [i % 10 for i in range(16) if i != 3]
         whole = loader(write(tmp_path / "b.rec", [encoded(i, (40, 40)) for i in range(50)]), batch_size=16, train=False)
@@ -202,7 +202,7 @@ def test_a_damaged_image_is_left_out_and_named(tmp_path: Path, caplog: pytest.Lo
 
 def test_a_batch_without_a_good_sample_is_not_handed_on(tmp_path: Path) -> None:
     source = damaged(tmp_path / "a.rec", 9, {8: b"nonsense"})
-    assert [b.valid for b in loader(source, batch_size=4, train=False).epoch(0)] == [4, 4]
+    assert [b.num_valid for b in loader(source, batch_size=4, train=False).epoch(0)] == [4, 4]
 
 
 @pytest.mark.parametrize("threads", [0, 2])
@@ -250,7 +250,7 @@ def test_an_error_of_ours_is_raised_where_the_batch_is_taken(photographs: Record
 
 def test_small_images_are_enlarged_and_counted(small: RecordSource, caplog: pytest.LogCaptureFixture) -> None:
     one = loader(small, shape=(3, 20, 24), train=False)
-    assert sum(b.valid for b in one.epoch(0)) == 120
+    assert sum(b.num_valid for b in one.epoch(0)) == 120
     assert caplog.messages == [f"{small.description}: 120 of 120 images are smaller than the crop of 20x24 and were "
                                "enlarged"]
     list(one.epoch(0))
@@ -267,7 +267,7 @@ def test_arrays_are_streamed_too(small: RecordSource) -> None:
 
 
 def test_wrong_shapes_and_empty_sources_are_refused(small: RecordSource) -> None:
-    with pytest.raises(UsageError, match="--image-shape 2,8,8: images are decoded to C,H,W, C being 1, 3 or 4"):
+    with pytest.raises(UsageError, match="image_shape 2,8,8: images are decoded to C,H,W, C being 1, 3 or 4"):
         loader(small, shape=(2, 8, 8))
     with pytest.raises(UsageError, match="holds no images"):
         loader(ArraySource(np.zeros((0, 3, 8, 8), np.uint8), np.zeros(0, int)))
@@ -321,13 +321,13 @@ def test_validation_is_resized_where_the_images_are_much_larger(tmp_path: Path, 
     def note(source: RecordSource = source, crop: int = 32, train: bool = False, **augment: object) -> str:
         return made(source, train=train, shape=(3, crop, crop), **augment).note
 
-    assert note() == "resized to a short edge of 37 before the centre 32x32 is cut (--val-resize)"
+    assert note() == "resized to a short edge of 37 before the centre 32x32 is cut (`val_resize`)"
     assert note(val_resize=0) == ""
     assert "edge of 40" in note(val_resize=40)
     assert "edge of 36" in note(resize=36)
     assert note(crop=90) == ""
     assert "edge" not in note(small, crop=10)  # small images are taken as they are
-    assert note(train=True, random_crop=True) == ("cut at 32x32 from images whose short edge is about 103: --resize 37 "
+    assert note(train=True, random_crop=True) == ("cut at 32x32 from images whose short edge is about 103: `resize` 37 "
                                                   "shrinks them first")
     assert note(train=True, random_crop=True, resize=37) == note(train=True, crop=90) == ""
 
@@ -336,7 +336,8 @@ def test_a_mean_image_is_made_where_there_is_none(tmp_path: Path, small: RecordS
     path = tmp_path / "mean.bin"
     one = made(small, shape=(3, 16, 16), mean_image=str(path))
     mean, = params.load(path).values()
-    pixels = torch.cat([filled.pixels.clone() for filled in loader(small, shape=(3, 16, 16), train=False).filled(0)])
+    batches = loader(small, shape=(3, 16, 16), train=False).host_batches(0)
+    pixels = torch.cat([batch.pixels.clone() for batch in batches])
     assert np.abs(mean - pixels.float().mean(0).permute(2, 0, 1).numpy()).max() < 1e-3
     assert isinstance(one, StreamingLoader)
     assert abs(torch.cat([b.images for b in one.epoch(0)]).mean()) < 1e-3

@@ -68,7 +68,7 @@ def score(name: str, config: configuration.Config) -> dict[str, float]:
         from imgcls import distributed
         from imgcls.pretrained import zoo
         from imgcls.training import trainer
-    from imgcls.data.make import make_loader
+    from imgcls.data.loaders.make import make_loader
     from imgcls.training.metrics import Metrics, metric_names
 
     worker = distributed.choose(config.device)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from imgcls.data.loader import Loader
+    from imgcls.data.loaders.batch import Loader
     from imgcls.data.sources import Splits
     from imgcls.distributed import Place
     from imgcls.distributed.data_parallel import DataParallel
@@ -296,15 +296,15 @@ def make_loaders(config: Config, splits: Splits, worker: Worker,
     """Loaders on the worker's device, for training and for validation (None without validation data): of batches of
     `batch_size` samples over all processes, this one's share."""
     from imgcls.data import order
-    from imgcls.data.loader import BenchmarkLoader
-    from imgcls.data.make import make_loader
+    from imgcls.data.loaders.benchmark import BenchmarkLoader
+    from imgcls.data.loaders.make import make_loader
 
-    share = order.Share(worker.rank, worker.world, worker.apart)
+    shard = order.Shard(worker.rank, worker.world, worker.apart)
     if config.data.benchmark:
         return BenchmarkLoader(
             num_samples=config.data.num_examples or len(splits.train), batch_size=batch_size,
             image_shape=config.network.image_shape, num_classes=config.network.num_classes, seed=config.train.seed,
-            device=worker.device, share=share), None
+            device=worker.device, shard=shard), None
     for source, what in ((splits.train, "training"), (splits.val, "validation")):
         if source is not None:
             check_labels(source.labels, config.network.num_classes, f"the {what} labels of {source.description}")
@@ -312,10 +312,10 @@ def make_loaders(config: Config, splits: Splits, worker: Worker,
         "batch_size": batch_size, "image_shape": config.network.image_shape, "seed": config.train.seed,
         "augment_config": config.augment, "device": worker.device,
         "threads": config.data.data_nthreads, "on_bad": config.data.on_bad}
-    train = make_loader(splits.train, train=True, share=share, **common)
+    train = make_loader(splits.train, train=True, shard=shard, **common)
     if splits.val is None or (worker.apart and worker.rank):
         return train, None
-    return train, make_loader(splits.val, train=False, share=order.WHOLE if worker.apart else share, **common)
+    return train, make_loader(splits.val, train=False, shard=order.NO_SHARD if worker.apart else shard, **common)
 
 
 def check_labels(labels: Any, num_classes: int, what: str) -> None:

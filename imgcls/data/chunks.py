@@ -50,7 +50,7 @@ class Chunks:
         self._lock = threading.Lock()
         self._pool: Pool | None = None
         self._held: dict[int, Future[memoryview]] = {}
-        self._left = np.zeros(len(self._ranges), np.int64)
+        self._remaining = np.zeros(len(self._ranges), np.int64)
         self._ahead: deque[int] = deque()
         self._singles: dict[int, int] = {}
 
@@ -63,13 +63,13 @@ class Chunks:
         mixed = order.permutation(seed, epoch, count)
         return mixed[np.argsort(window[mixed], kind="stable")]
 
-    def expect(self, samples: np.ndarray) -> None:
+    def prefetch(self, samples: np.ndarray) -> None:
         """From now on these are read, each once and about in this order: begin to fetch."""
         chunks = self.of_sample[samples]
         wanted, firsts = np.unique(chunks, return_index=True)
         with self._lock:
-            self._left[:] = np.bincount(chunks, minlength=len(self._left))
-            self._held = {chunk: future for chunk, future in self._held.items() if self._left[chunk]}
+            self._remaining[:] = np.bincount(chunks, minlength=len(self._remaining))
+            self._held = {chunk: future for chunk, future in self._held.items() if self._remaining[chunk]}
             self._ahead = deque(wanted[np.argsort(firsts)].tolist())
             self._singles = {}
             self._fetch_ahead()
@@ -80,7 +80,7 @@ class Chunks:
         reader, number = self._readers[int(self._files[i])], int(self._numbers[i])
         with self._lock:
             future = self._held.get(chunk)
-            if future is None and (self._left[chunk] > 0 or self._again(chunk)):
+            if future is None and (self._remaining[chunk] > 0 or self._should_cache(chunk)):
                 future = self._submit(chunk)
         if future is None:
             return reader.payload(number)
@@ -89,19 +89,19 @@ class Chunks:
         except FileNotFoundError:
             raise DataError(reader.path, "is there no longer") from None
         with self._lock:
-            self._left[chunk] -= 1
-            if self._left[chunk] == 0:
+            self._remaining[chunk] -= 1
+            if self._remaining[chunk] == 0:
                 self._held.pop(chunk, None)
                 self._fetch_ahead()
         return payload
 
-    def _again(self, chunk: int) -> bool:
+    def _should_cache(self, chunk: int) -> bool:
         """Whether an unexpected read of the chunk is not the first: then it is worth having the whole. Of such chunks
         a few are kept."""
         self._singles[chunk] = self._singles.get(chunk, 0) + 1
         if self._singles[chunk] < 2:
             return False
-        unexpected = [held for held in self._held if self._left[held] <= 0]
+        unexpected = [held for held in self._held if self._remaining[held] <= 0]
         for held in unexpected[:-PARTS_AT_ONCE + 1]:
             del self._held[held]
         return True
@@ -109,7 +109,7 @@ class Chunks:
     def _fetch_ahead(self) -> None:
         while self._ahead and len(self._held) < 2 * WINDOW_CHUNKS:
             chunk = self._ahead.popleft()
-            if chunk not in self._held and self._left[chunk] > 0:
+            if chunk not in self._held and self._remaining[chunk] > 0:
                 self._submit(chunk)
 
     def _submit(self, chunk: int) -> Future[memoryview]:

@@ -1,6 +1,6 @@
 """What is done to each image before it is known what is in it: a pure function of (seed, epoch, sample) and its size.
 
-The streaming loader asks a `Planner` for the `Plan` of each sample and `decode.py` carries it out; knowing the plan, it
+The streaming loader asks a `CropSampler` for the `CropSpec` of each sample and `decode.py` carries it out; knowing the plan, it
 decodes no more than is needed. The steps, their order and their distributions are those of MXNet's ImageRecordIter
 (image_aug_default.cc, 1.9.1): resize, warp (rotation, shear, scale, aspect), border, crop, colour, mirror. Where only
 border, crop and mirror are asked for, the resident loader (`augment.plan`) draws the same.
@@ -44,7 +44,7 @@ class Color(NamedTuple):
     light: tuple[float, float, float]
 
 
-class Plan(NamedTuple):
+class CropSpec(NamedTuple):
     """What is done to one image, in this order; sizes are (height, width), what is None is left out."""
 
     #: the whole image is resized to this
@@ -78,7 +78,7 @@ class _Draw:
         return order.uniform(self.seed, self.epoch, several, number)
 
 
-class Planner:
+class CropSampler:
     """Plans for images of any size that become `crop` (H, W), for training or (resize and centre crop) validation."""
 
     def __init__(self, config: AugmentConfig, crop: Size, channels: int, *, seed: int, train: bool) -> None:
@@ -101,7 +101,7 @@ class Planner:
         self.simple = not (config.resize or self._resized_crop or self.warps or self._colors
                            or config.max_crop_size != -1)
 
-    def plans(self, epoch: int, samples: np.ndarray, sizes: np.ndarray) -> list[Plan]:
+    def plans(self, epoch: int, samples: np.ndarray, sizes: np.ndarray) -> list[CropSpec]:
         """The plans of `samples` (n,), whose images have `sizes` int64 (n, 2): height and width, above 0."""
         draw = _Draw(self.seed, epoch, samples)
         count = len(samples)
@@ -110,7 +110,7 @@ class Planner:
         padded = canvases + 2 * self.pad
         enlarged, windows = self._windows(draw, padded)
         mirror = draw(MIRROR) < 0.5 if self.config.random_mirror else np.zeros(count, bool)
-        return [Plan(*row) for row in zip(
+        return [CropSpec(*row) for row in zip(
             _unless_same(resized, sizes), warps, _unless_same(enlarged, padded), *windows.T.tolist(), mirror.tolist(),
             self._methods(draw, count), self._color(draw, count), strict=True)]
 
@@ -226,9 +226,9 @@ def _check(config: AugmentConfig, channels: int) -> None:
                 raise UsageError(f"`random_resized_crop` 1 and {name} exclude each other: leave one out")
     for name, low, high, least in (("area", config.min_random_area, config.max_random_area, 0),
                                    ("scale", config.min_random_scale, config.max_random_scale, 0),
-                                   ("aspect-ratio", *aspects(config), 0)):
+                                   ("aspect_ratio", *aspects(config), 0)):
         if not least < low <= high:
-            raise UsageError(f"--min-random-{name} {low:g} and --max-random-{name} {high:g}: the first must be above 0 "
+            raise UsageError(f"`min_random_{name}` {low:g} and `max_random_{name}` {high:g}: the first must be above 0 "
                              "and not above the second")
     if config.max_random_area > 1:
         raise UsageError(f"`max_random_area` {config.max_random_area:g}: must be at most 1, the whole image")

@@ -19,7 +19,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from imgcls.data import seekable
-from imgcls.data.crops import METHODS, Color, Plan, Size
+from imgcls.data.crops import METHODS, Color, CropSpec, Size
 
 #: larger images are not decoded: no camera makes them, and a file of a few bytes can claim to be one
 MAX_PIXELS = 1 << 28
@@ -42,7 +42,7 @@ class BadImageError(ValueError):
     """Bytes that are no image that can be used; the text says why, in words that follow the name of the sample."""
 
 
-class Info(NamedTuple):
+class ImageInfo(NamedTuple):
     """What an encoded image says of itself, before it is decoded."""
 
     #: as decoded, that is turned as EXIF says; 0, 0 where the header was not understood
@@ -65,7 +65,7 @@ def prepare() -> None:
         logging.setLogLevel(logging.LOG_LEVEL_SILENT)
 
 
-def inspect(data: Bytes) -> Info:
+def inspect(data: Bytes) -> ImageInfo:
     """Size and build of an encoded image from its header; BadImageError for one that is empty, cut or too large."""
     if not len(data):
         raise BadImageError("is empty")
@@ -75,9 +75,9 @@ def inspect(data: Bytes) -> Info:
         info = _inspect_jpeg(data)
     elif head == _PNG:
         _check_end(data, _PNG_END, "a PNG that is cut: its end chunk is missing")
-        info = Info(int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big"))
+        info = ImageInfo(int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big"))
     else:
-        return Info()
+        return ImageInfo()
     if info.height * info.width > MAX_PIXELS:
         raise BadImageError(f"is {info.width} x {info.height} pixels, more than the {MAX_PIXELS:,} that are decoded")
     return info
@@ -100,8 +100,8 @@ class Decoder:
         else:
             self._flags = cv2.IMREAD_GRAYSCALE if self.channels == 1 else cv2.IMREAD_UNCHANGED
 
-    def __call__(self, slot: np.ndarray, data: Bytes | np.ndarray, info: Info, plan: Plan | None,
-                 replan: Callable[[Size], Plan]) -> Plan:
+    def __call__(self, slot: np.ndarray, data: Bytes | np.ndarray, info: ImageInfo, plan: CropSpec | None,
+                 replan: Callable[[Size], CropSpec]) -> CropSpec:
         """Fill `slot`, uint8 (H, W, C) in C order, RGB, from encoded bytes or uint8 pixels (h, w, c) or (h, w).
 
         `plan` was made for the size in `info`; where that is not known, or not true, `replan` is asked. Returns the
@@ -121,7 +121,7 @@ class Decoder:
         except (cv2.error, MemoryError) as error:
             raise BadImageError(f"cannot be decoded: {_first_line(error)}") from error
 
-    def _decode(self, data: Bytes, info: Info, plan: Plan | None) -> tuple[np.ndarray, Size, int, tuple[int, int]]:
+    def _decode(self, data: Bytes, info: ImageInfo, plan: CropSpec | None) -> tuple[np.ndarray, Size, int, tuple[int, int]]:
         """(pixels, size of the whole image, how many times smaller they are, row and column of the whole image at which
         they begin): all of the image, or what is needed."""
         if plan is not None and info.is_jpeg and plan.warp is None and plan.enlarge is None and not self.pad:
@@ -141,7 +141,7 @@ class Decoder:
             raise BadImageError(f"is {kind} that is damaged, or that OpenCV cannot read" if kind else "is no image")
         return self._checked(image), image.shape[:2], 1, (0, 0)
 
-    def _needed(self, info: Info, plan: Plan) -> tuple[int, int]:
+    def _needed(self, info: ImageInfo, plan: CropSpec) -> tuple[int, int]:
         """(upper rows of the image, reduction) that are enough for the plan."""
         height, width = info.height, info.width
         rows = plan.top + plan.height
@@ -170,7 +170,7 @@ class Decoder:
             image = (image >> 8).astype(np.uint8)
         return cv2.cvtColor(image, cv2.COLOR_BGRA2RGBA)
 
-    def _render(self, slot: np.ndarray, image: np.ndarray, full: Size, reduced: int, plan: Plan,
+    def _render(self, slot: np.ndarray, image: np.ndarray, full: Size, reduced: int, plan: CropSpec,
                 corner: tuple[int, int]) -> None:
         """All steps after decoding. `image` may lack lower rows and be `reduced`; `full` is the whole image's size.
         Only where it is neither resized nor warped may it begin at another `corner` of the whole than 0, 0."""
@@ -195,7 +195,7 @@ class Decoder:
         if plan.color:
             recolor(slot, plan.color)
 
-    def _window(self, image: np.ndarray, reduced: int, plan: Plan, corner: tuple[int, int]) -> np.ndarray:
+    def _window(self, image: np.ndarray, reduced: int, plan: CropSpec, corner: tuple[int, int]) -> np.ndarray:
         """What is cut from the image, after the warp, border and enlargement of the plan."""
         if plan.warp:
             matrix, canvas = plan.warp
@@ -342,7 +342,7 @@ def _check_end(data: Bytes, end: bytes, reason: str) -> None:
         raise BadImageError(f"is {reason}")
 
 
-def _upper_rows(data: Bytes, info: Info, rows: int) -> bytearray:
+def _upper_rows(data: Bytes, info: ImageInfo, rows: int) -> bytearray:
     """The JPEG with only its `rows` upper rows, a multiple of the blocks. Without an end, the decoder stops where the
     bytes do and finds nothing to warn of."""
     part = bytearray(data)
@@ -352,8 +352,8 @@ def _upper_rows(data: Bytes, info: Info, rows: int) -> bytearray:
     return part
 
 
-def _inspect_jpeg(data: Bytes) -> Info:
-    """Walk the segments up to the first scan. Whatever is not as usual is left to the decoder (Info without a size)."""
+def _inspect_jpeg(data: Bytes) -> ImageInfo:
+    """Walk the segments up to the first scan. Whatever is not as usual is left to the decoder (ImageInfo without a size)."""
     at, size = 2, len(data)
     height = width = components = rows_at = block = 0
     turned = restarts = False
@@ -374,16 +374,16 @@ def _inspect_jpeg(data: Bytes) -> Info:
             orientation = _orientation(bytes(data[at + 10:at + 2 + length]))
             turned = orientation != 1
             if orientation >= 5:
-                return Info()  # lying on its side: rare, and not worth two sizes
+                return ImageInfo()  # lying on its side: rare, and not worth two sizes
         elif marker == 0xDA:
             if not height or not width or not components:
-                return Info()
+                return ImageInfo()
             plain = data[at + 4] == components and block > 0 and not turned
-            return Info(height, width, rows_at if plain and not restarts else 0, block, True, plain and restarts)
+            return ImageInfo(height, width, rows_at if plain and not restarts else 0, block, True, plain and restarts)
         elif marker < 0xC0 or 0xD0 <= marker <= 0xD9 or length < 2:
-            return Info()
+            return ImageInfo()
         at += 2 + length
-    return Info()
+    return ImageInfo()
 
 
 def _orientation(tiff: bytes) -> int:

@@ -22,55 +22,55 @@ _ahead: dict[tuple[int, int, int], Future[np.ndarray]] = {}
 
 
 @dataclass(frozen=True)
-class Share:
-    """What one process has to do with: piece `index` of the `count` that every batch is cut into.
+class Shard:
+    """What one process has to do with: part `index` of the `count` that every batch is cut into.
 
-    With `apart`, of the `count` that the epoch is dealt out into, and its batches are its own (dist_async).
+    With `is_independent`, of the `count` that the epoch is dealt out into, and its batches are its own (dist_async).
     """
 
     index: int = 0
     count: int = 1
-    apart: bool = False
+    is_independent: bool = False
 
     def of_epoch(self, samples: np.ndarray) -> np.ndarray:
         """The samples of an epoch, in their order, that batches are cut from."""
-        return samples[self.index::self.count] if self.apart else samples
+        return samples[self.index::self.count] if self.is_independent else samples
 
     def bounds(self, size: int) -> tuple[int, int]:
-        """First and end of this piece of a batch of `size`; all pieces together are the batch, in its order."""
-        if self.apart:
+        """First and end of this part of a batch of `size`; all parts together are the batch, in its order."""
+        if self.is_independent:
             return 0, size
         return size * self.index // self.count, size * (self.index + 1) // self.count
 
     @property
-    def pieces(self) -> int:
-        """How many pieces a batch is cut into."""
-        return 1 if self.apart else self.count
+    def num_parts(self) -> int:
+        """How many parts a batch is cut into."""
+        return 1 if self.is_independent else self.count
 
 
 #: one process does it all
-WHOLE = Share()
+NO_SHARD = Shard()
 
 
 @dataclass(frozen=True)
-class Own:
-    """The samples of one batch that one process has, int64 (n,): n is at least 1, and `valid` of them count; `whole`
-    is the size of the batch."""
+class LocalBatch:
+    """The samples of one batch that one process has, int64 (n,): n is at least 1, and `num_valid` of them count;
+    `global_size` is the size of the batch."""
 
-    samples: np.ndarray
-    valid: int
-    whole: int
+    indices: np.ndarray
+    num_valid: int
+    global_size: int
 
 
-def own(samples: np.ndarray, number: int, batch_size: int, share: Share) -> Own:
-    """What `share` has of batch `number` of `samples`, the share's samples of an epoch (`of_epoch`).
+def local_batch(indices: np.ndarray, batch_index: int, batch_size: int, shard: Shard) -> LocalBatch:
+    """Return the shard's part of batch `batch_index`; `indices` are the shard's of the epoch (`of_epoch`).
 
     A process that has nothing of a small last batch gets one sample that does not count, so that all of them take the
     same steps.
     """
-    batch = samples[number * batch_size:(number + 1) * batch_size]
-    first, end = share.bounds(len(batch))
-    return Own(batch[first:end] if end > first else batch[:1], end - first, len(batch))
+    batch = indices[batch_index * batch_size:(batch_index + 1) * batch_size]
+    first, end = shard.bounds(len(batch))
+    return LocalBatch(batch[first:end] if end > first else batch[:1], end - first, len(batch))
 
 
 def permutation(seed: int, epoch: int, count: int) -> np.ndarray:

@@ -69,7 +69,7 @@ class Ordered(Protocol):
         """int64 (N,): all samples in the random order of an epoch, a pure function of (seed, epoch)."""
         ...
 
-    def expect(self, samples: np.ndarray) -> None:
+    def prefetch(self, samples: np.ndarray) -> None:
         """These will be read, each once and about in this order."""
         ...
 
@@ -202,9 +202,9 @@ class ChunkedSource(RecordSource):
         """See `Ordered`."""
         return self._chunks.order(seed, epoch)
 
-    def expect(self, samples: np.ndarray) -> None:
+    def prefetch(self, samples: np.ndarray) -> None:
         """See `Ordered`."""
-        self._chunks.expect(samples)
+        self._chunks.prefetch(samples)
 
     def read(self, index: int) -> bytes | memoryview:
         return self._chunks.read(index)[self._begins.item(index):]

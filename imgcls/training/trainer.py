@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from imgcls import graph
 from imgcls.config.sections import TrainConfig
 from imgcls.data import order
-from imgcls.data.loader import Batch, Loader
+from imgcls.data.loaders.batch import Batch, Loader
 from imgcls.distributed.process_group import LostContact, Worker
 from imgcls.errors import RunError
 from imgcls.layers import Dropout
@@ -135,7 +135,7 @@ class Trainer:
         samples = 0
         for number, batch in enumerate(self.loader.epoch(epoch, first), first):
             self.train_step(batch, self.position.update + 1)
-            samples += batch.whole
+            samples += batch.global_size
             self.position = dataclasses.replace(self.position, batch=number + 1, update=self.position.update + 1)
             self.reporter.batch_done()
 
@@ -194,17 +194,17 @@ class Trainer:
         if self.micro_batches == 1:
             self._losses.append(self._piece(batch, update, self.worker.rank))
             if self._statistics:
-                self.worker.average(self._statistics, batch.valid / batch.whole)
+                self.worker.average(self._statistics, batch.num_valid / batch.global_size)
             return
         before = [tensor.clone() for tensor in self._statistics]
         sums = [torch.zeros_like(tensor) for tensor in self._statistics]
         total = torch.zeros((), device=self.worker.device)
-        for number, piece in enumerate(batch.pieces(self.micro_batches), 1):
+        for number, piece in enumerate(batch.micro_batches(self.micro_batches), 1):
             hold = self._wrapped is not None and number < self.micro_batches  # gradients are exchanged once
             with self._wrapped.no_sync() if hold else contextlib.nullcontext():  # type: ignore[union-attr,operator]
                 total += self._piece(piece, update, self.worker.rank * self.micro_batches + number - 1)
             for tensor, start, sum_ in zip(self._statistics, before, sums, strict=True):
-                sum_ += tensor * (piece.valid / batch.whole)
+                sum_ += tensor * (piece.num_valid / batch.global_size)
                 tensor.copy_(start)
         self._losses.append(total)
         for tensor, sum_ in zip(self._statistics, sums, strict=True):
@@ -217,16 +217,16 @@ class Trainer:
         if self._random:
             torch.manual_seed(order.step_seed(self.config.seed, update) + number)
         if self._shared:
-            self._shared.valid = batch.valid
+            self._shared.valid = batch.num_valid
         with self.precision.autocast():
             logits = self._forward(batch.images)
         logits, labels = logits.float(), batch.labels
-        if batch.valid < len(labels):  # padding learns nothing
-            logits, labels = logits[:batch.valid], labels[:batch.valid]
-        if batch.valid == batch.whole:
+        if batch.num_valid < len(labels):  # padding learns nothing
+            logits, labels = logits[:batch.num_valid], labels[:batch.num_valid]
+        if batch.num_valid == batch.global_size:
             loss = F.cross_entropy(logits, labels)
         else:
-            loss = F.cross_entropy(logits, labels, reduction="sum") / batch.whole
+            loss = F.cross_entropy(logits, labels, reduction="sum") / batch.global_size
         scaler = self.precision.scaler
         (scaler.scale(loss) if scaler else loss).backward()
         self._interval.update(logits.detach(), labels)
@@ -367,7 +367,7 @@ def evaluate(model: nn.Module, loader: Loader, metrics: Metrics, precision: Prec
         for batch in loader.epoch(0):
             with precision.autocast():
                 logits = model(batch.images)
-            metrics.update(logits.float()[:batch.valid], batch.labels[:batch.valid])
+            metrics.update(logits.float()[:batch.num_valid], batch.labels[:batch.num_valid])
             after_batch()
     finally:
         model.train(training)

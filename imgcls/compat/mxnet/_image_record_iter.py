@@ -20,8 +20,8 @@ from imgcls.compat.mxnet.nd import NDArray
 from imgcls.config.sections import AugmentConfig
 from imgcls.data import augment, order
 from imgcls.data.crops import METHODS
-from imgcls.data.make import make_mean_image
-from imgcls.data.streaming import Filled, StreamingLoader
+from imgcls.data.loaders.make import make_mean_image
+from imgcls.data.loaders.streaming import HostBatch, StreamingLoader
 from imgcls.errors import DataError, UsageError, nearest
 from imgcls.formats import lists, recordio
 
@@ -83,7 +83,7 @@ class ImageRecords(DataIter):
         self.provide_data = [DataDesc(options["data_name"], (self.batch_size, *shape), self._dtype)]
         self.provide_label = [DataDesc(options["label_name"], (self.batch_size, *([width] if width > 1 else [])))]
         self._epoch = self._taken = 0
-        self._batches: Generator[Filled, None, None] | None = None
+        self._batches: Generator[HostBatch, None, None] | None = None
 
     def reset(self) -> None:
         """Begin the next epoch; where nothing of this one was taken, it has begun already."""
@@ -106,7 +106,7 @@ class ImageRecords(DataIter):
             self._batches = None
             return False
         self._taken += 1
-        self._samples = filled.samples
+        self._samples = filled.indices
         self._data = NDArray(self._normalize(filled))
         return True
 
@@ -216,11 +216,11 @@ class _Loader(StreamingLoader):
         self.batches_per_epoch = -(-count // self.batch_size)
         self.pad = self.batches_per_epoch * self.batch_size - count
 
-    def batches(self, epoch: int) -> Generator[Filled, None, None]:
+    def batches(self, epoch: int) -> Generator[HostBatch, None, None]:
         """The batches of the epoch that was laid out, in bytes; to be closed where it is not taken to its end."""
-        yield from self.filled(epoch)
+        yield from self.host_batches(epoch)
 
-    def samples_of(self, epoch: int) -> np.ndarray:
+    def epoch_indices(self, epoch: int) -> np.ndarray:
         following = np.resize(self._shuffled(epoch + 1), self.pad)
         return np.concatenate([self._shuffled(epoch)[self.skip:], following])
 
@@ -246,7 +246,7 @@ class _Normalizer:
             image = torch.from_numpy(augment.read_mean_image(config.mean_image, shape))
             self._mean_image = torch.stack([image, image.flip(2)])
 
-    def __call__(self, filled: Filled) -> np.ndarray:
+    def __call__(self, filled: HostBatch) -> np.ndarray:
         pixels = filled.pixels.permute(0, 3, 1, 2)
         if self._mirror:
             pixels = pixels.flip(3)

@@ -26,9 +26,9 @@ import torch
 
 from imgcls.config.sections import AugmentConfig
 from imgcls.data import augment, decode, order
-from imgcls.data.crops import Planner, Size
-from imgcls.data.decode import BadImageError, Decoder, Info
-from imgcls.data.loader import Batch
+from imgcls.data.crops import CropSampler, Size
+from imgcls.data.decode import BadImageError, Decoder, ImageInfo
+from imgcls.data.loaders.batch import Batch
 from imgcls.data.sources import Ordered, Source, allowed_bad, too_many_bad
 from imgcls.errors import DataError, UsageError
 
@@ -44,10 +44,10 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass
-class Filled:
+class HostBatch:
     """A batch on its way: `pixels` uint8 (n, H, W, C), RGB, of `samples` (n,); good until the next one is taken."""
 
-    samples: np.ndarray
+    indices: np.ndarray
     pixels: torch.Tensor
     slot: torch.Tensor
     #: which of the n are mirrored, enlarged to hold the crop, and good
@@ -55,8 +55,8 @@ class Filled:
     enlarged: np.ndarray
     good: np.ndarray
     #: how many of the n count (0 where this process has nothing of a small batch), and of all processes together
-    valid: int
-    whole: int
+    num_valid: int
+    global_size: int
     problems: list[tuple[int, DataError]] = field(default_factory=list)
     jobs_left: int = 0
     error: BaseException | None = None
@@ -71,7 +71,7 @@ class StreamingLoader:
 
     def __init__(self, source: Source, *, batch_size: int, image_shape: Sequence[int], augment_config: AugmentConfig,
                  train: bool, seed: int, device: torch.device, threads: int | None = None, on_bad: str = "skip",
-                 exact: bool = False, share: order.Share = order.WHOLE) -> None:
+                 exact: bool = False, shard: order.Shard = order.NO_SHARD) -> None:
         """`threads` None: one per core, at most 16; 0: none. With `exact` nothing is decoded at less than full size."""
         if not len(source):
             raise UsageError(f"{source.description}: holds no images")
@@ -79,16 +79,16 @@ class StreamingLoader:
             raise UsageError(f"`image_shape` {','.join(map(str, image_shape))}: images are decoded to C,H,W, "
                              "C being 1, 3 or 4")
         decode.prepare()
-        self.share = share
-        self.num_samples, self.batch_size = len(share.of_epoch(np.arange(len(source)))), batch_size
+        self.shard = shard
+        self.num_samples, self.batch_size = len(shard.of_epoch(np.arange(len(source)))), batch_size
         self.batches_per_epoch = -(-self.num_samples // batch_size)
         #: places of a slot: the largest piece of a batch
-        self.largest = -(-batch_size // share.pieces)
+        self.largest = -(-batch_size // shard.num_parts)
         self.seconds = 0.0
         self.note = ""
         self.threads = cores() if threads is None else threads
         self.shape: tuple[int, int, int] = (image_shape[0], image_shape[1], image_shape[2])
-        self.planner = Planner(augment_config, self.shape[1:], self.shape[0], seed=seed, train=train)
+        self.planner = CropSampler(augment_config, self.shape[1:], self.shape[0], seed=seed, train=train)
         self.source, self._train, self._seed, self._device, self._on_bad = source, train, seed, device, on_bad
         # MXNet's scripts never resized for validation: nobody's numbers change if we do it better than plain bilinear
         self._decoder = Decoder(self.shape, pad=self.planner.pad, fill_value=augment_config.fill_value, exact=exact,
@@ -104,50 +104,50 @@ class StreamingLoader:
 
     def epoch(self, epoch: int, first_batch: int = 0) -> Iterator[Batch]:
         """The batches of an epoch from `first_batch` on, float32 on the device, the same for any number of threads."""
-        with _Crew(self, epoch, first_batch) as crew, contextlib.ExitStack() as stack:
-            copies: deque[tuple[Filled, Any]] = deque()
+        with Prefetcher(self, epoch, first_batch) as prefetcher, contextlib.ExitStack() as stack:
+            copies: deque[tuple[HostBatch, Any]] = deque()
             stack.callback(lambda: [event.synchronize() for _, event in copies])
             for _ in range(first_batch, self.batches_per_epoch):
                 started = time.perf_counter()
-                filled = crew.take()
+                filled = prefetcher.next_batch()
                 batch = self._to_device(filled)
                 if self._device.type == "cuda":
                     copies.append((filled, torch.cuda.current_stream(self._device).record_event()))
                     if len(copies) > 1:  # a slot is free when its copy has left it
                         done, event = copies.popleft()
                         event.synchronize()
-                        crew.release(done)
+                        prefetcher.recycle(done)
                 else:
-                    crew.release(filled)  # on the CPU the normalised batch is a copy
+                    prefetcher.recycle(filled)  # on the CPU the normalised batch is a copy
                 self.seconds += time.perf_counter() - started
-                if batch.valid or self.share.pieces > 1:  # several processes take the same steps
+                if batch.num_valid or self.shard.num_parts > 1:  # several processes take the same steps
                     yield batch
         self._tell_enlarged()
 
-    def filled(self, epoch: int, first_batch: int = 0) -> Iterator[Filled]:
+    def host_batches(self, epoch: int, first_batch: int = 0) -> Iterator[HostBatch]:
         """The same batches as bytes, damaged samples in their place: for benchmarks and for keeping."""
-        with _Crew(self, epoch, first_batch) as crew:
+        with Prefetcher(self, epoch, first_batch) as prefetcher:
             for _ in range(first_batch, self.batches_per_epoch):
-                filled = crew.take()
+                filled = prefetcher.next_batch()
                 yield filled
-                crew.release(filled)
+                prefetcher.recycle(filled)
 
-    def info(self, index: int, data: bytes | memoryview | np.ndarray) -> Info:
+    def info(self, index: int, data: bytes | memoryview | np.ndarray) -> ImageInfo:
         """What the header of sample `index` says, which is `data`; looked at once. Raises BadImageError."""
         row = self._infos[index]
         if row[6]:
             height, width, rows_at, block, is_jpeg, restarts, _ = row.tolist()
-            return Info(height, width, rows_at, block, bool(is_jpeg), bool(restarts))
-        info = Info(*data.shape[:2]) if isinstance(data, np.ndarray) else decode.inspect(data)
+            return ImageInfo(height, width, rows_at, block, bool(is_jpeg), bool(restarts))
+        info = ImageInfo(*data.shape[:2]) if isinstance(data, np.ndarray) else decode.inspect(data)
         row[:6] = info
         row[6] = 1  # last: another thread may be looking
         return info
 
-    def fill(self, filled: Filled, epoch: int, first: int, last: int) -> None:
+    def fill(self, filled: HostBatch, epoch: int, first: int, last: int) -> None:
         """Prepare samples first .. last-1 of the batch. A damaged one is noted, and its place made black."""
-        samples = filled.samples[first:last]
+        samples = filled.indices[first:last]
         datas: list[bytes | memoryview | np.ndarray | None] = []
-        infos: list[Info] = []
+        infos: list[ImageInfo] = []
         for place, index in enumerate(samples.tolist(), first):
             try:
                 data = self.source.read(index)
@@ -155,7 +155,7 @@ class StreamingLoader:
                 datas.append(data)
             except (BadImageError, DataError) as error:
                 self._note(filled, place, index, error)
-                infos.append(Info())
+                infos.append(ImageInfo())
                 datas.append(None)
         sizes = np.array([info[:2] for info in infos], np.int64)
         known = np.flatnonzero(sizes[:, 0] > 0)
@@ -186,7 +186,7 @@ class StreamingLoader:
     def give_back_slots(self, slots: list[torch.Tensor]) -> None:
         self._slots += slots
 
-    def samples_of(self, epoch: int) -> np.ndarray:
+    def epoch_indices(self, epoch: int) -> np.ndarray:
         """int64 (N,): the order of the epoch."""
         count = len(self.source)
         if not self._train:
@@ -195,9 +195,9 @@ class StreamingLoader:
             samples = self.source.order(self._seed, epoch)
         else:
             samples = order.permutation(self._seed, epoch, count)
-        return self.share.of_epoch(samples)
+        return self.shard.of_epoch(samples)
 
-    def take_up(self, filled: Filled) -> None:
+    def record_bad_samples(self, filled: HostBatch) -> None:
         """Count what was damaged or small in a batch that is handed on, in the order of the batches: so the end of
         patience comes at the same batch in every run."""
         for index, problem in sorted(filled.problems, key=lambda pair: pair[0]):
@@ -207,27 +207,27 @@ class StreamingLoader:
                 self._bad[index] = problem
                 if len(self._bad) <= _NAMED:
                     _log.warning("left out: %s", problem)
-                if len(self._bad) > allowed_bad(self.num_samples // self.share.pieces):
+                if len(self._bad) > allowed_bad(self.num_samples // self.shard.num_parts):
                     raise too_many_bad(list(self._bad.values()), self.num_samples, self.source.description)
         if filled.enlarged.any():
-            self._enlarged.update(filled.samples[filled.enlarged].tolist())
+            self._enlarged.update(filled.indices[filled.enlarged].tolist())
 
-    def _note(self, filled: Filled, place: int, index: int, error: BadImageError | DataError) -> None:
+    def _note(self, filled: HostBatch, place: int, index: int, error: BadImageError | DataError) -> None:
         problem = error if isinstance(error, DataError) else self.source.problem(index, str(error))
         filled.good[place] = False
         filled.pixels[place] = 0
         filled.problems.append((index, problem))
 
-    def _to_device(self, filled: Filled) -> Batch:
-        pixels, samples, mirrored = filled.pixels, filled.samples, filled.mirrored
-        good, valid = filled.good, filled.valid
+    def _to_device(self, filled: HostBatch) -> Batch:
+        pixels, samples, mirrored = filled.pixels, filled.indices, filled.mirrored
+        good, valid = filled.good, filled.num_valid
         if valid and not good.all():
             valid = int(good.sum())
             good = good if valid else np.arange(len(good)) == 0  # one that does not count, in place of nothing
             pixels, samples, mirrored = pixels[torch.from_numpy(good)], samples[good], mirrored[good]
         labels = torch.from_numpy(self._labels[samples])
         pixels = pixels.to(self._device, non_blocking=True)
-        return Batch(self._normalize(pixels, mirrored), labels.to(self._device, non_blocking=True), valid, filled.whole)
+        return Batch(self._normalize(pixels, mirrored), labels.to(self._device, non_blocking=True), valid, filled.global_size)
 
     def _tell_enlarged(self) -> None:
         """After the first whole epoch: how many images were smaller than the crop."""
@@ -244,32 +244,32 @@ def cores() -> int:
     return min(usable, MOST_THREADS)
 
 
-class _Crew:
+class Prefetcher:
     """The threads of one epoch, and the batches they are at. `with` ends them, whatever happened."""
 
     def __init__(self, loader: StreamingLoader, epoch: int, first_batch: int) -> None:
         self._loader, self._epoch = loader, epoch
-        self._order = loader.samples_of(epoch)
+        self._order = loader.epoch_indices(epoch)
         self._next_batch = first_batch
         if isinstance(loader.source, Ordered):
             batches = range(first_batch, loader.batches_per_epoch)
-            loader.source.expect(np.concatenate([np.zeros(0, np.int64), *(
-                order.own(self._order, number, loader.batch_size, loader.share).samples for number in batches)]))
+            loader.source.prefetch(np.concatenate([np.zeros(0, np.int64), *(
+                order.local_batch(self._order, number, loader.batch_size, loader.shard).indices for number in batches)]))
         per_thread = -(-2 * loader.threads * JOB_IMAGES // loader.largest)
         batch_bytes = loader.largest * math.prod(loader.shape)
         slots = max(per_thread + 2, SLOTS if SLOTS * batch_bytes < SLOTS_BYTES else 3) if loader.threads else 1
         slots = min(slots, max(loader.batches_per_epoch - first_batch, 1))
         self._slots = loader.take_slots(slots)
         self._free = list(self._slots)
-        self._jobs: deque[tuple[Filled, int, int]] = deque()
-        self._under_way: deque[Filled] = deque()
+        self._jobs: deque[tuple[HostBatch, int, int]] = deque()
+        self._under_way: deque[HostBatch] = deque()
         self._stopped = False
         lock = threading.Lock()
         self._changed, self._finished = threading.Condition(lock), threading.Condition(lock)
         self._threads = [threading.Thread(target=self._work, name=f"imgcls-loader-{i}", daemon=True)
                          for i in range(loader.threads)]
 
-    def __enter__(self) -> _Crew:
+    def __enter__(self) -> Prefetcher:
         for thread in self._threads:
             thread.start()
         return self
@@ -282,7 +282,7 @@ class _Crew:
             thread.join()
         self._loader.give_back_slots(self._slots)
 
-    def take(self) -> Filled:
+    def next_batch(self) -> HostBatch:
         """The next batch of the epoch, ready; raises what went wrong while it was prepared."""
         with self._changed:
             self._open_batches()
@@ -297,10 +297,10 @@ class _Crew:
             filled = self._under_way.popleft()
         if filled.error:
             raise filled.error
-        self._loader.take_up(filled)
+        self._loader.record_bad_samples(filled)
         return filled
 
-    def release(self, filled: Filled) -> None:
+    def recycle(self, filled: HostBatch) -> None:
         """The slot of a batch that was taken may be used again."""
         with self._changed:
             self._free.append(filled.slot)
@@ -310,12 +310,13 @@ class _Crew:
         """Lay out the jobs of as many batches as there are free slots."""
         loader = self._loader
         while self._free and self._next_batch < loader.batches_per_epoch:
-            own = order.own(self._order, self._next_batch, loader.batch_size, loader.share)
-            samples = own.samples
+            own = order.local_batch(self._order, self._next_batch, loader.batch_size, loader.shard)
+            samples = own.indices
             self._next_batch += 1
             count, starts, slot = len(samples), range(0, len(samples), JOB_IMAGES), self._free.pop()
-            filled = Filled(samples, slot[:count], slot, mirrored=np.zeros(count, bool), enlarged=np.zeros(count, bool),
-                            good=np.ones(count, bool), valid=own.valid, whole=own.whole, jobs_left=len(starts))
+            filled = HostBatch(
+                samples, slot[:count], slot, mirrored=np.zeros(count, bool), enlarged=np.zeros(count, bool),
+                good=np.ones(count, bool), num_valid=own.num_valid, global_size=own.global_size, jobs_left=len(starts))
             self._under_way.append(filled)
             self._jobs += [(filled, first, min(first + JOB_IMAGES, len(samples))) for first in starts]
             self._changed.notify_all()

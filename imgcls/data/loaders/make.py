@@ -19,8 +19,9 @@ import torch
 
 from imgcls.config.sections import AugmentConfig
 from imgcls.data import order
-from imgcls.data.crops import Planner
-from imgcls.data.loader import Loader, ResidentLoader
+from imgcls.data.crops import CropSampler
+from imgcls.data.loaders.batch import Loader
+from imgcls.data.loaders.resident import ResidentLoader
 from imgcls.data.sources import ArraySource, Source
 from imgcls.errors import DataError, UsageError
 from imgcls.formats import caffe, params
@@ -35,14 +36,14 @@ _log = logging.getLogger(__name__)
 
 def make_loader(source: Source, *, batch_size: int, image_shape: Sequence[int], augment_config: AugmentConfig,
                 train: bool, seed: int, device: torch.device, threads: int | None = None,
-                on_bad: str = "skip", share: order.Share = order.WHOLE) -> Loader:
+                on_bad: str = "skip", shard: order.Shard = order.NO_SHARD) -> Loader:
     """The loader that suits the source and the augmentation; its `note` says what is done to the images.
 
     Arrays, and encoded images that are all of one size and fit in memory, go to the resident loader where it can do
     what is asked for; everything else is streamed.
     """
     whole: dict[str, Any] = {"batch_size": batch_size, "image_shape": image_shape, "train": train, "seed": seed,
-                             "device": device, "share": share}
+                             "device": device, "shard": shard}
     config, note = augment_config, ""
     if isinstance(source, ArraySource):
         if _resident(config, source, image_shape, train):
@@ -62,7 +63,7 @@ def make_loader(source: Source, *, batch_size: int, image_shape: Sequence[int], 
         loader.note = ", ".join(filter(None, (
             loader.note, f"decoded once and kept in memory ({kept.images.nbytes / 1e6:.0f} MB)")))
         return loader
-    from imgcls.data.streaming import StreamingLoader
+    from imgcls.data.loaders.streaming import StreamingLoader
 
     loader = StreamingLoader(source, augment_config=config, threads=threads, on_bad=on_bad, **whole)
     loader.note = note
@@ -72,7 +73,7 @@ def make_loader(source: Source, *, batch_size: int, image_shape: Sequence[int], 
 def make_mean_image(path: str, source: Source, image_shape: Sequence[int], config: AugmentConfig,
                     threads: int | None, on_bad: str) -> None:
     """Write the mean of the centre crops of all images, as MXNet does where `mean_img` names no file yet."""
-    from imgcls.data.streaming import StreamingLoader
+    from imgcls.data.loaders.streaming import StreamingLoader
 
     if caffe.is_mean(path):
         raise UsageError(f"`mean_image` {path}: does not exist, and what is made here is an MXNet file: call it .bin")
@@ -80,7 +81,7 @@ def make_mean_image(path: str, source: Source, image_shape: Sequence[int], confi
     loader = StreamingLoader(source, batch_size=128, image_shape=image_shape, augment_config=plain, train=False, seed=0,
                              device=torch.device("cpu"), threads=threads, on_bad=on_bad)
     total, count = torch.zeros(image_shape[1], image_shape[2], image_shape[0], dtype=torch.int64), 0
-    for filled in loader.filled(0):
+    for filled in loader.host_batches(0):
         good = torch.from_numpy(filled.good)
         total += filled.pixels[good].sum(0)
         count += int(good.sum())
@@ -95,7 +96,7 @@ def _resident(config: AugmentConfig, source: Source, image_shape: Sequence[int],
         return False
     if isinstance(source, ArraySource) and (not train or len(image_shape) != 3):
         return not config.val_resize
-    return Planner(config, (image_shape[1], image_shape[2]), image_shape[0], seed=0, train=train).simple
+    return CropSampler(config, (image_shape[1], image_shape[2]), image_shape[0], seed=0, train=train).simple
 
 
 def _sized(config: AugmentConfig, source: Source, image_shape: Sequence[int],
@@ -131,14 +132,14 @@ def _typical_edge(source: Source) -> int:
 def _decoded(source: Source, image_shape: Sequence[int], threads: int | None, on_bad: str) -> ArraySource | None:
     """All images decoded, or None where they differ in size, need to be enlarged, or are too much for memory."""
     from imgcls.data import decode
-    from imgcls.data.streaming import StreamingLoader
+    from imgcls.data.loaders.streaming import StreamingLoader
 
     channels = image_shape[0]
     size = (0, 0)
     for index in range(len(source)):
         try:
             data = source.read(index)
-            info = decode.inspect(data) if not isinstance(data, np.ndarray) else decode.Info(*data.shape[:2])
+            info = decode.inspect(data) if not isinstance(data, np.ndarray) else decode.ImageInfo(*data.shape[:2])
         except (decode.BadImageError, DataError):
             continue
         size = size if any(size) else info[:2]
@@ -150,9 +151,9 @@ def _decoded(source: Source, image_shape: Sequence[int], threads: int | None, on
                              train=False, seed=0, device=torch.device("cpu"), threads=threads, on_bad=on_bad)
     images = np.empty((len(source), *size, channels), np.uint8)
     good = np.ones(len(source), bool)
-    for filled in loader.filled(0):
-        images[filled.samples] = filled.pixels.numpy()
-        good[filled.samples] = filled.good
+    for filled in loader.host_batches(0):
+        images[filled.indices] = filled.pixels.numpy()
+        good[filled.indices] = filled.good
     if not good.all():
         images = images[good]
     return ArraySource(images.transpose(0, 3, 1, 2), np.asarray(source.labels)[good], source.class_names,

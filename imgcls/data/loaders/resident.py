@@ -1,15 +1,12 @@
-"""Batches on the device, in the order of the epoch, from any position: the face that the trainer sees.
+"""Batches of data that fit in memory: decoded once, kept as uint8 on the device, cut, augmented and normalised there.
 
-`ResidentLoader` is for data that fits in memory: decoded once, kept as uint8 on the device, cut, augmented and
-normalised there for several batches at a time. It starts no threads and has nothing to wait for.
+Several batches are made at a time. It starts no threads and has nothing to wait for.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -17,49 +14,12 @@ from torch import Tensor
 
 from imgcls.config.sections import AugmentConfig
 from imgcls.data import augment, order
+from imgcls.data.loaders.batch import Batch
 from imgcls.data.sources import ArraySource
 from imgcls.errors import UsageError
 
 #: images that are gathered and normalised at a time; larger pieces fall out of the cache
 _PIECE = 2048
-
-
-@dataclass(frozen=True)
-class Batch:
-    """float32 `images` (n, C, H, W) normalised, int64 `labels` (n,), and how many of the n are not padding.
-
-    `whole` counts the samples that all processes together have in this batch, damaged ones included: a sum over the
-    valid samples divided by `whole` adds up to the mean.
-    """
-
-    images: Tensor
-    labels: Tensor
-    valid: int
-    whole: int
-
-    def pieces(self, count: int) -> Iterator[Batch]:
-        """The batch in `count` pieces, cut as `order.Share` cuts it for as many processes."""
-        if count == 1:
-            yield self
-            return
-        for index in range(count):
-            first, end = order.Share(index, count).bounds(self.valid)
-            some = slice(first, max(end, first + 1)) if first < self.valid else slice(0, 1)
-            yield Batch(self.images[some], self.labels[some], end - first, self.whole)
-
-
-class Loader(Protocol):
-    """What the trainer needs: sizes, and the batches of an epoch from a given batch on."""
-
-    num_samples: int
-    batch_size: int
-    batches_per_epoch: int
-    #: seconds spent so far in getting batches ready, to tell a slow disk from a slow network
-    seconds: float
-    #: what had to be done to the images to make them fit, or ""
-    note: str
-
-    def epoch(self, epoch: int, first_batch: int = 0) -> Iterator[Batch]: ...
 
 
 class ResidentLoader:
@@ -68,11 +28,11 @@ class ResidentLoader:
 
     def __init__(self, source: ArraySource, *, batch_size: int, image_shape: Sequence[int],
                  augment_config: AugmentConfig, train: bool, seed: int, device: torch.device,
-                 share: order.Share = order.WHOLE) -> None:
+                 shard: order.Shard = order.NO_SHARD) -> None:
         if not len(source):
             raise UsageError(f"{source.description}: holds no images")
-        self._count, self._share = len(source), share
-        self.num_samples, self.batch_size = len(share.of_epoch(np.arange(self._count))), batch_size
+        self._count, self._shard = len(source), shard
+        self.num_samples, self.batch_size = len(shard.of_epoch(np.arange(self._count))), batch_size
         self.batches_per_epoch = -(-self.num_samples // batch_size)
         self.seconds = 0.0
         self.note = ""
@@ -97,20 +57,20 @@ class ResidentLoader:
     def epoch(self, epoch: int, first_batch: int = 0) -> Iterator[Batch]:
         """The batches of an epoch from `first_batch` on, the same whether or not those before it were taken."""
         samples = order.permutation(self._seed, epoch, self._count) if self._train else np.arange(self._count)
-        samples = self._share.of_epoch(samples)
-        per_piece = max(_PIECE * self._share.pieces // self.batch_size, 1)
+        samples = self._shard.of_epoch(samples)
+        per_piece = max(_PIECE * self._shard.num_parts // self.batch_size, 1)
         first_piece = first_batch // per_piece
         for piece in range(first_piece, -(-self.batches_per_epoch // per_piece)):
             started = time.perf_counter()
             numbers = range(piece * per_piece, min((piece + 1) * per_piece, self.batches_per_epoch))
-            chosen = [order.own(samples, number, self.batch_size, self._share) for number in numbers]
-            images, labels = self._prepare(epoch, np.concatenate([own.samples for own in chosen]))
-            sizes = [len(own.samples) for own in chosen]
+            chosen = [order.local_batch(samples, number, self.batch_size, self._shard) for number in numbers]
+            images, labels = self._prepare(epoch, np.concatenate([own.indices for own in chosen]))
+            sizes = [len(own.indices) for own in chosen]
             batches = zip(numbers, chosen, images.split(sizes), labels.split(sizes), strict=True)
             self.seconds += time.perf_counter() - started
             for number, own, batch, batch_labels in batches:
                 if number >= first_batch:
-                    yield Batch(batch, batch_labels, own.valid, own.whole)
+                    yield Batch(batch, batch_labels, own.num_valid, own.global_size)
 
     def _prepare(self, epoch: int, samples: np.ndarray) -> tuple[Tensor, Tensor]:
         """Gather, cut, mirror and normalise these samples: float32 (n, C, H, W), int64 (n,)."""
@@ -122,26 +82,3 @@ class ResidentLoader:
             pixels = augment.cut(self._images, index, geometry, self._crop)
         images = self._normalize(pixels) if pixels.dtype == torch.uint8 else pixels.permute(0, 3, 1, 2).float()
         return (images.flatten(1) if self._flat else images), self._labels.index_select(0, index)
-
-
-class BenchmarkLoader:
-    """`--benchmark 1`: one batch of noise in [-1, 1) with random labels, again and again."""
-
-    def __init__(self, *, num_samples: int, batch_size: int, image_shape: Sequence[int], num_classes: int, seed: int,
-                 device: torch.device, share: order.Share = order.WHOLE) -> None:
-        self.num_samples, self.batch_size, self.seconds, self.note = num_samples, batch_size, 0.0, ""
-        self.batches_per_epoch = max(num_samples // batch_size, 1)
-        self.num_samples = self.batches_per_epoch * batch_size
-        generator = torch.Generator().manual_seed(seed)
-        images = torch.rand((batch_size, *image_shape), generator=generator) * 2 - 1
-        if images.ndim == 4:
-            images = images.contiguous(memory_format=torch.channels_last)
-        labels = torch.randint(num_classes, (batch_size,), generator=generator)
-        own = order.own(np.arange(batch_size), 0, batch_size, share)
-        images, labels = images[own.samples], labels[own.samples]
-        self._batch = Batch(images.to(device), labels.to(device), own.valid, own.whole)
-
-    def epoch(self, epoch: int, first_batch: int = 0) -> Iterator[Batch]:
-        """The same batch, batches_per_epoch times."""
-        for _ in range(first_batch, self.batches_per_epoch):
-            yield self._batch

@@ -1,0 +1,1 @@
+"""Loaders: batches on the device, in the order of an epoch, from any batch on."""
