@@ -165,7 +165,7 @@ def test_as_mean_image(mean: Path) -> None:
     normalize = augment.Normalizer(AugmentConfig(mean_image=str(mean)), 3, torch.device("cpu"), (3, 4, 5))
     pixels = torch.full((1, 4, 5, 3), 100, dtype=torch.uint8)
     assert np.array_equal(normalize(pixels)[0].numpy(), 100 - PLANES[::-1])
-    with pytest.raises(DataError, match=r"is 3x4x5, --image-shape is 3x2x2; its mean per channel is --rgb-mean "
+    with pytest.raises(DataError, match=r"is 3x4x5, image_shape is 3x2x2; its mean per channel is rgb_mean "
                                         r"50\.000,30\.000,10\.000$"):
         augment.read_mean_image(str(mean), (3, 2, 2))
 
@@ -178,7 +178,7 @@ def test_a_caffe_mean_is_not_made_but_read(tmp_path: Path) -> None:
 
     path = tmp_path / "mean.binaryproto"
     source = ArraySource(np.zeros((4, 3, 8, 8), np.uint8), np.zeros(4, np.int64))
-    with pytest.raises(UsageError, match=r"--mean-image .*binaryproto: does not exist"):
+    with pytest.raises(UsageError, match=r"mean_image .*binaryproto: does not exist"):
         make_loader(source, batch_size=2, image_shape=(3, 8, 8), augment_config=AugmentConfig(mean_image=str(path)),
                     train=True, seed=0, device=torch.device("cpu"))
     assert not path.exists()

@@ -20,7 +20,7 @@ from imgcls.cli import finetune, im2rec, predict, score
 from imgcls.config.sections import NetworkConfig
 from imgcls.errors import DataError, UsageError
 from imgcls.formats import params, symbol
-from imgcls.formats.symbol import Entry, Node, Symbol
+from imgcls.formats.symbol import Node, NodeOutput, Symbol
 from imgcls.pretrained import transfer, zoo
 from imgcls.training import checkpoint
 
@@ -235,15 +235,15 @@ def test_learning_rates_of_head_and_body(pretrained: Path, photos: Path, tmp_pat
 
 def of_layers(*layers: tuple[str, str, dict[str, str]]) -> Symbol:
     """A chain of (operator, name, attributes) with a weight for those that have one."""
-    nodes, last = [Node("null", "data")], Entry(0)
+    nodes, last = [Node("null", "data")], NodeOutput(0)
     for op, name, attrs in layers:
         inputs = [last]
         if op in ("FullyConnected", "Convolution"):
             for end in ("weight", "bias"):
                 nodes.append(Node("null", f"{name}_{end}"))
-                inputs.append(Entry(len(nodes) - 1))
+                inputs.append(NodeOutput(len(nodes) - 1))
         nodes.append(Node(op, name, attrs, inputs))
-        last = Entry(len(nodes) - 1)
+        last = NodeOutput(len(nodes) - 1)
     return Symbol(nodes, [last])
 
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from imgcls import graph, layers
 from imgcls.errors import DataError, UsageError
 from imgcls.formats import params, symbol
-from imgcls.formats.symbol import Entry, Node, Symbol
+from imgcls.formats.symbol import Node, NodeOutput, Symbol
 from imgcls.layers import Activation, BatchNorm, Convolution, Flatten, FullyConnected, Identity, Pooling
 from imgcls.layers.foreign import OPERATORS, LeakyReLU, Operation, reshaped
 
@@ -116,13 +116,13 @@ def test_a_module_becomes_a_symbol() -> None:
         "stage1_1_moving_var", "stage1_1", "stage1_2_gamma", "stage1_2", "pool", "flatten0", "fc1_weight",
         "fc1_bias", "fc1", "softmax_label", "softmax"]
     norm, fc, softmax = net.nodes[7], net.nodes[14], net.nodes[16]
-    assert norm.inputs == [Entry(2), Entry(3), Entry(4), Entry(5, 0, 1), Entry(6, 0, 1)]
+    assert norm.inputs == [NodeOutput(2), NodeOutput(3), NodeOutput(4), NodeOutput(5, 0, 1), NodeOutput(6, 0, 1)]
     assert net.nodes[1].attrs == net.nodes[2].attrs == {
         "kernel": "(3, 3)", "num_filter": "4", "pad": "(1, 1)", "no_bias": "True"}
     assert net.nodes[5].attrs == {"fix_gamma": "False", "__init__": '["zero", {}]'}
     assert net.nodes[12].attrs == fc.attrs == {"num_hidden": "3", "__lr_mult__": "0.1", "__wd_mult__": "2"}
-    assert (softmax.op, softmax.attrs, softmax.inputs) == ("SoftmaxOutput", {}, [Entry(14), Entry(15)])
-    assert net.heads == [Entry(16)]
+    assert (softmax.op, softmax.attrs, softmax.inputs) == ("SoftmaxOutput", {}, [NodeOutput(14), NodeOutput(15)])
+    assert net.heads == [NodeOutput(16)]
 
 
 def test_the_head_has_the_name_that_is_wanted() -> None:
@@ -242,14 +242,14 @@ def chain(*nodes: tuple[str, str, dict[str, str]], tail: list[Node] | None = Non
     """A symbol in which every operator takes the one before; weights are made where an operator has them."""
     made, last = [Node("null", "data")], 0
     for op, name, attrs in nodes:
-        inputs = [Entry(last)]
+        inputs = [NodeOutput(last)]
         for suffix in symbol.INPUTS.get(op, ())[1:] if op != "LeakyReLU" else ():
             if suffix != "bias" or attrs.get("no_bias") != "True":
-                inputs.append(Entry(len(made)))
+                inputs.append(NodeOutput(len(made)))
                 made.append(Node("null", f"{name}_{suffix}"))
         last = len(made)
         made.append(Node(op, name, attrs, inputs))
-    return Symbol(made + (tail or []), [Entry(len(made) + len(tail or []) - 1)])
+    return Symbol(made + (tail or []), [NodeOutput(len(made) + len(tail or []) - 1)])
 
 
 FC = ("FullyConnected", "fc1", {"num_hidden": "3"})
@@ -270,10 +270,11 @@ def test_names_that_no_module_can_have() -> None:
 def test_variables_keep_names_and_attributes_of_their_own() -> None:
     """As gluon exports them: not the operator's name, and with shapes and multipliers."""
     attrs = {"__shape__": "(3, 4)", "__lr_mult__": "0.5"}
+    inputs = [NodeOutput(0), NodeOutput(1), NodeOutput(2)]
     nodes = [Node("null", "data0", {"__dtype__": "0"}), Node("null", "net_dense0_weight", attrs),
              Node("null", "net_dense0_bias"),
-             Node("FullyConnected", "net_dense0_fwd", {"num_hidden": "3"}, [Entry(0), Entry(1), Entry(2)])]
-    model = graph.from_symbol(Symbol(nodes, [Entry(3)]), {"net_dense0_weight": np.ones((3, 4), "f4"),
+             Node("FullyConnected", "net_dense0_fwd", {"num_hidden": "3"}, inputs)]
+    model = graph.from_symbol(Symbol(nodes, [NodeOutput(3)]), {"net_dense0_weight": np.ones((3, 4), "f4"),
                                                           "net_dense0_bias": np.zeros(3, "f4")})
     assert graph.parameter_names(model) == {"net_dense0_fwd.weight": "net_dense0_weight",
                                             "net_dense0_fwd.bias": "net_dense0_bias"}
@@ -282,9 +283,9 @@ def test_variables_keep_names_and_attributes_of_their_own() -> None:
 
 
 def test_heads() -> None:
-    label = [Node("null", "label"), Node("SoftmaxOutput", "out", {"grad_scale": "2"}, [Entry(3), Entry(4)])]
-    for tail in ([], label, [Node("softmax", "probs", {}, [Entry(3)])],
-                 [*label, Node("BlockGrad", "stop", {}, [Entry(5)])]):
+    label = [Node("null", "label"), Node("SoftmaxOutput", "out", {"grad_scale": "2"}, [NodeOutput(3), NodeOutput(4)])]
+    for tail in ([], label, [Node("softmax", "probs", {}, [NodeOutput(3)])],
+                 [*label, Node("BlockGrad", "stop", {}, [NodeOutput(5)])]):
         net = chain(FC, tail=tail)
         model = graph.from_symbol(net, input_shape=(4,))
         assert [name for name, _ in model.named_children()] == ["fc1"]
@@ -292,11 +293,11 @@ def test_heads() -> None:
 
 
 def test_of_several_heads_the_softmax_is_meant() -> None:
-    net = chain(FC, tail=[Node("null", "label"), Node("SoftmaxOutput", "out", {}, [Entry(3), Entry(4)])])
-    both = Symbol(net.nodes, [Entry(3), Entry(5)])
+    net = chain(FC, tail=[Node("null", "label"), Node("SoftmaxOutput", "out", {}, [NodeOutput(3), NodeOutput(4)])])
+    both = Symbol(net.nodes, [NodeOutput(3), NodeOutput(5)])
     assert graph.to_symbol(graph.from_symbol(both, input_shape=(4,))).nodes == net.nodes
     with pytest.raises(DataError, match=r"several outputs \(fc1, data\)"):
-        graph.from_symbol(Symbol(net.nodes, [Entry(3), Entry(0)]), input_shape=(4,))
+        graph.from_symbol(Symbol(net.nodes, [NodeOutput(3), NodeOutput(0)]), input_shape=(4,))
 
 
 @pytest.mark.parametrize(("net", "reason"), [
@@ -316,16 +317,16 @@ def test_of_several_heads_the_softmax_is_meant() -> None:
     (chain(("Reshape", "r", {"shape": "(0, 7)"})), "node 'r'"),
     (chain(("Reshape", "r", {"shape": "(-9,)"})), "not possible"),
     (chain(("SliceChannel", "s", {"num_outputs": "3"})), "does not divide"),
-    (Symbol([Node("null", "data")], [Entry(0)]), "no variable is left"),
-    (Symbol([Node("null", "data"), Node("elemwise_add", "a", {}, [Entry(0)])], [Entry(1)]), "takes 2 inputs"),
-    (Symbol([Node("null", "data"), Node("BatchNorm", "b", {}, [Entry(0)])], [Entry(1)]), "takes 5 inputs"),
-    (Symbol([Node("null", "data"), Node("Flatten", "b", {}, [])], [Entry(1)]), "no variable|no inputs|takes 1"),
-    (Symbol([Node("null", "data"), Node("null", "z"), Node("elemwise_add", "a", {}, [Entry(0), Entry(1)])],
-            [Entry(2)]), "variable 'z' is neither the image nor"),
-    (Symbol([Node("null", "data"), Node("Flatten", "f", {}, [Entry(0)]), Node(*FC, [Entry(0), Entry(1), Entry(1)])],
-            [Entry(2)]), "computed by node 'f'"),
-    (Symbol([Node("null", "data"), Node("Dropout", "d", {}, [Entry(0)]), Node("Flatten", "f", {}, [Entry(1, 1)])],
-            [Entry(2)]), "output 1 of node 'd'"),
+    (Symbol([Node("null", "data")], [NodeOutput(0)]), "no variable is left"),
+    (Symbol([Node("null", "data"), Node("elemwise_add", "a", {}, [NodeOutput(0)])], [NodeOutput(1)]), "takes 2 inputs"),
+    (Symbol([Node("null", "data"), Node("BatchNorm", "b", {}, [NodeOutput(0)])], [NodeOutput(1)]), "takes 5 inputs"),
+    (Symbol([Node("null", "data"), Node("Flatten", "b", {}, [])], [NodeOutput(1)]), "no variable|no inputs|takes 1"),
+    (Symbol([Node("null", "data"), Node("null", "z"), Node("elemwise_add", "a", {}, [NodeOutput(0), NodeOutput(1)])],
+            [NodeOutput(2)]), "variable 'z' is neither the image nor"),
+    (Symbol([Node("null", "data"), Node("Flatten", "f", {}, [NodeOutput(0)]),
+             Node(*FC, [NodeOutput(0), NodeOutput(1), NodeOutput(1)])], [NodeOutput(2)]), "computed by node 'f'"),
+    (Symbol([Node("null", "data"), Node("Dropout", "d", {}, [NodeOutput(0)]),
+             Node("Flatten", "f", {}, [NodeOutput(1, 1)])], [NodeOutput(2)]), "output 1 of node 'd'"),
 ])
 def test_symbols_that_cannot_be_read(net: Symbol, reason: str) -> None:
     with pytest.raises(DataError, match=reason) as caught:
@@ -437,9 +438,9 @@ def test_a_network_must_have_its_parameters() -> None:
 
 def test_weights_that_two_layers_share() -> None:
     nodes = [Node("null", "data"), Node("null", "w"),
-             Node("FullyConnected", "a", {"num_hidden": "4", "no_bias": "True"}, [Entry(0), Entry(1)]),
-             Node("FullyConnected", "b", {"num_hidden": "4", "no_bias": "True"}, [Entry(2), Entry(1)])]
-    model = graph.from_symbol(Symbol(nodes, [Entry(3)]), {"arg:w": np.eye(4, dtype="f4") * 2})
+             Node("FullyConnected", "a", {"num_hidden": "4", "no_bias": "True"}, [NodeOutput(0), NodeOutput(1)]),
+             Node("FullyConnected", "b", {"num_hidden": "4", "no_bias": "True"}, [NodeOutput(2), NodeOutput(1)])]
+    model = graph.from_symbol(Symbol(nodes, [NodeOutput(3)]), {"arg:w": np.eye(4, dtype="f4") * 2})
     assert model.get_submodule("a").weight is model.get_submodule("b").weight
     assert model(torch.ones(1, 4)).tolist() == [[4, 4, 4, 4]]
     assert list(graph.arrays(model)) == ["arg:w"]
@@ -466,8 +467,8 @@ def test_operations_in_a_network_of_ones_own() -> None:
             return self.mul(parts[0], self.gate(parts[1]))
 
     net = graph.to_symbol(Good(), output="")
-    assert net.nodes[-1].inputs == [Entry(1, 0), Entry(2)]
-    assert net.nodes[2].inputs == [Entry(1, 1)]
+    assert net.nodes[-1].inputs == [NodeOutput(1, 0), NodeOutput(2)]
+    assert net.nodes[2].inputs == [NodeOutput(1, 1)]
     data = torch.randn(2, 4)
     again = graph.from_symbol(net, input_shape=(4,))
     torch.testing.assert_close(again(data), data[:, :2] * data[:, 2:].sigmoid())

@@ -20,7 +20,7 @@ from imgcls.cli import im2rec, rec2idx
 from imgcls.data import packing
 from imgcls.data.packing import PackConfig, in_order, pack_list, short_edge_size
 from imgcls.errors import RunError, UsageError
-from imgcls.formats.lists import Entry, read
+from imgcls.formats.lists import ListEntry, read
 from imgcls.formats.recordio import ImageHeader, RecordReader, RecordWriter, pack
 
 FIXTURES = Path(__file__).parent / "fixtures" / "records"
@@ -64,13 +64,13 @@ def test_files_are_stored_as_one_by_one(threads: int, tmp_path: Path, monkeypatc
             data = bad.get(i, data)
             if data is not None:
                 (tmp_path / f"{i}.jpg").write_bytes(data)
-            entries.append(Entry(i * 7, (float(i), 2.0, 3.0)[:1 + 2 * (i % 2)], f"{i}.jpg"))
+            entries.append(ListEntry(i * 7, (float(i), 2.0, 3.0)[:1 + 2 * (i % 2)], f"{i}.jpg"))
             if i not in bad:
                 label = entries[-1].labels if i % 2 else float(i)
                 writer.write(pack(ImageHeader(0, label, i * 7), data), i * 7)
         size_unknown = Path("/proc/version")
         if size_unknown.exists():
-            entries.append(Entry(1000, (1.0,), str(size_unknown)))
+            entries.append(ListEntry(1000, (1.0,), str(size_unknown)))
             writer.write(pack(ImageHeader(0, 1.0, 1000), size_unknown.read_bytes()), 1000)
     told: list[int] = []
     packed = pack_list(entries, str(tmp_path), tmp_path / "blocks.rec",
@@ -92,7 +92,7 @@ def test_a_disk_that_fails_on_the_way_is_told(count: int, folder: Path, tmp_path
         raise OSError(errno.ENOSPC, "No space left on device")
     monkeypatch.setattr(os, "fdatasync", full, raising=False)
     monkeypatch.setattr(packing, "_SYNC_BYTES", 1)
-    entries = [Entry(i, (0.0,), "a/1.jpg") for i in range(count)]
+    entries = [ListEntry(i, (0.0,), "a/1.jpg") for i in range(count)]
     with pytest.raises(RunError, match="no space left"):
         pack_list(entries, str(folder), tmp_path / "x.rec", PackConfig(pass_through=True),
                   watch=lambda count: time.sleep(0.005))
@@ -227,7 +227,7 @@ def test_images_of_all_kinds(tmp_path: Path) -> None:
     clear = np.dstack([np.full((8, 8, 3), 200, np.uint8), np.zeros((8, 8), np.uint8)])
     (root / "clear.png").write_bytes(cv2.imencode(".png", clear)[1].tobytes())
     names = ["turned ü.jpg", "deep.png", "clear.png"]
-    entries = [Entry(i, (0.0,), name) for i, name in enumerate(names)]
+    entries = [ListEntry(i, (0.0,), name) for i, name in enumerate(names)]
     packed = pack_list(entries, str(root), tmp_path / "x.rec", PackConfig(encoding=".png"))
     assert packed.records == 3
     turned, deep8, clear3 = images(tmp_path / "x.rec")
@@ -394,7 +394,7 @@ def test_seekable_without_loss_is_jpegtrans_work(folder: Path, tmp_path: Path, m
 
 def test_interpolation_by_mxnets_number() -> None:
     big, small = np.zeros((9, 9, 3), np.uint8), (4, 4)
-    entry = Entry(3, (0.0,), "x")
+    entry = ListEntry(3, (0.0,), "x")
     assert packing._interpolation(big, small, entry, 9) == cv2.INTER_AREA
     assert packing._interpolation(big, (20, 20), entry, 9) == cv2.INTER_CUBIC
     assert packing._interpolation(big, (4, 20), entry, 9) == cv2.INTER_LINEAR

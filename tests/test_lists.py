@@ -9,13 +9,13 @@ from conftest import shared
 
 from imgcls.errors import DataError, UsageError
 from imgcls.formats import lists
-from imgcls.formats.lists import Entry
+from imgcls.formats.lists import ListEntry
 
 FIXTURES = Path(__file__).parent / "fixtures" / "records"
 TREE = str(FIXTURES / "tree")
 
 
-def written(entries: list[Entry], folder: Path) -> bytes:
+def written(entries: list[ListEntry], folder: Path) -> bytes:
     lists.write(folder / "x.lst", entries)
     return (folder / "x.lst").read_bytes()
 
@@ -36,7 +36,7 @@ def test_lists_are_mxnets_to_the_byte(tmp_path: Path) -> None:
 def test_without_recursion_only_the_folders_own_images_count() -> None:
     assert lists.walk(TREE, recursive=False).entries == []
     own = lists.walk(str(FIXTURES / "tree" / "dogs"), recursive=False)
-    assert own.entries == [Entry(0, (0.0,), "c.JPG"), Entry(1, (0.0,), "d.jpeg")]
+    assert own.entries == [ListEntry(0, (0.0,), "c.JPG"), ListEntry(1, (0.0,), "d.jpeg")]
     assert own.class_names == []
 
 
@@ -73,7 +73,7 @@ def test_a_folder_that_may_not_be_read_is_told(tmp_path: Path) -> None:
 
 
 def test_cuts_of_short_lists() -> None:
-    entries = [Entry(i, (0.0,), str(i)) for i in range(5)]
+    entries = [ListEntry(i, (0.0,), str(i)) for i in range(5)]
     sizes = {suffix: len(part) for suffix, part in lists.split(entries, chunks=4)}
     assert sizes == {"_0": 2, "_1": 2, "_2": 1, "_3": 0}
     # the numbers come from the nominal size: 3 images, of them 2 to train, none left for val in the last
@@ -99,7 +99,7 @@ def test_the_cpp_tools_columns_and_parts(tmp_path: Path) -> None:
     path = tmp_path / "x.lst"
     path.write_text("0 1 2 a b.jpg\n\n1\t1\t3\tc.jpg\nbad line\n")
     found = lists.read_blank_separated(path, label_width=2)
-    assert found.entries == [Entry(0, (1.0, 2.0), "a b.jpg"), Entry(1, (1.0, 3.0), "c.jpg")]
+    assert found.entries == [ListEntry(0, (1.0, 2.0), "a b.jpg"), ListEntry(1, (1.0, 3.0), "c.jpg")]
     assert len(found.problems) == 1
     path.write_text("".join(f"{i} 0 {'n' * (i % 7)}.jpg\n" for i in range(40)))
     for num_parts in (1, 2, 3, 7, 100):

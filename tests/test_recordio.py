@@ -292,7 +292,7 @@ def test_damage_behind_an_index_is_told_when_it_is_read(tmp_path: Path) -> None:
 
 
 def test_a_large_files_search_is_kept_and_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_scan, "_KEEP_FROM_BYTES", 1)
+    monkeypatch.setattr(_scan, "_CACHE_FROM_BYTES", 1)
     monkeypatch.setenv("IMGCLS_CACHE", str(tmp_path / "cache"))
     (tmp_path / "data").mkdir()
     path = write(tmp_path / "data/x.rec", ONE, TWO, SPLIT)
@@ -314,7 +314,7 @@ def test_a_large_files_search_is_kept_and_checked(tmp_path: Path, monkeypatch: p
         assert RecordReader(path).labels().tolist() == [1, 2, 4]
         assert RecordReader(path).headers()["id"].tolist() == [101, 102, 104]
     whole = kept.read_bytes()
-    first = _scan._KEPT_HEAD.size
+    first = _scan._CACHE_HEAD.size
     for spoilt in (b"", b"junk", whole[:-8], whole[:first + 8], whole[:first] + bytes(8) + whole[first:],
                    whole[:first + 16] + bytes(8) + whole[first + 24:],
                    whole[:first - 16] + b"\xff" * 16 + whole[first:]):
@@ -333,8 +333,8 @@ def test_a_large_files_search_is_kept_and_checked(tmp_path: Path, monkeypatch: p
 
 
 def test_what_is_kept_does_not_grow_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_scan, "_KEEP_FROM_BYTES", 1)
-    monkeypatch.setattr(_scan, "_KEPT_BYTES", 150)
+    monkeypatch.setattr(_scan, "_CACHE_FROM_BYTES", 1)
+    monkeypatch.setattr(_scan, "_CACHE_BYTES", 150)
     monkeypatch.setenv("IMGCLS_CACHE", str(tmp_path / "cache"))
     for i, name in enumerate("abcd"):
         RecordReader(write(tmp_path / f"{name}.rec", ONE))

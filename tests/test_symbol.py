@@ -13,7 +13,7 @@ from conftest import shared
 
 from imgcls.errors import DataError
 from imgcls.formats import symbol
-from imgcls.formats.symbol import Attributes, Entry, Node, Symbol
+from imgcls.formats.symbol import Attributes, Node, NodeOutput, Symbol
 
 BRIDGE = Path(__file__).parent / "fixtures" / "bridge"
 SMALL = BRIDGE / "small-symbol.json"
@@ -60,7 +60,7 @@ def test_names_of_variables() -> None:
     assert net.arguments() == ["data", "conv1_weight", "conv1_bias", "bn1_gamma", "bn1_beta", "fc1_weight",
                                "fc1_bias", "softmax_label"]
     assert net.variables()[5:8] == ["bn1_moving_mean", "bn1_moving_var", "fc1_weight"]
-    assert net.heads == [Entry(len(net.nodes) - 1)]
+    assert net.heads == [NodeOutput(len(net.nodes) - 1)]
     assert net.version == 10901
 
 
@@ -100,16 +100,16 @@ def test_pooling_of_before_0_8_rounds_up() -> None:
 
 
 def test_nodes_that_no_head_needs_are_left_out() -> None:
-    nodes = [Node("null", "b"), Node("null", "a"), Node("elemwise_add", "sum", {}, [Entry(1), Entry(0)]),
+    nodes = [Node("null", "b"), Node("null", "a"), Node("elemwise_add", "sum", {}, [NodeOutput(1), NodeOutput(0)]),
              Node("null", "never")]
-    ordered, heads = symbol.post_order(nodes, [Entry(2)])
+    ordered, heads = symbol.post_order(nodes, [NodeOutput(2)])
     assert [node.name for node in ordered] == ["a", "b", "sum"]
-    assert (ordered[2].inputs, heads) == ([Entry(0), Entry(1)], [Entry(2)])
+    assert (ordered[2].inputs, heads) == ([NodeOutput(0), NodeOutput(1)], [NodeOutput(2)])
 
 
 def test_text_is_escaped_as_mxnet_reads_it() -> None:
     name = 'a"b\\c\nd\re\tf\u0001ü'
-    text = symbol.dumps(Symbol([Node("null", name, {"one": name})], [Entry(0)]))
+    text = symbol.dumps(Symbol([Node("null", name, {"one": name})], [NodeOutput(0)]))
     assert '"a\\"b\\\\c\\nd\\re\\tf\u0001ü"' in text
     assert symbol.loads(text.replace("\u0001", "")).nodes[0].name == name.replace("\u0001", "")
 

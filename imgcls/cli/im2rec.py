@@ -21,7 +21,7 @@ from imgcls.config.resolve import Parser
 from imgcls.data.packing import PackConfig, Packed, convert, pack_list
 from imgcls.errors import DataError, RunError, UsageError, unknown
 from imgcls.formats import lists
-from imgcls.formats.lists import Entry, Listing
+from imgcls.formats.lists import ListEntry, Listing
 from imgcls.formats.recordio import RecordReader
 from imgcls.storage.atomic import check_writable, write_bytes
 from imgcls.storage.paths import to_local_path
@@ -349,7 +349,7 @@ def _write_bad(path: str, listing: Listing, packed: Packed) -> None:
         Path(path).unlink(missing_ok=True)
 
 
-def _warn_about(entries: Sequence[Entry], target: str) -> None:
+def _warn_about(entries: Sequence[ListEntry], target: str) -> None:
     """Say what is seldom meant: ids that repeat, and training images that come class by class."""
     ids = {entry.id for entry in entries}
     if len(ids) < len(entries):
@@ -363,7 +363,7 @@ def _warn_about(entries: Sequence[Entry], target: str) -> None:
              "MXNet without an index, learn nothing from that: make the list without --no-shuffle")
 
 
-def _names_from_folders(entries: Sequence[Entry]) -> list[str]:
+def _names_from_folders(entries: Sequence[ListEntry]) -> list[str]:
     """Class names for a list that came without: the folders, where each label 0, 1, ... has just one of its
     own."""
     folders: dict[float, str] = {}

@@ -155,7 +155,7 @@ def build(defaults: Mapping[str, Any], raw: Mapping[str, Any], explicit: Mapping
             if name in NETWORK_FILES and value:
                 from imgcls.formats import caffe  # brings numpy along, which --help does without
 
-                caffe.refuse_model(spell(name), value)
+                caffe.refuse_model(name, value)
         parts[section] = cls(**typed)
     parts["augment"] = rules.resolve_augmentation(parts["augment"], explicit)
     first_generation = any(known[name].metadata["since"] == "g1" for name in explicit if name in FIELDS)

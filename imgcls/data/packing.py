@@ -25,7 +25,7 @@ import numpy as np
 
 from imgcls import errors
 from imgcls.errors import first_line
-from imgcls.formats.lists import Entry
+from imgcls.formats.lists import ListEntry
 from imgcls.formats.recordio import MAX_PAYLOAD_BYTES, Block, ImageHeader, RecordReader, RecordWriter, pack, unpack
 
 Item = TypeVar("Item")
@@ -67,7 +67,7 @@ class PackConfig:
 class Skipped(NamedTuple):
     """An entry that was not packed, and why."""
 
-    entry: Entry
+    entry: ListEntry
     reason: str
 
 
@@ -80,7 +80,7 @@ class Packed:
     skipped: list[Skipped] = field(default_factory=list)
 
 
-def pack_list(entries: Sequence[Entry], root: str, path: str | os.PathLike[str], config: PackConfig, *,
+def pack_list(entries: Sequence[ListEntry], root: str, path: str | os.PathLike[str], config: PackConfig, *,
               watch: Callable[[int], object] = lambda count: None, join: bool = True) -> Packed:
     """Write `path` (a `.rec`) and its `.idx` from the images under `root`, in the order of `entries`.
 
@@ -90,10 +90,10 @@ def pack_list(entries: Sequence[Entry], root: str, path: str | os.PathLike[str],
     packed = Packed()
     base = os.path.join(root, "") if join else root
 
-    def file_of(entry: Entry) -> str:
+    def file_of(entry: ListEntry) -> str:
         return os.path.join(base, entry.path) if join else base + entry.path
 
-    def encode(entry: Entry) -> bytes | str:
+    def encode(entry: ListEntry) -> bytes | str:
         return _encode(entry, file_of(entry), config)
 
     # Files that are stored as they are need no decoder, nor the time to load one.
@@ -306,13 +306,13 @@ class _Pool(Generic[Item, Result]):
                     self.ready.notify()
 
 
-def _store_files(entries: Sequence[Entry], file_of: Callable[[Entry], str], config: PackConfig, writer: RecordWriter,
-                 syncer: _Syncer, packed: Packed, watch: Callable[[int], object]) -> None:
+def _store_files(entries: Sequence[ListEntry], file_of: Callable[[ListEntry], str], config: PackConfig,
+                 writer: RecordWriter, syncer: _Syncer, packed: Packed, watch: Callable[[int], object]) -> None:
     """Write the files as they are. Threads read some at a time into a block, laid out as it will be in the `.rec`: no
     byte is copied again, and the blocks are used again and again, as fresh memory costs more than reading."""
     idle: deque[Block] = deque()
 
-    def read(some: Sequence[Entry]) -> tuple[Block, list[str]]:
+    def read(some: Sequence[ListEntry]) -> tuple[Block, list[str]]:
         try:
             block = idle.pop()
             block.clear()
@@ -335,7 +335,7 @@ def _store_files(entries: Sequence[Entry], file_of: Callable[[Entry], str], conf
     packed.records, packed.size_bytes = writer.count, writer.size_bytes
 
 
-def _store(entry: Entry, file: str, config: PackConfig, block: Block) -> str:
+def _store(entry: ListEntry, file: str, config: PackConfig, block: Block) -> str:
     """Add one file to the block, or say why not."""
     head = _head(entry, config)
     try:
@@ -344,7 +344,7 @@ def _store(entry: Entry, file: str, config: PackConfig, block: Block) -> str:
             if size > MAX_PAYLOAD_BYTES - len(head) - 64:
                 return f"{size} bytes are more than a record holds"
             # One more than there should be, to see whether there is: a file may grow, or not know its size.
-            image = block.room(len(head), size + 1)
+            image = block.reserve(len(head), size + 1)
             got = stream.readinto(image)
             more = b"" if got == size else bytes(image[:got]) + stream.readall()
     except (OSError, ValueError) as error:
@@ -353,11 +353,11 @@ def _store(entry: Entry, file: str, config: PackConfig, block: Block) -> str:
         size = len(more)
         if size > MAX_PAYLOAD_BYTES - len(head) - 64:
             return f"{size} bytes are more than a record holds"
-        image = block.room(len(head), size + 1)
+        image = block.reserve(len(head), size + 1)
         image[:size] = more
     reason = check_image(image[:size])
     if not reason:
-        block.add(head, size, entry.id)
+        block.append(head, size, entry.id)
     return reason
 
 
@@ -406,7 +406,7 @@ class _Syncer:
                 return
 
 
-def _head(entry: Entry, config: PackConfig) -> bytes:
+def _head(entry: ListEntry, config: PackConfig) -> bytes:
     """What stands in front of the image in the payload of a record."""
     first, *others = entry.labels
     if not (config.pack_label and others):
@@ -415,7 +415,7 @@ def _head(entry: Entry, config: PackConfig) -> bytes:
     return head[:4] + struct.pack("<f", first) + head[8:] if config.repeat_first_label else head
 
 
-def _encode(entry: Entry, file: str, config: PackConfig) -> bytes | str:
+def _encode(entry: ListEntry, file: str, config: PackConfig) -> bytes | str:
     """The payload of one record, or why there is none."""
     try:
         with open(file, "rb", buffering=0) as stream:
@@ -436,7 +436,7 @@ def _encode(entry: Entry, file: str, config: PackConfig) -> bytes | str:
     return head + image
 
 
-def _reencoded(data: bytes, entry: Entry, config: PackConfig) -> bytes | str:
+def _reencoded(data: bytes, entry: ListEntry, config: PackConfig) -> bytes | str:
     """The image decoded, cropped, resized and encoded as the configuration says, or why it could not be."""
     import cv2
 
@@ -483,7 +483,7 @@ def _center_square(image: np.ndarray) -> np.ndarray:
     return image[top:top + side, left:left + side]
 
 
-def _interpolation(image: np.ndarray, size: tuple[int, int], entry: Entry, method: int) -> int:
+def _interpolation(image: np.ndarray, size: tuple[int, int], entry: ListEntry, method: int) -> int:
     """OpenCV's number for MXNet's method; 10, a random one, depends on the id alone and so comes out
     again."""
     import cv2

@@ -36,12 +36,12 @@ _WINDOW_WORDS = 1 << 20
 _CHUNK_RECORDS = 1 << 16
 _UNFINISHED = "the record in parts that begins here is not finished: its next part is missing at byte "
 #: what is kept: magic, size and time of the .rec, how many offsets (i64) and how many headers (or none) follow
-_KEPT_HEAD = struct.Struct("<8sQQQQ")
-_KEPT_MAGIC = b"imgclsX1"
+_CACHE_HEAD = struct.Struct("<8sQQQQ")
+_CACHE_MAGIC = b"imgclsX1"
 #: smaller files are searched in a few milliseconds: to keep what was found would only be litter
-_KEEP_FROM_BYTES = 1 << 24
+_CACHE_FROM_BYTES = 1 << 24
 #: of all that is kept, for all files together, the oldest goes when it is more
-_KEPT_BYTES = 1 << 30
+_CACHE_BYTES = 1 << 30
 
 
 class Words(Protocol):
@@ -235,7 +235,7 @@ def rising(offsets: np.ndarray) -> np.ndarray:
     return offsets[np.append(True, offsets[1:] > offsets[:-1])]
 
 
-class Kept:
+class ScanCache:
     """What was found in a large file: offsets and, once they were gathered, headers, for the next time.
 
     It lies in the user's cache folder and not beside the file, where MXNet would take it for records: of a folder it
@@ -245,7 +245,7 @@ class Kept:
     def __init__(self, path: Path, size: int, mtime_ns: int, *, use: bool) -> None:
         """Without `use`, or for a small file, nothing is looked for or kept."""
         self._path, self._size, self._mtime_ns = path, size, mtime_ns
-        self._use = use and size >= _KEEP_FROM_BYTES
+        self._use = use and size >= _CACHE_FROM_BYTES
 
     def load(self, words: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
         """(offsets, headers: all or none) of the file with these words; None where none are kept that can be its."""
@@ -253,12 +253,12 @@ class Kept:
             return None
         try:
             data = self._file().read_bytes()
-            magic, size, mtime_ns, count, num_headers = _KEPT_HEAD.unpack_from(data)
-            offsets = np.frombuffer(data, "<i8", count, _KEPT_HEAD.size).astype(np.int64)
-            headers = np.frombuffer(data, HEADER_DTYPE, num_headers, _KEPT_HEAD.size + offsets.nbytes)
+            magic, size, mtime_ns, count, num_headers = _CACHE_HEAD.unpack_from(data)
+            offsets = np.frombuffer(data, "<i8", count, _CACHE_HEAD.size).astype(np.int64)
+            headers = np.frombuffer(data, HEADER_DTYPE, num_headers, _CACHE_HEAD.size + offsets.nbytes)
         except (OSError, RuntimeError, ImgclsError, struct.error, ValueError, OverflowError):
             return None
-        if magic != _KEPT_MAGIC or (size, mtime_ns) != (self._size, self._mtime_ns):
+        if magic != _CACHE_MAGIC or (size, mtime_ns) != (self._size, self._mtime_ns):
             return None
         if (offsets[1:] <= offsets[:-1]).any() or (offsets % 4).any() or disagreement(words, size, offsets):
             return None
@@ -268,7 +268,7 @@ class Kept:
         """Keep the offsets and all headers or none."""
         if not self._use:
             return
-        head = _KEPT_HEAD.pack(_KEPT_MAGIC, self._size, self._mtime_ns, len(offsets), len(headers))
+        head = _CACHE_HEAD.pack(_CACHE_MAGIC, self._size, self._mtime_ns, len(offsets), len(headers))
         # No home or a full disk only means that the next reader searches again.
         with contextlib.suppress(ImgclsError, OSError, RuntimeError):
             write_bytes(self._file(), head, offsets.astype("<i8").tobytes(), headers.tobytes())
@@ -283,7 +283,7 @@ class Kept:
         files = sorted((p.stat().st_mtime_ns, p.stat().st_size, p) for p in self._file().parent.glob("*.kept"))
         total = sum(size for _, size, _ in files)
         for _, size, path in files[:-1]:
-            if total > _KEPT_BYTES:
+            if total > _CACHE_BYTES:
                 path.unlink(missing_ok=True)
                 total -= size
 

@@ -73,16 +73,20 @@ def loads_mean(data: bytes, path: object = "mean image") -> np.ndarray:
     return np.ascontiguousarray(image[::-1], np.float32)  # B, G, R -> R, G, B; one plane stays as it is
 
 
-def refuse_model(flag: str, path: str) -> None:
-    """UsageError where `path`, given as `flag`, is another file of Caffe than a mean image: says what to do instead."""
+def refuse_model(setting: str, path: str) -> None:
+    """Raise UsageError where `path`, the value of `setting`, is a file of Caffe other than a mean image.
+
+    The message says what to do instead. `setting` is a setting's name, or a positional argument's in capitals.
+    """
     if not path.lower().endswith(MODEL_SUFFIXES):
         return
-    if flag == "`mean_image`":
-        raise UsageError(f"{flag} {path}: is not a mean image; Caffe's is a {MEAN_SUFFIX} file, MXNet's a .bin, .nd or "
-                         ".params file")
-    raise UsageError(f"{flag} {path}: Caffe networks are not read here; convert it once, where MXNet 1.9.1 is "
+    shown = setting if setting.isupper() else f"`{setting}`"
+    if setting == "mean_image":
+        raise UsageError(f"{shown} {path}: is not a mean image; Caffe's is a {MEAN_SUFFIX} file, "
+                         "MXNet's a .bin, .nd or .params file")
+    raise UsageError(f"{shown} {path}: Caffe networks are not read here; convert it once, where MXNet 1.9.1 is "
                      "installed, with its tools/caffe_converter: convert_model.py DEPLOY.prototxt NET.caffemodel "
-                     f"PREFIX; then give {flag} PREFIX")
+                     f"PREFIX; then give {shown} PREFIX")
 
 
 def _shape(message: _Message) -> tuple[int, int, int]:

@@ -35,7 +35,7 @@ _LARGEST_ARCHIVE = 1 << 30
 _MOST_MEMBERS = 1000
 
 
-class Batch(NamedTuple):
+class CifarBatch(NamedTuple):
     """Pictures with their labels: `images` uint8 (N, 3, 32, 32) RGB, `labels` int64 (N,) from 0 up.
     `coarse_labels` int64 (N,) are the 20 groups of CIFAR-100; None for CIFAR-10."""
 
@@ -44,11 +44,11 @@ class Batch(NamedTuple):
     coarse_labels: np.ndarray | None = None
 
 
-class Splits(NamedTuple):
+class CifarSplits(NamedTuple):
     """What `read_splits` found, and where."""
 
-    train: Batch
-    test: Batch
+    train: CifarBatch
+    test: CifarBatch
     path: AnyPath
 
 
@@ -76,7 +76,7 @@ _LAYOUTS = {
 }
 
 
-def read(path: str | os.PathLike[str], classes: int = 10) -> Batch:
+def read(path: str | os.PathLike[str], classes: int = 10) -> CifarBatch:
     """Read one batch file, binary or pickled (seen from its content). `classes` is 10 or 100.
 
     Raises DataError for a file that is not a whole batch, and for a pickle of anything but plain data.
@@ -93,7 +93,7 @@ def read(path: str | os.PathLike[str], classes: int = 10) -> Batch:
     return _parse(content, str(file), classes)
 
 
-def read_splits(folder: str | os.PathLike[str], classes: int = 10) -> Splits | None:
+def read_splits(folder: str | os.PathLike[str], classes: int = 10) -> CifarSplits | None:
     """The training and test pictures in `folder`: loose, in the archive's folder, or in the archive itself.
 
     None when no form of the data set is there with all its files; a damaged file is a DataError.
@@ -114,16 +114,16 @@ def read_splits(folder: str | os.PathLike[str], classes: int = 10) -> Splits | N
     return None
 
 
-def _joined(batches: list[Batch], where: AnyPath) -> Splits:
+def _joined(batches: list[CifarBatch], where: AnyPath) -> CifarSplits:
     """All batches but the last, one after the other, are for training; the last is the test."""
     *train, test = batches
     coarse = [batch.coarse_labels for batch in train if batch.coarse_labels is not None]
-    return Splits(Batch(np.concatenate([batch.images for batch in train]),
+    return CifarSplits(CifarBatch(np.concatenate([batch.images for batch in train]),
                         np.concatenate([batch.labels for batch in train]),
                         np.concatenate(coarse) if coarse else None), test, where)
 
 
-def _parse(content: bytes, name: str, classes: int) -> Batch:
+def _parse(content: bytes, name: str, classes: int) -> CifarBatch:
     # Protocol 2 and later start with 0x80, which is no label of CIFAR-10 and no coarse label of CIFAR-100.
     batch = (_parse_pickle if content[:1] == b"\x80" else _parse_binary)(content, name, classes)
     if not len(batch.labels):
@@ -135,7 +135,7 @@ def _parse(content: bytes, name: str, classes: int) -> Batch:
     return batch
 
 
-def _parse_binary(content: bytes, name: str, classes: int) -> Batch:
+def _parse_binary(content: bytes, name: str, classes: int) -> CifarBatch:
     label_bytes = 1 if classes == 10 else 2
     row = label_bytes + PIXELS
     if not content or len(content) % row:
@@ -143,11 +143,11 @@ def _parse_binary(content: bytes, name: str, classes: int) -> Batch:
                               "the file is truncated or of another kind", len(content) // row * row)
     rows = np.frombuffer(content, np.uint8).reshape(-1, row)
     images = np.array(rows[:, label_bytes:]).reshape(-1, 3, 32, 32)
-    return Batch(images, rows[:, label_bytes - 1].astype(np.int64),
+    return CifarBatch(images, rows[:, label_bytes - 1].astype(np.int64),
                  rows[:, 0].astype(np.int64) if classes == 100 else None)
 
 
-def _parse_pickle(content: bytes, name: str, classes: int) -> Batch:
+def _parse_pickle(content: bytes, name: str, classes: int) -> CifarBatch:
     names = {**_NAMES, ("_codecs", "encode"): pickles.encoder(len(content))}
     found = pickles.load(content, names, name, encoding="bytes")
     if not isinstance(found, dict):
@@ -156,15 +156,15 @@ def _parse_pickle(content: bytes, name: str, classes: int) -> Batch:
     batch = {key.decode("latin-1") if isinstance(key, bytes) else key: value for key, value in found.items()}
     data = batch.get("data")
     if not isinstance(data, _Array) or data.shape[1:] != (PIXELS,):
-        raise DataError(name, f"not a CIFAR-{classes} batch: no uint8 array `data` of (N, {PIXELS})")
+        raise DataError(name, f"not a CIFAR-{classes} batch: no uint8 array 'data' of (N, {PIXELS})")
     images = data.to_numpy().reshape(-1, 3, 32, 32)
     keys = ("labels",) if classes == 10 else ("fine_labels", "coarse_labels")
-    return Batch(images, *(_label_array(batch.get(key), key, len(images), name) for key in keys))
+    return CifarBatch(images, *(_label_array(batch.get(key), key, len(images), name) for key in keys))
 
 
 def _label_array(values: object, key: str, count: int, name: str) -> np.ndarray:
     if not isinstance(values, list) or any(type(value) is not int for value in values):
-        raise DataError(name, f"no list of numbers `{key}` in the pickle")
+        raise DataError(name, f"no list of numbers '{key}' in the pickle")
     if len(values) != count:
         raise DataError(name, f"{count} pictures but {len(values)} {key}")
     return np.array(values, np.int64)

@@ -29,7 +29,7 @@ _FLOAT32_MAX = 3.4028235e38
 _SPLIT_SUFFIX = re.compile(r"(_\d+)?(_train|_val|_test)?$")
 
 
-class Entry(NamedTuple):
+class ListEntry(NamedTuple):
     """One image of a list."""
 
     id: int
@@ -41,7 +41,7 @@ class Entry(NamedTuple):
 class Listing:
     """What was found under a folder, or in a list: `problems` says what could not be taken."""
 
-    entries: list[Entry] = field(default_factory=list)
+    entries: list[ListEntry] = field(default_factory=list)
     #: folder of each class, relative to the root, in label order; empty where there are no classes
     class_names: list[str] = field(default_factory=list)
     problems: list[DataError] = field(default_factory=list)
@@ -71,7 +71,7 @@ def walk(root: str, *, recursive: bool, extensions: Sequence[str] = EXTENSIONS) 
                 reason = "a list cannot hold a name with tabs, line breaks or blanks at its ends"
                 found.problems.append(DataError(os.path.join(root, path), reason))
             else:
-                found.entries.append(Entry(len(found.entries), (label,), path))
+                found.entries.append(ListEntry(len(found.entries), (label,), path))
         if recursive:
             here = (*above, os.path.realpath(os.path.join(root, relative)))
             below = [os.path.join(relative, s) for s in reversed(subfolders)]
@@ -80,15 +80,15 @@ def walk(root: str, *, recursive: bool, extensions: Sequence[str] = EXTENSIONS) 
     return found
 
 
-def shuffled(entries: Sequence[Entry]) -> list[Entry]:
+def shuffled(entries: Sequence[ListEntry]) -> list[ListEntry]:
     """In the order that MXNet shuffles a list of this length to; ids stay with their images."""
     mixed = list(entries)
     random.Random(_SHUFFLE_SEED).shuffle(mixed)
     return mixed
 
 
-def split(entries: Sequence[Entry], *, chunks: int = 1, train_ratio: float = 1.0,
-          test_ratio: float = 0.0) -> list[tuple[str, list[Entry]]]:
+def split(entries: Sequence[ListEntry], *, chunks: int = 1, train_ratio: float = 1.0,
+          test_ratio: float = 0.0) -> list[tuple[str, list[ListEntry]]]:
     """(suffix of the file name, entries) of each list to write.
 
     Chunks are consecutive and of equal size but for the last; in each the test images come first, then train,
@@ -148,7 +148,7 @@ def read_blank_separated(path: str | os.PathLike[str], label_width: int = 1, num
     return found
 
 
-def write(path: str | os.PathLike[str], entries: Sequence[Entry]) -> None:
+def write(path: str | os.PathLike[str], entries: Sequence[ListEntry]) -> None:
     """Write a `.lst`, atomically."""
     lines = []
     for entry in entries:
@@ -199,7 +199,7 @@ def _look_into(folder: str, problems: list[DataError]) -> tuple[list[str], list[
     return sorted(files), sorted(folders)
 
 
-def _add(entries: list[Entry], key: str, labels: Sequence[str], path: str) -> str:
+def _add(entries: list[ListEntry], key: str, labels: Sequence[str], path: str) -> str:
     """Append the entry that these fields make; otherwise return why they make none."""
     try:
         number = int(key)
@@ -215,7 +215,7 @@ def _add(entries: list[Entry], key: str, labels: Sequence[str], path: str) -> st
         return f"a label of {values} does not fit in 32 bits"
     if not path or "\0" in path:
         return "the path is empty" if not path else "the path holds a zero byte"
-    entries.append(Entry(number, values, path))
+    entries.append(ListEntry(number, values, path))
     return ""
 
 

@@ -265,7 +265,7 @@ class RecordReader:
             raise DataError(self.path, (error.strerror or str(error)).lower()) from error
         self._view = memoryview(self._mapped)
         self._words = np.frombuffer(self._view[:self.size // 4 * 4], "<u4")
-        self._kept = _scan.Kept(Path(file), self.size, status.st_mtime_ns, use=self._use_index and bool(file))
+        self._cache = _scan.ScanCache(Path(file), self.size, status.st_mtime_ns, use=self._use_index and bool(file))
 
     def __getstate__(self) -> dict[str, Any]:
         mapped = ("_mapped", "_view", "_words", "_found_headers")
@@ -312,26 +312,26 @@ class RecordReader:
 
     def _search(self) -> None:
         """Find the records in the file itself, or take what was found before."""
-        kept = self._kept.load(self._words)
+        kept = self._cache.load(self._words)
         if kept is not None:
             self.offsets = kept[0]
         else:
             self.offsets, self.problems = _scan.find_records(self.path, self._words, self.size, self.resync)
             if not self.problems:
-                self._kept.save(self.offsets, np.zeros(0, HEADER_DTYPE))
+                self._cache.save(self.offsets, np.zeros(0, HEADER_DTYPE))
         if self._index is not None:
             self._index = self._index.only(self.offsets)
 
     def _headers(self) -> tuple[np.ndarray, dict[int, DataError]]:
         found = self.__dict__.get("_found_headers")
         if found is None:
-            kept = self._kept.load(self._words)
+            kept = self._cache.load(self._words)
             if kept is not None and len(kept[1]) == len(self) and (kept[0] == self.offsets).all():
                 found = kept[1], {}
             else:
                 found = self._gather_headers()
                 if not self.problems and not found[1]:
-                    self._kept.save(self.offsets, found[0])
+                    self._cache.save(self.offsets, found[0])
             self._found_headers = found
         return found
 
@@ -348,8 +348,10 @@ class RecordReader:
 
 
 class Block:
-    """Image records laid out one behind the other as in a file, in memory that is used again: `room` for the next one,
-    then `add` it, or ask for room again and it is as if the first had not been."""
+    """Image records laid out one behind the other as in a file, in memory that is used again.
+
+    `reserve` memory for the next image, then `append` its record, or reserve again to drop it.
+    """
 
     def __init__(self) -> None:
         self._bytes = bytearray(1 << 20)
@@ -364,7 +366,7 @@ class Block:
         self.offsets: list[int] = []
         self.keys: list[int] = []
 
-    def room(self, head_size: int, size: int) -> memoryview:
+    def reserve(self, head_size: int, size: int) -> memoryview:
         """Where the image of the next record goes, which may be of up to `size` bytes; the payload begins with
         `head_size` bytes."""
         begin = self.size + _HEAD.size + head_size
@@ -374,8 +376,8 @@ class Block:
             self._bytes, self._view = larger, memoryview(larger)
         return self._view[begin:begin + size]
 
-    def add(self, head: bytes, size: int, key: int) -> None:
-        """The record whose payload is `head` and the `size` bytes that stand where the last `room` was."""
+    def append(self, head: bytes, size: int, key: int) -> None:
+        """The record whose payload is `head` and the `size` bytes that stand where the last `reserve` was."""
         begin = self.size + _HEAD.size
         end = begin + len(head) + size
         _HEAD.pack_into(self._bytes, self.size, MAGIC, end - begin)

@@ -55,7 +55,7 @@ ALIASES = {f"_{name}Scalar": f"_{name.lower()}_scalar" for name in (
 STATISTICS_INIT = {"moving_mean": '["zero", {}]', "moving_var": '["one", {}]'}
 
 
-class Entry(NamedTuple):
+class NodeOutput(NamedTuple):
     """One output of one node; `version` is 1 where an operator writes to it (an auxiliary state)."""
 
     node: int
@@ -70,7 +70,7 @@ class Node:
     op: str
     name: str
     attrs: dict[str, str] = field(default_factory=dict)
-    inputs: list[Entry] = field(default_factory=list)
+    inputs: list[NodeOutput] = field(default_factory=list)
 
     @property
     def is_variable(self) -> bool:
@@ -86,7 +86,7 @@ class Symbol:
     """
 
     nodes: list[Node]
-    heads: list[Entry]
+    heads: list[NodeOutput]
     attrs: dict[str, list] = field(default_factory=dict)
     version: int = VERSION
 
@@ -187,7 +187,7 @@ HIDDEN_OUTPUTS = {"BatchNorm": 3, "BatchNorm_v1": 3, "CuDNNBatchNorm": 3, "_cont
                   "BilinearSampler": 2, "InstanceNorm": 3, "LayerNorm": 3, "GroupNorm": 3, "moments": 2}
 
 
-def post_order(nodes: list[Node], heads: list[Entry]) -> tuple[list[Node], list[Entry]]:
+def post_order(nodes: list[Node], heads: list[NodeOutput]) -> tuple[list[Node], list[NodeOutput]]:
     """Nodes that the heads need, depth first, each behind its inputs: the order in which MXNet lists them."""
     place: dict[int, int] = {}
     for head in heads:
@@ -344,7 +344,7 @@ class _Parser:
         inputs = self.entries(given.get("inputs", []), index, f"the inputs of {what}")
         return Node(ALIASES.get(op, op), name, attrs, inputs)
 
-    def entries(self, given: object, limit: int, what: str) -> list[Entry]:
+    def entries(self, given: object, limit: int, what: str) -> list[NodeOutput]:
         """[[node, output, version], ...] with every node before `limit`."""
         if not isinstance(given, list):
             raise self.fail(f"{what} are not a list")
@@ -353,7 +353,7 @@ class _Parser:
             if not isinstance(item, list) or len(item) not in (2, 3) or not all(
                     type(number) is int and number >= 0 for number in item):
                 raise self.fail(f"{what}: {str(item)[:40]} is not [node, output, version]")
-            entry = Entry(*item)
+            entry = NodeOutput(*item)
             if entry.node >= limit:
                 raise self.fail(f"{what} refer to node {entry.node}, which does not come before")
             entries.append(entry)
@@ -382,7 +382,7 @@ def _add_statistics(nodes: list[Node]) -> None:
         names = INPUTS.get(node.op, ())
         for name in names[len(node.inputs):]:
             if name in STATISTICS_INIT:
-                node.inputs.append(Entry(len(nodes)))
+                node.inputs.append(NodeOutput(len(nodes)))
                 attrs = node.attrs | {"__init__": STATISTICS_INIT[name]}
                 nodes.append(Node("null", f"{node.name}_{name}", attrs))
 
@@ -403,7 +403,7 @@ def _node_text(node: Node, indent: str) -> str:
     return _lines("{", members, "}", indent)
 
 
-def _entry_text(entry: Entry) -> str:
+def _entry_text(entry: NodeOutput) -> str:
     return f"[{entry.node}, {entry.output}, {entry.version}]"
 
 

@@ -22,7 +22,7 @@ from torch import Tensor, fx, nn
 from imgcls.errors import DataError, UsageError
 from imgcls.formats import params
 from imgcls.formats import symbol as symbols
-from imgcls.formats.symbol import STATISTICS_INIT, Entry, Node, Symbol
+from imgcls.formats.symbol import STATISTICS_INIT, Node, NodeOutput, Symbol
 from imgcls.layers import Layer, OpSpec, Shape
 from imgcls.layers.foreign import OPERATORS, Variable
 from imgcls.storage.paths import to_path
@@ -59,7 +59,7 @@ class GraphHead:
 
     data: Node
     nodes: list[Node]
-    head: Entry
+    head: NodeOutput
 
 
 # --------------------------------------------------------------------------------------- module -> symbol
@@ -87,15 +87,15 @@ def to_symbol(model: nn.Module, *, output: str = "softmax") -> Symbol:
     return Symbol(ordered, heads)
 
 
-def _shifted(entry: Entry, logits: Entry, start: int) -> Entry:
+def _shifted(entry: NodeOutput, logits: NodeOutput, start: int) -> NodeOutput:
     return logits if entry.node < 0 else entry._replace(node=entry.node + start)
 
 
 def _default_ending(output: str) -> GraphHead:
     if not output:
-        return GraphHead(Node("null", "data"), [], Entry(-1))
-    nodes = [Node("null", f"{output}_label"), Node("SoftmaxOutput", output, {}, [Entry(-1), Entry(0)])]
-    return GraphHead(Node("null", "data"), nodes, Entry(1))
+        return GraphHead(Node("null", "data"), [], NodeOutput(-1))
+    nodes = [Node("null", f"{output}_label"), Node("SoftmaxOutput", output, {}, [NodeOutput(-1), NodeOutput(0)])]
+    return GraphHead(Node("null", "data"), nodes, NodeOutput(1))
 
 
 class _Tracer(fx.Tracer):
@@ -126,9 +126,9 @@ class _Writer:
         self.by_name: dict[str, int] = {data.name: 0}
         self.seen: set[str] = set()
 
-    def body(self, graph: fx.Graph) -> Entry:
+    def body(self, graph: fx.Graph) -> NodeOutput:
         """Add every call of the trace; returns where the result is."""
-        entries: dict[fx.Node, Entry] = {}
+        entries: dict[fx.Node, NodeOutput] = {}
         for node in graph.nodes:
             if node.op == "output":
                 if not isinstance(node.args[0], fx.Node):
@@ -137,7 +137,7 @@ class _Writer:
             if node.op == "placeholder":
                 if entries:
                     raise self.error(f"it takes a second input ({node.target})")
-                entries[node] = Entry(0)
+                entries[node] = NodeOutput(0)
             elif node.op == "call_module":
                 entries[node] = self.layer(str(node.target), node, entries)
             elif node.op == "call_function" and node.target is operator.getitem:
@@ -147,7 +147,7 @@ class _Writer:
                 raise self.error(f"{_described(node)} is not a Layer")
         raise self.error("it returns nothing")
 
-    def layer(self, path: str, call: fx.Node, entries: Mapping[fx.Node, Entry]) -> Entry:
+    def layer(self, path: str, call: fx.Node, entries: Mapping[fx.Node, NodeOutput]) -> NodeOutput:
         """Add the layer at `path` and its variables."""
         layer = self.model.get_submodule(path)
         if not isinstance(layer, Layer):
@@ -160,13 +160,13 @@ class _Writer:
             raise self.error(f"layer {path} must be called with tensors only, in MXNet's order")
         inputs = [entries[arg] for arg in call.args if isinstance(arg, fx.Node)]
         if layer.op == "null":
-            return Entry(self.variable(variable_of(name, layer, "value")))
+            return NodeOutput(self.variable(variable_of(name, layer, "value")))
         for slot in layer.parameter_slots():
             version = int(slot in layer.AUXILIARY)
-            inputs.append(Entry(self.variable(variable_of(name, layer, slot)), 0, version))
+            inputs.append(NodeOutput(self.variable(variable_of(name, layer, slot)), 0, version))
         if name in self.by_name:
             raise self.error(f"two nodes would be called {name}")
-        return Entry(self.add(Node(layer.op, name, dict(layer.attrs), inputs)))
+        return NodeOutput(self.add(Node(layer.op, name, dict(layer.attrs), inputs)))
 
     def variable(self, node: Node) -> int:
         """Where the variable is; one that two layers share is written once."""
@@ -236,7 +236,7 @@ def from_symbol(symbol: Symbol, arrays: Mapping[str, np.ndarray] | None = None, 
     return model
 
 
-def find_logits(symbol: Symbol, path: object = "symbol") -> tuple[Entry, Entry]:
+def find_logits(symbol: Symbol, path: object = "symbol") -> tuple[NodeOutput, NodeOutput]:
     """The head that classifies and the logits behind it (the same where the head is no softmax)."""
     found = []
     heads = {head.node: head for head in reversed(symbol.heads)}  # of one node's outputs the first counts
@@ -270,9 +270,9 @@ class _Reader:
             name[4:] for name in arrays or {} if name.startswith("aux:")}
         self.body = _ancestors(symbol.nodes, self.logits.node)
         self.root, self.graph = nn.Module(), fx.Graph()
-        self.values: dict[Entry, fx.Node] = {}
+        self.values: dict[NodeOutput, fx.Node] = {}
         self.results: dict[int, fx.Node] = {}
-        self.shapes: dict[Entry, Tensor] = {}
+        self.shapes: dict[NodeOutput, Tensor] = {}
         self.owners: dict[int, tuple[Layer, str]] = {}
         self.input_shape, self.new_values = input_shape, 0
 
@@ -281,9 +281,9 @@ class _Reader:
         for index in self.body:
             node = self.symbol.nodes[index]
             if index == data:
-                self.values[Entry(index)] = self.graph.placeholder("data")
+                self.values[NodeOutput(index)] = self.graph.placeholder("data")
                 if self.input_shape is not None:
-                    self.shapes[Entry(index)] = torch.empty((2, *self.input_shape), device="meta")
+                    self.shapes[NodeOutput(index)] = torch.empty((2, *self.input_shape), device="meta")
             elif not node.is_variable:
                 self.operator(index, node)
         self.graph.output(self.value(self.logits))
@@ -301,7 +301,7 @@ class _Reader:
             raise DataError(self.symbol_path, "no variable is left for the image to go into")
         return named[0] if named else free[0]
 
-    def data_entries(self, node: Node) -> list[Entry]:
+    def data_entries(self, node: Node) -> list[NodeOutput]:
         """The inputs of an operator that are not its parameters."""
         if node.is_variable:
             return []
@@ -350,7 +350,7 @@ class _Reader:
         if num_data < 1:
             raise ValueError("it has no inputs")
 
-    def check_shapes(self, outline: Layer, slots: Mapping[str, Entry], stored: Mapping[str, Shape]) -> None:
+    def check_shapes(self, outline: Layer, slots: Mapping[str, NodeOutput], stored: Mapping[str, Shape]) -> None:
         """Compare with the file's shapes, before memory is taken for parameters of sizes that a symbol made up."""
         for slot in outline.parameter_slots():
             wanted, name = tuple(getattr(outline, slot).shape), self.symbol.nodes[slots[slot].node].name
@@ -366,9 +366,9 @@ class _Reader:
         """The shapes of the results, worked out without values."""
         result = outline.infer(*(value for value in known if value is not None))
         results = result if isinstance(result, (tuple, list)) else [result]
-        self.shapes |= {Entry(index, output): value for output, value in enumerate(results)}
+        self.shapes |= {NodeOutput(index, output): value for output, value in enumerate(results)}
 
-    def parameters(self, layer: Layer, slots: Mapping[str, Entry]) -> None:
+    def parameters(self, layer: Layer, slots: Mapping[str, NodeOutput]) -> None:
         """Remember how the file names the layer's parameters, and share those that another layer has, too."""
         for slot in layer.parameter_slots():
             index = slots[slot].node
@@ -398,7 +398,7 @@ class _Reader:
         self.root.add_module(key, layer)
         return key
 
-    def value(self, entry: Entry) -> fx.Node:
+    def value(self, entry: NodeOutput) -> fx.Node:
         """The traced value of an entry; a variable that is no parameter gets a layer of its own."""
         if entry in self.values:
             return self.values[entry]
@@ -431,7 +431,7 @@ class _Reader:
                                 f"variable {node.name!r} is neither the image nor among the parameters")
         layer = Variable(shape, node.name in self.auxiliary, node.attrs)
         layer.variables["value"] = Node("null", node.name, dict(node.attrs))
-        self.shapes[Entry(index)] = torch.empty(shape, device="meta")
+        self.shapes[NodeOutput(index)] = torch.empty(shape, device="meta")
         return self.graph.call_module(self.add_module(node.name, layer), ())
 
     def ending(self, data: int) -> GraphHead:
@@ -447,7 +447,7 @@ class _Reader:
         given = self.symbol.nodes[data]
         return GraphHead(Node("null", given.name, dict(given.attrs)), nodes, self.placed(self.head, place))
 
-    def placed(self, entry: Entry, place: Mapping[int, int]) -> Entry:
+    def placed(self, entry: NodeOutput, place: Mapping[int, int]) -> NodeOutput:
         """An entry among the nodes behind the logits; of the network before it they may use the logits only."""
         if entry.node in place:
             return entry._replace(node=place[entry.node])

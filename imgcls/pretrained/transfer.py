@@ -20,7 +20,7 @@ from imgcls import graph
 from imgcls.config.sections import NetworkConfig
 from imgcls.errors import DataError, UsageError, nearest
 from imgcls.formats import symbol as symbols
-from imgcls.formats.symbol import Entry, Node, Symbol
+from imgcls.formats.symbol import Node, NodeOutput, Symbol
 from imgcls.layers import FullyConnected, Layer
 from imgcls.networks import _init, build_network
 from imgcls.pretrained.zoo import Pretrained, head_keys
@@ -72,7 +72,7 @@ def new_head(pretrained: Pretrained, config: NetworkConfig, *, layer: str = "", 
     return model, LoadSummary(loaded, new, dropped, pretrained.network.nodes[entry.node].name, note)
 
 
-def find_cut(symbol: Symbol, layer: str, path: object) -> tuple[Entry, str]:
+def find_cut(symbol: Symbol, layer: str, path: object) -> tuple[NodeOutput, str]:
     """The output that goes into the new head, and what to say about it: that of `layer`, or without it what goes into
     the last fully connected layer."""
     if not layer:
@@ -95,7 +95,7 @@ def find_cut(symbol: Symbol, layer: str, path: object) -> tuple[Entry, str]:
         close = [one for one in nearest(name, operators) if one != own]
         there = [*([f"{own} (found by itself)"] if own else []), *close]
         raise UsageError(f"{FLAG} {layer}: {path} has no such layer; {'there is ' if there else ''}{', '.join(there)}")
-    entry = Entry(operators[name])
+    entry = NodeOutput(operators[name])
     if found is None or found.node == entry.node:
         return entry, ""
     return entry, (f"{FLAG} {layer} is not what goes into the network's last layer, that is {own}: whatever stands "
@@ -162,7 +162,7 @@ def _bare(name: str) -> str:
 # Networks with a symbol
 
 
-def _automatic(symbol: Symbol, path: object) -> tuple[Entry | None, list[str]]:
+def _automatic(symbol: Symbol, path: object) -> tuple[NodeOutput | None, list[str]]:
     """What goes into the classifier, or None and the layers that it could be."""
     _, entry = graph.find_logits(symbol, path)
     node = symbol.nodes[entry.node]
@@ -185,7 +185,7 @@ def _automatic(symbol: Symbol, path: object) -> tuple[Entry | None, list[str]]:
     return None, candidates
 
 
-def _body(pretrained: Pretrained, symbol: Symbol, cut: Entry, shape: Sequence[int]) -> fx.GraphModule:
+def _body(pretrained: Pretrained, symbol: Symbol, cut: NodeOutput, shape: Sequence[int]) -> fx.GraphModule:
     """The network up to `cut`, with its weights."""
     nodes, heads = symbols.post_order(symbol.nodes, [cut])
     body, path = Symbol(nodes, heads), pretrained.path
@@ -224,8 +224,8 @@ def _add_head(model: fx.GraphModule, config: NetworkConfig, seed: int) -> list[s
     output.args = (call,)
     model.recompile()
     data = model.meta["head"].data
-    behind = [Node("null", "softmax_label"), Node("SoftmaxOutput", "softmax", {}, [Entry(-1), Entry(0)])]
-    model.meta["head"] = graph.GraphHead(data, behind, Entry(1))
+    behind = [Node("null", "softmax_label"), Node("SoftmaxOutput", "softmax", {}, [NodeOutput(-1), NodeOutput(0)])]
+    model.meta["head"] = graph.GraphHead(data, behind, NodeOutput(1))
     return [f"{name}_weight", f"{name}_bias"]
 
 

@@ -122,7 +122,7 @@ def locate(name: str | os.PathLike[str], epoch: int | str = "auto", *, flag: str
     where it cannot be downloaded.
     """
     name, epoch = os.fspath(name), str(epoch).strip()
-    caffe.refuse_model(flag, name)
+    caffe.refuse_model(flag.strip("`"), name)
     kind, colon, rest = name.partition(":")
     if colon and kind.lower() == "torchvision":
         return _torchvision_place(name, rest, flag)
