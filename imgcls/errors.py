@@ -1,10 +1,11 @@
-"""Errors that are shown to a user: every failure that is not our own bug ends as one of these, in one line on stderr.
+"""Errors that are shown to a user: every failure that is not our own bug ends as one of these, in one line on
+stderr.
 
 `cli` turns `UsageError` into exit status 2 and `DataError` and `RunError` into 1; nothing else catches them.
 
-A message names a setting between backquotes, `image_shape`, and never as a flag: below `cli/` nobody knows whether the
-setting came from a command line, a Python argument or a file. Whoever shows the message spells it: `spelled(as_flag)`
-gives --image-shape, `str(error)` gives image_shape.
+A message names a setting between backquotes, `image_shape`, and never as a flag: below `cli/` nobody knows
+whether the setting came from a command line, a Python argument or a file. Whoever shows the message spells
+it: `spelled(as_flag)` gives --image-shape, `str(error)` gives image_shape.
 """
 
 from __future__ import annotations
@@ -87,7 +88,8 @@ def nearest(name: str, known: Iterable[str]) -> list[str]:
 def unknown(what: str, name: str, known: Iterable[str], meant: str | None = None) -> UsageError:
     """Return the error for a name that is not among `known`, with what there is (of many: the nearest).
 
-    `what` says what the name is for. `meant` is the right name where it is known from elsewhere, such as another toolkit's word for the same thing.
+    `what` says what the name is for. `meant` is the right name where it is known from elsewhere, such as
+    another toolkit's word for the same thing.
     """
     known = list(known)
     close = nearest(name, known)
@@ -113,7 +115,8 @@ def reason(error: OSError | ValueError) -> str:
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's text, or the name of its class where it has none.
 
-    Libraries add stack traces and advice below it. OpenCV puts its source file first: its `err` is the sentence alone.
+    Libraries add stack traces and advice below it. OpenCV puts its source file first: its `err` is the
+    sentence alone.
     """
     text = getattr(error, "err", None) or str(error)
     return next(iter(str(text).strip().splitlines()), type(error).__name__)

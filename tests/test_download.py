@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from imgcls.errors import RunError, UsageError
-from imgcls.storage import download
+from imgcls.storage import download, folders, transfer
+from imgcls.storage.remote import RemotePath
 
 CONTENT = bytes(range(256)) * 1000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -78,7 +79,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[http.server.ThreadingHTTPServer]:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.delenv("IMGCLS_MIRROR", raising=False)
-    monkeypatch.setattr(download, "TIMEOUT_SECONDS", 1.0)
+    monkeypatch.setattr(transfer, "TIMEOUT_S", 1.0)
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.url = f"http://127.0.0.1:{server.server_port}"  # type: ignore[attr-defined]
     server.seen = []  # type: ignore[attr-defined]
@@ -222,21 +223,23 @@ def test_a_full_disk_is_no_fault_of_the_mirror(server, tmp_path: Path) -> None:
     if not os.path.exists("/dev/full"):
         pytest.skip("no /dev/full")
     with open("/dev/full", "wb", buffering=0) as full, pytest.raises(RunError, match="full: no space left"):
-        download._append(full, CONTENT)
+        transfer.append(full, CONTENT)
 
 
 def test_where_the_cache_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("IMGCLS_CACHE", raising=False)
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    assert download.data_folder("", "mnist") == tmp_path / ".cache/imgcls/mnist"
+    assert folders.cache_folder("mnist") == tmp_path / ".cache/imgcls/mnist"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert download.data_folder("", "mnist") == tmp_path / "xdg/imgcls/mnist"
+    assert folders.cache_folder("mnist") == tmp_path / "xdg/imgcls/mnist"
     monkeypatch.setenv("IMGCLS_CACHE", "~/mine")
-    assert download.data_folder("", "mnist") == tmp_path / "mine/mnist"
-    assert download.data_folder("~/data", "mnist") == tmp_path / "data"
+    assert folders.cache_folder("mnist") == tmp_path / "mine/mnist"
+    assert folders.data_folder("~/data", "mnist") == tmp_path / "data"
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(UsageError, match="is a file, not a folder"):
-        download.data_folder(str(tmp_path / "file"), "mnist")
-    with pytest.raises(UsageError, match="data_dir memory://bucket: must be on this machine"):
-        download.data_folder("memory://bucket", "mnist")
+        folders.data_folder(str(tmp_path / "file"), "mnist")
+    assert isinstance(folders.data_folder("memory://bucket", "mnist"), RemotePath)
+    monkeypatch.setenv("IMGCLS_CACHE", "memory://bucket")
+    with pytest.raises(UsageError, match="IMGCLS_CACHE memory://bucket: must be on this machine"):
+        folders.data_folder("", "mnist")

@@ -1,4 +1,4 @@
-"""Remote files: faults survived or told in a line, the cache, record files by copy and by chunks, the outbox.
+"""Remote files: faults survived or told in a line, the cache, record files by copy and by chunks, the queue.
 
 Against http on this machine and fsspec's memory://, so that these run everywhere; `test_s3.py` has the S3 cases.
 """
@@ -30,12 +30,12 @@ from imgcls.data.sources import ChunkedSource, RecordSource, open_source
 from imgcls.datasets import mnist
 from imgcls.errors import DataError, RunError, UsageError
 from imgcls.formats import lists, params, ranges, recordio
-from imgcls.storage import cache, remote
+from imgcls.storage import cache, http, remote, retries
 from imgcls.storage.atomic import atomic_write, write_bytes
 from imgcls.storage.cache import Cache
 from imgcls.storage.paths import to_local_path, to_path
 from imgcls.storage.remote import RemotePath
-from imgcls.storage.uploads import Outbox, Twin
+from imgcls.storage.uploads import MirroredFile, UploadQueue
 from imgcls.training import checkpoint
 
 CONTENT = bytes(range(256)) * 400
@@ -45,7 +45,7 @@ CONTENT = bytes(range(256)) * 400
 def _apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A cache of its own, and no patience."""
     monkeypatch.setenv("IMGCLS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(remote, "PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(retries, "PAUSE_S", 0.01)
 
 
 @pytest.fixture
@@ -130,9 +130,9 @@ def test_what_does_not_pass_is_one_line(web: FaultyServer, fault: str, words: st
     web.fault = lambda method, _: fault if method == "GET" else ""
     with pytest.raises(RunError, match=words) as caught:
         RemotePath(f"{web.url}/x.bin").read_bytes()
-    assert web.count("GET") == remote.ATTEMPTS
+    assert web.count("GET") == retries.ATTEMPTS
     assert str(caught.value).startswith(f"{web.url}/x.bin: cannot be read: ")
-    assert f"({remote.ATTEMPTS} times tried)" in str(caught.value)
+    assert f"({retries.ATTEMPTS} times tried)" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
@@ -147,7 +147,7 @@ def test_no_use_in_trying_again(web: FaultyServer) -> None:
 
 
 def test_a_silent_server_is_left(web: FaultyServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "READ_SECONDS", 0.1)
+    monkeypatch.setattr(http, "READ_TIMEOUT_S", 0.1)
     web.fault = lambda *_: "hang"
     with pytest.raises(RunError, match="no answer in time"):
         RemotePath(f"{web.url}/x.bin").read_bytes()
@@ -255,7 +255,7 @@ def test_a_full_disk_is_one_line(web: FaultyServer, monkeypatch: pytest.MonkeyPa
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(RemotePath, "download", full)
-    with pytest.raises(RunError, match=r"cannot keep a copy of http.*x.bin .*no space left.*--cache-gb"):
+    with pytest.raises(RunError, match=r"cannot keep a copy of http.*x.bin .*no space left.*cache_gb"):
         Cache().open(RemotePath(f"{web.url}/x.bin"))
 
 
@@ -329,7 +329,7 @@ def test_chunks_hold_what_the_files_hold(chunked: ChunkedSource, web: FaultyServ
     assert chunked.labels.tolist() == local.labels.tolist()
     for i in (0, 99, 100, 176, 50, 51):
         assert bytes(chunked.read(i)) == bytes(local.read(i))
-    assert "more than --cache-gb 1e-06 leaves room for; read in chunks" in sources.notes(chunked)[0]
+    assert "more than `cache_gb` 1e-06 leaves room for; read in chunks" in sources.notes(chunked)[0]
     assert chunked.problem(120, "is bad").offset == local.problem(120, "is bad").offset
     web.seen.clear()
     again = open_source(f"{web.url}/a.rec;{web.url}/b.rec", "--data-train", cache_gb=1e-6)
@@ -466,7 +466,7 @@ def test_training_from_and_to_a_url(memory: str, folder: Path, undisturbed: Path
     assert "Validation-accuracy" in RemotePath(f"{memory}/model/log").read_text()
     images = torch.rand(2, 1, 28, 28)
     assert torch.equal(api.load_model(prefix)(images), api.load_model(undisturbed)(images))
-    with pytest.raises(UsageError, match=rf"--load-epoch 7: {prefix}-0007.params does not exist; there is 1, 2"):
+    with pytest.raises(UsageError, match=rf"load_epoch 7: {prefix}-0007.params does not exist; there is 1, 2"):
         checkpoint.load(prefix, "7")
 
 
@@ -547,52 +547,52 @@ def test_the_outbox_sends_in_order_and_one_batch_at_a_time(memory: str, monkeypa
         upload(self, file)  # type: ignore[arg-type]
 
     monkeypatch.setattr(RemotePath, "upload", slow)
-    outbox = Outbox(f"{memory}/net")
+    queue = UploadQueue(f"{memory}/net")
     data = bytearray(b"first")
-    outbox.write(f"{memory}/a", data)
-    outbox.write(f"{memory}/b", b"second")
-    outbox.send()  # comes back before anything has arrived
+    queue.write(f"{memory}/a", data)
+    queue.write(f"{memory}/b", b"second")
+    queue.flush()  # comes back before anything has arrived
     data[:] = b"later"
-    outbox.write(f"{memory}/c", b"third")
-    outbox.remove(f"{memory}/b")
+    queue.write(f"{memory}/c", b"third")
+    queue.remove(f"{memory}/b")
     assert order == []
     gate.set()
-    outbox.close()
+    queue.close()
     assert order == ["a", "b", "c"]
     assert RemotePath(f"{memory}/a").read_bytes() == b"first"
     assert names(f"{memory}/net") == ["a", "c"]
 
 
 def test_a_failed_upload_ends_the_next_save(memory: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    outbox = Outbox(f"{memory}/net")
+    queue = UploadQueue(f"{memory}/net")
 
     def refuse(self: RemotePath, file: object) -> None:
         raise RunError(f"{self}: cannot be written: no")
 
     monkeypatch.setattr(RemotePath, "upload", refuse)
-    outbox.write(f"{memory}/a", b"x")
-    outbox.send()
+    queue.write(f"{memory}/a", b"x")
+    queue.flush()
     with pytest.raises(RunError, match="memory://bucket/a: cannot be written"):
-        outbox.send()
-    outbox.close()
-    outbox = Outbox(f"{memory}/net")
-    outbox.write(f"{memory}/a", b"x")
+        queue.flush()
+    queue.close()
+    queue = UploadQueue(f"{memory}/net")
+    queue.write(f"{memory}/a", b"x")
     with pytest.raises(RunError, match="cannot be written"):
-        outbox.close()
+        queue.close()
     assert not list((Path(os.environ["IMGCLS_CACHE"]) / "upload").iterdir())
 
 
 def test_a_log_is_copied_as_it_grows(memory: str, tmp_path: Path) -> None:
-    twin = Twin(to_path(f"{memory}/log"))
-    assert twin.push() == ""  # nothing yet
+    mirrored = MirroredFile(to_path(f"{memory}/log"))
+    assert mirrored.sync() == ""  # nothing yet
     for text in ("one\n", "two\n"):
-        with twin.path.open("a") as stream:
+        with mirrored.path.open("a") as stream:
             stream.write(text)
-        assert twin.push() == ""
+        assert mirrored.sync() == ""
     assert RemotePath(f"{memory}/log").read_text() == "one\ntwo\n"
-    assert twin.close() == ""
-    assert not twin.path.exists()
-    near = Twin(tmp_path / "log")
+    assert mirrored.close() == ""
+    assert not mirrored.path.exists()
+    near = MirroredFile(tmp_path / "log")
     near.path.write_text("kept")
     assert near.close() == ""
     assert (tmp_path / "log").read_text() == "kept"

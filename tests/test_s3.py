@@ -23,7 +23,7 @@ from imgcls.cli import train as train_command
 from imgcls.data.sources import open_source
 from imgcls.errors import DataError, RunError, UsageError
 from imgcls.formats import recordio
-from imgcls.storage import remote
+from imgcls.storage import drivers, retries
 from imgcls.storage.cache import Cache
 from imgcls.storage.remote import RemotePath
 from imgcls.training import checkpoint
@@ -61,12 +61,12 @@ def s3(moto: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[F
                         "AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
                         "AWS_EC2_METADATA_DISABLED": "true", "no_proxy": "*"}.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(remote, "PAUSE_SECONDS", 0.01)
-    monkeypatch.setattr(remote, "DRIVER_ATTEMPTS", 1)
+    monkeypatch.setattr(retries, "PAUSE_S", 0.01)
+    monkeypatch.setattr(drivers, "DRIVER_ATTEMPTS", 1)
     with serving(moto) as server:
         monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
         forget()
-        fs, _ = remote._driver("s3://dmlc")
+        fs, _ = drivers.open_driver("s3://dmlc")
         if fs.exists("dmlc"):
             fs.rm("dmlc", recursive=True)
         fs.mkdir("dmlc")

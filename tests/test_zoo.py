@@ -18,7 +18,7 @@ import imgcls
 from imgcls.errors import DataError, RunError, UsageError
 from imgcls.formats import params
 from imgcls.pretrained import zoo
-from imgcls.storage import download
+from imgcls.storage import folders
 
 FOLDER = "/models/imagenet/resnet/18-layers"
 
@@ -142,7 +142,7 @@ def test_a_wrong_hash(server: SimpleNamespace, trained: Path, monkeypatch: pytes
     monkeypatch.setenv("IMGCLS_MIRROR", server.url)
     with pytest.raises(RunError, match=f"wrong content .sha256 .*, not {'1' * 64}"):
         zoo.locate("resnet-18")
-    assert not (download.data_folder("", FOLDER.strip("/")) / "resnet-18-0000.params").exists()
+    assert not (folders.cache_folder(FOLDER.strip("/")) / "resnet-18-0000.params").exists()
 
 
 def test_nobody_has_it(server: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

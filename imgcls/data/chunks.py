@@ -21,7 +21,8 @@ import numpy as np
 from imgcls.data import order
 from imgcls.errors import DataError
 from imgcls.formats.ranges import RangedReader
-from imgcls.storage.remote import PARTS_AT_ONCE, Pool
+from imgcls.storage.remote import PARTS_AT_ONCE
+from imgcls.storage.thread_pool import DaemonPool
 
 #: a chunk has this many bytes, or one record
 CHUNK_BYTES = 16 << 20
@@ -48,7 +49,7 @@ class Chunks:
                         for a, b in zip(firsts, lasts, strict=True)]
         self._in_memory = any(reader.cache.limit_bytes < 4 * WINDOW_CHUNKS * CHUNK_BYTES for reader in readers)
         self._lock = threading.Lock()
-        self._pool: Pool | None = None
+        self._pool: DaemonPool | None = None
         self._held: dict[int, Future[memoryview]] = {}
         self._remaining = np.zeros(len(self._ranges), np.int64)
         self._ahead: deque[int] = deque()
@@ -113,7 +114,7 @@ class Chunks:
                 self._submit(chunk)
 
     def _submit(self, chunk: int) -> Future[memoryview]:
-        self._pool = self._pool or Pool(PARTS_AT_ONCE, "imgcls-chunks")
+        self._pool = self._pool or DaemonPool(PARTS_AT_ONCE, "imgcls-chunks")
         self._held[chunk] = future = self._pool.submit(self._fetch, chunk)
         return future
 
@@ -122,5 +123,5 @@ class Chunks:
         reader = self._readers[file]
         if self._in_memory:
             return memoryview(reader.path.read_range(begin, end))
-        with reader.cache.open(reader.path, begin, end, info=reader.info, tell=False) as stream:
+        with reader.cache.open(reader.path, begin, end, info=reader.info, announce=False) as stream:
             return memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))

@@ -108,7 +108,7 @@ def pack_list(entries: Sequence[ListEntry], root: str, path: str | os.PathLike[s
                 packed.skipped.append(Skipped(entry, result))
             else:
                 writer.write(result, entry.id)
-                syncer.poke()
+                syncer.notify()
             watch(count)
         packed.records, packed.size_bytes = writer.count, writer.size_bytes
     return packed
@@ -326,7 +326,7 @@ def _store_files(entries: Sequence[ListEntry], file_of: Callable[[ListEntry], st
     for some, (block, reasons) in zip(groups, blocks, strict=True):
         writer.write_block(block)
         idle.append(block)
-        syncer.poke()
+        syncer.notify()
         for entry, reason in zip(some, reasons, strict=True):
             if reason:
                 packed.skipped.append(Skipped(entry, reason))
@@ -383,7 +383,7 @@ class _Syncer:
         if self.error and exc_info[0] is None:
             raise self.error
 
-    def poke(self) -> None:
+    def notify(self) -> None:
         """To be called after each record or block. Raises what the disk said."""
         if self.error:
             raise self.error

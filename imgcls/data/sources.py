@@ -22,8 +22,10 @@ from imgcls.errors import DataError, UsageError
 from imgcls.formats import lists, recordio
 from imgcls.formats.ranges import RangedReader
 from imgcls.storage.cache import default_gb
-from imgcls.storage.paths import AnyPath, open_read, to_path
-from imgcls.storage.remote import Pool, RemotePath
+from imgcls.storage.paths import AnyPath, to_path
+from imgcls.storage.reading import open_read
+from imgcls.storage.remote import RemotePath
+from imgcls.storage.thread_pool import DaemonPool
 
 #: of the samples this part may be damaged before a run is stopped, but at least this number
 BAD_PART, BAD_LEAST = 0.01, 10
@@ -143,7 +145,7 @@ class RecordSource:
         """A reader of each file. Remote ones are fetched ahead, while those before them are searched."""
         fetched = [file for file in files if isinstance(file, RemotePath)]
         self.copied_bytes = sum(file.stat().size for file in fetched)
-        with Pool(min(FETCHED_AHEAD, len(fetched)), "imgcls-shards") as pool:
+        with DaemonPool(min(FETCHED_AHEAD, len(fetched)), "imgcls-shards") as pool:
             copies = {file: pool.submit(open_read, file, cache_gb=cache_gb) for file in fetched}
             readers = []
             for file in files:

@@ -13,7 +13,7 @@ from imgcls.data import sources
 from imgcls.data.sources import ArraySource, Source, Splits
 from imgcls.errors import DataError
 from imgcls.formats import cifar
-from imgcls.storage import download
+from imgcls.storage import download, folders
 
 #: MXNet train_cifar10.py 0.9.1 to 1.9.1; its depth of 110 is what `resnet` takes for small images anyway, and wrong
 #: for other networks. Crop and mirror are on, as up to 1.2: later versions had them off,
@@ -46,7 +46,7 @@ def load(config: DataConfig) -> Splits:
     if train:
         splits = sources.open_splits(config, train, val)
         return dataclasses.replace(splits, train=_named(splits.train), val=splits.val and _named(splits.val))
-    folder = download.data_place(config.data_dir, "cifar10")
+    folder = folders.data_folder(config.data_dir, "cifar10")
     found = cifar.read_splits(folder)
     if found is None:
         archive = download.fetch(
@@ -72,7 +72,7 @@ def _records(config: DataConfig) -> tuple[str, str]:
     if config.data_train or config.data_val:
         return config.data_train, config.data_val
     if config.data_dir:
-        folder = download.data_place(config.data_dir, "cifar10")
+        folder = folders.data_folder(config.data_dir, "cifar10")
         for train, val in _RECORD_FILES:
             if (folder / train).is_file():
                 return str(folder / train), str(folder / val)

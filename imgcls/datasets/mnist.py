@@ -14,7 +14,7 @@ from imgcls.config.sections import DataConfig
 from imgcls.data.sources import ArraySource, Splits
 from imgcls.errors import DataError
 from imgcls.formats import idx
-from imgcls.storage import download
+from imgcls.storage import download, folders
 from imgcls.storage.paths import AnyPath
 
 #: MXNet train_mnist.py 0.9.1 to 1.9.1; the pixels are x / 255
@@ -44,7 +44,7 @@ _MAX_BYTES = 16 << 20
 
 def load(config: DataConfig) -> Splits:
     """Images uint8 (N, 1, 28, 28), labels int64. Looks in --data-dir, downloads there what is missing."""
-    folder = download.data_place(config.data_dir, "mnist")
+    folder = folders.data_folder(config.data_dir, "mnist")
     files = {name: _find(folder, name) or _fetch(folder, name) for name in _SHA256}
     # zlib lets go of the interpreter: the small file is read while the large one is
     with ThreadPoolExecutor(2) as pool:

@@ -19,8 +19,9 @@ import numpy as np
 
 from imgcls.errors import DataError, ImgclsError
 from imgcls.storage.atomic import write_bytes
-from imgcls.storage.download import data_folder
-from imgcls.storage.paths import AnyPath, read_all
+from imgcls.storage.folders import cache_folder
+from imgcls.storage.paths import AnyPath
+from imgcls.storage.reading import read_all
 
 MAGIC = 0xCED7230A
 #: the bits of a head's second word that are the length; the others are the kind
@@ -276,7 +277,7 @@ class ScanCache:
 
     def _file(self) -> Path:
         place = hashlib.sha256(os.fsencode(self._path.resolve())).hexdigest()[:32]
-        return data_folder("", "records") / f"{self._path.stem[:32]}-{place}.kept"
+        return cache_folder("records") / f"{self._path.stem[:32]}-{place}.kept"
 
     def _make_room(self) -> None:
         """Remove what was kept longest ago while all together is too much."""

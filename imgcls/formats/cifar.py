@@ -26,7 +26,8 @@ import numpy as np
 
 from imgcls.errors import DataError
 from imgcls.formats import pickles
-from imgcls.storage.paths import AnyPath, open_read, to_path
+from imgcls.storage.paths import AnyPath, to_path
+from imgcls.storage.reading import open_read
 
 PIXELS = 3 * 32 * 32
 #: the largest real file, the training pictures of CIFAR-100, has 155 million bytes

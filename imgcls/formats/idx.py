@@ -21,7 +21,8 @@ import numpy as np
 
 from imgcls.errors import DataError
 from imgcls.storage.atomic import write_bytes
-from imgcls.storage.paths import AnyPath, open_read, to_path
+from imgcls.storage.paths import AnyPath, to_path
+from imgcls.storage.reading import open_read
 
 IMAGES_MAGIC = 2051
 LABELS_MAGIC = 2049

@@ -19,7 +19,8 @@ from typing import NamedTuple
 
 from imgcls.errors import DataError, UsageError
 from imgcls.storage.atomic import write_bytes
-from imgcls.storage.paths import AnyPath, read_all, to_path
+from imgcls.storage.paths import AnyPath, to_path
+from imgcls.storage.reading import read_all
 
 EXTENSIONS = (".jpeg", ".jpg", ".png")
 

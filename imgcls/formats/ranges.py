@@ -19,7 +19,8 @@ from imgcls.formats._scan import HEADER_DTYPE, LENGTH_BITS, WHOLE
 from imgcls.formats.recordio import unpack
 from imgcls.storage.atomic import write_bytes
 from imgcls.storage.cache import Cache
-from imgcls.storage.remote import PARTS_AT_ONCE, Info, Pool, RemotePath
+from imgcls.storage.remote import PARTS_AT_ONCE, FileInfo, RemotePath
+from imgcls.storage.thread_pool import DaemonPool
 
 #: what is read at a time to find the records
 PIECE_BYTES = 16 << 20
@@ -42,7 +43,7 @@ class RangedReader:
 
     def __init__(self, path: RemotePath, *, resync: bool = False, cache_gb: float | None = None) -> None:
         self.path, self.resync = path, resync
-        self.info: Info = path.stat()
+        self.info: FileInfo = path.stat()
         self.size = self.info.size
         self.problems = []
         self.cache = Cache(cache_gb)
@@ -129,7 +130,7 @@ class RangedReader:
         def read(first: int) -> bytes:
             return self.path.read_range(first, min(first + PIECE_BYTES + _OVERLAP, self.size))
 
-        with Pool(min(PARTS_AT_ONCE, max(len(firsts), 1)), "imgcls-search") as pool:
+        with DaemonPool(min(PARTS_AT_ONCE, max(len(firsts), 1)), "imgcls-search") as pool:
             ahead = [pool.submit(read, first) for first in firsts[:PARTS_AT_ONCE]]
             for number, first in enumerate(firsts):
                 data = ahead.pop(0).result()
@@ -139,7 +140,7 @@ class RangedReader:
 
     def _take_note(self) -> bool:
         """Whether the records were found before."""
-        note = self.cache.kept(self.path, self.info, "records")
+        note = self.cache.note_path(self.path, self.info, "records")
         try:
             data = note.read_bytes()
             magic, size, count = _NOTE_HEAD.unpack_from(data)
@@ -156,7 +157,7 @@ class RangedReader:
 
     def _write_note(self) -> None:
         with contextlib.suppress(ImgclsError):  # without a note the next run searches again
-            write_bytes(self.cache.kept(self.path, self.info, "records"),
+            write_bytes(self.cache.note_path(self.path, self.info, "records"),
                         _NOTE_HEAD.pack(_NOTE_MAGIC, self.size, len(self)), self.offsets.astype("<i8").tobytes(),
                         self._headers.tobytes(), self._labels.astype("<f4").tobytes())
 

@@ -32,7 +32,8 @@ from imgcls.errors import DataError, RunError, UsageError
 from imgcls.formats import _scan
 from imgcls.formats._scan import HEADER_DTYPE, LENGTH_BITS, MAGIC, Index
 from imgcls.storage.atomic import atomic_write
-from imgcls.storage.paths import AnyPath, open_read, to_local_path, to_path
+from imgcls.storage.paths import AnyPath, to_local_path, to_path
+from imgcls.storage.reading import open_read
 
 MAX_PAYLOAD_BYTES = LENGTH_BITS
 
@@ -132,7 +133,7 @@ class RecordReader:
     def __init__(self, path: StrPath, *, resync: bool = False, use_index: bool = True,
                  index: StrPath | None = None, cache_gb: float | None = None) -> None:
         """`index` names an `.idx` elsewhere. Without `use_index` no index and no kept result is looked at. Of a URL the
-        copy in the cache is read, fetched first where there is none; `cache_gb` is as in `storage.open_read`."""
+        copy in the cache is read, fetched first where there is none; `cache_gb` is as in `reading.open_read`."""
         self.path = to_path(path)
         self._cache_gb = cache_gb
         self.resync = resync

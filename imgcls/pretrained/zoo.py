@@ -33,7 +33,7 @@ from imgcls.errors import DataError, RunError, UsageError, nearest
 from imgcls.formats import caffe, params, symbol
 from imgcls.formats.symbol import Symbol
 from imgcls.networks import build_network
-from imgcls.storage import download
+from imgcls.storage import download, folders
 from imgcls.storage.atomic import write_bytes
 from imgcls.storage.paths import AnyPath, to_local_path, to_path
 from imgcls.training import checkpoint
@@ -246,7 +246,7 @@ def _download_model(name: str, epoch: str) -> PretrainedRef:
     if epoch.lower() != "auto" and checkpoint.parse_epoch(epoch) not in (0, model.epoch):
         raise UsageError(f"`load_epoch` {epoch}: the zoo has {name} after one epoch only, {model.epoch:04d} "
                          "(0000 means it too)")
-    folder = download.data_folder("", model.folder)
+    folder = folders.cache_folder(model.folder)
     files = [f"{model.stem}-symbol.json", f"{model.stem}-{model.epoch:04d}.params"]
     advice = (f"MXNet's server is gone: take torchvision:{model.living}, the living equivalent of {name}, or put "
               f"{' and '.join(files)} into {folder}, or name a mirror of that server in {download.MIRROR_VARIABLE}")
@@ -266,7 +266,7 @@ def _download_url(url: str, epoch: str, flag: str) -> PretrainedRef:
     if not stem:
         raise UsageError(f"{flag} {url}: must end with the prefix of the files, such as .../resnet-18 for "
                          ".../resnet-18-symbol.json and .../resnet-18-0000.params")
-    folder = download.data_folder("", "models") / "url" / hashlib.sha256(base.encode()).hexdigest()[:16]
+    folder = folders.cache_folder("models") / "url" / hashlib.sha256(base.encode()).hexdigest()[:16]
     if not any((folder / f"{stem}-{end}.json").exists() for end in ("symbol", "network")):
         _small_files(base, folder, stem)
     file = f"{stem}-{number:04d}.params"
@@ -278,8 +278,8 @@ def _download_url(url: str, epoch: str, flag: str) -> PretrainedRef:
 def _small_files(base: str, folder: Path, stem: str) -> None:
     """The network and the meta data of the prefix at `base`; RunError where there is no network."""
     found = {end: content for end in ("meta.json", "symbol.json")
-             if (content := download.peek(f"{base}-{end}", symbol.MAX_BYTES))}
-    if "symbol.json" not in found and (content := download.peek(f"{base}-network.json", 1 << 20)):
+             if (content := download.read_url(f"{base}-{end}", symbol.MAX_BYTES))}
+    if "symbol.json" not in found and (content := download.read_url(f"{base}-network.json", 1 << 20)):
         found["network.json"] = content
     if not found.keys() - {"meta.json"}:
         raise RunError(f"cannot download {stem}: there is no {base}-symbol.json")
@@ -297,7 +297,7 @@ def _fetch(urls: Sequence[str], target: Path, collection: str | None, advice: st
                                     f"{noted.name} beside it to take it as it is")
         return
     unreachable = []
-    sources = [*download.own_mirror(collection, target.name), *urls]
+    sources = [*download.user_mirror(collection, target.name), *urls]
     for url in [] if wanted else sources:
         try:
             wanted = wanted or download.published_sha256(url)
@@ -402,7 +402,7 @@ def _torchvision_file(weights: Any, network: str) -> Path:
     if theirs.is_file():
         return theirs
     digest = re.search(r"-([0-9a-f]{8,})\.pth$", file)
-    folder = download.data_folder("", "models") / "torchvision"
+    folder = folders.cache_folder("models") / "torchvision"
     return download.fetch([url], folder / file, sha256=digest[1] if digest else None, max_bytes=MAX_BYTES,
                           collection="torchvision", advice=f"put {file} into {folder}, or give a file of your own: "
                                                            f"torchvision:{network}:FILE.pth")

@@ -1,7 +1,8 @@
 """Write files atomically: the one module that opens a path for writing.
 
-A reader never sees half a file: bytes go to a temporary name in the same folder, are flushed to the disk and renamed
-over the target. A remote file is uploaded whole (`remote.py`).
+A reader never sees half a file: bytes go to a temporary name in the same folder, are flushed to the disk and
+renamed over the target. A remote file is uploaded whole (`remote.py`). Everybody who writes a file that must
+be right calls `atomic_write` or `write_bytes`.
 """
 
 from __future__ import annotations
@@ -22,25 +23,27 @@ from imgcls.storage.remote import RemotePath
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     """Open a binary file that takes the name `path` only when the block ends well.
 
-    Folders on the way are made. On any failure the target is untouched and the temporary file is removed;
-    a full or read-only disk is a RunError that names the file. A URL is written whole when the block has ended well.
+    Folders on the way are made. On any failure the target is untouched and the temporary file is removed; a
+    full or read-only disk is a RunError that names the file. A URL is written whole when the block has ended
+    well.
     """
     target = to_path(path)
     if isinstance(target, RemotePath):
-        with tempfile.NamedTemporaryFile(prefix="imgcls-") as aside:
-            yield aside
-            aside.flush()
-            target.upload(aside.name)
+        with tempfile.NamedTemporaryFile(prefix="imgcls-") as local:
+            yield local
+            local.flush()
+            target.upload(local.name)
         return
     temporary = ""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
         with os.fdopen(handle, "wb") as stream:
+            # mkstemp lets only its owner read; the file is to be as `open` would have made it.
             os.fchmod(stream.fileno(), 0o666 & ~_umask())
             yield stream
             stream.flush()
-            os.fsync(stream.fileno())
+            os.fsync(stream.fileno())  # before the rename: else a crash can leave the name with nothing in it
         os.replace(temporary, target)
         _sync_folder(target.parent)
     except OSError as error:
@@ -58,28 +61,34 @@ def write_bytes(path: str | os.PathLike[str], *pieces: bytes | memoryview) -> No
             stream.write(piece)
 
 
-def check_writable(prefix: str, flag: str) -> None:
-    """Raise now what would be raised at the first save: a folder that cannot be made or written to."""
-    found = to_path(prefix, flag)
-    if isinstance(found, RemotePath):
-        return  # the first files are written before the first step
-    folder = found.parent
+def check_writable(prefix: str, setting: str) -> None:
+    """Raise now what would be raised at the first save: a folder that cannot be made or written to.
+
+    A URL is not tried: a run writes its first files there before its first step.
+    """
+    path = to_path(prefix, setting)
+    if isinstance(path, RemotePath):
+        return
+    folder = path.parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise RunError(f"{flag} {prefix}: cannot write to the folder {folder}: {reason(error)}") from error
+        raise RunError(f"{setting} {prefix}: cannot write to the folder {folder}: {reason(error)}") from error
 
 
 def _umask() -> int:
+    # The system tells the mask only to who sets it.
     mask = os.umask(0)
     os.umask(mask)
     return mask
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make the rename itself durable; not every file system lets a folder be synced, and none loses data then."""
+    """Make the rename itself durable."""
+    # Not every file system lets a folder be synced; those that refuse lose the new name at worst, never the
+    # content.
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:

@@ -1,11 +1,16 @@
-"""Copies of remote files on this machine's disk: fetched once for all processes, never more than a limit of bytes.
+"""Copies of remote files on this machine's disk: fetched once for all processes, never more than a limit of
+bytes.
 
-An entry is a file, or a range of one, in one version (the store's ETag or what it has for one): a file that changes is
-another entry. It lies in the folder `remote` of `IMGCLS_CACHE`, fetched under a lock into `NAME.part` and then renamed,
-so a killed fetch leaves nothing that counts. What was used longest ago goes first; what a process has open stays
-(whoever opens an entry holds a shared lock on it for as long as the file or its mapping lives).
+An entry is a file, or a range of one, in one version (the store's ETag or what it has for one): a file that
+changes gets another entry. It lies in the folder `remote` of `IMGCLS_CACHE`, is fetched under a lock into
+`NAME.part` and then renamed, so a killed fetch leaves nothing that counts. What was used longest ago is
+removed first; what a process has open stays (whoever opens an entry holds a shared lock on it for as long as
+the file or its mapping lives).
 
-`data/` and `formats/` open remote files through `storage.open_read`, which asks here. No torch.
+`data` and `formats` open remote files through `reading.open_read`, which asks here. No torch.
+
+Ours and not fsspec's `filecache`, which has no limit of size, and no lock that keeps two processes from
+fetching the same file or from removing one that is in use.
 """
 
 from __future__ import annotations
@@ -20,24 +25,27 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, BinaryIO
+from typing import IO, BinaryIO, NamedTuple
 
 from imgcls.errors import DataError, RunError, UsageError, reason
 from imgcls.storage import remote
-from imgcls.storage.remote import Info, RemotePath
+from imgcls.storage.folders import CACHE_VARIABLE, cache_folder
+from imgcls.storage.locks import lock_file
+from imgcls.storage.remote import FileInfo, RemotePath
 
 LIMIT_VARIABLE = "IMGCLS_CACHE_GB"
 DEFAULT_GB = 100.0
-#: files that share a lock wait for each other: enough locks that this is rare, few enough to leave them lying about
-_LOCKS = 256
-#: larger ones are told about on stderr
-_TOLD_BYTES = 64 << 20
-#: a file of the cache that takes no room worth counting
+#: entries that share a lock wait for each other: enough locks that this is rare, few enough to leave them
+#: lying about
+_NUM_LOCKS = 256
+#: fetches of this size and more are announced on stderr
+_ANNOUNCED_BYTES = 64 << 20
+#: ends the name of a file of the cache that takes no room worth counting
 _LOCK_SUFFIX = ".lock"
 
 
 def default_gb() -> float:
-    """The limit where no flag gives one: `IMGCLS_CACHE_GB`, or 100."""
+    """Return the limit where no flag gives one: `IMGCLS_CACHE_GB`, or 100."""
     text = os.environ.get(LIMIT_VARIABLE, "").strip()
     try:
         value = float(text) if text else DEFAULT_GB
@@ -48,49 +56,63 @@ def default_gb() -> float:
     return value
 
 
+class _Range(NamedTuple):
+    """Bytes begin .. end - 1 of one version of a remote file: what an entry holds."""
+
+    path: RemotePath
+    info: FileInfo
+    begin: int
+    end: int
+
+    @property
+    def size(self) -> int:
+        return self.end - self.begin
+
+    @property
+    def name(self) -> str:
+        """The name of its entry: the same for the same bytes, readable at its end."""
+        key = f"{self.path}\n{self.info.version}\n{self.begin}-{self.end}/{self.info.size}"
+        # 64 characters of the name: with hash and suffixes a file system's 255 are never reached
+        return f"{hashlib.sha256(key.encode()).hexdigest()[:32]}-{self.path.name[-64:]}"
+
+
 class Cache:
-    """The folder, and the limit that fetching through this object keeps it to."""
+    """The folder of the copies, and the limit that fetching through this object keeps it to."""
 
     def __init__(self, limit_gb: float | None = None) -> None:
         """`limit_gb` in units of 10^9 bytes; None: `default_gb`."""
-        from imgcls.storage.download import data_folder
-
         self.limit_bytes = int((default_gb() if limit_gb is None else limit_gb) * 1e9)
-        self.folder = data_folder("", "remote")
+        self.folder = cache_folder("remote")
 
-    def open(self, path: RemotePath, begin: int = 0, end: int | None = None, *, info: Info | None = None,
-             tell: bool = True) -> BinaryIO:
-        """A local copy of bytes begin .. end - 1 of the file (all, if None), open for reading; a mapping of it may be
-        kept after it is closed. `info` is what the caller knows of the file already.
+    def open(self, path: RemotePath, begin: int = 0, end: int | None = None, *, info: FileInfo | None = None,
+             announce: bool = True) -> BinaryIO:
+        """Open a local copy of bytes begin .. end - 1 of the file (all, if None) for reading.
 
-        FileNotFoundError where there is no such file. What is larger than the limit becomes a file without a name,
-        which is gone when it is closed.
+        A mapping of it may be kept after it is closed. `info` is what the caller already knows of the file.
+        FileNotFoundError where there is no such file. What is larger than the limit becomes a file without a
+        name, which is gone when it is closed. A large fetch is told on stderr where `announce`.
         """
-        found = info or path.stat()
-        end = found.size if end is None else end
-        entry = self.folder / self._name(path, found.version, begin, end, found.size)
-        if end - begin > self.limit_bytes:
-            return self._unnamed(path, begin, end)
+        info = info or path.stat()
+        piece = _Range(path, info, begin, info.size if end is None else end)
+        entry = self.folder / piece.name
+        if piece.size > self.limit_bytes:
+            return _open_unnamed(piece)
         for _ in range(3):  # another process may remove it between the fetch and the opening
             with contextlib.suppress(FileNotFoundError):
-                return self._open_entry(entry, end - begin)
-            self._fetch(path, found, entry, begin, end, tell)
+                return self._open_entry(entry, piece.size)
+            self._fetch(piece, entry, announce)
         raise RunError(f"{path}: its copy in {self.folder} vanishes as soon as it is there; is the folder shared with "
                        "a run of a smaller `cache_gb`?")
 
-    def kept(self, path: RemotePath, found: Info, kind: str) -> Path:
-        """Where to keep what was found out about this version of the file."""
-        return self.folder / f"{self._name(path, found.version, 0, found.size, found.size)}.{kind}"
+    def note_path(self, path: RemotePath, info: FileInfo, kind: str) -> Path:
+        """Return where to keep what was found out about this version of the file."""
+        return self.folder / f"{_Range(path, info, 0, info.size).name}.{kind}"
 
     def touch(self, entry: Path) -> None:
-        """Note that the entry is in use: it is the last to go."""
+        """Note that the entry is in use: it is the last to be removed."""
+        # Set by hand: most disks are mounted so that reading does not change the time of access.
         with contextlib.suppress(OSError):
             os.utime(entry, ns=(time.time_ns(), entry.stat().st_mtime_ns))
-
-    @staticmethod
-    def _name(path: RemotePath, version: str, begin: int, end: int, size: int) -> str:
-        key = hashlib.sha256(f"{path}\n{version}\n{begin}-{end}/{size}".encode()).hexdigest()[:32]
-        return f"{key}-{path.name[-64:]}"
 
     def _open_entry(self, entry: Path, size: int) -> BinaryIO:
         stream = open(entry, "rb")  # noqa: SIM115 - the caller's
@@ -98,92 +120,80 @@ class Cache:
             stream.close()
             entry.unlink(missing_ok=True)
             raise FileNotFoundError(errno.ENOENT, "cut short", str(entry))
-        _lock(stream, shared=True)
+        lock_file(stream, shared=True)
         self.touch(entry)
         return stream
 
-    def _fetch(self, path: RemotePath, found: Info, entry: Path, begin: int, end: int, tell: bool) -> None:
+    def _fetch(self, piece: _Range, entry: Path, announce: bool) -> None:
         part = entry.with_name(entry.name + ".part")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with self._locked(int(entry.name[:8], 16) % _LOCKS):
-                if entry.exists():
-                    return
-                if tell and end - begin >= _TOLD_BYTES:
-                    print(f"fetching {path} ({(end - begin) / 1e6:,.0f} MB) to {self.folder}", file=sys.stderr)
-                with self._locked(_LOCKS):
-                    self._make_room(end - begin)
-                    stream = open(part, "w+b")  # noqa: SIM115 - closed below
-                    _lock(stream, shared=True)
-                    stream.truncate(end - begin)  # others count it as soon as it is begun
-                with stream:
-                    path.download(stream, begin, end)
-                    stream.flush()
-                    several = end - begin > remote.PART_BYTES
-                    if several and path.stat(fresh=True).version != found.version:
-                        raise DataError(path, "changed while it was fetched")
-                    os.replace(part, entry)
+            with self._locked(int(entry.name[:8], 16) % _NUM_LOCKS):
+                if not entry.exists():  # else another process fetched it while we waited
+                    if announce and piece.size >= _ANNOUNCED_BYTES:
+                        print(f"fetching {piece.path} ({piece.size / 1e6:,.0f} MB) to {self.folder}", file=sys.stderr)
+                    self._fetch_into(part, entry, piece)
         except OSError as error:
-            if isinstance(error, FileNotFoundError) and error.filename == str(path):
+            if isinstance(error, FileNotFoundError) and error.filename == str(piece.path):
                 raise
             part.unlink(missing_ok=True)
-            raise _cannot_keep(path, end - begin, self.folder, error) from error
+            raise _cannot_keep(piece, self.folder, error) from error
         except BaseException:
             part.unlink(missing_ok=True)
             raise
 
-    def _unnamed(self, path: RemotePath, begin: int, end: int) -> BinaryIO:
-        try:
-            stream: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - the caller's
-            path.download(stream, begin, end)
-            stream.seek(0)
-        except FileNotFoundError:
-            raise
-        except OSError as error:
-            raise _cannot_keep(path, end - begin, tempfile.gettempdir(), error) from error
-        return stream  # type: ignore[return-value]
+    def _fetch_into(self, part: Path, entry: Path, piece: _Range) -> None:
+        with self._locked(_NUM_LOCKS):  # the one more, for the room of all
+            self._make_room(piece.size)
+            stream = open(part, "w+b")  # noqa: SIM115 - closed below
+            lock_file(stream, shared=True)
+            stream.truncate(piece.size)  # others count it as soon as it is begun
+        with stream:  # open, and so safe from `_make_room` of other processes, until it has its name
+            piece.path.download(stream, piece.begin, piece.end)
+            stream.flush()
+            # One request is of one version. Several may be of two, and nothing else would tell.
+            if piece.size > remote.PART_BYTES and piece.path.stat(fresh=True).version != piece.info.version:
+                raise DataError(piece.path, "changed while it was fetched")
+            os.replace(part, entry)
 
-    def _make_room(self, need: int) -> None:
-        """Remove what was used longest ago and is not open, until `need` bytes more are within the limit."""
-        found = []
+    def _make_room(self, num_bytes: int) -> None:
+        """Remove what was used longest ago and is not open, until `num_bytes` more are within the limit."""
+        entries = []
         for file in self.folder.iterdir():
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):  # another process removed it
                 if file.suffix != _LOCK_SUFFIX:
                     status = file.stat()
-                    found.append((status.st_atime_ns, status.st_size, file))
-        total = need + sum(size for _, size, _ in found)
-        for _, size, file in sorted(found):
+                    entries.append((status.st_atime_ns, status.st_size, file))
+        total = num_bytes + sum(size for _, size, _ in entries)
+        for _, size, file in sorted(entries):
             if total <= self.limit_bytes:
                 break
             with contextlib.suppress(OSError), open(file, "rb") as stream:
-                if _lock(stream, shared=False):
+                if lock_file(stream):  # whoever has it open shares a lock on it
                     file.unlink()
                     total -= size
 
     @contextlib.contextmanager
-    def _locked(self, number: int) -> Iterator[None]:
-        with open(self.folder / f"{number:03d}{_LOCK_SUFFIX}", "wb") as stream:
-            _lock(stream, shared=False, wait=True)
+    def _locked(self, lock_index: int) -> Iterator[None]:
+        """Wait for, and hold, one of the locks of the folder."""
+        with open(self.folder / f"{lock_index:03d}{_LOCK_SUFFIX}", "wb") as stream:
+            lock_file(stream, wait=True)
             yield
 
 
-def _lock(stream: IO[bytes], *, shared: bool, wait: bool = False) -> bool:
-    """Lock an open file, until it and its mappings are closed. False where another has it; where there are no locks
-    (a network file system) all is allowed, and only the renaming guards the entries."""
+def _open_unnamed(piece: _Range) -> BinaryIO:
+    """Return a copy in a file that nobody else sees and that is gone when it is closed."""
     try:
-        import fcntl
-
-        kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
-        fcntl.flock(stream, kind if wait else kind | fcntl.LOCK_NB)
-    except ImportError:
-        return True
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True
-    return True
+        stream: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - the caller's
+        piece.path.download(stream, piece.begin, piece.end)
+        stream.seek(0)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise _cannot_keep(piece, tempfile.gettempdir(), error) from error
+    return stream  # type: ignore[return-value]
 
 
-def _cannot_keep(path: RemotePath, size: int, folder: object, error: OSError) -> RunError:
-    return RunError(f"cannot keep a copy of {path} ({size / 1e9:.2f} GB) in {folder}: {reason(error)}; `cache_gb` (or "
-                    f"{LIMIT_VARIABLE}) says how much may be kept, IMGCLS_CACHE where")
+def _cannot_keep(piece: _Range, folder: object, error: OSError) -> RunError:
+    return RunError(f"cannot keep a copy of {piece.path} ({piece.size / 1e9:.2f} GB) in {folder}: {reason(error)}; "
+                    f"`cache_gb` (or {LIMIT_VARIABLE}) says how much may be kept, {CACHE_VARIABLE} where")

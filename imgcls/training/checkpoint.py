@@ -9,7 +9,7 @@
 
 Every file is written aside and renamed. `.states` goes before `.params`, so weights that are there can be resumed from.
 Under a URL the position has a new name each time, PREFIX-position-UPDATE-WRITER.states, and PREFIX-latest.json, written
-after it, tells which of them counts; all of it is uploaded in the background (`outbox.py`).
+after it, tells which of them counts; all of it is uploaded in the background (`uploads.py`).
 MXNet's own checkpoints are read too: what has no `.states` starts with a fresh optimizer.
 """
 
@@ -40,10 +40,13 @@ from imgcls.errors import DataError, RunError, UsageError
 from imgcls.formats import params, symbol
 from imgcls.formats import states as mxnet_states
 from imgcls.layers import Layer
-from imgcls.storage import remote
 from imgcls.storage.atomic import check_writable
-from imgcls.storage.paths import AnyPath, open_read, to_local_path, to_path
-from imgcls.storage.uploads import Outbox
+from imgcls.storage.locks import lock_file
+from imgcls.storage.paths import AnyPath, to_local_path, to_path
+from imgcls.storage.reading import open_read
+from imgcls.storage.remote import RemotePath
+from imgcls.storage.uploads import UploadQueue
+from imgcls.storage.urls import url_scheme
 
 #: version of the layout of `.states`
 STATES_FORMAT = 1
@@ -94,8 +97,8 @@ class Checkpoint:
         self.prefix, self.run = os.fspath(to_path(prefix, "`model_prefix`")), run or uuid.uuid4().hex
         self._keep_states = keep_states
         check_writable(self.prefix, "`model_prefix`")
-        self._outbox = Outbox(self.prefix)
-        self._lock = None if self._outbox.remote else _lock(self.prefix)
+        self._uploads = UploadQueue(self.prefix)
+        self._lock = None if self._uploads.is_remote else _lock(self.prefix)
         #: of this object, for PREFIX-latest.json; and the position under a URL that it told of last
         self._writer, self._position = uuid.uuid4().hex, ""
 
@@ -109,60 +112,60 @@ class Checkpoint:
             foreign = read_meta(self.prefix).get("earlier_epochs", [])
         else:
             foreign = sorted(_numbered(self.prefix, "params"))
-            self._outbox.remove(f"{self.prefix}-position.states")
+            self._uploads.remove(f"{self.prefix}-position.states")
             for epoch in _numbered(self.prefix, "states"):
-                self._outbox.remove(f"{self.prefix}-{epoch:04d}.states")
-        if self._outbox.remote:
+                self._uploads.remove(f"{self.prefix}-{epoch:04d}.states")
+        if self._uploads.is_remote:
             self._take_over(resumed)
         if any(isinstance(module, Layer) for module in model.modules()):
-            self._outbox.write(f"{self.prefix}-symbol.json", symbol.dumps(graph.to_symbol(model)).encode())
+            self._uploads.write(f"{self.prefix}-symbol.json", symbol.dumps(graph.to_symbol(model)).encode())
         else:
-            self._outbox.write(f"{self.prefix}-network.json", json.dumps(dict(network), indent=1).encode())
+            self._uploads.write(f"{self.prefix}-network.json", json.dumps(dict(network), indent=1).encode())
         text = json.dumps({"imgcls": __version__, "run": self.run, "earlier_epochs": foreign, **meta}, indent=1,
                           ensure_ascii=False)
-        self._outbox.write(f"{self.prefix}-meta.json", text.encode())
-        self._outbox.send(wait=True)  # now, not after an epoch: whether one may write there
+        self._uploads.write(f"{self.prefix}-meta.json", text.encode())
+        self._uploads.flush(wait=True)  # now, not after an epoch: whether one may write there
 
     def save_epoch(self, model: nn.Module, optimizer: torch.optim.Optimizer, scaler: Mapping[str, Any],
                    position: Position) -> str:
         """Write the checkpoint after `position.epoch` epochs; returns the path of the weights."""
         arrays = graph.arrays(model)
         stem = f"{self.prefix}-{position.epoch:04d}"
-        self._outbox.write(f"{stem}.states", self._states(model, optimizer, scaler, position, arrays))
-        self._outbox.write(f"{stem}.params", *params.pieces(list(arrays), list(arrays.values()), f"{stem}.params"))
-        if self._outbox.remote:
+        self._uploads.write(f"{stem}.states", self._states(model, optimizer, scaler, position, arrays))
+        self._uploads.write(f"{stem}.params", *params.pieces(list(arrays), list(arrays.values()), f"{stem}.params"))
+        if self._uploads.is_remote:
             self._point(position)
         with contextlib.suppress(OSError):
-            self._outbox.remove(f"{self.prefix}-position.states")
-            self._outbox.wait()
+            self._uploads.remove(f"{self.prefix}-position.states")
+            self._uploads.wait()
             there = sorted({position.epoch, *_numbered(self.prefix, "states")})
             for old in there[:-self._keep_states]:
                 if old < position.epoch:
-                    self._outbox.remove(f"{self.prefix}-{old:04d}.states")
-        self._outbox.send()
+                    self._uploads.remove(f"{self.prefix}-{old:04d}.states")
+        self._uploads.flush()
         return f"{stem}.params"
 
     def save_position(self, model: nn.Module, optimizer: torch.optim.Optimizer, scaler: Mapping[str, Any],
                       position: Position) -> str:
         """Write everything that a position inside an epoch needs into one file, in place of the one before."""
         path = f"{self.prefix}-position.states"
-        if self._outbox.remote:
+        if self._uploads.is_remote:
             path = f"{self.prefix}-position-{position.update:08d}-{self._writer[:8]}.states"
         arrays = graph.arrays(model)
-        self._outbox.write(path, self._states(model, optimizer, scaler, position, arrays, with_weights=True))
-        if self._outbox.remote:
+        self._uploads.write(path, self._states(model, optimizer, scaler, position, arrays, with_weights=True))
+        if self._uploads.is_remote:
             self._point(position, path)
-        self._outbox.send()
+        self._uploads.flush()
         return path
 
     def wait(self) -> None:
         """Until what was saved under a URL has arrived; raises what went wrong with it."""
-        self._outbox.wait()
+        self._uploads.wait()
 
     def close(self) -> None:
         """Give the prefix back, when all that was saved has arrived (an impatient second Ctrl-C does not wait)."""
         try:
-            self._outbox.close(wait=not isinstance(sys.exc_info()[1], KeyboardInterrupt))
+            self._uploads.close(wait=not isinstance(sys.exc_info()[1], KeyboardInterrupt))
         finally:
             if self._lock is not None:
                 to_local_path(f"{self.prefix}.lock").unlink(missing_ok=True)
@@ -174,18 +177,18 @@ class Checkpoint:
         latest = _read_latest(self.prefix)
         name = str(latest.get("position") or "") if resumed else ""
         self._position = f"{_folder(self.prefix)}/{name}" if name else ""
-        self._outbox.write(f"{self.prefix}-latest.json", self._latest(int(latest.get("epoch") or 0) if resumed else 0))
+        self._uploads.write(f"{self.prefix}-latest.json", self._latest(int(latest.get("epoch") or 0) if resumed else 0))
         for path in _positions(self.prefix):
             if str(path) != self._position:
-                self._outbox.remove(str(path))
+                self._uploads.remove(str(path))
 
     def _point(self, position: Position, path: str = "") -> None:
         """Under a URL: tell of the files just written, then remove the position told of before."""
-        self._outbox.then(self._check_writer)
+        self._uploads.add_check(self._check_writer)
         before, self._position = self._position, path
-        self._outbox.write(f"{self.prefix}-latest.json", self._latest(position.epoch))
+        self._uploads.write(f"{self.prefix}-latest.json", self._latest(position.epoch))
         if before and before != path:
-            self._outbox.remove(before)
+            self._uploads.remove(before)
 
     def _latest(self, epoch: int) -> bytes:
         """PREFIX-latest.json: the newest epoch, and the file of the position if that is newer."""
@@ -326,7 +329,7 @@ def _newest(root: str) -> Saved | None:
     """The state that is furthest on among those of the run that wrote the meta data; weights alone if nothing else."""
     foreign = read_meta(root).get("earlier_epochs", [])
     epochs = sorted(_numbered(root, "params"), reverse=True)
-    name = os.path.basename(str(_read_latest(root).get("position") or "")) if remote.scheme(root) else ""
+    name = os.path.basename(str(_read_latest(root).get("position") or "")) if url_scheme(root) else ""
     inside = to_path(f"{_folder(root)}/{name}" if name else f"{root}-position.states")
     position = _read_states(inside) if inside.exists() else None
     for epoch in epochs:
@@ -407,7 +410,7 @@ def _numbered(root: str, suffix: str) -> Iterator[int]:
 def _beside(root: str) -> list[str]:
     """The names of all files in the folder of the prefix, as it is now."""
     folder = to_path(root).parent
-    if isinstance(folder, remote.RemotePath):
+    if isinstance(folder, RemotePath):
         return [path.name for path in folder.iterdir()]
     return os.listdir(folder) if folder.is_dir() else []
 
@@ -444,14 +447,7 @@ def _read_json(path: AnyPath, what: str) -> dict[str, Any]:
 def _lock(prefix: str) -> IO[str]:
     """Hold PREFIX.lock for this process; the system lets go of it however the process ends."""
     stream = open(f"{prefix}.lock", "w")  # noqa: SIM115 - open for as long as the run
-    try:
-        import fcntl
-
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except ImportError:
-        return stream
-    except OSError as error:
+    if not lock_file(stream):
         stream.close()
-        raise RunError(f"`model_prefix` {prefix}: another run is writing there; wait for it or choose another "
-                       "prefix") from error
+        raise RunError(f"`model_prefix` {prefix}: another run is writing there; wait for it or choose another prefix")
     return stream

@@ -15,9 +15,10 @@ from typing import Any
 
 from imgcls.config.sections import ReportConfig
 from imgcls.errors import RunError, UsageError, as_keyword, spell_settings
-from imgcls.storage import remote, uploads
+from imgcls.storage import uploads
 from imgcls.storage.atomic import write_bytes
 from imgcls.storage.paths import to_path
+from imgcls.storage.urls import url_scheme
 
 
 class Reporter:
@@ -31,10 +32,10 @@ class Reporter:
                  spelling: Callable[[str], str] = as_keyword) -> None:
         self.terminal = (sys.stderr.isatty() if terminal is None else terminal) and not quiet
         self._rank, self._quiet, self._spelling = rank, quiet, spelling
-        self._log_twin = _log_place(config)
-        self._log = _open_log(config, self._log_twin, rank)
-        self._twin = uploads.Twin(to_path(metrics_path)) if metrics_path and rank == 0 else None
-        self._metrics = self._twin.path if self._twin else None
+        self._log_file = _mirrored_log(config)
+        self._log = _open_log(config, self._log_file, rank)
+        self._metrics_file = uploads.MirroredFile(to_path(metrics_path)) if metrics_path and rank == 0 else None
+        self._metrics = self._metrics_file.path if self._metrics_file else None
         self._bar: Any = None
         self._last = ""  # the line of an epoch that is over
         self._started = time.perf_counter()
@@ -101,8 +102,8 @@ class Reporter:
     def saved(self, path: str) -> None:
         """A checkpoint was written."""
         self.line(f'Saved checkpoint to "{path}"')
-        for twin in (self._twin, self._log_twin):
-            if twin and (problem := twin.push()):
+        for file in (self._metrics_file, self._log_file):
+            if file and (problem := file.sync()):
                 self.warn(problem)
 
     def validated(self, epoch: int, metrics: Mapping[str, float], update: int) -> None:
@@ -119,11 +120,11 @@ class Reporter:
 
     def resume_metrics(self, update: int) -> None:
         """Begin metrics.jsonl, or go on with it: what came after `update` will come again and is dropped."""
-        if self._metrics is None or self._twin is None:
+        if self._metrics is None or self._metrics_file is None:
             return
         kept = []
-        if update and self._twin.place.exists():
-            for text in self._twin.place.read_text(encoding="utf-8").splitlines():
+        if update and self._metrics_file.target.exists():
+            for text in self._metrics_file.target.read_text(encoding="utf-8").splitlines():
                 try:
                     if json.loads(text)["update"] <= update:
                         kept.append(text)
@@ -136,10 +137,10 @@ class Reporter:
         self._close_bar()
         for handler in self._log.handlers if self._log else ():
             handler.close()
-        for twin in (self._twin, self._log_twin):
-            if twin and (problem := twin.close()):
+        for file in (self._metrics_file, self._log_file):
+            if file and (problem := file.close()):
                 print(f"warning: {problem}", file=sys.stderr)
-        self._twin = self._log_twin = self._metrics = None
+        self._metrics_file = self._log_file = self._metrics = None
 
     def _record(self, **fields: Any) -> None:
         if self._metrics is not None:
@@ -161,22 +162,22 @@ class Reporter:
             self._bar = None
 
 
-def _log_place(config: ReportConfig) -> uploads.Twin | None:
+def _mirrored_log(config: ReportConfig) -> uploads.MirroredFile | None:
     """Where --log-file is written; None without the flag."""
     if config.log_dir and not config.log_file:
         raise UsageError(f"`log_dir` {config.log_dir}: needs the `log_file` to write there")
     if not config.log_file:
         return None
-    if config.log_dir and not remote.scheme(config.log_file):
-        return uploads.Twin(to_path(config.log_dir, "`log_dir`") / config.log_file)
-    return uploads.Twin(to_path(config.log_file, "`log_file`"))
+    if config.log_dir and not url_scheme(config.log_file):
+        return uploads.MirroredFile(to_path(config.log_dir, "`log_dir`") / config.log_file)
+    return uploads.MirroredFile(to_path(config.log_file, "`log_file`"))
 
 
-def _open_log(config: ReportConfig, twin: uploads.Twin | None, rank: int) -> logging.Logger | None:
+def _open_log(config: ReportConfig, file: uploads.MirroredFile | None, rank: int) -> logging.Logger | None:
     """The logger behind --log-file, in the format of MXNet's first scripts; None without the flag."""
-    if twin is None:
+    if file is None:
         return None
-    path = twin.path
+    path = file.path
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handler = logging.FileHandler(path, encoding="utf-8")

@@ -1,0 +1,41 @@
+"""Name the folders that a user's data and our own cache live in.
+
+`IMGCLS_CACHE` is the folder of all that is downloaded or kept for later (default: `imgcls` in
+`XDG_CACHE_HOME` or in `~/.cache`); each kind of file has a folder of its own in it. `datasets`, `pretrained`,
+`formats` and the rest of `storage` ask here. Nothing here makes a folder.
+
+Ours and not `platformdirs`: it knows no variable like IMGCLS_CACHE, and the rest of it is one line here.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from imgcls.errors import UsageError
+from imgcls.storage.paths import AnyPath, to_local_path, to_path
+from imgcls.storage.remote import RemotePath
+
+CACHE_VARIABLE = "IMGCLS_CACHE"
+
+
+def cache_folder(name: str) -> Path:
+    """Return the folder for files of the kind `name` in the user's cache."""
+    if os.environ.get(CACHE_VARIABLE):
+        return to_local_path(os.environ[CACHE_VARIABLE], CACHE_VARIABLE) / name
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "imgcls" / name
+
+
+def data_folder(data_dir: str, name: str) -> AnyPath:
+    """Return the folder of the data set `name`: `data_dir`, which may be a URL, or its folder in the cache.
+
+    A UsageError where `data_dir` is a file.
+    """
+    if not data_dir:
+        return cache_folder(name)
+    folder = to_path(data_dir, "`data_dir`")
+    if isinstance(folder, RemotePath):
+        folder.iterdir()  # one request, which tells of all files in it: the readers ask for each of them next
+    elif folder.exists() and not folder.is_dir():
+        raise UsageError(f"`data_dir` {data_dir}: is a file, not a folder")
+    return folder

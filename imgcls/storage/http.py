@@ -1,0 +1,97 @@
+"""Send requests to web servers: `open_url` for anybody, and `HttpFileSystem`, which reads files by range.
+
+`drivers` gives the file system to `remote`, `download` uses the requests. Nothing here tries twice.
+
+Ours and not fsspec's `HTTPFileSystem`, which needs aiohttp: http(s) is to work in a plain installation.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from http.client import HTTPResponse
+
+#: longest silence of a server, in connecting and between two pieces
+READ_TIMEOUT_S = 30
+_SKIP_BYTES = 1 << 20
+
+
+class HttpStatusError(Exception):
+    """An answer of a web server that is no content."""
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(f"the server answers {code} {reason}")
+        self.code = code
+        self.reason = reason
+
+
+@contextlib.contextmanager
+def open_url(url: str, *, method: str = "GET", headers: Mapping[str, str] | None = None,
+             timeout_s: float) -> Iterator[HTTPResponse]:
+    """Open the answer of a server; HttpStatusError where it refuses, an OSError or HTTPException without a
+    connection.
+
+    No compression is asked for: ranges and sizes are those of the file.
+    """
+    import urllib.error  # 40 ms: only who asks a server pays for them
+    import urllib.request
+
+    request = urllib.request.Request(url, method=method, headers={
+        "User-Agent": "imgcls", "Accept-Encoding": "identity", **(headers or {})})
+    try:
+        with urllib.request.urlopen(request, timeout=timeout_s) as answer:
+            yield answer
+    except urllib.error.HTTPError as error:
+        error.close()
+        raise HttpStatusError(error.code, " ".join(str(error.reason).split())) from error
+    except urllib.error.URLError as error:
+        raise error.reason if isinstance(error.reason, OSError) else OSError(str(error.reason)) from None
+
+
+class HttpFileSystem:
+    """Files of a web server, read only, in the words of fsspec's file systems as far as `RemotePath` uses
+    them."""
+
+    def info(self, url: str) -> dict[str, Any]:
+        """Return size and version of a file."""
+        with self._open(url, "HEAD") as answer:
+            length = answer.headers.get("Content-Length", "")
+            if not length.isdecimal():
+                raise ValueError("the server does not tell its size")
+            return {"size": int(length), "type": "file", "ETag": answer.headers.get("ETag"),
+                    "LastModified": answer.headers.get("Last-Modified")}
+
+    def cat_file(self, url: str, start: int, end: int) -> bytes:
+        """Return bytes start .. end - 1, fewer where the file or the connection ends before."""
+        with self._open(url, "GET", {"Range": f"bytes={start}-{end - 1}"}) as answer:
+            if answer.status != 206:  # the server knows no ranges and sends all of it
+                for skipped in range(0, start, _SKIP_BYTES):
+                    answer.read(min(_SKIP_BYTES, start - skipped))
+            return answer.read(end - start)
+
+    def ls(self, url: str, detail: bool) -> list[str]:
+        """Refuse: a web server has files and no folders."""
+        raise NotADirectoryError(errno.ENOTDIR, "http has no folders", url)
+
+    def invalidate_cache(self, url: str) -> None:
+        """Do nothing: no answer is kept."""
+
+    def put_file(self, *_: object, **__: object) -> None:
+        """Refuse: nothing is written to a web server."""
+        raise PermissionError("what is behind http can only be read")
+
+    rm_file = makedirs = put_file
+
+    @contextlib.contextmanager
+    def _open(self, url: str, method: str, headers: Mapping[str, str] | None = None) -> Iterator[HTTPResponse]:
+        try:
+            with open_url(url, method=method, headers=headers, timeout_s=READ_TIMEOUT_S) as answer:
+                yield answer
+        except HttpStatusError as error:
+            if error.code in (404, 410):
+                raise FileNotFoundError(errno.ENOENT, "no such file", url) from None
+            raise

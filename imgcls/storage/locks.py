@@ -1,0 +1,34 @@
+"""Lock a file against other processes: one rule for prefixes, caches and downloads.
+
+The lock belongs to the open file and ends with it, however its process dies; a mapping of the file keeps it
+too. Callers are `cache`, `download`, and `training.checkpoint` for its prefix. Nothing here opens or removes
+a file.
+
+Ours and not `filelock`, which locks a file of its own: it can neither lock a file that is already open, so
+that the lock lasts as long as its mapping, nor share a lock among readers.
+"""
+
+from __future__ import annotations
+
+from typing import IO
+
+
+def lock_file(stream: IO[bytes] | IO[str], *, shared: bool = False, wait: bool = False) -> bool:
+    """Lock an open file until it is closed; return False where another process holds it.
+
+    A shared lock keeps out exclusive ones alone. With `wait`, wait until the lock is free. True is also the
+    answer where there are no locks (Windows, some network file systems): there only the renaming guards what
+    is written.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return True
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    try:
+        fcntl.flock(stream, kind if wait else kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True

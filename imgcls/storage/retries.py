@@ -1,0 +1,103 @@
+"""Try a request again where the trouble may pass, and say in one line what did not.
+
+`remote` sends every request through `retry`. A server's 5xx, a reset, a time-out and a body that was cut may
+pass; a refusal does not.
+
+Ours and not `tenacity`: what it would take over is the loop of ten lines; what is hard, telling the errors of
+fsspec's drivers apart, it leaves to its caller.
+"""
+
+from __future__ import annotations
+
+import errno
+import random
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from imgcls.errors import DataError, RunError
+from imgcls.storage.http import HttpStatusError
+
+T = TypeVar("T")
+
+#: how often a request is tried
+ATTEMPTS = 4
+#: the pause after the first try; each is twice as long as the one before, up to the longest
+PAUSE_S = 0.5
+LONGEST_PAUSE_S = 8.0
+
+#: the drivers' errors for a connection that broke or was not made, by name: their packages may not be
+#: installed
+_TRANSIENT_ERRORS = frozenset({"HTTPClientError", "ClientConnectionError", "ClientPayloadError",
+                               "ServerDisconnectedError", "ClientOSError", "ResponseStreamingError",
+                               "IncompleteReadError", "TimeoutError", "EndpointConnectionError",
+                               "ConnectionClosedError", "IncompleteRead", "HTTPException"})
+#: what S3 answers to an upload that was spoilt on its way: 4xx, and yet the next one may arrive
+_TRANSIENT_S3_CODES = frozenset({"BadDigest", "IncompleteBody", "RequestTimeout", "InternalError", "SlowDown"})
+#: too early, too many requests, and a request that took the client too long
+_TRANSIENT_STATUS = (408, 425, 429)
+_PERMANENT_ERRNOS = frozenset({errno.ENOENT, errno.EINVAL, errno.EPERM, errno.EACCES, errno.ENOSYS, errno.ENOTDIR,
+                               errno.EISDIR, errno.ENOSPC, errno.EROFS})
+
+
+class ShortReadError(OSError):
+    """Fewer bytes came than were asked for."""
+
+
+def retry(call: Callable[[], T], url: str, action: str, *, writing: bool = False) -> T:
+    """Return `call()`, tried again with growing pauses where the trouble may pass.
+
+    FileNotFoundError (with the URL for its name) and NotADirectoryError come through. Else what the store
+    refuses is a DataError, and all other trouble, or when `writing`, a RunError: "URL: cannot `action`: ...".
+    """
+    for attempt in range(ATTEMPTS):
+        try:
+            return call()
+        except FileNotFoundError as error:
+            raise FileNotFoundError(errno.ENOENT, "no such file", url) from error
+        except NotADirectoryError:
+            raise
+        except Exception as error:
+            is_permanent = not is_transient(error)
+            if is_permanent or attempt + 1 == ATTEMPTS:
+                times = "" if is_permanent else f" ({attempt + 1} times tried)"
+                text = f"cannot {action}: {describe(error)}{times}"
+                if writing or times:  # not the fault of what is there: no damaged sample to be left out
+                    raise RunError(f"{url}: {text}") from error
+                raise DataError(url, text) from error
+        # The random part keeps the workers of a job from knocking all at once.
+        time.sleep(min(PAUSE_S * 2 ** attempt, LONGEST_PAUSE_S) * random.uniform(0.5, 1.0))
+    raise AssertionError("not reached")
+
+
+def is_transient(error: Exception) -> bool:
+    """Return whether the same request may succeed later."""
+    # s3fs turns botocore's errors into OSErrors; what S3 said is in their cause
+    response = getattr(error.__cause__, "response", None) or {}
+    if isinstance(response, dict) and str(response.get("Error", {}).get("Code")) in _TRANSIENT_S3_CODES:
+        return True
+    status = getattr(error, "code", None) or getattr(error, "status", None)
+    if isinstance(status, int):
+        return status >= 500 or status in _TRANSIENT_STATUS
+    if isinstance(error, (PermissionError, FileExistsError, IsADirectoryError)):
+        return False
+    if isinstance(error, (TimeoutError, ConnectionError, ShortReadError, EOFError)):
+        return True
+    if isinstance(error, OSError):
+        return error.errno not in _PERMANENT_ERRNOS
+    return any(base.__name__ in _TRANSIENT_ERRORS for base in type(error).__mro__)
+
+
+def describe(error: BaseException) -> str:
+    """Return one line of what a driver says, with what to do where that is known."""
+    kind = type(error).__name__
+    text = " ".join((getattr(error, "strerror", None) or str(error) or kind).split())[:200]
+    text = text[:1].lower() + text[1:] if not text[:2].isupper() else text
+    if kind in ("NoCredentialsError", "PartialCredentialsError"):
+        return (f"{text}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or AWS_PROFILE, or FSSPEC_S3_ANON=true for "
+                "public data")
+    if isinstance(error, PermissionError):
+        return f"access denied ({text})"
+    if isinstance(error, TimeoutError) or "Timeout" in kind:
+        return f"no answer in time ({text})"
+    return text.rstrip(".") if isinstance(error, (OSError, HttpStatusError)) else f"{text} ({kind})"
