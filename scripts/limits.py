@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-FOLDERS = ("imgcls", "scripts", "tools", "benchmarks")
+FOLDERS = ("imgcls", "scripts", "tools", "benchmarks", "examples")
 
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60  # the docstring is not counted: a long explanation is no fault
