@@ -75,7 +75,7 @@ def _worker(words: argparse.Namespace) -> None:
 
     from imgcls import networks
     from imgcls.config import sections
-    from imgcls.distributed.parameter_server.client import Exchange
+    from imgcls.distributed.parameter_server.client import ParameterServerClient
     from imgcls.optim import optimizers
 
     torch.set_num_threads(1)
@@ -85,14 +85,14 @@ def _worker(words: argparse.Namespace) -> None:
     model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = optimizers.build(sections.OptimizerConfig(), model, torch.device("cpu"))
     images, labels = torch.rand(BATCH, 1, 28, 28), torch.arange(BATCH) % 10
-    with Exchange(optimizer, rank=words.rank, world=2) as exchange:
+    with ParameterServerClient(optimizer, rank=words.rank, world_size=2) as client:
 
         def step(sleep: float, push: bool = True) -> None:
             model.zero_grad(set_to_none=True)
             F.cross_entropy(model(images), labels).backward()
             time.sleep(sleep / 1000)
             if push:
-                exchange.push_pull(1e-6)
+                client.push_pull(1e-6)
 
         for _ in range(WARM_UP_STEPS):
             step(0)

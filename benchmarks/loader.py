@@ -128,7 +128,7 @@ def imgcls_batches(words: argparse.Namespace, task: str, antialias: bool) -> Ite
     from imgcls.config.sections import AugmentConfig, DeviceConfig
     from imgcls.data.loaders.streaming import StreamingLoader
     from imgcls.data.sources import RecordSource
-    from imgcls.distributed import choose
+    from imgcls.distributed.topology import make_worker
 
     settings = {
         "T1": {"random_crop": True, "random_mirror": True},
@@ -138,7 +138,7 @@ def imgcls_batches(words: argparse.Namespace, task: str, antialias: bool) -> Ite
     loader = StreamingLoader(
         RecordSource([Path(words.records)]), batch_size=BATCH, image_shape=(3, 224, 224), train=task != "V", seed=0,
         augment_config=AugmentConfig(interpolation="antialias" if antialias else "bilinear", **settings),
-        device=choose(DeviceConfig(gpus="")).device, threads=words.threads)
+        device=make_worker(DeviceConfig(gpus="")).device, threads=words.threads)
     yield 0
     for filled in loader.host_batches(0):
         yield len(filled.indices)

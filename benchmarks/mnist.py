@@ -167,15 +167,16 @@ def _floor(words: argparse.Namespace) -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     import torch
 
-    from imgcls import distributed
     from imgcls.config import sections
+    from imgcls.distributed.cpu_threads import limit_threads
+    from imgcls.distributed.topology import make_worker
     from imgcls.networks import build_network
     from imgcls.optim import optimizers
     from imgcls.training import summary
 
-    worker = distributed.choose(sections.DeviceConfig())
+    worker = make_worker(sections.DeviceConfig())
     model = build_network(sections.NetworkConfig(network=words.network), 0).to(memory_format=torch.channels_last)
-    distributed.limit_threads(worker, 3 * 64 * summary.flops(model, (1, 28, 28)))
+    limit_threads(worker, 3 * 64 * summary.flops(model, (1, 28, 28)))
     optimizer = optimizers.build(sections.OptimizerConfig(), model, torch.device("cpu"))
     optimizers.set_lr(optimizer, 0.001)
     step, images, labels = optimizers.stepper(optimizer), torch.rand(64, 1, 28, 28), torch.randint(10, (64,))

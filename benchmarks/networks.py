@@ -33,8 +33,8 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from imgcls import distributed
 from imgcls.config.sections import DeviceConfig, NetworkConfig
+from imgcls.distributed.topology import make_worker
 from imgcls.networks import build_network
 from imgcls.storage.atomic import write_bytes
 from imgcls.training import summary
@@ -125,7 +125,7 @@ Results = dict[str, dict[str, Any]]
 def main() -> int:
     words = _arguments()
     torch.set_num_threads(words.threads)
-    distributed.choose(DeviceConfig())  # the memory settings of a run on the CPU, for both peers alike
+    make_worker(DeviceConfig())  # the memory settings of a run on the CPU, for both peers alike
     path = Path(words.results)
     results: Results = json.loads(path.read_text()) if path.exists() else {}
     started = time.perf_counter()

@@ -43,11 +43,11 @@ def main(rank: int, port: str) -> None:
             for parameter in alone.parameters():
                 nn.init.normal_(parameter, 1.0, 0.3)
             alone, together = copy.deepcopy(alone), copy.deepcopy(alone)
-            shared = sync_batch_norm.synchronise(together, (layers.BatchNorm, nn.BatchNorm2d))
+            sync_bn = sync_batch_norm.convert_sync_batch_norm(together, (layers.BatchNorm, nn.BatchNorm2d))
             first, end = bounds[rank], bounds[rank + 1]
             own = data[first:end] if end > first else data[:1]
-            assert shared is not None
-            shared.valid = end - first
+            assert sync_bn is not None
+            sync_bn.num_valid = end - first
             expected = train(alone, data, 7)
             found = train(together, own, 7, end - first)
             expected[-1] = expected[-1][first:end]

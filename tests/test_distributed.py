@@ -19,10 +19,10 @@ import numpy as np
 import pytest
 from conftest import ROOT, run_workers
 
-from imgcls import distributed
 from imgcls.config.sections import DeviceConfig, DistributedConfig
 from imgcls.data import order
 from imgcls.distributed import rank_info
+from imgcls.distributed.topology import resolve_topology
 from imgcls.errors import UsageError
 
 SCRIPT = str(Path(__file__).with_name("distributed_run.py"))
@@ -271,32 +271,33 @@ TORCHRUN = {"RANK": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE
 
 
 def test_torchrun_is_joined() -> None:
-    place = rank_info.detect(TORCHRUN)
-    assert place == rank_info.Place(1, 4, 1, 2, "a", 29500, job="j1", restarts=2)
+    info = rank_info.detect(TORCHRUN)
+    assert info == rank_info.RankInfo(1, 4, 1, 2, "a", 29500, job="j1", num_restarts=2)
 
 
 def test_mpirun_on_one_host_is_joined() -> None:
-    place = rank_info.detect({"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2",
+    info = rank_info.detect({"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2",
                                 "OMPI_COMM_WORLD_LOCAL_RANK": "1", "OMPI_COMM_WORLD_LOCAL_SIZE": "2",
                                 "PMIX_NAMESPACE": "prterun-host-77@1"})
-    assert place
-    assert (place.rank, place.world, place.local_rank, place.local_world) == (1, 2, 1, 2)
-    assert "prterun-host-77-1" in place.file
+    assert info
+    assert (info.rank, info.world_size, info.local_rank, info.local_world_size) == (1, 2, 1, 2)
+    assert "prterun-host-77-1" in info.file
 
 
 def test_srun_is_joined() -> None:
-    place = rank_info.detect({"SLURM_STEP_ID": "0", "SLURM_PROCID": "3", "SLURM_NTASKS": "4", "SLURM_LOCALID": "1",
+    info = rank_info.detect({"SLURM_STEP_ID": "0", "SLURM_PROCID": "3", "SLURM_NTASKS": "4", "SLURM_LOCALID": "1",
                                 "SLURM_STEP_TASKS_PER_NODE": "2(x2)", "SLURM_STEP_NODELIST": "node[03-04]",
                                 "SLURM_JOB_ID": "12"})
-    assert place
-    assert (place.rank, place.world, place.local_world) == (3, 4, 2)
-    assert (place.address, place.port) == ("node03", 20012)
+    assert info
+    assert (info.rank, info.world_size, info.local_world_size) == (3, 4, 2)
+    assert (info.address, info.port) == ("node03", 20012)
 
 
 def test_mxnets_variables_are_honoured() -> None:
-    place = rank_info.detect({"DMLC_ROLE": "worker", "DMLC_PS_ROOT_URI": "10.0.0.1", "DMLC_PS_ROOT_PORT": "9091",
+    info = rank_info.detect({"DMLC_ROLE": "worker", "DMLC_PS_ROOT_URI": "10.0.0.1", "DMLC_PS_ROOT_PORT": "9091",
                                 "DMLC_NUM_WORKER": "2", "DMLC_NUM_SERVER": "1"})
-    assert place == rank_info.Place(-1, 2, address="10.0.0.1", port=9091, kept=True, workers=2, servers=1)
+    assert info == rank_info.RankInfo(-1, 2, address="10.0.0.1", port=9091, is_store_served=True,
+                                      num_workers=2, num_servers=1)
 
 
 @pytest.mark.parametrize(("env", "part"), [
@@ -322,14 +323,14 @@ def test_how_many_processes_a_command_means(monkeypatch: pytest.MonkeyPatch, fla
                                             to_start: int) -> None:
     for name in ("RANK", "DMLC_ROLE"):
         monkeypatch.delenv(name, raising=False)
-    assert distributed.gather_team(DeviceConfig(), DistributedConfig(**flags)).to_start == to_start
-    assert distributed.gather_team(DeviceConfig(gpus="0,1,3"), DistributedConfig()).to_start == 3
+    assert resolve_topology(DeviceConfig(), DistributedConfig(**flags)).num_to_start == to_start
+    assert resolve_topology(DeviceConfig(gpus="0,1,3"), DistributedConfig()).num_to_start == 3
 
 
 def test_processes_that_were_started_start_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in TORCHRUN.items():
         monkeypatch.setenv(name, value)
-    team = distributed.gather_team(DeviceConfig(gpus="0,1"), DistributedConfig(kv_store="dist_sync"))
-    assert (team.to_start, team.devices) == (0, 2)
+    topology = resolve_topology(DeviceConfig(gpus="0,1"), DistributedConfig(kv_store="dist_sync"))
+    assert (topology.num_to_start, topology.num_devices) == (0, 2)
     with pytest.raises(UsageError, match="2 processes run on this machine"):
-        distributed.gather_team(DeviceConfig(gpus="0"), DistributedConfig())
+        resolve_topology(DeviceConfig(gpus="0"), DistributedConfig())

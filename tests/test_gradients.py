@@ -64,13 +64,13 @@ def test_pushes_as_recorded_from_mxnet() -> None:
 
 @pytest.mark.parametrize("threshold", [0.0, -0.5, float("nan"), float("inf")])
 def test_a_threshold_that_cannot_work_is_refused(threshold: float) -> None:
-    with pytest.raises(UsageError, match=r"--gc-threshold .*must be above 0"):
+    with pytest.raises(UsageError, match=r"gc_threshold .*must be above 0"):
         data_parallel.check("2bit", threshold)
     data_parallel.check("fp16", threshold)  # not asked there
 
 
 def test_scaled_gradients_are_refused() -> None:
-    with pytest.raises(UsageError, match="--gc-type 2bit with --dtype float16"):
+    with pytest.raises(UsageError, match="gc_type 2bit with dtype float16"):
         data_parallel.check("2bit", 0.5, "float16")
 
 
@@ -95,7 +95,7 @@ class Bucket:
 
 def test_rests_follow_their_parameters_into_other_buckets() -> None:
     one, two, three = (nn.Parameter(torch.zeros(n)) for n in (2, 3, 4))
-    rests: Any = data_parallel.Rests()
+    rests: Any = data_parallel.ResidualBuffer()
     rests.of(Bucket([one, two], 0.0)).copy_(torch.tensor([1., 1, 2, 2, 2]))
     rests.of(Bucket([three], 0.0)).fill_(3.0)
     assert rests.of(Bucket([three, two], 0.0)).tolist() == [3, 3, 3, 3, 2, 2, 2]

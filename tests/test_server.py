@@ -25,7 +25,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from imgcls.distributed.parameter_server import client, server
-from imgcls.distributed.parameter_server.client import Exchange
+from imgcls.distributed.parameter_server.client import ParameterServerClient
 from imgcls.distributed.process_group import LostContact
 from imgcls.errors import UsageError
 from imgcls.formats import idx
@@ -68,7 +68,7 @@ def test_state_that_was_saved_goes_on(alone: dict[str, Any], name: str) -> None:
 
 
 def test_a_server_that_ends_is_noticed(alone: dict[str, Any]) -> None:
-    assert "--kv-store dist_async: a server does not answer, or has ended" in alone["killed"]
+    assert "kv_store dist_async: a server does not answer, or has ended" in alone["killed"]
 
 
 # ---- two workers
@@ -152,8 +152,8 @@ def test_a_worker_that_is_told_to_stop_ends_all_and_the_position_is_saved(tmp_pa
 
 
 def test_parameters_are_shared_evenly_by_bytes() -> None:
-    side: Any = object.__new__(Exchange)
-    side._parameters, side.servers = list(network().parameters()), 3
+    side: Any = object.__new__(ParameterServerClient)
+    side._parameters, side.num_servers = list(network().parameters()), 3
     side._weights = torch.zeros(sum(p.numel() for p in side._parameters))
     pieces = [side._pieces(index) for index in range(3)]
     sizes = [sum(end - begin for _which, begin, end in part) for part in pieces]
@@ -192,7 +192,7 @@ def test_the_others_hear_that_one_was_told_to_stop() -> None:
 
 
 def test_a_worker_that_is_busy_says_a_word_now_and_then() -> None:
-    side: Any = object.__new__(Exchange)
+    side: Any = object.__new__(ParameterServerClient)
     wire = Wire(*[server.header(7)] * 1000)
     side._groups, side._lock, side._done, side._problem = [wire], threading.Lock(), threading.Event(), None
     side._talked, side.peer_request = time.monotonic(), 0
@@ -224,13 +224,13 @@ def test_staleness_is_counted_by_update() -> None:
 
 
 def test_momentum_is_warned_of() -> None:
-    assert "--lr 0.0125" in client.advice(0.9, 0.05, 4)
+    assert "`lr` 0.0125" in client.advice(0.9, 0.05, 4)
     assert client.advice(0, 0.05, 4) == client.advice(0.9, 0.05, 1) == ""
 
 
 def test_no_server_is_refused() -> None:
     with pytest.raises(UsageError, match="--num-servers 0"):
-        Exchange(OPTIMIZERS["sgd"](groups(network())), rank=0, world=1, servers=0)
+        ParameterServerClient(OPTIMIZERS["sgd"](groups(network())), rank=0, world_size=1, num_servers=0)
 
 
 def test_only_optimizers_are_made_by_name() -> None:
@@ -291,7 +291,7 @@ def learn_alone(name: str) -> dict[str, Any]:
     found["torch"], found["torch state"] = weights(model), state(model, optimizer)
     model = network()
     optimizer = OPTIMIZERS[name](groups(model))
-    with Exchange(optimizer, rank=0, world=1, timeout=30) as side:
+    with ParameterServerClient(optimizer, rank=0, world_size=1, timeout_s=30) as side:
         for step in range(STEPS):
             if step == STEPS // 2:
                 side.fetch()
@@ -328,7 +328,7 @@ def run_both(rank: int, store: Any, folder: Path) -> dict[str, Any]:
     model = network(seed=rank)
     optimizer = OPTIMIZERS["sgd"](groups(model))
     found: dict[str, Any] = {}
-    with Exchange(optimizer, rank=rank, world=2, servers=2, timeout=30) as side:
+    with ParameterServerClient(optimizer, rank=rank, world_size=2, num_servers=2, timeout_s=30) as side:
         found["start"] = weights(model)
         dist.barrier()
         for step in range(30):
@@ -363,7 +363,7 @@ def run_both(rank: int, store: Any, folder: Path) -> dict[str, Any]:
     return found
 
 
-def said_when_lost(side: Exchange) -> str:
+def said_when_lost(side: ParameterServerClient) -> str:
     """Talk until there is nobody to talk to."""
     with contextlib.suppress(LostContact):
         for _ in range(1000):

@@ -31,12 +31,12 @@ def test_case_and_blanks_do_not_matter() -> None:
 
 
 def test_the_store_that_summed_without_averaging_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"--kv-store dist: .*take dist_sync"):
+    with pytest.raises(UsageError, match=r"kv_store dist: .*take dist_sync"):
         kv_store.parse("dist")
 
 
 @pytest.mark.parametrize(("name", "meant"), [("dist_snyc", "dist_sync"), ("dist_asynch", "dist_async"),
                                              ("ncl", "nccl"), ("", "there is local"), ("my_local", "local")])
 def test_a_typo_is_not_taken_for_local(name: str, meant: str) -> None:
-    with pytest.raises(UsageError, match=f"--kv-store {name} is not known.*{meant}"):
+    with pytest.raises(UsageError, match=f"kv_store {name} is not known.*{meant}"):
         kv_store.parse(name)

@@ -76,7 +76,8 @@ def run_main(function: Callable[[Sequence[str]], int | None], argv: Sequence[str
 
 def _joined() -> bool:
     """Whether this process is one of several."""
-    return getattr(sys.modules.get("imgcls.distributed.process_group"), "joined", False)
+    process_group = sys.modules.get("imgcls.distributed.process_group")  # not loaded: no torch, nobody to join
+    return process_group is not None and process_group.has_joined()
 
 
 def _status_of(function: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None, name: str) -> int:

@@ -14,13 +14,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from imgcls import distributed
 from imgcls.cli import train
 from imgcls.cli._run import loading_torch, run_main
 from imgcls.cli.score import count_classes, preprocessing_line, with_preprocessing
 from imgcls.config import resolve as configuration
 from imgcls.config.resolve import Config
 from imgcls.config.sections import flag
+from imgcls.distributed.topology import check_gpus, gpu_numbers
 from imgcls.errors import UsageError
 from imgcls.storage.paths import to_path
 
@@ -86,9 +86,9 @@ def _start(argv: Sequence[str], prog: str) -> int:
         return status
     with loading_torch():
         from imgcls.pretrained import zoo
-    gpus = distributed.gpu_numbers(config.device.gpus)
+    gpus = gpu_numbers(config.device.gpus)
     if gpus:  # before anything is downloaded
-        distributed.check_gpus(config.device.gpus, tuple(gpus))
+        check_gpus(config.device.gpus, tuple(gpus))
     prefix = _to_resume(config, own)
     if not prefix and not own.pretrained_model:
         raise _missing()

@@ -32,7 +32,7 @@ EXAMPLES = """examples:
   imgcls-launch -n 4 -H hosts --sync-dst-dir /tmp/job python train.py         four, dealt out to the machines in hosts
   imgcls-launch -n 8 -H hosts --nnodes 1:8 --max-restarts 10 imgcls-train ... goes on when machines are lost
   imgcls-launch -n 2 --launcher mpi imgcls-train ...                          with mpirun
-  imgcls-launch -n 2 --launcher slurm --output supervisor.sh imgcls-train ...        a script for sbatch
+  imgcls-launch -n 2 --launcher slurm --output job.sh imgcls-train ...        a script for sbatch
 """
 
 

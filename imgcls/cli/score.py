@@ -65,13 +65,13 @@ def score(name: str, config: configuration.Config) -> dict[str, float]:
     """Metrics of the network `name` (see `zoo.locate`) on the validation data, and `images/sec`. Preprocessing that the
     user does not give is that of its training, or the data set's where nobody noted it."""
     with loading_torch():
-        from imgcls import distributed
+        from imgcls.distributed.topology import make_worker
         from imgcls.pretrained import zoo
         from imgcls.training import trainer
     from imgcls.data.loaders.make import make_loader
     from imgcls.training.metrics import Metrics, metric_names
 
-    worker = distributed.choose(config.device)
+    worker = make_worker(config.device)
     found = zoo.locate(name, config.checkpoint.load_epoch or "auto")
     config = _with_data_set(with_preprocessing(config, found), found)
     source = load_data(config, found.class_names if found.prefix else ())

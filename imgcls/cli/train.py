@@ -10,11 +10,18 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from imgcls import distributed, networks
+from imgcls import networks
 from imgcls.cli._run import in_background, loading_torch, run_main
 from imgcls.config import resolve as configuration
 from imgcls.config.resolve import Config
 from imgcls.distributed.rank_info import LAUNCHER_VARIABLE
+from imgcls.distributed.topology import (
+    check_gpus,
+    join_process_group,
+    make_worker,
+    resolve_topology,
+    serve_mxnet_role,
+)
 from imgcls.errors import ImgclsError, UsageError
 from imgcls.storage.paths import to_path
 
@@ -24,11 +31,11 @@ if TYPE_CHECKING:
 
     from imgcls.data.loaders.batch import Loader
     from imgcls.data.sources import Splits
-    from imgcls.distributed import Place
     from imgcls.distributed.data_parallel import DataParallel
-    from imgcls.distributed.parameter_server.client import Exchange
+    from imgcls.distributed.parameter_server.client import ParameterServerClient
     from imgcls.distributed.process_group import Worker
-    from imgcls.distributed.sync_batch_norm import Shared
+    from imgcls.distributed.rank_info import RankInfo
+    from imgcls.distributed.sync_batch_norm import SyncBNState
     from imgcls.optim.schedules import Schedule
     from imgcls.training.checkpoint import Position, Saved
     from imgcls.training.reporter import Reporter
@@ -61,22 +68,22 @@ def start_others(config: Config, argv: Sequence[str], again: Sequence[str], prog
     """Where the command means several processes and nobody has started them: start them, and return the exit status
     once all have ended. None where this process is to train. `again` is the command where it did not come from the
     command line."""
-    team = distributed.gather_team(config.device, config.distributed, config.network.model_parallel)
-    networks.check_parts(config.network, team.gpus, config.device.compile)
-    if team.place is not None and team.place.role != "worker":
-        return distributed.serve_mxnet_role(team.place, config.distributed.dist_timeout, prog)
-    if not team.to_start:
-        if team.place:  # warnings of torch's C++ side are stack traces; what matters is raised, and told in a line
+    topology = resolve_topology(config.device, config.distributed, config.network.model_parallel)
+    networks.check_parts(config.network, topology.gpus, config.device.compile)
+    if topology.rank_info is not None and topology.rank_info.role != "worker":
+        return serve_mxnet_role(topology.rank_info, config.distributed.dist_timeout, prog)
+    if not topology.num_to_start:
+        if topology.rank_info:  # warnings of torch's C++ side are stack traces; what matters is raised
             os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
         return None
     if argv and sys.argv[-len(argv):] == list(argv):
         again = [sys.executable, *sys.orig_argv[1:]]
     with loading_torch():
         from imgcls.launch import agent
-    if team.gpus:
-        distributed.check_gpus(config.device.gpus, team.gpus)
+    if topology.gpus:
+        check_gpus(config.device.gpus, topology.gpus)
     wanted = config.distributed
-    return agent.run(again, processes=team.to_start, nnodes=wanted.nnodes, endpoint=wanted.rdzv_endpoint,
+    return agent.run(again, processes=topology.num_to_start, nnodes=wanted.nnodes, endpoint=wanted.rdzv_endpoint,
                      job=wanted.rdzv_id, max_restarts=wanted.max_restarts, timeout=wanted.dist_timeout, name=prog)
 
 
@@ -86,27 +93,28 @@ def run(config: Config, *, splits: Splits | None = None, command: str = "", quie
 
     `splits` are data already in memory, in place of --dataset; `network` makes the network, in place of `make_network`.
     """
-    team = distributed.gather_team(config.device, config.distributed, config.network.model_parallel)
-    networks.check_parts(config.network, team.gpus, config.device.compile)
-    if team.to_start:
+    topology = resolve_topology(config.device, config.distributed, config.network.model_parallel)
+    networks.check_parts(config.network, topology.gpus, config.device.compile)
+    if topology.num_to_start:
         raise UsageError("several devices need several processes, which only a command can start: imgcls-train or "
                          "torchrun")
     data: Callable[[], Splits]
-    if splits is None and not team.gpus:
+    if splits is None and not topology.gpus:
         data = in_background(load_data, config)  # while torch is loaded
     else:  # a GPU may not be there: say so before anything is downloaded
         data = lambda: splits or load_data(config)  # noqa: E731
     with loading_torch():
+        from imgcls.distributed.cpu_threads import limit_threads
         from imgcls.optim import schedules
         from imgcls.training import checkpoint, summary, trainer
     from imgcls.training.reporter import Reporter
     from imgcls.training.stop import StopSignal
 
     with contextlib.ExitStack() as stack:
-        worker = distributed.choose(config.device, team)
+        worker = make_worker(config.device, topology)
         stack.enter_context(worker.guard())
         stack.callback(worker.close)
-        distributed.join(worker, team, config.distributed.dist_timeout)
+        join_process_group(worker, topology, config.distributed.dist_timeout)
         check_sharing(config, worker)
         prefix = config.checkpoint.save_model_prefix or config.checkpoint.model_prefix
         to_path(prefix, "--model-prefix")
@@ -125,9 +133,9 @@ def run(config: Config, *, splits: Splits | None = None, command: str = "", quie
 
         model = (network or make_network)(config, saved, reporter)
         flops = summary.flops(model, config.network.image_shape)
-        pieces = (1 if worker.apart else worker.world) * config.distributed.micro_batches
-        distributed.limit_threads(worker, 3 * flops * batch_size / pieces)  # the way back costs two ways forward
-        parts = networks.to_devices(model, config.network, worker.device, team.gpus)
+        pieces = (1 if worker.is_async else worker.world_size) * config.distributed.micro_batches
+        limit_threads(worker, 3 * flops * batch_size / pieces)  # the way back costs two ways forward
+        parts = networks.to_devices(model, config.network, worker.device, topology.gpus)
         if parts:
             reporter.line(parts)
         plan = schedules.from_config(config.schedule, updates_per_epoch=loader.batches_per_epoch,
@@ -135,13 +143,15 @@ def run(config: Config, *, splits: Splits | None = None, command: str = "", quie
         position = start_of(config, saved, loader, plan, reporter)
         optimizer, precision = make_optimizer(config, model, saved, worker, reporter,
                                               plan.lr_at(position.update), position.update)
-        forward, shared = spread_over_devices(config, model, worker, batch_size)
+        forward, sync_bn = spread_over_devices(config, model, worker, batch_size)
         summarise(config, splits, model, flops, loader, val_loader, plan, worker, precision.name, reporter)
         warn_of_what_hurts(config, splits, position, saved, worker, reporter)
-        for note in filter(None, (team.store.note, *(forward.notes if forward else ()))):
+        for note in filter(None, (topology.store.note, *(forward.notes if forward else ()))):
             reporter.say(f"note: {note}")
 
-        exchange = stack.enter_context(exchange_with_servers(config, optimizer, worker)) if worker.apart else None
+        server_client = None
+        if worker.is_async:
+            server_client = stack.enter_context(start_server_client(config, optimizer, worker))
         writer = None
         if prefix and not worker.rank and position.epoch < config.train.num_epochs:
             writer = stack.enter_context(contextlib.closing(checkpoint.Checkpoint(
@@ -152,10 +162,10 @@ def run(config: Config, *, splits: Splits | None = None, command: str = "", quie
             config=config.train, num_classes=config.network.num_classes, compile=config.device.compile,
             clip_gradient=config.optimizer.clip_gradient, checkpoint=writer,
             save_period=config.checkpoint.save_period, save_every=config.checkpoint.save_every, reporter=reporter,
-            stop=stop, micro_batches=config.distributed.micro_batches, forward=forward, shared=shared,
-            exchange=exchange)
+            stop=stop, micro_batches=config.distributed.micro_batches, forward=forward, sync_bn=sync_bn,
+            server_client=server_client)
         if writer:
-            job = team.place.job if team.place else ""
+            job = topology.rank_info.job if topology.rank_info else ""
             writer.begin(model, dataclasses.asdict(config.network), meta(config, splits, command) | {"job": job},
                          resumed=saved is not None)
             reporter.resume_metrics(position.update)
@@ -197,15 +207,15 @@ def agreed_checkpoint(config: Config, worker: Worker) -> Saved | None:
     """
     from imgcls.training import checkpoint
 
-    worker = dataclasses.replace(worker, apart=False)  # at the start all are together
+    worker = dataclasses.replace(worker, is_async=False)  # at the start all are together
     saved: Saved | None = None
     error: ImgclsError | None = None
-    if not worker.local_rank or not worker.together:
+    if not worker.local_rank or not worker.is_synchronous:
         try:
-            saved = find_checkpoint(config, worker.place)
+            saved = find_checkpoint(config, worker.rank_info)
         except ImgclsError as problem:
             error = problem
-    if not worker.together:
+    if not worker.is_synchronous:
         if error:
             raise error
         return saved
@@ -226,20 +236,21 @@ def agreed_checkpoint(config: Config, worker: Worker) -> Saved | None:
 def whole_batch(config: Config, saved: Saved | None, worker: Worker, reporter: Reporter) -> int:
     """Samples of a batch over all processes: --batch-size of every worker, or that of the checkpoint, where only the
     number of processes has changed since, so that its position and learning rates keep their meaning."""
-    batch_size = config.data.batch_size * (1 if worker.apart else worker.workers)
+    batch_size = config.data.batch_size * (1 if worker.is_async else worker.num_workers)
     then = saved.position if saved else None
-    if then and then.batch_size not in (0, batch_size) and then.world not in (0, worker.world) and not worker.apart:
+    if then and not worker.is_async and (
+            then.batch_size not in (0, batch_size) and then.world not in (0, worker.world_size)):
         reporter.say(f"note: the batch of {then.batch_size} samples is kept, which {then.world} processes shared "
-                     f"before and {worker.world} do now")
+                     f"before and {worker.world_size} do now")
         return then.batch_size
     return batch_size
 
 
 def spread_over_devices(config: Config, model: nn.Module, worker: Worker,
-                        batch_size: int) -> tuple[DataParallel | None, Shared | None]:
+                        batch_size: int) -> tuple[DataParallel | None, SyncBNState | None]:
     """The network as the trainer calls it where several processes share the work, and its synchronised batch
     normalisations; None and None for one process."""
-    if not worker.together:
+    if not worker.is_synchronous:
         return None, None
     from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -247,11 +258,11 @@ def spread_over_devices(config: Config, model: nn.Module, worker: Worker,
     from imgcls.layers import BatchNorm
 
     wanted = config.distributed
-    shared = sync_batch_norm.synchronise(model, (BatchNorm, _BatchNorm)) if wanted.sync_bn else None
+    sync_bn = sync_batch_norm.convert_sync_batch_norm(model, (BatchNorm, _BatchNorm)) if wanted.sync_bn else None
     forward = data_parallel.data_parallel(model, device=worker.device, gc_type=wanted.gc_type,
                                       gc_threshold=wanted.gc_threshold,
-                                      batch_per_device=max(batch_size // worker.world, 1))
-    return forward, shared
+                                      batch_per_device=max(batch_size // worker.world_size, 1))
+    return forward, sync_bn
 
 
 def check_sharing(config: Config, worker: Worker) -> None:
@@ -259,7 +270,7 @@ def check_sharing(config: Config, worker: Worker) -> None:
     from imgcls.distributed import data_parallel
 
     wanted, dtype = config.distributed, config.device.dtype
-    if worker.apart:
+    if worker.is_async:
         for flag, given in ((f"--gc-type {wanted.gc_type}", wanted.gc_type != "none"), ("--sync-bn", wanted.sync_bn),
                             ("--dtype float16", dtype == "float16")):
             if given:
@@ -269,13 +280,13 @@ def check_sharing(config: Config, worker: Worker) -> None:
     data_parallel.check(wanted.gc_type, wanted.gc_threshold, dtype)
 
 
-def exchange_with_servers(config: Config, optimizer: torch.optim.Optimizer, worker: Worker) -> Exchange:
+def start_server_client(config: Config, optimizer: torch.optim.Optimizer, worker: Worker) -> ParameterServerClient:
     """dist_async: the servers, started, and the weights of worker 0 in all of them and in every worker."""
-    from imgcls.distributed.parameter_server.client import Exchange
+    from imgcls.distributed.parameter_server.client import ParameterServerClient
 
-    servers = worker.place.servers if worker.place else 0
-    return Exchange(optimizer, rank=worker.rank, world=worker.world, servers=servers or 1,
-                    timeout=config.distributed.dist_timeout)
+    servers = worker.rank_info.num_servers if worker.rank_info else 0
+    return ParameterServerClient(optimizer, rank=worker.rank, world_size=worker.world_size, num_servers=servers or 1,
+                                 timeout_s=config.distributed.dist_timeout)
 
 
 def load_data(config: Config) -> Splits:
@@ -299,7 +310,7 @@ def make_loaders(config: Config, splits: Splits, worker: Worker,
     from imgcls.data.loaders.benchmark import BenchmarkLoader
     from imgcls.data.loaders.make import make_loader
 
-    shard = order.Shard(worker.rank, worker.world, worker.apart)
+    shard = order.Shard(worker.rank, worker.world_size, worker.is_async)
     if config.data.benchmark:
         return BenchmarkLoader(
             num_samples=config.data.num_examples or len(splits.train), batch_size=batch_size,
@@ -313,9 +324,9 @@ def make_loaders(config: Config, splits: Splits, worker: Worker,
         "augment_config": config.augment, "device": worker.device,
         "threads": config.data.data_nthreads, "on_bad": config.data.on_bad}
     train = make_loader(splits.train, train=True, shard=shard, **common)
-    if splits.val is None or (worker.apart and worker.rank):
+    if splits.val is None or (worker.is_async and worker.rank):
         return train, None
-    return train, make_loader(splits.val, train=False, shard=order.NO_SHARD if worker.apart else shard, **common)
+    return train, make_loader(splits.val, train=False, shard=order.NO_SHARD if worker.is_async else shard, **common)
 
 
 def check_labels(labels: Any, num_classes: int, what: str) -> None:
@@ -326,14 +337,15 @@ def check_labels(labels: Any, num_classes: int, what: str) -> None:
                          f"they must be 0 to {num_classes - 1}")
 
 
-def find_checkpoint(config: Config, place: Place | None = None) -> Saved | None:
+def find_checkpoint(config: Config, rank_info: RankInfo | None = None) -> Saved | None:
     """What --load-epoch names; None to start from scratch, which auto does where nothing was saved yet. Processes of
     a job that were started again go on with what the job saved last, whatever --load-epoch says."""
     from imgcls.training import checkpoint
 
     wanted = config.checkpoint
     prefix = wanted.save_model_prefix or wanted.model_prefix
-    if place and prefix and (place.restarts or (place.job and checkpoint.read_meta(prefix).get("job") == place.job)):
+    if rank_info and prefix and (
+            rank_info.num_restarts or (rank_info.job and checkpoint.read_meta(prefix).get("job") == rank_info.job)):
         newest = checkpoint.load(prefix, "auto")
         if newest:
             return newest
@@ -403,7 +415,8 @@ def summarise(config: Config, splits: Splits, model: nn.Module, flops: int, load
                     f"{loader.batches_per_epoch:,} updates per epoch, {config.train.num_epochs} epochs, "
                     f"seed {config.train.seed}",
         "device": f"{worker.description}, {dtype}{', compiled' if config.device.compile else ''}"
-                  + (f", and {worker.world - 1} more process{'es' * (worker.world > 2)}" if worker.world > 1 else ""),
+                  + (f", and {worker.world_size - 1} more process{'es' * (worker.world_size > 2)}"
+                     if worker.world_size > 1 else ""),
     }.items():
         reporter.say(f"{name + ':':<14}{text}")
     for note in (*splits.notes, *(f"{what} images are {one.note}" for what, one in (
@@ -413,13 +426,13 @@ def summarise(config: Config, splits: Splits, model: nn.Module, flops: int, load
 
 def batch_of(batch_size: int, worker: Worker) -> str:
     """The size of a batch, and who has what of it."""
-    if not worker.together:
-        return f"{batch_size} of each of {worker.world} workers" if worker.apart else str(batch_size)
-    each, more = divmod(batch_size, worker.world)
-    share = f"{each}{f' or {each + 1}' if more else ''} on each of {worker.world} devices"
-    if worker.workers == 1:
+    if not worker.is_synchronous:
+        return f"{batch_size} of each of {worker.world_size} workers" if worker.is_async else str(batch_size)
+    each, more = divmod(batch_size, worker.world_size)
+    share = f"{each}{f' or {each + 1}' if more else ''} on each of {worker.world_size} devices"
+    if worker.num_workers == 1:
         return f"{batch_size} ({share})"
-    return f"{batch_size} ({batch_size // worker.workers} for each of {worker.workers} workers, {share})"
+    return f"{batch_size} ({batch_size // worker.num_workers} for each of {worker.num_workers} workers, {share})"
 
 
 def warn_of_what_hurts(config: Config, splits: Splits, position: Position, saved: Saved | None,
@@ -443,13 +456,13 @@ def warn_of_what_hurts(config: Config, splits: Splits, position: Position, saved
                       f"and the network has {classes}; give --num-classes {max(last + 1, 2)} if these are all")
     if config.network.num_layers is not None and not takes_depth(config.network.network):
         reporter.warn(f"--num-layers {config.network.num_layers}: {config.network.network} comes in one depth only")
-    if worker.world == 1 and (unused := one_process_flags(config)):
+    if worker.world_size == 1 and (unused := one_process_flags(config)):
         reporter.warn(f"{', '.join(unused)}: one process trains alone, so that there is nothing to share")
-    if worker.apart:
+    if worker.is_async:
         from imgcls.distributed.parameter_server.client import advice
 
         momentum = config.optimizer.mom if config.optimizer.optimizer.lower() in ("sgd", "nag") else 0
-        if warning := advice(momentum, config.schedule.lr, worker.world):
+        if warning := advice(momentum, config.schedule.lr, worker.world_size):
             reporter.warn(warning)
     if config.schedule.lr == 0:
         reporter.warn("--lr 0: nothing will be learned")

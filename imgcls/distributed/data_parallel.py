@@ -54,13 +54,13 @@ class Compression:
         return _all_reduce(bucket.buffer())
 
 
-class Halved(Compression):
+class HalfPrecision(Compression):
     """Sends fp16 or bf16 and keeps what rounding lost. torch's own hooks keep nothing, and bf16 refuses gloo."""
 
     def __init__(self, name: str) -> None:
         super().__init__()
         self.name, self._dtype = name, torch.float16 if name == "fp16" else torch.bfloat16
-        self._rests = Rests()
+        self._rests = ResidualBuffer()
 
     def reduce(self, bucket: dist.GradBucket) -> Any:
         """Begin to sum; the sum itself is made in the smaller type."""
@@ -72,7 +72,7 @@ class Halved(Compression):
         return _all_reduce(sent).then(lambda future: buffer.copy_(future.value()))
 
 
-class TwoBits(Compression):
+class TwoBit(Compression):
     """Sends one of +t, -t and 0 for each value, and keeps the rest. `threshold` is t."""
 
     name = "2bit"
@@ -80,7 +80,7 @@ class TwoBits(Compression):
     def __init__(self, threshold: float) -> None:
         super().__init__()
         self.threshold = threshold
-        self._rests = Rests()
+        self._rests = ResidualBuffer()
 
     def reduce(self, bucket: dist.GradBucket) -> Any:
         """Begin to gather everybody's codes; each process adds them up itself, in whole numbers."""
@@ -182,7 +182,7 @@ def unpack(words: Tensor, count: int) -> Tensor:
     return (codes == 3).to(torch.int8) - (codes == 2).to(torch.int8)
 
 
-class Rests:
+class ResidualBuffer:
     """What was not sent, float32, by parameter: torch may put parameters into other buckets after the first step."""
 
     def __init__(self) -> None:
@@ -239,10 +239,10 @@ def _all_reduce(tensor: Tensor) -> Any:
 
 def _compression(gc_type: str, threshold: float) -> Compression:
     if gc_type == "2bit":
-        return TwoBits(threshold)
+        return TwoBit(threshold)
     if gc_type == "powersgd":
         return PowerSGD()
-    return Compression() if gc_type == "none" else Halved(gc_type)
+    return Compression() if gc_type == "none" else HalfPrecision(gc_type)
 
 
 def _notes(gc_type: str, world: int) -> tuple[str, ...]:

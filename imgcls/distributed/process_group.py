@@ -1,7 +1,8 @@
-"""This process among the others: its device, its rank, and what all of them agree on.
+"""This process among the others: its device, its rank, and what they all compute together.
 
-A Worker is asked in every case; alone it answers at once. What is agreed on (sums of metrics, requests to stop, a
-checkpoint) goes over a gloo group on the CPU, whatever the gradients go over.
+A Worker is asked whether or not there are others; alone it answers at once. Sums of metrics, stop requests and
+checkpoints go over a gloo group on the CPU, whatever the gradients go over. `topology` makes and joins Workers, the
+trainer asks them. Nothing here knows what is trained.
 """
 
 from __future__ import annotations
@@ -9,106 +10,111 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+import torch.distributed as dist
+from torch import Tensor
 
-from imgcls.distributed.rank_info import Place, host_name
-from imgcls.errors import RunError, UsageError
+from imgcls.distributed.rank_info import RankInfo, host_name
+from imgcls.errors import RunError, UsageError, first_line
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-#: what torch's back ends say when it is another process that is gone
-_LOST = re.compile(r"gloo|NCCL|ncclUnhandled|Connection (closed|reset|refused)|Broken pipe|Timed out waiting|"
-                   r"recvBytes|sendBytes|TCPStore|socket|ProcessGroup", re.IGNORECASE)
+# torch's errors of this kind have no better class in all back ends: the text tells that another process is gone,
+_LOST_PEER = re.compile(r"gloo|NCCL|ncclUnhandled|Connection (closed|reset|refused)|Broken pipe|Timed out waiting|"
+                        r"recvBytes|sendBytes|TCPStore|socket|ProcessGroup", re.IGNORECASE)
+# and this much of it is worth repeating to a user
 _REASON = re.compile(r"Connection (closed|reset) by peer \[[^]]*\]|Timed out waiting [^.]*|Connection refused|"
                      r"Broken pipe", re.IGNORECASE)
 
-#: whether this process has met others
-joined = False
+#: set when this process meets others and never cleared: threads of gloo may outlive the process group
+_joined = threading.Event()
+
+
+def has_joined() -> bool:
+    """Return whether this process has ever met others."""
+    return _joined.is_set()
 
 
 class LostContact(RunError):
-    """Another process of the job is gone or does not answer; what it died of is for that one to say."""
+    """Another process of the job is gone or does not answer; that one reports what ended it."""
 
 
 @dataclass
 class Worker:
-    """This process among `world`: `rank` 0 writes the files and the log.
+    """This process among `world_size`: `rank` 0 writes the files and the log.
 
-    With `apart` every process trains by itself (dist_async) and nothing is agreed on.
+    With `is_async` every process trains at its own pace (dist_async) and nothing is computed together.
     """
 
     device: torch.device
     rank: int = 0
-    world: int = 1
+    world_size: int = 1
     local_rank: int = 0
-    local_world: int = 1
-    #: how many of MXNet's workers there are: each has a batch of --batch-size, shared by its devices
-    workers: int = 1
-    apart: bool = False
-    place: Place | None = None
+    local_world_size: int = 1
+    #: how many of MXNet's workers there are: each has a batch of `batch_size`, shared by its devices
+    num_workers: int = 1
+    is_async: bool = False
+    rank_info: RankInfo | None = None
     #: called when this process leaves
-    farewell: Callable[[], None] = lambda: None
-    _pending: Any = field(default=None, repr=False)
+    on_exit: Callable[[], None] = lambda: None
+    _pending: tuple[dist.Work, Tensor] | None = field(default=None, repr=False)
 
     @property
-    def together(self) -> bool:
+    def is_synchronous(self) -> bool:
         """Whether there are other processes that take the same steps."""
-        return self.world > 1 and not self.apart
+        return self.world_size > 1 and not self.is_async
 
     @property
     def description(self) -> str:
-        """Of the device, for people."""
+        """The device, for people: "cuda:0 (its name)" or "cpu (2 threads)"."""
         if self.device.type == "cuda":
             return f"{self.device} ({torch.cuda.get_device_name(self.device)})"
         count = torch.get_num_threads()
-        return f"cpu ({count} thread{'s' * (count > 1)})"
+        return f"cpu ({count} thread{'s' if count > 1 else ''})"
 
     def sum(self, values: Sequence[float]) -> list[float]:
-        """The float64 sums over all processes of numbers that each of them has."""
-        if not self.together or not values:
+        """Return the float64 sums over all processes of numbers that each of them has."""
+        if not self.is_synchronous or not values:
             return list(values)
-        import torch.distributed as dist
-
         total = torch.tensor(values, dtype=torch.float64)
         dist.all_reduce(total)
         return total.tolist()
 
     def gather(self, value: float) -> list[float]:
-        """The number that each process has, by rank."""
-        return self.sum([value if rank == self.rank else 0.0 for rank in range(self.world)])
+        """Return the number that each process has, by rank."""
+        return self.sum([value if rank == self.rank else 0.0 for rank in range(self.world_size)])
 
-    def all_reduce_max(self, request: int) -> int:
-        """Return the largest request (0: none) of all processes at the call before this one, the same for all of them.
+    def all_reduce_max(self, stop_request: int) -> int:
+        """Return the largest stop request (0: none) of all processes at the call before this one.
 
-        One call late, so that no step waits for it: by then everybody has answered long since.
+        The answer is the same in all of them.
         """
-        if not self.together:
-            return request
-        import torch.distributed as dist
-
-        before, requests = self._pending, torch.tensor([request], dtype=torch.int32)
-        self._pending = (dist.all_reduce(requests, dist.ReduceOp.MAX, async_op=True), requests)
-        if before is None:
+        # One call late, so that no step waits for it: by then everybody has answered long since.
+        if not self.is_synchronous:
+            return stop_request
+        previous = self._pending
+        largest = torch.tensor([stop_request], dtype=torch.int32)
+        work = dist.all_reduce(largest, dist.ReduceOp.MAX, async_op=True)
+        assert work is not None
+        self._pending = (work, largest)
+        if previous is None:
             return 0
-        before[0].wait()
-        return int(before[1])
+        previous[0].wait()
+        return int(previous[1])
 
     def barrier(self) -> None:
         """Wait until every process is here."""
         self.sum([0.0])
 
     def broadcast(self, data: bytes | None, source: int) -> bytes:
-        """The bytes that process `source` has, for all."""
-        if not self.together:
+        """Return, in all processes, the bytes that process `source` has."""
+        if not self.is_synchronous:
             return data or b""
-        import torch.distributed as dist
-
         mine = data if self.rank == source and data is not None else b""
         content = torch.empty(int(self.sum([float(len(mine))])[0]), dtype=torch.uint8)
         if self.rank == source:
@@ -117,9 +123,7 @@ class Worker:
         return content.numpy().tobytes()
 
     def average(self, tensors: Sequence[Tensor], weight: float) -> None:
-        """In place: the sum over all processes of `weight` times each tensor, in one message."""
-        import torch.distributed as dist
-
+        """Replace each tensor by the sum over all processes of `weight` times it, in one message."""
         flat = torch.cat([tensor.flatten() for tensor in tensors]) * weight
         dist.all_reduce(flat)
         for tensor, mean in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
@@ -127,95 +131,83 @@ class Worker:
 
     @contextlib.contextmanager
     def guard(self) -> Iterator[None]:
-        """Around what talks to the others: a process that is gone is a LostContact, not a traceback."""
-        if self.world == 1:
+        """Turn torch's error about a process that is gone into a LostContact; for what talks to the others."""
+        if self.world_size == 1:
             yield
             return
         try:
             yield
-        except RuntimeError as error:  # torch's own errors of this kind have no better class in all back ends
-            if isinstance(error, RunError) or not _LOST.search(str(error)):
+        except RuntimeError as error:
+            if isinstance(error, RunError) or not _LOST_PEER.search(str(error)):
                 raise
-            found = _REASON.search(str(error))
-            text = found[0] if found else str(error).splitlines()[0]
+            match = _REASON.search(str(error))
+            text = match[0] if match else first_line(error)
             raise LostContact(f"rank {self.rank} ({host_name()}): lost contact with another process ({text})"
                               ) from error
 
     def close(self) -> None:
         """Leave the group; the others may stay."""
-        import torch.distributed as dist
-
         self._pending = None
         if dist.is_available() and dist.is_initialized():
             dist.destroy_process_group()
-        if self.place and self.place.file and not self.rank:
+        if self.rank_info and self.rank_info.file and not self.rank:
             with contextlib.suppress(OSError):
-                os.unlink(self.place.file)
-        self.farewell()
+                os.unlink(self.rank_info.file)
+        self.on_exit()
 
 
-def join(place: Place, device: torch.device, seconds: float) -> int:
-    """Meet the other processes of the job and return this one's rank; RunError when they do not come in time."""
-    import torch.distributed as dist
-
-    global joined
-    joined = True
+def rendezvous(info: RankInfo, device: torch.device, timeout_s: float) -> int:
+    """Meet the other processes of the job and return this one's rank; LostContact when they do not come in time."""
+    _joined.set()
     for variable in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):  # MXNet's name for the network card to use
         if os.environ.get("DMLC_INTERFACE"):
             os.environ.setdefault(variable, os.environ["DMLC_INTERFACE"])
-    timeout = timedelta(seconds=seconds)
+    timeout = timedelta(seconds=timeout_s)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    where = place.file or f"{place.address}:{place.port}"
     try:
-        if place.rank >= 0 and "RANK" in os.environ:
+        if info.rank >= 0 and "RANK" in os.environ:  # torch reads the rest of torchrun's variables itself
             dist.init_process_group(backend, timeout=timeout)
-            return place.rank
-        store, rank = _store(place, timeout)
-        dist.init_process_group(backend, store=store, rank=rank, world_size=place.world, timeout=timeout)
+            return info.rank
+        store, rank = _open_store(info, timeout)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=info.world_size, timeout=timeout)
     except (RuntimeError, ValueError) as error:
-        raise LostContact(f"the {place.world} processes of the job did not meet at {where} within {seconds:g} s "
-                          f"({str(error).splitlines()[0]})") from error
+        where = info.file or f"{info.address}:{info.port}"
+        raise LostContact(f"the {info.world_size} processes of the job did not meet at {where} within "
+                          f"{timeout_s:g} s ({first_line(error)})") from error
     return rank
 
 
-def _store(place: Place, timeout: timedelta) -> tuple[Any, int]:
-    """The store where the processes meet, and this one's rank."""
-    import torch.distributed as dist
-
-    if place.file:
-        return dist.FileStore(place.file, place.world), place.rank
-    store = dist.TCPStore(place.address, place.port, None, is_master=place.rank == 0 and not place.kept,
-                          timeout=timeout, wait_for_workers=False)
-    if place.rank >= 0:
-        return store, place.rank
+def _open_store(info: RankInfo, timeout: timedelta) -> tuple[Any, int]:
+    """Return the store where the processes meet, and this one's rank."""
+    if info.file:
+        return dist.FileStore(info.file, info.world_size), info.rank
+    serves = info.rank == 0 and not info.is_store_served
+    store = dist.TCPStore(info.address, info.port, None, is_master=serves, timeout=timeout, wait_for_workers=False)
+    if info.rank >= 0:
+        return store, info.rank
     rank = store.add("imgcls/workers", 1) - 1  # MXNet's scheduler, too, hands out ranks in the order of arrival
-    if rank >= place.world:
-        raise UsageError(f"DMLC_NUM_WORKER={place.world}: there are more workers than that, or an earlier job still "
-                         f"uses {place.address}:{place.port}")
+    if rank >= info.world_size:
+        raise UsageError(f"DMLC_NUM_WORKER={info.world_size}: there are more workers than that, or an earlier job "
+                         f"still uses {info.address}:{info.port}")
     return dist.PrefixStore("imgcls", store), rank
 
 
-def keep_meeting_place(place: Place, seconds: float) -> None:
-    """MXNet's scheduler: keep the store at DMLC_PS_ROOT_URI until every worker has said that it is done."""
-    import time
-
-    import torch.distributed as dist
-
+def serve_rendezvous(info: RankInfo, timeout_s: float) -> None:
+    """Serve the store at DMLC_PS_ROOT_URI until every worker has said that it is done: MXNet's scheduler."""
     try:
-        store = dist.TCPStore(place.address, place.port, None, is_master=True, timeout=timedelta(seconds=seconds),
+        store = dist.TCPStore(info.address, info.port, None, is_master=True, timeout=timedelta(seconds=timeout_s),
                               wait_for_workers=False)
     except RuntimeError as error:
-        raise RunError(f"DMLC_PS_ROOT_URI={place.address}, DMLC_PS_ROOT_PORT={place.port}: cannot listen there "
-                       f"({str(error).splitlines()[0]})") from error
-    while store.add("imgcls/done", 0) < place.world:
+        raise RunError(f"DMLC_PS_ROOT_URI={info.address}, DMLC_PS_ROOT_PORT={info.port}: cannot listen there "
+                       f"({first_line(error)})") from error
+    while store.add("imgcls/done", 0) < info.world_size:
         time.sleep(0.2)
     time.sleep(1.0)  # the last one is still leaving
 
 
-def say_done(place: Place, seconds: float) -> None:
+def report_done(info: RankInfo, timeout_s: float) -> None:
     """Tell MXNet's scheduler that this worker has ended, well or not."""
-    import torch.distributed as dist
-
+    timeout = timedelta(seconds=min(timeout_s, 10))
     with contextlib.suppress(RuntimeError):
-        dist.TCPStore(place.address, place.port, None, is_master=False, timeout=timedelta(seconds=min(seconds, 10)),
-                      wait_for_workers=False).add("imgcls/done", 1)
+        store = dist.TCPStore(info.address, info.port, None, is_master=False, timeout=timeout, wait_for_workers=False)
+        store.add("imgcls/done", 1)

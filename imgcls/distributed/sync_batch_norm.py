@@ -13,20 +13,20 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 
-class Shared:
+class SyncBNState:
     """What the layers of one network know of the step: how many rows of the batch count, the others are padding."""
 
     def __init__(self) -> None:
-        self.valid: int | None = None
+        self.num_valid: int | None = None
 
 
-def synchronise(model: nn.Module, layers: tuple[type[nn.Module], ...]) -> Shared | None:
+def convert_sync_batch_norm(model: nn.Module, layers: tuple[type[nn.Module], ...]) -> SyncBNState | None:
     """Make the batch normalisations of `model` (instances of `layers`, ours or torch's) share their statistics while
     training; None where there are none. Their parameters, names and files stay as they are."""
-    found, shared = [module for module in model.modules() if isinstance(module, layers)], Shared()
+    found, state = [module for module in model.modules() if isinstance(module, layers)], SyncBNState()
     for module in found:
-        module.forward = _forward_of(module, shared)  # type: ignore[method-assign]
-    return shared if found else None
+        module.forward = _forward_of(module, state)  # type: ignore[method-assign]
+    return state if found else None
 
 
 class _SumOfAll(torch.autograd.Function):
@@ -45,7 +45,7 @@ class _SumOfAll(torch.autograd.Function):
         return total
 
 
-def _forward_of(module: Any, shared: Shared) -> Any:
+def _forward_of(module: Any, state: SyncBNState) -> Any:
     """The forward of one layer: as it was in evaluation, over all processes in training."""
     alone = module.forward
     ours = hasattr(module, "moving_mean")
@@ -59,7 +59,7 @@ def _forward_of(module: Any, shared: Shared) -> Any:
         else:
             weight, bias, mean, var = module.weight, module.bias, module.running_mean, module.running_var
             momentum = _torch_momentum(module)
-        return _normalise(data, weight, bias, mean, var, momentum, module.eps, shared.valid)
+        return _normalise(data, weight, bias, mean, var, momentum, module.eps, state.num_valid)
 
     return forward
 
@@ -74,21 +74,21 @@ def _torch_momentum(module: Any) -> float:
 
 
 def _normalise(data: Tensor, weight: Tensor | None, bias: Tensor | None, running_mean: Tensor | None,
-               running_var: Tensor | None, momentum: float, eps: float, valid: int | None) -> Tensor:
-    """data (N, C, ...) by the mean and variance over space and the first `valid` of N of all processes. The running
+               running_var: Tensor | None, momentum: float, eps: float, num_valid: int | None) -> Tensor:
+    """data (N, C, ...) by the mean and variance over space and the first `num_valid` of N of all processes. The running
     variance is updated with the unbiased one, as torch's kernels do."""
     with torch.autocast(data.device.type, enabled=False):
         values = data if data.dtype == torch.float64 else data.float()
         axes = [0, *range(2, data.ndim)]
         channels = data.shape[1]
-        count = values.new_tensor([float(data[:valid].numel() // channels)])
-        sums = _SumOfAll.apply(torch.cat([values[:valid].sum(axes), count]))
+        count = values.new_tensor([float(data[:num_valid].numel() // channels)])
+        sums = _SumOfAll.apply(torch.cat([values[:num_valid].sum(axes), count]))
         assert isinstance(sums, Tensor)
         total = sums[channels]
         shape = [1, channels] + [1] * (data.ndim - 2)
         mean = sums[:channels] / total
         centred = values - mean.view(shape)
-        squares = _SumOfAll.apply((centred[:valid] ** 2).sum(axes))  # of what is centred: no loss by cancellation
+        squares = _SumOfAll.apply((centred[:num_valid] ** 2).sum(axes))  # of what is centred: no loss by cancellation
         assert isinstance(squares, Tensor)
         variance = squares / total
         if running_mean is not None and running_var is not None:

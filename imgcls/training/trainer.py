@@ -35,8 +35,8 @@ from imgcls.training.reporter import Reporter
 from imgcls.training.stop import StopSignal
 
 if TYPE_CHECKING:
-    from imgcls.distributed.parameter_server.client import Exchange
-    from imgcls.distributed.sync_batch_norm import Shared
+    from imgcls.distributed.parameter_server.client import ParameterServerClient
+    from imgcls.distributed.sync_batch_norm import SyncBNState
 
 Totals = tuple[list[float], int]
 
@@ -68,22 +68,22 @@ class Trainer:
 
     `val_loader` and `checkpoint` may be None; `stop` is looked at after every step. `clip_gradient` 0 is off,
     `save_every` is in minutes, 0 off. `forward` is the model as it is called while training, where that is another one
-    (several devices), and `shared` what its synchronised batch normalisations want to know. Only rank 0 has a
-    `checkpoint`. With an `exchange` (dist_async) the optimizer's steps are taken by servers.
+    (several devices), and `sync_bn` what its synchronised batch normalisations want to know. Only rank 0 has a
+    `checkpoint`. With a `server_client` (dist_async) the optimizer's steps are taken by servers.
     """
 
     def __init__(self, model: nn.Module, loader: Loader, val_loader: Loader | None, *, optimizer: torch.optim.Optimizer,
                  schedule: Schedule, precision: Precision, worker: Worker, config: TrainConfig, num_classes: int,
                  clip_gradient: float, checkpoint: Checkpoint | None, save_period: int, save_every: float,
                  reporter: Reporter, stop: StopSignal, compile: bool = False, micro_batches: int = 1,
-                 forward: nn.Module | None = None, shared: Shared | None = None,
-                 exchange: Exchange | None = None) -> None:
+                 forward: nn.Module | None = None, sync_bn: SyncBNState | None = None,
+                 server_client: ParameterServerClient | None = None) -> None:
         self.model, self.loader, self.val_loader = model, loader, val_loader
         self.optimizer, self.schedule, self.precision = optimizer, schedule, precision
         self.config, self.worker, self.reporter, self.stop = config, worker, reporter, stop
         self.checkpoint, self.save_period, self.save_every = checkpoint, save_period, save_every
-        self.clip_gradient, self.exchange = clip_gradient, exchange
-        self.micro_batches, self._wrapped, self._shared = micro_batches, forward, shared
+        self.clip_gradient, self.server_client = clip_gradient, server_client
+        self.micro_batches, self._wrapped, self._sync_bn = micro_batches, forward, sync_bn
         forward = forward or model
         self._forward: Callable[[Tensor], Tensor] = torch.compile(forward) if compile else forward
         self._step = optimizers.stepper(optimizer)
@@ -101,7 +101,7 @@ class Trainer:
 
     def fit(self, position: Position) -> dict[str, float]:
         """Train from `position` to the end; returns the last validation metrics (training metrics without data)."""
-        self.position = dataclasses.replace(position, batch_size=self.loader.batch_size, world=self.worker.world)
+        self.position = dataclasses.replace(position, batch_size=self.loader.batch_size, world=self.worker.world_size)
         result: dict[str, float] = {}
         while self.position.epoch < self.config.num_epochs:
             epoch = self.position.epoch
@@ -128,7 +128,7 @@ class Trainer:
         epoch, first = self.position.epoch, self.position.batch
         self._take_up_metrics()
         self.model.train()
-        if (self.worker.together or self.micro_batches > 1) and not self._shared:
+        if (self.worker.is_synchronous or self.micro_batches > 1) and not self._sync_bn:
             self._statistics = running_statistics(self.model)
         self.reporter.epoch_begins(epoch, self.config.num_epochs, self.loader.batches_per_epoch, first)
         started = interval_started = time.perf_counter()
@@ -173,8 +173,8 @@ class Trainer:
             scaler.unscale_(self.optimizer)
         if self.clip_gradient:
             optimizers.clip_elements(self._parameters, self.clip_gradient)
-        if self.exchange:
-            self.exchange.push_pull(lr)
+        if self.server_client:
+            self.server_client.push_pull(lr)
         elif scaler:
             scaler.step(self.optimizer)
             scaler.update()
@@ -200,8 +200,8 @@ class Trainer:
         sums = [torch.zeros_like(tensor) for tensor in self._statistics]
         total = torch.zeros((), device=self.worker.device)
         for number, piece in enumerate(batch.micro_batches(self.micro_batches), 1):
-            hold = self._wrapped is not None and number < self.micro_batches  # gradients are exchanged once
-            with self._wrapped.no_sync() if hold else contextlib.nullcontext():  # type: ignore[union-attr,operator]
+            no_sync = self._wrapped is not None and number < self.micro_batches  # gradients are exchanged once
+            with self._wrapped.no_sync() if no_sync else contextlib.nullcontext():  # type: ignore[union-attr,operator]
                 total += self._piece(piece, update, self.worker.rank * self.micro_batches + number - 1)
             for tensor, start, sum_ in zip(self._statistics, before, sums, strict=True):
                 sum_ += tensor * (piece.num_valid / batch.global_size)
@@ -209,15 +209,15 @@ class Trainer:
         self._losses.append(total)
         for tensor, sum_ in zip(self._statistics, sums, strict=True):
             tensor.copy_(sum_)
-        if self._statistics and self.worker.together:
+        if self._statistics and self.worker.is_synchronous:
             self.worker.average(self._statistics, 1.0)
 
     def _piece(self, batch: Batch, update: int, number: int) -> Tensor:
         """Forward and backward of piece `number` of a batch; returns its part of the mean loss."""
         if self._random:
             torch.manual_seed(order.step_seed(self.config.seed, update) + number)
-        if self._shared:
-            self._shared.valid = batch.num_valid
+        if self._sync_bn:
+            self._sync_bn.num_valid = batch.num_valid
         with self.precision.autocast():
             logits = self._forward(batch.images)
         logits, labels = logits.float(), batch.labels
@@ -242,7 +242,7 @@ class Trainer:
         self._interval.reset()
         names = len(self._interval.names)
         totals = self.position.interval_totals
-        if totals and len(totals[0]) == names and not (self.worker.together and self.worker.rank):
+        if totals and len(totals[0]) == names and not (self.worker.is_synchronous and self.worker.rank):
             self._interval.add(*totals)
         totals = self.position.epoch_totals
         self._epoch_totals = totals if totals and len(totals[0]) == names else ([0.0] * names, 0)
@@ -269,7 +269,7 @@ class Trainer:
         return self._interval_loss[0] / max(self._interval_loss[1], 1)
 
     def _refuse(self, update: int, value: float) -> None:
-        if self.worker.together and self.worker.rank:
+        if self.worker.is_synchronous and self.worker.rank:
             raise LostContact(f"the loss is {value} at update {update}: rank 0 tells more")
         last = newest_epoch(self.checkpoint.prefix) if self.checkpoint else None
         kept = "nothing was saved" if last is None or self.checkpoint is None else (
@@ -292,8 +292,8 @@ class Trainer:
         update = self.position.update
         self.reporter.epoch_done(epoch, values, self._epoch_loss[0] / max(self._epoch_loss[1], 1), seconds, samples,
                                  self.schedule.lr_at(update), update)
-        if self.exchange and not self.worker.rank:
-            self.reporter.line(f"Epoch[{epoch}] dist_async: {self.exchange.statistics()}")
+        if self.server_client and not self.worker.rank:
+            self.reporter.line(f"Epoch[{epoch}] dist_async: {self.server_client.statistics()}")
         self.position = dataclasses.replace(Position(epoch=epoch + 1, update=update),
                                             batch_size=self.position.batch_size, world=self.position.world)
         return values
@@ -303,7 +303,7 @@ class Trainer:
         request = self.stop.request
         if not request and self._due():
             request, self._last_saved = self.stop.SAVE, time.monotonic()
-        request = max(self.worker.all_reduce_max(request), self.exchange.peer_request if self.exchange else 0)
+        request = max(self.worker.all_reduce_max(request), self.server_client.peer_request if self.server_client else 0)
         if request:
             self._save_position(request)
 
@@ -331,14 +331,14 @@ class Trainer:
                 # an upload is under way; signals are held off here and no longer behind `raise_if_requested`
                 self.checkpoint.wait()
             self.worker.barrier()  # nobody leaves before the files are there
-            if self.exchange:
-                self.exchange.stop_request = request  # the others are to leave too
+            if self.server_client:
+                self.server_client.stop_request = request  # the others are to leave too
         self.stop.raise_if_requested(where, request)
 
     def _fetch(self) -> None:
         """Have the weights and the optimizer's state here, where servers hold them."""
-        if self.exchange:
-            self.exchange.fetch()
+        if self.server_client:
+            self.server_client.fetch()
 
     def _scaler_state(self) -> dict[str, object]:
         return self.precision.scaler.state_dict() if self.precision.scaler else {}

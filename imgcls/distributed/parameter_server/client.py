@@ -42,9 +42,9 @@ from imgcls.distributed.parameter_server.server import (
     WORKER,
     as_bytes,
     brief,
+    connect,
     header,
     in_parallel,
-    meet,
     receive,
 )
 from imgcls.distributed.process_group import LostContact
@@ -69,49 +69,50 @@ class Statistics:
                 f"{self.mean:.2f} on average, 99 % up to {self.p99}, at most {self.largest}")
 
 
-class Exchange:
+class ParameterServerClient:
     """The worker's side: a context, left in good order or by `Stopped` with a good-bye, else by ending its servers.
 
     Every method may raise LostContact: a server, or a worker that the server missed, is gone.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, *, rank: int, world: int, servers: int = 1,
-                 timeout: float = 300.0) -> None:
+    def __init__(self, optimizer: torch.optim.Optimizer, *, rank: int, world_size: int, num_servers: int = 1,
+                 timeout_s: float = 300.0) -> None:
         """Start this worker's servers, meet all of them, and take up the weights of worker 0.
 
         The weights and the state of the optimizer that worker 0 has are those that training begins with. All workers
-        of the default process group must come here. `servers` is their number in all, server i beside worker i modulo
-        `world`; `timeout` is in seconds.
+        of the default process group must come here. Of `num_servers` in all, server i runs beside worker i modulo
+        `world_size`.
         """
-        if servers < 1:
-            raise UsageError(f"--num-servers {servers}: dist_async needs at least one")
-        self.rank, self.world, self.servers = rank, world, servers
+        if num_servers < 1:
+            raise UsageError(f"--num-servers {num_servers}: dist_async needs at least one")
+        self.rank, self.world_size, self.num_servers = rank, world_size, num_servers
         #: the stop request of workers that have left (0: none), and the one that this worker leaves with
         self.peer_request = 0
         self.stop_request = 0
         self._optimizer = optimizer
         self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self._buffers(sum(p.numel() for p in self._parameters))
-        self._versions = [0.0] * servers
+        self._versions = [0.0] * num_servers
         self._lock, self._done, self._talked = threading.Lock(), threading.Event(), time.monotonic()
         self._problem: LostContact | None = None
         self._groups: list[Any] = []
         token, base = _shared_token(), _base_store()
-        self._children = [_start(self._specification(index, token, base, timeout))
-                          for index in range(servers) if index % world == rank]
+        self._children = [_start(self._specification(index, token, base, timeout_s))
+                          for index in range(num_servers) if index % world_size == rank]
         try:
             for child in self._children:
                 if child.stdout and not child.stdout.readline():
                     raise RunError(f"`kv_store` dist_async: the server here ended at its start, status {child.wait()}")
             with self._telling():
-                self._groups = in_parallel(lambda index: meet(base, token, index, rank, WORKER, timeout), servers)
+                self._groups = in_parallel(lambda index: connect(base, token, index, rank, WORKER, timeout_s),
+                                           num_servers)
             if rank == 0:
                 self.restore()
             self.pull()
         except BaseException:
             self.abort()
             raise
-        self._pinger = threading.Thread(target=self._ping, args=(timeout / 3,), daemon=True)
+        self._pinger = threading.Thread(target=self._ping, args=(timeout_s / 3,), daemon=True)
         self._pinger.start()
 
     def push_pull(self, lr: float) -> None:
@@ -131,7 +132,7 @@ class Exchange:
     def fetch(self) -> None:
         """Take the weights and the optimizer's state, which belong together, into the model and the local optimizer:
         what a checkpoint needs. Each server's part is of one moment; with several servers the moments differ."""
-        parts = [load_safetensors(content) for content in self._ask(FETCH, range(self.servers))]
+        parts = [load_safetensors(content) for content in self._ask(FETCH, range(self.num_servers))]
         for part, target in zip(parts, self._slices(self._received), strict=True):
             target.copy_(part.pop("weights"))
         self._take_weights()
@@ -190,7 +191,7 @@ class Exchange:
                         stream.close()
         self._groups = []  # their threads end here, not somewhere in the end of the interpreter
 
-    def __enter__(self) -> Exchange:
+    def __enter__(self) -> ParameterServerClient:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
@@ -287,11 +288,11 @@ class Exchange:
 
     def _slices(self, flat: Tensor) -> list[Tensor]:
         """The part of the vector that each server has."""
-        return [flat[begin:end] for begin, end in map(self._range, range(self.servers))]
+        return [flat[begin:end] for begin, end in map(self._range, range(self.num_servers))]
 
     def _range(self, server: int) -> tuple[int, int]:
         size = self._weights.numel()
-        return size * server // self.servers, size * (server + 1) // self.servers
+        return size * server // self.num_servers, size * (server + 1) // self.num_servers
 
     def _pieces(self, server: int) -> list[tuple[int, int, int]]:
         """(number of the parameter, begin, end within it) of what a server has."""
@@ -331,7 +332,8 @@ class Exchange:
         """What a server is told at its start."""
         groups = self._optimizer.param_groups
         group_of = [number for number, group in enumerate(groups) for _p in group["params"]]
-        return {"store": _address(base), "token": token, "server": index, "workers": self.world, "timeout": timeout,
+        return {"store": _address(base), "token": token, "server": index, "workers": self.world_size,
+                "timeout": timeout,
                 "optimizer": type(self._optimizer).__name__,
                 "groups": [{k: v for k, v in group.items() if k != "params"} for group in groups],
                 "pieces": [(group_of[which], end - begin) for which, begin, end in self._pieces(index)]}
@@ -372,7 +374,8 @@ def _start(specification: Mapping[str, Any]) -> subprocess.Popen[bytes]:
     """A server beside this process, which ends with it."""
     paths = [os.fspath(Path(__file__).resolve().parents[3]), os.environ.get("PYTHONPATH", "")]
     child = subprocess.Popen(
-        [sys.executable, "-m", "imgcls.distributed.parameter_server.server"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        [sys.executable, "-m", "imgcls.distributed.parameter_server.server"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "CUDA_VISIBLE_DEVICES": ""})
     assert child.stdin
     child.stdin.write(json.dumps(specification).encode() + b"\n")

@@ -4,7 +4,8 @@ A worker sends the gradient of its batch, the server applies it at once and retu
 the updates that other workers have made meanwhile. Nobody waits for anybody; the price is that a gradient is of weights
 some updates old (its staleness), and that no two runs are alike.
 
-A server is `python -m imgcls.distributed.parameter_server.server`, started by a worker (`exchange.Exchange`) on its machine and told in
+A server is `python -m imgcls.distributed.parameter_server.server`, started by a worker
+(`client.ParameterServerClient`) on its machine and told in
 one line of JSON on its standard input what it is to hold; it says "ready" when it does. It ends when all workers have
 said good-bye, when one is lost, and with its parent. So whatever starts the workers (torchrun, mpirun, srun, by hand)
 starts all there is.
@@ -74,7 +75,7 @@ class Server:
         self._optimizer = _optimizer_class(specification["optimizer"])([g for g in groups if g["params"]])
         self._step = optimizers.stepper(self._optimizer)
         self._lock, self._ready = threading.Lock(), threading.Event()
-        self._version, self._wish = 0, 0.0
+        self._version, self._stop_request = 0, 0.0
         self._pushes = [0] * int(specification["workers"])
         self._staleness: dict[int, int] = {}
 
@@ -87,7 +88,7 @@ class Server:
             group.recv([request], WORKER, 0).wait()
             wanted, first, version, _ = request.tolist()
             if wanted == GOODBYE:
-                self._wish = max(self._wish, first)
+                self._stop_request = max(self._stop_request, first)
                 return
             if wanted == RESTORE:
                 self._restore(receive(group, int(first), WORKER))
@@ -105,7 +106,7 @@ class Server:
                 version, content = self._pack()
             elif wanted == STATISTICS:
                 content = self._report()
-            group.send([header(version, self._wish, len(content))], WORKER, 0).wait()
+            group.send([header(version, self._stop_request, len(content))], WORKER, 0).wait()
             if wanted in (PUSH, PULL):
                 group.send([weights], WORKER, 0).wait()
             elif content:
@@ -168,7 +169,7 @@ def main() -> int:
 
     def serve(worker: int) -> None:
         try:
-            server.serve(meet(base, token, index, worker, SERVER, timeout), worker, timeout)
+            server.serve(connect(base, token, index, worker, SERVER, timeout), worker, timeout)
         except RuntimeError as error:
             if not lost.is_set():  # the others only notice that this process ends
                 lost.set()
@@ -235,7 +236,7 @@ def brief(error: RuntimeError) -> str:
     return re.sub(r"^(\[[^]]*\.cc:\d+\] *)", "", str(error).splitlines()[0]).split(". ")[0]
 
 
-def meet(base: Any, token: str, server: int, worker: int, rank: int, timeout: float) -> Any:
+def connect(base: Any, token: str, server: int, worker: int, rank: int, timeout: float) -> Any:
     """The gloo group of one worker (rank 0) and one server (rank 1); waits for the other one."""
     store = dist.PrefixStore(f"{token}/{server}/{worker}", base)
     return dist.ProcessGroupGloo(store, rank, 2, timedelta(seconds=timeout))
