@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from imgcls import pretrained
 from imgcls.config import resolve as configuration
 from imgcls.config.sections import AugmentConfig
 from imgcls.data.sources import ArraySource, Splits
 from imgcls.errors import DataError, UsageError
-from imgcls.pretrained import zoo
 from imgcls.storage.paths import to_path
 
 if TYPE_CHECKING:
@@ -59,10 +59,10 @@ def load_model(prefix: str | os.PathLike[str], epoch: int | str = "auto") -> nn.
     """The network of a checkpoint, ours or MXNet's, in evaluation mode: float (N, C, H, W) -> logits (N, classes).
 
     `prefix` may also be a network of MXNet's zoo (`resnext-101`), a URL of a prefix, or torchvision:NAME: see
-    `zoo.locate`. `epoch` is a number or "auto" for the newest. Raises UsageError for an epoch that is not there and
-    DataError for damaged files.
+    `pretrained.locate`. `epoch` is a number or "auto" for the newest. Raises UsageError for an epoch that is not
+    there and DataError for damaged files.
     """
-    return zoo.build(zoo.read(zoo.locate(prefix, epoch)))
+    return pretrained.build(pretrained.read(pretrained.locate(prefix, epoch)))
 
 
 class Predictor:
@@ -70,8 +70,8 @@ class Predictor:
 
     def __init__(self, prefix: str | os.PathLike[str], epoch: int | str = "auto", *, top: int = 5) -> None:
         """Loads the network; an MXNet checkpoint without meta data is taken as 3 channels, no mean, scale 1."""
-        found = zoo.locate(prefix, epoch)
-        self.model, self.top = zoo.build(zoo.read(found)), top
+        found = pretrained.locate(prefix, epoch)
+        self.model, self.top = pretrained.build(pretrained.read(found)), top
         self.class_names: list[str] = list(found.class_names)
         self._pre = found.preprocessing
         self.image_shape = tuple(self._pre.get("image_shape") or (3, 224, 224))

@@ -21,7 +21,7 @@ from imgcls.config.sections import NetworkConfig
 from imgcls.errors import DataError, UsageError
 from imgcls.formats import params, symbol
 from imgcls.formats.symbol import Node, NodeOutput, Symbol
-from imgcls.pretrained import transfer, zoo
+from imgcls.pretrained import Pretrained, locate, read, transfer
 from imgcls.training import checkpoint
 
 SHAPE = (3, 28, 28)
@@ -281,7 +281,7 @@ def test_vggs_trap(tmp_path: Path) -> None:
     arrays = {"arg:fc6_weight": np.ones((4, 12)), "arg:fc6_bias": np.ones(4), "arg:fc8_weight": np.ones((4, 4)),
               "arg:fc8_bias": np.ones(4)}
     config = NetworkConfig(network="vgg", num_classes=3, image_shape=(3, 2, 2))
-    source = zoo.Pretrained(net, {name: array.astype(np.float32) for name, array in arrays.items()}, "vgg-0000.params")
+    source = Pretrained(net, {name: array.astype(np.float32) for name, array in arrays.items()}, "vgg-0000.params")
     model, report = transfer.new_head(source, config)
     assert (report.loaded, report.dropped, report.note) == (
         ["fc6_weight", "fc6_bias"], ["fc8_weight", "fc8_bias"], "")  # MXNet threw fc6 away as well
@@ -302,7 +302,7 @@ def test_a_layer_that_is_already_called_fc(tmp_path: Path) -> None:
     net = of_layers(("FullyConnected", "fc", FC), ("FullyConnected", "last", FC))
     arrays = {f"{name}_{end}": np.ones((4, 4) if end == "weight" else 4, np.float32)
               for name in ("fc", "last") for end in ("weight", "bias")}
-    source = zoo.Pretrained(net, arrays, "x")
+    source = Pretrained(net, arrays, "x")
     model, report = transfer.new_head(source, NetworkConfig(num_classes=3, image_shape=(4, 1, 1)))
     assert report.new == ["fc_new_weight", "fc_new_bias"]
     assert "fc_new" in symbol.dumps(graph.to_symbol(model))
@@ -316,7 +316,7 @@ def test_mxnets_own_networks() -> None:
     for prefix in prefixes:
         shape = np.load(f"{prefix}-io.npz")["data"].shape[1:]
         config = NetworkConfig(num_classes=3, image_shape=tuple(shape))
-        model, report = transfer.new_head(zoo.read(zoo.locate(prefix)), config)
+        model, report = transfer.new_head(read(locate(prefix)), config)
         assert model.eval()(torch.zeros(1, *shape)).shape == (1, 3)
         assert report.new == ["fc_weight", "fc_bias"], prefix
         assert len(report.dropped) == 2, prefix

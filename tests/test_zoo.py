@@ -15,6 +15,7 @@ import torch
 from conftest import run_cli
 
 import imgcls
+from imgcls import pretrained
 from imgcls.errors import DataError, RunError, UsageError
 from imgcls.formats import params
 from imgcls.pretrained import zoo
@@ -91,14 +92,14 @@ def test_names() -> None:
 def test_every_living_equivalent_is_there() -> None:
     models = pytest.importorskip("torchvision.models")
     known = models.list_models(module=models)
-    assert all(model.living in known for model in zoo.ZOO.values())
+    assert all(model.torchvision in known for model in zoo.ZOO.values())
 
 
 def test_a_mirror_of_the_zoo(server: SimpleNamespace, trained: Path, monkeypatch: pytest.MonkeyPatch,
                              capsys: pytest.CaptureFixture[str]) -> None:
     weights = offer(server, trained)
     monkeypatch.setenv("IMGCLS_MIRROR", server.url)
-    found = zoo.locate("resnet-18", "0000")
+    found = pretrained.locate("resnet-18", "0000")
     assert found.preprocessing["mean"] == (0.0, 0.0, 0.0)
     assert Path(f"{found.prefix}-0000.params").read_bytes() == weights
     assert "no hash of resnet-18-0000.params is published" in capsys.readouterr().err
@@ -112,11 +113,11 @@ def test_a_mirror_of_the_zoo(server: SimpleNamespace, trained: Path, monkeypatch
     # what was noted at the first download holds from then on
     Path(f"{found.prefix}-0000.params").write_bytes(weights[:-1] + b"x")
     with pytest.raises(DataError, match=r"resnet-18-0000\.params: has changed since it was downloaded"):
-        zoo.locate("resnet-18")
+        pretrained.locate("resnet-18")
     Path(f"{found.prefix}-0000.params").unlink()
     server.files[f"{FOLDER}/resnet-18-0000.params"] = weights[:-1] + b"x"
     with pytest.raises(RunError, match="wrong content"):
-        zoo.locate("resnet-18")
+        pretrained.locate("resnet-18")
 
 
 @pytest.mark.parametrize("place", ["beside", "sums"])
@@ -130,7 +131,7 @@ def test_a_cut_body_is_taken_up_again(server: SimpleNamespace, trained: Path, mo
     else:
         server.files[f"{FOLDER}/SHA256SUMS"] = f"{'0' * 64} *other\n{digest}  ./resnet-18-0000.params\n".encode()
     server.cut[path] = 5000
-    found = zoo.locate("resnet-18")
+    found = pretrained.locate("resnet-18")
     assert Path(f"{found.prefix}-0000.params").read_bytes() == weights
     assert [wanted for seen, wanted in server.seen if seen == path] == [None, "bytes=5000-"]
     assert "no hash of resnet-18-0000.params" not in capsys.readouterr().err
@@ -141,19 +142,19 @@ def test_a_wrong_hash(server: SimpleNamespace, trained: Path, monkeypatch: pytes
     server.files[f"{FOLDER}/resnet-18-0000.params.sha256"] = f"{'1' * 64}  resnet-18-0000.params\n".encode()
     monkeypatch.setenv("IMGCLS_MIRROR", server.url)
     with pytest.raises(RunError, match=f"wrong content .sha256 .*, not {'1' * 64}"):
-        zoo.locate("resnet-18")
+        pretrained.locate("resnet-18")
     assert not (folders.cache_folder(FOLDER.strip("/")) / "resnet-18-0000.params").exists()
 
 
 def test_nobody_has_it(server: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("IMGCLS_MIRROR", server.url)
     with pytest.raises(RunError, match=r"404.*\n.*404.*\n.*take torchvision:resnext101_64x4d, the living equivalent"):
-        zoo.locate("resnext-101-64x4d")
+        pretrained.locate("resnext-101-64x4d")
     monkeypatch.delenv("IMGCLS_MIRROR")
     monkeypatch.setattr(zoo, "BASE_URL", "http://127.0.0.1:1/")
     with pytest.raises(RunError, match=r"cannot download resnet-50-symbol.json:\nhttp://127.0.0.1:1/\S*json: .*\n"
                                        r"MXNet's server is gone: take torchvision:resnet50, the living equivalent"):
-        zoo.locate("resnet-50")
+        pretrained.locate("resnet-50")
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
@@ -174,7 +175,7 @@ def test_a_local_file_wins(server: SimpleNamespace, trained: Path, tmp_path: Pat
     monkeypatch.chdir(tmp_path)
     for end in ("symbol.json", "0000.params"):
         Path(f"resnext-101-{end}").write_bytes(Path(f"{trained}-{end.replace('0000', '0001')}").read_bytes())
-    assert zoo.locate("resnext-101", "0000").prefix == "resnext-101"
+    assert pretrained.locate("resnext-101", "0000").prefix == "resnext-101"
     assert imgcls.load_model("resnext-101", 0)(torch.zeros(1, 3, 8, 8)).shape == (1, 4)
     assert not server.seen
 
@@ -183,11 +184,11 @@ def test_the_epochs_of_the_zoo(server: SimpleNamespace, trained: Path, monkeypat
     offer(server, trained, "/models/imagenet/inception-bn/Inception-BN", 126)
     monkeypatch.setenv("IMGCLS_MIRROR", server.url)
     for epoch in ("auto", "0000", "126"):
-        found = zoo.locate("inception-bn", epoch)
+        found = pretrained.locate("inception-bn", epoch)
         assert (found.epoch, found.preprocessing["mean"]) == ("126", (123.68, 116.779, 103.939))
-    assert zoo.read(found).path.endswith("Inception-BN-0126.params")
+    assert pretrained.read(found).path.endswith("Inception-BN-0126.params")
     with pytest.raises(UsageError, match="load_epoch 5: the zoo has imagenet1k-inception-bn after one epoch"):
-        zoo.locate("inception-bn", "5")
+        pretrained.locate("inception-bn", "5")
 
 
 @pytest.mark.parametrize(("end", "epoch"), [("", "3"), ("-0003.params", "auto"), ("-symbol.json", "3")])
@@ -196,26 +197,26 @@ def test_a_url(server: SimpleNamespace, trained: Path, end: str, epoch: str) -> 
     for path in list(server.files):
         server.files[path.replace(" ", "%20")] = server.files.pop(path)
     server.files["/mine/my%20net-meta.json"] = Path(f"{trained}-meta.json").read_bytes()
-    found = zoo.locate(f"{server.url}/mine/my%20net{end}", epoch)
+    found = pretrained.locate(f"{server.url}/mine/my%20net{end}", epoch)
     assert found.preprocessing["mean"] == [1.0, 2.0, 3.0]
     assert found.network == "mlp"
-    assert Path(zoo.read(found).path).read_bytes() == weights
+    assert Path(pretrained.read(found).path).read_bytes() == weights
     asked = len(server.seen)
-    zoo.locate(f"{server.url}/mine/my%20net{end}", epoch)
+    pretrained.locate(f"{server.url}/mine/my%20net{end}", epoch)
     assert len(server.seen) == asked
 
 
 def test_urls_that_lead_nowhere(server: SimpleNamespace, trained: Path) -> None:
     with pytest.raises(RunError, match=f"cannot download net: there is no {server.url}/none/net-symbol.json"):
-        zoo.locate(f"{server.url}/none/net")
+        pretrained.locate(f"{server.url}/none/net")
     offer(server, trained, "/mine/net", 3)
     with pytest.raises(RunError, match=r"404.*\nof .*/mine/net epoch 0 was asked for; load_epoch names another"):
-        zoo.locate(f"{server.url}/mine/net")
+        pretrained.locate(f"{server.url}/mine/net")
     with pytest.raises(UsageError, match="must end with the prefix of the files"):
-        zoo.locate(f"{server.url}/mine/")
+        pretrained.locate(f"{server.url}/mine/")
     with pytest.raises(RunError, match=r"http://127\.0\.0\.1:1/net-meta\.json: "):
-        zoo.locate("http://127.0.0.1:1/net")
-    assert zoo.locate(f"file://{trained}").preprocessing["mean"] == [1.0, 2.0, 3.0]
+        pretrained.locate("http://127.0.0.1:1/net")
+    assert pretrained.locate(f"file://{trained}").preprocessing["mean"] == [1.0, 2.0, 3.0]
 
 
 # ---- torchvision's
@@ -235,22 +236,22 @@ def test_torchvisions_weights(server: SimpleNamespace, tmp_path: Path, monkeypat
     server.files[f"/hub/{file}"] = content[:-1] + b"x"
     name = "torchvision:squeezenet1_1"
     with pytest.raises(RunError, match=r"wrong content.*\nput .* into .*, or give a file of your own"):
-        zoo.read(zoo.locate(name))
+        pretrained.read(pretrained.locate(name))
     server.files[f"/hub/{file}"] = content
     server.cut[f"/hub/{file}"] = 100_000
-    found = zoo.locate(name)
+    found = pretrained.locate(name)
     assert found.preprocessing == {"image_shape": (3, 224, 224), "mean": (123.675, 116.28, 103.53),
                                    "std": (58.395, 57.12, 57.375), "val_resize": 256, "interpolation": "antialias"}
     assert found.class_names[0] == "tench"
     images = torch.rand(2, 3, 64, 64)
     with torch.no_grad():
-        assert torch.equal(zoo.build(zoo.read(found))(images), own(images))
+        assert torch.equal(pretrained.build(pretrained.read(found))(images), own(images))
     assert (tmp_path / "cache" / "models" / "torchvision" / file).read_bytes() == content
     del server.files[f"/hub/{file}"]
-    assert zoo.read(found).network.num_classes == 1000  # type: ignore[union-attr]
+    assert pretrained.read(found).network.num_classes == 1000  # type: ignore[union-attr]
     (tmp_path / "cache" / "models" / "torchvision" / file).unlink()
     with pytest.raises(RunError, match="404"):
-        zoo.read(found)
+        pretrained.read(found)
 
 
 def test_a_state_dict_of_ones_own(tmp_path: Path) -> None:
@@ -273,6 +274,6 @@ def test_a_state_dict_of_ones_own(tmp_path: Path) -> None:
 
 
 def test_a_params_file(trained: Path) -> None:
-    found = zoo.locate(f"{trained}-0001.params")
+    found = pretrained.locate(f"{trained}-0001.params")
     assert (found.network, list(found.preprocessing["mean"])) == ("mlp", [1.0, 2.0, 3.0])
-    assert set(zoo.read(found).arrays) == set(params.load(f"{trained}-0001.params"))
+    assert set(pretrained.read(found).arrays) == set(params.load(f"{trained}-0001.params"))

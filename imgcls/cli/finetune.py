@@ -27,7 +27,7 @@ from imgcls.storage.paths import to_path
 if TYPE_CHECKING:
     from torch import nn
 
-    from imgcls.pretrained.zoo import Pretrained
+    from imgcls.pretrained import Pretrained
     from imgcls.training.checkpoint import Saved
     from imgcls.training.reporter import Reporter
 
@@ -85,7 +85,7 @@ def _start(argv: Sequence[str], prog: str) -> int:
     if status is not None:
         return status
     with loading_torch():
-        from imgcls.pretrained import zoo
+        from imgcls.pretrained import locate, read
     gpus = gpu_numbers(config.device.gpus)
     if gpus:  # before anything is downloaded
         check_gpus(config.device.gpus, tuple(gpus))
@@ -93,8 +93,8 @@ def _start(argv: Sequence[str], prog: str) -> int:
     if not prefix and not own.pretrained_model:
         raise _missing()
     epoch = "auto" if prefix else own.load_epoch or "auto"
-    found = zoo.locate(prefix or own.pretrained_model, epoch, flag="--pretrained-model")
-    pretrained = None if prefix else zoo.read(found)  # a download that fails, or damage, shows before anything begins
+    found = locate(prefix or own.pretrained_model, epoch, setting="pretrained_model")
+    pretrained = None if prefix else read(found)  # a download that fails, or damage, shows before anything begins
     config = with_preprocessing(config, found)
     config = dataclasses.replace(
         config, network=dataclasses.replace(config.network, network=found.network, num_layers=None),
@@ -102,7 +102,7 @@ def _start(argv: Sequence[str], prog: str) -> int:
 
     def network(config: Config, saved: Saved | None, reporter: Reporter) -> nn.Module:
         reporter.say(preprocessing_line(config, found))
-        return make_network(config, own, lambda: pretrained or zoo.read(found), saved, reporter)
+        return make_network(config, own, lambda: pretrained or read(found), saved, reporter)
 
     train.run(config, command=shlex.join([prog, *argv]), network=network)
     return 0
@@ -115,7 +115,7 @@ def make_network(config: Config, own: FinetuneConfig, read: Callable[[], Pretrai
     import torch
 
     from imgcls import graph
-    from imgcls.pretrained import transfer
+    from imgcls.pretrained import freezing, transfer
     from imgcls.training import summary
 
     for name in SHAPING:
@@ -131,8 +131,8 @@ def make_network(config: Config, own: FinetuneConfig, read: Callable[[], Pretrai
         if saved:  # of another machine, which has the files of the network
             graph.load_arrays(model, saved.arrays, path=saved.path)
     head = transfer.head_of(model, config.network)
-    transfer.learning_rates(model, head, body_mult=own.body_lr_mult, head_mult=own.head_lr_mult)
-    frozen = transfer.freeze(model, own.freeze, head)
+    freezing.set_lr_multipliers(model, head, body_mult=own.body_lr_mult, head_mult=own.head_lr_mult)
+    frozen = freezing.freeze(model, own.freeze, head)
     if frozen:
         reporter.say(f"frozen: {summary.short(frozen)} parameters, {summary.short(summary.parameters(model))} learn "
                      f"(--freeze {own.freeze})")
@@ -159,10 +159,10 @@ def _begun(config: Config, own: FinetuneConfig, pretrained: Pretrained, reporter
 
 def _resumed(config: Config, saved: Saved, prefix: str) -> nn.Module:
     """The network that this run has written beside its weights."""
-    from imgcls.pretrained import zoo
+    from imgcls.pretrained import build, checkpoint_files
 
-    pretrained = zoo.read_network(prefix, dict(saved.arrays), saved.path)
-    model = zoo.build(pretrained).train()
+    pretrained = checkpoint_files.read_network(prefix, dict(saved.arrays), saved.path)
+    model = build(pretrained).train()
     classes = count_classes(model, config)
     if classes != config.network.num_classes:
         raise UsageError(f"--num-classes {config.network.num_classes}: the run at {prefix} has {classes} classes; "

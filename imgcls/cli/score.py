@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from imgcls.data.sources import Source
-    from imgcls.pretrained.zoo import PretrainedRef
+    from imgcls.pretrained import PretrainedRef
 
 EXAMPLES = """examples:
   {prog} --model model/mnist --dataset mnist                 the newest epoch on the test set
@@ -62,20 +62,20 @@ def _start(argv: Sequence[str]) -> int:
 
 
 def score(name: str, config: configuration.Config) -> dict[str, float]:
-    """Metrics of the network `name` (see `zoo.locate`) on the validation data, and `images/sec`. Preprocessing that the
-    user does not give is that of its training, or the data set's where nobody noted it."""
+    """Metrics of the network `name` (see `pretrained.locate`) on the validation data, and `images/sec`. Preprocessing
+    that the user does not give is that of its training, or the data set's where nobody noted it."""
     with loading_torch():
+        from imgcls import pretrained
         from imgcls.distributed.topology import make_worker
-        from imgcls.pretrained import zoo
         from imgcls.training import trainer
     from imgcls.data.loaders.make import make_loader
     from imgcls.training.metrics import Metrics, metric_names
 
     worker = make_worker(config.device)
-    found = zoo.locate(name, config.checkpoint.load_epoch or "auto")
+    found = pretrained.locate(name, config.checkpoint.load_epoch or "auto")
     config = _with_data_set(with_preprocessing(config, found), found)
     source = load_data(config, found.class_names if found.prefix else ())
-    model = zoo.build(zoo.read(found)).to(worker.device)
+    model = pretrained.build(pretrained.read(found)).to(worker.device)
     loader = make_loader(source, batch_size=config.data.batch_size, image_shape=config.network.image_shape,
                          augment_config=config.augment, train=False, seed=0, device=worker.device,
                          threads=config.data.data_nthreads, on_bad=config.data.on_bad)

@@ -98,6 +98,12 @@ def _default_ending(output: str) -> GraphHead:
     return GraphHead(Node("null", "data"), nodes, NodeOutput(1))
 
 
+def end_with_softmax(model: fx.GraphModule) -> None:
+    """Let the symbol of a network that `from_symbol` made end in a softmax, whatever it ended in before."""
+    head = _default_ending("softmax")
+    model.meta["head"] = GraphHead(model.meta["head"].data, head.nodes, head.head)
+
+
 class _Tracer(fx.Tracer):
     """Stops at layers, and at modules without layers, so that those can be named in an error."""
 
@@ -549,9 +555,13 @@ def _complaint(report: ParameterMatch) -> str:
     return f"not the parameters of this network: {'; '.join(parts[:3])}{more}"
 
 
+def without_prefix(name: str) -> str:
+    """Return the name of an array without its "arg:" or "aux:"."""
+    return name[4:] if name.startswith(("arg:", "aux:")) else name
+
+
 def _bare(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Names without their "arg:" or "aux:"."""
-    return {name[4:] if name.startswith(("arg:", "aux:")) else name: array for name, array in arrays.items()}
+    return {without_prefix(name): array for name, array in arrays.items()}
 
 
 def _auxiliary_keys(model: nn.Module) -> set[str]:

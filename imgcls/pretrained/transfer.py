@@ -1,16 +1,15 @@
-"""A trained network under a new head, with parts of it frozen or learning more slowly: what fine-tuning does to it.
+"""A trained network under a new head: what fine-tuning does to it before the training begins.
 
-`cli/finetune.py` uses it. `new_head` takes what `zoo.read` gives and makes the network for other classes; its report
-says what became of each weight. `freeze` and `learning_rates` mark the parts for the trainer and for `optim.build`.
-`head_of` finds the head of a network that was fine-tuned before. Nothing here trains or reads files.
+`imgcls-finetune` calls it. `new_head` takes what `pretrained.read` returns and makes the network for other classes; a
+summary says what became of each weight. `head_of` finds the head of a network that was fine-tuned before. Nothing here
+trains or reads files.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import types
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -18,19 +17,21 @@ from torch import fx, nn
 
 from imgcls import graph
 from imgcls.config.sections import NetworkConfig
-from imgcls.errors import DataError, UsageError, nearest
+from imgcls.errors import DataError, UsageError, first_line, nearest
 from imgcls.formats import symbol as symbols
 from imgcls.formats.symbol import Node, NodeOutput, Symbol
-from imgcls.layers import FullyConnected, Layer
+from imgcls.layers import FullyConnected
 from imgcls.networks import _init, build_network
-from imgcls.pretrained.zoo import Pretrained, head_keys
+from imgcls.pretrained.reference import Pretrained
+from imgcls.pretrained.torchvision_weights import head_keys
 
-FLAG = "`layer_before_fullc`"
-#: operators that hand on what they are given, value by value or in another shape
-_PASSING = (*graph.TRANSPARENT, "Dropout", "Cast", "_mul_scalar", "_div_scalar", "clip")
-_RESHAPING = ("Flatten", "Reshape", "squeeze")
+SETTING = "`layer_before_fullc`"
+#: operators that pass their input on, value by value ...
+_PASS_VALUES = (*graph.TRANSPARENT, "Dropout", "Cast", "_mul_scalar", "_div_scalar", "clip")
+#: ... or in another shape
+_RESHAPE = ("Flatten", "Reshape", "squeeze")
 #: how many layers are offered where it is not clear which one the head begins behind
-_CANDIDATES = 6
+_MAX_CANDIDATES = 6
 
 
 @dataclass(frozen=True)
@@ -46,108 +47,96 @@ class LoadSummary:
     note: str = ""
 
     def lines(self) -> list[str]:
-        """The same in words: how many, and which, by name where they are few and by layer where they are many."""
+        """Return a line each for what was loaded, is new and was dropped: how many, and which."""
         return [f"weights {what}: {len(names)}{f' ({grouped(names)})' if names else ''}" for what, names in (
             ("loaded", self.loaded), ("new (initialised)", self.new), ("dropped", self.dropped))]
 
 
 def new_head(pretrained: Pretrained, config: NetworkConfig, *, layer: str = "", seed: int = 0,
              ) -> tuple[nn.Module, LoadSummary]:
-    """The network with its weights, and a head of config.num_classes for config.image_shape, initialised from `seed`.
+    """Return the network with its weights, and a head of config.num_classes initialised from `seed`.
 
-    `layer` names the layer whose output goes into the head (MXNet's --layer-before-fullc); without it the one before
-    the last fully connected layer. UsageError for a layer that is not there, where it is not clear which one it is, or
-    for a shape that the network cannot take; DataError for weights that do not fit the network.
+    It takes images of config.image_shape. `layer` names the layer whose output goes into the head (MXNet's
+    --layer-before-fullc); without it, the layer before the last fully connected one. Raises UsageError for a layer
+    that is not there, where it is not clear which one it is, or for a shape that the network cannot take; DataError
+    for weights that do not fit the network.
     """
     if isinstance(pretrained.network, NetworkConfig):
         if layer:
-            raise UsageError(f"{FLAG} {layer}: {pretrained.network.network} has a head of its own, which is replaced; "
-                             "leave the flag out")
-        return _replaced(pretrained, pretrained.network, config, seed)
+            raise UsageError(f"{SETTING} {layer}: {pretrained.network.network} has a head of its own, which is "
+                             "replaced; leave the flag out")
+        return _replace_head(pretrained, pretrained.network, config, seed)
     entry, note = find_cut(pretrained.network, layer, pretrained.symbol_path or pretrained.path)
-    model = _body(pretrained, pretrained.network, entry, config.image_shape)
+    model = _load_body(pretrained, pretrained.network, entry, config.image_shape)
     loaded = list(dict.fromkeys(graph.parameter_names(model).values()))
     new = _add_head(model, config, seed)
-    dropped = [name for name in map(_bare, pretrained.arrays) if name not in set(loaded)]
+    dropped = [name for name in map(graph.without_prefix, pretrained.arrays) if name not in set(loaded)]
     return model, LoadSummary(loaded, new, dropped, pretrained.network.nodes[entry.node].name, note)
 
 
 def find_cut(symbol: Symbol, layer: str, path: object) -> tuple[NodeOutput, str]:
-    """The output that goes into the new head, and what to say about it: that of `layer`, or without it what goes into
-    the last fully connected layer."""
+    """Return the output that goes into the new head, and a note for the user, or "".
+
+    It is that of `layer` or, without one, what goes into the last fully connected layer. `path` is what errors call
+    the symbol; UsageError as `new_head` says.
+    """
     if not layer:
         try:
-            found, candidates = _automatic(symbol, path)
+            cut, candidates = _find_classifier_input(symbol, path)
         except DataError as error:  # several outputs
-            raise UsageError(f"{FLAG}: {error}; name the layer whose output goes into the new classifier") from error
-        if found is None:
-            raise UsageError(f"{FLAG}: it is not clear where the classifier of {path} begins; name the layer whose "
+            raise UsageError(f"{SETTING}: {error.message}; name the layer whose output goes into the new "
+                             "classifier") from error
+        if cut is None:
+            raise UsageError(f"{SETTING}: it is not clear where the classifier of {path} begins; name the layer whose "
                              f"output goes into the new one, from the end: {', '.join(candidates)}")
-        return found, ""
-    operators = {node.name: i for i, node in enumerate(symbol.nodes) if not node.is_variable}
-    name = layer if layer in operators else layer.removesuffix("_output")
+        return cut, ""
     try:
-        found, _ = _automatic(symbol, path)
+        cut, _ = _find_classifier_input(symbol, path)
     except DataError:  # several outputs: then the layer that is named decides
-        found = None
-    own = symbol.nodes[found.node].name if found is not None else ""
+        cut = None
+    return _cut_behind(symbol, layer, cut, path)
+
+
+def _cut_behind(symbol: Symbol, layer: str, automatic: NodeOutput | None, path: object) -> tuple[NodeOutput, str]:
+    """Return the output of the layer that the user named; the note tells where it is not the automatic choice."""
+    operators = {node.name: i for i, node in enumerate(symbol.nodes) if not node.is_variable}
+    # MXNet's own fine-tune.py asked for the name of an output: flatten0_output is the one of flatten0.
+    name = layer if layer in operators else layer.removesuffix("_output")
+    automatic_name = symbol.nodes[automatic.node].name if automatic is not None else ""
     if name not in operators:
-        close = [one for one in nearest(name, operators) if one != own]
-        there = [*([f"{own} (found by itself)"] if own else []), *close]
-        raise UsageError(f"{FLAG} {layer}: {path} has no such layer; {'there is ' if there else ''}{', '.join(there)}")
+        offers = [f"{automatic_name} (found by itself)"] if automatic_name else []
+        offers += [near for near in nearest(name, operators) if near != automatic_name]
+        there_is = "there is " if offers else ""
+        raise UsageError(f"{SETTING} {layer}: {path} has no such layer; {there_is}{', '.join(offers)}")
     entry = NodeOutput(operators[name])
-    if found is None or found.node == entry.node:
+    if automatic is None or automatic.node == entry.node:
         return entry, ""
-    return entry, (f"{FLAG} {layer} is not what goes into the network's last layer, that is {own}: whatever stands "
-                   "between them goes, too")
+    return entry, (f"{SETTING} {layer} is not what goes into the network's last layer, that is {automatic_name}: "
+                   "whatever stands between them goes, too")
 
 
 def head_of(model: nn.Module, config: NetworkConfig) -> list[str]:
-    """The parameters of the last layer, by their keys in the state_dict, of a network that `new_head` made (and that
-    was saved and read since); `config` are its settings where no symbol expresses it."""
+    """Return the parameters of the last layer, by their keys in the state_dict.
+
+    `model` is what `new_head` returned, or was saved and read since; `config` are its settings where no symbol
+    expresses it.
+    """
     if not isinstance(model, fx.GraphModule):
         return head_keys(config)
     path = str(_last_call(model).target)
     return [f"{path}.{name}" for name in model.get_submodule(path).state_dict(keep_vars=True)]
 
 
-def freeze(model: nn.Module, until: str, head: Iterable[str]) -> int:
-    """Let the parameters up to the layer `until` (inclusive) stay as they are, with "body" all but the head's (keys of
-    the state_dict), with "nothing" none. A frozen normalisation keeps its statistics and uses them. Returns how many
-    numbers are frozen; UsageError for a layer that is not there, or where nothing would be left to train.
-    """
-    if until in ("", "nothing", "none"):
-        return 0
-    owners = _body_modules(model, head) if until == "body" else _modules_until(model, until)
-    for module in owners:
-        for parameter in module.parameters(recurse=False):
-            parameter.requires_grad_(False)
-        if hasattr(module, "moving_mean") or hasattr(module, "running_mean"):
-            module.eval()
-            module.train = types.MethodType(_stay, module)  # type: ignore[method-assign]
-    if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise UsageError(f"`freeze` {until}: nothing would be left to train; `freeze` body leaves the new head")
-    return sum(parameter.numel() for parameter in model.parameters() if not parameter.requires_grad)
-
-
-def learning_rates(model: nn.Module, head: Iterable[str], *, body_mult: float, head_mult: float) -> None:
-    """Mark each layer with what its learning rate is multiplied by (`optim.build` reads it); no file keeps this."""
-    owners = {key.rpartition(".")[0] for key in head}
-    for path, module in model.named_modules():
-        if next(module.parameters(recurse=False), None) is not None:
-            module.lr_mult = head_mult if path in owners else body_mult  # type: ignore[assignment]
-
-
-def grouped(names: Sequence[str], few: int = 6, groups: int = 8) -> str:
-    """Names where they are few, else how many of each layer or stage there are: `stage1 38, stage2 50, bn1 4`."""
-    if len(names) <= few:
+def grouped(names: Sequence[str], max_names: int = 6, max_groups: int = 8) -> str:
+    """Return few names as they are, many as how many there are of each layer or stage: `stage1 38, bn1 4`."""
+    if len(names) <= max_names:
         return ", ".join(names)
     counts = Counter(_group(name) for name in names)
-    said = [f"{name} {count}" for name, count in counts.items()]
-    if len(said) > groups:
-        rest = sum(list(counts.values())[groups - 1:])
-        said = [*said[:groups - 1], f"others {rest}"]
-    return ", ".join(said)
+    texts = [f"{group} {count}" for group, count in counts.items()]
+    if len(texts) > max_groups:
+        others = sum(list(counts.values())[max_groups - 1:])
+        texts = [*texts[:max_groups - 1], f"others {others}"]
+    return ", ".join(texts)
 
 
 def _group(name: str) -> str:
@@ -155,15 +144,15 @@ def _group(name: str) -> str:
     return name.partition("." if "." in name else "_")[0]
 
 
-def _bare(name: str) -> str:
-    return name[4:] if name.startswith(("arg:", "aux:")) else name
-
-
 # Networks with a symbol
 
 
-def _automatic(symbol: Symbol, path: object) -> tuple[NodeOutput | None, list[str]]:
-    """What goes into the classifier, or None and the layers that it could be."""
+def _find_classifier_input(symbol: Symbol, path: object) -> tuple[NodeOutput | None, list[str]]:
+    """Return what goes into the classifier, or None and the layers that it could be, the last first.
+
+    Walks back from the logits. The classifier is a fully connected layer, or a 1x1 convolution of a single pixel,
+    with nothing but passing operators behind it.
+    """
     _, entry = graph.find_logits(symbol, path)
     node = symbol.nodes[entry.node]
     candidates: list[str] = []
@@ -172,27 +161,32 @@ def _automatic(symbol: Symbol, path: object) -> tuple[NodeOutput | None, list[st
         source = symbol.nodes[node.inputs[0].node]
         if node.op == "FullyConnected" and not candidates:
             return node.inputs[0], []
-        if node.op == "Convolution" and reshaped and source.op == "Pooling" and not candidates and (
-                source.attrs.get("global_pool", "").lower() in ("true", "1")):
-            return node.inputs[0], []  # a 1x1 convolution of a single pixel is a fully connected layer
-        if node.op in _RESHAPING and not candidates:
+        if node.op == "Convolution" and reshaped and _is_global_pool(source) and not candidates:
+            return node.inputs[0], []
+        if node.op in _RESHAPE and not candidates:
             reshaped = True
-        elif node.op not in _PASSING or candidates:
+        elif node.op not in _PASS_VALUES or candidates:
             candidates.append(f"{node.name} ({node.op})")
-        if len(candidates) == _CANDIDATES:
+        if len(candidates) == _MAX_CANDIDATES:
             break
         node = source
     return None, candidates
 
 
-def _body(pretrained: Pretrained, symbol: Symbol, cut: NodeOutput, shape: Sequence[int]) -> fx.GraphModule:
-    """The network up to `cut`, with its weights."""
+def _is_global_pool(node: Node) -> bool:
+    return node.op == "Pooling" and node.attrs.get("global_pool", "").lower() in ("true", "1")
+
+
+def _load_body(pretrained: Pretrained, symbol: Symbol, cut: NodeOutput, shape: Sequence[int]) -> fx.GraphModule:
+    """Build the network up to `cut`, with its weights."""
     nodes, heads = symbols.post_order(symbol.nodes, [cut])
-    body, path = Symbol(nodes, heads), pretrained.path
+    body = Symbol(nodes, heads)
+    path = pretrained.path
     try:
         return graph.from_symbol(body, pretrained.arrays, input_shape=tuple(shape), path=path,
                                  symbol_path=pretrained.symbol_path)
     except DataError as error:
+        # Is it the user's image shape or the file that does not fit? Without a shape only the file can be wrong.
         try:
             graph.from_symbol(body, pretrained.arrays, path=path)
         except DataError:
@@ -202,16 +196,8 @@ def _body(pretrained: Pretrained, symbol: Symbol, cut: NodeOutput, shape: Sequen
 
 
 def _add_head(model: fx.GraphModule, config: NetworkConfig, seed: int) -> list[str]:
-    """Put a fully connected layer `fc` and a softmax behind the network; returns the names of its parameters."""
-    training = model.training
-    try:
-        with torch.no_grad():
-            units = model.eval()(torch.zeros(1, *config.image_shape)).numel()
-    except (RuntimeError, ValueError) as error:
-        raise UsageError(f"`image_shape` {','.join(map(str, config.image_shape))}: the pretrained network cannot take "
-                         f"it ({str(error).splitlines()[0]})") from error
-    model.train(training)
-    layer = FullyConnected(units, config.num_classes)
+    """Put a fully connected layer `fc` and a softmax behind the network; return the names of its parameters."""
+    layer = FullyConnected(_num_features(model, config), config.num_classes)
     _init.initialize(nn.Sequential(layer), config.initializer, config.network, seed)
     taken = {*graph.parameter_names(model).values(), *dict(model.named_modules())}
     name = "fc"
@@ -223,10 +209,21 @@ def _add_head(model: fx.GraphModule, config: NetworkConfig, seed: int) -> list[s
         call = model.graph.call_module(name, (output.args[0],))
     output.args = (call,)
     model.recompile()
-    data = model.meta["head"].data
-    behind = [Node("null", "softmax_label"), Node("SoftmaxOutput", "softmax", {}, [NodeOutput(-1), NodeOutput(0)])]
-    model.meta["head"] = graph.GraphHead(data, behind, NodeOutput(1))
+    graph.end_with_softmax(model)
     return [f"{name}_weight", f"{name}_bias"]
+
+
+def _num_features(model: fx.GraphModule, config: NetworkConfig) -> int:
+    """Return how many numbers the body gives for one image."""
+    was_training = model.training
+    try:
+        with torch.no_grad():
+            features = model.eval()(torch.zeros(1, *config.image_shape)).numel()
+    except (RuntimeError, ValueError) as error:
+        raise UsageError(f"`image_shape` {','.join(map(str, config.image_shape))}: the pretrained network cannot take "
+                         f"it ({first_line(error)})") from error
+    model.train(was_training)
+    return features
 
 
 def _output(model: fx.GraphModule) -> fx.Node:
@@ -242,63 +239,19 @@ def _last_call(model: fx.GraphModule) -> fx.Node:
 # Networks of other packages
 
 
-def _replaced(pretrained: Pretrained, settings: NetworkConfig, config: NetworkConfig, seed: int,
-              ) -> tuple[nn.Module, LoadSummary]:
-    """The network built anew for the classes; what the number of classes shapes is its head, and stays new."""
+def _replace_head(pretrained: Pretrained, settings: NetworkConfig, config: NetworkConfig, seed: int,
+                  ) -> tuple[nn.Module, LoadSummary]:
+    """Build the network anew for the classes; what the number of classes shapes is its head, and stays new."""
     settings = dataclasses.replace(settings, num_classes=config.num_classes, image_shape=config.image_shape)
     head = set(head_keys(settings))
     model = build_network(settings, seed)
-    kept = {name: array for name, array in pretrained.arrays.items() if _bare(name) not in head}
-    report = graph.load_arrays(model, kept, path=pretrained.path, strict=False)
-    wrong = [*(name for name in report.missing if name not in head), *(name for name, _, _ in report.mismatched)]
+    names = {name: graph.without_prefix(name) for name in pretrained.arrays}
+    body = {name: array for name, array in pretrained.arrays.items() if names[name] not in head}
+    match = graph.load_arrays(model, body, path=pretrained.path, strict=False)
+    wrong = [*(name for name in match.missing if name not in head), *(name for name, _, _ in match.mismatched)]
     if wrong:
         raise DataError(pretrained.path, f"not the weights of {settings.network}: missing or of another shape are "
                                          f"{grouped(wrong)}")
-    return model, LoadSummary(report.loaded, [name for name in report.missing if name in head],
-                         [*(_bare(name) for name in pretrained.arrays if _bare(name) in head), *report.unexpected])
-
-
-# Freezing
-
-
-def _stay(module: nn.Module, mode: bool = True) -> nn.Module:
-    """What `train` of a frozen normalisation is: it stays in evaluation."""
-    return module
-
-
-def _body_modules(model: nn.Module, head: Iterable[str]) -> list[nn.Module]:
-    owners = {key.rpartition(".")[0] for key in head}
-    return [module for path, module in model.named_modules() if path not in owners]
-
-
-def _modules_until(model: nn.Module, until: str) -> list[nn.Module]:
-    """The modules that the layer `until` is computed from, and itself. Where there is no symbol: those that the
-    network lists before it."""
-    modules = dict(model.named_modules())
-    if not isinstance(model, fx.GraphModule):
-        names = [path for path in modules if path]
-        inside = [i for i, path in enumerate(names) if path == until or path.startswith(f"{until}.")]
-        if not inside:
-            raise _no_layer(until, names)
-        above = {until.rsplit(".", count)[0] for count in range(1, until.count(".") + 1)}
-        return [modules[path] for path in names[:inside[-1] + 1] if path not in above]
-    calls = {str(call.target): call for call in model.graph.nodes if call.op == "call_module"}
-    named = {graph.node_name(path, module): path for path in calls if isinstance(module := modules[path], Layer)}
-    if until not in named:
-        raise _no_layer(until, named)
-    wanted, found = [calls[named[until]]], []
-    seen: set[fx.Node] = set()
-    while wanted:
-        call = wanted.pop()
-        if call not in seen:
-            seen.add(call)
-            wanted += call.all_input_nodes
-            found += [modules[str(call.target)]] if call.op == "call_module" else []
-    return found
-
-
-def _no_layer(until: str, names: Iterable[str]) -> UsageError:
-    names = list(names)
-    close = nearest(until, names) or names[-3:]
-    return UsageError(f"`freeze` {until}: must be nothing, body (all but the new head) or a layer; the network has "
-                      f"{', '.join(close)}, ...")
+    dropped = [name for name in names.values() if name in head]
+    return model, LoadSummary(match.loaded, [name for name in match.missing if name in head],
+                              [*dropped, *match.unexpected])

@@ -1,0 +1,92 @@
+"""The files of one prefix on disk as a pretrained network: PREFIX-symbol.json, PREFIX-0008.params, PREFIX-meta.json.
+
+They are ours or MXNet's; a network that no symbol expresses has PREFIX-network.json in place of the symbol. Wherever a
+prefix is asked for, the path of one .params file will do.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from imgcls.config.sections import NetworkConfig
+from imgcls.errors import DataError, UsageError
+from imgcls.formats import params, symbol
+from imgcls.pretrained.reference import Pretrained, PretrainedRef
+from imgcls.storage.paths import AnyPath, to_local_path, to_path
+from imgcls.training import checkpoint
+
+
+def any_exist(prefix: str) -> bool:
+    """Return whether any file of a checkpoint has this prefix.
+
+    True for a URL and for a .params file, which reading looks up: its error is the better one.
+    """
+    if "://" in prefix or prefix.endswith(".params"):
+        return True
+    root = to_local_path(prefix)
+    # 0-symbol.json: rank 0 of the first generation's distributed training wrote PREFIX-0.
+    return any(Path(f"{root}-{end}").exists() for end in ("symbol.json", "network.json", "0-symbol.json")) or (
+        checkpoint.newest_epoch(prefix) is not None)
+
+
+def describe(prefix: str, epoch: str) -> PretrainedRef:
+    """Return the reference to a prefix, with what its meta.json tells."""
+    stem = _stem(prefix)
+    meta = checkpoint.read_meta(stem)
+    settings = to_path(f"{stem}-network.json")
+    preprocessing = meta.get("preprocessing")
+    config = meta.get("config")
+    return PretrainedRef(
+        prefix, _settings(settings).network if settings.exists() else str(meta.get("network") or Path(stem).name),
+        prefix, epoch, preprocessing=preprocessing if isinstance(preprocessing, dict) else {},
+        class_names=[str(name) for name in meta.get("class_names") or ()], origin=f"{stem}-meta.json",
+        dataset=str(config.get("dataset") or "") if isinstance(config, dict) else "")
+
+
+def read_weights(ref: PretrainedRef) -> tuple[dict[str, np.ndarray], str]:
+    """Read the weights of a prefix; returns them by MXNet's names, and the path they came from."""
+    if ref.prefix.endswith(".params"):
+        return params.load(ref.prefix), ref.prefix
+    saved = checkpoint.load(ref.prefix, ref.epoch)
+    if saved is None:
+        raise UsageError(f"`model` {ref.prefix}: there is no {ref.prefix}-0001.params or any other epoch")
+    return dict(saved.arrays), saved.path
+
+
+def read_network(prefix: str, arrays: Mapping[str, np.ndarray], path: str) -> Pretrained:
+    """Read the network whose files have this prefix, for weights that were already read from `path`."""
+    settings = to_path(f"{_stem(prefix)}-network.json")
+    if settings.exists():
+        return Pretrained(_settings(settings), arrays, path)
+    symbol_path = _symbol_path(path, prefix)
+    return Pretrained(symbol.load(symbol_path), arrays, path, str(symbol_path))
+
+
+def _stem(prefix: str) -> str:
+    """PREFIX of PREFIX-0008.params; any other prefix as it is."""
+    return os.fspath(to_path(re.sub(r"(-\d{4,})?\.params$", "", prefix)))
+
+
+def _symbol_path(params_path: str, prefix: str) -> AnyPath:
+    """Return the symbol that belongs to the weights: PREFIX-symbol.json, also for PREFIX-0-0008.params."""
+    stem = params_path.rpartition("-")[0]
+    for candidate in (prefix.removesuffix(".params"), stem, stem.removesuffix("-0")):
+        path = to_path(f"{candidate}-symbol.json")
+        if path.exists():
+            return path
+    raise DataError(f"{prefix}-symbol.json", "does not exist; it says which network the weights belong to")
+
+
+def _settings(path: AnyPath) -> NetworkConfig:
+    """Read the settings of a network that no symbol expresses."""
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+        return NetworkConfig(**{**settings, "image_shape": tuple(settings["image_shape"])})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(path, f"not the settings of a network: {error}") from error

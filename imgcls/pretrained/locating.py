@@ -1,0 +1,50 @@
+"""What a name of a pretrained network means: a prefix or file of one's own, MXNet's zoo, a URL, torchvision."""
+
+from __future__ import annotations
+
+import os
+import urllib.parse
+import urllib.request
+
+from imgcls.errors import UsageError, nearest
+from imgcls.formats import caffe
+from imgcls.pretrained import checkpoint_files, fetch, torchvision_weights, zoo
+from imgcls.pretrained.reference import PretrainedRef
+
+
+def locate(name: str | os.PathLike[str], epoch: int | str = "auto", *, setting: str = "model") -> PretrainedRef:
+    """Return what `name` means, its files downloaded (torchvision's weights excepted, which `read` downloads).
+
+    `name` is one of: a prefix or .params file, which wins over a name of the zoo; a network of the zoo, also without
+    its imagenet1k-; the http, https or file URL of a prefix; torchvision:NAME[:WEIGHTS]. `epoch` is a number or "auto"
+    (the newest; of a URL, 0). `setting` is what errors call the name. Raises UsageError where there is no such
+    network, RunError where it cannot be downloaded.
+    """
+    name = os.fspath(name)
+    epoch = str(epoch).strip()
+    caffe.refuse_model(setting, name)
+    package, colon, rest = name.partition(":")
+    if colon and package.lower() == "torchvision":
+        return torchvision_weights.describe(name, rest, setting)
+    if colon and package.lower() == "timm":
+        raise UsageError(f"`{setting}` {name}: pretrained are MXNet's zoo and torchvision's; timm's come untrained, as "
+                         f"`network` {name} of imgcls-train")
+    if name.lower().startswith(("http://", "https://")):
+        return fetch.download_url(name, epoch, setting)
+    if name.lower().startswith("file:"):
+        name = urllib.request.url2pathname(urllib.parse.urlsplit(name).path)
+    if checkpoint_files.any_exist(name):
+        return checkpoint_files.describe(name, epoch)
+    model = zoo.find_model(name)
+    if model is None:
+        raise _not_found(name, setting)
+    return zoo.download_model(model, epoch)
+
+
+def _not_found(name: str, setting: str) -> UsageError:
+    line = f"`{setting}` {name}: there is no {name}-0001.params or any other epoch"
+    if "/" in name or os.sep in name:  # a path: nobody meant the zoo
+        return UsageError(line)
+    close = nearest(name, [*zoo.ZOO, *zoo.short_names()])
+    offer = f"near it: {', '.join(close)}" if close else f"it has {', '.join(zoo.ZOO)}"
+    return UsageError(f"{line}, and the zoo has no network of this name; {offer}")

@@ -1,0 +1,45 @@
+"""What a pretrained network is before it is built: a reference to its files, then what was read from them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from imgcls.config.sections import NetworkConfig
+from imgcls.formats.symbol import Symbol
+
+
+@dataclass(frozen=True)
+class PretrainedRef:
+    """Where the files of a pretrained network are, all of them on this machine, and what is known about it.
+
+    `preprocessing` is as in a checkpoint's meta.json, {} where nobody noted it; `origin` says who did.
+    """
+
+    name: str
+    #: what --network would call it, or as much as is known of that
+    network: str
+    prefix: str = ""
+    epoch: str = "auto"
+    #: torchvision's name of the network and, after a colon, of its weights; then there is no prefix
+    torchvision: str = ""
+    preprocessing: Mapping[str, Any] = field(default_factory=dict)
+    class_names: Sequence[str] = ()
+    origin: str = ""
+    #: the --dataset of its training, "" where nobody noted it
+    dataset: str = ""
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A network that was read and not yet built: a symbol, or the settings of one that no symbol expresses."""
+
+    network: Symbol | NetworkConfig
+    #: weights by MXNet's names, or by torch's
+    arrays: Mapping[str, np.ndarray]
+    path: str
+    #: the file of the symbol, for errors; "" where there is none
+    symbol_path: str = ""

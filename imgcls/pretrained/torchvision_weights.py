@@ -1,0 +1,148 @@
+"""torchvision's pretrained weights: which there are, how their images are prepared, download and reading.
+
+torchvision is imported only when one of its networks is asked for (it doubles the time that torch takes to import).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import re
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from imgcls.config.sections import NetworkConfig
+from imgcls.errors import DataError, UsageError, first_line, nearest
+from imgcls.networks import build_network
+from imgcls.pretrained.fetch import MAX_BYTES
+from imgcls.pretrained.reference import Pretrained, PretrainedRef
+from imgcls.storage import download, folders
+from imgcls.storage.paths import to_local_path
+
+#: networks whose weights take images from -1 to 1: torchvision's own code converts what it is given
+#: (transform_input=True), ours leaves that to the preprocessing
+_MINUS_ONE_TO_ONE = ("googlenet", "inception_v3")
+
+
+def describe(name: str, network_and_weights: str, setting: str) -> PretrainedRef:
+    """Return what torchvision says about a network's weights; nothing is downloaded yet.
+
+    `network_and_weights` is NAME, NAME:WEIGHTS or NAME:FILE.pth; `setting` and `name` are for errors.
+    """
+    network, _, _ = network_and_weights.partition(":")
+    weights, file = _find_weights(name, network_and_weights, setting)
+    transforms = weights.transforms()
+    crop = transforms.crop_size[0]
+    mean = transforms.mean
+    std = transforms.std
+    if network in _MINUS_ONE_TO_ONE:
+        mean = std = [0.5] * 3
+    preprocessing = {
+        "image_shape": (3, crop, crop), "mean": tuple(round(255 * value, 4) for value in mean),
+        "std": tuple(round(255 * value, 4) for value in std), "val_resize": transforms.resize_size[0],
+        "interpolation": "cubic" if transforms.interpolation.value == "bicubic" else "antialias"}
+    return PretrainedRef(name, f"torchvision:{network}", torchvision=network_and_weights, preprocessing=preprocessing,
+                         class_names=() if file else tuple(weights.meta["categories"]), origin="torchvision")
+
+
+def read(ref: PretrainedRef) -> Pretrained:
+    """Read the weights of a torchvision network: a file of one's own, or torchvision's, downloaded if need be."""
+    network = ref.torchvision.partition(":")[0]
+    weights, file = _find_weights(ref.name, ref.torchvision, "model")
+    path = to_local_path(file) if file else _download(weights, network)
+    state = _read_state_dict(path, network)
+    config = NetworkConfig(network=f"torchvision:{network}", num_classes=len(ref.class_names) or 2,
+                           image_shape=tuple(ref.preprocessing["image_shape"]))
+    if file:  # a file of one's own may have any number of classes: that of its last layer
+        head = next(iter(head_keys(config)))
+        config = dataclasses.replace(config, num_classes=int(state[head].shape[0]) if head in state else 2)
+    model = build_network(config, seed=0)
+    # strict=False: a googlenet's or inception_v3's file also has the auxiliary heads, which ours is built without
+    try:
+        missing = model.load_state_dict(state, strict=False).missing_keys  # type: ignore[arg-type]
+    except RuntimeError as error:
+        lines = [line.strip() for line in str(error).splitlines()]
+        detail = lines[min(1, len(lines) - 1)]  # torch's first line only names the class
+        raise DataError(path, f"not the weights of torchvision's {network}: {detail}") from error
+    if missing:
+        raise DataError(path, f"not the weights of torchvision's {network}: {', '.join(missing[:3])} "
+                              f"{'is' if len(missing) == 1 else 'are'} missing")
+    return Pretrained(config, {key: value.numpy() for key, value in model.state_dict().items()}, str(path))
+
+
+def head_keys(config: NetworkConfig) -> list[str]:
+    """Return which parameters of a torchvision or timm network the number of classes shapes, by torch's names.
+
+    Found by comparing two such networks, on the meta device: no package says which layer is its head.
+    """
+    shapes = []
+    for num_classes in (2, 3):
+        with torch.device("meta"):
+            model = build_network(dataclasses.replace(config, num_classes=num_classes), seed=0)
+        shapes.append({key: tuple(value.shape) for key, value in model.state_dict().items()})
+    return [key for key, shape in shapes[0].items() if shape != shapes[1][key]]
+
+
+def _find_weights(name: str, network_and_weights: str, setting: str) -> tuple[Any, str]:
+    """Return torchvision's weights of a name, the best ones without one, and the file where one is given.
+
+    For a file they are the best ones, which tell how images are prepared.
+    """
+    try:
+        models: ModuleType = importlib.import_module("torchvision.models")
+    except ImportError as error:
+        raise UsageError(f"`{setting}` {name}: torchvision cannot be imported ({error}): "
+                         "pip install 'imgcls[zoo]'") from None
+    network, _, weights_name = network_and_weights.partition(":")
+    networks = models.list_models(module=models)
+    if network not in networks:
+        close = nearest(network, networks)
+        offer = f"near it: {', '.join(close)}" if close else f"it has {', '.join(networks[:6])}, ..."
+        raise UsageError(f"`{setting}` {name}: torchvision has no such network; {offer}")
+    weights = models.get_model_weights(network)
+    if weights_name.endswith((".pth", ".pt")):
+        return weights.DEFAULT, weights_name
+    if weights_name and weights_name not in weights.__members__:
+        raise UsageError(f"`{setting}` {name}: torchvision's weights of {network} are {', '.join(weights.__members__)} "
+                         "(or give a .pth file)")
+    return (weights[weights_name] if weights_name else weights.DEFAULT), ""
+
+
+def _download(weights: Any, network: str) -> Path:
+    """Return the file of the weights: that in torch's own cache, else it is downloaded into ours.
+
+    Its name ends with the first digits of its SHA-256, which the download is checked against.
+    """
+    url = str(weights.url)
+    file = url.rpartition("/")[2]
+    cached_by_torch = Path(torch.hub.get_dir(), "checkpoints", file)
+    if cached_by_torch.is_file():
+        return cached_by_torch
+    digest = re.search(r"-([0-9a-f]{8,})\.pth$", file)
+    folder = folders.cache_folder("models") / "torchvision"
+    return download.fetch([url], folder / file, sha256=digest[1] if digest else None, max_bytes=MAX_BYTES,
+                          collection="torchvision", advice=f"put {file} into {folder}, or give a file of your own: "
+                                                           f"torchvision:{network}:FILE.pth")
+
+
+def _read_state_dict(path: Path, network: str) -> dict[str, torch.Tensor]:
+    """Read name -> tensor from a .pth file, under today's names.
+
+    weights_only: torch takes tensors and plain containers out of the pickle and runs nothing of it.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UsageError(f"torchvision:{network}:{path}: there is no such file") from None
+    except Exception as error:  # whatever the pickle and the archive inside can have wrong with them
+        raise DataError(path, f"not weights in torch's format: {first_line(error)}") from error
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise DataError(path, "not weights: must hold tensors by name (a state_dict)")
+    for key in list(state):  # torchvision's first names of densenet's layers, as in its own densenet.py
+        today = re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12])\.", r"\1\2.", key)
+        if today != key:
+            state[today] = state.pop(key)
+    return state
