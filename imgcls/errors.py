@@ -5,7 +5,7 @@ stderr.
 
 A message names a setting between backquotes, `image_shape`, and never as a flag: below `cli/` nobody knows
 whether the setting came from a command line, a Python argument or a file. Whoever shows the message spells
-it: `spelled(as_flag)` gives --image-shape, `str(error)` gives image_shape.
+it: `spelled(...)` with a command's flags gives --image-shape, `str(error)` gives image_shape.
 """
 
 from __future__ import annotations
@@ -21,11 +21,6 @@ _SETTING = re.compile(r"`([a-z][a-z0-9_]*)`")
 def as_keyword(setting: str) -> str:
     """Return image_shape as image_shape: how Python code and configuration files spell a setting."""
     return setting
-
-
-def as_flag(setting: str) -> str:
-    """Return image_shape as --image-shape: how the command line spells a setting."""
-    return "--" + setting.replace("_", "-")
 
 
 def spell_settings(message: str, spelling: Callable[[str], str] = as_keyword) -> str:

@@ -14,8 +14,9 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
+from imgcls.config.resolve import spelling_of
 from imgcls.distributed.rank_info import AGENT_VARIABLE
-from imgcls.errors import ImgclsError, Stopped, UsageError, as_flag
+from imgcls.errors import ImgclsError, Stopped, UsageError
 
 T = TypeVar("T")
 
@@ -58,12 +59,16 @@ def loading_torch() -> Iterator[None]:
         gc.enable()
 
 
-def run_main(function: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None, name: str) -> int:
-    """Call `function(argv)` and return the exit status: its own, 1 or 2 for errors, 130 after Ctrl-C."""
+def run_main(function: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None, name: str,
+             *own: type) -> int:
+    """Call `function(argv)` and return the exit status: its own, 1 or 2 for errors, 130 after Ctrl-C.
+
+    `own` are the sections of settings that only this command has: errors about them are told with its flags.
+    """
     # Threads of torch that wait for each other spin; where another program wants the same cores, a long spin makes
     # small networks tens of times slower. This is read when torch is loaded, and costs nothing on an idle machine.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    status = _status_of(function, argv, name)
+    status = _status_of(function, argv, name, own)
     if _joined():
         # Threads of gloo may still want to let go of Python's objects, and a thread that asks an interpreter which is
         # about to end for anything takes the whole process down with SIGABRT: leave without that end.
@@ -80,11 +85,12 @@ def _joined() -> bool:
     return process_group is not None and process_group.has_joined()
 
 
-def _status_of(function: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None, name: str) -> int:
+def _status_of(function: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None, name: str,
+               own: Sequence[type]) -> int:
     try:
         return function(sys.argv[1:] if argv is None else argv) or 0
     except ImgclsError as error:
-        _tell(error, name)
+        _print_error(error, name, own)
         return error.exit_status
     except KeyboardInterrupt:
         print(f"{name}: interrupted", file=sys.stderr)
@@ -100,10 +106,11 @@ def _status_of(function: Callable[[Sequence[str]], int | None], argv: Sequence[s
         return 1
 
 
-def _tell(error: ImgclsError, name: str) -> None:
+def _print_error(error: ImgclsError, name: str, own: Sequence[type]) -> None:
     """The error in one line on stderr. One process among several leaves it to the agent that started it, if there is
     one, and otherwise says which it is; what all of them would say, only the first says."""
-    line = "; ".join(part.strip() for part in error.spelled(as_flag).splitlines() if part.strip()).replace(":;", ":")
+    message = error.spelled(spelling_of(*own))
+    line = "; ".join(part.strip() for part in message.splitlines() if part.strip()).replace(":;", ":")
     rank, several = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1") != "1"
     path = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if path:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
+from imgcls.cli._argparse import Parser
 from imgcls.cli._run import run_main
-from imgcls.config.resolve import Parser
 from imgcls.formats import caffe, params
 
 EXAMPLES = """examples:

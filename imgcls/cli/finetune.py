@@ -18,8 +18,8 @@ from imgcls.cli import train
 from imgcls.cli._run import loading_torch, run_main
 from imgcls.cli.score import count_classes, preprocessing_line, with_preprocessing
 from imgcls.config import resolve as configuration
+from imgcls.config.flags import flag
 from imgcls.config.resolve import Config
-from imgcls.config.sections import flag
 from imgcls.distributed.topology import check_gpus, gpu_numbers
 from imgcls.errors import UsageError
 from imgcls.storage.paths import to_path
@@ -73,7 +73,7 @@ class FinetuneConfig:
 
 def main(argv: Sequence[str] | None = None, *, prog: str = "imgcls-finetune") -> int:
     """The command."""
-    return run_main(lambda words: _start(words, prog), argv, prog)
+    return run_main(lambda words: _start(words, prog), argv, prog, FinetuneConfig)
 
 
 def _start(argv: Sequence[str], prog: str) -> int:
@@ -120,7 +120,7 @@ def make_network(config: Config, own: FinetuneConfig, read: Callable[[], Pretrai
 
     for name in SHAPING:
         if config.is_explicit(name):
-            reporter.warn(f"{configuration.spell(name)}: has no meaning here; the network is that of "
+            reporter.warn(f"`{name}`: has no meaning here; the network is that of "
                           f"{own.pretrained_model}")
     prefix = re.sub(r"-(\d{4,}\.params|position\.states)$", "", saved.path) if saved else ""
     if saved and _has_network(prefix):
@@ -181,7 +181,7 @@ def _check(config: Config, own: FinetuneConfig) -> None:
         raise _missing()
     for name in ("head_lr_mult", "body_lr_mult"):
         if not getattr(own, name):
-            raise UsageError(f"{configuration.spell(name)} 0: must be above 0; --freeze body is for a body that does "
+            raise UsageError(f"`{name}` 0: must be above 0; --freeze body is for a body that does "
                              "not learn")
     data = config.data
     if data.dataset == "imagenet" and not (data.data_train or data.data_dir):

@@ -16,8 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from imgcls.cli._argparse import Parser
 from imgcls.cli._run import run_main
-from imgcls.config.resolve import Parser
 from imgcls.data.packing import PackConfig, Packed, convert, pack_list
 from imgcls.errors import DataError, RunError, UsageError, unknown
 from imgcls.formats import lists

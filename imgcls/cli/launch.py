@@ -14,8 +14,8 @@ import socket
 import sys
 from collections.abc import Sequence
 
+from imgcls.cli._argparse import Parser
 from imgcls.cli._run import run_main
-from imgcls.config.resolve import Parser
 from imgcls.distributed.rank_info import LAUNCHER_VARIABLE
 from imgcls.errors import UsageError
 from imgcls.launch import command as commands

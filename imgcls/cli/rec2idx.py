@@ -6,8 +6,8 @@ import argparse
 import time
 from collections.abc import Sequence
 
+from imgcls.cli._argparse import Parser
 from imgcls.cli._run import run_main
-from imgcls.config.resolve import Parser
 from imgcls.formats.recordio import RecordReader, index_path
 from imgcls.storage.atomic import write_bytes
 from imgcls.storage.paths import to_local_path

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from imgcls.cli._run import loading_torch, run_main
 from imgcls.config import resolve as configuration
-from imgcls.config.sections import flag
+from imgcls.config.flags import flag
 from imgcls.errors import UsageError
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class ScoreConfig:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; the metrics go to stdout, one `name=value` a line, and in MXNet's words to stderr."""
-    return run_main(_start, argv, "imgcls-score")
+    return run_main(_start, argv, "imgcls-score", ScoreConfig)
 
 
 def _start(argv: Sequence[str]) -> int:
@@ -133,7 +133,7 @@ def preprocessing_line(config: configuration.Config, found: PretrainedRef) -> st
 
     augment = config.augment
     mean = f"mean {augment.mean_image}" if augment.mean_image else f"mean {numbers(augment.rgb_mean)}"
-    given = [configuration.spell(name) for name in ("image_shape", "rgb_mean", "rgb_std", "mean_image", "val_resize")
+    given = [config.spelling(name) for name in ("image_shape", "rgb_mean", "rgb_std", "mean_image", "val_resize")
              if config.is_explicit(name)]
     who = f"as {found.origin} has it" if found.preprocessing else (
         f"the data set's: nothing tells what {found.name} was trained with")

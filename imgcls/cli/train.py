@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from imgcls import networks
 from imgcls.cli._run import in_background, loading_torch, run_main
 from imgcls.config import resolve as configuration
+from imgcls.config.command_line import without
 from imgcls.config.resolve import Config
 from imgcls.distributed.rank_info import LAUNCHER_VARIABLE
 from imgcls.distributed.topology import (
@@ -541,15 +542,7 @@ def tell_result(result: dict[str, float], what: str, config: Config, prefix: str
 
 def _resume_command(command: str, config: Config) -> str:
     """The command of this run with twice the epochs, going on from its checkpoint."""
-    words, kept, skip = shlex.split(command) or ["imgcls-train"], [], False
-    for word in words:
-        name = configuration.expand([word], "", config.fields)[0].partition("=")[0] if word.startswith("--") else ""
-        if skip and not name:
-            skip = False
-            continue
-        skip = name in ("--num-epochs", "--load-epoch") and "=" not in word
-        if name not in ("--num-epochs", "--load-epoch"):
-            kept.append(word)
+    kept = without(shlex.split(command) or ["imgcls-train"], ("num_epochs", "load_epoch"), config.fields)
     kept = shlex.split(os.environ.get(LAUNCHER_VARIABLE, "")) + kept
     return shlex.join([*kept, "--load-epoch", "auto", "--num-epochs", str(2 * config.train.num_epochs)])
 

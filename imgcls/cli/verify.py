@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from imgcls.cli._argparse import Parser
 from imgcls.cli._run import run_main
-from imgcls.config.resolve import Parser
 from imgcls.data.packing import decode, in_order, quiet_opencv
 from imgcls.errors import DataError, UsageError
 from imgcls.formats.lists import class_names

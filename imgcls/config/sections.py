@@ -11,22 +11,9 @@ of a flag means what it meant to MXNet before it can mean a flag of ours.
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
-from typing import Any
 
-
-def flag(default: Any, help: str, *, since: str = "new", choices: tuple[str, ...] = (), metavar: str = "",
-         later: str = "", minimum: float | None = None) -> Any:
-    """A field of a section. `later` says in the user's words what is not there yet: a value other than the
-    default is then refused. `minimum` bounds a number from below."""
-    return dataclasses.field(default=default, metadata={
-        "help": help, "since": since, "choices": choices, "metavar": metavar, "later": later, "minimum": minimum})
-
-
-def flags(section: type) -> tuple[dataclasses.Field[Any], ...]:
-    """Return the fields of a section that are flags: those made by `flag`, and not what a rule makes of them."""
-    return tuple(field for field in dataclasses.fields(section) if field.metadata)
+from imgcls.config.flags import flag
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,206 @@
+"""The words of a command line as settings: long and short flags, spellings of all generations, positional words.
+
+Every command reads its words here: `parse` is all that a command with settings of its own needs; `resolve` calls `read`
+and puts files and the environment below it. Written for what argparse cannot do: `--list PREFIX` must not take PREFIX
+for the value of the switch, and a beginning of a flag means what it meant to MXNet before it can mean one of ours.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import MISSING, Field, dataclass
+from typing import Any
+
+from imgcls.config.flags import FALSE_WORDS, TRUE_WORDS, convert, flag, flags_of, long_flag, show, spelled, to_boolean
+from imgcls.errors import UsageError, unknown
+
+#: what other toolkits call our flags
+OTHER_WORDS = {"--learning-rate": "--lr", "--epochs": "--num-epochs", "--momentum": "--mom", "--weight-decay": "--wd",
+               "--workers": "--data-nthreads", "--arch": "--network", "--model-name": "--network", "--device": "--gpus",
+               "--resume": "--load-epoch auto", "--amp": "--dtype bfloat16", "--opt": "--optimizer",
+               "--sched": "--lr-schedule"}
+#: generations of MXNet's scripts, in the order in which a beginning of a flag is looked up
+_GENERATIONS = (("g2", "g3"), ("g1",), ("new",))
+_NEGATIVE_NUMBER = re.compile(r"-\.?\d")
+
+
+@dataclass(frozen=True)
+class HelpFlag:
+    """Help"""
+
+    help: bool = flag(False, "this text", short="-h", takes="none")
+
+
+def parse(argv: Sequence[str], *sections: type, prog: str, usage: str, examples: str, notes: str = "", hint: str = "",
+          takes_prefixes: bool = True) -> tuple[Any, ...]:
+    """Return the sections of a command as the words fill them; UsageError for what does not fit.
+
+    `--help` prints the help screen and leaves with status 0. `hint` ends the message about a word that is not known.
+    """
+    groups = [*sections, HelpFlag]
+    fields = {name: field for section in groups for name, field in flags_of(section).items()}
+    texts = read(argv, fields, prog=prog, hint=hint, takes_prefixes=takes_prefixes)
+    if texts.get("help"):
+        from imgcls.config.help import help_screen  # nobody else pays for textwrap and shutil
+
+        print(help_screen(f"{prog} {usage}", examples, [(group.__doc__, flags_of(group)) for group in groups], notes),
+              end="")
+        raise SystemExit(0)
+    _check_required(fields, texts, hint)
+    return tuple(section(**{name: convert(field, texts[name]) for name, field in flags_of(section).items()
+                            if name in texts}) for section in sections)
+
+
+def read(argv: Sequence[str], fields: Mapping[str, Field[Any]], *, prog: str, hint: str = "",
+         takes_prefixes: bool = True) -> dict[str, Any]:
+    """Return setting -> text of every setting that the words name (a list of texts where it takes several)."""
+    reader = _Reader(fields, takes_prefixes)
+    try:
+        reader.read(argv, prog)
+    except UsageError as error:
+        raise UsageError(error.message + hint) from None
+    return reader.texts
+
+
+def without(argv: Sequence[str], settings: Collection[str], fields: Mapping[str, Field[Any]]) -> list[str]:
+    """Return the words of a command line that was read once, less the flags of these settings and their values."""
+    reader = _Reader(fields, takes_prefixes=True)
+    words = deque(argv)
+    kept: list[str] = []
+    while words:
+        before = list(words)
+        if before[0].startswith("--"):
+            setting = reader.take_flag(words)
+        else:
+            setting = ""
+            words.popleft()
+        if setting not in settings:
+            kept += before[:len(before) - len(words)]
+    return kept
+
+
+def _check_required(fields: Mapping[str, Field[Any]], texts: Mapping[str, Any], hint: str) -> None:
+    missing = [field for name, field in fields.items() if field.default is MISSING and name not in texts]
+    names = [f"{spelled(field)}/{long_flag(field.name)}" if field.metadata["short"] else spelled(field)
+             for field in missing]
+    if names:
+        raise UsageError(f"the following arguments are required: {', '.join(names)}{hint}")
+
+
+def _is_flag(word: str) -> bool:
+    """Whether a word is a flag and not a value: -1 is a number, - is a file, and what holds a blank was quoted."""
+    return word.startswith("-") and word != "-" and not _NEGATIVE_NUMBER.match(word) and (
+        word.startswith("--") or " " not in word)
+
+
+class _Reader:
+    """The words of one command line, taken one after the other; `texts` is what they set."""
+
+    def __init__(self, fields: Mapping[str, Field[Any]], takes_prefixes: bool) -> None:
+        self.texts: dict[str, Any] = {}
+        self._takes_prefixes = takes_prefixes
+        self._positionals = [field for field in fields.values() if field.metadata["is_positional"]]
+        self._fields: dict[str, Field[Any]] = {}
+        for field in fields.values():
+            if not field.metadata["is_positional"]:
+                metadata = field.metadata
+                spellings = (long_flag(field.name), metadata["short"], metadata["negation"], *metadata["aliases"])
+                self._fields |= {spelling: field for spelling in spellings if spelling}
+
+    def read(self, argv: Sequence[str], prog: str) -> None:
+        """Take all words; UsageError for a flag that is not known, and for words that nobody takes."""
+        words = deque(argv)
+        loose: list[str] = []
+        strays: list[str] = []
+        takes_rest = any(field.metadata["takes"] == "rest" for field in self._positionals)
+        while words:
+            word = words[0]
+            if word == "--" and not self._positionals:
+                raise UsageError(f"{' '.join(list(words)[1:]) or '--'}: {prog} takes flags only")
+            if word == "--" or (takes_rest and not _is_flag(word)):
+                # from here on nothing is a flag of ours; a command to run keeps the -- that it may begin with
+                loose += list(words)[0 if takes_rest else 1:]
+                break
+            if not _is_flag(word):
+                loose.append(words.popleft())
+            elif word.startswith("--") or word[:2] in self._fields:
+                self.take_flag(words)
+            else:
+                strays.append(words.popleft())
+        strays += self._place(loose)
+        if strays:
+            raise UsageError(f"unrecognized arguments: {' '.join(strays)}")
+
+    def take_flag(self, words: deque[str]) -> str:
+        """Take a flag and its value off the words; return the setting."""
+        word = words.popleft()
+        name, equals, text = word.partition("=")
+        if word.startswith("--"):
+            spelling = self._complete(name.replace("_", "-"))
+        elif name in self._fields:
+            spelling = name
+        else:  # -n2, or -vn 2: short flags may be written as one word
+            spelling, equals, text = word[:2], "=", word[2:]
+            if self._fields[spelling].metadata["takes"] == "none":
+                words.appendleft("-" + text)
+                equals = ""
+        field = self._fields[spelling]
+        value: Any = text if equals else self._take_value(spelling, field, words)
+        if spelling == field.metadata["negation"]:
+            value = _negated(spelling, value)
+        if field.metadata["takes"] == "each":
+            value = [*self.texts.get(field.name, ()), value]
+        elif field.metadata["takes"] == "extensions":
+            value = [part for part in value.split(",") if part]
+        self.texts[field.name] = value
+        return field.name
+
+    def _take_value(self, spelling: str, field: Field[Any], words: deque[str]) -> str:
+        """Take the words that belong to a flag, "1" for a switch that stands alone."""
+        takes = field.metadata["takes"]
+        if takes == "none":
+            return "1"
+        if str(field.type).startswith("bool"):
+            # where positional words may follow, only true, false and the like belong to the switch
+            is_value = words and not _is_flag(words[0]) and (
+                not self._positionals or words[0].lower() in (*TRUE_WORDS, *FALSE_WORDS))
+            return words.popleft() if is_value else "1"
+        if not words or _is_flag(words[0]):
+            raise UsageError(f"{spelling}: needs a value")
+        values = [words.popleft()]
+        while takes == "extensions" and words and words[0].startswith(".") and "/" not in words[0]:
+            values.append(words.popleft())
+        return ",".join(values)
+
+    def _complete(self, name: str) -> str:
+        """Return the one flag that begins with `name`; UsageError where there is none or more than one."""
+        if name in self._fields:
+            return name
+        for generation in _GENERATIONS if self._takes_prefixes else ():
+            matches = [spelling for spelling, field in self._fields.items()
+                       if field.metadata["since"] in generation and spelling.startswith(name)]
+            if len(matches) == 1:
+                return matches[0]
+            if matches:
+                raise UsageError(f"{name} could be {', '.join(sorted(matches))}: write one of them out")
+        long = [spelling for spelling in self._fields if spelling.startswith("--")]
+        raise unknown("flag", name, long, OTHER_WORDS.get(name))
+
+    def _place(self, loose: list[str]) -> list[str]:
+        """Give the words without a flag to the positional settings in turn; return those that are too many."""
+        for field in self._positionals:
+            several = field.metadata["takes"] != "value"
+            taken = loose if several else loose[:1]
+            if taken:
+                self.texts[field.name] = taken if several else taken[0]
+            loose = loose[len(taken):]
+        return loose
+
+
+def _negated(spelling: str, text: str) -> bool:
+    try:
+        return not to_boolean(text)
+    except ValueError:
+        raise UsageError(f"{spelling} {show(text)}: must be 1 or 0 (true or false)") from None

@@ -1,0 +1,58 @@
+"""The help screen of every command: how to call it, examples, and its flags in groups with their defaults."""
+
+from __future__ import annotations
+
+import shutil
+import textwrap
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, Field
+from typing import Any
+
+from imgcls.config.flags import long_flag, show
+
+#: where the texts begin; a flag that is longer stands on a line of its own
+_COLUMN = 34
+_METAVARS = {"int": "N", "float": "X", "bool": "[1]"}
+
+
+def help_screen(usage: str, examples: str, groups: Iterable[tuple[str | None, Mapping[str, Field[Any]]]],
+                notes: str = "", defaults: Mapping[str, Any] | None = None) -> str:
+    """Return the screen; `groups` are (title, flags), and `defaults` stand above those of the flags."""
+    lines = [f"usage: {usage}", "", examples.strip(), ""]
+    for title, fields in groups:
+        lines.append(f"{title}:")
+        for name, field in fields.items():
+            lines += _help_lines(field, (defaults or {}).get(name, field.default))
+        lines.append("")
+    return "\n".join([*lines, *([notes, ""] if notes else [])])
+
+
+def _help_lines(field: Field[Any], default: Any) -> list[str]:
+    """Return the lines of one flag: how it is written, what it does, and its default where that is worth a word."""
+    text = field.metadata["help"]
+    if field.metadata["later"]:
+        text += " (not yet)"
+    elif not (default in ("", None, MISSING, ()) or default is False):
+        text += f" ({show(default)})"
+    return _columns(_usage(field), text)
+
+
+def _usage(field: Field[Any]) -> str:
+    metadata = field.metadata
+    choices = "{" + ",".join(metadata["choices"]) + "}" if metadata["choices"] else ""
+    kind = str(field.type).removesuffix(" | None")
+    metavar = choices or metadata["metavar"] or _METAVARS.get(kind, "TEXT")
+    if metadata["is_positional"]:
+        return metavar
+    # a switch that is on already is switched off by its negation, so that is the flag to show
+    name = metadata["negation"] or long_flag(field.name)
+    spellings = ", ".join(filter(None, [metadata["short"], name, *metadata["aliases"]]))
+    return spellings if metadata["takes"] == "none" else f"{spellings} {metavar}"
+
+
+def _columns(left: str, right: str) -> list[str]:
+    room = min(max(shutil.get_terminal_size((114, 24)).columns, 80), 114)
+    wrapped = textwrap.wrap(right, room - _COLUMN)
+    first = [f"  {left}"] if len(left) > _COLUMN - 4 else []
+    lines = [f"{'' if first else '  ' + left:<{_COLUMN}}{wrapped[0]}"]
+    return first + lines + [" " * _COLUMN + line for line in wrapped[1:]]
