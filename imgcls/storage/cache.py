@@ -101,8 +101,8 @@ class Cache:
             with contextlib.suppress(FileNotFoundError):
                 return self._open_entry(entry, piece.size)
             self._fetch(piece, entry, announce)
-        raise RunError(f"{path}: its copy in {self.folder} vanishes as soon as it is there; is the folder shared with "
-                       "a run of a smaller `cache_gb`?")
+        raise RunError(f"{path}: its copy in {self.folder} vanishes as soon as it is there; "
+                       "is the folder shared with a run of a smaller `cache_gb`?")
 
     def note_path(self, path: RemotePath, info: FileInfo, kind: str) -> Path:
         """Return where to keep what was found out about this version of the file."""
@@ -131,7 +131,8 @@ class Cache:
             with self._locked(int(entry.name[:8], 16) % _NUM_LOCKS):
                 if not entry.exists():  # else another process fetched it while we waited
                     if announce and piece.size >= _ANNOUNCED_BYTES:
-                        print(f"fetching {piece.path} ({piece.size / 1e6:,.0f} MB) to {self.folder}", file=sys.stderr)
+                        size = f"{piece.size / 1e6:,.0f} MB"
+                        print(f"fetching {piece.path} ({size}) to {self.folder}", file=sys.stderr)
                     self._fetch_into(part, entry, piece)
         except OSError as error:
             if isinstance(error, FileNotFoundError) and error.filename == str(piece.path):
@@ -195,5 +196,6 @@ def _open_unnamed(piece: _Range) -> BinaryIO:
 
 
 def _cannot_keep(piece: _Range, folder: object, error: OSError) -> RunError:
-    return RunError(f"cannot keep a copy of {piece.path} ({piece.size / 1e9:.2f} GB) in {folder}: {reason(error)}; "
+    size = f"{piece.size / 1e9:.2f} GB"
+    return RunError(f"cannot keep a copy of {piece.path} ({size}) in {folder}: {reason(error)}; "
                     f"`cache_gb` (or {LIMIT_VARIABLE}) says how much may be kept, {CACHE_VARIABLE} where")

@@ -29,7 +29,8 @@ _MAX_HASHES_BYTES = 1 << 20
 
 
 def fetch(urls: Sequence[str], target: str | os.PathLike[str], *, sha256: str | None = None,
-          md5: str | None = None, max_bytes: int = 1 << 34, collection: str | None = "", advice: str = "") -> Path:
+          md5: str | None = None, max_bytes: int = 1 << 34, collection: str | None = "",
+          advice: str = "") -> Path:
     """Make `target` exist: at once if it does, otherwise from the first of `urls` that has the right content.
 
     When all fails, what arrived of a file whose hash is known stays beside it as `<name>.part`, and the next

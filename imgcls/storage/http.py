@@ -87,7 +87,8 @@ class HttpFileSystem:
     rm_file = makedirs = put_file
 
     @contextlib.contextmanager
-    def _open(self, url: str, method: str, headers: Mapping[str, str] | None = None) -> Iterator[HTTPResponse]:
+    def _open(self, url: str, method: str,
+              headers: Mapping[str, str] | None = None) -> Iterator[HTTPResponse]:
         try:
             with open_url(url, method=method, headers=headers, timeout_s=READ_TIMEOUT_S) as answer:
                 yield answer

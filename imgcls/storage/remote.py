@@ -34,8 +34,8 @@ T = TypeVar("T")
 PART_BYTES = 16 << 20
 PARTS_AT_ONCE = 4
 #: what changes with every change of a file, in the words of the various drivers, the surest first
-_VERSION_WORDS = ("ETag", "etag", "md5Hash", "crc32c", "content_md5", "checksum", "generation", "mtime", "modified",
-                  "LastModified", "last_modified", "updated", "created")
+_VERSION_WORDS = ("ETag", "etag", "md5Hash", "crc32c", "content_md5", "checksum", "generation", "mtime",
+                  "modified", "LastModified", "last_modified", "updated", "created")
 
 
 @dataclass(frozen=True)

@@ -33,11 +33,13 @@ _TRANSIENT_ERRORS = frozenset({"HTTPClientError", "ClientConnectionError", "Clie
                                "IncompleteReadError", "TimeoutError", "EndpointConnectionError",
                                "ConnectionClosedError", "IncompleteRead", "HTTPException"})
 #: what S3 answers to an upload that was spoilt on its way: 4xx, and yet the next one may arrive
-_TRANSIENT_S3_CODES = frozenset({"BadDigest", "IncompleteBody", "RequestTimeout", "InternalError", "SlowDown"})
+_TRANSIENT_S3_CODES = frozenset({"BadDigest", "IncompleteBody", "RequestTimeout", "InternalError",
+                                 "SlowDown"})
 #: too early, too many requests, and a request that took the client too long
 _TRANSIENT_STATUS = (408, 425, 429)
-_PERMANENT_ERRNOS = frozenset({errno.ENOENT, errno.EINVAL, errno.EPERM, errno.EACCES, errno.ENOSYS, errno.ENOTDIR,
-                               errno.EISDIR, errno.ENOSPC, errno.EROFS})
+#: what the system refuses today it refuses in eight seconds too
+_PERMANENT_ERRNOS = frozenset({errno.ENOENT, errno.EINVAL, errno.EPERM, errno.EACCES, errno.ENOSYS,
+                               errno.ENOTDIR, errno.EISDIR, errno.ENOSPC, errno.EROFS})
 
 
 class ShortReadError(OSError):
@@ -94,8 +96,8 @@ def describe(error: BaseException) -> str:
     text = " ".join((getattr(error, "strerror", None) or str(error) or kind).split())[:200]
     text = text[:1].lower() + text[1:] if not text[:2].isupper() else text
     if kind in ("NoCredentialsError", "PartialCredentialsError"):
-        return (f"{text}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or AWS_PROFILE, or FSSPEC_S3_ANON=true for "
-                "public data")
+        return (f"{text}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or AWS_PROFILE, "
+                "or FSSPEC_S3_ANON=true for public data")
     if isinstance(error, PermissionError):
         return f"access denied ({text})"
     if isinstance(error, TimeoutError) or "Timeout" in kind:

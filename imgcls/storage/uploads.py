@@ -144,8 +144,8 @@ def _make_folder() -> Path:
                 shutil.rmtree(old, ignore_errors=True)
         return Path(tempfile.mkdtemp(dir=folder))
     except OSError as error:
-        raise RunError(f"cannot keep files to upload in {folder}: {reason(error)}; {CACHE_VARIABLE} names another "
-                       "folder") from error
+        raise RunError(f"cannot keep files to upload in {folder}: {reason(error)}; "
+                       f"{CACHE_VARIABLE} names another folder") from error
 
 
 def _run(jobs: list[Callable[[], None]]) -> None:

@@ -10,7 +10,8 @@ from imgcls.errors import UsageError, nearest
 _DRIVERS = {"s3": ("s3fs", "imgcls[s3]"), "s3a": ("s3fs", "imgcls[s3]"), "gs": ("gcsfs", "gcsfs"),
             "gcs": ("gcsfs", "gcsfs"), "hdfs": ("pyarrow", "pyarrow"), "abfs": ("adlfs", "adlfs"),
             "abfss": ("adlfs", "adlfs"), "az": ("adlfs", "adlfs"), "sftp": ("paramiko", "paramiko"),
-            "ssh": ("paramiko", "paramiko"), "oci": ("ocifs", "ocifs"), "hf": ("huggingface_hub", "huggingface_hub")}
+            "ssh": ("paramiko", "paramiko"), "oci": ("ocifs", "ocifs"),
+            "hf": ("huggingface_hub", "huggingface_hub")}
 # fsspec knows dozens; a guess at a misspelled one is made among those that people have
 _USUAL_SCHEMES = ["s3", "gs", "hdfs", "http", "https", "file", "abfs", "az", "memory", "sftp"]
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*(?:::[A-Za-z][A-Za-z0-9+.-]*)*)://")
@@ -37,7 +38,8 @@ def check_url(url: str, setting: str = "") -> None:
 
     if scheme not in known_implementations:
         close = nearest(scheme, _USUAL_SCHEMES)
-        raise UsageError(f"{subject}: there is no {scheme}://" + (f"; did you mean {close[0]}://?" if close else ""))
+        hint = f"; did you mean {close[0]}://?" if close else ""
+        raise UsageError(f"{subject}: there is no {scheme}://{hint}")
     try:
         get_filesystem_class(scheme)
     except ImportError as error:
