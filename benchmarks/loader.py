@@ -247,7 +247,8 @@ def _make_records(words: argparse.Namespace, folder: Path) -> None:
     import cv2
     import numpy as np
 
-    from imgcls.data import packing
+    from imgcls.data.packing.images import short_edge_size
+    from imgcls.data.packing.pack import make_seekable
     from imgcls.formats import recordio
 
     files = sorted(file for file in Path(words.images).iterdir() if file.suffix.lower() in (".jpg", ".jpeg"))
@@ -257,7 +258,7 @@ def _make_records(words: argparse.Namespace, folder: Path) -> None:
             data = file.read_bytes()
             if name == "s256":
                 image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-                image = cv2.resize(image, packing.short_edge_size(image.shape[1], image.shape[0], 256))
+                image = cv2.resize(image, short_edge_size(image.shape[1], image.shape[0], 256))
                 data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
             encoded.append(data)
         with recordio.RecordWriter(folder / f"{name}.rec") as writer:
@@ -266,9 +267,8 @@ def _make_records(words: argparse.Namespace, folder: Path) -> None:
                 writer.write(recordio.pack(header, encoded[number % len(files)]))
         print(f"{name}.rec: {words.repeat * len(files)} records of {sum(map(len, encoded)) / len(files) / 1e3:.1f} kB")
 
-
     if shutil.which("jpegtran"):
-        packing.convert(folder / "o.rec", folder / "seekable.rec", words.threads)
+        make_seekable(folder / "o.rec", folder / "seekable.rec", words.threads)
 
 
 def _arguments() -> argparse.Namespace:

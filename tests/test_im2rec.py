@@ -17,8 +17,12 @@ import pytest
 from conftest import ROOT, run_cli, shared
 
 from imgcls.cli import im2rec, rec2idx
-from imgcls.data import packing
-from imgcls.data.packing import PackConfig, in_order, pack_list, short_edge_size
+from imgcls.data.packing import pipeline
+from imgcls.data.packing.config import PackConfig
+from imgcls.data.packing.images import interpolation, short_edge_size
+from imgcls.data.packing.jpeg import restart_interval
+from imgcls.data.packing.pack import pack_list
+from imgcls.data.packing.pipeline import map_in_order
 from imgcls.errors import RunError, UsageError
 from imgcls.formats.lists import ListEntry, read
 from imgcls.formats.recordio import ImageHeader, RecordReader, RecordWriter, pack
@@ -53,7 +57,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("threads", [1, 3])
 def test_files_are_stored_as_one_by_one(threads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Files that hold the magic, are larger than a block, empty, gone, cut, or do not know their size, in blocks."""
-    monkeypatch.setattr(packing, "_SYNC_BYTES", 4096)
+    monkeypatch.setattr(pipeline, "SYNC_BYTES", 4096)
     magic, rng = (0xCED7230A).to_bytes(4, "little"), np.random.default_rng(0)
     datas = [rng.bytes(int(n)) for n in rng.integers(1, 3000, 90)]
     datas[3:8] = [magic, b"1234" + magic * 2 + b"5", b"x" + magic, rng.bytes(3_000_001), jpeg()]
@@ -74,13 +78,13 @@ def test_files_are_stored_as_one_by_one(threads: int, tmp_path: Path, monkeypatc
             writer.write(pack(ImageHeader(0, 1.0, 1000), size_unknown.read_bytes()), 1000)
     told: list[int] = []
     packed = pack_list(entries, str(tmp_path), tmp_path / "blocks.rec",
-                       PackConfig(pass_through=True, pack_label=True, num_threads=threads), watch=told.append)
+                       PackConfig(pass_through=True, pack_label=True, num_threads=threads), progress=told.append)
     for suffix in (".rec", ".idx"):
         assert (tmp_path / f"blocks{suffix}").read_bytes() == (tmp_path / f"one{suffix}").read_bytes()
     assert [skipped.entry.path for skipped in packed.skipped] == [f"{i}.jpg" for i in bad]
     assert [skipped.reason for skipped in packed.skipped] == [
         "it is empty", "a JPEG that is cut: its end marker is missing", "no such file or directory"]
-    assert (packed.records, packed.size_bytes) == (len(entries) - 3, os.path.getsize(tmp_path / "one.rec"))
+    assert (packed.num_records, packed.size_bytes) == (len(entries) - 3, os.path.getsize(tmp_path / "one.rec"))
     assert told == list(range(1, len(entries) + 1))
 
 
@@ -91,11 +95,11 @@ def test_a_disk_that_fails_on_the_way_is_told(count: int, folder: Path, tmp_path
     def full(handle: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
     monkeypatch.setattr(os, "fdatasync", full, raising=False)
-    monkeypatch.setattr(packing, "_SYNC_BYTES", 1)
+    monkeypatch.setattr(pipeline, "SYNC_BYTES", 1)
     entries = [ListEntry(i, (0.0,), "a/1.jpg") for i in range(count)]
     with pytest.raises(RunError, match="no space left"):
         pack_list(entries, str(folder), tmp_path / "x.rec", PackConfig(pass_through=True),
-                  watch=lambda count: time.sleep(0.005))
+                  progress=lambda count: time.sleep(0.005))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in"]
 
 
@@ -229,7 +233,7 @@ def test_images_of_all_kinds(tmp_path: Path) -> None:
     names = ["turned ü.jpg", "deep.png", "clear.png"]
     entries = [ListEntry(i, (0.0,), name) for i, name in enumerate(names)]
     packed = pack_list(entries, str(root), tmp_path / "x.rec", PackConfig(encoding=".png"))
-    assert packed.records == 3
+    assert packed.num_records == 3
     turned, deep8, clear3 = images(tmp_path / "x.rec")
     assert turned.shape == (30, 20, 3)
     np.testing.assert_array_equal(deep8[:, :, 0], deep >> 8)
@@ -358,7 +362,7 @@ def test_seekable_images_have_restart_markers_and_the_same_pixels(folder: Path, 
     for data, color in ((seekable, 1), (grey, 0)):
         pixels = [cv2.imdecode(np.frombuffer(d, np.uint8), color) for d in (plain, data)]
         assert color == 0 or (pixels[0] == pixels[1]).all()
-    assert [packing.restart_interval(n) for n in (1, 2, 3, 6, 12, 32, 43, 62)] == [1, 2, 3, 3, 4, 4, 1, 2]
+    assert [restart_interval(n) for n in (1, 2, 3, 6, 12, 32, 43, 62)] == [1, 2, 3, 3, 4, 4, 1, 2]
 
 
 def test_seekable_without_loss_is_jpegtrans_work(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
@@ -394,11 +398,10 @@ def test_seekable_without_loss_is_jpegtrans_work(folder: Path, tmp_path: Path, m
 
 def test_interpolation_by_mxnets_number() -> None:
     big, small = np.zeros((9, 9, 3), np.uint8), (4, 4)
-    entry = ListEntry(3, (0.0,), "x")
-    assert packing._interpolation(big, small, entry, 9) == cv2.INTER_AREA
-    assert packing._interpolation(big, (20, 20), entry, 9) == cv2.INTER_CUBIC
-    assert packing._interpolation(big, (4, 20), entry, 9) == cv2.INTER_LINEAR
-    assert packing._interpolation(big, small, entry, 10) == packing._interpolation(big, small, entry, 10) in range(5)
+    assert interpolation(big, small, 3, 9) == cv2.INTER_AREA
+    assert interpolation(big, (20, 20), 3, 9) == cv2.INTER_CUBIC
+    assert interpolation(big, (4, 20), 3, 9) == cv2.INTER_LINEAR
+    assert interpolation(big, small, 3, 10) == interpolation(big, small, 3, 10) in range(5)
 
 
 def test_work_in_order_by_threads() -> None:
@@ -406,7 +409,7 @@ def test_work_in_order_by_threads() -> None:
         time.sleep(0.001 * (i % 5))
         return i * i
     for threads in (1, 2, 7):
-        assert list(in_order(work, range(60), threads)) == [i * i for i in range(60)]
+        assert list(map_in_order(work, range(60), threads)) == [i * i for i in range(60)]
 
     def fails(i: int) -> int:
         if i == 30:
@@ -415,22 +418,21 @@ def test_work_in_order_by_threads() -> None:
     before = threading.active_count()
     taken = []
     with pytest.raises(ZeroDivisionError):
-        taken.extend(in_order(fails, range(60), 3))
-    for count, _ in enumerate(in_order(work, range(1000), 3)):     # left half-way
+        taken.extend(map_in_order(fails, range(60), 3))
+    for count, _ in enumerate(map_in_order(work, range(1000), 3)):     # left half-way
         if count == 5:
             break
     assert threading.active_count() == before
 
 
 def test_threads_wait_when_results_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packing, "_HOLD_BYTES", 50)
-    monkeypatch.setattr(packing, "_HOLD_ITEMS_PER_THREAD", 1000)
+    monkeypatch.setattr(pipeline, "MAX_WAITING_BYTES", 50)
     started: list[int] = []
 
     def work(i: int) -> bytes:
         started.append(i)
         return bytes(10)
-    results = in_order(work, range(500), 2, len)
+    results = map_in_order(work, range(500), 2, len, 1000)
     next(results)
     time.sleep(0.1)
     assert len(started) < 20

@@ -18,7 +18,8 @@ from typing import Any
 
 from imgcls.cli._argparse import Parser
 from imgcls.cli._run import run_main
-from imgcls.data.packing import PackConfig, Packed, convert, pack_list
+from imgcls.data.packing.config import PackConfig
+from imgcls.data.packing.pack import PackResult, make_seekable, pack_list
 from imgcls.errors import DataError, RunError, UsageError, unknown
 from imgcls.formats import lists
 from imgcls.formats.lists import ListEntry, Listing
@@ -260,11 +261,11 @@ def _convert(flags: argparse.Namespace) -> int:
     target = flags.prefix + ".rec"
     check_writable(target, "PREFIX")
     start = time.perf_counter()
-    with _progress(len(RecordReader(flags.root)), Path(target).name) as watch:
-        done = convert(flags.root, target, flags.num_thread or _num_cores(), watch=watch)
+    with _progress(len(RecordReader(flags.root)), Path(target).name) as progress:
+        done = make_seekable(flags.root, target, flags.num_thread or _num_cores(), progress=progress)
     if names := lists.class_names(flags.root):
         lists.write_class_names(lists.classes_path(flags.prefix), names)
-    print(f"{target}: {done.records} records, {done.size_bytes / 1e6:.1f} MB, {time.perf_counter() - start:.1f} s")
+    print(f"{target}: {done.num_records} records, {done.size_bytes / 1e6:.1f} MB, {time.perf_counter() - start:.1f} s")
     return 0
 
 
@@ -322,19 +323,19 @@ def _pack_one(listing: Listing, root: str, target: str, stem: str, config: PackC
     _tell_problems(listing, "left out: ")
     _warn_about(listing.entries, target)
     start = time.perf_counter()
-    with _progress(len(listing.entries), Path(target).name) as watch:
-        packed = pack_list(listing.entries, root, target, config, watch=watch, join=join)
+    with _progress(len(listing.entries), Path(target).name) as progress:
+        packed = pack_list(listing.entries, root, target, config, progress=progress, join=join)
     _write_bad(stem + ".bad", listing, packed)
     if not lists.class_names(stem + ".rec") and (names := _names_from_folders(listing.entries)):
         lists.write_class_names(lists.classes_path(stem), names)
     skipped = len(packed.skipped) + len(listing.problems)
     told = f", {skipped} skipped (see {stem}.bad)" if skipped else ""
-    print(f"{target}: {packed.records} records, {packed.size_bytes / 1e6:.1f} MB{told}, "
+    print(f"{target}: {packed.num_records} records, {packed.size_bytes / 1e6:.1f} MB{told}, "
           f"{time.perf_counter() - start:.1f} s", flush=True)
-    return {"records": packed.records, "skipped": skipped, "size_bytes": packed.size_bytes}
+    return {"records": packed.num_records, "skipped": skipped, "size_bytes": packed.size_bytes}
 
 
-def _write_bad(path: str, listing: Listing, packed: Packed) -> None:
+def _write_bad(path: str, listing: Listing, packed: PackResult) -> None:
     """One line per image or line of the list that was left out, with the reason; no file when there is
     none."""
     lines = [str(problem) for problem in listing.problems]

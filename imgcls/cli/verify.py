@@ -12,7 +12,8 @@ import numpy as np
 
 from imgcls.cli._argparse import Parser
 from imgcls.cli._run import run_main
-from imgcls.data.packing import decode, in_order, quiet_opencv
+from imgcls.data.packing.images import decode, quiet_opencv
+from imgcls.data.packing.pipeline import map_in_order
 from imgcls.errors import DataError, UsageError
 from imgcls.formats.lists import class_names
 from imgcls.formats.recordio import RecordReader, expand, unpack
@@ -101,7 +102,7 @@ def _bad_images(reader: RecordReader, flags: argparse.Namespace) -> list[DataErr
     from tqdm import tqdm
 
     with quiet_opencv():
-        found = in_order(look, range(len(reader)), flags.num_thread)
+        found = map_in_order(look, range(len(reader)), flags.num_thread)
         # disable=None: a bar on a terminal, nothing in a file
         told = tqdm(found, total=len(reader), desc=reader.path.name, unit="rec", disable=None, leave=False)
         return [error for error in told if error]

@@ -1,0 +1,146 @@
+"""Decode an image, shrink it and encode it again, as MXNet's im2rec.py does with the same OpenCV.
+
+Called by the threads of `pack`, and by `imgcls-verify` to decode. As OpenCV does it: EXIF orientation is
+applied (not with color -1), 16-bit becomes 8-bit, CMYK becomes BGR, alpha is dropped, of an animation the
+first picture is taken. What cannot be decoded or encoded is told by a text in place of the result; nothing
+here raises for it.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+
+from imgcls.data.packing.config import PackConfig
+from imgcls.data.packing.jpeg import find_damage, format_name, restart_interval
+from imgcls.errors import first_line
+
+#: interpolation methods of MXNet beyond OpenCV's 0-4
+BY_DIRECTION = 9
+BY_CHANCE = 10
+_MAX_PNG_COMPRESSION = 9
+#: of the text of an OpenCV error: some hold a whole expression
+_MAX_TEXT = 200
+
+
+@contextmanager
+def quiet_opencv() -> Iterator[None]:
+    """Give OpenCV one thread a call, since we have our own, and no log: what it says names no file."""
+    import cv2
+
+    num_threads = cv2.getNumThreads()
+    logging = getattr(getattr(cv2, "utils", None), "logging", None)  # not in every build
+    level = logging.getLogLevel() if logging else 0
+    cv2.setNumThreads(1)
+    if logging:
+        logging.setLogLevel(logging.LOG_LEVEL_SILENT)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(num_threads)
+        if logging:
+            logging.setLogLevel(level)
+
+
+def decode(data: bytes | memoryview, color: int) -> np.ndarray | str:
+    """Return the pixels of an encoded image, (H, W) or (H, W, C) in OpenCV's order, or why there are none.
+
+    `color` is 1 for BGR, 0 for grey, -1 for as stored.
+    """
+    import cv2
+
+    damage = find_damage(data)
+    if damage:
+        return damage
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), color)
+    except cv2.error as error:
+        return f"{format_name(data)}: {first_line(error)[:_MAX_TEXT]}"
+    if image is None:
+        subject = format_name(data) or "no image, or one"
+        return f"{subject} that is damaged or that OpenCV {cv2.__version__} cannot read"
+    return image
+
+
+def reencode(data: bytes, config: PackConfig, seed: int) -> bytes | str:
+    """Return the image decoded, cropped, resized and encoded as the configuration says, or why it could not
+    be.
+
+    `seed` decides the interpolation where that is left to chance.
+    """
+    image = decode(data, config.color)
+    if isinstance(image, str):
+        return image
+    if image.dtype == np.uint16 and config.encoding == ".jpg":
+        # OpenCV would cut everything above 255 off; this is what it does itself when it reads to 8 bits.
+        image = (image >> 8).astype(np.uint8)
+    elif image.dtype not in (np.uint8, np.uint16):
+        return f"pixels of type {image.dtype}, which {config.encoding} does not hold"
+    if config.center_crop:
+        image = _center_square(image)
+    return _resize_and_encode(image, config, seed)
+
+
+def _resize_and_encode(image: np.ndarray, config: PackConfig, seed: int) -> bytes | str:
+    import cv2
+
+    try:
+        if config.resize:
+            size = short_edge_size(image.shape[1], image.shape[0], config.resize)
+            method = interpolation(image, size, seed, config.inter_method)
+            image = cv2.resize(image, size, interpolation=method)
+        is_encoded, encoded = cv2.imencode(config.encoding, image, _encoder_options(image, config))
+    except (cv2.error, MemoryError) as error:
+        return f"{image.shape[1]}x{image.shape[0]} pixels: {first_line(error)[:_MAX_TEXT]}"
+    return encoded.tobytes() if is_encoded else "OpenCV could not encode it"
+
+
+def _encoder_options(image: np.ndarray, config: PackConfig) -> list[int]:
+    """Return OpenCV's list of option, value, option, value ... for the encoder."""
+    import cv2
+
+    if config.encoding != ".jpg":
+        return [cv2.IMWRITE_PNG_COMPRESSION, min(_MAX_PNG_COMPRESSION, config.quality)]
+    options = [cv2.IMWRITE_JPEG_QUALITY, config.quality]
+    if config.seekable:
+        # OpenCV halves the colour of colour images: 16 pixels a unit, 8 in grey ones.
+        unit_width = 16 if image.ndim == 3 else 8
+        options += [cv2.IMWRITE_JPEG_RST_INTERVAL, restart_interval(-(-image.shape[1] // unit_width))]
+    return options
+
+
+def short_edge_size(width: int, height: int, short_edge: int) -> tuple[int, int]:
+    """Return (width, height) with the short edge made `short_edge`, the long one in proportion, rounded
+    down."""
+    if height > width:
+        return short_edge, height * short_edge // width
+    return width * short_edge // height, short_edge
+
+
+def interpolation(image: np.ndarray, size: tuple[int, int], seed: int, method: int) -> int:
+    """Return OpenCV's number for MXNet's method; `size` is the (width, height) to come.
+
+    9 is cubic where both edges grow, by area where both shrink, else linear. 10, a random one, depends on the
+    seed alone, so that packing again gives the same bytes.
+    """
+    import cv2
+
+    if method == BY_CHANCE:
+        return random.Random(seed).randrange(5)
+    if method != BY_DIRECTION:
+        return method
+    height, width = image.shape[:2]
+    if size[0] > width and size[1] > height:
+        return cv2.INTER_CUBIC
+    return cv2.INTER_AREA if size[0] < width and size[1] < height else cv2.INTER_LINEAR
+
+
+def _center_square(image: np.ndarray) -> np.ndarray:
+    height, width = image.shape[:2]
+    side = min(height, width)
+    top = (height - side) // 2
+    left = (width - side) // 2
+    return image[top:top + side, left:left + side]

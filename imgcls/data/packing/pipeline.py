@@ -1,0 +1,171 @@
+"""Keep threads at work on a sequence while their results are taken in its order, and the disk at work
+meanwhile.
+
+`pack` and `imgcls-verify` use it. Nothing here knows of images.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Generic, TypeVar
+
+from imgcls.formats.recordio import RecordWriter
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+#: results that wait to be taken; beyond it the threads wait too
+MAX_WAITING_BYTES = 256 << 20
+#: the same, counted: one slow item in front must not let the others run ahead without end
+MAX_AHEAD_PER_THREAD = 64
+#: so much is written before the disk is made to begin with it
+SYNC_BYTES = 48 << 20
+
+
+def map_in_order(function: Callable[[Item], Result], items: Sequence[Item], num_threads: int,
+                 size_of: Callable[[Result], int] = lambda result: 0,
+                 max_ahead: int = MAX_AHEAD_PER_THREAD) -> Iterator[Result]:
+    """Yield `function(item)` of each item, in the items' order, computed by threads that run ahead.
+
+    Each is `max_ahead` items ahead at most, and they wait when the results that nobody took yet weigh more
+    than `MAX_WAITING_BYTES` (`size_of`: bytes of a result). With one thread the work is done here. An error
+    in `function` is raised here, in its turn.
+    """
+    if num_threads <= 1:
+        yield from map(function, items)
+        return
+    workers = _Workers(function, items, num_threads, size_of, max_ahead)
+    try:
+        for _ in items:
+            yield workers.take()
+    finally:
+        workers.stop()
+
+
+class _Workers(Generic[Item, Result]):
+    """Threads that each take the next item; the results wait by index until they are asked for in order.
+
+    Ours and not `ThreadPoolExecutor.map`, which begins everything at once: while the disk is slow, results
+    would fill the memory.
+    """
+
+    def __init__(self, function: Callable[[Item], Result], items: Sequence[Item], num_threads: int,
+                 size_of: Callable[[Result], int], max_ahead: int) -> None:
+        self._function = function
+        self._items = items
+        self._size_of = size_of
+        self._max_ahead = num_threads * max_ahead
+        self._lock = threading.Lock()
+        self._is_ready = threading.Condition(self._lock)    # for the taker: the next result is there
+        self._has_room = threading.Condition(self._lock)    # for the threads: results were taken
+        self._results: dict[int, Result] = {}
+        self._errors: dict[int, BaseException] = {}
+        self._num_started = 0
+        self._num_taken = 0
+        self._waiting_bytes = 0
+        self._is_stopped = False
+        self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(num_threads)]
+        for thread in self._threads:
+            thread.start()
+
+    def take(self) -> Result:
+        """Wait for the next result and return it, or raise the error that stands in its place."""
+        with self._lock:
+            while self._num_taken not in self._results:
+                if self._num_taken in self._errors:
+                    raise self._errors[self._num_taken]
+                self._is_ready.wait()
+            result = self._results.pop(self._num_taken)
+            self._num_taken += 1
+            self._waiting_bytes -= self._size_of(result)
+            self._has_room.notify()
+            return result
+
+    def stop(self) -> None:
+        """Begin nothing more, and wait for what is under way."""
+        with self._lock:
+            self._is_stopped = True
+            self._has_room.notify_all()
+        for thread in self._threads:
+            thread.join()
+
+    def _work(self) -> None:
+        while True:
+            index = self._next_index()
+            if index is None:
+                return
+            try:
+                result = self._function(self._items[index])
+            except BaseException as error:
+                with self._lock:
+                    self._errors[index] = error
+                    self._is_ready.notify()
+                return
+            with self._lock:
+                self._results[index] = result
+                self._waiting_bytes += self._size_of(result)
+                if index == self._num_taken:
+                    self._is_ready.notify()
+
+    def _next_index(self) -> int | None:
+        """Wait until there is room for a result more, and return the item to work on; None at the end."""
+        with self._lock:
+            # The item that the taker waits for was always started before, so waiting here never blocks it.
+            while not self._is_stopped and (self._waiting_bytes > MAX_WAITING_BYTES
+                                            or self._num_started - self._num_taken >= self._max_ahead):
+                self._has_room.wait()
+            index = self._num_started
+            if self._is_stopped or index >= len(self._items):
+                return None
+            self._num_started += 1
+            return index
+
+
+class BackgroundSync:
+    """A thread that makes the disk begin while more is written: less is left to wait for at the end.
+
+    As a context it ends with its block, and raises then what the disk said since the last `notify`.
+    """
+
+    def __init__(self, writer: RecordWriter) -> None:
+        self._writer = writer
+        self._begun_bytes = 0
+        self._is_due = threading.Event()
+        self._is_stopped = False
+        self._error: OSError | None = None
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> BackgroundSync:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._is_stopped = True
+        self._is_due.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        if self._error and exc_info[0] is None:
+            raise self._error
+
+    def notify(self) -> None:
+        """Say that something was written; to be called after each record or block. Raises what the disk
+        said."""
+        if self._error:
+            raise self._error
+        if self._writer.size_bytes - self._begun_bytes >= SYNC_BYTES:
+            self._begun_bytes = self._writer.size_bytes
+            if not self._thread.ident:  # small files need no thread
+                self._thread.start()
+            self._is_due.set()
+
+    def _run(self) -> None:
+        while True:
+            self._is_due.wait()
+            self._is_due.clear()
+            if self._is_stopped:
+                return
+            try:
+                self._writer.sync()
+            except OSError as error:  # the system tells it once: it must not be lost
+                self._error = error
+                return
