@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
+import sys
 from collections.abc import Sequence
+from dataclasses import MISSING, dataclass
 
-from imgcls.cli._argparse import Parser
 from imgcls.cli._run import loading_torch, run_main
-from imgcls.errors import DataError, UsageError
+from imgcls.config.command_line import parse
+from imgcls.config.flags import flag, positional
+from imgcls.errors import DataError
 
+NAME = "imgcls-predict"
 EXAMPLES = """examples:
   imgcls-predict --model model/mnist seven.png            the five likeliest classes
   imgcls-predict --model model/mnist --top 1 *.png        one line a picture
@@ -16,42 +19,37 @@ EXAMPLES = """examples:
 """
 
 
+@dataclass(frozen=True)
+class PredictConfig:
+    """Predict"""
+
+    model: str = flag(MISSING, "prefix of the checkpoint", metavar="PREFIX")
+    images: tuple[str, ...] = positional("picture files", metavar="IMAGE", takes="several")
+    load_epoch: str = flag("auto", "8, 0008 or auto: the newest", metavar="EPOCH")
+    top: int = flag(5, "classes to show", metavar="K", minimum=1)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command: one line a class, `name (score = 0.98765)`, as people know it from classify_image.py."""
-    return run_main(_start, argv, "imgcls-predict")
+    """Run the command: one line a class, `name (score = 0.98765)`, as people know it from classify_image.py."""
+    return run_main(_start, argv, NAME, PredictConfig)
 
 
 def _start(argv: Sequence[str]) -> int:
-    words = _parse(argv)
+    (args,) = parse(argv, PredictConfig, prog=NAME, usage="--model PREFIX IMAGE [IMAGE ...]", examples=EXAMPLES)
     with loading_torch():
         from imgcls.api import Predictor
 
-    predict = Predictor(words.model, words.load_epoch, top=words.top)
+    predict = Predictor(args.model, args.load_epoch, top=args.top)
     failed = 0
-    for path in words.images:
+    for path in args.images:
         try:
             found = predict(path)
         except DataError as error:
             failed += 1
-            import sys
-
-            print(f"imgcls-predict: error: {error}", file=sys.stderr)
+            print(f"{NAME}: error: {error}", file=sys.stderr)
             continue
-        if len(words.images) > 1 and words.top > 1:
+        if len(args.images) > 1 and args.top > 1:
             print(f"{path}:")
         for name, score in found:
-            print(f"{path}: " * (words.top == 1 and len(words.images) > 1) + f"{name} (score = {score:.5f})")
+            print(f"{path}: " * (args.top == 1 and len(args.images) > 1) + f"{name} (score = {score:.5f})")
     return 1 if failed else 0
-
-
-def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = Parser(prog="imgcls-predict", usage="imgcls-predict --model PREFIX IMAGE [IMAGE ...]",
-                    description=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, metavar="PREFIX", help="prefix of the checkpoint")
-    parser.add_argument("--load-epoch", default="auto", metavar="EPOCH", help="8, 0008 or auto: the newest (auto)")
-    parser.add_argument("--top", type=int, default=5, metavar="K", help="classes to show (5)")
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="picture files")
-    words = parser.parse_args(argv)
-    if words.top < 1:
-        raise UsageError(f"--top {words.top}: must be at least 1")
-    return words
