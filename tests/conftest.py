@@ -2,22 +2,114 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
+import shutil
 import subprocess
 import sys
+import tarfile
+import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
+from fixtures.networks.draw import SHAPES, draw
 
 ROOT = Path(__file__).resolve().parents[1]
+#: names of the networks that `recorded_network` has
+RECORDED_NETWORKS = tuple(SHAPES)
 
 
-def shared(*parts: str) -> Path:
-    """A path in the folder of outside fixtures beside the checkout; the test is skipped where it is absent."""
-    path = ROOT.parent.joinpath("shared", *parts)
-    if not path.exists():
-        pytest.skip(f"no {Path('shared', *parts)} beside the checkout")
-    return path
+#: reasons for which a test may be skipped: everything else that is skipped in CI is a mistake (--strict-skips)
+ALLOWED_SKIPS = re.compile(r"GPU|root|no mpirun|network namespaces|setpriv|/dev/full")
+_UNPACKED: list[tempfile.TemporaryDirectory[str]] = []
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add --strict-skips, which CI uses."""
+    parser.addoption("--strict-skips", action="store_true",
+                     help="fail where a test is skipped for another reason than the machine it runs on")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the tests of real data where that is not beside the checkout: they only add cases."""
+    absent = not (ROOT.parent / "shared").is_dir()
+    mxnet = bool(os.environ.get("MXNET_PYTHON"))
+    left_out = [item for item in items if (absent and item.get_closest_marker("real_data"))
+                or (not mxnet and item.get_closest_marker("mxnet"))]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """With --strict-skips, fail and name the tests that were skipped without one of the allowed reasons."""
+    terminal = session.config.pluginmanager.get_plugin("terminalreporter")
+    if session.config.getoption("--strict-skips") and terminal is not None:
+        odd = [report for report in terminal.stats.get("skipped", ())
+               if not ALLOWED_SKIPS.search(str(report.longrepr))]
+        for report in odd:
+            terminal.write_line(f"unexpected skip: {report.nodeid}: {report.longrepr[-1]}", red=True)
+        if odd:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def mxnet_file(*parts: str) -> Path:
+    """Return a path among the files that MXNet 1.9.1 wrote (tests/fixtures/mxnet), unpacked once a run."""
+    if not _UNPACKED:
+        _UNPACKED.append(tempfile.TemporaryDirectory(prefix="imgcls-fixtures-"))
+        for archive in sorted((ROOT / "tests" / "fixtures" / "mxnet").glob("*.tar.xz")):
+            with tarfile.open(archive) as tar:
+                # the argument came to Python 3.10 and 3.11 with a patch release
+                options = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+                tar.extractall(_UNPACKED[0].name, **options)
+    return Path(_UNPACKED[0].name, *parts)
+
+
+@dataclass(frozen=True)
+class RecordedNetwork:
+    """A network whose answers MXNet recorded: symbol, parameters and images, and what MXNet computes of them.
+
+    The parameters follow from their names (tests/fixtures/networks/draw.py); `params_sha256` is of MXNet's own file.
+    """
+
+    name: str
+    symbol_path: Path
+    image_shape: tuple[int, int, int]
+    images: np.ndarray
+    logits: np.ndarray
+    softmax: np.ndarray
+    params_sha256: str
+
+    def save(self, folder: Path) -> Path:
+        """Write the checkpoint of epoch 3 into `folder`, and return its prefix."""
+        from imgcls import graph
+        from imgcls.formats import params
+
+        prefix = folder / self.name
+        shutil.copy(self.symbol_path, f"{prefix}-symbol.json")
+        model = graph.load(prefix, None, self.image_shape)
+        params.save(f"{prefix}-0003.params", {
+            name: draw(name.partition(":")[2], array.shape) for name, array in graph.arrays(model).items()})
+        return prefix
+
+
+def recorded_network(name: str) -> RecordedNetwork:
+    """Return the network of that name (see RECORDED_NETWORKS)."""
+    folder = ROOT / "tests" / "fixtures" / "networks"
+    digests = json.loads((folder / "networks.json").read_text())["params_sha256"]
+    with np.load(folder / "networks.npz") as arrays:
+        return RecordedNetwork(
+            name, mxnet_file("nets", f"{name}-symbol.json"), SHAPES[name], draw("data", (5, *SHAPES[name])),
+            arrays[f"{name}/logits"], arrays[f"{name}/softmax"], digests[name])
+
+
+def real_data(*parts: str) -> Path:
+    """Return a path in the folder of real data beside the checkout, for tests marked `real_data`."""
+    return ROOT.parent.joinpath("shared", "data", *parts)
 
 
 def run_cli(command: str, *args: object, cwd: Path | None = None, env: dict[str, str] | None = None,

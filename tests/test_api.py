@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import shared
+from conftest import real_data, recorded_network
 
 import imgcls
 from imgcls.errors import DataError, UsageError
@@ -91,26 +92,27 @@ def test_networks_of_mxnet(name: str, tmp_path: Path) -> None:
     from imgcls.config.sections import NetworkConfig
     from imgcls.networks import build_network
 
-    folder = shared("fixtures", "nets")
-    io = np.load(folder / f"{name}-io.npz")
-    data = torch.from_numpy(io["data"])
+    recorded = recorded_network(name)
+    prefix = recorded.save(tmp_path)
+    data = torch.from_numpy(recorded.images)
     own = build_network(NetworkConfig(network=name.removesuffix("-stn"), add_stn=name.endswith("stn"),
                                       image_shape=tuple(data.shape[1:])), seed=0)
-    graph.load_arrays(own, params.load(folder / f"{name}-0003.params"), path="x")
-    for model in (imgcls.load_model(folder / name, 3), own.eval()):
+    graph.load_arrays(own, params.load(f"{prefix}-0003.params"), path="x")
+    for model in (imgcls.load_model(prefix, 3), own.eval()):
         with torch.no_grad():
-            assert np.abs(model(data).softmax(1).numpy() - io["softmax"]).max() < 1e-5
+            assert np.abs(model(data).softmax(1).numpy() - recorded.softmax).max() < 1e-5
         symbol.save(tmp_path / "s.json", graph.to_symbol(model))
-        assert (tmp_path / "s.json").read_bytes() == (folder / f"{name}-symbol.json").read_bytes()
+        assert (tmp_path / "s.json").read_bytes() == recorded.symbol_path.read_bytes()
         params.save(tmp_path / "p.params", graph.arrays(model))
-        assert (tmp_path / "p.params").read_bytes() == (folder / f"{name}-0003.params").read_bytes()
+        assert hashlib.sha256((tmp_path / "p.params").read_bytes()).hexdigest() == recorded.params_sha256
 
 
+@pytest.mark.real_data
 def test_a_foreign_checkpoint_scores_as_published(capsys: pytest.CaptureFixture[str]) -> None:
     from imgcls.cli import score
 
-    prefix = shared("data", "mxnet-models", "mnist-mentalblood") / "mnist"
-    assert score.main(["--model", str(prefix), "--load-epoch", "35", "--data-dir", str(shared("data", "mnist"))]) == 0
+    prefix = real_data("mxnet-models", "mnist-mentalblood") / "mnist"
+    assert score.main(["--model", str(prefix), "--load-epoch", "35", "--data-dir", str(real_data("mnist"))]) == 0
     assert "accuracy=0.990300" in capsys.readouterr().out
 
 

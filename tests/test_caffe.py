@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import shared
+from conftest import mxnet_file
 
 from imgcls.cli import convert_mean, finetune, predict, score, train
 from imgcls.errors import DataError, UsageError
@@ -217,7 +217,7 @@ def test_other_files_of_caffe_are_refused_with_what_to_do(command, argv: list[st
 
 @pytest.mark.parametrize("name", ["mean", "mean-shape", "mean-unpacked"])
 def test_means_written_by_protobuf(name: str) -> None:
-    manifest = json.loads(shared("fixtures", "caffe", "manifest.json").read_text())["mean"]
+    manifest = json.loads(mxnet_file("caffe", "manifest.json").read_text())["mean"]
     values = np.array(manifest["values"], np.float32).reshape(manifest["shape_chw"])
-    image = caffe.load_mean(shared("fixtures", "caffe", f"{name}.binaryproto"))
+    image = caffe.load_mean(mxnet_file("caffe", f"{name}.binaryproto"))
     assert np.array_equal(image, values[::-1])

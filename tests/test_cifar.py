@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import shared
+from conftest import mxnet_file, real_data
 
 from imgcls.errors import DataError
 from imgcls.formats import cifar, pickles
@@ -99,7 +99,7 @@ def test_reads_cifar100_in_every_layout(tmp_path: Path, write) -> None:
 
 
 def test_reads_what_mxnet_reads() -> None:
-    folder = shared("fixtures", "raw")
+    folder = mxnet_file("raw")
     expected = np.load(folder / "cifar.npz")
     for name, classes, labels in (("cifar10-data_batch_1", 10, "labels10"),
                                   ("cifar100-train", 100, "fine100")):
@@ -111,8 +111,9 @@ def test_reads_what_mxnet_reads() -> None:
     np.testing.assert_array_equal(batch.coarse_labels, expected["coarse100"])
 
 
+@pytest.mark.real_data
 def test_reads_real_pictures() -> None:
-    batch = cifar.read(shared("data", "cifar10") / "data_batch_1_first4000.bin")
+    batch = cifar.read(real_data("cifar10") / "data_batch_1_first4000.bin")
     assert batch.images.shape == (4000, 3, 32, 32)
     assert batch.labels[:5].tolist() == [6, 9, 9, 4, 1]  # frog, truck, truck, deer, automobile
 

@@ -15,7 +15,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from conftest import ROOT, shared
+from conftest import ROOT, mxnet_file
 
 import imgcls.compat.mxnet as mx
 from imgcls.errors import DataError, UsageError
@@ -181,7 +181,7 @@ def test_pack_img_and_unpack_img() -> None:
 
 
 def test_records_of_mxnet_are_written_again_byte_for_byte(tmp_path: Path) -> None:
-    files = [*sorted(shared("fixtures", "rec").glob("*/*.idx")), *sorted(shared("fixtures", "framing").glob("*.idx"))]
+    files = [*sorted(mxnet_file("rec").glob("*/*.idx")), *sorted(mxnet_file("framing").glob("*.idx"))]
     assert len(files) > 10
     for index in files:
         source = mx.recordio.MXIndexedRecordIO(str(index), str(index.with_suffix(".rec")), "r")
@@ -261,13 +261,13 @@ def test_save_and_load(tmp_path: Path) -> None:
 
 def test_lists_of_mxnet_are_saved_again_byte_for_byte(tmp_path: Path) -> None:
     for name in ("v2-list", "v2-named"):
-        path = shared("fixtures", "ndarray", f"{name}.params")
+        path = mxnet_file("ndarray", f"{name}.params")
         loaded = mx.nd.load(path)
         assert isinstance(loaded, list) == (name == "v2-list")
         mx.nd.save(tmp_path / "again", loaded)
         assert (tmp_path / "again").read_bytes() == path.read_bytes()
     with pytest.raises(DataError):
-        mx.nd.load(shared("fixtures", "ndarray", "bad-truncated.params"))
+        mx.nd.load(mxnet_file("ndarray", "bad-truncated.params"))
 
 
 # ---------------------------------------------------------------- mx.image
@@ -474,7 +474,7 @@ def test_image_record_iter_refuses(tmp_path: Path) -> None:
 
 def test_iterators_of_mxnet() -> None:
     """The pixels, labels, pads and order that MXNet gave, for two epochs."""
-    root = shared("fixtures")
+    root = mxnet_file()
     cases = json.loads((root / "iter" / "manifest.json").read_text())["cases"]
     assert len(cases) > 15
     for case in cases:
@@ -505,7 +505,7 @@ def test_iterators_of_mxnet() -> None:
 
 
 def test_parts_of_mxnet() -> None:
-    root = shared("fixtures")
+    root = mxnet_file()
 
     def parts(case: dict[str, Any], part: int, **kwargs: Any) -> Any:
         return mx.io.ImageRecordIter(path_imgrec=str(root / case["rec"]), data_shape=(3, 8, 8), preprocess_threads=0,

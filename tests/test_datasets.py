@@ -15,7 +15,7 @@ from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest
-from conftest import ROOT, shared
+from conftest import ROOT, real_data
 
 from imgcls.config import lookup, sections
 from imgcls.config.sections import DataConfig
@@ -177,12 +177,13 @@ def test_a_scheme_that_is_none_is_said_in_one_line() -> None:
             module.load(DataConfig(data_dir="s4://bucket/data"))
 
 
+@pytest.mark.real_data
 def test_real_mnist() -> None:
-    splits = mnist.load(DataConfig(data_dir=str(shared("data", "mnist"))))
+    splits = mnist.load(DataConfig(data_dir=str(real_data("mnist"))))
     assert splits.val is not None
     assert (len(splits.train), len(splits.val)) == (60000, 10000)
     assert splits.train.labels[:5].tolist() == [5, 0, 4, 1, 9]
-    for path in shared("data", "mnist").glob("*.gz"):
+    for path in real_data("mnist").glob("*.gz"):
         assert hashlib.sha256(path.read_bytes()).hexdigest() == mnist._SHA256[path.stem]
 
 

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import shared
+from conftest import mxnet_file
 
 from imgcls.config.sections import AugmentConfig
 from imgcls.data import decode
@@ -315,12 +315,9 @@ def kept(path: object) -> dict[str, np.ndarray]:
 
 
 def iter_cases() -> list[dict]:
-    """The cases of MXNet's own iterator that have pixels."""
-    try:
-        manifest = shared("fixtures", "iter", "manifest.json")
-    except pytest.skip.Exception:
-        return []
-    return [case for case in json.loads(manifest.read_text()) ["cases"] if case["pixels_of_first_n"]]
+    """Return the cases of MXNet's own iterator that have pixels and one label a sample."""
+    cases = json.loads(mxnet_file("iter", "manifest.json").read_text())["cases"]
+    return [case for case in cases if case["pixels_of_first_n"] and not case["kwargs"].get("label_width")]
 
 
 @pytest.mark.parametrize("case", iter_cases(), ids=lambda case: case["name"])
@@ -328,19 +325,17 @@ def iter_cases() -> list[dict]:
 def test_pixels_are_those_of_mxnet(case: dict, exact: bool) -> None:
     """The deterministic part of ImageRecordIter, as MXNet 1.9.1 gave it: equal where nothing is lossy, cubic apart."""
     settings = case["kwargs"]
-    wanted = kept(shared("fixtures", "iter", case["npz"]))["data"]
-    if settings.get("label_width"):
-        pytest.skip("one label a sample here")
+    wanted = kept(mxnet_file("iter", case["npz"]))["data"]
     mirror = settings.get("mirror", False)
     number = settings.get("inter_method", 1)
     names = {value: name for name, value in METHODS.items()}
     mean = tuple(settings.get(f"mean_{c}", 0.0) for c in "rgb")
     std = tuple(settings.get(f"std_{c}", 1.0) / settings.get("scale", 1) for c in "rgb")
-    mean_image = str(shared("fixtures", settings["mean_img"])) if "mean_img" in settings else ""
+    mean_image = str(mxnet_file(settings["mean_img"])) if "mean_img" in settings else ""
     config = AugmentConfig(resize=settings.get("resize", 0), pad_size=settings.get("pad", 0), rgb_mean=mean,
                            rgb_std=std, fill_value=settings.get("fill_value", 255), interpolation=names[number],
                            mean_image=mean_image)
-    source = RecordSource([shared("fixtures", case["rec"])])
+    source = RecordSource([mxnet_file(case["rec"])])
     loader = StreamingLoader(source, batch_size=8, image_shape=settings["data_shape"], augment_config=config, seed=0,
                              train=True, device=torch.device("cpu"), threads=0, exact=exact)
     loader._train = False  # augmented as in training, but in the order of the file

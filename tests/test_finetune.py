@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, run_cli, shared
+from conftest import RECORDED_NETWORKS, ROOT, recorded_network, run_cli
 
 import imgcls
 from imgcls import graph
@@ -308,14 +308,12 @@ def test_a_layer_that_is_already_called_fc(tmp_path: Path) -> None:
     assert "fc_new" in symbol.dumps(graph.to_symbol(model))
 
 
-def test_mxnets_own_networks() -> None:
+def test_mxnets_own_networks(tmp_path: Path) -> None:
     """Whatever ends with a fully connected layer gets a new one, at the shape it was made for."""
-    folder = shared("fixtures", "nets")
-    prefixes = [str(path).removesuffix("-symbol.json") for path in sorted(folder.glob("*-symbol.json"))]
-    assert len(prefixes) > 5
-    for prefix in prefixes:
-        shape = np.load(f"{prefix}-io.npz")["data"].shape[1:]
-        config = NetworkConfig(num_classes=3, image_shape=tuple(shape))
+    for name in RECORDED_NETWORKS:
+        recorded = recorded_network(name)
+        prefix, shape = str(recorded.save(tmp_path)), recorded.image_shape
+        config = NetworkConfig(num_classes=3, image_shape=shape)
         model, report = transfer.new_head(read(locate(prefix)), config)
         assert model.eval()(torch.zeros(1, *shape)).shape == (1, 3)
         assert report.new == ["fc_weight", "fc_bias"], prefix

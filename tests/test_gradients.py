@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import run_workers, shared
+from conftest import mxnet_file, run_workers
 from torch import Tensor, nn
 
 from imgcls.distributed import data_parallel
@@ -46,7 +46,7 @@ def test_thresholds_are_inclusive_and_the_rest_is_kept() -> None:
 
 
 def test_pushes_as_recorded_from_mxnet() -> None:
-    recorded = json.loads(shared("fixtures", "optim", "manifest.json").read_text())["gradient_compression_2bit"]
+    recorded = json.loads(mxnet_file("optim", "manifest.json").read_text())["gradient_compression_2bit"]
     compared = 0
     for case in recorded:
         if "pulled_after_each" not in case or case["kvstore"] == "local":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gzip
+import hashlib
 import json
 import math
 import os
@@ -16,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, shared
+from conftest import RECORDED_NETWORKS, ROOT, mxnet_file, real_data, recorded_network
 from torch import Tensor, nn
 
 from imgcls import graph, layers
@@ -477,23 +478,22 @@ def test_operations_in_a_network_of_ones_own() -> None:
 # ------------------------------------------------------------------------------------------- outside fixtures
 
 
-@pytest.mark.parametrize("name", ["mlp", "lenet", "lenet-stn", "inception-bn", "mobilenet-0.25", "resnet20",
-                                  "resnext-bottleneck", "resnext20"])
+@pytest.mark.parametrize("name", RECORDED_NETWORKS)
 def test_outside_networks(name: str, tmp_path: Path) -> None:
-    folder = shared("fixtures", "nets")
-    io = np.load(folder / f"{name}-io.npz")
-    for shape in (None, io["data"].shape[1:]):
-        model = graph.load(folder / name, folder / f"{name}-0003.params", shape).eval()
+    recorded = recorded_network(name)
+    prefix = recorded.save(tmp_path)
+    for shape in (None, recorded.image_shape):
+        model = graph.load(prefix, f"{prefix}-0003.params", shape).eval()
         with torch.no_grad():
-            logits = model(torch.from_numpy(io["data"])).numpy()
-        np.testing.assert_allclose(logits, io["logits"], rtol=0, atol=1e-5)
-    assert symbol.dumps(graph.to_symbol(model)) == (folder / f"{name}-symbol.json").read_text()
+            logits = model(torch.from_numpy(recorded.images)).numpy()
+        np.testing.assert_allclose(logits, recorded.logits, rtol=0, atol=1e-5)
+    assert symbol.dumps(graph.to_symbol(model)) == recorded.symbol_path.read_text()
     params.save(tmp_path / "again", graph.arrays(model))
-    assert (tmp_path / "again").read_bytes() == (folder / f"{name}-0003.params").read_bytes()
+    assert hashlib.sha256((tmp_path / "again").read_bytes()).hexdigest() == recorded.params_sha256
 
 
 def test_outside_symbols_have_the_shapes_that_mxnet_infers() -> None:
-    folder = shared("fixtures", "symbols")
+    folder = mxnet_file("symbols")
     for case in json.loads((folder / "manifest.json").read_text())["networks"]:
         model = graph.load(folder / case["symbol"], None, tuple(case["data_shape"][1:]))
         wanted = [("arg:" + name, shape) for name, shape in case["args"] if name not in ("data", "softmax_label")]
@@ -503,12 +503,16 @@ def test_outside_symbols_have_the_shapes_that_mxnet_infers() -> None:
         del model
 
 
+@pytest.mark.real_data
 def test_symbols_from_the_wild() -> None:
-    folder = shared("data", "mxnet-models")
+    folder = real_data("mxnet-models")
     for name, shape, count in (("inception-bn-28", (3, 28, 28), 116), ("squeezenet_v1.2", (3, 224, 224), 52)):
         model = graph.load(folder / "symbols-only" / f"{name}-symbol.json", None, shape)
         assert len(model.state_dict()) == count
-    folder = shared("fixtures", "oldsymbols")
+
+
+def test_symbols_of_old_versions() -> None:
+    folder = mxnet_file("oldsymbols")
     for path in sorted(folder.glob("*-symbol.json")):
         if path.name.startswith("bad-"):
             with pytest.raises(DataError):
@@ -517,8 +521,9 @@ def test_symbols_from_the_wild() -> None:
             assert graph.load(path, None, (3, 8, 8))(torch.zeros(2, 3, 8, 8)).shape == (2, 5)
 
 
+@pytest.mark.real_data
 def test_a_published_checkpoint_scores_as_it_did() -> None:
-    folder, mnist = shared("data", "mxnet-models", "mnist-mentalblood"), shared("data", "mnist")
+    folder, mnist = real_data("mxnet-models", "mnist-mentalblood"), real_data("mnist")
     model = graph.load(folder / "mnist", folder / "mnist-0035.params").eval()
     images, labels = (np.frombuffer(gzip.decompress((mnist / f"t10k-{name}-ubyte.gz").read_bytes()), np.uint8, -1, skip)
                       for name, skip in (("images-idx3", 16), ("labels-idx1", 8)))
@@ -540,10 +545,9 @@ mx.model.save_checkpoint(prefix + "-mx", 1, symbol, {k: v for k, v in args.items
 """
 
 
+@pytest.mark.mxnet
 def test_mxnet_loads_what_we_write(tmp_path: Path) -> None:
     """With the real thing, where MXNET_PYTHON names a Python that has it."""
-    if not os.environ.get("MXNET_PYTHON"):
-        pytest.skip("MXNET_PYTHON is not set")
     model, prefix = Net().eval(), str(tmp_path / "net")
     with torch.no_grad():
         for tensor in model.state_dict().values():

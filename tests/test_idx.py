@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import shared
+from conftest import mxnet_file, real_data
 
 from imgcls.errors import DataError
 from imgcls.formats import idx
@@ -116,7 +116,7 @@ def test_a_missing_file_and_a_folder(tmp_path: Path) -> None:
 
 
 def test_reads_what_mxnet_reads() -> None:
-    folder = shared("fixtures", "raw")
+    folder = mxnet_file("raw")
     images = idx.read_images(folder / "images-idx3-ubyte.gz")
     np.testing.assert_array_equal(images, idx.read_images(folder / "images-idx3-ubyte"))
     batch = np.load(folder / "mnist-iter.npz")["data"].reshape(-1, 28, 28)  # all but an incomplete batch
@@ -124,7 +124,8 @@ def test_reads_what_mxnet_reads() -> None:
     assert idx.read_labels(folder / "labels-idx1-ubyte.gz").tolist() == [i % 10 for i in range(24)]
 
 
+@pytest.mark.real_data
 def test_reads_the_whole_of_mnist() -> None:
-    images = idx.read_images(shared("data", "mnist") / "train-images-idx3-ubyte.gz")
+    images = idx.read_images(real_data("mnist") / "train-images-idx3-ubyte.gz")
     assert images.shape == (60000, 28, 28)
     assert round(float(images.mean()), 3) == 33.318  # x / 255: the well-known 0.1307

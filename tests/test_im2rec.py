@@ -14,7 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from conftest import ROOT, run_cli, shared
+from conftest import ROOT, mxnet_file, real_data, run_cli
 
 from imgcls.cli import im2rec, rec2idx
 from imgcls.data.packing import pipeline
@@ -466,7 +466,7 @@ def test_mxnets_tools_by_their_own_names(tool: str) -> None:
 def test_fixture_runs(tmp_path: Path) -> None:
     """Every command line that the fixtures were made with. Framing, labels, ids, order and lists must be equal to the
     byte; pixels that OpenCV encoded again may differ a little from one OpenCV to the next."""
-    folder, pictures = shared("fixtures", "rec"), shared("fixtures", "images")
+    folder, pictures = mxnet_file("rec"), mxnet_file("images")
     for run in json.loads((folder / "manifest.json").read_text())["runs"]:
         name = run["folder"]
         work = tmp_path / name
@@ -494,8 +494,9 @@ def assert_alike(ours: RecordReader, theirs: RecordReader) -> None:
         assert abs(a - b).mean() < 1
 
 
+@pytest.mark.real_data
 def test_real_records_come_out_again(tmp_path: Path) -> None:
-    source = shared("data", "mxnet-rec", "helmet-first")
+    source = real_data("mxnet-rec", "helmet-first")
     reader = RecordReader(source / "train.rec")
     entries = read(source / "train.lst").entries
     for record, entry in zip(reader, entries, strict=True):

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import shared
+from conftest import mxnet_file
 
 from imgcls.errors import DataError, UsageError
 from imgcls.formats import lists
@@ -119,8 +119,8 @@ def test_class_names_are_found_beside_a_list_and_its_parts(tmp_path: Path) -> No
 
 
 def test_fixture_lists(tmp_path: Path) -> None:
-    folder = shared("fixtures", "rec")
-    found = lists.walk(str(shared("fixtures", "images")), recursive=True)
+    folder = mxnet_file("rec")
+    found = lists.walk(str(mxnet_file("images")), recursive=True)
     mixed = lists.shuffled(found.entries)
     for name, cut in (("split", {"train_ratio": 0.7, "test_ratio": 0.2}), ("trainval", {"train_ratio": 0.75}),
                       ("chunks", {"chunks": 3, "train_ratio": 0.8}), ("basic", {})):

@@ -7,7 +7,7 @@ import math
 
 import pytest
 import torch
-from conftest import shared
+from conftest import mxnet_file
 
 from imgcls.errors import UsageError
 from imgcls.training.metrics import Metrics, metric_names
@@ -16,7 +16,7 @@ CPU = torch.device("cpu")
 
 
 def test_values_of_mxnet() -> None:
-    outside = json.loads(shared("fixtures", "optim", "manifest.json").read_text())["metrics"]
+    outside = json.loads(mxnet_file("optim", "manifest.json").read_text())["metrics"]
     metrics = Metrics(["accuracy", "top_k_accuracy_2", "top_k_accuracy_3", "cross-entropy", "nll-loss"], CPU)
     wanted = {name: value for case in outside["values"] for name, value in case["after_both"]}
     for which in ("first", "second"):

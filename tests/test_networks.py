@@ -11,11 +11,13 @@ import hashlib
 import json
 import sys
 import types
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import torch
+from conftest import mxnet_file, recorded_network
 from torch import nn
 
 from imgcls import graph
@@ -26,7 +28,6 @@ from imgcls.formats import params, symbol
 from imgcls.layers import Layer
 from imgcls.networks import _foreign, alexnet_towers, resnext
 from imgcls.networks._residual import ResNetSpec
-from tests.conftest import shared
 
 
 class Case(NamedTuple):
@@ -156,13 +157,13 @@ def test_every_file_gives_logits_from_layers(name: str) -> None:
 
 @pytest.mark.parametrize("fixture", SYMBOLS)
 def test_names_shapes_and_bytes_of_mxnets_symbols(fixture: str) -> None:
-    manifest = json.loads(shared("fixtures", "symbols", "manifest.json").read_text())
+    manifest = json.loads(mxnet_file("symbols", "manifest.json").read_text())
     entry = next(network for network in manifest["networks"] if network["name"] == fixture)
     network, options = SYMBOLS[fixture]
     _, *image_shape = entry["data_shape"]
     model = build(network, tuple(image_shape), entry["output_shape"][0][1], **options)
     written = symbol.dumps(graph.to_symbol(model))
-    assert written == shared("fixtures", "symbols", entry["symbol"]).read_text()
+    assert written == mxnet_file("symbols", entry["symbol"]).read_text()
     inferred = {name: tuple(shape) for name, shape in entry["args"] + entry["aux"]
                 if name not in ("data", "softmax_label")}
     names = graph.parameter_names(model)
@@ -171,8 +172,7 @@ def test_names_shapes_and_bytes_of_mxnets_symbols(fixture: str) -> None:
 
 def checkpoint(fixture: str) -> nn.Module:
     """The network of a fixture, built by us on the CPU."""
-    with np.load(shared("fixtures", "nets", f"{fixture}-io.npz")) as io:
-        image_shape = io["data"].shape[1:]
+    image_shape = recorded_network(fixture).image_shape
     if fixture == "resnext-bottleneck":  # a size that no --num-layers gives
         config = NetworkConfig(network="resnext", image_shape=image_shape, num_group=8)
         return resnext.resnext(config, ResNetSpec((1, 1, 1), (16, 64, 128, 256), bottleneck=True))
@@ -181,16 +181,15 @@ def checkpoint(fixture: str) -> nn.Module:
 
 
 @pytest.mark.parametrize("fixture", [*CHECKPOINTS, "resnext-bottleneck"])
-def test_logits_of_mxnets_checkpoints(fixture: str) -> None:
+def test_logits_of_mxnets_checkpoints(fixture: str, tmp_path: Path) -> None:
+    recorded = recorded_network(fixture)
     model = checkpoint(fixture).eval()
-    arrays = params.load(shared("fixtures", "nets", f"{fixture}-0003.params"))
+    arrays = params.load(f"{recorded.save(tmp_path)}-0003.params")
     assert not graph.load_arrays(model, arrays, path=fixture).unexpected
-    with np.load(shared("fixtures", "nets", f"{fixture}-io.npz")) as io:
-        with torch.no_grad():
-            logits = model(torch.from_numpy(io["data"])).numpy()
-        assert np.abs(logits - io["logits"]).max() <= 1e-4 * np.abs(io["logits"]).max()
-    text = shared("fixtures", "nets", f"{fixture}-symbol.json").read_text()
-    assert symbol.dumps(graph.to_symbol(model)) == text
+    with torch.no_grad():
+        logits = model(torch.from_numpy(recorded.images)).numpy()
+    assert np.abs(logits - recorded.logits).max() <= 1e-4 * np.abs(recorded.logits).max()
+    assert symbol.dumps(graph.to_symbol(model)) == recorded.symbol_path.read_text()
 
 
 def test_unnamed_layers_are_numbered_in_the_order_of_the_calls() -> None:

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import shared
+from conftest import mxnet_file
 from torch import nn
 
 from imgcls.config.sections import OptimizerConfig
@@ -57,7 +57,7 @@ def stepped(name: str, gradients: list[dict[str, list]], start: dict[str, list],
     ("adagrad", 5e-3),           # MXNet adds the decay outside the root
 ])
 def test_trajectories_of_mxnet(case: str, tolerance: float) -> None:
-    outside = json.loads(shared("fixtures", "optim", "manifest.json").read_text())
+    outside = json.loads(mxnet_file("optim", "manifest.json").read_text())
     one = next(c for c in outside["cases"] if c["name"] == case)
     kwargs = one["kwargs"]
     lr = kwargs.get("learning_rate", 0.001)

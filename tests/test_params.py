@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import random
 import struct
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import shared
+from conftest import RECORDED_NETWORKS, mxnet_file, real_data, recorded_network
 
 from imgcls.errors import DataError, UsageError
 from imgcls.formats import params
@@ -182,7 +183,7 @@ def test_the_last_of_two_arrays_of_one_name_counts() -> None:
 
 
 def test_outside_fixtures_read_as_mxnet_reads_them() -> None:
-    folder = shared("fixtures", "ndarray")
+    folder = mxnet_file("ndarray")
     manifest = json.loads((folder / "manifest.json").read_text())
     for file in manifest["files"]:
         arrays = list(params.load(folder / file["file"]).items())
@@ -202,11 +203,15 @@ def test_outside_fixtures_read_as_mxnet_reads_them() -> None:
 
 
 def test_outside_checkpoints_come_back_byte_for_byte(tmp_path: Path) -> None:
-    for path in sorted(shared("fixtures", "nets").glob("*.params")):
-        params.save(tmp_path / "again", params.load(path))
-        assert (tmp_path / "again").read_bytes() == path.read_bytes(), path.name
+    for name in RECORDED_NETWORKS:
+        recorded = recorded_network(name)
+        written = Path(f"{recorded.save(tmp_path)}-0003.params")
+        params.save(tmp_path / "again", params.load(written))
+        assert (tmp_path / "again").read_bytes() == written.read_bytes(), name
+        assert hashlib.sha256(written.read_bytes()).hexdigest() == recorded.params_sha256, name
 
 
+@pytest.mark.real_data
 def test_a_file_older_than_v1() -> None:
-    arrays = params.load(shared("data", "mxnet-models", "apache-legacy", "legacy_ndarray.v0"))
+    arrays = params.load(real_data("mxnet-models", "apache-legacy", "legacy_ndarray.v0"))
     assert [array.shape for array in arrays.values()] == [(128,)] * 6

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import shared
+from conftest import mxnet_file, real_data
 
 from imgcls.errors import DataError, RunError, UsageError
 from imgcls.formats import _scan, recordio
@@ -398,7 +398,7 @@ def test_parts_for_several_workers(tmp_path: Path) -> None:
 
 
 def test_fixture_partitions() -> None:
-    folder = shared("fixtures", "iter")
+    folder = mxnet_file("iter")
     manifest = json.loads((folder / "manifest.json").read_text())
     for case in manifest["partitions"]:
         reader = RecordReader(folder.parent / case["rec"])
@@ -410,7 +410,7 @@ def test_fixture_partitions() -> None:
 
 
 def test_fixture_framing() -> None:
-    folder = shared("fixtures", "framing")
+    folder = mxnet_file("framing")
     manifest = json.loads((folder / "manifest.json").read_text())
     for case in (v for v in manifest.values() if isinstance(v, dict)):
         reader = RecordReader(folder / case["rec"])
@@ -422,7 +422,7 @@ def test_fixture_framing() -> None:
 
 
 def test_fixture_damaged() -> None:
-    folder = shared("fixtures", "damaged")
+    folder = mxnet_file("damaged")
     manifest = json.loads((folder / "manifest.json").read_text())
     #: what a reader of records alone cannot see: their content, and an end that was cut cleanly
     unseen = {"empty", "trunc_at_boundary", "pad_nonzero", "good", "short_image_header", "flag_too_big",
@@ -440,8 +440,9 @@ def test_fixture_damaged() -> None:
         assert reader.problems[0].offset in [r["offset"] for r in good] + [5412], name
 
 
+@pytest.mark.real_data
 def test_real_file_of_2018() -> None:
-    folder = shared("data", "mxnet-rec", "helmet-first")
+    folder = real_data("mxnet-rec", "helmet-first")
     reader = RecordReader(folder / "train.rec")
     lines = [line.split("\t") for line in (folder / "train.lst").read_text().splitlines()]
     assert reader.headers()["id"].tolist() == [int(line[0]) for line in lines] == reader.keys.tolist()

@@ -6,7 +6,7 @@ import json
 from dataclasses import replace
 
 import pytest
-from conftest import shared
+from conftest import mxnet_file
 
 from imgcls.config.rules import resolve_decay
 from imgcls.config.sections import ScheduleConfig
@@ -35,7 +35,7 @@ def of_mxnet(cls: str, kwargs: dict[str, object]) -> Schedule:
 
 
 def test_every_scheduler_of_mxnet() -> None:
-    for case in json.loads(shared("fixtures", "lr", "manifest.json").read_text())["schedulers"]:
+    for case in json.loads(mxnet_file("lr", "manifest.json").read_text())["schedulers"]:
         schedule = of_mxnet(case["cls"], case["kwargs"])
         for part in (case, case.get("late_start")):
             if part:
@@ -45,7 +45,7 @@ def test_every_scheduler_of_mxnet() -> None:
 
 def test_the_example_scripts_schedules() -> None:
     """fit.py's rates, also after a resume; pow is left out there: MXNet begins it again at the full rate."""
-    for case in json.loads(shared("fixtures", "lr", "manifest.json").read_text())["example_fit"]:
+    for case in json.loads(mxnet_file("lr", "manifest.json").read_text())["example_fit"]:
         args = case["args"]
         config = ScheduleConfig(lr=args["lr"], lr_factor=args["lr_factor"], lr_step_epochs=args["lr_step_epochs"])
         per_epoch, done = case["epoch_size"], args["load_epoch"] or 0

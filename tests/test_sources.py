@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from conftest import shared
+from conftest import mxnet_file, real_data
 
 from imgcls.config.sections import DataConfig
 from imgcls.data import sources
@@ -218,12 +218,16 @@ def test_arrays_are_read_as_pixels() -> None:
     assert str(source.problem(1, "is odd")) == "mine: image 1 is odd"
 
 
+@pytest.mark.real_data
 def test_mxnets_own_files() -> None:
-    source = RecordSource([shared("data", "mxnet-rec", "helmet-first") / name for name in sorted(
-        f.name for f in shared("data", "mxnet-rec", "helmet-first").iterdir() if f.suffix == ".rec")])
+    source = RecordSource([real_data("mxnet-rec", "helmet-first") / name for name in sorted(
+        f.name for f in real_data("mxnet-rec", "helmet-first").iterdir() if f.suffix == ".rec")])
     assert len(source) == 16
     assert value(source.read(15)) >= 0
-    damaged = shared("fixtures", "damaged")
+
+
+def test_damaged_files_lose_records_and_invent_none() -> None:
+    damaged = mxnet_file("damaged")
     whole = RecordSource([damaged / "good.rec"])
     assert whole.labels.tolist() == [10 * i for i in range(10)]
     for file in sorted(damaged.glob("*.rec")):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import shared
+from conftest import mxnet_file
 
 from imgcls.errors import DataError
 from imgcls.formats import params, states
@@ -151,7 +151,7 @@ def same(found: object, wanted: object) -> bool:
 
 
 def test_outside_fixtures() -> None:
-    folder = shared("fixtures", "states")
+    folder = mxnet_file("states")
     manifest = json.loads((folder / "manifest.json").read_text())
     for file in manifest["files"]:
         found = states.load(folder / file["file"])

@@ -9,7 +9,7 @@ import random
 from pathlib import Path
 
 import pytest
-from conftest import shared
+from conftest import mxnet_file, real_data
 
 from imgcls.errors import DataError
 from imgcls.formats import symbol
@@ -181,12 +181,12 @@ def test_attributes_of_the_wrong_kind(value: str, reader: object) -> None:
 
 def test_outside_fixtures_come_back_byte_for_byte() -> None:
     for folder in ("nets", "symbols"):
-        for path in sorted(shared("fixtures", folder).glob("*-symbol.json")):
+        for path in sorted(mxnet_file(folder).glob("*-symbol.json")):
             assert symbol.dumps(symbol.load(path)) == path.read_text(), path.name
 
 
 def test_outside_dialects() -> None:
-    folder = shared("fixtures", "oldsymbols")
+    folder = mxnet_file("oldsymbols")
     manifest = json.loads((folder / "manifest.json").read_text())
     for file in manifest["files"]:
         if "arguments" in file:
@@ -200,8 +200,9 @@ def test_outside_dialects() -> None:
         assert symbol.dumps(symbol.load(folder / f"{name}-symbol.json")) == now
 
 
+@pytest.mark.real_data
 def test_symbols_from_the_wild() -> None:
-    folder = shared("data", "mxnet-models", "symbols-only")
+    folder = real_data("mxnet-models", "symbols-only")
     old = symbol.load(folder / "inception-bn-28-symbol.json")
     assert len(old.auxiliary()) == 2 * 19
     assert {node.attrs["pooling_convention"] for node in old.nodes if node.op == "Pooling"} == {"full"}

@@ -6,7 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from conftest import run_cli, shared
+from conftest import mxnet_file, run_cli
 
 from imgcls.cli import verify
 from imgcls.formats.recordio import ImageHeader, RecordReader, RecordWriter, pack
@@ -89,7 +89,7 @@ def test_as_a_command() -> None:
 
 
 def test_fixture_damaged(capsys: pytest.CaptureFixture[str]) -> None:
-    for path in sorted(shared("fixtures", "damaged").glob("*.rec")):
+    for path in sorted(mxnet_file("damaged").glob("*.rec")):
         # these two are files of another content than they once had, but nothing is wrong with them
         well = path.stem in ("good", "pad_nonzero", "trunc_at_boundary", "flag_two_labels")
         assert verify.main([str(path)]) == (0 if well else 1), path
