@@ -14,8 +14,19 @@ import pytest
 from conftest import mxnet_file, real_data
 
 from imgcls.errors import DataError, RunError, UsageError
-from imgcls.formats import _scan, recordio
-from imgcls.formats.recordio import ImageHeader, RecordReader, RecordWriter, expand, pack, part_range, unpack
+from imgcls.formats import recordio
+from imgcls.formats.recordio import (
+    ImageHeader,
+    RecordReader,
+    RecordWriter,
+    expand,
+    framing,
+    pack,
+    part_range,
+    scan,
+    scan_cache,
+    unpack,
+)
 
 FIXTURES = Path(__file__).parent / "fixtures" / "records"
 MAGIC = struct.pack("<I", recordio.MAGIC)
@@ -47,7 +58,7 @@ def test_reads_what_mxnet_wrote(use_index: bool) -> None:
     assert reader.keys.tolist() == (list(FRAMING) if use_index else list(range(9)))
     assert bytes(reader.read_idx(11)) == FRAMING[11] if use_index else bytes(reader.read_idx(1)) == b"a"
     assert reader.problems == []
-    assert reader[-1].number == 8
+    assert reader[-1].index == 8
     with pytest.raises(IndexError):
         reader[9]
 
@@ -87,7 +98,7 @@ def test_nothing_appears_before_the_end(tmp_path: Path) -> None:
 
 
 def test_a_payload_that_does_not_fit_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recordio, "MAX_PAYLOAD_BYTES", 10)
+    monkeypatch.setattr(framing, "MAX_PAYLOAD_BYTES", 10)
     with pytest.raises(RunError, match="11 bytes"), RecordWriter(tmp_path / "x.rec") as writer:
         writer.write(b"0" * 11)
 
@@ -292,7 +303,7 @@ def test_damage_behind_an_index_is_told_when_it_is_read(tmp_path: Path) -> None:
 
 
 def test_a_large_files_search_is_kept_and_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_scan, "_CACHE_FROM_BYTES", 1)
+    monkeypatch.setattr(scan_cache, "MIN_FILE_BYTES", 1)
     monkeypatch.setenv("IMGCLS_CACHE", str(tmp_path / "cache"))
     (tmp_path / "data").mkdir()
     path = write(tmp_path / "data/x.rec", ONE, TWO, SPLIT)
@@ -304,17 +315,17 @@ def test_a_large_files_search_is_kept_and_checked(tmp_path: Path, monkeypatch: p
     def no_search(*args: object) -> None:
         raise AssertionError("searched again")
     with monkeypatch.context() as patch:
-        patch.setattr(_scan, "find_records", no_search)
+        patch.setattr(scan, "find_records", no_search)
         assert [r.header.id for r in RecordReader(path)] == [101, 102, 104]
     def no_gathering(*args: object) -> None:
         raise AssertionError("gathered again")
     assert RecordReader(path).labels().tolist() == [1, 2, 4]
     with monkeypatch.context() as patch:
-        patch.setattr(RecordReader, "_gather_headers", no_gathering)
+        patch.setattr(scan, "gather_headers", no_gathering)
         assert RecordReader(path).labels().tolist() == [1, 2, 4]
         assert RecordReader(path).headers()["id"].tolist() == [101, 102, 104]
     whole = kept.read_bytes()
-    first = _scan._CACHE_HEAD.size
+    first = scan_cache.HEAD.size
     for spoilt in (b"", b"junk", whole[:-8], whole[:first + 8], whole[:first] + bytes(8) + whole[first:],
                    whole[:first + 16] + bytes(8) + whole[first + 24:],
                    whole[:first - 16] + b"\xff" * 16 + whole[first:]):
@@ -333,8 +344,8 @@ def test_a_large_files_search_is_kept_and_checked(tmp_path: Path, monkeypatch: p
 
 
 def test_what_is_kept_does_not_grow_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_scan, "_CACHE_FROM_BYTES", 1)
-    monkeypatch.setattr(_scan, "_CACHE_BYTES", 150)
+    monkeypatch.setattr(scan_cache, "MIN_FILE_BYTES", 1)
+    monkeypatch.setattr(scan_cache, "MAX_TOTAL_BYTES", 150)
     monkeypatch.setenv("IMGCLS_CACHE", str(tmp_path / "cache"))
     for i, name in enumerate("abcd"):
         RecordReader(write(tmp_path / f"{name}.rec", ONE))

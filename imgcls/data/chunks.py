@@ -86,7 +86,7 @@ class Chunks:
         if future is None:
             return reader.payload(number)
         try:
-            payload = reader.cut(number, future.result(), self._ranges[chunk][1])
+            payload = reader.extract(number, future.result(), self._ranges[chunk][1])
         except FileNotFoundError:
             raise DataError(reader.path, "is there no longer") from None
         with self._lock:

@@ -1,0 +1,336 @@
+"""Read one `.rec` file: `RecordReader`, by index, by key, in order, in groups.
+
+The file is mapped, never read whole; where its records lie comes from an `.idx`, from the last search
+(`scan_cache`) or from a search (`scan`). The sources of `data/`, the tools and `imgcls.compat` use it. It
+never writes to a folder of records.
+"""
+
+from __future__ import annotations
+
+import logging
+import mmap
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from imgcls.errors import DataError, reason
+from imgcls.formats.recordio import scan
+from imgcls.formats.recordio.framing import HEAD, LENGTH_BITS, MAGIC, join_parts
+from imgcls.formats.recordio.image_record import HEADER_DTYPE, ImageHeader, unpack
+from imgcls.formats.recordio.index import Index, index_path, sort_unique
+from imgcls.formats.recordio.scan_cache import ScanCache
+from imgcls.storage.paths import AnyPath, to_path
+from imgcls.storage.reading import open_read
+
+#: records that iterating looks up at a time: enough that numpy's cost per call is lost among them
+_ITER_RECORDS = 1 << 10
+
+_log = logging.getLogger(__name__)
+
+
+class Record:
+    """One record: `payload` (bytes), and what it means where it is an image record."""
+
+    # Iterating makes one for every record of a file, so it is made as cheaply as Python can.
+    __slots__ = ("index", "offset", "path", "payload")
+
+    def __init__(self, path: AnyPath, index: int, offset: int, payload: bytes) -> None:
+        self.path = path
+        self.index = index
+        self.offset = offset
+        self.payload = payload
+
+    @property
+    def header(self) -> ImageHeader:
+        """The image header; a record without one is a DataError."""
+        return self._unpack()[0]
+
+    @property
+    def labels(self) -> np.ndarray:
+        """float32 (flag,), or (1,) where the header holds the label."""
+        return self._unpack()[1]
+
+    @property
+    def image(self) -> memoryview:
+        """The encoded image, as it was packed."""
+        return self._unpack()[2]
+
+    def _unpack(self) -> tuple[ImageHeader, np.ndarray, memoryview]:
+        try:
+            return unpack(self.payload)
+        except ValueError as error:
+            raise DataError(self.path, f"record {self.index} {error}", self.offset) from None
+
+
+class RecordReader:
+    """One `.rec` file: `len`, `[i]`, iteration, all from any thread.
+
+    `X.idx` beside `X.rec` is used where it agrees with the file, otherwise the file is searched. What was
+    found in a large file, and its headers, are kept in the user's cache folder for the next time. Damage ends
+    the good part: what stands before it is readable, `problems` says where and what, and iterating raises it
+    at the end. With `resync` everything good behind it is found too, and iterating notes in `problems` what
+    it passes over. With an `.idx`, damage shows on reading.
+    """
+
+    #: int64 (N,), rising: byte offset of each record
+    offsets: np.ndarray
+    #: what is wrong with the file, as far as it was looked at
+    problems: list[DataError]
+    #: why the index beside the file was not used
+    index_problem: DataError | None
+
+    # Of an open file only: neither pickled nor copied. `_view` is its bytes, `_words` its 4-byte words.
+    _mapped: mmap.mmap | bytes
+    _view: memoryview
+    _words: np.ndarray
+    _header_table: tuple[np.ndarray, dict[int, DataError]] | None
+    _OPEN_FILE = ("_mapped", "_view", "_words", "_header_table")
+
+    def __init__(self, path: str | os.PathLike[str], *, resync: bool = False, use_index: bool = True,
+                 index: str | os.PathLike[str] | None = None, cache_gb: float | None = None) -> None:
+        """Open the file. `index` names an `.idx` elsewhere.
+
+        Without `use_index` neither an index nor an earlier search is looked at. Of a URL the copy in the
+        cache is read, fetched first where there is none; `cache_gb` limits that as in
+        `storage.reading.open_read`.
+        """
+        self.path = to_path(path)
+        self.resync = resync
+        self.problems = []
+        self.index_problem = None
+        self._cache_gb = cache_gb
+        self._use_index = use_index
+        self._index: Index | None = None
+        self._key_to_offset: dict[Any, int] | None = None
+        self._open()
+        if use_index:
+            self._read_index(to_path(index) if index else index_path(self.path), required=index is not None)
+        if self._index is None or self.index_problem:
+            self._search()
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+    def __getitem__(self, i: int) -> Record:
+        payload = bytes(self.payload(i))
+        return Record(self.path, i if i >= 0 else i + len(self), self.offsets.item(i), payload)
+
+    def __iter__(self) -> Iterator[Record]:
+        path = self.path
+        for first in range(0, len(self), _ITER_RECORDS):
+            offsets = self.offsets[first:first + _ITER_RECORDS]
+            payloads = self._slices(offsets, self._mapped) or map(self._payload, offsets.tolist())
+            for index, offset in enumerate(offsets.tolist(), first):
+                try:
+                    yield Record(path, index, offset, bytes(next(payloads)))
+                except DataError as error:
+                    if not self.resync:
+                        raise
+                    self.problems.append(error)
+        if self.problems and not self.resync:
+            raise self.problems[0]
+
+    def payload(self, i: int) -> memoryview | bytes:
+        """Return the bytes of record `i`. Damage is a DataError that names the offset.
+
+        They are a view of the file, of which nothing is read before it is used, or joined bytes of a split
+        record.
+        """
+        return self._payload(self.offsets.item(i))
+
+    def payloads(self, indexes: Sequence[int] | np.ndarray) -> list[memoryview | bytes]:
+        """Return the `payload` of each of these records, several times as fast where records are small."""
+        offsets = self.offsets[indexes]
+        return list(self._slices(offsets, self._view) or map(self._payload, offsets.tolist()))
+
+    @property
+    def keys(self) -> np.ndarray:
+        """(N,), one key per record, from the `.idx`: int64, or objects where they are no such numbers.
+
+        Records that it does not name, and all without an `.idx`, have their index as key.
+        """
+        if self._index is None:
+            return np.arange(len(self), dtype=np.int64)
+        keys: list[Any] = np.arange(len(self)).tolist()
+        rows = np.searchsorted(self.offsets, self._index.offsets)
+        for row, key in zip(rows.tolist(), self._index.keys.tolist(), strict=True):
+            if row < len(keys):
+                keys[row] = key
+        return np.array(keys, self._index.keys.dtype if len(keys) else np.int64)
+
+    def key_to_offset(self) -> dict[Any, int]:
+        """Return key -> byte offset; of a repeated key the last. Without an `.idx` keys are the indexes."""
+        if self._key_to_offset is None:
+            keys, offsets = self._index or (np.arange(len(self)), self.offsets)
+            self._key_to_offset = dict(zip(keys.tolist(), offsets.tolist(), strict=True))
+        return self._key_to_offset
+
+    def read_idx(self, key: Any) -> memoryview | bytes:
+        """Return the payload of the record with this key; an unknown key is a KeyError."""
+        return self._payload(self.key_to_offset()[key])
+
+    def headers(self) -> np.ndarray:
+        """Return HEADER_DTYPE (N,): every record's image header; zeros where `header_problems` names it."""
+        return self._load_headers()[0]
+
+    def header_problems(self) -> dict[int, DataError]:
+        """Return index of a record -> why it is no image record."""
+        return self._load_headers()[1]
+
+    def labels(self, width: int = 1, *, strict: bool = True) -> np.ndarray:
+        """Return float32 (N,) for width 1, otherwise (N, width).
+
+        A record must hold exactly `width` labels: the first that does not is a DataError, or with `strict`
+        off its labels are NaN.
+        """
+        headers, problems = self._load_headers()
+        table = np.full((len(self), width), np.nan, np.float32)
+        has_width = headers["flag"] == width
+        has_width[list(problems)] = False
+        rows = np.flatnonzero(has_width)
+        word_index = self.offsets[rows] // 4
+        # Behind 2 words of head and 6 of header the labels stand, unless a split record's were torn apart.
+        is_unsplit = self._words[word_index + 1] <= LENGTH_BITS
+        label_words = word_index[is_unsplit][:, None] + np.arange(8, 8 + width)
+        table[rows[is_unsplit]] = self._words[label_words].view("<f4")
+        for row in rows[~is_unsplit].tolist():
+            table[row] = self[row].labels
+        if width == 1:
+            in_header = headers["flag"] == 0
+            in_header[list(problems)] = False
+            table[in_header, 0] = headers["label"][in_header]
+            has_width |= in_header
+        if strict and not has_width.all():
+            raise self.label_problem(int(np.argmin(has_width)), width)
+        return table[:, 0] if width == 1 else table
+
+    def label_problem(self, i: int, width: int) -> DataError:
+        """Return what to say about record `i`, which does not hold `width` labels."""
+        headers, problems = self._load_headers()
+        return problems[i] if i in problems else describe_label_count(self.path, i, headers[i], width,
+                                                                      self.offsets.item(i))
+
+    def check_index(self) -> DataError | None:
+        """Return what is wrong with the `.idx` beside the file; None where nothing is, or where there is
+        none.
+
+        Every line of it is held against the records that this reader knows.
+        """
+        path = index_path(self.path)
+        try:
+            difference = Index.read(path).describe_difference(self.offsets) if path.exists() else ""
+        except DataError as error:
+            return error
+        return DataError(path, difference) if difference else None
+
+    def _open(self) -> None:
+        try:
+            with open_read(self.path, cache_gb=self._cache_gb) as stream:
+                status = os.fstat(stream.fileno())
+                self.size = status.st_size
+                # A copy that was too large for the cache has no name, so nothing about it can be kept.
+                file = stream.name if isinstance(stream.name, str) else ""
+                # The mapping outlives the stream. An empty file cannot be mapped.
+                self._mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) if self.size else b""
+        except OSError as error:
+            raise DataError(self.path, reason(error)) from error
+        self._view = memoryview(self._mapped)
+        self._words = np.frombuffer(self._view[:self.size // 4 * 4], "<u4")
+        self._header_table = None
+        self._cache = ScanCache(Path(file), self.size, status.st_mtime_ns,
+                                enabled=self._use_index and bool(file))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name not in self._OPEN_FILE}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._open()
+        # The offsets came along, so they are of the file as it was then.
+        if self.size != state["size"]:
+            raise DataError(self.path, f"changed while it was in use: {state['size']} bytes, now {self.size}")
+
+    def _payload(self, offset: int) -> memoryview | bytes:
+        magic, word = HEAD.unpack_from(self._view, offset)
+        end = offset + 8 + word
+        # An unsplit record's second word is its length. All others, damaged ones too, take the slow path.
+        if magic == MAGIC and word <= LENGTH_BITS and end <= self.size:
+            return self._view[offset + 8:end]
+        return join_parts(self.path, self._view, offset)
+
+    def _slices(self, offsets: np.ndarray, source: Any) -> Iterator[Any] | None:
+        """Return the payloads at these offsets as slices of `source`: the mapped file (bytes) or its view
+        (views).
+
+        None where one of them is split or damaged and needs a closer look.
+        """
+        word_index = offsets // 4
+        lengths = self._words[word_index + 1]
+        ends = offsets + 8 + lengths
+        if ((self._words[word_index] != MAGIC) | (lengths > LENGTH_BITS) | (ends > self.size)).any():
+            return None
+        # map over C functions: no Python code runs per record.
+        return map(source.__getitem__, map(slice, (offsets + 8).tolist(), ends.tolist()))
+
+    def _read_index(self, path: AnyPath, *, required: bool) -> None:
+        """Take the offsets from an `.idx`; what is wrong with it goes to `index_problem` and the log."""
+        if not path.exists():
+            if required:
+                raise DataError(path, "no such file")
+            return
+        try:
+            self._index = Index.read(path)
+            self.offsets = sort_unique(self._index.offsets)
+            mismatch = scan.describe_mismatch(self._words, self.size, self.offsets)
+            if mismatch:
+                raise DataError(path, f"does not belong to {self.path.name} as it is: {mismatch}")
+        except DataError as error:
+            self.index_problem = error
+            _log.warning("%s; not used, the file itself is searched", error)
+
+    def _search(self) -> None:
+        """Find the records in the file itself, or take what was found before."""
+        cached = self._cache.load(self._words)
+        if cached is not None:
+            self.offsets = cached[0]
+        else:
+            self.offsets, self.problems = scan.find_records(self.path, self._words, self.size, self.resync)
+            if not self.problems:
+                self._cache.save(self.offsets, np.zeros(0, HEADER_DTYPE))
+        # The keys of a wrong index stay good for the records that it names.
+        if self._index is not None:
+            self._index = self._index.restricted_to(self.offsets)
+
+    def _load_headers(self) -> tuple[np.ndarray, dict[int, DataError]]:
+        """Return (headers, index -> problem): from memory, from the cache, or gathered from the file."""
+        if self._header_table is None:
+            cached = self._cache.load(self._words)
+            if cached is not None and len(cached[1]) == len(self) and (cached[0] == self.offsets).all():
+                self._header_table = cached[1], {}
+            else:
+                headers, problems = self._gather_headers()
+                self._header_table = headers, problems
+                if not self.problems and not problems:
+                    self._cache.save(self.offsets, headers)
+        return self._header_table
+
+    def _gather_headers(self) -> tuple[np.ndarray, dict[int, DataError]]:
+        """Return all headers from one sweep; records that are split or odd are looked at one by one."""
+        headers, odd = scan.gather_headers(self._words, self.size, self.offsets)
+        problems: dict[int, DataError] = {}
+        for i in odd.tolist():
+            try:
+                headers[i] = tuple(self[i].header)
+            except DataError as error:
+                problems[i] = error
+        return headers, problems
+
+
+def describe_label_count(path: AnyPath, i: int, header: Any, width: int, offset: int) -> DataError:
+    """Return the error for record `i` at byte `offset`, an image record whose labels are not `width`."""
+    num_labels = max(1, int(header["flag"]))
+    return DataError(path, f"record {i} (id {header['id']}) has {num_labels} labels where {width} "
+                           f"{'is' if width == 1 else 'are'} expected", offset)

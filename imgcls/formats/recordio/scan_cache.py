@@ -1,0 +1,87 @@
+"""What was found in a large record file, kept in the user's cache folder for the next reader.
+
+`reader.py` asks here before it searches. What is read back is compared with the file, never believed: a stale
+or damaged entry only means that the file is searched again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import struct
+from pathlib import Path
+
+import numpy as np
+
+from imgcls.errors import ImgclsError
+from imgcls.formats.recordio.image_record import HEADER_DTYPE
+from imgcls.formats.recordio.scan import describe_mismatch
+from imgcls.storage.atomic import write_bytes
+from imgcls.storage.folders import cache_folder
+
+#: an entry's head: magic, size and time (ns) of the .rec, number of offsets (i64) and of headers behind it
+HEAD = struct.Struct("<8sQQQQ")
+MAGIC = b"imgclsX1"
+#: smaller files are searched in a few milliseconds: an entry for them would only be litter
+MIN_FILE_BYTES = 1 << 24
+#: of all entries together; the oldest are removed when they are more
+MAX_TOTAL_BYTES = 1 << 30
+#: of a record file's name, what an entry's name begins with
+_SHOWN_CHARACTERS = 32
+
+
+class ScanCache:
+    """The entry of one large file: its records' offsets and, once they were gathered, all headers.
+
+    It lies in the user's cache folder and not beside the file, where MXNet would take it for records: of a
+    folder it reads every file. It counts only for a file of the same path, size and time.
+    """
+
+    def __init__(self, path: Path, size: int, mtime_ns: int, *, enabled: bool) -> None:
+        """Without `enabled`, or for a file of fewer than `MIN_FILE_BYTES`, nothing is loaded or saved."""
+        self._path = path
+        self._size = size
+        self._mtime_ns = mtime_ns
+        self._enabled = enabled and size >= MIN_FILE_BYTES
+
+    def load(self, words: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+        """Return (offsets, headers: all or none); None where there is no entry, or one of another file."""
+        if not self._enabled:
+            return None
+        try:
+            data = self._entry().read_bytes()
+            magic, size, mtime_ns, count, num_headers = HEAD.unpack_from(data)
+            offsets = np.frombuffer(data, "<i8", count, HEAD.size).astype(np.int64)
+            headers = np.frombuffer(data, HEADER_DTYPE, num_headers, HEAD.size + offsets.nbytes)
+        except (OSError, RuntimeError, ImgclsError, struct.error, ValueError, OverflowError):
+            return None
+        if magic != MAGIC or (size, mtime_ns) != (self._size, self._mtime_ns):
+            return None
+        # A spoilt entry is none: nobody would check its offsets again before reading there.
+        is_spoilt = (offsets[1:] <= offsets[:-1]).any() or (offsets % 4).any()
+        return None if is_spoilt or describe_mismatch(words, size, offsets) else (offsets, headers)
+
+    def save(self, offsets: np.ndarray, headers: np.ndarray) -> None:
+        """Write the entry: the offsets, and all headers or none."""
+        if not self._enabled:
+            return
+        head = HEAD.pack(MAGIC, self._size, self._mtime_ns, len(offsets), len(headers))
+        # No home or a full disk only means that the next reader searches again.
+        with contextlib.suppress(ImgclsError, OSError, RuntimeError):
+            write_bytes(self._entry(), head, offsets.astype("<i8").tobytes(), headers.tobytes())
+            self._remove_oldest()
+
+    def _entry(self) -> Path:
+        # By the resolved path: links to one file share an entry, files of one name in other folders do not.
+        key = hashlib.sha256(os.fsencode(self._path.resolve())).hexdigest()[:32]
+        return cache_folder("records") / f"{self._path.stem[:_SHOWN_CHARACTERS]}-{key}.kept"
+
+    def _remove_oldest(self) -> None:
+        folder = self._entry().parent
+        entries = sorted((p.stat().st_mtime_ns, p.stat().st_size, p) for p in folder.glob("*.kept"))
+        total = sum(size for _, size, _ in entries)
+        for _, size, entry in entries[:-1]:  # never the newest: that is ours
+            if total > MAX_TOTAL_BYTES:
+                entry.unlink(missing_ok=True)
+                total -= size
