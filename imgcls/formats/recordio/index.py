@@ -1,7 +1,7 @@
 """The index of a record file, `X.idx`: a line `key TAB offset` per record.
 
-MXNet's MXIndexedRecordIO writes it so. The reader takes offsets and keys from it. Which of its lines are true is for `scan.describe_mismatch` and
-`Index.describe_difference` to say: nothing here looks into a `.rec`.
+MXNet's MXIndexedRecordIO writes it so. The reader takes offsets and keys from it. Whether they are true is
+for `scan.describe_mismatch` and `Index.describe_difference` to say: nothing here looks into a `.rec`.
 """
 
 from __future__ import annotations
