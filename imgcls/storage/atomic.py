@@ -29,6 +29,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     """
     target = to_path(path)
     if isinstance(target, RemotePath):
+        # Whole on this disk first: a block that fails half-way must not have begun an upload.
         with tempfile.NamedTemporaryFile(prefix="imgcls-") as local:
             yield local
             local.flush()
@@ -37,6 +38,8 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     temporary = ""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        # In the target's folder, as a rename never crosses file systems; hidden, so that no glob of ours
+        # finds it.
         handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
         with os.fdopen(handle, "wb") as stream:
             # mkstemp lets only its owner read; the file is to be as `open` would have made it.
@@ -49,7 +52,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     except OSError as error:
         _remove(temporary)
         raise RunError(f"cannot write {target}: {reason(error)}") from error
-    except BaseException:
+    except BaseException:  # an interruption too: nobody else would remove the file
         _remove(temporary)
         raise
 
@@ -72,6 +75,7 @@ def check_writable(prefix: str, setting: str) -> None:
     folder = path.parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        # Asking for permissions would not tell of a full or read-only disk; writing does.
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:

@@ -25,6 +25,7 @@ from imgcls.storage.transfer import TIMEOUT_S, FileSpec, MirrorError, cannot_wri
 from imgcls.storage.urls import url_scheme
 
 MIRROR_VARIABLE = "IMGCLS_MIRROR"
+#: of a file of hashes: whoever answers with more sends something else
 _MAX_HASHES_BYTES = 1 << 20
 
 
@@ -44,13 +45,14 @@ def fetch(urls: Sequence[str], target: str | os.PathLike[str], *, sha256: str | 
         raise DataError(os.fspath(target), "; ".join(reasons))
     target = to_local_path(target)
     if target.exists():
-        return target
+        return target  # the user's own file, or ours, which was checked before it got its name
     mirrors = [*user_mirror(collection, target.name), *urls]
     spec = FileSpec(target.name, sha256, md5, max_bytes)
     failures: list[str] = []
     with _part_file(target) as part:
         if part is None:
             return target
+        # Said before the first request: a server that hangs is to be seen as what it is.
         print(f"downloading {target.name} to {target.parent}", file=sys.stderr)
         for url in mirrors:
             try:
@@ -67,6 +69,7 @@ def fetch(urls: Sequence[str], target: str | os.PathLike[str], *, sha256: str | 
 
 def user_mirror(collection: str | None, name: str) -> list[str]:
     """Return the URL that `IMGCLS_MIRROR` makes of a file, an empty list where there is no such mirror."""
+    # Read at each call: tests and long-lived programs change the environment.
     base = os.environ.get(MIRROR_VARIABLE, "").strip().rstrip("/")
     if not base or collection is None:
         return []
@@ -84,10 +87,11 @@ def read_url(url: str, max_bytes: int) -> bytes | None:
 
     try:
         with open_url(url, timeout_s=TIMEOUT_S) as answer:
+            # One byte more than allowed tells a larger file from one that just fits.
             content = answer.read(max_bytes + 1) if answer.status == 200 else b""
     except HttpStatusError:
         return None
-    except (OSError, HTTPException, ValueError) as error:
+    except (OSError, HTTPException, ValueError) as error:  # ValueError: what is no URL at all
         raise RunError(f"{url}: {explain(error)}") from error
     return content if 0 < len(content) <= max_bytes else None
 
@@ -126,6 +130,8 @@ def _part_file(target: Path) -> Iterator[IO[bytes] | None]:
 
 
 def _open_locked(part: Path, target: Path) -> IO[bytes] | None:
+    # The lock is on the part itself, so that a killed process leaves nothing to clean up. The price: whoever
+    # waited may hold a file that has meanwhile been renamed or removed, and has to look again.
     while True:
         stream = open(part, "a+b")  # noqa: SIM115 - closed by _part_file, or below
         if not lock_file(stream):
@@ -145,7 +151,7 @@ def _open_locked(part: Path, target: Path) -> IO[bytes] | None:
 def _rename(part: IO[bytes], target: Path) -> None:
     """Give the finished file its name, once its content is on the disk."""
     try:
-        os.fsync(part.fileno())
+        os.fsync(part.fileno())  # else a crash may leave the name with a part of the content, never looked at again
         os.replace(part.name, target)
     except OSError as error:
         raise cannot_write(target, error) from error

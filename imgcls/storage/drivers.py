@@ -13,6 +13,7 @@ from imgcls.storage.http import READ_TIMEOUT_S, HttpFileSystem
 from imgcls.storage.retries import describe
 from imgcls.storage.urls import check_url, url_scheme
 
+#: a server that is there answers at once; the rest of the patience is for what it sends
 CONNECT_TIMEOUT_S = 5
 #: how often S3's driver sends one request, at each try of ours: of a large upload only what failed is sent
 #: again
@@ -31,13 +32,13 @@ def open_driver(url: str) -> tuple[Any, str]:
     """Return (file system, path in it); fsspec makes the file system once a process and set of options."""
     scheme = url_scheme(url)
     if scheme in ("http", "https"):
-        return HttpFileSystem(), url
+        return HttpFileSystem(), url  # no state: a new one costs nothing
     check_url(url)
     from fsspec.core import url_to_fs
 
     try:
         fs, path = url_to_fs(url, **(_s3_options() if scheme in _S3 else {}))
-    except Exception as error:
+    except Exception as error:  # each driver has errors of its own for wrong options and missing credentials
         raise DataError(url, f"cannot be opened: {describe(error)}") from error
     if scheme in _S3:
         fs.retries = 1  # ours are enough: each of its own would wait for the time-outs once more
@@ -50,6 +51,7 @@ def _s3_options() -> dict[str, Any]:
     from fsspec.config import conf
 
     return {"config_kwargs": {
-        "connect_timeout": CONNECT_TIMEOUT_S, "read_timeout": READ_TIMEOUT_S, "max_pool_connections": 32,
+        "connect_timeout": CONNECT_TIMEOUT_S, "read_timeout": READ_TIMEOUT_S,
+        "max_pool_connections": 32,  # botocore's 10 would make chunks, shards and uploads wait for each other
         "retries": {"total_max_attempts": DRIVER_ATTEMPTS, "mode": "standard"},
         **conf.get("s3", {}).get("config_kwargs", {})}}

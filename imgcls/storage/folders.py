@@ -21,6 +21,7 @@ CACHE_VARIABLE = "IMGCLS_CACHE"
 
 def cache_folder(name: str) -> Path:
     """Return the folder for files of the kind `name` in the user's cache."""
+    # An empty variable is as good as none, for both: `IMGCLS_CACHE= imgcls-train` is how a shell unsets one.
     if os.environ.get(CACHE_VARIABLE):
         return to_local_path(os.environ[CACHE_VARIABLE], CACHE_VARIABLE) / name
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "imgcls" / name

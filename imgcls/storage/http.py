@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 #: longest silence of a server, in connecting and between two pieces
 READ_TIMEOUT_S = 30
+#: what is not wanted is read in pieces of this size, so that it takes no memory
 _SKIP_BYTES = 1 << 20
 
 
@@ -40,15 +41,16 @@ def open_url(url: str, *, method: str = "GET", headers: Mapping[str, str] | None
     import urllib.error  # 40 ms: only who asks a server pays for them
     import urllib.request
 
+    # Some servers refuse urllib's own name.
     request = urllib.request.Request(url, method=method, headers={
         "User-Agent": "imgcls", "Accept-Encoding": "identity", **(headers or {})})
     try:
         with urllib.request.urlopen(request, timeout=timeout_s) as answer:
             yield answer
     except urllib.error.HTTPError as error:
-        error.close()
+        error.close()  # the error is the answer, and holds its socket
         raise HttpStatusError(error.code, " ".join(str(error.reason).split())) from error
-    except urllib.error.URLError as error:
+    except urllib.error.URLError as error:  # only a wrapper: what happened is its reason
         raise error.reason if isinstance(error.reason, OSError) else OSError(str(error.reason)) from None
 
 
@@ -59,6 +61,7 @@ class HttpFileSystem:
     def info(self, url: str) -> dict[str, Any]:
         """Return size and version of a file."""
         with self._open(url, "HEAD") as answer:
+            # Without a size there are no ranges to ask for; pages made on request have none.
             length = answer.headers.get("Content-Length", "")
             if not length.isdecimal():
                 raise ValueError("the server does not tell its size")
@@ -71,7 +74,7 @@ class HttpFileSystem:
             if answer.status != 206:  # the server knows no ranges and sends all of it
                 for skipped in range(0, start, _SKIP_BYTES):
                     answer.read(min(_SKIP_BYTES, start - skipped))
-            return answer.read(end - start)
+            return answer.read(end - start)  # a body that is cut comes back short: the caller counts
 
     def ls(self, url: str, detail: bool) -> list[str]:
         """Refuse: a web server has files and no folders."""
@@ -84,6 +87,7 @@ class HttpFileSystem:
         """Refuse: nothing is written to a web server."""
         raise PermissionError("what is behind http can only be read")
 
+    # all that writes: `remote` asks for one of these first
     rm_file = makedirs = put_file
 
     @contextlib.contextmanager
@@ -93,6 +97,6 @@ class HttpFileSystem:
             with open_url(url, method=method, headers=headers, timeout_s=READ_TIMEOUT_S) as answer:
                 yield answer
         except HttpStatusError as error:
-            if error.code in (404, 410):
+            if error.code in (404, 410):  # not found, gone: absence is an answer, no trouble
                 raise FileNotFoundError(errno.ENOENT, "no such file", url) from None
             raise

@@ -22,13 +22,15 @@ def lock_file(stream: IO[bytes] | IO[str], *, shared: bool = False, wait: bool =
     """
     try:
         import fcntl
-    except ImportError:
+    except ImportError:  # not on Windows
         return True
+    # flock and not lockf: it belongs to the open file. A lockf lock belongs to the process, which loses it as
+    # soon as it closes any other handle of the same file.
     kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     try:
         fcntl.flock(stream, kind if wait else kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
-    except OSError:
+    except OSError:  # ENOLCK or EOPNOTSUPP of a network file system
         return True
     return True

@@ -26,7 +26,8 @@ def to_path(path: str | os.PathLike[str], setting: str = "") -> AnyPath:
     scheme = url_scheme(text)
     if not scheme:
         return Path(text).expanduser()
-    if scheme in ("file", "local"):
+    if scheme in ("file", "local"):  # fsspec has both words for it
+        # A URL writes a space as %20, and may name this machine before the path.
         return Path(unquote(text.partition("://")[2].removeprefix("localhost")))
     check_url(text, setting)
     return RemotePath(text)

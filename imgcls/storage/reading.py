@@ -15,6 +15,8 @@ def open_read(path: AnyPath, *, cache_gb: float | None = None) -> BinaryIO:
 
     An OSError, as `open` raises it, where there is no such file.
     """
+    # By way of a file even where all of it is read at once: readers map it, seek in it and share it between
+    # processes.
     if isinstance(path, RemotePath):
         return Cache(cache_gb).open(path)
     return open(path, "rb")

@@ -30,8 +30,9 @@ from imgcls.storage.thread_pool import DaemonPool
 
 T = TypeVar("T")
 
-#: what one request asks for at most, and how many are under way for one file
+#: what one request asks for at most: long enough to pay for its round trip, short enough to be sent again
 PART_BYTES = 16 << 20
+#: how many of them are under way for one file
 PARTS_AT_ONCE = 4
 #: what changes with every change of a file, in the words of the various drivers, the surest first
 _VERSION_WORDS = ("ETag", "etag", "md5Hash", "crc32c", "content_md5", "checksum", "generation", "mtime",
@@ -58,11 +59,11 @@ class RemotePath:
     It remembers what the store said of the file, until it writes there or is asked for a fresh answer.
     """
 
-    __slots__ = ("_info", "url")
+    __slots__ = ("_info", "url")  # a folder of shards makes thousands
 
     def __init__(self, url: str) -> None:
         root, _, rest = url.partition("://")
-        self.url = f"{root}://{rest.rstrip('/')}"
+        self.url = f"{root}://{rest.rstrip('/')}"  # one spelling for each file, as it is compared and hashed
         self._info: FileInfo | None = None
 
     def __str__(self) -> str:
@@ -72,7 +73,7 @@ class RemotePath:
         return f"RemotePath({self.url!r})"
 
     def __fspath__(self) -> str:
-        return self.url
+        return self.url  # so that whoever takes `str | os.PathLike` takes this too, and hands it to `to_path`
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, RemotePath) and other.url == self.url
@@ -126,7 +127,7 @@ class RemotePath:
             return self._info
 
         def ask(fs: Any, path: str) -> dict[str, Any]:
-            if fresh:
+            if fresh:  # drivers remember what a folder held when they last listed it
                 fs.invalidate_cache(path)
             return fs.info(path)
 
@@ -168,6 +169,7 @@ class RemotePath:
         except (FileNotFoundError, NotADirectoryError) as error:
             _raise_for_missing_bucket(self.url, error)
             return []
+        # Stores name a folder by its keys: with or without the bucket, with or without a slash at the end.
         return [self / name for name in sorted({n.rstrip("/").rpartition("/")[2] for n in names}) if name]
 
     def glob(self, pattern: str) -> list[RemotePath]:
@@ -212,7 +214,7 @@ class RemotePath:
         elif starts:
             with DaemonPool(min(PARTS_AT_ONCE, len(starts)), "imgcls-fetch") as pool:
                 for future in [pool.submit(fetch, start) for start in starts]:
-                    future.result()
+                    future.result()  # the first error ends it: the pool drops what has not begun
 
     def upload(self, file: str | os.PathLike[str]) -> None:
         """Make the local `file` the content of this URL: readers see what was there before, or all of it."""
@@ -229,11 +231,12 @@ class RemotePath:
                 fs.makedirs(folder, exist_ok=True)
             try:
                 fs.put_file(os.fspath(file), temporary)
+                # Some drivers take a connection that ends for the end of the file.
                 if fs.info(temporary)["size"] != os.path.getsize(file):
                     raise ShortReadError("what arrived is shorter than what was sent")
                 fs.mv(temporary, path)
             except BaseException:
-                with contextlib.suppress(Exception):
+                with contextlib.suppress(Exception):  # what went wrong first is what is told
                     fs.rm_file(temporary)
                 raise
 

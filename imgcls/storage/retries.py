@@ -55,11 +55,11 @@ def retry(call: Callable[[], T], url: str, action: str, *, writing: bool = False
     for attempt in range(ATTEMPTS):
         try:
             return call()
-        except FileNotFoundError as error:
+        except FileNotFoundError as error:  # an answer: drivers name the file in words of their own, here it is the URL
             raise FileNotFoundError(errno.ENOENT, "no such file", url) from error
         except NotADirectoryError:
             raise
-        except Exception as error:
+        except Exception as error:  # whatever a driver raises: it is told in one line, not as a stack trace
             is_permanent = not is_transient(error)
             if is_permanent or attempt + 1 == ATTEMPTS:
                 times = "" if is_permanent else f" ({attempt + 1} times tried)"
@@ -81,6 +81,7 @@ def is_transient(error: Exception) -> bool:
     status = getattr(error, "code", None) or getattr(error, "status", None)
     if isinstance(status, int):
         return status >= 500 or status in _TRANSIENT_STATUS
+    # Drivers raise these without a number: they go before the rule for numbers.
     if isinstance(error, (PermissionError, FileExistsError, IsADirectoryError)):
         return False
     if isinstance(error, (TimeoutError, ConnectionError, ShortReadError, EOFError)):
@@ -92,8 +93,9 @@ def is_transient(error: Exception) -> bool:
 
 def describe(error: BaseException) -> str:
     """Return one line of what a driver says, with what to do where that is known."""
-    kind = type(error).__name__
+    kind = type(error).__name__  # by name, as above: botocore may not be installed
     text = " ".join((getattr(error, "strerror", None) or str(error) or kind).split())[:200]
+    # It stands behind a colon: no capital, unless it begins with an abbreviation.
     text = text[:1].lower() + text[1:] if not text[:2].isupper() else text
     if kind in ("NoCredentialsError", "PartialCredentialsError"):
         return (f"{text}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or AWS_PROFILE, "

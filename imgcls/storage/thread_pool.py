@@ -24,6 +24,7 @@ class DaemonPool:
     """
 
     def __init__(self, num_threads: int, name: str) -> None:
+        # Each with the promise of its result; None ends the thread that takes it.
         self._jobs: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = queue.SimpleQueue()
         self._threads = [threading.Thread(target=self._work, name=f"{name}-{i}", daemon=True)
                          for i in range(num_threads)]
@@ -59,7 +60,7 @@ class DaemonPool:
         while (job := self._jobs.get()) is not None:
             future, function = job
             if not future.set_running_or_notify_cancel():
-                continue
+                continue  # its owner cancelled it before it began
             try:
                 future.set_result(function())
             except BaseException as error:  # whoever asks for the result gets it

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 TIMEOUT_S = 15.0
 #: how often a connection that broke in the middle is taken up again at the same mirror
 _RESUMPTIONS = 3
+#: what is read, hashed and written at a time
 _PIECE_BYTES = 1 << 20
 
 
@@ -29,9 +30,9 @@ class FileSpec:
     """What the file must be."""
 
     name: str
-    sha256: str | None
-    md5: str | None
-    max_bytes: int
+    sha256: str | None  # hexadecimal, or a beginning of it
+    md5: str | None  # for files whose publisher gives no better one: it tells damage, not malice
+    max_bytes: int  # more is not taken, whatever the server says
 
     @property
     def has_hash(self) -> bool:
@@ -62,6 +63,7 @@ def transfer(url: str, part: IO[bytes], spec: FileSpec) -> None:
             return _check_hash(part, spec)
         except _BrokenError:
             num_broken += 1
+            # A server that cuts at the same byte each time would never end it.
             has_grown = part.seek(0, os.SEEK_END) > start
             if not spec.has_hash or num_broken > _RESUMPTIONS or not has_grown:
                 raise
@@ -76,7 +78,7 @@ def append(part: IO[bytes], piece: bytes) -> None:
     """Write a piece to the end of the file. A full disk is a RunError: no fault of the mirror."""
     try:
         part.write(piece)
-        part.flush()
+        part.flush()  # what has arrived is to survive a kill
     except OSError as error:
         raise cannot_write(part.name, error) from error
 
@@ -114,16 +116,19 @@ def _receive(answer: HTTPResponse, part: IO[bytes], start: int, spec: FileSpec) 
     from http.client import HTTPException
 
     start = _first_byte(answer, part, start)
+    # Without a length, as with a chunked answer, only the hash tells whether all came.
     length = answer.headers.get("Content-Length", "")
     total = start + int(length) if length.isdecimal() else None
     received = start
     with _progress_bar(spec.name, start, total) as bar:
         while True:
+            # Before the first byte where the server gives the size; while they come where it does not, or
+            # lied.
             if max(received, total or 0) > spec.max_bytes:
                 part.truncate(0)
                 raise MirrorError(f"larger than the {spec.max_bytes} bytes that the file can have")
             try:
-                piece = answer.read1(_PIECE_BYTES)
+                piece = answer.read1(_PIECE_BYTES)  # what is there, not until the piece is full: the bar moves
             except (OSError, HTTPException) as error:
                 raise _BrokenError(f"{explain(error)}, after {received} bytes") from error
             if not piece:
@@ -142,7 +147,7 @@ def _first_byte(answer: HTTPResponse, part: IO[bytes], start: int) -> int:
         if not answer.headers.get("Content-Range", "").strip().startswith(f"bytes {start}-"):
             raise _ContentError("the server sent another part than the one asked for")
         return start
-    if answer.status == 200:
+    if answer.status == 200:  # a server that knows no ranges sends the file from its beginning
         part.truncate(0)
         return 0
     raise MirrorError(f"the server answers {answer.status}")
@@ -153,6 +158,7 @@ def _check_hash(part: IO[bytes], spec: FileSpec) -> None:
     for algorithm, expected in (("sha256", spec.sha256), ("md5", spec.md5)):
         if not expected:
             continue
+        # Where the system runs in FIPS mode, md5 is refused unless it is said not to be for security.
         digest = hashlib.new(algorithm, usedforsecurity=False)
         part.seek(0)
         beginning = part.read(_PIECE_BYTES)

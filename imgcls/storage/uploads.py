@@ -36,9 +36,10 @@ class UploadQueue:
     def __init__(self, prefix: str) -> None:
         """`prefix` is a local path or a URL that `to_path` took."""
         self.is_remote = isinstance(to_path(prefix), RemotePath)
-        self._jobs: list[Callable[[], None]] = []
+        self._jobs: list[Callable[[], None]] = []  # for the next flush
+        self._under_way: Future[None] | None = None  # the last flush
+        # The others are made when the first remote file is written: most runs are local.
         self._numbers = itertools.count()
-        self._under_way: Future[None] | None = None
         self._folder: Path | None = None
         self._pool: DaemonPool | None = None
 
@@ -47,6 +48,8 @@ class UploadQueue:
         if not self.is_remote:
             write_bytes(path, *pieces)
             return
+        # On the disk and not in memory: a checkpoint may be as large as the network, and the run goes on
+        # meanwhile.
         file = self._local_file(path.rpartition("/")[2])
         write_bytes(file, *pieces)
         self._jobs.append(lambda: _upload(file, path))
@@ -69,12 +72,14 @@ class UploadQueue:
 
         Waits in any case for what is still under way from the last time. Raises what went wrong, a RunError.
         """
-        self.wait()
+        self.wait()  # one batch at a time: a slow network slows the run down, it does not fill the disk
         if not self._jobs:
             return
         jobs = self._jobs
         self._jobs = []
         self._pool = self._pool or DaemonPool(1, "imgcls-upload")
+        # As one job: what comes after a failed one must not be done. A checkpoint is named when all of it is
+        # there.
         self._under_way = self._pool.submit(_run, jobs)
         if wait:
             self.wait()
@@ -82,7 +87,7 @@ class UploadQueue:
     def wait(self) -> None:
         """Wait until all that was flushed has arrived; raises what went wrong with it."""
         future = self._under_way
-        self._under_way = None
+        self._under_way = None  # what went wrong is raised once
         if future is not None:
             future.result()
 
@@ -117,12 +122,13 @@ class MirroredFile:
     def sync(self) -> str:
         """Copy the file if it has grown; return what went wrong, or ""."""
         if isinstance(self.target, RemotePath) and self.path.exists():
+            # Stores cannot append: all of it is sent again, but only when there is something new.
             size = os.path.getsize(self.path)
             if size != self._synced_bytes:
                 try:
                     self.target.upload(self.path)
                 except RunError as error:
-                    return str(error)
+                    return str(error)  # a log that cannot be copied is no reason to end a run
                 self._synced_bytes = size
         return ""
 
@@ -158,7 +164,7 @@ def _upload(file: Path, path: str) -> None:
     assert isinstance(target, RemotePath)
     target.upload(file)
     with contextlib.suppress(OSError):
-        file.unlink()
+        file.unlink()  # at once: several epochs need not lie there
 
 
 def _remove(target: RemotePath) -> None:

@@ -19,6 +19,7 @@ _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*(?:::[A-Za-z][A-Za-z0-9+.-]*)*)://")
 
 def url_scheme(path: object) -> str:
     """Return the scheme of a URL in lower case, "" for a local path."""
+    # Not urllib.parse: it takes `a:b` for a URL, and file names may have colons.
     match = _URL.match(str(path))
     return match[1].lower() if match else ""
 
@@ -32,8 +33,11 @@ def check_url(url: str, setting: str = "") -> None:
     subject = f"{setting} {url}".strip()
     if scheme in ("http", "https"):
         return
+    # fsspec chains file systems like that (`zip::s3://`): an archive has no version and no ranges to cache
+    # by.
     if "::" in scheme:
         raise UsageError(f"{subject}: URLs inside URLs (a::b://) are not taken")
+    # The file system itself is not made: that may ask a server for credentials.
     from fsspec.registry import get_filesystem_class, known_implementations
 
     if scheme not in known_implementations:
