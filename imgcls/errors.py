@@ -1,5 +1,4 @@
-"""Errors that are shown to a user: every failure that is not our own bug ends as one of these, in one line on
-stderr.
+"""Errors that are shown to a user: every failure that is not our own bug ends as one of these, in one line.
 
 `cli` turns `UsageError` into exit status 2 and `DataError` and `RunError` into 1; nothing else catches them.
 
@@ -15,6 +14,7 @@ import errno
 import re
 from collections.abc import Callable, Iterable
 
+# Lower case with underscores: what else stands between backquotes in a message, a path for example, stays.
 _SETTING = re.compile(r"`([a-z][a-z0-9_]*)`")
 
 
@@ -36,7 +36,7 @@ class ImgclsError(Exception):
     @property
     def message(self) -> str:
         """The message with its settings between backquotes: for putting it inside another message."""
-        return super().__str__()
+        return super().__str__()  # past our own, which spells
 
     def __str__(self) -> str:
         return self.spelled(as_keyword)
@@ -49,7 +49,7 @@ class ImgclsError(Exception):
 class UsageError(ImgclsError):
     """The command, a flag, a configuration key or an argument is wrong: nothing was started."""
 
-    exit_status = 2
+    exit_status = 2  # as argparse and most tools have it
 
 
 class RunError(ImgclsError):
@@ -66,35 +66,40 @@ class DataError(ImgclsError):
         self.path = str(path)
         self.reason = reason
         self.offset = offset
-        where = self.path if offset is None else f"{self.path} at byte {offset}"
-        super().__init__(f"{where}: {reason}")
+        location = self.path if offset is None else f"{self.path} at byte {offset}"
+        super().__init__(f"{location}: {reason}")
 
 
 #: more names than this are not listed in an error
-MANY = 30
+_MAX_LISTED = 30
+#: how many names are offered for a misspelled one, and how like it they must be (0 to 1; 0.6 is difflib's
+#: own)
+_MAX_CLOSE = 3
+_MIN_LIKENESS = 0.5
 
 
-def nearest(name: str, known: Iterable[str]) -> list[str]:
-    """Return the known names that are most like `name` whatever the case, at most three, the likest first."""
-    spelled = {k.lower(): k for k in known}
-    return [spelled[k] for k in difflib.get_close_matches(name.lower(), spelled, n=3, cutoff=0.5)]
+def nearest(name: str, choices: Iterable[str]) -> list[str]:
+    """Return the choices that are most like `name` whatever the case, at most three, the likest first."""
+    by_lower_case = {choice.lower(): choice for choice in choices}
+    close = difflib.get_close_matches(name.lower(), by_lower_case, n=_MAX_CLOSE, cutoff=_MIN_LIKENESS)
+    return [by_lower_case[choice] for choice in close]
 
 
-def unknown(what: str, name: str, known: Iterable[str], meant: str | None = None) -> UsageError:
-    """Return the error for a name that is not among `known`, with what there is (of many: the nearest).
+def unknown(subject: str, name: str, choices: Iterable[str], meant: str | None = None) -> UsageError:
+    """Return the error for a name that is not among `choices`, with what there is (of many: the nearest).
 
-    `what` says what the name is for. `meant` is the right name where it is known from elsewhere, such as
+    `subject` says what the name is for. `meant` is the right name where it is known from elsewhere, such as
     another toolkit's word for the same thing.
     """
-    known = list(known)
-    close = nearest(name, known)
+    choices = list(choices)
+    close = nearest(name, choices)
     guess = meant or (close[0] if close else "")
     hint = f"did you mean {guess}? " if guess else ""
-    if len(known) <= MANY:
-        there = f"there is {', '.join(close + [k for k in known if k not in close])}"
+    if len(choices) <= _MAX_LISTED:
+        there = f"there is {', '.join(close + [choice for choice in choices if choice not in close])}"
     else:
         there = f"nearest are {', '.join(close)}" if len(close) > 1 else "--help lists them all"
-    return UsageError(f"{what} {name} is not known: {hint}{there}")
+    return UsageError(f"{subject} {name} is not known: {hint}{there}")
 
 
 def reason(error: OSError | ValueError) -> str:
@@ -122,4 +127,4 @@ class Stopped(RunError):
 
     def __init__(self, message: str, exit_status: int) -> None:
         super().__init__(message)
-        self.exit_status = exit_status
+        self.exit_status = exit_status  # 130 or 143, as a shell tells a signal

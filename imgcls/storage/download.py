@@ -151,7 +151,7 @@ def _open_locked(part: Path, target: Path) -> IO[bytes] | None:
 def _rename(part: IO[bytes], target: Path) -> None:
     """Give the finished file its name, once its content is on the disk."""
     try:
-        os.fsync(part.fileno())  # else a crash may leave the name with a part of the content, never looked at again
+        os.fsync(part.fileno())  # else a crash may leave the name without the content
         os.replace(part.name, target)
     except OSError as error:
         raise cannot_write(target, error) from error

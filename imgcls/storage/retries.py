@@ -55,7 +55,8 @@ def retry(call: Callable[[], T], url: str, action: str, *, writing: bool = False
     for attempt in range(ATTEMPTS):
         try:
             return call()
-        except FileNotFoundError as error:  # an answer: drivers name the file in words of their own, here it is the URL
+        except FileNotFoundError as error:
+            # An answer, no trouble. Drivers name the file in words of their own; here it is the URL.
             raise FileNotFoundError(errno.ENOENT, "no such file", url) from error
         except NotADirectoryError:
             raise

@@ -128,7 +128,7 @@ def _receive(answer: HTTPResponse, part: IO[bytes], start: int, spec: FileSpec) 
                 part.truncate(0)
                 raise MirrorError(f"larger than the {spec.max_bytes} bytes that the file can have")
             try:
-                piece = answer.read1(_PIECE_BYTES)  # what is there, not until the piece is full: the bar moves
+                piece = answer.read1(_PIECE_BYTES)  # what is there: the bar moves
             except (OSError, HTTPException) as error:
                 raise _BrokenError(f"{explain(error)}, after {received} bytes") from error
             if not piece:

@@ -18,9 +18,10 @@ from imgcls.data.packing.config import PackConfig
 from imgcls.data.packing.jpeg import find_damage, format_name, restart_interval
 from imgcls.errors import first_line
 
-#: interpolation methods of MXNet beyond OpenCV's 0-4
+#: interpolation methods beyond OpenCV's 0-4, as MXNet's tools/im2rec.cc has them
 BY_DIRECTION = 9
 BY_CHANCE = 10
+#: im2rec.py has one flag for both, and 95 is its default for JPEG
 _MAX_PNG_COMPRESSION = 9
 #: of the text of an OpenCV error: some hold a whole expression
 _MAX_TEXT = 200
@@ -34,7 +35,7 @@ def quiet_opencv() -> Iterator[None]:
     num_threads = cv2.getNumThreads()
     logging = getattr(getattr(cv2, "utils", None), "logging", None)  # not in every build
     level = logging.getLogLevel() if logging else 0
-    cv2.setNumThreads(1)
+    cv2.setNumThreads(1)  # its own threads would only wait for ours: images are many and small
     if logging:
         logging.setLogLevel(logging.LOG_LEVEL_SILENT)
     try:
@@ -55,6 +56,7 @@ def decode(data: bytes | memoryview, color: int) -> np.ndarray | str:
     damage = find_damage(data)
     if damage:
         return damage
+    # What is no image gives None, and so does most damage; a size beyond OpenCV's limits raises.
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), color)
     except cv2.error as error:
@@ -77,6 +79,7 @@ def reencode(data: bytes, config: PackConfig, seed: int) -> bytes | str:
     if image.dtype == np.uint16 and config.encoding == ".jpg":
         # OpenCV would cut everything above 255 off; this is what it does itself when it reads to 8 bits.
         image = (image >> 8).astype(np.uint8)
+    # TIFF may hold floats, whose range nobody knows.
     elif image.dtype not in (np.uint8, np.uint16):
         return f"pixels of type {image.dtype}, which {config.encoding} does not hold"
     if config.center_crop:
@@ -87,6 +90,7 @@ def reencode(data: bytes, config: PackConfig, seed: int) -> bytes | str:
 def _resize_and_encode(image: np.ndarray, config: PackConfig, seed: int) -> bytes | str:
     import cv2
 
+    # libjpeg takes at most 65,500 pixels a side, and a picture as large may not fit into memory.
     try:
         if config.resize:
             size = short_edge_size(image.shape[1], image.shape[0], config.resize)
@@ -115,6 +119,7 @@ def _encoder_options(image: np.ndarray, config: PackConfig) -> list[int]:
 def short_edge_size(width: int, height: int, short_edge: int) -> tuple[int, int]:
     """Return (width, height) with the short edge made `short_edge`, the long one in proportion, rounded
     down."""
+    # As im2rec.py has it, `//` included: a rounded size would be another picture.
     if height > width:
         return short_edge, height * short_edge // width
     return width * short_edge // height, short_edge
@@ -129,7 +134,7 @@ def interpolation(image: np.ndarray, size: tuple[int, int], seed: int, method: i
     import cv2
 
     if method == BY_CHANCE:
-        return random.Random(seed).randrange(5)
+        return random.Random(seed).randrange(5)  # a generator for each image: threads may come in any order
     if method != BY_DIRECTION:
         return method
     height, width = image.shape[:2]
@@ -141,6 +146,7 @@ def interpolation(image: np.ndarray, size: tuple[int, int], seed: int, method: i
 def _center_square(image: np.ndarray) -> np.ndarray:
     height, width = image.shape[:2]
     side = min(height, width)
+    # The half pixel goes to the top left, as in im2rec.py.
     top = (height - side) // 2
     left = (width - side) // 2
     return image[top:top + side, left:left + side]

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 _JPEG = b"\xff\xd8\xff"
 _PNG = b"\x89PNG\r\n\x1a\n"
+# Beginnings of files: as far as they tell the format; RIFF may be other things, but none that is an image.
 _FORMATS = {_JPEG: "JPEG", _PNG: "PNG", b"GIF8": "GIF", b"BM": "BMP", b"RIFF": "WebP", b"II*\0": "TIFF",
             b"MM\0*": "TIFF"}
 # Markers of a JPEG (ITU-T T.81, table B.1), each after an 0xFF: the start of a scan, the end of the image,
@@ -60,6 +61,7 @@ def restart_interval(units_per_row: int) -> int:
     A divisor of the units of a row, so that the pieces form columns, the nearest to 4. Trials on photographs:
     fewer cost bytes, more gain less when a crop is cut out.
     """
+    # Columns: a crop that is cut out in width too needs only some of them in each row.
     divisors = [d for d in range(1, units_per_row + 1) if units_per_row % d == 0]
     return min(divisors, key=lambda d: max(d / 4, 4 / d))
 

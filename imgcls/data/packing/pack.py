@@ -32,8 +32,9 @@ from imgcls.formats.recordio import (
     unpack,
 )
 
-#: files that are stored as they are: so many go into a block, and a thread is so many blocks ahead
+#: files that are stored as they are: so many go into a block, ...
 _BLOCK_FILES = 16
+#: ... and a thread is so many blocks ahead; each keeps its memory
 _BLOCKS_AHEAD = 2
 #: what a record may need beside the image and its head: to spare
 _SPARE_BYTES = 64
@@ -65,6 +66,7 @@ def pack_list(entries: Sequence[ListEntry], root: str, path: str | os.PathLike[s
     Both appear when all is done, or not at all. Without `join`, root and path are put together as they are,
     with no separator.
     """
+    # With the separator at its end, once for all: joining to it is then the cheap case.
     base = os.path.join(root, "") if join else root
 
     def file_of(entry: ListEntry) -> str:
@@ -87,7 +89,7 @@ def make_seekable(source: str | os.PathLike[str], path: str | os.PathLike[str], 
     """
     reader = RecordReader(source)
     if reader.problems:
-        raise reader.problems[0]
+        raise reader.problems[0]  # a part of the records would be taken for all of them
 
     def convert(index: int) -> bytes:
         payload = bytes(reader.payload(index))
@@ -95,6 +97,7 @@ def make_seekable(source: str | os.PathLike[str], path: str | os.PathLike[str], 
             image = unpack(payload)[2]
         except ValueError:  # no image record
             return payload
+        # The image is the end of the payload: what stands before it is copied without being understood.
         return payload[:len(payload) - len(image)] + with_restarts(bytes(image))
 
     with RecordWriter(path) as writer:
@@ -117,7 +120,7 @@ def _encode_files(entries: Sequence[ListEntry], file_of: Callable[[ListEntry], s
     skipped = []
     payloads = map_in_order(make_payload, entries, config.num_threads, len)
     for count, (entry, payload) in enumerate(zip(entries, payloads, strict=True), 1):
-        if isinstance(payload, str):
+        if isinstance(payload, str):  # why there is none
             skipped.append(SkippedEntry(entry, payload))
         else:
             writer.write(payload, entry.id)
@@ -130,8 +133,8 @@ def _payload(entry: ListEntry, file: str, config: PackConfig) -> bytes | str:
     """Return the payload of one record, or why there is none."""
     try:
         with open(file, "rb", buffering=0) as stream:
-            data = stream.readall()
-    except (OSError, ValueError) as error:
+            data = stream.readall()  # unbuffered: one read of the size that the system knows
+    except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
         return reason(error)
     if config.pass_through:
         damage = find_damage(data)
@@ -154,7 +157,7 @@ def _store_files(entries: Sequence[ListEntry], file_of: Callable[[ListEntry], st
     Threads read some at a time into a block, laid out as it will be in the `.rec`: no byte is copied again,
     and the blocks are used again and again, as fresh memory costs more than reading.
     """
-    idle: deque[Block] = deque()
+    idle: deque[Block] = deque()  # append and pop of a deque need no lock between threads
 
     def read(group: Sequence[ListEntry]) -> tuple[Block, list[str]]:
         try:
@@ -170,7 +173,7 @@ def _store_files(entries: Sequence[ListEntry], file_of: Callable[[ListEntry], st
     blocks = map_in_order(read, groups, config.num_threads, lambda pair: pair[0].size, _BLOCKS_AHEAD)
     for group, (block, problems) in zip(groups, blocks, strict=True):
         writer.write_block(block)
-        idle.append(block)
+        idle.append(block)  # its bytes have left for the file: it may be filled again
         sync.notify()
         for entry, problem in zip(group, problems, strict=True):
             if problem:
@@ -191,6 +194,7 @@ def _read_into(block: Block, entry: ListEntry, file: str, config: PackConfig) ->
             # One more than there should be, to see whether there is: a file may grow, or not know its size.
             image = block.reserve(len(head), size + 1)
             num_read = stream.readinto(image)
+            # Rare, so it may cost a copy: what came is kept, as the block's memory may move below.
             content = b"" if num_read == size else bytes(image[:num_read]) + stream.readall()
     except (OSError, ValueError) as error:
         return reason(error)
@@ -201,7 +205,7 @@ def _read_into(block: Block, entry: ListEntry, file: str, config: PackConfig) ->
         image = block.reserve(len(head), size + 1)
         image[:size] = content
     damage = find_damage(image[:size])
-    if not damage:
+    if not damage:  # else what was reserved is simply reserved again
         block.append(head, size, entry.id)
     return damage
 

@@ -59,7 +59,7 @@ class _Workers(Generic[Item, Result]):
         self._lock = threading.Lock()
         self._is_ready = threading.Condition(self._lock)    # for the taker: the next result is there
         self._has_room = threading.Condition(self._lock)    # for the threads: results were taken
-        self._results: dict[int, Result] = {}
+        self._results: dict[int, Result] = {}  # by index of the item, until they are taken
         self._errors: dict[int, BaseException] = {}
         self._num_started = 0
         self._num_taken = 0
@@ -79,7 +79,7 @@ class _Workers(Generic[Item, Result]):
             result = self._results.pop(self._num_taken)
             self._num_taken += 1
             self._waiting_bytes -= self._size_of(result)
-            self._has_room.notify()
+            self._has_room.notify()  # one result less makes room for one thread
             return result
 
     def stop(self) -> None:
@@ -101,11 +101,11 @@ class _Workers(Generic[Item, Result]):
                 with self._lock:
                     self._errors[index] = error
                     self._is_ready.notify()
-                return
+                return  # the others go on: items before this one are still to be taken
             with self._lock:
                 self._results[index] = result
                 self._waiting_bytes += self._size_of(result)
-                if index == self._num_taken:
+                if index == self._num_taken:  # nobody waits for any other
                     self._is_ready.notify()
 
     def _next_index(self) -> int | None:
@@ -140,6 +140,8 @@ class BackgroundSync:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
+        # What is still to be synced is the business of the file's owner, who syncs it before it gets its
+        # name.
         self._is_stopped = True
         self._is_due.set()
         if self._thread.is_alive():
