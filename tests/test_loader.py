@@ -132,3 +132,14 @@ def test_the_benchmark_batch_is_mxnets() -> None:
     assert batches[0].images is batches[-1].images
     assert -1 <= batches[0].images.min() < -0.9 < 0.9 < batches[0].images.max() < 1
     assert set(batches[0].labels.tolist()) <= set(range(5))
+
+
+def test_colour_becomes_grey_with_the_weights_of_luma() -> None:
+    """ITU-R BT.601, as OpenCV and MXNet have them: a photograph's red is not a third of its grey."""
+    primaries = np.zeros((4, 3, 8, 8), np.uint8)
+    for channel in range(3):
+        primaries[channel, channel] = 200
+    primaries[3] = [[[10]], [[100]], [[250]]]
+    pixels, _labels = joined(loader(ArraySource(primaries, np.arange(4)), shape=(1, 8, 8), train=False))
+    assert pixels.shape == (4, 1, 8, 8)
+    assert pixels[:, 0, 0, 0].tolist() == [60, 117, 23, 90]  # 0.299, 0.587 and 0.114, rounded

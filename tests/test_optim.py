@@ -148,3 +148,13 @@ def test_initializers_have_mxnets_spread() -> None:
         net = nn.Sequential(Convolution(32, 64, 3))
         initialize(net, "default", network, seed=0)
         assert net[0].weight.std().item() == pytest.approx(std, rel=0.03)
+
+
+def test_nag_without_momentum_is_plain_sgd() -> None:
+    """torch refuses Nesterov's step without momentum, and MXNet does not."""
+    gradients = [{"weight": np.full((3, 4), 0.5).tolist(), "bias": [0.1, 0.2, 0.3]}] * 2
+    start = {"weight": np.ones((3, 4)).tolist(), "bias": [0.0, 0.0, 0.0]}
+    nag, sgd = (stepped(name, gradients, start, 0.1, 1.0, mom=0.0, wd=0.01) for name in ("nag", "sgd"))
+    for (weight, bias), (expected_weight, expected_bias) in zip(nag, sgd, strict=True):
+        np.testing.assert_array_equal(weight, expected_weight)
+        np.testing.assert_array_equal(bias, expected_bias)
