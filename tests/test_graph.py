@@ -25,7 +25,10 @@ from imgcls.errors import DataError, UsageError
 from imgcls.formats import params, symbol
 from imgcls.formats.symbol import Node, NodeOutput, Symbol
 from imgcls.layers import Activation, BatchNorm, Convolution, Flatten, FullyConnected, Identity, Pooling
-from imgcls.layers.foreign import OPERATORS, LeakyReLU, Operation, reshaped
+from imgcls.layers.foreign_layers import LeakyReLU
+from imgcls.layers.foreign_shape import reshaped
+from imgcls.layers.operation import Operation
+from imgcls.layers.operators import OPERATORS
 
 BRIDGE = Path(__file__).parent / "fixtures" / "bridge"
 OPERATOR_CASES = json.loads(gzip.decompress((BRIDGE / "operators.json.gz").read_bytes()))

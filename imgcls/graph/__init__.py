@@ -24,7 +24,8 @@ from imgcls.formats import params
 from imgcls.formats import symbol as symbols
 from imgcls.formats.symbol import STATISTICS_INIT, Node, NodeOutput, Symbol
 from imgcls.layers import Layer, OpSpec, Shape
-from imgcls.layers.foreign import OPERATORS, Variable
+from imgcls.layers.operation import Variable
+from imgcls.layers.operators import OPERATORS
 from imgcls.storage.paths import to_path
 
 #: heads that are a loss or a link function: the network proper is what goes in

@@ -19,7 +19,7 @@ def initialize(model: nn.Module, initializer: str, network: str, seed: int) -> N
     generator = torch.Generator().manual_seed(seed)
     kind = default_for(network) if initializer == "default" else initializer
     for module in model.modules():
-        if isinstance(module, Layer) and not module.initialized:
+        if isinstance(module, Layer) and not module.is_initialized:
             for name, parameter in module.named_parameters(recurse=False):
                 if name == "weight":
                     with torch.no_grad():

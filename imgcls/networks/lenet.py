@@ -91,7 +91,7 @@ def _begin_with_identity(loc: FullyConnected) -> None:
     with torch.no_grad():
         loc.weight.zero_()
         loc.bias.copy_(torch.tensor([1.0, 0, 0, 0, 1, 0]))
-    loc.initialized = True
+    loc.is_initialized = True
 
 
 def _after_pools(size: int) -> int:

@@ -1,0 +1,140 @@
+"""MXNet's operators that work element by element: activations, dropout, clip, addition, a factor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from imgcls.layers.base import Layer, OpSpec, first_of_equal_shapes, to_attrs
+
+
+class Activation(Layer):
+    """Element by element: relu, sigmoid, tanh, softrelu (softplus) or softsign."""
+
+    op = "Activation"
+    keeps_shape = True
+    FUNCTIONS: ClassVar[dict[str, Callable[[Tensor], Tensor]]] = {
+        "relu": torch.relu, "sigmoid": torch.sigmoid, "tanh": torch.tanh, "softrelu": F.softplus,
+        "softsign": F.softsign}
+
+    def __init__(self, act_type: str, extra: dict[str, str] | None = None) -> None:
+        super().__init__({"act_type": act_type} | (extra or {}))
+        self.function = self.FUNCTIONS[act_type]
+
+    @classmethod
+    def read(cls, spec: OpSpec) -> Layer:
+        return cls(spec.choice("act_type", "", cls.FUNCTIONS))
+
+    def forward(self, data: Tensor) -> Tensor:
+        return self.function(data)
+
+
+class Dropout(Layer):
+    """Drops with probability p while training (MXNet's default p is 0.5)."""
+
+    op = "Dropout"
+    keeps_shape = True
+
+    def __init__(self, p: float | None = None, extra: dict[str, str] | None = None) -> None:
+        super().__init__(to_attrs(p=p) | (extra or {}))
+        self.p = 0.5 if p is None else p
+
+    @classmethod
+    def read(cls, spec: OpSpec) -> Layer:
+        spec.ignore("cudnn_off")
+        spec.choice("mode", "training", ("training",))
+        if spec.integers("axes", ()):
+            raise ValueError("axes is not supported")
+        return cls(spec.real("p", 0.5))
+
+    def forward(self, data: Tensor) -> Tensor:
+        return F.dropout(data, self.p, self.training)
+
+
+class Clip(Layer):
+    """Limits every element to [a_min, a_max]."""
+
+    op = "clip"
+    keeps_shape = True
+
+    def __init__(self, a_min: float, a_max: float, extra: dict[str, str] | None = None) -> None:
+        super().__init__(to_attrs(a_min=a_min, a_max=a_max) | (extra or {}))
+        self.a_min = float(a_min)
+        self.a_max = float(a_max)
+
+    @classmethod
+    def read(cls, spec: OpSpec) -> Layer:
+        return cls(spec.real("a_min"), spec.real("a_max"))
+
+    def forward(self, data: Tensor) -> Tensor:
+        if not data.requires_grad:
+            return data.clamp(self.a_min, self.a_max)
+        result = _ClampWithFastBackward.apply(data, self.a_min, self.a_max)
+        assert isinstance(result, Tensor)
+        return result
+
+
+class _ClampWithFastBackward(torch.autograd.Function):
+    """clamp with the backward of hardtanh, which takes half the time.
+
+    hardtanh passes no gradient at its bounds and MXNet's clip does, so the bounds are moved by the smallest step.
+    """
+
+    @staticmethod
+    def forward(context: Any, data: Tensor, low: float, high: float) -> Tensor:
+        context.save_for_backward(data)
+        context.bounds = np.nextafter(np.float32(low), -np.inf), np.nextafter(np.float32(high), np.inf)
+        return data.clamp(low, high)
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        data, = context.saved_tensors
+        low, high = context.bounds
+        return torch.ops.aten.hardtanh_backward(gradients[0], data, float(low), float(high)), None, None
+
+
+class ElementwiseAdd(Layer):
+    """a + b of equal shapes; MXNet numbers these `_plus0`, `_plus1`, ..."""
+
+    op = "elemwise_add"
+    num_inputs = 2
+
+    def infer(self, *data: Tensor) -> Tensor:
+        return first_of_equal_shapes(*data)
+
+    def forward(self, left: Tensor, right: Tensor) -> Tensor:
+        return left + right
+
+
+class MulScalar(Layer):
+    """data * scalar; MXNet numbers these `_mulscalar0`, ..."""
+
+    op = "_mul_scalar"
+    keeps_shape = True
+
+    def __init__(self, scalar: float, extra: dict[str, str] | None = None) -> None:
+        super().__init__(to_attrs(scalar=scalar) | (extra or {}))
+        self.scalar = float(scalar)
+
+    @classmethod
+    def read(cls, spec: OpSpec) -> Layer:
+        spec.ignore("is_int")
+        return cls(spec.real("scalar", 1.0))
+
+    def forward(self, data: Tensor) -> Tensor:
+        return data * self.scalar
+
+
+class Identity(Layer):
+    """The input itself (MXNet's `_copy`, written `identity` in Python)."""
+
+    op = "_copy"
+    keeps_shape = True
+
+    def forward(self, data: Tensor) -> Tensor:
+        return data
