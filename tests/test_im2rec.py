@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -130,13 +131,14 @@ def test_flags_of_every_age(flags: str, tmp_path: Path, capsys: pytest.CaptureFi
 
 
 def test_parsing_of_the_rest(tmp_path: Path) -> None:
-    def parse(text: str) -> object:
-        return im2rec.parse([*text.split(), str(tmp_path / "p"), str(TREE)])
+    def parse(text: str) -> SimpleNamespace:
+        sections = im2rec.parse([*text.split(), str(tmp_path / "p"), str(TREE)])
+        return SimpleNamespace(**{name: value for section in sections for name, value in vars(section).items()})
     assert parse("--no-shuffle").shuffle is parse("--shuffle False").shuffle is False
     assert parse("--no_shuffle True").shuffle is False
     assert parse("").shuffle is parse("--shuffle").shuffle is parse("--no-shuffle=False").shuffle is True
-    assert parse("--exts .bmp .png").exts == parse("--exts=.bmp,.png").exts == [".bmp", ".png"]
-    assert parse("--exts .png").exts == [".png"]
+    assert parse("--exts .bmp .png").exts == parse("--exts=.bmp,.png").exts == (".bmp", ".png")
+    assert parse("--exts .png").exts == (".png",)
     assert parse("--color -1").color == parse("--color=-1").color == -1
     assert parse("--encoding png --quality 9").encoding == ".png"
     assert parse("--res 480 --qual 90 --num_thread 16 --train_ratio .5").num_thread == 16
@@ -146,7 +148,7 @@ def test_parsing_of_the_rest(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("words", "told"), [
-    ("--lisst", "did you mean --list"), ("--re 5", "--recursive or --resize"), ("--resize many", "'many'"),
+    ("--lisst", "did you mean --list"), ("--re 5", "--recursive, --resize"), ("--resize many", "--resize many"),
     ("--quality 0", "--quality 0"), ("--quality 101", "between 1 and 100"), ("--color 3", "--color 3"),
     ("--encoding .bmp", "--encoding .bmp"), ("--chunks 0", "--chunks 0"), ("--train-ratio 1.5", "--train-ratio"),
     ("--train-ratio .9 --test-ratio .2", "over 1"), ("--list maybe", "argument"), ("--resize", "resize")])
@@ -342,7 +344,7 @@ def test_the_cpp_tools_form(folder: Path, tmp_path: Path, capsys: pytest.Capture
     for root in (f"{folder}/a", f"{folder}/a/"):
         assert im2rec.main([f"{tmp_path}/y.lst", root, f"{tmp_path}/y.rec", "encoding=.png"]) == 0
         assert images(tmp_path / "y.rec")[0].shape == (21, 32, 3)
-    for wrong, told in (("resiz=3", "did you mean resize"), ("resize=x", "integer"), ("pack_label=1", "label_width"),
+    for wrong, told in (("resiz=3", "did you mean resize"), ("resize=x", "whole number"), ("pack_label=1", "label_width"),
                         ("nsplit=2 part=2", "part 2"), ("loose", "key=value"), ("inter_method=7", "inter_method")):
         assert im2rec.main([*words, *wrong.split()]) == 2
         assert told in capsys.readouterr().err
@@ -510,5 +512,5 @@ def test_real_records_come_out_again(tmp_path: Path) -> None:
 
 
 def test_usage_error_names_the_flag() -> None:
-    with pytest.raises(UsageError, match="--num-thread -1"):
+    with pytest.raises(UsageError, match="num_thread -1"):
         im2rec.parse(["p", "r", "--num-thread=-1"])

@@ -20,7 +20,7 @@ TRUE_WORDS = ("1", "true", "yes", "on")
 FALSE_WORDS = ("0", "false", "no", "off", "none", "")
 
 
-def flag(default: Any, help: str, *, since: str = "new", choices: tuple[str, ...] = (), metavar: str = "",
+def flag(default: Any, help: str, *, since: str = "new", choices: tuple[Any, ...] = (), metavar: str = "",
          later: str = "", minimum: float | None = None, maximum: float | None = None, short: str = "",
          aliases: tuple[str, ...] = (), negation: str = "", takes: str = "value") -> Any:
     """Return a field that is a flag; without a default (`MISSING`) the flag must be given.
@@ -99,7 +99,9 @@ def _check(field: Field[Any], name: str, value: Any, typed: Any) -> None:
     """UsageError for a value of the right type that is not among the choices or out of bounds."""
     choices, minimum, maximum = (field.metadata[key] for key in ("choices", "minimum", "maximum"))
     if choices and typed not in choices:
-        raise unknown(name, str(value), choices)
+        if isinstance(typed, str):
+            raise unknown(name, str(value), choices)
+        raise UsageError(f"{name} {show(typed)}: must be one of {', '.join(map(show, choices))}")
     if minimum is None or not isinstance(typed, (int, float)):
         return
     if maximum is not None and not minimum <= typed <= maximum:

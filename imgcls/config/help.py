@@ -32,14 +32,14 @@ def _help_lines(field: Field[Any], default: Any) -> list[str]:
     text = field.metadata["help"]
     if field.metadata["later"]:
         text += " (not yet)"
-    elif not (default in ("", None, MISSING, ()) or default is False):
+    elif not (default in ("", None, MISSING, ()) or default is False or field.metadata["negation"]):
         text += f" ({show(default)})"
     return _columns(_usage(field), text)
 
 
 def _usage(field: Field[Any]) -> str:
     metadata = field.metadata
-    choices = "{" + ",".join(metadata["choices"]) + "}" if metadata["choices"] else ""
+    choices = "{" + show(metadata["choices"]) + "}" if metadata["choices"] else ""
     kind = str(field.type).removesuffix(" | None")
     metavar = choices or metadata["metavar"] or _METAVARS.get(kind, "TEXT")
     if metadata["is_positional"]:

@@ -1,0 +1,61 @@
+"""The command line of MXNet's C++ im2rec: LIST ROOT OUT.rec [key=value ...]. Read by `cli/im2rec.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from imgcls.config.flags import convert, flag, flags_of
+from imgcls.data.packing.config import PackConfig
+from imgcls.errors import UsageError, unknown
+
+
+@dataclass(frozen=True)
+class KeyValues:
+    """The keys of MXNet's tools/im2rec.cc with its defaults."""
+
+    resize: int = flag(-1, "pixels of the short edge; -1: as it is")
+    label_width: int = flag(1, "labels of a line", minimum=1, maximum=100_000)
+    pack_label: int = flag(0, "store all labels of a line")
+    nsplit: int = flag(1, "parts that the list is dealt out into", minimum=1, maximum=1_000_000)
+    part: int = flag(0, "which of them to pack", minimum=0)
+    center_crop: int = flag(0, "to a square, before the resize")
+    quality: int = flag(95, "of JPEG, or the compression of PNG", minimum=0, maximum=100)
+    color: int = flag(1, "1: colour, 0: grey, -1: as stored", choices=(-1, 0, 1))
+    encoding: str = flag(".jpg", "of the images", choices=(".jpg", ".png"))
+    inter_method: int = flag(1, "OpenCV's number, 9: by direction, 10: by chance", choices=(0, 1, 2, 3, 4, 9, 10))
+    unchanged: int = flag(0, "store the files as they are")
+    num_thread: int = flag(0, "0: one per core")
+
+    def pack_config(self, num_cores: int) -> PackConfig:
+        """Return what is done to an image, as the C++ tool would."""
+        resize = max(0, self.resize)
+        # 10-100 is a quality of JPEG; the C++ tool hands PNG its own default then
+        quality = 3 if self.encoding == ".png" and self.quality > 9 else self.quality
+        return PackConfig(
+            pass_through=bool(self.unchanged), resize=resize, quality=quality, color=self.color,
+            center_crop=bool(self.center_crop and resize), encoding=self.encoding, inter_method=self.inter_method,
+            pack_label=bool(self.pack_label), repeat_first_label=True, num_threads=self.num_thread or num_cores)
+
+
+def read_key_values(words: Sequence[str]) -> KeyValues:
+    """Return the settings of these words; UsageError names the key that is wrong."""
+    fields = flags_of(KeyValues)
+    values: dict[str, Any] = {}
+    for word in words:
+        key, equals, text = word.partition("=")
+        if not equals:
+            raise UsageError(f"{word!r} is no key=value")
+        if key not in fields:
+            raise unknown("key", key, fields)
+        try:
+            values[key] = convert(fields[key], text)
+        except UsageError as error:
+            raise UsageError(str(error)) from None  # a key is no flag, and not to be spelled as one
+    settings = KeyValues(**values)
+    if settings.pack_label and settings.label_width < 2:
+        raise UsageError("pack_label=1 needs label_width=2 or more: one label has its place anyway")
+    if settings.part >= settings.nsplit:
+        raise UsageError(f"part {settings.part}: must be between 0 and {settings.nsplit - 1}")
+    return settings

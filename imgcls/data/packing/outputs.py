@@ -1,0 +1,76 @@
+"""What stands beside a packed list: STEM.bad, its class names, and STEM.pack.json, which lets a run be resumed.
+
+`cli/im2rec.py` calls it around `pack.pack_list`; it packs and prints nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import glob
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from imgcls.data.listing import class_names_by_folder
+from imgcls.data.packing.config import PackConfig
+from imgcls.data.packing.pack import PackResult
+from imgcls.formats import lists
+from imgcls.formats.lists import Listing
+from imgcls.storage.atomic import write_bytes
+
+
+@dataclass(frozen=True)
+class PackCounts:
+    """What became of a list, in numbers; the names are keys of STEM.pack.json."""
+
+    records: int
+    skipped: int
+    size_bytes: int
+
+
+def write_outputs(stem: str, listing: Listing, result: PackResult) -> PackCounts:
+    """Write what stands beside STEM.rec, but for the stamp; return the counts."""
+    problems = [str(problem) for problem in listing.problems]
+    problems += [f"{entry.path}\t{reason}" for entry, reason in result.skipped]
+    _write_bad_list(stem + ".bad", problems)
+    if not lists.class_names(stem + ".rec") and (names := class_names_by_folder(listing.entries)):
+        lists.write_class_names(lists.classes_path(stem), names)
+    return PackCounts(result.num_records, len(problems), result.size_bytes)
+
+
+def _write_bad_list(path: str, problems: list[str]) -> None:
+    """Write one line per image or line of the list that was left out, with the reason; no file for none."""
+    if problems:
+        write_bytes(path, "".join(line + "\n" for line in problems).encode("utf-8", "surrogateescape"))
+    else:
+        Path(path).unlink(missing_ok=True)
+
+
+def write_stamp(stem: str, list_path: Path, config: PackConfig, counts: PackCounts) -> None:
+    """Write STEM.pack.json, last of all, so that it is only there when everything is."""
+    text = json.dumps({**_stamp(list_path, config), **dataclasses.asdict(counts)}, indent=1) + "\n"
+    write_bytes(stem + ".pack.json", text.encode())
+
+
+def read_stamp(stem: str, list_path: Path, config: PackConfig) -> PackCounts | None:
+    """Return the counts of a complete earlier run with this list and these settings, or None; what a killed run
+    left is removed."""
+    for leftover in Path(stem).parent.glob(f".{glob.escape(Path(stem).name)}.???.*.tmp"):
+        leftover.unlink(missing_ok=True)
+    try:
+        stamp = json.loads(Path(stem + ".pack.json").read_bytes())
+        counts = PackCounts(**{field.name: int(stamp.pop(field.name)) for field in dataclasses.fields(PackCounts)})
+        is_same = stamp == _stamp(list_path, config) and os.path.getsize(stem + ".rec") == counts.size_bytes
+        return counts if is_same and os.path.exists(stem + ".idx") else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None  # no stamp, or one that anybody may have edited: packed again
+
+
+def _stamp(list_path: Path, config: PackConfig) -> dict[str, Any]:
+    """Return what makes a packed file this list's: the list's bytes, and all that decides about the records'."""
+    settings = dataclasses.asdict(config)
+    del settings["num_threads"]
+    return {"list_sha256": hashlib.sha256(list_path.read_bytes()).hexdigest(), "settings": settings}
