@@ -2,7 +2,8 @@
 
 `drivers` gives the file system to `remote`, `download` uses the requests. Nothing here tries twice.
 
-Ours and not fsspec's `HTTPFileSystem`, which needs aiohttp: http(s) is to work in a plain installation.
+Ours and not fsspec's `HTTPFileSystem`: it needs aiohttp, which a plain installation has not, takes a server
+that refuses for a file that is not there, and cannot read from one without ranges.
 """
 
 from __future__ import annotations
@@ -24,10 +25,9 @@ _SKIP_BYTES = 1 << 20
 class HttpStatusError(Exception):
     """An answer of a web server that is no content."""
 
-    def __init__(self, code: int, reason: str) -> None:
-        super().__init__(f"the server answers {code} {reason}")
-        self.code = code
-        self.reason = reason
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(f"the server answers {status} {reason}")
+        self.status = status
 
 
 @contextlib.contextmanager
@@ -97,6 +97,6 @@ class HttpFileSystem:
             with open_url(url, method=method, headers=headers, timeout_s=READ_TIMEOUT_S) as answer:
                 yield answer
         except HttpStatusError as error:
-            if error.code in (404, 410):  # not found, gone: absence is an answer, no trouble
+            if error.status in (404, 410):  # not found, gone: absence is an answer, no trouble
                 raise FileNotFoundError(errno.ENOENT, "no such file", url) from None
             raise

@@ -4,8 +4,8 @@ The lock belongs to the open file and ends with it, however its process dies; a 
 too. Callers are `cache`, `download`, and `training.checkpoint` for its prefix. Nothing here opens or removes
 a file.
 
-Ours and not `filelock`, which locks a file of its own: it can neither lock a file that is already open, so
-that the lock lasts as long as its mapping, nor share a lock among readers.
+Ours and not `filelock`: its lock of an open file (3.30 and later) is exclusive, and its shared lock lives in
+an SQLite file apart from the file that is mapped.
 """
 
 from __future__ import annotations

@@ -79,7 +79,8 @@ def is_transient(error: Exception) -> bool:
     response = getattr(error.__cause__, "response", None) or {}
     if isinstance(response, dict) and str(response.get("Error", {}).get("Code")) in _TRANSIENT_S3_CODES:
         return True
-    status = getattr(error, "code", None) or getattr(error, "status", None)
+    # aiohttp's errors and ours say `status`, gcsfs's say `code`
+    status = getattr(error, "status", None) or getattr(error, "code", None)
     if isinstance(status, int):
         return status >= 500 or status in _TRANSIENT_STATUS
     # Drivers raise these without a number: they go before the rule for numbers.

@@ -104,7 +104,7 @@ def _request(url: str, part: IO[bytes], start: int, spec: FileSpec) -> None:
         with open_url(url, headers=headers, timeout_s=TIMEOUT_S) as answer:
             _receive(answer, part, start, spec)
     except HttpStatusError as error:
-        if error.code == 416 and start:
+        if error.status == 416 and start:
             return  # there is nothing beyond what we have: the hash decides whether that is all
         raise MirrorError(str(error)) from error
     except (OSError, HTTPException, ValueError) as error:
