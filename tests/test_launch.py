@@ -173,21 +173,23 @@ def test_a_report_is_told_from_output() -> None:
 # flags
 
 @pytest.mark.parametrize(("words", "part"), [
-    ("-n 2 --foo python x.py", "unrecognized arguments: --foo (imgcls-launch's own flags come before the command"),
+    ("-n 2 --foo python x.py", "flag --foo is not known: "),
+    ("-n 2 --foo python x.py", " (imgcls-launch's own flags come before the command"),
+    ("-n 2 --num-work 3 ls", "flag --num-work is not known: did you mean --num-workers?"),
     ("python x.py", "-n"),
-    ("-n 0 ls", "0: must be a whole number of at least 1"),
+    ("-n 0 ls", "-n 0: must be at least 1"),
     ("-n 2", "what is to be run is missing"),
     ("-n 2 --launcher yarn ls", "torch has no launcher for YARN"),
     ("-n 2 --launcher ssh ls", "needs a host file"),
     ("-n 2 --launcher slurm -H hosts ls", "-H hosts: is for --launcher ssh and mpi"),
-    ("-n 2 -H /none/hosts ls", "--hostfile /none/hosts: no such file"),
+    ("-n 2 -H /none/hosts ls", " /none/hosts: no such file"),
     ("-n 2 --sync-dir /tmp/x ls", "--sync-dst-dir /tmp/x: is for --launcher ssh"),
     ("-n 2 -H hosts --sync-dir rel ls", "must be a full path"),
     ("-n 2 -H hosts --sync-dst-dir / ls", "must be a full path"),
     ("-n 2 --nnodes 1:2 ls", "--nnodes 1:2: is not for --launcher local"),
     ("-n 2 -s 0 train --kv-store dist_async", "-s 0: dist_async keeps its weights on servers"),
     ("-n 3 --nnodes 2 --launcher slurm ls", "must be a multiple of the number of nodes"),
-    ("-n 2 --timeout 0 ls", "--timeout: 0: must be"),
+    ("-n 2 --timeout 0 ls", "--timeout 0: must be between 1 and 10000000"),
     ("-n 2 --env-worker X ls", "--env-worker X: must be NAME:VALUE"),
 ])
 def test_wrong_flags_are_one_line(words: str, part: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -196,6 +198,16 @@ def test_wrong_flags_are_one_line(words: str, part: str, capsys: pytest.CaptureF
     assert out == ""
     assert err.count("\n") == 1
     assert part in err
+
+
+@pytest.mark.parametrize("words", ["-n 2 --dry-run", "-n2 --dry-run", "-n=2 --dry-run", "--num-workers 2 --dry-run",
+                                   "--num_workers=2 --dry_run", "-vn 2 --dry-run"])
+@pytest.mark.parametrize("command", ["true -n 3 --dry-run 1", "-- true -n 3 --dry-run 1"])
+def test_flags_end_where_the_command_begins(words: str, command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert launch.main([*words.split(), *command.split()]) == 0
+    out, _ = capsys.readouterr()
+    assert "--processes 2 " in out
+    assert out.endswith(" -- true -n 3 --dry-run 1\n")
 
 
 def test_what_users_of_mxnet_may_miss_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:

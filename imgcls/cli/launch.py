@@ -5,7 +5,6 @@ It takes what MXNet's launcher took: -n, -s, -H, --sync-dst-dir, --launcher, --e
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
 import secrets
@@ -13,9 +12,11 @@ import shlex
 import socket
 import sys
 from collections.abc import Sequence
+from dataclasses import MISSING, dataclass
 
-from imgcls.cli._argparse import Parser
 from imgcls.cli._run import run_main
+from imgcls.config.command_line import parse
+from imgcls.config.flags import flag, positional
 from imgcls.distributed.rank_info import LAUNCHER_VARIABLE
 from imgcls.errors import UsageError
 from imgcls.launch import command as commands
@@ -26,6 +27,8 @@ from imgcls.storage.atomic import write_bytes
 
 NAME = "imgcls-launch"
 LAUNCHERS = ("local", "ssh", "mpi", "slurm", "kubernetes", "sge", "yarn")
+#: as --dist-timeout of imgcls-train
+DEFAULT_TIMEOUT_S = 300.0
 NEXT_STEP = {"slurm": "sbatch {file}", "kubernetes": "kubectl create -f {file}", "sge": "qsub {file}"}
 EXAMPLES = """examples:
   imgcls-launch -n 2 imgcls-train --network lenet --kv-store dist_sync        two workers on this machine
@@ -36,223 +39,222 @@ EXAMPLES = """examples:
 """
 
 
+@dataclass(frozen=True)
+class LaunchConfig:
+    """Launch"""
+
+    num_workers: int = flag(MISSING, "workers, each with a --batch-size of its own; one process each, or one for each "
+                            "GPU of the command's --gpus", short="-n", minimum=1)
+    command: tuple[str, ...] = positional("what is to be run, with its flags", metavar="COMMAND", default=(),
+                                          takes="rest")
+    num_servers: int | None = flag(None, "servers of --kv-store dist_async (if not given: N of -n)", short="-s",
+                                   minimum=0)
+    hostfile: str = flag("", "machines, one per line: name, name:ssh-port or name slots=K", short="-H",
+                         metavar="FILE")
+    sync_dst_dir: str = flag("", "copy the current folder there on every machine, run there", metavar="DIR",
+                             aliases=("--sync-dir",))
+    launcher: str = flag("", "if not given: ssh with -H, else local", choices=LAUNCHERS)
+    env: tuple[str, ...] = flag((), "pass a variable to the workers, or NAME=VALUE", metavar="NAME", takes="each")
+    env_worker: tuple[str, ...] = flag((), "a variable of the workers", metavar="K:V", takes="each")
+    env_server: tuple[str, ...] = flag((), "taken for MXNet's sake", metavar="K:V", takes="each")
+    p3: bool = flag(False, "taken for MXNet's sake: it is always so", takes="none")
+    max_restarts: int = flag(0, "start again from the last position saved, so often; 10 with --nnodes MIN:MAX",
+                             minimum=0)
+    nnodes: str = flag("", "go on as long as MIN machines are left", metavar="MIN:MAX")
+    timeout: float | None = flag(None, "until a silent machine counts as lost (if not given: 300)",
+                                 metavar="SECONDS", minimum=1, maximum=1e7)
+    python: str = flag("", "the Python of the machines (if not given: the one that runs this)", metavar="PATH")
+    ssh_config: str = flag("", "for ssh -F", metavar="FILE")
+    ssh_option: tuple[str, ...] = flag((), "for ssh -o", metavar="NAME=VALUE", takes="each")
+    image: str = flag("imgcls:latest", "container image for --launcher kubernetes", metavar="NAME")
+    output: str = flag("", "for the script that slurm, kubernetes and sge take", metavar="FILE")
+    dry_run: bool = flag(False, "print what would be run", takes="none")
+    verbose: bool = flag(False, "with torch's own messages", short="-v", takes="none")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command: imgcls-launch, tools/launch.py."""
-    return run_main(_start, argv, NAME)
+    """Run the command: imgcls-launch, tools/launch.py."""
+    return run_main(_start, argv, NAME, LaunchConfig)
 
 
 def _start(argv: Sequence[str]) -> int:
-    flags = _parse(argv)
-    command = commands.words(flags.command)
-    launcher = flags.launcher or ("ssh" if flags.hostfile else "local")
-    _check(flags, launcher, command)
-    _notes(flags, launcher, command)
-    env = {"DMLC_NUM_WORKER": str(flags.num_workers), "DMLC_NUM_SERVER": str(_servers(flags)),
-           **commands.passed_variables(flags.env), **_role_variables(flags.env_worker, "--env-worker")}
-    if flags.timeout is not None:
-        env["IMGCLS_DIST_TIMEOUT"] = f"{flags.timeout:g}"
+    (args,) = parse(argv, LaunchConfig, prog=NAME, usage="-n N [flags] COMMAND...", examples=EXAMPLES,
+                    hint=f" ({NAME}'s own flags come before the command; --help lists them)",
+                    takes_prefixes=False)  # a beginning of a flag may be meant for the command
+    command = commands.words(list(args.command))
+    launcher = args.launcher or ("ssh" if args.hostfile else "local")
+    _check(args, launcher, command)
+    _print_notes(args, launcher, command)
+    num_servers = args.num_workers if args.num_servers is None else args.num_servers
+    env = {"DMLC_NUM_WORKER": str(args.num_workers), "DMLC_NUM_SERVER": str(num_servers),
+           **commands.passed_variables(args.env), **_role_variables(args.env_worker, "--env-worker")}
+    if args.timeout is not None:
+        env["IMGCLS_DIST_TIMEOUT"] = f"{args.timeout:g}"
     if launcher in ("local", "ssh", "mpi"):  # for the last line of a run, which tells how to go on
-        env[LAUNCHER_VARIABLE] = shlex.join([NAME, *argv[:len(argv) - len(flags.command)]])
+        env[LAUNCHER_VARIABLE] = shlex.join([NAME, *argv[:len(argv) - len(args.command)]])
     if launcher in ("local", "ssh"):
-        return supervisor.run(_job(flags, command, env))
+        return supervisor.run(_job(args, command, env))
     if launcher == "mpi":
-        return _run_mpi(flags, command, env)
-    return _write_script(flags, launcher, command, env)
+        return _run_mpi(args, command, env)
+    return _write_script(args, launcher, command, env)
 
 
-def _check(flags: argparse.Namespace, launcher: str, command: list[str]) -> None:
+def _check(args: LaunchConfig, launcher: str, command: list[str]) -> None:
     """UsageError for what no launcher can do, before anything is started."""
     if launcher == "yarn":
         raise UsageError("--launcher yarn: torch has no launcher for YARN; use slurm or kubernetes, or ssh to the "
                          "nodes that YARN gives you (-H FILE)")
-    if launcher == "ssh" and not flags.hostfile:
+    if launcher == "ssh" and not args.hostfile:
         raise UsageError("--launcher ssh: needs a host file (-H FILE); leave --launcher out to run on this machine")
-    if launcher not in ("ssh", "mpi") and flags.hostfile:
-        raise UsageError(f"-H {flags.hostfile}: is for --launcher ssh and mpi, not for {launcher}")
-    if flags.sync_dst_dir and launcher != "ssh":
-        raise UsageError(f"--sync-dst-dir {flags.sync_dst_dir}: is for --launcher ssh, not for {launcher}")
-    if flags.sync_dst_dir and not re.fullmatch(r"/.*[^/].*", flags.sync_dst_dir):
-        raise UsageError(f"--sync-dst-dir {flags.sync_dst_dir}: must be a full path, such as /tmp/job")
-    if flags.nnodes and launcher in ("local", "mpi"):
-        raise UsageError(f"--nnodes {flags.nnodes}: is not for --launcher {launcher}")
-    if flags.num_servers == 0 and "async" in commands.value(command, "--kv-store").lower():
+    if launcher not in ("ssh", "mpi") and args.hostfile:
+        raise UsageError(f"-H {args.hostfile}: is for --launcher ssh and mpi, not for {launcher}")
+    if args.sync_dst_dir and launcher != "ssh":
+        raise UsageError(f"--sync-dst-dir {args.sync_dst_dir}: is for --launcher ssh, not for {launcher}")
+    if args.sync_dst_dir and not re.fullmatch(r"/.*[^/].*", args.sync_dst_dir):
+        raise UsageError(f"--sync-dst-dir {args.sync_dst_dir}: must be a full path, such as /tmp/job")
+    if args.nnodes and launcher in ("local", "mpi"):
+        raise UsageError(f"--nnodes {args.nnodes}: is not for --launcher {launcher}")
+    if args.num_servers == 0 and "async" in commands.value(command, "--kv-store").lower():
         raise UsageError("-s 0: dist_async keeps its weights on servers, there must be at least 1")
     if not sys.platform.startswith(("linux", "darwin")):
         raise UsageError(f"{NAME} needs Linux or macOS")
 
 
-def _notes(flags: argparse.Namespace, launcher: str, command: list[str]) -> None:
-    """What a user of MXNet's launcher may miss, said once."""
+def _print_notes(args: LaunchConfig, launcher: str, command: list[str]) -> None:
+    """Say once what a user of MXNet's launcher may miss."""
     store = commands.value(command, "--kv-store").lower()
-    if flags.num_servers and "async" not in store:
-        _note(f"-s {flags.num_servers}: not needed for {store or 'this command'}, gradients are summed by all-reduce")
-    if flags.p3:
-        _note("--p3: nothing to switch on, gradients are sent while the backward pass still computes others")
-    if _role_variables(flags.env_server, "--env-server"):
-        _note("--env-server: there are no processes that are servers only; use --env or --env-worker")
-    if flags.output and launcher not in NEXT_STEP:
-        _note(f"--output {flags.output}: --launcher {launcher} writes no script")
+    if args.num_servers and "async" not in store:
+        _print_note(f"-s {args.num_servers}: not needed for {store or 'this command'}, gradients are summed by "
+                    "all-reduce")
+    if args.p3:
+        _print_note("--p3: nothing to switch on, gradients are sent while the backward pass still computes others")
+    if _role_variables(args.env_server, "--env-server"):
+        _print_note("--env-server: there are no processes that are servers only; use --env or --env-worker")
+    if args.output and launcher not in NEXT_STEP:
+        _print_note(f"--output {args.output}: --launcher {launcher} writes no script")
 
 
-def _note(text: str) -> None:
+def _print_note(text: str) -> None:
     print(f"{NAME}: note: {text}", file=sys.stderr)
 
 
-def _job(flags: argparse.Namespace, command: list[str], env: dict[str, str]) -> supervisor.Job:
-    """For the launchers local and ssh."""
-    timeout = flags.timeout or 300.0
-    shares, ssh, least = [Share(Host(socket.gethostname()), flags.num_workers)], None, 1
-    if flags.hostfile:
-        shares, least = _shares(flags)
+def _job(args: LaunchConfig, command: list[str], env: dict[str, str]) -> supervisor.Job:
+    """Return the job of the launchers local and ssh."""
+    timeout_s = args.timeout or DEFAULT_TIMEOUT_S
+    shares = [Share(Host(socket.gethostname()), args.num_workers)]
+    least = 1
+    ssh = None
+    if args.hostfile:
+        shares, least = _shares(args)
         hosts.check_reachable_names(shares)
-        ssh = Ssh(flags.ssh_config or "", flags.ssh_option, alive_s=max(1, min(10, int(timeout / 4))))
-    root, folder = _package_root(), os.getcwd()
-    roots = [root] if root else []
-    if flags.sync_dst_dir and root and os.path.commonpath([root, folder]) == folder:
-        roots.insert(0, os.path.normpath(os.path.join(flags.sync_dst_dir, os.path.relpath(root, folder))))
-    return supervisor.Job(command, shares, commands.devices(command), least, len(shares), flags.max_restarts, timeout, env,
-                   _python(flags), folder, roots, ssh, NAME, secrets.token_hex(8), flags.sync_dst_dir or "",
-                   flags.verbose, flags.dry_run)
+        # a host that is gone shows after a few of these, well within the timeout
+        alive_s = max(1, min(10, int(timeout_s / 4)))
+        ssh = Ssh(args.ssh_config, args.ssh_option, alive_s=alive_s)
+    return supervisor.Job(
+        command=command, shares=shares, devices=commands.devices(command), least=least, most=len(shares),
+        max_restarts=args.max_restarts, timeout_s=timeout_s, env=env, python=args.python or sys.executable,
+        folder=os.getcwd(), roots=_package_roots(args.sync_dst_dir), ssh=ssh, name=NAME, job=secrets.token_hex(8),
+        sync_folder=args.sync_dst_dir, verbose=args.verbose, dry_run=args.dry_run)
 
 
-def _shares(flags: argparse.Namespace) -> tuple[list[Share], int]:
-    """Workers by host as --nnodes allows, and the least number of hosts."""
-    listed = hosts.read(flags.hostfile)
-    least, most = _nnodes(flags.nnodes) if flags.nnodes else (0, len(listed))
+def _shares(args: LaunchConfig) -> tuple[list[Share], int]:
+    """Return workers by host as --nnodes allows, and the least number of hosts."""
+    listed = hosts.read(args.hostfile)
+    least, most = _nnodes(args.nnodes) if args.nnodes else (0, len(listed))
     if most > len(listed):
-        raise UsageError(f"--nnodes {flags.nnodes}: {flags.hostfile} has {len(listed)} host(s)")
-    shares = hosts.spread(listed[:most], flags.num_workers)
+        raise UsageError(f"--nnodes {args.nnodes}: {args.hostfile} has {len(listed)} host(s)")
+    shares = hosts.spread(listed[:most], args.num_workers)
     unused = [host.name for host in listed if host.name not in {share.host.name for share in shares}]
     if unused:
-        _note(f"-n {flags.num_workers}: {', '.join(unused[:8])}{' ...' * (len(unused) > 8)} not needed")
+        more = " ..." if len(unused) > 8 else ""
+        _print_note(f"-n {args.num_workers}: {', '.join(unused[:8])}{more} not needed")
     return shares, min(least or len(shares), len(shares))
 
 
-def _run_mpi(flags: argparse.Namespace, command: list[str], env: dict[str, str]) -> int:
-    """mpirun, here or on the hosts of -H."""
-    shares, ssh_words = [Share(Host("localhost"), flags.num_workers)], []
-    port = 20000 + secrets.randbelow(10000)
-    if flags.hostfile:
-        shares, _least = _shares(flags)
+def _run_mpi(args: LaunchConfig, command: list[str], env: dict[str, str]) -> int:
+    """Run mpirun, here or on the hosts of -H."""
+    shares = [Share(Host("localhost"), args.num_workers)]
+    address = "127.0.0.1"
+    ssh_words: list[str] = []
+    if args.hostfile:
+        shares, _least = _shares(args)
         hosts.check_reachable_names(shares)
-        if flags.ssh_config or flags.ssh_option:
-            ssh_words = Ssh(flags.ssh_config or "", flags.ssh_option).words(Host(""))
-    first = shares[0].host.name if flags.hostfile else "127.0.0.1"
-    env = {**env, "MASTER_ADDR": first, "MASTER_PORT": str(port), "DMLC_ROLE": "worker", "DMLC_PS_ROOT_URI": first,
-           "DMLC_PS_ROOT_PORT": str(port), "DMLC_JOB_CLUSTER": "mpi"}
-    root = _package_root()
-    if root:
+        address = shares[0].host.name
+        if args.ssh_config or args.ssh_option:
+            ssh_words = Ssh(args.ssh_config, args.ssh_option).words(Host(""))
+    # mpirun starts all at once, so that nobody can be asked for a free port: two jobs seldom draw the same
+    port = str(20000 + secrets.randbelow(10000))
+    env = {**env, "MASTER_ADDR": address, "MASTER_PORT": port, "DMLC_ROLE": "worker", "DMLC_PS_ROOT_URI": address,
+           "DMLC_PS_ROOT_PORT": port, "DMLC_JOB_CLUSTER": "mpi"}
+    if root := _package_root():
         env["PYTHONPATH"] = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
     resolved = commands.resolve(command)
-    if flags.python and os.path.basename(command[0]) in ("python", "python3"):
-        resolved[0] = flags.python
+    if args.python and os.path.basename(command[0]) in ("python", "python3"):
+        resolved[0] = args.python
     words, environment = schedulers.mpi(resolved, shares, commands.devices(command), env, ssh_words)
-    if flags.dry_run:
+    if args.dry_run:
         print(shlex.join(words))
         return 0
     return schedulers.run_mpi(words, environment)
 
 
-def _write_script(flags: argparse.Namespace, launcher: str, command: list[str], env: dict[str, str]) -> int:
-    """For slurm, kubernetes and sge: the script to stdout or --output, and what to do with it."""
-    least, most = _nnodes(flags.nnodes or str(flags.num_workers))
-    if flags.num_workers % most:
-        raise UsageError(f"-n {flags.num_workers}: must be a multiple of the number of nodes, --nnodes {flags.nnodes}")
-    given = [text.partition("=")[0] for text in flags.env if "=" in text]
-    kept = {name: text for name, text in env.items()
-            if name in given or name.startswith(("DMLC_NUM", "IMGCLS_")) or name in dict(
-                text.split(":", 1) for text in flags.env_worker)}
-    kept["DMLC_ROLE"] = "worker"
+def _write_script(args: LaunchConfig, launcher: str, command: list[str], env: dict[str, str]) -> int:
+    """Write the script for slurm, kubernetes or sge to stdout or --output, and say what to do with it."""
+    least, most = _nnodes(args.nnodes or str(args.num_workers))
+    if args.num_workers % most:
+        raise UsageError(f"-n {args.num_workers}: must be a multiple of the number of nodes, --nnodes {args.nnodes}")
+    # a script may be read by others: of the environment only what was named with a value goes into it
+    named = {text.partition("=")[0] for text in args.env if "=" in text}
+    named |= {text.partition(":")[0] for text in args.env_worker}
+    variables = {name: text for name, text in env.items()
+                 if name in named or name.startswith(("DMLC_NUM", "IMGCLS_"))}
+    variables["DMLC_ROLE"] = "worker"
+    # a container has a Python of its own
+    python = args.python or ("python" if launcher == "kubernetes" else sys.executable)
     batch = schedulers.Batch(
-        command, flags.num_workers // most * commands.devices(command), least, most,
-        commands.gpus(command), flags.max_restarts, flags.timeout or 300.0, kept,
-        "python" if launcher == "kubernetes" and not flags.python else _python(flags), os.getcwd(), image=flags.image)
-    text = {"slurm": schedulers.slurm, "kubernetes": schedulers.kubernetes, "sge": schedulers.sge}[launcher](batch)
-    if flags.output:
-        write_bytes(flags.output, text.encode())
+        command=command, processes=args.num_workers // most * commands.devices(command), least=least, most=most,
+        gpus=commands.gpus(command), max_restarts=args.max_restarts, timeout_s=args.timeout or DEFAULT_TIMEOUT_S,
+        env=variables, python=python, folder=os.getcwd(), image=args.image)
+    writers = {"slurm": schedulers.slurm, "kubernetes": schedulers.kubernetes, "sge": schedulers.sge}
+    script = writers[launcher](batch)
+    if args.output:
+        write_bytes(args.output, script.encode())
     else:
-        print(text, end="")
-    _note(f"next: {NEXT_STEP[launcher].format(file=shlex.quote(flags.output) if flags.output else 'FILE')}")
+        print(script, end="")
+    _print_note(f"next: {NEXT_STEP[launcher].format(file=shlex.quote(args.output) if args.output else 'FILE')}")
     return 0
 
 
-def _servers(flags: argparse.Namespace) -> int:
-    return flags.num_workers if flags.num_servers is None else flags.num_servers
-
-
 def _nnodes(text: str) -> tuple[int, int]:
-    """N or MIN:MAX."""
+    """Read N or MIN:MAX."""
     least, colon, most = text.partition(":")
     if not (least.isdigit() and (most.isdigit() or not colon)) or not 1 <= int(least) <= int(most or least):
         raise UsageError(f"--nnodes {text}: must be a number of machines, or MIN:MAX such as 1:4")
     return int(least), int(most or least)
 
 
-def _role_variables(given: Sequence[str], flag: str) -> dict[str, str]:
-    """K:V of --env-server and --env-worker."""
-    found = {}
-    for text in given:
+def _role_variables(texts: Sequence[str], flag_name: str) -> dict[str, str]:
+    """Read the K:V of --env-server and --env-worker."""
+    variables = {}
+    for text in texts:
         name, colon, content = text.partition(":")
         if not colon or not name.isidentifier():
-            raise UsageError(f"{flag} {text}: must be NAME:VALUE")
-        found[name] = content
-    return found
-
-
-def _python(flags: argparse.Namespace) -> str:
-    return flags.python or sys.executable
+            raise UsageError(f"{flag_name} {text}: must be NAME:VALUE")
+        variables[name] = content
+    return variables
 
 
 def _package_root() -> str:
-    """The folder that our package is in; "" where Python finds it there anyway."""
+    """Return the folder that our package is in; "" where Python finds it there anyway."""
     root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     return "" if os.path.basename(root) in ("site-packages", "dist-packages") else root
 
 
-def _count(least: int) -> argparse._ActionType:  # pyright: ignore[reportPrivateUsage]
-    def number(text: str) -> int:
-        if not text.isdigit() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"{text}: must be a whole number of at least {least}")
-        return int(text)
-
-    return number
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 1 <= value < 1e7:
-        raise argparse.ArgumentTypeError(f"{text}: must be a number of seconds of at least 1")
-    return value
-
-
-def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = Parser(prog=NAME, usage=f"{NAME} -n N [flags] COMMAND...", description=EXAMPLES, allow_abbrev=False,
-                    formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.hint = f" ({NAME}'s own flags come before the command; --help lists them)"
-    add = parser.add_argument
-    add("-n", "--num-workers", type=_count(1), required=True, metavar="N", help="workers, each with a --batch-size of "
-        "its own; one process each, or one for each GPU of the command's --gpus")
-    add("-s", "--num-servers", type=_count(0), metavar="N", help="servers of --kv-store dist_async (default: N of -n)")
-    add("-H", "--hostfile", metavar="FILE", help="machines, one per line: name, name:ssh-port or name slots=K")
-    add("--sync-dst-dir", "--sync-dir", metavar="DIR", help="copy the current folder there on every machine, run there")
-    add("--launcher", choices=LAUNCHERS, help="default: ssh with -H, else local")
-    add("--env", action="append", default=[], metavar="NAME", help="pass a variable to the workers, or NAME=VALUE")
-    add("--env-worker", action="append", default=[], metavar="K:V", help="a variable of the workers")
-    add("--env-server", action="append", default=[], metavar="K:V", help="taken for MXNet's sake")
-    add("--p3", action="store_true", help="taken for MXNet's sake: it is always so")
-    add("--max-restarts", type=_count(0), default=0, metavar="N",
-        help="start again from the last position saved, so often (default 0; 10 with --nnodes MIN:MAX)")
-    add("--nnodes", default="", metavar="MIN:MAX", help="go on as long as MIN machines are left")
-    add("--timeout", type=_seconds, metavar="SECONDS", help="until a silent machine counts as lost (default 300)")
-    add("--python", metavar="PATH", help="the Python of the machines (default: the one that runs this)")
-    add("--ssh-config", metavar="FILE", help="for ssh -F")
-    add("--ssh-option", action="append", default=[], metavar="NAME=VALUE", help="for ssh -o")
-    add("--image", default="imgcls:latest", metavar="NAME", help="container image for --launcher kubernetes")
-    add("--output", metavar="FILE", help="for the script that slurm, kubernetes and sge take")
-    add("--dry-run", action="store_true", help="print what would be run")
-    add("-v", "--verbose", action="store_true", help="with torch's own messages")
-    add("command", nargs=argparse.REMAINDER, metavar="COMMAND")
-    return parser.parse_args(argv)
+def _package_roots(sync_folder: str) -> list[str]:
+    """Return where machines may find our package, likeliest first: in their copy of the folder, or as here."""
+    root = _package_root()
+    if not root:
+        return []
+    if sync_folder and os.path.commonpath([root, os.getcwd()]) == os.getcwd():
+        return [os.path.normpath(os.path.join(sync_folder, os.path.relpath(root, os.getcwd()))), root]
+    return [root]
