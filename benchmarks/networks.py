@@ -180,8 +180,8 @@ def render(results: Results) -> str:
         f"random images in memory, batches of 8 (4 from {LARGE_FLOPS / 1e9:.0f} GFLOPs an image on, 64 up to "
         f"{SMALL_SIDE} x {SMALL_SIDE} pixels); training is forward, backward and SGD with momentum. torchvision's "
         "network took turns with ours in the same process with the same settings; *x* is ours over theirs, the median "
-        "of the ratios within a round: above 1, ours is faster.", "",
-        "Parameters are weights, biases, gammas (fixed ones too) and betas; FLOPs those of convolutions and fully "
+        "of the ratios within a round; above 1, ours is faster.", "",
+        "Parameters are weights, biases, gammas (fixed ones too) and betas; FLOPs are those of convolutions and fully "
         "connected layers for one image, a multiplication and an addition counted as two.", "",
         _roundtrip_text(checked), "",
         "| `--network` | input | parameters | FLOPs | MXNet file | inference, img/s | training, img/s | torchvision | "
@@ -192,21 +192,21 @@ def render(results: Results) -> str:
     return "\n".join(lines)
 
 
-NOTES = """Where torchvision's network of the name is not the same network:
+NOTES = """Where torchvision's network of the same name differs:
 
 - alexnet: 64, 192, 384, 256, 256 filters without response normalisation ("One weird trick"); MXNet's has 96, 256, 384,
   384, 256 and normalises twice.
-- googlenet: batch normalisation after every convolution, and 3 x 3 where the paper and MXNet have 5 x 5. It is built
-  without its auxiliary heads here, and so is inception_v3.
+- googlenet: batch normalisation after every convolution, and 3 x 3 where the paper and MXNet have 5 x 5. For the
+  comparison it is built without its auxiliary heads, and so is inception_v3.
 - resnet50 and deeper: the stride is in the 3 x 3 convolution ("v1.5"), in the first 1 x 1 in resnet-v1 and
-  resnet-caffe. `--network resnet` is version 2 (normalisation and relu first), which torchvision has not.
+  resnet-caffe. `--network resnet` is version 2 (normalisation and relu first), which torchvision does not have.
 - resnext50_32x4d: ours also normalises the image, as MXNet's does. torchvision's 101 layers are 32x8d and 64x4d,
-  MXNet's 32x4d, so they are not set side by side.
-- mobilenet_v2: MXNet's first block has a 1 x 1 convolution more.
-- vgg and inception_v3 have the same layers, constants of the normalisation aside.
+  MXNet's 32x4d, so they are not compared.
+- mobilenet_v2: MXNet's first block has one more 1 x 1 convolution.
+- vgg and inception_v3 have the same layers, apart from constants of the normalisation.
 
-Every network of torchvision is itself `--network torchvision:NAME`; MXNet cannot express those, so they have no MXNet
-file. `resnetv1` is `resnet-v1` under a second name.
+Every network of torchvision can be used as `--network torchvision:NAME`; MXNet cannot express those, so they have no
+MXNet file. `resnetv1` is another name of `resnet-v1`.
 """
 
 
