@@ -10,11 +10,13 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
+from faulty_server import FaultyServer, serving
 from fixtures.networks.draw import SHAPES, draw
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -146,3 +148,48 @@ def write_digits(root: Path) -> Path:
         idx.write_images(root / f"{part}-images-idx3-ubyte.gz", images[:, 0])
         idx.write_labels(root / f"{part}-labels-idx1-ubyte.gz", labels)
     return root
+
+
+#: the object /x.bin of the server `web`
+CONTENT = bytes(range(256)) * 400
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache folder that only this test uses."""
+    monkeypatch.setenv("IMGCLS_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Failed requests are tried again almost at once."""
+    from imgcls.storage import retries
+
+    monkeypatch.setattr(retries, "PAUSE_S", 0.01)
+
+
+@pytest.fixture
+def web() -> Iterator[FaultyServer]:
+    """A web server on this machine that holds /x.bin and fails on demand."""
+    with serving() as server:
+        server.objects["/x.bin"] = CONTENT
+        yield server
+
+
+@pytest.fixture
+def memory() -> Iterator[str]:
+    """The URL of an empty bucket in fsspec's memory://, a store without a server."""
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    for contents in (MemoryFileSystem.store, MemoryFileSystem.pseudo_dirs):
+        contents.clear()
+    yield "memory://bucket"
+    MemoryFileSystem.store.clear()
+
+
+def list_names(url: str) -> list[str]:
+    """Return the names of the files beside a URL, sorted."""
+    from imgcls.storage.remote import RemotePath
+
+    return [path.name for path in RemotePath(url).parent.iterdir()]

@@ -1,4 +1,5 @@
-"""A web server on this machine that holds a few objects, or hands requests on to another one, and fails on demand."""
+"""A web server on this machine that holds a few objects, or hands requests on to another one, and fails on
+demand."""
 
 from __future__ import annotations
 
@@ -14,9 +15,9 @@ from collections.abc import Callable, Iterator
 class FaultyServer(http.server.ThreadingHTTPServer):
     """`objects` by path, or all that `upstream` (host:port) has; `seen` remembers (method, path, Range).
 
-    `fault(method, path)` says how to fail: "500", "403", "reset", "cut" (half of the body), "hang" (until the server
-    ends; of a PUT after half of its body went nowhere), or "" not to. `faults` is a list of such words for the next
-    requests.
+    `fault(method, path)` says how to fail: "500", "403", "reset", "cut" (half of the body), "hang" (until the
+    server ends; of a PUT after half of its body went nowhere), or "" not to. `faults` is a list of such words
+    for the next requests.
     """
 
     daemon_threads = True

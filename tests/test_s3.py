@@ -1,4 +1,5 @@
-"""Training from and to s3://, against moto's server behind one of our own that counts requests and fails on demand."""
+"""Training from and to s3://, against moto's server behind one of our own that counts requests and fails on
+demand."""
 
 from __future__ import annotations
 

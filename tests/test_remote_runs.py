@@ -1,0 +1,107 @@
+"""Data sets and checkpoints behind URLs: trained from and to, resumed, shared."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import list_names, write_digits
+from faulty_server import FaultyServer
+
+from imgcls.cli import train as train_command
+from imgcls.config.sections import DataConfig
+from imgcls.datasets import mnist
+from imgcls.errors import DataError, UsageError
+from imgcls.storage.remote import RemotePath
+from imgcls.training import checkpoint
+
+pytestmark = pytest.mark.usefixtures("own_cache", "short_pauses")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Drawn digits in MNIST's files."""
+    return write_digits(tmp_path_factory.mktemp("mnist"))
+
+
+def train(folder: object, prefix: object, *flags: object) -> int:
+    args = ("--data-dir", folder, "--model-prefix", prefix, "--batch-size", 32, "--network", "mlp", "--num-epochs", 2,
+            "--save-every", 0.00001, *flags)
+    return train_command.main([*map(str, args)])
+
+
+@pytest.fixture(scope="module")
+def undisturbed(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    prefix = tmp_path_factory.mktemp("local") / "net"
+    assert train(folder, prefix) == 0
+    return prefix
+
+
+def test_training_from_and_to_a_url(memory: str, folder: Path, undisturbed: Path,
+                                    monkeypatch: pytest.MonkeyPatch) -> None:
+    from imgcls import api
+    from imgcls.training import trainer
+
+    for path in folder.iterdir():
+        RemotePath(f"{memory}/mnist/{path.name}").write_bytes(path.read_bytes())
+    prefix = f"{memory}/model/net"
+    original = trainer.Trainer.train_step
+
+    def train_step(self: trainer.Trainer, batch: object, update: int) -> None:
+        original(self, batch, update)  # type: ignore[arg-type]
+        if update == 4:
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(trainer.Trainer, "train_step", train_step)
+    assert train(f"{memory}/mnist/", prefix, "--load-epoch", "auto") == 143
+    positions = [name for name in list_names(prefix) if "position" in name]
+    assert len(positions) == 1
+    assert positions[0].startswith("net-position-00000004-")
+    assert checkpoint._read_latest(prefix)["position"] == positions[0]
+    assert train(f"{memory}/mnist/", prefix, "--load-epoch", "auto", "--log-file", f"{memory}/model/log") == 0
+    for epoch in (1, 2):
+        assert RemotePath(f"{prefix}-{epoch:04d}.params").read_bytes() == Path(
+            f"{undisturbed}-{epoch:04d}.params").read_bytes()
+    assert [name for name in list_names(prefix) if "position" not in name] == [
+        "log", "net-0001.params", "net-0001.states", "net-0002.params", "net-0002.states", "net-latest.json",
+        "net-meta.json", "net-metrics.jsonl", "net-symbol.json"]
+    count = RemotePath(f"{prefix}-metrics.jsonl").read_text().count("\n")
+    assert count == Path(f"{undisturbed}-metrics.jsonl").read_text().count("\n")
+    assert "Validation-accuracy" in RemotePath(f"{memory}/model/log").read_text()
+    images = torch.rand(2, 1, 28, 28)
+    assert torch.equal(api.load_model(prefix)(images), api.load_model(undisturbed)(images))
+    with pytest.raises(UsageError, match=rf"load_epoch 7: {prefix}-0007.params does not exist; there is 1, 2"):
+        checkpoint.load(prefix, "7")
+
+
+def test_a_new_run_under_an_old_prefix(memory: str, folder: Path, undisturbed: Path) -> None:
+    prefix = f"{memory}/net"
+    assert train(folder, prefix, "--num-epochs", 1, "--seed", 9) == 0
+    RemotePath(f"{prefix}-position-00000001-dead.states").write_bytes(b"left over")
+    assert train(folder, prefix) == 0
+    assert RemotePath(f"{prefix}-0001.params").read_bytes() == Path(f"{undisturbed}-0001.params").read_bytes()
+    positions = [name for name in list_names(prefix) if "position" in name]
+    assert positions in ([], [checkpoint._read_latest(prefix)["position"]])
+
+
+def test_a_second_run_is_noticed(memory: str, folder: Path, monkeypatch: pytest.MonkeyPatch,
+                                 capsys: pytest.CaptureFixture[str]) -> None:
+    begin = checkpoint.Checkpoint.begin
+
+    def begin_twice(self: checkpoint.Checkpoint, *arguments: object, **named: object) -> None:
+        begin(self, *arguments, **named)  # type: ignore[arg-type]
+        other = checkpoint.Checkpoint(self.prefix)
+        begin(other, *arguments, **named)  # type: ignore[arg-type]
+        other.close()
+
+    monkeypatch.setattr(checkpoint.Checkpoint, "begin", begin_twice)
+    assert train(folder, f"{memory}/net") == 1
+    assert "error: --model-prefix memory://bucket/net: another run is writing there" in capsys.readouterr().err
+
+
+def test_missing_files_of_a_data_set(memory: str, web: FaultyServer) -> None:
+    for place in (f"{memory}/none", web.url):
+        with pytest.raises(DataError, match=rf"^{place}/train-images-idx3-ubyte.gz: no such file, and nothing is "):
+            mnist.load(DataConfig(data_dir=place))
