@@ -1,4 +1,4 @@
-"""Run every check that is not a test: the linter, the size limits, the types and the documentation's build.
+"""Run every check that is not a test: the linter, the types and the documentation's build.
 
     python3 scripts/check.py
 
@@ -15,7 +15,6 @@ from _environment import ROOT, ensure
 
 CHECKS = {
     "ruff": ["-m", "ruff", "check", "."],
-    "limits": ["scripts/limits.py"],
     "pyright": ["-m", "pyright"],
     "docs": ["-m", "mkdocs", "build", "--strict", "--site-dir", "build/site"],
 }
