@@ -39,7 +39,8 @@ class FaultyServer(http.server.ThreadingHTTPServer):
 
     def count(self, method: str, end: str = "") -> int:
         """Requests of this method for paths that end so."""
-        return sum(1 for verb, path, _ in self.seen if verb == method and path.partition("?")[0].endswith(end))
+        return sum(1 for verb, path, _ in self.seen
+                   if verb == method and path.partition("?")[0].endswith(end))
 
     def handle_error(self, request: object, client_address: object) -> None:
         """A client that has gone is no news."""
@@ -67,26 +68,27 @@ class Handler(http.server.BaseHTTPRequestHandler):
         elif fault in ("500", "403"):
             self.send(int(fault), {"Content-Length": "0"}, b"")
         elif self.server.upstream:
-            self.hand_on(body, fault)
+            self.forward(body, fault)
         else:
-            self.own(fault)
+            self.send_object(fault)
 
     do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = answer  # noqa: N815
 
-    def own(self, fault: str) -> None:
+    def send_object(self, fault: str) -> None:
         content = self.server.objects.get(self.path)
         if content is None:
             return self.send(404, {"Content-Length": "0"}, b"")
         headers = {"ETag": hashlib.md5(content).hexdigest()}
-        wanted = self.headers.get("Range", "")
+        byte_range = self.headers.get("Range", "")
         status = 200
-        if wanted and self.server.ranges:
-            first, last = wanted.removeprefix("bytes=").split("-")
-            content, status = content[int(first):int(last) + 1], 206
+        if byte_range and self.server.ranges:
+            first, last = byte_range.removeprefix("bytes=").split("-")
+            content = content[int(first):int(last) + 1]
+            status = 206
         headers["Content-Length"] = str(len(content))
         return self.send(status, headers, content, cut=fault == "cut")
 
-    def hand_on(self, body: bytes, fault: str) -> None:
+    def forward(self, body: bytes, fault: str) -> None:
         upstream = http.client.HTTPConnection(self.server.upstream, timeout=30)
         with contextlib.closing(upstream):
             upstream.request(self.command, self.path, body, dict(self.headers))

@@ -76,8 +76,9 @@ def test_a_killed_fetch_leaves_nothing_wrong(web: FaultyServer, monkeypatch: pyt
             "remote.RemotePath.download = lambda self, stream, *_: (stream.write(b'half'), stream.flush(), "
             "os._exit(9))\nCache().open(remote.RemotePath(sys.argv[1]))")
     web.fault = lambda *_: ""
-    assert subprocess.run([sys.executable, "-c", code, str(entry)], env={**os.environ, "PYTHONPATH": str(ROOT)},
-                          check=False).returncode == 9
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    killed = subprocess.run([sys.executable, "-c", code, str(entry)], env=env, check=False)
+    assert killed.returncode == 9
     assert [p for p in Cache().folder.iterdir() if p.suffix == ".part"]
     with Cache().open(entry) as stream:
         assert stream.read() == CONTENT
@@ -87,10 +88,12 @@ def test_processes_of_a_machine_fetch_once(web: FaultyServer) -> None:
     import time
 
     web.fault = lambda method, _: time.sleep(0.5 * (method == "GET")) or ""
-    code = ("import sys; from imgcls.storage.cache import Cache; from imgcls.storage.remote import RemotePath\n"
+    code = ("import sys; from imgcls.storage.cache import Cache\n"
+            "from imgcls.storage.remote import RemotePath\n"
             "print(len(Cache().open(RemotePath(sys.argv[1])).read()))")
-    both = [subprocess.Popen([sys.executable, "-c", code, f"{web.url}/x.bin"], stdout=subprocess.PIPE, text=True,
-                             env={**os.environ, "PYTHONPATH": str(ROOT)}) for _ in range(2)]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    both = [subprocess.Popen([sys.executable, "-c", code, f"{web.url}/x.bin"], env=env,
+                             stdout=subprocess.PIPE, text=True) for _ in range(2)]
     assert [process.communicate(timeout=60)[0].strip() for process in both] == [str(len(CONTENT))] * 2
     assert web.count("GET") == 1
 

@@ -30,9 +30,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
     """The first part of the path says how to answer; `server.seen` remembers (path, Range)."""
 
     def do_GET(self) -> None:
-        behaviour, wanted = self.path.split("/")[1], self.headers["Range"]
-        self.server.seen.append((self.path, wanted))  # type: ignore[attr-defined]
-        start = int(wanted[len("bytes="):-1]) if wanted else 0
+        behaviour = self.path.split("/")[1]
+        byte_range = self.headers["Range"]
+        self.server.seen.append((self.path, byte_range))  # type: ignore[attr-defined]
+        start = int(byte_range[len("bytes="):-1]) if byte_range else 0
         if behaviour in ("404", "500", "204"):
             return self.answer(int(behaviour))
         if behaviour == "redirect":
@@ -171,13 +172,13 @@ def test_goes_on_at_the_next_mirror_and_in_the_next_call(server, tmp_path: Path)
 
 def test_a_flaky_connection_is_taken_up_again(server, tmp_path: Path) -> None:
     fetch(server, tmp_path, "flaky")
-    assert [wanted for _, wanted in server.seen] == [None, "bytes=100000-"]
+    assert [byte_range for _, byte_range in server.seen] == [None, "bytes=100000-"]
 
 
 def test_without_a_hash_nothing_is_pieced_together(server, tmp_path: Path) -> None:
     (tmp_path / "file.part").write_bytes(CONTENT[:70_000])
     assert fetch(server, tmp_path, "cut", "good", sha256=None).read_bytes() == CONTENT
-    assert [wanted for _, wanted in server.seen] == [None, None]
+    assert [byte_range for _, byte_range in server.seen] == [None, None]
 
 
 @pytest.mark.parametrize("behaviour", ["good", "unsized"])

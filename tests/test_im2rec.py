@@ -57,7 +57,8 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("threads", [1, 3])
 def test_files_are_stored_as_one_by_one(threads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files that hold the magic, are larger than a block, empty, gone, cut, or do not know their size, in blocks."""
+    """Files that hold the magic, are larger than a block, empty, gone, cut, or do not know their size, in
+    blocks."""
     monkeypatch.setattr(pipeline, "SYNC_BYTES", 4096)
     magic, rng = (0xCED7230A).to_bytes(4, "little"), np.random.default_rng(0)
     datas = [rng.bytes(int(n)) for n in rng.integers(1, 3000, 90)]
@@ -466,8 +467,8 @@ def test_mxnets_tools_by_their_own_names(tool: str) -> None:
 
 
 def test_fixture_runs(tmp_path: Path) -> None:
-    """Every command line that the fixtures were made with. Framing, labels, ids, order and lists must be equal to the
-    byte; pixels that OpenCV encoded again may differ a little from one OpenCV to the next."""
+    """Every command line that the fixtures were made with. Framing, labels, ids, order and lists must be
+    equal to the byte; pixels that OpenCV encoded again may differ a little from one OpenCV to the next."""
     folder, pictures = mxnet_file("rec"), mxnet_file("images")
     for run in json.loads((folder / "manifest.json").read_text())["runs"]:
         name = run["folder"]

@@ -45,9 +45,10 @@ def test_a_mapping_keeps_the_lock_of_its_file(tmp_path: Path) -> None:
 
 def test_a_killed_process_lets_go(tmp_path: Path) -> None:
     code = ("import sys, time; from imgcls.storage.locks import lock_file\n"
-            "stream = open(sys.argv[1], 'wb'); lock_file(stream); print('locked', flush=True); time.sleep(60)")
-    holder = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "x")], stdout=subprocess.PIPE, text=True,
-                              env={**os.environ, "PYTHONPATH": str(ROOT)})
+            "stream = open(sys.argv[1], 'wb'); lock_file(stream)\n"
+            "print('locked', flush=True); time.sleep(60)")
+    holder = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "x")], text=True,
+                              stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)})
     try:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "locked\n"

@@ -30,8 +30,8 @@ def pack(path: Path, count: int, first: int = 0, size: int = 300) -> bytes:
     return path.read_bytes()
 
 
-def value(data: object) -> int:
-    return int(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)[0, 0])  # type: ignore[call-overload]
+def value(data: bytes | memoryview | np.ndarray) -> int:
+    return int(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)[0, 0])
 
 
 def test_records_are_read_from_a_copy(web: FaultyServer, tmp_path: Path) -> None:
@@ -73,7 +73,8 @@ def test_a_list_of_remote_images(memory: str) -> None:
     for i in range(3):
         RemotePath(f"{memory}/images/{i}.png").write_bytes(
             cv2.imencode(".png", np.full((8, 8, 3), i, np.uint8))[1].tobytes())
-    RemotePath(f"{memory}/x.lst").write_bytes(b"".join(f"{i}\t{i % 2}\timages/{i}.png\n".encode() for i in range(3)))
+    lines = [f"{i}\t{i % 2}\timages/{i}.png\n" for i in range(3)]
+    RemotePath(f"{memory}/x.lst").write_bytes("".join(lines).encode())
     source = open_source(f"{memory}/x.lst", "--data-train")
     assert source.labels.tolist() == [0, 1, 0]
     assert [value(source.read(i)) for i in range(3)] == [0, 1, 2]
@@ -122,21 +123,21 @@ def test_the_order_of_chunks(chunked: ChunkedSource) -> None:
     assert np.mean(used) > 2  # and not one chunk after the other
 
 
-def test_every_sample_comes_once_in_large_requests(chunked: ChunkedSource, web: FaultyServer, tmp_path: Path) -> None:
-    def batches(source: ChunkedSource, first: int = 0, threads: int = 2) -> list[tuple[list[int], torch.Tensor]]:
+def test_every_sample_comes_once_in_large_requests(chunked: ChunkedSource, web: FaultyServer) -> None:
+    def batches(source: ChunkedSource, first: int = 0,
+                threads: int = 2) -> list[tuple[list[int], torch.Tensor]]:
         loader = StreamingLoader(source, batch_size=16, image_shape=(3, 8, 8), augment_config=AugmentConfig(),
                                  train=True, seed=3, device=torch.device("cpu"), threads=threads)
         return [(batch.labels.tolist(), batch.images.clone()) for batch in loader.epoch(1, first)]
 
     web.seen.clear()
-    whole = batches(chunked)
-    number = len(chunked._chunks._ranges)
-    assert web.count("GET", ".rec") == number
-    pixels = torch.cat([images[:, 0, 0, 0] for _, images in whole]).int().tolist()
+    epoch = batches(chunked)
+    assert web.count("GET", ".rec") == len(chunked._chunks._ranges)
+    pixels = torch.cat([images[:, 0, 0, 0] for _, images in epoch]).int().tolist()
     assert sorted(pixels) == sorted(i % 256 for i in range(177))
     for threads, first in ((0, 0), (3, 4)):
-        for (labels, images), (expected_labels, expected) in zip(batches(chunked, first, threads), whole[first:],
-                                                                 strict=True):
+        resumed = batches(chunked, first, threads)
+        for (labels, images), (expected_labels, expected) in zip(resumed, epoch[first:], strict=True):
             assert labels == expected_labels
             assert torch.equal(images, expected)
 
@@ -157,8 +158,8 @@ def test_chunks_of_several_processes_are_fetched_once(chunked: ChunkedSource, we
 
 
 def test_a_lost_server_ends_the_run_and_is_no_damage(chunked: ChunkedSource, web: FaultyServer) -> None:
-    loader = StreamingLoader(chunked, batch_size=16, image_shape=(3, 8, 8), augment_config=AugmentConfig(), train=True,
-                             seed=3, device=torch.device("cpu"), threads=2)
+    loader = StreamingLoader(chunked, batch_size=16, image_shape=(3, 8, 8), augment_config=AugmentConfig(),
+                             train=True, seed=3, device=torch.device("cpu"), threads=2)
     web.fault = lambda *_: "500"
     with pytest.raises(RunError, match="cannot be read: the server answers 500"):
         list(loader.epoch(0))
@@ -171,10 +172,10 @@ def test_damage_in_chunks_is_passed_over(web: FaultyServer, tmp_path: Path, chun
     web.objects["/d.rec"] = bytes(content)
     (tmp_path / "d.rec").write_bytes(content)
     local = RecordSource([tmp_path / "d.rec"])
-    found = open_source(f"{web.url}/d.rec", "--data-train", cache_gb=0)
-    assert isinstance(found, ChunkedSource)
-    assert len(found) == len(local) == 99
-    assert [p.reason for p in found.problems] == [p.reason for p in local.problems]  # type: ignore[attr-defined]
-    assert all(bytes(found.read(i)) == bytes(local.read(i)) for i in range(99))
+    remote = open_source(f"{web.url}/d.rec", "--data-train", cache_gb=0)
+    assert isinstance(remote, ChunkedSource)
+    assert len(remote) == len(local) == 99
+    assert [problem.reason for problem in remote.problems] == [problem.reason for problem in local.problems]
+    assert all(bytes(remote.read(i)) == bytes(local.read(i)) for i in range(99))
     with pytest.raises(DataError, match=r"d\.rec at byte"):
         open_source(f"{web.url}/d.rec", "--data-train", cache_gb=0, on_bad="stop")

@@ -27,8 +27,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def train(folder: object, prefix: object, *flags: object) -> int:
-    args = ("--data-dir", folder, "--model-prefix", prefix, "--batch-size", 32, "--network", "mlp", "--num-epochs", 2,
-            "--save-every", 0.00001, *flags)
+    args = ("--data-dir", folder, "--model-prefix", prefix, "--batch-size", 32, "--network", "mlp",
+            "--num-epochs", 2, "--save-every", 0.00001, *flags)
     return train_command.main([*map(str, args)])
 
 
@@ -72,7 +72,8 @@ def test_training_from_and_to_a_url(memory: str, folder: Path, undisturbed: Path
     assert "Validation-accuracy" in RemotePath(f"{memory}/model/log").read_text()
     images = torch.rand(2, 1, 28, 28)
     assert torch.equal(api.load_model(prefix)(images), api.load_model(undisturbed)(images))
-    with pytest.raises(UsageError, match=rf"load_epoch 7: {prefix}-0007.params does not exist; there is 1, 2"):
+    message = rf"load_epoch 7: {prefix}-0007.params does not exist; there is 1, 2"
+    with pytest.raises(UsageError, match=message):
         checkpoint.load(prefix, "7")
 
 
@@ -98,10 +99,12 @@ def test_a_second_run_is_noticed(memory: str, folder: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(checkpoint.Checkpoint, "begin", begin_twice)
     assert train(folder, f"{memory}/net") == 1
-    assert "error: --model-prefix memory://bucket/net: another run is writing there" in capsys.readouterr().err
+    message = "error: --model-prefix memory://bucket/net: another run is writing there"
+    assert message in capsys.readouterr().err
 
 
 def test_missing_files_of_a_data_set(memory: str, web: FaultyServer) -> None:
-    for place in (f"{memory}/none", web.url):
-        with pytest.raises(DataError, match=rf"^{place}/train-images-idx3-ubyte.gz: no such file, and nothing is "):
-            mnist.load(DataConfig(data_dir=place))
+    for url in (f"{memory}/none", web.url):
+        message = rf"^{url}/train-images-idx3-ubyte.gz: no such file, and nothing is "
+        with pytest.raises(DataError, match=message):
+            mnist.load(DataConfig(data_dir=url))

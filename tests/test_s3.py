@@ -107,20 +107,23 @@ def data(s3: FaultyServer, folder: Path) -> str:
 
 
 def same(prefix: str, other: Path, epoch: int) -> bool:
-    return RemotePath(f"{prefix}-{epoch:04d}.params").read_bytes() == Path(f"{other}-{epoch:04d}.params").read_bytes()
+    """Return whether an epoch has the same parameters in the store and on this disk."""
+    end = f"-{epoch:04d}.params"
+    return RemotePath(f"{prefix}{end}").read_bytes() == Path(f"{other}{end}").read_bytes()
 
 
 def names(folder: str) -> list[str]:
     return [path.name for path in RemotePath(folder).iterdir()]
 
 
-def train(*words: object) -> int:
-    return train_command.main([*FLAGS, *map(str, words)])
+def train(*args: object) -> int:
+    return train_command.main([*FLAGS, *map(str, args)])
 
 
 def error_of(capsys: pytest.CaptureFixture[str]) -> str:
     """The one line that a command ended with."""
-    lines = [line for line in capsys.readouterr().err.splitlines() if "error: " in line or "Traceback" in line]
+    lines = [line for line in capsys.readouterr().err.splitlines()
+             if "error: " in line or "Traceback" in line]
     assert len(lines) == 1, lines
     return lines[0]
 
@@ -128,8 +131,8 @@ def error_of(capsys: pytest.CaptureFixture[str]) -> str:
 def test_the_seeds_command_trains_and_resumes(data: str, s3: FaultyServer, undisturbed: Path,
                                               capsys: pytest.CaptureFixture[str]) -> None:
     prefix = "s3://dmlc/model/ilsvrc12"
-    words = [*FLAGS[:-1], "1", "--data-dir", data, "--model-prefix", prefix, "--kv-store", "local"]
-    done = run_cli("train", *words)  # as a user does, in a process of its own
+    args = [*FLAGS[:-1], "1", "--data-dir", data, "--model-prefix", prefix, "--kv-store", "local"]
+    done = run_cli("train", *args)  # as a user does, in a process of its own
     assert done.returncode == 0, done.stderr
     assert 'Saved checkpoint to "s3://dmlc/model/ilsvrc12-0001.params"' in done.stderr
     assert s3.count("GET", "train-images-idx3-ubyte.gz") == 1
@@ -138,8 +141,8 @@ def test_the_seeds_command_trains_and_resumes(data: str, s3: FaultyServer, undis
     assert same(prefix, undisturbed, 1)
     assert same(prefix, undisturbed, 2)
     assert names("s3://dmlc/model") == [f"ilsvrc12-{end}" for end in (
-        "0001.params", "0001.states", "0002.params", "0002.states", "latest.json", "meta.json", "metrics.jsonl",
-        "symbol.json")]
+        "0001.params", "0001.states", "0002.params", "0002.states", "latest.json", "meta.json",
+        "metrics.jsonl", "symbol.json")]
     assert checkpoint._read_latest(prefix)["params"] == "ilsvrc12-0002.params"
     capsys.readouterr()
     assert score_command.main(["--model", prefix, "--data-dir", data, "--top-k", "0"]) == 0
@@ -171,7 +174,8 @@ def test_a_broken_upload_keeps_the_old_object(s3: FaultyServer, tmp_path: Path) 
     path = RemotePath("s3://dmlc/net-position.states")
     path.write_bytes(b"old")
     s3.fault = lambda method, _: "reset" if method in ("PUT", "POST") else ""
-    with pytest.raises(RunError, match=r"^s3://dmlc/net-position.states: cannot be written: .*times tried\)$"):
+    message = r"^s3://dmlc/net-position.states: cannot be written: .*times tried\)$"
+    with pytest.raises(RunError, match=message):
         path.write_bytes(bytes(1 << 20))
     s3.fault = lambda *_: ""
     assert path.read_bytes() == b"old"
@@ -181,12 +185,12 @@ def test_a_broken_upload_keeps_the_old_object(s3: FaultyServer, tmp_path: Path) 
 
 
 def test_faults_are_survived_by_a_run(data: str, s3: FaultyServer, undisturbed: Path) -> None:
-    numbers = iter(range(10_000))
-    words = {3: "500", 6: "cut", 9: "reset", 14: "500", 21: "reset", 26: "cut"}
-    s3.fault = lambda *_: words.get(next(numbers), "")
+    request_index = iter(range(10_000))
+    faults = {3: "500", 6: "cut", 9: "reset", 14: "500", 21: "reset", 26: "cut"}
+    s3.fault = lambda *_: faults.get(next(request_index), "")
     assert train("--data-dir", data, "--model-prefix", "s3://dmlc/net") == 0
     assert same("s3://dmlc/net", undisturbed, 2)
-    assert next(numbers) > 26
+    assert next(request_index) > 26
 
 
 @pytest.mark.parametrize("fault", ["500", "cut", "reset"])
@@ -215,8 +219,9 @@ def test_records_are_fetched_once(s3: FaultyServer, tmp_path: Path) -> None:
     s3.seen.clear()
     code = ("import sys; from imgcls.data.sources import open_source\n"
             "print(len(open_source(sys.argv[1], '--data-train')))")
-    both = [subprocess.Popen([sys.executable, "-c", code, "s3://dmlc/train/"], stdout=subprocess.PIPE, text=True,
-                             env={**os.environ, "PYTHONPATH": str(ROOT)}) for _ in range(2)]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    both = [subprocess.Popen([sys.executable, "-c", code, "s3://dmlc/train/"], env=env,
+                             stdout=subprocess.PIPE, text=True) for _ in range(2)]
     assert [process.communicate(timeout=60)[0].strip() for process in both] == ["500", "500"]
     assert (s3.count("GET", "a.rec"), s3.count("GET", "a.idx")) == (1, 1)
     shutil.rmtree(Cache().folder)
@@ -225,19 +230,20 @@ def test_records_are_fetched_once(s3: FaultyServer, tmp_path: Path) -> None:
     order = source.order(0, 0)  # type: ignore[union-attr]
     source.prefetch(order)  # type: ignore[union-attr]
     assert all(bytes(source.read(i)) == pixels for i in order.tolist())
-    assert [(path, wanted) for _, path, wanted in s3.seen] == [("/dmlc/train/a.rec", f"bytes=0-{500 * 3032 - 1}")]
+    assert [(path, byte_range) for _, path, byte_range in s3.seen] == [
+        ("/dmlc/train/a.rec", f"bytes=0-{500 * 3032 - 1}")]
 
 
 def test_what_is_wrong_is_one_line(s3: FaultyServer, folder: Path, monkeypatch: pytest.MonkeyPatch,
                                    capsys: pytest.CaptureFixture[str]) -> None:
-    for words, line in {
+    for args, line in {
         ("--data-dir", "s3://nobucket/x"): "s3://nobucket/x: there is no bucket nobucket",
         ("--data-train", "s3://dmlc/none.rec"): "--data-train s3://dmlc/none.rec: no such file",
         ("--data-dir", folder, "--model-prefix", "s3://nobucket/x"): "there is no bucket nobucket",
         ("--data-dir", folder, "--model-prefix", "s3://dmlc/x", "--load-epoch", "3"):
             "s3://dmlc/x-0003.params does not exist; no epoch was saved there",
     }.items():
-        assert train(*words) in (1, 2)
+        assert train(*args) in (1, 2)
         assert line in error_of(capsys)
     s3.fault = lambda *_: "403"
     with pytest.raises(DataError, match=r"s3://dmlc/x: cannot be listed: access denied"):
@@ -245,7 +251,8 @@ def test_what_is_wrong_is_one_line(s3: FaultyServer, folder: Path, monkeypatch: 
     s3.fault = lambda *_: ""
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     forget()
-    with pytest.raises(DataError, match=r"unable to locate credentials: set AWS_ACCESS_KEY_ID .* FSSPEC_S3_ANON"):
+    message = r"unable to locate credentials: set AWS_ACCESS_KEY_ID .* FSSPEC_S3_ANON"
+    with pytest.raises(DataError, match=message):
         RemotePath("s3://dmlc/x").exists()
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
