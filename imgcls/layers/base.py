@@ -52,9 +52,9 @@ class OpSpec(Attributes):
         """Return height and width; an empty list is the default, and no size may be below it."""
         sizes = self.integers(name, ()) or (default, default)
         if len(sizes) != 2:
-            raise ValueError(f"{name}={self.given[name]}: only two dimensions (height, width) are supported")
+            raise ValueError(f"{name}={self.attrs[name]}: only two dimensions (height, width) are supported")
         if min(sizes) < default:
-            raise ValueError(f"{name}={self.given[name]}: at least {default} is needed")
+            raise ValueError(f"{name}={self.attrs[name]}: at least {default} is needed")
         return sizes[0], sizes[1]
 
     def optional_flag(self, name: str) -> bool | None:

@@ -13,7 +13,7 @@ import numpy as np
 #: the header as it stands in the file, 24 bytes: `ImageRecordIO::Header` of MXNet's image_recordio.h
 HEADER_DTYPE = np.dtype([("flag", "<u4"), ("label", "<f4"), ("id", "<u8"), ("id2", "<u8")])
 
-# The same for one header: struct unpacks a single one ten times as fast as numpy.
+# The same for a single header, which struct unpacks several times as fast as numpy.
 _HEADER = struct.Struct("<IfQQ")
 assert _HEADER.size == HEADER_DTYPE.itemsize
 
