@@ -11,14 +11,16 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import ROOT
 
 from imgcls.errors import UsageError
-from imgcls.launch import agent, failures
-from imgcls.launch.failures import ENDED, OWN, PEER, TOLD, Death
-from imgcls.launch.log_streams import NOISE
+from imgcls.launch import agent
+from imgcls.launch.failures import Cause, WorkerFailure, decode_failure, read_failure, root_cause
+from imgcls.launch.log_streams import is_noise
+from imgcls.launch.worker_processes import parent_death_command
 
 STEPS = ROOT / "tests" / "fixtures" / "steps.py"
 #: prints what a worker finds, as one line of JSON
@@ -106,7 +108,7 @@ def test_a_second_signal_ends_workers_that_do_not_listen(tmp_path: Path) -> None
 
 
 def test_workers_end_with_an_agent_that_is_killed(tmp_path: Path) -> None:
-    if not agent.tie_to_agent():
+    if not parent_death_command():
         pytest.skip("no setpriv --pdeathsig here")
     process = start([], [sys.executable, "-c", f"import os, time; open({str(tmp_path / 'pid')!r}, 'w').write("
                          "f'{os.getpid()}\\n'); time.sleep(100)"])
@@ -146,76 +148,70 @@ def _free_port() -> int:
         return probe.getsockname()[1]
 
 
-@pytest.mark.parametrize(("text", "expected"), [("1", (1, 1)), ("4", (4, 4)), ("1:4", (1, 4))])
-def test_nnodes(text: str, expected: tuple[int, int]) -> None:
-    assert agent.parse_nnodes(text) == expected
-
-
-@pytest.mark.parametrize("text", ["", "0", "x", "3:2", "1:", ":2", "1:2:3", "-1"])
-def test_nnodes_that_make_no_sense(text: str) -> None:
-    with pytest.raises(UsageError, match="--nnodes"):
-        agent.parse_nnodes(text)
-
-
 def test_a_wrong_call_starts_nothing() -> None:
     with pytest.raises(UsageError, match="no such program"):
-        agent.run(["no-such-program"], processes=1)
+        agent.make_spec(["no-such-program"], processes=1)
     with pytest.raises(UsageError, match="--rdzv-endpoint"):
-        agent.run(["true"], processes=1, nnodes="2")
+        agent.make_spec(["true"], processes=1, nnodes="2")
     with pytest.raises(UsageError, match="at least 1"):
-        agent.run(["true"], processes=0)
+        agent.make_spec(["true"], processes=0)
 
 
-def _death(rank: int, weight: int, when: float, **other: object) -> Death:
-    return Death(**{"rank": rank, "host": "a", "status": 1, "line": "l", "time": when, "weight": weight, **other})
+def _failure(rank: int, cause: Cause, when: float, **other: Any) -> WorkerFailure:
+    fields: dict[str, Any] = {"rank": rank, "host": "a", "status": 1, "message": "l", "time": when, "cause": cause}
+    return WorkerFailure(**fields | other)
 
 
-def test_the_cause_is_the_first_death_with_a_reason_of_its_own() -> None:
-    peer, own, later = _death(0, PEER, 1.0), _death(1, OWN, 2.0), _death(2, OWN, 3.0)
-    told, ended = _death(3, TOLD, 0.0), _death(4, ENDED, 0.0)
-    assert failures.cause([peer, later, own, told, ended]) is own
-    assert failures.cause([ended, peer, told]) is told
-    assert failures.cause([ended, peer]) is peer
+def test_the_root_cause_is_the_first_failure_with_a_reason_of_its_own() -> None:
+    peer_lost = _failure(0, Cause.PEER_LOST, 1.0)
+    error = _failure(1, Cause.ERROR, 2.0)
+    later = _failure(2, Cause.ERROR, 3.0)
+    stopped = _failure(3, Cause.STOPPED, 0.0)
+    killed = _failure(4, Cause.KILLED, 0.0)
+    assert root_cause([peer_lost, later, error, stopped, killed]) is error
+    assert root_cause([killed, peer_lost, stopped]) is stopped
+    assert root_cause([killed, peer_lost]) is peer_lost
 
 
-def _words(tmp_path: Path, line: str) -> str:
+def _error_file(tmp_path: Path, message: str) -> str:
     path = tmp_path / "error.json"
-    path.write_text(json.dumps({"message": {"message": line, "extraInfo": {"timestamp": "1"}}}))
+    path.write_text(json.dumps({"message": {"message": message, "extraInfo": {"timestamp": "1"}}}))
     return str(path)
 
 
-@pytest.mark.parametrize(("status", "line", "by_us", "weight"), [
-    (1, "data/a.rec at byte 7: not a record", False, OWN),
-    (1, "rank 0 (a): lost contact with another process (gloo: Connection closed by peer)", False, PEER),
-    (1, "[pair.cc:545] Read error [10.0.0.2]:24962: Connection reset by peer", True, PEER),
-    (-9, "", False, OWN),
-    (-9, "", True, ENDED),
-    (143, "stopped by SIGTERM in epoch 1", False, TOLD),
-    (143, "stopped by SIGTERM in epoch 1", True, ENDED),
-    (3, "", False, OWN),
+@pytest.mark.parametrize(("status", "message", "ended_by_agent", "cause"), [
+    (1, "data/a.rec at byte 7: not a record", False, Cause.ERROR),
+    (1, "rank 0 (a): lost contact with another process (gloo: Connection closed by peer)", False, Cause.PEER_LOST),
+    (1, "[pair.cc:545] Read error [10.0.0.2]:24962: Connection reset by peer", True, Cause.PEER_LOST),
+    (-9, "", False, Cause.ERROR),
+    (-9, "", True, Cause.KILLED),
+    (143, "stopped by SIGTERM in epoch 1", False, Cause.STOPPED),
+    (143, "stopped by SIGTERM in epoch 1", True, Cause.KILLED),
+    (3, "", False, Cause.ERROR),
 ])
-def test_what_a_death_explains(tmp_path: Path, status: int, line: str, by_us: bool, weight: int) -> None:
-    path = _words(tmp_path, line) if line else str(tmp_path / "none")
-    found = failures.read(1, "a", status, path, by_us=by_us)
-    assert (found.weight, found.line) == (weight, line)
-    assert failures.decode(found.encode()) == found
+def test_what_a_failure_explains(tmp_path: Path, status: int, message: str, ended_by_agent: bool, cause: Cause) -> None:
+    path = _error_file(tmp_path, message) if message else str(tmp_path / "none")
+    failure = read_failure(1, "a", status, path, ended_by_agent=ended_by_agent)
+    assert (failure.cause, failure.message) == (cause, message)
+    assert decode_failure(failure.encode()) == failure
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"message": 3}', '{"message": null}', '"x"'])
-def test_last_words_that_are_cut_off_do_no_harm(tmp_path: Path, content: str) -> None:
+def test_an_error_file_that_is_cut_off_does_no_harm(tmp_path: Path, content: str) -> None:
     path = tmp_path / "error.json"
     path.write_text(content)
-    assert failures.read(0, "a", 1, str(path), by_us=False).exit_status == 1
+    assert read_failure(0, "a", 1, str(path), ended_by_agent=False).exit_status == 1
 
 
-def test_sentences() -> None:
-    assert _death(1, OWN, 0, status=-9, host="hostb").sentence(True) == (
+def test_a_failure_in_words() -> None:
+    error = Cause.ERROR
+    assert _failure(1, error, 0, status=-9, host="hostb").describe(True) == (
         "rank 1 (hostb) was killed by SIGKILL (out of memory?)")
-    assert _death(1, OWN, 0, status=-11).sentence(False) == "rank 1 (a) was killed by SIGSEGV"
-    assert _death(1, OWN, 0, line="").sentence(False) == "rank 1 (a) exited with status 1"
-    assert _death(1, OWN, 0).sentence(True) == "rank 1 (a): l"
-    assert _death(1, OWN, 0).sentence(False) == "l"
-    assert _death(1, OWN, 0).sentence(False, died=True) == "rank 1 (a) died: l"
+    assert _failure(1, error, 0, status=-11).describe(False) == "rank 1 (a) was killed by SIGSEGV"
+    assert _failure(1, error, 0, message="").describe(False) == "rank 1 (a) exited with status 1"
+    assert _failure(1, error, 0).describe(True) == "rank 1 (a): l"
+    assert _failure(1, error, 0).describe(False) == "l"
+    assert _failure(1, error, 0).describe(False, is_restarted=True) == "rank 1 (a) died: l"
 
 
 @pytest.mark.parametrize(("line", "noise"), [
@@ -227,4 +223,4 @@ def test_sentences() -> None:
     (b"[WARN] my own line about socket.cpp:207", False),
 ])
 def test_noise_of_torch_is_told_from_output(line: bytes, noise: bool) -> None:
-    assert bool(NOISE.match(line)) == noise
+    assert is_noise(line) == noise

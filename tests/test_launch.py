@@ -20,16 +20,23 @@ from conftest import ROOT
 from imgcls.cli import launch
 from imgcls.errors import DataError, UsageError
 from imgcls.launch import command, messages, ssh
-from imgcls.launch.hosts import Host, Share, check_reachable_names, read, spread
-from imgcls.launch.messages import Report
-from imgcls.launch.schedulers import Batch, kubernetes, sge, slurm
+from imgcls.launch.hosts import (
+    Host,
+    HostSlots,
+    assign_workers,
+    check_rendezvous_host,
+    parse_nnodes,
+    read_hostfile,
+)
+from imgcls.launch.messages import AgentMessage, decode_message
+from imgcls.launch.schedulers import BatchScript, kubernetes_trainjob, sge_script, slurm_script
 
 STEPS = ROOT / "tests" / "fixtures" / "steps.py"
 GOLDEN = ROOT / "tests" / "fixtures" / "launch"
-BATCH = Batch(command=["imgcls-train", "--network", "lenet", "--data-train", "it's here/$x.rec", "--gpus", "0,1"],
-              processes=4, least=2, most=4, gpus=2, max_restarts=10, timeout_s=300.0,
-              env={"DMLC_NUM_WORKER": "8", "GREETING": "two words"}, python="/opt/env/bin/python",
-              folder="/home/me/my job")
+BATCH = BatchScript(
+    command=["imgcls-train", "--network", "lenet", "--data-train", "it's here/$x.rec", "--gpus", "0,1"],
+    processes=4, min_nodes=2, max_nodes=4, gpus=2, max_restarts=10, timeout_s=300.0,
+    env={"DMLC_NUM_WORKER": "8", "GREETING": "two words"}, python="/opt/env/bin/python", folder="/home/me/my job")
 
 
 def run(*words: object, timeout: float = 100, **env: str) -> subprocess.CompletedProcess[str]:
@@ -44,8 +51,8 @@ def run(*words: object, timeout: float = 100, **env: str) -> subprocess.Complete
 def test_every_form_of_a_host_file(tmp_path: Path) -> None:
     path = tmp_path / "hosts"
     path.write_text("# ours\nnode-1\n\n10.0.0.2:2222  # far\nme@node3 slots=4\n  node4 slots=2 max_slots=4\n")
-    assert read(str(path)) == [Host("node-1"), Host("10.0.0.2", 2222), Host("node3", None, 4, "me@"),
-                               Host("node4", None, 4)]
+    assert read_hostfile(str(path)) == [Host("node-1"), Host("10.0.0.2", 2222), Host("node3", None, 4, "me@"),
+                                        Host("node4", None, 4)]
 
 
 @pytest.mark.parametrize("line", ["-oProxyCommand=touch /tmp/x", "a;b", "$(id)", "a b", "a:port", "a:70000", "a|b",
@@ -54,15 +61,15 @@ def test_a_host_that_could_mean_something_to_a_shell_is_none(tmp_path: Path, lin
     path = tmp_path / "hosts"
     path.write_text(f"good\n{line}\n")
     with pytest.raises(DataError, match="line 2"):
-        read(str(path))
+        read_hostfile(str(path))
 
 
 def test_a_host_file_that_is_missing_or_empty(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such file"):
-        read(str(tmp_path / "none"))
+        read_hostfile(str(tmp_path / "none"))
     (tmp_path / "empty").write_text("# nobody\n")
     with pytest.raises(DataError, match="no hosts"):
-        read(str(tmp_path / "empty"))
+        read_hostfile(str(tmp_path / "empty"))
 
 
 @pytest.mark.parametrize(("hosts", "workers", "counts"), [
@@ -78,13 +85,24 @@ def test_a_host_file_that_is_missing_or_empty(tmp_path: Path) -> None:
 def test_workers_are_dealt_out_in_turn_as_far_as_there_are_slots(hosts: str, workers: int, counts: dict[str, int]
                                                                  ) -> None:
     listed = [Host(name, slots=int(slots or 0)) for name, _, slots in (text.partition("=") for text in hosts.split())]
-    assert {share.host.name: share.workers for share in spread(listed, workers)} == counts
+    assert {slots.host.name: slots.num_workers for slots in assign_workers(listed, workers)} == counts
 
 
 def test_localhost_cannot_be_where_others_meet() -> None:
     with pytest.raises(UsageError, match="localhost comes first"):
-        check_reachable_names([Share(Host("localhost"), 1), Share(Host("b"), 1)])
-    check_reachable_names([Share(Host("localhost"), 2)])
+        check_rendezvous_host([HostSlots(Host("localhost"), 1), HostSlots(Host("b"), 1)])
+    check_rendezvous_host([HostSlots(Host("localhost"), 2)])
+
+
+@pytest.mark.parametrize(("text", "expected"), [("1", (1, 1)), ("4", (4, 4)), ("1:4", (1, 4))])
+def test_nnodes(text: str, expected: tuple[int, int]) -> None:
+    assert parse_nnodes(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "0", "x", "3:2", "1:", ":2", "1:2:3", "-1"])
+def test_nnodes_that_make_no_sense(text: str) -> None:
+    with pytest.raises(UsageError, match="--nnodes"):
+        parse_nnodes(text)
 
 
 # what goes to far shells
@@ -121,7 +139,7 @@ def test_the_probe_finds_a_port_or_says_that_there_is_no_python(tmp_path: Path) 
     assert (tmp_path / "new $folder").is_dir()
     none = ssh.probe_script("/no/python", "")
     bad = subprocess.run(["sh", "-c", none], capture_output=True, text=True, check=False)
-    assert ssh.complaint(bad, "/no/python", "").startswith("/no/python does not run there (--python PATH")
+    assert ssh.failure_reason(bad, "/no/python", "").startswith("/no/python does not run there (--python PATH")
 
 
 def test_options_of_ssh() -> None:
@@ -129,7 +147,7 @@ def test_options_of_ssh() -> None:
     assert words[:4] == ["ssh", "-T", "-F", os.path.abspath("conf")]
     assert words.index("BatchMode=no") < words.index("BatchMode=yes")  # ssh takes the first
     assert words[-4:-1] == ["-p", "2222", "me@h"]
-    copy = ssh.Ssh().copy(Host("h"), "/here", "/there dir/")
+    copy = ssh.Ssh().rsync_command(Host("h"), "/here", "/there dir/")
     assert copy[-2:] == ["/here/", "h:/there dir/"]
     assert "--protect-args" in copy
 
@@ -137,17 +155,17 @@ def test_options_of_ssh() -> None:
 # the command
 
 def test_one_quoted_string_is_a_command() -> None:
-    assert command.words(["python 'my train.py' --lr 1"]) == ["python", "my train.py", "--lr", "1"]
-    assert command.words(["--", "python", "x y"]) == ["python", "x y"]
+    assert command.split_command(["python 'my train.py' --lr 1"]) == ["python", "my train.py", "--lr", "1"]
+    assert command.split_command(["--", "python", "x y"]) == ["python", "x y"]
     with pytest.raises(UsageError, match="no closing quotation"):
-        command.words(["python 'x"])
+        command.split_command(["python 'x"])
 
 
 @pytest.mark.parametrize(("text", "processes", "gpus"), [
     ("train --gpus 0,1,3", 3, 3), ("train --gpus=0,1", 2, 2), ("train --gpus 0", 1, 1), ("train", 1, 0),
     ("train --workers_per_host 2", 2, 0), ("train --gpus", 1, 0), ("train --gpus none", 1, 0)])
 def test_devices_of_a_command(text: str, processes: int, gpus: int) -> None:
-    assert (command.devices(text.split()), command.gpus(text.split())) == (processes, gpus)
+    assert (command.count_devices(text.split()), command.count_gpus(text.split())) == (processes, gpus)
 
 
 def test_only_named_variables_are_passed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,11 +181,11 @@ def test_only_named_variables_are_passed(monkeypatch: pytest.MonkeyPatch) -> Non
         command.passed_variables(["a b"])
 
 
-def test_a_report_is_told_from_output() -> None:
-    report = Report("error", "rank 1 (hostb): bad", 2)
-    assert messages.decode(report.encode()) == report
+def test_a_message_is_told_from_output() -> None:
+    message = AgentMessage("error", "rank 1 (hostb): bad", 2)
+    assert decode_message(message.encode()) == message
     for line in ("", "text", '{"kind": "error"}', messages.MARK, messages.MARK + "{", messages.MARK + "[]"):
-        assert messages.decode(line) is None
+        assert decode_message(line) is None
 
 
 # flags
@@ -245,10 +263,11 @@ def test_a_dry_run_shows_what_each_host_would_run(tmp_path: Path, capsys: pytest
 
 # generated scripts
 
-@pytest.mark.parametrize(("write", "name"), [(slurm, "slurm.sh"), (kubernetes, "trainjob.yaml"), (sge, "sge.sh")])
+@pytest.mark.parametrize(("write", "name"), [
+    (slurm_script, "slurm.sh"), (kubernetes_trainjob, "trainjob.yaml"), (sge_script, "sge.sh")])
 def test_generated_scripts_are_the_ones_on_file(write: object, name: str, tmp_path: Path) -> None:
-    folder = "/home/me/job" if write is sge else BATCH.folder
-    text = write(Batch(**{**vars(BATCH), "folder": folder}))  # type: ignore[operator]
+    folder = "/home/me/job" if write is sge_script else BATCH.folder
+    text = write(BatchScript(**{**vars(BATCH), "folder": folder}))  # type: ignore[operator]
     assert text == (GOLDEN / name).read_text()
     if name.endswith(".sh"):
         (tmp_path / name).write_text(text)
@@ -256,7 +275,7 @@ def test_generated_scripts_are_the_ones_on_file(write: object, name: str, tmp_pa
 
 
 def test_the_trainjob_is_one() -> None:
-    job = yaml.safe_load(kubernetes(BATCH))
+    job = yaml.safe_load(kubernetes_trainjob(BATCH))
     assert set(job) == {"apiVersion", "kind", "metadata", "spec"}
     assert (job["apiVersion"], job["kind"]) == ("trainer.kubeflow.org/v1alpha1", "TrainJob")
     assert re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", job["metadata"]["name"])
@@ -274,7 +293,7 @@ def test_the_trainjob_is_one() -> None:
     assert subprocess.run(["sh", "-n", "-c", trainer["args"][0].replace("$$", "$")], check=False).returncode == 0
 
 
-@pytest.mark.parametrize("write", [slurm, sge, kubernetes])
+@pytest.mark.parametrize("write", [slurm_script, sge_script, kubernetes_trainjob])
 def test_a_script_hands_the_command_on_word_by_word(write: object, tmp_path: Path) -> None:
     """The script runs here, with stand-ins for the scheduler's tools and for Python."""
     tools = tmp_path / "bin"
@@ -285,9 +304,9 @@ def test_a_script_hands_the_command_on_word_by_word(write: object, tmp_path: Pat
         (tools / name).chmod(0o755)
     nodes = tmp_path / "nodes"
     nodes.write_text("node1 4 all.q\n")
-    batch = Batch(**{**vars(BATCH), "python": "python", "folder": str(tmp_path), "command": ["run", *NASTY[:7]]})
+    batch = BatchScript(**{**vars(BATCH), "python": "python", "folder": str(tmp_path), "command": ["run", *NASTY[:7]]})
     text = write(batch)  # type: ignore[operator]
-    if write is kubernetes:
+    if write is kubernetes_trainjob:
         text = yaml.safe_load(text)["spec"]["trainer"]["args"][0].replace("$$", "$")
     env = {"PATH": f"{tools}:{os.environ['PATH']}", "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "node1",
            "SLURMD_NODENAME": "node1", "PE_HOSTFILE": str(nodes), "JOB_ID": "7", "PET_MASTER_ADDR": "node1",
@@ -302,7 +321,7 @@ def test_a_script_hands_the_command_on_word_by_word(write: object, tmp_path: Pat
 
 def test_sge_refuses_a_folder_that_qrsh_would_take_apart() -> None:
     with pytest.raises(UsageError, match="my job"):
-        sge(BATCH)
+        sge_script(BATCH)
 
 
 def test_scripts_go_to_stdout_or_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,8 +20,16 @@ from imgcls.config.flags import flag, positional
 from imgcls.distributed.rank_info import LAUNCHER_VARIABLE
 from imgcls.errors import UsageError
 from imgcls.launch import command as commands
-from imgcls.launch import hosts, schedulers, supervisor
-from imgcls.launch.hosts import Host, Share
+from imgcls.launch import mpi, schedulers, supervisor
+from imgcls.launch.hosts import (
+    Host,
+    HostSlots,
+    assign_workers,
+    check_rendezvous_host,
+    parse_nnodes,
+    read_hostfile,
+)
+from imgcls.launch.job import Job
 from imgcls.launch.ssh import Ssh
 from imgcls.storage.atomic import write_bytes
 
@@ -81,7 +89,7 @@ def _start(argv: Sequence[str]) -> int:
     (args,) = parse(argv, LaunchConfig, prog=NAME, usage="-n N [flags] COMMAND...", examples=EXAMPLES,
                     hint=f" ({NAME}'s own flags come before the command; --help lists them)",
                     takes_prefixes=False)  # a beginning of a flag may be meant for the command
-    command = commands.words(list(args.command))
+    command = commands.split_command(list(args.command))
     launcher = args.launcher or ("ssh" if args.hostfile else "local")
     _check(args, launcher, command)
     _print_notes(args, launcher, command)
@@ -114,7 +122,7 @@ def _check(args: LaunchConfig, launcher: str, command: list[str]) -> None:
         raise UsageError(f"--sync-dst-dir {args.sync_dst_dir}: must be a full path, such as /tmp/job")
     if args.nnodes and launcher in ("local", "mpi"):
         raise UsageError(f"--nnodes {args.nnodes}: is not for --launcher {launcher}")
-    if args.num_servers == 0 and "async" in commands.value(command, "--kv-store").lower():
+    if args.num_servers == 0 and "async" in commands.flag_value(command, "--kv-store").lower():
         raise UsageError("-s 0: dist_async keeps its weights on servers, there must be at least 1")
     if not sys.platform.startswith(("linux", "darwin")):
         raise UsageError(f"{NAME} needs Linux or macOS")
@@ -122,7 +130,7 @@ def _check(args: LaunchConfig, launcher: str, command: list[str]) -> None:
 
 def _print_notes(args: LaunchConfig, launcher: str, command: list[str]) -> None:
     """Say once what a user of MXNet's launcher may miss."""
-    store = commands.value(command, "--kv-store").lower()
+    store = commands.flag_value(command, "--kv-store").lower()
     if args.num_servers and "async" not in store:
         _print_note(f"-s {args.num_servers}: not needed for {store or 'this command'}, gradients are summed by "
                     "all-reduce")
@@ -138,70 +146,70 @@ def _print_note(text: str) -> None:
     print(f"{NAME}: note: {text}", file=sys.stderr)
 
 
-def _job(args: LaunchConfig, command: list[str], env: dict[str, str]) -> supervisor.Job:
+def _job(args: LaunchConfig, command: list[str], env: dict[str, str]) -> Job:
     """Return the job of the launchers local and ssh."""
     timeout_s = args.timeout or DEFAULT_TIMEOUT_S
-    shares = [Share(Host(socket.gethostname()), args.num_workers)]
-    least = 1
+    assigned = [HostSlots(Host(socket.gethostname()), args.num_workers)]
+    min_hosts = 1
     ssh = None
     if args.hostfile:
-        shares, least = _shares(args)
-        hosts.check_reachable_names(shares)
+        assigned, min_hosts = _assign_hosts(args)
         # a host that is gone shows after a few of these, well within the timeout
         alive_s = max(1, min(10, int(timeout_s / 4)))
         ssh = Ssh(args.ssh_config, args.ssh_option, alive_s=alive_s)
-    return supervisor.Job(
-        command=command, shares=shares, devices=commands.devices(command), least=least, most=len(shares),
-        max_restarts=args.max_restarts, timeout_s=timeout_s, env=env, python=args.python or sys.executable,
-        folder=os.getcwd(), roots=_package_roots(args.sync_dst_dir), ssh=ssh, name=NAME, job=secrets.token_hex(8),
-        sync_folder=args.sync_dst_dir, verbose=args.verbose, dry_run=args.dry_run)
+    return Job(
+        command=command, hosts=assigned, num_devices=commands.count_devices(command), min_hosts=min_hosts,
+        max_hosts=len(assigned), max_restarts=args.max_restarts, timeout_s=timeout_s, env=env,
+        python=args.python or sys.executable, folder=os.getcwd(), roots=_package_roots(args.sync_dst_dir), ssh=ssh,
+        name=NAME, job=secrets.token_hex(8), sync_folder=args.sync_dst_dir, verbose=args.verbose, dry_run=args.dry_run)
 
 
-def _shares(args: LaunchConfig) -> tuple[list[Share], int]:
-    """Return workers by host as --nnodes allows, and the least number of hosts."""
-    listed = hosts.read(args.hostfile)
-    least, most = _nnodes(args.nnodes) if args.nnodes else (0, len(listed))
-    if most > len(listed):
+def _assign_hosts(args: LaunchConfig) -> tuple[list[HostSlots], int]:
+    """Return the workers by host as --nnodes allows, and the least number of hosts."""
+    listed = read_hostfile(args.hostfile)
+    min_hosts, max_hosts = parse_nnodes(args.nnodes) if args.nnodes else (0, len(listed))
+    if max_hosts > len(listed):
         raise UsageError(f"--nnodes {args.nnodes}: {args.hostfile} has {len(listed)} host(s)")
-    shares = hosts.spread(listed[:most], args.num_workers)
-    unused = [host.name for host in listed if host.name not in {share.host.name for share in shares}]
+    assigned = assign_workers(listed[:max_hosts], args.num_workers)
+    used = {slots.host.name for slots in assigned}
+    unused = [host.name for host in listed if host.name not in used]
     if unused:
         more = " ..." if len(unused) > 8 else ""
         _print_note(f"-n {args.num_workers}: {', '.join(unused[:8])}{more} not needed")
-    return shares, min(least or len(shares), len(shares))
+    check_rendezvous_host(assigned)
+    return assigned, min(min_hosts or len(assigned), len(assigned))
 
 
 def _run_mpi(args: LaunchConfig, command: list[str], env: dict[str, str]) -> int:
     """Run mpirun, here or on the hosts of -H."""
-    shares = [Share(Host("localhost"), args.num_workers)]
+    assigned = [HostSlots(Host("localhost"), args.num_workers)]
     address = "127.0.0.1"
-    ssh_words: list[str] = []
+    ssh_command: list[str] = []
     if args.hostfile:
-        shares, _least = _shares(args)
-        hosts.check_reachable_names(shares)
-        address = shares[0].host.name
+        assigned, _min_hosts = _assign_hosts(args)
+        address = assigned[0].host.name
         if args.ssh_config or args.ssh_option:
-            ssh_words = Ssh(args.ssh_config, args.ssh_option).words(Host(""))
+            ssh_command = Ssh(args.ssh_config, args.ssh_option).base_command(Host(""))
     # mpirun starts all at once, so that nobody can be asked for a free port: two jobs seldom draw the same
     port = str(20000 + secrets.randbelow(10000))
     env = {**env, "MASTER_ADDR": address, "MASTER_PORT": port, "DMLC_ROLE": "worker", "DMLC_PS_ROOT_URI": address,
            "DMLC_PS_ROOT_PORT": port, "DMLC_JOB_CLUSTER": "mpi"}
     if root := _package_root():
         env["PYTHONPATH"] = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
-    resolved = commands.resolve(command)
+    resolved = commands.resolve_program(command)
     if args.python and os.path.basename(command[0]) in ("python", "python3"):
         resolved[0] = args.python
-    words, environment = schedulers.mpi(resolved, shares, commands.devices(command), env, ssh_words)
+    mpirun, environment = mpi.mpi_command(resolved, assigned, commands.count_devices(command), env, ssh_command)
     if args.dry_run:
-        print(shlex.join(words))
+        print(shlex.join(mpirun))
         return 0
-    return schedulers.run_mpi(words, environment)
+    return mpi.run_mpi(mpirun, environment)
 
 
 def _write_script(args: LaunchConfig, launcher: str, command: list[str], env: dict[str, str]) -> int:
     """Write the script for slurm, kubernetes or sge to stdout or --output, and say what to do with it."""
-    least, most = _nnodes(args.nnodes or str(args.num_workers))
-    if args.num_workers % most:
+    min_nodes, max_nodes = parse_nnodes(args.nnodes or str(args.num_workers))
+    if args.num_workers % max_nodes:
         raise UsageError(f"-n {args.num_workers}: must be a multiple of the number of nodes, --nnodes {args.nnodes}")
     # a script may be read by others: of the environment only what was named with a value goes into it
     named = {text.partition("=")[0] for text in args.env if "=" in text}
@@ -211,11 +219,13 @@ def _write_script(args: LaunchConfig, launcher: str, command: list[str], env: di
     variables["DMLC_ROLE"] = "worker"
     # a container has a Python of its own
     python = args.python or ("python" if launcher == "kubernetes" else sys.executable)
-    batch = schedulers.Batch(
-        command=command, processes=args.num_workers // most * commands.devices(command), least=least, most=most,
-        gpus=commands.gpus(command), max_restarts=args.max_restarts, timeout_s=args.timeout or DEFAULT_TIMEOUT_S,
-        env=variables, python=python, folder=os.getcwd(), image=args.image)
-    writers = {"slurm": schedulers.slurm, "kubernetes": schedulers.kubernetes, "sge": schedulers.sge}
+    batch = schedulers.BatchScript(
+        command=command, processes=args.num_workers // max_nodes * commands.count_devices(command),
+        min_nodes=min_nodes, max_nodes=max_nodes, gpus=commands.count_gpus(command),
+        max_restarts=args.max_restarts, timeout_s=args.timeout or DEFAULT_TIMEOUT_S, env=variables,
+        python=python, folder=os.getcwd(), image=args.image)
+    writers = {"slurm": schedulers.slurm_script, "kubernetes": schedulers.kubernetes_trainjob,
+               "sge": schedulers.sge_script}
     script = writers[launcher](batch)
     if args.output:
         write_bytes(args.output, script.encode())
@@ -223,14 +233,6 @@ def _write_script(args: LaunchConfig, launcher: str, command: list[str], env: di
         print(script, end="")
     _print_note(f"next: {NEXT_STEP[launcher].format(file=shlex.quote(args.output) if args.output else 'FILE')}")
     return 0
-
-
-def _nnodes(text: str) -> tuple[int, int]:
-    """Read N or MIN:MAX."""
-    least, colon, most = text.partition(":")
-    if not (least.isdigit() and (most.isdigit() or not colon)) or not 1 <= int(least) <= int(most or least):
-        raise UsageError(f"--nnodes {text}: must be a number of machines, or MIN:MAX such as 1:4")
-    return int(least), int(most or least)
 
 
 def _role_variables(texts: Sequence[str], flag_name: str) -> dict[str, str]:

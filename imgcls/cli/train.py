@@ -84,8 +84,9 @@ def start_others(config: Config, argv: Sequence[str], again: Sequence[str], prog
     if topology.gpus:
         check_gpus(config.device.gpus, topology.gpus)
     wanted = config.distributed
-    return agent.run(again, processes=topology.num_to_start, nnodes=wanted.nnodes, endpoint=wanted.rdzv_endpoint,
-                     job=wanted.rdzv_id, max_restarts=wanted.max_restarts, timeout=wanted.dist_timeout, name=prog)
+    return agent.run(agent.make_spec(
+        again, processes=topology.num_to_start, nnodes=wanted.nnodes, endpoint=wanted.rdzv_endpoint,
+        job=wanted.rdzv_id, max_restarts=wanted.max_restarts, timeout_s=wanted.dist_timeout, name=prog))
 
 
 def run(config: Config, *, splits: Splits | None = None, command: str = "", quiet: bool = False,

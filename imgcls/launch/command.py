@@ -1,4 +1,7 @@
-"""The user's command: its words, and what the launcher has to know of it."""
+"""The user's command behind imgcls-launch: its arguments, and what the launcher has to know about it.
+
+Called by `imgcls-launch` and by the agents; nothing here runs the command.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +15,13 @@ from collections.abc import Sequence
 from imgcls.errors import UsageError
 
 #: variables that MXNet's launcher passed on to other hosts
-PASSED = ("OMP_NUM_THREADS", "KMP_AFFINITY", "LD_LIBRARY_PATH", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY",
-          "DMLC_INTERFACE")
+PASSED_VARIABLES = ("OMP_NUM_THREADS", "KMP_AFFINITY", "LD_LIBRARY_PATH", "AWS_ACCESS_KEY_ID",
+                    "AWS_SECRET_ACCESS_KEY", "DMLC_INTERFACE")
 
 
-def words(rest: Sequence[str]) -> list[str]:
-    """The command as words; one quoted string is taken apart as a shell would."""
-    command = list(rest[1:] if rest[:1] == ["--"] else rest)
+def split_command(arguments: Sequence[str]) -> list[str]:
+    """Return the command as a list of arguments; one quoted string is split as a shell would."""
+    command = list(arguments[1:] if arguments[:1] == ["--"] else arguments)
     if len(command) == 1 and any(c.isspace() for c in command[0]):
         try:
             command = shlex.split(command[0])
@@ -29,46 +32,52 @@ def words(rest: Sequence[str]) -> list[str]:
     return command
 
 
-def value(command: Sequence[str], flag: str) -> str:
-    """What a flag of the user's command is set to, last place first; "" where it is not there."""
-    found = ""
-    for word, following in zip(command, [*command[1:], ""], strict=True):
-        name, equals, text = word.partition("=")
+def flag_value(command: Sequence[str], flag: str) -> str:
+    """Return what a flag of the command is set to, the last time it is given; "" where it is not given."""
+    value = ""
+    for argument, following in zip(command, [*command[1:], ""], strict=True):
+        name, equals, text = argument.partition("=")
         if name.replace("_", "-") == flag:
-            found = text if equals else following
-    return found
+            value = text if equals else following
+    return value
 
 
-def devices(command: Sequence[str]) -> int:
-    """Processes that one worker takes: one for each GPU of --gpus, or what --workers-per-host says."""
-    gpus = value(command, "--gpus").split(",")
-    if len(gpus) > 1 and all(part.strip().isdigit() for part in gpus):
+def count_devices(command: Sequence[str]) -> int:
+    """Return the processes that one worker takes: one for each GPU of --gpus, or what --workers-per-host says."""
+    gpus = flag_value(command, "--gpus").split(",")
+    if len(gpus) > 1 and all(number.strip().isdigit() for number in gpus):
         return len(gpus)
-    several = value(command, "--workers-per-host")
-    return int(several) if several.isdigit() and int(several) > 0 else 1
+    per_host = flag_value(command, "--workers-per-host")
+    return int(per_host) if per_host.isdigit() and int(per_host) > 0 else 1
 
 
-def gpus(command: Sequence[str]) -> int:
-    """How many GPUs the command names."""
-    return sum(part.strip().isdigit() for part in value(command, "--gpus").split(","))
+def count_gpus(command: Sequence[str]) -> int:
+    """Return how many GPUs the command names."""
+    return sum(number.strip().isdigit() for number in flag_value(command, "--gpus").split(","))
 
 
-def resolve(command: Sequence[str]) -> list[str]:
-    """The command with a program that is there: `python` and our own commands are found where PATH has none."""
-    program, *rest = command
-    found = shutil.which(program)
-    if found:
-        return [found, *rest]
+def resolve_program(command: Sequence[str]) -> list[str]:
+    """Return the command with a program that is there; UsageError where there is none.
+
+    `python` and our own commands are found where PATH has none.
+    """
+    program, *arguments = command
+    path = shutil.which(program)
+    if path:
+        return [path, *arguments]
     if program in ("python", "python3"):
-        return [sys.executable, *rest]
+        return [sys.executable, *arguments]
     if program == "imgcls" or program.startswith("imgcls-"):
-        return [sys.executable, "-m", "imgcls", *program.split("-", 1)[1:], *rest]
+        return [sys.executable, "-m", "imgcls", *program.split("-", 1)[1:], *arguments]
     raise UsageError(f"{program}: there is no such program on {socket.gethostname()}")
 
 
 def passed_variables(named: Sequence[str]) -> dict[str, str]:
-    """MXNet's list and what --env names, as far as they are set; NAME=VALUE sets one. UsageError for no name."""
-    chosen = {name: os.environ[name] for name in PASSED if name in os.environ}
+    """Return MXNet's variables and those that --env names, as far as they are set; NAME=VALUE sets one.
+
+    UsageError for what is not a name.
+    """
+    chosen = {name: os.environ[name] for name in PASSED_VARIABLES if name in os.environ}
     for text in named:
         name, equals, content = text.partition("=")
         if not name.isidentifier():

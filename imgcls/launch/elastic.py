@@ -1,24 +1,22 @@
-"""The torch side of an agent: torch's elastic agent with our rules for failures, and what hosts tell each other.
+"""The torch side of an agent: torch's elastic agent, with our rules for failures and for the end of a job.
 
-Used by `agent.run` only, which has prepared the environment. Hosts write what their workers died of into the store of
-the rendezvous, so that each of them knows whether its own workers were the cause or only lost a peer.
+`agent.run` calls `run_workers`, and has prepared the environment. torch keeps the processes, the ranks and the
+rendezvous. What we override of it is private to torch: `tests/test_elastic_internals.py` names it all, and fails where
+a new version has changed it.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
-import os
-import re
 import secrets
 import signal
-import socket
 import subprocess
 import time
 from typing import Any
 
 from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerSpec, WorkerState
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
-from torch.distributed.elastic.multiprocessing import LogsDest, LogsSpecs
 from torch.distributed.elastic.rendezvous import RendezvousParameters
 from torch.distributed.elastic.rendezvous import registry as rendezvous
 from torch.distributed.elastic.rendezvous.api import (
@@ -28,62 +26,69 @@ from torch.distributed.elastic.rendezvous.api import (
     RendezvousTimeoutError,
 )
 
-from imgcls.launch import failures, heartbeat
-from imgcls.launch.agent import FAILURE_S, STOP_S, Plan, Told, tie_to_agent
-from imgcls.launch.failures import Death
-from imgcls.launch.log_streams import Streams
-from imgcls.launch.messages import Report
+from imgcls.errors import first_line
+from imgcls.launch.failures import Cause, WorkerFailure, read_failure, root_cause
+from imgcls.launch.launch_spec import FAILURE_S, STOP_S, AgentState, LaunchSpec, StopRequested
+from imgcls.launch.messages import AgentMessage
+from imgcls.launch.peers import Peers
+from imgcls.launch.worker_logs import WorkerLogs
+from imgcls.launch.worker_processes import parent_death_command, signal_group
 
-#: seconds to wait for other hosts' accounts of a failure, and for the others to leave before the store goes
-HEARING_S, LEAVING_S = 3.0, 3.0
 
-
-def supervise(plan: Plan) -> int:
-    """Run the plan to its end; the exit status. Told passes through, with all workers ended."""
-    parameters = RendezvousParameters(
-        backend="c10d", endpoint=plan.endpoint, run_id=plan.job, min_nodes=plan.least, max_nodes=plan.most,
-        local_addr=plan.address, is_host=plan.is_host, join_timeout=int(plan.timeout_s),
-        last_call_timeout=max(1, min(5, int(plan.timeout_s / 6))),
-        read_timeout=max(int(plan.timeout_s), 5), keep_alive_interval=3, keep_alive_max_attempt=4)
-    handler = agent = None
-    rendezvous_ended = True
+def run_workers(state: AgentState) -> int:
+    """Run the workers to their end; return the exit status. StopRequested passes through, with all workers ended."""
+    spec = state.spec
+    handler = None
+    agent = None
+    closes_rendezvous = True
     try:
-        handler = rendezvous.get_rendezvous_handler(parameters)
-        agent = Agent(plan, _spec(plan, handler))
+        handler = rendezvous.get_rendezvous_handler(_rendezvous_parameters(spec))
+        agent = ElasticAgent(state, _worker_spec(spec, handler))
         result: Any = agent.run()
-        return agent.status(result)
-    except Told:
-        rendezvous_ended = not plan.elastic  # the other hosts may go on
-        if plan.elastic and handler is not None:
+        return agent.exit_status(result)
+    except StopRequested:
+        closes_rendezvous = not spec.is_elastic  # the other hosts may go on
+        if spec.is_elastic and handler is not None:
             _withdraw(handler)
         raise
     except (RendezvousError, RuntimeError, TimeoutError) as error:
-        plan.say(Report("error", _explain(plan, agent, error)))
+        state.report(AgentMessage("error", _explain(spec, error)))
         return 1
     finally:
         if agent is not None:
             agent.leave()
-        if handler is not None and rendezvous_ended and not (agent and agent.cut_off):
+        if handler is not None and closes_rendezvous:
             _close(handler)
 
 
-def _spec(plan: Plan, handler: Any) -> WorkerSpec:
-    program, *rest = [*tie_to_agent(), *plan.command]
-    plain = tuple(word.replace("$", "$$") for word in rest)  # torch has a macro, ${local_rank}; a user's text has none
-    return WorkerSpec(role="worker", local_world_size=plan.processes, entrypoint=program, args=plain,
-                      rdzv_handler=handler, max_restarts=plan.max_restarts,
-                      monitor_interval=0.2 if plan.several_hosts else 0.1, local_addr=plan.address)
+def _rendezvous_parameters(spec: LaunchSpec) -> RendezvousParameters:
+    timeout_s = int(spec.timeout_s)
+    return RendezvousParameters(
+        backend="c10d", endpoint=spec.endpoint, run_id=spec.job or "none", min_nodes=spec.min_hosts,
+        max_nodes=spec.max_hosts, local_addr=spec.address, is_host=spec.is_rendezvous_host, join_timeout=timeout_s,
+        # how long to wait for more hosts once the least number is there
+        last_call_timeout=max(1, min(5, int(spec.timeout_s / 6))),
+        read_timeout=max(timeout_s, 5), keep_alive_interval=3, keep_alive_max_attempt=4)
+
+
+def _worker_spec(spec: LaunchSpec, handler: Any) -> WorkerSpec:
+    program, *arguments = [*parent_death_command(), *spec.command]
+    # torch has a macro, ${local_rank}; a user's text has none
+    escaped = tuple(argument.replace("$", "$$") for argument in arguments)
+    return WorkerSpec(role="worker", local_world_size=spec.processes, entrypoint=program, args=escaped,
+                      rdzv_handler=handler, max_restarts=spec.max_restarts,
+                      monitor_interval=0.2 if spec.has_several_hosts else 0.1, local_addr=spec.address)
 
 
 def _close(handler: Any) -> None:
     try:
         handler.shutdown()
-    except Exception:  # the store is gone with the host that kept it: then there is nothing to close
+    except Exception:  # the store is gone with the host that served it: then there is nothing to close
         return
 
 
-def _agree_on_name(handler: Any) -> str:
-    """A name for the job that is the same on all hosts, those that come later, too, and that no other job has."""
+def _agree_on_job_name(handler: Any) -> str:
+    """Return a name that no other job has, the same on all hosts, those that come later, too."""
     proposal = secrets.token_hex(8)
     try:
         return handler._store.compare_set("imgcls/job", "", proposal).decode()
@@ -102,294 +107,192 @@ def _withdraw(handler: Any) -> None:
         return
 
 
-def _explain(plan: Plan, agent: Agent | None, error: Exception) -> str:
-    """What went wrong between the hosts, in one line."""
-    kept = plan.endpoint.rpartition(":")[0]
+def _explain(spec: LaunchSpec, error: Exception) -> str:
+    """Return what went wrong between the hosts, in one line."""
     if isinstance(error, RendezvousTimeoutError):
-        return f"{plan.host}: waited {plan.timeout_s:g} s for the other hosts, and not all of them came"
+        return f"{spec.host}: waited {spec.timeout_s:g} s for the other hosts, and not all of them came"
     if isinstance(error, RendezvousClosedError):
-        return f"{plan.host}: came too late, the job has ended"
-    if isinstance(error, RendezvousConnectionError) and not plan.is_host:
-        return f"{plan.host}: lost contact with {kept}, where the hosts meet ({plan.endpoint} does not answer)"
+        return f"{spec.host}: came too late, the job has ended"
+    if isinstance(error, RendezvousConnectionError) and not spec.is_rendezvous_host:
+        meeting_host = spec.endpoint.rpartition(":")[0]
+        return (f"{spec.host}: lost contact with {meeting_host}, where the hosts meet ({spec.endpoint} does not "
+                "answer)")
     if isinstance(error, RendezvousConnectionError):
-        return f"{plan.host}: cannot listen on {plan.endpoint}: {_first_line(error.__cause__ or error)}"
-    return f"{plan.host}: {_first_line(error)}"
+        return f"{spec.host}: cannot listen on {spec.endpoint}: {first_line(error.__cause__ or error)}"
+    return f"{spec.host}: {first_line(error)}"
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+class ElasticAgent(LocalElasticAgent):
+    """torch's agent for the processes of one host, with our rules."""
 
-
-class Agent(LocalElasticAgent):
-    """torch's agent for the processes of one host, with a Plan."""
-
-    def __init__(self, plan: Plan, spec: WorkerSpec) -> None:
-        self.plan = plan
-        self.logs = Logs(plan)
-        accepted = inspect.signature(LocalElasticAgent.__init__).parameters
-        wanted = {"start_method": "spawn", "exit_barrier_timeout": plan.timeout_s, "shutdown_timeout": int(STOP_S)}
-        super().__init__(spec, self.logs, **{name: value for name, value in wanted.items() if name in accepted})
+    def __init__(self, state: AgentState, worker_spec: WorkerSpec) -> None:
+        self._state = state
+        self._logs = WorkerLogs(state)
+        options = {"start_method": "spawn", "exit_barrier_timeout": state.spec.timeout_s,
+                   "shutdown_timeout": int(STOP_S)}
+        accepted = inspect.signature(LocalElasticAgent.__init__).parameters  # torch 2.11 lacks some
+        super().__init__(worker_spec, self._logs, **{name: value for name, value in options.items()
+                                                     if name in accepted})
         #: how the job ended, on whichever host
-        self.end: Death | None = None
-        #: whether the host that keeps the store does not answer
-        self.cut_off = False
+        self._end: WorkerFailure | None = None
         self._peers: Peers | None = None
-        self._hosts_before = 0
-        self._heard_at = 0.0
+        self._num_hosts_before = 0
+        self._last_asked = 0.0
         #: exit statuses of workers that had ended before we told the others to, by local rank
-        self._first: dict[int, int] | None = None
+        self._first_ended: dict[int, int] | None = None
 
-    def status(self, result: RunResult | None) -> int:
-        """The exit status for what torch's agent came back with."""
-        if result is not None and not result.is_failed() and self.end is None:
+    def exit_status(self, result: RunResult | None) -> int:
+        """Return the exit status for what torch's agent came back with."""
+        if result is not None and not result.is_failed() and self._end is None:
             return 0
-        return self.end.exit_status if self.end else 1
+        return self._end.exit_status if self._end else 1
 
     def leave(self) -> None:
-        """Let the host that keeps the store go last."""
-        if self._peers is not None and not self.cut_off:
-            self._peers.leave(self.plan.is_host)
+        """Let the host that serves the store go last."""
+        if self._peers is not None:
+            self._peers.leave(self._state.spec.is_rendezvous_host)
 
-    # Below: steps of torch's agent that we do otherwise.
+    # ---- steps of torch's agent that we do otherwise; its decorators hide their signatures: `base: Any`
 
     def _rendezvous(self, worker_group: WorkerGroup) -> None:
-        base: Any = super()  # torch's decorators hide the signatures
+        base: Any = super()
         base._rendezvous(worker_group)
-        plan, size = self.plan, worker_group.group_world_size or 1
-        if not plan.several_hosts:
+        state = self._state
+        spec = state.spec
+        num_hosts = worker_group.group_world_size or 1
+        if not spec.has_several_hosts:
             return
-        if not plan.unique:
-            plan.unique = _agree_on_name(worker_group.spec.rdzv_handler)
-        self._peers = Peers(worker_group.store, worker_group.group_rank or 0, size, plan.host)
-        if worker_group.group_rank == 0 and 0 < self._hosts_before != size:
-            plan.say(Report("note", f"going on with {size} host{'s' * (size > 1)} of {plan.most}"))
-        self._hosts_before = size
+        if not state.job:
+            state.job = _agree_on_job_name(worker_group.spec.rdzv_handler)
+        store: Any = worker_group.store
+        self._peers = Peers(store, worker_group.group_rank or 0, num_hosts, spec.host)
+        if worker_group.group_rank == 0 and 0 < self._num_hosts_before != num_hosts:
+            state.report(AgentMessage(
+                "note", f"going on with {num_hosts} host{'s' if num_hosts > 1 else ''} of {spec.max_hosts}"))
+        self._num_hosts_before = num_hosts
 
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
-        self._first = None
-        self.logs.attempt(worker_group)
-        self.plan.busy = True  # workers that were started and not noted would be left behind
+        self._first_ended = None
+        self._logs.begin_attempt(worker_group)
+        self._state.defer_signals = True  # workers that were started and not noted would be left behind
         try:
             base: Any = super()
             pids = base._start_workers(worker_group)
-            heartbeat.groups.clear()
-            heartbeat.groups.update(pids.values())
+            self._state.workers.replace(pids.values())
         finally:
-            self.plan.busy = False
-        self.logs.streams.start()
-        self._limit_waiting()
-        if self.plan.told:
-            raise Told
+            self._state.defer_signals = False
+        self._logs.streams.start()
+        self._replace_close()
+        if self._state.stop_signal:
+            raise StopRequested
         return pids
-
-    def _limit_waiting(self) -> None:
-        """Let the end of the first worker be known from the end of those that are ended for it, which is soon."""
-        context: Any = self._pcontext
-        close = context.close
-
-        def close_soon(death_sig: signal.Signals | None = None, timeout: float = FAILURE_S) -> None:
-            running = context.subprocess_handlers
-            if self._first is None:
-                codes = {rank: handler.proc.poll() for rank, handler in running.items()}
-                self._first = {rank: code for rank, code in codes.items() if code is not None}
-            # nothing can be saved where a worker is missing; when hosts come or go, everything can
-            missing = self.end is not None or any(self._first.values())
-            patience = FAILURE_S if missing and not self.plan.told else STOP_S
-            deadline = time.monotonic() + patience
-            for handler in running.values():
-                if handler.proc.poll() is None:
-                    _signal_group(handler.proc.pid, signal.SIGTERM)
-            for rank, handler in running.items():
-                try:
-                    handler.proc.wait(max(deadline - time.monotonic(), 0.01))
-                except subprocess.TimeoutExpired:
-                    if self.plan.told:
-                        self.plan.stubborn.append(self._worker_group.workers[rank].global_rank)
-                    _signal_group(handler.proc.pid, signal.SIGKILL)
-            if any(handler.proc.returncode != 0 for handler in running.values()):
-                heartbeat.kill_groups()  # what the workers had started
-            close(signal.SIGKILL, 5)
-
-        context.close = close_soon
 
     def _shutdown(self, death_sig: signal.Signals = signal.SIGTERM, timeout: int = 30) -> None:
         super()._shutdown(death_sig)
-        self.logs.streams.close()
+        self._logs.streams.close()
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
         base: Any = super()
         result = base._monitor_workers(worker_group)
         if result.state == WorkerState.FAILED:
-            self._judge(result)
-        elif result.state == WorkerState.HEALTHY and self._peers and time.monotonic() > self._heard_at + 1.0:
-            self._heard_at = time.monotonic()
-            self.end = self._peers.end_elsewhere()
-            if self.end is not None:  # no worker of ours has died, but the job is over
+            self._handle_failure(result)
+        elif result.state == WorkerState.HEALTHY and self._peers and time.monotonic() > self._last_asked + 1.0:
+            self._last_asked = time.monotonic()
+            self._end = self._peers.end_of_job()
+            if self._end is not None:  # no worker of ours has failed, but the job is over
                 self._remaining_restarts = 0
                 return RunResult(state=WorkerState.FAILED)
         return result
 
-    def _judge(self, result: RunResult) -> None:
-        """Find out what our workers died of, whether to try again, and say so."""
-        plan = self.plan
-        first = self._first or {}
-        found = [failures.read(rank, plan.host, failure.exitcode, self.logs.error_files[failure.local_rank],
-                             by_us=failure.local_rank not in first) for rank, failure in result.failures.items()]
-        mine = failures.cause(found)
-        over = (mine.exit_status == 2 or self._remaining_restarts == 0 or (mine.deliberate and not plan.elastic)
-                or (plan.losses_only and mine.weight == failures.OWN and mine.status > 0))
-        mine = Death(**{**vars(mine), "final": over})
-        cause, silent = mine, []
-        if self._peers is not None:
-            cause, silent = self._peers.hear(mine)
-            over = over or cause.final
-        if over:
-            self.end = cause
-            self._remaining_restarts = 0
-        elif cause.deliberate:
-            self._remaining_restarts += 1  # a host that was taken away is no failure
-        self._tell(cause, mine, silent, over=over)
-
-    def _tell(self, cause: Death, mine: Death, silent: list[str], *, over: bool) -> None:
-        """One line from the host of the worker that was the cause; from all, when that host is silent."""
-        plan = self.plan
-        if cause.host != plan.host:
-            return  # that host tells
-        lost = cause.weight >= failures.PEER and bool(silent)
-        if over:
-            line = cause.sentence(plan.several_hosts)
-            if lost:
-                line = f"lost contact with {', '.join(silent)} ({cause.line or line})"
-            plan.say(Report("error", line, cause.exit_status))
-            return
-        again = self._worker_group.spec.max_restarts - self._remaining_restarts + 1
-        what = f"lost contact with {', '.join(silent)}" if lost else cause.sentence(plan.several_hosts, died=True)
-        if cause.deliberate:
-            plan.say(Report("note", f"{cause.line or what}; starting again there with the hosts that are left"))
-            return
-        plan.say(Report("note", f"{what}; restarting {again}/{plan.max_restarts} from the last position saved"))
-
     def _exit_barrier(self) -> None:
-        """Our workers have ended well: wait for those of the other hosts, unless the job fails there."""
+        # Our workers have ended well: wait for those of the other hosts, unless the job fails there.
         if self._peers is None:
             return
-        deadline = time.monotonic() + self.plan.timeout_s
+        deadline = time.monotonic() + self._state.spec.timeout_s
         while time.monotonic() < deadline and not self._peers.all_done():
-            self.end = self._peers.end_elsewhere()
-            if self.end is not None:
+            self._end = self._peers.end_of_job()
+            if self._end is not None:
                 return
             time.sleep(0.1)
 
+    # ---- ending workers
 
-def _signal_group(pid: int, number: signal.Signals) -> None:
-    try:
-        os.killpg(pid, number)
-    except ProcessLookupError:
-        return
+    def _replace_close(self) -> None:
+        """Put our way of ending workers in place of torch's, which gives all of them one fixed time."""
+        context: Any = self._pcontext
+        close = context.close
 
+        def end_workers_and_close(death_sig: signal.Signals | None = None, timeout: float = FAILURE_S) -> None:
+            self._end_workers(context.subprocess_handlers)
+            close(signal.SIGKILL, 5)
 
-class Logs(LogsSpecs):
-    """Where workers write: their last words to a file, the rest to us or to whom we write ourselves."""
+        context.close = end_workers_and_close
 
-    def __init__(self, plan: Plan) -> None:
-        super().__init__()
-        self._plan = plan
-        self._attempts = 0
-        self._ranks: list[int] = []
-        self.streams = Streams()
-        self.error_files: dict[int, str] = {}
+    def _end_workers(self, handlers: dict[int, Any]) -> None:
+        """Tell the workers to end, and kill those that have not after a while; `handlers` by local rank."""
+        state = self._state
+        if self._first_ended is None:  # else a second call, with all of them ended by the first
+            statuses = {local_rank: handler.proc.poll() for local_rank, handler in handlers.items()}
+            self._first_ended = {rank: status for rank, status in statuses.items() if status is not None}
+        # nothing can be saved where a worker is missing; when hosts come or go, everything can
+        is_missing = self._end is not None or any(self._first_ended.values())
+        deadline = time.monotonic() + (FAILURE_S if is_missing and not state.stop_signal else STOP_S)
+        for handler in handlers.values():
+            if handler.proc.poll() is None:
+                signal_group(handler.proc.pid, signal.SIGTERM)
+        for local_rank, handler in handlers.items():
+            try:
+                handler.proc.wait(max(deadline - time.monotonic(), 0.01))
+            except subprocess.TimeoutExpired:
+                if state.stop_signal:
+                    state.unresponsive.append(self._worker_group.workers[local_rank].global_rank)
+                signal_group(handler.proc.pid, signal.SIGKILL)
+        if any(handler.proc.returncode != 0 for handler in handlers.values()):
+            state.workers.kill()  # what the workers had started
 
-    def attempt(self, worker_group: WorkerGroup) -> None:
-        """Before every start of the workers."""
-        self.streams.close()
-        self.streams = Streams()
-        self._attempts += 1
-        self._ranks = [worker.global_rank for worker in worker_group.workers]
+    # ---- failures
 
-    def reify(self, envs: dict[int, dict[str, str]]) -> LogsDest:
-        plan = self._plan
-        folder = os.path.join(plan.folder, f"{self._attempts:06d}")
-        os.makedirs(folder)
-        outs, errors = dict.fromkeys(envs, ""), dict.fromkeys(envs, "")
-        self.error_files = {local: os.path.join(folder, f"{local}.json") for local in envs}
-        for local in envs:
-            envs[local].update(TORCHELASTIC_ERROR_FILE=self.error_files[local], TORCHELASTIC_RUN_ID=plan.unique)
-            where = f"{plan.host}:" if plan.several_hosts else ""
-            prefix = f"[{where}{self._ranks[local]}] " if plan.launched else ""
-            if plan.launched or local > 0:  # the first may draw on the terminal
-                outs[local] = self.streams.open(1, prefix, noisy=plan.verbose)
-                errors[local] = self.streams.open(2, prefix, noisy=plan.verbose)
-        return LogsDest(stdouts=outs, stderrs=errors, error_files=self.error_files)
+    def _handle_failure(self, result: RunResult) -> None:
+        """Find out why our workers failed and whether to try again, and say so."""
+        spec = self._state.spec
+        first_ended = self._first_ended or {}
+        own = root_cause(
+            read_failure(rank, spec.host, failure.exitcode, self._logs.error_files[failure.local_rank],
+                         ended_by_agent=failure.local_rank not in first_ended)
+            for rank, failure in result.failures.items())
+        is_final = (own.exit_status == 2 or self._remaining_restarts == 0
+                    or (own.was_told_to_stop and not spec.is_elastic)
+                    or (spec.restarts_losses_only and own.cause == Cause.ERROR and own.status > 0))
+        own = dataclasses.replace(own, is_final=is_final)
+        cause = own
+        silent: list[str] = []
+        if self._peers is not None:
+            cause, silent = self._peers.exchange_failures(own)
+            is_final = is_final or cause.is_final
+        if is_final:
+            self._end = cause
+            self._remaining_restarts = 0
+        elif cause.was_told_to_stop:
+            self._remaining_restarts += 1  # a host that was taken away is no failure
+        if cause.host == spec.host:  # else the host of the worker that was the cause says it
+            self._report_cause(cause, silent, is_final=is_final)
 
-    @property
-    def root_log_dir(self) -> str:
-        return self._plan.folder
-
-
-class Peers:
-    """What the agents of one round tell each other through its store."""
-
-    def __init__(self, store: Any, rank: int, size: int, host: str) -> None:
-        self._store, self._rank, self._size = store, rank, size
-        self._others = [other for other in range(size) if other != rank]
-        store.set(f"imgcls/host/{rank}", host)
-
-    def hear(self, mine: Death) -> tuple[Death, list[str]]:
-        """Tell how a worker of ours died, hear of the others', and return the cause of all and the hosts that were
-        silent."""
-        try:
-            self._store.set(f"imgcls/death/{self._rank}", mine.encode())
-            found = {self._rank: mine}
-            deadline = time.monotonic() + HEARING_S
-            while len(found) < self._size and time.monotonic() < deadline:
-                found.update({other: failures.decode(self._store.get(f"imgcls/death/{other}")) for other in self._others
-                              if other not in found and self._store.check([f"imgcls/death/{other}"])})
-                if failures.cause([*found.values()]).weight < failures.PEER:
-                    break
-                time.sleep(0.05)
-            cause = failures.cause([*found.values()])
-            if cause.final or mine.final:
-                self._store.set("imgcls/end", cause.encode())
-            return cause, self._suspects(mine.line, [other for other in self._others if other not in found])
-        except RuntimeError:  # the host that kept the store is gone
-            return mine, []
-
-    def _suspects(self, line: str, silent: list[int]) -> list[str]:
-        """Names of the silent hosts, only the one whose address is in `line` where there is such a one."""
-        names = [self._store.get(f"imgcls/host/{other}").decode() for other in silent
-                 if self._store.check([f"imgcls/host/{other}"])]
-        addresses = set(re.findall(r"\d+\.\d+\.\d+\.\d+", line))
-        named = [name for name in names if _ip(name) in addresses]
-        return named or names
-
-    def end_elsewhere(self) -> Death | None:
-        """How the job ended on another host; None while it goes on."""
-        if not self._store.check(["imgcls/end"]):
-            return None
-        return failures.decode(self._store.get("imgcls/end"))
-
-    def all_done(self) -> bool:
-        """Whether the workers of all hosts have ended well; says that ours have."""
-        self._store.set(f"imgcls/done/{self._rank}", "1")
-        try:
-            return bool(self._store.check([f"imgcls/done/{other}" for other in range(self._size)]))
-        except RuntimeError:  # the host that keeps the store leaves last, and has left
-            return True
-
-    def leave(self, keeper: bool) -> None:
-        """Say that this host has left; the keeper of the store waits for the others, not for long."""
-        try:
-            self._store.set(f"imgcls/left/{self._rank}", "1")
-            deadline = time.monotonic() + LEAVING_S
-            keys = [f"imgcls/left/{other}" for other in self._others]
-            while keeper and keys and time.monotonic() < deadline and not self._store.check(keys):
-                time.sleep(0.05)
-        except RuntimeError:
+    def _report_cause(self, cause: WorkerFailure, silent: list[str], *, is_final: bool) -> None:
+        """Say in one line why the job ends or is restarted; `silent` are hosts that did not say how they fared."""
+        state = self._state
+        spec = state.spec
+        lost = f"lost contact with {', '.join(silent)}" if cause.cause >= Cause.PEER_LOST and silent else ""
+        if is_final:
+            line = cause.describe(spec.has_several_hosts)
+            if lost:
+                line = f"{lost} ({cause.message or line})"
+            state.report(AgentMessage("error", line, cause.exit_status))
             return
-
-
-def _ip(name: str) -> str:
-    try:
-        return socket.gethostbyname(name)
-    except OSError:
-        return ""
+        what = lost or cause.describe(spec.has_several_hosts, is_restarted=True)
+        if cause.was_told_to_stop:
+            state.report(AgentMessage(
+                "note", f"{cause.message or what}; starting again there with the hosts that are left"))
+            return
+        attempt = self._worker_group.spec.max_restarts - self._remaining_restarts + 1
+        state.report(AgentMessage(
+            "note", f"{what}; restarting {attempt}/{spec.max_restarts} from the last position saved"))

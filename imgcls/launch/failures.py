@@ -1,4 +1,8 @@
-"""What a worker died of, and which of several deaths was the cause of the others. Needs no torch."""
+"""How a worker ended, and which of several failures caused the others.
+
+The agent reads here what its workers wrote before they ended; agents send each other the result (`peers`). Needs no
+torch, and ends no process.
+"""
 
 from __future__ import annotations
 
@@ -7,86 +11,116 @@ import os
 import re
 import signal
 import time
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from enum import IntEnum
 
-#: how much a death explains: it had a reason of its own; it was told to stop; another one was gone; we ended it
-OWN, TOLD, PEER, ENDED = range(4)
 
-#: what torch's back ends say in a worker that lost another one
+class Cause(IntEnum):
+    """Why a worker ended, the best explanation of a job's end first: `root_cause` takes the smallest."""
+
+    ERROR = 0  # it had a reason of its own
+    STOPPED = 1  # it was told to stop, and did
+    PEER_LOST = 2  # another worker was gone
+    KILLED = 3  # the agent ended it, because of some other failure
+
+
+# what torch's back ends say in a worker that lost another one: their exceptions have no common class
 _PEER_GONE = re.compile(
     r"lost contact|did not meet|gloo|NCCL|connection (was )?(closed|reset|refused|aborted)|broken pipe|timed out|"
     r"remote process exited|Dist(Network|Store|Backend)Error|does not answer|TCPStore|socket", re.IGNORECASE)
+#: exit statuses of a worker that was told to stop: by its own handler (128 + signal), or by the signal itself
+_STOP_STATUSES = (128 + signal.SIGINT, 128 + signal.SIGTERM, -signal.SIGTERM, -signal.SIGINT)
+#: more of an error file than this is not read: one line is shown in the end
+_MAX_ERROR_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
-class Death:
-    """The end of one worker: `status` as subprocess tells it (negative: a signal), `line` its own words or none."""
+class WorkerFailure:
+    """The end of one worker: `status` as subprocess gives it (negative: a signal), `message` its own or ""."""
 
     rank: int
     host: str
     status: int
-    line: str
+    message: str
+    #: seconds since 1970, by the clock of its host
     time: float
-    weight: int
+    cause: Cause
     #: whether the agent of this worker will start no others
-    final: bool = False
+    is_final: bool = False
 
     @property
     def exit_status(self) -> int:
         """What the command as a whole ends with: 2 for wrong usage, 130 and 143 for an end that was asked for."""
-        return self.status if self.status in (2, 130, 143) else 143 if self.status == -signal.SIGTERM else 1
+        if self.status in (2, 130, 143):
+            return self.status
+        return 143 if self.status == -signal.SIGTERM else 1
 
     @property
-    def deliberate(self) -> bool:
+    def was_told_to_stop(self) -> bool:
         """Whether the worker was told to stop, and did."""
-        return self.weight == TOLD
+        return self.cause == Cause.STOPPED
 
-    def sentence(self, several_hosts: bool, *, died: bool = False) -> str:
-        """For people; with `died` as the beginning of a sentence about a restart."""
-        who = f"rank {self.rank} ({self.host})"
+    def describe(self, several_hosts: bool, *, is_restarted: bool = False) -> str:
+        """Return a line for people; with `is_restarted` the beginning of a sentence about a restart."""
+        worker = f"rank {self.rank} ({self.host})"
         if self.status < 0:
             name = _signal_name(-self.status)
-            return f"{who} was killed by {name}" + " (out of memory?)" * (name == "SIGKILL")
-        if not self.line:
-            return f"{who} exited with status {self.status}"
-        if died:
-            return f"{who} died: {self.line.removeprefix(f'{who}: ')}"
-        return f"{who}: {self.line}" if several_hosts and not self.line.startswith("rank ") else self.line
+            # Linux kills with SIGKILL the process that takes the last memory, and tells only the system log
+            return f"{worker} was killed by {name}{' (out of memory?)' if name == 'SIGKILL' else ''}"
+        if not self.message:
+            return f"{worker} exited with status {self.status}"
+        if is_restarted:
+            return f"{worker} died: {self.message.removeprefix(f'{worker}: ')}"
+        return f"{worker}: {self.message}" if several_hosts and not self.message.startswith("rank ") else self.message
 
     def encode(self) -> bytes:
+        """Return the failure as JSON, for `decode_failure` in another agent."""
         return json.dumps(asdict(self)).encode()
 
 
-def decode(data: bytes) -> Death:
-    """The inverse of Death.encode."""
-    return Death(**json.loads(data))
+def decode_failure(data: bytes) -> WorkerFailure:
+    """Return the failure that `WorkerFailure.encode` wrote."""
+    fields = json.loads(data)
+    return WorkerFailure(**{**fields, "cause": Cause(fields["cause"])})
 
 
-def read(rank: int, host: str, status: int, error_file: str, *, by_us: bool) -> Death:
-    """The Death of a worker that ended with `status`; `by_us`: after this agent had told it to end."""
-    line, when = "", time.time()
-    try:
-        with open(error_file, encoding="utf-8", errors="replace") as stream:
-            message = json.loads(stream.read(1 << 20))["message"]
-        text = message if isinstance(message, str) else str(message.get("message", ""))
-        line = "; ".join(part.strip() for part in text.splitlines() if part.strip())
-        when = os.stat(error_file).st_mtime
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        pass  # it had no time for last words, or is not one of ours
-    if by_us and (status < 0 or not line):
-        weight = ENDED
-    elif status in (130, 143, -signal.SIGTERM, -signal.SIGINT):
-        weight = ENDED if by_us else TOLD
-    elif line and _PEER_GONE.search(line):
-        weight = PEER
+def read_failure(rank: int, host: str, status: int, error_file: str, *, ended_by_agent: bool) -> WorkerFailure:
+    """Return the failure of a worker that ended with `status`, with the message it left in `error_file`.
+
+    `ended_by_agent`: after this agent had told it to end.
+    """
+    message, when = _read_error_file(error_file)
+    if ended_by_agent and (status < 0 or not message):
+        cause = Cause.KILLED
+    elif status in _STOP_STATUSES:
+        cause = Cause.KILLED if ended_by_agent else Cause.STOPPED
+    elif message and _PEER_GONE.search(message):
+        cause = Cause.PEER_LOST
     else:
-        weight = OWN
-    return Death(rank, host, status, line, when, weight)
+        cause = Cause.ERROR
+    return WorkerFailure(rank, host, status, message, when, cause)
 
 
-def cause(deaths: list[Death]) -> Death:
-    """The one that explains the others: the first in time of those with the best reason."""
-    return min(deaths, key=lambda death: (death.weight, death.time))
+def _read_error_file(path: str) -> tuple[str, float]:
+    """Return a worker's message in one line and when it wrote it; "" and now where it left none."""
+    # torch's own format of TORCHELASTIC_ERROR_FILE: `message` is a text, or an object that has one
+    try:
+        with open(path, encoding="utf-8", errors="replace") as stream:
+            content = json.loads(stream.read(_MAX_ERROR_BYTES))["message"]
+        text = content if isinstance(content, str) else str(content.get("message", ""))
+        message = "; ".join(line.strip() for line in text.splitlines() if line.strip())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return "", time.time()  # it had no time to write, or is not one of ours
+    try:
+        return message, os.stat(path).st_mtime
+    except OSError:
+        return message, time.time()
+
+
+def root_cause(failures: Iterable[WorkerFailure]) -> WorkerFailure:
+    """Return the failure that explains the others: the first in time of those with the best cause."""
+    return min(failures, key=lambda failure: (failure.cause, failure.time))
 
 
 def _signal_name(number: int) -> str:

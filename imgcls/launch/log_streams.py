@@ -1,4 +1,7 @@
-"""Output of an agent's workers: whole lines, told apart by rank, without what torch's insides say to themselves."""
+"""Output of an agent's workers: whole lines, told apart by rank, without what torch's insides say to themselves.
+
+The agent opens a stream for each worker's stdout and stderr; lines come out at its own. Nothing is kept.
+"""
 
 from __future__ import annotations
 
@@ -7,60 +10,64 @@ import os
 import re
 import selectors
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-#: remarks of torch's C++ about connections, such as [rank1]:[W1120 21:18:11.185 socket.cpp:697] [c10d] ...
-NOISE = re.compile(rb"^(\[rank\d+\]:)?\s*\[[IWEF]\d{3,4} .*\b(socket|TCPStore\w*|ProcessGroup\w*|NCCLUtils|"
-                   rb"HeartbeatMonitor|FlightRecorder\w*|logger|reducer|Functional)\.[ch]pp:\d+\]|^frame #\d+: ")
+# remarks of torch's C++ about connections, such as [rank1]:[W1120 21:18:11.185 socket.cpp:697] [c10d] ...
+_NOISE = re.compile(rb"^(\[rank\d+\]:)?\s*\[[IWEF]\d{3,4} .*\b(socket|TCPStore\w*|ProcessGroup\w*|NCCLUtils|"
+                    rb"HeartbeatMonitor|FlightRecorder\w*|logger|reducer|Functional)\.[ch]pp:\d+\]|^frame #\d+: ")
 #: a longer line is passed on in pieces
-LONGEST_BYTES = 1 << 16
+MAX_LINE_BYTES = 1 << 16
+#: reads of what is left in a pipe at the end; a worker's child that writes for ever must not keep the agent
+MAX_FINAL_READS = 1 << 12
+
+
+def is_noise(line: bytes) -> bool:
+    """Return whether a line is a remark of torch's insides, which a user can do nothing with."""
+    return bool(_NOISE.match(line))
 
 
 @dataclass
 class _Stream:
     target: int
     prefix: bytes
-    noisy: bool
-    rest: bytes = b""
+    show_noise: bool
+    #: the beginning of a line whose end has not come yet
+    partial: bytes = b""
 
 
-@dataclass
-class Streams:
+class LogStreams:
     """Pipes from workers to this process's own stdout (1) and stderr (2), emptied by a thread."""
 
-    _streams: dict[int, _Stream] = field(default_factory=dict)
-    _writers: list[int] = field(default_factory=list)
-    _selector: selectors.DefaultSelector = field(default_factory=selectors.DefaultSelector)
-    _over: threading.Event = field(default_factory=threading.Event)
-    _thread: threading.Thread | None = None
+    def __init__(self) -> None:
+        self._streams: dict[int, _Stream] = {}
+        self._writers: list[int] = []
+        self._selector = selectors.DefaultSelector()
+        self._closing = threading.Event()
+        self._thread: threading.Thread | None = None
 
-    def open(self, target: int, prefix: str, *, noisy: bool) -> str:
-        """A path that a worker's output can be written to; it comes out at `target` with `prefix` before each line.
+    def open(self, target: int, prefix: str, *, show_noise: bool) -> str:
+        """Return a path to write a worker's output to; its lines come out at `target`, each behind `prefix`.
 
-        With `noisy` nothing is left out.
+        With `show_noise` no line is left out.
         """
         reader, writer = os.pipe()
         os.set_blocking(reader, False)
-        self._streams[reader] = _Stream(target, prefix.encode(), noisy)
+        self._streams[reader] = _Stream(target, prefix.encode(), show_noise)
         self._selector.register(reader, selectors.EVENT_READ)
         self._writers.append(writer)
         return f"/dev/fd/{writer}"
 
     def start(self) -> None:
-        """The workers have their ends: give up ours, and begin to read."""
-        for writer in self._writers:
-            os.close(writer)
-        self._writers.clear()
+        """Begin to read: the workers have their ends of the pipes by now, and ours are closed."""
+        self._close_writers()
         if self._streams:
             self._thread = threading.Thread(target=self._run, daemon=True)
             self._thread.start()
 
     def close(self) -> None:
-        """The workers are gone: pass on what is left."""
-        for writer in self._writers:
-            os.close(writer)
-        self._writers.clear()
-        self._over.set()
+        """Pass on what is left: the workers are gone."""
+        self._close_writers()
+        self._closing.set()
         if self._thread is not None:
             self._thread.join(timeout=5)
         self._selector.close()
@@ -68,44 +75,51 @@ class Streams:
             os.close(reader)
         self._streams.clear()
 
+    def _close_writers(self) -> None:
+        for writer in self._writers:
+            os.close(writer)
+        self._writers.clear()
+
     def _run(self) -> None:
-        while not self._over.is_set():
+        while not self._closing.is_set():
             for key, _events in self._selector.select(timeout=0.2):
                 self._read(key.fd)
             if not self._selector.get_map():
-                self._over.wait()
+                self._closing.wait()
         for reader, stream in self._streams.items():
             self._read(reader, until_empty=True)
-            if stream.rest:
-                self._write(stream, stream.rest)
+            if stream.partial:
+                _write_line(stream, stream.partial)
 
     def _read(self, reader: int, *, until_empty: bool = False) -> None:
         stream = self._streams[reader]
-        for _ in range(1 << 12 if until_empty else 1):
+        for _ in range(MAX_FINAL_READS if until_empty else 1):
             try:
-                data = os.read(reader, LONGEST_BYTES)
+                data = os.read(reader, MAX_LINE_BYTES)
             except OSError:  # nothing there now
                 return
             if not data:  # all other ends are closed
                 with contextlib.suppress(KeyError):
                     self._selector.unregister(reader)
                 return
-            *lines, stream.rest = (stream.rest + data).split(b"\n")
+            *lines, stream.partial = (stream.partial + data).split(b"\n")
             for line in lines:
-                self._write(stream, line)
-            if len(stream.rest) > LONGEST_BYTES:
-                self._write(stream, stream.rest)
-                stream.rest = b""
-
-    def _write(self, stream: _Stream, line: bytes) -> None:
-        if NOISE.match(line) and not stream.noisy:
-            return
-        # a progress bar draws over itself: what a terminal would show in the end
-        shown = line.rstrip(b"\r").rpartition(b"\r")[2]
-        with contextlib.suppress(OSError):  # whoever read us has left
-            _write_all(stream.target, stream.prefix + shown + b"\n")
+                _write_line(stream, line)
+            if len(stream.partial) > MAX_LINE_BYTES:
+                _write_line(stream, stream.partial)
+                stream.partial = b""
 
 
-def _write_all(target: int, data: bytes) -> None:
+def _write_line(stream: _Stream, line: bytes) -> None:
+    if is_noise(line) and not stream.show_noise:
+        return
+    # a progress bar draws over itself: what a terminal would show in the end
+    shown = line.rstrip(b"\r").rpartition(b"\r")[2]
+    with contextlib.suppress(OSError):  # whoever read us has left
+        write_all(stream.target, stream.prefix + shown + b"\n")
+
+
+def write_all(target: int, data: bytes) -> None:
+    """Write all of `data` to a file descriptor, which may take it in pieces."""
     while data:
         data = data[os.write(target, data):]

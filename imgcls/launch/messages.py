@@ -1,19 +1,22 @@
-"""What an agent has to say to the launcher: lines on its stderr that stand out from the workers' own."""
+"""What an agent and the launcher say to each other: marked lines on the agent's stderr, single bytes on its stdin.
+
+Both ends are of one version: a launcher starts the agents of its own package.
+"""
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
 
-#: the first byte of such a line; no text that people read has it
+#: the first character of an agent's own line on its stderr, among those of the workers; no text that people read has it
 MARK = "\x1e"
 
-#: what the launcher says through an agent's stdin: still here; end in good order; end at once
+#: what the launcher says: still here; end in good order; end at once
 ALIVE, STOP, KILL = b".", b"t", b"k"
 
 
 @dataclass(frozen=True)
-class Report:
+class AgentMessage:
     """`kind` is "error" (the job is over, and why; `status` is its exit status) or "note" (it goes on)."""
 
     kind: str
@@ -21,16 +24,17 @@ class Report:
     status: int = 1
 
     def encode(self) -> str:
-        """As one line, with its end."""
+        """Return the message as one line, with its end."""
         return f"{MARK}{json.dumps(asdict(self))}\n"
 
 
-def decode(line: str) -> Report | None:
-    """The Report in a line of an agent's stderr; None for any other line."""
+def decode_message(line: str) -> AgentMessage | None:
+    """Return the message in a line of an agent's stderr; None for any other line."""
     if not line.startswith(MARK):
         return None
     try:
-        found = json.loads(line[1:])
-        return Report(str(found["kind"]), " ".join(str(found["line"]).split()), int(found["status"]))
+        fields = json.loads(line[1:])
+        # one line whatever it says: it is shown as it is
+        return AgentMessage(str(fields["kind"]), " ".join(str(fields["line"]).split()), int(fields["status"]))
     except (ValueError, KeyError, TypeError):
         return None

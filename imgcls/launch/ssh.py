@@ -1,4 +1,7 @@
-"""Words for ssh and rsync. What a far shell gets is quoted here and nowhere else."""
+"""Command lines of ssh and rsync, and the scripts that run on far hosts.
+
+What a far shell gets is quoted here and nowhere else. `supervisor` starts agents with it.
+"""
 
 from __future__ import annotations
 
@@ -7,88 +10,96 @@ import shlex
 import subprocess
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from imgcls.launch.hosts import Host
 
-#: exit statuses of our own far scripts
+#: exit statuses of our own far scripts: unlike those of ssh (255), shells (126 and up) and programs
 NO_FOLDER, NO_PYTHON = 97, 98
+#: what ssh itself exits with when it has no connection
+CONNECTION_LOST = 255
 #: seconds for a connection, and for a first answer
 CONNECT_S, ANSWER_S = 10, 30
+#: hosts that are asked at the same time
+MAX_PARALLEL = 64
 
 
 @dataclass(frozen=True)
 class Ssh:
-    """How to reach hosts; `config` is a file for -F, `options` words for -o."""
+    """How to reach hosts; `config` is a file for -F, `options` NAME=VALUE for -o."""
 
     config: str = ""
-    options: list[str] = field(default_factory=list)
+    options: Sequence[str] = ()
     alive_s: int = 10
 
-    def words(self, host: Host) -> list[str]:
-        """ssh with its flags, without a host: nothing is ever asked of a terminal."""
+    def base_command(self, host: Host) -> list[str]:
+        """Return ssh with its flags, without a host: nothing is ever asked of a terminal."""
         own = ["BatchMode=yes", f"ConnectTimeout={CONNECT_S}", f"ServerAliveInterval={self.alive_s}",
                "ServerAliveCountMax=3"]
         config = ["-F", os.path.abspath(self.config)] if self.config else []
         port = ["-p", str(host.port)] if host.port else []
-        # the first value of an option holds: the user's
-        return ["ssh", "-T", *config, *(word for o in [*self.options, *own] for word in ("-o", o)), *port]
+        # ssh takes the first value of an option: the user's
+        options = [argument for option in [*self.options, *own] for argument in ("-o", option)]
+        return ["ssh", "-T", *config, *options, *port]
 
     def command(self, host: Host, script: str) -> list[str]:
-        """What runs a script for sh on the host, whatever shell its user has."""
-        return [*self.words(host), host.user + host.name, f"exec /bin/sh -c {shlex.quote(script)}"]
+        """Return what runs a script for sh on the host, whatever shell its user has."""
+        return [*self.base_command(host), host.user + host.name, f"exec /bin/sh -c {shlex.quote(script)}"]
 
-    def copy(self, host: Host, source: str, target: str) -> list[str]:
-        """rsync of the contents of a folder here into one there."""
+    def rsync_command(self, host: Host, source: str, target: str) -> list[str]:
+        """Return the rsync of the contents of a folder here into one there."""
         return ["rsync", "-az", "--protect-args", "--exclude=.git", "--exclude=__pycache__",
-                "-e", shlex.join(self.words(host)), "--", source.rstrip("/") + "/",
+                "-e", shlex.join(self.base_command(host)), "--", source.rstrip("/") + "/",
                 f"{host.user}{host.name}:{target.rstrip('/')}/"]
 
 
 def probe_script(python: str, sync_folder: str) -> str:
-    """Prints a free port, so that a host is known to have what a job needs before anything is started."""
+    """Return a script that prints "port" and a free port, and makes the folder.
+
+    So a host is known to have what a job needs before anything is started.
+    """
     make = f"mkdir -p -- {shlex.quote(sync_folder)} || exit {NO_FOLDER}; " if sync_folder else ""
     ask = "import socket; s = socket.socket(); s.bind(('', 0)); print('port', s.getsockname()[1])"
     return f"{make}{shlex.quote(python)} -c {shlex.quote(ask)} || exit {NO_PYTHON}"
 
 
-def agent_script(words: Sequence[str], folder: str, roots: Sequence[str]) -> str:
-    """Runs an agent in `folder`, with the first of `roots` that has our package.
-
-    The shell stays, so that its exit status tells a killed agent from a lost connection (255).
-    """
-    places = " ".join(map(shlex.quote, roots))
-    find = (f"for root in {places}; do if [ -f \"$root/imgcls/__init__.py\" ]; then "
+def agent_script(command: Sequence[str], folder: str, roots: Sequence[str]) -> str:
+    """Return a script that runs an agent in `folder`, with the first of `roots` that has our package."""
+    candidates = " ".join(map(shlex.quote, roots))
+    find = (f"for root in {candidates}; do if [ -f \"$root/imgcls/__init__.py\" ]; then "
             "PYTHONPATH=\"$root${PYTHONPATH:+:$PYTHONPATH}\"; export PYTHONPATH; break; fi; done; ") if roots else ""
-    path = f"PATH={shlex.quote(os.path.dirname(words[0]))}:$PATH; export PATH; " if os.path.isabs(words[0]) else ""
+    # `python` in the user's command is then the one that runs the agent
+    path = f"PATH={shlex.quote(os.path.dirname(command[0]))}:$PATH; export PATH; " if os.path.isabs(command[0]) else ""
+    # No `exec`: the shell stays, so that its exit status tells a killed agent (128 + signal) from a lost connection.
     return (f"cd -- {shlex.quote(folder)} 2>/dev/null || exit {NO_FOLDER}; {find}{path}"
-            f"{shlex.join(words)}; exit $?")
+            f"{shlex.join(command)}; exit $?")
 
 
-def in_parallel(hosts: Sequence[Host], make: Callable[[Host], list[str]], timeout_s: float | None
-                ) -> list[subprocess.CompletedProcess[str] | None]:
+def run_on_hosts(hosts: Sequence[Host], make_command: Callable[[Host], list[str]],
+                 timeout_s: float | None) -> list[subprocess.CompletedProcess[str] | None]:
     """Run a command for every host at the same time; None for those that did not end in time. Order is kept."""
 
-    def one(host: Host) -> subprocess.CompletedProcess[str] | None:
+    def run(host: Host) -> subprocess.CompletedProcess[str] | None:
         try:
-            return subprocess.run(make(host), stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
-                                  timeout=timeout_s, errors="replace")
+            return subprocess.run(make_command(host), stdin=subprocess.DEVNULL, capture_output=True, text=True,
+                                  check=False, timeout=timeout_s, errors="replace")
         except subprocess.TimeoutExpired:
             return None
 
-    with ThreadPoolExecutor(max_workers=min(len(hosts), 64)) as pool:
-        return list(pool.map(one, hosts))
+    with ThreadPoolExecutor(max_workers=min(len(hosts), MAX_PARALLEL)) as pool:
+        return list(pool.map(run, hosts))
 
 
-def complaint(result: subprocess.CompletedProcess[str] | None, python: str, folder: str) -> str:
-    """Why a probe or a copy failed, in one line; "" when it did not."""
+def failure_reason(result: subprocess.CompletedProcess[str] | None, python: str, folder: str) -> str:
+    """Return why a probe or a copy failed, in one line; "" when it did not."""
     if result is None:
         return f"did not answer within {ANSWER_S} s"
-    last = ([line.strip() for line in result.stderr.splitlines() if line.strip()] or ["no reason given"])[-1]
     if result.returncode == 0:
         return ""
+    # banners come first, the error last
+    last = ([line.strip() for line in result.stderr.splitlines() if line.strip()] or ["no reason given"])[-1]
     if result.returncode == NO_PYTHON:
         return f"{python} does not run there (--python PATH names another one): {last}"
     if result.returncode == NO_FOLDER:
         return f"cannot make the folder {folder}: {last}"
-    return f"cannot be reached by ssh: {last}" if result.returncode == 255 else last
+    return f"cannot be reached by ssh: {last}" if result.returncode == CONNECTION_LOST else last

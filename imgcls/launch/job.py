@@ -1,0 +1,122 @@
+"""What a job runs on which hosts, and the command lines that start its agents.
+
+`imgcls-launch` makes a Job for its launchers local and ssh; `supervisor` starts and watches the agents.
+"""
+
+from __future__ import annotations
+
+import shlex
+import socket
+import sys
+from dataclasses import dataclass
+
+from imgcls.errors import RunError, UsageError
+from imgcls.launch import ssh as ssh_client
+from imgcls.launch.hosts import HostSlots
+
+#: the port that --dry-run shows, where a real run asks the first host for a free one
+EXAMPLE_PORT = 29400
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to run and where; `hosts` has one agent each, the first of them on the host where all meet."""
+
+    command: list[str]
+    hosts: list[HostSlots]
+    #: processes for each worker, such as one for each of its GPUs
+    num_devices: int
+    min_hosts: int
+    max_hosts: int
+    max_restarts: int
+    timeout_s: float
+    env: dict[str, str]
+    python: str
+    folder: str
+    #: folders that may hold our package on a far host, the first that does counts
+    roots: list[str]
+    #: None: all runs on this machine
+    ssh: ssh_client.Ssh | None
+    #: the command's name in messages
+    name: str
+    #: the job's own name, which no other job has
+    job: str
+    sync_folder: str = ""
+    verbose: bool = False
+    dry_run: bool = False
+
+    def agent_command(self, index: int, port: int) -> list[str]:
+        """Return the command line of the agent on host `index`."""
+        slots = self.hosts[index]
+        words = [self.python, "-m", "imgcls.launch.agent", "--processes", str(slots.num_workers * self.num_devices),
+                 "--job", self.job, "--max-restarts", str(self.max_restarts), "--timeout", f"{self.timeout_s:g}",
+                 "--name", self.name, "--launched"]
+        if self.ssh is not None:
+            words += ["--nnodes", f"{self.min_hosts}:{self.max_hosts}",
+                      "--endpoint", f"{self.hosts[0].host.name}:{port}",
+                      "--local-addr", slots.host.name, "--is-host", str(int(index == 0))]
+        if self.verbose:
+            words.append("--verbose")
+        return [*words, "--", *self.command]
+
+    def start_command(self, index: int, port: int) -> list[str]:
+        """Return the command line here that starts the agent on host `index`."""
+        words = self.agent_command(index, port)
+        if self.ssh is None:
+            return words
+        script = ssh_client.agent_script(words, self.sync_folder or self.folder, self.roots)
+        return self.ssh.command(self.hosts[index].host, script)
+
+    def environment(self, index: int, port: int) -> dict[str, str]:
+        """Return the variables of the workers of host `index`, under MXNet's names for its own."""
+        own = {"DMLC_ROLE": "worker", "DMLC_PS_ROOT_URI": self.hosts[0].host.name if self.ssh else "127.0.0.1",
+               "DMLC_PS_ROOT_PORT": str(port), "DMLC_NODE_HOST": self.hosts[index].host.name,
+               "DMLC_JOB_CLUSTER": "ssh" if self.ssh else "local"}
+        return {**own, **self.env}
+
+
+def print_commands(job: Job) -> None:
+    """Print what would be run, as words for a shell: --dry-run."""
+    for index, slots in enumerate(job.hosts):
+        if job.ssh and job.sync_folder:
+            print(shlex.join(job.ssh.rsync_command(slots.host, job.folder, job.sync_folder)))
+        # values may be secrets: only those that are ours are shown
+        names = [f"{name}={text}" if name.startswith("DMLC_") else name
+                 for name, text in job.environment(index, EXAMPLE_PORT).items()]
+        print(f"# {slots.host.name}: {slots.num_workers * job.num_devices} process(es), with {' '.join(names)}")
+        print(shlex.join(job.start_command(index, EXAMPLE_PORT)))
+
+
+def prepare_hosts(job: Job, ssh: ssh_client.Ssh) -> int:
+    """Reach every host, copy what it needs, and return a port that is free on the first.
+
+    0 after a line about each host that cannot be used.
+    """
+    hosts = [slots.host for slots in job.hosts]
+    script = ssh_client.probe_script(job.python, job.sync_folder)
+    try:
+        answers = ssh_client.run_on_hosts(hosts, lambda host: ssh.command(host, script), ssh_client.ANSWER_S)
+        problems = [ssh_client.failure_reason(answer, job.python, job.sync_folder) for answer in answers]
+        if not any(problems) and job.sync_folder:
+            copies = ssh_client.run_on_hosts(
+                hosts, lambda host: ssh.rsync_command(host, job.folder, job.sync_folder), None)
+            reasons = [ssh_client.failure_reason(copy, job.python, job.sync_folder) for copy in copies]
+            problems = [text and f"rsync: {text}" for text in reasons]
+    except FileNotFoundError as error:
+        raise UsageError(f"{error.filename}: is needed for --launcher ssh and is not installed here") from None
+    for host, text in zip(hosts, problems, strict=True):
+        if text:
+            print(f"{job.name}: error: {host.name}: {text}", file=sys.stderr)
+    if any(problems):
+        return 0
+    words = (answers[0].stdout if answers[0] else "").split()
+    if "port" not in words or not words[-1].isdigit():  # a start-up file of its shell that prints something
+        raise RunError(f"{hosts[0].name}: its shell prints {' '.join(words)[:80]!r} where our answer was expected")
+    return int(words[-1])
+
+
+def free_port() -> int:
+    """Return a port of this machine that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

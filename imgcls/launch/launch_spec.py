@@ -1,0 +1,92 @@
+"""What one agent is to do, and what it knows while it does it: shared by `agent` and its torch side, `elastic`.
+
+Needs no torch, starts and ends nothing.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+
+from imgcls.launch.messages import AgentMessage
+from imgcls.launch.worker_processes import WorkerProcesses
+
+#: seconds that workers have to save and leave when the job is told to stop, and when another of them has failed
+STOP_S, FAILURE_S = 60.0, 4.0
+
+
+class StopRequested(BaseException):
+    """Raised in the main thread by a signal that asks for an end.
+
+    It is no Exception, so that torch, which catches those in many places, does not swallow it.
+    """
+
+
+@dataclass(frozen=True)
+class LaunchSpec:
+    """What one agent is to run, with whom, and how often again."""
+
+    command: list[str]
+    processes: int
+    min_hosts: int
+    max_hosts: int
+    #: HOST:PORT of the store where the hosts meet
+    endpoint: str
+    #: the job's own name, which no other job has; "" where the hosts still have to agree on one
+    job: str
+    #: whether this host serves that store
+    is_rendezvous_host: bool
+    #: the address by which the other hosts reach this one
+    address: str
+    #: this host's name in messages
+    host: str
+    max_restarts: int
+    timeout_s: float
+    #: the command's name in messages
+    name: str
+    verbose: bool
+    #: whether a launcher is at the other end: prefixed output, encoded messages
+    has_launcher: bool
+    #: whether only lost hosts and killed workers are worth another try, not a worker's own error
+    restarts_losses_only: bool
+
+    @property
+    def has_several_hosts(self) -> bool:
+        """Whether the job is for more than this host."""
+        return self.max_hosts > 1
+
+    @property
+    def is_elastic(self) -> bool:
+        """Whether hosts may come and go."""
+        return self.min_hosts < self.max_hosts
+
+
+@dataclass
+class AgentState:
+    """One agent at work."""
+
+    spec: LaunchSpec
+    workers: WorkerProcesses
+    #: what workers know the job by; "" until the hosts have agreed on it
+    job: str
+    #: a folder for what the workers leave when they fail
+    folder: str = ""
+    #: the signal that asked this agent to stop, 0 while none did
+    stop_signal: int = 0
+    #: while this is set, a signal is noted and not acted on
+    defer_signals: bool = False
+    #: what has been reported as the end of the job
+    final_message: AgentMessage | None = None
+    #: ranks of workers that outlived STOP_S and were killed
+    unresponsive: list[int] = field(default_factory=list)
+
+    def report(self, message: AgentMessage) -> None:
+        """Tell the user, or the launcher; of several errors only the first."""
+        if message.kind == "error":
+            if self.final_message is not None:
+                return
+            self.final_message = message
+        label = "error: " if message.kind == "error" else ""
+        text = message.encode() if self.spec.has_launcher else f"{self.spec.name}: {label}{message.line}\n"
+        sys.stderr.write(text)
+        sys.stderr.flush()

@@ -1,0 +1,65 @@
+"""How the hosts of a job reach each other: which of them is this one, under which address, through which card.
+
+The agent asks before torch is loaded. Nothing is sent: sockets are asked which way they would take.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+
+from imgcls.distributed.rank_info import host_name
+
+#: any port: a datagram socket that is connected sends nothing
+_PROBE_PORT = 9
+#: an address that leads out of here and belongs to nobody (RFC 5737)
+_OUTSIDE = "192.0.2.1"
+#: Linux's request for the address of a network card, as in <linux/sockios.h>
+_SIOCGIFADDR = 0x8915
+
+
+def serves_endpoint(endpoint: str, local_addr: str) -> bool:
+    """Return whether the place where the hosts meet, HOST:PORT, is on this host."""
+    host = endpoint.rpartition(":")[0]
+    if not host or host == local_addr or host in (socket.gethostname(), "localhost", "127.0.0.1"):
+        return True
+    try:
+        address = socket.gethostbyname(host)
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+            probe.bind((address, 0))  # works for one's own addresses only
+    except OSError:
+        return False
+    return True
+
+
+def reachable_address(endpoint: str) -> str:
+    """Return the address by which the other hosts that meet at `endpoint` reach this one."""
+    host = endpoint.rpartition(":")[0]
+    with contextlib.suppress(OSError):
+        own = _own_address(host)
+        return host if own.startswith("127.") else own  # this host's own name may lead to itself the short way
+    return host_name()
+
+
+def interface_to(host: str) -> str:
+    """Return the network card that leads to `host`, or where that is this one, out of here; "" when unknown."""
+    import fcntl  # not on Windows, where agents do not run
+
+    for target in (host, _OUTSIDE):
+        with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            own = _own_address(target)
+            for _number, card in socket.if_nameindex():
+                with contextlib.suppress(OSError):
+                    request = struct.pack("256s", card.encode()[:15])
+                    answer = fcntl.ioctl(probe.fileno(), _SIOCGIFADDR, request)
+                    if socket.inet_ntoa(answer[20:24]) == own and not own.startswith("127."):
+                        return card
+    return ""
+
+
+def _own_address(target: str) -> str:
+    """Return this host's address on the way to `target`; OSError where there is no way."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((target, _PROBE_PORT))
+        return probe.getsockname()[0]

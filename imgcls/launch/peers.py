@@ -1,0 +1,95 @@
+"""What the agents of a job tell each other through the store of their rendezvous: how their workers ended.
+
+So each of them knows whether its own workers were the cause or only lost a peer. `elastic` asks; everything here is
+about one attempt of the workers.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+import time
+from typing import TYPE_CHECKING
+
+from imgcls.launch.failures import Cause, WorkerFailure, decode_failure, root_cause
+
+if TYPE_CHECKING:
+    from torch.distributed import Store
+
+#: seconds to wait for other hosts' accounts of a failure, and for the others to leave before the store goes
+HEARING_S, LEAVING_S = 3.0, 3.0
+
+
+class Peers:
+    """The agents of one attempt: this one is `rank` of `size`, on `host`."""
+
+    def __init__(self, store: Store, rank: int, size: int, host: str) -> None:
+        self._store = store
+        self._rank = rank
+        self._size = size
+        self._others = [other for other in range(size) if other != rank]
+        store.set(f"imgcls/host/{rank}", host)
+
+    def exchange_failures(self, own: WorkerFailure) -> tuple[WorkerFailure, list[str]]:
+        """Tell how a worker here failed, and return the cause of all failures and the hosts that were silent."""
+        try:
+            self._store.set(f"imgcls/failure/{self._rank}", own.encode())
+            failures = {self._rank: own}
+            deadline = time.monotonic() + HEARING_S
+            while len(failures) < self._size and time.monotonic() < deadline:
+                failures |= self._new_failures(failures)
+                # a reason of its own explains all the others: no need to wait for them
+                if root_cause(failures.values()).cause < Cause.PEER_LOST:
+                    break
+                time.sleep(0.05)
+            cause = root_cause(failures.values())
+            if cause.is_final or own.is_final:
+                self._store.set("imgcls/end", cause.encode())
+            silent = [other for other in self._others if other not in failures]
+            return cause, self._suspects(own.message, silent)
+        except RuntimeError:  # the host that served the store is gone
+            return own, []
+
+    def _new_failures(self, known: dict[int, WorkerFailure]) -> dict[int, WorkerFailure]:
+        return {other: decode_failure(self._store.get(f"imgcls/failure/{other}")) for other in self._others
+                if other not in known and self._store.check([f"imgcls/failure/{other}"])}
+
+    def _suspects(self, message: str, silent: list[int]) -> list[str]:
+        """Return the names of the silent hosts, or only of the one whose address is in `message`."""
+        names = [self._store.get(f"imgcls/host/{other}").decode() for other in silent
+                 if self._store.check([f"imgcls/host/{other}"])]
+        addresses = set(re.findall(r"\d+\.\d+\.\d+\.\d+", message))
+        named = [name for name in names if _address(name) in addresses]
+        return named or names
+
+    def end_of_job(self) -> WorkerFailure | None:
+        """Return how the job ended, on whichever host; None while it goes on."""
+        if not self._store.check(["imgcls/end"]):
+            return None
+        return decode_failure(self._store.get("imgcls/end"))
+
+    def all_done(self) -> bool:
+        """Say that the workers here have ended well; return whether those of all hosts have."""
+        self._store.set(f"imgcls/done/{self._rank}", "1")
+        try:
+            return bool(self._store.check([f"imgcls/done/{other}" for other in range(self._size)]))
+        except RuntimeError:  # the host that serves the store leaves last, and has left
+            return True
+
+    def leave(self, serves_store: bool) -> None:
+        """Say that this host has left; the one that serves the store waits for the others, not for long."""
+        try:
+            self._store.set(f"imgcls/left/{self._rank}", "1")
+            deadline = time.monotonic() + LEAVING_S
+            keys = [f"imgcls/left/{other}" for other in self._others]
+            while serves_store and keys and time.monotonic() < deadline and not self._store.check(keys):
+                time.sleep(0.05)
+        except RuntimeError:
+            return
+
+
+def _address(name: str) -> str:
+    try:
+        return socket.gethostbyname(name)
+    except OSError:
+        return ""
