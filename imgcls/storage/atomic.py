@@ -23,13 +23,12 @@ from imgcls.storage.remote import RemotePath
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     """Open a binary file that takes the name `path` only when the block ends well.
 
-    Folders on the way are made. On any failure the target is untouched and the temporary file is removed; a
-    full or read-only disk is a RunError that names the file. A URL is written whole when the block has ended
-    well.
+    Missing folders are made. On any failure the target is untouched and the temporary file is removed; a full
+    or read-only disk is a RunError that names the file. A URL is written in one go after the block.
     """
     target = to_path(path)
     if isinstance(target, RemotePath):
-        # Whole on this disk first: a block that fails half-way must not have begun an upload.
+        # On this disk first: a block that fails half-way must not have begun an upload.
         with tempfile.NamedTemporaryFile(prefix="imgcls-") as local:
             yield local
             local.flush()
@@ -38,8 +37,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     temporary = ""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        # In the target's folder, as a rename never crosses file systems; hidden, so that no glob of ours
-        # finds it.
+        # In the target's folder, as a rename never crosses file systems; hidden from globs.
         handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
         with os.fdopen(handle, "wb") as stream:
             # mkstemp lets only its owner read; the file is to be as `open` would have made it.
@@ -58,7 +56,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
 
 
 def write_bytes(path: str | os.PathLike[str], *pieces: bytes | memoryview) -> None:
-    """Write the pieces, one after the other, as the whole content of `path`, atomically."""
+    """Make the pieces, one after the other, the content of `path`, atomically."""
     with atomic_write(path) as stream:
         for piece in pieces:
             stream.write(piece)
@@ -83,7 +81,7 @@ def check_writable(prefix: str, setting: str) -> None:
 
 
 def _umask() -> int:
-    # The system tells the mask only to who sets it.
+    # The system has no call that only reads the mask.
     mask = os.umask(0)
     os.umask(mask)
     return mask
@@ -91,8 +89,7 @@ def _umask() -> int:
 
 def _sync_folder(folder: Path) -> None:
     """Make the rename itself durable."""
-    # Not every file system lets a folder be synced; those that refuse lose the new name at worst, never the
-    # content.
+    # Not every file system allows it; those that refuse lose the new name at worst, never the content.
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:

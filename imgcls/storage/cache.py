@@ -1,5 +1,4 @@
-"""Copies of remote files on this machine's disk: fetched once for all processes, never more than a limit of
-bytes.
+"""Keep copies of remote files on this machine: fetched once for all processes, within a limit of bytes.
 
 An entry is a file, or a range of one, in one version (the store's ETag or what it has for one): a file that
 changes gets another entry. It lies in the folder `remote` of `IMGCLS_CACHE`, is fetched under a lock into
@@ -35,12 +34,12 @@ from imgcls.storage.remote import FileInfo, RemotePath
 
 LIMIT_VARIABLE = "IMGCLS_CACHE_GB"
 DEFAULT_GB = 100.0
-#: entries that share a lock wait for each other: enough locks that this is rare, few enough to leave them
-#: lying about
+#: entries that share a lock wait for each other: so many that this is rare, so few that they may be left
+#: lying
 _NUM_LOCKS = 256
 #: fetches of this size and more are announced on stderr
 _ANNOUNCED_BYTES = 64 << 20
-#: ends the name of a file of the cache that takes no room worth counting
+#: ends the names of the locks, which hold no byte and are not counted
 _LOCK_SUFFIX = ".lock"
 
 
@@ -90,7 +89,7 @@ class Cache:
 
         A mapping of it may be kept after it is closed. `info` is what the caller already knows of the file.
         FileNotFoundError where there is no such file. What is larger than the limit becomes a file without a
-        name, which is gone when it is closed. A large fetch is told on stderr where `announce`.
+        name, which is gone when it is closed. `announce` large fetches on stderr.
         """
         info = info or path.stat()
         piece = _Range(path, info, begin, info.size if end is None else end)
@@ -105,7 +104,7 @@ class Cache:
                        "is the folder shared with a run of a smaller `cache_gb`?")
 
     def note_path(self, path: RemotePath, info: FileInfo, kind: str) -> Path:
-        """Return where to keep what was found out about this version of the file."""
+        """Return where to keep notes about this version of the file, such as where its records begin."""
         return self.folder / f"{_Range(path, info, 0, info.size).name}.{kind}"
 
     def touch(self, entry: Path) -> None:
@@ -118,7 +117,7 @@ class Cache:
         stream = open(entry, "rb")  # noqa: SIM115 - the caller's
         if os.fstat(stream.fileno()).st_size != size:  # not ours: nothing of a wrong size is ever renamed
             stream.close()
-            entry.unlink(missing_ok=True)
+            entry.unlink(missing_ok=True)  # a disk that lost bytes, or somebody's hands
             raise FileNotFoundError(errno.ENOENT, "cut short", str(entry))
         lock_file(stream, shared=True)
         self.touch(entry)
@@ -128,6 +127,7 @@ class Cache:
         part = entry.with_name(entry.name + ".part")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            # The hash in its name chooses the lock, the same one in all processes.
             with self._locked(int(entry.name[:8], 16) % _NUM_LOCKS):
                 if not entry.exists():  # else another process fetched it while we waited
                     if announce and piece.size >= _ANNOUNCED_BYTES:
@@ -136,7 +136,7 @@ class Cache:
                     self._fetch_into(part, entry, piece)
         except OSError as error:
             if isinstance(error, FileNotFoundError) and error.filename == str(piece.path):
-                raise
+                raise  # the remote file is missing, not our folder
             part.unlink(missing_ok=True)
             raise _cannot_keep(piece, self.folder, error) from error
         except BaseException:
@@ -144,7 +144,7 @@ class Cache:
             raise
 
     def _fetch_into(self, part: Path, entry: Path, piece: _Range) -> None:
-        with self._locked(_NUM_LOCKS):  # the one more, for the room of all
+        with self._locked(_NUM_LOCKS):  # one more lock, for the sum of all sizes
             self._make_room(piece.size)
             stream = open(part, "w+b")  # noqa: SIM115 - closed below
             lock_file(stream, shared=True)

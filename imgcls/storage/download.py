@@ -1,4 +1,4 @@
-"""Download files whole or not at all: mirrors in turn, resumed, checked by hash, renamed into place.
+"""Download files completely or not at all: mirrors in turn, resumed, checked by hash, renamed into place.
 
 `datasets` and `pretrained` fetch with it. `IMGCLS_MIRROR=http://host/path` is tried before all other mirrors:
 it is asked for `http://host/path/<data set>/<file>`. Nothing here knows what the files mean.
@@ -52,7 +52,7 @@ def fetch(urls: Sequence[str], target: str | os.PathLike[str], *, sha256: str | 
     with _part_file(target) as part:
         if part is None:
             return target
-        # Said before the first request: a server that hangs is to be seen as what it is.
+        # Before the first request: a server that hangs is to be seen as what it is.
         print(f"downloading {target.name} to {target.parent}", file=sys.stderr)
         for url in mirrors:
             try:
@@ -62,6 +62,7 @@ def fetch(urls: Sequence[str], target: str | os.PathLike[str], *, sha256: str | 
                 continue
             _rename(part, target)
             return target
+        # All mirrors failed. What has arrived stays for the next call, which may be tomorrow's.
         if not part.seek(0, os.SEEK_END):
             os.unlink(part.name)  # nothing to go on from
     raise RunError("\n".join([f"cannot download {target.name}:", *failures, *([advice] if advice else [])]))
@@ -117,8 +118,7 @@ def published_sha256(url: str) -> str | None:
 
 @contextlib.contextmanager
 def _part_file(target: Path) -> Iterator[IO[bytes] | None]:
-    """Open `<target>.part` for appending and lock it; None if another process has just finished the
-    target."""
+    """Open `<target>.part` for appending and lock it; None if another process has finished the target."""
     part = target.with_name(target.name + ".part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Open the file system behind a URL: fsspec's, or for http(s) the reader of our own.
+"""Open the file system behind a URL: fsspec's, or for http(s) our own reader.
 
 `remote` alone asks here. fsspec and its drivers are loaded when the first URL is opened and not before.
 Options of a driver can be set by fsspec's own variables (`FSSPEC_S3_ANON=true`).
@@ -15,11 +15,11 @@ from imgcls.storage.urls import check_url, url_scheme
 
 #: a server that is there answers at once; the rest of the patience is for what it sends
 CONNECT_TIMEOUT_S = 5
-#: how often S3's driver sends one request, at each try of ours: of a large upload only what failed is sent
-#: again
+#: how often S3's driver sends a request at each try of ours: of a large upload only what failed goes again
 DRIVER_ATTEMPTS = 2
 _S3 = ("s3", "s3a")
-#: stores where a written object appears whole or not at all; elsewhere it is written aside and renamed
+#: stores where a written object appears at once or never; elsewhere it is written under another name and
+#: renamed
 _ATOMIC_STORES = frozenset({*_S3, "gs", "gcs", "abfs", "abfss", "az", "adl", "oci"})
 
 
@@ -46,8 +46,7 @@ def open_driver(url: str) -> tuple[Any, str]:
 
 
 def _s3_options() -> dict[str, Any]:
-    """Return our time-outs and tries for botocore, whose own are a minute and five; the user's FSSPEC_S3
-    wins."""
+    """Return our time-outs and tries for botocore (its own: 60 s and 5); the user's FSSPEC_S3 wins."""
     from fsspec.config import conf
 
     return {"config_kwargs": {

@@ -23,7 +23,7 @@ _SKIP_BYTES = 1 << 20
 
 
 class HttpStatusError(Exception):
-    """An answer of a web server that is no content."""
+    """A web server answered with an error."""
 
     def __init__(self, status: int, reason: str) -> None:
         super().__init__(f"the server answers {status} {reason}")
@@ -33,10 +33,10 @@ class HttpStatusError(Exception):
 @contextlib.contextmanager
 def open_url(url: str, *, method: str = "GET", headers: Mapping[str, str] | None = None,
              timeout_s: float) -> Iterator[HTTPResponse]:
-    """Open the answer of a server; HttpStatusError where it refuses, an OSError or HTTPException without a
-    connection.
+    """Open the answer of a server to read its body.
 
-    No compression is asked for: ranges and sizes are those of the file.
+    HttpStatusError where it refuses; an OSError or HTTPException where the connection fails. No compression
+    is asked for: ranges and sizes are those of the file.
     """
     import urllib.error  # 40 ms: only who asks a server pays for them
     import urllib.request
@@ -55,8 +55,7 @@ def open_url(url: str, *, method: str = "GET", headers: Mapping[str, str] | None
 
 
 class HttpFileSystem:
-    """Files of a web server, read only, in the words of fsspec's file systems as far as `RemotePath` uses
-    them."""
+    """Files of a web server, read only, with the methods of an fsspec file system that `RemotePath` calls."""
 
     def info(self, url: str) -> dict[str, Any]:
         """Return size and version of a file."""

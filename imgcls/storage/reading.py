@@ -10,13 +10,11 @@ from imgcls.storage.remote import RemotePath
 
 
 def open_read(path: AnyPath, *, cache_gb: float | None = None) -> BinaryIO:
-    """Open the file for reading; of a remote one the copy in the cache, which is fetched first where there is
-    none.
+    """Open a file for reading; of a remote one its copy in the cache, which is fetched on first use.
 
     An OSError, as `open` raises it, where there is no such file.
     """
-    # By way of a file even where all of it is read at once: readers map it, seek in it and share it between
-    # processes.
+    # A file, even where all of it is read at once: readers map it, seek in it and share it among processes.
     if isinstance(path, RemotePath):
         return Cache(cache_gb).open(path)
     return open(path, "rb")

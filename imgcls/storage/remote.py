@@ -1,5 +1,4 @@
-"""Files behind a URL: s3://, gs://, hdfs://, memory:// and whatever else fsspec has a driver for, and
-http(s)://.
+"""Read and write files behind URLs: http(s)://, and whatever fsspec has a driver for (s3, gs, hdfs, memory).
 
 `RemotePath` has the methods of a `pathlib.Path` that the readers of data and checkpoints need;
 `paths.to_path` gives one or the other. Every request is tried several times where the trouble may pass
@@ -236,7 +235,7 @@ class RemotePath:
                     raise ShortReadError("what arrived is shorter than what was sent")
                 fs.mv(temporary, path)
             except BaseException:
-                with contextlib.suppress(Exception):  # what went wrong first is what is told
+                with contextlib.suppress(Exception):  # the first error is the one to report
                     fs.rm_file(temporary)
                 raise
 
@@ -265,6 +264,6 @@ class RemotePath:
 
 
 def _raise_for_missing_bucket(url: str, error: Exception) -> None:
-    """Raise DataError where not the file is missing but its bucket."""
+    """Raise DataError where the bucket is missing, not just the file."""
     if re.search(r"specified bucket|NoSuchBucket", str(error.__cause__ or error)):
         raise DataError(url, f"there is no bucket {url.partition('://')[2].partition('/')[0]}") from error

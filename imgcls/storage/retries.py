@@ -3,8 +3,8 @@
 `remote` sends every request through `retry`. A server's 5xx, a reset, a time-out and a body that was cut may
 pass; a refusal does not.
 
-Ours and not `tenacity`: what it would take over is the loop of ten lines; what is hard, telling the errors of
-fsspec's drivers apart, it leaves to its caller.
+Ours and not `tenacity`, which would shorten the loop by ten lines; telling the errors of fsspec's drivers
+apart, the hard part, it leaves to its caller.
 """
 
 from __future__ import annotations
@@ -26,8 +26,7 @@ ATTEMPTS = 4
 PAUSE_S = 0.5
 LONGEST_PAUSE_S = 8.0
 
-#: the drivers' errors for a connection that broke or was not made, by name: their packages may not be
-#: installed
+#: the drivers' errors for a connection that failed, by name: their packages may not be installed
 _TRANSIENT_ERRORS = frozenset({"HTTPClientError", "ClientConnectionError", "ClientPayloadError",
                                "ServerDisconnectedError", "ClientOSError", "ResponseStreamingError",
                                "IncompleteReadError", "TimeoutError", "EndpointConnectionError",
@@ -60,7 +59,7 @@ def retry(call: Callable[[], T], url: str, action: str, *, writing: bool = False
             raise FileNotFoundError(errno.ENOENT, "no such file", url) from error
         except NotADirectoryError:
             raise
-        except Exception as error:  # whatever a driver raises: it is told in one line, not as a stack trace
+        except Exception as error:  # whatever a driver raises becomes one line
             is_permanent = not is_transient(error)
             if is_permanent or attempt + 1 == ATTEMPTS:
                 times = "" if is_permanent else f" ({attempt + 1} times tried)"

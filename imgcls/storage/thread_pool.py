@@ -39,7 +39,7 @@ class DaemonPool:
 
     def close(self, wait: bool = True) -> None:
         """Cancel what has not begun; `wait` for what has."""
-        with contextlib.suppress(queue.Empty):
+        with contextlib.suppress(queue.Empty):  # until it is: the threads take jobs too
             while True:
                 job = self._jobs.get_nowait()
                 if job:

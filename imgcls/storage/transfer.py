@@ -1,7 +1,6 @@
-"""Bring a file over from one web server: resumed where it broke, its size and hash checked.
+"""Fetch a file from one web server: resumed where it broke, its size and hash checked.
 
-`download` calls `transfer` for one mirror after the other. What has arrived stays in the file that the caller
-opened.
+`download` calls `transfer` for one mirror after the other. What has arrived stays in the caller's file.
 """
 
 from __future__ import annotations
@@ -52,7 +51,7 @@ class _ContentError(MirrorError):
 
 
 def transfer(url: str, part: IO[bytes], spec: FileSpec) -> None:
-    """Fill `part`, open for appending, until it is the whole, checked file; MirrorError where that fails."""
+    """Fill `part`, open for appending, until it is the complete, checked file; else raise MirrorError."""
     if not spec.has_hash:
         part.truncate(0)  # nothing would tell whether an old piece and a new one belong together
     num_broken = 0
@@ -122,8 +121,7 @@ def _receive(answer: HTTPResponse, part: IO[bytes], start: int, spec: FileSpec) 
     received = start
     with _progress_bar(spec.name, start, total) as bar:
         while True:
-            # Before the first byte where the server gives the size; while they come where it does not, or
-            # lied.
+            # Before the first byte where the server gives the size, later where it does not or lied.
             if max(received, total or 0) > spec.max_bytes:
                 part.truncate(0)
                 raise MirrorError(f"larger than the {spec.max_bytes} bytes that the file can have")

@@ -1,5 +1,4 @@
-"""The files that a run writes under its prefix: at once where that is local, in the background where it is a
-URL.
+"""Write the files of a run's prefix: at once where that is local, in the background where it is a URL.
 
 For a URL, what is written goes into a local folder first; `flush` hands all of it to a thread that uploads
 it, file by file in the order of writing. One such batch is under way at a time: the next `flush` waits for
@@ -48,8 +47,7 @@ class UploadQueue:
         if not self.is_remote:
             write_bytes(path, *pieces)
             return
-        # On the disk and not in memory: a checkpoint may be as large as the network, and the run goes on
-        # meanwhile.
+        # On the disk, not in memory: a checkpoint is as large as the network, and training goes on meanwhile.
         file = self._local_file(path.rpartition("/")[2])
         write_bytes(file, *pieces)
         self._jobs.append(lambda: _upload(file, path))
@@ -63,8 +61,7 @@ class UploadQueue:
             target.unlink(missing_ok=True)
 
     def add_check(self, check: Callable[[], None]) -> None:
-        """Call `check` with the next `flush`, after what was written so far: what it raises ends the
-        uploading."""
+        """Call `check` in the next `flush`, after what was written so far; an error in it ends the upload."""
         self._jobs.append(check)
 
     def flush(self, *, wait: bool = False) -> None:
@@ -78,7 +75,7 @@ class UploadQueue:
         jobs = self._jobs
         self._jobs = []
         self._pool = self._pool or DaemonPool(1, "imgcls-upload")
-        # As one job: what comes after a failed one must not be done. A checkpoint is named when all of it is
+        # In one go: what comes after a failure must not be done, as a checkpoint is named when all of it is
         # there.
         self._under_way = self._pool.submit(_run, jobs)
         if wait:
@@ -113,7 +110,7 @@ class MirroredFile:
     """A file that is written line by line; behind a URL by way of a local one, which `sync` copies there."""
 
     def __init__(self, target: AnyPath) -> None:
-        """Write to `path`; `target` is where the lines are wanted."""
+        """`target` is where the file is to be in the end; write to `path`."""
         self.target = target
         self._folder = _make_folder() if isinstance(target, RemotePath) else None
         self.path = self._folder / target.name if self._folder else Path(target)

@@ -33,8 +33,7 @@ def check_url(url: str, setting: str = "") -> None:
     subject = f"{setting} {url}".strip()
     if scheme in ("http", "https"):
         return
-    # fsspec chains file systems like that (`zip::s3://`): an archive has no version and no ranges to cache
-    # by.
+    # fsspec chains file systems like that (`zip::s3://`). An archive has no version or ranges to cache by.
     if "::" in scheme:
         raise UsageError(f"{subject}: URLs inside URLs (a::b://) are not taken")
     # The file system itself is not made: that may ask a server for credentials.

@@ -2,8 +2,8 @@
 
 Called by the threads of `pack`, and by `imgcls-verify` to decode. As OpenCV does it: EXIF orientation is
 applied (not with color -1), 16-bit becomes 8-bit, CMYK becomes BGR, alpha is dropped, of an animation the
-first picture is taken. What cannot be decoded or encoded is told by a text in place of the result; nothing
-here raises for it.
+first picture is taken. Where an image cannot be decoded or encoded, a
+text that says why is returned in place of the result, not raised.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ BY_DIRECTION = 9
 BY_CHANCE = 10
 #: im2rec.py has one flag for both, and 95 is its default for JPEG
 _MAX_PNG_COMPRESSION = 9
-#: of the text of an OpenCV error: some hold a whole expression
+#: of the text of an OpenCV error: some quote a long expression
 _MAX_TEXT = 200
 
 
@@ -68,8 +68,7 @@ def decode(data: bytes | memoryview, color: int) -> np.ndarray | str:
 
 
 def reencode(data: bytes, config: PackConfig, seed: int) -> bytes | str:
-    """Return the image decoded, cropped, resized and encoded as the configuration says, or why it could not
-    be.
+    """Return the image decoded, cropped, resized and encoded by the configuration, or why it could not be.
 
     `seed` decides the interpolation where that is left to chance.
     """
@@ -117,8 +116,7 @@ def _encoder_options(image: np.ndarray, config: PackConfig) -> list[int]:
 
 
 def short_edge_size(width: int, height: int, short_edge: int) -> tuple[int, int]:
-    """Return (width, height) with the short edge made `short_edge`, the long one in proportion, rounded
-    down."""
+    """Return (width, height) scaled so that the short edge is `short_edge`; the long one is rounded down."""
     # As im2rec.py has it, `//` included: a rounded size would be another picture.
     if height > width:
         return short_edge, height * short_edge // width

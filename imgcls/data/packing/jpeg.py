@@ -1,5 +1,4 @@
-"""Look at encoded images without decoding them: their format, whether they are cut, where a JPEG can be
-entered.
+"""Inspect encoded images without decoding them: their format, their end, the restart markers of a JPEG.
 
 `pack` and `images` check every image with it, at the cost of microseconds. Nothing here needs OpenCV.
 """
@@ -67,8 +66,7 @@ def restart_interval(units_per_row: int) -> int:
 
 
 def with_restarts(data: bytes) -> bytes:
-    """Return a JPEG with restart markers put in by `jpegtran`, no coefficient changed; anything else as it
-    is."""
+    """Insert restart markers into a JPEG, coefficients unchanged; return what is none as it is."""
     frame = _frame_widths(data) if data.startswith(_JPEG) else None
     if frame is None:
         return data
@@ -76,14 +74,12 @@ def with_restarts(data: bytes) -> bytes:
     interval = restart_interval(-(-width // unit_width))
     command = ["jpegtran", "-copy", "all", "-restart", f"{interval}B"]
     done = subprocess.run(command, input=data, capture_output=True, check=False)
-    # What it cannot convert (12 bits, arithmetic coding, damage) stays what it was: the records still hold it
-    # all.
+    # What it cannot convert (12 bits, arithmetic coding, damage) stays what it was: no image is lost.
     return done.stdout if done.returncode == 0 and done.stdout.startswith(_JPEG) else data
 
 
 def _segments(data: bytes | memoryview) -> Iterator[tuple[int, int]]:
-    """Yield (marker, where its content begins) of a JPEG's segments up to the first scan, or as far as they
-    lead."""
+    """Yield (marker, offset of its content) of a JPEG's segments up to the first scan, or to damage."""
     offset = 2
     while offset + 4 <= len(data) and data[offset] == 0xFF:
         marker = data[offset + 1]

@@ -1,4 +1,4 @@
-"""What stands beside a packed list: STEM.bad, its class names, and STEM.pack.json, which lets a run be resumed.
+"""Write the files beside a packed list: STEM.bad, class names, and STEM.pack.json, by which runs resume.
 
 `cli/im2rec.py` calls it around `pack.pack_list`; it packs and prints nothing.
 """
@@ -56,13 +56,17 @@ def write_stamp(stem: str, list_path: Path, config: PackConfig, counts: PackCoun
 
 
 def read_stamp(stem: str, list_path: Path, config: PackConfig) -> PackCounts | None:
-    """Return the counts of a complete earlier run with this list and these settings, or None; what a killed run
-    left is removed."""
+    """Return the counts of a complete earlier run with this list and these settings, else None.
+
+    Removes what a killed run left.
+    """
+    # The names that `atomic_write` gives: a killed process cannot remove them.
     for leftover in Path(stem).parent.glob(f".{glob.escape(Path(stem).name)}.???.*.tmp"):
         leftover.unlink(missing_ok=True)
     try:
         stamp = json.loads(Path(stem + ".pack.json").read_bytes())
-        counts = PackCounts(**{field.name: int(stamp.pop(field.name)) for field in dataclasses.fields(PackCounts)})
+        names = [field.name for field in dataclasses.fields(PackCounts)]
+        counts = PackCounts(**{name: int(stamp.pop(name)) for name in names})
         is_same = stamp == _stamp(list_path, config) and os.path.getsize(stem + ".rec") == counts.size_bytes
         return counts if is_same and os.path.exists(stem + ".idx") else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -70,7 +74,7 @@ def read_stamp(stem: str, list_path: Path, config: PackConfig) -> PackCounts | N
 
 
 def _stamp(list_path: Path, config: PackConfig) -> dict[str, Any]:
-    """Return what makes a packed file this list's: the list's bytes, and all that decides about the records'."""
+    """Return all that the bytes of the records depend on, but for the images."""
     settings = dataclasses.asdict(config)
-    del settings["num_threads"]
+    del settings["num_threads"]  # any number of threads gives the same bytes
     return {"list_sha256": hashlib.sha256(list_path.read_bytes()).hexdigest(), "settings": settings}

@@ -1,5 +1,4 @@
-"""Pack the images of a list: read, shrunk and encoded by threads, written to a `.rec` in the order of the
-list.
+"""Pack the images of a list: read, shrunk and encoded by threads, written to a `.rec` in the list's order.
 
 `pack_list` is what im2rec does for each list, `make_seekable` for a record file. The bytes are those that
 MXNet's im2rec.py writes. Files are read first and decoded from memory, so any file name works. What cannot be

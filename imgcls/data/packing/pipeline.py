@@ -1,5 +1,4 @@
-"""Keep threads at work on a sequence while their results are taken in its order, and the disk at work
-meanwhile.
+"""Work on a sequence with threads and take the results in its order; sync the disk in the background.
 
 `pack` and `imgcls-verify` use it. Nothing here knows of images.
 """
@@ -123,14 +122,14 @@ class _Workers(Generic[Item, Result]):
 
 
 class BackgroundSync:
-    """A thread that makes the disk begin while more is written: less is left to wait for at the end.
+    """A thread that syncs a file while more is written to it, so that less is left to wait for at the end.
 
-    As a context it ends with its block, and raises then what the disk said since the last `notify`.
+    As a context it ends with its block, and raises the error of a sync that `notify` did not raise yet.
     """
 
     def __init__(self, writer: RecordWriter) -> None:
         self._writer = writer
-        self._begun_bytes = 0
+        self._begun_bytes = 0  # how much was written when the last sync began
         self._is_due = threading.Event()
         self._is_stopped = False
         self._error: OSError | None = None
@@ -140,18 +139,16 @@ class BackgroundSync:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        # What is still to be synced is the business of the file's owner, who syncs it before it gets its
-        # name.
+        # The rest is synced by `atomic_write`, before the file gets its name.
         self._is_stopped = True
-        self._is_due.set()
+        self._is_due.set()  # to wake it
         if self._thread.is_alive():
             self._thread.join()
         if self._error and exc_info[0] is None:
             raise self._error
 
     def notify(self) -> None:
-        """Say that something was written; to be called after each record or block. Raises what the disk
-        said."""
+        """Begin a sync if it is due, or raise the error of an earlier one; call it after each write."""
         if self._error:
             raise self._error
         if self._writer.size_bytes - self._begun_bytes >= SYNC_BYTES:
