@@ -17,7 +17,7 @@ from imgcls.cli import train as command
 from imgcls.config.sections import NetworkConfig, OptimizerConfig
 from imgcls.errors import UsageError
 from imgcls.formats import idx, params
-from imgcls.networks import alexnet_towers, check_parts, to_devices
+from imgcls.networks import alexnet_towers, check_model_parallel, to_devices
 from imgcls.optim import optimizers
 
 SHAPE = (3, 67, 67)
@@ -111,14 +111,14 @@ def test_a_foreign_network_is_in_one_piece() -> None:
 ])
 def test_what_does_not_go_together(gpus: tuple[int, ...], compiled: bool, said: str) -> None:
     with pytest.raises(UsageError) as raised:
-        check_parts(CONFIG, gpus, compiled)
+        check_model_parallel(CONFIG, gpus, compiled)
     assert str(raised.value).startswith(said)
 
 
 def test_what_goes_together() -> None:
     for gpus in ((), (0, 1), (0, 1, 2, 3)):
-        check_parts(CONFIG, gpus)
-    check_parts(NetworkConfig(), (0,), compile=True)
+        check_model_parallel(CONFIG, gpus)
+    check_model_parallel(NetworkConfig(), (0,), is_compiled=True)
 
 
 # ---- the command

@@ -26,7 +26,7 @@ from imgcls.config.sections import NetworkConfig
 from imgcls.errors import UsageError
 from imgcls.formats import params, symbol
 from imgcls.layers import Layer
-from imgcls.networks import _foreign, alexnet_towers, resnext
+from imgcls.networks import _packages, alexnet_towers, resnext
 from imgcls.networks._residual import ResNetSpec
 
 
@@ -343,7 +343,7 @@ def test_dropout_and_normalisation_follow_the_mode() -> None:
 
 def foreign(kind: str, name: str, image_shape: tuple[int, ...] = (3, 64, 64)) -> nn.Module:
     config = NetworkConfig(network=f"{kind}:{name}", image_shape=image_shape)
-    return _foreign.build_foreign(kind, name, config)
+    return _packages.build_from_package(kind, name, config)
 
 
 def test_torchvision() -> None:

@@ -123,7 +123,7 @@ def test_the_first_step_does_not_load_the_compiler() -> None:
 
 def test_initializers_have_mxnets_spread() -> None:
     """Moments of each rule on a convolution and a fully connected layer; biases stay 0."""
-    from imgcls.networks._init import initialize
+    from imgcls.networks._initializers import initialize
 
     spread = {"default": (2 / 288) ** 0.5, "xavier": (1 / (0.5 * (288 + 576))) ** 0.5, "normal": 0.01,
               "uniform": 0.07 / 3 ** 0.5, "msra": (2 / (1 + 0.0625) / (0.5 * (288 + 576))) ** 0.5}

@@ -70,7 +70,7 @@ def start_others(config: Config, argv: Sequence[str], again: Sequence[str], prog
     once all have ended. None where this process is to train. `again` is the command where it did not come from the
     command line."""
     topology = resolve_topology(config.device, config.distributed, config.network.model_parallel)
-    networks.check_parts(config.network, topology.gpus, config.device.compile)
+    networks.check_model_parallel(config.network, topology.gpus, config.device.compile)
     if topology.rank_info is not None and topology.rank_info.role != "worker":
         return serve_mxnet_role(topology.rank_info, config.distributed.dist_timeout, prog)
     if not topology.num_to_start:
@@ -96,7 +96,7 @@ def run(config: Config, *, splits: Splits | None = None, command: str = "", quie
     `splits` are data already in memory, in place of --dataset; `network` makes the network, in place of `make_network`.
     """
     topology = resolve_topology(config.device, config.distributed, config.network.model_parallel)
-    networks.check_parts(config.network, topology.gpus, config.device.compile)
+    networks.check_model_parallel(config.network, topology.gpus, config.device.compile)
     if topology.num_to_start:
         raise UsageError("several devices need several processes, which only a command can start: imgcls-train or "
                          "torchrun")

@@ -1,7 +1,7 @@
-"""One paper, one file: `--network lenet` is `lenet.py`, and each offers `build(config) -> nn.Module` giving logits.
+"""One paper, one file: `--network lenet` is `lenet.py`, and each has `build(config) -> nn.Module` giving logits.
 
-`build_network` is the door: it finds the file, builds, and initialises as MXNet would. `torchvision:NAME` and
-`timm:NAME` are networks of those packages, as they come.
+Everybody builds networks with `build_network`: it finds the file, builds, and initialises as MXNet would.
+`torchvision:NAME` and `timm:NAME` are networks of those packages, as they come. Files that start with `_` are helpers.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from imgcls.config import lookup
 from imgcls.errors import UsageError
 
+# torch is imported in the functions that need it: the checks below also serve commands before torch is loaded.
 if TYPE_CHECKING:
     import torch
     from torch import nn
@@ -20,61 +21,68 @@ if TYPE_CHECKING:
 
 
 def build_network(config: NetworkConfig, seed: int) -> nn.Module:
-    """The network that --network names, initialised from `seed`, on the CPU, in training mode."""
-    from imgcls.networks import _foreign, _init
+    """Return the network that `network` names, initialised from `seed`, on the CPU, in training mode.
 
-    kind, colon, name = config.network.partition(":")
+    Raises UsageError for a name that is not known, and for a setting or an image shape that it cannot take.
+    """
+    from imgcls.networks import _initializers, _packages
+
+    package, colon, name = config.network.partition(":")
     if colon:
         import torch
 
         if config.initializer != "default":
             raise UsageError(f"`initializer` {config.initializer}: {config.network} initialises itself")
-
         torch.manual_seed(seed)  # these packages draw their weights from torch's own generator
-        return _foreign.build_foreign(kind, name, config)
+        return _packages.build_from_package(package, name, config)
     model = lookup.module("networks", config.network, "`network`").build(config)
-    _init.initialize(model, config.initializer, config.network, seed)
+    _initializers.initialize(model, config.initializer, config.network, seed)
     return model
 
 
 def takes_depth(network: str) -> bool:
-    """Whether --num-layers means anything to the network of this name."""
+    """Return whether `num_layers` means anything to the network of this name."""
     if ":" in network:
         return False
     return "num_layers" in getattr(lookup.module("networks", network, "`network`"), "OPTIONS", ())
 
 
-def check_parts(config: NetworkConfig, gpus: Sequence[int], compile: bool = False) -> None:
-    """UsageError where --model-parallel does not go with --gpus (the numbers in it, none for the CPU) or --compile.
+def check_model_parallel(config: NetworkConfig, gpus: Sequence[int], is_compiled: bool = False) -> None:
+    """Raise UsageError where `model_parallel` does not go with `gpus` or `compile`.
 
-    Whether the network can be spread at all, `build` says. Needs no torch.
+    `gpus` are the numbers of the GPUs, none for the CPU. Whether the network can be spread at all, its `build` says.
     """
-    parts = config.model_parallel
-    if parts > 1 and len(gpus) % parts:
-        raise UsageError(f"`model_parallel` {parts}: each copy of the network takes {parts} GPUs, `gpus` "
+    num_parts = config.model_parallel
+    if num_parts > 1 and len(gpus) % num_parts:
+        raise UsageError(f"`model_parallel` {num_parts}: each copy of the network takes {num_parts} GPUs, `gpus` "
                          f"{','.join(map(str, gpus))} names {len(gpus)}")
-    if parts > 1 and compile:
-        raise UsageError(f"`model_parallel` {parts}: a network on several devices is not compiled; leave `compile` out")
+    if num_parts > 1 and is_compiled:
+        raise UsageError(f"`model_parallel` {num_parts}: a network on several devices is not compiled; leave "
+                         "`compile` out")
 
 
 def to_devices(model: nn.Module, config: NetworkConfig, device: torch.device, gpus: Sequence[int]) -> str:
-    """Move the network to `device`, or its parts to that and the devices behind it in `gpus` (--model-parallel).
+    """Move the network to `device` or, with `model_parallel`, its parts to that and the next ones in `gpus`.
 
-    Logits come out on `device`. The text says where the parts are; "" where there is one. On a CPU all parts are on it.
+    Logits come out on `device`. On the CPU all parts are on it. Returns a note that says where the parts are; "" where
+    there is only one.
     """
-    parts = config.model_parallel
-    if parts == 1:
+    num_parts = config.model_parallel
+    if num_parts == 1:
         model.to(device)
         return ""
     import torch
 
-    spreadable: Any = model
     if not hasattr(model, "to_devices"):
-        raise UsageError(f"`model_parallel` {parts}: this network is in one piece (alexnet-towers is in two)")
-    devices, where = [device] * parts, f"all on the CPU; `gpus` {','.join(map(str, range(parts)))} spreads them"
+        raise UsageError(f"`model_parallel` {num_parts}: this network is in one piece (alexnet-towers is in two)")
     if device.type == "cuda":
+        # Each copy of the network has the GPU it was given and those that follow it in the user's list.
         first = list(gpus).index(device.index)
-        devices = [torch.device("cuda", number) for number in gpus[first:first + parts]]
+        devices = [torch.device("cuda", number) for number in gpus[first:first + num_parts]]
         where = "on " + " and ".join(map(str, devices))
+    else:
+        devices = [device] * num_parts
+        where = f"all on the CPU; `gpus` {','.join(map(str, range(num_parts)))} spreads them"
+    spreadable: Any = model
     spreadable.to_devices(devices)
-    return f"`model_parallel` {parts}: the parts of the network are {where}"
+    return f"`model_parallel` {num_parts}: the parts of the network are {where}"

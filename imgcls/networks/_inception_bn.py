@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from imgcls.networks._blocks import NetworkBuilder, Value
+from imgcls.networks._builder import NetworkBuilder, Value
 
 
 @dataclass(frozen=True)

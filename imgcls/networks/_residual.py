@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from imgcls.config.sections import NetworkConfig
 from imgcls.errors import UsageError
-from imgcls.networks._blocks import NetworkBuilder, Value, depth_of
+from imgcls.networks._builder import NetworkBuilder, Value
+from imgcls.networks._options import depth_of
 
 IMAGE_SHAPE = (3, 224, 224)
 #: attributes of every convolution: no bias; the workspace is memory that MXNet may use, in MB

@@ -8,7 +8,7 @@ from __future__ import annotations
 from torch import nn
 
 from imgcls.config.sections import NetworkConfig
-from imgcls.networks._blocks import NetworkBuilder
+from imgcls.networks._builder import NetworkBuilder
 
 IMAGE_SHAPE = (3, 224, 224)
 

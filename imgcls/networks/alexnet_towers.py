@@ -21,15 +21,8 @@ from torch import Tensor, fx, nn
 from imgcls.config.sections import NetworkConfig
 from imgcls.errors import UsageError
 from imgcls.layers import Activation, Concat, Convolution, Dropout, Flatten, FullyConnected, Layer, Pooling
-from imgcls.networks._blocks import (
-    NetworkBuilder,
-    Value,
-    check_options,
-    image_shape,
-    output_shape,
-    too_small,
-    variant_of,
-)
+from imgcls.networks._builder import NetworkBuilder, Value, output_shape
+from imgcls.networks._options import check_options, image_shape, too_small, variant_of
 
 IMAGE_SHAPE = (3, 224, 224)
 #: of the Theano form

@@ -7,7 +7,7 @@ from __future__ import annotations
 from torch import nn
 
 from imgcls.config.sections import NetworkConfig
-from imgcls.networks._blocks import NetworkBuilder, Value
+from imgcls.networks._builder import NetworkBuilder, Value
 
 IMAGE_SHAPE = (3, 224, 224)
 #: filters of a block: 1x1, before 3x3, 3x3, before 5x5, 5x5, after the pooling; whether a pooling follows it

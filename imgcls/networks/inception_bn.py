@@ -8,8 +8,9 @@ from __future__ import annotations
 from torch import nn
 
 from imgcls.config.sections import NetworkConfig
-from imgcls.networks._blocks import NetworkBuilder, Value, image_shape
+from imgcls.networks._builder import NetworkBuilder, Value
 from imgcls.networks._inception_bn import InceptionBN
+from imgcls.networks._options import image_shape
 
 IMAGE_SHAPE = (3, 224, 224)
 SMALL_SHAPE = (3, 28, 28)

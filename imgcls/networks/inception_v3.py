@@ -10,7 +10,7 @@ from torch import nn
 
 from imgcls.config.sections import NetworkConfig
 from imgcls.layers import Size
-from imgcls.networks._blocks import NetworkBuilder, Value
+from imgcls.networks._builder import NetworkBuilder, Value
 
 IMAGE_SHAPE = (3, 299, 299)
 #: filters, kernel and, where they are not 1 and 0, stride and pad

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from imgcls.config.sections import NetworkConfig
 from imgcls.layers import Activation, Convolution, Flatten, FullyConnected, Pooling, SpatialTransformer
-from imgcls.networks._blocks import check_options
+from imgcls.networks._options import check_options
 
 OPTIONS = ("add_stn",)
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from imgcls.config.sections import NetworkConfig
 from imgcls.layers import Activation, Flatten, FullyConnected
-from imgcls.networks._blocks import check_options
+from imgcls.networks._options import check_options
 
 
 class MLP(nn.Module):

@@ -9,7 +9,8 @@ from torch import nn
 
 from imgcls.config.sections import NetworkConfig
 from imgcls.errors import UsageError
-from imgcls.networks._blocks import NetworkBuilder, Value, too_small
+from imgcls.networks._builder import NetworkBuilder, Value
+from imgcls.networks._options import too_small
 
 IMAGE_SHAPE = (3, 224, 224)
 OPTIONS = ("multiplier",)

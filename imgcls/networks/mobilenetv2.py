@@ -8,7 +8,7 @@ from torch import nn
 
 from imgcls.config.sections import NetworkConfig
 from imgcls.errors import UsageError
-from imgcls.networks._blocks import NetworkBuilder, Value
+from imgcls.networks._builder import NetworkBuilder, Value
 
 IMAGE_SHAPE = (3, 224, 224)
 OPTIONS = ("multiplier",)

@@ -11,7 +11,8 @@ from __future__ import annotations
 from torch import nn
 
 from imgcls.config.sections import NetworkConfig
-from imgcls.networks._blocks import NetworkBuilder, variant_of
+from imgcls.networks._builder import NetworkBuilder
+from imgcls.networks._options import variant_of
 
 IMAGE_SHAPE = (3, 231, 231)
 OPTIONS = ("variant",)

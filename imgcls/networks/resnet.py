@@ -7,7 +7,8 @@ from __future__ import annotations
 from torch import nn
 
 from imgcls.config.sections import NetworkConfig
-from imgcls.networks._blocks import NetworkBuilder, Value, image_shape
+from imgcls.networks._builder import NetworkBuilder, Value
+from imgcls.networks._options import image_shape
 from imgcls.networks._residual import IMAGE_SHAPE, NORM, PLAIN, classifier, plan, stages, stem
 
 #: up to this height there are three stages and their own depths

@@ -12,7 +12,7 @@ from torch import nn
 
 from imgcls.config.sections import NetworkConfig
 from imgcls.errors import UsageError
-from imgcls.networks._blocks import NetworkBuilder, Value
+from imgcls.networks._builder import NetworkBuilder, Value
 
 IMAGE_SHAPE = (3, 28, 28)
 OPTIONS = ("num_layers",)

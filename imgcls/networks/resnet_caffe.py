@@ -12,7 +12,8 @@ from __future__ import annotations
 from torch import nn
 
 from imgcls.config.sections import NetworkConfig
-from imgcls.networks._blocks import NetworkBuilder, Value, depth_of
+from imgcls.networks._builder import NetworkBuilder, Value
+from imgcls.networks._options import depth_of
 
 IMAGE_SHAPE = (3, 224, 224)
 #: depth -> bottlenecks in each stage, the first of which is called 2

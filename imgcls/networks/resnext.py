@@ -11,7 +11,8 @@ from torch import nn
 
 from imgcls.config.sections import NetworkConfig
 from imgcls.errors import UsageError
-from imgcls.networks._blocks import NetworkBuilder, Value, image_shape
+from imgcls.networks._builder import NetworkBuilder, Value
+from imgcls.networks._options import image_shape
 from imgcls.networks._residual import IMAGE_SHAPE, NORM, PLAIN, ResNetSpec, classifier, plan, stages, stem
 
 OPTIONS = ("num_layers", "num_group")

@@ -7,7 +7,8 @@ from __future__ import annotations
 from torch import nn
 
 from imgcls.config.sections import NetworkConfig
-from imgcls.networks._blocks import NetworkBuilder, depth_of
+from imgcls.networks._builder import NetworkBuilder
+from imgcls.networks._options import depth_of
 
 IMAGE_SHAPE = (3, 224, 224)
 OPTIONS = ("num_layers", "batch_norm")

@@ -21,7 +21,7 @@ from imgcls.errors import DataError, UsageError, first_line, nearest
 from imgcls.formats import symbol as symbols
 from imgcls.formats.symbol import Node, NodeOutput, Symbol
 from imgcls.layers import FullyConnected
-from imgcls.networks import _init, build_network
+from imgcls.networks import _initializers, build_network
 from imgcls.pretrained.reference import Pretrained
 from imgcls.pretrained.torchvision_weights import head_keys
 
@@ -198,7 +198,7 @@ def _load_body(pretrained: Pretrained, symbol: Symbol, cut: NodeOutput, shape: S
 def _add_head(model: fx.GraphModule, config: NetworkConfig, seed: int) -> list[str]:
     """Put a fully connected layer `fc` and a softmax behind the network; return the names of its parameters."""
     layer = FullyConnected(_num_features(model, config), config.num_classes)
-    _init.initialize(nn.Sequential(layer), config.initializer, config.network, seed)
+    _initializers.initialize(nn.Sequential(layer), config.initializer, config.network, seed)
     taken = {*graph.parameter_names(model).values(), *dict(model.named_modules())}
     name = "fc"
     while name in taken or f"{name}_weight" in taken:

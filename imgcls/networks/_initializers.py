@@ -1,0 +1,71 @@
+"""MXNet's initializers by the name of `--initializer`, filled in the order of the layers from one seeded generator.
+
+Weights only: biases and betas are 0, gammas and moving variances 1, moving means 0, always (mxnet/initializer.py).
+`build_network` calls it, and fine-tuning for its new head.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from imgcls.errors import UsageError
+from imgcls.layers import Layer
+
+
+def initialize(model: nn.Module, initializer: str, network: str, seed: int) -> None:
+    """Fill every weight in place; `default` depends on the network's name as MXNet's fit.py has it.
+
+    The values depend on the seed and on the order of the layers alone: a generator of its own, since torch's global
+    one is also used by dropout.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    kind = default_for(network) if initializer == "default" else initializer
+    for module in model.modules():
+        if isinstance(module, Layer) and not module.is_initialized:
+            for name, parameter in module.named_parameters(recurse=False):
+                if name == "weight":
+                    with torch.no_grad():
+                        parameter.copy_(_draw(kind, parameter, generator))
+
+
+def default_for(network: str) -> str:
+    """Return MXNet's choice (common/fit.py): alexnet normal, vgg* xavier, everything else He's (gaussian, fan-in)."""
+    if network == "alexnet":
+        return "normal"  # fit.py: "AlexNet will not converge using Xavier"
+    return "xavier" if "vgg" in network else "he"
+
+
+def _draw(kind: str, weight: Tensor, generator: torch.Generator) -> Tensor:
+    """Return values for one weight, float32 of its shape."""
+    shape = tuple(weight.shape)
+    values = torch.empty(shape)
+    kernel_size = math.prod(shape[2:])
+    fan_in = shape[1] * kernel_size
+    fan_out = shape[0] * kernel_size
+    fan_average = (fan_in + fan_out) / 2
+    if kind == "he":  # mx.init.Xavier(rnd_type="gaussian", factor_type="in", magnitude=2)
+        return values.normal_(0, math.sqrt(2 / fan_in), generator=generator)
+    if kind == "xavier":  # mx.init.Xavier(): uniform, average, magnitude 3
+        bound = math.sqrt(3 / fan_average)
+        return values.uniform_(-bound, bound, generator=generator)
+    if kind == "msra":  # mx.init.MSRAPrelu(): its slope of 0.25, average
+        return values.normal_(0, math.sqrt(2 / (1 + 0.25 ** 2) / fan_average), generator=generator)
+    if kind == "normal":
+        return values.normal_(0, 0.01, generator=generator)
+    if kind == "uniform":
+        return values.uniform_(-0.07, 0.07, generator=generator)
+    if kind == "orthogonal":
+        return _draw_orthogonal(shape, generator)
+    if kind in ("one", "zero"):
+        return values.fill_(float(kind == "one"))
+    raise UsageError(f"`initializer` {kind}: not known")
+
+
+def _draw_orthogonal(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Return rows (or columns, whichever are fewer) that are orthogonal, of length 1.414 (mx.init.Orthogonal)."""
+    flat = torch.empty(shape[0], math.prod(shape[1:])).uniform_(-1, 1, generator=generator)
+    u, _, v = torch.linalg.svd(flat, full_matrices=False)
+    return (1.414 * (u if u.shape == flat.shape else v)).reshape(shape)

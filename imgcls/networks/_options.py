@@ -1,0 +1,66 @@
+"""Settings that a network reads beside its name: checks of their values, and the errors that say what would work.
+
+Every network calls them, most through `NetworkBuilder`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+
+from imgcls.config.sections import NetworkConfig
+from imgcls.errors import UsageError
+from imgcls.layers import Shape
+
+#: settings that only some networks read, and whose they are; a file in this folder names its own in OPTIONS
+OPTIONAL = {"add_stn": "lenet", "batch_norm": "vgg", "num_group": "resnext", "multiplier": "mobilenet and mobilenetv2",
+            "variant": "overfeat and alexnet-towers", "model_parallel": "alexnet-towers"}
+
+
+def check_options(config: NetworkConfig, options: Iterable[str]) -> None:
+    """Raise UsageError for a setting of OPTIONAL that was changed though the network does not read it."""
+    defaults = {field.name: field.default for field in dataclasses.fields(config)}
+    for name in set(OPTIONAL) - set(options):
+        value = getattr(config, name)
+        if value != defaults[name]:
+            raise UsageError(f"`{name}` {value}: {config.network} has no such option; it is for {OPTIONAL[name]}")
+
+
+def depth_of(config: NetworkConfig, default: int, depths: Iterable[int]) -> int:
+    """Return `num_layers`, or `default` where it was not given; UsageError unless it is one of `depths`."""
+    depths = sorted(depths)
+    depth = default if config.num_layers is None else config.num_layers
+    if depth not in depths:
+        *others, last = map(str, depths)
+        raise UsageError(f"`num_layers` {depth}: {config.network} comes with {', '.join(others)} or {last}")
+    return depth
+
+
+def variant_of(config: NetworkConfig, variants: Iterable[str]) -> str:
+    """Return `variant`, or the first of `variants` where it was not given; UsageError unless it is one of them."""
+    variants = list(variants)
+    if config.variant and config.variant not in variants:
+        raise UsageError(f"`variant` {config.variant}: {config.network} comes as {' or '.join(variants)}")
+    return config.variant or variants[0]
+
+
+def image_shape(config: NetworkConfig, works: Shape) -> tuple[int, int, int]:
+    """Return (channels, height, width) of the configuration; UsageError, which names `works`, unless it has three."""
+    if len(config.image_shape) != 3:
+        raise UsageError(f"`image_shape` {shape_text(config.image_shape)}: {config.network} needs "
+                         f"channels,height,width, such as {shape_text(works)}")
+    channels, height, width = config.image_shape
+    return channels, height, width
+
+
+def too_small(config: NetworkConfig, works: Shape, reason: str) -> UsageError:
+    """Return the error for an image shape that the network cannot run at; it names one that works."""
+    shape = config.image_shape
+    # With the user's number of channels: only height and width are wrong.
+    return UsageError(f"`image_shape` {shape_text(shape)}: {config.network} cannot run at it: {reason}; "
+                      f"{shape_text((shape[0], *works[1:]))} works")
+
+
+def shape_text(shape: Shape) -> str:
+    """Return (3, 224, 224) as "3,224,224", as `image_shape` is written."""
+    return ",".join(map(str, shape))

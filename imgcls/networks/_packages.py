@@ -1,0 +1,88 @@
+"""`--network torchvision:NAME` and `timm:NAME`: networks of other packages, imported only when asked for.
+
+Their layers are not MXNet's: they initialise themselves, and a checkpoint of one keeps a prefix-network.json
+in place of the symbol.
+"""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+import torch
+from torch import nn
+
+from imgcls.config.sections import NetworkConfig
+from imgcls.errors import UsageError, first_line, nearest
+from imgcls.networks._options import check_options, image_shape, shape_text
+
+#: package -> the extra of this project that installs it
+EXTRAS = {"torchvision": "zoo", "timm": "timm"}
+#: what errors offer: nearly all networks of both packages run at it
+IMAGE_SHAPE = (3, 224, 224)
+#: networks of torchvision that would also give the logits of an auxiliary head, and warn about how they initialise
+_WITH_AUXILIARY_HEAD = ("googlenet", "inception_v3")
+
+
+def build_from_package(package: str, name: str, config: NetworkConfig) -> nn.Module:
+    """Return the network `name` of `package`, untrained: float (N, *image_shape) -> logits (N, num_classes).
+
+    UsageError for a package that is not known or not installed, a name it has not, a shape that will not do.
+    """
+    if package not in EXTRAS:
+        raise UsageError(f"`network` {package}:{name}: other networks come from {' and '.join(EXTRAS)}")
+    check_options(config, ())
+    image_shape(config, IMAGE_SHAPE)
+    module = _import(package, name)
+    make = _make_torchvision if package == "torchvision" else _make_timm
+    with torch.device("meta"):  # a trial without memory: does it run at this shape?
+        trial = make(module, name, config)
+    _check_trial(trial, f"{package}:{name}", config)
+    return make(module, name, config)
+
+
+def _make_torchvision(module: ModuleType, name: str, config: NetworkConfig) -> nn.Module:
+    models = importlib.import_module("torchvision.models")
+    _check_name("torchvision", name, models.list_models(module=models))  # without those of detection and video
+    if config.image_shape[0] != 3:
+        raise UsageError(f"`image_shape` {shape_text(config.image_shape)}: torchvision's take 3 channels")
+    options = {"aux_logits": False, "init_weights": True} if name in _WITH_AUXILIARY_HEAD else {}
+    return models.get_model(name, weights=None, num_classes=config.num_classes, **options)
+
+
+def _make_timm(module: ModuleType, name: str, config: NetworkConfig) -> nn.Module:
+    _check_name("timm", name, module.list_models())
+    return module.create_model(name, pretrained=False, num_classes=config.num_classes,
+                               in_chans=config.image_shape[0])
+
+
+def _import(package: str, name: str) -> ModuleType:
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        asked = f"`network` {package}:{name}"
+        if error.name not in (None, package):  # it is there, but something it needs is not
+            raise UsageError(f"{asked}: {package} cannot be imported: {error}") from None
+        raise UsageError(f"{asked}: {package} is not installed: pip install 'imgcls[{EXTRAS[package]}]'") from None
+
+
+def _check_name(package: str, name: str, names: list[str]) -> None:
+    if name not in names:
+        raise UsageError(f"`network` {package}:{name}: {package} has no such network; nearest of its {len(names)}: "
+                         f"{', '.join(nearest(name, names)[:3])}")
+
+
+def _check_trial(trial: nn.Module, name: str, config: NetworkConfig) -> None:
+    """Put one image through the network on the meta device; what comes out must be logits."""
+    shape = shape_text(config.image_shape)
+    try:
+        with torch.no_grad():
+            logits = trial.eval()(torch.empty(1, *config.image_shape, device="meta"))
+    except NotImplementedError:  # an operator that knows no meta device: the first batch will tell
+        return
+    except (RuntimeError, ValueError, AssertionError, TypeError, IndexError) as error:
+        channels = config.image_shape[0]
+        raise UsageError(f"`image_shape` {shape}: {name} cannot run at it: {first_line(error)}; try "
+                         f"{shape_text((channels, *IMAGE_SHAPE[1:]))}") from None
+    if not isinstance(logits, torch.Tensor) or tuple(logits.shape) != (1, config.num_classes):
+        raise UsageError(f"`network` {name}: gives no logits of {config.num_classes} classes")
