@@ -24,7 +24,8 @@ class KeyValues:
     quality: int = flag(95, "of JPEG, or the compression of PNG", minimum=0, maximum=100)
     color: int = flag(1, "1: colour, 0: grey, -1: as stored", choices=(-1, 0, 1))
     encoding: str = flag(".jpg", "of the images", choices=(".jpg", ".png"))
-    inter_method: int = flag(1, "OpenCV's number, 9: by direction, 10: by chance", choices=(0, 1, 2, 3, 4, 9, 10))
+    inter_method: int = flag(1, "OpenCV's number, 9: by direction, 10: by chance",
+                             choices=(0, 1, 2, 3, 4, 9, 10))
     unchanged: int = flag(0, "store the files as they are")
     num_thread: int = flag(0, "0: one per core")
 

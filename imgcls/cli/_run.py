@@ -22,7 +22,8 @@ T = TypeVar("T")
 
 
 def in_background(function: Callable[..., T], *arguments: Any) -> Callable[[], T]:
-    """Begin `function(*arguments)` in a thread; calling what this returns waits for the result, or raises its error.
+    """Begin `function(*arguments)` in a thread; calling what this returns waits for the result, or raises its
+    error.
 
     For reading data while torch is loaded. The thread does not keep the program alive.
     """
@@ -46,8 +47,8 @@ def in_background(function: Callable[..., T], *arguments: Any) -> Callable[[], T
 
 @contextlib.contextmanager
 def loading_torch() -> Iterator[None]:
-    """Around the first import of torch: a quarter of it goes into looking for garbage among objects that are there to
-    stay, and so does the end of the program. Does nothing where torch is loaded already."""
+    """Around the first import of torch: a quarter of it goes into looking for garbage among objects that are
+    there to stay, and so does the end of the program. Does nothing where torch is loaded already."""
     if "torch" in sys.modules or not gc.isenabled():
         yield
         return
@@ -65,13 +66,15 @@ def run_main(function: Callable[[Sequence[str]], int | None], argv: Sequence[str
 
     `own` are the sections of settings that only this command has: errors about them are told with its flags.
     """
-    # Threads of torch that wait for each other spin; where another program wants the same cores, a long spin makes
-    # small networks tens of times slower. This is read when torch is loaded, and costs nothing on an idle machine.
+    # Threads of torch that wait for each other spin; where another program wants the same cores, a long spin
+    # makes small networks tens of times slower. This is read when torch is loaded, and costs nothing on an
+    # idle machine.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     status = _status_of(function, argv, name, own)
     if _joined():
-        # Threads of gloo may still want to let go of Python's objects, and a thread that asks an interpreter which is
-        # about to end for anything takes the whole process down with SIGABRT: leave without that end.
+        # Threads of gloo may still want to let go of Python's objects, and a thread that asks an interpreter
+        # which is about to end for anything takes the whole process down with SIGABRT: leave without that
+        # end.
         with contextlib.suppress(OSError):
             sys.stdout.flush()
             sys.stderr.flush()
@@ -107,8 +110,8 @@ def _status_of(function: Callable[[Sequence[str]], int | None], argv: Sequence[s
 
 
 def _print_error(error: ImgclsError, name: str, own: Sequence[type]) -> None:
-    """The error in one line on stderr. One process among several leaves it to the agent that started it, if there is
-    one, and otherwise says which it is; what all of them would say, only the first says."""
+    """The error in one line on stderr. One process among several leaves it to the agent that started it, if
+    there is one, and otherwise says which it is; what all of them would say, only the first says."""
     message = error.spelled(spelling_of(*own))
     line = "; ".join(part.strip() for part in message.splitlines() if part.strip()).replace(":;", ":")
     rank, several = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1") != "1"

@@ -66,14 +66,14 @@ class ListConfig:
     """Lists"""
 
     list: bool = flag(False, "only make the list or lists", since="g2")
-    recursive: bool | None = flag(None, "go into sub-folders, each is a class; without it only ROOT's own images",
-                                  since="g2")
+    recursive: bool | None = flag(None, "go into sub-folders, each is a class; without it only ROOT's own "
+                                  "images", since="g2")
     exts: tuple[str, ...] = flag(lists.EXTENSIONS, "what an image's name ends in", since="g2", metavar=".EXT",
                                  takes="extensions")
     chunks: int = flag(1, "lists to deal images out into", since="g2", minimum=1, maximum=1_000_000)
     train_ratio: float = flag(1.0, "share for training", since="g2", metavar="R", minimum=0, maximum=1)
-    test_ratio: float = flag(0.0, "share of the test list; what is left of the images is the val list", since="g2",
-                             metavar="R", minimum=0, maximum=1)
+    test_ratio: float = flag(0.0, "share of the test list; what is left of the images is the val list",
+                             since="g2", metavar="R", minimum=0, maximum=1)
     shuffle: bool = flag(True, "keep the order of names; --shuffle False is the same", since="g2",
                          negation="--no-shuffle")
 
@@ -82,7 +82,8 @@ class ListConfig:
 class PackFlags:
     """Packing"""
 
-    resize: int = flag(0, "of the short edge; 0: as is", since="g2", metavar="PIXELS", minimum=0, maximum=65500)
+    resize: int = flag(0, "of the short edge; 0: as is", since="g2", metavar="PIXELS", minimum=0,
+                       maximum=65500)
     center_crop: bool = flag(False, "to a square, before the resize", since="g2")
     quality: int = flag(95, "of JPEG, 1-100; of PNG the compression, 0-9", since="g2")
     encoding: str = flag(".jpg", ".jpg or .png", since="g2", metavar=".EXT")
@@ -90,9 +91,9 @@ class PackFlags:
     pass_through: bool = flag(False, "store the files as they are", since="g2")
     pack_label: bool = flag(False, "store all labels of a line", since="g2")
     num_thread: int = flag(0, "threads; 0: one per core", since="g2", minimum=0, maximum=1024)
-    seekable: bool = flag(False, "JPEGs of which a crop can be decoded without the rest, a few per cent larger; with "
-                          "--pass-through jpegtran makes them, without loss. ROOT may also be a .rec then, which is "
-                          "converted to PREFIX.rec")
+    seekable: bool = flag(False, "JPEGs of which a crop can be decoded without the rest, a few per cent "
+                          "larger; with --pass-through jpegtran makes them, without loss. ROOT may also be a "
+                          ".rec then, which is converted to PREFIX.rec")
     strict: bool = flag(False, "exit status 1 if anything was skipped")
     resume: bool = flag(False, "leave out lists that an earlier run packed completely, with the same flags")
 
@@ -249,7 +250,8 @@ def _pack_list(images: Listing, root: str, target: str, stem: str, config: PackC
 
 @contextmanager
 def _progress(total: int, name: str) -> Iterator[Any]:
-    """Yield a function to call with the count: a bar with the time left on a terminal, MXNet's lines elsewhere."""
+    """Yield a function to call with the count: a bar with the time left on a terminal, MXNet's lines
+    elsewhere."""
     if sys.stderr.isatty():
         from tqdm import tqdm
 

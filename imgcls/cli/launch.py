@@ -51,27 +51,29 @@ EXAMPLES = """examples:
 class LaunchConfig:
     """Launch"""
 
-    num_workers: int = flag(MISSING, "workers, each with a --batch-size of its own; one process each, or one for each "
-                            "GPU of the command's --gpus", short="-n", minimum=1)
+    num_workers: int = flag(MISSING, "workers, each with a --batch-size of its own; one process each, or "
+                            "one for each GPU of the command's --gpus", short="-n", minimum=1)
     command: tuple[str, ...] = positional("what is to be run, with its flags", metavar="COMMAND", default=(),
                                           takes="rest")
-    num_servers: int | None = flag(None, "servers of --kv-store dist_async (if not given: N of -n)", short="-s",
-                                   minimum=0)
+    num_servers: int | None = flag(None, "servers of --kv-store dist_async (if not given: N of -n)",
+                                   short="-s", minimum=0)
     hostfile: str = flag("", "machines, one per line: name, name:ssh-port or name slots=K", short="-H",
                          metavar="FILE")
     sync_dst_dir: str = flag("", "copy the current folder there on every machine, run there", metavar="DIR",
                              aliases=("--sync-dir",))
     launcher: str = flag("", "if not given: ssh with -H, else local", choices=LAUNCHERS)
-    env: tuple[str, ...] = flag((), "pass a variable to the workers, or NAME=VALUE", metavar="NAME", takes="each")
+    env: tuple[str, ...] = flag((), "pass a variable to the workers, or NAME=VALUE", metavar="NAME",
+                                takes="each")
     env_worker: tuple[str, ...] = flag((), "a variable of the workers", metavar="K:V", takes="each")
     env_server: tuple[str, ...] = flag((), "taken for MXNet's sake", metavar="K:V", takes="each")
     p3: bool = flag(False, "taken for MXNet's sake: it is always so", takes="none")
-    max_restarts: int = flag(0, "start again from the last position saved, so often; 10 with --nnodes MIN:MAX",
-                             minimum=0)
+    max_restarts: int = flag(0, "start again from the last position saved, so often; 10 with --nnodes "
+                             "MIN:MAX", minimum=0)
     nnodes: str = flag("", "go on as long as MIN machines are left", metavar="MIN:MAX")
     timeout: float | None = flag(None, "until a silent machine counts as lost (if not given: 300)",
                                  metavar="SECONDS", minimum=1, maximum=1e7)
-    python: str = flag("", "the Python of the machines (if not given: the one that runs this)", metavar="PATH")
+    python: str = flag("", "the Python of the machines (if not given: the one that runs this)",
+                       metavar="PATH")
     ssh_config: str = flag("", "for ssh -F", metavar="FILE")
     ssh_option: tuple[str, ...] = flag((), "for ssh -o", metavar="NAME=VALUE", takes="each")
     image: str = flag("imgcls:latest", "container image for --launcher kubernetes", metavar="NAME")
@@ -253,7 +255,8 @@ def _package_root() -> str:
 
 
 def _package_roots(sync_folder: str) -> list[str]:
-    """Return where machines may find our package, likeliest first: in their copy of the folder, or as here."""
+    """Return where machines may find our package, likeliest first: in their copy of the folder, or as
+    here."""
     root = _package_root()
     if not root:
         return []

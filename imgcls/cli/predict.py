@@ -30,7 +30,8 @@ class PredictConfig:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command: one line a class, `name (score = 0.98765)`, as people know it from classify_image.py."""
+    """Run the command: one line a class, `name (score = 0.98765)`, as people know it from
+    classify_image.py."""
     return run_main(_start, argv, NAME, PredictConfig)
 
 

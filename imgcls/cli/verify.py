@@ -32,7 +32,8 @@ EXAMPLES = """examples:
 class VerifyConfig:
     """Verify"""
 
-    files: tuple[str, ...] = positional("a .rec file, a folder, or a pattern", metavar="FILE", takes="several")
+    files: tuple[str, ...] = positional("a .rec file, a folder, or a pattern", metavar="FILE",
+                                        takes="several")
     decode: bool = flag(True, "the images too")
     num_thread: int = flag(0, "threads; 0: one per core", metavar="N", minimum=0)
     max_problems: int = flag(100, "to show per file", metavar="N")
@@ -86,7 +87,8 @@ def _verify(path: AnyPath, args: VerifyConfig) -> int:
 
 
 def _bad_images(reader: RecordReader, num_threads: int) -> list[DataError]:
-    """Return, in order, an error for every record that is no image record or whose image cannot be decoded."""
+    """Return, in order, an error for every record that is no image record or whose image cannot be
+    decoded."""
     from tqdm import tqdm
 
     def check(index: int) -> DataError | None:

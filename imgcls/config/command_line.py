@@ -1,8 +1,9 @@
-"""The words of a command line as settings: long and short flags, spellings of all generations, positional words.
+"""The words of a command line as settings: long and short flags, spellings of all generations, loose words.
 
-Every command reads its words here: `parse` is all that a command with settings of its own needs; `resolve` calls `read`
-and puts files and the environment below it. Written for what argparse cannot do: `--list PREFIX` must not take PREFIX
-for the value of the switch, and a beginning of a flag means what it meant to MXNet before it can mean one of ours.
+Every command reads its words here: `parse` is all that a command with settings of its own needs; `resolve`
+calls `read` and puts files and the environment below it. Written for what argparse cannot do: `--list PREFIX`
+must not take PREFIX for the value of the switch, and a beginning of a flag means what it meant to MXNet
+before it can mean one of ours. Values stay text here, `flags.convert` types them.
 """
 
 from __future__ import annotations
@@ -13,16 +14,30 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass
 from typing import Any
 
-from imgcls.config.flags import FALSE_WORDS, TRUE_WORDS, convert, flag, flags_of, long_flag, show, spelled, to_boolean
+from imgcls.config.flags import (
+    FALSE_WORDS,
+    TRUE_WORDS,
+    convert,
+    flag,
+    flags_of,
+    long_flag,
+    show,
+    spelled,
+    to_boolean,
+)
+from imgcls.config.help import help_screen
 from imgcls.errors import UsageError, unknown
 
 #: what other toolkits call our flags
-OTHER_WORDS = {"--learning-rate": "--lr", "--epochs": "--num-epochs", "--momentum": "--mom", "--weight-decay": "--wd",
-               "--workers": "--data-nthreads", "--arch": "--network", "--model-name": "--network", "--device": "--gpus",
-               "--resume": "--load-epoch auto", "--amp": "--dtype bfloat16", "--opt": "--optimizer",
-               "--sched": "--lr-schedule"}
-#: generations of MXNet's scripts, in the order in which a beginning of a flag is looked up
+OTHER_WORDS = {
+    "--learning-rate": "--lr", "--epochs": "--num-epochs", "--momentum": "--mom", "--weight-decay": "--wd",
+    "--workers": "--data-nthreads", "--arch": "--network", "--model-name": "--network", "--device": "--gpus",
+    "--resume": "--load-epoch auto", "--amp": "--dtype bfloat16", "--opt": "--optimizer",
+    "--sched": "--lr-schedule"}
+#: generations of MXNet's scripts, in the order in which a beginning of a flag is looked up: the later ones
+#: are what most people have in their shell's history, and no flag of ours makes an old command ambiguous
 _GENERATIONS = (("g2", "g3"), ("g1",), ("new",))
+#: -1 and -.5 are values; no flag begins with a digit
 _NEGATIVE_NUMBER = re.compile(r"-\.?\d")
 
 
@@ -33,29 +48,41 @@ class HelpFlag:
     help: bool = flag(False, "this text", short="-h", takes="none")
 
 
-def parse(argv: Sequence[str], *sections: type, prog: str, usage: str, examples: str, notes: str = "", hint: str = "",
-          takes_prefixes: bool = True) -> tuple[Any, ...]:
+def parse(argv: Sequence[str], *sections: type, prog: str, usage: str, examples: str, notes: str = "",
+          hint: str = "", takes_prefixes: bool = True) -> tuple[Any, ...]:
     """Return the sections of a command as the words fill them; UsageError for what does not fit.
 
-    `--help` prints the help screen and leaves with status 0. `hint` ends the message about a word that is not known.
+    `--help` prints the help screen and leaves with status 0. `hint` ends the message about a word that is not
+    known.
     """
     groups = [*sections, HelpFlag]
     fields = {name: field for section in groups for name, field in flags_of(section).items()}
     texts = read(argv, fields, prog=prog, hint=hint, takes_prefixes=takes_prefixes)
     if texts.get("help"):
-        from imgcls.config.help import help_screen  # nobody else pays for textwrap and shutil
-
-        print(help_screen(f"{prog} {usage}", examples, [(group.__doc__, flags_of(group)) for group in groups], notes),
-              end="")
+        titled = [(group.__doc__, flags_of(group)) for group in groups]
+        print(help_screen(f"{prog} {usage}", examples, titled, notes), end="")
         raise SystemExit(0)
     _check_required(fields, texts, hint)
-    return tuple(section(**{name: convert(field, texts[name]) for name, field in flags_of(section).items()
-                            if name in texts}) for section in sections)
+    return tuple(_fill(section, texts) for section in sections)
+
+
+def _check_required(fields: Mapping[str, Field[Any]], texts: Mapping[str, Any], hint: str) -> None:
+    """UsageError that names the settings without a default that the words do not hold."""
+    missing = [field for name, field in fields.items() if field.default is MISSING and name not in texts]
+    if missing:
+        names = [f"{spelled(field)}/{long_flag(field.name)}" if field.metadata["short"] else spelled(field)
+                 for field in missing]
+        raise UsageError(f"the following arguments are required: {', '.join(names)}{hint}")
+
+
+def _fill(section: type, texts: Mapping[str, Any]) -> Any:
+    fields = flags_of(section)
+    return section(**{name: convert(fields[name], text) for name, text in texts.items() if name in fields})
 
 
 def read(argv: Sequence[str], fields: Mapping[str, Field[Any]], *, prog: str, hint: str = "",
          takes_prefixes: bool = True) -> dict[str, Any]:
-    """Return setting -> text of every setting that the words name (a list of texts where it takes several)."""
+    """Return setting -> text of all that the words name (a list of texts where a setting takes several)."""
     reader = _Reader(fields, takes_prefixes)
     try:
         reader.read(argv, prog)
@@ -65,7 +92,10 @@ def read(argv: Sequence[str], fields: Mapping[str, Field[Any]], *, prog: str, hi
 
 
 def without(argv: Sequence[str], settings: Collection[str], fields: Mapping[str, Field[Any]]) -> list[str]:
-    """Return the words of a command line that was read once, less the flags of these settings and their values."""
+    """Return the words of a command line, less the flags of these settings and their values.
+
+    For a command line that was read before: what it would refuse is refused here too.
+    """
     reader = _Reader(fields, takes_prefixes=True)
     words = deque(argv)
     kept: list[str] = []
@@ -81,18 +111,11 @@ def without(argv: Sequence[str], settings: Collection[str], fields: Mapping[str,
     return kept
 
 
-def _check_required(fields: Mapping[str, Field[Any]], texts: Mapping[str, Any], hint: str) -> None:
-    missing = [field for name, field in fields.items() if field.default is MISSING and name not in texts]
-    names = [f"{spelled(field)}/{long_flag(field.name)}" if field.metadata["short"] else spelled(field)
-             for field in missing]
-    if names:
-        raise UsageError(f"the following arguments are required: {', '.join(names)}{hint}")
-
-
 def _is_flag(word: str) -> bool:
-    """Whether a word is a flag and not a value: -1 is a number, - is a file, and what holds a blank was quoted."""
-    return word.startswith("-") and word != "-" and not _NEGATIVE_NUMBER.match(word) and (
-        word.startswith("--") or " " not in word)
+    """Whether a word is a flag and not a value: -1 is a number, - is a file, and a blank was quoted."""
+    if not word.startswith("-") or word == "-" or _NEGATIVE_NUMBER.match(word):
+        return False
+    return word.startswith("--") or " " not in word
 
 
 class _Reader:
@@ -102,12 +125,12 @@ class _Reader:
         self.texts: dict[str, Any] = {}
         self._takes_prefixes = takes_prefixes
         self._positionals = [field for field in fields.values() if field.metadata["is_positional"]]
+        #: every spelling of a flag -> its field
         self._fields: dict[str, Field[Any]] = {}
         for field in fields.values():
             if not field.metadata["is_positional"]:
-                metadata = field.metadata
-                spellings = (long_flag(field.name), metadata["short"], metadata["negation"], *metadata["aliases"])
-                self._fields |= {spelling: field for spelling in spellings if spelling}
+                others = (field.metadata["short"], field.metadata["negation"], *field.metadata["aliases"])
+                self._fields |= dict.fromkeys([long_flag(field.name), *filter(None, others)], field)
 
     def read(self, argv: Sequence[str], prog: str) -> None:
         """Take all words; UsageError for a flag that is not known, and for words that nobody takes."""
@@ -131,21 +154,23 @@ class _Reader:
                 strays.append(words.popleft())
         strays += self._place(loose)
         if strays:
-            raise UsageError(f"unrecognized arguments: {' '.join(strays)}")
+            raise UsageError(f"unrecognized arguments: {' '.join(strays)}")  # argparse's words, widely known
 
     def take_flag(self, words: deque[str]) -> str:
         """Take a flag and its value off the words; return the setting."""
         word = words.popleft()
         name, equals, text = word.partition("=")
         if word.startswith("--"):
-            spelling = self._complete(name.replace("_", "-"))
+            spelling = self._complete(name.replace("_", "-"))  # MXNet's scripts wrote --image_shape, too
         elif name in self._fields:
             spelling = name
-        else:  # -n2, or -vn 2: short flags may be written as one word
-            spelling, equals, text = word[:2], "=", word[2:]
+        else:
+            # short flags as one word: -n2 holds a value, -vn 2 a switch and another flag
+            spelling, text = word[:2], word[2:]
             if self._fields[spelling].metadata["takes"] == "none":
                 words.appendleft("-" + text)
-                equals = ""
+            else:
+                equals = "="
         field = self._fields[spelling]
         value: Any = text if equals else self._take_value(spelling, field, words)
         if spelling == field.metadata["negation"]:
@@ -154,22 +179,23 @@ class _Reader:
             value = [*self.texts.get(field.name, ()), value]
         elif field.metadata["takes"] == "extensions":
             value = [part for part in value.split(",") if part]
-        self.texts[field.name] = value
+        self.texts[field.name] = value  # given twice, the last counts
         return field.name
 
     def _take_value(self, spelling: str, field: Field[Any], words: deque[str]) -> str:
-        """Take the words that belong to a flag, "1" for a switch that stands alone."""
+        """Take the words that belong to a flag; return "1" for a switch that stands alone."""
         takes = field.metadata["takes"]
         if takes == "none":
             return "1"
         if str(field.type).startswith("bool"):
-            # where positional words may follow, only true, false and the like belong to the switch
+            # where loose words may follow, only true, false and the like belong to the switch
             is_value = words and not _is_flag(words[0]) and (
                 not self._positionals or words[0].lower() in (*TRUE_WORDS, *FALSE_WORDS))
             return words.popleft() if is_value else "1"
         if not words or _is_flag(words[0]):
             raise UsageError(f"{spelling}: needs a value")
         values = [words.popleft()]
+        # loose words may follow at once: only what looks like an ending belongs to the flag
         while takes == "extensions" and words and words[0].startswith(".") and "/" not in words[0]:
             values.append(words.popleft())
         return ",".join(values)
@@ -185,16 +211,16 @@ class _Reader:
                 return matches[0]
             if matches:
                 raise UsageError(f"{name} could be {', '.join(sorted(matches))}: write one of them out")
-        long = [spelling for spelling in self._fields if spelling.startswith("--")]
-        raise unknown("flag", name, long, OTHER_WORDS.get(name))
+        long_flags = [spelling for spelling in self._fields if spelling.startswith("--")]
+        raise unknown("flag", name, long_flags, OTHER_WORDS.get(name))
 
     def _place(self, loose: list[str]) -> list[str]:
-        """Give the words without a flag to the positional settings in turn; return those that are too many."""
+        """Give the loose words to the positional settings in turn; return those that are too many."""
         for field in self._positionals:
-            several = field.metadata["takes"] != "value"
-            taken = loose if several else loose[:1]
+            takes_all = field.metadata["takes"] != "value"
+            taken = loose if takes_all else loose[:1]
             if taken:
-                self.texts[field.name] = taken if several else taken[0]
+                self.texts[field.name] = taken if takes_all else taken[0]
             loose = loose[len(taken):]
         return loose
 
@@ -203,4 +229,5 @@ def _negated(spelling: str, text: str) -> bool:
     try:
         return not to_boolean(text)
     except ValueError:
+        # spelled out here: `convert` would name the switch that this is the opposite of
         raise UsageError(f"{spelling} {show(text)}: must be 1 or 0 (true or false)") from None

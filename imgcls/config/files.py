@@ -1,28 +1,30 @@
-"""Configuration files: YAML in, YAML out. Imported only where one is read or printed, since yaml takes its time."""
+"""Configuration files: YAML in, YAML out. `resolve` says what may stand in them and what it means."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from types import ModuleType
 from typing import Any
-
-import yaml
 
 from imgcls.errors import UsageError, reason
 
 
 def read_settings(path: str) -> dict[str, Any]:
-    """Return the settings of a --config file, or of the meta.json of a checkpoint, by name with underscores."""
+    """Return the settings of a --config file, or of a checkpoint's meta.json, by name with underscores."""
+    yaml = _yaml()
     try:
         with open(path, encoding="utf-8") as stream:
             content = yaml.safe_load(stream)  # JSON is YAML
     except OSError as error:
         raise UsageError(f"`config` {path}: {reason(error)}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
+        # errors of the text have a place in it, those of its bytes have none
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
         raise UsageError(f"`config` {path}{where}: not YAML: {getattr(error, 'problem', error)}") from None
     if content is None:
         return {}
+    # meta.json: the settings of the run are one of its entries
     if isinstance(content, dict) and isinstance(content.get("config"), dict) and "imgcls" in content:
         content = content["config"]
     if not isinstance(content, dict):
@@ -32,7 +34,15 @@ def read_settings(path: str) -> dict[str, Any]:
 
 def format_settings(groups: Iterable[tuple[str | None, Mapping[str, Any]]]) -> str:
     """Return YAML with the title of each group of settings as a comment."""
+    yaml = _yaml()
     lines = []
     for title, values in groups:
         lines += [f"# {title}", yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True)]
     return "\n".join(lines)
+
+
+def _yaml() -> ModuleType:
+    # most commands read and print no file, and yaml is a tenth of the time that --help takes
+    import yaml
+
+    return yaml

@@ -1,8 +1,8 @@
 """A flag is a field of a frozen dataclass: how it is declared, spelled, converted and checked.
 
-`flag` and `positional` declare; `sections` and the commands use them. `command_line` reads words by these fields,
-`help` prints them, and `resolve` takes them for keys of files and environment variables too. Nothing here looks at a
-command line, a file or the environment.
+`flag` and `positional` declare; `sections` and the commands use them. `command_line` reads words by these
+fields, `help` prints them, and `resolve` takes them for keys of files and environment variables too. Nothing
+here looks at a command line, a file or the environment.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 from imgcls.errors import UsageError, unknown
 
-#: words that switch something on or off; "none" is how old scripts of MXNet's users turned a flag off
+#: words that switch something on or off; "none" is how users of MXNet's scripts wrote a switch off
 TRUE_WORDS = ("1", "true", "yes", "on")
 FALSE_WORDS = ("0", "false", "no", "off", "none", "")
 
@@ -25,29 +25,37 @@ def flag(default: Any, help: str, *, since: str = "new", choices: tuple[Any, ...
          aliases: tuple[str, ...] = (), negation: str = "", takes: str = "value") -> Any:
     """Return a field that is a flag; without a default (`MISSING`) the flag must be given.
 
-    `since` is the generation of MXNet's scripts that had it: "g1" before v0.8, "g2", "g3" from v1.3, or "new": ours.
-    `later` says in the user's words what is not there yet: a value other than the default is then refused. `negation`
-    is a flag that means the opposite of a switch. `takes` says which words belong to it: "value" (one, which a switch
-    may go without), "none" (a switch that stands alone), "each" (one each time it is given, all count) or "extensions"
-    (endings of file names, as many as follow).
+    `since` is the generation of MXNet's scripts that had it: "g1" before v0.8, "g2" from v0.8, "g3" from
+    v1.3, or "new": ours. `later` says in the user's words what is not there yet: a value other than the
+    default is then refused. `negation` is a flag that means the opposite of a switch. `takes` says which
+    words belong to it: "value" (one, which a switch may go without), "none" (a switch that stands alone),
+    "each" (one each time it is given, and all count) or "extensions" (endings of file names, as many as
+    follow).
     """
     return dataclasses.field(default=default, metadata={
-        "help": help, "since": since, "choices": choices, "metavar": metavar, "later": later, "minimum": minimum,
-        "maximum": maximum, "short": short, "aliases": aliases, "negation": negation, "takes": takes,
-        "is_positional": False})
+        "is_positional": False, "help": help, "since": since, "choices": choices, "metavar": metavar,
+        "later": later, "minimum": minimum, "maximum": maximum, "short": short, "aliases": aliases,
+        "negation": negation, "takes": takes})
 
 
 def positional(help: str, *, metavar: str, default: Any = MISSING, takes: str = "value") -> Any:
-    """Return a field that is a word without a flag. `takes` is "value" (one), "several" (at least one) or "rest" (all
-    words from the first on, flags among them); with a default it may be left out."""
+    """Return a field that is a word without a flag; with a default it may be left out.
+
+    `takes` is "value" (one), "several" (at least one) or "rest" (all from the first on, flags among them).
+    """
     return dataclasses.field(default=default, metadata={
-        "help": help, "metavar": metavar, "takes": takes, "since": "g2", "choices": (), "later": "", "minimum": None,
-        "maximum": None, "short": "", "aliases": (), "negation": "", "is_positional": True})
+        "is_positional": True, "help": help, "since": "g2", "choices": (), "metavar": metavar,
+        "later": "", "minimum": None, "maximum": None, "short": "", "aliases": (),
+        "negation": "", "takes": takes})
 
 
 def flags_of(section: type) -> dict[str, Field[Any]]:
-    """Return setting -> field of a section; what a rule makes of settings is a field, but no flag."""
+    """Return setting -> field of a section, without the fields that are no setting of a user."""
+    # a field that a rule fills in, such as the decay of a schedule, was not made by `flag`
     return {field.name: field for field in dataclasses.fields(section) if field.metadata}
+
+
+# Spelling
 
 
 def long_flag(setting: str) -> str:
@@ -56,7 +64,7 @@ def long_flag(setting: str) -> str:
 
 
 def spelled(field: Field[Any]) -> str:
-    """Return the setting as messages write it on a command line: -n where there is a short flag, else --image-shape."""
+    """Return a setting as messages write it: -n where there is a short flag, else --image-shape or IMAGE."""
     if field.metadata["is_positional"]:
         return field.metadata["metavar"]
     return field.metadata["short"] or long_flag(field.name)
@@ -64,28 +72,34 @@ def spelled(field: Field[Any]) -> str:
 
 @dataclass(frozen=True)
 class FlagSpelling:
-    """How a command spells the settings of its messages; what is no setting of its own stays as it is."""
+    """How a command spells the settings in its messages; what is none of its settings stays as it is."""
 
     flags: Mapping[str, str]
 
     def __call__(self, setting: str) -> str:
+        # a file may be called `x`: only names of settings are taken out of their quotes
         return self.flags.get(setting, f"`{setting}`")
 
 
 def flag_spelling(*sections: type) -> FlagSpelling:
-    """Return the spelling of a command with these sections; of two settings with one name the later section's holds."""
-    return FlagSpelling({name: spelled(field) for section in sections for name, field in flags_of(section).items()})
+    """Return the spelling of a command with these sections; of one name in two, the later section's holds."""
+    fields = [field for section in sections for field in flags_of(section).values()]
+    return FlagSpelling({field.name: spelled(field) for field in fields})
+
+
+# Conversion
 
 
 def convert(field: Field[Any], value: Any) -> Any:
     """Return `value`, text or typed, as the type of the field; UsageError if it does not fit."""
-    declared, name = str(field.type), f"`{field.name}`"
+    declared = str(field.type)  # text, since the files that declare have postponed annotations
     kind = declared.removesuffix(" | None")
+    name = f"`{field.name}`"
     if value is None or (isinstance(value, str) and value.lower() == "none" and kind != declared):
         if kind != declared:
             return None
         if field.default == "":
-            return ""
+            return ""  # `gpus:` with nothing behind it, in YAML
         raise UsageError(f"{name}: needs a value")
     try:
         typed = _CONVERTERS[kind](value)
@@ -97,11 +111,12 @@ def convert(field: Field[Any], value: Any) -> Any:
 
 def _check(field: Field[Any], name: str, value: Any, typed: Any) -> None:
     """UsageError for a value of the right type that is not among the choices or out of bounds."""
-    choices, minimum, maximum = (field.metadata[key] for key in ("choices", "minimum", "maximum"))
+    choices = field.metadata["choices"]
     if choices and typed not in choices:
         if isinstance(typed, str):
-            raise unknown(name, str(value), choices)
+            raise unknown(name, str(value), choices)  # guesses what was meant
         raise UsageError(f"{name} {show(typed)}: must be one of {', '.join(map(show, choices))}")
+    minimum, maximum = field.metadata["minimum"], field.metadata["maximum"]
     if minimum is None or not isinstance(typed, (int, float)):
         return
     if maximum is not None and not minimum <= typed <= maximum:
@@ -115,7 +130,7 @@ def show(value: Any) -> str:
     if isinstance(value, (tuple, list)):
         return ",".join(map(show, value))
     if isinstance(value, float):
-        # the short form where it reads back as the same number, 0.1 and not 0.1000000000000000055
+        # the short form where it reads back as the same number: 1 and not 1.0, 1e-08 and not 0.00000001
         return f"{value:g}" if float(f"{value:g}") == value else repr(value)
     return str(value)
 
@@ -131,7 +146,7 @@ def to_boolean(value: Any) -> bool:
 
 
 def _to_integer(value: Any) -> int:
-    # True is 1 for Python: somebody who writes `batch_size: yes` did not mean one image
+    # True is 1 for Python: who writes `batch_size: yes` did not mean one image
     if isinstance(value, bool) or (isinstance(value, float) and value != int(value)):
         raise ValueError(value)
     return int(value)
@@ -139,12 +154,14 @@ def _to_integer(value: Any) -> int:
 
 def _to_number(value: Any) -> float:
     number = float(value)
+    # nan passes every bound, and no setting means anything at infinity
     if isinstance(value, bool) or not math.isfinite(number):
         raise ValueError(value)
     return number
 
 
 def _to_integers(value: Any) -> tuple[int, ...]:
+    # all such settings are sizes or counts
     numbers = tuple(_to_integer(part) for part in _parts(value) if str(part).strip())
     if not numbers or min(numbers) < 1:
         raise ValueError(value)
@@ -161,13 +178,13 @@ def _to_numbers(value: Any) -> tuple[float, ...]:
 def _parts(value: Any) -> Sequence[Any]:
     """Return the parts of a list: text with commas, in brackets or not, one number, or a list already."""
     if isinstance(value, str):
-        return value.strip(" ()[]").split(",")
+        return value.strip(" ()[]").split(",")  # (3,224,224) is how Python and MXNet's logs print it
     return [value] if isinstance(value, (int, float)) else value
 
 
 def _to_text(value: Any) -> str:
     if isinstance(value, (list, tuple)):
-        return ",".join(str(part) for part in value)
+        return ",".join(str(part) for part in value)  # `gpus: [0, 1]` is natural in YAML
     if isinstance(value, Mapping):
         raise TypeError(value)
     return str(value)
@@ -177,8 +194,10 @@ def _to_texts(value: Any) -> tuple[str, ...]:
     return (value,) if isinstance(value, str) else tuple(str(part) for part in value)
 
 
-_CONVERTERS = {"int": _to_integer, "float": _to_number, "str": _to_text, "bool": to_boolean,
-               "tuple[int, ...]": _to_integers, "tuple[float, ...]": _to_numbers, "tuple[str, ...]": _to_texts}
-_KINDS = {"int": "a whole number", "float": "a number", "str": "text", "bool": "1 or 0 (true or false)",
-          "tuple[int, ...]": "whole numbers above 0, such as 3,224,224",
-          "tuple[float, ...]": "numbers, such as 123.68,116.779,103.939", "tuple[str, ...]": "text"}
+_CONVERTERS = {
+    "int": _to_integer, "float": _to_number, "str": _to_text, "bool": to_boolean,
+    "tuple[int, ...]": _to_integers, "tuple[float, ...]": _to_numbers, "tuple[str, ...]": _to_texts}
+_KINDS = {
+    "int": "a whole number", "float": "a number", "str": "text", "bool": "1 or 0 (true or false)",
+    "tuple[int, ...]": "whole numbers above 0, such as 3,224,224",
+    "tuple[float, ...]": "numbers, such as 123.68,116.779,103.939", "tuple[str, ...]": "text"}

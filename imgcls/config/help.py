@@ -28,7 +28,8 @@ def help_screen(usage: str, examples: str, groups: Iterable[tuple[str | None, Ma
 
 
 def _help_lines(field: Field[Any], default: Any) -> list[str]:
-    """Return the lines of one flag: how it is written, what it does, and its default where that is worth a word."""
+    """Return the lines of one flag: how it is written, what it does, and its default where that is worth a
+    word."""
     text = field.metadata["help"]
     if field.metadata["later"]:
         text += " (not yet)"

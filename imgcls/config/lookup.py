@@ -1,7 +1,7 @@
 """A name on the command line is a file in a folder: `--network lenet` is `networks/lenet.py`.
 
-Adding a network, a data set or a command is adding a file; there is no registry to keep in step.
-Files that start with `_` are helpers and have no name here.
+Adding a network, a data set or a command is adding a file; there is no registry to keep in step. Files that
+start with `_` are helpers and have no name here.
 """
 
 from __future__ import annotations
@@ -14,14 +14,18 @@ from imgcls.errors import unknown
 
 
 def names(package: str) -> list[str]:
-    """The names that `imgcls/<package>/` offers, sorted, in the command line's spelling (`inception-bn`)."""
-    folder = Path(__file__).parents[1] / package
-    return sorted(f.stem.replace("_", "-") for f in folder.glob("*.py") if not f.stem.startswith("_"))
+    """Return the names that `imgcls/<package>/` offers, sorted, spelled as on the command line (inception-bn)."""
+    # a listing imports nothing: --help shows all names in no time, and a broken file breaks its own name only
+    stems = [file.stem for file in (Path(__file__).parents[1] / package).glob("*.py")]
+    return sorted(stem.replace("_", "-") for stem in stems if not stem.startswith("_"))
 
 
-def module(package: str, name: str, flag: str) -> ModuleType:
-    """Import `imgcls.<package>.<name>`; an unknown name is a UsageError that lists the known, nearest first."""
+def module(package: str, name: str, setting: str) -> ModuleType:
+    """Import `imgcls.<package>.<name>`; for an unknown name raise a UsageError that lists the known ones.
+
+    `setting` is what the name is the value of, as the message is to call it.
+    """
     spelled = name.strip().lower().replace("_", "-")
     if spelled not in names(package):
-        raise unknown(flag, name, names(package))
+        raise unknown(setting, name, names(package))
     return importlib.import_module(f"imgcls.{package}.{spelled.replace('-', '_')}")

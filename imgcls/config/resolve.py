@@ -1,8 +1,8 @@
 """The settings of a run, resolved: built-in defaults < data set < --config files < IMGCLS_* < flags.
 
-`parse` is what the commands that train and score call, `build` what Python code does; both return a `Config` of plain
-sections. `--help`, `--print-config` and every mistake end here, before torch, a file or a device is touched. Who set
-what is known here and nowhere below: `rules` uses it, and `Config.with_defaults` does.
+`parse` is what the commands that train and score call, `build` what Python code does; both return a `Config`
+of plain sections. `--help`, `--print-config` and every mistake end here, before torch, a file or a device is
+touched. Who set what is known here and nowhere below: `rules` uses it, and `Config.with_defaults` does.
 """
 
 from __future__ import annotations
@@ -14,22 +14,27 @@ from dataclasses import Field, dataclass
 from types import ModuleType
 from typing import Any
 
-from imgcls.config import command_line, lookup, rules, sections
+from imgcls.config import command_line, files, lookup, rules, sections
 from imgcls.config.flags import convert, flag, flag_spelling, flags_of, show
+from imgcls.config.help import help_screen
 from imgcls.errors import UsageError, as_keyword, unknown
 
 EXIT_STATUS = """exit status:
   0 done   1 the run failed   2 wrong usage
   130 interrupted and 143 told to stop: the position was saved, --load-epoch auto goes on from there
 
-Every flag is also a key of --config files (lr: 0.1) and an environment variable (IMGCLS_LR=0.1); a flag may be cut
+Every flag is also a key of --config files (lr: 0.1) and an environment variable \
+(IMGCLS_LR=0.1); a flag may be cut
 short as long as it is clear (--num-epoch), and be written with _ for -."""
 
-#: environment variables that begin like a setting but are none
+#: environment variables that begin like a setting but are none: others of that kind are typing errors
 OTHER_VARIABLES = ("IMGCLS_AGENT", "IMGCLS_LAUNCHER", "IMGCLS_CACHE", "IMGCLS_MIRROR")
 
 #: settings that name a file which somebody may have from Caffe
 NETWORK_FILES = ("model", "pretrained_model", "model_prefix", "save_model_prefix", "mean_image")
+
+#: the title of a section and those of its flags that a command has
+Titled = tuple[str | None, Mapping[str, Field[Any]]]
 
 FIELDS: dict[str, Field[Any]] = {
     name: field for section in sections.SECTIONS.values() for name, field in flags_of(section).items()}
@@ -41,10 +46,10 @@ SECTION_OF = {setting: name for name, section in sections.SECTIONS.items() for s
 class FileFlags:
     """Configuration"""
 
-    config: tuple[str, ...] = flag((), "settings as YAML; may be given again, later files win", metavar="FILE",
-                                   takes="each")
-    print_config: bool = flag(False, "print the settings of this command as YAML, ready for --config, and stop",
-                              takes="none")
+    config: tuple[str, ...] = flag((), "settings as YAML; may be given again, later files win",
+                                   metavar="FILE", takes="each")
+    print_config: bool = flag(False, "print the settings of this command as YAML, ready for --config, and "
+                              "stop", takes="none")
     help: bool = flag(False, "this text", short="-h", takes="none")
 
 
@@ -66,7 +71,7 @@ class Config:
     own: Any = None
     #: setting -> where the user set it (the command line, a file, ...); defaults are not in it
     explicit: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    #: how messages spell a setting: as a flag where a command line was parsed, as a keyword where Python code asks
+    #: how messages spell a setting: as a flag where a command line was parsed, else as a keyword of Python
     spelling: Callable[[str], str] = as_keyword
 
     def is_explicit(self, *names: str) -> bool:
@@ -74,13 +79,15 @@ class Config:
         return any(name in self.explicit for name in names)
 
     def with_defaults(self, **values: Any) -> Config:
-        """Return the configuration with these values (text or typed) in place of defaults; what the user set stays.
+        """Return the configuration with these values (text or typed) in place of defaults; what the user set
+        stays.
 
-        For what only the data or a checkpoint can tell: it stands above the data set's defaults and below the user.
+        For what only the data or a checkpoint can tell: it stands above the data set's defaults and below the
+        user.
         """
         changes: dict[str, dict[str, Any]] = {}
         for name, value in values.items():
-            # data_shape S is image_shape 3,S,S
+            # data_shape is another way to set image_shape
             if not self.is_explicit(name, *(("data_shape",) if name == "image_shape" else ())):
                 changes.setdefault(SECTION_OF[name], {})[name] = convert(FIELDS[name], value)
         return dataclasses.replace(self, **{section: dataclasses.replace(getattr(self, section), **changed)
@@ -100,10 +107,10 @@ def parse(argv: Sequence[str], *, prog: str, examples: str, dataset: str = "mnis
           used: Sequence[str] = (), defaults: Mapping[str, Any] | None = None) -> Config:
     """Return the configuration that a command line means; `dataset` is the script's default for --dataset.
 
-    Without --dataset, `--data-train` or `--data-val` means photographs like those of imagenet. `own` is a section of
-    the command's own, whose fields stand in place of shared ones of the same name; `used` limits the shared flags to
-    those that make sense for the command; `defaults` are the command's, above the data set's. Raises UsageError for
-    whatever is wrong; `--help` and `--print-config` print and leave with status 0.
+    Without --dataset, `--data-train` or `--data-val` means photographs like those of imagenet. `own` is a
+    section of the command's own, whose fields stand in place of shared ones of the same name; `used` limits
+    the shared flags to those that make sense for the command; `defaults` are the command's, above the data
+    set's. Raises UsageError for whatever is wrong; `--help` and `--print-config` print and leave with 0.
     """
     fields = _fields_of(own, used)
     texts = command_line.read(argv, fields | flags_of(FileFlags), prog=prog)
@@ -134,11 +141,10 @@ def spelling_of(*own: type | None) -> Callable[[str], str]:
     return flag_spelling(*sections.SECTIONS.values(), FileFlags, *filter(None, own))
 
 
-def _layers(texts: Mapping[str, Any], fields: Mapping[str, Field[Any]]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _layers(texts: Mapping[str, Any],
+            fields: Mapping[str, Field[Any]]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yield (source, settings as they stand there), the least important source first."""
     for path in texts.get("config", ()):
-        from imgcls.config import files  # brings yaml along, which --help does without
-
         settings = files.read_settings(path)
         for name in settings:
             if name not in fields and name not in FIELDS:
@@ -175,9 +181,11 @@ def build(defaults: Mapping[str, Any], raw: Mapping[str, Any], explicit: Mapping
     values = {**defaults, **raw}
     if "data_shape" in raw and "image_shape" not in raw:
         side = convert(FIELDS["data_shape"], raw["data_shape"])
+        # 0 is the default, which a file that --print-config wrote holds as well
         values["image_shape"] = (3, side, side) if side else values["image_shape"]
     built = {name: _section(section, values, explicit)
              for name, section in (sections.SECTIONS | ({"own": own} if own else {})).items()}
+    # what the user set has had its say after this: nothing below knows it from a default
     built["augment"] = rules.resolve_augmentation(built["augment"], explicit)
     is_first_generation = any(FIELDS[name].metadata["since"] == "g1" for name in explicit if name in FIELDS)
     decay = rules.resolve_decay(built["schedule"], explicit, num_epochs=built["train"].num_epochs,
@@ -204,21 +212,22 @@ def _section(section: type, values: Mapping[str, Any], explicit: Mapping[str, st
 def dump(config: Config, own: type | None = None, fields: Mapping[str, Any] | None = None) -> str:
     """Return the configuration as YAML that --config reads back to the same run.
 
-    Of --lr-step-epochs and --lr-factor-epoch only the one that holds is written: in a file all settings count as set
-    by the user, and those two decide the schedule.
+    Of --lr-step-epochs and --lr-factor-epoch only the one that holds is written: in a file all settings count
+    as set by the user, and those two decide the schedule.
     """
-    from imgcls.config import files
-
-    values = settings(config) | ({name: getattr(config.own, name) for name in flags_of(own)} if own else {})
-    fields = fields or _fields_of(own)
-    groups = [(section.__doc__, {name: values[name] for name, field in flags_of(section).items()
-                                 if name in values and fields.get(name) is field}) for section in _sections_of(own)]
-    return files.format_settings((title, group) for title, group in groups if group)
+    values = settings(config)
+    if own:
+        values |= {name: getattr(config.own, name) for name in flags_of(own)}
+    titled = [(title, {name: values[name] for name in flags if name in values})
+              for title, flags in _titled_flags(own, fields or _fields_of(own))]
+    return files.format_settings((title, group) for title, group in titled if group)
 
 
 def settings(config: Config) -> dict[str, Any]:
-    """Return setting -> plain value (a tuple as text with commas) of everything that makes the run what it is."""
-    values = {name: show(value) if isinstance(value, tuple) else value for name, value in config.values().items()}
+    """Return setting -> plain value (a tuple as text with commas) of all that makes the run what it is."""
+    values = {name: show(value) if isinstance(value, tuple) else value
+              for name, value in config.values().items()}
+    # of the two flags that contradict each other, the one that decided
     every_epochs = config.schedule.decay.every_epochs
     values["lr_factor_epoch"] = every_epochs
     del values["lr_step_epochs" if every_epochs else "lr_factor_epoch"]
@@ -227,16 +236,14 @@ def settings(config: Config) -> dict[str, Any]:
 
 def format_namespace(config: Config) -> str:
     """Return the line `start with arguments Namespace(...)` of MXNet's logs."""
-    return "start with arguments Namespace(" + ", ".join(f"{k}={v!r}" for k, v in config.values().items()) + ")"
+    # argparse's own repr, which parse_log.py and its like look for
+    values = ", ".join(f"{name}={value!r}" for name, value in config.values().items())
+    return f"start with arguments Namespace({values})"
 
 
 def dataset_module(config: Config) -> ModuleType:
     """Return the file of imgcls/datasets that --dataset names."""
     return lookup.module("datasets", config.data.dataset, "`dataset`")
-
-
-def _sections_of(own: type | None) -> list[type]:
-    return [*([own] if own else ()), *sections.SECTIONS.values()]
 
 
 def _fields_of(own: type | None, used: Sequence[str] = ()) -> dict[str, Field[Any]]:
@@ -246,12 +253,17 @@ def _fields_of(own: type | None, used: Sequence[str] = ()) -> dict[str, Field[An
                      if (not used or name in used) and name not in fields}
 
 
+def _titled_flags(own: type | None, fields: Mapping[str, Field[Any]]) -> list[Titled]:
+    """Return (title, flags) of each section, without the flags that the command lacks or has its own of."""
+    titled = []
+    for section in [*([own] if own else ()), *sections.SECTIONS.values()]:
+        flags = {name: field for name, field in flags_of(section).items() if fields.get(name) is field}
+        if flags:
+            titled.append((section.__doc__, flags))
+    return titled
+
+
 def _print_help(prog: str, examples: str, defaults: Mapping[str, Any], own: type | None,
                 fields: Mapping[str, Field[Any]]) -> None:
-    from imgcls.config.help import help_screen
-
-    groups = [(section.__doc__, {name: field for name, field in flags_of(section).items() if fields.get(name) is field})
-              for section in _sections_of(own)]
-    groups = [(title, flags) for title, flags in groups if flags]
-    groups.append((FileFlags.__doc__, flags_of(FileFlags)))
+    groups = [*_titled_flags(own, fields), (FileFlags.__doc__, flags_of(FileFlags))]
     print(help_screen(f"{prog} [--flag value ...]", examples, groups, EXIT_STATUS, defaults), end="")

@@ -1,7 +1,7 @@
 """What some settings come to together: the augmentation that holds, and how the learning rate falls.
 
-Called by `resolve`, which alone knows what the user set; the parts of a run are given the outcome. Touches no file and
-imports no torch.
+Called by `resolve`, which alone knows what the user set; the parts of a run are given the outcome. Touches no
+file and imports no torch.
 """
 
 from __future__ import annotations
@@ -30,8 +30,11 @@ _WITHOUT_RESIZED_CROP: dict[str, Any] = {"min_random_area": 1.0, "max_random_are
 
 
 def resolve_augmentation(config: AugmentConfig, explicit: Container[str]) -> AugmentConfig:
-    """Return the augmentation with the recipe filled in where it was asked for, and without the data set's crop of
-    random area where the user asked for another crop. What the user set (`explicit`) holds in any case."""
+    """Return the augmentation that holds; what the user set (`explicit`) holds in any case.
+
+    The recipe is filled in where it was asked for, and the data set's crop of random area goes where the user
+    asked for another crop: the two exclude each other.
+    """
     changes: dict[str, Any] = {}
     if config.use_imagenet_data_augmentation:
         changes = dict(IMAGENET_RECIPE)
@@ -40,6 +43,7 @@ def resolve_augmentation(config: AugmentConfig, explicit: Container[str]) -> Aug
     if "max_random_aspect_ratio" in explicit:  # alone it is a change to either side
         changes["min_random_aspect_ratio"] = None
     changes = {name: value for name, value in changes.items() if name not in explicit}
+    # the data set's area and aspect ratios go with its crop: elsewhere they would warp the image
     if not changes.get("random_resized_crop", config.random_resized_crop):
         changes |= {name: value for name, value in _WITHOUT_RESIZED_CROP.items() if name not in explicit}
     return dataclasses.replace(config, **changes)
@@ -49,10 +53,12 @@ def resolve_decay(config: ScheduleConfig, explicit: Container[str], *, num_epoch
                   is_first_generation: bool = False) -> Decay:
     """Return how the learning rate falls, with the rule that decided it.
 
-    `explicit` names the settings that the user set (not the data set's defaults). `is_first_generation` says that one
-    of them is a flag that only MXNet before v0.8 had: its `--lr-factor` stepped every epoch, the later one at epochs.
+    `explicit` names the settings that the user set (not the data set's defaults). `is_first_generation` says
+    that one of them is a flag that only MXNet before v0.8 had: its `--lr-factor` stepped every epoch, the
+    later one at epochs.
     """
     every_epochs, reason = _every_epochs(config, explicit, num_epochs, is_first_generation)
+    # cosine and a factor that does not fall leave the steps without effect, whatever they say
     if config.lr_schedule == "cosine":
         return Decay("cosine", every_epochs=every_epochs, reason="`lr_schedule`")
     if config.lr_factor >= 1:
@@ -60,7 +66,8 @@ def resolve_decay(config: ScheduleConfig, explicit: Container[str], *, num_epoch
     if every_epochs:
         return Decay("every", every_epochs=every_epochs, reason=reason)
     if _is_power(config.lr_step_epochs):
-        return Decay("power", power=_power(config.lr_step_epochs), reason=f"`lr_step_epochs` {config.lr_step_epochs}")
+        power = _power(config.lr_step_epochs)
+        return Decay("power", power=power, reason=f"`lr_step_epochs` {config.lr_step_epochs}")
     reason = "`lr_step_epochs`" if "lr_step_epochs" in explicit else "the data set's default steps"
     step_epochs = _step_epochs(config.lr_step_epochs)
     if not step_epochs:
@@ -70,18 +77,22 @@ def resolve_decay(config: ScheduleConfig, explicit: Container[str], *, num_epoch
 
 def _every_epochs(config: ScheduleConfig, explicit: Container[str], num_epochs: int,
                   is_first_generation: bool) -> tuple[float, str]:
-    """Return (epochs between two steps, why) where the flags mean steps that repeat for ever, else (0, "")."""
+    """Return (epochs between two steps, why) where the flags mean steps for ever, else (0, "")."""
     if "lr_factor_epoch" in explicit and config.lr_factor_epoch > 0:
         if "lr_step_epochs" in explicit:
             raise UsageError("`lr_factor_epoch` and `lr_step_epochs` contradict each other: give one of them")
         return config.lr_factor_epoch, "`lr_factor_epoch`"
     if "lr_step_epochs" in explicit or "lr_factor" not in explicit:
         return 0.0, ""
+    # the factor alone: MXNet before v0.8 had no --lr-step-epochs, and its --lr-factor-epoch was 1
     if is_first_generation:
         return 1.0, "`lr_factor` beside a flag of MXNet's first scripts, which decayed every epoch"
-    if _is_power(config.lr_step_epochs) or any(0 < epoch < num_epochs for epoch in _step_epochs(config.lr_step_epochs)):
+    # v0.8 and later stepped at the data set's epochs; where none comes before the end, the factor would have
+    # no effect at all, and who wrote it meant something
+    default = config.lr_step_epochs
+    if _is_power(default) or any(0 < epoch < num_epochs for epoch in _step_epochs(default)):
         return 0.0, ""
-    return 1.0, f"`lr_factor`, and no default step ({config.lr_step_epochs}) before the end"
+    return 1.0, f"`lr_factor`, and no default step ({default}) before the end"
 
 
 def _is_power(step_epochs: str) -> bool:
@@ -100,7 +111,9 @@ def _step_epochs(text: str) -> tuple[int, ...]:
     try:
         epochs = [int(part) for part in text.split(",") if part.strip()]
     except ValueError:
-        raise UsageError(f"`lr_step_epochs` {text!r}: must be epochs such as 30,60 or a power such as pow2") from None
+        raise UsageError(f"`lr_step_epochs` {text!r}: must be epochs such as 30,60 or a power such as pow2"
+                         ) from None
+    # MXNet's MultiFactorScheduler asserts the same
     if any(epoch <= 0 for epoch in epochs) or epochs != sorted(set(epochs)):
         raise UsageError(f"`lr_step_epochs` {text!r}: epochs must be above 0 and rising, such as 30,60")
     return tuple(epochs)

@@ -1,12 +1,12 @@
-"""Everything a user may set, section by section. Flags, `--help`, YAML keys and `IMGCLS_*` names follow from it.
+"""Everything a user may set, section by section; flags, help, YAML keys and `IMGCLS_*` names follow from it.
 
-A section is a small frozen dataclass that belongs to one part: the part is given its section and never the whole
-configuration (`config.py` puts them together). They stand in one file, on the lowest floor, because the command line
-must be readable without importing torch.
+A section is a small frozen dataclass that belongs to one part of a run: the part is given its section, never
+the whole configuration. `resolve` fills them in. They stand in one file, on a low floor, because the command
+line must be readable without importing torch.
 
-A field is a flag: `lr_factor` is `--lr-factor`, `lr_factor:` in a file and `IMGCLS_LR_FACTOR`. `since` says where it
-comes from: "g1" only MXNet's scripts before v0.8 had it, "g2" and "g3" came with v0.8 and v1.3, "new" is ours; a prefix
-of a flag means what it meant to MXNet before it can mean a flag of ours.
+A field is a flag: `lr_factor` is `--lr-factor`, `lr_factor:` in a file and `IMGCLS_LR_FACTOR`. `since` says
+which of MXNet's scripts had it first (see `flags.flag`); a beginning of a flag means what it meant to MXNet
+before it can mean a flag of ours. The docstring of a section is its title on the help screen.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ class DataConfig:
     """Data"""
 
     dataset: str = flag("mnist", "the data set, a file of imgcls/datasets", metavar="NAME")
-    data_dir: str = flag("", "folder of the data set's files (default: ~/.cache/imgcls/NAME; downloaded if missing)",
-                         since="g1", metavar="DIR")
-    data_train: str = flag("", "training data: a .rec file, a;b, a pattern, a folder (of .rec files, or one folder of "
-                           "images per class) or a .lst", since="g2", metavar="PATH")
+    # MXNet's first scripts took a folder and names in it, the later ones (common/data.py) the files
+    data_dir: str = flag("", "folder of the data set's files (default: ~/.cache/imgcls/NAME; downloaded if "
+                         "missing)", since="g1", metavar="DIR")
+    data_train: str = flag("", "training data: a .rec file, a;b, a pattern, a folder (of .rec files, or one "
+                           "folder of images per class) or a .lst", since="g2", metavar="PATH")
     data_val: str = flag("", "validation data, like --data-train", since="g2", metavar="PATH")
     data_train_idx: str = flag("", ".idx of the training .rec, where it is not beside it (none is needed)",
                                since="g2", metavar="FILE")
@@ -35,15 +36,20 @@ class DataConfig:
                             metavar="FILE")
     data_root: str = flag("", "folder that the paths in a .lst start from (if not given: the list's own)",
                           metavar="DIR")
-    on_bad: str = flag("skip", "a damaged record or image is left out, named and counted (up to 1 % of them), or ends "
-                       "the run", choices=("skip", "stop"))
-    cache_gb: float = flag(100.0, "copies of remote files (s3://... and the like) that are kept on this machine, in "
-                           "10^9 bytes; record files that are more are read in chunks", metavar="GB", minimum=0)
-    num_examples: int = flag(0, "samples of an epoch of --benchmark; otherwise the real number counts", since="g2",
-                             minimum=0)
+    # the bound on what is left out tells a few bad images from a wrong file
+    on_bad: str = flag("skip", "a damaged record or image is left out, named and counted (up to 1 % of "
+                       "them), or ends the run", choices=("skip", "stop"))
+    # reading at random from a remote file costs a request per image: a local copy pays from the first epoch
+    cache_gb: float = flag(100.0, "copies of remote files (s3://... and the like) that are kept on this "
+                           "machine, in 10^9 bytes; record files that are more are read in chunks",
+                           metavar="GB", minimum=0)
+    # MXNet had to be told the size of an epoch, and schedules went by it; we count the records
+    num_examples: int = flag(0, "samples of an epoch of --benchmark; otherwise the real number counts",
+                             since="g2", minimum=0)
     batch_size: int = flag(128, "samples per step and worker", since="g2", minimum=1)
-    data_nthreads: int | None = flag(None, "threads that prepare batches (if not given: one per core, at most 16); "
-                                     "0: in the main thread, for debugging", since="g2", minimum=0)
+    # None, and not 0, is "as many as there are cores": 0 is the main thread, where a debugger stops
+    data_nthreads: int | None = flag(None, "threads that prepare batches (if not given: one per core, at "
+                                     "most 16); 0: in the main thread, for debugging", since="g2", minimum=0)
     benchmark: bool = flag(False, "train on one random batch again and again, to measure speed", since="g2")
 
 
@@ -53,29 +59,33 @@ class AugmentConfig:
 
     resize: int = flag(0, "short edge of the images before all else, pixels; 0: as stored", metavar="PIXELS",
                        minimum=0)
-    val_resize: int | None = flag(None, "the same for validation, where the centre is cut; 0: as stored (if not given: "
-                                  "--resize, or the crop's height / 0.875 where the images are much larger than the "
-                                  "crop)", metavar="PIXELS", minimum=0)
+    val_resize: int | None = flag(None, "the same for validation, where the centre is cut; 0: as stored (if "
+                                  "not given: --resize, or the crop's height / 0.875 where the images are "
+                                  "much larger than the crop)", metavar="PIXELS", minimum=0)
+    # what MXNet's default augmenter does in one affine warp (image_aug_default.cc)
     max_random_rotate_angle: int = flag(0, "rotate by up to this, degrees", since="g2", minimum=0)
     max_random_shear_ratio: float = flag(0.0, "shear by up to this", since="g2", minimum=0)
     max_random_scale: float = flag(1.0, "largest scale of the image before the crop", since="g2")
     min_random_scale: float = flag(1.0, "smallest scale of the image before the crop", since="g2")
     pad_size: int = flag(0, "border on all four sides before the crop, pixels", since="g2", minimum=0)
     fill_value: int = flag(127, "value of the border, 0-255", since="g3", minimum=0)
+    # the crop: of fixed size, of random area, or a square of random size; `data.crops` refuses two at once
     random_crop: bool = flag(False, "crop at a random place, not the centre", since="g2")
     random_resized_crop: bool = flag(False, "crop of random area and aspect, resized", since="g3")
     max_random_area: float = flag(1.0, "largest area of that crop, as a part of the image", since="g3")
     min_random_area: float = flag(1.0, "smallest area of that crop", since="g3")
     max_random_aspect_ratio: float = flag(0.0, "largest aspect ratio of that crop; without "
-                                          "--min-random-aspect-ratio: its change to either side of 1; without that "
-                                          "crop the image is warped so", since="g2", minimum=0)
+                                          "--min-random-aspect-ratio: its change to either side of 1; "
+                                          "without that crop the image is warped so", since="g2", minimum=0)
     min_random_aspect_ratio: float | None = flag(None, "smallest aspect ratio of that crop", since="g3")
-    max_crop_size: int = flag(-1, "largest side of a square crop of random size, resized; -1: off", since="g3")
+    max_crop_size: int = flag(-1, "largest side of a square crop of random size, resized; -1: off",
+                              since="g3")
     min_crop_size: int = flag(-1, "smallest side of that crop; -1: off", since="g3")
-    interpolation: str = flag("bilinear", "how images are resized: bilinear (MXNet's), antialias (bilinear as Pillow "
-                              "and torchvision do it), ...; auto: cubic or area by direction",
+    interpolation: str = flag("bilinear", "how images are resized: bilinear (MXNet's), antialias (bilinear "
+                              "as Pillow and torchvision do it), ...; auto: cubic or area by direction",
                               choices=("bilinear", "antialias", "nearest", "cubic", "area", "lanczos", "auto",
                                        "random"))
+    # colour: the jitter of MXNet 1.3, then the HSL shifts of 0.8; both may be given
     brightness: float = flag(0.0, "change brightness by up to this part", since="g3", minimum=0)
     contrast: float = flag(0.0, "change contrast by up to this part", since="g3", minimum=0)
     saturation: float = flag(0.0, "change saturation by up to this part", since="g3", minimum=0)
@@ -84,13 +94,15 @@ class AugmentConfig:
     max_random_l: int = flag(0, "change lightness by up to this, 0-255", since="g2", minimum=0)
     pca_noise: float = flag(0.0, "strength of lighting noise (AlexNet's), such as 0.1", since="g3", minimum=0)
     random_mirror: bool = flag(False, "mirror left to right with probability 1/2", since="g2")
+    # normalisation; a copy of what a checkpoint was trained with stands in its meta.json
     rgb_mean: tuple[float, ...] = flag((0.0,), "subtracted per channel, on the scale 0-255", since="g2",
                                        metavar="R,G,B")
-    rgb_std: tuple[float, ...] = flag((1.0,), "divided by per channel, after the mean", since="g3", metavar="R,G,B")
-    mean_image: str = flag("", "subtract this image in place of --rgb-mean: an MXNet .bin or .params file, or a "
-                           "Caffe .binaryproto", metavar="FILE")
-    use_imagenet_data_augmentation: bool = flag(False, "the recipe of MXNet 1.3: random resized crop, mirror, colour "
-                                                "jitter, lighting noise", since="g3")
+    rgb_std: tuple[float, ...] = flag((1.0,), "divided by per channel, after the mean", since="g3",
+                                      metavar="R,G,B")
+    mean_image: str = flag("", "subtract this image in place of --rgb-mean: an MXNet .bin or .params file, "
+                           "or a Caffe .binaryproto", metavar="FILE")
+    use_imagenet_data_augmentation: bool = flag(False, "the recipe of MXNet 1.3: random resized crop, "
+                                                "mirror, colour jitter, lighting noise", since="g3")
 
 
 @dataclass(frozen=True)
@@ -98,22 +110,25 @@ class NetworkConfig:
     """Network"""
 
     network: str = flag("mlp", "the network, a file of imgcls/networks", since="g2", metavar="NAME")
+    # options of single networks stand beside those of all; each reads its own (OPTIONS in its file)
     num_layers: int | None = flag(None, "depth, for networks that come in several (if not given: vgg 11, "
                                   "resnet-28-small 20, other residual ones 50, or 110 for small images)",
                                   since="g2", metavar="N")
     num_classes: int = flag(10, "classes", since="g2", minimum=2)
-    image_shape: tuple[int, ...] = flag((1, 28, 28), "channels,height,width that the network is given", since="g2",
-                                        metavar="C,H,W")
+    image_shape: tuple[int, ...] = flag((1, 28, 28), "channels,height,width that the network is given",
+                                        since="g2", metavar="C,H,W")
+    # the first scripts' square, three channels; `resolve` turns it into image_shape
     data_shape: int = flag(0, "S for --image-shape 3,S,S", since="g1", metavar="S", minimum=0)
     add_stn: bool = flag(False, "spatial transformer in front (lenet)", since="g2")
     batch_norm: bool = flag(False, "normalise after every convolution (vgg)")
     num_group: int = flag(32, "groups of a bottleneck's 3x3 convolution (resnext)", metavar="N", minimum=1)
     multiplier: float = flag(1.0, "width of every layer: 0.25, 0.5, 0.75 or 1 (mobilenet), any (mobilenetv2)",
                              metavar="X", minimum=0)
-    variant: str = flag("", "form: fast or accurate (overfeat), torch or theano (alexnet-towers); the first if "
-                        "not given", metavar="NAME")
+    variant: str = flag("", "form: fast or accurate (overfeat), torch or theano (alexnet-towers); the first "
+                        "if not given", metavar="NAME")
     model_parallel: int = flag(1, "GPUs that each copy of the network is spread over (alexnet-towers: 2)",
                                metavar="N", minimum=1)
+    # MXNet's names; default is its rule by the network's name (common/fit.py)
     initializer: str = flag("default", "of the weights", since="g3", choices=(
         "default", "xavier", "msra", "orthogonal", "normal", "uniform", "one", "zero"))
 
@@ -123,24 +138,28 @@ class OptimizerConfig:
     """Optimizer"""
 
     optimizer: str = flag("sgd", "optimizer by MXNet's name", since="g2", metavar="NAME")
+    # MXNet's names for momentum and weight decay, in its scripts as in its optimizers
     mom: float = flag(0.9, "momentum of sgd and nag", since="g2", minimum=0)
     wd: float = flag(1e-4, "weight decay, on weights and gammas only", since="g2", minimum=0)
-    clip_gradient: float = flag(0.0, "clip each element of the gradient to [-C, C]; 0: off", since="g1", metavar="C",
-                                minimum=0)
+    clip_gradient: float = flag(0.0, "clip each element of the gradient to [-C, C]; 0: off", since="g1",
+                                metavar="C", minimum=0)
 
 
 @dataclass(frozen=True)
 class Decay:
-    """How the learning rate falls: no flag, but what those of `ScheduleConfig` come to (see `rules.resolve_decay`).
+    """How the learning rate falls: no flag, but what the flags come to (see `rules.resolve_decay`).
 
     `kind` is constant, steps (times `lr_factor` after each of `step_epochs`), every (times `lr_factor` each
-    `every_epochs` epochs, fractions too), power ((1 - progress)^power) or cosine; `reason` is the rule that chose it.
+    `every_epochs` epochs, fractions too), power ((1 - progress)^power) or cosine; `reason` is the rule that
+    chose it.
     """
 
     kind: str = "constant"
     step_epochs: tuple[int, ...] = ()
+    #: set for every kind where the flags mean such steps: it decides which flag a file is written with
     every_epochs: float = 0.0
     power: float = 2.0
+    #: for people, in the line that is printed at the start; names settings between backquotes
     reason: str = ""
 
 
@@ -149,18 +168,22 @@ class ScheduleConfig:
     """Learning rate"""
 
     lr: float = flag(0.05, "learning rate at the start", since="g2", minimum=0)
-    lr_factor: float = flag(0.1, "multiplies the learning rate at each step; 1: constant", since="g2", minimum=0)
+    # what these three mean together depends on which the user set: `rules.resolve_decay`
+    lr_factor: float = flag(0.1, "multiplies the learning rate at each step; 1: constant", since="g2",
+                            minimum=0)
     lr_step_epochs: str = flag("10", "epochs to step at (30,60), or powP for (1 - progress)^P", since="g2",
                                metavar="E,E")
     lr_factor_epoch: float = flag(0.0, "step every E epochs for ever, fractions too", since="g1", metavar="E",
                                   minimum=0)
-    lr_schedule: str = flag("auto", "auto: as the flags above say; cosine: down to --final-lr at the last update",
-                            choices=("auto", "cosine"))
+    lr_schedule: str = flag("auto", "auto: as the flags above say; cosine: down to --final-lr at the last "
+                            "update", choices=("auto", "cosine"))
     final_lr: float = flag(0.0, "where powP and cosine end", minimum=0)
+    # MXNet warmed up with lbsgd only; here it goes with every optimizer
     warmup_epochs: float = flag(0.0, "epochs of warm-up, fractions too", since="g3", minimum=0)
     warmup_begin_lr: float = flag(0.0, "learning rate the warm-up starts from", minimum=0)
     warmup_strategy: str = flag("linear", "shape of the warm-up", since="g3",
                                 choices=("linear", "constant", "power2", "sqrt"))
+    #: no flag: filled in by `resolve`
     decay: Decay = Decay()
 
 
@@ -168,7 +191,9 @@ class ScheduleConfig:
 class TrainConfig:
     """Training"""
 
-    num_epochs: int = flag(20, "epochs in all, those of a run that is resumed included", since="g2", minimum=0)
+    num_epochs: int = flag(20, "epochs in all, those of a run that is resumed included", since="g2",
+                           minimum=0)
+    # a run is a function of its seed: order and augmentation of an epoch depend on nothing that came before
     seed: int = flag(0, "of weights, sample order, augmentation and dropout", minimum=0)
     disp_batches: int = flag(20, "batches between progress lines", since="g2", minimum=1)
     top_k: int = flag(0, "also report top-K accuracy", since="g2", metavar="K", minimum=0)
@@ -182,11 +207,12 @@ class DeviceConfig:
     """Devices"""
 
     gpus: str = flag("", "GPUs to use (0 or 0,1,3); none: the CPU", since="g2", metavar="LIST")
-    dtype: str = flag("auto", "auto: bfloat16 where a GPU has it, else float32; weights stay float32", since="g2",
-                      choices=("auto", "float32", "bfloat16", "float16"))
+    dtype: str = flag("auto", "auto: bfloat16 where a GPU has it, else float32; weights stay float32",
+                      since="g2", choices=("auto", "float32", "bfloat16", "float16"))
     compile: bool = flag(False, "torch.compile the network: a minute first, faster steps after (GPU)")
+    # flags that MXNet had and we refuse, each with a way to go: a flag is never ignored in silence
     macrobatch_size: int = flag(0, "batch size of lbsgd", since="g3",
-                                later="lbsgd is not offered; use --batch-size with --warmup-epochs")
+                                later="lbsgd is not offered; use `batch_size` with `warmup_epochs`")
     profile_worker_suffix: str = flag("", "profile file", since="g3",
                                       later="profiling is not offered; run under torch.profiler or py-spy")
     profile_server_suffix: str = flag("", "profile file of servers", since="g3",
@@ -197,24 +223,28 @@ class DeviceConfig:
 class DistributedConfig:
     """Several devices and machines"""
 
-    kv_store: str = flag("device", "how devices share gradients: device, local, nccl, dist_sync, dist_async, ...",
-                         since="g2", metavar="NAME")
-    workers_per_host: int = flag(1, "processes on the CPU of this machine that share --batch-size, as the GPUs of "
-                                 "--gpus do", metavar="N", minimum=1)
-    micro_batches: int = flag(1, "pieces of a batch that are computed one after the other: less memory, and the same "
-                              "bits as that many devices", metavar="N", minimum=1)
+    # MXNet's word for how gradients are shared; the names that torch has no use for mean the nearest it has
+    kv_store: str = flag("device", "how devices share gradients: device, local, nccl, dist_sync, dist_async, "
+                         "...", since="g2", metavar="NAME")
+    workers_per_host: int = flag(1, "processes on the CPU of this machine that share --batch-size, as the "
+                                 "GPUs of --gpus do", metavar="N", minimum=1)
+    micro_batches: int = flag(1, "micro-batches that a batch is computed in, one after the other: less "
+                              "memory, and the same bits as that many devices", metavar="N", minimum=1)
     sync_bn: bool = flag(False, "batch normalisation over the batches of all devices")
-    gc_type: str = flag("none", "gradient compression", since="g2", choices=("none", "2bit", "fp16", "bf16",
-                                                                             "powersgd"))
-    gc_threshold: float = flag(0.5, "threshold of 2bit compression, for a gradient summed over the batch", since="g2")
-    max_restarts: int = flag(0, "how often the processes are started again, from the last position saved, when one "
-                             "of them dies", metavar="N", minimum=0)
+    gc_type: str = flag("none", "gradient compression", since="g2",
+                        choices=("none", "2bit", "fp16", "bf16", "powersgd"))
+    gc_threshold: float = flag(0.5, "threshold of 2bit compression, for a gradient summed over the batch",
+                               since="g2")
+    # torchrun's names where torchrun has one: nnodes, rdzv_endpoint, rdzv_id, max_restarts
+    max_restarts: int = flag(0, "how often the processes are started again, from the last position saved, "
+                             "when one of them dies", metavar="N", minimum=0)
     nnodes: str = flag("1", "machines, each started with the same command: N, or MIN:MAX to go on with fewer",
                        metavar="N")
-    rdzv_endpoint: str = flag("", "where those machines meet: HOST:PORT, HOST being one of them", metavar="HOST:PORT")
+    rdzv_endpoint: str = flag("", "rendezvous of those machines: HOST:PORT, HOST being one of them",
+                              metavar="HOST:PORT")
     rdzv_id: str = flag("", "name of the job, the same on all of them", metavar="NAME")
-    dist_timeout: float = flag(300.0, "seconds after which a device or machine that does not answer counts as lost",
-                               metavar="SECONDS", minimum=1)
+    dist_timeout: float = flag(300.0, "seconds after which a device or machine that does not answer counts "
+                               "as lost", metavar="SECONDS", minimum=1)
 
 
 @dataclass(frozen=True)
@@ -223,12 +253,15 @@ class CheckpointConfig:
 
     model_prefix: str = flag("", "save to PREFIX-symbol.json, PREFIX-0001.params, ...; resume from there",
                              since="g2", metavar="PREFIX")
-    load_epoch: str = flag("", "resume after this epoch (8 or 0008), or auto: the newest state there is", since="g2",
-                           metavar="EPOCH")
+    # text: a number as MXNet wrote it into file names (0008), or auto
+    load_epoch: str = flag("", "resume after this epoch (8 or 0008), or auto: the newest state there is",
+                           since="g2", metavar="EPOCH")
     save_model_prefix: str = flag("", "save here instead, still loading from --model-prefix", since="g1",
                                   metavar="PREFIX")
     save_period: int = flag(1, "epochs between checkpoints; the last is always saved", since="g3", minimum=1)
-    save_every: float = flag(10.0, "minutes between savings inside an epoch; 0: none", metavar="MINUTES", minimum=0)
+    # on top of save_period: a long epoch that is killed loses minutes, not hours
+    save_every: float = flag(10.0, "minutes between savings inside an epoch; 0: none", metavar="MINUTES",
+                             minimum=0)
     keep_states: int = flag(2, "how many optimizer states to keep; weights are all kept", minimum=1)
 
 
@@ -240,6 +273,7 @@ class ReportConfig:
     log_dir: str = flag("", "folder of --log-file", since="g1", metavar="DIR")
 
 
+#: attribute of `resolve.Config` -> section, in the order of the help screen and of MXNet's Namespace line
 SECTIONS = {
     "data": DataConfig, "augment": AugmentConfig, "network": NetworkConfig, "train": TrainConfig,
     "schedule": ScheduleConfig, "optimizer": OptimizerConfig, "device": DeviceConfig,

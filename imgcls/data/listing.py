@@ -34,8 +34,8 @@ def find_lists(prefix: str) -> list[Path]:
 
 
 def class_names_by_folder(entries: Sequence[ListEntry]) -> list[str]:
-    """Return class names for a list that came without: the folders, where each label 0, 1, ... has just one of
-    its own; else none."""
+    """Return class names for a list that came without: the folders, where each label 0, 1, ... has just one
+    of its own; else none."""
     folders: dict[float, str] = {}
     for entry in entries:
         folder = os.path.dirname(entry.path)
