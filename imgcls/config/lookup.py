@@ -14,7 +14,7 @@ from imgcls.errors import unknown
 
 
 def names(package: str) -> list[str]:
-    """Return the names that `imgcls/<package>/` offers, sorted, spelled as on the command line (inception-bn)."""
+    """Return the names that `imgcls/<package>/` offers, sorted, as on the command line (inception-bn)."""
     # a listing imports nothing: --help shows all names in no time, and a broken file breaks its own name only
     stems = [file.stem for file in (Path(__file__).parents[1] / package).glob("*.py")]
     return sorted(stem.replace("_", "-") for stem in stems if not stem.startswith("_"))
