@@ -1,12 +1,14 @@
-"""What fine-tuning is worth: a network trained on CIFAR-10 and then on a few photographs, beside the same untrained.
+"""What fine-tuning is worth: a network trained on CIFAR-10 and then on a few photographs, beside the same
+untrained.
 
     python benchmarks/finetune.py PRETRAIN PHOTOS [--image-shape 3,32,32] [--pretrain-epochs 5] [--seeds 3]
 
-PRETRAIN and PHOTOS are folders that hold train/ and val/ (or test/) with a folder of images per class: CIFAR-10 as
-pictures, and for example ants and bees (hymenoptera, 245 + 153 photographs). Trains a small residual network on the
-first, then `imgcls-finetune` for five epochs on the second with three seeds, all of it and the head alone; and the same
-network from its initial weights, with the same command, at two learning rates. One thread, about six minutes, most of
-which are the training on CIFAR-10. Prints a line a run and the means.
+PRETRAIN and PHOTOS are folders that hold train/ and val/ (or test/) with a folder of images per class:
+CIFAR-10 as pictures, and for example ants and bees (hymenoptera, 245 + 153 photographs). Trains a small
+residual network on the first, then `imgcls-finetune` for five epochs on the second with three seeds, all of
+it and the head alone; and the same network from its initial weights, with the same command, at two learning
+rates. One thread, about six minutes, most of which are the training on CIFAR-10. Prints a line a run and the
+means.
 """
 
 from __future__ import annotations
@@ -25,39 +27,44 @@ NETWORK = ["--network", "resnet-v1", "--num-layers", "14", "--image-shape", "3,2
 
 
 def main() -> int:
-    words = _arguments()
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    """Pretrain once, then fine-tune each way with each seed."""
+    args = _arguments()
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # so that the figures do not depend on the cores
     with tempfile.TemporaryDirectory() as folder:
-        trained = words.pretrained or str(Path(folder, "cifar"))
-        if not words.pretrained:
-            _pretrain(words, trained)
+        trained = args.pretrained or str(Path(folder, "cifar"))
+        if not args.pretrained:
+            _pretrain(args, trained)
         untrained = str(Path(folder, "untrained"))
-        tune = ["--batch-size", "16", "--mom", "0.9", "--num-epochs", str(words.num_epochs),
-                "--image-shape", words.image_shape, "--rgb-mean", "123.68,116.779,103.939", "--rgb-std", "1",
+        # The mean of ImageNet's images: close enough for any photographs, and the same for all four ways.
+        tune = ["--batch-size", "16", "--mom", "0.9", "--num-epochs", str(args.num_epochs),
+                "--image-shape", args.image_shape, "--rgb-mean", "123.68,116.779,103.939", "--rgb-std", "1",
                 "--data-nthreads", "1"]
         for what, source, flags in (
                 ("fine-tuned", trained, ["--lr", "0.01"]),
                 ("only the head", trained, ["--lr", "0.01", "--freeze", "body"]),
                 ("from scratch, lr 0.01", untrained, ["--lr", "0.01"]),
                 ("from scratch, lr 0.1", untrained, ["--lr", "0.1"])):
-            found = []
-            for seed in range(words.first_seed, words.first_seed + words.seeds):
+            accuracies = []
+            for seed in range(args.first_seed, args.first_seed + args.seeds):
                 if source == untrained:
                     _write_untrained(untrained, seed)
                 started = time.perf_counter()
-                found.append(_accuracy("finetune", "--pretrained-model", source, *_data(words.photos), *tune, *flags,
-                                       "--seed", str(seed)))
-                print(f"{what}, seed {seed}: {found[-1]:.4f}  ({time.perf_counter() - started:.0f} s)", flush=True)
-            print(f"{what}: mean {statistics.mean(found):.4f}", flush=True)
+                accuracies.append(_accuracy("finetune", "--pretrained-model", source, *_data(args.photos),
+                                            *tune, *flags, "--seed", str(seed)))
+                seconds = time.perf_counter() - started
+                print(f"{what}, seed {seed}: {accuracies[-1]:.4f}  ({seconds:.0f} s)", flush=True)
+            print(f"{what}: mean {statistics.mean(accuracies):.4f}", flush=True)
     return 0
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pretrain", help="folder of CIFAR-10's pictures: train/ and test/")
     parser.add_argument("photos", help="folder of the photographs: train/ and val/")
     parser.add_argument("--first-seed", type=int, default=0)
-    parser.add_argument("--pretrained", default="", metavar="PREFIX", help="a checkpoint of an earlier run of this")
+    parser.add_argument("--pretrained", default="", metavar="PREFIX",
+                        help="checkpoint of an earlier run of this script")
     parser.add_argument("--pretrain-epochs", type=int, default=5)
     parser.add_argument("--num-epochs", type=int, default=5)
     parser.add_argument("--image-shape", default="3,32,32")
@@ -70,16 +77,16 @@ def _data(folder: str) -> list[str]:
     return ["--data-train", f"{folder}/train", "--data-val", f"{folder}/{val}"]
 
 
-def _pretrain(words: argparse.Namespace, prefix: str) -> None:
+def _pretrain(args: argparse.Namespace, prefix: str) -> None:
     started = time.perf_counter()
-    accuracy = _accuracy("train", "--dataset", "cifar10", *_data(words.pretrain), *NETWORK, "--num-epochs",
-                         str(words.pretrain_epochs), "--lr", "0.1", "--lr-schedule", "cosine", "--dtype", "bfloat16",
-                         "--data-nthreads", "1", "--model-prefix", prefix)
-    print(f"trained on {words.pretrain}: {accuracy:.4f}  ({time.perf_counter() - started:.0f} s)", flush=True)
+    accuracy = _accuracy("train", "--dataset", "cifar10", *_data(args.pretrain), *NETWORK,
+                         "--num-epochs", str(args.pretrain_epochs), "--lr", "0.1", "--lr-schedule", "cosine",
+                         "--dtype", "bfloat16", "--data-nthreads", "1", "--model-prefix", prefix)
+    print(f"trained on {args.pretrain}: {accuracy:.4f}  ({time.perf_counter() - started:.0f} s)", flush=True)
 
 
 def _write_untrained(prefix: str, seed: int) -> None:
-    """The same network as `imgcls-train` begins with, as a checkpoint of epoch 0."""
+    """Write the network that `imgcls-train` begins with, as a checkpoint of epoch 0."""
     from imgcls import graph
     from imgcls.config.sections import NetworkConfig
     from imgcls.formats import params, symbol
@@ -91,12 +98,13 @@ def _write_untrained(prefix: str, seed: int) -> None:
 
 
 def _accuracy(command: str, *flags: str) -> float:
+    """Run a command and return the validation accuracy that it prints last."""
     done = subprocess.run([sys.executable, "-m", "imgcls", command, *flags], text=True, capture_output=True,
                           check=False)
-    found = re.search(r"^Validation-accuracy=(\S+)$", done.stdout, re.M)
-    if done.returncode or not found:
+    accuracy = re.search(r"^Validation-accuracy=(\S+)$", done.stdout, re.MULTILINE)
+    if done.returncode or not accuracy:
         sys.exit(done.stderr[-2000:])
-    return float(found[1])
+    return float(accuracy[1])
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Is a run that is killed and resumed the run that was never stopped? Kills it many times and compares the bytes.
+"""Compare a run that is killed and resumed many times with one that was never stopped, byte by byte.
 
-    python benchmarks/kill_resume.py [--kills 20] [--signal KILL|TERM] [--network lenet] [-- more flags of imgcls-train]
+    python benchmarks/kill_resume.py [--kills 20] [--signal KILL|TERM] [--network lenet] [-- more flags]
 
-Trains once without a break, then again with `kill` at random moments and `--load-epoch auto` after each, with another
-number of loader threads every time. Prints one line per kill and exits 1 if the final weights differ in one byte.
-Runs on the embedded digits by default and takes a few minutes.
+Trains once without a break, then again with `kill` at random moments and `--load-epoch auto` after each, with
+another number of loader threads every time. Prints one line per kill and exits 1 if the final weights differ
+in one byte. Runs on the embedded digits by default and takes a few minutes.
 """
 
 from __future__ import annotations
@@ -21,46 +21,51 @@ from pathlib import Path
 
 
 def main() -> int:
-    words = _arguments()
+    """Train once undisturbed and once with kills; return 1 if the weights differ."""
+    args = _arguments()
     with tempfile.TemporaryDirectory() as folder:
-        flags = ["--network", words.network, "--num-epochs", str(words.num_epochs), *words.flags]
+        flags = ["--network", args.network, "--num-epochs", str(args.num_epochs), *args.flags]
         started = time.perf_counter()
-        subprocess.run(_command(Path(folder, "whole/net"), flags), check=True, stderr=subprocess.DEVNULL,
-                       stdout=subprocess.DEVNULL)
+        subprocess.run(_command(Path(folder, "undisturbed/net"), flags), check=True,
+                       stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
         seconds = time.perf_counter() - started
-        wanted = _digest(Path(folder, "whole/net"), words.num_epochs)
-        print(f"undisturbed: {seconds:.1f} s, weights {wanted[:16]}", flush=True)
+        expected = _digest(Path(folder, "undisturbed/net"), args.num_epochs)
+        print(f"undisturbed: {seconds:.1f} s, weights {expected[:16]}", flush=True)
 
-        prefix, chance = Path(folder, "broken/net"), random.Random(words.seed)
-        for number in range(words.kills):
-            after = chance.uniform(0.2, 1.0) * (seconds if words.kills < 5 else max(seconds / 3, 4))
-            if _run_and_kill(prefix, [*flags, "--data-nthreads", str(number % 4)], after, words.signal):
+        prefix = Path(folder, "killed/net")
+        chance = random.Random(args.seed)
+        for number in range(args.kills):
+            # With few kills they fall anywhere in the run; with many each run is given a third of it, so that
+            # most of them are killed inside an epoch and the whole stays within minutes.
+            after = chance.uniform(0.2, 1.0) * (seconds if args.kills < 5 else max(seconds / 3, 4))
+            if _run_and_kill(prefix, [*flags, "--data-nthreads", str(number % 4)], after, args.signal):
                 print(f"kill {number + 1}: finished before {after:.1f} s; begin again", flush=True)
-                if _digest(prefix, words.num_epochs) != wanted:
+                if _digest(prefix, args.num_epochs) != expected:
                     print("DIFFERENT BYTES")
                     return 1
                 for path in prefix.parent.glob("net-*"):
                     path.unlink()
             else:
                 print(f"kill {number + 1}: after {after:.1f} s, at {_position(prefix)}", flush=True)
-        subprocess.run([*_command(prefix, flags), "--load-epoch", "auto"], check=True, stderr=subprocess.DEVNULL,
-                       stdout=subprocess.DEVNULL)
-        same = _digest(prefix, words.num_epochs) == wanted
-        print(f"after {words.kills} x SIG{words.signal}: {'the same bytes' if same else 'DIFFERENT BYTES'}")
+        subprocess.run([*_command(prefix, flags), "--load-epoch", "auto"], check=True,
+                       stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        same = _digest(prefix, args.num_epochs) == expected
+        print(f"after {args.kills} x SIG{args.signal}: {'the same bytes' if same else 'DIFFERENT BYTES'}")
         return 0 if same else 1
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--signal", choices=("KILL", "TERM"), default="KILL")
     parser.add_argument("--network", default="lenet")
     parser.add_argument("--num-epochs", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("flags", nargs="*")
-    words = parser.parse_args()
-    words.flags = words.flags or ["--dataset", "digits", "--save-every", "0.01"]
-    return words
+    args = parser.parse_args()
+    args.flags = args.flags or ["--dataset", "digits", "--save-every", "0.01"]
+    return args
 
 
 def _command(prefix: Path, flags: list[str]) -> list[str]:
@@ -68,7 +73,7 @@ def _command(prefix: Path, flags: list[str]) -> list[str]:
 
 
 def _run_and_kill(prefix: Path, flags: list[str], after: float, name: str) -> bool:
-    """Whether the run ended by itself before it was to be killed; checks the exit status of the other case."""
+    """Return whether the run ended before it was to be killed; check the exit status if it did not."""
     process = subprocess.Popen([*_command(prefix, flags), "--load-epoch", "auto"], stderr=subprocess.DEVNULL,
                                stdout=subprocess.DEVNULL)
     try:
@@ -76,13 +81,14 @@ def _run_and_kill(prefix: Path, flags: list[str], after: float, name: str) -> bo
     except subprocess.TimeoutExpired:
         process.send_signal(getattr(signal, f"SIG{name}"))
     status = process.wait()
-    if status not in {"KILL": (-9,), "TERM": (143, 0, -15)}[name]:  # 0: it was just done; -15: not yet training
+    # After TERM: 143 when it saved, 0 when it was just done, -15 when it had not begun to train.
+    if status not in {"KILL": (-9,), "TERM": (143, 0, -15)}[name]:
         raise SystemExit(f"exit status {status} after SIG{name}")
     return status == 0
 
 
 def _position(prefix: Path) -> str:
-    """The newest state on the disk, in words."""
+    """Describe the newest state on the disk."""
     epochs = sorted(prefix.parent.glob(f"{prefix.name}-[0-9]*.params"))
     inside = Path(f"{prefix}-position.states").exists()
     return f"{epochs[-1].name if epochs else 'the beginning'}{' and inside the next epoch' if inside else ''}"

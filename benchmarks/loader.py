@@ -1,10 +1,11 @@
-"""How fast encoded photographs become batches: ours and its peers, taking turns in one run on the same cores.
+"""Measure how fast encoded photographs become batches: ours and its peers in turn, on the same cores.
 
-    python benchmarks/loader.py --images DIR [--mxnet-python PATH] [--dali-python PATH] [--rounds 3] [--tasks T1,T2,V]
+    python benchmarks/loader.py --images DIR [--mxnet-python PATH] [--dali-python PATH] [--rounds 3]
+        [--tasks T1,T2,V]
 
-DIR holds photographs; PATH is the Python of an environment with mxnet==1.9.1 and numpy==1.23.5, and of one with
-nvidia-dali. What is not there is left out; torchvision is taken from this Python. Record files are made in a temporary
-folder, the photographs repeated. Every loader gives batches of 128 of 3 x 224 x 224 bytes:
+DIR holds photographs; PATH is the Python of an environment with mxnet==1.9.1 and numpy==1.23.5, and of one
+with nvidia-dali. What is not there is left out; torchvision is taken from this Python. Record files are made
+in a temporary folder, the photographs repeated. Every loader gives batches of 128 of 3 x 224 x 224 bytes:
 
     T1  records of short edge 256, quality 95: random crop and mirror
     T2  records of the photographs as they are: crop of random area 0.08-1 and aspect 3/4-4/3, resized, mirror
@@ -12,9 +13,9 @@ folder, the photographs repeated. Every loader gives batches of 128 of 3 x 224 x
 
 `seekable` is T2, linear, on the same photographs with restart markers (left out where there is no jpegtran).
 `linear` resizes without antialiasing, as MXNet does; `aa` with it, as torchvision and DALI do. MXNet is tuned
-(ctx='cpu', OMP_NUM_THREADS): by default it decodes with half of the cores. Prints images per second (median over the
-rounds), CPU milliseconds per image (user and system, all processes), and the ratio to ours within a round; then what
-the decoder alone takes for the same files.
+(ctx='cpu', OMP_NUM_THREADS): by default it decodes with half of the cores. Prints images per second (median
+over the rounds), CPU milliseconds per image (user and system, all processes), and the ratio to ours within a
+round; then what the decoder alone takes for the same files.
 """
 
 from __future__ import annotations
@@ -39,30 +40,34 @@ AREA, ASPECT = (0.08, 1.0), (3 / 4, 4 / 3)
 #: task -> record file, and the peers with the Python they need
 TASKS = {
     "T1": ("s256", ("imgcls linear", "mxnet linear", "torchvision aa", "dali aa")),
-    "T2": ("o", ("imgcls linear", "imgcls seekable", "imgcls aa", "mxnet linear", "torchvision aa", "dali aa")),
+    "T2": ("o", ("imgcls linear", "imgcls seekable", "imgcls aa", "mxnet linear", "torchvision aa",
+                 "dali aa")),
     "V": ("o", ("imgcls linear", "imgcls aa", "mxnet linear", "torchvision aa", "dali aa")),
 }
 
 
 def main() -> int:
-    words = _arguments()
-    if words.role:
-        _measure(words)
+    """Make the record files, run all peers in turn, print a table for each task."""
+    args = _arguments()
+    if args.role:
+        _measure(args)
         return 0
     with tempfile.TemporaryDirectory(prefix="imgcls-loader-") as folder:
-        _make_records(words, Path(folder))
-        for task in words.tasks.split(","):
+        _make_records(args, Path(folder))
+        for task in args.tasks.split(","):
             file, peers = TASKS[task]
-            peers = [peer for peer in peers if _python(words, peer)]
-            rounds = [{peer: _run(words, task, peer, _records_of(peer, Path(folder), file)) for peer in peers}
-                      for _ in range(words.rounds)]
+            peers = [peer for peer in peers if _python(args, peer)]
+            rounds = [{peer: _run(args, task, peer, _records_of(peer, Path(folder), file)) for peer in peers}
+                      for _ in range(args.rounds)]
             _table(task, rounds)
-            _decoder_alone(Path(folder) / f"{file}.rec", words.threads)
+            _decoder_alone(Path(folder) / f"{file}.rec", args.threads)
     return 0
 
 
 def _table(task: str, rounds: list[dict[str, dict[str, float]]]) -> None:
-    print(f"\n{task}: images/s and CPU ms per image, medians of {len(rounds)} rounds; times ours is faster, in a round")
+    """Print speed and cost of each peer, and how much faster ours is within a round."""
+    print(f"\n{task}: images/s and CPU ms per image, medians of {len(rounds)} rounds; "
+          "times ours is faster, in a round")
     ours = [peer for peer in rounds[0] if peer.startswith("imgcls") and not peer.endswith("seekable")]
     for peer in rounds[0]:
         speed, cost = (statistics.median(r[peer][key] for r in rounds) for key in ("speed", "cpu_ms"))
@@ -70,13 +75,13 @@ def _table(task: str, rounds: list[dict[str, dict[str, float]]]) -> None:
         for own in ours[:1] if peer.endswith("seekable") else ours if peer not in ours else ():
             ratios = [r[own]["speed"] / r[peer]["speed"] for r in rounds]
             costs = [r[peer]["cpu_ms"] / r[own]["cpu_ms"] for r in rounds]
-            text += (f"   {own.split()[1]}: x{statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f}), "
-                     f"CPU x{statistics.median(costs):.2f}")
+            text += (f"   {own.split()[1]}: x{statistics.median(ratios):.2f} "
+                     f"({min(ratios):.2f}-{max(ratios):.2f}), CPU x{statistics.median(costs):.2f}")
         print(text, flush=True)
 
 
 def _decoder_alone(path: Path, threads: int) -> None:
-    """The limit: libjpeg-turbo decoding every file whole, with nothing around it."""
+    """Print the limit: what libjpeg-turbo takes to decode every file, with nothing around it."""
     import cv2
     import numpy as np
 
@@ -95,24 +100,25 @@ def _decoder_alone(path: Path, threads: int) -> None:
           f"on {threads} cores if they were its own", flush=True)
 
 
-def _run(words: argparse.Namespace, task: str, peer: str, records: Path) -> dict[str, float]:
-    """One peer in a process of its own: images per second and CPU ms per image, of the epoch alone."""
-    command = [_python(words, peer), __file__, "--role", peer, "--tasks", task, "--records", str(records), "--threads",
-               str(words.threads)]
-    environment = os.environ | {"OMP_NUM_THREADS": str(words.threads), "PYTHONPATH": str(Path(__file__).parents[1])}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
-    output, errors = process.communicate()
-    if process.returncode:
-        raise SystemExit(f"{peer}, {task}: {errors.strip().splitlines()[-1:]}")
-    found = json.loads(output.strip().splitlines()[-1])
-    return {"speed": found["images"] / found["seconds"], "cpu_ms": found["cpu_seconds"] / found["images"] * 1e3}
+def _run(args: argparse.Namespace, task: str, peer: str, records: Path) -> dict[str, float]:
+    """Run one peer in a process of its own; return images per second and CPU ms per image of the epoch."""
+    command = [_python(args, peer), __file__, "--role", peer, "--tasks", task, "--records", str(records),
+               "--threads", str(args.threads)]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(args.threads),
+                   "PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    if done.returncode:
+        raise SystemExit(f"{peer}, {task}: {done.stderr.strip().splitlines()[-1:]}")
+    measured = json.loads(done.stdout.strip().splitlines()[-1])
+    return {"speed": measured["images"] / measured["seconds"],
+            "cpu_ms": measured["cpu_seconds"] / measured["images"] * 1e3}
 
 
-def _measure(words: argparse.Namespace) -> None:
-    """In the process of a peer: take an epoch of batches. The clock runs from the first request to the last batch, so
-    nobody gains from what was prepared before; imports and building are not counted."""
-    name, resize = words.role.split()
-    batches = PEERS[name](words, words.tasks, resize == "aa")
+def _measure(args: argparse.Namespace) -> None:
+    """In the process of a peer: take an epoch of batches. The clock runs from the first request to the last
+    batch, so nobody gains from what was prepared before; imports and building are not counted."""
+    name, resize = args.role.split()
+    batches = PEERS[name](args, args.tasks, resize == "aa")
     next(batches)  # ready to begin
     cpu_before, started = sum(os.times()[:4]), time.perf_counter()
     images = sum(batches)
@@ -123,8 +129,8 @@ def _measure(words: argparse.Namespace) -> None:
     os._exit(0)  # some peers hang in their own end
 
 
-def imgcls_batches(words: argparse.Namespace, task: str, antialias: bool) -> Iterator[int]:
-    """A 0 when it is ready, then the sizes of the batches of an epoch; so do the others."""
+def imgcls_batches(args: argparse.Namespace, task: str, antialias: bool) -> Iterator[int]:
+    """Yield 0 when it is ready, then the sizes of the batches of an epoch; so do the others."""
     from imgcls.config.sections import AugmentConfig, DeviceConfig
     from imgcls.data.loaders.streaming import StreamingLoader
     from imgcls.data.sources import RecordSource
@@ -133,42 +139,48 @@ def imgcls_batches(words: argparse.Namespace, task: str, antialias: bool) -> Ite
     settings = {
         "T1": {"random_crop": True, "random_mirror": True},
         "T2": {"random_resized_crop": True, "min_random_area": AREA[0], "max_random_area": AREA[1],
-               "min_random_aspect_ratio": ASPECT[0], "max_random_aspect_ratio": ASPECT[1], "random_mirror": True},
+               "min_random_aspect_ratio": ASPECT[0], "max_random_aspect_ratio": ASPECT[1],
+               "random_mirror": True},
         "V": {"val_resize": 256}}[task]
+    augmentation = AugmentConfig(interpolation="antialias" if antialias else "bilinear", **settings)
     loader = StreamingLoader(
-        RecordSource([Path(words.records)]), batch_size=BATCH, image_shape=(3, 224, 224), train=task != "V", seed=0,
-        augment_config=AugmentConfig(interpolation="antialias" if antialias else "bilinear", **settings),
-        device=make_worker(DeviceConfig(gpus="")).device, threads=words.threads)
+        RecordSource([Path(args.records)]), batch_size=BATCH, image_shape=(3, 224, 224), train=task != "V",
+        seed=0, device=make_worker(DeviceConfig(gpus="")).device, threads=args.threads,
+        augment_config=augmentation)
     yield 0
     for filled in loader.host_batches(0):
         yield len(filled.indices)
 
 
-def mxnet_batches(words: argparse.Namespace, task: str, antialias: bool) -> Iterator[int]:
+def mxnet_batches(args: argparse.Namespace, task: str, antialias: bool) -> Iterator[int]:
+    """Batches of mx.io.ImageRecordIter, without the samples that it pads with."""
     import mxnet as mx
 
     settings = {
         "T1": {"rand_crop": True, "rand_mirror": True, "shuffle": True},
-        "T2": {"random_resized_crop": True, "min_random_area": AREA[0], "max_random_area": AREA[1], "shuffle": True,
-               "min_aspect_ratio": ASPECT[0], "max_aspect_ratio": ASPECT[1], "rand_mirror": True},
+        "T2": {"random_resized_crop": True, "min_random_area": AREA[0], "max_random_area": AREA[1],
+               "shuffle": True, "min_aspect_ratio": ASPECT[0], "max_aspect_ratio": ASPECT[1],
+               "rand_mirror": True},
         "V": {"resize": 256}}[task]
     batches = mx.io.ImageRecordIter(
-        path_imgrec=words.records, path_imgidx=str(Path(words.records).with_suffix(".idx")), data_shape=(3, 224, 224),
-        batch_size=BATCH, preprocess_threads=words.threads, prefetch_buffer=4, dtype="uint8", ctx="cpu", **settings)
+        path_imgrec=args.records, path_imgidx=str(Path(args.records).with_suffix(".idx")),
+        data_shape=(3, 224, 224), batch_size=BATCH, preprocess_threads=args.threads, prefetch_buffer=4,
+        dtype="uint8", ctx="cpu", **settings)  # ctx: MXNet's default decodes with half of the cores
     yield 0
     for batch in batches:
         batch.data[0].wait_to_read()
         yield BATCH - batch.pad
 
 
-def torchvision_batches(words: argparse.Namespace, task: str, antialias: bool) -> Iterator[int]:
+def torchvision_batches(args: argparse.Namespace, task: str, antialias: bool) -> Iterator[int]:
+    """Batches of torch's DataLoader with worker processes, torchvision's decoder and transforms in each."""
     import torch
     from torchvision.io import ImageReadMode, decode_jpeg
     from torchvision.transforms import v2
 
     from imgcls.formats.recordio import RecordReader
 
-    torch.set_num_threads(1)
+    torch.set_num_threads(1)  # the processes of the DataLoader inherit it: one core each
     steps = {
         "T1": [v2.RandomCrop(224), v2.RandomHorizontalFlip()],
         "T2": [v2.RandomResizedCrop(224, AREA, ASPECT, antialias=True), v2.RandomHorizontalFlip()],
@@ -177,7 +189,7 @@ def torchvision_batches(words: argparse.Namespace, task: str, antialias: bool) -
 
     class Photographs(torch.utils.data.Dataset):
         def __init__(self) -> None:
-            self.reader = RecordReader(words.records)
+            self.reader = RecordReader(args.records)
 
         def __len__(self) -> int:
             return len(self.reader)
@@ -186,19 +198,21 @@ def torchvision_batches(words: argparse.Namespace, task: str, antialias: bool) -
             data = torch.frombuffer(bytearray(self.reader[index].image), dtype=torch.uint8)
             return transform(decode_jpeg(data, ImageReadMode.RGB))
 
-    loader = torch.utils.data.DataLoader(Photographs(), batch_size=BATCH, shuffle=task != "V", prefetch_factor=4,
-                                         num_workers=words.threads)
+    loader = torch.utils.data.DataLoader(Photographs(), batch_size=BATCH, shuffle=task != "V",
+                                         prefetch_factor=4, num_workers=args.threads)
     yield 0
     for batch in loader:
         yield len(batch)  # at the end its processes end as well, and their time is counted
 
 
-def dali_batches(words: argparse.Namespace, task: str, antialias: bool) -> Iterator[int]:
+def dali_batches(args: argparse.Namespace, task: str, antialias: bool) -> Iterator[int]:
+    """Batches of a DALI pipeline on the CPU."""
     from nvidia.dali import fn, pipeline_def, types
 
-    @pipeline_def(batch_size=BATCH, num_threads=words.threads, device_id=None, seed=1)
+    @pipeline_def(batch_size=BATCH, num_threads=args.threads, device_id=None, seed=1)
     def pipeline() -> object:
-        data, _ = fn.readers.mxnet(path=[words.records], index_path=[str(Path(words.records).with_suffix(".idx"))],
+        index = str(Path(args.records).with_suffix(".idx"))
+        data, _ = fn.readers.mxnet(path=[args.records], index_path=[index],
                                    random_shuffle=task != "V", name="reader")
         if task == "T2":
             images = fn.decoders.image_random_crop(data, output_type=types.RGB, random_area=list(AREA),
@@ -223,27 +237,29 @@ def dali_batches(words: argparse.Namespace, task: str, antialias: bool) -> Itera
 
 
 PEERS: dict[str, Callable[[argparse.Namespace, str, bool], Iterator[int]]] = {
-    "imgcls": imgcls_batches, "mxnet": mxnet_batches, "torchvision": torchvision_batches, "dali": dali_batches}
+    "imgcls": imgcls_batches, "mxnet": mxnet_batches, "torchvision": torchvision_batches,
+    "dali": dali_batches}
 
 
-def _python(words: argparse.Namespace, peer: str) -> str:
-    """The Python that a peer runs in; empty where there is none."""
+def _python(args: argparse.Namespace, peer: str) -> str:
+    """Return the Python that a peer runs in; empty where there is none."""
     name, _, kind = peer.partition(" ")
     if kind == "seekable" and not shutil.which("jpegtran"):
         return ""
     if name in ("imgcls", "torchvision"):
-        known = subprocess.run([sys.executable, "-c", f"import {name}"], capture_output=True, check=False,
-                               env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])})
-        return sys.executable if known.returncode == 0 else ""
-    return {"mxnet": words.mxnet_python, "dali": words.dali_python}[name] or ""
+        probe = subprocess.run([sys.executable, "-c", f"import {name}"], capture_output=True, check=False,
+                               env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])})
+        return sys.executable if probe.returncode == 0 else ""
+    return {"mxnet": args.mxnet_python, "dali": args.dali_python}[name] or ""
 
 
 def _records_of(peer: str, folder: Path, file: str) -> Path:
     return folder / ("seekable.rec" if peer.endswith("seekable") else f"{file}.rec")
 
 
-def _make_records(words: argparse.Namespace, folder: Path) -> None:
-    """o.rec: the photographs as they are; s256.rec: short edge 256, quality 95. Both `--repeat` times, mixed."""
+def _make_records(args: argparse.Namespace, folder: Path) -> None:
+    """o.rec: the photographs as they are; s256.rec: short edge 256, quality 95. Both `--repeat` times,
+    mixed."""
     import cv2
     import numpy as np
 
@@ -251,7 +267,7 @@ def _make_records(words: argparse.Namespace, folder: Path) -> None:
     from imgcls.data.packing.pack import make_seekable
     from imgcls.formats import recordio
 
-    files = sorted(file for file in Path(words.images).iterdir() if file.suffix.lower() in (".jpg", ".jpeg"))
+    files = sorted(file for file in Path(args.images).iterdir() if file.suffix.lower() in (".jpg", ".jpeg"))
     for name in ("o", "s256"):
         encoded = []
         for file in files:
@@ -262,17 +278,19 @@ def _make_records(words: argparse.Namespace, folder: Path) -> None:
                 data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
             encoded.append(data)
         with recordio.RecordWriter(folder / f"{name}.rec") as writer:
-            for number in range(words.repeat * len(files)):
-                header = recordio.ImageHeader(0, number % len(files), number)
-                writer.write(recordio.pack(header, encoded[number % len(files)]))
-        print(f"{name}.rec: {words.repeat * len(files)} records of {sum(map(len, encoded)) / len(files) / 1e3:.1f} kB")
+            for index in range(args.repeat * len(files)):
+                header = recordio.ImageHeader(0, index % len(files), index)
+                writer.write(recordio.pack(header, encoded[index % len(files)]))
+        mean_kb = sum(map(len, encoded)) / len(files) / 1e3
+        print(f"{name}.rec: {args.repeat * len(files)} records of {mean_kb:.1f} kB")
 
     if shutil.which("jpegtran"):
-        make_seekable(folder / "o.rec", folder / "seekable.rec", words.threads)
+        make_seekable(folder / "o.rec", folder / "seekable.rec", args.threads)
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images")
     parser.add_argument("--mxnet-python")
     parser.add_argument("--dali-python")
@@ -282,10 +300,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--repeat", type=int, default=10)
     parser.add_argument("--role", help=argparse.SUPPRESS)
     parser.add_argument("--records", help=argparse.SUPPRESS)
-    words = parser.parse_args()
-    if not words.role and not words.images:
+    args = parser.parse_args()
+    if not args.role and not args.images:
         parser.error("--images is missing: a folder of photographs")
-    return words
+    return args
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
-"""Does memory stay flat? The streaming loader over many epochs, and what the process holds in between.
+"""Run the streaming loader over many epochs and see whether memory stays flat.
 
     python benchmarks/memory.py [--epochs 120] [--images 2000] [--threads 2] [--bad 20]
 
-Small photographs are drawn and packed into a temporary record file, some of them damaged; then every batch of every
-epoch is taken, cropped at random, mirrored and normalised. Prints the resident memory (RSS, MB) after some epochs, and
-the most that there ever was. It goes up and down by a few batches of 6 MB, as the C library keeps some of what is
-freed: the exit status is 1 where the least of the last ten epochs is more than the most of epochs 5 to 14.
+Small photographs are drawn and packed into a temporary record file, some of them damaged; then every batch of
+every epoch is taken, cropped at random, mirrored and normalised. Prints the resident memory (RSS, MB) after
+some epochs, and the most that there ever was. It goes up and down by a few batches of 6 MB, as the C library
+keeps some of what is freed: the exit status is 1 where the least of the last ten epochs is more than the most
+of epochs 5 to 14.
 """
 
 from __future__ import annotations
@@ -33,20 +34,22 @@ FIRST, STRETCH = 5, 10
 
 
 def main() -> int:
-    words = _arguments()
-    logging.disable(logging.WARNING)  # the damaged ones are meant
+    """Run the epochs and print what is held; return 1 if it grows."""
+    args = _arguments()
+    logging.disable(logging.WARNING)  # the photographs are damaged on purpose
     with tempfile.TemporaryDirectory(prefix="imgcls-memory-") as folder:
         path = Path(folder) / "small.rec"
-        _draw(path, words.images, words.bad)
+        _draw(path, args.images, args.bad)
         loader = StreamingLoader(
-            RecordSource([path]), batch_size=128, image_shape=(3, 64, 64), train=True, seed=0, threads=words.threads,
+            RecordSource([path]), batch_size=128, image_shape=(3, 64, 64), train=True, seed=0,
+            threads=args.threads, device=torch.device("cpu"),
             augment_config=AugmentConfig(random_resized_crop=True, min_random_area=0.2, random_mirror=True,
-                                         brightness=0.2), device=torch.device("cpu"))
+                                         brightness=0.2))
         held: dict[int, float] = {}
         started = time.perf_counter()
-        for epoch in range(1, words.epochs + 1):
+        for epoch in range(1, args.epochs + 1):
             count = sum(batch.num_valid for batch in loader.epoch(epoch))
-            assert count == words.images - words.bad, f"epoch {epoch} had {count} images"
+            assert count == args.images - args.bad, f"epoch {epoch} had {count} images"
             held[epoch] = _resident_mb()
             if epoch in (1, FIRST) or epoch % 10 == 0:
                 print(f"epoch {epoch:4}: {held[epoch]:7.1f} MB, {count} images", flush=True)
@@ -54,19 +57,20 @@ def main() -> int:
     values = list(held.values())[FIRST - 1:]
     before, after = values[:STRETCH], values[-STRETCH:]
     print(f"from {min(before):.1f} to {max(before):.1f} MB in epochs {FIRST} to {FIRST + STRETCH - 1}, from "
-          f"{min(after):.1f} to {max(after):.1f} MB in the last {STRETCH} of {words.epochs} "
-          f"({words.epochs * words.images} images, {seconds:.0f} s); "
+          f"{min(after):.1f} to {max(after):.1f} MB in the last {STRETCH} of {args.epochs} "
+          f"({args.epochs * args.images} images, {seconds:.0f} s); "
           f"at most {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6:.1f} MB")
     return int(min(after) > max(before))
 
 
 def _resident_mb() -> float:
+    # Not ru_maxrss, which never falls: the question is whether memory comes back.
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * resource.getpagesize() / 1e6
 
 
 def _draw(path: Path, count: int, bad: int) -> None:
-    """Noise of 60 to 200 pixels a side; every so many is cut in the middle."""
+    """Write noise of 60 to 200 pixels a side; `bad` of the files are cut in the middle."""
     rng = np.random.default_rng(0)
     cut = set(np.linspace(0, count - 1, bad, dtype=int).tolist())
     with RecordWriter(path) as writer:
@@ -78,15 +82,16 @@ def _draw(path: Path, count: int, bad: int) -> None:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=120)
     parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--bad", type=int, default=20)
-    words = parser.parse_args()
-    if words.epochs < FIRST + 2 * STRETCH:
-        parser.error(f"--epochs {words.epochs}: must be at least {FIRST + 2 * STRETCH}")
-    return words
+    args = parser.parse_args()
+    if args.epochs < FIRST + 2 * STRETCH:
+        parser.error(f"--epochs {args.epochs}: must be at least {FIRST + 2 * STRETCH}")
+    return args
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
-"""Training speed on MNIST from memory: ours, MXNet 1.9.1 and a plain PyTorch script, taking turns in one run.
+"""Measure training on MNIST from memory: ours, MXNet 1.9.1 and a plain PyTorch script, in turn in one run.
 
     python benchmarks/mnist.py --data-dir DIR [--mxnet-python PATH] [--rounds 5] [--networks mlp,lenet]
 
-DIR holds the four idx .gz files; PATH is the Python of an environment with mxnet==1.9.1 and numpy==1.23.5. Prints
-seconds per epoch (60,000 images, batch 64, float32; the median over the rounds, each the best of two epochs after a
-first), the ratio of each peer to ours within a round, the floor (the same step on one batch that never changes),
-and the seconds of a whole one-epoch mlp run from start to end. `imgcls bf16` is --dtype bfloat16.
+DIR holds the four idx .gz files; PATH is the Python of an environment with mxnet==1.9.1 and numpy==1.23.5.
+Prints seconds per epoch (60,000 images, batch 64, float32; the median over the rounds, each the best of two
+epochs after a first), the ratio of each peer to ours within a round, the floor (the same step on one batch
+that never changes), and the seconds of a whole one-epoch mlp run from start to end. `imgcls bf16` is --dtype
+bfloat16.
 """
 
 from __future__ import annotations
@@ -22,19 +23,20 @@ EPOCHS = 3
 
 
 def main() -> int:
-    words = _arguments()
-    if words.role:
-        ROLES[words.role](words)
+    """Run the peers in turn and print the tables; a peer's own process runs its role instead."""
+    args = _arguments()
+    if args.role:
+        ROLES[args.role](args)
         return 0
-    peers = ["imgcls", "imgcls bf16", "torch", "floor"] + (["mxnet"] if words.mxnet_python else [])
-    for network in words.networks.split(","):
-        rounds = [{peer: _epoch_seconds(peer, network, words) for peer in peers
-                   if not (network == "mlp" and peer == "imgcls bf16")} for _ in range(words.rounds)]
-        print(f"\n{network}: seconds per epoch, median of {words.rounds} rounds")
+    peers = ["imgcls", "imgcls bf16", "torch", "floor"] + (["mxnet"] if args.mxnet_python else [])
+    for network in args.networks.split(","):
+        rounds = [{peer: _epoch_seconds(peer, network, args) for peer in peers
+                   if not (network == "mlp" and peer == "imgcls bf16")} for _ in range(args.rounds)]
+        print(f"\n{network}: seconds per epoch, median of {args.rounds} rounds")
         _table(rounds)
-    rounds = [{peer: _whole_seconds(peer, words) for peer in ("imgcls", "mxnet") if peer in peers}
-              for _ in range(words.rounds)]
-    print(f"\nwhole run of mlp, one epoch, start to end: seconds, median of {words.rounds} rounds")
+    rounds = [{peer: _run_seconds(peer, args) for peer in ("imgcls", "mxnet") if peer in peers}
+              for _ in range(args.rounds)]
+    print(f"\ncomplete run of mlp, one epoch, start to end: seconds, median of {args.rounds} rounds")
     _table(rounds)
     return 0
 
@@ -46,31 +48,35 @@ def _table(rounds: list[dict[str, float]]) -> None:
               f"x{statistics.median(ratios):5.2f} of ours ({min(ratios):.2f}-{max(ratios):.2f})", flush=True)
 
 
-def _epoch_seconds(peer: str, network: str, words: argparse.Namespace) -> float:
-    """Best epoch after the first, of a process of its own."""
-    flags = ["--data-dir", words.data_dir, "--network", network]
+def _epoch_seconds(peer: str, network: str, args: argparse.Namespace) -> float:
+    """Return the best epoch after the first, of a process of its own."""
+    flags = ["--data-dir", args.data_dir, "--network", network]
     if peer.startswith("imgcls"):
         dtype = ["--dtype", "bfloat16"] if peer.endswith("bf16") else []
-        command = [sys.executable, "-m", "imgcls", "train", *flags, "--num-epochs", str(EPOCHS), "--batch-size", "64",
-                   *dtype]
+        command = [sys.executable, "-m", "imgcls", "train", *flags, "--num-epochs", str(EPOCHS),
+                   "--batch-size", "64", *dtype]
     else:
-        python = words.mxnet_python if peer == "mxnet" else sys.executable
+        python = args.mxnet_python if peer == "mxnet" else sys.executable
         command = [python, __file__, "--role", peer, *flags]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1])
+    # The first epoch also loads kernels and fills caches, in every peer.
     return min([float(t) for t in re.findall(r"Time cost=([\d.]+)", done.stderr)][1:])
 
 
-def _whole_seconds(peer: str, words: argparse.Namespace) -> float:
-    flags = ["--data-dir", words.data_dir, "--network", "mlp"]
-    command = [sys.executable, "-m", "imgcls", "train", *flags, "--num-epochs", "1", "--batch-size", "64"] if (
-        peer == "imgcls") else [words.mxnet_python, __file__, "--role", "mxnet", *flags, "--epochs", "1"]
+def _run_seconds(peer: str, args: argparse.Namespace) -> float:
+    flags = ["--data-dir", args.data_dir, "--network", "mlp"]
+    if peer == "imgcls":
+        command = [sys.executable, "-m", "imgcls", "train", *flags, "--num-epochs", "1", "--batch-size", "64"]
+    else:
+        command = [args.mxnet_python, __file__, "--role", "mxnet", *flags, "--epochs", "1"]
     started = time.perf_counter()
     subprocess.run(command, capture_output=True, check=True, cwd=Path(__file__).parents[1])
     return time.perf_counter() - started
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-dir", required=True)
     parser.add_argument("--mxnet-python")
     parser.add_argument("--rounds", type=int, default=5)
@@ -97,34 +103,37 @@ def _read(folder: str, name: str):  # -> two arrays: numpy is imported by the pe
     return images.reshape(-1, 1, 28, 28).astype(np.float32) / 255, labels
 
 
-def _mxnet(words: argparse.Namespace) -> None:
+def _mxnet(args: argparse.Namespace) -> None:
     """MXNet's training of its example networks with the arguments of train_mnist.py and common/fit.py."""
     import logging
 
     import mxnet as mx
 
     logging.basicConfig(level=logging.INFO)
-    (images, labels), (val, val_labels) = _read(words.data_dir, "train"), _read(words.data_dir, "t10k")
+    (images, labels), (val, val_labels) = _read(args.data_dir, "train"), _read(args.data_dir, "t10k")
     train = mx.io.NDArrayIter(images, labels, 64, shuffle=True)
     test = mx.io.NDArrayIter(val, val_labels, 64)
     net = mx.sym.Variable("data")
-    if words.network == "mlp":
+    if args.network == "mlp":
         net = mx.sym.Flatten(net)
         for units in (128, 64):
             net = mx.sym.Activation(mx.sym.FullyConnected(net, num_hidden=units), act_type="relu")
     else:
         for filters in (20, 50):
-            net = mx.sym.Activation(mx.sym.Convolution(net, kernel=(5, 5), num_filter=filters), act_type="tanh")
+            net = mx.sym.Convolution(net, kernel=(5, 5), num_filter=filters)
+            net = mx.sym.Activation(net, act_type="tanh")
             net = mx.sym.Pooling(net, pool_type="max", kernel=(2, 2), stride=(2, 2))
         net = mx.sym.Activation(mx.sym.FullyConnected(mx.sym.Flatten(net), num_hidden=500), act_type="tanh")
     net = mx.sym.SoftmaxOutput(mx.sym.FullyConnected(net, num_hidden=10), name="softmax")
     steps = mx.lr_scheduler.MultiFactorScheduler(step=[10 * 938], factor=0.1, base_lr=0.05)
     module = mx.mod.Module(net, context=mx.cpu())
-    module.fit(train, test, eval_metric=["accuracy"], num_epoch=words.epochs, optimizer="sgd", allow_missing=True,
+    # The scripts' default store; as an object it is used on one device too, as there.
+    store = mx.kvstore.create("device")
+    module.fit(train, test, eval_metric=["accuracy"], num_epoch=args.epochs, optimizer="sgd",
+               allow_missing=True, kvstore=store,
                optimizer_params={"learning_rate": 0.05, "momentum": 0.9, "wd": 1e-4, "lr_scheduler": steps,
                                  "multi_precision": True},
                initializer=mx.init.Xavier(rnd_type="gaussian", factor_type="in", magnitude=2),
-               kvstore=mx.kvstore.create("device"),  # the scripts' default; an object, so it is used on one device too
                batch_end_callback=[mx.callback.Speedometer(64, 100)])
 
 
@@ -138,33 +147,36 @@ def _torch_network(name: str):
                          nn.MaxPool2d(2), nn.Flatten(), nn.Linear(800, 500), nn.Tanh(), nn.Linear(500, 10))
 
 
-def _torch(words: argparse.Namespace) -> None:
+def _torch(args: argparse.Namespace) -> None:
     """The script everybody writes first: TensorDataset, DataLoader, SGD, running loss and accuracy."""
     import torch
     from torch.utils.data import DataLoader, TensorDataset
 
-    images, labels = _read(words.data_dir, "train")
+    images, labels = _read(args.data_dir, "train")
     loader = DataLoader(TensorDataset(torch.from_numpy(images), torch.from_numpy(labels.astype("int64"))),
                         batch_size=64, shuffle=True)
-    model = _torch_network(words.network)
+    model = _torch_network(args.network)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-4)
-    for _ in range(words.epochs):
-        started, correct = time.perf_counter(), 0
-        for batch, wanted in loader:
+    for _ in range(args.epochs):
+        started = time.perf_counter()
+        correct = 0
+        for batch, batch_labels in loader:
             optimizer.zero_grad()
             logits = model(batch)
-            loss = torch.nn.functional.cross_entropy(logits, wanted)
+            loss = torch.nn.functional.cross_entropy(logits, batch_labels)
             loss.backward()
             optimizer.step()
-            correct += (logits.argmax(1) == wanted).sum().item()
-        print(f"Time cost={time.perf_counter() - started:.3f} accuracy={correct / len(images):.4f}", file=sys.stderr)
+            correct += (logits.argmax(1) == batch_labels).sum().item()
+        seconds = time.perf_counter() - started
+        print(f"Time cost={seconds:.3f} accuracy={correct / len(images):.4f}", file=sys.stderr)
 
 
-def _floor(words: argparse.Namespace) -> None:
-    """Our network and optimizer in our settings on one batch that never changes: no data, no metrics, no words."""
+def _floor(args: argparse.Namespace) -> None:
+    """Our network and optimizer in our settings on one batch that never changes: no data, no metrics, no
+    log."""
     import os
 
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as our commands set it, before torch is loaded
     import torch
 
     from imgcls.config import sections
@@ -175,12 +187,13 @@ def _floor(words: argparse.Namespace) -> None:
     from imgcls.training import summary
 
     worker = make_worker(sections.DeviceConfig())
-    model = build_network(sections.NetworkConfig(network=words.network), 0).to(memory_format=torch.channels_last)
+    model = build_network(sections.NetworkConfig(network=args.network), 0)
+    model = model.to(memory_format=torch.channels_last)
     limit_threads(worker, 3 * 64 * summary.flops(model, (1, 28, 28)))
     optimizer = optimizers.build(sections.OptimizerConfig(), model, torch.device("cpu"))
     optimizers.set_lr(optimizer, 0.001)
     step, images, labels = optimizers.stepper(optimizer), torch.rand(64, 1, 28, 28), torch.randint(10, (64,))
-    for _ in range(words.epochs):
+    for _ in range(args.epochs):
         started = time.perf_counter()
         for _ in range(938):
             optimizer.zero_grad(set_to_none=True)

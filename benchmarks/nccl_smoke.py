@@ -1,10 +1,11 @@
-"""One short run over NCCL, for a machine with GPUs: do several GPUs give what one gives?
+"""Train briefly over NCCL, on a machine with GPUs: do several GPUs give what one gives?
 
     python benchmarks/nccl_smoke.py [--gpus 0,1]
 
-Trains lenet on the drawn digits for two epochs on one GPU with as many micro-batches as there are GPUs, and on all of
-them; prints speeds and the largest difference of the weights, and exits with 1 where that is more than rounding (1e-2
-after 188 steps in float32: lenet doubles a rounding error every few steps). With one GPU it still goes through NCCL.
+Trains lenet on the drawn digits for two epochs on one GPU with as many micro-batches as there are GPUs, and
+on all of them; prints speeds and the largest difference of the weights, and exits with 1 where that is more
+than rounding (1e-2 after 188 steps in float32: lenet doubles a rounding error every few steps). With one GPU
+it still goes through NCCL.
 """
 
 from __future__ import annotations
@@ -21,12 +22,14 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Train both ways; return 0 if the weights agree, 1 if not, 77 without a GPU."""
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gpus", default="")
     gpus = parser.parse_args().gpus or _all_gpus()
     if not gpus:
         print("no GPU here: nothing was run")
-        return 77
+        return 77  # what test runners take for "skipped"
     count = gpus.count(",") + 1
     with tempfile.TemporaryDirectory() as folder:
         one = _train(f"{folder}/one", "--gpus", gpus.split(",")[0], "--micro-batches", str(count))
@@ -37,9 +40,10 @@ def main() -> int:
 
         from imgcls.formats import params
 
-        a, b = (params.load(f"{folder}/{name}-0002.params") for name in ("one", "several"))
-        worst = max(float(np.abs(a[name] - b[name]).max()) for name in a)
-    print(f"1 GPU: {one:,.0f} samples/s; {count} GPUs: {several:,.0f} samples/s; weights differ by {worst:.2g} at most")
+        alone, together = (params.load(f"{folder}/{name}-0002.params") for name in ("one", "several"))
+        worst = max(float(np.abs(alone[name] - together[name]).max()) for name in alone)
+    print(f"1 GPU: {one:,.0f} samples/s; {count} GPUs: {several:,.0f} samples/s; "
+          f"weights differ by {worst:.2g} at most")
     return 0 if worst < 1e-2 else 1
 
 
@@ -52,7 +56,8 @@ def _all_gpus() -> str:
 def _train(prefix: str, *flags: str) -> float:
     """Train, and return the speed of the last epoch."""
     command = [sys.executable, "-m", "imgcls", "train", "--dataset", "digits", "--network", "lenet",
-               "--num-epochs", "2", "--batch-size", "64", "--dtype", "float32", "--model-prefix", prefix, *flags]
+               "--num-epochs", "2", "--batch-size", "64", "--dtype", "float32",
+               "--model-prefix", prefix, *flags]
     subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
     lines = [json.loads(line) for line in Path(f"{prefix}-metrics.jsonl").read_text().splitlines()]
     return [line["speed"] for line in lines if line["kind"] == "train"][-1]

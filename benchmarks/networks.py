@@ -1,13 +1,14 @@
-"""docs/networks.md: every network with its size, its speed here, and whether MXNet runs its files.
+"""Write docs/networks.md: every network with its size, its speed here, and whether MXNet runs its files.
 
     python benchmarks/networks.py [--only resnet] [--mxnet-python /path/to/venv/bin/python] [--no-speed]
 
-Measures what benchmarks/networks.json does not hold yet (`--again`: all of it), one network after the other, saves
-after each, and writes the page from that file: it may be stopped and started again. Speed: ours and torchvision's
-network of the same name take turns in one process, eager, channels_last, float32, the same optimizer, batch and
-threads; images per second are medians over `--rounds`, ratios are taken within a round. The machine has to be quiet:
-with another program on its cores the figures mean nothing. With `--mxnet-python` each network also goes through the
-check of benchmarks/roundtrip.py (two minutes). All of it takes about ten minutes on 2 cores.
+Measures what benchmarks/networks.json does not hold yet (`--again`: all of it), one network after the other,
+saves after each, and writes the page from that file: it may be stopped and started again. Speed: ours and
+torchvision's network of the same name take turns in one process, eager, channels_last, float32, the same
+optimizer, batch and threads; images per second are medians over `--rounds`, ratios are taken within a round.
+The machine has to be quiet: with another program on its cores the figures mean nothing. With `--mxnet-python`
+each network also goes through the check of benchmarks/roundtrip.py (two minutes). All of it takes about ten
+minutes on 2 cores.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as in a run of ours, read when torch is loaded; for both peers
+# As our commands set it, for both peers; it is read when torch is loaded.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 import torch
 from torch import nn
@@ -43,7 +45,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE, RESULTS = ROOT / "docs" / "networks.md", ROOT / "benchmarks" / "networks.json"
 #: a round is at least one step and at least this long, in seconds
 ROUND_SECONDS = 0.3
-#: images up to this side are small: batches of 64; networks from this many operations an image on: of 4; others: of 8
+#: images up to this side are small: batches of 64; networks from this many operations an image on: of 4;
+#: others: of 8
 SMALL_SIDE, LARGE_FLOPS = 32, 10e9
 
 
@@ -71,7 +74,9 @@ class Case:
 
     @property
     def config(self) -> NetworkConfig:
-        return NetworkConfig(network=self.network, image_shape=self.shape, num_classes=self.classes, **self.options)
+        """The settings that build it."""
+        return NetworkConfig(network=self.network, image_shape=self.shape, num_classes=self.classes,
+                             **self.options)
 
 
 def _depths(network: str, torchvision: str = "") -> list[Case]:
@@ -115,44 +120,48 @@ CASES = [
     Case("mobilenetv2", options={"multiplier": 0.5}),
 ]
 #: where MXNet is given smaller images than the row has, as small as the network runs at
-ROUNDTRIP_SIDE = {"alexnet": 99, "alexnet-towers": 99, "overfeat": 128, "vgg": 32, "googlenet": 64, "resnet": 64,
-                  "resnet-v1": 64, "resnetv1": 64, "resnext": 64, "mobilenet": 64, "mobilenetv2": 64,
-                  "inception-resnet-v2": 107}
+ROUNDTRIP_SIDE = {"alexnet": 99, "alexnet-towers": 99, "overfeat": 128, "vgg": 32, "googlenet": 64,
+                  "resnet": 64, "resnet-v1": 64, "resnetv1": 64, "resnext": 64, "mobilenet": 64,
+                  "mobilenetv2": 64, "inception-resnet-v2": 107}
 
 Results = dict[str, dict[str, Any]]
 
 
 def main() -> int:
-    words = _arguments()
-    torch.set_num_threads(words.threads)
+    """Measure what is missing, save after each measurement, write the page."""
+    args = _arguments()
+    torch.set_num_threads(args.threads)
     make_worker(DeviceConfig())  # the memory settings of a run on the CPU, for both peers alike
-    path = Path(words.results)
+    path = Path(args.results)
     results: Results = json.loads(path.read_text()) if path.exists() else {}
     started = time.perf_counter()
-    for case in (case for case in CASES if case.name.startswith(words.only)):
-        found = results.setdefault(case.key, {})
-        for what, wanted, measure in _parts(case, words):
-            if wanted and (words.again or what not in found):
-                found[what] = measure()
+    for case in (case for case in CASES if case.name.startswith(args.only)):
+        result = results.setdefault(case.key, {})
+        for name, is_asked_for, measure in _measurements(case, args):
+            if is_asked_for and (args.again or name not in result):
+                result[name] = measure()
                 write_bytes(path, (json.dumps(results, indent=1) + "\n").encode())
-        print(f"{time.perf_counter() - started:6.0f} s  {_row(case, found)}", flush=True)
-    write_bytes(words.page, render(results).encode())
+        print(f"{time.perf_counter() - started:6.0f} s  {_row(case, result)}", flush=True)
+    write_bytes(args.page, render(results).encode())
     return 0
 
 
 def size(case: Case) -> dict[str, Any]:
-    """Parameters (those of gammas that are fixed at 1 too, moving statistics not) and operations; no weight is made."""
+    """Parameters (those of gammas that are fixed at 1 too, moving statistics not) and operations; no weight
+    is made."""
     with torch.device("meta"):
         model = build_network(case.config, seed=0)
         peer = _torchvision(case) if case.torchvision else None
         gammas = sum(b.numel() for name, b in model.named_buffers() if name.endswith("gamma"))
-        found = {"parameters": summary.parameters(model) + gammas, "flops": summary.flops(model, case.shape)}
-        return found if peer is None else found | {
-            "peer_parameters": summary.parameters(peer), "peer_flops": summary.flops(peer, case.shape)}
+        sizes = {"parameters": summary.parameters(model) + gammas, "flops": summary.flops(model, case.shape)}
+        if peer is not None:
+            sizes |= {"peer_parameters": summary.parameters(peer),
+                      "peer_flops": summary.flops(peer, case.shape)}
+        return sizes
 
 
 def speed(case: Case, flops: int, rounds: int) -> dict[str, Any]:
-    """Images per second of inference and training, ours and the peer's, and on what."""
+    """Return the images per second of inference and training, ours and the peer's, and on what machine."""
     batch = 64 if max(case.shape) <= SMALL_SIDE else 4 if flops >= LARGE_FLOPS else 8
     models = {"imgcls": build_network(case.config, seed=0)}
     if case.torchvision:
@@ -169,23 +178,23 @@ def speed(case: Case, flops: int, rounds: int) -> dict[str, Any]:
 
 
 def render(results: Results) -> str:
-    """The page."""
-    machines = sorted({found["speed"]["on"] for found in results.values() if "speed" in found})
-    checked = [found["mxnet"] for found in results.values() if "mxnet" in found]
+    """Return the page, docs/networks.md."""
+    machines = sorted({result["speed"]["on"] for result in results.values() if "speed" in result})
+    checked = [result["mxnet"] for result in results.values() if "mxnet" in result]
     lines = [
         "# Networks", "",
         f"Written by `python benchmarks/networks.py --mxnet-python PATH` from `benchmarks/networks.json`; "
         f"{len(CASES)} configurations of `--network`.", "",
-        f"Speed: {'; '.join(machines) or 'not measured yet'}. Images per second, float32, eager, `channels_last`, "
-        f"random images in memory, batches of 8 (4 from {LARGE_FLOPS / 1e9:.0f} GFLOPs an image on, 64 up to "
-        f"{SMALL_SIDE} x {SMALL_SIDE} pixels); training is forward, backward and SGD with momentum. torchvision's "
-        "network took turns with ours in the same process with the same settings; *x* is ours over theirs, the median "
-        "of the ratios within a round; above 1, ours is faster.", "",
-        "Parameters are weights, biases, gammas (fixed ones too) and betas; FLOPs are those of convolutions and fully "
-        "connected layers for one image, a multiplication and an addition counted as two.", "",
+        f"Speed: {'; '.join(machines) or 'not measured yet'}. Images per second, float32, eager, "
+        f"`channels_last`, random images in memory, batches of 8 (4 from {LARGE_FLOPS / 1e9:.0f} GFLOPs an "
+        f"image on, 64 up to {SMALL_SIDE} x {SMALL_SIDE} pixels); training is forward, backward and SGD with "
+        "momentum. torchvision's network took turns with ours in the same process with the same settings; "
+        "*x* is ours over theirs, the median of the ratios within a round; above 1, ours is faster.", "",
+        "Parameters are weights, biases, gammas (fixed ones too) and betas; FLOPs are those of convolutions "
+        "and fully connected layers for one image, a multiplication and an addition counted as two.", "",
         _roundtrip_text(checked), "",
-        "| `--network` | input | parameters | FLOPs | MXNet file | inference, img/s | training, img/s | torchvision | "
-        "its inference | its training |",
+        "| `--network` | input | parameters | FLOPs | MXNet file | inference, img/s | training, img/s "
+        "| torchvision | its inference | its training |",
         "|---|---|---|---|---|---|---|---|---|---|",
         *[_row(case, results.get(case.key, {})) for case in CASES],
         "", NOTES]
@@ -194,27 +203,28 @@ def render(results: Results) -> str:
 
 NOTES = """Where torchvision's network of the same name differs:
 
-- alexnet: 64, 192, 384, 256, 256 filters without response normalisation ("One weird trick"); MXNet's has 96, 256, 384,
-  384, 256 and normalises twice.
-- googlenet: batch normalisation after every convolution, and 3 x 3 where the paper and MXNet have 5 x 5. For the
-  comparison it is built without its auxiliary heads, and so is inception_v3.
+- alexnet: 64, 192, 384, 256, 256 filters without response normalisation ("One weird trick"); MXNet's has 96,
+  256, 384, 384, 256 and normalises twice.
+- googlenet: batch normalisation after every convolution, and 3 x 3 where the paper and MXNet have 5 x 5. For
+  the comparison it is built without its auxiliary heads, and so is inception_v3.
 - resnet50 and deeper: the stride is in the 3 x 3 convolution ("v1.5"), in the first 1 x 1 in resnet-v1 and
-  resnet-caffe. `--network resnet` is version 2 (normalisation and relu first), which torchvision does not have.
-- resnext50_32x4d: ours also normalises the image, as MXNet's does. torchvision's 101 layers are 32x8d and 64x4d,
-  MXNet's 32x4d, so they are not compared.
+  resnet-caffe. `--network resnet` is version 2 (normalisation and relu first), which torchvision does not
+  have.
+- resnext50_32x4d: ours also normalises the image, as MXNet's does. torchvision's 101 layers are 32x8d and
+  64x4d, MXNet's 32x4d, so they are not compared.
 - mobilenet_v2: MXNet's first block has one more 1 x 1 convolution.
 - vgg and inception_v3 have the same layers, apart from constants of the normalisation.
 
-Every network of torchvision can be used as `--network torchvision:NAME`; MXNet cannot express those, so they have no
-MXNet file. `resnetv1` is another name of `resnet-v1`.
+Every network of torchvision can be used as `--network torchvision:NAME`; MXNet cannot express those, so they
+have no MXNet file. `resnetv1` is another name of `resnet-v1`.
 """
 
 
-def _parts(case: Case, words: argparse.Namespace) -> list[tuple[str, bool, Callable[[], Any]]]:
-    """What is measured of a row: its name in the results, whether it was asked for, and how."""
+def _measurements(case: Case, args: argparse.Namespace) -> list[tuple[str, bool, Callable[[], Any]]]:
+    """Return what is measured for a row: its name in the results, whether it was asked for, and how."""
     return [("size", True, lambda: size(case)),
-            ("mxnet", bool(words.mxnet_python), lambda: _roundtrip(case, words.mxnet_python)),
-            ("speed", words.speed, lambda: speed(case, size(case)["flops"], words.rounds))]
+            ("mxnet", bool(args.mxnet_python), lambda: _roundtrip(case, args.mxnet_python)),
+            ("speed", args.speed, lambda: speed(case, size(case)["flops"], args.rounds))]
 
 
 def _torchvision(case: Case) -> nn.Module:
@@ -242,7 +252,7 @@ def _training(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> C
 
 
 def _take_turns(peers: dict[str, Callable[[], object]], batch: int, rounds: int) -> dict[str, Any]:
-    """Images per second of each peer, the median over the rounds, and of the ratio to the first."""
+    """Return the images per second of each peer, medians over the rounds, and the ratio to the first."""
     steps = {}
     for name, step in peers.items():
         step()  # the first one makes gradients, buffers and kernels
@@ -256,22 +266,24 @@ def _take_turns(peers: dict[str, Callable[[], object]], batch: int, rounds: int)
             for _ in range(steps[name]):
                 peers[name]()
             speeds[name].append(batch * steps[name] / (time.perf_counter() - started))
-    found: dict[str, Any] = {name: _digits(statistics.median(values)) for name, values in speeds.items()}
+    medians: dict[str, Any] = {name: _digits(statistics.median(values)) for name, values in speeds.items()}
     if "torchvision" in speeds:
         ratios = [ours / theirs for ours, theirs in zip(speeds["imgcls"], speeds["torchvision"], strict=True)]
-        found |= {"ratio": round(statistics.median(ratios), 3),
-                  "ratios": [round(min(ratios), 3), round(max(ratios), 3)]}
-    return found
+        medians |= {"ratio": round(statistics.median(ratios), 3),
+                    "ratios": [round(min(ratios), 3), round(max(ratios), 3)]}
+    return medians
 
 
 def _roundtrip(case: Case, mxnet_python: str) -> float:
-    """The largest difference of a logit between MXNet and us on the same files, relative; ends where bytes differ."""
+    """The largest difference of a logit between MXNet and us on the same files, relative; ends where bytes
+    differ."""
     import roundtrip
 
     side = ROUNDTRIP_SIDE.get(case.network) if max(case.shape) > SMALL_SIDE else None
     shape = (case.shape[0], side, side) if side else case.shape
     with tempfile.TemporaryDirectory() as folder:
-        against, read_back, same = roundtrip.compare(case.network, shape, case.options, Path(folder), mxnet_python)
+        against, read_back, same = roundtrip.compare(case.network, shape, case.options, Path(folder),
+                                                     mxnet_python)
     if not same or max(against, read_back) > roundtrip.TOLERANCE:
         sys.exit(f"{case.key}: MXNet differs: {against:.1e}, read back {read_back:.1e}, same symbol: {same}")
     return float(f"{max(against, read_back):.1e}")
@@ -280,42 +292,54 @@ def _roundtrip(case: Case, mxnet_python: str) -> float:
 def _roundtrip_text(checked: list[float]) -> str:
     if not checked:
         return "MXNet file: not tested yet (`--mxnet-python`)."
-    return ("MXNet file: written by us with random weights and statistics, loaded and run by MXNet 1.9.1, and read "
-            "back here, as `benchmarks/roundtrip.py` does; the number is the largest difference of a logit relative to "
-            f"the largest logit, and MXNet writes our symbol with the same bytes. {len(checked)} of {len(CASES)} rows "
-            f"were tested, most at smaller images than the table has; the worst is {max(checked):.0e}.")
+    return ("MXNet file: written by us with random weights and statistics, loaded and run by MXNet 1.9.1, "
+            "and read back here, as `benchmarks/roundtrip.py` does; the number is the largest difference of "
+            "a logit relative to the largest logit, and MXNet writes our symbol with the same bytes. "
+            f"{len(checked)} of {len(CASES)} rows were tested, most at smaller images than the table has; "
+            f"the worst is {max(checked):.0e}.")
 
 
-def _row(case: Case, found: dict[str, Any]) -> str:
-    """A line of the table; what was not measured is empty."""
-    sizes, speeds = found.get("size", {}), found.get("speed", {})
-    ours = [f"{speeds[mode]['imgcls']:g}" if mode in speeds else "" for mode in ("inference", "training")]
-    theirs = [f"{speeds[mode]['torchvision']:g}, x{speeds[mode]['ratio']:.2f}" if case.torchvision and mode in speeds
-              else "" for mode in ("inference", "training")]
-    peer = f"{case.torchvision} ({sizes['peer_parameters'] / 1e6:.2f} M)" if "peer_parameters" in sizes else ""
+
+def _row(case: Case, result: dict[str, Any]) -> str:
+    """Return a line of the table; what was not measured is empty."""
+    sizes = result.get("size", {})
+    speeds = result.get("speed", {})
+    ours = [""] * 2
+    theirs = [""] * 2
+    for column, mode in enumerate(("inference", "training")):
+        if mode in speeds:
+            ours[column] = f"{speeds[mode]['imgcls']:g}"
+            if case.torchvision:
+                theirs[column] = f"{speeds[mode]['torchvision']:g}, x{speeds[mode]['ratio']:.2f}"
+    peer = ""
+    if "peer_parameters" in sizes:
+        peer = f"{case.torchvision} ({sizes['peer_parameters'] / 1e6:.2f} M)"
     shape = ",".join(map(str, case.shape)) + (f" ({case.classes} classes)" if case.classes != 1000 else "")
     cells = [f"`{case.name}`", shape, f"{sizes['parameters']:,}" if sizes else "",
-             summary.short(sizes["flops"]) if sizes else "", f"yes, {found['mxnet']:.0e}" if "mxnet" in found else "",
-             *ours, peer, *theirs]
+             summary.short(sizes["flops"]) if sizes else "",
+             f"yes, {result['mxnet']:.0e}" if "mxnet" in result else "", *ours, peer, *theirs]
     return "| " + " | ".join(cells) + " |"
 
 
 def _digits(value: float) -> float:
-    """Three digits are what a measurement of this kind is worth."""
+    """Round to three digits: more say nothing in a measurement of this kind."""
     return float(f"{value:.3g}")
 
 
 def _machine() -> str:
     from importlib.metadata import version
 
-    capability = torch.backends.cpu.get_cpu_capability()
-    return (f"{os.cpu_count()} cores ({platform.machine()}, {capability}), {torch.get_num_threads()} threads, torch "
-            f"{torch.__version__.partition('+')[0]}, torchvision {version('torchvision').partition('+')[0]}")
+    processor = f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"
+    # 2.15.0+cpu and 2.15.0+cu130 are the same on a CPU
+    versions = ", ".join(f"{name} {version(name).partition('+')[0]}" for name in ("torch", "torchvision"))
+    return f"{os.cpu_count()} cores ({processor}), {torch.get_num_threads()} threads, {versions}"
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="", help="networks whose name begins so (\"resnet --num-layers 50\")")
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="",
+                        help="networks whose name begins so (\"resnet --num-layers 50\")")
     parser.add_argument("--mxnet-python", help="the Python of an environment with MXNet 1.9.1")
     parser.add_argument("--no-speed", dest="speed", action="store_false")
     parser.add_argument("--again", action="store_true", help="measure what is known already, too")

@@ -33,6 +33,7 @@ TASKS = {"resize 256, quality 95": ["--resize", "256", "--quality", "95"], "pass
 
 
 def main() -> int:
+    """Write the lists, then compare the peers on each task."""
     args = _arguments()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

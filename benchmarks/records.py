@@ -1,17 +1,18 @@
-"""How fast are record files read, beside MXNet's own reader?
+"""Measure how fast record files are read, beside MXNet's own reader.
 
     python benchmarks/records.py --mxnet-python /path/to/venv/bin/python [--count 1000000] [--rounds 3]
 
-Writes a file of `count` records of 1,000 bytes to a temporary folder (1 GB; it must fit in memory beside the rest, so
-that disks do not matter) and measures, each time in a fresh process, the peers taking turns:
+Writes a file of `count` records of 1,000 bytes to a temporary folder (1 GB; it must fit in memory beside the
+rest, so that disks do not matter) and measures, each time in a fresh process, the peers taking turns:
     open       a reader with its index of a million lines
     search     finding all records without an index
     sequential iterating over every record: bytes objects in both
-    random     200,000 records in random order: one at a time, and (ours) in groups of 256 as a loader asks for them;
-               MXNet gives bytes objects, `payload` and `payloads` give views of the file, which copy nothing
+    random     200,000 records in random order: one at a time, and (ours) in groups of 256 as a loader asks
+               for them; MXNet returns bytes objects, `payload` and `payloads` views of the file, which copy
+               nothing
 
-On 2 cores, 3 rounds, medians: open 0.08 s (MXNet 0.36), search 0.16 s, sequential 4.5x, random 9.7x one at a time and
-11.3x in groups.
+On 2 cores, 3 rounds, medians: open 0.08 s (MXNet 0.36), search 0.16 s, sequential 4.5x, random 9.7x one at a
+time and 11.3x in groups.
 """
 
 from __future__ import annotations
@@ -56,21 +57,22 @@ print(json.dumps({"open s": opened - start, "sequential /s": seen / (read - open
 
 
 def main() -> int:
-    words = _arguments()
+    """Write the file, run the peers in turn, print medians and ratios."""
+    args = _arguments()
     with tempfile.TemporaryDirectory() as folder:
-        _write(Path(folder), words.count)
-        peers = {"ours": [sys.executable, __file__, "--measure", folder, "--count", str(words.count)]}
-        if words.mxnet_python:
-            peers["MXNet"] = [words.mxnet_python, "-W", "ignore", "-c", PEER, folder, str(words.count)]
+        _write(Path(folder), args.count)
+        peers = {"ours": [sys.executable, __file__, "--measure", folder, "--count", str(args.count)]}
+        if args.mxnet_python:
+            peers["MXNet"] = [args.mxnet_python, "-W", "ignore", "-c", PEER, folder, str(args.count)]
         results: dict[str, list[dict[str, float]]] = {name: [] for name in peers}
-        for _ in range(words.rounds):
+        for _ in range(args.rounds):
             for name, command in peers.items():
                 done = subprocess.run(command, check=True, capture_output=True, text=True)
                 results[name].append(json.loads(done.stdout.splitlines()[-1]))
     for name, rounds in results.items():
         for what in rounds[0]:
             print(f"{name:8}{what:28}{statistics.median(r[what] for r in rounds):14,.3f}")
-    if words.mxnet_python:
+    if args.mxnet_python:
         for ours, theirs in (("sequential /s", "sequential /s"), ("random, payload /s", "random /s"),
                              ("random, payloads as bytes /s", "random /s")):
             pairs = zip(results["ours"], results["MXNet"], strict=True)
@@ -79,16 +81,18 @@ def main() -> int:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--mxnet-python", default="", help="an interpreter with mxnet 1.9.1; without: ours alone")
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--mxnet-python", default="",
+                        help="an interpreter with mxnet 1.9.1; without one only ours runs")
     parser.add_argument("--count", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--measure", default="", help=argparse.SUPPRESS)
-    words = parser.parse_args()
-    if words.measure:
-        print(json.dumps(_measure(Path(words.measure), words.count)))
+    args = parser.parse_args()
+    if args.measure:
+        print(json.dumps(_measure(Path(args.measure), args.count)))
         sys.exit(0)
-    return words
+    return args
 
 
 def _write(folder: Path, count: int) -> None:

@@ -99,14 +99,14 @@ def main() -> int:
     parser.add_argument("--mxnet-python", required=True, help="the Python of an environment with MXNet 1.9.1")
     parser.add_argument("--only", default="", help="networks whose name begins so")
     parser.add_argument("--threads", type=int, default=2)
-    words = parser.parse_args()
-    torch.set_num_threads(words.threads)
-    chosen = [case for case in NETWORKS if case[0].startswith(words.only)]
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    chosen = [case for case in NETWORKS if case[0].startswith(args.only)]
     worst, all_same = 0.0, True
     print(f"{'network':<46} {'against MXNet':>14} {'read back':>10}  symbol")
     for case in chosen:
         with tempfile.TemporaryDirectory() as folder:
-            against, read_back, same = compare(*case, Path(folder), words.mxnet_python)
+            against, read_back, same = compare(*case, Path(folder), args.mxnet_python)
         worst, all_same = max(worst, against, read_back), all_same and same
         verdict = "same bytes" if same else "OTHER BYTES"
         print(f"{describe(*case):<46} {against:>14.1e} {read_back:>10.1e}  {verdict}", flush=True)

@@ -1,11 +1,12 @@
-"""Speed and efficiency of one and two workers, and what the parts of a large job cost, each measured here.
+"""Measure speed and efficiency of one and two workers, and what the parts of a large job cost.
 
     python benchmarks/scaling.py [--quick] [--workers 2]
 
 First the training speed: one process against two, one thread each, of the same number of samples per worker
-(--kv-store dist_sync, "weak") and of the same batch shared ("strong"), and one process with two threads beside them, in
-turn, three rounds, medians. Then the costs that `docs/scale.md` carries on to 256 GPUs and 14 million records: start
-and meeting, the order of an epoch, a store with many clients, sums of gradients, a checkpoint.
+(--kv-store dist_sync, "weak") and of the same batch divided ("strong"), and one process with two threads
+beside them, in turn, three rounds, medians. Then the costs that `docs/scale.md` carries on to 256 GPUs and 14
+million records: start and rendezvous, the order of an epoch, a store with many clients, sums of gradients, a
+checkpoint.
 """
 
 from __future__ import annotations
@@ -28,27 +29,30 @@ RECORDS = 14_197_122
 #: name -> flags; all on noise, so that only the steps are measured
 NETWORKS = {
     "lenet 1x28x28, batch 64": ["--network", "lenet", "--batch-size", "64", "--num-examples", "12800"],
-    "inception-bn 3x28x28, batch 32": ["--network", "inception-bn", "--image-shape", "3,28,28", "--batch-size", "32",
-                                       "--num-examples", "640"],
+    "inception-bn 3x28x28, batch 32": ["--network", "inception-bn", "--image-shape", "3,28,28",
+                                       "--batch-size", "32", "--num-examples", "640"],
 }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Print the speeds, then the costs."""
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--quick", action="store_true", help="one round, small sizes: only to see that it works")
-    words = parser.parse_args()
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")  # a host without reverse DNS warns at every connection
-    rounds = 1 if words.quick else words.rounds
-    speeds(words.workers, rounds)
-    costs(words.workers, words.quick)
+    parser.add_argument("--quick", action="store_true", help="one round of small sizes, to see that it works")
+    args = parser.parse_args()
+    # A host without reverse DNS warns at every connection.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
+    rounds = 1 if args.quick else args.rounds
+    speeds(args.workers, rounds)
+    costs(args.workers, args.quick)
 
 
 def speeds(workers: int, rounds: int) -> None:
     """The table of training speeds."""
-    print(f"{'training speed, samples/s':<34}{'1 process':>12}{f'{workers} weak':>12}{f'{workers} strong':>12}"
-          f"{f'{workers} threads':>12}  efficiency: weak, strong")
+    print(f"{'training speed, samples/s':<34}{'1 process':>12}{f'{workers} weak':>12}"
+          f"{f'{workers} strong':>12}{f'{workers} threads':>12}  efficiency: weak, strong")
     for name, flags in NETWORKS.items():
         alone = [*flags, "--num-epochs", "3"]
         cases: dict[str, tuple[list[str], str]] = {
@@ -59,22 +63,22 @@ def speeds(workers: int, rounds: int) -> None:
         }
         batch = int(flags[flags.index("--batch-size") + 1])
         cases["weak"][0][cases["weak"][0].index("--batch-size") + 1] = str(batch * workers)
-        found: dict[str, list[float]] = {case: [] for case in cases}
+        measured: dict[str, list[float]] = {case: [] for case in cases}
         for _ in range(rounds):
             for case, (command, threads) in cases.items():
-                found[case].append(speed(command, threads))
-        one, weak, strong, many = (statistics.median(found[case]) for case in cases)
+                measured[case].append(speed(command, threads))
+        one, weak, strong, many = (statistics.median(measured[case]) for case in cases)
         print(f"{name:<34}{one:>12,.0f}{weak:>12,.0f}{strong:>12,.0f}{many:>12,.0f}  "
               f"{weak / one / workers:.2f}, {strong / one / workers:.2f}", flush=True)
 
 
 def speed(flags: list[str], threads: str) -> float:
-    """Samples per second of the last epoch of a run on noise."""
+    """Return the samples per second of the last epoch of a run on noise."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "imgcls", "train", "--dataset", "digits", "--benchmark", "1", "--model-prefix",
-                   f"{folder}/net", "--save-period", "1000", "--save-every", "0", *flags]
-        done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": threads, "PYTHONPATH": str(ROOT)},
-                              capture_output=True, text=True, check=False)
+        command = [sys.executable, "-m", "imgcls", "train", "--dataset", "digits", "--benchmark", "1",
+                   "--model-prefix", f"{folder}/net", "--save-period", "1000", "--save-every", "0", *flags]
+        environment = {**os.environ, "OMP_NUM_THREADS": threads, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         if done.returncode:
             raise SystemExit(done.stderr)
         lines = [json.loads(line) for line in Path(folder, "net-metrics.jsonl").read_text().splitlines()]
@@ -85,12 +89,14 @@ def costs(workers: int, quick: bool) -> None:
     """What else a large job pays for, one line each."""
     print("\ncost")
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    tiny = [sys.executable, "-m", "imgcls", "train", "--dataset", "digits", "--network", "mlp", "--num-epochs", "0"]
-    alone = clock(lambda: subprocess.run(tiny, env=environment, check=True, capture_output=True))
-    several = clock(lambda: subprocess.run([*tiny, "--workers-per-host", str(workers)], env=environment, check=True,
-                                           capture_output=True))
-    line("start to end of a run of 0 epochs, 1 process", alone, "s")
-    line(f"the same, an agent and {workers} processes that meet", several, "s")
+    alone = [sys.executable, "-m", "imgcls", "train", "--dataset", "digits", "--network", "mlp",
+             "--num-epochs", "0"]
+    together = [*alone, "--workers-per-host", str(workers)]
+    for what, command in (("start to end of a run of 0 epochs, 1 process", alone),
+                          (f"the same, an agent and {workers} processes that form a group", together)):
+        # The loop variable is bound now: `clock` calls the function before the next round.
+        line(what, clock(lambda command=command: subprocess.run(
+            command, env=environment, check=True, capture_output=True)), "s")
 
     sys.path.insert(0, str(ROOT))
     import numpy as np
@@ -100,8 +106,8 @@ def costs(workers: int, quick: bool) -> None:
     records = RECORDS // 100 if quick else RECORDS
     line(f"order of an epoch of {records:,} records", clock(lambda: order.permutation(0, 1, records)), "s")
     shard, samples = order.Shard(3, 256), np.arange(records)
-    per_batch = clock(lambda: [order.local_batch(samples, number, 8192, shard) for number in range(100)]) / 100
-    line("one worker's share of a batch of 8192 over 256", per_batch * 1e6, "us")
+    hundred = clock(lambda: [order.local_batch(samples, number, 8192, shard) for number in range(100)])
+    line("one worker's rows of a batch of 8192 over 256", hundred / 100 * 1e6, "us")
     store_cost(16 if quick else 256)
     sum_cost(workers)
     checkpoint_cost()
@@ -191,7 +197,7 @@ def checkpoint_cost() -> None:
 
 
 def clock(work: Callable[[], object], times: int = 3) -> float:
-    """Median seconds of `work`."""
+    """Return the median seconds of `work`."""
     seconds = []
     for _ in range(times):
         started = time.perf_counter()
@@ -201,6 +207,7 @@ def clock(work: Callable[[], object], times: int = 3) -> float:
 
 
 def line(what: str, value: float, unit: str) -> None:
+    """Print one cost."""
     print(f"  {what:<70}{value:>10.3g} {unit}", flush=True)
 
 
