@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO
 
 from imgcls.errors import DataError, RunError, UsageError
-from imgcls.storage.http import HttpStatusError, open_url
+from imgcls.storage.http import HttpStatusError, open_url, transport_errors
 from imgcls.storage.locks import lock_file
 from imgcls.storage.paths import to_local_path
 from imgcls.storage.transfer import TIMEOUT_S, FileSpec, MirrorError, cannot_write, explain, transfer
@@ -84,15 +84,13 @@ def read_url(url: str, max_bytes: int) -> bytes | None:
 
     RunError where there is no server.
     """
-    from http.client import HTTPException
-
     try:
         with open_url(url, timeout_s=TIMEOUT_S) as answer:
             # One byte more than allowed tells a larger file from one that just fits.
             content = answer.read(max_bytes + 1) if answer.status == 200 else b""
     except HttpStatusError:
         return None
-    except (OSError, HTTPException, ValueError) as error:  # ValueError: what is no URL at all
+    except transport_errors() as error:
         raise RunError(f"{url}: {explain(error)}") from error
     return content if 0 < len(content) <= max_bytes else None
 

@@ -1,26 +1,62 @@
 """Open the file system behind a URL: fsspec's, or for http(s) our own reader.
 
-`remote` alone asks here. fsspec and its drivers are loaded when the first URL is opened and not before.
-Options of a driver can be set by fsspec's own variables (`FSSPEC_S3_ANON=true`).
+`paths` asks whether a URL can be opened, `remote` opens it. fsspec and its drivers are loaded for the first
+URL and not before, here and nowhere else. Options of a driver can be set by fsspec's own variables
+(`FSSPEC_S3_ANON=true`).
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from imgcls.errors import DataError
+from imgcls.errors import DataError, UsageError, nearest
 from imgcls.storage.http import READ_TIMEOUT_S, HttpFileSystem
 from imgcls.storage.retries import describe
-from imgcls.storage.urls import check_url, url_scheme
+from imgcls.storage.urls import url_scheme
 
 #: a server that is there answers at once; the rest of the patience is for what it sends
 CONNECT_TIMEOUT_S = 5
 #: how often S3's driver sends a request at each try of ours: of a large upload only what failed goes again
 DRIVER_ATTEMPTS = 2
 _S3 = ("s3", "s3a")
-#: stores where a written object appears at once or never; elsewhere it is written under another name and
-#: renamed
+#: stores where a written object appears at once or never; elsewhere it gets its name afterwards
 _ATOMIC_STORES = frozenset({*_S3, "gs", "gcs", "abfs", "abfss", "az", "adl", "oci"})
+
+#: what pip installs for a scheme whose driver is missing: scheme -> (driver, package)
+_DRIVERS = {"s3": ("s3fs", "imgcls[s3]"), "s3a": ("s3fs", "imgcls[s3]"), "gs": ("gcsfs", "gcsfs"),
+            "gcs": ("gcsfs", "gcsfs"), "hdfs": ("pyarrow", "pyarrow"), "abfs": ("adlfs", "adlfs"),
+            "abfss": ("adlfs", "adlfs"), "az": ("adlfs", "adlfs"), "sftp": ("paramiko", "paramiko"),
+            "ssh": ("paramiko", "paramiko"), "oci": ("ocifs", "ocifs"),
+            "hf": ("huggingface_hub", "huggingface_hub")}
+# fsspec knows dozens; a guess at a misspelled one is made among those that people have
+_USUAL_SCHEMES = ["s3", "gs", "hdfs", "http", "https", "file", "abfs", "az", "memory", "sftp"]
+
+
+def check_url(url: str, setting: str = "") -> None:
+    """Raise UsageError for a URL whose scheme nobody knows or whose driver is not installed.
+
+    `setting` is where the URL is from: the message begins with it.
+    """
+    scheme = url_scheme(url)
+    subject = f"{setting} {url}".strip()
+    if scheme in ("http", "https"):
+        return
+    # fsspec chains file systems like that (`zip::s3://`). An archive has no version or ranges to cache by.
+    if "::" in scheme:
+        raise UsageError(f"{subject}: URLs inside URLs (a::b://) are not taken")
+    # The file system itself is not made: that may ask a server for credentials.
+    from fsspec.registry import get_filesystem_class, known_implementations
+
+    if scheme not in known_implementations:
+        close = nearest(scheme, _USUAL_SCHEMES)
+        hint = f"; did you mean {close[0]}://?" if close else ""
+        raise UsageError(f"{subject}: there is no {scheme}://{hint}")
+    try:
+        get_filesystem_class(scheme)
+    except ImportError as error:
+        driver, package = _DRIVERS.get(scheme, ("a driver", ""))
+        how = f"pip install {package}" if package else " ".join(str(error).split())
+        raise UsageError(f"{subject}: needs {driver}: {how}") from error
 
 
 def has_atomic_writes(url: str) -> bool:

@@ -30,13 +30,20 @@ class HttpStatusError(Exception):
         self.status = status
 
 
+def transport_errors() -> tuple[type[Exception], ...]:
+    """Return what a request may raise: no connection, a broken answer, no URL (ValueError)."""
+    from http.client import HTTPException  # behind `except`: imported only when something was raised
+
+    return OSError, HTTPException, ValueError
+
+
 @contextlib.contextmanager
 def open_url(url: str, *, method: str = "GET", headers: Mapping[str, str] | None = None,
              timeout_s: float) -> Iterator[HTTPResponse]:
     """Open the answer of a server to read its body.
 
-    HttpStatusError where it refuses; an OSError or HTTPException where the connection fails. No compression
-    is asked for: ranges and sizes are those of the file.
+    HttpStatusError where it refuses, else `transport_errors`. No compression is asked for: ranges and sizes
+    are those of the file.
     """
     import urllib.error  # 40 ms: only who asks a server pays for them
     import urllib.request

@@ -10,8 +10,9 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from imgcls.errors import UsageError
+from imgcls.storage.drivers import check_url
 from imgcls.storage.remote import RemotePath
-from imgcls.storage.urls import check_url, url_scheme
+from imgcls.storage.urls import url_scheme
 
 #: where something is: on this machine, or behind a URL
 AnyPath = Path | RemotePath

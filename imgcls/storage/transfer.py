@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any
 
 from imgcls.errors import RunError, reason
-from imgcls.storage.http import HttpStatusError, open_url
+from imgcls.storage.http import HttpStatusError, open_url, transport_errors
 
 if TYPE_CHECKING:
     from http.client import HTTPResponse
@@ -96,8 +96,6 @@ def explain(error: Exception) -> str:
 
 def _request(url: str, part: IO[bytes], start: int, spec: FileSpec) -> None:
     """Append what the server has from byte `start` on, or put all of it in place of what was there."""
-    from http.client import HTTPException  # with urllib 40 ms: only who downloads pays for them
-
     try:
         headers = {"Range": f"bytes={start}-"} if start else {}
         with open_url(url, headers=headers, timeout_s=TIMEOUT_S) as answer:
@@ -106,14 +104,12 @@ def _request(url: str, part: IO[bytes], start: int, spec: FileSpec) -> None:
         if error.status == 416 and start:
             return  # there is nothing beyond what we have: the hash decides whether that is all
         raise MirrorError(str(error)) from error
-    except (OSError, HTTPException, ValueError) as error:
+    except transport_errors() as error:
         raise MirrorError(explain(error)) from error
 
 
 def _receive(answer: HTTPResponse, part: IO[bytes], start: int, spec: FileSpec) -> None:
     """Write the body of an answer to the file, from byte `start` on if that is what the server sends."""
-    from http.client import HTTPException
-
     start = _first_byte(answer, part, start)
     # Without a length, as with a chunked answer, only the hash tells whether all came.
     length = answer.headers.get("Content-Length", "")
@@ -127,7 +123,7 @@ def _receive(answer: HTTPResponse, part: IO[bytes], start: int, spec: FileSpec) 
                 raise MirrorError(f"larger than the {spec.max_bytes} bytes that the file can have")
             try:
                 piece = answer.read1(_PIECE_BYTES)  # what is there: the bar moves
-            except (OSError, HTTPException) as error:
+            except transport_errors() as error:
                 raise _BrokenError(f"{explain(error)}, after {received} bytes") from error
             if not piece:
                 break
