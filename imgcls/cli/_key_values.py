@@ -32,12 +32,14 @@ class KeyValues:
     def pack_config(self, num_cores: int) -> PackConfig:
         """Return what is done to an image, as the C++ tool would."""
         resize = max(0, self.resize)
-        # 10-100 is a quality of JPEG; the C++ tool hands PNG its own default then
+        # above 9 a quality is meant for JPEG: PNG then gets OpenCV's default
         quality = 3 if self.encoding == ".png" and self.quality > 9 else self.quality
         return PackConfig(
             pass_through=bool(self.unchanged), resize=resize, quality=quality, color=self.color,
-            center_crop=bool(self.center_crop and resize), encoding=self.encoding, inter_method=self.inter_method,
-            pack_label=bool(self.pack_label), repeat_first_label=True, num_threads=self.num_thread or num_cores)
+            # it cuts the square only on the way to a new size
+            center_crop=bool(self.center_crop and resize), encoding=self.encoding,
+            inter_method=self.inter_method, pack_label=bool(self.pack_label), repeat_first_label=True,
+            num_threads=self.num_thread or num_cores)
 
 
 def read_key_values(words: Sequence[str]) -> KeyValues:

@@ -22,8 +22,7 @@ T = TypeVar("T")
 
 
 def in_background(function: Callable[..., T], *arguments: Any) -> Callable[[], T]:
-    """Begin `function(*arguments)` in a thread; calling what this returns waits for the result, or raises its
-    error.
+    """Begin `function(*arguments)` in a thread; return a function that waits for its result or error.
 
     For reading data while torch is loaded. The thread does not keep the program alive.
     """
@@ -47,8 +46,11 @@ def in_background(function: Callable[..., T], *arguments: Any) -> Callable[[], T
 
 @contextlib.contextmanager
 def loading_torch() -> Iterator[None]:
-    """Around the first import of torch: a quarter of it goes into looking for garbage among objects that are
-    there to stay, and so does the end of the program. Does nothing where torch is loaded already."""
+    """Stop looking for garbage during the first import of torch, and never look among its objects again.
+
+    They are there to stay, and looking takes a quarter of the import and of the end of the program. Does
+    nothing where torch is loaded already.
+    """
     if "torch" in sys.modules or not gc.isenabled():
         yield
         return
@@ -67,14 +69,12 @@ def run_main(function: Callable[[Sequence[str]], int | None], argv: Sequence[str
     `own` are the sections of settings that only this command has: errors about them are told with its flags.
     """
     # Threads of torch that wait for each other spin; where another program wants the same cores, a long spin
-    # makes small networks tens of times slower. This is read when torch is loaded, and costs nothing on an
-    # idle machine.
+    # makes small networks tens of times slower. Read when torch is loaded; costs nothing on an idle machine.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     status = _status_of(function, argv, name, own)
     if _joined():
-        # Threads of gloo may still want to let go of Python's objects, and a thread that asks an interpreter
-        # which is about to end for anything takes the whole process down with SIGABRT: leave without that
-        # end.
+        # Threads of gloo may still want to let go of Python's objects, and one that asks an interpreter which
+        # is about to end takes the whole process down with SIGABRT: leave without that end.
         with contextlib.suppress(OSError):
             sys.stdout.flush()
             sys.stderr.flush()
@@ -84,7 +84,8 @@ def run_main(function: Callable[[Sequence[str]], int | None], argv: Sequence[str
 
 def _joined() -> bool:
     """Whether this process is one of several."""
-    process_group = sys.modules.get("imgcls.distributed.process_group")  # not loaded: no torch, nobody to join
+    # not loaded: no torch, and nobody to join
+    process_group = sys.modules.get("imgcls.distributed.process_group")
     return process_group is not None and process_group.has_joined()
 
 
@@ -96,6 +97,7 @@ def _status_of(function: Callable[[Sequence[str]], int | None], argv: Sequence[s
         _print_error(error, name, own)
         return error.exit_status
     except KeyboardInterrupt:
+        # 128 + SIGINT, what a shell reports for a program that Ctrl-C has ended
         print(f"{name}: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
@@ -103,6 +105,7 @@ def _status_of(function: Callable[[Sequence[str]], int | None], argv: Sequence[s
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception:
+        # a bug of ours: the traceback is what helps, but the interpreter must not end where others joined
         if not _joined():
             raise
         traceback.print_exc()
@@ -110,20 +113,31 @@ def _status_of(function: Callable[[Sequence[str]], int | None], argv: Sequence[s
 
 
 def _print_error(error: ImgclsError, name: str, own: Sequence[type]) -> None:
-    """The error in one line on stderr. One process among several leaves it to the agent that started it, if
-    there is one, and otherwise says which it is; what all of them would say, only the first says."""
+    """Print the error in one line on stderr, once for all processes of a job.
+
+    One process among several leaves it to the agent that started it, where there is one; otherwise it says
+    which it is. What all of them would say (wrong usage, a stop that was asked for) only the first says.
+    """
     message = error.spelled(spelling_of(*own))
+    # an error of torch inside ours may have several lines, and whoever reads a log wants one
     line = "; ".join(part.strip() for part in message.splitlines() if part.strip()).replace(":;", ":")
-    rank, several = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1") != "1"
-    path = os.environ.get("TORCHELASTIC_ERROR_FILE")
-    if path:
-        content = {"message": line, "extraInfo": {"timestamp": str(int(time.time())), "exit_status": error.exit_status,
-                                                  "kind": type(error).__name__}}
-        with contextlib.suppress(OSError), open(path, "w", encoding="utf-8") as stream:
-            json.dump({"message": content}, stream)
-    if several and isinstance(error, (Stopped, UsageError)) and rank != "0":
+    rank = os.environ.get("RANK", "0")
+    is_one_of_several = os.environ.get("WORLD_SIZE", "1") != "1"
+    if path := os.environ.get("TORCHELASTIC_ERROR_FILE"):
+        _write_error_file(path, line, error)
+    if is_one_of_several and rank != "0" and isinstance(error, (Stopped, UsageError)):
         return
     if AGENT_VARIABLE in os.environ:
         return
-    where = f"rank {rank}: " if several and rank != "0" and not line.startswith("rank ") else ""
-    print(f"{name}: error: {where}{line}", file=sys.stderr)
+    if is_one_of_several and rank != "0" and not line.startswith("rank "):
+        line = f"rank {rank}: {line}"
+    print(f"{name}: error: {line}", file=sys.stderr)
+
+
+def _write_error_file(path: str, line: str, error: ImgclsError) -> None:
+    """Leave the error where torch's agent looks for it, as torch.distributed.elastic's ErrorHandler does."""
+    content = {"message": line, "extraInfo": {
+        "timestamp": str(int(time.time())), "exit_status": error.exit_status, "kind": type(error).__name__}}
+    # without the file the agent still knows that the process failed, only not why
+    with contextlib.suppress(OSError), open(path, "w", encoding="utf-8") as stream:
+        json.dump({"message": content}, stream)

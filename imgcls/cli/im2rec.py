@@ -16,13 +16,13 @@ from typing import Any
 from imgcls.cli import _key_values
 from imgcls.cli._run import run_main
 from imgcls.config import command_line
-from imgcls.config.flags import flag, positional
+from imgcls.config.flags import flag, flag_spelling, positional
 from imgcls.data import listing
 from imgcls.data.packing import outputs
 from imgcls.data.packing.config import PackConfig
 from imgcls.data.packing.outputs import PackCounts
 from imgcls.data.packing.pack import make_seekable, pack_list
-from imgcls.errors import RunError, UsageError
+from imgcls.errors import RunError, UsageError, spell_settings
 from imgcls.formats import lists
 from imgcls.formats.lists import Listing
 from imgcls.formats.recordio import RecordReader
@@ -104,6 +104,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _start(argv: Sequence[str]) -> int:
+    # the two tools of MXNet share a name; three words and no flag are the C++ one's
     if len(argv) >= 3 and not any(word.startswith("-") for word in argv):
         return _pack_key_values(argv)
     paths, list_config, flags = parse(argv)
@@ -122,6 +123,7 @@ def parse(argv: Sequence[str]) -> tuple[PathConfig, ListConfig, PackFlags]:
         notes=NOTES, hint="; imgcls-im2rec --help shows examples")
     paths = PathConfig(os.path.abspath(to_local_path(paths.prefix, "PREFIX")),
                        os.path.abspath(to_local_path(paths.root, "ROOT")))
+    # png, .PNG and jpeg are common mistakes, and clear
     encoding = "." + flags.encoding.lstrip(".").lower().replace("jpeg", "jpg")
     flags = dataclasses.replace(flags, encoding=encoding)
     if encoding not in (".jpg", ".png"):
@@ -135,7 +137,8 @@ def parse(argv: Sequence[str]) -> tuple[PathConfig, ListConfig, PackFlags]:
     if flags.seekable and encoding != ".jpg":
         raise UsageError("`seekable` is for JPEG: `encoding` .png has no such thing")
     if flags.seekable and (flags.pass_through or os.path.isfile(paths.root)) and not shutil.which("jpegtran"):
-        raise UsageError("`seekable` without encoding anew needs the program jpegtran (of libjpeg-turbo) in the PATH")
+        raise UsageError("`seekable` without encoding anew needs the program jpegtran (of libjpeg-turbo) in "
+                         "the PATH")
     return paths, list_config, flags
 
 
@@ -143,6 +146,7 @@ def _make_lists(paths: PathConfig, config: ListConfig) -> list[Path]:
     """Write PREFIX*.lst and PREFIX.classes.txt; return the lists."""
     check_writable(paths.prefix, "PREFIX")
     images = lists.walk(paths.root, recursive=bool(config.recursive), extensions=config.exts)
+    # MXNet makes an empty list of a folder of folders, which nobody wants; --recursive False is believed
     if not images.entries and config.recursive is None:
         deeper = lists.walk(paths.root, recursive=True, extensions=config.exts)
         if deeper.entries and config.list:
@@ -170,21 +174,22 @@ def _pack_lists(paths: PathConfig, list_config: ListConfig, flags: PackFlags) ->
     if not os.path.isdir(paths.root):
         raise UsageError(f"ROOT {paths.root}: no such folder")
     config = PackConfig(
-        pass_through=flags.pass_through, resize=flags.resize, center_crop=flags.center_crop, color=flags.color,
-        quality=flags.quality, encoding=flags.encoding, pack_label=flags.pack_label, seekable=flags.seekable,
-        num_threads=flags.num_thread or _num_cores())
+        pass_through=flags.pass_through, resize=flags.resize, center_crop=flags.center_crop,
+        color=flags.color, quality=flags.quality, encoding=flags.encoding, pack_label=flags.pack_label,
+        seekable=flags.seekable, num_threads=flags.num_thread or _num_cores())
     list_paths = listing.find_lists(paths.prefix)
     if not list_paths and os.path.isdir(paths.prefix):
         raise UsageError(f"PREFIX {paths.prefix}: no .lst in this folder; to pack ROOT, give a name in it")
     if not list_paths:
         _print_note(f"there is no list {paths.prefix}*.lst: it is made first")
         list_paths = _make_lists(paths, list_config)
-    check_writable(str(list_paths[0]), "PREFIX")
+    check_writable(str(list_paths[0]), "PREFIX")  # before hours of packing, and not after
     totals = PackCounts(0, 0, 0)
     for path in list_paths:
         print("Creating .rec file from", path, "in", path.parent, flush=True)
         stem = str(path.with_suffix(""))
         images = lists.read(path)
+        # the same list, the same flags and a .rec of the right size: packed again it would be the same bytes
         if flags.resume and (counts := outputs.read_stamp(stem, path, config)):
             _print_note(f"{stem}.rec: complete since an earlier run, kept")
         else:
@@ -217,13 +222,15 @@ def _pack_key_values(argv: Sequence[str]) -> int:
     config = keys.pack_config(_num_cores())
     out = str(to_local_path(out, "OUT.rec"))
     check_writable(out, "OUT.rec")
-    images = lists.read_blank_separated(to_local_path(list_path, "LIST"), keys.label_width, keys.nsplit, keys.part)
+    list_path = to_local_path(list_path, "LIST")
+    images = lists.read_blank_separated(list_path, keys.label_width, keys.nsplit, keys.part)
     target = out if keys.nsplit == 1 else f"{out}.part{keys.part:03d}"
     # the C++ tool puts the root in front as it is; a folder without its separator is understood all the same
     join = not any(os.path.exists(root + entry.path) for entry in images.entries[:100])
     counts = _pack_list(images, root, target, target.removesuffix(".rec"), config, join=join)
     if keys.nsplit > 1 and not images.entries:
-        _print_note(f"{target}: no line of {list_path} begins in part {keys.part} of {keys.nsplit}, the file is empty")
+        _print_note(f"{target}: no line of {list_path} begins in part {keys.part} of {keys.nsplit}, the file "
+                    "is empty")
         return 0
     return _exit_status(counts, is_strict=False)
 
@@ -260,6 +267,7 @@ def _progress(total: int, name: str) -> Iterator[Any]:
         return
     last = time.time()
 
+    # im2rec.py's own line, which scripts look for
     def print_line(count: int) -> None:
         nonlocal last
         if (count - 1) % _PROGRESS_INTERVAL == 0:
@@ -288,6 +296,7 @@ def _num_cores() -> int:
 
 
 def _print_note(text: str) -> None:
-    # A name that is not UTF-8 must not end the run when it is printed.
+    text = spell_settings(text, flag_spelling(ListConfig))
+    # a name that is not UTF-8 must not end the run when it is printed
     shown = text.encode("utf-8", "replace").decode()
     print(f"{NAME}: {shown}", file=sys.stderr, flush=True)

@@ -1,6 +1,7 @@
 """Start a command on many devices or machines: MXNet's tools/launch.py.
 
-It takes what MXNet's launcher took: -n, -s, -H, --sync-dst-dir, --launcher, --env.
+It takes what MXNet's launcher took: -n, -s, -H, --sync-dst-dir, --launcher, --env. Here the words become a
+job or a script; `imgcls.launch` starts and watches it.
 """
 
 from __future__ import annotations
@@ -35,15 +36,17 @@ from imgcls.storage.atomic import write_bytes
 
 NAME = "imgcls-launch"
 LAUNCHERS = ("local", "ssh", "mpi", "slurm", "kubernetes", "sge", "yarn")
-#: as --dist-timeout of imgcls-train
+#: how long a machine may be silent, as --dist-timeout of imgcls-train
 DEFAULT_TIMEOUT_S = 300.0
+#: launchers that write a script -> what to do with it
 NEXT_STEP = {"slurm": "sbatch {file}", "kubernetes": "kubectl create -f {file}", "sge": "qsub {file}"}
 EXAMPLES = """examples:
-  imgcls-launch -n 2 imgcls-train --network lenet --kv-store dist_sync        two workers on this machine
-  imgcls-launch -n 4 -H hosts --sync-dst-dir /tmp/job python train.py         four, dealt out to the machines in hosts
-  imgcls-launch -n 8 -H hosts --nnodes 1:8 --max-restarts 10 imgcls-train ... goes on when machines are lost
-  imgcls-launch -n 2 --launcher mpi imgcls-train ...                          with mpirun
-  imgcls-launch -n 2 --launcher slurm --output job.sh imgcls-train ...        a script for sbatch
+  imgcls-launch -n 2 imgcls-train --network lenet --kv-store dist_sync  two workers on this machine
+  imgcls-launch -n 4 -H hosts --sync-dst-dir /tmp/job python train.py   four, dealt out to the machines \
+in hosts
+  imgcls-launch -n 8 -H hosts --nnodes 1:8 --max-restarts 10 imgcls-train ...  goes on when machines are lost
+  imgcls-launch -n 2 --launcher mpi imgcls-train ...                    with mpirun
+  imgcls-launch -n 2 --launcher slurm --output job.sh imgcls-train ...  a script for sbatch
 """
 
 
@@ -51,6 +54,7 @@ EXAMPLES = """examples:
 class LaunchConfig:
     """Launch"""
 
+    # MXNet's, and dmlc's tracker behind it
     num_workers: int = flag(MISSING, "workers, each with a --batch-size of its own; one process each, or "
                             "one for each GPU of the command's --gpus", short="-n", minimum=1)
     command: tuple[str, ...] = positional("what is to be run, with its flags", metavar="COMMAND", default=(),
@@ -66,7 +70,9 @@ class LaunchConfig:
                                 takes="each")
     env_worker: tuple[str, ...] = flag((), "a variable of the workers", metavar="K:V", takes="each")
     env_server: tuple[str, ...] = flag((), "taken for MXNet's sake", metavar="K:V", takes="each")
+    # MXNet's too, with nothing left to do: `_print_notes` says why
     p3: bool = flag(False, "taken for MXNet's sake: it is always so", takes="none")
+    # ours, with torchrun's names where torchrun has one
     max_restarts: int = flag(0, "start again from the last position saved, so often; 10 with --nnodes "
                              "MIN:MAX", minimum=0)
     nnodes: str = flag("", "go on as long as MIN machines are left", metavar="MIN:MAX")
@@ -88,9 +94,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _start(argv: Sequence[str]) -> int:
+    # a beginning of a flag may be meant for the command: only whole flags are ours
     (args,) = parse(argv, LaunchConfig, prog=NAME, usage="-n N [flags] COMMAND...", examples=EXAMPLES,
                     hint=f" ({NAME}'s own flags come before the command; --help lists them)",
-                    takes_prefixes=False)  # a beginning of a flag may be meant for the command
+                    takes_prefixes=False)
     command = commands.split_command(list(args.command))
     launcher = args.launcher or ("ssh" if args.hostfile else "local")
     _check(args, launcher, command)
@@ -100,7 +107,8 @@ def _start(argv: Sequence[str]) -> int:
            **commands.passed_variables(args.env), **_role_variables(args.env_worker, "--env-worker")}
     if args.timeout is not None:
         env["IMGCLS_DIST_TIMEOUT"] = f"{args.timeout:g}"
-    if launcher in ("local", "ssh", "mpi"):  # for the last line of a run, which tells how to go on
+    if launcher in ("local", "ssh", "mpi"):
+        # for the last line of a run, which says how to go on: our words, without those of the command
         env[LAUNCHER_VARIABLE] = shlex.join([NAME, *argv[:len(argv) - len(args.command)]])
     if launcher in ("local", "ssh"):
         return supervisor.run(_job(args, command, env))
@@ -112,14 +120,16 @@ def _start(argv: Sequence[str]) -> int:
 def _check(args: LaunchConfig, launcher: str, command: list[str]) -> None:
     """UsageError for what no launcher can do, before anything is started."""
     if launcher == "yarn":
-        raise UsageError("--launcher yarn: torch has no launcher for YARN; use slurm or kubernetes, or ssh to the "
-                         "nodes that YARN gives you (-H FILE)")
+        raise UsageError("--launcher yarn: torch has no launcher for YARN; use slurm or kubernetes, or ssh "
+                         "to the nodes that YARN gives you (-H FILE)")
     if launcher == "ssh" and not args.hostfile:
-        raise UsageError("--launcher ssh: needs a host file (-H FILE); leave --launcher out to run on this machine")
+        raise UsageError("--launcher ssh: needs a host file (-H FILE); leave --launcher out to run on this "
+                         "machine")
     if launcher not in ("ssh", "mpi") and args.hostfile:
         raise UsageError(f"-H {args.hostfile}: is for --launcher ssh and mpi, not for {launcher}")
     if args.sync_dst_dir and launcher != "ssh":
         raise UsageError(f"--sync-dst-dir {args.sync_dst_dir}: is for --launcher ssh, not for {launcher}")
+    # rsync deletes what is not here: the folder must be named in full, and be more than /
     if args.sync_dst_dir and not re.fullmatch(r"/.*[^/].*", args.sync_dst_dir):
         raise UsageError(f"--sync-dst-dir {args.sync_dst_dir}: must be a full path, such as /tmp/job")
     if args.nnodes and launcher in ("local", "mpi"):
@@ -134,10 +144,11 @@ def _print_notes(args: LaunchConfig, launcher: str, command: list[str]) -> None:
     """Say once what a user of MXNet's launcher may miss."""
     store = commands.flag_value(command, "--kv-store").lower()
     if args.num_servers and "async" not in store:
-        _print_note(f"-s {args.num_servers}: not needed for {store or 'this command'}, gradients are summed by "
-                    "all-reduce")
+        _print_note(f"-s {args.num_servers}: not needed for {store or 'this command'}, gradients are summed "
+                    "by all-reduce")
     if args.p3:
-        _print_note("--p3: nothing to switch on, gradients are sent while the backward pass still computes others")
+        _print_note("--p3: nothing to switch on, gradients are sent while the backward pass still computes "
+                    "others")
     if _role_variables(args.env_server, "--env-server"):
         _print_note("--env-server: there are no processes that are servers only; use --env or --env-worker")
     if args.output and launcher not in NEXT_STEP:
@@ -162,8 +173,9 @@ def _job(args: LaunchConfig, command: list[str], env: dict[str, str]) -> Job:
     return Job(
         command=command, hosts=assigned, num_devices=commands.count_devices(command), min_hosts=min_hosts,
         max_hosts=len(assigned), max_restarts=args.max_restarts, timeout_s=timeout_s, env=env,
-        python=args.python or sys.executable, folder=os.getcwd(), roots=_package_roots(args.sync_dst_dir), ssh=ssh,
-        name=NAME, job=secrets.token_hex(8), sync_folder=args.sync_dst_dir, verbose=args.verbose, dry_run=args.dry_run)
+        python=args.python or sys.executable, folder=os.getcwd(), roots=_package_roots(args.sync_dst_dir),
+        ssh=ssh, name=NAME, job=secrets.token_hex(8), sync_folder=args.sync_dst_dir, verbose=args.verbose,
+        dry_run=args.dry_run)
 
 
 def _assign_hosts(args: LaunchConfig) -> tuple[list[HostSlots], int]:
@@ -194,14 +206,15 @@ def _run_mpi(args: LaunchConfig, command: list[str], env: dict[str, str]) -> int
             ssh_command = Ssh(args.ssh_config, args.ssh_option).base_command(Host(""))
     # mpirun starts all at once, so that nobody can be asked for a free port: two jobs seldom draw the same
     port = str(20000 + secrets.randbelow(10000))
-    env = {**env, "MASTER_ADDR": address, "MASTER_PORT": port, "DMLC_ROLE": "worker", "DMLC_PS_ROOT_URI": address,
-           "DMLC_PS_ROOT_PORT": port, "DMLC_JOB_CLUSTER": "mpi"}
+    env = {**env, "MASTER_ADDR": address, "MASTER_PORT": port, "DMLC_ROLE": "worker",
+           "DMLC_PS_ROOT_URI": address, "DMLC_PS_ROOT_PORT": port, "DMLC_JOB_CLUSTER": "mpi"}
     if root := _package_root():
         env["PYTHONPATH"] = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
     resolved = commands.resolve_program(command)
     if args.python and os.path.basename(command[0]) in ("python", "python3"):
         resolved[0] = args.python
-    mpirun, environment = mpi.mpi_command(resolved, assigned, commands.count_devices(command), env, ssh_command)
+    num_devices = commands.count_devices(command)
+    mpirun, environment = mpi.mpi_command(resolved, assigned, num_devices, env, ssh_command)
     if args.dry_run:
         print(shlex.join(mpirun))
         return 0
@@ -212,7 +225,8 @@ def _write_script(args: LaunchConfig, launcher: str, command: list[str], env: di
     """Write the script for slurm, kubernetes or sge to stdout or --output, and say what to do with it."""
     min_nodes, max_nodes = parse_nnodes(args.nnodes or str(args.num_workers))
     if args.num_workers % max_nodes:
-        raise UsageError(f"-n {args.num_workers}: must be a multiple of the number of nodes, --nnodes {args.nnodes}")
+        raise UsageError(f"-n {args.num_workers}: must be a multiple of the number of nodes, --nnodes "
+                         f"{args.nnodes}")
     # a script may be read by others: of the environment only what was named with a value goes into it
     named = {text.partition("=")[0] for text in args.env if "=" in text}
     named |= {text.partition(":")[0] for text in args.env_worker}
@@ -233,7 +247,8 @@ def _write_script(args: LaunchConfig, launcher: str, command: list[str], env: di
         write_bytes(args.output, script.encode())
     else:
         print(script, end="")
-    _print_note(f"next: {NEXT_STEP[launcher].format(file=shlex.quote(args.output) if args.output else 'FILE')}")
+    file = shlex.quote(args.output) if args.output else "FILE"
+    _print_note(f"next: {NEXT_STEP[launcher].format(file=file)}")
     return 0
 
 
@@ -255,8 +270,7 @@ def _package_root() -> str:
 
 
 def _package_roots(sync_folder: str) -> list[str]:
-    """Return where machines may find our package, likeliest first: in their copy of the folder, or as
-    here."""
+    """Return where machines may find our package: in their copy of the folder, if any, or as here."""
     root = _package_root()
     if not root:
         return []

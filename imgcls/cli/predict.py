@@ -36,7 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _start(argv: Sequence[str]) -> int:
-    (args,) = parse(argv, PredictConfig, prog=NAME, usage="--model PREFIX IMAGE [IMAGE ...]", examples=EXAMPLES)
+    (args,) = parse(argv, PredictConfig, prog=NAME, usage="--model PREFIX IMAGE [IMAGE ...]",
+                    examples=EXAMPLES)
     with loading_torch():
         from imgcls.api import Predictor
 

@@ -52,13 +52,14 @@ def rarely_meant(entries: Sequence[ListEntry], target: str) -> list[str]:
     warnings = []
     num_ids = len({entry.id for entry in entries})
     if num_ids < len(entries):
-        warnings.append(f"{target}: {len(entries) - num_ids} ids of the list stand there more than once; a reader "
-                        "that looks records up by id finds only one of each")
+        warnings.append(f"{target}: {len(entries) - num_ids} ids of the list stand there more than once; a "
+                        "reader that looks records up by id finds only one of each")
     labels = [entry.labels[0] for entry in entries]
     num_classes = len(set(labels))
     is_training = not any(word in Path(target).name for word in ("val", "test"))
-    # four images of a class and more: a short list may be in the order of its labels by chance
+    # four images of a class and more: shorter lists may be in the order of their labels by chance
     if is_training and 1 < num_classes <= len(labels) // 4 and labels == sorted(labels):
-        warnings.append(f"{target}: the list is in the order of its labels; readers that shuffle only nearby ones, "
-                        "as MXNet without an index, learn nothing from that: make the list without --no-shuffle")
+        warnings.append(f"{target}: the list is in the order of its labels; readers that shuffle only nearby "
+                        "ones, as MXNet without an index, learn nothing from that: make the list with "
+                        "`shuffle`")
     return warnings
