@@ -184,12 +184,12 @@ def _floor(args: argparse.Namespace) -> None:
     from imgcls.distributed.topology import make_worker
     from imgcls.networks import build_network
     from imgcls.optim import optimizers
-    from imgcls.training import summary
+    from imgcls.training import network_size
 
     worker = make_worker(sections.DeviceConfig())
     model = build_network(sections.NetworkConfig(network=args.network), 0)
     model = model.to(memory_format=torch.channels_last)
-    limit_threads(worker, 3 * 64 * summary.flops(model, (1, 28, 28)))
+    limit_threads(worker, 3 * 64 * network_size.count_flops(model, (1, 28, 28)))
     optimizer = optimizers.build(sections.OptimizerConfig(), model, torch.device("cpu"))
     optimizers.set_lr(optimizer, 0.001)
     step, images, labels = optimizers.stepper(optimizer), torch.rand(64, 1, 28, 28), torch.randint(10, (64,))

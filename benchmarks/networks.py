@@ -39,7 +39,7 @@ from imgcls.config.sections import DeviceConfig, NetworkConfig
 from imgcls.distributed.topology import make_worker
 from imgcls.networks import build_network
 from imgcls.storage.atomic import write_bytes
-from imgcls.training import summary
+from imgcls.training import network_size
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE, RESULTS = ROOT / "docs" / "networks.md", ROOT / "benchmarks" / "networks.json"
@@ -153,10 +153,11 @@ def size(case: Case) -> dict[str, Any]:
         model = build_network(case.config, seed=0)
         peer = _torchvision(case) if case.torchvision else None
         gammas = sum(b.numel() for name, b in model.named_buffers() if name.endswith("gamma"))
-        sizes = {"parameters": summary.parameters(model) + gammas, "flops": summary.flops(model, case.shape)}
+        sizes = {"parameters": network_size.count_parameters(model) + gammas,
+                 "flops": network_size.count_flops(model, case.shape)}
         if peer is not None:
-            sizes |= {"peer_parameters": summary.parameters(peer),
-                      "peer_flops": summary.flops(peer, case.shape)}
+            sizes |= {"peer_parameters": network_size.count_parameters(peer),
+                      "peer_flops": network_size.count_flops(peer, case.shape)}
         return sizes
 
 
@@ -316,7 +317,7 @@ def _row(case: Case, result: dict[str, Any]) -> str:
         peer = f"{case.torchvision} ({sizes['peer_parameters'] / 1e6:.2f} M)"
     shape = ",".join(map(str, case.shape)) + (f" ({case.classes} classes)" if case.classes != 1000 else "")
     cells = [f"`{case.name}`", shape, f"{sizes['parameters']:,}" if sizes else "",
-             summary.short(sizes["flops"]) if sizes else "",
+             network_size.short(sizes["flops"]) if sizes else "",
              f"yes, {result['mxnet']:.0e}" if "mxnet" in result else "", *ours, peer, *theirs]
     return "| " + " | ".join(cells) + " |"
 

@@ -18,11 +18,11 @@ import numpy as np
 import torch
 
 from imgcls import layers
-from imgcls.cli import train
 from imgcls.config import resolve as configuration
 from imgcls.data.loaders.batch import Batch
 from imgcls.data.sources import ArraySource, Splits
 from imgcls.errors import ImgclsError
+from imgcls.training import run as training_run
 from imgcls.training import trainer
 
 COUNT, VALIDATION = 501, 101
@@ -89,8 +89,8 @@ def run(job: dict[str, Any], folder: Path, rank: int, world: int) -> None:
     config = configuration.build({"dataset": "digits", "rgb_std": (255.0,)}, settings)
     ended: dict[str, Any] = {"status": 0, "error": "", "seen": seen, "result": {}}
     try:
-        model, ended["result"] = train.run(
-            config, splits=Splits(pictures(COUNT, 0), pictures(VALIDATION, 1)), quiet=True, network=make_tiny)
+        splits = Splits(pictures(COUNT, 0), pictures(VALIDATION, 1))
+        model, ended["result"] = training_run.run(config, splits=lambda: splits, quiet=True, make_network=make_tiny)
         if rank == 0:
             np.savez(folder / f"{name}.npz", **{k: v.numpy() for k, v in model.state_dict().items()})  # type: ignore
     except ImgclsError as error:

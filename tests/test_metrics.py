@@ -44,7 +44,7 @@ def test_names() -> None:
     assert metric_names(3, "ce,nll", 10) == ["accuracy", "top_k_accuracy_3", "cross-entropy", "nll-loss"]
     assert metric_names(0, "", 10) == ["accuracy"]
     for top_k in (1, 10):
-        with pytest.raises(UsageError, match=f"--top-k {top_k}"):
+        with pytest.raises(UsageError, match=f"top_k {top_k}"):
             metric_names(top_k, "", 10)
-    with pytest.raises(UsageError, match="--loss foo"):
+    with pytest.raises(UsageError, match="loss foo"):
         metric_names(0, "ce,foo", 10)

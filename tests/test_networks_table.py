@@ -16,7 +16,7 @@ from conftest import ROOT
 
 from imgcls.config import lookup
 from imgcls.networks import build_network
-from imgcls.training import summary
+from imgcls.training import network_size
 
 PAGE = ROOT / "docs" / "networks.md"
 QUICK = ("mlp", "lenet", "lenet --add-stn", "alexnet", "alexnet-towers", "overfeat", "vgg --num-layers 16", "googlenet",
@@ -64,8 +64,8 @@ def test_parameters_and_operations_are_true(command: ModuleType, rows: dict[str,
             model = build_network(case.config, seed=0)
             gammas = sum(buffer.numel() for name, buffer in model.named_buffers() if name.endswith("gamma"))
             row = rows[case.key]
-            assert row[2] == f"{summary.parameters(model) + gammas:,}"
-            assert row[3] == summary.short(summary.flops(model, case.shape))
+            assert row[2] == f"{network_size.count_parameters(model) + gammas:,}"
+            assert row[3] == network_size.short(network_size.count_flops(model, case.shape))
 
 
 def test_speeds_are_measured_and_kept(command: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,

@@ -30,8 +30,10 @@ class PredictConfig:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command: one line a class, `name (score = 0.98765)`, as people know it from
-    classify_image.py."""
+    """Run the command and return its exit status.
+
+    It prints one line a class, `name (score = 0.98765)`, as people know it from classify_image.py.
+    """
     return run_main(_start, argv, NAME, PredictConfig)
 
 
@@ -39,19 +41,22 @@ def _start(argv: Sequence[str]) -> int:
     (args,) = parse(argv, PredictConfig, prog=NAME, usage="--model PREFIX IMAGE [IMAGE ...]",
                     examples=EXAMPLES)
     with loading_torch():
-        from imgcls.api import Predictor
+        from imgcls.inference.predictor import Predictor
 
     predict = Predictor(args.model, args.load_epoch, top=args.top)
-    failed = 0
+    several = len(args.images) > 1
+    num_failed = 0
     for path in args.images:
         try:
-            found = predict(path)
+            ranking = predict(path)
         except DataError as error:
-            failed += 1
+            num_failed += 1
             print(f"{NAME}: error: {error}", file=sys.stderr)
             continue
-        if len(args.images) > 1 and args.top > 1:
+        # one class a picture: the path stands before it on its line, otherwise on a line above
+        if several and args.top > 1:
             print(f"{path}:")
-        for name, score in found:
-            print(f"{path}: " * (args.top == 1 and len(args.images) > 1) + f"{name} (score = {score:.5f})")
-    return 1 if failed else 0
+        before = f"{path}: " if several and args.top == 1 else ""
+        for name, probability in ranking:
+            print(f"{before}{name} (score = {probability:.5f})")
+    return 1 if num_failed else 0

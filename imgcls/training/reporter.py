@@ -33,34 +33,34 @@ class Reporter:
         self.terminal = (sys.stderr.isatty() if terminal is None else terminal) and not quiet
         self._rank, self._quiet, self._spelling = rank, quiet, spelling
         self._log_file = _mirrored_log(config)
-        self._log = _open_log(config, self._log_file, rank)
+        self._logger = _open_log(config, self._log_file, rank)
         self._metrics_file = uploads.MirroredFile(to_path(metrics_path)) if metrics_path and rank == 0 else None
         self._metrics = self._metrics_file.path if self._metrics_file else None
         self._bar: Any = None
         self._last = ""  # the line of an epoch that is over
         self._started = time.perf_counter()
 
-    def line(self, message: str) -> None:
+    def log(self, message: str) -> None:
         """One of MXNet's log lines: to the log file, and to stderr off a terminal."""
         message = spell_settings(message, self._spelling)
-        if self._log:
-            self._log.info(message)
+        if self._logger:
+            self._logger.info(message)
         if not self.terminal and not self._quiet and self._rank == 0:
             print(f"INFO:root:{message}", file=sys.stderr, flush=True)
 
-    def say(self, message: str) -> None:
+    def info(self, message: str) -> None:
         """A line for people (the summary, a note, a warning), on a terminal or not."""
         message = spell_settings(message, self._spelling)
-        if self._log:
-            self._log.info(message)
+        if self._logger:
+            self._logger.info(message)
         if not self._quiet and self._rank == 0:
             self._above_the_bar(message)
 
     def warn(self, message: str) -> None:
         """Something that will hurt, said once, also by a quiet run."""
         message = spell_settings(message, self._spelling)
-        if self._log:
-            self._log.info(f"warning: {message}")
+        if self._logger:
+            self._logger.info(f"warning: {message}")
         if self._rank == 0:
             self._above_the_bar(f"warning: {message}")
 
@@ -81,7 +81,7 @@ class Reporter:
     def progress(self, epoch: int, batch: int, interval: int, speed: float, loss: float, lr: float, update: int,
                  metrics: Mapping[str, float]) -> None:
         """The line every --disp-batches: batches batch-interval .. batch of the epoch, both counted from 0."""
-        self.line(f"Epoch[{epoch}] Batch [{batch - interval}-{batch}]\tSpeed: {speed:.2f} samples/sec"
+        self.log(f"Epoch[{epoch}] Batch [{batch - interval}-{batch}]\tSpeed: {speed:.2f} samples/sec"
                   + "".join(f"\t{name}={value:f}" for name, value in metrics.items()))
         if self._bar is not None:
             self._bar.set_postfix_str(f"{speed:,.0f} img/s, loss {loss:.4f}, accuracy {metrics['accuracy']:.4f}")
@@ -91,8 +91,8 @@ class Reporter:
                    update: int) -> None:
         """The whole epoch's training metrics and its time."""
         for name, value in train.items():
-            self.line(f"Epoch[{epoch}] Train-{name}={value:f}")
-        self.line(f"Epoch[{epoch}] Time cost={seconds:.3f}")
+            self.log(f"Epoch[{epoch}] Train-{name}={value:f}")
+        self.log(f"Epoch[{epoch}] Time cost={seconds:.3f}")
         speed = samples / max(seconds, 1e-9)
         self._record(kind="train", epoch=epoch, update=update, loss=loss, lr=lr, seconds=seconds, speed=speed, **train)
         self._last = (f"epoch {epoch + 1}: {seconds:.1f} s, {speed:,.0f} img/s, loss {loss:.4f}, "
@@ -101,7 +101,7 @@ class Reporter:
 
     def saved(self, path: str) -> None:
         """A checkpoint was written."""
-        self.line(f'Saved checkpoint to "{path}"')
+        self.log(f'Saved checkpoint to "{path}"')
         for file in (self._metrics_file, self._log_file):
             if file and (problem := file.sync()):
                 self.warn(problem)
@@ -109,7 +109,7 @@ class Reporter:
     def validated(self, epoch: int, metrics: Mapping[str, float], update: int) -> None:
         """Metrics on the validation data, after the epoch."""
         for name, value in metrics.items():
-            self.line(f"Epoch[{epoch}] Validation-{name}={value:f}")
+            self.log(f"Epoch[{epoch}] Validation-{name}={value:f}")
         self._record(kind="validation", epoch=epoch, update=update, **metrics)
         self._last += f", validation accuracy {metrics['accuracy']:.4f}"
 
@@ -135,7 +135,7 @@ class Reporter:
     def close(self) -> None:
         """Take the bar away and close the log file; the terminal is the caller's again."""
         self._close_bar()
-        for handler in self._log.handlers if self._log else ():
+        for handler in self._logger.handlers if self._logger else ():
             handler.close()
         for file in (self._metrics_file, self._log_file):
             if file and (problem := file.close()):

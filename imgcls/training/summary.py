@@ -1,55 +1,79 @@
-"""What is about to be trained, in a few lines: parameters and floating-point operations of a network."""
+"""Tell what is about to be trained, in a few lines: data, network, schedule, device. Called by `run`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from imgcls.errors import UsageError
-from imgcls.layers import Convolution, FullyConnected
+from imgcls.config.resolve import Config
+from imgcls.data import augment
+from imgcls.data.loaders.batch import Loader
+from imgcls.data.sources import Splits
+from imgcls.distributed.process_group import Worker
+from imgcls.training.network_size import count_parameters, short
+from imgcls.training.reporter import Reporter
+from imgcls.training.updater import Updater
 
 
-def parameters(model: nn.Module, *, frozen: bool = False) -> int:
-    """How many numbers are learned; with `frozen`, those too that --freeze leaves as they are."""
-    return sum(p.numel() for p in model.parameters() if p.requires_grad or frozen)
+def log_summary(config: Config, splits: Splits, model: nn.Module, flops: int, loader: Loader,
+                val_loader: Loader | None, updater: Updater, worker: Worker, reporter: Reporter) -> None:
+    """Log what is trained on what, how and where, and what was done to the images to make them fit.
 
-
-def flops(model: nn.Module, image_shape: Sequence[int]) -> int:
-    """Floating-point operations of one image through the network, a multiplication and an addition counted as two.
-
-    Counts convolutions and fully connected layers, in a real run on one blank image; an image shape that the network
-    cannot take is a UsageError.
+    `flops` are those of one image; `updater` brings the schedule and the precision.
     """
-    total = 0
-
-    def count(layer: nn.Module, _inputs: object, output: Tensor) -> None:
-        nonlocal total
-        weight = layer.weight
-        assert isinstance(weight, Tensor)
-        total += 2 * output[0].numel() * (weight.numel() // weight.shape[0])
-
-    kinds = (Convolution, FullyConnected, nn.Conv2d, nn.Linear)
-    hooks = [m.register_forward_hook(count) for m in model.modules() if isinstance(m, kinds)]
-    training = model.training
-    try:
-        model.eval()
-        with torch.no_grad():
-            model(torch.zeros(1, *image_shape))
-    except RuntimeError as error:
-        shape = ",".join(map(str, image_shape))
-        raise UsageError(f"`image_shape` {shape}: the network cannot take it ({str(error).splitlines()[0]})") from error
-    finally:
-        model.train(training)
-        for hook in hooks:
-            hook.remove()
-    return total
+    lines = {
+        "data": _describe_data(config, splits, loader, val_loader),
+        "network": _describe_network(config, model, flops),
+        # flat rows of numbers are taken as they are
+        "augmentation": (augment.describe(config.augment, config.network.image_shape)
+                         if len(config.network.image_shape) == 3 else "none"),
+        "schedule": updater.schedule.description,
+        "training": f"{config.optimizer.optimizer}, batch {describe_batch(loader.batch_size, worker)}, "
+                    f"{loader.batches_per_epoch:,} updates per epoch, {config.train.num_epochs} epochs, "
+                    f"seed {config.train.seed}",
+        "device": _describe_device(config, worker, updater.precision.name),
+    }
+    for name, text in lines.items():
+        reporter.info(f"{name + ':':<14}{text}")
+    log_notes(splits.notes, reporter)
+    log_notes((f"{split} images are {split_loader.note}" for split, split_loader in (
+        ("training", loader), ("validation", val_loader)) if split_loader and split_loader.note), reporter)
 
 
-def short(number: float) -> str:
-    """1234567 -> '1.23 M', 12 -> '12'"""
-    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if number >= size:
-            return f"{number / size:.3g} {unit}"
-    return f"{number:.3g}"
+def log_notes(notes: Iterable[str], reporter: Reporter) -> None:
+    """Log each note that is not empty."""
+    for note in filter(None, notes):
+        reporter.info(f"note: {note}")
+
+
+def describe_batch(batch_size: int, worker: Worker) -> str:
+    """Return the size of a batch over all processes, and how many samples of it each has."""
+    if not worker.is_synchronous:
+        return f"{batch_size} of each of {worker.world_size} workers" if worker.is_async else str(batch_size)
+    smallest, rest = divmod(batch_size, worker.world_size)
+    each = f"{smallest} or {smallest + 1}" if rest else str(smallest)
+    share = f"{each} on each of {worker.world_size} devices"
+    if worker.num_workers == 1:
+        return f"{batch_size} ({share})"
+    return f"{batch_size} ({batch_size // worker.num_workers} for each of {worker.num_workers} workers, {share})"
+
+
+def _describe_data(config: Config, splits: Splits, loader: Loader, val_loader: Loader | None) -> str:
+    name = "random noise (`benchmark`)" if config.data.benchmark else splits.train.description
+    validation = f"{val_loader.num_samples:,} for validation" if val_loader else "none for validation"
+    return f"{name}: {loader.num_samples:,} images, {validation}, {config.network.num_classes} classes"
+
+
+def _describe_network(config: Config, model: nn.Module, flops: int) -> str:
+    shape = ",".join(map(str, config.network.image_shape))
+    return (f"{config.network.network}, input {shape}, {short(count_parameters(model, frozen=True))} parameters, "
+            f"{short(flops)} FLOPs per image")
+
+
+def _describe_device(config: Config, worker: Worker, dtype: str) -> str:
+    compiled = ", compiled" if config.device.compile else ""
+    others = worker.world_size - 1
+    if not others:
+        return f"{worker.description}, {dtype}{compiled}"
+    return f"{worker.description}, {dtype}{compiled}, and {others} more process{'es' if others > 1 else ''}"

@@ -1,0 +1,59 @@
+"""What the commands that train have in common: the processes they mean, and reading data while torch is loaded."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from imgcls import networks
+from imgcls.cli._run import in_background, loading_torch
+from imgcls.config import resolve as configuration
+from imgcls.config.resolve import Config
+from imgcls.distributed.topology import check_gpus, gpu_numbers, resolve_topology, serve_mxnet_role
+
+if TYPE_CHECKING:
+    from imgcls.training.run import MakeNetwork
+
+
+def start_processes(config: Config, argv: Sequence[str], module_argv: Sequence[str], prog: str) -> int | None:
+    """Start the processes of this machine where the command means several, and return the exit status when all ended.
+
+    None where this process is to train, since somebody has started it as one of several or it trains alone. They are
+    started as this command was; `module_argv` is what `python -m imgcls` is given where that is not known. Under
+    MXNet's DMLC_ROLE, does what a scheduler or server has to do. UsageError for devices that are not there.
+    """
+    topology = resolve_topology(config.device, config.distributed, config.network.model_parallel)
+    networks.check_model_parallel(config.network, topology.gpus, config.device.compile)
+    if topology.rank_info is not None and topology.rank_info.role != "worker":
+        return serve_mxnet_role(topology.rank_info, config.distributed.dist_timeout, prog)
+    if not topology.num_to_start:
+        if topology.rank_info:
+            # warnings of torch's C++ side are stack traces; what matters is raised, and told in a line
+            os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
+        return None
+    again = [sys.executable, "-m", "imgcls", *module_argv]
+    if argv and sys.argv[-len(argv):] == list(argv):
+        again = [sys.executable, *sys.orig_argv[1:]]
+    with loading_torch():
+        from imgcls.launch import agent
+    if topology.gpus:
+        check_gpus(config.device.gpus, topology.gpus)
+    settings = config.distributed
+    return agent.run(agent.make_spec(
+        again, processes=topology.num_to_start, nnodes=settings.nnodes, endpoint=settings.rdzv_endpoint,
+        job=settings.rdzv_id, max_restarts=settings.max_restarts, timeout_s=settings.dist_timeout, name=prog))
+
+
+def train(config: Config, command: str, make_network: MakeNetwork | None = None) -> None:
+    """Train in this process; on a CPU the data is read while torch is loaded.
+
+    A GPU may not be there: that is found out before anything is downloaded.
+    """
+    splits = None
+    if not gpu_numbers(config.device.gpus):
+        splits = in_background(lambda: configuration.dataset_module(config).load(config.data))
+    with loading_torch():
+        from imgcls.training.run import run
+    run(config, splits=splits, command=command, make_network=make_network)

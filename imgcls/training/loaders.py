@@ -1,0 +1,55 @@
+"""The loaders of a run: training and validation batches on this process's device. Called by `run`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from imgcls.config.resolve import Config
+from imgcls.data import order, sources
+from imgcls.data.loaders.batch import Loader
+from imgcls.data.loaders.benchmark import BenchmarkLoader
+from imgcls.data.loaders.make import make_loader
+from imgcls.data.sources import Splits
+from imgcls.distributed.process_group import Worker
+from imgcls.errors import UsageError
+
+
+def infer_num_classes(config: Config, splits: Splits) -> Config:
+    """Return the configuration with as many classes as the data names, where the user gave no number."""
+    named = sources.num_classes(splits.train, splits.val)
+    return config if named is None else config.with_defaults(num_classes=max(named, 2))
+
+
+def make_loaders(config: Config, splits: Splits, worker: Worker, batch_size: int) -> tuple[Loader, Loader | None]:
+    """Return the loaders for training and for validation (None without validation data).
+
+    A batch has `batch_size` samples over all processes; the loaders give this process its share of them. UsageError
+    for labels that are not 0 .. num_classes - 1.
+    """
+    shard = order.Shard(worker.rank, worker.world_size, worker.is_async)
+    if config.data.benchmark:
+        return BenchmarkLoader(
+            num_samples=config.data.num_examples or len(splits.train), batch_size=batch_size,
+            image_shape=config.network.image_shape, num_classes=config.network.num_classes, seed=config.train.seed,
+            device=worker.device, shard=shard), None
+    for source, purpose in ((splits.train, "training"), (splits.val, "validation")):
+        if source is not None:
+            check_labels(source.labels, config.network.num_classes, f"the {purpose} labels of {source.description}")
+    common: dict[str, Any] = {
+        "batch_size": batch_size, "image_shape": config.network.image_shape, "seed": config.train.seed,
+        "augment_config": config.augment, "device": worker.device,
+        "threads": config.data.data_nthreads, "on_bad": config.data.on_bad}
+    train = make_loader(splits.train, train=True, shard=shard, **common)
+    # Workers of dist_async train by themselves: the first one alone evaluates, on all of the validation data.
+    if splits.val is None or (worker.is_async and worker.rank):
+        return train, None
+    return train, make_loader(splits.val, train=False, shard=order.NO_SHARD if worker.is_async else shard, **common)
+
+
+def check_labels(labels: np.ndarray, num_classes: int, description: str) -> None:
+    """Raise UsageError unless all labels are 0 .. num_classes - 1."""
+    if ((labels < 0) | (labels >= num_classes)).any():
+        raise UsageError(f"`num_classes` {num_classes}: {description} go up to {labels.max()} (down to "
+                         f"{labels.min()}), they must be 0 to {num_classes - 1}")

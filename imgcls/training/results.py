@@ -1,0 +1,31 @@
+"""The last lines of a run, on stdout: how good the network is, where it is, and what to do next."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Mapping
+
+from imgcls.config.command_line import without
+from imgcls.config.resolve import Config
+from imgcls.distributed.rank_info import LAUNCHER_VARIABLE
+
+
+def print_result(metrics: Mapping[str, float], split: str, config: Config, command: str) -> None:
+    """Print the metrics, each with `split` (Train or Validation) before it, and the commands that come next."""
+    for name, value in metrics.items():
+        print(f"{split}-{name}={value:f}")
+    prefix = config.checkpoint.save_prefix
+    if not prefix:
+        print(f"nothing was saved: give {config.spelling('model_prefix')} PREFIX to keep the weights")
+        return
+    print(f"checkpoint: {prefix}-{config.train.num_epochs:04d}.params")
+    print(f"predict:    imgcls-predict --model {shlex.quote(prefix)} IMAGE")
+    print(f"resume:     {_resume_command(command, config)}")
+
+
+def _resume_command(command: str, config: Config) -> str:
+    """Return the command of this run with twice the epochs, going on from its checkpoint."""
+    kept = without(shlex.split(command) or ["imgcls-train"], ("num_epochs", "load_epoch"), config.fields)
+    launcher = shlex.split(os.environ.get(LAUNCHER_VARIABLE, ""))
+    return shlex.join([*launcher, *kept, "--load-epoch", "auto", "--num-epochs", str(2 * config.train.num_epochs)])

@@ -1,0 +1,85 @@
+"""One update of the weights: its learning rate, the loss scale, limits of the gradient, the optimizer's step.
+
+`run` makes it with the state of a checkpoint; the trainer calls it at every step, in the order of its methods.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from imgcls.config.resolve import Config
+from imgcls.distributed.process_group import Worker
+from imgcls.optim import optimizers
+from imgcls.optim.schedules import Schedule
+from imgcls.training import checkpoint
+from imgcls.training.checkpoint import Position, Saved
+from imgcls.training.precision import Precision
+from imgcls.training.reporter import Reporter
+
+
+class Updater:
+    """Takes the steps of `optimizer` at the learning rates of `schedule`. `clip_gradient` 0 is off."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer, schedule: Schedule, precision: Precision,
+                 clip_gradient: float = 0.0) -> None:
+        self.optimizer = optimizer
+        self.schedule = schedule
+        self.precision = precision
+        self._clip_gradient = clip_gradient
+        self._step = optimizers.stepper(optimizer)
+        self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
+
+    def begin(self, update: int) -> float:
+        """Set the learning rate of an update (counted from 1) and clear the gradients; return the rate."""
+        lr = self.schedule.lr_at(update)
+        optimizers.set_lr(self.optimizer, lr)
+        self.optimizer.zero_grad(set_to_none=True)
+        return lr
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of `loss` to those that are there, scaled where float16 needs it."""
+        scaler = self.precision.scaler
+        (scaler.scale(loss) if scaler else loss).backward()
+
+    def clip_gradients(self) -> None:
+        """Take the loss scale out of the gradients and limit each element to [-clip_gradient, clip_gradient]."""
+        if self.precision.scaler:
+            self.precision.scaler.unscale_(self.optimizer)
+        if self._clip_gradient:
+            optimizers.clip_elements(self._parameters, self._clip_gradient)
+
+    def step(self) -> None:
+        """Change the weights; with a loss scale, not where a gradient has overflowed."""
+        scaler = self.precision.scaler
+        if scaler:
+            scaler.step(self.optimizer)
+            scaler.update()
+        else:
+            with torch.no_grad():
+                self._step()
+
+
+def make_updater(config: Config, model: nn.Module, schedule: Schedule, saved: Saved | None, position: Position,
+                 worker: Worker, reporter: Reporter) -> Updater:
+    """Return the updater of a model on its device, in the state of the checkpoint where there is one.
+
+    States that MXNet saved hold no learning rate: they are taken as left at that of `position`.
+    """
+    optimizer = optimizers.build(config.optimizer, model, worker.device)
+    updater = Updater(optimizer, schedule, Precision(config.device.dtype, worker.device),
+                      config.optimizer.clip_gradient)
+    if saved and saved.mxnet_states is not None:
+        lr = schedule.lr_at(position.update)
+        saved = checkpoint.translate_states(model, optimizer, saved, lr, position.update)
+        reporter.info(f"note: MXNet's optimizer states are taken up, as left at learning rate {lr:g} after "
+                      f"{position.update} updates" if saved.optimizer else
+                      f"note: MXNet's optimizer states hold nothing that {config.optimizer.optimizer} can use; the "
+                      "optimizer starts afresh")
+    if saved and saved.optimizer_class in ("", type(optimizer).__name__):
+        checkpoint.restore_optimizer(model, optimizer, saved)
+        updater.precision.restore(saved.scaler)
+    elif saved:
+        reporter.warn(f"`optimizer` {config.optimizer.optimizer}: the checkpoint was trained with "
+                      f"{saved.optimizer_class}, whose state means nothing here; the optimizer starts afresh")
+    return updater
