@@ -9,6 +9,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -27,6 +28,7 @@ def test_every_example_is_tested() -> None:
     assert names == {"train_on_arrays.py", "record_file.py", "mxnet_checkpoint.py"}
 
 
+@pytest.mark.slow
 def test_training_on_arrays_and_a_checkpoint_of_ones_own(tmp_path: Path) -> None:
     printed = run("train_on_arrays.py", tmp_path / "net").splitlines()
     assert float(printed[0].split()[-1]) > 0.85
