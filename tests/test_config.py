@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,9 +11,14 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, run_cli
 
+from imgcls.cli.finetune import FinetuneConfig
+from imgcls.cli.im2rec import ListConfig, PackFlags
+from imgcls.cli.launch import LaunchConfig
+from imgcls.cli.predict import PredictConfig
+from imgcls.cli.score import ScoreConfig
 from imgcls.config import command_line
 from imgcls.config import resolve as configuration
-from imgcls.config.flags import long_flag
+from imgcls.config.flags import flag_spelling, long_flag
 from imgcls.config.resolve import FIELDS, Config, build, dump
 from imgcls.errors import UsageError
 
@@ -165,6 +172,68 @@ def test_python_arguments_are_checked_like_flags() -> None:
     assert build({}, {"lr": 1, "image_shape": (1, 8, 8)}).schedule.lr == 1.0
     with pytest.raises(UsageError, match="num_epochs"):
         build({}, {"num_epoch": 3})
+
+
+def test_the_caller_spells_the_settings() -> None:
+    """A command answers about --image-shape, Python code about image_shape; only names of settings are replaced."""
+    with pytest.raises(UsageError) as caught:
+        build({}, {"image_shape": "1,x"})
+    assert str(caught.value).startswith("image_shape 1,x: must be whole numbers")
+    assert caught.value.spelled(configuration.spelling_of()).startswith("--image-shape 1,x: must be whole")
+    file = UsageError("`mean_image` `x`.bin: no such file")
+    assert file.spelled(configuration.spelling_of()) == "--mean-image `x`.bin: no such file"
+    assert file.spelled(flag_spelling(LaunchConfig)) == file.message
+    short = UsageError("`num_workers`, `sync_dst_dir` and `command`")
+    assert short.spelled(flag_spelling(LaunchConfig)) == "-n, --sync-dst-dir and COMMAND"
+    assert (build({}, {}).spelling("lr"), parse().spelling("lr")) == ("lr", "--lr")
+
+
+def test_messages_name_settings_only_between_backquotes() -> None:
+    """What stands between backquotes in a message is shown as a flag: it must be one."""
+    settings = set(configuration.spelling_of(
+        LaunchConfig, ListConfig, PackFlags, FinetuneConfig, ScoreConfig, PredictConfig).flags)
+    raising = {"UsageError", "RunError", "DataError", "unknown", "say", "warn", "line", "Decay", "info", "message"}
+    unknown = []
+    for path in (ROOT / "imgcls").rglob("*.py"):
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(call, ast.Call) and getattr(call.func, "id", getattr(call.func, "attr", "")) in raising:
+                text = " ".join(part.value for part in ast.walk(call)
+                                if isinstance(part, ast.Constant) and isinstance(part.value, str))
+                unknown += [f"{path.name}:{call.lineno} {name}" for name in re.findall(r"`([a-z][a-z0-9_]*)`", text)
+                            if name not in settings]
+    assert not unknown
+
+
+def test_what_data_or_a_checkpoint_tells_stands_below_the_user() -> None:
+    config = parse("--rgb-mean", "1,2,3", "--data-shape", "8")
+    later = config.with_defaults(num_classes=7, rgb_mean=[4, 5, 6], rgb_std=[2], image_shape=[1, 9, 9])
+    assert (later.network.num_classes, later.augment.rgb_std) == (7, (2.0,))
+    assert (later.augment.rgb_mean, later.network.image_shape) == ((1.0, 2.0, 3.0), (3, 8, 8))
+    assert config.is_explicit("lr", "rgb_mean")
+    assert not config.is_explicit("lr", "num_classes")
+    assert config.network.num_classes == 10
+
+
+@pytest.mark.parametrize(("words", "kind", "step_epochs", "every_epochs", "reason"), [
+    ("", "steps", (10,), 0, "the data set's default steps"),
+    ("--lr-step-epochs 3,5", "steps", (3, 5), 0, "`lr_step_epochs`"),
+    ("--lr-factor .5 --num-epochs 5", "every", (), 1, "`lr_factor`, and no default step (10) before the end"),
+    ("--lr-factor-epoch .5", "every", (), 0.5, "`lr_factor_epoch`"),
+    ("--lr-factor 1 --lr-step-epochs 3", "constant", (), 0, "`lr_factor` 1"),
+    ("--lr-step-epochs pow2", "power", (), 0, "`lr_step_epochs` pow2"),
+    ("--lr-schedule cosine --lr-factor .5 --num-epochs 5", "cosine", (), 1, "`lr_schedule`"),
+])
+def test_flags_of_the_learning_rate_come_to_one_rule(words: str, kind: str, step_epochs: tuple[int, ...],
+                                                     every_epochs: float, reason: str) -> None:
+    decay = parse(*words.split()).schedule.decay
+    assert (decay.kind, decay.step_epochs, decay.every_epochs, decay.reason) == (
+        kind, step_epochs, every_epochs, reason)
+
+
+def test_a_command_line_without_some_flags() -> None:
+    words = ["imgcls-train", "--lr", "1", "--num-ep=3", "--load_epoch", "auto", "--benchmark", "--wd", "2"]
+    kept = command_line.without(words, ("num_epochs", "load_epoch", "benchmark"), FIELDS)
+    assert kept == ["imgcls-train", "--lr", "1", "--wd", "2"]
 
 
 def test_help_and_print_config_touch_neither_torch_nor_cv2() -> None:

@@ -345,8 +345,9 @@ def test_the_cpp_tools_form(folder: Path, tmp_path: Path, capsys: pytest.Capture
     for root in (f"{folder}/a", f"{folder}/a/"):
         assert im2rec.main([f"{tmp_path}/y.lst", root, f"{tmp_path}/y.rec", "encoding=.png"]) == 0
         assert images(tmp_path / "y.rec")[0].shape == (21, 32, 3)
-    for wrong, told in (("resiz=3", "did you mean resize"), ("resize=x", "whole number"), ("pack_label=1", "label_width"),
-                        ("nsplit=2 part=2", "part 2"), ("loose", "key=value"), ("inter_method=7", "inter_method")):
+    for wrong, told in (("resiz=3", "did you mean resize"), ("resize=x", "resize x: must be a whole number"),
+                        ("pack_label=1", "label_width"), ("nsplit=2 part=2", "part 2"), ("loose", "key=value"),
+                        ("inter_method=7", "inter_method")):
         assert im2rec.main([*words, *wrong.split()]) == 2
         assert told in capsys.readouterr().err
 

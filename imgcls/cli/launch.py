@@ -129,7 +129,7 @@ def _check(args: LaunchConfig, launcher: str, command: list[str]) -> None:
         raise UsageError(f"-H {args.hostfile}: is for --launcher ssh and mpi, not for {launcher}")
     if args.sync_dst_dir and launcher != "ssh":
         raise UsageError(f"--sync-dst-dir {args.sync_dst_dir}: is for --launcher ssh, not for {launcher}")
-    # rsync deletes what is not here: the folder must be named in full, and be more than /
+    # a far shell begins in another folder than this: only a full path means the same on every machine
     if args.sync_dst_dir and not re.fullmatch(r"/.*[^/].*", args.sync_dst_dir):
         raise UsageError(f"--sync-dst-dir {args.sync_dst_dir}: must be a full path, such as /tmp/job")
     if args.nnodes and launcher in ("local", "mpi"):
