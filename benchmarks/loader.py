@@ -133,7 +133,7 @@ def imgcls_batches(args: argparse.Namespace, task: str, antialias: bool) -> Iter
     """Yield 0 when it is ready, then the sizes of the batches of an epoch; so do the others."""
     from imgcls.config.sections import AugmentConfig, DeviceConfig
     from imgcls.data.loaders.streaming import StreamingLoader
-    from imgcls.data.sources import RecordSource
+    from imgcls.data.record_source import RecordSource
     from imgcls.distributed.topology import make_worker
 
     settings = {

@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # the checkout, installed or
 
 from imgcls.config.sections import AugmentConfig
 from imgcls.data.loaders.streaming import StreamingLoader
-from imgcls.data.sources import RecordSource
+from imgcls.data.record_source import RecordSource
 from imgcls.formats.recordio import ImageHeader, RecordWriter, pack
 
 FIRST, STRETCH = 5, 10

@@ -1,4 +1,4 @@
-"""Plans: MXNet's distributions, sample by sample, whatever else is asked for; and what the settings refuse."""
+"""Crops: MXNet's distributions, sample by sample, whatever else is asked for; and what the settings refuse."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 from imgcls.config.rules import resolve_augmentation
 from imgcls.config.sections import AugmentConfig
-from imgcls.data import augment
+from imgcls.data import augment, normalize
 from imgcls.data.crops import METHODS, CropSampler, CropSpec, short_edge_sizes
 from imgcls.errors import DataError, UsageError
 from imgcls.formats import params
@@ -24,13 +24,13 @@ FROZEN_COLORS = [((1, 2, 0), (-6, 15, -28)), ((2, 1, 0), (-28, 18, -30))]
 FROZEN_FACTORS = [[1.1738, 0.7938, 0.8495, -4.2272, -4.7315, -5.3283], [0.6739, 0.753, 0.9014, -1.3125, -0.0101, 0.937]]
 
 
-def planner(crop: tuple[int, int] = (32, 32), channels: int = 3, *, train: bool = True, seed: int = 0,
+def sampler(crop: tuple[int, int] = (32, 32), channels: int = 3, *, train: bool = True, seed: int = 0,
             **settings: object) -> CropSampler:
     return CropSampler(AugmentConfig(**settings), crop, channels, seed=seed, train=train)
 
 
-def plans(size: tuple[int, int], count: int = MANY, epoch: int = 0, **settings: object) -> list[CropSpec]:
-    return planner(**settings).plans(epoch, np.arange(count), np.tile([size], (count, 1)))
+def specs(size: tuple[int, int], count: int = MANY, epoch: int = 0, **settings: object) -> list[CropSpec]:
+    return sampler(**settings).specs(epoch, np.arange(count), np.tile([size], (count, 1)))
 
 
 def even(values: np.ndarray, low: float, high: float, bins: int = 10) -> bool:
@@ -41,57 +41,58 @@ def even(values: np.ndarray, low: float, high: float, bins: int = 10) -> bool:
     return counts.sum() == len(values) and np.abs(counts - expected).max() < 6 * expected ** 0.5
 
 
-def test_a_plan_belongs_to_its_sample() -> None:
+def test_a_spec_belongs_to_its_sample() -> None:
     """Neither its neighbours nor their order nor the way the sizes come change it; the epoch and the seed do."""
     settings = RESIZED_CROP | {"random_mirror": True, "brightness": 0.4, "pca_noise": 0.1, "max_random_h": 20}
-    one = planner(**settings)
+    one = sampler(**settings)
     sizes = np.stack([np.arange(100, 200), np.arange(250, 150, -1)], axis=1)
-    together = one.plans(3, np.arange(100), sizes)
+    together = one.specs(3, np.arange(100), sizes)
     for sample in (0, 41, 99):
-        assert one.plans(3, np.array([sample]), sizes[[sample]]) == [together[sample]]
-    backwards = one.plans(3, np.arange(100)[::-1], sizes[::-1])
+        assert one.specs(3, np.array([sample]), sizes[[sample]]) == [together[sample]]
+    backwards = one.specs(3, np.arange(100)[::-1], sizes[::-1])
     assert backwards[::-1] == together
-    assert sum(a == b for a, b in zip(one.plans(4, np.arange(100), sizes), together, strict=True)) == 0
-    assert sum(a == b for a, b in zip(planner(seed=1, **settings).plans(3, np.arange(100), sizes), together,
+    assert sum(a == b for a, b in zip(one.specs(4, np.arange(100), sizes), together, strict=True)) == 0
+    assert sum(a == b for a, b in zip(sampler(seed=1, **settings).specs(3, np.arange(100), sizes), together,
                                       strict=True)) == 0
 
 
 def test_the_draws_are_frozen() -> None:
     """Runs that were begun with an older version must go on as they would have."""
-    found = plans((375, 500), 3, epoch=2, random_mirror=True, **RESIZED_CROP)
+    found = specs((375, 500), 3, epoch=2, random_mirror=True, **RESIZED_CROP)
     assert [(p.top, p.left, p.height, p.width, p.mirror) for p in found] == FROZEN_AREAS
-    found = plans((60, 70), 3, epoch=2, random_crop=True, max_random_rotate_angle=10, max_random_shear_ratio=0.1,
+    found = specs((60, 70), 3, epoch=2, random_crop=True, max_random_rotate_angle=10, max_random_shear_ratio=0.1,
                   min_random_scale=0.8, max_random_aspect_ratio=0.25)
     assert [(p.top, p.left, p.warp[1]) for p in found] == FROZEN_WARPS
     assert np.allclose([p.warp[0][0] for p in found], FROZEN_MATRICES, atol=1e-3)
-    found = plans((60, 70), 2, epoch=2, brightness=0.4, contrast=0.4, saturation=0.4, pca_noise=0.1, max_random_h=36,
+    found = specs((60, 70), 2, epoch=2, brightness=0.4, contrast=0.4, saturation=0.4, pca_noise=0.1, max_random_h=36,
                   max_random_s=50, max_random_l=50)
     assert [(p.color.order, p.color.hls) for p in found] == FROZEN_COLORS
     assert np.allclose([p.color.factors + p.color.light for p in found], FROZEN_FACTORS, atol=1e-3)
 
 
 def test_random_crop_and_mirror() -> None:
-    found = plans((40, 36), random_crop=True, random_mirror=True)
+    found = specs((40, 36), random_crop=True, random_mirror=True)
     assert {p.top for p in found} == set(range(9))
     assert {p.left for p in found} == set(range(5))
     assert even([p.top for p in found], -0.5, 8.5, 9)
     assert 0.45 < np.mean([p.mirror for p in found]) < 0.55
-    assert {(p.top, p.left, p.height, p.width, p.mirror) for p in plans((41, 36))} == {(4, 2, 32, 32, False)}
+    assert {(p.top, p.left, p.height, p.width, p.mirror) for p in specs((41, 36))} == {(4, 2, 32, 32, False)}
 
 
-def test_the_resident_loader_draws_the_same() -> None:
-    config = AugmentConfig(pad_size=4, random_crop=True, random_mirror=True)
-    samples = np.arange(500)
-    theirs = augment.plan(config, 5, 3, samples, (32, 30), (28, 28), train=True)
-    ours = planner((28, 28), seed=5, pad_size=4, random_crop=True, random_mirror=True).plans(
-        3, samples, np.tile([[32, 30]], (500, 1)))
-    assert [(p.top, p.left, p.mirror) for p in ours] == list(zip(theirs.top.tolist(), theirs.left.tolist(),
-                                                                theirs.mirror.tolist(), strict=True))
+def test_windows_are_those_of_the_specs() -> None:
+    """What the resident loader asks for is what the streaming loader is given."""
+    indices = np.arange(500)
+    for settings in ({"pad_size": 4, "random_crop": True, "random_mirror": True}, {}):
+        crops = sampler((28, 28), seed=5, **settings)
+        windows = crops.windows(3, indices, (32, 30))
+        specs_ = crops.specs(3, indices, np.tile([[32, 30]], (500, 1)))
+        assert [(p.top, p.left, p.height, p.width, p.mirror) for p in specs_] == list(
+            zip(*(column.tolist() for column in windows), strict=True))
 
 
 def test_random_resized_crop_has_mxnets_distribution() -> None:
     """Area and ratio even (not in the logarithm), sides exchanged half of the time, ten tries, then the centre."""
-    found = plans((1000, 1000), **RESIZED_CROP)
+    found = specs((1000, 1000), **RESIZED_CROP)
     area = np.array([p.height * p.width for p in found]) / 1e6
     ratio = np.array([p.width / p.height for p in found])
     small = (area > 0.08) & (area < 0.5)  # larger ones do not always fit
@@ -112,37 +113,37 @@ def _part_in_the_middle() -> float:
 
 
 def test_where_no_area_fits_the_centre_is_cut() -> None:
-    found = plans((20, 2000), 200, random_resized_crop=True, min_random_area=0.9, min_random_aspect_ratio=1,
+    found = specs((20, 2000), 200, random_resized_crop=True, min_random_area=0.9, min_random_aspect_ratio=1,
                   max_random_aspect_ratio=1)
     assert {p[3:7] for p in found} == {(0, 1584, 32, 32)}
     assert {p.enlarge for p in found} == {(32, 3200)}
-    neutral = plans((50, 60), 5, random_resized_crop=True)  # of all settings at their defaults: not active
+    neutral = specs((50, 60), 5, random_resized_crop=True)  # of all settings at their defaults: not active
     assert {p[3:7] for p in neutral} == {(9, 14, 32, 32)}
 
 
 def test_square_crops_of_random_size() -> None:
-    found = plans((100, 80), min_crop_size=40, max_crop_size=60, random_crop=True)
+    found = specs((100, 80), min_crop_size=40, max_crop_size=60, random_crop=True)
     assert even([p.height for p in found], 39.5, 60.5, 21)
     assert all(p.height == p.width and p.top + p.height <= 100 and p.left + p.width <= 80 for p in found)
-    centre = plans((100, 80), min_crop_size=40, max_crop_size=60)
+    centre = specs((100, 80), min_crop_size=40, max_crop_size=60)
     assert all((p.top, p.left) == ((100 - p.height) // 2, (80 - p.width) // 2) for p in centre)
-    assert {p.height for p in plans((50, 30), min_crop_size=40, max_crop_size=60)} == {30}  # MXNet dies here
+    assert {p.height for p in specs((50, 30), min_crop_size=40, max_crop_size=60)} == {30}  # MXNet dies here
 
 
 def test_small_images_are_enlarged_as_mxnet_does() -> None:
     """First the height is brought up, then the width, the rest in proportion and cut off."""
-    assert {(p.enlarge, p.top, p.left) for p in plans((20, 50), 2)} == {((32, 80), 0, 24)}
-    assert {p.enlarge for p in plans((20, 10), 2)} == {((64, 32))}
-    assert {p.enlarge for p in plans((40, 31), 2)} == {(41, 32)}
-    assert {p.enlarge for p in plans((24, 24), 2, pad_size=4)} == {None}
+    assert {(p.enlarge, p.top, p.left) for p in specs((20, 50), 2)} == {((32, 80), 0, 24)}
+    assert {p.enlarge for p in specs((20, 10), 2)} == {((64, 32))}
+    assert {p.enlarge for p in specs((40, 31), 2)} == {(41, 32)}
+    assert {p.enlarge for p in specs((24, 24), 2, pad_size=4)} == {None}
     assert short_edge_sizes(np.array([[9, 11], [500, 375], [33, 33]]), 32).tolist() == [[32, 39], [42, 32], [32, 32]]
 
 
 def test_warps_have_mxnets_matrix_and_canvas() -> None:
-    found = plans((50, 80), 300, max_random_rotate_angle=20, max_random_shear_ratio=0.2, min_random_scale=0.7,
+    found = specs((50, 80), 300, max_random_rotate_angle=20, max_random_shear_ratio=0.2, min_random_scale=0.7,
                   max_random_scale=1.3, max_random_aspect_ratio=0.25)
-    for wanted in found:
-        matrix, canvas = wanted.warp
+    for spec in found:
+        matrix, canvas = spec.warp
         scale = canvas[1] / 80
         assert 0.68 < scale < 1.31
         assert abs(canvas[0] - scale * 50) < 1.5
@@ -158,35 +159,35 @@ def test_warps_have_mxnets_matrix_and_canvas() -> None:
         assert 0.74 < across / along < 1.26
         assert abs(along + across - 2 * scale) < 0.1
         assert abs(shear) < 0.201
-    angles = [np.rad2deg(np.arctan2(-p.warp[0][1, 0], p.warp[0][1, 1])) for p in plans((50, 80),
+    angles = [np.rad2deg(np.arctan2(-p.warp[0][1, 0], p.warp[0][1, 1])) for p in specs((50, 80),
                                                                                     max_random_rotate_angle=3)]
     assert even(np.round(angles), -3.5, 3.5, 7)
-    assert plans((50, 80), 1)[0].warp is None
+    assert specs((50, 80), 1)[0].warp is None
 
 
 def test_colour() -> None:
-    colors = [p.color for p in plans((40, 40), brightness=0.4, contrast=0.2, saturation=0.1)]
+    colors = [p.color for p in specs((40, 40), brightness=0.4, contrast=0.2, saturation=0.1)]
     for i, most in enumerate((0.4, 0.2, 0.1)):
         assert even([c.factors[i] for c in colors], 1 - most, 1 + most)
     assert {c.order for c in colors} == {(0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0)}
     assert {c.hls for c in colors} == {(0, 0, 0)}
-    shifts = np.array([p.color.hls for p in plans((40, 40), max_random_h=36, max_random_s=50, max_random_l=40)])
+    shifts = np.array([p.color.hls for p in specs((40, 40), max_random_h=36, max_random_s=50, max_random_l=40)])
     assert (np.abs(shifts).max(0) <= (36, 40, 50)).all()
     assert (shifts.std(0) > (14, 16, 20)).all()  # (u + 4v) / 5 is a little narrower than even
     assert (shifts.std(0) < (36 / 3 ** 0.5, 40 / 3 ** 0.5, 50 / 3 ** 0.5)).all()
-    light = np.array([p.color.light for p in plans((40, 40), pca_noise=0.1)])
+    light = np.array([p.color.light for p in specs((40, 40), pca_noise=0.1)])
     assert np.abs(light.mean(0)).max() < 0.3
     assert np.allclose(light.std(0), 0.1 * 55.46 * np.array([0.5675, 0.5808, 0.5836]), rtol=0.05)
-    assert {p.color for p in plans((40, 40), 3)} == {None}
-    assert {p.method for p in plans((40, 40), interpolation="random")} == {0, 1, 2, 3, 4}
-    assert plans((40, 40), 1, interpolation="antialias")[0].method == METHODS["antialias"]
+    assert {p.color for p in specs((40, 40), 3)} == {None}
+    assert {p.method for p in specs((40, 40), interpolation="random")} == {0, 1, 2, 3, 4}
+    assert specs((40, 40), 1, interpolation="antialias")[0].method == METHODS["antialias"]
 
 
 def test_validation_is_the_centre_of_the_resized_image() -> None:
     settings = RESIZED_CROP | {"random_mirror": True, "pad_size": 4, "pca_noise": 0.1, "resize": 300, "val_resize": 64}
-    found = planner(train=False, **settings).plans(7, np.arange(50), np.tile([[100, 200]], (50, 1)))
+    found = sampler(train=False, **settings).specs(7, np.arange(50), np.tile([[100, 200]], (50, 1)))
     assert set(found) == {CropSpec((64, 128), None, None, 16, 48, 32, 32, False, 1, None)}
-    found = plans((100, 200), 5, resize=64)
+    found = specs((100, 200), 5, resize=64)
     assert {(p.resize, p.top, p.left) for p in found} == {((64, 128), 16, 48)}
 
 
@@ -203,7 +204,7 @@ def test_validation_is_the_centre_of_the_resized_image() -> None:
 ])
 def test_what_cannot_be_is_refused(settings: dict, words: str) -> None:
     with pytest.raises(UsageError, match=words.replace("(", r"\(")):
-        planner(**settings)
+        sampler(**settings)
 
 
 def test_settings_give_way_to_what_the_user_gave() -> None:
@@ -219,7 +220,7 @@ def test_settings_give_way_to_what_the_user_gave() -> None:
     assert (resolved.random_crop, resolved.random_resized_crop, resolved.brightness, resolved.contrast,
             resolved.pca_noise, resolved.rgb_std) == (False, True, 0.1, 0.4, 0.1, (58.393, 57.12, 57.375))
     assert resolve_augmentation(resolved, {"use_imagenet_data_augmentation", "brightness"}) == resolved
-    planner((32, 32), **{f: getattr(resolved, f) for f in resolved.__dataclass_fields__})
+    sampler((32, 32), **{f: getattr(resolved, f) for f in resolved.__dataclass_fields__})
 
 
 def test_all_of_it_is_described() -> None:
@@ -236,11 +237,11 @@ def test_a_mean_image_is_mirrored_with_its_image(tmp_path) -> None:
     mean = np.arange(3 * 4 * 5, dtype=np.float32).reshape(3, 4, 5)
     params.save(tmp_path / "mean.bin", {"mean_img": mean})
     config = AugmentConfig(mean_image=str(tmp_path / "mean.bin"), rgb_mean=(100,), rgb_std=(2,))
-    normalize = augment.Normalizer(config, 3, torch.device("cpu"), (3, 4, 5))
+    normalizer = normalize.Normalizer(config, 3, torch.device("cpu"), (3, 4, 5))
     pixels = torch.randint(256, (2, 4, 5, 3), dtype=torch.uint8)
-    found = normalize(pixels, np.array([False, True])).numpy()
+    found = normalizer(pixels, np.array([False, True])).numpy()
     wanted = pixels.permute(0, 3, 1, 2).numpy().astype(np.float32)
     assert np.array_equal(found[0], (wanted[0] - mean) / 2)
     assert np.array_equal(found[1], (wanted[1] - mean[:, :, ::-1]) / 2)
     with pytest.raises(DataError, match="the mean image is 3x4x5, image_shape is 3x5x5"):
-        augment.read_mean_image(str(tmp_path / "mean.bin"), (3, 5, 5))
+        normalize.read_mean_image(str(tmp_path / "mean.bin"), (3, 5, 5))

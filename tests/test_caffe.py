@@ -160,14 +160,14 @@ def mean(tmp_path: Path) -> Path:
 def test_as_mean_image(mean: Path) -> None:
     torch = pytest.importorskip("torch")
     from imgcls.config.sections import AugmentConfig
-    from imgcls.data import augment
+    from imgcls.data import normalize
 
-    normalize = augment.Normalizer(AugmentConfig(mean_image=str(mean)), 3, torch.device("cpu"), (3, 4, 5))
+    normalizer = normalize.Normalizer(AugmentConfig(mean_image=str(mean)), 3, torch.device("cpu"), (3, 4, 5))
     pixels = torch.full((1, 4, 5, 3), 100, dtype=torch.uint8)
-    assert np.array_equal(normalize(pixels)[0].numpy(), 100 - PLANES[::-1])
+    assert np.array_equal(normalizer(pixels)[0].numpy(), 100 - PLANES[::-1])
     with pytest.raises(DataError, match=r"is 3x4x5, image_shape is 3x2x2; its mean per channel is rgb_mean "
                                         r"50\.000,30\.000,10\.000$"):
-        augment.read_mean_image(str(mean), (3, 2, 2))
+        normalize.read_mean_image(str(mean), (3, 2, 2))
 
 
 def test_a_caffe_mean_is_not_made_but_read(tmp_path: Path) -> None:

@@ -14,11 +14,14 @@ import torch
 from conftest import mxnet_file
 
 from imgcls.config.sections import AugmentConfig
-from imgcls.data import decode
-from imgcls.data.crops import METHODS, Color, CropSampler, CropSpec
-from imgcls.data.decode import BadImageError, Decoder, ImageInfo, inspect
+from imgcls.data import decode, opencv
+from imgcls.data.color import Color
+from imgcls.data.crops import METHODS, CropSampler, CropSpec
+from imgcls.data.decode import Decoder
+from imgcls.data.image_header import BadImageError, ImageInfo, inspect
 from imgcls.data.loaders.streaming import StreamingLoader
-from imgcls.data.sources import RecordSource
+from imgcls.data.pixels import recolor
+from imgcls.data.record_source import RecordSource
 
 RNG = np.random.default_rng(0)
 SAMPLING = {"444": 0x111111, "420": 0x221111, "422": 0x211111, "440": 0x121111}
@@ -61,26 +64,26 @@ def whole(data: bytes, flags: int = cv2.IMREAD_COLOR) -> np.ndarray:
     return np.ascontiguousarray(image[:, :, ::-1]) if image.ndim == 3 else image
 
 
-def plan(top: int, left: int, height: int, width: int, **other: object) -> CropSpec:
+def spec(top: int, left: int, height: int, width: int, **other: object) -> CropSpec:
     settings: dict = {"resize": None, "warp": None, "enlarge": None, "mirror": False, "method": METHODS["bilinear"],
                       "color": None}
     return CropSpec(top=top, left=left, height=height, width=width, **settings | other)
 
 
 def never(size: tuple[int, int]) -> CropSpec:
-    raise AssertionError(f"planned again for {size}")
+    raise AssertionError(f"drawn again for {size}")
 
 
-def run(data: bytes | np.ndarray, wanted: CropSpec | None, shape: tuple[int, ...], replan: Callable = never,
+def run(data: bytes | np.ndarray, wanted: CropSpec | None, shape: tuple[int, ...], draw_spec: Callable = never,
         **options: object) -> np.ndarray:
-    slot = np.full((shape[1], shape[2], shape[0]), 77, np.uint8)
-    Decoder(shape, **options)(slot, data, inspect(data) if isinstance(data, bytes) else ImageInfo(), wanted, replan)
-    return slot
+    row = np.full((shape[1], shape[2], shape[0]), 77, np.uint8)
+    Decoder(shape, **options)(row, data, inspect(data) if isinstance(data, bytes) else ImageInfo(), wanted, draw_spec)
+    return row
 
 
 @pytest.fixture(autouse=True)
 def quiet() -> None:
-    decode.prepare()
+    opencv.prepare()
 
 
 @pytest.mark.parametrize("sampling", SAMPLING)
@@ -90,13 +93,13 @@ def test_the_size_is_read_from_the_header_and_the_upper_rows_are_enough(size: tu
     data = jpeg(picture(*size), sampling)
     info = inspect(data)
     assert info[:2] == size
-    assert info.block == (16 if sampling in ("420", "440") else 8)
+    assert info.block_height == (16 if sampling in ("420", "440") else 8)
     lengths = []
-    upper = decode._upper_rows
-    monkeypatch.setattr(decode, "_upper_rows", lambda d, i, rows: lengths.append(rows) or upper(d, i, rows))
+    upper = decode.upper_rows
+    monkeypatch.setattr(decode, "upper_rows", lambda d, i, rows: lengths.append(rows) or upper(d, i, rows))
     reference = whole(data)
     for top in (0, 7, size[0] - 30):
-        found = run(data, plan(top, 3, 30, 30), (3, 30, 30))
+        found = run(data, spec(top, 3, 30, 30), (3, 30, 30))
         assert np.array_equal(found, reference[top:top + 30, 3:33])
     assert lengths
     assert max(lengths) < size[0]
@@ -104,7 +107,7 @@ def test_the_size_is_read_from_the_header_and_the_upper_rows_are_enough(size: tu
 
 def test_upper_rows_say_nothing_on_stderr(capfd: pytest.CaptureFixture[str]) -> None:
     """The decoder would write a line for every image if it found what it does not expect."""
-    run(jpeg(picture(200, 200)), plan(0, 0, 40, 40), (3, 40, 40))
+    run(jpeg(picture(200, 200)), spec(0, 0, 40, 40), (3, 40, 40))
     assert capfd.readouterr() == ("", "")
 
 
@@ -112,7 +115,7 @@ def test_upper_rows_say_nothing_on_stderr(capfd: pytest.CaptureFixture[str]) -> 
 def test_other_jpegs_are_decoded_whole(options: dict[str, int]) -> None:
     data = jpeg(picture(160, 120), **options)
     assert inspect(data)[:3] == (160, 120, 0)
-    assert np.array_equal(run(data, plan(5, 5, 40, 40), (3, 40, 40)), whole(data)[5:45, 5:45])
+    assert np.array_equal(run(data, spec(5, 5, 40, 40), (3, 40, 40)), whole(data)[5:45, 5:45])
 
 
 @pytest.mark.parametrize("order", ["II", "MM"])
@@ -123,18 +126,18 @@ def test_exif_orientation_is_applied(orientation: int, order: str) -> None:
     assert reference.shape[:2] == ((96, 160) if orientation >= 5 else (160, 96))
     asked = []
 
-    def replan(size: tuple[int, int]) -> CropSpec:
+    def draw_spec(size: tuple[int, int]) -> CropSpec:
         asked.append(size)
-        return plan(2, 3, 40, 40)
+        return spec(2, 3, 40, 40)
 
-    first = plan(2, 3, 40, 40) if inspect(data).height else None
-    assert np.array_equal(run(data, first, (3, 40, 40), replan), reference[2:42, 3:43])
+    first = spec(2, 3, 40, 40) if inspect(data).height else None
+    assert np.array_equal(run(data, first, (3, 40, 40), draw_spec), reference[2:42, 3:43])
     assert asked == ([] if first else [reference.shape[:2]])
 
 
 def test_grey_alpha_and_pixels() -> None:
     grey = picture(50, 60, 1)
-    centre = plan(5, 10, 40, 40)
+    centre = spec(5, 10, 40, 40)
     assert np.array_equal(run(png(grey), centre, (3, 40, 40)), np.repeat(grey[5:45, 10:50, None], 3, axis=2))
     assert np.array_equal(run(png(grey), centre, (1, 40, 40))[:, :, 0], grey[5:45, 10:50])
     four = picture(50, 60, 4)
@@ -153,11 +156,11 @@ def test_grey_alpha_and_pixels() -> None:
 def test_without_the_rgb_flag_of_newer_opencv(monkeypatch: pytest.MonkeyPatch) -> None:
     data = jpeg(picture(60, 60))
     color = Color((0,), (0.5, 1, 1), (0, 0, 0), (0, 0, 9))
-    wanted = run(data, plan(0, 0, 50, 50, mirror=True, color=color), (3, 40, 40))
+    wanted = run(data, spec(0, 0, 50, 50, mirror=True, color=color), (3, 40, 40))
     monkeypatch.setattr(decode, "_RGB", None)
-    assert np.array_equal(run(data, plan(0, 0, 50, 50, mirror=True, color=color), (3, 40, 40)), wanted)
+    assert np.array_equal(run(data, spec(0, 0, 50, 50, mirror=True, color=color), (3, 40, 40)), wanted)
     pixels = picture(60, 60)
-    assert np.array_equal(run(pixels, None, (3, 60, 60), lambda size: plan(0, 0, *size)), pixels)
+    assert np.array_equal(run(pixels, None, (3, 60, 60), lambda size: spec(0, 0, *size)), pixels)
 
 
 @pytest.mark.parametrize("method", ["bilinear", "cubic", "area", "lanczos", "auto", "nearest"])
@@ -168,10 +171,10 @@ def test_resize_crop_and_mirror_equal_doing_them_on_the_whole(method: str, chann
     reference = whole(data) if channels == 3 else whole(data, cv2.IMREAD_GRAYSCALE)
     codes = {"auto": (cv2.INTER_AREA, cv2.INTER_CUBIC)}.get(method, (number, number))
     smaller = cv2.resize(reference, (112, 80), interpolation=codes[0])
-    found = run(data, plan(4, 9, 48, 48, resize=(80, 112), mirror=True, method=number), (channels, 48, 48))
+    found = run(data, spec(4, 9, 48, 48, resize=(80, 112), mirror=True, method=number), (channels, 48, 48))
     assert np.array_equal(found.squeeze(), smaller[4:52, 9:57][:, ::-1])
     larger = cv2.resize(np.ascontiguousarray(reference[10:40, 20:60]), (48, 48), interpolation=codes[1])
-    found = run(data, plan(10, 20, 30, 40, method=number), (channels, 48, 48))
+    found = run(data, spec(10, 20, 30, 40, method=number), (channels, 48, 48))
     assert np.array_equal(found.squeeze(), larger)
 
 
@@ -183,13 +186,13 @@ def test_antialiasing_is_that_of_torch() -> None:
         return torch.nn.functional.interpolate(image, size, mode="bilinear", antialias=True)[0].permute(1, 2, 0).numpy()
 
     number = METHODS["antialias"]
-    found = run(data, plan(4, 9, 48, 48, resize=(100, 140), method=number), (3, 48, 48))
+    found = run(data, spec(4, 9, 48, 48, resize=(100, 140), method=number), (3, 48, 48))
     assert np.array_equal(found, shrink(reference, (100, 140))[4:52, 9:57])
-    found = run(data, plan(10, 20, 90, 80, method=number, mirror=True), (3, 48, 48))
+    found = run(data, spec(10, 20, 90, 80, method=number, mirror=True), (3, 48, 48))
     assert np.array_equal(found, shrink(reference[:, :, 10:100, 20:100], (48, 48))[:, ::-1])
     data = jpeg(picture(237, 250), "444")  # 237 * (64 / 237) is less than 64 in a computer
     reference = torch.from_numpy(whole(data)).permute(2, 0, 1)[None]
-    found = run(data, plan(0, 1, 64, 64, resize=(64, 67), method=number), (3, 64, 64))
+    found = run(data, spec(0, 1, 64, 64, resize=(64, 67), method=number), (3, 64, 64))
     assert np.array_equal(found, shrink(reference, (64, 67))[:, 1:65])
 
 
@@ -197,35 +200,35 @@ def test_antialiasing_is_that_of_torch() -> None:
 def test_large_crops_are_decoded_smaller_and_look_the_same(method: str) -> None:
     smooth = cv2.GaussianBlur(RNG.random((900, 800, 3), np.float32), (0, 0), 40)
     data = jpeg(cv2.normalize(smooth, None, 0, 255, cv2.NORM_MINMAX).astype(np.uint8), "444")
-    for wanted, reduced in ((plan(96, 40, 800, 600, method=METHODS[method]), 4 if method == "antialias" else 8),
-                            (plan(10, 20, 64, 64, resize=(112, 100), method=METHODS[method]), 4)):
-        assert Decoder((3, 64, 64), reduce_resized=True)._needed(inspect(data), wanted)[1] == reduced
+    for wanted, reduced in ((spec(96, 40, 800, 600, method=METHODS[method]), 4 if method == "antialias" else 8),
+                            (spec(10, 20, 64, 64, resize=(112, 100), method=METHODS[method]), 4)):
+        assert Decoder((3, 64, 64), reduce_resized=True).reduction(inspect(data), wanted) == reduced
         exact = run(data, wanted, (3, 64, 64), exact=True)
         assert np.abs(run(data, wanted, (3, 64, 64), reduce_resized=True).astype(int) - exact).mean() < 2
-        assert Decoder((3, 64, 64))._needed(inspect(data), wanted)[1] == (1 if wanted.resize else reduced)
-    assert Decoder((3, 64, 64))._needed(inspect(data), plan(0, 0, 127, 800))[1] == 1
+        assert Decoder((3, 64, 64)).reduction(inspect(data), wanted) == (1 if wanted.resize else reduced)
+    assert Decoder((3, 64, 64)).reduction(inspect(data), spec(0, 0, 127, 800)) == 1
 
 
 def test_border_enlargement_and_warp() -> None:
     pixels = picture(20, 30)
-    found = run(png(pixels), plan(0, 0, 24, 34), (3, 24, 34), pad=2, fill_value=9)
+    found = run(png(pixels), spec(0, 0, 24, 34), (3, 24, 34), pad=2, fill_value=9)
     assert np.array_equal(found[2:22, 2:32], pixels)
     assert (found[:2] == 9).all()
     assert (found[:, -2:] == 9).all()
-    found = run(png(pixels), plan(0, 6, 40, 40, enlarge=(40, 60)), (3, 40, 40))
+    found = run(png(pixels), spec(0, 6, 40, 40, enlarge=(40, 60)), (3, 40, 40))
     assert np.array_equal(found, cv2.resize(pixels, (60, 40))[:, 6:46])
     turn = np.array([[0, 1, 0], [-1, 0, 29]], np.float32)  # a quarter to the left
-    found = run(png(pixels), plan(3, 2, 16, 16, warp=(turn, (30, 20))), (3, 16, 16), fill_value=1)
+    found = run(png(pixels), spec(3, 2, 16, 16, warp=(turn, (30, 20))), (3, 16, 16), fill_value=1)
     assert np.array_equal(found, np.rot90(pixels)[3:19, 2:18])
-    padded = run(png(pixels), plan(4, 3, 16, 16, warp=(turn, (30, 20))), (3, 16, 16), pad=1)
+    padded = run(png(pixels), spec(4, 3, 16, 16, warp=(turn, (30, 20))), (3, 16, 16), pad=1)
     assert np.array_equal(padded, found)
 
 
 def test_the_window_of_a_warp_is_the_window_of_the_whole_canvas() -> None:
-    planner = CropSampler(AugmentConfig(max_random_rotate_angle=30, max_random_shear_ratio=0.2, random_crop=True,
+    sampler = CropSampler(AugmentConfig(max_random_rotate_angle=30, max_random_shear_ratio=0.2, random_crop=True,
                                     max_random_aspect_ratio=0.3), (40, 40), 3, seed=0, train=True)
     pixels = cv2.GaussianBlur(picture(90, 80), (0, 0), 2)
-    for wanted in planner.plans(0, np.arange(20), np.tile([[90, 80]], (20, 1))):
+    for wanted in sampler.specs(0, np.arange(20), np.tile([[90, 80]], (20, 1))):
         matrix, (height, width) = wanted.warp
         canvas = cv2.warpAffine(pixels, matrix, (width, height), borderValue=(5,) * 4)
         found = run(png(pixels), wanted, (3, 40, 40), fill_value=5)
@@ -238,7 +241,7 @@ def test_colour_is_changed_step_by_step() -> None:
 
     def changed(color: Color) -> np.ndarray:
         image = pixels.copy()
-        decode.recolor(image, color)
+        recolor(image, color)
         return image.astype(float)
 
     def color(order: tuple[int, ...] = (), factors: tuple = (1, 1, 1), hls: tuple = (0, 0, 0),
@@ -262,7 +265,7 @@ def test_colour_is_changed_step_by_step() -> None:
     hls = np.minimum(hls.clip(0), [180, 255, 255]).astype(np.uint8)
     assert np.array_equal(changed(color(hls=(20, -30, 40))), cv2.cvtColor(hls, cv2.COLOR_HLS2RGB))
     grey_image = pixels[:, :, :1].copy()
-    decode.recolor(grey_image, color((1, 0), (0.5, 1.2, 1)))
+    recolor(grey_image, color((1, 0), (0.5, 1.2, 1)))
     flat = pixels[:, :, :1].astype(float)
     assert np.abs(grey_image - clipped(1.2 * flat - 0.2 * flat.mean()) * 0.5).max() <= 1
 
@@ -283,7 +286,7 @@ def test_bad_images_are_named_for_what_they_are(data: bytes, reason: str) -> Non
 def test_no_memory_is_taken_for_a_size_that_is_only_claimed() -> None:
     huge_png = bytearray(png(picture(16, 16)))
     huge_png[16:24] = (60000).to_bytes(4, "big") * 2
-    at = inspect(data := jpeg(picture(64, 64))).rows_at
+    at = inspect(data := jpeg(picture(64, 64))).height_offset
     huge_jpeg = bytearray(data)
     huge_jpeg[at:at + 4] = (60000).to_bytes(2, "big") * 2
     tracemalloc.start()
@@ -291,7 +294,7 @@ def test_no_memory_is_taken_for_a_size_that_is_only_claimed() -> None:
         with pytest.raises(BadImageError, match="is 60000 x 60000 pixels, more than"):
             run(bytes(bad), None, (3, 32, 32))
     with pytest.raises(BadImageError, match="would become 100000 x 100000 pixels when resized"):
-        run(png(picture(16, 16)), plan(0, 0, 32, 32, resize=(100000, 100000)), (3, 32, 32))
+        run(png(picture(16, 16)), spec(0, 0, 32, 32, resize=(100000, 100000)), (3, 32, 32))
     assert tracemalloc.get_traced_memory()[1] < 1 << 20
     tracemalloc.stop()
 
@@ -302,11 +305,11 @@ def test_headers_of_every_kind_of_nonsense_end_well() -> None:
         broken = bytearray(data if trial % 2 else png(picture(40, 40)))
         for _ in range(3):
             broken[RNG.integers(2, min(len(broken), 700))] = RNG.integers(256)
-        slot = np.empty((32, 32, 3), np.uint8)
+        row = np.empty((32, 32, 3), np.uint8)
         with contextlib.suppress(BadImageError):
             info = inspect(bytes(broken))
-            first = plan(0, 0, 32, 32) if info.height >= 32 and info.width >= 32 else None
-            Decoder((3, 32, 32))(slot, bytes(broken), info, first, lambda size: plan(0, 0, *size))
+            first = spec(0, 0, 32, 32) if info.height >= 32 and info.width >= 32 else None
+            Decoder((3, 32, 32))(row, bytes(broken), info, first, lambda size: spec(0, 0, *size))
 
 
 def kept(path: object) -> dict[str, np.ndarray]:

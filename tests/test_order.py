@@ -51,7 +51,9 @@ def test_the_order_made_ahead_is_the_same(monkeypatch: pytest.MonkeyPatch) -> No
     expected = [order.permutation(3, epoch, 500) for epoch in range(4)]
     monkeypatch.setattr(order, "LARGE", 100)
     made = []
-    monkeypatch.setattr(order, "_permutation", lambda *what, make=order._permutation: made.append(what) or make(*what))
+    permutation = order.permutation
+    monkeypatch.setattr(order, "permutation", lambda *args: made.append(args) or permutation(*args))
+    orders = order.EpochOrders()
     for epoch in (0, 1, 2, 1, 3):
-        assert np.array_equal(order.permutation(3, epoch, 500), expected[epoch])
+        assert np.array_equal(orders.permutation(3, epoch, 500), expected[epoch])
     assert made.count((3, 1, 500)) == 2  # ahead, and again after going back

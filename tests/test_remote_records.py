@@ -13,7 +13,8 @@ from faulty_server import FaultyServer
 from imgcls.config.sections import AugmentConfig
 from imgcls.data import chunks, sources
 from imgcls.data.loaders.streaming import StreamingLoader
-from imgcls.data.sources import ChunkedSource, RecordSource, open_source
+from imgcls.data.record_source import ChunkedSource, RecordSource
+from imgcls.data.sources import open_source
 from imgcls.errors import DataError, RunError, UsageError
 from imgcls.formats import lists, ranges, recordio
 from imgcls.storage.remote import RemotePath
@@ -117,7 +118,7 @@ def test_the_order_of_chunks(chunked: ChunkedSource) -> None:
     assert (chunked.order(5, 2) == order).all()
     assert (chunked.order(5, 3) != order).any()
     assert (chunked.order(6, 2) != order).any()
-    of_sample = chunked._chunks.of_sample
+    of_sample = chunked.chunks.of_sample
     used = [len(set(of_sample[order[i:i + 16]].tolist())) for i in range(0, 160, 16)]
     assert max(used) <= 6  # no more than two windows
     assert np.mean(used) > 2  # and not one chunk after the other
@@ -132,7 +133,7 @@ def test_every_sample_comes_once_in_large_requests(chunked: ChunkedSource, web: 
 
     web.seen.clear()
     epoch = batches(chunked)
-    assert web.count("GET", ".rec") == len(chunked._chunks._ranges)
+    assert web.count("GET", ".rec") == chunked.chunks.num_chunks
     pixels = torch.cat([images[:, 0, 0, 0] for _, images in epoch]).int().tolist()
     assert sorted(pixels) == sorted(i % 256 for i in range(177))
     for threads, first in ((0, 0), (3, 4)):
@@ -147,14 +148,14 @@ def test_chunks_of_several_processes_are_fetched_once(chunked: ChunkedSource, we
     """Where the cache has room for the chunks under way, other processes find them there."""
     limit = 4.2 * chunks.WINDOW_CHUNKS * chunks.CHUNK_BYTES / 1e9
     pair = [open_source(f"{web.url}/a.rec;{web.url}/b.rec", "--data-train", cache_gb=limit) for _ in range(2)]
-    assert all(isinstance(source, ChunkedSource) and not source._chunks._in_memory for source in pair)
+    assert all(isinstance(source, ChunkedSource) and source.chunks.is_cached for source in pair)
     order = pair[0].order(0, 0)  # type: ignore[union-attr]
     web.seen.clear()
     for source in pair:
         source.prefetch(order)  # type: ignore[union-attr]
     for i in order.tolist():  # side by side
         assert bytes(pair[0].read(i)) == bytes(pair[1].read(i))
-    assert web.count("GET", ".rec") == len(pair[0]._chunks._ranges)  # type: ignore[union-attr]
+    assert web.count("GET", ".rec") == pair[0].chunks.num_chunks  # type: ignore[union-attr]
 
 
 def test_a_lost_server_ends_the_run_and_is_no_damage(chunked: ChunkedSource, web: FaultyServer) -> None:

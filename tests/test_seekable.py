@@ -8,15 +8,15 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from test_decode import SAMPLING, jpeg, plan, run, whole, with_orientation
+from test_decode import SAMPLING, jpeg, run, spec, whole, with_orientation
 
 from imgcls.config.sections import AugmentConfig
-from imgcls.data import decode, seekable
+from imgcls.data import opencv, seekable
 from imgcls.data.crops import METHODS, CropSampler
-from imgcls.data.decode import ImageInfo, inspect
+from imgcls.data.image_header import ImageInfo, inspect
 from imgcls.data.loaders.streaming import StreamingLoader
+from imgcls.data.record_source import RecordSource
 from imgcls.data.seekable import Cut, cut
-from imgcls.data.sources import RecordSource
 from imgcls.formats.recordio import ImageHeader, RecordWriter, pack
 
 REDUCED = {1: cv2.IMREAD_COLOR, 2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4,
@@ -43,7 +43,7 @@ def units(size: tuple[int, int], sampling: str) -> tuple[int, int]:
 
 def check(data: bytes, top: int, left: int, height: int, width: int, reduced: int = 1) -> Cut | None:
     """Cut, and hold the window's pixels against those of the whole image."""
-    part = cut(data, top, left, height, width, reduced=reduced)
+    part = cut(data, top, left, height, width, reduction=reduced)
     if part is None:
         return None
     reference, found = whole(data, REDUCED[reduced]), whole(bytes(part.data), REDUCED[reduced])
@@ -60,7 +60,7 @@ def check(data: bytes, top: int, left: int, height: int, width: int, reduced: in
 
 @pytest.fixture(autouse=True)
 def quiet() -> None:
-    decode.prepare()
+    opencv.prepare()
 
 
 @pytest.mark.parametrize("reduced", REDUCED)
@@ -175,13 +175,13 @@ def test_the_decoder_gives_the_same_pixels_from_less(method: str, monkeypatch: p
     made: list[Cut | None] = []
     config = AugmentConfig(random_resized_crop=True, min_random_area=0.02, max_random_area=1.0, random_mirror=True,
                            min_random_aspect_ratio=0.75, max_random_aspect_ratio=4 / 3, interpolation=method)
-    planner = CropSampler(config, (24, 24), 3, seed=0, train=True)
+    sampler = CropSampler(config, (24, 24), 3, seed=0, train=True)
     for number, (sampling, size) in enumerate((("420", (250, 330)), ("444", (240, 123)), ("422", (801, 640)))):
         across = units(size, sampling)[1]
         interval = max(n for n in range(1, 7) if across % n == 0)
         data = restarting(size, sampling, interval)
         assert inspect(data) == ImageInfo(*size, 0, UNITS[sampling][0], True, True)
-        for wanted in planner.plans(number, np.arange(40), np.array([size] * 40)):
+        for wanted in sampler.specs(number, np.arange(40), np.array([size] * 40)):
             expected = np.array([])
             for cutting in (False, True):
                 with monkeypatch.context() as patch:
@@ -200,12 +200,12 @@ def test_what_is_turned_or_resized_is_not_cut(monkeypatch: pytest.MonkeyPatch) -
     with monkeypatch.context() as patch:
         patch.setattr(seekable, "cut", never)
         with pytest.raises(AssertionError, match="cut"):
-            run(data, plan(9, 9, 32, 32), (3, 32, 32))
-        run(data, plan(9, 9, 32, 32, resize=(64, 64)), (3, 32, 32))
+            run(data, spec(9, 9, 32, 32), (3, 32, 32))
+        run(data, spec(9, 9, 32, 32, resize=(64, 64)), (3, 32, 32))
         turned = with_orientation(data, 3)
-        assert np.array_equal(run(turned, plan(9, 9, 32, 32), (3, 32, 32)), whole(turned)[9:41, 9:41])
-    assert np.array_equal(run(data, plan(9, 9, 32, 32), (3, 32, 32)), whole(data)[9:41, 9:41])
-    grey = run(data, plan(70, 9, 32, 32, method=METHODS["nearest"]), (1, 32, 32))
+        assert np.array_equal(run(turned, spec(9, 9, 32, 32), (3, 32, 32)), whole(turned)[9:41, 9:41])
+    assert np.array_equal(run(data, spec(9, 9, 32, 32), (3, 32, 32)), whole(data)[9:41, 9:41])
+    grey = run(data, spec(70, 9, 32, 32, method=METHODS["nearest"]), (1, 32, 32))
     assert np.array_equal(grey[:, :, 0], whole(data, cv2.IMREAD_GRAYSCALE)[70:102, 9:41])
 
 
@@ -213,7 +213,7 @@ def test_a_part_that_the_decoder_refuses_means_the_whole_image(monkeypatch: pyte
     data = restarting((128, 128), "420", 2)
     for part in (Cut(b"junk", 0, 0, 32, 32), Cut(data, 0, 0, 32, 32)):
         monkeypatch.setattr(seekable, "cut", lambda *args, part=part, **more: part)
-        assert np.array_equal(run(data, plan(9, 9, 32, 32), (3, 32, 32)), whole(data)[9:41, 9:41])
+        assert np.array_equal(run(data, spec(9, 9, 32, 32), (3, 32, 32)), whole(data)[9:41, 9:41])
 
 
 def test_a_loader_remembers_what_can_be_cut(tmp_path: Path) -> None:
@@ -225,5 +225,5 @@ def test_a_loader_remembers_what_can_be_cut(tmp_path: Path) -> None:
                              seed=0, device=torch.device("cpu"), threads=0)
     for number in range(3):
         data = source.read(number)
-        assert loader.info(number, data) == loader.info(number, data) == inspect(data)
-        assert inspect(data).restarts == bool(number % 2)
+        assert loader.preparer.info(number, data) == loader.preparer.info(number, data) == inspect(data)
+        assert inspect(data).has_restarts == bool(number % 2)

@@ -11,7 +11,9 @@ from conftest import mxnet_file, real_data
 
 from imgcls.config.sections import DataConfig
 from imgcls.data import sources
-from imgcls.data.sources import ArraySource, FolderSource, ListSource, RecordSource, open_source
+from imgcls.data.file_source import FolderSource, ListSource
+from imgcls.data.record_source import RecordSource
+from imgcls.data.sources import ArraySource, open_source
 from imgcls.datasets import cifar10, imagenet
 from imgcls.errors import DataError, UsageError
 from imgcls.formats import lists, recordio

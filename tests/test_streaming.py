@@ -19,7 +19,8 @@ from imgcls.data.loaders import make, streaming
 from imgcls.data.loaders.make import make_loader
 from imgcls.data.loaders.resident import ResidentLoader
 from imgcls.data.loaders.streaming import StreamingLoader
-from imgcls.data.sources import ArraySource, RecordSource
+from imgcls.data.record_source import RecordSource
+from imgcls.data.sources import ArraySource
 from imgcls.errors import DataError, UsageError
 from imgcls.formats import params, recordio
 
@@ -97,8 +98,8 @@ def test_every_record_in_every_epoch_and_validation_in_order(photographs: Record
     orders = []
     for epoch in range(3):
         seen: list[int] = []
-        for filled in one.host_batches(epoch):
-            seen += filled.indices.tolist()
+        for batch in one.host_batches(epoch):
+            seen += batch.indices.tolist()
         assert sorted(seen) == list(range(150))
         orders.append(seen)
     assert orders[0] != orders[1]
@@ -161,18 +162,18 @@ def test_the_threads_end_when_the_epoch_is_left(photographs: RecordSource, error
 
 
 def test_memory_is_bounded(photographs: RecordSource) -> None:
-    """A slow consumer: no more is prepared than fits into the slots, which are used again."""
+    """A slow consumer: no more is prepared than fits into the buffers, which are used again."""
     one = loader(photographs, threads=2, batch_size=8, **SIMPLE)
     taken: list[int] = []
     for epoch in range(3):
         for batch in one.host_batches(epoch):
-            taken.append(batch.slot.data_ptr())
+            taken.append(batch.buffer.data_ptr())
             time.sleep(0.001)
     assert len(taken) == 3 * 19
-    assert len(set(taken)) == len(one._slots) == 10  # two jobs a thread of this small a batch, and two more
+    assert len(set(taken)) == one.buffers.num_free == 10  # two jobs a thread of this small a batch, and two more
     one = loader(photographs, threads=2, batch_size=64, **SIMPLE)
     list(one.host_batches(0))
-    assert len(one._slots) == 3  # an epoch has no more
+    assert one.buffers.num_free == 3  # an epoch has no more
 
 
 def damaged(path: Path, count: int, bad: dict[int, bytes]) -> RecordSource:
@@ -198,6 +199,18 @@ def test_a_damaged_image_is_left_out_and_named(tmp_path: Path, caplog: pytest.Lo
         assert first == (f"left out: {tmp_path}/a.rec at byte {offset}: record 3 (id 3) is a JPEG that is cut: its end "
                          "marker is missing")
         assert second.endswith("record 20 (id 20) is no image")
+
+
+def test_a_command_says_what_is_damaged_with_its_flags(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    four = cv2.imencode(".png", np.random.default_rng(0).integers(0, 256, (16, 20, 4), dtype=np.uint8))[1].tobytes()
+    source = write(tmp_path / "a.rec", [encoded(i, (16, 20), ".png") if i == 3 else four for i in range(20)])
+    list(loader(source, shape=(4, 16, 16)).epoch(0))
+    assert caplog.messages[0].endswith("record 3 (id 3) has 3 channels of uint8, image_shape asks for 4")
+    done = run_cli("train", "--dataset", "imagenet", "--data-train", tmp_path / "a.rec", "--image-shape", "4,16,16",
+                   "--network", "mlp", "--num-epochs", 1, "--batch-size", 10, "--random-resized-crop", 0,
+                   "--rgb-mean", 0)
+    assert done.returncode == 0, done.stderr
+    assert "record 3 (id 3) has 3 channels of uint8, --image-shape asks for 4\n" in done.stderr
 
 
 def test_a_batch_without_a_good_sample_is_not_handed_on(tmp_path: Path) -> None:
@@ -240,7 +253,7 @@ def test_an_error_of_ours_is_raised_where_the_batch_is_taken(photographs: Record
         raise ZeroDivisionError("of ours")
 
     one = loader(photographs, **SIMPLE)
-    monkeypatch.setattr(one, "_decoder", fail)
+    monkeypatch.setattr(one.preparer, "prepare", fail)
     for threads in (0, 2):
         one.threads = threads
         with pytest.raises(ZeroDivisionError, match="of ours"):
@@ -347,7 +360,7 @@ def test_one_thread_per_core_where_nothing_is_said(small: RecordSource, monkeypa
     monkeypatch.setattr(streaming.os, "sched_getaffinity", lambda _: set(range(3)), raising=False)
     assert loader(small, threads=None).threads == 3  # type: ignore[arg-type]
     monkeypatch.setattr(streaming.os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
-    assert streaming.cores() == 16
+    assert streaming.num_cores() == 16
 
 
 def test_antialiasing_leaves_the_main_threads_torch_alone(photographs: RecordSource) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import gc
 import json
+import logging
 import os
 import queue
 import sys
@@ -71,7 +73,8 @@ def run_main(function: Callable[[Sequence[str]], int | None], argv: Sequence[str
     # Threads of torch that wait for each other spin; where another program wants the same cores, a long spin
     # makes small networks tens of times slower. Read when torch is loaded; costs nothing on an idle machine.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    status = _status_of(function, argv, name, own)
+    with _warnings_about_flags(own):
+        status = _status_of(function, argv, name, own)
     if _joined():
         # Threads of gloo may still want to let go of Python's objects, and one that asks an interpreter which
         # is about to end takes the whole process down with SIGABRT: leave without that end.
@@ -80,6 +83,36 @@ def run_main(function: Callable[[Sequence[str]], int | None], argv: Sequence[str
             sys.stderr.flush()
         os._exit(status)
     return status
+
+
+@contextlib.contextmanager
+def _warnings_about_flags(own: Sequence[type]) -> Iterator[None]:
+    """Have errors that the library logs as warnings ("left out: ...") speak of this command's flags."""
+    handler = logging.lastResort  # what prints warnings where nobody has set logging up
+    if handler is None:
+        yield
+        return
+    handler.setFormatter(_FlagFormatter(own))
+    try:
+        yield
+    finally:
+        handler.setFormatter(None)
+
+
+class _FlagFormatter(logging.Formatter):
+    """Spells the settings that errors among a record's arguments name."""
+
+    def __init__(self, own: Sequence[type]) -> None:
+        super().__init__()
+        self._own = own
+
+    def format(self, record: logging.LogRecord) -> str:
+        if isinstance(record.args, tuple) and any(isinstance(arg, ImgclsError) for arg in record.args):
+            record = copy.copy(record)  # other handlers show it as Python spells settings
+            spelling = spelling_of(*self._own)
+            record.args = tuple(arg.spelled(spelling) if isinstance(arg, ImgclsError) else arg
+                                for arg in record.args or ())
+        return super().format(record)
 
 
 def _joined() -> bool:

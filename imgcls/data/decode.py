@@ -1,219 +1,210 @@
-"""Encoded bytes -> the pixels of a planned crop, written straight into a slot of a batch.
+"""Encoded bytes -> the pixels of a drawn crop, written straight into a row of a batch.
 
-`inspect` reads the size of a JPEG or PNG from its header, so that the crop can be planned (`plan.py`) before anything
-is decoded; `Decoder` then decodes no more than the plan needs: at a half, quarter or eighth where the crop is that much
-larger than the network's input, and of a plain JPEG only the rows down to the lower edge of the crop. That is done by
-telling the decoder that the image is less high, which gives the same pixels, since a JPEG is coded from top to bottom.
-Of a JPEG with restart markers only the part around the crop is decoded (`seekable.py`), with the same pixels too.
+`Decoder` decodes no more than the crop needs: at a half, quarter or eighth where the crop is that much larger
+than the network's input, and of a plain JPEG only the rows down to the lower edge of the crop. Of a JPEG with
+restart markers only the part around the crop is decoded (`seekable.py`). The pixels are the same as from
+decoding everything, but where they are decoded smaller.
 
-Used by the streaming loader, in its threads: OpenCV lets go of the interpreter while it decodes and resizes. Nothing
-here trusts a file: sizes are bounded before memory is taken, and what cannot be decoded is a `BadImageError`.
+Called by the streaming loader, in its threads: OpenCV lets go of the interpreter while it decodes and
+resizes. No file is trusted: sizes are bounded before memory is taken, and what cannot be decoded is a
+`BadImageError`.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from imgcls.data import seekable
-from imgcls.data.crops import METHODS, Color, CropSpec, Size
+from imgcls.data import pixels, seekable
+from imgcls.data.crops import METHODS, CropSpec, Size
+from imgcls.data.image_header import BadImageError, Bytes, ImageInfo, format_name, upper_rows
+from imgcls.data.opencv import cv2
+from imgcls.errors import first_line
 
-#: larger images are not decoded: no camera makes them, and a file of a few bytes can claim to be one
-MAX_PIXELS = 1 << 28
-# OpenCV's own bound, for the formats whose header is not looked at here; it is read when OpenCV is loaded
-os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MAX_PIXELS))
-
-import cv2  # noqa: E402
-
-Bytes = bytes | memoryview
-
-_JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
-_JPEG_END, _PNG_END = b"\xff\xd9", b"IEND"
-_KINDS = {_JPEG: "a JPEG", _PNG: "a PNG", b"GIF8": "a GIF", b"BM": "a BMP", b"RIFF": "a WebP"}
 _RGB = getattr(cv2, "IMREAD_COLOR_RGB", None)  # since OpenCV 4.11
-_REDUCED = {1: 0, 2: 16, 4: 32, 8: 64}  # the bit that is common to IMREAD_REDUCED_GRAYSCALE_n and ..._COLOR_n
-_ANTIALIAS, _AUTO, _NEAREST = METHODS["antialias"], METHODS["auto"], METHODS["nearest"]
+# the bit that is common to IMREAD_REDUCED_GRAYSCALE_n and IMREAD_REDUCED_COLOR_n
+_REDUCTION_FLAGS = {1: 0, 2: 16, 4: 32, 8: 64}
+# how much of a library's message is shown
+_MAX_MESSAGE = 200
 
 
-class BadImageError(ValueError):
-    """Bytes that are no image that can be used; the text says why, in words that follow the name of the sample."""
+class Decoded(NamedTuple):
+    """The pixels of an image, or of the part of it that is needed."""
 
-
-class ImageInfo(NamedTuple):
-    """What an encoded image says of itself, before it is decoded."""
-
-    #: as decoded, that is turned as EXIF says; 0, 0 where the header was not understood
-    height: int = 0
-    width: int = 0
-    #: where the height stands in a JPEG whose upper rows can be decoded alone, otherwise 0
-    rows_at: int = 0
-    #: height of a row of blocks in such a JPEG
-    block: int = 0
-    is_jpeg: bool = False
-    #: a JPEG with restart markers, of which a part may be decoded without the rest
-    restarts: bool = False
-
-
-def prepare() -> None:
-    """One OpenCV thread per call, since we have our own, and none of its messages: what it says names no file."""
-    cv2.setNumThreads(1)
-    logging = getattr(getattr(cv2, "utils", None), "logging", None)
-    if logging:
-        logging.setLogLevel(logging.LOG_LEVEL_SILENT)
-
-
-def inspect(data: Bytes) -> ImageInfo:
-    """Size and build of an encoded image from its header; BadImageError for one that is empty, cut or too large."""
-    if not len(data):
-        raise BadImageError("is empty")
-    head = bytes(data[:8])
-    if head.startswith(_JPEG):
-        _check_end(data, _JPEG_END, "a JPEG that is cut: its end marker is missing")
-        info = _inspect_jpeg(data)
-    elif head == _PNG:
-        _check_end(data, _PNG_END, "a PNG that is cut: its end chunk is missing")
-        info = ImageInfo(int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big"))
-    else:
-        return ImageInfo()
-    if info.height * info.width > MAX_PIXELS:
-        raise BadImageError(f"is {info.width} x {info.height} pixels, more than the {MAX_PIXELS:,} that are decoded")
-    return info
+    #: uint8 (h, w) or (h, w, C)
+    pixels: np.ndarray
+    #: size of the full image
+    full: Size
+    #: how many times smaller than the full image they are decoded
+    reduction: int = 1
+    #: row and column of the full image at which they begin
+    corner: tuple[int, int] = (0, 0)
 
 
 class Decoder:
-    """Carries plans out for one shape (C, H, W); of use to many threads at once."""
+    """Carries out crop specs for one shape (C, H, W); of use to many threads at once."""
 
     def __init__(self, shape: tuple[int, ...], *, pad: int = 0, fill_value: int = 0, exact: bool = False,
                  reduce_resized: bool = False) -> None:
-        """`pad` is the border that plans count with. With `reduce_resized` images that are resized as a whole may be
-        decoded at less than full size as well as those that are cut; without it the resized pixels are MXNet's own,
-        even where its plain bilinear takes every tenth pixel and passes over the rest. `exact`: nothing ever is."""
-        self.channels, self.crop = shape[0], (shape[1], shape[2])
-        self.pad, self.fill = pad, (fill_value,) * 4
-        self._reduce, self._reduce_resized = not exact, reduce_resized and not exact
-        self._swap = False
-        if self.channels == 3:
-            self._flags, self._swap = (cv2.IMREAD_COLOR, True) if _RGB is None else (_RGB, False)
+        """`pad` is the border that specs count with.
+
+        With `reduce_resized` images that are resized as a whole may be decoded smaller as well as those that
+        are cut; without it the resized pixels are MXNet's own, even where its plain bilinear takes every tenth
+        pixel and passes over the rest. With `exact` no image is decoded smaller.
+        """
+        self.num_channels = shape[0]
+        self.crop = (shape[1], shape[2])
+        self.pad = pad
+        self.fill = (fill_value,) * 4
+        self._reduces = not exact
+        self._reduces_resized = reduce_resized and not exact
+        self._swaps_channels = False
+        if self.num_channels == 3:
+            # an older OpenCV gives BGR, which is turned round when all else is done: on fewer pixels
+            self._flags, self._swaps_channels = (cv2.IMREAD_COLOR, True) if _RGB is None else (_RGB, False)
         else:
-            self._flags = cv2.IMREAD_GRAYSCALE if self.channels == 1 else cv2.IMREAD_UNCHANGED
+            self._flags = cv2.IMREAD_GRAYSCALE if self.num_channels == 1 else cv2.IMREAD_UNCHANGED
 
-    def __call__(self, slot: np.ndarray, data: Bytes | np.ndarray, info: ImageInfo, plan: CropSpec | None,
-                 replan: Callable[[Size], CropSpec]) -> CropSpec:
-        """Fill `slot`, uint8 (H, W, C) in C order, RGB, from encoded bytes or uint8 pixels (h, w, c) or (h, w).
+    def __call__(self, row: np.ndarray, data: Bytes | np.ndarray, info: ImageInfo, spec: CropSpec | None,
+                 draw_spec: Callable[[Size], CropSpec]) -> CropSpec:
+        """Fill `row`, uint8 (H, W, C) in C order, RGB, from encoded bytes or uint8 pixels (h, w, c) or (h, w).
 
-        `plan` was made for the size in `info`; where that is not known, or not true, `replan` is asked. Returns the
-        plan that was carried out. Raises BadImageError.
+        `spec` was drawn for the size in `info`; where that is not known, or not true, `draw_spec` is asked
+        with the size. Returns the spec that was carried out. Raises BadImageError.
         """
         try:
             if isinstance(data, np.ndarray):
-                pixels, full, reduced, corner = _to_channels(data, self.channels), data.shape[:2], 1, (0, 0)
-                pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR) if self._swap else pixels
-                plan = replan(full) if plan is None else plan
+                image = pixels.to_channels(data, self.num_channels)
+                image = cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if self._swaps_channels else image
+                decoded = Decoded(image, (data.shape[0], data.shape[1]))
+                spec = draw_spec(decoded.full) if spec is None else spec
             else:
-                pixels, full, reduced, corner = self._decode(data, info, plan)
-                if plan is None or full != (info.height, info.width):
-                    plan = replan(full)
-            self._render(slot, pixels, full, reduced, plan, corner)
-            return plan
+                decoded = self._decode(data, info, spec)
+                if spec is None or decoded.full != (info.height, info.width):
+                    spec = draw_spec(decoded.full)
+            self._render(row, decoded, spec)
+            return spec
         except (cv2.error, MemoryError) as error:
-            raise BadImageError(f"cannot be decoded: {_first_line(error)}") from error
+            raise BadImageError(f"cannot be decoded: {first_line(error)[:_MAX_MESSAGE]}") from error
 
-    def _decode(self, data: Bytes, info: ImageInfo, plan: CropSpec | None) -> tuple[np.ndarray, Size, int, tuple[int, int]]:
-        """(pixels, size of the whole image, how many times smaller they are, row and column of the whole image at which
-        they begin): all of the image, or what is needed."""
-        if plan is not None and info.is_jpeg and plan.warp is None and plan.enlarge is None and not self.pad:
-            rows, reduced = self._needed(info, plan)
-            part = None
-            if info.restarts and not plan.resize:
-                part = seekable.cut(data, plan.top, plan.left, plan.height, plan.width, reduced=reduced)
-            if part is None:
-                upper = _upper_rows(data, info, rows) if rows < info.height else data
-                part = seekable.Cut(upper, 0, 0, rows, info.width)
-            image = cv2.imdecode(np.frombuffer(part.data, np.uint8), self._flags | _REDUCED[reduced])
-            if image is not None and image.shape[:2] == (-(-part.height // reduced), -(-part.width // reduced)):
-                return self._checked(image), (info.height, info.width), reduced, (part.top, part.left)
+    def reduction(self, info: ImageInfo, spec: CropSpec) -> int:
+        """Return how many times smaller (1, 2, 4, 8) an image may be decoded for the crop."""
+        if spec.resize:
+            ratio = min(info.height / spec.resize[0], info.width / spec.resize[1])
+        else:
+            ratio = min(spec.height / self.crop[0], spec.width / self.crop[1])
+        if spec.method == METHODS["antialias"] or spec.resize:
+            ratio /= 2  # with twice the pixels that are needed no difference can be seen
+        if spec.method == METHODS["nearest"] or not (self._reduces_resized if spec.resize else self._reduces):
+            return 1
+        return next((n for n in (8, 4, 2) if ratio >= n), 1)
+
+    def _decode(self, data: Bytes, info: ImageInfo, spec: CropSpec | None) -> Decoded:
+        """Return the image, or the part of it that is needed."""
+        # A warp, an enlargement and a border count from the corners of the full image: it is decoded then.
+        if spec is not None and info.is_jpeg and spec.warp is None and spec.enlarge is None and not self.pad:
+            part = self._decode_part(data, info, spec)
+            if part is not None:
+                return part
         image = cv2.imdecode(np.frombuffer(data, np.uint8), self._flags)
         if image is None:
-            kind = next((name for start, name in _KINDS.items() if bytes(data[:len(start)]) == start), "")
-            raise BadImageError(f"is {kind} that is damaged, or that OpenCV cannot read" if kind else "is no image")
-        return self._checked(image), image.shape[:2], 1, (0, 0)
+            name = format_name(data)
+            raise BadImageError(f"is {name} that is damaged, or that OpenCV cannot read" if name else "is no image")
+        return Decoded(self._checked(image), image.shape[:2])
 
-    def _needed(self, info: ImageInfo, plan: CropSpec) -> tuple[int, int]:
-        """(upper rows of the image, reduction) that are enough for the plan."""
-        height, width = info.height, info.width
-        rows = plan.top + plan.height
-        if plan.resize:
-            zoom = height / plan.resize[0]
-            ratio = min(zoom, width / plan.resize[1])
-            rows = int(rows * zoom + 2 * zoom) + 8
-        else:
-            ratio = min(plan.height / self.crop[0], plan.width / self.crop[1])
-        if plan.method == _ANTIALIAS or plan.resize:
-            ratio /= 2  # with twice the pixels that are needed no difference can be seen
-        may_reduce = self._reduce_resized if plan.resize else self._reduce
-        reduced = next((n for n in (8, 4, 2) if ratio >= n), 1) if may_reduce and plan.method != _NEAREST else 1
+    def _decode_part(self, data: Bytes, info: ImageInfo, spec: CropSpec) -> Decoded | None:
+        """Return the part of a JPEG that the crop needs, None where the decoder does not give what was expected."""
+        reduction = self.reduction(info, spec)
+        part = None
+        if info.has_restarts and not spec.resize:
+            part = seekable.cut(data, spec.top, spec.left, spec.height, spec.width, reduction=reduction)
+        if part is None:
+            num_rows = self._num_rows(info, spec)
+            upper = upper_rows(data, info, num_rows) if num_rows < info.height else data
+            part = seekable.Cut(upper, 0, 0, num_rows, info.width)
+        image = cv2.imdecode(np.frombuffer(part.data, np.uint8), self._flags | _REDUCTION_FLAGS[reduction])
+        # A header that lies, or EXIF that turns the image after all, gives another size: then all is decoded.
+        if image is None or image.shape[:2] != (-(-part.height // reduction), -(-part.width // reduction)):
+            return None
+        return Decoded(self._checked(image), (info.height, info.width), reduction, (part.top, part.left))
+
+    def _num_rows(self, info: ImageInfo, spec: CropSpec) -> int:
+        """Return how many upper rows of the image are enough for the crop."""
+        if not info.height_offset:
+            return info.height
+        num_rows = spec.top + spec.height
+        if spec.resize:
+            zoom = info.height / spec.resize[0]
+            num_rows = int(num_rows * zoom + 2 * zoom) + 8  # and the neighbours that the last row is mixed with
         # two more where colour may be coded at half the height: the last row is made with what is below it
-        rows = -(-(rows + 2 * (info.block > 8)) // info.block) * info.block if info.rows_at else height
-        return min(rows, height), reduced
+        num_rows += 2 * (info.block_height > 8)
+        return min(-(-num_rows // info.block_height) * info.block_height, info.height)
 
     def _checked(self, image: np.ndarray) -> np.ndarray:
-        """The pixels as uint8 of the right number of channels; OpenCV sees to that but for four."""
-        if self.channels < 4:
+        """Return the pixels as uint8 of the right number of channels; OpenCV sees to that but for four."""
+        if self.num_channels < 4:
             return image
         if image.ndim != 3 or image.shape[2] != 4 or image.dtype not in (np.uint8, np.uint16):
-            found = 1 if image.ndim == 2 else image.shape[2]
-            raise BadImageError(f"has {found} channels of {image.dtype}, `image_shape` asks for 4")
+            num_given = 1 if image.ndim == 2 else image.shape[2]
+            raise BadImageError(f"has {num_given} channels of {image.dtype}, `image_shape` asks for 4")
         if image.dtype == np.uint16:
             image = (image >> 8).astype(np.uint8)
         return cv2.cvtColor(image, cv2.COLOR_BGRA2RGBA)
 
-    def _render(self, slot: np.ndarray, image: np.ndarray, full: Size, reduced: int, plan: CropSpec,
-                corner: tuple[int, int]) -> None:
-        """All steps after decoding. `image` may lack lower rows and be `reduced`; `full` is the whole image's size.
-        Only where it is neither resized nor warped may it begin at another `corner` of the whole than 0, 0."""
-        if plan.resize:
-            needed = (None if plan.warp or plan.enlarge or self.pad
-                      else (plan.top + plan.height, plan.left + plan.width))
-            image = _resized_by(image, full, reduced, plan.resize, plan.method, needed)
-            reduced = 1
-        if plan.warp and plan.enlarge is None and not self.pad and (plan.height, plan.width) == self.crop:
-            self._warp(image, plan.warp[0], (plan.left, plan.top), slot, plan.method)
-            window = slot  # the rest of the canvas is not needed
+    def _render(self, row: np.ndarray, decoded: Decoded, spec: CropSpec) -> None:
+        """Do all that comes after decoding, and fill `row`."""
+        if spec.resize:
+            decoded = self._resized(decoded, spec)
+        if spec.warp and spec.enlarge is None and not self.pad and (spec.height, spec.width) == self.crop:
+            # only the window of the canvas, straight into the batch
+            self._warp(decoded.pixels, spec.warp[0], (spec.left, spec.top), row, spec.method)
+            window = row
         else:
-            window = self._window(image, reduced, plan, corner)
+            window = self._window(decoded, spec)
         if window.shape[:2] != self.crop:
-            window = resize(window, self.crop, plan.method, into=slot)
-        if plan.mirror:
-            cv2.flip(window, 1, dst=slot)
-        elif window is not slot:
-            slot[:] = window if window.ndim == 3 else window[:, :, None]
-        if self._swap:
-            cv2.cvtColor(slot, cv2.COLOR_BGR2RGB, dst=slot)
-        if plan.color:
-            recolor(slot, plan.color)
+            window = pixels.resize(window, self.crop, spec.method, into=row)
+        if spec.mirror:
+            cv2.flip(window, 1, dst=row)
+        elif window is not row:
+            row[:] = window if window.ndim == 3 else window[:, :, None]
+        if self._swaps_channels:
+            cv2.cvtColor(row, cv2.COLOR_BGR2RGB, dst=row)
+        if spec.color:
+            pixels.recolor(row, spec.color)
 
-    def _window(self, image: np.ndarray, reduced: int, plan: CropSpec, corner: tuple[int, int]) -> np.ndarray:
-        """What is cut from the image, after the warp, border and enlargement of the plan."""
-        if plan.warp:
-            matrix, canvas = plan.warp
-            _check_size(canvas)
+    def _resized(self, decoded: Decoded, spec: CropSpec) -> Decoded:
+        """Return the image resized as a whole, at least as much of it as the crop needs."""
+        assert spec.resize
+        needed = None
+        if not (spec.warp or spec.enlarge or self.pad):
+            needed = (spec.top + spec.height, spec.left + spec.width)
+        image = pixels.resize_part(decoded.pixels, decoded.full, decoded.reduction, spec.resize, spec.method, needed)
+        return Decoded(image, spec.resize)
+
+    def _window(self, decoded: Decoded, spec: CropSpec) -> np.ndarray:
+        """Return what is cut from the image, after the warp, border and enlargement of the spec."""
+        image = decoded.pixels
+        if spec.warp:
+            matrix, canvas = spec.warp
+            pixels.check_size(canvas)
             warped = np.empty((*canvas, *image.shape[2:]), np.uint8)
-            self._warp(image, matrix, (0, 0), warped, plan.method)
+            self._warp(image, matrix, (0, 0), warped, spec.method)
             image = warped
         if self.pad:
             pad = self.pad
             image = cv2.copyMakeBorder(image, pad, pad, pad, pad, cv2.BORDER_CONSTANT, value=self.fill)
-        if plan.enlarge:
-            image = resize(image, plan.enlarge, plan.method)
-        top, left, height, width = plan.top, plan.left, plan.height, plan.width
-        if reduced > 1:
-            height, width = (max(n // reduced, least) for n, least in zip((height, width), self.crop, strict=True))
+        if spec.enlarge:
+            image = pixels.resize(image, spec.enlarge, spec.method)
+        top, left, height, width = spec.top, spec.left, spec.height, spec.width
+        reduction, corner = decoded.reduction, decoded.corner
+        if reduction > 1:
+            height, width = (max(n // reduction, least) for n, least in zip((height, width), self.crop, strict=True))
             # a corner is a whole number of pixels here too, and must not change how the place is rounded
-            top, left = (min(round(at / reduced) - begin // reduced, most - side) for at, begin, most, side in zip(
-                (top, left), corner, image.shape, (height, width), strict=False))
+            top, left = (min(round(at / reduction) - begin // reduction, most - side)
+                         for at, begin, most, side in zip((top, left), corner, image.shape, (height, width),
+                                                          strict=False))
         else:
             top, left = top - corner[0], left - corner[1]
         return image[top:top + height, left:left + width]
@@ -224,183 +215,10 @@ class Decoder:
         if corner != (0, 0):
             matrix = matrix.copy()
             matrix[:, 2] -= corner
-        method = cv2.INTER_LINEAR if method == _ANTIALIAS else _interpolation(method, image.shape[:2], into.shape[:2])
+        if method == METHODS["antialias"]:
+            method = cv2.INTER_LINEAR
+        else:
+            method = pixels.interpolation(method, image.shape[:2], into.shape[:2])
         method = cv2.INTER_LINEAR if method == cv2.INTER_AREA else method  # as OpenCV does itself
         cv2.warpAffine(image, matrix, into.shape[1::-1], dst=into, flags=method, borderMode=cv2.BORDER_CONSTANT,
                        borderValue=self.fill)
-
-
-def resize(image: np.ndarray, size: Size, method: int, *, into: np.ndarray | None = None) -> np.ndarray:
-    """uint8 (h, w) or (h, w, c) resized to `size`; `into` is filled where it is given and has the right size."""
-    _check_size(size)
-    if method == _ANTIALIAS:
-        return _antialiased(image, size, None, into)
-    return cv2.resize(image, size[::-1], dst=into, interpolation=_interpolation(method, image.shape[:2], size))
-
-
-def recolor(image: np.ndarray, color: Color) -> None:
-    """Change the colour of uint8 (H, W, C) RGB in place, as MXNet does, step by step with the rounding of bytes.
-
-    Its grey takes red for blue and blue for red; so does this.
-    """
-    for step in color.order:
-        factor = color.factors[step]
-        if factor == 1:
-            continue
-        if step == 0:
-            cv2.addWeighted(image, factor, image, 0, 0, dst=image)
-        elif image.shape[2] != 3:
-            grey = image if step == 1 else None
-            if grey is not None:
-                cv2.addWeighted(image, factor, image, 0, (1 - factor) * float(grey.mean()), dst=image)
-        else:
-            grey = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
-            if step == 1:
-                cv2.addWeighted(image, factor, image, 0, (1 - factor) * cv2.mean(grey)[0], dst=image)
-            else:
-                cv2.addWeighted(image, factor, cv2.cvtColor(grey, cv2.COLOR_GRAY2BGR), 1 - factor, 0, dst=image)
-    if any(color.hls):
-        hls = cv2.cvtColor(image, cv2.COLOR_RGB2HLS)
-        cv2.add(hls, np.array([*color.hls, 0.0]), dst=hls)
-        np.minimum(hls[:, :, 0], 180, out=hls[:, :, 0])  # hue ends there, it does not wrap
-        cv2.cvtColor(hls, cv2.COLOR_HLS2RGB, dst=image)
-    if any(color.light):
-        # Adding a number and cutting the fraction off is adding its floor, as all below 0 ends at 0.
-        cv2.add(image, np.floor([*color.light, 0.0]), dst=image)
-
-
-def _resized_by(image: np.ndarray, full: Size, reduced: int, target: Size, method: int,
-                needed: Size | None) -> np.ndarray:
-    """Resize as if `image` were the whole image, of which the lower rows may be missing and which may be `reduced`.
-    What is right of and below the upper left part `needed` may be left out."""
-    _check_size(target)
-    height, width = image.shape[:2]
-    whole = height * reduced >= full[0]
-    rows, columns = needed or target
-    # Cubic and the others round a pixel by where it stands in the row: they are given whole rows.
-    if method not in (_NEAREST, cv2.INTER_LINEAR, _ANTIALIAS):
-        columns = target[1]
-    if whole and columns == target[1]:
-        return resize(image, target, method)
-    # OpenCV would put the pixels elsewhere if it were given the part's size: it is given the factors.
-    across, down = target[1] / width, target[0] / height if whole else target[0] * reduced / full[0]
-    if method == _ANTIALIAS:
-        return _antialiased(image, (rows, columns), (down, across), None)
-    method = _interpolation(method, image.shape[:2] if whole else full, target)
-    if columns < target[1]:
-        image = image[:, :int((columns + 2) / across) + 8]
-    return cv2.resize(image, None, fx=across, fy=down, interpolation=method)
-
-
-def _interpolation(method: int, before: Size, after: Size) -> int:
-    """OpenCV's number; auto is cubic where both sides grow, area where both shrink, otherwise bilinear."""
-    if method != _AUTO:
-        return method
-    if after[0] > before[0] and after[1] > before[1]:
-        return cv2.INTER_CUBIC
-    return cv2.INTER_AREA if after[0] < before[0] and after[1] < before[1] else cv2.INTER_LINEAR
-
-
-def _antialiased(image: np.ndarray, size: Size, factors: tuple[float, float] | None,
-                 into: np.ndarray | None) -> np.ndarray:
-    """Bilinear over all pixels that fall into one, as Pillow and torchvision do, in torch's byte arithmetic."""
-    import torch
-
-    if image.ndim == 2:
-        image = image[:, :, None]
-    if into is None:
-        into = np.empty((*size, image.shape[2]), np.uint8)
-    source = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]
-    target = torch.from_numpy(into).permute(2, 0, 1)[None]
-    torch.ops.aten._upsample_bilinear2d_aa.out(source, size, False, *(factors or (None, None)), out=target)
-    return into
-
-
-def _to_channels(image: np.ndarray, channels: int) -> np.ndarray:
-    """Pixels (h, w) or (h, w, c) as uint8 with `channels`: grey is repeated, colour becomes its luma."""
-    found = 1 if image.ndim == 2 else image.shape[2]
-    if image.dtype != np.uint8:
-        raise BadImageError(f"has pixels of {image.dtype}: only border, crop and mirror are for these")
-    image = np.ascontiguousarray(image)
-    if found == channels:
-        return image
-    if (found, channels) == (1, 3):
-        return cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)
-    if (found, channels) == (3, 1):
-        return cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-    raise BadImageError(f"has {found} channels, `image_shape` asks for {channels}")
-
-
-def _check_size(size: Size) -> None:
-    if size[0] * size[1] > MAX_PIXELS:
-        raise BadImageError(f"would become {size[1]} x {size[0]} pixels when resized")
-
-
-def _check_end(data: Bytes, end: bytes, reason: str) -> None:
-    """An image without its end is cut: the decoder would fill it up with grey and say nothing."""
-    if end not in bytes(data[-16:]) and end not in bytes(data):
-        raise BadImageError(f"is {reason}")
-
-
-def _upper_rows(data: Bytes, info: ImageInfo, rows: int) -> bytearray:
-    """The JPEG with only its `rows` upper rows, a multiple of the blocks. Without an end, the decoder stops where the
-    bytes do and finds nothing to warn of."""
-    part = bytearray(data)
-    part[info.rows_at:info.rows_at + 2] = rows.to_bytes(2, "big")
-    end = part.rfind(_JPEG_END)
-    del part[end if end > info.rows_at else len(part):]
-    return part
-
-
-def _inspect_jpeg(data: Bytes) -> ImageInfo:
-    """Walk the segments up to the first scan. Whatever is not as usual is left to the decoder (ImageInfo without a size)."""
-    at, size = 2, len(data)
-    height = width = components = rows_at = block = 0
-    turned = restarts = False
-    while at + 10 < size and data[at] == 0xFF:
-        marker = data[at + 1]
-        if marker == 0xFF:  # a fill byte
-            at += 1
-            continue
-        length = data[at + 2] << 8 | data[at + 3]
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            height, width = data[at + 5] << 8 | data[at + 6], data[at + 7] << 8 | data[at + 8]
-            components = data[at + 9]
-            if marker <= 0xC1 and at + 10 + 3 * components < size:  # the sequential ones
-                rows_at, block = at + 5, 8 * max(data[at + 11 + 3 * i] & 15 for i in range(components))
-        elif marker == 0xDD:
-            restarts = bool(data[at + 4] or data[at + 5])
-        elif marker == 0xE1 and bytes(data[at + 4:at + 10]) == b"Exif\0\0":
-            orientation = _orientation(bytes(data[at + 10:at + 2 + length]))
-            turned = orientation != 1
-            if orientation >= 5:
-                return ImageInfo()  # lying on its side: rare, and not worth two sizes
-        elif marker == 0xDA:
-            if not height or not width or not components:
-                return ImageInfo()
-            plain = data[at + 4] == components and block > 0 and not turned
-            return ImageInfo(height, width, rows_at if plain and not restarts else 0, block, True, plain and restarts)
-        elif marker < 0xC0 or 0xD0 <= marker <= 0xD9 or length < 2:
-            return ImageInfo()
-        at += 2 + length
-    return ImageInfo()
-
-
-def _orientation(tiff: bytes) -> int:
-    """1 to 8 from the EXIF block, 1 where it says nothing."""
-    if tiff[:2] not in (b"II", b"MM"):
-        return 1
-    order: Literal["little", "big"] = "little" if tiff[:2] == b"II" else "big"
-    first = int.from_bytes(tiff[4:8], order)
-    for entry in range(min(int.from_bytes(tiff[first:first + 2], order), 100)):
-        at = first + 2 + 12 * entry
-        if int.from_bytes(tiff[at:at + 2], order) == 0x112:
-            value = int.from_bytes(tiff[at + 8:at + 10], order)
-            return value if 1 <= value <= 8 else 1
-    return 1
-
-
-def _first_line(error: Exception) -> str:
-    """An OpenCV error without its paths and lines of source."""
-    text = getattr(error, "err", None) or str(error) or type(error).__name__
-    return text.strip().splitlines()[0][:200]

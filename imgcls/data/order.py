@@ -1,9 +1,10 @@
-"""The sample order and all randomness of augmentation: pure functions of (seed, epoch, sample).
+"""The sample order and all randomness of augmentation: pure functions of (seed, epoch, index).
 
-Nothing here has a state. Threads, workers and ranks therefore see the same order and the same draws, and a run that
-was stopped goes on with exactly what it would have had. The generator is SplitMix64 used as a counter-based hash
-(Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators"), fixed here for good: numpy's own
-generators may change their streams between versions.
+Threads, workers and ranks therefore see the same order and the same draws, and a run that was stopped goes
+on with exactly what it would have had. The generator is SplitMix64 used as a counter-based hash (Steele, Lea
+and Flood 2014, "Fast splittable pseudorandom number generators"), fixed here for good: numpy's own generators
+may change their streams between versions. Called by the loaders, by `crops.py` and `color.py` for their
+draws, and by the trainer for the seed of dropout; it reads no data.
 """
 
 from __future__ import annotations
@@ -15,47 +16,59 @@ from functools import lru_cache
 
 import numpy as np
 
+# 2^64 divided by the golden ratio: SplitMix64's increment
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+# Which draw of a sample decides what; never renumber, or old runs cannot be repeated.
+ROW, COLUMN, MIRROR = 0, 1, 2
+# those that give several numbers a sample
+WARP, CROP_SIZE, METHOD, COLOR, AREA = range(3, 8)
+
 #: from so many samples on the next epoch's order is made while this one is trained on
 LARGE = 1_000_000
-_ahead: dict[tuple[int, int, int], Future[np.ndarray]] = {}
 
 
 @dataclass(frozen=True)
 class Shard:
-    """What one process has to do with: part `index` of the `count` that every batch is cut into.
+    """What one process has of the data: part `index` of the `count` that every batch is cut into.
 
-    With `is_independent`, of the `count` that the epoch is dealt out into, and its batches are its own (dist_async).
+    An independent shard (dist_async) is one of `count` that the epoch is dealt out into, and its batches are
+    its own.
     """
 
     index: int = 0
     count: int = 1
     is_independent: bool = False
 
-    def of_epoch(self, samples: np.ndarray) -> np.ndarray:
-        """The samples of an epoch, in their order, that batches are cut from."""
-        return samples[self.index::self.count] if self.is_independent else samples
+    def of_epoch(self, indices: np.ndarray) -> np.ndarray:
+        """Return the samples of an epoch, in their order, that this shard's batches are cut from."""
+        return indices[self.index::self.count] if self.is_independent else indices
 
     def bounds(self, size: int) -> tuple[int, int]:
-        """First and end of this part of a batch of `size`; all parts together are the batch, in its order."""
+        """Return the first and the end of this part of a batch of `size`; the parts in their order are the batch."""
         if self.is_independent:
             return 0, size
+        # Rounding down at both ends gives parts that differ by one at most, and the cut is the same for
+        # 4 processes as for 2 processes with 2 micro-batches each.
         return size * self.index // self.count, size * (self.index + 1) // self.count
 
     @property
-    def num_parts(self) -> int:
+    def parts_per_batch(self) -> int:
         """How many parts a batch is cut into."""
         return 1 if self.is_independent else self.count
 
 
-#: one process does it all
+#: one process has all the data
 NO_SHARD = Shard()
 
 
 @dataclass(frozen=True)
 class LocalBatch:
-    """The samples of one batch that one process has, int64 (n,): n is at least 1, and `num_valid` of them count;
-    `global_size` is the size of the batch."""
+    """The samples of one batch that one process has.
+
+    `indices` int64 (n,) with n at least 1, of which the first `num_valid` count; `global_size` is the size of
+    the batch over all processes.
+    """
 
     indices: np.ndarray
     num_valid: int
@@ -65,8 +78,8 @@ class LocalBatch:
 def local_batch(indices: np.ndarray, batch_index: int, batch_size: int, shard: Shard) -> LocalBatch:
     """Return the shard's part of batch `batch_index`; `indices` are the shard's of the epoch (`of_epoch`).
 
-    A process that has nothing of a small last batch gets one sample that does not count, so that all of them take the
-    same steps.
+    A process that has nothing of a small last batch gets one sample that does not count, so that all
+    processes take the same steps and none waits for a gradient that never comes.
     """
     batch = indices[batch_index * batch_size:(batch_index + 1) * batch_size]
     first, end = shard.bounds(len(batch))
@@ -74,64 +87,104 @@ def local_batch(indices: np.ndarray, batch_index: int, batch_size: int, shard: S
 
 
 def permutation(seed: int, epoch: int, count: int) -> np.ndarray:
-    """The order of an epoch: int64 (count,), each of 0 .. count-1 once.
-
-    Fourteen million samples take two seconds to put in order, so for many of them the next epoch's order is begun in a
-    thread when this one's is taken.
-    """
-    if count < LARGE:
-        return _permutation(seed, epoch, count)
-    begun = _ahead.pop((seed, epoch, count), None)
-    order = begun.result() if begun else _permutation(seed, epoch, count)
-    _ahead.clear()
-    following = _ahead[seed, epoch + 1, count] = Future()
-    threading.Thread(target=lambda: _fulfil(following, seed, epoch + 1, count), daemon=True).start()
-    return order
-
-
-def _fulfil(promise: Future[np.ndarray], seed: int, epoch: int, count: int) -> None:
-    try:
-        promise.set_result(_permutation(seed, epoch, count))
-    except BaseException as error:  # such as too little memory: raised where the order is wanted
-        promise.set_exception(error)
-
-
-def _permutation(seed: int, epoch: int, count: int) -> np.ndarray:
+    """Return the order of an epoch: int64 (count,), each of 0 .. count-1 once."""
+    # Sorting by hash needs no state and no swap loop. A stable sort, so that equal hashes (which 64 bits make
+    # rare, not impossible) fall alike on every machine.
     return np.argsort(_hash(_key(seed, epoch, 0), np.arange(count, dtype=np.uint64)), kind="stable")
 
 
-def uniform(seed: int, epoch: int, samples: np.ndarray, draw: int) -> np.ndarray:
-    """float64 in [0, 1), one per sample: draw number `draw` (from 0) of each sample in this epoch."""
-    bits = _hash(_key(seed, epoch, draw + 1), np.asarray(samples).astype(np.uint64))
-    return (bits >> np.uint64(11)).astype(np.float64) * 2.0 ** -53
+class EpochOrders:
+    """Permutations, of which the next epoch's is made in a thread while the one before is trained on.
+
+    Fourteen million samples take two seconds to put in order. Below `LARGE` samples no thread is started.
+    Each loader owns one.
+    """
+
+    def __init__(self) -> None:
+        self._ahead_key = (0, -1, 0)  # (seed, epoch, count) of `_ahead`; no epoch is -1
+        self._ahead: Future[np.ndarray] = Future()
+
+    def permutation(self, seed: int, epoch: int, count: int) -> np.ndarray:
+        """Return what the function `permutation` returns, and begin with the next epoch's."""
+        if count < LARGE:
+            return permutation(seed, epoch, count)
+        if self._ahead_key == (seed, epoch, count):
+            order = self._ahead.result()
+        else:
+            order = permutation(seed, epoch, count)
+        following: Future[np.ndarray] = Future()
+
+        def make() -> None:
+            try:
+                following.set_result(permutation(seed, epoch + 1, count))
+            except BaseException as error:  # such as too little memory: raised where the order is asked for
+                following.set_exception(error)
+
+        self._ahead_key = (seed, epoch + 1, count)
+        self._ahead = following
+        # A daemon: a program that ends does not wait for an order that nobody will read.
+        threading.Thread(target=make, daemon=True).start()
+        return order
 
 
-def integers(seed: int, epoch: int, samples: np.ndarray, draw: int, high: int | np.ndarray) -> np.ndarray:
-    """int64 in [0, high), one per sample; `high` may differ by sample and must be at least 1."""
-    return (uniform(seed, epoch, samples, draw) * high).astype(np.int64)
+def uniform(seed: int, epoch: int, indices: np.ndarray, draw: int) -> np.ndarray:
+    """Return float64 in [0, 1), one per sample: draw number `draw` (from 0) of each sample in this epoch."""
+    # stream 0 of an epoch is its permutation, so draws begin at 1
+    bits = _hash(_key(seed, epoch, draw + 1), np.asarray(indices).astype(np.uint64))
+    return (bits >> np.uint64(11)).astype(np.float64) * 2.0 ** -53  # 53 bits: all that a float64 holds
+
+
+def integers(seed: int, epoch: int, indices: np.ndarray, draw: int, high: int | np.ndarray) -> np.ndarray:
+    """Return int64 in [0, high), one per sample; `high` may differ by sample and must be at least 1."""
+    return (uniform(seed, epoch, indices, draw) * high).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Draws:
+    """The random numbers of some samples in one epoch; a draw is told from another by its number."""
+
+    seed: int
+    epoch: int
+    indices: np.ndarray
+
+    def uniform(self, draw: int, count: int = 1) -> np.ndarray:
+        """Return float64 in [0, 1): (n,), or (count, n) for several numbers of each sample."""
+        if count == 1:
+            return uniform(self.seed, self.epoch, self.indices, draw)
+        # One call for all: what a call costs hardly depends on how many numbers it gives.
+        counters = self.indices * count + np.arange(count)[:, None]
+        return uniform(self.seed, self.epoch, counters, draw)
+
+    def integers(self, draw: int, high: int | np.ndarray) -> np.ndarray:
+        """Return int64 (n,) in [0, high), as the function `integers` does."""
+        return integers(self.seed, self.epoch, self.indices, draw, high)
 
 
 def step_seed(seed: int, update: int) -> int:
-    """A 63-bit seed for the device's own generator (dropout) in one update."""
+    """Return a 63-bit seed for the device's own generator (dropout) in one update."""
+    # stream -1: no epoch has it, so dropout never repeats what an augmentation drew
     return int(_hash(_key(seed, update, -1), np.zeros(1, np.uint64))[0] >> np.uint64(1))
 
 
+# The same few keys are asked for with every job of 16 images; mixing one takes longer than hashing a job's indices.
 @lru_cache(maxsize=1024)
 def _key(seed: int, epoch: int, stream: int) -> np.uint64:
-    """One number for (seed, epoch, stream), well mixed so that neighbours have nothing in common."""
-    with np.errstate(over="ignore"):
+    """Return one number for (seed, epoch, stream), mixed so well that neighbours have nothing in common."""
+    with np.errstate(over="ignore"):  # arithmetic modulo 2^64 is the algorithm
         key = np.zeros(1, np.uint64)
-        for part in (seed, epoch, stream):
-            key = _mix(key * _GOLDEN + np.uint64(part & 0xFFFFFFFFFFFFFFFF) + _GOLDEN)
+        for number in (seed, epoch, stream):
+            key = _mix(key * _GOLDEN + np.uint64(number & 0xFFFFFFFFFFFFFFFF) + _GOLDEN)
         return key[0]
 
 
 def _hash(key: np.uint64, counters: np.ndarray) -> np.ndarray:
+    """Return the outputs of the SplitMix64 that was seeded with `key`, at these places of its stream."""
     with np.errstate(over="ignore"):
         return _mix(key + (counters + np.uint64(1)) * _GOLDEN)
 
 
 def _mix(bits: np.ndarray) -> np.ndarray:
+    """Return SplitMix64's finalizer (its variant 13 of Stafford's) of each uint64."""
     bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return bits ^ (bits >> np.uint64(31))

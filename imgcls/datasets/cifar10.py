@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from imgcls.config.sections import DataConfig
 from imgcls.data import sources
+from imgcls.data.record_source import RecordSource
 from imgcls.data.sources import ArraySource, Source, Splits
 from imgcls.errors import DataError
 from imgcls.formats import cifar
@@ -81,6 +82,6 @@ def _records(config: DataConfig) -> tuple[str, str]:
 
 def _named(source: Source) -> Source:
     """MXNet's record files have no class names, but the order of the classes is that of the data set."""
-    if isinstance(source, sources.RecordSource) and not source.class_names and source.labels.max() < len(CLASSES):
+    if isinstance(source, RecordSource) and not source.class_names and source.labels.max() < len(CLASSES):
         source.class_names = CLASSES
     return source

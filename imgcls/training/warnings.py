@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from imgcls.config.resolve import Config
-from imgcls.data.sources import FolderSource, Splits
+from imgcls.data.file_source import FolderSource
+from imgcls.data.sources import Splits
 from imgcls.distributed.process_group import Worker
 from imgcls.networks import takes_depth
 from imgcls.training import checkpoint

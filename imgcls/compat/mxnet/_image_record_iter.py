@@ -18,10 +18,11 @@ import torch
 from imgcls.compat.mxnet.io import DataDesc, DataIter
 from imgcls.compat.mxnet.nd import NDArray
 from imgcls.config.sections import AugmentConfig
-from imgcls.data import augment, order
+from imgcls.data import normalize, order
 from imgcls.data.crops import METHODS
+from imgcls.data.loaders.host_batch import HostBatch
 from imgcls.data.loaders.make import make_mean_image
-from imgcls.data.loaders.streaming import HostBatch, StreamingLoader
+from imgcls.data.loaders.streaming import StreamingLoader
 from imgcls.errors import DataError, UsageError, nearest
 from imgcls.formats import lists, recordio
 
@@ -243,7 +244,7 @@ class _Normalizer:
         self._factor = torch.from_numpy(np.float32(options["scale"]) / std)[:, None, None]
         self._mean_image = None
         if config.mean_image:
-            image = torch.from_numpy(augment.read_mean_image(config.mean_image, shape))
+            image = torch.from_numpy(normalize.read_mean_image(config.mean_image, shape))
             self._mean_image = torch.stack([image, image.flip(2)])
 
     def __call__(self, filled: HostBatch) -> np.ndarray:
@@ -251,7 +252,7 @@ class _Normalizer:
         if self._mirror:
             pixels = pixels.flip(3)
         if self._dtype is np.uint8:
-            return pixels.numpy().copy("C")  # the slot is used again
+            return pixels.numpy().copy("C")  # the buffer is used again
         if self._dtype is np.int8:
             return (pixels.short() - torch.round(self._mean).short()).clamp(-128, 127).to(torch.int8).numpy().copy("C")
         values = pixels.to(torch.float32, memory_format=torch.contiguous_format, copy=True)

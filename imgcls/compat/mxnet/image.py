@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from imgcls.compat.mxnet.nd import NDArray
-from imgcls.data import decode
+from imgcls.data import pixels as pixel_ops
+from imgcls.data.opencv import cv2
 from imgcls.errors import DataError, UsageError
 from imgcls.storage.paths import to_local_path
 
@@ -43,7 +44,7 @@ def imresize(src: NDArray, w: int, h: int, interp: int = 1, out: None = None) ->
     """Resized to `w` by `h` with an OpenCV method 0-4; 9: cubic or area by direction, 10: any."""
     _no_out(out)
     pixels = src._data
-    resized = decode.resize(pixels, (h, w), _method(interp))
+    resized = pixel_ops.resize(pixels, (h, w), _method(interp))
     return NDArray(resized if resized.ndim == pixels.ndim else resized[:, :, None])
 
 
@@ -96,7 +97,6 @@ def color_normalize(src: NDArray, mean: Any, std: Any = None) -> NDArray:
 
 
 def _decoded(data: np.ndarray, flag: int, to_rgb: bool | int, name: object) -> NDArray:
-    cv2 = decode.cv2
     if flag not in (0, 1):
         raise UsageError(f"flag {flag} is not known: 1 gives three channels, 0 gives grey")
     if not data.size:

@@ -15,8 +15,8 @@ from imgcls.data import order
 class Batch:
     """float32 `images` (n, C, H, W) normalised, int64 `labels` (n,), and how many of the n are not padding.
 
-    `global_size` counts the samples that all processes together have in this batch, damaged ones included: a sum over the
-    valid samples divided by `global_size` adds up to the mean.
+    `global_size` counts the samples that all processes together have in this batch, damaged ones included:
+    a sum over the valid samples divided by `global_size` adds up to the mean.
     """
 
     images: Tensor
@@ -25,14 +25,15 @@ class Batch:
     global_size: int
 
     def micro_batches(self, count: int) -> Iterator[Batch]:
-        """The batch in `count` pieces, cut as `order.Shard` cuts it for as many processes."""
+        """Yield the batch in `count` parts, cut as `order.Shard` cuts it for as many processes."""
         if count == 1:
             yield self
             return
         for index in range(count):
             first, end = order.Shard(index, count).bounds(self.num_valid)
-            some = slice(first, max(end, first + 1)) if first < self.num_valid else slice(0, 1)
-            yield Batch(self.images[some], self.labels[some], end - first, self.global_size)
+            # an empty part keeps one sample that does not count, as an empty shard does (`order.local_batch`)
+            rows = slice(first, max(end, first + 1)) if first < self.num_valid else slice(0, 1)
+            yield Batch(self.images[rows], self.labels[rows], end - first, self.global_size)
 
 
 class Loader(Protocol):

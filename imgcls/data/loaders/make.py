@@ -1,8 +1,8 @@
-"""Which loader suits a source: called by the commands.
+"""Which loader suits a source: called by whoever trains, validates or predicts.
 
-Small images that are all of one size are decoded once and for all and given to the resident loader, if border, crop
-and mirror are all that is asked for: on 32 x 32 pixels that is many times as fast as decoding them in every epoch.
-OpenCV is imported where there is something to decode, and not before.
+Small images that are all of one size are decoded once and for all and given to the resident loader, if
+border, crop and mirror are all that is asked for: on 32 x 32 pixels that is many times as fast as decoding
+them in every epoch.
 """
 
 from __future__ import annotations
@@ -12,24 +12,32 @@ import dataclasses
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from imgcls.config.sections import AugmentConfig
-from imgcls.data import order
-from imgcls.data.crops import CropSampler
+from imgcls.data import image_header, order
+from imgcls.data.crops import CropSampler, Size
+from imgcls.data.image_header import BadImageError, ImageInfo
 from imgcls.data.loaders.batch import Loader
 from imgcls.data.loaders.resident import ResidentLoader
 from imgcls.data.sources import ArraySource, Source
 from imgcls.errors import DataError, UsageError
 from imgcls.formats import caffe, params
 
+if TYPE_CHECKING:
+    from imgcls.data.loaders.streaming import StreamingLoader
+
 #: images up to this short edge are taken as they are: to shrink CIFAR for validation ruined its accuracy in MXNet 1.3
 SMALL_EDGE = 64
 #: decoded sets up to this size are kept in memory
 RESIDENT_BYTES = 1 << 30
+#: the crop is this fraction of the short edge that an image is resized to: 224 of 256, as since AlexNet
+_CROP_FRACTION = 0.875
+#: how many headers are looked at to know the size of the images
+_NUM_PROBED = 64
 
 _log = logging.getLogger(__name__)
 
@@ -37,35 +45,33 @@ _log = logging.getLogger(__name__)
 def make_loader(source: Source, *, batch_size: int, image_shape: Sequence[int], augment_config: AugmentConfig,
                 train: bool, seed: int, device: torch.device, threads: int | None = None,
                 on_bad: str = "skip", shard: order.Shard = order.NO_SHARD) -> Loader:
-    """The loader that suits the source and the augmentation; its `note` says what is done to the images.
+    """Return the loader that suits the source and the augmentation; its `note` says what is done to the images.
 
-    Arrays, and encoded images that are all of one size and fit in memory, go to the resident loader where it can do
-    what is asked for; everything else is streamed.
+    Arrays, and encoded images that are all of one size and fit in memory, go to the resident loader where it
+    can do what is asked for; everything else is streamed.
     """
-    whole: dict[str, Any] = {"batch_size": batch_size, "image_shape": image_shape, "train": train, "seed": seed,
-                             "device": device, "shard": shard}
+    loader_kwargs: dict[str, Any] = {"batch_size": batch_size, "image_shape": image_shape, "train": train,
+                                     "seed": seed, "device": device, "shard": shard}
     config, note = augment_config, ""
     if isinstance(source, ArraySource):
-        if _resident(config, source, image_shape, train):
-            return ResidentLoader(source, augment_config=config, **whole)
+        if _suits_resident(config, source, image_shape, train):
+            return ResidentLoader(source, augment_config=config, **loader_kwargs)
         if source.images.ndim != 4 or source.images.dtype != np.uint8:
             raise UsageError(f"{source.description}: of the augmentation only border, crop and mirror are for numbers "
                              f"like these ({source.images.dtype}, {source.images.ndim} dimensions)")
     else:
-        config, note = _sized(config, source, image_shape, train)
+        config, note = _with_val_resize(config, source, image_shape, train)
     if train and config.mean_image and not Path(config.mean_image).exists():
         make_mean_image(config.mean_image, source, image_shape, config, threads, on_bad)
-    kept = None
-    if not isinstance(source, ArraySource) and _resident(config, source, image_shape, train):
-        kept = _decoded(source, image_shape, threads, on_bad)
-    if kept is not None:
-        loader: Loader = ResidentLoader(kept, augment_config=config, **whole)
-        loader.note = ", ".join(filter(None, (
-            loader.note, f"decoded once and kept in memory ({kept.images.nbytes / 1e6:.0f} MB)")))
+    decoded = None
+    if not isinstance(source, ArraySource) and _suits_resident(config, source, image_shape, train):
+        decoded = _decode_all(source, image_shape, threads, on_bad)
+    if decoded is not None:
+        loader: Loader = ResidentLoader(decoded, augment_config=config, **loader_kwargs)
+        size = f"decoded once and kept in memory ({decoded.images.nbytes / 1e6:.0f} MB)"
+        loader.note = ", ".join(filter(None, (loader.note, size)))
         return loader
-    from imgcls.data.loaders.streaming import StreamingLoader
-
-    loader = StreamingLoader(source, augment_config=config, threads=threads, on_bad=on_bad, **whole)
+    loader = _stream(source, augment_config=config, threads=threads, on_bad=on_bad, **loader_kwargs)
     loader.note = note
     return loader
 
@@ -73,88 +79,109 @@ def make_loader(source: Source, *, batch_size: int, image_shape: Sequence[int], 
 def make_mean_image(path: str, source: Source, image_shape: Sequence[int], config: AugmentConfig,
                     threads: int | None, on_bad: str) -> None:
     """Write the mean of the centre crops of all images, as MXNet does where `mean_img` names no file yet."""
-    from imgcls.data.loaders.streaming import StreamingLoader
-
     if caffe.is_mean(path):
         raise UsageError(f"`mean_image` {path}: does not exist, and what is made here is an MXNet file: call it .bin")
     plain = AugmentConfig(val_resize=config.resize, interpolation=config.interpolation)
-    loader = StreamingLoader(source, batch_size=128, image_shape=image_shape, augment_config=plain, train=False, seed=0,
-                             device=torch.device("cpu"), threads=threads, on_bad=on_bad)
-    total, count = torch.zeros(image_shape[1], image_shape[2], image_shape[0], dtype=torch.int64), 0
-    for filled in loader.host_batches(0):
-        good = torch.from_numpy(filled.good)
-        total += filled.pixels[good].sum(0)
+    loader = _stream(source, batch_size=128, image_shape=image_shape, augment_config=plain, train=False, seed=0,
+                     device=torch.device("cpu"), threads=threads, on_bad=on_bad)
+    # summed as whole numbers: the mean does not depend on the order of the additions
+    total = torch.zeros(image_shape[1], image_shape[2], image_shape[0], dtype=torch.int64)
+    count = 0
+    for batch in loader.host_batches(0):
+        good = torch.from_numpy(batch.good)
+        total += batch.pixels[good].sum(0)
         count += int(good.sum())
     mean = (total.double() / max(count, 1)).permute(2, 0, 1).float().contiguous().numpy()
     params.save(path, {"mean_img": mean})
     _log.warning("%s: made the mean image %s", source.description, path)
 
 
-def _resident(config: AugmentConfig, source: Source, image_shape: Sequence[int], train: bool) -> bool:
-    """Whether the resident loader can do what is asked for."""
+def _stream(source: Source, **kwargs: Any) -> StreamingLoader:
+    """Return a streaming loader."""
+    # The one place that loads OpenCV, a tenth of a second, where there is something to decode.
+    from imgcls.data.loaders.streaming import StreamingLoader
+
+    return StreamingLoader(source, **kwargs)
+
+
+def _suits_resident(config: AugmentConfig, source: Source, image_shape: Sequence[int], train: bool) -> bool:
+    """Say whether the resident loader can do what is asked for."""
     if config.mean_image:
         return False
     if isinstance(source, ArraySource) and (not train or len(image_shape) != 3):
         return not config.val_resize
-    return CropSampler(config, (image_shape[1], image_shape[2]), image_shape[0], seed=0, train=train).simple
+    return CropSampler(config, (image_shape[1], image_shape[2]), image_shape[0], seed=0, train=train).is_simple
 
 
-def _sized(config: AugmentConfig, source: Source, image_shape: Sequence[int],
-           train: bool) -> tuple[AugmentConfig, str]:
-    """Decide on --val-resize where the user did not, by the size of the images; the text says what is done and why."""
+def _with_val_resize(config: AugmentConfig, source: Source, image_shape: Sequence[int],
+                     train: bool) -> tuple[AugmentConfig, str]:
+    """Decide on `val_resize` where the user did not, by the size of the images; the text says what is done and why."""
     crop = max(image_shape[1:])
     edge = _typical_edge(source)
     if train:
-        shrunk = config.resize or config.random_resized_crop or config.max_crop_size != -1
-        if edge > 1.5 * crop and not shrunk and config.max_random_scale == 1:
+        is_shrunk = config.resize or config.random_resized_crop or config.max_crop_size != -1
+        if edge > 1.5 * crop and not is_shrunk and config.max_random_scale == 1:
             return config, (f"cut at {image_shape[1]}x{image_shape[2]} from images whose short edge is about {edge}: "
-                            f"`resize` {round(crop / 0.875)} shrinks them first")
+                            f"`resize` {round(crop / _CROP_FRACTION)} shrinks them first")
         return config, ""
     resize = config.val_resize
     if resize is None:
-        resize = config.resize or (round(crop / 0.875) if edge > max(1.25 * crop, SMALL_EDGE) else 0)
+        # as in training, or else the usual proportion where the images are clearly larger than the crop
+        is_large = edge > max(1.25 * crop, SMALL_EDGE)
+        resize = config.resize or (round(crop / _CROP_FRACTION) if is_large else 0)
     note = f"resized to a short edge of {resize} before the centre {image_shape[1]}x{image_shape[2]} is cut"
     return dataclasses.replace(config, val_resize=resize), f"{note} (`val_resize`)" if resize else ""
 
 
 def _typical_edge(source: Source) -> int:
-    """The median short edge of some of the images, 0 where no header tells it."""
-    from imgcls.data import decode
-
+    """Return the median short edge of some of the images, 0 where no header tells it."""
     edges = []
-    for index in np.unique(np.linspace(0, len(source) - 1, 64).astype(int)).tolist():
-        with contextlib.suppress(decode.BadImageError, DataError):
-            data = source.read(index)
-            edges.append(min(data.shape[:2] if isinstance(data, np.ndarray) else decode.inspect(data)[:2]))
+    for index in np.unique(np.linspace(0, len(source) - 1, _NUM_PROBED).astype(int)).tolist():
+        with contextlib.suppress(BadImageError, DataError):
+            edges.append(min(_header(source, index)[:2]))
     return int(np.median([edge for edge in edges if edge] or [0]))
 
 
-def _decoded(source: Source, image_shape: Sequence[int], threads: int | None, on_bad: str) -> ArraySource | None:
-    """All images decoded, or None where they differ in size, need to be enlarged, or are too much for memory."""
-    from imgcls.data import decode
-    from imgcls.data.loaders.streaming import StreamingLoader
-
-    channels = image_shape[0]
-    size = (0, 0)
-    for index in range(len(source)):
-        try:
-            data = source.read(index)
-            info = decode.inspect(data) if not isinstance(data, np.ndarray) else decode.ImageInfo(*data.shape[:2])
-        except (decode.BadImageError, DataError):
-            continue
-        size = size if any(size) else info[:2]
-        if info[:2] != size or size[0] < image_shape[1] or size[1] < image_shape[2]:
-            return None
-        if not size[0] or len(source) * size[0] * size[1] * channels > RESIDENT_BYTES:
-            return None
-    loader = StreamingLoader(source, batch_size=256, image_shape=(channels, *size), augment_config=AugmentConfig(),
-                             train=False, seed=0, device=torch.device("cpu"), threads=threads, on_bad=on_bad)
-    images = np.empty((len(source), *size, channels), np.uint8)
+def _decode_all(source: Source, image_shape: Sequence[int], threads: int | None, on_bad: str) -> ArraySource | None:
+    """Return all images decoded, None where they differ in size, must be enlarged, or are too much for memory."""
+    num_channels = image_shape[0]
+    size = _common_size(source, image_shape)
+    if size is None:
+        return None
+    loader = _stream(source, batch_size=256, image_shape=(num_channels, *size), augment_config=AugmentConfig(),
+                     train=False, seed=0, device=torch.device("cpu"), threads=threads, on_bad=on_bad)
+    images = np.empty((len(source), *size, num_channels), np.uint8)
     good = np.ones(len(source), bool)
-    for filled in loader.host_batches(0):
-        images[filled.indices] = filled.pixels.numpy()
-        good[filled.indices] = filled.good
+    for batch in loader.host_batches(0):
+        images[batch.indices] = batch.pixels.numpy()
+        good[batch.indices] = batch.good
     if not good.all():
         images = images[good]
     return ArraySource(images.transpose(0, 3, 1, 2), np.asarray(source.labels)[good], source.class_names,
                        source.description)
+
+
+def _common_size(source: Source, image_shape: Sequence[int]) -> Size | None:
+    """Return the size that all images have; None where they differ, are smaller than the crop, or are too much.
+
+    Stops at the first image that does not fit: of a large set only a few headers are read. Damaged images are
+    passed over; (0, 0) where all are.
+    """
+    size = (0, 0)
+    for index in range(len(source)):
+        try:
+            height, width = _header(source, index)[:2]
+        except (BadImageError, DataError):
+            continue
+        size = size if any(size) else (height, width)
+        if (height, width) != size or height < image_shape[1] or width < image_shape[2]:
+            return None
+        if not height or len(source) * height * width * image_shape[0] > RESIDENT_BYTES:
+            return None
+    return size
+
+
+def _header(source: Source, index: int) -> ImageInfo:
+    """Return what the header of a sample says; BadImageError or DataError where it is damaged."""
+    data = source.read(index)
+    return ImageInfo(*data.shape[:2]) if isinstance(data, np.ndarray) else image_header.inspect(data)

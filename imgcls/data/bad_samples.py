@@ -1,0 +1,69 @@
+"""How many damaged samples a run goes on without, and who tells of them.
+
+A source finds damage when it is opened, a loader when it decodes. Both follow `on_bad`: "stop" raises the
+first problem; "skip" leaves the samples out while they are few.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from imgcls.errors import DataError
+
+#: of the samples this fraction may be damaged before a run is stopped, but at least this number
+MAX_BAD_FRACTION, MIN_BAD_LIMIT = 0.01, 10
+#: damaged samples that are named one by one
+_MAX_NAMED = 5
+
+_log = logging.getLogger(__name__)
+
+
+def max_bad_samples(count: int) -> int:
+    """Return how many of `count` samples may be damaged before a run is stopped."""
+    # A handful is allowed in the smallest set: one percent of a hundred samples is a single bad file.
+    return max(MIN_BAD_LIMIT, int(MAX_BAD_FRACTION * count))
+
+
+def check_bad_samples(problems: Sequence[DataError], count: int, description: str, on_bad: str) -> None:
+    """Raise the first problem where the policy does not allow any, or not so many of `count` samples."""
+    if problems and on_bad == "stop":
+        raise problems[0]
+    if len(problems) > max_bad_samples(count):
+        raise too_many_bad(problems, count, description)
+
+
+def too_many_bad(problems: Sequence[DataError], count: int, description: str) -> DataError:
+    """Return the error that ends a run in spite of `on_bad` skip."""
+    return DataError(description, f"{len(problems)} of {count} samples are damaged, too many to go on without them; "
+                                  f"the first: {problems[0].message}")
+
+
+class BadSampleLog:
+    """The damaged samples that a loader has met: each is counted once, and the first few are named in the log."""
+
+    def __init__(self, *, description: str, num_samples: int, limit: int, on_bad: str) -> None:
+        """More than `limit` of `num_samples` end the run; `description` names the source."""
+        self._description = description
+        self._num_samples = num_samples
+        self._limit = limit
+        self._on_bad = on_bad
+        self._problems: dict[int, DataError] = {}
+
+    def record(self, problems: Sequence[tuple[int, DataError]]) -> None:
+        """Count the problems (index of the sample, what is wrong) of one batch; raise the one that is too much.
+
+        Called for the batches in their order and for the samples of a batch in theirs, so that a run that ends
+        for this ends at the same batch whatever the number of threads.
+        """
+        for index, problem in sorted(problems, key=lambda pair: pair[0]):
+            if self._on_bad == "stop":
+                raise problem
+            if index in self._problems:  # met in an earlier epoch
+                continue
+            self._problems[index] = problem
+            if len(self._problems) <= _MAX_NAMED:
+                # The error itself and not its text: the commands' handler spells its settings as flags.
+                _log.warning("left out: %s", problem)
+            if len(self._problems) > self._limit:
+                raise too_many_bad(list(self._problems.values()), self._num_samples, self._description)

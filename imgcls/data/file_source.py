@@ -1,0 +1,102 @@
+"""Samples in image files of their own: a folder of class folders, or the files that a `.lst` names.
+
+`sources.open_source` makes these. Files are read, never decoded.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from imgcls import errors
+from imgcls.data.bad_samples import check_bad_samples
+from imgcls.errors import DataError, UsageError
+from imgcls.formats import lists, recordio
+from imgcls.storage.paths import AnyPath
+from imgcls.storage.remote import RemotePath
+
+
+class _FileSource:
+    """Image files under `root`, one sample each."""
+
+    root: AnyPath
+    _paths: Sequence[str]
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def read(self, index: int) -> bytes:
+        """Return the file of sample `index`; a DataError where it cannot be read."""
+        return _read_file(self.root / self._paths[index])
+
+    def problem(self, index: int, reason: str) -> DataError:
+        """Return the error that names sample `index` by its file."""
+        return DataError(self.root / self._paths[index], reason)
+
+
+class FolderSource(_FileSource):
+    """Images in class folders.
+
+    Classes are numbered as im2rec numbers them, so that a folder and the records packed from it agree: every
+    folder that itself holds an image (.jpg, .jpeg or .png) is a class, in the order of a sorted walk; a folder
+    inside a class folder is a class of its own. With `class_names`, those of the training data, folders are
+    numbered by name.
+    """
+
+    def __init__(self, root: Path, *, class_names: Sequence[str] = ()) -> None:
+        walked = lists.walk(str(root), recursive=True)
+        if not walked.entries:
+            raise UsageError(f"{root}: holds no .jpg, .jpeg or .png, and neither do its folders")
+        self.root = root
+        self.description = str(root)
+        self.problems = list(walked.problems)
+        self.class_names = tuple(class_names or walked.class_names)
+        self._paths = [entry.path for entry in walked.entries]
+        labels = np.array([entry.labels[0] for entry in walked.entries], np.int64)
+        if class_names:
+            # A class that has no validation image has no folder there: the walk's own numbers would be off.
+            label_of = {name: label for label, name in enumerate(class_names)}
+            for name in walked.class_names:
+                if name not in label_of:
+                    raise UsageError(f"{root / name}: the training data has no class of this name")
+            labels = np.array([label_of[name] for name in walked.class_names])[labels]
+        self.labels = labels
+
+
+class ListSource(_FileSource):
+    """The images that a `.lst` names, relative to `root`, with their first label: what im2rec would pack."""
+
+    def __init__(self, path: AnyPath, root: AnyPath, *, on_bad: str = "skip") -> None:
+        listed = lists.read(path)
+        self.path = path
+        self.root = root
+        self.description = str(path)
+        self.problems = list(listed.problems)
+        usable = []
+        for entry in listed.entries:
+            if entry.labels[0] == np.floor(entry.labels[0]):
+                usable.append(entry)
+            else:
+                self.problems.append(DataError(path, f"image {entry.id} ({entry.path}) has the label "
+                                                     f"{entry.labels[0]:g}, which is no class number"))
+        check_bad_samples(self.problems, len(usable) + len(self.problems), self.description, on_bad)
+        self.class_names = lists.class_names(path)
+        self._paths = [entry.path for entry in usable]
+        self.labels = np.array([entry.labels[0] for entry in usable], np.int64)
+
+
+def _read_file(path: AnyPath) -> bytes:
+    """Return the bytes of a file; what is larger than a record could be is refused before memory is taken."""
+    try:
+        if isinstance(path, RemotePath):
+            return path.read_bytes(recordio.MAX_PAYLOAD_BYTES)
+        with open(path, "rb", buffering=0) as stream:  # one read of all: a buffer would only copy it
+            size = os.fstat(stream.fileno()).st_size
+            if size > recordio.MAX_PAYLOAD_BYTES:
+                raise DataError(path, f"has {size} bytes: that is no image")
+            return stream.readall()
+    except OSError as error:
+        raise DataError(path, errors.reason(error)) from error

@@ -1,0 +1,65 @@
+"""A batch in the memory of the host, on its way to the device, and the buffers that batches are written into."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from imgcls.data.order import LocalBatch
+from imgcls.errors import DataError
+
+
+@dataclass
+class HostBatch:
+    """A batch as bytes: `pixels` uint8 (n, H, W, C), RGB, of the samples `indices` int64 (n,).
+
+    Good until its buffer is recycled, that is until the loader is asked for the next batch.
+    """
+
+    indices: np.ndarray
+    pixels: torch.Tensor
+    #: what `pixels` is the beginning of
+    buffer: torch.Tensor
+    #: how many of the n count (0 where this process has nothing of a small batch), and of all processes together
+    num_valid: int
+    global_size: int
+    #: bool (n,): which are mirrored, which were enlarged to hold the crop, and which are undamaged
+    mirrored: np.ndarray
+    enlarged: np.ndarray
+    good: np.ndarray
+    #: index of each damaged sample, and what is wrong with it
+    problems: list[tuple[int, DataError]] = field(default_factory=list)
+
+
+def host_batch(local: LocalBatch, buffer: torch.Tensor) -> HostBatch:
+    """Return the batch of these samples, of which no row is filled yet."""
+    count = len(local.indices)
+    return HostBatch(local.indices, buffer[:count], buffer, local.num_valid, local.global_size,
+                     mirrored=np.zeros(count, bool), enlarged=np.zeros(count, bool), good=np.ones(count, bool))
+
+
+class BufferPool:
+    """uint8 buffers of one shape, used again and again: memory does not grow, and pinning is paid for once."""
+
+    def __init__(self, shape: tuple[int, ...], *, pinned: bool) -> None:
+        """`pinned` memory is copied to a GPU in the background, but takes long to allocate."""
+        self._shape = shape
+        self._pinned = pinned
+        self._free: list[torch.Tensor] = []
+
+    @property
+    def num_free(self) -> int:
+        """How many buffers lie ready."""
+        return len(self._free)
+
+    def take(self, count: int) -> list[torch.Tensor]:
+        """Return `count` buffers for the caller alone, until they are put back; allocate those that are lacking."""
+        taken, self._free = self._free[:count], self._free[count:]
+        lacking = count - len(taken)
+        return taken + [torch.empty(self._shape, dtype=torch.uint8, pin_memory=self._pinned) for _ in range(lacking)]
+
+    def put_back(self, buffers: list[torch.Tensor]) -> None:
+        """Keep these for the next one who takes some."""
+        self._free += buffers

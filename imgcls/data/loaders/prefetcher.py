@@ -1,0 +1,75 @@
+"""Threads that fill the batches of an epoch ahead of their use.
+
+A `Prefetcher` knows which samples each batch has, some buffers, and a callable that fills rows of a batch. It
+knows no loader, no source and no image. All its methods are called from one thread, the loader's.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
+
+import torch
+
+from imgcls.data.loaders.host_batch import HostBatch, host_batch
+from imgcls.data.order import LocalBatch
+from imgcls.storage.thread_pool import DaemonPool
+
+#: images that a thread takes at a time: enough to draw their crops in one go, few enough to share a batch
+JOB_IMAGES = 16
+
+
+class Prefetcher:
+    """The batches of an epoch, in order, prepared by threads as far ahead as there are buffers.
+
+    With no threads each batch is prepared when it is asked for, by the caller. `with` ends the threads,
+    whatever happened.
+    """
+
+    def __init__(self, fill: Callable[[HostBatch, int, int], None], local_batches: Iterable[LocalBatch],
+                 buffers: Sequence[torch.Tensor], num_threads: int) -> None:
+        """`fill(batch, first, end)` prepares rows first .. end-1; it is called from many threads at a time."""
+        self._fill = fill
+        self._local_batches = iter(local_batches)
+        self._free = list(buffers)
+        self._started: deque[tuple[HostBatch, list[Future[None]]]] = deque()
+        self._pool = DaemonPool(num_threads, "imgcls-loader") if num_threads else None
+
+    def __enter__(self) -> Prefetcher:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        if self._pool:
+            self._pool.close()
+
+    def next_batch(self) -> HostBatch:
+        """Return the next batch of the epoch, ready; raise what went wrong while it was prepared."""
+        self._start_batches()
+        batch, jobs = self._started.popleft()
+        for job in jobs:
+            job.result()
+        return batch
+
+    def recycle(self, batch: HostBatch) -> None:
+        """Use the buffer of a batch again: nobody reads it any more."""
+        self._free.append(batch.buffer)
+        if self._pool:  # the threads have something to do while the caller trains
+            self._start_batches()
+
+    def _start_batches(self) -> None:
+        """Begin with as many batches as there are free buffers."""
+        while self._free:
+            local = next(self._local_batches, None)
+            if local is None:
+                return
+            batch = host_batch(local, self._free.pop())
+            count = len(batch.indices)
+            jobs = []
+            for first in range(0, count, JOB_IMAGES):
+                end = min(first + JOB_IMAGES, count)
+                if self._pool:
+                    jobs.append(self._pool.submit(self._fill, batch, first, end))
+                else:
+                    self._fill(batch, first, end)
+            self._started.append((batch, jobs))

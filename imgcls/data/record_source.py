@@ -1,0 +1,135 @@
+"""Samples in `.rec` files: local, copied into the cache, or read in chunks where they are too large for it.
+
+`sources.open_source` decides which. Class names are those that were packed with the first file. Here records
+are found and read; their images are decoded by the loader.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from imgcls.data import chunks
+from imgcls.data.bad_samples import check_bad_samples
+from imgcls.errors import DataError, UsageError
+from imgcls.formats import lists, recordio
+from imgcls.formats.ranges import RangedReader
+from imgcls.storage.paths import AnyPath
+from imgcls.storage.reading import open_read
+from imgcls.storage.remote import RemotePath
+from imgcls.storage.thread_pool import DaemonPool
+
+#: remote files that are fetched at a time
+_MAX_FETCHED = 2
+#: bytes of a record before its image: 24 of header, and 4 for each label that does not stand in the header
+_HEADER_BYTES, _LABEL_BYTES = 24, 4
+
+
+class RecordSource:
+    """The image records of one or several `.rec` files, one label each.
+
+    With `on_bad` "skip" damaged records are left out, as long as they are few: `problems` tells of them; with
+    "stop" the first is raised. Damage inside an image shows only when it is decoded.
+    """
+
+    #: how much of the cache the copies of remote files take
+    copied_bytes = 0
+
+    def __init__(self, files: Sequence[AnyPath], *, index: str = "", on_bad: str = "skip",
+                 cache_gb: float | None = None) -> None:
+        """`index` names the `.idx` of a single file; `cache_gb` is the limit of the cache."""
+        if index and len(files) > 1:
+            raise UsageError(f"{index}: an .idx belongs to one .rec file, here are {len(files)}")
+        self.readers: list[Any] = self._open(files, index, on_bad == "skip", cache_gb)
+        self.description = str(files[0]) if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
+        self.class_names = lists.class_names(files[0])
+        self.problems: list[DataError] = []
+        usable = [self._usable(reader) for reader in self.readers]
+        check_bad_samples(self.problems, sum(map(len, self.readers)), self.description, on_bad)
+        # number in its file of each sample's record, and the byte in the record where its image begins
+        self._numbers = np.concatenate([numbers for numbers, _, _ in usable])
+        self._image_offsets = np.concatenate([offsets for _, offsets, _ in usable])
+        self.labels = np.concatenate([labels for _, _, labels in usable])
+        # index of the first sample of each file
+        self._firsts = np.cumsum([0, *(len(numbers) for numbers, _, _ in usable)]).tolist()
+
+    def _open(self, files: Sequence[AnyPath], index: str, resync: bool, cache_gb: float | None) -> list[Any]:
+        """Return a reader of each file. Remote ones are fetched ahead, while those before them are searched."""
+        remote = [file for file in files if isinstance(file, RemotePath)]
+        self.copied_bytes = sum(file.stat().size for file in remote)
+        with DaemonPool(min(_MAX_FETCHED, len(remote)), "imgcls-shards") as pool:
+            copies = {file: pool.submit(open_read, file, cache_gb=cache_gb) for file in remote}
+            readers = []
+            for file in files:
+                if isinstance(file, RemotePath):
+                    copies.pop(file).result().close()  # raises what went wrong
+                readers.append(recordio.RecordReader(file, resync=resync, index=index or None, cache_gb=cache_gb))
+        return readers
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def read(self, index: int) -> bytes | memoryview:
+        """Return the encoded image of sample `index`; a DataError where its record is damaged."""
+        reader, number = self._record(index)
+        return reader.payload(number)[self._image_offsets.item(index):]
+
+    def problem(self, index: int, reason: str) -> DataError:
+        """Return the error that names sample `index` by file, offset, record number and id."""
+        reader, number = self._record(index)
+        return DataError(reader.path, f"record {number} (id {reader.headers()['id'][number]}) {reason}",
+                         reader.offsets.item(number))
+
+    def _record(self, index: int) -> tuple[Any, int]:
+        """Return the reader of sample `index`, and the number of its record there."""
+        # `item`: an int of numpy's would make all arithmetic that follows several times slower
+        file = bisect.bisect_right(self._firsts, index) - 1 if len(self.readers) > 1 else 0
+        return self.readers[file], self._numbers.item(index)
+
+    def _usable(self, reader: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return numbers, image offsets and labels of the undamaged records with one label, which is a class."""
+        self.problems += reader.problems
+        labels = reader.labels(strict=False)
+        is_class = np.isfinite(labels) & (labels == np.floor(labels))
+        for number in np.flatnonzero(~is_class).tolist():
+            label = labels[number]
+            self.problems.append(reader.label_problem(number, 1) if np.isnan(label) else DataError(
+                reader.path, f"record {number} has the label {label:g}, which is no class number",
+                reader.offsets.item(number)))
+        numbers = np.flatnonzero(is_class)
+        # A flag above 0 is the number of labels behind the header (MXNet src/io/image_recordio.h).
+        offsets = _HEADER_BYTES + _LABEL_BYTES * reader.headers()["flag"][numbers].astype(np.int64)
+        return numbers, offsets, labels[numbers].astype(np.int64)
+
+
+class ChunkedSource(RecordSource):
+    """A RecordSource of remote files that are not copied: read in chunks, in an order that suits that."""
+
+    def __init__(self, files: Sequence[RemotePath], *, on_bad: str = "skip", cache_gb: float) -> None:
+        super().__init__(files, on_bad=on_bad, cache_gb=cache_gb)
+        counts = np.diff(self._firsts)
+        #: what is fetched and when; see `chunks.py`
+        self.chunks = chunks.Chunks(self.readers, np.repeat(np.arange(len(counts)), counts), self._numbers)
+        total = sum(reader.size for reader in self.readers)
+        #: what to tell the user about the way these files are read
+        self.note = (f"{self.description}: {total / 1e9:.3g} GB are more than `cache_gb` {cache_gb:g} leaves room for; "
+                     f"read in chunks of {chunks.CHUNK_BYTES / 2**20:g} MB, for training {chunks.WINDOW_CHUNKS} "
+                     "shuffled together")
+
+    def _open(self, files: Sequence[AnyPath], index: str, resync: bool, cache_gb: float | None) -> list[Any]:
+        return [RangedReader(file, resync=resync, cache_gb=cache_gb) for file in files if isinstance(file, RemotePath)]
+
+    def order(self, seed: int, epoch: int) -> np.ndarray:
+        """Return int64 (N,): the samples in the order of the epoch, by windows of chunks."""
+        return self.chunks.order(seed, epoch)
+
+    def prefetch(self, indices: np.ndarray) -> None:
+        """Begin to fetch the chunks of these samples, which will be read, each once and about in this order."""
+        self.chunks.prefetch(indices)
+
+    def read(self, index: int) -> bytes | memoryview:
+        """Return the encoded image of sample `index`, out of its chunk."""
+        return self.chunks.read(index)[self._image_offsets.item(index):]
