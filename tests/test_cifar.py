@@ -91,7 +91,7 @@ def test_reads_cifar10_in_every_layout(tmp_path: Path, write) -> None:
 ], ids=["binary", "pickle"])
 def test_reads_cifar100_in_every_layout(tmp_path: Path, write) -> None:
     data, fine, coarse = pictures(3), [99, 0, 42], [19, 0, 7]
-    batch = cifar.read(save(tmp_path, write(data, coarse, fine)), classes=100)
+    batch = cifar.read(save(tmp_path, write(data, coarse, fine)), num_classes=100)
     np.testing.assert_array_equal(batch.images, data.reshape(3, 3, 32, 32))
     assert batch.labels.tolist() == fine
     assert batch.coarse_labels is not None
@@ -168,7 +168,7 @@ def test_finds_cifar100(tmp_path: Path) -> None:
     for name, label in (("train", 50), ("test", 60)):
         content = pickled(pictures(1), fine_labels=[label], coarse_labels=[1])
         save(tmp_path / "cifar-100-python", content, name)
-    found = cifar.read_splits(tmp_path, classes=100)
+    found = cifar.read_splits(tmp_path, num_classes=100)
     assert found is not None
     assert (found.train.labels.tolist(), found.test.labels.tolist()) == ([50], [60])
 

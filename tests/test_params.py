@@ -108,7 +108,7 @@ def test_lists_without_names(tmp_path: Path) -> None:
 
 def test_saving_does_not_copy(tmp_path: Path) -> None:
     array = np.arange(10.0)
-    pieces = list(params.pieces(["a"], [array], "x"))
+    pieces = list(params.serialize(["a"], [array], "x"))
     assert any(isinstance(piece, memoryview) and np.shares_memory(np.asarray(piece), array) for piece in pieces)
 
 

@@ -1,8 +1,10 @@
-"""Caffe's mean image: the `.binaryproto` that `compute_image_mean` writes, as `--mean-image` or converted to MXNet's.
+"""Caffe's mean image: the `.binaryproto` that `compute_image_mean` writes, for --mean-image or to be
+converted.
 
-`load_mean` is used by `data.augment` and `cli/convert_mean.py`; `refuse_model` says in one line what to do with the
-other files of Caffe, which are not read here. Nothing needs Caffe, protobuf or torch. The file is one protobuf message,
-a BlobProto, and is never trusted: its size is bounded, and damage is a `DataError` with the byte where it was found.
+`load_mean` is used by `data.augment` and `cli/convert_mean.py`; `refuse_model` says in one line what to do
+with the other files of Caffe, which are not read here. Nothing needs Caffe, protobuf or torch. The file is
+one protobuf message, a BlobProto of caffe.proto, and is never trusted: its size is bounded, and damage is a
+`DataError` with the byte where it was found.
 
     1 num, 2 channels, 3 height, 4 width    int32, the old form of the shape
     7 shape { 1 dim }                       int64, the new form, packed or one by one
@@ -17,7 +19,7 @@ import os
 
 import numpy as np
 
-from imgcls.errors import DataError, UsageError
+from imgcls.errors import DataError, UsageError, reason
 from imgcls.storage.paths import to_local_path
 
 #: a mean of 3 x 4096 x 4096 in double precision is larger than any there is
@@ -25,10 +27,16 @@ MAX_BYTES = 3 * 4096 * 4096 * 8
 #: fields, and runs of values stored one by one: a good file has a dozen, a file of noise must end soon
 MAX_STEPS = 20_000
 #: values stored one by one that are taken at a time
-RUN = 1 << 16
+MAX_RUN = 1 << 16
+#: a shape of more is noise
+MAX_DIMENSIONS = 32
 
+#: fields of a BlobProto, and the one of its BlobShape
 NUM, CHANNELS, HEIGHT, WIDTH, DATA, SHAPE, DOUBLE_DATA, DIM = 1, 2, 3, 4, 5, 7, 8, 1
+DIFF, DOUBLE_DIFF = 6, 9
+#: wire types of protobuf
 VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5
+#: field of values -> how one is stored, and its wire type where it has a tag of its own
 VALUES = {DATA: ("<f4", FIXED32), DOUBLE_DATA: ("<f8", FIXED64)}
 
 MEAN_SUFFIX = ".binaryproto"
@@ -36,12 +44,12 @@ MODEL_SUFFIXES = (".caffemodel", ".caffemodel.h5", ".prototxt", ".solverstate")
 
 
 def is_mean(path: str | os.PathLike[str]) -> bool:
-    """Whether the name is that of a Caffe mean image."""
+    """Return whether the name is that of a Caffe mean image."""
     return os.fspath(path).lower().endswith(MEAN_SUFFIX)
 
 
 def load_mean(path: str | os.PathLike[str]) -> np.ndarray:
-    """The mean image, float32 (C, H, W), C 1 or 3, channels in the order R, G, B as everywhere here.
+    """Return the mean image, float32 (C, H, W), C 1 or 3, channels in the order R, G, B as everywhere here.
 
     DataError for a file that is damaged, too large, or no mean image.
     """
@@ -50,19 +58,19 @@ def load_mean(path: str | os.PathLike[str]) -> np.ndarray:
         with open(file, "rb") as stream:
             data = stream.read(MAX_BYTES + 1)
     except OSError as error:
-        raise DataError(path, (error.strerror or str(error)).lower()) from error
+        raise DataError(path, reason(error)) from error
     if len(data) > MAX_BYTES:
         raise DataError(path, f"more than {MAX_BYTES >> 20} MiB: too large for a Caffe mean image")
     return loads_mean(data, path)
 
 
 def loads_mean(data: bytes, path: object = "mean image") -> np.ndarray:
-    """`load_mean` of bytes in memory; `path` is what errors call them."""
+    """Return what `load_mean` does from bytes in memory; `path` is what errors call them."""
     message = _Message(data, path)
     message.read()
     values = message.values[DATA] or message.values[DOUBLE_DATA]
     array = np.concatenate(values) if values else np.empty(0, np.float32)
-    shape = _shape(message)
+    shape = _image_shape(message)
     if not array.size:
         raise DataError(path, "holds no values: not a Caffe mean image")
     if math.prod(shape) != array.size:
@@ -76,7 +84,8 @@ def loads_mean(data: bytes, path: object = "mean image") -> np.ndarray:
 def refuse_model(setting: str, path: str) -> None:
     """Raise UsageError where `path`, the value of `setting`, is a file of Caffe other than a mean image.
 
-    The message says what to do instead. `setting` is a setting's name, or a positional argument's in capitals.
+    The message says what to do instead. `setting` is a setting's name, or a positional argument's in
+    capitals.
     """
     if not path.lower().endswith(MODEL_SUFFIXES):
         return
@@ -84,24 +93,25 @@ def refuse_model(setting: str, path: str) -> None:
     if setting == "mean_image":
         raise UsageError(f"{shown} {path}: is not a mean image; Caffe's is a {MEAN_SUFFIX} file, "
                          "MXNet's a .bin, .nd or .params file")
-    raise UsageError(f"{shown} {path}: Caffe networks are not read here; convert it once, where MXNet 1.9.1 is "
-                     "installed, with its tools/caffe_converter: convert_model.py DEPLOY.prototxt NET.caffemodel "
-                     f"PREFIX; then give {shown} PREFIX")
+    raise UsageError(f"{shown} {path}: Caffe networks are not read here; convert it once, where MXNet 1.9.1 "
+                     "is installed, with its tools/caffe_converter: convert_model.py DEPLOY.prototxt "
+                     f"NET.caffemodel PREFIX; then give {shown} PREFIX")
 
 
-def _shape(message: _Message) -> tuple[int, int, int]:
-    """(C, H, W) of the new form where it is there, or else of the old one; DataError for what no image has."""
+def _image_shape(message: _Message) -> tuple[int, int, int]:
+    """Return (C, H, W) of the new form where it is there, else of the old one; no image's is a DataError."""
     if message.dims is not None:
         dims = tuple(message.dims)
     else:
-        num, channels, height, width = (message.sizes.get(field, 0) for field in (NUM, CHANNELS, HEIGHT, WIDTH))
-        dims = (num or 1, channels, height, width)
-    text = "x".join(map(str, dims)) or "nothing"
+        sizes = [message.sizes.get(field, 0) for field in (NUM, CHANNELS, HEIGHT, WIDTH)]
+        dims = (sizes[0] or 1, *sizes[1:])
+    shown = "x".join(map(str, dims)) or "nothing"
     *more, channels, height, width = (1, 1, 1, *dims)
     if len(dims) not in (3, 4) or any(size != 1 for size in more) or min(dims) < 1:
-        raise DataError(message.path, f"the shape is {text}, a mean image is 1 x channels x height x width")
+        raise DataError(message.path, f"the shape is {shown}, a mean image is 1 x channels x height x width")
     if channels not in (1, 3):
-        raise DataError(message.path, f"the shape is {text}: a mean image has 1 or 3 channels, not {channels}")
+        raise DataError(message.path, f"the shape is {shown}: a mean image has 1 or 3 channels, "
+                                      f"not {channels}")
     return channels, height, width
 
 
@@ -109,14 +119,20 @@ class _Message:
     """A BlobProto, read once from beginning to end. Sizes are Python integers, so none can overflow."""
 
     def __init__(self, data: bytes, path: object) -> None:
-        self.data, self.path, self.offset, self.steps = data, path, 0, 0
+        self.data = data
+        self.path = path
+        self.offset = 0
+        #: fields and runs read so far
+        self.steps = 0
+        #: field -> value of the old form of the shape
         self.sizes: dict[int, int] = {}
+        #: the new form; None where there is none
         self.dims: list[int] | None = None
-        #: field -> pieces of its values, views of the file
+        #: field -> runs of its values, views of the file
         self.values: dict[int, list[np.ndarray]] = {DATA: [], DOUBLE_DATA: []}
 
     def read(self) -> None:
-        """Take down every field; the last of several sizes holds, values are strung together."""
+        """Read every field; the last of several sizes holds, values are strung together."""
         end = len(self.data)
         while self.offset < end:
             start = self.offset
@@ -126,30 +142,32 @@ class _Message:
             elif field in VALUES and kind == LENGTH:
                 self.packed(field)
             elif field in VALUES and kind == VALUES[field][1]:
-                self.offset = start
+                self.offset = start  # the run begins with this tag
                 self.one_by_one(field)
             elif field == SHAPE and kind == LENGTH:
                 self.shape(self.length(end))
-            elif field <= 9 and field not in (6, 9):
+            elif field <= DOUBLE_DIFF and field not in (DIFF, DOUBLE_DIFF):
                 raise DataError(self.path, f"field {field} is of kind {kind}: not a Caffe mean image", start)
             else:
                 self.skip(kind, start)
 
     def tag(self, end: int) -> tuple[int, int]:
-        """(field number, wire kind) of the field that begins here."""
+        """Return (field number, wire type) of the field that begins here."""
         start = self.offset
         self.steps += 1
         if self.steps > MAX_STEPS:
             raise DataError(self.path, "far too many fields: not a Caffe mean image", start)
         tag = self.varint(end)
-        field, kind = tag >> 3, tag & 7
+        field = tag >> 3
+        kind = tag & 7
         if not field or kind not in (VARINT, FIXED64, LENGTH, FIXED32):
             raise DataError(self.path, "no field of a message begins here: not a Caffe mean image", start)
         return field, kind
 
     def varint(self, end: int) -> int:
-        """A number of seven bits a byte, the lowest first, at most ten bytes."""
-        start, value = self.offset, 0
+        """Return a number of seven bits a byte, the lowest first, at most ten bytes."""
+        start = self.offset
+        value = 0
         for shift in range(0, 70, 7):
             if self.offset >= end:
                 raise DataError(self.path, "ends in the middle of a number", start)
@@ -161,7 +179,7 @@ class _Message:
         raise DataError(self.path, "a number is longer than ten bytes: not a Caffe mean image", start)
 
     def length(self, end: int) -> int:
-        """Where the field of variable length ends that begins here with its length."""
+        """Return where the field of variable length ends that begins here with its length."""
         start = self.offset
         size = self.varint(end)
         if size > end - self.offset:
@@ -170,48 +188,53 @@ class _Message:
         return self.offset + size
 
     def packed(self, field: int) -> None:
-        """Values of `field` that stand in one piece behind their length."""
-        start, end = self.offset, self.length(len(self.data))
+        """Read values of `field` that stand in one piece behind their length."""
+        start = self.offset
+        end = self.length(len(self.data))
         dtype = np.dtype(VALUES[field][0])
         count, rest = divmod(end - self.offset, dtype.itemsize)
         if rest:
-            raise DataError(self.path, f"{end - self.offset} bytes are no whole number of values of {dtype.itemsize} "
-                                       "bytes", start)
+            raise DataError(self.path, f"{end - self.offset} bytes are no whole number of values of "
+                                       f"{dtype.itemsize} bytes", start)
         self.values[field].append(np.frombuffer(self.data, dtype, count, self.offset))
         self.offset = end
 
     def one_by_one(self, field: int) -> None:
-        """As many values of `field` as stand here one after the other, each with a tag of its own; at most RUN."""
+        """Read up to MAX_RUN values of `field` that stand here in a row, each with a tag of its own."""
         layout, kind = VALUES[field]
+        # Fields below 16 have a tag of one byte, so tag and value are pairs of a fixed size.
         pair = np.dtype([("tag", "u1"), ("value", layout)])
-        count = min((len(self.data) - self.offset) // pair.itemsize, RUN)
+        count = min((len(self.data) - self.offset) // pair.itemsize, MAX_RUN)
         if not count:
             raise DataError(self.path, "ends in the middle of a value", self.offset)
         pairs = np.frombuffer(self.data, pair, count, self.offset)
         others = np.flatnonzero(pairs["tag"] != (field << 3 | kind))
         if len(others) and not others[0]:  # the tag was written with more bytes than it needs
-            raise DataError(self.path, "no field of a message begins here: not a Caffe mean image", self.offset)
+            raise DataError(self.path, "no field of a message begins here: not a Caffe mean image",
+                            self.offset)
         pairs = pairs[:others[0]] if len(others) else pairs
         self.values[field].append(pairs["value"])
         self.offset += len(pairs) * pair.itemsize
 
     def shape(self, end: int) -> None:
-        """The BlobShape that ends at `end`; its sizes go to `dims`."""
+        """Read the BlobShape that ends at `end` into `dims`."""
         self.dims = []
         while self.offset < end:
             start = self.offset
             field, kind = self.tag(end)
             inner = self.length(end) if kind == LENGTH else end
             if field != DIM or kind not in (VARINT, LENGTH):
-                raise DataError(self.path, f"field {field} of the shape is of kind {kind}: no Caffe mean image", start)
+                raise DataError(self.path, f"field {field} of the shape is of kind {kind}: "
+                                           "no Caffe mean image", start)
             if kind == VARINT:
                 self.dims.append(self.varint(end))
             while kind == LENGTH and self.offset < inner:
                 self.dims.append(self.varint(inner))
-                if len(self.dims) > 32:
+                if len(self.dims) > MAX_DIMENSIONS:
                     break
-            if len(self.dims) > 32:
-                raise DataError(self.path, "a shape of more than 32 dimensions: not a Caffe mean image", start)
+            if len(self.dims) > MAX_DIMENSIONS:
+                raise DataError(self.path, f"a shape of more than {MAX_DIMENSIONS} dimensions: "
+                                           "not a Caffe mean image", start)
 
     def skip(self, kind: int, start: int) -> None:
         """Pass over a field that says nothing to us."""

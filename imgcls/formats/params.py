@@ -1,10 +1,10 @@
 """MXNet's NDArray lists: `prefix-0001.params`, `mean_img`, whatever `mx.nd.save` wrote since 2015.
 
-`load` gives numpy arrays by name and `save` writes the bytes that MXNet 1.9.1 would. Used by `checkpoint`,
+`load` gives numpy arrays by name and `save` writes the bytes that MXNet 1.9.1 would. Used by the checkpoint,
 `graph` and `states`. Nothing here needs torch. A file is never trusted: every size is checked against the
 bytes that are left before memory is taken, and a damaged file is a `DataError` with the byte where it broke.
 
-Layout, all little-endian:
+Layout, all little-endian, as in MXNet's src/ndarray/ndarray.cc:
 
     list    u64 0x112, u64 reserved, u64 count, arrays, u64 number of names (0 or count), names
     name    u64 bytes, UTF-8
@@ -20,47 +20,57 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from imgcls.errors import DataError, UsageError
+from imgcls.errors import DataError, UsageError, reason
 from imgcls.storage.atomic import write_bytes
 from imgcls.storage.paths import to_path
 from imgcls.storage.remote import RemotePath
 
 LIST_MAGIC = 0x112
+#: what an array of each version begins with; one of V0 begins with its number of dimensions
 V1, V2, V3 = 0xF993FAC8, 0xF993FAC9, 0xF993FACA
 MAX_DIMENSIONS = 32
-#: what a corrupted count may cost at most: the smallest array takes 4 bytes
+#: bytes that the smallest array takes: so many arrays fit into a file at most
 SMALLEST_ARRAY = 4
 
-DTYPES = {code: np.dtype(name).newbyteorder("<") for code, name in enumerate((
-    "float32", "float64", "float16", "uint8", "int32", "int8", "int64", "bool", "int16", "uint16", "uint32",
-    "uint64"))}
+# MXNet's mshadow/base.h numbers the types in this order.
+_DTYPE_NAMES = ("float32", "float64", "float16", "uint8", "int32", "int8", "int64", "bool", "int16", "uint16",
+                "uint32", "uint64")
+#: type code in the file -> dtype, and back
+DTYPES = {code: np.dtype(name).newbyteorder("<") for code, name in enumerate(_DTYPE_NAMES)}
 CODES = {dtype.newbyteorder("="): code for code, dtype in DTYPES.items()}
 #: numpy has no bfloat16: its bits are the upper half of a float32's, so it is read as that, without loss
 BFLOAT16 = 12
+#: storage types
 DENSE, ROW_SPARSE, CSR = 0, 1, 2
+#: the context written with every array: device type 1 (CPU), number 0
 CPU = struct.pack("<ii", 1, 0)
+
+#: sparse arrays may be filled out to this many bytes, or so many times the file: a few bytes name a huge one
+_MIN_FILL_BYTES = 256 << 20
+_FILL_RATIO = 100
 
 
 def load(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """All arrays of the file by name, in its order; those of a list without names are called "0", "1", ...
+    """Return all arrays of the file by name, in its order; those of a list without names are "0", "1", ...
 
     Dense C-order arrays of the file's own dtype (bfloat16 comes as float32), sparse ones are filled out, the
-    "none" arrays that MXNet can store come as float32 of shape (0,). Of two arrays of one name the last is
-    kept, as in MXNet. The arrays are views into one buffer that holds the whole file.
+    "none" arrays that MXNet can store come as float32 of shape (0,). Of two arrays of one name the last
+    counts, as in MXNet. The arrays are views into one buffer that holds the whole file.
     """
     file = to_path(path)
     try:
         if isinstance(file, RemotePath):
-            buffer = np.frombuffer(bytearray(file.read_bytes()), np.uint8)  # as a bytearray it can be written to
+            # As a bytearray it can be written to, as what fromfile returns.
+            buffer = np.frombuffer(bytearray(file.read_bytes()), np.uint8)
         else:
             buffer = np.fromfile(file, dtype=np.uint8)
     except OSError as error:
-        raise DataError(path, (error.strerror or str(error)).lower()) from error
+        raise DataError(path, reason(error)) from error
     return loads(buffer.data, path)
 
 
 def loads(data: bytes | bytearray | memoryview, path: object = "parameters") -> dict[str, np.ndarray]:
-    """`load` of bytes in memory; `path` is what errors call them. The arrays are views into `data`."""
+    """Return what `load` does from bytes in memory, as views of these; `path` is what errors call them."""
     reader = _Reader(data, path)
     if reader.u64("the magic number") != LIST_MAGIC:
         raise DataError(path, f"not an MXNet parameter file (it does not start with {LIST_MAGIC:#x})", 0)
@@ -75,8 +85,8 @@ def loads(data: bytes | bytearray | memoryview, path: object = "parameters") -> 
     return dict(zip(names, arrays, strict=True))
 
 
-def load_one(data: bytes | bytearray | memoryview, path: object = "array") -> np.ndarray:
-    """A single dense array without a list around it, as MXNet puts it into its pickles."""
+def loads_array(data: bytes | bytearray | memoryview, path: object = "array") -> np.ndarray:
+    """Return a single dense array without a list around it, as MXNet puts it into its pickles."""
     reader = _Reader(data, path)
     reader.fill_limit = 0
     return reader.array()
@@ -88,37 +98,43 @@ def save(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray] | Sequen
     Scalars and arrays without elements take the V3 form, which MXNet itself reads in numpy mode only: V2 has
     none.
     """
-    named = isinstance(arrays, Mapping)
-    values = list(arrays.values()) if named else list(arrays)
-    names = list(arrays) if named else []
-    write_bytes(path, *pieces(names, values, path))
+    has_names = isinstance(arrays, Mapping)
+    values = list(arrays.values()) if has_names else list(arrays)
+    names = list(arrays) if has_names else []
+    write_bytes(path, *serialize(names, values, path))
 
 
-def pieces(names: Sequence[str], arrays: Sequence[np.ndarray], path: object) -> Iterable[bytes | memoryview]:
-    """The content of the file piece by piece; arrays in C order are not copied. Checks all dtypes first."""
+def serialize(names: Sequence[str], arrays: Sequence[np.ndarray],
+              path: object) -> Iterable[bytes | memoryview]:
+    """Return the content of the file, a chunk after the other; arrays in C order are not copied.
+
+    Checks all dtypes at once: one that the format does not have is a UsageError that names `path`.
+    """
     for i, array in enumerate(arrays):
         dtype = np.asarray(array).dtype
         if dtype.newbyteorder("=") not in CODES:
             name = names[i] if names else str(i)
             raise UsageError(f"{path}: array {name!r} is {dtype}, which MXNet's format does not have")
-    return _pieces(names, arrays)
+    # A generator of its own, so that the check runs now and not when the first chunk is asked for.
+    return _serialize_list(names, arrays)
 
 
-def _pieces(names: Sequence[str], arrays: Sequence[np.ndarray]) -> Iterable[bytes | memoryview]:
+def _serialize_list(names: Sequence[str], arrays: Sequence[np.ndarray]) -> Iterable[bytes | memoryview]:
     yield struct.pack("<QQQ", LIST_MAGIC, 0, len(arrays))
     for array in arrays:
-        yield from _array_pieces(np.asarray(array))
+        yield from _serialize_array(np.asarray(array))
     yield struct.pack("<Q", len(names))
     for name in names:
         text = name.encode("utf-8")
         yield struct.pack("<Q", len(text)) + text
 
 
-def _array_pieces(array: np.ndarray) -> Iterable[bytes | memoryview]:
+def _serialize_array(array: np.ndarray) -> Iterable[bytes | memoryview]:
     code = CODES[array.dtype.newbyteorder("=")]
+    # A V2 array of no dimensions is "none", one that is not there, and V2 has none without elements.
     version = V2 if array.size and array.ndim else V3
-    yield (struct.pack(f"<IiI{array.ndim}q", version, DENSE, array.ndim, *array.shape) + CPU
-           + struct.pack("<i", code))
+    shape = struct.pack(f"<IiI{array.ndim}q", version, DENSE, array.ndim, *array.shape)
+    yield shape + CPU + struct.pack("<i", code)
     if array.size:
         flat = np.ascontiguousarray(array, DTYPES[code]).reshape(-1)
         yield flat.view(np.uint8).data
@@ -131,11 +147,11 @@ class _Reader:
         self.data = memoryview(data)
         self.path = path
         self.offset = 0
-        #: bytes that sparse arrays may still take when they are filled out: a few bytes can name a huge one
-        self.fill_limit = max(256 << 20, 100 * len(self.data))
+        #: bytes that sparse arrays may still take when they are filled out
+        self.fill_limit = max(_MIN_FILL_BYTES, _FILL_RATIO * len(self.data))
 
     def take(self, size: int, what: str) -> int:
-        """Step over `size` bytes that hold `what`; returns where they start."""
+        """Step over `size` bytes that hold `what`; return where they start."""
         start = self.offset
         if size > len(self.data) - start:
             raise DataError(self.path, f"the file ends in the middle of {what} "
@@ -144,20 +160,24 @@ class _Reader:
         return start
 
     def unpack(self, layout: str, what: str) -> tuple[int, ...]:
+        """Return the numbers that stand here, in struct's letters."""
         return struct.unpack_from("<" + layout, self.data, self.take(struct.calcsize("<" + layout), what))
 
     def u64(self, what: str) -> int:
+        """Return one unsigned number of 8 bytes."""
         return self.unpack("Q", what)[0]
 
     def count(self, what: str, smallest: int) -> int:
-        """A number of things that take at least `smallest` bytes each."""
+        """Return how many of something follow, each of at least `smallest` bytes."""
         start = self.offset
         count = self.u64(f"the number of {what}")
+        # A list of so many would be made before the first one turned out to be missing.
         if count > (len(self.data) - self.offset) // smallest:
             raise DataError(self.path, f"{count} {what} cannot fit into the bytes that are left", start)
         return count
 
     def name(self) -> str:
+        """Return one name of the list at the end."""
         length = self.u64("a name's length")
         start = self.take(length, "a name")
         try:
@@ -166,7 +186,7 @@ class _Reader:
             raise DataError(self.path, "a name is not UTF-8", start + error.start) from error
 
     def array(self) -> np.ndarray:
-        """One array of any version.
+        """Return one array of any version.
 
             V3      u32, i32 storage (0), shape, context, dtype, data
             V2      u32, i32 storage, [shape of the stored values if sparse], shape, context, dtype,
@@ -176,7 +196,8 @@ class _Reader:
         """
         start = self.offset
         version = self.unpack("I", "an array")[0]
-        storage_type, stored_shape = DENSE, None
+        storage_type = DENSE
+        stored_shape = None
         if version in (V2, V3):
             storage_type = self.unpack("i", "an array's storage type")[0]
             if storage_type not in ((DENSE,) if version == V3 else (DENSE, ROW_SPARSE, CSR)):
@@ -185,8 +206,8 @@ class _Reader:
                 stored_shape = self.shape()
         if version in (V1, V2, V3):
             shape = self.shape(none=-1 if version == V3 else 0)
-        else:  # a V0 array starts with its number of dimensions
-            shape = self.old_shape(version, start)
+        else:
+            shape = self.v0_shape(version, start)
         if shape is None:
             return np.empty((0,), np.float32)
         self.take(8, "an array's context")  # where the array lived when it was saved
@@ -196,7 +217,7 @@ class _Reader:
         return self.values(shape, code)
 
     def shape(self, none: int | None = None) -> tuple[int, ...] | None:
-        """i32 dimensions, i64 sizes; `none` is the number of dimensions that says "no array here"."""
+        """Return i32 dimensions, i64 sizes; `none` is the number of dimensions that says "no array here"."""
         start = self.offset
         ndim = self.unpack("i", "an array's shape")[0]
         if none is not None and ndim == none:
@@ -208,14 +229,17 @@ class _Reader:
             raise DataError(self.path, f"a negative size in the shape {shape}", start)
         return shape
 
-    def old_shape(self, ndim: int, start: int) -> tuple[int, ...] | None:
+    def v0_shape(self, ndim: int, start: int) -> tuple[int, ...] | None:
+        """Return the shape of a V0 array, which begins at `start` with its number of dimensions."""
         if ndim == 0:
             return None
+        # Of all wrong beginnings this one is met last, so the error speaks of versions.
         if ndim > MAX_DIMENSIONS:
             raise DataError(self.path, f"{ndim:#x} starts no array of any known version", start)
         return self.unpack(f"{ndim}I", "an array's shape")
 
     def dtype_code(self) -> int:
+        """Return the number that stands for the dtype."""
         start = self.offset
         code = self.unpack("i", "an array's dtype")[0]
         if code not in DTYPES and code != BFLOAT16:
@@ -223,7 +247,7 @@ class _Reader:
         return code
 
     def values(self, shape: tuple[int, ...], code: int) -> np.ndarray:
-        """The raw elements; a view of the file, but for bfloat16."""
+        """Return the raw elements; a view of the file, but for bfloat16."""
         dtype = DTYPES.get(code, np.dtype("<u2"))
         count = math.prod(shape)
         start = self.take(count * dtype.itemsize, f"the data of an array of shape {shape}")
@@ -235,35 +259,38 @@ class _Reader:
         except ValueError as error:  # no element, but sizes beyond what numpy can multiply
             raise DataError(self.path, f"impossible shape {shape}", start) from error
 
-    def sparse(self, storage_type: int, shape: tuple[int, ...], stored: tuple[int, ...],
+    def sparse(self, storage_type: int, shape: tuple[int, ...], stored_shape: tuple[int, ...],
                code: int) -> np.ndarray:
-        """Fill out a row_sparse or csr array. The stored shape may be stale (zeros) in files that MXNet wrote
-        before the work on the array was done; the index arrays then tell the true one."""
+        """Return a row_sparse or csr array, filled out."""
         start = self.offset
-        kinds = [(self.dtype_code(), self.shape()) for _ in range(1 if storage_type == ROW_SPARSE else 2)]
-        if any(index is None or len(index) != 1 for _, index in kinds) or not shape:
+        num_index_arrays = 1 if storage_type == ROW_SPARSE else 2
+        index_heads = [(self.dtype_code(), self.shape()) for _ in range(num_index_arrays)]
+        if any(index is None or len(index) != 1 for _, index in index_heads) or not shape:
             raise DataError(self.path, "the indices of a sparse array are not lists", start)
-        sizes = [index[0] for _, index in kinds if index]
-        if 0 in stored:
-            stored = (sizes[0], *shape[1:]) if storage_type == ROW_SPARSE else (sizes[1],)
-        values = self.values(stored, code)
-        indices = [self.values((size,), kind) for size, (kind, _) in zip(sizes, kinds, strict=True)]
+        sizes = [index[0] for _, index in index_heads if index]
+        # The stored shape may be stale (zeros) in files that MXNet wrote before the work on the array was
+        # done; the index arrays then tell the true one.
+        if 0 in stored_shape:
+            stored_shape = (sizes[0], *shape[1:]) if storage_type == ROW_SPARSE else (sizes[1],)
+        values = self.values(stored_shape, code)
+        indices = [self.values((size,), kind) for size, (kind, _) in zip(sizes, index_heads, strict=True)]
         self.check_dense_size(shape, values, start)
+        fill = _fill_rows if storage_type == ROW_SPARSE else _fill_csr
         try:
-            return _fill_rows(shape, values, *indices) if storage_type == ROW_SPARSE else _fill_csr(
-                shape, values, *indices)
+            return fill(shape, values, *indices)
         except (ValueError, IndexError, TypeError, MemoryError, OverflowError) as error:
-            reason = f"the indices of a sparse array do not fit its shape {shape}"
-            raise DataError(self.path, reason, start) from error
+            raise DataError(self.path, f"the indices of a sparse array do not fit its shape {shape}",
+                            start) from error
 
     def check_dense_size(self, shape: tuple[int, ...], values: np.ndarray, start: int) -> None:
-        """All sparse arrays together must stay in proportion to the file."""
+        """Raise DataError unless all sparse arrays together stay in proportion to the file."""
         self.fill_limit -= math.prod(shape) * values.itemsize
         if self.fill_limit < 0:
             raise DataError(self.path, f"a sparse array of shape {shape} is too large for this file", start)
 
 
 def _fill_rows(shape: tuple[int, ...], values: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    # numpy would take a negative index from the end.
     if len(rows) and (rows.min() < 0 or rows.max() >= shape[0]):
         raise IndexError(rows)
     dense = np.zeros(shape, values.dtype)
@@ -282,5 +309,3 @@ def _fill_csr(shape: tuple[int, ...], values: np.ndarray, starts: np.ndarray,
     dense = np.zeros(shape, values.dtype)
     dense[np.repeat(np.arange(num_rows), counts), columns] = values
     return dense
-
-

@@ -21,6 +21,8 @@ Names = Mapping[tuple[str, str], Callable[..., object]]
 #: CIFAR-100 rewritten by Python 3 takes half a million; each takes at most some 100 bytes of memory
 MOST_INSTRUCTIONS = 2_000_000
 
+# Left out are names from elsewhere (EXT, PERSID), calls of classes (INST, OBJ, NEWOBJ: REDUCE does for the
+# stand-ins), buffers out of band, numbers of any length, and what no writer of such files uses.
 _ALLOWED = frozenset((
     "NONE", "NEWTRUE", "NEWFALSE", "INT", "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT",
     "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "STRING", "BINSTRING", "SHORT_BINSTRING",
@@ -30,39 +32,43 @@ _ALLOWED = frozenset((
     "PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE", "GET", "BINGET", "LONG_BINGET", "PROTO", "FRAME", "STOP",
     "GLOBAL", "STACK_GLOBAL", "REDUCE", "BUILD"))
 _CONTAINERS = (pickletools.pytuple, pickletools.pylist, pickletools.pydict)
-#: what the walk keeps of a value: its text, its kind as `pickletools` names it, or one of these two
-_NAMED, _MADE = object(), object()
+# What the walk keeps of a value: its text, its kind as `pickletools` names it, or one of these two.
+#: one of the caller's names
+_NAMED = object()
+#: what the call of one has made
+_MADE = object()
 
 
 def load(data: bytes, names: Names, path: object, *, encoding: str) -> object:
-    """The value that a pickle describes: dict, list, tuple, numbers, text, bytes, and what `names` makes.
+    """Return what a pickle describes: dict, list, tuple, numbers, text, bytes, and what `names` makes.
 
-    `names` maps (module, name) to what stands for it: a class with `__slots__` and `__setstate__`, or a function
-    that makes bytes or such an object. They check whatever they are given, and raise ValueError, whose text
-    the user sees. `encoding` is what Python 2's byte strings become: "bytes", or text in that encoding.
-    Whatever else the file wants, and any damage, is a DataError.
+    `names` maps (module, name) to what stands for it: a class with `__slots__` and `__setstate__`, or a
+    function that makes bytes or such an object. They check whatever they are given, and raise ValueError,
+    whose text the user sees. `encoding` is what Python 2's byte strings become: "bytes", or text in that
+    encoding. Whatever else the file wants, and any damage, is a DataError.
     """
     _Walk(data, names, path).run()
     try:
         return _Unpickler(data, names, encoding).load()
     except Exception as error:  # what a damaged file does to stand-ins and unpickler is not foreseeable
-        what = str(error) if isinstance(error, ValueError) else "its parts do not fit together"
-        raise DataError(path, f"the pickle is refused: {what}") from error
+        problem = str(error) if isinstance(error, ValueError) else "its parts do not fit together"
+        raise DataError(path, f"the pickle is refused: {problem}") from error
 
 
 def encoder(limit: int) -> Callable[[str, str], bytes]:
-    """Stands for `_codecs.encode`, with which protocols 0 to 2 write bytes: as text that is latin-1.
+    """Return a stand-in for `_codecs.encode`, with which protocols 0 to 2 write bytes: as text that is
+    latin-1.
 
-    Makes `limit` bytes in all: one text that is encoded a thousand times would be a bomb.
+    It makes `limit` bytes in all: one text that is encoded a thousand times would be a bomb.
     """
-    left = limit
+    num_left = limit
 
     def encode(text: str, encoding: str) -> bytes:
-        nonlocal left
+        nonlocal num_left
         if type(text) is not str or encoding not in ("latin1", "latin-1"):
             raise ValueError("it has bytes in an encoding other than latin-1")
-        left -= len(text)
-        if left < 0:
+        num_left -= len(text)
+        if num_left < 0:
             raise ValueError("it has more encoded text than it holds")
         return text.encode("latin-1")
 
@@ -70,7 +76,7 @@ def encoder(limit: int) -> Callable[[str, str], bytes]:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Python's own, which finds what is in `names` only. `_Walk` has seen that it asks for nothing else."""
+    """Python's own, which finds only what is in `names`. `_Walk` has seen that it asks for nothing else."""
 
     def __init__(self, data: bytes, names: Names, encoding: str) -> None:
         super().__init__(io.BytesIO(data), encoding=encoding)
@@ -95,13 +101,18 @@ class _Walk:
         self.stream = io.BytesIO(data)
         self.names = names
         self.path = path
-        self.at = 0
+        #: byte where the instruction begins, and where the frame ends that it is in
+        self.position = 0
         self.frame_end = 0
+        #: the kinds of the values that the unpickler would have on its stack
         self.stack: list[object] = []
+        #: how high the stack was at each mark
         self.marks: list[int] = []
+        #: what PUT and its like have remembered, by number
         self.memo: dict[int, object] = {}
 
     def run(self) -> None:
+        """Go through the whole pickle; raise DataError at the first instruction that is not allowed."""
         try:
             for count, (opcode, argument, _) in enumerate(pickletools.genops(self.stream)):
                 number = argument if isinstance(argument, int) else 0
@@ -111,28 +122,31 @@ class _Walk:
                     self.refuse("it has too many instructions")
                 if not -1 << 31 <= number < 1 << 31:
                     self.refuse("it has a number of more than 32 bits")
+                # The unpickler's memo is an array: one huge number would take gigabytes.
                 if opcode.name.endswith("PUT") and not 0 <= number <= count:
                     self.refuse("it wants to remember more than it holds")
                 self.check_frame(opcode.name, number)
                 self.step(opcode, argument)
-                self.at = self.stream.tell()
+                self.position = self.stream.tell()
         # Python warns of "\\z" in text, which may be set to be an error.
         except (ValueError, IndexError, KeyError, OverflowError, MemoryError, Warning) as error:
-            raise DataError(self.path, "the pickle is damaged or cut short", self.at) from error
+            raise DataError(self.path, "the pickle is damaged or cut short", self.position) from error
 
     def refuse(self, reason: str) -> NoReturn:
-        raise DataError(self.path, f"the pickle is refused: {reason}", self.at)
+        """Raise DataError at the instruction."""
+        raise DataError(self.path, f"the pickle is refused: {reason}", self.position)
 
     def check_frame(self, name: str, size: int) -> None:
-        """Frames hold whole instructions: of half a one the unpickler drops the bytes and reads on elsewhere."""
+        """Refuse a frame that ends inside an instruction."""
+        # Of half an instruction the unpickler drops the bytes and reads on elsewhere, where nobody looked.
         end = self.stream.tell()
-        if self.at < self.frame_end and (name == "FRAME" or end > self.frame_end):
+        if self.position < self.frame_end and (name == "FRAME" or end > self.frame_end):
             self.refuse("a frame ends inside an instruction")
         if name == "FRAME":
             self.frame_end = end + size
 
     def step(self, opcode: pickletools.OpcodeInfo, argument: Any) -> None:
-        """Take from the stack what the instruction takes, and put there the kind of what it makes."""
+        """Take from the stack what the instruction takes, and push the kind of what it makes."""
         taken = self.take(opcode.stack_before)
         made: list[Any] = opcode.stack_after
         keys: list[object] = []
@@ -153,11 +167,11 @@ class _Walk:
                 made = [self.name(*argument.split(" ", 1))]
             case "STACK_GLOBAL":
                 made = [self.name(*taken)]
-            case "REDUCE":
+            case "REDUCE":  # a call
                 if taken[0] is not _NAMED or taken[1] is not pickletools.pytuple:
                     self.refuse("it calls something that is no function")
                 made = [_MADE]
-            case "BUILD":
+            case "BUILD":  # __setstate__
                 if taken[0] is not _MADE:
                     self.refuse("it has a state for something that has none")
                 made = [_MADE]
@@ -169,16 +183,18 @@ class _Walk:
                 keys = taken[::2]
             case "STOP" if self.stack or self.marks:
                 raise ValueError("more than one value")
+        # Before the unpickler hashes them, which may overflow the C stack.
         if any(key in _CONTAINERS for key in keys):
             self.refuse("it has a dict key that is no number and no text")
         self.stack.extend(made)
 
     def take(self, before: list[pickletools.StackObject]) -> list[object]:
-        """What an instruction takes off the stack: fixed values, then, for some, all down to the last mark."""
+        """Return what an instruction takes off the stack: fixed values, or all down to the last mark."""
         if pickletools.markobject in before:
             start = self.marks.pop() - before.index(pickletools.markobject)
         else:
             start = len(self.stack) - len(before)
+        # Values below the mark that is still open belong to somebody else.
         if start < (self.marks[-1] if self.marks else 0):
             raise ValueError("not enough values")
         taken = self.stack[start:]
@@ -186,9 +202,10 @@ class _Walk:
         return taken
 
     def name(self, module: object, name: object) -> object:
+        """Return the kind of a name; one that is not among the caller's is refused."""
         if not isinstance(module, str) or not isinstance(name, str):
             raise ValueError("a name is text")
         if (module, name) not in self.names:
-            wanted = repr(f"{module}.{name}"[:100])[1:-1]
-            self.refuse(f"the file wants {wanted}, which is not allowed; it was not run")
+            shown = repr(f"{module}.{name}"[:100])[1:-1]
+            self.refuse(f"the file wants {shown}, which is not allowed; it was not run")
         return _NAMED

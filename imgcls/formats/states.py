@@ -2,8 +2,8 @@
 
 These files are pickles, and a pickle is a program that may call anything. So `formats/pickles` reads them,
 with stand-ins for the three things that MXNet's files mention (`NDArray`, `bytearray`, `encode`); whatever
-else a file asks for makes it a DataError. Our own states are safetensors and written by `checkpoint`. Needs
-numpy, not torch.
+else a file asks for makes it a DataError. The checkpoint reads them when it resumes MXNet's training; our own
+states are safetensors. Needs numpy, not torch.
 """
 
 from __future__ import annotations
@@ -13,20 +13,21 @@ from typing import Any
 
 import numpy as np
 
-from imgcls.errors import DataError
+from imgcls.errors import DataError, reason
 from imgcls.formats import params, pickles
 from imgcls.storage.paths import to_path
 
-#: None (plain SGD), one array (momentum), or a tuple of them (Adam's mean and variance; state and float32
-#: weight)
+#: None (plain SGD), one array (momentum), or a tuple (Adam's mean and variance; state and float32 weight)
 State = None | np.ndarray | tuple[Any, ...]
 
 #: ((mean, variance), weight) is as deep as MXNet goes, (n, g, delta) as long
-MAX_DEPTH, MAX_PARTS = 2, 4
+MAX_DEPTH = 2
+MAX_PARTS = 4
 
 
 def load(path: str | os.PathLike[str]) -> dict[int | str, State]:
-    """States by the position of their parameter (arguments without data and label, in the symbol's order).
+    """Return states by the position of their parameter (arguments without data and label, in the symbol's
+    order).
 
     A file that holds anything but arrays is a DataError: above all one saved with `dump_optimizer=True`,
     which has MXNet's optimizer object in it. The file does not say which optimizer it is of, nor how many
@@ -35,40 +36,46 @@ def load(path: str | os.PathLike[str]) -> dict[int | str, State]:
     try:
         data = to_path(path).read_bytes()
     except OSError as error:
-        raise DataError(path, (error.strerror or str(error)).lower()) from error
+        raise DataError(path, reason(error)) from error
     return loads(data, path)
 
 
 def loads(data: bytes, path: object = "states") -> dict[int | str, State]:
-    """`load` of bytes in memory; `path` is what errors call them."""
+    """Return what `load` does from bytes in memory; `path` is what errors call them."""
     try:
-        value = pickles.load(data, _names(len(data)), path, encoding="latin-1")
+        # latin-1 keeps the bytes of Python 2's strings, which held the arrays there.
+        value = pickles.load(data, _allowed_names(len(data)), path, encoding="latin-1")
     except DataError as error:
-        hint = " (saved with dump_optimizer=True? save it without)" if b"mxnet.optimizer" in data else ""
+        has_optimizer = b"mxnet.optimizer" in data
+        hint = " (saved with dump_optimizer=True? save it without)" if has_optimizer else ""
         raise DataError(path, f"not optimizer states: {error.reason}{hint}", error.offset) from error
     if not isinstance(value, dict) or any(type(key) not in (int, str) for key in value):
         raise DataError(path, "not optimizer states: they are a dictionary from positions to arrays")
     arrays: dict[int, np.ndarray] = {}
-    return {key: _state(state, path, MAX_DEPTH, arrays) for key, state in value.items()}
+    return {key: _read_state(state, path, MAX_DEPTH, arrays) for key, state in value.items()}
 
 
-def _state(value: object, path: object, depth: int, arrays: dict[int, np.ndarray]) -> State:
-    """`arrays` by the id of their bytes: the same bytes can be named a thousand times, and are read once."""
+def _read_state(value: object, path: object, depth: int, arrays: dict[int, np.ndarray]) -> State:
+    """Return one parameter's state; tuples may stand `depth` deep in it.
+
+    `arrays` has those read so far by the id of their bytes: the same bytes can be named a thousand times.
+    """
     if value is None:
         return None
     if isinstance(value, _NDArray) and value.handle is not None:
         if id(value.handle) not in arrays:
-            arrays[id(value.handle)] = params.load_one(value.handle, path)
+            arrays[id(value.handle)] = params.loads_array(value.handle, path)
         return arrays[id(value.handle)]
     if isinstance(value, tuple) and depth and len(value) <= MAX_PARTS:
-        return tuple(_state(part, path, depth - 1, arrays) for part in value)
+        return tuple(_read_state(item, path, depth - 1, arrays) for item in value)
     kind = type(value).__name__.strip("_")
     raise DataError(path, f"a state is a {kind}, not an array or a short tuple of arrays")
 
 
 class _NDArray:
-    """What stands for MXNet's class: it can be given the bytes of an array, and nothing else."""
+    """Stands for MXNet's class: it can be given the bytes of an array, and nothing else."""
 
+    # No __dict__, so that a state cannot set what nobody expects.
     __slots__ = ("handle",)
 
     def __init__(self, handle: None) -> None:
@@ -77,6 +84,7 @@ class _NDArray:
         self.handle: bytes | bytearray | None = None
 
     def __setstate__(self, state: Any) -> None:
+        """Take what MXNet's own takes: {"handle": bytes}, see NDArray.__getstate__."""
         if type(state) is not dict or set(state) != {"handle"}:
             raise ValueError("it has an array with more than its bytes")
         if not isinstance(state["handle"], (bytes, bytearray, type(None))):
@@ -84,15 +92,19 @@ class _NDArray:
         self.handle = state["handle"]
 
 
-def _names(num_bytes: int) -> pickles.Names:
-    """The names that a file of `num_bytes` may mention, and what stands for them."""
+def _allowed_names(num_bytes: int) -> pickles.Names:
+    """Return the names that a file of `num_bytes` may mention, and what stands for them."""
     encode = pickles.encoder(num_bytes)
 
     def as_bytes(content: str | bytes = b"", *encoding: str) -> bytes:
-        """Stands for bytearray; makes no copy."""
+        """Stand for bytearray; makes no copy."""
         if isinstance(content, bytes) and not encoding:
             return content
         return encode(content, *encoding)  # type: ignore[arg-type]
 
-    return {("mxnet.ndarray.ndarray", "NDArray"): _NDArray, ("_codecs", "encode"): encode,
-            ("builtins", "bytearray"): as_bytes, ("__builtin__", "bytearray"): as_bytes}
+    return {
+        ("mxnet.ndarray.ndarray", "NDArray"): _NDArray,
+        ("_codecs", "encode"): encode,
+        ("builtins", "bytearray"): as_bytes,
+        ("__builtin__", "bytearray"): as_bytes,  # Python 2's name of it
+    }

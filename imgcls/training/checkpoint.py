@@ -132,7 +132,7 @@ class Checkpoint:
         arrays = graph.arrays(model)
         stem = f"{self.prefix}-{position.epoch:04d}"
         self._uploads.write(f"{stem}.states", self._states(model, optimizer, scaler, position, arrays))
-        self._uploads.write(f"{stem}.params", *params.pieces(list(arrays), list(arrays.values()), f"{stem}.params"))
+        self._uploads.write(f"{stem}.params", *params.serialize(list(arrays), list(arrays.values()), f"{stem}.params"))
         if self._uploads.is_remote:
             self._point(position)
         with contextlib.suppress(OSError):

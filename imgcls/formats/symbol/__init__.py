@@ -29,6 +29,6 @@ from imgcls.formats.symbol.parse import MAX_BYTES, load, loads
 from imgcls.formats.symbol.write import dumps, num_outputs, save
 
 __all__ = [
-    "INPUTS", "MAX_BYTES", "STATISTICS_INIT", "VERSION", "Attributes", "Node", "NodeOutput", "Symbol", "dumps",
-    "load", "loads", "num_outputs", "post_order", "save",
+    "INPUTS", "MAX_BYTES", "STATISTICS_INIT", "VERSION", "Attributes", "Node", "NodeOutput", "Symbol",
+    "dumps", "load", "loads", "num_outputs", "post_order", "save",
 ]

@@ -1,7 +1,7 @@
 """A node's attributes, which MXNet keeps as text, read by type.
 
-`layers` builds modules from them and `write.py` counts outputs by them. Nothing is ever evaluated: every value
-is matched against the few forms that MXNet writes.
+`layers` builds modules from them and `write.py` counts outputs by them. Nothing is ever evaluated: every
+value is matched against the few forms that MXNet writes.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What older versions of MXNet wrote otherwise, and how it is spelled today.
 
-`parse.py` calls `upgrade` on the nodes of a file. The rules are those of MXNet's own upgrades when it loads such
-a file: src/nnvm/legacy_json_util.cc.
+`parse.py` calls `upgrade` on the nodes of a file. The rules are those of MXNet's own upgrades when it loads
+such a file: src/nnvm/legacy_json_util.cc.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ ARGMAX_VERSION = 905
 #: attributes that 0.x wrote bare and that are now written with underscores around them
 HIDDEN = ("ctx_group", "lr_mult", "wd_mult", "force_mirroring", "mirror_stage")
 
-_SCALAR_OPERATIONS = ("Plus", "Minus", "RMinus", "Mul", "Div", "RDiv", "Power", "RPower", "Maximum", "Minimum")
+_SCALAR_OPERATIONS = ("Plus", "Minus", "RMinus", "Mul", "Div", "RDiv", "Power", "RPower", "Maximum",
+                      "Minimum")
 #: names that an operator once had, or has beside its own -> its own, which MXNet 1.9.1 writes
 ALIASES = {
     **{f"_{name}Scalar": f"_{name.lower()}_scalar" for name in _SCALAR_OPERATIONS},

@@ -53,8 +53,8 @@ class Node:
 class Symbol:
     """A graph: nodes in depth-first post-order from the heads (its outputs).
 
-    `attrs` are the graph's own, name -> [type, value] as in the file, but for MXNet's version: what is written
-    is always of version `VERSION`. `version` says what the file was.
+    `attrs` are the graph's own, name -> [type, value] as in the file, but for MXNet's version: what is
+    written is always of version `VERSION`. `version` says what the file was.
     """
 
     nodes: list[Node]
@@ -89,7 +89,7 @@ class Symbol:
 
 
 def post_order(nodes: list[Node], heads: list[NodeOutput]) -> tuple[list[Node], list[NodeOutput]]:
-    """Return (nodes, heads): what the heads need, depth first, each node behind its inputs, as MXNet has it."""
+    """Return (nodes, heads): all that the heads need, depth first, each node behind its inputs."""
     new_index: dict[int, int] = {}
     for head in heads:
         # A stack of its own: a deep network would exceed Python's limit of recursion.

@@ -102,7 +102,7 @@ class _Parser:
         if member.get("subgraphs"):
             raise self.fail(f"{shown} holds a subgraph (control flow), which is not supported")
         attrs: dict[str, str] = {}
-        # Until 0.8 the operator's stood in "param" and the user's in "attr"; then all in "attr", now in "attrs".
+        # Until 0.8 the operator's stood in "param", the user's in "attr"; then all in "attr", now in "attrs".
         for key in ("param", "attr", "attrs"):
             values = member.get(key, {})
             if not isinstance(values, dict) or not all(isinstance(value, str) for value in values.values()):
