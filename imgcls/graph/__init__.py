@@ -1,9 +1,9 @@
 """Networks and MXNet's files: a module becomes a symbol and named arrays, a foreign symbol becomes a module.
 
-Checkpoints, fine-tuning, scoring and exports use it. Names follow one rule: a layer's path with dots as underscores is
-the node's name, and MXNet's suffix names a parameter (`stage1.conv` -> `stage1_conv_weight`). Modules that MXNet cannot
-express keep torch's own names, and have arrays but no symbol. Files are read and written by `formats`, not here (`load`
-excepted, which only opens two of them).
+Checkpoints, fine-tuning, scoring and exports use it. Names follow one rule: a layer's path with dots as
+underscores is the node's name, and MXNet's suffix names a parameter (`stage1.conv` -> `stage1_conv_weight`).
+Modules that MXNet cannot express keep torch's own names, and have arrays but no symbol. Files are read and
+written by `formats`, not here (`load` excepted, which only opens two of them).
 """
 
 from imgcls.graph.head import TRANSPARENT, GraphHead, end_with_softmax, find_logits

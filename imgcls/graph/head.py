@@ -26,8 +26,8 @@ LOGITS = -1
 class GraphHead:
     """What a symbol has around the network: the node of its input, and the nodes behind the logits.
 
-    In `nodes` an input of node `LOGITS` is the logits, others count within `nodes`; `output`, which is the output of
-    the whole symbol, likewise.
+    In `nodes` an input of node `LOGITS` is the logits, others count within `nodes`; `output`, which is the
+    output of the whole symbol, likewise.
     """
 
     data: Node

@@ -43,8 +43,8 @@ class ParameterMatch:
 def arrays(model: nn.Module) -> dict[str, np.ndarray]:
     """Return all parameters as MXNet saves them: "arg:fc1_weight", ..., then "aux:bn_moving_mean", ...
 
-    They are in the symbol's order (in the module's own where there is no symbol). On the CPU they share memory with
-    the model; what numpy has no dtype for (bfloat16) comes as float32.
+    They are in the symbol's order (in the module's own where there is no symbol). On the CPU they share
+    memory with the model; what numpy has no dtype for (bfloat16) comes as float32.
     """
     names = parameter_names(model)
     auxiliary = _auxiliary_keys(model)

@@ -1,7 +1,8 @@
 """symbol + arrays -> module: any MXNet network as a torch module made of our layers.
 
-Files are not trusted: shapes are worked out on the meta device, which takes no memory, and compared with the file's
-before a parameter is made; what would make source code of a node's name goes through `_Reader._add_module`.
+Files are not trusted: shapes are worked out on the meta device, which takes no memory, and compared with the
+file's before a parameter is made; what would make source code of a node's name goes through
+`_Reader._add_module`.
 """
 
 from __future__ import annotations

@@ -18,9 +18,9 @@ from imgcls.layers import Layer
 def to_symbol(model: nn.Module, *, output: str = "softmax") -> Symbol:
     """Return the symbol of a module made of `Layer`s: its layers in the order of calls, then a SoftmaxOutput.
 
-    `output` names that last node ("": none, the logits are the output). A module that `from_symbol` made ends as the
-    symbol it came from did. A module with anything that is not a Layer, or with a layer called twice, is a
-    UsageError.
+    `output` names that last node ("": none, the logits are the output). A module that `from_symbol` made ends
+    as the symbol it came from did. A module with anything that is not a Layer, or with a layer called twice,
+    is a UsageError.
     """
     graph = _trace(model)
     head = head_of(model) or default_head(output)

@@ -1,8 +1,9 @@
 """MXNet's operators as torch modules: `Layer`, and the layers that the networks in `networks/` are built from.
 
-A network calls its layers as modules (`self.relu1(self.fc1(x))`), also for an addition or a concatenation, so that a
-trace of it is its symbol. `graph` writes that symbol, and reads a symbol.json back into these modules. Operators that
-only other people's networks are made of are in `foreign_*.py`, which is imported with `operators.py`, the table of all.
+A network calls its layers as modules (`self.relu1(self.fc1(x))`), also for an addition or a concatenation, so
+that a trace of it is its symbol. `graph` writes that symbol, and reads a symbol.json back into these modules.
+Operators that only other people's networks are made of are in `foreign_*.py`, which is imported with
+`operators.py`, the table of all.
 """
 
 from imgcls.layers.base import Layer, OpSpec, Shape, Size

@@ -1,8 +1,8 @@
 """`Layer`, a torch module that is one node of a symbol, and `OpSpec`, what a file says about such a node.
 
-Every class in this room is a `Layer`. `attrs` are the operator's attributes as text, only those that were given: MXNet
-stores no defaults, so neither do we, which keeps our symbol.json equal to MXNet's own. Parameters keep torch's layout,
-which is MXNet's too; `PARAMETER_NAMES` of a class says what MXNet calls each.
+Every class in this room is a `Layer`. `attrs` are the operator's attributes as text, only those that were
+given: MXNet stores no defaults, so neither do we, which keeps our symbol.json equal to MXNet's own.
+Parameters keep torch's layout, which is MXNet's too; `PARAMETER_NAMES` of a class says what MXNet calls each.
 """
 
 from __future__ import annotations
@@ -71,8 +71,8 @@ def _size_of(what: str, shape: Shape, axis: int) -> int:
 class Layer(nn.Module):
     """One node of a symbol. Subclasses set `op`; `forward` takes the node's inputs in MXNet's order.
 
-    A layer that was read from a file carries `node_name` where the module's own path cannot be that name, and in
-    `variables` the names and attributes of its parameters where they are not MXNet's automatic ones.
+    A layer that was read from a file carries `node_name` where the module's own path cannot be that name, and
+    in `variables` the names and attributes of its parameters where they are not MXNet's automatic ones.
     """
 
     #: MXNet's operator
@@ -116,8 +116,8 @@ class Layer(nn.Module):
 
         Raises ValueError for shapes that do not go together.
         """
-        # Nearly all layers keep the shape, and many of torch's functions import a second's worth of modules when they
-        # first see a meta tensor: those layers say their shape and are not run.
+        # Nearly all layers keep the shape, and many of torch's functions import a second's worth of modules
+        # when they first see a meta tensor: those layers say their shape and are not run.
         return data[0] if self.keeps_shape else self(*data)
 
     def extra_repr(self) -> str:

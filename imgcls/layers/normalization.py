@@ -83,8 +83,8 @@ class LRN(Layer):
                    knorm=spec.real("knorm", 2.0))
 
     def forward(self, data: Tensor) -> Tensor:
-        # The sum over neighbouring channels is a 1x1 convolution with a band of ones: three to ten times as fast as
-        # torch's own, which pools over five dimensions.
+        # The sum over neighbouring channels is a 1x1 convolution with a band of ones: three to ten times as
+        # fast as torch's own, which pools over five dimensions.
         map_shape(data)
         channel = torch.arange(data.shape[1], device=data.device)
         # Squares of half precision overflow from 256 on, so autocast must not reach this convolution.

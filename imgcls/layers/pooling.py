@@ -23,8 +23,8 @@ from imgcls.layers.base import (
 class Pooling(Layer):
     """max, avg, sum or lp pooling, float (N, C, H, W) -> (N, C, H', W').
 
-    MXNet's defaults: stride 1, sizes rounded down (`valid`), padding counted in an average. `full` rounds sizes up;
-    `global_pool` takes the whole map whatever the kernel says.
+    MXNet's defaults: stride 1, sizes rounded down (`valid`), padding counted in an average. `full` rounds
+    sizes up; `global_pool` takes the whole map whatever the kernel says.
     """
 
     op = "Pooling"

@@ -1,7 +1,8 @@
 """One paper, one file: `--network lenet` is `lenet.py`, and each has `build(config) -> nn.Module` giving logits.
 
 Everybody builds networks with `build_network`: it finds the file, builds, and initialises as MXNet would.
-`torchvision:NAME` and `timm:NAME` are networks of those packages, as they come. Files that start with `_` are helpers.
+`torchvision:NAME` and `timm:NAME` are networks of those packages, as they come. Files that start with `_` are
+helpers.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from imgcls.config import lookup
 from imgcls.errors import UsageError
 
-# torch is imported in the functions that need it: the checks below also serve commands before torch is loaded.
+# torch is imported in the functions that need it: the checks below also serve commands before torch is
+# loaded.
 if TYPE_CHECKING:
     import torch
     from torch import nn
@@ -64,8 +66,8 @@ def check_model_parallel(config: NetworkConfig, gpus: Sequence[int], is_compiled
 def to_devices(model: nn.Module, config: NetworkConfig, device: torch.device, gpus: Sequence[int]) -> str:
     """Move the network to `device` or, with `model_parallel`, its parts to that and the next ones in `gpus`.
 
-    Logits come out on `device`. On the CPU all parts are on it. Returns a note that says where the parts are; "" where
-    there is only one.
+    Logits come out on `device`. On the CPU all parts are on it. Returns a note that says where the parts are;
+    "" where there is only one.
     """
     num_parts = config.model_parallel
     if num_parts == 1:

@@ -1,8 +1,9 @@
 """Writing a network down as MXNet's `symbols/*.py` do: a call adds a layer and returns what it gives.
 
-Nearly all networks of this folder use it (mlp and lenet are small enough to do without). Sizes follow from the image
-shape, layers without a name get MXNet's number, and every layer is an attribute of the module under the very name it
-has in a symbol.json. An image that is too small for a layer ends here as a UsageError, before any weight is filled.
+Nearly all networks of this folder use it (mlp and lenet are small enough to do without). Sizes follow from
+the image shape, layers without a name get MXNet's number, and every layer is an attribute of the module under
+the very name it has in a symbol.json. An image that is too small for a layer ends here as a UsageError,
+before any weight is filled.
 """
 
 from __future__ import annotations
@@ -60,8 +61,8 @@ class NetworkBuilder:
         self._config = config
         self._works = works
         self._layers = nn.Module()
-        # The trace is written along with the layers, so nobody has to trace the network later, and two networks that
-        # differ in a setting need no class each.
+        # The trace is written along with the layers, so nobody has to trace the network later, and two
+        # networks that differ in a setting need no class each.
         self._graph = fx.Graph()
         self._num_unnamed: Counter[str] = Counter()
         self.data = Value(self._graph.placeholder("data"), image_shape(config, works))
@@ -110,7 +111,8 @@ class NetworkBuilder:
     def concat(self, *data: Value, name: str | None = None) -> Value:
         return self._add(Concat(len(data)), *data, name=name)
 
-    # MXNet numbers these two after their Python operators + and *, not after the operators' names in a symbol.
+    # MXNet numbers these two after their Python operators + and *, not after the operators' names in a
+    # symbol.
 
     def plus(self, left: Value, right: Value, *, name: str | None = None) -> Value:
         return self._add(ElementwiseAdd(), left, right, name=name, prefix="_plus")

@@ -1,5 +1,8 @@
-"""The blocks that `inception-bn` and `inception-bn-full` have in common; they differ in widths, in the
-attributes of batch normalisation and convolution, and in how a pooling rounds.
+"""The blocks that `inception-bn` and `inception-bn-full` have in common.
+
+Ioffe, Szegedy 2015, "Batch Normalization: Accelerating Deep Network Training by Reducing Internal Covariate
+Shift", figure 5. The two networks differ in widths, in the attributes of batch normalisation and convolution,
+and in how a pooling rounds.
 """
 
 from __future__ import annotations
@@ -8,6 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from imgcls.networks._builder import NetworkBuilder, Value
+
+#: a row of a block table that keeps the map's size has so many entries, one that halves it fewer
+_NUM_SAME_SIZE = 7
 
 
 @dataclass(frozen=True)
@@ -29,14 +35,16 @@ class InceptionBN:
         return self.net.relu(body, name=f"relu_{name}")
 
     def stages(self, data: Value, blocks: dict[str, tuple[Any, ...]]) -> Value:
-        """All blocks of a table in turn: a row of seven keeps the map's size, one of four halves it."""
+        """Add all blocks of a table in turn: a row of seven keeps the map's size, one of four halves it."""
         for name, row in blocks.items():
-            data = self._mixed(data, name, *row) if len(row) == 7 else self._halved(data, name, *row)
+            add = self._mixed if len(row) == _NUM_SAME_SIZE else self._halved
+            data = add(data, name, *row)
         return data
 
     def _mixed(self, data: Value, name: str, n1: int, r3: int, n3: int, rd: int, nd: int, pool: str,
                proj: int) -> Value:
         """1x1, 3x3, double 3x3 and pooling side by side; (C, H, W) -> (n1 + n3 + nd + proj, H, W)."""
+        # Two 3x3 in place of GoogLeNet's 5x5, which see as far: the paper's own change.
         point = self.unit(data, f"{name}_1x1", n1, 1)
         single = self.unit(data, f"{name}_3x3_reduce", r3, 1)
         single = self.unit(single, f"{name}_3x3", n3, 3, pad=1)
@@ -54,5 +62,6 @@ class InceptionBN:
         double = self.unit(data, f"{name}_double_3x3_reduce", rd, 1)
         double = self.unit(double, f"{name}_double_3x3_0", nd, 3, pad=1)
         double = self.unit(double, f"{name}_double_3x3_1", nd, 3, stride=2, pad=1)
+        # The pooled maps go on as they are: the table's "pass through".
         pooled = self.net.pooling(data, 3, "max", stride=2, name=f"max_pool_{name}_pool", **self.halving_pool)
         return self.net.concat(single, double, pooled, name=f"ch_concat_{name}_chconcat")

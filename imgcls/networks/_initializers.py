@@ -1,7 +1,7 @@
 """MXNet's initializers by the name of `--initializer`, filled in the order of the layers from one seeded generator.
 
-Weights only: biases and betas are 0, gammas and moving variances 1, moving means 0, always (mxnet/initializer.py).
-`build_network` calls it, and fine-tuning for its new head.
+Weights only: biases and betas are 0, gammas and moving variances 1, moving means 0, always
+(mxnet/initializer.py). `build_network` calls it, and fine-tuning for its new head.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from imgcls.layers import Layer
 def initialize(model: nn.Module, initializer: str, network: str, seed: int) -> None:
     """Fill every weight in place; `default` depends on the network's name as MXNet's fit.py has it.
 
-    The values depend on the seed and on the order of the layers alone: a generator of its own, since torch's global
-    one is also used by dropout.
+    The values depend on the seed and on the order of the layers alone: a generator of its own, since torch's
+    global one is also used by dropout.
     """
     generator = torch.Generator().manual_seed(seed)
     kind = default_for(network) if initializer == "default" else initializer

@@ -20,7 +20,8 @@ from imgcls.networks._options import check_options, image_shape, shape_text
 EXTRAS = {"torchvision": "zoo", "timm": "timm"}
 #: what errors offer: nearly all networks of both packages run at it
 IMAGE_SHAPE = (3, 224, 224)
-#: networks of torchvision that would also give the logits of an auxiliary head, and warn about how they initialise
+#: networks of torchvision that would also give the logits of an auxiliary head, and warn about how they
+#: initialise
 _WITH_AUXILIARY_HEAD = ("googlenet", "inception_v3")
 
 

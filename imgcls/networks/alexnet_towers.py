@@ -1,5 +1,7 @@
-"""AlexNet in two halves, as it was trained on two GPUs (Krizhevsky, Sutskever, Hinton 2012, "ImageNet
-Classification with Deep Convolutional Neural Networks"). MXNet has no such file: the names are ours.
+"""AlexNet in two halves, as it was trained on two GPUs.
+
+Krizhevsky, Sutskever, Hinton 2012, "ImageNet Classification with Deep Convolutional Neural Networks". MXNet
+has no such file: the names are ours.
 
 `--variant torch` is soumith/imagenet-multiGPU.torch: two towers that see the same image and meet before the
 first hidden layer, no normalisation, dropout before the hidden layers (a plain relu after them, where Torch's
@@ -38,15 +40,16 @@ HIDDEN = 4096
 class TwoTowerAlexNet(nn.Module):
     """The Torch form: float (N, channels, H, W) -> logits (N, num_classes)."""
 
-    def __init__(self, channels: int, features: int, num_classes: int) -> None:
-        """`features` values of both towers together reach the first hidden layer."""
+    def __init__(self, channels: int, num_features: int, num_classes: int) -> None:
+        """`num_features` values of both towers together reach the first hidden layer."""
         super().__init__()
         self.tower1 = _tower(channels)
         self.tower2 = _tower(channels)
         self.concat = Concat(2)
         self.flatten = Flatten()
+        # The paper's two hidden layers, whole: the towers meet before them, and both see all features.
         self.drop6 = Dropout(0.5)
-        self.fc6 = FullyConnected(features, HIDDEN)
+        self.fc6 = FullyConnected(num_features, HIDDEN)
         self.relu6 = Activation("relu")
         self.drop7 = Dropout(0.5)
         self.fc7 = FullyConnected(HIDDEN, HIDDEN)
@@ -60,7 +63,8 @@ class TwoTowerAlexNet(nn.Module):
 
     def forward(self, data: Tensor) -> Tensor:
         if isinstance(data, fx.Proxy):  # a symbol says nothing about devices
-            first, second = self.tower1(data), self.tower2(data)
+            first = self.tower1(data)
+            second = self.tower2(data)
         else:  # the second tower is queued first, so that both devices are busy at once; on one nothing is moved
             second = self.tower2(data.to(next(self.tower2.parameters()).device, non_blocking=True))
             first = self.tower1(data)
@@ -74,14 +78,17 @@ class TwoTowerAlexNet(nn.Module):
 def build(config: NetworkConfig) -> nn.Module:
     check_options(config, OPTIONS)
     variant = variant_of(config, ("torch", "theano"))
-    towers = 2 if variant == "torch" else 1
-    if config.model_parallel > towers:
+    num_towers = 2 if variant == "torch" else 1
+    if config.model_parallel > num_towers:
+        noun = "towers" if num_towers > 1 else "tower"
         raise UsageError(f"`model_parallel` {config.model_parallel}: {config.network} `variant` {variant} "
-                         f"has {towers} tower{'s' * (towers > 1)} to spread")
-    if variant == "theano":
-        return _theano(config)
+                         f"has {num_towers} {noun} to spread")
+    return _torch_form(config) if variant == "torch" else _theano_form(config)
+
+
+def _torch_form(config: NetworkConfig) -> nn.Module:
     channels, height, width = image_shape(config, IMAGE_SHAPE)
-    with torch.device("meta"):  # only sizes are wanted
+    with torch.device("meta"):  # a tower for its sizes alone, without memory
         shape = (channels, height, width)
         for name, layer in _tower(channels).named_children():
             assert isinstance(layer, Layer)
@@ -94,22 +101,23 @@ def build(config: NetworkConfig) -> nn.Module:
 def _tower(channels: int) -> nn.Sequential:
     """(N, channels, 224, 224) -> (N, 128, 6, 6)."""
     layers: OrderedDict[str, nn.Module] = OrderedDict()
-    for number, (filters, kernel, stride, pad, pool) in enumerate(TOWER, start=1):
+    for number, (filters, kernel, stride, pad, has_pool) in enumerate(TOWER, start=1):
         layers[f"conv{number}"] = Convolution(channels, filters, kernel, stride=stride, pad=pad)
         layers[f"relu{number}"] = Activation("relu")
-        if pool:
+        if has_pool:
             layers[f"pool{number}"] = Pooling(3, "max", stride=2)
         channels = filters
     return nn.Sequential(layers)
 
 
-def _theano(config: NetworkConfig) -> nn.Module:
-    """One column whose second, fourth and fifth convolutions have two groups."""
+def _theano_form(config: NetworkConfig) -> nn.Module:
+    """One column whose second, fourth and fifth convolutions have two groups; 27, 13, 13 and 6 pixels at 227."""
     net = NetworkBuilder(config, THEANO_SHAPE, OPTIONS)
     body = net.relu(net.convolution(net.data, 96, 11, stride=4, name="conv1"), name="relu1")
-    body = _pool_and_normalise(net, body, 1)
+    body = _pool_and_normalize(net, body, 1)
     body = net.relu(net.convolution(body, 256, 5, pad=2, num_group=2, name="conv2"), name="relu2")
-    body = _pool_and_normalise(net, body, 2)
+    body = _pool_and_normalize(net, body, 2)
+    # conv3 is where the paper's two GPUs exchange their maps: no groups
     body = net.relu(net.convolution(body, 384, 3, pad=1, name="conv3"), name="relu3")
     body = net.relu(net.convolution(body, 384, 3, pad=1, num_group=2, name="conv4"), name="relu4")
     body = net.relu(net.convolution(body, 256, 3, pad=1, num_group=2, name="conv5"), name="relu5")
@@ -120,7 +128,7 @@ def _theano(config: NetworkConfig) -> nn.Module:
     return net.module(net.fully_connected(body, config.num_classes, name="fc8"))
 
 
-def _pool_and_normalise(net: NetworkBuilder, data: Value, number: int) -> Value:
-    """alpha is that of the sum of five squares in Theano's code; MXNet and torch divide it by five."""
+def _pool_and_normalize(net: NetworkBuilder, data: Value, number: int) -> Value:
     body = net.pooling(data, 3, "max", stride=2, name=f"pool{number}")
+    # alpha is that of the sum of five squares in Theano's code; MXNet and torch divide it by five
     return net.lrn(body, 5, alpha=0.0005, beta=0.75, knorm=2, name=f"norm{number}")

@@ -1,5 +1,7 @@
-"""GoogLeNet without its auxiliary heads (Szegedy et al. 2014, "Going Deeper with Convolutions"; MXNet
-symbols/googlenet.py: no local response normalisation, no dropout, and the classifier is `fullyconnected0`).
+"""GoogLeNet without its auxiliary heads.
+
+Szegedy et al. 2014, "Going Deeper with Convolutions"; MXNet symbols/googlenet.py: no local response
+normalisation, no dropout, and the classifier is `fullyconnected0`.
 """
 
 from __future__ import annotations
@@ -10,7 +12,8 @@ from imgcls.config.sections import NetworkConfig
 from imgcls.networks._builder import NetworkBuilder, Value
 
 IMAGE_SHAPE = (3, 224, 224)
-#: filters of a block: 1x1, before 3x3, 3x3, before 5x5, 5x5, after the pooling; whether a pooling follows it
+#: the paper's table 1: filters of 1x1, before 3x3, 3x3, before 5x5, 5x5, behind the pooling; whether a
+#: pooling follows
 BLOCKS = {
     "in3a": (64, 96, 128, 16, 32, 32, False),
     "in3b": (128, 128, 192, 32, 96, 64, True),
@@ -26,13 +29,15 @@ BLOCKS = {
 
 def build(config: NetworkConfig) -> nn.Module:
     net = NetworkBuilder(config, IMAGE_SHAPE)
+    # MXNet's poolings round down, so maps have sides of 55, 27, 13 and 6 where the paper's have 56, 28, 14
+    # and 7.
     body = _unit(net, net.data, "conv1", 64, 7, stride=2, pad=3)
     body = net.pooling(body, 3, "max", stride=2)
     body = _unit(net, _unit(net, body, "conv2", 64, 1), "conv3", 192, 3, pad=1)
     body = net.pooling(body, 3, "max", stride=2)
-    for name, (*widths, halved) in BLOCKS.items():
+    for name, (*widths, pool_follows) in BLOCKS.items():
         body = _inception(net, body, name, *widths)
-        if halved:
+        if pool_follows:
             body = net.pooling(body, 3, "max", stride=2)
     body = net.flatten(net.pooling(body, 7, "avg", stride=1, global_pool=True))
     return net.module(net.fully_connected(body, config.num_classes))
@@ -40,7 +45,7 @@ def build(config: NetworkConfig) -> nn.Module:
 
 def _inception(net: NetworkBuilder, data: Value, name: str, n1: int, r3: int, n3: int, r5: int, n5: int,
                proj: int) -> Value:
-    """Four branches side by side; (C, H, W) -> (n1 + n3 + n5 + proj, H, W)."""
+    """Four branches side by side (the paper's figure 2b); (C, H, W) -> (n1 + n3 + n5 + proj, H, W)."""
     point = _unit(net, data, f"{name}_1x1", n1, 1)
     middle = _unit(net, _unit(net, data, f"{name}_3x3_reduce", r3, 1), f"{name}_3x3", n3, 3, pad=1)
     wide = _unit(net, _unit(net, data, f"{name}_5x5_reduce", r5, 1), f"{name}_5x5", n5, 5, pad=2)
@@ -51,5 +56,6 @@ def _inception(net: NetworkBuilder, data: Value, name: str, n1: int, r3: int, n3
 
 def _unit(net: NetworkBuilder, data: Value, name: str, filters: int, kernel: int, *, stride: int = 1,
           pad: int = 0) -> Value:
+    """Convolution with bias and relu."""
     return net.relu(net.convolution(data, filters, kernel, stride=stride, pad=pad, name=f"conv_{name}"),
                     name=f"relu_{name}")

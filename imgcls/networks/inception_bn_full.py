@@ -1,9 +1,7 @@
-"""Inception with batch normalisation, wider at the start, for the full ImageNet of 21,841 classes (Ioffe,
-Szegedy 2015, "Batch Normalization: Accelerating Deep Network Training by Reducing Internal Covariate Shift";
-the first generation's symbol_inception-bn-full.py). Give it `--num-classes 21841`.
+"""Inception with batch normalisation, wider at the start, for the full ImageNet of 21,841 classes.
 
-MXNet before 0.8 rounded the size of a pooling up and had no attribute to say so; ours have it, so that a
-later MXNet computes what the old one did.
+Ioffe, Szegedy 2015, "Batch Normalization: Accelerating Deep Network Training by Reducing Internal Covariate
+Shift"; the first generation's symbol_inception-bn-full.py. Give it `--num-classes 21841`.
 """
 
 from __future__ import annotations
@@ -15,7 +13,7 @@ from imgcls.networks._builder import NetworkBuilder
 from imgcls.networks._inception_bn import InceptionBN
 
 IMAGE_SHAPE = (3, 224, 224)
-#: filters of a block: 1x1, before 3x3, 3x3, before double 3x3, double 3x3, the pooling, after it; or of one
+#: filters of a block: 1x1, before 3x3, 3x3, before double 3x3, double 3x3, the pooling, behind it; or of one
 #: that halves the map: before 3x3, 3x3, before double 3x3, double 3x3
 BLOCKS = {
     "3a": (96, 96, 96, 96, 144, "avg", 48),
@@ -29,6 +27,8 @@ BLOCKS = {
     "5a": (352, 192, 320, 160, 224, "avg", 128),
     "5b": (352, 192, 320, 192, 224, "max", 128),
 }
+#: MXNet before 0.8 rounded the size of a pooling up and had no attribute to say so; ours have it, so that a
+#: later MXNet computes what the old one did
 ROUND_UP = {"pooling_convention": "full"}
 
 
@@ -39,6 +39,6 @@ def build(config: NetworkConfig) -> nn.Module:
     body = net.pooling(body, 3, "max", stride=2, name="pool1", **ROUND_UP)
     body = blocks.unit(blocks.unit(body, "conv2red", 128, 1), "conv2", 288, 3, pad=1)
     body = net.pooling(body, 3, "max", stride=2, name="pool2", **ROUND_UP)
-    body = blocks.stages(body, BLOCKS)
+    body = blocks.stages(body, BLOCKS)  # on 28, 14 and 7 pixels
     body = net.flatten(net.pooling(body, 7, "avg", stride=1, name="global_pool"), name="flatten")
     return net.module(net.fully_connected(body, config.num_classes, name="fc1"))

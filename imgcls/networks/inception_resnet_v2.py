@@ -1,8 +1,8 @@
-"""Inception-ResNet v2 (Szegedy et al. 2016, "Inception-v4, Inception-ResNet and the Impact of Residual
-Connections on Learning"; MXNet symbols/inception-resnet-v2.py).
+"""Inception-ResNet v2.
 
-MXNet's file names no layer, so they carry the numbers that it gives them: the order of the calls below
-matters. It also keeps the file's oddities: 129 filters and paddings (1, 2) and (2, 1) in the 17 x 17 blocks.
+Szegedy et al. 2016, "Inception-v4, Inception-ResNet and the Impact of Residual Connections on Learning";
+MXNet symbols/inception-resnet-v2.py. That file names no layer, so they carry the numbers that MXNet gives
+them: the order of the calls below matters.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ Unit = tuple[Any, ...]
 def build(config: NetworkConfig) -> nn.Module:
     net = NetworkBuilder(config, IMAGE_SHAPE)
     body = _mixed(net, _stem(net, net.data))
+    # Residuals are scaled down before they are added, else training dies (the paper's section 3.3).
     for _ in range(10):
         body = net.relu(_block35(net, body, 0.17))
     body = _reduction_a(net, body)
@@ -31,7 +32,7 @@ def build(config: NetworkConfig) -> nn.Module:
     body = _reduction_b(net, body)
     for _ in range(9):
         body = net.relu(_block8(net, body, 0.2))
-    body = _block8(net, body, 1.0)
+    body = _block8(net, body, 1.0)  # the last one at full scale, and without a relu behind it
     body = net.pooling(_unit(net, body, 1536, 1), 1, "avg", stride=2, global_pool=True)
     body = net.dropout(net.flatten(body), 0.2)
     return net.module(net.fully_connected(body, config.num_classes))
@@ -69,6 +70,7 @@ def _reduction_a(net: NetworkBuilder, data: Value) -> Value:
 
 
 def _block17(net: NetworkBuilder, data: Value, scale: float) -> Value:
+    # 129 filters and the paddings (1, 2) and (2, 1) of a 7-wide kernel are MXNet's file's, not the paper's.
     point = _unit(net, data, 192, 1)
     wide = _chain(net, data, (129, 1), (160, (1, 7), 1, (1, 2)), (192, (7, 1), 1, (2, 1)))
     return _residual(net, data, net.concat(point, wide), scale)
@@ -94,7 +96,7 @@ def _residual(net: NetworkBuilder, data: Value, branches: Value, scale: float) -
 
 
 def _chain(net: NetworkBuilder, data: Value, *units: Unit) -> Value:
-    """Units one after the other."""
+    """Add units one after the other."""
     for unit in units:
         data = _unit(net, data, *unit)
     return data

@@ -1,5 +1,7 @@
-"""Inception v3 without its auxiliary head (Szegedy et al. 2015, "Rethinking the Inception Architecture for
-Computer Vision"; MXNet symbols/inception-v3.py).
+"""Inception v3 without its auxiliary head.
+
+Szegedy et al. 2015, "Rethinking the Inception Architecture for Computer Vision"; MXNet
+symbols/inception-v3.py. Blocks are called a to e in the order of that file; figures below are the paper's.
 """
 
 from __future__ import annotations
@@ -19,10 +21,12 @@ Unit = tuple[Any, ...]
 
 def build(config: NetworkConfig) -> nn.Module:
     net = NetworkBuilder(config, IMAGE_SHAPE)
+    # stem: 299 x 299 -> 73 x 73 -> (192, 35, 35)
     body = _chain(net, net.identity(net.data, name="id"), "conv", (32, 3, 2), (32, 3), (64, 3, 1, 1))
     body = net.pooling(body, 3, "max", stride=2, name="pool")
     body = _unit(net, _unit(net, body, "conv_3", 80, 1), "conv_4", 192, 3)
     body = net.pooling(body, 3, "max", stride=2, name="pool1")
+    # 35 x 35 with 256 to 288 channels, 17 x 17 with 768, 8 x 8 with 1,280 to 2,048
     for name, filters in (("mixed", 32), ("mixed_1", 64), ("mixed_2", 64)):
         body = _block_a(net, body, name, filters)
     body = _block_b(net, body, "mixed_3")
@@ -36,7 +40,7 @@ def build(config: NetworkConfig) -> nn.Module:
 
 
 def _block_a(net: NetworkBuilder, data: Value, name: str, filters: int) -> Value:
-    """35 x 35 maps: 1x1, 5x5, double 3x3, pooling to `filters`."""
+    """35 x 35 maps: 1x1, 5x5, double 3x3, pooling to `filters` (figure 5, but for the 5x5)."""
     return net.concat(
         _unit(net, data, f"{name}_conv", 64, 1),
         _chain(net, data, f"{name}_tower_conv", (48, 1), (64, 5, 1, 2)),
@@ -55,7 +59,8 @@ def _block_b(net: NetworkBuilder, data: Value, name: str) -> Value:
 
 
 def _block_c(net: NetworkBuilder, data: Value, name: str, filters: int) -> Value:
-    """17 x 17 maps: 1x1, 7x7 as 1x7 and 7x1, the same twice, pooling; `filters` inside the long branches."""
+    """17 x 17 maps: 1x1, 7x7 as 1x7 and 7x1, the same twice, pooling (figure 6)."""
+    # `filters` inside the long branches, 192 at their ends
     across, down = ((1, 7), 1, (0, 3)), ((7, 1), 1, (3, 0))
     return net.concat(
         _unit(net, data, f"{name}_conv", 192, 1),
@@ -77,7 +82,7 @@ def _block_d(net: NetworkBuilder, data: Value, name: str) -> Value:
 
 
 def _block_e(net: NetworkBuilder, data: Value, name: str, pool: str) -> Value:
-    """8 x 8 maps: 1x1, 1x3 beside 3x1, the same after a 3x3, pooling; (C, 8, 8) -> (2048, 8, 8)."""
+    """8 x 8 maps: 1x1, 1x3 beside 3x1, the same after a 3x3, pooling (figure 7); (C, 8, 8) -> (2048, 8, 8)."""
     across, down = (384, (1, 3), 1, (0, 1)), (384, (3, 1), 1, (1, 0))
     near = _unit(net, data, f"{name}_tower_conv", 384, 1)
     far = _chain(net, data, f"{name}_tower_1_conv", (448, 1), (384, 3, 1, 1))
@@ -96,7 +101,7 @@ def _pool(net: NetworkBuilder, data: Value, name: str, kind: str, **options: int
 
 
 def _chain(net: NetworkBuilder, data: Value, name: str, *units: Unit) -> Value:
-    """Units one after the other, called `name`, `name_1`, `name_2`, ..."""
+    """Add units one after the other, called `name`, `name_1`, `name_2`, ..."""
     for number, unit in enumerate(units):
         data = _unit(net, data, f"{name}_{number}" if number else name, *unit)
     return data

@@ -1,8 +1,8 @@
-"""Inception v4 (Szegedy et al. 2016, "Inception-v4, Inception-ResNet and the Impact of Residual Connections
-on Learning"; MXNet symbols/inception-v4.py).
+"""Inception v4.
 
-As in MXNet's file: names contain `*`, some of them name another kernel than they have, and the last pooling
-leaves 3 x 3 (13,824 features where the paper has 1,536).
+Szegedy et al. 2016, "Inception-v4, Inception-ResNet and the Impact of Residual Connections on Learning";
+MXNet symbols/inception-v4.py. As in that file: names contain `*`, and some of them name another kernel than
+they have.
 """
 
 from __future__ import annotations
@@ -31,12 +31,14 @@ def build(config: NetworkConfig) -> nn.Module:
     body = _reduction_b(net, body, "re1B")
     for number in range(1, 4):
         body = _block_c(net, body, f"in{number}C")
+    # Padded, as in MXNet's file, so that 3 x 3 are left: 13,824 features where the paper has 1,536.
     body = net.dropout(net.pooling(body, 8, "avg", pad=1, name="global_avgpool"), 0.2)
     return net.module(net.fully_connected(net.flatten(body, name="flatten"), config.num_classes, name="fc1"))
 
 
 def _stem(net: NetworkBuilder, data: Value, name: str) -> Value:
-    """(C, 299, 299) -> (384, 35, 35)."""
+    """(C, 299, 299) -> (384, 35, 35), the paper's figure 3."""
+    # Three times two branches that are joined: at 73 x 73, 71 x 71 and 35 x 35.
     body = _chain(net, data, name, ("conv1_3*3", 32, 3, 2), ("conv2_3*3", 32, 3), ("conv3_3*3", 64, 3, 1, 1))
     body = net.concat(net.pooling(body, 3, "max", stride=2, name=f"{name}_maxpool_1"),
                       _chain(net, body, name, ("conv4_3*3", 96, 3, 2)), name=f"{name}_concat_1")
@@ -50,7 +52,7 @@ def _stem(net: NetworkBuilder, data: Value, name: str) -> Value:
 
 
 def _block_a(net: NetworkBuilder, data: Value, name: str) -> Value:
-    """35 x 35 maps, 384 channels."""
+    """35 x 35 maps, 384 channels (figure 4)."""
     return net.concat(
         _chain(net, _average(net, data, name), name, ("conv1_1*1", 96, 1)),
         _chain(net, data, name, ("conv2_1*1", 96, 1)),
@@ -69,7 +71,8 @@ def _reduction_a(net: NetworkBuilder, data: Value, name: str) -> Value:
 
 
 def _block_b(net: NetworkBuilder, data: Value, name: str) -> Value:
-    """17 x 17 maps, 1,024 channels; conv5_1*7 is 7x1."""
+    """17 x 17 maps, 1,024 channels (figure 5)."""
+    # conv5_1*7 is 7x1
     across, down = ((1, 7), 1, (0, 3)), ((7, 1), 1, (3, 0))
     return net.concat(
         _chain(net, _average(net, data, name), name, ("conv1_1*1", 128, 1)),
@@ -92,7 +95,8 @@ def _reduction_b(net: NetworkBuilder, data: Value, name: str) -> Value:
 
 
 def _block_c(net: NetworkBuilder, data: Value, name: str) -> Value:
-    """8 x 8 maps, 1,536 channels; conv4_3*1 and conv10_3*1 are 1x3, conv5_1*3 and conv9_1*3 are 3x1."""
+    """8 x 8 maps, 1,536 channels (figure 6)."""
+    # conv4_3*1 and conv10_3*1 are 1x3, conv5_1*3 and conv9_1*3 are 3x1
     across, down = ((1, 3), 1, (0, 1)), ((3, 1), 1, (1, 0))
     near = _chain(net, data, name, ("conv3_1*1", 384, 1))
     far = _chain(net, data, name, ("conv6_1*1", 384, 1), ("conv7_1*3", 448, *across),
@@ -112,7 +116,7 @@ def _average(net: NetworkBuilder, data: Value, name: str) -> Value:
 
 
 def _chain(net: NetworkBuilder, data: Value, block: str, *units: Unit) -> Value:
-    """Units one after the other."""
+    """Add units one after the other."""
     for unit in units:
         data = _unit(net, data, block, *unit)
     return data

@@ -1,7 +1,8 @@
-"""LeNet with tanh (LeCun et al. 1998, "Gradient-based learning applied to document recognition"; MXNet
-symbols/lenet.py), and with a spatial transformer in front (`--add-stn`; Jaderberg et al. 2015).
+"""LeNet with tanh, and with a spatial transformer in front (`--add-stn`).
 
-Layers have no names in MXNet's file, so they carry the numbers that MXNet gives them.
+LeCun et al. 1998, "Gradient-based learning applied to document recognition"; Jaderberg et al. 2015, "Spatial
+Transformer Networks"; MXNet symbols/lenet.py. Layers have no names in that file, so they carry the numbers
+that MXNet gives them.
 """
 
 from __future__ import annotations
@@ -21,12 +22,15 @@ class LeNet(nn.Module):
 
     def __init__(self, channels: int, height: int, width: int, num_classes: int) -> None:
         super().__init__()
+        # 28 x 28 -> 24 -> 12
         self.convolution0 = Convolution(channels, 20, 5)
         self.activation0 = Activation("tanh")
         self.pooling0 = Pooling(2, "max", stride=2)
+        # -> 8 -> 4
         self.convolution1 = Convolution(20, 50, 5)
         self.activation1 = Activation("tanh")
         self.pooling1 = Pooling(2, "max", stride=2)
+        # 50 x 4 x 4 = 800 -> 500 -> classes
         self.flatten0 = Flatten()
         self.fullyconnected0 = FullyConnected(50 * _after_pools(height) * _after_pools(width), 500)
         self.activation2 = Activation("tanh")
@@ -44,7 +48,7 @@ class TransformerLeNet(nn.Module):
 
     def __init__(self, channels: int, num_classes: int) -> None:
         super().__init__()
-        slow = {"__lr_mult__": "0.01"}  # the map is learned a hundred times slower than the rest
+        # The localisation network: (channels, H, W) -> the six numbers of an affine map.
         self.convolution0 = Convolution(channels, 30, 5, stride=2)
         self.activation0 = Activation("relu")
         self.pooling0 = Pooling(2, "max", stride=2)
@@ -52,9 +56,11 @@ class TransformerLeNet(nn.Module):
         self.activation1 = Activation("relu")
         self.pooling1 = Pooling(2, "avg", global_pool=True)
         self.flatten0 = Flatten()
+        slow = {"__lr_mult__": "0.01"}  # the map is learned a hundred times slower than the rest
         self.stn_loc = FullyConnected(60, 6, extra=slow)
         _begin_with_identity(self.stn_loc)
         self.spatialtransformer0 = SpatialTransformer((28, 28))
+        # LeNet, numbered on from there.
         self.convolution2 = Convolution(channels, 20, 5)
         self.activation2 = Activation("tanh")
         self.pooling2 = Pooling(2, "max", stride=2)
@@ -84,16 +90,19 @@ def build(config: NetworkConfig) -> nn.Module:
     return LeNet(channels, height, width, config.num_classes)
 
 
-def _begin_with_identity(loc: FullyConnected) -> None:
-    """The localisation starts as no transformation at all, as in the paper. Filled at random, as MXNet 1.x does, it
-    looks at a few pixels around some point and learns nothing (10 % on digits after 3 epochs)."""
-    assert loc.bias is not None
+def _begin_with_identity(localization: FullyConnected) -> None:
+    """Let the localisation start as no transformation at all, as in the paper.
+
+    Filled at random, as MXNet 1.x does, it looks at a few pixels around some point and learns nothing (10 %
+    on digits after 3 epochs).
+    """
+    assert localization.bias is not None
     with torch.no_grad():
-        loc.weight.zero_()
-        loc.bias.copy_(torch.tensor([1.0, 0, 0, 0, 1, 0]))
-    loc.is_initialized = True
+        localization.weight.zero_()
+        localization.bias.copy_(torch.tensor([1.0, 0, 0, 0, 1, 0]))  # the rows of a 2 x 3 matrix
+    localization.is_initialized = True
 
 
 def _after_pools(size: int) -> int:
-    """The side of the map after both convolutions and poolings: 28 -> 4."""
+    """Return the side of the map after both convolutions and poolings: 28 -> 4."""
     return ((size - 4) // 2 - 4) // 2

@@ -16,6 +16,7 @@ class MLP(nn.Module):
 
     def __init__(self, in_units: int, num_classes: int) -> None:
         super().__init__()
+        # An attribute's name is the layer's name in MXNet; flatten0 has none there, so it is numbered.
         self.flatten0 = Flatten()
         self.fc1 = FullyConnected(in_units, 128)
         self.relu1 = Activation("relu")

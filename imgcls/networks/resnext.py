@@ -1,6 +1,6 @@
-"""ResNeXt (Xie et al. 2016, "Aggregated Residual Transformations for Deep Neural Networks"; MXNet
-symbols/resnext.py).
+"""ResNeXt: residual units whose 3x3 convolution works in groups.
 
+Xie et al. 2016, "Aggregated Residual Transformations for Deep Neural Networks"; MXNet symbols/resnext.py.
 `--num-group` is the paper's cardinality. As in MXNet's file, units without a bottleneck have no groups at
 all.
 """
@@ -13,7 +13,7 @@ from imgcls.config.sections import NetworkConfig
 from imgcls.errors import UsageError
 from imgcls.networks._builder import NetworkBuilder, Value
 from imgcls.networks._options import image_shape
-from imgcls.networks._residual import IMAGE_SHAPE, NORM, PLAIN, ResNetSpec, classifier, plan, stages, stem
+from imgcls.networks._residual import IMAGE_SHAPE, NORM, PLAIN, ResNetSpec, classifier, resnet_spec, stem, units
 
 OPTIONS = ("num_layers", "num_group")
 #: up to this height there are three stages and their own depths (28 in the other two residual networks)
@@ -21,26 +21,26 @@ SMALL_HEIGHT = 32
 
 
 def build(config: NetworkConfig) -> nn.Module:
-    return resnext(config, plan(config, image_shape(config, IMAGE_SHAPE)[1], SMALL_HEIGHT))
+    return resnext(config, resnet_spec(config, image_shape(config, IMAGE_SHAPE)[1], SMALL_HEIGHT))
 
 
-def resnext(config: NetworkConfig, built: ResNetSpec) -> nn.Module:
-    """The network with other stages than those of `--num-layers`, for use from Python."""
-    _check_groups(config, built)
+def resnext(config: NetworkConfig, spec: ResNetSpec) -> nn.Module:
+    """Return the network with any stages, also others than those of `num_layers`, for use from Python."""
+    _check_groups(config, spec)
     net = NetworkBuilder(config, IMAGE_SHAPE, OPTIONS)
     body = net.batch_norm(net.identity(net.data, name="id"), name="bn_data", **(NORM | {"fix_gamma": True}))
-    body = stem(net, body, built.filters[0], normalise_small=False)
-    groups = config.num_group if built.bottleneck else None
-    for name, filters, stride, first in stages(built):
-        body = _unit(net, body, name, filters, stride, project=first, groups=groups)
+    body = stem(net, body, spec.filters[0], normalize_small=False)
+    groups = config.num_group if spec.bottleneck else None
+    for name, filters, stride, is_first in units(spec):
+        body = _unit(net, body, name, filters, stride, project=is_first, groups=groups)
     return net.module(classifier(net, body, config.num_classes))
 
 
 def _unit(net: NetworkBuilder, data: Value, name: str, filters: int, stride: int, *, project: bool,
           groups: int | None) -> Value:
     """(C, H, W) -> (filters, H / stride, W / stride); without `groups`, two plain 3x3 convolutions."""
-    half = int(filters * 0.5)
-    convolutions = [(filters, 3, stride, 1, None), (filters, 3, 1, 1, None)]
+    half = int(filters * 0.5)  # twice as wide as ResNet's bottleneck: the groups make up for it (table 1)
+    convolutions = [(filters, 3, stride, 1, None), (filters, 3, 1, 1, None)]  # filters, kernel, stride, pad, groups
     if groups:
         convolutions = [(half, 1, 1, 0, None), (half, 3, stride, 1, groups), (filters, 1, 1, 0, None)]
     body = data
@@ -48,7 +48,7 @@ def _unit(net: NetworkBuilder, data: Value, name: str, filters: int, stride: int
         body = net.convolution(body, width, kernel, stride=step, pad=pad, num_group=group,
                                name=f"{name}_conv{number}", **PLAIN)
         body = net.batch_norm(body, name=f"{name}_bn{number}", **NORM)
-        if number < len(convolutions):
+        if number < len(convolutions):  # the last relu comes behind the addition
             body = net.relu(body, name=f"{name}_relu{number}")
     if project:
         data = net.convolution(data, filters, 1, stride=stride, name=f"{name}_sc", **PLAIN)
@@ -56,11 +56,11 @@ def _unit(net: NetworkBuilder, data: Value, name: str, filters: int, stride: int
     return net.relu(net.plus(body, data), name=f"{name}_relu")
 
 
-def _check_groups(config: NetworkConfig, built: ResNetSpec) -> None:
-    narrowest = built.filters[1] // 2
-    if built.bottleneck and narrowest % config.num_group:
+def _check_groups(config: NetworkConfig, spec: ResNetSpec) -> None:
+    narrowest = spec.filters[1] // 2
+    if spec.bottleneck and narrowest % config.num_group:
         raise UsageError(f"`num_group` {config.num_group}: must divide {narrowest}, the filters of the "
                          f"narrowest grouped convolution of {config.network} at this depth")
-    if not built.bottleneck and config.num_group != NetworkConfig.num_group:
+    if not spec.bottleneck and config.num_group != NetworkConfig.num_group:
         raise UsageError(f"`num_group` {config.num_group}: {config.network} has groups from 50 layers on, "
                          f"from 164 at a height of {SMALL_HEIGHT} or less")

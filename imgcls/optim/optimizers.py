@@ -1,5 +1,5 @@
-"""torch's optimizers under MXNet's names, with MXNet's rules: weight decay on weights and gammas only, learning-rate
-multipliers of layers, gradients clipped element by element.
+"""torch's optimizers under MXNet's names, with MXNet's rules: weight decay on weights and gammas only,
+learning-rate multipliers of layers, gradients clipped element by element.
 
 `docs/differences.md` says where torch's update differs from MXNet's in the last digits.
 """
@@ -48,8 +48,8 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
 def stepper(optimizer: torch.optim.Optimizer) -> Callable[[], Any]:
     """The optimizer's own step without the wrappers torch puts around it, to be called under no_grad.
 
-    They serve hooks, the profiler and torch.compile of the optimizer, none of which is used here, and the first call
-    through them imports torch._dynamo: a second of start-up.
+    They serve hooks, the profiler and torch.compile of the optimizer, none of which is used here, and the
+    first call through them imports torch._dynamo: a second of start-up.
     """
     step = inspect.unwrap(type(optimizer).step)
     return lambda: step(optimizer)
@@ -94,9 +94,9 @@ def _groups(model: nn.Module, wd: float) -> list[dict[str, Any]]:
 def avoid_dynamo() -> None:
     """Let the first optimizer be made without importing torch._dynamo, about a second of start-up.
 
-    torch guards a few methods against being traced by its compiler and loads the compiler to do so. They are not
-    traced here (`--compile` compiles the network, not the optimizer), so they may stand as they are. Where a later
-    torch guards them otherwise, this does nothing and only the second is lost.
+    torch guards a few methods against being traced by its compiler and loads the compiler to do so. They are
+    not traced here (`--compile` compiles the network, not the optimizer), so they may stand as they are.
+    Where a later torch guards them otherwise, this does nothing and only the second is lost.
     """
     for name in ("add_param_group", "zero_grad", "state_dict", "load_state_dict"):
         guarded = getattr(getattr(torch.optim.Optimizer, name, None), "__wrapped__", None)

@@ -1,7 +1,8 @@
 """The learning rate as a pure function of the update: no state, so nothing to save and nothing to get wrong on resume.
 
-Updates count from 1 over the whole training, as MXNet's optimizer counts them. MXNet's schedulers are the reference
-(mxnet/lr_scheduler.py 1.9.1); `docs/differences.md` lists the few places where we differ on purpose.
+Updates count from 1 over the whole training, as MXNet's optimizer counts them. MXNet's schedulers are the
+reference (mxnet/lr_scheduler.py 1.9.1); `docs/differences.md` lists the few places where we differ on
+purpose.
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ LOWEST_LR = 1e-8
 class Schedule:
     """lr_at(update) for update >= 1 (0 is allowed and gives the rate before the first update).
 
-    `kind` is constant, steps (times `factor` after each update in `steps`), every (times `factor` each `period`
-    updates, not below `lowest`), power ((1 - progress)^power) or cosine; the latter two end in `final_lr` at update
-    `last_update`. During the first `warmup` updates the rate goes from `warmup_begin_lr` to `base_lr`.
+    `kind` is constant, steps (times `factor` after each update in `steps`), every (times `factor` each
+    `period` updates, not below `lowest`), power ((1 - progress)^power) or cosine; the latter two end in
+    `final_lr` at update `last_update`. During the first `warmup` updates the rate goes from `warmup_begin_lr`
+    to `base_lr`.
     """
 
     base_lr: float

@@ -1,8 +1,8 @@
 """Networks that somebody trained before: found by name, downloaded, read, and given a new head.
 
 `locate` says what a name means, `read` reads the files it means, `build` makes the network that was trained;
-`transfer` replaces the head for fine-tuning. The commands' --model and --pretrained-model come here, and so do
-`imgcls.load_model` and `imgcls.Predictor`. Nothing in this room trains.
+`transfer` replaces the head for fine-tuning. The commands' --model and --pretrained-model come here, and so
+do `imgcls.load_model` and `imgcls.Predictor`. Nothing in this room trains.
 """
 
 from imgcls.pretrained.locating import locate

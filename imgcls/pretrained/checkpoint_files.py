@@ -1,7 +1,7 @@
 """The files of one prefix on disk as a pretrained network: PREFIX-symbol.json, PREFIX-0008.params, PREFIX-meta.json.
 
-They are ours or MXNet's; a network that no symbol expresses has PREFIX-network.json in place of the symbol. Wherever a
-prefix is asked for, the path of one .params file will do.
+They are ours or MXNet's; a network that no symbol expresses has PREFIX-network.json in place of the symbol.
+Wherever a prefix is asked for, the path of one .params file will do.
 """
 
 from __future__ import annotations

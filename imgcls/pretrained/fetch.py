@@ -1,7 +1,8 @@
 """Downloads of weights: checked against a published hash or, where there is none, against that of the first download.
 
-`storage.download` moves the bytes and tries the mirrors. This file adds the files of a prefix at a URL, and the note
-`<file>.sha256` beside each file: weights of strangers are loaded for years, so a change of them must show.
+`storage.download` moves the bytes and tries the mirrors. This file adds the files of a prefix at a URL, and
+the note `<file>.sha256` beside each file: weights of strangers are loaded for years, so a change of them must
+show.
 """
 
 from __future__ import annotations
@@ -30,8 +31,9 @@ _MAX_SETTINGS_BYTES = 1 << 20
 def download_url(url: str, epoch: str, setting: str) -> PretrainedRef:
     """Download the files of the prefix at `url`: its network, its weights and, where there is one, its meta.json.
 
-    `epoch` is a number or "auto" (0); the URL may also be that of the .params or of the symbol. `setting` is what
-    errors call the URL. Raises UsageError for a URL that names no prefix, RunError where there are no files.
+    `epoch` is a number or "auto" (0); the URL may also be that of the .params or of the symbol. `setting` is
+    what errors call the URL. Raises UsageError for a URL that names no prefix, RunError where there are no
+    files.
     """
     base = url
     epoch_number = 0 if epoch.lower() == "auto" else checkpoint.parse_epoch(epoch)
@@ -70,8 +72,8 @@ def _download_descriptions(base: str, folder: Path, stem: str) -> None:
 def fetch_noting_hash(url: str, target: Path, collection: str | None, advice: str) -> None:
     """Make `target` exist with the content that it had at its first download, and note its hash beside it.
 
-    `collection` is its folder on IMGCLS_MIRROR (None: the mirror is not asked), `advice` tells a person how to do
-    without. Raises DataError for a file that changed since, RunError where it cannot be had.
+    `collection` is its folder on IMGCLS_MIRROR (None: the mirror is not asked), `advice` tells a person how
+    to do without. Raises DataError for a file that changed since, RunError where it cannot be had.
     """
     note = target.with_name(f"{target.name}.sha256")
     sha256 = _read_note(note)

@@ -1,7 +1,7 @@
 """Parts of a network that stay as they are, or learn more slowly than the rest: two marks that fine-tuning sets.
 
-`imgcls-finetune` calls it after `transfer.new_head`. The marks are on the modules and in no file: a resumed run sets
-them again.
+`imgcls-finetune` calls it after `transfer.new_head`. The marks are on the modules and in no file: a resumed
+run sets them again.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from imgcls.layers import Layer
 def freeze(model: nn.Module, until: str, head: Iterable[str]) -> int:
     """Stop parameters from learning, and return how many numbers they have.
 
-    `until` names the last layer to freeze, with all that it is computed from; "body" freezes all but the head's
-    (`head`: keys of the state_dict), "nothing" none. A frozen normalisation keeps its statistics and uses them. Raises
-    UsageError for a layer that is not there, or where nothing would be left to train.
+    `until` names the last layer to freeze, with all that it is computed from; "body" freezes all but the
+    head's (`head`: keys of the state_dict), "nothing" none. A frozen normalisation keeps its statistics and
+    uses them. Raises UsageError for a layer that is not there, or where nothing would be left to train.
     """
     if until in ("", "nothing", "none"):
         return 0

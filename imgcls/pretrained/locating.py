@@ -15,10 +15,10 @@ from imgcls.pretrained.reference import PretrainedRef
 def locate(name: str | os.PathLike[str], epoch: int | str = "auto", *, setting: str = "model") -> PretrainedRef:
     """Return what `name` means, its files downloaded (torchvision's weights excepted, which `read` downloads).
 
-    `name` is one of: a prefix or .params file, which wins over a name of the zoo; a network of the zoo, also without
-    its imagenet1k-; the http, https or file URL of a prefix; torchvision:NAME[:WEIGHTS]. `epoch` is a number or "auto"
-    (the newest; of a URL, 0). `setting` is what errors call the name. Raises UsageError where there is no such
-    network, RunError where it cannot be downloaded.
+    `name` is one of: a prefix or .params file, which wins over a name of the zoo; a network of the zoo, also
+    without its imagenet1k-; the http, https or file URL of a prefix; torchvision:NAME[:WEIGHTS]. `epoch` is a
+    number or "auto" (the newest; of a URL, 0). `setting` is what errors call the name. Raises UsageError
+    where there is no such network, RunError where it cannot be downloaded.
     """
     name = os.fspath(name)
     epoch = str(epoch).strip()

@@ -60,7 +60,8 @@ def read(ref: PretrainedRef) -> Pretrained:
         head = next(iter(head_keys(config)))
         config = dataclasses.replace(config, num_classes=int(state[head].shape[0]) if head in state else 2)
     model = build_network(config, seed=0)
-    # strict=False: a googlenet's or inception_v3's file also has the auxiliary heads, which ours is built without
+    # strict=False: a googlenet's or inception_v3's file also has the auxiliary heads, which ours is built
+    # without
     try:
         missing = model.load_state_dict(state, strict=False).missing_keys  # type: ignore[arg-type]
     except RuntimeError as error:

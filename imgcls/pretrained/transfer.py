@@ -1,8 +1,8 @@
 """A trained network under a new head: what fine-tuning does to it before the training begins.
 
-`imgcls-finetune` calls it. `new_head` takes what `pretrained.read` returns and makes the network for other classes; a
-summary says what became of each weight. `head_of` finds the head of a network that was fine-tuned before. Nothing here
-trains or reads files.
+`imgcls-finetune` calls it. `new_head` takes what `pretrained.read` returns and makes the network for other
+classes; a summary says what became of each weight. `head_of` finds the head of a network that was fine-tuned
+before. Nothing here trains or reads files.
 """
 
 from __future__ import annotations
@@ -57,9 +57,9 @@ def new_head(pretrained: Pretrained, config: NetworkConfig, *, layer: str = "", 
     """Return the network with its weights, and a head of config.num_classes initialised from `seed`.
 
     It takes images of config.image_shape. `layer` names the layer whose output goes into the head (MXNet's
-    --layer-before-fullc); without it, the layer before the last fully connected one. Raises UsageError for a layer
-    that is not there, where it is not clear which one it is, or for a shape that the network cannot take; DataError
-    for weights that do not fit the network.
+    --layer-before-fullc); without it, the layer before the last fully connected one. Raises UsageError for a
+    layer that is not there, where it is not clear which one it is, or for a shape that the network cannot
+    take; DataError for weights that do not fit the network.
     """
     if isinstance(pretrained.network, NetworkConfig):
         if layer:
@@ -77,8 +77,8 @@ def new_head(pretrained: Pretrained, config: NetworkConfig, *, layer: str = "", 
 def find_cut(symbol: Symbol, layer: str, path: object) -> tuple[NodeOutput, str]:
     """Return the output that goes into the new head, and a note for the user, or "".
 
-    It is that of `layer` or, without one, what goes into the last fully connected layer. `path` is what errors call
-    the symbol; UsageError as `new_head` says.
+    It is that of `layer` or, without one, what goes into the last fully connected layer. `path` is what
+    errors call the symbol; UsageError as `new_head` says.
     """
     if not layer:
         try:
@@ -118,8 +118,8 @@ def _cut_behind(symbol: Symbol, layer: str, automatic: NodeOutput | None, path: 
 def head_of(model: nn.Module, config: NetworkConfig) -> list[str]:
     """Return the parameters of the last layer, by their keys in the state_dict.
 
-    `model` is what `new_head` returned, or was saved and read since; `config` are its settings where no symbol
-    expresses it.
+    `model` is what `new_head` returned, or was saved and read since; `config` are its settings where no
+    symbol expresses it.
     """
     if not isinstance(model, fx.GraphModule):
         return head_keys(config)
@@ -150,8 +150,8 @@ def _group(name: str) -> str:
 def _find_classifier_input(symbol: Symbol, path: object) -> tuple[NodeOutput | None, list[str]]:
     """Return what goes into the classifier, or None and the layers that it could be, the last first.
 
-    Walks back from the logits. The classifier is a fully connected layer, or a 1x1 convolution of a single pixel,
-    with nothing but passing operators behind it.
+    Walks back from the logits. The classifier is a fully connected layer, or a 1x1 convolution of a single
+    pixel, with nothing but passing operators behind it.
     """
     _, entry = graph.find_logits(symbol, path)
     node = symbol.nodes[entry.node]
@@ -186,7 +186,8 @@ def _load_body(pretrained: Pretrained, symbol: Symbol, cut: NodeOutput, shape: S
         return graph.from_symbol(body, pretrained.arrays, input_shape=tuple(shape), path=path,
                                  symbol_path=pretrained.symbol_path)
     except DataError as error:
-        # Is it the user's image shape or the file that does not fit? Without a shape only the file can be wrong.
+        # Is it the user's image shape or the file that does not fit? Without a shape only the file can be
+        # wrong.
         try:
             graph.from_symbol(body, pretrained.arrays, path=path)
         except DataError:

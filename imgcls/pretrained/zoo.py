@@ -15,7 +15,8 @@ from imgcls.pretrained.reference import PretrainedRef
 from imgcls.storage import download, folders
 from imgcls.training import checkpoint
 
-#: where MXNet kept them; the server is gone, and IMGCLS_MIRROR is asked for the same paths (models/imagenet/...)
+#: where MXNet kept them; the server is gone, and IMGCLS_MIRROR is asked for the same paths
+#: (models/imagenet/...)
 BASE_URL = "http://data.mxnet.io/"
 #: what the zoo's residual networks were trained with: they normalise the image themselves
 _RAW: dict[str, Any] = {"image_shape": (3, 224, 224), "mean": (0.0, 0.0, 0.0), "std": (1.0,), "val_resize": 256}
@@ -74,8 +75,8 @@ def short_names() -> list[str]:
 def download_model(name: str, epoch: str) -> PretrainedRef:
     """Download the files of the zoo's network `name` into models/ of the cache, if they are not there.
 
-    They come from IMGCLS_MIRROR or the old host. `epoch` is "auto" or a number: the zoo has one epoch of each network,
-    which 0 means as well. Raises UsageError for any other, RunError where the files cannot be had.
+    They come from IMGCLS_MIRROR or the old host. `epoch` is "auto" or a number: the zoo has one epoch of each
+    network, which 0 means as well. Raises UsageError for any other, RunError where the files cannot be had.
     """
     model = ZOO[name]
     if epoch.lower() != "auto" and checkpoint.parse_epoch(epoch) not in (0, model.epoch):
