@@ -10,8 +10,6 @@ apart, the hard part, it leaves to its caller.
 from __future__ import annotations
 
 import errno
-import random
-import time
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -51,29 +49,31 @@ def retry(call: Callable[[], T], url: str, action: str, *, writing: bool = False
     FileNotFoundError (with the URL for its name) and NotADirectoryError come through. Else what the store
     refuses is a DataError, and all other trouble, or when `writing`, a RunError: "URL: cannot `action`: ...".
     """
-    for attempt in range(ATTEMPTS):
-        try:
-            return call()
-        except FileNotFoundError as error:
-            # An answer, no trouble. Drivers name the file in words of their own; here it is the URL.
-            raise FileNotFoundError(errno.ENOENT, "no such file", url) from error
-        except NotADirectoryError:
-            raise
-        except Exception as error:  # whatever a driver raises becomes one line
-            is_permanent = not is_transient(error)
-            if is_permanent or attempt + 1 == ATTEMPTS:
-                times = "" if is_permanent else f" ({attempt + 1} times tried)"
-                text = f"cannot {action}: {describe(error)}{times}"
-                if writing or times:  # not the fault of what is there: no damaged sample to be left out
-                    raise RunError(f"{url}: {text}") from error
-                raise DataError(url, text) from error
-        # The random part keeps the workers of a job from knocking all at once.
-        time.sleep(min(PAUSE_S * 2 ** attempt, LONGEST_PAUSE_S) * random.uniform(0.5, 1.0))
-    raise AssertionError("not reached")
+    import tenacity  # here, since it takes 0.1 s and only URLs are retried
+
+    # The random part keeps the workers of a job from knocking all at once.
+    attempts = tenacity.Retrying(
+        stop=tenacity.stop_after_attempt(ATTEMPTS), retry=tenacity.retry_if_exception(is_transient), reraise=True,
+        wait=tenacity.wait_exponential(PAUSE_S, LONGEST_PAUSE_S) + tenacity.wait_random(0, PAUSE_S / 2))
+    try:
+        return attempts(call)
+    except FileNotFoundError as error:
+        # An answer, no trouble. Drivers name the file in words of their own; here it is the URL.
+        raise FileNotFoundError(errno.ENOENT, "no such file", url) from error
+    except NotADirectoryError:
+        raise
+    except Exception as error:  # whatever a driver raises: it is told in one line, not as a stack trace
+        times = f" ({ATTEMPTS} times tried)" if is_transient(error) else ""
+        text = f"cannot {action}: {describe(error)}{times}"
+        if writing or times:  # not the fault of what is there: no damaged sample to be left out
+            raise RunError(f"{url}: {text}") from error
+        raise DataError(url, text) from error
 
 
-def is_transient(error: Exception) -> bool:
+def is_transient(error: BaseException) -> bool:
     """Return whether the same request may succeed later."""
+    if isinstance(error, (FileNotFoundError, NotADirectoryError)) or not isinstance(error, Exception):
+        return False
     # s3fs turns botocore's errors into OSErrors; what S3 said is in their cause
     response = getattr(error.__cause__, "response", None) or {}
     if isinstance(response, dict) and str(response.get("Error", {}).get("Code")) in _TRANSIENT_S3_CODES:
