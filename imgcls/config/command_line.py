@@ -55,9 +55,11 @@ def parse(argv: Sequence[str], *sections: type, prog: str, usage: str, examples:
     `--help` prints the help screen and leaves with status 0. `hint` ends the message about a word that is not
     known.
     """
+    # help comes last on the screen, where people look when the rest has gone by
     groups = [*sections, HelpFlag]
     fields = {name: field for section in groups for name, field in flags_of(section).items()}
     texts = read(argv, fields, prog=prog, hint=hint, takes_prefixes=takes_prefixes)
+    # before anything is found missing: who asks for help has not got that far
     if texts.get("help"):
         titled = [(group.__doc__, flags_of(group)) for group in groups]
         print(help_screen(f"{prog} {usage}", examples, titled, notes), end="")
@@ -70,6 +72,7 @@ def _check_required(fields: Mapping[str, Field[Any]], texts: Mapping[str, Any], 
     """UsageError that names the settings without a default that the words do not hold."""
     missing = [field for name, field in fields.items() if field.default is MISSING and name not in texts]
     if missing:
+        # -n/--num-workers, as argparse wrote it
         names = [f"{spelled(field)}/{long_flag(field.name)}" if field.metadata["short"] else spelled(field)
                  for field in missing]
         raise UsageError(f"the following arguments are required: {', '.join(names)}{hint}")
@@ -87,6 +90,7 @@ def read(argv: Sequence[str], fields: Mapping[str, Field[Any]], *, prog: str, hi
     try:
         reader.read(argv, prog)
     except UsageError as error:
+        # the message is kept as it is: whoever prints it spells the settings in it
         raise UsageError(error.message + hint) from None
     return reader.texts
 
@@ -130,6 +134,7 @@ class _Reader:
         for field in fields.values():
             if not field.metadata["is_positional"]:
                 others = (field.metadata["short"], field.metadata["negation"], *field.metadata["aliases"])
+                # all spellings share the field, and so what it takes and when it came
                 self._fields |= dict.fromkeys([long_flag(field.name), *filter(None, others)], field)
 
     def read(self, argv: Sequence[str], prog: str) -> None:
@@ -140,6 +145,7 @@ class _Reader:
         takes_rest = any(field.metadata["takes"] == "rest" for field in self._positionals)
         while words:
             word = words[0]
+            # -- would say that what follows is no flag: here nothing else is allowed
             if word == "--" and not self._positionals:
                 raise UsageError(f"{' '.join(list(words)[1:]) or '--'}: {prog} takes flags only")
             if word == "--" or (takes_rest and not _is_flag(word)):
@@ -159,6 +165,7 @@ class _Reader:
     def take_flag(self, words: deque[str]) -> str:
         """Take a flag and its value off the words; return the setting."""
         word = words.popleft()
+        # only the first =: --env NAME=VALUE and --env=NAME=VALUE mean the same
         name, equals, text = word.partition("=")
         if word.startswith("--"):
             spelling = self._complete(name.replace("_", "-"))  # MXNet's scripts wrote --image_shape, too
@@ -204,6 +211,7 @@ class _Reader:
         """Return the one flag that begins with `name`; UsageError where there is none or more than one."""
         if name in self._fields:
             return name
+        # one match among MXNet's flags settles it, however many of ours begin so too
         for generation in _GENERATIONS if self._takes_prefixes else ():
             matches = [spelling for spelling, field in self._fields.items()
                        if field.metadata["since"] in generation and spelling.startswith(name)]
@@ -217,6 +225,7 @@ class _Reader:
     def _place(self, loose: list[str]) -> list[str]:
         """Give the loose words to the positional settings in turn; return those that are too many."""
         for field in self._positionals:
+            # nothing may follow a setting that takes all there is left
             takes_all = field.metadata["takes"] != "value"
             taken = loose if takes_all else loose[:1]
             if taken:

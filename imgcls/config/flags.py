@@ -83,6 +83,7 @@ class FlagSpelling:
 
 def flag_spelling(*sections: type) -> FlagSpelling:
     """Return the spelling of a command with these sections; of one name in two, the later section's holds."""
+    # a section of the command's own may have a setting that shared ones have too, with other flags
     fields = [field for section in sections for field in flags_of(section).values()]
     return FlagSpelling({field.name: spelled(field) for field in fields})
 
@@ -112,10 +113,12 @@ def convert(field: Field[Any], value: Any) -> Any:
 def _check(field: Field[Any], name: str, value: Any, typed: Any) -> None:
     """UsageError for a value of the right type that is not among the choices or out of bounds."""
     choices = field.metadata["choices"]
+    # compared after the conversion: 01 is 1
     if choices and typed not in choices:
         if isinstance(typed, str):
             raise unknown(name, str(value), choices)  # guesses what was meant
         raise UsageError(f"{name} {show(typed)}: must be one of {', '.join(map(show, choices))}")
+    # a bound from above alone is nothing that a setting has needed
     minimum, maximum = field.metadata["minimum"], field.metadata["maximum"]
     if minimum is None or not isinstance(typed, (int, float)):
         return
@@ -195,6 +198,7 @@ def _to_texts(value: Any) -> tuple[str, ...]:
 
 
 _CONVERTERS = {
+    # a type that is not here is a KeyError of ours, at the first use in any test
     "int": _to_integer, "float": _to_number, "str": _to_text, "bool": to_boolean,
     "tuple[int, ...]": _to_integers, "tuple[float, ...]": _to_numbers, "tuple[str, ...]": _to_texts}
 _KINDS = {

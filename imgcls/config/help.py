@@ -30,6 +30,7 @@ def help_screen(usage: str, examples: str, groups: Iterable[tuple[str | None, Ma
 def _help_lines(field: Field[Any], default: Any) -> list[str]:
     """Return the lines of one flag: how it is written, what it does, and its default where that is worth a
     word."""
+    # a default that is nothing, or off, tells nobody anything
     text = field.metadata["help"]
     if field.metadata["later"]:
         text += " (not yet)"
@@ -40,6 +41,7 @@ def _help_lines(field: Field[Any], default: Any) -> list[str]:
 
 def _usage(field: Field[Any]) -> str:
     metadata = field.metadata
+    # {a,b} as argparse writes it: nothing else is accepted
     choices = "{" + show(metadata["choices"]) + "}" if metadata["choices"] else ""
     kind = str(field.type).removesuffix(" | None")
     metavar = choices or metadata["metavar"] or _METAVARS.get(kind, "TEXT")
@@ -52,8 +54,10 @@ def _usage(field: Field[Any]) -> str:
 
 
 def _columns(left: str, right: str) -> list[str]:
+    # lines of 114 are still read with ease; below 80 the columns would be too narrow
     room = min(max(shutil.get_terminal_size((114, 24)).columns, 80), 114)
     wrapped = textwrap.wrap(right, room - _COLUMN)
+    # at least two blanks between the columns
     first = [f"  {left}"] if len(left) > _COLUMN - 4 else []
     lines = [f"{'' if first else '  ' + left:<{_COLUMN}}{wrapped[0]}"]
     return first + lines + [" " * _COLUMN + line for line in wrapped[1:]]

@@ -113,6 +113,7 @@ def parse(argv: Sequence[str], *, prog: str, examples: str, dataset: str = "mnis
     set's. Raises UsageError for whatever is wrong; `--help` and `--print-config` print and leave with 0.
     """
     fields = _fields_of(own, used)
+    # every layer is text or YAML's types here: `build` converts, so that a mistake reads alike from anywhere
     texts = command_line.read(argv, fields | flags_of(FileFlags), prog=prog)
     raw: dict[str, Any] = {}
     explicit: dict[str, str] = {}
@@ -126,6 +127,7 @@ def parse(argv: Sequence[str], *, prog: str, examples: str, dataset: str = "mnis
     dataset = str(raw.get("dataset", "imagenet" if names_files else dataset))
     module = lookup.module("datasets", dataset, "`dataset`")
     defaults = {**module.DEFAULTS, **(defaults or {}), "dataset": dataset}
+    # the defaults shown are those of the data set on the command line
     if texts.get("help"):
         _print_help(prog, examples, defaults, own, fields)
         raise SystemExit(0)
@@ -133,6 +135,7 @@ def parse(argv: Sequence[str], *, prog: str, examples: str, dataset: str = "mnis
     if texts.get("print_config"):
         print(dump(config, own, fields), end="")
         raise SystemExit(0)
+    # `build` cannot know that there was a command line
     return dataclasses.replace(config, spelling=spelling_of(own))
 
 
@@ -150,6 +153,7 @@ def _layers(texts: Mapping[str, Any],
             if name not in fields and name not in FIELDS:
                 raise unknown(f"`config` {path}: key", name, fields)
         yield f"--config {path}", settings
+    # IMGCLS_* above files: they are how a job or a container differs from others with the same file
     yield "the environment", _environment(fields)
     yield "the command line", texts
 
@@ -158,6 +162,7 @@ def _environment(fields: Mapping[str, Any]) -> dict[str, str]:
     """Return the settings among the environment variables: IMGCLS_LR is --lr."""
     settings = {}
     for variable, text in os.environ.items():
+        # a typing error here would go unnoticed for ever: an unknown IMGCLS_ name is refused
         if not variable.startswith("IMGCLS_") or variable in OTHER_VARIABLES:
             continue
         name = variable.removeprefix("IMGCLS_").lower()
@@ -173,6 +178,7 @@ def build(defaults: Mapping[str, Any], raw: Mapping[str, Any], explicit: Mapping
 
     A value that does not fit its field, or whose feature is not there yet, is a UsageError that names it.
     """
+    # from Python all settings are the user's; a command says where each came from
     explicit = dict.fromkeys(raw, "an argument") if explicit is None else explicit
     fields = _fields_of(own)
     for name in raw:
@@ -200,6 +206,7 @@ def _section(section: type, values: Mapping[str, Any], explicit: Mapping[str, st
     typed = {name: convert(field, values[name]) for name, field in fields.items() if name in values}
     for name, value in typed.items():
         later = fields[name].metadata["later"]
+        # a file that --print-config wrote holds these too, at their defaults
         if later and name in explicit and value != fields[name].default:
             raise UsageError(f"`{name}` {show(value)}: {later}")
         if name in NETWORK_FILES and value:
@@ -248,6 +255,7 @@ def dataset_module(config: Config) -> ModuleType:
 
 def _fields_of(own: type | None, used: Sequence[str] = ()) -> dict[str, Field[Any]]:
     """Return the flags of a command: its own, and the shared ones (those in `used`, or all)."""
+    # the command's own come first, and hide shared ones of the same name (load_epoch of imgcls-finetune)
     fields = flags_of(own) if own else {}
     return fields | {name: field for name, field in FIELDS.items()
                      if (not used or name in used) and name not in fields}
