@@ -18,6 +18,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args[:1] == ["--version"]:
         print(f"imgcls {__version__}")
         return 0
+    # no command is a question, and no mistake
     if not args or args[0] in ("-h", "--help"):
         print(_overview())
         return 0
@@ -30,6 +31,7 @@ def _overview() -> str:
     for name in lookup.names("cli"):
         # read and not imported: a command brings numpy or more along
         source = (Path(__file__).parent / f"{name.replace('-', '_')}.py").read_text(encoding="utf-8")
+        # the first paragraph of a file is one sentence about what the command does
         first = (ast.get_docstring(ast.parse(source)) or "").split("\n\n")[0].replace("\n", " ")
         lines.append(f"  {name:<14}{first}")
     lines += ["", "imgcls <command> --help tells more; imgcls-<command> is the same command."]

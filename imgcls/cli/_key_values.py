@@ -15,6 +15,7 @@ from imgcls.errors import UsageError, unknown
 class KeyValues:
     """The keys of MXNet's tools/im2rec.cc with its defaults."""
 
+    # whole numbers, 0 and 1 for the switches, as the C++ tool has them
     resize: int = flag(-1, "pixels of the short edge; -1: as it is")
     label_width: int = flag(1, "labels of a line", minimum=1, maximum=100_000)
     pack_label: int = flag(0, "store all labels of a line")

@@ -28,6 +28,7 @@ def in_background(function: Callable[..., T], *arguments: Any) -> Callable[[], T
 
     For reading data while torch is loaded. The thread does not keep the program alive.
     """
+    # room for one result: the thread never waits for whoever asks
     box: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
 
     def work() -> None:
@@ -60,6 +61,7 @@ def loading_torch() -> Iterator[None]:
     try:
         yield
     finally:
+        # what is there now is not looked at again, at the end of the program neither
         gc.freeze()
         gc.enable()
 
@@ -155,11 +157,13 @@ def _print_error(error: ImgclsError, name: str, own: Sequence[type]) -> None:
     # an error of torch inside ours may have several lines, and whoever reads a log wants one
     line = "; ".join(part.strip() for part in message.splitlines() if part.strip()).replace(":;", ":")
     rank = os.environ.get("RANK", "0")
+    # torch's variables: set by our agent, by torchrun and by every launcher alike
     is_one_of_several = os.environ.get("WORLD_SIZE", "1") != "1"
     if path := os.environ.get("TORCHELASTIC_ERROR_FILE"):
         _write_error_file(path, line, error)
     if is_one_of_several and rank != "0" and isinstance(error, (Stopped, UsageError)):
         return
+    # our agent reads the file and prints one line for all its processes
     if AGENT_VARIABLE in os.environ:
         return
     if is_one_of_several and rank != "0" and not line.startswith("rank "):

@@ -31,9 +31,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _start(argv: Sequence[str]) -> int:
     (args,) = parse(argv, ConvertMeanConfig, prog=NAME, usage="MEAN.binaryproto OUT.nd", examples=EXAMPLES)
+    # somebody who converts has a folder full of Caffe's files: another one is named as what it is
     caffe.refuse_model("MEAN", args.mean)
     image = caffe.load_mean(args.mean)
     params.save(args.out, {"mean_image": image})  # the name under which MXNet's convert_mean.py saves it
+    # --rgb-mean with the means of the channels needs no file
     print(f"{args.out}: {'x'.join(map(str, image.shape))}, --rgb-mean "
           f"{','.join(f'{mean:.3f}' for mean in image.mean((1, 2), dtype=float))}")
     return 0

@@ -113,6 +113,7 @@ def _start(argv: Sequence[str]) -> int:
         return 0
     if os.path.isfile(paths.root):
         return _make_seekable(paths, flags)
+    # im2rec.py's own order: lists are packed where there are some, and made where there are none
     return _pack_lists(paths, list_config, flags)
 
 
@@ -121,6 +122,7 @@ def parse(argv: Sequence[str]) -> tuple[PathConfig, ListConfig, PackFlags]:
     paths, list_config, flags = command_line.parse(
         argv, PathConfig, ListConfig, PackFlags, prog=NAME, usage="[flags] PREFIX ROOT", examples=EXAMPLES,
         notes=NOTES, hint="; imgcls-im2rec --help shows examples")
+    # in full, as im2rec.py prints them
     paths = PathConfig(os.path.abspath(to_local_path(paths.prefix, "PREFIX")),
                        os.path.abspath(to_local_path(paths.root, "ROOT")))
     # png, .PNG and jpeg are common mistakes, and clear
@@ -131,11 +133,13 @@ def parse(argv: Sequence[str]) -> tuple[PathConfig, ListConfig, PackFlags]:
     lowest = 0 if encoding == ".png" else 1
     if not lowest <= flags.quality <= 100:
         raise UsageError(f"`quality` {flags.quality}: must be between {lowest} and 100")
+    # decimal fractions may add up to a little more than 1
     train_ratio, test_ratio = list_config.train_ratio, list_config.test_ratio
     if train_ratio < 1 and train_ratio + test_ratio > 1.000001:
         raise UsageError(f"`train_ratio` {train_ratio} and `test_ratio` {test_ratio} make over 1")
     if flags.seekable and encoding != ".jpg":
         raise UsageError("`seekable` is for JPEG: `encoding` .png has no such thing")
+    # without it cv2 writes restart markers itself, while it encodes
     if flags.seekable and (flags.pass_through or os.path.isfile(paths.root)) and not shutil.which("jpegtran"):
         raise UsageError("`seekable` without encoding anew needs the program jpegtran (of libjpeg-turbo) in "
                          "the PATH")
@@ -154,6 +158,7 @@ def _make_lists(paths: PathConfig, config: ListConfig) -> list[Path]:
         elif deeper.entries:
             _print_note(f"{paths.root} itself holds no image: its sub-folders are taken, as with --recursive")
             images = deeper
+    # names that a list cannot hold
     _print_problems(images, "")
     if not images.entries:
         message = f"{paths.root} holds no image ({' '.join(config.exts)})"
@@ -177,6 +182,7 @@ def _pack_lists(paths: PathConfig, list_config: ListConfig, flags: PackFlags) ->
         pass_through=flags.pass_through, resize=flags.resize, center_crop=flags.center_crop,
         color=flags.color, quality=flags.quality, encoding=flags.encoding, pack_label=flags.pack_label,
         seekable=flags.seekable, num_threads=flags.num_thread or _num_cores())
+    # every list that begins so, as MXNet: one command packs train and val
     list_paths = listing.find_lists(paths.prefix)
     if not list_paths and os.path.isdir(paths.prefix):
         raise UsageError(f"PREFIX {paths.prefix}: no .lst in this folder; to pack ROOT, give a name in it")
@@ -206,6 +212,7 @@ def _make_seekable(paths: PathConfig, flags: PackFlags) -> int:
     target = paths.prefix + ".rec"
     check_writable(target, "PREFIX")
     start = time.perf_counter()
+    # counted first, for the time that is left: a pass over the framing, not over the images
     with _progress(len(RecordReader(paths.root)), Path(target).name) as progress:
         result = make_seekable(paths.root, target, flags.num_thread or _num_cores(), progress=progress)
     if names := lists.class_names(paths.root):
@@ -238,6 +245,7 @@ def _pack_key_values(argv: Sequence[str]) -> int:
 def _pack_list(images: Listing, root: str, target: str, stem: str, config: PackConfig, *,
                join: bool = True) -> PackCounts:
     """Pack one list with all that stands beside it, and print how it went."""
+    # lines that are none are left out, as MXNet does, but said
     _print_problems(images, "left out: ")
     for warning in listing.rarely_meant(images.entries, target):
         _print_note(warning)
@@ -245,6 +253,7 @@ def _pack_list(images: Listing, root: str, target: str, stem: str, config: PackC
     with _progress(len(images.entries), Path(target).name) as progress:
         result = pack_list(images.entries, root, target, config, progress=progress, join=join)
     counts = outputs.write_outputs(stem, images, result)
+    # a few here, since a wrong ROOT would skip every single one
     for entry, reason in result.skipped[:_SHOWN_PROBLEMS]:
         _print_note(f"skipped {entry.path}: {reason}")
     if len(result.skipped) > _SHOWN_PROBLEMS:
@@ -259,6 +268,7 @@ def _pack_list(images: Listing, root: str, target: str, stem: str, config: PackC
 def _progress(total: int, name: str) -> Iterator[Any]:
     """Yield a function to call with the count: a bar with the time left on a terminal, MXNet's lines
     elsewhere."""
+    # off a terminal a bar would be a line for each of its states
     if sys.stderr.isatty():
         from tqdm import tqdm
 
@@ -279,6 +289,7 @@ def _progress(total: int, name: str) -> Iterator[Any]:
 
 
 def _exit_status(counts: PackCounts, *, is_strict: bool) -> int:
+    # a wrong ROOT: an empty .rec would only be noticed in training
     if not counts.records:
         raise RunError("not one image could be packed")
     return 1 if is_strict and counts.skipped else 0
@@ -292,6 +303,7 @@ def _print_problems(images: Listing, prefix: str) -> None:
 
 
 def _num_cores() -> int:
+    # a container or taskset may leave fewer than the machine has
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

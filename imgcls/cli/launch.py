@@ -98,10 +98,12 @@ def _start(argv: Sequence[str]) -> int:
     (args,) = parse(argv, LaunchConfig, prog=NAME, usage="-n N [flags] COMMAND...", examples=EXAMPLES,
                     hint=f" ({NAME}'s own flags come before the command; --help lists them)",
                     takes_prefixes=False)
+    # -n 2 "python train.py" and -n 2 python train.py are the same, as with MXNet
     command = commands.split_command(list(args.command))
     launcher = args.launcher or ("ssh" if args.hostfile else "local")
     _check(args, launcher, command)
     _print_notes(args, launcher, command)
+    # MXNet's default; here a worker starts the servers, where the kv-store has any
     num_servers = args.num_workers if args.num_servers is None else args.num_servers
     env = {"DMLC_NUM_WORKER": str(args.num_workers), "DMLC_NUM_SERVER": str(num_servers),
            **commands.passed_variables(args.env), **_role_variables(args.env_worker, "--env-worker")}
@@ -119,12 +121,14 @@ def _start(argv: Sequence[str]) -> int:
 
 def _check(args: LaunchConfig, launcher: str, command: list[str]) -> None:
     """UsageError for what no launcher can do, before anything is started."""
+    # MXNet's launcher had it: the word is known, and answered
     if launcher == "yarn":
         raise UsageError("--launcher yarn: torch has no launcher for YARN; use slurm or kubernetes, or ssh "
                          "to the nodes that YARN gives you (-H FILE)")
     if launcher == "ssh" and not args.hostfile:
         raise UsageError("--launcher ssh: needs a host file (-H FILE); leave --launcher out to run on this "
                          "machine")
+    # schedulers choose the machines themselves
     if launcher not in ("ssh", "mpi") and args.hostfile:
         raise UsageError(f"-H {args.hostfile}: is for --launcher ssh and mpi, not for {launcher}")
     if args.sync_dst_dir and launcher != "ssh":
@@ -142,6 +146,7 @@ def _check(args: LaunchConfig, launcher: str, command: list[str]) -> None:
 
 def _print_notes(args: LaunchConfig, launcher: str, command: list[str]) -> None:
     """Say once what a user of MXNet's launcher may miss."""
+    # the command may be any program: where it has no --kv-store, nothing is assumed
     store = commands.flag_value(command, "--kv-store").lower()
     if args.num_servers and "async" not in store:
         _print_note(f"-s {args.num_servers}: not needed for {store or 'this command'}, gradients are summed "
@@ -182,9 +187,11 @@ def _assign_hosts(args: LaunchConfig) -> tuple[list[HostSlots], int]:
     """Return the workers by host as --nnodes allows, and the least number of hosts."""
     listed = read_hostfile(args.hostfile)
     min_hosts, max_hosts = parse_nnodes(args.nnodes) if args.nnodes else (0, len(listed))
+    # MIN is a promise to go on with fewer, MAX one that there are so many to begin with
     if max_hosts > len(listed):
         raise UsageError(f"--nnodes {args.nnodes}: {args.hostfile} has {len(listed)} host(s)")
     assigned = assign_workers(listed[:max_hosts], args.num_workers)
+    # fewer workers than hosts is allowed, and rarely meant
     used = {slots.host.name for slots in assigned}
     unused = [host.name for host in listed if host.name not in used]
     if unused:
@@ -208,9 +215,11 @@ def _run_mpi(args: LaunchConfig, command: list[str], env: dict[str, str]) -> int
     port = str(20000 + secrets.randbelow(10000))
     env = {**env, "MASTER_ADDR": address, "MASTER_PORT": port, "DMLC_ROLE": "worker",
            "DMLC_PS_ROOT_URI": address, "DMLC_PS_ROOT_PORT": port, "DMLC_JOB_CLUSTER": "mpi"}
+    # a checkout is not installed on the other machines: they must find it where it is here
     if root := _package_root():
         env["PYTHONPATH"] = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
     resolved = commands.resolve_program(command)
+    # in place of whatever Python the command names; other programs are left alone
     if args.python and os.path.basename(command[0]) in ("python", "python3"):
         resolved[0] = args.python
     num_devices = commands.count_devices(command)
@@ -242,7 +251,9 @@ def _write_script(args: LaunchConfig, launcher: str, command: list[str], env: di
         python=python, folder=os.getcwd(), image=args.image)
     writers = {"slurm": schedulers.slurm_script, "kubernetes": schedulers.kubernetes_trainjob,
                "sge": schedulers.sge_script}
+    # nothing is submitted from here: what a cluster wants in such a script is its users' to know
     script = writers[launcher](batch)
+    # stdout is the script and nothing else, so that it can be piped
     if args.output:
         write_bytes(args.output, script.encode())
     else:

@@ -39,9 +39,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _start(argv: Sequence[str]) -> int:
     (args,) = parse(argv, IndexConfig, prog=NAME, usage="[flags] RECORD [INDEX]", examples=EXAMPLES)
     start = time.perf_counter()
+    # the index that may be there already is not believed: it is what is made anew
     reader = RecordReader(args.record, use_index=False, resync=args.resync)
+    # an index of half a file would hide that the other half is gone
     if reader.problems and not args.resync:
         raise reader.problems[0]
+    # MXNet's rec2idx.py counts; im2rec writes the ids of its list, which may be any numbers
     keys = reader.headers()["id"].tolist() if args.ids else range(len(reader))
     if args.ids and reader.header_problems():
         raise next(iter(reader.header_problems().values()))

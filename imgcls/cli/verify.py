@@ -62,6 +62,7 @@ def _verify(path: AnyPath, args: VerifyConfig) -> int:
     except DataError as error:
         print(error)
         return 1
+    # first what is wrong with the framing, then with the content of records that could be read
     problems = list(reader.problems)
     num_damaged = len(problems)
     if args.decode:
@@ -73,6 +74,7 @@ def _verify(path: AnyPath, args: VerifyConfig) -> int:
     problems += [index_problem] if index_problem else []
     if not len(reader) and not num_damaged:
         problems.append(DataError(path, "it holds no record"))
+    # on stdout: the problems are what this command is asked for
     for problem in problems[:args.max_problems]:
         print(problem)
     if len(problems) > args.max_problems:
@@ -99,6 +101,7 @@ def _bad_images(reader: RecordReader, num_threads: int) -> list[DataError]:
             return DataError(reader.path, f"record {index} {error}", offset)
         except DataError as error:
             return error
+        # decoded to the end, in colour as in training: a file that only begins well is found out
         pixels_or_reason = decode(image, 1)
         if isinstance(pixels_or_reason, str):
             return DataError(reader.path, f"record {index} (id {header.id}): {pixels_or_reason}", offset)
@@ -115,8 +118,10 @@ def _describe_labels(reader: RecordReader) -> str:
     """Return what the labels say at a glance, for the summary."""
     # flag 0 is one label in the header; otherwise it counts the labels behind it
     widths, counts = np.unique(np.maximum(1, reader.headers()["flag"]), return_counts=True)
+    # some with one label, some with boxes: a range of values would mean nothing
     if len(widths) > 1:
         return "; with " + ", ".join(f"{w} labels: {c}" for w, c in zip(widths, counts, strict=True))
+    # labels of records that are no images are NaN
     labels = reader.labels(strict=False)
     labels = np.unique(labels[~np.isnan(labels)])
     if not len(labels):

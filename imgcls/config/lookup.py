@@ -25,7 +25,7 @@ def module(package: str, name: str, setting: str) -> ModuleType:
 
     `setting` is what the name is the value of, as the message is to call it.
     """
-    # MXNet's scripts wrote both resnet-v1 and inception_bn
+    # MXNet's files are named with - and with _ (resnet-v1, alexnet_fp16)
     spelled = name.strip().lower().replace("_", "-")
     if spelled not in names(package):
         raise unknown(setting, name, names(package))

@@ -113,7 +113,7 @@ def _step_epochs(text: str) -> tuple[int, ...]:
     except ValueError:
         raise UsageError(f"`lr_step_epochs` {text!r}: must be epochs such as 30,60 or a power such as pow2"
                          ) from None
-    # MXNet's MultiFactorScheduler asserts the same
+    # MXNet's MultiFactorScheduler refuses the same
     if any(epoch <= 0 for epoch in epochs) or epochs != sorted(set(epochs)):
         raise UsageError(f"`lr_step_epochs` {text!r}: epochs must be above 0 and rising, such as 30,60")
     return tuple(epochs)

@@ -34,8 +34,10 @@ class PackCounts:
 def write_outputs(stem: str, listing: Listing, result: PackResult) -> PackCounts:
     """Write what stands beside STEM.rec, but for the stamp; return the counts."""
     problems = [str(problem) for problem in listing.problems]
+    # tab and reason: what is before the tab can be cut out and packed again
     problems += [f"{entry.path}\t{reason}" for entry, reason in result.skipped]
     _write_bad_list(stem + ".bad", problems)
+    # a list that im2rec made has them already, from all its images
     if not lists.class_names(stem + ".rec") and (names := class_names_by_folder(listing.entries)):
         lists.write_class_names(lists.classes_path(stem), names)
     return PackCounts(result.num_records, len(problems), result.size_bytes)
@@ -76,5 +78,6 @@ def read_stamp(stem: str, list_path: Path, config: PackConfig) -> PackCounts | N
 def _stamp(list_path: Path, config: PackConfig) -> dict[str, Any]:
     """Return all that the bytes of the records depend on, but for the images."""
     settings = dataclasses.asdict(config)
+    # the bytes do not depend on it
     del settings["num_threads"]  # any number of threads gives the same bytes
     return {"list_sha256": hashlib.sha256(list_path.read_bytes()).hexdigest(), "settings": settings}
