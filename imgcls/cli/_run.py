@@ -172,7 +172,7 @@ def _print_error(error: ImgclsError, name: str, own: Sequence[type]) -> None:
 
 
 def _write_error_file(path: str, line: str, error: ImgclsError) -> None:
-    """Leave the error where torch's agent looks for it, as torch.distributed.elastic's ErrorHandler does."""
+    """Leave the error where torch's agent looks for it, as its own ErrorHandler does."""
     content = {"message": line, "extraInfo": {
         "timestamp": str(int(time.time())), "exit_status": error.exit_status, "kind": type(error).__name__}}
     # without the file the agent still knows that the process failed, only not why
