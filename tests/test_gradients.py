@@ -15,7 +15,16 @@ import torch.nn.functional as F
 from conftest import mxnet_file, run_workers
 from torch import Tensor, nn
 
-from imgcls.distributed import data_parallel
+from imgcls.distributed.compression import (
+    POWERSGD_START,
+    ResidualBuffer,
+    check_compression,
+    compression_notes,
+    pack,
+    take_signs,
+    unpack,
+)
+from imgcls.distributed.data_parallel import data_parallel
 from imgcls.errors import UsageError
 
 KINDS = ("none", "fp16", "bf16", "2bit", "powersgd")
@@ -29,20 +38,20 @@ THRESHOLD = 0.5
 def test_words_are_mxnets_byte_for_byte() -> None:
     signs = torch.tensor([1, 0, -1, 1, 0, 0, 0, 0, -1, -1, 1, 1, 0, 1, 0, -1, 1, -1], dtype=torch.int8)
     # value i stands in byte i % 16 // 4, from the top: 11 is +, 10 is -, 00 is 0; the second word is padded with zeros
-    assert data_parallel.pack(signs).tolist() == [0b11001011, 0b00000000, 0b10101111, 0b00110010, 0b11100000, 0, 0, 0]
+    assert pack(signs).tolist() == [0b11001011, 0b00000000, 0b10101111, 0b00110010, 0b11100000, 0, 0, 0]
 
 
 def test_packing_is_undone() -> None:
     signs = torch.randint(-1, 2, (3, 1003), dtype=torch.int8)
-    packed = torch.stack([data_parallel.pack(row) for row in signs])
+    packed = torch.stack([pack(row) for row in signs])
     assert packed.shape == (3, 252)
-    assert torch.equal(data_parallel.unpack(packed, 1003), signs)
+    assert torch.equal(unpack(packed, 1003), signs)
 
 
-def test_thresholds_are_inclusive_and_the_rest_is_kept() -> None:
-    rest = torch.tensor([0.5, 0.49, -0.5, -0.49, 1.75, -2.0, 0.0])
-    assert data_parallel.take_signs(rest, 0.5).tolist() == [1, 0, -1, 0, 1, -1, 0]
-    assert torch.equal(rest, torch.tensor([0.0, 0.49, 0.0, -0.49, 1.25, -1.5, 0.0]))
+def test_thresholds_are_inclusive_and_the_difference_is_kept() -> None:
+    residual = torch.tensor([0.5, 0.49, -0.5, -0.49, 1.75, -2.0, 0.0])
+    assert take_signs(residual, 0.5).tolist() == [1, 0, -1, 0, 1, -1, 0]
+    assert torch.equal(residual, torch.tensor([0.0, 0.49, 0.0, -0.49, 1.25, -1.5, 0.0]))
 
 
 def test_pushes_as_recorded_from_mxnet() -> None:
@@ -51,12 +60,12 @@ def test_pushes_as_recorded_from_mxnet() -> None:
     for case in recorded:
         if "pulled_after_each" not in case or case["kvstore"] == "local":
             continue
-        rests = [torch.zeros(len(values)) for values in case["pushes"][0]]
+        residuals = [torch.zeros(len(values)) for values in case["pushes"][0]]
         for pushed, pulled in zip(case["pushes"], case["pulled_after_each"], strict=True):
             total = torch.zeros(len(pulled))
-            for rest, values in zip(rests, pushed, strict=True):
-                signs = data_parallel.take_signs(rest.add_(torch.tensor(values)), case["threshold"])
-                total += data_parallel.unpack(data_parallel.pack(signs), len(values)) * case["threshold"]
+            for residual, values in zip(residuals, pushed, strict=True):
+                signs = take_signs(residual.add_(torch.tensor(values)), case["threshold"])
+                total += unpack(pack(signs), len(values)) * case["threshold"]
             assert total.tolist() == pulled, case["note"]
             compared += 1
     assert compared
@@ -65,19 +74,19 @@ def test_pushes_as_recorded_from_mxnet() -> None:
 @pytest.mark.parametrize("threshold", [0.0, -0.5, float("nan"), float("inf")])
 def test_a_threshold_that_cannot_work_is_refused(threshold: float) -> None:
     with pytest.raises(UsageError, match=r"gc_threshold .*must be above 0"):
-        data_parallel.check("2bit", threshold)
-    data_parallel.check("fp16", threshold)  # not asked there
+        check_compression("2bit", threshold)
+    check_compression("fp16", threshold)  # not asked there
 
 
 def test_scaled_gradients_are_refused() -> None:
     with pytest.raises(UsageError, match="gc_type 2bit with dtype float16"):
-        data_parallel.check("2bit", 0.5, "float16")
+        check_compression("2bit", 0.5, "float16")
 
 
 def test_many_processes_are_warned_of_2bit() -> None:
-    assert len(data_parallel._notes("2bit", 17)) == 2
-    assert len(data_parallel._notes("2bit", 16)) == len(data_parallel._notes("bf16", 17)) == 1
-    assert data_parallel._notes("none", 99) == ()
+    assert len(compression_notes("2bit", 17)) == 2
+    assert len(compression_notes("2bit", 16)) == len(compression_notes("bf16", 17)) == 1
+    assert compression_notes("none", 99) == ()
 
 
 class Bucket:
@@ -93,14 +102,14 @@ class Bucket:
         return self._buffer
 
 
-def test_rests_follow_their_parameters_into_other_buckets() -> None:
-    one, two, three = (nn.Parameter(torch.zeros(n)) for n in (2, 3, 4))
-    rests: Any = data_parallel.ResidualBuffer()
-    rests.of(Bucket([one, two], 0.0)).copy_(torch.tensor([1., 1, 2, 2, 2]))
-    rests.of(Bucket([three], 0.0)).fill_(3.0)
-    assert rests.of(Bucket([three, two], 0.0)).tolist() == [3, 3, 3, 3, 2, 2, 2]
-    assert rests.of(Bucket([one], 0.0)).tolist() == [1, 1]
-    assert rests.of(Bucket([three, two], 0.0)).tolist() == [3, 3, 3, 3, 2, 2, 2]
+def test_residuals_follow_their_parameters_into_other_buckets() -> None:
+    first, second, third = (nn.Parameter(torch.zeros(n)) for n in (2, 3, 4))
+    residuals: Any = ResidualBuffer()
+    residuals.for_bucket(Bucket([first, second], 0.0)).copy_(torch.tensor([1., 1, 2, 2, 2]))
+    residuals.for_bucket(Bucket([third], 0.0)).fill_(3.0)
+    assert residuals.for_bucket(Bucket([third, second], 0.0)).tolist() == [3, 3, 3, 3, 2, 2, 2]
+    assert residuals.for_bucket(Bucket([first], 0.0)).tolist() == [1, 1]
+    assert residuals.for_bucket(Bucket([third, second], 0.0)).tolist() == [3, 3, 3, 3, 2, 2, 2]
 
 
 # ---- two processes
@@ -149,16 +158,17 @@ def test_what_rounding_lost_comes_later(both: Found, kind: str) -> None:
 
 def test_two_bits_by_mxnets_rule(both: Found) -> None:
     threshold = THRESHOLD / COUNT
-    rests = [torch.zeros(64, 8) for _ in range(2)]
+    residuals = [torch.zeros(64, 8) for _ in range(2)]
     for received in both[0]["2bit"]["sums"]:
         wanted = torch.zeros(64, 8)
-        for rank, rest in enumerate(rests):
-            rest += constant(rank)
-            up, down = rest >= threshold, rest <= -threshold
+        for rank, residual in enumerate(residuals):
+            residual += constant(rank)
+            up = residual >= threshold
+            down = residual <= -threshold
             wanted[up] += threshold
             wanted[down] -= threshold
-            rest[up] -= threshold
-            rest[down] += threshold
+            residual[up] -= threshold
+            residual[down] += threshold
         torch.testing.assert_close(received, wanted, rtol=1e-6, atol=0)
     assert both[0]["2bit"]["sums"][0].count_nonzero() > 20
 
@@ -228,13 +238,13 @@ def worker(rank: int, folder: Path) -> None:
         options: dict[str, Any] = {"device": torch.device("cpu"), "gc_type": kind, "gc_threshold": THRESHOLD,
                                    "batch_per_device": BATCH}
         model = network()
-        wrapped = data_parallel.data_parallel(model, **options)
+        wrapped = data_parallel(model, **options)
         found.setdefault("loaded", {"dynamo": "torch._dynamo" in sys.modules})  # the optimizer below does load it
         weights, losses = train(model, wrapped, [rank])
         known = Constant()
-        called = data_parallel.data_parallel(known, **options)
+        called = data_parallel(known, **options)
         sums = []
-        for _step in range(data_parallel.POWERSGD_START + 4 if kind == "powersgd" else 8):
+        for _step in range(POWERSGD_START + 4 if kind == "powersgd" else 8):
             known.weight.grad = None
             called(constant(rank) * (rank == 0 or kind not in ("fp16", "bf16"))).backward()
             assert known.weight.grad is not None

@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -24,10 +23,13 @@ from conftest import ROOT, run_workers
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from imgcls.distributed.parameter_server import client, server
-from imgcls.distributed.parameter_server.client import ParameterServerClient
+from imgcls.distributed.parameter_server.client import ParameterServerClient, momentum_advice
+from imgcls.distributed.parameter_server.connections import ServerConnections
+from imgcls.distributed.parameter_server.flat_parameters import FlatParameters, view_like
+from imgcls.distributed.parameter_server.protocol import Request, gloo_reason, make_header, to_tensor
+from imgcls.distributed.parameter_server.server import Server, optimizer_class
 from imgcls.distributed.process_group import LostContact
-from imgcls.errors import UsageError
+from imgcls.errors import RunError, UsageError
 from imgcls.formats import idx
 from imgcls.optim import optimizers
 from imgcls.training import checkpoint
@@ -152,14 +154,12 @@ def test_a_worker_that_is_told_to_stop_ends_all_and_the_position_is_saved(tmp_pa
 
 
 def test_parameters_are_shared_evenly_by_bytes() -> None:
-    side: Any = object.__new__(ParameterServerClient)
-    side._parameters, side.num_servers = list(network().parameters()), 3
-    side._weights = torch.zeros(sum(p.numel() for p in side._parameters))
-    pieces = [side._pieces(index) for index in range(3)]
-    sizes = [sum(end - begin for _which, begin, end in part) for part in pieces]
+    flat = FlatParameters(list(network().parameters()), num_servers=3)
+    pieces = [flat.pieces(server) for server in range(3)]
+    sizes = [sum(end - begin for _index, begin, end in part) for part in pieces]
     assert max(sizes) - min(sizes) <= 1
-    assert sum(sizes) == side._weights.numel()
-    assert [which for part in pieces for which, _begin, _end in part] == [0, 1, 2, 2, 2, 3, 4, 5]
+    assert sum(sizes) == flat.size
+    assert [index for part in pieces for index, _begin, _end in part] == [0, 1, 2, 2, 2, 3, 4, 5]
 
 
 class Wire:
@@ -180,52 +180,50 @@ class Wire:
         pass
 
 
+def make_server(num_workers: int, lr_mult: float = 1.0) -> Server:
+    return Server(optimizer="SGD", groups=[{"lr": 0.1, "lr_mult": lr_mult}], pieces=[(0, 4)], num_workers=num_workers)
+
+
 def test_the_others_hear_that_one_was_told_to_stop() -> None:
-    one = server.Server({"optimizer": "SGD", "workers": 3, "groups": [{"lr": 0.1, "lr_mult": 1.0}],
-                         "pieces": [(0, 4)]})
-    ping, goodbye = server.header(server.PING), server.header(server.GOODBYE)
-    for told, after in ((0.0, 0.0), (3.0, 3.0), (2.0, 3.0)):
-        one.serve(Wire(server.header(server.GOODBYE, told)), 0, 1)
+    server = make_server(num_workers=3)
+    ping, goodbye = make_header(Request.PING), make_header(Request.GOODBYE)
+    for stop_request, expected in ((0.0, 0.0), (3.0, 3.0), (2.0, 3.0)):
+        server.serve(Wire(make_header(Request.GOODBYE, stop_request)), 0, 1)
         wire = Wire(ping, goodbye)
-        one.serve(wire, 1, 1)
-        assert wire.heard == [[0.0, after, 0.0, 0.0]]
+        server.serve(wire, 1, 1)
+        assert wire.heard == [[0.0, expected, 0.0, 0.0]]
 
 
 def test_a_worker_that_is_busy_says_a_word_now_and_then() -> None:
-    side: Any = object.__new__(ParameterServerClient)
-    wire = Wire(*[server.header(7)] * 1000)
-    side._groups, side._lock, side._done, side._problem = [wire], threading.Lock(), threading.Event(), None
-    side._talked, side.peer_request = time.monotonic(), 0
-    pinger = threading.Thread(target=side._ping, args=(0.02,))
-    pinger.start()
+    wire = Wire(*[make_header(7)] * 1000)
+    connections = ServerConnections([wire], rank=0)
+    connections.start_pings(0.02)
     while len(wire.heard) < 3:
         time.sleep(0.01)
-    side._done.set()
-    pinger.join()
-    assert wire.heard[0] == [server.PING, 0, 0, 0]
+    connections.say_goodbye(0)
+    assert wire.heard[0] == [Request.PING, 0, 0, 0]
 
 
 def test_what_gloo_says_is_cut_to_what_happened() -> None:
-    said = RuntimeError("[/a/b/gloo/pair.cc:561] Connection closed by peer [127.0.0.1]:37. This is typically ...")
-    assert server.brief(said) == "Connection closed by peer [127.0.0.1]:37"
+    error = RuntimeError("[/a/b/gloo/pair.cc:561] Connection closed by peer [127.0.0.1]:37. This is typically ...")
+    assert gloo_reason(error) == "Connection closed by peer [127.0.0.1]:37"
 
 
 def test_staleness_is_counted_by_update() -> None:
-    one = server.Server({"optimizer": "SGD", "workers": 2, "groups": [{"lr": 0.1, "lr_mult": 2.0}],
-                         "pieces": [(0, 4)]})
+    server = make_server(num_workers=2, lr_mult=2.0)
     content = save({"weights": torch.ones(4)})
-    push = [server.header(server.PUSH, 0.5, 0), torch.ones(4)]  # both of the first weights
-    one.serve(Wire(server.header(server.RESTORE, len(content)), server.as_bytes(content), *push,
-                   server.header(server.GOODBYE)), 0, 1)
-    wire = Wire(*push, server.header(server.STATISTICS), server.header(server.GOODBYE))
-    one.serve(wire, 1, 1)
+    push = [make_header(Request.PUSH, 0.5, 0), torch.ones(4)]  # both of the first weights
+    server.serve(Wire(make_header(Request.RESTORE, len(content)), to_tensor(content), *push,
+                      make_header(Request.GOODBYE)), 0, 1)
+    wire = Wire(*push, make_header(Request.STATISTICS), make_header(Request.GOODBYE))
+    server.serve(wire, 1, 1)
     assert wire.heard[:2] == [[2.0, 0.0, 0.0, 0.0], [-1.0, -1.0, -1.0, -1.0]]
     assert bytes(map(int, wire.heard[3])) == b'{"pushes": [1, 1], "staleness": {"0": 1, "1": 1}}'
 
 
 def test_momentum_is_warned_of() -> None:
-    assert "`lr` 0.0125" in client.advice(0.9, 0.05, 4)
-    assert client.advice(0, 0.05, 4) == client.advice(0.9, 0.05, 1) == ""
+    assert "`lr` 0.0125" in momentum_advice(0.9, 0.05, 4)
+    assert momentum_advice(0, 0.05, 4) == momentum_advice(0.9, 0.05, 1) == ""
 
 
 def test_no_server_is_refused() -> None:
@@ -234,14 +232,14 @@ def test_no_server_is_refused() -> None:
 
 
 def test_only_optimizers_are_made_by_name() -> None:
-    with pytest.raises(Exception, match="no optimizer lr_scheduler"):
-        server._optimizer_class("lr_scheduler")
+    with pytest.raises(RunError, match="no optimizer lr_scheduler"):
+        optimizer_class("lr_scheduler")
 
 
 def test_a_view_has_the_memory_order_of_its_parameter() -> None:
     weight = nn.Parameter(torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last))
     flat = torch.zeros(weight.numel())
-    view = client._like(flat, weight)
+    view = view_like(flat, weight)
     assert view.stride() == weight.stride()
     view.copy_(weight.detach())
     assert torch.equal(view, weight)
@@ -311,8 +309,8 @@ def learn_alone(name: str) -> dict[str, Any]:
         found["resumed"] = weights(model)
         side.fetch()
         found["state"] = state(model, optimizer)
-        side._children[0].kill()
-        side._children[0].wait()
+        side.children[0].kill()
+        side.children[0].wait()
         found["killed"] = said_when_lost(side)
     return found
 

@@ -1,4 +1,4 @@
-"""How a CPU is used for training: no more threads than a step is worth, and memory that stays with the process.
+"""How training uses a CPU: no more threads than a step is worth, and memory that is kept.
 
 `make_worker` and a run call this once each, before the first step. It never touches a GPU.
 """
@@ -25,9 +25,9 @@ def limit_threads(worker: Worker, flops_per_step: float) -> None:
 
     OMP_NUM_THREADS set by the user holds. The processes of one machine share its cores.
     """
-    # Threads meet several times in every layer. Where a step is short, they wait longer than they work, and where
-    # another program wants the same cores, all of them wait for the one that has to share: a small network is then
-    # tens of times slower with two threads than with one.
+    # Threads meet several times in every layer. Where a step is short, they wait longer than they work, and
+    # where another program wants the same cores, all of them wait for the one that has to share: a small
+    # network is then tens of times slower with two threads than with one.
     if worker.device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
         most = max(_initial_num_threads() // worker.local_world_size, 1)
         torch.set_num_threads(max(1, min(most, int(flops_per_step // FLOPS_PER_THREAD))))
@@ -41,8 +41,8 @@ def _initial_num_threads() -> int:
 
 def keep_freed_memory() -> None:
     """Tell glibc to keep what is freed; nothing happens with another C library."""
-    # Giving large tensors back to the system and faulting them in again at every step costs convolutional networks up
-    # to a third of their time on a CPU.
+    # Giving large tensors back to the system and faulting them in again at every step costs convolutional
+    # networks up to a third of their time on a CPU.
     if not sys.platform.startswith("linux"):
         return
     try:

@@ -1,8 +1,8 @@
 """This process among the others: its device, its rank, and what they all compute together.
 
-A Worker is asked whether or not there are others; alone it answers at once. Sums of metrics, stop requests and
-checkpoints go over a gloo group on the CPU, whatever the gradients go over. `topology` makes and joins Workers, the
-trainer asks them. Nothing here knows what is trained.
+A Worker is asked whether or not there are others; alone it answers at once. Sums of metrics, stop requests
+and checkpoints go over a gloo group on the CPU, whatever the gradients go over. `topology` makes and joins
+Workers, the trainer asks them. Nothing here knows what is trained.
 """
 
 from __future__ import annotations
@@ -24,12 +24,14 @@ from torch import Tensor
 from imgcls.distributed.rank_info import RankInfo, host_name
 from imgcls.errors import RunError, UsageError, first_line
 
-# torch's errors of this kind have no better class in all back ends: the text tells that another process is gone,
-_LOST_PEER = re.compile(r"gloo|NCCL|ncclUnhandled|Connection (closed|reset|refused)|Broken pipe|Timed out waiting|"
-                        r"recvBytes|sendBytes|TCPStore|socket|ProcessGroup", re.IGNORECASE)
+# torch's errors of this kind have no class of their own: the text tells that another process is gone,
+_LOST_PEER = re.compile(
+    r"gloo|NCCL|ncclUnhandled|Connection (closed|reset|refused)|Broken pipe|Timed out waiting|"
+    r"recvBytes|sendBytes|TCPStore|socket|ProcessGroup", re.IGNORECASE)
 # and this much of it is worth repeating to a user
-_REASON = re.compile(r"Connection (closed|reset) by peer \[[^]]*\]|Timed out waiting [^.]*|Connection refused|"
-                     r"Broken pipe", re.IGNORECASE)
+_REASON = re.compile(
+    r"Connection (closed|reset) by peer \[[^]]*\]|Timed out waiting [^.]*|Connection refused|Broken pipe",
+    re.IGNORECASE)
 
 #: set when this process meets others and never cleared: threads of gloo may outlive the process group
 _joined = threading.Event()
@@ -131,7 +133,7 @@ class Worker:
 
     @contextlib.contextmanager
     def guard(self) -> Iterator[None]:
-        """Turn torch's error about a process that is gone into a LostContact; for what talks to the others."""
+        """Turn torch's error about a process that is gone into a LostContact."""
         if self.world_size == 1:
             yield
             return
@@ -157,7 +159,7 @@ class Worker:
 
 
 def rendezvous(info: RankInfo, device: torch.device, timeout_s: float) -> int:
-    """Meet the other processes of the job and return this one's rank; LostContact when they do not come in time."""
+    """Meet the other processes and return this one's rank; LostContact when they are late."""
     _joined.set()
     for variable in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):  # MXNet's name for the network card to use
         if os.environ.get("DMLC_INTERFACE"):
@@ -182,21 +184,23 @@ def _open_store(info: RankInfo, timeout: timedelta) -> tuple[Any, int]:
     if info.file:
         return dist.FileStore(info.file, info.world_size), info.rank
     serves = info.rank == 0 and not info.is_store_served
-    store = dist.TCPStore(info.address, info.port, None, is_master=serves, timeout=timeout, wait_for_workers=False)
+    store = dist.TCPStore(info.address, info.port, None, is_master=serves, timeout=timeout,
+                          wait_for_workers=False)
     if info.rank >= 0:
         return store, info.rank
-    rank = store.add("imgcls/workers", 1) - 1  # MXNet's scheduler, too, hands out ranks in the order of arrival
+    # MXNet's scheduler, too, hands out ranks in the order of arrival
+    rank = store.add("imgcls/workers", 1) - 1
     if rank >= info.world_size:
-        raise UsageError(f"DMLC_NUM_WORKER={info.world_size}: there are more workers than that, or an earlier job "
-                         f"still uses {info.address}:{info.port}")
+        raise UsageError(f"DMLC_NUM_WORKER={info.world_size}: there are more workers than that, or an "
+                         f"earlier job still uses {info.address}:{info.port}")
     return dist.PrefixStore("imgcls", store), rank
 
 
 def serve_rendezvous(info: RankInfo, timeout_s: float) -> None:
     """Serve the store at DMLC_PS_ROOT_URI until every worker has said that it is done: MXNet's scheduler."""
     try:
-        store = dist.TCPStore(info.address, info.port, None, is_master=True, timeout=timedelta(seconds=timeout_s),
-                              wait_for_workers=False)
+        store = dist.TCPStore(info.address, info.port, None, is_master=True,
+                              timeout=timedelta(seconds=timeout_s), wait_for_workers=False)
     except RuntimeError as error:
         raise RunError(f"DMLC_PS_ROOT_URI={info.address}, DMLC_PS_ROOT_PORT={info.port}: cannot listen there "
                        f"({first_line(error)})") from error
@@ -209,5 +213,6 @@ def report_done(info: RankInfo, timeout_s: float) -> None:
     """Tell MXNet's scheduler that this worker has ended, well or not."""
     timeout = timedelta(seconds=min(timeout_s, 10))
     with contextlib.suppress(RuntimeError):
-        store = dist.TCPStore(info.address, info.port, None, is_master=False, timeout=timeout, wait_for_workers=False)
+        store = dist.TCPStore(info.address, info.port, None, is_master=False, timeout=timeout,
+                              wait_for_workers=False)
         store.add("imgcls/done", 1)

@@ -1,8 +1,8 @@
-"""This process among the others, as torchrun, mpirun, srun or MXNet's launcher describe it in its environment.
+"""This process among the others, as torchrun, mpirun, srun or MXNet's launcher describe it.
 
-`detect` knows, in this order: RANK and WORLD_SIZE (torchrun and our own agent), OMPI_COMM_WORLD_* and PMI_* (mpirun),
-SLURM_* (srun), DMLC_* (MXNet's launcher, or set by hand as MXNet's documents said). `topology` asks it before anything
-is loaded: nothing here needs torch, and nothing here connects to anybody.
+`detect` knows, in this order: RANK and WORLD_SIZE (torchrun and our own agent), OMPI_COMM_WORLD_* and PMI_*
+(mpirun), SLURM_* (srun), DMLC_* (MXNet's launcher, or set by hand as MXNet's documents said). `topology` asks
+it before anything is loaded: nothing here needs torch, and nothing here connects to anybody.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LAUNCHER_VARIABLE = "IMGCLS_LAUNCHER"
 
 @dataclass(frozen=True)
 class RankInfo:
-    """One process among `world_size`; `rank` is -1 where the store hands out the ranks (MXNet's DMLC_* variables)."""
+    """One process among `world_size`; `rank` is -1 where the store hands out the ranks (DMLC_*)."""
 
     rank: int
     world_size: int
@@ -64,8 +64,8 @@ def _read_torchrun(env: Mapping[str, str]) -> RankInfo | None:
     if rank >= world_size:
         raise UsageError(f"RANK={rank}: must be below WORLD_SIZE={world_size}")
     if "MASTER_ADDR" not in env or "MASTER_PORT" not in env:
-        raise UsageError(f"RANK={rank} is set and MASTER_ADDR or MASTER_PORT is not: set both, or start with torchrun "
-                         "or imgcls-launch")
+        raise UsageError(f"RANK={rank} is set and MASTER_ADDR or MASTER_PORT is not: set both, or start with "
+                         "torchrun or imgcls-launch")
     job = env.get("TORCHELASTIC_RUN_ID", "")
     return RankInfo(
         rank, world_size,
@@ -86,8 +86,10 @@ def _read_mpi(env: Mapping[str, str]) -> RankInfo | None:
         if rank in env and size in env:
             world_size = _number(env, size, 1)
             local_world_size = _number(env, local_size, 1, world_size)
-            info = RankInfo(_number(env, rank), world_size,
-                            _number(env, local_rank, 0, _number(env, rank) % local_world_size), local_world_size)
+            # without a local rank of its own, a process takes the one of hosts filled one after the other
+            default = _number(env, rank) % local_world_size
+            info = RankInfo(_number(env, rank), world_size, local_rank=_number(env, local_rank, 0, default),
+                            local_world_size=local_world_size)
             return _with_meeting_point(env, info, "mpirun", env.get("PMIX_NAMESPACE", ""))
     return None
 
@@ -100,7 +102,8 @@ def _read_slurm(env: Mapping[str, str]) -> RankInfo | None:
     local_world_size = int(env.get("SLURM_STEP_TASKS_PER_NODE", str(world_size)).split("(")[0].split(",")[0])
     nodes = env.get("SLURM_STEP_NODELIST", env.get("SLURM_NODELIST", ""))
     job = f"slurm-{env.get('SLURM_JOB_ID', '0')}-{env['SLURM_STEP_ID']}"
-    info = RankInfo(_number(env, "SLURM_PROCID"), world_size, _number(env, "SLURM_LOCALID", 0, 0), local_world_size)
+    info = RankInfo(_number(env, "SLURM_PROCID"), world_size, local_rank=_number(env, "SLURM_LOCALID", 0, 0),
+                    local_world_size=local_world_size)
     if local_world_size < world_size and "MASTER_ADDR" not in env and nodes:
         port = 20000 + _number(env, "SLURM_JOB_ID", 0, 0) % 20000
         env = {**env, "MASTER_ADDR": first_host(nodes), "MASTER_PORT": str(port)}
@@ -118,9 +121,9 @@ def _read_dmlc(env: Mapping[str, str]) -> RankInfo | None:
             raise UsageError(f"DMLC_ROLE={role} is set and {name} is not: MXNet's launcher sets DMLC_ROLE, "
                              "DMLC_PS_ROOT_URI, DMLC_PS_ROOT_PORT, DMLC_NUM_WORKER and DMLC_NUM_SERVER")
     num_workers = _number(env, "DMLC_NUM_WORKER", 1)
-    return RankInfo(-1, num_workers, address=env["DMLC_PS_ROOT_URI"], port=_number(env, "DMLC_PS_ROOT_PORT", 1),
-                    is_store_served=True, role=role, num_workers=num_workers,
-                    num_servers=_number(env, "DMLC_NUM_SERVER", 0, 0))
+    return RankInfo(-1, num_workers, address=env["DMLC_PS_ROOT_URI"],
+                    port=_number(env, "DMLC_PS_ROOT_PORT", 1), is_store_served=True, role=role,
+                    num_workers=num_workers, num_servers=_number(env, "DMLC_NUM_SERVER", 0, 0))
 
 
 def _with_meeting_point(env: Mapping[str, str], info: RankInfo, launcher: str, job: str) -> RankInfo:
@@ -132,14 +135,15 @@ def _with_meeting_point(env: Mapping[str, str], info: RankInfo, launcher: str, j
     if info.world_size == 1:
         return replace(info, address="127.0.0.1", port=0)
     if info.local_world_size < info.world_size:
-        raise UsageError(f"{launcher} over several hosts: MASTER_ADDR and MASTER_PORT must say where the processes "
-                         "meet (mpirun -x MASTER_ADDR=HOST -x MASTER_PORT=29500), or start with imgcls-launch")
+        raise UsageError(f"{launcher} over several hosts: MASTER_ADDR and MASTER_PORT must say where the "
+                         "processes meet (mpirun -x MASTER_ADDR=HOST -x MASTER_PORT=29500), or start with "
+                         "imgcls-launch")
     return replace(info, file=os.fspath(_rendezvous_file(job)))
 
 
 def _rendezvous_file(job: str) -> Path:
-    """Return a file of the user's own that all processes of this job on this host find, and no other job does."""
-    # The launcher is the parent of all of them. Its start time tells it from an earlier process of the same number.
+    """Return a file of the user's own that this job's processes here find, and no other job does."""
+    # The launcher is the parent of all. Its start time tells it from an earlier process of its number.
     parent = os.getppid()
     try:
         started = Path(f"/proc/{parent}/stat").read_text().rpartition(")")[2].split()[19]
@@ -150,7 +154,8 @@ def _rendezvous_file(job: str) -> Path:
     folder = Path(tempfile.gettempdir()) / f"imgcls-{user}"
     folder.mkdir(mode=0o700, exist_ok=True)
     if hasattr(os, "getuid") and folder.stat().st_uid != os.getuid():
-        raise UsageError(f"{folder}: belongs to another user, and the processes were to meet there; set TMPDIR")
+        raise UsageError(f"{folder}: belongs to another user, and the processes were to meet there; "
+                         "set TMPDIR")
     return folder / f"meeting-{safe or parent}-{started}"
 
 

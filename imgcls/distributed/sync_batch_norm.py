@@ -1,7 +1,8 @@
-"""Batch normalisation over the batches of all processes, on any device.
+"""Batch normalisation over the batches of all processes, on any device (`sync_bn`).
 
-torch's own SyncBatchNorm is for GPUs only; this one is the same mathematics in plain operations, for ours and torch's
-layers alike, so that what is tested on a CPU is what runs.
+A run converts its network once, before it is wrapped. torch's own SyncBatchNorm is for GPUs only; this is the
+same mathematics in plain operations, for our layers and torch's alike, so that what is tested on a CPU is
+what runs. Evaluation and files are untouched.
 """
 
 from __future__ import annotations
@@ -14,22 +15,29 @@ from torch import Tensor, nn
 
 
 class SyncBNState:
-    """What the layers of one network know of the step: how many rows of the batch count, the others are padding."""
+    """What the layers know of the step: `num_valid`, the rows of the batch that are not padding.
+
+    The trainer sets it before every forward pass; None: all of them.
+    """
 
     def __init__(self) -> None:
         self.num_valid: int | None = None
 
 
 def convert_sync_batch_norm(model: nn.Module, layers: tuple[type[nn.Module], ...]) -> SyncBNState | None:
-    """Make the batch normalisations of `model` (instances of `layers`, ours or torch's) share their statistics while
-    training; None where there are none. Their parameters, names and files stay as they are."""
-    found, state = [module for module in model.modules() if isinstance(module, layers)], SyncBNState()
-    for module in found:
-        module.forward = _forward_of(module, state)  # type: ignore[method-assign]
-    return state if found else None
+    """Make the batch normalisations of `model` (instances of `layers`) share their statistics while training.
+
+    Returns None where there are none. Their parameters, names and files stay as they are.
+    """
+    norms = [module for module in model.modules() if isinstance(module, layers)]
+    state = SyncBNState()
+    for module in norms:
+        # the method and not the module: checkpoints keep the names of an unconverted network
+        module.forward = _make_forward(module, state)  # type: ignore[method-assign]
+    return state if norms else None
 
 
-class _SumOfAll(torch.autograd.Function):
+class _SumOverProcesses(torch.autograd.Function):
     """The sum over all processes; every process's gradient flows to every other."""
 
     @staticmethod
@@ -45,50 +53,63 @@ class _SumOfAll(torch.autograd.Function):
         return total
 
 
-def _forward_of(module: Any, state: SyncBNState) -> Any:
-    """The forward of one layer: as it was in evaluation, over all processes in training."""
-    alone = module.forward
-    ours = hasattr(module, "moving_mean")
+def _make_forward(module: Any, state: SyncBNState) -> Any:
+    """Return the forward of one layer: as it was in evaluation, over all processes in training."""
+    original = module.forward
+    is_ours = hasattr(module, "moving_mean")
 
     def forward(data: Tensor) -> Tensor:
         if not module.training or getattr(module, "use_global_stats", False):
-            return alone(data)
-        if ours:
-            weight, bias = None if module.fix_gamma else module.gamma, module.beta
-            mean, var, momentum = module.moving_mean, module.moving_var, 1 - module.momentum
+            return original(data)
+        if is_ours:
+            weight = None if module.fix_gamma else module.gamma
+            bias = module.beta
+            running_mean = module.moving_mean
+            running_var = module.moving_var
+            # MXNet's momentum is the share of the old value, torch's that of the new one
+            momentum = 1 - module.momentum
         else:
-            weight, bias, mean, var = module.weight, module.bias, module.running_mean, module.running_var
-            momentum = _torch_momentum(module)
-        return _normalise(data, weight, bias, mean, var, momentum, module.eps, state.num_valid)
+            weight = module.weight
+            bias = module.bias
+            running_mean = module.running_mean
+            running_var = module.running_var
+            momentum = _count_batch(module)
+        return _normalise(data, weight, bias, running_mean, running_var, momentum, module.eps,
+                          state.num_valid)
 
     return forward
 
 
-def _torch_momentum(module: Any) -> float:
-    """torch's momentum, and its count of batches."""
+def _count_batch(module: Any) -> float:
+    """Count a batch as torch's layers do, and return the momentum for it."""
     if module.num_batches_tracked is not None:
         module.num_batches_tracked.add_(1)
-    if module.momentum is None:
+    if module.momentum is None:  # torch's word for a plain average over all batches
         return 1.0 / int(module.num_batches_tracked or 1)
     return module.momentum
 
 
 def _normalise(data: Tensor, weight: Tensor | None, bias: Tensor | None, running_mean: Tensor | None,
                running_var: Tensor | None, momentum: float, eps: float, num_valid: int | None) -> Tensor:
-    """data (N, C, ...) by the mean and variance over space and the first `num_valid` of N of all processes. The running
-    variance is updated with the unbiased one, as torch's kernels do."""
+    """Return data (N, C, ...) normalised over space and the first `num_valid` of N of all processes.
+
+    The running variance is updated with the unbiased one, as torch's kernels do.
+    """
+    # in float32 under autocast, too: sums over a whole batch do not fit into 8 bits of mantissa
     with torch.autocast(data.device.type, enabled=False):
         values = data if data.dtype == torch.float64 else data.float()
         axes = [0, *range(2, data.ndim)]
-        channels = data.shape[1]
-        count = values.new_tensor([float(data[:num_valid].numel() // channels)])
-        sums = _SumOfAll.apply(torch.cat([values[:num_valid].sum(axes), count]))
+        num_channels = data.shape[1]
+        shape = [1, num_channels] + [1] * (data.ndim - 2)
+        count = values.new_tensor([float(data[:num_valid].numel() // num_channels)])
+        # the count goes with the sums: processes may differ in it, and every message costs a wait
+        sums = _SumOverProcesses.apply(torch.cat([values[:num_valid].sum(axes), count]))
         assert isinstance(sums, Tensor)
-        total = sums[channels]
-        shape = [1, channels] + [1] * (data.ndim - 2)
-        mean = sums[:channels] / total
+        total = sums[num_channels]
+        mean = sums[:num_channels] / total
         centred = values - mean.view(shape)
-        squares = _SumOfAll.apply((centred[:num_valid] ** 2).sum(axes))  # of what is centred: no loss by cancellation
+        # a second message, of what is centred: the difference of two large sums would lose digits
+        squares = _SumOverProcesses.apply((centred[:num_valid] ** 2).sum(axes))
         assert isinstance(squares, Tensor)
         variance = squares / total
         if running_mean is not None and running_var is not None:

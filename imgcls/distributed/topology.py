@@ -1,8 +1,8 @@
 """Which processes train together, and which device this one has: from `gpus`, `kv_store` and the environment.
 
-`resolve_topology` needs no torch: a command asks it before anything is loaded, and starts the processes that are
-missing (`imgcls.launch.agent`). `make_worker` and `join_process_group` then make the Worker that training asks. Nothing
-here starts a process.
+`resolve_topology` needs no torch: a command asks it before anything is loaded, and starts the processes that
+are missing (`imgcls.launch.agent`). `make_worker` and `join_process_group` then make the Worker that training
+asks. Nothing here starts a process.
 """
 
 from __future__ import annotations
@@ -40,8 +40,9 @@ class Topology:
         return self.store.mode == "async" and self.rank_info is not None and self.rank_info.world_size > 1
 
 
-def resolve_topology(device: DeviceConfig, distributed: DistributedConfig, gpus_per_copy: int = 1) -> Topology:
-    """Return the Topology of `gpus`, `kv_store` and the environment; UsageError for what no machine could run.
+def resolve_topology(device: DeviceConfig, distributed: DistributedConfig,
+                     gpus_per_copy: int = 1) -> Topology:
+    """Return the Topology of the settings and the environment; UsageError for what no machine can run.
 
     `gpus_per_copy` is `model_parallel`, the GPUs that one copy of the network is spread over. Needs no torch.
     """
@@ -49,19 +50,20 @@ def resolve_topology(device: DeviceConfig, distributed: DistributedConfig, gpus_
     store = kv_store.parse(distributed.kv_store)
     info = rank_info.detect()
     if gpus and distributed.workers_per_host > 1:
-        raise UsageError(f"`workers_per_host` {distributed.workers_per_host}: is for the CPU; `gpus` {device.gpus} "
-                         "has a process for each GPU already")
+        raise UsageError(f"`workers_per_host` {distributed.workers_per_host}: is for the CPU; "
+                         f"`gpus` {device.gpus} has a process for each GPU already")
     num_copies = max(len(gpus) // gpus_per_copy, 1)
     num_devices = num_copies if gpus else distributed.workers_per_host
     if info is None:
         several = num_devices > 1 or distributed.nnodes != "1" or distributed.max_restarts > 0
         return Topology(gpus, store, None, num_devices, num_devices if several else 0)
     if info.role == "worker" and gpus and info.local_world_size > num_copies:
-        raise UsageError(f"`gpus` {device.gpus}: {info.local_world_size} processes run on this machine, each needs "
-                         f"{'a GPU' if gpus_per_copy == 1 else f'{gpus_per_copy} GPUs'} of its own")
+        each = "a GPU" if gpus_per_copy == 1 else f"{gpus_per_copy} GPUs"
+        raise UsageError(f"`gpus` {device.gpus}: {info.local_world_size} processes run on this machine, each "
+                         f"needs {each} of its own")
     if info.rank < 0 and num_devices > 1:
-        raise UsageError(f"`gpus` {device.gpus or '(CPU)'}: a worker that DMLC_ROLE describes has one device; start "
-                         "with imgcls-launch for several")
+        raise UsageError(f"`gpus` {device.gpus or '(CPU)'}: a worker that DMLC_ROLE describes has one "
+                         "device; start with imgcls-launch for several")
     return Topology(gpus, store, info, num_devices if info.local_world_size % num_devices == 0 else 1, 0)
 
 
@@ -86,10 +88,9 @@ def check_gpus(text: str, gpus: tuple[int, ...]) -> None:
     import torch
 
     if not torch.cuda.is_available():
-        built = f"torch {torch.__version__} is built for CUDA {torch.version.cuda}" if torch.version.cuda else (
-            f"torch {torch.__version__} is built without CUDA")
-        raise UsageError(f"`gpus` {text}: no GPU was found on this machine ({built}); "
-                         "leave `gpus` out to run on the CPU")
+        build = f"for CUDA {torch.version.cuda}" if torch.version.cuda else "without CUDA"
+        raise UsageError(f"`gpus` {text}: no GPU was found on this machine (torch {torch.__version__} is "
+                         f"built {build}); leave `gpus` out to run on the CPU")
     for number in gpus:
         if number >= torch.cuda.device_count():
             raise UsageError(f"`gpus` {text}: there is no GPU {number}; this machine has "
@@ -99,7 +100,8 @@ def check_gpus(text: str, gpus: tuple[int, ...]) -> None:
 def make_worker(device: DeviceConfig, topology: Topology | None = None) -> Worker:
     """Return the Worker on the device that `gpus` asks for, not yet joined with the others.
 
-    UsageError for a device that this machine does not have. Without a topology there is one process and one device.
+    UsageError for a device that this machine does not have. Without a topology there is one process and one
+    device.
     """
     import torch
 
@@ -126,7 +128,7 @@ def make_worker(device: DeviceConfig, topology: Topology | None = None) -> Worke
 
 
 def join_process_group(worker: Worker, topology: Topology, timeout_s: float) -> None:
-    """Meet the other processes of the job and set the worker's rank; LostContact when they do not come in time."""
+    """Meet the other processes and set the worker's rank; LostContact when they are late."""
     from imgcls.distributed import process_group
 
     info = topology.rank_info
@@ -142,13 +144,14 @@ def join_process_group(worker: Worker, topology: Topology, timeout_s: float) -> 
 def serve_mxnet_role(info: RankInfo, timeout_s: float, name: str) -> int:
     """Do the work of MXNet's scheduler or server, and return the exit status; `name` is the command's.
 
-    The scheduler serves the store where workers meet. A server has nothing to do: gradients are summed by all-reduce,
-    and dist_async's servers are started beside the workers.
+    The scheduler serves the store where workers meet. A server has nothing to do: gradients are summed by
+    all-reduce, and dist_async's servers are started beside the workers.
     """
     from imgcls.distributed import process_group
 
     if info.role == "scheduler":
         process_group.serve_rendezvous(info, timeout_s)
     else:
-        print(f"{name}: note: DMLC_ROLE=server: nothing to do, the workers need no server process", file=sys.stderr)
+        print(f"{name}: note: DMLC_ROLE=server: nothing to do, the workers need no server process",
+              file=sys.stderr)
     return 0

@@ -1,8 +1,8 @@
 """The agent: starts the worker processes of one host, watches them, restarts them, and says why one failed.
 
-`imgcls-train --gpus 0,1` calls `run`; the launcher starts `python -m imgcls.launch.agent` on each of its hosts.
-Processes, ranks and rendezvous are those of torch's own elastic agent (`elastic`). Ours are the messages, the way a job
-ends, and the rule which failure is worth another try.
+`imgcls-train --gpus 0,1` calls `run`; the launcher starts `python -m imgcls.launch.agent` on each of its
+hosts. Processes, ranks and rendezvous are those of torch's own elastic agent (`elastic`). Ours are the
+messages, the way a job ends, and the rule which failure is worth another try.
 """
 
 from __future__ import annotations
@@ -30,17 +30,19 @@ from imgcls.launch.launch_spec import STOP_S, AgentState, LaunchSpec, StopReques
 from imgcls.launch.messages import AgentMessage
 from imgcls.launch.worker_processes import WorkerProcesses
 
-#: how often an elastic job is restarted where `max_restarts` does not say: 0 would end it at the first lost host
+#: restarts of an elastic job where `max_restarts` is 0, which would end it at the first lost host
 ELASTIC_RESTARTS = 10
 
 
 def make_spec(command: Sequence[str], *, processes: int, nnodes: str = "1", endpoint: str = "", job: str = "",
-              is_host: bool | None = None, local_addr: str = "", max_restarts: int = 0, timeout_s: float = 300,
-              name: str = "imgcls-train", verbose: bool = False, launched: bool = False) -> LaunchSpec:
+              is_host: bool | None = None, local_addr: str = "", max_restarts: int = 0,
+              timeout_s: float = 300, name: str = "imgcls-train", verbose: bool = False,
+              launched: bool = False) -> LaunchSpec:
     """Return what an agent is to do: `processes` copies of `command` on this host.
 
-    `nnodes` is the number of hosts, N or MIN:MAX. Several meet at `endpoint` (HOST:PORT, on the host with `is_host`)
-    under the name `job`, and know this one as `local_addr`. UsageError for arguments that make no sense.
+    `nnodes` is the number of hosts, N or MIN:MAX. Several meet at `endpoint` (HOST:PORT, on the host with
+    `is_host`) under the name `job`, and know this one as `local_addr`. UsageError for arguments that make no
+    sense.
     """
     min_hosts, max_hosts = parse_nnodes(nnodes)
     if processes < 1:
@@ -63,14 +65,15 @@ def make_spec(command: Sequence[str], *, processes: int, nnodes: str = "1", endp
 def run(spec: LaunchSpec, workers: WorkerProcesses | None = None) -> int:
     """Run the workers of this host to their end, and return the exit status of the whole.
 
-    0: all ended well. 2: a worker was used wrongly (never tried again). 143, 130: told to stop by SIGTERM, SIGINT;
-    workers got SIGTERM and saved. 1: anything else, with one line on stderr about the first cause.
+    0: all ended well. 2: a worker was used wrongly (never tried again). 143, 130: told to stop by SIGTERM,
+    SIGINT; workers got SIGTERM and saved. 1: anything else, with one line on stderr about the first cause.
     """
     state = AgentState(spec, workers or WorkerProcesses(), spec.job)
     with _catch_signals(state), _scratch_folder(state), _silence_logging(spec.verbose):
         try:
             _prepare_environment(spec)
-            from imgcls.launch.elastic import run_workers  # torch: only once the environment is as it must find it
+            # torch reads the environment when it is loaded: not before it is as it must be
+            from imgcls.launch.elastic import run_workers
 
             return run_workers(state)
         except StopRequested:
@@ -105,7 +108,8 @@ def _catch_signals(state: AgentState) -> Iterator[None]:
         if not state.defer_signals:
             raise StopRequested
 
-    previous = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
+    previous = {number: signal.signal(number, note)
+                for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
     try:
         yield
     finally:
@@ -146,12 +150,14 @@ def _report_stop(state: AgentState) -> int:
             failure = read_failure(0, host, 1, os.path.join(root, file), ended_by_agent=False)
             has_stopped = failure.message.startswith("stopped by")
             if failure.cause == Cause.ERROR and not has_stopped:
-                state.report(AgentMessage("error", failure.message, 1))  # such as a disk that was too full to save
+                # such as a disk that was too full to save
+                state.report(AgentMessage("error", failure.message, 1))
                 return 1
             if has_stopped:
                 line = failure.message
     if state.unresponsive:
-        line = f"rank {state.unresponsive[0]} ({host}) did not end within {STOP_S:g} s of SIGTERM and was killed"
+        line = (f"rank {state.unresponsive[0]} ({host}) did not end within {STOP_S:g} s of SIGTERM and was "
+                "killed")
     # workers get SIGTERM whatever the agent got
     line = line.replace("SIGTERM", asked.name) or f"stopped by {asked.name}"
     state.report(AgentMessage("error", line, status))
@@ -162,7 +168,7 @@ def _report_stop(state: AgentState) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run `python -m imgcls.launch.agent [flags] -- COMMAND...`, for the launcher and the generated scripts."""
+    """Run `python -m imgcls.launch.agent [flags] -- COMMAND...`, for launchers and scripts."""
     args = _parse(argv)
     workers = WorkerProcesses()
     if args.launched:

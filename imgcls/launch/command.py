@@ -28,7 +28,8 @@ def split_command(arguments: Sequence[str]) -> list[str]:
         except ValueError as error:
             raise UsageError(f"the command {command[0]!r}: {str(error).lower()}") from None
     if not command:
-        raise UsageError("what is to be run is missing; for example: imgcls-launch -n 2 imgcls-train --network lenet")
+        raise UsageError("what is to be run is missing; for example: imgcls-launch -n 2 imgcls-train "
+                         "--network lenet")
     return command
 
 
@@ -43,7 +44,7 @@ def flag_value(command: Sequence[str], flag: str) -> str:
 
 
 def count_devices(command: Sequence[str]) -> int:
-    """Return the processes that one worker takes: one for each GPU of --gpus, or what --workers-per-host says."""
+    """Return the processes of one worker: one for each GPU of --gpus, or --workers-per-host."""
     gpus = flag_value(command, "--gpus").split(",")
     if len(gpus) > 1 and all(number.strip().isdigit() for number in gpus):
         return len(gpus)

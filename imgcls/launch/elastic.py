@@ -1,8 +1,8 @@
 """The torch side of an agent: torch's elastic agent, with our rules for failures and for the end of a job.
 
-`agent.run` calls `run_workers`, and has prepared the environment. torch keeps the processes, the ranks and the
-rendezvous. What we override of it is private to torch: `tests/test_elastic_internals.py` names it all, and fails where
-a new version has changed it.
+`agent.run` calls `run_workers`, and has prepared the environment. torch keeps the processes, the ranks and
+the rendezvous. What we override of it is private to torch: `tests/test_elastic_internals.py` names it all,
+and fails where a new version has changed it.
 """
 
 from __future__ import annotations
@@ -34,9 +34,12 @@ from imgcls.launch.peers import Peers
 from imgcls.launch.worker_logs import WorkerLogs
 from imgcls.launch.worker_processes import parent_death_command, signal_group
 
+#: seconds between questions to the store whether the job has ended on another host
+ASK_S = 1.0
+
 
 def run_workers(state: AgentState) -> int:
-    """Run the workers to their end; return the exit status. StopRequested passes through, with all workers ended."""
+    """Run the workers to their end; return the exit status. After StopRequested, too, all have ended."""
     spec = state.spec
     handler = None
     agent = None
@@ -65,7 +68,8 @@ def _rendezvous_parameters(spec: LaunchSpec) -> RendezvousParameters:
     timeout_s = int(spec.timeout_s)
     return RendezvousParameters(
         backend="c10d", endpoint=spec.endpoint, run_id=spec.job or "none", min_nodes=spec.min_hosts,
-        max_nodes=spec.max_hosts, local_addr=spec.address, is_host=spec.is_rendezvous_host, join_timeout=timeout_s,
+        max_nodes=spec.max_hosts, local_addr=spec.address, is_host=spec.is_rendezvous_host,
+        join_timeout=timeout_s,
         # how long to wait for more hosts once the least number is there
         last_call_timeout=max(1, min(5, int(spec.timeout_s / 6))),
         read_timeout=max(timeout_s, 5), keep_alive_interval=3, keep_alive_max_attempt=4)
@@ -115,8 +119,8 @@ def _explain(spec: LaunchSpec, error: Exception) -> str:
         return f"{spec.host}: came too late, the job has ended"
     if isinstance(error, RendezvousConnectionError) and not spec.is_rendezvous_host:
         meeting_host = spec.endpoint.rpartition(":")[0]
-        return (f"{spec.host}: lost contact with {meeting_host}, where the hosts meet ({spec.endpoint} does not "
-                "answer)")
+        return (f"{spec.host}: lost contact with {meeting_host}, where the hosts meet "
+                f"({spec.endpoint} does not answer)")
     if isinstance(error, RendezvousConnectionError):
         return f"{spec.host}: cannot listen on {spec.endpoint}: {first_line(error.__cause__ or error)}"
     return f"{spec.host}: {first_line(error)}"
@@ -196,7 +200,8 @@ class ElasticAgent(LocalElasticAgent):
         result = base._monitor_workers(worker_group)
         if result.state == WorkerState.FAILED:
             self._handle_failure(result)
-        elif result.state == WorkerState.HEALTHY and self._peers and time.monotonic() > self._last_asked + 1.0:
+        elif (result.state == WorkerState.HEALTHY and self._peers
+              and time.monotonic() > self._last_asked + ASK_S):
             self._last_asked = time.monotonic()
             self._end = self._peers.end_of_job()
             if self._end is not None:  # no worker of ours has failed, but the job is over
@@ -222,7 +227,7 @@ class ElasticAgent(LocalElasticAgent):
         context: Any = self._pcontext
         close = context.close
 
-        def end_workers_and_close(death_sig: signal.Signals | None = None, timeout: float = FAILURE_S) -> None:
+        def end_workers_and_close(death_sig: signal.Signals | None = None, timeout: float = 0) -> None:
             self._end_workers(context.subprocess_handlers)
             close(signal.SIGKILL, 5)
 
@@ -278,7 +283,7 @@ class ElasticAgent(LocalElasticAgent):
             self._report_cause(cause, silent, is_final=is_final)
 
     def _report_cause(self, cause: WorkerFailure, silent: list[str], *, is_final: bool) -> None:
-        """Say in one line why the job ends or is restarted; `silent` are hosts that did not say how they fared."""
+        """Say in one line why the job ends or is restarted; `silent` are hosts that did not answer."""
         state = self._state
         spec = state.spec
         lost = f"lost contact with {', '.join(silent)}" if cause.cause >= Cause.PEER_LOST and silent else ""

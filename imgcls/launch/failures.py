@@ -1,7 +1,7 @@
 """How a worker ended, and which of several failures caused the others.
 
-The agent reads here what its workers wrote before they ended; agents send each other the result (`peers`). Needs no
-torch, and ends no process.
+The agent reads here what its workers wrote before they ended; agents send each other the result (`peers`).
+Needs no torch, and ends no process.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ class Cause(IntEnum):
 
 # what torch's back ends say in a worker that lost another one: their exceptions have no common class
 _PEER_GONE = re.compile(
-    r"lost contact|did not meet|gloo|NCCL|connection (was )?(closed|reset|refused|aborted)|broken pipe|timed out|"
-    r"remote process exited|Dist(Network|Store|Backend)Error|does not answer|TCPStore|socket", re.IGNORECASE)
+    r"lost contact|did not meet|gloo|NCCL|connection (was )?(closed|reset|refused|aborted)|broken pipe|"
+    r"timed out|remote process exited|Dist(Network|Store|Backend)Error|does not answer|TCPStore|socket",
+    re.IGNORECASE)
 #: exit statuses of a worker that was told to stop: by its own handler (128 + signal), or by the signal itself
 _STOP_STATUSES = (128 + signal.SIGINT, 128 + signal.SIGTERM, -signal.SIGTERM, -signal.SIGINT)
 #: more of an error file than this is not read: one line is shown in the end
@@ -37,7 +38,7 @@ _MAX_ERROR_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class WorkerFailure:
-    """The end of one worker: `status` as subprocess gives it (negative: a signal), `message` its own or ""."""
+    """The end of one worker: `status` as in subprocess (negative: a signal), its own `message` or ""."""
 
     rank: int
     host: str
@@ -51,7 +52,7 @@ class WorkerFailure:
 
     @property
     def exit_status(self) -> int:
-        """What the command as a whole ends with: 2 for wrong usage, 130 and 143 for an end that was asked for."""
+        """What the whole command ends with: 2 for wrong usage, 130 and 143 when told to stop, else 1."""
         if self.status in (2, 130, 143):
             return self.status
         return 143 if self.status == -signal.SIGTERM else 1
@@ -72,7 +73,8 @@ class WorkerFailure:
             return f"{worker} exited with status {self.status}"
         if is_restarted:
             return f"{worker} died: {self.message.removeprefix(f'{worker}: ')}"
-        return f"{worker}: {self.message}" if several_hosts and not self.message.startswith("rank ") else self.message
+        needs_name = several_hosts and not self.message.startswith("rank ")
+        return f"{worker}: {self.message}" if needs_name else self.message
 
     def encode(self) -> bytes:
         """Return the failure as JSON, for `decode_failure` in another agent."""
@@ -85,7 +87,8 @@ def decode_failure(data: bytes) -> WorkerFailure:
     return WorkerFailure(**{**fields, "cause": Cause(fields["cause"])})
 
 
-def read_failure(rank: int, host: str, status: int, error_file: str, *, ended_by_agent: bool) -> WorkerFailure:
+def read_failure(rank: int, host: str, status: int, error_file: str, *,
+                 ended_by_agent: bool) -> WorkerFailure:
     """Return the failure of a worker that ended with `status`, with the message it left in `error_file`.
 
     `ended_by_agent`: after this agent had told it to end.

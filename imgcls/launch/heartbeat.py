@@ -1,7 +1,7 @@
-"""The agent's thread that listens to its launcher through stdin, and ends the agent when nobody is there any more.
+"""The agent's thread that listens to its launcher through stdin, and ends the agent without one.
 
-A dropped ssh connection, a killed launcher or a pulled cable must not leave processes behind on a far machine. The
-launcher's end of it is `supervisor`.
+A dropped ssh connection, a killed launcher or a pulled cable must not leave processes behind on a far
+machine. The launcher's end of it is `supervisor`.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ LEAVING_S = 10.0
 def watch_launcher(stream: int, workers: WorkerProcesses, silence_s: float, patience_s: float) -> None:
     """Begin to listen on the file descriptor `stream`, which the launcher writes to every few seconds.
 
-    At its end, at STOP, or after `silence_s` without a byte, this process gets SIGTERM. When it is still there
-    `patience_s` later, or at KILL, its workers and it are killed.
+    At its end, at STOP, or after `silence_s` without a byte, this process gets SIGTERM. When it is still
+    there `patience_s` later, or at KILL, its workers and it are killed.
     """
     threading.Thread(target=_listen, args=(stream, workers, silence_s, patience_s), daemon=True).start()
 
@@ -46,7 +46,8 @@ def _listen(stream: int, workers: WorkerProcesses, silence_s: float, patience_s:
             continue
         if not is_open:
             time.sleep(0.2)
-        if not workers.any_alive():  # nobody saves any more, and the main thread may hang in a silent connection
+        # nobody saves any more, and the main thread may hang in a silent connection
+        if not workers.any_alive():
             patience_s = min(patience_s, LEAVING_S)
     workers.kill()
     time.sleep(1.0)  # the main thread may still say what happened

@@ -1,8 +1,8 @@
 """Host files, and which host runs how many workers.
 
-A host file has one host per line: `name`, `name:port` (of its ssh) or `name slots=K` (how many workers it is for), with
-`user@` before the name where the user is another one. Blank lines and what follows a # do not count. `imgcls-launch`
-reads it; nothing here connects to a host.
+A host file has one host per line: `name`, `name:port` (of its ssh) or `name slots=K` (how many workers it is
+for), with `user@` before the name where the user is another one. Blank lines and what follows a # do not
+count. `imgcls-launch` reads it; nothing here connects to a host.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from dataclasses import dataclass
 
 from imgcls.errors import DataError, UsageError, reason
 
-# names become words of a command line on other machines: nothing in them may mean something to a shell or to ssh
-_LINE = re.compile(r"(?P<user>[A-Za-z0-9_][A-Za-z0-9._-]*@)?(?P<name>[A-Za-z0-9_][A-Za-z0-9._-]*)(:(?P<port>\d{1,5}))?"
-                   r"(\s+(?:slots|max_slots|max-slots)=(?P<slots>\d{1,5}))*\s*")
+# names go into command lines on other machines: nothing in them may mean something to a shell or ssh
+_LINE = re.compile(
+    r"(?P<user>[A-Za-z0-9_][A-Za-z0-9._-]*@)?(?P<name>[A-Za-z0-9_][A-Za-z0-9._-]*)(:(?P<port>\d{1,5}))?"
+    r"(\s+(?:slots|max_slots|max-slots)=(?P<slots>\d{1,5}))*\s*")
 #: a longer file is not one of hosts
 MAX_BYTES = 1 << 22
 #: slots of a host that gives no number: more than anybody has workers
@@ -56,8 +57,8 @@ def read_hostfile(path: str) -> list[Host]:
         if match is None or int(match["port"] or 22) > 65535:
             raise DataError(path, f"line {number}: {text[:60]!r} is no host; a line is a name, name:port or "
                                   "name slots=K")
-        hosts.append(Host(match["name"], int(match["port"]) if match["port"] else None, int(match["slots"] or 0),
-                          match["user"] or ""))
+        hosts.append(Host(match["name"], int(match["port"]) if match["port"] else None,
+                          int(match["slots"] or 0), match["user"] or ""))
     if not hosts:
         raise DataError(path, "holds no hosts")
     return hosts
@@ -66,8 +67,8 @@ def read_hostfile(path: str) -> list[Host]:
 def assign_workers(hosts: Sequence[Host], num_workers: int) -> list[HostSlots]:
     """Deal the workers out, one at a time in the file's order as MXNet did.
 
-    A host that is full (slots) is passed over as long as there is another. Only hosts with work are returned, each
-    once, in order.
+    A host that is full (slots) is passed over as long as there is another. Only hosts with work are returned,
+    each once, in order.
     """
     counts = dict.fromkeys((host.name for host in hosts), 0)
     slots: dict[str, int] = {}
@@ -88,8 +89,8 @@ def check_rendezvous_host(assigned: Sequence[HostSlots]) -> None:
     """Raise UsageError where hosts could not find the first one by the name that it has in the file."""
     name = assigned[0].host.name
     if len(assigned) > 1 and (name == "localhost" or name.startswith("127.")):
-        raise UsageError(f"--hostfile: {name} comes first, where all hosts meet, and means another machine on each of "
-                         "them; give its name in the network")
+        raise UsageError(f"--hostfile: {name} comes first, where all hosts meet, and means another machine "
+                         "on each of them; give its name in the network")
 
 
 def parse_nnodes(text: str) -> tuple[int, int]:

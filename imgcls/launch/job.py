@@ -48,8 +48,9 @@ class Job:
     def agent_command(self, index: int, port: int) -> list[str]:
         """Return the command line of the agent on host `index`."""
         slots = self.hosts[index]
-        words = [self.python, "-m", "imgcls.launch.agent", "--processes", str(slots.num_workers * self.num_devices),
-                 "--job", self.job, "--max-restarts", str(self.max_restarts), "--timeout", f"{self.timeout_s:g}",
+        words = [self.python, "-m", "imgcls.launch.agent",
+                 "--processes", str(slots.num_workers * self.num_devices), "--job", self.job,
+                 "--max-restarts", str(self.max_restarts), "--timeout", f"{self.timeout_s:g}",
                  "--name", self.name, "--launched"]
         if self.ssh is not None:
             words += ["--nnodes", f"{self.min_hosts}:{self.max_hosts}",
@@ -69,8 +70,9 @@ class Job:
 
     def environment(self, index: int, port: int) -> dict[str, str]:
         """Return the variables of the workers of host `index`, under MXNet's names for its own."""
-        own = {"DMLC_ROLE": "worker", "DMLC_PS_ROOT_URI": self.hosts[0].host.name if self.ssh else "127.0.0.1",
-               "DMLC_PS_ROOT_PORT": str(port), "DMLC_NODE_HOST": self.hosts[index].host.name,
+        first = self.hosts[0].host.name if self.ssh else "127.0.0.1"
+        own = {"DMLC_ROLE": "worker", "DMLC_PS_ROOT_URI": first, "DMLC_PS_ROOT_PORT": str(port),
+               "DMLC_NODE_HOST": self.hosts[index].host.name,
                "DMLC_JOB_CLUSTER": "ssh" if self.ssh else "local"}
         return {**own, **self.env}
 
@@ -83,7 +85,8 @@ def print_commands(job: Job) -> None:
         # values may be secrets: only those that are ours are shown
         names = [f"{name}={text}" if name.startswith("DMLC_") else name
                  for name, text in job.environment(index, EXAMPLE_PORT).items()]
-        print(f"# {slots.host.name}: {slots.num_workers * job.num_devices} process(es), with {' '.join(names)}")
+        processes = slots.num_workers * job.num_devices
+        print(f"# {slots.host.name}: {processes} process(es), with {' '.join(names)}")
         print(shlex.join(job.start_command(index, EXAMPLE_PORT)))
 
 
@@ -103,7 +106,8 @@ def prepare_hosts(job: Job, ssh: ssh_client.Ssh) -> int:
             reasons = [ssh_client.failure_reason(copy, job.python, job.sync_folder) for copy in copies]
             problems = [text and f"rsync: {text}" for text in reasons]
     except FileNotFoundError as error:
-        raise UsageError(f"{error.filename}: is needed for --launcher ssh and is not installed here") from None
+        raise UsageError(f"{error.filename}: is needed for --launcher ssh and is not installed here"
+                         ) from None
     for host, text in zip(hosts, problems, strict=True):
         if text:
             print(f"{job.name}: error: {host.name}: {text}", file=sys.stderr)
@@ -111,7 +115,8 @@ def prepare_hosts(job: Job, ssh: ssh_client.Ssh) -> int:
         return 0
     words = (answers[0].stdout if answers[0] else "").split()
     if "port" not in words or not words[-1].isdigit():  # a start-up file of its shell that prints something
-        raise RunError(f"{hosts[0].name}: its shell prints {' '.join(words)[:80]!r} where our answer was expected")
+        raise RunError(f"{hosts[0].name}: its shell prints {' '.join(words)[:80]!r} where our answer was "
+                       "expected")
     return int(words[-1])
 
 

@@ -1,4 +1,4 @@
-"""What one agent is to do, and what it knows while it does it: shared by `agent` and its torch side, `elastic`.
+"""What one agent is to do, and what it knows while it does it: for `agent` and `elastic`.
 
 Needs no torch, starts and ends nothing.
 """
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from imgcls.launch.messages import AgentMessage
 from imgcls.launch.worker_processes import WorkerProcesses
 
-#: seconds that workers have to save and leave when the job is told to stop, and when another of them has failed
+#: seconds that workers have to save and leave when told to stop, and when another has failed
 STOP_S, FAILURE_S = 60.0, 4.0
 
 

@@ -1,4 +1,4 @@
-"""Output of an agent's workers: whole lines, told apart by rank, without what torch's insides say to themselves.
+"""Output of an agent's workers: whole lines, told apart by rank, without torch's own remarks.
 
 The agent opens a stream for each worker's stdout and stderr; lines come out at its own. Nothing is kept.
 """
@@ -13,8 +13,9 @@ import threading
 from dataclasses import dataclass
 
 # remarks of torch's C++ about connections, such as [rank1]:[W1120 21:18:11.185 socket.cpp:697] [c10d] ...
-_NOISE = re.compile(rb"^(\[rank\d+\]:)?\s*\[[IWEF]\d{3,4} .*\b(socket|TCPStore\w*|ProcessGroup\w*|NCCLUtils|"
-                    rb"HeartbeatMonitor|FlightRecorder\w*|logger|reducer|Functional)\.[ch]pp:\d+\]|^frame #\d+: ")
+_NOISE = re.compile(
+    rb"^(\[rank\d+\]:)?\s*\[[IWEF]\d{3,4} .*\b(socket|TCPStore\w*|ProcessGroup\w*|NCCLUtils|"
+    rb"HeartbeatMonitor|FlightRecorder\w*|logger|reducer|Functional)\.[ch]pp:\d+\]|^frame #\d+: ")
 #: a longer line is passed on in pieces
 MAX_LINE_BYTES = 1 << 16
 #: reads of what is left in a pipe at the end; a worker's child that writes for ever must not keep the agent

@@ -1,4 +1,4 @@
-"""What an agent and the launcher say to each other: marked lines on the agent's stderr, single bytes on its stdin.
+"""What agents and launcher say to each other: marked lines on stderr, single bytes on stdin.
 
 Both ends are of one version: a launcher starts the agents of its own package.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 
-#: the first character of an agent's own line on its stderr, among those of the workers; no text that people read has it
+#: the first character of an agent's own line among those of its workers; no text for people has it
 MARK = "\x1e"
 
 #: what the launcher says: still here; end in good order; end at once

@@ -17,15 +17,17 @@ from imgcls.errors import UsageError
 from imgcls.launch.hosts import HostSlots
 
 
-def mpi_command(command: Sequence[str], assigned: Sequence[HostSlots], num_devices: int, env: Mapping[str, str],
-                ssh_command: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+def mpi_command(command: Sequence[str], assigned: Sequence[HostSlots], num_devices: int,
+                env: Mapping[str, str], ssh_command: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     """Return mpirun's command line and the environment for it; UsageError where there is no mpirun.
 
-    One host without an ssh command of its own: all processes run here. `num_devices` are the processes of a worker.
+    One host without an ssh command of its own: all processes run here. `num_devices` are the processes of a
+    worker.
     """
     mpirun = shutil.which("mpirun")
     if mpirun is None:
-        raise UsageError("--launcher mpi: mpirun is not installed here (Debian and Ubuntu: apt install openmpi-bin)")
+        raise UsageError("--launcher mpi: mpirun is not installed here (Debian and Ubuntu: apt install "
+                         "openmpi-bin)")
     version = subprocess.run([mpirun, "--version"], capture_output=True, text=True, check=False).stdout
     total = str(sum(slots.num_workers for slots in assigned) * num_devices)
     hosts = ",".join(f"{slots.host.name}:{slots.num_workers * num_devices}" for slots in assigned)
@@ -48,17 +50,19 @@ def mpi_command(command: Sequence[str], assigned: Sequence[HostSlots], num_devic
 
 def run_mpi(command: Sequence[str], environment: Mapping[str, str]) -> int:
     """Run mpirun to its end and return its exit status, or 143 and 130 when this process was told to stop."""
-    process = subprocess.Popen(command, env=dict(environment), stdin=subprocess.DEVNULL, start_new_session=True)
+    process = subprocess.Popen(command, env=dict(environment), stdin=subprocess.DEVNULL,
+                               start_new_session=True)
     stop_signals: list[int] = []
 
     def pass_on(number: int, _frame: FrameType | None) -> None:
-        # mpirun gives workers little time when it is told to end, so they are told to save (SIGUSR1) before that
+        # mpirun gives workers little time after its SIGTERM, so they are told to save (SIGUSR1) before
         if not stop_signals:
             process.send_signal(signal.SIGUSR1)
         stop_signals.append(number)
         process.send_signal(signal.SIGTERM)
 
-    previous = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
+    previous = {number: signal.signal(number, pass_on)
+                for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
     try:
         status = process.wait()
     finally:

@@ -1,4 +1,4 @@
-"""How the hosts of a job reach each other: which of them is this one, under which address, through which card.
+"""How the hosts of a job reach each other: this one's addresses and network cards.
 
 The agent asks before torch is loaded. Nothing is sent: sockets are asked which way they would take.
 """
@@ -38,12 +38,13 @@ def reachable_address(endpoint: str) -> str:
     host = endpoint.rpartition(":")[0]
     with contextlib.suppress(OSError):
         own = _own_address(host)
-        return host if own.startswith("127.") else own  # this host's own name may lead to itself the short way
+        # this host's own name may lead to itself the short way
+        return host if own.startswith("127.") else own
     return host_name()
 
 
 def interface_to(host: str) -> str:
-    """Return the network card that leads to `host`, or where that is this one, out of here; "" when unknown."""
+    """Return the network card that leads to `host`, or out of here where that is this one, or ""."""
     import fcntl  # not on Windows, where agents do not run
 
     for target in (host, _OUTSIDE):

@@ -1,7 +1,7 @@
 """What the agents of a job tell each other through the store of their rendezvous: how their workers ended.
 
-So each of them knows whether its own workers were the cause or only lost a peer. `elastic` asks; everything here is
-about one attempt of the workers.
+So each of them knows whether its own workers were the cause or only lost a peer. `elastic` asks; everything
+here is about one attempt of the workers.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Peers:
         store.set(f"imgcls/host/{rank}", host)
 
     def exchange_failures(self, own: WorkerFailure) -> tuple[WorkerFailure, list[str]]:
-        """Tell how a worker here failed, and return the cause of all failures and the hosts that were silent."""
+        """Tell how a worker here failed; return the root cause and the hosts that did not answer."""
         try:
             self._store.set(f"imgcls/failure/{self._rank}", own.encode())
             failures = {self._rank: own}

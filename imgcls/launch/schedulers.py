@@ -1,8 +1,8 @@
 """Scripts for those who start processes themselves: Slurm, Kubernetes and Sun Grid Engine.
 
-`imgcls-launch --launcher slurm` prints one. Each script starts one agent on each node, so that a job restarts and
-shrinks there as it does over ssh. Slurm's was run on one node; those for Kubernetes and SGE are checked for their
-content only. Nothing here talks to a scheduler.
+`imgcls-launch --launcher slurm` prints one. Each script starts one agent on each node, so that a job restarts
+and shrinks there as it does over ssh. Slurm's was run on one node; those for Kubernetes and SGE are checked
+for their content only. Nothing here talks to a scheduler.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ class BatchScript:
     image: str = "imgcls:latest"
 
     def agent_command(self, endpoint: str, job: str, address: str, is_host: str) -> str:
-        """Return the agent's command line for a shell; the arguments are expressions of that shell, quotes and all."""
+        """Return the agent's command line for a shell; the arguments are expressions of that shell."""
         words = [self.python, "-m", "imgcls.launch.agent", "--processes", str(self.processes),
                  "--nnodes", f"{self.min_nodes}:{self.max_nodes}", "--max-restarts", str(self.max_restarts),
                  "--timeout", f"{self.timeout_s:g}", "--name", "imgcls-launch"]
-        return (f"{shlex.join(words)} --endpoint {endpoint} --job {job} --local-addr {address} --is-host {is_host} "
-                f"-- {shlex.join(self.command)}")
+        return (f"{shlex.join(words)} --endpoint {endpoint} --job {job} --local-addr {address} "
+                f"--is-host {is_host} -- {shlex.join(self.command)}")
 
     def exports(self) -> list[str]:
         """Return the lines of a shell that set the environment."""
@@ -51,11 +51,12 @@ class BatchScript:
 
 def slurm_script(batch: BatchScript) -> str:
     """Return a script for sbatch."""
-    nodes = str(batch.max_nodes) if batch.min_nodes == batch.max_nodes else f"{batch.min_nodes}-{batch.max_nodes}"
+    is_fixed = batch.min_nodes == batch.max_nodes
+    nodes = str(batch.max_nodes) if is_fixed else f"{batch.min_nodes}-{batch.max_nodes}"
     gpus = [f"#SBATCH --gpus-per-node={batch.gpus}"] if batch.gpus else []
     # B: the signal goes to the script alone, which tells the agents (see the trap below)
-    head = [f"#SBATCH --job-name={batch.name}", f"#SBATCH --nodes={nodes}", "#SBATCH --ntasks-per-node=1", *gpus,
-            f"#SBATCH --signal=B:TERM@{WARNING_S}", "#SBATCH --requeue", "#SBATCH --open-mode=append",
+    head = [f"#SBATCH --job-name={batch.name}", f"#SBATCH --nodes={nodes}", "#SBATCH --ntasks-per-node=1",
+            *gpus, f"#SBATCH --signal=B:TERM@{WARNING_S}", "#SBATCH --requeue", "#SBATCH --open-mode=append",
             f"#SBATCH --output={batch.name}-%j.log"]
     # the restart count in the name: a requeued job is a new rendezvous
     agent = batch.agent_command('"$host:$port"', '"slurm-$SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0}"',
@@ -70,7 +71,8 @@ def slurm_script(batch: BatchScript) -> str:
         "# one agent on each node; they find each other on the first",
         f"srun --kill-on-bad-exit=0 bash -c {shlex.quote(on_node)} &",
         "agents=$!",
-        "# the time is nearly up, or the node is wanted: workers save, and the job goes to the end of the queue",
+        "# the time is nearly up, or the node is wanted: workers save, and the job goes to the end of the "
+        "queue",
         "told=0",
         "trap 'told=1; scancel --signal=TERM \"$SLURM_JOB_ID\"' TERM",
         'wait "$agents"; status=$?',
@@ -87,10 +89,12 @@ def kubernetes_trainjob(batch: BatchScript) -> str:
     script = f'keeps=0; if [ "$PET_NODE_RANK" = 0 ]; then keeps=1; fi; exec {agent}'
     script = script.replace("$", "$$")  # Kubernetes itself replaces $(NAME), and takes $$ for $
     quoted = json.dumps  # a JSON string is a YAML string
-    lines = ["apiVersion: trainer.kubeflow.org/v1alpha1", "kind: TrainJob", "metadata:", f"  name: {batch.name}",
-             "spec:", "  runtimeRef:", "    apiGroup: trainer.kubeflow.org", "    kind: ClusterTrainingRuntime",
-             "    name: torch-distributed", "  trainer:", f"    image: {quoted(batch.image)}",
-             f"    numNodes: {batch.max_nodes}", "    command:", f"    - {quoted('/bin/sh')}", f"    - {quoted('-c')}",
+    lines = ["apiVersion: trainer.kubeflow.org/v1alpha1", "kind: TrainJob", "metadata:",
+             f"  name: {batch.name}", "spec:",
+             "  runtimeRef:", "    apiGroup: trainer.kubeflow.org", "    kind: ClusterTrainingRuntime",
+             "    name: torch-distributed",
+             "  trainer:", f"    image: {quoted(batch.image)}", f"    numNodes: {batch.max_nodes}",
+             "    command:", f"    - {quoted('/bin/sh')}", f"    - {quoted('-c')}",
              "    args:", f"    - {quoted(script)}"]
     if batch.env:
         lines.append("    env:")
@@ -104,8 +108,8 @@ def kubernetes_trainjob(batch: BatchScript) -> str:
 def sge_script(batch: BatchScript) -> str:
     """Return a script for qsub with a parallel environment that gives whole hosts."""
     if re.search(r"[^A-Za-z0-9_./+-]", batch.folder):
-        raise UsageError(f"--launcher sge: the current folder {batch.folder!r} has a character in its name that is not "
-                         "safe on its way through qrsh")
+        raise UsageError(f"--launcher sge: the current folder {batch.folder!r} has a character in its name "
+                         "that is not safe on its way through qrsh")
     agent = batch.agent_command('"$1:$2"', '"sge-$3"', '"$4"', '"$5"')
     max_slots = batch.max_nodes * batch.processes
     is_fixed = batch.min_nodes == batch.max_nodes

@@ -67,22 +67,24 @@ def agent_script(command: Sequence[str], folder: str, roots: Sequence[str]) -> s
     """Return a script that runs an agent in `folder`, with the first of `roots` that has our package."""
     candidates = " ".join(map(shlex.quote, roots))
     find = (f"for root in {candidates}; do if [ -f \"$root/imgcls/__init__.py\" ]; then "
-            "PYTHONPATH=\"$root${PYTHONPATH:+:$PYTHONPATH}\"; export PYTHONPATH; break; fi; done; ") if roots else ""
+            "PYTHONPATH=\"$root${PYTHONPATH:+:$PYTHONPATH}\"; export PYTHONPATH; break; fi; done; "
+            ) if roots else ""
     # `python` in the user's command is then the one that runs the agent
-    path = f"PATH={shlex.quote(os.path.dirname(command[0]))}:$PATH; export PATH; " if os.path.isabs(command[0]) else ""
-    # No `exec`: the shell stays, so that its exit status tells a killed agent (128 + signal) from a lost connection.
+    bin_folder = os.path.dirname(command[0])
+    path = f"PATH={shlex.quote(bin_folder)}:$PATH; export PATH; " if os.path.isabs(command[0]) else ""
+    # No `exec`: the shell's exit status tells a killed agent (128 + signal) from a lost connection.
     return (f"cd -- {shlex.quote(folder)} 2>/dev/null || exit {NO_FOLDER}; {find}{path}"
             f"{shlex.join(command)}; exit $?")
 
 
 def run_on_hosts(hosts: Sequence[Host], make_command: Callable[[Host], list[str]],
                  timeout_s: float | None) -> list[subprocess.CompletedProcess[str] | None]:
-    """Run a command for every host at the same time; None for those that did not end in time. Order is kept."""
+    """Run a command for every host at once, in their order; None for those that did not end in time."""
 
     def run(host: Host) -> subprocess.CompletedProcess[str] | None:
         try:
-            return subprocess.run(make_command(host), stdin=subprocess.DEVNULL, capture_output=True, text=True,
-                                  check=False, timeout=timeout_s, errors="replace")
+            return subprocess.run(make_command(host), stdin=subprocess.DEVNULL, capture_output=True,
+                                  text=True, check=False, timeout=timeout_s, errors="replace")
         except subprocess.TimeoutExpired:
             return None
 

@@ -1,7 +1,7 @@
 """A job on this machine or on many: one agent each, whose output is merged and whose end is everybody's end.
 
-`imgcls-launch` calls `run`. The agents (`agent`) start and restart the workers; here they are started over ssh, told
-that somebody is still there, told to stop, and in the end killed. Nothing here needs torch.
+`imgcls-launch` calls `run`. The agents (`agent`) start and restart the workers; here they are started over
+ssh, told that somebody is still there, told to stop, and in the end killed. Nothing here needs torch.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class AgentHandle:
 
 
 def run(job: Job) -> int:
-    """Check, copy, start and stay until the end; return the exit status. One line per host that cannot be used."""
+    """Check, copy, start and stay until the end; return the exit status."""
     if job.dry_run:
         print_commands(job)
         return 0
@@ -113,9 +113,10 @@ class Supervisor:
 
     def _start(self, index: int) -> None:
         job = self._job
+        env = _with_roots(job.roots) if job.ssh is None else None
         process = subprocess.Popen(  # in a session of its own: a terminal's Ctrl-C is for us to pass on
-            job.start_command(index, self._port), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE, start_new_session=True, env=_with_roots(job.roots) if job.ssh is None else None)
+            job.start_command(index, self._port), env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, start_new_session=True)
         agent = AgentHandle(job.hosts[index].host.name, process)
         self._agents.append(agent)
         assert process.stdin is not None
@@ -217,7 +218,7 @@ class Supervisor:
         """Once the job is ending: tell those that are still there, then kill them."""
         if self._shutdown == Shutdown.NOT_BEGUN:
             return
-        # after a failure most agents end by themselves; after Ctrl-C nobody does, and workers need time to save
+        # after a failure most agents end by themselves; after Ctrl-C none does, and workers have to save
         tell_after, kill_after = (0.0, PATIENCE_S) if self._stop_signals else (NOTICE_S, NOTICE_S + KILL_S)
         elapsed = time.monotonic() - self._shutdown_time
         if self._shutdown == Shutdown.NOTICED and elapsed >= tell_after:
@@ -269,7 +270,8 @@ class Supervisor:
     def _unexplained_end(self) -> AgentMessage:
         failed = next(agent for agent in self._agents if agent.process.returncode)
         remark = f" ({failed.last_stderr})" if failed.last_stderr else ""
-        return AgentMessage("error", f"{failed.host}: its agent ended with status {failed.process.returncode}{remark}")
+        status = failed.process.returncode
+        return AgentMessage("error", f"{failed.host}: its agent ended with status {status}{remark}")
 
     @contextlib.contextmanager
     def _catch_signals(self) -> Iterator[None]:
@@ -278,7 +280,8 @@ class Supervisor:
             if self._shutdown == Shutdown.NOT_BEGUN:
                 self._begin_shutdown()
 
-        previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+        previous = {number: signal.signal(number, note)
+                    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
         try:
             yield
         finally:

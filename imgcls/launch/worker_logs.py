@@ -43,7 +43,8 @@ class WorkerLogs(LogsSpecs):
         stderrs = dict.fromkeys(envs, "")
         self.error_files = {local_rank: os.path.join(folder, f"{local_rank}.json") for local_rank in envs}
         for local_rank, env in envs.items():
-            env.update(TORCHELASTIC_ERROR_FILE=self.error_files[local_rank], TORCHELASTIC_RUN_ID=self._state.job)
+            env["TORCHELASTIC_ERROR_FILE"] = self.error_files[local_rank]
+            env["TORCHELASTIC_RUN_ID"] = self._state.job  # torch's is "none" until the hosts have agreed
             host = f"{spec.host}:" if spec.has_several_hosts else ""
             prefix = f"[{host}{self._ranks[local_rank]}] " if spec.has_launcher else ""
             if spec.has_launcher or local_rank > 0:  # the first may draw on the terminal

@@ -1,7 +1,7 @@
 """The worker processes of one agent, each the head of a process group: ended together, and with the agent.
 
-The agent, its torch side (`elastic`) and its listener (`heartbeat`) share one `WorkerProcesses`. Starting them is
-torch's.
+The agent, its torch side (`elastic`) and its listener (`heartbeat`) share one `WorkerProcesses`. Starting
+them is torch's.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def signal_group(pid: int, number: signal.Signals) -> None:
 
 
 def parent_death_command() -> list[str]:
-    """Return what to put before a command so that it ends when the agent is killed; [] where there is no such tool."""
+    """Return what to put before a command so that it ends with a killed agent; [] without the tool."""
     command = [shutil.which("setpriv") or "", "--pdeathsig", "TERM", "--"]
     # older versions of setpriv have no --pdeathsig: ask it
     if not command[0] or subprocess.run([*command, "true"], capture_output=True, check=False).returncode:

@@ -18,6 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from imgcls.config.resolve import Config
 from imgcls.distributed import data_parallel, sync_batch_norm
+from imgcls.distributed.compression import check_compression
 from imgcls.distributed.data_parallel import DataParallel
 from imgcls.distributed.process_group import Worker
 from imgcls.distributed.sync_batch_norm import SyncBNState
@@ -176,7 +177,7 @@ def check_sharing(config: Config, worker: Worker) -> None:
                 raise UsageError(f"{setting}: does not go with `kv_store` {distributed.kv_store}, where every worker "
                                  "is by itself and its gradients go to a server as float32; take dist_sync"
                                  f"{other_dtype}")
-    data_parallel.check(distributed.gc_type, distributed.gc_threshold, dtype)
+    check_compression(distributed.gc_type, distributed.gc_threshold, dtype)
 
 
 def running_statistics(model: nn.Module) -> list[Tensor]:
@@ -190,6 +191,6 @@ def _connect_to_servers(config: Config, optimizer: torch.optim.Optimizer, worker
     # imported where it is needed: the wire protocol of dist_async is of no use to other runs
     from imgcls.distributed.parameter_server.client import ParameterServerClient
 
-    servers = worker.rank_info.servers if worker.rank_info else 0
-    return ParameterServerClient(optimizer, rank=worker.rank, world=worker.world_size, servers=servers or 1,
-                    timeout=config.distributed.dist_timeout)
+    num_servers = worker.rank_info.num_servers if worker.rank_info else 0
+    return ParameterServerClient(optimizer, rank=worker.rank, world_size=worker.world_size,
+                                 num_servers=num_servers or 1, timeout_s=config.distributed.dist_timeout)

@@ -47,10 +47,10 @@ def _about_sharing(config: Config, worker: Worker) -> Iterator[str]:
     if worker.world_size == 1 and (unused := settings_for_several_processes(config)):
         yield f"{', '.join(unused)}: one process trains alone, so that there is nothing to share"
     if worker.is_async:
-        from imgcls.distributed.parameter_server.client import advice
+        from imgcls.distributed.parameter_server.client import momentum_advice
 
         momentum = config.optimizer.mom if config.optimizer.optimizer.lower() in ("sgd", "nag") else 0
-        if warning := advice(momentum, config.schedule.lr, worker.world_size):
+        if warning := momentum_advice(momentum, config.schedule.lr, worker.world_size):
             yield warning
 
 

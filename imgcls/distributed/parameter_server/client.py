@@ -1,25 +1,15 @@
-"""A worker's side of dist_async: gradients to the servers, weights back (`server` tells how all of it works).
+"""A worker's side of dist_async: gradients to the servers, weights back.
 
-The trainer calls `push_pull` in place of the optimizer's step. The local optimizer takes no steps: it is what the
-servers are started from and what `fetch` brings their state back into, for a checkpoint.
-
-The parameters stand one after the other in one vector, which the servers share evenly, to the element: every optimizer
-that is offered works element by element. (MXNet cuts only keys of over a million elements.)
+The trainer calls `push_pull` in place of the optimizer's step. The local optimizer takes no steps: the
+servers are started from it, and `fetch` brings their state back into it, for a checkpoint.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import subprocess
-import sys
-import threading
-import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -29,27 +19,22 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
-from imgcls.distributed.parameter_server.server import (
-    FETCH,
-    GOODBYE,
-    HEADER,
-    PING,
-    PULL,
-    PUSH,
-    RESTORE,
-    SERVER,
-    STATISTICS,
-    WORKER,
-    as_bytes,
-    brief,
-    connect,
-    header,
-    in_parallel,
-    receive,
+from imgcls.distributed.parameter_server.connections import ServerConnections, connect_to_servers
+from imgcls.distributed.parameter_server.flat_parameters import FlatParameters, flatten_like, view_like
+from imgcls.distributed.parameter_server.protocol import Request
+from imgcls.distributed.parameter_server.server_process import (
+    base_store,
+    kill_server,
+    start_server,
+    store_address,
+    wait_until_ready,
 )
 from imgcls.distributed.process_group import LostContact
 from imgcls.distributed.rank_info import host_name
-from imgcls.errors import RunError, Stopped, UsageError
+from imgcls.errors import Stopped, UsageError
+
+#: workers that are named in a line of statistics
+MAX_SHOWN_WORKERS = 16
 
 
 @dataclass(frozen=True)
@@ -58,138 +43,140 @@ class Statistics:
 
     #: by worker
     pushes: list[int]
-    #: updates by others between the weights a gradient is of and those it was applied to
+    # Staleness: updates by others between the weights a gradient is of and those it was applied to.
     mean: float
     p99: int
     largest: int
 
     def __str__(self) -> str:
-        by_worker = ", ".join(f"worker {rank} {count}" for rank, count in enumerate(self.pushes[:16]))
-        return (f"{sum(self.pushes)} pushes ({by_worker}{', ...' if len(self.pushes) > 16 else ''}), staleness "
+        shown = self.pushes[:MAX_SHOWN_WORKERS]
+        by_worker = ", ".join(f"worker {rank} {count}" for rank, count in enumerate(shown))
+        more = ", ..." if len(self.pushes) > MAX_SHOWN_WORKERS else ""
+        return (f"{sum(self.pushes)} pushes ({by_worker}{more}), staleness "
                 f"{self.mean:.2f} on average, 99 % up to {self.p99}, at most {self.largest}")
 
 
 class ParameterServerClient:
-    """The worker's side: a context, left in good order or by `Stopped` with a good-bye, else by ending its servers.
+    """The worker's side: a context, left with a good-bye, or after an error by ending its servers.
 
     Every method may raise LostContact: a server, or a worker that the server missed, is gone.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, *, rank: int, world_size: int, num_servers: int = 1,
                  timeout_s: float = 300.0) -> None:
-        """Start this worker's servers, meet all of them, and take up the weights of worker 0.
+        """Start this worker's servers, meet all of them, and take the weights of worker 0.
 
-        The weights and the state of the optimizer that worker 0 has are those that training begins with. All workers
-        of the default process group must come here. Of `num_servers` in all, server i runs beside worker i modulo
+        Training begins with the weights and the optimizer's state that worker 0 has. All workers of the
+        default process group must come here. Of `num_servers` in all, server i runs beside worker i modulo
         `world_size`.
         """
         if num_servers < 1:
             raise UsageError(f"--num-servers {num_servers}: dist_async needs at least one")
-        self.rank, self.world_size, self.num_servers = rank, world_size, num_servers
-        #: the stop request of workers that have left (0: none), and the one that this worker leaves with
-        self.peer_request = 0
+        self._rank = rank
+        #: the stop request that this worker leaves with, 0: none
         self.stop_request = 0
         self._optimizer = optimizer
-        self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        self._buffers(sum(p.numel() for p in self._parameters))
-        self._versions = [0.0] * num_servers
-        self._lock, self._done, self._talked = threading.Lock(), threading.Event(), time.monotonic()
-        self._problem: LostContact | None = None
-        self._groups: list[Any] = []
-        token, base = _shared_token(), _base_store()
-        self._children = [_start(self._specification(index, token, base, timeout_s))
-                          for index in range(num_servers) if index % world_size == rank]
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        self._flat = FlatParameters(parameters, num_servers)
+        self._connections: ServerConnections | None = None
+        self._is_closed = False
+        token = _shared_token()
+        store = base_store()
+        #: the servers that this worker started
+        self.children = [
+            start_server(self._server_config(index) | {
+                "store": store_address(store), "token": token, "num_workers": world_size,
+                "timeout_s": timeout_s})
+            for index in range(num_servers) if index % world_size == rank]
         try:
-            for child in self._children:
-                if child.stdout and not child.stdout.readline():
-                    raise RunError(f"`kv_store` dist_async: the server here ended at its start, status {child.wait()}")
-            with self._telling():
-                self._groups = in_parallel(lambda index: connect(base, token, index, rank, WORKER, timeout_s),
-                                           num_servers)
+            for child in self.children:
+                wait_until_ready(child)
+            self._connections = connect_to_servers(store, token, num_servers, rank, timeout_s)
             if rank == 0:
                 self.restore()
             self.pull()
         except BaseException:
             self.abort()
             raise
-        self._pinger = threading.Thread(target=self._ping, args=(timeout_s / 3,), daemon=True)
-        self._pinger.start()
+        self._connections.start_pings(timeout_s / 3)
+
+    @property
+    def peer_request(self) -> int:
+        """The largest stop request of workers that have left, 0: none."""
+        return self._servers.peer_request
 
     def push_pull(self, lr: float) -> None:
-        """Give the gradients of all parameters to the servers, who take a step with them at the learning rate `lr`,
-        and take the newest weights."""
-        torch._foreach_copy_(self._gradient_views, [_gradient(p) for p in self._parameters])
-        if self._gradients is not self._sent:
-            self._sent.copy_(self._gradients)  # waits for the device
-        self._exchange(PUSH, lr, self._slices(self._sent))
-        self._take_weights()
+        """Give the gradients of all parameters to the servers, and take the newest weights.
+
+        The servers take a step with them at the learning rate `lr`.
+        """
+        self._flat.gather_gradients()
+        self._servers.request_weights(Request.PUSH, self._flat.slices(self._flat.received), lr,
+                                      self._flat.slices(self._flat.sent))
+        self._flat.scatter_weights()
 
     def pull(self) -> None:
         """Take the newest weights."""
-        self._exchange(PULL)
-        self._take_weights()
+        self._servers.request_weights(Request.PULL, self._flat.slices(self._flat.received))
+        self._flat.scatter_weights()
 
     def fetch(self) -> None:
-        """Take the weights and the optimizer's state, which belong together, into the model and the local optimizer:
-        what a checkpoint needs. Each server's part is of one moment; with several servers the moments differ."""
-        parts = [load_safetensors(content) for content in self._ask(FETCH, range(self.num_servers))]
-        for part, target in zip(parts, self._slices(self._received), strict=True):
+        """Take the weights and the state into the model and the local optimizer, for a checkpoint.
+
+        Each server's part is of one moment; with several servers the moments differ.
+        """
+        parts = [load_safetensors(self._servers.request_text(Request.FETCH, index))
+                 for index in range(self._flat.num_servers)]
+        for part, target in zip(parts, self._flat.slices(self._flat.received), strict=True):
             target.copy_(part.pop("weights"))
-        self._take_weights()
+        self._flat.scatter_weights()
         self._take_state(parts)
 
     def restore(self) -> None:
         """Give the servers the weights and the optimizer's state of this worker."""
-        with torch.no_grad():
-            torch._foreach_copy_(self._weight_views, self._parameters)
-        if self._weights is not self._received:
-            self._received.copy_(self._weights)
-        for index, weights in enumerate(self._slices(self._received)):
-            content = {"weights": weights}
-            for number, (which, begin, end) in enumerate(self._pieces(index)):
-                p = self._parameters[which]
-                content |= {f"{number}/{kind}": _flat(value, p)[begin:end] if value.ndim else value.cpu()
-                            for kind, value in self._optimizer.state.get(p, {}).items() if isinstance(value, Tensor)}
-            self._tell(index, RESTORE, save_safetensors(content))
+        self._flat.gather_weights()
+        for server, weights in enumerate(self._flat.slices(self._flat.received)):
+            tensors = {"weights": weights}
+            for number, (index, begin, end) in enumerate(self._flat.pieces(server)):
+                p = self._flat.parameters[index]
+                for kind, value in self._optimizer.state.get(p, {}).items():
+                    if isinstance(value, Tensor):  # a number, such as a count of steps, is not cut
+                        piece = flatten_like(value, p)[begin:end] if value.ndim else value.cpu()
+                        tensors[f"{number}/{kind}"] = piece
+            self._servers.send_text(Request.RESTORE, server, save_safetensors(tensors))
 
     def statistics(self) -> Statistics:
-        """What the first server saw since this was last asked (by one worker, or each hears a part)."""
-        found = json.loads(self._ask(STATISTICS, [0])[0])
-        counts = found["staleness"]
-        number = max(sum(counts.values()), 1)
-        p99, seen = 0, 0
-        for staleness in sorted(map(int, counts)):
-            if seen < 0.99 * number:
+        """Return what the first server saw since any worker last asked."""
+        content = json.loads(self._servers.request_text(Request.STATISTICS, 0))
+        counts = {int(staleness): count for staleness, count in content["staleness"].items()}
+        total = max(sum(counts.values()), 1)
+        p99 = 0
+        num_below = 0
+        for staleness in sorted(counts):
+            if num_below < 0.99 * total:
                 p99 = staleness
-            seen += counts[str(staleness)]
-        return Statistics(found["pushes"], sum(int(s) * c for s, c in counts.items()) / number, p99,
-                          max(map(int, counts), default=0))
+            num_below += counts[staleness]
+        mean = sum(staleness * count for staleness, count in counts.items()) / total
+        return Statistics(content["pushes"], mean, p99, max(counts, default=0))
 
     def close(self) -> None:
         """Say good-bye, with `stop_request`, and wait for the other workers if a server of theirs is here."""
-        if self._done.is_set():
+        if self._is_closed:
             return
-        self._done.set()
-        with self._lock, self._telling():
-            for group in self._groups:
-                group.send([header(GOODBYE, self.stop_request)], SERVER, 0).wait()
-        self._pinger.join()
-        for child in self._children:
+        self._is_closed = True
+        self._servers.say_goodbye(self.stop_request)
+        for child in self.children:
             if child.wait():
-                raise LostContact(f"rank {self.rank} ({host_name()}): the server here lost a worker")
+                raise LostContact(f"rank {self._rank} ({host_name()}): the server here lost a worker")
         self.abort()
 
     def abort(self) -> None:
         """End the servers that this worker has started, at once."""
-        self._done.set()
-        for child in self._children:
-            child.kill()
-            child.wait()
-            for stream in (child.stdin, child.stdout):
-                if stream:
-                    with contextlib.suppress(OSError):
-                        stream.close()
-        self._groups = []  # their threads end here, not somewhere in the end of the interpreter
+        self._is_closed = True
+        for child in self.children:
+            kill_server(child)
+        if self._connections is not None:
+            self._connections.close()
 
     def __enter__(self) -> ParameterServerClient:
         return self
@@ -201,200 +188,50 @@ class ParameterServerClient:
         else:
             self.abort()
 
-    # ---- talking
-
-    def _exchange(self, wanted: int, lr: float = 0.0, payload: Sequence[Tensor] = ()) -> None:
-        """The same request to all servers at once; their weights come into `_received`."""
-        with self._lock, self._telling():
-            works, answers = [], []
-            for index, (group, weights) in enumerate(zip(self._groups, self._slices(self._received), strict=True)):
-                works.append(group.send([header(wanted, lr, self._versions[index])], SERVER, 0))
-                works += [group.send([payload[index]], SERVER, 0)] if payload else []
-                answers.append(torch.zeros(HEADER, dtype=torch.float64))
-                works += [group.recv([answers[-1]], SERVER, 0), group.recv([weights], SERVER, 0)]
-            for work in works:
-                work.wait()
-            for index, answer in enumerate(answers):
-                self._heard(answer)
-                self._versions[index] = float(answer[0])
-
-    def _ask(self, wanted: int, servers: Sequence[int]) -> list[bytes]:
-        """The texts with which servers answer."""
-        found = []
-        with self._lock, self._telling():
-            for index in servers:
-                self._groups[index].send([header(wanted)], SERVER, 0).wait()
-                answer = torch.zeros(HEADER, dtype=torch.float64)
-                self._groups[index].recv([answer], SERVER, 0).wait()
-                if wanted == FETCH:
-                    self._versions[index] = float(answer[0])
-                found.append(receive(self._groups[index], int(answer[2]), SERVER))
-        return found
-
-    def _tell(self, server: int, wanted: int, content: bytes) -> None:
-        with self._lock, self._telling():
-            self._groups[server].send([header(wanted, len(content))], SERVER, 0).wait()
-            self._groups[server].send([as_bytes(content)], SERVER, 0).wait()
-
-    def _heard(self, answer: Tensor) -> None:
-        self.peer_request = max(self.peer_request, int(answer[1]))
-        self._talked = time.monotonic()
-
-    def _ping(self, seconds: float) -> None:
-        """Say a word when nothing was said for a while (evaluation, the first batch), so that a server knows a worker
-        that is busy from one that is gone."""
-        while not self._done.wait(max(self._talked + seconds - time.monotonic(), 0.01)):
-            if time.monotonic() - self._talked < seconds:
-                continue
-            try:
-                with self._lock, self._telling():
-                    for group in self._groups:
-                        answer = torch.zeros(HEADER, dtype=torch.float64)
-                        group.send([header(PING)], SERVER, 0).wait()
-                        group.recv([answer], SERVER, 0).wait()
-                        self._heard(answer)
-            except LostContact as error:
-                self._problem = error
-                return
-
-    @contextlib.contextmanager
-    def _telling(self) -> Iterator[None]:
-        """What gloo says, in words that name the server."""
-        if self._problem:
-            raise self._problem
-        try:
-            yield
-        except RuntimeError as error:
-            if isinstance(error, RunError):
-                raise
-            raise LostContact(f"rank {self.rank} ({host_name()}): `kv_store` dist_async: a server does not answer, "
-                              f"or has ended because it lost a worker ({brief(error)})") from error
-
-    # ---- one vector of all parameters
-
-    def _buffers(self, size: int) -> None:
-        """Gradients and weights as one vector each, on the device and, where that is a GPU, as they are sent."""
-        device = self._parameters[0].device
-        self._gradients, self._weights = torch.zeros(size, device=device), torch.zeros(size, device=device)
-        self._sent, self._received = self._gradients, self._weights
-        if device.type != "cpu":
-            self._sent, self._received = (torch.zeros(size, pin_memory=True) for _ in range(2))
-        self._gradient_views, self._weight_views = self._views(self._gradients), self._views(self._weights)
-
-    def _views(self, flat: Tensor) -> list[Tensor]:
-        """The parameters in that vector, each in the memory order it has itself."""
-        pieces = flat.split([p.numel() for p in self._parameters])
-        return [_like(piece, p) for piece, p in zip(pieces, self._parameters, strict=True)]
-
-    def _slices(self, flat: Tensor) -> list[Tensor]:
-        """The part of the vector that each server has."""
-        return [flat[begin:end] for begin, end in map(self._range, range(self.num_servers))]
-
-    def _range(self, server: int) -> tuple[int, int]:
-        size = self._weights.numel()
-        return size * server // self.num_servers, size * (server + 1) // self.num_servers
-
-    def _pieces(self, server: int) -> list[tuple[int, int, int]]:
-        """(number of the parameter, begin, end within it) of what a server has."""
-        first, last = self._range(server)
-        found, start = [], 0
-        for number, p in enumerate(self._parameters):
-            begin, end = max(first - start, 0), min(last - start, p.numel())
-            if begin < end:
-                found.append((number, begin, end))
-            start += p.numel()
-        return found
-
-    def _take_weights(self) -> None:
-        if self._weights is not self._received:
-            self._weights.copy_(self._received)
-        with torch.no_grad():
-            torch._foreach_copy_(self._parameters, self._weight_views)
+    @property
+    def _servers(self) -> ServerConnections:
+        assert self._connections is not None
+        return self._connections
 
     def _take_state(self, parts: Sequence[Mapping[str, Tensor]]) -> None:
-        """The servers' parts of the optimizer's state into the local optimizer."""
-        found: dict[tuple[int, str], list[Tensor]] = {}
-        for index, part in enumerate(parts):
-            owners = [which for which, _begin, _end in self._pieces(index)]
+        """Put the servers' parts of the optimizer's state into the local optimizer."""
+        # (index of the parameter, kind of state) -> its pieces, in order
+        pieces_of: dict[tuple[int, str], list[Tensor]] = {}
+        for server, part in enumerate(parts):
+            owners = [index for index, _begin, _end in self._flat.pieces(server)]
             for name, tensor in part.items():
                 number, _, kind = name.partition("/")
-                found.setdefault((owners[int(number)], kind), []).append(tensor)
-        for (which, kind), pieces in found.items():
-            p = self._parameters[which]
+                pieces_of.setdefault((owners[int(number)], kind), []).append(tensor)
+        for (index, kind), pieces in pieces_of.items():
+            p = self._flat.parameters[index]
             if pieces[0].ndim:
                 flat = torch.cat(pieces)
-                value = torch.empty_like(p, dtype=flat.dtype, requires_grad=False).copy_(_like(flat, p))
+                value = torch.empty_like(p, dtype=flat.dtype, requires_grad=False).copy_(view_like(flat, p))
             else:
-                value = max(pieces, key=float)  # of a parameter that two servers share, the one that is further on
+                # of a parameter that two servers share, the one that is further on
+                value = max(pieces, key=float)
             self._optimizer.state[p][kind] = value
 
-    def _specification(self, index: int, token: str, base: Any, timeout: float) -> dict[str, Any]:
-        """What a server is told at its start."""
+    def _server_config(self, server: int) -> dict[str, Any]:
+        """Return what a server holds, as `server.main` reads it."""
         groups = self._optimizer.param_groups
         group_of = [number for number, group in enumerate(groups) for _p in group["params"]]
-        return {"store": _address(base), "token": token, "server": index, "workers": self.world_size,
-                "timeout": timeout,
-                "optimizer": type(self._optimizer).__name__,
+        return {"server": server, "optimizer": type(self._optimizer).__name__,
                 "groups": [{k: v for k, v in group.items() if k != "params"} for group in groups],
-                "pieces": [(group_of[which], end - begin) for which, begin, end in self._pieces(index)]}
+                "pieces": [(group_of[index], end - begin) for index, begin, end in self._flat.pieces(server)]}
 
 
-def advice(momentum: float, lr: float, workers: int) -> str:
-    """What to say about --mom with several workers, "" for nothing."""
-    if momentum <= 0 or workers < 2:
+def momentum_advice(momentum: float, lr: float, num_workers: int) -> str:
+    """Return what to say about `mom` with several workers, "" for nothing."""
+    if momentum <= 0 or num_workers < 2:
         return ""
-    return (f"`kv_store` dist_async with `mom` {momentum:g}: gradients come late, and momentum adds up what is late; "
-            f"the loss may grow without bounds where dist_sync learns. `lr` {lr / workers:g} (that of now / {workers} "
-            "workers) or `mom` 0 is safer")
+    return (f"`kv_store` dist_async with `mom` {momentum:g}: gradients come late, and momentum adds up "
+            "what is late; the loss may grow without bounds where dist_sync learns. "
+            f"`lr` {lr / num_workers:g} (that of now / {num_workers} workers) or `mom` 0 is safer")
 
 
 def _shared_token() -> str:
-    """A name that the workers of this attempt have in common and no other attempt has."""
+    """Return a name that the workers of this attempt have in common and no other attempt has."""
     token = torch.frombuffer(bytearray(uuid.uuid4().bytes), dtype=torch.uint8)
     dist.broadcast(token, 0)
     return f"imgcls-async-{bytes(token.tolist()).hex()}"
-
-
-def _base_store() -> Any:
-    """The store where the workers met, without the prefixes that torch has put before its keys."""
-    store = dist.distributed_c10d._get_default_store()
-    while isinstance(store, dist.PrefixStore):
-        store = store.underlying_store
-    return store
-
-
-def _address(store: Any) -> dict[str, Any]:
-    """Where another process finds that store."""
-    if isinstance(store, dist.FileStore):
-        return {"file": store.path}  # type: ignore[attr-defined]
-    return {"host": store.host, "port": store.port}
-
-
-def _start(specification: Mapping[str, Any]) -> subprocess.Popen[bytes]:
-    """A server beside this process, which ends with it."""
-    paths = [os.fspath(Path(__file__).resolve().parents[3]), os.environ.get("PYTHONPATH", "")]
-    child = subprocess.Popen(
-        [sys.executable, "-m", "imgcls.distributed.parameter_server.server"],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "CUDA_VISIBLE_DEVICES": ""})
-    assert child.stdin
-    child.stdin.write(json.dumps(specification).encode() + b"\n")
-    child.stdin.flush()
-    return child
-
-
-def _gradient(p: Tensor) -> Tensor:
-    return torch.zeros_like(p) if p.grad is None else p.grad
-
-
-def _flat(value: Tensor, p: Tensor) -> Tensor:
-    """`value`, shaped as `p`, as a vector on the CPU in the memory order of `p`."""
-    flat = torch.empty(p.numel(), dtype=value.dtype)
-    _like(flat, p).copy_(value)
-    return flat
-
-
-def _like(flat: Tensor, p: Tensor) -> Tensor:
-    """A vector of as many elements as `p`, seen in the shape of `p` and, where `p` fills its memory, in its order."""
-    dense = torch.empty_like(p, device="meta").stride() == p.stride()
-    return flat.as_strided(p.shape, p.stride()) if dense else flat.view(p.shape)

@@ -1,18 +1,8 @@
-"""dist_async: servers hold the weights and the optimizer, and every worker trains at its own pace.
+"""The program of a dist_async server: `python -m imgcls.distributed.parameter_server.server`.
 
-A worker sends the gradient of its batch, the server applies it at once and returns the weights as they are then: with
-the updates that other workers have made meanwhile. Nobody waits for anybody; the price is that a gradient is of weights
-some updates old (its staleness), and that no two runs are alike.
-
-A server is `python -m imgcls.distributed.parameter_server.server`, started by a worker
-(`client.ParameterServerClient`) on its machine and told in
-one line of JSON on its standard input what it is to hold; it says "ready" when it does. It ends when all workers have
-said good-bye, when one is lost, and with its parent. So whatever starts the workers (torchrun, mpirun, srun, by hand)
-starts all there is.
-
-Each worker has a connection of its own to each server, a gloo group of two, and a thread there, so that a slow one
-keeps nobody waiting. On the wire there is a header of `HEADER` float64 (what is wanted, learning rate, ...), then
-float32 gradients or weights, or a safetensors or JSON text; nothing is pickled.
+A worker starts it on its machine (`server_process`) and sends one line of JSON to its standard input: what it
+is to hold. It says "ready" once it does. It ends when all workers have said good-bye, when one is lost, and
+with its parent; so whatever starts the workers (torchrun, mpirun, srun, by hand) starts all there is.
 
 Running statistics of batch normalisation stay with each worker; those of worker 0 are saved, as in MXNet.
 """
@@ -24,13 +14,11 @@ import ctypes
 import inspect
 import json
 import os
-import re
 import signal
 import sys
 import threading
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
@@ -40,212 +28,206 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from torch import Tensor, nn
 
+from imgcls.distributed.parameter_server.protocol import (
+    SERVER_RANK,
+    TAG,
+    WORKER_RANK,
+    Request,
+    connect,
+    empty_header,
+    gloo_reason,
+    in_parallel,
+    make_header,
+    receive_bytes,
+    to_tensor,
+)
 from imgcls.distributed.rank_info import host_name
 from imgcls.errors import RunError
 from imgcls.optim import optimizers
 
-#: float64 numbers that every message begins with
-HEADER = 4
-#: what a worker wants; the header goes on as written there
-PUSH = 1        # learning rate, version of the weights; gradients follow -> weights
-PULL = 2        # -> weights
-PING = 3        # -> nothing more than a header
-FETCH = 4       # -> bytes: weights and state of the optimizer, safetensors
-RESTORE = 5     # size; as many bytes follow, the same the other way. There is no answer
-STATISTICS = 6  # -> bytes: JSON of the pushes since it was last asked
-GOODBYE = 7     # why this worker leaves, 0 for having done its work; the others then hear it. There is no answer
-# The header of an answer: version of the weights, why a worker has left (the largest), size in bytes of a text
-WORKER, SERVER = 0, 1  # ranks in a group of two
-#: staleness above this is counted as this
-LARGEST = 9999
+#: staleness above this is counted as this: a histogram has an end
+MAX_STALENESS = 9999
 
 
 class Server:
     """Weights and optimizer of one part of the parameters. Each worker has a thread in `serve`."""
 
-    def __init__(self, specification: Mapping[str, Any]) -> None:
-        """Build the optimizer: it has to be there before anybody waits for it."""
-        self._sizes = [int(size) for _group, size in specification["pieces"]]
+    def __init__(self, *, optimizer: str, groups: Sequence[Mapping[str, Any]],
+                 pieces: Sequence[tuple[int, int]], num_workers: int) -> None:
+        """Build torch.optim's `optimizer`; pieces are (index in `groups`, number of elements)."""
+        self._sizes = [int(size) for _group, size in pieces]
         self._weights = torch.zeros(sum(self._sizes))
+        # views of one vector, which goes to workers whole
         self._parameters = [nn.Parameter(piece) for piece in self._weights.split(self._sizes)]
-        groups = [{**options, "params": []} for options in specification["groups"]]
-        for p, (group, _size) in zip(self._parameters, specification["pieces"], strict=True):
-            groups[group]["params"].append(p)
+        param_groups = [{**options, "params": []} for options in groups]
+        for p, (group, _size) in zip(self._parameters, pieces, strict=True):
+            param_groups[group]["params"].append(p)
+        # now, and not at the first push: it has to be there before anybody waits for it
         optimizers.avoid_dynamo()
-        self._optimizer = _optimizer_class(specification["optimizer"])([g for g in groups if g["params"]])
+        self._optimizer = optimizer_class(optimizer)([group for group in param_groups if group["params"]])
         self._step = optimizers.stepper(self._optimizer)
-        self._lock, self._ready = threading.Lock(), threading.Event()
-        self._version, self._stop_request = 0, 0.0
-        self._pushes = [0] * int(specification["workers"])
+        self._lock = threading.Lock()
+        #: set once the weights are those of worker 0
+        self._has_weights = threading.Event()
+        self._version = 0
+        self._stop_request = 0.0
+        self._num_pushes = [0] * num_workers
         self._staleness: dict[int, int] = {}
 
-    def serve(self, group: Any, worker: int, timeout: float) -> None:
+    def serve(self, group: Any, worker: int, timeout_s: float) -> None:
         """Answer one worker until it says good-bye; RuntimeError, torch's, when it is gone."""
-        request = torch.zeros(HEADER, dtype=torch.float64)
-        gradients, weights = torch.zeros_like(self._weights), torch.zeros_like(self._weights)
+        header = empty_header()
+        # a thread's own buffers: a slow worker keeps nobody waiting
+        gradients = torch.zeros_like(self._weights)
+        weights = torch.zeros_like(self._weights)
         pieces = gradients.split(self._sizes)
         while True:
-            group.recv([request], WORKER, 0).wait()
-            wanted, first, version, _ = request.tolist()
-            if wanted == GOODBYE:
-                self._stop_request = max(self._stop_request, first)
+            group.recv([header], WORKER_RANK, TAG).wait()
+            request, argument, version, _ = header.tolist()
+            if request == Request.GOODBYE:
+                self._stop_request = max(self._stop_request, argument)
                 return
-            if wanted == RESTORE:
-                self._restore(receive(group, int(first), WORKER))
+            if request == Request.RESTORE:
+                self._restore(receive_bytes(group, int(argument), WORKER_RANK))
                 continue
-            if wanted != PING and not self._ready.wait(timeout):
+            if request != Request.PING and not self._has_weights.wait(timeout_s):
                 raise RuntimeError("worker 0 did not bring the weights in time")
-            if wanted == PUSH:
-                group.recv([gradients], WORKER, 0).wait()
-                version = self._apply(worker, pieces, first, int(version), weights)
-            elif wanted == PULL:
+            text = b""
+            if request == Request.PUSH:
+                group.recv([gradients], WORKER_RANK, TAG).wait()
+                version = self._apply(worker, pieces, argument, int(version), weights)
+            elif request == Request.PULL:
                 with self._lock:
-                    version = self._copy(weights)
-            content = b""
-            if wanted == FETCH:
-                version, content = self._pack()
-            elif wanted == STATISTICS:
-                content = self._report()
-            group.send([header(version, self._stop_request, len(content))], WORKER, 0).wait()
-            if wanted in (PUSH, PULL):
-                group.send([weights], WORKER, 0).wait()
-            elif content:
-                group.send([as_bytes(content)], WORKER, 0).wait()
+                    version = self._copy_weights(weights)
+            elif request == Request.FETCH:
+                version, text = self._pack()
+            elif request == Request.STATISTICS:
+                text = self._take_statistics()
+            group.send([make_header(version, self._stop_request, len(text))], WORKER_RANK, TAG).wait()
+            if request in (Request.PUSH, Request.PULL):
+                group.send([weights], WORKER_RANK, TAG).wait()
+            elif text:
+                group.send([to_tensor(text)], WORKER_RANK, TAG).wait()
 
-    def _apply(self, worker: int, gradients: Sequence[Tensor], lr: float, based_on: int, weights: Tensor) -> int:
-        """A step with one worker's gradients, at once; leaves the new weights in `weights`. Returns their version."""
+    def _apply(self, worker: int, gradients: Sequence[Tensor], lr: float, based_on: int,
+               weights: Tensor) -> int:
+        """Take a step with one worker's gradients; copy the new weights and return their version.
+
+        `based_on` is the version that the gradients are of.
+        """
         with self._lock, torch.no_grad():
             for p, gradient in zip(self._parameters, gradients, strict=True):
                 p.grad = gradient
             optimizers.set_lr(self._optimizer, lr)
             self._step()
-            staleness = min(self._version - based_on, LARGEST)
+            staleness = min(self._version - based_on, MAX_STALENESS)
             self._staleness[staleness] = self._staleness.get(staleness, 0) + 1
-            self._pushes[worker] += 1
+            self._num_pushes[worker] += 1
             self._version += 1
-            return self._copy(weights)
+            return self._copy_weights(weights)
 
-    def _copy(self, weights: Tensor) -> int:
+    def _copy_weights(self, weights: Tensor) -> int:
         weights.copy_(self._weights)
         return self._version
 
     def _pack(self) -> tuple[int, bytes]:
-        """The version, and "weights" and "PIECE/KIND" -> state of the optimizer."""
+        """Return the version, and as safetensors "weights" and "PIECE/KIND" -> optimizer state."""
         with self._lock:
-            content = {"weights": self._weights}
-            for number, p in enumerate(self._parameters):
-                content |= {f"{number}/{kind}": value for kind, value in self._optimizer.state[p].items()
+            tensors = {"weights": self._weights}
+            for index, p in enumerate(self._parameters):
+                tensors |= {f"{index}/{kind}": value for kind, value in self._optimizer.state[p].items()
                             if isinstance(value, Tensor)}
-            return self._version, save_safetensors(content)
+            return self._version, save_safetensors(tensors)
 
     def _restore(self, content: bytes) -> None:
+        """Take what `_pack` of these or other servers gave."""
         with self._lock:
             tensors = load_safetensors(content)
             self._weights.copy_(tensors.pop("weights"))
             for name, tensor in tensors.items():
-                number, _, kind = name.partition("/")
-                self._optimizer.state[self._parameters[int(number)]][kind] = tensor
-            self._ready.set()
+                index, _, kind = name.partition("/")
+                self._optimizer.state[self._parameters[int(index)]][kind] = tensor
+            self._has_weights.set()
 
-    def _report(self) -> bytes:
-        """The statistics since the last report, as JSON."""
+    def _take_statistics(self) -> bytes:
+        """Return the statistics since the last call, as JSON."""
         with self._lock:
-            content = json.dumps({"pushes": self._pushes, "staleness": self._staleness}).encode()
-            self._pushes, self._staleness = [0] * len(self._pushes), {}
+            content = json.dumps({"pushes": self._num_pushes, "staleness": self._staleness}).encode()
+            self._num_pushes = [0] * len(self._num_pushes)
+            self._staleness = {}
             return content
 
 
+def optimizer_class(name: str) -> Callable[..., torch.optim.Optimizer]:
+    """Return torch.optim's optimizer of that name; RunError where that is something else."""
+    member = getattr(torch.optim, name, None)
+    if not inspect.isclass(member) or not issubclass(member, torch.optim.Optimizer):
+        raise RunError(f"torch.optim has no optimizer {name}")
+    return member
+
+
 def main() -> int:
-    """A server process: serve until all workers have said good-bye (status 0) or one is lost (1)."""
+    """Run a server process: serve until all workers have said good-bye (status 0) or one is lost (1)."""
     for number in (signal.SIGINT, signal.SIGTERM):  # meant for the workers, who still have to save
         signal.signal(number, signal.SIG_IGN)
     _end_with_parent()
-    specification = json.loads(sys.stdin.readline())
+    config = json.loads(sys.stdin.readline())
     threading.Thread(target=_watch_parent, daemon=True).start()
     if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(1)
-    server, index, timeout = Server(specification), specification["server"], specification["timeout"]
-    base, token, lost = _open_store(specification["store"], timeout), specification["token"], threading.Event()
+        torch.set_num_threads(1)  # a step is short, and the cores are the workers'
+    num_workers = config["num_workers"]
+    server = Server(optimizer=config["optimizer"], groups=config["groups"], pieces=config["pieces"],
+                    num_workers=num_workers)
+    serve = _make_serve(server, config)
+    print("ready", flush=True)
+    in_parallel(serve, num_workers)
+    sys.stderr.flush()
+    os._exit(0)  # no more to do, and torch's own ending may wait for connections
+
+
+def _make_serve(server: Server, config: Mapping[str, Any]) -> Callable[[int], None]:
+    """Return the function that serves one worker and ends this process if that one is lost."""
+    index = config["server"]
+    timeout_s = config["timeout_s"]
+    store = _open_store(config["store"], timeout_s)
+    lost = threading.Event()
 
     def serve(worker: int) -> None:
         try:
-            server.serve(connect(base, token, index, worker, SERVER, timeout), worker, timeout)
+            group = connect(store, config["token"], index, worker, SERVER_RANK, timeout_s)
+            server.serve(group, worker, timeout_s)
         except RuntimeError as error:
             if not lost.is_set():  # the others only notice that this process ends
                 lost.set()
                 print(f"imgcls server {index} on {host_name()}: worker {worker} is gone or does not answer "
-                      f"({brief(error)})", file=sys.stderr, flush=True)
+                      f"({gloo_reason(error)})", file=sys.stderr, flush=True)
                 os._exit(1)
         except BaseException:  # a mistake of ours: nobody is to wait for this thread
             traceback.print_exc()
             os._exit(1)
 
-    print("ready", flush=True)
-    in_parallel(serve, specification["workers"])
-    sys.stderr.flush()
-    os._exit(0)  # no more to do, and torch's own ending may wait for connections
+    return serve
 
 
-def _open_store(address: Mapping[str, Any], timeout: float) -> Any:
+def _open_store(address: Mapping[str, Any], timeout_s: float) -> Any:
     if "file" in address:
         return dist.FileStore(address["file"], -1)
-    return dist.TCPStore(address["host"], address["port"], None, is_master=False, timeout=timedelta(seconds=timeout),
-                         wait_for_workers=False)
+    return dist.TCPStore(address["host"], address["port"], None, is_master=False,
+                         timeout=timedelta(seconds=timeout_s), wait_for_workers=False)
 
 
 def _end_with_parent() -> None:
     """Ask Linux to kill this process when its parent ends; `_watch_parent` does it everywhere else."""
-    pr_set_pdeathsig = 1
+    pr_set_pdeathsig = 1  # of <linux/prctl.h>
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
 
 
 def _watch_parent() -> None:
-    """The parent keeps our standard input open for as long as it lives, and writes no more to it."""
+    """End this process at the end of its stdin, which the parent keeps open while it lives."""
     while sys.stdin.readline():
         pass
     os._exit(1)
-
-
-def _optimizer_class(name: str) -> Callable[..., torch.optim.Optimizer]:
-    found = getattr(torch.optim, name, None)
-    if not inspect.isclass(found) or not issubclass(found, torch.optim.Optimizer):
-        raise RunError(f"torch.optim has no optimizer {name}")
-    return found
-
-
-def header(wanted: float, first: float = 0.0, second: float = 0.0) -> Tensor:
-    """What a message begins with."""
-    return torch.tensor([wanted, first, second, 0.0], dtype=torch.float64)
-
-
-def as_bytes(content: bytes) -> Tensor:
-    """A text to send."""
-    return torch.frombuffer(bytearray(content), dtype=torch.uint8)
-
-
-def receive(group: Any, size: int, source: int) -> bytes:
-    """A text of that size in bytes."""
-    content = torch.empty(size, dtype=torch.uint8)
-    group.recv([content], source, 0).wait()
-    return content.numpy().tobytes()
-
-
-def brief(error: RuntimeError) -> str:
-    """What gloo says, without the place in its sources and the advice."""
-    return re.sub(r"^(\[[^]]*\.cc:\d+\] *)", "", str(error).splitlines()[0]).split(". ")[0]
-
-
-def connect(base: Any, token: str, server: int, worker: int, rank: int, timeout: float) -> Any:
-    """The gloo group of one worker (rank 0) and one server (rank 1); waits for the other one."""
-    store = dist.PrefixStore(f"{token}/{server}/{worker}", base)
-    return dist.ProcessGroupGloo(store, rank, 2, timedelta(seconds=timeout))
-
-
-def in_parallel(work: Callable[[int], Any], count: int) -> list[Any]:
-    """work(0) .. work(count - 1), each in a thread of its own; the first error is raised here."""
-    with ThreadPoolExecutor(max_workers=count) as pool:
-        return list(pool.map(work, range(count)))
 
 
 if __name__ == "__main__":
