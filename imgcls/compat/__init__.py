@@ -1,1 +1,1 @@
-"""Stand-ins for other libraries, for code that uses them only to get at its data. `mxnet` is the one there is."""
+"""Stand-ins for other libraries, for code that uses them only to get at its data. There is one, `mxnet`."""

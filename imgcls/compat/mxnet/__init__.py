@@ -1,8 +1,8 @@
-"""`import imgcls.compat.mxnet as mx` in place of `import mxnet as mx`, for code that uses MXNet only for its data.
+"""`import imgcls.compat.mxnet as mx` in place of `import mxnet as mx`, for code that only reads data with it.
 
-`mx.recordio`, `mx.io`, `mx.image`, `mx.nd` and the record data sets of `mx.gluon.data`, with MXNet's names, arguments
-and results. What is not there is an AttributeError that says so; `docs/compat.md` lists both. Parts are imported on
-first use: only `mx.io.ImageRecordIter` needs torch.
+`mx.recordio`, `mx.io`, `mx.image`, `mx.nd` and the record data sets of `mx.gluon.data`, with MXNet's names,
+arguments and results. What is not there is an AttributeError that says so; `docs/compat.md` lists both. Parts
+are imported on first use: only `mx.io.ImageRecordIter` needs torch.
 """
 
 from __future__ import annotations
@@ -28,5 +28,5 @@ def __getattr__(name: str) -> Any:
         return importlib.import_module(f"imgcls.compat.mxnet.{_PARTS[name]}")
     if name == "cpu":
         return importlib.import_module("imgcls.compat.mxnet.nd").cpu
-    raise AttributeError(f"imgcls.compat.mxnet has no {name}: it stands in for MXNet's data reading alone, that is for "
-                         f"{', '.join(sorted(_PARTS))} (docs/compat.md)")
+    raise AttributeError(f"imgcls.compat.mxnet has no {name}: it stands in for MXNet's data reading alone, "
+                         f"that is for {', '.join(sorted(_PARTS))} (docs/compat.md)")

@@ -1,7 +1,8 @@
 """`mx.io`: iterators that give batches: `NDArrayIter` over arrays, `ImageRecordIter` over image records.
 
-An epoch is taken with `for batch in iterator`; `reset` begins the next one. `batch.pad` says how many samples at the
-end of a batch fill it up. Only the last batch of an epoch has such; MXNet leaves old values of `pad` in others.
+An epoch is taken with `for batch in iterator`; `reset` begins the next one. `batch.pad` says how many samples
+at the end of a batch fill it up. Only the last batch of an epoch has such; MXNet leaves old values of `pad`
+in others.
 """
 
 from __future__ import annotations
@@ -22,18 +23,20 @@ class DataDesc(namedtuple("DataDesc", ["name", "shape"])):
     dtype: Any
     layout: str | None
 
+    # As in MXNet a tuple of two, which old code unpacks, with two attributes beside it.
     def __new__(cls, name: str, shape: tuple[int, ...], dtype: Any = np.float32,
                 layout: str | None = "NCHW") -> DataDesc:
-        made = super().__new__(cls, name, shape)
-        made.dtype, made.layout = dtype, layout
-        return made
+        description = super().__new__(cls, name, shape)
+        description.dtype = dtype
+        description.layout = layout
+        return description
 
     def __repr__(self) -> str:
         return f"DataDesc[{self.name},{self.shape},{self.dtype},{self.layout}]"
 
     @staticmethod
     def get_batch_axis(layout: str | None) -> int:
-        """Which axis counts the samples."""
+        """Return which axis counts the samples."""
         return 0 if layout is None else layout.find("N")
 
 
@@ -41,21 +44,28 @@ class DataBatch:
     """Lists of arrays `data` and `label`, whose last `pad` samples fill the batch up."""
 
     def __init__(self, data: list[NDArray], label: list[NDArray] | None = None, pad: int | None = None,
-                 index: np.ndarray | None = None, bucket_key: Any = None, provide_data: list[DataDesc] | None = None,
+                 index: np.ndarray | None = None, bucket_key: Any = None,
+                 provide_data: list[DataDesc] | None = None,
                  provide_label: list[DataDesc] | None = None) -> None:
         for name, value in (("data", data), ("label", label)):
             if value is not None and not isinstance(value, (list, tuple)):
                 raise TypeError(f"{name} is a list of NDArrays, not {type(value).__name__}")
-        self.data, self.label, self.pad, self.index = data, label, pad, index
-        self.bucket_key, self.provide_data, self.provide_label = bucket_key, provide_data, provide_label
+        self.data = data
+        self.label = label
+        self.pad = pad
+        self.index = index
+        self.bucket_key = bucket_key
+        self.provide_data = provide_data
+        self.provide_label = provide_label
 
     def __str__(self) -> str:
-        shapes = [[array.shape for array in arrays] if arrays else None for arrays in (self.data, self.label)]
-        return f"{type(self).__name__}: data shapes: {shapes[0]} label shapes: {shapes[1]}"
+        data = [array.shape for array in self.data] if self.data else None
+        label = [array.shape for array in self.label] if self.label else None
+        return f"{type(self).__name__}: data shapes: {data} label shapes: {label}"
 
 
 class DataIter:
-    """What iterators have in common: give `iter_next`, `getdata`, `getlabel`, `getpad`, or `next`, and `reset`."""
+    """The base of iterators: give `iter_next`, `getdata`, `getlabel`, `getpad`, or `next`, and `reset`."""
 
     def __init__(self, batch_size: int = 0) -> None:
         self.batch_size = batch_size
@@ -67,7 +77,7 @@ class DataIter:
         return self.next()
 
     def next(self) -> DataBatch:
-        """The next batch; StopIteration at the end of the epoch."""
+        """Return the next batch; StopIteration at the end of the epoch."""
         if not self.iter_next():
             raise StopIteration
         return DataBatch(data=self.getdata(), label=self.getlabel(), pad=self.getpad(), index=self.getindex())
@@ -80,23 +90,27 @@ class DataIter:
         raise NotImplementedError
 
     def getdata(self) -> Any:
+        """Return the batch's data, a list of NDArrays."""
         raise NotImplementedError
 
     def getlabel(self) -> Any:
+        """Return the batch's labels, a list of NDArrays."""
         raise NotImplementedError
 
     def getindex(self) -> np.ndarray | None:
+        """Return the samples' numbers, where the iterator knows them."""
         return None
 
     def getpad(self) -> int | None:
+        """Return how many samples fill the batch up."""
         return None
 
 
 class NDArrayIter(DataIter):
     """Batches of arrays, lists or dicts of arrays, which become float32 unless they are NDArrays.
 
-    `last_batch_handle`: "pad" fills the last batch up from the beginning, "discard" drops it, "roll_over" begins the
-    next epoch with it. `shuffle` draws from `numpy.random`, as MXNet does.
+    `last_batch_handle`: "pad" fills the last batch up from the beginning, "discard" drops it, "roll_over"
+    begins the next epoch with it. `shuffle` draws from `numpy.random`, as MXNet does.
     """
 
     def __init__(self, data: Any, label: Any = None, batch_size: int = 1, shuffle: bool = False,
@@ -107,101 +121,126 @@ class NDArrayIter(DataIter):
             raise UsageError(f"last_batch_handle {last_batch_handle}: must be pad, discard or roll_over")
         if batch_size < 1:
             raise UsageError(f"batch_size {batch_size}: must be at least 1")
-        self.data, self.label = _named(data, data_name), _named(label, label_name)
+        self.data = _named(data, data_name)
+        self.label = _named(label, label_name)
         if not self.data:
             raise UsageError("data: holds no array")
-        self.shuffle, self.last_batch_handle, self.layout = shuffle, last_batch_handle, layout
+        self.shuffle = shuffle
+        self.last_batch_handle = last_batch_handle
+        self.layout = layout
         self._axis = layout.find("N")
         self.num_data = self.data[0][1].shape[0]
+        self._check_counts()
+        self.idx = np.arange(self.num_data)
+        #: int64 samples: of this epoch, and of the last epoch's incomplete batch
+        self._order = np.arange(self.num_data)
+        self._left_over = np.zeros(0, np.int64)
+        #: int64 samples of the current batch
+        self._batch: np.ndarray = self._left_over
+        self._begin_epoch()
+
+    @property
+    def provide_data(self) -> list[DataDesc]:
+        """Names and shapes of the data in a batch."""
+        return self._describe(self.data)
+
+    @property
+    def provide_label(self) -> list[DataDesc]:
+        """Names and shapes of the labels in a batch."""
+        return self._describe(self.label)
+
+    def reset(self) -> None:
+        """Begin the next epoch, with "roll_over" with what is left of this one."""
+        is_incomplete = len(self._samples) - self._cursor < self.batch_size
+        if self.last_batch_handle == "roll_over" and is_incomplete:
+            self._left_over = self._samples[self._cursor:]
+        else:
+            self._left_over = self._left_over[:0]
+        self._begin_epoch()
+
+    def hard_reset(self) -> None:
+        """Begin an epoch without what was left over."""
+        self._left_over = self._left_over[:0]
+        self._begin_epoch()
+
+    def iter_next(self) -> bool:
+        """Go to the next batch, if there is one."""
+        samples = self._samples[self._cursor:self._cursor + self.batch_size]
+        if not len(samples) or (len(samples) < self.batch_size and self.last_batch_handle != "pad"):
+            return False
+        self._pad = self.batch_size - len(samples)
+        # resize repeats the epoch where it is smaller than the batch.
+        self._batch = np.concatenate([samples, np.resize(self._samples, self._pad)])
+        self._cursor += self.batch_size
+        return True
+
+    def getdata(self) -> list[NDArray]:
+        """Return the batch's data."""
+        return self._take(self.data)
+
+    def getlabel(self) -> list[NDArray]:
+        """Return the batch's labels."""
+        return self._take(self.label)
+
+    def getpad(self) -> int:
+        """Return how many samples fill the batch up.
+
+        With "roll_over" the first batch counts what it has from the epoch before, as in MXNet.
+        """
+        if self._cursor == self.batch_size and len(self._left_over):
+            return len(self._left_over)
+        return self._pad
+
+    def _check_counts(self) -> None:
         for name, values in self.data + self.label:
             if values.shape[self._axis] != self.num_data:
                 raise UsageError(f"{name}: has {values.shape[self._axis]} samples, {self.data[0][0]} has "
                                  f"{self.num_data}")
         if not self.num_data:
             raise UsageError(f"{self.data[0][0]}: holds no sample")
-        self.idx = np.arange(self.num_data)
-        #: sample numbers: of this epoch, of the last epoch's incomplete batch, of the batch that was taken last
-        self._order, self._left_over = np.arange(self.num_data), np.zeros(0, np.int64)
-        self._now: np.ndarray = self._left_over
-        self._start()
 
-    @property
-    def provide_data(self) -> list[DataDesc]:
-        return self._described(self.data)
-
-    @property
-    def provide_label(self) -> list[DataDesc]:
-        return self._described(self.label)
-
-    def reset(self) -> None:
-        if self.last_batch_handle == "roll_over" and len(self._samples) - self._cursor < self.batch_size:
-            self._left_over = self._samples[self._cursor:]
-        else:
-            self._left_over = self._left_over[:0]
-        self._start()
-
-    def hard_reset(self) -> None:
-        """Begin an epoch without what was left over."""
-        self._left_over = self._left_over[:0]
-        self._start()
-
-    def iter_next(self) -> bool:
-        rest = self._samples[self._cursor:self._cursor + self.batch_size]
-        if not len(rest) or (len(rest) < self.batch_size and self.last_batch_handle != "pad"):
-            return False
-        self._pad = self.batch_size - len(rest)
-        self._now = np.concatenate([rest, np.resize(self._samples, self._pad)])
-        self._cursor += self.batch_size
-        return True
-
-    def getdata(self) -> list[NDArray]:
-        return self._taken(self.data)
-
-    def getlabel(self) -> list[NDArray]:
-        return self._taken(self.label)
-
-    def getpad(self) -> int:
-        """With "roll_over" the first batch counts what it has from the epoch before, as in MXNet."""
-        if self._cursor == self.batch_size and len(self._left_over):
-            return len(self._left_over)
-        return self._pad
-
-    def _start(self) -> None:
+    def _begin_epoch(self) -> None:
         if self.shuffle:
             np.random.shuffle(self.idx)
             self._order = self._order[self.idx]  # MXNet shuffles what is shuffled already
         self._samples = np.concatenate([self._left_over, self._order])
-        self._cursor = self._pad = 0
+        self._cursor = 0
+        self._pad = 0
 
-    def _taken(self, arrays: list[tuple[str, NDArray]]) -> list[NDArray]:
-        return [NDArray(values._data.take(self._now, axis=self._axis)) for _, values in arrays]
+    def _take(self, arrays: list[tuple[str, NDArray]]) -> list[NDArray]:
+        return [NDArray(values._data.take(self._batch, axis=self._axis)) for _, values in arrays]
 
-    def _described(self, arrays: list[tuple[str, NDArray]]) -> list[DataDesc]:
-        return [DataDesc(name, (*values.shape[:self._axis], self.batch_size, *values.shape[self._axis + 1:]),
-                         values.dtype, layout=self.layout) for name, values in arrays]
+    def _describe(self, arrays: list[tuple[str, NDArray]]) -> list[DataDesc]:
+        descriptions = []
+        for name, values in arrays:
+            shape = (*values.shape[:self._axis], self.batch_size, *values.shape[self._axis + 1:])
+            descriptions.append(DataDesc(name, shape, values.dtype, layout=self.layout))
+        return descriptions
 
 
 def ImageRecordIter(**kwargs: Any) -> DataIter:  # noqa: N802
-    """Batches of the image records of `path_imgrec`, with the arguments of MXNet's: `data_shape` and `batch_size` must
-    be given, a name that is not known is a TypeError, and one that cannot be done here a UsageError.
+    """Return batches of the image records of `path_imgrec`, with the arguments of MXNet's.
 
-    Data are float32 (batch, C, H, W), red first, (x - mean) * scale / std, or with `dtype` uint8 the pixels; labels
-    float32 (batch,), or (batch, label_width) above 1. The last batch is filled up and its `pad` says how many that are;
-    with `round_batch` (the default) the next epoch begins behind these, as in MXNet, without it every epoch has every
-    record. The order is a full shuffle, a function of `seed` and the epoch; a damaged record is a DataError.
+    `data_shape` and `batch_size` must be given; a name that is not known is a TypeError, and one that cannot
+    be done here a UsageError. Data are float32 (batch, C, H, W), red first, (x - mean) * scale / std, or with
+    `dtype` uint8 the pixels; labels float32 (batch,), or (batch, label_width) above 1. The last batch is
+    filled up and its `pad` says how many that are; with `round_batch` (the default) the next epoch begins
+    behind these, as in MXNet, without it every epoch has every record. The order is a full shuffle, a
+    function of `seed` and the epoch; a damaged record is a DataError.
     """
+    # Here and not above: this loads torch, which nothing else of the stand-in needs.
     from imgcls.compat.mxnet._image_record_iter import ImageRecords
 
     return ImageRecords(**kwargs)
 
 
 def ImageRecordUInt8Iter(**kwargs: Any) -> DataIter:  # noqa: N802
-    """`ImageRecordIter` with `dtype` uint8."""
+    """Return `ImageRecordIter` with `dtype` uint8."""
     return ImageRecordIter(**{**kwargs, "dtype": "uint8"})
 
 
 def _named(data: Any, name: str) -> list[tuple[str, NDArray]]:
-    """(name, array) of each, sorted by name."""
+    """Return (name, array) of each, sorted by name; several arrays without names are called `_0_name`, ..."""
     if data is None:
         data = []
     if isinstance(data, (np.ndarray, NDArray)):
@@ -210,5 +249,5 @@ def _named(data: Any, name: str) -> list[tuple[str, NDArray]]:
         data = {name if len(data) == 1 else f"_{i}_{name}": values for i, values in enumerate(data)}
     if not isinstance(data, Mapping):
         raise TypeError(f"{name}: is an array, or a list or dict of arrays, not {type(data).__name__}")
-    return sorted(((key, values if isinstance(values, NDArray) else array(values)) for key, values in data.items()),
-                  key=lambda pair: pair[0])
+    arrays = [(key, values if isinstance(values, NDArray) else array(values)) for key, values in data.items()]
+    return sorted(arrays, key=lambda pair: pair[0])

@@ -19,12 +19,12 @@ class Dataset:
         raise NotImplementedError
 
     def transform(self, fn: Callable[..., Any], lazy: bool = True) -> Dataset:
-        """The samples as `fn` makes them; the parts of a tuple are its arguments. Not `lazy`: all at once, now."""
+        """Return the samples as `fn` makes them, all now if not `lazy`; it is given a tuple's members."""
         changed = _Transformed(self, fn)
-        return changed if lazy else _Kept([changed[i] for i in range(len(changed))])
+        return changed if lazy else _InMemory([changed[i] for i in range(len(changed))])
 
     def transform_first(self, fn: Callable[[Any], Any], lazy: bool = True) -> Dataset:
-        """The samples with their first part as `fn` makes it."""
+        """Return the samples with their first member, mostly the image, as `fn` makes it."""
         return self.transform(_First(fn), lazy)
 
 
@@ -44,8 +44,11 @@ class RecordFileDataset(Dataset):
 
 
 class _Transformed(Dataset):
+    """Another data set's samples, changed when they are asked for."""
+
     def __init__(self, source: Dataset, fn: Callable[..., Any]) -> None:
-        self._source, self._fn = source, fn
+        self._source = source
+        self._fn = fn
 
     def __getitem__(self, idx: int) -> Any:
         sample = self._source[idx]
@@ -55,7 +58,9 @@ class _Transformed(Dataset):
         return len(self._source)
 
 
-class _Kept(Dataset):
+class _InMemory(Dataset):
+    """Samples in a list."""
+
     def __init__(self, samples: list[Any]) -> None:
         self._samples = samples
 
@@ -67,8 +72,9 @@ class _Kept(Dataset):
 
 
 class _First:
-    """A class, so that worker processes can be given it."""
+    """Changes the first of its arguments."""
 
+    # A class and no closure, so that it can be pickled for worker processes.
     def __init__(self, fn: Callable[[Any], Any]) -> None:
         self._fn = fn
 

@@ -11,13 +11,16 @@ from imgcls.compat.mxnet.gluon.data.dataset import RecordFileDataset
 
 
 class ImageRecordDataset(RecordFileDataset):
-    """The image records of `X.rec`: (NDArray uint8 (H, W, C), label), or what `transform` makes of the two. With `flag`
-    0 the images are grey."""
+    """The image records of `X.rec`: (NDArray uint8 (H, W, C), label), or what `transform` makes of the two.
+
+    With `flag` 0 the images are grey.
+    """
 
     def __init__(self, filename: str | os.PathLike[str], flag: int = 1,
                  transform: Callable[[Any, Any], Any] | None = None) -> None:
         super().__init__(filename)
-        self._flag, self._transform = flag, transform
+        self._flag = flag
+        self._transform = transform
 
     def __getitem__(self, idx: int) -> Any:
         header, encoded = recordio.unpack(super().__getitem__(idx))
