@@ -17,6 +17,7 @@ from imgcls.data.sources import Splits
 from imgcls.errors import DataError, UsageError
 
 FOLDERS = ("benchmarks", "configs", "docs", "examples", "imgcls", "scripts", "tests", "tools")
+PAGES = sorted(path.name for path in (ROOT / "docs").glob("*.md"))
 
 
 def shown_module(page: str) -> types.ModuleType:
@@ -54,7 +55,7 @@ def test_the_data_set_of_the_guide(tmp_path: Path) -> None:
         load(config)
 
 
-@pytest.mark.parametrize("page", sorted(path.name for path in (ROOT / "docs").glob("*.md")))
+@pytest.mark.parametrize("page", PAGES)
 def test_files_that_pages_name_are_there(page: str) -> None:
     """Whatever looks like a path of this checkout is one, `data/order.py` for imgcls/data/order.py included."""
     text = (ROOT / "docs" / page).read_text(encoding="utf-8")
@@ -64,4 +65,16 @@ def test_files_that_pages_name_are_there(page: str) -> None:
         is_ours = folder in FOLDERS or (ROOT / "imgcls" / folder).is_dir()
         if is_ours and not any((base / path).exists() for base in (ROOT, ROOT / "imgcls")):
             missing.append(path)
+    assert not missing, f"docs/{page} names {missing}"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_functions_that_pages_name_are_there(page: str) -> None:
+    """`training/run.py:run` is a function or class that stands at the top of imgcls/training/run.py."""
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    missing = []
+    for path, name in re.findall(r"`([\w/]+\.py):(\w+)`", text):
+        source = (ROOT / "imgcls" / path).read_text(encoding="utf-8")
+        if not re.search(rf"^(def|class) {name}\b", source, re.MULTILINE):
+            missing.append(f"{path}:{name}")
     assert not missing, f"docs/{page} names {missing}"
