@@ -178,6 +178,7 @@ def checkpoint_cost() -> None:
     from imgcls.networks import build_network
     from imgcls.optim import optimizers
     from imgcls.training import checkpoint
+    from imgcls.training.checkpoint import states
 
     model = build_network(NetworkConfig(network="resnet-v1", num_layers=50, num_classes=1000,
                                         image_shape=(3, 224, 224)), 0)
@@ -192,7 +193,7 @@ def checkpoint_cost() -> None:
         saved = checkpoint.load(f"{folder}/net", "1")
         assert saved is not None
         line("the same, packed and unpacked for the other processes", clock(
-            lambda: checkpoint.unpack(checkpoint.pack(saved)), 1), "s")
+            lambda: states.unpack(states.pack(saved)), 1), "s")
         writer.close()
 
 

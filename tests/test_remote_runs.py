@@ -16,6 +16,7 @@ from imgcls.datasets import mnist
 from imgcls.errors import DataError, UsageError
 from imgcls.storage.remote import RemotePath
 from imgcls.training import checkpoint
+from imgcls.training.checkpoint.files import read_latest
 
 pytestmark = pytest.mark.usefixtures("own_cache", "short_pauses")
 
@@ -59,7 +60,7 @@ def test_training_from_and_to_a_url(memory: str, folder: Path, undisturbed: Path
     positions = [name for name in list_names(prefix) if "position" in name]
     assert len(positions) == 1
     assert positions[0].startswith("net-position-00000004-")
-    assert checkpoint._read_latest(prefix)["position"] == positions[0]
+    assert read_latest(prefix)["position"] == positions[0]
     assert train(f"{memory}/mnist/", prefix, "--load-epoch", "auto", "--log-file", f"{memory}/model/log") == 0
     for epoch in (1, 2):
         assert RemotePath(f"{prefix}-{epoch:04d}.params").read_bytes() == Path(
@@ -84,7 +85,7 @@ def test_a_new_run_under_an_old_prefix(memory: str, folder: Path, undisturbed: P
     assert train(folder, prefix) == 0
     assert RemotePath(f"{prefix}-0001.params").read_bytes() == Path(f"{undisturbed}-0001.params").read_bytes()
     positions = [name for name in list_names(prefix) if "position" in name]
-    assert positions in ([], [checkpoint._read_latest(prefix)["position"]])
+    assert positions in ([], [read_latest(prefix)["position"]])
 
 
 def test_a_second_run_is_noticed(memory: str, folder: Path, monkeypatch: pytest.MonkeyPatch,

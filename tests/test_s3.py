@@ -28,6 +28,7 @@ from imgcls.storage import drivers, retries
 from imgcls.storage.cache import Cache
 from imgcls.storage.remote import RemotePath
 from imgcls.training import checkpoint
+from imgcls.training.checkpoint.files import read_latest
 
 if not all(importlib.util.find_spec(name) for name in ("s3fs", "moto", "flask")):
     pytest.skip("needs s3fs and moto[s3,server]", allow_module_level=True)
@@ -143,7 +144,7 @@ def test_the_seeds_command_trains_and_resumes(data: str, s3: FaultyServer, undis
     assert names("s3://dmlc/model") == [f"ilsvrc12-{end}" for end in (
         "0001.params", "0001.states", "0002.params", "0002.states", "latest.json", "meta.json",
         "metrics.jsonl", "symbol.json")]
-    assert checkpoint._read_latest(prefix)["params"] == "ilsvrc12-0002.params"
+    assert read_latest(prefix)["params"] == "ilsvrc12-0002.params"
     capsys.readouterr()
     assert score_command.main(["--model", prefix, "--data-dir", data, "--top-k", "0"]) == 0
     assert "accuracy=" in capsys.readouterr().out

@@ -17,7 +17,7 @@ from imgcls.distributed.rank_info import RankInfo
 from imgcls.errors import ImgclsError, UsageError
 from imgcls.optim.schedules import Schedule
 from imgcls.training import checkpoint
-from imgcls.training.checkpoint import Position, Saved
+from imgcls.training.checkpoint import Position, Saved, states
 from imgcls.training.reporter import Reporter
 
 #: progress of a process that has no checkpoint, and of one whose checkpoint cannot be read
@@ -53,8 +53,8 @@ def load_agreed(config: Config, worker: Worker) -> Saved | None:
     if saved and saved.mxnet_states is not None and worker.rank == owner:
         print("warning: MXNet's optimizer states are not passed on to other processes; the optimizer starts afresh",
               file=sys.stderr)
-    content = checkpoint.pack(saved) if worker.rank == owner and saved else None
-    return checkpoint.unpack(worker.broadcast(content, owner))
+    content = states.pack(saved) if worker.rank == owner and saved else None
+    return states.unpack(worker.broadcast(content, owner))
 
 
 def find(config: CheckpointConfig, rank_info: RankInfo | None = None) -> Saved | None:

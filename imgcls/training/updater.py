@@ -12,8 +12,9 @@ from imgcls.config.resolve import Config
 from imgcls.distributed.process_group import Worker
 from imgcls.optim import optimizers
 from imgcls.optim.schedules import Schedule
-from imgcls.training import checkpoint
 from imgcls.training.checkpoint import Position, Saved
+from imgcls.training.checkpoint.mxnet_states import translate_states
+from imgcls.training.checkpoint.optimizer_state import restore_optimizer
 from imgcls.training.precision import Precision
 from imgcls.training.reporter import Reporter
 
@@ -71,13 +72,13 @@ def make_updater(config: Config, model: nn.Module, schedule: Schedule, saved: Sa
                       config.optimizer.clip_gradient)
     if saved and saved.mxnet_states is not None:
         lr = schedule.lr_at(position.update)
-        saved = checkpoint.translate_states(model, optimizer, saved, lr, position.update)
+        saved = translate_states(model, optimizer, saved, lr, position.update)
         reporter.info(f"note: MXNet's optimizer states are taken up, as left at learning rate {lr:g} after "
                       f"{position.update} updates" if saved.optimizer else
                       f"note: MXNet's optimizer states hold nothing that {config.optimizer.optimizer} can use; the "
                       "optimizer starts afresh")
     if saved and saved.optimizer_class in ("", type(optimizer).__name__):
-        checkpoint.restore_optimizer(model, optimizer, saved)
+        restore_optimizer(model, optimizer, saved)
         updater.precision.restore(saved.scaler)
     elif saved:
         reporter.warn(f"`optimizer` {config.optimizer.optimizer}: the checkpoint was trained with "

@@ -1,0 +1,70 @@
+"""PREFIX-latest.json: under a URL, where nothing can be renamed or locked, it tells which position counts.
+
+Every position has a new name there, PREFIX-position-UPDATE-WRITER.states. The file that names it is written after it,
+and the one before is removed after that, so whoever reads at any moment finds a whole state. The file also names the
+run that is writing, so that a second run under the same prefix is noticed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+
+from imgcls.errors import RunError
+from imgcls.storage.uploads import UploadQueue
+from imgcls.training.checkpoint.files import folder, read_latest, remote_positions
+from imgcls.training.checkpoint.position import Position
+from imgcls.training.checkpoint.states import STATES_FORMAT
+
+
+class LatestFile:
+    """PREFIX-latest.json of one writer; all of it goes through `uploads`, behind what was written before."""
+
+    def __init__(self, prefix: str, run: str, uploads: UploadQueue) -> None:
+        self._prefix = prefix
+        self._run = run
+        self._uploads = uploads
+        #: names this object: a run that was resumed twice has two writers
+        self._writer = uuid.uuid4().hex
+        #: the position that the file names, "" for none
+        self._position = ""
+
+    def take_over(self, *, resumed: bool) -> None:
+        """At the beginning of a run: put our name into the file.
+
+        Positions that it does not name are removed, and where nothing is resumed, all of them.
+        """
+        latest = read_latest(self._prefix)
+        name = str(latest.get("position") or "") if resumed else ""
+        self._position = f"{folder(self._prefix)}/{name}" if name else ""
+        self._write(int(latest.get("epoch") or 0) if resumed else 0)
+        for path in remote_positions(self._prefix):
+            if str(path) != self._position:
+                self._uploads.remove(str(path))
+
+    def position_path(self, update: int) -> str:
+        """Return the path for a position at this update: one that no other writer uses."""
+        return f"{self._prefix}-position-{update:08d}-{self._writer[:8]}.states"
+
+    def point_to(self, position: Position, path: str = "") -> None:
+        """Name the epoch or position just written, then remove the position named before; RunError if we were replaced.
+        """
+        self._uploads.add_check(self._check_writer)
+        before = self._position
+        self._position = path
+        self._write(position.epoch)
+        if before and before != path:
+            self._uploads.remove(before)
+
+    def _write(self, epoch: int) -> None:
+        name = os.path.basename(self._prefix)
+        content = {"format": STATES_FORMAT, "run": self._run, "writer": self._writer, "epoch": epoch,
+                   "params": f"{name}-{epoch:04d}.params" if epoch else "",
+                   "position": os.path.basename(self._position)}
+        self._uploads.write(f"{self._prefix}-latest.json", json.dumps(content, indent=1).encode())
+
+    def _check_writer(self) -> None:
+        if read_latest(self._prefix).get("writer", self._writer) != self._writer:
+            raise RunError(f"`model_prefix` {self._prefix}: another run is writing there since; this one was not saved "
+                           "any more")

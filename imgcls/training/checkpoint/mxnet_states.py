@@ -1,0 +1,69 @@
+"""MXNet's own `.states` files: told from ours, and translated into torch's terms.
+
+`formats/states.py` reads them without running what they hold.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from imgcls import graph
+from imgcls.errors import DataError, reason
+from imgcls.storage.paths import AnyPath
+from imgcls.storage.reading import open_read
+from imgcls.training.checkpoint.position import Saved
+
+#: torch's optimizer -> its names for the arrays that MXNet's optimizer of the same method keeps of a parameter, in
+#: MXNet's order
+_KINDS = {"SGD": ("momentum_buffer",), "Adam": ("exp_avg", "exp_avg_sq"), "AdamW": ("exp_avg", "exp_avg_sq")}
+
+
+def is_mxnets(path: AnyPath) -> bool:
+    """Whether a `.states` file is a pickle, as MXNet writes them, and not safetensors: a length and then JSON."""
+    try:
+        with open_read(path) as stream:
+            head = stream.read(9)
+    except OSError as error:
+        raise DataError(path, reason(error)) from error
+    return head[:1] in (b"\x80", b"(", b"}") and head[8:] != b"{"
+
+
+def translate_states(model: nn.Module, optimizer: torch.optim.Optimizer, saved: Saved, lr: float, update: int) -> Saved:
+    """Return `saved` with MXNet's optimizer states in torch's terms, for sgd, nag and adam.
+
+    The states were left at the learning rate `lr` after `update` updates; the file says neither. For other optimizers
+    they are left out, ready for a fresh start. DataError where the states belong to another network.
+    """
+    # MXNet numbers the arguments of the symbol in its order, frozen ones too
+    names = [name.removeprefix("arg:") for name in graph.arrays(model) if name.startswith("arg:")]
+    trained = {name for key, name in graph.parameter_names(model).items() if key in dict(model.named_parameters())}
+    kinds = _KINDS.get(type(optimizer).__name__, ())
+    translated: dict[str, Tensor] = {}
+    for key, state in (saved.mxnet_states or {}).items():
+        name = _parameter_name(key, names, saved.path)
+        arrays = state if isinstance(state, tuple) else () if state is None else (state,)
+        if name not in trained or not arrays:
+            continue  # a gamma that is fixed, or sgd without momentum
+        if len(arrays) != len(kinds) or any(array is None or isinstance(array, tuple) for array in arrays) or not lr:
+            return dataclasses.replace(saved, optimizer=None, optimizer_class="")
+        for kind, array in zip(kinds, arrays, strict=True):
+            tensor = torch.from_numpy(np.array(array, np.float32))
+            # MXNet's momentum holds -lr times torch's buffer
+            translated[f"{name}/{kind}"] = tensor / -lr if kind == "momentum_buffer" else tensor
+        if len(kinds) > 1:  # adam corrects its means by the number of updates, which MXNet does not save
+            translated[f"{name}/step"] = torch.tensor(float(update))
+    return dataclasses.replace(saved, optimizer=translated, optimizer_class=type(optimizer).__name__)
+
+
+def _parameter_name(key: int | str, names: list[str], path: str) -> str:
+    """Return the name of the parameter that a state is of: `key` is its number, or (gluon) its name."""
+    if str(key).isdigit() and int(key) < len(names):
+        return names[int(key)]
+    if not str(key).isdigit() and key in names:
+        return str(key)
+    raise DataError(path.replace(".params", ".states"), f"has a state for parameter {key}, and this network has "
+                    f"{len(names)}")

@@ -1,0 +1,44 @@
+"""The state of torch's optimizers by MXNet's names of the parameters, so that it outlives a change of our modules."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from imgcls import graph
+from imgcls.errors import DataError
+from imgcls.training.checkpoint.position import Saved
+
+
+def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Return "MXNET_NAME/kind" -> tensor on the CPU, for everything the optimizer remembers of `model`'s parameters."""
+    names = graph.parameter_names(model)
+    return {f"{names[key]}/{kind}": _to_cpu(value) for key, p in model.named_parameters()
+            for kind, value in optimizer.state.get(p, {}).items() if value is not None}
+
+
+def restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, saved: Saved) -> None:
+    """Give a fresh optimizer of `model` the state that `saved` holds; DataError where they do not belong together.
+
+    The state of another kind of optimizer means nothing to this one: the caller checks `optimizer_class`.
+    """
+    names = graph.parameter_names(model)
+    parameters = {names[key]: p for key, p in model.named_parameters()}
+    by_parameter: dict[nn.Parameter, dict[str, Tensor]] = {}
+    for path, tensor in (saved.optimizer or {}).items():
+        name, _, kind = path.rpartition("/")
+        if name not in parameters or (tensor.ndim and tensor.shape != parameters[name].shape):
+            raise DataError(saved.path, f"the optimizer state of {name} does not fit this network")
+        if tensor.ndim:  # in the memory order of the weights: fused steps walk both side by side
+            tensor = torch.empty_like(parameters[name], dtype=tensor.dtype).copy_(tensor)
+        by_parameter.setdefault(parameters[name], {})[kind] = tensor.detach()
+    # torch numbers parameters through its groups, whose order need not be that of the network
+    state = optimizer.state_dict()
+    order = [p for group in optimizer.param_groups for p in group["params"]]
+    state["state"] = {index: by_parameter[p] for index, p in enumerate(order) if p in by_parameter}
+    optimizer.load_state_dict(state)
+
+
+def _to_cpu(value: object) -> Tensor:
+    tensor = value if isinstance(value, Tensor) else torch.tensor(value)
+    return tensor.detach().cpu()

@@ -1,0 +1,54 @@
+"""What a checkpoint holds: how far training has come, and everything it needs to go on from there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from imgcls.formats import states
+
+
+@dataclass(frozen=True)
+class Position:
+    """How far training has come: `epoch` epochs done and `batch` batches of the next, `update` updates in all.
+
+    The first two say it all, since order, augmentation and dropout are functions of them and the seed; `update` is
+    their number in this run's batches. The rest keeps the log as if nothing had been. Its fields are those of the JSON
+    in a `.states` file.
+    """
+
+    epoch: int = 0
+    batch: int = 0
+    update: int = 0
+    #: sums of the metrics over those batches: since the epoch began, and since the last progress line
+    epoch_totals: tuple[list[float], int] | None = None
+    interval_totals: tuple[list[float], int] | None = None
+    #: (sum of the losses, steps), likewise
+    epoch_loss: tuple[float, int] = (0.0, 0)
+    interval_loss: tuple[float, int] = (0.0, 0)
+    #: samples of a batch over all processes, and how many of those there were; 0 where that was not written down
+    batch_size: int = 0
+    world: int = 0
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What was found at a prefix: `arrays` by MXNet's names (arg:..., aux:...), and the state if there was one."""
+
+    path: str
+    arrays: Mapping[str, np.ndarray]
+    position: Position
+    #: "MXNET_NAME/kind" -> tensor of the optimizer; None where the checkpoint holds weights only
+    optimizer: Mapping[str, Tensor] | None = None
+    #: torch's class of that optimizer
+    optimizer_class: str = ""
+    #: state of the loss scaler, {} without one
+    scaler: Mapping[str, Any] = field(default_factory=dict)
+    #: names the run that saved it: the same after it was resumed
+    run: str = ""
+    #: in place of `optimizer`, what MXNet saved: states by the number of their parameter, or its name
+    mxnet_states: Mapping[int | str, states.State] | None = None

@@ -1,0 +1,68 @@
+"""Read a checkpoint: the one of an epoch, or the newest state there is."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+
+from imgcls.errors import UsageError
+from imgcls.formats import params
+from imgcls.formats import states as mxnet_states
+from imgcls.storage.paths import to_path
+from imgcls.storage.urls import url_scheme
+from imgcls.training.checkpoint import states
+from imgcls.training.checkpoint.files import folder, numbered_epochs, parse_epoch, read_latest, read_meta
+from imgcls.training.checkpoint.mxnet_states import is_mxnets
+from imgcls.training.checkpoint.position import Position, Saved
+
+
+def load(prefix: str, epoch: str) -> Saved | None:
+    """Return the checkpoint that `load_epoch` means: a number (8, 0008), or auto for the newest state.
+
+    None is auto's answer where there is none. Raises UsageError when there is no such epoch, naming those there are,
+    and DataError for damaged files.
+    """
+    root = os.fspath(to_path(prefix, "`model_prefix`"))
+    if epoch.strip().lower() == "auto":
+        return _load_newest(root)
+    number = parse_epoch(epoch)
+    for stem in (f"{root}-{number:04d}", f"{root}-0-{number:04d}"):  # the second: rank 0 of MXNet's first scripts
+        if to_path(f"{stem}.params").exists():
+            return _load_epoch(stem, number)
+    epochs = sorted(numbered_epochs(root, "params"))
+    have = f"there is {', '.join(map(str, epochs))}" if epochs else "no epoch was saved there"
+    raise UsageError(f"`load_epoch` {epoch}: {root}-{number:04d}.params does not exist; {have}")
+
+
+def _load_newest(root: str) -> Saved | None:
+    """Return the state that is furthest on among those of the run that wrote the meta data; else weights alone."""
+    foreign = read_meta(root).get("earlier_epochs", [])
+    position = _load_position(root)
+    for epoch in sorted(numbered_epochs(root, "params"), reverse=True):
+        if position and position.position.epoch >= epoch:
+            break
+        stem = f"{root}-{epoch:04d}"
+        if epoch in foreign and not to_path(f"{stem}.states").exists():
+            continue  # the weights of an earlier, longer run under the same prefix
+        return _load_epoch(stem, epoch)
+    return position
+
+
+def _load_position(root: str) -> Saved | None:
+    """Return the state inside an epoch, if there is one."""
+    # basename: a latest.json from anywhere must not lead out of the folder
+    name = os.path.basename(str(read_latest(root).get("position") or "")) if url_scheme(root) else ""
+    path = to_path(f"{folder(root)}/{name}" if name else f"{root}-position.states")
+    return states.read(path) if path.exists() else None
+
+
+def _load_epoch(stem: str, number: int) -> Saved:
+    """Return the weights in STEM.params, and the state beside them if it is theirs."""
+    arrays = params.load(f"{stem}.params")
+    weights_only = Saved(f"{stem}.params", arrays, Position(epoch=number))
+    path = to_path(f"{stem}.states")
+    if not path.exists():
+        return weights_only
+    if is_mxnets(path):
+        return dataclasses.replace(weights_only, mxnet_states=mxnet_states.load(str(path)))
+    return dataclasses.replace(states.read(path, arrays), path=f"{stem}.params", arrays=arrays)

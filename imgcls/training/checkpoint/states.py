@@ -1,0 +1,98 @@
+"""The content of a `.states` file: tensors as safetensors, everything else as JSON in its header.
+
+    optimizer/MXNET_NAME/kind   what the optimizer remembers of a parameter
+    weights/arg:MXNET_NAME      the weights, in a position and between processes; beside an epoch they are in .params
+
+Never a pickle: such a file may come from anywhere, and reading it must not run it.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Mapping
+from dataclasses import asdict
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_safetensors
+from safetensors.torch import save as save_safetensors
+from torch import Tensor
+
+from imgcls.errors import DataError, reason
+from imgcls.storage.paths import AnyPath
+from imgcls.training.checkpoint.position import Position, Saved
+
+#: version of the layout of `.states`
+STATES_FORMAT = 1
+
+
+def encode(saved: Saved, *, with_weights: bool) -> bytes:
+    """Return the bytes of a state; without the weights, of which a checksum stays. `saved.path` is not in it."""
+    tensors = {f"optimizer/{name}": tensor.contiguous() for name, tensor in (saved.optimizer or {}).items()}
+    if with_weights:
+        tensors |= {f"weights/{name}": torch.from_numpy(np.ascontiguousarray(array))
+                    for name, array in saved.arrays.items()}
+    text = json.dumps({"format": STATES_FORMAT, "run": saved.run, "weights_crc": _checksum(saved.arrays),
+                       "optimizer": saved.optimizer_class, "position": asdict(saved.position),
+                       "scaler": dict(saved.scaler)})
+    # safetensors before 0.5 cannot read what it writes of no tensors at all
+    return save_safetensors(tensors or {"nothing": torch.zeros(1)}, {"imgcls": text})
+
+
+def decode(content: bytes, path: str, arrays: Mapping[str, np.ndarray] | None = None) -> Saved:
+    """Return the state in these bytes: with `arrays` the one of these weights, without them one that holds its own.
+
+    DataError, which calls the bytes `path`, for damage, another format, or the state of other weights.
+    """
+    try:
+        tensors = load_safetensors(content)
+        # safetensors: the length of a JSON header in eight bytes, the header, the tensors
+        header = json.loads(content[8:8 + int.from_bytes(content[:8], "little")])
+        state = json.loads(header["__metadata__"]["imgcls"])
+        if state["format"] != STATES_FORMAT:
+            raise DataError(path, f"written in format {state['format']}, this version reads {STATES_FORMAT}")
+        position = Position(**state["position"])
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise DataError(path, f"not a training state of imgcls, or cut short ({error})") from error
+    if arrays is None:
+        arrays = {name: tensor.numpy() for name, tensor in _below("weights/", tensors).items()}
+    if _checksum(arrays) != state["weights_crc"]:
+        raise DataError(path, "belongs to other weights than those beside it; remove it to go on with a fresh "
+                              "optimizer")
+    return Saved(path, arrays, position, _below("optimizer/", tensors) if state["optimizer"] else None,
+                 state["optimizer"], state["scaler"], state["run"])
+
+
+def read(path: AnyPath, arrays: Mapping[str, np.ndarray] | None = None) -> Saved:
+    """Return the state in a `.states` file, as `decode` does; DataError where it cannot be read."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(path, reason(error)) from error
+    return decode(content, str(path), arrays)
+
+
+def pack(saved: Saved) -> bytes:
+    """Return all of a checkpoint in one piece, for the other processes of a job; `unpack` reads it."""
+    return saved.path.encode() + b"\0" + encode(saved, with_weights=True)
+
+
+def unpack(content: bytes) -> Saved:
+    """Return what `pack` was given."""
+    path, _, state = content.partition(b"\0")
+    return decode(state, path.decode())
+
+
+def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors whose names begin with `prefix`, by the rest of their names."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _checksum(arrays: Mapping[str, np.ndarray]) -> int:
+    """Return a CRC over names and values, in any order: it ties a state to its weights."""
+    crc = 0
+    for name in sorted(arrays):
+        crc = zlib.crc32(np.ascontiguousarray(arrays[name]).data, zlib.crc32(name.encode(), crc))
+    return crc

@@ -1,0 +1,97 @@
+"""The files that a run's reporter writes: `--log-file`, and PREFIX-metrics.jsonl for programs.
+
+Behind a URL both are local files that are copied there after every epoch and at the end.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import Any
+
+from imgcls.config.sections import ReportConfig
+from imgcls.errors import RunError, UsageError, reason
+from imgcls.storage.atomic import write_bytes
+from imgcls.storage.paths import to_path
+from imgcls.storage.uploads import MirroredFile
+from imgcls.storage.urls import url_scheme
+
+
+class LogFile:
+    """`log_file` in the format of MXNet's first scripts: a time and `Node[rank]` before each message."""
+
+    def __init__(self, file: MirroredFile, rank: int) -> None:
+        """Open the file for appending; RunError where it cannot be."""
+        self._file = file
+        path = file.path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._handler = logging.FileHandler(path, encoding="utf-8")
+        except OSError as error:
+            raise RunError(f"`log_file` {path}: {reason(error)}") from error
+        self._handler.setFormatter(logging.Formatter(f"%(asctime)-15s Node[{rank}] %(message)s"))
+        # A logger of our own, outside the tree of logging.getLogger: the root logger belongs to the program.
+        self._logger = logging.Logger("imgcls.run")
+        self._logger.addHandler(self._handler)
+
+    def write(self, message: str) -> None:
+        """Append a line."""
+        self._logger.info(message)
+
+    def sync(self) -> str:
+        """Copy the file to its URL; return what went wrong, or ""."""
+        return self._file.sync()
+
+    def close(self) -> str:
+        """Close the file and copy it a last time; return what went wrong, or ""."""
+        self._handler.close()
+        return self._file.close()
+
+
+def open_log_file(config: ReportConfig, rank: int) -> LogFile | None:
+    """Return the file that `log_file` names; None without it. UsageError for `log_dir` alone."""
+    if config.log_dir and not config.log_file:
+        raise UsageError(f"`log_dir` {config.log_dir}: needs the `log_file` to write there")
+    if not config.log_file:
+        return None
+    if config.log_dir and not url_scheme(config.log_file):
+        path = to_path(config.log_dir, "`log_dir`") / config.log_file
+    else:
+        path = to_path(config.log_file, "`log_file`")
+    return LogFile(MirroredFile(path), rank)
+
+
+class MetricsFile:
+    """PREFIX-metrics.jsonl: a JSON object for every progress line and, twice, for every epoch."""
+
+    def __init__(self, path: str) -> None:
+        self._file = MirroredFile(to_path(path))
+
+    def resume(self, update: int) -> None:
+        """Begin the file, or go on with it: what came after `update` will come again and is dropped."""
+        kept = []
+        if update and self._file.target.exists():
+            for line in self._file.target.read_text(encoding="utf-8").splitlines():
+                try:
+                    if json.loads(line)["update"] <= update:
+                        kept.append(line)
+                except (ValueError, KeyError, TypeError):
+                    continue  # a line that a kill cut short
+        write_bytes(self._file.path, "".join(f"{line}\n" for line in kept).encode())
+
+    def write(self, fields: dict[str, Any]) -> None:
+        """Append an object; RunError where the disk is full."""
+        try:
+            # opened for each line: what is written is seen at once, and nothing is lost in a buffer by a kill
+            with self._file.path.open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps(fields) + "\n")
+        except OSError as error:
+            raise RunError(f"cannot write {self._file.path}: {reason(error)}") from error
+
+    def sync(self) -> str:
+        """Copy the file to its URL; return what went wrong, or ""."""
+        return self._file.sync()
+
+    def close(self) -> str:
+        """Copy the file a last time; return what went wrong, or ""."""
+        return self._file.close()
