@@ -11,9 +11,7 @@ from conftest import mxnet_file
 from imgcls.config.rules import resolve_decay
 from imgcls.config.sections import ScheduleConfig
 from imgcls.errors import UsageError
-from imgcls.optim.schedules import Schedule, from_config
-
-CLOSE = pytest.approx
+from imgcls.optim.schedules import Cosine, Periodic, Power, Schedule, Steps, Warmup, from_config
 
 
 def close(value: float) -> object:
@@ -22,16 +20,19 @@ def close(value: float) -> object:
 
 def of_mxnet(cls: str, kwargs: dict[str, object]) -> Schedule:
     """Our schedule for the arguments of one of MXNet's scheduler classes."""
-    warmup = {"warmup": kwargs.get("warmup_steps", 0), "warmup_begin_lr": kwargs.get("warmup_begin_lr", 0.0),
-              "warmup_strategy": kwargs.get("warmup_mode", "linear"), "base_lr": kwargs.get("base_lr", 0.01)}
+    warmup = Warmup(kwargs.get("warmup_steps", 0), kwargs.get("warmup_begin_lr", 0.0),
+                    kwargs.get("warmup_mode", "linear"))
+    base_lr, final_lr = kwargs.get("base_lr", 0.01), kwargs.get("final_lr", 0.0)
     if cls == "FactorScheduler":
-        return Schedule(kind="every", period=kwargs["step"], factor=kwargs["factor"],
-                        lowest=kwargs.get("stop_factor_lr", 1e-8), **warmup)
-    if cls == "MultiFactorScheduler":
-        return Schedule(kind="steps", steps=tuple(kwargs["step"]), factor=kwargs["factor"], **warmup)
-    kind = {"PolyScheduler": "power", "CosineScheduler": "cosine"}[cls]
-    return Schedule(kind=kind, power=kwargs.get("pwr", 2), last_update=kwargs["max_update"],
-                    final_lr=kwargs.get("final_lr", 0.0), **warmup)
+        decay = Periodic(base_lr, kwargs["factor"], kwargs["step"], kwargs.get("stop_factor_lr", 1e-8))
+    elif cls == "MultiFactorScheduler":
+        decay = Steps(base_lr, kwargs["factor"], tuple(kwargs["step"]))
+    elif cls == "PolyScheduler":
+        decay = Power(base_lr, final_lr, warmup.num_updates, kwargs["max_update"], kwargs.get("pwr", 2))
+    else:
+        assert cls == "CosineScheduler"
+        decay = Cosine(base_lr, final_lr, warmup.num_updates, kwargs["max_update"])
+    return Schedule(decay, warmup)
 
 
 def test_every_scheduler_of_mxnet() -> None:
@@ -51,7 +52,7 @@ def test_the_example_scripts_schedules() -> None:
         per_epoch, done = case["epoch_size"], args["load_epoch"] or 0
         schedule = rates(config, {"lr", "lr_factor", "lr_step_epochs"}, num_epochs=args["num_epochs"],
                          updates_per_epoch=per_epoch)
-        if schedule.kind == "power" and done:
+        if isinstance(schedule.decay, Power) and done:
             continue
         ours = [schedule.lr_at(done * per_epoch + k + 1) for k in range(len(case["lr_of_each_update"]))]
         assert ours == [close(lr) for lr in case["lr_of_each_update"]], case
@@ -77,18 +78,18 @@ def test_a_fraction_of_an_epoch() -> None:
 
 
 @pytest.mark.parametrize(("explicit", "first", "epochs", "kind"), [
-    (set(), False, 50, "steps"),                                # the data set's own steps, although they never come
-    ({"lr_factor"}, False, 50, "every"),                        # the seed: ... --lr-factor .94 --num-epoch 50
-    ({"lr_factor"}, False, 300, "steps"),                       # a default step falls before the end
-    ({"lr_factor"}, True, 300, "every"),                        # --data-dir marks a command of the first scripts
-    ({"lr_factor", "lr_step_epochs"}, True, 300, "steps"),      # said is said
-    ({"lr_factor", "lr_factor_epoch"}, False, 300, "every"),
+    (set(), False, 50, Steps),                                  # the data set's own steps, although they never come
+    ({"lr_factor"}, False, 50, Periodic),                        # the seed: ... --lr-factor .94 --num-epoch 50
+    ({"lr_factor"}, False, 300, Steps),                       # a default step falls before the end
+    ({"lr_factor"}, True, 300, Periodic),                        # --data-dir marks a command of the first scripts
+    ({"lr_factor", "lr_step_epochs"}, True, 300, Steps),      # said is said
+    ({"lr_factor", "lr_factor_epoch"}, False, 300, Periodic),
 ])
-def test_which_rule(explicit: set[str], first: bool, epochs: int, kind: str) -> None:
+def test_which_rule(explicit: set[str], first: bool, epochs: int, kind: type) -> None:
     config = ScheduleConfig(lr_factor=0.94, lr_step_epochs="200,250",
                             lr_factor_epoch=2.0 if "lr_factor_epoch" in explicit else 0.0)
     schedule = rates(config, explicit, first, epochs)
-    assert schedule.kind == kind
+    assert isinstance(schedule.decay, kind)
     assert schedule.description
 
 

@@ -12,5 +12,6 @@ from imgcls.graph.parameters import ParameterMatch, arrays, load_arrays, multipl
 from imgcls.graph.read import from_symbol, load
 from imgcls.graph.write import to_symbol
 
-__all__ = ["TRANSPARENT", "GraphHead", "ParameterMatch", "arrays", "end_with_softmax", "find_logits", "from_symbol",
-           "load", "load_arrays", "multipliers", "node_name", "parameter_names", "to_symbol", "without_prefix"]
+__all__ = ["TRANSPARENT", "GraphHead", "ParameterMatch", "arrays", "end_with_softmax", "find_logits",
+           "from_symbol", "load", "load_arrays", "multipliers", "node_name", "parameter_names", "to_symbol",
+           "without_prefix"]

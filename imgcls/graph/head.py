@@ -1,6 +1,6 @@
-"""The end of a symbol: the softmax or loss behind the logits, which a network does not compute but its file has.
+"""The end of a symbol, behind the logits: a softmax or loss, which our networks do not compute.
 
-A network of ours gives logits. Reading takes the head off and keeps it in `model.meta["head"]`; writing puts it back.
+Reading takes the head off and keeps it in `model.meta["head"]`; writing puts it back.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class GraphHead:
 
 
 def default_head(output: str) -> GraphHead:
-    """Return the head that MXNet's own networks have: a SoftmaxOutput of this name and its label; none for ""."""
+    """Return the head of MXNet's own networks: a SoftmaxOutput of this name and its label; none for ""."""
     data = Node("null", "data")
     if not output:
         return GraphHead(data, [], NodeOutput(LOGITS))
@@ -59,10 +59,11 @@ def end_with_softmax(model: fx.GraphModule) -> None:
 def find_logits(symbol: Symbol, path: object = "symbol") -> tuple[NodeOutput, NodeOutput]:
     """Return the output that classifies and the logits behind it (the same where that output is no softmax).
 
-    Among several outputs the one softmax is meant; a DataError, which calls the file `path`, where that is not clear.
+    Among several outputs the one softmax is meant; a DataError about the file `path` where that is not clear.
     """
     candidates = []
-    outputs = {output.node: output for output in reversed(symbol.heads)}  # of one node's outputs the first counts
+    # Of one node's outputs the first counts: the last one that is put into a dict stays.
+    outputs = {output.node: output for output in reversed(symbol.heads)}
     for output in reversed(outputs.values()):
         source = output
         while symbol.nodes[source.node].op in TRANSPARENT and symbol.nodes[source.node].inputs:

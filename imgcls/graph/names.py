@@ -14,7 +14,7 @@ def node_name(path: str, layer: Layer) -> str:
 
 
 def variable_node(name: str, layer: Layer, slot: str) -> Node:
-    """Return the variable of one parameter of the layer that MXNet calls `name`; `slot` is its torch attribute.
+    """Return the variable of a parameter: the torch attribute `slot` of the layer that MXNet calls `name`.
 
     MXNet copies an operator's attributes onto the variables that it makes itself.
     """
@@ -27,7 +27,7 @@ def variable_node(name: str, layer: Layer, slot: str) -> Node:
 
 
 def parameter_names(model: nn.Module) -> dict[str, str]:
-    """Return key of the state_dict -> MXNet's name, without prefix; a key outside of `Layer`s is its own name."""
+    """Return key of the state_dict -> MXNet's name, without prefix; outside of `Layer`s the key itself."""
     layers = {path: module for path, module in model.named_modules() if isinstance(module, Layer)}
     names = {}
     for key in model.state_dict(keep_vars=True):

@@ -33,7 +33,8 @@ class ParameterMatch:
 
     def complaint(self) -> str:
         """Return one line about what does not fit, with up to three names."""
-        faults = [f"{name} is {shape} where the network needs {need}" for name, shape, need in self.mismatched]
+        faults = [f"{name} is {shape} where the network needs {needed}"
+                  for name, shape, needed in self.mismatched]
         faults += [f"{name} is missing" for name in self.missing]
         num_more = len(faults) - _MAX_NAMES
         more = f"; and {num_more} more" if num_more > 0 else ""
@@ -54,8 +55,9 @@ def arrays(model: nn.Module) -> dict[str, np.ndarray]:
         key_of.setdefault(names[key], key)  # a parameter that two layers share is saved once
     in_symbol = [name for name in _symbol_order(model) if name in key_of]
     ordered = list(dict.fromkeys([*in_symbol, *key_of]))
-    args = {f"arg:{name}": _to_numpy(state[key_of[name]]) for name in ordered if key_of[name] not in auxiliary}
-    return args | {f"aux:{name}": _to_numpy(state[key_of[name]]) for name in ordered if key_of[name] in auxiliary}
+    keys = [key_of[name] for name in ordered]
+    args = {f"arg:{names[key]}": _to_numpy(state[key]) for key in keys if key not in auxiliary}
+    return args | {f"aux:{names[key]}": _to_numpy(state[key]) for key in keys if key in auxiliary}
 
 
 def load_arrays(model: nn.Module, arrays: Mapping[str, np.ndarray], *, path: object,
@@ -108,7 +110,7 @@ def multipliers(model: nn.Module) -> dict[str, tuple[float, float]]:
 
 
 def _auxiliary_keys(model: nn.Module) -> set[str]:
-    """Return the keys of the state_dict that are auxiliary states: of a layer those it says, else every buffer."""
+    """Return the keys of auxiliary states: those that a layer names, elsewhere every buffer."""
     keys = set()
     for path, module in model.named_modules():
         buffers = {name for name, _ in module.named_buffers(recurse=False)}

@@ -41,13 +41,14 @@ def load(symbol_path: str | os.PathLike[str], params_path: str | os.PathLike[str
     if not path.is_file() and not path.name.endswith(".json"):
         path = path.with_name(f"{path.name}-symbol.json")
     arrays = None if params_path is None else params.load(params_path)
-    return from_symbol(symbols.load(path), arrays, input_shape=input_shape, path=params_path or path, symbol_path=path)
+    return from_symbol(symbols.load(path), arrays, input_shape=input_shape, path=params_path or path,
+                       symbol_path=path)
 
 
 def from_symbol(symbol: Symbol, arrays: Mapping[str, np.ndarray] | None = None, *,
                 input_shape: tuple[int, ...] | None = None, path: object = "symbol",
                 symbol_path: object = None) -> fx.GraphModule:
-    """Return a module that computes the symbol's logits: float (N, *input_shape) -> what goes into its softmax.
+    """Return a module that computes the symbol's logits, float (N, *input_shape) -> (N, classes).
 
     Its submodules are `Layer`s under the nodes' names, so it can be trained, copied, compiled and written
     back. Shapes of parameters come from `input_shape` (one sample, without the batch) or, without it, from
@@ -107,7 +108,8 @@ class _Reader:
         """Return the variable that images go into: the one that is neither a parameter nor in the file."""
         used = [source.node for index in self.body for source in self._data_inputs(self.symbol.nodes[index])
                 if self.symbol.nodes[source.node].is_variable]
-        free = [index for index in dict.fromkeys(used) if self.symbol.nodes[index].name not in self.stored_shapes]
+        free = [index for index in dict.fromkeys(used)
+                if self.symbol.nodes[index].name not in self.stored_shapes]
         if not free:
             raise DataError(self.symbol_path, "no variable is left for the image to go into")
         named_data = [index for index in free if self.symbol.nodes[index].name == "data"]
@@ -131,7 +133,8 @@ class _Reader:
         inputs = self._data_inputs(node)
         slots = dict(zip(layer_class.PARAMETER_NAMES, node.inputs[len(inputs):], strict=False))
         names = {slot: self.symbol.nodes[source.node].name for slot, source in slots.items()}
-        stored = {slot: self.stored_shapes[name] for slot, name in names.items() if name in self.stored_shapes}
+        stored = {slot: self.stored_shapes[name] for slot, name in names.items()
+                  if name in self.stored_shapes}
         arguments = [self._value(source) for source in inputs]
         shapes = [self.shapes.get(source) for source in inputs]
         first = shapes[0] if shapes else None
@@ -140,7 +143,9 @@ class _Reader:
             self._check_outline(index, node, spec, names, shapes)
             layer = layer_class.read(spec)
         except (ValueError, ArithmeticError, RuntimeError, LookupError, TypeError) as error:
-            path = self.path if slots else self.symbol_path  # what has parameters may not fit those of the file
+            # What has parameters may be at odds with those of the file; anything else is the symbol's own
+            # fault.
+            path = self.path if slots else self.symbol_path
             raise DataError(path, f"node {node.name!r} ({node.op}): {first_line(error)}") from error
         layer.op = node.op  # a class may serve several operators
         layer.attrs = dict(node.attrs)
@@ -150,9 +155,9 @@ class _Reader:
 
     def _check_outline(self, index: int, node: Node, spec: OpSpec, names: Mapping[str, str],
                        shapes: list[Tensor | None]) -> None:
-        """Make the layer on the meta device, compare it with the file, and infer the shapes of its results."""
+        """Make the layer on the meta device, compare it with the file, infer the shapes of its results."""
         with torch.device("meta"), torch.no_grad():
-            outline = self._layer_class(node).read(spec).eval()  # has shapes and no values, so it takes no memory
+            outline = self._layer_class(node).read(spec).eval()  # shapes without values: it takes no memory
             if unknown := spec.unknown():
                 raise ValueError(f"parameter {unknown[0]!r} is not known")
             num_parameters = len(outline.parameter_slots())
@@ -167,15 +172,17 @@ class _Reader:
                 results = result if isinstance(result, (tuple, list)) else [result]
                 self.shapes |= {NodeOutput(index, output): value for output, value in enumerate(results)}
 
-    def _check_parameters(self, outline: Layer, names: Mapping[str, str], stored: Mapping[str, Shape]) -> None:
-        """Compare with the file's shapes, before memory is taken for parameters of sizes that a symbol made up."""
+    def _check_parameters(self, outline: Layer, names: Mapping[str, str],
+                          stored: Mapping[str, Shape]) -> None:
+        """Compare with the file's shapes, before memory is taken for sizes that a symbol made up."""
         for slot in outline.parameter_slots():
             name = names[slot]
             shape = tuple(getattr(outline, slot).shape)
             if slot not in stored:
                 self.num_new_values += math.prod(shape)
             elif stored[slot] != shape:
-                raise DataError(self.path, ParameterMatch(mismatched=[(name, stored[slot], shape)]).complaint())
+                match = ParameterMatch(mismatched=[(name, stored[slot], shape)])
+                raise DataError(self.path, match.complaint())
         if self.num_new_values > MAX_NEW_VALUES:
             raise ValueError(f"the network would have more than {MAX_NEW_VALUES} parameters")
 
@@ -195,7 +202,7 @@ class _Reader:
                 self.owners[index] = (layer, slot)
 
     def _add_module(self, name: str, layer: Layer) -> str:
-        """Put the layer under its node's name, or under one like it that a module may have; returns that name.
+        """Put the layer under its node's name, or one like it that a module may have; return that name.
 
         The names of modules become part of the source code that fx writes and runs, and a file may call a
         node anything: only characters that cannot leave a string or a word of Python are let through.
@@ -223,14 +230,14 @@ class _Reader:
         if isinstance(layer, Layer) and layer.has_outputs:
             self.values[source] = self.graph.call_function(operator.getitem, (call, source.output))
         elif source.output:
-            raise DataError(self.symbol_path, f"output {source.output} of node {node.name!r} ({node.op}) is used, "
-                            "which is not supported")
+            raise DataError(self.symbol_path, f"output {source.output} of node {node.name!r} ({node.op}) is "
+                            "used, which is not supported")
         else:
             self.values[source] = call
         return self.values[source]
 
     def _add_free_variable(self, index: int, node: Node) -> fx.Node:
-        """Add a variable that is an input like any other: with the file's shape, or the one that it says itself."""
+        """Add a variable that is an input like any other, with the file's shape or its own `__shape__`."""
         shape = self.stored_shapes.get(node.name)
         if shape is None:
             try:
@@ -257,15 +264,17 @@ class _Reader:
             inputs = [self._in_head(source, head_index) for source in node.inputs]
             nodes.append(Node(node.op, node.name, dict(node.attrs), inputs))
         image = self.symbol.nodes[data]
-        return GraphHead(Node("null", image.name, dict(image.attrs)), nodes, self._in_head(self.output, head_index))
+        return GraphHead(Node("null", image.name, dict(image.attrs)), nodes,
+                         self._in_head(self.output, head_index))
 
     def _in_head(self, source: NodeOutput, head_index: Mapping[int, int]) -> NodeOutput:
-        """Return an output as the head counts it; of the network before it the head may use the logits only."""
+        """Return an output as the head counts it; of the network it may use the logits only."""
         if source.node in head_index:
             return source._replace(node=head_index[source.node])
         if (source.node, source.output) != (self.logits.node, self.logits.output):
             name = self.symbol.nodes[source.node].name
-            raise DataError(self.symbol_path, f"the output uses {name!r} beside the logits, which is not supported")
+            raise DataError(self.symbol_path,
+                            f"the output uses {name!r} beside the logits, which is not supported")
         return source._replace(node=LOGITS)
 
 

@@ -55,7 +55,7 @@ def _trace(model: nn.Module) -> fx.Graph:
     try:
         return _Tracer().trace(model)
     except Exception as error:  # the module's own code runs here
-        raise UsageError(f"{type(model).__name__} cannot be written as a symbol: {first_line(error)}") from error
+        raise _cannot_write(model, first_line(error)) from error
 
 
 class _Writer:
@@ -110,7 +110,7 @@ class _Writer:
         return NodeOutput(self._add(Node(layer.op, name, dict(layer.attrs), inputs)))
 
     def _add_variable(self, variable: Node) -> int:
-        """Add a variable, if it is not there: one that two layers share is written once. Returns its index."""
+        """Add a variable if it is not there (two layers may share one); return its index."""
         index = self.index_of.get(variable.name)
         if index is None:
             return self._add(variable)
@@ -124,7 +124,11 @@ class _Writer:
         return len(self.nodes) - 1
 
     def _error(self, reason: str) -> UsageError:
-        return UsageError(f"{type(self.model).__name__} cannot be written as a symbol: {reason}")
+        return _cannot_write(self.model, reason)
+
+
+def _cannot_write(model: nn.Module, reason: str) -> UsageError:
+    return UsageError(f"{type(model).__name__} cannot be written as a symbol: {reason}")
 
 
 def _described(node: fx.Node) -> str:

@@ -1,4 +1,4 @@
-"""MXNet's operators as torch modules: `Layer`, and the layers that the networks in `networks/` are built from.
+"""MXNet's operators as torch modules: `Layer`, and the layers that our own networks are built from.
 
 A network calls its layers as modules (`self.relu1(self.fc1(x))`), also for an addition or a concatenation, so
 that a trace of it is its symbol. `graph` writes that symbol, and reads a symbol.json back into these modules.
@@ -15,6 +15,6 @@ from imgcls.layers.pooling import Pooling
 from imgcls.layers.shape import Concat, Flatten
 from imgcls.layers.spatial_transformer import SpatialTransformer
 
-__all__ = ["LRN", "Activation", "BatchNorm", "Clip", "Concat", "Convolution", "Dropout", "ElementwiseAdd", "Flatten",
-           "FullyConnected", "Identity", "Layer", "MulScalar", "OpSpec", "Pooling", "Shape", "Size",
-           "SpatialTransformer"]
+__all__ = ["LRN", "Activation", "BatchNorm", "Clip", "Concat", "Convolution", "Dropout", "ElementwiseAdd",
+           "Flatten", "FullyConnected", "Identity", "Layer", "MulScalar", "OpSpec", "Pooling", "Shape",
+           "Size", "SpatialTransformer"]

@@ -34,7 +34,7 @@ class OpSpec(Attributes):
         self.stored = stored
 
     def size(self, axis: int, parameter: str, dimension: int = 0) -> int:
-        """Return the size of an axis of the input or, where that is unknown, of a dimension of a stored parameter."""
+        """Return the size of the input's axis or, if that is unknown, of a stored parameter's dimension."""
         if self.shape is not None:
             return _size_of("an input", self.shape, axis)
         if parameter in self.stored:
@@ -108,7 +108,7 @@ class Layer(nn.Module):
         return 1 if cls.PARAMETER_NAMES else spec.num_inputs
 
     def parameter_slots(self) -> list[str]:
-        """Return the torch attributes of the parameters that this layer has, in the order of the operator's inputs."""
+        """Return the torch attributes of this layer's parameters, in the order of the operator's inputs."""
         return [name for name in self.PARAMETER_NAMES if getattr(self, name) is not None]
 
     def infer(self, *data: Tensor) -> Tensor | tuple[Tensor, ...]:
@@ -168,7 +168,8 @@ def output_sides(sizes: Sequence[int], kernel: Sequence[int], stride: Sequence[i
 
 
 def first_of_equal_shapes(*data: Tensor) -> Tensor:
-    """Return the first of tensors that must have one shape: MXNet's `elemwise_` operators do not broadcast."""
+    """Return the first of tensors that must have one shape; ValueError where they have several."""
+    # MXNet's `elemwise_` operators do not broadcast, as torch would.
     if any(tensor.shape != data[0].shape for tensor in data):
         raise ValueError(f"cannot combine shapes {', '.join(str(tuple(tensor.shape)) for tensor in data)}")
     return data[0]

@@ -22,7 +22,10 @@ from imgcls.layers.base import (
 
 
 class Convolution(Layer):
-    """2-D convolution, float (N, C, H, W) -> (N, num_filter, H', W'); weight (num_filter, C / groups, kh, kw)."""
+    """2-D convolution, float (N, C, H, W) -> (N, num_filter, H', W').
+
+    The weight is (num_filter, C / num_group, kernel height, kernel width).
+    """
 
     op = "Convolution"
     PARAMETER_NAMES: ClassVar[dict[str, str]] = {"weight": "weight", "bias": "bias"}
@@ -31,8 +34,8 @@ class Convolution(Layer):
                  pad: Size | None = None, num_group: int | None = None, no_bias: bool | None = None,
                  dilate: Size | None = None, extra: dict[str, str] | None = None) -> None:
         pairs = optional_pairs(stride=stride, pad=pad, dilate=dilate)
-        super().__init__(to_attrs(kernel=pair(kernel), num_filter=num_filter, num_group=num_group, no_bias=no_bias,
-                                  **pairs) | (extra or {}))
+        super().__init__(to_attrs(kernel=pair(kernel), num_filter=num_filter, num_group=num_group,
+                                  no_bias=no_bias, **pairs) | (extra or {}))
         self.stride = pairs["stride"] or (1, 1)
         self.pad = pairs["pad"] or (0, 0)
         self.dilate = pairs["dilate"] or (1, 1)

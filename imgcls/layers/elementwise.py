@@ -82,7 +82,7 @@ class Clip(Layer):
 class _ClampWithFastBackward(torch.autograd.Function):
     """clamp with the backward of hardtanh, which takes half the time.
 
-    hardtanh passes no gradient at its bounds and MXNet's clip does, so the bounds are moved by the smallest step.
+    hardtanh passes no gradient at its bounds and MXNet's clip does: they are moved by the smallest step.
     """
 
     @staticmethod

@@ -83,7 +83,7 @@ def _read_softmax_activation(spec: OpSpec) -> dict[str, Any]:
 
 
 def _cast(data: Tensor, dtype: torch.dtype) -> Tensor:
-    """Between floating types nothing is done: the precision that a network computes in is the run's to choose."""
+    # Between floating types nothing is done: the precision that a network computes in is the run's to choose.
     return data if data.is_floating_point() and dtype.is_floating_point else data.to(dtype)
 
 

@@ -12,9 +12,10 @@ from imgcls.layers.base import Layer, OpSpec, Size, optional_pairs, pair, to_att
 
 
 class Deconvolution(Layer):
-    """Transposed convolution, float (N, C, H, W) -> (N, num_filter, H', W'); weight (C, num_filter / groups, kh, kw).
+    """Transposed convolution, float (N, C, H, W) -> (N, num_filter, H', W').
 
-    No bias by default, unlike Convolution. `target_shape` in place of `pad` and `adj` says the size of the result.
+    The weight is (C, num_filter / num_group, kernel height, kernel width). No bias by default, unlike
+    Convolution. `target_shape` in place of `pad` and `adj` says the size of the result.
     """
 
     op = "Deconvolution"
@@ -25,8 +26,8 @@ class Deconvolution(Layer):
                  num_group: int | None = None, no_bias: bool | None = None, dilate: Size | None = None,
                  extra: dict[str, str] | None = None) -> None:
         pairs = optional_pairs(stride=stride, pad=pad, adj=adj, target_shape=target_shape, dilate=dilate)
-        super().__init__(to_attrs(kernel=pair(kernel), num_filter=num_filter, num_group=num_group, no_bias=no_bias,
-                                  **pairs) | (extra or {}))
+        super().__init__(to_attrs(kernel=pair(kernel), num_filter=num_filter, num_group=num_group,
+                                  no_bias=no_bias, **pairs) | (extra or {}))
         self.kernel = pair(kernel)
         self.stride = pairs["stride"] or (1, 1)
         self.dilate = pairs["dilate"] or (1, 1)
@@ -114,8 +115,8 @@ class UpSampling(Layer):
 
     def __init__(self, scale: int, sample_type: str, *, num_args: int = 1, num_filter: int | None = None,
                  multi_input_mode: str | None = None, extra: dict[str, str] | None = None) -> None:
-        super().__init__(to_attrs(scale=scale, sample_type=sample_type, num_args=num_args, num_filter=num_filter,
-                                  multi_input_mode=multi_input_mode) | (extra or {}))
+        super().__init__(to_attrs(scale=scale, sample_type=sample_type, num_args=num_args,
+                                  num_filter=num_filter, multi_input_mode=multi_input_mode) | (extra or {}))
         self.scale = scale
         self.sums_inputs = multi_input_mode == "sum"
         self.num_filter = num_filter or 0

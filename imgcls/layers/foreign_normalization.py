@@ -1,4 +1,4 @@
-"""Normalisations of foreign symbols: InstanceNorm, LayerNorm, GroupNorm, and BatchNorm with a relu behind it."""
+"""Normalisations of foreign symbols: InstanceNorm, LayerNorm, GroupNorm, and BatchNorm with a relu."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class LayerNorm(_AffineNorm):
 
 
 class GroupNorm(_AffineNorm):
-    """Normalises groups of channels of every sample, float (N, C, ...); scale and shift are one for a group."""
+    """Normalises groups of channels of every sample, float (N, C, ...); one scale and shift a group."""
 
     op = "GroupNorm"
 

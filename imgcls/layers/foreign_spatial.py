@@ -13,7 +13,10 @@ from imgcls.layers.op_function import OpFunction, ignoring
 
 
 def _grid(data: Tensor, kind: str, target: tuple[int, int]) -> Tensor:
-    """Return sampling positions (N, 2, H, W), x then y in [-1, 1], of an affine map (N, 6) or a flow in pixels."""
+    """Return sampling positions (N, 2, H, W), x then y in [-1, 1].
+
+    `data` is an affine map (N, 6), or a flow (N, 2, H, W) in pixels.
+    """
     if kind == "affine":
         size = [data.shape[0], 1, *target]
         return F.affine_grid(data.reshape(-1, 2, 3), size, align_corners=True).permute(0, 3, 1, 2)
@@ -26,7 +29,8 @@ def _grid(data: Tensor, kind: str, target: tuple[int, int]) -> Tensor:
 
 
 def _read_grid(spec: OpSpec) -> dict[str, Any]:
-    return {"kind": spec.choice("transform_type", "", ("affine", "warp")), "target": spec.pair("target_shape", 0)}
+    return {"kind": spec.choice("transform_type", "", ("affine", "warp")),
+            "target": spec.pair("target_shape", 0)}
 
 
 def _sample(data: Tensor, grid: Tensor) -> Tensor:

@@ -13,7 +13,10 @@ from imgcls.layers.base import Layer, OpSpec, empty_on_meta, to_attrs
 
 
 class FullyConnected(Layer):
-    """Affine layer on the flattened input, float (N, ...) -> (N, num_hidden); weight (num_hidden, in_units)."""
+    """Affine layer on the flattened input, float (N, ...) -> (N, num_hidden).
+
+    The weight is (num_hidden, in_units).
+    """
 
     op = "FullyConnected"
     PARAMETER_NAMES: ClassVar[dict[str, str]] = {"weight": "weight", "bias": "bias"}

@@ -1,4 +1,4 @@
-"""MXNet's BatchNorm and LRN; the normalisations that our own networks do not use are in `foreign_normalization.py`."""
+"""MXNet's BatchNorm and LRN; normalisations of foreign networks are in `foreign_normalization.py`."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from imgcls.layers.base import Layer, OpSpec, map_shape, to_attrs
 
 
 class BatchNorm(Layer):
-    """Batch normalisation over axis 1. MXNet's defaults: eps 1e-3, momentum 0.9 of the old value, gamma fixed at 1.
+    """Batch normalisation over axis 1.
 
-    With `fix_gamma` the gamma in a file is kept but taken as 1, in training and in inference, as MXNet does.
+    MXNet's defaults: eps 1e-3, momentum 0.9 of the old value, gamma fixed at 1. With `fix_gamma` the gamma in
+    a file is kept but taken as 1, in training and in inference, as MXNet does.
     """
 
     op = "BatchNorm"
@@ -56,8 +57,8 @@ class BatchNorm(Layer):
         uses_batch = self.training and not self.use_global_stats
         gamma = None if self.fix_gamma else self.gamma
         # torch's momentum is the share of the new value, MXNet's that of the old.
-        return F.batch_norm(data, self.moving_mean, self.moving_var, gamma, self.beta, uses_batch, 1 - self.momentum,
-                            self.eps)
+        return F.batch_norm(data, self.moving_mean, self.moving_var, gamma, self.beta, uses_batch,
+                            1 - self.momentum, self.eps)
 
 
 class LRN(Layer):

@@ -1,4 +1,4 @@
-"""Operators without parameters, each as a function of its inputs and settings: the row type of the foreign tables.
+"""The row type of the tables of foreign operators: a function of inputs and settings, without parameters.
 
 The tables themselves are by kind: `foreign_elementwise.py`, `foreign_reduction.py`, `foreign_shape.py`,
 `foreign_spatial.py`. `operation.py` makes layers of their rows.

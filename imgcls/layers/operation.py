@@ -1,4 +1,4 @@
-"""`Operation`, the layer of an operator without parameters, and `Variable`, a parameter as an input of its own."""
+"""`Operation`, the layer of an operator without parameters, and `Variable`, a parameter as an input."""
 
 from __future__ import annotations
 

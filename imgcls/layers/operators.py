@@ -18,9 +18,10 @@ from imgcls.layers.shape import Concat, Flatten
 from imgcls.layers.spatial_transformer import SpatialTransformer
 
 _CLASSES: tuple[type[Layer], ...] = (
-    Convolution, Deconvolution, FullyConnected, BatchNorm, BatchNormReLU, InstanceNorm, LayerNorm, GroupNorm, LRN,
-    Activation, LeakyReLU, Pooling, Flatten, Dropout, Concat, ElementwiseAdd, SpatialTransformer, UpSampling, Clip,
-    MulScalar, Identity)
+    Convolution, Deconvolution, FullyConnected,
+    BatchNorm, BatchNormReLU, InstanceNorm, LayerNorm, GroupNorm, LRN,
+    Activation, LeakyReLU, Dropout, Clip, ElementwiseAdd, MulScalar, Identity,
+    Pooling, UpSampling, SpatialTransformer, Flatten, Concat)
 
 #: operator -> class, whose `read` makes the layer of a node
 OPERATORS: dict[str, type[Layer]] = {

@@ -61,7 +61,9 @@ class Pooling(Layer):
 
     def infer(self, *data: Tensor) -> Tensor:
         num, channels, *sizes = map_shape(data[0])
-        sides = [1, 1] if self.global_pool else output_sides(sizes, self.kernel, self.stride, self.pad, self.ceil)
+        if self.global_pool:
+            return empty_on_meta(num, channels, 1, 1)
+        sides = output_sides(sizes, self.kernel, self.stride, self.pad, self.ceil)
         return empty_on_meta(num, channels, *sides)
 
     def forward(self, data: Tensor) -> Tensor:
@@ -81,12 +83,12 @@ class Pooling(Layer):
         return F.avg_pool2d(data, self.kernel, self.stride, self.pad, self.ceil, self.count_include_pad)
 
     def _needs_own_padding(self, sizes: Sequence[int]) -> bool:
-        """Return whether torch would refuse the padding, or leave out a window of `full` that has no pixel in it."""
+        """Return whether torch would refuse the padding, or leave out a window of `full` without a pixel."""
         return any(2 * p > k or (self.ceil and k < s + p and -((k - n - 2 * p) // s) * s >= n + p)
                    for n, k, s, p in zip(sizes, self.kernel, self.stride, self.pad, strict=True))
 
     def _pool_padded(self, data: Tensor) -> Tensor:
-        """Return max or avg with the padding spelled out, on the right and below as much as the last window needs."""
+        """Return max or avg with explicit padding, right and below as much as the last window needs."""
         if self.pool_type == "max":
             padded = F.pad(data, self._margins(data), value=torch.finfo(data.dtype).min)
             return F.max_pool2d(padded, self.kernel, self.stride)
@@ -94,7 +96,8 @@ class Pooling(Layer):
         if self.count_include_pad:
             # MXNet counts its own padding, but not what `full` adds behind it.
             ones = F.pad(ones, (self.pad[1], self.pad[1], self.pad[0], self.pad[0]), value=1.0)
-            counts = self._sum_windows(ones, [self._margins(data)[i] - self.pad[1 - i // 2] for i in range(4)])
+            rest = [margin - self.pad[1 - i // 2] for i, margin in enumerate(self._margins(data))]
+            counts = self._sum_windows(ones, rest)
         else:
             counts = self._sum_windows(ones)
         return self._sum_windows(data) / counts.clamp(min=1)
@@ -107,7 +110,7 @@ class Pooling(Layer):
         return F.avg_pool2d(padded, self.kernel, self.stride, divisor_override=1)
 
     def _margins(self, data: Tensor) -> list[int]:
-        """Return the padding left, right, above, below: with `full` as much more as the last window stands out."""
+        """Return the padding left, right, above, below; with `full` it is what the last window needs."""
         margins = []
         for axis in (1, 0):  # the order in which F.pad wants them
             n, k, s, p = data.shape[2 + axis], self.kernel[axis], self.stride[axis], self.pad[axis]

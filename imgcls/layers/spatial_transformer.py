@@ -11,7 +11,7 @@ from imgcls.layers.base import Layer, OpSpec, to_attrs
 class SpatialTransformer(Layer):
     """Samples the image under an affine map, (N, C, H, W) and (N, 6) -> (N, C, *target_shape).
 
-    Jaderberg et al. 2015, "Spatial Transformer Networks"; borders are zero and corners are aligned, as in MXNet.
+    Jaderberg et al. 2015, "Spatial Transformer Networks". Borders are zero and corners aligned, as in MXNet.
     """
 
     op = "SpatialTransformer"

@@ -1,4 +1,4 @@
-"""One paper, one file: `--network lenet` is `lenet.py`, and each has `build(config) -> nn.Module` giving logits.
+"""One paper, one file: `--network lenet` is `lenet.py`, whose `build(config)` returns a module giving logits.
 
 Everybody builds networks with `build_network`: it finds the file, builds, and initialises as MXNet would.
 `torchvision:NAME` and `timm:NAME` are networks of those packages, as they come. Files that start with `_` are
@@ -52,12 +52,12 @@ def takes_depth(network: str) -> bool:
 def check_model_parallel(config: NetworkConfig, gpus: Sequence[int], is_compiled: bool = False) -> None:
     """Raise UsageError where `model_parallel` does not go with `gpus` or `compile`.
 
-    `gpus` are the numbers of the GPUs, none for the CPU. Whether the network can be spread at all, its `build` says.
+    `gpus` are the numbers of the GPUs, none for the CPU. Whether the network has parts at all, `build` says.
     """
     num_parts = config.model_parallel
     if num_parts > 1 and len(gpus) % num_parts:
-        raise UsageError(f"`model_parallel` {num_parts}: each copy of the network takes {num_parts} GPUs, `gpus` "
-                         f"{','.join(map(str, gpus))} names {len(gpus)}")
+        raise UsageError(f"`model_parallel` {num_parts}: each copy of the network takes {num_parts} GPUs, "
+                         f"`gpus` {','.join(map(str, gpus))} names {len(gpus)}")
     if num_parts > 1 and is_compiled:
         raise UsageError(f"`model_parallel` {num_parts}: a network on several devices is not compiled; leave "
                          "`compile` out")
@@ -76,7 +76,8 @@ def to_devices(model: nn.Module, config: NetworkConfig, device: torch.device, gp
     import torch
 
     if not hasattr(model, "to_devices"):
-        raise UsageError(f"`model_parallel` {num_parts}: this network is in one piece (alexnet-towers is in two)")
+        raise UsageError(f"`model_parallel` {num_parts}: this network is in one piece (alexnet-towers is in "
+                         "two)")
     if device.type == "cuda":
         # Each copy of the network has the GPU it was given and those that follow it in the user's list.
         first = list(gpus).index(device.index)

@@ -1,4 +1,4 @@
-"""MXNet's initializers by the name of `--initializer`, filled in the order of the layers from one seeded generator.
+"""MXNet's initializers by the name of `--initializer`, drawn layer by layer from one seeded generator.
 
 Weights only: biases and betas are 0, gammas and moving variances 1, moving means 0, always
 (mxnet/initializer.py). `build_network` calls it, and fine-tuning for its new head.
@@ -32,7 +32,7 @@ def initialize(model: nn.Module, initializer: str, network: str, seed: int) -> N
 
 
 def default_for(network: str) -> str:
-    """Return MXNet's choice (common/fit.py): alexnet normal, vgg* xavier, everything else He's (gaussian, fan-in)."""
+    """Return MXNet's choice (common/fit.py): normal for alexnet, xavier for vgg*, He's for all others."""
     if network == "alexnet":
         return "normal"  # fit.py: "AlexNet will not converge using Xavier"
     return "xavier" if "vgg" in network else "he"
@@ -65,7 +65,7 @@ def _draw(kind: str, weight: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _draw_orthogonal(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """Return rows (or columns, whichever are fewer) that are orthogonal, of length 1.414 (mx.init.Orthogonal)."""
+    """Return orthogonal rows (or columns, whichever are fewer) of length 1.414 (mx.init.Orthogonal)."""
     flat = torch.empty(shape[0], math.prod(shape[1:])).uniform_(-1, 1, generator=generator)
     u, _, v = torch.linalg.svd(flat, full_matrices=False)
     return (1.414 * (u if u.shape == flat.shape else v)).reshape(shape)

@@ -1,4 +1,4 @@
-"""Settings that a network reads beside its name: checks of their values, and the errors that say what would work.
+"""Settings that a network reads beside its name: checks, and errors that say what would work.
 
 Every network calls them, most through `NetworkBuilder`.
 """
@@ -13,8 +13,9 @@ from imgcls.errors import UsageError
 from imgcls.layers import Shape
 
 #: settings that only some networks read, and whose they are; a file in this folder names its own in OPTIONS
-OPTIONAL = {"add_stn": "lenet", "batch_norm": "vgg", "num_group": "resnext", "multiplier": "mobilenet and mobilenetv2",
-            "variant": "overfeat and alexnet-towers", "model_parallel": "alexnet-towers"}
+OPTIONAL = {"add_stn": "lenet", "batch_norm": "vgg", "num_group": "resnext",
+            "multiplier": "mobilenet and mobilenetv2", "variant": "overfeat and alexnet-towers",
+            "model_parallel": "alexnet-towers"}
 
 
 def check_options(config: NetworkConfig, options: Iterable[str]) -> None:
@@ -23,7 +24,8 @@ def check_options(config: NetworkConfig, options: Iterable[str]) -> None:
     for name in set(OPTIONAL) - set(options):
         value = getattr(config, name)
         if value != defaults[name]:
-            raise UsageError(f"`{name}` {value}: {config.network} has no such option; it is for {OPTIONAL[name]}")
+            raise UsageError(f"`{name}` {value}: {config.network} has no such option; it is for "
+                             f"{OPTIONAL[name]}")
 
 
 def depth_of(config: NetworkConfig, default: int, depths: Iterable[int]) -> int:
@@ -37,7 +39,7 @@ def depth_of(config: NetworkConfig, default: int, depths: Iterable[int]) -> int:
 
 
 def variant_of(config: NetworkConfig, variants: Iterable[str]) -> str:
-    """Return `variant`, or the first of `variants` where it was not given; UsageError unless it is one of them."""
+    """Return `variant`, or the first of `variants` without one; UsageError unless it is one of them."""
     variants = list(variants)
     if config.variant and config.variant not in variants:
         raise UsageError(f"`variant` {config.variant}: {config.network} comes as {' or '.join(variants)}")
@@ -45,7 +47,7 @@ def variant_of(config: NetworkConfig, variants: Iterable[str]) -> str:
 
 
 def image_shape(config: NetworkConfig, works: Shape) -> tuple[int, int, int]:
-    """Return (channels, height, width) of the configuration; UsageError, which names `works`, unless it has three."""
+    """Return (channels, height, width); UsageError, which names `works`, unless there are three."""
     if len(config.image_shape) != 3:
         raise UsageError(f"`image_shape` {shape_text(config.image_shape)}: {config.network} needs "
                          f"channels,height,width, such as {shape_text(works)}")

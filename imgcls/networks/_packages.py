@@ -44,7 +44,8 @@ def build_from_package(package: str, name: str, config: NetworkConfig) -> nn.Mod
 
 def _make_torchvision(module: ModuleType, name: str, config: NetworkConfig) -> nn.Module:
     models = importlib.import_module("torchvision.models")
-    _check_name("torchvision", name, models.list_models(module=models))  # without those of detection and video
+    # module=models: its classification networks, without those of detection and video
+    _check_name("torchvision", name, models.list_models(module=models))
     if config.image_shape[0] != 3:
         raise UsageError(f"`image_shape` {shape_text(config.image_shape)}: torchvision's take 3 channels")
     options = {"aux_logits": False, "init_weights": True} if name in _WITH_AUXILIARY_HEAD else {}
@@ -64,13 +65,14 @@ def _import(package: str, name: str) -> ModuleType:
         asked = f"`network` {package}:{name}"
         if error.name not in (None, package):  # it is there, but something it needs is not
             raise UsageError(f"{asked}: {package} cannot be imported: {error}") from None
-        raise UsageError(f"{asked}: {package} is not installed: pip install 'imgcls[{EXTRAS[package]}]'") from None
+        advice = f"pip install 'imgcls[{EXTRAS[package]}]'"
+        raise UsageError(f"{asked}: {package} is not installed: {advice}") from None
 
 
 def _check_name(package: str, name: str, names: list[str]) -> None:
     if name not in names:
-        raise UsageError(f"`network` {package}:{name}: {package} has no such network; nearest of its {len(names)}: "
-                         f"{', '.join(nearest(name, names)[:3])}")
+        raise UsageError(f"`network` {package}:{name}: {package} has no such network; nearest of its "
+                         f"{len(names)}: {', '.join(nearest(name, names)[:3])}")
 
 
 def _check_trial(trial: nn.Module, name: str, config: NetworkConfig) -> None:

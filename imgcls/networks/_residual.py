@@ -1,6 +1,6 @@
 """What `resnet`, `resnet-v1` and `resnext` have in common: the depths, the first layers and the last.
 
-He et al. 2015, "Deep Residual Learning for Image Recognition": table 1 for photographs, section 4.2 for CIFAR.
+He et al. 2015, "Deep Residual Learning for Image Recognition": table 1 and, for CIFAR, section 4.2.
 """
 
 from __future__ import annotations

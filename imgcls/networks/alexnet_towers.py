@@ -65,7 +65,9 @@ class TwoTowerAlexNet(nn.Module):
         if isinstance(data, fx.Proxy):  # a symbol says nothing about devices
             first = self.tower1(data)
             second = self.tower2(data)
-        else:  # the second tower is queued first, so that both devices are busy at once; on one nothing is moved
+        else:
+            # The second tower is queued first, so that both devices are busy at once; on one nothing is
+            # moved.
             second = self.tower2(data.to(next(self.tower2.parameters()).device, non_blocking=True))
             first = self.tower1(data)
             second = second.to(first.device, non_blocking=True)
@@ -111,8 +113,9 @@ def _tower(channels: int) -> nn.Sequential:
 
 
 def _theano_form(config: NetworkConfig) -> nn.Module:
-    """One column whose second, fourth and fifth convolutions have two groups; 27, 13, 13 and 6 pixels at 227."""
+    """One column whose second, fourth and fifth convolutions have two groups."""
     net = NetworkBuilder(config, THEANO_SHAPE, OPTIONS)
+    # 55 x 55 at 227 pixels, then 27, 13 and 6 behind the poolings
     body = net.relu(net.convolution(net.data, 96, 11, stride=4, name="conv1"), name="relu1")
     body = _pool_and_normalize(net, body, 1)
     body = net.relu(net.convolution(body, 256, 5, pad=2, num_group=2, name="conv2"), name="relu2")

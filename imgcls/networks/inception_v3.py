@@ -82,7 +82,7 @@ def _block_d(net: NetworkBuilder, data: Value, name: str) -> Value:
 
 
 def _block_e(net: NetworkBuilder, data: Value, name: str, pool: str) -> Value:
-    """8 x 8 maps: 1x1, 1x3 beside 3x1, the same after a 3x3, pooling (figure 7); (C, 8, 8) -> (2048, 8, 8)."""
+    """8 x 8 maps: 1x1, 1x3 beside 3x1, the same after a 3x3, pooling (figure 7); 2,048 channels."""
     across, down = (384, (1, 3), 1, (0, 1)), (384, (3, 1), 1, (1, 0))
     near = _unit(net, data, f"{name}_tower_conv", 384, 1)
     far = _chain(net, data, f"{name}_tower_1_conv", (448, 1), (384, 3, 1, 1))

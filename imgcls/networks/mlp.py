@@ -1,4 +1,4 @@
-"""Multilayer perceptron, 128 and 64 hidden units (MXNet symbols/mlp.py). Takes images of any shape, flattened."""
+"""Multilayer perceptron with 128 and 64 hidden units (MXNet symbols/mlp.py), for images of any shape."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """ResNet v2, with normalisation and relu before each convolution.
 
-He et al. 2016, "Identity Mappings in Deep Residual Networks"; MXNet symbols/resnet.py. `resnet-v1` is the one of 2015.
+He et al. 2016, "Identity Mappings in Deep Residual Networks"; MXNet symbols/resnet.py. `resnet-v1` is the one
+of 2015.
 """
 
 from __future__ import annotations

@@ -13,7 +13,16 @@ from imgcls.config.sections import NetworkConfig
 from imgcls.errors import UsageError
 from imgcls.networks._builder import NetworkBuilder, Value
 from imgcls.networks._options import image_shape
-from imgcls.networks._residual import IMAGE_SHAPE, NORM, PLAIN, ResNetSpec, classifier, resnet_spec, stem, units
+from imgcls.networks._residual import (
+    IMAGE_SHAPE,
+    NORM,
+    PLAIN,
+    ResNetSpec,
+    classifier,
+    resnet_spec,
+    stem,
+    units,
+)
 
 OPTIONS = ("num_layers", "num_group")
 #: up to this height there are three stages and their own depths (28 in the other two residual networks)
@@ -40,7 +49,8 @@ def _unit(net: NetworkBuilder, data: Value, name: str, filters: int, stride: int
           groups: int | None) -> Value:
     """(C, H, W) -> (filters, H / stride, W / stride); without `groups`, two plain 3x3 convolutions."""
     half = int(filters * 0.5)  # twice as wide as ResNet's bottleneck: the groups make up for it (table 1)
-    convolutions = [(filters, 3, stride, 1, None), (filters, 3, 1, 1, None)]  # filters, kernel, stride, pad, groups
+    # filters, kernel, stride, pad, groups
+    convolutions = [(filters, 3, stride, 1, None), (filters, 3, 1, 1, None)]
     if groups:
         convolutions = [(half, 1, 1, 0, None), (half, 3, stride, 1, groups), (filters, 1, 1, 0, None)]
     body = data

@@ -1,4 +1,4 @@
-"""The files of one prefix on disk as a pretrained network: PREFIX-symbol.json, PREFIX-0008.params, PREFIX-meta.json.
+"""The files of one prefix on disk as a pretrained network: PREFIX-symbol.json, PREFIX-0008.params and so on.
 
 They are ours or MXNet's; a network that no symbol expresses has PREFIX-network.json in place of the symbol.
 Wherever a prefix is asked for, the path of one .params file will do.
@@ -31,8 +31,9 @@ def any_exist(prefix: str) -> bool:
         return True
     root = to_local_path(prefix)
     # 0-symbol.json: rank 0 of the first generation's distributed training wrote PREFIX-0.
-    return any(Path(f"{root}-{end}").exists() for end in ("symbol.json", "network.json", "0-symbol.json")) or (
-        checkpoint.newest_epoch(prefix) is not None)
+    descriptions = ("symbol.json", "network.json", "0-symbol.json")
+    has_description = any(Path(f"{root}-{end}").exists() for end in descriptions)
+    return has_description or checkpoint.newest_epoch(prefix) is not None
 
 
 def describe(prefix: str, epoch: str) -> PretrainedRef:
@@ -42,9 +43,12 @@ def describe(prefix: str, epoch: str) -> PretrainedRef:
     settings = to_path(f"{stem}-network.json")
     preprocessing = meta.get("preprocessing")
     config = meta.get("config")
+    network = str(meta.get("network") or Path(stem).name)  # MXNet's files tell no name but their own
+    if settings.exists():
+        network = _settings(settings).network
     return PretrainedRef(
-        prefix, _settings(settings).network if settings.exists() else str(meta.get("network") or Path(stem).name),
-        prefix, epoch, preprocessing=preprocessing if isinstance(preprocessing, dict) else {},
+        prefix, network, prefix, epoch,
+        preprocessing=preprocessing if isinstance(preprocessing, dict) else {},
         class_names=[str(name) for name in meta.get("class_names") or ()], origin=f"{stem}-meta.json",
         dataset=str(config.get("dataset") or "") if isinstance(config, dict) else "")
 

@@ -1,4 +1,4 @@
-"""Downloads of weights: checked against a published hash or, where there is none, against that of the first download.
+"""Downloads of weights, checked against a published hash or, without one, that of the first download.
 
 `storage.download` moves the bytes and tries the mirrors. This file adds the files of a prefix at a URL, and
 the note `<file>.sha256` beside each file: weights of strangers are loaded for years, so a change of them must
@@ -29,7 +29,7 @@ _MAX_SETTINGS_BYTES = 1 << 20
 
 
 def download_url(url: str, epoch: str, setting: str) -> PretrainedRef:
-    """Download the files of the prefix at `url`: its network, its weights and, where there is one, its meta.json.
+    """Download the files of the prefix at `url`: its network, its weights and its meta.json, if there is one.
 
     `epoch` is a number or "auto" (0); the URL may also be that of the .params or of the symbol. `setting` is
     what errors call the URL. Raises UsageError for a URL that names no prefix, RunError where there are no
@@ -44,8 +44,8 @@ def download_url(url: str, epoch: str, setting: str) -> PretrainedRef:
     # The name becomes that of a file here: only characters that every file system takes.
     stem = re.sub(r"[^\w.+-]", "_", urllib.parse.unquote(urllib.parse.urlsplit(base).path.rpartition("/")[2]))
     if not stem:
-        raise UsageError(f"`{setting}` {url}: must end with the prefix of the files, such as .../resnet-18 for "
-                         ".../resnet-18-symbol.json and .../resnet-18-0000.params")
+        raise UsageError(f"`{setting}` {url}: must end with the prefix of the files, such as .../resnet-18 "
+                         "for .../resnet-18-symbol.json and .../resnet-18-0000.params")
     # Prefixes of one name at two addresses must not meet, so the folder is named after the address.
     folder = folders.cache_folder("models") / "url" / hashlib.sha256(base.encode()).hexdigest()[:16]
     if not any((folder / f"{stem}-{end}.json").exists() for end in ("symbol", "network")):
@@ -58,11 +58,13 @@ def download_url(url: str, epoch: str, setting: str) -> PretrainedRef:
 
 
 def _download_descriptions(base: str, folder: Path, stem: str) -> None:
-    """Download the symbol (or network.json) and the meta data at `base`; RunError where there is no network."""
+    """Download the symbol (or network.json) and the meta.json at `base`; RunError without a network."""
     files = {end: content for end in ("meta.json", "symbol.json")
              if (content := download.read_url(f"{base}-{end}", symbol.MAX_BYTES))}
-    if "symbol.json" not in files and (content := download.read_url(f"{base}-network.json", _MAX_SETTINGS_BYTES)):
-        files["network.json"] = content
+    if "symbol.json" not in files:  # a network that no symbol expresses
+        content = download.read_url(f"{base}-network.json", _MAX_SETTINGS_BYTES)
+        if content:
+            files["network.json"] = content
     if not files.keys() - {"meta.json"}:
         raise RunError(f"cannot download {stem}: there is no {base}-symbol.json")
     for end, content in files.items():
@@ -87,13 +89,13 @@ def fetch_noting_hash(url: str, target: Path, collection: str | None, advice: st
     download.fetch([url], target, sha256=sha256, max_bytes=MAX_BYTES, collection=collection, advice=advice)
     if not sha256:
         sha256 = _sha256(target)
-        print(f"note: no hash of {target.name} is published; what came (sha256 {sha256[:16]}...) is noted beside it "
-              "and checked from now on", file=sys.stderr)
+        print(f"note: no hash of {target.name} is published; what came (sha256 {sha256[:16]}...) is noted "
+              "beside it and checked from now on", file=sys.stderr)
     write_bytes(note, f"{sha256}  {target.name}\n".encode())
 
 
 def _published_sha256(urls: list[str], name: str, advice: str) -> str | None:
-    """Return the first hash that a server publishes beside the file; RunError where no server answers at all."""
+    """Return the first hash that a server publishes beside the file; RunError where none answers at all."""
     unreachable = []
     sha256 = None
     for url in urls:

@@ -1,7 +1,8 @@
-"""Fine-tuning as a run: which weights it begins with, and the network that it trains. `imgcls-finetune` calls it.
+"""Fine-tuning as a run: which weights it begins with, and the network that it trains.
 
-`find_run` decides between beginning and going on, `prepare` reads the weights, and what it returns makes the network
-when the run asks for it. What a new head is, is `transfer`'s affair; what learns, `freezing`'s.
+`imgcls-finetune` calls it. `find_run` decides between beginning and going on, `prepare` reads the weights,
+and what it returns makes the network when the run asks for it. What a new head is, is `transfer`'s affair;
+what learns, `freezing`'s.
 """
 
 from __future__ import annotations
@@ -33,9 +34,10 @@ SHAPING = ("network", "num_layers", "add_stn", "batch_norm", "num_group", "multi
 
 
 def prepare(config: Config, own: FinetuneConfig, prefix: str) -> tuple[Config, FinetunedNetwork]:
-    """Return the configuration of the run, and what makes its network; `prefix` is that of a run to go on with, or "".
+    """Return the configuration of the run, and what makes its network.
 
-    The weights are downloaded and read here, so that a failed download or damage shows before anything begins.
+    `prefix` is that of a run to go on with, or "". The weights are downloaded and read here, so that a failed
+    download or damage shows before anything begins.
     """
     epoch = "auto" if prefix else own.load_epoch or "auto"
     ref = locate(prefix or own.pretrained_model, epoch, setting="pretrained_model")
@@ -48,7 +50,7 @@ def prepare(config: Config, own: FinetuneConfig, prefix: str) -> tuple[Config, F
 
 
 def find_run(config: CheckpointConfig, own: FinetuneConfig) -> str:
-    """Return the prefix of the run to go on with; "" where there is nothing to go on with, or nobody asked."""
+    """Return the prefix of the run to go on with; "" where there is none, or nobody asked."""
     if not (own.resume or own.load_epoch.lower() == "auto"):
         return ""
     for prefix in (config.save_model_prefix, config.model_prefix):
@@ -92,8 +94,8 @@ class FinetunedNetwork:
                           f"(`freeze` {own.freeze})")
         if (own.head_lr_mult, own.body_lr_mult) != (1, 1):
             lr = config.schedule.lr
-            reporter.info(f"learning rate: {lr * own.head_lr_mult:g} for the head, {lr * own.body_lr_mult:g} for the "
-                          "rest")
+            reporter.info(f"learning rate: {lr * own.head_lr_mult:g} for the head, {lr * own.body_lr_mult:g} "
+                          "for the rest")
         return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def _with_new_head(self, config: Config, reporter: Reporter) -> nn.Module:
@@ -117,8 +119,8 @@ def _read_back(config: Config, saved: Saved, prefix: str) -> nn.Module:
     model = build(pretrained).train()
     num_classes = count_classes(model, config.network.image_shape)
     if num_classes != config.network.num_classes:
-        raise UsageError(f"`num_classes` {config.network.num_classes}: the run at {prefix} has {num_classes} classes; "
-                         "another `model_prefix` begins a new one")
+        raise UsageError(f"`num_classes` {config.network.num_classes}: the run at {prefix} has {num_classes} "
+                         "classes; another `model_prefix` begins a new one")
     return model
 
 

@@ -1,4 +1,4 @@
-"""Parts of a network that stay as they are, or learn more slowly than the rest: two marks that fine-tuning sets.
+"""Parts of a network that stay as they are or learn more slowly: two marks that fine-tuning sets.
 
 `imgcls-finetune` calls it after `transfer.new_head`. The marks are on the modules and in no file: a resumed
 run sets them again.
@@ -34,7 +34,8 @@ def freeze(model: nn.Module, until: str, head: Iterable[str]) -> int:
             # The trainer calls model.train() before each epoch, which would set the statistics moving again.
             module.train = types.MethodType(_stay_in_eval, module)  # type: ignore[method-assign]
     if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise UsageError(f"`freeze` {until}: nothing would be left to train; `freeze` body leaves the new head")
+        raise UsageError(f"`freeze` {until}: nothing would be left to train; `freeze` body leaves the new "
+                         "head")
     return sum(parameter.numel() for parameter in model.parameters() if not parameter.requires_grad)
 
 
@@ -60,7 +61,7 @@ def _body_modules(model: nn.Module, head: Iterable[str]) -> list[nn.Module]:
 
 
 def _modules_until(model: nn.Module, until: str) -> list[nn.Module]:
-    """Return the layer `until` and the modules that it is computed from; without a symbol, those listed before it."""
+    """Return the layer `until` and what it is computed from; without a symbol, all listed before it."""
     if isinstance(model, fx.GraphModule):
         return _modules_it_needs(model, until)
     modules = dict(model.named_modules())
@@ -77,7 +78,8 @@ def _modules_it_needs(model: fx.GraphModule, until: str) -> list[nn.Module]:
     """Walk the graph from the layer that MXNet would call `until` back to the image."""
     modules = dict(model.named_modules())
     calls = {str(call.target): call for call in model.graph.nodes if call.op == "call_module"}
-    paths = {graph.node_name(path, module): path for path in calls if isinstance(module := modules[path], Layer)}
+    layers = {path: modules[path] for path in calls}
+    paths = {graph.node_name(path, layer): path for path, layer in layers.items() if isinstance(layer, Layer)}
     if until not in paths:
         raise _no_such_layer(until, paths)
     to_visit = [calls[paths[until]]]
@@ -97,5 +99,5 @@ def _modules_it_needs(model: fx.GraphModule, until: str) -> list[nn.Module]:
 def _no_such_layer(until: str, names: Iterable[str]) -> UsageError:
     names = list(names)
     close = nearest(until, names) or names[-3:]
-    return UsageError(f"`freeze` {until}: must be nothing, body (all but the new head) or a layer; the network has "
-                      f"{', '.join(close)}, ...")
+    return UsageError(f"`freeze` {until}: must be nothing, body (all but the new head) or a layer; the "
+                      f"network has {', '.join(close)}, ...")

@@ -1,4 +1,4 @@
-"""What a name of a pretrained network means: a prefix or file of one's own, MXNet's zoo, a URL, torchvision."""
+"""What a pretrained network's name means: a prefix or file of one's own, MXNet's zoo, a URL, torchvision."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from imgcls.pretrained import checkpoint_files, fetch, torchvision_weights, zoo
 from imgcls.pretrained.reference import PretrainedRef
 
 
-def locate(name: str | os.PathLike[str], epoch: int | str = "auto", *, setting: str = "model") -> PretrainedRef:
-    """Return what `name` means, its files downloaded (torchvision's weights excepted, which `read` downloads).
+def locate(name: str | os.PathLike[str], epoch: int | str = "auto", *,
+           setting: str = "model") -> PretrainedRef:
+    """Return what `name` means, with its files downloaded (but for torchvision's, which `read` downloads).
 
     `name` is one of: a prefix or .params file, which wins over a name of the zoo; a network of the zoo, also
     without its imagenet1k-; the http, https or file URL of a prefix; torchvision:NAME[:WEIGHTS]. `epoch` is a
@@ -27,8 +28,8 @@ def locate(name: str | os.PathLike[str], epoch: int | str = "auto", *, setting: 
     if colon and package.lower() == "torchvision":
         return torchvision_weights.describe(name, rest, setting)
     if colon and package.lower() == "timm":
-        raise UsageError(f"`{setting}` {name}: pretrained are MXNet's zoo and torchvision's; timm's come untrained, as "
-                         f"`network` {name} of imgcls-train")
+        raise UsageError(f"`{setting}` {name}: pretrained are MXNet's zoo and torchvision's; timm's come "
+                         f"untrained, as `network` {name} of imgcls-train")
     if name.lower().startswith(("http://", "https://")):
         return fetch.download_url(name, epoch, setting)
     if name.lower().startswith("file:"):

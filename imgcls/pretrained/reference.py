@@ -35,7 +35,7 @@ class PretrainedRef:
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A network that was read and not yet built: a symbol, or the settings of one that no symbol expresses."""
+    """A network that was read and not yet built: a symbol, or settings where no symbol expresses it."""
 
     network: Symbol | NetworkConfig
     #: weights by MXNet's names, or by torch's

@@ -1,6 +1,6 @@
 """torchvision's pretrained weights: which there are, how their images are prepared, download and reading.
 
-torchvision is imported only when one of its networks is asked for (it doubles the time that torch takes to import).
+torchvision is imported only when one of its networks is asked for: it doubles the import time of torch.
 """
 
 from __future__ import annotations
@@ -44,12 +44,13 @@ def describe(name: str, network_and_weights: str, setting: str) -> PretrainedRef
         "image_shape": (3, crop, crop), "mean": tuple(round(255 * value, 4) for value in mean),
         "std": tuple(round(255 * value, 4) for value in std), "val_resize": transforms.resize_size[0],
         "interpolation": "cubic" if transforms.interpolation.value == "bicubic" else "antialias"}
-    return PretrainedRef(name, f"torchvision:{network}", torchvision=network_and_weights, preprocessing=preprocessing,
-                         class_names=() if file else tuple(weights.meta["categories"]), origin="torchvision")
+    return PretrainedRef(
+        name, f"torchvision:{network}", torchvision=network_and_weights, preprocessing=preprocessing,
+        class_names=() if file else tuple(weights.meta["categories"]), origin="torchvision")
 
 
 def read(ref: PretrainedRef) -> Pretrained:
-    """Read the weights of a torchvision network: a file of one's own, or torchvision's, downloaded if need be."""
+    """Read the weights of a torchvision network: one's own file, or torchvision's, downloaded if needed."""
     network = ref.torchvision.partition(":")[0]
     weights, file = _find_weights(ref.name, ref.torchvision, "model")
     path = to_local_path(file) if file else _download(weights, network)
@@ -75,7 +76,7 @@ def read(ref: PretrainedRef) -> Pretrained:
 
 
 def head_keys(config: NetworkConfig) -> list[str]:
-    """Return which parameters of a torchvision or timm network the number of classes shapes, by torch's names.
+    """Return the parameters of a torchvision or timm network that the number of classes shapes, by key.
 
     Found by comparing two such networks, on the meta device: no package says which layer is its head.
     """
@@ -107,8 +108,8 @@ def _find_weights(name: str, network_and_weights: str, setting: str) -> tuple[An
     if weights_name.endswith((".pth", ".pt")):
         return weights.DEFAULT, weights_name
     if weights_name and weights_name not in weights.__members__:
-        raise UsageError(f"`{setting}` {name}: torchvision's weights of {network} are {', '.join(weights.__members__)} "
-                         "(or give a .pth file)")
+        raise UsageError(f"`{setting}` {name}: torchvision's weights of {network} are "
+                         f"{', '.join(weights.__members__)} (or give a .pth file)")
     return (weights[weights_name] if weights_name else weights.DEFAULT), ""
 
 
@@ -124,9 +125,9 @@ def _download(weights: Any, network: str) -> Path:
         return cached_by_torch
     digest = re.search(r"-([0-9a-f]{8,})\.pth$", file)
     folder = folders.cache_folder("models") / "torchvision"
+    advice = f"put {file} into {folder}, or give a file of your own: torchvision:{network}:FILE.pth"
     return download.fetch([url], folder / file, sha256=digest[1] if digest else None, max_bytes=MAX_BYTES,
-                          collection="torchvision", advice=f"put {file} into {folder}, or give a file of your own: "
-                                                           f"torchvision:{network}:FILE.pth")
+                          collection="torchvision", advice=advice)
 
 
 def _read_state_dict(path: Path, network: str) -> dict[str, torch.Tensor]:

@@ -63,8 +63,8 @@ def new_head(pretrained: Pretrained, config: NetworkConfig, *, layer: str = "", 
     """
     if isinstance(pretrained.network, NetworkConfig):
         if layer:
-            raise UsageError(f"{SETTING} {layer}: {pretrained.network.network} has a head of its own, which is "
-                             "replaced; leave the flag out")
+            raise UsageError(f"{SETTING} {layer}: {pretrained.network.network} has a head of its own, which "
+                             "is replaced; leave the flag out")
         return _replace_head(pretrained, pretrained.network, config, seed)
     entry, note = find_cut(pretrained.network, layer, pretrained.symbol_path or pretrained.path)
     model = _load_body(pretrained, pretrained.network, entry, config.image_shape)
@@ -87,8 +87,9 @@ def find_cut(symbol: Symbol, layer: str, path: object) -> tuple[NodeOutput, str]
             raise UsageError(f"{SETTING}: {error.message}; name the layer whose output goes into the new "
                              "classifier") from error
         if cut is None:
-            raise UsageError(f"{SETTING}: it is not clear where the classifier of {path} begins; name the layer whose "
-                             f"output goes into the new one, from the end: {', '.join(candidates)}")
+            raise UsageError(f"{SETTING}: it is not clear where the classifier of {path} begins; name the "
+                             "layer whose output goes into the new one, from the end: "
+                             f"{', '.join(candidates)}")
         return cut, ""
     try:
         cut, _ = _find_classifier_input(symbol, path)
@@ -97,8 +98,9 @@ def find_cut(symbol: Symbol, layer: str, path: object) -> tuple[NodeOutput, str]
     return _cut_behind(symbol, layer, cut, path)
 
 
-def _cut_behind(symbol: Symbol, layer: str, automatic: NodeOutput | None, path: object) -> tuple[NodeOutput, str]:
-    """Return the output of the layer that the user named; the note tells where it is not the automatic choice."""
+def _cut_behind(symbol: Symbol, layer: str, automatic: NodeOutput | None,
+                path: object) -> tuple[NodeOutput, str]:
+    """Return the output of the layer that the user named, and a note where it is not the automatic choice."""
     operators = {node.name: i for i, node in enumerate(symbol.nodes) if not node.is_variable}
     # MXNet's own fine-tune.py asked for the name of an output: flatten0_output is the one of flatten0.
     name = layer if layer in operators else layer.removesuffix("_output")
@@ -111,8 +113,8 @@ def _cut_behind(symbol: Symbol, layer: str, automatic: NodeOutput | None, path: 
     entry = NodeOutput(operators[name])
     if automatic is None or automatic.node == entry.node:
         return entry, ""
-    return entry, (f"{SETTING} {layer} is not what goes into the network's last layer, that is {automatic_name}: "
-                   "whatever stands between them goes, too")
+    return entry, (f"{SETTING} {layer} is not what goes into the network's last layer, that is "
+                   f"{automatic_name}: whatever stands between them goes, too")
 
 
 def head_of(model: nn.Module, config: NetworkConfig) -> list[str]:
@@ -177,7 +179,8 @@ def _is_global_pool(node: Node) -> bool:
     return node.op == "Pooling" and node.attrs.get("global_pool", "").lower() in ("true", "1")
 
 
-def _load_body(pretrained: Pretrained, symbol: Symbol, cut: NodeOutput, shape: Sequence[int]) -> fx.GraphModule:
+def _load_body(pretrained: Pretrained, symbol: Symbol, cut: NodeOutput,
+               shape: Sequence[int]) -> fx.GraphModule:
     """Build the network up to `cut`, with its weights."""
     nodes, heads = symbols.post_order(symbol.nodes, [cut])
     body = Symbol(nodes, heads)
@@ -192,12 +195,16 @@ def _load_body(pretrained: Pretrained, symbol: Symbol, cut: NodeOutput, shape: S
             graph.from_symbol(body, pretrained.arrays, path=path)
         except DataError:
             raise error from None
-        raise UsageError(f"`image_shape` {','.join(map(str, shape))}: the pretrained network cannot take it "
-                         f"({error.reason})") from error
+        raise _cannot_take(shape, error.reason) from error
+
+
+def _cannot_take(shape: Sequence[int], reason: str) -> UsageError:
+    return UsageError(f"`image_shape` {','.join(map(str, shape))}: the pretrained network cannot take it "
+                      f"({reason})")
 
 
 def _add_head(model: fx.GraphModule, config: NetworkConfig, seed: int) -> list[str]:
-    """Put a fully connected layer `fc` and a softmax behind the network; return the names of its parameters."""
+    """Put a fully connected layer `fc` and a softmax behind the network; return its parameters' names."""
     layer = FullyConnected(_num_features(model, config), config.num_classes)
     _initializers.initialize(nn.Sequential(layer), config.initializer, config.network, seed)
     taken = {*graph.parameter_names(model).values(), *dict(model.named_modules())}
@@ -221,8 +228,7 @@ def _num_features(model: fx.GraphModule, config: NetworkConfig) -> int:
         with torch.no_grad():
             features = model.eval()(torch.zeros(1, *config.image_shape)).numel()
     except (RuntimeError, ValueError) as error:
-        raise UsageError(f"`image_shape` {','.join(map(str, config.image_shape))}: the pretrained network cannot take "
-                         f"it ({first_line(error)})") from error
+        raise _cannot_take(config.image_shape, first_line(error)) from error
     model.train(was_training)
     return features
 
@@ -242,17 +248,18 @@ def _last_call(model: fx.GraphModule) -> fx.Node:
 
 def _replace_head(pretrained: Pretrained, settings: NetworkConfig, config: NetworkConfig, seed: int,
                   ) -> tuple[nn.Module, LoadSummary]:
-    """Build the network anew for the classes; what the number of classes shapes is its head, and stays new."""
+    """Build the network anew for the classes; what their number shapes is its head, and stays new."""
     settings = dataclasses.replace(settings, num_classes=config.num_classes, image_shape=config.image_shape)
     head = set(head_keys(settings))
     model = build_network(settings, seed)
     names = {name: graph.without_prefix(name) for name in pretrained.arrays}
     body = {name: array for name, array in pretrained.arrays.items() if names[name] not in head}
     match = graph.load_arrays(model, body, path=pretrained.path, strict=False)
-    wrong = [*(name for name in match.missing if name not in head), *(name for name, _, _ in match.mismatched)]
+    wrong = [name for name in match.missing if name not in head]
+    wrong += [name for name, _, _ in match.mismatched]
     if wrong:
-        raise DataError(pretrained.path, f"not the weights of {settings.network}: missing or of another shape are "
-                                         f"{grouped(wrong)}")
+        raise DataError(pretrained.path, f"not the weights of {settings.network}: missing or of another "
+                                         f"shape are {grouped(wrong)}")
     dropped = [name for name in names.values() if name in head]
     return model, LoadSummary(match.loaded, [name for name in match.missing if name in head],
                               [*dropped, *match.unexpected])

@@ -1,4 +1,4 @@
-"""MXNet's model zoo: which networks it had, where their files were, and what to take now that the server is gone.
+"""MXNet's model zoo: which networks it had, where their files were, and what to take instead.
 
 `locating.locate` asks for a network by name. Nothing here reads the files.
 """
@@ -19,7 +19,8 @@ from imgcls.training import checkpoint
 #: (models/imagenet/...)
 BASE_URL = "http://data.mxnet.io/"
 #: what the zoo's residual networks were trained with: they normalise the image themselves
-_RAW: dict[str, Any] = {"image_shape": (3, 224, 224), "mean": (0.0, 0.0, 0.0), "std": (1.0,), "val_resize": 256}
+_RAW: dict[str, Any] = {"image_shape": (3, 224, 224), "mean": (0.0, 0.0, 0.0), "std": (1.0,),
+                        "val_resize": 256}
 #: the mean of ImageNet's photographs, which train_imagenet.py subtracts
 _PHOTOGRAPHS = _RAW | {"mean": (123.68, 116.779, 103.939)}
 
@@ -48,9 +49,10 @@ class ZooModel:
 
 #: MXNet's name (example/image-classification/common/modelzoo.py) -> files
 ZOO: dict[str, ZooModel] = {
-    "imagenet1k-inception-bn": ZooModel("models/imagenet/inception-bn/Inception-BN", "googlenet", 126, _PHOTOGRAPHS),
-    **{f"imagenet1k-resnet-{depth}": ZooModel(f"models/imagenet/resnet/{depth}-layers/resnet-{depth}", f"resnet{depth}")
-       for depth in (18, 34, 50, 101, 152)},
+    "imagenet1k-inception-bn": ZooModel("models/imagenet/inception-bn/Inception-BN", "googlenet", 126,
+                                        _PHOTOGRAPHS),
+    **{f"imagenet1k-resnet-{depth}": ZooModel(f"models/imagenet/resnet/{depth}-layers/resnet-{depth}",
+                                              f"resnet{depth}") for depth in (18, 34, 50, 101, 152)},
     "imagenet1k-resnext-50": ZooModel("models/imagenet/resnext/50-layers/resnext-50", "resnext50_32x4d"),
     "imagenet1k-resnext-101": ZooModel("models/imagenet/resnext/101-layers/resnext-101", "resnext101_32x8d"),
     "imagenet1k-resnext-101-64x4d": ZooModel("models/imagenet/resnext/101-layers/resnext-101-64x4d",
@@ -62,7 +64,7 @@ ZOO: dict[str, ZooModel] = {
 
 
 def find_model(name: str) -> str | None:
-    """Return the zoo's own name for `name` (`resnext-101` is imagenet1k-resnext-101), None where it has none."""
+    """Return the zoo's own name for `name` (resnext-101 is imagenet1k-resnext-101); None if it has none."""
     spelled = name.strip().lower().replace("_", "-")
     return next((full for full in (spelled, f"imagenet1k-{spelled}") if full in ZOO), None)
 
@@ -84,9 +86,10 @@ def download_model(name: str, epoch: str) -> PretrainedRef:
                          "(0000 means it too)")
     folder = folders.cache_folder(model.folder)
     files = [f"{model.stem}-symbol.json", f"{model.stem}-{model.epoch:04d}.params"]
-    advice = (f"MXNet's server is gone: take torchvision:{model.torchvision}, the living equivalent of {name}, or put "
-              f"{' and '.join(files)} into {folder}, or name a mirror of that server in {download.MIRROR_VARIABLE}")
+    advice = (f"MXNet's server is gone: take torchvision:{model.torchvision}, the living equivalent of "
+              f"{name}, or put {' and '.join(files)} into {folder}, or name a mirror of that server in "
+              f"{download.MIRROR_VARIABLE}")
     for file in files:
         fetch_noting_hash(f"{BASE_URL}{model.folder}/{file}", folder / file, model.folder, advice)
-    return PretrainedRef(name, name, str(folder / model.stem), str(model.epoch), preprocessing=model.preprocessing,
-                         origin="MXNet's zoo")
+    return PretrainedRef(name, name, str(folder / model.stem), str(model.epoch),
+                         preprocessing=model.preprocessing, origin="MXNet's zoo")
