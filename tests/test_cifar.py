@@ -11,12 +11,15 @@ import tarfile
 import tracemalloc
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from conftest import mxnet_file, real_data
 
+from imgcls.config.sections import DataConfig
+from imgcls.datasets import cifar10
 from imgcls.errors import DataError
-from imgcls.formats import cifar, pickles
+from imgcls.formats import cifar, lists, pickles, recordio
 
 
 def pictures(count: int, seed: int = 0) -> np.ndarray:
@@ -342,3 +345,39 @@ def test_archive_bombs_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             cifar.read_splits(tmp_path)
         assert tracemalloc.get_traced_memory()[1] < 4 << 20
         tracemalloc.stop()
+
+
+# Record files of the data set
+
+
+def write_records(folder: Path, name: str, labels: list[int]) -> None:
+    """Write a record file as MXNet's script downloaded: one picture per label, no class names beside it."""
+    folder.mkdir(exist_ok=True)
+    image = cv2.imencode(".png", np.zeros((32, 32, 3), np.uint8))[1].tobytes()
+    with recordio.RecordWriter(folder / name) as writer:
+        for i, label in enumerate(labels):
+            writer.write(recordio.pack(recordio.ImageHeader(0, label, i), image))
+
+
+@pytest.mark.parametrize(("train", "test"), [("cifar10_train.rec", "cifar10_val.rec"), ("train.rec", "test.rec")])
+def test_records_without_class_names_have_those_of_the_data_set(tmp_path: Path, train: str, test: str) -> None:
+    write_records(tmp_path, train, [9, 0, 3])
+    write_records(tmp_path, test, [1])
+    config = DataConfig(data_dir=str(tmp_path))
+    splits = cifar10.load(config)
+    assert splits.val is not None
+    val = cifar10.load_val(config)
+    assert val is not None
+    for source in (splits.train, splits.val, val):
+        assert source.class_names == cifar10.CLASSES
+        assert source.class_names[int(source.labels[0])] in ("truck", "automobile")
+    named = cifar10.load(DataConfig(data_train=str(tmp_path / train), data_val=str(tmp_path / test)))
+    assert named.train.class_names == cifar10.CLASSES
+
+
+def test_records_of_other_classes_are_not_given_names(tmp_path: Path) -> None:
+    write_records(tmp_path, "ten.rec", [10, 0])
+    assert cifar10.load(DataConfig(data_train=str(tmp_path / "ten.rec"))).train.class_names == ()
+    write_records(tmp_path, "own.rec", [1, 0])
+    lists.write_class_names(tmp_path / "own.classes.txt", ["no", "yes"])
+    assert cifar10.load(DataConfig(data_train=str(tmp_path / "own.rec"))).train.class_names == ("no", "yes")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import random
 import struct
 import subprocess
 import sys
@@ -310,6 +311,31 @@ def test_crops() -> None:
     floats = src.astype("float32")
     mx.image.color_normalize(floats, mx.nd.array([1, 2, 3]), mx.nd.array([2, 2, 4]))
     assert np.allclose(floats.asnumpy(), (src.asnumpy() - np.array([1, 2, 3.])) / [2, 2, 4])
+
+
+def test_interp_9_goes_by_the_direction() -> None:
+    """Cubic where both sides grow, area where both shrink, otherwise bilinear: MXNet's _get_interp_method."""
+    pixels = picture(5, 30, 40)
+    src = mx.nd.array(pixels, dtype="uint8")
+    for size, method in (((60, 50), cv2.INTER_CUBIC), ((20, 10), cv2.INTER_AREA), ((60, 10), cv2.INTER_LINEAR),
+                         ((20, 50), cv2.INTER_LINEAR), ((40, 10), cv2.INTER_LINEAR), ((60, 30), cv2.INTER_LINEAR)):
+        expected = cv2.resize(pixels, size, interpolation=method)
+        assert (mx.image.imresize(src, *size, interp=9).asnumpy() == expected).all(), size
+        others = [cv2.resize(pixels, size, interpolation=other) for other in (0, 2, 3, 4) if other != method]
+        assert any((other != expected).any() for other in others), size
+    assert (mx.image.resize_short(src, 15, 9).asnumpy() == cv2.resize(pixels, (20, 15), interpolation=3)).all()
+    random.seed(1)
+    drawn = {mx.image.imresize(src, 60, 50, interp=10).asnumpy().tobytes() for _ in range(40)}
+    assert drawn == {cv2.resize(pixels, (60, 50), interpolation=method).tobytes() for method in range(5)}
+    for unknown in (5, 8, 11, -1):
+        with pytest.raises(UsageError, match=f"interp {unknown} is not known"):
+            mx.image.imresize(src, 10, 10, interp=unknown)
+
+
+def test_scale_down_rounds_as_mxnet() -> None:
+    """22 * 15 / 22 is 15; 22 * (15 / 22) is a little less and would be 14."""
+    assert mx.image.scale_down((100, 15), (22, 22)) == (15, 15)
+    assert mx.image.scale_down((15, 100), (22, 22)) == (15, 15)
 
 
 # ---------------------------------------------------------------- mx.io
