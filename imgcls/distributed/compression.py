@@ -36,6 +36,7 @@ class Compression:
         #: what this process handed to the network, without the transport's own overhead
         self.sent_bytes = 0
 
+    # A future: DDP goes on with the backward pass while the bucket is under way.
     def reduce(self, bucket: dist.GradBucket) -> Any:
         """Begin to sum the gradients of a bucket over all processes; return a future of the flat sum."""
         self.sent_bytes += bucket.buffer().nbytes
@@ -77,6 +78,7 @@ class TwoBit(Compression):
         """Begin to gather the codes of all processes; each adds them up itself, in whole numbers."""
         # Codes cannot be summed on their way, as an all-reduce does: a sum does not fit into two bits.
         buffer = bucket.buffer()
+        # the threshold is taken from residual and gradient together, as MXNet does
         words = pack(take_signs(self._residuals.for_bucket(bucket).add_(buffer), self.threshold))
         self.sent_bytes += words.nbytes
         world_size = dist.get_world_size()
@@ -87,6 +89,7 @@ class TwoBit(Compression):
         def add_up(_future: Any) -> Tensor:
             if gathered.is_cuda:  # this runs on another stream than the one it was allocated on
                 gathered.record_stream(torch.cuda.current_stream())
+            # int32: int8 would overflow from 128 processes on
             counts = unpack(gathered.view(world_size, -1), buffer.numel()).sum(0, dtype=torch.int32)
             return buffer.copy_(counts).mul_(self.threshold)
 
@@ -126,6 +129,7 @@ class PowerSGD(Compression):
 def make_compression(gc_type: str, threshold: float) -> Compression:
     """Return the Compression of that name; `threshold` is for 2bit."""
     if gc_type == "2bit":
+        # the only one with a setting of its own
         return TwoBit(threshold)
     if gc_type == "powersgd":
         return PowerSGD()
@@ -134,6 +138,7 @@ def make_compression(gc_type: str, threshold: float) -> Compression:
 
 def check_compression(gc_type: str, gc_threshold: float, dtype: str = "auto") -> None:
     """Raise UsageError for a compression that could not work. Needs no process group."""
+    # written so that NaN is refused, too
     if gc_type == "2bit" and not 0 < gc_threshold < float("inf"):
         raise UsageError(f"`gc_threshold` {gc_threshold:g}: must be above 0; 0.5 is MXNet's")
     if gc_type != "none" and dtype == "float16":
@@ -145,12 +150,12 @@ def compression_notes(gc_type: str, world_size: int) -> tuple[str, ...]:
     """Return what a user should know about a compression at the start."""
     if gc_type == "none":
         return ()
-    notes = [f"`gc_type` {gc_type}: what is not sent is kept for the next step, in each process for "
-             "itself; it is not saved, a resumed run begins without"]
+    notes = [f"`gc_type` {gc_type}: what is not sent is kept for the next step, in each process for itself; "
+             "it is not saved, a resumed run begins without"]
     if gc_type == "2bit" and world_size > MAX_GATHER_PROCESSES:
-        notes.append(f"`gc_type` 2bit: each of {world_size} processes receives the codes of all others, which is "
-                     f"more than fp16 moves from {MAX_GATHER_PROCESSES} processes on; `gc_type` fp16 may be "
-                     "faster")
+        notes.append(f"`gc_type` 2bit: each of {world_size} processes receives the codes of all others, "
+                     f"which is more than fp16 moves from {MAX_GATHER_PROCESSES} processes on; "
+                     "`gc_type` fp16 may be faster")
     return tuple(notes)
 
 
@@ -162,6 +167,7 @@ def take_signs(residual: Tensor, threshold: float) -> Tensor:
 
     What is taken is subtracted from `residual`.
     """
+    # both ends inclusive, as recorded from MXNet 1.9.1
     signs = (residual >= threshold).to(torch.int8) - (residual <= -threshold).to(torch.int8)
     residual.sub_(signs, alpha=threshold)
     return signs
@@ -201,6 +207,7 @@ class ResidualBuffer:
 
     def _regroup(self, parameters: tuple[Tensor, ...], buffer: Tensor) -> None:
         """Make a vector for a new bucket: torch may regroup parameters after the first step."""
+        # the old vectors are cut up: what a parameter has not sent yet goes with it
         residual_of = {p: piece for group, flat in self._buckets.items()
                        for p, piece in zip(group, flat.split([p.numel() for p in group]), strict=True)}
         flat = torch.cat([residual_of[p] if p in residual_of else buffer.new_zeros(p.numel())

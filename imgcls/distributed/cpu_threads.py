@@ -51,6 +51,7 @@ def keep_freed_memory() -> None:
         return  # another C library, without the setting
     # numbers of malloc.h
     m_trim_threshold, m_mmap_threshold, m_mmap_max = -1, -3, -4
+    # keep the top of the heap, take large blocks from the heap, and so map none on their own
     mallopt(m_trim_threshold, 2 ** 31 - 1)
     mallopt(m_mmap_threshold, 2 ** 30)
     mallopt(m_mmap_max, 0)

@@ -23,6 +23,7 @@ from imgcls.distributed.compression import Compression, check_compression, compr
 class DataParallel(DistributedDataParallel):
     """The wrapped network; `compression` counts what it sends, `notes` are for the user at the start."""
 
+    # set by `data_parallel`: DDP's own constructor knows nothing of them
     compression: Compression
     notes: tuple[str, ...] = ()
 
@@ -37,12 +38,14 @@ def data_parallel(model: nn.Module, *, device: torch.device, gc_type: str, gc_th
     world_size = dist.get_world_size()
     # a network that is spread over devices (`model_parallel`) moves its own data between them
     on_one_gpu = device.type == "cuda" and len({parameter.device for parameter in model.parameters()}) == 1
+    # gradients as views of the buckets: no copy before and after every sum
     wrapped = _wrap(model, device_ids=[device.index] if on_one_gpu else None, gradient_as_bucket_view=True,
                     **_no_buffer_broadcast())
     # MXNet's threshold is meant for a gradient summed over a device's batch. Here gradients come divided by
     # the samples of all processes, so the threshold is divided by them too.
     wrapped.compression = make_compression(gc_type, gc_threshold / (batch_per_device * world_size))
     wrapped.notes = compression_notes(gc_type, world_size)
+    # the hook replaces DDP's all-reduce, and with it DDP's division by the number of processes
     wrapped.register_comm_hook(wrapped.compression, _reduce)
     return wrapped
 

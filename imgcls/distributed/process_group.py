@@ -53,17 +53,22 @@ class Worker:
     With `is_async` every process trains at its own pace (dist_async) and nothing is computed together.
     """
 
+    #: where this process computes
     device: torch.device
     rank: int = 0
     world_size: int = 1
+    #: among the processes of this host, which share its cores
     local_rank: int = 0
     local_world_size: int = 1
     #: how many of MXNet's workers there are: each has a batch of `batch_size`, shared by its devices
     num_workers: int = 1
+    #: whether the gradients go to a server (dist_async) and not to the other workers
     is_async: bool = False
+    #: what the launcher said, None for a process alone
     rank_info: RankInfo | None = None
     #: called when this process leaves
     on_exit: Callable[[], None] = lambda: None
+    #: the collective of `all_reduce_max` that is under way, and its result to be
     _pending: tuple[dist.Work, Tensor] | None = field(default=None, repr=False)
 
     @property
@@ -83,12 +88,14 @@ class Worker:
         """Return the float64 sums over all processes of numbers that each of them has."""
         if not self.is_synchronous or not values:
             return list(values)
+        # float64: counts of samples stay whole numbers, and sums of losses keep what float32 would round away
         total = torch.tensor(values, dtype=torch.float64)
         dist.all_reduce(total)
         return total.tolist()
 
     def gather(self, value: float) -> list[float]:
         """Return the number that each process has, by rank."""
+        # each fills one place of a vector of zeros, so that the sum is the gather
         return self.sum([value if rank == self.rank else 0.0 for rank in range(self.world_size)])
 
     def all_reduce_max(self, stop_request: int) -> int:
@@ -118,6 +125,7 @@ class Worker:
         if not self.is_synchronous:
             return data or b""
         mine = data if self.rank == source and data is not None else b""
+        # the others do not know the size; only one process has any bytes, so the sum tells it
         content = torch.empty(int(self.sum([float(len(mine))])[0]), dtype=torch.uint8)
         if self.rank == source:
             content.copy_(torch.frombuffer(bytearray(mine), dtype=torch.uint8))
@@ -126,6 +134,7 @@ class Worker:
 
     def average(self, tensors: Sequence[Tensor], weight: float) -> None:
         """Replace each tensor by the sum over all processes of `weight` times it, in one message."""
+        # statistics are many small vectors: what a message costs is the wait, not its size
         flat = torch.cat([tensor.flatten() for tensor in tensors]) * weight
         dist.all_reduce(flat)
         for tensor, mean in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
@@ -152,6 +161,7 @@ class Worker:
         self._pending = None
         if dist.is_available() and dist.is_initialized():
             dist.destroy_process_group()
+        # the file where processes of mpirun and srun met has nobody else to remove it
         if self.rank_info and self.rank_info.file and not self.rank:
             with contextlib.suppress(OSError):
                 os.unlink(self.rank_info.file)
@@ -165,6 +175,7 @@ def rendezvous(info: RankInfo, device: torch.device, timeout_s: float) -> int:
         if os.environ.get("DMLC_INTERFACE"):
             os.environ.setdefault(variable, os.environ["DMLC_INTERFACE"])
     timeout = timedelta(seconds=timeout_s)
+    # gloo beside NCCL: what is agreed on lies on the CPU and must not wait for the GPU's queue
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     try:
         if info.rank >= 0 and "RANK" in os.environ:  # torch reads the rest of torchrun's variables itself
@@ -183,6 +194,7 @@ def _open_store(info: RankInfo, timeout: timedelta) -> tuple[Any, int]:
     """Return the store where the processes meet, and this one's rank."""
     if info.file:
         return dist.FileStore(info.file, info.world_size), info.rank
+    # without a number of clients the store takes any; the process group waits for its members itself
     serves = info.rank == 0 and not info.is_store_served
     store = dist.TCPStore(info.address, info.port, None, is_master=serves, timeout=timeout,
                           wait_for_workers=False)
@@ -204,6 +216,7 @@ def serve_rendezvous(info: RankInfo, timeout_s: float) -> None:
     except RuntimeError as error:
         raise RunError(f"DMLC_PS_ROOT_URI={info.address}, DMLC_PS_ROOT_PORT={info.port}: cannot listen there "
                        f"({first_line(error)})") from error
+    # asked again and again: a wait on the key would end with the time-out, and a job may take days
     while store.add("imgcls/done", 0) < info.world_size:
         time.sleep(0.2)
     time.sleep(1.0)  # the last one is still leaving
@@ -211,6 +224,7 @@ def serve_rendezvous(info: RankInfo, timeout_s: float) -> None:
 
 def report_done(info: RankInfo, timeout_s: float) -> None:
     """Tell MXNet's scheduler that this worker has ended, well or not."""
+    # not for long: the scheduler may be gone, and that is no failure of this worker
     timeout = timedelta(seconds=min(timeout_s, 10))
     with contextlib.suppress(RuntimeError):
         store = dist.TCPStore(info.address, info.port, None, is_master=False, timeout=timeout,

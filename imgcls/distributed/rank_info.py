@@ -49,6 +49,7 @@ class RankInfo:
 
 def detect(env: Mapping[str, str] = os.environ) -> RankInfo | None:
     """Return what the environment says, or None for a process alone; UsageError for what makes no sense."""
+    # Our own agent first: it may run under srun or a scheduler that sets variables for it, not for workers.
     for read in (_read_torchrun, _read_mpi, _read_slurm, _read_dmlc):
         info = read(env)
         if info is not None:
@@ -99,12 +100,14 @@ def _read_slurm(env: Mapping[str, str]) -> RankInfo | None:
     if "SLURM_STEP_ID" not in env or "SLURM_PROCID" not in env or "SLURM_NTASKS" not in env:
         return None
     world_size = _number(env, "SLURM_NTASKS", 1)
+    # such as 2(x2) or 2,1: the number of the first host
     local_world_size = int(env.get("SLURM_STEP_TASKS_PER_NODE", str(world_size)).split("(")[0].split(",")[0])
     nodes = env.get("SLURM_STEP_NODELIST", env.get("SLURM_NODELIST", ""))
     job = f"slurm-{env.get('SLURM_JOB_ID', '0')}-{env['SLURM_STEP_ID']}"
     info = RankInfo(_number(env, "SLURM_PROCID"), world_size, local_rank=_number(env, "SLURM_LOCALID", 0, 0),
                     local_world_size=local_world_size)
     if local_world_size < world_size and "MASTER_ADDR" not in env and nodes:
+        # the same in all tasks without asking anybody, and seldom that of another job
         port = 20000 + _number(env, "SLURM_JOB_ID", 0, 0) % 20000
         env = {**env, "MASTER_ADDR": first_host(nodes), "MASTER_PORT": str(port)}
     return _with_meeting_point(env, info, "srun", job)
@@ -132,12 +135,14 @@ def _with_meeting_point(env: Mapping[str, str], info: RankInfo, launcher: str, j
                    num_servers=_number(env, "DMLC_NUM_SERVER", 0, 0))
     if "MASTER_ADDR" in env and "MASTER_PORT" in env:
         return replace(info, address=env["MASTER_ADDR"], port=_number(env, "MASTER_PORT", 1))
+    # alone there is nobody to meet
     if info.world_size == 1:
         return replace(info, address="127.0.0.1", port=0)
     if info.local_world_size < info.world_size:
         raise UsageError(f"{launcher} over several hosts: MASTER_ADDR and MASTER_PORT must say where the "
                          "processes meet (mpirun -x MASTER_ADDR=HOST -x MASTER_PORT=29500), or start with "
                          "imgcls-launch")
+    # a file needs no free port, which nobody here could choose for all
     return replace(info, file=os.fspath(_rendezvous_file(job)))
 
 
@@ -152,6 +157,7 @@ def _rendezvous_file(job: str) -> Path:
     safe = "".join(c if c.isalnum() else "-" for c in job)
     user = os.getuid() if hasattr(os, "getuid") else "user"
     folder = Path(tempfile.gettempdir()) / f"imgcls-{user}"
+    # in a folder of the user's own: in one for all, others could put a file there first
     folder.mkdir(mode=0o700, exist_ok=True)
     if hasattr(os, "getuid") and folder.stat().st_uid != os.getuid():
         raise UsageError(f"{folder}: belongs to another user, and the processes were to meet there; "
@@ -161,6 +167,7 @@ def _rendezvous_file(job: str) -> Path:
 
 def first_host(nodes: str) -> str:
     """Return the first name in Slurm's short form: node03 for node[03-07,9],other."""
+    # scontrol would know, but a container may lack it
     head, bracket, rest = nodes.partition("[")
     if not bracket or "," in head:
         return nodes.split(",")[0]
@@ -170,6 +177,7 @@ def first_host(nodes: str) -> str:
 
 def host_name() -> str:
     """Return this host's name for messages: as the launcher knows it, or as it calls itself."""
+    # the name of a container or a cloud machine may say nothing to who wrote the host file
     return os.environ.get("DMLC_NODE_HOST") or socket.gethostname()
 
 

@@ -48,6 +48,7 @@ class _SumOverProcesses(torch.autograd.Function):
 
     @staticmethod
     def backward(context: Any, *gradients: Tensor) -> Tensor:
+        # a sum is its own transpose
         total = gradients[0].clone()
         dist.all_reduce(total)
         return total
@@ -55,6 +56,7 @@ class _SumOverProcesses(torch.autograd.Function):
 
 def _make_forward(module: Any, state: SyncBNState) -> Any:
     """Return the forward of one layer: as it was in evaluation, over all processes in training."""
+    # ours and torch's keep the same numbers under different names
     original = module.forward
     is_ours = hasattr(module, "moving_mean")
 

@@ -26,6 +26,7 @@ class Topology:
 
     #: GPU numbers of this host, none for the CPU
     gpus: tuple[int, ...]
+    #: how gradients are shared
     store: kv_store.Store
     #: this process among those that were started already; None: nobody started any
     rank_info: RankInfo | None
@@ -52,18 +53,22 @@ def resolve_topology(device: DeviceConfig, distributed: DistributedConfig,
     if gpus and distributed.workers_per_host > 1:
         raise UsageError(f"`workers_per_host` {distributed.workers_per_host}: is for the CPU; "
                          f"`gpus` {device.gpus} has a process for each GPU already")
+    # a process for each copy of the network, which `model_parallel` spreads over several GPUs
     num_copies = max(len(gpus) // gpus_per_copy, 1)
     num_devices = num_copies if gpus else distributed.workers_per_host
     if info is None:
+        # one process, too, needs an agent where it is to be restarted or others are on other hosts
         several = num_devices > 1 or distributed.nnodes != "1" or distributed.max_restarts > 0
         return Topology(gpus, store, None, num_devices, num_devices if several else 0)
     if info.role == "worker" and gpus and info.local_world_size > num_copies:
         each = "a GPU" if gpus_per_copy == 1 else f"{gpus_per_copy} GPUs"
         raise UsageError(f"`gpus` {device.gpus}: {info.local_world_size} processes run on this machine, each "
                          f"needs {each} of its own")
+    # MXNet's variables say nothing of the processes of one host: which GPU would this one take?
     if info.rank < 0 and num_devices > 1:
         raise UsageError(f"`gpus` {device.gpus or '(CPU)'}: a worker that DMLC_ROLE describes has one "
                          "device; start with imgcls-launch for several")
+    # processes in another number than the devices that are named are workers of one device each
     return Topology(gpus, store, info, num_devices if info.local_world_size % num_devices == 0 else 1, 0)
 
 
@@ -115,7 +120,9 @@ def make_worker(device: DeviceConfig, topology: Topology | None = None) -> Worke
     local_rank, local_world_size = (info.local_rank, info.local_world_size) if info else (0, 1)
     if gpus:
         check_gpus(device.gpus, gpus)
+        # the first GPU of this process's copy; a process that nobody started has the first of all
         chosen = torch.device("cuda", gpus[local_rank * (len(gpus) // local_world_size) if info else 0])
+        # what torch allocates without naming a device, such as NCCL's buffers, goes there, too
         torch.cuda.set_device(chosen)
     else:
         keep_freed_memory()
@@ -137,6 +144,7 @@ def join_process_group(worker: Worker, topology: Topology, timeout_s: float) -> 
     worker.rank = process_group.rendezvous(info, worker.device, timeout_s)
     if info.rank < 0:  # MXNet's scheduler waits until every worker has said that it is done
         worker.on_exit = lambda: process_group.report_done(info, timeout_s)
+    # only now: the rendezvous itself is synchronous, whatever training is
     worker.is_async = topology.is_async
     worker.num_workers = max(worker.world_size // topology.num_devices, 1) if topology.store.per_worker else 1
 

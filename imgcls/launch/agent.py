@@ -51,7 +51,9 @@ def make_spec(command: Sequence[str], *, processes: int, nnodes: str = "1", endp
         raise UsageError(f"--nnodes {nnodes}: --rdzv-endpoint HOST:PORT must say where the machines meet")
     if os.name == "nt":
         raise UsageError("several processes need Linux or macOS")
+    # who lets hosts come and go means lost hosts, not a bug that would come again and again
     losses_only = min_hosts < max_hosts and max_restarts == 0
+    # asked before anything is started: the other hosts are told this address at the rendezvous
     address = local_addr or (network.reachable_address(endpoint) if max_hosts > 1 else "127.0.0.1")
     return LaunchSpec(
         command=resolve_program(command), processes=processes, min_hosts=min_hosts, max_hosts=max_hosts,
@@ -68,6 +70,7 @@ def run(spec: LaunchSpec, workers: WorkerProcesses | None = None) -> int:
     0: all ended well. 2: a worker was used wrongly (never tried again). 143, 130: told to stop by SIGTERM,
     SIGINT; workers got SIGTERM and saved. 1: anything else, with one line on stderr about the first cause.
     """
+    # the signals first: from here on nothing may be left behind
     state = AgentState(spec, workers or WorkerProcesses(), spec.job)
     with _catch_signals(state), _scratch_folder(state), _silence_logging(spec.verbose):
         try:
@@ -88,6 +91,7 @@ def _prepare_environment(spec: LaunchSpec) -> None:
     os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGQUIT"  # the others are handled here
     if not spec.verbose:
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
+    # a pipe would hold output back until its buffer is full, and a killed worker would lose it
     if spec.has_launcher:
         os.environ.setdefault("PYTHONUNBUFFERED", "1")
     if spec.has_several_hosts and "GLOO_SOCKET_IFNAME" not in os.environ:
@@ -101,10 +105,12 @@ def _catch_signals(state: AgentState) -> Iterator[None]:
     """The first SIGTERM, SIGINT or SIGHUP asks for an end in good order, the second for one at once."""
 
     def note(number: int, _frame: FrameType | None) -> None:
+        # the main thread is waiting for the workers, and goes on once they are gone
         if state.stop_signal:
             state.workers.kill()
             return
         state.stop_signal = number
+        # raised in whatever torch is doing, a rendezvous of minutes included
         if not state.defer_signals:
             raise StopRequested
 
@@ -145,6 +151,7 @@ def _report_stop(state: AgentState) -> int:
     status = 130 if asked == signal.SIGINT else 143
     host = state.spec.host
     line = ""
+    # what the workers left: one may have failed instead of saving
     for root, _folders, files in sorted(os.walk(state.folder)):
         for file in files:
             failure = read_failure(0, host, 1, os.path.join(root, file), ended_by_agent=False)
@@ -184,6 +191,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    # abbreviations could match a flag that a later version adds to a script on file
     parser = argparse.ArgumentParser(prog="imgcls-agent", allow_abbrev=False)
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--max-restarts", type=int, default=0)
@@ -207,6 +215,7 @@ def _report_error(error: ImgclsError, args: argparse.Namespace) -> int:
 
 def _obey_launcher(workers: WorkerProcesses, timeout_s: float) -> None:
     """Take the environment from stdin, and listen to the launcher there; workers get an empty stdin."""
+    # secrets among the variables: a command line would show them to everybody on the host
     stream = os.dup(0)
     with open(os.devnull, "rb") as nothing:
         os.dup2(nothing.fileno(), 0)

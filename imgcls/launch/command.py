@@ -21,6 +21,7 @@ PASSED_VARIABLES = ("OMP_NUM_THREADS", "KMP_AFFINITY", "LD_LIBRARY_PATH", "AWS_A
 
 def split_command(arguments: Sequence[str]) -> list[str]:
     """Return the command as a list of arguments; one quoted string is split as a shell would."""
+    # argparse leaves the -- that separates the command from our flags
     command = list(arguments[1:] if arguments[:1] == ["--"] else arguments)
     if len(command) == 1 and any(c.isspace() for c in command[0]):
         try:
@@ -38,6 +39,7 @@ def flag_value(command: Sequence[str], flag: str) -> str:
     value = ""
     for argument, following in zip(command, [*command[1:], ""], strict=True):
         name, equals, text = argument.partition("=")
+        # the last one counts, as for argparse; MXNet's scripts spell some flags with underscores
         if name.replace("_", "-") == flag:
             value = text if equals else following
     return value
@@ -48,6 +50,7 @@ def count_devices(command: Sequence[str]) -> int:
     gpus = flag_value(command, "--gpus").split(",")
     if len(gpus) > 1 and all(number.strip().isdigit() for number in gpus):
         return len(gpus)
+    # what is no number is for the command itself to refuse, with its own words
     per_host = flag_value(command, "--workers-per-host")
     return int(per_host) if per_host.isdigit() and int(per_host) > 0 else 1
 
@@ -68,6 +71,7 @@ def resolve_program(command: Sequence[str]) -> list[str]:
         return [path, *arguments]
     if program in ("python", "python3"):
         return [sys.executable, *arguments]
+    # imgcls-train is `python -m imgcls train`, wherever its script was installed
     if program == "imgcls" or program.startswith("imgcls-"):
         return [sys.executable, "-m", "imgcls", *program.split("-", 1)[1:], *arguments]
     raise UsageError(f"{program}: there is no such program on {socket.gethostname()}")

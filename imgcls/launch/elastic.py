@@ -43,6 +43,7 @@ def run_workers(state: AgentState) -> int:
     spec = state.spec
     handler = None
     agent = None
+    # a closed rendezvous tells hosts that come later that the job is over
     closes_rendezvous = True
     try:
         handler = rendezvous.get_rendezvous_handler(_rendezvous_parameters(spec))
@@ -50,10 +51,12 @@ def run_workers(state: AgentState) -> int:
         result: Any = agent.run()
         return agent.exit_status(result)
     except StopRequested:
+        # all workers have ended: torch's run() shuts them down on its way out
         closes_rendezvous = not spec.is_elastic  # the other hosts may go on
         if spec.is_elastic and handler is not None:
             _withdraw(handler)
         raise
+    # the classes that torch's rendezvous and stores raise; anything else is a bug, with its traceback
     except (RendezvousError, RuntimeError, TimeoutError) as error:
         state.report(AgentMessage("error", _explain(spec, error)))
         return 1
@@ -93,6 +96,7 @@ def _close(handler: Any) -> None:
 
 def _agree_on_job_name(handler: Any) -> str:
     """Return a name that no other job has, the same on all hosts, those that come later, too."""
+    # the first proposal in the store wins; hosts that come later read it
     proposal = secrets.token_hex(8)
     try:
         return handler._store.compare_set("imgcls/job", "", proposal).decode()
@@ -105,6 +109,7 @@ def _withdraw(handler: Any) -> None:
     try:
         from torch.distributed.elastic.rendezvous.dynamic_rendezvous import _RendezvousExitOp
 
+        # torch itself only closes a rendezvous, for everybody
         handler._stop_heartbeats()
         handler._op_executor.run(_RendezvousExitOp(), time.monotonic() + 2)
     except Exception:  # torch's own affair, which may be another one some day: they wait a few seconds longer
@@ -118,6 +123,7 @@ def _explain(spec: LaunchSpec, error: Exception) -> str:
     if isinstance(error, RendezvousClosedError):
         return f"{spec.host}: came too late, the job has ended"
     if isinstance(error, RendezvousConnectionError) and not spec.is_rendezvous_host:
+        # its host has left, or the network between
         meeting_host = spec.endpoint.rpartition(":")[0]
         return (f"{spec.host}: lost contact with {meeting_host}, where the hosts meet "
                 f"({spec.endpoint} does not answer)")
@@ -134,9 +140,10 @@ class ElasticAgent(LocalElasticAgent):
         self._logs = WorkerLogs(state)
         options = {"start_method": "spawn", "exit_barrier_timeout": state.spec.timeout_s,
                    "shutdown_timeout": int(STOP_S)}
-        accepted = inspect.signature(LocalElasticAgent.__init__).parameters  # torch 2.11 lacks some
+        accepted = inspect.signature(LocalElasticAgent.__init__).parameters  # older versions take fewer
         super().__init__(worker_spec, self._logs, **{name: value for name, value in options.items()
                                                      if name in accepted})
+        # none of these names may be one of torch's: tests/test_elastic_internals.py compares them
         #: how the job ended, on whichever host
         self._end: WorkerFailure | None = None
         self._peers: Peers | None = None
@@ -164,12 +171,14 @@ class ElasticAgent(LocalElasticAgent):
         state = self._state
         spec = state.spec
         num_hosts = worker_group.group_world_size or 1
+        # one host has nobody to compare notes with
         if not spec.has_several_hosts:
             return
         if not state.job:
             state.job = _agree_on_job_name(worker_group.spec.rdzv_handler)
         store: Any = worker_group.store
         self._peers = Peers(store, worker_group.group_rank or 0, num_hosts, spec.host)
+        # one host says so for all
         if worker_group.group_rank == 0 and 0 < self._num_hosts_before != num_hosts:
             state.report(AgentMessage(
                 "note", f"going on with {num_hosts} host{'s' if num_hosts > 1 else ''} of {spec.max_hosts}"))
@@ -186,12 +195,14 @@ class ElasticAgent(LocalElasticAgent):
         finally:
             self._state.defer_signals = False
         self._logs.streams.start()
+        # for every attempt: torch makes a new context for its processes
         self._replace_close()
         if self._state.stop_signal:
             raise StopRequested
         return pids
 
     def _shutdown(self, death_sig: signal.Signals = signal.SIGTERM, timeout: int = 30) -> None:
+        # without the timeout: _end_workers knows how long workers may take
         super()._shutdown(death_sig)
         self._logs.streams.close()
 
@@ -205,6 +216,7 @@ class ElasticAgent(LocalElasticAgent):
             self._last_asked = time.monotonic()
             self._end = self._peers.end_of_job()
             if self._end is not None:  # no worker of ours has failed, but the job is over
+                # torch then ends the workers and comes back with this result
                 self._remaining_restarts = 0
                 return RunResult(state=WorkerState.FAILED)
         return result
@@ -214,6 +226,7 @@ class ElasticAgent(LocalElasticAgent):
         if self._peers is None:
             return
         deadline = time.monotonic() + self._state.spec.timeout_s
+        # torch's own barrier would wait its whole time for a host whose workers have failed
         while time.monotonic() < deadline and not self._peers.all_done():
             self._end = self._peers.end_of_job()
             if self._end is not None:
@@ -229,6 +242,7 @@ class ElasticAgent(LocalElasticAgent):
 
         def end_workers_and_close(death_sig: signal.Signals | None = None, timeout: float = 0) -> None:
             self._end_workers(context.subprocess_handlers)
+            # all are gone by now: this closes files and collects exit statuses
             close(signal.SIGKILL, 5)
 
         context.close = end_workers_and_close
@@ -269,6 +283,7 @@ class ElasticAgent(LocalElasticAgent):
                     or (own.was_told_to_stop and not spec.is_elastic)
                     or (spec.restarts_losses_only and own.cause == Cause.ERROR and own.status > 0))
         own = dataclasses.replace(own, is_final=is_final)
+        # alone, or when nobody else explains it better
         cause = own
         silent: list[str] = []
         if self._peers is not None:
@@ -298,6 +313,7 @@ class ElasticAgent(LocalElasticAgent):
             state.report(AgentMessage(
                 "note", f"{cause.message or what}; starting again there with the hosts that are left"))
             return
+        # torch counts down, and only after this
         attempt = self._worker_group.spec.max_restarts - self._remaining_restarts + 1
         state.report(AgentMessage(
             "note", f"{what}; restarting {attempt}/{spec.max_restarts} from the last position saved"))

@@ -44,6 +44,7 @@ class WorkerFailure:
     host: str
     status: int
     message: str
+    # clocks of hosts may differ: only failures with the same cause are compared by it
     #: seconds since 1970, by the clock of its host
     time: float
     cause: Cause
@@ -54,6 +55,7 @@ class WorkerFailure:
     def exit_status(self) -> int:
         """What the whole command ends with: 2 for wrong usage, 130 and 143 when told to stop, else 1."""
         if self.status in (2, 130, 143):
+            # a worker without a handler dies of the signal itself
             return self.status
         return 143 if self.status == -signal.SIGTERM else 1
 
@@ -76,12 +78,12 @@ class WorkerFailure:
         needs_name = several_hosts and not self.message.startswith("rank ")
         return f"{worker}: {self.message}" if needs_name else self.message
 
-    def encode(self) -> bytes:
+    def encode(self) -> str:
         """Return the failure as JSON, for `decode_failure` in another agent."""
-        return json.dumps(asdict(self)).encode()
+        return json.dumps(asdict(self))
 
 
-def decode_failure(data: bytes) -> WorkerFailure:
+def decode_failure(data: str | bytes) -> WorkerFailure:
     """Return the failure that `WorkerFailure.encode` wrote."""
     fields = json.loads(data)
     return WorkerFailure(**{**fields, "cause": Cause(fields["cause"])})
@@ -94,6 +96,7 @@ def read_failure(rank: int, host: str, status: int, error_file: str, *,
     `ended_by_agent`: after this agent had told it to end.
     """
     message, when = _read_error_file(error_file)
+    # a worker that was ended may still say why it had to: a lost peer, for example
     if ended_by_agent and (status < 0 or not message):
         cause = Cause.KILLED
     elif status in _STOP_STATUSES:

@@ -25,6 +25,7 @@ def watch_launcher(stream: int, workers: WorkerProcesses, silence_s: float, pati
     At its end, at STOP, or after `silence_s` without a byte, this process gets SIGTERM. When it is still
     there `patience_s` later, or at KILL, its workers and it are killed.
     """
+    # a daemon: it must not keep an agent that has done its work
     threading.Thread(target=_listen, args=(stream, workers, silence_s, patience_s), daemon=True).start()
 
 

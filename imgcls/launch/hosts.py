@@ -74,6 +74,7 @@ def assign_workers(hosts: Sequence[Host], num_workers: int) -> list[HostSlots]:
     slots: dict[str, int] = {}
     for host in hosts:  # a host that is there twice has the slots of both lines
         slots[host.name] = slots.get(host.name, 0) + host.slots if host.slots else UNLIMITED
+    # where all hosts are full they go on in turn, with more workers than slots
     left = num_workers
     while left:
         free = [host for host in hosts if counts[host.name] < slots[host.name]]
@@ -81,6 +82,7 @@ def assign_workers(hosts: Sequence[Host], num_workers: int) -> list[HostSlots]:
             if counts[host.name] < slots[host.name] or not free:
                 counts[host.name] += 1
                 left -= 1
+    # its first line says how to reach a host that is there twice
     first = {host.name: host for host in reversed(hosts)}
     return [HostSlots(first[name], count) for name, count in counts.items() if count]
 
@@ -88,6 +90,7 @@ def assign_workers(hosts: Sequence[Host], num_workers: int) -> list[HostSlots]:
 def check_rendezvous_host(assigned: Sequence[HostSlots]) -> None:
     """Raise UsageError where hosts could not find the first one by the name that it has in the file."""
     name = assigned[0].host.name
+    # on one host the name is good: nobody else has to find it
     if len(assigned) > 1 and (name == "localhost" or name.startswith("127.")):
         raise UsageError(f"--hostfile: {name} comes first, where all hosts meet, and means another machine "
                          "on each of them; give its name in the network")

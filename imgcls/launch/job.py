@@ -52,6 +52,7 @@ class Job:
                  "--processes", str(slots.num_workers * self.num_devices), "--job", self.job,
                  "--max-restarts", str(self.max_restarts), "--timeout", f"{self.timeout_s:g}",
                  "--name", self.name, "--launched"]
+        # on this machine alone there is one agent and no meeting
         if self.ssh is not None:
             words += ["--nnodes", f"{self.min_hosts}:{self.max_hosts}",
                       "--endpoint", f"{self.hosts[0].host.name}:{port}",
@@ -98,6 +99,7 @@ def prepare_hosts(job: Job, ssh: ssh_client.Ssh) -> int:
     hosts = [slots.host for slots in job.hosts]
     script = ssh_client.probe_script(job.python, job.sync_folder)
     try:
+        # all hosts first: a job that starts on some of them would wait for the others in vain
         answers = ssh_client.run_on_hosts(hosts, lambda host: ssh.command(host, script), ssh_client.ANSWER_S)
         problems = [ssh_client.failure_reason(answer, job.python, job.sync_folder) for answer in answers]
         if not any(problems) and job.sync_folder:
@@ -108,6 +110,7 @@ def prepare_hosts(job: Job, ssh: ssh_client.Ssh) -> int:
     except FileNotFoundError as error:
         raise UsageError(f"{error.filename}: is needed for --launcher ssh and is not installed here"
                          ) from None
+    # a line for each, so that all can be mended at once
     for host, text in zip(hosts, problems, strict=True):
         if text:
             print(f"{job.name}: error: {host.name}: {text}", file=sys.stderr)
@@ -122,6 +125,7 @@ def prepare_hosts(job: Job, ssh: ssh_client.Ssh) -> int:
 
 def free_port() -> int:
     """Return a port of this machine that nobody listens on."""
+    # somebody may take it before the agent does; the agent then says that it cannot listen
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

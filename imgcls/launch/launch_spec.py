@@ -28,6 +28,7 @@ class LaunchSpec:
 
     command: list[str]
     processes: int
+    #: MIN and MAX of --nnodes: as many hosts must meet, and may take part
     min_hosts: int
     max_hosts: int
     #: HOST:PORT of the store where the hosts meet
@@ -75,6 +76,7 @@ class AgentState:
     stop_signal: int = 0
     #: while this is set, a signal is noted and not acted on
     defer_signals: bool = False
+    # set when there is nothing more to say: later errors are consequences
     #: what has been reported as the end of the job
     final_message: AgentMessage | None = None
     #: ranks of workers that outlived STOP_S and were killed

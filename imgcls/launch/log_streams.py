@@ -52,6 +52,7 @@ class LogStreams:
         With `show_noise` no line is left out.
         """
         reader, writer = os.pipe()
+        # our end only: a worker's print must wait while we are behind
         os.set_blocking(reader, False)
         self._streams[reader] = _Stream(target, prefix.encode(), show_noise)
         self._selector.register(reader, selectors.EVENT_READ)
@@ -85,6 +86,7 @@ class LogStreams:
         while not self._closing.is_set():
             for key, _events in self._selector.select(timeout=0.2):
                 self._read(key.fd)
+            # all workers have closed their output and may still be running
             if not self._selector.get_map():
                 self._closing.wait()
         for reader, stream in self._streams.items():
@@ -106,6 +108,7 @@ class LogStreams:
             *lines, stream.partial = (stream.partial + data).split(b"\n")
             for line in lines:
                 _write_line(stream, line)
+            # a line without an end must not fill the memory
             if len(stream.partial) > MAX_LINE_BYTES:
                 _write_line(stream, stream.partial)
                 stream.partial = b""

@@ -61,6 +61,7 @@ def run_mpi(command: Sequence[str], environment: Mapping[str, str]) -> int:
         stop_signals.append(number)
         process.send_signal(signal.SIGTERM)
 
+    # in a session of its own it gets no Ctrl-C of the terminal: all signals go through here
     previous = {number: signal.signal(number, pass_on)
                 for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
     try:

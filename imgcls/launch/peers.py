@@ -28,6 +28,7 @@ class Peers:
         self._rank = rank
         self._size = size
         self._others = [other for other in range(size) if other != rank]
+        # at once: a host that is lost later cannot be asked for its name
         store.set(f"imgcls/host/{rank}", host)
 
     def exchange_failures(self, own: WorkerFailure) -> tuple[WorkerFailure, list[str]]:
@@ -42,6 +43,7 @@ class Peers:
                 if root_cause(failures.values()).cause < Cause.PEER_LOST:
                     break
                 time.sleep(0.05)
+            # what is final for one host is for all: they would wait for it at the next rendezvous
             cause = root_cause(failures.values())
             if cause.is_final or own.is_final:
                 self._store.set("imgcls/end", cause.encode())
@@ -58,6 +60,7 @@ class Peers:
         """Return the names of the silent hosts, or only of the one whose address is in `message`."""
         names = [self._store.get(f"imgcls/host/{other}").decode() for other in silent
                  if self._store.check([f"imgcls/host/{other}"])]
+        # gloo names the address that no longer answers
         addresses = set(re.findall(r"\d+\.\d+\.\d+\.\d+", message))
         named = [name for name in names if _address(name) in addresses]
         return named or names
@@ -81,6 +84,7 @@ class Peers:
         try:
             self._store.set(f"imgcls/left/{self._rank}", "1")
             deadline = time.monotonic() + LEAVING_S
+            # with the store goes what the others still want to read there
             keys = [f"imgcls/left/{other}" for other in self._others]
             while serves_store and keys and time.monotonic() < deadline and not self._store.check(keys):
                 time.sleep(0.05)

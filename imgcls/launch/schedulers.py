@@ -53,6 +53,7 @@ def slurm_script(batch: BatchScript) -> str:
     """Return a script for sbatch."""
     is_fixed = batch.min_nodes == batch.max_nodes
     nodes = str(batch.max_nodes) if is_fixed else f"{batch.min_nodes}-{batch.max_nodes}"
+    # one task a node: the agent starts the processes
     gpus = [f"#SBATCH --gpus-per-node={batch.gpus}"] if batch.gpus else []
     # B: the signal goes to the script alone, which tells the agents (see the trap below)
     head = [f"#SBATCH --job-name={batch.name}", f"#SBATCH --nodes={nodes}", "#SBATCH --ntasks-per-node=1",
@@ -89,6 +90,7 @@ def kubernetes_trainjob(batch: BatchScript) -> str:
     script = f'keeps=0; if [ "$PET_NODE_RANK" = 0 ]; then keeps=1; fi; exec {agent}'
     script = script.replace("$", "$$")  # Kubernetes itself replaces $(NAME), and takes $$ for $
     quoted = json.dumps  # a JSON string is a YAML string
+    # written by hand: a YAML library is not needed for what has one form
     lines = ["apiVersion: trainer.kubeflow.org/v1alpha1", "kind: TrainJob", "metadata:",
              f"  name: {batch.name}", "spec:",
              "  runtimeRef:", "    apiGroup: trainer.kubeflow.org", "    kind: ClusterTrainingRuntime",
@@ -111,6 +113,7 @@ def sge_script(batch: BatchScript) -> str:
         raise UsageError(f"--launcher sge: the current folder {batch.folder!r} has a character in its name "
                          "that is not safe on its way through qrsh")
     agent = batch.agent_command('"$1:$2"', '"sge-$3"', '"$4"', '"$5"')
+    # SGE counts slots, not hosts
     max_slots = batch.max_nodes * batch.processes
     is_fixed = batch.min_nodes == batch.max_nodes
     slots = str(max_slots) if is_fixed else f"{batch.min_nodes * batch.processes}-{max_slots}"

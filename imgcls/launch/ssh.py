@@ -44,10 +44,12 @@ class Ssh:
 
     def command(self, host: Host, script: str) -> list[str]:
         """Return what runs a script for sh on the host, whatever shell its user has."""
+        # sh, since the login shell may be csh or fish; quoted once more for that login shell
         return [*self.base_command(host), host.user + host.name, f"exec /bin/sh -c {shlex.quote(script)}"]
 
     def rsync_command(self, host: Host, source: str, target: str) -> list[str]:
         """Return the rsync of the contents of a folder here into one there."""
+        # --protect-args: the far shell must not expand the folder's name
         return ["rsync", "-az", "--protect-args", "--exclude=.git", "--exclude=__pycache__",
                 "-e", shlex.join(self.base_command(host)), "--", source.rstrip("/") + "/",
                 f"{host.user}{host.name}:{target.rstrip('/')}/"]
@@ -59,6 +61,7 @@ def probe_script(python: str, sync_folder: str) -> str:
     So a host is known to have what a job needs before anything is started.
     """
     make = f"mkdir -p -- {shlex.quote(sync_folder)} || exit {NO_FOLDER}; " if sync_folder else ""
+    # bound and closed again: free now, which is all that can be known
     ask = "import socket; s = socket.socket(); s.bind(('', 0)); print('port', s.getsockname()[1])"
     return f"{make}{shlex.quote(python)} -c {shlex.quote(ask)} || exit {NO_PYTHON}"
 

@@ -133,12 +133,14 @@ class Supervisor:
         last_beat = time.monotonic()
         ended: set[str] = set()
         while len(ended) < len(self._agents):
+            # a tenth of a second: how late an ended agent may be noticed
             for key, _events in self._selector.select(timeout=0.1):
                 self._read(key.fileobj, *key.data)
             if time.monotonic() > last_beat + BEAT_S:
                 last_beat = time.monotonic()
                 self._send_all(messages.ALIVE)
             for index, agent in enumerate(self._agents):
+                # an ended agent may have left output in its pipes
                 if not agent.is_running and agent.host not in ended:
                     ended.add(agent.host)
                     self._drain(agent)
@@ -198,11 +200,13 @@ class Supervisor:
     def _handle_end(self, agent: AgentHandle, *, is_rendezvous_host: bool) -> None:
         """Begin the shutdown if the end of an agent is the end of the job."""
         status = agent.process.returncode
+        # once the job is ending, what agents end with is a consequence
         if status == 0 or self._stop_signals or self._shutdown:
             return
         if agent.final_message is None:
             # "" where its workers only lost a peer: the host of that one says why
             agent.lost = _loss_reason(status, agent, self._job)
+        # enough hosts left: an elastic job goes on, except without the store
         num_running = sum(other.is_running for other in self._agents)
         was_told = agent.final_message is not None and agent.final_message.status in (130, 143)
         if (agent.lost or was_told) and not is_rendezvous_host and self._job.min_hosts <= num_running:
@@ -230,6 +234,7 @@ class Supervisor:
             self._send_all(messages.KILL)
         elif self._shutdown == Shutdown.KILLED and elapsed >= CUT_S:
             for agent in self._agents:
+                # the ssh here ends; over there the heartbeat's silence ends the agent
                 if agent.is_running:
                     self._log(f"{agent.host}: does not answer; its processes end by themselves within "
                               f"{max(self._job.timeout_s, 10) + PATIENCE_S:g} s")
@@ -295,6 +300,7 @@ def _loss_reason(status: int, agent: AgentHandle, job: Job) -> str:
         return f"has no folder {job.sync_folder or job.folder} (--sync-dst-dir copies this one there)"
     if job.ssh is not None and status == ssh_client.CONNECTION_LOST:
         return f"the connection was lost{f' ({agent.last_stderr})' if agent.last_stderr else ''}"
+    # ssh gives the far shell's status, which is 128 + the signal
     number = -status if status < 0 else status - 128  # a shell's way to say the same
     if 0 < number < 65:
         with contextlib.suppress(ValueError):
@@ -304,6 +310,7 @@ def _loss_reason(status: int, agent: AgentHandle, job: Job) -> str:
 
 def _with_roots(roots: Sequence[str]) -> Mapping[str, str]:
     """Return the environment of an agent here."""
+    # first our own package: the agent is to be of this version
     path = [*roots[:1], *filter(None, [os.environ.get("PYTHONPATH")])]
     return {**os.environ, **({"PYTHONPATH": os.pathsep.join(path)} if path else {})}
 

@@ -28,6 +28,7 @@ class WorkerLogs(LogsSpecs):
 
     def begin_attempt(self, worker_group: WorkerGroup) -> None:
         """Make new streams; before every start of the workers."""
+        # their pipes ended with the workers that wrote to them
         self.streams.close()
         self.streams = LogStreams()
         self._num_attempts += 1
@@ -38,6 +39,7 @@ class WorkerLogs(LogsSpecs):
         spec = self._state.spec
         folder = os.path.join(self._state.folder, f"{self._num_attempts:06d}")
         os.makedirs(folder)
+        # a folder for each attempt: what earlier workers left must not be read as of these
         # "": the worker has this process's own stream
         stdouts = dict.fromkeys(envs, "")
         stderrs = dict.fromkeys(envs, "")

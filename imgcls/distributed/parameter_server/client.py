@@ -80,6 +80,7 @@ class ParameterServerClient:
         self._flat = FlatParameters(parameters, num_servers)
         self._connections: ServerConnections | None = None
         self._is_closed = False
+        # after a restart the store still has the keys of the attempt before
         token = _shared_token()
         store = base_store()
         #: the servers that this worker started
@@ -89,15 +90,18 @@ class ParameterServerClient:
                 "timeout_s": timeout_s})
             for index in range(num_servers) if index % world_size == rank]
         try:
+            # before meeting them: a server that cannot start is told by its status, not by a time-out
             for child in self.children:
                 wait_until_ready(child)
             self._connections = connect_to_servers(store, token, num_servers, rank, timeout_s)
+            # the others' pull waits at the servers until worker 0 has brought the weights
             if rank == 0:
                 self.restore()
             self.pull()
         except BaseException:
             self.abort()
             raise
+        # three times before a server would give this worker up
         self._connections.start_pings(timeout_s / 3)
 
     @property
@@ -110,6 +114,7 @@ class ParameterServerClient:
 
         The servers take a step with them at the learning rate `lr`.
         """
+        # in place of optimizer.step(): weights and state live with the servers
         self._flat.gather_gradients()
         self._servers.request_weights(Request.PUSH, self._flat.slices(self._flat.received), lr,
                                       self._flat.slices(self._flat.sent))
@@ -125,6 +130,7 @@ class ParameterServerClient:
 
         Each server's part is of one moment; with several servers the moments differ.
         """
+        # each with its weights, so that they belong to its state
         parts = [load_safetensors(self._servers.request_text(Request.FETCH, index))
                  for index in range(self._flat.num_servers)]
         for part, target in zip(parts, self._flat.slices(self._flat.received), strict=True):
@@ -183,6 +189,7 @@ class ParameterServerClient:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
                  _trace: TracebackType | None) -> None:
+        # a run that was told to stop has done its work; after any other error servers must not linger
         if error is None or isinstance(error, Stopped):
             self.close()
         else:
@@ -214,6 +221,7 @@ class ParameterServerClient:
 
     def _server_config(self, server: int) -> dict[str, Any]:
         """Return what a server holds, as `server.main` reads it."""
+        # the options of a group are numbers and booleans, which JSON holds
         groups = self._optimizer.param_groups
         group_of = [number for number, group in enumerate(groups) for _p in group["params"]]
         return {"server": server, "optimizer": type(self._optimizer).__name__,
@@ -232,6 +240,7 @@ def momentum_advice(momentum: float, lr: float, num_workers: int) -> str:
 
 def _shared_token() -> str:
     """Return a name that the workers of this attempt have in common and no other attempt has."""
+    # random, and the same for all: worker 0's
     token = torch.frombuffer(bytearray(uuid.uuid4().bytes), dtype=torch.uint8)
     dist.broadcast(token, 0)
     return f"imgcls-async-{bytes(token.tolist()).hex()}"

@@ -55,6 +55,7 @@ class ServerConnections:
             works = []
             answers = []
             for index, group in enumerate(self._groups):
+                # all sends and receives at once: the slowest server decides, not the sum of all
                 works.append(group.send([make_header(request, lr, self._versions[index])], SERVER_RANK, TAG))
                 if gradients:
                     works.append(group.send([gradients[index]], SERVER_RANK, TAG))
@@ -93,6 +94,7 @@ class ServerConnections:
 
     def say_goodbye(self, stop_request: int) -> None:
         """Leave in good order; the other workers hear of `stop_request`."""
+        # first: a ping that waits for the lock must not follow the good-bye
         self._closing.set()
         with self._lock, self._translate_errors():
             for group in self._groups:
@@ -107,6 +109,7 @@ class ServerConnections:
 
     def _ping(self, interval_s: float) -> None:
         while not self._closing.wait(max(self._last_talk + interval_s - time.monotonic(), 0.01)):
+            # there was talk while this thread waited
             if time.monotonic() - self._last_talk < interval_s:
                 continue
             try:
@@ -114,6 +117,7 @@ class ServerConnections:
                     for group in self._groups:
                         self._note_answer(self._exchange_headers(group, Request.PING))
             except LostContact as error:
+                # this is a thread: the trainer raises it at its next step
                 self._problem = error
                 return
 

@@ -35,6 +35,7 @@ class FlatParameters:
     def gather_gradients(self) -> None:
         """Copy the gradients of all parameters to `sent`; zeros where there is none."""
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
+        # one call for all: a network has hundreds of parameters
         torch._foreach_copy_(self._gradient_views, gradients)
         if self._gradients is not self.sent:
             self.sent.copy_(self._gradients)  # waits for the device
@@ -71,6 +72,7 @@ class FlatParameters:
         return pieces
 
     def _range(self, server: int) -> tuple[int, int]:
+        # whole numbers, so that the parts meet without gaps
         return self.size * server // self.num_servers, self.size * (server + 1) // self.num_servers
 
     def _views(self, flat: Tensor) -> list[Tensor]:

@@ -63,6 +63,7 @@ def to_tensor(content: bytes) -> Tensor:
 
 def receive_bytes(group: Any, size: int, source: int) -> bytes:
     """Receive a text of that size in bytes."""
+    # the size came in the header
     content = torch.empty(size, dtype=torch.uint8)
     group.recv([content], source, TAG).wait()
     return content.numpy().tobytes()
@@ -74,6 +75,7 @@ def connect(store: Any, token: str, server: int, worker: int, rank: int, timeout
     `token` is the job's own: an earlier attempt may have left keys in the store.
     """
     pair_store = dist.PrefixStore(f"{token}/{server}/{worker}", store)
+    # not a torch group of the whole job: each pair may break without the others
     return dist.ProcessGroupGloo(pair_store, rank, 2, timedelta(seconds=timeout_s))
 
 

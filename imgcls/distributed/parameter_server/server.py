@@ -84,16 +84,19 @@ class Server:
         while True:
             group.recv([header], WORKER_RANK, TAG).wait()
             request, argument, version, _ = header.tolist()
+            # the others learn of a stop request with the next answer
             if request == Request.GOODBYE:
                 self._stop_request = max(self._stop_request, argument)
                 return
             if request == Request.RESTORE:
                 self._restore(receive_bytes(group, int(argument), WORKER_RANK))
                 continue
+            # a ping is answered before there are weights, or it would count as lost
             if request != Request.PING and not self._has_weights.wait(timeout_s):
                 raise RuntimeError("worker 0 did not bring the weights in time")
             text = b""
             if request == Request.PUSH:
+                # received outside the lock: the step of another worker goes on meanwhile
                 group.recv([gradients], WORKER_RANK, TAG).wait()
                 version = self._apply(worker, pieces, argument, int(version), weights)
             elif request == Request.PULL:
@@ -117,6 +120,7 @@ class Server:
         """
         with self._lock, torch.no_grad():
             for p, gradient in zip(self._parameters, gradients, strict=True):
+                # a view of the receiving buffer: no copy
                 p.grad = gradient
             optimizers.set_lr(self._optimizer, lr)
             self._step()
@@ -143,6 +147,7 @@ class Server:
         """Take what `_pack` of these or other servers gave."""
         with self._lock:
             tensors = load_safetensors(content)
+            # into the same memory, of which the parameters are views
             self._weights.copy_(tensors.pop("weights"))
             for name, tensor in tensors.items():
                 index, _, kind = name.partition("/")
@@ -160,6 +165,7 @@ class Server:
 
 def optimizer_class(name: str) -> Callable[..., torch.optim.Optimizer]:
     """Return torch.optim's optimizer of that name; RunError where that is something else."""
+    # the name came over stdin: nothing but an optimizer may be called
     member = getattr(torch.optim, name, None)
     if not inspect.isclass(member) or not issubclass(member, torch.optim.Optimizer):
         raise RunError(f"torch.optim has no optimizer {name}")
@@ -170,6 +176,7 @@ def main() -> int:
     """Run a server process: serve until all workers have said good-bye (status 0) or one is lost (1)."""
     for number in (signal.SIGINT, signal.SIGTERM):  # meant for the workers, who still have to save
         signal.signal(number, signal.SIG_IGN)
+    # before anything else: a parent killed meanwhile would leave us behind
     _end_with_parent()
     config = json.loads(sys.stdin.readline())
     threading.Thread(target=_watch_parent, daemon=True).start()

@@ -27,6 +27,7 @@ def start_server(config: Mapping[str, Any]) -> subprocess.Popen[bytes]:
         stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         # without GPUs: servers work on the CPU, and a CUDA context would cost half a gigabyte
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "CUDA_VISIBLE_DEVICES": ""})
+    # left open: its end tells the server that this process is gone
     assert child.stdin
     child.stdin.write(json.dumps(config).encode() + b"\n")
     child.stdin.flush()
@@ -51,6 +52,7 @@ def kill_server(child: subprocess.Popen[bytes]) -> None:
 
 def base_store() -> Any:
     """Return the store where the workers met, without the prefixes that torch has put before its keys."""
+    # torch gives no public way to the store of its default group
     store = dist.distributed_c10d._get_default_store()
     while isinstance(store, dist.PrefixStore):
         store = store.underlying_store
