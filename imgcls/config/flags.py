@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, Field, dataclass
+from dataclasses import MISSING, Field
 from typing import Any
 
 from imgcls.errors import UsageError, unknown
@@ -70,11 +70,11 @@ def spelled(field: Field[Any]) -> str:
     return field.metadata["short"] or long_flag(field.name)
 
 
-@dataclass(frozen=True)
 class FlagSpelling:
     """How a command spells the settings in its messages; what is none of its settings stays as it is."""
 
-    flags: Mapping[str, str]
+    def __init__(self, flags: Mapping[str, str]) -> None:
+        self.flags = flags
 
     def __call__(self, setting: str) -> str:
         # a file may be called `x`: only names of settings are taken out of their quotes
