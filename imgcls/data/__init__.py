@@ -1,2 +1,6 @@
-"""From files to batches: `sources` (what there is), `order` (which sample comes when), `decode` and `augment` (pixels),
-`loader` (batches on the device)."""
+"""From files to batches on the device, and from images to record files.
+
+Read in the order that a sample goes: `sources` (what there is), `order` (which sample comes when), `crops`
+and `color` (what is drawn for it), `image_header`, `decode` and `pixels` (its pixels), `normalize`, `loaders`
+(batches). `packing` writes the record files.
+"""

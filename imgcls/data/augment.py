@@ -1,7 +1,7 @@
-"""Augmentation of whole sets of images that are all of one size, on the device; and all augmentation in words.
+"""Augmentation of whole sets of images of one size, on the device; and all augmentation in words.
 
-`fit_to_shape` and `cut` serve the resident loader: where to cut is drawn by `crops.CropSampler`. Images of many
-sizes are cut while they are decoded (`decode.py`). `describe` is for the summary at the start of a run.
+`fit_to_shape` and `cut` serve the resident loader: where to cut is drawn by `crops.CropSampler`. Images of
+many sizes are cut while they are decoded (`decode.py`). `describe` is for the summary at the start of a run.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ _LUMA = (0.299, 0.587, 0.114)
 
 
 def cut(images: Tensor, indices: Tensor, windows: Windows, crop: Size) -> Tensor:
-    """Gather `indices` (n,) from uint8 or float (N, H, W, C) and cut and mirror each in one pass: (n, *crop, C)."""
+    """Return `indices` (n,) of uint8 or float (N, H, W, C), cut and mirrored in one pass: (n, *crop, C)."""
+    # Advanced indexing with (n, 1, 1), (n, H, 1) and (n, 1, W): torch gathers sample, row and column at once.
     rows = np.arange(crop[0]) + windows.top[:, None]
     columns = np.arange(crop[1]) + windows.left[:, None]
     # mirroring is reading the columns from right to left: no second copy
@@ -34,10 +35,12 @@ def cut(images: Tensor, indices: Tensor, windows: Windows, crop: Size) -> Tensor
                   torch.from_numpy(np.ascontiguousarray(columns)).to(device)[:, None, :]]
 
 
-def fit_to_shape(images: Tensor, config: AugmentConfig, shape: Sequence[int], train: bool) -> tuple[Tensor, str]:
-    """Make a whole set fit the network's (C, H, W): channels by grey replication or luma, small images enlarged.
+def fit_to_shape(images: Tensor, config: AugmentConfig, shape: Sequence[int],
+                 train: bool) -> tuple[Tensor, str]:
+    """Make a whole set fit the network's (C, H, W): other channels converted, small images enlarged.
 
-    Takes and returns (N, H, W, C); the border of `pad_size` is laid here, once. The text says what was done, or "".
+    Takes and returns (N, H, W, C); the border of `pad_size` is laid here, once for all epochs. The text says
+    what was done, or "".
     """
     num_channels, height, width = shape
     done = []
@@ -48,8 +51,10 @@ def fit_to_shape(images: Tensor, config: AugmentConfig, shape: Sequence[int], tr
     if images.shape[1] + 2 * pad < height or images.shape[2] + 2 * pad < width:
         scale = max((height - 2 * pad) / images.shape[1], (width - 2 * pad) / images.shape[2])
         # rounding must not leave an edge one pixel short of the crop
-        size = [max(round(images.shape[axis] * scale), (height, width)[axis - 1] - 2 * pad) for axis in (1, 2)]
-        done.append(f"enlarged from {images.shape[1]}x{images.shape[2]} to {size[0]}x{size[1]} to hold the crop")
+        size = [max(round(images.shape[1] * scale), height - 2 * pad),
+                max(round(images.shape[2] * scale), width - 2 * pad)]
+        before = f"{images.shape[1]}x{images.shape[2]}"
+        done.append(f"enlarged from {before} to {size[0]}x{size[1]} to hold the crop")
         images = _enlarge(images, size)
     if pad:
         images = F.pad(images, (0, 0, pad, pad, pad, pad), value=config.fill_value)
@@ -58,6 +63,7 @@ def fit_to_shape(images: Tensor, config: AugmentConfig, shape: Sequence[int], tr
 
 def describe(config: AugmentConfig, shape: Sequence[int]) -> str:
     """Return the training augmentation in words, for the start-up summary, in the order applied."""
+    # The order is that of `CropSpec`, which is the order in which MXNet does these things.
     parts = [f"short edge {config.resize}"] if config.resize else []
     parts += _describe_warp(config)
     if config.pad_size:
@@ -67,8 +73,8 @@ def describe(config: AugmentConfig, shape: Sequence[int]) -> str:
         parts.append(f"{config.interpolation} interpolation")
     parts += [f"{name} {value:g}" for name, value in (
         ("brightness", config.brightness), ("contrast", config.contrast), ("saturation", config.saturation),
-        ("hue", config.max_random_h), ("saturation (HLS)", config.max_random_s), ("lightness", config.max_random_l),
-        ("lighting noise", config.pca_noise)) if value]
+        ("hue", config.max_random_h), ("saturation (HLS)", config.max_random_s),
+        ("lightness", config.max_random_l), ("lighting noise", config.pca_noise)) if value]
     if config.random_mirror:
         parts.append("random mirror")
     mean, std = (",".join(f"{v:g}" for v in values) for values in (config.rgb_mean, config.rgb_std))
@@ -111,10 +117,12 @@ def _to_channels(images: Tensor, num_channels: int) -> Tensor:
     if images.shape[3] == 1:
         return images.expand(-1, -1, -1, num_channels).contiguous()
     if images.shape[3] == 3 and num_channels == 1:
+        # in float32 and rounded, once: OpenCV's fixed-point luma may differ by one
         weights = torch.tensor(_LUMA, device=images.device)
         grey = torch.cat([(chunk.float() @ weights).round() for chunk in images.split(_CHUNK)])
         return grey.to(images.dtype)[..., None]
-    raise UsageError(f"`image_shape`: the images have {images.shape[3]} channels, the network wants {num_channels}")
+    raise UsageError(f"`image_shape`: the images have {images.shape[3]} channels, "
+                     f"the network wants {num_channels}")
 
 
 def _enlarge(images: Tensor, size: list[int]) -> Tensor:

@@ -35,12 +35,13 @@ def check_bad_samples(problems: Sequence[DataError], count: int, description: st
 
 def too_many_bad(problems: Sequence[DataError], count: int, description: str) -> DataError:
     """Return the error that ends a run in spite of `on_bad` skip."""
-    return DataError(description, f"{len(problems)} of {count} samples are damaged, too many to go on without them; "
-                                  f"the first: {problems[0].message}")
+    # `message`, not `str`: the settings in it are spelled by whoever shows the whole
+    return DataError(description, f"{len(problems)} of {count} samples are damaged, too many to go on "
+                                  f"without them; the first: {problems[0].message}")
 
 
 class BadSampleLog:
-    """The damaged samples that a loader has met: each is counted once, and the first few are named in the log."""
+    """The damaged samples that a loader has met, each counted once; the first few are named in the log."""
 
     def __init__(self, *, description: str, num_samples: int, limit: int, on_bad: str) -> None:
         """More than `limit` of `num_samples` end the run; `description` names the source."""
@@ -51,11 +52,11 @@ class BadSampleLog:
         self._problems: dict[int, DataError] = {}
 
     def record(self, problems: Sequence[tuple[int, DataError]]) -> None:
-        """Count the problems (index of the sample, what is wrong) of one batch; raise the one that is too much.
+        """Count the problems of one batch: (index of the sample, what is wrong). Raise the one too many.
 
-        Called for the batches in their order and for the samples of a batch in theirs, so that a run that ends
-        for this ends at the same batch whatever the number of threads.
+        To be called for the batches in their order.
         """
+        # Threads note problems in any order. Sorted, a run that ends for damage ends with the same words.
         for index, problem in sorted(problems, key=lambda pair: pair[0]):
             if self._on_bad == "stop":
                 raise problem

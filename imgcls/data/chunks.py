@@ -41,7 +41,7 @@ class Chunks:
         self._readers = readers
         self._files = files
         self._numbers = numbers
-        begins = np.concatenate([reader.offsets for reader in readers]) if len(readers) else np.zeros(0, np.int64)
+        begins = np.concatenate([np.zeros(0, np.int64), *(reader.offsets for reader in readers)])
         bases = np.cumsum([0, *(len(reader) for reader in readers)])
         offsets = begins[bases[files] + numbers]
         # A chunk ends where the next 16 MB of a file begin. A record belongs to the chunk that it begins in.
@@ -54,8 +54,9 @@ class Chunks:
         # (file, first byte, end) of each chunk
         self._ranges = [(int(files[a]), int(offsets[a]), readers[int(files[b])].ends.item(int(numbers[b])))
                         for a, b in zip(firsts, lasts, strict=True)]
-        # The cache must hold two windows of this process, and as much of another that is not at the same place.
-        self._in_memory = any(reader.cache.limit_bytes < 4 * WINDOW_CHUNKS * CHUNK_BYTES for reader in readers)
+        # With room for less than twice what is held, chunks would push each other out of the cache unread.
+        least_bytes = 2 * _NUM_WINDOWS * WINDOW_CHUNKS * CHUNK_BYTES
+        self._in_memory = any(reader.cache.limit_bytes < least_bytes for reader in readers)
         self._orders = EpochOrders()
         self._pool: DaemonPool | None = None
         self._lock = threading.Lock()
@@ -113,7 +114,8 @@ class Chunks:
         with self._lock:
             self._remaining[chunk] -= 1
             if self._remaining[chunk] == 0:
-                self._held.pop(chunk, None)  # the payloads that were cut from it keep it alive while they are used
+                # payloads are views: they keep the chunk alive while they are used
+                self._held.pop(chunk, None)
                 self._fetch_ahead()
         return payload
 

@@ -19,7 +19,9 @@ from imgcls.data.order import Draws
 #: the jitter of colour in each order it can come in: 0 brightness, 1 contrast, 2 saturation
 _ORDERS = ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))
 #: directions and sizes of the lighting noise, rows R, G, B (Krizhevsky 2012, as MXNet has them)
-_LIGHT_DIRECTIONS = np.array([[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]])
+_LIGHT_DIRECTIONS = np.array([[-0.5675, 0.7192, 0.4009],
+                              [-0.5808, -0.0045, -0.8140],
+                              [-0.5836, -0.6948, 0.4203]])
 _LIGHT_SIZES = (55.46, 4.794, 1.148)
 
 
@@ -51,7 +53,7 @@ class ColorSampler:
         count = len(draws.indices)
         if not self.is_active:
             return [None] * count
-        # All fourteen numbers even where one effect is off: what an effect draws does not depend on the others.
+        # All fourteen numbers even where an effect is off: what one draws does not depend on the others.
         values = draws.uniform(order.COLOR, 14)
         orders = np.floor(values[0] * len(_ORDERS)).astype(int).tolist()
         rows = zip(orders, self._factors(values[1:4]), self._shifts(values[4:10]), self._light(values[10:]),
@@ -64,14 +66,15 @@ class ColorSampler:
         """Return (n, 3) factors of brightness, contrast and saturation from uniform (3, n)."""
         config = self._config
         ranges = (config.brightness, config.contrast, config.saturation)
-        return np.stack([1 + (2 * value - 1) * most for value, most in zip(values, ranges, strict=True)], 1).tolist()
+        factors = [1 + (2 * value - 1) * most for value, most in zip(values, ranges, strict=True)]
+        return np.stack(factors, axis=1).tolist()
 
     def _shifts(self, values: np.ndarray) -> list[list[int]]:
         """Return (n, 3) shifts of hue, lightness and saturation from uniform (6, n)."""
         config = self._config
         shifts = []
         for first, most in ((0, config.max_random_h), (2, config.max_random_l), (4, config.max_random_s)):
-            # MXNet mixes two uniform numbers 1 : 4 and cuts the fraction off (image_aug_default.cc, RandomHSL)
+            # MXNet mixes two uniform numbers 1 : 4 and cuts the fraction off (image_aug_default.cc)
             mixed = (values[first] + 4 * values[first + 1]) / 5
             shifts.append(np.trunc(mixed * 2 * most - most).astype(int))
         return np.stack(shifts, 1).tolist()

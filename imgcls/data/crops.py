@@ -20,16 +20,17 @@ from imgcls.data.order import Draws
 from imgcls.errors import UsageError
 
 #: MXNet's numbers, which are OpenCV's from 0 to 4; antialiased bilinear is ours
-METHODS = {"nearest": 0, "bilinear": 1, "cubic": 2, "area": 3, "lanczos": 4, "auto": 9, "random": 10, "antialias": 11}
+METHODS = {"nearest": 0, "bilinear": 1, "cubic": 2, "area": 3, "lanczos": 4, "auto": 9, "random": 10,
+           "antialias": 11}
 #: a random area that does not fit is drawn again so often, as in MXNet; then the plain crop is taken
 _MAX_TRIES = 10
 
-#: (height, width)
+#: (height, width) in pixels
 Size = tuple[int, int]
 
 
 class Windows(NamedTuple):
-    """Where each of n images (with its border) is cut: int64 arrays (n,), and bool (n,) for the mirrored ones."""
+    """Where each of n images, with its border, is cut: int64 (n,); and which are mirrored: bool (n,)."""
 
     top: np.ndarray
     left: np.ndarray
@@ -64,9 +65,11 @@ class CropSampler:
     In validation an image is resized (`val_resize`) and cut in the centre, and nothing is drawn.
     """
 
-    def __init__(self, config: AugmentConfig, crop: Size, num_channels: int, *, seed: int, train: bool) -> None:
+    def __init__(self, config: AugmentConfig, crop: Size, num_channels: int, *, seed: int,
+                 train: bool) -> None:
         """Settings that exclude each other are a UsageError."""
         if not train:
+            # everything else is at its default: no border, no draw
             config = AugmentConfig(resize=config.val_resize or 0, interpolation=config.interpolation)
         check_augmentation(config, num_channels)
         self.config = config
@@ -94,19 +97,22 @@ class CropSampler:
         warps, canvases = self._warps(draws, resized) if self._has_warps else ([None] * count, resized)
         padded = canvases + 2 * self.pad
         enlarged, windows = self._windows(draws, padded)
-        return [CropSpec(*row) for row in zip(
-            _unless_same(resized, sizes), warps, _unless_same(enlarged, padded),
-            *(column.tolist() for column in windows), self._methods(draws), self._colors.sample(draws), strict=True)]
+        # Lists and not arrays: a field of a spec is read one by one, and numpy's numbers are slow at that.
+        columns = (_unless_same(resized, sizes), warps, _unless_same(enlarged, padded),
+                   *(column.tolist() for column in windows), self._methods(draws), self._colors.sample(draws))
+        return [CropSpec(*row) for row in zip(*columns, strict=True)]
 
     def windows(self, epoch: int, indices: np.ndarray, size: Size) -> Windows:
-        """Return where to cut `indices` (n,), whose images are all of `size` before the border and hold the crop.
+        """Return where to cut `indices` (n,), whose images are of one `size` and hold the crop.
 
-        The same as `specs` says where the sampler `is_simple`.
+        The same windows as `specs` gives, where the sampler `is_simple`.
         """
+        # the same code as for images of many sizes, so that both loaders cut alike to the bit
         padded = np.array(size) + 2 * self.pad
         return self._windows(Draws(self.seed, epoch, indices), np.tile(padded, (len(indices), 1)))[1]
 
-    def _warps(self, draws: Draws, sizes: np.ndarray) -> tuple[list[tuple[np.ndarray, Size] | None], np.ndarray]:
+    def _warps(self, draws: Draws,
+               sizes: np.ndarray) -> tuple[list[tuple[np.ndarray, Size] | None], np.ndarray]:
         """Return the matrix and the canvas of each image, and all canvases int64 (n, 2).
 
         The canvas is MXNet's: it follows the scale alone, so that a rotation cuts the corners off.
@@ -121,6 +127,7 @@ class CropSampler:
         else:
             scale = _between(scale, config.min_random_scale, config.max_random_scale)
             ratio = _between(ratio, *self._aspects)
+        # the sides are scaled so that their mean is `scale` and their quotient `ratio`
         along = 2 * scale / (1 + ratio)
         across = ratio * along
         cos, sin = np.cos(angle), np.sin(angle)
@@ -134,7 +141,8 @@ class CropSampler:
         centre = matrices[:, :, 0] * sizes[:, 1, None] + matrices[:, :, 1] * sizes[:, 0, None]
         matrices[:, :, 2] = (exact[:, ::-1] - centre) / 2
         canvases = np.maximum(exact.astype(np.int64), 1)
-        return [(matrix, (h, w)) for matrix, (h, w) in zip(matrices, canvases.tolist(), strict=True)], canvases
+        pairs = zip(matrices, canvases.tolist(), strict=True)
+        return [(matrix, (height, width)) for matrix, (height, width) in pairs], canvases
 
     def _windows(self, draws: Draws, sizes: np.ndarray) -> tuple[np.ndarray, Windows]:
         """Return the sizes (n, 2) to which images too small are enlarged, and where all are cut.
@@ -151,13 +159,16 @@ class CropSampler:
             is_plain = np.ones(count, bool)
         if is_plain.any():
             enlarged, shape = self._crop_shapes(draws, sizes, is_plain)
-            boxes[is_plain] = np.concatenate([self._corners(draws, enlarged - shape), shape], axis=1)[is_plain]
+            # for all rows, and then those that need it: draws are made for whole arrays
+            plain = np.concatenate([self._corners(draws, enlarged - shape), shape], axis=1)
+            boxes[is_plain] = plain[is_plain]
         mirror = draws.uniform(order.MIRROR) < 0.5 if self.config.random_mirror else np.zeros(count, bool)
         top, left, height, width = boxes.T
         return enlarged, Windows(top, left, height, width, mirror)
 
-    def _crop_shapes(self, draws: Draws, sizes: np.ndarray, is_plain: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the sizes of images that are enlarged where they have to be, and of what is cut: (n, 2) each."""
+    def _crop_shapes(self, draws: Draws, sizes: np.ndarray,
+                     is_plain: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return (n, 2) sizes of the images, enlarged where they have to be, and (n, 2) of what is cut."""
         config = self.config
         enlarged = sizes.copy()
         if config.max_crop_size != -1:
@@ -169,17 +180,20 @@ class CropSampler:
         return enlarged, np.broadcast_to(np.array(self.crop), sizes.shape)
 
     def _corners(self, draws: Draws, free: np.ndarray) -> np.ndarray:
-        """Return the top and left (n, 2) of windows that leave `free` rows and columns (n, 2) of their images."""
+        """Return (n, 2) top and left of windows that leave `free` (n, 2) rows and columns of their images."""
         if not self.config.random_crop:
             return free // 2
         free = np.maximum(free, 0)
-        return np.stack([draws.integers(order.ROW, free[:, 0] + 1), draws.integers(order.COLUMN, free[:, 1] + 1)], 1)
+        top = draws.integers(order.ROW, free[:, 0] + 1)
+        left = draws.integers(order.COLUMN, free[:, 1] + 1)
+        return np.stack([top, left], axis=1)
 
     def _areas(self, draws: Draws, sizes: np.ndarray) -> np.ndarray:
-        """Return boxes (n, 4) of random area and aspect: the first of ten tries that fits, height 0 where none does.
+        """Return boxes (n, 4) of random area and aspect: the first of ten tries that fits, or a height of 0.
 
         The aspect is drawn evenly (torchvision: evenly in its logarithm) and turned over half of the time.
         """
+        # all tries of all images at once, (tries, n) each: no loop, whose length would differ by image
         area, ratio, swap, row, column = draws.uniform(order.AREA, 5 * _MAX_TRIES).reshape(5, _MAX_TRIES, -1)
         area = _between(area, self.config.min_random_area, self.config.max_random_area) * sizes.prod(axis=1)
         ratio = _between(ratio, *self._aspects)
@@ -191,8 +205,9 @@ class CropSampler:
         free_columns = sizes[:, 1] - width
         fits = (free_rows >= 0) & (free_columns >= 0) & (height > 0) & (width > 0)
         first = fits.argmax(axis=0), np.arange(len(sizes))
-        boxes = np.stack([np.floor(row * (free_rows + 1))[first], np.floor(column * (free_columns + 1))[first],
-                          height[first], width[first]], axis=1).astype(np.int64)
+        top = np.floor(row * (free_rows + 1))
+        left = np.floor(column * (free_columns + 1))
+        boxes = np.stack([side[first] for side in (top, left, height, width)], axis=1).astype(np.int64)
         boxes[~fits[first]] = 0
         return boxes
 
@@ -205,11 +220,12 @@ class CropSampler:
 
 
 def short_edge_sizes(sizes: np.ndarray, short_edge: int) -> np.ndarray:
-    """Return int64 (n, 2): `sizes` with the short edge made `short_edge`, the other in proportion, rounded down."""
+    """Return int64 (n, 2): `sizes` with the short edge made `short_edge`, the other in proportion."""
     height, width = sizes[:, 0], sizes[:, 1]
-    tall = height > width
-    return np.stack([np.where(tall, short_edge * height // width, short_edge),
-                     np.where(tall, short_edge, short_edge * width // height)], axis=1)
+    is_tall = height > width
+    # rounded down, as MXNet's integer division does
+    return np.stack([np.where(is_tall, short_edge * height // width, short_edge),
+                     np.where(is_tall, short_edge, short_edge * width // height)], axis=1)
 
 
 def aspect_range(config: AugmentConfig) -> tuple[float, float]:
@@ -227,18 +243,20 @@ def check_augmentation(config: AugmentConfig, num_channels: int) -> None:
                             ("scale", config.min_random_scale, config.max_random_scale),
                             ("aspect_ratio", *aspect_range(config))):
         if not 0 < low <= high:
-            raise UsageError(f"`min_random_{name}` {low:g} and `max_random_{name}` {high:g}: the first must be above 0 "
-                             "and not above the second")
+            raise UsageError(f"`min_random_{name}` {low:g} and `max_random_{name}` {high:g}: the first must "
+                             "be above 0 and not above the second")
     if config.max_random_area > 1:
         raise UsageError(f"`max_random_area` {config.max_random_area:g}: must be at most 1, the whole image")
     sides = (config.min_crop_size, config.max_crop_size)
     if sides != (-1, -1) and not 0 < sides[0] <= sides[1]:
-        raise UsageError(f"`min_crop_size` {sides[0]} and `max_crop_size` {sides[1]}: give both, above 0, the first "
-                         "not above the second")
+        raise UsageError(f"`min_crop_size` {sides[0]} and `max_crop_size` {sides[1]}: give both, above 0, "
+                         "the first not above the second")
     if config.fill_value > 255:
         raise UsageError(f"`fill_value` {config.fill_value}: must be at most 255")
-    needs_color = (config.saturation, config.max_random_h, config.max_random_s, config.max_random_l, config.pca_noise)
-    if num_channels != 3 and any(needs_color):
+    # brightness and contrast mean something for any number of channels
+    color_only = (config.saturation, config.max_random_h, config.max_random_s, config.max_random_l,
+                  config.pca_noise)
+    if num_channels != 3 and any(color_only):
         plural = "s" if num_channels > 1 else ""
         raise UsageError(f"`image_shape` has {num_channels} channel{plural}: `saturation`, `max_random_h`, "
                          "`max_random_s`, `max_random_l` and `pca_noise` are for 3")
@@ -260,7 +278,7 @@ def _between(uniform: np.ndarray, low: float, high: float) -> np.ndarray:
 
 
 def _enlarged_to_hold(sizes: np.ndarray, crop: Size) -> np.ndarray:
-    """Return (n, 2) sizes that hold the crop: first the height is brought up, then the width, in proportion."""
+    """Return (n, 2) sizes that hold the crop: the height is brought up, in proportion, then the width."""
     if (sizes >= crop).all():
         return sizes
     height, width = sizes[:, 0].copy(), sizes[:, 1].copy()

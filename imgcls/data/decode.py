@@ -51,8 +51,8 @@ class Decoder:
         """`pad` is the border that specs count with.
 
         With `reduce_resized` images that are resized as a whole may be decoded smaller as well as those that
-        are cut; without it the resized pixels are MXNet's own, even where its plain bilinear takes every tenth
-        pixel and passes over the rest. With `exact` no image is decoded smaller.
+        are cut; without it the resized pixels are MXNet's own, even where its plain bilinear takes every
+        tenth pixel and passes over the rest. With `exact` no image is decoded smaller.
         """
         self.num_channels = shape[0]
         self.crop = (shape[1], shape[2])
@@ -69,7 +69,7 @@ class Decoder:
 
     def __call__(self, row: np.ndarray, data: Bytes | np.ndarray, info: ImageInfo, spec: CropSpec | None,
                  draw_spec: Callable[[Size], CropSpec]) -> CropSpec:
-        """Fill `row`, uint8 (H, W, C) in C order, RGB, from encoded bytes or uint8 pixels (h, w, c) or (h, w).
+        """Fill `row`, uint8 (H, W, C) in C order and RGB, from encoded bytes or uint8 pixels (h, w[, c]).
 
         `spec` was drawn for the size in `info`; where that is not known, or not true, `draw_spec` is asked
         with the size. Returns the spec that was carried out. Raises BadImageError.
@@ -111,11 +111,13 @@ class Decoder:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), self._flags)
         if image is None:
             name = format_name(data)
-            raise BadImageError(f"is {name} that is damaged, or that OpenCV cannot read" if name else "is no image")
+            if not name:
+                raise BadImageError("is no image")
+            raise BadImageError(f"is {name} that is damaged, or that OpenCV cannot read")
         return Decoded(self._checked(image), image.shape[:2])
 
     def _decode_part(self, data: Bytes, info: ImageInfo, spec: CropSpec) -> Decoded | None:
-        """Return the part of a JPEG that the crop needs, None where the decoder does not give what was expected."""
+        """Return the part of a JPEG that the crop needs, None where the decoder gives another size."""
         reduction = self.reduction(info, spec)
         part = None
         if info.has_restarts and not spec.resize:
@@ -137,7 +139,8 @@ class Decoder:
         num_rows = spec.top + spec.height
         if spec.resize:
             zoom = info.height / spec.resize[0]
-            num_rows = int(num_rows * zoom + 2 * zoom) + 8  # and the neighbours that the last row is mixed with
+            # and the neighbours that the last row is mixed with
+            num_rows = int(num_rows * zoom + 2 * zoom) + 8
         # two more where colour may be coded at half the height: the last row is made with what is below it
         num_rows += 2 * (info.block_height > 8)
         return min(-(-num_rows // info.block_height) * info.block_height, info.height)
@@ -149,6 +152,7 @@ class Decoder:
         if image.ndim != 3 or image.shape[2] != 4 or image.dtype not in (np.uint8, np.uint16):
             num_given = 1 if image.ndim == 2 else image.shape[2]
             raise BadImageError(f"has {num_given} channels of {image.dtype}, `image_shape` asks for 4")
+        # the upper byte, as OpenCV does it for three channels and one
         if image.dtype == np.uint16:
             image = (image >> 8).astype(np.uint8)
         return cv2.cvtColor(image, cv2.COLOR_BGRA2RGBA)
@@ -180,7 +184,8 @@ class Decoder:
         needed = None
         if not (spec.warp or spec.enlarge or self.pad):
             needed = (spec.top + spec.height, spec.left + spec.width)
-        image = pixels.resize_part(decoded.pixels, decoded.full, decoded.reduction, spec.resize, spec.method, needed)
+        image = pixels.resize_part(decoded.pixels, decoded.full, decoded.reduction, spec.resize, spec.method,
+                                   needed)
         return Decoded(image, spec.resize)
 
     def _window(self, decoded: Decoded, spec: CropSpec) -> np.ndarray:
@@ -200,11 +205,11 @@ class Decoder:
         top, left, height, width = spec.top, spec.left, spec.height, spec.width
         reduction, corner = decoded.reduction, decoded.corner
         if reduction > 1:
-            height, width = (max(n // reduction, least) for n, least in zip((height, width), self.crop, strict=True))
-            # a corner is a whole number of pixels here too, and must not change how the place is rounded
-            top, left = (min(round(at / reduction) - begin // reduction, most - side)
-                         for at, begin, most, side in zip((top, left), corner, image.shape, (height, width),
-                                                          strict=False))
+            # rounding must not make the window smaller than the crop, nor let it reach over the edge
+            height, width = max(height // reduction, self.crop[0]), max(width // reduction, self.crop[1])
+            # a corner is a multiple of the reduction: taking it off does not change how the place is rounded
+            top = min(round(top / reduction) - corner[0] // reduction, image.shape[0] - height)
+            left = min(round(left / reduction) - corner[1] // reduction, image.shape[1] - width)
         else:
             top, left = top - corner[0], left - corner[1]
         return image[top:top + height, left:left + width]
@@ -213,6 +218,7 @@ class Decoder:
               method: int) -> None:
         """Fill `into` with the part of the canvas whose upper left corner is (x, y)."""
         if corner != (0, 0):
+            # a matrix that gives the window at once: the rest of the canvas is never made
             matrix = matrix.copy()
             matrix[:, 2] -= corner
         if method == METHODS["antialias"]:
@@ -220,5 +226,5 @@ class Decoder:
         else:
             method = pixels.interpolation(method, image.shape[:2], into.shape[:2])
         method = cv2.INTER_LINEAR if method == cv2.INTER_AREA else method  # as OpenCV does itself
-        cv2.warpAffine(image, matrix, into.shape[1::-1], dst=into, flags=method, borderMode=cv2.BORDER_CONSTANT,
-                       borderValue=self.fill)
+        cv2.warpAffine(image, matrix, into.shape[1::-1], dst=into, flags=method,
+                       borderMode=cv2.BORDER_CONSTANT, borderValue=self.fill)

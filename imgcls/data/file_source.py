@@ -41,12 +41,13 @@ class FolderSource(_FileSource):
     """Images in class folders.
 
     Classes are numbered as im2rec numbers them, so that a folder and the records packed from it agree: every
-    folder that itself holds an image (.jpg, .jpeg or .png) is a class, in the order of a sorted walk; a folder
-    inside a class folder is a class of its own. With `class_names`, those of the training data, folders are
-    numbered by name.
+    folder that itself holds an image (.jpg, .jpeg or .png) is a class, in the order of a sorted walk; a
+    folder inside a class folder is a class of its own. With `class_names`, those of the training data,
+    folders are numbered by name.
     """
 
     def __init__(self, root: Path, *, class_names: Sequence[str] = ()) -> None:
+        # the walk of im2rec --list --recursive, so that both number the classes alike
         walked = lists.walk(str(root), recursive=True)
         if not walked.entries:
             raise UsageError(f"{root}: holds no .jpg, .jpeg or .png, and neither do its folders")
@@ -77,11 +78,13 @@ class ListSource(_FileSource):
         self.problems = list(listed.problems)
         usable = []
         for entry in listed.entries:
+            # lists for regression have fractions for labels; nothing is trained on half a class
             if entry.labels[0] == np.floor(entry.labels[0]):
                 usable.append(entry)
             else:
                 self.problems.append(DataError(path, f"image {entry.id} ({entry.path}) has the label "
                                                      f"{entry.labels[0]:g}, which is no class number"))
+        # lines that are no entry at all are among the problems of the list itself
         check_bad_samples(self.problems, len(usable) + len(self.problems), self.description, on_bad)
         self.class_names = lists.class_names(path)
         self._paths = [entry.path for entry in usable]

@@ -18,7 +18,7 @@ _JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 JPEG_END, _PNG_END = b"\xff\xd9", b"IEND"
 _FORMATS = {_JPEG: "a JPEG", _PNG: "a PNG", b"GIF8": "a GIF", b"BM": "a BMP", b"RIFF": "a WebP"}
 
-# JPEG markers (ITU-T T.81, table B.1): SOF0-SOF15 are frames but for three, of which SOF0 and SOF1 are sequential
+# JPEG markers (ITU-T T.81, table B.1): SOF0 to SOF15 are frames but for three; SOF0 and SOF1 are sequential
 _FRAMES, _NOT_FRAMES, _LAST_SEQUENTIAL = range(0xC0, 0xD0), (0xC4, 0xC8, 0xCC), 0xC1
 _RESTART_INTERVAL, _SCAN, _EXIF = 0xDD, 0xDA, 0xE1
 # TIFF's tag for the orientation, and how many entries of the block are looked at
@@ -26,7 +26,7 @@ _ORIENTATION_TAG, _MAX_ENTRIES = 0x112, 100
 
 
 class BadImageError(ValueError):
-    """Bytes that are no image that can be used; the text says why, in words that follow the name of the sample."""
+    """Bytes that are no usable image; the text says why, in words that follow the name of the sample."""
 
 
 class ImageInfo(NamedTuple):
@@ -59,7 +59,8 @@ def inspect(data: Bytes) -> ImageInfo:
     else:
         return ImageInfo()
     if info.height * info.width > MAX_PIXELS:
-        raise BadImageError(f"is {info.width} x {info.height} pixels, more than the {MAX_PIXELS:,} that are decoded")
+        raise BadImageError(f"is {info.width} x {info.height} pixels, "
+                            f"more than the {MAX_PIXELS:,} that are decoded")
     return info
 
 
@@ -90,7 +91,7 @@ def _check_end(data: Bytes, end: bytes, reason: str) -> None:
 
 
 def _inspect_jpeg(data: Bytes) -> ImageInfo:
-    """Walk the segments up to the first scan; where anything is unusual, leave it to the decoder (no size)."""
+    """Walk the segments up to the first scan; for what is unusual return no size: the decoder will tell."""
     at = 2
     height = width = num_components = height_offset = block_height = 0
     is_turned = has_restarts = False
@@ -104,6 +105,7 @@ def _inspect_jpeg(data: Bytes) -> ImageInfo:
             height = data[at + 5] << 8 | data[at + 6]
             width = data[at + 7] << 8 | data[at + 8]
             num_components = data[at + 9]
+            # A progressive JPEG is coded in several passes over all of it: it has no upper rows to take.
             if marker <= _LAST_SEQUENTIAL and at + 10 + 3 * num_components < len(data):
                 height_offset = at + 5
                 block_height = 8 * max(data[at + 11 + 3 * i] & 15 for i in range(num_components))
@@ -119,8 +121,9 @@ def _inspect_jpeg(data: Bytes) -> ImageInfo:
                 return ImageInfo()
             # all components in one scan, from top to bottom as they are shown
             is_plain = data[at + 4] == num_components and block_height > 0 and not is_turned
-            return ImageInfo(height, width, height_offset if is_plain and not has_restarts else 0, block_height,
-                             True, is_plain and has_restarts)
+            # one with restart markers is left to `seekable.py`, which cuts it on all four sides
+            return ImageInfo(height, width, height_offset if is_plain and not has_restarts else 0,
+                             block_height, True, is_plain and has_restarts)
         elif marker < 0xC0 or 0xD0 <= marker <= 0xD9 or length < 2:
             return ImageInfo()
         at += 2 + length

@@ -1,6 +1,7 @@
-"""Normalisation on the device: uint8 pixels -> float32 (x - mean) / std, the mean a number, a colour or an image.
+"""Normalisation on the device: uint8 pixels -> float32 (x - mean) / std.
 
-Called by the loaders with each batch. Mean images are MXNet's (one array in a `.params` container) or Caffe's.
+The mean is a number, a colour or an image: one of MXNet's (one array in a `.params` container) or of Caffe's.
+Called by the loaders with each batch.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ class Normalizer:
                  shape: Sequence[int] | None = None) -> None:
         mean = per_channel(config.rgb_mean, num_channels, "`rgb_mean`")
         std = per_channel(config.rgb_std, num_channels, "`rgb_std`")
+        # refused here: it would turn every pixel into infinity, and the loss into NaN many steps later
         if min(std) <= 0:
             raise UsageError(f"`rgb_std` {','.join(map(str, config.rgb_std))}: must be above 0")
         self._mean = torch.tensor(mean, device=device) if any(mean) else None
@@ -33,18 +35,19 @@ class Normalizer:
         if config.mean_image and shape is not None:
             image = torch.from_numpy(read_mean_image(config.mean_image, shape)).permute(1, 2, 0).to(device)
             self._mean_images = torch.stack([image, image.flip(1)])  # as it is, and mirrored
+        # the reciprocal once: multiplying a batch is faster than dividing it
         self._scale = torch.tensor([1 / s for s in std], device=device)
         if len(set(std)) == 1:
             self._scale = self._scale[0]  # one factor: a plain multiplication, and 1 is none at all
         self._is_scaled = any(s != 1 for s in std)
 
     def __call__(self, images: Tensor, mirrored: np.ndarray | None = None) -> Tensor:
-        """Return normalised images; of those that are `mirrored`, bool (n,), the mean image is mirrored as well."""
+        """Return normalised images; where `mirrored`, bool (n,), the mean image is mirrored as well."""
         if self._is_scaled and self._scale.ndim == 0 and self._mean is None and self._mean_images is None:
             # uint8 times a float32 number: one pass over memory, where MNIST's x / 255 spends its time
             return (images * self._scale).permute(0, 3, 1, 2)
         pixels = images.float()
-        # Row by row, as torch is several times slower at broadcasting over three values than over a row of them.
+        # Row by row: torch is several times slower at broadcasting over three values than over a row of them.
         rows = pixels.flatten(2)
         width = pixels.shape[2]
         if self._mean_images is not None:
@@ -83,5 +86,5 @@ def per_channel(values: Sequence[float], num_channels: int, setting: str) -> lis
         return list(values) * num_channels
     if num_channels == 1:
         return [sum(values) / len(values)]
-    raise UsageError(f"{setting} {','.join(f'{v:g}' for v in values)}: needs 1 or {num_channels} values, one per "
-                     "channel")
+    raise UsageError(f"{setting} {','.join(f'{v:g}' for v in values)}: needs 1 or {num_channels} values, "
+                     "one per channel")

@@ -10,7 +10,8 @@ import os
 
 from imgcls.data.image_header import MAX_PIXELS
 
-# OpenCV's own bound, for formats whose header `image_header` does not read; OpenCV reads it when it is loaded.
+# OpenCV's own bound, for formats whose header `image_header` does not read. OpenCV asks for it when it is
+# loaded, so this stands above the import.
 os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MAX_PIXELS))
 
 import cv2

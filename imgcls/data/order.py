@@ -45,7 +45,7 @@ class Shard:
         return indices[self.index::self.count] if self.is_independent else indices
 
     def bounds(self, size: int) -> tuple[int, int]:
-        """Return the first and the end of this part of a batch of `size`; the parts in their order are the batch."""
+        """Return first and end of this part of a batch of `size`; the parts in their order are the batch."""
         if self.is_independent:
             return 0, size
         # Rounding down at both ends gives parts that differ by one at most, and the cut is the same for
@@ -166,7 +166,7 @@ def step_seed(seed: int, update: int) -> int:
     return int(_hash(_key(seed, update, -1), np.zeros(1, np.uint64))[0] >> np.uint64(1))
 
 
-# The same few keys are asked for with every job of 16 images; mixing one takes longer than hashing a job's indices.
+# The same few keys are asked for with every job of 16 images, and mixing one takes longer than the hashes.
 @lru_cache(maxsize=1024)
 def _key(seed: int, epoch: int, stream: int) -> np.uint64:
     """Return one number for (seed, epoch, stream), mixed so well that neighbours have nothing in common."""

@@ -18,7 +18,7 @@ _MAX_HUE = 180
 
 
 def resize(image: np.ndarray, size: Size, method: int, *, into: np.ndarray | None = None) -> np.ndarray:
-    """Return uint8 (h, w) or (h, w, c) resized to `size`; fills `into` where it is given and has that size."""
+    """Return uint8 (h, w) or (h, w, c) resized to `size`; fill `into` where it is given and has that size."""
     check_size(size)
     if method == _ANTIALIAS:
         return _antialiased(image, size, None, into)
@@ -27,10 +27,10 @@ def resize(image: np.ndarray, size: Size, method: int, *, into: np.ndarray | Non
 
 def resize_part(image: np.ndarray, full: Size, reduction: int, target: Size, method: int,
                 needed: Size | None) -> np.ndarray:
-    """Resize as if `image` were the full image, whose lower rows may be missing and which may be decoded smaller.
+    """Resize as if `image` were the full image; its lower rows may be missing, and it may be decoded smaller.
 
-    `full` is the full image's size, `reduction` (1, 2, 4, 8) how many times smaller `image` is. What is right
-    of and below the upper left part `needed` may be left out of the result.
+    `full` is the full image's size, `reduction` (1, 2, 4, 8) how many times smaller `image` is. What is
+    right of and below the upper left part `needed` may be left out of the result.
     """
     check_size(target)
     height, width = image.shape[:2]
@@ -54,16 +54,20 @@ def resize_part(image: np.ndarray, full: Size, reduction: int, target: Size, met
 
 
 def interpolation(method: int, before: Size, after: Size) -> int:
-    """Return OpenCV's number; auto is cubic where both sides grow, area where both shrink, otherwise bilinear."""
+    """Return OpenCV's number of a method; auto depends on the sizes before and after."""
     if method != _AUTO:
         return method
+    # MXNet's rule: cubic where both sides grow, area where both shrink, otherwise bilinear
     if after[0] > before[0] and after[1] > before[1]:
         return cv2.INTER_CUBIC
     return cv2.INTER_AREA if after[0] < before[0] and after[1] < before[1] else cv2.INTER_LINEAR
 
 
 def recolor(image: np.ndarray, color: Color) -> None:
-    """Change the colour of uint8 (H, W, C) RGB in place, as MXNet does, step by step with the rounding of bytes."""
+    """Change the colour of uint8 (H, W, C) RGB in place.
+
+    As MXNet does, step by step with the rounding to bytes: at once, in floats, would give other pixels.
+    """
     for step in color.order:
         if color.factors[step] != 1:
             _jitter(image, step, color.factors[step])
@@ -97,7 +101,7 @@ def _jitter(image: np.ndarray, step: int, factor: float) -> None:
 
 
 def to_channels(image: np.ndarray, num_channels: int) -> np.ndarray:
-    """Return pixels (h, w) or (h, w, c) as uint8 of `num_channels`: grey is repeated, colour becomes its luma."""
+    """Return uint8 pixels (h, w[, c]) with `num_channels`: grey is repeated, colour becomes its luma."""
     num_given = 1 if image.ndim == 2 else image.shape[2]
     if image.dtype != np.uint8:
         raise BadImageError(f"has pixels of {image.dtype}: only border, crop and mirror are for these")

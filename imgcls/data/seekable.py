@@ -18,7 +18,7 @@ import numpy as np
 
 from imgcls.data.image_header import Bytes
 
-#: of a larger part than this, in tiles, cutting costs more than decoding the rest (measured: 0.85 to 1 differ little)
+#: of a larger part than this, in tiles, cutting costs more than decoding the rest (0.85 to 1 differ little)
 MAX_PART = 0.9
 #: where colour is coded at half the size, a pixel is made with colour from as far as this
 _REACH = 2
@@ -56,11 +56,11 @@ class _Layout(NamedTuple):
 
 
 def cut(data: Bytes, top: int, left: int, height: int, width: int, *, reduction: int = 1) -> Cut | None:
-    """Return the smallest part of a JPEG that holds the window, None where there is none or nearly all is needed.
+    """Return the smallest part of a JPEG that holds the window, None where nearly all of it is needed.
 
     It decodes to the same pixels there as the whole image, also at 2, 4 or 8 times (`reduction`) less than
-    full size. The window is in pixels as they are stored, before they are turned as EXIF says. A JPEG without
-    fitting restart markers, or one that is damaged, has no such part.
+    full size. The window is in pixels as they are stored, before they are turned as EXIF says. Also None
+    where the JPEG has no fitting restart markers, or is damaged.
     """
     layout = _layout(data)
     if layout is None:
@@ -81,10 +81,12 @@ def cut(data: Bytes, top: int, left: int, height: int, width: int, *, reduction:
     top, left = first_row * layout.tile_height, first_column * layout.tile_width
     height = min(end_row * layout.tile_height, layout.height) - top
     width = min(end_column * layout.tile_width, layout.width) - left
-    return Cut(_join(data, layout, borders[tiles], borders[tiles + 1], (height, width)), top, left, height, width)
+    part = _join(data, layout, borders[tiles], borders[tiles + 1], (height, width))
+    return Cut(part, top, left, height, width)
 
 
-def _join(data: Bytes, layout: _Layout, begins: np.ndarray, ends: np.ndarray, size: tuple[int, int]) -> bytearray:
+def _join(data: Bytes, layout: _Layout, begins: np.ndarray, ends: np.ndarray,
+          size: tuple[int, int]) -> bytearray:
     """Return a JPEG of `size` from the tiles between `begins` and `ends`, both int64 (rows, columns)."""
     head = bytearray(data[:layout.scan_offset])
     head[layout.size_offset:layout.size_offset + 4] = size[0].to_bytes(2, "big") + size[1].to_bytes(2, "big")
@@ -117,7 +119,7 @@ def _borders(data: Bytes, layout: _Layout) -> np.ndarray | None:
 
 
 def _layout(data: Bytes) -> _Layout | None:
-    """Return the layout that the header tells; None where its intervals are no tiles, or anything is unusual."""
+    """Return the layout that the header tells; None where its intervals are no tiles, or for the unusual."""
     at, size_offset, interval = 2, 0, 0
     while at + 10 < len(data) and data[at] == 0xFF:
         marker, length = data[at + 1], data[at + 2] << 8 | data[at + 3]
@@ -141,7 +143,8 @@ def _layout(data: Bytes) -> _Layout | None:
 
 def _tiles(data: Bytes, scan_offset: int, size_offset: int, interval: int) -> _Layout | None:
     """Return the layout where there is a restart marker every `interval` units."""
-    height, width = data[size_offset] << 8 | data[size_offset + 1], data[size_offset + 2] << 8 | data[size_offset + 3]
+    height = data[size_offset] << 8 | data[size_offset + 1]
+    width = data[size_offset + 2] << 8 | data[size_offset + 3]
     # sampling factors of each component: width in the upper four bits, height in the lower
     factors = [data[size_offset + 6 + 3 * i] for i in range(data[size_offset + 4])]
     # a single component is coded block by block, whatever its factors say

@@ -55,12 +55,13 @@ class Source(Protocol):
         ...
 
 
+# Checked with isinstance: a source says by its methods that it wants to be asked for the order.
 @runtime_checkable
 class Ordered(Protocol):
     """A Source that is read well in some orders only."""
 
     def order(self, seed: int, epoch: int) -> np.ndarray:
-        """Return int64 (N,): all samples in the random order of an epoch, a pure function of (seed, epoch)."""
+        """Return int64 (N,): all samples in the random order of an epoch, by (seed, epoch) alone."""
         ...
 
     def prefetch(self, indices: np.ndarray) -> None:
@@ -73,8 +74,10 @@ class ArraySource:
     """Samples that are already in memory: `images` uint8 or float32 (N, ...), usually (N, C, H, W)."""
 
     images: np.ndarray
+    #: int64 (N,)
     labels: np.ndarray
     class_names: Sequence[str] = ()
+    #: for messages: where the arrays came from
     description: str = "arrays"
 
     def __post_init__(self) -> None:
@@ -86,6 +89,7 @@ class ArraySource:
 
     def read(self, index: int) -> np.ndarray:
         """Return the pixels of sample `index`, (H, W, C) where they are (C, H, W) in the array."""
+        # a view: loaders copy what they cut
         image = self.images[index]
         return image.transpose(1, 2, 0) if image.ndim == 3 else image
 
@@ -100,6 +104,7 @@ class Splits:
 
     train: Source
     val: Source | None = None
+    #: said once at the start of a run, with settings between backquotes
     notes: Sequence[str] = field(default_factory=tuple)
 
 
@@ -109,13 +114,15 @@ def open_source(path: str, flag: str, *, index: str = "", root: str = "", on_bad
 
     Record files (one, `a;b`, a pattern, a folder of them), a folder of class folders, or a `.lst` with paths
     from `root` (its own folder if empty). `class_names` are those of the training data: where this source has
-    names as well they must agree. Nothing there is a UsageError; a file of another kind, or one that is damaged
-    beyond use, a DataError. `cache_gb` is how much of remote files may be copied.
+    names as well they must agree. `cache_gb` is how much of remote files may be copied. Nothing there is a
+    UsageError; a file of another kind, or one that is damaged beyond use, a DataError.
     """
+    # which kind it is shows in the first path; the others of `a;b` must be of the same
     first_path = to_path(path.partition(";")[0], flag)
     source: RecordSource | FolderSource | ListSource
     if first_path.suffix == ".lst" and ";" not in path:
-        source = ListSource(first_path, to_path(root, "`data_root`") if root else first_path.parent, on_bad=on_bad)
+        folder = to_path(root, "`data_root`") if root else first_path.parent
+        source = ListSource(first_path, folder, on_bad=on_bad)
     elif ";" not in path and first_path.is_dir() and not any(first_path.glob("*.rec")):
         source = _open_folder(first_path, path, flag, class_names)
     else:
@@ -129,9 +136,11 @@ def open_source(path: str, flag: str, *, index: str = "", root: str = "", on_bad
 
 
 def open_splits(config: DataConfig, train: str, val: str) -> Splits:
-    """Return sources for the paths `train` and, unless it is empty, `val`, which has to agree about the classes."""
-    source = open_source(train, "`data_train`" if config.data_train else "`data_dir`", index=config.data_train_idx,
-                         root=config.data_root, on_bad=config.on_bad, cache_gb=config.cache_gb)
+    """Return sources for the paths `train` and, unless it is empty, `val`; their classes must agree."""
+    # errors name the setting that the path came from
+    source = open_source(train, "`data_train`" if config.data_train else "`data_dir`",
+                         index=config.data_train_idx, root=config.data_root, on_bad=config.on_bad,
+                         cache_gb=config.cache_gb)
     # Both must stay in the cache side by side, or each epoch would fetch them again.
     left_gb = max(config.cache_gb - getattr(source, "copied_bytes", 0) / 1e9, 0.0)
     val_source = open_val(dataclasses.replace(config, cache_gb=left_gb), val, source.class_names)
@@ -143,11 +152,12 @@ def open_val(config: DataConfig, val: str, class_names: Sequence[str] = ()) -> S
     if not val:
         return None
     return open_source(val, "`data_val`" if config.data_val else "`data_dir`", index=config.data_val_idx,
-                       root=config.data_root, on_bad=config.on_bad, class_names=class_names, cache_gb=config.cache_gb)
+                       root=config.data_root, on_bad=config.on_bad, class_names=class_names,
+                       cache_gb=config.cache_gb)
 
 
 def notes(source: Source | None) -> list[str]:
-    """Return what to tell about a source: which samples were left out, and how it is read where that is unusual."""
+    """Return what to tell about a source: that samples were left out, and an unusual way of reading."""
     if source is None:
         return []
     lines: list[str] = [source.note] if isinstance(source, ChunkedSource) else []
@@ -162,30 +172,35 @@ def notes(source: Source | None) -> list[str]:
 
 def num_classes(train: Source, val: Source | None = None) -> int | None:
     """Return the number of classes that the data itself tells, None where nobody recorded their names."""
+    # the larger one: validation data may name a class that no training image has
     return max((len(source.class_names) for source in (train, val) if source is not None), default=0) or None
 
 
 def _open_folder(folder: AnyPath, path: str, flag: str, class_names: Sequence[str]) -> FolderSource:
     """Return the source of a folder without record files; UsageError where it is none of class folders."""
     if not any(entry.is_dir() for entry in folder.iterdir()):
-        raise UsageError(f"{flag} {path}: the folder holds neither .rec files nor a folder of images per class")
+        raise UsageError(f"{flag} {path}: the folder holds neither .rec files nor "
+                         "a folder of images per class")
+    # read as two classes, train and val would be learned to tell apart
     if (folder / "train").is_dir() and (folder / "val").is_dir():
         raise UsageError(f"{flag} {path}: the folder holds train and val: give it to `data_dir`")
     if isinstance(folder, RemotePath):
-        raise UsageError(f"{flag} {path}: a remote folder of single images is not read; pack it with imgcls-im2rec "
-                         "into a .rec, or list it in a .lst")
+        # one request for each image: the network would wait for the store, not the store for the network
+        raise UsageError(f"{flag} {path}: a remote folder of single images is not read; pack it with "
+                         "imgcls-im2rec into a .rec, or list it in a .lst")
     return FolderSource(folder, class_names=class_names)
 
 
 def _open_records(files: Sequence[AnyPath], index: str, on_bad: str, cache_gb: float | None) -> RecordSource:
-    """Return a source of these record files, by chunks where they are remote and more than the cache may hold."""
+    """Return a source of record files, by chunks where they are remote and more than the cache may hold."""
+    # all or none: some files from copies and others in chunks would be two orders in one epoch
     limit_gb = default_gb() if cache_gb is None else cache_gb
     remote = [file for file in files if isinstance(file, RemotePath)]
     if sum(file.stat().size for file in remote) <= limit_gb * 1e9:
         return RecordSource(files, index=index, on_bad=on_bad, cache_gb=cache_gb)
     if len(remote) < len(files):
-        raise UsageError(f"{remote[0]}: is larger than `cache_gb` {limit_gb:g} allows to copy, and local and remote "
-                         "files are not read together then; raise it, or name remote files only")
+        raise UsageError(f"{remote[0]}: is larger than `cache_gb` {limit_gb:g} allows to copy, and local and "
+                         "remote files are not read together then; raise it, or name remote files only")
     return ChunkedSource(remote, on_bad=on_bad, cache_gb=limit_gb)
 
 
@@ -194,6 +209,7 @@ def _check_class_names(names: Sequence[str], train_names: Sequence[str], descrip
     # fewer are allowed: a validation set may lack the last classes
     for label, (name, train_name) in enumerate(zip(names, train_names, strict=False)):
         if name != train_name:
-            raise UsageError(f"{description}: class {label} is {name!r} here and {train_name!r} in the training data")
+            raise UsageError(f"{description}: class {label} is {name!r} here and {train_name!r} in the "
+                             "training data")
     if len(names) > len(train_names):
         raise UsageError(f"{description}: has {len(names)} classes, the training data {len(train_names)}")

@@ -1,6 +1,7 @@
-"""CIFAR-10: 50,000 + 10,000 colour photographs, 32 x 32, of which the networks are given crops of 28 x 28
-(Krizhevsky 2009; MXNet train_cifar10.py). From the binary or the Python files, archived or not, or from the record
-files that MXNet's script downloaded.
+"""CIFAR-10: 50,000 + 10,000 colour photographs, 32 x 32, of which networks are given crops of 28 x 28.
+
+Krizhevsky 2009; MXNet train_cifar10.py. Read from the binary or the Python files, archived or not, or from
+the record files that MXNet's script downloaded.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from imgcls.errors import DataError
 from imgcls.formats import cifar
 from imgcls.storage import download, folders
 
-#: MXNet train_cifar10.py 0.9.1 to 1.9.1; its depth of 110 is what `resnet` takes for small images anyway, and wrong
-#: for other networks. Crop and mirror are on, as up to 1.2: later versions had them off,
-#: and networks learned the training pictures by heart.
+#: MXNet train_cifar10.py 0.9.1 to 1.9.1; its depth of 110 is what `resnet` takes for small images anyway, and
+#: wrong for other networks. Crop and mirror are on, as up to 1.2: later versions had them off, and networks
+#: learned the training pictures by heart.
 DEFAULTS: dict[str, object] = {
     "network": "resnet", "num_classes": 10, "image_shape": (3, 28, 28),
     "batch_size": 128, "num_epochs": 300, "disp_batches": 20,
@@ -27,10 +28,13 @@ DEFAULTS: dict[str, object] = {
     "rgb_mean": (123.68, 116.779, 103.939), "rgb_std": (1.0,),
 }
 
+#: what to put into the folder, for messages
 FILES = "cifar-10-binary.tar.gz or cifar-10-python.tar.gz (or what they hold)"
 
+#: in the order of the labels (batches.meta.txt)
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
+# the binary version: no pickles to be read; its hash is checked before it is unpacked
 _URLS = ("https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",)
 _SHA256 = "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"
 _BYTES = 170_052_171
@@ -40,9 +44,11 @@ _RECORD_FILES = (("train.rec", "test.rec"), ("cifar10_train.rec", "cifar10_val.r
 
 
 def load(config: DataConfig) -> Splits:
-    """Images uint8 (N, 3, 32, 32) RGB, or encoded ones from record files, labels int64. Record files are what
-    --data-train and --data-val name or --data-dir holds; otherwise looks in --data-dir for the data set's own files and
-    downloads what is not there."""
+    """Return images uint8 (N, 3, 32, 32) RGB, or encoded ones from record files, and labels int64.
+
+    Record files are what `data_train` and `data_val` name or `data_dir` holds. Otherwise the data set's own
+    files are looked for in `data_dir`, and downloaded there where they are missing.
+    """
     train, val = _records(config)
     if train:
         splits = sources.open_splits(config, train, val)
@@ -63,13 +69,14 @@ def load(config: DataConfig) -> Splits:
 
 
 def load_val(config: DataConfig, class_names: Sequence[str] = ()) -> Source | None:
-    """The test images alone; `class_names` are those they have to agree with."""
+    """Return the test images alone."""
+    # `class_names` are those of the model. The classes of CIFAR-10 are fixed, so there is nothing to compare.
     _, val = _records(config)
     return _named(sources.open_source(val, "`data_val`", on_bad=config.on_bad)) if val else load(config).val
 
 
 def _records(config: DataConfig) -> tuple[str, str]:
-    """Paths of the record files for training and testing, both empty where there are none."""
+    """Return paths of the record files for training and testing, both empty where there are none."""
     if config.data_train or config.data_val:
         return config.data_train, config.data_val
     if config.data_dir:
@@ -81,7 +88,8 @@ def _records(config: DataConfig) -> tuple[str, str]:
 
 
 def _named(source: Source) -> Source:
-    """MXNet's record files have no class names, but the order of the classes is that of the data set."""
+    """Give record files without class names those of the data set, whose order they have."""
+    # MXNet's files come without. A label above 9 means that somebody packed something else under the name.
     if isinstance(source, RecordSource) and not source.class_names and source.labels.max() < len(CLASSES):
         source.class_names = CLASSES
     return source

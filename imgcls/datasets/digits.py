@@ -28,6 +28,7 @@ DEFAULTS: dict[str, object] = {
     "rgb_mean": (0.0,), "rgb_std": (255.0,),
 }
 
+#: none: nothing is read, and nothing can be missing
 FILES = ""
 
 _SIZE = 28
@@ -39,7 +40,7 @@ Draw = Callable[[float, float], np.ndarray]
 
 
 def load(config: DataConfig) -> Splits:
-    """Images uint8 (N, 1, 28, 28), labels int64; always the same ones, whatever the seed of the run."""
+    """Return images uint8 (N, 1, 28, 28), labels int64; the same ones whatever the seed of the run."""
     names = [str(digit) for digit in range(10)]
     notes = [f"`data_dir` {config.data_dir} is not used: the digits are drawn"] if config.data_dir else []
     return Splits(ArraySource(*draw(6000, seed=1), names, "digits (train)"),
@@ -47,7 +48,7 @@ def load(config: DataConfig) -> Splits:
 
 
 def draw(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """`count` digits, as many of each, in random order: images uint8 (count, 1, 28, 28) and labels int64."""
+    """Return `count` digits, as many of each, in random order: uint8 (count, 1, 28, 28), labels int64."""
     random = np.random.RandomState(seed)
     labels = np.argsort(random.random_sample(count), kind="stable") % 10
     ways = random.random_sample(count)
@@ -63,17 +64,20 @@ def draw(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _draw_alike(strokes: Sequence[Stroke], count: int, random: np.random.RandomState) -> np.ndarray:
-    """`count` digits that are all written in the same way: uint8 (pixels, count)."""
+    """Return `count` digits that are all written in the same way: uint8 (pixels, count)."""
 
     def between(lowest: float, highest: float) -> np.ndarray:
         return (lowest + (highest - lowest) * random.random_sample(count)).astype(np.float32)
 
     paths = _bend(strokes, between)
-    radius, softness = between(0.7, 1.9), between(1.0, 2.2)
+    # The order of the draws is part of the data set: another one gives other digits.
+    radius = between(0.7, 1.9)
+    softness = between(1.0, 2.2)
     pixels = np.sqrt(_squared_distance(paths, count))
     # 1 on the stroke, 0 beside it, a ramp of `softness` pixels between
     pixels = np.clip((radius + softness / 2 - pixels) / softness, 0, 1)
-    pixels *= between(140, 255)
+    pixels *= between(140, 255)  # how dark the pen is
+    # the noise of the sheet, from raw bytes: cheaper than as many drawn floats
     noise = np.frombuffer(random.bytes(pixels.size), np.uint8).reshape(pixels.shape)
     strength = between(0, 0.35)
     pixels += noise * strength - strength * 64
@@ -81,7 +85,7 @@ def _draw_alike(strokes: Sequence[Stroke], count: int, random: np.random.RandomS
 
 
 def _bend(strokes: Sequence[Stroke], between: Draw) -> list[list[np.ndarray]]:
-    """The strokes of each digit in pixels: a path is a list of points float32 (2, digits), x and y."""
+    """Return the strokes of each digit in pixels; a path is a list of points float32 (2, digits), x and y."""
     height = between(1.3, 2.1)
     width = height * between(0.65, 1.15)
     slant, turn = between(-0.35, 0.35), between(-0.2, 0.2)
@@ -101,7 +105,8 @@ def _bend(strokes: Sequence[Stroke], between: Draw) -> list[list[np.ndarray]]:
 
 
 def _smooth(points: list[np.ndarray]) -> list[np.ndarray]:
-    """The points with the middle of a Catmull-Rom spline between each two."""
+    """Return the points with the middle of a Catmull-Rom spline between each two."""
+    # Halfway between two points the spline is (9 (p1 + p2) - (p0 + p3)) / 16; float32 has sixteenths.
     around = [points[0], *points, points[-1]]
     path = [points[0]]
     for before, start, end, after in zip(around, around[1:], around[2:], around[3:], strict=False):
@@ -110,16 +115,18 @@ def _smooth(points: list[np.ndarray]) -> list[np.ndarray]:
 
 
 def _squared_distance(paths: list[list[np.ndarray]], count: int) -> np.ndarray:
-    """From every pixel to the nearest stroke, squared: float32 (rows, columns, count).
+    """Return the squared distance of every pixel to the nearest stroke: float32 (rows, columns, count).
 
     The digits stand in the last axis, so that all operations run over long rows of memory.
     """
     grid = np.arange(_SIZE, dtype=np.float32)[:, None]
     nearest = np.full((_SIZE, _SIZE, count), np.inf, np.float32)
-    along, across, inside = np.empty_like(nearest), np.empty_like(nearest), np.empty_like(nearest)
+    # scratch memory for all segments: allocating it anew takes longer than the arithmetic
+    along, across, inside = (np.empty_like(nearest) for _ in range(3))
     for path in paths:
         for start, end in itertools.pairwise(path):
             dx, dy = end - start
+            # two points of a stroke may tremble into one place: never a division by 0
             length = np.sqrt(dx * dx + dy * dy) + np.float32(1e-3)
             dx, dy = dx / length, dy / length
             x, y = grid - start[0], grid - start[1]

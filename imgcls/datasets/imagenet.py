@@ -1,5 +1,7 @@
-"""Photographs of many classes, ImageNet (Russakovsky et al. 2014) or any other: record files, class folders or lists
-(MXNet train_imagenet.py). With `--data-train` and no `--dataset` this is the data set.
+"""Photographs of many classes, ImageNet (Russakovsky et al. 2014) or any other.
+
+Record files, class folders or lists (MXNet train_imagenet.py). With `data_train` and no `dataset` this is the
+data set.
 """
 
 from __future__ import annotations
@@ -15,8 +17,8 @@ from imgcls.data.sources import ArraySource, Source, Splits
 from imgcls.errors import UsageError
 from imgcls.storage.paths import to_path
 
-#: MXNet train_imagenet.py 0.9.1 to 1.9.1, and the crop and mirror that photographs are trained with: MXNet had
-#: stronger augmentation up to 1.2 and by oversight none from 1.3 on.
+#: MXNet train_imagenet.py 0.9.1 to 1.9.1, and the crop and mirror that photographs are trained with: MXNet
+#: had stronger augmentation up to 1.2 and by oversight none from 1.3 on.
 DEFAULTS: dict[str, object] = {
     "network": "resnet", "num_classes": 1000, "image_shape": (3, 224, 224),
     "batch_size": 128, "num_epochs": 80, "disp_batches": 20,
@@ -29,15 +31,17 @@ DEFAULTS: dict[str, object] = {
 #: what `--benchmark 1` counts an epoch by, where there is no data
 NUM_EXAMPLES = 1_281_167
 
-ADVICE = ("name the data with `data_train` X.rec `data_val` Y.rec (or folders with a folder of images per class), or "
-          "with `data_dir` a folder that holds train.rec and val.rec, or train and val")
+ADVICE = ("name the data with `data_train` X.rec `data_val` Y.rec (or folders with a folder of images per "
+          "class), or with `data_dir` a folder that holds train.rec and val.rec, or train and val")
 
 
 def load(config: DataConfig) -> Splits:
-    """Sources of encoded images, labels int64, for what --data-train and --data-val or --data-dir name."""
+    """Return sources of encoded images, labels int64, for `data_train` and `data_val`, or for `data_dir`."""
     if config.benchmark and not config.data_train and not config.data_dir:
         count = config.num_examples or NUM_EXAMPLES
-        return Splits(ArraySource(np.zeros((count, 0), np.uint8), np.zeros(count, np.int64), description="noise"))
+        # nothing but a number of samples: `benchmark` trains on noise
+        noise = ArraySource(np.zeros((count, 0), np.uint8), np.zeros(count, np.int64), description="noise")
+        return Splits(noise)
     train = config.data_train or _in_folder(config, "train", config.train_dataset)
     if not train:
         raise UsageError(f"`data_train` is missing: {ADVICE}")
@@ -45,24 +49,29 @@ def load(config: DataConfig) -> Splits:
     splits = sources.open_splits(config, train, val)
     if val or not config.data_dir:
         return splits
-    said = f"no validation: {config.data_dir} holds neither {config.val_dataset} nor val"
-    return dataclasses.replace(splits, notes=[*splits.notes, said])
+    # not an error, as in MXNet: a run without validation may be meant
+    note = f"no validation: {config.data_dir} holds neither {config.val_dataset} nor val"
+    return dataclasses.replace(splits, notes=[*splits.notes, note])
 
 
 def load_val(config: DataConfig, class_names: Sequence[str] = ()) -> Source | None:
-    """The validation data alone, None where none is named; `class_names` are those it has to agree with."""
-    return sources.open_val(config, config.data_val or _in_folder(config, "val", config.val_dataset), class_names)
+    """Return the validation data alone, None where none is named; it must agree with `class_names`."""
+    path = config.data_val or _in_folder(config, "val", config.val_dataset)
+    return sources.open_val(config, path, class_names)
 
 
 def _in_folder(config: DataConfig, split: str, file: str) -> str:
-    """The record file or the folder of a split in --data-dir, or ""; a folder that is not there is a UsageError."""
+    """Return the record file or folder of a split in `data_dir`, or ""; no training data is a UsageError."""
     if not config.data_dir:
         return ""
     folder = to_path(config.data_dir, "`data_dir`")
-    for found in (folder / file, folder / split):
-        if found.exists():
-            return str(found)
+    # record files first: where both are there, the folder is what they were packed from
+    for path in (folder / file, folder / split):
+        if path.exists():
+            return str(path)
     if split == "train":
-        there = "there is no such folder" if not folder.is_dir() else f"it holds neither {file} nor a folder {split}"
-        raise UsageError(f"`data_dir` {config.data_dir}: {there}; {ADVICE}")
+        problem = f"it holds neither {file} nor a folder {split}"
+        if not folder.is_dir():
+            problem = "there is no such folder"
+        raise UsageError(f"`data_dir` {config.data_dir}: {problem}; {ADVICE}")
     return ""

@@ -25,25 +25,29 @@ DEFAULTS: dict[str, object] = {
     "rgb_mean": (0.0,), "rgb_std": (255.0,),
 }
 
+#: what to put into the folder, for messages
 FILES = ("train-images-idx3-ubyte.gz, train-labels-idx1-ubyte.gz, t10k-images-idx3-ubyte.gz and "
          "t10k-labels-idx1-ubyte.gz")
 
+# of the gzip-ed files, as the mirrors have them
 _SHA256 = {
     "train-images-idx3-ubyte": "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
     "train-labels-idx1-ubyte": "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
     "t10k-images-idx3-ubyte": "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
     "t10k-labels-idx1-ubyte": "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
 }
+# the author's own site comes last: it often refuses to serve them
 _MIRRORS = (
     "https://ossci-datasets.s3.amazonaws.com/mnist/",
     "https://storage.googleapis.com/cvdf-datasets/mnist/",
     "http://yann.lecun.com/exdb/mnist/",
 )
+#: the largest of the four has 9.9 MB
 _MAX_BYTES = 16 << 20
 
 
 def load(config: DataConfig) -> Splits:
-    """Images uint8 (N, 1, 28, 28), labels int64. Looks in --data-dir, downloads there what is missing."""
+    """Return images uint8 (N, 1, 28, 28) and labels int64 from `data_dir`; download there what is missing."""
     folder = folders.data_folder(config.data_dir, "mnist")
     files = {name: _find(folder, name) or _fetch(folder, name) for name in _SHA256}
     # zlib lets go of the interpreter: the small file is read while the large one is
@@ -53,8 +57,9 @@ def load(config: DataConfig) -> Splits:
 
 
 def _find(folder: AnyPath, name: str) -> AnyPath | None:
-    """The file under the names that it goes by; unzipped ones first, since they are read faster."""
+    """Return the file under one of the names that it goes by; unzipped ones first, they are read faster."""
     for suffix in ("", ".gz"):
+        # some archives have a dot in place of the dash
         for spelling in (name, name.replace("-idx", ".idx")):
             path = folder / (spelling + suffix)
             if path.is_file():
@@ -63,6 +68,7 @@ def _find(folder: AnyPath, name: str) -> AnyPath | None:
 
 
 def _fetch(folder: AnyPath, name: str) -> AnyPath:
+    """Download one file into the folder, checked by its hash."""
     return download.fetch(
         [f"{mirror}{name}.gz" for mirror in _MIRRORS], folder / f"{name}.gz", sha256=_SHA256[name],
         max_bytes=_MAX_BYTES, collection="mnist",
@@ -71,6 +77,7 @@ def _fetch(folder: AnyPath, name: str) -> AnyPath:
 
 
 def _read(files: dict[str, AnyPath], part: str) -> ArraySource:
+    """Return the images and labels of "train" or "t10k"; DataError where they do not belong together."""
     images_path, labels_path = files[f"{part}-images-idx3-ubyte"], files[f"{part}-labels-idx1-ubyte"]
     images, labels = idx.read_images(images_path), idx.read_labels(labels_path)
     if len(images) != len(labels):
@@ -78,6 +85,7 @@ def _read(files: dict[str, AnyPath], part: str) -> ArraySource:
     if not len(images):
         raise DataError(images_path, "holds no images")
     if labels.max() > 9:
+        # such as letters (EMNIST) under these names
         worst = int(np.argmax(labels > 9))
         raise DataError(labels_path, f"label {labels[worst]} of image {worst}, not 0 to 9", 8 + worst)
     return ArraySource(images[:, None], labels.astype(np.int64), [str(digit) for digit in range(10)],

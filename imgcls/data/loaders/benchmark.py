@@ -12,10 +12,10 @@ from imgcls.data.loaders.batch import Batch
 
 
 class BenchmarkLoader:
-    """One batch of noise in [-1, 1) with random labels, again and again (MXNet common/data.py, SyntheticDataIter)."""
+    """One batch of noise in [-1, 1) with random labels, again and again (MXNet: SyntheticDataIter)."""
 
-    def __init__(self, *, num_samples: int, batch_size: int, image_shape: Sequence[int], num_classes: int, seed: int,
-                 device: torch.device, shard: order.Shard = order.NO_SHARD) -> None:
+    def __init__(self, *, num_samples: int, batch_size: int, image_shape: Sequence[int], num_classes: int,
+                 seed: int, device: torch.device, shard: order.Shard = order.NO_SHARD) -> None:
         self.batch_size = batch_size
         self.seconds = 0.0
         self.note = ""

@@ -1,4 +1,4 @@
-"""A batch in the memory of the host, on its way to the device, and the buffers that batches are written into."""
+"""A batch in the memory of the host, and the buffers that batches are written into."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ class HostBatch:
     pixels: torch.Tensor
     #: what `pixels` is the beginning of
     buffer: torch.Tensor
-    #: how many of the n count (0 where this process has nothing of a small batch), and of all processes together
+    #: how many of the n count: 0 where this process has nothing of a small batch
     num_valid: int
+    #: how many samples all processes together have in the batch
     global_size: int
     #: bool (n,): which are mirrored, which were enlarged to hold the crop, and which are undamaged
     mirrored: np.ndarray
@@ -37,11 +38,12 @@ def host_batch(local: LocalBatch, buffer: torch.Tensor) -> HostBatch:
     """Return the batch of these samples, of which no row is filled yet."""
     count = len(local.indices)
     return HostBatch(local.indices, buffer[:count], buffer, local.num_valid, local.global_size,
-                     mirrored=np.zeros(count, bool), enlarged=np.zeros(count, bool), good=np.ones(count, bool))
+                     mirrored=np.zeros(count, bool), enlarged=np.zeros(count, bool),
+                     good=np.ones(count, bool))
 
 
 class BufferPool:
-    """uint8 buffers of one shape, used again and again: memory does not grow, and pinning is paid for once."""
+    """uint8 buffers of one shape, used again and again: memory does not grow, and is pinned only once."""
 
     def __init__(self, shape: tuple[int, ...], *, pinned: bool) -> None:
         """`pinned` memory is copied to a GPU in the background, but takes long to allocate."""
@@ -55,10 +57,12 @@ class BufferPool:
         return len(self._free)
 
     def take(self, count: int) -> list[torch.Tensor]:
-        """Return `count` buffers for the caller alone, until they are put back; allocate those that are lacking."""
+        """Return `count` buffers for the caller alone until they are put back; allocate what is lacking."""
         taken, self._free = self._free[:count], self._free[count:]
-        lacking = count - len(taken)
-        return taken + [torch.empty(self._shape, dtype=torch.uint8, pin_memory=self._pinned) for _ in range(lacking)]
+        while len(taken) < count:
+            # not cleared: every row that is shown is written first
+            taken.append(torch.empty(self._shape, dtype=torch.uint8, pin_memory=self._pinned))
+        return taken
 
     def put_back(self, buffers: list[torch.Tensor]) -> None:
         """Keep these for the next one who takes some."""

@@ -30,11 +30,11 @@ from imgcls.formats import caffe, params
 if TYPE_CHECKING:
     from imgcls.data.loaders.streaming import StreamingLoader
 
-#: images up to this short edge are taken as they are: to shrink CIFAR for validation ruined its accuracy in MXNet 1.3
+#: images up to this short edge are taken as they are: MXNet 1.3 shrank CIFAR for validation, and its accuracy
 SMALL_EDGE = 64
 #: decoded sets up to this size are kept in memory
 RESIDENT_BYTES = 1 << 30
-#: the crop is this fraction of the short edge that an image is resized to: 224 of 256, as since AlexNet
+#: the crop is this fraction of the short edge that an image is resized to: 224 of 256 is usual
 _CROP_FRACTION = 0.875
 #: how many headers are looked at to know the size of the images
 _NUM_PROBED = 64
@@ -45,22 +45,25 @@ _log = logging.getLogger(__name__)
 def make_loader(source: Source, *, batch_size: int, image_shape: Sequence[int], augment_config: AugmentConfig,
                 train: bool, seed: int, device: torch.device, threads: int | None = None,
                 on_bad: str = "skip", shard: order.Shard = order.NO_SHARD) -> Loader:
-    """Return the loader that suits the source and the augmentation; its `note` says what is done to the images.
+    """Return the loader that suits source and augmentation; its `note` says what is done to the images.
 
     Arrays, and encoded images that are all of one size and fit in memory, go to the resident loader where it
     can do what is asked for; everything else is streamed.
     """
     loader_kwargs: dict[str, Any] = {"batch_size": batch_size, "image_shape": image_shape, "train": train,
                                      "seed": seed, "device": device, "shard": shard}
-    config, note = augment_config, ""
+    config = augment_config
+    note = ""
     if isinstance(source, ArraySource):
         if _suits_resident(config, source, image_shape, train):
             return ResidentLoader(source, augment_config=config, **loader_kwargs)
         if source.images.ndim != 4 or source.images.dtype != np.uint8:
-            raise UsageError(f"{source.description}: of the augmentation only border, crop and mirror are for numbers "
-                             f"like these ({source.images.dtype}, {source.images.ndim} dimensions)")
+            raise UsageError(f"{source.description}: of the augmentation only border, crop and mirror are "
+                             f"for numbers like these ({source.images.dtype}, "
+                             f"{source.images.ndim} dimensions)")
     else:
         config, note = _with_val_resize(config, source, image_shape, train)
+    # before a loader of training data is made, which reads it
     if train and config.mean_image and not Path(config.mean_image).exists():
         make_mean_image(config.mean_image, source, image_shape, config, threads, on_bad)
     decoded = None
@@ -80,10 +83,11 @@ def make_mean_image(path: str, source: Source, image_shape: Sequence[int], confi
                     threads: int | None, on_bad: str) -> None:
     """Write the mean of the centre crops of all images, as MXNet does where `mean_img` names no file yet."""
     if caffe.is_mean(path):
-        raise UsageError(f"`mean_image` {path}: does not exist, and what is made here is an MXNet file: call it .bin")
+        raise UsageError(f"`mean_image` {path}: does not exist, and what is made here is an MXNet file: "
+                         "call it .bin")
     plain = AugmentConfig(val_resize=config.resize, interpolation=config.interpolation)
-    loader = _stream(source, batch_size=128, image_shape=image_shape, augment_config=plain, train=False, seed=0,
-                     device=torch.device("cpu"), threads=threads, on_bad=on_bad)
+    loader = _stream(source, batch_size=128, image_shape=image_shape, augment_config=plain, train=False,
+                     seed=0, device=torch.device("cpu"), threads=threads, on_bad=on_bad)
     # summed as whole numbers: the mean does not depend on the order of the additions
     total = torch.zeros(image_shape[1], image_shape[2], image_shape[0], dtype=torch.int64)
     count = 0
@@ -109,20 +113,21 @@ def _suits_resident(config: AugmentConfig, source: Source, image_shape: Sequence
     if config.mean_image:
         return False
     if isinstance(source, ArraySource) and (not train or len(image_shape) != 3):
-        return not config.val_resize
-    return CropSampler(config, (image_shape[1], image_shape[2]), image_shape[0], seed=0, train=train).is_simple
+        return not config.val_resize  # numbers of any kind, as long as nothing is to be resized
+    num_channels, height, width = image_shape
+    return CropSampler(config, (height, width), num_channels, seed=0, train=train).is_simple
 
 
 def _with_val_resize(config: AugmentConfig, source: Source, image_shape: Sequence[int],
                      train: bool) -> tuple[AugmentConfig, str]:
-    """Decide on `val_resize` where the user did not, by the size of the images; the text says what is done and why."""
+    """Decide on `val_resize` where the user did not, by the size of the images; say in words what is done."""
     crop = max(image_shape[1:])
     edge = _typical_edge(source)
     if train:
         is_shrunk = config.resize or config.random_resized_crop or config.max_crop_size != -1
         if edge > 1.5 * crop and not is_shrunk and config.max_random_scale == 1:
-            return config, (f"cut at {image_shape[1]}x{image_shape[2]} from images whose short edge is about {edge}: "
-                            f"`resize` {round(crop / _CROP_FRACTION)} shrinks them first")
+            return config, (f"cut at {image_shape[1]}x{image_shape[2]} from images whose short edge is about "
+                            f"{edge}: `resize` {round(crop / _CROP_FRACTION)} shrinks them first")
         return config, ""
     resize = config.val_resize
     if resize is None:
@@ -135,6 +140,7 @@ def _with_val_resize(config: AugmentConfig, source: Source, image_shape: Sequenc
 
 def _typical_edge(source: Source) -> int:
     """Return the median short edge of some of the images, 0 where no header tells it."""
+    # a sample of the headers, evenly spread: all of them would be read from a slow disk twice
     edges = []
     for index in np.unique(np.linspace(0, len(source) - 1, _NUM_PROBED).astype(int)).tolist():
         with contextlib.suppress(BadImageError, DataError):
@@ -142,27 +148,30 @@ def _typical_edge(source: Source) -> int:
     return int(np.median([edge for edge in edges if edge] or [0]))
 
 
-def _decode_all(source: Source, image_shape: Sequence[int], threads: int | None, on_bad: str) -> ArraySource | None:
-    """Return all images decoded, None where they differ in size, must be enlarged, or are too much for memory."""
+def _decode_all(source: Source, image_shape: Sequence[int], threads: int | None,
+                on_bad: str) -> ArraySource | None:
+    """Return all images decoded, None where they have no common size that suits the resident loader."""
     num_channels = image_shape[0]
     size = _common_size(source, image_shape)
     if size is None:
         return None
-    loader = _stream(source, batch_size=256, image_shape=(num_channels, *size), augment_config=AugmentConfig(),
-                     train=False, seed=0, device=torch.device("cpu"), threads=threads, on_bad=on_bad)
+    # as validation without a resize: in the order of the source, each image as it is
+    loader = _stream(source, batch_size=256, image_shape=(num_channels, *size), train=False, seed=0,
+                     augment_config=AugmentConfig(), device=torch.device("cpu"), threads=threads,
+                     on_bad=on_bad)
     images = np.empty((len(source), *size, num_channels), np.uint8)
     good = np.ones(len(source), bool)
     for batch in loader.host_batches(0):
         images[batch.indices] = batch.pixels.numpy()
         good[batch.indices] = batch.good
-    if not good.all():
+    if not good.all():  # a copy of everything, made only where it must be
         images = images[good]
     return ArraySource(images.transpose(0, 3, 1, 2), np.asarray(source.labels)[good], source.class_names,
                        source.description)
 
 
 def _common_size(source: Source, image_shape: Sequence[int]) -> Size | None:
-    """Return the size that all images have; None where they differ, are smaller than the crop, or are too much.
+    """Return the size of all images; None where they differ, are smaller than the crop, or are too much.
 
     Stops at the first image that does not fit: of a large set only a few headers are read. Damaged images are
     passed over; (0, 0) where all are.

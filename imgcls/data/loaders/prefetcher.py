@@ -16,6 +16,8 @@ from imgcls.data.loaders.host_batch import HostBatch, host_batch
 from imgcls.data.order import LocalBatch
 from imgcls.storage.thread_pool import DaemonPool
 
+#: prepares rows first .. end-1 of a batch
+FillRows = Callable[[HostBatch, int, int], None]
 #: images that a thread takes at a time: enough to draw their crops in one go, few enough to share a batch
 JOB_IMAGES = 16
 
@@ -27,13 +29,14 @@ class Prefetcher:
     whatever happened.
     """
 
-    def __init__(self, fill: Callable[[HostBatch, int, int], None], local_batches: Iterable[LocalBatch],
+    def __init__(self, fill: FillRows, local_batches: Iterable[LocalBatch],
                  buffers: Sequence[torch.Tensor], num_threads: int) -> None:
-        """`fill(batch, first, end)` prepares rows first .. end-1; it is called from many threads at a time."""
+        """Many threads call `fill` at a time, each for other rows."""
         self._fill = fill
         self._local_batches = iter(local_batches)
         self._free = list(buffers)
         self._started: deque[tuple[HostBatch, list[Future[None]]]] = deque()
+        # An epoch has its own threads, so that leaving it in the middle leaves nothing behind.
         self._pool = DaemonPool(num_threads, "imgcls-loader") if num_threads else None
 
     def __enter__(self) -> Prefetcher:
@@ -47,7 +50,7 @@ class Prefetcher:
         """Return the next batch of the epoch, ready; raise what went wrong while it was prepared."""
         self._start_batches()
         batch, jobs = self._started.popleft()
-        for job in jobs:
+        for job in jobs:  # in the order of the rows: of several errors always the same one is raised
             job.result()
         return batch
 
@@ -70,6 +73,6 @@ class Prefetcher:
                 end = min(first + JOB_IMAGES, count)
                 if self._pool:
                     jobs.append(self._pool.submit(self._fill, batch, first, end))
-                else:
+                else:  # in the caller, with a plain traceback
                     self._fill(batch, first, end)
             self._started.append((batch, jobs))

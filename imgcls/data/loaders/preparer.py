@@ -34,7 +34,7 @@ class SamplePreparer:
         """Fill rows first .. end-1 of the batch. A damaged sample is noted, and its row made black."""
         indices = batch.indices[first:end]
         samples = [self._read(batch, row, index) for row, index in enumerate(indices.tolist(), first)]
-        # The crops of all images whose size is known are drawn in one go: a call takes longer than its numbers.
+        # The crops of all images whose size is known are drawn in one go: a call costs more than its numbers.
         sizes = np.array([info[:2] for _, info in samples], np.int64)
         has_size = np.flatnonzero(sizes[:, 0] > 0)
         specs = iter(self._crops.specs(epoch, indices[has_size], sizes[has_size]) if len(has_size) else ())
@@ -45,7 +45,7 @@ class SamplePreparer:
                 self._decode(batch, first + i, rows[i], data, info, spec, epoch)
 
     def info(self, index: int, data: Data) -> ImageInfo:
-        """Return what the header of sample `index` says, which is `data`; looked at once. Raises BadImageError."""
+        """Return what the header of sample `index`, `data`, says; looked at once. Raises BadImageError."""
         row = self._infos[index]
         if row[6]:
             height, width, height_offset, block_height, is_jpeg, has_restarts, _ = row.tolist()
@@ -58,6 +58,7 @@ class SamplePreparer:
     def _read(self, batch: HostBatch, row: int, index: int) -> tuple[Data | None, ImageInfo]:
         """Return a sample and what its header says; None for the sample where it is damaged."""
         try:
+            # A lost server is a RunError, not caught here: it is no damage of the sample.
             data = self._source.read(index)
             return data, self.info(index, data)
         except (BadImageError, DataError) as error:
@@ -69,6 +70,7 @@ class SamplePreparer:
         """Fill `pixels`, row `row` of the batch, from the sample and the spec that was drawn for it."""
         index = int(batch.indices[row])
 
+        # For an image whose header did not tell its size, or lied. The same crop as the whole job would draw.
         def draw_spec(size: Size) -> CropSpec:
             return self._crops.specs(epoch, np.array([index]), np.array([size], np.int64))[0]
 
@@ -82,6 +84,7 @@ class SamplePreparer:
     def _note(self, batch: HostBatch, row: int, index: int, error: BadImageError | DataError) -> None:
         """Mark a row as damaged; the loader counts the problems when the batch is its turn."""
         problem = error if isinstance(error, DataError) else self._source.problem(index, str(error))
+        # Rows of different threads: each writes its own elements, and a list append is atomic.
         batch.good[row] = False
         batch.pixels[row] = 0
         batch.problems.append((index, problem))

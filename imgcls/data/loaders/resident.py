@@ -21,7 +21,7 @@ from imgcls.data.normalize import Normalizer
 from imgcls.data.sources import ArraySource
 from imgcls.errors import UsageError
 
-#: images that are gathered and normalised at a time: fewer cost more calls, more fall out of the processor's cache
+#: images that are gathered and normalised at a time: fewer cost more calls, more fall out of the cache
 _GROUP_IMAGES = 2048
 
 
@@ -68,16 +68,20 @@ class ResidentLoader:
         self._normalize = Normalizer(augment_config, images.shape[3], device)
 
     def epoch(self, epoch: int, first_batch: int = 0) -> Iterator[Batch]:
-        """Yield the batches of an epoch from `first_batch` on, the same whether or not those before it were taken."""
-        indices = self._orders.permutation(self._seed, epoch, self._count) if self._train else np.arange(self._count)
+        """Yield the batches of an epoch from `first_batch` on, whether those before were taken or not."""
+        if self._train:
+            indices = self._orders.permutation(self._seed, epoch, self._count)
+        else:
+            indices = np.arange(self._count)
         indices = self._shard.of_epoch(indices)
         group_size = max(_GROUP_IMAGES * self._shard.parts_per_batch // self.batch_size, 1)
-        # Groups begin at multiples of their size from wherever the epoch is entered: rounding in the
-        # arithmetic of a group must not depend on where a run was stopped.
+        # Groups begin at multiples of their size wherever the epoch is entered: a run that goes on makes the
+        # same calls as one that was not stopped, and so the same bits.
         for group in range(first_batch // group_size, -(-self.batches_per_epoch // group_size)):
             started = time.perf_counter()
             numbers = range(group * group_size, min((group + 1) * group_size, self.batches_per_epoch))
-            local_batches = [order.local_batch(indices, number, self.batch_size, self._shard) for number in numbers]
+            local_batches = [order.local_batch(indices, number, self.batch_size, self._shard)
+                             for number in numbers]
             images, labels = self._prepare(epoch, np.concatenate([local.indices for local in local_batches]))
             sizes = [len(local.indices) for local in local_batches]
             batches = zip(numbers, local_batches, images.split(sizes), labels.split(sizes), strict=True)
@@ -94,8 +98,10 @@ class ResidentLoader:
         else:
             windows = self._crops.windows(epoch, indices, self._size)
             pixels = augment.cut(self._images, on_device, windows, self._crops.crop)
-        # floats are somebody's own numbers, already as the network is to have them
-        images = self._normalize(pixels) if pixels.dtype == torch.uint8 else pixels.permute(0, 3, 1, 2).float()
+        if pixels.dtype == torch.uint8:
+            images = self._normalize(pixels)
+        else:  # somebody's own numbers, already as the network is to have them
+            images = pixels.permute(0, 3, 1, 2).float()
         return (images.flatten(1) if self._is_flat else images), self._labels.index_select(0, on_device)
 
 

@@ -17,7 +17,7 @@ import math
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,7 @@ from imgcls.data.crops import CropSampler
 from imgcls.data.decode import Decoder
 from imgcls.data.loaders.batch import Batch
 from imgcls.data.loaders.host_batch import BufferPool, HostBatch
-from imgcls.data.loaders.prefetcher import JOB_IMAGES, Prefetcher
+from imgcls.data.loaders.prefetcher import JOB_IMAGES, FillRows, Prefetcher
 from imgcls.data.loaders.preparer import SamplePreparer
 from imgcls.data.normalize import Normalizer
 from imgcls.data.sources import Ordered, Source
@@ -47,16 +47,17 @@ _log = logging.getLogger(__name__)
 
 
 class StreamingLoader:
-    """Batches of a Source of encoded images, or of uint8 arrays for augmentation that the resident loader has not.
+    """Batches of a Source of encoded images, or of uint8 arrays for what the resident loader does not do.
 
-    Damaged samples are left out of their batch, which is then smaller: `num_valid` counts the good ones. Every
-    sample comes once an epoch, and the last batch may be smaller.
+    Damaged samples are left out of their batch, which is then smaller: `num_valid` counts the good ones.
+    Every sample comes once an epoch, and the last batch may be smaller.
     """
 
-    def __init__(self, source: Source, *, batch_size: int, image_shape: Sequence[int], augment_config: AugmentConfig,
-                 train: bool, seed: int, device: torch.device, threads: int | None = None, on_bad: str = "skip",
-                 exact: bool = False, shard: order.Shard = order.NO_SHARD) -> None:
-        """`threads` None: one per core, at most 16; 0: none. With `exact` nothing is decoded at less than full size."""
+    def __init__(self, source: Source, *, batch_size: int, image_shape: Sequence[int],
+                 augment_config: AugmentConfig, train: bool, seed: int, device: torch.device,
+                 threads: int | None = None, on_bad: str = "skip", exact: bool = False,
+                 shard: order.Shard = order.NO_SHARD) -> None:
+        """`threads` None: one per core, at most 16; 0: none. With `exact` nothing is decoded smaller."""
         if not len(source):
             raise UsageError(f"{source.description}: holds no images")
         if len(image_shape) != 3 or image_shape[0] not in (1, 3, 4):
@@ -78,21 +79,24 @@ class StreamingLoader:
         self._labels = np.asarray(source.labels, dtype=np.int64)
         channels, height, width = image_shape
         self._crops = CropSampler(augment_config, (height, width), channels, seed=seed, train=train)
-        # MXNet's scripts never resized for validation: nobody's numbers change if it is done better than bilinear
-        decoder = Decoder((channels, height, width), pad=self._crops.pad, fill_value=augment_config.fill_value,
-                          exact=exact, reduce_resized=not train)
+        # MXNet's scripts never resized for validation: nobody's numbers change if it is done better there
+        # than by plain bilinear over every tenth pixel.
+        decoder = Decoder((channels, height, width), pad=self._crops.pad, exact=exact,
+                          fill_value=augment_config.fill_value, reduce_resized=not train)
         self.preparer = SamplePreparer(source, self._crops, decoder)
         self._normalize = Normalizer(augment_config, channels, device, image_shape)
         # rows of a buffer: the largest part of a batch
         self._buffer_shape = (-(-batch_size // shard.parts_per_batch), height, width, channels)
         self.buffers = BufferPool(self._buffer_shape, pinned=device.type == "cuda")
-        self._bad_samples = BadSampleLog(description=source.description, num_samples=self.num_samples, on_bad=on_bad,
-                                         limit=max_bad_samples(self.num_samples // shard.parts_per_batch))
+        # each process counts its own: together they allow as many as one would
+        self._bad_samples = BadSampleLog(
+            description=source.description, num_samples=self.num_samples, on_bad=on_bad,
+            limit=max_bad_samples(self.num_samples // shard.parts_per_batch))
         self._enlarged: set[int] = set()
         self._has_told_enlarged = False
 
     def epoch(self, epoch: int, first_batch: int = 0) -> Iterator[Batch]:
-        """Yield the batches from `first_batch` on, float32 on the device, the same for any number of threads."""
+        """Yield the batches from `first_batch` on, float32 on the device, alike for any number of threads."""
         with self._prefetcher(epoch, first_batch) as prefetcher, contextlib.ExitStack() as stack:
             copies: deque[tuple[HostBatch, Any]] = deque()
             # Buffers go back to the pool only when the device has read them, also where the epoch is left.
@@ -145,6 +149,7 @@ class StreamingLoader:
         def local_batches() -> Iterator[order.LocalBatch]:
             return (order.local_batch(indices, number, self.batch_size, self.shard) for number in numbers)
 
+        # before the threads ask for the first sample: a remote source begins to fetch
         if isinstance(self.source, Ordered):
             needed = [local.indices for local in local_batches()]
             self.source.prefetch(np.concatenate([np.zeros(0, np.int64), *needed]))
@@ -173,6 +178,7 @@ class StreamingLoader:
     def _next_batch(self, prefetcher: Prefetcher) -> HostBatch:
         """Return the next batch, with what is damaged or small in it counted."""
         batch = prefetcher.next_batch()
+        # Here and not in the threads: batches come in order, so a run is given up at the same one always.
         self._bad_samples.record(batch.problems)
         if batch.enlarged.any():
             self._enlarged.update(batch.indices[batch.enlarged].tolist())
@@ -184,8 +190,10 @@ class StreamingLoader:
         good = host.good
         if num_valid and not good.all():
             num_valid = int(good.sum())
-            good = good if num_valid else np.arange(len(good)) == 0  # one that does not count, in place of nothing
+            if not num_valid:
+                good = np.arange(len(good)) == 0  # one that does not count, in place of nothing
             pixels, indices, mirrored = pixels[torch.from_numpy(good)], indices[good], mirrored[good]
+        # bytes go to the device, a quarter of the floats that they become there
         labels = torch.from_numpy(self._labels[indices])
         images = self._normalize(pixels.to(self._device, non_blocking=True), mirrored)
         return Batch(images, labels.to(self._device, non_blocking=True), num_valid, host.global_size)
@@ -206,7 +214,7 @@ def num_cores() -> int:
     return min(usable, MAX_THREADS)
 
 
-def _in_one_torch_thread(fill: Callable[[HostBatch, int, int], None]) -> Callable[[HostBatch, int, int], None]:
+def _in_one_torch_thread(fill: FillRows) -> FillRows:
     """Have torch, which resizes with antialiasing, start no threads of its own beside ours."""
 
     def fill_in_one_thread(batch: HostBatch, first: int, end: int) -> None:
