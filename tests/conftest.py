@@ -51,11 +51,11 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     """With --strict-skips, fail and name the tests that were skipped without one of the allowed reasons."""
     terminal = session.config.pluginmanager.get_plugin("terminalreporter")
     if session.config.getoption("--strict-skips") and terminal is not None:
-        odd = [report for report in terminal.stats.get("skipped", ())
-               if not ALLOWED_SKIPS.search(str(report.longrepr))]
-        for report in odd:
+        unexpected = [report for report in terminal.stats.get("skipped", ())
+                      if not ALLOWED_SKIPS.search(str(report.longrepr))]
+        for report in unexpected:
             terminal.write_line(f"unexpected skip: {report.nodeid}: {report.longrepr[-1]}", red=True)
-        if odd:
+        if unexpected:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
@@ -130,8 +130,8 @@ def run_workers(script: str, count: int, *args: object, timeout: float = 120) ->
                                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT) for rank in range(count)]
     try:
         for rank, worker in enumerate(workers):
-            said = worker.communicate(timeout=timeout)[0]
-            assert worker.returncode == 0, f"rank {rank}:\n{said}"
+            output = worker.communicate(timeout=timeout)[0]
+            assert worker.returncode == 0, f"rank {rank}:\n{output}"
     finally:
         for worker in workers:
             worker.kill()
@@ -143,10 +143,10 @@ def write_digits(root: Path) -> Path:
     from imgcls.datasets import digits
     from imgcls.formats import idx
 
-    for part, count, seed in (("train", 320, 1), ("t10k", 64, 2)):
+    for stem, count, seed in (("train", 320, 1), ("t10k", 64, 2)):
         images, labels = digits.draw(count, seed)
-        idx.write_images(root / f"{part}-images-idx3-ubyte.gz", images[:, 0])
-        idx.write_labels(root / f"{part}-labels-idx1-ubyte.gz", labels)
+        idx.write_images(root / f"{stem}-images-idx3-ubyte.gz", images[:, 0])
+        idx.write_labels(root / f"{stem}-labels-idx1-ubyte.gz", labels)
     return root
 
 

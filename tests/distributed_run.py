@@ -83,16 +83,19 @@ def run(job: dict[str, Any], folder: Path, rank: int, world: int) -> None:
             os.kill(os.getpid(), signal.SIGTERM)
 
     trainer.Trainer.train_step = watched  # type: ignore[method-assign]
-    settings: dict[str, Any] = {"network": "mlp", "image_shape": (1, 8, 8), "num_classes": 10, "batch_size": 32,
+    settings: dict[str, Any] = {"network": "mlp", "image_shape": (1, 8, 8), "num_classes": 10,
+                                "batch_size": 32,
                                 "num_epochs": 1, "dist_timeout": 60, "disp_batches": 3,
                                 "model_prefix": str(folder / job.pop("prefix", name))} | job
     config = configuration.build({"dataset": "digits", "rgb_std": (255.0,)}, settings)
     ended: dict[str, Any] = {"status": 0, "error": "", "seen": seen, "result": {}}
     try:
         splits = Splits(pictures(COUNT, 0), pictures(VALIDATION, 1))
-        model, ended["result"] = training_run.run(config, splits=lambda: splits, quiet=True, make_network=make_tiny)
+        model, ended["result"] = training_run.run(config, splits=lambda: splits, quiet=True,
+                                                  make_network=make_tiny)
         if rank == 0:
-            np.savez(folder / f"{name}.npz", **{k: v.numpy() for k, v in model.state_dict().items()})  # type: ignore
+            np.savez(folder / f"{name}.npz",
+                     **{k: v.numpy() for k, v in model.state_dict().items()})  # type: ignore
     except ImgclsError as error:
         ended |= {"status": error.exit_status, "error": str(error)}
     finally:
@@ -101,8 +104,8 @@ def run(job: dict[str, Any], folder: Path, rank: int, world: int) -> None:
 
 
 if __name__ == "__main__":
-    own_rank, world_size, base = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
-    for one in json.loads((base / f"jobs-{world_size}.json").read_text()):
-        run(dict(one), base, own_rank, world_size)
+    process_rank, world_size, base = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
+    for job in json.loads((base / f"jobs-{world_size}.json").read_text()):
+        run(dict(job), base, process_rank, world_size)
     sys.stdout.flush()
     os._exit(0)  # threads of gloo may outlive the interpreter, which then aborts

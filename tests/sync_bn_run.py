@@ -16,20 +16,20 @@ from imgcls.distributed import sync_batch_norm
 LIMIT = 1e-12
 
 
-def train(model: nn.Module, data: Tensor, whole: int, valid: int | None = None) -> list[Tensor]:
+def train(model: nn.Module, data: Tensor, global_size: int, num_valid: int | None = None) -> list[Tensor]:
     """Two steps of plain gradient descent; the weights, statistics and input gradients after."""
     data = data.clone().requires_grad_()
     for _ in range(2):
         model.zero_grad()
         data.grad = None
-        ((model(data)[:valid] ** 3).sum() / whole).backward()
+        ((model(data)[:num_valid] ** 3).sum() / global_size).backward()
         for parameter in model.parameters():
             assert parameter.grad is not None
-            if dist.get_world_size() > 1 and valid is not None:
+            if dist.get_world_size() > 1 and num_valid is not None:
                 dist.all_reduce(parameter.grad)
             parameter.data -= 0.1 * parameter.grad
     assert data.grad is not None
-    return [*model.state_dict().values(), data.grad[:valid]]
+    return [*model.state_dict().values(), data.grad[:num_valid]]
 
 
 def main(rank: int, port: str) -> None:
@@ -39,19 +39,20 @@ def main(rank: int, port: str) -> None:
     for norm in (layers.BatchNorm(3, fix_gamma=False), layers.BatchNorm(3), nn.BatchNorm2d(3),
                  nn.BatchNorm2d(3, momentum=None)):
         for bounds in ((0, 3, 7), (0, 7, 7)):  # the second process has nothing of the second, only padding
-            alone = nn.Sequential(norm, nn.Conv2d(3, 2, 3), copy.deepcopy(nn.BatchNorm2d(2))).double()
-            for parameter in alone.parameters():
+            single = nn.Sequential(norm, nn.Conv2d(3, 2, 3), copy.deepcopy(nn.BatchNorm2d(2))).double()
+            for parameter in single.parameters():
                 nn.init.normal_(parameter, 1.0, 0.3)
-            alone, together = copy.deepcopy(alone), copy.deepcopy(alone)
-            sync_bn = sync_batch_norm.convert_sync_batch_norm(together, (layers.BatchNorm, nn.BatchNorm2d))
+            single, distributed = copy.deepcopy(single), copy.deepcopy(single)
+            sync_bn = sync_batch_norm.convert_sync_batch_norm(distributed, (layers.BatchNorm, nn.BatchNorm2d))
             first, end = bounds[rank], bounds[rank + 1]
-            own = data[first:end] if end > first else data[:1]
+            local_data = data[first:end] if end > first else data[:1]
             assert sync_bn is not None
             sync_bn.num_valid = end - first
-            expected = train(alone, data, 7)
-            found = train(together, own, 7, end - first)
+            expected = train(single, data, 7)
+            actual = train(distributed, local_data, 7, end - first)
             expected[-1] = expected[-1][first:end]
-            worst = max(((a - b).abs().max().item() for a, b in zip(expected, found, strict=True) if a.numel()))
+            worst = max(((a - b).abs().max().item() for a, b in zip(expected, actual, strict=True)
+                         if a.numel()))
             assert worst < LIMIT, f"{norm}, {bounds}: {worst}"
     dist.destroy_process_group()
 

@@ -30,10 +30,11 @@ SHOW = ("import json, os, sys; print(json.dumps([{k: v for k, v in os.environ.it
 
 
 def start(flags: Sequence[str], command: Sequence[object]) -> subprocess.Popen[str]:
-    words = [sys.executable, "-m", "imgcls.launch.agent", "--name", "imgcls-train", *flags, "--",
-             *map(str, command)]
-    env = {name: value for name, value in os.environ.items() if name not in ("OMP_NUM_THREADS", "PYTHONUNBUFFERED")}
-    return subprocess.Popen(words, env={**env, "PYTHONPATH": str(ROOT)}, text=True, stdout=subprocess.PIPE,
+    argv = [sys.executable, "-m", "imgcls.launch.agent", "--name", "imgcls-train", *flags, "--",
+            *map(str, command)]
+    env = {name: value for name, value in os.environ.items()
+           if name not in ("OMP_NUM_THREADS", "PYTHONUNBUFFERED")}
+    return subprocess.Popen(argv, env={**env, "PYTHONPATH": str(ROOT)}, text=True, stdout=subprocess.PIPE,
                             stderr=subprocess.PIPE)
 
 
@@ -51,12 +52,13 @@ def until(process: subprocess.Popen[str], path: Path, lines: int) -> None:
         time.sleep(0.05)
 
 
-def test_any_command_learns_who_it_is() -> None:
-    status, out, err = finish(start(["--processes", "2"], [sys.executable, "-c", SHOW, "$x", "${local_rank} $$"]))
+def test_every_worker_gets_its_rank_in_the_environment() -> None:
+    status, out, err = finish(start(["--processes", "2"],
+                                    [sys.executable, "-c", SHOW, "$x", "${local_rank} $$"]))
     assert (status, err) == (0, [])
-    found = [json.loads(line) for line in out]
-    assert sorted(env["RANK"] for env, _ in found) == ["0", "1"]
-    for env, words in found:
+    workers = [json.loads(line) for line in out]
+    assert sorted(env["RANK"] for env, _ in workers) == ["0", "1"]
+    for env, arguments in workers:
         assert env["WORLD_SIZE"] == env["LOCAL_WORLD_SIZE"] == "2"
         assert env["LOCAL_RANK"] == env["RANK"]
         assert env["MASTER_ADDR"] == "127.0.0.1"
@@ -64,10 +66,10 @@ def test_any_command_learns_who_it_is() -> None:
         assert len(env["TORCHELASTIC_RUN_ID"]) >= 8
         assert env["IMGCLS_AGENT"] == "1"
         assert "OMP_NUM_THREADS" not in env
-        assert words == ["$x", "${local_rank} $$"]  # torch's macro is none of the user's
+        assert arguments == ["$x", "${local_rank} $$"]  # torch's macro is none of the user's
 
 
-def test_a_killed_worker_is_told_and_all_start_again_from_the_position(tmp_path: Path) -> None:
+def test_a_killed_worker_is_reported_and_all_restart_from_the_position(tmp_path: Path) -> None:
     status, out, err = finish(start(["--processes", "2", "--max-restarts", "2"],
                                     [sys.executable, STEPS, tmp_path, 12, "kill", 1, 5]))
     assert status == 0, err
@@ -75,21 +77,23 @@ def test_a_killed_worker_is_told_and_all_start_again_from_the_position(tmp_path:
     assert err[0].startswith("imgcls-train: rank 1 (")
     assert err[0].endswith(") was killed by SIGKILL (out of memory?); restarting 1/2 from the last position saved")
     assert {"rank 0 of 2 from 5", "rank 1 of 2 from 5"} <= set(out)
-    assert [line.split()[0] for line in (tmp_path / "trace").read_text().splitlines()] == [str(i) for i in range(12)]
+    assert [line.split()[0] for line in (tmp_path / "trace").read_text().splitlines()] == [str(i)
+                                                                                           for i in range(12)]
 
 
 def test_wrong_usage_is_one_line_and_not_tried_again(tmp_path: Path) -> None:
-    process = start(["--processes", "2", "--max-restarts", "3"], [sys.executable, STEPS, tmp_path, 400, "wrong", 1, 2])
+    process = start(["--processes", "2", "--max-restarts", "3"],
+                    [sys.executable, STEPS, tmp_path, 400, "wrong", 1, 2])
     assert finish(process)[::2] == (2, ["imgcls-train: error: --lr x: must be a number"])
 
 
-def test_workers_save_when_the_agent_is_told_to_stop(tmp_path: Path) -> None:
+def test_workers_save_when_the_agent_gets_sigterm(tmp_path: Path) -> None:
     process = start(["--processes", "2"], [sys.executable, STEPS, tmp_path, 4000])
     until(process, tmp_path / "trace", 3)
     process.send_signal(signal.SIGTERM)
     begun = time.monotonic()
-    found, _out, err = finish(process)
-    assert found == 143
+    status, _out, err = finish(process)
+    assert status == 143
     assert time.monotonic() - begun < 8
     step = int((tmp_path / "position").read_text()) - 1
     assert err == [f"imgcls-train: error: stopped by SIGTERM in step {step}, position saved"]
@@ -157,9 +161,10 @@ def test_a_wrong_call_starts_nothing() -> None:
         agent.make_spec(["true"], processes=0)
 
 
-def _failure(rank: int, cause: Cause, when: float, **other: Any) -> WorkerFailure:
-    fields: dict[str, Any] = {"rank": rank, "host": "a", "status": 1, "message": "l", "time": when, "cause": cause}
-    return WorkerFailure(**fields | other)
+def _failure(rank: int, cause: Cause, when: float, **changes: Any) -> WorkerFailure:
+    fields: dict[str, Any] = {"rank": rank, "host": "a", "status": 1, "message": "l", "time": when,
+                              "cause": cause}
+    return WorkerFailure(**fields | changes)
 
 
 def test_the_root_cause_is_the_first_failure_with_a_reason_of_its_own() -> None:
@@ -181,7 +186,8 @@ def _error_file(tmp_path: Path, message: str) -> str:
 
 @pytest.mark.parametrize(("status", "message", "ended_by_agent", "cause"), [
     (1, "data/a.rec at byte 7: not a record", False, Cause.ERROR),
-    (1, "rank 0 (a): lost contact with another process (gloo: Connection closed by peer)", False, Cause.PEER_LOST),
+    (1, "rank 0 (a): lost contact with another process (gloo: Connection closed by peer)", False,
+     Cause.PEER_LOST),
     (1, "[pair.cc:545] Read error [10.0.0.2]:24962: Connection reset by peer", True, Cause.PEER_LOST),
     (-9, "", False, Cause.ERROR),
     (-9, "", True, Cause.KILLED),
@@ -189,7 +195,8 @@ def _error_file(tmp_path: Path, message: str) -> str:
     (143, "stopped by SIGTERM in epoch 1", True, Cause.KILLED),
     (3, "", False, Cause.ERROR),
 ])
-def test_what_a_failure_explains(tmp_path: Path, status: int, message: str, ended_by_agent: bool, cause: Cause) -> None:
+def test_the_cause_of_a_failure(tmp_path: Path, status: int, message: str, ended_by_agent: bool,
+                                cause: Cause) -> None:
     path = _error_file(tmp_path, message) if message else str(tmp_path / "none")
     failure = read_failure(1, "a", status, path, ended_by_agent=ended_by_agent)
     assert (failure.cause, failure.message) == (cause, message)
@@ -216,11 +223,12 @@ def test_a_failure_in_words() -> None:
 
 @pytest.mark.parametrize(("line", "noise"), [
     (b"[W1120 21:40:35.517403122 socket.cpp:207] [c10d] The hostname of the client socket cannot be retrieved.", True),
-    (b"[rank1]:[E1120 21:40:35.517 ProcessGroupNCCL.cpp:616] Watchdog caught collective operation timeout", True),
+    (b"[rank1]:[E1120 21:40:35.517 ProcessGroupNCCL.cpp:616] Watchdog caught collective operation timeout",
+     True),
     (b"frame #1: c10::Error::Error(...)", True),
     (b"Traceback (most recent call last):", False),
     (b"INFO:root:Epoch[0] Batch [0-20]", False),
     (b"[WARN] my own line about socket.cpp:207", False),
 ])
-def test_noise_of_torch_is_told_from_output(line: bytes, noise: bool) -> None:
+def test_noise_of_torch_is_not_output(line: bytes, noise: bool) -> None:
     assert is_noise(line) == noise

@@ -20,7 +20,8 @@ def stripes(count: int) -> tuple[np.ndarray, np.ndarray]:
     chance = np.random.default_rng(count)
     labels = chance.integers(0, 2, count)
     pattern = np.where(np.arange(16) // 2 % 2, 200, 20).astype(np.uint8)
-    images = np.stack([np.tile(pattern, (16, 1)) if label else np.tile(pattern[:, None], 16) for label in labels])
+    images = np.stack([np.tile(pattern, (16, 1)) if label else np.tile(pattern[:, None], 16)
+                       for label in labels])
     return images + chance.integers(0, 40, images.shape).astype(np.uint8), labels
 
 
@@ -45,10 +46,10 @@ def test_images_and_keywords(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     with torch.no_grad():
         assert torch.allclose(again(images), result.model(images), atol=1e-5)
     predictor = imgcls.Predictor(prefix, 2)
-    image, label = (part[0] for part in stripes(50))
-    (name, score), (_, other) = predictor(image)
+    image, label = (values[0] for values in stripes(50))
+    (name, score), (_, other_score) = predictor(image)
     assert (name, score > 0.5) == (str(label), True)
-    assert score + other == pytest.approx(1)
+    assert score + other_score == pytest.approx(1)
 
 
 def test_pictures_are_read_from_files(tmp_path: Path) -> None:
@@ -64,7 +65,7 @@ def test_pictures_are_read_from_files(tmp_path: Path) -> None:
         imgcls.Predictor(prefix)(tmp_path / "b.png")
 
 
-@pytest.mark.parametrize(("train", "settings", "words"), [
+@pytest.mark.parametrize(("train", "settings", "message"), [
     ((np.zeros((3, 4, 4)), np.zeros(2)), {}, "3 images but 2 labels"),
     ((np.zeros((3, 4, 4)), np.array([0, 1, 0.5])), {}, "labels must be one whole number per image"),
     (np.zeros((3, 4, 4)), {}, "pair"),
@@ -72,8 +73,8 @@ def test_pictures_are_read_from_files(tmp_path: Path) -> None:
     ((np.zeros((3, 4, 4)), np.zeros(3)), {"num_epoch": 1}, "did you mean num_epochs"),
     ((np.zeros((3, 4, 4)), np.zeros(3)), {"test_io": True}, "test_io: reads the data and trains nothing"),
 ])
-def test_wrong_arguments(train: object, settings: dict[str, object], words: str) -> None:
-    with pytest.raises(UsageError, match=words):
+def test_wrong_arguments(train: object, settings: dict[str, object], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
         imgcls.fit(train, **settings)
 
 
@@ -95,10 +96,10 @@ def test_networks_of_mxnet(name: str, tmp_path: Path) -> None:
     recorded = recorded_network(name)
     prefix = recorded.save(tmp_path)
     data = torch.from_numpy(recorded.images)
-    own = build_network(NetworkConfig(network=name.removesuffix("-stn"), add_stn=name.endswith("stn"),
-                                      image_shape=tuple(data.shape[1:])), seed=0)
-    graph.load_arrays(own, params.load(f"{prefix}-0003.params"), path="x")
-    for model in (imgcls.load_model(prefix, 3), own.eval()):
+    built = build_network(NetworkConfig(network=name.removesuffix("-stn"), add_stn=name.endswith("stn"),
+                                        image_shape=tuple(data.shape[1:])), seed=0)
+    graph.load_arrays(built, params.load(f"{prefix}-0003.params"), path="x")
+    for model in (imgcls.load_model(prefix, 3), built.eval()):
         with torch.no_grad():
             assert np.abs(model(data).softmax(1).numpy() - recorded.softmax).max() < 1e-5
         symbol.save(tmp_path / "s.json", graph.to_symbol(model))
@@ -112,11 +113,12 @@ def test_a_foreign_checkpoint_scores_as_published(capsys: pytest.CaptureFixture[
     from imgcls.cli import score
 
     prefix = real_data("mxnet-models", "mnist-mentalblood") / "mnist"
-    assert score.main(["--model", str(prefix), "--load-epoch", "35", "--data-dir", str(real_data("mnist"))]) == 0
+    assert score.main(["--model", str(prefix), "--load-epoch", "35", "--data-dir",
+                       str(real_data("mnist"))]) == 0
     assert "accuracy=0.990300" in capsys.readouterr().out
 
 
-def test_networks_of_torchvision_are_kept_without_a_symbol(tmp_path: Path) -> None:
+def test_networks_of_torchvision_are_saved_without_a_symbol(tmp_path: Path) -> None:
     pytest.importorskip("torchvision")
     chance = np.random.default_rng(0)
     images, labels = chance.integers(0, 255, (8, 3, 32, 32), dtype=np.uint8), np.arange(8) % 2

@@ -29,16 +29,16 @@ ALIASES = {"resnetv1"}
 
 def modules() -> dict[str, Path]:
     """Return dotted name below `imgcls` -> file; a package is its `__init__`."""
-    found = {}
+    paths = {}
     for path in sorted(PACKAGE.rglob("*.py")):
         parts = path.relative_to(PACKAGE).with_suffix("").parts
-        found[".".join(parts if len(parts) == 1 or parts[-1] != "__init__" else parts[:-1])] = path
-    return found
+        paths[".".join(parts if len(parts) == 1 or parts[-1] != "__init__" else parts[:-1])] = path
+    return paths
 
 
-def imports(path: Path, known: dict[str, Path]) -> set[str]:
+def imports(path: Path, paths: dict[str, Path]) -> set[str]:
     """Return the modules of the package that a file imports anywhere: at its top, in functions, for types only."""
-    found = set()
+    imported = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: a relative import"
@@ -46,11 +46,11 @@ def imports(path: Path, known: dict[str, Path]) -> set[str]:
                 inner = node.module.partition(".")[2]
                 for alias in node.names:
                     full = f"{inner}.{alias.name}".strip(".")
-                    found.add(full if full in known else inner or "__init__")
+                    imported.add(full if full in paths else inner or "__init__")
         elif isinstance(node, ast.Import):
-            found |= {alias.name.partition(".")[2] or "__init__" for alias in node.names
-                      if alias.name.split(".")[0] == "imgcls"}
-    return found
+            imported |= {alias.name.partition(".")[2] or "__init__" for alias in node.names
+                         if alias.name.split(".")[0] == "imgcls"}
+    return imported
 
 
 def test_every_room_has_a_floor() -> None:
@@ -61,11 +61,11 @@ def test_every_room_has_a_floor() -> None:
 
 
 def test_imports_go_down_the_floors_only() -> None:
-    known, wrong = modules(), []
+    paths, wrong = modules(), []
     floor = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
-    for name, path in known.items():
+    for name, path in paths.items():
         room = name.split(".")[0]
-        for target in imports(path, known):
+        for target in imports(path, paths):
             below = target.split(".")[0]
             if below != room and floor[below] >= floor[room]:
                 wrong.append(f"{name} (floor {floor[room]}) imports {target} (floor {floor[below]})")
@@ -73,19 +73,19 @@ def test_imports_go_down_the_floors_only() -> None:
 
 
 def test_leaves_import_no_leaf() -> None:
-    known, wrong = modules(), []
-    for name, path in known.items():
+    paths, wrong = modules(), []
+    for name, path in paths.items():
         room, _, leaf = name.partition(".")
         if room in ("networks", "datasets") and leaf and not leaf.startswith("_") and leaf not in ALIASES:
-            wrong += [f"{name} imports {target}" for target in imports(path, known)
+            wrong += [f"{name} imports {target}" for target in imports(path, paths)
                       if target.startswith(f"{room}.") and not target.split(".")[1].startswith("_")]
     assert not wrong, "\n".join(wrong)
 
 
 def test_no_file_imports_in_a_circle() -> None:
-    known = modules()
-    graph = {name: {target for target in imports(path, known) if target in known and target != name}
-             for name, path in known.items()}
+    paths = modules()
+    graph = {name: {target for target in imports(path, paths) if target in paths and target != name}
+             for name, path in paths.items()}
     done: set[str] = set()
 
     def visit(name: str, trail: tuple[str, ...]) -> None:
@@ -100,9 +100,9 @@ def test_no_file_imports_in_a_circle() -> None:
 
 
 def test_nobody_imports_a_command() -> None:
-    known, wrong = modules(), []
-    for name, path in known.items():
-        wrong += [f"{name} imports {target}" for target in imports(path, known)
+    paths, wrong = modules(), []
+    for name, path in paths.items():
+        wrong += [f"{name} imports {target}" for target in imports(path, paths)
                   if target.startswith("cli.") and not target.startswith("cli._")]
     assert not wrong, "\n".join(wrong)
 

@@ -36,9 +36,14 @@ def test_a_failure_leaves_the_old_content_and_nothing_beside_it(tmp_path: Path,
                                                                 monkeypatch: pytest.MonkeyPatch) -> None:
     target = tmp_path / "file"
     write_bytes(target, b"old")
-    with pytest.raises(KeyError), atomic_write(target) as stream:
-        stream.write(b"half")
-        raise KeyError
+
+    def write_half() -> None:
+        with atomic_write(target) as stream:
+            stream.write(b"half")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        write_half()
 
     def full(_handle: int) -> None:
         raise OSError(28, "No space left on device")

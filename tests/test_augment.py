@@ -21,7 +21,8 @@ FROZEN_AREAS = [(40, 7, 315, 359, True), (55, 143, 289, 350, True), (4, 130, 330
 FROZEN_WARPS = [(13, 2, (57, 67)), (8, 15, (53, 62)), (9, 17, (51, 60))]
 FROZEN_MATRICES = [[0.8658, 0.0811, 0.8649], [0.8457, -0.0348, 2.9305], [0.8634, 0.112, -3.4093]]
 FROZEN_COLORS = [((1, 2, 0), (-6, 15, -28)), ((2, 1, 0), (-28, 18, -30))]
-FROZEN_FACTORS = [[1.1738, 0.7938, 0.8495, -4.2272, -4.7315, -5.3283], [0.6739, 0.753, 0.9014, -1.3125, -0.0101, 0.937]]
+FROZEN_FACTORS = [[1.1738, 0.7938, 0.8495, -4.2272, -4.7315, -5.3283],
+                  [0.6739, 0.753, 0.9014, -1.3125, -0.0101, 0.937]]
 
 
 def sampler(crop: tuple[int, int] = (32, 32), channels: int = 3, *, train: bool = True, seed: int = 0,
@@ -44,38 +45,40 @@ def even(values: np.ndarray, low: float, high: float, bins: int = 10) -> bool:
 def test_a_spec_belongs_to_its_sample() -> None:
     """Neither its neighbours nor their order nor the way the sizes come change it; the epoch and the seed do."""
     settings = RESIZED_CROP | {"random_mirror": True, "brightness": 0.4, "pca_noise": 0.1, "max_random_h": 20}
-    one = sampler(**settings)
+    crops = sampler(**settings)
     sizes = np.stack([np.arange(100, 200), np.arange(250, 150, -1)], axis=1)
-    together = one.specs(3, np.arange(100), sizes)
+    specs = crops.specs(3, np.arange(100), sizes)
     for sample in (0, 41, 99):
-        assert one.specs(3, np.array([sample]), sizes[[sample]]) == [together[sample]]
-    backwards = one.specs(3, np.arange(100)[::-1], sizes[::-1])
-    assert backwards[::-1] == together
-    assert sum(a == b for a, b in zip(one.specs(4, np.arange(100), sizes), together, strict=True)) == 0
-    assert sum(a == b for a, b in zip(sampler(seed=1, **settings).specs(3, np.arange(100), sizes), together,
+        assert crops.specs(3, np.array([sample]), sizes[[sample]]) == [specs[sample]]
+    backwards = crops.specs(3, np.arange(100)[::-1], sizes[::-1])
+    assert backwards[::-1] == specs
+    assert sum(a == b for a, b in zip(crops.specs(4, np.arange(100), sizes), specs, strict=True)) == 0
+    assert sum(a == b for a, b in zip(sampler(seed=1, **settings).specs(3, np.arange(100), sizes), specs,
                                       strict=True)) == 0
 
 
 def test_the_draws_are_frozen() -> None:
     """Runs that were begun with an older version must go on as they would have."""
-    found = specs((375, 500), 3, epoch=2, random_mirror=True, **RESIZED_CROP)
-    assert [(p.top, p.left, p.height, p.width, p.mirror) for p in found] == FROZEN_AREAS
-    found = specs((60, 70), 3, epoch=2, random_crop=True, max_random_rotate_angle=10, max_random_shear_ratio=0.1,
+    drawn = specs((375, 500), 3, epoch=2, random_mirror=True, **RESIZED_CROP)
+    assert [(p.top, p.left, p.height, p.width, p.mirror) for p in drawn] == FROZEN_AREAS
+    drawn = specs((60, 70), 3, epoch=2, random_crop=True, max_random_rotate_angle=10,
+                  max_random_shear_ratio=0.1,
                   min_random_scale=0.8, max_random_aspect_ratio=0.25)
-    assert [(p.top, p.left, p.warp[1]) for p in found] == FROZEN_WARPS
-    assert np.allclose([p.warp[0][0] for p in found], FROZEN_MATRICES, atol=1e-3)
-    found = specs((60, 70), 2, epoch=2, brightness=0.4, contrast=0.4, saturation=0.4, pca_noise=0.1, max_random_h=36,
+    assert [(p.top, p.left, p.warp[1]) for p in drawn] == FROZEN_WARPS
+    assert np.allclose([p.warp[0][0] for p in drawn], FROZEN_MATRICES, atol=1e-3)
+    drawn = specs((60, 70), 2, epoch=2, brightness=0.4, contrast=0.4, saturation=0.4, pca_noise=0.1,
+                  max_random_h=36,
                   max_random_s=50, max_random_l=50)
-    assert [(p.color.order, p.color.hls) for p in found] == FROZEN_COLORS
-    assert np.allclose([p.color.factors + p.color.light for p in found], FROZEN_FACTORS, atol=1e-3)
+    assert [(p.color.order, p.color.hls) for p in drawn] == FROZEN_COLORS
+    assert np.allclose([p.color.factors + p.color.light for p in drawn], FROZEN_FACTORS, atol=1e-3)
 
 
 def test_random_crop_and_mirror() -> None:
-    found = specs((40, 36), random_crop=True, random_mirror=True)
-    assert {p.top for p in found} == set(range(9))
-    assert {p.left for p in found} == set(range(5))
-    assert even([p.top for p in found], -0.5, 8.5, 9)
-    assert 0.45 < np.mean([p.mirror for p in found]) < 0.55
+    drawn = specs((40, 36), random_crop=True, random_mirror=True)
+    assert {p.top for p in drawn} == set(range(9))
+    assert {p.left for p in drawn} == set(range(5))
+    assert even([p.top for p in drawn], -0.5, 8.5, 9)
+    assert 0.45 < np.mean([p.mirror for p in drawn]) < 0.55
     assert {(p.top, p.left, p.height, p.width, p.mirror) for p in specs((41, 36))} == {(4, 2, 32, 32, False)}
 
 
@@ -92,9 +95,9 @@ def test_windows_are_those_of_the_specs() -> None:
 
 def test_random_resized_crop_has_mxnets_distribution() -> None:
     """Area and ratio even (not in the logarithm), sides exchanged half of the time, ten tries, then the centre."""
-    found = specs((1000, 1000), **RESIZED_CROP)
-    area = np.array([p.height * p.width for p in found]) / 1e6
-    ratio = np.array([p.width / p.height for p in found])
+    drawn = specs((1000, 1000), **RESIZED_CROP)
+    area = np.array([p.height * p.width for p in drawn]) / 1e6
+    ratio = np.array([p.width / p.height for p in drawn])
     small = (area > 0.08) & (area < 0.5)  # larger ones do not always fit
     assert area.min() > 0.079
     assert even(area[small], 0.08, 0.5)
@@ -102,9 +105,9 @@ def test_random_resized_crop_has_mxnets_distribution() -> None:
     assert 0.45 < tall.mean() < 0.55
     # of an even ratio in [3/4, 4/3], or its inverse, that part is below 1
     assert abs(np.mean(np.abs(np.log(ratio[small])) < np.log(4 / 3) / 2) - _part_in_the_middle()) < 0.04
-    assert all(0 <= p.top <= 1000 - p.height and 0 <= p.left <= 1000 - p.width for p in found)
-    assert even([p.top / (1000 - p.height) for p in found if p.height < 700], 0, 1)
-    assert all(p.enlarge is None and p.resize is None for p in found)
+    assert all(0 <= p.top <= 1000 - p.height and 0 <= p.left <= 1000 - p.width for p in drawn)
+    assert even([p.top / (1000 - p.height) for p in drawn if p.height < 700], 0, 1)
+    assert all(p.enlarge is None and p.resize is None for p in drawn)
 
 
 def _part_in_the_middle() -> float:
@@ -113,18 +116,18 @@ def _part_in_the_middle() -> float:
 
 
 def test_where_no_area_fits_the_centre_is_cut() -> None:
-    found = specs((20, 2000), 200, random_resized_crop=True, min_random_area=0.9, min_random_aspect_ratio=1,
+    drawn = specs((20, 2000), 200, random_resized_crop=True, min_random_area=0.9, min_random_aspect_ratio=1,
                   max_random_aspect_ratio=1)
-    assert {p[3:7] for p in found} == {(0, 1584, 32, 32)}
-    assert {p.enlarge for p in found} == {(32, 3200)}
+    assert {p[3:7] for p in drawn} == {(0, 1584, 32, 32)}
+    assert {p.enlarge for p in drawn} == {(32, 3200)}
     neutral = specs((50, 60), 5, random_resized_crop=True)  # of all settings at their defaults: not active
     assert {p[3:7] for p in neutral} == {(9, 14, 32, 32)}
 
 
 def test_square_crops_of_random_size() -> None:
-    found = specs((100, 80), min_crop_size=40, max_crop_size=60, random_crop=True)
-    assert even([p.height for p in found], 39.5, 60.5, 21)
-    assert all(p.height == p.width and p.top + p.height <= 100 and p.left + p.width <= 80 for p in found)
+    drawn = specs((100, 80), min_crop_size=40, max_crop_size=60, random_crop=True)
+    assert even([p.height for p in drawn], 39.5, 60.5, 21)
+    assert all(p.height == p.width and p.top + p.height <= 100 and p.left + p.width <= 80 for p in drawn)
     centre = specs((100, 80), min_crop_size=40, max_crop_size=60)
     assert all((p.top, p.left) == ((100 - p.height) // 2, (80 - p.width) // 2) for p in centre)
     assert {p.height for p in specs((50, 30), min_crop_size=40, max_crop_size=60)} == {30}  # MXNet dies here
@@ -136,13 +139,14 @@ def test_small_images_are_enlarged_as_mxnet_does() -> None:
     assert {p.enlarge for p in specs((20, 10), 2)} == {((64, 32))}
     assert {p.enlarge for p in specs((40, 31), 2)} == {(41, 32)}
     assert {p.enlarge for p in specs((24, 24), 2, pad_size=4)} == {None}
-    assert short_edge_sizes(np.array([[9, 11], [500, 375], [33, 33]]), 32).tolist() == [[32, 39], [42, 32], [32, 32]]
+    assert short_edge_sizes(np.array([[9, 11], [500, 375], [33, 33]]), 32).tolist() == [[32, 39],
+                                                                                        [42, 32], [32, 32]]
 
 
 def test_warps_have_mxnets_matrix_and_canvas() -> None:
-    found = specs((50, 80), 300, max_random_rotate_angle=20, max_random_shear_ratio=0.2, min_random_scale=0.7,
+    drawn = specs((50, 80), 300, max_random_rotate_angle=20, max_random_shear_ratio=0.2, min_random_scale=0.7,
                   max_random_scale=1.3, max_random_aspect_ratio=0.25)
-    for spec in found:
+    for spec in drawn:
         matrix, canvas = spec.warp
         scale = canvas[1] / 80
         assert 0.68 < scale < 1.31
@@ -160,7 +164,7 @@ def test_warps_have_mxnets_matrix_and_canvas() -> None:
         assert abs(along + across - 2 * scale) < 0.1
         assert abs(shear) < 0.201
     angles = [np.rad2deg(np.arctan2(-p.warp[0][1, 0], p.warp[0][1, 1])) for p in specs((50, 80),
-                                                                                    max_random_rotate_angle=3)]
+                                                                                       max_random_rotate_angle=3)]
     assert even(np.round(angles), -3.5, 3.5, 7)
     assert specs((50, 80), 1)[0].warp is None
 
@@ -171,7 +175,8 @@ def test_colour() -> None:
         assert even([c.factors[i] for c in colors], 1 - most, 1 + most)
     assert {c.order for c in colors} == {(0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0)}
     assert {c.hls for c in colors} == {(0, 0, 0)}
-    shifts = np.array([p.color.hls for p in specs((40, 40), max_random_h=36, max_random_s=50, max_random_l=40)])
+    shifts = np.array([p.color.hls
+                       for p in specs((40, 40), max_random_h=36, max_random_s=50, max_random_l=40)])
     assert (np.abs(shifts).max(0) <= (36, 40, 50)).all()
     assert (shifts.std(0) > (14, 16, 20)).all()  # (u + 4v) / 5 is a little narrower than even
     assert (shifts.std(0) < (36 / 3 ** 0.5, 40 / 3 ** 0.5, 50 / 3 ** 0.5)).all()
@@ -184,14 +189,15 @@ def test_colour() -> None:
 
 
 def test_validation_is_the_centre_of_the_resized_image() -> None:
-    settings = RESIZED_CROP | {"random_mirror": True, "pad_size": 4, "pca_noise": 0.1, "resize": 300, "val_resize": 64}
-    found = sampler(train=False, **settings).specs(7, np.arange(50), np.tile([[100, 200]], (50, 1)))
-    assert set(found) == {CropSpec((64, 128), None, None, 16, 48, 32, 32, False, 1, None)}
-    found = specs((100, 200), 5, resize=64)
-    assert {(p.resize, p.top, p.left) for p in found} == {((64, 128), 16, 48)}
+    settings = RESIZED_CROP | {"random_mirror": True, "pad_size": 4, "pca_noise": 0.1, "resize": 300,
+                               "val_resize": 64}
+    drawn = sampler(train=False, **settings).specs(7, np.arange(50), np.tile([[100, 200]], (50, 1)))
+    assert set(drawn) == {CropSpec((64, 128), None, None, 16, 48, 32, 32, False, 1, None)}
+    drawn = specs((100, 200), 5, resize=64)
+    assert {(p.resize, p.top, p.left) for p in drawn} == {((64, 128), 16, 48)}
 
 
-@pytest.mark.parametrize(("settings", "words"), [
+@pytest.mark.parametrize(("settings", "message"), [
     (RESIZED_CROP | {"random_crop": True}, "random_resized_crop 1 and random_crop 1 exclude each other"),
     (RESIZED_CROP | {"max_random_scale": 2}, "max_random_scale"),
     ({"min_random_area": 0.5, "max_random_area": 0.2}, "min_random_area 0.5 and max_random_area 0.2"),
@@ -202,18 +208,20 @@ def test_validation_is_the_centre_of_the_resized_image() -> None:
     ({"fill_value": 256}, "fill_value 256"),
     ({"channels": 1, "pca_noise": 0.1}, "pca_noise are for 3"),
 ])
-def test_what_cannot_be_is_refused(settings: dict, words: str) -> None:
-    with pytest.raises(UsageError, match=words.replace("(", r"\(")):
+def test_settings_that_contradict_each_other_are_refused(settings: dict, message: str) -> None:
+    with pytest.raises(UsageError, match=message.replace("(", r"\(")):
         sampler(**settings)
 
 
-def test_settings_give_way_to_what_the_user_gave() -> None:
+def test_explicit_settings_override_recipes() -> None:
     photographs = AugmentConfig(random_mirror=True, **RESIZED_CROP)
     assert resolve_augmentation(photographs, ()) == photographs
     cropped = AugmentConfig(random_mirror=True, random_crop=True, **RESIZED_CROP)
-    assert resolve_augmentation(cropped, {"random_crop"}) == AugmentConfig(random_mirror=True, random_crop=True)
+    assert resolve_augmentation(cropped, {"random_crop"}) == AugmentConfig(random_mirror=True,
+                                                                           random_crop=True)
     assert resolve_augmentation(photographs, {"random_resized_crop"}) == photographs
-    turned = AugmentConfig(random_resized_crop=True, min_random_aspect_ratio=3 / 4, max_random_aspect_ratio=0.25)
+    turned = AugmentConfig(random_resized_crop=True, min_random_aspect_ratio=3 / 4,
+                           max_random_aspect_ratio=0.25)
     assert resolve_augmentation(turned, {"max_random_aspect_ratio"}).min_random_aspect_ratio is None
     recipe = AugmentConfig(use_imagenet_data_augmentation=True, brightness=0.1, random_crop=True)
     resolved = resolve_augmentation(recipe, {"use_imagenet_data_augmentation", "brightness"})
@@ -239,9 +247,9 @@ def test_a_mean_image_is_mirrored_with_its_image(tmp_path) -> None:
     config = AugmentConfig(mean_image=str(tmp_path / "mean.bin"), rgb_mean=(100,), rgb_std=(2,))
     normalizer = normalize.Normalizer(config, 3, torch.device("cpu"), (3, 4, 5))
     pixels = torch.randint(256, (2, 4, 5, 3), dtype=torch.uint8)
-    found = normalizer(pixels, np.array([False, True])).numpy()
-    wanted = pixels.permute(0, 3, 1, 2).numpy().astype(np.float32)
-    assert np.array_equal(found[0], (wanted[0] - mean) / 2)
-    assert np.array_equal(found[1], (wanted[1] - mean[:, :, ::-1]) / 2)
+    normalized = normalizer(pixels, np.array([False, True])).numpy()
+    expected = pixels.permute(0, 3, 1, 2).numpy().astype(np.float32)
+    assert np.array_equal(normalized[0], (expected[0] - mean) / 2)
+    assert np.array_equal(normalized[1], (expected[1] - mean[:, :, ::-1]) / 2)
     with pytest.raises(DataError, match="the mean image is 3x4x5, image_shape is 3x5x5"):
         normalize.read_mean_image(str(tmp_path / "mean.bin"), (3, 5, 5))

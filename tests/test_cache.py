@@ -48,39 +48,39 @@ def test_a_file_that_changes_while_it_is_fetched(web: FaultyServer, monkeypatch:
         Cache().open(RemotePath(f"{web.url}/x.bin"))
 
 
-def test_the_cache_keeps_to_its_limit(web: FaultyServer, tmp_path: Path) -> None:
+def test_the_cache_stays_below_its_limit(web: FaultyServer, tmp_path: Path) -> None:
     for i in range(6):
         web.objects[f"/{i}.bin"] = bytes([i]) * 1000
     small = Cache(3000e-9)
     with small.open(RemotePath(f"{web.url}/0.bin")) as stream:
-        held = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+        mapping = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
     for i in range(1, 6):
         with small.open(RemotePath(f"{web.url}/{i}.bin")):
             sizes = [p.stat().st_size for p in small.folder.iterdir() if p.suffix != ".lock"]
             assert sum(sizes) <= 3000
     assert {p.name[-5:] for p in small.folder.iterdir() if p.suffix == ".bin"} == {"0.bin", "4.bin", "5.bin"}
-    assert held[:] == bytes(1000)  # what is in use stays
-    held.close()
+    assert mapping[:] == bytes(1000)  # what is in use stays
+    mapping.close()
     with small.open(RemotePath(f"{web.url}/x.bin")) as stream:  # too large to keep: a file without a name
         assert stream.read() == CONTENT
     assert not [p for p in small.folder.iterdir() if p.name.endswith("x.bin")]
 
 
 def test_a_killed_fetch_leaves_nothing_wrong(web: FaultyServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    entry = RemotePath(f"{web.url}/x.bin")
+    path = RemotePath(f"{web.url}/x.bin")
     web.fault = lambda method, _: "500" if method == "GET" else ""
     with pytest.raises(RunError):
-        Cache().open(entry)
+        Cache().open(path)
     assert not [p for p in Cache().folder.iterdir() if p.suffix != ".lock"]
     code = ("import os, sys; from imgcls.storage import remote; from imgcls.storage.cache import Cache\n"
             "remote.RemotePath.download = lambda self, stream, *_: (stream.write(b'half'), stream.flush(), "
             "os._exit(9))\nCache().open(remote.RemotePath(sys.argv[1]))")
     web.fault = lambda *_: ""
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    killed = subprocess.run([sys.executable, "-c", code, str(entry)], env=env, check=False)
+    killed = subprocess.run([sys.executable, "-c", code, str(path)], env=env, check=False)
     assert killed.returncode == 9
     assert [p for p in Cache().folder.iterdir() if p.suffix == ".part"]
-    with Cache().open(entry) as stream:
+    with Cache().open(path) as stream:
         assert stream.read() == CONTENT
 
 

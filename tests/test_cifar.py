@@ -48,8 +48,8 @@ def python2_pickle(data: np.ndarray, labels: list[int]) -> bytes:
              b"cnumpy\ndtype\nq\x04(" + short(b"u1") + b"K\x00K\x01tRq\x05"
              b"(K\x03" + short(b"|") + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
              b"\x89T" + struct.pack("<i", len(content)) + content + b"tb")
-    listed = b"](" + b"".join(b"K" + bytes([label]) for label in labels) + b"e"
-    return b"\x80\x02}q\x00(" + short(b"data") + array + short(b"labels") + listed + b"u."
+    label_list = b"](" + b"".join(b"K" + bytes([label]) for label in labels) + b"e"
+    return b"\x80\x02}q\x00(" + short(b"data") + array + short(b"labels") + label_list + b"u."
 
 
 def save(folder: Path, content: bytes, name: str = "batch") -> Path:
@@ -134,9 +134,9 @@ def tar_of(parts: dict[str, bytes], mode: str = "w:gz", folder: str = "cifar-10/
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode=mode) as tar:  # type: ignore[call-overload]
         for name, content in parts.items():
-            info = tarfile.TarInfo(folder + name)
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
+            member = tarfile.TarInfo(folder + name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
     return stream.getvalue()
 
 
@@ -151,11 +151,11 @@ def test_finds_all_files_wherever_they_are(tmp_path: Path, suffix: str, form: st
     else:
         for name, content in parts.items():
             save(tmp_path / folder, content, name)
-    found = cifar.read_splits(tmp_path)
-    assert found is not None
-    assert found.train.labels.tolist() == [1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
-    np.testing.assert_array_equal(found.train.images[2:4], pictures(2, 2).reshape(2, 3, 32, 32))
-    assert found.test.labels.tolist() == [9, 9]
+    splits = cifar.read_splits(tmp_path)
+    assert splits is not None
+    assert splits.train.labels.tolist() == [1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
+    np.testing.assert_array_equal(splits.train.images[2:4], pictures(2, 2).reshape(2, 3, 32, 32))
+    assert splits.test.labels.tolist() == [9, 9]
 
 
 def test_nothing_is_unpacked_and_an_incomplete_form_is_no_form(tmp_path: Path) -> None:
@@ -171,15 +171,15 @@ def test_finds_cifar100(tmp_path: Path) -> None:
     for name, label in (("train", 50), ("test", 60)):
         content = pickled(pictures(1), fine_labels=[label], coarse_labels=[1])
         save(tmp_path / "cifar-100-python", content, name)
-    found = cifar.read_splits(tmp_path, num_classes=100)
-    assert found is not None
-    assert (found.train.labels.tolist(), found.test.labels.tolist()) == ([50], [60])
+    splits = cifar.read_splits(tmp_path, num_classes=100)
+    assert splits is not None
+    assert (splits.train.labels.tolist(), splits.test.labels.tolist()) == ([50], [60])
 
 
 # Damage
 
 
-@pytest.mark.parametrize(("content", "words", "offset"), [
+@pytest.mark.parametrize(("content", "message", "offset"), [
     (b"", "not a CIFAR-10 batch: 0 bytes", 0),
     (binary(pictures(2), [1, 2])[:-1], "no multiple of 3073", 3073),
     (binary(pictures(2), [1, 10]), "picture 1 has label 10, not 0 to 9", None),
@@ -191,9 +191,9 @@ def test_finds_cifar100(tmp_path: Path) -> None:
     (pickle.dumps([1, 2], 2), "holds no dict", None),
     (pickle.dumps({"data": [1], "labels": [1]}, 2), "no uint8 array", None),
 ])
-def test_refuses_damage(tmp_path: Path, content: bytes, words: str, offset: int | None) -> None:
+def test_refuses_damage(tmp_path: Path, content: bytes, message: str, offset: int | None) -> None:
     error = refusal(save(tmp_path, content))
-    assert words in str(error)
+    assert message in str(error)
     assert error.offset == offset
 
 
@@ -210,10 +210,10 @@ def test_a_pickle_cut_anywhere_is_refused(tmp_path: Path) -> None:
 
 def test_a_pickle_with_any_byte_changed_is_read_or_refused(tmp_path: Path) -> None:
     content = bytearray(python2_pickle(pictures(1), [1]))
-    places = [*range(200), *range(len(content) - 30, len(content))]
-    for place in places:
+    positions = [*range(200), *range(len(content) - 30, len(content))]
+    for position in positions:
         for value in (0, 0x28, 0x2E, 0x52, 0x62, 0x80, 0xFF):
-            changed = bytes(content[:place]) + bytes([value]) + bytes(content[place + 1:])
+            changed = bytes(content[:position]) + bytes([value]) + bytes(content[position + 1:])
             try:
                 cifar.read(save(tmp_path, changed))
             except DataError:
@@ -225,7 +225,7 @@ ARCHIVE = tar_of(PARTS)
 HALF = len(ARCHIVE) // 2
 
 
-@pytest.mark.parametrize(("content", "words"), [
+@pytest.mark.parametrize(("content", "message"), [
     (ARCHIVE[:HALF], "damaged or cut short"),
     (ARCHIVE[:HALF] + bytes(50) + ARCHIVE[HALF + 50:], "damaged or cut short"),
     (tar_of(PARTS, "w")[:25_000], "damaged or cut short"),
@@ -233,12 +233,12 @@ HALF = len(ARCHIVE) // 2
     (tar_of({**PARTS, "data_batch_4.bin": b"x"}), "data_batch_4.bin at byte 0: not a CIFAR-10 batch"),
     (b"<html>", "damaged or cut short"),
 ])
-def test_refuses_a_damaged_archive(tmp_path: Path, content: bytes, words: str) -> None:
+def test_refuses_a_damaged_archive(tmp_path: Path, content: bytes, message: str) -> None:
     path = save(tmp_path, content, "cifar-10-binary.tar.gz")
     with pytest.raises(DataError) as caught:
         cifar.read_splits(tmp_path)
     assert str(path) in str(caught.value)
-    assert words in str(caught.value)
+    assert message in str(caught.value)
 
 
 # Malice
@@ -359,8 +359,10 @@ def write_records(folder: Path, name: str, labels: list[int]) -> None:
             writer.write(recordio.pack(recordio.ImageHeader(0, label, i), image))
 
 
-@pytest.mark.parametrize(("train", "test"), [("cifar10_train.rec", "cifar10_val.rec"), ("train.rec", "test.rec")])
-def test_records_without_class_names_have_those_of_the_data_set(tmp_path: Path, train: str, test: str) -> None:
+@pytest.mark.parametrize(("train", "test"),
+                         [("cifar10_train.rec", "cifar10_val.rec"), ("train.rec", "test.rec")])
+def test_records_without_class_names_have_those_of_the_data_set(tmp_path: Path, train: str,
+                                                                test: str) -> None:
     write_records(tmp_path, train, [9, 0, 3])
     write_records(tmp_path, test, [1])
     config = DataConfig(data_dir=str(tmp_path))

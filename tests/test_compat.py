@@ -25,20 +25,23 @@ from imgcls.formats import recordio
 MAGIC = struct.pack("<I", recordio.MAGIC)
 PAYLOADS = [b"", b"a", b"abcd", MAGIC, b"abcd" + MAGIC + b"tail", MAGIC * 3, b"x" + MAGIC, os.urandom(1000)]
 #: the usual validation arguments
-MEAN_STD = {"mean_r": 123.68, "mean_g": 116.779, "mean_b": 103.939, "std_r": 58.393, "std_g": 57.12, "std_b": 57.375}
+MEAN_STD = {"mean_r": 123.68, "mean_g": 116.779, "mean_b": 103.939, "std_r": 58.393, "std_g": 57.12,
+            "std_b": 57.375}
 
 
 def picture(number: int, height: int = 20, width: int = 24) -> np.ndarray:
     return np.random.default_rng(number).integers(0, 256, (height, width, 3), np.uint8)
 
 
-def write_records(folder: Path, count: int = 11, labels: int = 1, fmt: str = ".png", name: str = "data") -> Path:
+def write_records(folder: Path, count: int = 11, labels: int = 1, fmt: str = ".png",
+                  name: str = "data") -> Path:
     """`data.rec` and `data.idx`: PNGs of random pixels, blue first, with the labels i (or [i, i + 0.5, ...])."""
     record = mx.recordio.MXIndexedRecordIO(str(folder / f"{name}.idx"), str(folder / f"{name}.rec"), "w")
     for i in range(count):
         label = float(i) if labels == 1 else [i + 0.5 * k for k in range(labels)]
         header = mx.recordio.IRHeader(0, label, 100 + i, 0)
-        record.write_idx(i, mx.recordio.pack_img(header, picture(i), quality=3 if fmt == ".png" else 90, img_fmt=fmt))
+        record.write_idx(i, mx.recordio.pack_img(header, picture(i), quality=3 if fmt == ".png" else 90,
+                                                 img_fmt=fmt))
     record.close()
     return folder / f"{name}.rec"
 
@@ -112,7 +115,7 @@ def test_readers_can_be_pickled_writers_not(tmp_path: Path) -> None:
     assert mx.recordio.MXRecordIO(str(tmp_path / "w.rec"), "r").read() == b"kept"
 
 
-def test_wrong_use_is_told(tmp_path: Path) -> None:
+def test_wrong_use_is_an_error(tmp_path: Path) -> None:
     path = write_records(tmp_path, 2)
     with pytest.raises(ValueError, match="'rb' is not known"):
         mx.recordio.MXRecordIO(str(path), "rb")
@@ -170,7 +173,8 @@ def test_pack_and_unpack(label: Any) -> None:
 
 def test_pack_img_and_unpack_img() -> None:
     image = picture(1)
-    header, back = mx.recordio.unpack_img(mx.recordio.pack_img((0, 4, 1, 0), image, quality=95, img_fmt=".png"))
+    header, back = mx.recordio.unpack_img(mx.recordio.pack_img((0, 4, 1, 0), image, quality=95,
+                                                               img_fmt=".png"))
     assert header.label == 4
     assert (back == image).all()
     packed = mx.recordio.pack_img((0, 4, 1, 0), image, quality=80)
@@ -206,7 +210,8 @@ def test_arrays_follow_the_rules_of_mxnet() -> None:
     assert mx.nd.array(a.astype("int32")).dtype is np.int32
     u = mx.nd.array([10, 200, 3], ctx=mx.cpu(), dtype="uint8")
     for result, expected in ((u - 20, [246, 180, 239]), (u + 100, [110, 44, 103]), (u * 0.5, [0, 0, 0]),
-                             (1 - u, [247, 57, 254]), (u**2, [100, 64, 9]), (u == 10, [1, 0, 0]), (-u, [246, 56, 253])):
+                             (1 - u, [247, 57, 254]), (u**2, [100, 64, 9]), (u == 10, [1, 0, 0]),
+                             (-u, [246, 56, 253])):
         assert result.dtype is np.uint8
         assert result.asnumpy().tolist() == expected
     assert (2 / a).asnumpy().tolist() == [2, 1, np.float32(2 / 3)]
@@ -317,13 +322,16 @@ def test_interp_9_goes_by_the_direction() -> None:
     """Cubic where both sides grow, area where both shrink, otherwise bilinear: MXNet's _get_interp_method."""
     pixels = picture(5, 30, 40)
     src = mx.nd.array(pixels, dtype="uint8")
-    for size, method in (((60, 50), cv2.INTER_CUBIC), ((20, 10), cv2.INTER_AREA), ((60, 10), cv2.INTER_LINEAR),
-                         ((20, 50), cv2.INTER_LINEAR), ((40, 10), cv2.INTER_LINEAR), ((60, 30), cv2.INTER_LINEAR)):
+    for size, method in (((60, 50), cv2.INTER_CUBIC), ((20, 10), cv2.INTER_AREA),
+                         ((60, 10), cv2.INTER_LINEAR),
+                         ((20, 50), cv2.INTER_LINEAR), ((40, 10), cv2.INTER_LINEAR),
+                         ((60, 30), cv2.INTER_LINEAR)):
         expected = cv2.resize(pixels, size, interpolation=method)
         assert (mx.image.imresize(src, *size, interp=9).asnumpy() == expected).all(), size
         others = [cv2.resize(pixels, size, interpolation=other) for other in (0, 2, 3, 4) if other != method]
         assert any((other != expected).any() for other in others), size
-    assert (mx.image.resize_short(src, 15, 9).asnumpy() == cv2.resize(pixels, (20, 15), interpolation=3)).all()
+    assert (mx.image.resize_short(src, 15, 9).asnumpy() == cv2.resize(pixels, (20, 15),
+                                                                      interpolation=3)).all()
     random.seed(1)
     drawn = {mx.image.imresize(src, 60, 50, interp=10).asnumpy().tobytes() for _ in range(40)}
     assert drawn == {cv2.resize(pixels, (60, 50), interpolation=method).tobytes() for method in range(5)}
@@ -343,20 +351,20 @@ def test_scale_down_rounds_as_mxnet() -> None:
 
 def epochs(iterator: Any, count: int = 2) -> list[list[tuple[list[float], int]]]:
     """(labels, pad) of each batch of some epochs."""
-    found = []
+    batches = []
     for _ in range(count):
-        found.append([(b.label[0].asnumpy().tolist(), b.pad) for b in iterator])
+        batches.append([(b.label[0].asnumpy().tolist(), b.pad) for b in iterator])
         iterator.reset()
-    return found
+    return batches
 
 
 def test_ndarray_iter() -> None:
     data, label = np.arange(20).reshape(10, 2), np.arange(10)
-    made = mx.io.NDArrayIter(data, label, batch_size=4)
-    assert made.provide_data == [("data", (4, 2))]
-    assert made.provide_label[0].dtype is np.float32
+    iterator = mx.io.NDArrayIter(data, label, batch_size=4)
+    assert iterator.provide_data == [("data", (4, 2))]
+    assert iterator.provide_label[0].dtype is np.float32
     last = [8, 9, 0, 1]
-    assert epochs(made) == [[([0, 1, 2, 3], 0), ([4, 5, 6, 7], 0), (last, 2)]] * 2
+    assert epochs(iterator) == [[([0, 1, 2, 3], 0), ([4, 5, 6, 7], 0), (last, 2)]] * 2
     discard = mx.io.NDArrayIter(data, label, 4, last_batch_handle="discard")
     assert epochs(discard) == [[([0, 1, 2, 3], 0), ([4, 5, 6, 7], 0)]] * 2
     roll_over = mx.io.NDArrayIter(data, label, 4, last_batch_handle="roll_over")
@@ -382,29 +390,33 @@ def test_ndarray_iter() -> None:
 def test_image_record_iter(tmp_path: Path) -> None:
     """The round of the batches, the pixels and the labels."""
     path = write_records(tmp_path)
-    made = mx.io.ImageRecordIter(path_imgrec=str(path), data_shape=(3, 16, 20), batch_size=4, scale=0.5, **MEAN_STD)
-    assert made.provide_data == [("data", (4, 3, 16, 20))]
-    assert made.provide_label == [("softmax_label", (4,))]
-    batch = next(iter(made))
-    made.reset()
+    iterator = mx.io.ImageRecordIter(path_imgrec=str(path), data_shape=(3, 16, 20), batch_size=4,
+                                     scale=0.5, **MEAN_STD)
+    assert iterator.provide_data == [("data", (4, 3, 16, 20))]
+    assert iterator.provide_label == [("softmax_label", (4,))]
+    batch = next(iter(iterator))
+    iterator.reset()
     pixels = np.stack([picture(i)[2:18, 2:22, ::-1].transpose(2, 0, 1) for i in range(4)]).astype(np.float32)
     mean, std = (np.float32([MEAN_STD[f"{n}_{c}"] for c in "rgb"])[:, None, None] for n in ("mean", "std"))
     assert batch.data[0].dtype is np.float32
     assert (batch.data[0].asnumpy() == (pixels - mean) * (np.float32(0.5) / std)).all()
     assert batch.index.tolist() == [100, 101, 102, 103]
-    assert epochs(made, 3) == [  # the epoch that was broken off begins at the first record
+    assert epochs(iterator, 3) == [  # the epoch that was broken off begins at the first record
         [([0, 1, 2, 3], 0), ([4, 5, 6, 7], 0), ([8, 9, 10, 0], 1)],
         [([1, 2, 3, 4], 0), ([5, 6, 7, 8], 0), ([9, 10, 0, 1], 2)],
         [([2, 3, 4, 5], 0), ([6, 7, 8, 9], 0), ([10, 0, 1, 2], 3)]]
-    whole = mx.io.ImageRecordIter(path_imgrec=str(path), data_shape="(3,16,20)", batch_size=4, round_batch="0",
-                                  dtype="uint8", preprocess_threads=0, mirror=True)
-    batch = next(iter(whole))
+    without_round = mx.io.ImageRecordIter(path_imgrec=str(path), data_shape="(3,16,20)", batch_size=4,
+                                          round_batch="0",
+                                          dtype="uint8", preprocess_threads=0, mirror=True)
+    batch = next(iter(without_round))
     assert (batch.data[0].asnumpy() == pixels[:, :, :, ::-1]).all()
-    whole.reset()
-    assert epochs(whole) == [[([0, 1, 2, 3], 0), ([4, 5, 6, 7], 0), ([8, 9, 10, 0], 1)]] * 2
-    small = mx.io.ImageRecordUInt8Iter(path_imgrec=str(path), data_shape=(1, 8, 8), batch_size=30, round_batch=False)
+    without_round.reset()
+    assert epochs(without_round) == [[([0, 1, 2, 3], 0), ([4, 5, 6, 7], 0), ([8, 9, 10, 0], 1)]] * 2
+    small = mx.io.ImageRecordUInt8Iter(path_imgrec=str(path), data_shape=(1, 8, 8), batch_size=30,
+                                       round_batch=False)
     assert [b.pad for b in small] == [19]
-    int8 = mx.io.ImageRecordIter(path_imgrec=str(path), data_shape=(3, 16, 20), batch_size=4, dtype="int8", mean_r=120,
+    int8 = mx.io.ImageRecordIter(path_imgrec=str(path), data_shape=(3, 16, 20), batch_size=4,
+                                 dtype="int8", mean_r=120,
                                  mean_g=120, mean_b=3)
     expected = np.clip(pixels - np.float32([120, 120, 3])[:, None, None], -128, 127)
     assert (next(iter(int8)).data[0].asnumpy() == expected).all()
@@ -414,21 +426,23 @@ def test_image_record_iter_shuffles_by_seed_alone(tmp_path: Path) -> None:
     path = write_records(tmp_path, 12)
 
     def run(**kwargs: Any) -> list[Any]:
-        made = mx.io.ImageRecordIter(path_imgrec=str(path), data_shape=(3, 16, 16), batch_size=4, rand_crop=True,
-                                     rand_mirror=True, dtype="uint8", **kwargs)
-        found = []
+        iterator = mx.io.ImageRecordIter(path_imgrec=str(path), data_shape=(3, 16, 16), batch_size=4,
+                                         rand_crop=True,
+                                         rand_mirror=True, dtype="uint8", **kwargs)
+        batches = []
         for _ in range(2):
-            found += [(b.label[0].asnumpy().tolist(), b.data[0].asnumpy().tobytes()) for b in made]
-            made.reset()
-        return found
+            batches += [(b.label[0].asnumpy().tolist(), b.data[0].asnumpy().tobytes()) for b in iterator]
+            iterator.reset()
+        return batches
 
-    one = run(shuffle=True, seed=1, preprocess_threads=1)
-    assert one == run(shuffle=True, seed=1, preprocess_threads=3)
-    assert one != run(shuffle=True, seed=2)
-    labels = [label for batch, _ in one for label in batch]
+    first_run = run(shuffle=True, seed=1, preprocess_threads=1)
+    assert first_run == run(shuffle=True, seed=1, preprocess_threads=3)
+    assert first_run != run(shuffle=True, seed=2)
+    labels = [label for batch, _ in first_run for label in batch]
     assert sorted(labels[:12]) == sorted(labels[12:]) == list(range(12))
     assert labels[:12] != labels[12:]
-    assert [pixels for _, pixels in run()[:3]] != [pixels for _, pixels in run()[3:]]  # drawn anew in each epoch
+    # drawn anew in each epoch
+    assert [pixels for _, pixels in run()[:3]] != [pixels for _, pixels in run()[3:]]
 
 
 def test_image_record_iter_labels_and_parts(tmp_path: Path) -> None:
@@ -447,10 +461,10 @@ def test_image_record_iter_labels_and_parts(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"a\.lst: id 100 is not there"):
         mx.io.ImageRecordIter(**common, path_imglist=str(tmp_path / "a.lst"))
     ids = []
-    for part in range(4):
-        made = mx.io.ImageRecordIter(**common, label_width=3, num_parts=4, part_index=part,
-                                     path_imgidx=str(path.with_suffix(".idx")))
-        ids.append([int(i) for b in made for i in b.index[:2 - b.pad]])
+    for part_index in range(4):
+        iterator = mx.io.ImageRecordIter(**common, label_width=3, num_parts=4, part_index=part_index,
+                                         path_imgidx=str(path.with_suffix(".idx")))
+        ids.append([int(i) for b in iterator for i in b.index[:2 - b.pad]])
     assert ids == [[100, 101, 102], [103, 104, 105], [106, 107, 108], [109, 110]]
     with pytest.raises(UsageError, match="has no record for this part"):
         mx.io.ImageRecordIter(**common, label_width=3, num_parts=10, part_index=9,
@@ -472,7 +486,7 @@ def test_image_record_iter_makes_the_mean_image(tmp_path: Path) -> None:
 def test_image_record_iter_refuses(tmp_path: Path) -> None:
     path = write_records(tmp_path)
     common = {"path_imgrec": str(path), "data_shape": (3, 8, 8), "batch_size": 4}
-    for wrong, error, words in (
+    for wrong, error, message in (
             ({"rand_mirrow": True}, TypeError, "no argument rand_mirrow: did you mean rand_mirror"),
             ({"batch_size": 12}, UsageError, "has only 11 records"),
             ({"data_shape": (8, 8)}, UsageError, "channels, height, width"),
@@ -484,7 +498,7 @@ def test_image_record_iter_refuses(tmp_path: Path) -> None:
             ({"std_r": 0}, UsageError, "must not be 0"),
             ({"part_index": 1}, UsageError, "part_index 1"),
             ({"path_imgrec": str(tmp_path / "none.rec")}, UsageError, "no such file")):
-        with pytest.raises(error, match=words):
+        with pytest.raises(error, match=message):
             mx.io.ImageRecordIter(**{**common, **wrong})
     with pytest.raises(UsageError, match="needs data_shape"):
         mx.io.ImageRecordIter(path_imgrec=str(path), batch_size=4)
@@ -493,9 +507,9 @@ def test_image_record_iter_refuses(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="at byte"):
         mx.io.ImageRecordIter(**common)
     path.write_bytes(content.replace(b"IDAT", b"XXXX", 1))  # only in the pixels of one
-    made = mx.io.ImageRecordIter(**common)
+    iterator = mx.io.ImageRecordIter(**common)
     with pytest.raises(DataError, match=r"record 0 \(id 100\)"):
-        list(made)
+        list(iterator)
 
 
 def test_iterators_of_mxnet() -> None:
@@ -506,10 +520,10 @@ def test_iterators_of_mxnet() -> None:
     for case in cases:
         kwargs = {name: str(root / value) if name in ("path_imgidx", "path_imglist", "mean_img") else value
                   for name, value in case["kwargs"].items()}
-        made = mx.io.ImageRecordIter(path_imgrec=str(root / case["rec"]), **kwargs)
+        iterator = mx.io.ImageRecordIter(path_imgrec=str(root / case["rec"]), **kwargs)
         for suffix in ("", "_epoch2"):
-            batches = list(made)
-            made.reset()
+            batches = list(iterator)
+            iterator.reset()
             assert len(batches) == case[f"batches{suffix}"], case["name"]
             labels = np.concatenate([b.label[0].asnumpy() for b in batches])
             pads = [b.pad for b in batches]
@@ -533,26 +547,28 @@ def test_iterators_of_mxnet() -> None:
 def test_parts_of_mxnet() -> None:
     root = mxnet_file()
 
-    def parts(case: dict[str, Any], part: int, **kwargs: Any) -> Any:
-        return mx.io.ImageRecordIter(path_imgrec=str(root / case["rec"]), data_shape=(3, 8, 8), preprocess_threads=0,
-                                     num_parts=case["num_parts"], part_index=part, **kwargs)
+    def parts(case: dict[str, Any], part_index: int, **kwargs: Any) -> Any:
+        return mx.io.ImageRecordIter(path_imgrec=str(root / case["rec"]), data_shape=(3, 8, 8),
+                                     preprocess_threads=0,
+                                     num_parts=case["num_parts"], part_index=part_index, **kwargs)
 
     cases = json.loads((root / "iter" / "manifest.json").read_text())["partitions"]
     for case in cases:
         for kind in {"by_bytes", "by_index"} & case.keys():
             index = {"path_imgidx": str((root / case["rec"]).with_suffix(".idx"))} if kind == "by_index" else {}
-            for part, expected in enumerate(case[kind]):
+            for part_index, expected in enumerate(case[kind]):
                 if isinstance(expected, str):
                     with pytest.raises(UsageError, match="has no record"):
-                        parts(case, part, batch_size=4, **index)
+                        parts(case, part_index, batch_size=4, **index)
                     continue
-                batches = list(parts(case, part, batch_size=4, round_batch=False, **index))
+                batches = list(parts(case, part_index, batch_size=4, round_batch=False, **index))
                 assert [int(i) for b in batches for i in b.index[:4 - b.pad]] == expected
         if "part_index" in case:
-            made = parts(case, case["part_index"], batch_size=case["batch_size"], round_batch=case["round_batch"])
+            iterator = parts(case, case["part_index"], batch_size=case["batch_size"],
+                             round_batch=case["round_batch"])
             for suffix in ("", "_epoch2"):
-                batches = list(made)
-                made.reset()
+                batches = list(iterator)
+                iterator.reset()
                 rows = [b.index.tolist()[:4 if case["round_batch"] else 4 - b.pad] for b in batches]
                 expected = case[f"batches{suffix}"]
                 assert rows == [row[:len(mine)] for row, mine in zip(expected, rows, strict=True)]
@@ -666,17 +682,17 @@ def run_script(python: str, import_line: str, folder: Path) -> dict[str, Any]:
 
 def test_data_sets_work_with_only_the_import_line_changed(tmp_path: Path) -> None:
     folder = prepared(tmp_path)
-    found = run_script(sys.executable, "import imgcls.compat.mxnet as mx", folder)
-    assert [label for _, label in found["faces"]] == [5, 6, 7, 8]
-    assert [len(boxes) for _, boxes in found["boxes"]] == [2] * 4
-    assert np.allclose(found["boxes"][3][1], [[2.4, 4, 12, 15, 3], [0, 5, 24, 20, 1]])
-    assert [label for _, label in found["vision"]] == list(range(11))
-    assert found["transformed"][0][0][:2] == [[20, 24, 3], "float32"]
+    results = run_script(sys.executable, "import imgcls.compat.mxnet as mx", folder)
+    assert [label for _, label in results["faces"]] == [5, 6, 7, 8]
+    assert [len(boxes) for _, boxes in results["boxes"]] == [2] * 4
+    assert np.allclose(results["boxes"][3][1], [[2.4, 4, 12, 15, 3], [0, 5, 24, 20, 1]])
+    assert [label for _, label in results["vision"]] == list(range(11))
+    assert results["transformed"][0][0][:2] == [[20, 24, 3], "float32"]
     if os.environ.get("MXNET_PYTHON"):
         expected = run_script(os.environ["MXNET_PYTHON"], "import mxnet as mx", folder)
-        assert found.keys() == expected.keys()
-        for name in found:
-            assert found[name] == expected[name], name
+        assert results.keys() == expected.keys()
+        for name in results:
+            assert results[name] == expected[name], name
 
 
 def test_only_image_record_iter_needs_torch() -> None:

@@ -50,18 +50,20 @@ def test_precedence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     machine.write_text("wd: 0.3\nmom: 0.3\nbatch_size: 3\n")
     monkeypatch.setenv("IMGCLS_MOM", "0.4")
     monkeypatch.setenv("IMGCLS_BATCH_SIZE", "4")
-    found = parse("--config", str(common), "--config", str(machine), "--batch-size", "5")
-    assert (found.schedule.lr, found.optimizer.wd, found.optimizer.mom, found.data.batch_size) == (0.2, 0.3, 0.4, 5)
-    assert found.train.disp_batches == 100  # the data set's
-    assert found.optimizer.optimizer == "sgd"  # built in
-    assert found.explicit["lr"] == f"--config {common}"
+    config = parse("--config", str(common), "--config", str(machine), "--batch-size", "5")
+    assert (config.schedule.lr, config.optimizer.wd, config.optimizer.mom,
+            config.data.batch_size) == (0.2, 0.3, 0.4, 5)
+    assert config.train.disp_batches == 100  # the data set's
+    assert config.optimizer.optimizer == "sgd"  # built in
+    assert config.explicit["lr"] == f"--config {common}"
 
 
-@pytest.mark.parametrize(("words", "section", "name", "value"), [
+@pytest.mark.parametrize(("arguments", "section", "name", "value"), [
     ("--num-epoch 3", "train", "num_epochs", 3),            # a prefix, as argparse always took them
     ("--gpu 0", "device", "gpus", "0"),
     ("--batch 7", "data", "batch_size", 7),
-    ("--model a/b", "checkpoint", "model_prefix", "a/b"),   # ours (--model-parallel) must not make it ambiguous
+    # ours (--model-parallel) must not make it ambiguous
+    ("--model a/b", "checkpoint", "model_prefix", "a/b"),
     ("--save 2", "checkpoint", "save_period", 2),
     ("--lr-f .5", "schedule", "lr_factor", 0.5),
     ("--image_shape 3,32,32", "network", "image_shape", (3, 32, 32)),
@@ -78,8 +80,8 @@ def test_precedence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ("--clip-gradient 5", "optimizer", "clip_gradient", 5.0),
     ("--lr-step-epochs pow 2", "schedule", "lr_step_epochs", None),
 ])
-def test_spellings_of_all_generations(words: str, section: str, name: str, value: object) -> None:
-    argv = words.split(" ", 1)
+def test_spellings_of_all_generations(arguments: str, section: str, name: str, value: object) -> None:
+    argv = arguments.split(" ", 1)
     if value is None and name == "lr_step_epochs":
         value = "pow 2"
     assert getattr(getattr(parse(*argv), section), name) == value
@@ -103,7 +105,7 @@ def test_the_flags_of_every_generation_parse() -> None:
         assert read == {name.replace("-", "_"): "1"}
 
 
-@pytest.mark.parametrize(("words", "expected"), [
+@pytest.mark.parametrize(("arguments", "expected"), [
     ("--lr abc", "--lr abc: must be a number"),
     ("--lr nan", "--lr nan: must be a number"),
     ("--batch-size 1.5", "--batch-size 1.5: must be a whole number"),
@@ -121,9 +123,9 @@ def test_the_flags_of_every_generation_parse() -> None:
     ("--macrobatch-size 64", "lbsgd is not offered"),
     ("--config /no/such/file", "--config /no/such/file: no such file"),
 ])
-def test_a_mistake_is_one_line_and_status_2(words: str, expected: str) -> None:
+def test_a_mistake_is_one_line_and_status_2(arguments: str, expected: str) -> None:
     with pytest.raises(UsageError) as caught:
-        parse(*words.split())
+        parse(*arguments.split())
     message = caught.value.spelled(configuration.spelling_of())
     assert expected in message
     assert "\n" not in message
@@ -151,21 +153,24 @@ def test_a_mistake_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     parse()
 
 
-@pytest.mark.parametrize("words", [
-    "", "--lr .3 --lr-factor .94", "--lr-factor .9 --lr-factor-epoch .5", "--data-dir D --lr-factor .1 --num-epochs 30",
+@pytest.mark.parametrize("arguments", [
+    "", "--lr .3 --lr-factor .94", "--lr-factor .9 --lr-factor-epoch .5",
+    "--data-dir D --lr-factor .1 --num-epochs 30",
     "--lr-step-epochs pow2 --rgb-mean 1,2.25,3 --image-shape 3,28,28 --loss ce,nll --load-epoch 0008",
 ])
-def test_print_config_can_be_fed_back(tmp_path: Path, words: str) -> None:
+def test_print_config_can_be_fed_back(tmp_path: Path, arguments: str) -> None:
     """The same values, and the same rule for the learning rate although every key now counts as the user's."""
     from imgcls.optim.schedules import from_config
 
-    first = parse(*words.split())
+    first = parse(*arguments.split())
     path = tmp_path / "c.yaml"
     path.write_text(dump(first))
     second = parse("--config", str(path))
     assert dump(second) == dump(first)
-    plans = [from_config(c.schedule, updates_per_epoch=10, num_epochs=c.train.num_epochs) for c in (first, second)]
-    assert [plans[0].lr_at(u) for u in range(1, 400, 7)] == [plans[1].lr_at(u) for u in range(1, 400, 7)]
+    schedules = [from_config(c.schedule, updates_per_epoch=10, num_epochs=c.train.num_epochs)
+                 for c in (first, second)]
+    assert [schedules[0].lr_at(u) for u in range(1, 400, 7)] == [schedules[1].lr_at(u)
+                                                                 for u in range(1, 400, 7)]
 
 
 def test_python_arguments_are_checked_like_flags() -> None:
@@ -192,19 +197,22 @@ def test_messages_name_settings_only_between_backquotes() -> None:
     """What stands between backquotes in a message is shown as a flag: it must be one."""
     settings = set(configuration.spelling_of(
         LaunchConfig, ListConfig, PackFlags, FinetuneConfig, ScoreConfig, PredictConfig).flags)
-    raising = {"UsageError", "RunError", "DataError", "unknown", "say", "warn", "line", "Decay", "info", "message"}
+    raising = {"UsageError", "RunError", "DataError", "unknown", "say", "warn", "line", "Decay",
+               "info", "message"}
     unknown = []
     for path in (ROOT / "imgcls").rglob("*.py"):
         for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(call, ast.Call) and getattr(call.func, "id", getattr(call.func, "attr", "")) in raising:
-                text = " ".join(part.value for part in ast.walk(call)
-                                if isinstance(part, ast.Constant) and isinstance(part.value, str))
-                unknown += [f"{path.name}:{call.lineno} {name}" for name in re.findall(r"`([a-z][a-z0-9_]*)`", text)
+            if isinstance(call, ast.Call) and getattr(call.func, "id",
+                                                      getattr(call.func, "attr", "")) in raising:
+                text = " ".join(constant.value for constant in ast.walk(call)
+                                if isinstance(constant, ast.Constant) and isinstance(constant.value, str))
+                unknown += [f"{path.name}:{call.lineno} {name}"
+                            for name in re.findall(r"`([a-z][a-z0-9_]*)`", text)
                             if name not in settings]
     assert not unknown
 
 
-def test_what_data_or_a_checkpoint_tells_stands_below_the_user() -> None:
+def test_late_defaults_do_not_override_the_user() -> None:
     config = parse("--rgb-mean", "1,2,3", "--data-shape", "8")
     later = config.with_defaults(num_classes=7, rgb_mean=[4, 5, 6], rgb_std=[2], image_shape=[1, 9, 9])
     assert (later.network.num_classes, later.augment.rgb_std) == (7, (2.0,))
@@ -214,7 +222,7 @@ def test_what_data_or_a_checkpoint_tells_stands_below_the_user() -> None:
     assert config.network.num_classes == 10
 
 
-@pytest.mark.parametrize(("words", "kind", "step_epochs", "every_epochs", "reason"), [
+@pytest.mark.parametrize(("arguments", "kind", "step_epochs", "every_epochs", "reason"), [
     ("", "steps", (10,), 0, "the data set's default steps"),
     ("--lr-step-epochs 3,5", "steps", (3, 5), 0, "`lr_step_epochs`"),
     ("--lr-factor .5 --num-epochs 5", "every", (), 1, "`lr_factor`, and no default step (10) before the end"),
@@ -223,17 +231,17 @@ def test_what_data_or_a_checkpoint_tells_stands_below_the_user() -> None:
     ("--lr-step-epochs pow2", "power", (), 0, "`lr_step_epochs` pow2"),
     ("--lr-schedule cosine --lr-factor .5 --num-epochs 5", "cosine", (), 1, "`lr_schedule`"),
 ])
-def test_flags_of_the_learning_rate_come_to_one_rule(words: str, kind: str, step_epochs: tuple[int, ...],
-                                                     every_epochs: float, reason: str) -> None:
-    decay = parse(*words.split()).schedule.decay
+def test_learning_rate_flags_resolve_to_one_rule(arguments: str, kind: str, step_epochs: tuple[int, ...],
+                                                 every_epochs: float, reason: str) -> None:
+    decay = parse(*arguments.split()).schedule.decay
     assert (decay.kind, decay.step_epochs, decay.every_epochs, decay.reason) == (
         kind, step_epochs, every_epochs, reason)
 
 
 def test_a_command_line_without_some_flags() -> None:
-    words = ["imgcls-train", "--lr", "1", "--num-ep=3", "--load_epoch", "auto", "--benchmark", "--wd", "2"]
-    kept = command_line.without(words, ("num_epochs", "load_epoch", "benchmark"), FIELDS)
-    assert kept == ["imgcls-train", "--lr", "1", "--wd", "2"]
+    argv = ["imgcls-train", "--lr", "1", "--num-ep=3", "--load_epoch", "auto", "--benchmark", "--wd", "2"]
+    remaining = command_line.without(argv, ("num_epochs", "load_epoch", "benchmark"), FIELDS)
+    assert remaining == ["imgcls-train", "--lr", "1", "--wd", "2"]
 
 
 def test_help_and_print_config_touch_neither_torch_nor_cv2() -> None:
@@ -241,7 +249,8 @@ def test_help_and_print_config_touch_neither_torch_nor_cv2() -> None:
             "try: main(sys.argv[1:])\nexcept SystemExit: pass\n"
             "print([m for m in ('torch', 'cv2') if m in sys.modules], file=sys.stderr)")
     for flag in ("--help", "--print-config", "--nonsense"):
-        done = subprocess.run([sys.executable, "-c", code, flag], capture_output=True, text=True, check=True, cwd=ROOT)
+        done = subprocess.run([sys.executable, "-c", code, flag], capture_output=True, text=True,
+                              check=True, cwd=ROOT)
         assert done.stderr.splitlines()[-1] == "[]", flag
 
 

@@ -26,10 +26,10 @@ from imgcls.storage import download
 
 
 def write_mnist(folder: Path, train: int = 6, val: int = 4, suffix: str = ".gz", dot: str = "-") -> None:
-    for part, count in (("train", train), ("t10k", val)):
+    for stem, count in (("train", train), ("t10k", val)):
         images = np.arange(count, dtype=np.uint8).repeat(28 * 28).reshape(count, 28, 28)
-        idx.write_images(folder / f"{part}-images{dot}idx3-ubyte{suffix}", images)
-        idx.write_labels(folder / f"{part}-labels{dot}idx1-ubyte{suffix}", np.arange(count) % 10)
+        idx.write_images(folder / f"{stem}-images{dot}idx3-ubyte{suffix}", images)
+        idx.write_labels(folder / f"{stem}-labels{dot}idx1-ubyte{suffix}", np.arange(count) % 10)
 
 
 @pytest.fixture
@@ -158,7 +158,7 @@ def test_mnist_downloads_what_is_missing_and_checks_it(web: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize("name", ["mnist", "cifar10"])
-def test_data_to_be_had_from_nowhere(web: Path, tmp_path: Path, name: str) -> None:
+def test_data_that_no_mirror_has(web: Path, tmp_path: Path, name: str) -> None:
     module = lookup.module("datasets", name, "--dataset")
     with pytest.raises(RunError) as caught:
         module.load(DataConfig())
@@ -171,7 +171,7 @@ def test_data_to_be_had_from_nowhere(web: Path, tmp_path: Path, name: str) -> No
     assert "dataset digits" in advice
 
 
-def test_a_scheme_that_is_none_is_said_in_one_line() -> None:
+def test_an_unknown_url_scheme_is_one_line() -> None:
     for module in (mnist, cifar10):
         with pytest.raises(UsageError, match="data_dir s4://bucket/data: there is no s4://"):
             module.load(DataConfig(data_dir="s4://bucket/data"))
@@ -236,10 +236,11 @@ def test_digits_are_balanced_shuffled_and_all_different() -> None:
     assert (images.reshape(1000, -1).max(1) > 100).all()  # there is ink on every one
 
 
-def test_digits_can_be_told_apart() -> None:
+def test_digits_resemble_others_of_their_class() -> None:
     """A ruler that needs no training: most test digits look most like a training digit of their class."""
     splits = digits.load(DataConfig())
-    train, val = (source.images.reshape(len(source), -1) for source in (splits.train, splits.val))  # type: ignore
+    train, val = (source.images.reshape(len(source), -1)
+                  for source in (splits.train, splits.val))  # type: ignore
     train, val = train.astype(np.float32), val[:200].astype(np.float32)
     train /= np.linalg.norm(train, axis=1, keepdims=True)
     nearest = (val @ train.T).argmax(1)

@@ -59,25 +59,27 @@ def with_orientation(data: bytes, orientation: int, order: str = "II") -> bytes:
     return data[:2] + b"\xff\xe1" + (len(block) + 2).to_bytes(2, "big") + block + data[2:]
 
 
-def whole(data: bytes, flags: int = cv2.IMREAD_COLOR) -> np.ndarray:
+def decode_full(data: bytes, flags: int = cv2.IMREAD_COLOR) -> np.ndarray:
     image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     return np.ascontiguousarray(image[:, :, ::-1]) if image.ndim == 3 else image
 
 
-def spec(top: int, left: int, height: int, width: int, **other: object) -> CropSpec:
-    settings: dict = {"resize": None, "warp": None, "enlarge": None, "mirror": False, "method": METHODS["bilinear"],
+def spec(top: int, left: int, height: int, width: int, **changes: object) -> CropSpec:
+    settings: dict = {"resize": None, "warp": None, "enlarge": None, "mirror": False,
+                      "method": METHODS["bilinear"],
                       "color": None}
-    return CropSpec(top=top, left=left, height=height, width=width, **settings | other)
+    return CropSpec(top=top, left=left, height=height, width=width, **settings | changes)
 
 
 def never(size: tuple[int, int]) -> CropSpec:
     raise AssertionError(f"drawn again for {size}")
 
 
-def run(data: bytes | np.ndarray, wanted: CropSpec | None, shape: tuple[int, ...], draw_spec: Callable = never,
+def run(data: bytes | np.ndarray, crop: CropSpec | None, shape: tuple[int, ...], draw_spec: Callable = never,
         **options: object) -> np.ndarray:
     row = np.full((shape[1], shape[2], shape[0]), 77, np.uint8)
-    Decoder(shape, **options)(row, data, inspect(data) if isinstance(data, bytes) else ImageInfo(), wanted, draw_spec)
+    Decoder(shape, **options)(row, data, inspect(data) if isinstance(data, bytes) else ImageInfo(),
+                              crop, draw_spec)
     return row
 
 
@@ -89,7 +91,7 @@ def quiet() -> None:
 @pytest.mark.parametrize("sampling", SAMPLING)
 @pytest.mark.parametrize("size", [(97, 131), (64, 64), (200, 33)])
 def test_the_size_is_read_from_the_header_and_the_upper_rows_are_enough(size: tuple[int, int], sampling: str,
-                                                                       monkeypatch: pytest.MonkeyPatch) -> None:
+                                                                        monkeypatch: pytest.MonkeyPatch) -> None:
     data = jpeg(picture(*size), sampling)
     info = inspect(data)
     assert info[:2] == size
@@ -97,32 +99,33 @@ def test_the_size_is_read_from_the_header_and_the_upper_rows_are_enough(size: tu
     lengths = []
     upper = decode.upper_rows
     monkeypatch.setattr(decode, "upper_rows", lambda d, i, rows: lengths.append(rows) or upper(d, i, rows))
-    reference = whole(data)
+    reference = decode_full(data)
     for top in (0, 7, size[0] - 30):
-        found = run(data, spec(top, 3, 30, 30), (3, 30, 30))
-        assert np.array_equal(found, reference[top:top + 30, 3:33])
+        actual = run(data, spec(top, 3, 30, 30), (3, 30, 30))
+        assert np.array_equal(actual, reference[top:top + 30, 3:33])
     assert lengths
     assert max(lengths) < size[0]
 
 
-def test_upper_rows_say_nothing_on_stderr(capfd: pytest.CaptureFixture[str]) -> None:
+def test_upper_rows_write_nothing_to_stderr(capfd: pytest.CaptureFixture[str]) -> None:
     """The decoder would write a line for every image if it found what it does not expect."""
     run(jpeg(picture(200, 200)), spec(0, 0, 40, 40), (3, 40, 40))
     assert capfd.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize("options", [{"PROGRESSIVE": 1}, {"RST_INTERVAL": 2}], ids=["progressive", "restarts"])
-def test_other_jpegs_are_decoded_whole(options: dict[str, int]) -> None:
+@pytest.mark.parametrize("options", [{"PROGRESSIVE": 1}, {"RST_INTERVAL": 2}],
+                         ids=["progressive", "restarts"])
+def test_other_jpegs_are_decoded_in_full(options: dict[str, int]) -> None:
     data = jpeg(picture(160, 120), **options)
     assert inspect(data)[:3] == (160, 120, 0)
-    assert np.array_equal(run(data, spec(5, 5, 40, 40), (3, 40, 40)), whole(data)[5:45, 5:45])
+    assert np.array_equal(run(data, spec(5, 5, 40, 40), (3, 40, 40)), decode_full(data)[5:45, 5:45])
 
 
 @pytest.mark.parametrize("order", ["II", "MM"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation_is_applied(orientation: int, order: str) -> None:
     data = with_orientation(jpeg(picture(160, 96)), orientation, order)
-    reference = whole(data)
+    reference = decode_full(data)
     assert reference.shape[:2] == ((96, 160) if orientation >= 5 else (160, 96))
     asked = []
 
@@ -156,84 +159,86 @@ def test_grey_alpha_and_pixels() -> None:
 def test_without_the_rgb_flag_of_newer_opencv(monkeypatch: pytest.MonkeyPatch) -> None:
     data = jpeg(picture(60, 60))
     color = Color((0,), (0.5, 1, 1), (0, 0, 0), (0, 0, 9))
-    wanted = run(data, spec(0, 0, 50, 50, mirror=True, color=color), (3, 40, 40))
+    expected = run(data, spec(0, 0, 50, 50, mirror=True, color=color), (3, 40, 40))
     monkeypatch.setattr(decode, "_RGB", None)
-    assert np.array_equal(run(data, spec(0, 0, 50, 50, mirror=True, color=color), (3, 40, 40)), wanted)
+    assert np.array_equal(run(data, spec(0, 0, 50, 50, mirror=True, color=color), (3, 40, 40)), expected)
     pixels = picture(60, 60)
     assert np.array_equal(run(pixels, None, (3, 60, 60), lambda size: spec(0, 0, *size)), pixels)
 
 
 @pytest.mark.parametrize("method", ["bilinear", "cubic", "area", "lanczos", "auto", "nearest"])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_resize_crop_and_mirror_equal_doing_them_on_the_whole(method: str, channels: int) -> None:
+def test_resize_crop_and_mirror_equal_those_of_the_full_image(method: str, channels: int) -> None:
     pixels = picture(150, 211, channels)
     data, number = jpeg(pixels), METHODS[method]
-    reference = whole(data) if channels == 3 else whole(data, cv2.IMREAD_GRAYSCALE)
+    reference = decode_full(data) if channels == 3 else decode_full(data, cv2.IMREAD_GRAYSCALE)
     codes = {"auto": (cv2.INTER_AREA, cv2.INTER_CUBIC)}.get(method, (number, number))
     smaller = cv2.resize(reference, (112, 80), interpolation=codes[0])
-    found = run(data, spec(4, 9, 48, 48, resize=(80, 112), mirror=True, method=number), (channels, 48, 48))
-    assert np.array_equal(found.squeeze(), smaller[4:52, 9:57][:, ::-1])
+    actual = run(data, spec(4, 9, 48, 48, resize=(80, 112), mirror=True, method=number), (channels, 48, 48))
+    assert np.array_equal(actual.squeeze(), smaller[4:52, 9:57][:, ::-1])
     larger = cv2.resize(np.ascontiguousarray(reference[10:40, 20:60]), (48, 48), interpolation=codes[1])
-    found = run(data, spec(10, 20, 30, 40, method=number), (channels, 48, 48))
-    assert np.array_equal(found.squeeze(), larger)
+    actual = run(data, spec(10, 20, 30, 40, method=number), (channels, 48, 48))
+    assert np.array_equal(actual.squeeze(), larger)
 
 
 def test_antialiasing_is_that_of_torch() -> None:
     data = jpeg(picture(150, 211), "444")
-    reference = torch.from_numpy(whole(data)).permute(2, 0, 1)[None]
+    reference = torch.from_numpy(decode_full(data)).permute(2, 0, 1)[None]
 
     def shrink(image: torch.Tensor, size: tuple[int, int]) -> np.ndarray:
-        return torch.nn.functional.interpolate(image, size, mode="bilinear", antialias=True)[0].permute(1, 2, 0).numpy()
+        return torch.nn.functional.interpolate(image, size, mode="bilinear",
+                                               antialias=True)[0].permute(1, 2, 0).numpy()
 
     number = METHODS["antialias"]
-    found = run(data, spec(4, 9, 48, 48, resize=(100, 140), method=number), (3, 48, 48))
-    assert np.array_equal(found, shrink(reference, (100, 140))[4:52, 9:57])
-    found = run(data, spec(10, 20, 90, 80, method=number, mirror=True), (3, 48, 48))
-    assert np.array_equal(found, shrink(reference[:, :, 10:100, 20:100], (48, 48))[:, ::-1])
+    actual = run(data, spec(4, 9, 48, 48, resize=(100, 140), method=number), (3, 48, 48))
+    assert np.array_equal(actual, shrink(reference, (100, 140))[4:52, 9:57])
+    actual = run(data, spec(10, 20, 90, 80, method=number, mirror=True), (3, 48, 48))
+    assert np.array_equal(actual, shrink(reference[:, :, 10:100, 20:100], (48, 48))[:, ::-1])
     data = jpeg(picture(237, 250), "444")  # 237 * (64 / 237) is less than 64 in a computer
-    reference = torch.from_numpy(whole(data)).permute(2, 0, 1)[None]
-    found = run(data, spec(0, 1, 64, 64, resize=(64, 67), method=number), (3, 64, 64))
-    assert np.array_equal(found, shrink(reference, (64, 67))[:, 1:65])
+    reference = torch.from_numpy(decode_full(data)).permute(2, 0, 1)[None]
+    actual = run(data, spec(0, 1, 64, 64, resize=(64, 67), method=number), (3, 64, 64))
+    assert np.array_equal(actual, shrink(reference, (64, 67))[:, 1:65])
 
 
 @pytest.mark.parametrize("method", ["bilinear", "antialias"])
 def test_large_crops_are_decoded_smaller_and_look_the_same(method: str) -> None:
     smooth = cv2.GaussianBlur(RNG.random((900, 800, 3), np.float32), (0, 0), 40)
     data = jpeg(cv2.normalize(smooth, None, 0, 255, cv2.NORM_MINMAX).astype(np.uint8), "444")
-    for wanted, reduced in ((spec(96, 40, 800, 600, method=METHODS[method]), 4 if method == "antialias" else 8),
-                            (spec(10, 20, 64, 64, resize=(112, 100), method=METHODS[method]), 4)):
-        assert Decoder((3, 64, 64), reduce_resized=True).reduction(inspect(data), wanted) == reduced
-        exact = run(data, wanted, (3, 64, 64), exact=True)
-        assert np.abs(run(data, wanted, (3, 64, 64), reduce_resized=True).astype(int) - exact).mean() < 2
-        assert Decoder((3, 64, 64)).reduction(inspect(data), wanted) == (1 if wanted.resize else reduced)
+    for crop, reduced in ((spec(96, 40, 800, 600, method=METHODS[method]), 4 if method == "antialias" else 8),
+                          (spec(10, 20, 64, 64, resize=(112, 100), method=METHODS[method]), 4)):
+        assert Decoder((3, 64, 64), reduce_resized=True).reduction(inspect(data), crop) == reduced
+        exact = run(data, crop, (3, 64, 64), exact=True)
+        assert np.abs(run(data, crop, (3, 64, 64), reduce_resized=True).astype(int) - exact).mean() < 2
+        assert Decoder((3, 64, 64)).reduction(inspect(data), crop) == (1 if crop.resize else reduced)
     assert Decoder((3, 64, 64)).reduction(inspect(data), spec(0, 0, 127, 800)) == 1
 
 
 def test_border_enlargement_and_warp() -> None:
     pixels = picture(20, 30)
-    found = run(png(pixels), spec(0, 0, 24, 34), (3, 24, 34), pad=2, fill_value=9)
-    assert np.array_equal(found[2:22, 2:32], pixels)
-    assert (found[:2] == 9).all()
-    assert (found[:, -2:] == 9).all()
-    found = run(png(pixels), spec(0, 6, 40, 40, enlarge=(40, 60)), (3, 40, 40))
-    assert np.array_equal(found, cv2.resize(pixels, (60, 40))[:, 6:46])
+    actual = run(png(pixels), spec(0, 0, 24, 34), (3, 24, 34), pad=2, fill_value=9)
+    assert np.array_equal(actual[2:22, 2:32], pixels)
+    assert (actual[:2] == 9).all()
+    assert (actual[:, -2:] == 9).all()
+    actual = run(png(pixels), spec(0, 6, 40, 40, enlarge=(40, 60)), (3, 40, 40))
+    assert np.array_equal(actual, cv2.resize(pixels, (60, 40))[:, 6:46])
     turn = np.array([[0, 1, 0], [-1, 0, 29]], np.float32)  # a quarter to the left
-    found = run(png(pixels), spec(3, 2, 16, 16, warp=(turn, (30, 20))), (3, 16, 16), fill_value=1)
-    assert np.array_equal(found, np.rot90(pixels)[3:19, 2:18])
+    actual = run(png(pixels), spec(3, 2, 16, 16, warp=(turn, (30, 20))), (3, 16, 16), fill_value=1)
+    assert np.array_equal(actual, np.rot90(pixels)[3:19, 2:18])
     padded = run(png(pixels), spec(4, 3, 16, 16, warp=(turn, (30, 20))), (3, 16, 16), pad=1)
-    assert np.array_equal(padded, found)
+    assert np.array_equal(padded, actual)
 
 
-def test_the_window_of_a_warp_is_the_window_of_the_whole_canvas() -> None:
-    sampler = CropSampler(AugmentConfig(max_random_rotate_angle=30, max_random_shear_ratio=0.2, random_crop=True,
-                                    max_random_aspect_ratio=0.3), (40, 40), 3, seed=0, train=True)
+def test_the_window_of_a_warp_is_that_of_the_full_canvas() -> None:
+    sampler = CropSampler(AugmentConfig(max_random_rotate_angle=30, max_random_shear_ratio=0.2,
+                                        random_crop=True,
+                                        max_random_aspect_ratio=0.3), (40, 40), 3, seed=0, train=True)
     pixels = cv2.GaussianBlur(picture(90, 80), (0, 0), 2)
-    for wanted in sampler.specs(0, np.arange(20), np.tile([[90, 80]], (20, 1))):
-        matrix, (height, width) = wanted.warp
+    for crop in sampler.specs(0, np.arange(20), np.tile([[90, 80]], (20, 1))):
+        matrix, (height, width) = crop.warp
         canvas = cv2.warpAffine(pixels, matrix, (width, height), borderValue=(5,) * 4)
-        found = run(png(pixels), wanted, (3, 40, 40), fill_value=5)
-        inside = canvas[wanted.top:wanted.top + 40, wanted.left:wanted.left + 40]
-        assert np.abs(found.astype(int) - inside).mean() < 0.5  # OpenCV rounds positions to 1/32
+        actual = run(png(pixels), crop, (3, 40, 40), fill_value=5)
+        inside = canvas[crop.top:crop.top + 40, crop.left:crop.left + 40]
+        assert np.abs(actual.astype(int) - inside).mean() < 0.5  # OpenCV rounds positions to 1/32
 
 
 def test_colour_is_changed_step_by_step() -> None:
@@ -258,7 +263,8 @@ def test_colour_is_changed_step_by_step() -> None:
     assert np.abs(changed(color((1,), (1, 1.4, 1))) - contrast).max() <= 1
     assert np.abs(changed(color((2,), (1, 1, 0.6))) - (0.6 * original + 0.4 * grey[..., None])).max() <= 1.01
     both = changed(color((0, 1), (1.9, 0.5, 1)))
-    assert np.abs(both - changed(color((1, 0), (1.9, 0.5, 1)))).mean() > 1  # the order is kept: bytes overflow
+    # the order is kept: bytes overflow
+    assert np.abs(both - changed(color((1, 0), (1.9, 0.5, 1)))).mean() > 1
     light = changed(color(light=(10.7, -20.2, 0)))
     assert np.array_equal(light, clipped(np.trunc(clipped(original + np.array([10.7, -20.2, 0])))))
     hls = cv2.cvtColor(pixels, cv2.COLOR_RGB2HLS).astype(int) + np.array([20, -30, 40])
@@ -299,7 +305,7 @@ def test_no_memory_is_taken_for_a_size_that_is_only_claimed() -> None:
     tracemalloc.stop()
 
 
-def test_headers_of_every_kind_of_nonsense_end_well() -> None:
+def test_random_headers_are_read_or_refused() -> None:
     data = jpeg(picture(40, 40))
     for trial in range(600):
         broken = bytearray(data if trial % 2 else png(picture(40, 40)))
@@ -312,7 +318,7 @@ def test_headers_of_every_kind_of_nonsense_end_well() -> None:
             Decoder((3, 32, 32))(row, bytes(broken), info, first, lambda size: spec(0, 0, *size))
 
 
-def kept(path: object) -> dict[str, np.ndarray]:
+def load_arrays(path: object) -> dict[str, np.ndarray]:
     with np.load(path) as arrays:
         return dict(arrays)
 
@@ -328,7 +334,7 @@ def iter_cases() -> list[dict]:
 def test_pixels_are_those_of_mxnet(case: dict, exact: bool) -> None:
     """The deterministic part of ImageRecordIter, as MXNet 1.9.1 gave it: equal where nothing is lossy, cubic apart."""
     settings = case["kwargs"]
-    wanted = kept(mxnet_file("iter", case["npz"]))["data"]
+    expected = load_arrays(mxnet_file("iter", case["npz"]))["data"]
     mirror = settings.get("mirror", False)
     number = settings.get("inter_method", 1)
     names = {value: name for name, value in METHODS.items()}
@@ -336,14 +342,16 @@ def test_pixels_are_those_of_mxnet(case: dict, exact: bool) -> None:
     std = tuple(settings.get(f"std_{c}", 1.0) / settings.get("scale", 1) for c in "rgb")
     mean_image = str(mxnet_file(settings["mean_img"])) if "mean_img" in settings else ""
     config = AugmentConfig(resize=settings.get("resize", 0), pad_size=settings.get("pad", 0), rgb_mean=mean,
-                           rgb_std=std, fill_value=settings.get("fill_value", 255), interpolation=names[number],
+                           rgb_std=std, fill_value=settings.get("fill_value", 255),
+                           interpolation=names[number],
                            mean_image=mean_image)
     source = RecordSource([mxnet_file(case["rec"])])
-    loader = StreamingLoader(source, batch_size=8, image_shape=settings["data_shape"], augment_config=config, seed=0,
+    loader = StreamingLoader(source, batch_size=8, image_shape=settings["data_shape"],
+                             augment_config=config, seed=0,
                              train=True, device=torch.device("cpu"), threads=0, exact=exact)
     loader._train = False  # augmented as in training, but in the order of the file
-    found = torch.cat([batch.images for batch in loader.epoch(0)]).numpy()[:case["pixels_of_first_n"]]
+    actual = torch.cat([batch.images for batch in loader.epoch(0)]).numpy()[:case["pixels_of_first_n"]]
     if mirror:
-        found = found[..., ::-1]
+        actual = actual[..., ::-1]
     tolerance = 1 if number == 2 else 1e-4
-    assert np.abs(found - wanted[:len(found)]).max() <= tolerance
+    assert np.abs(actual - expected[:len(actual)]).max() <= tolerance

@@ -31,12 +31,12 @@ COUNT = 501
 
 def free_ports(count: int) -> Iterator[int]:
     """Ports that nobody listens on."""
-    sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    numbers = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
+    probes = [socket.socket() for _ in range(count)]
+    for probe in probes:
+        probe.bind(("127.0.0.1", 0))
+    numbers = [probe.getsockname()[1] for probe in probes]
+    for probe in probes:
+        probe.close()
     return iter(numbers)
 
 
@@ -48,7 +48,8 @@ TWO: list[dict[str, Any]] = [
     {"name": "two"}, {"name": "workers", "kv_store": "dist_sync"},
     {"name": "stopped2", "stop_at": 7, "stopper": 1, "num_epochs": 2},
     {"name": "resumed1", "prefix": "stopped1", "load_epoch": "auto", "num_epochs": 2}]
-AFTER: list[dict[str, Any]] = [{"name": "resumed2", "prefix": "stopped2", "load_epoch": "auto", "num_epochs": 2}]
+AFTER: list[dict[str, Any]] = [{"name": "resumed2", "prefix": "stopped2", "load_epoch": "auto",
+                                "num_epochs": 2}]
 THREE: list[dict[str, Any]] = [{"name": "three"}]
 
 
@@ -68,25 +69,28 @@ def ended(folder: Path, name: str, rank: int = 0) -> dict[str, Any]:
 
 def samples(folder: Path, names: list[str], epoch: int) -> list[int]:
     """What the named processes together trained on in an epoch."""
-    return [number for name in names for first, *numbers in json.loads((folder / f"{name}.json").read_text())["seen"]
+    return [number for name in names
+            for first, *numbers in json.loads((folder / f"{name}.json").read_text())["seen"]
             if first == epoch for number in numbers]
 
 
 # ---- the same numbers
 
 
-@pytest.mark.parametrize(("one", "several"), [("micro", "two"), ("micro3", "three")])
-def test_processes_give_the_bits_of_as_many_micro_batches(runs: Path, one: str, several: str) -> None:
-    expected, found = np.load(runs / f"{one}.npz"), np.load(runs / f"{several}.npz")
-    exact = several == "two"  # the sum of two numbers does not depend on their order, that of three does
+@pytest.mark.parametrize(("single", "distributed"), [("micro", "two"), ("micro3", "three")])
+def test_processes_give_the_bits_of_as_many_micro_batches(runs: Path, single: str, distributed: str) -> None:
+    expected, actual = np.load(runs / f"{single}.npz"), np.load(runs / f"{distributed}.npz")
+    exact = distributed == "two"  # the sum of two numbers does not depend on their order, that of three does
     for name in expected.files:
-        np.testing.assert_allclose(found[name], expected[name], rtol=0, atol=0 if exact else 1e-6, err_msg=name)
-    assert not np.array_equal(expected["bn.moving_mean"], np.zeros(4))  # the running statistics were shared, too
+        np.testing.assert_allclose(actual[name], expected[name], rtol=0, atol=0 if exact else 1e-6,
+                                   err_msg=name)
+    # the running statistics were shared, too
+    assert not np.array_equal(expected["bn.moving_mean"], np.zeros(4))
 
 
 def test_evaluation_counts_every_sample_once(runs: Path) -> None:
-    one, two, three = (ended(runs, name)["result"]["accuracy"] for name in ("micro", "two", "three"))
-    assert one == two
+    single, two, three = (ended(runs, name)["result"]["accuracy"] for name in ("micro", "two", "three"))
+    assert single == two
     assert three * 101 == pytest.approx(round(three * 101), abs=1e-9)
     assert ended(runs, "two", 1)["result"] == ended(runs, "two", 0)["result"]
 
@@ -103,7 +107,7 @@ def test_a_distributed_store_gives_every_worker_its_own_batch(runs: Path) -> Non
     assert len(ended(runs, "workers")["seen"][0]) == 1 + 32
 
 
-def test_batch_normalisation_over_all_processes_is_that_of_the_whole_batch() -> None:
+def test_batch_normalisation_over_all_processes_is_that_of_the_global_batch() -> None:
     run_workers(str(Path(__file__).with_name("sync_bn_run.py")), 2, next(free_ports(1)))
 
 
@@ -119,7 +123,8 @@ def test_all_processes_stop_at_one_step_with_143(runs: Path) -> None:
 
 @pytest.mark.parametrize(("before", "after"), [
     (["stopped2-0", "stopped2-1"], ["resumed2-0"]), (["stopped1-0"], ["resumed1-0", "resumed1-1"])])
-def test_the_number_of_processes_may_change_inside_an_epoch(runs: Path, before: list[str], after: list[str]) -> None:
+def test_the_number_of_processes_may_change_inside_an_epoch(runs: Path, before: list[str],
+                                                            after: list[str]) -> None:
     then = samples(runs, before, 0)
     assert 0 < len(then) < COUNT
     assert sorted(then + samples(runs, after, 0)) == list(range(COUNT))
@@ -141,14 +146,15 @@ def test_a_lost_process_is_one_line(tmp_path: Path) -> None:
            "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
     started = [subprocess.Popen([sys.executable, str(script)], env=env | {"RANK": str(rank)}, text=True,
                                 stdout=subprocess.PIPE, stderr=subprocess.PIPE) for rank in (0, 1)]
-    said = [one.communicate(timeout=120)[1] for one in started]
-    assert [one.returncode for one in started] == [1, 9]
-    assert "Traceback" not in said[0]
-    assert "lost contact with another process" in said[0].splitlines()[-1]
+    errors = [process.communicate(timeout=120)[1] for process in started]
+    assert [process.returncode for process in started] == [1, 9]
+    assert "Traceback" not in errors[0]
+    assert "lost contact with another process" in errors[0].splitlines()[-1]
 
 
 def command(*flags: object) -> list[str]:
-    return [sys.executable, "-m", "imgcls", "train", "--dataset", "digits", "--network", "mlp", "--num-epochs", "2",
+    return [sys.executable, "-m", "imgcls", "train", "--dataset", "digits", "--network", "mlp",
+            "--num-epochs", "2",
             "--batch-size", "128", *map(str, flags)]
 
 
@@ -157,27 +163,29 @@ ENV = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 def workers_of(prefix: Path) -> list[int]:
     """The process numbers of the workers that train for `prefix`, by rank."""
-    found = {}
+    pids = {}
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             if os.fsencode(prefix) in (folder / "cmdline").read_bytes():
                 for variable in (folder / "environ").read_bytes().split(b"\0"):
                     if variable.startswith(b"LOCAL_RANK="):
-                        found[int(variable.partition(b"=")[2])] = int(folder.name)
-    return [found[rank] for rank in sorted(found)]
+                        pids[int(variable.partition(b"=")[2])] = int(folder.name)
+    return [pids[rank] for rank in sorted(pids)]
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds the workers under /proc")
 def test_a_killed_worker_changes_nothing(tmp_path: Path) -> None:
     """Five times: kill -9 at whatever moment, restart from the last position, the bytes of a run left in peace."""
     flags = ["--workers-per-host", 2, "--max-restarts", 3, "--num-epochs", 2, "--save-every", 0.004]
-    subprocess.run(command(*flags, "--model-prefix", tmp_path / "peace"), env=ENV, check=True, capture_output=True,
+    subprocess.run(command(*flags, "--model-prefix", tmp_path / "peace"), env=ENV, check=True,
+                   capture_output=True,
                    timeout=200)
     expected = (tmp_path / "peace-0002.params").read_bytes()
     killed = 0
     for turn in range(5):
         prefix = tmp_path / f"killed{turn}"
-        run = subprocess.Popen(command(*flags, "--model-prefix", prefix), env=ENV, stderr=subprocess.PIPE, text=True,
+        run = subprocess.Popen(command(*flags, "--model-prefix", prefix), env=ENV,
+                               stderr=subprocess.PIPE, text=True,
                                stdout=subprocess.DEVNULL)
         saved = Path(f"{prefix}-position.states")
         while run.poll() is None and not saved.exists():
@@ -188,30 +196,32 @@ def test_a_killed_worker_changes_nothing(tmp_path: Path) -> None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(victims[turn % 2], signal.SIGKILL)
                 killed += 1
-        said = run.communicate(timeout=200)[1]
-        assert run.returncode == 0, said
+        errors = run.communicate(timeout=200)[1]
+        assert run.returncode == 0, errors
         assert Path(f"{prefix}-0002.params").read_bytes() == expected
     assert killed >= 3
-    assert "restarting" in said or killed < 5
+    assert "restarting" in errors or killed < 5
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGTERM")
 def test_sigterm_saves_and_ends_with_143(tmp_path: Path) -> None:
     prefix = tmp_path / "told"
-    run = subprocess.Popen(command("--workers-per-host", 2, "--num-epochs", 500, "--model-prefix", prefix), env=ENV,
+    run = subprocess.Popen(command("--workers-per-host", 2, "--num-epochs", 500, "--model-prefix", prefix),
+                           env=ENV,
                            stderr=subprocess.PIPE, text=True, stdout=subprocess.DEVNULL)
     while run.poll() is None and not Path(f"{prefix}-0001.params").exists():
         time.sleep(0.05)
     run.send_signal(signal.SIGTERM)
-    said = run.communicate(timeout=100)[1]
-    assert run.returncode == 143, said
-    assert "the position was saved" in said.splitlines()[-1]
+    errors = run.communicate(timeout=100)[1]
+    assert run.returncode == 143, errors
+    assert "the position was saved" in errors.splitlines()[-1]
     assert Path(f"{prefix}-position.states").exists()
     assert not workers_of(prefix)
 
 
-def test_reading_alone_is_told_once_and_shares_are_whole_numbers(tmp_path: Path) -> None:
-    done = subprocess.run(command("--workers-per-host", 2, "--test-io", 1), env=ENV, capture_output=True, text=True,
+def test_test_io_prints_once_and_an_uneven_split_is_shown(tmp_path: Path) -> None:
+    done = subprocess.run(command("--workers-per-host", 2, "--test-io", 1), env=ENV,
+                          capture_output=True, text=True,
                           timeout=100, check=False)
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) == 1
@@ -220,15 +230,16 @@ def test_reading_alone_is_told_once_and_shares_are_whole_numbers(tmp_path: Path)
     assert "batch 128 (42 or 43 on each of 3 devices)" in done.stderr
 
 
-def test_workers_started_by_hand_as_mxnets_documents_told(tmp_path: Path) -> None:
+def test_workers_started_by_hand_with_mxnets_variables(tmp_path: Path) -> None:
     env = ENV | {"DMLC_PS_ROOT_URI": "127.0.0.1", "DMLC_PS_ROOT_PORT": str(next(free_ports(1))),
                  "DMLC_NUM_WORKER": "2", "DMLC_NUM_SERVER": "1"}
-    words = command("--kv-store", "dist_sync", "--num-epochs", 1, "--model-prefix", tmp_path / "hand")
-    started = [subprocess.Popen(words, env=env | {"DMLC_ROLE": role}, stderr=subprocess.PIPE, text=True,
-                                stdout=subprocess.DEVNULL) for role in ("scheduler", "server", "worker", "worker")]
-    said = [one.communicate(timeout=100)[1] for one in started]
-    assert [one.returncode for one in started] == [0, 0, 0, 0], said
-    assert "256 (128 for each of 2 workers, 128 on each of 2 devices)" in "".join(said)
+    argv = command("--kv-store", "dist_sync", "--num-epochs", 1, "--model-prefix", tmp_path / "hand")
+    started = [subprocess.Popen(argv, env=env | {"DMLC_ROLE": role}, stderr=subprocess.PIPE, text=True,
+                                stdout=subprocess.DEVNULL)
+               for role in ("scheduler", "server", "worker", "worker")]
+    errors = [process.communicate(timeout=100)[1] for process in started]
+    assert [process.returncode for process in started] == [0, 0, 0, 0], errors
+    assert "256 (128 for each of 2 workers, 128 on each of 2 devices)" in "".join(errors)
     assert (tmp_path / "hand-0001.params").exists()
 
 
@@ -236,8 +247,9 @@ def test_workers_started_by_hand_as_mxnets_documents_told(tmp_path: Path) -> Non
 def test_mpirun_starts_workers(tmp_path: Path) -> None:
     root = ["--allow-run-as-root"] if os.getuid() == 0 else []
     done = subprocess.run(["mpirun", *root, "--oversubscribe", "-n", "2", *command(
-        "--num-epochs", 1, "--model-prefix", tmp_path / "mpi")], env=ENV, capture_output=True, text=True, timeout=100,
-        check=False)
+        "--num-epochs", 1, "--model-prefix", tmp_path / "mpi")], env=ENV, capture_output=True, text=True,
+                          timeout=100,
+                          check=False)
     assert done.returncode == 0, done.stderr
     assert "128 (64 on each of 2 devices)" in done.stderr
     assert (tmp_path / "mpi-0001.params").exists()
@@ -247,16 +259,17 @@ def test_mpirun_starts_workers(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 7])
-def test_shares_are_the_batch_in_its_order(world: int) -> None:
+def test_shards_are_the_batch_in_its_order(world: int) -> None:
     numbers = np.arange(20)
     for size in (1, 2, 6, 20):
         batch = [order.local_batch(numbers, 0, size, order.Shard(rank, world)) for rank in range(world)]
-        assert np.concatenate([local.indices[:local.num_valid] for local in batch]).tolist() == list(range(size))
+        assert np.concatenate([local.indices[:local.num_valid]
+                               for local in batch]).tolist() == list(range(size))
         assert {local.global_size for local in batch} == {size}
         assert min(len(local.indices) for local in batch) >= 1
 
 
-def test_shares_apart_deal_the_epoch_out() -> None:
+def test_independent_shards_split_the_epoch() -> None:
     numbers = np.arange(20)
     dealt = [order.Shard(rank, 3, is_independent=True).of_epoch(numbers) for rank in range(3)]
     assert sorted(np.concatenate(dealt).tolist()) == list(range(20))
@@ -277,42 +290,46 @@ def test_torchrun_is_joined() -> None:
 
 def test_mpirun_on_one_host_is_joined() -> None:
     info = rank_info.detect({"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2",
-                                "OMPI_COMM_WORLD_LOCAL_RANK": "1", "OMPI_COMM_WORLD_LOCAL_SIZE": "2",
-                                "PMIX_NAMESPACE": "prterun-host-77@1"})
+                             "OMPI_COMM_WORLD_LOCAL_RANK": "1", "OMPI_COMM_WORLD_LOCAL_SIZE": "2",
+                             "PMIX_NAMESPACE": "prterun-host-77@1"})
     assert info
     assert (info.rank, info.world_size, info.local_rank, info.local_world_size) == (1, 2, 1, 2)
     assert "prterun-host-77-1" in info.file
 
 
 def test_srun_is_joined() -> None:
-    info = rank_info.detect({"SLURM_STEP_ID": "0", "SLURM_PROCID": "3", "SLURM_NTASKS": "4", "SLURM_LOCALID": "1",
-                                "SLURM_STEP_TASKS_PER_NODE": "2(x2)", "SLURM_STEP_NODELIST": "node[03-04]",
-                                "SLURM_JOB_ID": "12"})
+    info = rank_info.detect({"SLURM_STEP_ID": "0", "SLURM_PROCID": "3", "SLURM_NTASKS": "4",
+                             "SLURM_LOCALID": "1",
+                             "SLURM_STEP_TASKS_PER_NODE": "2(x2)", "SLURM_STEP_NODELIST": "node[03-04]",
+                             "SLURM_JOB_ID": "12"})
     assert info
     assert (info.rank, info.world_size, info.local_world_size) == (3, 4, 2)
     assert (info.address, info.port) == ("node03", 20012)
 
 
 def test_mxnets_variables_are_honoured() -> None:
-    info = rank_info.detect({"DMLC_ROLE": "worker", "DMLC_PS_ROOT_URI": "10.0.0.1", "DMLC_PS_ROOT_PORT": "9091",
-                                "DMLC_NUM_WORKER": "2", "DMLC_NUM_SERVER": "1"})
+    info = rank_info.detect({"DMLC_ROLE": "worker", "DMLC_PS_ROOT_URI": "10.0.0.1",
+                             "DMLC_PS_ROOT_PORT": "9091",
+                             "DMLC_NUM_WORKER": "2", "DMLC_NUM_SERVER": "1"})
     assert info == rank_info.RankInfo(-1, 2, address="10.0.0.1", port=9091, is_store_served=True,
                                       num_workers=2, num_servers=1)
 
 
-@pytest.mark.parametrize(("env", "part"), [
+@pytest.mark.parametrize(("env", "message"), [
     ({"RANK": "4", "WORLD_SIZE": "4", "MASTER_ADDR": "a", "MASTER_PORT": "1"}, "must be below WORLD_SIZE"),
     ({"RANK": "0", "WORLD_SIZE": "2"}, "MASTER_ADDR"), ({"RANK": "x", "WORLD_SIZE": "2"}, "RANK=x"),
     ({"DMLC_ROLE": "boss", "DMLC_PS_ROOT_URI": "a"}, "worker, server or scheduler"),
     ({"DMLC_ROLE": "worker", "DMLC_PS_ROOT_URI": "a", "DMLC_NUM_WORKER": "1"}, "DMLC_PS_ROOT_PORT"),
-    ({"OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_LOCAL_SIZE": "2"}, "MASTER_ADDR")])
-def test_an_environment_that_makes_no_sense_is_said(env: dict[str, str], part: str) -> None:
-    with pytest.raises(UsageError, match=part):
+    ({"OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_LOCAL_SIZE": "2"},
+     "MASTER_ADDR")])
+def test_a_wrong_environment_is_an_error(env: dict[str, str], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
         rank_info.detect(env)
 
 
 @pytest.mark.parametrize(("nodes", "first"), [
-    ("node7", "node7"), ("a,b", "a"), ("node[03-07,9],x", "node03"), ("rack[1-2]-gpu", "rack1-gpu"), ("a,b[1-2]", "a")])
+    ("node7", "node7"), ("a,b", "a"), ("node[03-07,9],x", "node03"), ("rack[1-2]-gpu", "rack1-gpu"),
+    ("a,b[1-2]", "a")])
 def test_the_first_host_of_slurms_short_form(nodes: str, first: str) -> None:
     assert rank_info.first_host(nodes) == first
 

@@ -115,7 +115,7 @@ def test_good_answers(server, tmp_path: Path, behaviour: str, check: dict) -> No
     assert os.listdir(path.parent) == ["file"]
 
 
-def test_a_file_that_is_there_is_taken_as_it_is(server, tmp_path: Path) -> None:
+def test_an_existing_file_is_not_downloaded(server, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"mine")
     assert fetch(server, tmp_path, "good").read_bytes() == b"mine"
     assert server.seen == []
@@ -131,8 +131,8 @@ def test_a_file_that_is_there_is_taken_as_it_is(server, tmp_path: Path) -> None:
     ("cut", "the connection ended after 128000 of 256000 bytes"),
     ("silent", "no answer for 1 seconds"),
 ])
-def test_bad_answers_are_told_and_the_next_mirror_helps(server, tmp_path: Path, behaviour: str,
-                                                        reason: str) -> None:
+def test_bad_answers_are_reported_and_the_next_mirror_is_tried(server, tmp_path: Path, behaviour: str,
+                                                               reason: str) -> None:
     lines = failure(server, tmp_path / "alone", behaviour, advice="put it there by hand").split("\n")
     assert lines[0] == "cannot download file:"
     assert lines[1].startswith(f"  {server.url}/{behaviour}/file: {reason}")
@@ -152,17 +152,18 @@ def test_every_failing_mirror_has_its_line(server, tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.parametrize("part", [CONTENT[:70_000], CONTENT, CONTENT[:70_000] + b"junk", CONTENT + b"junk"],
+@pytest.mark.parametrize("partial",
+                         [CONTENT[:70_000], CONTENT, CONTENT[:70_000] + b"junk", CONTENT + b"junk"],
                          ids=["piece", "whole", "wrong piece", "too long"])
 @pytest.mark.parametrize("behaviour", ["good", "unsized", "wrong-part"])
-def test_goes_on_from_a_part(server, tmp_path: Path, part: bytes, behaviour: str) -> None:
-    (tmp_path / "file.part").write_bytes(part)
+def test_resumes_from_a_partial_file(server, tmp_path: Path, partial: bytes, behaviour: str) -> None:
+    (tmp_path / "file.part").write_bytes(partial)
     assert fetch(server, tmp_path, behaviour).read_bytes() == CONTENT
     assert os.listdir(tmp_path) == ["file"]
-    assert server.seen[0][1] == f"bytes={len(part)}-"
+    assert server.seen[0][1] == f"bytes={len(partial)}-"
 
 
-def test_goes_on_at_the_next_mirror_and_in_the_next_call(server, tmp_path: Path) -> None:
+def test_resumes_at_the_next_mirror_and_in_the_next_call(server, tmp_path: Path) -> None:
     half = len(CONTENT) // 2
     failure(server, tmp_path, "cut", "404")
     assert (tmp_path / "file.part").read_bytes() == CONTENT[:half]
@@ -170,12 +171,12 @@ def test_goes_on_at_the_next_mirror_and_in_the_next_call(server, tmp_path: Path)
     assert server.seen[-1] == ("/good/file", f"bytes={half}-")
 
 
-def test_a_flaky_connection_is_taken_up_again(server, tmp_path: Path) -> None:
+def test_a_flaky_connection_is_resumed(server, tmp_path: Path) -> None:
     fetch(server, tmp_path, "flaky")
     assert [byte_range for _, byte_range in server.seen] == [None, "bytes=100000-"]
 
 
-def test_without_a_hash_nothing_is_pieced_together(server, tmp_path: Path) -> None:
+def test_without_a_hash_nothing_is_resumed(server, tmp_path: Path) -> None:
     (tmp_path / "file.part").write_bytes(CONTENT[:70_000])
     assert fetch(server, tmp_path, "cut", "good", sha256=None).read_bytes() == CONTENT
     assert [byte_range for _, byte_range in server.seen] == [None, None]

@@ -29,7 +29,7 @@ def test_every_example_is_tested() -> None:
 
 
 @pytest.mark.slow
-def test_training_on_arrays_and_a_checkpoint_of_ones_own(tmp_path: Path) -> None:
+def test_training_on_arrays_and_its_checkpoint(tmp_path: Path) -> None:
     printed = run("train_on_arrays.py", tmp_path / "net").splitlines()
     assert float(printed[0].split()[-1]) > 0.85
     assert printed[-1] == f"it is a {printed[1].split()[0]}"

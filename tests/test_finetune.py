@@ -47,7 +47,8 @@ def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     chance = np.random.default_rng(1)
     images, labels = chance.integers(0, 255, (40, *SHAPE), dtype=np.uint8), np.arange(40) % 5
     prefix = tmp_path_factory.mktemp("pretrained") / "net"
-    imgcls.fit((images, labels), network="resnet-v1", num_layers=8, num_epochs=1, batch_size=20, rgb_mean="90,80,70",
+    imgcls.fit((images, labels), network="resnet-v1", num_layers=8, num_epochs=1, batch_size=20,
+               rgb_mean="90,80,70",
                rgb_std="60", model_prefix=str(prefix))
     return prefix
 
@@ -64,7 +65,8 @@ def _one_thread() -> Iterator[None]:
 
 
 def tune(pretrained: object, photos: Path, *flags: object) -> int:
-    return finetune.main(["--pretrained-model", str(pretrained), "--data-dir", str(photos), "--batch-size", "8",
+    return finetune.main(["--pretrained-model", str(pretrained), "--data-dir", str(photos),
+                          "--batch-size", "8",
                           "--num-epochs", "2", *map(str, flags)])
 
 
@@ -117,7 +119,8 @@ def test_what_it_writes_is_an_ordinary_checkpoint(pretrained: Path, photos: Path
     assert predict.main(["--model", str(prefix), "--top", "1", str(photos / "val" / "red" / "0.png")]) == 0
     assert capsys.readouterr().out.startswith("red (")
     written = symbol.load(f"{prefix}-symbol.json")
-    assert [node.name for node in written.nodes][-5:] == ["fc_weight", "fc_bias", "fc", "softmax_label", "softmax"]
+    assert [node.name for node in written.nodes][-5:] == ["fc_weight", "fc_bias", "fc",
+                                                          "softmax_label", "softmax"]
     # and the result can itself be tuned: its head is called fc, too
     assert tune(prefix, photos, "--num-epochs", 1) == 0
     assert "weights dropped: 2 (fc_weight, fc_bias)" in capsys.readouterr().err
@@ -160,25 +163,26 @@ def test_the_epoch_is_that_of_the_pretrained_weights(pretrained: Path, photos: P
         assert "Adjust learning rate" not in err
 
 
-@pytest.mark.parametrize("words", [["--resume"], ["--load-epoch", "auto"]])
-def test_a_resumed_run_is_the_one_that_was_not_stopped(
-        pretrained: Path, photos: Path, tmp_path: Path, words: Sequence[str],
+@pytest.mark.parametrize("resume_flags", [["--resume"], ["--load-epoch", "auto"]])
+def test_a_resumed_run_equals_an_uninterrupted_one(
+        pretrained: Path, photos: Path, tmp_path: Path, resume_flags: Sequence[str],
         capsys: pytest.CaptureFixture[str]) -> None:
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    flags = ("--freeze", "bn0", "--body-lr-mult", 0.1, "--mom", 0.9, *words)
-    assert tune(pretrained, photos, "--model-prefix", whole, "--num-epochs", 3, *flags) == 0  # nothing there: begins
-    assert tune(pretrained, photos, "--model-prefix", parts, "--num-epochs", 1, *flags) == 0
+    uninterrupted, resumed = tmp_path / "whole", tmp_path / "parts"
+    flags = ("--freeze", "bn0", "--body-lr-mult", 0.1, "--mom", 0.9, *resume_flags)
+    # nothing there: begins
+    assert tune(pretrained, photos, "--model-prefix", uninterrupted, "--num-epochs", 3, *flags) == 0
+    assert tune(pretrained, photos, "--model-prefix", resumed, "--num-epochs", 1, *flags) == 0
     capsys.readouterr()
-    assert tune(tmp_path / "gone" / "net", photos, "--model-prefix", parts, "--num-epochs", 3, *flags) == 0
-    assert f"Loaded {parts}-0001.params" in capsys.readouterr().err
-    assert weights(whole, 3) == weights(parts, 3)
-    one, other = (checkpoint.load(str(prefix), "auto") for prefix in (whole, parts))
-    assert one is not None
-    assert other is not None
-    assert one.optimizer is not None
-    assert other.optimizer is not None
-    assert one.optimizer.keys() == other.optimizer.keys()
-    assert all(torch.equal(one.optimizer[name], other.optimizer[name]) for name in one.optimizer)
+    assert tune(tmp_path / "gone" / "net", photos, "--model-prefix", resumed, "--num-epochs", 3, *flags) == 0
+    assert f"Loaded {resumed}-0001.params" in capsys.readouterr().err
+    assert weights(uninterrupted, 3) == weights(resumed, 3)
+    first, second = (checkpoint.load(str(prefix), "auto") for prefix in (uninterrupted, resumed))
+    assert first is not None
+    assert second is not None
+    assert first.optimizer is not None
+    assert second.optimizer is not None
+    assert first.optimizer.keys() == second.optimizer.keys()
+    assert all(torch.equal(first.optimizer[name], second.optimizer[name]) for name in first.optimizer)
 
 
 def test_resuming_with_other_classes(pretrained: Path, photos: Path, tmp_path: Path,
@@ -252,22 +256,25 @@ CONV = {"kernel": "(1, 1)", "num_filter": "4"}
 RELU = {"act_type": "relu"}
 
 
-@pytest.mark.parametrize(("layers", "found"), [
-    ([("Flatten", "flatten0", {}), ("FullyConnected", "fc1", FC), ("SoftmaxOutput", "softmax", {})], "flatten0"),
+@pytest.mark.parametrize(("layers", "cut"), [
+    ([("Flatten", "flatten0", {}), ("FullyConnected", "fc1", FC), ("SoftmaxOutput", "softmax", {})],
+     "flatten0"),
     ([("FullyConnected", "fc6", FC), ("Activation", "relu6", RELU), ("Dropout", "drop6", {}),
       ("FullyConnected", "fc8", FC), ("softmax", "prob", {})], "drop6"),  # Caffe's VGG
-    ([("Pooling", "pool", {"global_pool": "True"}), ("Convolution", "pred", CONV), ("Flatten", "flat", {})], "pool"),
-    ([("Convolution", "conv10", CONV), ("Activation", "relu10", RELU), ("Pooling", "pool10", {"global_pool": "True"}),
+    ([("Pooling", "pool", {"global_pool": "True"}), ("Convolution", "pred", CONV), ("Flatten", "flat", {})],
+     "pool"),
+    ([("Convolution", "conv10", CONV), ("Activation", "relu10", RELU),
+      ("Pooling", "pool10", {"global_pool": "True"}),
       ("Flatten", "flat", {})], None),  # SqueezeNet
     ([("FullyConnected", "pre_fc1", FC), ("BatchNorm", "fc1", {})], None),  # a face embedder
 ])
-def test_where_the_head_goes(layers: list, found: str | None) -> None:
+def test_where_the_new_head_is_attached(layers: list, cut: str | None) -> None:
     net = of_layers(*layers)
-    if found:
-        entry, note = transfer.find_cut(net, "", "file")
-        assert (net.nodes[entry.node].name, note) == (found, "")
-        assert transfer.find_cut(net, found, "file") == (entry, "")
-        assert transfer.find_cut(net, f"{found}_output", "file") == (entry, "")
+    if cut:
+        output, note = transfer.find_cut(net, "", "file")
+        assert (net.nodes[output.node].name, note) == (cut, "")
+        assert transfer.find_cut(net, cut, "file") == (output, "")
+        assert transfer.find_cut(net, f"{cut}_output", "file") == (output, "")
     else:
         op, name, _ = layers[0]
         with pytest.raises(UsageError, match=rf"layer_before_fullc: it is not clear .*{name} \({op}\)"):
@@ -278,17 +285,19 @@ def test_vggs_trap(tmp_path: Path) -> None:
     """flatten0 is in front of the hidden layers of a VGG: allowed, and told."""
     net = of_layers(("Flatten", "flatten0", {}), ("FullyConnected", "fc6", FC), ("Activation", "relu6", RELU),
                     ("FullyConnected", "fc8", FC), ("softmax", "prob", {}))
-    arrays = {"arg:fc6_weight": np.ones((4, 12)), "arg:fc6_bias": np.ones(4), "arg:fc8_weight": np.ones((4, 4)),
+    arrays = {"arg:fc6_weight": np.ones((4, 12)), "arg:fc6_bias": np.ones(4),
+              "arg:fc8_weight": np.ones((4, 4)),
               "arg:fc8_bias": np.ones(4)}
     config = NetworkConfig(network="vgg", num_classes=3, image_shape=(3, 2, 2))
-    source = Pretrained(net, {name: array.astype(np.float32) for name, array in arrays.items()}, "vgg-0000.params")
-    model, report = transfer.new_head(source, config)
-    assert (report.loaded, report.dropped, report.note) == (
+    source = Pretrained(net, {name: array.astype(np.float32) for name, array in arrays.items()},
+                        "vgg-0000.params")
+    model, summary = transfer.new_head(source, config)
+    assert (summary.loaded, summary.dropped, summary.note) == (
         ["fc6_weight", "fc6_bias"], ["fc8_weight", "fc8_bias"], "")  # MXNet threw fc6 away as well
     assert model(torch.zeros(2, 3, 2, 2)).shape == (2, 3)
-    model, report = transfer.new_head(source, config, layer="flatten0")
-    assert len(report.dropped) == 4
-    assert "relu6: whatever stands between them goes, too" in report.note
+    model, summary = transfer.new_head(source, config, layer="flatten0")
+    assert len(summary.dropped) == 4
+    assert "relu6: whatever stands between them goes, too" in summary.note
     with pytest.raises(UsageError, match=r"relu7: vgg-0000.params has no such layer; there is relu6 \("):
         transfer.new_head(source, config, layer="relu7")
     with pytest.raises(UsageError, match="image_shape 3,4,4: the pretrained network cannot take it"):
@@ -303,8 +312,8 @@ def test_a_layer_that_is_already_called_fc(tmp_path: Path) -> None:
     arrays = {f"{name}_{end}": np.ones((4, 4) if end == "weight" else 4, np.float32)
               for name in ("fc", "last") for end in ("weight", "bias")}
     source = Pretrained(net, arrays, "x")
-    model, report = transfer.new_head(source, NetworkConfig(num_classes=3, image_shape=(4, 1, 1)))
-    assert report.new == ["fc_new_weight", "fc_new_bias"]
+    model, summary = transfer.new_head(source, NetworkConfig(num_classes=3, image_shape=(4, 1, 1)))
+    assert summary.new == ["fc_new_weight", "fc_new_bias"]
     assert "fc_new" in symbol.dumps(graph.to_symbol(model))
 
 
@@ -314,10 +323,10 @@ def test_mxnets_own_networks(tmp_path: Path) -> None:
         recorded = recorded_network(name)
         prefix, shape = str(recorded.save(tmp_path)), recorded.image_shape
         config = NetworkConfig(num_classes=3, image_shape=shape)
-        model, report = transfer.new_head(read(locate(prefix)), config)
+        model, summary = transfer.new_head(read(locate(prefix)), config)
         assert model.eval()(torch.zeros(1, *shape)).shape == (1, 3)
-        assert report.new == ["fc_weight", "fc_bias"], prefix
-        assert len(report.dropped) == 2, prefix
+        assert summary.new == ["fc_weight", "fc_bias"], prefix
+        assert len(summary.dropped) == 2, prefix
         assert len(symbol.dumps(graph.to_symbol(model))) > 1000
 
 
@@ -357,11 +366,13 @@ def test_a_network_without_a_symbol(photos: Path, tmp_path: Path, capsys: pytest
 # ---- wrong input: one line, the right status
 
 
-@pytest.mark.parametrize(("flags", "words"), [
-    (["--pretrained-model", "nowhere/net"], "--pretrained-model nowhere/net: there is no nowhere/net-0001.params"),
+@pytest.mark.parametrize(("flags", "message"), [
+    (["--pretrained-model", "nowhere/net"],
+     "--pretrained-model nowhere/net: there is no nowhere/net-0001.params"),
     (["--pretrained-model", "resnet-5"], "the zoo has no network of this name; near it: resnet-50"),
     (["--pretrained-model", "torchvision:resnet5"], "torchvision has no such network; near it: resnet5"),
-    (["--pretrained-model", "torchvision:resnet18:V9"], "torchvision's weights of resnet18 are IMAGENET1K_V1"),
+    (["--pretrained-model", "torchvision:resnet18:V9"],
+     "torchvision's weights of resnet18 are IMAGENET1K_V1"),
     (["--pretrained-model", "timm:x"], "timm's come untrained"),
     (["--load-epoch", "7"], "--load-epoch 7: "),
     (["--load-epoch", "x"], "must be an epoch"),
@@ -375,7 +386,7 @@ def test_a_network_without_a_symbol(photos: Path, tmp_path: Path, capsys: pytest
     (["--gpus", "0,1,2,3"], "--gpus 0,1,2,3: no GPU was found"),
     (["--freze", "body"], "did you mean --freeze"),
 ])
-def test_wrong_usage(flags: list[str], words: str, pretrained: Path, photos: Path,
+def test_wrong_usage(flags: list[str], message: str, pretrained: Path, photos: Path,
                      capsys: pytest.CaptureFixture[str]) -> None:
     if flags[0] == "--gpus" and torch.cuda.is_available():
         pytest.skip("there are GPUs")
@@ -383,7 +394,7 @@ def test_wrong_usage(flags: list[str], words: str, pretrained: Path, photos: Pat
         pytest.importorskip("torchvision")
     command = ["--pretrained-model", str(pretrained), "--data-dir", str(photos), "--num-epochs", "1", *flags]
     assert finetune.main(command) == 2
-    assert words in error_of(capsys)
+    assert message in error_of(capsys)
 
 
 def test_records_that_do_not_name_their_classes(pretrained: Path, photos: Path, tmp_path: Path,
@@ -394,8 +405,8 @@ def test_records_that_do_not_name_their_classes(pretrained: Path, photos: Path, 
     (tmp_path / "packed.classes.txt").unlink()
     flags = ["--pretrained-model", str(pretrained), "--data-train", f"{packed}.rec", "--num-epochs", "1"]
     assert finetune.main(flags) == 0
-    said = capsys.readouterr().err
-    assert re.search(r"labels go from 0 to \d, and the network has 1000; give --num-classes \d", said)
+    errors = capsys.readouterr().err
+    assert re.search(r"labels go from 0 to \d, and the network has 1000; give --num-classes \d", errors)
     assert finetune.main([*flags, "--num-classes", "10"]) == 0
     assert "nothing says how many classes" not in capsys.readouterr().err
 
@@ -407,12 +418,14 @@ def test_what_is_missing(photos: Path, pretrained: Path, capsys: pytest.CaptureF
     assert "--data-train is missing" in error_of(capsys)
     assert tune(pretrained, photos, "--num-layers", 50, "--network", "resnet", "--num-epochs", 1) == 0
     assert "--num-layers: has no meaning here" in capsys.readouterr().err
-    assert tune(pretrained, photos, "--add-stn", "--num-group", 4, "--variant", "fast", "--num-epochs", 1) == 0
-    said = capsys.readouterr().err
-    assert all(f"{flag}: has no meaning here" in said for flag in ("--add-stn", "--num-group", "--variant"))
+    assert tune(pretrained, photos, "--add-stn", "--num-group", 4, "--variant", "fast",
+                "--num-epochs", 1) == 0
+    errors = capsys.readouterr().err
+    assert all(f"{flag}: has no meaning here" in errors for flag in ("--add-stn", "--num-group", "--variant"))
 
 
-def test_damaged_weights(pretrained: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_damaged_weights(pretrained: Path, photos: Path, tmp_path: Path,
+                         capsys: pytest.CaptureFixture[str]) -> None:
     source = tmp_path / "net"
     Path(f"{source}-symbol.json").write_bytes(Path(f"{pretrained}-symbol.json").read_bytes())
     Path(f"{source}-0001.params").write_bytes(weights(pretrained, 1)[:3000])
@@ -430,7 +443,8 @@ def test_damaged_weights(pretrained: Path, photos: Path, tmp_path: Path, capsys:
     assert "net-symbol.json: operator Frobnicate of node " in error_of(capsys)
 
 
-def test_damaged_weights_of_torchvision(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_damaged_weights_of_torchvision(photos: Path, tmp_path: Path,
+                                        capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("torchvision")
     (tmp_path / "bad.pth").write_bytes(b"no pickle")
     assert tune(f"torchvision:resnet18:{tmp_path / 'bad.pth'}", photos) == 1
@@ -447,7 +461,8 @@ def test_the_command_of_the_blog(tmp_path: Path) -> None:
     command = ("--pretrained-model resnext-101 --load-epoch 0000 --gpus 0,1,2,3 --batch-size 128 "
                "--data-train cifar10_train.rec --data-val cifar10_val.rec --num-examples 50000 --num-classes 10 "
                "--image-shape 3,28,28 --num-epoch 300 --lr 0.05")
-    done = run_cli("finetune", *shlex.split(command), cwd=tmp_path, env={"IMGCLS_CACHE": str(tmp_path / "cache")})
+    done = run_cli("finetune", *shlex.split(command), cwd=tmp_path,
+                   env={"IMGCLS_CACHE": str(tmp_path / "cache")})
     assert done.returncode == 2
     assert done.stderr.startswith("imgcls-finetune: error: --gpus 0,1,2,3: no GPU was found")
     assert done.stderr.count("\n") == 1

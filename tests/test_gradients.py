@@ -135,51 +135,53 @@ def test_ranks_stay_bit_equal_and_learn(both: Found, kind: str) -> None:
 
 
 def test_two_processes_are_one_with_two_micro_batches(both: Found) -> None:
-    for alone, together in zip(both[0]["alone"]["weights"], both[0]["none"]["weights"], strict=True):
-        assert torch.equal(alone, together)
+    for single, distributed in zip(both[0]["alone"]["weights"], both[0]["none"]["weights"], strict=True):
+        assert torch.equal(single, distributed)
 
 
-@pytest.mark.parametrize(("kind", "part"), [("none", 1), ("fp16", 1 / 2), ("bf16", 1 / 2), ("2bit", 1 / 16)])
-def test_bytes_sent(both: Found, kind: str, part: float) -> None:
+@pytest.mark.parametrize(("kind", "fraction"),
+                         [("none", 1), ("fp16", 1 / 2), ("bf16", 1 / 2), ("2bit", 1 / 16)])
+def test_bytes_sent(both: Found, kind: str, fraction: float) -> None:
     sent = both[0][kind]["sent_bytes"]
-    whole = STEPS * sum(4 * p.numel() for p in network().parameters())
-    assert sent == pytest.approx(part * whole, rel=1e-3)
-    assert both[0]["powersgd"]["sent_bytes"] < 0.6 * whole  # whole for 10 of the 24 steps
+    uncompressed = STEPS * sum(4 * p.numel() for p in network().parameters())
+    assert sent == pytest.approx(fraction * uncompressed, rel=1e-3)
+    assert both[0]["powersgd"]["sent_bytes"] < 0.6 * uncompressed  # whole for 10 of the 24 steps
 
 
 @pytest.mark.parametrize("kind", ["fp16", "bf16"])
-def test_what_rounding_lost_comes_later(both: Found, kind: str) -> None:
+def test_rounding_errors_are_fed_back(both: Found, kind: str) -> None:
     """The gradient is the same at each step; what was received in eight steps is eight times it, nearly. Rank 1 has
     none, so that nothing is lost in the sum itself."""
-    sums, wanted = both[0][kind]["sums"], constant(0)
-    one, all_ = (sums[0] - wanted).abs().max(), (sum(sums) / len(sums) - wanted).abs().max()
-    assert 0 < all_ < one / 3
+    sums, expected = both[0][kind]["sums"], constant(0)
+    first_error, mean_error = (sums[0] - expected).abs().max(), (sum(sums) / len(sums) - expected).abs().max()
+    assert 0 < mean_error < first_error / 3
 
 
 def test_two_bits_by_mxnets_rule(both: Found) -> None:
     threshold = THRESHOLD / COUNT
     residuals = [torch.zeros(64, 8) for _ in range(2)]
     for received in both[0]["2bit"]["sums"]:
-        wanted = torch.zeros(64, 8)
+        expected = torch.zeros(64, 8)
         for rank, residual in enumerate(residuals):
             residual += constant(rank)
             up = residual >= threshold
             down = residual <= -threshold
-            wanted[up] += threshold
-            wanted[down] -= threshold
+            expected[up] += threshold
+            expected[down] -= threshold
             residual[up] -= threshold
             residual[down] += threshold
-        torch.testing.assert_close(received, wanted, rtol=1e-6, atol=0)
+        torch.testing.assert_close(received, expected, rtol=1e-6, atol=0)
     assert both[0]["2bit"]["sums"][0].count_nonzero() > 20
 
 
 def test_powersgd_gives_the_sum_not_the_mean(both: Found) -> None:
-    for received in both[0]["powersgd"]["sums"]:  # the gradients are of rank 2: two narrow matrices hold all of it
+    # the gradients are of rank 2: two narrow matrices hold all of it
+    for received in both[0]["powersgd"]["sums"]:
         torch.testing.assert_close(received, constant(0) + constant(1), rtol=1e-3, atol=1e-6)
 
 
 def test_wrapping_does_not_load_the_compiler(both: Found) -> None:
-    assert not any(found["loaded"]["dynamo"] for found in both)
+    assert not any(results["loaded"]["dynamo"] for results in both)
 
 
 # ---- the other side
@@ -233,28 +235,29 @@ def worker(rank: int, folder: Path) -> None:
 
     dist.init_process_group("gloo", store=dist.FileStore(str(folder / "store"), 2), rank=rank, world_size=2,
                             timeout=timedelta(seconds=60))
-    found: dict[str, dict[str, Any]] = {}
+    results: dict[str, dict[str, Any]] = {}
     for kind in KINDS:
         options: dict[str, Any] = {"device": torch.device("cpu"), "gc_type": kind, "gc_threshold": THRESHOLD,
                                    "batch_per_device": BATCH}
         model = network()
         wrapped = data_parallel(model, **options)
-        found.setdefault("loaded", {"dynamo": "torch._dynamo" in sys.modules})  # the optimizer below does load it
+        # the optimizer below does load it
+        results.setdefault("loaded", {"dynamo": "torch._dynamo" in sys.modules})
         weights, losses = train(model, wrapped, [rank])
-        known = Constant()
-        called = data_parallel(known, **options)
+        model_of_constants = Constant()
+        called = data_parallel(model_of_constants, **options)
         sums = []
         for _step in range(POWERSGD_START + 4 if kind == "powersgd" else 8):
-            known.weight.grad = None
+            model_of_constants.weight.grad = None
             called(constant(rank) * (rank == 0 or kind not in ("fp16", "bf16"))).backward()
-            assert known.weight.grad is not None
-            sums.append(known.weight.grad.clone())
-        found[kind] = {"weights": weights, "losses": losses, "sent_bytes": wrapped.compression.sent_bytes,
-                       "sums": sums}
+            assert model_of_constants.weight.grad is not None
+            sums.append(model_of_constants.weight.grad.clone())
+        results[kind] = {"weights": weights, "losses": losses, "sent_bytes": wrapped.compression.sent_bytes,
+                         "sums": sums}
     if rank == 0:
         model = network()
-        found["alone"] = {"weights": train(model, model, [0, 1])[0]}
-    torch.save(found, folder / f"{rank}.pt")
+        results["alone"] = {"weights": train(model, model, [0, 1])[0]}
+    torch.save(results, folder / f"{rank}.pt")
     dist.destroy_process_group()
 
 

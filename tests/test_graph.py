@@ -40,7 +40,8 @@ def draw(name: str, shape: list[int]) -> np.ndarray:
 
 
 def small(**options: object) -> nn.Module:
-    return graph.load(BRIDGE / "small", BRIDGE / "small-0001.params", **options).eval()  # type: ignore[arg-type]
+    return graph.load(BRIDGE / "small", BRIDGE / "small-0001.params",
+                      **options).eval()  # type: ignore[arg-type]
 
 
 class Net(nn.Module):
@@ -120,16 +121,18 @@ def test_a_module_becomes_a_symbol() -> None:
         "stage1_1_moving_var", "stage1_1", "stage1_2_gamma", "stage1_2", "pool", "flatten0", "fc1_weight",
         "fc1_bias", "fc1", "softmax_label", "softmax"]
     norm, fc, softmax = net.nodes[7], net.nodes[14], net.nodes[16]
-    assert norm.inputs == [NodeOutput(2), NodeOutput(3), NodeOutput(4), NodeOutput(5, 0, 1), NodeOutput(6, 0, 1)]
+    assert norm.inputs == [NodeOutput(2), NodeOutput(3), NodeOutput(4), NodeOutput(5, 0, 1),
+                           NodeOutput(6, 0, 1)]
     assert net.nodes[1].attrs == net.nodes[2].attrs == {
         "kernel": "(3, 3)", "num_filter": "4", "pad": "(1, 1)", "no_bias": "True"}
     assert net.nodes[5].attrs == {"fix_gamma": "False", "__init__": '["zero", {}]'}
     assert net.nodes[12].attrs == fc.attrs == {"num_hidden": "3", "__lr_mult__": "0.1", "__wd_mult__": "2"}
-    assert (softmax.op, softmax.attrs, softmax.inputs) == ("SoftmaxOutput", {}, [NodeOutput(14), NodeOutput(15)])
+    assert (softmax.op, softmax.attrs, softmax.inputs) == ("SoftmaxOutput", {},
+                                                           [NodeOutput(14), NodeOutput(15)])
     assert net.heads == [NodeOutput(16)]
 
 
-def test_the_head_has_the_name_that_is_wanted() -> None:
+def test_the_output_node_has_the_given_name() -> None:
     assert [node.name for node in graph.to_symbol(Net(), output="sm").nodes[-2:]] == ["sm_label", "sm"]
     assert graph.to_symbol(Net(), output="").nodes[-1].name == "fc1"
 
@@ -194,12 +197,13 @@ class Clash(Net):
 
 @pytest.mark.parametrize(("network", "reason"), [
     (Twice, "layer fc1 is called twice"), (TorchOperator, r"add \(call function add\) is not a Layer"),
-    (TorchMethod, "reshape .* is not a Layer"), (TwoInputs, "second input"), (TwoOutputs, "must return one tensor"),
+    (TorchMethod, "reshape .* is not a Layer"), (TwoInputs, "second input"),
+    (TwoOutputs, "must return one tensor"),
     (Branching, "control flow|bool"), (ByKeyword, "layer fc1 must be called with tensors only"),
     (Bare, "fc1.weight .*is not a Layer"), (TorchLayer, "conv is a Conv2d, not a Layer"),
     (Clash, "two nodes would be called a_b"), (lambda: Flatten(), "a single Flatten"),
 ])
-def test_what_is_no_symbol(network: type[nn.Module], reason: str) -> None:
+def test_modules_without_a_symbol(network: type[nn.Module], reason: str) -> None:
     with pytest.raises(UsageError, match=reason) as caught:
         graph.to_symbol(network())
     assert "\n" not in str(caught.value)
@@ -211,7 +215,8 @@ def test_what_is_no_symbol(network: type[nn.Module], reason: str) -> None:
 def test_an_imported_network_is_an_ordinary_module(tmp_path: Path) -> None:
     model = small()
     assert set(model.state_dict()) == {
-        "conv1.weight", "conv1.bias", "bn1.gamma", "bn1.beta", "bn1.moving_mean", "bn1.moving_var", "fc1.weight",
+        "conv1.weight", "conv1.bias", "bn1.gamma", "bn1.beta", "bn1.moving_mean", "bn1.moving_var",
+        "fc1.weight",
         "fc1.bias"}
     twin = copy.deepcopy(model)
     assert symbol.dumps(graph.to_symbol(twin)) == symbol.dumps(graph.to_symbol(model))
@@ -279,7 +284,7 @@ def test_variables_keep_names_and_attributes_of_their_own() -> None:
              Node("null", "net_dense0_bias"),
              Node("FullyConnected", "net_dense0_fwd", {"num_hidden": "3"}, inputs)]
     model = graph.from_symbol(Symbol(nodes, [NodeOutput(3)]), {"net_dense0_weight": np.ones((3, 4), "f4"),
-                                                          "net_dense0_bias": np.zeros(3, "f4")})
+                                                               "net_dense0_bias": np.zeros(3, "f4")})
     assert graph.parameter_names(model) == {"net_dense0_fwd.weight": "net_dense0_weight",
                                             "net_dense0_fwd.bias": "net_dense0_bias"}
     assert graph.to_symbol(model).nodes == nodes
@@ -287,7 +292,8 @@ def test_variables_keep_names_and_attributes_of_their_own() -> None:
 
 
 def test_heads() -> None:
-    label = [Node("null", "label"), Node("SoftmaxOutput", "out", {"grad_scale": "2"}, [NodeOutput(3), NodeOutput(4)])]
+    label = [Node("null", "label"),
+             Node("SoftmaxOutput", "out", {"grad_scale": "2"}, [NodeOutput(3), NodeOutput(4)])]
     for tail in ([], label, [Node("softmax", "probs", {}, [NodeOutput(3)])],
                  [*label, Node("BlockGrad", "stop", {}, [NodeOutput(5)])]):
         net = chain(FC, tail=tail)
@@ -296,8 +302,9 @@ def test_heads() -> None:
         assert graph.to_symbol(model).nodes == net.nodes
 
 
-def test_of_several_heads_the_softmax_is_meant() -> None:
-    net = chain(FC, tail=[Node("null", "label"), Node("SoftmaxOutput", "out", {}, [NodeOutput(3), NodeOutput(4)])])
+def test_the_softmax_is_chosen_among_several_heads() -> None:
+    net = chain(FC, tail=[Node("null", "label"),
+                          Node("SoftmaxOutput", "out", {}, [NodeOutput(3), NodeOutput(4)])])
     both = Symbol(net.nodes, [NodeOutput(3), NodeOutput(5)])
     assert graph.to_symbol(graph.from_symbol(both, input_shape=(4,))).nodes == net.nodes
     with pytest.raises(DataError, match=r"several outputs \(fc1, data\)"):
@@ -306,7 +313,8 @@ def test_of_several_heads_the_softmax_is_meant() -> None:
 
 @pytest.mark.parametrize(("net", "reason"), [
     (chain(("NoSuchOperator", "relu1", {})), "operator NoSuchOperator of node 'relu1' is not supported"),
-    (chain(("FullyConnected", "fc", {"num_hidden": "3", "odd": "1"})), r"node 'fc' \(FullyConnected\): .* 'odd'"),
+    (chain(("FullyConnected", "fc", {"num_hidden": "3", "odd": "1"})),
+     r"node 'fc' \(FullyConnected\): .* 'odd'"),
     (chain(("FullyConnected", "fc", {})), "num_hidden is missing"),
     (chain(("FullyConnected", "fc", {"num_hidden": "x"})), "num_hidden=x is not an integer"),
     (chain(("FullyConnected", "fc", {"num_hidden": str(1 << 40)})), "more than"),
@@ -322,13 +330,18 @@ def test_of_several_heads_the_softmax_is_meant() -> None:
     (chain(("Reshape", "r", {"shape": "(-9,)"})), "not possible"),
     (chain(("SliceChannel", "s", {"num_outputs": "3"})), "does not divide"),
     (Symbol([Node("null", "data")], [NodeOutput(0)]), "no variable is left"),
-    (Symbol([Node("null", "data"), Node("elemwise_add", "a", {}, [NodeOutput(0)])], [NodeOutput(1)]), "takes 2 inputs"),
-    (Symbol([Node("null", "data"), Node("BatchNorm", "b", {}, [NodeOutput(0)])], [NodeOutput(1)]), "takes 5 inputs"),
-    (Symbol([Node("null", "data"), Node("Flatten", "b", {}, [])], [NodeOutput(1)]), "no variable|no inputs|takes 1"),
-    (Symbol([Node("null", "data"), Node("null", "z"), Node("elemwise_add", "a", {}, [NodeOutput(0), NodeOutput(1)])],
+    (Symbol([Node("null", "data"), Node("elemwise_add", "a", {}, [NodeOutput(0)])], [NodeOutput(1)]),
+     "takes 2 inputs"),
+    (Symbol([Node("null", "data"), Node("BatchNorm", "b", {}, [NodeOutput(0)])], [NodeOutput(1)]),
+     "takes 5 inputs"),
+    (Symbol([Node("null", "data"), Node("Flatten", "b", {}, [])], [NodeOutput(1)]),
+     "no variable|no inputs|takes 1"),
+    (Symbol([Node("null", "data"), Node("null", "z"),
+             Node("elemwise_add", "a", {}, [NodeOutput(0), NodeOutput(1)])],
             [NodeOutput(2)]), "variable 'z' is neither the image nor"),
     (Symbol([Node("null", "data"), Node("Flatten", "f", {}, [NodeOutput(0)]),
-             Node(*FC, [NodeOutput(0), NodeOutput(1), NodeOutput(1)])], [NodeOutput(2)]), "computed by node 'f'"),
+             Node(*FC, [NodeOutput(0), NodeOutput(1), NodeOutput(1)])], [NodeOutput(2)]),
+     "computed by node 'f'"),
     (Symbol([Node("null", "data"), Node("Dropout", "d", {}, [NodeOutput(0)]),
              Node("Flatten", "f", {}, [NodeOutput(1, 1)])], [NodeOutput(2)]), "output 1 of node 'd'"),
 ])
@@ -352,15 +365,15 @@ def test_shapes_come_from_the_file_or_the_input() -> None:
         graph.from_symbol(chain(FC), {"fc1_weight": np.float32(1).reshape(())})
 
 
-@pytest.mark.parametrize(("codes", "reverse", "wanted"), [
+@pytest.mark.parametrize(("codes", "reverse", "expected"), [
     ((4, 0, 2), False, [4, 3, 2]), ((2, 0, 0), False, [2, 3, 4]), ((6, 1, -1), False, [6, 1, -1]),
     ((-2,), False, [2, 3, 4]), ((2, -2), False, [2, 3, 4]), ((-2, 1, 1), False, [2, 3, 4, 1, 1]),
     ((-3, 4), False, [6, 4]), ((0, -3), False, [2, 12]), ((-4, 1, 2, -2), False, [1, 2, 3, 4]),
     ((2, -4, -1, 3, -2), False, [2, 1, 3, 4]), ((-1, 0), True, [-1, 4]),
 ])
-def test_the_codes_of_reshape(codes: tuple[int, ...], reverse: bool, wanted: list[int]) -> None:
+def test_the_codes_of_reshape(codes: tuple[int, ...], reverse: bool, expected: list[int]) -> None:
     """The examples of MXNet's documentation, on a shape of (2, 3, 4)."""
-    assert reshaped((2, 3, 4), codes, reverse) == wanted
+    assert reshaped((2, 3, 4), codes, reverse) == expected
 
 
 def test_shape_inference_imports_nothing_slow() -> None:
@@ -377,7 +390,8 @@ def test_names_and_order_of_parameters() -> None:
     model = Net()
     assert graph.parameter_names(model)["stage1.1.moving_var"] == "stage1_1_moving_var"
     assert list(graph.arrays(model)) == [
-        "arg:stage1_0_weight", "arg:stage1_1_gamma", "arg:stage1_1_beta", "arg:stage1_2_gamma", "arg:fc1_weight",
+        "arg:stage1_0_weight", "arg:stage1_1_gamma", "arg:stage1_1_beta", "arg:stage1_2_gamma",
+        "arg:fc1_weight",
         "arg:fc1_bias", "aux:stage1_1_moving_mean", "aux:stage1_1_moving_var"]
     assert graph.multipliers(model) == {"fc1.weight": (0.1, 2.0), "fc1.bias": (0.1, 2.0)}
 
@@ -402,8 +416,8 @@ def test_modules_of_torch_keep_their_names(tmp_path: Path) -> None:
                             "aux:1.running_var", "aux:1.num_batches_tracked"]
     params.save(tmp_path / "x", arrays)
     twin = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
-    report = graph.load_arrays(twin, params.load(tmp_path / "x"), path=tmp_path / "x")
-    assert len(report.loaded) == 7
+    summary = graph.load_arrays(twin, params.load(tmp_path / "x"), path=tmp_path / "x")
+    assert len(summary.loaded) == 7
     torch.testing.assert_close(twin.state_dict(), model.state_dict())
 
 
@@ -432,18 +446,21 @@ def test_a_network_must_have_its_parameters() -> None:
         "x.params: not the parameters of this network: fc1_weight is (5, 64) where the network needs (3, 64); "
         "stage1_0_weight is missing; stage1_1_gamma is missing; and 1 more")
     torch.testing.assert_close(model.state_dict(), before, equal_nan=True)
-    report = graph.load_arrays(model, arrays, path="x.params", strict=False)
-    assert report.loaded == ["stage1_1_beta", "stage1_1_moving_mean", "stage1_1_moving_var", "stage1_2_gamma"]
-    assert report.missing == ["stage1_0_weight", "stage1_1_gamma", "fc1_bias"]
-    assert report.mismatched == [("fc1_weight", (5, 64), (3, 64))]
-    assert report.unexpected == ["other"]
+    summary = graph.load_arrays(model, arrays, path="x.params", strict=False)
+    assert summary.loaded == ["stage1_1_beta", "stage1_1_moving_mean", "stage1_1_moving_var",
+                              "stage1_2_gamma"]
+    assert summary.missing == ["stage1_0_weight", "stage1_1_gamma", "fc1_bias"]
+    assert summary.mismatched == [("fc1_weight", (5, 64), (3, 64))]
+    assert summary.unexpected == ["other"]
     assert (model.stage1[1].beta == 1).all()
 
 
 def test_weights_that_two_layers_share() -> None:
     nodes = [Node("null", "data"), Node("null", "w"),
-             Node("FullyConnected", "a", {"num_hidden": "4", "no_bias": "True"}, [NodeOutput(0), NodeOutput(1)]),
-             Node("FullyConnected", "b", {"num_hidden": "4", "no_bias": "True"}, [NodeOutput(2), NodeOutput(1)])]
+             Node("FullyConnected", "a", {"num_hidden": "4", "no_bias": "True"},
+                  [NodeOutput(0), NodeOutput(1)]),
+             Node("FullyConnected", "b", {"num_hidden": "4", "no_bias": "True"},
+                  [NodeOutput(2), NodeOutput(1)])]
     model = graph.from_symbol(Symbol(nodes, [NodeOutput(3)]), {"arg:w": np.eye(4, dtype="f4") * 2})
     assert model.get_submodule("a").weight is model.get_submodule("b").weight
     assert model(torch.ones(1, 4)).tolist() == [[4, 4, 4, 4]]
@@ -451,7 +468,7 @@ def test_weights_that_two_layers_share() -> None:
     assert graph.to_symbol(model).nodes == nodes
 
 
-def test_operations_in_a_network_of_ones_own() -> None:
+def test_operations_in_a_user_defined_network() -> None:
     class Gate(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -499,9 +516,11 @@ def test_outside_symbols_have_the_shapes_that_mxnet_infers() -> None:
     folder = mxnet_file("symbols")
     for case in json.loads((folder / "manifest.json").read_text())["networks"]:
         model = graph.load(folder / case["symbol"], None, tuple(case["data_shape"][1:]))
-        wanted = [("arg:" + name, shape) for name, shape in case["args"] if name not in ("data", "softmax_label")]
-        wanted += [("aux:" + name, shape) for name, shape in case["aux"]]
-        assert [(name, list(array.shape)) for name, array in graph.arrays(model).items()] == wanted, case["name"]
+        expected = [("arg:" + name, shape) for name, shape in case["args"]
+                    if name not in ("data", "softmax_label")]
+        expected += [("aux:" + name, shape) for name, shape in case["aux"]]
+        assert [(name, list(array.shape))
+                for name, array in graph.arrays(model).items()] == expected, case["name"]
         assert symbol.dumps(graph.to_symbol(model)) == (folder / case["symbol"]).read_text()
         del model
 
@@ -528,7 +547,8 @@ def test_symbols_of_old_versions() -> None:
 def test_a_published_checkpoint_scores_as_it_did() -> None:
     folder, mnist = real_data("mxnet-models", "mnist-mentalblood"), real_data("mnist")
     model = graph.load(folder / "mnist", folder / "mnist-0035.params").eval()
-    images, labels = (np.frombuffer(gzip.decompress((mnist / f"t10k-{name}-ubyte.gz").read_bytes()), np.uint8, -1, skip)
+    images, labels = (np.frombuffer(gzip.decompress((mnist / f"t10k-{name}-ubyte.gz").read_bytes()),
+                                    np.uint8, -1, skip)
                       for name, skip in (("images-idx3", 16), ("labels-idx1", 8)))
     with torch.no_grad():
         logits = model(torch.from_numpy(images.reshape(-1, 1, 28, 28) / np.float32(255)))
@@ -559,7 +579,8 @@ def test_mxnet_loads_what_we_write(tmp_path: Path) -> None:
     params.save(f"{prefix}-0001.params", graph.arrays(model))
     data = torch.randn(100, 2, 8, 8)
     np.save(f"{prefix}.npy", data.numpy())
-    subprocess.run([os.environ["MXNET_PYTHON"], "-c", SCORE_IN_MXNET, prefix], check=True, capture_output=True)
+    subprocess.run([os.environ["MXNET_PYTHON"], "-c", SCORE_IN_MXNET, prefix], check=True,
+                   capture_output=True)
     with torch.no_grad():
         np.testing.assert_allclose(model(data).softmax(1).numpy(), np.load(f"{prefix}-out.npy"), atol=1e-5)
     for end in ("symbol.json", "0001.params"):

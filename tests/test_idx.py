@@ -32,7 +32,7 @@ def file(tmp_path: Path):
 
 
 @pytest.mark.parametrize("pack", [bytes, gzip.compress], ids=["plain", "gzip"])
-def test_reads_images_and_labels_whatever_the_name(file, pack) -> None:
+def test_reads_plain_and_gzipped_files_under_any_name(file, pack) -> None:
     images = idx.read_images(file(pack(IMAGE_BYTES), "images.gz"))
     labels = idx.read_labels(file(pack(LABEL_BYTES), "labels"))
     np.testing.assert_array_equal(images, IMAGES)
@@ -51,7 +51,7 @@ def test_writes_what_it_reads(tmp_path: Path, name: str) -> None:
     np.testing.assert_array_equal(idx.read_labels(tmp_path / name), LABELS)
 
 
-@pytest.mark.parametrize(("content", "words", "offset"), [
+@pytest.mark.parametrize(("content", "message", "offset"), [
     (b"", "truncated: the header has 0 of 16", 0),
     (IMAGE_BYTES[:11], "truncated: the header has 11 of 16", 11),
     (IMAGE_BYTES[:-5], "truncated", 16),
@@ -59,26 +59,26 @@ def test_writes_what_it_reads(tmp_path: Path, name: str) -> None:
     (LABEL_BYTES, "holds labels, not images", 0),
     (b"<html><body>Not found</body></html>", "not an idx file", 0),
 ])
-def test_refuses_damage_and_says_where(file, content: bytes, words: str, offset: int) -> None:
+def test_damage_is_refused_with_its_offset(file, content: bytes, message: str, offset: int) -> None:
     path = file(content)
     with pytest.raises(DataError) as caught:
         idx.read_images(path)
-    assert words in str(caught.value)
+    assert message in str(caught.value)
     assert str(path) in str(caught.value)
     assert caught.value.offset == offset
 
 
-@pytest.mark.parametrize(("content", "words", "offset"), [
+@pytest.mark.parametrize(("content", "message", "offset"), [
     (gzip.compress(IMAGE_BYTES[:-5]), "truncated: 19 of 24", 35),
     (gzip.compress(IMAGE_BYTES + b"x"), "unknown bytes follow", 40),
     (gzip.compress(IMAGE_BYTES)[:-12], "damaged or cut short", None),
     (gzip.compress(IMAGE_BYTES)[:-8] + bytes(8), "damaged or cut short", None),
     (gzip.compress(IMAGE_BYTES[:20]) + gzip.compress(IMAGE_BYTES[20:] + b"x"), "unknown bytes follow", 40),
 ])
-def test_refuses_damaged_gzip(file, content: bytes, words: str, offset: int | None) -> None:
+def test_refuses_damaged_gzip(file, content: bytes, message: str, offset: int | None) -> None:
     with pytest.raises(DataError) as caught:
         idx.read_images(file(content))
-    assert words in str(caught.value)
+    assert message in str(caught.value)
     assert caught.value.offset == offset
     assert "\n" not in str(caught.value)
 
@@ -125,7 +125,7 @@ def test_reads_what_mxnet_reads() -> None:
 
 
 @pytest.mark.real_data
-def test_reads_the_whole_of_mnist() -> None:
+def test_reads_all_of_mnist() -> None:
     images = idx.read_images(real_data("mnist") / "train-images-idx3-ubyte.gz")
     assert images.shape == (60000, 28, 28)
     assert round(float(images.mean()), 3) == 33.318  # x / 255: the well-known 0.1307

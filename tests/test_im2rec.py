@@ -56,7 +56,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_files_are_stored_as_one_by_one(threads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_packing_in_blocks_equals_packing_one_by_one(threads: int, tmp_path: Path,
+                                                     monkeypatch: pytest.MonkeyPatch) -> None:
     """Files that hold the magic, are larger than a block, empty, gone, cut, or do not know their size, in
     blocks."""
     monkeypatch.setattr(pipeline, "SYNC_BYTES", 4096)
@@ -78,21 +79,23 @@ def test_files_are_stored_as_one_by_one(threads: int, tmp_path: Path, monkeypatc
         if size_unknown.exists():
             entries.append(ListEntry(1000, (1.0,), str(size_unknown)))
             writer.write(pack(ImageHeader(0, 1.0, 1000), size_unknown.read_bytes()), 1000)
-    told: list[int] = []
+    counts: list[int] = []
     packed = pack_list(entries, str(tmp_path), tmp_path / "blocks.rec",
-                       PackConfig(pass_through=True, pack_label=True, num_threads=threads), progress=told.append)
+                       PackConfig(pass_through=True, pack_label=True, num_threads=threads),
+                       progress=counts.append)
     for suffix in (".rec", ".idx"):
         assert (tmp_path / f"blocks{suffix}").read_bytes() == (tmp_path / f"one{suffix}").read_bytes()
     assert [skipped.entry.path for skipped in packed.skipped] == [f"{i}.jpg" for i in bad]
     assert [skipped.reason for skipped in packed.skipped] == [
         "it is empty", "a JPEG that is cut: its end marker is missing", "no such file or directory"]
-    assert (packed.num_records, packed.size_bytes) == (len(entries) - 3, os.path.getsize(tmp_path / "one.rec"))
-    assert told == list(range(1, len(entries) + 1))
+    assert (packed.num_records, packed.size_bytes) == (len(entries) - 3,
+                                                       os.path.getsize(tmp_path / "one.rec"))
+    assert counts == list(range(1, len(entries) + 1))
 
 
 @pytest.mark.parametrize("count", [10, 40])
-def test_a_disk_that_fails_on_the_way_is_told(count: int, folder: Path, tmp_path: Path,
-                                              monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported(count: int, folder: Path, tmp_path: Path,
+                                 monkeypatch: pytest.MonkeyPatch) -> None:
     """The system tells such an error once: if it were passed over, the last sync would not know of it."""
     def full(handle: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -107,10 +110,10 @@ def test_a_disk_that_fails_on_the_way_is_told(count: int, folder: Path, tmp_path
 
 @pytest.mark.parametrize("threads", [1, 3])
 def test_packs_what_mxnet_packs(threads: int, tmp_path: Path) -> None:
-    for name, more in (("shuffled", ()), ("several", ("--pack-label",))):
+    for name, extra_flags in (("shuffled", ()), ("several", ("--pack-label",))):
         (tmp_path / f"{name}.lst").write_bytes((FIXTURES / f"{name}.lst").read_bytes())
-        words = [str(tmp_path / name), str(TREE), "--pass-through", f"--num-thread={threads}", *more]
-        assert im2rec.main(words) == 0
+        argv = [str(tmp_path / name), str(TREE), "--pass-through", f"--num-thread={threads}", *extra_flags]
+        assert im2rec.main(argv) == 0
         for suffix in (".rec", ".idx"):
             assert (tmp_path / (name + suffix)).read_bytes() == (FIXTURES / (name + suffix)).read_bytes()
     assert [r.header.flag for r in RecordReader(tmp_path / "several.rec")] == [3, 0, 2]
@@ -118,12 +121,14 @@ def test_packs_what_mxnet_packs(threads: int, tmp_path: Path) -> None:
 
 #: the same wish in the words of every generation of MXNet's scripts
 @pytest.mark.parametrize("flags", [
-    "--list --recursive", "--list True --recursive True", "--list=1 --recursive=1", "--list --rec", "--li --recu yes",
-    "--list True --recursive True --shuffle True --pass_through False", "--list --recursive --no-shuffle False"])
+    "--list --recursive", "--list True --recursive True", "--list=1 --recursive=1", "--list --rec",
+    "--li --recu yes",
+    "--list True --recursive True --shuffle True --pass_through False",
+    "--list --recursive --no-shuffle False"])
 def test_flags_of_every_age(flags: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for words in ([*flags.split(), f"{tmp_path}/x", str(TREE)], [f"{tmp_path}/x", *flags.split(), str(TREE)],
-                  [f"{tmp_path}/x", str(TREE), *flags.split()]):
-        assert im2rec.main(words) == 0
+    for argv in ([*flags.split(), f"{tmp_path}/x", str(TREE)], [f"{tmp_path}/x", *flags.split(), str(TREE)],
+                 [f"{tmp_path}/x", str(TREE), *flags.split()]):
+        assert im2rec.main(argv) == 0
         assert (tmp_path / "x.lst").read_bytes() == (FIXTURES / "shuffled.lst").read_bytes()
         (tmp_path / "x.lst").unlink()
     # MXNet prints the classes, for whoever pipes that somewhere
@@ -134,7 +139,8 @@ def test_flags_of_every_age(flags: str, tmp_path: Path, capsys: pytest.CaptureFi
 def test_parsing_of_the_rest(tmp_path: Path) -> None:
     def parse(text: str) -> SimpleNamespace:
         sections = im2rec.parse([*text.split(), str(tmp_path / "p"), str(TREE)])
-        return SimpleNamespace(**{name: value for section in sections for name, value in vars(section).items()})
+        return SimpleNamespace(**{name: value for section in sections
+                                  for name, value in vars(section).items()})
     assert parse("--no-shuffle").shuffle is parse("--shuffle False").shuffle is False
     assert parse("--no_shuffle True").shuffle is False
     assert parse("").shuffle is parse("--shuffle").shuffle is parse("--no-shuffle=False").shuffle is True
@@ -148,24 +154,26 @@ def test_parsing_of_the_rest(tmp_path: Path) -> None:
     assert parse("--res 3").resize == 3     # not --resume, which MXNet did not have
 
 
-@pytest.mark.parametrize(("words", "told"), [
-    ("--lisst", "did you mean --list"), ("--re 5", "--recursive, --resize"), ("--resize many", "--resize many"),
+@pytest.mark.parametrize(("argv", "message"), [
+    ("--lisst", "did you mean --list"), ("--re 5", "--recursive, --resize"),
+    ("--resize many", "--resize many"),
     ("--quality 0", "--quality 0"), ("--quality 101", "between 1 and 100"), ("--color 3", "--color 3"),
-    ("--encoding .bmp", "--encoding .bmp"), ("--chunks 0", "--chunks 0"), ("--train-ratio 1.5", "--train-ratio"),
+    ("--encoding .bmp", "--encoding .bmp"), ("--chunks 0", "--chunks 0"),
+    ("--train-ratio 1.5", "--train-ratio"),
     ("--train-ratio .9 --test-ratio .2", "over 1"), ("--list maybe", "argument"), ("--resize", "resize")])
-def test_wrong_usage_is_one_line_and_status_2(words: str, told: str, tmp_path: Path,
+def test_wrong_usage_is_one_line_and_status_2(argv: str, message: str, tmp_path: Path,
                                               capsys: pytest.CaptureFixture[str]) -> None:
-    assert im2rec.main([f"{tmp_path}/x", str(TREE), *words.split()]) == 2
+    assert im2rec.main([f"{tmp_path}/x", str(TREE), *argv.split()]) == 2
     error = capsys.readouterr().err
-    assert told in error
+    assert message in error
     assert error.count("\n") == 1
     assert not list(tmp_path.iterdir())
 
 
-def test_missing_things_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_files_are_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "none.lst").write_text("")
-    for words, status, told in (
+    for argv, status, message in (
             ([f"{tmp_path}/x", f"{tmp_path}/nowhere"], 2, "nowhere: no such folder"),
             ([f"{tmp_path}/x", f"{tmp_path}/nowhere", "--list"], 2, "nowhere: no such folder"),
             ([f"{tmp_path}/x", f"{tmp_path}/empty"], 1, "holds no image (.jpeg .jpg .png)"),
@@ -174,8 +182,8 @@ def test_missing_things_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[s
             (["/proc/none/x", str(TREE)], 1, "cannot write"),
             ([f"{tmp_path}/x"], 2, "ROOT"),
             ([], 2, "PREFIX")):
-        assert im2rec.main(words) == status, words
-        assert told in capsys.readouterr().err
+        assert im2rec.main(argv) == status, argv
+        assert message in capsys.readouterr().err
 
 
 def test_help_shows_examples_and_imports_little() -> None:
@@ -188,10 +196,10 @@ def test_help_shows_examples_and_imports_little() -> None:
 
 def test_lists_and_packs_in_one_go(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert im2rec.main([f"{tmp_path}/out/pets", str(folder), "--train-ratio", ".5", "--resize", "8"]) == 0
-    told = capsys.readouterr()
-    assert "as with --recursive" in told.err
-    assert f"Creating .rec file from {tmp_path}/out/pets_train.lst in {tmp_path}/out" in told.out
-    assert "time: " in told.out
+    output = capsys.readouterr()
+    assert "as with --recursive" in output.err
+    assert f"Creating .rec file from {tmp_path}/out/pets_train.lst in {tmp_path}/out" in output.out
+    assert "time: " in output.out
     train, val = RecordReader(tmp_path / "out/pets_train.rec"), RecordReader(tmp_path / "out/pets_val.rec")
     assert sorted([*train.headers()["id"], *val.headers()["id"]]) == list(range(6))
     assert lines(tmp_path / "out/pets.classes.txt") == ["a", "b"]
@@ -200,7 +208,8 @@ def test_lists_and_packs_in_one_go(folder: Path, tmp_path: Path, capsys: pytest.
 
 def test_every_list_that_begins_with_the_prefix_is_packed(folder: Path, tmp_path: Path) -> None:
     im2rec.main([f"{tmp_path}/N", str(folder), "--list", "True", "--chunks", "8", "--recursive", "True"])
-    assert im2rec.main(["--resize", "16", "--quality", "90", "--num-thread", "16", f"{tmp_path}/N", str(folder)]) == 0
+    assert im2rec.main(["--resize", "16", "--quality", "90", "--num-thread", "16", f"{tmp_path}/N",
+                        str(folder)]) == 0
     assert sorted(p.name for p in tmp_path.glob("*.rec")) == [f"N_{i}.rec" for i in range(8)]
     assert sum(len(RecordReader(p)) for p in tmp_path.glob("*.rec")) == 6
 
@@ -228,7 +237,8 @@ def test_images_of_all_kinds(tmp_path: Path) -> None:
     plain = jpeg(20, 30)
     # orientation 6: to be turned by 90 degrees
     exif = (b"Exif\0\0MM\0*" + struct.pack(">IH", 8, 1) + struct.pack(">HHIHHI", 0x112, 3, 1, 6, 0, 0))
-    (root / "turned ü.jpg").write_bytes(plain[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + plain[2:])
+    (root / "turned ü.jpg").write_bytes(plain[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif
+                                        + plain[2:])
     deep = (np.arange(12 * 12).reshape(12, 12) * 400).astype(np.uint16)
     (root / "deep.png").write_bytes(cv2.imencode(".png", deep)[1].tobytes())
     clear = np.dstack([np.full((8, 8, 3), 200, np.uint8), np.zeros((8, 8), np.uint8)])
@@ -250,10 +260,10 @@ def test_images_of_all_kinds(tmp_path: Path) -> None:
 
 def test_bad_images_are_skipped_counted_and_listed(folder: Path, tmp_path: Path,
                                                    capsys: pytest.CaptureFixture[str]) -> None:
-    whole = jpeg(40, 60)
-    thumbnail = b"\xff\xe1" + struct.pack(">H", len(whole) + 2) + whole     # a whole JPEG inside the header
-    bad = {"empty.jpg": b"", "text.jpg": b"no image at all", "half.jpg": whole[:len(whole) // 2],
-           "thumb.jpg": whole[:2] + thumbnail + whole[2:-40], "head.jpg": whole[:100], "gone.jpg": None}
+    intact = jpeg(40, 60)
+    thumbnail = b"\xff\xe1" + struct.pack(">H", len(intact) + 2) + intact     # a whole JPEG inside the header
+    bad = {"empty.jpg": b"", "text.jpg": b"no image at all", "half.jpg": intact[:len(intact) // 2],
+           "thumb.jpg": intact[:2] + thumbnail + intact[2:-40], "head.jpg": intact[:100], "gone.jpg": None}
     entries = ["0\t0\ta/1.jpg"]
     for i, (name, data) in enumerate(bad.items(), 1):
         entries.append(f"{i}\t0\t{name}")
@@ -263,13 +273,13 @@ def test_bad_images_are_skipped_counted_and_listed(folder: Path, tmp_path: Path,
     for threads in (1, 4):
         assert im2rec.main([f"{tmp_path}/x", str(folder), "--num-thread", str(threads)]) == 0
         assert RecordReader(tmp_path / "x.rec").keys.tolist() == [0, 9]
-        listed = lines(tmp_path / "x.bad")
-        assert [line.split("\t")[0] for line in listed[1:]] == list(bad)
-        assert "line 9" in listed[0]
-        assert "gone.jpg\tno such file" in listed[-1]
-    told = capsys.readouterr()
-    assert "7 skipped" in told.out
-    assert "skipped half.jpg: a JPEG that is cut" in told.err
+        bad_lines = lines(tmp_path / "x.bad")
+        assert [line.split("\t")[0] for line in bad_lines[1:]] == list(bad)
+        assert "line 9" in bad_lines[0]
+        assert "gone.jpg\tno such file" in bad_lines[-1]
+    output = capsys.readouterr()
+    assert "7 skipped" in output.out
+    assert "skipped half.jpg: a JPEG that is cut" in output.err
     assert im2rec.main([f"{tmp_path}/x", str(folder), "--strict"]) == 1
     # passing through, what is no known image is stored, but what is plainly cut is not
     assert im2rec.main([f"{tmp_path}/x", str(folder), "--pass-through"]) == 0
@@ -279,12 +289,13 @@ def test_bad_images_are_skipped_counted_and_listed(folder: Path, tmp_path: Path,
     assert not (tmp_path / "x.bad").exists()
 
 
-def test_lists_that_are_seldom_meant_are_told(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_suspicious_lists_are_warned_about(folder: Path, tmp_path: Path,
+                                           capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "x.lst").write_text("".join(f"{i % 5}\t{i // 4}\ta/1.jpg\n" for i in range(8)))
     im2rec.main([f"{tmp_path}/x", str(folder)])
-    told = capsys.readouterr().err
-    assert "3 ids" in told
-    assert "in the order of its labels" in told
+    errors = capsys.readouterr().err
+    assert "3 ids" in errors
+    assert "in the order of its labels" in errors
 
 
 def test_class_names_of_a_list_that_mxnet_made(folder: Path, tmp_path: Path) -> None:
@@ -296,12 +307,13 @@ def test_class_names_of_a_list_that_mxnet_made(folder: Path, tmp_path: Path) -> 
     assert not (tmp_path / "y.classes.txt").exists()
 
 
-def test_a_killed_run_leaves_nothing_half_and_is_taken_up(folder: Path, tmp_path: Path) -> None:
+def test_a_killed_run_leaves_no_partial_file_and_resumes(folder: Path, tmp_path: Path) -> None:
     for i in range(3):
         text = "".join(f"{k}\t0\t{'a/1' if k % 2 else 'b/6'}.jpg\n" for k in range(i, 300))
         (tmp_path / f"N_{i}.lst").write_text(text)
-    words = [f"{tmp_path}/N", str(folder), "--resize", "640", "--num-thread", "1"]
-    process = subprocess.Popen([sys.executable, "-m", "imgcls", "im2rec", *words], cwd=ROOT, stdout=subprocess.DEVNULL)
+    argv = [f"{tmp_path}/N", str(folder), "--resize", "640", "--num-thread", "1"]
+    process = subprocess.Popen([sys.executable, "-m", "imgcls", "im2rec", *argv], cwd=ROOT,
+                               stdout=subprocess.DEVNULL)
     while not (tmp_path / "N_0.pack.json").exists():
         assert process.poll() is None
         time.sleep(0.01)
@@ -330,36 +342,39 @@ def test_a_killed_run_leaves_nothing_half_and_is_taken_up(folder: Path, tmp_path
 
 def test_the_cpp_tools_form(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "x.lst").write_text("0 3 4 a/1.jpg\n1 5 6 b/6.jpg\n")
-    words = [f"{tmp_path}/x.lst", f"{folder}/", f"{tmp_path}/x.rec"]
-    assert im2rec.main([*words, "label_width=2", "pack_label=1", "unchanged=1"]) == 0
+    argv = [f"{tmp_path}/x.lst", f"{folder}/", f"{tmp_path}/x.rec"]
+    assert im2rec.main([*argv, "label_width=2", "pack_label=1", "unchanged=1"]) == 0
     records = list(RecordReader(tmp_path / "x.rec"))
-    assert [(r.header.flag, r.header.label, r.labels.tolist()) for r in records] == [(2, 3.0, [3, 4]), (2, 5.0, [5, 6])]
+    assert [(r.header.flag, r.header.label, r.labels.tolist()) for r in records] == [(2, 3.0, [3, 4]),
+                                                                                     (2, 5.0, [5, 6])]
     assert bytes(records[0].image) == (folder / "a/1.jpg").read_bytes()
     # the second half of the bytes begins with the second line, and a line that begins there belongs in front
-    assert im2rec.main([*words, "label_width=2", "nsplit=2", "part=1"]) == 0
+    assert im2rec.main([*argv, "label_width=2", "nsplit=2", "part=1"]) == 0
     assert (tmp_path / "x.rec.part001").read_bytes() == b""
-    assert im2rec.main([*words, "label_width=2", "resize=9", "quality=80", "nsplit=3", "part=1"]) == 0
+    assert im2rec.main([*argv, "label_width=2", "resize=9", "quality=80", "nsplit=3", "part=1"]) == 0
     assert [r.header.id for r in RecordReader(tmp_path / "x.rec.part001")] == [1]
     # the root is put in front as it is; a folder without its separator is understood all the same
     (tmp_path / "y.lst").write_text("0 3 1.jpg\n")
     for root in (f"{folder}/a", f"{folder}/a/"):
         assert im2rec.main([f"{tmp_path}/y.lst", root, f"{tmp_path}/y.rec", "encoding=.png"]) == 0
         assert images(tmp_path / "y.rec")[0].shape == (21, 32, 3)
-    for wrong, told in (("resiz=3", "did you mean resize"), ("resize=x", "resize x: must be a whole number"),
-                        ("pack_label=1", "label_width"), ("nsplit=2 part=2", "part 2"), ("loose", "key=value"),
-                        ("inter_method=7", "inter_method")):
-        assert im2rec.main([*words, *wrong.split()]) == 2
-        assert told in capsys.readouterr().err
+    for wrong, message in (("resiz=3", "did you mean resize"),
+                           ("resize=x", "resize x: must be a whole number"),
+                           ("pack_label=1", "label_width"), ("nsplit=2 part=2", "part 2"),
+                           ("loose", "key=value"),
+                           ("inter_method=7", "inter_method")):
+        assert im2rec.main([*argv, *wrong.split()]) == 2
+        assert message in capsys.readouterr().err
 
 
 def test_seekable_images_have_restart_markers_and_the_same_pixels(folder: Path, tmp_path: Path) -> None:
     (folder / "wide.jpg").write_bytes(jpeg(200, 500))
     (tmp_path / "x.lst").write_text("0\t0\twide.jpg\n")
-    found = []
+    stored = []
     for flags in ([], ["--seekable"], ["--seekable", "--color", "0"]):
         assert im2rec.main([f"{tmp_path}/x", str(folder), *flags]) == 0
-        found.append(RecordReader(tmp_path / "x.rec")[0].image)
-    plain, seekable, grey = map(bytes, found)
+        stored.append(RecordReader(tmp_path / "x.rec")[0].image)
+    plain, seekable, grey = map(bytes, stored)
     assert b"\xff\xdd\0\4" not in plain
     assert b"\xff\xdd\0\4\0\4" in seekable     # 500 pixels are 32 units of 16: 4 to a marker
     assert b"\xff\xdd\0\4\0\3" in grey         # 63 of 8: 3
@@ -369,11 +384,12 @@ def test_seekable_images_have_restart_markers_and_the_same_pixels(folder: Path, 
     assert [restart_interval(n) for n in (1, 2, 3, 6, 12, 32, 43, 62)] == [1, 2, 3, 3, 4, 4, 1, 2]
 
 
-def test_seekable_without_loss_is_jpegtrans_work(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+def test_seekable_without_loss_is_jpegtrans_work(folder: Path, tmp_path: Path,
+                                                 monkeypatch: pytest.MonkeyPatch,
                                                  capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
-    words = [f"{tmp_path}/x", str(folder), "--recursive", "--pass-through", "--seekable"]
-    assert im2rec.main(words) == 2
+    argv = [f"{tmp_path}/x", str(folder), "--recursive", "--pass-through", "--seekable"]
+    assert im2rec.main(argv) == 2
     assert "jpegtran" in capsys.readouterr().err
     # a jpegtran that marks what it was given, and fails on one picture
     (tmp_path / "bin").mkdir()
@@ -383,11 +399,11 @@ def test_seekable_without_loss_is_jpegtrans_work(folder: Path, tmp_path: Path, m
                     f"sys.exit(data == open({str(folder / 'b/6.jpg')!r}, 'rb').read())\n")
     tool.chmod(0o755)
     (folder / "b/text.png").write_bytes(b"no JPEG")
-    assert im2rec.main(words) == 0
-    made = {r.header.id: bytes(r.image) for r in RecordReader(tmp_path / "x.rec")}
-    assert made[0] == (folder / "a/1.jpg").read_bytes() + b"-copy all -restart 2B"
-    assert made[5] == (folder / "b/6.jpg").read_bytes()
-    assert made[6] == b"no JPEG"
+    assert im2rec.main(argv) == 0
+    stored = {r.header.id: bytes(r.image) for r in RecordReader(tmp_path / "x.rec")}
+    assert stored[0] == (folder / "a/1.jpg").read_bytes() + b"-copy all -restart 2B"
+    assert stored[5] == (folder / "b/6.jpg").read_bytes()
+    assert stored[6] == b"no JPEG"
     # any record file can be converted: labels, ids and keys stay
     assert im2rec.main([f"{tmp_path}/y", str(FIXTURES / "several.rec"), "--seekable"]) == 0
     old, new = RecordReader(FIXTURES / "several.rec"), RecordReader(tmp_path / "y.rec")
@@ -397,7 +413,7 @@ def test_seekable_without_loss_is_jpegtrans_work(folder: Path, tmp_path: Path, m
     assert im2rec.main([f"{tmp_path}/z", str(FIXTURES / "framing.rec"), "--seekable"]) == 0
     assert (tmp_path / "z.rec").read_bytes() == (FIXTURES / "framing.rec").read_bytes()
     assert im2rec.main([f"{tmp_path}/z", str(FIXTURES / "framing.rec")]) == 2
-    assert im2rec.main([*words, "--encoding", ".png"]) == 2
+    assert im2rec.main([*argv, "--encoding", ".png"]) == 2
 
 
 def test_interpolation_by_mxnets_number() -> None:
@@ -420,9 +436,9 @@ def test_work_in_order_by_threads() -> None:
             raise ZeroDivisionError
         return i
     before = threading.active_count()
-    taken = []
+    results = []
     with pytest.raises(ZeroDivisionError):
-        taken.extend(map_in_order(fails, range(60), 3))
+        results.extend(map_in_order(fails, range(60), 3))
     for count, _ in enumerate(map_in_order(work, range(1000), 3)):     # left half-way
         if count == 5:
             break
@@ -462,7 +478,8 @@ def test_rec2idx(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize("tool", ["im2rec", "rec2idx"])
 def test_mxnets_tools_by_their_own_names(tool: str) -> None:
-    done = subprocess.run([sys.executable, f"tools/{tool}.py", "--help"], cwd=ROOT, capture_output=True, text=True,
+    done = subprocess.run([sys.executable, f"tools/{tool}.py", "--help"], cwd=ROOT,
+                          capture_output=True, text=True,
                           check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
     assert "examples:" in done.stdout
 
@@ -475,14 +492,14 @@ def test_fixture_runs(tmp_path: Path) -> None:
         name = run["folder"]
         work = tmp_path / name
         work.mkdir(exist_ok=True)
-        words = [w.replace("<dir>", str(work)).replace("<images>", str(pictures)) for w in run["args"]]
-        for path in [] if "--list" in words else (folder / name).glob("*.lst"):
+        argv = [w.replace("<dir>", str(work)).replace("<images>", str(pictures)) for w in run["args"]]
+        for path in [] if "--list" in argv else (folder / name).glob("*.lst"):
             (work / path.name).write_bytes(path.read_bytes())
-        assert im2rec.main(words) == 0
+        assert im2rec.main(argv) == 0
         for path in sorted((folder / name).iterdir()):
-            if name == "missing" or ("--list" in words and path.suffix != ".lst"):
+            if name == "missing" or ("--list" in argv and path.suffix != ".lst"):
                 continue    # MXNet died there, at the image that is missing
-            if path.suffix == ".lst" or "--pass-through" in words:
+            if path.suffix == ".lst" or "--pass-through" in argv:
                 assert (work / path.name).read_bytes() == path.read_bytes(), path
             elif path.suffix == ".rec":
                 assert_alike(RecordReader(work / path.name), RecordReader(path))

@@ -36,12 +36,13 @@ GOLDEN = ROOT / "tests" / "fixtures" / "launch"
 BATCH = BatchScript(
     command=["imgcls-train", "--network", "lenet", "--data-train", "it's here/$x.rec", "--gpus", "0,1"],
     processes=4, min_nodes=2, max_nodes=4, gpus=2, max_restarts=10, timeout_s=300.0,
-    env={"DMLC_NUM_WORKER": "8", "GREETING": "two words"}, python="/opt/env/bin/python", folder="/home/me/my job")
+    env={"DMLC_NUM_WORKER": "8", "GREETING": "two words"}, python="/opt/env/bin/python",
+    folder="/home/me/my job")
 
 
-def run(*words: object, timeout: float = 100, **env: str) -> subprocess.CompletedProcess[str]:
+def run(*arguments: object, timeout: float = 100, **env: str) -> subprocess.CompletedProcess[str]:
     """tools/launch.py in a process of its own."""
-    return subprocess.run([sys.executable, ROOT / "tools" / "launch.py", *map(str, words)], text=True,
+    return subprocess.run([sys.executable, ROOT / "tools" / "launch.py", *map(str, arguments)], text=True,
                           capture_output=True, timeout=timeout, check=False,
                           env={**os.environ, "PYTHONPATH": str(ROOT), **env})
 
@@ -55,9 +56,10 @@ def test_every_form_of_a_host_file(tmp_path: Path) -> None:
                                         Host("node4", None, 4)]
 
 
-@pytest.mark.parametrize("line", ["-oProxyCommand=touch /tmp/x", "a;b", "$(id)", "a b", "a:port", "a:70000", "a|b",
+@pytest.mark.parametrize("line", ["-oProxyCommand=touch /tmp/x", "a;b", "$(id)", "a b", "a:port",
+                                  "a:70000", "a|b",
                                   "`id`", "a\x00", "--", "@a", "-a@b", "a slots=-1", "ho$t"])
-def test_a_host_that_could_mean_something_to_a_shell_is_none(tmp_path: Path, line: str) -> None:
+def test_host_names_with_shell_characters_are_refused(tmp_path: Path, line: str) -> None:
     path = tmp_path / "hosts"
     path.write_text(f"good\n{line}\n")
     with pytest.raises(DataError, match="line 2"):
@@ -82,13 +84,15 @@ def test_a_host_file_that_is_missing_or_empty(tmp_path: Path) -> None:
     ("a=2 a=2 b=1", 5, {"a": 4, "b": 1}),
     ("a=1 b", 5, {"a": 1, "b": 4}),
 ])
-def test_workers_are_dealt_out_in_turn_as_far_as_there_are_slots(hosts: str, workers: int, counts: dict[str, int]
-                                                                 ) -> None:
-    listed = [Host(name, slots=int(slots or 0)) for name, _, slots in (text.partition("=") for text in hosts.split())]
+def test_workers_are_dealt_out_in_turn_as_far_as_there_are_slots(hosts: str, workers: int,
+                                                                 counts: dict[str, int]
+                                                                ) -> None:
+    listed = [Host(name, slots=int(slots or 0))
+              for name, _, slots in (text.partition("=") for text in hosts.split())]
     assert {slots.host.name: slots.num_workers for slots in assign_workers(listed, workers)} == counts
 
 
-def test_localhost_cannot_be_where_others_meet() -> None:
+def test_localhost_cannot_serve_the_rendezvous_of_several_hosts() -> None:
     with pytest.raises(UsageError, match="localhost comes first"):
         check_rendezvous_host([HostSlots(Host("localhost"), 1), HostSlots(Host("b"), 1)])
     check_rendezvous_host([HostSlots(Host("localhost"), 2)])
@@ -110,13 +114,13 @@ def test_nnodes_that_make_no_sense(text: str) -> None:
 NASTY = ["a'b", 'c"d', "$HOME", "`id`", "; touch x", "*", "", "new\nline", "--", "tab\t", "\\", "!x", "ä"]
 
 
-def test_nothing_means_anything_to_a_far_shell(tmp_path: Path) -> None:
+def test_remote_commands_are_quoted(tmp_path: Path) -> None:
     folder = tmp_path / "it's; a $folder"
     folder.mkdir()
     program = [sys.executable, "-c", "import json, os, sys; print(json.dumps([os.getcwd(), sys.argv[1:]]))"]
-    words = ssh.Ssh().command(Host("h"), ssh.agent_script([*program, *NASTY], str(folder), []))
-    found = subprocess.run(["sh", "-c", words[-1]], capture_output=True, text=True, check=True, cwd=tmp_path)
-    assert json.loads(found.stdout) == [str(folder), NASTY]
+    argv = ssh.Ssh().command(Host("h"), ssh.agent_script([*program, *NASTY], str(folder), []))
+    done = subprocess.run(["sh", "-c", argv[-1]], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert json.loads(done.stdout) == [str(folder), NASTY]
     assert os.listdir(tmp_path) == [folder.name]
 
 
@@ -127,26 +131,27 @@ def test_the_first_root_with_our_package_is_used(tmp_path: Path) -> None:
     script = ssh.agent_script(show, str(tmp_path), [str(tmp_path / "a"), str(tmp_path / "b c"), str(ROOT)])
     env = {name: text for name, text in os.environ.items() if name != "PYTHONPATH"}
     assert subprocess.run(["sh", "-c", script], env=env, capture_output=True, text=True, check=True
-                          ).stdout == f"{tmp_path / 'b c'}\n"
+                         ).stdout == f"{tmp_path / 'b c'}\n"
     gone = ssh.agent_script(show, str(tmp_path / "none"), [])
     assert subprocess.run(["sh", "-c", gone], check=False).returncode == ssh.NO_FOLDER
 
 
 def test_the_probe_finds_a_port_or_says_that_there_is_no_python(tmp_path: Path) -> None:
     script = ssh.probe_script(sys.executable, str(tmp_path / "new $folder"))
-    found = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True)
-    assert re.fullmatch(r"port \d+\n", found.stdout)
+    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True)
+    assert re.fullmatch(r"port \d+\n", done.stdout)
     assert (tmp_path / "new $folder").is_dir()
     none = ssh.probe_script("/no/python", "")
     bad = subprocess.run(["sh", "-c", none], capture_output=True, text=True, check=False)
-    assert ssh.failure_reason(bad, "/no/python", "").startswith("/no/python does not run there (--python PATH")
+    assert ssh.failure_reason(bad, "/no/python",
+                              "").startswith("/no/python does not run there (--python PATH")
 
 
 def test_options_of_ssh() -> None:
-    words = ssh.Ssh("conf", ["BatchMode=no"]).command(Host("h", 2222, user="me@"), "true")
-    assert words[:4] == ["ssh", "-T", "-F", os.path.abspath("conf")]
-    assert words.index("BatchMode=no") < words.index("BatchMode=yes")  # ssh takes the first
-    assert words[-4:-1] == ["-p", "2222", "me@h"]
+    argv = ssh.Ssh("conf", ["BatchMode=no"]).command(Host("h", 2222, user="me@"), "true")
+    assert argv[:4] == ["ssh", "-T", "-F", os.path.abspath("conf")]
+    assert argv.index("BatchMode=no") < argv.index("BatchMode=yes")  # ssh takes the first
+    assert argv[-4:-1] == ["-p", "2222", "me@h"]
     copy = ssh.Ssh().rsync_command(Host("h"), "/here", "/there dir/")
     assert copy[-2:] == ["/here/", "h:/there dir/"]
     assert "--protect-args" in copy
@@ -181,7 +186,7 @@ def test_only_named_variables_are_passed(monkeypatch: pytest.MonkeyPatch) -> Non
         command.passed_variables(["a b"])
 
 
-def test_a_message_is_told_from_output() -> None:
+def test_messages_and_output_are_distinguished() -> None:
     message = AgentMessage("error", "rank 1 (hostb): bad", 2)
     assert decode_message(message.encode()) == message
     for line in ("", "text", '{"kind": "error"}', messages.MARK, messages.MARK + "{", messages.MARK + "[]"):
@@ -190,7 +195,7 @@ def test_a_message_is_told_from_output() -> None:
 
 # flags
 
-@pytest.mark.parametrize(("words", "part"), [
+@pytest.mark.parametrize(("arguments", "message"), [
     ("-n 2 --foo python x.py", "flag --foo is not known: "),
     ("-n 2 --foo python x.py", " (imgcls-launch's own flags come before the command"),
     ("-n 2 --num-work 3 ls", "flag --num-work is not known: did you mean --num-workers?"),
@@ -210,27 +215,29 @@ def test_a_message_is_told_from_output() -> None:
     ("-n 2 --timeout 0 ls", "--timeout 0: must be between 1 and 10000000"),
     ("-n 2 --env-worker X ls", "--env-worker X: must be NAME:VALUE"),
 ])
-def test_wrong_flags_are_one_line(words: str, part: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert launch.main(words.split()) == 2
+def test_wrong_flags_are_one_line(arguments: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert launch.main(arguments.split()) == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert err.count("\n") == 1
-    assert part in err
+    assert message in err
 
 
-@pytest.mark.parametrize("words", ["-n 2 --dry-run", "-n2 --dry-run", "-n=2 --dry-run", "--num-workers 2 --dry-run",
+@pytest.mark.parametrize("flags", ["-n 2 --dry-run", "-n2 --dry-run", "-n=2 --dry-run",
+                                   "--num-workers 2 --dry-run",
                                    "--num_workers=2 --dry_run", "-vn 2 --dry-run"])
 @pytest.mark.parametrize("command", ["true -n 3 --dry-run 1", "-- true -n 3 --dry-run 1"])
-def test_flags_end_where_the_command_begins(words: str, command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert launch.main([*words.split(), *command.split()]) == 0
+def test_flags_end_where_the_command_begins(flags: str, command: str,
+                                            capsys: pytest.CaptureFixture[str]) -> None:
+    assert launch.main([*flags.split(), *command.split()]) == 0
     out, _ = capsys.readouterr()
     assert "--processes 2 " in out
     assert out.endswith(" -- true -n 3 --dry-run 1\n")
 
 
-def test_what_users_of_mxnet_may_miss_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
-    words = "-n 2 -s 2 --p3 --env-server A:1 --env-worker B:2 --dry-run train --kv-store dist_sync"
-    assert launch.main(words.split()) == 0
+def test_unneeded_mxnet_flags_are_noted_once(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = "-n 2 -s 2 --p3 --env-server A:1 --env-worker B:2 --dry-run train --kv-store dist_sync"
+    assert launch.main(arguments.split()) == 0
     out, err = capsys.readouterr()
     lines = err.splitlines()
     assert len(lines) == 3
@@ -244,9 +251,10 @@ def test_what_users_of_mxnet_may_miss_is_said_once(capsys: pytest.CaptureFixture
 
 def test_a_dry_run_shows_what_each_host_would_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "hosts").write_text("a:2222\nb\nc\n")
-    words = ["-n", "2", "-H", str(tmp_path / "hosts"), "--sync-dir", "/tmp/mxnet", "--env", "TOKEN=secret", "--dry-run",
-             "python", "train.py", "--gpus", "0,1"]
-    assert launch.main(words) == 0
+    argv = ["-n", "2", "-H", str(tmp_path / "hosts"), "--sync-dir", "/tmp/mxnet", "--env", "TOKEN=secret",
+            "--dry-run",
+            "python", "train.py", "--gpus", "0,1"]
+    assert launch.main(argv) == 0
     out, err = capsys.readouterr()
     assert "c not needed" in err
     assert "secret" not in out  # values go over stdin
@@ -274,7 +282,7 @@ def test_generated_scripts_are_the_ones_on_file(write: object, name: str, tmp_pa
         assert subprocess.run(["bash", "-n", str(tmp_path / name)], check=False).returncode == 0
 
 
-def test_the_trainjob_is_one() -> None:
+def test_the_trainjob_is_valid() -> None:
     job = yaml.safe_load(kubernetes_trainjob(BATCH))
     assert set(job) == {"apiVersion", "kind", "metadata", "spec"}
     assert (job["apiVersion"], job["kind"]) == ("trainer.kubeflow.org/v1alpha1", "TrainJob")
@@ -283,14 +291,16 @@ def test_the_trainjob_is_one() -> None:
     assert job["spec"]["runtimeRef"] == {"apiGroup": "trainer.kubeflow.org", "kind": "ClusterTrainingRuntime",
                                          "name": "torch-distributed"}
     trainer = job["spec"]["trainer"]
-    assert set(trainer) <= {"image", "command", "args", "env", "numNodes", "numProcPerNode", "resourcesPerNode"}
+    assert set(trainer) <= {"image", "command", "args", "env", "numNodes", "numProcPerNode",
+                            "resourcesPerNode"}
     assert isinstance(trainer["image"], str)
     assert trainer["numNodes"] == 4
     assert all(isinstance(word, str) for word in (*trainer["command"], *trainer["args"]))
     assert {"name": "GREETING", "value": "two words"} in trainer["env"]
-    assert all(isinstance(entry["value"], str) for entry in trainer["env"])
+    assert all(isinstance(variable["value"], str) for variable in trainer["env"])
     assert trainer["resourcesPerNode"] == {"limits": {"nvidia.com/gpu": 2}}
-    assert subprocess.run(["sh", "-n", "-c", trainer["args"][0].replace("$$", "$")], check=False).returncode == 0
+    assert subprocess.run(["sh", "-n", "-c", trainer["args"][0].replace("$$", "$")],
+                          check=False).returncode == 0
 
 
 @pytest.mark.parametrize("write", [slurm_script, sge_script, kubernetes_trainjob])
@@ -304,28 +314,30 @@ def test_a_script_hands_the_command_on_word_by_word(write: object, tmp_path: Pat
         (tools / name).chmod(0o755)
     nodes = tmp_path / "nodes"
     nodes.write_text("node1 4 all.q\n")
-    batch = BatchScript(**{**vars(BATCH), "python": "python", "folder": str(tmp_path), "command": ["run", *NASTY[:7]]})
+    batch = BatchScript(**{**vars(BATCH), "python": "python", "folder": str(tmp_path),
+                           "command": ["run", *NASTY[:7]]})
     text = write(batch)  # type: ignore[operator]
     if write is kubernetes_trainjob:
         text = yaml.safe_load(text)["spec"]["trainer"]["args"][0].replace("$$", "$")
     env = {"PATH": f"{tools}:{os.environ['PATH']}", "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "node1",
            "SLURMD_NODENAME": "node1", "PE_HOSTFILE": str(nodes), "JOB_ID": "7", "PET_MASTER_ADDR": "node1",
            "PET_MASTER_PORT": "20007", "PET_NODE_RANK": "0"}
-    found = subprocess.run(["bash", "-c", text], env=env, capture_output=True, text=True, check=False)
-    words = found.stdout.split("\n")
-    assert words[:2] == ["-m", "imgcls.launch.agent"], found.stderr
-    assert words[words.index("--endpoint") + 1] == "node1:20007"
-    assert words[words.index("--is-host") + 1] == "1"
-    assert words[words.index("--") + 1:-1] == ["run", *NASTY[:7]]
+    done = subprocess.run(["bash", "-c", text], env=env, capture_output=True, text=True, check=False)
+    printed = done.stdout.split("\n")
+    assert printed[:2] == ["-m", "imgcls.launch.agent"], done.stderr
+    assert printed[printed.index("--endpoint") + 1] == "node1:20007"
+    assert printed[printed.index("--is-host") + 1] == "1"
+    assert printed[printed.index("--") + 1:-1] == ["run", *NASTY[:7]]
 
 
-def test_sge_refuses_a_folder_that_qrsh_would_take_apart() -> None:
+def test_sge_refuses_a_folder_that_qrsh_would_split() -> None:
     with pytest.raises(UsageError, match="my job"):
         sge_script(BATCH)
 
 
 def test_scripts_go_to_stdout_or_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert launch.main(["-n", "2", "--launcher", "slurm", "--env", "X=1", "imgcls-train", "--gpus", "0,1"]) == 0
+    assert launch.main(["-n", "2", "--launcher", "slurm", "--env", "X=1", "imgcls-train", "--gpus",
+                        "0,1"]) == 0
     out, err = capsys.readouterr()
     assert "#SBATCH --nodes=2\n" in out
     assert "#SBATCH --gpus-per-node=2\n" in out
@@ -339,35 +351,37 @@ def test_scripts_go_to_stdout_or_a_file(tmp_path: Path, capsys: pytest.CaptureFi
 
 # jobs on this machine
 
-def test_a_local_job_has_mxnets_variables_and_whole_lines() -> None:
+def test_a_local_job_has_mxnets_variables_and_complete_lines() -> None:
     show = ("import os, sys; r = os.environ['RANK']; names = ('DMLC_ROLE', 'DMLC_NUM_WORKER', 'DMLC_NUM_SERVER', 'X', "
             "'DMLC_JOB_CLUSTER', 'WORLD_SIZE'); sys.stdout.write('a\\rb' + r); sys.stdout.flush(); "
             "print(' '.join(os.environ[n] for n in names)); print('e' + r, file=sys.stderr); print('x' * 9999)")
-    found = run("-n", 2, "-s", 1, "--env", "X=1 2", sys.executable, "-c", show)
-    assert found.returncode == 0, found.stderr
-    assert sorted(found.stdout.splitlines()) == sorted(
-        line for rank in "01" for line in (f"[{rank}] b{rank}worker 2 1 1 2 local 2", f"[{rank}] " + "x" * 9999))
-    assert sorted(found.stderr.splitlines()) == [
+    done = run("-n", 2, "-s", 1, "--env", "X=1 2", sys.executable, "-c", show)
+    assert done.returncode == 0, done.stderr
+    assert sorted(done.stdout.splitlines()) == sorted(
+        line for rank in "01"
+        for line in (f"[{rank}] b{rank}worker 2 1 1 2 local 2", f"[{rank}] " + "x" * 9999))
+    assert sorted(done.stderr.splitlines()) == [
         "[0] e0", "[1] e1",
         "imgcls-launch: note: -s 1: not needed for this command, gradients are summed by all-reduce"]
 
 
 def test_a_failure_is_the_last_line(tmp_path: Path) -> None:
-    found = run("-n", 2, sys.executable, STEPS, tmp_path, 400, "fail", 1, 2)
-    assert found.returncode == 1
-    assert found.stderr.splitlines()[-1] == "imgcls-launch: error: bad JPEG in record 17"
-    assert "Traceback" not in found.stderr
+    done = run("-n", 2, sys.executable, STEPS, tmp_path, 400, "fail", 1, 2)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "imgcls-launch: error: bad JPEG in record 17"
+    assert "Traceback" not in done.stderr
 
 
 def test_a_program_that_is_not_there_is_wrong_usage() -> None:
-    found = run("-n", 1, "no-such-program")
-    assert found.returncode == 2
-    assert re.fullmatch(r"imgcls-launch: error: no-such-program: there is no such program on \S+\n", found.stderr)
+    done = run("-n", 1, "no-such-program")
+    assert done.returncode == 2
+    assert re.fullmatch(r"imgcls-launch: error: no-such-program: there is no such program on \S+\n",
+                        done.stderr)
 
 
 def test_ctrl_c_saves_and_ends(tmp_path: Path) -> None:
-    words = [sys.executable, ROOT / "tools" / "launch.py", "-n", "2", sys.executable, STEPS, tmp_path, "4000"]
-    process = subprocess.Popen(words, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    argv = [sys.executable, ROOT / "tools" / "launch.py", "-n", "2", sys.executable, STEPS, tmp_path, "4000"]
+    process = subprocess.Popen(argv, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                                env={**os.environ, "PYTHONPATH": str(ROOT)})
     deadline = time.monotonic() + 60
     while not (tmp_path / "position").exists():
@@ -387,5 +401,5 @@ def test_mpirun_runs_a_command_with_variables() -> None:
         pytest.skip("no mpirun here")
     show = ("import os, sys; names = ('DMLC_NUM_WORKER', 'X', 'MASTER_ADDR'); "
             "sys.stdout.write(' '.join(os.environ[name] for name in names) + '\\n')")  # in one piece
-    found = run("-n", 2, "--launcher", "mpi", "--env", "X=a b", sys.executable, "-c", show)
-    assert (found.returncode, found.stdout) == (0, "2 a b 127.0.0.1\n" * 2), found.stderr
+    done = run("-n", 2, "--launcher", "mpi", "--env", "X=a b", sys.executable, "-c", show)
+    assert (done.returncode, done.stdout) == (0, "2 a b 127.0.0.1\n" * 2), done.stderr

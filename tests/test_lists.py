@@ -21,26 +21,27 @@ def written(entries: list[ListEntry], folder: Path) -> bytes:
 
 
 def test_lists_are_mxnets_to_the_byte(tmp_path: Path) -> None:
-    found = lists.walk(TREE, recursive=True)
-    assert found.class_names == ["cats", "dogs", os.path.join("dogs", "small"), "été"]
-    assert not found.problems
-    assert written(found.entries, tmp_path) == (FIXTURES / "plain.lst").read_bytes()
-    mixed = lists.shuffled(found.entries)
+    listing = lists.walk(TREE, recursive=True)
+    assert listing.class_names == ["cats", "dogs", os.path.join("dogs", "small"), "été"]
+    assert not listing.problems
+    assert written(listing.entries, tmp_path) == (FIXTURES / "plain.lst").read_bytes()
+    mixed = lists.shuffled(listing.entries)
     assert written(mixed, tmp_path) == (FIXTURES / "shuffled.lst").read_bytes()
     parts = lists.split(mixed, chunks=2, train_ratio=0.5, test_ratio=0.25)
-    assert [suffix for suffix, _ in parts] == ["_0_test", "_0_val", "_0_train", "_1_test", "_1_val", "_1_train"]
+    assert [suffix for suffix, _ in parts] == ["_0_test", "_0_val", "_0_train", "_1_test",
+                                               "_1_val", "_1_train"]
     for suffix, entries in parts:
         assert written(entries, tmp_path) == (FIXTURES / f"parts{suffix}.lst").read_bytes()
 
 
-def test_without_recursion_only_the_folders_own_images_count() -> None:
+def test_without_recursion_only_the_top_folder_counts() -> None:
     assert lists.walk(TREE, recursive=False).entries == []
-    own = lists.walk(str(FIXTURES / "tree" / "dogs"), recursive=False)
-    assert own.entries == [ListEntry(0, (0.0,), "c.JPG"), ListEntry(1, (0.0,), "d.jpeg")]
-    assert own.class_names == []
+    flat = lists.walk(str(FIXTURES / "tree" / "dogs"), recursive=False)
+    assert flat.entries == [ListEntry(0, (0.0,), "c.JPG"), ListEntry(1, (0.0,), "d.jpeg")]
+    assert flat.class_names == []
 
 
-def test_endings_may_be_given_in_any_form() -> None:
+def test_extensions_in_any_form() -> None:
     for extensions in ([".png"], ["PNG"], [".PNG", ".none"]):
         paths = [e.path for e in lists.walk(TREE, recursive=True, extensions=extensions).entries]
         assert [os.path.basename(p) for p in paths] == ["b.png", "e.png", "g.png"]
@@ -55,42 +56,45 @@ def test_odd_folders_and_names(tmp_path: Path) -> None:
     (tmp_path / "d.jpg").symlink_to(tmp_path / "nowhere.jpg")
     with open(os.fsencode(tmp_path) + b"/b/latin\xe9.jpg", "wb"):
         pass
-    found = lists.walk(str(tmp_path), recursive=True)
-    assert [e.path for e in found.entries] == [
+    listing = lists.walk(str(tmp_path), recursive=True)
+    assert [e.path for e in listing.entries] == [
         "a/ 2.jpg", "b/1.jpg", "b/latin\udce9.jpg", "c/c.JPG", "c/d.jpeg", "c/small/e.png", "end /3.jpg"]
-    assert [Path(p.path).name for p in found.problems] == [" first.jpg", "tab\there.jpg"]
-    lists.write(tmp_path / "x.lst", found.entries)
+    assert [Path(p.path).name for p in listing.problems] == [" first.jpg", "tab\there.jpg"]
+    lists.write(tmp_path / "x.lst", listing.entries)
     assert b"b/latin\xe9.jpg\n" in (tmp_path / "x.lst").read_bytes()
-    assert lists.read(tmp_path / "x.lst").entries == found.entries
+    assert lists.read(tmp_path / "x.lst").entries == listing.entries
     with pytest.raises(UsageError, match="no such folder"):
         lists.walk(str(tmp_path / "none"), recursive=True)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_folder_that_may_not_be_read_is_told(tmp_path: Path) -> None:
+def test_an_unreadable_folder_is_reported(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir(mode=0)
     assert "permission" in str(lists.walk(str(tmp_path), recursive=True).problems[0])
 
 
 def test_cuts_of_short_lists() -> None:
     entries = [ListEntry(i, (0.0,), str(i)) for i in range(5)]
-    sizes = {suffix: len(part) for suffix, part in lists.split(entries, chunks=4)}
+    sizes = {suffix: len(chunk) for suffix, chunk in lists.split(entries, chunks=4)}
     assert sizes == {"_0": 2, "_1": 2, "_2": 1, "_3": 0}
     # the numbers come from the nominal size: 3 images, of them 2 to train, none left for val in the last
     parts = dict(lists.split(entries, chunks=2, train_ratio=0.7))
     assert [len(parts[s]) for s in ("_0_train", "_0_val", "_1_train", "_1_val")] == [2, 1, 2, 0]
     # what rounding leaves over when train and test make 1 belongs nowhere
-    assert {s: len(p) for s, p in lists.split(entries, train_ratio=0.5, test_ratio=0.5)} == {"_test": 2, "_train": 2}
+    assert {s: len(p) for s, p in lists.split(entries, train_ratio=0.5, test_ratio=0.5)} == {"_test": 2,
+                                                                                             "_train": 2}
 
 
-def test_lines_that_are_none_are_told_and_left_out(tmp_path: Path) -> None:
+def test_bad_lines_are_reported_and_skipped(tmp_path: Path) -> None:
     path = tmp_path / "x.lst"
     path.write_bytes("\ufeff1\t2\ta b.jpg\r\n\n3\tonly\nx\t1\ta.jpg\n4\tcat\ta.jpg\n 5 \t 3 \t1e1\t é.jpg \n"
                      "-1\t0\ta.jpg\n6\t1e39\ta.jpg\n7\tnan\ta.jpg\n8\t1\t\t\n9\t0\tlast.jpg".encode())
-    found = lists.read(path)
-    assert [(e.id, e.path) for e in found.entries] == [(1, "a b.jpg"), (5, "é.jpg"), (7, "a.jpg"), (9, "last.jpg")]
-    assert found.entries[1].labels == (3.0, 10.0)
-    assert [str(p).split(": ")[1].split()[1].strip(":") for p in found.problems] == ["2", "3", "4", "5", "7", "8", "10"]
+    listing = lists.read(path)
+    assert [(e.id, e.path) for e in listing.entries] == [(1, "a b.jpg"), (5, "é.jpg"), (7, "a.jpg"),
+                                                         (9, "last.jpg")]
+    assert listing.entries[1].labels == (3.0, 10.0)
+    assert [str(p).split(": ")[1].split()[1].strip(":") for p in listing.problems] == ["2", "3", "4", "5",
+                                                                                       "7", "8", "10"]
     with pytest.raises(DataError, match="no such file"):
         lists.read(tmp_path / "none.lst")
 
@@ -98,13 +102,13 @@ def test_lines_that_are_none_are_told_and_left_out(tmp_path: Path) -> None:
 def test_the_cpp_tools_columns_and_parts(tmp_path: Path) -> None:
     path = tmp_path / "x.lst"
     path.write_text("0 1 2 a b.jpg\n\n1\t1\t3\tc.jpg\nbad line\n")
-    found = lists.read_blank_separated(path, label_width=2)
-    assert found.entries == [ListEntry(0, (1.0, 2.0), "a b.jpg"), ListEntry(1, (1.0, 3.0), "c.jpg")]
-    assert len(found.problems) == 1
+    listing = lists.read_blank_separated(path, label_width=2)
+    assert listing.entries == [ListEntry(0, (1.0, 2.0), "a b.jpg"), ListEntry(1, (1.0, 3.0), "c.jpg")]
+    assert len(listing.problems) == 1
     path.write_text("".join(f"{i} 0 {'n' * (i % 7)}.jpg\n" for i in range(40)))
     for num_parts in (1, 2, 3, 7, 100):
         parts = [lists.read_blank_separated(path, 1, num_parts, k).entries for k in range(num_parts)]
-        assert [e.id for part in parts for e in part] == list(range(40))
+        assert [e.id for chunk in parts for e in chunk] == list(range(40))
 
 
 def test_class_names_are_found_beside_a_list_and_its_parts(tmp_path: Path) -> None:
@@ -120,10 +124,10 @@ def test_class_names_are_found_beside_a_list_and_its_parts(tmp_path: Path) -> No
 
 def test_fixture_lists(tmp_path: Path) -> None:
     folder = mxnet_file("rec")
-    found = lists.walk(str(mxnet_file("images")), recursive=True)
-    mixed = lists.shuffled(found.entries)
+    listing = lists.walk(str(mxnet_file("images")), recursive=True)
+    mixed = lists.shuffled(listing.entries)
     for name, cut in (("split", {"train_ratio": 0.7, "test_ratio": 0.2}), ("trainval", {"train_ratio": 0.75}),
                       ("chunks", {"chunks": 3, "train_ratio": 0.8}), ("basic", {})):
         for suffix, entries in lists.split(mixed, **cut):
             assert written(entries, tmp_path) == (folder / name / f"{name}{suffix}.lst").read_bytes()
-    assert written(found.entries, tmp_path) == (folder / "noshuffle" / "noshuffle.lst").read_bytes()
+    assert written(listing.entries, tmp_path) == (folder / "noshuffle" / "noshuffle.lst").read_bytes()

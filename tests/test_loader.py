@@ -21,41 +21,44 @@ def images(count: int = 50, channels: int = 3, side: int = 8) -> ArraySource:
     return ArraySource(pixels, np.arange(count) % 10)
 
 
-def loader(source: ArraySource, *, batch_size: int = 8, shape: tuple[int, ...] = (3, 8, 8), train: bool = True,
+def loader(source: ArraySource, *, batch_size: int = 8, shape: tuple[int, ...] = (3, 8, 8),
+           train: bool = True,
            seed: int = 0, **augment: object) -> ResidentLoader:
-    return ResidentLoader(source, batch_size=batch_size, image_shape=shape, augment_config=AugmentConfig(**augment),
+    return ResidentLoader(source, batch_size=batch_size, image_shape=shape,
+                          augment_config=AugmentConfig(**augment),
                           train=train, seed=seed, device=CPU)
 
 
-def joined(one: ResidentLoader, epoch: int = 0, first: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    batches = list(one.epoch(epoch, first))
+def joined(resident: ResidentLoader, epoch: int = 0, first: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    batches = list(resident.epoch(epoch, first))
     return (torch.cat([b.images for b in batches]).numpy(), torch.cat([b.labels for b in batches]).numpy())
 
 
 def test_every_sample_once_and_the_last_batch_smaller() -> None:
     source = images()
-    one = loader(source)
-    sizes = [(len(b.labels), b.num_valid) for b in one.epoch(0)]
+    resident = loader(source)
+    sizes = [(len(b.labels), b.num_valid) for b in resident.epoch(0)]
     assert sizes == [(8, 8)] * 6 + [(2, 2)]
-    assert one.batches_per_epoch == 7
+    assert resident.batches_per_epoch == 7
     for epoch in (0, 1):
-        pixels, labels = joined(one, epoch)
-        found = {p.tobytes(): label for p, label in zip(pixels, labels, strict=True)}
-        wanted = {p.astype(np.float32).tobytes(): label for p, label in zip(source.images, source.labels, strict=True)}
-        assert found == wanted
-    assert (joined(one, 0)[1] != joined(one, 1)[1]).any()
+        pixels, labels = joined(resident, epoch)
+        actual = {p.tobytes(): label for p, label in zip(pixels, labels, strict=True)}
+        expected = {p.astype(np.float32).tobytes(): label
+                    for p, label in zip(source.images, source.labels, strict=True)}
+        assert actual == expected
+    assert (joined(resident, 0)[1] != joined(resident, 1)[1]).any()
 
 
-def test_any_position_gives_the_rest() -> None:
-    one = loader(images(), pad_size=2, random_crop=True, random_mirror=True)
-    pixels, labels = joined(one, 3)
+def test_an_epoch_resumes_at_any_batch() -> None:
+    resident = loader(images(), pad_size=2, random_crop=True, random_mirror=True)
+    pixels, labels = joined(resident, 3)
     for first in (0, 1, 6, 7):
-        rest, rest_labels = joined(one, 3, first) if first < 7 else (pixels[50:], labels[50:])
+        rest, rest_labels = joined(resident, 3, first) if first < 7 else (pixels[50:], labels[50:])
         assert np.array_equal(rest, pixels[first * 8:])
         assert np.array_equal(rest_labels, labels[first * 8:])
 
 
-def test_a_sample_is_augmented_alike_in_any_batch_size() -> None:
+def test_augmentation_does_not_depend_on_the_batch_size() -> None:
     small, large = (loader(images(), batch_size=size, pad_size=1, random_crop=True, random_mirror=True)
                     for size in (3, 50))
     assert np.array_equal(joined(small, 5)[0], joined(large, 5)[0])
@@ -63,16 +66,16 @@ def test_a_sample_is_augmented_alike_in_any_batch_size() -> None:
 
 def test_validation_is_in_order_cut_in_the_centre_and_never_augmented() -> None:
     source = images()
-    one = loader(source, shape=(3, 6, 6), train=False, pad_size=4, random_crop=True, random_mirror=True)
-    pixels, labels = joined(one)
+    resident = loader(source, shape=(3, 6, 6), train=False, pad_size=4, random_crop=True, random_mirror=True)
+    pixels, labels = joined(resident)
     assert np.array_equal(pixels, source.images[:, :, 1:7, 1:7].astype(np.float32))
     assert np.array_equal(labels, source.labels)
 
 
-def test_crops_mirrors_and_borders_are_what_they_say() -> None:
+def test_every_crop_and_mirror_comes_equally_often() -> None:
     source = images(400, 1, 4)
-    one = loader(source, shape=(1, 4, 4), batch_size=400, pad_size=1, fill_value=7, random_crop=True,
-                 random_mirror=True)
+    resident = loader(source, shape=(1, 4, 4), batch_size=400, pad_size=1, fill_value=7, random_crop=True,
+                      random_mirror=True)
     padded = np.pad(source.images[:, 0], ((0, 0), (1, 1), (1, 1)), constant_values=7).astype(np.float32)
     views = {}
     for i, image in enumerate(padded):
@@ -81,7 +84,7 @@ def test_crops_mirrors_and_borders_are_what_they_say() -> None:
                 cut = image[top:top + 4, left:left + 4]
                 views[cut.tobytes()] = (i, top, left, 0)
                 views[np.ascontiguousarray(cut[:, ::-1]).tobytes()] = (i, top, left, 1)
-    seen = [views[np.ascontiguousarray(p[0]).tobytes()] for p in joined(one)[0]]
+    seen = [views[np.ascontiguousarray(p[0]).tobytes()] for p in joined(resident)[0]]
     assert sorted(s[0] for s in seen) == list(range(400))
     for column, values in ((1, 3), (2, 3), (3, 2)):
         counts = np.bincount([s[column] for s in seen], minlength=values)
@@ -90,10 +93,10 @@ def test_crops_mirrors_and_borders_are_what_they_say() -> None:
 
 def test_mean_and_std() -> None:
     source = images()
-    one = loader(source, train=False, rgb_mean=(10.0, 20.0, 30.0), rgb_std=(2.0, 4.0, 8.0))
-    wanted = (source.images - np.array([10, 20, 30], np.float32).reshape(3, 1, 1)) / np.array(
+    resident = loader(source, train=False, rgb_mean=(10.0, 20.0, 30.0), rgb_std=(2.0, 4.0, 8.0))
+    expected = (source.images - np.array([10, 20, 30], np.float32).reshape(3, 1, 1)) / np.array(
         [2, 4, 8], np.float32).reshape(3, 1, 1)
-    assert np.allclose(joined(one)[0], wanted, atol=1e-5)
+    assert np.allclose(joined(resident)[0], expected, atol=1e-5)
     grey = loader(images(channels=1), shape=(1, 8, 8), train=False, rgb_mean=(10.0, 20.0, 30.0))
     assert np.allclose(joined(grey)[0], images(channels=1).images - np.float32(20), atol=1e-5)
     with pytest.raises(UsageError, match="rgb_std"):
@@ -102,7 +105,7 @@ def test_mean_and_std() -> None:
         loader(source, rgb_mean=(1.0, 2.0))
 
 
-def test_other_channels_and_small_images_are_made_to_fit_and_said() -> None:
+def test_other_channels_and_small_images_are_made_to_fit_and_noted() -> None:
     grey = images(channels=1)
     wide = loader(grey, train=False)
     assert np.array_equal(joined(wide)[0], np.repeat(grey.images, 3, 1).astype(np.float32))
@@ -112,10 +115,10 @@ def test_other_channels_and_small_images_are_made_to_fit_and_said() -> None:
     assert "enlarged from 8x8 to 16x16" in large.note
 
 
-def test_flat_rows_and_floats_are_taken_as_they_are() -> None:
+def test_flat_rows_and_floats_are_unchanged() -> None:
     rows = np.random.default_rng(0).normal(size=(20, 13)).astype(np.float32)
-    one = loader(ArraySource(rows, np.zeros(20, np.int64)), shape=(13,), train=False)
-    assert np.array_equal(joined(one)[0], rows)
+    resident = loader(ArraySource(rows, np.zeros(20, np.int64)), shape=(13,), train=False)
+    assert np.array_equal(joined(resident)[0], rows)
 
 
 def test_wrong_data_is_refused() -> None:
@@ -126,8 +129,9 @@ def test_wrong_data_is_refused() -> None:
 
 
 def test_the_benchmark_batch_is_mxnets() -> None:
-    one = BenchmarkLoader(num_samples=100, batch_size=8, image_shape=(3, 8, 8), num_classes=5, seed=1, device=CPU)
-    batches = list(one.epoch(0))
+    benchmark = BenchmarkLoader(num_samples=100, batch_size=8, image_shape=(3, 8, 8), num_classes=5,
+                                seed=1, device=CPU)
+    batches = list(benchmark.epoch(0))
     assert len(batches) == 12
     assert batches[0].images is batches[-1].images
     assert -1 <= batches[0].images.min() < -0.9 < 0.9 < batches[0].images.max() < 1

@@ -15,7 +15,7 @@ from conftest import ROOT
 from imgcls.storage.locks import lock_file
 
 
-def test_shared_locks_keep_out_exclusive_ones(tmp_path: Path) -> None:
+def test_shared_locks_exclude_exclusive_ones(tmp_path: Path) -> None:
     path = tmp_path / "x"
     path.write_bytes(b"x")
     with open(path, "rb") as reader, open(path, "rb") as other, open(path, "r+b") as writer:
@@ -30,7 +30,7 @@ def test_shared_locks_keep_out_exclusive_ones(tmp_path: Path) -> None:
             assert not lock_file(late, shared=True)
 
 
-def test_a_mapping_keeps_the_lock_of_its_file(tmp_path: Path) -> None:
+def test_a_mapping_extends_the_lock_of_its_file(tmp_path: Path) -> None:
     """The cache counts on it: readers close the file and keep the mapping."""
     path = tmp_path / "x"
     path.write_bytes(b"x")
@@ -43,7 +43,7 @@ def test_a_mapping_keeps_the_lock_of_its_file(tmp_path: Path) -> None:
         assert lock_file(writer)
 
 
-def test_a_killed_process_lets_go(tmp_path: Path) -> None:
+def test_a_killed_process_releases_its_lock(tmp_path: Path) -> None:
     code = ("import sys, time; from imgcls.storage.locks import lock_file\n"
             "stream = open(sys.argv[1], 'wb'); lock_file(stream)\n"
             "print('locked', flush=True); time.sleep(60)")
@@ -61,13 +61,13 @@ def test_a_killed_process_lets_go(tmp_path: Path) -> None:
         holder.communicate()
 
 
-def test_where_there_are_no_locks_all_is_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_locks_everything_is_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import fcntl
 
     def refuse(*_: object) -> None:
         raise OSError(37, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    with open(tmp_path / "x", "wb") as one, open(tmp_path / "x", "wb") as other:
-        assert lock_file(one)
-        assert lock_file(other)
+    with open(tmp_path / "x", "wb") as first, open(tmp_path / "x", "wb") as second:
+        assert lock_file(first)
+        assert lock_file(second)

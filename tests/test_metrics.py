@@ -18,26 +18,26 @@ CPU = torch.device("cpu")
 def test_values_of_mxnet() -> None:
     outside = json.loads(mxnet_file("optim", "manifest.json").read_text())["metrics"]
     metrics = Metrics(["accuracy", "top_k_accuracy_2", "top_k_accuracy_3", "cross-entropy", "nll-loss"], CPU)
-    wanted = {name: value for case in outside["values"] for name, value in case["after_both"]}
+    expected = {name: value for case in outside["values"] for name, value in case["after_both"]}
     for which in ("first", "second"):
         probabilities = torch.tensor(outside[f"pred_{which}"])
         metrics.update(probabilities.log(), torch.tensor(outside[f"label_{which}"]).long())
     for name, value in metrics.values().items():
-        assert value == pytest.approx(wanted[name], rel=1e-6), name
+        assert value == pytest.approx(expected[name], rel=1e-6), name
 
 
-def test_sums_can_be_taken_up() -> None:
+def test_sums_can_be_resumed() -> None:
     logits, labels = torch.eye(4), torch.tensor([0, 1, 2, 0])
-    whole, parts = Metrics(["accuracy", "cross-entropy"], CPU), Metrics(["accuracy", "cross-entropy"], CPU)
-    whole.update(logits[:3], labels[:3])
+    complete, parts = Metrics(["accuracy", "cross-entropy"], CPU), Metrics(["accuracy", "cross-entropy"], CPU)
+    complete.update(logits[:3], labels[:3])
     parts.update(logits[:2], labels[:2])
-    taken = Metrics(["accuracy", "cross-entropy"], CPU)
-    taken.add(*parts.totals())
-    taken.update(logits[2:3], labels[2:3])
-    assert taken.values() == pytest.approx(whole.values())
-    assert taken.values()["accuracy"] == 1.0
-    taken.reset()
-    assert math.isnan(taken.values()["accuracy"])
+    merged = Metrics(["accuracy", "cross-entropy"], CPU)
+    merged.add(*parts.totals())
+    merged.update(logits[2:3], labels[2:3])
+    assert merged.values() == pytest.approx(complete.values())
+    assert merged.values()["accuracy"] == 1.0
+    merged.reset()
+    assert math.isnan(merged.values()["accuracy"])
 
 
 def test_names() -> None:

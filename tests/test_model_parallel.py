@@ -28,7 +28,8 @@ CONFIG = NetworkConfig(network="alexnet-towers", image_shape=SHAPE, model_parall
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same network with few filters and units."""
     monkeypatch.setattr(alexnet_towers, "HIDDEN", 16)
-    monkeypatch.setattr(alexnet_towers, "TOWER", ((4, 11, 4, 2, True), (4, 5, 1, 2, True), (4, 3, 1, 1, True)))
+    monkeypatch.setattr(alexnet_towers, "TOWER",
+                        ((4, 11, 4, 2, True), (4, 5, 1, 2, True), (4, 3, 1, 1, True)))
 
 
 @pytest.fixture
@@ -80,7 +81,7 @@ def test_steps_and_clipping_with_parameters_on_two_gpus(moves: None, name: str) 
             assert {value.device for value in state.values() if value.ndim} == {parameter.device}
 
 
-def test_no_tensor_of_the_last_place_stays_behind() -> None:
+def test_no_tensor_stays_on_the_previous_device() -> None:
     model = networks.build_network(CONFIG, seed=0)
     assert isinstance(model, alexnet_towers.TwoTowerAlexNet)
     images = torch.rand(2, *SHAPE, generator=torch.Generator().manual_seed(1))
@@ -99,23 +100,23 @@ def test_one_device_is_a_plain_move() -> None:
     assert devices_of(model) == {"meta"}
 
 
-def test_a_foreign_network_is_in_one_piece() -> None:
+def test_a_foreign_network_cannot_be_split() -> None:
     with pytest.raises(UsageError, match="model_parallel 2: this network is in one piece"):
         to_devices(nn.Linear(2, 2), CONFIG, torch.device("cpu"), ())
 
 
-@pytest.mark.parametrize(("gpus", "compiled", "said"), [
+@pytest.mark.parametrize(("gpus", "compiled", "message"), [
     ((0,), False, "model_parallel 2: each copy of the network takes 2 GPUs, gpus 0 names 1"),
     ((0, 1, 5), False, "model_parallel 2: each copy of the network takes 2 GPUs, gpus 0,1,5 names 3"),
     ((0, 1), True, "model_parallel 2: a network on several devices is not compiled"),
 ])
-def test_what_does_not_go_together(gpus: tuple[int, ...], compiled: bool, said: str) -> None:
+def test_incompatible_settings(gpus: tuple[int, ...], compiled: bool, message: str) -> None:
     with pytest.raises(UsageError) as raised:
         check_model_parallel(CONFIG, gpus, compiled)
-    assert str(raised.value).startswith(said)
+    assert str(raised.value).startswith(message)
 
 
-def test_what_goes_together() -> None:
+def test_compatible_settings() -> None:
     for gpus in ((), (0, 1), (0, 1, 2, 3)):
         check_model_parallel(CONFIG, gpus)
     check_model_parallel(NetworkConfig(), (0,), is_compiled=True)
@@ -131,7 +132,8 @@ def folder(tmp_path: Path) -> Path:
     for name, count in (("train", 96), ("t10k", 32)):
         images = chance.integers(0, 256, (count, 28, 28)).astype(np.uint8)
         idx.write_images(tmp_path / f"{name}-images-idx3-ubyte", images)
-        idx.write_labels(tmp_path / f"{name}-labels-idx1-ubyte", chance.integers(0, 10, count).astype(np.uint8))
+        idx.write_labels(tmp_path / f"{name}-labels-idx1-ubyte",
+                         chance.integers(0, 10, count).astype(np.uint8))
     return tmp_path
 
 
@@ -147,7 +149,8 @@ def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def train(folder: Path, prefix: str, *flags: object) -> int:
     return command.main(["--data-dir", str(folder), "--network", "alexnet-towers", "--image-shape", "3,67,67",
-                         "--batch-size", "32", "--clip-gradient", "0.5", "--model-prefix", str(folder / prefix),
+                         "--batch-size", "32", "--clip-gradient", "0.5", "--model-prefix",
+                         str(folder / prefix),
                          *map(str, flags)])
 
 
@@ -164,20 +167,22 @@ def test_training_and_resuming_write_the_files_of_one_device(folder: Path, capsy
     graph.load_arrays(model, params.load(folder / "two-0002.params"), path="two")  # and it fits
 
 
-@pytest.mark.parametrize(("flags", "said"), [
+@pytest.mark.parametrize(("flags", "message"), [
     (["--network", "lenet", "--image-shape", "1,28,28"],
      "--model-parallel 2: lenet has no such option; it is for alexnet-towers"),
     (["--variant", "theano", "--image-shape", "3,227,227"], "2: alexnet-towers --variant theano has 1"),
     (["--gpus", "0"], "--model-parallel 2: each copy of the network takes 2 GPUs"),
     (["--compile"], "--model-parallel 2: a network on several devices is not compiled"),
 ])
-def test_wrong_usage(folder: Path, flags: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_usage(folder: Path, flags: list[str], message: str,
+                     capsys: pytest.CaptureFixture[str]) -> None:
     assert train(folder, "model", "--model-parallel", 2, *flags) == 2
-    assert said in capsys.readouterr().err.splitlines()[-1]
+    assert message in capsys.readouterr().err.splitlines()[-1]
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
 def test_on_two_real_gpus(folder: Path) -> None:
     assert train(folder, "two", "--num-epochs", 1, "--gpus", "0,1", "--model-parallel", 2) == 0
-    assert train(folder, "two", "--num-epochs", 2, "--gpus", "0,1", "--model-parallel", 2, "--load-epoch", "auto") == 0
+    assert train(folder, "two", "--num-epochs", 2, "--gpus", "0,1", "--model-parallel", 2, "--load-epoch",
+                 "auto") == 0
     assert train(folder, "two", "--num-epochs", 3, "--gpus", "0", "--load-epoch", "auto") == 0

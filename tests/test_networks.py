@@ -121,7 +121,7 @@ def ready(network: str, image_shape: tuple[int, ...], **options: Any) -> nn.Modu
 
 
 def layers_of(model: nn.Module) -> dict[str, Layer]:
-    return {path: part for path, part in model.named_modules() if isinstance(part, Layer)}
+    return {path: layer for path, layer in model.named_modules() if isinstance(layer, Layer)}
 
 
 def digest(model: nn.Module) -> str:
@@ -149,7 +149,7 @@ def test_every_file_gives_logits_from_layers(name: str) -> None:
     module = lookup.module("networks", name, "--network")
     model = build(name, getattr(module, "IMAGE_SHAPE", (1, 28, 28)))
     assert model(torch.empty(2, *getattr(module, "IMAGE_SHAPE", (1, 28, 28)), device="meta")).shape == (2, 10)
-    leaves = [part for part in model.modules() if not list(part.children())]
+    leaves = [layer for layer in model.modules() if not list(layer.children())]
     assert leaves
     assert all(isinstance(leaf, Layer) for leaf in leaves)
     assert graph.to_symbol(model).nodes[-1].op == "SoftmaxOutput"
@@ -158,13 +158,13 @@ def test_every_file_gives_logits_from_layers(name: str) -> None:
 @pytest.mark.parametrize("fixture", SYMBOLS)
 def test_names_shapes_and_bytes_of_mxnets_symbols(fixture: str) -> None:
     manifest = json.loads(mxnet_file("symbols", "manifest.json").read_text())
-    entry = next(network for network in manifest["networks"] if network["name"] == fixture)
+    recorded = next(network for network in manifest["networks"] if network["name"] == fixture)
     network, options = SYMBOLS[fixture]
-    _, *image_shape = entry["data_shape"]
-    model = build(network, tuple(image_shape), entry["output_shape"][0][1], **options)
+    _, *image_shape = recorded["data_shape"]
+    model = build(network, tuple(image_shape), recorded["output_shape"][0][1], **options)
     written = symbol.dumps(graph.to_symbol(model))
-    assert written == mxnet_file("symbols", entry["symbol"]).read_text()
-    inferred = {name: tuple(shape) for name, shape in entry["args"] + entry["aux"]
+    assert written == mxnet_file("symbols", recorded["symbol"]).read_text()
+    inferred = {name: tuple(shape) for name, shape in recorded["args"] + recorded["aux"]
                 if name not in ("data", "softmax_label")}
     names = graph.parameter_names(model)
     assert {names[key]: tuple(value.shape) for key, value in model.state_dict().items()} == inferred
@@ -251,8 +251,8 @@ def test_a_shape_it_cannot_run_at_is_refused_with_one_that_works(network: str, i
                                                                  works: str) -> None:
     with pytest.raises(UsageError) as raised:
         build(network, image_shape)
-    given = ",".join(map(str, image_shape))
-    assert str(raised.value).startswith(f"image_shape {given}: {network} cannot run at it: ")
+    shape_text = ",".join(map(str, image_shape))
+    assert str(raised.value).startswith(f"image_shape {shape_text}: {network} cannot run at it: ")
     assert str(raised.value).endswith(f"; {works} works")
     build(network, tuple(map(int, works.split(","))))
 
@@ -262,7 +262,7 @@ def test_a_shape_must_have_three_sizes() -> None:
         build("alexnet", (784,))
 
 
-@pytest.mark.parametrize(("network", "image_shape", "depth", "said"), [
+@pytest.mark.parametrize(("network", "image_shape", "depth", "message"), [
     ("vgg", (3, 224, 224), 50, "num_layers 50: vgg comes with 11, 13, 16 or 19"),
     ("resnet", (3, 224, 224), 20, "num_layers 20: resnet comes with 18, 34, 50, 101, 152, 200 or 269"),
     ("resnet", (3, 32, 32), 110, "num_layers 110: resnet comes with 18, "),
@@ -273,13 +273,13 @@ def test_a_shape_must_have_three_sizes() -> None:
     ("resnet-caffe", (3, 224, 224), 18, "num_layers 18: resnet-caffe comes with 32 or 50"),
 ])
 def test_a_depth_that_does_not_exist_is_refused(network: str, image_shape: tuple[int, int, int], depth: int,
-                                                said: str) -> None:
+                                                message: str) -> None:
     with pytest.raises(UsageError) as raised:
         build(network, image_shape, num_layers=depth)
-    assert str(raised.value).startswith(said)
+    assert str(raised.value).startswith(message)
 
 
-@pytest.mark.parametrize(("network", "options", "said"), [
+@pytest.mark.parametrize(("network", "options", "message"), [
     ("vgg", {"num_group": 8}, "num_group 8: vgg has no such option"),
     ("resnet", {"batch_norm": True}, "batch_norm True: resnet has no such option"),
     ("alexnet", {"model_parallel": 2}, "model_parallel 2: alexnet has no such option"),
@@ -294,10 +294,10 @@ def test_a_depth_that_does_not_exist_is_refused(network: str, image_shape: tuple
     ("alexnet-towers", {"variant": "theano", "model_parallel": 2},
      "model_parallel 2: alexnet-towers variant theano has 1 tower to spread"),
 ])
-def test_an_option_that_does_not_fit_is_refused(network: str, options: dict[str, Any], said: str) -> None:
+def test_an_option_that_does_not_fit_is_refused(network: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError) as raised:
         build(network, (3, 224, 224), **options)
-    assert str(raised.value).startswith(said)
+    assert str(raised.value).startswith(message)
 
 
 # ------------------------------------------------------------------------------------------ as torch modules
@@ -308,9 +308,9 @@ def test_two_towers_give_the_same_on_two_devices_and_one() -> None:
     assert isinstance(model, alexnet_towers.TwoTowerAlexNet)
     images = torch.rand(2, 3, 67, 67, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
-        together = model(images)
+        logits = model(images)
         model.to_devices([torch.device("cpu"), torch.device("cpu")])
-        assert torch.equal(model(images), together)
+        assert torch.equal(model(images), logits)
         model.to_devices([torch.device("cpu"), torch.device("meta")])
     assert {parameter.device.type for parameter in model.tower2.parameters()} == {"meta"}
     assert {parameter.device.type for parameter in model.tower1.parameters()} == {"cpu"}

@@ -19,8 +19,10 @@ from imgcls.networks import build_network
 from imgcls.training import network_size
 
 PAGE = ROOT / "docs" / "networks.md"
-QUICK = ("mlp", "lenet", "lenet --add-stn", "alexnet", "alexnet-towers", "overfeat", "vgg --num-layers 16", "googlenet",
-         "inception-bn-full", "resnet --num-layers 20", "resnet-v1 --num-layers 18", "resnext --num-layers 50",
+QUICK = ("mlp", "lenet", "lenet --add-stn", "alexnet", "alexnet-towers", "overfeat", "vgg --num-layers 16",
+         "googlenet",
+         "inception-bn-full", "resnet --num-layers 20", "resnet-v1 --num-layers 18",
+         "resnext --num-layers 50",
          "mobilenet", "mobilenetv2 --multiplier 0.5", "resnet-28-small", "resnet-caffe --num-layers 32")
 
 
@@ -68,21 +70,22 @@ def test_parameters_and_operations_are_true(command: ModuleType, rows: dict[str,
             assert row[3] == network_size.short(network_size.count_flops(model, case.shape))
 
 
-def test_speeds_are_measured_and_kept(command: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                      capsys: pytest.CaptureFixture[str]) -> None:
+def test_speeds_are_measured_and_cached(command: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                        capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(command, "ROUND_SECONDS", 0.001)
     monkeypatch.setattr(command, "CASES", [command.Case("mlp", (1, 28, 28), classes=10), command.Case(
         "mobilenetv2", (3, 32, 32), {"multiplier": 0.25}, 10, torchvision="mobilenet_v2")])
     pytest.importorskip("torchvision")
     monkeypatch.setattr(sys, "argv", ["networks.py", "--threads", "1", "--rounds", "2", "--results",
-                                      str(tmp_path / "found.json"), "--page", str(tmp_path / "page.md"), "--no-speed"])
+                                      str(tmp_path / "found.json"), "--page", str(tmp_path / "page.md"),
+                                      "--no-speed"])
     threads = torch.get_num_threads()
     assert command.main() == 0
     assert "not measured yet" in (tmp_path / "page.md").read_text()
     sys.argv.remove("--no-speed")
     assert command.main() == 0
-    found = json.loads((tmp_path / "found.json").read_text())
-    both = found["mobilenetv2 --multiplier 0.25 3,32,32"]["speed"]
+    results = json.loads((tmp_path / "found.json").read_text())
+    both = results["mobilenetv2 --multiplier 0.25 3,32,32"]["speed"]
     assert both["batch"] == 64
     assert both["training"]["ratio"] == pytest.approx(
         both["training"]["imgcls"] / both["training"]["torchvision"], rel=0.5)

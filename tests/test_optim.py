@@ -58,13 +58,14 @@ def stepped(name: str, gradients: list[dict[str, list]], start: dict[str, list],
 ])
 def test_trajectories_of_mxnet(case: str, tolerance: float) -> None:
     outside = json.loads(mxnet_file("optim", "manifest.json").read_text())
-    one = next(c for c in outside["cases"] if c["name"] == case)
-    kwargs = one["kwargs"]
+    recorded = next(c for c in outside["cases"] if c["name"] == case)
+    kwargs = recorded["kwargs"]
     lr = kwargs.get("learning_rate", 0.001)
-    ours = stepped(one["optimizer"], outside["gradients"], outside["start"], lr, kwargs.get("rescale_grad", 1.0),
+    ours = stepped(recorded["optimizer"], outside["gradients"], outside["start"], lr,
+                   kwargs.get("rescale_grad", 1.0),
                    mom=kwargs.get("momentum", 0.0), wd=kwargs.get("wd", 0.0),
                    clip_gradient=kwargs.get("clip_gradient", 0.0))
-    for (weight, bias), theirs in zip(ours, one["trajectory"], strict=True):
+    for (weight, bias), theirs in zip(ours, recorded["trajectory"], strict=True):
         np.testing.assert_allclose(weight, theirs["weight"], atol=tolerance, rtol=tolerance)
         np.testing.assert_allclose(bias, theirs["bias"], atol=tolerance, rtol=tolerance)
 
@@ -97,11 +98,12 @@ def test_every_name_trains() -> None:
         assert (net.fc.weight != before).all(), name
 
 
-@pytest.mark.parametrize(("name", "words"), [
-    ("lbsgd", "the nearest is sgd with warmup_epochs"), ("ftrl", "torch has no ftrl"), ("adm", "did you mean adam"),
+@pytest.mark.parametrize(("name", "message"), [
+    ("lbsgd", "the nearest is sgd with warmup_epochs"), ("ftrl", "torch has no ftrl"),
+    ("adm", "did you mean adam"),
 ])
-def test_other_names_are_refused(name: str, words: str) -> None:
-    with pytest.raises(UsageError, match=words):
+def test_other_names_are_refused(name: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
         optimizers.build(OptimizerConfig(optimizer=name), Net(), CPU)
 
 
@@ -116,7 +118,8 @@ def test_the_first_step_does_not_load_the_compiler() -> None:
             "net = FullyConnected(2, 2); net.weight.grad = torch.ones(2, 2); net.bias.grad = torch.ones(2)\n"
             "o = optimizers.build(C(), net, torch.device('cpu')); optimizers.set_lr(o, .1); optimizers.stepper(o)()\n"
             "o.zero_grad(); o.state_dict(); print('torch._dynamo' in sys.modules)")
-    done = subprocess.run([sys.executable, "-c", "import torch\nwith torch.no_grad():\n exec(" + repr(code) + ")"],
+    done = subprocess.run([sys.executable, "-c",
+                           "import torch\nwith torch.no_grad():\n exec(" + repr(code) + ")"],
                           capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 

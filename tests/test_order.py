@@ -8,7 +8,7 @@ import pytest
 from imgcls.data import order
 
 
-def test_an_epoch_is_a_permutation_of_its_own() -> None:
+def test_every_epoch_is_another_permutation() -> None:
     first, second = order.permutation(1, 0, 1000), order.permutation(1, 1, 1000)
     assert sorted(first) == list(range(1000))
     assert sorted(second) == list(range(1000))
@@ -50,10 +50,10 @@ def test_integers_reach_both_ends() -> None:
 def test_the_order_made_ahead_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = [order.permutation(3, epoch, 500) for epoch in range(4)]
     monkeypatch.setattr(order, "LARGE", 100)
-    made = []
+    calls = []
     permutation = order.permutation
-    monkeypatch.setattr(order, "permutation", lambda *args: made.append(args) or permutation(*args))
+    monkeypatch.setattr(order, "permutation", lambda *args: calls.append(args) or permutation(*args))
     orders = order.EpochOrders()
     for epoch in (0, 1, 2, 1, 3):
         assert np.array_equal(orders.permutation(3, epoch, 500), expected[epoch])
-    assert made.count((3, 1, 500)) == 2  # ahead, and again after going back
+    assert calls.count((3, 1, 500)) == 2  # ahead, and again after going back

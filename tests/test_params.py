@@ -19,7 +19,7 @@ from imgcls.formats import params
 BRIDGE = Path(__file__).parent / "fixtures" / "bridge"
 
 
-def listed(*arrays: bytes, names: tuple[str, ...] = ()) -> bytes:
+def array_list(*arrays: bytes, names: tuple[str, ...] = ()) -> bytes:
     """A list of arrays that are already in MXNet's form."""
     texts = [name.encode() for name in names]
     return (struct.pack("<QQQ", 0x112, 0, len(arrays)) + b"".join(arrays) + struct.pack("<Q", len(texts))
@@ -62,7 +62,7 @@ def test_older_and_newer_versions_in_one_list() -> None:
     v1 = struct.pack("<Iiqq", 0xF993FAC8, 2, 2, 3) + tail
     scalar = struct.pack("<Iiiiii", 0xF993FACA, 0, 0, 1, 0, 0) + values[3:4].tobytes()
     none = struct.pack("<Iii", 0xF993FAC9, 0, 0)
-    arrays = params.loads(listed(v0, v1, array_v2((3, 2), 0, values.tobytes()), scalar, none))
+    arrays = params.loads(array_list(v0, v1, array_v2((3, 2), 0, values.tobytes()), scalar, none))
     assert list(arrays) == ["0", "1", "2", "3", "4"]
     assert arrays["0"].tolist() == arrays["1"].tolist() == [[0, 1, 2], [3, 4, 5]]
     assert arrays["2"].tolist() == [[0, 1], [2, 3], [4, 5]]
@@ -73,31 +73,33 @@ def test_older_and_newer_versions_in_one_list() -> None:
 
 def test_bfloat16_is_read_as_float32() -> None:
     data = np.array([1.0, -2.5, 0.15625], "<f4").view("<u4") >> 16
-    array = params.loads(listed(array_v2((3,), 12, data.astype("<u2").tobytes())))["0"]
+    array = params.loads(array_list(array_v2((3,), 12, data.astype("<u2").tobytes())))["0"]
     assert array.dtype == np.float32
     assert array.tolist() == [1.0, -2.5, 0.15625]
 
 
-def test_a_stale_shape_of_stored_values_is_worked_out() -> None:
+def test_a_stale_shape_of_stored_values_is_recomputed() -> None:
     """MXNet writes the shape before the work on the array is done."""
     values, rows = np.ones((2, 3), "<f4"), np.array([0, 4], "<i8")
     head = struct.pack("<Iiiqqiqq", 0xF993FAC9, 1, 2, 0, 3, 2, 5, 3) + struct.pack("<iii", 1, 0, 0)
-    array = params.loads(listed(head + struct.pack("<iiq", 6, 1, 2) + values.tobytes() + rows.tobytes()))["0"]
+    array = params.loads(array_list(head + struct.pack("<iiq", 6, 1, 2) + values.tobytes()
+                                    + rows.tobytes()))["0"]
     assert array.sum(axis=1).tolist() == [3, 0, 0, 0, 3]
 
 
 @pytest.mark.parametrize("dtype", sorted(set(params.CODES), key=str))
 def test_saving_and_loading(dtype: np.dtype, tmp_path: Path) -> None:
     wide = (np.arange(24).reshape(4, 6) % 2).astype(dtype)
-    given = {"plain": wide, "strided": wide[::2, ::-1], "fortran": np.asfortranarray(wide), "scalar": wide[1, 1],
+    saved = {"plain": wide, "strided": wide[::2, ::-1], "fortran": np.asfortranarray(wide),
+             "scalar": wide[1, 1],
              "empty": wide[:, :0], "big": wide.astype(dtype.newbyteorder(">"))}
-    params.save(tmp_path / "x", given)
+    params.save(tmp_path / "x", saved)
     arrays = params.load(tmp_path / "x")
-    assert list(arrays) == list(given)
+    assert list(arrays) == list(saved)
     for name, array in arrays.items():
-        assert array.shape == np.shape(given[name])
+        assert array.shape == np.shape(saved[name])
         assert array.dtype == dtype
-        np.testing.assert_array_equal(array, given[name])
+        np.testing.assert_array_equal(array, saved[name])
 
 
 def test_lists_without_names(tmp_path: Path) -> None:
@@ -109,7 +111,8 @@ def test_lists_without_names(tmp_path: Path) -> None:
 def test_saving_does_not_copy(tmp_path: Path) -> None:
     array = np.arange(10.0)
     pieces = list(params.serialize(["a"], [array], "x"))
-    assert any(isinstance(piece, memoryview) and np.shares_memory(np.asarray(piece), array) for piece in pieces)
+    assert any(isinstance(piece, memoryview) and np.shares_memory(np.asarray(piece), array)
+               for piece in pieces)
 
 
 def test_what_mxnet_has_no_dtype_for_is_refused_before_anything_is_written(tmp_path: Path) -> None:
@@ -122,18 +125,18 @@ def test_what_mxnet_has_no_dtype_for_is_refused_before_anything_is_written(tmp_p
     (b"", 0, "magic number"),
     (struct.pack("<QQ", 0x113, 0), 0, "not an MXNet parameter file"),
     (struct.pack("<QQQ", 0x112, 0, 1 << 60), 16, "cannot fit"),
-    (listed(array_v2((1 << 31, 1 << 31), 0, b"")), 64, "the data of an array of shape"),
-    (listed(array_v2((1 << 62, 1 << 62, 0), 0, b"")), 72, "impossible shape"),
-    (listed(array_v2((2,), 77, bytes(8))), 52, "unknown dtype code 77"),
-    (listed(array_v2((-2,), 0, bytes(8))), 32, "negative size"),
-    (listed(struct.pack("<Iii", 0xF993FAC9, 0, 33)), 32, "33 dimensions"),
-    (listed(struct.pack("<Iii", 0xF993FAC9, 7, 1)), 28, "unknown storage type 7"),
-    (listed(struct.pack("<I", 0xDEADBEEF)), 24, "starts no array"),
-    (listed(array_v2((1,), 0, bytes(4)), names=("a", "b")), 60, "2 names for 1 arrays"),
-    (listed(array_v2((1,), 0, bytes(4)), names=("abcd",))[:-1], 76, "a name"),
-    (listed(array_v2((1,), 0, bytes(4)))[:-8] + struct.pack("<QQ", 1, 1) + b"\xff", 76, "not UTF-8"),
+    (array_list(array_v2((1 << 31, 1 << 31), 0, b"")), 64, "the data of an array of shape"),
+    (array_list(array_v2((1 << 62, 1 << 62, 0), 0, b"")), 72, "impossible shape"),
+    (array_list(array_v2((2,), 77, bytes(8))), 52, "unknown dtype code 77"),
+    (array_list(array_v2((-2,), 0, bytes(8))), 32, "negative size"),
+    (array_list(struct.pack("<Iii", 0xF993FAC9, 0, 33)), 32, "33 dimensions"),
+    (array_list(struct.pack("<Iii", 0xF993FAC9, 7, 1)), 28, "unknown storage type 7"),
+    (array_list(struct.pack("<I", 0xDEADBEEF)), 24, "starts no array"),
+    (array_list(array_v2((1,), 0, bytes(4)), names=("a", "b")), 60, "2 names for 1 arrays"),
+    (array_list(array_v2((1,), 0, bytes(4)), names=("abcd",))[:-1], 76, "a name"),
+    (array_list(array_v2((1,), 0, bytes(4)))[:-8] + struct.pack("<QQ", 1, 1) + b"\xff", 76, "not UTF-8"),
 ])
-def test_damage_is_named_with_its_place(data: bytes, offset: int, reason: str) -> None:
+def test_damage_is_named_with_its_offset(data: bytes, offset: int, reason: str) -> None:
     with pytest.raises(DataError, match=reason) as caught:
         params.loads(data, "file.params")
     assert caught.value.offset == offset
@@ -143,8 +146,8 @@ def test_damage_is_named_with_its_place(data: bytes, offset: int, reason: str) -
 def sparse_csr(shape: tuple[int, int], starts: list[int], columns: list[int]) -> bytes:
     head = struct.pack("<IiiqiqqiiI", 0xF993FAC9, 2, 1, len(columns), 2, *shape, 1, 0, 0)
     kinds = struct.pack("<iiqiiq", 6, 1, len(starts), 6, 1, len(columns))
-    return listed(head + kinds + bytes(4 * len(columns)) + np.array(starts, "<i8").tobytes()
-                  + np.array(columns, "<i8").tobytes())
+    return array_list(head + kinds + bytes(4 * len(columns)) + np.array(starts, "<i8").tobytes()
+                      + np.array(columns, "<i8").tobytes())
 
 
 @pytest.mark.parametrize(("shape", "starts", "columns"), [
@@ -159,13 +162,13 @@ def test_impossible_sparse_arrays(shape: tuple[int, int], starts: list[int], col
 
 @pytest.mark.parametrize("name", ["arrays.params", "sparse.params"])
 def test_no_damage_ends_in_anything_but_a_data_error(name: str) -> None:
-    whole = (BRIDGE / name).read_bytes()
+    content = (BRIDGE / name).read_bytes()
     generator = random.Random(0)
-    for end in range(len(whole)):
+    for end in range(len(content)):
         with pytest.raises(DataError):
-            params.loads(whole[:end])
+            params.loads(content[:end])
     for _ in range(2000):
-        data = bytearray(whole)
+        data = bytearray(content)
         for _ in range(generator.randint(1, 4)):
             data[generator.randrange(len(data))] = generator.randrange(256)
         with contextlib.suppress(DataError):
@@ -178,7 +181,7 @@ def test_a_missing_file_is_a_data_error(tmp_path: Path) -> None:
 
 
 def test_the_last_of_two_arrays_of_one_name_counts() -> None:
-    data = listed(array_v2((1,), 3, b"\1"), array_v2((1,), 3, b"\2"), names=("a", "a"))
+    data = array_list(array_v2((1,), 3, b"\1"), array_v2((1,), 3, b"\2"), names=("a", "a"))
     assert params.loads(data)["a"].tolist() == [2]
 
 
@@ -188,12 +191,13 @@ def test_outside_fixtures_read_as_mxnet_reads_them() -> None:
     for file in manifest["files"]:
         arrays = list(params.load(folder / file["file"]).items())
         assert len(arrays) == len(file["arrays"])
-        for (name, array), wanted in zip(arrays, file["arrays"], strict=True):
-            assert wanted["name"] in (None, name)
-            if wanted.get("dtype"):
-                assert array.dtype == wanted["dtype"]
-                assert list(array.shape) == wanted["shape"]
-                np.testing.assert_array_equal(array, np.array(wanted["values"], array.dtype).reshape(array.shape))
+        for (name, array), expected in zip(arrays, file["arrays"], strict=True):
+            assert expected["name"] in (None, name)
+            if expected.get("dtype"):
+                assert array.dtype == expected["dtype"]
+                assert list(array.shape) == expected["shape"]
+                np.testing.assert_array_equal(array,
+                                              np.array(expected["values"], array.dtype).reshape(array.shape))
     for file in manifest["damaged"]:
         if file["mxnet"].startswith("loads") and file["file"] != "huge-dims.params":
             assert len(params.load(folder / file["file"])) == 12

@@ -68,9 +68,9 @@ def test_plain_data_comes_through(protocol: int) -> None:
     value = {"numbers": [0, 1, 255, 65535, -1, 2**31 - 1, -2**31], "texts": (row, row, "x" * 300),
              b"key": b"\x00\xff" * 200, 7: (), "none": (None, True, False), "nested": {"a": [[1, (2,)], {}]},
              "four": (1, 2, 3, 4)}
-    found = load(pickle.dumps(value, protocol))
-    assert found == value
-    assert found["texts"][0] is found["texts"][1]  # type: ignore[index]
+    loaded = load(pickle.dumps(value, protocol))
+    assert loaded == value
+    assert loaded["texts"][0] is loaded["texts"][1]  # type: ignore[index]
 
 
 @pytest.mark.parametrize("protocol", range(1, 6))
@@ -87,9 +87,9 @@ def test_byte_strings_of_python_2() -> None:
 
 @pytest.mark.parametrize("name", [BOX, text("box") + b"\x94" + text("Box") + b"\x94\x93"])
 def test_stand_ins_are_made_and_get_their_state(name: bytes) -> None:
-    found = load(b"\x80\x04" + name + b")RC\x03abcb.")
-    assert isinstance(found, Box)
-    assert found.content == b"abc"
+    loaded = load(b"\x80\x04" + name + b")RC\x03abcb.")
+    assert isinstance(loaded, Box)
+    assert loaded.content == b"abc"
 
 
 # What the file wants
@@ -112,7 +112,8 @@ def test_a_strange_name_does_not_spoil_the_message(module: str, name: str) -> No
 
 
 @pytest.mark.parametrize(("before", "code", "name"), [
-    (b"", b"P1\n", "PERSID"), (b"N", b"Q", "BINPERSID"), (b"", b"\x82\x01", "EXT1"), (b"", b"\x83\x01\x00", "EXT2"),
+    (b"", b"P1\n", "PERSID"), (b"N", b"Q", "BINPERSID"), (b"", b"\x82\x01", "EXT1"),
+    (b"", b"\x83\x01\x00", "EXT2"),
     (b"", b"\x84\x01\x00\x00\x00", "EXT4"), (b"(", b"ibox\nBox\n", "INST"), (b"(" + BOX, b"o", "OBJ"),
     (BOX + b")", b"\x81", "NEWOBJ"), (BOX + b")}", b"\x92", "NEWOBJ_EX"), (b"", b"\x8f", "EMPTY_SET"),
     (b"(", b"\x91", "FROZENSET"), (b"N", b"2", "DUP"), (b"N", b"0", "POP"), (b"(", b"1", "POP_MARK"),
@@ -128,21 +129,23 @@ STATE = b"}" + text("__defaults__") + b"C\x01x\x85s"  # sets the default of `mak
 
 
 @pytest.mark.parametrize("body", [
-    MAKE + STATE + b"b", MAKE + b"N" + STATE + b"\x86b", BOX + STATE + b"b", MAKE + b"\x94" + STATE + b"bh\x00b",
+    MAKE + STATE + b"b", MAKE + b"N" + STATE + b"\x86b", BOX + STATE + b"b",
+    MAKE + b"\x94" + STATE + b"bh\x00b",
     b"]" + STATE + b"b", b")Nb", b"K\x01Nb", MAKE + b"C\x01xb",
 ])
-def test_a_state_meets_only_what_was_made(body: bytes) -> None:
+def test_only_created_objects_get_a_state(body: bytes) -> None:
     assert "a state for something that has none" in str(refusal(b"\x80\x04" + body + b"."))
     assert make.__defaults__ == (b"",)
 
 
 @pytest.mark.parametrize("body", [
-    b"N)R", b"])R", text("box") + b")R", BOX + b")R)R", MAKE + b"N\x85R\x94h\x00)R", BOX + b"]R", BOX + BOX + b"R"])
+    b"N)R", b"])R", text("box") + b")R", BOX + b")R)R", MAKE + b"N\x85R\x94h\x00)R", BOX + b"]R",
+    BOX + BOX + b"R"])
 def test_only_names_are_called(body: bytes) -> None:
     assert "it calls something that is no function" in str(refusal(b"\x80\x04" + body + b"."))
 
 
-@pytest.mark.parametrize(("body", "words"), [
+@pytest.mark.parametrize(("body", "message"), [
     (BOX + b")RK\x01b", "it has a box without bytes"),
     (BOX + b"K\x01\x85R", "its parts do not fit together"),
     (b"c_codecs\nencode\n" + text("a") + text("zip") + b"\x86R", "other than latin-1"),
@@ -151,8 +154,8 @@ def test_only_names_are_called(body: bytes) -> None:
     (BOX + b")R(K\x01K\x02u", "damaged"),
     (BOX + b")RK\x01a", "damaged"),
 ])
-def test_what_stand_ins_do_not_take(body: bytes, words: str) -> None:
-    assert words in str(refusal(b"\x80\x04" + body + b"."))
+def test_states_that_stand_ins_refuse(body: bytes, message: str) -> None:
+    assert message in str(refusal(b"\x80\x04" + body + b"."))
 
 
 def test_the_unpickler_itself_knows_the_names_only() -> None:
@@ -169,14 +172,15 @@ DEEP = b")" + b"\x85" * 200_000
 WIDE = b")\x94" + b"".join(b"h%ch%c\x86\x94" % (i, i) for i in range(60))
 
 
-@pytest.mark.parametrize(("body", "words"), [
+@pytest.mark.parametrize(("body", "message"), [
     (b"}" + DEEP + b"Ns.", "dict key"),                                     # its hash overflows the C stack
     (b"}(NN)Nu.", "dict key"),
     (b"()Nd.", "dict key"),
     (b"})\x94h\x00Nst.", "damaged"),
     (b"](K\x01t\x94a}(Nh\x00h\x00Nu\x86.", "dict key"),
     (b"}(K\x01tNs.", "dict key"),
-    (b"Nr\xff\xff\xff\xff.", "more than 32 bits"),                         # the memo is an array of that length
+    # the memo is an array of that length
+    (b"Nr\xff\xff\xff\xff.", "more than 32 bits"),
     (b"Nr\xff\xff\xff\x7f.", "remember more"),
     (b"Np9999999\n.", "remember more"),
     (b"Np-1\n.", "remember more"),
@@ -185,14 +189,15 @@ WIDE = b")\x94" + b"".join(b"h%ch%c\x86\x94" % (i, i) for i in range(60))
     (b"\x96" + struct.pack("<Q", 1 << 40), "damaged"),
     (frame(1 << 40) + b"N.", "more than 32 bits"),
     (frame(1 << 30) + b"N.", "do not fit"),
-    (b"\x8a\x09" + b"\xff" * 8 + b"\x00.", "more than 32 bits"),           # numbers whose hashes can be chosen
+    # numbers whose hashes can be chosen
+    (b"\x8a\x09" + b"\xff" * 8 + b"\x00.", "more than 32 bits"),
     (b"I" + b"9" * 100 + b"\n.", "more than 32 bits"),
     (text("a" * 250) + b"\x94(" + (b"c_codecs\nencode\nh\x00" + text("latin1") + b"\x86R") * 100 + b"t\x86.",
      "more encoded text than it holds"),
 ])
-def test_bombs_do_not_go_off(body: bytes, words: str) -> None:
+def test_bombs_do_not_go_off(body: bytes, message: str) -> None:
     tracemalloc.start()
-    with pytest.raises(DataError, match=words):
+    with pytest.raises(DataError, match=message):
         load(b"\x80\x04" + body)
     assert tracemalloc.get_traced_memory()[1] < 16 << 20
     tracemalloc.stop()
@@ -234,8 +239,10 @@ def test_what_a_cut_frame_would_hide() -> None:
 
 
 @pytest.mark.parametrize("body", [
-    b"", b"N", b".", b"t.", b"(.", b"N(.", b"(N.", b"NN.", b"a.", b"]a.", b"](a.", b"h\x00.", b"}Ns.", b"}(Nu.",
-    b"}(NNNu.", b"NNs.", b")N\x93.", b"q\x00.", b"(q\x00t.", b"R.", b"b.", b"N\x93.", b"\xff.", b"cbox\n", b"I1x\n.",
+    b"", b"N", b".", b"t.", b"(.", b"N(.", b"(N.", b"NN.", b"a.", b"]a.", b"](a.", b"h\x00.",
+    b"}Ns.", b"}(Nu.",
+    b"}(NNNu.", b"NNs.", b")N\x93.", b"q\x00.", b"(q\x00t.", b"R.", b"b.", b"N\x93.", b"\xff.",
+    b"cbox\n", b"I1x\n.",
     b"V\\u12\n.", b"S'a\n.", b"S'\\z'\n", b"c\\z\n\\777\n."])
 def test_damage(body: bytes) -> None:
     for data in (body, b"\x80\x04" + body):

@@ -22,7 +22,8 @@ def prefix(tmp_path_factory: pytest.TempPathFactory) -> str:
     splits = digits.load(DataConfig(dataset="digits"))
     assert splits.val is not None
     train, val = splits.train, splits.val
-    imgcls.fit((train.images, train.labels), network="mlp", num_epochs=3, model_prefix=str(folder / "net"))  # type: ignore[attr-defined]
+    imgcls.fit((train.images, train.labels), network="mlp", num_epochs=3,
+               model_prefix=str(folder / "net"))  # type: ignore[attr-defined]
     for digit in (3, 7):
         number = int(np.argmax(val.labels == digit))
         cv2.imwrite(str(folder / f"{digit}.png"), val.images[number, 0])  # type: ignore[attr-defined]
@@ -49,12 +50,12 @@ def test_several_pictures_and_a_bad_one(prefix: str, capsys: pytest.CaptureFixtu
     assert err == f"imgcls-predict: error: {files[1]}: is empty\n"
 
 
-@pytest.mark.parametrize(("flags", "words"), [
+@pytest.mark.parametrize(("flags", "message"), [
     ([], "required"), (["--model", "nowhere/net", "a.png"], "there is no nowhere/net-0001.params"),
     (["--model", "x", "--top", "0", "a.png"], "--top 0"),
 ])
-def test_wrong_usage(flags: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_usage(flags: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert predict.main(flags) == 2
     err = capsys.readouterr().err
-    assert words in err
+    assert message in err
     assert err.count("\n") == 1

@@ -86,7 +86,8 @@ def test_the_last_record_may_end_with_its_label(tmp_path: Path) -> None:
             path = tmp_path / f"{padding}.rec"
             last = pack(ImageHeader(0, labels if isinstance(labels, np.ndarray) else labels[0], 9), b"")
             content = write(path, [image_record(0, [1.0], padding), last])
-            assert RangedReader(put(content, f"{last_label}-{padding}.rec")).labels().tolist() == [1, last_label]
+            assert RangedReader(put(content, f"{last_label}-{padding}.rec")).labels().tolist() == [1,
+                                                                                                   last_label]
 
 
 @pytest.mark.parametrize("resync", [False, True])

@@ -35,7 +35,7 @@ FRAMING = {4: b"", 0: b"a", 7: MAGIC, 2: MAGIC * 3, 3: b"abcd" + MAGIC + b"xy", 
            1: MAGIC + b"z", 8: b"abcdefgh" + MAGIC, 5: b"0123456789"}
 
 
-def part(kind: int, data: bytes) -> bytes:
+def chunk(kind: int, data: bytes) -> bytes:
     return struct.pack("<II", recordio.MAGIC, kind << 29 | len(data)) + data + b"\0" * (-len(data) % 4)
 
 
@@ -43,8 +43,8 @@ def image(i: int, data: bytes = b"image", label: object = None) -> bytes:
     return pack(ImageHeader(0, float(i) if label is None else label, 100 + i), data)
 
 
-def write(path: Path, *pieces: bytes) -> Path:
-    path.write_bytes(b"".join(pieces))
+def write(path: Path, *contents: bytes) -> Path:
+    path.write_bytes(b"".join(contents))
     return path
 
 
@@ -152,8 +152,8 @@ def test_labels_of_many_records_with_several_each(tmp_path: Path) -> None:
     assert (labels[::7, 1].view(np.uint32) == recordio.MAGIC).all()
 
 
-ONE, TWO, THREE = part(0, image(1)), part(0, image(2, b"longer image")), part(0, image(3))
-SPLIT = part(1, image(4)[:24]) + part(2, b"four") + part(3, b"end")
+ONE, TWO, THREE = chunk(0, image(1)), chunk(0, image(2, b"longer image")), chunk(0, image(3))
+SPLIT = chunk(1, image(4)[:24]) + chunk(2, b"four") + chunk(3, b"end")
 AT = len(ONE)       # where the second record begins
 #: name -> bytes, good records in front of the damage, good ones in all, offset of the damage, word of the message
 DAMAGE = {
@@ -170,11 +170,12 @@ DAMAGE = {
     "length too big": (ONE + TWO[:4] + b"\x2c" + TWO[5:] + THREE, 1, 2, AT, "length is wrong"),
     "length too small": (ONE + TWO[:4] + b"\x18" + TWO[5:] + THREE, 1, 2, AT, "length"),
     "length zero": (ONE + TWO[:4] + b"\0" + TWO[5:] + THREE, 1, 2, AT, "length"),
-    "never finished": (ONE + part(1, image(2)) + THREE, 1, 2, AT, "not finished"),
-    "orphan middle": (ONE + part(2, image(2)) + THREE, 1, 2, AT, "without its beginning"),
-    "orphan last": (ONE + part(3, image(2)) + THREE, 1, 2, AT, "without its beginning"),
-    "orphan middle and last": (ONE + part(2, b"") + part(3, b"") + THREE + SPLIT, 1, 3, AT, "without its beginning"),
-    "kind 5": (ONE + part(5, image(2)) + THREE, 1, 2, AT, "kind 5"),
+    "never finished": (ONE + chunk(1, image(2)) + THREE, 1, 2, AT, "not finished"),
+    "orphan middle": (ONE + chunk(2, image(2)) + THREE, 1, 2, AT, "without its beginning"),
+    "orphan last": (ONE + chunk(3, image(2)) + THREE, 1, 2, AT, "without its beginning"),
+    "orphan middle and last": (ONE + chunk(2, b"") + chunk(3, b"") + THREE + SPLIT, 1, 3, AT,
+                               "without its beginning"),
+    "kind 5": (ONE + chunk(5, image(2)) + THREE, 1, 2, AT, "kind 5"),
     "zeros behind": (ONE + TWO + bytes(16), 2, 2, AT + len(TWO), "no record begins"),
     "text behind": (ONE + TWO + b"garbage!", 2, 2, AT + len(TWO), "no record begins"),
     "split, the rest missing": (ONE + SPLIT[:32], 1, 1, AT, "not finished"),
@@ -186,7 +187,7 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("name", DAMAGE)
-def test_damage_is_told_and_what_is_good_is_read(name: str, tmp_path: Path) -> None:
+def test_damage_is_reported_and_good_records_are_read(name: str, tmp_path: Path) -> None:
     data, before, in_all, offset, word = DAMAGE[name]
     path = write(tmp_path / "x.rec", data)
     reader = RecordReader(path)
@@ -206,8 +207,8 @@ def test_damage_is_told_and_what_is_good_is_read(name: str, tmp_path: Path) -> N
 
 def test_harmless_oddities_are_no_damage(tmp_path: Path) -> None:
     # padding that is not zero; heads inside a payload that a foreign writer did not split
-    inner = b"----" + part(0, b"fake") + MAGIC
-    path = write(tmp_path / "x.rec", ONE[:-1] + b"!", part(0, image(2, inner)), THREE)
+    inner = b"----" + chunk(0, b"fake") + MAGIC
+    path = write(tmp_path / "x.rec", ONE[:-1] + b"!", chunk(0, image(2, inner)), THREE)
     reader = RecordReader(path)
     assert [r.header.id for r in reader] == [101, 102, 103]
     assert bytes(reader[1].image) == inner
@@ -217,7 +218,8 @@ def test_harmless_oddities_are_no_damage(tmp_path: Path) -> None:
 def test_random_damage_never_breaks_anything(tmp_path: Path) -> None:
     logging.disable(logging.WARNING)
     rng = random.Random(5)
-    good = b"".join(part(0, image(i, bytes(rng.randrange(256) for _ in range(rng.randrange(40))))) for i in range(30))
+    good = b"".join(chunk(0, image(i, bytes(rng.randrange(256) for _ in range(rng.randrange(40)))))
+                    for i in range(30))
     good += SPLIT + THREE
     path = tmp_path / "x.rec"
     (tmp_path / "x.idx").write_bytes(b"0\t0\n1\t36\n")
@@ -241,7 +243,7 @@ def test_random_damage_never_breaks_anything(tmp_path: Path) -> None:
     logging.disable(logging.NOTSET)
 
 
-def test_an_index_that_does_not_belong_is_said_and_not_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_foreign_index_is_reported_and_not_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = write(tmp_path / "x.rec", ONE, TWO, THREE)
     index = tmp_path / "x.idx"
     for text, word in ((f"0\t0\n1\t{AT}\n", "does not end"), ("0\t0\n", "does not end"), ("", "no record"),
@@ -284,25 +286,26 @@ def test_index_lines_of_all_kinds(tmp_path: Path) -> None:
         RecordReader(path, index=tmp_path / "none.idx")
 
 
-def test_damage_behind_an_index_is_told_when_it_is_read(tmp_path: Path) -> None:
+def test_damage_behind_an_index_is_reported_when_it_is_read(tmp_path: Path) -> None:
     # The index is only tried at some places: here the damage is none of them.
-    pieces = [bytearray(part(0, image(i))) for i in range(1000)]
-    pieces[501][0] ^= 1
-    path = write(tmp_path / "x.rec", *pieces)
-    (tmp_path / "x.idx").write_text("".join(f"{i}\t{i * len(pieces[0])}\n" for i in range(1000)))
+    records = [bytearray(chunk(0, image(i))) for i in range(1000)]
+    records[501][0] ^= 1
+    path = write(tmp_path / "x.rec", *records)
+    (tmp_path / "x.idx").write_text("".join(f"{i}\t{i * len(records[0])}\n" for i in range(1000)))
     reader = RecordReader(path)
     assert reader.index_problem is None
     assert len(reader) == 1000
     for read in (lambda: reader[501], lambda: reader.payload(501), lambda: reader.payloads(range(490, 510)),
                  lambda: list(reader), reader.labels):
-        with pytest.raises(DataError, match=f"at byte {501 * len(pieces[0])}"):
+        with pytest.raises(DataError, match=f"at byte {501 * len(records[0])}"):
             read()
     through = RecordReader(path, resync=True)
     assert len(list(through)) == 999
     assert len(through.problems) == 1
 
 
-def test_a_large_files_search_is_kept_and_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_scan_of_a_large_file_is_cached_and_checked(tmp_path: Path,
+                                                        monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scan_cache, "MIN_FILE_BYTES", 1)
     monkeypatch.setenv("IMGCLS_CACHE", str(tmp_path / "cache"))
     (tmp_path / "data").mkdir()
@@ -310,7 +313,7 @@ def test_a_large_files_search_is_kept_and_checked(tmp_path: Path, monkeypatch: p
     assert len(RecordReader(path)) == 3
     # not beside the records: MXNet reads every file of a folder
     assert list(path.parent.iterdir()) == [path]
-    kept, = (tmp_path / "cache/records").iterdir()
+    cached, = (tmp_path / "cache/records").iterdir()
 
     def no_search(*args: object) -> None:
         raise AssertionError("searched again")
@@ -324,26 +327,27 @@ def test_a_large_files_search_is_kept_and_checked(tmp_path: Path, monkeypatch: p
         patch.setattr(scan, "gather_headers", no_gathering)
         assert RecordReader(path).labels().tolist() == [1, 2, 4]
         assert RecordReader(path).headers()["id"].tolist() == [101, 102, 104]
-    whole = kept.read_bytes()
+    content = cached.read_bytes()
     first = scan_cache.HEAD.size
-    for spoilt in (b"", b"junk", whole[:-8], whole[:first + 8], whole[:first] + bytes(8) + whole[first:],
-                   whole[:first + 16] + bytes(8) + whole[first + 24:],
-                   whole[:first - 16] + b"\xff" * 16 + whole[first:]):
-        kept.write_bytes(spoilt)
+    for spoilt in (b"", b"junk", content[:-8], content[:first + 8],
+                   content[:first] + bytes(8) + content[first:],
+                   content[:first + 16] + bytes(8) + content[first + 24:],
+                   content[:first - 16] + b"\xff" * 16 + content[first:]):
+        cached.write_bytes(spoilt)
         assert RecordReader(path).labels().tolist() == [1, 2, 4]
     write(path, ONE, TWO, SPLIT, THREE)      # another size, another time
     assert len(RecordReader(path)) == 4
-    kept.unlink()
+    cached.unlink()
     write(path, ONE, TWO[:-1])
     assert len(RecordReader(path)) == 1
-    assert not kept.exists()
+    assert not cached.exists()
     write(path, ONE)
     for nowhere in (str(path), "s3://bucket", "/proc/no"):      # where nothing can be kept, all works as well
         monkeypatch.setenv("IMGCLS_CACHE", nowhere)
         assert RecordReader(path).labels().tolist() == [1]
 
 
-def test_what_is_kept_does_not_grow_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_scan_cache_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scan_cache, "MIN_FILE_BYTES", 1)
     monkeypatch.setattr(scan_cache, "MAX_TOTAL_BYTES", 150)
     monkeypatch.setenv("IMGCLS_CACHE", str(tmp_path / "cache"))

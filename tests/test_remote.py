@@ -67,7 +67,7 @@ def test_a_missing_driver_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("faults", [["500"], ["reset", "500"], ["cut", "cut", "reset"]])
-def test_what_passes_is_survived(web: FaultyServer, faults: list[str]) -> None:
+def test_passing_faults_are_retried(web: FaultyServer, faults: list[str]) -> None:
     to_come = list(faults)
     web.fault = lambda method, _: to_come.pop(0) if method == "GET" and to_come else ""
     assert RemotePath(f"{web.url}/x.bin").read_bytes() == CONTENT
@@ -75,8 +75,8 @@ def test_what_passes_is_survived(web: FaultyServer, faults: list[str]) -> None:
 
 
 @pytest.mark.parametrize(("fault", "message"), [("500", "the server answers 500"), ("reset", "reset"),
-                                              ("cut", "of 102400 bytes came")])
-def test_what_does_not_pass_is_one_line(web: FaultyServer, fault: str, message: str) -> None:
+                                                ("cut", "of 102400 bytes came")])
+def test_lasting_faults_are_one_line(web: FaultyServer, fault: str, message: str) -> None:
     web.fault = lambda method, _: fault if method == "GET" else ""
     with pytest.raises(RunError, match=message) as caught:
         RemotePath(f"{web.url}/x.bin").read_bytes()
@@ -86,7 +86,7 @@ def test_what_does_not_pass_is_one_line(web: FaultyServer, fault: str, message: 
     assert "\n" not in str(caught.value)
 
 
-def test_no_use_in_trying_again(web: FaultyServer) -> None:
+def test_errors_that_are_not_retried(web: FaultyServer) -> None:
     assert not RemotePath(f"{web.url}/none.bin").exists()
     web.faults = ["403"]
     with pytest.raises(DataError, match="the server answers 403"):
@@ -96,7 +96,7 @@ def test_no_use_in_trying_again(web: FaultyServer) -> None:
         RemotePath(f"{web.url}/x.bin").write_bytes(b"x")
 
 
-def test_a_silent_server_is_left(web: FaultyServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_silent_server_times_out(web: FaultyServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http, "READ_TIMEOUT_S", 0.1)
     web.fault = lambda *_: "hang"
     with pytest.raises(RunError, match="no answer in time"):
@@ -134,7 +134,7 @@ class Spoilt(Exception):
     """What goes wrong in the middle of a write."""
 
 
-def test_a_write_is_whole_or_not_at_all(memory: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_write_is_complete_or_absent(memory: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from fsspec.implementations.memory import MemoryFileSystem
 
     path = RemotePath(f"{memory}/x")

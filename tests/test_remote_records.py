@@ -99,7 +99,8 @@ def chunked(web: FaultyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     return source
 
 
-def test_chunks_hold_what_the_files_hold(chunked: ChunkedSource, web: FaultyServer, tmp_path: Path) -> None:
+def test_chunks_contain_the_records_of_the_files(chunked: ChunkedSource, web: FaultyServer,
+                                                 tmp_path: Path) -> None:
     local = RecordSource([tmp_path / "a.rec", tmp_path / "b.rec"])
     assert chunked.labels.tolist() == local.labels.tolist()
     for i in (0, 99, 100, 176, 50, 51):
@@ -166,7 +167,7 @@ def test_a_lost_server_ends_the_run_and_is_no_damage(chunked: ChunkedSource, web
         list(loader.epoch(0))
 
 
-def test_damage_in_chunks_is_passed_over(web: FaultyServer, tmp_path: Path, chunked: ChunkedSource) -> None:
+def test_damage_in_chunks_is_skipped(web: FaultyServer, tmp_path: Path, chunked: ChunkedSource) -> None:
     content = bytearray(web.objects["/a.rec"])
     offsets = recordio.RecordReader(tmp_path / "a.rec").offsets
     content[offsets[40]] ^= 0xFF

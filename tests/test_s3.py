@@ -107,10 +107,10 @@ def data(s3: FaultyServer, folder: Path) -> str:
     return "s3://dmlc/mnist/"
 
 
-def same(prefix: str, other: Path, epoch: int) -> bool:
+def same(prefix: str, local_prefix: Path, epoch: int) -> bool:
     """Return whether an epoch has the same parameters in the store and on this disk."""
     end = f"-{epoch:04d}.params"
-    return RemotePath(f"{prefix}{end}").read_bytes() == Path(f"{other}{end}").read_bytes()
+    return RemotePath(f"{prefix}{end}").read_bytes() == Path(f"{local_prefix}{end}").read_bytes()
 
 
 def names(folder: str) -> list[str]:
@@ -171,7 +171,7 @@ def test_kill_9_in_the_middle_of_an_upload(data: str, s3: FaultyServer, undistur
     assert same(prefix, undisturbed, 2)
 
 
-def test_a_broken_upload_keeps_the_old_object(s3: FaultyServer, tmp_path: Path) -> None:
+def test_a_broken_upload_leaves_the_old_object(s3: FaultyServer, tmp_path: Path) -> None:
     path = RemotePath("s3://dmlc/net-position.states")
     path.write_bytes(b"old")
     s3.fault = lambda method, _: "reset" if method in ("PUT", "POST") else ""
@@ -195,8 +195,8 @@ def test_faults_are_survived_by_a_run(data: str, s3: FaultyServer, undisturbed: 
 
 
 @pytest.mark.parametrize("fault", ["500", "cut", "reset"])
-def test_faults_that_stay_end_in_one_line(data: str, s3: FaultyServer, fault: str,
-                                          capsys: pytest.CaptureFixture[str]) -> None:
+def test_lasting_faults_end_in_one_line(data: str, s3: FaultyServer, fault: str,
+                                        capsys: pytest.CaptureFixture[str]) -> None:
     s3.fault = lambda method, path: fault if method == "GET" and "images" in path else ""
     assert train("--data-dir", data) == 1
     assert "error: s3://dmlc/mnist/t" in (line := error_of(capsys))
@@ -235,8 +235,8 @@ def test_records_are_fetched_once(s3: FaultyServer, tmp_path: Path) -> None:
         ("/dmlc/train/a.rec", f"bytes=0-{500 * 3032 - 1}")]
 
 
-def test_what_is_wrong_is_one_line(s3: FaultyServer, folder: Path, monkeypatch: pytest.MonkeyPatch,
-                                   capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_error_is_one_line(s3: FaultyServer, folder: Path, monkeypatch: pytest.MonkeyPatch,
+                                 capsys: pytest.CaptureFixture[str]) -> None:
     for args, line in {
         ("--data-dir", "s3://nobucket/x"): "s3://nobucket/x: there is no bucket nobucket",
         ("--data-train", "s3://dmlc/none.rec"): "--data-train s3://dmlc/none.rec: no such file",

@@ -38,17 +38,18 @@ def of_mxnet(cls: str, kwargs: dict[str, object]) -> Schedule:
 def test_every_scheduler_of_mxnet() -> None:
     for case in json.loads(mxnet_file("lr", "manifest.json").read_text())["schedulers"]:
         schedule = of_mxnet(case["cls"], case["kwargs"])
-        for part in (case, case.get("late_start")):
-            if part:
-                ours = [schedule.lr_at(part["first_num_update"] + k) for k in range(len(part["lr"]))]
-                assert ours == [close(lr) for lr in part["lr"]], case
+        for run in (case, case.get("late_start")):
+            if run:
+                ours = [schedule.lr_at(run["first_num_update"] + k) for k in range(len(run["lr"]))]
+                assert ours == [close(lr) for lr in run["lr"]], case
 
 
 def test_the_example_scripts_schedules() -> None:
     """fit.py's rates, also after a resume; pow is left out there: MXNet begins it again at the full rate."""
     for case in json.loads(mxnet_file("lr", "manifest.json").read_text())["example_fit"]:
         args = case["args"]
-        config = ScheduleConfig(lr=args["lr"], lr_factor=args["lr_factor"], lr_step_epochs=args["lr_step_epochs"])
+        config = ScheduleConfig(lr=args["lr"], lr_factor=args["lr_factor"],
+                                lr_step_epochs=args["lr_step_epochs"])
         per_epoch, done = case["epoch_size"], args["load_epoch"] or 0
         schedule = rates(config, {"lr", "lr_factor", "lr_step_epochs"}, num_epochs=args["num_epochs"],
                          updates_per_epoch=per_epoch)
@@ -62,7 +63,8 @@ def rates(config: ScheduleConfig, explicit: set[str], is_first_generation: bool 
           updates_per_epoch: int = 10) -> Schedule:
     """The schedule of these flags, of which the user set the `explicit` ones."""
     decay = resolve_decay(config, explicit, num_epochs=num_epochs, is_first_generation=is_first_generation)
-    return from_config(replace(config, decay=decay), updates_per_epoch=updates_per_epoch, num_epochs=num_epochs)
+    return from_config(replace(config, decay=decay), updates_per_epoch=updates_per_epoch,
+                       num_epochs=num_epochs)
 
 
 def test_steps_switch_one_update_after_the_epoch() -> None:
@@ -73,15 +75,19 @@ def test_steps_switch_one_update_after_the_epoch() -> None:
 
 def test_a_fraction_of_an_epoch() -> None:
     """The seed's `--lr .1 --lr-factor .9 --lr-factor-epoch .5`."""
-    schedule = rates(ScheduleConfig(lr=0.1, lr_factor=0.9, lr_factor_epoch=0.5), {"lr_factor", "lr_factor_epoch"})
+    schedule = rates(ScheduleConfig(lr=0.1, lr_factor=0.9, lr_factor_epoch=0.5),
+                     {"lr_factor", "lr_factor_epoch"})
     assert [schedule.lr_at(u) for u in (1, 5, 6, 11)] == [close(0.1), close(0.1), close(0.09), close(0.081)]
 
 
 @pytest.mark.parametrize(("explicit", "first", "epochs", "kind"), [
-    (set(), False, 50, Steps),                                  # the data set's own steps, although they never come
-    ({"lr_factor"}, False, 50, Periodic),                        # the seed: ... --lr-factor .94 --num-epoch 50
+    # the data set's own steps, although they never come
+    (set(), False, 50, Steps),
+    # the seed: ... --lr-factor .94 --num-epoch 50
+    ({"lr_factor"}, False, 50, Periodic),
     ({"lr_factor"}, False, 300, Steps),                       # a default step falls before the end
-    ({"lr_factor"}, True, 300, Periodic),                        # --data-dir marks a command of the first scripts
+    # --data-dir marks a command of the first scripts
+    ({"lr_factor"}, True, 300, Periodic),
     ({"lr_factor", "lr_step_epochs"}, True, 300, Steps),      # said is said
     ({"lr_factor", "lr_factor_epoch"}, False, 300, Periodic),
 ])
@@ -101,11 +107,13 @@ def test_spellings_of_a_power(text: str) -> None:
 
 
 def test_cosine_with_warmup() -> None:
-    schedule = rates(ScheduleConfig(lr=1, lr_schedule="cosine", warmup_epochs=1, final_lr=0.1), set(), num_epochs=11)
-    assert [schedule.lr_at(u) for u in (0, 5, 10, 60, 110, 200)] == [0, 0.5, 1, close(0.55), close(0.1), close(0.1)]
+    schedule = rates(ScheduleConfig(lr=1, lr_schedule="cosine", warmup_epochs=1, final_lr=0.1), set(),
+                     num_epochs=11)
+    assert [schedule.lr_at(u) for u in (0, 5, 10, 60, 110, 200)] == [0, 0.5, 1, close(0.55),
+                                                                     close(0.1), close(0.1)]
 
 
-@pytest.mark.parametrize(("config", "words"), [
+@pytest.mark.parametrize(("config", "message"), [
     (ScheduleConfig(lr_step_epochs="a"), "lr_step_epochs 'a'"),
     (ScheduleConfig(lr_step_epochs="5,5"), "rising"),
     (ScheduleConfig(lr_step_epochs="0"), "above 0"),
@@ -114,6 +122,6 @@ def test_cosine_with_warmup() -> None:
     (ScheduleConfig(lr=0.1, warmup_epochs=1, warmup_begin_lr=1), "warmup_begin_lr 1"),
     (ScheduleConfig(lr_schedule="cosine", warmup_epochs=60), "below num_epochs"),
 ])
-def test_wrong_schedules_are_named(config: ScheduleConfig, words: str) -> None:
-    with pytest.raises(UsageError, match=words):
+def test_wrong_schedules_are_named(config: ScheduleConfig, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
         rates(config, {"lr_step_epochs"} | ({"lr_factor_epoch"} if config.lr_factor_epoch else set()))

@@ -34,47 +34,54 @@ def prefix(photos: Path) -> Path:
     """A network of seven classes that learned those three, with a mean."""
     images = np.stack([cv2.imread(str(path))[2:18, 4:20, ::-1] for path in sorted(photos.glob("*/*.png"))])
     labels = np.arange(24) // 8
-    imgcls.fit((images.transpose(0, 3, 1, 2).copy(), labels), network="mlp", num_classes=7, num_epochs=15, batch_size=8,
+    imgcls.fit((images.transpose(0, 3, 1, 2).copy(), labels), network="mlp", num_classes=7, num_epochs=15,
+               batch_size=8,
                lr=0.02, rgb_mean="110,110,110", rgb_std="60", model_prefix=str(photos.parent / "net"))
     return photos.parent / "net"
 
 
 def run(capsys: pytest.CaptureFixture[str], *flags: object) -> tuple[int, str, str]:
     capsys.readouterr()
-    status = score.main([str(one) for one in flags])
+    status = score.main([str(flag) for flag in flags])
     return status, *capsys.readouterr()
 
 
-def test_mxnets_words_and_ours(prefix: Path, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_log_lines_of_mxnet_and_ours(prefix: Path, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     status, out, err = run(capsys, "--model", prefix, "--data-val", photos)
     assert status == 0
-    found = dict(re.findall(r"^(\S+)=(\d+\.\d{6})$", out, re.M))
-    assert list(found) == ["accuracy", "top_k_accuracy_5", "images/sec"]
-    assert float(found["accuracy"]) > 0.8
-    assert float(found["top_k_accuracy_5"]) >= float(found["accuracy"])
-    words = [line for line in err.splitlines() if line.startswith("INFO:root:")]
-    assert words[0] == f"INFO:root:Finished with {found['images/sec']} images per second"
-    assert re.fullmatch(r"INFO:root:\('accuracy', [\d.]+\)", words[1])
-    assert re.fullmatch(r"INFO:root:\('top_k_accuracy_5', [\d.]+\)", words[2])
+    scores = dict(re.findall(r"^(\S+)=(\d+\.\d{6})$", out, re.M))
+    assert list(scores) == ["accuracy", "top_k_accuracy_5", "images/sec"]
+    assert float(scores["accuracy"]) > 0.8
+    assert float(scores["top_k_accuracy_5"]) >= float(scores["accuracy"])
+    log_lines = [line for line in err.splitlines() if line.startswith("INFO:root:")]
+    assert log_lines[0] == f"INFO:root:Finished with {scores['images/sec']} images per second"
+    assert re.fullmatch(r"INFO:root:\('accuracy', [\d.]+\)", log_lines[1])
+    assert re.fullmatch(r"INFO:root:\('top_k_accuracy_5', [\d.]+\)", log_lines[2])
     assert f"images: 3,16,16, mean 110,110,110, std 60 (as {prefix}-meta.json has it)" in err
 
 
 def test_records_and_folders_agree(prefix: Path, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _, folder, _ = run(capsys, "--model", prefix, "--data-val", photos, "--loss", "ce")
-    status, records, _ = run(capsys, "--model", f"{prefix}-0015.params", "--data-val", photos.parent / "packed.rec",
+    status, records, _ = run(capsys, "--model", f"{prefix}-0015.params", "--data-val",
+                             photos.parent / "packed.rec",
                              "--loss", "ce", "--batch-size", "5")
     assert status == 0
-    numbers = [[float(one) for one in re.findall(r"(?:accuracy|entropy)=(\S+)", out)] for out in (folder, records)]
+    numbers = [[float(value) for value in re.findall(r"(?:accuracy|entropy)=(\S+)", out)]
+               for out in (folder, records)]
     assert numbers[0] == pytest.approx(numbers[1], abs=1e-5)
     assert len(numbers[0]) == 2
 
 
-def test_the_data_set_is_that_of_the_training(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_data_set_is_that_of_the_training(photos: Path, tmp_path: Path,
+                                              capsys: pytest.CaptureFixture[str]) -> None:
     for split in ("train", "val"):
         (tmp_path / split).symlink_to(photos)
-    assert train.main(["--dataset", "imagenet", "--data-dir", str(tmp_path), "--network", "mlp", "--num-classes", "3",
-                       "--image-shape", "3,16,16", "--num-epochs", "1", "--model-prefix", str(tmp_path / "net")]) == 0
-    status, out, err = run(capsys, "--model", tmp_path / "net", "--data-dir", tmp_path)  # not mnist, downloaded there
+    assert train.main(["--dataset", "imagenet", "--data-dir", str(tmp_path), "--network", "mlp",
+                       "--num-classes", "3",
+                       "--image-shape", "3,16,16", "--num-epochs", "1", "--model-prefix",
+                       str(tmp_path / "net")]) == 0
+    # not mnist, downloaded there
+    status, out, err = run(capsys, "--model", tmp_path / "net", "--data-dir", tmp_path)
     assert status == 0, err
     assert out.startswith("accuracy=")
     status, out, err = run(capsys, "--model", tmp_path / "net")
@@ -82,7 +89,8 @@ def test_the_data_set_is_that_of_the_training(photos: Path, tmp_path: Path, caps
     assert "--data-val is missing" in err
 
 
-def test_another_mean_gives_another_score(prefix: Path, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_another_mean_gives_another_score(prefix: Path, photos: Path,
+                                          capsys: pytest.CaptureFixture[str]) -> None:
     losses = []
     for flags in ([], ["--rgb-mean", "110,110,110"], ["--rgb-mean", "0,0,0"]):
         _, out, err = run(capsys, "--model", prefix, "--data-val", photos, "--loss", "ce", *flags)
@@ -96,32 +104,37 @@ def test_torchvision(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     models = pytest.importorskip("torchvision.models")
     torch.manual_seed(0)
     torch.save(models.mobilenet_v3_small(num_classes=5).state_dict(), tmp_path / "w.pth")
-    status, out, err = run(capsys, "--model", f"torchvision:mobilenet_v3_small:{tmp_path / 'w.pth'}", "--data-val",
+    status, out, err = run(capsys, "--model", f"torchvision:mobilenet_v3_small:{tmp_path / 'w.pth'}",
+                           "--data-val",
                            photos, "--image-shape", "3,32,32", "--top-k", 3)
     assert status == 0
     assert "top_k_accuracy_3=" in out
     assert "note: the data has 3 classes and the network 5: class k of the data is taken for class k" in err
 
 
-@pytest.mark.parametrize(("flags", "words"), [
-    (["--model", "nowhere/net", "--data-val", "PHOTOS"], "--model nowhere/net: there is no nowhere/net-0001.params"),
+@pytest.mark.parametrize(("flags", "message"), [
+    (["--model", "nowhere/net", "--data-val", "PHOTOS"],
+     "--model nowhere/net: there is no nowhere/net-0001.params"),
     (["--model", "PREFIX"], "score on"),
     (["--data-val", "PHOTOS"], "--model is missing"),
-    (["--model", "PREFIX", "--data-val", "PHOTOS", "--image-shape", "3,9,9"], "--image-shape 3,9,9: the network"),
+    (["--model", "PREFIX", "--data-val", "PHOTOS", "--image-shape", "3,9,9"],
+     "--image-shape 3,9,9: the network"),
     (["--model", "PREFIX", "--data-val", "PHOTOS", "--load-epoch", "99"], "--load-epoch 99: "),
     (["--model", "PREFIX", "--data-val", "PHOTOS", "--top-k", "7"], "--top-k 7: must be from 2 to 6"),
     (["--model", "PREFIX", "--data-val", "nothing"], "--data-val nothing"),
 ])
-def test_wrong_usage(flags: list[str], words: str, prefix: Path, photos: Path,
+def test_wrong_usage(flags: list[str], message: str, prefix: Path, photos: Path,
                      capsys: pytest.CaptureFixture[str]) -> None:
-    flags = [{"PHOTOS": str(photos), "PREFIX": str(prefix)}.get(one, one) for one in flags]
+    flags = [{"PHOTOS": str(photos), "PREFIX": str(prefix)}.get(flag, flag) for flag in flags]
     status, _, err = run(capsys, "--dataset", "imagenet", *flags)
-    assert (status, words in err.splitlines()[-1]) == (2, True), err
+    assert (status, message in err.splitlines()[-1]) == (2, True), err
 
 
-def test_more_classes_than_the_network_has(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_more_classes_than_the_network_has(photos: Path, tmp_path: Path,
+                                           capsys: pytest.CaptureFixture[str]) -> None:
     chance = np.random.default_rng(0)
-    imgcls.fit((chance.integers(0, 255, (4, 3, 16, 16), dtype=np.uint8), np.arange(4) % 2), network="mlp", num_epochs=1,
+    imgcls.fit((chance.integers(0, 255, (4, 3, 16, 16), dtype=np.uint8), np.arange(4) % 2), network="mlp",
+               num_epochs=1,
                model_prefix=str(tmp_path / "two"))
     status, _, err = run(capsys, "--model", tmp_path / "two", "--data-val", photos.parent / "packed.rec")
     assert status == 2

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from test_decode import SAMPLING, jpeg, run, spec, whole, with_orientation
+from test_decode import SAMPLING, decode_full, jpeg, run, spec, with_orientation
 
 from imgcls.config.sections import AugmentConfig
 from imgcls.data import opencv, seekable
@@ -43,19 +43,20 @@ def units(size: tuple[int, int], sampling: str) -> tuple[int, int]:
 
 def check(data: bytes, top: int, left: int, height: int, width: int, reduced: int = 1) -> Cut | None:
     """Cut, and hold the window's pixels against those of the whole image."""
-    part = cut(data, top, left, height, width, reduction=reduced)
-    if part is None:
+    section = cut(data, top, left, height, width, reduction=reduced)
+    if section is None:
         return None
-    reference, found = whole(data, REDUCED[reduced]), whole(bytes(part.data), REDUCED[reduced])
-    assert found.shape[:2] == (-(-part.height // reduced), -(-part.width // reduced))
-    assert len(part.data) < len(data)
-    assert part.data.endswith(b"\xff\xd9")
+    reference, actual = decode_full(data, REDUCED[reduced]), decode_full(bytes(section.data),
+                                                                         REDUCED[reduced])
+    assert actual.shape[:2] == (-(-section.height // reduced), -(-section.width // reduced))
+    assert len(section.data) < len(data)
+    assert section.data.endswith(b"\xff\xd9")
     bottom, right = -(-(top + height) // reduced), -(-(left + width) // reduced)
     rows, columns = slice(top // reduced, bottom), slice(left // reduced, right)
-    inside = found[rows.start - part.top // reduced:bottom - part.top // reduced,
-                   columns.start - part.left // reduced:right - part.left // reduced]
+    inside = actual[rows.start - section.top // reduced:bottom - section.top // reduced,
+                    columns.start - section.left // reduced:right - section.left // reduced]
     assert np.array_equal(inside, reference[rows, columns])
-    return part
+    return section
 
 
 @pytest.fixture(autouse=True)
@@ -65,8 +66,8 @@ def quiet() -> None:
 
 @pytest.mark.parametrize("reduced", REDUCED)
 @pytest.mark.parametrize("sampling", UNITS)
-def test_the_pixels_of_a_part_are_those_of_the_whole(sampling: str, reduced: int,
-                                                     capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_pixels_of_a_section_are_those_of_the_full_image(sampling: str, reduced: int,
+                                                             capfd: pytest.CaptureFixture[str]) -> None:
     rng = np.random.default_rng(3)
     for size in ((97, 131), (128, 128), (200, 65), (33, 310)):
         down, across = units(size, sampling)
@@ -100,15 +101,17 @@ def test_no_more_is_cut_than_is_needed() -> None:
 
 
 def test_markers_that_form_no_tiles_are_left_alone() -> None:
-    for interval, cuts in ((0, False), (3, False), (4, True), (7, False), (16, True), (24, False), (32, True)):
+    for interval, cuts in ((0, False), (3, False), (4, True), (7, False), (16, True), (24, False),
+                           (32, True)):
         data = restarting((256, 256), "420", interval)
         assert (check(data, 40, 40, 60, 60) is not None) == cuts, interval
     assert cut(jpeg(noisy(256, 256), RST_INTERVAL=4, PROGRESSIVE=1), 40, 40, 60, 60) is None
 
 
-def test_a_header_of_any_length_goes_along() -> None:
+def test_a_header_of_any_length_is_copied() -> None:
     data = restarting((128, 128), "420", 2)
-    data = data[:2] + b"\xff\xfe\xff\xff" + b"\xff\xd0" * 32766 + b"\0" + data[2:]      # a comment full of markers
+    # a comment full of markers
+    data = data[:2] + b"\xff\xfe\xff\xff" + b"\xff\xd0" * 32766 + b"\0" + data[2:]
     assert check(data, 40, 40, 30, 30) is not None
     assert check(data + b"behind the end \xff\xd9", 40, 40, 30, 30) is not None
 
@@ -141,17 +144,19 @@ def test_damaged_markers_are_left_to_the_decoder() -> None:
     assert [name for name, bad in damaged.items() if cut(bad, 40, 40, 30, 30)] == []
 
 
-def test_headers_that_lie_are_left_to_the_decoder() -> None:
+def test_wrong_headers_are_left_to_the_decoder() -> None:
     data = restarting((128, 128), "420", 2)
     frame, interval, scan = (data.index(marker) for marker in (b"\xff\xc0", b"\xff\xdd", b"\xff\xda"))
 
     def put(at: int, *values: int) -> bytes:
         return data[:at] + bytes(values) + data[at + len(values):]
     lies = [put(frame + 5, 0, 0), put(frame + 7, 0, 0), put(frame + 5, 255, 255, 255, 255), put(frame + 9, 0),
-            put(frame + 9, 200), put(frame + 11, 0), put(frame + 11, 0x10), put(frame + 4, 12), put(interval + 4, 0, 0),
+            put(frame + 9, 200), put(frame + 11, 0), put(frame + 11, 0x10), put(frame + 4, 12),
+            put(interval + 4, 0, 0),
             put(interval + 4, 255, 255), put(scan + 4, 1), put(frame + 2, 0, 0), put(frame + 2, 255, 255),
             put(frame + 1, 0xC2), put(frame + 1, 0xC9), put(interval + 1, 0xD8), put(interval, 0),
-            data[:frame] + data[frame:interval] * 2 + data[interval:], data[:frame] + data[interval:], b"", data[:2]]
+            data[:frame] + data[frame:interval] * 2 + data[interval:], data[:frame] + data[interval:],
+            b"", data[:2]]
     assert [number for number, lie in enumerate(lies) if cut(lie, 40, 40, 30, 30)] == []
 
 
@@ -163,34 +168,36 @@ def test_random_damage_breaks_nothing() -> None:
         spoilt = data.copy()
         at = rng.integers(2, len(data) if rng.random() < 0.3 else 700, int(rng.integers(1, 4)))
         spoilt[at] = rng.integers(0, 256, len(at))
-        part = cut(spoilt.tobytes()[:int(rng.integers(len(data) // 2, 2 * len(data)))], 20, 20, 20, 20)
-        if part is not None:
-            assert len(part.data) <= len(data)
-            cv2.imdecode(np.frombuffer(part.data, np.uint8), cv2.IMREAD_COLOR)
+        section = cut(spoilt.tobytes()[:int(rng.integers(len(data) // 2, 2 * len(data)))], 20, 20, 20, 20)
+        if section is not None:
+            assert len(section.data) <= len(data)
+            cv2.imdecode(np.frombuffer(section.data, np.uint8), cv2.IMREAD_COLOR)
 
 
 @pytest.mark.parametrize("method", ["bilinear", "antialias"])
 def test_the_decoder_gives_the_same_pixels_from_less(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of crops of all sizes: some are cut, some need nearly all, some are decoded at less than full size."""
     made: list[Cut | None] = []
-    config = AugmentConfig(random_resized_crop=True, min_random_area=0.02, max_random_area=1.0, random_mirror=True,
+    config = AugmentConfig(random_resized_crop=True, min_random_area=0.02, max_random_area=1.0,
+                           random_mirror=True,
                            min_random_aspect_ratio=0.75, max_random_aspect_ratio=4 / 3, interpolation=method)
     sampler = CropSampler(config, (24, 24), 3, seed=0, train=True)
-    for number, (sampling, size) in enumerate((("420", (250, 330)), ("444", (240, 123)), ("422", (801, 640)))):
+    for number, (sampling, size) in enumerate((("420", (250, 330)), ("444", (240, 123)),
+                                               ("422", (801, 640)))):
         across = units(size, sampling)[1]
         interval = max(n for n in range(1, 7) if across % n == 0)
         data = restarting(size, sampling, interval)
         assert inspect(data) == ImageInfo(*size, 0, UNITS[sampling][0], True, True)
-        for wanted in sampler.specs(number, np.arange(40), np.array([size] * 40)):
+        for crop in sampler.specs(number, np.arange(40), np.array([size] * 40)):
             expected = np.array([])
             for cutting in (False, True):
                 with monkeypatch.context() as patch:
                     patch.setattr(seekable, "cut", lambda *args, use=cutting, **more: (
                         made.append(cut(*args, **more)) or made[-1] if use else None))
-                    found = run(data, wanted, (3, 24, 24))
-                expected = expected if cutting else found
-            assert np.array_equal(found, expected)
-    assert 60 < sum(part is not None for part in made) < len(made) == 120
+                    actual = run(data, crop, (3, 24, 24))
+                expected = expected if cutting else actual
+            assert np.array_equal(actual, expected)
+    assert 60 < sum(section is not None for section in made) < len(made) == 120
 
 
 def test_what_is_turned_or_resized_is_not_cut(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,25 +210,27 @@ def test_what_is_turned_or_resized_is_not_cut(monkeypatch: pytest.MonkeyPatch) -
             run(data, spec(9, 9, 32, 32), (3, 32, 32))
         run(data, spec(9, 9, 32, 32, resize=(64, 64)), (3, 32, 32))
         turned = with_orientation(data, 3)
-        assert np.array_equal(run(turned, spec(9, 9, 32, 32), (3, 32, 32)), whole(turned)[9:41, 9:41])
-    assert np.array_equal(run(data, spec(9, 9, 32, 32), (3, 32, 32)), whole(data)[9:41, 9:41])
+        assert np.array_equal(run(turned, spec(9, 9, 32, 32), (3, 32, 32)), decode_full(turned)[9:41, 9:41])
+    assert np.array_equal(run(data, spec(9, 9, 32, 32), (3, 32, 32)), decode_full(data)[9:41, 9:41])
     grey = run(data, spec(70, 9, 32, 32, method=METHODS["nearest"]), (1, 32, 32))
-    assert np.array_equal(grey[:, :, 0], whole(data, cv2.IMREAD_GRAYSCALE)[70:102, 9:41])
+    assert np.array_equal(grey[:, :, 0], decode_full(data, cv2.IMREAD_GRAYSCALE)[70:102, 9:41])
 
 
-def test_a_part_that_the_decoder_refuses_means_the_whole_image(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_is_decoded_in_full_where_its_section_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     data = restarting((128, 128), "420", 2)
-    for part in (Cut(b"junk", 0, 0, 32, 32), Cut(data, 0, 0, 32, 32)):
-        monkeypatch.setattr(seekable, "cut", lambda *args, part=part, **more: part)
-        assert np.array_equal(run(data, spec(9, 9, 32, 32), (3, 32, 32)), whole(data)[9:41, 9:41])
+    for section in (Cut(b"junk", 0, 0, 32, 32), Cut(data, 0, 0, 32, 32)):
+        monkeypatch.setattr(seekable, "cut", lambda *args, section=section, **more: section)
+        assert np.array_equal(run(data, spec(9, 9, 32, 32), (3, 32, 32)), decode_full(data)[9:41, 9:41])
 
 
 def test_a_loader_remembers_what_can_be_cut(tmp_path: Path) -> None:
     with RecordWriter(tmp_path / "x.rec") as writer:
         for number in range(3):
-            writer.write(pack(ImageHeader(0, number, number), restarting((128, 128), "420", 2 * (number % 2))))
+            writer.write(pack(ImageHeader(0, number, number),
+                              restarting((128, 128), "420", 2 * (number % 2))))
     source = RecordSource([tmp_path / "x.rec"])
-    loader = StreamingLoader(source, batch_size=3, image_shape=(3, 32, 32), augment_config=AugmentConfig(), train=True,
+    loader = StreamingLoader(source, batch_size=3, image_shape=(3, 32, 32),
+                             augment_config=AugmentConfig(), train=True,
                              seed=0, device=torch.device("cpu"), threads=0)
     for number in range(3):
         data = source.read(number)

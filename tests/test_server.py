@@ -53,20 +53,20 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_a_server_takes_the_steps_of_torch(alone: dict[str, Any], name: str) -> None:
-    found = alone[name]
-    for there, here in zip(found["weights"], found["torch"], strict=True):
+    results = alone[name]
+    for there, here in zip(results["weights"], results["torch"], strict=True):
         assert torch.equal(there, here)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_state_that_was_saved_goes_on(alone: dict[str, Any], name: str) -> None:
+def test_training_resumes_from_saved_state(alone: dict[str, Any], name: str) -> None:
     """Half the steps, everything fetched and given to other servers, and the other half."""
-    found = alone[name]
-    for resumed, whole in zip(found["resumed"], found["weights"], strict=True):
-        assert torch.equal(resumed, whole)
-    assert found["state"].keys() == found["torch state"].keys()
-    for key, value in found["torch state"].items():
-        assert torch.equal(found["state"][key], value), key
+    results = alone[name]
+    for resumed, uninterrupted in zip(results["resumed"], results["weights"], strict=True):
+        assert torch.equal(resumed, uninterrupted)
+    assert results["state"].keys() == results["torch state"].keys()
+    for key, value in results["torch state"].items():
+        assert torch.equal(results["state"][key], value), key
 
 
 def test_a_server_that_ends_is_noticed(alone: dict[str, Any]) -> None:
@@ -94,13 +94,13 @@ def test_gradients_are_late_with_two_workers(both: list[dict[str, Any]]) -> None
     assert 0 < mean <= largest
 
 
-def test_a_slow_worker_keeps_nobody_waiting(both: list[dict[str, Any]]) -> None:
+def test_a_slow_worker_delays_nobody(both: list[dict[str, Any]]) -> None:
     fast, slow = both[0]["uneven"]
     assert fast == 60
     assert slow < fast / 3
 
 
-def test_what_is_fetched_belongs_together(both: list[dict[str, Any]]) -> None:
+def test_a_fetch_has_the_newest_weights_and_all_states(both: list[dict[str, Any]]) -> None:
     assert both[0]["fetched"]
 
 
@@ -112,20 +112,25 @@ def test_a_lost_worker_ends_the_others(both: list[dict[str, Any]]) -> None:
 # ---- the command
 
 
-def test_a_worker_that_is_told_to_stop_ends_all_and_the_position_is_saved(tmp_path: Path) -> None:
+def test_sigterm_to_one_worker_stops_all_and_saves_the_position(tmp_path: Path) -> None:
     chance = np.random.default_rng(0)
     for name, count in (("train", 320), ("t10k", 64)):
-        idx.write_images(tmp_path / f"{name}-images-idx3-ubyte", chance.integers(0, 255, (count, 28, 28), np.uint8))
-        idx.write_labels(tmp_path / f"{name}-labels-idx1-ubyte", chance.integers(0, 10, count).astype(np.uint8))
+        idx.write_images(tmp_path / f"{name}-images-idx3-ubyte",
+                         chance.integers(0, 255, (count, 28, 28), np.uint8))
+        idx.write_labels(tmp_path / f"{name}-labels-idx1-ubyte",
+                         chance.integers(0, 10, count).astype(np.uint8))
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "imgcls", "train", "--data-dir", tmp_path, "--model-prefix", tmp_path / "m",
-               "--kv-store", "dist_async", "--batch-size", "16", "--num-epochs", "100000", "--disp-batches", "4"]
+    command = [sys.executable, "-m", "imgcls", "train", "--data-dir", tmp_path, "--model-prefix",
+               tmp_path / "m",
+               "--kv-store", "dist_async", "--batch-size", "16", "--num-epochs", "100000",
+               "--disp-batches", "4"]
     workers = [subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={
-        **os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "RANK": str(rank), "LOCAL_RANK": str(rank),
+        **os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
         "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)})
-        for rank in range(2)]
+               for rank in range(2)]
     try:
         assert workers[0].stdout
         before = ""
@@ -134,15 +139,16 @@ def test_a_worker_that_is_told_to_stop_ends_all_and_the_position_is_saved(tmp_pa
             assert line, before
             before += line
         workers[1].send_signal(signal.SIGTERM)
-        said = [worker.communicate(timeout=60)[0] for worker in workers]
+        outputs = [worker.communicate(timeout=60)[0] for worker in workers]
     finally:
         for worker in workers:
             worker.kill()
             worker.communicate()
-    assert [worker.returncode for worker in workers] == [143, 143], said
-    assert re.search(r"Epoch\[0\] dist_async: \d+ pushes \(worker 0 10, worker 1 \d+\), staleness [\d.]+ on", before)
+    assert [worker.returncode for worker in workers] == [143, 143], outputs
+    assert re.search(r"Epoch\[0\] dist_async: \d+ pushes \(worker 0 10, worker 1 \d+\), staleness [\d.]+ on",
+                     before)
     assert "--mom 0 is safer" in before
-    assert "the position was saved" in said[0]
+    assert "the position was saved" in outputs[0]
     saved = checkpoint.load(str(tmp_path / "m"), "auto")
     assert saved is not None
     assert saved.optimizer is not None
@@ -155,18 +161,19 @@ def test_a_worker_that_is_told_to_stop_ends_all_and_the_position_is_saved(tmp_pa
 
 def test_parameters_are_shared_evenly_by_bytes() -> None:
     flat = FlatParameters(list(network().parameters()), num_servers=3)
-    pieces = [flat.pieces(server) for server in range(3)]
-    sizes = [sum(end - begin for _index, begin, end in part) for part in pieces]
+    slices = [flat.pieces(server) for server in range(3)]
+    sizes = [sum(end - begin for _index, begin, end in server_slices) for server_slices in slices]
     assert max(sizes) - min(sizes) <= 1
     assert sum(sizes) == flat.size
-    assert [index for part in pieces for index, _begin, _end in part] == [0, 1, 2, 2, 2, 3, 4, 5]
+    assert [index for server_slices in slices for index, _begin, _end in server_slices] == [0, 1, 2,
+                                                                                            2, 2, 3, 4, 5]
 
 
 class Wire:
     """The server's end of a group of two, with everything the worker has to say."""
 
-    def __init__(self, *said: Tensor) -> None:
-        self.said, self.heard = list(said), list[list[float]]()
+    def __init__(self, *messages: Tensor) -> None:
+        self.said, self.heard = list(messages), list[list[float]]()
 
     def recv(self, tensors: list[Tensor], _source: int, _tag: int) -> Wire:
         tensors[0].copy_(self.said.pop(0))
@@ -181,10 +188,11 @@ class Wire:
 
 
 def make_server(num_workers: int, lr_mult: float = 1.0) -> Server:
-    return Server(optimizer="SGD", groups=[{"lr": 0.1, "lr_mult": lr_mult}], pieces=[(0, 4)], num_workers=num_workers)
+    return Server(optimizer="SGD", groups=[{"lr": 0.1, "lr_mult": lr_mult}], pieces=[(0, 4)],
+                  num_workers=num_workers)
 
 
-def test_the_others_hear_that_one_was_told_to_stop() -> None:
+def test_a_stop_request_reaches_the_other_workers() -> None:
     server = make_server(num_workers=3)
     ping, goodbye = make_header(Request.PING), make_header(Request.GOODBYE)
     for stop_request, expected in ((0.0, 0.0), (3.0, 3.0), (2.0, 3.0)):
@@ -194,7 +202,7 @@ def test_the_others_hear_that_one_was_told_to_stop() -> None:
         assert wire.heard == [[0.0, expected, 0.0, 0.0]]
 
 
-def test_a_worker_that_is_busy_says_a_word_now_and_then() -> None:
+def test_a_busy_worker_sends_heartbeats() -> None:
     wire = Wire(*[make_header(7)] * 1000)
     connections = ServerConnections([wire], rank=0)
     connections.start_pings(0.02)
@@ -204,7 +212,7 @@ def test_a_worker_that_is_busy_says_a_word_now_and_then() -> None:
     assert wire.heard[0] == [Request.PING, 0, 0, 0]
 
 
-def test_what_gloo_says_is_cut_to_what_happened() -> None:
+def test_messages_of_gloo_are_shortened() -> None:
     error = RuntimeError("[/a/b/gloo/pair.cc:561] Connection closed by peer [127.0.0.1]:37. This is typically ...")
     assert gloo_reason(error) == "Connection closed by peer [127.0.0.1]:37"
 
@@ -279,14 +287,14 @@ def state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tenso
 
 
 def learn_alone(name: str) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     model = network()
     optimizer = OPTIMIZERS[name](groups(model))
     for step in range(STEPS):
         backward(model, step)
         optimizers.set_lr(optimizer, 0.05 / (step + 1))
         optimizer.step()
-    found["torch"], found["torch state"] = weights(model), state(model, optimizer)
+    results["torch"], results["torch state"] = weights(model), state(model, optimizer)
     model = network()
     optimizer = OPTIMIZERS[name](groups(model))
     with ParameterServerClient(optimizer, rank=0, world_size=1, timeout_s=30) as side:
@@ -296,7 +304,7 @@ def learn_alone(name: str) -> dict[str, Any]:
                 middle, half = weights(model), optimizer.state_dict()
             backward(model, step)
             side.push_pull(0.05 / (step + 1))
-        found["weights"] = weights(model)
+        results["weights"] = weights(model)
         # from the middle again: what was fetched, in a fresh model and optimizer, given to the servers
         with torch.no_grad():
             for p, value in zip(model.parameters(), middle, strict=True):
@@ -306,18 +314,18 @@ def learn_alone(name: str) -> dict[str, Any]:
         for step in range(STEPS // 2, STEPS):
             backward(model, step)
             side.push_pull(0.05 / (step + 1))
-        found["resumed"] = weights(model)
+        results["resumed"] = weights(model)
         side.fetch()
-        found["state"] = state(model, optimizer)
+        results["state"] = state(model, optimizer)
         side.children[0].kill()
         side.children[0].wait()
-        found["killed"] = said_when_lost(side)
-    return found
+        results["killed"] = said_when_lost(side)
+    return results
 
 
 def run_alone() -> dict[str, Any]:
-    found: dict[str, Any] = {name: learn_alone(name) for name in OPTIMIZERS}
-    return found | {"killed": found["adam"]["killed"]}
+    results: dict[str, Any] = {name: learn_alone(name) for name in OPTIMIZERS}
+    return results | {"killed": results["adam"]["killed"]}
 
 
 def run_both(rank: int, store: Any, folder: Path) -> dict[str, Any]:
@@ -325,9 +333,9 @@ def run_both(rank: int, store: Any, folder: Path) -> dict[str, Any]:
 
     model = network(seed=rank)
     optimizer = OPTIMIZERS["sgd"](groups(model))
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     with ParameterServerClient(optimizer, rank=rank, world_size=2, num_servers=2, timeout_s=30) as side:
-        found["start"] = weights(model)
+        results["start"] = weights(model)
         dist.barrier()
         for step in range(30):
             backward(model, step)
@@ -338,27 +346,27 @@ def run_both(rank: int, store: Any, folder: Path) -> dict[str, Any]:
                 time.sleep(0.05)
                 backward(model, 0)
                 side.push_pull(0.001)
-            torch.save(found, folder / "1.pt")
+            torch.save(results, folder / "1.pt")
             dist.barrier()
             dist.barrier()
             os._exit(0)  # as if killed: no good-bye
         statistics = side.statistics()
-        found["even"] = statistics.pushes, statistics.mean, statistics.largest
+        results["even"] = statistics.pushes, statistics.mean, statistics.largest
         for step in range(60):
             backward(model, step)
             side.push_pull(0.001)
         store.set("fast is done", "1")
-        found["uneven"] = side.statistics().pushes
+        results["uneven"] = side.statistics().pushes
         dist.barrier()
         side.pull()
         newest = weights(model)
         side.fetch()
-        found["fetched"] = (all(map(torch.equal, newest, weights(model)))
-                            and all(p in optimizer.state for p in model.parameters()))
+        results["fetched"] = (all(map(torch.equal, newest, weights(model)))
+                              and all(p in optimizer.state for p in model.parameters()))
         dist.barrier()
         begun = time.monotonic()
-        found |= {"lost": said_when_lost(side), "seconds": time.monotonic() - begun}
-    return found
+        results |= {"lost": said_when_lost(side), "seconds": time.monotonic() - begun}
+    return results
 
 
 def said_when_lost(side: ParameterServerClient) -> str:
@@ -382,8 +390,8 @@ def worker(rank: int, folder: Path, what: str) -> None:
     world = 1 if what == "alone" else 2
     store = dist.FileStore(str(folder / "store"), world)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=timedelta(seconds=60))
-    found = run_alone() if what == "alone" else run_both(rank, store, folder)
-    torch.save(found, folder / f"{rank}.pt")
+    results = run_alone() if what == "alone" else run_both(rank, store, folder)
+    torch.save(results, folder / f"{rank}.pt")
     os._exit(0)
 
 

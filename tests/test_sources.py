@@ -64,7 +64,8 @@ def test_records_of_several_files(tmp_path: Path) -> None:
     for name, labels in (("a", [0, 1]), ("b", [2]), ("c", [3, 4])):
         records(tmp_path / f"{name}.rec", labels)
     (tmp_path / "notes.txt").write_text("not a record")
-    for text in (str(tmp_path), f"{tmp_path}/a.rec;{tmp_path}/b.rec;{tmp_path}/c.rec", f"{tmp_path}/[abc].rec"):
+    for text in (str(tmp_path), f"{tmp_path}/a.rec;{tmp_path}/b.rec;{tmp_path}/c.rec",
+                 f"{tmp_path}/[abc].rec"):
         source = open_source(text, "`data_train`")
         assert source.labels.tolist() == [0, 1, 2, 3, 4]
         assert [value(source.read(i)) for i in range(5)] == [0, 1, 0, 0, 1]
@@ -84,7 +85,7 @@ def test_a_label_in_an_array_and_the_image_behind_it(tmp_path: Path) -> None:
     assert value(source.read(0)) == 5
 
 
-def test_damage_is_left_out_and_told_or_ends_the_run(tmp_path: Path) -> None:
+def test_damage_is_skipped_and_reported_or_ends_the_run(tmp_path: Path) -> None:
     path = records(tmp_path / "a.rec", [0, 1.5, 2, [3, 4], 5])
     with recordio.RecordWriter(tmp_path / "b.rec") as writer:
         writer.write(b"short")
@@ -101,9 +102,10 @@ def test_damage_is_left_out_and_told_or_ends_the_run(tmp_path: Path) -> None:
         open_source(str(path), "`data_train`", on_bad="stop")
 
 
-def test_too_much_damage_is_never_left_out(tmp_path: Path) -> None:
+def test_too_much_damage_is_never_skipped(tmp_path: Path) -> None:
     path = records(tmp_path / "a.rec", [0.5] * 11 + [1] * 20)
-    with pytest.raises(DataError, match="11 of 31 samples are damaged, too many to go on without them; the first"):
+    with pytest.raises(DataError,
+                       match="11 of 31 samples are damaged, too many to go on without them; the first"):
         open_source(str(path), "`data_train`")
     records(path, [0.5] * 10 + [1] * 20)
     assert len(open_source(str(path), "`data_train`")) == 20
@@ -127,7 +129,8 @@ def test_class_folders_are_numbered_as_im2rec_does(tmp_path: Path) -> None:
 
 def test_validation_folders_are_numbered_by_the_names_of_training(tmp_path: Path) -> None:
     train = open_source(str(tree(tmp_path / "train", "a/1.png", "b/2.png", "c/3.png")), "`data_train`")
-    val = open_source(str(tree(tmp_path / "val", "c/1.png", "b/2.png")), "`data_val`", class_names=train.class_names)
+    val = open_source(str(tree(tmp_path / "val", "c/1.png", "b/2.png")), "`data_val`",
+                      class_names=train.class_names)
     assert val.labels.tolist() == [1, 2]
     assert val.class_names == train.class_names
     with pytest.raises(UsageError, match="d: the training data has no class of this name"):
@@ -152,7 +155,7 @@ def test_lists(tmp_path: Path) -> None:
         open_source(str(listing), "`data_train`", on_bad="stop")
 
 
-@pytest.mark.parametrize(("name", "words"), [
+@pytest.mark.parametrize(("name", "message"), [
     ("nothing.rec", "data_train .*nothing.rec: no such file"),
     ("flat", "data_train .*flat: the folder holds neither .rec files nor a folder of images per class"),
     ("split", "data_train .*split: the folder holds train and val: give it to data_dir"),
@@ -160,17 +163,17 @@ def test_lists(tmp_path: Path) -> None:
     ("text.rec", "text.rec at byte 0: "),
     ("s4://bucket/x.rec", r"data_train s4://bucket/x.rec: there is no s4://; did you mean s3://\?"),
 ])
-def test_what_is_no_data_is_said_in_one_line(tmp_path: Path, name: str, words: str) -> None:
+def test_missing_data_is_one_line(tmp_path: Path, name: str, message: str) -> None:
     tree(tmp_path / "flat", "1.png")
     tree(tmp_path / "split", "train/a/1.png", "val/a/1.png")
     (tmp_path / "bare/folder").mkdir(parents=True)
     (tmp_path / "text.rec").write_text("this is no record file at all")
-    with pytest.raises((UsageError, DataError), match=words) as caught:
+    with pytest.raises((UsageError, DataError), match=message) as caught:
         open_source(name if "://" in name else str(tmp_path / name), "`data_train`")
     assert "\n" not in str(caught.value)
 
 
-def test_imagenet_finds_what_a_folder_holds(tmp_path: Path) -> None:
+def test_imagenet_finds_the_files_of_a_folder(tmp_path: Path) -> None:
     tree(tmp_path / "t", "train/a/1.png", "train/b/2.png", "val/b/3.png")
     splits = imagenet.load(DataConfig(data_dir=str(tmp_path / "t")))
     assert splits.val is not None
@@ -180,10 +183,12 @@ def test_imagenet_finds_what_a_folder_holds(tmp_path: Path) -> None:
     assert splits.val is None
     assert splits.notes == [f"no validation: {tmp_path / 'r'} holds neither val.rec nor val"]
     records(tmp_path / "r/small.rec", [1])
-    splits = imagenet.load(DataConfig(data_dir=str(tmp_path / "r"), train_dataset="small.rec", val_dataset="train.rec"))
+    splits = imagenet.load(DataConfig(data_dir=str(tmp_path / "r"), train_dataset="small.rec",
+                                      val_dataset="train.rec"))
     assert splits.val is not None
     assert (len(splits.train), len(splits.val)) == (1, 2)
-    both = imagenet.load(DataConfig(data_train=str(tmp_path / "r/train.rec"), data_val=str(tmp_path / "r/small.rec")))
+    both = imagenet.load(DataConfig(data_train=str(tmp_path / "r/train.rec"),
+                                    data_val=str(tmp_path / "r/small.rec")))
     assert both.val is not None
     assert (len(both.train), len(both.val)) == (2, 1)
     alone = imagenet.load_val(DataConfig(data_val=str(tmp_path / "r/small.rec")))
@@ -230,14 +235,14 @@ def test_mxnets_own_files() -> None:
 
 def test_damaged_files_lose_records_and_invent_none() -> None:
     damaged = mxnet_file("damaged")
-    whole = RecordSource([damaged / "good.rec"])
-    assert whole.labels.tolist() == [10 * i for i in range(10)]
+    intact = RecordSource([damaged / "good.rec"])
+    assert intact.labels.tolist() == [10 * i for i in range(10)]
     for file in sorted(damaged.glob("*.rec")):
         if file.stat().st_size:
             try:
-                found = RecordSource([file])
+                source = RecordSource([file])
             except DataError as error:
                 assert str(file) in str(error)  # noqa: PT017 - which files raise is not the point
             else:
-                labels = set(found.labels.tolist())
-                assert labels <= set(whole.labels.tolist()) or file.name.startswith("flag"), file
+                labels = set(source.labels.tolist())
+                assert labels <= set(intact.labels.tolist()) or file.name.startswith("flag"), file

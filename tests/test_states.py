@@ -20,11 +20,11 @@ BRIDGE = Path(__file__).parent / "fixtures" / "bridge"
 
 
 def test_states_of_adam() -> None:
-    found, arrays = states.load(BRIDGE / "adam.states"), params.load(BRIDGE / "small-0001.params")
+    loaded, arrays = states.load(BRIDGE / "adam.states"), params.load(BRIDGE / "small-0001.params")
     names = [name for name in arrays if name.startswith("arg:")]
-    assert sorted(found, key=int) == list(range(len(names)))
+    assert sorted(loaded, key=int) == list(range(len(names)))
     for index, name in enumerate(names):
-        mean, variance = found[index]  # type: ignore[misc]
+        mean, variance = loaded[index]  # type: ignore[misc]
         assert mean.shape == variance.shape == arrays[name].shape
         if name != "arg:bn1_gamma":  # it is fixed
             np.testing.assert_allclose(variance, mean**2 / 10, rtol=1e-4, atol=1e-12)
@@ -63,11 +63,11 @@ def test_every_protocol_of_pickle(protocol: int, tmp_path: Path) -> None:
     array = Ndarray(one_array(tmp_path, np.arange(3.0)))
     again = Ndarray(one_array(tmp_path, np.ones((2, 2), np.float16)))
     value = {0: array, 1: None, 2: (array, None), "weight": ((array, again), again), 300: again, 70000: None}
-    found = states.loads(pickled(value, protocol))
-    assert list(found) == list(value)
-    assert found[0].tolist() == [0, 1, 2]
-    assert found[1] is None
-    assert found["weight"][0][1].tolist() == [[1, 1], [1, 1]]  # type: ignore[index]
+    loaded = states.loads(pickled(value, protocol))
+    assert list(loaded) == list(value)
+    assert loaded[0].tolist() == [0, 1, 2]
+    assert loaded[1] is None
+    assert loaded["weight"][0][1].tolist() == [[1, 1], [1, 1]]  # type: ignore[index]
 
 
 class Hostile:
@@ -83,15 +83,17 @@ class Decoding:
 @pytest.mark.parametrize("protocol", range(6))
 @pytest.mark.parametrize("value", [Hostile(), {0: Hostile()}, {0: Decoding()}, {0: np.ones(3)}, {0: {1}},
                                    ({0: None}, Path("x"))])
-def test_whatever_else_is_refused_and_not_run(value: object, protocol: int,
-                                              capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(DataError, match=r"not allowed|more than hold arrays|not optimizer states|a state is a"):
+def test_everything_else_is_refused_and_not_run(value: object, protocol: int,
+                                                capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(DataError,
+                       match=r"not allowed|more than hold arrays|not optimizer states|a state is a"):
         states.loads(pickle.dumps(value, protocol), "x.states")
     assert capsys.readouterr().out == ""
 
 
 def test_an_optimizer_inside_gets_a_hint() -> None:
-    data = pickle.dumps(({0: None}, Hostile()), 2).replace(b"c__builtin__\nprint\n", b"cmxnet.optimizer\nSGD\n")
+    data = pickle.dumps(({0: None}, Hostile()), 2).replace(b"c__builtin__\nprint\n",
+                                                           b"cmxnet.optimizer\nSGD\n")
     with pytest.raises(DataError, match="dump_optimizer"):
         states.loads(data)
 
@@ -104,7 +106,8 @@ def test_no_states_at_all(data: bytes) -> None:
 
 
 @pytest.mark.parametrize("data", [
-    b"", b"\x80\x04", b"\x80\x04N.", b"\x80\x04].", b"\x80\x04}K\x00.", b"\x80\x04}K\x00K\x01s.", b"t.", b"h\x05.",
+    b"", b"\x80\x04", b"\x80\x04N.", b"\x80\x04].", b"\x80\x04}K\x00.", b"\x80\x04}K\x00K\x01s.",
+    b"t.", b"h\x05.",
     b"\x80\x04r\xff\xff\xff\x7f.", b"\x80\x05\x96\xff\xff\xff\xff\xff\xff\xff\x7fx.", b"\x80\x04}()Ns.",
     b"\x80\x04}NNs.", b"\x80\x02}K\x00(NNNNNts.", b"\x80\x02N\x85\x85\x85K\x01.",
     b"I" + b"9" * 10000 + b"\n.",
@@ -116,58 +119,62 @@ def test_damaged_files(data: bytes) -> None:
 
 def test_shared_tuples_do_not_multiply() -> None:
     doubled = b"N\x94" + b"".join(bytes([ord("h"), i, ord("h"), i, 0x86, 0x94]) for i in range(60))
-    for data in (b"\x80\x04" + doubled + b"}K\x00h\x3cs.", b"\x80\x04" + doubled + b"}h\x3cNs."):  # value, key
+    # value, key
+    for data in (b"\x80\x04" + doubled + b"}K\x00h\x3cs.", b"\x80\x04" + doubled + b"}h\x3cNs."):
         with pytest.raises(DataError):
             states.loads(data)
 
 
 def test_shared_arrays_are_read_once(tmp_path: Path) -> None:
     array = Ndarray(one_array(tmp_path, np.zeros(100_000, np.float32)))
-    found = states.loads(pickled(dict.fromkeys(range(1000), (array, array)), 2))
-    assert len({id(part) for state in found.values() for part in state}) == 1  # type: ignore[union-attr]
+    loaded = states.loads(pickled(dict.fromkeys(range(1000), (array, array)), 2))
+    assert len({id(array_of_state) for state in loaded.values()
+                for array_of_state in state}) == 1  # type: ignore[union-attr]
 
 
 def test_no_damage_ends_in_anything_but_a_data_error() -> None:
-    whole = (BRIDGE / "adam.states").read_bytes()
+    content = (BRIDGE / "adam.states").read_bytes()
     generator = random.Random(0)
-    for end in range(len(whole)):
+    for end in range(len(content)):
         with pytest.raises(DataError):
-            states.loads(whole[:end])
+            states.loads(content[:end])
     for _ in range(2000):
-        data = bytearray(whole)
+        data = bytearray(content)
         for _ in range(generator.randint(1, 4)):
             data[generator.randrange(len(data))] = generator.randrange(256)
         with contextlib.suppress(DataError):
             states.loads(bytes(data))
 
 
-def same(found: object, wanted: object) -> bool:
-    if isinstance(wanted, list):
-        return isinstance(found, tuple) and len(found) == len(wanted) and all(map(same, found, wanted))
-    if isinstance(wanted, dict):
-        return (isinstance(found, np.ndarray) and found.dtype == wanted["dtype"]
-                and np.array_equal(found, np.array(wanted["values"], found.dtype).reshape(wanted["shape"])))
-    return found is None and wanted is None
+def same(actual: object, expected: object) -> bool:
+    if isinstance(expected, list):
+        return isinstance(actual, tuple) and len(actual) == len(expected) and all(map(same, actual, expected))
+    if isinstance(expected, dict):
+        return (isinstance(actual, np.ndarray) and actual.dtype == expected["dtype"]
+                and np.array_equal(actual,
+                                   np.array(expected["values"], actual.dtype).reshape(expected["shape"])))
+    return actual is None and expected is None
 
 
 def test_outside_fixtures() -> None:
     folder = mxnet_file("states")
     manifest = json.loads((folder / "manifest.json").read_text())
     for file in manifest["files"]:
-        found = states.load(folder / file["file"])
-        assert {str(key) for key in found} == set(file["states"])
-        assert all(same(found[int(key)], wanted) for key, wanted in file["states"].items()), file["file"]
+        loaded = states.load(folder / file["file"])
+        assert {str(key) for key in loaded} == set(file["states"])
+        assert all(same(loaded[int(key)], expected) for key, expected in file["states"].items()), file["file"]
     with pytest.raises(DataError, match="print"):
         states.load(folder / "hostile.states")
 
 
-def test_a_run_goes_on_with_mxnets_momentum(tmp_path: Path) -> None:
+def test_a_run_resumes_with_mxnets_momentum(tmp_path: Path) -> None:
     """The states of a run of ours, written as MXNet would have: resuming from them is resuming from our own."""
     from imgcls.cli import train
     from imgcls.training import checkpoint
 
     def command(*flags: object) -> list[str]:
-        return ["--dataset", "digits", "--network", "mlp", "--batch-size", "500", "--num-epochs", *map(str, flags)]
+        return ["--dataset", "digits", "--network", "mlp", "--batch-size", "500", "--num-epochs",
+                *map(str, flags)]
 
     assert train.main(command(2, "--model-prefix", tmp_path / "whole", "--lr", 0.1)) == 0
     assert train.main(command(1, "--model-prefix", tmp_path / "part", "--lr", 0.1)) == 0
@@ -179,22 +186,23 @@ def test_a_run_goes_on_with_mxnets_momentum(tmp_path: Path) -> None:
              for index, name in enumerate(names)}
     (tmp_path / "part-0001.states").write_bytes(pickled(value, 2))
     assert train.main(command(2, "--model-prefix", tmp_path / "part", "--lr", 0.1, "--load-epoch", 1)) == 0
-    whole, part = (params.load(tmp_path / f"{name}-0002.params") for name in ("whole", "part"))
-    for name, array in whole.items():
-        np.testing.assert_allclose(part[name], array, rtol=0, atol=2e-6, err_msg=name)
+    uninterrupted, resumed = (params.load(tmp_path / f"{name}-0002.params") for name in ("whole", "part"))
+    for name, array in uninterrupted.items():
+        np.testing.assert_allclose(resumed[name], array, rtol=0, atol=2e-6, err_msg=name)
 
 
-def test_mxnets_states_of_another_network_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mxnets_states_of_another_network_are_refused(tmp_path: Path,
+                                                      capsys: pytest.CaptureFixture[str]) -> None:
     from imgcls.cli import train
 
     command = ["--dataset", "digits", "--network", "mlp", "--batch-size", "500",
                "--model-prefix", str(tmp_path / "net")]
     assert train.main([*command, "--num-epochs", "1"]) == 0
     array = Ndarray(one_array(tmp_path, np.ones(3)))
-    for value, words in (({9: array}, "has a state for parameter 9, and this network has 6"),
-                         ({0: array}, "does not fit this network")):
+    for value, message in (({9: array}, "has a state for parameter 9, and this network has 6"),
+                           ({0: array}, "does not fit this network")):
         (tmp_path / "net-0001.states").write_bytes(pickled(value, 2))
         assert train.main([*command, "--num-epochs", "2", "--load-epoch", "1"]) == 1
         error = capsys.readouterr().err.splitlines()[-1]
-        assert words in error
+        assert message in error
         assert ".states" in error or ".params" in error

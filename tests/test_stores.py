@@ -8,13 +8,15 @@ from imgcls.distributed import kv_store
 from imgcls.errors import UsageError
 
 
-@pytest.mark.parametrize("name", ["local", "device", "nccl", "none", "local_update_cpu", "local_allreduce_cpu",
+@pytest.mark.parametrize("name", ["local", "device", "nccl", "none", "local_update_cpu",
+                                  "local_allreduce_cpu",
                                   "local_allreduce_device"])
 def test_stores_of_one_machine_share_the_batch(name: str) -> None:
     assert kv_store.parse(name) == kv_store.Store(name, "sync", per_worker=False)
 
 
-@pytest.mark.parametrize("name", ["dist_sync", "dist_device_sync", "dist_sync_device", "horovod", "byteps", "p3"])
+@pytest.mark.parametrize("name",
+                         ["dist_sync", "dist_device_sync", "dist_sync_device", "horovod", "byteps", "p3"])
 def test_synchronous_stores_have_a_batch_per_worker(name: str) -> None:
     store = kv_store.parse(name)
     assert (store.mode, store.per_worker) == ("sync", True)

@@ -35,10 +35,10 @@ def old_dialect(version: str) -> str:
         for node in nodes:
             node["attr"] = node.pop("attrs", {})
         return json.dumps(document | {"attrs": {"mxnet_version": ["int", 1001]}})
-    kept = [i for i, node in enumerate(nodes) if "moving_" not in node["name"]]
+    remaining = [i for i, node in enumerate(nodes) if "moving_" not in node["name"]]
     old = [{"op": nodes[i]["op"], "param": nodes[i].get("attrs", {}), "name": nodes[i]["name"],
-            "inputs": [[kept.index(n), output] for n, output, _ in nodes[i]["inputs"] if n in kept],
-            "backward_source_id": -1} for i in kept]
+            "inputs": [[remaining.index(n), output] for n, output, _ in nodes[i]["inputs"] if n in remaining],
+            "backward_source_id": -1} for i in remaining]
     return json.dumps({"nodes": old, "arg_nodes": [], "heads": [[len(old) - 1, 0]]})
 
 
@@ -76,14 +76,17 @@ def test_old_dialects_become_the_new_one() -> None:
 
 def test_attributes_of_0_8_get_their_underscores() -> None:
     nodes = [{"op": "null", "name": "data", "attr": {"ctx_group": "one"}, "inputs": []},
-             {"op": "null", "name": "fc_weight", "inputs": []}, {"op": "null", "name": "fc_bias", "inputs": []},
-             {"op": "FullyConnected", "name": "fc", "inputs": [[0, 0], [1, 0], [2, 0]], "param": {"num_hidden": "2"},
+             {"op": "null", "name": "fc_weight", "inputs": []},
+             {"op": "null", "name": "fc_bias", "inputs": []},
+             {"op": "FullyConnected", "name": "fc", "inputs": [[0, 0], [1, 0], [2, 0]],
+              "param": {"num_hidden": "2"},
               "attr": {"weight_lr_mult": "1.5", "wd_mult": "0", "odd_lr_mult": "3", "__lr_mult__": "2"}},
              {"op": "_PlusScalar", "name": "more", "param": {"scalar": "1"}, "inputs": [[3, 0]]}]
     net = symbol.loads(json.dumps({"nodes": nodes, "heads": [[4, 0]]}))
     assert net.nodes[0].attrs == {"__ctx_group__": "one"}
     assert net.nodes[1].attrs == {"__lr_mult__": "1.5"}
-    assert net.nodes[3].attrs == {"num_hidden": "2", "__wd_mult__": "0", "odd_lr_mult": "3", "__lr_mult__": "2"}
+    assert net.nodes[3].attrs == {"num_hidden": "2", "__wd_mult__": "0", "odd_lr_mult": "3",
+                                  "__lr_mult__": "2"}
     assert net.nodes[4].op == "_plus_scalar"
 
 
@@ -99,8 +102,9 @@ def test_pooling_of_before_0_8_rounds_up() -> None:
     assert "pooling_convention" not in pooled({"kernel": "(3,3)"})
 
 
-def test_nodes_that_no_head_needs_are_left_out() -> None:
-    nodes = [Node("null", "b"), Node("null", "a"), Node("elemwise_add", "sum", {}, [NodeOutput(1), NodeOutput(0)]),
+def test_nodes_that_no_head_needs_are_dropped() -> None:
+    nodes = [Node("null", "b"), Node("null", "a"),
+             Node("elemwise_add", "sum", {}, [NodeOutput(1), NodeOutput(0)]),
              Node("null", "never")]
     ordered, heads = symbol.post_order(nodes, [NodeOutput(2)])
     assert [node.name for node in ordered] == ["a", "b", "sum"]
@@ -114,25 +118,28 @@ def test_text_is_escaped_as_mxnet_reads_it() -> None:
     assert symbol.loads(text.replace("\u0001", "")).nodes[0].name == name.replace("\u0001", "")
 
 
-def test_a_graphs_own_attributes_are_kept() -> None:
+def test_attributes_of_a_graph_are_preserved() -> None:
     net = symbol.loads(rewritten(attrs={"mxnet_version": ["int", 10500], "__imgcls__": ["str", "x"]}))
     assert (net.version, net.attrs) == (10500, {"__imgcls__": ["str", "x"]})
-    assert json.loads(symbol.dumps(net))["attrs"] == {"mxnet_version": ["int", 10901], "__imgcls__": ["str", "x"]}
+    assert json.loads(symbol.dumps(net))["attrs"] == {"mxnet_version": ["int", 10901],
+                                                      "__imgcls__": ["str", "x"]}
 
 
 @pytest.mark.parametrize(("text", "reason"), [
     ("", "not JSON"), ("{", "not JSON"), ("[]", "no list of nodes"), ('{"nodes": {}}', "no list of nodes"),
     (b"\xff{}", "not UTF-8|not JSON"), ("[" * 100000, "nested|not JSON"), ('{"nodes": []}', "0 nodes"),
-    ('{"nodes": [' + "9" * 5000 + "]}", "a number is too long"), ('{"nodes": [1]}', "node 0 is not an object"),
+    ('{"nodes": [' + "9" * 5000 + "]}", "a number is too long"),
+    ('{"nodes": [1]}', "node 0 is not an object"),
     ('{"nodes": [{"op": "null"}]}', "no op or no name"), (rewritten(heads=None), "heads are not a list"),
     (rewritten(heads=[]), "no heads"), (rewritten(heads=[[99, 0, 0]]), "node 99"),
     (rewritten(heads=[[0, -1, 0]]), "is not"), (rewritten(heads=[[True, 0, 0]]), "is not"),
-    (rewritten(attrs={"mxnet_version": ["int", "new"]}), "mxnet_version"), (rewritten(attrs=[]), "attributes"),
+    (rewritten(attrs={"mxnet_version": ["int", "new"]}), "mxnet_version"),
+    (rewritten(attrs=[]), "attributes"),
     ('{"nodes": [{"op": "null", "name": "a", "attrs": {"x": 1}}], "heads": [[0, 0, 0]]}', "are not text"),
     ('{"nodes": [{"op": "x", "name": "a", "inputs": [[0, 0, 0]]}], "heads": [[0, 0, 0]]}', "come before"),
     ('{"nodes": [{"op": "x", "name": "a", "subgraphs": [{}]}], "heads": [[0, 0, 0]]}', "control flow"),
 ])
-def test_what_is_no_symbol(text: str | bytes, reason: str) -> None:
+def test_files_that_are_no_symbols(text: str | bytes, reason: str) -> None:
     with pytest.raises(DataError, match=reason) as caught:
         symbol.loads(text, "x-symbol.json")
     assert "\n" not in str(caught.value)
@@ -140,9 +147,9 @@ def test_what_is_no_symbol(text: str | bytes, reason: str) -> None:
 
 
 def test_no_damage_ends_in_anything_but_a_data_error() -> None:
-    whole, generator = SMALL.read_bytes(), random.Random(0)
+    content, generator = SMALL.read_bytes(), random.Random(0)
     for _ in range(1000):
-        data = bytearray(whole)
+        data = bytearray(content)
         for _ in range(generator.randint(1, 4)):
             data[generator.randrange(len(data))] = generator.choice(b'0123456789"[]{},: x\xff')
         try:
@@ -151,26 +158,30 @@ def test_no_damage_ends_in_anything_but_a_data_error() -> None:
             continue
 
 
-def attributes(**given: str) -> Attributes:
-    return Attributes(Node("op", "name", given))
+def attributes(**values: str) -> Attributes:
+    return Attributes(Node("op", "name", values))
 
 
 def test_attributes_are_read_by_kind() -> None:
-    given = attributes(kernel="(3, 3)", stride="[2,1]", pad="(3L, 4L)", one="(7,)", bare="5", none="None", eps="2e-05",
+    attrs = attributes(kernel="(3, 3)", stride="[2,1]", pad="(3L, 4L)", one="(7,)", bare="5", none="None",
+                       eps="2e-05",
                        yes="True", no="0", begin="(None, 1, -2)", empty="()", __lr_mult__="2")
-    assert [given.integers(n) for n in ("kernel", "stride", "pad", "one", "bare", "empty")] == [
+    assert [attrs.integers(n) for n in ("kernel", "stride", "pad", "one", "bare", "empty")] == [
         (3, 3), (2, 1), (3, 4), (7,), (5,), ()]
-    assert given.integers("absent", (1, 1)) == (1, 1)
-    assert given.slices("begin") == (None, 1, -2)
-    assert (given.real("eps"), given.integer("bare"), given.flag("yes"), given.flag("no")) == (2e-5, 5, True, False)
-    assert not given.is_given("none")
-    assert given.unknown() == []
+    assert attrs.integers("absent", (1, 1)) == (1, 1)
+    assert attrs.slices("begin") == (None, 1, -2)
+    assert (attrs.real("eps"), attrs.integer("bare"), attrs.flag("yes"), attrs.flag("no")) == (2e-5, 5,
+                                                                                               True, False)
+    assert not attrs.is_given("none")
+    assert attrs.unknown() == []
     assert attributes(a="1", __b__="2").unknown() == ["a"]
 
 
 @pytest.mark.parametrize(("value", "reader"), [
-    ("__import__('os')", Attributes.integers), ("(1, 2", Attributes.integers), ("(1,,2)", Attributes.integers),
-    ("1, 2", Attributes.integers), ("(1.5,)", Attributes.integers), ("(" + "1," * 10000 + ")", Attributes.integers),
+    ("__import__('os')", Attributes.integers), ("(1, 2", Attributes.integers),
+    ("(1,,2)", Attributes.integers),
+    ("1, 2", Attributes.integers), ("(1.5,)", Attributes.integers),
+    ("(" + "1," * 10000 + ")", Attributes.integers),
     ("(" + " " * 100000, Attributes.integers), ("x", Attributes.real), ("1.5", Attributes.integer),
     ("yes", Attributes.flag), ("9" * 5000, Attributes.integer), ("", Attributes.integers),
 ])

@@ -41,7 +41,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def train(folder: Path, *flags: object) -> int:
-    return command.main(["--data-dir", str(folder), "--batch-size", "32", "--disp-batches", "4", *map(str, flags)])
+    return command.main(["--data-dir", str(folder), "--batch-size", "32", "--disp-batches", "4",
+                         *map(str, flags)])
 
 
 def weights(prefix: Path, epoch: int) -> bytes:
@@ -58,8 +59,8 @@ def error_of(capsys: pytest.CaptureFixture[str]) -> str:
 # ---- what it prints and writes
 
 
-def test_the_state_of_an_optimizer_that_remembers_nothing_is_never_an_empty_file_of_tensors(folder: Path,
-                                                                                            tmp_path: Path) -> None:
+def test_an_optimizer_without_state_writes_no_empty_tensor_file(folder: Path,
+                                                                tmp_path: Path) -> None:
     """safetensors 0.4 writes what it cannot read where there is no tensor."""
     assert train(folder, "--model-prefix", tmp_path / "net", "--num-epochs", 1, "--mom", 0) == 0
     assert (tmp_path / "net-0001.states").read_bytes()[8:11] != b"{},"
@@ -68,7 +69,7 @@ def test_the_state_of_an_optimizer_that_remembers_nothing_is_never_an_empty_file
     assert saved.optimizer == {}
 
 
-def test_the_log_has_mxnets_words(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_log_has_mxnets_lines(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     prefix = tmp_path / "new" / "mnist"
     assert train(folder, "--num-epochs", 2, "--model-prefix", prefix, "--lr-step-epochs", 1, "--top-k", 3,
                  "--loss", "ce,nll") == 0
@@ -78,11 +79,11 @@ def test_the_log_has_mxnets_words(folder: Path, tmp_path: Path, capsys: pytest.C
     metrics = ["accuracy", "top_k_accuracy_3", "cross-entropy", "nll-loss"]
     progress = r"Epoch\[0\] Batch \[\d+-\d+\]\tSpeed: \d+\.\d\d samples/sec" + "".join(
         rf"\t{name}=\d+\.\d{{6}}" for name in metrics)
-    wanted = [progress] * 3 + [rf"Epoch\[0\] Train-{name}=\d\.\d{{6}}" for name in metrics] + [
+    expected = [progress] * 3 + [rf"Epoch\[0\] Train-{name}=\d\.\d{{6}}" for name in metrics] + [
         r"Epoch\[0\] Time cost=\d+\.\d{3}", re.escape(f'Saved checkpoint to "{prefix}-0001.params"')] + [
         rf"Epoch\[0\] Validation-{name}=\d\.\d{{6}}" for name in metrics] + [
         r"Update\[14\]: Change learning rate to 5\.00000e-03"]
-    for line, pattern in zip(lines[1:], wanted, strict=False):
+    for line, pattern in zip(lines[1:], expected, strict=False):
         assert re.fullmatch(pattern, line), (line, pattern)
     assert [re.search(r"\[(\d+-\d+)\]\t", line)[1] for line in lines[1:4]] == ["0-4", "4-8", "8-12"]
     assert "mlp, input 1,28,28, 109 k parameters, 218 k FLOPs" in err
@@ -96,17 +97,19 @@ def test_the_log_has_mxnets_words(folder: Path, tmp_path: Path, capsys: pytest.C
     assert [r["kind"] for r in records] == (["batch"] * 3 + ["train", "validation"]) * 2
     meta = checkpoint.read_meta(str(prefix))
     assert meta["class_names"] == [str(d) for d in range(10)]
-    assert meta["preprocessing"] == {"image_shape": [1, 28, 28], "mean": [0.0], "std": [255.0], "val_resize": None,
+    assert meta["preprocessing"] == {"image_shape": [1, 28, 28], "mean": [0.0], "std": [255.0],
+                                     "val_resize": None,
                                      "interpolation": "bilinear", "channels": "RGB", "range": "0-255"}
 
 
-def test_train_accuracy_is_that_of_the_whole_epoch(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_train_accuracy_covers_the_epoch(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert train(folder, "--num-epochs", 1, "--disp-batches", 1, "--lr", 0.0) == 0
     err = capsys.readouterr().err
     parts = [float(value) for value in re.findall(r"Batch \[.*accuracy=(\S+)", err)]
-    sizes = [64] + [32] * 10 + [16]   # the first line covers two batches, as in MXNet; the last batch is the rest
-    whole = sum(a * n for a, n in zip(parts, sizes, strict=True)) / COUNT
-    assert float(re.search(r"Train-accuracy=(\S+)", err)[1]) == pytest.approx(whole, abs=1e-5)
+    # the first line covers two batches, as in MXNet; the last batch is the rest
+    sizes = [64] + [32] * 10 + [16]
+    mean_accuracy = sum(a * n for a, n in zip(parts, sizes, strict=True)) / COUNT
+    assert float(re.search(r"Train-accuracy=(\S+)", err)[1]) == pytest.approx(mean_accuracy, abs=1e-5)
     assert "warning: --lr 0: nothing will be learned" in err
 
 
@@ -120,7 +123,8 @@ def test_the_bar_on_a_terminal(folder: Path) -> None:
 
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 150, 0, 0))
-    argv = [sys.executable, "-m", "imgcls", "train", "--data-dir", folder, "--num-epochs", "1", "--disp-batches", "2"]
+    argv = [sys.executable, "-m", "imgcls", "train", "--data-dir", folder, "--num-epochs", "1",
+            "--disp-batches", "2"]
     process = subprocess.Popen(argv, stderr=slave, stdout=slave, cwd=ROOT)
     os.close(slave)
     chunks = []
@@ -139,14 +143,16 @@ def test_the_bar_on_a_terminal(folder: Path) -> None:
 def test_log_file_has_the_first_generations_prefix(folder: Path, tmp_path: Path) -> None:
     assert train(folder, "--num-epochs", 1, "--log-file", "run.log", "--log-dir", tmp_path / "logs") == 0
     text = (tmp_path / "logs" / "run.log").read_text()
-    assert re.search(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} Node\[0\] Epoch\[0\] Train-accuracy=", text, re.MULTILINE)
+    assert re.search(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} Node\[0\] Epoch\[0\] Train-accuracy=", text,
+                     re.MULTILINE)
 
 
 def test_monitor_test_io_and_benchmark(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert train(folder, "--num-epochs", 1, "--monitor", 10) == 0
     lines = re.findall(r"INFO:root:(Batch: +10 .*)", capsys.readouterr().err)
     names = [line.split()[2] for line in lines]
-    assert names[:7] == ["flatten0_output", "fc1_output", "relu1_output", "fc2_output", "relu2_output", "fc3_output",
+    assert names[:7] == ["flatten0_output", "fc1_output", "relu1_output", "fc2_output", "relu2_output",
+                         "fc3_output",
                          "fc1_backward_output"]
     assert {"fc1_weight", "fc1_weight_grad", "fc3_bias"} <= set(names)
     assert all(float(line.split()[3]) >= 0 for line in lines)
@@ -164,7 +170,8 @@ def test_monitor_test_io_and_benchmark(folder: Path, capsys: pytest.CaptureFixtu
 @pytest.fixture(scope="module")
 def undisturbed(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     prefix = tmp_path_factory.mktemp("whole") / "net"
-    assert train(folder, "--network", "lenet", "--num-epochs", 3, "--model-prefix", prefix, "--optimizer", "nag") == 0
+    assert train(folder, "--network", "lenet", "--num-epochs", 3, "--model-prefix", prefix,
+                 "--optimizer", "nag") == 0
     return prefix
 
 
@@ -240,8 +247,8 @@ def _stamp(prefix: Path) -> float:
         return 0
 
 
-def test_auto_takes_nothing_from_an_earlier_run(folder: Path, tmp_path: Path,
-                                                capsys: pytest.CaptureFixture[str]) -> None:
+def test_auto_ignores_an_earlier_run(folder: Path, tmp_path: Path,
+                                     capsys: pytest.CaptureFixture[str]) -> None:
     prefix = tmp_path / "net"
     assert train(folder, "--num-epochs", 2, "--model-prefix", prefix) == 0
     capsys.readouterr()
@@ -253,15 +260,17 @@ def test_auto_takes_nothing_from_an_earlier_run(folder: Path, tmp_path: Path,
     assert checkpoint.load(str(tmp_path / "nothing"), "auto") is None
 
 
-def test_states_are_limited_and_periods_kept(folder: Path, tmp_path: Path) -> None:
+def test_keep_states_and_save_period(folder: Path, tmp_path: Path) -> None:
     prefix = tmp_path / "net"
-    assert train(folder, "--num-epochs", 5, "--model-prefix", prefix, "--save-period", 2, "--keep-states", 1) == 0
+    assert train(folder, "--num-epochs", 5, "--model-prefix", prefix, "--save-period", 2,
+                 "--keep-states", 1) == 0
     weights_files = sorted(p.name for p in tmp_path.glob("*.params"))
     assert weights_files == ["net-0002.params", "net-0004.params", "net-0005.params"]
     assert sorted(p.name for p in tmp_path.glob("*.states")) == ["net-0005.states"]
 
 
-def test_weights_of_mxnets_first_generation_and_of_mxnet_itself(folder: Path, undisturbed: Path, tmp_path: Path,
+def test_weights_of_mxnets_first_generation_and_of_mxnet_itself(folder: Path, undisturbed: Path,
+                                                                tmp_path: Path,
                                                                 capsys: pytest.CaptureFixture[str]) -> None:
     """`prefix-0-0008.params`, no states beside it: training goes on with a fresh optimizer at the right epoch."""
     (tmp_path / "old-0-0008.params").write_bytes(weights(undisturbed, 3))
@@ -275,20 +284,25 @@ def test_weights_of_mxnets_first_generation_and_of_mxnet_itself(folder: Path, un
     assert not (tmp_path / "old-0009.params").exists()
 
 
-def test_another_optimizer_starts_afresh(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_another_optimizer_starts_afresh(folder: Path, tmp_path: Path,
+                                         capsys: pytest.CaptureFixture[str]) -> None:
     prefix = tmp_path / "net"
     assert train(folder, "--num-epochs", 1, "--model-prefix", prefix) == 0
-    assert train(folder, "--num-epochs", 2, "--model-prefix", prefix, "--load-epoch", "auto", "--optimizer", "adam",
+    assert train(folder, "--num-epochs", 2, "--model-prefix", prefix, "--load-epoch", "auto",
+                 "--optimizer", "adam",
                  "--lr", ".001") == 0
     assert "warning: --optimizer adam: the checkpoint was trained with SGD" in capsys.readouterr().err
 
 
-def test_nothing_to_train_is_said(folder: Path, undisturbed: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert train(folder, "--network", "lenet", "--model-prefix", undisturbed, "--load-epoch", 3, "--num-epochs", 3) == 0
+def test_nothing_to_train_is_a_warning(folder: Path, undisturbed: Path,
+                                       capsys: pytest.CaptureFixture[str]) -> None:
+    assert train(folder, "--network", "lenet", "--model-prefix", undisturbed, "--load-epoch", 3,
+                 "--num-epochs", 3) == 0
     assert "warning: nothing to train: 3 epochs are done" in capsys.readouterr().err
 
 
-def test_what_hurts_is_said(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_suspicious_settings_are_warned_about(folder: Path, tmp_path: Path,
+                                              capsys: pytest.CaptureFixture[str]) -> None:
     images = idx.read_images(folder / "train-images-idx3-ubyte")
     labels = idx.read_labels(folder / "train-labels-idx1-ubyte")
     for name, order in (("train", np.argsort(labels, kind="stable")), ("t10k", slice(50))):
@@ -314,7 +328,7 @@ def test_scoring_gives_the_validation_accuracy(folder: Path, undisturbed: Path,
 # ---- bad input: one line, the right status, nothing lost
 
 
-@pytest.mark.parametrize(("flags", "status", "words"), [
+@pytest.mark.parametrize(("flags", "status", "message"), [
     (["--gpus", "0"], 2, "--gpus 0: no GPU was found"),
     (["--kv-store", "dist"], 2, "take dist_sync"),
     (["--kv-store", "distsync"], 2, "did you mean dist_sync"),
@@ -329,17 +343,19 @@ def test_scoring_gives_the_validation_accuracy(folder: Path, undisturbed: Path,
     (["--network", "torchvision:resnet18", "--initializer", "xavier"], 2, "initialises itself"),
 ])
 def test_wrong_usage(folder: Path, capsys: pytest.CaptureFixture[str], flags: Sequence[str], status: int,
-                     words: str) -> None:
+                     message: str) -> None:
     if flags[0] == "--gpus":
         torch = pytest.importorskip("torch")
         if torch.cuda.is_available():
             pytest.skip("there is a GPU")
     assert train(folder, "--num-epochs", 1, *flags) == status
-    assert words in error_of(capsys)
+    assert message in error_of(capsys)
 
 
-def test_a_checkpoint_of_another_network(folder: Path, undisturbed: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert train(folder, "--network", "mlp", "--model-prefix", undisturbed, "--load-epoch", 3, "--num-epochs", 4) == 1
+def test_a_checkpoint_of_another_network(folder: Path, undisturbed: Path,
+                                         capsys: pytest.CaptureFixture[str]) -> None:
+    assert train(folder, "--network", "mlp", "--model-prefix", undisturbed, "--load-epoch", 3,
+                 "--num-epochs", 4) == 1
     line = error_of(capsys)
     assert "fc1_weight" in line
     assert f"{undisturbed}-0003.params" in line
@@ -358,23 +374,25 @@ def test_an_epoch_that_is_not_there_names_those_that_are(folder: Path, undisturb
     assert "there is 1, 2, 3" in error_of(capsys)
 
 
-def test_damaged_states(folder: Path, undisturbed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_damaged_states(folder: Path, undisturbed: Path, tmp_path: Path,
+                        capsys: pytest.CaptureFixture[str]) -> None:
     foreign = Path(f"{undisturbed}-0002.states").read_bytes()
-    for content, words in ((b"\x00" * 4, "cut short"), (foreign, "other weights")):
+    for content, message in ((b"\x00" * 4, "cut short"), (foreign, "other weights")):
         (tmp_path / "net-0003.params").write_bytes(weights(undisturbed, 3))
         (tmp_path / "net-0003.states").write_bytes(content)
         assert train(folder, "--network", "lenet", "--model-prefix", tmp_path / "net", "--load-epoch", 3) == 1
-        assert words in error_of(capsys)
+        assert message in error_of(capsys)
 
 
-def test_a_folder_that_cannot_be_written(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_that_cannot_be_written(folder: Path, tmp_path: Path,
+                                         capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("")
     assert train(folder, "--model-prefix", tmp_path / "file" / "net") == 1
     assert "--model-prefix" in error_of(capsys)
 
 
-def test_a_full_disk_keeps_what_was_saved(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                          capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_full_disk_leaves_the_last_checkpoint(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                capsys: pytest.CaptureFixture[str]) -> None:
     import errno
     import os
 
@@ -391,13 +409,14 @@ def test_a_full_disk_keeps_what_was_saved(folder: Path, tmp_path: Path, monkeypa
     assert not list(tmp_path.glob(".*tmp"))
 
 
-def test_two_runs_cannot_share_a_prefix(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    held = checkpoint.Checkpoint(str(tmp_path / "net"))
+def test_two_runs_cannot_share_a_prefix(folder: Path, tmp_path: Path,
+                                        capsys: pytest.CaptureFixture[str]) -> None:
+    other_run = checkpoint.Checkpoint(str(tmp_path / "net"))
     try:
         assert train(folder, "--num-epochs", 1, "--model-prefix", tmp_path / "net") == 1
         assert "another run is writing there" in error_of(capsys)
     finally:
-        held.close()
+        other_run.close()
     assert train(folder, "--num-epochs", 1, "--model-prefix", tmp_path / "net") == 0
 
 
@@ -415,12 +434,12 @@ def test_a_loss_that_is_no_number_stops_the_run(folder: Path, tmp_path: Path,
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_lower_precision_learns_and_resumes(folder: Path, tmp_path: Path, dtype: str) -> None:
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    uninterrupted, resumed = tmp_path / "whole", tmp_path / "parts"
     flags = ("--dtype", dtype, "--lr", "0.02")
-    assert train(folder, *flags, "--num-epochs", 3, "--model-prefix", whole) == 0
-    assert train(folder, *flags, "--num-epochs", 1, "--model-prefix", parts) == 0
-    assert train(folder, *flags, "--num-epochs", 3, "--model-prefix", parts, "--load-epoch", "auto") == 0
-    assert weights(whole, 3) == weights(parts, 3)
-    assert {a.dtype for a in params.load(f"{whole}-0003.params").values()} == {np.dtype("float32")}
-    last = [json.loads(line) for line in Path(f"{whole}-metrics.jsonl").read_text().splitlines()][-1]
+    assert train(folder, *flags, "--num-epochs", 3, "--model-prefix", uninterrupted) == 0
+    assert train(folder, *flags, "--num-epochs", 1, "--model-prefix", resumed) == 0
+    assert train(folder, *flags, "--num-epochs", 3, "--model-prefix", resumed, "--load-epoch", "auto") == 0
+    assert weights(uninterrupted, 3) == weights(resumed, 3)
+    assert {a.dtype for a in params.load(f"{uninterrupted}-0003.params").values()} == {np.dtype("float32")}
+    last = [json.loads(line) for line in Path(f"{uninterrupted}-metrics.jsonl").read_text().splitlines()][-1]
     assert last["accuracy"] > 0.5

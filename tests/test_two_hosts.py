@@ -31,22 +31,25 @@ class Bench:
         (self.folder / "hosts").write_text("hosta\nhostb slots=1\n")
         #: a checkout of its own, small enough to be copied
         self.checkout = self.folder / "checkout"
-        for part in ("imgcls", "scripts", "tools"):
-            shutil.copytree(ROOT / part, self.checkout / part, ignore=shutil.ignore_patterns("__pycache__"))
+        for name in ("imgcls", "scripts", "tools"):
+            shutil.copytree(ROOT / name, self.checkout / name, ignore=shutil.ignore_patterns("__pycache__"))
         self.environment = {**os.environ, "PYTHONPATH": str(self.checkout)}
 
-    def launch(self, *words: object, hosts: str = "hosts") -> subprocess.Popen[str]:
+    def launch(self, *arguments: object, hosts: str = "hosts") -> subprocess.Popen[str]:
         """Start tools/launch.py -n 2 on the third host."""
-        command = [*self.hosts.words("hostl"), sys.executable, "tools/launch.py", "-n", "2", "-H", self.folder / hosts,
-                   "--ssh-config", self.hosts.config, *words]
+        command = [*self.hosts.words("hostl"), sys.executable, "tools/launch.py", "-n", "2", "-H",
+                   self.folder / hosts,
+                   "--ssh-config", self.hosts.config, *arguments]
         return subprocess.Popen(list(map(str, command)), cwd=self.checkout, env=self.environment, text=True,
                                 stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
-    def steps(self, *launcher: object, worker: tuple[object, ...] = (4000,)) -> tuple[subprocess.Popen[str], Path]:
+    def steps(self, *launcher: object,
+              worker: tuple[object, ...] = (4000,)) -> tuple[subprocess.Popen[str], Path]:
         """Start the workers of fixtures/steps.py with a new folder, shared by the hosts."""
         run = self.folder / f"run{time.monotonic_ns()}"
         run.mkdir()
-        return self.launch(*launcher, sys.executable, ROOT / "tests" / "fixtures" / "steps.py", run, *worker), run
+        return self.launch(*launcher, sys.executable, ROOT / "tests" / "fixtures" / "steps.py", run,
+                           *worker), run
 
     def agent(self, host: str) -> int:
         """The process id of the agent on a host."""
@@ -96,21 +99,24 @@ def trace(run: Path) -> tuple[list[int], list[int]]:
 def test_two_hosts_give_the_bytes_of_one(bench: Bench, tmp_path: Path) -> None:
     prefix = bench.folder / "net"
     process = bench.launch("--sync-dir", bench.hosts.disk / "a job", "--env", "OMP_NUM_THREADS=1", "python",
-                           "scripts/train_mnist.py", "--kv-store", "dist_sync", "--model-prefix", prefix, *TRAIN)
+                           "scripts/train_mnist.py", "--kv-store", "dist_sync", "--model-prefix",
+                           prefix, *TRAIN)
     status, out, err = finish(process)
     assert status == 0, err
     assert all(line.startswith("[hosta:0] ") for line in [*out, *err]), err  # hostb has nothing to say
-    one = subprocess.run([sys.executable, "-m", "imgcls", "train", *TRAIN, "--batch-size", "128", "--micro-batches",
-                          "2", "--model-prefix", str(tmp_path / "net")], check=False, capture_output=True, text=True,
-                         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
-    assert one.returncode == 0, one.stderr
+    single = subprocess.run([sys.executable, "-m", "imgcls", "train", *TRAIN, "--batch-size", "128",
+                             "--micro-batches",
+                             "2", "--model-prefix", str(tmp_path / "net")], check=False,
+                            capture_output=True, text=True,
+                            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
+    assert single.returncode == 0, single.stderr
     digests = [hashlib.sha256(path.with_name("net-0001.params").read_bytes()).hexdigest()
                for path in (prefix, tmp_path / "net")]
     assert digests[0] == digests[1]
     bench.assert_empty()
 
 
-def test_hosts_that_cannot_be_used_are_told_before_anything_starts(bench: Bench) -> None:
+def test_unusable_hosts_are_reported_before_anything_starts(bench: Bench) -> None:
     (bench.folder / "wrong").write_text("hosta\nnowhere\nhostb:2222\n")
     begun = time.monotonic()
     status, out, err = finish(bench.launch("--python", "/no/python", "true", hosts="wrong"))

@@ -25,12 +25,12 @@ def png() -> bytes:
     return cv2.imencode(".png", np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8))[1].tobytes()
 
 
-def test_all_is_well(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_intact_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert verify.main([str(FIXTURES / "shuffled.rec"), str(FIXTURES / "several.rec")]) == 0
-    told = capsys.readouterr().out.splitlines()
-    assert len(told) == 2
-    assert "shuffled.rec: 9 records, all good; 4 different labels, 0 to 3" in told[0]
-    assert "several.rec: 3 records, all good; with 1 labels: 1, 2 labels: 1, 3 labels: 1" in told[1]
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2
+    assert "shuffled.rec: 9 records, all good; 4 different labels, 0 to 3" in lines[0]
+    assert "several.rec: 3 records, all good; with 1 labels: 1, 2 labels: 1, 3 labels: 1" in lines[1]
 
 
 @pytest.mark.parametrize("threads", ["1", "3"])
@@ -41,11 +41,11 @@ def test_bad_images_are_named(threads: str, tmp_path: Path, capsys: pytest.Captu
     flipped[len(good) // 2] ^= 255
     path = make(tmp_path / "x.rec", good, jpeg[:-30], b"", b"text", good[:-30], bytes(flipped), jpeg)
     assert verify.main([str(path), "--num-thread", threads]) == 1
-    told = capsys.readouterr().out.splitlines()
+    lines = capsys.readouterr().out.splitlines()
     reader = RecordReader(path)
-    assert [line.split(": ")[:2] for line in told[:-1]] == [
+    assert [line.split(": ")[:2] for line in lines[:-1]] == [
         [f"{path} at byte {reader.offsets[i]}", f"record {i} (id {100 + i})"] for i in (1, 2, 3, 4, 5)]
-    assert "7 records, 2 good, 5 bad, 0 damaged places" in told[-1]
+    assert "7 records, 2 good, 5 bad, 0 damaged places" in lines[-1]
     assert verify.main([str(path), "--max-problems", "2"]) == 1
     assert "3 more like these" in capsys.readouterr().out
     assert verify.main([str(path), "--decode", "False"]) == 0
@@ -56,9 +56,9 @@ def test_damage_and_indexes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     size, offset = path.stat().st_size, RecordReader(path).offsets[2]
     os.truncate(path, size - 8)
     assert verify.main([str(path)]) == 1
-    told = capsys.readouterr().out
-    assert "x.rec at byte" in told
-    assert "x.idx: 1 of its offsets are no record's" in told
+    output = capsys.readouterr().out
+    assert "x.rec at byte" in output
+    assert "x.idx: 1 of its offsets are no record's" in output
     os.truncate(path, offset)       # cut between two records: only the index can tell
     assert verify.main([str(path)]) == 1
     assert "x.idx: 2 of its offsets are no record's" in capsys.readouterr().out
@@ -93,5 +93,5 @@ def test_fixture_damaged(capsys: pytest.CaptureFixture[str]) -> None:
         # these two are files of another content than they once had, but nothing is wrong with them
         well = path.stem in ("good", "pad_nonzero", "trunc_at_boundary", "flag_two_labels")
         assert verify.main([str(path)]) == (0 if well else 1), path
-        told = capsys.readouterr().out
-        assert well or path.stem == "empty" or "at byte" in told
+        output = capsys.readouterr().out
+        assert well or path.stem == "empty" or "at byte" in output

@@ -28,13 +28,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
     """Serves `server.files`; a path in `server.cut` ends after that many bytes, once. `server.seen`: requests."""
 
     def do_GET(self) -> None:
-        server, wanted = self.server, self.headers["Range"]
-        server.seen.append((self.path, wanted))  # type: ignore[attr-defined]
+        server, byte_range = self.server, self.headers["Range"]
+        server.seen.append((self.path, byte_range))  # type: ignore[attr-defined]
         content = server.files.get(self.path)  # type: ignore[attr-defined]
         if content is None:
             self.send_error(404)
             return
-        start = int(wanted[len("bytes="):-1]) if wanted else 0
+        start = int(byte_range[len("bytes="):-1]) if byte_range else 0
         self.send_response(206 if start else 200)
         self.send_header("Content-Length", str(len(content) - start))
         if start:
@@ -57,7 +57,8 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[SimpleNa
     monkeypatch.setattr(zoo, "BASE_URL", f"{url}/gone/")
     thread = threading.Thread(target=server.serve_forever, args=(0.02,))
     thread.start()
-    yield SimpleNamespace(files=server.files, cut=server.cut, seen=server.seen, url=url)  # type: ignore[attr-defined]
+    yield SimpleNamespace(files=server.files, cut=server.cut, seen=server.seen,
+                          url=url)  # type: ignore[attr-defined]
     server.shutdown()
     thread.join()
     server.server_close()
@@ -67,7 +68,8 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[SimpleNa
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     prefix = tmp_path_factory.mktemp("zoo") / "net"
     chance = np.random.default_rng(0)
-    imgcls.fit((chance.integers(0, 255, (20, 3, 8, 8), dtype=np.uint8), np.arange(20) % 4), network="mlp", num_epochs=1,
+    imgcls.fit((chance.integers(0, 255, (20, 3, 8, 8), dtype=np.uint8), np.arange(20) % 4), network="mlp",
+               num_epochs=1,
                model_prefix=str(prefix), rgb_mean="1,2,3")
     return prefix
 
@@ -89,19 +91,19 @@ def test_names() -> None:
     assert (model.folder, model.stem, model.epoch) == ("models/imagenet/inception-bn", "Inception-BN", 126)
 
 
-def test_every_living_equivalent_is_there() -> None:
+def test_torchvision_has_every_equivalent() -> None:
     models = pytest.importorskip("torchvision.models")
-    known = models.list_models(module=models)
-    assert all(model.torchvision in known for model in zoo.ZOO.values())
+    available = models.list_models(module=models)
+    assert all(model.torchvision in available for model in zoo.ZOO.values())
 
 
 def test_a_mirror_of_the_zoo(server: SimpleNamespace, trained: Path, monkeypatch: pytest.MonkeyPatch,
                              capsys: pytest.CaptureFixture[str]) -> None:
     weights = offer(server, trained)
     monkeypatch.setenv("IMGCLS_MIRROR", server.url)
-    found = pretrained.locate("resnet-18", "0000")
-    assert found.preprocessing["mean"] == (0.0, 0.0, 0.0)
-    assert Path(f"{found.prefix}-0000.params").read_bytes() == weights
+    reference = pretrained.locate("resnet-18", "0000")
+    assert reference.preprocessing["mean"] == (0.0, 0.0, 0.0)
+    assert Path(f"{reference.prefix}-0000.params").read_bytes() == weights
     assert "no hash of resnet-18-0000.params is published" in capsys.readouterr().err
     asked = len(server.seen)
     model = imgcls.load_model("imagenet1k-resnet-18")  # out of the cache
@@ -111,29 +113,29 @@ def test_a_mirror_of_the_zoo(server: SimpleNamespace, trained: Path, monkeypatch
         assert torch.equal(model(images), imgcls.load_model(trained)(images))
 
     # what was noted at the first download holds from then on
-    Path(f"{found.prefix}-0000.params").write_bytes(weights[:-1] + b"x")
+    Path(f"{reference.prefix}-0000.params").write_bytes(weights[:-1] + b"x")
     with pytest.raises(DataError, match=r"resnet-18-0000\.params: has changed since it was downloaded"):
         pretrained.locate("resnet-18")
-    Path(f"{found.prefix}-0000.params").unlink()
+    Path(f"{reference.prefix}-0000.params").unlink()
     server.files[f"{FOLDER}/resnet-18-0000.params"] = weights[:-1] + b"x"
     with pytest.raises(RunError, match="wrong content"):
         pretrained.locate("resnet-18")
 
 
-@pytest.mark.parametrize("place", ["beside", "sums"])
-def test_a_cut_body_is_taken_up_again(server: SimpleNamespace, trained: Path, monkeypatch: pytest.MonkeyPatch,
-                                      place: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("hash_source", ["beside", "sums"])
+def test_a_cut_download_is_resumed(server: SimpleNamespace, trained: Path, monkeypatch: pytest.MonkeyPatch,
+                                   hash_source: str, capsys: pytest.CaptureFixture[str]) -> None:
     weights, path = offer(server, trained), f"{FOLDER}/resnet-18-0000.params"
     monkeypatch.setenv("IMGCLS_MIRROR", server.url)
     digest = hashlib.sha256(weights).hexdigest()
-    if place == "beside":
+    if hash_source == "beside":
         server.files[f"{path}.sha256"] = digest.encode()
     else:
         server.files[f"{FOLDER}/SHA256SUMS"] = f"{'0' * 64} *other\n{digest}  ./resnet-18-0000.params\n".encode()
     server.cut[path] = 5000
-    found = pretrained.locate("resnet-18")
-    assert Path(f"{found.prefix}-0000.params").read_bytes() == weights
-    assert [wanted for seen, wanted in server.seen if seen == path] == [None, "bytes=5000-"]
+    reference = pretrained.locate("resnet-18")
+    assert Path(f"{reference.prefix}-0000.params").read_bytes() == weights
+    assert [byte_range for seen, byte_range in server.seen if seen == path] == [None, "bytes=5000-"]
     assert "no hash of resnet-18-0000.params" not in capsys.readouterr().err
 
 
@@ -146,23 +148,28 @@ def test_a_wrong_hash(server: SimpleNamespace, trained: Path, monkeypatch: pytes
     assert not (folders.cache_folder(FOLDER.strip("/")) / "resnet-18-0000.params").exists()
 
 
-def test_nobody_has_it(server: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_model_that_no_mirror_has(server: SimpleNamespace, monkeypatch: pytest.MonkeyPatch,
+                                    tmp_path: Path) -> None:
     monkeypatch.setenv("IMGCLS_MIRROR", server.url)
-    with pytest.raises(RunError, match=r"404.*\n.*404.*\n.*take torchvision:resnext101_64x4d, the living equivalent"):
+    with pytest.raises(RunError,
+                       match=r"404.*\n.*404.*\n.*take torchvision:resnext101_64x4d, the living equivalent"):
         pretrained.locate("resnext-101-64x4d")
     monkeypatch.delenv("IMGCLS_MIRROR")
     monkeypatch.setattr(zoo, "BASE_URL", "http://127.0.0.1:1/")
-    with pytest.raises(RunError, match=r"cannot download resnet-50-symbol.json:\nhttp://127.0.0.1:1/\S*json: .*\n"
-                                       r"MXNet's server is gone: take torchvision:resnet50, the living equivalent"):
+    with pytest.raises(RunError,
+                       match=r"cannot download resnet-50-symbol.json:\nhttp://127.0.0.1:1/\S*json: .*\n"
+                             r"MXNet's server is gone: take torchvision:resnet50, the living equivalent"):
         pretrained.locate("resnet-50")
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def test_as_a_user_sees_it(server: SimpleNamespace, tmp_path: Path) -> None:
     (tmp_path / "photos" / "a").mkdir(parents=True)
-    env = {"IMGCLS_CACHE": str(tmp_path / "cache"), "IMGCLS_MIRROR": server.url, "no_proxy": "127.0.0.1,data.mxnet.io",
+    env = {"IMGCLS_CACHE": str(tmp_path / "cache"), "IMGCLS_MIRROR": server.url,
+           "no_proxy": "127.0.0.1,data.mxnet.io",
            "http_proxy": "http://127.0.0.1:1"}
-    done = run_cli("finetune", "--pretrained-model", "resnet-34", "--data-dir", tmp_path / "photos", cwd=tmp_path,
+    done = run_cli("finetune", "--pretrained-model", "resnet-34", "--data-dir", tmp_path / "photos",
+                   cwd=tmp_path,
                    env=env)
     assert done.returncode == 1
     last = done.stderr.splitlines()[-1]
@@ -180,13 +187,14 @@ def test_a_local_file_wins(server: SimpleNamespace, trained: Path, tmp_path: Pat
     assert not server.seen
 
 
-def test_the_epochs_of_the_zoo(server: SimpleNamespace, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_epochs_of_the_zoo(server: SimpleNamespace, trained: Path,
+                               monkeypatch: pytest.MonkeyPatch) -> None:
     offer(server, trained, "/models/imagenet/inception-bn/Inception-BN", 126)
     monkeypatch.setenv("IMGCLS_MIRROR", server.url)
     for epoch in ("auto", "0000", "126"):
-        found = pretrained.locate("inception-bn", epoch)
-        assert (found.epoch, found.preprocessing["mean"]) == ("126", (123.68, 116.779, 103.939))
-    assert pretrained.read(found).path.endswith("Inception-BN-0126.params")
+        reference = pretrained.locate("inception-bn", epoch)
+        assert (reference.epoch, reference.preprocessing["mean"]) == ("126", (123.68, 116.779, 103.939))
+    assert pretrained.read(reference).path.endswith("Inception-BN-0126.params")
     with pytest.raises(UsageError, match="load_epoch 5: the zoo has imagenet1k-inception-bn after one epoch"):
         pretrained.locate("inception-bn", "5")
 
@@ -197,10 +205,10 @@ def test_a_url(server: SimpleNamespace, trained: Path, end: str, epoch: str) -> 
     for path in list(server.files):
         server.files[path.replace(" ", "%20")] = server.files.pop(path)
     server.files["/mine/my%20net-meta.json"] = Path(f"{trained}-meta.json").read_bytes()
-    found = pretrained.locate(f"{server.url}/mine/my%20net{end}", epoch)
-    assert found.preprocessing["mean"] == [1.0, 2.0, 3.0]
-    assert found.network == "mlp"
-    assert Path(pretrained.read(found).path).read_bytes() == weights
+    reference = pretrained.locate(f"{server.url}/mine/my%20net{end}", epoch)
+    assert reference.preprocessing["mean"] == [1.0, 2.0, 3.0]
+    assert reference.network == "mlp"
+    assert Path(pretrained.read(reference).path).read_bytes() == weights
     asked = len(server.seen)
     pretrained.locate(f"{server.url}/mine/my%20net{end}", epoch)
     assert len(server.seen) == asked
@@ -210,7 +218,8 @@ def test_urls_that_lead_nowhere(server: SimpleNamespace, trained: Path) -> None:
     with pytest.raises(RunError, match=f"cannot download net: there is no {server.url}/none/net-symbol.json"):
         pretrained.locate(f"{server.url}/none/net")
     offer(server, trained, "/mine/net", 3)
-    with pytest.raises(RunError, match=r"404.*\nof .*/mine/net epoch 0 was asked for; load_epoch names another"):
+    with pytest.raises(RunError,
+                       match=r"404.*\nof .*/mine/net epoch 0 was asked for; load_epoch names another"):
         pretrained.locate(f"{server.url}/mine/net")
     with pytest.raises(UsageError, match="must end with the prefix of the files"):
         pretrained.locate(f"{server.url}/mine/")
@@ -222,13 +231,14 @@ def test_urls_that_lead_nowhere(server: SimpleNamespace, trained: Path) -> None:
 # ---- torchvision's
 
 
-def test_torchvisions_weights(server: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torchvisions_weights(server: SimpleNamespace, tmp_path: Path,
+                              monkeypatch: pytest.MonkeyPatch) -> None:
     """From a mirror, into the cache, checked against the hash in the name."""
     models = pytest.importorskip("torchvision.models")
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
     torch.manual_seed(0)
-    own = models.squeezenet1_1().eval()
-    torch.save(own.state_dict(), tmp_path / "w.pth")
+    original = models.squeezenet1_1().eval()
+    torch.save(original.state_dict(), tmp_path / "w.pth")
     content = (tmp_path / "w.pth").read_bytes()
     file = f"squeezenet1_1-{hashlib.sha256(content).hexdigest()[:8]}.pth"
     weights = models.SqueezeNet1_1_Weights.DEFAULT
@@ -239,29 +249,30 @@ def test_torchvisions_weights(server: SimpleNamespace, tmp_path: Path, monkeypat
         pretrained.read(pretrained.locate(name))
     server.files[f"/hub/{file}"] = content
     server.cut[f"/hub/{file}"] = 100_000
-    found = pretrained.locate(name)
-    assert found.preprocessing == {"image_shape": (3, 224, 224), "mean": (123.675, 116.28, 103.53),
-                                   "std": (58.395, 57.12, 57.375), "val_resize": 256, "interpolation": "antialias"}
-    assert found.class_names[0] == "tench"
+    reference = pretrained.locate(name)
+    assert reference.preprocessing == {"image_shape": (3, 224, 224), "mean": (123.675, 116.28, 103.53),
+                                       "std": (58.395, 57.12, 57.375), "val_resize": 256,
+                                       "interpolation": "antialias"}
+    assert reference.class_names[0] == "tench"
     images = torch.rand(2, 3, 64, 64)
     with torch.no_grad():
-        assert torch.equal(pretrained.build(pretrained.read(found))(images), own(images))
+        assert torch.equal(pretrained.build(pretrained.read(reference))(images), original(images))
     assert (tmp_path / "cache" / "models" / "torchvision" / file).read_bytes() == content
     del server.files[f"/hub/{file}"]
-    assert pretrained.read(found).network.num_classes == 1000  # type: ignore[union-attr]
+    assert pretrained.read(reference).network.num_classes == 1000  # type: ignore[union-attr]
     (tmp_path / "cache" / "models" / "torchvision" / file).unlink()
     with pytest.raises(RunError, match="404"):
-        pretrained.read(found)
+        pretrained.read(reference)
 
 
-def test_a_state_dict_of_ones_own(tmp_path: Path) -> None:
+def test_a_state_dict_from_a_file(tmp_path: Path) -> None:
     models = pytest.importorskip("torchvision.models")
     torch.manual_seed(1)
-    own = models.mobilenet_v2(num_classes=9).eval()
-    torch.save(own.state_dict(), tmp_path / "w.pth")
+    original = models.mobilenet_v2(num_classes=9).eval()
+    torch.save(original.state_dict(), tmp_path / "w.pth")
     model = imgcls.load_model(f"torchvision:mobilenet_v2:{tmp_path / 'w.pth'}")
     with torch.no_grad():
-        assert torch.equal(model(torch.ones(1, 3, 64, 64)), own(torch.ones(1, 3, 64, 64)))
+        assert torch.equal(model(torch.ones(1, 3, 64, 64)), original(torch.ones(1, 3, 64, 64)))
     with pytest.raises(UsageError, match="there is no such file"):
         imgcls.load_model("torchvision:mobilenet_v2:none.pth")
 
@@ -274,6 +285,6 @@ def test_a_state_dict_of_ones_own(tmp_path: Path) -> None:
 
 
 def test_a_params_file(trained: Path) -> None:
-    found = pretrained.locate(f"{trained}-0001.params")
-    assert (found.network, list(found.preprocessing["mean"])) == ("mlp", [1.0, 2.0, 3.0])
-    assert set(pretrained.read(found).arrays) == set(params.load(f"{trained}-0001.params"))
+    reference = pretrained.locate(f"{trained}-0001.params")
+    assert (reference.network, list(reference.preprocessing["mean"])) == ("mlp", [1.0, 2.0, 3.0])
+    assert set(pretrained.read(reference).arrays) == set(params.load(f"{trained}-0001.params"))

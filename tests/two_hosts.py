@@ -59,7 +59,8 @@ class TwoHosts:
 
     def down(self) -> None:
         """Take away what `up` made, as far as it is there."""
-        existing = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=False).stdout.split()
+        existing = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True,
+                                  check=False).stdout.split()
         for space in (*(self.tag + host for host in HOSTS), self.tag + "s"):
             if space in existing:
                 for pid in _run("ip", "netns", "pids", space).split():
@@ -74,13 +75,13 @@ class TwoHosts:
 
     def processes(self, host: str) -> dict[int, str]:
         """Command lines by process id on a host, without sshd's own and those that have just ended."""
-        found = {}
+        commands = {}
         for pid in map(int, _run("ip", "netns", "pids", self.tag + host).split()):
             with contextlib.suppress(OSError):
                 line = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
                 if line and not line.startswith("sshd") and "sshd -" not in line:
-                    found[pid] = line
-        return found
+                    commands[pid] = line
+        return commands
 
     def link(self, host: str, state: str) -> None:
         """Pull a host's cable out ("down") or put it in ("up")."""
@@ -89,7 +90,8 @@ class TwoHosts:
     def _link(self, number: int, host: str) -> None:
         space, inner, outer = self.tag + host, f"v{self.tag}{host[-1]}", f"p{self.tag}{host[-1]}"
         _run("ip", "netns", "add", space)
-        _run("ip", "-n", self.tag + "s", "link", "add", outer, "type", "veth", "peer", "name", inner, "netns", space)
+        _run("ip", "-n", self.tag + "s", "link", "add", outer, "type", "veth", "peer", "name", inner,
+             "netns", space)
         _run("ip", "-n", self.tag + "s", "link", "set", outer, "master", "br0", "up")
         _run("ip", "-n", space, "addr", "add", f"{SUBNET}.{number}/24", "dev", inner)
         for device in (inner, "lo"):
@@ -100,14 +102,14 @@ class TwoHosts:
         (names / "hosts").write_text("\n".join(lines) + "\n")
 
     def _keys(self) -> None:
-        known = []
+        lines = []
         for name in (*HOSTS[:2], "user"):
             key = self.folder / f"key_{name}"
             key.unlink(missing_ok=True)
             _run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key))
             if name != "user":
-                known.append(f"{name} {key.with_suffix('.pub').read_text()}")
-        (self.folder / "known_hosts").write_text("".join(known))
+                lines.append(f"{name} {key.with_suffix('.pub').read_text()}")
+        (self.folder / "known_hosts").write_text("".join(lines))
         (self.folder / "authorized").write_text((self.folder / "key_user.pub").read_text())
         self.config.write_text(
             f"IdentityFile {self.folder}/key_user\nIdentitiesOnly yes\nStrictHostKeyChecking yes\nUser root\n"
@@ -130,8 +132,8 @@ class TwoHosts:
             time.sleep(0.05)
 
 
-def _run(*words: str) -> str:
-    return subprocess.run(words, capture_output=True, text=True, check=True).stdout
+def _run(*command: str) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 if __name__ == "__main__":
