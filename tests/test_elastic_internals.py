@@ -115,7 +115,8 @@ def test_when_torch_takes_the_steps_that_are_overridden() -> None:
                  "self._restart_workers(self._worker_group)"):
         rely(step in source(BASE._invoke_run), BASE._invoke_run, "ElasticAgent._handle_failure")
     for step in ("self._rendezvous(worker_group)", "self._start_workers(worker_group)"):
-        rely(step in source(BASE._initialize_workers), BASE._initialize_workers, "ElasticAgent._start_workers")
+        rely(step in source(BASE._initialize_workers), BASE._initialize_workers,
+             "ElasticAgent._start_workers")
     rely("self._shutdown(" in source(BASE.run), BASE.run, "run_workers")
     rely("self._shutdown(" in source(AGENT._stop_workers), AGENT._stop_workers, "ElasticAgent._shutdown")
     rely("self._pcontext.close(" in source(AGENT._shutdown), AGENT._shutdown, "ElasticAgent._replace_close")
@@ -131,8 +132,8 @@ def test_results_of_the_agent() -> None:
 
 def test_what_the_agent_is_given() -> None:
     spec, group = api.WorkerSpec, api.WorkerGroup
-    rely({"role", "local_world_size", "entrypoint", "args", "rdzv_handler", "max_restarts", "monitor_interval",
-          "local_addr"} <= fields(spec), spec, "_worker_spec")
+    rely({"role", "local_world_size", "entrypoint", "args", "rdzv_handler", "max_restarts",
+          "monitor_interval", "local_addr"} <= fields(spec), spec, "_worker_spec")
     rely({"spec", "store", "group_rank", "group_world_size", "workers"} <= attributes(group), group,
          "ElasticAgent._rendezvous")
     rely("global_rank" in attributes(api.Worker), api.Worker, "WorkerLogs.begin_attempt")
@@ -160,7 +161,8 @@ def test_where_workers_write() -> None:
 
 def test_what_workers_find_in_their_environment() -> None:
     for name in ("TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "TORCHELASTIC_USE_AGENT_STORE"):
-        rely(name in source(AGENT._start_workers), AGENT._start_workers, "_read_torchrun of distributed/rank_info")
+        rely(name in source(AGENT._start_workers), AGENT._start_workers,
+             "_read_torchrun of distributed/rank_info")
 
 
 def test_a_users_dollar_is_escaped_as_torchs_macros_want() -> None:

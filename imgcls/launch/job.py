@@ -48,25 +48,25 @@ class Job:
     def agent_command(self, index: int, port: int) -> list[str]:
         """Return the command line of the agent on host `index`."""
         slots = self.hosts[index]
-        words = [self.python, "-m", "imgcls.launch.agent",
-                 "--processes", str(slots.num_workers * self.num_devices), "--job", self.job,
-                 "--max-restarts", str(self.max_restarts), "--timeout", f"{self.timeout_s:g}",
-                 "--name", self.name, "--launched"]
+        command = [self.python, "-m", "imgcls.launch.agent",
+                   "--processes", str(slots.num_workers * self.num_devices), "--job", self.job,
+                   "--max-restarts", str(self.max_restarts), "--timeout", f"{self.timeout_s:g}",
+                   "--name", self.name, "--launched"]
         # on this machine alone there is one agent and no meeting
         if self.ssh is not None:
-            words += ["--nnodes", f"{self.min_hosts}:{self.max_hosts}",
-                      "--endpoint", f"{self.hosts[0].host.name}:{port}",
-                      "--local-addr", slots.host.name, "--is-host", str(int(index == 0))]
+            command += ["--nnodes", f"{self.min_hosts}:{self.max_hosts}",
+                        "--endpoint", f"{self.hosts[0].host.name}:{port}",
+                        "--local-addr", slots.host.name, "--is-host", str(int(index == 0))]
         if self.verbose:
-            words.append("--verbose")
-        return [*words, "--", *self.command]
+            command.append("--verbose")
+        return [*command, "--", *self.command]
 
     def start_command(self, index: int, port: int) -> list[str]:
         """Return the command line here that starts the agent on host `index`."""
-        words = self.agent_command(index, port)
+        command = self.agent_command(index, port)
         if self.ssh is None:
-            return words
-        script = ssh_client.agent_script(words, self.sync_folder or self.folder, self.roots)
+            return command
+        script = ssh_client.agent_script(command, self.sync_folder or self.folder, self.roots)
         return self.ssh.command(self.hosts[index].host, script)
 
     def environment(self, index: int, port: int) -> dict[str, str]:
@@ -116,11 +116,12 @@ def prepare_hosts(job: Job, ssh: ssh_client.Ssh) -> int:
             print(f"{job.name}: error: {host.name}: {text}", file=sys.stderr)
     if any(problems):
         return 0
-    words = (answers[0].stdout if answers[0] else "").split()
-    if "port" not in words or not words[-1].isdigit():  # a start-up file of its shell that prints something
-        raise RunError(f"{hosts[0].name}: its shell prints {' '.join(words)[:80]!r} where our answer was "
+    output = (answers[0].stdout if answers[0] else "").split()
+    # a start-up file of its shell may print something, too
+    if "port" not in output or not output[-1].isdigit():
+        raise RunError(f"{hosts[0].name}: its shell prints {' '.join(output)[:80]!r} where our answer was "
                        "expected")
-    return int(words[-1])
+    return int(output[-1])
 
 
 def free_port() -> int:

@@ -34,18 +34,18 @@ def mpi_command(command: Sequence[str], assigned: Sequence[HostSlots], num_devic
     is_remote = len(assigned) > 1 or (bool(ssh_command) and bool(assigned))
     # In both forms variables go by name, so that no value is seen in a list of processes.
     if "Open MPI" in version or "OpenRTE" in version:
-        words = [mpirun, "-n", total, *(["--host", hosts] if is_remote else ["--oversubscribe"])]
+        arguments = [mpirun, "-n", total, *(["--host", hosts] if is_remote else ["--oversubscribe"])]
         # what it waits before its SIGTERM, and again before its SIGKILL, whether or not anybody is left
-        words += ["--mca", "odls_base_sigkill_timeout", "5", "--bind-to", "none"]
+        arguments += ["--mca", "odls_base_sigkill_timeout", "5", "--bind-to", "none"]
         if is_remote and ssh_command:
-            words += ["--mca", "plm_rsh_agent", shlex.join(ssh_command)]
+            arguments += ["--mca", "plm_rsh_agent", shlex.join(ssh_command)]
         if hasattr(os, "geteuid") and os.geteuid() == 0:
-            words.append("--allow-run-as-root")
-        words += [word for name in env for word in ("-x", name)]
+            arguments.append("--allow-run-as-root")
+        arguments += [argument for name in env for argument in ("-x", name)]
     else:  # MPICH and its relatives
-        words = [mpirun, "-n", total, *(["-hosts", hosts] if is_remote else [])]
-        words += ["-genvlist", ",".join(env)]
-    return [*words, *command], {**os.environ, **env}
+        arguments = [mpirun, "-n", total, *(["-hosts", hosts] if is_remote else [])]
+        arguments += ["-genvlist", ",".join(env)]
+    return [*arguments, *command], {**os.environ, **env}
 
 
 def run_mpi(command: Sequence[str], environment: Mapping[str, str]) -> int:

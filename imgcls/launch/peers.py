@@ -52,9 +52,9 @@ class Peers:
         except RuntimeError:  # the host that served the store is gone
             return own, []
 
-    def _new_failures(self, known: dict[int, WorkerFailure]) -> dict[int, WorkerFailure]:
+    def _new_failures(self, failures: dict[int, WorkerFailure]) -> dict[int, WorkerFailure]:
         return {other: decode_failure(self._store.get(f"imgcls/failure/{other}")) for other in self._others
-                if other not in known and self._store.check([f"imgcls/failure/{other}"])}
+                if other not in failures and self._store.check([f"imgcls/failure/{other}"])}
 
     def _suspects(self, message: str, silent: list[int]) -> list[str]:
         """Return the names of the silent hosts, or only of the one whose address is in `message`."""

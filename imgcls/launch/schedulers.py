@@ -38,10 +38,11 @@ class BatchScript:
 
     def agent_command(self, endpoint: str, job: str, address: str, is_host: str) -> str:
         """Return the agent's command line for a shell; the arguments are expressions of that shell."""
-        words = [self.python, "-m", "imgcls.launch.agent", "--processes", str(self.processes),
-                 "--nnodes", f"{self.min_nodes}:{self.max_nodes}", "--max-restarts", str(self.max_restarts),
-                 "--timeout", f"{self.timeout_s:g}", "--name", "imgcls-launch"]
-        return (f"{shlex.join(words)} --endpoint {endpoint} --job {job} --local-addr {address} "
+        command = [self.python, "-m", "imgcls.launch.agent", "--processes", str(self.processes),
+                   "--nnodes", f"{self.min_nodes}:{self.max_nodes}",
+                   "--max-restarts", str(self.max_restarts),
+                   "--timeout", f"{self.timeout_s:g}", "--name", "imgcls-launch"]
+        return (f"{shlex.join(command)} --endpoint {endpoint} --job {job} --local-addr {address} "
                 f"--is-host {is_host} -- {shlex.join(self.command)}")
 
     def exports(self) -> list[str]:

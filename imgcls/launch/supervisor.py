@@ -274,9 +274,9 @@ class Supervisor:
 
     def _unexplained_end(self) -> AgentMessage:
         failed = next(agent for agent in self._agents if agent.process.returncode)
-        remark = f" ({failed.last_stderr})" if failed.last_stderr else ""
+        ssh_text = f" ({failed.last_stderr})" if failed.last_stderr else ""
         status = failed.process.returncode
-        return AgentMessage("error", f"{failed.host}: its agent ended with status {status}{remark}")
+        return AgentMessage("error", f"{failed.host}: its agent ended with status {status}{ssh_text}")
 
     @contextlib.contextmanager
     def _catch_signals(self) -> Iterator[None]:
