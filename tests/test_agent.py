@@ -52,6 +52,7 @@ def until(process: subprocess.Popen[str], path: Path, lines: int) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_every_worker_gets_its_rank_in_the_environment() -> None:
     status, out, err = finish(start(["--processes", "2"],
                                     [sys.executable, "-c", SHOW, "$x", "${local_rank} $$"]))
@@ -69,6 +70,7 @@ def test_every_worker_gets_its_rank_in_the_environment() -> None:
         assert arguments == ["$x", "${local_rank} $$"]  # torch's macro is none of the user's
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_reported_and_all_restart_from_the_position(tmp_path: Path) -> None:
     status, out, err = finish(start(["--processes", "2", "--max-restarts", "2"],
                                     [sys.executable, STEPS, tmp_path, 12, "kill", 1, 5]))
@@ -81,12 +83,14 @@ def test_a_killed_worker_is_reported_and_all_restart_from_the_position(tmp_path:
                                                                                            for i in range(12)]
 
 
+@pytest.mark.slow
 def test_wrong_usage_is_one_line_and_not_tried_again(tmp_path: Path) -> None:
     process = start(["--processes", "2", "--max-restarts", "3"],
                     [sys.executable, STEPS, tmp_path, 400, "wrong", 1, 2])
     assert finish(process)[::2] == (2, ["imgcls-train: error: --lr x: must be a number"])
 
 
+@pytest.mark.slow
 def test_workers_save_when_the_agent_gets_sigterm(tmp_path: Path) -> None:
     process = start(["--processes", "2"], [sys.executable, STEPS, tmp_path, 4000])
     until(process, tmp_path / "trace", 3)
@@ -99,6 +103,7 @@ def test_workers_save_when_the_agent_gets_sigterm(tmp_path: Path) -> None:
     assert err == [f"imgcls-train: error: stopped by SIGTERM in step {step}, position saved"]
 
 
+@pytest.mark.slow
 def test_a_second_signal_ends_workers_that_do_not_listen(tmp_path: Path) -> None:
     deaf = f"import signal, time; signal.signal(15, signal.SIG_IGN); open({str(tmp_path / 'up')!r}, 'w').write('x\\n')"
     process = start([], [sys.executable, "-c", f"{deaf}; time.sleep(100)"])
@@ -111,6 +116,7 @@ def test_a_second_signal_ends_workers_that_do_not_listen(tmp_path: Path) -> None
     assert time.monotonic() - begun < 5
 
 
+@pytest.mark.slow
 def test_workers_end_with_an_agent_that_is_killed(tmp_path: Path) -> None:
     if not parent_death_command():
         pytest.skip("no setpriv --pdeathsig here")
@@ -128,6 +134,7 @@ def test_workers_end_with_an_agent_that_is_killed(tmp_path: Path) -> None:
         pytest.fail("the worker is still there")
 
 
+@pytest.mark.slow
 def test_a_host_may_join_later(tmp_path: Path) -> None:
     flags = ["--nnodes", "1:2", "--endpoint", f"127.0.0.1:{_free_port()}", "--timeout", "12"]
     command = [sys.executable, STEPS, tmp_path, 4000, "grow"]

@@ -680,6 +680,7 @@ def run_script(python: str, import_line: str, folder: Path) -> dict[str, Any]:
     return json.loads(done.stdout.split("found:")[1])
 
 
+@pytest.mark.slow
 def test_data_sets_work_with_only_the_import_line_changed(tmp_path: Path) -> None:
     folder = prepared(tmp_path)
     results = run_script(sys.executable, "import imgcls.compat.mxnet as mx", folder)

@@ -262,6 +262,7 @@ def test_help_begins_with_examples_and_shows_the_data_sets_defaults() -> None:
     assert max(map(len, text)) <= 120
 
 
+@pytest.mark.slow
 def test_every_command_ends_with_a_status() -> None:
     assert run_cli("--help").returncode == 0
     done = run_cli("trian")

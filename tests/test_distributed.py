@@ -77,6 +77,7 @@ def samples(folder: Path, names: list[str], epoch: int) -> list[int]:
 # ---- the same numbers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("single", "distributed"), [("micro", "two"), ("micro3", "three")])
 def test_processes_give_the_bits_of_as_many_micro_batches(runs: Path, single: str, distributed: str) -> None:
     expected, actual = np.load(runs / f"{single}.npz"), np.load(runs / f"{distributed}.npz")
@@ -88,6 +89,7 @@ def test_processes_give_the_bits_of_as_many_micro_batches(runs: Path, single: st
     assert not np.array_equal(expected["bn.moving_mean"], np.zeros(4))
 
 
+@pytest.mark.slow
 def test_evaluation_counts_every_sample_once(runs: Path) -> None:
     single, two, three = (ended(runs, name)["result"]["accuracy"] for name in ("micro", "two", "three"))
     assert single == two
@@ -95,18 +97,21 @@ def test_evaluation_counts_every_sample_once(runs: Path) -> None:
     assert ended(runs, "two", 1)["result"] == ended(runs, "two", 0)["result"]
 
 
+@pytest.mark.slow
 def test_every_sample_of_an_epoch_comes_once(runs: Path) -> None:
     for name, ranks in (("two", 2), ("three", 3), ("workers", 2)):
         seen = samples(runs, [f"{name}-{rank}" for rank in range(ranks)], 0)
         assert sorted(seen) == list(range(COUNT)), name
 
 
+@pytest.mark.slow
 def test_a_distributed_store_gives_every_worker_its_own_batch(runs: Path) -> None:
     assert len(ended(runs, "two")["seen"]) == -(-COUNT // 32)
     assert len(ended(runs, "workers")["seen"]) == -(-COUNT // 64)
     assert len(ended(runs, "workers")["seen"][0]) == 1 + 32
 
 
+@pytest.mark.slow
 def test_batch_normalisation_over_all_processes_is_that_of_the_global_batch() -> None:
     run_workers(str(Path(__file__).with_name("sync_bn_run.py")), 2, next(free_ports(1)))
 
@@ -114,6 +119,7 @@ def test_batch_normalisation_over_all_processes_is_that_of_the_global_batch() ->
 # ---- stopping, and going on with another number of processes
 
 
+@pytest.mark.slow
 def test_all_processes_stop_at_one_step_with_143(runs: Path) -> None:
     first, second = (ended(runs, "stopped2", rank) for rank in (0, 1))
     assert (first["status"], second["status"]) == (143, 143)
@@ -121,6 +127,7 @@ def test_all_processes_stop_at_one_step_with_143(runs: Path) -> None:
     assert "the position was saved" in first["error"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("before", "after"), [
     (["stopped2-0", "stopped2-1"], ["resumed2-0"]), (["stopped1-0"], ["resumed1-0", "resumed1-1"])])
 def test_the_number_of_processes_may_change_inside_an_epoch(runs: Path, before: list[str],
@@ -131,6 +138,7 @@ def test_the_number_of_processes_may_change_inside_an_epoch(runs: Path, before: 
     assert sorted(samples(runs, after, 1)) == list(range(COUNT))
 
 
+@pytest.mark.slow
 def test_a_lost_process_is_one_line(tmp_path: Path) -> None:
     script = tmp_path / "lost.py"
     script.write_text(
@@ -173,6 +181,7 @@ def workers_of(prefix: Path) -> list[int]:
     return [pids[rank] for rank in sorted(pids)]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds the workers under /proc")
 def test_a_killed_worker_changes_nothing(tmp_path: Path) -> None:
     """Five times: kill -9 at whatever moment, restart from the last position, the bytes of a run left in peace."""
@@ -203,6 +212,7 @@ def test_a_killed_worker_changes_nothing(tmp_path: Path) -> None:
     assert "restarting" in errors or killed < 5
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGTERM")
 def test_sigterm_saves_and_ends_with_143(tmp_path: Path) -> None:
     prefix = tmp_path / "told"
@@ -219,6 +229,7 @@ def test_sigterm_saves_and_ends_with_143(tmp_path: Path) -> None:
     assert not workers_of(prefix)
 
 
+@pytest.mark.slow
 def test_test_io_prints_once_and_an_uneven_split_is_shown(tmp_path: Path) -> None:
     done = subprocess.run(command("--workers-per-host", 2, "--test-io", 1), env=ENV,
                           capture_output=True, text=True,
@@ -230,6 +241,7 @@ def test_test_io_prints_once_and_an_uneven_split_is_shown(tmp_path: Path) -> Non
     assert "batch 128 (42 or 43 on each of 3 devices)" in done.stderr
 
 
+@pytest.mark.slow
 def test_workers_started_by_hand_with_mxnets_variables(tmp_path: Path) -> None:
     env = ENV | {"DMLC_PS_ROOT_URI": "127.0.0.1", "DMLC_PS_ROOT_PORT": str(next(free_ports(1))),
                  "DMLC_NUM_WORKER": "2", "DMLC_NUM_SERVER": "1"}
@@ -243,6 +255,7 @@ def test_workers_started_by_hand_with_mxnets_variables(tmp_path: Path) -> None:
     assert (tmp_path / "hand-0001.params").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("mpirun"), reason="no mpirun")
 def test_mpirun_starts_workers(tmp_path: Path) -> None:
     root = ["--allow-run-as-root"] if os.getuid() == 0 else []

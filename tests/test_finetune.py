@@ -163,6 +163,7 @@ def test_the_epoch_is_that_of_the_pretrained_weights(pretrained: Path, photos: P
         assert "Adjust learning rate" not in err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("resume_flags", [["--resume"], ["--load-epoch", "auto"]])
 def test_a_resumed_run_equals_an_uninterrupted_one(
         pretrained: Path, photos: Path, tmp_path: Path, resume_flags: Sequence[str],
@@ -333,6 +334,7 @@ def test_mxnets_own_networks(tmp_path: Path) -> None:
 # ---- torchvision's
 
 
+@pytest.mark.slow
 def test_a_network_without_a_symbol(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torchvision = pytest.importorskip("torchvision")
     file, prefix = tmp_path / "weights.pth", tmp_path / "net"
@@ -454,6 +456,7 @@ def test_damaged_weights_of_torchvision(photos: Path, tmp_path: Path,
     assert "bad.pth: not the weights of torchvision's resnet18: " in error_of(capsys)
 
 
+@pytest.mark.slow
 def test_the_command_of_the_blog(tmp_path: Path) -> None:
     """Verbatim; without GPUs it says so in one line and downloads nothing."""
     if torch.cuda.is_available():

@@ -126,6 +126,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, A
 Found = list[dict[str, dict[str, Any]]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_ranks_stay_bit_equal_and_learn(both: Found, kind: str) -> None:
     first, second = both[0][kind], both[1][kind]
@@ -134,11 +135,13 @@ def test_ranks_stay_bit_equal_and_learn(both: Found, kind: str) -> None:
     assert losses[-1] < 0.7 * losses[0]
 
 
+@pytest.mark.slow
 def test_two_processes_are_one_with_two_micro_batches(both: Found) -> None:
     for single, distributed in zip(both[0]["alone"]["weights"], both[0]["none"]["weights"], strict=True):
         assert torch.equal(single, distributed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "fraction"),
                          [("none", 1), ("fp16", 1 / 2), ("bf16", 1 / 2), ("2bit", 1 / 16)])
 def test_bytes_sent(both: Found, kind: str, fraction: float) -> None:
@@ -148,6 +151,7 @@ def test_bytes_sent(both: Found, kind: str, fraction: float) -> None:
     assert both[0]["powersgd"]["sent_bytes"] < 0.6 * uncompressed  # whole for 10 of the 24 steps
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["fp16", "bf16"])
 def test_rounding_errors_are_fed_back(both: Found, kind: str) -> None:
     """The gradient is the same at each step; what was received in eight steps is eight times it, nearly. Rank 1 has
@@ -157,6 +161,7 @@ def test_rounding_errors_are_fed_back(both: Found, kind: str) -> None:
     assert 0 < mean_error < first_error / 3
 
 
+@pytest.mark.slow
 def test_two_bits_by_mxnets_rule(both: Found) -> None:
     threshold = THRESHOLD / COUNT
     residuals = [torch.zeros(64, 8) for _ in range(2)]
@@ -174,12 +179,14 @@ def test_two_bits_by_mxnets_rule(both: Found) -> None:
     assert both[0]["2bit"]["sums"][0].count_nonzero() > 20
 
 
+@pytest.mark.slow
 def test_powersgd_gives_the_sum_not_the_mean(both: Found) -> None:
     # the gradients are of rank 2: two narrow matrices hold all of it
     for received in both[0]["powersgd"]["sums"]:
         torch.testing.assert_close(received, constant(0) + constant(1), rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_wrapping_does_not_load_the_compiler(both: Found) -> None:
     assert not any(results["loaded"]["dynamo"] for results in both)
 

@@ -231,6 +231,7 @@ def test_an_imported_network_is_an_ordinary_module(tmp_path: Path) -> None:
     assert not torch.equal(model.get_submodule("bn1").moving_mean, twin.get_submodule("bn1").moving_mean)
 
 
+@pytest.mark.slow
 def test_an_imported_network_can_be_exported() -> None:
     model, data = small(), torch.randn(2, 2, 8, 8)
     batch = torch.export.Dim("batch")

@@ -307,6 +307,7 @@ def test_class_names_of_a_list_that_mxnet_made(folder: Path, tmp_path: Path) -> 
     assert not (tmp_path / "y.classes.txt").exists()
 
 
+@pytest.mark.slow
 def test_a_killed_run_leaves_no_partial_file_and_resumes(folder: Path, tmp_path: Path) -> None:
     for i in range(3):
         text = "".join(f"{k}\t0\t{'a/1' if k % 2 else 'b/6'}.jpg\n" for k in range(i, 300))
@@ -476,6 +477,7 @@ def test_rec2idx(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert len(lines(tmp_path / "cut.idx")) == len(offsets) - 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tool", ["im2rec", "rec2idx"])
 def test_mxnets_tools_by_their_own_names(tool: str) -> None:
     done = subprocess.run([sys.executable, f"tools/{tool}.py", "--help"], cwd=ROOT,

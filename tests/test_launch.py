@@ -351,6 +351,7 @@ def test_scripts_go_to_stdout_or_a_file(tmp_path: Path, capsys: pytest.CaptureFi
 
 # jobs on this machine
 
+@pytest.mark.slow
 def test_a_local_job_has_mxnets_variables_and_complete_lines() -> None:
     show = ("import os, sys; r = os.environ['RANK']; names = ('DMLC_ROLE', 'DMLC_NUM_WORKER', 'DMLC_NUM_SERVER', 'X', "
             "'DMLC_JOB_CLUSTER', 'WORLD_SIZE'); sys.stdout.write('a\\rb' + r); sys.stdout.flush(); "
@@ -365,6 +366,7 @@ def test_a_local_job_has_mxnets_variables_and_complete_lines() -> None:
         "imgcls-launch: note: -s 1: not needed for this command, gradients are summed by all-reduce"]
 
 
+@pytest.mark.slow
 def test_a_failure_is_the_last_line(tmp_path: Path) -> None:
     done = run("-n", 2, sys.executable, STEPS, tmp_path, 400, "fail", 1, 2)
     assert done.returncode == 1
@@ -379,6 +381,7 @@ def test_a_program_that_is_not_there_is_wrong_usage() -> None:
                         done.stderr)
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_and_ends(tmp_path: Path) -> None:
     argv = [sys.executable, ROOT / "tools" / "launch.py", "-n", "2", sys.executable, STEPS, tmp_path, "4000"]
     process = subprocess.Popen(argv, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -396,6 +399,7 @@ def test_ctrl_c_saves_and_ends(tmp_path: Path) -> None:
     assert re.fullmatch(r"imgcls-launch: error: stopped by SIGINT in step \d+, position saved\n", err)
 
 
+@pytest.mark.slow
 def test_mpirun_runs_a_command_with_variables() -> None:
     if shutil.which("mpirun") is None:
         pytest.skip("no mpirun here")

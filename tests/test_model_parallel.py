@@ -154,6 +154,7 @@ def train(folder: Path, prefix: str, *flags: object) -> int:
                          *map(str, flags)])
 
 
+@pytest.mark.slow
 def test_training_and_resuming_write_the_files_of_one_device(folder: Path, capsys: pytest.CaptureFixture[str],
                                                              one_thread: None) -> None:
     assert train(folder, "one", "--num-epochs", 2) == 0

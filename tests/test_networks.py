@@ -318,6 +318,7 @@ def test_two_towers_give_the_same_on_two_devices_and_one() -> None:
     assert graph.parameter_names(model)["tower2.conv1.weight"] == "tower2_conv1_weight"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("network", "side"), [("resnet", 8), ("alexnet-towers", 67)])
 def test_compiles_without_a_break_copies_and_runs_channels_last(network: str, side: int) -> None:
     model = ready(network, (3, side, side), **({"num_layers": 8} if network == "resnet" else {}))

@@ -70,6 +70,7 @@ def test_parameters_and_operations_are_true(command: ModuleType, rows: dict[str,
             assert row[3] == network_size.short(network_size.count_flops(model, case.shape))
 
 
+@pytest.mark.slow
 def test_speeds_are_measured_and_cached(command: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                                         capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(command, "ROUND_SECONDS", 0.001)

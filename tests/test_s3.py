@@ -34,6 +34,7 @@ if not all(importlib.util.find_spec(name) for name in ("s3fs", "moto", "flask"))
     pytest.skip("needs s3fs and moto[s3,server]", allow_module_level=True)
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.filterwarnings("ignore::DeprecationWarning:(botocore|aiobotocore|moto|s3fs|aiohttp|werkzeug).*"),
     # connections to a server that has ended, seen when their session is collected
     pytest.mark.filterwarnings("ignore::ResourceWarning"),

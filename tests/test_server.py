@@ -51,6 +51,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return torch.load(folder / "0.pt")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_a_server_takes_the_steps_of_torch(alone: dict[str, Any], name: str) -> None:
     results = alone[name]
@@ -58,6 +59,7 @@ def test_a_server_takes_the_steps_of_torch(alone: dict[str, Any], name: str) -> 
         assert torch.equal(there, here)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_training_resumes_from_saved_state(alone: dict[str, Any], name: str) -> None:
     """Half the steps, everything fetched and given to other servers, and the other half."""
@@ -69,6 +71,7 @@ def test_training_resumes_from_saved_state(alone: dict[str, Any], name: str) -> 
         assert torch.equal(results["state"][key], value), key
 
 
+@pytest.mark.slow
 def test_a_server_that_ends_is_noticed(alone: dict[str, Any]) -> None:
     assert "kv_store dist_async: a server does not answer, or has ended" in alone["killed"]
 
@@ -83,27 +86,32 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
 
+@pytest.mark.slow
 def test_all_begin_with_the_weights_of_worker_0(both: list[dict[str, Any]]) -> None:
     for first, second in zip(both[0]["start"], both[1]["start"], strict=True):
         assert torch.equal(first, second)
 
 
+@pytest.mark.slow
 def test_gradients_are_late_with_two_workers(both: list[dict[str, Any]]) -> None:
     pushes, mean, largest = both[0]["even"]
     assert pushes == [30, 30]
     assert 0 < mean <= largest
 
 
+@pytest.mark.slow
 def test_a_slow_worker_delays_nobody(both: list[dict[str, Any]]) -> None:
     fast, slow = both[0]["uneven"]
     assert fast == 60
     assert slow < fast / 3
 
 
+@pytest.mark.slow
 def test_a_fetch_has_the_newest_weights_and_all_states(both: list[dict[str, Any]]) -> None:
     assert both[0]["fetched"]
 
 
+@pytest.mark.slow
 def test_a_lost_worker_ends_the_others(both: list[dict[str, Any]]) -> None:
     assert "has ended because it lost a worker" in both[0]["lost"]
     assert both[0]["seconds"] < 10
@@ -112,6 +120,7 @@ def test_a_lost_worker_ends_the_others(both: list[dict[str, Any]]) -> None:
 # ---- the command
 
 
+@pytest.mark.slow
 def test_sigterm_to_one_worker_stops_all_and_saves_the_position(tmp_path: Path) -> None:
     chance = np.random.default_rng(0)
     for name, count in (("train", 320), ("t10k", 64)):

@@ -392,6 +392,7 @@ def test_antialiasing_leaves_the_main_threads_torch_alone(photographs: RecordSou
 
 
 
+@pytest.mark.slow
 def test_a_run_from_records_does_not_depend_on_the_threads(photographs: RecordSource, tmp_path: Path) -> None:
     """The command, with everything that it draws, ends with the same weights, and scores what it trained."""
     path = photographs.readers[0].path

@@ -113,6 +113,7 @@ def test_train_accuracy_covers_the_epoch(folder: Path, capsys: pytest.CaptureFix
     assert "warning: --lr 0: nothing will be learned" in err
 
 
+@pytest.mark.slow
 def test_the_bar_on_a_terminal(folder: Path) -> None:
     """Run on a pseudo terminal: a bar with speed, loss and accuracy, and one line an epoch; no log lines."""
     import fcntl
@@ -183,6 +184,7 @@ def test_resume_after_an_epoch_gives_the_same_bytes(folder: Path, undisturbed: P
     assert weights(prefix, 3) == weights(undisturbed, 3)
 
 
+@pytest.mark.slow
 def test_resume_from_inside_an_epoch_gives_the_same_bytes(folder: Path, undisturbed: Path, tmp_path: Path,
                                                           monkeypatch: pytest.MonkeyPatch,
                                                           capsys: pytest.CaptureFixture[str]) -> None:
@@ -221,6 +223,7 @@ def test_resume_from_inside_an_epoch_gives_the_same_bytes(folder: Path, undistur
     assert epochs(prefix) == epochs(undisturbed)
 
 
+@pytest.mark.slow
 def test_kill_9_at_any_moment(folder: Path, undisturbed: Path, tmp_path: Path) -> None:
     """A process of its own, killed twice without warning while it saves after every step."""
     prefix = tmp_path / "net"
@@ -432,6 +435,7 @@ def test_a_loss_that_is_no_number_stops_the_run(folder: Path, tmp_path: Path,
     assert all(np.isfinite(a).all() for a in params.load(f"{prefix}-0001.params").values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_lower_precision_learns_and_resumes(folder: Path, tmp_path: Path, dtype: str) -> None:
     uninterrupted, resumed = tmp_path / "whole", tmp_path / "parts"

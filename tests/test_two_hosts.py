@@ -19,6 +19,8 @@ import pytest
 from conftest import ROOT
 from two_hosts import TwoHosts, Unavailable
 
+pytestmark = pytest.mark.slow
+
 TRAIN = ["--dataset", "digits", "--num-epochs", "1", "--disp-batches", "1000"]
 
 

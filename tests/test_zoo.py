@@ -163,6 +163,7 @@ def test_a_model_that_no_mirror_has(server: SimpleNamespace, monkeypatch: pytest
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
+@pytest.mark.slow
 def test_as_a_user_sees_it(server: SimpleNamespace, tmp_path: Path) -> None:
     (tmp_path / "photos" / "a").mkdir(parents=True)
     env = {"IMGCLS_CACHE": str(tmp_path / "cache"), "IMGCLS_MIRROR": server.url,
