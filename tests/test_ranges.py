@@ -94,13 +94,17 @@ def test_the_last_record_may_end_with_its_label(tmp_path: Path) -> None:
 def test_a_file_cut_anywhere_is_read_like_one_on_the_disk(tmp_path: Path, resync: bool) -> None:
     magic = recordio.MAGIC.to_bytes(4, "little")
     payloads = [image_record(0, [1.0], 30), pack(ImageHeader(0, [2.0], 1), b"12345"), b"no image",
-                image_record(3, [3.0], 8) + magic + b"behind" , pack(ImageHeader(0, [4.0], 4), b"")]
+                image_record(3, [3.0], 8) + magic + b"behind",
+                b"\x01" + bytes(23),  # says one label and ends before it
+                pack(ImageHeader(0, [1.0, 2.0], recordio.MAGIC), b"z"),  # a header torn apart, two labels
+                pack(ImageHeader(0, [4.0], 4), b"")]
     content = write(tmp_path / "full.rec", payloads)
     path = tmp_path / "cut.rec"
     for size in range(len(content) + 1):
         path.write_bytes(content[:size])
-        remote = RangedReader(put(content[:size], f"{size}.rec"), resync=resync)
-        agree(remote, RecordReader(path, resync=resync, use_index=False))
+        url = put(content[:size], f"{size}.rec")
+        for _ in range(2):  # what is wrong is told each time
+            agree(RangedReader(url, resync=resync), RecordReader(path, resync=resync, use_index=False))
 
 
 def test_nothing_is_asked_for_behind_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -68,6 +68,7 @@ def loads_mean(data: bytes, path: object = "mean image") -> np.ndarray:
     """Return what `load_mean` does from bytes in memory; `path` is what errors call them."""
     message = _Message(data, path)
     message.read()
+    # Caffe fills one of the two, by the type that it was built for.
     values = message.values[DATA] or message.values[DOUBLE_DATA]
     array = np.concatenate(values) if values else np.empty(0, np.float32)
     shape = _image_shape(message)
@@ -100,6 +101,7 @@ def refuse_model(setting: str, path: str) -> None:
 
 def _image_shape(message: _Message) -> tuple[int, int, int]:
     """Return (C, H, W) of the new form where it is there, else of the old one; no image's is a DataError."""
+    # Files of old versions have four numbers, those of newer ones a list.
     if message.dims is not None:
         dims = tuple(message.dims)
     else:
@@ -158,6 +160,7 @@ class _Message:
         if self.steps > MAX_STEPS:
             raise DataError(self.path, "far too many fields: not a Caffe mean image", start)
         tag = self.varint(end)
+        # Protobuf puts the wire type into the lowest three bits.
         field = tag >> 3
         kind = tag & 7
         if not field or kind not in (VARINT, FIXED64, LENGTH, FIXED32):
@@ -182,6 +185,7 @@ class _Message:
         """Return where the field of variable length ends that begins here with its length."""
         start = self.offset
         size = self.varint(end)
+        # Before anything is taken: the length is any number in a damaged file.
         if size > end - self.offset:
             raise DataError(self.path, f"the file ends in the middle of a field ({size} bytes wanted, "
                                        f"{end - self.offset} left)", start)

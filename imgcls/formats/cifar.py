@@ -97,6 +97,7 @@ def read(path: str | os.PathLike[str], num_classes: int = 10) -> CifarBatch:
     file = to_path(path)
     try:
         with open_read(file) as stream:
+            # Before it is read: a file of any size may have this name.
             size = os.fstat(stream.fileno()).st_size
             if size > _LARGEST_FILE:
                 raise DataError(file, f"has {size} bytes, more than any CIFAR batch")
@@ -160,6 +161,7 @@ def _parse_binary(content: bytes, name: str, num_classes: int) -> CifarBatch:
                               f"{row_bytes}; the file is truncated or of another kind",
                         len(content) // row_bytes * row_bytes)
     rows = np.frombuffer(content, np.uint8).reshape(-1, row_bytes)
+    # A copy: the view's rows are not contiguous, and the file's bytes cannot be written to.
     images = np.array(rows[:, num_label_bytes:]).reshape(-1, 3, 32, 32)
     return CifarBatch(images, rows[:, num_label_bytes - 1].astype(np.int64),
                       rows[:, 0].astype(np.int64) if num_classes == 100 else None)

@@ -23,6 +23,7 @@ def unpickle_batch(content: bytes, name: str, keys: Sequence[str], num_pixels: i
     `name` is what errors call the file, `dataset` what they call its kind.
     """
     allowed = {**_NAMES, ("_codecs", "encode"): pickles.encoder(len(content))}
+    # "bytes": Python 2's strings hold the pixels, which are no text.
     value = pickles.load(content, allowed, name, encoding="bytes")
     if not isinstance(value, dict):
         raise DataError(name, f"not a {dataset} batch: the pickle holds no dict")
@@ -62,6 +63,7 @@ class _Array:
             raise ValueError("it has an array that is not of bytes")
         if type(shape) is not tuple or [type(side) for side in shape] != [int, int] or min(shape) < 0:
             raise ValueError("it has an array that is not of two dimensions")
+        # Python's numbers do not overflow, so no huge shape passes here.
         if shape[0] * shape[1] != len(content):
             raise ValueError(f"it has an array of {shape} with {len(content)} bytes")
         self.shape = shape

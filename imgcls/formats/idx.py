@@ -35,6 +35,7 @@ _GZIP_BITS = 31
 #: deflate cannot make a file smaller than this, so it bounds what a gzip-ed file may announce
 _LARGEST_RATIO = 1032
 
+#: what `_read_array` reads from: the file itself, or its unzipped content
 _Stream = io.RawIOBase | io.BufferedIOBase | BinaryIO
 
 
@@ -64,6 +65,7 @@ def _read(path: AnyPath, magic: int) -> np.ndarray:
             size = os.fstat(stream.fileno()).st_size
             is_gzip = stream.read(2) == _GZIP_MAGIC
             stream.seek(0)
+            # A plain file is read straight into the array, a gzip-ed one is in memory first: it is small.
             if not is_gzip:
                 return _read_array(stream, path, magic, size)
             return _read_array(_GzipStream(stream.read()), path, magic, size * _LARGEST_RATIO)
@@ -121,6 +123,7 @@ def _read_array(stream: _Stream, path: AnyPath, magic: int, largest: int) -> np.
     if start + count > largest:
         raise DataError(path, f"truncated: the header announces {count} bytes of {_CONTENT[magic]} "
                               f"({' x '.join(map(str, shape))}), more than the file can hold", start)
+    # Filled in place: no second copy of a large file.
     array = np.empty(count, np.uint8)
     num_filled = _fill(stream, array.data)
     if num_filled < count:

@@ -69,6 +69,7 @@ def walk(root: str, *, recursive: bool, extensions: Sequence[str] = EXTENSIONS) 
     while pending:
         folder, parents = pending.pop()
         names, subfolders = _scan_folder(os.path.join(root, folder), listing.problems)
+        # By suffix alone, as MXNet: whether it is an image shows when it is packed.
         images = [name for name in names if os.path.splitext(name)[1].lower() in suffixes]
         if images and recursive:
             listing.class_names.append(folder or os.curdir)
@@ -77,6 +78,7 @@ def walk(root: str, *, recursive: bool, extensions: Sequence[str] = EXTENSIONS) 
             _add_image(listing, root, os.path.join(folder, name), label)
         if recursive:
             here = (*parents, os.path.realpath(os.path.join(root, folder)))
+            # Reversed, since the last one is visited first.
             below = [os.path.join(folder, name) for name in reversed(subfolders)]
             # A link to a folder that we are in would lead round for ever.
             pending += [(path, here) for path in below
@@ -98,6 +100,7 @@ def split(entries: Sequence[ListEntry], *, chunks: int = 1, train_ratio: float =
     Chunks are consecutive and of equal size but for the last; in each the test images come first, then train,
     then val. As in MXNet the numbers follow the nominal size, so a short last chunk is short of val images.
     """
+    # Rounded up, and the products down, as in make_list of im2rec.py.
     size = -(-len(entries) // chunks)
     num_train = int(size * train_ratio)
     num_test = int(size * test_ratio)
@@ -122,6 +125,7 @@ def read(path: str | os.PathLike[str]) -> Listing:
     listing = Listing()
     for number, line in enumerate(_read_lines(path), 1):
         fields = [f.strip() for f in line.strip().split("\t")]
+        # MXNet's im2rec.py passes over such a line with a message.
         if len(fields) < 3:
             listing.problems.append(DataError(path, f"line {number} is no id, label and path between tabs: "
                                                     f"{line.strip()[:_SHOWN_LENGTH]!r}"))
@@ -187,6 +191,7 @@ def class_names(path: str | os.PathLike[str]) -> tuple[str, ...]:
     `N_0_train.rec` finds `N_0_train.classes.txt` or, since a list and its parts share them, `N.classes.txt`;
     the last resort is `classes.txt` in the folder.
     """
+    # The nearest name wins: parts of one list may lie beside those of another.
     own = classes_path(path)
     base = own.name.removesuffix(_CLASSES_SUFFIX)
     for name in (own.name, _SPLIT_SUFFIX.sub("", base, count=1) + _CLASSES_SUFFIX, "classes.txt"):

@@ -76,6 +76,7 @@ def loads(data: bytes | bytearray | memoryview, path: object = "parameters") -> 
         raise DataError(path, f"not an MXNet parameter file (it does not start with {LIST_MAGIC:#x})", 0)
     reader.u64("the reserved word")  # MXNet writes 0 and does not look at it
     count = reader.count("arrays", SMALLEST_ARRAY)
+    # All arrays come before all names.
     arrays = [reader.array() for _ in range(count)]
     start = reader.offset
     num_names = reader.count("names", 8)
@@ -88,7 +89,7 @@ def loads(data: bytes | bytearray | memoryview, path: object = "parameters") -> 
 def loads_array(data: bytes | bytearray | memoryview, path: object = "array") -> np.ndarray:
     """Return a single dense array without a list around it, as MXNet puts it into its pickles."""
     reader = _Reader(data, path)
-    reader.fill_limit = 0
+    reader.fill_limit = 0  # a sparse one would not be MXNet's
     return reader.array()
 
 
@@ -136,6 +137,7 @@ def _serialize_array(array: np.ndarray) -> Iterable[bytes | memoryview]:
     shape = struct.pack(f"<IiI{array.ndim}q", version, DENSE, array.ndim, *array.shape)
     yield shape + CPU + struct.pack("<i", code)
     if array.size:
+        # bfloat16 is never written: numpy has none to be saved.
         flat = np.ascontiguousarray(array, DTYPES[code]).reshape(-1)
         yield flat.view(np.uint8).data
 
@@ -248,7 +250,7 @@ class _Reader:
 
     def values(self, shape: tuple[int, ...], code: int) -> np.ndarray:
         """Return the raw elements; a view of the file, but for bfloat16."""
-        dtype = DTYPES.get(code, np.dtype("<u2"))
+        dtype = DTYPES.get(code, np.dtype("<u2"))  # bfloat16, as bits
         count = math.prod(shape)
         start = self.take(count * dtype.itemsize, f"the data of an array of shape {shape}")
         array = np.frombuffer(self.data, dtype, count, start) if count else np.empty(0, dtype)
@@ -274,6 +276,7 @@ class _Reader:
             stored_shape = (sizes[0], *shape[1:]) if storage_type == ROW_SPARSE else (sizes[1],)
         values = self.values(stored_shape, code)
         indices = [self.values((size,), kind) for size, (kind, _) in zip(sizes, index_heads, strict=True)]
+        # Only now are both numbers known; the dense array is what takes the memory.
         self.check_dense_size(shape, values, start)
         fill = _fill_rows if storage_type == ROW_SPARSE else _fill_csr
         try:
@@ -301,6 +304,7 @@ def _fill_rows(shape: tuple[int, ...], values: np.ndarray, rows: np.ndarray) -> 
 def _fill_csr(shape: tuple[int, ...], values: np.ndarray, starts: np.ndarray,
               columns: np.ndarray) -> np.ndarray:
     num_rows, num_columns = shape
+    # Row i has the values starts[i] .. starts[i + 1] - 1, in the columns of the same numbers.
     counts = np.diff(starts.astype(np.int64))
     if len(counts) != num_rows or (counts < 0).any() or starts[0] != 0 or starts[-1] != len(columns):
         raise IndexError(starts)

@@ -68,6 +68,7 @@ class RangedReader:
     def __len__(self) -> int:
         return len(self.offsets)
 
+    # The methods of RecordReader that sources call: what reads records need not know where they are.
     def headers(self) -> np.ndarray:
         """Return HEADER_DTYPE (N,)."""
         return self._headers
@@ -111,6 +112,7 @@ class RangedReader:
             heads = find_heads(words)
             is_own = heads.starts < PIECE_BYTES  # those behind it are the next piece's
             heads = Heads(*(column[is_own] for column in heads))
+            # While the piece is here: nothing but offsets, headers and labels stays in memory.
             piece_headers, piece_labels = _headers_at(words, heads)
             pieces.append(np.stack([heads.starts + first, heads.kinds, heads.lengths]))
             headers.append(piece_headers)
@@ -160,6 +162,7 @@ class RangedReader:
 
     def _load_cached(self) -> bool:
         """Take what an earlier run found in this version of the file; return whether there is such."""
+        # Under the file's version: of a file that changed, no note is found.
         note = self.cache.note_path(self.path, self.info, "records")
         try:
             data = note.read_bytes()
@@ -215,6 +218,7 @@ def _headers_at(words: np.ndarray, heads: Heads) -> tuple[np.ndarray, np.ndarray
     headers[is_plain] = words[word_index[is_plain][:, None] + np.arange(2, 8)].view(HEADER_DTYPE)[:, 0]
     flags = headers["flag"].astype(np.int64)
     is_plain &= 24 + 4 * flags <= heads.lengths
+    # Those that hold fewer labels than they say were gathered as well: they are read on their own.
     headers[~is_plain] = np.zeros(1, HEADER_DTYPE)[0]
     labels[is_plain] = np.where(flags[is_plain] == 0, headers["label"][is_plain], np.nan)
     # One label behind the header: the ninth word.

@@ -51,6 +51,7 @@ def loads(data: bytes, path: object = "states") -> dict[int | str, State]:
         raise DataError(path, f"not optimizer states: {error.reason}{hint}", error.offset) from error
     if not isinstance(value, dict) or any(type(key) not in (int, str) for key in value):
         raise DataError(path, "not optimizer states: they are a dictionary from positions to arrays")
+    # One for the whole file, since arrays may be shared between parameters.
     arrays: dict[int, np.ndarray] = {}
     return {key: _read_state(state, path, MAX_DEPTH, arrays) for key, state in value.items()}
 

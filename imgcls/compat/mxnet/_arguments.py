@@ -33,6 +33,7 @@ _AUGMENT_DEFAULTS = {
     **{name: getattr(AugmentConfig(), field) for name, field in _AUGMENT.items()},
     "resize": -1, "fill_value": 255,
 }
+#: what is no augmentation: which records, how they are batched, how pixels become numbers
 _OTHER_DEFAULTS: dict[str, Any] = {
     "path_imgrec": "", "path_imgidx": "", "path_imglist": "", "data_shape": (), "batch_size": 0,
     "label_width": 1, "shuffle": False, "seed": 0, "seed_aug": None, "num_parts": 1, "part_index": 0,
@@ -57,6 +58,7 @@ _DEFAULTS = {**_AUGMENT_DEFAULTS, **_OTHER_DEFAULTS, **_MEANINGLESS, **_ONLY_DEF
 _REQUIRED = ("path_imgrec", "data_shape", "batch_size")
 #: where the default is None, what else it may be
 _OPTIONAL: dict[str, Callable[[Any], Any]] = {"min_aspect_ratio": float, "seed_aug": int}
+#: MXNet's names of types, in which "none" means that of the data
 _DTYPES = {"float32": np.float32, "none": np.float32, "uint8": np.uint8, "int8": np.int8}
 #: MXNet's number -> our name; it has no antialiased resizing
 _METHOD_NAMES = {number: name for name, number in METHODS.items() if name != "antialias"}
@@ -79,6 +81,7 @@ def read_arguments(kwargs: dict[str, Any]) -> dict[str, Any]:
         if name not in _DEFAULTS:
             hint = "".join(f": did you mean {close}?" for close in nearest(name, _DEFAULTS)[:1])
             raise TypeError(f"ImageRecordIter has no argument {name}{hint}")
+    # Checked when all are known: some go together.
     args = {**_DEFAULTS, **{name: _convert(name, value) for name, value in kwargs.items()}}
     _check(args)
     args["dtype"] = _DTYPES[args["dtype"].lower()]

@@ -45,12 +45,14 @@ class ImageRecords(DataIter):
             raise UsageError(f"batch_size {self.batch_size}: {self._source.description} has only "
                              f"{len(self._source)} records; take a smaller one, or round_batch=False")
         self._loader = _EpochLoader(self._source, args, config)
+        # Not the loader's normalisation: MXNet's rounds otherwise, and it can return bytes.
         self._normalize = _Normalizer(args, config, shape)
         width = args["label_width"]
         label_shape = (self.batch_size, width) if width > 1 else (self.batch_size,)
         self.provide_data = [DataDesc(args["data_name"], (self.batch_size, *shape), args["dtype"])]
         self.provide_label = [DataDesc(args["label_name"], label_shape)]
         self._epoch = 0
+        #: batches of this epoch that the caller has had
         self._num_taken = 0
         #: the epoch's batches; None before its first and behind its last
         self._batches: Generator[HostBatch, None, None] | None = None
@@ -68,6 +70,7 @@ class ImageRecords(DataIter):
 
     def iter_next(self) -> bool:
         """Go to the next batch, if there is one."""
+        # Threads start with the first batch that is asked for, not with the constructor or `reset`.
         if self._batches is None:
             if self._num_taken:
                 return False
@@ -78,6 +81,7 @@ class ImageRecords(DataIter):
             self._batches = None
             return False
         self._num_taken += 1
+        # Data are copied now: the buffer is good only until the next batch is asked for.
         self._indices = batch.indices
         self._data = NDArray(self._normalize(batch))
         return True
@@ -104,6 +108,7 @@ class ImageRecords(DataIter):
             self._batches.close()
             self._batches = None
 
+    # Scripts that use MXNet leave iterators lying about; threads must not outlive them.
     def __del__(self) -> None:
         if getattr(self, "_batches", None) is not None:  # not where __init__ raised
             self._stop()
@@ -173,6 +178,7 @@ class _Normalizer:
     def __call__(self, batch: HostBatch) -> np.ndarray:
         """Return the batch's images, a copy: its buffer is used again."""
         pixels = batch.pixels.permute(0, 3, 1, 2)
+        # `mirror` is for all images alike; `rand_mirror` was done by the loader.
         if self._mirror:
             pixels = pixels.flip(3)
         if self._dtype is np.uint8:

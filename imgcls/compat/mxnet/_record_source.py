@@ -50,6 +50,7 @@ class RecordSource:
         self.all_labels = (self._list_labels(args["path_imglist"], width) if args["path_imglist"]
                            else self._record_labels(width)[part.start:part.stop])
 
+    # The trainer's loaders want class numbers; here labels go past the loader, see `all_labels`.
     @property
     def labels(self) -> np.ndarray:
         """int64 (N,), for the loader, which is asked for pixels only."""
@@ -76,6 +77,7 @@ class RecordSource:
 
     def _list_labels(self, path: str, width: int) -> np.ndarray:
         """Return the same of this part alone from `path_imglist`, by id."""
+        # The first `width` of more, as MXNet takes them.
         labels_of = {entry.id: entry.labels[:width] for entry in lists.read(path).entries}
         rows = []
         for index, id_ in enumerate(self.ids.tolist()):

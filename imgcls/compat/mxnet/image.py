@@ -86,7 +86,7 @@ def scale_down(src_size: Sequence[int], size: Sequence[int]) -> tuple[int, int]:
 def fixed_crop(src: NDArray, x0: int, y0: int, w: int, h: int, size: Sequence[int] | None = None,
                interp: int = 2) -> NDArray:
     """Return the window at (x0, y0), resized to `size` (width, height) where that is another."""
-    window = src[y0:y0 + h, x0:x0 + w]
+    window = src[y0:y0 + h, x0:x0 + w]  # a view, as long as it is not resized
     return window if size is None or (w, h) == tuple(size) else imresize(window, size[0], size[1], interp)
 
 
@@ -96,6 +96,7 @@ def random_crop(src: NDArray, size: Sequence[int], interp: int = 2) -> tuple[NDA
     It is smaller where the image is, and then enlarged. Drawn from Python's `random`.
     """
     width, height = scale_down((src.shape[1], src.shape[0]), size)
+    # Python's generator, which MXNet draws from as well: `random.seed` gives the same windows.
     x = random.randint(0, src.shape[1] - width)
     y = random.randint(0, src.shape[0] - height)
     return fixed_crop(src, x, y, width, height, size, interp), (x, y, width, height)
@@ -121,6 +122,7 @@ def color_normalize(src: NDArray, mean: Any, std: Any = None) -> NDArray:
 def _decode(data: np.ndarray, flag: int, to_rgb: bool | int, name: object) -> NDArray:
     if flag not in (0, 1):
         raise UsageError(f"flag {flag} is not known: 1 gives three channels, 0 gives grey")
+    # OpenCV raises an error of its own for no bytes at all.
     if not data.size:
         raise DataError(name, "is empty")
     try:
@@ -129,6 +131,7 @@ def _decode(data: np.ndarray, flag: int, to_rgb: bool | int, name: object) -> ND
         raise DataError(name, f"cannot be decoded: {first_line(error)}") from error
     if pixels is None:
         raise DataError(name, "is damaged, or of a kind that OpenCV cannot read")
+    # MXNet's grey images keep an axis for their one channel.
     if not flag:
         return NDArray(pixels[:, :, None])
     return NDArray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB, dst=pixels) if to_rgb else pixels)
@@ -142,5 +145,6 @@ def _check_method(interp: int) -> int:
 
 
 def _check_no_out(out: object) -> None:
+    # An argument of MXNet's operators: accepting and ignoring it would leave the caller's array as it was.
     if out is not None:
         raise UsageError("out: images are always new arrays here; leave it out")

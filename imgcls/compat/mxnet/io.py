@@ -97,6 +97,7 @@ class DataIter:
         """Return the batch's labels, a list of NDArrays."""
         raise NotImplementedError
 
+    # Not everybody has these two: None is what MXNet's own base class returns.
     def getindex(self) -> np.ndarray | None:
         """Return the samples' numbers, where the iterator knows them."""
         return None
@@ -128,9 +129,11 @@ class NDArrayIter(DataIter):
         self.shuffle = shuffle
         self.last_batch_handle = last_batch_handle
         self.layout = layout
+        #: which axis counts the samples
         self._axis = layout.find("N")
         self.num_data = self.data[0][1].shape[0]
         self._check_counts()
+        #: MXNet's name of the permutation; other code looks at it
         self.idx = np.arange(self.num_data)
         #: int64 samples: of this epoch, and of the last epoch's incomplete batch
         self._order = np.arange(self.num_data)
@@ -151,6 +154,7 @@ class NDArrayIter(DataIter):
 
     def reset(self) -> None:
         """Begin the next epoch, with "roll_over" with what is left of this one."""
+        # Also where the caller left the epoch in the middle of its last batch.
         is_incomplete = len(self._samples) - self._cursor < self.batch_size
         if self.last_batch_handle == "roll_over" and is_incomplete:
             self._left_over = self._samples[self._cursor:]
@@ -166,6 +170,7 @@ class NDArrayIter(DataIter):
     def iter_next(self) -> bool:
         """Go to the next batch, if there is one."""
         samples = self._samples[self._cursor:self._cursor + self.batch_size]
+        # Only "pad" gives a batch that is not full; "roll_over" keeps its samples for the next epoch.
         if not len(samples) or (len(samples) < self.batch_size and self.last_batch_handle != "pad"):
             return False
         self._pad = self.batch_size - len(samples)
@@ -245,6 +250,7 @@ def _named(data: Any, name: str) -> list[tuple[str, NDArray]]:
         data = []
     if isinstance(data, (np.ndarray, NDArray)):
         data = [data]
+    # The names that MXNet makes.
     if isinstance(data, (list, tuple)):
         data = {name if len(data) == 1 else f"_{i}_{name}": values for i, values in enumerate(data)}
     if not isinstance(data, Mapping):

@@ -140,6 +140,7 @@ class NDArray:
 
     def __getitem__(self, key: Any) -> NDArray:
         """Return a slice, which shares memory with the array, or an element as array of shape (1,)."""
+        # numpy returns a scalar for an element; MXNet has none.
         selected = self._data[_to_numpy(key)]
         is_array = isinstance(selected, np.ndarray) and selected.ndim
         return NDArray(selected if is_array else np.asarray(selected).reshape(1))
@@ -162,6 +163,7 @@ class NDArray:
     def __repr__(self) -> str:
         return f"\n{self._data}\n<NDArray {'x'.join(map(str, self.shape))} @{self.context}>"
 
+    # All operators go through here: one rule for types.
     def _apply(self, function: Callable[..., Any], other: Any, swapped: bool = False) -> NDArray:
         """Return `function` of the two, or `swapped` of the other and this, in the type of this one."""
         if isinstance(other, NDArray):
@@ -293,6 +295,7 @@ def save(fname: str | os.PathLike[str],
     if isinstance(data, Mapping):
         params.save(fname, {name: _to_numpy(value) for name, value in data.items()})
     else:
+        # MXNet writes a single array as a list of one.
         values = data if isinstance(data, (list, tuple)) else [data]
         params.save(fname, [_to_numpy(value) for value in values])
 
@@ -329,5 +332,6 @@ def _is_comparable(other: object) -> bool:
 
 
 def _check_context(context: Any) -> None:
+    # Text, so that mxnet's own context objects do as well.
     if context is not None and not str(context).startswith("cpu"):
         raise UsageError(f"ctx {context}: arrays live in main memory here; leave it out, or write mx.cpu()")

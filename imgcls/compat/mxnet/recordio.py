@@ -44,6 +44,7 @@ class MXRecordIO:
         if self.flag not in ("r", "w"):
             raise ValueError(f"flag {self.flag!r} is not known: there is 'r' for reading and 'w' for writing")
         self.writable = self.flag == "w"
+        #: the process that opened the file, as in MXNet
         self.pid = os.getpid()
         #: the record that is read next
         self._next = 0
@@ -76,6 +77,7 @@ class MXRecordIO:
                 raise self._reader.problems[0]
             return None
         self._next += 1
+        # A copy: MXNet returns bytes, and a view would keep the file mapped.
         return bytes(self._reader.payload(self._next - 1))
 
     def write(self, buf: bytes | bytearray | memoryview) -> None:
@@ -101,6 +103,7 @@ class MXRecordIO:
         if getattr(self, "is_open", False):  # not where __init__ raised
             self.close()
 
+    # Data loaders pickle their data set, with the reader in it, for worker processes.
     def __getstate__(self) -> dict[str, Any]:
         if self.is_open and self.writable:
             raise TypeError(f"{self.uri} is open for writing: only readers can be pickled, or handed to "
@@ -181,6 +184,7 @@ class MXIndexedRecordIO(MXRecordIO):
         key = self.key_type(idx)
         offset = self.tell()
         self.write(buf)
+        # Flushed at once as well: an index that is behind its records is of no use to who reads along.
         with _reporting(self.idx_path):
             self._lines.write(f"{key}\t{offset}\n".encode())
             self._lines.flush()
@@ -190,6 +194,7 @@ class MXIndexedRecordIO(MXRecordIO):
 
     def close(self) -> None:
         """Close both files."""
+        # A reader has no lines: the index was read when it was opened.
         if self.is_open and self.writable:
             self._lines.close()
         super().close()
@@ -248,6 +253,7 @@ def unpack_img(s: bytes, iscolor: int = -1) -> tuple[IRHeader, np.ndarray | None
 
     None stands in place of an image that it cannot decode.
     """
+    # OpenCV raises an error for no bytes, MXNet's answer is None.
     header, encoded = unpack(s)
     return header, _opencv().imdecode(np.frombuffer(encoded, np.uint8), iscolor) if encoded else None
 

@@ -19,6 +19,7 @@ The packer, the sources of `data/` and the tools use it. It needs numpy only, ke
 memory than the offsets, and never trusts a number from a file before comparing it with the file's size.
 """
 
+# The names that others build on; the files below are free to move them among each other.
 from imgcls.formats.recordio.files import expand, part_range
 from imgcls.formats.recordio.framing import MAGIC, MAX_PAYLOAD_BYTES, write_record
 from imgcls.formats.recordio.image_record import HEADER_DTYPE, ImageHeader, pack, unpack

@@ -36,6 +36,7 @@ def expand(pattern: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
                 raise UsageError(f"{setting} {text}: no such file, no folder with .rec files, "
                                  "no pattern of any")
             files += matching
+    # A part of a pack that got no image is an empty file.
     with_content = [file for file in files if file.stat().st_size]
     if not with_content:
         raise UsageError(f"{setting} {pattern}: {'all its files are empty' if files else 'names no file'}")
@@ -50,7 +51,7 @@ def part_range(readers: Sequence[RecordReader], num_parts: int, part_index: int,
     """
     if not 0 <= part_index < num_parts:
         raise UsageError(f"part_index {part_index} must be from 0 to num_parts - 1 = {num_parts - 1}")
-    if indexed:
+    if indexed:  # dmlc-core's IndexedRecordIOSplitter
         count = sum(map(len, readers))
         step = -(-count // num_parts)
         return range(min(part_index * step, count), min((part_index + 1) * step, count))
@@ -62,6 +63,7 @@ def part_range(readers: Sequence[RecordReader], num_parts: int, part_index: int,
 
 
 def _expand_one(path: AnyPath) -> list[AnyPath]:
+    # What is there as it is written is never taken for a pattern.
     if path.is_file():
         return [path]
     if path.is_dir():

@@ -17,8 +17,10 @@ from imgcls.storage.paths import AnyPath
 
 #: head of a part: magic, then kind (upper 3 bits) and length (lower 29)
 HEAD = struct.Struct("<II")
+#: dmlc-core chose it so that its upper bits are no kind: the word behind a magic is never a magic
 MAGIC = 0xCED7230A
 MAGIC_BYTES = struct.pack("<I", MAGIC)
+#: where the kind begins in the second word, and the bits that are the length
 KIND_SHIFT = 29
 LENGTH_BITS = (1 << KIND_SHIFT) - 1
 #: no part can be longer, and WriteRecord refuses a longer record even where it would be split
@@ -50,6 +52,7 @@ def join_parts(path: AnyPath, view: memoryview, begin: int) -> bytes:
 
     Whatever is wrong with it is a DataError at `begin`. Unsplit records are joined as well.
     """
+    # Views: nothing is copied before all parts are known to be good.
     parts: list[memoryview] = []
     offset = begin
     size = len(view)
@@ -66,6 +69,7 @@ def join_parts(path: AnyPath, view: memoryview, begin: int) -> bytes:
         parts.append(view[offset + HEAD.size:end])
         if kind in (UNSPLIT, LAST):
             return MAGIC_BYTES.join(parts)
+        # The next part begins behind the padding, at a multiple of 4 of the file.
         offset = end + -end % 4
 
 
@@ -100,6 +104,7 @@ def describe_unfinished(offset: int) -> str:
 
 
 def _describe_wrong_head(magic: int, kind: int, begin: int, offset: int) -> str:
+    # The first head missing is another trouble than a later one: then the record itself is good so far.
     if magic != MAGIC:
         return "no record begins here" if begin == offset else describe_unfinished(offset)
     return f"the record here has a part of kind {kind} at byte {offset}, which cannot stand there"

@@ -22,8 +22,11 @@ class ImageHeader(NamedTuple):
     """In front of every image. `flag` labels (f32) follow it; with flag 0 the one label stands in `label`."""
 
     flag: int
+    #: a number, or for `pack` a sequence
     label: Any
+    #: the number of the image in its list
     id: int
+    #: 0 in the files of MXNet's tools
     id2: int = 0
 
 
@@ -33,6 +36,7 @@ def pack(header: ImageHeader, image: bytes) -> bytes:
     A number as `header.label` is written into the header (flag 0), a sequence behind it (flag = its length,
     also for a single one). `header.flag` is not looked at, as in MXNet's recordio.pack.
     """
+    # Not by `flag`: MXNet's own callers leave it 0 whatever the label is.
     if isinstance(header.label, (int, float, np.number)):
         return _HEADER.pack(0, header.label, header.id, header.id2) + image
     labels = np.asarray(header.label, np.float32).ravel()
@@ -52,6 +56,6 @@ def unpack(payload: bytes | memoryview) -> tuple[ImageHeader, np.ndarray, memory
     end = _HEADER.size + 4 * header.flag
     if end > len(view):
         raise ValueError(f"is no image record: it says {header.flag} labels but has {len(view)} bytes in all")
-    if header.flag == 0:
+    if header.flag == 0:  # the commonest: one label, inside the header
         return header, np.array([header.label], np.float32), view[end:]
     return header, np.frombuffer(view[_HEADER.size:end], "<f4").astype(np.float32), view[end:]

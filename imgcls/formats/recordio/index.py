@@ -36,6 +36,7 @@ class Index(NamedTuple):
             text = read_all(path)
         except OSError as error:
             raise DataError(path, reason(error)) from error
+        # Some come from Windows, some end without a line end, some with several.
         text = text.replace(b"\r\n", b"\n").strip(b"\n") + b"\n"
         # All lines at once where they are plain numbers (0.1 s for a million), otherwise one by one.
         table = _parse_numbers(text)
@@ -58,6 +59,7 @@ class Index(NamedTuple):
 
 def index_path(path: str | os.PathLike[str]) -> AnyPath:
     """Return where the index of a record file stands: `X.idx` for `X.rec`, `NAME.idx` for any other NAME."""
+    # Other names keep their suffix: train.bin and train.dat would share an index.
     path = to_path(path)
     return path.with_suffix(".idx") if path.suffix == ".rec" else path.with_name(path.name + ".idx")
 

@@ -98,12 +98,15 @@ class RecordReader:
         `storage.reading.open_read`.
         """
         self.path = to_path(path)
+        #: whether what is good behind damage is looked for
         self.resync = resync
         self.problems = []
         self.index_problem = None
         self._cache_gb = cache_gb
         self._use_index = use_index
+        #: the `.idx`, where there is one that could be read
         self._index: Index | None = None
+        #: made when it is first asked for: most readers never are
         self._key_to_offset: dict[Any, int] | None = None
         self._open()
         if use_index:
@@ -119,9 +122,10 @@ class RecordReader:
         return Record(self.path, i if i >= 0 else i + len(self), self.offsets.item(i), payload)
 
     def __iter__(self) -> Iterator[Record]:
-        path = self.path
+        path = self.path  # a local name: it is used once for each record
         for first in range(0, len(self), _ITER_RECORDS):
             offsets = self.offsets[first:first + _ITER_RECORDS]
+            # Where one of these records is split or damaged, all of them take the slow path.
             payloads = self._slices(offsets, self._mapped) or map(self._payload, offsets.tolist())
             for index, offset in enumerate(offsets.tolist(), first):
                 try:
@@ -130,6 +134,7 @@ class RecordReader:
                     if not self.resync:
                         raise
                     self.problems.append(error)
+        # What is good has been given: only now does the damage count.
         if self.problems and not self.resync:
             raise self.problems[0]
 
@@ -157,7 +162,7 @@ class RecordReader:
         keys: list[Any] = np.arange(len(self)).tolist()
         rows = np.searchsorted(self.offsets, self._index.offsets)
         for row, key in zip(rows.tolist(), self._index.keys.tolist(), strict=True):
-            if row < len(keys):
+            if row < len(keys):  # an index that is not used may name bytes behind the last record
                 keys[row] = key
         return np.array(keys, self._index.keys.dtype if len(keys) else np.int64)
 
@@ -187,6 +192,7 @@ class RecordReader:
         off its labels are NaN.
         """
         headers, problems = self._load_headers()
+        # NaN stands for labels that a record does not have, so nothing is ever trained on them.
         table = np.full((len(self), width), np.nan, np.float32)
         has_width = headers["flag"] == width
         has_width[list(problems)] = False
@@ -198,6 +204,7 @@ class RecordReader:
         table[rows[is_unsplit]] = self._words[label_words].view("<f4")
         for row in rows[~is_unsplit].tolist():
             table[row] = self[row].labels
+        # The one label of most files stands in the header itself.
         if width == 1:
             in_header = headers["flag"] == 0
             in_header[list(problems)] = False
@@ -261,6 +268,7 @@ class RecordReader:
             return self._view[offset + 8:end]
         return join_parts(self.path, self._view, offset)
 
+    # Kept apart from `payloads`: iterating wants bytes objects, which slices of the mapping are.
     def _slices(self, offsets: np.ndarray, source: Any) -> Iterator[Any] | None:
         """Return the payloads at these offsets as slices of `source`: the mapped file (bytes) or its view
         (views).
@@ -278,7 +286,7 @@ class RecordReader:
     def _read_index(self, path: AnyPath, *, required: bool) -> None:
         """Take the offsets from an `.idx`; what is wrong with it goes to `index_problem` and the log."""
         if not path.exists():
-            if required:
+            if required:  # the user named it
                 raise DataError(path, "no such file")
             return
         try:
@@ -298,6 +306,7 @@ class RecordReader:
             self.offsets = cached[0]
         else:
             self.offsets, self.problems = scan.find_records(self.path, self._words, self.size, self.resync)
+            # A damaged file is searched each time, so that its problems are told each time.
             if not self.problems:
                 self._cache.save(self.offsets, np.zeros(0, HEADER_DTYPE))
         # The keys of a wrong index stay good for the records that it names.

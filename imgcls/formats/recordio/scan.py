@@ -86,6 +86,7 @@ def link_heads(path: AnyPath, words: Words, size: int, heads: Heads,
     begins, incomplete = _find_complete(path, starts, kinds, ends)
     problems = sorted(problems + incomplete, key=lambda problem: problem.offset or 0)
     offsets = starts[begins]
+    # Without `resync` the file ends for the caller where the first damage is.
     if problems and not resync:
         if incomplete:
             # The chain ended at its first damage, an incomplete record may lie before that.
@@ -140,6 +141,7 @@ def describe_mismatch(words: np.ndarray, size: int, offsets: np.ndarray) -> str:
         return f"its records lie at bytes {offsets[0]} to {offsets[-1]}, the file has {size}"
     sample = np.unique(np.linspace(0, len(offsets) - 1, _SAMPLED_RECORDS).astype(np.int64))
     ends = np.append(offsets, size)
+    # 64 records and not all: this is done at every start, and a wrong index is wrong in more than one place.
     for i in sample.tolist():
         offset = ends.item(i)
         end = ends.item(i + 1)
@@ -195,6 +197,7 @@ class _Chain:
         end = self.ends.item(i)
         length = self.lengths.item(i)
         next_head = self.starts.item(i + 1) if i + 1 < len(self.starts) else self.size
+        # The last part of the file, cut.
         if end > self.size:
             if start + HEAD.size + length <= self.size:
                 self._add_problem(start, "the file ends inside the padding of the record here: nothing of "
@@ -206,6 +209,7 @@ class _Chain:
         if end == self.size or (head_index < len(self.starts) and self.starts[head_index] == end):
             # Heads inside a payload, where a foreign writer did not split it: the lengths are right.
             return end, True
+        # The next head stands inside of what this part announces, and nothing stands where it ends.
         if next_head < end:
             self._add_problem(start, f"the record here says {length} bytes but the next begins already "
                                      f"at byte {next_head}: its length is wrong")
@@ -219,6 +223,7 @@ class _Chain:
         return next_head, False
 
     def _describe_no_head(self, position: int) -> str:
+        # Read as the words that they would be: what a person with a hex editor sees.
         if self.size - position < HEAD.size:
             return f"the file ends inside the head of a record: {self.size - position} of 8 bytes"
         if self._word(position) == MAGIC:
@@ -227,6 +232,7 @@ class _Chain:
         return f"no record begins here: {self._word(position):#010x} in place of {MAGIC:#010x}"
 
     def _word(self, position: int) -> int:
+        # The last bytes of a file that is no multiple of 4 are no word.
         return self.words.item(position // 4) if position // 4 < len(self.words) else 0
 
     def _add_problem(self, offset: int, reason: str) -> None:
@@ -251,10 +257,12 @@ def _find_complete(path: AnyPath, starts: np.ndarray, kinds: np.ndarray,
     problems = []
     done = 0  # parts before this one have been told about
     for i in wrong.tolist():
+        # A record that was begun before part i, and does not go on there.
         if is_open_before[i] and i > done:
             begin = int(begins[np.searchsorted(begins, i) - 1])
             is_good[begin] = False
             problems.append(DataError(path, describe_unfinished(ends.item(i - 1)), starts.item(begin)))
+        # Part i goes on with a record that was not begun.
         if is_continuation[i] and i >= done:
             problems.append(DataError(path, f"a part of kind {kinds[i]} (of a record in parts) without its "
                                             "beginning", starts.item(i)))

@@ -54,6 +54,7 @@ class ScanCache:
             magic, size, mtime_ns, count, num_headers = HEAD.unpack_from(data)
             offsets = np.frombuffer(data, "<i8", count, HEAD.size).astype(np.int64)
             headers = np.frombuffer(data, HEADER_DTYPE, num_headers, HEAD.size + offsets.nbytes)
+        # No entry, no home folder, a URL as cache folder, an entry that is cut, or counts beyond its end.
         except (OSError, RuntimeError, ImgclsError, struct.error, ValueError, OverflowError):
             return None
         if magic != MAGIC or (size, mtime_ns) != (self._size, self._mtime_ns):

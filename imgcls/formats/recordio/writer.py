@@ -68,6 +68,7 @@ class Block:
         self._view[end:end + padding] = bytes(padding)  # the memory was used before: it holds anything
         self.offsets.append(self.size)
         self.keys.append(key)
+        # Set last: a record that failed halfway leaves the block as it was.
         self.size = end + padding
 
     def payloads(self) -> Iterator[memoryview]:
@@ -79,6 +80,7 @@ class Block:
     def bytes(self) -> memoryview | None:
         """Return all of it as it is written; None where a payload holds the magic and has to be split."""
         written = self._view[:self.size]
+        # Each record has one magic of its own; any other is inside of a payload.
         num_magics = np.count_nonzero(np.frombuffer(written, "<u4") == MAGIC)
         return written if num_magics == len(self.offsets) else None
 

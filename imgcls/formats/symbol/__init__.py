@@ -15,6 +15,7 @@ What operators compute is not known here: `graph` makes a network of a symbol. N
 Files are not trusted: sizes are bounded, references checked, and no attribute is ever evaluated.
 """
 
+# The names that others build on; the files below are free to move them among each other.
 from imgcls.formats.symbol.attributes import Attributes
 from imgcls.formats.symbol.nodes import (
     INPUTS,

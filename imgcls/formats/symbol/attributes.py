@@ -31,6 +31,7 @@ class Attributes:
 
     def __init__(self, node: Node) -> None:
         self.attrs = node.attrs
+        #: names of those that somebody asked for
         self._read: set[str] = set()
 
     def text(self, name: str, default: str) -> str:
@@ -82,6 +83,7 @@ class Attributes:
         return sorted(name for name in self.attrs if name not in self._read and not is_hidden(name))
 
     def _number(self, name: str, default: float | None, is_integer: bool) -> float:
+        # A default goes the same way as a value of the file, as text.
         value = self.text(name, "" if default is None else str(default))
         if not value:
             raise ValueError(f"{name} is missing")

@@ -35,6 +35,9 @@ ALIASES = {
 }
 
 
+# `parse.py` looks an operator up in ALIASES itself, when it reads a node.
+
+
 def is_hidden(name: str) -> bool:
     """Return whether an attribute is for MXNet's own use, such as `__lr_mult__`: no operator reads it."""
     return name.startswith("__") and name.endswith("__")
@@ -59,6 +62,7 @@ def _spell_out_hidden(node: Node, nodes: list[Node]) -> None:
         if name == key:
             node.attrs[f"__{key}__"] = node.attrs.pop(name)
             continue
+        # It belongs to the input that its prefix names; without such an input it stays, as in MXNet.
         names = INPUTS.get(node.op, ())
         argument = name[:-len(key) - 1]
         slot = names.index(argument) if argument in names else len(node.inputs)
@@ -68,7 +72,7 @@ def _spell_out_hidden(node: Node, nodes: list[Node]) -> None:
 
 def _add_statistics(nodes: list[Node]) -> None:
     """Add the auxiliary states, which until 0.8 were no nodes, with their operator's attributes."""
-    for node in list(nodes):
+    for node in list(nodes):  # a copy: variables are appended meanwhile
         names = INPUTS.get(node.op, ())
         for name in names[len(node.inputs):]:
             if name in STATISTICS_INIT:

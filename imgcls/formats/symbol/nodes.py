@@ -29,7 +29,9 @@ STATISTICS_INIT = {"moving_mean": '["zero", {}]', "moving_var": '["one", {}]'}
 class NodeOutput(NamedTuple):
     """One output of one node; `version` is 1 where an operator writes to it (an auxiliary state)."""
 
+    #: index of the node in the symbol
     node: int
+    #: which of its outputs; hidden ones count
     output: int = 0
     version: int = 0
 
@@ -38,8 +40,10 @@ class NodeOutput(NamedTuple):
 class Node:
     """A variable (op "null") or an operator; `inputs` refer to nodes before it."""
 
+    #: the operator's name in MXNet, "null" for a variable
     op: str
     name: str
+    #: text as MXNet writes it, see `Attributes`; those with underscores around them are for its own use
     attrs: dict[str, str] = field(default_factory=dict)
     inputs: list[NodeOutput] = field(default_factory=list)
 
@@ -99,10 +103,12 @@ def post_order(nodes: list[Node], heads: list[NodeOutput]) -> tuple[list[Node], 
             if index in new_index:
                 continue
             inputs = nodes[index].inputs
+            # Come back for the next input when all behind this one is listed.
             if slot < len(inputs):
                 stack += [(index, slot + 1), (inputs[slot].node, 0)]
             else:
                 new_index[index] = len(new_index)
+    # A dict keeps the order in which nodes were finished, which is the one wanted.
     ordered = []
     for index in new_index:
         node = nodes[index]

@@ -44,6 +44,7 @@ def loads(text: str | bytes, path: object = "symbol") -> Symbol:
         # The decoder counts characters, a DataError bytes.
         offset = len(error.doc[:error.pos].encode("utf-8", "replace"))
         raise DataError(path, f"not JSON: {error.msg.lower()}", offset) from error
+    # Python's parser goes down one call for each bracket, so a file of brackets ends it.
     except RecursionError as error:
         raise DataError(path, "nested too deeply for a symbol") from error
     except ValueError as error:  # an integer of thousands of digits
@@ -96,6 +97,7 @@ class _Parser:
             raise self.fail(f"node {index} is not an object")
         op = member.get("op")
         name = member.get("name")
+        # Parameters are found by the name of their node, so there is none without.
         if not isinstance(op, str) or not isinstance(name, str) or not op or not name:
             raise self.fail(f"node {index} has no op or no name")
         shown = f"node {index} ({name!r})"
@@ -126,6 +128,7 @@ class _Parser:
                     type(number) is int and number >= 0 for number in member):
                 raise self.fail(f"{what}: {str(member)[:_SHOWN_LENGTH]} is not [node, output, version]")
             output = NodeOutput(*member)
+            # Nodes before it only: so a graph has no circle, whatever the file says.
             if output.node >= limit:
                 raise self.fail(f"{what} refer to node {output.node}, which does not come before")
             outputs.append(output)

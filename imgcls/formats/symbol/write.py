@@ -34,9 +34,11 @@ def save(path: str | os.PathLike[str], symbol: Symbol) -> None:
 def dumps(symbol: Symbol) -> str:
     """Return the text that MXNet 1.9.1's `tojson` gives for this graph."""
     variables = [i for i, node in enumerate(symbol.nodes) if node.is_variable]
+    # node_row_ptr has one number more than there are nodes: the last is the count of all outputs.
     output_counts = [0]
     for node in symbol.nodes:
         output_counts.append(output_counts[-1] + num_outputs(node))
+    # MXNet's own stands first, then those that came with the graph.
     attrs = {"mxnet_version": ["int", VERSION], **symbol.attrs}
     members = {
         "nodes": _lines("[", [_format_node(node, "    ") for node in symbol.nodes], "]", "  "),
@@ -56,6 +58,7 @@ def num_outputs(node: Node) -> int:
         layout = node.attrs.get("layout", "None")
         has_maxima = node.attrs.get("pool_type", "max") == "max" and re.search(r"\d", kernel)
         return 2 if has_maxima and layout in ("None", "NCW", "NCHW", "NCDHW") else 1
+    # These two have as many as an attribute says.
     if node.op == "SliceChannel":
         return Attributes(node).integer("num_outputs", 1)
     if node.op == "_split_v2":
@@ -82,6 +85,7 @@ def _format_output(output: NodeOutput) -> str:
 
 
 def _object(members: Mapping[str, str], indent: str) -> str:
+    # json.h breaks the lines of an object of more than one member, and of a list of more than ten.
     texts = [f"{_quote(name)}: {text}" for name, text in members.items()]
     return "{" + texts[0] + "}" if len(texts) == 1 else _lines("{", texts, "}", indent)
 
