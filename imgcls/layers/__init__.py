@@ -6,6 +6,7 @@ Operators that only other people's networks are made of are in `foreign_*.py`, w
 `operators.py`, the table of all.
 """
 
+# Only what our own networks are made of: they need none of the foreign operators, which are a hundred more.
 from imgcls.layers.base import Layer, OpSpec, Shape, Size
 from imgcls.layers.convolution import Convolution
 from imgcls.layers.elementwise import Activation, Clip, Dropout, ElementwiseAdd, Identity, MulScalar

@@ -15,7 +15,9 @@ from torch import Tensor, nn
 
 from imgcls.formats.symbol import Attributes, Node
 
+#: height and width, or one number for both
 Size = int | tuple[int, int]
+#: of a tensor, with or without the batch
 Shape = tuple[int, ...]
 
 
@@ -44,6 +46,7 @@ class OpSpec(Attributes):
     def groups(self, channels: int, num_filter: int) -> int:
         """Return `num_group`, which must divide both numbers of channels."""
         groups = self.integer("num_group", 1)
+        # Where they do not divide, the shape of the weight would silently be rounded.
         if groups < 1 or channels % groups or num_filter % groups:
             raise ValueError(f"{channels} channels, {num_filter} filters do not divide into {groups} groups")
         return groups
@@ -51,7 +54,7 @@ class OpSpec(Attributes):
     def pair(self, name: str, default: int) -> tuple[int, int]:
         """Return height and width; an empty list is the default, and no size may be below it."""
         sizes = self.integers(name, ()) or (default, default)
-        if len(sizes) != 2:
+        if len(sizes) != 2:  # MXNet has the same operators for one and for three dimensions
             raise ValueError(f"{name}={self.attrs[name]}: only two dimensions (height, width) are supported")
         if min(sizes) < default:
             raise ValueError(f"{name}={self.attrs[name]}: at least {default} is needed")
@@ -79,7 +82,9 @@ class Layer(nn.Module):
     op: str = ""
     #: set by a network that has filled this layer's weights itself: the initializer then leaves them alone
     is_initialized: bool = False
+    #: the operator's attributes as a symbol.json has them
     attrs: dict[str, str]
+    #: "": the module's path with underscores
     node_name: str = ""
     #: torch attribute -> MXNet's suffix, in the order of the operator's inputs
     PARAMETER_NAMES: ClassVar[dict[str, str]] = {}
@@ -95,6 +100,7 @@ class Layer(nn.Module):
     def __init__(self, attrs: dict[str, str] | None = None) -> None:
         super().__init__()
         self.attrs = dict(attrs or {})
+        # torch attribute -> the variable in the file, where it is not what MXNet would make itself
         self.variables: dict[str, Node] = {}
 
     @classmethod
@@ -120,7 +126,7 @@ class Layer(nn.Module):
         # when they first see a meta tensor: those layers say their shape and are not run.
         return data[0] if self.keeps_shape else self(*data)
 
-    def extra_repr(self) -> str:
+    def extra_repr(self) -> str:  # what print(model) shows behind the class
         return ", ".join(f"{k}={v}" for k, v in self.attrs.items())
 
 
@@ -151,6 +157,8 @@ def num_windows(size: int, kernel: int, stride: int, pad: int, is_ceil: bool = F
 
     With `is_ceil` the last one may stand out over the border (MXNet's pooling_convention=full).
     """
+    # MXNet's formula (pooling-inl.h). torch's ceil_mode has one window less where the last begins in the
+    # padding.
     room = size + 2 * pad - kernel
     if room < 0:
         return 0

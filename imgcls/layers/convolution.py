@@ -28,11 +28,13 @@ class Convolution(Layer):
     """
 
     op = "Convolution"
+    #: in the order of MXNet's inputs, which a symbol keeps
     PARAMETER_NAMES: ClassVar[dict[str, str]] = {"weight": "weight", "bias": "bias"}
 
     def __init__(self, in_channels: int, num_filter: int, kernel: Size, *, stride: Size | None = None,
                  pad: Size | None = None, num_group: int | None = None, no_bias: bool | None = None,
                  dilate: Size | None = None, extra: dict[str, str] | None = None) -> None:
+        # None and not the default where nothing was given: a symbol shows what was given, and nothing else.
         pairs = optional_pairs(stride=stride, pad=pad, dilate=dilate)
         super().__init__(to_attrs(kernel=pair(kernel), num_filter=num_filter, num_group=num_group,
                                   no_bias=no_bias, **pairs) | (extra or {}))
@@ -41,12 +43,13 @@ class Convolution(Layer):
         self.dilate = pairs["dilate"] or (1, 1)
         self.groups = num_group or 1
         self.weight = nn.Parameter(torch.empty(num_filter, in_channels // self.groups, *pair(kernel)))
+        # MXNet's initializers set biases to 0, whatever they do with weights; those are filled later.
         self.bias = None if no_bias else nn.Parameter(torch.zeros(num_filter))
 
     @classmethod
     def read(cls, spec: OpSpec) -> Layer:
         spec.ignore("workspace", "cudnn_tune", "cudnn_off")  # how MXNet computes it, not what
-        spec.choice("layout", "None", ("None", "NCHW"))
+        spec.choice("layout", "None", ("None", "NCHW"))  # NHWC would have its weights in another order
         channels = spec.size(1, "weight", 1)
         num_filter = spec.integer("num_filter")
         if spec.shape is None:  # a weight has the channels of one group only
@@ -60,6 +63,7 @@ class Convolution(Layer):
         num, channels, *sizes = map_shape(data[0])
         if channels != self.weight.shape[1] * self.groups:
             raise ValueError(f"{channels} channels where the weight has {self.weight.shape[1] * self.groups}")
+        # a dilated kernel spans more pixels than it has weights
         kernel = [d * (k - 1) + 1 for k, d in zip(self.weight.shape[2:], self.dilate, strict=True)]
         return empty_on_meta(num, self.weight.shape[0], *output_sides(sizes, kernel, self.stride, self.pad))
 

@@ -24,6 +24,7 @@ class Activation(Layer):
 
     def __init__(self, act_type: str, extra: dict[str, str] | None = None) -> None:
         super().__init__({"act_type": act_type} | (extra or {}))
+        # looked up once: forward runs thousands of times a second in a small network
         self.function = self.FUNCTIONS[act_type]
 
     @classmethod
@@ -47,7 +48,7 @@ class Dropout(Layer):
     @classmethod
     def read(cls, spec: OpSpec) -> Layer:
         spec.ignore("cudnn_off")
-        spec.choice("mode", "training", ("training",))
+        spec.choice("mode", "training", ("training",))  # "always" would also drop in inference
         if spec.integers("axes", ()):
             raise ValueError("axes is not supported")
         return cls(spec.real("p", 0.5))
@@ -72,7 +73,7 @@ class Clip(Layer):
         return cls(spec.real("a_min"), spec.real("a_max"))
 
     def forward(self, data: Tensor) -> Tensor:
-        if not data.requires_grad:
+        if not data.requires_grad:  # inference
             return data.clamp(self.a_min, self.a_max)
         result = _ClampWithFastBackward.apply(data, self.a_min, self.a_max)
         assert isinstance(result, Tensor)
@@ -99,7 +100,7 @@ class _ClampWithFastBackward(torch.autograd.Function):
 
 
 class ElementwiseAdd(Layer):
-    """a + b of equal shapes; MXNet numbers these `_plus0`, `_plus1`, ..."""
+    """a + b of equal shapes: what a residual network joins its branches with."""
 
     op = "elemwise_add"
     num_inputs = 2
@@ -112,7 +113,7 @@ class ElementwiseAdd(Layer):
 
 
 class MulScalar(Layer):
-    """data * scalar; MXNet numbers these `_mulscalar0`, ..."""
+    """data * scalar."""
 
     op = "_mul_scalar"
     keeps_shape = True
@@ -123,7 +124,7 @@ class MulScalar(Layer):
 
     @classmethod
     def read(cls, spec: OpSpec) -> Layer:
-        spec.ignore("is_int")
+        spec.ignore("is_int")  # 1.9 notes how the scalar was written in Python
         return cls(spec.real("scalar", 1.0))
 
     def forward(self, data: Tensor) -> Tensor:
@@ -132,6 +133,9 @@ class MulScalar(Layer):
 
 class Identity(Layer):
     """The input itself (MXNet's `_copy`, written `identity` in Python)."""
+
+    # MXNet's networks begin with one where their half-precision form has a Cast; ours keep it, for equal
+    # symbols.
 
     op = "_copy"
     keeps_shape = True

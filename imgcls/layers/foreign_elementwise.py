@@ -15,13 +15,18 @@ from torch import Tensor
 from imgcls.layers.base import OpSpec
 from imgcls.layers.op_function import OpFunction, ignoring
 
+#: one input, no settings; names are MXNet's
 UNARY: dict[str, Callable[[Tensor], Tensor]] = {
+    # these four exist as Activation(act_type=...), too
     "relu": torch.relu, "sigmoid": torch.sigmoid, "tanh": torch.tanh, "softsign": F.softsign,
+    # elementary functions
     "exp": torch.exp, "log": torch.log, "log2": torch.log2, "log10": torch.log10, "log1p": torch.log1p,
     "expm1": torch.expm1, "sqrt": torch.sqrt, "rsqrt": torch.rsqrt, "square": torch.square,
     "reciprocal": torch.reciprocal, "abs": torch.abs, "negative": torch.neg, "sign": torch.sign,
+    # without round and rint, which differ from torch's at halves
     "floor": torch.floor, "ceil": torch.ceil, "trunc": torch.trunc, "erf": torch.erf, "sin": torch.sin,
     "cos": torch.cos, "zeros_like": torch.zeros_like, "ones_like": torch.ones_like,
+    # In MXNet gradients begin at the two losses; inside a network they pass their input on.
     "BlockGrad": Tensor.detach, "make_loss": Tensor.clone, "MakeLoss": Tensor.clone,
 }
 #: in MXNet each exists three times: broadcast_add, elemwise_add (equal shapes), and the older _plus
@@ -46,10 +51,12 @@ def _read_scalar(spec: OpSpec) -> dict[str, Any]:
 
 
 def _add_n(*data: Tensor) -> Tensor:
+    # sum's own start, 0, would cost one more addition
     return sum(data[1:], start=data[0])
 
 
 def _hard_sigmoid(data: Tensor, alpha: float, beta: float) -> Tensor:
+    # torch's own hardsigmoid has fixed constants, and other ones
     return (data * alpha + beta).clamp(0, 1)
 
 
@@ -67,6 +74,7 @@ def _log_softmax(data: Tensor, axis: int, temperature: float) -> Tensor:
 
 def _read_softmax(spec: OpSpec) -> dict[str, Any]:
     spec.choice("dtype", "None", ("None", "float32"))
+    # a second input with the length of each row, as for padded sentences
     if spec.is_given("use_length") and spec.flag("use_length"):
         raise ValueError("use_length=True is not supported")
     temperature = spec.real("temperature") if spec.is_given("temperature") else 1.0

@@ -35,6 +35,7 @@ class Deconvolution(Layer):
         self.pad = pairs["pad"] or (0, 0)
         self.adj = pairs["adj"] or (0, 0)
         self.target_shape = pairs["target_shape"]
+        # in and out are the other way round than in a Convolution, in MXNet as in torch
         self.weight = nn.Parameter(torch.empty(in_channels, num_filter // self.groups, *pair(kernel)))
         self.bias = nn.Parameter(torch.zeros(num_filter)) if no_bias is False else None
 
@@ -44,13 +45,14 @@ class Deconvolution(Layer):
         spec.choice("layout", "None", ("None", "NCHW"))
         channels = spec.size(1, "weight")
         num_filter = spec.integer("num_filter")
-        target = spec.pair("target_shape", 0)
+        target = spec.pair("target_shape", 0)  # (0, 0): not given
         return cls(channels, num_filter, spec.pair("kernel", 1), stride=spec.pair("stride", 1),
                    pad=spec.pair("pad", 0), adj=spec.pair("adj", 0), dilate=spec.pair("dilate", 1),
                    target_shape=target if any(target) else None, num_group=spec.groups(channels, num_filter),
                    no_bias=spec.flag("no_bias", True))
 
     def forward(self, data: Tensor) -> Tensor:
+        # torch has no target_shape: what the padding must be follows from it and the input.
         pad = list(self.pad)
         adj = list(self.adj)
         for axis, target in enumerate(self.target_shape or ()):
@@ -77,6 +79,7 @@ class LeakyReLU(Layer):
                                   upper_bound=upper_bound) | (extra or {}))
         self.act_type = act_type or "leaky"
         self.slope = 0.25 if slope is None else slope
+        # of rrelu: the slope is drawn between them in training, and their mean in inference
         self.bounds = (0.125 if lower_bound is None else lower_bound,
                        0.334 if upper_bound is None else upper_bound)
         self.gamma = nn.Parameter(torch.full((channels or 1,), 0.25)) if self.act_type == "prelu" else None
@@ -85,7 +88,7 @@ class LeakyReLU(Layer):
     def read(cls, spec: OpSpec) -> Layer:
         kind = spec.choice("act_type", "leaky", ("leaky", "elu", "selu", "gelu", "rrelu", "prelu"))
         channels = None
-        if kind == "prelu":
+        if kind == "prelu":  # the one kind with a parameter
             channels = 1 if spec.stored.get("gamma") == (1,) else spec.size(1, "gamma")
         return cls(kind, slope=spec.real("slope", 0.25), channels=channels,
                    lower_bound=spec.real("lower_bound", 0.125), upper_bound=spec.real("upper_bound", 0.334))
@@ -99,6 +102,7 @@ class LeakyReLU(Layer):
             return F.rrelu(data, *self.bounds, training=self.training)
         if self.act_type == "leaky":
             return F.leaky_relu(data, self.slope)
+        # the constants of selu and the exact (not the tanh) form of gelu are the same in both
         return F.selu(data) if self.act_type == "selu" else F.gelu(data)
 
 
@@ -126,6 +130,7 @@ class UpSampling(Layer):
 
     @classmethod
     def num_data(cls, spec: OpSpec) -> int:
+        # bilinear has a weight behind its one input, nearest may have several inputs and no weight
         return 1 if spec.text("sample_type", "") == "bilinear" else spec.num_inputs
 
     @classmethod
@@ -138,8 +143,10 @@ class UpSampling(Layer):
 
     def forward(self, *data: Tensor) -> Tensor:
         if self.weight is not None:
+            # MXNet's own padding for this kernel: ceil((scale - 1) / 2)
             pad = self.scale // 2
             return F.conv_transpose2d(data[0], self.weight, None, self.scale, pad, groups=self.num_filter)
+        # each input is enlarged to the size that the first one gets
         height = data[0].shape[2] * self.scale
         factors = [height // tensor.shape[2] for tensor in data]
         large = [tensor.repeat_interleave(factor, 2).repeat_interleave(factor, 3)

@@ -17,6 +17,7 @@ class BatchNormReLU(BatchNorm):
 
     op = "_contrib_BatchNormWithReLU"
 
+    # oneDNN fuses the two; here the relu simply follows
     def forward(self, data: Tensor) -> Tensor:
         return super().forward(data).relu()
 
@@ -31,6 +32,7 @@ class _AffineNorm(Layer):
                  extra: dict[str, str] | None) -> None:
         super().__init__(to_attrs(**settings) | (extra or {}))
         self.eps = eps
+        # MXNet never fixes these gammas, unlike BatchNorm's
         self.gamma = nn.Parameter(torch.ones(channels))
         self.beta = nn.Parameter(torch.zeros(channels))
 
@@ -49,6 +51,7 @@ class InstanceNorm(_AffineNorm):
         return cls(spec.size(1, "gamma"), eps=spec.real("eps", 1e-3))
 
     def forward(self, data: Tensor) -> Tensor:
+        # one group a channel: torch's own instance_norm refuses maps of a single pixel in training
         return F.group_norm(data, data.shape[1], self.gamma, self.beta, self.eps)
 
 
@@ -78,6 +81,7 @@ class GroupNorm(_AffineNorm):
 
     op = "GroupNorm"
 
+    # In MXNet gamma and beta have one value a group; other toolkits have one a channel.
     def __init__(self, num_groups: int = 1, *, eps: float | None = None,
                  extra: dict[str, str] | None = None) -> None:
         settings: dict[str, object] = {"num_groups": num_groups, "eps": eps}
@@ -98,5 +102,6 @@ class GroupNorm(_AffineNorm):
 
 
 def _refuse_mean_and_variance(spec: OpSpec) -> None:
+    # with it the operator has three outputs, and nobody classifies with the other two
     if spec.flag("output_mean_var"):
         raise ValueError("output_mean_var=True is not supported")

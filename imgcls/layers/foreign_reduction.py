@@ -17,8 +17,9 @@ def _reduction(function: Callable[..., Tensor]) -> OpFunction:
 
     def reduce(data: Tensor, axis: tuple[int, ...], keepdims: bool, exclude: bool) -> Tensor:
         axes = {a % data.ndim for a in axis} if axis else set(range(data.ndim))
-        if exclude and axis:
+        if exclude and axis:  # over all the axes that are not named
             axes = set(range(data.ndim)) - axes
+        # With all axes excluded nothing is left to reduce over; torch would take an empty list for "all".
         result = function(data, sorted(axes), keepdims) if axes else data
         return result.reshape(1) if result.ndim == 0 else result  # MXNet has no scalars
 
@@ -36,11 +37,13 @@ def _norm(data: Tensor, axis: tuple[int, ...], keepdims: bool, ord: int) -> Tens
 
 def _read_norm(spec: OpSpec) -> dict[str, Any]:
     spec.choice("out_dtype", "None", ("None",))
+    # 1.9.1 has no other orders either
     order = spec.choice("ord", "2", ("1", "2"))
     return {"axis": read_axes(spec), "keepdims": spec.flag("keepdims"), "ord": int(order)}
 
 
 def _l2_normalize(data: Tensor, mode: str, eps: float) -> Tensor:
+    # over the channels of a pixel, over a whole sample, or over the pixels of a channel
     if mode == "channel":
         axes: tuple[int, ...] = (1,)
     else:

@@ -19,11 +19,11 @@ def reshaped(shape: Sequence[int], codes: Sequence[int], reverse: bool = False) 
     0 keeps a size, -1 is worked out, -2 keeps all that remain, -3 joins two, -4 splits one into the next two
     codes. With `reverse` sizes and codes are matched from the right.
     """
-    if reverse:
+    if reverse:  # matched from the right: the same on lists turned round
         return reshaped(shape[::-1], codes[::-1])[::-1]
     sizes = list(shape)
     result: list[int] = []
-    axis = code_index = 0
+    axis = code_index = 0  # the next size to be used, and the next code
     while code_index < len(codes):
         code = codes[code_index]
         if code == -2:
@@ -65,6 +65,7 @@ def _read_reshape(spec: OpSpec) -> dict[str, Any]:
 
 
 def _transpose(data: Tensor, axes: tuple[int, ...]) -> Tensor:
+    # without axes MXNet turns their order round
     return data.permute(axes or tuple(reversed(range(data.ndim))))
 
 
@@ -81,7 +82,7 @@ def _read_axis(spec: OpSpec) -> dict[str, Any]:
 
 
 def _squeeze(data: Tensor, axis: tuple[int, ...]) -> Tensor:
-    return data.squeeze(axis) if axis else data.squeeze()
+    return data.squeeze(axis) if axis else data.squeeze()  # torch would take () for "no axis"
 
 
 def _read_squeeze(spec: OpSpec) -> dict[str, Any]:
@@ -89,6 +90,7 @@ def _read_squeeze(spec: OpSpec) -> dict[str, Any]:
 
 
 def _slice_axis(data: Tensor, axis: int, begin: int, end: int | None) -> Tensor:
+    # one full slice for each axis before the one that is cut
     return data[(slice(None),) * (axis % data.ndim) + (slice(begin, end),)]
 
 
@@ -99,6 +101,7 @@ def _read_slice_axis(spec: OpSpec) -> dict[str, Any]:
 
 def _slice(data: Tensor, begin: Sequence[int | None], end: Sequence[int | None],
            step: Sequence[int | None]) -> Tensor:
+    # `step` may be shorter, or absent. MXNet takes negative steps and torch does not: those end in an error.
     steps = [*step, *([None] * (len(begin) - len(step)))]
     return data[tuple(slice(*bounds) for bounds in zip(begin, end, steps, strict=True))]
 
@@ -108,15 +111,16 @@ def _read_slice(spec: OpSpec) -> dict[str, Any]:
 
 
 def _slice_like(data: Tensor, like: Tensor, axes: tuple[int, ...]) -> Tensor:
-    for axis in axes or range(data.ndim):
+    for axis in axes or range(data.ndim):  # without axes along all of them
         data = data.narrow(axis, 0, like.shape[axis])
     return data
 
 
 def _split(data: Tensor, num_outputs: int, axis: int, squeeze: bool) -> tuple[Tensor, ...]:
-    if data.shape[axis] % num_outputs:
+    if data.shape[axis] % num_outputs:  # torch would make the last one smaller
         raise ValueError(f"axis {axis} of {tuple(data.shape)} does not divide into {num_outputs} outputs")
     outputs = data.split(data.shape[axis] // num_outputs, axis)
+    # squeeze_axis is for outputs of size 1 along the axis
     return tuple(output.squeeze(axis) for output in outputs) if squeeze else tuple(outputs)
 
 
@@ -156,11 +160,12 @@ def _broadcast_axis(data: Tensor, axis: tuple[int, ...], size: tuple[int, ...]) 
 
 
 def _pad(data: Tensor, mode: str, pad_width: tuple[int, ...], value: float) -> Tensor:
-    """MXNet lists before and after from the first axis on, torch from the last."""
+    # MXNet lists before and after from the first axis on, torch from the last.
     axes = reversed(range(len(pad_width) // 2))
     widths = [width for axis in axes for width in pad_width[2 * axis:2 * axis + 2]]
     if mode == "constant":
         return F.pad(data, widths, value=value)
+    # torch's other modes pad height and width only, and must not be told of the zeros of the other axes
     return F.pad(data, widths[:2 * (data.ndim - 2)], "replicate" if mode == "edge" else "reflect")
 
 
@@ -175,16 +180,19 @@ def _read_pad(spec: OpSpec) -> dict[str, Any]:
 
 
 SHAPE: dict[str, OpFunction] = {
+    # other axes
     "Reshape": OpFunction(_reshape, _read_reshape),
     "transpose": OpFunction(_transpose, integer_lists("axes")),
     "SwapAxis": OpFunction(torch.transpose, _read_swap_axis),
     "expand_dims": OpFunction(_expand_dims, _read_axis),
     "squeeze": OpFunction(_squeeze, _read_squeeze),
+    # cutting and joining
     "slice_axis": OpFunction(_slice_axis, _read_slice_axis),
     "slice": OpFunction(_slice, _read_slice),
     "slice_like": OpFunction(_slice_like, integer_lists("axes"), num_inputs=2),
     "SliceChannel": OpFunction(_split, _read_split, has_outputs=True),
     "stack": OpFunction(_stack, _read_stack, num_inputs=None),
+    # repeating and turning round
     "reverse": OpFunction(_reverse, integer_lists("axis")),
     "tile": OpFunction(_tile, integer_lists("reps")),
     "broadcast_like": OpFunction(_broadcast_like, num_inputs=2),

@@ -20,9 +20,11 @@ def _grid(data: Tensor, kind: str, target: tuple[int, int]) -> Tensor:
     if kind == "affine":
         size = [data.shape[0], 1, *target]
         return F.affine_grid(data.reshape(-1, 2, 3), size, align_corners=True).permute(0, 3, 1, 2)
+    # warp: each pixel is moved by its flow, and positions in pixels become positions in [-1, 1]
     height, width = data.shape[2:]
     rows = torch.arange(height, device=data.device, dtype=data.dtype).reshape(-1, 1)
     columns = torch.arange(width, device=data.device, dtype=data.dtype)
+    # max(..., 1): a map of one pixel has no distance between its corners
     x = (data[:, 0] + columns) * (2 / max(width - 1, 1)) - 1
     y = (data[:, 1] + rows) * (2 / max(height - 1, 1)) - 1
     return torch.stack([x, y], 1)
@@ -34,6 +36,7 @@ def _read_grid(spec: OpSpec) -> dict[str, Any]:
 
 
 def _sample(data: Tensor, grid: Tensor) -> Tensor:
+    # MXNet has the axis of x and y second, torch last; outside of the map are zeros, in both
     return F.grid_sample(data, grid.permute(0, 2, 3, 1), mode="bilinear", padding_mode="zeros",
                          align_corners=True)
 
@@ -43,7 +46,7 @@ def _resize(data: Tensor, height: int, width: int, align_corners: bool) -> Tenso
 
 
 def _read_resize(spec: OpSpec) -> dict[str, Any]:
-    spec.choice("mode", "size", ("size",))
+    spec.choice("mode", "size", ("size",))  # the others follow a second input, or round to odd or even sizes
     if spec.is_given("scale_height") or spec.is_given("scale_width"):
         raise ValueError("scale_height and scale_width are not supported")
     return {"height": spec.integer("height", 1), "width": spec.integer("width", 1),
@@ -51,7 +54,7 @@ def _read_resize(spec: OpSpec) -> dict[str, Any]:
 
 
 def _read_adaptive_pooling(spec: OpSpec) -> dict[str, Any]:
-    sizes = spec.integers("output_size", ()) or (1,)
+    sizes = spec.integers("output_size", ()) or (1,)  # without a size: one pixel, an average over all
     return {"output_size": sizes * 2 if len(sizes) == 1 else sizes[:2]}
 
 

@@ -31,6 +31,7 @@ class FullyConnected(Layer):
     @classmethod
     def read(cls, spec: OpSpec) -> Layer:
         flatten = spec.flag("flatten", True)
+        # Without flatten only the last axis is mapped, as torch's own Linear does.
         if spec.shape is not None and flatten:
             units = math.prod(spec.shape[1:])
         else:
@@ -42,4 +43,5 @@ class FullyConnected(Layer):
         return empty_on_meta(*kept, self.weight.shape[0])
 
     def forward(self, data: Tensor) -> Tensor:
+        # (N, units) is flat already: the call would only cost
         return F.linear(data.flatten(1) if self.flatten and data.ndim > 2 else data, self.weight, self.bias)

@@ -32,6 +32,7 @@ class BatchNorm(Layer):
                  extra: dict[str, str] | None = None) -> None:
         super().__init__(to_attrs(eps=eps, momentum=momentum, fix_gamma=fix_gamma,
                                   use_global_stats=use_global_stats) | (extra or {}))
+        # not torch's 1e-5 and 0.1
         self.eps = 1e-3 if eps is None else eps
         self.momentum = 0.9 if momentum is None else momentum
         self.fix_gamma = fix_gamma is not False
@@ -47,6 +48,7 @@ class BatchNorm(Layer):
 
     @classmethod
     def read(cls, spec: OpSpec) -> Layer:
+        # calibration of quantised networks, and of SyncBatchNorm who takes part
         spec.ignore("cudnn_off", "min_calib_range", "max_calib_range", "key", "ndev")
         if spec.integer("axis", 1) != 1 or spec.flag("output_mean_var"):
             raise ValueError("only axis=1 and a single output are supported")

@@ -16,6 +16,10 @@ from imgcls.layers.base import OpSpec
 ReadSettings = Callable[[OpSpec], dict[str, Any]]
 
 
+# A symbol is a stranger's file: each reader names the attributes that it knows, and `graph.read` refuses the
+# rest.
+
+
 def read_nothing(spec: OpSpec) -> dict[str, Any]:
     """Read the settings of an operator that has none."""
     return {}

@@ -25,6 +25,7 @@ class Operation(Layer):
     `Operation("slice_axis", axis=1, begin=0, end=3)` is a node with these attributes.
     """
 
+    # Both are positional only, so that a setting may have their name.
     def __init__(self, op: str, extra: dict[str, str] | None = None, /, **settings: object) -> None:
         super().__init__({name: str(value) for name, value in settings.items()} | (extra or {}))
         row = FUNCTIONS[op]
@@ -40,6 +41,7 @@ class Operation(Layer):
         return cls(spec.op, spec.attrs)
 
     def infer(self, *data: Tensor) -> Tensor | tuple[Tensor, ...]:
+        # torch would broadcast what MXNet refuses
         if self.op.startswith("elemwise_") or self.op == "add_n":
             return first_of_equal_shapes(*data)
         return super().infer(*data)
@@ -57,7 +59,7 @@ class Variable(Layer):
 
     def __init__(self, shape: Shape, is_auxiliary: bool = False, extra: dict[str, str] | None = None) -> None:
         super().__init__(extra)
-        if is_auxiliary:
+        if is_auxiliary:  # a statistic: saved, and not trained
             self.AUXILIARY = frozenset({"value"})
             self.register_buffer("value", torch.zeros(shape))
         else:

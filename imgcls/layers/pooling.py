@@ -43,7 +43,7 @@ class Pooling(Layer):
         self.pool_type = pool_type or "max"
         self.global_pool = bool(global_pool)
         self.power = p_value or 2
-        self.ceil = pooling_convention == "full"
+        self.ceil = pooling_convention == "full"  # Caffe's way, and MXNet's before 0.8
         self.count_include_pad = count_include_pad is not False
 
     @classmethod
@@ -70,6 +70,7 @@ class Pooling(Layer):
         if self.pool_type == "lp":
             total = self._sum_windows(data**self.power)  # of signed powers: MXNet takes no absolute values
             return total if self.power == 1 else total.sign() * total.abs() ** (1 / self.power)
+        # One reduction, and not a pooling whose kernel is as large as the map.
         if self.global_pool and self.pool_type == "max":
             return data.amax((2, 3), keepdim=True)
         if self.global_pool and self.pool_type == "avg":
@@ -84,12 +85,14 @@ class Pooling(Layer):
 
     def _needs_own_padding(self, sizes: Sequence[int]) -> bool:
         """Return whether torch would refuse the padding, or leave out a window of `full` without a pixel."""
+        # torch allows half a kernel of padding, and drops a last window that begins in the padding
         return any(2 * p > k or (self.ceil and k < s + p and -((k - n - 2 * p) // s) * s >= n + p)
                    for n, k, s, p in zip(sizes, self.kernel, self.stride, self.pad, strict=True))
 
     def _pool_padded(self, data: Tensor) -> Tensor:
         """Return max or avg with explicit padding, right and below as much as the last window needs."""
         if self.pool_type == "max":
+            # not -inf: for MXNet the maximum of a window of padding alone is the smallest number there is
             padded = F.pad(data, self._margins(data), value=torch.finfo(data.dtype).min)
             return F.max_pool2d(padded, self.kernel, self.stride)
         ones = torch.ones_like(data[:1, :1])
@@ -107,6 +110,7 @@ class Pooling(Layer):
         if self.global_pool:
             return data.sum((2, 3), keepdim=True)
         padded = F.pad(data, self._margins(data) if margins is None else margins)
+        # an average that divides by 1 is a sum
         return F.avg_pool2d(padded, self.kernel, self.stride, divisor_override=1)
 
     def _margins(self, data: Tensor) -> list[int]:

@@ -13,6 +13,8 @@ class Flatten(Layer):
 
     op = "Flatten"
 
+    # channels_last is a matter of strides alone: flatten copies where it must, and weights of MXNet fit.
+
     def forward(self, data: Tensor) -> Tensor:
         return data.flatten(1)
 

@@ -31,5 +31,6 @@ class SpatialTransformer(Layer):
 
     def forward(self, data: Tensor, loc: Tensor) -> Tensor:
         size = (data.shape[0], data.shape[1], *self.target_shape)
+        # align_corners: -1 and 1 are the centres of the corner pixels, which is not torch's default
         grid = F.affine_grid(loc.reshape(-1, 2, 3), list(size), align_corners=True)
         return F.grid_sample(data, grid, mode="bilinear", padding_mode="zeros", align_corners=True)
