@@ -12,6 +12,8 @@ from torch import fx, nn
 from imgcls.errors import DataError
 from imgcls.formats.symbol import Node, NodeOutput, Symbol
 
+# None of these has weights, and losses are computed from logits here, so reading leaves them off.
+
 #: heads that are a softmax: the network proper is what goes in
 SOFTMAX_HEADS = ("SoftmaxOutput", "SoftmaxActivation", "softmax", "log_softmax")
 #: other heads that are a loss or a link function
@@ -30,7 +32,9 @@ class GraphHead:
     output of the whole symbol, likewise.
     """
 
+    #: the variable that the image goes into; foreign networks call it anything
     data: Node
+    #: in the order of a symbol, each behind its inputs
     nodes: list[Node]
     output: NodeOutput
 
@@ -40,6 +44,7 @@ def default_head(output: str) -> GraphHead:
     data = Node("null", "data")
     if not output:
         return GraphHead(data, [], NodeOutput(LOGITS))
+    # MXNet's data iterators offer labels under the name softmax_label, so its Module finds this one.
     label = Node("null", f"{output}_label")
     softmax = Node("SoftmaxOutput", output, {}, [NodeOutput(LOGITS), NodeOutput(0)])
     return GraphHead(data, [label, softmax], NodeOutput(1))
@@ -66,6 +71,7 @@ def find_logits(symbol: Symbol, path: object = "symbol") -> tuple[NodeOutput, No
     outputs = {output.node: output for output in reversed(symbol.heads)}
     for output in reversed(outputs.values()):
         source = output
+        # Symbols for training wrap outputs in MakeLoss or BlockGrad.
         while symbol.nodes[source.node].op in TRANSPARENT and symbol.nodes[source.node].inputs:
             source = symbol.nodes[source.node].inputs[0]
         node = symbol.nodes[source.node]
@@ -73,6 +79,7 @@ def find_logits(symbol: Symbol, path: object = "symbol") -> tuple[NodeOutput, No
             candidates.append((output, node.inputs[0], node.op in SOFTMAX_HEADS))
         else:
             candidates.append((output, source, False))
+    # Detectors and multi-task networks have other losses beside the one softmax.
     softmaxes = [(output, logits) for output, logits, is_softmax in candidates if is_softmax]
     if len(softmaxes) == 1:
         return softmaxes[0]

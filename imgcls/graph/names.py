@@ -10,6 +10,7 @@ from imgcls.layers import Layer
 
 def node_name(path: str, layer: Layer) -> str:
     """Return what MXNet calls the layer at `path` ("stage1.conv" -> "stage1_conv")."""
+    # node_name is set where a file's name cannot be an attribute of a module
     return layer.node_name or path.replace(".", "_")
 
 
@@ -21,6 +22,7 @@ def variable_node(name: str, layer: Layer, slot: str) -> Node:
     if slot in layer.variables:
         variable = layer.variables[slot]
         return Node("null", variable.name, dict(variable.attrs))
+    # `variables` has those that were read from a file, which may be called anything.
     suffix = layer.PARAMETER_NAMES[slot]
     initial = {"__init__": STATISTICS_INIT[suffix]} if suffix in STATISTICS_INIT else {}
     return Node("null", f"{name}_{suffix}" if suffix else name, layer.attrs | initial)
@@ -28,6 +30,7 @@ def variable_node(name: str, layer: Layer, slot: str) -> Node:
 
 def parameter_names(model: nn.Module) -> dict[str, str]:
     """Return key of the state_dict -> MXNet's name, without prefix; outside of `Layer`s the key itself."""
+    # keep_vars: only the keys are asked for, no detached tensor for each
     layers = {path: module for path, module in model.named_modules() if isinstance(module, Layer)}
     names = {}
     for key in model.state_dict(keep_vars=True):

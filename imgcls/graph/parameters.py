@@ -14,7 +14,7 @@ from imgcls.graph.names import node_name, parameter_names, variable_node, withou
 from imgcls.graph.write import to_symbol
 from imgcls.layers import Layer, Shape
 
-#: how many names an error about parameters lists
+#: how many names an error about parameters lists: the first ones show what is wrong, and it is one line
 _MAX_NAMES = 3
 
 
@@ -30,6 +30,8 @@ class ParameterMatch:
     missing: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
     mismatched: list[tuple[str, Shape, Shape]] = field(default_factory=list)
+
+    # Lists of a frozen class: `load_arrays` fills them, and nobody else writes to them.
 
     def complaint(self) -> str:
         """Return one line about what does not fit, with up to three names."""
@@ -53,6 +55,7 @@ def arrays(model: nn.Module) -> dict[str, np.ndarray]:
     key_of: dict[str, str] = {}
     for key in state:
         key_of.setdefault(names[key], key)  # a parameter that two layers share is saved once
+    # MXNet saves in this order: the same bytes, whichever of the two wrote the file.
     in_symbol = [name for name in _symbol_order(model) if name in key_of]
     ordered = list(dict.fromkeys([*in_symbol, *key_of]))
     keys = [key_of[name] for name in ordered]
@@ -67,11 +70,13 @@ def load_arrays(model: nn.Module, arrays: Mapping[str, np.ndarray], *, path: obj
     With `strict` a parameter that is missing or has another shape is a DataError that names up to three, and
     nothing is copied; arrays that belong to no parameter are never an error.
     """
+    # "arg:" and "aux:" only say what a parameter is, which the network knows; Gluon's files have no prefixes.
     given = {without_prefix(name): array for name, array in arrays.items()}
     state = model.state_dict(keep_vars=True)
     names = parameter_names(model)
     own = set(names.values())
     match = ParameterMatch(unexpected=[name for name in given if name not in own])
+    # Nothing is copied before all is compared: with `strict` a network is never half loaded.
     fitting = {}
     for key, name in names.items():
         if name not in given:
@@ -85,7 +90,7 @@ def load_arrays(model: nn.Module, arrays: Mapping[str, np.ndarray], *, path: obj
         raise DataError(path, match.complaint())
     with torch.no_grad():
         for key, array in fitting.items():
-            state[key].copy_(_to_tensor(array))
+            state[key].copy_(_to_tensor(array))  # in place: optimizers and shared weights hold these tensors
     return match
 
 
@@ -100,6 +105,7 @@ def multipliers(model: nn.Module) -> dict[str, tuple[float, float]]:
             continue
         for slot in layer.parameter_slots():
             attrs = variable_node(node_name(path, layer), layer, slot).attrs
+            # A layer's attributes are on its own variables as well, so one place tells of both.
             try:
                 factors = float(attrs.get("__lr_mult__", "1")), float(attrs.get("__wd_mult__", "1"))
             except ValueError as error:
@@ -121,7 +127,7 @@ def _auxiliary_keys(model: nn.Module) -> set[str]:
 
 def _symbol_order(model: nn.Module) -> list[str]:
     """Return the names of the variables as the symbol lists them; nothing where the module is no symbol."""
-    if not any(isinstance(module, Layer) for module in model.modules()):
+    if not any(isinstance(module, Layer) for module in model.modules()):  # saves the trace
         return []
     try:
         return to_symbol(model).variables()
@@ -130,7 +136,7 @@ def _symbol_order(model: nn.Module) -> list[str]:
 
 
 def _to_numpy(tensor: Tensor) -> np.ndarray:
-    tensor = tensor.detach().cpu()
+    tensor = tensor.detach().cpu()  # both are free where there is nothing to do
     return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
 
 

@@ -38,7 +38,7 @@ def load(symbol_path: str | os.PathLike[str], params_path: str | os.PathLike[str
          input_shape: tuple[int, ...] | None = None) -> fx.GraphModule:
     """Read files with `from_symbol`: `prefix-symbol.json` (or the prefix alone) and a `.params`."""
     path = to_path(symbol_path)
-    if not path.is_file() and not path.name.endswith(".json"):
+    if not path.is_file() and not path.name.endswith(".json"):  # a prefix, as MXNet's load_checkpoint takes
         path = path.with_name(f"{path.name}-symbol.json")
     arrays = None if params_path is None else params.load(params_path)
     return from_symbol(symbols.load(path), arrays, input_shape=input_shape, path=params_path or path,
@@ -72,10 +72,13 @@ class _Reader:
         self.symbol_path = symbol_path
         self.input_shape = input_shape
         self.output, self.logits = find_logits(symbol, symbol_path)
+        # Without the head: its label is in no file and would be taken for a second image.
         self.body = _ancestors(symbol.nodes, self.logits.node)
         self.stored_shapes = {without_prefix(name): array.shape for name, array in (arrays or {}).items()}
+        # Old symbols do not mark what their operators write to; a file's "aux:" does.
         self.auxiliary = set(symbol.auxiliary()) | {
             without_prefix(name) for name in arrays or {} if name.startswith("aux:")}
+        # What is built: `root` holds the layers, `graph` calls them.
         self.root = nn.Module()
         self.graph = fx.Graph()
         #: traced value of each output that is used
@@ -112,6 +115,7 @@ class _Reader:
                 if self.symbol.nodes[index].name not in self.stored_shapes]
         if not free:
             raise DataError(self.symbol_path, "no variable is left for the image to go into")
+        # Several are left where a file lacks weights; then the usual name decides, or the first use.
         named_data = [index for index in free if self.symbol.nodes[index].name == "data"]
         return named_data[0] if named_data else free[0]
 
@@ -131,6 +135,7 @@ class _Reader:
         """Add one operator: its layer, its call, and the shapes of its results."""
         layer_class = self._layer_class(node)
         inputs = self._data_inputs(node)
+        # strict=False: a layer without bias has one input less than its class has parameters
         slots = dict(zip(layer_class.PARAMETER_NAMES, node.inputs[len(inputs):], strict=False))
         names = {slot: self.symbol.nodes[source.node].name for slot, source in slots.items()}
         stored = {slot: self.stored_shapes[name] for slot, name in names.items()
@@ -147,7 +152,8 @@ class _Reader:
             # fault.
             path = self.path if slots else self.symbol_path
             raise DataError(path, f"node {node.name!r} ({node.op}): {first_line(error)}") from error
-        layer.op = node.op  # a class may serve several operators
+        # A class may serve several operators, and the file's own text is what is written back.
+        layer.op = node.op
         layer.attrs = dict(node.attrs)
         key = self._add_module(node.name, layer)
         self._name_parameters(layer, slots)
@@ -158,6 +164,7 @@ class _Reader:
         """Make the layer on the meta device, compare it with the file, infer the shapes of its results."""
         with torch.device("meta"), torch.no_grad():
             outline = self._layer_class(node).read(spec).eval()  # shapes without values: it takes no memory
+            # An attribute that no reader asked for could change the result: better refused than ignored.
             if unknown := spec.unknown():
                 raise ValueError(f"parameter {unknown[0]!r} is not known")
             num_parameters = len(outline.parameter_slots())
@@ -195,7 +202,7 @@ class _Reader:
                 reason = f"the {slot} of a {layer.op} is computed by node {variable.name!r}"
                 raise DataError(self.symbol_path, f"{reason}, which is not supported")
             layer.variables[slot] = Node("null", variable.name, dict(variable.attrs))
-            if index in self.owners:
+            if index in self.owners:  # two layers of one weight: trained as one, and saved once
                 owner, owner_slot = self.owners[index]
                 setattr(layer, slot, getattr(owner, owner_slot))
             else:
@@ -208,6 +215,7 @@ class _Reader:
         node anything: only characters that cannot leave a string or a word of Python are let through.
         """
         key = re.sub(r"[^\w*+:/@-]", "_", name, flags=re.ASCII) or "node"
+        # Names that a GraphModule uses itself, or that fx gives the image in its source.
         taken = ("data", "graph", "meta")
         while keyword.iskeyword(key) or key in taken or any(
                 hasattr(owner, key) for owner in (self.root, fx.GraphModule)):
@@ -227,6 +235,7 @@ class _Reader:
             return self.values[source]
         call = self.calls[source.node]
         layer = self.root.get_submodule(str(call.target))
+        # Other operators have hidden outputs (a dropout's mask); no network may use them here.
         if isinstance(layer, Layer) and layer.has_outputs:
             self.values[source] = self.graph.call_function(operator.getitem, (call, source.output))
         elif source.output:
@@ -242,7 +251,7 @@ class _Reader:
         if shape is None:
             try:
                 shape = symbols.Attributes(Node("null", node.name, node.attrs)).integers("__shape__")
-            except ValueError:
+            except ValueError:  # no shape, or no list of numbers: refused below
                 shape = (0,)
             self.num_new_values += math.prod(shape)
             if not 0 < math.prod(shape) <= self.num_new_values <= MAX_NEW_VALUES:
@@ -255,6 +264,7 @@ class _Reader:
 
     def _head(self, data: int) -> GraphHead:
         """Return what the symbol has behind the logits, to be written back with it."""
+        # What the head needs and the network does not: its own nodes, labels included.
         inside = set(self.body)
         behind = [index for index in _ancestors(self.symbol.nodes, self.output.node) if index not in inside]
         head_index = {index: number for number, index in enumerate(behind)}
@@ -280,6 +290,7 @@ class _Reader:
 
 def _ancestors(nodes: list[Node], last: int) -> list[int]:
     """Return the indices of the node and of everything it needs, in order."""
+    # Inputs come before their node, so one pass from the end finds all; recursion would run out of stack.
     needed = {last}
     for index in range(last, -1, -1):
         if index in needed:

@@ -23,6 +23,8 @@ def to_symbol(model: nn.Module, *, output: str = "softmax") -> Symbol:
     is a UsageError.
     """
     graph = _trace(model)
+    # A network that was read ends as its file did, whatever `output` says: other programs ask for its outputs
+    # by name.
     head = head_of(model) or default_head(output)
     writer = _Writer(model, head.data)
     logits = writer.add_body(graph)
@@ -31,6 +33,7 @@ def to_symbol(model: nn.Module, *, output: str = "softmax") -> Symbol:
     for node in head.nodes:
         inputs = [_in_symbol(source, logits, start) for source in node.inputs]
         nodes.append(Node(node.op, node.name, dict(node.attrs), inputs))
+    # MXNet lists nodes depth first from the outputs; a trace lists them as they were called.
     ordered, heads = symbols.post_order(nodes, [_in_symbol(head.output, logits, start)])
     return Symbol(ordered, heads)
 
@@ -48,7 +51,7 @@ class _Tracer(fx.Tracer):
 
 
 def _trace(model: nn.Module) -> fx.Graph:
-    if isinstance(model, fx.GraphModule):
+    if isinstance(model, fx.GraphModule):  # written by NetworkBuilder or by `read`
         return model.graph
     if isinstance(model, Layer):
         raise UsageError(f"a single {type(model).__name__} is no network: put it into a module")
@@ -65,6 +68,7 @@ class _Writer:
         self.model = model
         self.nodes: list[Node] = [Node("null", data.name, dict(data.attrs))]
         self.index_of: dict[str, int] = {data.name: 0}
+        #: paths of the layers that were added
         self.called: set[str] = set()
 
     def add_body(self, graph: fx.Graph) -> NodeOutput:
@@ -81,7 +85,7 @@ class _Writer:
                 values[node] = NodeOutput(0)
             elif node.op == "call_module":
                 values[node] = self._add_layer(str(node.target), node, values)
-            elif node.op == "call_function" and node.target is operator.getitem:
+            elif node.op == "call_function" and node.target is operator.getitem:  # one of several outputs
                 source, index = node.args
                 values[node] = values[source]._replace(output=index)  # type: ignore[index,arg-type]
             else:
@@ -93,14 +97,14 @@ class _Writer:
         layer = self.model.get_submodule(path)
         if not isinstance(layer, Layer):
             raise self._error(f"{path} is a {type(layer).__name__}, not a Layer")
-        if path in self.called:
+        if path in self.called:  # a second node would need a second name and the same weights
             raise self._error(f"layer {path} is called twice")
         self.called.add(path)
         name = node_name(path, layer)
         if call.kwargs or not all(isinstance(arg, fx.Node) for arg in call.args):
             raise self._error(f"layer {path} must be called with tensors only, in MXNet's order")
         inputs = [values[arg] for arg in call.args if isinstance(arg, fx.Node)]
-        if layer.op == "null":
+        if layer.op == "null":  # a `Variable`: it is no operator, only its values
             return NodeOutput(self._add_variable(variable_node(name, layer, "value")))
         for slot in layer.parameter_slots():
             version = int(slot in layer.AUXILIARY)  # MXNet marks what its operators write to
@@ -114,7 +118,7 @@ class _Writer:
         index = self.index_of.get(variable.name)
         if index is None:
             return self._add(variable)
-        if not self.nodes[index].is_variable or index == 0:
+        if not self.nodes[index].is_variable or index == 0:  # 0 is the image
             raise self._error(f"two nodes would be called {variable.name}")
         return index
 

@@ -44,7 +44,7 @@ def build_network(config: NetworkConfig, seed: int) -> nn.Module:
 
 def takes_depth(network: str) -> bool:
     """Return whether `num_layers` means anything to the network of this name."""
-    if ":" in network:
+    if ":" in network:  # another package's: its name says how deep it is
         return False
     return "num_layers" in getattr(lookup.module("networks", network, "`network`"), "OPTIONS", ())
 
@@ -55,6 +55,7 @@ def check_model_parallel(config: NetworkConfig, gpus: Sequence[int], is_compiled
     `gpus` are the numbers of the GPUs, none for the CPU. Whether the network has parts at all, `build` says.
     """
     num_parts = config.model_parallel
+    # Several copies share the batch, each on num_parts GPUs.
     if num_parts > 1 and len(gpus) % num_parts:
         raise UsageError(f"`model_parallel` {num_parts}: each copy of the network takes {num_parts} GPUs, "
                          f"`gpus` {','.join(map(str, gpus))} names {len(gpus)}")

@@ -57,6 +57,7 @@ class NetworkBuilder:
 
     def __init__(self, config: NetworkConfig, works: Shape, options: Iterable[str] = ()) -> None:
         """`works` is an image shape it runs at, for errors; `options` are those of OPTIONAL that it reads."""
+        # Before anything is built: a setting that would be ignored is refused.
         check_options(config, options)
         self._config = config
         self._works = works
@@ -80,7 +81,7 @@ class NetworkBuilder:
         return self._add(Convolution(data.shape[0], num_filter, kernel, **options), data, name=name)
 
     def fully_connected(self, data: Value, num_hidden: int, *, name: str | None = None) -> Value:
-        (units,) = data.shape
+        (units,) = data.shape  # flat: a network says `flatten` itself, as MXNet's files do
         return self._add(FullyConnected(units, num_hidden), data, name=name)
 
     def batch_norm(self, data: Value, *, name: str | None = None, **options: Any) -> Value:
@@ -121,10 +122,12 @@ class NetworkBuilder:
         return self._add(MulScalar(scalar), data, name=name, prefix="_mulscalar")
 
     def _add(self, layer: Layer, *inputs: Value, name: str | None, prefix: str = "") -> Value:
-        if name is None:
+        if name is None:  # MXNet's NameManager counts for each kind of layer, over the whole network
             prefix = prefix or layer.op.lower()
             name = f"{prefix}{self._num_unnamed[prefix]}"
             self._num_unnamed[prefix] += 1
+        # Layers have their weights already, but no values: `_initializers` draws them when all is known to
+        # fit.
         shape = output_shape(layer, *(value.shape for value in inputs))
         if min(shape) < 1:
             _, height, width = inputs[0].shape
@@ -142,6 +145,7 @@ def output_shape(layer: Layer, *shapes: Shape) -> Shape:
     if isinstance(layer, Convolution):
         sides = zip(data[1:], layer.weight.shape[2:], layer.stride, layer.pad, strict=True)
         return (layer.weight.shape[0], *(num_windows(*side) for side in sides))
+    # No network of this folder dilates its convolutions, so a kernel spans as many pixels as it has weights.
     if isinstance(layer, Pooling) and layer.global_pool:
         return (data[0], 1, 1)
     if isinstance(layer, Pooling):
@@ -151,6 +155,6 @@ def output_shape(layer: Layer, *shapes: Shape) -> Shape:
         return (layer.weight.shape[0],)
     if isinstance(layer, Flatten):
         return (math.prod(data),)
-    if isinstance(layer, Concat):
+    if isinstance(layer, Concat):  # along the channels
         return (sum(shape[0] for shape in shapes), *data[1:])
-    return data
+    return data  # all others keep the shape

@@ -21,7 +21,9 @@ class InceptionBN:
     """Adds units and blocks to `net`, each convolution and normalisation with the attributes given here."""
 
     net: NetworkBuilder
+    #: of every convolution, beside its size
     convolution: dict[str, Any] = field(default_factory=dict)
+    #: of every normalisation
     batch_norm: dict[str, Any] = field(default_factory=dict)
     #: of the pooling in a block that halves the map
     halving_pool: dict[str, Any] = field(default_factory=dict)

@@ -26,7 +26,7 @@ def initialize(model: nn.Module, initializer: str, network: str, seed: int) -> N
     for module in model.modules():
         if isinstance(module, Layer) and not module.is_initialized:
             for name, parameter in module.named_parameters(recurse=False):
-                if name == "weight":
+                if name == "weight":  # the only name that MXNet's initializers draw values for
                     with torch.no_grad():
                         parameter.copy_(_draw(kind, parameter, generator))
 
@@ -40,9 +40,11 @@ def default_for(network: str) -> str:
 
 def _draw(kind: str, weight: Tensor, generator: torch.Generator) -> Tensor:
     """Return values for one weight, float32 of its shape."""
+    # On the CPU and in float32 whatever the weight is: the same values on every machine.
     shape = tuple(weight.shape)
     values = torch.empty(shape)
     kernel_size = math.prod(shape[2:])
+    # (filters, channels / groups, kernel height, kernel width) or (units, inputs)
     fan_in = shape[1] * kernel_size
     fan_out = shape[0] * kernel_size
     fan_average = (fan_in + fan_out) / 2
@@ -67,5 +69,6 @@ def _draw(kind: str, weight: Tensor, generator: torch.Generator) -> Tensor:
 def _draw_orthogonal(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     """Return orthogonal rows (or columns, whichever are fewer) of length 1.414 (mx.init.Orthogonal)."""
     flat = torch.empty(shape[0], math.prod(shape[1:])).uniform_(-1, 1, generator=generator)
+    # Of the two orthogonal factors the one of the weight's own shape.
     u, _, v = torch.linalg.svd(flat, full_matrices=False)
     return (1.414 * (u if u.shape == flat.shape else v)).reshape(shape)

@@ -20,6 +20,7 @@ OPTIONAL = {"add_stn": "lenet", "batch_norm": "vgg", "num_group": "resnext",
 
 def check_options(config: NetworkConfig, options: Iterable[str]) -> None:
     """Raise UsageError for a setting of OPTIONAL that was changed though the network does not read it."""
+    # Compared with the default and not with what the user gave: a configuration file may list all settings.
     defaults = {field.name: field.default for field in dataclasses.fields(config)}
     for name in set(OPTIONAL) - set(options):
         value = getattr(config, name)
@@ -43,7 +44,7 @@ def variant_of(config: NetworkConfig, variants: Iterable[str]) -> str:
     variants = list(variants)
     if config.variant and config.variant not in variants:
         raise UsageError(f"`variant` {config.variant}: {config.network} comes as {' or '.join(variants)}")
-    return config.variant or variants[0]
+    return config.variant or variants[0]  # "" is the default of the flag
 
 
 def image_shape(config: NetworkConfig, works: Shape) -> tuple[int, int, int]:

@@ -32,9 +32,10 @@ def build_from_package(package: str, name: str, config: NetworkConfig) -> nn.Mod
     """
     if package not in EXTRAS:
         raise UsageError(f"`network` {package}:{name}: other networks come from {' and '.join(EXTRAS)}")
-    check_options(config, ())
+    check_options(config, ())  # none of our settings reaches them
     image_shape(config, IMAGE_SHAPE)
     module = _import(package, name)
+    # The trial costs as long as building once more, and saves a traceback out of the first batch.
     make = _make_torchvision if package == "torchvision" else _make_timm
     with torch.device("meta"):  # a trial without memory: does it run at this shape?
         trial = make(module, name, config)

@@ -46,6 +46,7 @@ def build(config: NetworkConfig) -> nn.Module:
 def _inception(net: NetworkBuilder, data: Value, name: str, n1: int, r3: int, n3: int, r5: int, n5: int,
                proj: int) -> Value:
     """Four branches side by side (the paper's figure 2b); (C, H, W) -> (n1 + n3 + n5 + proj, H, W)."""
+    # "reduce": a 1x1 with fewer channels, before the costly kernels
     point = _unit(net, data, f"{name}_1x1", n1, 1)
     middle = _unit(net, _unit(net, data, f"{name}_3x3_reduce", r3, 1), f"{name}_3x3", n3, 3, pad=1)
     wide = _unit(net, _unit(net, data, f"{name}_5x5_reduce", r5, 1), f"{name}_5x5", n5, 5, pad=2)

@@ -22,6 +22,7 @@ Unit = tuple[Any, ...]
 
 def build(config: NetworkConfig) -> nn.Module:
     net = NetworkBuilder(config, IMAGE_SHAPE)
+    # (320, 35, 35), then (1088, 17, 17) and (2080, 8, 8) behind the reductions
     body = _mixed(net, _stem(net, net.data))
     # Residuals are scaled down before they are added, else training dies (the paper's section 3.3).
     for _ in range(10):
@@ -40,6 +41,7 @@ def build(config: NetworkConfig) -> nn.Module:
 
 def _stem(net: NetworkBuilder, data: Value) -> Value:
     """(C, 299, 299) -> (192, 35, 35)."""
+    # Inception v3's stem, where the paper has that of v4 (its figure 3).
     body = _chain(net, data, (32, 3, 2), (32, 3), (64, 3, 1, 1))
     body = net.pooling(body, 3, "max", stride=2)
     body = _chain(net, body, (80, 1), (192, 3))
@@ -56,6 +58,7 @@ def _mixed(net: NetworkBuilder, data: Value) -> Value:
 
 
 def _block35(net: NetworkBuilder, data: Value, scale: float) -> Value:
+    """35 x 35 maps (figure 16)."""
     point = _unit(net, data, 32, 1)
     single = _chain(net, data, (32, 1), (32, 3, 1, 1))
     double = _chain(net, data, (32, 1), (48, 3, 1, 1), (64, 3, 1, 1))
@@ -70,6 +73,7 @@ def _reduction_a(net: NetworkBuilder, data: Value) -> Value:
 
 
 def _block17(net: NetworkBuilder, data: Value, scale: float) -> Value:
+    """17 x 17 maps (figure 17)."""
     # 129 filters and the paddings (1, 2) and (2, 1) of a 7-wide kernel are MXNet's file's, not the paper's.
     point = _unit(net, data, 192, 1)
     wide = _chain(net, data, (129, 1), (160, (1, 7), 1, (1, 2)), (192, (7, 1), 1, (2, 1)))
@@ -85,6 +89,7 @@ def _reduction_b(net: NetworkBuilder, data: Value) -> Value:
 
 
 def _block8(net: NetworkBuilder, data: Value, scale: float) -> Value:
+    """8 x 8 maps (figure 19)."""
     point = _unit(net, data, 192, 1)
     wide = _chain(net, data, (192, 1), (224, (1, 3), 1, (0, 1)), (256, (3, 1), 1, (1, 0)))
     return _residual(net, data, net.concat(point, wide), scale)
@@ -92,6 +97,7 @@ def _block8(net: NetworkBuilder, data: Value, scale: float) -> Value:
 
 def _residual(net: NetworkBuilder, data: Value, branches: Value, scale: float) -> Value:
     """data + scale * (branches brought to data's channels), without an activation."""
+    # The call order gives MXNet's numbers: convolution, normalisation, factor, addition.
     return net.plus(data, net.scale(_linear(net, branches, data.shape[0], 1), scale))
 
 

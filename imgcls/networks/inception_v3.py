@@ -61,7 +61,8 @@ def _block_b(net: NetworkBuilder, data: Value, name: str) -> Value:
 def _block_c(net: NetworkBuilder, data: Value, name: str, filters: int) -> Value:
     """17 x 17 maps: 1x1, 7x7 as 1x7 and 7x1, the same twice, pooling (figure 6)."""
     # `filters` inside the long branches, 192 at their ends
-    across, down = ((1, 7), 1, (0, 3)), ((7, 1), 1, (3, 0))
+    across = ((1, 7), 1, (0, 3))  # kernel, stride, pad: a 7x7 in two steps, with two sevenths of the weights
+    down = ((7, 1), 1, (3, 0))
     return net.concat(
         _unit(net, data, f"{name}_conv", 192, 1),
         _chain(net, data, f"{name}_tower_conv", (filters, 1), (filters, *across), (192, *down)),
@@ -83,7 +84,9 @@ def _block_d(net: NetworkBuilder, data: Value, name: str) -> Value:
 
 def _block_e(net: NetworkBuilder, data: Value, name: str, pool: str) -> Value:
     """8 x 8 maps: 1x1, 1x3 beside 3x1, the same after a 3x3, pooling (figure 7); 2,048 channels."""
-    across, down = (384, (1, 3), 1, (0, 1)), (384, (3, 1), 1, (1, 0))
+    across = (384, (1, 3), 1, (0, 1))
+    down = (384, (3, 1), 1, (1, 0))
+    # Each of these two goes into both an `across` and a `down`, side by side.
     near = _unit(net, data, f"{name}_tower_conv", 384, 1)
     far = _chain(net, data, f"{name}_tower_1_conv", (448, 1), (384, 3, 1, 1))
     return net.concat(

@@ -23,6 +23,7 @@ Unit = tuple[Any, ...]
 def build(config: NetworkConfig) -> nn.Module:
     net = NetworkBuilder(config, IMAGE_SHAPE)
     body = _stem(net, net.identity(net.data, name="id"), "in_stem")
+    # four blocks at 35 x 35, seven at 17 x 17, three at 8 x 8, as the paper's figure 9 has them
     for number in range(1, 5):
         body = _block_a(net, body, f"in{number}A")
     body = _reduction_a(net, body, "re1A")
@@ -73,7 +74,8 @@ def _reduction_a(net: NetworkBuilder, data: Value, name: str) -> Value:
 def _block_b(net: NetworkBuilder, data: Value, name: str) -> Value:
     """17 x 17 maps, 1,024 channels (figure 5)."""
     # conv5_1*7 is 7x1
-    across, down = ((1, 7), 1, (0, 3)), ((7, 1), 1, (3, 0))
+    across = ((1, 7), 1, (0, 3))
+    down = ((7, 1), 1, (3, 0))
     return net.concat(
         _chain(net, _average(net, data, name), name, ("conv1_1*1", 128, 1)),
         _chain(net, data, name, ("conv2_1*1", 384, 1)),
@@ -97,7 +99,9 @@ def _reduction_b(net: NetworkBuilder, data: Value, name: str) -> Value:
 def _block_c(net: NetworkBuilder, data: Value, name: str) -> Value:
     """8 x 8 maps, 1,536 channels (figure 6)."""
     # conv4_3*1 and conv10_3*1 are 1x3, conv5_1*3 and conv9_1*3 are 3x1
-    across, down = ((1, 3), 1, (0, 1)), ((3, 1), 1, (1, 0))
+    across = ((1, 3), 1, (0, 1))
+    down = ((3, 1), 1, (1, 0))
+    # Each of these two goes into both an `across` and a `down`, side by side.
     near = _chain(net, data, name, ("conv3_1*1", 384, 1))
     far = _chain(net, data, name, ("conv6_1*1", 384, 1), ("conv7_1*3", 448, *across),
                  ("conv8_3*1", 512, *down))

@@ -85,7 +85,7 @@ class TransformerLeNet(nn.Module):
 def build(config: NetworkConfig) -> nn.Module:
     check_options(config, OPTIONS)
     channels, height, width = config.image_shape
-    if config.add_stn:
+    if config.add_stn:  # height and width do not matter to it: its view has 28 x 28
         return TransformerLeNet(channels, config.num_classes)
     return LeNet(channels, height, width, config.num_classes)
 

@@ -31,5 +31,5 @@ class MLP(nn.Module):
 
 
 def build(config: NetworkConfig) -> nn.Module:
-    check_options(config, ())
+    check_options(config, ())  # it has none
     return MLP(math.prod(config.image_shape), config.num_classes)

@@ -34,6 +34,7 @@ def build(config: NetworkConfig) -> nn.Module:
     body = _unit(net, net.data, "conv_1", base, 3, stride=2, pad=1)
     for number, (stride, widening) in enumerate(UNITS, start=2):
         channels = body.shape[0]
+        # depthwise: as many groups as channels, so each is filtered alone; the 1x1 then mixes them
         body = _unit(net, body, f"conv_{number}_dw", channels, 3, stride=stride, pad=1, groups=channels)
         body = _unit(net, body, f"conv_{number}", base * widening, 1)
     # at 224 pixels a map of 7 x 7 is left

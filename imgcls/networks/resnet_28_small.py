@@ -23,6 +23,7 @@ def build(config: NetworkConfig) -> nn.Module:
     if depth < 8 or depth % 6 != 2:
         raise UsageError(f"`num_layers` {depth}: {config.network} comes with 6n + 2 layers: 20, 32, 56, 110")
     net = NetworkBuilder(config, IMAGE_SHAPE, OPTIONS)
+    # stem and classifier are two layers, each of 3n units has two
     body = net.relu(_linear(net, net.data, 16, 3, pad=1))
     for filters in (16, 32, 64):  # on 28, 14 and 7 pixels
         for unit in range(depth // 6):

@@ -41,7 +41,7 @@ def _unit(net: NetworkBuilder, data: Value, name: str, filters: int, stride: int
         body = net.batch_norm(body, name=f"{name}_bn{number}", **NORM)
         if number < len(convolutions):  # the last relu comes behind the addition
             body = net.relu(body, name=f"{name}_relu{number}")
-    if project:
+    if project:  # the shapes differ, so the shortcut is a convolution (the paper's option B)
         data = net.convolution(data, filters, 1, stride=stride, name=f"{name}_conv1sc", **PLAIN)
         data = net.batch_norm(data, name=f"{name}_sc", **NORM)
     return net.relu(net.plus(body, data), name=f"{name}_relu3")  # 3 in units of two convolutions, too

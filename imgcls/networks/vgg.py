@@ -27,7 +27,7 @@ def build(config: NetworkConfig) -> nn.Module:
     for block, (convolutions, filters) in enumerate(zip(DEPTHS[depth], FILTERS, strict=True), start=1):
         for number in range(1, convolutions + 1):
             body = net.convolution(body, filters, 3, pad=1, name=f"conv{block}_{number}")
-            if config.batch_norm:
+            if config.batch_norm:  # before the relu, as MXNet's file and torchvision have it
                 body = net.batch_norm(body, name=f"bn{block}_{number}")
             body = net.relu(body, name=f"relu{block}_{number}")
         body = net.pooling(body, 2, "max", stride=2, name=f"pool{block}")

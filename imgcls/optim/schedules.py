@@ -24,6 +24,7 @@ class Constant:
 
     base_lr: float
 
+    # Every kind has the same method and no base class: a schedule asks no more of it than this.
     def lr_at(self, update: int) -> float:
         return self.base_lr
 
@@ -34,6 +35,7 @@ class Steps:
 
     base_lr: float
     factor: float
+    #: updates, counted from 1, rising
     steps: tuple[int, ...]
 
     def lr_at(self, update: int) -> float:
@@ -47,10 +49,12 @@ class Periodic:
 
     base_lr: float
     factor: float
+    #: in updates
     period: int
     lowest: float = LOWEST_LR
 
     def lr_at(self, update: int) -> float:
+        # Computed anew from the start, where MXNet multiplies step by step: the same but for rounding.
         return max(self.base_lr * self.factor ** (max(update - 1, 0) // self.period), self.lowest)
 
 
@@ -60,6 +64,7 @@ class Power:
 
     base_lr: float
     final_lr: float
+    #: the end of the warm-up
     start: int
     last_update: int
     power: float
@@ -137,6 +142,7 @@ def from_config(config: ScheduleConfig, *, updates_per_epoch: int, num_epochs: i
     warmup = Warmup(round(config.warmup_epochs * updates_per_epoch), config.warmup_begin_lr,
                     config.warmup_strategy)
     last_update = num_epochs * updates_per_epoch
+    # MXNet raises for both, too: a warm-up that falls, and one that never ends.
     if warmup.num_updates and config.warmup_begin_lr > config.lr:
         raise UsageError(f"`warmup_begin_lr` {config.warmup_begin_lr:g}: must not be above `lr` "
                          f"{config.lr:g}")
@@ -152,6 +158,7 @@ def from_config(config: ScheduleConfig, *, updates_per_epoch: int, num_epochs: i
 def _make_decay(config: ScheduleConfig, updates_per_epoch: int, start: int, last_update: int,
                 ) -> tuple[Constant | Steps | Periodic | Power | Cosine, str]:
     """Return the decay from update `start` on, and the same in words."""
+    # `resolved` has what the flags come to, in epochs; here epochs become updates.
     lr = config.lr
     resolved = config.decay
     if resolved.kind == "steps":

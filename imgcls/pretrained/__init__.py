@@ -5,6 +5,7 @@
 do `imgcls.load_model` and `imgcls.Predictor`. Nothing in this room trains.
 """
 
+# Without `transfer`, `freezing` and `finetuning`, which only a fine-tuning run needs.
 from imgcls.pretrained.locating import locate
 from imgcls.pretrained.reading import build, read
 from imgcls.pretrained.reference import Pretrained, PretrainedRef

@@ -38,9 +38,11 @@ def any_exist(prefix: str) -> bool:
 
 def describe(prefix: str, epoch: str) -> PretrainedRef:
     """Return the reference to a prefix, with what its meta.json tells."""
+    # MXNet's checkpoints have no meta.json, and damage in it is no reason to refuse weights: {} then.
     stem = _stem(prefix)
     meta = checkpoint.read_meta(stem)
     settings = to_path(f"{stem}-network.json")
+    # A file that anybody may have written: what is not of the right type counts as not noted.
     preprocessing = meta.get("preprocessing")
     config = meta.get("config")
     network = str(meta.get("network") or Path(stem).name)  # MXNet's files tell no name but their own
@@ -57,6 +59,7 @@ def read_weights(ref: PretrainedRef) -> tuple[dict[str, np.ndarray], str]:
     """Read the weights of a prefix; returns them by MXNet's names, and the path they came from."""
     if ref.prefix.endswith(".params"):
         return params.load(ref.prefix), ref.prefix
+    # Also finds a position inside an epoch, and the newest epoch for "auto".
     saved = checkpoint.load(ref.prefix, ref.epoch)
     if saved is None:
         raise UsageError(f"`model` {ref.prefix}: there is no {ref.prefix}-0001.params or any other epoch")
@@ -79,6 +82,7 @@ def _stem(prefix: str) -> str:
 
 def _symbol_path(params_path: str, prefix: str) -> AnyPath:
     """Return the symbol that belongs to the weights: PREFIX-symbol.json, also for PREFIX-0-0008.params."""
+    # What was asked for, what was found, and what it would be without the rank of the first generation.
     stem = params_path.rpartition("-")[0]
     for candidate in (prefix.removesuffix(".params"), stem, stem.removesuffix("-0")):
         path = to_path(f"{candidate}-symbol.json")
@@ -89,6 +93,7 @@ def _symbol_path(params_path: str, prefix: str) -> AnyPath:
 
 def _settings(path: AnyPath) -> NetworkConfig:
     """Read the settings of a network that no symbol expresses."""
+    # A wrong key or type shows as TypeError in the constructor.
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
         return NetworkConfig(**{**settings, "image_shape": tuple(settings["image_shape"])})

@@ -35,6 +35,7 @@ def download_url(url: str, epoch: str, setting: str) -> PretrainedRef:
     what errors call the URL. Raises UsageError for a URL that names no prefix, RunError where there are no
     files.
     """
+    # Three spellings of one prefix: the prefix itself, its .params of some epoch, its symbol.
     base = url
     epoch_number = 0 if epoch.lower() == "auto" else checkpoint.parse_epoch(epoch)
     if match := re.fullmatch(r"(.+)-(\d{4,})\.params", url):
@@ -50,6 +51,7 @@ def download_url(url: str, epoch: str, setting: str) -> PretrainedRef:
     folder = folders.cache_folder("models") / "url" / hashlib.sha256(base.encode()).hexdigest()[:16]
     if not any((folder / f"{stem}-{end}.json").exists() for end in ("symbol", "network")):
         _download_descriptions(base, folder, stem)
+    # The largest comes last, when the prefix is known to be a network's.
     file = f"{stem}-{epoch_number:04d}.params"
     advice = f"of {base} epoch {epoch_number} was asked for; `load_epoch` names another"
     fetch_noting_hash(f"{base}-{epoch_number:04d}.params", folder / file, None, advice)
@@ -67,6 +69,7 @@ def _download_descriptions(base: str, folder: Path, stem: str) -> None:
             files["network.json"] = content
     if not files.keys() - {"meta.json"}:
         raise RunError(f"cannot download {stem}: there is no {base}-symbol.json")
+    # Both in memory before either is written, so that half a network is never found in the cache.
     for end, content in files.items():
         write_bytes(folder / f"{stem}-{end}", content)
 
@@ -91,11 +94,13 @@ def fetch_noting_hash(url: str, target: Path, collection: str | None, advice: st
         sha256 = _sha256(target)
         print(f"note: no hash of {target.name} is published; what came (sha256 {sha256[:16]}...) is noted "
               "beside it and checked from now on", file=sys.stderr)
+    # In the form of sha256sum, so that `sha256sum -c` checks it, too.
     write_bytes(note, f"{sha256}  {target.name}\n".encode())
 
 
 def _published_sha256(urls: list[str], name: str, advice: str) -> str | None:
     """Return the first hash that a server publishes beside the file; RunError where none answers at all."""
+    # A server that answers 404 for the hash is there, and may have the file all the same.
     unreachable = []
     sha256 = None
     for url in urls:

@@ -25,6 +25,7 @@ def freeze(model: nn.Module, until: str, head: Iterable[str]) -> int:
     """
     if until in ("", "nothing", "none"):
         return 0
+    # Modules and not parameters: a normalisation that is frozen must also stop moving its statistics.
     modules = _body_modules(model, head) if until == "body" else _modules_until(model, until)
     for module in modules:
         for parameter in module.parameters(recurse=False):
@@ -44,6 +45,7 @@ def set_lr_multipliers(model: nn.Module, head: Iterable[str], *, body_mult: floa
 
     `head` are the keys of the head's parameters in the state_dict.
     """
+    # Layers without parameters get no mark, which `optimizers.build` takes for 1.
     head_modules = {key.rpartition(".")[0] for key in head}
     for path, module in model.named_modules():
         if next(module.parameters(recurse=False), None) is not None:
@@ -66,6 +68,7 @@ def _modules_until(model: nn.Module, until: str) -> list[nn.Module]:
         return _modules_it_needs(model, until)
     modules = dict(model.named_modules())
     paths = [path for path in modules if path]
+    # Without a graph, the order in which a network lists its layers stands for that of computation.
     inside = [i for i, path in enumerate(paths) if path == until or path.startswith(f"{until}.")]
     if not inside:
         raise _no_such_layer(until, paths)

@@ -23,7 +23,7 @@ def locate(name: str | os.PathLike[str], epoch: int | str = "auto", *,
     """
     name = os.fspath(name)
     epoch = str(epoch).strip()
-    caffe.refuse_model(setting, name)
+    caffe.refuse_model(setting, name)  # by its ending, with advice of its own
     package, colon, rest = name.partition(":")
     if colon and package.lower() == "torchvision":
         return torchvision_weights.describe(name, rest, setting)
@@ -34,6 +34,7 @@ def locate(name: str | os.PathLike[str], epoch: int | str = "auto", *,
         return fetch.download_url(name, epoch, setting)
     if name.lower().startswith("file:"):
         name = urllib.request.url2pathname(urllib.parse.urlsplit(name).path)
+    # Before the zoo: whoever has files called resnext-101 here means those.
     if checkpoint_files.any_exist(name):
         return checkpoint_files.describe(name, epoch)
     model = zoo.find_model(name)

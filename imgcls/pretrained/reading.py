@@ -27,6 +27,7 @@ def build(pretrained: Pretrained) -> nn.Module:
     if isinstance(pretrained.network, Symbol):
         return graph.from_symbol(pretrained.network, pretrained.arrays, path=pretrained.path,
                                  symbol_path=pretrained.symbol_path).eval()
+    # The seed does not matter: every weight is overwritten.
     model = build_network(pretrained.network, seed=0)
     graph.load_arrays(model, pretrained.arrays, path=pretrained.path)
     return model.eval()

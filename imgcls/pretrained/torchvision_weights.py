@@ -38,7 +38,7 @@ def describe(name: str, network_and_weights: str, setting: str) -> PretrainedRef
     crop = transforms.crop_size[0]
     mean = transforms.mean
     std = transforms.std
-    if network in _MINUS_ONE_TO_ONE:
+    if network in _MINUS_ONE_TO_ONE:  # (x / 255 - 0.5) / 0.5
         mean = std = [0.5] * 3
     preprocessing = {
         "image_shape": (3, crop, crop), "mean": tuple(round(255 * value, 4) for value in mean),
@@ -69,7 +69,7 @@ def read(ref: PretrainedRef) -> Pretrained:
         lines = [line.strip() for line in str(error).splitlines()]
         detail = lines[min(1, len(lines) - 1)]  # torch's first line only names the class
         raise DataError(path, f"not the weights of torchvision's {network}: {detail}") from error
-    if missing:
+    if missing:  # superfluous ones are not an error, missing ones are
         raise DataError(path, f"not the weights of torchvision's {network}: {', '.join(missing[:3])} "
                               f"{'is' if len(missing) == 1 else 'are'} missing")
     return Pretrained(config, {key: value.numpy() for key, value in model.state_dict().items()}, str(path))
@@ -121,7 +121,7 @@ def _download(weights: Any, network: str) -> Path:
     url = str(weights.url)
     file = url.rpartition("/")[2]
     cached_by_torch = Path(torch.hub.get_dir(), "checkpoints", file)
-    if cached_by_torch.is_file():
+    if cached_by_torch.is_file():  # whoever used torchvision here before has it already
         return cached_by_torch
     digest = re.search(r"-([0-9a-f]{8,})\.pth$", file)
     folder = folders.cache_folder("models") / "torchvision"

@@ -38,8 +38,11 @@ _MAX_CANDIDATES = 6
 class LoadSummary:
     """What became of the weights, by MXNet's names (torch's, where no symbol expresses the network)."""
 
+    #: copied from the file
     loaded: list[str] = field(default_factory=list)
+    #: of the new head
     new: list[str] = field(default_factory=list)
+    #: in the file and not in the network: the old head, and what was behind the cut
     dropped: list[str] = field(default_factory=list)
     #: the layer whose output goes into the new head; "" where the network's own head was replaced
     layer: str = ""
@@ -68,6 +71,7 @@ def new_head(pretrained: Pretrained, config: NetworkConfig, *, layer: str = "", 
         return _replace_head(pretrained, pretrained.network, config, seed)
     entry, note = find_cut(pretrained.network, layer, pretrained.symbol_path or pretrained.path)
     model = _load_body(pretrained, pretrained.network, entry, config.image_shape)
+    # Before the head is added, all parameters of the model are the file's.
     loaded = list(dict.fromkeys(graph.parameter_names(model).values()))
     new = _add_head(model, config, seed)
     dropped = [name for name in map(graph.without_prefix, pretrained.arrays) if name not in set(loaded)]
@@ -125,6 +129,7 @@ def head_of(model: nn.Module, config: NetworkConfig) -> list[str]:
     """
     if not isinstance(model, fx.GraphModule):
         return head_keys(config)
+    # `new_head` puts its layer last, and reading takes the softmax off again.
     path = str(_last_call(model).target)
     return [f"{path}.{name}" for name in model.get_submodule(path).state_dict(keep_vars=True)]
 
@@ -133,6 +138,7 @@ def grouped(names: Sequence[str], max_names: int = 6, max_groups: int = 8) -> st
     """Return few names as they are, many as how many there are of each layer or stage: `stage1 38, bn1 4`."""
     if len(names) <= max_names:
         return ", ".join(names)
+    # In the order of first appearance, which is that of the network.
     counts = Counter(_group(name) for name in names)
     texts = [f"{group} {count}" for group, count in counts.items()]
     if len(texts) > max_groups:
@@ -159,10 +165,12 @@ def _find_classifier_input(symbol: Symbol, path: object) -> tuple[NodeOutput | N
     node = symbol.nodes[entry.node]
     candidates: list[str] = []
     reshaped = False
-    while not node.is_variable and node.inputs:
+    while not node.is_variable and node.inputs:  # the first input is the data; parameters follow it
         source = symbol.nodes[node.inputs[0].node]
         if node.op == "FullyConnected" and not candidates:
             return node.inputs[0], []
+        # SqueezeNet and others that were converted: the classifier is a 1x1 convolution behind a global
+        # pooling.
         if node.op == "Convolution" and reshaped and _is_global_pool(source) and not candidates:
             return node.inputs[0], []
         if node.op in _RESHAPE and not candidates:
@@ -182,6 +190,7 @@ def _is_global_pool(node: Node) -> bool:
 def _load_body(pretrained: Pretrained, symbol: Symbol, cut: NodeOutput,
                shape: Sequence[int]) -> fx.GraphModule:
     """Build the network up to `cut`, with its weights."""
+    # From the cut back: whatever only the old head needed is gone.
     nodes, heads = symbols.post_order(symbol.nodes, [cut])
     body = Symbol(nodes, heads)
     path = pretrained.path
@@ -207,6 +216,7 @@ def _add_head(model: fx.GraphModule, config: NetworkConfig, seed: int) -> list[s
     """Put a fully connected layer `fc` and a softmax behind the network; return its parameters' names."""
     layer = FullyConnected(_num_features(model, config), config.num_classes)
     _initializers.initialize(nn.Sequential(layer), config.initializer, config.network, seed)
+    # A layer of the body may be called fc as well; its weights must not be mistaken for the head's.
     taken = {*graph.parameter_names(model).values(), *dict(model.named_modules())}
     name = "fc"
     while name in taken or f"{name}_weight" in taken:
@@ -223,6 +233,7 @@ def _add_head(model: fx.GraphModule, config: NetworkConfig, seed: int) -> list[s
 
 def _num_features(model: fx.GraphModule, config: NetworkConfig) -> int:
     """Return how many numbers the body gives for one image."""
+    # One image through the network: the symbol tells no shapes, and the head needs to know one size.
     was_training = model.training
     try:
         with torch.no_grad():
@@ -250,6 +261,7 @@ def _replace_head(pretrained: Pretrained, settings: NetworkConfig, config: Netwo
                   ) -> tuple[nn.Module, LoadSummary]:
     """Build the network anew for the classes; what their number shapes is its head, and stays new."""
     settings = dataclasses.replace(settings, num_classes=config.num_classes, image_shape=config.image_shape)
+    # Shapes that follow from the number of classes are the head's; all others must fit the file.
     head = set(head_keys(settings))
     model = build_network(settings, seed)
     names = {name: graph.without_prefix(name) for name in pretrained.arrays}

@@ -65,6 +65,7 @@ ZOO: dict[str, ZooModel] = {
 
 def find_model(name: str) -> str | None:
     """Return the zoo's own name for `name` (resnext-101 is imagenet1k-resnext-101); None if it has none."""
+    # People write imagenet1k_resnet_50 and ResNet-50 for the same network.
     spelled = name.strip().lower().replace("_", "-")
     return next((full for full in (spelled, f"imagenet1k-{spelled}") if full in ZOO), None)
 
@@ -85,6 +86,7 @@ def download_model(name: str, epoch: str) -> PretrainedRef:
         raise UsageError(f"`load_epoch` {epoch}: the zoo has {name} after one epoch only, {model.epoch:04d} "
                          "(0000 means it too)")
     folder = folders.cache_folder(model.folder)
+    # The symbol first: it is small, and tells whether a mirror has the network at all.
     files = [f"{model.stem}-symbol.json", f"{model.stem}-{model.epoch:04d}.params"]
     advice = (f"MXNet's server is gone: take torchvision:{model.torchvision}, the living equivalent of "
               f"{name}, or put {' and '.join(files)} into {folder}, or name a mirror of that server in "
