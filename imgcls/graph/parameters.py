@@ -49,6 +49,7 @@ def arrays(model: nn.Module) -> dict[str, np.ndarray]:
     They are in the symbol's order (in the module's own where there is no symbol). On the CPU they share
     memory with the model; what numpy has no dtype for (bfloat16) comes as float32.
     """
+    # A fixed gamma is a buffer here and an argument in MXNet: layers say what is auxiliary, not torch.
     names = parameter_names(model)
     auxiliary = _auxiliary_keys(model)
     state = model.state_dict(keep_vars=True)
@@ -129,7 +130,7 @@ def _symbol_order(model: nn.Module) -> list[str]:
     """Return the names of the variables as the symbol lists them; nothing where the module is no symbol."""
     if not any(isinstance(module, Layer) for module in model.modules()):  # saves the trace
         return []
-    try:
+    try:  # layers inside of a module that MXNet cannot express have names and no order
         return to_symbol(model).variables()
     except UsageError:
         return []

@@ -65,6 +65,9 @@ def from_symbol(symbol: Symbol, arrays: Mapping[str, np.ndarray] | None = None, 
 class _Reader:
     """Builds the module of one symbol, node by node, with shapes worked out on the meta device as it goes."""
 
+    # Inside, `index` is a node's place in the symbol and `source` an output that something takes as its
+    # input.
+
     def __init__(self, symbol: Symbol, arrays: Mapping[str, np.ndarray] | None,
                  input_shape: tuple[int, ...] | None, path: object, symbol_path: object) -> None:
         self.symbol = symbol
@@ -273,6 +276,7 @@ class _Reader:
             node = self.symbol.nodes[index]
             inputs = [self._in_head(source, head_index) for source in node.inputs]
             nodes.append(Node(node.op, node.name, dict(node.attrs), inputs))
+        # Under the name that the file gives it: MXNet's programs bind it by name.
         image = self.symbol.nodes[data]
         return GraphHead(Node("null", image.name, dict(image.attrs)), nodes,
                          self._in_head(self.output, head_index))

@@ -18,6 +18,7 @@ class Activation(Layer):
 
     op = "Activation"
     keeps_shape = True
+    #: softrelu is log(1 + e^x), which torch calls softplus
     FUNCTIONS: ClassVar[dict[str, Callable[[Tensor], Tensor]]] = {
         "relu": torch.relu, "sigmoid": torch.sigmoid, "tanh": torch.tanh, "softrelu": F.softplus,
         "softsign": F.softsign}
@@ -65,6 +66,7 @@ class Clip(Layer):
 
     def __init__(self, a_min: float, a_max: float, extra: dict[str, str] | None = None) -> None:
         super().__init__(to_attrs(a_min=a_min, a_max=a_max) | (extra or {}))
+        # `attrs` keep the numbers as they were given: 6 and not 6.0
         self.a_min = float(a_min)
         self.a_max = float(a_max)
 
@@ -106,7 +108,7 @@ class ElementwiseAdd(Layer):
     num_inputs = 2
 
     def infer(self, *data: Tensor) -> Tensor:
-        return first_of_equal_shapes(*data)
+        return first_of_equal_shapes(*data)  # raises where torch would broadcast
 
     def forward(self, left: Tensor, right: Tensor) -> Tensor:
         return left + right

@@ -31,6 +31,7 @@ class _AffineNorm(Layer):
     def __init__(self, channels: int, eps: float, settings: dict[str, object],
                  extra: dict[str, str] | None) -> None:
         super().__init__(to_attrs(**settings) | (extra or {}))
+        # the operators' defaults differ: 1e-3 for InstanceNorm, 1e-5 for the others
         self.eps = eps
         # MXNet never fixes these gammas, unlike BatchNorm's
         self.gamma = nn.Parameter(torch.ones(channels))

@@ -66,6 +66,7 @@ def _depth_to_space(data: Tensor, block: int) -> Tensor:
 
 
 def _space_to_depth(data: Tensor, block: int) -> Tensor:
+    # the inverse of the above, with the block's axes before the channels again
     n, c, h, w = data.shape
     blocks = data.reshape(n, c, h // block, block, w // block, block)
     return blocks.permute(0, 3, 5, 1, 2, 4).reshape(n, c * block**2, h // block, w // block)

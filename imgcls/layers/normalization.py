@@ -56,6 +56,7 @@ class BatchNorm(Layer):
                    fix_gamma=spec.flag("fix_gamma", True), use_global_stats=spec.flag("use_global_stats"))
 
     def forward(self, data: Tensor) -> Tensor:
+        # With use_global_stats the statistics are neither computed nor moved, in training either.
         uses_batch = self.training and not self.use_global_stats
         gamma = None if self.fix_gamma else self.gamma
         # torch's momentum is the share of the new value, MXNet's that of the old.

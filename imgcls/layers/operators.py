@@ -25,6 +25,7 @@ _CLASSES: tuple[type[Layer], ...] = (
 
 #: operator -> class, whose `read` makes the layer of a node
 OPERATORS: dict[str, type[Layer]] = {
+    # Classes come second: they would win over a function of the same name.
     **dict.fromkeys(FUNCTIONS, Operation),
     **{layer_class.op: layer_class for layer_class in _CLASSES},
     # Other names of the same computation: on several GPUs, by cuDNN, or from MXNet before 0.9.

@@ -42,7 +42,7 @@ class Pooling(Layer):
         self.pad = pairs["pad"] or (0, 0)
         self.pool_type = pool_type or "max"
         self.global_pool = bool(global_pool)
-        self.power = p_value or 2
+        self.power = p_value or 2  # of lp pooling only
         self.ceil = pooling_convention == "full"  # Caffe's way, and MXNet's before 0.8
         self.count_include_pad = count_include_pad is not False
 
@@ -95,6 +95,7 @@ class Pooling(Layer):
             # not -inf: for MXNet the maximum of a window of padding alone is the smallest number there is
             padded = F.pad(data, self._margins(data), value=torch.finfo(data.dtype).min)
             return F.max_pool2d(padded, self.kernel, self.stride)
+        # How many pixels each window counts is the same for all samples and channels: one map of ones tells.
         ones = torch.ones_like(data[:1, :1])
         if self.count_include_pad:
             # MXNet counts its own padding, but not what `full` adds behind it.

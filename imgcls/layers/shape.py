@@ -23,6 +23,7 @@ class Concat(Layer):
     """Joins its inputs along `dim` (1: channels)."""
 
     op = "Concat"
+    #: `num_args` only says how many there are
     num_inputs = None
 
     def __init__(self, num_args: int, dim: int | None = None, extra: dict[str, str] | None = None) -> None:
@@ -37,6 +38,7 @@ class Concat(Layer):
         shapes = [list(tensor.shape) for tensor in data]
         # [1:] behind the slice and not dim + 1: `dim` may be -1
         other_axes = [shape[:self.dim] + shape[self.dim:][1:] for shape in shapes]
+        # torch would name two tensors and an axis; here the user sees all shapes
         if any(axes != other_axes[0] for axes in other_axes):
             raise ValueError(f"cannot join inputs of shapes {', '.join(map(str, shapes))}")
         joined = shapes[0]

@@ -20,7 +20,7 @@ class SpatialTransformer(Layer):
     def __init__(self, target_shape: tuple[int, int], extra: dict[str, str] | None = None) -> None:
         super().__init__(to_attrs(target_shape=target_shape, transform_type="affine", sampler_type="bilinear")
                          | (extra or {}))
-        self.target_shape = target_shape
+        self.target_shape = target_shape  # height, width
 
     @classmethod
     def read(cls, spec: OpSpec) -> Layer:

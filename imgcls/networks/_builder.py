@@ -132,6 +132,7 @@ class NetworkBuilder:
         if min(shape) < 1:
             _, height, width = inputs[0].shape
             raise too_small(self._config, self._works, f"layer {name} gets only {height} x {width} pixels")
+        # add_module and not setattr: names of some networks contain dashes or stars
         self._layers.add_module(name, layer)
         return Value(self._graph.call_module(name, tuple(value.node for value in inputs)), shape)
 

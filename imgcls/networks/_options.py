@@ -31,7 +31,7 @@ def check_options(config: NetworkConfig, options: Iterable[str]) -> None:
 
 def depth_of(config: NetworkConfig, default: int, depths: Iterable[int]) -> int:
     """Return `num_layers`, or `default` where it was not given; UsageError unless it is one of `depths`."""
-    depths = sorted(depths)
+    depths = sorted(depths)  # for the error, which lists them
     depth = default if config.num_layers is None else config.num_layers
     if depth not in depths:
         *others, last = map(str, depths)

@@ -39,6 +39,7 @@ def build(config: NetworkConfig) -> nn.Module:
         body = _inception(net, body, name, *widths)
         if pool_follows:
             body = net.pooling(body, 3, "max", stride=2)
+    # global, so the 7 is only what the symbol shows
     body = net.flatten(net.pooling(body, 7, "avg", stride=1, global_pool=True))
     return net.module(net.fully_connected(body, config.num_classes))
 

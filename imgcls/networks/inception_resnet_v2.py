@@ -67,6 +67,7 @@ def _block35(net: NetworkBuilder, data: Value, scale: float) -> Value:
 
 def _reduction_a(net: NetworkBuilder, data: Value) -> Value:
     """(320, 35, 35) -> (1088, 17, 17)."""
+    # figure 7 with the filters of table 1: k 256, l 256, m 384, n 384
     single = _unit(net, data, 384, 3, 2)
     double = _chain(net, data, (256, 1), (256, 3, 1, 1), (384, 3, 2))
     return net.concat(single, double, net.pooling(data, 3, "max", stride=2))
@@ -81,7 +82,7 @@ def _block17(net: NetworkBuilder, data: Value, scale: float) -> Value:
 
 
 def _reduction_b(net: NetworkBuilder, data: Value) -> Value:
-    """(1088, 17, 17) -> (2080, 8, 8)."""
+    """(1088, 17, 17) -> (2080, 8, 8), the paper's figure 18."""
     first = _chain(net, data, (256, 1), (384, 3, 2))
     second = _chain(net, data, (256, 1), (288, 3, 2))
     double = _chain(net, data, (256, 1), (288, 3, 1, 1), (320, 3, 2))

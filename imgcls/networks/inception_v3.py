@@ -27,6 +27,7 @@ def build(config: NetworkConfig) -> nn.Module:
     body = _unit(net, _unit(net, body, "conv_3", 80, 1), "conv_4", 192, 3)
     body = net.pooling(body, 3, "max", stride=2, name="pool1")
     # 35 x 35 with 256 to 288 channels, 17 x 17 with 768, 8 x 8 with 1,280 to 2,048
+    # `filters` are those behind the pooling: few at first, where the map has few channels.
     for name, filters in (("mixed", 32), ("mixed_1", 64), ("mixed_2", 64)):
         body = _block_a(net, body, name, filters)
     body = _block_b(net, body, "mixed_3")
@@ -51,6 +52,7 @@ def _block_a(net: NetworkBuilder, data: Value, name: str, filters: int) -> Value
 
 def _block_b(net: NetworkBuilder, data: Value, name: str) -> Value:
     """35 x 35 -> 17 x 17: 3x3, double 3x3, pooling."""
+    # stride 2 in all three, and no 1x1 for the pooled maps (figure 10)
     return net.concat(
         _unit(net, data, f"{name}_conv", 384, 3, 2),
         _chain(net, data, f"{name}_tower_conv", (64, 1), (96, 3, 1, 1), (96, 3, 2)),
@@ -105,7 +107,7 @@ def _pool(net: NetworkBuilder, data: Value, name: str, kind: str, **options: int
 
 def _chain(net: NetworkBuilder, data: Value, name: str, *units: Unit) -> Value:
     """Add units one after the other, called `name`, `name_1`, `name_2`, ..."""
-    for number, unit in enumerate(units):
+    for number, unit in enumerate(units):  # the first one has no number
         data = _unit(net, data, f"{name}_{number}" if number else name, *unit)
     return data
 

@@ -64,6 +64,7 @@ def _block_a(net: NetworkBuilder, data: Value, name: str) -> Value:
 
 def _reduction_a(net: NetworkBuilder, data: Value, name: str) -> Value:
     """(384, 35, 35) -> (1024, 17, 17)."""
+    # figure 7 with the filters of table 1: k 192, l 224, m 256, n 384
     return net.concat(
         net.pooling(data, 3, "max", stride=2, name=f"{name}_maxpool_1"),
         _chain(net, data, name, ("conv1_3*3", 384, 3, 2)),
@@ -87,7 +88,7 @@ def _block_b(net: NetworkBuilder, data: Value, name: str) -> Value:
 
 
 def _reduction_b(net: NetworkBuilder, data: Value, name: str) -> Value:
-    """(1024, 17, 17) -> (1536, 8, 8)."""
+    """(1024, 17, 17) -> (1536, 8, 8) (figure 8)."""
     return net.concat(
         net.pooling(data, 3, "max", stride=2, name=f"{name}_maxpool_1"),
         _chain(net, data, name, ("conv1_1*1", 192, 1), ("conv2_3*3", 192, 3, 2)),

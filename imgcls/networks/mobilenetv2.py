@@ -40,6 +40,7 @@ def build(config: NetworkConfig) -> nn.Module:
 def _block(net: NetworkBuilder, data: Value, name: str, expansion: int, filters: int, *, stride: int,
            has_shortcut: bool) -> Value:
     """Wider, a depthwise 3x3, then `filters` without an activation: (C, H, W) -> (filters, H', W')."""
+    # inverted: wide inside and narrow at its ends, where ResNet's bottleneck is the other way round
     inside = data.shape[0] * expansion
     body = _unit(net, data, f"{name}-exp", inside, 1)  # also where it expands nothing
     body = _unit(net, body, f"{name}-depthwise", inside, 3, stride=stride, pad=1, groups=inside)

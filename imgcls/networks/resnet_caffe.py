@@ -34,7 +34,7 @@ def build(config: NetworkConfig) -> nn.Module:
         for unit in range(units):
             stride = 2 if stage > 2 and unit == 0 else 1
             body = _unit(net, body, f"{stage}{'abcdef'[unit]}", 2 ** (stage + 4), stride, project=unit == 0)
-    if depth == 32:
+    if depth == 32:  # the first layer of a bottleneck that is not finished
         body = net.relu(_linear(net, body, "4c_branch2a", 256, 1), name="res4c_branch2a_relu")
     body = net.flatten(net.pooling(body, 7, "avg", stride=1, name="pool5"), name="flatten")
     return net.module(net.fully_connected(body, config.num_classes, name="fc1000"))

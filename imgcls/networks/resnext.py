@@ -62,7 +62,7 @@ def _unit(net: NetworkBuilder, data: Value, name: str, filters: int, stride: int
             body = net.relu(body, name=f"{name}_relu{number}")
     if project:
         data = net.convolution(data, filters, 1, stride=stride, name=f"{name}_sc", **PLAIN)
-        data = net.batch_norm(data, name=f"{name}_sc_bn", **NORM)
+        data = net.batch_norm(data, name=f"{name}_sc_bn", **NORM)  # _sc alone in resnet-v1
     return net.relu(net.plus(body, data), name=f"{name}_relu")
 
 

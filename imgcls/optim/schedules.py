@@ -142,7 +142,7 @@ def from_config(config: ScheduleConfig, *, updates_per_epoch: int, num_epochs: i
     warmup = Warmup(round(config.warmup_epochs * updates_per_epoch), config.warmup_begin_lr,
                     config.warmup_strategy)
     last_update = num_epochs * updates_per_epoch
-    # MXNet raises for both, too: a warm-up that falls, and one that never ends.
+    # MXNet refuses a warm-up that falls; one that does not end would leave the curves without a length.
     if warmup.num_updates and config.warmup_begin_lr > config.lr:
         raise UsageError(f"`warmup_begin_lr` {config.warmup_begin_lr:g}: must not be above `lr` "
                          f"{config.lr:g}")

@@ -39,10 +39,13 @@ def prepare(config: Config, own: FinetuneConfig, prefix: str) -> tuple[Config, F
     `prefix` is that of a run to go on with, or "". The weights are downloaded and read here, so that a failed
     download or damage shows before anything begins.
     """
+    # `load_epoch` names an epoch of the pretrained network; a run that goes on takes its own newest.
     epoch = "auto" if prefix else own.load_epoch or "auto"
     ref = locate(prefix or own.pretrained_model, epoch, setting="pretrained_model")
     pretrained = None if prefix else read(ref)
     config = with_preprocessing(config, ref)
+    # The network is the pretrained one, whatever the command line says: this goes into the checkpoint's
+    # meta.json.
     config = dataclasses.replace(
         config, network=dataclasses.replace(config.network, network=ref.network, num_layers=None),
         checkpoint=dataclasses.replace(config.checkpoint, load_epoch="auto" if prefix else ""))
@@ -53,6 +56,8 @@ def find_run(config: CheckpointConfig, own: FinetuneConfig) -> str:
     """Return the prefix of the run to go on with; "" where there is none, or nobody asked."""
     if not (own.resume or own.load_epoch.lower() == "auto"):
         return ""
+    # A prefix without a network is no run to go on with: it may hold only a log, or weights of another
+    # machine.
     for prefix in (config.save_model_prefix, config.model_prefix):
         if prefix and _has_network(prefix) and checkpoint.load(prefix, "auto"):
             return prefix
@@ -78,6 +83,7 @@ class FinetunedNetwork:
         for name in SHAPING:
             if config.is_explicit(name):
                 reporter.warn(f"`{name}`: has no meaning here; the network is that of {own.pretrained_model}")
+        # saved.path names one of the run's files; its prefix is what they have in common.
         prefix = re.sub(r"-(\d{4,}\.params|position\.states)$", "", saved.path) if saved else ""
         if saved and _has_network(prefix):
             model = _read_back(config, saved, prefix)
@@ -86,6 +92,7 @@ class FinetunedNetwork:
             model = self._with_new_head(config, reporter)
             if saved:  # read on another machine, which has the files of the network
                 graph.load_arrays(model, saved.arrays, path=saved.path)
+        # Marks are in no file, so a run that goes on sets them again.
         head = transfer.head_of(model, config.network)
         freezing.set_lr_multipliers(model, head, body_mult=own.body_lr_mult, head_mult=own.head_lr_mult)
         num_frozen = freezing.freeze(model, own.freeze, head)
@@ -116,7 +123,7 @@ class FinetunedNetwork:
 def _read_back(config: Config, saved: Saved, prefix: str) -> nn.Module:
     """Return the network that this run has written beside its weights."""
     pretrained = checkpoint_files.read_network(prefix, dict(saved.arrays), saved.path)
-    model = build(pretrained).train()
+    model = build(pretrained).train()  # build returns it in evaluation mode
     num_classes = count_classes(model, config.network.image_shape)
     if num_classes != config.network.num_classes:
         raise UsageError(f"`num_classes` {config.network.num_classes}: the run at {prefix} has {num_classes} "

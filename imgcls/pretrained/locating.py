@@ -45,6 +45,7 @@ def locate(name: str | os.PathLike[str], epoch: int | str = "auto", *,
 
 def _not_found(name: str, setting: str) -> UsageError:
     line = f"`{setting}` {name}: there is no {name}-0001.params or any other epoch"
+    # A name of the zoo that was misspelt gets the nearest ones.
     if "/" in name or os.sep in name:  # a path: nobody meant the zoo
         return UsageError(line)
     close = nearest(name, [*zoo.ZOO, *zoo.short_names()])

@@ -25,6 +25,7 @@ def with_preprocessing(config: Config, ref: PretrainedRef) -> Config:
 
 def describe_preprocessing(config: Config, ref: PretrainedRef) -> str:
     """Return a line for what the network is given, and where that comes from."""
+    # A mean image takes the place of a mean colour.
     augment = config.augment
     mean = augment.mean_image or _join(augment.rgb_mean)
     source = f"as {ref.origin} has it" if ref.preprocessing else (

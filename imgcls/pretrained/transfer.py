@@ -169,8 +169,7 @@ def _find_classifier_input(symbol: Symbol, path: object) -> tuple[NodeOutput | N
         source = symbol.nodes[node.inputs[0].node]
         if node.op == "FullyConnected" and not candidates:
             return node.inputs[0], []
-        # SqueezeNet and others that were converted: the classifier is a 1x1 convolution behind a global
-        # pooling.
+        # MobileNets that came from Caffe or Gluon: a 1x1 convolution behind a global pooling classifies.
         if node.op == "Convolution" and reshaped and _is_global_pool(source) and not candidates:
             return node.inputs[0], []
         if node.op in _RESHAPE and not candidates:
