@@ -116,14 +116,14 @@ def real_data(*parts: str) -> Path:
 
 def run_cli(command: str, *args: object, cwd: Path | None = None, env: dict[str, str] | None = None,
             timeout: float = 300) -> subprocess.CompletedProcess[str]:
-    """`python -m imgcls <command> args...` in a process of its own, off a terminal."""
+    """Run `python -m imgcls <command> args...` in a process of its own, without a terminal."""
     return subprocess.run([sys.executable, "-m", "imgcls", command, *map(str, args)], cwd=cwd, text=True,
                           capture_output=True, timeout=timeout, check=False,
                           env={**os.environ, "PYTHONPATH": str(ROOT), **(env or {})})
 
 
 def run_workers(script: str, count: int, *args: object, timeout: float = 120) -> None:
-    """`python script RANK args...` for each rank at once; the first that fails fails the test with what it said."""
+    """Run `python script RANK args...` for every rank at once; fail with the output of the first that fails."""
     paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     env = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
     workers = [subprocess.Popen([sys.executable, script, str(rank), *map(str, args)], env=env, text=True,
@@ -139,7 +139,7 @@ def run_workers(script: str, count: int, *args: object, timeout: float = 120) ->
 
 
 def write_digits(root: Path) -> Path:
-    """Drawn digits in MNIST's four files: 320 for training, 64 for validation. Returns the folder."""
+    """Write drawn digits as MNIST's four files, 320 for training and 64 for validation; return `root`."""
     from imgcls.datasets import digits
     from imgcls.formats import idx
 
@@ -156,14 +156,14 @@ CONTENT = bytes(range(256)) * 400
 
 @pytest.fixture
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache folder that only this test uses."""
+    """Return a cache folder that only this test uses."""
     monkeypatch.setenv("IMGCLS_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
 
 @pytest.fixture
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Failed requests are tried again almost at once."""
+    """Shorten the pauses between attempts, so that failed requests are repeated almost at once."""
     from imgcls.storage import retries
 
     monkeypatch.setattr(retries, "PAUSE_S", 0.01)
@@ -171,7 +171,7 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def web() -> Iterator[FaultyServer]:
-    """A web server on this machine that holds /x.bin and fails on demand."""
+    """Yield a web server on this machine that serves /x.bin and fails on demand."""
     with serving() as server:
         server.objects["/x.bin"] = CONTENT
         yield server
@@ -179,7 +179,7 @@ def web() -> Iterator[FaultyServer]:
 
 @pytest.fixture
 def memory() -> Iterator[str]:
-    """The URL of an empty bucket in fsspec's memory://, a store without a server."""
+    """Yield the URL of an empty bucket in fsspec's memory://, a store without a server."""
     from fsspec.implementations.memory import MemoryFileSystem
 
     for contents in (MemoryFileSystem.store, MemoryFileSystem.pseudo_dirs):

@@ -1,4 +1,4 @@
-"""One of two processes: batch normalisation over both must be that of one process with the whole batch, in float64."""
+"""One of two processes: batch normalisation over both equals that of one process, in float64."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LIMIT = 1e-12
 
 
 def train(model: nn.Module, data: Tensor, global_size: int, num_valid: int | None = None) -> list[Tensor]:
-    """Two steps of plain gradient descent; the weights, statistics and input gradients after."""
+    """Take two steps of plain gradient descent; return the weights, statistics and input gradients."""
     data = data.clone().requires_grad_()
     for _ in range(2):
         model.zero_grad()

@@ -1,4 +1,4 @@
-"""The Python face: fit on arrays, load_model and Predictor on checkpoints, ours and MXNet's."""
+"""The Python interface: fit on arrays, load_model and Predictor on checkpoints, ours and MXNet's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The house as drawn in docs/architecture.md: imports go down its floors only, imports inside functions counted."""
+"""The layout of docs/architecture.md: imports go down its floors only, those inside functions counted."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def modules() -> dict[str, Path]:
 
 
 def imports(path: Path, paths: dict[str, Path]) -> set[str]:
-    """Return the modules of the package that a file imports anywhere: at its top, in functions, for types only."""
+    """Return the package's modules that a file imports: at its top, in functions, for types only."""
     imported = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom):

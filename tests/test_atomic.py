@@ -13,7 +13,7 @@ from imgcls.storage.atomic import atomic_write, write_bytes
 
 def test_bytes_are_on_the_disk_before_the_name_and_the_name_before_the_end(tmp_path: Path,
                                                                            monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the first fsync a power cut leaves the new name on an empty file; without the last, no name at all."""
+    """A power cut leaves an empty file without the first fsync, and no file without the last."""
     events: list[str] = []
     fsync, replace = os.fsync, os.replace
 

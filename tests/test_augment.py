@@ -1,4 +1,4 @@
-"""Crops: MXNet's distributions, sample by sample, whatever else is asked for; and what the settings refuse."""
+"""Crops: MXNet's distributions, drawn for each sample alone; and the settings that are refused."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def specs(size: tuple[int, int], count: int = MANY, epoch: int = 0, **settings: 
 
 
 def even(values: np.ndarray, low: float, high: float, bins: int = 10) -> bool:
-    """Whether the values look evenly spread over [low, high]."""
+    """Return whether the values look evenly spread over [low, high]."""
     values = np.asarray(values)
     counts = np.histogram(values, bins, (low, high))[0]
     expected = len(values) / bins
@@ -43,7 +43,7 @@ def even(values: np.ndarray, low: float, high: float, bins: int = 10) -> bool:
 
 
 def test_a_spec_belongs_to_its_sample() -> None:
-    """Neither its neighbours nor their order nor the way the sizes come change it; the epoch and the seed do."""
+    """It depends on the epoch and the seed, not on its neighbours, their order or their sizes."""
     settings = RESIZED_CROP | {"random_mirror": True, "brightness": 0.4, "pca_noise": 0.1, "max_random_h": 20}
     crops = sampler(**settings)
     sizes = np.stack([np.arange(100, 200), np.arange(250, 150, -1)], axis=1)
@@ -94,7 +94,7 @@ def test_windows_are_those_of_the_specs() -> None:
 
 
 def test_random_resized_crop_has_mxnets_distribution() -> None:
-    """Area and ratio even (not in the logarithm), sides exchanged half of the time, ten tries, then the centre."""
+    """Area and ratio are uniform (not their logarithms), sides are swapped half of the time."""
     drawn = specs((1000, 1000), **RESIZED_CROP)
     area = np.array([p.height * p.width for p in drawn]) / 1e6
     ratio = np.array([p.width / p.height for p in drawn])

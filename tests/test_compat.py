@@ -35,7 +35,7 @@ def picture(number: int, height: int = 20, width: int = 24) -> np.ndarray:
 
 def write_records(folder: Path, count: int = 11, labels: int = 1, fmt: str = ".png",
                   name: str = "data") -> Path:
-    """`data.rec` and `data.idx`: PNGs of random pixels, blue first, with the labels i (or [i, i + 0.5, ...])."""
+    """Write data.rec and data.idx: PNGs of random pixels, BGR, with the labels i (or [i, i + 0.5, ...])."""
     record = mx.recordio.MXIndexedRecordIO(str(folder / f"{name}.idx"), str(folder / f"{name}.rec"), "w")
     for i in range(count):
         label = float(i) if labels == 1 else [i + 0.5 * k for k in range(labels)]
@@ -350,7 +350,7 @@ def test_scale_down_rounds_as_mxnet() -> None:
 
 
 def epochs(iterator: Any, count: int = 2) -> list[list[tuple[list[float], int]]]:
-    """(labels, pad) of each batch of some epochs."""
+    """Return (labels, pad) of each batch of some epochs."""
     batches = []
     for _ in range(count):
         batches.append([(b.label[0].asnumpy().tolist(), b.pad) for b in iterator])
@@ -656,7 +656,7 @@ SCRIPT = textwrap.dedent('''
 
 
 def prepared(folder: Path) -> Path:
-    """The records that SCRIPT reads."""
+    """Write the records that SCRIPT reads; return the folder."""
     write_records(folder)
     cv2.imwrite(str(folder / "photo.png"), picture(77, 33, 47))
     for name, labels in (("faces", [0, *range(5, 9)]), ("boxes", range(4))):

@@ -1,4 +1,4 @@
-"""The command line: precedence, spellings of all generations, one line for every mistake, and speed of --help."""
+"""The command line: precedence, spellings of all generations, one line for every mistake, a quick --help."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ def test_a_mistake_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     "--lr-step-epochs pow2 --rgb-mean 1,2.25,3 --image-shape 3,28,28 --loss ce,nll --load-epoch 0008",
 ])
 def test_print_config_can_be_fed_back(tmp_path: Path, arguments: str) -> None:
-    """The same values, and the same rule for the learning rate although every key now counts as the user's."""
+    """The values are the same, and the learning rate's rule, although every key is now explicit."""
     from imgcls.optim.schedules import from_config
 
     first = parse(*arguments.split())
@@ -180,7 +180,7 @@ def test_python_arguments_are_checked_like_flags() -> None:
 
 
 def test_the_caller_spells_the_settings() -> None:
-    """A command answers about --image-shape, Python code about image_shape; only names of settings are replaced."""
+    """A command names --image-shape, Python code image_shape; only names of settings are replaced."""
     with pytest.raises(UsageError) as caught:
         build({}, {"image_shape": "1,x"})
     assert str(caught.value).startswith("image_shape 1,x: must be whole numbers")

@@ -1,4 +1,4 @@
-"""Decoding: only what the plan needs, and the same pixels as from decoding everything; what is refused, and how."""
+"""Decoding: only what the crop needs, with the pixels of the full image; and what is refused."""
 
 from __future__ import annotations
 
@@ -332,7 +332,7 @@ def iter_cases() -> list[dict]:
 @pytest.mark.parametrize("case", iter_cases(), ids=lambda case: case["name"])
 @pytest.mark.parametrize("exact", [True, False])
 def test_pixels_are_those_of_mxnet(case: dict, exact: bool) -> None:
-    """The deterministic part of ImageRecordIter, as MXNet 1.9.1 gave it: equal where nothing is lossy, cubic apart."""
+    """The deterministic part of MXNet 1.9.1's ImageRecordIter: equal to the bit, but for cubic resizing."""
     settings = case["kwargs"]
     expected = load_arrays(mxnet_file("iter", case["npz"]))["data"]
     mirror = settings.get("mirror", False)

@@ -1,4 +1,4 @@
-"""Several processes are one: the same samples, the same bits, the same counts, one decision to stop."""
+"""Several processes act as one: the same samples, bits and counts, and one decision to stop."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ COUNT = 501
 
 
 def free_ports(count: int) -> Iterator[int]:
-    """Ports that nobody listens on."""
+    """Return ports that nobody listens on."""
     probes = [socket.socket() for _ in range(count)]
     for probe in probes:
         probe.bind(("127.0.0.1", 0))
@@ -55,7 +55,7 @@ THREE: list[dict[str, Any]] = [{"name": "three"}]
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All runs, done: a folder of what each process saw and how it ended."""
+    """Run them all; return the folder with what each process saw and how it ended."""
     folder = tmp_path_factory.mktemp("runs")
     for world, jobs in ((1, ONE), (2, TWO), (1, AFTER), (3, THREE)):
         (folder / f"jobs-{world}.json").write_text(json.dumps(jobs))
@@ -68,7 +68,7 @@ def ended(folder: Path, name: str, rank: int = 0) -> dict[str, Any]:
 
 
 def samples(folder: Path, names: list[str], epoch: int) -> list[int]:
-    """What the named processes together trained on in an epoch."""
+    """Return what the named processes trained on in an epoch, taken together."""
     return [number for name in names
             for first, *numbers in json.loads((folder / f"{name}.json").read_text())["seen"]
             if first == epoch for number in numbers]
@@ -170,7 +170,7 @@ ENV = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
 def workers_of(prefix: Path) -> list[int]:
-    """The process numbers of the workers that train for `prefix`, by rank."""
+    """Return the process ids of the workers that train for `prefix`, by rank."""
     pids = {}
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
@@ -184,7 +184,7 @@ def workers_of(prefix: Path) -> list[int]:
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds the workers under /proc")
 def test_a_killed_worker_changes_nothing(tmp_path: Path) -> None:
-    """Five times: kill -9 at whatever moment, restart from the last position, the bytes of a run left in peace."""
+    """Killed at five moments, a run restarts from its last position and writes the same bytes."""
     flags = ["--workers-per-host", 2, "--max-restarts", 3, "--num-epochs", 2, "--save-every", 0.004]
     subprocess.run(command(*flags, "--model-prefix", tmp_path / "peace"), env=ENV, check=True,
                    capture_output=True,

@@ -24,7 +24,7 @@ CPU = torch.device("cpu")
 
 
 class Network(nn.Module):
-    """What behaves otherwise in training, dropout and batch normalization, between two layers with weights."""
+    """Dropout and batch normalization, which behave otherwise in training, between layers with weights."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""imgcls-finetune as a user runs it: what is loaded, new, dropped and frozen, how it resumes, what it refuses."""
+"""imgcls-finetune: what is loaded, new, dropped and frozen, how it resumes, what it refuses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Gradients summed over two real processes, as they are and compressed; the packing of MXNet's 2-bit words."""
+"""Gradients summed over two processes, plain and compressed; the packing of MXNet's 2-bit words."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Modules <-> symbols and arrays: every operator against what MXNet computed, both ways, and all that is refused."""
+"""Modules <-> symbols and arrays: every operator against MXNet, both directions, and what is refused."""
 
 from __future__ import annotations
 

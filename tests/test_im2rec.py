@@ -261,7 +261,7 @@ def test_images_of_all_kinds(tmp_path: Path) -> None:
 def test_bad_images_are_skipped_counted_and_listed(folder: Path, tmp_path: Path,
                                                    capsys: pytest.CaptureFixture[str]) -> None:
     intact = jpeg(40, 60)
-    thumbnail = b"\xff\xe1" + struct.pack(">H", len(intact) + 2) + intact     # a whole JPEG inside the header
+    thumbnail = b"\xff\xe1" + struct.pack(">H", len(intact) + 2) + intact     # a complete JPEG inside the header
     bad = {"empty.jpg": b"", "text.jpg": b"no image at all", "half.jpg": intact[:len(intact) // 2],
            "thumb.jpg": intact[:2] + thumbnail + intact[2:-40], "head.jpg": intact[:100], "gone.jpg": None}
     entries = ["0\t0\ta/1.jpg"]

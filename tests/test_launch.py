@@ -1,4 +1,4 @@
-"""imgcls-launch without other machines: flags, host files, quoting, generated scripts, and jobs on this one."""
+"""imgcls-launch on this machine alone: flags, host files, quoting, generated scripts and local jobs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""torch's optimizers under MXNet's names and rules: against MXNet's trajectories where the formulas are the same."""
+"""torch's optimizers under MXNet's names: against MXNet's trajectories where the formulas agree."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from imgcls.datasets import digits
 
 @pytest.fixture(scope="module")
 def prefix(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A mlp that knows the digits well enough, and three pictures beside it."""
+    """Train a mlp on the digits and write three pictures beside it; return its prefix."""
     import cv2
 
     folder = tmp_path_factory.mktemp("predict")

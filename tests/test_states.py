@@ -168,7 +168,7 @@ def test_outside_fixtures() -> None:
 
 
 def test_a_run_resumes_with_mxnets_momentum(tmp_path: Path) -> None:
-    """The states of a run of ours, written as MXNet would have: resuming from them is resuming from our own."""
+    """States written as MXNet writes them resume a run as our own states do."""
     from imgcls.cli import train
     from imgcls.training import checkpoint
 

@@ -1,4 +1,4 @@
-"""The streaming loader: the same batches for any number of threads and from any position, damage, and a good end."""
+"""The streaming loader: the same batches for any number of threads and from any position, and damage."""
 
 from __future__ import annotations
 

@@ -22,13 +22,13 @@ OPERATORS = json.loads(gzip.decompress((BRIDGE / "operators.json.gz").read_bytes
 
 
 def rewritten(**changes: object) -> str:
-    """The small symbol with some of its top-level members changed (None: left out)."""
+    """Return the small symbol with some top-level members changed (None: left out)."""
     document = json.loads(SMALL.read_text()) | changes
     return json.dumps({name: value for name, value in document.items() if value is not None})
 
 
 def old_dialect(version: str) -> str:
-    """The small symbol as earlier MXNets wrote it: 0.10 ("attr"), or 0.8 ("param", no statistics, no version)."""
+    """Return the small symbol as MXNet 0.10 ("attr") or 0.8 ("param", no statistics, no version) wrote it."""
     document = json.loads(SMALL.read_text())
     nodes = document["nodes"]
     if version == "0.10":

@@ -275,7 +275,7 @@ def test_keep_states_and_save_period(folder: Path, tmp_path: Path) -> None:
 def test_weights_of_mxnets_first_generation_and_of_mxnet_itself(folder: Path, undisturbed: Path,
                                                                 tmp_path: Path,
                                                                 capsys: pytest.CaptureFixture[str]) -> None:
-    """`prefix-0-0008.params`, no states beside it: training goes on with a fresh optimizer at the right epoch."""
+    """`prefix-0-0008.params` without states resumes at the right epoch with a fresh optimizer."""
     (tmp_path / "old-0-0008.params").write_bytes(weights(undisturbed, 3))
     assert train(folder, "--network", "lenet", "--model-prefix", tmp_path / "old",
                  "--save-model-prefix", tmp_path / "new", "--load-epoch", 8, "--num-epochs", 9,

@@ -1,4 +1,4 @@
-"""imgcls-verify: status 0 for what is well, and for everything else the file, the record, its id and its byte."""
+"""imgcls-verify: status 0 for intact files, else the file, the record, its id and its byte."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Pretrained networks by name, from a server of our own: mirrors, hashes, broken bodies, and what is said to people."""
+"""Pretrained networks by name, from a local server: mirrors, hashes, cut downloads and messages."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FOLDER = "/models/imagenet/resnet/18-layers"
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """Serves `server.files`; a path in `server.cut` ends after that many bytes, once. `server.seen`: requests."""
+    """Serve `server.files`; a path in `server.cut` ends after so many bytes, once. `server.seen`: requests."""
 
     def do_GET(self) -> None:
         server, byte_range = self.server, self.headers["Range"]
@@ -75,7 +75,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def offer(server: SimpleNamespace, trained: Path, stem: str = f"{FOLDER}/resnet-18", epoch: int = 0) -> bytes:
-    """Put the files on the server; returns the weights."""
+    """Put the files on the server; return the weights."""
     weights = Path(f"{trained}-0001.params").read_bytes()
     server.files[f"{stem}-symbol.json"] = Path(f"{trained}-symbol.json").read_bytes()
     server.files[f"{stem}-{epoch:04d}.params"] = weights
