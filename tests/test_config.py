@@ -265,6 +265,7 @@ def test_help_begins_with_examples_and_shows_the_data_sets_defaults() -> None:
 @pytest.mark.slow
 def test_every_command_ends_with_a_status() -> None:
     assert run_cli("--help").returncode == 0
+    assert run_cli("verify", "--help", "--nonsense").returncode == 0
     done = run_cli("trian")
     assert (done.returncode, done.stdout) == (2, "")
     assert "did you mean train" in done.stderr

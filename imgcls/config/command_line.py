@@ -58,7 +58,7 @@ def parse(argv: Sequence[str], *sections: type, prog: str, usage: str, examples:
     # help comes last on the screen, where people look when the rest has gone by
     groups = [*sections, HelpFlag]
     fields = {name: field for section in groups for name, field in flags_of(section).items()}
-    texts = read(argv, fields, prog=prog, hint=hint, takes_prefixes=takes_prefixes)
+    texts = read(argv, fields, prog=prog, hint=hint, takes_prefixes=takes_prefixes, stops_at_help=True)
     # before anything is found missing: who asks for help has not got that far
     if texts.get("help"):
         titled = [(group.__doc__, flags_of(group)) for group in groups]
@@ -84,11 +84,11 @@ def _fill(section: type, texts: Mapping[str, Any]) -> Any:
 
 
 def read(argv: Sequence[str], fields: Mapping[str, Field[Any]], *, prog: str, hint: str = "",
-         takes_prefixes: bool = True) -> dict[str, Any]:
+         takes_prefixes: bool = True, stops_at_help: bool = False) -> dict[str, Any]:
     """Return setting -> text of all that the words name (a list of texts where a setting takes several)."""
     reader = _Reader(fields, takes_prefixes)
     try:
-        reader.read(argv, prog)
+        reader.read(argv, prog, stops_at_help)
     except UsageError as error:
         # the message is kept as it is: whoever prints it spells the settings in it
         raise UsageError(error.message + hint) from None
@@ -137,7 +137,7 @@ class _Reader:
                 # all spellings share the field, and so what it takes and when it came
                 self._fields |= dict.fromkeys([long_flag(field.name), *filter(None, others)], field)
 
-    def read(self, argv: Sequence[str], prog: str) -> None:
+    def read(self, argv: Sequence[str], prog: str, stops_at_help: bool) -> None:
         """Take all words; UsageError for a flag that is not known, and for words that nobody takes."""
         words = deque(argv)
         loose: list[str] = []
@@ -155,7 +155,9 @@ class _Reader:
             if not _is_flag(word):
                 loose.append(words.popleft())
             elif word.startswith("--") or word[:2] in self._fields:
-                self.take_flag(words)
+                # whatever else is on the line: who asks for help is helped
+                if self.take_flag(words) == "help" and stops_at_help:
+                    return
             else:
                 strays.append(words.popleft())
         strays += self._place(loose)
