@@ -349,7 +349,8 @@ def test_pixels_are_those_of_mxnet(case: dict, exact: bool) -> None:
     loader = StreamingLoader(source, batch_size=8, image_shape=settings["data_shape"],
                              augment_config=config, seed=0,
                              train=True, device=torch.device("cpu"), threads=0, exact=exact)
-    loader._train = False  # augmented as in training, but in the order of the file
+    # private: no user wants the crops of training in the order of the file, but MXNet recorded them so
+    loader._train = False
     actual = torch.cat([batch.images for batch in loader.epoch(0)]).numpy()[:case["pixels_of_first_n"]]
     if mirror:
         actual = actual[..., ::-1]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
+import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import RECORDED_NETWORKS, ROOT, recorded_network, run_cli
+from conftest import RECORDED_NETWORKS, recorded_network, run_cli
 
 import imgcls
 from imgcls import graph
@@ -126,12 +128,8 @@ def test_what_it_writes_is_an_ordinary_checkpoint(pretrained: Path, photos: Path
     assert "weights dropped: 2 (fc_weight, fc_bias)" in capsys.readouterr().err
 
 
+@pytest.mark.mxnet
 def test_real_mxnet_loads_it(pretrained: Path, photos: Path, tmp_path: Path) -> None:
-    import subprocess
-
-    python = ROOT.parent / "env" / "mx" / "bin" / "python"
-    if not python.exists():
-        pytest.skip("no MXNet beside the checkout")
     prefix = tmp_path / "net"
     assert tune(pretrained, photos, "--model-prefix", prefix, "--num-epochs", 1) == 0
     images = np.random.default_rng(3).normal(size=(2, *SHAPE)).astype(np.float32)
@@ -141,7 +139,7 @@ def test_real_mxnet_loads_it(pretrained: Path, photos: Path, tmp_path: Path) -> 
             "m.bind([('data', d.shape)], for_training=False); m.set_params(a, x)\n"
             "m.forward(mx.io.DataBatch([mx.nd.array(d)]), is_train=False)\n"
             f"np.save({str(tmp_path / 'y.npy')!r}, m.get_outputs()[0].asnumpy())")
-    subprocess.run([str(python), "-c", code], check=True, capture_output=True)
+    subprocess.run([os.environ["MXNET_PYTHON"], "-c", code], check=True, capture_output=True)
     with torch.no_grad():
         ours = imgcls.load_model(prefix)(torch.from_numpy(images)).softmax(1).numpy()
     assert np.abs(ours - np.load(tmp_path / "y.npy")).max() < 1e-5

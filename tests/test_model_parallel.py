@@ -34,7 +34,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def moves(monkeypatch: pytest.MonkeyPatch) -> None:
-    """nn.Module.to for fake tensors, which it cannot move itself."""
+    """Move fake tensors, which nn.Module.to cannot; torch has no public way to put a parameter in place."""
     def to(self: nn.Module, device: torch.device) -> nn.Module:
         for module in self.modules():
             for name, parameter in module._parameters.items():

@@ -72,7 +72,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     try:
         hosts.up()
     except Unavailable as reason:
-        pytest.skip(str(reason))
+        pytest.skip(f"no network namespaces with ssh here: {reason}")
     try:
         yield Bench(hosts)
     finally:
