@@ -78,47 +78,60 @@ class NetworkBuilder:
 
     def convolution(self, data: Value, num_filter: int, kernel: Size, *, name: str | None = None,
                     **options: Any) -> Value:
+        """Add a convolution, (C, H, W) -> (num_filter, H', W')."""
         return self._add(Convolution(data.shape[0], num_filter, kernel, **options), data, name=name)
 
     def fully_connected(self, data: Value, num_hidden: int, *, name: str | None = None) -> Value:
+        """Add a fully connected layer, (units,) -> (num_hidden,)."""
         (units,) = data.shape  # flat: a network says `flatten` itself, as MXNet's files do
         return self._add(FullyConnected(units, num_hidden), data, name=name)
 
     def batch_norm(self, data: Value, *, name: str | None = None, **options: Any) -> Value:
+        """Add a batch normalisation."""
         return self._add(BatchNorm(data.shape[0], **options), data, name=name)
 
     def relu(self, data: Value, *, name: str | None = None) -> Value:
+        """Add a relu."""
         return self._add(Activation("relu"), data, name=name)
 
     def clip(self, data: Value, a_min: int, a_max: int, *, name: str | None = None) -> Value:
+        """Add a clip to [a_min, a_max]."""
         return self._add(Clip(a_min, a_max), data, name=name)
 
     def pooling(self, data: Value, kernel: Size, pool_type: str, *, name: str | None = None,
                 **options: Any) -> Value:
+        """Add a pooling, (C, H, W) -> (C, H', W')."""
         return self._add(Pooling(kernel, pool_type, **options), data, name=name)
 
     def lrn(self, data: Value, nsize: int, *, name: str | None = None, **options: Any) -> Value:
+        """Add a local response normalisation over `nsize` channels."""
         return self._add(LRN(nsize, **options), data, name=name)
 
     def dropout(self, data: Value, p: float, *, name: str | None = None) -> Value:
+        """Add a dropout with probability `p`."""
         return self._add(Dropout(p), data, name=name)
 
     def flatten(self, data: Value, *, name: str | None = None) -> Value:
+        """Flatten (C, H, W) to (C * H * W,)."""
         return self._add(Flatten(), data, name=name)
 
     def identity(self, data: Value, *, name: str | None = None) -> Value:
+        """Add an identity, which only names a value."""
         return self._add(Identity(), data, name=name)
 
     def concat(self, *data: Value, name: str | None = None) -> Value:
+        """Join maps of one size along their channels."""
         return self._add(Concat(len(data)), *data, name=name)
 
     # MXNet numbers these two after their Python operators + and *, not after the operators' names in a
     # symbol.
 
     def plus(self, left: Value, right: Value, *, name: str | None = None) -> Value:
+        """Add two values of one shape."""
         return self._add(ElementwiseAdd(), left, right, name=name, prefix="_plus")
 
     def scale(self, data: Value, scalar: float, *, name: str | None = None) -> Value:
+        """Multiply by a constant."""
         return self._add(MulScalar(scalar), data, name=name, prefix="_mulscalar")
 
     def _add(self, layer: Layer, *inputs: Value, name: str | None, prefix: str = "") -> Value:

@@ -18,6 +18,7 @@ NORM = {"alpha": 0.0001, "beta": 0.75, "knorm": 2}
 
 
 def build(config: NetworkConfig) -> nn.Module:
+    """Return the network: float (N, *image_shape) -> logits (N, num_classes)."""
     net = NetworkBuilder(config, IMAGE_SHAPE)
     # 54 x 54 at 224 pixels: MXNet pads nothing here. Then 26 x 26 behind the pooling.
     body = net.relu(net.convolution(net.data, 96, 11, stride=4, name="conv1"))

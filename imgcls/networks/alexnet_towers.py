@@ -78,6 +78,7 @@ class TwoTowerAlexNet(nn.Module):
 
 
 def build(config: NetworkConfig) -> nn.Module:
+    """Return the network: float (N, *image_shape) -> logits (N, num_classes)."""
     # Here and not in the builder: only one of the two forms is written with it.
     check_options(config, OPTIONS)
     variant = variant_of(config, ("torch", "theano"))

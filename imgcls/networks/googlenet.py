@@ -28,6 +28,7 @@ BLOCKS = {
 
 
 def build(config: NetworkConfig) -> nn.Module:
+    """Return the network: float (N, *image_shape) -> logits (N, num_classes)."""
     net = NetworkBuilder(config, IMAGE_SHAPE)
     # MXNet's poolings round down, so maps have sides of 55, 27, 13 and 6 where the paper's have 56, 28, 14
     # and 7.

@@ -44,6 +44,7 @@ NORM = {"eps": 1e-10 + 1e-5, "momentum": 0.9, "fix_gamma": False}
 
 
 def build(config: NetworkConfig) -> nn.Module:
+    """Return the network: float (N, *image_shape) -> logits (N, num_classes)."""
     _, height, _ = image_shape(config, IMAGE_SHAPE)
     is_small = height <= SMALL_HEIGHT
     net = NetworkBuilder(config, SMALL_SHAPE if is_small else IMAGE_SHAPE)

@@ -33,6 +33,7 @@ ROUND_UP = {"pooling_convention": "full"}
 
 
 def build(config: NetworkConfig) -> nn.Module:
+    """Return the network: float (N, *image_shape) -> logits (N, num_classes)."""
     net = NetworkBuilder(config, IMAGE_SHAPE)
     blocks = InceptionBN(net, convolution={"extra": {"workspace": "512"}}, halving_pool=ROUND_UP)
     body = blocks.unit(net.data, "conv1", 96, 7, stride=2, pad=3)

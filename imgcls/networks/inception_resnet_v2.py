@@ -21,6 +21,7 @@ Unit = tuple[Any, ...]
 
 
 def build(config: NetworkConfig) -> nn.Module:
+    """Return the network: float (N, *image_shape) -> logits (N, num_classes)."""
     net = NetworkBuilder(config, IMAGE_SHAPE)
     # (320, 35, 35), then (1088, 17, 17) and (2080, 8, 8) behind the reductions
     body = _mixed(net, _stem(net, net.data))

@@ -20,6 +20,7 @@ Unit = tuple[Any, ...]
 
 
 def build(config: NetworkConfig) -> nn.Module:
+    """Return the network: float (N, *image_shape) -> logits (N, num_classes)."""
     net = NetworkBuilder(config, IMAGE_SHAPE)
     # stem: 299 x 299 -> 73 x 73 -> (192, 35, 35)
     body = _chain(net, net.identity(net.data, name="id"), "conv", (32, 3, 2), (32, 3), (64, 3, 1, 1))

@@ -21,6 +21,7 @@ Unit = tuple[Any, ...]
 
 
 def build(config: NetworkConfig) -> nn.Module:
+    """Return the network: float (N, *image_shape) -> logits (N, num_classes)."""
     net = NetworkBuilder(config, IMAGE_SHAPE)
     body = _stem(net, net.identity(net.data, name="id"), "in_stem")
     # four blocks at 35 x 35, seven at 17 x 17, three at 8 x 8, as the paper's figure 9 has them

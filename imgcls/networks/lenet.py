@@ -83,6 +83,7 @@ class TransformerLeNet(nn.Module):
 
 
 def build(config: NetworkConfig) -> nn.Module:
+    """Return the network: float (N, *image_shape) -> logits (N, num_classes)."""
     check_options(config, OPTIONS)
     channels, height, width = config.image_shape
     if config.add_stn:  # height and width do not matter to it: its view has 28 x 28

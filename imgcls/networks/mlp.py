@@ -31,5 +31,6 @@ class MLP(nn.Module):
 
 
 def build(config: NetworkConfig) -> nn.Module:
+    """Return the network: float (N, *image_shape) -> logits (N, num_classes)."""
     check_options(config, ())  # it has none
     return MLP(math.prod(config.image_shape), config.num_classes)

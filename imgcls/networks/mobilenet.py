@@ -23,6 +23,7 @@ UNITS = ((1, 2), (2, 4), (1, 4), (2, 8), (1, 8), (2, 16), *[(1, 16)] * 5, (2, 32
 
 
 def build(config: NetworkConfig) -> nn.Module:
+    """Return the network: float (N, *image_shape) -> logits (N, num_classes)."""
     if config.multiplier not in ALPHAS:
         raise UsageError(f"`multiplier` {config.multiplier:g}: {config.network} has 0.25, 0.5, 0.75 and 1")
     net = NetworkBuilder(config, IMAGE_SHAPE, OPTIONS)

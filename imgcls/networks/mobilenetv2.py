@@ -20,6 +20,7 @@ SEQUENCES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96,
 
 
 def build(config: NetworkConfig) -> nn.Module:
+    """Return the network: float (N, *image_shape) -> logits (N, num_classes)."""
     if _widened(SEQUENCES[0][1], config) < 1:
         raise UsageError(f"`multiplier` {config.multiplier:g}: too narrow for {config.network}; 0.25 works")
     net = NetworkBuilder(config, IMAGE_SHAPE, OPTIONS)

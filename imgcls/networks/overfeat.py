@@ -27,6 +27,7 @@ HIDDEN = {"fast": (3072, 4096), "accurate": (4096, 4096)}
 
 
 def build(config: NetworkConfig) -> nn.Module:
+    """Return the network: float (N, *image_shape) -> logits (N, num_classes)."""
     variant = variant_of(config, CONVOLUTIONS)
     net = NetworkBuilder(config, IMAGE_SHAPE, OPTIONS)
     body = net.data

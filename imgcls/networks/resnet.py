@@ -19,6 +19,7 @@ OPTIONS = ("num_layers",)
 
 
 def build(config: NetworkConfig) -> nn.Module:
+    """Return the network: float (N, *image_shape) -> logits (N, num_classes)."""
     spec = resnet_spec(config, image_shape(config, IMAGE_SHAPE)[1], SMALL_HEIGHT)
     net = NetworkBuilder(config, IMAGE_SHAPE, OPTIONS)
     # The network normalises the image itself: those of MXNet's zoo were trained on raw pixels.

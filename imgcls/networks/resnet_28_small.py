@@ -19,6 +19,7 @@ OPTIONS = ("num_layers",)
 
 
 def build(config: NetworkConfig) -> nn.Module:
+    """Return the network: float (N, *image_shape) -> logits (N, num_classes)."""
     depth = 20 if config.num_layers is None else config.num_layers
     if depth < 8 or depth % 6 != 2:
         raise UsageError(f"`num_layers` {depth}: {config.network} comes with 6n + 2 layers: 20, 32, 56, 110")

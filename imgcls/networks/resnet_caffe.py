@@ -24,6 +24,7 @@ OPTIONS = ("num_layers",)
 
 
 def build(config: NetworkConfig) -> nn.Module:
+    """Return the network: float (N, *image_shape) -> logits (N, num_classes)."""
     depth = depth_of(config, 50, DEPTHS)
     net = NetworkBuilder(config, IMAGE_SHAPE, OPTIONS)
     body = net.convolution(net.data, 64, 7, stride=2, pad=3, name="conv1")

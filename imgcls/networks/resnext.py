@@ -30,6 +30,7 @@ SMALL_HEIGHT = 32
 
 
 def build(config: NetworkConfig) -> nn.Module:
+    """Return the network: float (N, *image_shape) -> logits (N, num_classes)."""
     return resnext(config, resnet_spec(config, image_shape(config, IMAGE_SHAPE)[1], SMALL_HEIGHT))
 
 

@@ -21,6 +21,7 @@ FILTERS = (64, 128, 256, 512, 512)
 
 
 def build(config: NetworkConfig) -> nn.Module:
+    """Return the network: float (N, *image_shape) -> logits (N, num_classes)."""
     depth = depth_of(config, 11, DEPTHS)
     net = NetworkBuilder(config, IMAGE_SHAPE, OPTIONS)
     body = net.data

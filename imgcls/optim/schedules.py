@@ -26,6 +26,7 @@ class Constant:
 
     # Every kind has the same method and no base class: a schedule asks no more of it than this.
     def lr_at(self, update: int) -> float:
+        """Return the learning rate of an update; see `Schedule.lr_at`."""
         return self.base_lr
 
 
@@ -39,6 +40,7 @@ class Steps:
     steps: tuple[int, ...]
 
     def lr_at(self, update: int) -> float:
+        """Return the learning rate of an update; see `Schedule.lr_at`."""
         # > and not >=: the update that completes an epoch still has that epoch's rate
         return self.base_lr * self.factor ** sum(update > step for step in self.steps)
 
@@ -54,6 +56,7 @@ class Periodic:
     lowest: float = LOWEST_LR
 
     def lr_at(self, update: int) -> float:
+        """Return the learning rate of an update; see `Schedule.lr_at`."""
         # Computed anew from the start, where MXNet multiplies step by step: the same but for rounding.
         return max(self.base_lr * self.factor ** (max(update - 1, 0) // self.period), self.lowest)
 
@@ -70,6 +73,7 @@ class Power:
     power: float
 
     def lr_at(self, update: int) -> float:
+        """Return the learning rate of an update; see `Schedule.lr_at`."""
         if update >= self.last_update:
             return self.final_lr
         progress = (update - self.start) / (self.last_update - self.start)
@@ -86,6 +90,7 @@ class Cosine:
     last_update: int
 
     def lr_at(self, update: int) -> float:
+        """Return the learning rate of an update; see `Schedule.lr_at`."""
         if update >= self.last_update:
             return self.final_lr
         progress = (update - self.start) / (self.last_update - self.start)
@@ -102,6 +107,7 @@ class Warmup:
     strategy: str = "linear"
 
     def lr_at(self, update: int, base_lr: float) -> float:
+        """Return the learning rate of an update before `num_updates`."""
         if self.strategy == "constant":
             return self.begin_lr
         progress = update / self.num_updates
