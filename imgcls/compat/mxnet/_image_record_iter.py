@@ -16,8 +16,8 @@ import numpy as np
 import torch
 
 from imgcls.compat.mxnet._arguments import augment_config, read_arguments
+from imgcls.compat.mxnet._data_iter import DataDesc, DataIter
 from imgcls.compat.mxnet._record_source import RecordSource
-from imgcls.compat.mxnet.io import DataDesc, DataIter
 from imgcls.compat.mxnet.nd import NDArray
 from imgcls.config.sections import AugmentConfig
 from imgcls.data import normalize, order

@@ -1,0 +1,103 @@
+"""What every iterator of `mx.io` is and gives: `DataIter`, `DataBatch`, `DataDesc`. `io.py` passes them on.
+
+A file of its own because `io.py` and the iterator behind its `ImageRecordIter` both need them.
+"""
+
+from __future__ import annotations
+
+from collections import namedtuple
+from typing import Any
+
+import numpy as np
+
+from imgcls.compat.mxnet.nd import NDArray
+
+
+class DataDesc(namedtuple("DataDesc", ["name", "shape"])):
+    """What an iterator provides: a name and a shape; `dtype` and `layout` are no part of the tuple."""
+
+    dtype: Any
+    layout: str | None
+
+    # As in MXNet a tuple of two, which old code unpacks, with two attributes beside it.
+    def __new__(cls, name: str, shape: tuple[int, ...], dtype: Any = np.float32,
+                layout: str | None = "NCHW") -> DataDesc:
+        description = super().__new__(cls, name, shape)
+        description.dtype = dtype
+        description.layout = layout
+        return description
+
+    def __repr__(self) -> str:
+        return f"DataDesc[{self.name},{self.shape},{self.dtype},{self.layout}]"
+
+    @staticmethod
+    def get_batch_axis(layout: str | None) -> int:
+        """Return which axis counts the samples."""
+        return 0 if layout is None else layout.find("N")
+
+
+class DataBatch:
+    """Lists of arrays `data` and `label`, whose last `pad` samples fill the batch up."""
+
+    def __init__(self, data: list[NDArray], label: list[NDArray] | None = None, pad: int | None = None,
+                 index: np.ndarray | None = None, bucket_key: Any = None,
+                 provide_data: list[DataDesc] | None = None,
+                 provide_label: list[DataDesc] | None = None) -> None:
+        for name, value in (("data", data), ("label", label)):
+            if value is not None and not isinstance(value, (list, tuple)):
+                raise TypeError(f"{name} is a list of NDArrays, not {type(value).__name__}")
+        self.data = data
+        self.label = label
+        self.pad = pad
+        self.index = index
+        self.bucket_key = bucket_key
+        self.provide_data = provide_data
+        self.provide_label = provide_label
+
+    def __str__(self) -> str:
+        data = [array.shape for array in self.data] if self.data else None
+        label = [array.shape for array in self.label] if self.label else None
+        return f"{type(self).__name__}: data shapes: {data} label shapes: {label}"
+
+
+class DataIter:
+    """The base of iterators: give `iter_next`, `getdata`, `getlabel`, `getpad`, or `next`, and `reset`."""
+
+    def __init__(self, batch_size: int = 0) -> None:
+        self.batch_size = batch_size
+
+    def __iter__(self) -> DataIter:
+        return self
+
+    def __next__(self) -> DataBatch:
+        return self.next()
+
+    def next(self) -> DataBatch:
+        """Return the next batch; StopIteration at the end of the epoch."""
+        if not self.iter_next():
+            raise StopIteration
+        return DataBatch(data=self.getdata(), label=self.getlabel(), pad=self.getpad(), index=self.getindex())
+
+    def reset(self) -> None:
+        """Begin the next epoch."""
+
+    def iter_next(self) -> bool:
+        """Go to the next batch, if there is one."""
+        raise NotImplementedError
+
+    def getdata(self) -> Any:
+        """Return the batch's data, a list of NDArrays."""
+        raise NotImplementedError
+
+    def getlabel(self) -> Any:
+        """Return the batch's labels, a list of NDArrays."""
+        raise NotImplementedError
+
+    # Not everybody has these two: None is what MXNet's own base class returns.
+    def getindex(self) -> np.ndarray | None:
+        """Return the samples' numbers, where the iterator knows them."""
+        return None
+
+    def getpad(self) -> int | None:
+        """Return how many samples fill the batch up."""
+        return None
