@@ -43,7 +43,8 @@ TARGET_ACCURACY = 0.985
 def main() -> int:
     """Print the speeds and then the accuracies; the workers of the speeds run this as well."""
     args = _arguments()
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # two workers and a server share the cores as they are
+    # Two workers and a server share the cores as they are: more threads would only take turns.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     if args.rank >= 0:
         _worker(args)
         return 0
@@ -85,12 +86,15 @@ def _worker(args: argparse.Namespace) -> None:
     from imgcls.optim import optimizers
 
     torch.set_num_threads(1)
+    # A file, not a port: nothing can be taken by another program between two windows.
     store = dist.FileStore(args.store, 2)
     dist.init_process_group("gloo", store=store, rank=args.rank, world_size=2)
     model = networks.build_network(sections.NetworkConfig(network=args.networks), 0)
     model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = optimizers.build(sections.OptimizerConfig(), model, torch.device("cpu"))
-    images, labels = torch.rand(BATCH, 1, 28, 28), torch.arange(BATCH) % 10
+    # One batch for ever: the loader is not what is measured.
+    images = torch.rand(BATCH, 1, 28, 28)
+    labels = torch.arange(BATCH) % 10
     with ParameterServerClient(optimizer, rank=args.rank, world_size=2) as client:
 
         def step(sleep: float, push: bool = True) -> None:
@@ -98,7 +102,7 @@ def _worker(args: argparse.Namespace) -> None:
             F.cross_entropy(model(images), labels).backward()
             time.sleep(sleep / 1000)
             if push:
-                client.push_pull(1e-6)
+                client.push_pull(1e-6)  # a rate so small that the network stays what it is
 
         # The first steps make buffers and load kernels; the clock starts after them.
         for _ in range(WARM_UP_STEPS):
@@ -106,11 +110,12 @@ def _worker(args: argparse.Namespace) -> None:
         dist.barrier()
         if args.rank == 0:
             print(json.dumps(_measure(step, args.seconds)), flush=True)
+            # The other worker looks for this key after each of its steps, and ends.
             store.set("done", "1")
         while args.rank == 1 and not store.check(["done"]):
             sleep_and_push = CASES[_window()[1]]
             if sleep_and_push is None:
-                time.sleep(0.005)
+                time.sleep(0.005)  # "alone": short enough to be in time for the next window
             else:
                 step(*sleep_and_push)
     dist.destroy_process_group()
@@ -140,6 +145,7 @@ def _window() -> tuple[int, str]:
 
 def _accuracy(args: argparse.Namespace) -> None:
     """Train with two workers through the command and print the accuracy and staleness of each epoch."""
+    # The system picks a port that is free now; the workers open it a moment later.
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -150,6 +156,7 @@ def _accuracy(args: argparse.Namespace) -> None:
     workers = [subprocess.Popen(command, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env={
         **_environment(), "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2",
         "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}) for rank in (1, 0)]
+    # Worker 0 validates and prints; it was started last and is asked last.
     _, log = [worker.communicate()[1] for worker in workers]
     print(f"\nlenet, two workers, batch {BATCH} each, --lr {args.lr:g} --mom {args.mom:g}: "
           f"{time.perf_counter() - started:.0f} s from start to end")

@@ -23,6 +23,7 @@ import tempfile
 import time
 from pathlib import Path
 
+# 14 layers: small enough to be trained from scratch here, deep enough to have something to transfer.
 NETWORK = ["--network", "resnet-v1", "--num-layers", "14", "--image-shape", "3,28,28"]
 
 
@@ -46,6 +47,7 @@ def main() -> int:
                 ("from scratch, lr 0.1", untrained, ["--lr", "0.1"])):
             accuracies = []
             for seed in range(args.first_seed, args.first_seed + args.seeds):
+                # Fine-tuning replaces the head, so the untrained body is drawn anew for each seed too.
                 if source == untrained:
                     _write_untrained(untrained, seed)
                 started = time.perf_counter()
@@ -73,6 +75,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def _data(folder: str) -> list[str]:
+    # CIFAR-10 comes as train/ and test/, photographs mostly as train/ and val/.
     val = next(name for name in ("val", "test") if Path(folder, name).is_dir())
     return ["--data-train", f"{folder}/train", "--data-val", f"{folder}/{val}"]
 

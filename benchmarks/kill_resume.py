@@ -40,6 +40,7 @@ def main() -> int:
             after = chance.uniform(0.2, 1.0) * (seconds if args.kills < 5 else max(seconds / 3, 4))
             if _run_and_kill(prefix, [*flags, "--data-nthreads", str(number % 4)], after, args.signal):
                 print(f"kill {number + 1}: finished before {after:.1f} s; begin again", flush=True)
+                # A run that was too fast to be killed must be right all the same.
                 if _digest(prefix, args.num_epochs) != expected:
                     print("DIFFERENT BYTES")
                     return 1
@@ -64,6 +65,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("flags", nargs="*")
     args = parser.parse_args()
+    # A position every 0.6 s, so that most kills fall between two of them and inside an epoch.
     args.flags = args.flags or ["--dataset", "digits", "--save-every", "0.01"]
     return args
 
@@ -95,6 +97,7 @@ def _position(prefix: Path) -> str:
 
 
 def _digest(prefix: Path, epoch: int) -> str:
+    # Only the weights: wrong states would have led to other weights by now.
     return hashlib.sha256(Path(f"{prefix}-{epoch:04d}.params").read_bytes()).hexdigest()
 
 

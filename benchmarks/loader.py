@@ -34,8 +34,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the checkout, installed or not
 
-BATCH = 128
-AREA, ASPECT = (0.08, 1.0), (3 / 4, 4 / 3)
+BATCH = 128  # of MXNet's ImageNet recipe
+# Of the random resized crop, as in torchvision and in MXNet 1.3.
+AREA = (0.08, 1.0)
+ASPECT = (3 / 4, 4 / 3)
 
 #: task -> record file, and the peers with the Python they need
 TASKS = {
@@ -57,6 +59,7 @@ def main() -> int:
         for task in args.tasks.split(","):
             file, peers = TASKS[task]
             peers = [peer for peer in peers if _python(args, peer)]
+            # All peers once, then all again: what else the machine does falls on each of them alike.
             rounds = [{peer: _run(args, task, peer, _records_of(peer, Path(folder), file)) for peer in peers}
                       for _ in range(args.rounds)]
             _table(task, rounds)
@@ -87,8 +90,9 @@ def _decoder_alone(path: Path, threads: int) -> None:
 
     from imgcls.formats.recordio import RecordReader
 
-    cv2.setNumThreads(1)
+    cv2.setNumThreads(1)  # CPU time is summed over threads, so one is enough to know what an image takes
     images = [np.frombuffer(bytes(record.image), np.uint8) for record in RecordReader(path)][:400]
+    # Since OpenCV 4.11 the decoder writes RGB itself; before that BGR, which takes as long.
     flag = getattr(cv2, "IMREAD_COLOR_RGB", cv2.IMREAD_COLOR)
     times = []
     for _ in range(4):
@@ -96,7 +100,7 @@ def _decoder_alone(path: Path, threads: int) -> None:
         for image in images:
             cv2.imdecode(image, flag)
         times.append((time.process_time() - started) / len(images) * 1e3)
-    print(f"  {'decoder alone':<16}{1e3 / min(times) * threads:9.0f}  {min(times):6.2f}   whole images, "
+    print(f"  {'decoder alone':<16}{1e3 / min(times) * threads:9.0f}  {min(times):6.2f}   full images, "
           f"on {threads} cores if they were its own", flush=True)
 
 
@@ -119,7 +123,7 @@ def _measure(args: argparse.Namespace) -> None:
     batch, so nobody gains from what was prepared before; imports and building are not counted."""
     name, resize = args.role.split()
     batches = PEERS[name](args, args.tasks, resize == "aa")
-    next(batches)  # ready to begin
+    next(batches)  # the 0: ready to begin
     cpu_before, started = sum(os.times()[:4]), time.perf_counter()
     images = sum(batches)
     seconds = time.perf_counter() - started
@@ -168,7 +172,7 @@ def mxnet_batches(args: argparse.Namespace, task: str, antialias: bool) -> Itera
         dtype="uint8", ctx="cpu", **settings)  # ctx: MXNet's default decodes with half of the cores
     yield 0
     for batch in batches:
-        batch.data[0].wait_to_read()
+        batch.data[0].wait_to_read()  # MXNet is asynchronous: without this the batch may not be there yet
         yield BATCH - batch.pad
 
 
@@ -232,7 +236,7 @@ def dali_batches(args: argparse.Namespace, task: str, antialias: bool) -> Iterat
     yield 0
     for _ in range(count // BATCH):
         images, = running.run()
-        images.as_tensor()
+        images.as_tensor()  # one array of the batch, as the others give it; it waits for the pipeline
         yield BATCH
 
 
@@ -247,6 +251,7 @@ def _python(args: argparse.Namespace, peer: str) -> str:
     if kind == "seekable" and not shutil.which("jpegtran"):
         return ""
     if name in ("imgcls", "torchvision"):
+        # Asked in a process of its own, as the peers run: this one stays small.
         probe = subprocess.run([sys.executable, "-c", f"import {name}"], capture_output=True, check=False,
                                env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])})
         return sys.executable if probe.returncode == 0 else ""
@@ -277,6 +282,7 @@ def _make_records(args: argparse.Namespace, folder: Path) -> None:
                 image = cv2.resize(image, short_edge_size(image.shape[1], image.shape[0], 256))
                 data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
             encoded.append(data)
+        # 400 photographs several times over: an epoch long enough to measure, and all in the page cache.
         with recordio.RecordWriter(folder / f"{name}.rec") as writer:
             for index in range(args.repeat * len(files)):
                 header = recordio.ImageHeader(0, index % len(files), index)

@@ -30,7 +30,9 @@ from imgcls.data.loaders.streaming import StreamingLoader
 from imgcls.data.record_source import RecordSource
 from imgcls.formats.recordio import ImageHeader, RecordWriter, pack
 
-FIRST, STRETCH = 5, 10
+# The first epochs fill buffers and caches; the ten after them are the level to compare with.
+FIRST = 5
+STRETCH = 10
 
 
 def main() -> int:
@@ -48,6 +50,7 @@ def main() -> int:
         held: dict[int, float] = {}
         started = time.perf_counter()
         for epoch in range(1, args.epochs + 1):
+            # Damaged samples are left out, so what is counted are the good ones.
             count = sum(batch.num_valid for batch in loader.epoch(epoch))
             assert count == args.images - args.bad, f"epoch {epoch} had {count} images"
             held[epoch] = _resident_mb()
@@ -65,6 +68,7 @@ def main() -> int:
 
 def _resident_mb() -> float:
     # Not ru_maxrss, which never falls: the question is whether memory comes back.
+    # the second number of statm: resident pages
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * resource.getpagesize() / 1e6
 
@@ -76,6 +80,7 @@ def _draw(path: Path, count: int, bad: int) -> None:
     with RecordWriter(path) as writer:
         for i in range(count):
             height, width = rng.integers(60, 200, 2).tolist()
+            # Coarse noise made larger: a JPEG of some kilobytes, as of a small photograph.
             coarse = rng.integers(0, 256, (height // 8, width // 8, 3), np.uint8)
             data = cv2.imencode(".jpg", cv2.resize(coarse, (width, height)))[1].tobytes()
             writer.write(pack(ImageHeader(0, i % 10, i), data[:len(data) // 2] if i in cut else data))

@@ -19,7 +19,7 @@ import sys
 import time
 from pathlib import Path
 
-EPOCHS = 3
+EPOCHS = 3  # one to warm up, and the better of two
 
 
 def main() -> int:
@@ -34,6 +34,7 @@ def main() -> int:
                    if not (network == "mlp" and peer == "imgcls bf16")} for _ in range(args.rounds)]
         print(f"\n{network}: seconds per epoch, median of {args.rounds} rounds")
         _table(rounds)
+    # Starting counts here: Python, the library, the data, one epoch, the end.
     rounds = [{peer: _run_seconds(peer, args) for peer in ("imgcls", "mxnet") if peer in peers}
               for _ in range(args.rounds)]
     print(f"\ncomplete run of mlp, one epoch, start to end: seconds, median of {args.rounds} rounds")
@@ -98,6 +99,7 @@ def _read(folder: str, name: str):  # -> two arrays: numpy is imported by the pe
     def content(kind: str) -> bytes:
         return gzip.decompress(Path(folder, f"{name}-{kind}-ubyte.gz").read_bytes())
 
+    # After the headers of the idx format, 8 and 16 bytes.
     labels = np.frombuffer(content("labels-idx1")[8:], np.uint8)
     images = np.frombuffer(content("images-idx3")[16:], np.uint8)
     return images.reshape(-1, 1, 28, 28).astype(np.float32) / 255, labels
@@ -125,6 +127,7 @@ def _mxnet(args: argparse.Namespace) -> None:
             net = mx.sym.Pooling(net, pool_type="max", kernel=(2, 2), stride=(2, 2))
         net = mx.sym.Activation(mx.sym.FullyConnected(mx.sym.Flatten(net), num_hidden=500), act_type="tanh")
     net = mx.sym.SoftmaxOutput(mx.sym.FullyConnected(net, num_hidden=10), name="softmax")
+    # The scripts' schedule; its step after epoch 10 is never reached here.
     steps = mx.lr_scheduler.MultiFactorScheduler(step=[10 * 938], factor=0.1, base_lr=0.05)
     module = mx.mod.Module(net, context=mx.cpu())
     # The scripts' default store; as an object it is used on one device too, as there.
@@ -166,6 +169,7 @@ def _torch(args: argparse.Namespace) -> None:
             loss = torch.nn.functional.cross_entropy(logits, batch_labels)
             loss.backward()
             optimizer.step()
+            # .item() waits for the result: that is what this script does, and part of its time.
             correct += (logits.argmax(1) == batch_labels).sum().item()
         seconds = time.perf_counter() - started
         print(f"Time cost={seconds:.3f} accuracy={correct / len(images):.4f}", file=sys.stderr)
@@ -195,7 +199,7 @@ def _floor(args: argparse.Namespace) -> None:
     step, images, labels = optimizers.stepper(optimizer), torch.rand(64, 1, 28, 28), torch.randint(10, (64,))
     for _ in range(args.epochs):
         started = time.perf_counter()
-        for _ in range(938):
+        for _ in range(938):  # 60,000 / 64
             optimizer.zero_grad(set_to_none=True)
             torch.nn.functional.cross_entropy(model(images), labels).backward()
             with torch.no_grad():

@@ -30,6 +30,7 @@ def main() -> int:
     if not gpus:
         print("no GPU here: nothing was run")
         return 77  # what test runners take for "skipped"
+    # One GPU with as many micro-batches adds in the same order as that many GPUs.
     count = gpus.count(",") + 1
     with tempfile.TemporaryDirectory() as folder:
         one = _train(f"{folder}/one", "--gpus", gpus.split(",")[0], "--micro-batches", str(count))
@@ -41,6 +42,7 @@ def main() -> int:
         from imgcls.formats import params
 
         alone, together = (params.load(f"{folder}/{name}-0002.params") for name in ("one", "several"))
+        # Not the same bits: NCCL may sum in another order than one GPU does.
         worst = max(float(np.abs(alone[name] - together[name]).max()) for name in alone)
     print(f"1 GPU: {one:,.0f} samples/s; {count} GPUs: {several:,.0f} samples/s; "
           f"weights differ by {worst:.2g} at most")

@@ -149,6 +149,7 @@ def main() -> int:
 def size(case: Case) -> dict[str, Any]:
     """Parameters (those of gammas that are fixed at 1 too, moving statistics not) and operations; no weight
     is made."""
+    # On the meta device: shapes without memory, so that the largest network costs nothing.
     with torch.device("meta"):
         model = build_network(case.config, seed=0)
         peer = _torchvision(case) if case.torchvision else None
@@ -163,6 +164,7 @@ def size(case: Case) -> dict[str, Any]:
 
 def speed(case: Case, flops: int, rounds: int) -> dict[str, Any]:
     """Return the images per second of inference and training, ours and the peer's, and on what machine."""
+    # Many small images, few large ones: a round then takes about as long for each network.
     batch = 64 if max(case.shape) <= SMALL_SIDE else 4 if flops >= LARGE_FLOPS else 8
     models = {"imgcls": build_network(case.config, seed=0)}
     if case.torchvision:
@@ -171,6 +173,7 @@ def speed(case: Case, flops: int, rounds: int) -> dict[str, Any]:
     labels = torch.randint(case.classes, (batch,))
     steps: dict[str, dict[str, Callable[[], object]]] = {"inference": {}, "training": {}}
     for name, model in models.items():
+        # The layout that a run on the CPU uses; torchvision gains from it as well.
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         steps["inference"][name] = _inference(model, images)
         steps["training"][name] = _training(model, images, labels)
@@ -242,6 +245,7 @@ def _inference(model: nn.Module, images: torch.Tensor) -> Callable[[], object]:
 
 
 def _training(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> Callable[[], object]:
+    # fused: one pass over the weights, for both peers.
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9, weight_decay=1e-4, fused=True)
 
     def step() -> None:
@@ -280,6 +284,7 @@ def _roundtrip(case: Case, mxnet_python: str) -> float:
     differ."""
     import roundtrip
 
+    # MXNet's CPU build takes minutes at full size; the layers are the same at a smaller one.
     side = ROUNDTRIP_SIDE.get(case.network) if max(case.shape) > SMALL_SIDE else None
     shape = (case.shape[0], side, side) if side else case.shape
     with tempfile.TemporaryDirectory() as folder:

@@ -31,8 +31,9 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-PAYLOAD_BYTES = 1000
+PAYLOAD_BYTES = 1000  # small: what a record costs beside its bytes is what differs
 
+# The peer's whole program: it runs in an environment that does not have this package.
 PEER = '''
 import json, sys, time
 import numpy as np
@@ -65,6 +66,7 @@ def main() -> int:
         if args.mxnet_python:
             peers["MXNet"] = [args.mxnet_python, "-W", "ignore", "-c", PEER, folder, str(args.count)]
         results: dict[str, list[dict[str, float]]] = {name: [] for name in peers}
+        # A fresh process each time: nothing of the file's index is left from the round before.
         for _ in range(args.rounds):
             for name, command in peers.items():
                 done = subprocess.run(command, check=True, capture_output=True, text=True)
@@ -72,6 +74,7 @@ def main() -> int:
     for name, rounds in results.items():
         for what in rounds[0]:
             print(f"{name:8}{what:28}{statistics.median(r[what] for r in rounds):14,.3f}")
+    # Ratios of the same round, so that a slow moment of the machine falls on both.
     if args.mxnet_python:
         for ours, theirs in (("sequential /s", "sequential /s"), ("random, payload /s", "random /s"),
                              ("random, payloads as bytes /s", "random /s")):

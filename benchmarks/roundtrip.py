@@ -31,7 +31,7 @@ from imgcls.config.sections import NetworkConfig
 from imgcls.formats import params, symbol
 from imgcls.networks import build_network
 
-TOLERANCE = 1e-4
+TOLERANCE = 1e-4  # of the largest logit, in float32; what was found is ten times smaller
 BATCH = 2
 #: network, image shape (as small as it runs at), options
 NETWORKS: list[tuple[str, tuple[int, int, int], dict[str, Any]]] = [
@@ -119,7 +119,8 @@ def compare(network: str, image_shape: tuple[int, int, int], options: dict[str, 
     """Relative differences of logits (MXNet's, and of the files read back), and whether the symbols agree."""
     config = NetworkConfig(network=network, image_shape=image_shape, **options)
     model = build_network(config, seed=0).eval()
-    disturb(model)
+    disturb(model)  # fresh statistics of 0 and 1 would hide a swapped mean and variance
+    # Seeded, so that a difference can be looked at again.
     images = torch.rand(BATCH, *image_shape, generator=torch.Generator().manual_seed(1))
     prefix = folder / "net"
     written, arrays = graph.to_symbol(model), graph.arrays(model)
@@ -133,6 +134,7 @@ def compare(network: str, image_shape: tuple[int, int, int], options: dict[str, 
                             check=False)
     if result.returncode:
         sys.exit(f"{network}: MXNet failed: {result.stderr.strip()[-2000:]}")
+    # MXNet saved the symbol again after loading it: the same bytes mean that it understood every attribute.
     theirs = torch.from_numpy(np.load(f"{prefix}-logits.npy"))
     same = Path(f"{prefix}-again.json").read_bytes() == Path(f"{prefix}-symbol.json").read_bytes()
     return relative(theirs, logits), relative(read_back, logits), same

@@ -57,7 +57,9 @@ def speeds(workers: int, rounds: int) -> None:
         alone = [*flags, "--num-epochs", "3"]
         cases: dict[str, tuple[list[str], str]] = {
             "one": (alone, "1"),
+            # the batch doubled: each process has the batch of one
             "weak": ([*alone, "--workers-per-host", str(workers)], "1"),
+            # the same batch for all together: each process has a part of it
             "strong": ([*alone, "--workers-per-host", str(workers)], "1"),
             "threads": (alone, str(workers)),
         }
@@ -114,11 +116,12 @@ def costs(workers: int, quick: bool) -> None:
 
 
 def store_cost(clients: int) -> None:
-    """A counter in a TCPStore that many clients raise and wait for: what a rendezvous does at least."""
+    """Time a counter in a TCPStore that many clients raise and wait for: the least that a rendezvous does."""
     from datetime import timedelta
 
     import torch.distributed as dist
 
+    # Port 0: the system picks a free one, and the clients are told which.
     server = dist.TCPStore("127.0.0.1", 0, None, is_master=True, wait_for_workers=False)
 
     def client() -> None:
@@ -142,7 +145,7 @@ _SUM = """
 import sys, time, torch, torch.distributed as dist
 rank, world, port = map(int, sys.argv[1:])
 dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
-for numel in (25_557_032, 64):
+for numel in (25_557_032, 64):  # parameters of ResNet-50; about what a step agrees on
     data = torch.ones(numel)
     dist.all_reduce(data)
     times = []
@@ -154,7 +157,7 @@ import os; os._exit(0)  # threads of gloo may outlive the interpreter
 
 
 def sum_cost(workers: int) -> None:
-    """All-reduce over gloo on this host: ResNet-50's gradients, and a few numbers."""
+    """Time all-reduces over gloo on this host: of ResNet-50's gradients, and of a few numbers."""
     import socket
 
     with socket.socket() as probe:
@@ -184,6 +187,7 @@ def checkpoint_cost() -> None:
                                         image_shape=(3, 224, 224)), 0)
     optimizer = optimizers.build(OptimizerConfig(), model, torch.device("cpu"))
     for parameter in model.parameters():
+        # as after a first step, without doing one: a checkpoint's size is what matters
         optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     with tempfile.TemporaryDirectory() as folder:
         writer = checkpoint.Checkpoint(f"{folder}/net")

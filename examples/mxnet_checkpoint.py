@@ -23,6 +23,7 @@ BRIDGE = Path(__file__).resolve().parents[1] / "tests" / "fixtures" / "bridge"
 def compare_with_mxnet() -> float:
     """Run a network of MXNet's on MXNet's input; return the largest difference from MXNet's logits."""
     model = imgcls.load_model(BRIDGE / "small", 1)  # an nn.Module in evaluation mode that returns logits
+    # MXNet computed these logits from the same weights and images.
     with np.load(BRIDGE / "small.npz") as arrays, torch.no_grad():
         logits = model(torch.from_numpy(arrays["data"]))  # data is float32 (3, 2, 8, 8)
         difference = float(np.abs(logits.numpy() - arrays["logits"]).max())

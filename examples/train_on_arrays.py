@@ -18,6 +18,7 @@ def main(prefix: str = "model/arrays") -> float:
     train = digits.draw(2000, seed=1)  # images uint8 (2000, 1, 28, 28), labels int64 (2000,)
     images, labels = digits.draw(500, seed=2)
     # Any flag of imgcls-train is a keyword here. Each epoch writes a checkpoint under the prefix.
+    # It prints nothing; verbose=True shows the log of imgcls-train.
     result = imgcls.fit(train, val=(images, labels), network="lenet", num_epochs=4, lr=0.05,
                         model_prefix=prefix)
     print(f"validation accuracy {result.metrics['accuracy']:.3f}")

@@ -28,6 +28,7 @@ def main() -> int:
     failed = []
     for name, arguments in CHECKS.items():
         start = time.monotonic()
+        # Output goes straight through: each tool names its own findings.
         status = subprocess.run([python, *arguments], cwd=ROOT, env=ENVIRONMENT, check=False).returncode
         print(f"{name}: {'failed' if status else 'passed'} ({time.monotonic() - start:.0f} s)", flush=True)
         if status:

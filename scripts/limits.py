@@ -50,6 +50,7 @@ def check_file(path: Path, figures: Figures) -> None:
     name = path.relative_to(ROOT)
     figures.num_files += 1
     figures.num_lines += len(lines)
+    # Empty lines count as lines: the share is of what a reader scrolls through.
     figures.num_comments += count_comment_lines(source)
     if len(lines) > MAX_FILE_LINES:
         figures.broken.append(f"{name}: {len(lines)} lines, at most {MAX_FILE_LINES}")
@@ -57,6 +58,7 @@ def check_file(path: Path, figures: Figures) -> None:
                        for number, line in enumerate(lines, 1) if len(line) > MAX_LINE_LENGTH]
     figures.broken += [f"{name}:{problem}" for node in ast.walk(tree) if isinstance(node, Function)
                        for problem in check_function(node)]
+    # A property or method of a public class is public; whatever begins with _ is the author's own.
     for node in public_definitions(tree):
         figures.num_public += 1
         figures.num_documented += ast.get_docstring(node) is not None
@@ -64,6 +66,7 @@ def check_file(path: Path, figures: Figures) -> None:
 
 def check_function(node: Function) -> Iterator[str]:
     """Yield what is too large about a function, nested functions counted as its lines."""
+    # From `def` on: decorators are short, and a long list of them is a table.
     num_lines = (node.end_lineno or node.lineno) - node.lineno + 1
     if ast.get_docstring(node) is not None:
         docstring = node.body[0]
@@ -89,6 +92,7 @@ def public_definitions(scope: ast.Module | ast.ClassDef) -> Iterator[Function | 
 
 def count_comment_lines(source: str) -> int:
     """Return the number of lines with a comment, alone or behind code; a # inside a string is none."""
+    # With the tokenizer and not a search for "#", which also finds those inside strings.
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)
     return len({token.start[0] for token in tokens if token.type == tokenize.COMMENT})
 
@@ -96,7 +100,8 @@ def count_comment_lines(source: str) -> int:
 def check_totals(figures: Figures) -> str:
     """Note the limits that the files break together; return the figures in a line."""
     comments = 100 * figures.num_comments / max(figures.num_lines, 1)
-    documented = 100 * figures.num_documented / max(figures.num_public, 1)
+    # a folder without public names has left none undocumented
+    documented = 100 * figures.num_documented / figures.num_public if figures.num_public else 100.0
     if comments < MIN_COMMENT_PERCENT:
         figures.broken.append(f"{comments:.1f} % of the lines have a comment, "
                               f"at least {MIN_COMMENT_PERCENT} %")

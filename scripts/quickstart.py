@@ -11,6 +11,7 @@ import sys
 
 from _environment import ROOT, ensure
 
+# Runs in the new environment, since this interpreter has neither numpy nor OpenCV.
 PICTURE = """
 import cv2, sys
 from imgcls.datasets import digits
@@ -23,8 +24,8 @@ cv2.imwrite(sys.argv[1], cv2.resize(val.images[first, 0], (28, 28)))
 
 def main() -> int:
     """Train, draw a seven, predict; return the exit status of the first command that fails."""
-    python = ensure("test")
-    os.chdir(ROOT)
+    python = ensure("test")  # what scripts/test.py needs: both share the environment
+    os.chdir(ROOT)  # the commands that are printed work from here
     prefix, picture = "model/digits", "model/seven.png"
     train = subprocess.run([python, "-m", "imgcls", "train", "--dataset", "digits", "--model-prefix", prefix,
                             *sys.argv[1:]], check=False)
