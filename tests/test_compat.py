@@ -555,7 +555,8 @@ def test_parts_of_mxnet() -> None:
     cases = json.loads((root / "iter" / "manifest.json").read_text())["partitions"]
     for case in cases:
         for kind in {"by_bytes", "by_index"} & case.keys():
-            index = {"path_imgidx": str((root / case["rec"]).with_suffix(".idx"))} if kind == "by_index" else {}
+            index_file = str((root / case["rec"]).with_suffix(".idx"))
+            index = {"path_imgidx": index_file} if kind == "by_index" else {}
             for part_index, expected in enumerate(case[kind]):
                 if isinstance(expected, str):
                     with pytest.raises(UsageError, match="has no record"):
@@ -576,8 +577,8 @@ def test_parts_of_mxnet() -> None:
 
 # ---------------------------------------------------------------- only the import line changed
 
-#: what people have: a data set of face records whose first one says which ids there are, one of object records
-#: whose label is a header and rows of boxes, and loops over iterators
+#: what people have: a data set of face records whose first one says which ids there are, one of object
+#: records whose label is a header and rows of boxes, and loops over iterators
 SCRIPT = textwrap.dedent('''
     import hashlib, json, numbers, random, sys
     import numpy as np
@@ -609,24 +610,27 @@ SCRIPT = textwrap.dedent('''
             label = np.array(header.label).ravel()
             start, size = int(label[0]), int(label[1])
             boxes = label[start:].reshape(-1, size)
-            return image, np.concatenate([boxes[:, 1:5] * [width, height, width, height], boxes[:, :1]], axis=1)
+            corners = boxes[:, 1:5] * [width, height, width, height]
+            return image, np.concatenate([corners, boxes[:, :1]], axis=1)
 
     def digest(array):
-        return [list(array.shape), str(array.dtype), hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()]
+        content = np.ascontiguousarray(array).tobytes()
+        return [list(array.shape), str(array.dtype), hashlib.sha256(content).hexdigest()]
 
     folder = sys.argv[1]
     found = {}
     faces = FaceRecords(folder + "/faces")
     found["faces"] = [[digest(image), label] for image, label in (faces[i] for i in range(len(faces)))]
     boxes = BoxRecords(folder + "/boxes.rec")
-    found["boxes"] = [[digest(image.asnumpy()), label.tolist()] for image, label in map(boxes.__getitem__, range(4))]
+    found["boxes"] = [[digest(image.asnumpy()), label.tolist()] for image, label in (boxes[i] for i in range(4))]
     plain = mx.gluon.data.vision.ImageRecordDataset(folder + "/data.rec")
     first = plain.transform_first(lambda image: image.astype("float32") / 255)
     found["vision"] = [[digest(plain[i][0].asnumpy()), plain[i][1]] for i in range(len(plain))]
-    found["transformed"] = [[digest(image.asnumpy()), label] for image, label in (first[i] for i in range(len(first)))]
+    found["transformed"] = [[digest(first[i][0].asnumpy()), first[i][1]] for i in range(len(first))]
     found["iter"] = []
-    for kwargs in ({"batch_size": 4, "mean_r": 10, "std_g": 3, "scale": 0.1, "resize": 18}, {"batch_size": 3, "pad": 2,
-                   "dtype": "int8", "mean_r": 99.6, "mean_b": 7}, {"batch_size": 5, "dtype": "uint8", "mirror": True}):
+    for kwargs in ({"batch_size": 4, "mean_r": 10, "std_g": 3, "scale": 0.1, "resize": 18},
+                   {"batch_size": 3, "pad": 2, "dtype": "int8", "mean_r": 99.6, "mean_b": 7},
+                   {"batch_size": 5, "dtype": "uint8", "mirror": True}):
         made = mx.io.ImageRecordIter(path_imgrec=folder + "/data.rec", data_shape=(3, 16, 16), **kwargs)
         for epoch in range(2):
             batches = [[digest(b.data[0].asnumpy()), b.label[0].asnumpy().tolist(), b.pad] for b in made]
@@ -650,7 +654,8 @@ SCRIPT = textwrap.dedent('''
         mx.image.color_normalize(image.astype("float32"), mx.nd.array([1, 2, 3]), mx.nd.array([4, 5, 6])))]
     mx.nd.save(folder + "/list.nd", [mx.nd.array([1, 2]), mx.nd.zeros((2, 3))])
     mx.nd.save(folder + "/dict.nd", {"b": mx.nd.array([1, 2], dtype="uint8"), "a": mx.nd.zeros((2, 3))})
-    found["files"] = [hashlib.sha256(open(folder + "/" + n, "rb").read()).hexdigest() for n in ("list.nd", "dict.nd")]
+    names = [folder + "/list.nd", folder + "/dict.nd"]
+    found["files"] = [hashlib.sha256(open(name, "rb").read()).hexdigest() for name in names]
     print("found:" + json.dumps(found))
 ''')
 

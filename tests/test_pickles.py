@@ -229,8 +229,10 @@ def test_a_frame_that_cuts_an_instruction_is_refused(data: bytes) -> None:
 
 
 def test_what_a_cut_frame_would_hide() -> None:
-    """One file, two readings: a number and bytes for the walk, a name for the unpickler, which is one byte ahead.
-    Should this fail one day, the rule above can go."""
+    """One file, two readings: bytes for the walk, a name for the unpickler, which is one byte ahead.
+
+    Should this fail one day, the rule above can go.
+    """
     data = b"\x80\x04" + frame(2) + b"J\x00" + b"\x00\x00\x00" + b"Uc" + b"os\nsystem\n.".ljust(99) + b"\x86."
     assert [opcode.name for opcode, _, _ in pickletools.genops(data)][2:] == [
         "BININT", "SHORT_BINSTRING", "TUPLE2", "STOP"]

@@ -1,4 +1,4 @@
-"""Record files behind a URL read in ranges: the same as the file on the disk, above all at the ends of the pieces."""
+"""Record files behind a URL read in ranges: the same as on the disk, above all at the ends of the pieces."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_a_file_cut_anywhere_is_read_like_one_on_the_disk(tmp_path: Path, resync
 
 
 def test_nothing_is_asked_for_behind_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A store may refuse such a range, or send less than was asked for, which looks like a broken connection."""
+    """A store may refuse such a range, or send less than it, which looks like a broken connection."""
     asked: list[tuple[int, int]] = []
     original = RemotePath.read_range
 

@@ -155,7 +155,7 @@ def test_labels_of_many_records_with_several_each(tmp_path: Path) -> None:
 ONE, TWO, THREE = chunk(0, image(1)), chunk(0, image(2, b"longer image")), chunk(0, image(3))
 SPLIT = chunk(1, image(4)[:24]) + chunk(2, b"four") + chunk(3, b"end")
 AT = len(ONE)       # where the second record begins
-#: name -> bytes, good records in front of the damage, good ones in all, offset of the damage, word of the message
+#: name -> bytes, good records before the damage, good ones in all, offset of the damage, word of the message
 DAMAGE = {
     "cut in the payload": (ONE + TWO[:-8], 1, 1, AT, "cut"),
     "cut, no multiple of 4": (ONE + TWO[:-7], 1, 1, AT, "cut"),
