@@ -132,6 +132,7 @@ def read_splits(folder: str | os.PathLike[str], num_classes: int = 10) -> CifarS
 def _join(batches: list[CifarBatch], path: AnyPath) -> CifarSplits:
     """Return all batches but the last, one after the other, as training data, and the last as test data."""
     *train, test = batches
+    # CIFAR-10 has none; np.concatenate refuses an empty list.
     coarse = [batch.coarse_labels for batch in train if batch.coarse_labels is not None]
     joined = CifarBatch(np.concatenate([batch.images for batch in train]),
                         np.concatenate([batch.labels for batch in train]),

@@ -64,6 +64,7 @@ def _read_state(value: object, path: object, depth: int, arrays: dict[int, np.nd
     if value is None:
         return None
     if isinstance(value, _NDArray) and value.handle is not None:
+        # The same bytes may be named a thousand times: they are read once.
         if id(value.handle) not in arrays:
             arrays[id(value.handle)] = params.loads_array(value.handle, path)
         return arrays[id(value.handle)]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from imgcls.errors import ImgclsError as MXNetError
 
+# For editors and type checkers, which cannot follow `__getattr__`.
 if TYPE_CHECKING:
     from imgcls.compat.mxnet import gluon, image, io, nd, recordio
     from imgcls.compat.mxnet.nd import cpu
@@ -23,9 +24,11 @@ _PARTS = {"gluon": "gluon", "image": "image", "img": "image", "io": "io", "nd": 
           "recordio": "recordio"}
 
 
+# Python asks here for what the module does not have: so `import ... as mx` loads no part that is not used.
 def __getattr__(name: str) -> Any:
     if name in _PARTS:
         return importlib.import_module(f"imgcls.compat.mxnet.{_PARTS[name]}")
+    # Old scripts write ctx=mx.cpu(); mx.gpu() is missed here, as there is nothing that it could do.
     if name == "cpu":
         return importlib.import_module("imgcls.compat.mxnet.nd").cpu
     raise AttributeError(f"imgcls.compat.mxnet has no {name}: it stands in for MXNet's data reading alone, "

@@ -36,6 +36,7 @@ class DataDesc(namedtuple("DataDesc", ["name", "shape"])):
         return 0 if layout is None else layout.find("N")
 
 
+# Iterators of people's own derive from DataIter and return DataBatch: both take what MXNet's take.
 class DataBatch:
     """Lists of arrays `data` and `label`, whose last `pad` samples fill the batch up."""
 
@@ -43,6 +44,7 @@ class DataBatch:
                  index: np.ndarray | None = None, bucket_key: Any = None,
                  provide_data: list[DataDesc] | None = None,
                  provide_label: list[DataDesc] | None = None) -> None:
+        # The commonest mistake is an array without the list around it.
         for name, value in (("data", data), ("label", label)):
             if value is not None and not isinstance(value, (list, tuple)):
                 raise TypeError(f"{name} is a list of NDArrays, not {type(value).__name__}")
@@ -72,6 +74,7 @@ class DataIter:
     def __next__(self) -> DataBatch:
         return self.next()
 
+    # MXNet 1.x code, and Python 2's, calls it by this name.
     def next(self) -> DataBatch:
         """Return the next batch; StopIteration at the end of the epoch."""
         if not self.iter_next():

@@ -45,6 +45,7 @@ def imread(filename: str | os.PathLike[str], flag: int = 1, to_rgb: bool | int =
            out: None = None) -> NDArray:
     """Return `imdecode` of a file."""
     _check_no_out(out)
+    # The file whole: OpenCV's own imread takes no path that is not text in the system's encoding.
     path = to_local_path(filename)
     try:
         data = np.fromfile(path, np.uint8)
@@ -105,6 +106,7 @@ def random_crop(src: NDArray, size: Sequence[int], interp: int = 2) -> tuple[NDA
 def center_crop(src: NDArray, size: Sequence[int], interp: int = 2) -> tuple[NDArray, Crop]:
     """Return what `random_crop` does, from the middle."""
     width, height = scale_down((src.shape[1], src.shape[0]), size)
+    # Rounded down: of an odd margin the larger half is right and below.
     x = (src.shape[1] - width) // 2
     y = (src.shape[0] - height) // 2
     return fixed_crop(src, x, y, width, height, size, interp), (x, y, width, height)
@@ -112,6 +114,7 @@ def center_crop(src: NDArray, size: Sequence[int], interp: int = 2) -> tuple[NDA
 
 def color_normalize(src: NDArray, mean: Any, std: Any = None) -> NDArray:
     """Return (src - mean) / std, made in place; both are NDArrays or numbers, None is left out."""
+    # An array of bytes would wrap around: callers turn it to float32 first, as with MXNet.
     if mean is not None:
         src -= mean
     if std is not None:
@@ -125,6 +128,7 @@ def _decode(data: np.ndarray, flag: int, to_rgb: bool | int, name: object) -> ND
     # OpenCV raises an error of its own for no bytes at all.
     if not data.size:
         raise DataError(name, "is empty")
+    # Not the loaders' decoder, which crops and resizes on the way: here all of the image is wanted.
     try:
         pixels = cv2.imdecode(data, cv2.IMREAD_COLOR if flag else cv2.IMREAD_GRAYSCALE)
     except cv2.error as error:

@@ -108,6 +108,7 @@ class NDArrayIter(DataIter):
         return self._pad
 
     def _check_counts(self) -> None:
+        # Before the first batch: numpy would fail somewhere in the middle of an epoch.
         for name, values in self.data + self.label:
             if values.shape[self._axis] != self.num_data:
                 raise UsageError(f"{name}: has {values.shape[self._axis]} samples, {self.data[0][0]} has "
@@ -129,6 +130,7 @@ class NDArrayIter(DataIter):
     def _describe(self, arrays: list[tuple[str, NDArray]]) -> list[DataDesc]:
         descriptions = []
         for name, values in arrays:
+            # The array's own shape with the batch in place of all samples.
             shape = (*values.shape[:self._axis], self.batch_size, *values.shape[self._axis + 1:])
             descriptions.append(DataDesc(name, shape, values.dtype, layout=self.layout))
         return descriptions

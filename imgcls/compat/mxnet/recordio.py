@@ -72,6 +72,7 @@ class MXRecordIO:
         Damage ends the file: what stands before it is read, then it is raised as a DataError.
         """
         self._check("r")
+        # The reader knows the damage since it was opened; the records before it come first.
         if self._next >= len(self._reader):
             if self._reader.problems:
                 raise self._reader.problems[0]
@@ -166,6 +167,7 @@ class MXIndexedRecordIO(MXRecordIO):
         if offset is None:
             # Where the .idx says more than the file holds, that is the reason.
             raise self._reader.index_problem or KeyError(idx)
+        # The .idx may be older than the file, where the reader has searched it.
         row = int(np.searchsorted(self._reader.offsets, offset))
         if row == len(self._reader) or self._reader.offsets[row] != offset:
             raise DataError(self.uri, f"no record begins here, where {self.idx_path} has that of key {idx}",
@@ -188,6 +190,7 @@ class MXIndexedRecordIO(MXRecordIO):
         with _reporting(self.idx_path):
             self._lines.write(f"{key}\t{offset}\n".encode())
             self._lines.flush()
+        # A key that is written twice stands in `keys` once; the later record counts.
         if key not in self.idx:
             self.keys.append(key)
         self.idx[key] = offset
@@ -234,6 +237,7 @@ def pack_img(header: IRHeader | tuple[Any, ...], img: np.ndarray, quality: int =
     `quality` is JPEG's 1-100, or PNG's compression 0-9, where more counts as 9.
     """
     cv2 = _opencv()
+    # Other formats are encoded with OpenCV's own defaults.
     options: list[int] = []
     if img_fmt.lower() in _JPEG_SUFFIXES:
         options = [cv2.IMWRITE_JPEG_QUALITY, quality]

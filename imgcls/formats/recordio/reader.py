@@ -118,6 +118,7 @@ class RecordReader:
         return len(self.offsets)
 
     def __getitem__(self, i: int) -> Record:
+        # A Record owns its bytes: it may outlive the reader.
         payload = bytes(self.payload(i))
         return Record(self.path, i if i >= 0 else i + len(self), self.offsets.item(i), payload)
 
@@ -226,6 +227,7 @@ class RecordReader:
 
         Every line of it is held against the records that this reader knows.
         """
+        # Read again: the reader may have been told not to use it.
         path = index_path(self.path)
         try:
             difference = Index.read(path).describe_difference(self.offsets) if path.exists() else ""
@@ -328,6 +330,7 @@ class RecordReader:
 
     def _gather_headers(self) -> tuple[np.ndarray, dict[int, DataError]]:
         """Return all headers from one sweep; records that are split or odd are looked at one by one."""
+        # Python sees only those that need a closer look, in most files none.
         headers, odd = scan.gather_headers(self._words, self.size, self.offsets)
         problems: dict[int, DataError] = {}
         for i in odd.tolist():

@@ -34,6 +34,7 @@ class RecordFileDataset(Dataset):
     def __init__(self, filename: str | os.PathLike[str]) -> None:
         self.filename = os.fspath(filename)
         self.idx_file = os.path.splitext(self.filename)[0] + ".idx"
+        # Also pickled for worker processes: each opens the file again, and none reads in another's place.
         self._record = recordio.MXIndexedRecordIO(self.idx_file, self.filename, "r")
 
     def __getitem__(self, idx: int) -> Any:
@@ -52,6 +53,7 @@ class _Transformed(Dataset):
 
     def __getitem__(self, idx: int) -> Any:
         sample = self._source[idx]
+        # A list is one argument: only tuples are taken apart, as in MXNet.
         return self._fn(*sample) if isinstance(sample, tuple) else self._fn(sample)
 
     def __len__(self) -> int:
