@@ -24,7 +24,7 @@ class RecordSource:
         if index_file and len(files) > 1:
             raise UsageError(f"path_imgidx {index_file}: belongs to one record file, path_imgrec names "
                              f"{len(files)}")
-        # All files are opened now, as MXNet does: a missing one is told before training begins.
+        # All files are opened now: a missing one is told before training begins.
         self._readers = [recordio.RecordReader(file, index=index_file or None) for file in files]
         # MXNet would abort on damage somewhere in the epoch: here the first problem is told before it begins.
         for reader in self._readers:

@@ -45,7 +45,7 @@ def imread(filename: str | os.PathLike[str], flag: int = 1, to_rgb: bool | int =
            out: None = None) -> NDArray:
     """Return `imdecode` of a file."""
     _check_no_out(out)
-    # The file whole: OpenCV's own imread takes no path that is not text in the system's encoding.
+    # Not OpenCV's imread, which returns nothing where the system has a reason to tell.
     path = to_local_path(filename)
     try:
         data = np.fromfile(path, np.uint8)

@@ -34,7 +34,7 @@ class RecordFileDataset(Dataset):
     def __init__(self, filename: str | os.PathLike[str]) -> None:
         self.filename = os.fspath(filename)
         self.idx_file = os.path.splitext(self.filename)[0] + ".idx"
-        # Also pickled for worker processes: each opens the file again, and none reads in another's place.
+        # Worker processes are given it pickled, and open the file again: readers share no position.
         self._record = recordio.MXIndexedRecordIO(self.idx_file, self.filename, "r")
 
     def __getitem__(self, idx: int) -> Any:
