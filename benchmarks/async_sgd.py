@@ -24,6 +24,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+#: goes into the workers' PYTHONPATH: the checkout is measured, installed or not
 ROOT = Path(__file__).resolve().parents[1]
 #: what the second worker does in a window: milliseconds that it sleeps in each step, and whether it pushes
 CASES: dict[str, tuple[float, bool] | None] = {
@@ -32,10 +33,12 @@ CASES: dict[str, tuple[float, bool] | None] = {
     "the same, which pushes nothing": (50, False),
     "beside a worker as fast": (0, True),
 }
+#: many steps fit into it, and whatever else the machine does hardly changes until the next window
 WINDOW_SECONDS = 1.0
 #: at the beginning of a window the second worker may still be in a step of the one before
 SETTLING_SECONDS = 0.2
 WARM_UP_STEPS = 30
+#: of train_mnist.py; with so short a step the cost of talking to the server shows most
 BATCH = 64
 TARGET_ACCURACY = 0.985
 
@@ -55,6 +58,7 @@ def main() -> int:
         for case, speeds in windows.items():
             # Neighbouring windows are compared: whatever else the machine does falls on both.
             ratios = [speed / alone for speed, alone in zip(speeds, windows["alone"], strict=False) if alone]
+            # The mean of all windows beside it: a worker that stalls now and then would not show in a median.
             overall = statistics.fmean(speeds) / statistics.fmean(windows["alone"])
             print(f"  {case:<34}{statistics.median(speeds):8.1f}   median {statistics.median(ratios):6.1%}, "
                   f"all {overall:6.1%} of alone", flush=True)
@@ -98,6 +102,7 @@ def _worker(args: argparse.Namespace) -> None:
     with ParameterServerClient(optimizer, rank=args.rank, world_size=2) as client:
 
         def step(sleep: float, push: bool = True) -> None:
+            # The sleep stands between the gradients and the push, so that what is pushed is old by then.
             model.zero_grad(set_to_none=True)
             F.cross_entropy(model(images), labels).backward()
             time.sleep(sleep / 1000)
@@ -113,8 +118,10 @@ def _worker(args: argparse.Namespace) -> None:
             # The other worker looks for this key after each of its steps, and ends.
             store.set("done", "1")
         while args.rank == 1 and not store.check(["done"]):
+            # Both read the same clock, so worker 1 needs no message, which would cost worker 0 time.
             sleep_and_push = CASES[_window()[1]]
             if sleep_and_push is None:
+                # asleep, since waiting busily would take a core from worker 0
                 time.sleep(0.005)  # "alone": short enough to be in time for the next window
             else:
                 step(*sleep_and_push)
@@ -130,6 +137,7 @@ def _measure(step: Callable[[float], None], seconds: float) -> dict[str, list[fl
         time.sleep(SETTLING_SECONDS)
         started = time.monotonic()
         num_steps = 0
+        # The clock is asked in every step; that is cheap beside a step, and a window never runs over.
         while _window()[0] == window_index:
             step(0)
             num_steps += 1

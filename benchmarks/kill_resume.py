@@ -26,6 +26,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         flags = ["--network", args.network, "--num-epochs", str(args.num_epochs), *args.flags]
         started = time.perf_counter()
+        # Two dozen logs of training would hide the lines of this script.
         subprocess.run(_command(Path(folder, "undisturbed/net"), flags), check=True,
                        stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
         seconds = time.perf_counter() - started
@@ -33,11 +34,13 @@ def main() -> int:
         print(f"undisturbed: {seconds:.1f} s, weights {expected[:16]}", flush=True)
 
         prefix = Path(folder, "killed/net")
+        # With the seed the moments can be had again, though not what the machine was doing at them.
         chance = random.Random(args.seed)
         for number in range(args.kills):
             # With few kills they fall anywhere in the run; with many each run is given a third of it, so that
             # most of them are killed inside an epoch and the whole stays within minutes.
             after = chance.uniform(0.2, 1.0) * (seconds if args.kills < 5 else max(seconds / 3, 4))
+            # 0 to 3 threads by turns: the order of the samples must not depend on who prepares them.
             if _run_and_kill(prefix, [*flags, "--data-nthreads", str(number % 4)], after, args.signal):
                 print(f"kill {number + 1}: finished before {after:.1f} s; begin again", flush=True)
                 # A run that was too fast to be killed must be right all the same.
@@ -78,6 +81,7 @@ def _run_and_kill(prefix: Path, flags: list[str], after: float, name: str) -> bo
     """Return whether the run ended before it was to be killed; check the exit status if it did not."""
     process = subprocess.Popen([*_command(prefix, flags), "--load-epoch", "auto"], stderr=subprocess.DEVNULL,
                                stdout=subprocess.DEVNULL)
+    # Waiting is the clock: the run is killed when the time is over, unless it ends by itself before that.
     try:
         return process.wait(after) == 0
     except subprocess.TimeoutExpired:
@@ -98,6 +102,7 @@ def _position(prefix: Path) -> str:
 
 def _digest(prefix: Path, epoch: int) -> str:
     # Only the weights: wrong states would have led to other weights by now.
+    # The file and not its arrays: what is promised are the same bytes.
     return hashlib.sha256(Path(f"{prefix}-{epoch:04d}.params").read_bytes()).hexdigest()
 
 

@@ -63,6 +63,7 @@ def main() -> int:
             rounds = [{peer: _run(args, task, peer, _records_of(peer, Path(folder), file)) for peer in peers}
                       for _ in range(args.rounds)]
             _table(task, rounds)
+            # Under each table, to show how much of the time no loader could have saved.
             _decoder_alone(Path(folder) / f"{file}.rec", args.threads)
     return 0
 
@@ -75,8 +76,11 @@ def _table(task: str, rounds: list[dict[str, dict[str, float]]]) -> None:
     for peer in rounds[0]:
         speed, cost = (statistics.median(r[peer][key] for r in rounds) for key in ("speed", "cpu_ms"))
         text = f"  {peer:<16}{speed:9.0f}  {cost:6.2f}"
+        # A peer stands beside both of our ways to resize, and the reader picks the one that resizes alike;
+        # seekable records only beside the plain ones that they were made from.
         for own in ours[:1] if peer.endswith("seekable") else ours if peer not in ours else ():
             ratios = [r[own]["speed"] / r[peer]["speed"] for r in rounds]
+            # the other way up than the speeds, so that above 1 ours is better in both
             costs = [r[peer]["cpu_ms"] / r[own]["cpu_ms"] for r in rounds]
             text += (f"   {own.split()[1]}: x{statistics.median(ratios):.2f} "
                      f"({min(ratios):.2f}-{max(ratios):.2f}), CPU x{statistics.median(costs):.2f}")
@@ -91,6 +95,7 @@ def _decoder_alone(path: Path, threads: int) -> None:
     from imgcls.formats.recordio import RecordReader
 
     cv2.setNumThreads(1)  # CPU time is summed over threads, so one is enough to know what an image takes
+    # The records repeat the photographs: a few hundred stand for all.
     images = [np.frombuffer(bytes(record.image), np.uint8) for record in RecordReader(path)][:400]
     # Since OpenCV 4.11 the decoder writes RGB itself; before that BGR, which takes as long.
     flag = getattr(cv2, "IMREAD_COLOR_RGB", cv2.IMREAD_COLOR)
@@ -100,12 +105,14 @@ def _decoder_alone(path: Path, threads: int) -> None:
         for image in images:
             cv2.imdecode(image, flag)
         times.append((time.process_time() - started) / len(images) * 1e3)
+    # The fastest of four passes: a limit is what the machine does when nothing disturbs it.
     print(f"  {'decoder alone':<16}{1e3 / min(times) * threads:9.0f}  {min(times):6.2f}   full images, "
           f"on {threads} cores if they were its own", flush=True)
 
 
 def _run(args: argparse.Namespace, task: str, peer: str, records: Path) -> dict[str, float]:
     """Run one peer in a process of its own; return images per second and CPU ms per image of the epoch."""
+    # A process for each peer: none finds threads, caches or freed memory of the one before.
     command = [_python(args, peer), __file__, "--role", peer, "--tasks", task, "--records", str(records),
                "--threads", str(args.threads)]
     environment = {**os.environ, "OMP_NUM_THREADS": str(args.threads),
@@ -119,11 +126,16 @@ def _run(args: argparse.Namespace, task: str, peer: str, records: Path) -> dict[
 
 
 def _measure(args: argparse.Namespace) -> None:
-    """In the process of a peer: take an epoch of batches. The clock runs from the first request to the last
-    batch, so nobody gains from what was prepared before; imports and building are not counted."""
+    """Take an epoch of batches in the process of a peer and print what it took.
+
+    The clock runs from the first request to the last batch, so nobody gains from what was prepared before;
+    imports and building are not counted.
+    """
     name, resize = args.role.split()
     batches = PEERS[name](args, args.tasks, resize == "aa")
     next(batches)  # the 0: ready to begin
+    # Wall time alone would hide on idle cores what a loader takes from the training beside it; so CPU time
+    # too, user and system, with that of the processes a peer starts.
     cpu_before, started = sum(os.times()[:4]), time.perf_counter()
     images = sum(batches)
     seconds = time.perf_counter() - started
@@ -152,12 +164,13 @@ def imgcls_batches(args: argparse.Namespace, task: str, antialias: bool) -> Iter
         seed=0, device=make_worker(DeviceConfig(gpus="")).device, threads=args.threads,
         augment_config=augmentation)
     yield 0
+    # Bytes on the host are what the peers give, too; normalising them is no part of the comparison.
     for filled in loader.host_batches(0):
         yield len(filled.indices)
 
 
 def mxnet_batches(args: argparse.Namespace, task: str, antialias: bool) -> Iterator[int]:
-    """Batches of mx.io.ImageRecordIter, without the samples that it pads with."""
+    """Yield the sizes of the batches of mx.io.ImageRecordIter, without the samples that it pads with."""
     import mxnet as mx
 
     settings = {
@@ -165,6 +178,7 @@ def mxnet_batches(args: argparse.Namespace, task: str, antialias: bool) -> Itera
         "T2": {"random_resized_crop": True, "min_random_area": AREA[0], "max_random_area": AREA[1],
                "shuffle": True, "min_aspect_ratio": ASPECT[0], "max_aspect_ratio": ASPECT[1],
                "rand_mirror": True},
+        # without rand_crop MXNet takes the centre
         "V": {"resize": 256}}[task]
     batches = mx.io.ImageRecordIter(
         path_imgrec=args.records, path_imgidx=str(Path(args.records).with_suffix(".idx")),
@@ -173,11 +187,12 @@ def mxnet_batches(args: argparse.Namespace, task: str, antialias: bool) -> Itera
     yield 0
     for batch in batches:
         batch.data[0].wait_to_read()  # MXNet is asynchronous: without this the batch may not be there yet
+        # `pad` is right in the first epoch, and wrong in later ones: so only one is measured.
         yield BATCH - batch.pad
 
 
 def torchvision_batches(args: argparse.Namespace, task: str, antialias: bool) -> Iterator[int]:
-    """Batches of torch's DataLoader with worker processes, torchvision's decoder and transforms in each."""
+    """Yield those of torch's DataLoader: worker processes with torchvision's decoder and transforms."""
     import torch
     from torchvision.io import ImageReadMode, decode_jpeg
     from torchvision.transforms import v2
@@ -191,6 +206,7 @@ def torchvision_batches(args: argparse.Namespace, task: str, antialias: bool) ->
         "V": [v2.Resize(256, antialias=True), v2.CenterCrop(224)]}[task]
     transform = v2.Compose(steps)
 
+    # The same record file as the others read: torchvision has no reader of its own for it.
     class Photographs(torch.utils.data.Dataset):
         def __init__(self) -> None:
             self.reader = RecordReader(args.records)
@@ -199,6 +215,7 @@ def torchvision_batches(args: argparse.Namespace, task: str, antialias: bool) ->
             return len(self.reader)
 
         def __getitem__(self, index: int) -> torch.Tensor:
+            # bytearray: torch warns of memory that it may not write to
             data = torch.frombuffer(bytearray(self.reader[index].image), dtype=torch.uint8)
             return transform(decode_jpeg(data, ImageReadMode.RGB))
 
@@ -210,7 +227,7 @@ def torchvision_batches(args: argparse.Namespace, task: str, antialias: bool) ->
 
 
 def dali_batches(args: argparse.Namespace, task: str, antialias: bool) -> Iterator[int]:
-    """Batches of a DALI pipeline on the CPU."""
+    """Yield the sizes of the batches of a DALI pipeline on the CPU."""
     from nvidia.dali import fn, pipeline_def, types
 
     @pipeline_def(batch_size=BATCH, num_threads=args.threads, device_id=None, seed=1)
@@ -219,6 +236,7 @@ def dali_batches(args: argparse.Namespace, task: str, antialias: bool) -> Iterat
         data, _ = fn.readers.mxnet(path=[args.records], index_path=[index],
                                    random_shuffle=task != "V", name="reader")
         if task == "T2":
+            # DALI at its best: this operator decodes only what the crop needs.
             images = fn.decoders.image_random_crop(data, output_type=types.RGB, random_area=list(AREA),
                                                    random_aspect_ratio=list(ASPECT))
             images = fn.resize(images, size=(224, 224))
@@ -234,6 +252,7 @@ def dali_batches(args: argparse.Namespace, task: str, antialias: bool) -> Iterat
     running.build()
     count = running.epoch_size("reader")
     yield 0
+    # Only complete batches: DALI fills the last one up, and what it fills with is no work of this epoch.
     for _ in range(count // BATCH):
         images, = running.run()
         images.as_tensor()  # one array of the batch, as the others give it; it waits for the pipeline
@@ -263,8 +282,10 @@ def _records_of(peer: str, folder: Path, file: str) -> Path:
 
 
 def _make_records(args: argparse.Namespace, folder: Path) -> None:
-    """o.rec: the photographs as they are; s256.rec: short edge 256, quality 95. Both `--repeat` times,
-    mixed."""
+    """Write o.rec, the photographs as they are, and s256.rec, of short edge 256 and quality 95.
+
+    Both hold each photograph `--repeat` times.
+    """
     import cv2
     import numpy as np
 
@@ -284,6 +305,7 @@ def _make_records(args: argparse.Namespace, folder: Path) -> None:
             encoded.append(data)
         # 400 photographs several times over: an epoch long enough to measure, and all in the page cache.
         with recordio.RecordWriter(folder / f"{name}.rec") as writer:
+            # By turns, not each photograph ten times in a row: neighbours differ as in a shuffled file.
             for index in range(args.repeat * len(files)):
                 header = recordio.ImageHeader(0, index % len(files), index)
                 writer.write(recordio.pack(header, encoded[index % len(files)]))

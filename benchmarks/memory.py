@@ -42,6 +42,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="imgcls-memory-") as folder:
         path = Path(folder) / "small.rec"
         _draw(path, args.images, args.bad)
+        # Small images: hundreds of epochs take minutes, on the same paths as large ones. Crops of random
+        # area make allocations of ever other sizes, which is what fragments memory.
         loader = StreamingLoader(
             RecordSource([path]), batch_size=128, image_shape=(3, 64, 64), train=True, seed=0,
             threads=args.threads, device=torch.device("cpu"),
@@ -57,12 +59,14 @@ def main() -> int:
             if epoch in (1, FIRST) or epoch % 10 == 0:
                 print(f"epoch {epoch:4}: {held[epoch]:7.1f} MB, {count} images", flush=True)
     seconds = time.perf_counter() - started
+    # ru_maxrss below is in KiB on Linux, the only system whose /proc is read here.
     values = list(held.values())[FIRST - 1:]
     before, after = values[:STRETCH], values[-STRETCH:]
     print(f"from {min(before):.1f} to {max(before):.1f} MB in epochs {FIRST} to {FIRST + STRETCH - 1}, from "
           f"{min(after):.1f} to {max(after):.1f} MB in the last {STRETCH} of {args.epochs} "
           f"({args.epochs * args.images} images, {seconds:.0f} s); "
           f"at most {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6:.1f} MB")
+    # A leak raises even the least of an epoch; a few batches more or less do not.
     return int(min(after) > max(before))
 
 

@@ -28,6 +28,8 @@ def main() -> int:
     if args.role:
         ROLES[args.role](args)
         return 0
+    # All peers in every round: the load of a machine drifts over minutes, and ratios within a round do not
+    # see it. bfloat16 is measured with lenet only, whose time is in convolutions.
     peers = ["imgcls", "imgcls bf16", "torch", "floor"] + (["mxnet"] if args.mxnet_python else [])
     for network in args.networks.split(","):
         rounds = [{peer: _epoch_seconds(peer, network, args) for peer in peers
@@ -59,8 +61,10 @@ def _epoch_seconds(peer: str, network: str, args: argparse.Namespace) -> float:
     else:
         python = args.mxnet_python if peer == "mxnet" else sys.executable
         command = [python, __file__, "--role", peer, *flags]
+    # In the checkout, so that `-m imgcls` finds it, installed or not.
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1])
     # The first epoch also loads kernels and fills caches, in every peer.
+    # The better one of the rest: what disturbs an epoch only ever makes it longer.
     return min([float(t) for t in re.findall(r"Time cost=([\d.]+)", done.stderr)][1:])
 
 
@@ -106,7 +110,7 @@ def _read(folder: str, name: str):  # -> two arrays: numpy is imported by the pe
 
 
 def _mxnet(args: argparse.Namespace) -> None:
-    """MXNet's training of its example networks with the arguments of train_mnist.py and common/fit.py."""
+    """Train MXNet's example networks with the arguments of train_mnist.py and common/fit.py."""
     import logging
 
     import mxnet as mx
@@ -136,7 +140,9 @@ def _mxnet(args: argparse.Namespace) -> None:
                allow_missing=True, kvstore=store,
                optimizer_params={"learning_rate": 0.05, "momentum": 0.9, "wd": 1e-4, "lr_scheduler": steps,
                                  "multi_precision": True},
+               # what common/fit.py does for every network but vgg and alexnet
                initializer=mx.init.Xavier(rnd_type="gaussian", factor_type="in", magnitude=2),
+               # Its lines of progress belong to the epoch, as ours do to ours.
                batch_end_callback=[mx.callback.Speedometer(64, 100)])
 
 
@@ -151,11 +157,12 @@ def _torch_network(name: str):
 
 
 def _torch(args: argparse.Namespace) -> None:
-    """The script everybody writes first: TensorDataset, DataLoader, SGD, running loss and accuracy."""
+    """Train as in the script that everybody writes first: TensorDataset, DataLoader, SGD, accuracy."""
     import torch
     from torch.utils.data import DataLoader, TensorDataset
 
     images, labels = _read(args.data_dir, "train")
+    # No worker processes, which is the default, and what most people keep for arrays in memory.
     loader = DataLoader(TensorDataset(torch.from_numpy(images), torch.from_numpy(labels.astype("int64"))),
                         batch_size=64, shuffle=True)
     model = _torch_network(args.network)
@@ -176,8 +183,7 @@ def _torch(args: argparse.Namespace) -> None:
 
 
 def _floor(args: argparse.Namespace) -> None:
-    """Our network and optimizer in our settings on one batch that never changes: no data, no metrics, no
-    log."""
+    """Step our network and optimizer in our settings on one batch: no data, no metrics, no log."""
     import os
 
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as our commands set it, before torch is loaded
@@ -192,9 +198,12 @@ def _floor(args: argparse.Namespace) -> None:
 
     worker = make_worker(sections.DeviceConfig())
     model = build_network(sections.NetworkConfig(network=args.network), 0)
+    # As a run of ours sets network and threads up: the floor is what the loop around them could reach.
     model = model.to(memory_format=torch.channels_last)
+    # the backward pass takes about twice the forward one, so three times in all, for 64 images
     limit_threads(worker, 3 * 64 * network_size.count_flops(model, (1, 28, 28)))
     optimizer = optimizers.build(sections.OptimizerConfig(), model, torch.device("cpu"))
+    # small: labels are random, and weights that ran away would change how long arithmetic takes
     optimizers.set_lr(optimizer, 0.001)
     step, images, labels = optimizers.stepper(optimizer), torch.rand(64, 1, 28, 28), torch.randint(10, (64,))
     for _ in range(args.epochs):

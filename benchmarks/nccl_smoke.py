@@ -18,6 +18,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+#: goes into PYTHONPATH: the checkout is run, installed or not
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -43,6 +44,7 @@ def main() -> int:
 
         alone, together = (params.load(f"{folder}/{name}-0002.params") for name in ("one", "several"))
         # Not the same bits: NCCL may sum in another order than one GPU does.
+        # Over all arrays: one layer whose gradients were not summed has to show.
         worst = max(float(np.abs(alone[name] - together[name]).max()) for name in alone)
     print(f"1 GPU: {one:,.0f} samples/s; {count} GPUs: {several:,.0f} samples/s; "
           f"weights differ by {worst:.2g} at most")
@@ -57,11 +59,13 @@ def _all_gpus() -> str:
 
 def _train(prefix: str, *flags: str) -> float:
     """Train, and return the speed of the last epoch."""
+    # float32: a difference then means a mistake, and not the coarse rounding of a shorter type.
     command = [sys.executable, "-m", "imgcls", "train", "--dataset", "digits", "--network", "lenet",
                "--num-epochs", "2", "--batch-size", "64", "--dtype", "float32",
                "--model-prefix", prefix, *flags]
     subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
     lines = [json.loads(line) for line in Path(f"{prefix}-metrics.jsonl").read_text().splitlines()]
+    # The first epoch also loads kernels and sets NCCL up.
     return [line["speed"] for line in lines if line["kind"] == "train"][-1]
 
 

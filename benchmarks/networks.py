@@ -33,6 +33,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 import torch
 from torch import nn
 
+# the checkout, installed or not
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from imgcls.config.sections import DeviceConfig, NetworkConfig
@@ -41,6 +42,7 @@ from imgcls.networks import build_network
 from imgcls.storage.atomic import write_bytes
 from imgcls.training import network_size
 
+# the figures are kept apart from the page, so that a new wording needs no new measurement
 ROOT = Path(__file__).resolve().parents[1]
 PAGE, RESULTS = ROOT / "docs" / "networks.md", ROOT / "benchmarks" / "networks.json"
 #: a round is at least one step and at least this long, in seconds
@@ -62,19 +64,19 @@ class Case:
 
     @property
     def name(self) -> str:
-        """As on the command line, without --network."""
+        """Return the network and its flags as on the command line, without --network."""
         flags = [f"--{key.replace('_', '-')}" + ("" if value is True else f" {value}")
                  for key, value in self.options.items()]
         return " ".join([self.network, *flags])
 
     @property
     def key(self) -> str:
-        """Of the results file."""
+        """Return the key of the results file."""
         return f"{self.name} {','.join(map(str, self.shape))}"
 
     @property
     def config(self) -> NetworkConfig:
-        """The settings that build it."""
+        """Return the settings that build the network."""
         return NetworkConfig(network=self.network, image_shape=self.shape, num_classes=self.classes,
                              **self.options)
 
@@ -84,7 +86,9 @@ def _depths(network: str, torchvision: str = "") -> list[Case]:
             for depth in (18, 34, 50, 101, 152)]
 
 
+#: the form for CIFAR-10, with the crops that train_cifar10.py takes
 SMALL: dict[str, Any] = {"shape": (3, 28, 28), "classes": 10}
+#: in the order of the page; the sides of images are those that each network was made for
 CASES = [
     Case("mlp", (1, 28, 28), classes=10),
     Case("lenet", (1, 28, 28), classes=10),
@@ -124,6 +128,7 @@ ROUNDTRIP_SIDE = {"alexnet": 99, "alexnet-towers": 99, "overfeat": 128, "vgg": 3
                   "resnet": 64, "resnet-v1": 64, "resnetv1": 64, "resnext": 64, "mobilenet": 64,
                   "mobilenetv2": 64, "inception-resnet-v2": 107}
 
+#: key of a case -> what was measured of it: "size", "mxnet", "speed"
 Results = dict[str, dict[str, Any]]
 
 
@@ -139,6 +144,7 @@ def main() -> int:
         result = results.setdefault(case.key, {})
         for name, is_asked_for, measure in _measurements(case, args):
             if is_asked_for and (args.again or name not in result):
+                # Saved after each: what is measured survives Ctrl-C and a machine that goes away.
                 result[name] = measure()
                 write_bytes(path, (json.dumps(results, indent=1) + "\n").encode())
         print(f"{time.perf_counter() - started:6.0f} s  {_row(case, result)}", flush=True)
@@ -147,12 +153,12 @@ def main() -> int:
 
 
 def size(case: Case) -> dict[str, Any]:
-    """Parameters (those of gammas that are fixed at 1 too, moving statistics not) and operations; no weight
-    is made."""
+    """Return the numbers of parameters (with gammas fixed at 1, without moving statistics) and operations."""
     # On the meta device: shapes without memory, so that the largest network costs nothing.
     with torch.device("meta"):
         model = build_network(case.config, seed=0)
         peer = _torchvision(case) if case.torchvision else None
+        # A gamma fixed at 1 is a buffer here and a parameter in MXNet's files: counted as there.
         gammas = sum(b.numel() for name, b in model.named_buffers() if name.endswith("gamma"))
         sizes = {"parameters": network_size.count_parameters(model) + gammas,
                  "flops": network_size.count_flops(model, case.shape)}
@@ -183,6 +189,7 @@ def speed(case: Case, flops: int, rounds: int) -> dict[str, Any]:
 
 def render(results: Results) -> str:
     """Return the page, docs/networks.md."""
+    # More than one where rows were measured on different machines: then the page names them all.
     machines = sorted({result["speed"]["on"] for result in results.values() if "speed" in result})
     checked = [result["mxnet"] for result in results.values() if "mxnet" in result]
     lines = [
@@ -226,6 +233,7 @@ have no MXNet file. `resnetv1` is another name of `resnet-v1`.
 
 def _measurements(case: Case, args: argparse.Namespace) -> list[tuple[str, bool, Callable[[], Any]]]:
     """Return what is measured for a row: its name in the results, whether it was asked for, and how."""
+    # Functions, so that nothing is computed for what the file holds already.
     return [("size", True, lambda: size(case)),
             ("mxnet", bool(args.mxnet_python), lambda: _roundtrip(case, args.mxnet_python)),
             ("speed", args.speed, lambda: speed(case, size(case)["flops"], args.rounds))]
@@ -238,6 +246,7 @@ def _torchvision(case: Case) -> nn.Module:
 
 def _inference(model: nn.Module, images: torch.Tensor) -> Callable[[], object]:
     def step() -> object:
+        # here and not once before: the same network trains after that
         model.eval()
         with torch.no_grad():
             return model(images)
@@ -246,6 +255,8 @@ def _inference(model: nn.Module, images: torch.Tensor) -> Callable[[], object]:
 
 def _training(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> Callable[[], object]:
     # fused: one pass over the weights, for both peers.
+    # The fastest that torch has, for both peers. The rate is small, since the labels are random: weights
+    # that ran away would change how long arithmetic takes.
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9, weight_decay=1e-4, fused=True)
 
     def step() -> None:
@@ -263,8 +274,10 @@ def _take_turns(peers: dict[str, Callable[[], object]], batch: int, rounds: int)
         step()  # the first one makes gradients, buffers and kernels
         started = time.perf_counter()
         step()
+        # The number is settled before the rounds: no clock is asked between two steps of one.
         steps[name] = math.ceil(ROUND_SECONDS / (time.perf_counter() - started))
     speeds: dict[str, list[float]] = {name: [] for name in peers}
+    # By turns, forwards and backwards: neither peer is always second.
     for number in range(rounds):
         for name in list(peers)[::-1 if number % 2 else 1]:  # who goes first has the warmer or colder cores
             started = time.perf_counter()
@@ -273,6 +286,7 @@ def _take_turns(peers: dict[str, Callable[[], object]], batch: int, rounds: int)
             speeds[name].append(batch * steps[name] / (time.perf_counter() - started))
     medians: dict[str, Any] = {name: _digits(statistics.median(values)) for name, values in speeds.items()}
     if "torchvision" in speeds:
+        # Within a round, then the median: a machine that slows down for a minute slows both.
         ratios = [ours / theirs for ours, theirs in zip(speeds["imgcls"], speeds["torchvision"], strict=True)]
         medians |= {"ratio": round(statistics.median(ratios), 3),
                     "ratios": [round(min(ratios), 3), round(max(ratios), 3)]}
@@ -280,8 +294,11 @@ def _take_turns(peers: dict[str, Callable[[], object]], batch: int, rounds: int)
 
 
 def _roundtrip(case: Case, mxnet_python: str) -> float:
-    """The largest difference of a logit between MXNet and us on the same files, relative; ends where bytes
-    differ."""
+    """Return the largest relative difference of a logit between MXNet and us on the same files.
+
+    Ends the program where bytes differ or the difference is above the tolerance.
+    """
+    # A neighbour in this folder; it needs MXNet in another environment, so most runs never ask for it.
     import roundtrip
 
     # MXNet's CPU build takes minutes at full size; the layers are the same at a smaller one.
@@ -290,6 +307,7 @@ def _roundtrip(case: Case, mxnet_python: str) -> float:
     with tempfile.TemporaryDirectory() as folder:
         against, read_back, same = roundtrip.compare(case.network, shape, case.options, Path(folder),
                                                      mxnet_python)
+    # At once, and not as a row: a page with a network that MXNet reads differently must not appear.
     if not same or max(against, read_back) > roundtrip.TOLERANCE:
         sys.exit(f"{case.key}: MXNet differs: {against:.1e}, read back {read_back:.1e}, same symbol: {same}")
     return float(f"{max(against, read_back):.1e}")
@@ -321,6 +339,7 @@ def _row(case: Case, result: dict[str, Any]) -> str:
     if "peer_parameters" in sizes:
         peer = f"{case.torchvision} ({sizes['peer_parameters'] / 1e6:.2f} M)"
     shape = ",".join(map(str, case.shape)) + (f" ({case.classes} classes)" if case.classes != 1000 else "")
+    # Cells stay empty where nothing was measured: a page may be written at any time.
     cells = [f"`{case.name}`", shape, f"{sizes['parameters']:,}" if sizes else "",
              network_size.short(sizes["flops"]) if sizes else "",
              f"yes, {result['mxnet']:.0e}" if "mxnet" in result else "", *ours, peer, *theirs]
@@ -335,6 +354,7 @@ def _digits(value: float) -> float:
 def _machine() -> str:
     from importlib.metadata import version
 
+    # What decides on speed: cores, instruction set, threads and versions. A host name would say nothing.
     processor = f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"
     # 2.15.0+cpu and 2.15.0+cu130 are the same on a CPU
     versions = ", ".join(f"{name} {version(name).partition('+')[0]}" for name in ("torch", "torchvision"))

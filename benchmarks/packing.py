@@ -29,6 +29,7 @@ import cv2
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
+#: the two ways people pack: encoded anew, which is arithmetic, and as they are, which is reading and writing
 TASKS = {"resize 256, quality 95": ["--resize", "256", "--quality", "95"], "pass-through": ["--pass-through"]}
 
 
@@ -40,14 +41,17 @@ def main() -> int:
         # As it is with installed packages: no module is compiled anew in each run.
         os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
         os.environ["PYTHONPYCACHEPREFIX"] = str(folder / "bytecode")
+        # 500 drawn files are enough, since the list names them several times over.
         images = Path(args.images) if args.images else _draw(folder / "images", min(args.count, 500))
         _write_list(folder / "all.lst", images, args.count)
         _write_list(folder / "one.lst", images, 1)
         peers = {"ours": [sys.executable, "-m", "imgcls", "im2rec"]}
         if args.mxnet_python:
+            # Warnings of its old numpy calls are no part of the work.
             peers["MXNet"] = [args.mxnet_python, "-W", "ignore", _mxnets_tool(args.mxnet_python)]
         print(f"{args.count} images of {images}, {args.threads} threads, {args.rounds} rounds; "
               "wall s (median), images/s, CPU ms per image")
+        # The fastest task there is: what is left of its time is the start.
         _compare("one image", peers, [str(images), "--pass-through"], folder / "one", args.rounds, 1)
         for task, flags in TASKS.items():
             arguments = [str(images), *flags, "--num-thread", str(args.threads)]
@@ -92,15 +96,19 @@ def _compare(task: str, peers: dict[str, list[str]], arguments: list[str], prefi
         # Within a round, then the median: what else the machine does hits both.
         ratio = statistics.median(m / o for m, o in zip(walls["MXNet"], walls["ours"], strict=True))
         cpu_ratio = statistics.median(m / o for m, o in zip(cpus["MXNet"], cpus["ours"], strict=True))
+        # Said and not demanded: two versions of OpenCV may encode the same pixels to other bytes.
         is_same = files["ours"].read_bytes() == files["MXNet"].read_bytes()
         verdict = "the same bytes" if is_same else "other bytes"
         print(f"{task:24}ratio {ratio:.2f} wall, {cpu_ratio:.2f} CPU; {verdict}")
     for path in files.values():
+        # The next task writes under the same names and needs the room.
         path.unlink()
 
 
 def _timed(command: list[str]) -> tuple[float, float]:
     """Return (wall, CPU) seconds of a command and its children."""
+    # MXNet's tool works in processes: waited-for children are counted with their own children, so CPU time
+    # is that of all of them, and says what packing costs where cores are shared.
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     start = time.perf_counter()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
@@ -120,8 +128,10 @@ def _mxnets_tool(python: str) -> str:
 def _draw(folder: Path, count: int) -> Path:
     """Draw images that weigh about what photographs of their size do."""
     folder.mkdir()
+    # the same pictures in every run, so that figures of two days can be compared
     rng = np.random.default_rng(0)
     for i in range(count):
+        # Noise alone would make files several times as large as photographs, blots alone far smaller ones.
         noise = rng.integers(0, 256, (375, 500, 3), np.uint8)
         blots = rng.integers(0, 256, (6, 8, 3), np.uint8)
         coarse = cv2.resize(blots, (500, 375), interpolation=cv2.INTER_CUBIC)

@@ -29,6 +29,7 @@ from pathlib import Path
 
 import numpy as np
 
+# the checkout, installed or not
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 PAYLOAD_BYTES = 1000  # small: what a record costs beside its bytes is what differs
@@ -61,6 +62,7 @@ def main() -> int:
     """Write the file, run the peers in turn, print medians and ratios."""
     args = _arguments()
     with tempfile.TemporaryDirectory() as folder:
+        # Once for all rounds: just written, the file is in the page cache for both.
         _write(Path(folder), args.count)
         peers = {"ours": [sys.executable, __file__, "--measure", folder, "--count", str(args.count)]}
         if args.mxnet_python:
@@ -70,12 +72,14 @@ def main() -> int:
         for _ in range(args.rounds):
             for name, command in peers.items():
                 done = subprocess.run(command, check=True, capture_output=True, text=True)
+                # the last line: whatever MXNet prints on import comes before it
                 results[name].append(json.loads(done.stdout.splitlines()[-1]))
     for name, rounds in results.items():
         for what in rounds[0]:
             print(f"{name:8}{what:28}{statistics.median(r[what] for r in rounds):14,.3f}")
     # Ratios of the same round, so that a slow moment of the machine falls on both.
     if args.mxnet_python:
+        # In groups we copy each payload, as MXNet's read_idx does; `payload` is shown as it is used, a view.
         for ours, theirs in (("sequential /s", "sequential /s"), ("random, payload /s", "random /s"),
                              ("random, payloads as bytes /s", "random /s")):
             pairs = zip(results["ours"], results["MXNet"], strict=True)
@@ -99,11 +103,14 @@ def _arguments() -> argparse.Namespace:
 
 
 def _write(folder: Path, count: int) -> None:
-    """All at once with numpy, in blocks; what is in the records does not matter, but for the magic."""
+    """Write x.rec and x.idx in blocks; what is in the records does not matter, but for the magic."""
+    # 8 bytes before each payload: the magic number and the length.
     size = 8 + PAYLOAD_BYTES
     block = np.zeros((10_000, size), np.uint8)
     block[:, :8] = np.frombuffer(struct.pack("<II", 0xCED7230A, PAYLOAD_BYTES), np.uint8)
+    # The first 24 bytes stay 0, which is a valid header of an image record.
     block[:, 8 + 24:] = np.random.default_rng(0).integers(0, 256, (len(block), PAYLOAD_BYTES - 24), np.uint8)
+    # Blocks of 10 MB: a million calls of a writer would take longer than the measurement.
     with open(folder / "x.rec", "wb") as records:
         for first in range(0, count, len(block)):
             records.write(block[:count - first].tobytes())
@@ -119,9 +126,11 @@ def _measure(folder: Path, count: int) -> dict[str, float]:
     times.append(now())
     reader = RecordReader(path)
     times.append(now())
+    # The payload is asked for, since MXNet's read() returns it: finding the record alone would be cheaper.
     seen = sum(1 for record in reader if record.payload)
     times.append(now())
     order = np.random.default_rng(0).permutation(count)[:200_000]
+    # 256 at a time, as a loader asks for the records of a batch.
     groups = np.array_split(order, max(1, len(order) // 256))
     numbers = order.tolist()
     random_times = [now()]
@@ -133,6 +142,7 @@ def _measure(folder: Path, count: int) -> dict[str, float]:
             bytes(view)
     random_times.append(now())
     assert seen == count
+    # Differences of one list of readings: no time falls between two tasks.
     search, opened, sequential = np.diff(times).tolist()
     single, grouped = np.diff(random_times).tolist()
     return {"open s": opened, "search s": search, "sequential /s": count / sequential,

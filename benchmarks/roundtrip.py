@@ -32,7 +32,9 @@ from imgcls.formats import params, symbol
 from imgcls.networks import build_network
 
 TOLERANCE = 1e-4  # of the largest logit, in float32; what was found is ten times smaller
+#: more than one image, so that a mistake in the batch axis shows
 BATCH = 2
+# Every family, with those options that change its graph; depth alone only repeats blocks.
 #: network, image shape (as small as it runs at), options
 NETWORKS: list[tuple[str, tuple[int, int, int], dict[str, Any]]] = [
     ("mlp", (1, 28, 28), {}),
@@ -75,6 +77,8 @@ NETWORKS: list[tuple[str, tuple[int, int, int], dict[str, Any]]] = [
     ("mobilenetv2", (3, 64, 64), {"multiplier": 0.5}),
 ]
 
+#: Logits and not probabilities: softmax hides a constant added to all of them. The two environments
+#: need different versions of numpy, so files are all that they share.
 #: run by MXNet's Python: prefix -> prefix-logits.npy, and its own text of the symbol it read
 MXNET = """
 import sys
@@ -105,8 +109,10 @@ def main() -> int:
     worst, all_same = 0.0, True
     print(f"{'network':<46} {'against MXNet':>14} {'read back':>10}  symbol")
     for case in chosen:
+        # Removed after each network: vgg's weights alone are more than a hundred megabytes.
         with tempfile.TemporaryDirectory() as folder:
             against, read_back, same = compare(*case, Path(folder), args.mxnet_python)
+        # Goes on after a difference: which networks differ says where to look.
         worst, all_same = max(worst, against, read_back), all_same and same
         verdict = "same bytes" if same else "OTHER BYTES"
         print(f"{describe(*case):<46} {against:>14.1e} {read_back:>10.1e}  {verdict}", flush=True)
@@ -116,8 +122,9 @@ def main() -> int:
 
 def compare(network: str, image_shape: tuple[int, int, int], options: dict[str, Any], folder: Path,
             mxnet_python: str) -> tuple[float, float, bool]:
-    """Relative differences of logits (MXNet's, and of the files read back), and whether the symbols agree."""
+    """Return relative differences of logits (MXNet's; of the files read back) and whether symbols agree."""
     config = NetworkConfig(network=network, image_shape=image_shape, **options)
+    # In evaluation: moving statistics are used then, which training would neither need nor show.
     model = build_network(config, seed=0).eval()
     disturb(model)  # fresh statistics of 0 and 1 would hide a swapped mean and variance
     # Seeded, so that a difference can be looked at again.
@@ -129,9 +136,11 @@ def compare(network: str, image_shape: tuple[int, int, int], options: dict[str, 
     np.save(f"{prefix}-images.npy", images.numpy())
     with torch.no_grad():
         logits = model(images)
+        # Through the symbol, as a file from somebody else: the classes of our networks play no part in it.
         read_back = graph.load(f"{prefix}-symbol.json", f"{prefix}-0001.params").eval()(images)
     result = subprocess.run([mxnet_python, "-c", MXNET], input=str(prefix), text=True, capture_output=True,
                             check=False)
+    # MXNet's own words are at the end of its stderr, behind many warnings.
     if result.returncode:
         sys.exit(f"{network}: MXNet failed: {result.stderr.strip()[-2000:]}")
     # MXNet saved the symbol again after loading it: the same bytes mean that it understood every attribute.
@@ -141,11 +150,13 @@ def compare(network: str, image_shape: tuple[int, int, int], options: dict[str, 
 
 
 def disturb(model: nn.Module) -> None:
-    """Values of their own in everything that starts at 0 or 1, so that a mix-up shows."""
+    """Give values of their own to everything that starts at 0 or 1, so that a mix-up shows."""
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
         for name, value in [*model.named_parameters(), *model.named_buffers()]:
             slot = name.rpartition(".")[2]
+            # Around 0 and around 1, so that values neither vanish nor explode on the way through 164 layers;
+            # variances must be above 0.
             if slot in ("bias", "beta", "moving_mean"):
                 value.normal_(0, 0.1, generator=generator)
             elif slot in ("gamma", "moving_var"):
@@ -153,7 +164,8 @@ def disturb(model: nn.Module) -> None:
 
 
 def relative(theirs: torch.Tensor, ours: torch.Tensor) -> float:
-    """The largest difference, in units of the largest logit."""
+    """Return the largest difference, in units of the largest logit."""
+    # Not of each logit: one close to 0 would turn rounding into a large ratio.
     return float((theirs - ours).abs().max() / ours.abs().max())
 
 

@@ -23,9 +23,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+#: goes into PYTHONPATH: the checkout is measured, installed or not
 ROOT = Path(__file__).resolve().parents[1]
 #: records of ImageNet-21k, the largest set that MXNet's users packed
 RECORDS = 14_197_122
+# One where synchronisation is half of a step, and one where it hardly shows.
 #: name -> flags; all on noise, so that only the steps are measured
 NETWORKS = {
     "lenet 1x28x28, batch 64": ["--network", "lenet", "--batch-size", "64", "--num-examples", "12800"],
@@ -50,10 +52,11 @@ def main() -> None:
 
 
 def speeds(workers: int, rounds: int) -> None:
-    """The table of training speeds."""
+    """Print the table of training speeds."""
     print(f"{'training speed, samples/s':<34}{'1 process':>12}{f'{workers} weak':>12}"
           f"{f'{workers} strong':>12}{f'{workers} threads':>12}  efficiency: weak, strong")
     for name, flags in NETWORKS.items():
+        # Three epochs, of which the last counts: the first loads kernels and lets the group form.
         alone = [*flags, "--num-epochs", "3"]
         cases: dict[str, tuple[list[str], str]] = {
             "one": (alone, "1"),
@@ -67,6 +70,7 @@ def speeds(workers: int, rounds: int) -> None:
         cases["weak"][0][cases["weak"][0].index("--batch-size") + 1] = str(batch * workers)
         measured: dict[str, list[float]] = {case: [] for case in cases}
         for _ in range(rounds):
+            # All cases in every round: what else the machine does falls on all alike.
             for case, (command, threads) in cases.items():
                 measured[case].append(speed(command, threads))
         one, weak, strong, many = (statistics.median(measured[case]) for case in cases)
@@ -77,8 +81,10 @@ def speeds(workers: int, rounds: int) -> None:
 def speed(flags: list[str], threads: str) -> float:
     """Return the samples per second of the last epoch of a run on noise."""
     with tempfile.TemporaryDirectory() as folder:
+        # Nothing is saved but the last epoch, since what is measured are steps.
         command = [sys.executable, "-m", "imgcls", "train", "--dataset", "digits", "--benchmark", "1",
                    "--model-prefix", f"{folder}/net", "--save-period", "1000", "--save-every", "0", *flags]
+        # A fixed number of threads: two processes that take all cores each would measure their quarrel.
         environment = {**os.environ, "OMP_NUM_THREADS": threads, "PYTHONPATH": str(ROOT)}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         if done.returncode:
@@ -88,9 +94,10 @@ def speed(flags: list[str], threads: str) -> float:
 
 
 def costs(workers: int, quick: bool) -> None:
-    """What else a large job pays for, one line each."""
+    """Print what else a large job pays for, one line each."""
     print("\ncost")
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    # No epochs and the smallest network: what is left is to start, to meet and to end.
     alone = [sys.executable, "-m", "imgcls", "train", "--dataset", "digits", "--network", "mlp",
              "--num-epochs", "0"]
     together = [*alone, "--workers-per-host", str(workers)]
@@ -105,9 +112,11 @@ def costs(workers: int, quick: bool) -> None:
 
     from imgcls.data import order
 
+    # A hundredth in the quick form; sorting grows a little faster than the number of records.
     records = RECORDS // 100 if quick else RECORDS
     line(f"order of an epoch of {records:,} records", clock(lambda: order.permutation(0, 1, records)), "s")
     shard, samples = order.Shard(3, 256), np.arange(records)
+    # A hundred at a time: a single one takes less than the clock can tell.
     hundred = clock(lambda: [order.local_batch(samples, number, 8192, shard) for number in range(100)])
     line("one worker's rows of a batch of 8192 over 256", hundred / 100 * 1e6, "us")
     store_cost(16 if quick else 256)
@@ -124,9 +133,11 @@ def store_cost(clients: int) -> None:
     # Port 0: the system picks a free one, and the clients are told which.
     server = dist.TCPStore("127.0.0.1", 0, None, is_master=True, wait_for_workers=False)
 
+    # Threads stand for machines: to connect and to wait is all that they do.
     def client() -> None:
         store = dist.TCPStore("127.0.0.1", server.port, None, is_master=False, wait_for_workers=False,
                               timeout=timedelta(seconds=60))
+        # the last to come lets all others go, as at a rendezvous
         if store.add("arrived", 1) == clients:
             store.set("all", "1")
         store.wait(["all"])
@@ -138,6 +149,7 @@ def store_cost(clients: int) -> None:
         for thread in threads:
             thread.join()
 
+    # Once: the counter goes on from where it is, so a second round would wait for ever.
     line(f"{clients} clients connect to a store and wait for one another", clock(meet, 1), "s")
 
 
@@ -166,6 +178,7 @@ def sum_cost(workers: int) -> None:
     started = [subprocess.Popen([sys.executable, "-c", _SUM, str(rank), str(workers), str(port)], text=True,
                                 stdout=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"})
                for rank in range(workers)]
+    # Only rank 0 prints; the others end with it.
     large, small = started[0].communicate()[0].split()
     for other in started[1:]:
         other.wait()
@@ -174,7 +187,7 @@ def sum_cost(workers: int) -> None:
 
 
 def checkpoint_cost() -> None:
-    """Save and load ResNet-50 with momentum: 102 MB of weights and as much again."""
+    """Time saving and loading ResNet-50 with momentum: 102 MB of weights and as much again."""
     import torch
 
     from imgcls.config.sections import NetworkConfig, OptimizerConfig
@@ -195,6 +208,7 @@ def checkpoint_cost() -> None:
             model, optimizer, {}, checkpoint.Position(epoch=1)), 1), "s")
         line("the same, read and checked", clock(lambda: checkpoint.load(f"{folder}/net", "1"), 1), "s")
         saved = checkpoint.load(f"{folder}/net", "1")
+        # for the type checker: it was written two lines ago
         assert saved is not None
         line("the same, packed and unpacked for the other processes", clock(
             lambda: states.unpack(states.pack(saved)), 1), "s")

@@ -27,9 +27,11 @@ def compare_with_mxnet() -> float:
     with np.load(BRIDGE / "small.npz") as arrays, torch.no_grad():
         logits = model(torch.from_numpy(arrays["data"]))  # data is float32 (3, 2, 8, 8)
         difference = float(np.abs(logits.numpy() - arrays["logits"]).max())
+    # a network gives logits, as training wants them; MXNet's checkpoints end in the softmax
     for row in logits.softmax(1):
         print(f"class {int(row.argmax())} with probability {float(row.max()):.3f}")
     print(f"largest difference from MXNet's logits: {difference:.1e}")
+    # not 0: two libraries add in different orders
     return difference
 
 

@@ -26,6 +26,7 @@ def main(file: str = "data/digits.rec") -> int:
 
     with recordio.RecordWriter(path) as writer:  # both files appear when the block ends well, not before
         for index, (image, label) in enumerate(zip(images, labels, strict=True)):
+            # PNG and not JPEG, so that what is read back can be compared exactly
             encoded = cv2.imencode(".png", image[0])[1].tobytes()
             # flag 0: one label, in the header itself; with several labels it is their number
             header = recordio.ImageHeader(flag=0, label=float(label), id=index)

@@ -16,6 +16,7 @@ from imgcls.datasets import digits
 def main(prefix: str = "model/arrays") -> float:
     """Train, save, load and predict; return the validation accuracy."""
     train = digits.draw(2000, seed=1)  # images uint8 (2000, 1, 28, 28), labels int64 (2000,)
+    # another seed, other digits: none of them is trained on
     images, labels = digits.draw(500, seed=2)
     # Any flag of imgcls-train is a keyword here. Each epoch writes a checkpoint under the prefix.
     # It prints nothing; verbose=True shows the log of imgcls-train.

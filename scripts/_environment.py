@@ -13,6 +13,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / ".venv"
+#: "digest extra extra ...": what the environment was made from, and which extras are in it
 STAMP = FOLDER / "installed"
 
 
@@ -20,6 +21,7 @@ def ensure(*extras: str) -> str:
     """Return the path of the environment's Python, with this checkout and its `extras` ("test") installed."""
     if sys.version_info[:2] < (3, 10):  # noqa: UP036 - this file alone is run by whatever python3 is
         raise SystemExit(f"Python {sys.version.split()[0]} is too old: 3.10 or newer is needed")
+    # its Python is called by its path: nothing has to be activated, and no shell is changed
     python = str(FOLDER / ("Scripts/python.exe" if os.name == "nt" else "bin/python"))
     # Other requirements or another Python start afresh: nothing old may hide that a package is missing.
     digest = hashlib.sha256((ROOT / "pyproject.toml").read_bytes() + sys.version.encode()).hexdigest()
@@ -32,6 +34,7 @@ def ensure(*extras: str) -> str:
     if not set(extras) <= set(installed):
         _run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check",
               "-e", f"{ROOT}[{','.join(extras)}]"], "the packages could not be installed (see above)")
+        # Written last: an installation that was broken off is tried again by the next call.
         STAMP.write_text(" ".join([digest, *sorted({*installed, *extras})]))
     return python
 

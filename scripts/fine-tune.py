@@ -2,6 +2,7 @@
 
 import sys
 
+# MXNet's users and their shell scripts know this path; imgcls-finetune is the same command.
 from imgcls.cli.finetune import main
 
 sys.exit(main())

@@ -18,8 +18,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+#: what is read as code; the tests are left out
 FOLDERS = ("imgcls", "scripts", "tools", "benchmarks", "examples")
 
+#: about what can be read at one sitting
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60  # the docstring is not counted: a long explanation is no fault
 MAX_CONSTRUCTOR_PARAMETERS = 12  # of a written __init__: a dataclass of settings has a field per flag
@@ -59,6 +61,7 @@ def check_file(path: Path, figures: Figures) -> None:
     figures.broken += [f"{name}:{problem}" for node in ast.walk(tree) if isinstance(node, Function)
                        for problem in check_function(node)]
     # A property or method of a public class is public; whatever begins with _ is the author's own.
+    # Private functions may do without a docstring where the name says all.
     for node in public_definitions(tree):
         figures.num_public += 1
         figures.num_documented += ast.get_docstring(node) is not None
@@ -70,6 +73,7 @@ def check_function(node: Function) -> Iterator[str]:
     num_lines = (node.end_lineno or node.lineno) - node.lineno + 1
     if ast.get_docstring(node) is not None:
         docstring = node.body[0]
+        # Explaining more must never break a limit.
         num_lines -= (docstring.end_lineno or docstring.lineno) - docstring.lineno + 1
     if num_lines > MAX_FUNCTION_LINES:
         yield f"{node.lineno}: {node.name} has {num_lines} lines, at most {MAX_FUNCTION_LINES}"
@@ -85,6 +89,7 @@ def public_definitions(scope: ast.Module | ast.ClassDef) -> Iterator[Function | 
     """Yield the public classes and functions of a module, and the public methods of those classes."""
     for node in scope.body:
         if isinstance(node, Function | ast.ClassDef) and not node.name.startswith("_"):
+            # A nested function is nobody's interface, so only modules and classes are gone through.
             yield node
             if isinstance(node, ast.ClassDef):
                 yield from public_definitions(node)
@@ -102,6 +107,7 @@ def check_totals(figures: Figures) -> str:
     comments = 100 * figures.num_comments / max(figures.num_lines, 1)
     # a folder without public names has left none undocumented
     documented = 100 * figures.num_documented / figures.num_public if figures.num_public else 100.0
+    # Over all files together: a table of numbers needs no comments, a protocol needs many.
     if comments < MIN_COMMENT_PERCENT:
         figures.broken.append(f"{comments:.1f} % of the lines have a comment, "
                               f"at least {MIN_COMMENT_PERCENT} %")
@@ -117,6 +123,7 @@ def main(arguments: list[str]) -> int:
     paths = [Path(argument).resolve() for argument in arguments] or [ROOT / folder for folder in FOLDERS]
     figures = Figures()
     for path in paths:
+        # sorted, so that two runs print the same list
         for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
             check_file(file, figures)
     totals = check_totals(figures)

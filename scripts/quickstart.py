@@ -32,6 +32,7 @@ def main() -> int:
     if train.returncode:
         return train.returncode
     subprocess.run([python, "-c", PICTURE, picture], check=True)
+    # The command is shown as a user would type it, to be tried with other pictures.
     print(f"\n$ .venv/bin/imgcls-predict --model {prefix} {picture}", flush=True)
     predict = subprocess.run([python, "-m", "imgcls", "predict", "--model", prefix, picture], check=False)
     return predict.returncode

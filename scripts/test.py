@@ -9,5 +9,6 @@ import sys
 from _environment import ROOT, ensure
 
 if __name__ == "__main__":
+    # Only what tests need: the linter and the documentation's tools are scripts/check.py's.
     command = [ensure("test"), "-m", "pytest", *sys.argv[1:]]
     sys.exit(subprocess.run(command, cwd=ROOT, check=False).returncode)

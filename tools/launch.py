@@ -2,6 +2,7 @@
 
 import sys
 
+# MXNet's users and their shell scripts know this path; imgcls-launch is the same command.
 from imgcls.cli.launch import main
 
 sys.exit(main())
