@@ -1,4 +1,7 @@
-"""What Python code uses: `imgcls.fit` on arrays, `imgcls.load_model` and `imgcls.Predictor` on checkpoints."""
+"""What Python code uses: `imgcls.fit` on arrays, `imgcls.load_model` and `imgcls.Predictor` on checkpoints.
+
+`imgcls/__init__.py` loads this file when one of them is first named: it imports torch.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ __all__ = ["Predictor", "Result", "fit", "load_model"]
 
 @dataclass(frozen=True)
 class Result:
-    """What `fit` gives: the metrics of the last epoch and the trained network, in evaluation mode, giving logits."""
+    """What `fit` gives: metrics of the last epoch, and the network in evaluation mode, giving logits."""
 
     metrics: dict[str, float]
     model: nn.Module
@@ -31,11 +34,11 @@ def fit(train: tuple[np.ndarray, np.ndarray], val: tuple[np.ndarray, np.ndarray]
         **settings: Any) -> Result:
     """Train on arrays: what `imgcls-train` does, with its flags as keywords (`network="lenet"`, `lr=.1`).
 
-    `train` and `val` are (images, labels). Images are uint8 or float (N, H, W), (N, C, H, W) or flat (N, P); uint8 is
-    scaled by 1/255 unless `rgb_mean` or `rgb_std` say otherwise, float is taken as it is. Labels are whole numbers
-    from 0. `image_shape` and `num_classes` follow from the data where they are not given; flat rows that a network
-    wants as images need `image_shape="1,28,28"`. Prints nothing but warnings unless `verbose=True`. Raises the
-    UsageError, DataError and RunError of `imgcls.errors`.
+    `train` and `val` are (images, labels). Images are uint8 or float (N, H, W), (N, C, H, W) or flat (N, P);
+    uint8 is scaled by 1/255 unless `rgb_mean` or `rgb_std` say otherwise, float is taken as it is. Labels are
+    whole numbers from 0. `image_shape` and `num_classes` follow from the data where they are not given; flat
+    rows that a network wants as images need `image_shape="1,28,28"`. Prints nothing but warnings unless
+    `verbose=True`. Raises the UsageError, DataError and RunError of `imgcls.errors`.
     """
     verbose = bool(settings.pop("verbose", False))
     shape = settings.get("image_shape")
@@ -44,11 +47,13 @@ def fit(train: tuple[np.ndarray, np.ndarray], val: tuple[np.ndarray, np.ndarray]
     source = _array_source(train, shape, "train")
     splits = Splits(source, None if val is None else _array_source(val, shape, "val"))
     largest = int(np.asarray(source.labels).max(initial=0))
-    defaults = {"rgb_std": (255.0,), "image_shape": source.images.shape[1:], "batch_size": 64, "num_epochs": 10,
-                "num_classes": max(largest + 1, 2)}
+    # NDArrayIter's examples feed floats; uint8 pixels become 0-1, which the same learning rates suit
+    defaults = {"rgb_std": (255.0,), "image_shape": source.images.shape[1:], "batch_size": 64,
+                "num_epochs": 10, "num_classes": max(largest + 1, 2)}
     config = configuration.build(defaults, settings)
     if config.train.test_io:
-        raise UsageError("test_io: reads the data and trains nothing; it is for the command (imgcls-train --test-io 1)")
+        raise UsageError("test_io: reads the data and trains nothing; it is for the command "
+                         "(imgcls-train --test-io 1)")
     model, metrics = run(config, splits=lambda: splits, command="imgcls.fit", quiet=not verbose)
     assert model is not None  # only test_io ends without one
     return Result(metrics, model.eval())
@@ -60,28 +65,32 @@ def load_model(prefix: str | os.PathLike[str], epoch: int | str = "auto") -> nn.
     It takes float (N, C, H, W) and gives logits (N, classes).
 
     `prefix` may also be a network of MXNet's zoo (`resnext-101`), a URL of a prefix, or torchvision:NAME: see
-    `pretrained.locate`. `epoch` is a number or "auto" for the newest. Raises UsageError for an epoch that is not there
-    and DataError for damaged files.
+    `pretrained.locate`. `epoch` is a number or "auto" for the newest. Raises UsageError for an epoch that is
+    not there and DataError for damaged files.
     """
     return pretrained.build(pretrained.read(pretrained.locate(prefix, epoch)))
 
 
-def _array_source(data: tuple[np.ndarray, np.ndarray], shape: tuple[int, ...] | None, argument: str) -> ArraySource:
-    """Check arrays and bring them into the loader's layout: (N, C, H, W) or (N, P), uint8 or float32; int64 labels."""
+def _array_source(data: tuple[np.ndarray, np.ndarray], shape: tuple[int, ...] | None,
+                  argument: str) -> ArraySource:
+    """Return checked arrays in the loader's layout: (N, C, H, W) or (N, P), uint8 or float32."""
     try:
         images, labels = (np.asarray(array) for array in data)
     except (TypeError, ValueError):
         raise UsageError(f"{argument}: must be a pair (images, labels) of arrays") from None
     if images.ndim < 2 or images.dtype == object:
         raise UsageError(f"{argument}: images must be (N, H, W), (N, C, H, W) or (N, P), not {images.shape}")
+    # one channel where none is named
     if images.ndim == 3:
         images = images[:, None]
     if shape is not None and images.ndim == 2:
         if int(np.prod(shape)) != images.shape[1]:
             raise UsageError(f"image_shape {shape}: the rows of {argument} have {images.shape[1]} values")
         images = images.reshape(-1, *shape)
+    # uint8 stays: a quarter of the memory, and normalised on the device
     if images.dtype != np.uint8:
         images = images.astype(np.float32, copy=False)
+    # floats are taken where they are whole numbers: MXNet's labels are floats
     if labels.ndim != 1 or not np.array_equal(labels, labels.astype(np.int64)):
         raise UsageError(f"{argument}: labels must be one whole number per image")
     return ArraySource(images, labels.astype(np.int64), description=f"arrays ({argument})")

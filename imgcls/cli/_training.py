@@ -1,4 +1,4 @@
-"""What the commands that train have in common: the processes they mean, and reading data while torch is loaded."""
+"""What the commands that train share: starting their processes, and reading data while torch is loaded."""
 
 from __future__ import annotations
 
@@ -18,11 +18,13 @@ if TYPE_CHECKING:
 
 
 def start_processes(config: Config, argv: Sequence[str], module_argv: Sequence[str], prog: str) -> int | None:
-    """Start the processes of this machine where the command means several, and return the exit status when all ended.
+    """Start the processes of this machine where the command means several, and return the exit status when
+    all ended.
 
-    None where this process is to train, since somebody has started it as one of several or it trains alone. They are
-    started as this command was; `module_argv` is what `python -m imgcls` is given where that is not known. Under
-    MXNet's DMLC_ROLE, does what a scheduler or server has to do. UsageError for devices that are not there.
+    None where this process is to train, since somebody has started it as one of several or it trains alone.
+    They are started as this command was; `module_argv` is what `python -m imgcls` is given where that is not
+    known. Under MXNet's DMLC_ROLE, does what a scheduler or server has to do. UsageError for devices that are
+    not there.
     """
     topology = resolve_topology(config.device, config.distributed, config.network.model_parallel)
     networks.check_model_parallel(config.network, topology.gpus, config.device.compile)
@@ -34,10 +36,12 @@ def start_processes(config: Config, argv: Sequence[str], module_argv: Sequence[s
             os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
         return None
     again = [sys.executable, "-m", "imgcls", *module_argv]
+    # the interpreter's own options and the script that was called, where they led here
     if argv and sys.argv[-len(argv):] == list(argv):
         again = [sys.executable, *sys.orig_argv[1:]]
     with loading_torch():
         from imgcls.launch import agent
+    # once here, in one line, and not by each process that fails
     if topology.gpus:
         check_gpus(config.device.gpus, topology.gpus)
     settings = config.distributed

@@ -1,7 +1,7 @@
 """Train a network that was trained before on other classes: fine-tune.py.
 
-The network and its weights come from MXNet's zoo, a prefix, a URL or torchvision; its last layer is replaced by a new
-one for the classes of the data, and then everything is as in imgcls-train.
+The network and its weights come from MXNet's zoo, a prefix, a URL or torchvision; its last layer is replaced
+by a new one for the classes of the data, and then everything is as in imgcls-train.
 """
 
 from __future__ import annotations
@@ -26,9 +26,11 @@ EXAMPLES = """examples:
   {prog} ... --model-prefix model/pets --resume    go on where that run stopped; begin, where there is nothing yet
 """
 
-#: MXNet's fine-tune.py, but for the augmentation, that had no crop of random area: images of any size can be given here
+#: MXNet's fine-tune.py, but for the augmentation, that had no crop of random area: images of any size can be
+#: given here
 DEFAULTS: dict[str, Any] = {
-    "batch_size": 128, "num_epochs": 30, "disp_batches": 20, "lr": 0.01, "lr_factor": 0.1, "lr_step_epochs": "20",
+    "batch_size": 128, "num_epochs": 30, "disp_batches": 20,
+    "lr": 0.01, "lr_factor": 0.1, "lr_step_epochs": "20",
     "mom": 0.0, "wd": 0.0, "min_random_area": 0.25,
 }
 
@@ -67,6 +69,7 @@ def _check(config: Config, own: FinetuneConfig) -> None:
         raise UsageError(f"{setting}: needs the `model_prefix` of the run to go on with")
     if not own.pretrained_model and not is_resuming:
         raise _missing_model()
+    # a rate of 0 would still decay the weights and move batch statistics
     for name in ("head_lr_mult", "body_lr_mult"):
         if not getattr(own, name):
             raise UsageError(f"`{name}` 0: must be above 0; `freeze` body is for a body that does not learn")
@@ -76,5 +79,5 @@ def _check(config: Config, own: FinetuneConfig) -> None:
 
 
 def _missing_model() -> UsageError:
-    return UsageError("`pretrained_model` is missing: give a prefix, a network of MXNet's zoo such as resnext-101, a "
-                      "URL or torchvision:NAME")
+    return UsageError("`pretrained_model` is missing: give a prefix, a network of MXNet's zoo such as "
+                      "resnext-101, a URL or torchvision:NAME")

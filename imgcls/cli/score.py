@@ -1,4 +1,5 @@
-"""Measure a network on labelled data, a checkpoint of ours or MXNet's, one of the zoo, torchvision's: score.py."""
+"""Measure a network on labelled data, a checkpoint of ours or MXNet's, one of the zoo, torchvision's:
+score.py."""
 
 from __future__ import annotations
 
@@ -21,16 +22,16 @@ EXAMPLES = """examples:
 
 #: the flags of training that make sense here
 USED = ("dataset", "data_dir", "data_val", "data_val_idx", "val_dataset", "data_root", "on_bad", "cache_gb",
-        "batch_size", "data_nthreads", "resize", "val_resize", "interpolation", "rgb_mean", "rgb_std", "mean_image",
-        "image_shape", "top_k", "loss", "gpus", "dtype", "load_epoch")
+        "batch_size", "data_nthreads", "resize", "val_resize", "interpolation", "rgb_mean", "rgb_std",
+        "mean_image", "image_shape", "top_k", "loss", "gpus", "dtype", "load_epoch")
 
 
 @dataclass(frozen=True)
 class ScoreConfig:
     """Score"""
 
-    model: str = flag("", "the prefix of a checkpoint, a network of MXNet's zoo (imagenet1k-resnet-50), the URL of a "
-                      "prefix, or torchvision:NAME[:WEIGHTS]", since="g2", metavar="NAME")
+    model: str = flag("", "the prefix of a checkpoint, a network of MXNet's zoo (imagenet1k-resnet-50), the "
+                      "URL of a prefix, or torchvision:NAME[:WEIGHTS]", since="g2", metavar="NAME")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -17,7 +17,8 @@ EXAMPLES = """examples:
 
 
 def main(argv: Sequence[str] | None = None, *, dataset: str = "mnist", prog: str = "imgcls-train") -> int:
-    """Run the command and return its exit status. `dataset` is the default of --dataset: train_cifar10.py has its own.
+    """Run the command and return its exit status. `dataset` is the default of --dataset: train_cifar10.py has
+    its own.
 
     `training/run.py` is what happens from here on, in order.
     """

@@ -18,7 +18,7 @@ from imgcls.storage.paths import to_path
 
 
 class Predictor:
-    """Class names and probabilities for an image, with the preprocessing that the checkpoint was trained with."""
+    """Names the classes of an image, with the preprocessing that the checkpoint was trained with."""
 
     def __init__(self, prefix: str | os.PathLike[str], epoch: int | str = "auto", *, top: int = 5) -> None:
         """Load the network; an MXNet checkpoint without meta data is taken as 3 channels, no mean, scale 1.
@@ -29,6 +29,7 @@ class Predictor:
         self.model = pretrained.build(pretrained.read(ref))
         self.top = top
         self.class_names: list[str] = list(ref.class_names)
+        # {} for MXNet's own checkpoints: their files say nothing about it
         noted = ref.preprocessing
         self.image_shape = tuple(noted.get("image_shape") or (3, 224, 224))
         self._augment = AugmentConfig(
@@ -36,13 +37,15 @@ class Predictor:
             val_resize=noted.get("val_resize"), interpolation=noted.get("interpolation") or "bilinear")
 
     def __call__(self, image: str | os.PathLike[str] | np.ndarray) -> list[tuple[str, float]]:
-        """Return [(name, probability), ...], best first, for a file or uint8 pixels (H, W) or (H, W, C) in RGB.
+        """Return [(name, probability), ...], best first, for a file or uint8 pixels (H, W) or (H, W, C) in
+        RGB.
 
         A class without a name is called by its number. DataError for what is no picture.
         """
         # threads=0: one image is decoded here, without starting any
-        loader = make_loader(_OneImage(image), batch_size=1, image_shape=self.image_shape, train=False, seed=0,
-                             augment_config=self._augment, device=torch.device("cpu"), threads=0, on_bad="stop")
+        loader = make_loader(_OneImage(image), batch_size=1, image_shape=self.image_shape, train=False,
+                             seed=0, augment_config=self._augment, device=torch.device("cpu"), threads=0,
+                             on_bad="stop")
         with torch.no_grad():
             probabilities = self.model(next(iter(loader.epoch(0))).images).softmax(1)[0]
         best = probabilities.topk(min(self.top, len(probabilities)))

@@ -17,8 +17,9 @@ def evaluate(model: nn.Module, loader: Loader, metrics: Metrics, precision: Prec
              after_batch: Callable[[], None] = lambda: None) -> dict[str, float]:
     """Return name -> value over exactly the samples of `loader`, padding not counted.
 
-    The model is in evaluation mode for it (no dropout, stored batch statistics) and in its former mode after it.
-    `metrics` is reset first and holds this process's sums at the end. `after_batch` may raise to end it early.
+    The model is in evaluation mode for it (no dropout, stored batch statistics) and in its former mode after
+    it. `metrics` is reset first and holds this process's sums at the end. `after_batch` may raise to end it
+    early.
     """
     was_training = model.training
     model.eval()

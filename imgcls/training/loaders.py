@@ -18,25 +18,30 @@ from imgcls.errors import UsageError
 
 def infer_num_classes(config: Config, splits: Splits) -> Config:
     """Return the configuration with as many classes as the data names, where the user gave no number."""
+    # two at least: a softmax of one class is always right, and learns nothing
     named = sources.num_classes(splits.train, splits.val)
     return config if named is None else config.with_defaults(num_classes=max(named, 2))
 
 
-def make_loaders(config: Config, splits: Splits, worker: Worker, batch_size: int) -> tuple[Loader, Loader | None]:
+def make_loaders(config: Config, splits: Splits, worker: Worker,
+                 batch_size: int) -> tuple[Loader, Loader | None]:
     """Return the loaders for training and for validation (None without validation data).
 
-    A batch has `batch_size` samples over all processes; the loaders give this process its share of them. UsageError
-    for labels that are not 0 .. num_classes - 1.
+    A batch has `batch_size` samples over all processes; the loaders give this process its share of them.
+    UsageError for labels that are not 0 .. num_classes - 1.
     """
     shard = order.Shard(worker.rank, worker.world_size, worker.is_async)
     if config.data.benchmark:
         return BenchmarkLoader(
             num_samples=config.data.num_examples or len(splits.train), batch_size=batch_size,
-            image_shape=config.network.image_shape, num_classes=config.network.num_classes, seed=config.train.seed,
-            device=worker.device, shard=shard), None
+            image_shape=config.network.image_shape, num_classes=config.network.num_classes,
+            seed=config.train.seed, device=worker.device, shard=shard), None
+    # here, where it costs a comparison: on a GPU a wrong label is an assertion in a kernel that names nothing
     for source, purpose in ((splits.train, "training"), (splits.val, "validation")):
         if source is not None:
-            check_labels(source.labels, config.network.num_classes, f"the {purpose} labels of {source.description}")
+            description = f"the {purpose} labels of {source.description}"
+            check_labels(source.labels, config.network.num_classes, description)
+    # one place for both, so that training and validation cannot differ by accident
     common: dict[str, Any] = {
         "batch_size": batch_size, "image_shape": config.network.image_shape, "seed": config.train.seed,
         "augment_config": config.augment, "device": worker.device,
@@ -45,7 +50,8 @@ def make_loaders(config: Config, splits: Splits, worker: Worker, batch_size: int
     # Workers of dist_async train by themselves: the first one alone evaluates, on all of the validation data.
     if splits.val is None or (worker.is_async and worker.rank):
         return train, None
-    return train, make_loader(splits.val, train=False, shard=order.NO_SHARD if worker.is_async else shard, **common)
+    val_shard = order.NO_SHARD if worker.is_async else shard
+    return train, make_loader(splits.val, train=False, shard=val_shard, **common)
 
 
 def check_labels(labels: np.ndarray, num_classes: int, description: str) -> None:

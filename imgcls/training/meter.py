@@ -1,7 +1,9 @@
-"""Running totals of a training epoch: losses and metrics since the last progress line, and since the epoch began.
+"""Running totals of a training epoch: losses and metrics since the last progress line, and since the epoch
+began.
 
-The trainer fills it at every step and reads it at progress lines; reading waits for the device and for all processes.
-Its sums are in a saved position, so that the log of a resumed epoch goes on as if nothing had been.
+The trainer fills it at every step and reads it at progress lines; reading waits for the device and for all
+processes. Its sums are part of a saved position, so that the log of a resumed epoch goes on as if nothing had
+been.
 """
 
 from __future__ import annotations
@@ -22,45 +24,50 @@ Totals = tuple[list[float], int]
 
 
 class Meter:
-    """Sums of losses and of the metrics `names`, in two steps: an interval (a progress line) and the epoch.
+    """Sums of losses and of the metrics `names`: of the interval since the last progress line, and of the
+    epoch.
 
-    Metrics of the interval are this process's own; those of the epoch are of all processes.
+    The interval's metrics are this process's own until `interval_totals` adds them up; everything about
+    losses and epochs is over all processes.
     """
 
     def __init__(self, names: Sequence[str], worker: Worker) -> None:
         self.names = list(names)
         self._worker = worker
-        #: of the interval; `update` it with the logits of every step
+        #: of the interval: the trainer updates it with the logits of every step
         self.metrics = Metrics(names, worker.device)
         self._epoch_totals: Totals = ([0.0] * len(self.names), 0)
+        # kept as tensors: to read a loss at every step would make the CPU wait for the GPU at every step
         self._unread_losses: list[Tensor] = []
-        # (sum of losses, steps)
+        # (sum of the losses, steps)
         self._interval_loss = (0.0, 0)
         self._epoch_loss = (0.0, 0)
 
     def begin_epoch(self, position: Position) -> None:
-        """Start an epoch's sums, from those of the position where it is inside the epoch."""
+        """Start the sums of an epoch, from those in the position where it is inside the epoch."""
         self.metrics.reset()
-        totals = position.interval_totals
-        # they are of all processes, so only one may take them; another `top_k` or `loss` makes them useless
-        if totals and len(totals[0]) == len(self.names) and not (self._worker.is_synchronous and self._worker.rank):
-            self.metrics.add(*totals)
-        totals = position.epoch_totals
-        self._epoch_totals = totals if totals and len(totals[0]) == len(self.names) else ([0.0] * len(self.names), 0)
+        # The saved sums are over all processes of then, so one process alone adds them to its own.
+        if self._fits(position.interval_totals) and not (self._worker.is_synchronous and self._worker.rank):
+            self.metrics.add(*position.interval_totals)
+        zero: Totals = ([0.0] * len(self.names), 0)
+        self._epoch_totals = position.epoch_totals if self._fits(position.epoch_totals) else zero
         self._unread_losses = []
+        # JSON has given lists
         self._interval_loss = tuple(position.interval_loss)
         self._epoch_loss = tuple(position.epoch_loss)
 
     def add_loss(self, loss: Tensor) -> None:
-        """Note this process's part of the mean loss of a step, without reading it: that would wait for the device."""
+        """Note this process's part of the mean loss of a step, a scalar tensor, without reading it."""
         self._unread_losses.append(loss)
 
     def read_losses(self) -> list[float]:
-        """Return the losses of the steps since the last call, over all processes, and count them into the interval."""
+        """Return the losses of the steps since the last call, and count them into the interval."""
         if not self._unread_losses:
             return []
         losses = self._worker.sum(torch.stack(self._unread_losses).tolist())
-        self._interval_loss = (self._interval_loss[0] + math.fsum(losses), self._interval_loss[1] + len(losses))
+        # fsum rounds once: a mean hardly depends on where a saved position has cut the interval
+        total, num_steps = self._interval_loss
+        self._interval_loss = (total + math.fsum(losses), num_steps + len(losses))
         self._unread_losses = []
         return losses
 
@@ -79,11 +86,12 @@ class Meter:
         return self.sum_over_processes(self.metrics)
 
     def close_interval(self, totals: Totals) -> None:
-        """Move the interval, whose sums over all processes are `totals`, into the epoch, and begin the next."""
-        sums, samples = self._epoch_totals
-        self._epoch_totals = ([a + b for a, b in zip(sums, totals[0], strict=True)], samples + totals[1])
+        """Move the interval, whose sums are `totals`, into the epoch, and begin the next."""
+        sums, num_samples = self._epoch_totals
+        self._epoch_totals = ([a + b for a, b in zip(sums, totals[0], strict=True)], num_samples + totals[1])
         self.metrics.reset()
-        self._epoch_loss = (self._epoch_loss[0] + self._interval_loss[0], self._epoch_loss[1] + self._interval_loss[1])
+        loss, num_steps = self._interval_loss
+        self._epoch_loss = (self._epoch_loss[0] + loss, self._epoch_loss[1] + num_steps)
         self._interval_loss = (0.0, 0)
 
     def values(self, totals: Totals) -> dict[str, float]:
@@ -96,12 +104,18 @@ class Meter:
 
     def sum_over_processes(self, metrics: Metrics) -> Totals:
         """Return the sums of `metrics` and their samples over all processes."""
-        sums, samples = metrics.totals()
-        *sums, samples_of_all = self._worker.sum([*sums, float(samples)])
-        return sums, int(samples_of_all)
+        sums, num_samples = metrics.totals()
+        # in one message, which is what an all-reduce of a few numbers costs; float64 counts exactly up to
+        # 2^53
+        *sums, num_samples_of_all = self._worker.sum([*sums, float(num_samples)])
+        return sums, int(num_samples_of_all)
 
     def write_into(self, position: Position) -> Position:
-        """Return the position with all sums so far; waits for all processes, and losses must have been read."""
+        """Return the position with all sums so far; losses must have been read. Waits for all processes."""
         return dataclasses.replace(
             position, interval_totals=self.interval_totals(), epoch_totals=self._epoch_totals,
             interval_loss=self._interval_loss, epoch_loss=self._epoch_loss)
+
+    def _fits(self, totals: Totals | None) -> bool:
+        """Whether saved sums are of these metrics: another `top_k` or `loss` since makes them useless."""
+        return totals is not None and len(totals[0]) == len(self.names)

@@ -1,6 +1,6 @@
 """Accuracy and its companions over exactly the samples that are there, under MXNet's names.
 
-Counts stay on the device until somebody wants to see them: reading one is a wait for the GPU.
+Counts stay on the device until they are read: reading one waits for the GPU.
 """
 
 from __future__ import annotations
@@ -13,15 +13,18 @@ from torch import Tensor
 
 from imgcls.errors import UsageError, unknown
 
-#: --loss words -> MXNet's name of the metric
+#: value of `loss` -> MXNet's name of the metric (common/fit.py of its example has the first two)
 LOSSES = {"ce": "cross-entropy", "nll": "nll-loss", "nll_loss": "nll-loss"}
+#: MXNet's epsilon of cross-entropy (metric.py): a sample that is certainly wrong counts 27.6, not infinity
+_EPSILON = 1e-12
 
 
 def metric_names(top_k: int, loss: str, num_classes: int) -> list[str]:
-    """The metrics that --top-k and --loss ask for, accuracy first, in the order of MXNet's log."""
+    """Return the metrics that `top_k` and `loss` ask for, accuracy first, in the order of MXNet's log."""
     names = ["accuracy"]
     if top_k == 1 or top_k >= num_classes:
-        raise UsageError(f"`top_k` {top_k}: must be from 2 to {num_classes - 1}, the classes less one; 0 is off")
+        raise UsageError(f"`top_k` {top_k}: must be from 2 to {num_classes - 1}, the classes less one; "
+                         "0 is off")
     if top_k:
         names.append(f"top_k_accuracy_{top_k}")
     for word in (part.strip() for part in loss.split(",")):
@@ -29,7 +32,7 @@ def metric_names(top_k: int, loss: str, num_classes: int) -> list[str]:
             raise unknown("`loss`", word, LOSSES)
         if word:
             names.append(LOSSES[word])
-    return list(dict.fromkeys(names))
+    return list(dict.fromkeys(names))  # nll and nll_loss are one metric
 
 
 class Metrics:
@@ -37,9 +40,9 @@ class Metrics:
 
     def __init__(self, names: Sequence[str], device: torch.device) -> None:
         self.names = list(names)
-        self._device = device
+        # float64: a float32 count stops growing at 16.7 million samples
         self._sums = [torch.zeros((), device=device, dtype=torch.float64) for _ in self.names]
-        self._samples = 0
+        self._num_samples = 0
 
     def update(self, logits: Tensor, labels: Tensor) -> None:
         """Add float (N, classes) logits and int64 (N,) labels, none of them padding."""
@@ -50,30 +53,30 @@ class Metrics:
             elif name.startswith("top_k_accuracy_"):
                 best = logits.topk(int(name.rpartition("_")[2]), 1).indices
                 total += (best == labels[:, None]).sum()
-            else:
+            else:  # cross-entropy and nll-loss are the same number here; MXNet has two classes for it
                 if log_probabilities is None:
                     log_probabilities = F.log_softmax(logits.float(), 1).gather(1, labels[:, None])
-                total += -torch.log(log_probabilities.exp() + 1e-12).sum()  # MXNet's floor: never infinite
-        self._samples += len(labels)
+                total += -torch.log(log_probabilities.exp() + _EPSILON).sum()
+        self._num_samples += len(labels)
 
     def totals(self) -> tuple[list[float], int]:
-        """The sums as numbers, and the samples they are over: what a checkpoint inside an epoch keeps."""
-        return torch.stack(self._sums).tolist(), self._samples
+        """Return the sums as numbers, and the samples they are over: what a position keeps of them."""
+        return torch.stack(self._sums).tolist(), self._num_samples
 
-    def add(self, totals: Sequence[float], samples: int) -> None:
+    def add(self, totals: Sequence[float], num_samples: int) -> None:
         """Add sums that `totals` gave."""
         for total, value in zip(self._sums, totals, strict=True):
             total += value
-        self._samples += samples
+        self._num_samples += num_samples
 
     def values(self, totals: tuple[Sequence[float], int] | None = None) -> dict[str, float]:
-        """name -> mean over the samples, of these totals or of its own; nan before the first."""
-        sums, samples = totals or self.totals()
-        return {name: total / samples if samples else float("nan")
+        """Return name -> mean over the samples, of these totals or of its own; nan before the first."""
+        sums, num_samples = totals or self.totals()
+        return {name: total / num_samples if num_samples else float("nan")
                 for name, total in zip(self.names, sums, strict=True)}
 
     def reset(self) -> None:
-        """Forget everything."""
+        """Start from zero."""
         for total in self._sums:
             total.zero_()
-        self._samples = 0
+        self._num_samples = 0

@@ -1,4 +1,7 @@
-"""Count what a network has: parameters, floating-point operations, classes. For the summary, threads and new heads."""
+"""Count what a network has: parameters, floating-point operations, classes.
+
+For the summary of a run, for the threads that a step is worth, and for networks that were trained before.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +22,10 @@ def count_parameters(model: nn.Module, *, frozen: bool = False) -> int:
 def count_flops(model: nn.Module, image_shape: Sequence[int]) -> int:
     """Return the floating-point operations of one image, a multiplication and an addition counted as two.
 
-    Counts convolutions and fully connected layers, in a real run on one blank image. UsageError for an image shape
-    that the network cannot take.
+    Counts convolutions and fully connected layers, in a real run on one blank image. UsageError for an image
+    shape that the network cannot take.
     """
+    # everything else is a few per cent of it, and nobody counts it the same way
     total = 0
 
     def count(layer: nn.Module, _inputs: object, output: Tensor) -> None:
@@ -42,7 +46,7 @@ def count_flops(model: nn.Module, image_shape: Sequence[int]) -> int:
 
 
 def count_classes(model: nn.Module, image_shape: Sequence[int]) -> int:
-    """Return how many logits the network gives for an image of this shape; UsageError for one it cannot take."""
+    """Return how many logits the network gives; UsageError for an image shape that it cannot take."""
     return int(_try_blank_image(model, image_shape).shape[1])
 
 
@@ -55,7 +59,7 @@ def short(number: float) -> str:
 
 
 def _try_blank_image(model: nn.Module, image_shape: Sequence[int]) -> Tensor:
-    """Return the logits (1, classes) of a blank image on the model's device; the model's mode is put back after."""
+    """Return the logits (1, classes) of a blank image on the model's device; the model keeps its mode."""
     was_training = model.training
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     try:
@@ -65,6 +69,8 @@ def _try_blank_image(model: nn.Module, image_shape: Sequence[int]) -> Tensor:
             return model(torch.zeros(1, *image_shape, device=device))
     except RuntimeError as error:
         shape = ",".join(map(str, image_shape))
-        raise UsageError(f"`image_shape` {shape}: the network cannot take it ({first_line(error)})") from error
+        # what torch says first has the sizes in it
+        raise UsageError(f"`image_shape` {shape}: the network cannot take it "
+                         f"({first_line(error)})") from error
     finally:
         model.train(was_training)

@@ -1,7 +1,8 @@
-"""What a person sees while it trains: a tqdm bar on a terminal, MXNet's own log lines off it, and metrics.jsonl.
+"""What a person sees while it trains: a tqdm bar on a terminal, MXNet's own log lines off it, and
+metrics.jsonl.
 
-The log lines keep the words of MXNet 1.4 to 1.9, since people's scripts parse them (`tools/parse_log.py` of MXNet reads
-them). All of it goes to stderr; results go to stdout, and not from here.
+The log lines keep the words of MXNet 1.4 to 1.9, since people's scripts parse them (`tools/parse_log.py` of
+MXNet reads them). All of it goes to stderr; results go to stdout, and not from here.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ from imgcls.training.log_files import MetricsFile, open_log_file
 class Reporter:
     """Shows what the trainer tells it: the one place that decides how it looks. Only rank 0 shows anything.
 
-    `metrics_path` is the file that gets one JSON object per epoch and progress line, or None for none. With `quiet`
-    only warnings are printed; files are written all the same. `spelling` is how messages name settings.
+    `metrics_path` is the file that gets one JSON object per epoch and progress line, or None for none. With
+    `quiet` only warnings are printed; files are written all the same. `spelling` is how messages name
+    settings.
     """
 
     def __init__(self, config: ReportConfig, *, metrics_path: str | None = None, rank: int = 0,
@@ -32,6 +34,7 @@ class Reporter:
         self._quiet = quiet
         self._spelling = spelling
         self._log_file = open_log_file(config, rank)
+        # every process has a log file if asked, as MXNet's workers had; the metrics are of all of them
         self._metrics_file = MetricsFile(metrics_path) if metrics_path and rank == 0 else None
         self._bar: tqdm[Any] | None = None
         self._epoch_line = ""  # of the last epoch, for the terminal
@@ -41,6 +44,7 @@ class Reporter:
         message = spell_settings(message, self._spelling)
         if self._log_file:
             self._log_file.write(message)
+        # what logging.basicConfig made of MXNet's own calls: people's scripts look for the prefix too
         if not self.is_terminal and not self._quiet and self._rank == 0:
             print(f"INFO:root:{message}", file=sys.stderr, flush=True)
 
@@ -63,34 +67,39 @@ class Reporter:
     def epoch_begins(self, epoch: int, num_epochs: int, batches: int, first_batch: int) -> None:
         """Show the bar of an epoch, from the batch it begins at."""
         if self.is_terminal and self._rank == 0:
-            self._bar = tqdm(total=batches, initial=first_batch, desc=f"epoch {epoch + 1}/{num_epochs}", unit="batch",
-                             dynamic_ncols=True, leave=False, file=sys.stderr)
+            # people count from 1, the log from 0
+            self._bar = tqdm(total=batches, initial=first_batch, desc=f"epoch {epoch + 1}/{num_epochs}",
+                             unit="batch", dynamic_ncols=True, leave=False, file=sys.stderr)
 
     def batch_done(self) -> None:
         """Move the bar; called after every batch, so it must cost next to nothing."""
         if self._bar is not None:
             self._bar.update()
 
-    def progress(self, epoch: int, batch: int, interval: int, speed: float, loss: float, lr: float, update: int,
-                 metrics: Mapping[str, float]) -> None:
-        """Write the line every --disp-batches: batches batch-interval .. batch of the epoch, both counted from 0.
+    def progress(self, epoch: int, batch: int, interval: int, speed: float, loss: float, lr: float,
+                 update: int, metrics: Mapping[str, float]) -> None:
+        """Write the line every --disp-batches: batches batch-interval .. batch of the epoch, both counted
+        from 0.
 
         `speed` is in samples a second; `metrics` are over the samples since the last line.
         """
         self.log(f"Epoch[{epoch}] Batch [{batch - interval}-{batch}]\tSpeed: {speed:.2f} samples/sec"
                  + "".join(f"\t{name}={value:f}" for name, value in metrics.items()))
         if self._bar is not None:
-            self._bar.set_postfix_str(f"{speed:,.0f} img/s, loss {loss:.4f}, accuracy {metrics['accuracy']:.4f}")
-        self._record(kind="batch", epoch=epoch, batch=batch, update=update, speed=speed, loss=loss, lr=lr, **metrics)
+            accuracy = metrics["accuracy"]
+            self._bar.set_postfix_str(f"{speed:,.0f} img/s, loss {loss:.4f}, accuracy {accuracy:.4f}")
+        self._record(kind="batch", epoch=epoch, batch=batch, update=update, speed=speed, loss=loss, lr=lr,
+                     **metrics)
 
-    def epoch_done(self, epoch: int, train: Mapping[str, float], loss: float, seconds: float, samples: int, lr: float,
-                   update: int) -> None:
+    def epoch_done(self, epoch: int, train: Mapping[str, float], loss: float, seconds: float, samples: int,
+                   lr: float, update: int) -> None:
         """Write the training metrics of the whole epoch, and its time."""
         for name, value in train.items():
             self.log(f"Epoch[{epoch}] Train-{name}={value:f}")
         self.log(f"Epoch[{epoch}] Time cost={seconds:.3f}")
         speed = samples / max(seconds, 1e-9)
-        self._record(kind="train", epoch=epoch, update=update, loss=loss, lr=lr, seconds=seconds, speed=speed, **train)
+        self._record(kind="train", epoch=epoch, update=update, loss=loss, lr=lr, seconds=seconds, speed=speed,
+                     **train)
         self._epoch_line = (f"epoch {epoch + 1}: {seconds:.1f} s, {speed:,.0f} img/s, loss {loss:.4f}, "
                             f"train accuracy {train['accuracy']:.4f}")
         self._close_bar()
@@ -99,6 +108,7 @@ class Reporter:
         """Write that a checkpoint was written, and copy the files behind a URL."""
         self.log(f'Saved checkpoint to "{path}"')
         for file in filter(None, (self._metrics_file, self._log_file)):
+            # a log that cannot be copied is no reason to end a run
             if problem := file.sync():
                 self.warn(problem)
 
@@ -125,6 +135,7 @@ class Reporter:
         for file in filter(None, (self._metrics_file, self._log_file)):
             if problem := file.close():
                 print(f"warning: {problem}", file=sys.stderr)
+        # what is reported after this goes to the terminal alone
         self._metrics_file = None
         self._log_file = None
 

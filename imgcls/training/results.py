@@ -12,7 +12,7 @@ from imgcls.distributed.rank_info import LAUNCHER_VARIABLE
 
 
 def print_result(metrics: Mapping[str, float], split: str, config: Config, command: str) -> None:
-    """Print the metrics, each with `split` (Train or Validation) before it, and the commands that come next."""
+    """Print the metrics, each behind `split` (Train or Validation), and the commands that come next."""
     for name, value in metrics.items():
         print(f"{split}-{name}={value:f}")
     prefix = config.checkpoint.save_prefix
@@ -27,5 +27,8 @@ def print_result(metrics: Mapping[str, float], split: str, config: Config, comma
 def _resume_command(command: str, config: Config) -> str:
     """Return the command of this run with twice the epochs, going on from its checkpoint."""
     kept = without(shlex.split(command) or ["imgcls-train"], ("num_epochs", "load_epoch"), config.fields)
+    # under imgcls-launch the whole line is what has to be typed again
     launcher = shlex.split(os.environ.get(LAUNCHER_VARIABLE, ""))
-    return shlex.join([*launcher, *kept, "--load-epoch", "auto", "--num-epochs", str(2 * config.train.num_epochs)])
+    # `num_epochs` counts from the start of the training: the same number again would train nothing
+    num_epochs = 2 * config.train.num_epochs
+    return shlex.join([*launcher, *kept, "--load-epoch", "auto", "--num-epochs", str(num_epochs)])

@@ -1,7 +1,8 @@
-"""Where a run begins: the checkpoint to resume from, the same for all processes, and its position in this run's terms.
+"""Where a run begins: the checkpoint to resume from, the same for all processes, and its position in this
+run's terms.
 
-Called by `run`. A position is two numbers (epochs done, batches done of the next), since order and augmentation are
-functions of seed, epoch and sample.
+Called by `run`. A position is two numbers (epochs done, batches done of the next), since order and
+augmentation are functions of seed, epoch and sample.
 """
 
 from __future__ import annotations
@@ -25,13 +26,16 @@ _NOTHING_SAVED, _UNREADABLE = -1.0, -2.0
 
 
 def load_agreed(config: Config, worker: Worker) -> Saved | None:
-    """Return what `load_epoch` names, or after a restart of the job what it saved last; the same for all processes.
+    """Return what `load_epoch` names, or after a restart of the job what it saved last; the same for all
+    processes.
 
-    Every machine looks at its own disk, the one that is furthest on reads, and the others are sent what it read.
+    Every machine looks at its own disk, the one that is furthest on reads, and the others are sent what it
+    read.
     """
     worker = dataclasses.replace(worker, is_async=False)  # dist_async too begins with everybody at one place
     saved: Saved | None = None
     error: ImgclsError | None = None
+    # one process of each machine: they share its disk
     if not worker.local_rank or not worker.is_synchronous:
         try:
             saved = find(config.checkpoint, worker.rank_info)
@@ -44,15 +48,17 @@ def load_agreed(config: Config, worker: Worker) -> Saved | None:
     progress = _UNREADABLE if error else _progress(saved)
     everybody = worker.gather(progress)
     furthest = max(everybody)
-    is_auto = config.checkpoint.load_epoch.lower() == "auto"
+    load_epoch = config.checkpoint.load_epoch
+    is_auto = load_epoch.lower() == "auto"  # without a checkpoint it starts from scratch
     if furthest <= _UNREADABLE or (furthest < 0 and error and not is_auto):
-        raise error or UsageError(f"`load_epoch` {config.checkpoint.load_epoch}: no machine of the job has it")
+        raise error or UsageError(f"`load_epoch` {load_epoch}: no machine of the job has it")
     if furthest < 0:
         return None
     owner = everybody.index(furthest)
     if saved and saved.mxnet_states is not None and worker.rank == owner:
-        print("warning: MXNet's optimizer states are not passed on to other processes; the optimizer starts afresh",
-              file=sys.stderr)
+        # they are pickles that were read once with care: they are not worth a format of their own
+        print("warning: MXNet's optimizer states are not passed on to other processes; the optimizer starts "
+              "afresh", file=sys.stderr)
     content = states.pack(saved) if worker.rank == owner and saved else None
     return states.unpack(worker.broadcast(content, owner))
 
@@ -60,8 +66,8 @@ def load_agreed(config: Config, worker: Worker) -> Saved | None:
 def find(config: CheckpointConfig, rank_info: RankInfo | None = None) -> Saved | None:
     """Return what `load_epoch` names on this machine; None to start from scratch.
 
-    auto starts from scratch where nothing was saved yet. Processes of a job that were started again go on with what the
-    job saved last, whatever `load_epoch` says.
+    auto starts from scratch where nothing was saved yet. Processes of a job that were started again go on
+    with what the job saved last, whatever `load_epoch` says.
     """
     prefix = config.save_prefix
     if prefix and rank_info and _is_restart(prefix, rank_info):
@@ -72,6 +78,7 @@ def find(config: CheckpointConfig, rank_info: RankInfo | None = None) -> Saved |
         return None
     if not prefix:
         raise UsageError(f"`load_epoch` {config.load_epoch}: needs the `model_prefix` to load from")
+    # once this run has saved something of its own, auto goes on with that
     if config.load_epoch.strip().lower() == "auto" and config.save_model_prefix:
         newest = checkpoint.load(config.save_model_prefix, "auto")
         if newest or not config.model_prefix:
@@ -82,15 +89,17 @@ def find(config: CheckpointConfig, rank_info: RankInfo | None = None) -> Saved |
 def global_batch_size(config: Config, saved: Saved | None, worker: Worker, reporter: Reporter) -> int:
     """Return the samples of a batch over all processes: `batch_size` of every worker.
 
-    Where only the number of processes has changed since the checkpoint, it is that of the checkpoint, so that its
-    position and learning rates keep their meaning.
+    Where only the number of processes has changed since the checkpoint, it is that of the checkpoint, so that
+    its position and learning rates keep their meaning.
     """
     batch_size = config.data.batch_size * (1 if worker.is_async else worker.num_workers)
-    before = saved.position if saved else None
-    if before and before.batch_size not in (0, batch_size) and before.world not in (0, worker.world_size) and (
-            not worker.is_async):
-        reporter.info(f"note: the batch of {before.batch_size} samples is kept, which {before.world} processes shared "
-                      f"before and {worker.world_size} do now")
+    if saved is None or worker.is_async:
+        return batch_size
+    before = saved.position
+    # another batch size with the same processes is what the user asks for; 0 was not written down
+    if before.batch_size not in (0, batch_size) and before.world not in (0, worker.world_size):
+        reporter.info(f"note: the batch of {before.batch_size} samples is kept, which {before.world} "
+                      f"processes shared before and {worker.world_size} do now")
         return before.batch_size
     return batch_size
 
@@ -105,20 +114,22 @@ def resume_position(config: Config, saved: Saved | None, loader: Loader, lr_sche
         return Position()
     position = saved.position
     per_epoch = loader.batches_per_epoch
+    # MXNet's checkpoints know no updates, and after a whole epoch the batch size may be another
     update = position.epoch * per_epoch + position.batch
     if position.batch and position.update != update:
-        raise UsageError(f"`load_epoch` {config.checkpoint.load_epoch}: {saved.path} was saved inside an epoch with "
-                         f"other data or another `batch_size` (an epoch has {per_epoch} batches now); resume with "
-                         "those of then, or from a whole epoch")
+        raise UsageError(f"`load_epoch` {config.checkpoint.load_epoch}: {saved.path} was saved inside an "
+                         f"epoch with other data or another `batch_size` (an epoch has {per_epoch} batches "
+                         "now); resume with those of then, or from a whole epoch")
     position = dataclasses.replace(position, update=update)
     lr = lr_schedule.lr_at(position.update + 1)
     if lr != config.schedule.lr:
+        # MXNet's line, from common/fit.py of its example
         reporter.log(f"Adjust learning rate to {lr:e} for epoch {position.epoch}")
     return position
 
 
 def _is_restart(prefix: str, rank_info: RankInfo) -> bool:
-    """Whether this process continues a job: its agent says so, or what is at the prefix was saved by the same job."""
+    """Whether this process continues a job: its agent says so, or the job saved what is at the prefix."""
     if rank_info.num_restarts:
         return True
     return bool(rank_info.job) and checkpoint.read_meta(prefix).get("job") == rank_info.job

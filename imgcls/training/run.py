@@ -1,14 +1,15 @@
 """A training run from its configuration to its last line: the table of contents.
 
-`imgcls-train`, `imgcls-finetune` and `imgcls.fit` call `run`. Each step is a function of this room or of one below, in
-the order things happen. Nothing here reads a command line, asks who set what, or starts a process.
+`imgcls-train`, `imgcls-finetune` and `imgcls.fit` call `run`. Each step is a function of this room or of one
+below it, in the order things happen. Nothing here reads a command line, asks who set what, or starts a
+process.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 
 import torch
 from torch import nn
@@ -36,67 +37,66 @@ from imgcls.training.trainer import Trainer
 from imgcls.training.updater import make_updater
 from imgcls.training.warnings import warn_suspicious_settings
 
-#: makes the network on the CPU, with the weights of the checkpoint if there is one
+NEEDS_PROCESSES = ("several devices need several processes, which only a command can start: imgcls-train or "
+                   "torchrun")
+#: builds the network on the CPU, with the weights of the checkpoint if there is one
 MakeNetwork = Callable[[Config, Saved | None, Reporter], nn.Module]
 
 
-def load_splits(config: Config) -> Splits:
-    """Return the data set's training and validation sources."""
-    return configuration.dataset_module(config).load(config.data)
-
-
-def run(config: Config, *, splits: Callable[[], Splits] | None = None, make_network: MakeNetwork | None = None,
-        command: str = "", quiet: bool = False) -> tuple[nn.Module | None, dict[str, float]]:
+def run(config: Config, *, splits: Callable[[], Splits] | None = None,
+        make_network: MakeNetwork | None = None, command: str = "",
+        quiet: bool = False) -> tuple[nn.Module | None, dict[str, float]]:
     """Train as the configuration says; return the network and its last metrics.
 
-    `splits` gives the data in place of `dataset`; it is called once, when the devices are known to be there.
-    `make_network` builds the network in place of `build_model`. `command` goes into the meta data and the hint how to
-    resume. With `test_io` nothing is trained: None, and the reading speed. Raises UsageError for settings that do not
-    go together, DataError for damaged files, RunError where the run cannot go on.
+    `splits` gives the data in place of `dataset`; it is called once the devices are known to be there.
+    `make_network` builds the network in place of `build_model`. `command` goes into the meta data and the
+    hint how to resume. With `test_io` nothing is trained: None, and the reading speed. Raises UsageError for
+    settings that do not go together, DataError for damaged files, RunError where the run cannot go on.
     """
     topology = resolve_topology(config.device, config.distributed, config.network.model_parallel)
     networks.check_model_parallel(config.network, topology.gpus, config.device.compile)
     if topology.num_to_start:
-        raise UsageError("several devices need several processes, which only a command can start: imgcls-train or "
-                         "torchrun")
+        raise UsageError(NEEDS_PROCESSES)
     with contextlib.ExitStack() as stack:
-        worker = _join(config, topology, stack)
+        # This process among the others, and what a person sees of it. The stack closes in reverse.
+        worker = stack.enter_context(_joined_worker(config, topology))
         check_sharing(config, worker)
-        reporter = _open_reporter(config, worker, quiet, stack)
+        reporter = stack.enter_context(_open_reporter(config, worker, quiet=quiet))
         reporter.log(configuration.format_namespace(config))
 
+        # The data, and the checkpoint, which may keep the batch size of before.
         data = splits() if splits else load_splits(config)
         config = loaders.infer_num_classes(config, data)
         saved = None if config.train.test_io else resume.load_agreed(config, worker)
         batch_size = resume.global_batch_size(config, saved, worker, reporter)
         loader, val_loader = loaders.make_loaders(config, data, worker, batch_size)
         if config.train.test_io:
-            return None, read_speed.measure(loader, config.train.disp_batches, reporter, prints=worker.rank == 0)
+            return None, read_speed.measure(loader, config.train, reporter, prints=worker.rank == 0)
 
+        # The network on its devices, and what changes its weights: schedule, optimizer, precision.
         model = (make_network or build_model)(config, saved, reporter)
         flops = count_flops(model, config.network.image_shape)
-        _place(model, config, topology, worker, flops * batch_size, reporter)
+        _to_devices(model, config, topology, worker, flops * batch_size, reporter)
         lr_schedule = schedules.from_config(config.schedule, updates_per_epoch=loader.batches_per_epoch,
                                             num_epochs=config.train.num_epochs)
         position = resume.resume_position(config, saved, loader, lr_schedule, reporter)
         updater = make_updater(config, model, lr_schedule, saved, position, worker, reporter)
 
+        # All that can be wrong is known by now: say what will happen.
         summary.log_summary(config, data, model, flops, loader, val_loader, updater, worker, reporter)
         warn_suspicious_settings(config, data, position, saved, worker, reporter)
         sharing = stack.enter_context(share_gradients(config, model, updater.optimizer, worker, batch_size))
         summary.log_notes((topology.store.note, *sharing.notes), reporter)
 
-        writer = _open_checkpoint(config, saved, position, worker, stack)
+        # From here on a signal ends the run in good order, with its position saved.
+        writer = stack.enter_context(_open_checkpoint(config, saved, position, worker))
         stop = stack.enter_context(StopSignal())
-        trainer = Trainer(
-            model, loader, val_loader, config=config.train, updater=updater, sharing=sharing, reporter=reporter,
-            meter=Meter(metric_names(config.train.top_k, config.train.loss, config.network.num_classes), worker),
-            saver=Saver(writer, stop, sharing, save_period=config.checkpoint.save_period,
-                        save_every_min=config.checkpoint.save_every))
+        trainer = Trainer(model, loader, val_loader, config=config.train, updater=updater, sharing=sharing,
+                          meter=_make_meter(config, worker),
+                          saver=Saver(writer, stop, sharing, config.checkpoint), reporter=reporter)
         if writer:
-            job = topology.rank_info.job if topology.rank_info else ""
-            writer.begin(model, dataclasses.asdict(config.network),
-                         metadata.describe(config, data, command) | {"job": job}, resumed=saved is not None)
+            meta = metadata.describe(config, data, command, topology.rank_info)
+            writer.begin(model, config.network, meta, is_resumed=saved is not None)
             reporter.resume_metrics(position.update)
         result = trainer.fit(position)
         worker.barrier()  # nobody leaves while another still listens
@@ -105,48 +105,63 @@ def run(config: Config, *, splits: Callable[[], Splits] | None = None, make_netw
     return model, result
 
 
+def load_splits(config: Config) -> Splits:
+    """Return the data set's training and validation sources."""
+    return configuration.dataset_module(config).load(config.data)
+
+
 def build_model(config: Config, saved: Saved | None, reporter: Reporter) -> nn.Module:
     """Return the network of `network` with the saved weights, if any; on the CPU, in channels_last memory."""
     model = networks.build_network(config.network, config.train.seed)
     if saved:
         graph.load_arrays(model, dict(saved.arrays), path=saved.path)
+        # MXNet's log line has an underscore where the file name has a hyphen
         stem, _, epoch = saved.path.removesuffix(".params").rpartition("-")
         reporter.log(f"Loaded model {stem}_{epoch}.params" if saved.path.endswith(".params")
                      else f"Loaded position {saved.path}")
+    # the memory order in which the loaders give their images, and convolutions on a CPU are fastest
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def _join(config: Config, topology: Topology, stack: contextlib.ExitStack) -> Worker:
-    """Return this process among the others, joined with them; it leaves them when the stack is closed."""
+def _make_meter(config: Config, worker: Worker) -> Meter:
+    return Meter(metric_names(config.train.top_k, config.train.loss, config.network.num_classes), worker)
+
+
+@contextlib.contextmanager
+def _joined_worker(config: Config, topology: Topology) -> Iterator[Worker]:
+    """Give this process among the others, joined with them; it leaves them at the end of the block."""
     worker = make_worker(config.device, topology)
-    stack.enter_context(worker.guard())
-    stack.callback(worker.close)
-    join_process_group(worker, topology, config.distributed.dist_timeout)
-    return worker
+    with worker.guard():
+        try:
+            join_process_group(worker, topology, config.distributed.dist_timeout)
+            yield worker
+        finally:
+            worker.close()
 
 
-def _open_reporter(config: Config, worker: Worker, quiet: bool, stack: contextlib.ExitStack) -> Reporter:
+def _open_reporter(config: Config, worker: Worker, *, quiet: bool) -> AbstractContextManager[Reporter]:
     prefix = config.checkpoint.save_prefix
-    to_path(prefix, "`model_prefix`")  # a prefix that is no path is refused before anything is read
+    to_path(prefix, "`model_prefix`")  # refuse a URL that has no driver before anything is read
     metrics_path = f"{prefix}-metrics.jsonl" if prefix else None
-    return stack.enter_context(contextlib.closing(Reporter(
-        config.report, metrics_path=metrics_path, rank=worker.rank, quiet=quiet, spelling=config.spelling)))
+    return contextlib.closing(Reporter(config.report, metrics_path=metrics_path, rank=worker.rank,
+                                       quiet=quiet, spelling=config.spelling))
 
 
-def _place(model: nn.Module, config: Config, topology: Topology, worker: Worker, flops_per_batch: int,
-           reporter: Reporter) -> None:
-    """Move the network to this process's devices, and take as many threads as a step is worth."""
-    num_parts = config.distributed.micro_batches * (1 if worker.is_async else worker.world_size)
-    limit_threads(worker, 3 * flops_per_batch / num_parts)  # the way back costs two ways forward
+def _to_devices(model: nn.Module, config: Config, topology: Topology, worker: Worker, flops_per_batch: int,
+                reporter: Reporter) -> None:
+    """Move the network to this process's devices, and use as many threads as a step is worth."""
+    num_shares = config.distributed.micro_batches * (1 if worker.is_async else worker.world_size)
+    # the backward pass costs two forward passes
+    limit_threads(worker, 3 * flops_per_batch / num_shares)
     if description := networks.to_devices(model, config.network, worker.device, topology.gpus):
         reporter.log(description)
 
 
-def _open_checkpoint(config: Config, saved: Saved | None, position: Position, worker: Worker,
-                     stack: contextlib.ExitStack) -> Checkpoint | None:
-    """Return what writes the run's files; None where nothing is to be saved, or another process saves it."""
+def _open_checkpoint(config: Config, saved: Saved | None, position: Position,
+                     worker: Worker) -> AbstractContextManager[Checkpoint | None]:
+    """Give what writes the run's files; None where nothing is to be saved, or rank 0 saves it."""
     prefix = config.checkpoint.save_prefix
     if not prefix or worker.rank or position.epoch >= config.train.num_epochs:
-        return None
-    return stack.enter_context(contextlib.closing(Checkpoint(
-        prefix, keep_states=config.checkpoint.keep_states, run=saved.run if saved else "")))
+        return contextlib.nullcontext()
+    return contextlib.closing(Checkpoint(prefix, keep_states=config.checkpoint.keep_states,
+                                         run=saved.run if saved else ""))

@@ -1,6 +1,7 @@
-"""When to save and when to stop: after epochs, every few minutes, and at the request of a signal or another process.
+"""When to save and when to stop: after epochs, every few minutes, and when a signal or another process asks
+for it.
 
-The trainer asks it after every step. What is written, and how, is the checkpoint's affair.
+The trainer asks it after every step. What is written, and how, is up to the checkpoint.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import time
 
 from torch import nn
 
+from imgcls.config.sections import CheckpointConfig
 from imgcls.training.checkpoint import Checkpoint, Position, newest_epoch
 from imgcls.training.sharing import GradientSharing
 from imgcls.training.stop import StopSignal
@@ -16,23 +18,25 @@ from imgcls.training.updater import Updater
 
 
 class Saver:
-    """Writes through `checkpoint`, which only rank 0 of a run that saves has; the others follow its decisions.
+    """Decides for all processes together; only rank 0 has the `checkpoint` that writes, and only if the run
+    saves.
 
-    An epoch is saved when its number is a multiple of `save_period`, a position inside an epoch every `save_every_min`
-    minutes (0: never).
+    An epoch is saved when its number is a multiple of `save_period`, a position inside an epoch every
+    `save_every` minutes (0: never).
     """
 
-    def __init__(self, checkpoint: Checkpoint | None, stop: StopSignal, sharing: GradientSharing, *,
-                 save_period: int = 1, save_every_min: float = 0.0) -> None:
+    def __init__(self, checkpoint: Checkpoint | None, stop: StopSignal, sharing: GradientSharing,
+                 config: CheckpointConfig) -> None:
         self._checkpoint = checkpoint
         self._stop = stop
         self._sharing = sharing
-        self._save_period = save_period
-        self._save_every_min = save_every_min
+        self._save_period = config.save_period
+        self._save_every_s = config.save_every * 60
         self._last_saved = time.monotonic()
 
     def save_epoch(self, model: nn.Module, updater: Updater, position: Position, *, is_last: bool) -> str:
-        """Save the state at the end of an epoch, where it is due or the last; return the path of the weights or ""."""
+        """Save the state at the end of an epoch where that is due; return the path of the weights, or ""."""
+        # the last epoch is what the run was made for: saved whatever its number is
         if not self._checkpoint or not (is_last or position.epoch % self._save_period == 0):
             return ""
         self._sharing.fetch()
@@ -41,15 +45,16 @@ class Saver:
         return path
 
     def pending_request(self) -> int:
-        """Return what all processes are to do now: 0 go on, `StopSignal.SAVE` save the position, more: leave too."""
+        """Return what all processes are to do now: 0 go on, `StopSignal.SAVE` save, more: save and end."""
         request = self._stop.request
         if not request and self._is_due():
             request = StopSignal.SAVE
+            # now, not when it is saved: processes agree one step late, and would ask again meanwhile
             self._last_saved = time.monotonic()
         return self._sharing.agree_on_request(request)
 
     def handle_request(self, request: int, model: nn.Module, updater: Updater, position: Position) -> None:
-        """Save the position inside an epoch, and raise `Stopped` if the request is to leave."""
+        """Save the position inside an epoch, and raise `Stopped` if the request is to end."""
         progress = f"epoch {position.epoch}, batch {position.batch}"
         if self._checkpoint:
             self._sharing.fetch()
@@ -59,7 +64,7 @@ class Saver:
         elif not self._sharing.worker.rank:
             progress += "; nothing was saved, there is no `model_prefix`"
         if request > StopSignal.SAVE:
-            # an upload is under way; signals are held off here and no longer behind `raise_if_requested`
+            # Wait for the upload here, where signals are held off: behind `raise_if_requested` they are not.
             self.wait()
             self._sharing.leave(request)
         self._stop.raise_if_requested(progress, request)
@@ -78,5 +83,5 @@ class Saver:
 
     def _is_due(self) -> bool:
         """Whether the last save is long enough ago."""
-        return bool(self._checkpoint and self._save_every_min
-                    and time.monotonic() - self._last_saved >= self._save_every_min * 60)
+        return bool(self._checkpoint and self._save_every_s
+                    and time.monotonic() - self._last_saved >= self._save_every_s)

@@ -1,8 +1,8 @@
-"""How one run is shared by several processes: gradients, running statistics, and requests to stop.
+"""What processes that train together share: gradients, running statistics, and requests to stop.
 
-`run` calls `share_gradients`; the trainer asks a `GradientSharing` at every step and need not know which way it is: one
-process alone, all-reduce in the backward pass (with or without synchronised batch normalisation), or a parameter
-server (dist_async). The collectives themselves are in `distributed/`.
+`run` calls `share_gradients`. The trainer asks a `GradientSharing` at every step and need not know which way
+it is: one process alone, all-reduce in the backward pass (with or without synchronised batch normalisation),
+or a parameter server (dist_async). The messages themselves are in `distributed/`.
 """
 
 from __future__ import annotations
@@ -24,20 +24,18 @@ from imgcls.distributed.process_group import Worker
 from imgcls.distributed.sync_batch_norm import SyncBNState
 from imgcls.errors import UsageError
 from imgcls.layers import BatchNorm
+from imgcls.training.running_statistics import MicroBatchStatistics, running_statistics
 
 if TYPE_CHECKING:
     from imgcls.distributed.parameter_server.client import ParameterServerClient
-
-#: buffers that a forward pass in training mode changes: MXNet's names, and torch's
-_STATISTICS = ("moving_mean", "moving_var", "running_mean", "running_var")
 
 
 class GradientSharing:
     """The network as one process trains it, and what it shares with the others at every step.
 
-    `wrapped` is the network that sums its gradients over all processes while they are computed, `sync_state` what its
-    synchronised batch normalisations are told of each batch. With a `server` (dist_async) the optimizer's steps are
-    taken there. A batch may be computed in `num_micro_batches` parts, one after the other.
+    `wrapped` is the network that sums its gradients over all processes while they are computed; `sync_state`
+    tells its synchronised batch normalisations about each batch. With a `server` (dist_async) the optimizer's
+    steps are taken there. A batch may be computed in `num_micro_batches`, one after the other.
     """
 
     def __init__(self, worker: Worker, model: nn.Module, *, compile: bool = False, num_micro_batches: int = 1,
@@ -46,19 +44,21 @@ class GradientSharing:
         self.worker = worker
         self.num_micro_batches = num_micro_batches
         self.server = server
-        #: what the user should know of the way gradients are sent
-        self.notes = wrapped.notes if wrapped else ()
+        #: for the user: what is special about the way gradients are sent
+        self.notes = wrapped.notes if wrapped is not None else ()
         self._wrapped = wrapped
         self._sync_state = sync_state
+        network = model if wrapped is None else wrapped
         #: images (n, C, H, W) -> logits (n, classes), as it is called while training
-        self.forward = torch.compile(wrapped or model) if compile else wrapped or model
+        self.forward = torch.compile(network) if compile else network
         self._statistics: list[Tensor] = []
 
     def begin_epoch(self, model: nn.Module) -> None:
-        """Look up the running statistics to share; the model must be in training mode.
+        """Find the running statistics to average; the model must be in training mode already.
 
-        Frozen layers stay in evaluation mode, and their statistics as they are.
+        In training mode a frozen layer alone stays in evaluation mode, and its statistics stay as they are.
         """
+        # Synchronised normalisations compute the statistics of the whole batch: there is nothing to average.
         if (self.worker.is_synchronous or self.num_micro_batches > 1) and not self._sync_state:
             self._statistics = running_statistics(model)
 
@@ -68,16 +68,18 @@ class GradientSharing:
             self._sync_state.num_valid = num_valid
 
     def average_statistics(self, weight: float) -> None:
-        """After a step: make the running statistics the mean over processes; this one's counts with `weight`."""
+        """After a step, average the running statistics over processes; this one's count with `weight`."""
         if self._statistics:
             self.worker.average(self._statistics, weight)
 
     @contextlib.contextmanager
     def averaged_micro_batches(self) -> Iterator[MicroBatchStatistics]:
-        """Around the micro-batches of a step: at its end the running statistics are their mean, over processes too."""
+        """Around the micro-batches of a step: at its end the running statistics are their mean, and that of
+        all processes."""
         statistics = MicroBatchStatistics(self._statistics)
         yield statistics
         statistics.finish()
+        # the parts have been weighted already, so this is a sum
         if self._statistics and self.worker.is_synchronous:
             self.worker.average(self._statistics, 1.0)
 
@@ -88,64 +90,46 @@ class GradientSharing:
         return self._wrapped.no_sync()
 
     def fetch(self) -> None:
-        """Bring the weights and the optimizer's state here from the servers that hold them, for a checkpoint."""
+        """Bring weights and optimizer state here from the servers that hold them, for a checkpoint."""
         if self.server:
             self.server.fetch()
 
     def agree_on_request(self, request: int) -> int:
         """Return the largest stop request of all processes, the same for all of them, one call late."""
         agreed = self.worker.all_reduce_max(request)
-        # dist_async agrees on nothing; a worker that has left has told the servers why
+        # Workers of dist_async agree on nothing; one that leaves tells the servers why, and they the others.
         return max(agreed, self.server.peer_request) if self.server else agreed
 
     def leave(self, request: int) -> None:
-        """Before this process ends at a request: wait until all are here, or have the servers tell the others."""
-        self.worker.barrier()  # nobody leaves before the files are there
+        """Before this process ends at a request: wait until the files are there, and have others told."""
+        self.worker.barrier()  # a process that is gone would look like a failure to one that still saves
         if self.server:
             self.server.stop_request = request
 
     def describe_epoch(self) -> str:
         """Return what the servers counted in the epoch, on worker 0 of dist_async; else ""."""
+        # asking resets the count: one worker asks, or each would see a part
         if not self.server or self.worker.rank:
             return ""
         return f"dist_async: {self.server.statistics()}"
 
 
-class MicroBatchStatistics:
-    """The running statistics of one step in micro-batches, each of which begins with those before the step.
-
-    Their weighted mean is what as many processes would have computed, bit for bit.
-    """
-
-    def __init__(self, tensors: list[Tensor]) -> None:
-        self._tensors = tensors
-        self._before = [tensor.clone() for tensor in tensors]
-        self._sums = [torch.zeros_like(tensor) for tensor in tensors]
-
-    def add(self, weight: float) -> None:
-        """Count the statistics that a micro-batch has left, with the part `weight` it is of the batch; reset them."""
-        for tensor, before, sum_ in zip(self._tensors, self._before, self._sums, strict=True):
-            sum_ += tensor * weight
-            tensor.copy_(before)
-
-    def finish(self) -> None:
-        """Leave the mean in the network."""
-        for tensor, sum_ in zip(self._tensors, self._sums, strict=True):
-            tensor.copy_(sum_)
-
-
 @contextlib.contextmanager
 def share_gradients(config: Config, model: nn.Module, optimizer: torch.optim.Optimizer, worker: Worker,
-            batch_size: int) -> Iterator[GradientSharing]:
-    """Give the sharing that the settings mean, for a model that is on its device; its servers end with the block.
+                    batch_size: int) -> Iterator[GradientSharing]:
+    """Give the sharing that the settings mean, for a model that is on its device; its servers end with the
+    block.
 
     With several processes all weights become those of rank 0. `batch_size` is that over all processes.
     """
     wrapped, sync_state = wrap_data_parallel(config, model, worker, batch_size)
     with contextlib.ExitStack() as stack:
-        server = stack.enter_context(_connect_to_servers(config, optimizer, worker)) if worker.is_async else None
-        yield GradientSharing(worker, model, compile=config.device.compile, wrapped=wrapped, sync_state=sync_state,
-                              num_micro_batches=config.distributed.micro_batches, server=server)
+        server = None
+        if worker.is_async:
+            server = stack.enter_context(_connect_to_servers(config, optimizer, worker))
+        yield GradientSharing(worker, model, compile=config.device.compile, wrapped=wrapped,
+                              sync_state=sync_state, num_micro_batches=config.distributed.micro_batches,
+                              server=server)
 
 
 def wrap_data_parallel(config: Config, model: nn.Module, worker: Worker,
@@ -157,6 +141,7 @@ def wrap_data_parallel(config: Config, model: nn.Module, worker: Worker,
     distributed = config.distributed
     sync_state = None
     if distributed.sync_bn:
+        # ours, and torch's in networks that are not ours
         sync_state = sync_batch_norm.convert_sync_batch_norm(model, (BatchNorm, _BatchNorm))
     wrapped = data_parallel.data_parallel(model, device=worker.device, gc_type=distributed.gc_type,
                                           gc_threshold=distributed.gc_threshold,
@@ -174,21 +159,16 @@ def check_sharing(config: Config, worker: Worker) -> None:
         for setting, is_set in refused.items():
             if is_set:
                 other_dtype = " or `dtype` bfloat16" if dtype == "float16" else ""
-                raise UsageError(f"{setting}: does not go with `kv_store` {distributed.kv_store}, where every worker "
-                                 "is by itself and its gradients go to a server as float32; take dist_sync"
-                                 f"{other_dtype}")
+                raise UsageError(f"{setting}: does not go with `kv_store` {distributed.kv_store}, where "
+                                 "every worker is by itself and its gradients go to a server as float32; "
+                                 f"take dist_sync{other_dtype}")
     check_compression(distributed.gc_type, distributed.gc_threshold, dtype)
 
 
-def running_statistics(model: nn.Module) -> list[Tensor]:
-    """Return the running means and variances that a step in training mode changes."""
-    return [buffer for module in model.modules() if module.training and not getattr(module, "use_global_stats", False)
-            for name, buffer in module.named_buffers(recurse=False) if name in _STATISTICS]
-
-
-def _connect_to_servers(config: Config, optimizer: torch.optim.Optimizer, worker: Worker) -> ParameterServerClient:
-    """Start this worker's servers of dist_async, and put the weights of worker 0 into all of them and all workers."""
-    # imported where it is needed: the wire protocol of dist_async is of no use to other runs
+def _connect_to_servers(config: Config, optimizer: torch.optim.Optimizer,
+                        worker: Worker) -> ParameterServerClient:
+    """Start this worker's servers of dist_async; the weights of worker 0 go to all servers and workers."""
+    # loaded where it is needed: other runs have no use for the wire protocol of dist_async
     from imgcls.distributed.parameter_server.client import ParameterServerClient
 
     num_servers = worker.rank_info.num_servers if worker.rank_info else 0

@@ -34,6 +34,7 @@ def log_summary(config: Config, splits: Splits, model: nn.Module, flops: int, lo
                     f"seed {config.train.seed}",
         "device": _describe_device(config, worker, updater.precision.name),
     }
+    # the texts begin in one column, that of the longest name
     for name, text in lines.items():
         reporter.info(f"{name + ':':<14}{text}")
     log_notes(splits.notes, reporter)
@@ -56,7 +57,9 @@ def describe_batch(batch_size: int, worker: Worker) -> str:
     share = f"{each} on each of {worker.world_size} devices"
     if worker.num_workers == 1:
         return f"{batch_size} ({share})"
-    return f"{batch_size} ({batch_size // worker.num_workers} for each of {worker.num_workers} workers, {share})"
+    # MXNet's dist_sync: `batch_size` is that of a worker, and its devices share it
+    per_worker = batch_size // worker.num_workers
+    return f"{batch_size} ({per_worker} for each of {worker.num_workers} workers, {share})"
 
 
 def _describe_data(config: Config, splits: Splits, loader: Loader, val_loader: Loader | None) -> str:
@@ -67,8 +70,9 @@ def _describe_data(config: Config, splits: Splits, loader: Loader, val_loader: L
 
 def _describe_network(config: Config, model: nn.Module, flops: int) -> str:
     shape = ",".join(map(str, config.network.image_shape))
-    return (f"{config.network.network}, input {shape}, {short(count_parameters(model, frozen=True))} parameters, "
-            f"{short(flops)} FLOPs per image")
+    num_parameters = count_parameters(model, frozen=True)
+    return (f"{config.network.network}, input {shape}, {short(num_parameters)} parameters, {short(flops)} "
+            "FLOPs per image")
 
 
 def _describe_device(config: Config, worker: Worker, dtype: str) -> str:

@@ -1,8 +1,9 @@
 """The training loop, told in the order it happens.
 
-`Trainer.fit` runs epochs, an epoch is batches and `train_step`, then the checkpoint and `evaluate`. Everything else
-lives elsewhere and is called in plain sight: order and augmentation in the loader, learning rates and the optimizer in
-the updater, other processes in the sharing, running totals in the meter, files in the saver, words in the reporter.
+`Trainer.fit` runs epochs, an epoch is batches and `train_step`, then the checkpoint and `evaluate`.
+Everything else lives elsewhere and is called in plain sight: order and augmentation in the loader, learning
+rates and the optimizer in the updater, other processes in the sharing, running totals in the meter, files in
+the saver, lines in the reporter.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ class Trainer:
     """Trains `model`, already on the worker's device, until `config.num_epochs`. `val_loader` may be None."""
 
     def __init__(self, model: nn.Module, loader: Loader, val_loader: Loader | None, *, config: TrainConfig,
-                 updater: Updater, sharing: GradientSharing, meter: Meter, saver: Saver, reporter: Reporter) -> None:
+                 updater: Updater, sharing: GradientSharing, meter: Meter, saver: Saver,
+                 reporter: Reporter) -> None:
         self.model = model
         self.loader = loader
         self.val_loader = val_loader
@@ -49,11 +51,13 @@ class Trainer:
         self.saver = saver
         self.reporter = reporter
         self.position = Position()
-        self._has_dropout = any(isinstance(m, (Dropout, _DropoutNd)) for m in model.modules())
+        # seeding torch costs more than a small network's forward pass: only where something draws from it
+        self._has_dropout = any(isinstance(module, (Dropout, _DropoutNd)) for module in model.modules())
         self._monitor = Monitor(model, graph.parameter_names(model)) if config.monitor else None
 
     def fit(self, position: Position) -> dict[str, float]:
-        """Train from `position` to the end; return the last validation metrics (training metrics without data)."""
+        """Train from `position` to the end; return the last metrics, those of validation if there is any."""
+        # written into every checkpoint, so that other processes can go on with the same batches
         self.position = dataclasses.replace(position, batch_size=self.loader.batch_size,
                                             world=self.sharing.worker.world_size)
         result: dict[str, float] = {}
@@ -61,11 +65,12 @@ class Trainer:
             epoch = self.position.epoch
             result = self.train_epoch()
 
-            # Once an epoch: save the weights, unless --save-period leaves this one out.
+            # Once an epoch: save the weights, unless `save_period` leaves this one out.
             is_last = self.position.epoch == self.config.num_epochs
             if path := self.saver.save_epoch(self.model, self.updater, self.position, is_last=is_last):
                 self.reporter.saved(path)
 
+            # After saving: an evaluation that fails or is interrupted costs nothing that was learned.
             if self.val_loader is not None:
                 result = self.evaluate(self.val_loader)
                 self.reporter.validated(epoch, result, self.position.update)
@@ -74,7 +79,7 @@ class Trainer:
         return result
 
     def train_epoch(self) -> dict[str, float]:
-        """Train on the rest of the current epoch and return its metrics; `position` is then at the next epoch."""
+        """Train on the rest of the current epoch, move `position` to the next, and return the metrics."""
         epoch = self.position.epoch
         first_batch = self.position.batch
         self.meter.begin_epoch(self.position)
@@ -86,19 +91,20 @@ class Trainer:
         for batch_index, batch in enumerate(self.loader.epoch(epoch, first_batch), first_batch):
             self.train_step(batch, self.position.update + 1)
             num_samples += batch.global_size
-            self.position = dataclasses.replace(self.position, batch=batch_index + 1, update=self.position.update + 1)
+            self.position = dataclasses.replace(self.position, batch=batch_index + 1,
+                                                update=self.position.update + 1)
             self.reporter.batch_done()
 
-            # Every --disp-batches: a line, and a look at the loss. As in MXNet the first line has a batch more.
+            # Every `disp_batches`: a line, and a look at the loss. As in MXNet the first has one batch more.
             if batch_index and batch_index % self.config.disp_batches == 0:
-                loss = self._read_loss()  # waits for the device, so that the clock below is right
+                loss = self._read_loss()  # waits for the device, so the clock is read after it
                 now = time.perf_counter()
                 num_batches = min(self.config.disp_batches, batch_index - first_batch + 1)
                 speed = num_batches * self.loader.batch_size / max(now - interval_started, 1e-9)
                 interval_started = now
                 self._report_progress(epoch, batch_index, speed, loss)
 
-            # Once in a while: a request to stop, or it is time to save the position.
+            # Once in a while: somebody asks for an end, or it is time to save the position.
             self._handle_stop_request()
         return self._end_epoch(epoch, num_samples, time.perf_counter() - epoch_started)
 
@@ -113,7 +119,7 @@ class Trainer:
 
         self._forward_and_backward(batch, update)
         self.updater.clip_gradients()
-        if self.sharing.server:  # dist_async: the servers take the step
+        if self.sharing.server:  # dist_async: the servers take the step, and send the weights after it
             self.sharing.server.push_pull(lr)
         else:
             self.updater.step()
@@ -123,7 +129,7 @@ class Trainer:
                 self.reporter.log(line)
 
     def evaluate(self, loader: Loader) -> dict[str, float]:
-        """Return the metrics over exactly the samples of `loader`; a signal ends it, with the position saved."""
+        """Return the metrics over the samples of `loader`; a signal ends it, with the position saved."""
         metrics = Metrics(self.meter.names, self.sharing.worker.device)
         evaluate(self.model, loader, metrics, self.updater.precision, self._handle_stop_request)
         return metrics.values(self.meter.sum_over_processes(metrics))
@@ -131,8 +137,8 @@ class Trainer:
     def _forward_and_backward(self, batch: Batch, update: int) -> None:
         """Leave the gradients of the mean loss over the batch of all processes in the parameters.
 
-        A batch in micro-batches is what as many processes would have computed, bit for bit: each has its own dropout,
-        begins with the same running statistics, and they are averaged after.
+        A batch in micro-batches is what as many processes would have computed, bit for bit: each has its own
+        dropout, begins with the same running statistics, and they are averaged after.
         """
         rank = self.sharing.worker.rank
         count = self.sharing.num_micro_batches
@@ -149,12 +155,17 @@ class Trainer:
         self.meter.add_loss(total)
 
     def _micro_batch_step(self, batch: Batch, update: int, index: int) -> Tensor:
-        """Do the forward and backward pass of micro-batch `index` over all processes; return its part of the loss."""
+        """Do the forward and backward pass of a micro-batch; return its part of the mean loss, a scalar
+        tensor.
+
+        `index` counts the micro-batches of all processes, in the order of the samples.
+        """
         if self._has_dropout:
             torch.manual_seed(order.step_seed(self.config.seed, update) + index)
         self.sharing.begin_micro_batch(batch.num_valid)
         with self.updater.precision.autocast():
             logits = self.sharing.forward(batch.images)
+        # float32 for the loss, whatever the network computes in: half precision has too few digits for it
         logits = logits.float()
         labels = batch.labels
         if batch.num_valid < len(labels):  # padding learns nothing
@@ -169,7 +180,7 @@ class Trainer:
         return loss.detach()
 
     def _read_loss(self) -> float:
-        """Return the mean loss since the last progress line; RunError names the step whose loss is not a number."""
+        """Return the mean loss since the last progress line; RunError for a loss that is not a number."""
         losses = self.meter.read_losses()
         first_update = self.position.update - len(losses) + 1
         for update, loss in enumerate(losses, first_update):
@@ -179,11 +190,13 @@ class Trainer:
 
     def _diverged(self, update: int, loss: float) -> RunError:
         worker = self.sharing.worker
+        # all processes have read the same losses; the others end as if they had lost rank 0, which says it
+        # once
         if worker.is_synchronous and worker.rank:
             return LostContact(f"the loss is {loss} at update {update}: rank 0 tells more")
         return RunError(f"the loss is {loss} at update {update} (epoch {self.position.epoch}, learning rate "
-                        f"{self.updater.schedule.lr_at(update):g}): stopped, {self.saver.describe_last()}; a smaller "
-                        "`lr`, `warmup_epochs` 1 or `clip_gradient` 1 may help")
+                        f"{self.updater.schedule.lr_at(update):g}): stopped, {self.saver.describe_last()}; a "
+                        "smaller `lr`, `warmup_epochs` 1 or `clip_gradient` 1 may help")
 
     def _report_progress(self, epoch: int, batch_index: int, speed: float, loss: float) -> None:
         """Write the line of an interval, and begin the next."""
@@ -197,7 +210,7 @@ class Trainer:
         """Save the position, and perhaps leave, if any process has a reason to."""
         request = self.saver.pending_request()
         if request:
-            self._read_loss()  # a position is not saved behind a loss that is not a number
+            self._read_loss()  # no position is saved behind a loss that is not a number
             self.position = self.meter.write_into(self.position)
             self.saver.handle_request(request, self.model, self.updater, self.position)
 
@@ -211,6 +224,7 @@ class Trainer:
                                  self.updater.schedule.lr_at(update), update)
         if line := self.sharing.describe_epoch():
             self.reporter.log(f"Epoch[{epoch}] {line}")
+        # a new Position: sums of the epoch that is over must not be counted into the next
         self.position = Position(epoch=epoch + 1, update=update, batch_size=self.position.batch_size,
                                  world=self.position.world)
         return values

@@ -1,6 +1,7 @@
 """One update of the weights: its learning rate, the loss scale, limits of the gradient, the optimizer's step.
 
-`run` makes it with the state of a checkpoint; the trainer calls it at every step, in the order of its methods.
+`run` makes it, with the state of a checkpoint; the trainer calls it at every step, in the order of its
+methods.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ class Updater:
         self.schedule = schedule
         self.precision = precision
         self._clip_gradient = clip_gradient
+        # without torch's wrappers around it: see `stepper`
         self._step = optimizers.stepper(optimizer)
         self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
 
@@ -35,7 +37,7 @@ class Updater:
         """Set the learning rate of an update (counted from 1) and clear the gradients; return the rate."""
         lr = self.schedule.lr_at(update)
         optimizers.set_lr(self.optimizer, lr)
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=True)  # the next backward pass then writes, and need not add
         return lr
 
     def backward(self, loss: Tensor) -> None:
@@ -44,14 +46,15 @@ class Updater:
         (scaler.scale(loss) if scaler else loss).backward()
 
     def clip_gradients(self) -> None:
-        """Take the loss scale out of the gradients and limit each element to [-clip_gradient, clip_gradient]."""
+        """Take the loss scale out of the gradients and limit each element to +-clip_gradient."""
+        # MXNet's limit is for the gradient itself: the scale goes first
         if self.precision.scaler:
             self.precision.scaler.unscale_(self.optimizer)
         if self._clip_gradient:
             optimizers.clip_elements(self._parameters, self._clip_gradient)
 
     def step(self) -> None:
-        """Change the weights; with a loss scale, not where a gradient has overflowed."""
+        """Change the weights; with a loss scale, only if no gradient has overflowed."""
         scaler = self.precision.scaler
         if scaler:
             scaler.step(self.optimizer)
@@ -61,26 +64,36 @@ class Updater:
                 self._step()
 
 
-def make_updater(config: Config, model: nn.Module, schedule: Schedule, saved: Saved | None, position: Position,
-                 worker: Worker, reporter: Reporter) -> Updater:
+def make_updater(config: Config, model: nn.Module, schedule: Schedule, saved: Saved | None,
+                 position: Position, worker: Worker, reporter: Reporter) -> Updater:
     """Return the updater of a model on its device, in the state of the checkpoint where there is one.
 
-    States that MXNet saved hold no learning rate: they are taken as left at that of `position`.
+    States that MXNet saved hold no learning rate: they are read as left at that of `position`.
     """
     optimizer = optimizers.build(config.optimizer, model, worker.device)
-    updater = Updater(optimizer, schedule, Precision(config.device.dtype, worker.device),
-                      config.optimizer.clip_gradient)
-    if saved and saved.mxnet_states is not None:
+    precision = Precision(config.device.dtype, worker.device)
+    if saved:
+        _restore(optimizer, precision, config, model, schedule, saved, position, reporter)
+    return Updater(optimizer, schedule, precision, config.optimizer.clip_gradient)
+
+
+def _restore(optimizer: torch.optim.Optimizer, precision: Precision, config: Config, model: nn.Module,
+             schedule: Schedule, saved: Saved, position: Position, reporter: Reporter) -> None:
+    """Put the state of the checkpoint into the optimizer and the loss scale; say where it cannot be used."""
+    name = config.optimizer.optimizer
+    if saved.mxnet_states is not None:
         lr = schedule.lr_at(position.update)
         saved = translate_states(model, optimizer, saved, lr, position.update)
-        reporter.info(f"note: MXNet's optimizer states are taken up, as left at learning rate {lr:g} after "
-                      f"{position.update} updates" if saved.optimizer else
-                      f"note: MXNet's optimizer states hold nothing that {config.optimizer.optimizer} can use; the "
-                      "optimizer starts afresh")
-    if saved and saved.optimizer_class in ("", type(optimizer).__name__):
+        if saved.optimizer:
+            reporter.info(f"note: MXNet's optimizer states are taken up, as left at learning rate {lr:g} "
+                          f"after {position.update} updates")
+        else:
+            reporter.info(f"note: MXNet's optimizer states hold nothing that {name} can use; the optimizer "
+                          "starts afresh")
+    # "" is a checkpoint of weights alone: there is nothing to restore, and nothing to warn of
+    if saved.optimizer_class in ("", type(optimizer).__name__):
         restore_optimizer(model, optimizer, saved)
-        updater.precision.restore(saved.scaler)
-    elif saved:
-        reporter.warn(f"`optimizer` {config.optimizer.optimizer}: the checkpoint was trained with "
-                      f"{saved.optimizer_class}, whose state means nothing here; the optimizer starts afresh")
-    return updater
+        precision.restore(saved.scaler)
+    else:
+        reporter.warn(f"`optimizer` {name}: the checkpoint was trained with {saved.optimizer_class}, whose "
+                      "state means nothing here; the optimizer starts afresh")

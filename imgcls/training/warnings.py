@@ -17,8 +17,8 @@ from imgcls.training.checkpoint import Position, Saved
 from imgcls.training.reporter import Reporter
 
 
-def warn_suspicious_settings(config: Config, splits: Splits, position: Position, saved: Saved | None, worker: Worker,
-                             reporter: Reporter) -> None:
+def warn_suspicious_settings(config: Config, splits: Splits, position: Position, saved: Saved | None,
+                             worker: Worker, reporter: Reporter) -> None:
     """Warn of data, network, sharing and settings that will hurt; never refuses anything."""
     warnings = itertools.chain(_about_data(config, splits), _about_sharing(config, worker),
                                _about_length(config, splits, position), _about_files(config, saved))
@@ -29,16 +29,19 @@ def warn_suspicious_settings(config: Config, splits: Splits, position: Position,
 def _about_data(config: Config, splits: Splits) -> Iterator[str]:
     labels = np.asarray(splits.train.labels)
     num_classes = config.network.num_classes
+    # sorted labels change once a class; a little disorder makes such a file no better for MXNet
     class_changes = np.count_nonzero(np.diff(labels))
     is_sorted = len(labels) > 2 * num_classes > class_changes
     # folders are always sorted, and noise has no order
     if is_sorted and not config.data.benchmark and not isinstance(splits.train, FolderSource):
-        yield ("the training data is sorted by class; every epoch is fully shuffled here, but MXNet, which shuffles in "
-               "chunks, learns nothing from such a file")
+        yield ("the training data is sorted by class; every epoch is fully shuffled here, but MXNet, which "
+               "shuffles in chunks, learns nothing from such a file")
+    # names of classes would have set their number: here it is a default, and the data needs far fewer
     last = int(labels.max(initial=-1))
     if not config.is_explicit("num_classes") and not config.data.benchmark and 0 <= last < num_classes // 2:
-        yield (f"nothing says how many classes there are: the training labels go from {labels.min()} to {last}, and "
-               f"the network has {num_classes}; give `num_classes` {max(last + 1, 2)} if these are all")
+        yield (f"nothing says how many classes there are: the training labels go from {labels.min()} to "
+               f"{last}, and the network has {num_classes}; give `num_classes` {max(last + 1, 2)} if these "
+               "are all")
     if config.network.num_layers is not None and not takes_depth(config.network.network):
         yield f"`num_layers` {config.network.num_layers}: {config.network.network} comes in one depth only"
 
@@ -61,16 +64,16 @@ def _about_length(config: Config, splits: Splits, position: Position) -> Iterato
     if num_examples and num_examples != len(splits.train) and not config.data.benchmark:
         yield f"`num_examples` {num_examples}: there are {len(splits.train)}, and the schedule goes by those"
     if position.epoch >= config.train.num_epochs:
-        yield (f"nothing to train: {position.epoch} epochs are done and `num_epochs` is {config.train.num_epochs}, the "
-               "total; raise it to go on")
+        yield (f"nothing to train: {position.epoch} epochs are done and `num_epochs` is "
+               f"{config.train.num_epochs}, the total; raise it to go on")
 
 
 def _about_files(config: Config, saved: Saved | None) -> Iterator[str]:
     prefix = config.checkpoint.save_prefix
     newest = checkpoint.newest_epoch(prefix) if prefix and not saved else None
     if newest is not None:
-        yield (f"{prefix}-{newest:04d}.params and those before it are from an earlier run and will be written over; "
-               "`load_epoch` auto would go on with it, had it been given")
+        yield (f"{prefix}-{newest:04d}.params and those before it are from an earlier run and will be "
+               "written over; `load_epoch` auto would go on with it, had it been given")
 
 
 def settings_for_several_processes(config: Config) -> list[str]:

@@ -4,15 +4,16 @@
     PREFIX-0001.params     weights after epoch 1, MXNet's format
     PREFIX-0001.states     optimizer, loss scale and position (safetensors), for the last few epochs
     PREFIX-position.states the same and the weights, from inside an epoch; newer than any epoch, or not there
-    PREFIX-network.json    in place of the symbol, for a network that MXNet cannot express (torchvision's, timm's)
+    PREFIX-network.json    in place of the symbol, for what MXNet cannot express (torchvision's, timm's)
     PREFIX-meta.json       class names, preprocessing, the resolved configuration, versions
 
-Every file is written aside and renamed. `.states` goes before `.params`, so weights that are there can be resumed from.
-Under a URL the position has a new name each time, and PREFIX-latest.json tells which of them counts (`latest.py`).
-MXNet's own checkpoints are read too: what has no `.states` starts with a fresh optimizer.
+Every file is written aside and renamed. `.states` goes before `.params`, so weights that are there can be
+resumed from. Under a URL the position has a new name each time, and PREFIX-latest.json tells which of them
+counts (`latest.py`). MXNet's own checkpoints are read too: what has no `.states` starts with a fresh
+optimizer.
 
-`writer.py` writes and `reader.py` reads; `states.py` is the content of a `.states` file, `files.py` the names under a
-prefix, `optimizer_state.py` the optimizer's state by MXNet's names and `mxnet_states.py` MXNet's own.
+`writer.py` writes and `reader.py` reads; `states.py` is the content of a `.states` file, `files.py` the names
+under a prefix, `optimizer_state.py` the optimizer's state by MXNet's names and `mxnet_states.py` MXNet's own.
 """
 
 from imgcls.training.checkpoint.files import newest_epoch, parse_epoch, read_meta

@@ -25,13 +25,14 @@ def newest_epoch(prefix: str) -> int | None:
 
 
 def numbered_epochs(prefix: str, suffix: str) -> list[int]:
-    """Return the epochs e for which PREFIX-eeee.suffix exists, in no order (an epoch over 9999 has more digits)."""
+    """Return the epochs e for which PREFIX-eeee.suffix exists, in no order."""
+    # four digits or more: MXNet writes %04d, so an epoch over 9999 has five
     pattern = re.compile(rf"{re.escape(to_path(prefix).name)}-(\d{{4,}})\.{suffix}")
     return [int(match[1]) for match in map(pattern.fullmatch, _names_beside(prefix)) if match]
 
 
 def remote_positions(prefix: str) -> list[AnyPath]:
-    """Return the files of all positions under a URL, those that PREFIX-latest.json does not tell of any more too."""
+    """Return the files of all positions under a URL, whether PREFIX-latest.json still names them or not."""
     start = f"{to_path(prefix).name}-position-"
     return [to_path(f"{folder(prefix)}/{name}") for name in _names_beside(prefix)
             if name.startswith(start) and name.endswith(".states")]
@@ -55,19 +56,22 @@ def read_latest(prefix: str) -> dict[str, Any]:
 def _names_beside(prefix: str) -> list[str]:
     """Return the names of all files in the folder of the prefix, as it is now."""
     parent = to_path(prefix).parent
+    # asked each time: another process may have written since, and a listing is one request
     if isinstance(parent, RemotePath):
         return [path.name for path in parent.iterdir()]
     return os.listdir(parent) if parent.is_dir() else []
 
 
 def _read_json(path: AnyPath, purpose: str) -> dict[str, Any]:
-    """Return the object in a JSON file, {} where there is no file; `purpose` says what it should have been."""
+    """Return the object in a JSON file, {} where there is none; `purpose` says what it should have been."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
+    # ValueError: not JSON, or not UTF-8
     except (OSError, ValueError) as error:
         raise DataError(path, f"not {purpose}: {error}") from error
+    # whoever reads it asks for keys
     if not isinstance(content, dict):
         raise DataError(path, f"not {purpose}: must be a JSON object")
     return content

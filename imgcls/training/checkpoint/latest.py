@@ -1,8 +1,8 @@
 """PREFIX-latest.json: under a URL, where nothing can be renamed or locked, it tells which position counts.
 
-Every position has a new name there, PREFIX-position-UPDATE-WRITER.states. The file that names it is written after it,
-and the one before is removed after that, so whoever reads at any moment finds a whole state. The file also names the
-run that is writing, so that a second run under the same prefix is noticed.
+Every position has a new name there, PREFIX-position-UPDATE-WRITER.states. The file that names it is written
+after it, and the one before is removed after that, so whoever reads at any moment finds a whole state. The
+file also names the run that is writing, so that a second run under the same prefix is noticed.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ class LatestFile:
         #: the position that the file names, "" for none
         self._position = ""
 
-    def take_over(self, *, resumed: bool) -> None:
+    def take_over(self, *, is_resumed: bool) -> None:
         """At the beginning of a run: put our name into the file.
 
         Positions that it does not name are removed, and where nothing is resumed, all of them.
         """
         latest = read_latest(self._prefix)
-        name = str(latest.get("position") or "") if resumed else ""
+        name = str(latest.get("position") or "") if is_resumed else ""
         self._position = f"{folder(self._prefix)}/{name}" if name else ""
-        self._write(int(latest.get("epoch") or 0) if resumed else 0)
+        self._write(int(latest.get("epoch") or 0) if is_resumed else 0)
         for path in remote_positions(self._prefix):
             if str(path) != self._position:
                 self._uploads.remove(str(path))
@@ -48,9 +48,12 @@ class LatestFile:
         return f"{self._prefix}-position-{update:08d}-{self._writer[:8]}.states"
 
     def point_to(self, position: Position, path: str = "") -> None:
-        """Name the epoch or position just written, then remove the position named before; RunError if we were replaced.
+        """Name the epoch or position just written, then remove the position named before; RunError if we were
+        replaced.
         """
+        # in the queue, behind the files: what is checked now may be wrong when they have arrived
         self._uploads.add_check(self._check_writer)
+        # an epoch is further on than every position before it, so it names none
         before = self._position
         self._position = path
         self._write(position.epoch)
@@ -59,6 +62,7 @@ class LatestFile:
 
     def _write(self, epoch: int) -> None:
         name = os.path.basename(self._prefix)
+        # names without their folder: a prefix may be copied elsewhere
         content = {"format": STATES_FORMAT, "run": self._run, "writer": self._writer, "epoch": epoch,
                    "params": f"{name}-{epoch:04d}.params" if epoch else "",
                    "position": os.path.basename(self._position)}
@@ -66,5 +70,5 @@ class LatestFile:
 
     def _check_writer(self) -> None:
         if read_latest(self._prefix).get("writer", self._writer) != self._writer:
-            raise RunError(f"`model_prefix` {self._prefix}: another run is writing there since; this one was not saved "
-                           "any more")
+            raise RunError(f"`model_prefix` {self._prefix}: another run is writing there since; this one was "
+                           "not saved any more")

@@ -17,30 +17,34 @@ from imgcls.storage.paths import AnyPath
 from imgcls.storage.reading import open_read
 from imgcls.training.checkpoint.position import Saved
 
-#: torch's optimizer -> its names for the arrays that MXNet's optimizer of the same method keeps of a parameter, in
-#: MXNet's order
+#: torch's optimizer -> its names for the arrays that MXNet's optimizer of the same method keeps of a
+#: parameter, in MXNet's order
 _KINDS = {"SGD": ("momentum_buffer",), "Adam": ("exp_avg", "exp_avg_sq"), "AdamW": ("exp_avg", "exp_avg_sq")}
 
 
 def is_mxnets(path: AnyPath) -> bool:
-    """Whether a `.states` file is a pickle, as MXNet writes them, and not safetensors: a length and then JSON."""
+    """Whether a `.states` file is a pickle, as MXNet writes them, and not safetensors, as ours are."""
     try:
         with open_read(path) as stream:
             head = stream.read(9)
     except OSError as error:
         raise DataError(path, reason(error)) from error
+    # safetensors begin with a length in eight bytes and then JSON; that length may look like a pickle
     return head[:1] in (b"\x80", b"(", b"}") and head[8:] != b"{"
 
 
-def translate_states(model: nn.Module, optimizer: torch.optim.Optimizer, saved: Saved, lr: float, update: int) -> Saved:
+def translate_states(model: nn.Module, optimizer: torch.optim.Optimizer, saved: Saved, lr: float,
+                     update: int) -> Saved:
     """Return `saved` with MXNet's optimizer states in torch's terms, for sgd, nag and adam.
 
-    The states were left at the learning rate `lr` after `update` updates; the file says neither. For other optimizers
-    they are left out, ready for a fresh start. DataError where the states belong to another network.
+    The states were left at the learning rate `lr` after `update` updates; the file says neither. For other
+    optimizers they are left out, ready for a fresh start. DataError where the states belong to another
+    network.
     """
     # MXNet numbers the arguments of the symbol in its order, frozen ones too
     names = [name.removeprefix("arg:") for name in graph.arrays(model) if name.startswith("arg:")]
-    trained = {name for key, name in graph.parameter_names(model).items() if key in dict(model.named_parameters())}
+    trained = {name for key, name in graph.parameter_names(model).items()
+               if key in dict(model.named_parameters())}
     kinds = _KINDS.get(type(optimizer).__name__, ())
     translated: dict[str, Tensor] = {}
     for key, state in (saved.mxnet_states or {}).items():
@@ -48,7 +52,9 @@ def translate_states(model: nn.Module, optimizer: torch.optim.Optimizer, saved: 
         arrays = state if isinstance(state, tuple) else () if state is None else (state,)
         if name not in trained or not arrays:
             continue  # a gamma that is fixed, or sgd without momentum
-        if len(arrays) != len(kinds) or any(array is None or isinstance(array, tuple) for array in arrays) or not lr:
+        # another method's state; or the rate 0, by which a momentum cannot be divided
+        is_other = len(arrays) != len(kinds) or any(a is None or isinstance(a, tuple) for a in arrays)
+        if is_other or not lr:
             return dataclasses.replace(saved, optimizer=None, optimizer_class="")
         for kind, array in zip(kinds, arrays, strict=True):
             tensor = torch.from_numpy(np.array(array, np.float32))
@@ -65,5 +71,5 @@ def _parameter_name(key: int | str, names: list[str], path: str) -> str:
         return names[int(key)]
     if not str(key).isdigit() and key in names:
         return str(key)
-    raise DataError(path.replace(".params", ".states"), f"has a state for parameter {key}, and this network has "
-                    f"{len(names)}")
+    raise DataError(path.replace(".params", ".states"),
+                    f"has a state for parameter {key}, and this network has {len(names)}")

@@ -1,4 +1,4 @@
-"""The state of torch's optimizers by MXNet's names of the parameters, so that it outlives a change of our modules."""
+"""The state of torch's optimizers by MXNet's names of the parameters: it outlives a change of our modules."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ from imgcls.training.checkpoint.position import Saved
 
 
 def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Return "MXNET_NAME/kind" -> tensor on the CPU, for everything the optimizer remembers of `model`'s parameters."""
+    """Return "MXNET_NAME/kind" -> tensor on the CPU, for everything the optimizer remembers of `model`."""
+    # kind is torch's word: momentum_buffer, exp_avg, step, ...
     names = graph.parameter_names(model)
+    # sgd without momentum remembers None
     return {f"{names[key]}/{kind}": _to_cpu(value) for key, p in model.named_parameters()
             for kind, value in optimizer.state.get(p, {}).items() if value is not None}
 
 
 def restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, saved: Saved) -> None:
-    """Give a fresh optimizer of `model` the state that `saved` holds; DataError where they do not belong together.
+    """Give a fresh optimizer of `model` the state that `saved` holds; DataError where they do not belong
+    together.
 
     The state of another kind of optimizer means nothing to this one: the caller checks `optimizer_class`.
     """
@@ -27,6 +30,7 @@ def restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, saved:
     by_parameter: dict[nn.Parameter, dict[str, Tensor]] = {}
     for path, tensor in (saved.optimizer or {}).items():
         name, _, kind = path.rpartition("/")
+        # a step count has no dimensions, whatever the parameter has
         if name not in parameters or (tensor.ndim and tensor.shape != parameters[name].shape):
             raise DataError(saved.path, f"the optimizer state of {name} does not fit this network")
         if tensor.ndim:  # in the memory order of the weights: fused steps walk both side by side

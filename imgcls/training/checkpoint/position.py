@@ -14,11 +14,12 @@ from imgcls.formats import states
 
 @dataclass(frozen=True)
 class Position:
-    """How far training has come: `epoch` epochs done and `batch` batches of the next, `update` updates in all.
+    """How far training has come: `epoch` epochs done and `batch` batches of the next, `update` updates in
+    all.
 
-    The first two say it all, since order, augmentation and dropout are functions of them and the seed; `update` is
-    their number in this run's batches. The rest keeps the log as if nothing had been. Its fields are those of the JSON
-    in a `.states` file.
+    The first two say it all, since order, augmentation and dropout are functions of them and the seed;
+    `update` is their number in this run's batches. The rest keeps the log as if nothing had been. Its fields
+    are those of the JSON in a `.states` file.
     """
 
     epoch: int = 0
@@ -30,14 +31,15 @@ class Position:
     #: (sum of the losses, steps), likewise
     epoch_loss: tuple[float, int] = (0.0, 0)
     interval_loss: tuple[float, int] = (0.0, 0)
-    #: samples of a batch over all processes, and how many of those there were; 0 where that was not written down
+    #: samples of a batch over all processes, and how many of those there were; 0 where that was not written
+    #: down
     batch_size: int = 0
     world: int = 0
 
 
 @dataclass(frozen=True)
 class Saved:
-    """What was found at a prefix: `arrays` by MXNet's names (arg:..., aux:...), and the state if there was one."""
+    """A checkpoint that was read: `arrays` by MXNet's names (arg:..., aux:...), and the state, if any."""
 
     path: str
     arrays: Mapping[str, np.ndarray]

@@ -19,14 +19,15 @@ from imgcls.training.checkpoint.position import Position, Saved
 def load(prefix: str, epoch: str) -> Saved | None:
     """Return the checkpoint that `load_epoch` means: a number (8, 0008), or auto for the newest state.
 
-    None is auto's answer where there is none. Raises UsageError when there is no such epoch, naming those there are,
-    and DataError for damaged files.
+    None is auto's answer where there is none. Raises UsageError when there is no such epoch, naming those
+    there are, and DataError for damaged files.
     """
     root = os.fspath(to_path(prefix, "`model_prefix`"))
     if epoch.strip().lower() == "auto":
         return _load_newest(root)
     number = parse_epoch(epoch)
-    for stem in (f"{root}-{number:04d}", f"{root}-0-{number:04d}"):  # the second: rank 0 of MXNet's first scripts
+    # the second name: MXNet's first scripts wrote one file for each rank
+    for stem in (f"{root}-{number:04d}", f"{root}-0-{number:04d}"):
         if to_path(f"{stem}.params").exists():
             return _load_epoch(stem, number)
     epochs = sorted(numbered_epochs(root, "params"))
@@ -35,8 +36,9 @@ def load(prefix: str, epoch: str) -> Saved | None:
 
 
 def _load_newest(root: str) -> Saved | None:
-    """Return the state that is furthest on among those of the run that wrote the meta data; else weights alone."""
+    """Return the state that is furthest on among those of the run that wrote the meta data."""
     foreign = read_meta(root).get("earlier_epochs", [])
+    # read first: when it is newer than every epoch, no weights need be read
     position = _load_position(root)
     for epoch in sorted(numbered_epochs(root, "params"), reverse=True):
         if position and position.position.epoch >= epoch:

@@ -1,7 +1,8 @@
 """The content of a `.states` file: tensors as safetensors, everything else as JSON in its header.
 
     optimizer/MXNET_NAME/kind   what the optimizer remembers of a parameter
-    weights/arg:MXNET_NAME      the weights, in a position and between processes; beside an epoch they are in .params
+    weights/arg:MXNET_NAME      the weights, where no .params beside it has them: in a position, and when a
+                                checkpoint is sent to other processes
 
 Never a pickle: such a file may come from anywhere, and reading it must not run it.
 """
@@ -29,7 +30,7 @@ STATES_FORMAT = 1
 
 
 def encode(saved: Saved, *, with_weights: bool) -> bytes:
-    """Return the bytes of a state; without the weights, of which a checksum stays. `saved.path` is not in it."""
+    """Return the bytes of a state, with its weights or their checksum alone, and without `saved.path`."""
     tensors = {f"optimizer/{name}": tensor.contiguous() for name, tensor in (saved.optimizer or {}).items()}
     if with_weights:
         tensors |= {f"weights/{name}": torch.from_numpy(np.ascontiguousarray(array))
@@ -37,12 +38,13 @@ def encode(saved: Saved, *, with_weights: bool) -> bytes:
     text = json.dumps({"format": STATES_FORMAT, "run": saved.run, "weights_crc": _checksum(saved.arrays),
                        "optimizer": saved.optimizer_class, "position": asdict(saved.position),
                        "scaler": dict(saved.scaler)})
-    # safetensors before 0.5 cannot read what it writes of no tensors at all
+    # plain SGD remembers nothing, and safetensors before 0.5 cannot read what it writes of no tensors at all
     return save_safetensors(tensors or {"nothing": torch.zeros(1)}, {"imgcls": text})
 
 
 def decode(content: bytes, path: str, arrays: Mapping[str, np.ndarray] | None = None) -> Saved:
-    """Return the state in these bytes: with `arrays` the one of these weights, without them one that holds its own.
+    """Return the state in these bytes: with `arrays` the one of these weights, without them one that holds
+    its own.
 
     DataError, which calls the bytes `path`, for damage, another format, or the state of other weights.
     """
@@ -58,9 +60,10 @@ def decode(content: bytes, path: str, arrays: Mapping[str, np.ndarray] | None = 
         raise DataError(path, f"not a training state of imgcls, or cut short ({error})") from error
     if arrays is None:
         arrays = {name: tensor.numpy() for name, tensor in _below("weights/", tensors).items()}
+    # a crash between the two files, or a copy of one of them, leaves states beside weights of another epoch
     if _checksum(arrays) != state["weights_crc"]:
-        raise DataError(path, "belongs to other weights than those beside it; remove it to go on with a fresh "
-                              "optimizer")
+        raise DataError(path, "belongs to other weights than those beside it; remove it to go on with a "
+                              "fresh optimizer")
     return Saved(path, arrays, position, _below("optimizer/", tensors) if state["optimizer"] else None,
                  state["optimizer"], state["scaler"], state["run"])
 
@@ -76,6 +79,7 @@ def read(path: AnyPath, arrays: Mapping[str, np.ndarray] | None = None) -> Saved
 
 def pack(saved: Saved) -> bytes:
     """Return all of a checkpoint in one piece, for the other processes of a job; `unpack` reads it."""
+    # for errors: the other processes name the file that was read
     return saved.path.encode() + b"\0" + encode(saved, with_weights=True)
 
 
@@ -92,6 +96,7 @@ def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _checksum(arrays: Mapping[str, np.ndarray]) -> int:
     """Return a CRC over names and values, in any order: it ties a state to its weights."""
+    # of the bytes, so that also a nan equals itself
     crc = 0
     for name in sorted(arrays):
         crc = zlib.crc32(np.ascontiguousarray(arrays[name]).data, zlib.crc32(name.encode(), crc))

@@ -1,7 +1,7 @@
 """Write the checkpoints of a run: what holds for the whole run, an epoch, and a position inside an epoch.
 
-The order of writing is the promise: `.states` before `.params`, so that weights that are there can be resumed from, and
-both before anything older is removed.
+The order of writing is the promise: `.states` before `.params`, so that weights that are there can be resumed
+from, and both before anything older is removed.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 import sys
 import uuid
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import IO, Any
 
 import numpy as np
@@ -19,6 +20,7 @@ import torch
 from torch import nn
 
 from imgcls import graph
+from imgcls.config.sections import NetworkConfig
 from imgcls.config.version import __version__
 from imgcls.errors import RunError
 from imgcls.formats import params, symbol
@@ -43,23 +45,26 @@ class Checkpoint:
     def __init__(self, prefix: str, *, keep_states: int = 2, run: str = "") -> None:
         """Raise RunError where the folder cannot be written or another run is writing there.
 
-        The states of the last `keep_states` epochs stay, the weights of all. `run` names a run that is resumed.
+        The states of the last `keep_states` epochs stay, the weights of all. `run` names a run that is
+        resumed.
         """
         self.prefix = os.fspath(to_path(prefix, "`model_prefix`"))
         self.run = run or uuid.uuid4().hex
         self._keep_states = keep_states
         check_writable(self.prefix, "`model_prefix`")
         self._uploads = UploadQueue(self.prefix)
+        # stores of objects have no locks
         self._lock = None if self._uploads.is_remote else _lock(self.prefix)
         self._latest = LatestFile(self.prefix, self.run, self._uploads) if self._uploads.is_remote else None
 
-    def begin(self, model: nn.Module, network: Mapping[str, Any], meta: Mapping[str, Any], *, resumed: bool) -> None:
-        """Write what holds for the whole run: the network and the meta data. `network` are its settings.
+    def begin(self, model: nn.Module, network: NetworkConfig, meta: Mapping[str, Any], *,
+              is_resumed: bool) -> None:
+        """Write what holds for the whole run: the network and the meta data.
 
-        A run from scratch takes the states of an earlier run under this prefix away and notes which weights are not
-        its own, so that `load_epoch` auto never goes on from those.
+        A run from scratch takes the states of an earlier run under this prefix away and notes which weights
+        are not its own, so that `load_epoch` auto never goes on from those.
         """
-        if resumed:
+        if is_resumed:
             foreign = read_meta(self.prefix).get("earlier_epochs", [])
         else:
             foreign = sorted(numbered_epochs(self.prefix, "params"))
@@ -67,13 +72,13 @@ class Checkpoint:
             for epoch in numbered_epochs(self.prefix, "states"):
                 self._uploads.remove(f"{self.prefix}-{epoch:04d}.states")
         if self._latest:
-            self._latest.take_over(resumed=resumed)
+            self._latest.take_over(is_resumed=is_resumed)
         if any(isinstance(module, Layer) for module in model.modules()):
             self._uploads.write(f"{self.prefix}-symbol.json", symbol.dumps(graph.to_symbol(model)).encode())
         else:  # a network of torchvision's or timm's is built again from its name
-            self._uploads.write(f"{self.prefix}-network.json", json.dumps(dict(network), indent=1).encode())
-        text = json.dumps({"imgcls": __version__, "run": self.run, "earlier_epochs": foreign, **meta}, indent=1,
-                          ensure_ascii=False)
+            self._uploads.write(f"{self.prefix}-network.json", json.dumps(asdict(network), indent=1).encode())
+        content = {"imgcls": __version__, "run": self.run, "earlier_epochs": foreign, **meta}
+        text = json.dumps(content, indent=1, ensure_ascii=False)  # class names are read by people
         self._uploads.write(f"{self.prefix}-meta.json", text.encode())
         self._uploads.flush(wait=True)  # now, not after an epoch: whether one may write there
 
@@ -84,7 +89,9 @@ class Checkpoint:
         stem = f"{self.prefix}-{position.epoch:04d}"
         state = self._state(model, optimizer, scaler, position, arrays)
         self._uploads.write(f"{stem}.states", states.encode(state, with_weights=False))
-        self._uploads.write(f"{stem}.params", *params.serialize(list(arrays), list(arrays.values()), f"{stem}.params"))
+        # Behind the states: a crash in between leaves states without weights, which nobody reads.
+        path = f"{stem}.params"
+        self._uploads.write(path, *params.serialize(list(arrays), list(arrays.values()), path))
         if self._latest:
             self._latest.point_to(position)
         # What is older goes now, and not before: and should it not go, that is no reason to end the run.
@@ -96,12 +103,15 @@ class Checkpoint:
                 if old < position.epoch:
                     self._uploads.remove(f"{self.prefix}-{old:04d}.states")
         self._uploads.flush()
-        return f"{stem}.params"
+        return path
 
     def save_position(self, model: nn.Module, optimizer: torch.optim.Optimizer, scaler: Mapping[str, Any],
                       position: Position) -> str:
-        """Write everything that a position inside an epoch needs into one file, in place of the one before."""
-        path = self._latest.position_path(position.update) if self._latest else f"{self.prefix}-position.states"
+        """Write all that a position inside an epoch needs into one file, in place of the one before."""
+        # One file, weights included: it is renamed over the last one, so there is always a whole position.
+        path = f"{self.prefix}-position.states"
+        if self._latest:
+            path = self._latest.position_path(position.update)
         state = self._state(model, optimizer, scaler, position, graph.arrays(model))
         self._uploads.write(path, states.encode(state, with_weights=True))
         if self._latest:
@@ -114,18 +124,21 @@ class Checkpoint:
         self._uploads.wait()
 
     def close(self) -> None:
-        """Give the prefix back, when all that was saved has arrived (an impatient second Ctrl-C does not wait)."""
+        """Give the prefix back when all that was saved has arrived."""
+        # a second Ctrl-C is somebody who does not want to wait for an upload
+        is_impatient = isinstance(sys.exc_info()[1], KeyboardInterrupt)
         try:
-            self._uploads.close(wait=not isinstance(sys.exc_info()[1], KeyboardInterrupt))
+            self._uploads.close(wait=not is_impatient)
         finally:
+            # removed while it is still held: nobody else can have taken it
             if self._lock is not None:
                 to_local_path(f"{self.prefix}.lock").unlink(missing_ok=True)
                 self._lock.close()
 
     def _state(self, model: nn.Module, optimizer: torch.optim.Optimizer, scaler: Mapping[str, Any],
                position: Position, arrays: Mapping[str, np.ndarray]) -> Saved:
-        return Saved("", arrays, position, optimizer_tensors(model, optimizer), type(optimizer).__name__, scaler,
-                     self.run)
+        return Saved("", arrays, position, optimizer_tensors(model, optimizer), type(optimizer).__name__,
+                     scaler, self.run)
 
 
 def _lock(prefix: str) -> IO[str]:
@@ -133,5 +146,6 @@ def _lock(prefix: str) -> IO[str]:
     stream = open(f"{prefix}.lock", "w")  # noqa: SIM115 - open for as long as the run
     if not lock_file(stream):
         stream.close()
-        raise RunError(f"`model_prefix` {prefix}: another run is writing there; wait for it or choose another prefix")
+        raise RunError(f"`model_prefix` {prefix}: another run is writing there; wait for it or choose "
+                       "another prefix")
     return stream
