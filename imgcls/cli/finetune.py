@@ -20,10 +20,10 @@ from imgcls.errors import UsageError
 
 EXAMPLES = """examples:
   {prog} --pretrained-model torchvision:resnet50 --data-dir photos/ --model-prefix model/pets
-                                                   photos/ holds train/ and val/ with a folder of images per class
-  {prog} --pretrained-model old/resnet-50 --load-epoch 0000 --data-train a.rec --data-val b.rec --num-classes 10
-  {prog} --pretrained-model model/cifar --data-dir photos/ --freeze body --lr 0.1      only the new head learns
-  {prog} ... --model-prefix model/pets --resume    go on where that run stopped; begin, where there is nothing yet
+                                                   photos/ holds train/ and val/, with a folder for each clas
+  {prog} --pretrained-model old/resnet --load-epoch 0000 --data-train a.rec --data-val b.rec --num-classes 10
+  {prog} --pretrained-model model/cifar --data-dir photos/ --freeze body --lr 0.1     only the new head learns
+  {prog} ... --model-prefix model/pets --resume    go on where that run stopped, or begin
 """
 
 #: MXNet's fine-tune.py, but for the augmentation, that had no crop of random area: images of any size can be

@@ -16,7 +16,7 @@ EXAMPLES = """examples:
   {prog} --model model/mnist --dataset mnist                 the newest epoch on the test set
   {prog} --model model/mnist --load-epoch 8 --top-k 5        epoch 8, top-5 accuracy as well
   {prog} --model old/mnist --load-epoch 35 --rgb-std 255     an MXNet checkpoint, pixels scaled to 0-1
-  {prog} --model torchvision:resnet50 --data-val val/        torchvision's weights, on a folder of images per class
+  {prog} --model torchvision:resnet50 --data-val val/        torchvision's weights, a folder for each class
   {prog} --model imagenet1k-resnet-50 --data-val val.rec     a network of MXNet's zoo, on records
 """
 

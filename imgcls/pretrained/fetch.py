@@ -14,9 +14,9 @@ import sys
 import urllib.parse
 from pathlib import Path
 
+import imgcls.pretrained.checkpoint_files as checkpoint_files
 from imgcls.errors import DataError, RunError, UsageError
 from imgcls.formats import symbol
-from imgcls.pretrained import checkpoint_files
 from imgcls.pretrained.reference import PretrainedRef
 from imgcls.storage import download, folders
 from imgcls.storage.atomic import write_bytes

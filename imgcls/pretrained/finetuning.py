@@ -14,11 +14,13 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+import imgcls.pretrained.checkpoint_files as checkpoint_files
+import imgcls.pretrained.freezing as freezing
+import imgcls.pretrained.transfer as transfer
 from imgcls import graph
 from imgcls.config.resolve import Config
 from imgcls.config.sections import CheckpointConfig, FinetuneConfig
 from imgcls.errors import UsageError
-from imgcls.pretrained import checkpoint_files, freezing, transfer
 from imgcls.pretrained.locating import locate
 from imgcls.pretrained.preprocessing import describe_preprocessing, with_preprocessing
 from imgcls.pretrained.reading import build, read

@@ -6,9 +6,12 @@ import os
 import urllib.parse
 import urllib.request
 
+import imgcls.pretrained.checkpoint_files as checkpoint_files
+import imgcls.pretrained.fetch as fetch
+import imgcls.pretrained.torchvision_weights as torchvision_weights
+import imgcls.pretrained.zoo as zoo
 from imgcls.errors import UsageError, nearest
 from imgcls.formats import caffe
-from imgcls.pretrained import checkpoint_files, fetch, torchvision_weights, zoo
 from imgcls.pretrained.reference import PretrainedRef
 
 

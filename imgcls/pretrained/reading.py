@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from torch import nn
 
+import imgcls.pretrained.checkpoint_files as checkpoint_files
+import imgcls.pretrained.torchvision_weights as torchvision_weights
 from imgcls import graph
 from imgcls.formats.symbol import Symbol
 from imgcls.networks import build_network
-from imgcls.pretrained import checkpoint_files, torchvision_weights
 from imgcls.pretrained.reference import Pretrained, PretrainedRef
 
 

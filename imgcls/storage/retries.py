@@ -53,7 +53,8 @@ def retry(call: Callable[[], T], url: str, action: str, *, writing: bool = False
 
     # The random part keeps the workers of a job from knocking all at once.
     attempts = tenacity.Retrying(
-        stop=tenacity.stop_after_attempt(ATTEMPTS), retry=tenacity.retry_if_exception(is_transient), reraise=True,
+        stop=tenacity.stop_after_attempt(ATTEMPTS), reraise=True,
+        retry=tenacity.retry_if_exception(is_transient),
         wait=tenacity.wait_exponential(PAUSE_S, LONGEST_PAUSE_S) + tenacity.wait_random(0, PAUSE_S / 2))
     try:
         return attempts(call)

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
+import imgcls.formats.recordio.scan as scan
 from imgcls.errors import DataError, reason
-from imgcls.formats.recordio import scan
 from imgcls.formats.recordio.framing import HEAD, LENGTH_BITS, MAGIC, join_parts
 from imgcls.formats.recordio.image_record import HEADER_DTYPE, ImageHeader, unpack
 from imgcls.formats.recordio.index import Index, index_path, sort_unique

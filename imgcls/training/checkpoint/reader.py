@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import os
 
+import imgcls.training.checkpoint.states as states
 from imgcls.errors import UsageError
 from imgcls.formats import params
 from imgcls.formats import states as mxnet_states
 from imgcls.storage.paths import to_path
 from imgcls.storage.urls import url_scheme
-from imgcls.training.checkpoint import states
 from imgcls.training.checkpoint.files import folder, numbered_epochs, parse_epoch, read_latest, read_meta
 from imgcls.training.checkpoint.mxnet_states import is_mxnets
 from imgcls.training.checkpoint.position import Position, Saved

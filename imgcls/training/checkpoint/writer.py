@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 
+import imgcls.training.checkpoint.states as states
 from imgcls import graph
 from imgcls.config.sections import NetworkConfig
 from imgcls.config.version import __version__
@@ -29,7 +30,6 @@ from imgcls.storage.atomic import check_writable
 from imgcls.storage.locks import lock_file
 from imgcls.storage.paths import to_local_path, to_path
 from imgcls.storage.uploads import UploadQueue
-from imgcls.training.checkpoint import states
 from imgcls.training.checkpoint.files import numbered_epochs, read_meta
 from imgcls.training.checkpoint.latest import LatestFile
 from imgcls.training.checkpoint.optimizer_state import optimizer_tensors
