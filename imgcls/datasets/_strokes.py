@@ -7,18 +7,23 @@ Where a curve closes, its end runs on over its start, as a pen does.
 
 from __future__ import annotations
 
+# Written by hand: several ways a digit, so that networks have something to tell apart.
 LINE, CURVE = "line", "curve"
 
 Point = tuple[float, float]
 Stroke = tuple[str, list[Point]]
 
+#: digit -> its ways to be written. Part of the data set: another point or order draws other digits, and with
+#: them other accuracies in the documentation and other bytes in the tests.
 SHAPES: dict[int, list[list[Stroke]]] = {
+    # one upright, one leaning to the right
     0: [
         [(CURVE, [(3, 0), (1, 1.2), (0, 5), (1, 8.8), (3, 10), (5, 8.8), (6, 5), (5, 1.2), (3, 0),
                   (1.9, .3)])],
         [(CURVE, [(4.6, .8), (2.6, .1), (.7, 2.6), (.5, 6.6), (2, 9.7), (4.2, 9.4), (5.6, 6), (5.2, 2.2),
                   (3.4, 0), (2.4, .2)])],
     ],
+    # a bare stroke, one with an upstroke, one with a foot as well
     1: [
         [(LINE, [(3, 0), (3, 10)])],
         [(LINE, [(1.2, 2.6), (3.2, 0), (3.2, 10)])],
@@ -36,6 +41,7 @@ SHAPES: dict[int, list[list[Stroke]]] = {
         [(LINE, [(.5, .2), (5.4, .2), (2.6, 4)]),
          (CURVE, [(2.6, 4), (5, 4.9), (5.7, 7.5), (3.5, 10), (.3, 8.9)])],
     ],
+    # open at the top in two strokes; closed, in one; open and rounded
     4: [
         [(LINE, [(1.6, 0), (.3, 5.8), (5.8, 5.8)]), (LINE, [(4.3, 2.6), (4, 10)])],
         [(LINE, [(4.4, 10), (4.4, 0), (0, 7), (6, 7)])],
@@ -52,6 +58,7 @@ SHAPES: dict[int, list[list[Stroke]]] = {
                   (.5, 7.6)])],
         [(CURVE, [(3.6, 0), (1.2, 4), (.4, 7.5), (2, 10), (4.8, 9.6), (5.4, 7.2), (3.4, 5.4), (1, 6.8)])],
     ],
+    # plain; with a bar, as in much of Europe; with a serif and a bent stem
     7: [
         [(LINE, [(0, .3), (5.8, .3), (2.2, 10)])],
         [(LINE, [(0, .3), (5.8, .3), (2.4, 10)]), (LINE, [(1.8, 5.2), (5.4, 5)])],

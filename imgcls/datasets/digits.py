@@ -21,6 +21,7 @@ from imgcls.config.sections import DataConfig
 from imgcls.data.sources import ArraySource, Splits
 from imgcls.datasets._strokes import CURVE, SHAPES, Stroke
 
+#: as for MNIST, whose digits these stand for, but lenet: it is done after a few seconds here
 DEFAULTS: dict[str, object] = {
     "network": "lenet", "num_classes": 10, "image_shape": (1, 28, 28),
     "batch_size": 64, "num_epochs": 5, "disp_batches": 20,

@@ -31,6 +31,7 @@ DEFAULTS: dict[str, object] = {
 #: what `--benchmark 1` counts an epoch by, where there is no data
 NUM_EXAMPLES = 1_281_167
 
+#: said whatever is missing: the two ways to name data are short enough for one message
 ADVICE = ("name the data with `data_train` X.rec `data_val` Y.rec (or folders with a folder of images per "
           "class), or with `data_dir` a folder that holds train.rec and val.rec, or train and val")
 

@@ -82,6 +82,7 @@ def _read(files: dict[str, AnyPath], part: str) -> ArraySource:
     images, labels = idx.read_images(images_path), idx.read_labels(labels_path)
     if len(images) != len(labels):
         raise DataError(images_path, f"has {len(images)} images, but {labels_path} has {len(labels)} labels")
+    # The format allows it; training would only end in a division by zero.
     if not len(images):
         raise DataError(images_path, "holds no images")
     if labels.max() > 9:
