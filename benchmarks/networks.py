@@ -255,8 +255,8 @@ def _inference(model: nn.Module, images: torch.Tensor) -> Callable[[], object]:
 
 def _training(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> Callable[[], object]:
     # fused: one pass over the weights, for both peers.
-    # The fastest that torch has, for both peers. The rate is small, since the labels are random: weights
-    # that ran away would change how long arithmetic takes.
+    # The rate is small, since the labels are random: weights that ran away would change how long arithmetic
+    # takes.
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9, weight_decay=1e-4, fused=True)
 
     def step() -> None:

@@ -40,10 +40,13 @@ def fit(train: tuple[np.ndarray, np.ndarray], val: tuple[np.ndarray, np.ndarray]
     rows that a network wants as images need `image_shape="1,28,28"`. Prints nothing but warnings unless
     `verbose=True`. Raises the UsageError, DataError and RunError of `imgcls.errors`.
     """
+    # The one keyword that is no flag: a library is quiet unless it is asked, a command is not.
     verbose = bool(settings.pop("verbose", False))
+    # Read before the settings are built, since the arrays are brought into this shape first.
     shape = settings.get("image_shape")
     if shape is not None:
         shape = configuration.convert(configuration.FIELDS["image_shape"], shape)
+    # What follows from the arrays goes in as defaults, so that any keyword wins over it.
     source = _array_source(train, shape, "train")
     splits = Splits(source, None if val is None else _array_source(val, shape, "val"))
     largest = int(np.asarray(source.labels).max(initial=0))
@@ -51,9 +54,11 @@ def fit(train: tuple[np.ndarray, np.ndarray], val: tuple[np.ndarray, np.ndarray]
     defaults = {"rgb_std": (255.0,), "image_shape": source.images.shape[1:], "batch_size": 64,
                 "num_epochs": 10, "num_classes": max(largest + 1, 2)}
     config = configuration.build(defaults, settings)
+    # It would end without a network, and a Result has one.
     if config.train.test_io:
         raise UsageError("test_io: reads the data and trains nothing; it is for the command "
                          "(imgcls-train --test-io 1)")
+    # `splits` as a function: a run asks for its data when it is ready, as the commands do.
     model, metrics = run(config, splits=lambda: splits, command="imgcls.fit", quiet=not verbose)
     assert model is not None  # only test_io ends without one
     return Result(metrics, model.eval())
@@ -77,20 +82,25 @@ def _array_source(data: tuple[np.ndarray, np.ndarray], shape: tuple[int, ...] | 
     try:
         images, labels = (np.asarray(array) for array in data)
     except (TypeError, ValueError):
+        # e.g. a single array, or lists of different lengths: numpy's own message would name no argument
         raise UsageError(f"{argument}: must be a pair (images, labels) of arrays") from None
     if images.ndim < 2 or images.dtype == object:
         raise UsageError(f"{argument}: images must be (N, H, W), (N, C, H, W) or (N, P), not {images.shape}")
     # one channel where none is named
+    # grey images rarely come with an axis for their one channel
     if images.ndim == 3:
         images = images[:, None]
+    # Only flat rows are reshaped: images of another size are a mistake that must not be hidden.
     if shape is not None and images.ndim == 2:
         if int(np.prod(shape)) != images.shape[1]:
             raise UsageError(f"image_shape {shape}: the rows of {argument} have {images.shape[1]} values")
         images = images.reshape(-1, *shape)
     # uint8 stays: a quarter of the memory, and normalised on the device
+    # uint8 stays: it is a quarter of the memory, and is scaled batch by batch
     if images.dtype != np.uint8:
         images = images.astype(np.float32, copy=False)
     # floats are taken where they are whole numbers: MXNet's labels are floats
+    # Floats are fine where they are whole numbers, as text files give them; one-hot rows are not.
     if labels.ndim != 1 or not np.array_equal(labels, labels.astype(np.int64)):
         raise UsageError(f"{argument}: labels must be one whole number per image")
     return ArraySource(images, labels.astype(np.int64), description=f"arrays ({argument})")

@@ -89,7 +89,6 @@ def public_definitions(scope: ast.Module | ast.ClassDef) -> Iterator[Function | 
     """Yield the public classes and functions of a module, and the public methods of those classes."""
     for node in scope.body:
         if isinstance(node, Function | ast.ClassDef) and not node.name.startswith("_"):
-            # A nested function is nobody's interface, so only modules and classes are gone through.
             yield node
             if isinstance(node, ast.ClassDef):
                 yield from public_definitions(node)

@@ -22,6 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not args or args[0] in ("-h", "--help"):
         print(_overview())
         return 0
+    # inside run_main: an unknown command ends like every other wrong usage, in one line and status 2
     return run_main(lambda args: lookup.module("cli", args[0], "command").main(args[1:]), args, "imgcls")
 
 

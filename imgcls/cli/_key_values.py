@@ -45,6 +45,7 @@ class KeyValues:
 
 def read_key_values(words: Sequence[str]) -> KeyValues:
     """Return the settings of these words; UsageError names the key that is wrong."""
+    # Not the parser of flags: the C++ tool knows neither dashes, nor beginnings of names, nor switches.
     fields = flags_of(KeyValues)
     values: dict[str, Any] = {}
     for word in words:
@@ -60,6 +61,7 @@ def read_key_values(words: Sequence[str]) -> KeyValues:
     settings = KeyValues(**values)
     if settings.pack_label and settings.label_width < 2:
         raise UsageError("pack_label=1 needs label_width=2 or more: one label has its place anyway")
+    # the C++ tool counts parts from 0
     if settings.part >= settings.nsplit:
         raise UsageError(f"part {settings.part}: must be between 0 and {settings.nsplit - 1}")
     return settings

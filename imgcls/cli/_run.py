@@ -1,4 +1,4 @@
-"""How every command ends: a user's error is one line on stderr and an exit status, never a traceback."""
+"""End every command: turn a user's error into one line on stderr and an exit status, never a traceback."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def _warnings_about_flags(own: Sequence[type]) -> Iterator[None]:
 
 
 class _FlagFormatter(logging.Formatter):
-    """Spells the settings that errors among a record's arguments name."""
+    """Spell the settings that errors among a record's arguments name."""
 
     def __init__(self, own: Sequence[type]) -> None:
         super().__init__()
@@ -118,7 +118,7 @@ class _FlagFormatter(logging.Formatter):
 
 
 def _joined() -> bool:
-    """Whether this process is one of several."""
+    """Return whether this process is one of several."""
     # not loaded: no torch, and nobody to join
     process_group = sys.modules.get("imgcls.distributed.process_group")
     return process_group is not None and process_group.has_joined()

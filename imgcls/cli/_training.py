@@ -26,8 +26,10 @@ def start_processes(config: Config, argv: Sequence[str], module_argv: Sequence[s
     known. Under MXNet's DMLC_ROLE, does what a scheduler or server has to do. UsageError for devices that are
     not there.
     """
+    # Asked without torch: the process that only starts others need not load it for that.
     topology = resolve_topology(config.device, config.distributed, config.network.model_parallel)
     networks.check_model_parallel(config.network, topology.gpus, config.device.compile)
+    # MXNet's launchers start the same script in every role; only workers train.
     if topology.rank_info is not None and topology.rank_info.role != "worker":
         return serve_mxnet_role(topology.rank_info, config.distributed.dist_timeout, prog)
     if not topology.num_to_start:
@@ -35,6 +37,8 @@ def start_processes(config: Config, argv: Sequence[str], module_argv: Sequence[s
             # warnings of torch's C++ side are stack traces; what matters is raised, and told in a line
             os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
         return None
+    # As this command was started, with -m, a debugger's or a coverage tool's flags. Where `argv` is not the
+    # end of the command line, somebody called `main` from Python, and only the module's form is known.
     again = [sys.executable, "-m", "imgcls", *module_argv]
     # the interpreter's own options and the script that was called, where they led here
     if argv and sys.argv[-len(argv):] == list(argv):
@@ -42,6 +46,7 @@ def start_processes(config: Config, argv: Sequence[str], module_argv: Sequence[s
     with loading_torch():
         from imgcls.launch import agent
     # once here, in one line, and not by each process that fails
+    # once here, in place of as many errors as there are processes
     if topology.gpus:
         check_gpus(config.device.gpus, topology.gpus)
     settings = config.distributed
@@ -55,6 +60,7 @@ def train(config: Config, command: str, make_network: MakeNetwork | None = None)
 
     A GPU may not be there: that is found out before anything is downloaded.
     """
+    # Reading and importing wait for different things: together they take little longer than one of them.
     splits = None
     if not gpu_numbers(config.device.gpus):
         splits = in_background(lambda: configuration.dataset_module(config).load(config.data))

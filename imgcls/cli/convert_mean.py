@@ -16,6 +16,7 @@ EXAMPLES = """examples:
 """
 
 
+# The docstrings of such classes are the titles of their flags in --help.
 @dataclass(frozen=True)
 class ConvertMeanConfig:
     """Convert"""

@@ -41,10 +41,12 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "imgcls-finetune") ->
 
 
 def _start(argv: Sequence[str], prog: str) -> int:
+    # The data of fine-tuning is what train_imagenet.py takes: folders of photographs, lists or records.
     config = configuration.parse(argv, prog=prog, examples=EXAMPLES.format(prog=prog), dataset="imagenet",
                                  own=FinetuneConfig, defaults=DEFAULTS)
     own: FinetuneConfig = config.own
     _check(config, own)
+    # Before the pretrained network is looked for: a process that only starts others does not need it.
     status = start_processes(config, argv, ["finetune", *argv], prog)
     if status is not None:
         return status
@@ -63,6 +65,7 @@ def _start(argv: Sequence[str], prog: str) -> int:
 
 def _check(config: Config, own: FinetuneConfig) -> None:
     """Refuse what can be told before torch is loaded and anything is downloaded."""
+    # Only a run of ours can be gone on with; a number in `load_epoch` is an epoch of the pretrained network.
     is_resuming = own.resume or own.load_epoch.lower() == "auto"
     if is_resuming and not config.checkpoint.save_prefix:
         setting = "`resume`" if own.resume else "`load_epoch` auto"
@@ -70,6 +73,7 @@ def _check(config: Config, own: FinetuneConfig) -> None:
     if not own.pretrained_model and not is_resuming:
         raise _missing_model()
     # a rate of 0 would still decay the weights and move batch statistics
+    # At a rate of 0 a layer would still cost its gradients, and its running statistics would move.
     for name in ("head_lr_mult", "body_lr_mult"):
         if not getattr(own, name):
             raise UsageError(f"`{name}` 0: must be above 0; `freeze` body is for a body that does not learn")

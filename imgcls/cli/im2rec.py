@@ -35,6 +35,7 @@ EXAMPLES = """examples:
   imgcls-im2rec data/pets photos/ --list --recursive --train-ratio .9    only the lists, train and val
   imgcls-im2rec data/pets photos/ --num-thread 16 --quality 90       pack every list data/pets*.lst
 """
+# shown at the end of --help: what differs from MXNet without any flag
 NOTES = """Images that cannot be read are skipped, counted and listed in PREFIX.bad; a .rec appears when it is
 complete. EXIF orientation is applied; 16 bits become 8, CMYK becomes RGB, alpha is dropped, an animation
 gives its first picture. A flag may be written with - or _ and be shortened, a switch be given True or False.
@@ -130,6 +131,7 @@ def parse(argv: Sequence[str]) -> tuple[PathConfig, ListConfig, PackFlags]:
     flags = dataclasses.replace(flags, encoding=encoding)
     if encoding not in (".jpg", ".png"):
         raise UsageError(f"`encoding` {encoding}: must be .jpg or .png")
+    # for PNG it is OpenCV's compression, where 0 means none; quality 0 of a JPEG is only a mistake
     lowest = 0 if encoding == ".png" else 1
     if not lowest <= flags.quality <= 100:
         raise UsageError(f"`quality` {flags.quality}: must be between {lowest} and 100")
@@ -176,6 +178,7 @@ def _make_lists(paths: PathConfig, config: ListConfig) -> list[Path]:
 
 def _pack_lists(paths: PathConfig, list_config: ListConfig, flags: PackFlags) -> int:
     """Pack every PREFIX*.lst, or what is under ROOT when there is none."""
+    # said before any list is read: every single image would be skipped
     if not os.path.isdir(paths.root):
         raise UsageError(f"ROOT {paths.root}: no such folder")
     config = PackConfig(
@@ -215,6 +218,7 @@ def _make_seekable(paths: PathConfig, flags: PackFlags) -> int:
     # counted first, for the time that is left: a pass over the framing, not over the images
     with _progress(len(RecordReader(paths.root)), Path(target).name) as progress:
         result = make_seekable(paths.root, target, flags.num_thread or _num_cores(), progress=progress)
+    # The classes stand in a file beside the records: without it the new ones would have none.
     if names := lists.class_names(paths.root):
         lists.write_class_names(lists.classes_path(paths.prefix), names)
     print(f"{target}: {result.num_records} records, {result.size_bytes / 1e6:.1f} MB, "
@@ -231,6 +235,7 @@ def _pack_key_values(argv: Sequence[str]) -> int:
     check_writable(out, "OUT.rec")
     list_path = to_local_path(list_path, "LIST")
     images = lists.read_blank_separated(list_path, keys.label_width, keys.nsplit, keys.part)
+    # the name that the C++ tool gives a part, which scripts expect
     target = out if keys.nsplit == 1 else f"{out}.part{keys.part:03d}"
     # the C++ tool puts the root in front as it is; a folder without its separator is understood all the same
     join = not any(os.path.exists(root + entry.path) for entry in images.entries[:100])

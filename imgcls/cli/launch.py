@@ -39,6 +39,7 @@ LAUNCHERS = ("local", "ssh", "mpi", "slurm", "kubernetes", "sge", "yarn")
 #: how long a machine may be silent, as --dist-timeout of imgcls-train
 DEFAULT_TIMEOUT_S = 300.0
 #: launchers that write a script -> what to do with it
+#: (what a cluster is told depends on the cluster, so these three are never called from here)
 NEXT_STEP = {"slurm": "sbatch {file}", "kubernetes": "kubectl create -f {file}", "sge": "qsub {file}"}
 EXAMPLES = """examples:
   imgcls-launch -n 2 imgcls-train --network lenet --kv-store dist_sync  two workers on this machine
@@ -107,6 +108,7 @@ def _start(argv: Sequence[str]) -> int:
     num_servers = args.num_workers if args.num_servers is None else args.num_servers
     env = {"DMLC_NUM_WORKER": str(args.num_workers), "DMLC_NUM_SERVER": str(num_servers),
            **commands.passed_variables(args.env), **_role_variables(args.env_worker, "--env-worker")}
+    # In the environment: the command may be any program, and none of its flags are ours to add.
     if args.timeout is not None:
         env["IMGCLS_DIST_TIMEOUT"] = f"{args.timeout:g}"
     if launcher in ("local", "ssh", "mpi"):
@@ -120,7 +122,7 @@ def _start(argv: Sequence[str]) -> int:
 
 
 def _check(args: LaunchConfig, launcher: str, command: list[str]) -> None:
-    """UsageError for what no launcher can do, before anything is started."""
+    """Raise UsageError for what no launcher can do, before anything is started."""
     # MXNet's launcher had it: the word is known, and answered
     if launcher == "yarn":
         raise UsageError("--launcher yarn: torch has no launcher for YARN; use slurm or kubernetes, or ssh "
@@ -239,6 +241,7 @@ def _write_script(args: LaunchConfig, launcher: str, command: list[str], env: di
     # a script may be read by others: of the environment only what was named with a value goes into it
     named = {text.partition("=")[0] for text in args.env if "=" in text}
     named |= {text.partition(":")[0] for text in args.env_worker}
+    # What a worker reads of its job goes along unasked; keys and passwords of this shell must not.
     variables = {name: text for name, text in env.items()
                  if name in named or name.startswith(("DMLC_NUM", "IMGCLS_"))}
     variables["DMLC_ROLE"] = "worker"
@@ -268,6 +271,7 @@ def _role_variables(texts: Sequence[str], flag_name: str) -> dict[str, str]:
     variables = {}
     for text in texts:
         name, colon, content = text.partition(":")
+        # a name with a blank or a dash cannot be set by the shells that pass it on
         if not colon or not name.isidentifier():
             raise UsageError(f"{flag_name} {text}: must be NAME:VALUE")
         variables[name] = content
@@ -285,6 +289,7 @@ def _package_roots(sync_folder: str) -> list[str]:
     root = _package_root()
     if not root:
         return []
+    # The package is inside the copied folder: the copy comes first, since it is what the user is changing.
     if sync_folder and os.path.commonpath([root, os.getcwd()]) == os.getcwd():
         return [os.path.normpath(os.path.join(sync_folder, os.path.relpath(root, os.getcwd()))), root]
     return [root]

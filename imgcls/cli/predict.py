@@ -40,9 +40,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _start(argv: Sequence[str]) -> int:
     (args,) = parse(argv, PredictConfig, prog=NAME, usage="--model PREFIX IMAGE [IMAGE ...]",
                     examples=EXAMPLES)
+    # after the flags: --help and a mistake in a flag answer without torch
     with loading_torch():
         from imgcls.inference.predictor import Predictor
 
+    # Once for all pictures: loading the network takes far longer than one of them.
     predict = Predictor(args.model, args.load_epoch, top=args.top)
     several = len(args.images) > 1
     num_failed = 0
@@ -50,6 +52,7 @@ def _start(argv: Sequence[str]) -> int:
         try:
             ranking = predict(path)
         except DataError as error:
+            # A bad picture among many must not cost the others; the status tells of it at the end.
             num_failed += 1
             print(f"{NAME}: error: {error}", file=sys.stderr)
             continue
@@ -59,4 +62,5 @@ def _start(argv: Sequence[str]) -> int:
         before = f"{path}: " if several and args.top == 1 else ""
         for name, probability in ranking:
             print(f"{before}{name} (score = {probability:.5f})")
+    # 1 as for data that cannot be read, even where most pictures were named
     return 1 if num_failed else 0

@@ -46,6 +46,7 @@ def _start(argv: Sequence[str]) -> int:
         raise reader.problems[0]
     # MXNet's rec2idx.py counts; im2rec writes the ids of its list, which may be any numbers
     keys = reader.headers()["id"].tolist() if args.ids else range(len(reader))
+    # a record that is no image has no id: an index with a made-up one would point at the wrong image
     if args.ids and reader.header_problems():
         raise next(iter(reader.header_problems().values()))
     # MXNet's format: key, tab, byte offset

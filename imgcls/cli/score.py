@@ -43,14 +43,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _start(argv: Sequence[str]) -> int:
+    # The flags of imgcls-train under the same names: who has trained knows how to score.
     config = configuration.parse(argv, prog="imgcls-score", examples=EXAMPLES.format(prog="imgcls-score"),
                                  own=ScoreConfig, used=USED)
     if not config.own.model:
         raise UsageError("--model is missing: give the prefix of a checkpoint, such as --model model/mnist")
+    # after the flags: --help and a mistake in a flag answer without torch
     with loading_torch():
         from imgcls.inference.evaluation import evaluate_checkpoint
 
     score = evaluate_checkpoint(config.own.model, config)
+    # stderr is MXNet's log, for scripts that look for its lines; stdout is ours, easy to cut at the `=`
     print(f"INFO:root:Finished with {score.images_per_s:f} images per second", file=sys.stderr)
     for name, value in score.metrics.items():
         # MXNet's score.py logs the pair as Python shows it

@@ -27,7 +27,10 @@ def main(argv: Sequence[str] | None = None, *, dataset: str = "mnist", prog: str
 
 def _start(argv: Sequence[str], dataset: str, prog: str) -> int:
     config = configuration.parse(argv, prog=prog, examples=EXAMPLES.format(prog=prog), dataset=dataset)
+    # the data set goes along by name: started anew as `train`, a process of train_cifar10.py must know it
     status = start_processes(config, argv, ["train", "--dataset", config.data.dataset, *argv], prog)
+    # None: this process is one that trains, and not one that only started others
     if status is None:
+        # the command as it was typed: messages show how to go on with the run
         train(config, shlex.join([prog, *argv]))
     return status or 0

@@ -50,6 +50,7 @@ def _start(argv: Sequence[str]) -> int:
     for text in args.files:
         # A file that is named is looked at even if it is empty, which in a folder means nothing.
         paths += [Path(text)] if os.path.isfile(text) else expand(text, "FILE")
+    # a list and not any(): the files after a bad one are read, too
     return 1 if sum([_verify(path, args) for path in paths]) else 0
 
 
@@ -65,13 +66,16 @@ def _verify(path: AnyPath, args: VerifyConfig) -> int:
     # first what is wrong with the framing, then with the content of records that could be read
     problems = list(reader.problems)
     num_damaged = len(problems)
+    # Decoding finds wrong headers on its way; without it they are looked through by themselves, in seconds.
     if args.decode:
         problems += _bad_images(reader, args.num_thread or os.cpu_count() or 1)
     else:
         problems += [error for _, error in sorted(reader.header_problems().items())]
     num_bad = len(problems) - num_damaged
+    # Last, since a wrong index can be made anew with imgcls-rec2idx, and images cannot.
     index_problem = reader.check_index()
     problems += [index_problem] if index_problem else []
+    # An empty file has no fault in its framing, and is still not what anybody packed.
     if not len(reader) and not num_damaged:
         problems.append(DataError(path, "it holds no record"))
     # on stdout: the problems are what this command is asked for
