@@ -24,7 +24,7 @@ __all__ = ["Predictor", "Result", "fit", "load_model"]
 
 @dataclass(frozen=True)
 class Result:
-    """What `fit` gives: metrics of the last epoch, and the network in evaluation mode, giving logits."""
+    """The metrics of the last epoch, and the trained network in evaluation mode, which gives logits."""
 
     metrics: dict[str, float]
     model: nn.Module

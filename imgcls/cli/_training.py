@@ -1,4 +1,4 @@
-"""What the commands that train share: starting their processes, and reading data while torch is loaded."""
+"""Start the processes of a training command, and read its data while torch is loaded."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def start_processes(config: Config, argv: Sequence[str], module_argv: Sequence[s
 
     None where this process is to train, since somebody has started it as one of several or it trains alone.
     They are started as this command was; `module_argv` is what `python -m imgcls` is given where that is not
-    known. Under MXNet's DMLC_ROLE, does what a scheduler or server has to do. UsageError for devices that are
-    not there.
+    known. Under MXNet's DMLC_ROLE, do what a scheduler or server has to do. Raise UsageError for devices that
+    are not there.
     """
     # Asked without torch: the process that only starts others need not load it for that.
     topology = resolve_topology(config.device, config.distributed, config.network.model_parallel)
