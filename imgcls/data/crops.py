@@ -107,9 +107,13 @@ class CropSampler:
 
         The same windows as `specs` gives, where the sampler `is_simple`.
         """
-        # the same code as for images of many sizes, so that both loaders cut alike to the bit
-        padded = np.array(size) + 2 * self.pad
-        return self._windows(Draws(self.seed, epoch, indices), np.tile(padded, (len(indices), 1)))[1]
+        draws = Draws(self.seed, epoch, indices)
+        count = len(indices)
+        # Drawn by the functions that draw for images of many sizes, so that both loaders cut alike.
+        free = np.array([size]) + 2 * self.pad - self.crop
+        top, left = np.broadcast_to(self._corners(draws, free), (count, 2)).T
+        height, width = self.crop
+        return Windows(top, left, np.full(count, height), np.full(count, width), self._mirror(draws))
 
     def _warps(self, draws: Draws,
                sizes: np.ndarray) -> tuple[list[tuple[np.ndarray, Size] | None], np.ndarray]:
@@ -162,9 +166,8 @@ class CropSampler:
             # for all rows, and then those that need it: draws are made for whole arrays
             plain = np.concatenate([self._corners(draws, enlarged - shape), shape], axis=1)
             boxes[is_plain] = plain[is_plain]
-        mirror = draws.uniform(order.MIRROR) < 0.5 if self.config.random_mirror else np.zeros(count, bool)
         top, left, height, width = boxes.T
-        return enlarged, Windows(top, left, height, width, mirror)
+        return enlarged, Windows(top, left, height, width, self._mirror(draws))
 
     def _crop_shapes(self, draws: Draws, sizes: np.ndarray,
                      is_plain: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -187,6 +190,12 @@ class CropSampler:
         top = draws.integers(order.ROW, free[:, 0] + 1)
         left = draws.integers(order.COLUMN, free[:, 1] + 1)
         return np.stack([top, left], axis=1)
+
+    def _mirror(self, draws: Draws) -> np.ndarray:
+        """Return bool (n,): which images are mirrored."""
+        if not self.config.random_mirror:
+            return np.zeros(len(draws.indices), bool)
+        return draws.uniform(order.MIRROR) < 0.5
 
     def _areas(self, draws: Draws, sizes: np.ndarray) -> np.ndarray:
         """Return boxes (n, 4) of random area and aspect: the first of ten tries that fits, or a height of 0.
