@@ -43,15 +43,15 @@ class KeyValues:
             num_threads=self.num_thread or num_cores)
 
 
-def read_key_values(words: Sequence[str]) -> KeyValues:
+def read_key_values(args: Sequence[str]) -> KeyValues:
     """Return the settings of these words; UsageError names the key that is wrong."""
     # Not the parser of flags: the C++ tool knows neither dashes, nor beginnings of names, nor switches.
     fields = flags_of(KeyValues)
     values: dict[str, Any] = {}
-    for word in words:
-        key, equals, text = word.partition("=")
+    for arg in args:
+        key, equals, text = arg.partition("=")
         if not equals:
-            raise UsageError(f"{word!r} is no key=value")
+            raise UsageError(f"{arg!r} is no key=value")
         if key not in fields:
             raise unknown("key", key, fields)
         try:

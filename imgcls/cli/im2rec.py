@@ -228,8 +228,8 @@ def _make_seekable(paths: PathConfig, flags: PackFlags) -> int:
 
 def _pack_key_values(argv: Sequence[str]) -> int:
     """Do what MXNet's C++ im2rec does: LIST ROOT OUT.rec key=value ..."""
-    list_path, root, out, *words = argv
-    keys = _key_values.read_key_values(words)
+    list_path, root, out, *key_values = argv
+    keys = _key_values.read_key_values(key_values)
     config = keys.pack_config(_num_cores())
     out = str(to_local_path(out, "OUT.rec"))
     check_writable(out, "OUT.rec")

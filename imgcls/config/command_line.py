@@ -1,6 +1,6 @@
-"""The words of a command line as settings: long and short flags, spellings of all generations, loose words.
+"""Read a command line into settings: long and short flags, spellings of all generations, positionals.
 
-Every command reads its words here: `parse` is all that a command with settings of its own needs; `resolve`
+Every command reads its arguments here: `parse` is all that a command with settings of its own needs; `resolve`
 calls `read` and puts files and the environment below it. Written for what argparse cannot do: `--list PREFIX`
 must not take PREFIX for the value of the switch, and a beginning of a flag means what it meant to MXNet
 before it can mean one of ours. Values stay text here, `flags.convert` types them.
@@ -50,7 +50,7 @@ class HelpFlag:
 
 def parse(argv: Sequence[str], *sections: type, prog: str, usage: str, examples: str, notes: str = "",
           hint: str = "", takes_prefixes: bool = True) -> tuple[Any, ...]:
-    """Return the sections of a command as the words fill them; UsageError for what does not fit.
+    """Return the sections of a command as the arguments fill them; UsageError for what does not fit.
 
     `--help` prints the help screen and leaves with status 0. `hint` ends the message about a word that is not
     known.
@@ -69,7 +69,7 @@ def parse(argv: Sequence[str], *sections: type, prog: str, usage: str, examples:
 
 
 def _check_required(fields: Mapping[str, Field[Any]], texts: Mapping[str, Any], hint: str) -> None:
-    """UsageError that names the settings without a default that the words do not hold."""
+    """UsageError that names the settings without a default that the arguments do not set."""
     missing = [field for name, field in fields.items() if field.default is MISSING and name not in texts]
     if missing:
         # -n/--num-workers, as argparse wrote it
@@ -85,7 +85,7 @@ def _fill(section: type, texts: Mapping[str, Any]) -> Any:
 
 def read(argv: Sequence[str], fields: Mapping[str, Field[Any]], *, prog: str, hint: str = "",
          takes_prefixes: bool = True, stops_at_help: bool = False) -> dict[str, Any]:
-    """Return setting -> text of all that the words name (a list of texts where a setting takes several)."""
+    """Return setting -> text of all that the arguments set (a list of texts where a setting takes several)."""
     reader = _Reader(fields, takes_prefixes)
     try:
         reader.read(argv, prog, stops_at_help)
@@ -96,22 +96,22 @@ def read(argv: Sequence[str], fields: Mapping[str, Field[Any]], *, prog: str, hi
 
 
 def without(argv: Sequence[str], settings: Collection[str], fields: Mapping[str, Field[Any]]) -> list[str]:
-    """Return the words of a command line, less the flags of these settings and their values.
+    """Return the arguments of a command line without the flags of these settings and their values.
 
     For a command line that was read before: what it would refuse is refused here too.
     """
     reader = _Reader(fields, takes_prefixes=True)
-    words = deque(argv)
+    args = deque(argv)
     kept: list[str] = []
-    while words:
-        before = list(words)
+    while args:
+        before = list(args)
         if before[0].startswith("--"):
-            setting = reader.take_flag(words)
+            setting = reader.take_flag(args)
         else:
             setting = ""
-            words.popleft()
+            args.popleft()
         if setting not in settings:
-            kept += before[:len(before) - len(words)]
+            kept += before[:len(before) - len(args)]
     return kept
 
 
@@ -123,7 +123,7 @@ def _is_flag(word: str) -> bool:
 
 
 class _Reader:
-    """The words of one command line, taken one after the other; `texts` is what they set."""
+    """The arguments of one command line, taken one after the other; `texts` is what they set."""
 
     def __init__(self, fields: Mapping[str, Field[Any]], takes_prefixes: bool) -> None:
         self.texts: dict[str, Any] = {}
@@ -138,35 +138,35 @@ class _Reader:
                 self._fields |= dict.fromkeys([long_flag(field.name), *filter(None, others)], field)
 
     def read(self, argv: Sequence[str], prog: str, stops_at_help: bool) -> None:
-        """Take all words; UsageError for a flag that is not known, and for words that nobody takes."""
-        words = deque(argv)
+        """Take all arguments; UsageError for an unknown flag, and for arguments that nobody takes."""
+        args = deque(argv)
         loose: list[str] = []
         strays: list[str] = []
         takes_rest = any(field.metadata["takes"] == "rest" for field in self._positionals)
-        while words:
-            word = words[0]
+        while args:
+            word = args[0]
             # -- would say that what follows is no flag: here nothing else is allowed
             if word == "--" and not self._positionals:
-                raise UsageError(f"{' '.join(list(words)[1:]) or '--'}: {prog} takes flags only")
+                raise UsageError(f"{' '.join(list(args)[1:]) or '--'}: {prog} takes flags only")
             if word == "--" or (takes_rest and not _is_flag(word)):
                 # from here on nothing is a flag of ours; a command to run keeps the -- that it may begin with
-                loose += list(words)[0 if takes_rest else 1:]
+                loose += list(args)[0 if takes_rest else 1:]
                 break
             if not _is_flag(word):
-                loose.append(words.popleft())
+                loose.append(args.popleft())
             elif word.startswith("--") or word[:2] in self._fields:
                 # whatever else is on the line: who asks for help is helped
-                if self.take_flag(words) == "help" and stops_at_help:
+                if self.take_flag(args) == "help" and stops_at_help:
                     return
             else:
-                strays.append(words.popleft())
+                strays.append(args.popleft())
         strays += self._place(loose)
         if strays:
             raise UsageError(f"unrecognized arguments: {' '.join(strays)}")  # argparse's words, widely known
 
-    def take_flag(self, words: deque[str]) -> str:
-        """Take a flag and its value off the words; return the setting."""
-        word = words.popleft()
+    def take_flag(self, args: deque[str]) -> str:
+        """Take a flag and its value off the arguments; return the setting."""
+        word = args.popleft()
         # only the first =: --env NAME=VALUE and --env=NAME=VALUE mean the same
         name, equals, text = word.partition("=")
         if word.startswith("--"):
@@ -177,11 +177,11 @@ class _Reader:
             # short flags as one word: -n2 holds a value, -vn 2 a switch and another flag
             spelling, text = word[:2], word[2:]
             if self._fields[spelling].metadata["takes"] == "none":
-                words.appendleft("-" + text)
+                args.appendleft("-" + text)
             else:
                 equals = "="
         field = self._fields[spelling]
-        value: Any = text if equals else self._take_value(spelling, field, words)
+        value: Any = text if equals else self._take_value(spelling, field, args)
         if spelling == field.metadata["negation"]:
             value = _negated(spelling, value)
         if field.metadata["takes"] == "each":
@@ -191,22 +191,22 @@ class _Reader:
         self.texts[field.name] = value  # given twice, the last counts
         return field.name
 
-    def _take_value(self, spelling: str, field: Field[Any], words: deque[str]) -> str:
-        """Take the words that belong to a flag; return "1" for a switch that stands alone."""
+    def _take_value(self, spelling: str, field: Field[Any], args: deque[str]) -> str:
+        """Take the arguments that belong to a flag; return "1" for a switch that stands alone."""
         takes = field.metadata["takes"]
         if takes == "none":
             return "1"
         if str(field.type).startswith("bool"):
-            # where loose words may follow, only true, false and the like belong to the switch
-            is_value = words and not _is_flag(words[0]) and (
-                not self._positionals or words[0].lower() in (*TRUE_WORDS, *FALSE_WORDS))
-            return words.popleft() if is_value else "1"
-        if not words or _is_flag(words[0]):
+            # where positionals may follow, only true, false and the like belong to the switch
+            is_value = args and not _is_flag(args[0]) and (
+                not self._positionals or args[0].lower() in (*TRUE_WORDS, *FALSE_WORDS))
+            return args.popleft() if is_value else "1"
+        if not args or _is_flag(args[0]):
             raise UsageError(f"{spelling}: needs a value")
-        values = [words.popleft()]
-        # loose words may follow at once: only what looks like an ending belongs to the flag
-        while takes == "extensions" and words and words[0].startswith(".") and "/" not in words[0]:
-            values.append(words.popleft())
+        values = [args.popleft()]
+        # positionals may follow at once: only what looks like an ending belongs to the flag
+        while takes == "extensions" and args and args[0].startswith(".") and "/" not in args[0]:
+            values.append(args.popleft())
         return ",".join(values)
 
     def _complete(self, name: str) -> str:
@@ -225,7 +225,7 @@ class _Reader:
         raise unknown("flag", name, long_flags, OTHER_WORDS.get(name))
 
     def _place(self, loose: list[str]) -> list[str]:
-        """Give the loose words to the positional settings in turn; return those that are too many."""
+        """Give the positionals to the positional settings in turn; return those that are too many."""
         for field in self._positionals:
             # nothing may follow a setting that takes all there is left
             takes_all = field.metadata["takes"] != "value"

@@ -51,21 +51,21 @@ def load(config: DataConfig) -> Splits:
     """
     train, val = _records(config)
     if train:
-        splits = sources.open_splits(config, train, val)
-        return dataclasses.replace(splits, train=_named(splits.train), val=splits.val and _named(splits.val))
+        opened = sources.open_splits(config, train, val)
+        return dataclasses.replace(opened, train=_named(opened.train), val=opened.val and _named(opened.val))
     folder = folders.data_folder(config.data_dir, "cifar10")
-    found = cifar.read_splits(folder)
-    if found is None:
+    splits = cifar.read_splits(folder)
+    if splits is None:
         archive = download.fetch(
             _URLS, folder / "cifar-10-binary.tar.gz", sha256=_SHA256, max_bytes=_BYTES, collection="cifar10",
             advice=f"put {FILES} into {folder} (or name their folder with `data_dir`), "
                    "or train on `dataset` digits, which needs no files")
-        found = cifar.read_splits(folder)
-        if found is None:
+        splits = cifar.read_splits(folder)
+        if splits is None:
             raise DataError(archive, "vanished while it was read")
-    train, test, place = found
-    return Splits(ArraySource(train.images, train.labels, CLASSES, f"{place} (train)"),
-                  ArraySource(test.images, test.labels, CLASSES, f"{place} (test)"))
+    train, test = splits.train, splits.test
+    return Splits(ArraySource(train.images, train.labels, CLASSES, f"{splits.path} (train)"),
+                  ArraySource(test.images, test.labels, CLASSES, f"{splits.path} (test)"))
 
 
 def load_val(config: DataConfig, class_names: Sequence[str] = ()) -> Source | None:
