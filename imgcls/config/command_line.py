@@ -1,6 +1,6 @@
 """Read a command line into settings: long and short flags, spellings of all generations, positionals.
 
-Every command reads its arguments here: `parse` is all that a command with settings of its own needs; `resolve`
+Every command is read here: `parse` is all that a command with settings of its own needs; `resolve`
 calls `read` and puts files and the environment below it. Written for what argparse cannot do: `--list PREFIX`
 must not take PREFIX for the value of the switch, and a beginning of a flag means what it meant to MXNet
 before it can mean one of ours. Values stay text here, `flags.convert` types them.
@@ -85,7 +85,7 @@ def _fill(section: type, texts: Mapping[str, Any]) -> Any:
 
 def read(argv: Sequence[str], fields: Mapping[str, Field[Any]], *, prog: str, hint: str = "",
          takes_prefixes: bool = True, stops_at_help: bool = False) -> dict[str, Any]:
-    """Return setting -> text of all that the arguments set (a list of texts where a setting takes several)."""
+    """Return setting -> text of all that is set (a list of texts where a setting takes several)."""
     reader = _Reader(fields, takes_prefixes)
     try:
         reader.read(argv, prog, stops_at_help)
