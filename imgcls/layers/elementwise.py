@@ -91,7 +91,10 @@ class _ClampWithFastBackward(torch.autograd.Function):
     @staticmethod
     def forward(context: Any, data: Tensor, low: float, high: float) -> Tensor:
         context.save_for_backward(data)
-        context.bounds = np.nextafter(np.float32(low), -np.inf), np.nextafter(np.float32(high), np.inf)
+        # float32 on both sides: before numpy 2 a Python number beside it makes the step one of float64, which
+        # float32 rounds away
+        infinity = np.float32(np.inf)
+        context.bounds = np.nextafter(np.float32(low), -infinity), np.nextafter(np.float32(high), infinity)
         return data.clamp(low, high)
 
     @staticmethod
