@@ -1,7 +1,7 @@
 """One process of several: runs what test_distributed.py asks for, a JSON list of runs, one after the other.
 
-Each run is {"name", settings...}; pictures carry their own number in their first pixels, so
-that what was trained on is seen in the batches themselves. Rank 0 writes NAME.npz with the weights, every rank
+Each run is {"name", settings...}; pictures carry their own number in their first pixels, so that what was
+trained on is seen in the batches themselves. Rank 0 writes NAME.npz with the weights, every rank
 NAME-RANK.json with what it saw and how it ended.
 """
 

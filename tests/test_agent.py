@@ -24,9 +24,9 @@ from imgcls.launch.worker_processes import parent_death_command
 
 STEPS = ROOT / "tests" / "fixtures" / "steps.py"
 #: prints what a worker finds, as one line of JSON
-SHOW = ("import json, os, sys; print(json.dumps([{k: v for k, v in os.environ.items() if k in ('RANK', 'WORLD_SIZE', "
-        "'LOCAL_RANK', 'LOCAL_WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT', 'TORCHELASTIC_RUN_ID', 'OMP_NUM_THREADS', "
-        "'IMGCLS_AGENT')}, sys.argv[1:]]))")
+SHOW = ("import json, os, sys; print(json.dumps([{k: v for k, v in os.environ.items() if k in ('RANK', "
+        "'WORLD_SIZE', 'LOCAL_RANK', 'LOCAL_WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT', "
+        "'TORCHELASTIC_RUN_ID', 'OMP_NUM_THREADS', 'IMGCLS_AGENT')}, sys.argv[1:]]))")
 
 
 def start(flags: Sequence[str], command: Sequence[object]) -> subprocess.Popen[str]:
@@ -77,7 +77,8 @@ def test_a_killed_worker_is_reported_and_all_restart_from_the_position(tmp_path:
     assert status == 0, err
     assert len(err) == 1, err
     assert err[0].startswith("imgcls-train: rank 1 (")
-    assert err[0].endswith(") was killed by SIGKILL (out of memory?); restarting 1/2 from the last position saved")
+    assert err[0].endswith(") was killed by SIGKILL (out of memory?); "
+                           "restarting 1/2 from the last position saved")
     assert {"rank 0 of 2 from 5", "rank 1 of 2 from 5"} <= set(out)
     assert [line.split()[0] for line in (tmp_path / "trace").read_text().splitlines()] == [str(i)
                                                                                            for i in range(12)]
@@ -105,7 +106,8 @@ def test_workers_save_when_the_agent_gets_sigterm(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_second_signal_ends_workers_that_do_not_listen(tmp_path: Path) -> None:
-    deaf = f"import signal, time; signal.signal(15, signal.SIG_IGN); open({str(tmp_path / 'up')!r}, 'w').write('x\\n')"
+    deaf = ("import signal, time; signal.signal(15, signal.SIG_IGN); "
+            f"open({str(tmp_path / 'up')!r}, 'w').write('x\\n')")
     process = start([], [sys.executable, "-c", f"{deaf}; time.sleep(100)"])
     until(process, tmp_path / "up", 1)
     process.send_signal(signal.SIGINT)
@@ -229,7 +231,8 @@ def test_a_failure_in_words() -> None:
 
 
 @pytest.mark.parametrize(("line", "noise"), [
-    (b"[W1120 21:40:35.517403122 socket.cpp:207] [c10d] The hostname of the client socket cannot be retrieved.", True),
+    (b"[W1120 21:40:35.517403122 socket.cpp:207] [c10d] The hostname of the client socket cannot be "
+     b"retrieved.", True),
     (b"[rank1]:[E1120 21:40:35.517 ProcessGroupNCCL.cpp:616] Watchdog caught collective operation timeout",
      True),
     (b"frame #1: c10::Error::Error(...)", True),

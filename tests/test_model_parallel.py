@@ -1,5 +1,5 @@
-"""`--model-parallel 2`: the two towers on two devices. There may be none here: torch's fake tensors stand in for two
-GPUs, and on the CPU both parts go the same way through the code."""
+"""`--model-parallel 2`: the two towers on two devices. There may be none here: torch's fake tensors stand in
+for two GPUs, and on the CPU both parts go the same way through the code."""
 
 from __future__ import annotations
 
@@ -60,7 +60,8 @@ def test_towers_on_two_gpus(moves: None, gpus: tuple[int, ...], device: int, sec
             f"`model_parallel` 2: the parts of the network are on cuda:{device} and cuda:{second}")
         assert isinstance(model, alexnet_towers.TwoTowerAlexNet)
         assert devices_of(model.tower2) == {f"cuda:{second}"}
-        assert devices_of(model.tower1) == devices_of(model.fc6) == devices_of(model.fc8) == {f"cuda:{device}"}
+        for part in (model.tower1, model.fc6, model.fc8):
+            assert devices_of(part) == {f"cuda:{device}"}
         logits = model(torch.empty(4, *SHAPE, device=first))
         assert (logits.device, logits.shape) == (first, (4, 10))
 
@@ -184,6 +185,6 @@ def test_wrong_usage(folder: Path, flags: list[str], message: str,
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
 def test_on_two_real_gpus(folder: Path) -> None:
     assert train(folder, "two", "--num-epochs", 1, "--gpus", "0,1", "--model-parallel", 2) == 0
-    assert train(folder, "two", "--num-epochs", 2, "--gpus", "0,1", "--model-parallel", 2, "--load-epoch",
-                 "auto") == 0
+    assert train(folder, "two", "--num-epochs", 2, "--gpus", "0,1", "--model-parallel", 2,
+                 "--load-epoch", "auto") == 0
     assert train(folder, "two", "--num-epochs", 3, "--gpus", "0", "--load-epoch", "auto") == 0

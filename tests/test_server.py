@@ -222,7 +222,8 @@ def test_a_busy_worker_sends_heartbeats() -> None:
 
 
 def test_messages_of_gloo_are_shortened() -> None:
-    error = RuntimeError("[/a/b/gloo/pair.cc:561] Connection closed by peer [127.0.0.1]:37. This is typically ...")
+    error = RuntimeError("[/a/b/gloo/pair.cc:561] Connection closed by peer [127.0.0.1]:37. This is "
+                         "typically ...")
     assert gloo_reason(error) == "Connection closed by peer [127.0.0.1]:37"
 
 

@@ -1,6 +1,7 @@
-"""Jobs over ssh on two hosts that are network namespaces with their own disks; skipped where those cannot be made.
+"""Jobs over ssh on two hosts, which are network namespaces with disks of their own.
 
-About two minutes. Needs root, iproute2, openssh-server and rsync (see two_hosts.py).
+Skipped where those cannot be made: they need root, iproute2, openssh-server and rsync (see two_hosts.py).
+About two minutes.
 """
 
 from __future__ import annotations
@@ -50,8 +51,8 @@ class Bench:
         """Start the workers of fixtures/steps.py with a new folder, shared by the hosts."""
         run = self.folder / f"run{time.monotonic_ns()}"
         run.mkdir()
-        return self.launch(*launcher, sys.executable, ROOT / "tests" / "fixtures" / "steps.py", run,
-                           *worker), run
+        script = ROOT / "tests" / "fixtures" / "steps.py"
+        return self.launch(*launcher, sys.executable, script, run, *worker), run
 
     def agent(self, host: str) -> int:
         """The process id of the agent on a host."""
@@ -160,8 +161,8 @@ def test_a_killed_worker_is_named_with_its_host_and_restarted(bench: Bench) -> N
     process, run = bench.steps("--max-restarts", 1, worker=(12, "kill", 1, 5))
     status, out, err = finish(process)
     assert status == 0, err
-    assert err == ["imgcls-launch: rank 1 (hostb) was killed by SIGKILL (out of memory?); restarting 1/1 from the last "
-                   "position saved"]
+    assert err == ["imgcls-launch: rank 1 (hostb) was killed by SIGKILL (out of memory?); "
+                   "restarting 1/1 from the last position saved"]
     assert trace(run) == (list(range(12)), [2] * 12)
     assert "[hostb:1] rank 1 of 2 from 5" in out
 

@@ -1,7 +1,7 @@
-"""Three machines on one: network namespaces hosta, hostb and hostl (the launcher's) with their own sshd and disks.
+"""Three machines on one: network namespaces hosta, hostb and hostl (the launcher's).
 
-Used by test_two_hosts.py. Needs root, iproute2, an ssh server and rsync; nothing leaves the namespaces, and `down`
-takes everything away again. By hand: `python tests/two_hosts.py up FOLDER`, `... down FOLDER`.
+Used by test_two_hosts.py. Needs root, iproute2, an ssh server and rsync; nothing leaves the namespaces, and
+`down` takes everything away again. By hand: `python tests/two_hosts.py up FOLDER`, `... down FOLDER`.
 """
 
 from __future__ import annotations
@@ -118,7 +118,8 @@ class TwoHosts:
     def _sshd(self, number: int, host: str) -> None:
         config = self.folder / f"sshd_{host}"
         config.write_text(
-            f"ListenAddress {SUBNET}.{number}\nHostKey {self.folder}/key_{host}\nPidFile {self.folder}/{host}.pid\n"
+            f"ListenAddress {SUBNET}.{number}\nHostKey {self.folder}/key_{host}\n"
+            f"PidFile {self.folder}/{host}.pid\n"
             f"AuthorizedKeysFile {self.folder}/authorized\nUsePAM no\nStrictModes no\n"
             "PermitRootLogin prohibit-password\nMaxStartups 100\n")
         sshd = shutil.which("sshd", path="/usr/sbin:/usr/bin:/sbin")
@@ -128,7 +129,8 @@ class TwoHosts:
         deadline = time.monotonic() + 5
         while not (self.folder / f"{host}.pid").exists():
             if time.monotonic() > deadline:
-                raise Unavailable(f"sshd on {host} did not start: {(self.folder / f'{host}.log').read_text()}")
+                log = (self.folder / f"{host}.log").read_text()
+                raise Unavailable(f"sshd on {host} did not start: {log}")
             time.sleep(0.05)
 
 
