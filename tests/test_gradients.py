@@ -37,7 +37,8 @@ THRESHOLD = 0.5
 
 def test_words_are_mxnets_byte_for_byte() -> None:
     signs = torch.tensor([1, 0, -1, 1, 0, 0, 0, 0, -1, -1, 1, 1, 0, 1, 0, -1, 1, -1], dtype=torch.int8)
-    # value i stands in byte i % 16 // 4, from the top: 11 is +, 10 is -, 00 is 0; the second word is padded with zeros
+    # value i stands in byte i % 16 // 4, from the top: 11 is +, 10 is -, 00 is 0; the second word is padded
+    # with zeros
     assert pack(signs).tolist() == [0b11001011, 0b00000000, 0b10101111, 0b00110010, 0b11100000, 0, 0, 0]
 
 
@@ -154,8 +155,8 @@ def test_bytes_sent(both: Found, kind: str, fraction: float) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["fp16", "bf16"])
 def test_rounding_errors_are_fed_back(both: Found, kind: str) -> None:
-    """The gradient is the same at each step; what was received in eight steps is eight times it, nearly. Rank 1 has
-    none, so that nothing is lost in the sum itself."""
+    """The gradient is the same at each step; what was received in eight steps is eight times it, nearly. Rank
+    1 has none, so that nothing is lost in the sum itself."""
     sums, expected = both[0][kind]["sums"], constant(0)
     first_error, mean_error = (sums[0] - expected).abs().max(), (sum(sums) / len(sums) - expected).abs().max()
     assert 0 < mean_error < first_error / 3

@@ -143,8 +143,8 @@ def test_the_probe_finds_a_port_or_says_that_there_is_no_python(tmp_path: Path) 
     assert (tmp_path / "new $folder").is_dir()
     none = ssh.probe_script("/no/python", "")
     bad = subprocess.run(["sh", "-c", none], capture_output=True, text=True, check=False)
-    assert ssh.failure_reason(bad, "/no/python",
-                              "").startswith("/no/python does not run there (--python PATH")
+    reason = ssh.failure_reason(bad, "/no/python", "")
+    assert reason.startswith("/no/python does not run there (--python PATH")
 
 
 def test_options_of_ssh() -> None:
@@ -353,9 +353,11 @@ def test_scripts_go_to_stdout_or_a_file(tmp_path: Path, capsys: pytest.CaptureFi
 
 @pytest.mark.slow
 def test_a_local_job_has_mxnets_variables_and_complete_lines() -> None:
-    show = ("import os, sys; r = os.environ['RANK']; names = ('DMLC_ROLE', 'DMLC_NUM_WORKER', 'DMLC_NUM_SERVER', 'X', "
+    show = ("import os, sys; r = os.environ['RANK']; "
+            "names = ('DMLC_ROLE', 'DMLC_NUM_WORKER', 'DMLC_NUM_SERVER', 'X', "
             "'DMLC_JOB_CLUSTER', 'WORLD_SIZE'); sys.stdout.write('a\\rb' + r); sys.stdout.flush(); "
-            "print(' '.join(os.environ[n] for n in names)); print('e' + r, file=sys.stderr); print('x' * 9999)")
+            "print(' '.join(os.environ[n] for n in names)); print('e' + r, file=sys.stderr); "
+            "print('x' * 9999)")
     done = run("-n", 2, "-s", 1, "--env", "X=1 2", sys.executable, "-c", show)
     assert done.returncode == 0, done.stderr
     assert sorted(done.stdout.splitlines()) == sorted(
