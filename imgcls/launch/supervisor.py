@@ -41,8 +41,8 @@ class Shutdown(IntEnum):
 
     NOT_BEGUN = 0
     NOTICED = 1
-    TOLD = 2
-    KILLED = 3
+    STOP_SENT = 2
+    KILL_SENT = 3
 
 
 @dataclass
@@ -226,13 +226,13 @@ class Supervisor:
         tell_after, kill_after = (0.0, PATIENCE_S) if self._stop_signals else (NOTICE_S, NOTICE_S + KILL_S)
         elapsed = time.monotonic() - self._shutdown_time
         if self._shutdown == Shutdown.NOTICED and elapsed >= tell_after:
-            self._shutdown = Shutdown.TOLD
+            self._shutdown = Shutdown.STOP_SENT
             self._send_all(messages.STOP)
-        if self._shutdown == Shutdown.TOLD and (elapsed >= kill_after or len(self._stop_signals) > 1):
-            self._shutdown = Shutdown.KILLED
+        if self._shutdown == Shutdown.STOP_SENT and (elapsed >= kill_after or len(self._stop_signals) > 1):
+            self._shutdown = Shutdown.KILL_SENT
             self._shutdown_time = time.monotonic()
             self._send_all(messages.KILL)
-        elif self._shutdown == Shutdown.KILLED and elapsed >= CUT_S:
+        elif self._shutdown == Shutdown.KILL_SENT and elapsed >= CUT_S:
             for agent in self._agents:
                 # the ssh here ends; over there the heartbeat's silence ends the agent
                 if agent.is_running:
