@@ -242,3 +242,11 @@ def test_a_failure_in_words() -> None:
 ])
 def test_noise_of_torch_is_not_output(line: bytes, noise: bool) -> None:
     assert is_noise(line) == noise
+
+
+@pytest.mark.slow
+def test_job_scripts_of_an_earlier_version_still_start_the_agent() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "imgcls.distributed.agent", "--", sys.executable, "-c", "print('here')"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, text=True, capture_output=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout) == (0, "here\n"), done.stderr
