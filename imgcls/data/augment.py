@@ -57,6 +57,7 @@ def fit_to_shape(images: Tensor, config: AugmentConfig, shape: Sequence[int],
         done.append(f"enlarged from {before} to {size[0]}x{size[1]} to hold the crop")
         images = _enlarge(images, size)
     if pad:
+        # constant, as MXNet's `pad`; mirrored edges would be another augmentation
         images = F.pad(images, (0, 0, pad, pad, pad, pad), value=config.fill_value)
     return images, ", ".join(done)
 
@@ -127,6 +128,7 @@ def _to_channels(images: Tensor, num_channels: int) -> Tensor:
 
 def _enlarge(images: Tensor, size: list[int]) -> Tensor:
     """Return (N, *size, C), bilinear; bytes are rounded, floats are left as they come."""
+    # torch interpolates (N, C, H, W) only; the result goes back to (N, H, W, C), in which crops are gathered
     chunks = [F.interpolate(chunk.permute(0, 3, 1, 2).float(), size, mode="bilinear").permute(0, 2, 3, 1)
               for chunk in images.split(_CHUNK)]
     enlarged = torch.cat(chunks)

@@ -81,6 +81,7 @@ class Decoder:
                 decoded = Decoded(image, (data.shape[0], data.shape[1]))
                 spec = draw_spec(decoded.full) if spec is None else spec
             else:
+                # may find another size than the header told: then the spec is drawn for that one
                 decoded = self._decode(data, info, spec)
                 if spec is None or decoded.full != (info.height, info.width):
                     spec = draw_spec(decoded.full)
@@ -143,6 +144,7 @@ class Decoder:
             num_rows = int(num_rows * zoom + 2 * zoom) + 8
         # two more where colour may be coded at half the height: the last row is made with what is below it
         num_rows += 2 * (info.block_height > 8)
+        # up to a full row of blocks: less of one is not coded by itself
         return min(-(-num_rows // info.block_height) * info.block_height, info.height)
 
     def _checked(self, image: np.ndarray) -> np.ndarray:
@@ -162,7 +164,7 @@ class Decoder:
         if spec.resize:
             decoded = self._resized(decoded, spec)
         if spec.warp and spec.enlarge is None and not self.pad and (spec.height, spec.width) == self.crop:
-            # only the window of the canvas, straight into the batch
+            # the usual case with a warp: only the window of the canvas is made, straight in the batch
             self._warp(decoded.pixels, spec.warp[0], (spec.left, spec.top), row, spec.method)
             window = row
         else:

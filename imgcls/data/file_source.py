@@ -63,6 +63,7 @@ class FolderSource(_FileSource):
             for name in walked.class_names:
                 if name not in label_of:
                     raise UsageError(f"{root / name}: the training data has no class of this name")
+            # from the walk's numbers to those of the training data
             labels = np.array([label_of[name] for name in walked.class_names])[labels]
         self.labels = labels
 

@@ -65,6 +65,7 @@ def read_mean_image(path: str, shape: Sequence[int]) -> np.ndarray:
 
     Raises DataError where it is of another shape.
     """
+    # the name of the array does not matter: MXNet calls it mean_img
     arrays = [caffe.load_mean(path)] if caffe.is_mean(path) else list(params.load(path).values())
     if len(arrays) != 1:
         raise DataError(path, f"holds {len(arrays)} arrays, a mean image is one")

@@ -36,8 +36,11 @@ class Shard:
     its own.
     """
 
+    #: which part, from 0: the rank of the process
     index: int = 0
+    #: how many parts: the world size
     count: int = 1
+    #: whether the part has epochs and batches of its own
     is_independent: bool = False
 
     def of_epoch(self, indices: np.ndarray) -> np.ndarray:

@@ -73,6 +73,7 @@ def recolor(image: np.ndarray, color: Color) -> None:
             _jitter(image, step, color.factors[step])
     if any(color.hls):
         hls = cv2.cvtColor(image, cv2.COLOR_RGB2HLS)
+        # saturating at 0 and 255, as MXNet cuts lightness and saturation off
         cv2.add(hls, np.array([*color.hls, 0.0]), dst=hls)
         np.minimum(hls[:, :, 0], _MAX_HUE, out=hls[:, :, 0])  # hue ends there, it does not wrap
         cv2.cvtColor(hls, cv2.COLOR_HLS2RGB, dst=image)
@@ -108,6 +109,7 @@ def to_channels(image: np.ndarray, num_channels: int) -> np.ndarray:
     image = np.ascontiguousarray(image)
     if num_given == num_channels:
         return image
+    # as the resident loader converts: grey repeated, colour by its luma
     if (num_given, num_channels) == (1, 3):
         return cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)
     if (num_given, num_channels) == (3, 1):

@@ -41,11 +41,13 @@ class RecordSource:
     def __init__(self, files: Sequence[AnyPath], *, index: str = "", on_bad: str = "skip",
                  cache_gb: float | None = None) -> None:
         """`index` names the `.idx` of a single file; `cache_gb` is the limit of the cache."""
+        # an index holds offsets of one file and does not say which
         if index and len(files) > 1:
             raise UsageError(f"{index}: an .idx belongs to one .rec file, here are {len(files)}")
         self.readers: list[Any] = self._open(files, index, on_bad == "skip", cache_gb)
         self.description = str(files[0]) if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
         self.class_names = lists.class_names(files[0])
+        #: what is damaged and was left out
         self.problems: list[DataError] = []
         usable = [self._usable(reader) for reader in self.readers]
         check_bad_samples(self.problems, sum(map(len, self.readers)), self.description, on_bad)

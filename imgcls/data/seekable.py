@@ -107,6 +107,7 @@ def _borders(data: Bytes, layout: _Layout) -> np.ndarray | None:
     None where the markers are not those that the layout asks for.
     """
     count = layout.num_tile_rows * layout.num_tile_columns
+    # one search over all bytes in numpy: a loop over markers would cost more than it saves
     codes = np.frombuffer(data, np.uint8)
     # in the code, a byte of 255 is followed by 0
     at = layout.scan_offset + 1 + np.flatnonzero(codes[layout.scan_offset:-1] == 0xFF)

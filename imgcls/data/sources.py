@@ -130,6 +130,7 @@ def open_source(path: str, flag: str, *, index: str = "", root: str = "", on_bad
     if not len(source):
         # where all there was is damaged, the damage is the news
         raise source.problems[0] if source.problems else UsageError(f"{flag} {path}: holds no images")
+    # a source without names cannot be told wrong: its labels are taken as they are
     if class_names and source.class_names:
         _check_class_names(source.class_names, class_names, source.description)
     return source
@@ -160,6 +161,7 @@ def notes(source: Source | None) -> list[str]:
     """Return what to tell about a source: that samples were left out, and an unusual way of reading."""
     if source is None:
         return []
+    # only a chunked source is read in an unusual way
     lines: list[str] = [source.note] if isinstance(source, ChunkedSource) else []
     problems: list[DataError] = getattr(source, "problems", [])
     if len(problems) == 1:

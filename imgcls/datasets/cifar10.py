@@ -62,6 +62,7 @@ def load(config: DataConfig) -> Splits:
                    "or train on `dataset` digits, which needs no files")
         splits = cifar.read_splits(folder)
         if splits is None:
+            # read at once after the download: only somebody who deletes files gets here
             raise DataError(archive, "vanished while it was read")
     train, test = splits.train, splits.test
     return Splits(ArraySource(train.images, train.labels, CLASSES, f"{splits.path} (train)"),

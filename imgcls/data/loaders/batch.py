@@ -39,7 +39,9 @@ class Batch:
 class Loader(Protocol):
     """What the trainer needs: sizes, and the batches of an epoch from a given batch on."""
 
+    #: samples of an epoch: of all processes, or of this one where its shard is independent
     num_samples: int
+    #: over all processes
     batch_size: int
     batches_per_epoch: int
     #: seconds spent so far in getting batches ready, to tell a slow disk from a slow network

@@ -54,6 +54,7 @@ def make_loader(source: Source, *, batch_size: int, image_shape: Sequence[int], 
                                      "seed": seed, "device": device, "shard": shard}
     config = augment_config
     note = ""
+    # Arrays have no header and need no decoder: what the resident loader cannot do with them must be bytes.
     if isinstance(source, ArraySource):
         if _suits_resident(config, source, image_shape, train):
             return ResidentLoader(source, augment_config=config, **loader_kwargs)
@@ -95,6 +96,7 @@ def make_mean_image(path: str, source: Source, image_shape: Sequence[int], confi
         good = torch.from_numpy(batch.good)
         total += batch.pixels[good].sum(0)
         count += int(good.sum())
+    # in float64 and rounded once, so that a large set loses nothing
     mean = (total.double() / max(count, 1)).permute(2, 0, 1).float().contiguous().numpy()
     params.save(path, {"mean_img": mean})
     _log.warning("%s: made the mean image %s", source.description, path)
@@ -176,7 +178,7 @@ def _common_size(source: Source, image_shape: Sequence[int]) -> Size | None:
     Stops at the first image that does not fit: of a large set only a few headers are read. Damaged images are
     passed over; (0, 0) where all are.
     """
-    size = (0, 0)
+    size = (0, 0)  # of the first undamaged image
     for index in range(len(source)):
         try:
             height, width = _header(source, index)[:2]

@@ -32,6 +32,7 @@ class SamplePreparer:
 
     def prepare(self, batch: HostBatch, first: int, end: int, epoch: int) -> None:
         """Fill rows first .. end-1 of the batch. A damaged sample is noted, and its row made black."""
+        # read all, draw for all, then decode: the draws need the sizes, and decoding needs the draws
         indices = batch.indices[first:end]
         samples = [self._read(batch, row, index) for row, index in enumerate(indices.tolist(), first)]
         # The crops of all images whose size is known are drawn in one go: a call costs more than its numbers.

@@ -47,6 +47,7 @@ class ResidentLoader:
         self._seed = seed
         self._device = device
         self._orders = order.EpochOrders()
+        # all labels and images go to the device once; an epoch copies nothing but indices
         self._labels = torch.from_numpy(np.ascontiguousarray(source.labels, dtype=np.int64)).to(device)
         images = torch.from_numpy(np.ascontiguousarray(source.images)).to(device)
         self._is_flat = images.ndim != 4 or len(image_shape) != 3
@@ -57,10 +58,12 @@ class ResidentLoader:
             crop = (1, images.shape[2])
             augment_config = _only_mirror(augment_config)
         else:
+            # channels last: a row of a crop is then one piece of memory
             images = images.permute(0, 2, 3, 1).contiguous()
             images, self.note = augment.fit_to_shape(images, augment_config, image_shape, train)
             crop = (image_shape[1], image_shape[2])
         self._images = images.contiguous()
+        # checks the settings too: what excludes each other is refused before the first batch
         self._crops = CropSampler(augment_config, crop, images.shape[3], seed=seed, train=train)
         pad = self._crops.pad
         self._size = (images.shape[1] - 2 * pad, images.shape[2] - 2 * pad)  # before the border

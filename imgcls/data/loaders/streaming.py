@@ -69,8 +69,10 @@ class StreamingLoader:
         self.num_samples = len(shard.of_epoch(np.arange(len(source))))
         self.batch_size = batch_size
         self.batches_per_epoch = -(-self.num_samples // batch_size)
+        #: see `Loader`
         self.seconds = 0.0
         self.note = ""
+        #: 0: everything in the caller
         self.threads = num_cores() if threads is None else threads
         self._train = train
         self._seed = seed
@@ -87,11 +89,13 @@ class StreamingLoader:
         self._normalize = Normalizer(augment_config, channels, device, image_shape)
         # rows of a buffer: the largest part of a batch
         self._buffer_shape = (-(-batch_size // shard.parts_per_batch), height, width, channels)
+        #: kept between epochs: allocating and pinning them anew would cost as much as some batches
         self.buffers = BufferPool(self._buffer_shape, pinned=device.type == "cuda")
         # each process counts its own: together they allow as many as one would
         self._bad_samples = BadSampleLog(
             description=source.description, num_samples=self.num_samples, on_bad=on_bad,
             limit=max_bad_samples(self.num_samples // shard.parts_per_batch))
+        # indices and not a count: a sample that comes in many epochs is one image
         self._enlarged: set[int] = set()
         self._has_told_enlarged = False
 
