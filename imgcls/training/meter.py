@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import TypeGuard
 
 import torch
 from torch import Tensor
@@ -116,6 +117,6 @@ class Meter:
             position, interval_totals=self.interval_totals(), epoch_totals=self._epoch_totals,
             interval_loss=self._interval_loss, epoch_loss=self._epoch_loss)
 
-    def _fits(self, totals: Totals | None) -> bool:
+    def _fits(self, totals: Totals | None) -> TypeGuard[Totals]:
         """Whether saved sums are of these metrics: another `top_k` or `loss` since makes them useless."""
         return totals is not None and len(totals[0]) == len(self.names)
