@@ -1,4 +1,4 @@
-"""Run every check that is not a test: the linter, the types and the documentation's build.
+"""Run every check that is not a test: the linter, the size limits, the types and the docs.
 
     python3 scripts/check.py
 
@@ -15,6 +15,7 @@ from _environment import ROOT, ensure
 
 CHECKS = {
     "ruff": ["-m", "ruff", "check", "."],
+    "limits": ["scripts/limits.py"],
     "limits": ["scripts/limits.py"],
     # every tool as a module of .venv's Python: one that is installed elsewhere has another version
     "pyright": ["-m", "pyright"],

@@ -1,4 +1,4 @@
-"""The agent's former module: job scripts that an earlier version wrote start `python -m imgcls.distributed.agent`.
+"""The agent's former module: job scripts of an earlier version run `python -m imgcls.distributed.agent`.
 
 By name and not by an import, since the agent stands on a higher floor (`imgcls/launch/agent.py`).
 """
