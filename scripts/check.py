@@ -16,7 +16,6 @@ from _environment import ROOT, ensure
 CHECKS = {
     "ruff": ["-m", "ruff", "check", "."],
     "limits": ["scripts/limits.py"],
-    "limits": ["scripts/limits.py"],
     # every tool as a module of .venv's Python: one that is installed elsewhere has another version
     "pyright": ["-m", "pyright"],
     "docs": ["-m", "mkdocs", "build", "--strict", "--site-dir", "build/site"],
