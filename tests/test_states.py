@@ -167,6 +167,7 @@ def test_outside_fixtures() -> None:
         states.load(folder / "hostile.states")
 
 
+@pytest.mark.slow
 def test_a_run_resumes_with_mxnets_momentum(tmp_path: Path) -> None:
     """States written as MXNet writes them resume a run as our own states do."""
     from imgcls.cli import train
@@ -191,6 +192,7 @@ def test_a_run_resumes_with_mxnets_momentum(tmp_path: Path) -> None:
         np.testing.assert_allclose(resumed[name], array, rtol=0, atol=2e-6, err_msg=name)
 
 
+@pytest.mark.slow
 def test_mxnets_states_of_another_network_are_refused(tmp_path: Path,
                                                       capsys: pytest.CaptureFixture[str]) -> None:
     from imgcls.cli import train

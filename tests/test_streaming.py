@@ -212,6 +212,7 @@ def test_a_damaged_image_is_skipped_and_named(tmp_path: Path, caplog: pytest.Log
         assert second.endswith("record 20 (id 20) is no image")
 
 
+@pytest.mark.slow
 def test_a_command_says_what_is_damaged_with_its_flags(tmp_path: Path,
                                                        caplog: pytest.LogCaptureFixture) -> None:
     four = cv2.imencode(".png",
