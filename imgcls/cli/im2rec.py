@@ -86,9 +86,11 @@ class PackFlags:
     resize: int = flag(0, "of the short edge; 0: as is", since="g2", metavar="PIXELS", minimum=0,
                        maximum=65500)
     center_crop: bool = flag(False, "to a square, before the resize", since="g2")
-    quality: int = flag(95, "of JPEG, 1-100; of PNG the compression, 0-9", since="g2")
+    quality: int = flag(95, "of JPEG, 1-100; of PNG the compression, 0-9", since="g2", minimum=0,
+                        maximum=100)
     encoding: str = flag(".jpg", ".jpg or .png", since="g2", metavar=".EXT")
-    color: int = flag(1, "1: colour, 0: grey, -1: as stored, with alpha", since="g2", choices=(-1, 0, 1))
+    color: int = flag(1, "1: colour, 0: grey, -1: as stored, with alpha", since="g2", choices=(-1, 0, 1),
+                      minimum=-1, maximum=1)
     pass_through: bool = flag(False, "store the files as they are", since="g2")
     pack_label: bool = flag(False, "store all labels of a line", since="g2")
     num_thread: int = flag(0, "threads; 0: one per core", since="g2", minimum=0, maximum=1024)

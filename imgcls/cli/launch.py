@@ -18,6 +18,7 @@ from dataclasses import MISSING, dataclass
 from imgcls.cli._run import run_main
 from imgcls.config.command_line import parse
 from imgcls.config.flags import flag, positional
+from imgcls.config.sections import MAX_EPOCHS, MAX_TIMEOUT_S
 from imgcls.distributed.rank_info import LAUNCHER_VARIABLE
 from imgcls.errors import UsageError
 from imgcls.launch import command as commands
@@ -36,6 +37,8 @@ from imgcls.storage.atomic import write_bytes
 
 NAME = "imgcls-launch"
 LAUNCHERS = ("local", "ssh", "mpi", "slurm", "kubernetes", "sge", "yarn")
+#: workers of a job, on all its machines
+MAX_WORKERS = 100_000
 #: how long a machine may be silent, as --dist-timeout of imgcls-train
 DEFAULT_TIMEOUT_S = 300.0
 #: launchers that write a script -> what to do with it
@@ -57,11 +60,12 @@ class LaunchConfig:
 
     # MXNet's, and dmlc's tracker behind it
     num_workers: int = flag(MISSING, "workers, each with a --batch-size of its own; one process each, or "
-                            "one for each GPU of the command's --gpus", short="-n", minimum=1)
+                            "one for each GPU of the command's --gpus", short="-n", minimum=1,
+                            maximum=MAX_WORKERS)
     command: tuple[str, ...] = positional("what is to be run, with its flags", metavar="COMMAND", default=(),
                                           takes="rest")
     num_servers: int | None = flag(None, "servers of --kv-store dist_async (if not given: N of -n)",
-                                   short="-s", minimum=0)
+                                   short="-s", minimum=0, maximum=MAX_WORKERS)
     hostfile: str = flag("", "machines, one per line: name, name:ssh-port or name slots=K", short="-H",
                          metavar="FILE")
     sync_dst_dir: str = flag("", "copy the current folder there on every machine, run there", metavar="DIR",
@@ -75,10 +79,10 @@ class LaunchConfig:
     p3: bool = flag(False, "taken for MXNet's sake: it is always so", takes="none")
     # ours, with torchrun's names where torchrun has one
     max_restarts: int = flag(0, "start again from the last position saved, so often; 10 with --nnodes "
-                             "MIN:MAX", minimum=0)
+                             "MIN:MAX", minimum=0, maximum=MAX_EPOCHS)
     nnodes: str = flag("", "go on as long as MIN machines are left", metavar="MIN:MAX")
     timeout: float | None = flag(None, "until a silent machine counts as lost (if not given: 300)",
-                                 metavar="SECONDS", minimum=1, maximum=1e7)
+                                 metavar="SECONDS", minimum=1, maximum=MAX_TIMEOUT_S)
     python: str = flag("", "the Python of the machines (if not given: the one that runs this)",
                        metavar="PATH")
     ssh_config: str = flag("", "for ssh -F", metavar="FILE")

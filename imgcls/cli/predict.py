@@ -26,7 +26,7 @@ class PredictConfig:
     model: str = flag(MISSING, "prefix of the checkpoint", metavar="PREFIX")
     images: tuple[str, ...] = positional("picture files", metavar="IMAGE", takes="several")
     load_epoch: str = flag("auto", "8, 0008 or auto: the newest", metavar="EPOCH")
-    top: int = flag(5, "classes to show", metavar="K", minimum=1)
+    top: int = flag(5, "classes to show", metavar="K", minimum=1, maximum=10**7)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field
 from typing import Any
@@ -18,12 +19,23 @@ from imgcls.errors import UsageError, unknown
 #: words that switch something on or off; "none" is how users of MXNet's scripts wrote a switch off
 TRUE_WORDS = ("1", "true", "yes", "on")
 FALSE_WORDS = ("0", "false", "no", "off", "none", "")
+#: digits as keyboards have them, 1_000 for 1000 as Python takes it, and no more digits than any bound has
+_MAX_DIGITS = 40
+_INTEGER = re.compile(rf"[+-]?(?=[0-9_]{{1,{_MAX_DIGITS}}}$)[0-9]+(_[0-9]+)*")
+#: more numbers than this are not a list of sizes, means or deviations
+_MAX_PARTS = 1000
+#: more characters of a wrong value are not repeated to the user
+_MAX_SHOWN = 200
 
 
 def flag(default: Any, help: str, *, since: str = "new", choices: tuple[Any, ...] = (), metavar: str = "",
-         later: str = "", minimum: float | None = None, maximum: float | None = None, short: str = "",
-         aliases: tuple[str, ...] = (), negation: str = "", takes: str = "value") -> Any:
+         later: str = "", minimum: float | None = None, maximum: float | None = None,
+         counts: tuple[int, ...] = (), short: str = "", aliases: tuple[str, ...] = (), negation: str = "",
+         takes: str = "value") -> Any:
     """Return a field that is a flag; without a default (`MISSING`) the flag must be given.
+
+    A flag of numbers has both a `minimum` and a `maximum`, of a list those of each number; `counts` says how
+    many numbers a list may have.
 
     `since` is the generation of MXNet's scripts that had it: "g1" before v0.8, "g2" from v0.8, "g3" from
     v1.3, or "new": ours. `later` says in the user's words what is not there yet: a value other than the
@@ -34,8 +46,8 @@ def flag(default: Any, help: str, *, since: str = "new", choices: tuple[Any, ...
     """
     return dataclasses.field(default=default, metadata={
         "is_positional": False, "help": help, "since": since, "choices": choices, "metavar": metavar,
-        "later": later, "minimum": minimum, "maximum": maximum, "short": short, "aliases": aliases,
-        "negation": negation, "takes": takes})
+        "later": later, "minimum": minimum, "maximum": maximum, "counts": counts, "short": short,
+        "aliases": aliases, "negation": negation, "takes": takes})
 
 
 def positional(help: str, *, metavar: str, default: Any = MISSING, takes: str = "value") -> Any:
@@ -45,7 +57,7 @@ def positional(help: str, *, metavar: str, default: Any = MISSING, takes: str = 
     """
     return dataclasses.field(default=default, metadata={
         "is_positional": True, "help": help, "since": "g2", "choices": (), "metavar": metavar,
-        "later": "", "minimum": None, "maximum": None, "short": "", "aliases": (),
+        "later": "", "minimum": None, "maximum": None, "counts": (), "short": "", "aliases": (),
         "negation": "", "takes": takes})
 
 
@@ -105,7 +117,7 @@ def convert(field: Field[Any], value: Any) -> Any:
     try:
         typed = _CONVERTERS[kind](value)
     except (ValueError, TypeError, OverflowError):
-        raise UsageError(f"{name} {show(value)}: must be {_KINDS[kind]}") from None
+        raise UsageError(f"{name} {shortened(value)}: must be {_KINDS[kind]}") from None
     _check(field, name, value, typed)
     return typed
 
@@ -116,16 +128,27 @@ def _check(field: Field[Any], name: str, value: Any, typed: Any) -> None:
     # compared after the conversion: 01 is 1
     if choices and typed not in choices:
         if isinstance(typed, str):
-            raise unknown(name, str(value), choices)  # guesses what was meant
-        raise UsageError(f"{name} {show(typed)}: must be one of {', '.join(map(show, choices))}")
-    # a bound from above alone is nothing that a setting has needed
+            raise unknown(name, shortened(value), choices)  # guesses what was meant
+        raise UsageError(f"{name} {shortened(typed)}: must be one of {', '.join(map(show, choices))}")
+    counts = field.metadata["counts"]
+    if counts and len(typed) not in counts:
+        raise UsageError(f"{name} {shortened(typed)}: must be {_KINDS[str(field.type)]}")
+    # a list is within the bounds when all its numbers are
+    for number in typed if isinstance(typed, tuple) else (typed,):
+        _check_bounds(field, f"{name} {shortened(typed)}", number)
+
+
+def _check_bounds(field: Field[Any], what: str, number: Any) -> None:
     minimum, maximum = field.metadata["minimum"], field.metadata["maximum"]
-    if minimum is None or not isinstance(typed, (int, float)):
-        return
-    if maximum is not None and not minimum <= typed <= maximum:
-        raise UsageError(f"{name} {typed:g}: must be between {minimum:.15g} and {maximum:.15g}")
-    if typed < minimum:
-        raise UsageError(f"{name} {typed:g}: must be at least {minimum:g}")
+    # only the bound that was passed is told: the other one is often far away and nobody's concern
+    if minimum is not None and number < minimum:
+        raise UsageError(f"{what}: must be at least {_bound(minimum)}")
+    if maximum is not None and number > maximum:
+        raise UsageError(f"{what}: must be at most {_bound(maximum)}")
+
+
+def _bound(number: float) -> str:
+    return str(number) if isinstance(number, int) else f"{number:g}"
 
 
 def show(value: Any) -> str:
@@ -138,6 +161,18 @@ def show(value: Any) -> str:
     return str(value)
 
 
+def shortened(value: Any) -> str:
+    """Return a wrong value for a message: of one without end, such as a file given by mistake, the beginning.
+    """
+    if isinstance(value, int) and value.bit_length() > _MAX_DIGITS:
+        return f"with {value.bit_length()} bits"  # Python writes no number of thousands of digits
+    try:
+        text = show(value)
+    except ValueError:  # such a number inside a list of YAML
+        return f"({type(value).__name__})"
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}... ({len(text)} characters)"
+
+
 def to_boolean(value: Any) -> bool:
     """Return what a word of a switch means; ValueError for one that means neither."""
     word = str(value).strip().lower()
@@ -148,14 +183,20 @@ def to_boolean(value: Any) -> bool:
     raise ValueError(value)
 
 
-def _to_integer(value: Any) -> int:
+def to_integer(value: Any) -> int:
+    """Return a whole number that a user wrote, or YAML read; ValueError for anything else."""
     # True is 1 for Python: who writes `batch_size: yes` did not mean one image
     if isinstance(value, bool) or (isinstance(value, float) and value != int(value)):
+        raise ValueError(value)
+    # Python reads the digits of every script, and refuses thousands of them in words of its own
+    if isinstance(value, str) and not _INTEGER.fullmatch(value.strip()):
         raise ValueError(value)
     return int(value)
 
 
 def _to_number(value: Any) -> float:
+    if isinstance(value, str) and not value.isascii():
+        raise ValueError(value)
     number = float(value)
     # nan passes every bound, and no setting means anything at infinity
     if isinstance(value, bool) or not math.isfinite(number):
@@ -163,16 +204,16 @@ def _to_number(value: Any) -> float:
     return number
 
 
-def _to_integers(value: Any) -> tuple[int, ...]:
+def to_integers(value: Any) -> tuple[int, ...]:
     # all such settings are sizes or counts
-    numbers = tuple(_to_integer(part) for part in _parts(value) if str(part).strip())
+    numbers = tuple(map(to_integer, _parts(value)))
     if not numbers or min(numbers) < 1:
         raise ValueError(value)
     return numbers
 
 
 def _to_numbers(value: Any) -> tuple[float, ...]:
-    numbers = tuple(_to_number(part) for part in _parts(value) if str(part).strip())
+    numbers = tuple(map(_to_number, _parts(value)))
     if not numbers:
         raise ValueError(value)
     return numbers
@@ -181,26 +222,30 @@ def _to_numbers(value: Any) -> tuple[float, ...]:
 def _parts(value: Any) -> Sequence[Any]:
     """Return the parts of a list: text with commas, in brackets or not, one number, or a list already."""
     if isinstance(value, str):
-        return value.strip(" ()[]").split(",")  # (3,224,224) is how Python and MXNet's logs print it
-    return [value] if isinstance(value, (int, float)) else value
+        value = value.strip(" ()[]").split(",")  # (3,224,224) is how Python and MXNet's logs print it
+    parts = [value] if isinstance(value, (int, float)) else value
+    if len(parts) > _MAX_PARTS:
+        raise ValueError(f"{len(parts)} numbers")
+    return [part for part in parts if str(part).strip()]
 
 
 def _to_text(value: Any) -> str:
     if isinstance(value, (list, tuple)):
-        return ",".join(str(part) for part in value)  # `gpus: [0, 1]` is natural in YAML
-    if isinstance(value, Mapping):
+        return ",".join(map(_to_text, value))  # `gpus: [0, 1]` is natural in YAML
+    # a zero byte, which YAML can write, is in no name of a file
+    if isinstance(value, Mapping) or "\0" in str(value):
         raise TypeError(value)
     return str(value)
 
 
 def _to_texts(value: Any) -> tuple[str, ...]:
-    return (value,) if isinstance(value, str) else tuple(str(part) for part in value)
+    return tuple(map(_to_text, (value,) if isinstance(value, str) else value))
 
 
 _CONVERTERS = {
     # a type that is not here is a KeyError of ours, at the first use in any test
-    "int": _to_integer, "float": _to_number, "str": _to_text, "bool": to_boolean,
-    "tuple[int, ...]": _to_integers, "tuple[float, ...]": _to_numbers, "tuple[str, ...]": _to_texts}
+    "int": to_integer, "float": _to_number, "str": _to_text, "bool": to_boolean,
+    "tuple[int, ...]": to_integers, "tuple[float, ...]": _to_numbers, "tuple[str, ...]": _to_texts}
 _KINDS = {
     "int": "a whole number", "float": "a number", "str": "text", "bool": "1 or 0 (true or false)",
     "tuple[int, ...]": "whole numbers above 0, such as 3,224,224",

@@ -11,6 +11,7 @@ import re
 from collections.abc import Container
 from typing import Any
 
+from imgcls.config.flags import shortened, to_integer
 from imgcls.config.sections import AugmentConfig, Decay, ScheduleConfig
 from imgcls.errors import UsageError
 
@@ -22,6 +23,8 @@ IMAGENET_RECIPE: dict[str, Any] = {
     "min_random_aspect_ratio": 3 / 4, "max_random_aspect_ratio": 4 / 3,
     "brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "pca_noise": 0.1,
 }
+#: of powP: beyond it a rate is 0 after the first update
+_MAX_POWER = 100
 #: flags that ask for another crop than that of random area
 _OTHER_CROPS = ("random_crop", "max_random_scale", "min_random_scale", "max_crop_size", "min_crop_size")
 #: what only the crop of random area needs; without it an aspect ratio would warp the image
@@ -101,19 +104,21 @@ def _is_power(step_epochs: str) -> bool:
 
 def _power(text: str) -> float:
     """Read the P of powP; pow2, pow-2 and pow 2 are all MXNet's spellings."""
-    match = re.fullmatch(r"pow[- ]?(\d+(?:\.\d*)?|\.\d+)", text.strip().lower())
-    if not match or float(match[1]) <= 0:
-        raise UsageError(f"`lr_step_epochs` {text!r}: after pow comes a number above 0, such as pow2")
+    match = re.fullmatch(r"pow[- ]?([0-9]+(?:\.[0-9]*)?|\.[0-9]+)", text.strip().lower())
+    if not match or not 0 < float(match[1]) <= _MAX_POWER:
+        raise UsageError(f"`lr_step_epochs` {shortened(text)!r}: after pow comes a number above 0 and at most "
+                         f"{_MAX_POWER}, such as pow2")
     return float(match[1])
 
 
 def _step_epochs(text: str) -> tuple[int, ...]:
     try:
-        epochs = [int(part) for part in text.split(",") if part.strip()]
+        epochs = [to_integer(part) for part in text.split(",") if part.strip()]
     except ValueError:
-        raise UsageError(f"`lr_step_epochs` {text!r}: must be epochs such as 30,60 or a power such as pow2"
-                         ) from None
+        raise UsageError(f"`lr_step_epochs` {shortened(text)!r}: must be epochs such as 30,60 or a power such "
+                         "as pow2") from None
     # MXNet's MultiFactorScheduler refuses the same
     if any(epoch <= 0 for epoch in epochs) or epochs != sorted(set(epochs)):
-        raise UsageError(f"`lr_step_epochs` {text!r}: epochs must be above 0 and rising, such as 30,60")
+        raise UsageError(f"`lr_step_epochs` {shortened(text)!r}: epochs must be above 0 and rising, such as "
+                         "30,60")
     return tuple(epochs)

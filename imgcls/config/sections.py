@@ -15,6 +15,15 @@ from dataclasses import dataclass
 
 from imgcls.config.flags import flag
 
+# Bounds that several settings share. They are far beyond what anybody trains with, and near enough that
+# nothing behind them overflows or takes hours: what a run really needs is checked where it is known.
+MAX_NUMBER = 10**6        # of rates, factors and the like: their product with a weight stays a float32
+MAX_EPOCHS = 10**6
+MAX_SIDE = 65500          # pixels: JPEG has no larger images
+MAX_THREADS = 1024
+MAX_PROCESSES = 1024      # on one machine
+MAX_TIMEOUT_S = 1e7       # four months: torch counts in smaller units, which must not overflow
+
 
 @dataclass(frozen=True)
 class DataConfig:
@@ -42,14 +51,15 @@ class DataConfig:
     # reading at random from a remote file costs a request per image: a local copy pays from the first epoch
     cache_gb: float = flag(100.0, "copies of remote files (s3://... and the like) that are kept on this "
                            "machine, in 10^9 bytes; record files that are more are read in chunks",
-                           metavar="GB", minimum=0)
+                           metavar="GB", minimum=0, maximum=MAX_NUMBER)
     # MXNet had to be told the size of an epoch, and schedules went by it; we count the records
     num_examples: int = flag(0, "samples of an epoch of --benchmark; otherwise the real number counts",
-                             since="g2", minimum=0)
-    batch_size: int = flag(128, "samples per step and worker", since="g2", minimum=1)
+                             since="g2", minimum=0, maximum=10**10)
+    batch_size: int = flag(128, "samples per step and worker", since="g2", minimum=1, maximum=10**7)
     # None, and not 0, is "as many as there are cores": 0 is the main thread, where a debugger stops
     data_nthreads: int | None = flag(None, "threads that prepare batches (if not given: one per core, at "
-                                     "most 16); 0: in the main thread, for debugging", since="g2", minimum=0)
+                                     "most 16); 0: in the main thread, for debugging", since="g2",
+                                     minimum=0, maximum=MAX_THREADS)
     benchmark: bool = flag(False, "train on one random batch again and again, to measure speed", since="g2")
 
 
@@ -58,47 +68,56 @@ class AugmentConfig:
     """Augmentation and normalisation, in the order applied"""
 
     resize: int = flag(0, "short edge of the images before all else, pixels; 0: as stored", metavar="PIXELS",
-                       minimum=0)
+                       minimum=0, maximum=MAX_SIDE)
     val_resize: int | None = flag(None, "the same for validation, where the centre is cut; 0: as stored (if "
                                   "not given: --resize, or the crop's height / 0.875 where the images are "
-                                  "much larger than the crop)", metavar="PIXELS", minimum=0)
+                                  "much larger than the crop)", metavar="PIXELS", minimum=0, maximum=MAX_SIDE)
     # what MXNet's default augmenter does in one affine warp (image_aug_default.cc)
-    max_random_rotate_angle: int = flag(0, "rotate by up to this, degrees", since="g2", minimum=0)
-    max_random_shear_ratio: float = flag(0.0, "shear by up to this", since="g2", minimum=0)
-    max_random_scale: float = flag(1.0, "largest scale of the image before the crop", since="g2")
-    min_random_scale: float = flag(1.0, "smallest scale of the image before the crop", since="g2")
-    pad_size: int = flag(0, "border on all four sides before the crop, pixels", since="g2", minimum=0)
-    fill_value: int = flag(127, "value of the border, 0-255", since="g3", minimum=0)
+    max_random_rotate_angle: int = flag(0, "rotate by up to this, degrees", since="g2",
+                                        minimum=0, maximum=360)
+    max_random_shear_ratio: float = flag(0.0, "shear by up to this", since="g2", minimum=0, maximum=100)
+    max_random_scale: float = flag(1.0, "largest scale of the image before the crop", since="g2",
+                                   minimum=0, maximum=100)
+    min_random_scale: float = flag(1.0, "smallest scale of the image before the crop", since="g2",
+                                   minimum=0, maximum=100)
+    pad_size: int = flag(0, "border on all four sides before the crop, pixels", since="g2",
+                         minimum=0, maximum=MAX_SIDE)
+    fill_value: int = flag(127, "value of the border, 0-255", since="g3", minimum=0, maximum=255)
     # the crop: of fixed size, of random area, or a square of random size; `data.crops` refuses two at once
     random_crop: bool = flag(False, "crop at a random place, not the centre", since="g2")
     random_resized_crop: bool = flag(False, "crop of random area and aspect, resized", since="g3")
-    max_random_area: float = flag(1.0, "largest area of that crop, as a part of the image", since="g3")
-    min_random_area: float = flag(1.0, "smallest area of that crop", since="g3")
+    max_random_area: float = flag(1.0, "largest area of that crop, as a part of the image", since="g3",
+                                  minimum=0, maximum=1)
+    min_random_area: float = flag(1.0, "smallest area of that crop", since="g3", minimum=0, maximum=1)
     max_random_aspect_ratio: float = flag(0.0, "largest aspect ratio of that crop; without "
                                           "--min-random-aspect-ratio: its change to either side of 1; "
-                                          "without that crop the image is warped so", since="g2", minimum=0)
-    min_random_aspect_ratio: float | None = flag(None, "smallest aspect ratio of that crop", since="g3")
+                                          "without that crop the image is warped so", since="g2",
+                                          minimum=0, maximum=100)
+    min_random_aspect_ratio: float | None = flag(None, "smallest aspect ratio of that crop", since="g3",
+                                                 minimum=0, maximum=100)
     max_crop_size: int = flag(-1, "largest side of a square crop of random size, resized; -1: off",
-                              since="g3")
-    min_crop_size: int = flag(-1, "smallest side of that crop; -1: off", since="g3")
+                              since="g3", minimum=-1, maximum=MAX_SIDE)
+    min_crop_size: int = flag(-1, "smallest side of that crop; -1: off", since="g3",
+                              minimum=-1, maximum=MAX_SIDE)
     interpolation: str = flag("bilinear", "how images are resized: bilinear (MXNet's), antialias (bilinear "
                               "as Pillow and torchvision do it), ...; auto: cubic or area by direction",
                               choices=("bilinear", "antialias", "nearest", "cubic", "area", "lanczos", "auto",
                                        "random"))
     # colour: the jitter of MXNet 1.3, then the HSL shifts of 0.8; both may be given
-    brightness: float = flag(0.0, "change brightness by up to this part", since="g3", minimum=0)
-    contrast: float = flag(0.0, "change contrast by up to this part", since="g3", minimum=0)
-    saturation: float = flag(0.0, "change saturation by up to this part", since="g3", minimum=0)
-    max_random_h: int = flag(0, "change hue by up to this, 0-180", since="g2", minimum=0)
-    max_random_s: int = flag(0, "change saturation by up to this, 0-255", since="g2", minimum=0)
-    max_random_l: int = flag(0, "change lightness by up to this, 0-255", since="g2", minimum=0)
-    pca_noise: float = flag(0.0, "strength of lighting noise (AlexNet's), such as 0.1", since="g3", minimum=0)
+    brightness: float = flag(0.0, "change brightness by up to this part", since="g3", minimum=0, maximum=100)
+    contrast: float = flag(0.0, "change contrast by up to this part", since="g3", minimum=0, maximum=100)
+    saturation: float = flag(0.0, "change saturation by up to this part", since="g3", minimum=0, maximum=100)
+    max_random_h: int = flag(0, "change hue by up to this, 0-180", since="g2", minimum=0, maximum=180)
+    max_random_s: int = flag(0, "change saturation by up to this, 0-255", since="g2", minimum=0, maximum=255)
+    max_random_l: int = flag(0, "change lightness by up to this, 0-255", since="g2", minimum=0, maximum=255)
+    pca_noise: float = flag(0.0, "strength of lighting noise (AlexNet's), such as 0.1", since="g3",
+                            minimum=0, maximum=100)
     random_mirror: bool = flag(False, "mirror left to right with probability 1/2", since="g2")
     # normalisation; a copy of what a checkpoint was trained with stands in its meta.json
     rgb_mean: tuple[float, ...] = flag((0.0,), "subtracted per channel, on the scale 0-255", since="g2",
-                                       metavar="R,G,B")
+                                       metavar="R,G,B", minimum=-MAX_NUMBER, maximum=MAX_NUMBER)
     rgb_std: tuple[float, ...] = flag((1.0,), "divided by per channel, after the mean", since="g3",
-                                      metavar="R,G,B")
+                                      metavar="R,G,B", minimum=0, maximum=MAX_NUMBER)
     mean_image: str = flag("", "subtract this image in place of --rgb-mean: an MXNet .bin or .params file, "
                            "or a Caffe .binaryproto", metavar="FILE")
     use_imagenet_data_augmentation: bool = flag(False, "the recipe of MXNet 1.3: random resized crop, "
@@ -113,21 +132,24 @@ class NetworkConfig:
     # options of single networks stand beside those of all; each reads its own (OPTIONS in its file)
     num_layers: int | None = flag(None, "depth, for networks that come in several (if not given: vgg 11, "
                                   "resnet-28-small 20, other residual ones 50, or 110 for small images)",
-                                  since="g2", metavar="N")
-    num_classes: int = flag(10, "classes", since="g2", minimum=2)
+                                  since="g2", metavar="N", minimum=1, maximum=2000)
+    num_classes: int = flag(10, "classes", since="g2", minimum=2, maximum=10**7)
     image_shape: tuple[int, ...] = flag((1, 28, 28), "channels,height,width that the network is given",
-                                        since="g2", metavar="C,H,W")
+                                        since="g2", metavar="C,H,W",
+                                        minimum=1, maximum=MAX_SIDE, counts=(1, 3))
     # the first scripts' square, three channels; `resolve` turns it into image_shape
-    data_shape: int = flag(0, "S for --image-shape 3,S,S", since="g1", metavar="S", minimum=0)
+    data_shape: int = flag(0, "S for --image-shape 3,S,S", since="g1", metavar="S",
+                           minimum=0, maximum=MAX_SIDE)
     add_stn: bool = flag(False, "spatial transformer in front (lenet)", since="g2")
     batch_norm: bool = flag(False, "normalise after every convolution (vgg)")
-    num_group: int = flag(32, "groups of a bottleneck's 3x3 convolution (resnext)", metavar="N", minimum=1)
+    num_group: int = flag(32, "groups of a bottleneck's 3x3 convolution (resnext)", metavar="N",
+                          minimum=1, maximum=4096)
     multiplier: float = flag(1.0, "width of every layer: 0.25, 0.5, 0.75 or 1 (mobilenet), any (mobilenetv2)",
-                             metavar="X", minimum=0)
+                             metavar="X", minimum=0, maximum=100)
     variant: str = flag("", "form: fast or accurate (overfeat), torch or theano (alexnet-towers); the first "
                         "if not given", metavar="NAME")
     model_parallel: int = flag(1, "GPUs that each copy of the network is spread over (alexnet-towers: 2)",
-                               metavar="N", minimum=1)
+                               metavar="N", minimum=1, maximum=MAX_PROCESSES)
     # MXNet's names; default is its rule by the network's name (common/fit.py)
     initializer: str = flag("default", "of the weights", since="g3", choices=(
         "default", "xavier", "msra", "orthogonal", "normal", "uniform", "one", "zero"))
@@ -139,10 +161,11 @@ class OptimizerConfig:
 
     optimizer: str = flag("sgd", "optimizer by MXNet's name", since="g2", metavar="NAME")
     # MXNet's names for momentum and weight decay, in its scripts as in its optimizers
-    mom: float = flag(0.9, "momentum of sgd and nag", since="g2", minimum=0)
-    wd: float = flag(1e-4, "weight decay, on weights and gammas only", since="g2", minimum=0)
+    mom: float = flag(0.9, "momentum of sgd and nag", since="g2", minimum=0, maximum=1)
+    wd: float = flag(1e-4, "weight decay, on weights and gammas only", since="g2",
+                     minimum=0, maximum=MAX_NUMBER)
     clip_gradient: float = flag(0.0, "clip each element of the gradient to [-C, C]; 0: off", since="g1",
-                                metavar="C", minimum=0)
+                                metavar="C", minimum=0, maximum=1e30)
 
 
 @dataclass(frozen=True)
@@ -167,20 +190,21 @@ class Decay:
 class ScheduleConfig:
     """Learning rate"""
 
-    lr: float = flag(0.05, "learning rate at the start", since="g2", minimum=0)
+    lr: float = flag(0.05, "learning rate at the start", since="g2", minimum=0, maximum=MAX_NUMBER)
     # what these three mean together depends on which the user set: `rules.resolve_decay`
     lr_factor: float = flag(0.1, "multiplies the learning rate at each step; 1: constant", since="g2",
-                            minimum=0)
+                            minimum=0, maximum=MAX_NUMBER)
     lr_step_epochs: str = flag("10", "epochs to step at (30,60), or powP for (1 - progress)^P", since="g2",
                                metavar="E,E")
     lr_factor_epoch: float = flag(0.0, "step every E epochs for ever, fractions too", since="g1", metavar="E",
-                                  minimum=0)
+                                  minimum=0, maximum=MAX_NUMBER)
     lr_schedule: str = flag("auto", "auto: as the flags above say; cosine: down to --final-lr at the last "
                             "update", choices=("auto", "cosine"))
-    final_lr: float = flag(0.0, "where powP and cosine end", minimum=0)
+    final_lr: float = flag(0.0, "where powP and cosine end", minimum=0, maximum=MAX_NUMBER)
     # MXNet warmed up with lbsgd only; here it goes with every optimizer
-    warmup_epochs: float = flag(0.0, "epochs of warm-up, fractions too", since="g3", minimum=0)
-    warmup_begin_lr: float = flag(0.0, "learning rate the warm-up starts from", minimum=0)
+    warmup_epochs: float = flag(0.0, "epochs of warm-up, fractions too", since="g3",
+                                minimum=0, maximum=MAX_NUMBER)
+    warmup_begin_lr: float = flag(0.0, "learning rate the warm-up starts from", minimum=0, maximum=MAX_NUMBER)
     warmup_strategy: str = flag("linear", "shape of the warm-up", since="g3",
                                 choices=("linear", "constant", "power2", "sqrt"))
     #: no flag: filled in by `resolve`
@@ -192,13 +216,14 @@ class TrainConfig:
     """Training"""
 
     num_epochs: int = flag(20, "epochs in all, those of a run that is resumed included", since="g2",
-                           minimum=0)
+                           minimum=0, maximum=MAX_EPOCHS)
     # a run is a function of its seed: order and augmentation of an epoch depend on nothing that came before
-    seed: int = flag(0, "of weights, sample order, augmentation and dropout", minimum=0)
-    disp_batches: int = flag(20, "batches between progress lines", since="g2", minimum=1)
-    top_k: int = flag(0, "also report top-K accuracy", since="g2", metavar="K", minimum=0)
+    seed: int = flag(0, "of weights, sample order, augmentation and dropout", minimum=0, maximum=2**63 - 1)
+    disp_batches: int = flag(20, "batches between progress lines", since="g2", minimum=1, maximum=10**9)
+    top_k: int = flag(0, "also report top-K accuracy", since="g2", metavar="K", minimum=0, maximum=10**7)
     loss: str = flag("", "also report these: ce, nll", since="g3", metavar="LIST")
-    monitor: int = flag(0, "every N batches log the size of all tensors", since="g2", metavar="N", minimum=0)
+    monitor: int = flag(0, "every N batches log the size of all tensors", since="g2", metavar="N",
+                        minimum=0, maximum=10**9)
     test_io: bool = flag(False, "only read the training data once and show the speed", since="g2")
 
 
@@ -212,7 +237,8 @@ class DeviceConfig:
     compile: bool = flag(False, "torch.compile the network: a minute first, faster steps after (GPU)")
     # flags that MXNet had and we refuse, each with a way to go: a flag is never ignored in silence
     macrobatch_size: int = flag(0, "batch size of lbsgd", since="g3",
-                                later="lbsgd is not offered; use `batch_size` with `warmup_epochs`")
+                                later="lbsgd is not offered; use `batch_size` with `warmup_epochs`",
+                                minimum=0, maximum=10**9)
     profile_worker_suffix: str = flag("", "profile file", since="g3",
                                       later="profiling is not offered; run under torch.profiler or py-spy")
     profile_server_suffix: str = flag("", "profile file of servers", since="g3",
@@ -227,24 +253,25 @@ class DistributedConfig:
     kv_store: str = flag("device", "how devices share gradients: device, local, nccl, dist_sync, dist_async, "
                          "...", since="g2", metavar="NAME")
     workers_per_host: int = flag(1, "processes on the CPU of this machine that share --batch-size, as the "
-                                 "GPUs of --gpus do", metavar="N", minimum=1)
+                                 "GPUs of --gpus do", metavar="N", minimum=1, maximum=MAX_PROCESSES)
     micro_batches: int = flag(1, "micro-batches that a batch is computed in, one after the other: less "
-                              "memory, and the same bits as that many devices", metavar="N", minimum=1)
+                              "memory, and the same bits as that many devices", metavar="N",
+                              minimum=1, maximum=10**7)
     sync_bn: bool = flag(False, "batch normalisation over the batches of all devices")
     gc_type: str = flag("none", "gradient compression", since="g2",
                         choices=("none", "2bit", "fp16", "bf16", "powersgd"))
     gc_threshold: float = flag(0.5, "threshold of 2bit compression, for a gradient summed over the batch",
-                               since="g2")
+                               since="g2", minimum=0, maximum=MAX_NUMBER)
     # torchrun's names where torchrun has one: nnodes, rdzv_endpoint, rdzv_id, max_restarts
     max_restarts: int = flag(0, "how often the processes are started again, from the last position saved, "
-                             "when one of them dies", metavar="N", minimum=0)
+                             "when one of them dies", metavar="N", minimum=0, maximum=MAX_EPOCHS)
     nnodes: str = flag("1", "machines, each started with the same command: N, or MIN:MAX to go on with fewer",
                        metavar="N")
     rdzv_endpoint: str = flag("", "rendezvous of those machines: HOST:PORT, HOST being one of them",
                               metavar="HOST:PORT")
     rdzv_id: str = flag("", "name of the job, the same on all of them", metavar="NAME")
     dist_timeout: float = flag(300.0, "seconds after which a device or machine that does not answer counts "
-                               "as lost", metavar="SECONDS", minimum=1)
+                               "as lost", metavar="SECONDS", minimum=1, maximum=MAX_TIMEOUT_S)
 
 
 @dataclass(frozen=True)
@@ -258,11 +285,13 @@ class CheckpointConfig:
                            since="g2", metavar="EPOCH")
     save_model_prefix: str = flag("", "save here instead, still loading from --model-prefix", since="g1",
                                   metavar="PREFIX")
-    save_period: int = flag(1, "epochs between checkpoints; the last is always saved", since="g3", minimum=1)
+    save_period: int = flag(1, "epochs between checkpoints; the last is always saved", since="g3",
+                            minimum=1, maximum=MAX_EPOCHS)
     # on top of save_period: a long epoch that is killed loses minutes, not hours
     save_every: float = flag(10.0, "minutes between savings inside an epoch; 0: none", metavar="MINUTES",
-                             minimum=0)
-    keep_states: int = flag(2, "how many optimizer states to keep; weights are all kept", minimum=1)
+                             minimum=0, maximum=MAX_NUMBER)
+    keep_states: int = flag(2, "how many optimizer states to keep; weights are all kept",
+                            minimum=1, maximum=MAX_EPOCHS)
 
     @property
     def save_prefix(self) -> str:
@@ -293,8 +322,9 @@ class FinetuneConfig:
     freeze: str = flag("nothing", "what does not learn: nothing, body (all but the new head), or a layer: "
                        "everything up to and including it. Frozen normalisations keep their statistics",
                        metavar="WHAT")
-    head_lr_mult: float = flag(1.0, "multiplies --lr for the new head", minimum=0)
-    body_lr_mult: float = flag(1.0, "multiplies --lr for everything else that learns", minimum=0)
+    head_lr_mult: float = flag(1.0, "multiplies --lr for the new head", minimum=0, maximum=MAX_NUMBER)
+    body_lr_mult: float = flag(1.0, "multiplies --lr for everything else that learns",
+                               minimum=0, maximum=MAX_NUMBER)
     resume: bool = flag(False, "go on with the run at --model-prefix from its newest state, inside an epoch "
                         "too; begin, where there is none")
 

@@ -11,7 +11,8 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from imgcls.config.sections import DeviceConfig, DistributedConfig
+from imgcls.config.flags import shortened, to_integer
+from imgcls.config.sections import MAX_PROCESSES, DeviceConfig, DistributedConfig
 from imgcls.distributed import kv_store, rank_info
 from imgcls.distributed.rank_info import RankInfo
 from imgcls.errors import UsageError
@@ -77,11 +78,11 @@ def gpu_numbers(text: str) -> list[int]:
     if text.strip().lower() in ("", "none", "cpu"):
         return []
     try:
-        numbers = [int(number) for number in text.split(",")]
+        numbers = [to_integer(number) for number in text.split(",")]
     except ValueError:
         numbers = [-1]
-    if min(numbers) < 0 or len(set(numbers)) < len(numbers):
-        raise UsageError(f"`gpus` {text}: must be numbers of GPUs, each once, such as 0 or 0,1,3")
+    if min(numbers) < 0 or max(numbers) >= MAX_PROCESSES or len(set(numbers)) < len(numbers):
+        raise UsageError(f"`gpus` {shortened(text)}: must be numbers of GPUs, each once, such as 0 or 0,1,3")
     return numbers
 
 

@@ -17,7 +17,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
-import math
 import os
 import sys
 import tempfile
@@ -37,6 +36,8 @@ DEFAULT_GB = 100.0
 #: entries that share a lock wait for each other: so many that this is rare, so few that they may be left
 #: lying
 _NUM_LOCKS = 256
+#: the bound of the setting `cache_gb`; not a number is not below it
+_MAX_GB = 1e6
 #: fetches of this size and more are announced on stderr
 _ANNOUNCED_BYTES = 64 << 20
 #: ends the names of the locks, which hold no byte and are not counted
@@ -50,7 +51,7 @@ def default_gb() -> float:
         value = float(text) if text else DEFAULT_GB
     except ValueError:
         value = -1.0
-    if not 0 <= value < math.inf:
+    if not 0 <= value <= _MAX_GB:
         raise UsageError(f"{LIMIT_VARIABLE}={text}: must be a number of gigabytes")
     return value
 
