@@ -34,8 +34,8 @@ NO_NUMBERS = ("nan", "inf", "-inf", "Infinity", "1e400", "-1e400", "²", "٣", "
 #: numbers beyond every bound
 TOO_LARGE = ("1" + 35 * "0", "-1" + 35 * "0", "1e300", "-1e300")
 #: what YAML and Python may bring in their place
-NO_TEXT: tuple[Any, ...] = (float("nan"), float("inf"), 10**5000, -10**5000, object(), [], {}, {"a": 1}, [[1]], [10**5000],
-                            [None], b"\xff", "a\0b", ["a\0b"])
+NO_TEXT: tuple[Any, ...] = (float("nan"), float("inf"), 10**5000, -10**5000, object(), [], {}, {"a": 1}, [[1]],
+                            [10**5000], [None], b"\xff", "a\0b", ["a\0b"])
 
 
 def is_number(field: Field[Any]) -> bool:
