@@ -106,8 +106,8 @@ def _power(text: str) -> float:
     """Read the P of powP; pow2, pow-2 and pow 2 are all MXNet's spellings."""
     match = re.fullmatch(r"pow[- ]?([0-9]+(?:\.[0-9]*)?|\.[0-9]+)", text.strip().lower())
     if not match or not 0 < float(match[1]) <= _MAX_POWER:
-        raise UsageError(f"`lr_step_epochs` {shortened(text)!r}: after pow comes a number above 0 and at most "
-                         f"{_MAX_POWER}, such as pow2")
+        raise UsageError(f"`lr_step_epochs` {shortened(text)!r}: after pow comes a number above 0 and at "
+                         f"most {_MAX_POWER}, such as pow2")
     return float(match[1])
 
 
@@ -115,10 +115,10 @@ def _step_epochs(text: str) -> tuple[int, ...]:
     try:
         epochs = [to_integer(part) for part in text.split(",") if part.strip()]
     except ValueError:
-        raise UsageError(f"`lr_step_epochs` {shortened(text)!r}: must be epochs such as 30,60 or a power such "
-                         "as pow2") from None
+        raise UsageError(f"`lr_step_epochs` {shortened(text)!r}: must be epochs such as 30,60 or a power "
+                         "such as pow2") from None
     # MXNet's MultiFactorScheduler refuses the same
     if any(epoch <= 0 for epoch in epochs) or epochs != sorted(set(epochs)):
-        raise UsageError(f"`lr_step_epochs` {shortened(text)!r}: epochs must be above 0 and rising, such as "
-                         "30,60")
+        raise UsageError(f"`lr_step_epochs` {shortened(text)!r}: epochs must be above 0 and rising, such "
+                         "as 30,60")
     return tuple(epochs)
