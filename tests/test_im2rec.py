@@ -157,7 +157,7 @@ def test_parsing_of_the_rest(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("argv", "message"), [
     ("--lisst", "did you mean --list"), ("--re 5", "--recursive, --resize"),
     ("--resize many", "--resize many"),
-    ("--quality 0", "--quality 0"), ("--quality 101", "between 1 and 100"), ("--color 3", "--color 3"),
+    ("--quality 0", "--quality 0"), ("--quality 101", "at most 100"), ("--color 3", "--color 3"),
     ("--encoding .bmp", "--encoding .bmp"), ("--chunks 0", "--chunks 0"),
     ("--train-ratio 1.5", "--train-ratio"),
     ("--train-ratio .9 --test-ratio .2", "over 1"), ("--list maybe", "argument"), ("--resize", "resize")])
