@@ -5,6 +5,9 @@
 A message names a setting between backquotes, `image_shape`, and never as a flag: below `cli/` nobody knows
 whether the setting came from a command line, a Python argument or a file. Whoever shows the message spells
 it: `spelled(...)` with a command's flags gives --image-shape, `str(error)` gives image_shape.
+
+Text from outside (a path, a class name, what a library says of a file) is shown with its control characters
+escaped, and is never taken for a setting: `printable`, `tell` and `verbatim`.
 """
 
 from __future__ import annotations
@@ -12,10 +15,63 @@ from __future__ import annotations
 import difflib
 import errno
 import re
+import sys
+import unicodedata
 from collections.abc import Callable, Iterable
+from typing import TextIO
 
 # Lower case with underscores: what else stands between backquotes in a message, a path for example, stays.
 _SETTING = re.compile(r"`([a-z][a-z0-9_]*)`")
+#: stands for the backquote of a text from outside until the settings are spelled; no text has this character
+_VERBATIM_BACKQUOTE = "\ufdd0"
+#: joiners that Persian, Indian scripts and emoji need inside a word; blanks of every width are shown as well
+_SHOWN = frozenset("\u200c\u200d")
+_BLANK = "Zs"
+#: a file may have a name or a number of a million digits: of a message no more characters are shown
+_MAX_CHARACTERS = 4000
+
+
+def printable(text: object, keep: str = "") -> str:
+    r"""Return `text` as one line that is safe to show: what no screen shows as a character is escaped.
+
+    Control characters, line breaks of every kind, marks that turn the direction of writing, and bytes of
+    names that are no text become \x1b, \n, \u2028, \x80. `keep` are characters to leave, such as a tab.
+    """
+    text = str(text)
+    if text.isprintable():  # nearly always, and quick
+        return text
+    text = text.replace(_VERBATIM_BACKQUOTE, "`")
+    return "".join(char if _is_shown(char) or char in keep else _escape(char) for char in text)
+
+
+def _is_shown(char: str) -> bool:
+    return char.isprintable() or char in _SHOWN or unicodedata.category(char) == _BLANK
+
+
+def _escape(char: str) -> str:
+    # what os.fsdecode makes of a byte that is no UTF-8: shown as the byte it is
+    if "\udc80" <= char <= "\udcff":
+        return f"\\x{ord(char) - 0xdc00:02x}"
+    return char.encode("unicode_escape").decode("ascii")
+
+
+def tell(line: str, stream: TextIO | None = None, keep: str = "") -> None:
+    """Print a line for people, escaped by `printable`, on `stream` (None: stderr)."""
+    print(printable(line, keep), file=stream or sys.stderr, flush=True)
+
+
+def verbatim(text: object) -> str:
+    """Return a text from outside for a message: escaped, and its backquotes make nothing a setting."""
+    return printable(text).replace("`", _VERBATIM_BACKQUOTE)
+
+
+def _one_line(text: str) -> str:
+    """Return a message of several lines (a library's error inside ours has some) as one, cut if need be."""
+    if "\n" in text:
+        text = "; ".join(part.strip() for part in text.split("\n") if part.strip()).replace(":;", ":")
+    if len(text) > _MAX_CHARACTERS:
+        text = f"{text[:_MAX_CHARACTERS]} ... ({len(text) - _MAX_CHARACTERS} characters more)"
+    return printable(text)
 
 
 def as_keyword(setting: str) -> str:
@@ -25,7 +81,8 @@ def as_keyword(setting: str) -> str:
 
 def spell_settings(message: str, spelling: Callable[[str], str] = as_keyword) -> str:
     """Replace every `setting` of a message by what `spelling` makes of its name."""
-    return _SETTING.sub(lambda match: spelling(match[1]), message)
+    spelled = _SETTING.sub(lambda match: spelling(match[1]), message)
+    return spelled.replace(_VERBATIM_BACKQUOTE, "`")
 
 
 class ImgclsError(Exception):
@@ -42,8 +99,8 @@ class ImgclsError(Exception):
         return self.spelled(as_keyword)
 
     def spelled(self, spelling: Callable[[str], str]) -> str:
-        """Return the message with its settings as `spelling` writes them."""
-        return spell_settings(self.message, spelling)
+        """Return the message in one line that is safe to print, its settings as `spelling` writes them."""
+        return _one_line(spell_settings(self.message, spelling))
 
 
 class UsageError(ImgclsError):
@@ -66,7 +123,7 @@ class DataError(ImgclsError):
         self.path = str(path)
         self.reason = reason
         self.offset = offset
-        location = self.path if offset is None else f"{self.path} at byte {offset}"
+        location = verbatim(path) if offset is None else f"{verbatim(path)} at byte {offset}"
         super().__init__(f"{location}: {reason}")
 
 
@@ -99,7 +156,7 @@ def unknown(subject: str, name: str, choices: Iterable[str], meant: str | None =
         there = f"there is {', '.join(close + [choice for choice in choices if choice not in close])}"
     else:
         there = f"nearest are {', '.join(close)}" if len(close) > 1 else "--help lists them all"
-    return UsageError(f"{subject} {name} is not known: {hint}{there}")
+    return UsageError(f"{subject} {verbatim(name)} is not known: {hint}{there}")
 
 
 def reason(error: OSError | ValueError) -> str:
@@ -109,7 +166,7 @@ def reason(error: OSError | ValueError) -> str:
     """
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return "no space left on the device"  # one wording, whatever the C library calls it
-    return (getattr(error, "strerror", None) or str(error)).lower()
+    return verbatim((getattr(error, "strerror", None) or str(error)).lower())
 
 
 def first_line(error: BaseException) -> str:
@@ -119,7 +176,7 @@ def first_line(error: BaseException) -> str:
     sentence alone.
     """
     text = getattr(error, "err", None) or str(error)
-    return next(iter(str(text).strip().splitlines()), type(error).__name__)
+    return verbatim(next(iter(str(text).strip().splitlines()), type(error).__name__))
 
 
 class Stopped(RunError):

@@ -103,7 +103,7 @@ def failure(server, target: Path, *behaviours: str, **arguments) -> str:
     with pytest.raises(RunError) as caught:
         fetch(server, target, *behaviours, **arguments)
     assert not (target / "file").exists()
-    return str(caught.value)
+    return caught.value.message
 
 
 @pytest.mark.parametrize("behaviour", ["good", "redirect", "unsized", "flaky"])
@@ -146,7 +146,7 @@ def test_every_failing_mirror_has_its_line(server, tmp_path: Path) -> None:
         urls = [f"http://127.0.0.1:{unused.getsockname()[1]}/file", f"{server.url}/404/file", "not a url"]
         with pytest.raises(RunError) as caught:
             download.fetch(urls, tmp_path / "file", sha256=SHA256)
-    lines = str(caught.value).split("\n")
+    lines = caught.value.message.split("\n")
     assert [line.strip().split(": ")[0] for line in lines[1:]] == urls
     assert "refused" in lines[1].lower()
     assert os.listdir(tmp_path) == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import gc
+import io
 import json
 import logging
 import os
@@ -18,7 +19,7 @@ from typing import Any, TypeVar
 
 from imgcls.config.resolve import spelling_of
 from imgcls.distributed.rank_info import AGENT_VARIABLE
-from imgcls.errors import ImgclsError, Stopped, UsageError
+from imgcls.errors import ImgclsError, Stopped, UsageError, printable, tell
 
 T = TypeVar("T")
 
@@ -75,6 +76,9 @@ def run_main(function: Callable[[Sequence[str]], int | None], argv: Sequence[str
     # Threads of torch that wait for each other spin; where another program wants the same cores, a long spin
     # makes small networks tens of times slower. Read when torch is loaded; costs nothing on an idle machine.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    # a name that the terminal's encoding has no letters for must not end the command
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     with _warnings_about_flags(own):
         status = _status_of(function, argv, name, own)
     if _joined():
@@ -102,7 +106,7 @@ def _warnings_about_flags(own: Sequence[type]) -> Iterator[None]:
 
 
 class _FlagFormatter(logging.Formatter):
-    """Spell the settings that errors among a record's arguments name."""
+    """Spell the settings that errors among a record's arguments name; escape what came from files."""
 
     def __init__(self, own: Sequence[type]) -> None:
         super().__init__()
@@ -114,7 +118,7 @@ class _FlagFormatter(logging.Formatter):
             spelling = spelling_of(*self._own)
             record.args = tuple(arg.spelled(spelling) if isinstance(arg, ImgclsError) else arg
                                 for arg in record.args or ())
-        return super().format(record)
+        return printable(super().format(record), keep="\n" if record.exc_info else "")
 
 
 def _joined() -> bool:
@@ -153,9 +157,7 @@ def _print_error(error: ImgclsError, name: str, own: Sequence[type]) -> None:
     One process among several leaves it to the agent that started it, where there is one; otherwise it says
     which it is. What all of them would say (wrong usage, a stop that was asked for) only the first says.
     """
-    message = error.spelled(spelling_of(*own))
-    # an error of torch inside ours may have several lines, and whoever reads a log wants one
-    line = "; ".join(part.strip() for part in message.splitlines() if part.strip()).replace(":;", ":")
+    line = error.spelled(spelling_of(*own))
     rank = os.environ.get("RANK", "0")
     # torch's variables: set by our agent, by torchrun and by every launcher alike
     is_one_of_several = os.environ.get("WORLD_SIZE", "1") != "1"
@@ -168,7 +170,7 @@ def _print_error(error: ImgclsError, name: str, own: Sequence[type]) -> None:
         return
     if is_one_of_several and rank != "0" and not line.startswith("rank "):
         line = f"rank {rank}: {line}"
-    print(f"{name}: error: {line}", file=sys.stderr)
+    tell(f"{name}: error: {line}")
 
 
 def _write_error_file(path: str, line: str, error: ImgclsError) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from imgcls.cli._run import run_main
 from imgcls.config.command_line import parse
 from imgcls.config.flags import positional
+from imgcls.errors import tell
 from imgcls.formats import caffe, params
 
 NAME = "imgcls-convert-mean"
@@ -37,6 +39,6 @@ def _start(argv: Sequence[str]) -> int:
     image = caffe.load_mean(args.mean)
     params.save(args.out, {"mean_image": image})  # the name under which MXNet's convert_mean.py saves it
     # --rgb-mean with the means of the channels needs no file
-    print(f"{args.out}: {'x'.join(map(str, image.shape))}, --rgb-mean "
-          f"{','.join(f'{mean:.3f}' for mean in image.mean((1, 2), dtype=float))}")
+    tell(f"{args.out}: {'x'.join(map(str, image.shape))}, --rgb-mean "
+         f"{','.join(f'{mean:.3f}' for mean in image.mean((1, 2), dtype=float))}", sys.stdout)
     return 0

@@ -22,7 +22,7 @@ from imgcls.data.packing import outputs
 from imgcls.data.packing.config import PackConfig
 from imgcls.data.packing.outputs import PackCounts
 from imgcls.data.packing.pack import make_seekable, pack_list
-from imgcls.errors import RunError, UsageError, spell_settings
+from imgcls.errors import RunError, UsageError, printable, spell_settings, tell, verbatim
 from imgcls.formats import lists
 from imgcls.formats.lists import Listing
 from imgcls.formats.recordio import RecordReader
@@ -174,7 +174,7 @@ def _make_lists(paths: PathConfig, config: ListConfig) -> list[Path]:
     for path, num_images in written:
         _print_note(f"{path}: {num_images} images")
     for label, name in enumerate(images.class_names):
-        print(name, label)  # as MXNet, for whoever pipes that somewhere
+        tell(f"{name} {label}", sys.stdout)  # as MXNet, for whoever pipes that somewhere
     return [path for path, _ in written]
 
 
@@ -182,7 +182,7 @@ def _pack_lists(paths: PathConfig, list_config: ListConfig, flags: PackFlags) ->
     """Pack every PREFIX*.lst, or what is under ROOT when there is none."""
     # said before any list is read: every single image would be skipped
     if not os.path.isdir(paths.root):
-        raise UsageError(f"ROOT {paths.root}: no such folder")
+        raise UsageError(f"ROOT {verbatim(paths.root)}: no such folder")
     config = PackConfig(
         pass_through=flags.pass_through, resize=flags.resize, center_crop=flags.center_crop,
         color=flags.color, quality=flags.quality, encoding=flags.encoding, pack_label=flags.pack_label,
@@ -190,14 +190,15 @@ def _pack_lists(paths: PathConfig, list_config: ListConfig, flags: PackFlags) ->
     # every list that begins so, as MXNet: one command packs train and val
     list_paths = listing.find_lists(paths.prefix)
     if not list_paths and os.path.isdir(paths.prefix):
-        raise UsageError(f"PREFIX {paths.prefix}: no .lst in this folder; to pack ROOT, give a name in it")
+        raise UsageError(f"PREFIX {verbatim(paths.prefix)}: no .lst in this folder; to pack ROOT, give a "
+                         "name in it")
     if not list_paths:
         _print_note(f"there is no list {paths.prefix}*.lst: it is made first")
         list_paths = _make_lists(paths, list_config)
     check_writable(str(list_paths[0]), "PREFIX")  # before hours of packing, and not after
     totals = PackCounts(0, 0, 0)
     for path in list_paths:
-        print("Creating .rec file from", path, "in", path.parent, flush=True)
+        tell(f"Creating .rec file from {path} in {path.parent}", sys.stdout)
         stem = str(path.with_suffix(""))
         images = lists.read(path)
         # the same list, the same flags and a .rec of the right size: packed again it would be the same bytes
@@ -213,7 +214,8 @@ def _pack_lists(paths: PathConfig, list_config: ListConfig, flags: PackFlags) ->
 def _make_seekable(paths: PathConfig, flags: PackFlags) -> int:
     """Write PREFIX.rec with the records of the file ROOT, seekable."""
     if not flags.seekable:
-        raise UsageError(f"ROOT {paths.root} is a file: a folder is needed, or `seekable` to convert a .rec")
+        raise UsageError(f"ROOT {verbatim(paths.root)} is a file: a folder is needed, or `seekable` to "
+                         "convert a .rec")
     target = paths.prefix + ".rec"
     check_writable(target, "PREFIX")
     start = time.perf_counter()
@@ -223,8 +225,8 @@ def _make_seekable(paths: PathConfig, flags: PackFlags) -> int:
     # The classes stand in a file beside the records: without it the new ones would have none.
     if names := lists.class_names(paths.root):
         lists.write_class_names(lists.classes_path(paths.prefix), names)
-    print(f"{target}: {result.num_records} records, {result.size_bytes / 1e6:.1f} MB, "
-          f"{time.perf_counter() - start:.1f} s")
+    tell(f"{target}: {result.num_records} records, {result.size_bytes / 1e6:.1f} MB, "
+         f"{time.perf_counter() - start:.1f} s", sys.stdout)
     return 0
 
 
@@ -266,8 +268,8 @@ def _pack_list(images: Listing, root: str, target: str, stem: str, config: PackC
     if len(result.skipped) > _SHOWN_PROBLEMS:
         _print_note(f"skipped {len(result.skipped) - _SHOWN_PROBLEMS} more, all are in {stem}.bad")
     skipped = f", {counts.skipped} skipped (see {stem}.bad)" if counts.skipped else ""
-    print(f"{target}: {counts.records} records, {counts.size_bytes / 1e6:.1f} MB{skipped}, "
-          f"{time.perf_counter() - start:.1f} s", flush=True)
+    tell(f"{target}: {counts.records} records, {counts.size_bytes / 1e6:.1f} MB{skipped}, "
+         f"{time.perf_counter() - start:.1f} s", sys.stdout)
     return counts
 
 
@@ -279,7 +281,7 @@ def _progress(total: int, name: str) -> Iterator[Any]:
     if sys.stderr.isatty():
         from tqdm import tqdm
 
-        with tqdm(total=total, desc=name, unit="img", smoothing=0.05, file=sys.stderr) as bar:
+        with tqdm(total=total, desc=printable(name), unit="img", smoothing=0.05, file=sys.stderr) as bar:
             yield lambda count: bar.update()
         return
     last = time.time()
@@ -315,7 +317,4 @@ def _num_cores() -> int:
 
 
 def _print_note(text: str) -> None:
-    text = spell_settings(text, flag_spelling(ListConfig))
-    # a name that is not UTF-8 must not end the run when it is printed
-    shown = text.encode("utf-8", "replace").decode()
-    print(f"{NAME}: {shown}", file=sys.stderr, flush=True)
+    tell(f"{NAME}: {spell_settings(text, flag_spelling(ListConfig))}")

@@ -20,7 +20,7 @@ from imgcls.config.command_line import parse
 from imgcls.config.flags import flag, positional
 from imgcls.config.sections import MAX_EPOCHS, MAX_TIMEOUT_S
 from imgcls.distributed.rank_info import LAUNCHER_VARIABLE
-from imgcls.errors import UsageError
+from imgcls.errors import UsageError, tell, verbatim
 from imgcls.launch import command as commands
 from imgcls.launch import mpi, schedulers, supervisor
 from imgcls.launch.hosts import (
@@ -136,7 +136,7 @@ def _check(args: LaunchConfig, launcher: str, command: list[str]) -> None:
                          "machine")
     # schedulers choose the machines themselves
     if launcher not in ("ssh", "mpi") and args.hostfile:
-        raise UsageError(f"-H {args.hostfile}: is for --launcher ssh and mpi, not for {launcher}")
+        raise UsageError(f"-H {verbatim(args.hostfile)}: is for --launcher ssh and mpi, not for {launcher}")
     if args.sync_dst_dir and launcher != "ssh":
         raise UsageError(f"--sync-dst-dir {args.sync_dst_dir}: is for --launcher ssh, not for {launcher}")
     # a far shell begins in another folder than this: only a full path means the same on every machine
@@ -167,7 +167,7 @@ def _print_notes(args: LaunchConfig, launcher: str, command: list[str]) -> None:
 
 
 def _print_note(text: str) -> None:
-    print(f"{NAME}: note: {text}", file=sys.stderr)
+    tell(f"{NAME}: note: {text}")
 
 
 def _job(args: LaunchConfig, command: list[str], env: dict[str, str]) -> Job:
@@ -195,7 +195,7 @@ def _assign_hosts(args: LaunchConfig) -> tuple[list[HostSlots], int]:
     min_hosts, max_hosts = parse_nnodes(args.nnodes) if args.nnodes else (0, len(listed))
     # MIN is a promise to go on with fewer, MAX one that there are so many to begin with
     if max_hosts > len(listed):
-        raise UsageError(f"--nnodes {args.nnodes}: {args.hostfile} has {len(listed)} host(s)")
+        raise UsageError(f"--nnodes {args.nnodes}: {verbatim(args.hostfile)} has {len(listed)} host(s)")
     assigned = assign_workers(listed[:max_hosts], args.num_workers)
     # fewer workers than hosts is allowed, and rarely meant
     used = {slots.host.name for slots in assigned}
@@ -277,7 +277,7 @@ def _role_variables(texts: Sequence[str], flag_name: str) -> dict[str, str]:
         name, colon, content = text.partition(":")
         # a name with a blank or a dash cannot be set by the shells that pass it on
         if not colon or not name.isidentifier():
-            raise UsageError(f"{flag_name} {text}: must be NAME:VALUE")
+            raise UsageError(f"{flag_name} {verbatim(text)}: must be NAME:VALUE")
         variables[name] = content
     return variables
 

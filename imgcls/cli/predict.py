@@ -9,7 +9,7 @@ from dataclasses import MISSING, dataclass
 from imgcls.cli._run import loading_torch, run_main
 from imgcls.config.command_line import parse
 from imgcls.config.flags import flag, positional
-from imgcls.errors import DataError
+from imgcls.errors import DataError, tell
 
 NAME = "imgcls-predict"
 EXAMPLES = """examples:
@@ -54,13 +54,13 @@ def _start(argv: Sequence[str]) -> int:
         except DataError as error:
             # A bad picture among many must not cost the others; the status tells of it at the end.
             num_failed += 1
-            print(f"{NAME}: error: {error}", file=sys.stderr)
+            tell(f"{NAME}: error: {error}")
             continue
         # one class a picture: the path stands before it on its line, otherwise on a line above
         if several and args.top > 1:
-            print(f"{path}:")
+            tell(f"{path}:", sys.stdout)
         before = f"{path}: " if several and args.top == 1 else ""
         for name, probability in ranking:
-            print(f"{before}{name} (score = {probability:.5f})")
+            tell(f"{before}{name} (score = {probability:.5f})", sys.stdout)
     # 1 as for data that cannot be read, even where most pictures were named
     return 1 if num_failed else 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from imgcls.cli._run import run_main
 from imgcls.config.command_line import parse
 from imgcls.config.flags import flag, positional
+from imgcls.errors import tell
 from imgcls.formats.recordio import RecordReader, index_path
 from imgcls.storage.atomic import write_bytes
 from imgcls.storage.paths import to_local_path
@@ -53,6 +55,6 @@ def _start(argv: Sequence[str]) -> int:
     lines = [f"{key}\t{offset}\n" for key, offset in zip(keys, reader.offsets.tolist(), strict=True)]
     write_bytes(args.index or index_path(to_local_path(args.record)), "".join(lines).encode())
     for problem in reader.problems:
-        print(f"passed over: {problem}")
+        tell(f"passed over: {problem}", sys.stdout)
     print(f"time: {time.perf_counter() - start:f}  count: {len(reader)}")
     return 0

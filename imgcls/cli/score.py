@@ -3,14 +3,13 @@ score.py."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from imgcls.cli._run import loading_torch, run_main
 from imgcls.config import resolve as configuration
 from imgcls.config.flags import flag
-from imgcls.errors import UsageError
+from imgcls.errors import UsageError, tell
 
 EXAMPLES = """examples:
   {prog} --model model/mnist --dataset mnist                 the newest epoch on the test set
@@ -54,10 +53,10 @@ def _start(argv: Sequence[str]) -> int:
 
     score = evaluate_checkpoint(config.own.model, config)
     # stderr is MXNet's log, for scripts that look for its lines; stdout is ours, easy to cut at the `=`
-    print(f"INFO:root:Finished with {score.images_per_s:f} images per second", file=sys.stderr)
+    tell(f"INFO:root:Finished with {score.images_per_s:f} images per second")
     for name, value in score.metrics.items():
         # MXNet's score.py logs the pair as Python shows it
-        print(f"INFO:root:{(name, value)}", file=sys.stderr)
+        tell(f"INFO:root:{(name, value)}")
         print(f"{name}={value:f}")
     print(f"images/sec={score.images_per_s:f}")
     return 0

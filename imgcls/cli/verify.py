@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from imgcls.config.flags import flag, positional
 from imgcls.config.sections import MAX_THREADS
 from imgcls.data.packing.images import decode, quiet_opencv
 from imgcls.data.packing.pipeline import map_in_order
-from imgcls.errors import DataError
+from imgcls.errors import DataError, printable, tell
 from imgcls.formats.lists import class_names
 from imgcls.formats.recordio import RecordReader, expand, unpack
 from imgcls.storage.paths import AnyPath
@@ -62,7 +63,7 @@ def _verify(path: AnyPath, args: VerifyConfig) -> int:
         # The index is what is under test: offsets come from the file itself.
         reader = RecordReader(path, resync=True, use_index=False)
     except DataError as error:
-        print(error)
+        tell(str(error), sys.stdout)
         return 1
     # first what is wrong with the framing, then with the content of records that could be read
     problems = list(reader.problems)
@@ -81,15 +82,15 @@ def _verify(path: AnyPath, args: VerifyConfig) -> int:
         problems.append(DataError(path, "it holds no record"))
     # on stdout: the problems are what this command is asked for
     for problem in problems[:args.max_problems]:
-        print(problem)
+        tell(str(problem), sys.stdout)
     if len(problems) > args.max_problems:
-        print(f"{path}: {len(problems) - args.max_problems} more like these")
+        tell(f"{path}: {len(problems) - args.max_problems} more like these", sys.stdout)
     seconds = time.perf_counter() - start
     state = "all good"
     if problems:
         state = f"{len(reader) - num_bad} good, {num_bad} bad, {num_damaged} damaged places"
-    print(f"{path}: {len(reader)} records, {state}{_describe_labels(reader)}; {reader.size / 1e6:.1f} MB "
-          f"in {seconds:.1f} s", flush=True)
+    tell(f"{path}: {len(reader)} records, {state}{_describe_labels(reader)}; {reader.size / 1e6:.1f} MB "
+         f"in {seconds:.1f} s", sys.stdout)
     return len(problems)
 
 
@@ -115,7 +116,8 @@ def _bad_images(reader: RecordReader, num_threads: int) -> list[DataError]:
     with quiet_opencv():
         errors = map_in_order(check, range(len(reader)), num_threads)
         # disable=None: a bar on a terminal, nothing in a file
-        shown = tqdm(errors, total=len(reader), desc=reader.path.name, unit="rec", disable=None, leave=False)
+        shown = tqdm(errors, total=len(reader), desc=printable(reader.path.name), unit="rec", disable=None,
+                     leave=False)
         return [error for error in shown if error]
 
 

@@ -26,7 +26,7 @@ from imgcls.config.flags import (
     to_boolean,
 )
 from imgcls.config.help import help_screen
-from imgcls.errors import UsageError, unknown
+from imgcls.errors import UsageError, unknown, verbatim
 
 #: what other toolkits call our flags
 OTHER_WORDS = {
@@ -162,7 +162,8 @@ class _Reader:
                 strays.append(args.popleft())
         strays += self._place(loose)
         if strays:
-            raise UsageError(f"unrecognized arguments: {' '.join(strays)}")  # argparse's words, widely known
+            raise UsageError(f"unrecognized arguments: "
+                             f"{verbatim(' '.join(strays))}")  # argparse's words, widely known
 
     def take_flag(self, args: deque[str]) -> str:
         """Take a flag and its value off the arguments; return the setting."""
@@ -241,4 +242,4 @@ def _negated(spelling: str, text: str) -> bool:
         return not to_boolean(text)
     except ValueError:
         # spelled out here: `convert` would name the switch that this is the opposite of
-        raise UsageError(f"{spelling} {show(text)}: must be 1 or 0 (true or false)") from None
+        raise UsageError(f"{spelling} {verbatim(show(text))}: must be 1 or 0 (true or false)") from None

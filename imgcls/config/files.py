@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from types import ModuleType
 from typing import Any
 
-from imgcls.errors import UsageError, reason
+from imgcls.errors import UsageError, reason, verbatim
 
 
 def read_settings(path: str) -> dict[str, Any]:
@@ -16,19 +16,20 @@ def read_settings(path: str) -> dict[str, Any]:
         with open(path, encoding="utf-8") as stream:
             content = yaml.safe_load(stream)  # JSON is YAML
     except OSError as error:
-        raise UsageError(f"`config` {path}: {reason(error)}") from None
+        raise UsageError(f"`config` {verbatim(path)}: {reason(error)}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         # errors of the text have a place in it, those of its bytes have none
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
-        raise UsageError(f"`config` {path}{where}: not YAML: {getattr(error, 'problem', error)}") from None
+        raise UsageError(f"`config` {verbatim(path)}{where}: not YAML: "
+                         f"{verbatim(getattr(error, 'problem', error))}") from None
     if content is None:
         return {}
     # meta.json: the settings of the run are one of its entries
     if isinstance(content, dict) and isinstance(content.get("config"), dict) and "imgcls" in content:
         content = content["config"]
     if not isinstance(content, dict):
-        raise UsageError(f"`config` {path}: must hold settings, one per line, such as lr: 0.1")
+        raise UsageError(f"`config` {verbatim(path)}: must hold settings, one per line, such as lr: 0.1")
     return {str(key).replace("-", "_"): value for key, value in content.items()}
 
 

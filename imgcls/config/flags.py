@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field
 from typing import Any
 
-from imgcls.errors import UsageError, unknown
+from imgcls.errors import UsageError, unknown, verbatim
 
 #: words that switch something on or off; "none" is how users of MXNet's scripts wrote a switch off
 TRUE_WORDS = ("1", "true", "yes", "on")
@@ -117,7 +117,7 @@ def convert(field: Field[Any], value: Any) -> Any:
     try:
         typed = _CONVERTERS[kind](value)
     except (ValueError, TypeError, OverflowError):
-        raise UsageError(f"{name} {shortened(value)}: must be {_KINDS[kind]}") from None
+        raise UsageError(f"{name} {verbatim(shortened(value))}: must be {_KINDS[kind]}") from None
     _check(field, name, value, typed)
     return typed
 

@@ -17,7 +17,7 @@ from typing import Any
 from imgcls.config import command_line, files, lookup, rules, sections
 from imgcls.config.flags import convert, flag, flag_spelling, flags_of, show
 from imgcls.config.help import help_screen
-from imgcls.errors import UsageError, as_keyword, unknown
+from imgcls.errors import UsageError, as_keyword, unknown, verbatim
 
 EXIT_STATUS = """exit status:
   0 done   1 the run failed   2 wrong usage
@@ -151,7 +151,7 @@ def _layers(texts: Mapping[str, Any],
         settings = files.read_settings(path)
         for name in settings:
             if name not in fields and name not in FIELDS:
-                raise unknown(f"`config` {path}: key", name, fields)
+                raise unknown(f"`config` {verbatim(path)}: key", name, fields)
         yield f"--config {path}", settings
     # IMGCLS_* above files: they are how a job or a container differs from others with the same file
     yield "the environment", _environment(fields)
@@ -208,7 +208,7 @@ def _section(section: type, values: Mapping[str, Any], explicit: Mapping[str, st
         later = fields[name].metadata["later"]
         # a file that --print-config wrote holds these too, at their defaults
         if later and name in explicit and value != fields[name].default:
-            raise UsageError(f"`{name}` {show(value)}: {later}")
+            raise UsageError(f"`{name}` {verbatim(show(value))}: {later}")
         if name in NETWORK_FILES and value:
             from imgcls.formats import caffe  # brings numpy along, which --help does without
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from imgcls import errors
 from imgcls.data.bad_samples import check_bad_samples
-from imgcls.errors import DataError, UsageError
+from imgcls.errors import DataError, UsageError, verbatim
 from imgcls.formats import lists, recordio
 from imgcls.storage.paths import AnyPath
 from imgcls.storage.remote import RemotePath
@@ -50,7 +50,7 @@ class FolderSource(_FileSource):
         # the walk of im2rec --list --recursive, so that both number the classes alike
         walked = lists.walk(str(root), recursive=True)
         if not walked.entries:
-            raise UsageError(f"{root}: holds no .jpg, .jpeg or .png, and neither do its folders")
+            raise UsageError(f"{verbatim(root)}: holds no .jpg, .jpeg or .png, and neither do its folders")
         self.root = root
         self.description = str(root)
         self.problems = list(walked.problems)
@@ -62,7 +62,7 @@ class FolderSource(_FileSource):
             label_of = {name: label for label, name in enumerate(class_names)}
             for name in walked.class_names:
                 if name not in label_of:
-                    raise UsageError(f"{root / name}: the training data has no class of this name")
+                    raise UsageError(f"{verbatim(root / name)}: the training data has no class of this name")
             # from the walk's numbers to those of the training data
             labels = np.array([label_of[name] for name in walked.class_names])[labels]
         self.labels = labels
@@ -83,8 +83,8 @@ class ListSource(_FileSource):
             if entry.labels[0] == np.floor(entry.labels[0]):
                 usable.append(entry)
             else:
-                self.problems.append(DataError(path, f"image {entry.id} ({entry.path}) has the label "
-                                                     f"{entry.labels[0]:g}, which is no class number"))
+                self.problems.append(DataError(path, f"image {entry.id} ({verbatim(entry.path)}) has the "
+                                                     f"label {entry.labels[0]:g}, which is no class number"))
         # lines that are no entry at all are among the problems of the list itself
         check_bad_samples(self.problems, len(usable) + len(self.problems), self.description, on_bad)
         self.class_names = lists.class_names(path)

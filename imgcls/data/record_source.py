@@ -14,7 +14,7 @@ import numpy as np
 
 from imgcls.data import chunks
 from imgcls.data.bad_samples import check_bad_samples
-from imgcls.errors import DataError, UsageError
+from imgcls.errors import DataError, UsageError, verbatim
 from imgcls.formats import lists, recordio
 from imgcls.formats.ranges import RangedReader
 from imgcls.storage.paths import AnyPath
@@ -43,7 +43,7 @@ class RecordSource:
         """`index` names the `.idx` of a single file; `cache_gb` is the limit of the cache."""
         # an index holds offsets of one file and does not say which
         if index and len(files) > 1:
-            raise UsageError(f"{index}: an .idx belongs to one .rec file, here are {len(files)}")
+            raise UsageError(f"{verbatim(index)}: an .idx belongs to one .rec file, here are {len(files)}")
         self.readers: list[Any] = self._open(files, index, on_bad == "skip", cache_gb)
         self.description = str(files[0]) if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
         self.class_names = lists.class_names(files[0])

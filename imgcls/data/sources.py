@@ -16,7 +16,7 @@ import numpy as np
 from imgcls.config.sections import DataConfig
 from imgcls.data.file_source import FolderSource, ListSource
 from imgcls.data.record_source import ChunkedSource, RecordSource
-from imgcls.errors import DataError, UsageError
+from imgcls.errors import DataError, UsageError, verbatim
 from imgcls.formats import recordio
 from imgcls.storage.cache import default_gb
 from imgcls.storage.paths import AnyPath, to_path
@@ -129,7 +129,9 @@ def open_source(path: str, flag: str, *, index: str = "", root: str = "", on_bad
         source = _open_records(recordio.expand(path, flag), index, on_bad, cache_gb)
     if not len(source):
         # where all there was is damaged, the damage is the news
-        raise source.problems[0] if source.problems else UsageError(f"{flag} {path}: holds no images")
+        if source.problems:
+            raise source.problems[0]
+        raise UsageError(f"{flag} {verbatim(path)}: holds no images")
     # a source without names cannot be told wrong: its labels are taken as they are
     if class_names and source.class_names:
         _check_class_names(source.class_names, class_names, source.description)
@@ -181,15 +183,15 @@ def num_classes(train: Source, val: Source | None = None) -> int | None:
 def _open_folder(folder: AnyPath, path: str, flag: str, class_names: Sequence[str]) -> FolderSource:
     """Return the source of a folder without record files; UsageError where it is none of class folders."""
     if not any(entry.is_dir() for entry in folder.iterdir()):
-        raise UsageError(f"{flag} {path}: the folder holds neither .rec files nor "
+        raise UsageError(f"{flag} {verbatim(path)}: the folder holds neither .rec files nor "
                          "a folder of images per class")
     # read as two classes, train and val would be learned to tell apart
     if (folder / "train").is_dir() and (folder / "val").is_dir():
-        raise UsageError(f"{flag} {path}: the folder holds train and val: give it to `data_dir`")
+        raise UsageError(f"{flag} {verbatim(path)}: the folder holds train and val: give it to `data_dir`")
     if isinstance(folder, RemotePath):
         # one request for each image: the network would wait for the store, not the store for the network
-        raise UsageError(f"{flag} {path}: a remote folder of single images is not read; pack it with "
-                         "imgcls-im2rec into a .rec, or list it in a .lst")
+        raise UsageError(f"{flag} {verbatim(path)}: a remote folder of single images is not read; pack it "
+                         "with imgcls-im2rec into a .rec, or list it in a .lst")
     return FolderSource(folder, class_names=class_names)
 
 
@@ -201,7 +203,8 @@ def _open_records(files: Sequence[AnyPath], index: str, on_bad: str, cache_gb: f
     if sum(file.stat().size for file in remote) <= limit_gb * 1e9:
         return RecordSource(files, index=index, on_bad=on_bad, cache_gb=cache_gb)
     if len(remote) < len(files):
-        raise UsageError(f"{remote[0]}: is larger than `cache_gb` {limit_gb:g} allows to copy, and local and "
+        raise UsageError(f"{verbatim(remote[0])}: is larger than `cache_gb` {limit_gb:g} allows to copy, "
+                         "and local and "
                          "remote files are not read together then; raise it, or name remote files only")
     return ChunkedSource(remote, on_bad=on_bad, cache_gb=limit_gb)
 
@@ -211,7 +214,8 @@ def _check_class_names(names: Sequence[str], train_names: Sequence[str], descrip
     # fewer are allowed: a validation set may lack the last classes
     for label, (name, train_name) in enumerate(zip(names, train_names, strict=False)):
         if name != train_name:
-            raise UsageError(f"{description}: class {label} is {name!r} here and {train_name!r} in the "
-                             "training data")
+            raise UsageError(f"{verbatim(description)}: class {label} is {verbatim(repr(name))} here and "
+                             f"{verbatim(repr(train_name))} in the training data")
     if len(names) > len(train_names):
-        raise UsageError(f"{description}: has {len(names)} classes, the training data {len(train_names)}")
+        raise UsageError(f"{verbatim(description)}: has {len(names)} classes, the training data "
+                         f"{len(train_names)}")

@@ -14,7 +14,7 @@ import numpy as np
 from imgcls.config.sections import DataConfig
 from imgcls.data import sources
 from imgcls.data.sources import ArraySource, Source, Splits
-from imgcls.errors import UsageError
+from imgcls.errors import UsageError, verbatim
 from imgcls.storage.paths import to_path
 
 #: MXNet train_imagenet.py 0.9.1 to 1.9.1, and the crop and mirror that photographs are trained with: MXNet
@@ -74,5 +74,5 @@ def _in_folder(config: DataConfig, split: str, file: str) -> str:
         problem = f"it holds neither {file} nor a folder {split}"
         if not folder.is_dir():
             problem = "there is no such folder"
-        raise UsageError(f"`data_dir` {config.data_dir}: {problem}; {ADVICE}")
+        raise UsageError(f"`data_dir` {verbatim(config.data_dir)}: {problem}; {ADVICE}")
     return ""

@@ -12,7 +12,7 @@ import numpy as np
 
 from imgcls.config.sections import DataConfig
 from imgcls.data.sources import ArraySource, Splits
-from imgcls.errors import DataError
+from imgcls.errors import DataError, verbatim
 from imgcls.formats import idx
 from imgcls.storage import download, folders
 from imgcls.storage.paths import AnyPath
@@ -81,7 +81,8 @@ def _read(files: dict[str, AnyPath], part: str) -> ArraySource:
     images_path, labels_path = files[f"{part}-images-idx3-ubyte"], files[f"{part}-labels-idx1-ubyte"]
     images, labels = idx.read_images(images_path), idx.read_labels(labels_path)
     if len(images) != len(labels):
-        raise DataError(images_path, f"has {len(images)} images, but {labels_path} has {len(labels)} labels")
+        raise DataError(images_path, f"has {len(images)} images, but {verbatim(labels_path)} has "
+                                     f"{len(labels)} labels")
     # The format allows it; training would only end in a division by zero.
     if not len(images):
         raise DataError(images_path, "holds no images")

@@ -19,7 +19,7 @@ import os
 
 import numpy as np
 
-from imgcls.errors import DataError, UsageError, reason
+from imgcls.errors import DataError, UsageError, reason, verbatim
 from imgcls.storage.paths import to_local_path
 
 #: a mean of 3 x 4096 x 4096 in double precision is larger than any there is
@@ -92,9 +92,10 @@ def refuse_model(setting: str, path: str) -> None:
         return
     shown = setting if setting.isupper() else f"`{setting}`"
     if setting == "mean_image":
-        raise UsageError(f"{shown} {path}: is not a mean image; Caffe's is a {MEAN_SUFFIX} file, "
+        raise UsageError(f"{shown} {verbatim(path)}: is not a mean image; Caffe's is a {MEAN_SUFFIX} file, "
                          "MXNet's a .bin, .nd or .params file")
-    raise UsageError(f"{shown} {path}: Caffe networks are not read here; convert it once, where MXNet 1.9.1 "
+    raise UsageError(f"{shown} {verbatim(path)}: Caffe networks are not read here; convert it once, where "
+                     "MXNet 1.9.1 "
                      "is installed, with its tools/caffe_converter: convert_model.py DEPLOY.prototxt "
                      f"NET.caffemodel PREFIX; then give {shown} PREFIX")
 

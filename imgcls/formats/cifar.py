@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from imgcls.errors import DataError, reason
+from imgcls.errors import DataError, reason, verbatim
 from imgcls.formats.cifar_pickle import unpickle_batch
 from imgcls.storage.paths import AnyPath, to_path
 from imgcls.storage.reading import open_read
@@ -205,12 +205,14 @@ def _read_archive(archive: AnyPath, names: Sequence[str]) -> dict[str, bytes]:
 
 def _read_member(tar: tarfile.TarFile, member: tarfile.TarInfo, archive: AnyPath) -> bytes:
     if member.size > _LARGEST_FILE:
-        raise DataError(archive, f"member {member.name} has {member.size} bytes, more than any CIFAR batch")
+        raise DataError(archive, f"member {verbatim(member.name)} has {member.size} bytes, more than any "
+                                 "CIFAR batch")
     stream = tar.extractfile(member)
     assert stream is not None  # None is for what is no regular file
     content = stream.read()
     if len(content) != member.size:
-        raise DataError(archive, f"member {member.name} is cut short: {len(content)} of {member.size} bytes")
+        raise DataError(archive, f"member {verbatim(member.name)} is cut short: {len(content)} of "
+                                 f"{member.size} bytes")
     return content
 
 

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from imgcls.errors import DataError, UsageError, reason
+from imgcls.errors import DataError, UsageError, reason, verbatim
 from imgcls.storage.atomic import write_bytes
 from imgcls.storage.paths import AnyPath, to_path
 from imgcls.storage.reading import read_all
@@ -61,7 +61,8 @@ def walk(root: str, *, recursive: bool, extensions: Sequence[str] = EXTENSIONS) 
     0.
     """
     if not os.path.isdir(root):
-        raise UsageError(f"ROOT {root}: {'is no folder' if os.path.exists(root) else 'no such folder'}")
+        raise UsageError(f"ROOT {verbatim(root)}: "
+                         f"{'is no folder' if os.path.exists(root) else 'no such folder'}")
     listing = Listing()
     suffixes = {("" if e.startswith(".") else ".") + e.lower() for e in extensions}
     # Folders still to visit, the next one last, each with the real paths of those that it lies in.
@@ -128,7 +129,7 @@ def read(path: str | os.PathLike[str]) -> Listing:
         # MXNet's im2rec.py passes over such a line with a message.
         if len(fields) < 3:
             listing.problems.append(DataError(path, f"line {number} is no id, label and path between tabs: "
-                                                    f"{line.strip()[:_SHOWN_LENGTH]!r}"))
+                                                    f"{verbatim(repr(line.strip()[:_SHOWN_LENGTH]))}"))
             continue
         problem = _add_entry(listing.entries, fields[0], fields[1:-1], fields[-1])
         if problem:
@@ -157,7 +158,8 @@ def read_blank_separated(path: str | os.PathLike[str], label_width: int = 1, num
         if len(fields) == label_width + 2:
             problem = _add_entry(listing.entries, fields[0], fields[1:-1], fields[-1].strip())
         if problem:
-            listing.problems.append(DataError(path, f"{problem}: {line.strip()[:_SHOWN_LENGTH]!r}"))
+            shown = verbatim(repr(line.strip()[:_SHOWN_LENGTH]))
+            listing.problems.append(DataError(path, f"{problem}: {shown}"))
     return listing
 
 

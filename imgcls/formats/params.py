@@ -20,7 +20,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from imgcls.errors import DataError, UsageError, reason
+from imgcls.errors import DataError, UsageError, reason, verbatim
 from imgcls.storage.atomic import write_bytes
 from imgcls.storage.paths import to_path
 from imgcls.storage.remote import RemotePath
@@ -115,7 +115,8 @@ def serialize(names: Sequence[str], arrays: Sequence[np.ndarray],
         dtype = np.asarray(array).dtype
         if dtype.newbyteorder("=") not in CODES:
             name = names[i] if names else str(i)
-            raise UsageError(f"{path}: array {name!r} is {dtype}, which MXNet's format does not have")
+            raise UsageError(f"{verbatim(path)}: array {verbatim(repr(name))} is {dtype}, which MXNet's "
+                             "format does not have")
     # A generator of its own, so that the check runs now and not when the first chunk is asked for.
     return _serialize_list(names, arrays)
 

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from imgcls.errors import DataError, first_line
+from imgcls.errors import DataError, first_line, verbatim
 from imgcls.formats import params
 from imgcls.formats import symbol as symbols
 from imgcls.formats.symbol import Node, NodeOutput, Symbol
@@ -130,8 +130,9 @@ class _Reader:
 
     def _layer_class(self, node: Node) -> type[Layer]:
         if node.op not in OPERATORS:
-            raise DataError(self.symbol_path, f"operator {node.op} of node {node.name!r} is not supported "
-                            "(docs/operators.md lists those that are)")
+            raise DataError(self.symbol_path, f"operator {verbatim(node.op)} of node "
+                                              f"{verbatim(repr(node.name))} is not supported "
+                                              "(docs/operators.md lists those that are)")
         return OPERATORS[node.op]
 
     def _add_operator(self, index: int, node: Node) -> None:
@@ -154,7 +155,8 @@ class _Reader:
             # What has parameters may be at odds with those of the file; anything else is the symbol's own
             # fault.
             path = self.path if slots else self.symbol_path
-            raise DataError(path, f"node {node.name!r} ({node.op}): {first_line(error)}") from error
+            raise DataError(path, f"node {verbatim(repr(node.name))} ({verbatim(node.op)}): "
+                                  f"{first_line(error)}") from error
         # A class may serve several operators, and the file's own text is what is written back.
         layer.op = node.op
         layer.attrs = dict(node.attrs)
@@ -242,8 +244,8 @@ class _Reader:
         if isinstance(layer, Layer) and layer.has_outputs:
             self.values[source] = self.graph.call_function(operator.getitem, (call, source.output))
         elif source.output:
-            raise DataError(self.symbol_path, f"output {source.output} of node {node.name!r} ({node.op}) is "
-                            "used, which is not supported")
+            raise DataError(self.symbol_path, f"output {source.output} of node {verbatim(repr(node.name))} "
+                                              f"({verbatim(node.op)}) is used, which is not supported")
         else:
             self.values[source] = call
         return self.values[source]
@@ -258,8 +260,8 @@ class _Reader:
                 shape = (0,)
             self.num_new_values += math.prod(shape)
             if not 0 < math.prod(shape) <= self.num_new_values <= MAX_NEW_VALUES:
-                raise DataError(self.path,
-                                f"variable {node.name!r} is neither the image nor among the parameters")
+                raise DataError(self.path, f"variable {verbatim(repr(node.name))} is neither the image nor "
+                                           "among the parameters")
         layer = Variable(shape, node.name in self.auxiliary, node.attrs)
         layer.variables["value"] = Node("null", node.name, dict(node.attrs))
         self.shapes[NodeOutput(index)] = torch.empty(shape, device="meta")

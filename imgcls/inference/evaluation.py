@@ -6,7 +6,6 @@ network that somebody trained before: where it is, what it was trained with, and
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from imgcls.config.resolve import Config
 from imgcls.data.loaders.make import make_loader
 from imgcls.data.sources import Source
 from imgcls.distributed.topology import make_worker
-from imgcls.errors import UsageError, spell_settings
+from imgcls.errors import UsageError, spell_settings, tell, verbatim
 from imgcls.pretrained import PretrainedRef
 from imgcls.pretrained.preprocessing import describe_preprocessing, with_preprocessing
 from imgcls.training.evaluate import evaluate
@@ -87,8 +86,8 @@ def _check_classes(name: str, source: Source, num_classes: int, config: Config) 
     smallest = source.labels.min()
     largest = source.labels.max()
     if smallest < 0 or largest >= num_classes:
-        raise UsageError(f"`data_val`: the labels of {source.description} go from {smallest} to {largest}, "
-                         f"and {name} has the classes 0 to {num_classes - 1}")
+        raise UsageError(f"`data_val`: the labels of {verbatim(source.description)} go from {smallest} to "
+                         f"{largest}, and {name} has the classes 0 to {num_classes - 1}")
     if source.class_names and len(source.class_names) != num_classes:
         _print(f"note: the data has {len(source.class_names)} classes and the network {num_classes}: class k "
                "of the data is taken for class k of the network", config)
@@ -102,4 +101,4 @@ def _top_k(config: Config, num_classes: int) -> int:
 
 
 def _print(message: str, config: Config) -> None:
-    print(spell_settings(message, config.spelling), file=sys.stderr)
+    tell(spell_settings(message, config.spelling))

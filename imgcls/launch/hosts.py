@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from imgcls.errors import DataError, UsageError, reason
+from imgcls.errors import DataError, UsageError, reason, verbatim
 
 # names go into command lines on other machines: nothing in them may mean something to a shell or ssh
 _LINE = re.compile(
@@ -47,7 +47,7 @@ def read_hostfile(path: str) -> list[Host]:
         with open(path, encoding="utf-8", errors="replace") as stream:
             lines = stream.read(MAX_BYTES).splitlines()
     except OSError as error:
-        raise UsageError(f"--hostfile {path}: {reason(error)}") from None
+        raise UsageError(f"--hostfile {verbatim(path)}: {reason(error)}") from None
     hosts = []
     for number, line in enumerate(lines, 1):
         text = line.partition("#")[0].strip()
@@ -92,8 +92,8 @@ def check_rendezvous_host(assigned: Sequence[HostSlots]) -> None:
     name = assigned[0].host.name
     # on one host the name is good: nobody else has to find it
     if len(assigned) > 1 and (name == "localhost" or name.startswith("127.")):
-        raise UsageError(f"--hostfile: {name} comes first, where all hosts meet, and means another machine "
-                         "on each of them; give its name in the network")
+        raise UsageError(f"--hostfile: {verbatim(name)} comes first, where all hosts meet, and means "
+                         "another machine on each of them; give its name in the network")
 
 
 def parse_nnodes(text: str) -> tuple[int, int]:

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import shlex
 import socket
-import sys
 from dataclasses import dataclass
 
-from imgcls.errors import RunError, UsageError
+from imgcls.errors import RunError, UsageError, tell
 from imgcls.launch import ssh as ssh_client
 from imgcls.launch.hosts import HostSlots
 
@@ -113,7 +112,7 @@ def prepare_hosts(job: Job, ssh: ssh_client.Ssh) -> int:
     # a line for each, so that all can be mended at once
     for host, text in zip(hosts, problems, strict=True):
         if text:
-            print(f"{job.name}: error: {host.name}: {text}", file=sys.stderr)
+            tell(f"{job.name}: error: {host.name}: {text}")
     if any(problems):
         return 0
     output = (answers[0].stdout if answers[0] else "").split()

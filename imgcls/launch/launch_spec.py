@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, field
 
+from imgcls.errors import printable
 from imgcls.launch.messages import AgentMessage
 from imgcls.launch.worker_processes import WorkerProcesses
 
@@ -89,6 +90,7 @@ class AgentState:
                 return
             self.final_message = message
         label = "error: " if message.kind == "error" else ""
-        text = message.encode() if self.spec.has_launcher else f"{self.spec.name}: {label}{message.line}\n"
+        line = f"{self.spec.name}: {label}{printable(message.line)}\n"
+        text = message.encode() if self.spec.has_launcher else line
         sys.stderr.write(text)
         sys.stderr.flush()

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from imgcls.config.sections import NetworkConfig
-from imgcls.errors import DataError, UsageError
+from imgcls.errors import DataError, UsageError, verbatim
 from imgcls.formats import params, symbol
 from imgcls.pretrained.reference import Pretrained, PretrainedRef
 from imgcls.storage.paths import AnyPath, to_local_path, to_path
@@ -62,7 +62,8 @@ def read_weights(ref: PretrainedRef) -> tuple[dict[str, np.ndarray], str]:
     # Also finds a position inside an epoch, and the newest epoch for "auto".
     saved = checkpoint.load(ref.prefix, ref.epoch)
     if saved is None:
-        raise UsageError(f"`model` {ref.prefix}: there is no {ref.prefix}-0001.params or any other epoch")
+        raise UsageError(f"`model` {verbatim(ref.prefix)}: there is no {verbatim(ref.prefix)}-0001.params "
+                         "or any other epoch")
     return dict(saved.arrays), saved.path
 
 
@@ -98,4 +99,4 @@ def _settings(path: AnyPath) -> NetworkConfig:
         settings = json.loads(path.read_text(encoding="utf-8"))
         return NetworkConfig(**{**settings, "image_shape": tuple(settings["image_shape"])})
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(path, f"not the settings of a network: {error}") from error
+        raise DataError(path, f"not the settings of a network: {verbatim(error)}") from error

@@ -10,12 +10,11 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import re
-import sys
 import urllib.parse
 from pathlib import Path
 
 import imgcls.pretrained.checkpoint_files as checkpoint_files
-from imgcls.errors import DataError, RunError, UsageError
+from imgcls.errors import DataError, RunError, UsageError, tell, verbatim
 from imgcls.formats import symbol
 from imgcls.pretrained.reference import PretrainedRef
 from imgcls.storage import download, folders
@@ -45,8 +44,8 @@ def download_url(url: str, epoch: str, setting: str) -> PretrainedRef:
     # The name becomes that of a file here: only characters that every file system takes.
     stem = re.sub(r"[^\w.+-]", "_", urllib.parse.unquote(urllib.parse.urlsplit(base).path.rpartition("/")[2]))
     if not stem:
-        raise UsageError(f"`{setting}` {url}: must end with the prefix of the files, such as .../resnet-18 "
-                         "for .../resnet-18-symbol.json and .../resnet-18-0000.params")
+        raise UsageError(f"`{setting}` {verbatim(url)}: must end with the prefix of the files, such as "
+                         ".../resnet-18 for .../resnet-18-symbol.json and .../resnet-18-0000.params")
     # Prefixes of one name at two addresses must not meet, so the folder is named after the address.
     folder = folders.cache_folder("models") / "url" / hashlib.sha256(base.encode()).hexdigest()[:16]
     if not any((folder / f"{stem}-{end}.json").exists() for end in ("symbol", "network")):
@@ -68,7 +67,7 @@ def _download_descriptions(base: str, folder: Path, stem: str) -> None:
         if content:
             files["network.json"] = content
     if not files.keys() - {"meta.json"}:
-        raise RunError(f"cannot download {stem}: there is no {base}-symbol.json")
+        raise RunError(f"cannot download {verbatim(stem)}: there is no {base}-symbol.json")
     # Both in memory before either is written, so that half a network is never found in the cache.
     for end, content in files.items():
         write_bytes(folder / f"{stem}-{end}", content)
@@ -92,8 +91,8 @@ def fetch_noting_hash(url: str, target: Path, collection: str | None, advice: st
     download.fetch([url], target, sha256=sha256, max_bytes=MAX_BYTES, collection=collection, advice=advice)
     if not sha256:
         sha256 = _sha256(target)
-        print(f"note: no hash of {target.name} is published; what came (sha256 {sha256[:16]}...) is noted "
-              "beside it and checked from now on", file=sys.stderr)
+        tell(f"note: no hash of {target.name} is published; what came (sha256 {sha256[:16]}...) is noted "
+             "beside it and checked from now on")
     # In the form of sha256sum, so that `sha256sum -c` checks it, too.
     write_bytes(note, f"{sha256}  {target.name}\n".encode())
 
@@ -109,7 +108,7 @@ def _published_sha256(urls: list[str], name: str, advice: str) -> str | None:
         except RunError as error:
             unreachable.append(error.message.replace(f"{url}.sha256", url))
     if len(unreachable) == len(urls):
-        raise RunError("\n".join([f"cannot download {name}:", *unreachable, advice]))
+        raise RunError("\n".join([f"cannot download {verbatim(name)}:", *unreachable, advice]))
     return sha256
 
 

@@ -10,7 +10,7 @@ import imgcls.pretrained.checkpoint_files as checkpoint_files
 import imgcls.pretrained.fetch as fetch
 import imgcls.pretrained.torchvision_weights as torchvision_weights
 import imgcls.pretrained.zoo as zoo
-from imgcls.errors import UsageError, nearest
+from imgcls.errors import UsageError, nearest, verbatim
 from imgcls.formats import caffe
 from imgcls.pretrained.reference import PretrainedRef
 
@@ -31,8 +31,8 @@ def locate(name: str | os.PathLike[str], epoch: int | str = "auto", *,
     if colon and package.lower() == "torchvision":
         return torchvision_weights.describe(name, rest, setting)
     if colon and package.lower() == "timm":
-        raise UsageError(f"`{setting}` {name}: pretrained are MXNet's zoo and torchvision's; timm's come "
-                         f"untrained, as `network` {name} of imgcls-train")
+        raise UsageError(f"`{setting}` {verbatim(name)}: pretrained are MXNet's zoo and torchvision's; "
+                         f"timm's come untrained, as `network` {verbatim(name)} of imgcls-train")
     if name.lower().startswith(("http://", "https://")):
         return fetch.download_url(name, epoch, setting)
     if name.lower().startswith("file:"):
@@ -47,7 +47,7 @@ def locate(name: str | os.PathLike[str], epoch: int | str = "auto", *,
 
 
 def _not_found(name: str, setting: str) -> UsageError:
-    line = f"`{setting}` {name}: there is no {name}-0001.params or any other epoch"
+    line = f"`{setting}` {verbatim(name)}: there is no {verbatim(name)}-0001.params or any other epoch"
     # A name of the zoo that was misspelt gets the nearest ones.
     if "/" in name or os.sep in name:  # a path: nobody meant the zoo
         return UsageError(line)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from imgcls.config.sections import NetworkConfig
-from imgcls.errors import DataError, UsageError, first_line, nearest
+from imgcls.errors import DataError, UsageError, first_line, nearest, verbatim
 from imgcls.networks import build_network
 from imgcls.pretrained.fetch import MAX_BYTES
 from imgcls.pretrained.reference import Pretrained, PretrainedRef
@@ -96,19 +96,19 @@ def _find_weights(name: str, network_and_weights: str, setting: str) -> tuple[An
     try:
         models: ModuleType = importlib.import_module("torchvision.models")
     except ImportError as error:
-        raise UsageError(f"`{setting}` {name}: torchvision cannot be imported ({error}): "
+        raise UsageError(f"`{setting}` {verbatim(name)}: torchvision cannot be imported ({error}): "
                          "pip install 'imgcls[zoo]'") from None
     network, _, weights_name = network_and_weights.partition(":")
     networks = models.list_models(module=models)
     if network not in networks:
         close = nearest(network, networks)
         offer = f"near it: {', '.join(close)}" if close else f"it has {', '.join(networks[:6])}, ..."
-        raise UsageError(f"`{setting}` {name}: torchvision has no such network; {offer}")
+        raise UsageError(f"`{setting}` {verbatim(name)}: torchvision has no such network; {offer}")
     weights = models.get_model_weights(network)
     if weights_name.endswith((".pth", ".pt")):
         return weights.DEFAULT, weights_name
     if weights_name and weights_name not in weights.__members__:
-        raise UsageError(f"`{setting}` {name}: torchvision's weights of {network} are "
+        raise UsageError(f"`{setting}` {verbatim(name)}: torchvision's weights of {network} are "
                          f"{', '.join(weights.__members__)} (or give a .pth file)")
     return (weights[weights_name] if weights_name else weights.DEFAULT), ""
 
@@ -138,7 +138,7 @@ def _read_state_dict(path: Path, network: str) -> dict[str, torch.Tensor]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise UsageError(f"torchvision:{network}:{path}: there is no such file") from None
+        raise UsageError(f"torchvision:{network}:{verbatim(path)}: there is no such file") from None
     except Exception as error:  # whatever the pickle and the archive inside can have wrong with them
         raise DataError(path, f"not weights in torch's format: {first_line(error)}") from error
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):

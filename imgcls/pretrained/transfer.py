@@ -17,7 +17,7 @@ from torch import fx, nn
 
 from imgcls import graph
 from imgcls.config.sections import NetworkConfig
-from imgcls.errors import DataError, UsageError, first_line, nearest
+from imgcls.errors import DataError, UsageError, first_line, nearest, verbatim
 from imgcls.formats import symbol as symbols
 from imgcls.formats.symbol import Node, NodeOutput, Symbol
 from imgcls.layers import FullyConnected
@@ -91,8 +91,8 @@ def find_cut(symbol: Symbol, layer: str, path: object) -> tuple[NodeOutput, str]
             raise UsageError(f"{SETTING}: {error.message}; name the layer whose output goes into the new "
                              "classifier") from error
         if cut is None:
-            raise UsageError(f"{SETTING}: it is not clear where the classifier of {path} begins; name the "
-                             "layer whose output goes into the new one, from the end: "
+            raise UsageError(f"{SETTING}: it is not clear where the classifier of {verbatim(path)} begins; "
+                             "name the layer whose output goes into the new one, from the end: "
                              f"{', '.join(candidates)}")
         return cut, ""
     try:
@@ -113,7 +113,8 @@ def _cut_behind(symbol: Symbol, layer: str, automatic: NodeOutput | None,
         offers = [f"{automatic_name} (found by itself)"] if automatic_name else []
         offers += [near for near in nearest(name, operators) if near != automatic_name]
         there_is = "there is " if offers else ""
-        raise UsageError(f"{SETTING} {layer}: {path} has no such layer; {there_is}{', '.join(offers)}")
+        raise UsageError(f"{SETTING} {layer}: {verbatim(path)} has no such layer; "
+                         f"{there_is}{', '.join(offers)}")
     entry = NodeOutput(operators[name])
     if automatic is None or automatic.node == entry.node:
         return entry, ""

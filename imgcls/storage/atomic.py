@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from imgcls.errors import RunError, reason
+from imgcls.errors import RunError, reason, verbatim
 from imgcls.storage.paths import to_path
 from imgcls.storage.remote import RemotePath
 
@@ -77,7 +77,8 @@ def check_writable(prefix: str, setting: str) -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise RunError(f"{setting} {prefix}: cannot write to the folder {folder}: {reason(error)}") from error
+        raise RunError(f"{setting} {verbatim(prefix)}: cannot write to the folder {verbatim(folder)}: "
+                       f"{reason(error)}") from error
 
 
 def _umask() -> int:

@@ -18,14 +18,13 @@ import contextlib
 import errno
 import hashlib
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, BinaryIO, NamedTuple
 
-from imgcls.errors import DataError, RunError, UsageError, reason
+from imgcls.errors import DataError, RunError, UsageError, reason, tell, verbatim
 from imgcls.storage import remote
 from imgcls.storage.folders import CACHE_VARIABLE, cache_folder
 from imgcls.storage.locks import lock_file
@@ -101,8 +100,8 @@ class Cache:
             with contextlib.suppress(FileNotFoundError):
                 return self._open_entry(entry, piece.size)
             self._fetch(piece, entry, announce)
-        raise RunError(f"{path}: its copy in {self.folder} vanishes as soon as it is there; "
-                       "is the folder shared with a run of a smaller `cache_gb`?")
+        raise RunError(f"{verbatim(path)}: its copy in {verbatim(self.folder)} vanishes as soon as it is "
+                       "there; is the folder shared with a run of a smaller `cache_gb`?")
 
     def note_path(self, path: RemotePath, info: FileInfo, kind: str) -> Path:
         """Return where to keep notes about this version of the file, such as where its records begin."""
@@ -133,7 +132,7 @@ class Cache:
                 if not entry.exists():  # else another process fetched it while we waited
                     if announce and piece.size >= _ANNOUNCED_BYTES:
                         size = f"{piece.size / 1e6:,.0f} MB"
-                        print(f"fetching {piece.path} ({size}) to {self.folder}", file=sys.stderr)
+                        tell(f"fetching {piece.path} ({size}) to {self.folder}")
                     self._fetch_into(part, entry, piece)
         except OSError as error:
             if isinstance(error, FileNotFoundError) and error.filename == str(piece.path):
@@ -198,5 +197,6 @@ def _open_unnamed(piece: _Range) -> BinaryIO:
 
 def _cannot_keep(piece: _Range, folder: object, error: OSError) -> RunError:
     size = f"{piece.size / 1e9:.2f} GB"
-    return RunError(f"cannot keep a copy of {piece.path} ({size}) in {folder}: {reason(error)}; "
+    return RunError(f"cannot keep a copy of {verbatim(piece.path)} ({size}) in {verbatim(folder)}: "
+                    f"{reason(error)}; "
                     f"`cache_gb` (or {LIMIT_VARIABLE}) says how much may be kept, {CACHE_VARIABLE} where")

@@ -12,12 +12,11 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
-from imgcls.errors import DataError, RunError, UsageError
+from imgcls.errors import DataError, RunError, UsageError, tell, verbatim
 from imgcls.storage.http import HttpStatusError, open_url, transport_errors
 from imgcls.storage.locks import lock_file
 from imgcls.storage.paths import to_local_path
@@ -53,7 +52,7 @@ def fetch(urls: Sequence[str], target: str | os.PathLike[str], *, sha256: str | 
         if part is None:
             return target
         # Before the first request: a server that hangs is to be seen as what it is.
-        print(f"downloading {target.name} to {target.parent}", file=sys.stderr)
+        tell(f"downloading {target.name} to {target.parent}")
         for url in mirrors:
             try:
                 transfer(url, part, spec)
@@ -75,7 +74,7 @@ def user_mirror(collection: str | None, name: str) -> list[str]:
     if not base or collection is None:
         return []
     if not base.lower().startswith(("http://", "https://")):
-        raise UsageError(f"{MIRROR_VARIABLE}={base}: must start with http:// or https://")
+        raise UsageError(f"{MIRROR_VARIABLE}={verbatim(base)}: must start with http:// or https://")
     return ["/".join(part for part in (base, collection, name) if part)]
 
 
@@ -91,7 +90,7 @@ def read_url(url: str, max_bytes: int) -> bytes | None:
     except HttpStatusError:
         return None
     except transport_errors() as error:
-        raise RunError(f"{url}: {explain(error)}") from error
+        raise RunError(f"{verbatim(url)}: {explain(error)}") from error
     return content if 0 < len(content) <= max_bytes else None
 
 
@@ -133,7 +132,7 @@ def _open_locked(part: Path, target: Path) -> IO[bytes] | None:
     while True:
         stream = open(part, "a+b")  # noqa: SIM115 - closed by _part_file, or below
         if not lock_file(stream):
-            print(f"waiting for another process that downloads {target}", file=sys.stderr)
+            tell(f"waiting for another process that downloads {target}")
             lock_file(stream, wait=True)
         is_current = part.exists() and os.path.samestat(os.fstat(stream.fileno()), part.stat())
         if is_current and not target.exists():

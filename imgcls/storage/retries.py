@@ -13,7 +13,7 @@ import errno
 from collections.abc import Callable
 from typing import TypeVar
 
-from imgcls.errors import DataError, RunError
+from imgcls.errors import DataError, RunError, verbatim
 from imgcls.storage.http import HttpStatusError
 
 T = TypeVar("T")
@@ -67,7 +67,7 @@ def retry(call: Callable[[], T], url: str, action: str, *, writing: bool = False
         times = f" ({ATTEMPTS} times tried)" if is_transient(error) else ""
         text = f"cannot {action}: {describe(error)}{times}"
         if writing or times:  # not the fault of what is there: no damaged sample to be left out
-            raise RunError(f"{url}: {text}") from error
+            raise RunError(f"{verbatim(url)}: {text}") from error
         raise DataError(url, text) from error
 
 

@@ -10,7 +10,7 @@ import os
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any
 
-from imgcls.errors import RunError, reason
+from imgcls.errors import RunError, printable, reason, verbatim
 from imgcls.storage.http import HttpStatusError, open_url, transport_errors
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def append(part: IO[bytes], piece: bytes) -> None:
 
 def cannot_write(path: object, error: OSError) -> RunError:
     """Return the error for a file that the system does not let us write."""
-    return RunError(f"cannot write {path}: {reason(error)}")
+    return RunError(f"cannot write {verbatim(path)}: {reason(error)}")
 
 
 def explain(error: Exception) -> str:
@@ -170,5 +170,5 @@ def _progress_bar(name: str, start: int, total: int | None) -> Any:
     """Return a progress bar on a terminal, something silent elsewhere."""
     from tqdm import tqdm
 
-    return tqdm(desc=name, initial=start, total=total, unit="B", unit_scale=True, unit_divisor=1024,
-                disable=None, leave=False)
+    return tqdm(desc=printable(name), initial=start, total=total, unit="B", unit_scale=True,
+                unit_divisor=1024, disable=None, leave=False)

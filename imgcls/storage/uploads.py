@@ -18,7 +18,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 
-from imgcls.errors import RunError, reason
+from imgcls.errors import RunError, reason, verbatim
 from imgcls.storage.atomic import write_bytes
 from imgcls.storage.folders import CACHE_VARIABLE, cache_folder
 from imgcls.storage.paths import AnyPath, to_path
@@ -147,7 +147,7 @@ def _make_folder() -> Path:
                 shutil.rmtree(old, ignore_errors=True)
         return Path(tempfile.mkdtemp(dir=folder))
     except OSError as error:
-        raise RunError(f"cannot keep files to upload in {folder}: {reason(error)}; "
+        raise RunError(f"cannot keep files to upload in {verbatim(folder)}: {reason(error)}; "
                        f"{CACHE_VARIABLE} names another folder") from error
 
 

@@ -10,7 +10,7 @@ import logging
 from typing import Any
 
 from imgcls.config.sections import ReportConfig
-from imgcls.errors import RunError, UsageError, reason
+from imgcls.errors import RunError, UsageError, reason, verbatim
 from imgcls.storage.atomic import write_bytes
 from imgcls.storage.paths import to_path
 from imgcls.storage.uploads import MirroredFile
@@ -28,7 +28,7 @@ class LogFile:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._handler = logging.FileHandler(path, encoding="utf-8")
         except OSError as error:
-            raise RunError(f"`log_file` {path}: {reason(error)}") from error
+            raise RunError(f"`log_file` {verbatim(path)}: {reason(error)}") from error
         self._handler.setFormatter(logging.Formatter(f"%(asctime)-15s Node[{rank}] %(message)s"))
         # A logger of our own, outside the tree of logging.getLogger: the root logger belongs to the program.
         self._logger = logging.Logger("imgcls.run")

@@ -14,7 +14,7 @@ from typing import Any
 from tqdm import tqdm
 
 from imgcls.config.sections import ReportConfig
-from imgcls.errors import as_keyword, spell_settings
+from imgcls.errors import as_keyword, printable, spell_settings, tell
 from imgcls.training.log_files import MetricsFile, open_log_file
 
 
@@ -41,7 +41,7 @@ class Reporter:
 
     def log(self, message: str) -> None:
         """Write one of MXNet's log lines: to the log file, and to stderr off a terminal."""
-        message = spell_settings(message, self._spelling)
+        message = self._for_people(message)
         if self._log_file:
             self._log_file.write(message)
         # what logging.basicConfig made of MXNet's own calls: people's scripts look for the prefix too
@@ -50,7 +50,7 @@ class Reporter:
 
     def info(self, message: str) -> None:
         """Write a line for people (the summary, a note), on a terminal or not."""
-        message = spell_settings(message, self._spelling)
+        message = self._for_people(message)
         if self._log_file:
             self._log_file.write(message)
         if not self._quiet and self._rank == 0:
@@ -58,7 +58,7 @@ class Reporter:
 
     def warn(self, message: str) -> None:
         """Write a warning; a quiet run prints it too."""
-        message = spell_settings(message, self._spelling)
+        message = self._for_people(message)
         if self._log_file:
             self._log_file.write(f"warning: {message}")
         if self._rank == 0:
@@ -134,10 +134,14 @@ class Reporter:
         self._close_bar()
         for file in filter(None, (self._metrics_file, self._log_file)):
             if problem := file.close():
-                print(f"warning: {problem}", file=sys.stderr)
+                tell(f"warning: {problem}")
         # what is reported after this goes to the terminal alone
         self._metrics_file = None
         self._log_file = None
+
+    def _for_people(self, message: str) -> str:
+        # tabs stand between the fields of MXNet's lines
+        return printable(spell_settings(message, self._spelling), keep="\t")
 
     def _record(self, **fields: Any) -> None:
         if self._metrics_file:

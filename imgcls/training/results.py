@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import shlex
+import sys
 from collections.abc import Mapping
 
 from imgcls.config.command_line import without
 from imgcls.config.resolve import Config
 from imgcls.distributed.rank_info import LAUNCHER_VARIABLE
+from imgcls.errors import tell
 
 
 def print_result(metrics: Mapping[str, float], split: str, config: Config, command: str) -> None:
@@ -19,9 +21,9 @@ def print_result(metrics: Mapping[str, float], split: str, config: Config, comma
     if not prefix:
         print(f"nothing was saved: give {config.spelling('model_prefix')} PREFIX to keep the weights")
         return
-    print(f"checkpoint: {prefix}-{config.train.num_epochs:04d}.params")
-    print(f"predict:    imgcls-predict --model {shlex.quote(prefix)} IMAGE")
-    print(f"resume:     {_resume_command(command, config)}")
+    tell(f"checkpoint: {prefix}-{config.train.num_epochs:04d}.params", sys.stdout)
+    tell(f"predict:    imgcls-predict --model {shlex.quote(prefix)} IMAGE", sys.stdout)
+    tell(f"resume:     {_resume_command(command, config)}", sys.stdout)
 
 
 def _resume_command(command: str, config: Config) -> str:

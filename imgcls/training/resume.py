@@ -8,14 +8,13 @@ augmentation are functions of seed, epoch and sample.
 from __future__ import annotations
 
 import dataclasses
-import sys
 
 from imgcls.config.resolve import Config
 from imgcls.config.sections import CheckpointConfig
 from imgcls.data.loaders.batch import Loader
 from imgcls.distributed.process_group import Worker
 from imgcls.distributed.rank_info import RankInfo
-from imgcls.errors import ImgclsError, UsageError
+from imgcls.errors import ImgclsError, UsageError, tell
 from imgcls.optim.schedules import Schedule
 from imgcls.training import checkpoint
 from imgcls.training.checkpoint import Position, Saved, states
@@ -57,8 +56,8 @@ def load_agreed(config: Config, worker: Worker) -> Saved | None:
     owner = everybody.index(furthest)
     if saved and saved.mxnet_states is not None and worker.rank == owner:
         # they are pickles that were read once with care: they are not worth a format of their own
-        print("warning: MXNet's optimizer states are not passed on to other processes; the optimizer starts "
-              "afresh", file=sys.stderr)
+        tell("warning: MXNet's optimizer states are not passed on to other processes; the optimizer starts "
+             "afresh")
     content = states.pack(saved) if worker.rank == owner and saved else None
     return states.unpack(worker.broadcast(content, owner))
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from imgcls.errors import DataError, RunError, first_line, reason
+from imgcls.errors import DataError, RunError, first_line, reason, verbatim
 from imgcls.formats import recordio
 from imgcls.storage.paths import to_local_path
 
@@ -299,4 +299,4 @@ def _reporting(path: object) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise RunError(f"cannot write {path}: {reason(error)}") from error
+        raise RunError(f"cannot write {verbatim(path)}: {reason(error)}") from error

@@ -24,7 +24,7 @@ from imgcls.data.image_header import BadImageError, ImageInfo
 from imgcls.data.loaders.batch import Loader
 from imgcls.data.loaders.resident import ResidentLoader
 from imgcls.data.sources import ArraySource, Source
-from imgcls.errors import DataError, UsageError
+from imgcls.errors import DataError, UsageError, printable, verbatim
 from imgcls.formats import caffe, params
 
 if TYPE_CHECKING:
@@ -59,8 +59,8 @@ def make_loader(source: Source, *, batch_size: int, image_shape: Sequence[int], 
         if _suits_resident(config, source, image_shape, train):
             return ResidentLoader(source, augment_config=config, **loader_kwargs)
         if source.images.ndim != 4 or source.images.dtype != np.uint8:
-            raise UsageError(f"{source.description}: of the augmentation only border, crop and mirror are "
-                             f"for numbers like these ({source.images.dtype}, "
+            raise UsageError(f"{verbatim(source.description)}: of the augmentation only border, crop and "
+                             f"mirror are for numbers like these ({source.images.dtype}, "
                              f"{source.images.ndim} dimensions)")
     else:
         config, note = _with_val_resize(config, source, image_shape, train)
@@ -84,8 +84,8 @@ def make_mean_image(path: str, source: Source, image_shape: Sequence[int], confi
                     threads: int | None, on_bad: str) -> None:
     """Write the mean of the centre crops of all images, as MXNet does where `mean_img` names no file yet."""
     if caffe.is_mean(path):
-        raise UsageError(f"`mean_image` {path}: does not exist, and what is made here is an MXNet file: "
-                         "call it .bin")
+        raise UsageError(f"`mean_image` {verbatim(path)}: does not exist, and what is made here is an MXNet "
+                         "file: call it .bin")
     plain = AugmentConfig(val_resize=config.resize, interpolation=config.interpolation)
     loader = _stream(source, batch_size=128, image_shape=image_shape, augment_config=plain, train=False,
                      seed=0, device=torch.device("cpu"), threads=threads, on_bad=on_bad)
@@ -99,7 +99,7 @@ def make_mean_image(path: str, source: Source, image_shape: Sequence[int], confi
     # in float64 and rounded once, so that a large set loses nothing
     mean = (total.double() / max(count, 1)).permute(2, 0, 1).float().contiguous().numpy()
     params.save(path, {"mean_img": mean})
-    _log.warning("%s: made the mean image %s", source.description, path)
+    _log.warning("%s: made the mean image %s", printable(source.description), printable(path))
 
 
 def _stream(source: Source, **kwargs: Any) -> StreamingLoader:

@@ -19,7 +19,7 @@ from imgcls.data.crops import CropSampler
 from imgcls.data.loaders.batch import Batch
 from imgcls.data.normalize import Normalizer
 from imgcls.data.sources import ArraySource
-from imgcls.errors import UsageError
+from imgcls.errors import UsageError, verbatim
 
 #: images that are gathered and normalised at a time: fewer cost more calls, more fall out of the cache
 _GROUP_IMAGES = 2048
@@ -35,7 +35,7 @@ class ResidentLoader:
                  augment_config: AugmentConfig, train: bool, seed: int, device: torch.device,
                  shard: order.Shard = order.NO_SHARD) -> None:
         if not len(source):
-            raise UsageError(f"{source.description}: holds no images")
+            raise UsageError(f"{verbatim(source.description)}: holds no images")
         self._count = len(source)
         self._shard = shard
         self.num_samples = len(shard.of_epoch(np.arange(self._count)))

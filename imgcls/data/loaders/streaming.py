@@ -34,7 +34,7 @@ from imgcls.data.loaders.prefetcher import JOB_IMAGES, FillRows, Prefetcher
 from imgcls.data.loaders.preparer import SamplePreparer
 from imgcls.data.normalize import Normalizer
 from imgcls.data.sources import Ordered, Source
-from imgcls.errors import UsageError
+from imgcls.errors import UsageError, printable, verbatim
 
 #: batches under way, at least: fewer where this many take more bytes, more where batches are small
 MIN_BUFFERS, MAX_BUFFER_BYTES = 4, 1 << 28
@@ -59,7 +59,7 @@ class StreamingLoader:
                  shard: order.Shard = order.NO_SHARD) -> None:
         """`threads` None: one per core, at most 16; 0: none. With `exact` nothing is decoded smaller."""
         if not len(source):
-            raise UsageError(f"{source.description}: holds no images")
+            raise UsageError(f"{verbatim(source.description)}: holds no images")
         if len(image_shape) != 3 or image_shape[0] not in (1, 3, 4):
             raise UsageError(f"`image_shape` {','.join(map(str, image_shape))}: images are decoded to C,H,W, "
                              "C being 1, 3 or 4")
@@ -207,7 +207,8 @@ class StreamingLoader:
         if self._enlarged and not self._has_told_enlarged:
             _, height, width, _ = self._buffer_shape
             _log.warning("%s: %d of %d images are smaller than the crop of %dx%d and were enlarged",
-                         self.source.description, len(self._enlarged), self.num_samples, height, width)
+                         printable(self.source.description), len(self._enlarged), self.num_samples, height,
+                         width)
         self._has_told_enlarged = True
 
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from imgcls.errors import UsageError
+from imgcls.errors import UsageError, verbatim
 from imgcls.formats.recordio.reader import RecordReader
 from imgcls.storage.paths import AnyPath, to_path
 
@@ -33,13 +33,14 @@ def expand(pattern: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
         for text in [item] if os.path.exists(item) else filter(None, item.split(";")):
             matching = _expand_one(to_path(text, setting))
             if not matching:
-                raise UsageError(f"{setting} {text}: no such file, no folder with .rec files, "
+                raise UsageError(f"{setting} {verbatim(text)}: no such file, no folder with .rec files, "
                                  "no pattern of any")
             files += matching
     # A part of a pack that got no image is an empty file.
     with_content = [file for file in files if file.stat().st_size]
     if not with_content:
-        raise UsageError(f"{setting} {pattern}: {'all its files are empty' if files else 'names no file'}")
+        raise UsageError(f"{setting} {verbatim(pattern)}: "
+                         f"{'all its files are empty' if files else 'names no file'}")
     return with_content
 
 

@@ -12,7 +12,7 @@ from typing import IO
 
 import numpy as np
 
-from imgcls.errors import DataError, RunError
+from imgcls.errors import DataError, RunError, verbatim
 from imgcls.storage.paths import AnyPath
 
 #: head of a part: magic, then kind (upper 3 bits) and length (lower 29)
@@ -81,7 +81,7 @@ def write_record(stream: IO[bytes], payload: bytes | bytearray | memoryview, pat
     if not isinstance(payload, (bytes, bytearray)):
         payload = bytes(payload)  # slicing a memoryview of another format would not count bytes
     if len(payload) > MAX_PAYLOAD_BYTES:
-        raise RunError(f"{path}: a record of {len(payload)} bytes is more than the format holds "
+        raise RunError(f"{verbatim(path)}: a record of {len(payload)} bytes is more than the format holds "
                        f"({MAX_PAYLOAD_BYTES})")
     size = 0
     for kind, part in split_parts(payload):

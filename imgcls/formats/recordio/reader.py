@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 import imgcls.formats.recordio.scan as scan
-from imgcls.errors import DataError, reason
+from imgcls.errors import DataError, reason, verbatim
 from imgcls.formats.recordio.framing import HEAD, LENGTH_BITS, MAGIC, join_parts
 from imgcls.formats.recordio.image_record import HEADER_DTYPE, ImageHeader, unpack
 from imgcls.formats.recordio.index import Index, index_path, sort_unique
@@ -296,7 +296,7 @@ class RecordReader:
             self.offsets = sort_unique(self._index.offsets)
             mismatch = scan.describe_mismatch(self._words, self.size, self.offsets)
             if mismatch:
-                raise DataError(path, f"does not belong to {self.path.name} as it is: {mismatch}")
+                raise DataError(path, f"does not belong to {verbatim(self.path.name)} as it is: {mismatch}")
         except DataError as error:
             self.index_problem = error
             _log.warning("%s; not used, the file itself is searched", error)

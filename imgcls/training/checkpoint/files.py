@@ -7,7 +7,7 @@ import os
 import re
 from typing import Any
 
-from imgcls.errors import DataError, UsageError
+from imgcls.errors import DataError, UsageError, verbatim
 from imgcls.storage.paths import AnyPath, to_path
 from imgcls.storage.remote import RemotePath
 
@@ -15,7 +15,7 @@ from imgcls.storage.remote import RemotePath
 def parse_epoch(text: str) -> int:
     """Return the number of an epoch: 8, 0008 and 0000 are epochs. UsageError for anything else."""
     if not text.strip().isdigit():
-        raise UsageError(f"`load_epoch` {text}: must be an epoch such as 8 or 0008, or auto")
+        raise UsageError(f"`load_epoch` {verbatim(text)}: must be an epoch such as 8 or 0008, or auto")
     return int(text)
 
 
@@ -70,7 +70,7 @@ def _read_json(path: AnyPath, purpose: str) -> dict[str, Any]:
         return {}
     # ValueError: not JSON, or not UTF-8
     except (OSError, ValueError) as error:
-        raise DataError(path, f"not {purpose}: {error}") from error
+        raise DataError(path, f"not {purpose}: {verbatim(error)}") from error
     # whoever reads it asks for keys
     if not isinstance(content, dict):
         raise DataError(path, f"not {purpose}: must be a JSON object")

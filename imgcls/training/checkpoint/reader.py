@@ -6,7 +6,7 @@ import dataclasses
 import os
 
 import imgcls.training.checkpoint.states as states
-from imgcls.errors import UsageError
+from imgcls.errors import UsageError, verbatim
 from imgcls.formats import params
 from imgcls.formats import states as mxnet_states
 from imgcls.storage.paths import to_path
@@ -32,7 +32,7 @@ def load(prefix: str, epoch: str) -> Saved | None:
             return _load_epoch(stem, number)
     epochs = sorted(numbered_epochs(root, "params"))
     have = f"there is {', '.join(map(str, epochs))}" if epochs else "no epoch was saved there"
-    raise UsageError(f"`load_epoch` {epoch}: {root}-{number:04d}.params does not exist; {have}")
+    raise UsageError(f"`load_epoch` {epoch}: {verbatim(root)}-{number:04d}.params does not exist; {have}")
 
 
 def _load_newest(root: str) -> Saved | None:

@@ -21,7 +21,7 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
-from imgcls.errors import DataError, reason
+from imgcls.errors import DataError, reason, verbatim
 from imgcls.storage.paths import AnyPath
 from imgcls.training.checkpoint.position import Position, Saved
 
@@ -57,7 +57,7 @@ def decode(content: bytes, path: str, arrays: Mapping[str, np.ndarray] | None = 
             raise DataError(path, f"written in format {state['format']}, this version reads {STATES_FORMAT}")
         position = Position(**state["position"])
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise DataError(path, f"not a training state of imgcls, or cut short ({error})") from error
+        raise DataError(path, f"not a training state of imgcls, or cut short ({verbatim(error)})") from error
     if arrays is None:
         arrays = {name: tensor.numpy() for name, tensor in _below("weights/", tensors).items()}
     # a crash between the two files, or a copy of one of them, leaves states beside weights of another epoch

@@ -23,7 +23,7 @@ import imgcls.training.checkpoint.states as states
 from imgcls import graph
 from imgcls.config.sections import NetworkConfig
 from imgcls.config.version import __version__
-from imgcls.errors import RunError
+from imgcls.errors import RunError, verbatim
 from imgcls.formats import params, symbol
 from imgcls.layers import Layer
 from imgcls.storage.atomic import check_writable
@@ -146,6 +146,6 @@ def _lock(prefix: str) -> IO[str]:
     stream = open(f"{prefix}.lock", "w")  # noqa: SIM115 - open for as long as the run
     if not lock_file(stream):
         stream.close()
-        raise RunError(f"`model_prefix` {prefix}: another run is writing there; wait for it or choose "
-                       "another prefix")
+        raise RunError(f"`model_prefix` {verbatim(prefix)}: another run is writing there; wait for it or "
+                       "choose another prefix")
     return stream
