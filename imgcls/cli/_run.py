@@ -13,13 +13,13 @@ import queue
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from imgcls.config.resolve import spelling_of
 from imgcls.distributed.rank_info import AGENT_VARIABLE
 from imgcls.errors import ImgclsError, Stopped, UsageError, printable, tell
+from imgcls.storage import tracebacks
 
 T = TypeVar("T")
 
@@ -79,8 +79,9 @@ def run_main(function: Callable[[Sequence[str]], int | None], argv: Sequence[str
     # a name that the terminal's encoding has no letters for must not end the command
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
-    with _warnings_about_flags(own):
+    with _warnings_about_flags(own), _errors_of_threads(name, own) as thread_errors:
         status = _status_of(function, argv, name, own)
+    status = status or (1 if thread_errors else 0)
     if _joined():
         # Threads of gloo may still want to let go of Python's objects, and one that asks an interpreter which
         # is about to end takes the whole process down with SIGABRT: leave without that end.
@@ -89,6 +90,24 @@ def run_main(function: Callable[[Sequence[str]], int | None], argv: Sequence[str
             sys.stderr.flush()
         os._exit(status)
     return status
+
+
+@contextlib.contextmanager
+def _errors_of_threads(name: str, own: Sequence[type]) -> Iterator[list[BaseException]]:
+    """Print an error that ends a thread as one line, too, and gather them: who waits for it may not know."""
+    errors: list[BaseException] = []
+    before = threading.excepthook
+
+    def tell_error(arguments: threading.ExceptHookArgs) -> None:
+        if arguments.exc_value is not None and not isinstance(arguments.exc_value, SystemExit):
+            errors.append(arguments.exc_value)
+            _print_error(tracebacks.as_told(arguments.exc_value), name, own)
+
+    threading.excepthook = tell_error
+    try:
+        yield errors
+    finally:
+        threading.excepthook = before
 
 
 @contextlib.contextmanager
@@ -143,11 +162,9 @@ def _status_of(function: Callable[[Sequence[str]], int | None], argv: Sequence[s
         # whoever read our output has left (| head); what is still buffered has nowhere to go
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except Exception:
-        # a bug of ours: the traceback is what helps, but the interpreter must not end where others joined
-        if not _joined():
-            raise
-        traceback.print_exc()
+    except Exception as error:
+        # a bug of ours, or no memory: one line all the same, and the traceback in a file
+        _print_error(tracebacks.as_told(error), name, own)
         return 1
 
 

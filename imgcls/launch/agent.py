@@ -21,7 +21,7 @@ from collections.abc import Iterator, Sequence
 from types import FrameType
 
 from imgcls.distributed.rank_info import AGENT_VARIABLE, host_name
-from imgcls.errors import ImgclsError, RunError, UsageError
+from imgcls.errors import ImgclsError, UsageError
 from imgcls.launch import heartbeat, network
 from imgcls.launch.command import resolve_program
 from imgcls.launch.failures import Cause, read_failure
@@ -29,6 +29,7 @@ from imgcls.launch.hosts import parse_nnodes
 from imgcls.launch.launch_spec import STOP_S, AgentState, LaunchSpec, StopRequested
 from imgcls.launch.messages import AgentMessage
 from imgcls.launch.worker_processes import WorkerProcesses
+from imgcls.storage.tracebacks import as_told
 
 #: restarts of an elastic job where `max_restarts` is 0, which would end it at the first lost host
 ELASTIC_RESTARTS = 10
@@ -186,8 +187,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                          local_addr=args.local_addr, max_restarts=args.max_restarts, timeout_s=args.timeout,
                          name=args.name, verbose=args.verbose, launched=args.launched)
         return run(spec, workers)
-    except (UsageError, RunError) as error:
-        return _report_error(error, args)
+    except Exception as error:  # a bug of ours, too, is one line
+        return _report_error(as_told(error), args)
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:

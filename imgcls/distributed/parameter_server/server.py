@@ -17,7 +17,6 @@ import os
 import signal
 import sys
 import threading
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
@@ -44,6 +43,7 @@ from imgcls.distributed.parameter_server.protocol import (
 from imgcls.distributed.rank_info import host_name
 from imgcls.errors import RunError
 from imgcls.optim import optimizers
+from imgcls.storage.tracebacks import as_told
 
 #: staleness above this is counted as this: a histogram has an end
 MAX_STALENESS = 9999
@@ -209,8 +209,9 @@ def _make_serve(server: Server, config: Mapping[str, Any]) -> Callable[[int], No
                 print(f"imgcls server {index} on {host_name()}: worker {worker} is gone or does not answer "
                       f"({gloo_reason(error)})", file=sys.stderr, flush=True)
                 os._exit(1)
-        except BaseException:  # a mistake of ours: nobody is to wait for this thread
-            traceback.print_exc()
+        except BaseException as error:  # a mistake of ours: nobody is to wait for this thread
+            print(f"imgcls server {index} on {host_name()}: error: {as_told(error)}", file=sys.stderr,
+                  flush=True)
             os._exit(1)
 
     return serve

@@ -1,0 +1,89 @@
+"""Make one line of an error that nobody expected, and keep its traceback in a file of the user's own.
+
+Called where a process or a thread ends: by `cli._run` for the commands, and by the processes that are started
+without a command of their own. What is told is a `RunError`; a lack of memory has words of its own and no
+file, all else is a bug of ours and asks for a report.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import tempfile
+import traceback
+from collections.abc import Mapping
+
+from imgcls.errors import ImgclsError, RunError, first_line
+
+#: environment variable that has tracebacks printed at once, for whoever develops
+VARIABLE = "IMGCLS_TRACEBACK"
+#: what the libraries say where no memory is left and no class of exceptions tells it
+_OUT_OF_MEMORY = ("not enough memory", "can't allocate memory", "out of memory", "insufficient memory")
+#: settings that decide how much memory a network takes, for the commands that have one
+_NEEDS_LESS = "; a smaller `batch_size`, `image_shape` or `network` needs less"
+
+
+def as_told(error: BaseException, environment: Mapping[str, str] = os.environ) -> ImgclsError:
+    """Return what a user is told of an exception that nobody expected; its traceback is kept or printed.
+
+    An error that is told anyway is returned as it is.
+    """
+    if isinstance(error, ImgclsError):
+        return error
+    is_shown = environment.get(VARIABLE, "").strip().lower() not in ("", "0", "no", "off", "false")
+    text = _describe(error)
+    if is_shown:
+        traceback.print_exception(error)
+    if is_out_of_memory(error):
+        needs_less = _NEEDS_LESS if "imgcls.networks" in sys.modules else ""
+        return RunError(f"not enough memory ({text}){needs_less}")
+    where = "the traceback is above" if is_shown else _keep(error)
+    if isinstance(error, RecursionError):
+        return RunError(f"what is to be read is nested too deeply ({text}); {where}")
+    if isinstance(error, OSError):  # a disk or a network that fails is no fault of the program
+        return RunError(f"{text}; {where}")
+    return RunError(f"a bug in imgcls: {text}; {where}, please report it with the command and this line")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory was lacking: Python's, numpy's, torch's and OpenCV's ways to say so."""
+    if isinstance(error, MemoryError):
+        return True
+    # torch and OpenCV have an exception for all their errors; they are not imported for a look at their names
+    is_library = type(error).__name__ in ("RuntimeError", "OutOfMemoryError", "AcceleratorError", "error")
+    return is_library and any(words in str(error).lower() for words in _OUT_OF_MEMORY)
+
+
+def _describe(error: BaseException) -> str:
+    """Return the class and the first line of an exception, an OSError's with its file."""
+    if isinstance(error, OSError) and error.strerror:
+        file = f"{error.filename}: " if error.filename else ""
+        return f"{file}{error.strerror.lower()}"
+    name, line = type(error).__name__, first_line(error)
+    return name if line == name else f"{name}: {line}"
+
+
+def _keep(error: BaseException) -> str:
+    """Write the traceback to a file that only this user can read; return where it is, for a message.
+
+    Where no file can be written it is printed: it must not be lost.
+    """
+    try:
+        handle, path = tempfile.mkstemp(prefix="imgcls-traceback-", suffix=".txt")
+        with open(handle, "w", encoding="utf-8", errors="backslashreplace") as stream:
+            print(f"command: {sys.argv}\nversions: {_versions()}\n", file=stream)
+            traceback.print_exception(error, file=stream)
+    except (OSError, ValueError):  # a full disk, no folder for such files, or a closed standard stream
+        traceback.print_exception(error)
+        return "the traceback is above"
+    return f"the traceback is in {path}"
+
+
+def _versions() -> str:
+    """Return the versions that a report of a bug needs; of libraries only those that were loaded."""
+    versions = {"python": platform.python_version(), "system": platform.platform()}
+    for name in ("imgcls", "torch", "numpy", "cv2"):
+        if (version := getattr(sys.modules.get(name), "__version__", None)) is not None:
+            versions[name] = str(version)
+    return ", ".join(f"{name} {version}" for name, version in versions.items())
