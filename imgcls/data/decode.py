@@ -19,8 +19,8 @@ import numpy as np
 
 from imgcls.data import pixels, seekable
 from imgcls.data.crops import METHODS, CropSpec, Size
-from imgcls.data.image_header import BadImageError, Bytes, ImageInfo, format_name, upper_rows
-from imgcls.data.opencv import cv2
+from imgcls.data.image_header import BadImageError, Bytes, ImageInfo, upper_rows
+from imgcls.data.opencv import cv2, damaged
 from imgcls.errors import first_line
 
 _RGB = getattr(cv2, "IMREAD_COLOR_RGB", None)  # since OpenCV 4.11
@@ -111,10 +111,7 @@ class Decoder:
                 return part
         image = cv2.imdecode(np.frombuffer(data, np.uint8), self._flags)
         if image is None:
-            name = format_name(data)
-            if not name:
-                raise BadImageError("is no image")
-            raise BadImageError(f"is {name} that is damaged, or that OpenCV cannot read")
+            raise BadImageError(damaged(data))
         return Decoded(self._checked(image), image.shape[:2])
 
     def _decode_part(self, data: Bytes, info: ImageInfo, spec: CropSpec) -> Decoded | None:

@@ -8,25 +8,28 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-#: larger images are not decoded: no camera makes them, and a file of a few bytes can claim to be one
-MAX_PIXELS = 1 << 28
+from imgcls.data.image_bounds import MAX_PIXELS, BadImageError, Bytes, check_other, check_size, format_name
 
-Bytes = bytes | memoryview
+__all__ = ["JPEG_END", "MAX_PIXELS", "BadImageError", "Bytes", "ImageInfo", "format_name", "inspect",
+           "upper_rows"]
 
-_JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
-#: the marker and the chunk that end a file
-JPEG_END, _PNG_END = b"\xff\xd9", b"IEND"
-_FORMATS = {_JPEG: "a JPEG", _PNG: "a PNG", b"GIF8": "a GIF", b"BM": "a BMP", b"RIFF": "a WebP"}
+_JPEG = b"\xff\xd8\xff"
+#: the marker that ends a file
+JPEG_END = b"\xff\xd9"
 
 # JPEG markers (ITU-T T.81, table B.1): SOF0 to SOF15 are frames but for three; SOF0 and SOF1 are sequential
 _FRAMES, _NOT_FRAMES, _LAST_SEQUENTIAL = range(0xC0, 0xD0), (0xC4, 0xC8, 0xCC), 0xC1
 _RESTART_INTERVAL, _SCAN, _EXIF = 0xDD, 0xDA, 0xE1
+#: the arithmetic frames: a bit of theirs may stand for any number of blocks
+_FIRST_ARITHMETIC = 0xC9
+# markers without a length that a decoder passes over: TEM, and the restarts
+_BARE_MARKERS = (0x01, *range(0xD0, 0xD8))
+#: of Huffman codes each block of 8 x 8 pixels takes a bit
+_JPEG_PIXELS_PER_BYTE = 8 * 64
+#: every further scan goes through the whole image again, however few bytes it has; encoders write up to 20
+_MAX_SCANS = 100
 # TIFF's tag for the orientation, and how many entries of the block are looked at
 _ORIENTATION_TAG, _MAX_ENTRIES = 0x112, 100
-
-
-class BadImageError(ValueError):
-    """Bytes that are no usable image; the text says why, in words that follow the name of the sample."""
 
 
 class ImageInfo(NamedTuple):
@@ -45,28 +48,15 @@ class ImageInfo(NamedTuple):
 
 
 def inspect(data: Bytes) -> ImageInfo:
-    """Return size and build of an encoded image; BadImageError for one that is empty, cut or too large."""
+    """Return size and build of an encoded image; BadImageError for one that is empty, cut or too large.
+
+    What it passes costs a decoder no more than `image_bounds` allows, whatever its format is.
+    """
     if not len(data):
         raise BadImageError("is empty")
-    head = bytes(data[:8])
-    if head.startswith(_JPEG):
-        _check_end(data, JPEG_END, "a JPEG that is cut: its end marker is missing")
-        info = _inspect_jpeg(data)
-    elif head == _PNG:
-        _check_end(data, _PNG_END, "a PNG that is cut: its end chunk is missing")
-        # the IHDR chunk is always the first: 8 bytes of signature, 8 of its own head, width, height
-        info = ImageInfo(int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big"))
-    else:
-        return ImageInfo()
-    if info.height * info.width > MAX_PIXELS:
-        raise BadImageError(f"is {info.width} x {info.height} pixels, "
-                            f"more than the {MAX_PIXELS:,} that are decoded")
-    return info
-
-
-def format_name(data: Bytes) -> str:
-    """Return "a JPEG" and the like by the first bytes, "" for what is no image that we know."""
-    return next((name for start, name in _FORMATS.items() if bytes(data[:len(start)]) == start), "")
+    if bytes(data[:3]) == _JPEG:
+        return _inspect_jpeg(data)
+    return ImageInfo(*check_other(data))
 
 
 def upper_rows(data: Bytes, info: ImageInfo, num_rows: int) -> bytearray:
@@ -83,51 +73,83 @@ def upper_rows(data: Bytes, info: ImageInfo, num_rows: int) -> bytearray:
     return part
 
 
-def _check_end(data: Bytes, end: bytes, reason: str) -> None:
-    """Refuse an image without its end: the decoder would fill it up with grey and say nothing."""
-    # nearly always it is at the very end; some cameras write more behind it
-    if end not in bytes(data[-16:]) and end not in bytes(data):
-        raise BadImageError(f"is {reason}")
+def _check_end(data: Bytes, scan_offset: int) -> None:
+    """Refuse a JPEG without its end: the decoder would fill it up with grey and say nothing."""
+    # Nearly always it is at the very end; some cameras write more behind it. One that stands before the scan
+    # is that of a small picture inside the header.
+    if JPEG_END not in bytes(data[-16:]) and bytes(data).rfind(JPEG_END) < scan_offset:
+        raise BadImageError("is a JPEG that is cut: its end marker is missing")
 
 
 def _inspect_jpeg(data: Bytes) -> ImageInfo:
-    """Walk the segments up to the first scan; for what is unusual return no size: the decoder will tell."""
-    at = 2
-    height = width = num_components = height_offset = block_height = 0
-    is_turned = has_restarts = False
-    while at + 10 < len(data) and data[at] == 0xFF:
+    """Walk the segments up to the first scan, and check what they claim."""
+    at, size = 2, len(data)
+    frame = height_offset = block_height = 0
+    height = width = num_components = 0
+    orientation = 1
+    has_restarts = False
+    while at + 10 < size:
+        if data[at] != 0xFF:  # as the decoder does: on to the next marker
+            at = _next_marker(data, at)
+            continue
         marker = data[at + 1]
-        if marker == 0xFF:  # a fill byte
+        if marker in (0xFF, 0):  # a fill byte, or none at all
             at += 1
+            continue
+        if marker in _BARE_MARKERS:
+            at += 2
             continue
         length = data[at + 2] << 8 | data[at + 3]
         if marker in _FRAMES and marker not in _NOT_FRAMES:
+            frame = marker
             height = data[at + 5] << 8 | data[at + 6]
             width = data[at + 7] << 8 | data[at + 8]
             num_components = data[at + 9]
+            height_offset = 0
             # A progressive JPEG is coded in several passes over all of it: it has no upper rows to take.
-            if marker <= _LAST_SEQUENTIAL and at + 10 + 3 * num_components < len(data):
+            if marker <= _LAST_SEQUENTIAL and at + 10 + 3 * num_components < size:
                 height_offset = at + 5
-                block_height = 8 * max(data[at + 11 + 3 * i] & 15 for i in range(num_components))
+                block_height = 8 * max((data[at + 11 + 3 * i] & 15 for i in range(num_components)), default=0)
         elif marker == _RESTART_INTERVAL:
             has_restarts = bool(data[at + 4] or data[at + 5])
         elif marker == _EXIF and bytes(data[at + 4:at + 10]) == b"Exif\0\0":
             orientation = _orientation(bytes(data[at + 10:at + 2 + length]))
-            is_turned = orientation != 1
-            if orientation >= 5:
-                return ImageInfo()  # lying on its side: rare, and not worth two sizes
         elif marker == _SCAN:
             if not height or not width or not num_components:
-                return ImageInfo()
+                break
+            _check_end(data, at)
+            is_whole = data[at + 4] == num_components and frame <= _LAST_SEQUENTIAL
+            _check_jpeg(data, width, height, num_components, frame, is_whole)
+            if orientation >= 5:
+                return ImageInfo()  # lying on its side: rare, and not worth two sizes
             # all components in one scan, from top to bottom as they are shown
-            is_plain = data[at + 4] == num_components and block_height > 0 and not is_turned
+            is_plain = is_whole and block_height > 0 and orientation == 1
             # one with restart markers is left to `seekable.py`, which cuts it on all four sides
             return ImageInfo(height, width, height_offset if is_plain and not has_restarts else 0,
                              block_height, True, is_plain and has_restarts)
-        elif marker < 0xC0 or 0xD0 <= marker <= 0xD9 or length < 2:
-            return ImageInfo()
+        elif marker < 0xC0 or (marker <= 0xD9 and marker >= 0xD0) or length < 2:
+            break
         at += 2 + length
-    return ImageInfo()
+    _check_end(data, 2)
+    raise BadImageError("is a JPEG that is damaged in its header")
+
+
+def _next_marker(data: Bytes, at: int) -> int:
+    found = bytes(data[at:]).find(b"\xff")
+    return at + found if found >= 0 else len(data)
+
+
+def _check_jpeg(data: Bytes, width: int, height: int, num_components: int, frame: int,
+                is_whole: bool) -> None:
+    """Refuse a JPEG that would cost too much memory, or too much time in scans of nothing."""
+    # Pixels in colour; where they come in several scans, the coefficients of all of it as well.
+    bytes_per_pixel = 3 if is_whole else 3 + 2 * num_components
+    if frame < _FIRST_ARITHMETIC:
+        check_size(width, height, len(data), bytes_per_pixel, _JPEG_PIXELS_PER_BYTE)
+    else:
+        check_size(width, height, len(data), bytes_per_pixel)
+    if not is_whole and (num_scans := bytes(data).count(b"\xff\xda")) > _MAX_SCANS:
+        raise BadImageError(f"is a JPEG of {num_scans} scans, more than the {_MAX_SCANS} that are decoded")
 
 
 def _orientation(tiff: bytes) -> int:

@@ -7,8 +7,12 @@ second to load, and arrays do without.
 from __future__ import annotations
 
 import os
+from typing import Any
 
-from imgcls.data.image_header import MAX_PIXELS
+import numpy as np
+
+from imgcls.data.image_header import MAX_PIXELS, BadImageError, Bytes, format_name, inspect
+from imgcls.errors import first_line
 
 # OpenCV's own bound, for formats whose header `image_header` does not read. OpenCV asks for it when it is
 # loaded, so this stands above the import.
@@ -16,7 +20,10 @@ os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MAX_PIXELS))
 
 import cv2
 
-__all__ = ["cv2", "prepare"]
+__all__ = ["cv2", "damaged", "decode", "prepare"]
+
+#: of the text of an OpenCV error: some quote a long expression
+_MAX_MESSAGE = 200
 
 
 def prepare() -> None:
@@ -25,3 +32,25 @@ def prepare() -> None:
     logging = getattr(getattr(cv2, "utils", None), "logging", None)  # some builds lack it
     if logging:
         logging.setLogLevel(logging.LOG_LEVEL_SILENT)
+
+
+def decode(data: Bytes, flags: int) -> np.ndarray[Any, Any]:
+    """Return the pixels of an encoded image as `cv2.imdecode` gives them, once its header was checked.
+
+    Everything that decodes a whole image comes here; only `decode.py`, which has the header's word already,
+    asks OpenCV itself. What cannot be decoded is a BadImageError.
+    """
+    inspect(data)
+    # What is no image gives None, and so does most damage; a size beyond OpenCV's limits raises.
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except (cv2.error, MemoryError) as error:
+        raise BadImageError(f"cannot be decoded: {first_line(error)[:_MAX_MESSAGE]}") from error
+    if image is None:
+        raise BadImageError(damaged(data))
+    return image
+
+
+def damaged(data: Bytes) -> str:
+    """Return what to say of an image that OpenCV gave no pixels for."""
+    return f"is {format_name(data)} that is damaged, or that OpenCV {cv2.__version__} cannot read"

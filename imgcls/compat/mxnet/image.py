@@ -15,9 +15,11 @@ from typing import Any
 import numpy as np
 
 from imgcls.compat.mxnet.nd import NDArray
+from imgcls.data import opencv
 from imgcls.data import pixels as pixel_ops
+from imgcls.data.image_header import BadImageError
 from imgcls.data.opencv import cv2
-from imgcls.errors import DataError, UsageError, first_line, reason
+from imgcls.errors import DataError, UsageError, reason
 from imgcls.storage.paths import to_local_path
 
 #: (x, y, width, height)
@@ -125,16 +127,11 @@ def color_normalize(src: NDArray, mean: Any, std: Any = None) -> NDArray:
 def _decode(data: np.ndarray, flag: int, to_rgb: bool | int, name: object) -> NDArray:
     if flag not in (0, 1):
         raise UsageError(f"flag {flag} is not known: 1 gives three channels, 0 gives grey")
-    # OpenCV raises an error of its own for no bytes at all.
-    if not data.size:
-        raise DataError(name, "is empty")
     # Not the loaders' decoder, which crops and resizes on the way: here all of the image is wanted.
     try:
-        pixels = cv2.imdecode(data, cv2.IMREAD_COLOR if flag else cv2.IMREAD_GRAYSCALE)
-    except cv2.error as error:
-        raise DataError(name, f"cannot be decoded: {first_line(error)}") from error
-    if pixels is None:
-        raise DataError(name, "is damaged, or of a kind that OpenCV cannot read")
+        pixels = opencv.decode(data.data, cv2.IMREAD_COLOR if flag else cv2.IMREAD_GRAYSCALE)
+    except BadImageError as error:
+        raise DataError(name, str(error)) from error
     # MXNet's grey images keep an axis for their one channel.
     if not flag:
         return NDArray(pixels[:, :, None])

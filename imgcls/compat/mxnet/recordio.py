@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from imgcls.data.image_header import BadImageError
 from imgcls.errors import DataError, RunError, first_line, reason, verbatim
 from imgcls.formats import recordio
 from imgcls.storage.paths import to_local_path
@@ -236,7 +237,8 @@ def pack_img(header: IRHeader | tuple[Any, ...], img: np.ndarray, quality: int =
 
     `quality` is JPEG's 1-100, or PNG's compression 0-9, where more counts as 9.
     """
-    cv2 = _opencv()
+    from imgcls.data.opencv import cv2
+
     # Other formats are encoded with OpenCV's own defaults.
     options: list[int] = []
     if img_fmt.lower() in _JPEG_SUFFIXES:
@@ -257,9 +259,13 @@ def unpack_img(s: bytes, iscolor: int = -1) -> tuple[IRHeader, np.ndarray | None
 
     None stands in place of an image that it cannot decode.
     """
-    # OpenCV raises an error for no bytes, MXNet's answer is None.
+    # only who asks for pixels waits for OpenCV, a tenth of a second
+    from imgcls.data import opencv
+
     header, encoded = unpack(s)
-    return header, _opencv().imdecode(np.frombuffer(encoded, np.uint8), iscolor) if encoded else None
+    with contextlib.suppress(BadImageError):
+        return header, opencv.decode(encoded, iscolor)
+    return header, None
 
 
 class _Appender:
@@ -284,13 +290,6 @@ class _Appender:
     def close(self) -> None:
         """Close the file."""
         self._stream.close()
-
-
-def _opencv() -> Any:
-    """Return cv2, which takes a tenth of a second to load: only who packs images pays for it."""
-    import cv2
-
-    return cv2
 
 
 @contextlib.contextmanager

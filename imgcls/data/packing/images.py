@@ -14,8 +14,9 @@ from contextlib import contextmanager
 
 import numpy as np
 
+from imgcls.data.image_header import MAX_PIXELS, BadImageError
 from imgcls.data.packing.config import PackConfig
-from imgcls.data.packing.jpeg import find_damage, format_name, restart_interval
+from imgcls.data.packing.jpeg import restart_interval
 from imgcls.errors import first_line
 
 #: interpolation methods beyond OpenCV's 0-4, as MXNet's tools/im2rec.cc has them
@@ -30,7 +31,7 @@ _MAX_TEXT = 200
 @contextmanager
 def quiet_opencv() -> Iterator[None]:
     """Give OpenCV one thread a call, since we have our own, and no log: what it says names no file."""
-    import cv2
+    from imgcls.data.opencv import cv2
 
     num_threads = cv2.getNumThreads()
     logging = getattr(getattr(cv2, "utils", None), "logging", None)  # not in every build
@@ -51,20 +52,12 @@ def decode(data: bytes | memoryview, color: int) -> np.ndarray | str:
 
     `color` is 1 for BGR, 0 for grey, -1 for as stored.
     """
-    import cv2
+    from imgcls.data import opencv
 
-    damage = find_damage(data)
-    if damage:
-        return damage
-    # What is no image gives None, and so does most damage; a size beyond OpenCV's limits raises.
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), color)
-    except cv2.error as error:
-        return f"{format_name(data)}: {first_line(error)[:_MAX_TEXT]}"
-    if image is None:
-        subject = format_name(data) or "no image, or one"
-        return f"{subject} that is damaged or that OpenCV {cv2.__version__} cannot read"
-    return image
+        return opencv.decode(data, color)
+    except BadImageError as error:
+        return str(error).removeprefix("is ")
 
 
 def reencode(data: bytes, config: PackConfig, seed: int) -> bytes | str:
@@ -87,12 +80,14 @@ def reencode(data: bytes, config: PackConfig, seed: int) -> bytes | str:
 
 
 def _resize_and_encode(image: np.ndarray, config: PackConfig, seed: int) -> bytes | str:
-    import cv2
+    from imgcls.data.opencv import cv2
 
     # libjpeg takes at most 65,500 pixels a side, and a picture as large may not fit into memory.
     try:
         if config.resize:
             size = short_edge_size(image.shape[1], image.shape[0], config.resize)
+            if size[0] * size[1] > MAX_PIXELS:
+                return f"would become {size[0]} x {size[1]} pixels when resized"
             method = interpolation(image, size, seed, config.inter_method)
             image = cv2.resize(image, size, interpolation=method)
         is_encoded, encoded = cv2.imencode(config.encoding, image, _encoder_options(image, config))
@@ -103,7 +98,7 @@ def _resize_and_encode(image: np.ndarray, config: PackConfig, seed: int) -> byte
 
 def _encoder_options(image: np.ndarray, config: PackConfig) -> list[int]:
     """Return OpenCV's list of option, value, option, value ... for the encoder."""
-    import cv2
+    from imgcls.data.opencv import cv2
 
     if config.encoding != ".jpg":
         return [cv2.IMWRITE_PNG_COMPRESSION, min(_MAX_PNG_COMPRESSION, config.quality)]
@@ -129,7 +124,7 @@ def interpolation(image: np.ndarray, size: tuple[int, int], seed: int, method: i
     9 is cubic where both edges grow, by area where both shrink, else linear. 10, a random one, depends on the
     seed alone, so that packing again gives the same bytes.
     """
-    import cv2
+    from imgcls.data.opencv import cv2
 
     if method == BY_CHANCE:
         return random.Random(seed).randrange(5)  # a generator for each image: threads may come in any order

@@ -8,49 +8,26 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Iterator
 
+from imgcls.data.image_header import BadImageError, inspect
+
 _JPEG = b"\xff\xd8\xff"
-_PNG = b"\x89PNG\r\n\x1a\n"
-# Beginnings of files: as far as they tell the format; RIFF may be other things, but none that is an image.
-_FORMATS = {_JPEG: "JPEG", _PNG: "PNG", b"GIF8": "GIF", b"BM": "BMP", b"RIFF": "WebP", b"II*\0": "TIFF",
-            b"MM\0*": "TIFF"}
 # Markers of a JPEG (ITU-T T.81, table B.1), each after an 0xFF: the start of a scan, the end of the image,
 # and the frames, C0 to CF but for three tables (Huffman, an extension, arithmetic coding).
 _SCAN = 0xDA
 _END = 0xD9
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-_END_OF_IMAGE = b"\xff\xd9"
-#: where the end marker mostly is: only few files have something behind it
-_TAIL_BYTES = 16
-#: the same for a PNG's end chunk, which text chunks may follow
-_PNG_TAIL_BYTES = 4096
-
-
-def format_name(data: bytes | memoryview) -> str:
-    """Return the name of an encoded image's format with its article; empty where it is none of the usual."""
-    head = bytes(data[:8])
-    return next((f"a {name}" for signature, name in _FORMATS.items() if head.startswith(signature)), "")
 
 
 def find_damage(data: bytes | memoryview) -> str:
-    """Return what is wrong with an encoded image as far as its framing tells: empty or cut. "" if nothing.
+    """Return what is wrong with an encoded image as far as its header and framing tell; "" if nothing.
 
     OpenCV's versions differ in what they make of a JPEG that ends too early: a half grey picture, or none. So
-    it is looked for here: the end marker must stand behind the beginning of the picture. Costs microseconds.
+    it is looked for here. What is no image at all is refused as well: no reader could use it.
     """
-    if not len(data):
-        return "it is empty"
-    head = bytes(data[:8])
-    if head.startswith(_JPEG):
-        begin = _scan_start(data)
-        if begin < 0:
-            return "a JPEG that ends or breaks off in its header"
-        # Inside the picture's data an 0xFF is always followed by something else, so any end marker is the
-        # end. Mostly the file ends with it: then there is no need to copy all of it.
-        has_end = (_END_OF_IMAGE in bytes(data[max(begin, len(data) - _TAIL_BYTES):])
-                   or bytes(data).rfind(_END_OF_IMAGE) >= begin)
-        return "" if has_end else "a JPEG that is cut: its end marker is missing"
-    if head == _PNG and b"IEND" not in bytes(data[-_PNG_TAIL_BYTES:]) and b"IEND" not in bytes(data):
-        return "a PNG that is cut: its end chunk is missing"
+    try:
+        inspect(data)
+    except BadImageError as error:
+        return str(error).removeprefix("is ")
     return ""
 
 
@@ -94,11 +71,6 @@ def _segments(data: bytes | memoryview) -> Iterator[tuple[int, int]]:
         if marker == _SCAN:
             return
         offset += 2 + length  # the length counts itself
-
-
-def _scan_start(data: bytes | memoryview) -> int:
-    """Return where the first scan of a JPEG begins; -1 if the segments before it do not lead there."""
-    return next((offset for marker, offset in _segments(data) if marker == _SCAN), -1)
 
 
 def _frame_widths(data: bytes) -> tuple[int, int] | None:
