@@ -290,8 +290,10 @@ class CheckpointConfig:
     # on top of save_period: a long epoch that is killed loses minutes, not hours
     save_every: float = flag(10.0, "minutes between savings inside an epoch; 0: none", metavar="MINUTES",
                              minimum=0, maximum=MAX_NUMBER)
-    keep_states: int = flag(2, "how many optimizer states to keep; weights are all kept",
-                            minimum=1, maximum=MAX_EPOCHS)
+    # without them an epoch can be gone back to, but not gone on from as if nothing had been
+    keep_states: int | None = flag(None, "how many epochs' optimizer states to keep; weights are all kept "
+                                   "(if not given: the last 10^9 bytes of states, 2 at least)", metavar="N",
+                                   minimum=1, maximum=MAX_EPOCHS)
 
     @property
     def save_prefix(self) -> str:

@@ -1,8 +1,8 @@
 """Lock a file against other processes: one rule for prefixes, caches and downloads.
 
 The lock belongs to the open file and ends with it, however its process dies; a mapping of the file keeps it
-too. Callers are `cache`, `download`, and `training.checkpoint` for its prefix. Nothing here opens or removes
-a file.
+too. Callers are `cache`, `download`, `atomic`, `uploads`, and `training.checkpoint` for its prefix. Nothing
+here removes a file.
 
 Ours and not `filelock`: its lock of an open file (3.30 and later) is exclusive, and its shared lock lives in
 an SQLite file apart from the file that is mapped.
@@ -10,7 +10,33 @@ an SQLite file apart from the file that is mapped.
 
 from __future__ import annotations
 
-from typing import IO
+import errno
+import os
+import stat
+from typing import IO, cast
+
+
+def open_lock(path: str | os.PathLike[str]) -> IO[bytes]:
+    """Open a file that is there for its lock alone, and make it where it is not there; its content stays.
+
+    OSError where it is no plain file (a folder, a pipe, a symbolic link), and where it may neither be read
+    nor written. Never waits.
+    """
+    # what is not there is made; what is there, by anybody, can be locked by whoever may read it. Without
+    # O_NONBLOCK a pipe would wait for its other end, and a link would lead to a file that is not ours.
+    flags = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | flags, 0o666)
+    except PermissionError:
+        handle = os.open(path, os.O_RDONLY | flags)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise OSError(errno.ELOOP, "it is a symbolic link", os.fspath(path)) from None
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError(errno.EINVAL, "it is not a plain file", os.fspath(path))
+    return cast(IO[bytes], os.fdopen(handle, "rb", buffering=0))
 
 
 def lock_file(stream: IO[bytes] | IO[str], *, shared: bool = False, wait: bool = False) -> bool:

@@ -48,8 +48,8 @@ def load_agreed(config: Config, worker: Worker) -> Saved | None:
     everybody = worker.gather(progress)
     furthest = max(everybody)
     load_epoch = config.checkpoint.load_epoch
-    is_auto = load_epoch.lower() == "auto"  # without a checkpoint it starts from scratch
-    if furthest <= _UNREADABLE or (furthest < 0 and error and not is_auto):
+    # auto without a checkpoint starts from scratch
+    if furthest <= _UNREADABLE or (furthest < 0 and error and not checkpoint.is_auto(load_epoch)):
         raise error or UsageError(f"`load_epoch` {load_epoch}: no machine of the job has it")
     if furthest < 0:
         return None
@@ -78,7 +78,7 @@ def find(config: CheckpointConfig, rank_info: RankInfo | None = None) -> Saved |
     if not prefix:
         raise UsageError(f"`load_epoch` {config.load_epoch}: needs the `model_prefix` to load from")
     # once this run has saved something of its own, auto goes on with that
-    if config.load_epoch.strip().lower() == "auto" and config.save_model_prefix:
+    if checkpoint.is_auto(config.load_epoch) and config.save_model_prefix:
         newest = checkpoint.load(config.save_model_prefix, "auto")
         if newest or not config.model_prefix:
             return newest

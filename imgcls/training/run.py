@@ -24,7 +24,7 @@ from imgcls.distributed.topology import Topology, join_process_group, make_worke
 from imgcls.errors import UsageError
 from imgcls.optim import schedules
 from imgcls.storage.paths import to_path
-from imgcls.training import loaders, metadata, read_speed, results, resume, summary
+from imgcls.training import checkpoint, loaders, metadata, read_speed, results, resume, summary
 from imgcls.training.checkpoint import Checkpoint, Position, Saved
 from imgcls.training.meter import Meter
 from imgcls.training.metrics import metric_names
@@ -96,7 +96,7 @@ def run(config: Config, *, splits: Callable[[], Splits] | None = None,
                           saver=Saver(writer, stop, sharing, config.checkpoint), reporter=reporter)
         if writer:
             meta = metadata.describe(config, data, command, topology.rank_info)
-            writer.begin(model, config.network, meta, is_resumed=saved is not None)
+            writer.begin(model, config.network, meta, resumed_epoch=saved and position.epoch)
             reporter.resume_metrics(position.update)
         result = trainer.fit(position)
         worker.barrier()  # nobody leaves while another still listens
@@ -141,7 +141,10 @@ def _joined_worker(config: Config, topology: Topology) -> Iterator[Worker]:
 
 def _open_reporter(config: Config, worker: Worker, *, quiet: bool) -> AbstractContextManager[Reporter]:
     prefix = config.checkpoint.save_prefix
-    to_path(prefix, "`model_prefix`")  # refuse a URL that has no driver before anything is read
+    for setting in ("model_prefix", "save_model_prefix"):
+        value = getattr(config.checkpoint, setting)
+        checkpoint.check_prefix(value, f"`{setting}`")
+        to_path(value, f"`{setting}`")  # refuse a URL that has no driver before anything is read
     metrics_path = f"{prefix}-metrics.jsonl" if prefix else None
     return contextlib.closing(Reporter(config.report, metrics_path=metrics_path, rank=worker.rank,
                                        quiet=quiet, spelling=config.spelling))

@@ -11,6 +11,7 @@ from imgcls.config.resolve import Config
 from imgcls.data.file_source import FolderSource
 from imgcls.data.sources import Splits
 from imgcls.distributed.process_group import Worker
+from imgcls.errors import verbatim
 from imgcls.networks import takes_depth
 from imgcls.training import checkpoint
 from imgcls.training.checkpoint import Position, Saved
@@ -21,7 +22,8 @@ def warn_suspicious_settings(config: Config, splits: Splits, position: Position,
                              worker: Worker, reporter: Reporter) -> None:
     """Warn of data, network, sharing and settings that will hurt; never refuses anything."""
     warnings = itertools.chain(_about_data(config, splits), _about_sharing(config, worker),
-                               _about_length(config, splits, position), _about_files(config, saved))
+                               _about_length(config, splits, position), _about_files(config, saved),
+                               _about_going_back(config, position, saved))
     for warning in warnings:
         reporter.warn(warning)
 
@@ -70,10 +72,46 @@ def _about_length(config: Config, splits: Splits, position: Position) -> Iterato
 
 def _about_files(config: Config, saved: Saved | None) -> Iterator[str]:
     prefix = config.checkpoint.save_prefix
-    newest = checkpoint.newest_epoch(prefix) if prefix and not saved else None
-    if newest is not None:
-        yield (f"{prefix}-{newest:04d}.params and those before it are from an earlier run and will be "
-               "written over; `load_epoch` auto would go on with it, had it been given")
+    if not prefix or saved:
+        return
+    newest = checkpoint.newest_epoch(prefix)
+    found = [] if newest is None else [f"{verbatim(prefix)}-{newest:04d}.params and those before it"]
+    if position := checkpoint.find_position(prefix):
+        found.append(verbatim(position))
+    if found:
+        yield (f"{' and '.join(found)} are from an earlier run and will be written over; `load_epoch` auto "
+               "would go on with it, had it been given")
+
+
+def _about_going_back(config: Config, position: Position, saved: Saved | None) -> Iterator[str]:
+    """Say in one warning what is missing of the epoch that training goes on from, and what it writes over."""
+    if saved is None or position.epoch >= config.train.num_epochs:
+        return
+    prefix = config.checkpoint.save_prefix
+    optimizer = config.optimizer.optimizer
+    parts = []
+    # plain sgd remembers nothing that could be missing
+    if saved.is_without_state and (optimizer.lower() != "sgd" or config.optimizer.mom):
+        parts.append(f"there is no {verbatim(saved.path.removesuffix('.params'))}.states beside the weights, so "
+                     f"{optimizer} begins anew, without momentum and the like")
+    if found := _left_behind(prefix, position, config) if prefix else []:
+        parts.append(f"{' and '.join(found)} of the run that came further will be written over as training "
+                     "gets there, and `load_epoch` auto goes on with this run from now on; "
+                     "`save_model_prefix` with another prefix keeps both")
+    if parts:
+        yield f"going back to {verbatim(saved.path)}: {'; '.join(parts)}"
+
+
+def _left_behind(prefix: str, position: Position, config: Config) -> list[str]:
+    """Return what the run under the prefix has saved behind the epoch that is gone back to."""
+    found = []
+    if later := checkpoint.later_epochs(prefix, position.epoch):
+        found.append(f"{verbatim(prefix)}-{later[0]:04d}.params" + (f" to {later[-1]:04d}" if len(later) > 1 else ""))
+    # auto takes the position itself where that is further on
+    is_chosen = not checkpoint.is_auto(config.checkpoint.load_epoch or "auto")
+    if is_chosen and (inside := checkpoint.find_position(prefix)):
+        found.append(verbatim(inside))
+    return found
 
 
 def settings_for_several_processes(config: Config) -> list[str]:

@@ -2,7 +2,7 @@
 
     PREFIX-symbol.json     the network, MXNet's format
     PREFIX-0001.params     weights after epoch 1, MXNet's format
-    PREFIX-0001.states     optimizer, loss scale and position (safetensors), for the last few epochs
+    PREFIX-0001.states     optimizer, loss scale and position (safetensors), for the last epochs (`keep_states`)
     PREFIX-position.states the same and the weights, from inside an epoch; newer than any epoch, or not there
     PREFIX-network.json    in place of the symbol, for what MXNet cannot express (torchvision's, timm's)
     PREFIX-meta.json       class names, preprocessing, the resolved configuration, versions
@@ -12,13 +12,23 @@ resumed from. Under a URL the position has a new name each time, and PREFIX-late
 counts (`latest.py`). MXNet's own checkpoints are read too: what has no `.states` starts with a fresh
 optimizer.
 
-`writer.py` writes and `reader.py` reads; `states.py` is the content of a `.states` file, `files.py` the names
+`writer.py` writes and `reader.py` reads; `history.py` tells the run's own files from those of an earlier one;
+`states.py` is the content of a `.states` file, `files.py` the names
 under a prefix, `optimizer_state.py` the optimizer's state by MXNet's names and `mxnet_states.py` MXNet's own.
 """
 
-from imgcls.training.checkpoint.files import newest_epoch, parse_epoch, read_meta
+from imgcls.training.checkpoint.files import (
+    check_prefix,
+    find_position,
+    is_auto,
+    newest_epoch,
+    parse_epoch,
+    read_meta,
+)
+from imgcls.training.checkpoint.history import later_epochs
 from imgcls.training.checkpoint.position import Position, Saved
 from imgcls.training.checkpoint.reader import load
 from imgcls.training.checkpoint.writer import Checkpoint
 
-__all__ = ["Checkpoint", "Position", "Saved", "load", "newest_epoch", "parse_epoch", "read_meta"]
+__all__ = ["Checkpoint", "Position", "Saved", "check_prefix", "find_position", "is_auto", "later_epochs",
+           "load", "newest_epoch", "parse_epoch", "read_meta"]

@@ -7,16 +7,53 @@ import os
 import re
 from typing import Any
 
-from imgcls.errors import DataError, UsageError, verbatim
+from imgcls.errors import DataError, UsageError, reason, verbatim
 from imgcls.storage.paths import AnyPath, to_path
 from imgcls.storage.remote import RemotePath
+from imgcls.storage.urls import url_scheme
+
+#: a file system's 255, less what stands around the prefix in the longest name that is written
+#: (.PREFIX-position.states.XXXXXXXX.tmp)
+_MAX_NAME_BYTES = 220
+#: a file system's 4096 for all of a path, likewise
+_MAX_PATH_BYTES = 4000
+#: no run has so many epochs, and no name of a file so many digits
+_MAX_EPOCH_DIGITS = 9
 
 
 def parse_epoch(text: str) -> int:
     """Return the number of an epoch: 8, 0008 and 0000 are epochs. UsageError for anything else."""
-    if not text.strip().isdigit():
-        raise UsageError(f"`load_epoch` {verbatim(text)}: must be an epoch such as 8 or 0008, or auto")
+    # not isdigit: that takes the digits of all scripts, raised ones too
+    if not re.fullmatch(rf"0*[0-9]{{1,{_MAX_EPOCH_DIGITS}}}", text.strip()) or len(text) > _MAX_NAME_BYTES:
+        raise UsageError(f"`load_epoch` {_shortened(text)}: must be an epoch such as 8 or 0008, or auto")
     return int(text)
+
+
+def is_auto(epoch: str) -> bool:
+    """Return whether `load_epoch` asks for the newest state there is."""
+    return epoch.strip().lower() == "auto"
+
+
+def check_prefix(prefix: str, setting: str) -> None:
+    """Raise UsageError for a prefix that no file can begin with, whether it is read or written.
+
+    Names no file and asks no disk; `setting` is between backquotes. "" is no prefix, and passes.
+    """
+    text = os.fspath(prefix)
+    if not text:
+        return
+    name = re.split(r"[/\\]" if os.name == "nt" else "/", text)[-1]
+    # a URL with nothing behind the bucket would become the name of another bucket
+    is_bucket = bool(url_scheme(text)) and "/" not in text.partition("://")[2]
+    if is_bucket or name in ("", ".", ".."):
+        raise UsageError(f"{setting} {_shortened(text)}: a prefix is the beginning of file names, such as "
+                         "model/net; this one ends in a folder")
+    if any(ord(char) < 32 or ord(char) == 127 for char in text):
+        raise UsageError(f"{setting} {_shortened(text)}: must not hold a line break or another control "
+                         "character")
+    if len(os.fsencode(name)) > _MAX_NAME_BYTES or len(os.fsencode(text)) > _MAX_PATH_BYTES:
+        raise UsageError(f"{setting} {_shortened(text)}: is too long for a file name ({len(name)} characters "
+                         f"behind the last /); {_MAX_NAME_BYTES} bytes are the most")
 
 
 def newest_epoch(prefix: str) -> int | None:
@@ -29,6 +66,14 @@ def numbered_epochs(prefix: str, suffix: str) -> list[int]:
     # four digits or more: MXNet writes %04d, so an epoch over 9999 has five
     pattern = re.compile(rf"{re.escape(to_path(prefix).name)}-(\d{{4,}})\.{suffix}")
     return [int(match[1]) for match in map(pattern.fullmatch, _names_beside(prefix)) if match]
+
+
+def find_position(prefix: str) -> AnyPath | None:
+    """Return the file of the state inside an epoch, None where there is none."""
+    # basename: a latest.json from anywhere must not lead out of the folder
+    name = os.path.basename(str(read_latest(prefix).get("position") or "")) if url_scheme(prefix) else ""
+    path = to_path(f"{folder(prefix)}/{name}" if name else f"{prefix}-position.states")
+    return path if path.exists() else None
 
 
 def remote_positions(prefix: str) -> list[AnyPath]:
@@ -59,7 +104,12 @@ def _names_beside(prefix: str) -> list[str]:
     # asked each time: another process may have written since, and a listing is one request
     if isinstance(parent, RemotePath):
         return [path.name for path in parent.iterdir()]
-    return os.listdir(parent) if parent.is_dir() else []
+    try:
+        return os.listdir(parent)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise DataError(parent, f"the folder cannot be read: {reason(error)}") from error
 
 
 def _read_json(path: AnyPath, purpose: str) -> dict[str, Any]:
@@ -75,3 +125,8 @@ def _read_json(path: AnyPath, purpose: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise DataError(path, f"not {purpose}: must be a JSON object")
     return content
+
+
+def _shortened(text: str) -> str:
+    """Return a text for a message, cut where it is longer than a line."""
+    return verbatim(text if len(text) <= 80 else f"{text[:76]} ...")

@@ -30,13 +30,15 @@ class LatestFile:
         #: the position that the file names, "" for none
         self._position = ""
 
-    def take_over(self, *, is_resumed: bool) -> None:
-        """At the beginning of a run: put our name into the file.
+    def take_over(self, run: str, *, is_resumed: bool) -> None:
+        """At the beginning of a run: put our name, and that of the run, into the file.
 
-        Positions that it does not name are removed, and where nothing is resumed, all of them.
+        Positions that it does not name are removed. The one that it names stays until there is another: where
+        it is of an earlier run, the run that it names tells.
         """
+        self._run = run
         latest = read_latest(self._prefix)
-        name = str(latest.get("position") or "") if is_resumed else ""
+        name = str(latest.get("position") or "")
         self._position = f"{folder(self._prefix)}/{name}" if name else ""
         self._write(int(latest.get("epoch") or 0) if is_resumed else 0)
         for path in remote_positions(self._prefix):

@@ -54,3 +54,8 @@ class Saved:
     run: str = ""
     #: in place of `optimizer`, what MXNet saved: states by the number of their parameter, or its name
     mxnet_states: Mapping[int | str, states.State] | None = None
+
+    @property
+    def is_without_state(self) -> bool:
+        """Whether these are weights alone, and an optimizer has to begin anew."""
+        return self.optimizer is None and self.mxnet_states is None

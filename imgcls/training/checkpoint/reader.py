@@ -10,8 +10,15 @@ from imgcls.errors import UsageError, verbatim
 from imgcls.formats import params
 from imgcls.formats import states as mxnet_states
 from imgcls.storage.paths import to_path
-from imgcls.storage.urls import url_scheme
-from imgcls.training.checkpoint.files import folder, numbered_epochs, parse_epoch, read_latest, read_meta
+from imgcls.training.checkpoint.files import (
+    check_prefix,
+    find_position,
+    is_auto,
+    numbered_epochs,
+    parse_epoch,
+    read_meta,
+)
+from imgcls.training.checkpoint.history import is_own_epoch, is_own_position
 from imgcls.training.checkpoint.mxnet_states import is_mxnets
 from imgcls.training.checkpoint.position import Position, Saved
 
@@ -22,8 +29,9 @@ def load(prefix: str, epoch: str) -> Saved | None:
     None is auto's answer where there is none. Raises UsageError when there is no such epoch, naming those
     there are, and DataError for damaged files.
     """
+    check_prefix(prefix, "`model_prefix`")
     root = os.fspath(to_path(prefix, "`model_prefix`"))
-    if epoch.strip().lower() == "auto":
+    if is_auto(epoch):
         return _load_newest(root)
     number = parse_epoch(epoch)
     # the second name: MXNet's first scripts wrote one file for each rank
@@ -37,25 +45,24 @@ def load(prefix: str, epoch: str) -> Saved | None:
 
 def _load_newest(root: str) -> Saved | None:
     """Return the state that is furthest on among those of the run that wrote the meta data."""
-    foreign = read_meta(root).get("earlier_epochs", [])
+    meta = read_meta(root)
     # read first: when it is newer than every epoch, no weights need be read
     position = _load_position(root)
+    if position and not is_own_position(position, meta):
+        position = None
     for epoch in sorted(numbered_epochs(root, "params"), reverse=True):
         if position and position.position.epoch >= epoch:
             break
-        stem = f"{root}-{epoch:04d}"
-        if epoch in foreign and not to_path(f"{stem}.states").exists():
-            continue  # the weights of an earlier, longer run under the same prefix
-        return _load_epoch(stem, epoch)
+        if is_own_epoch(root, epoch, meta):
+            return _load_epoch(f"{root}-{epoch:04d}", epoch)
+        # else the weights of an earlier, longer run under the same prefix
     return position
 
 
 def _load_position(root: str) -> Saved | None:
     """Return the state inside an epoch, if there is one."""
-    # basename: a latest.json from anywhere must not lead out of the folder
-    name = os.path.basename(str(read_latest(root).get("position") or "")) if url_scheme(root) else ""
-    path = to_path(f"{folder(root)}/{name}" if name else f"{root}-position.states")
-    return states.read(path) if path.exists() else None
+    path = find_position(root)
+    return states.read(path) if path else None
 
 
 def _load_epoch(stem: str, number: int) -> Saved:

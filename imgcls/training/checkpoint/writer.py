@@ -23,17 +23,23 @@ import imgcls.training.checkpoint.states as states
 from imgcls import graph
 from imgcls.config.sections import NetworkConfig
 from imgcls.config.version import __version__
-from imgcls.errors import RunError, verbatim
+from imgcls.errors import RunError, reason, verbatim
 from imgcls.formats import params, symbol
 from imgcls.layers import Layer
 from imgcls.storage.atomic import check_writable
-from imgcls.storage.locks import lock_file
+from imgcls.storage.locks import lock_file, open_lock
 from imgcls.storage.paths import to_local_path, to_path
 from imgcls.storage.uploads import UploadQueue
-from imgcls.training.checkpoint.files import numbered_epochs, read_meta
+from imgcls.training.checkpoint.files import check_prefix, numbered_epochs, read_meta
+from imgcls.training.checkpoint.history import is_own_epoch, later_epochs
 from imgcls.training.checkpoint.latest import LatestFile
 from imgcls.training.checkpoint.optimizer_state import optimizer_tensors
 from imgcls.training.checkpoint.position import Position, Saved
+
+#: where `keep_states` is not given: the bytes that all states of a prefix may have together, and how many
+#: stay whatever they have
+STATES_BYTES = 10**9
+MIN_STATES = 2
 
 
 class Checkpoint:
@@ -42,12 +48,13 @@ class Checkpoint:
     A URL has no lock: there a second run is noticed at the next save, by PREFIX-latest.json.
     """
 
-    def __init__(self, prefix: str, *, keep_states: int = 2, run: str = "") -> None:
+    def __init__(self, prefix: str, *, keep_states: int | None = None, run: str = "") -> None:
         """Raise RunError where the folder cannot be written or another run is writing there.
 
-        The states of the last `keep_states` epochs stay, the weights of all. `run` names a run that is
-        resumed.
+        The weights of all epochs stay, and the states of the last `keep_states`; None: as many of the last as
+        are STATES_BYTES together, two at least. `run` names a run that is resumed.
         """
+        check_prefix(prefix, "`model_prefix`")
         self.prefix = os.fspath(to_path(prefix, "`model_prefix`"))
         self.run = run or uuid.uuid4().hex
         self._keep_states = keep_states
@@ -58,28 +65,31 @@ class Checkpoint:
         self._latest = LatestFile(self.prefix, self.run, self._uploads) if self._uploads.is_remote else None
 
     def begin(self, model: nn.Module, network: NetworkConfig, meta: Mapping[str, Any], *,
-              is_resumed: bool) -> None:
+              resumed_epoch: int | None) -> None:
         """Write what holds for the whole run: the network and the meta data.
 
-        A run from scratch takes the states of an earlier run under this prefix away and notes which weights
-        are not its own, so that `load_epoch` auto never goes on from those.
+        `resumed_epoch` is how many epochs were done where it goes on; None: it begins anew. Weights under the
+        prefix that are not what it goes on from are noted, so that `load_epoch` auto never takes them for its
+        own. They and their states stay until the run has something to put in their place.
         """
-        if is_resumed:
-            foreign = read_meta(self.prefix).get("earlier_epochs", [])
-        else:
-            foreign = sorted(numbered_epochs(self.prefix, "params"))
-            self._uploads.remove(f"{self.prefix}-position.states")
-            for epoch in numbered_epochs(self.prefix, "states"):
-                self._uploads.remove(f"{self.prefix}-{epoch:04d}.states")
+        foreign = set(numbered_epochs(self.prefix, "params"))
+        if resumed_epoch is not None:
+            before = read_meta(self.prefix)
+            later = later_epochs(self.prefix, resumed_epoch)
+            foreign = {epoch for epoch in foreign
+                       if epoch in later or not is_own_epoch(self.prefix, epoch, before)}
+            if later:  # by another name: what the run saved of those epochs is not what comes now
+                self.run = uuid.uuid4().hex
         if self._latest:
-            self._latest.take_over(is_resumed=is_resumed)
+            self._latest.take_over(self.run, is_resumed=resumed_epoch is not None)
         if any(isinstance(module, Layer) for module in model.modules()):
             self._uploads.write(f"{self.prefix}-symbol.json", symbol.dumps(graph.to_symbol(model)).encode())
         else:  # a network of torchvision's or timm's is built again from its name
             self._uploads.write(f"{self.prefix}-network.json", json.dumps(asdict(network), indent=1).encode())
-        content = {"imgcls": __version__, "run": self.run, "earlier_epochs": foreign, **meta}
+        content = {"imgcls": __version__, "run": self.run, "earlier_epochs": sorted(foreign), **meta}
         text = json.dumps(content, indent=1, ensure_ascii=False)  # class names are read by people
-        self._uploads.write(f"{self.prefix}-meta.json", text.encode())
+        # a command line may hold bytes that are no text: they become \\udcXX, JSON's own spelling of them
+        self._uploads.write(f"{self.prefix}-meta.json", text.encode(errors="backslashreplace"))
         self._uploads.flush(wait=True)  # now, not after an epoch: whether one may write there
 
     def save_epoch(self, model: nn.Module, optimizer: torch.optim.Optimizer, scaler: Mapping[str, Any],
@@ -88,7 +98,8 @@ class Checkpoint:
         arrays = graph.arrays(model)
         stem = f"{self.prefix}-{position.epoch:04d}"
         state = self._state(model, optimizer, scaler, position, arrays)
-        self._uploads.write(f"{stem}.states", states.encode(state, with_weights=False))
+        content = states.encode(state, with_weights=False)
+        self._uploads.write(f"{stem}.states", content)
         # Behind the states: a crash in between leaves states without weights, which nobody reads.
         path = f"{stem}.params"
         self._uploads.write(path, *params.serialize(list(arrays), list(arrays.values()), path))
@@ -98,10 +109,11 @@ class Checkpoint:
         with contextlib.suppress(OSError):
             self._uploads.remove(f"{self.prefix}-position.states")
             self._uploads.wait()
-            epochs = sorted({position.epoch, *numbered_epochs(self.prefix, "states")})
-            for old in epochs[:-self._keep_states]:
-                if old < position.epoch:
-                    self._uploads.remove(f"{self.prefix}-{old:04d}.states")
+            older = sorted(epoch for epoch in numbered_epochs(self.prefix, "states")
+                           if epoch < position.epoch)
+            num_kept = self._keep_states or max(MIN_STATES, STATES_BYTES // len(content))
+            for old in older[:max(len(older) - (num_kept - 1), 0)]:
+                self._uploads.remove(f"{self.prefix}-{old:04d}.states")
         self._uploads.flush()
         return path
 
@@ -132,7 +144,9 @@ class Checkpoint:
         finally:
             # removed while it is still held: nobody else can have taken it
             if self._lock is not None:
-                to_local_path(f"{self.prefix}.lock").unlink(missing_ok=True)
+                # in a folder that is shared, the file may be somebody else's
+                with contextlib.suppress(OSError):
+                    to_local_path(f"{self.prefix}.lock").unlink()
                 self._lock.close()
 
     def _state(self, model: nn.Module, optimizer: torch.optim.Optimizer, scaler: Mapping[str, Any],
@@ -141,9 +155,13 @@ class Checkpoint:
                      scaler, self.run)
 
 
-def _lock(prefix: str) -> IO[str]:
+def _lock(prefix: str) -> IO[bytes]:
     """Hold PREFIX.lock for this process; the system lets go of it however the process ends."""
-    stream = open(f"{prefix}.lock", "w")  # noqa: SIM115 - open for as long as the run
+    try:
+        stream = open_lock(f"{prefix}.lock")
+    except OSError as error:
+        raise RunError(f"`model_prefix` {verbatim(prefix)}: cannot lock {verbatim(prefix)}.lock: "
+                       f"{reason(error)}") from error
     if not lock_file(stream):
         stream.close()
         raise RunError(f"`model_prefix` {verbatim(prefix)}: another run is writing there; wait for it or "
