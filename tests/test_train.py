@@ -427,7 +427,7 @@ def test_a_loss_that_is_no_number_stops_the_run(folder: Path, tmp_path: Path,
                                                 capsys: pytest.CaptureFixture[str]) -> None:
     prefix = tmp_path / "net"
     assert train(folder, "--num-epochs", 1, "--model-prefix", prefix) == 0
-    assert train(folder, "--num-epochs", 3, "--model-prefix", prefix, "--load-epoch", 1, "--lr", 1e30) == 1
+    assert train(folder, "--num-epochs", 3, "--model-prefix", prefix, "--load-epoch", 1, "--lr", 1e6) == 1
     line = error_of(capsys)
     assert re.search(r"the loss is (nan|inf) at update \d+ \(epoch 1, ", line)
     assert f"the last checkpoint is {prefix}-0001.params" in line

@@ -92,8 +92,9 @@ def _about_going_back(config: Config, position: Position, saved: Saved | None) -
     parts = []
     # plain sgd remembers nothing that could be missing
     if saved.is_without_state and (optimizer.lower() != "sgd" or config.optimizer.mom):
-        parts.append(f"there is no {verbatim(saved.path.removesuffix('.params'))}.states beside the weights, so "
-                     f"{optimizer} begins anew, without momentum and the like")
+        states = verbatim(f"{saved.path.removesuffix('.params')}.states")
+        parts.append(f"there is no {states} beside the weights, so {optimizer} begins anew, "
+                     "without momentum and the like")
     if found := _left_behind(prefix, position, config) if prefix else []:
         parts.append(f"{' and '.join(found)} of the run that came further will be written over as training "
                      "gets there, and `load_epoch` auto goes on with this run from now on; "
@@ -106,7 +107,8 @@ def _left_behind(prefix: str, position: Position, config: Config) -> list[str]:
     """Return what the run under the prefix has saved behind the epoch that is gone back to."""
     found = []
     if later := checkpoint.later_epochs(prefix, position.epoch):
-        found.append(f"{verbatim(prefix)}-{later[0]:04d}.params" + (f" to {later[-1]:04d}" if len(later) > 1 else ""))
+        last = f" to {later[-1]:04d}" if len(later) > 1 else ""
+        found.append(f"{verbatim(prefix)}-{later[0]:04d}.params{last}")
     # auto takes the position itself where that is further on
     is_chosen = not checkpoint.is_auto(config.checkpoint.load_epoch or "auto")
     if is_chosen and (inside := checkpoint.find_position(prefix)):

@@ -2,7 +2,7 @@
 
     PREFIX-symbol.json     the network, MXNet's format
     PREFIX-0001.params     weights after epoch 1, MXNet's format
-    PREFIX-0001.states     optimizer, loss scale and position (safetensors), for the last epochs (`keep_states`)
+    PREFIX-0001.states     optimizer, loss scale and position (safetensors), of the last epochs
     PREFIX-position.states the same and the weights, from inside an epoch; newer than any epoch, or not there
     PREFIX-network.json    in place of the symbol, for what MXNet cannot express (torchvision's, timm's)
     PREFIX-meta.json       class names, preprocessing, the resolved configuration, versions

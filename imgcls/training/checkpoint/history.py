@@ -1,8 +1,8 @@
 """Whose files lie under a prefix: those of the run that wrote its meta data, or of an earlier one.
 
 A run that begins anew, or goes back with `load_epoch` 8, finds epochs there that are not its own. It notes
-their numbers in PREFIX-meta.json (`earlier_epochs`) and writes over them one by one; nothing else of theirs is
-touched. Each `.states` names its run, so an epoch that was written anew is told from one that was not.
+their numbers in PREFIX-meta.json (`earlier_epochs`) and writes over them one by one; nothing else of theirs
+is touched. Each `.states` names its run, so an epoch that was written anew is told from one that was not.
 """
 
 from __future__ import annotations
