@@ -1,7 +1,7 @@
 """What our elastic agent overrides or reaches for in torch's is still there.
 
-launch/elastic.py and launch/worker_logs.py use much that is private to torch and may change without notice.
-Where a test here fails after torch was updated, read the part of torch that its message names, then the part
+launch/elastic.py, rendezvous.py and worker_logs.py use much that is private to torch and may change without
+notice. Where a test here fails after torch was updated, read the part of torch that its message names, then the part
 of ours, and only then change this file.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import importlib
 import inspect
 import textwrap
 from collections.abc import Callable
@@ -22,14 +23,10 @@ from torch.distributed.elastic import multiprocessing
 from torch.distributed.elastic.agent.server import api, local_elastic_agent
 from torch.distributed.elastic.multiprocessing import api as multiprocessing_api
 from torch.distributed.elastic.multiprocessing.subprocess_handler import subprocess_handler
-from torch.distributed.elastic.rendezvous import (
-    RendezvousParameters,
-    c10d_rendezvous_backend,
-    dynamic_rendezvous,
-    registry,
-)
+from torch.distributed.elastic.rendezvous import RendezvousParameters, dynamic_rendezvous
 from torch.distributed.elastic.rendezvous import api as rendezvous_api
 from torch.distributed.elastic.utils import macros
+from torch.distributed.elastic.utils import store as store_utils
 
 OURS = ROOT / "imgcls" / "launch" / "elastic.py"
 AGENT = local_elastic_agent.LocalElasticAgent
@@ -175,15 +172,46 @@ def test_a_users_dollar_is_escaped_as_torchs_macros_want() -> None:
 
 
 def test_the_rendezvous_and_its_settings() -> None:
-    rely(callable(getattr(registry, "get_rendezvous_handler", None)), registry, "run_workers")
+    rely(parameters(dynamic_rendezvous.create_handler) == ["store", "backend", "params"],
+         dynamic_rendezvous.create_handler, "make_handler")
     rely(parameters(RendezvousParameters.__init__)[:7] == [
         "self", "backend", "endpoint", "run_id", "min_nodes", "max_nodes", "local_addr"],
-        RendezvousParameters, "_rendezvous_parameters")
-    for module, settings in ((dynamic_rendezvous, ["join", "last_call", "keep_alive_interval",
-                                                   "keep_alive_max_attempt"]),
-                             (c10d_rendezvous_backend, ["is_host", "read_timeout"])):
-        for setting in settings:
-            rely(f'"{setting}"' in inspect.getsource(module), module, "_rendezvous_parameters")
+        RendezvousParameters, "make_handler")
+    for setting in ("join", "last_call", "keep_alive_interval", "keep_alive_max_attempt"):
+        rely(f'"{setting}"' in inspect.getsource(dynamic_rendezvous), dynamic_rendezvous, "make_handler")
+
+
+def test_the_state_of_the_rendezvous() -> None:
+    """All of it is carried over as JSON, and torch unpickles nothing but what the backend gave it."""
+    backend, state = dynamic_rendezvous.RendezvousBackend, dynamic_rendezvous._RendezvousState
+    rely(backend.__abstractmethods__ == {"name", "get_state", "set_state"}, backend, "CheckedBackend")
+    rely(parameters(backend.set_state) == ["self", "state", "token"], backend, "CheckedBackend.set_state")
+    rely(set(vars(state())) == {"round", "complete", "deadline", "closed", "participants", "wait_list",
+                                "redundancy_list", "last_heartbeats"}, state, "encode_state")
+    rely(list(inspect.signature(dynamic_rendezvous._NodeDesc).parameters) == ["addr", "pid", "local_id"],
+         dynamic_rendezvous._NodeDesc, "_node_fields")
+    holder = dynamic_rendezvous._BackendRendezvousStateHolder
+    rely("pickle.dumps(self._state)" in source(holder.sync), holder.sync, "CheckedBackend.set_state")
+    rely(inspect.getsource(dynamic_rendezvous).count("pickle.loads(") == 1, holder.sync, "CheckedBackend")
+
+
+@pytest.mark.parametrize("module", [api, local_elastic_agent, rendezvous_api, store_utils])
+def test_torch_unpickles_nothing_else_on_the_way(module: Any) -> None:
+    rely("pickle" not in inspect.getsource(module), module, "ElasticAgent._rendezvous")
+
+
+def test_the_store_of_the_workers() -> None:
+    """Served by the agent on the address that torch has chosen; workers are told that it is."""
+    group = api.WorkerGroup
+    rely({"master_addr", "master_port"} <= attributes(group), group, "ElasticAgent._serve_workers")
+    rely("worker_group.master_port" in source(AGENT._start_workers), AGENT._start_workers,
+         "ElasticAgent._serve_workers")
+    environment = importlib.import_module("torch.distributed.rendezvous")  # hidden by a function of its name
+    code = inspect.getsource(environment)
+    rely('"TORCHELASTIC_USE_AGENT_STORE"' in code and "str(True)" in code, environment,
+         "WorkerLogs.reify")
+    rely("master_listen_fd" in str(torch.distributed.TCPStore.__init__.__doc__), torch.distributed.TCPStore,
+         "open_tcp_store of distributed/stores")
 
 
 def test_the_handler_that_is_left_early() -> None:

@@ -21,6 +21,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from imgcls.distributed import addresses, stores
 from imgcls.distributed.rank_info import RankInfo, host_name
 from imgcls.errors import RunError, UsageError, first_line
 
@@ -169,35 +170,48 @@ class Worker:
 
 
 def rendezvous(info: RankInfo, device: torch.device, timeout_s: float) -> int:
-    """Meet the other processes and return this one's rank; LostContact when they are late."""
+    """Meet the other processes and return this one's rank; LostContact when they are late or silent."""
     _joined.set()
     for variable in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):  # MXNet's name for the network card to use
         if os.environ.get("DMLC_INTERFACE"):
             os.environ.setdefault(variable, os.environ["DMLC_INTERFACE"])
-    timeout = timedelta(seconds=timeout_s)
-    # gloo beside NCCL: what is agreed on lies on the CPU and must not wait for the GPU's queue
-    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    if _is_one_machine(info):
+        addresses.stay_on_this_machine()
     try:
-        if info.rank >= 0 and "RANK" in os.environ:  # torch reads the rest of torchrun's variables itself
-            dist.init_process_group(backend, timeout=timeout)
-            return info.rank
-        store, rank = _open_store(info, timeout)
-        dist.init_process_group(backend, store=store, rank=rank, world_size=info.world_size, timeout=timeout)
-    except (RuntimeError, ValueError) as error:
+        # one limit for all of it: what is inside waits for some silences without any
+        return stores.within(timeout_s, lambda: _meet(info, device, timeout_s))
+    except (RuntimeError, ValueError, OSError) as error:  # a TimeoutError is an OSError
         where = info.file or f"{info.address}:{info.port}"
         raise LostContact(f"the {info.world_size} processes of the job did not meet at {where} within "
                           f"{timeout_s:g} s ({first_line(error)})") from error
+
+
+def _is_one_machine(info: RankInfo) -> bool:
+    return bool(info.file) or info.local_world_size == info.world_size or addresses.is_loopback(info.address)
+
+
+def _meet(info: RankInfo, device: torch.device, timeout_s: float) -> int:
+    """Do what `rendezvous` says, without its limit: in a thread of its own."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # each thread has its own
+    timeout = timedelta(seconds=timeout_s)
+    # gloo beside NCCL: what is agreed on lies on the CPU and must not wait for the GPU's queue
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    if info.rank >= 0 and info.is_store_served and "RANK" in os.environ:
+        dist.init_process_group(backend, timeout=timeout)  # torch reads an agent's variables itself
+        return info.rank
+    store, rank = _open_store(info, timeout_s)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=info.world_size, timeout=timeout)
     return rank
 
 
-def _open_store(info: RankInfo, timeout: timedelta) -> tuple[Any, int]:
+def _open_store(info: RankInfo, timeout_s: float) -> tuple[Any, int]:
     """Return the store where the processes meet, and this one's rank."""
     if info.file:
         return dist.FileStore(info.file, info.world_size), info.rank
-    # without a number of clients the store takes any; the process group waits for its members itself
     serves = info.rank == 0 and not info.is_store_served
-    store = dist.TCPStore(info.address, info.port, None, is_master=serves, timeout=timeout,
-                          wait_for_workers=False)
+    store = stores.open_tcp_store(info.address, info.port, timeout_s, serves=serves,
+                                  is_one_machine=_is_one_machine(info))
     if info.rank >= 0:
         return store, info.rank
     # MXNet's scheduler, too, hands out ranks in the order of arrival
@@ -211,9 +225,8 @@ def _open_store(info: RankInfo, timeout: timedelta) -> tuple[Any, int]:
 def serve_rendezvous(info: RankInfo, timeout_s: float) -> None:
     """Serve the store at DMLC_PS_ROOT_URI until every worker has said that it is done: MXNet's scheduler."""
     try:
-        store = dist.TCPStore(info.address, info.port, None, is_master=True,
-                              timeout=timedelta(seconds=timeout_s), wait_for_workers=False)
-    except RuntimeError as error:
+        store = stores.open_tcp_store(info.address, info.port, timeout_s, serves=True)
+    except (RuntimeError, ValueError, OSError) as error:
         raise RunError(f"DMLC_PS_ROOT_URI={info.address}, DMLC_PS_ROOT_PORT={info.port}: cannot listen there "
                        f"({first_line(error)})") from error
     # asked again and again: a wait on the key would end with the time-out, and a job may take days
@@ -225,8 +238,7 @@ def serve_rendezvous(info: RankInfo, timeout_s: float) -> None:
 def report_done(info: RankInfo, timeout_s: float) -> None:
     """Tell MXNet's scheduler that this worker has ended, well or not."""
     # not for long: the scheduler may be gone, and that is no failure of this worker
-    timeout = timedelta(seconds=min(timeout_s, 10))
-    with contextlib.suppress(RuntimeError):
-        store = dist.TCPStore(info.address, info.port, None, is_master=False, timeout=timeout,
-                              wait_for_workers=False)
-        store.add("imgcls/done", 1)
+    timeout_s = min(timeout_s, 10)
+    with contextlib.suppress(RuntimeError, OSError):
+        store = stores.open_tcp_store(info.address, info.port, timeout_s)
+        stores.within(timeout_s, lambda: store.add("imgcls/done", 1))

@@ -8,18 +8,25 @@ it before anything is loaded: nothing here needs torch, and nothing here connect
 from __future__ import annotations
 
 import os
+import re
 import socket
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from imgcls.config.flags import shortened, to_integer
+from imgcls.distributed.addresses import MAX_PORT, is_address
 from imgcls.errors import UsageError
 
 #: set by our agent: it tells the user how a worker failed, so the worker need not
 AGENT_VARIABLE = "IMGCLS_AGENT"
 #: the launcher's part of the command line, where imgcls-launch started this process
 LAUNCHER_VARIABLE = "IMGCLS_LAUNCHER"
+#: more processes than any job has: a number above it is a mistake
+MAX_RANKS = 1 << 20
+#: for the numbers of a scheduler's jobs, which grow for years
+MAX_NUMBER = 1 << 53
 
 
 @dataclass(frozen=True)
@@ -53,8 +60,26 @@ def detect(env: Mapping[str, str] = os.environ) -> RankInfo | None:
     for read in (_read_torchrun, _read_mpi, _read_slurm, _read_dmlc):
         info = read(env)
         if info is not None:
+            _check(info)
             return info
     return None
+
+
+def _check(info: RankInfo) -> None:
+    """Raise UsageError where what a launcher said contradicts itself, or no machine can be meant."""
+    for value, size in ((info.rank, info.world_size), (info.local_rank, info.local_world_size)):
+        if value >= size:
+            where = "of this machine" if size == info.local_world_size != info.world_size else "of the job"
+            raise UsageError(f"the environment says that this is process {value} {where}, which has {size} "
+                             "(counted from 0): RANK must be below WORLD_SIZE and LOCAL_RANK below "
+                             "LOCAL_WORLD_SIZE, or mpirun's and srun's variables in their place")
+    if info.local_world_size > info.world_size:
+        raise UsageError(f"the environment says that {info.local_world_size} of the {info.world_size} "
+                         "processes of the job are on this machine: LOCAL_WORLD_SIZE must be at most "
+                         "WORLD_SIZE, or mpirun's and srun's variables in their place")
+    if not info.file and not is_address(info.address):
+        raise UsageError(f"MASTER_ADDR={shortened(info.address)}: must be a name or an address "
+                         "(DMLC_PS_ROOT_URI with MXNet's variables)")
 
 
 def _read_torchrun(env: Mapping[str, str]) -> RankInfo | None:
@@ -64,19 +89,20 @@ def _read_torchrun(env: Mapping[str, str]) -> RankInfo | None:
     world_size = _number(env, "WORLD_SIZE", 1)
     if rank >= world_size:
         raise UsageError(f"RANK={rank}: must be below WORLD_SIZE={world_size}")
+    local_rank = _number(env, "LOCAL_RANK", 0, 0)
     if "MASTER_ADDR" not in env or "MASTER_PORT" not in env:
         raise UsageError(f"RANK={rank} is set and MASTER_ADDR or MASTER_PORT is not: set both, or start with "
                          "torchrun or imgcls-launch")
     job = env.get("TORCHELASTIC_RUN_ID", "")
     return RankInfo(
         rank, world_size,
-        local_rank=_number(env, "LOCAL_RANK", 0, rank if world_size == 1 else 0),
-        local_world_size=_number(env, "LOCAL_WORLD_SIZE", 1, 1),
-        address=env["MASTER_ADDR"], port=_number(env, "MASTER_PORT", 1),
+        # who sets them by hand often leaves the size out
+        local_rank=local_rank, local_world_size=_number(env, "LOCAL_WORLD_SIZE", 1, local_rank + 1),
+        address=env["MASTER_ADDR"], port=_number(env, "MASTER_PORT", 1, most=MAX_PORT),
         is_store_served=env.get("TORCHELASTIC_USE_AGENT_STORE", "").lower() == "true",
         num_workers=_number(env, "DMLC_NUM_WORKER", 0, 0), num_servers=_number(env, "DMLC_NUM_SERVER", 0, 0),
         job="" if job == "none" else job,  # torchrun's word for a job without a name
-        num_restarts=_number(env, "TORCHELASTIC_RESTART_COUNT", 0, 0))
+        num_restarts=_number(env, "TORCHELASTIC_RESTART_COUNT", 0, 0, most=MAX_NUMBER))
 
 
 def _read_mpi(env: Mapping[str, str]) -> RankInfo | None:
@@ -101,14 +127,16 @@ def _read_slurm(env: Mapping[str, str]) -> RankInfo | None:
         return None
     world_size = _number(env, "SLURM_NTASKS", 1)
     # such as 2(x2) or 2,1: the number of the first host
-    local_world_size = int(env.get("SLURM_STEP_TASKS_PER_NODE", str(world_size)).split("(")[0].split(",")[0])
+    tasks = re.split("[(,]", env.get("SLURM_STEP_TASKS_PER_NODE", ""))[0]
+    local_world_size = _number({**env, "SLURM_STEP_TASKS_PER_NODE": tasks}, "SLURM_STEP_TASKS_PER_NODE", 1,
+                               world_size)
     nodes = env.get("SLURM_STEP_NODELIST", env.get("SLURM_NODELIST", ""))
     job = f"slurm-{env.get('SLURM_JOB_ID', '0')}-{env['SLURM_STEP_ID']}"
     info = RankInfo(_number(env, "SLURM_PROCID"), world_size, local_rank=_number(env, "SLURM_LOCALID", 0, 0),
                     local_world_size=local_world_size)
     if local_world_size < world_size and "MASTER_ADDR" not in env and nodes:
         # the same in all tasks without asking anybody, and seldom that of another job
-        port = 20000 + _number(env, "SLURM_JOB_ID", 0, 0) % 20000
+        port = 20000 + _number(env, "SLURM_JOB_ID", 0, 0, most=MAX_NUMBER) % 20000
         env = {**env, "MASTER_ADDR": first_host(nodes), "MASTER_PORT": str(port)}
     return _with_meeting_point(env, info, "srun", job)
 
@@ -125,7 +153,7 @@ def _read_dmlc(env: Mapping[str, str]) -> RankInfo | None:
                              "DMLC_PS_ROOT_URI, DMLC_PS_ROOT_PORT, DMLC_NUM_WORKER and DMLC_NUM_SERVER")
     num_workers = _number(env, "DMLC_NUM_WORKER", 1)
     return RankInfo(-1, num_workers, address=env["DMLC_PS_ROOT_URI"],
-                    port=_number(env, "DMLC_PS_ROOT_PORT", 1), is_store_served=True, role=role,
+                    port=_number(env, "DMLC_PS_ROOT_PORT", 1, most=MAX_PORT), is_store_served=True, role=role,
                     num_workers=num_workers, num_servers=_number(env, "DMLC_NUM_SERVER", 0, 0))
 
 
@@ -134,7 +162,7 @@ def _with_meeting_point(env: Mapping[str, str], info: RankInfo, launcher: str, j
     info = replace(info, job=job, num_workers=_number(env, "DMLC_NUM_WORKER", 0, 0),
                    num_servers=_number(env, "DMLC_NUM_SERVER", 0, 0))
     if "MASTER_ADDR" in env and "MASTER_PORT" in env:
-        return replace(info, address=env["MASTER_ADDR"], port=_number(env, "MASTER_PORT", 1))
+        return replace(info, address=env["MASTER_ADDR"], port=_number(env, "MASTER_PORT", 1, most=MAX_PORT))
     # alone there is nobody to meet
     if info.world_size == 1:
         return replace(info, address="127.0.0.1", port=0)
@@ -154,7 +182,7 @@ def _rendezvous_file(job: str) -> Path:
         started = Path(f"/proc/{parent}/stat").read_text().rpartition(")")[2].split()[19]
     except (OSError, IndexError):
         started = "0"
-    safe = "".join(c if c.isalnum() else "-" for c in job)
+    safe = re.sub("[^A-Za-z0-9]", "-", job)[:100]  # a file's name may have 255
     user = os.getuid() if hasattr(os, "getuid") else "user"
     folder = Path(tempfile.gettempdir()) / f"imgcls-{user}"
     # in a folder of the user's own: in one for all, others could put a file there first
@@ -181,10 +209,16 @@ def host_name() -> str:
     return os.environ.get("DMLC_NODE_HOST") or socket.gethostname()
 
 
-def _number(env: Mapping[str, str], name: str, least: int = 0, default: int | None = None) -> int:
+def _number(env: Mapping[str, str], name: str, least: int = 0, default: int | None = None, *,
+            most: int = MAX_RANKS) -> int:
     text = env.get(name, "")
     if not text and default is not None:
         return default
-    if not text.isdigit() or int(text) < least:
-        raise UsageError(f"environment variable {name}={text}: must be a whole number of at least {least}")
-    return int(text)
+    try:
+        number = to_integer(text)
+    except ValueError:
+        number = -1
+    if not least <= number <= most:
+        raise UsageError(f"environment variable {name}={shortened(text)}: must be a whole number from "
+                         f"{least} to {most}")
+    return number

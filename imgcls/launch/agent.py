@@ -20,6 +20,8 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from types import FrameType
 
+from imgcls.config.sections import MAX_PROCESSES
+from imgcls.distributed.addresses import is_loopback, split_endpoint, stay_on_this_machine
 from imgcls.distributed.rank_info import AGENT_VARIABLE, host_name
 from imgcls.errors import ImgclsError, UsageError
 from imgcls.launch import heartbeat, network
@@ -46,8 +48,11 @@ def make_spec(command: Sequence[str], *, processes: int, nnodes: str = "1", endp
     sense.
     """
     min_hosts, max_hosts = parse_nnodes(nnodes)
-    if processes < 1:
-        raise UsageError(f"{processes} processes: there must be at least 1")
+    meeting_point = endpoint or "127.0.0.1"
+    split_endpoint(meeting_point)  # a wrong one ends here
+    if not 1 <= processes <= MAX_PROCESSES:
+        raise UsageError(f"{processes} processes on this machine: there must be at least 1 and at most "
+                         f"{MAX_PROCESSES}")
     if max_hosts > 1 and not endpoint:
         raise UsageError(f"--nnodes {nnodes}: --rdzv-endpoint HOST:PORT must say where the machines meet")
     if os.name == "nt":
@@ -58,8 +63,8 @@ def make_spec(command: Sequence[str], *, processes: int, nnodes: str = "1", endp
     address = local_addr or (network.reachable_address(endpoint) if max_hosts > 1 else "127.0.0.1")
     return LaunchSpec(
         command=resolve_program(command), processes=processes, min_hosts=min_hosts, max_hosts=max_hosts,
-        endpoint=endpoint or "127.0.0.1:0", job=job or ("" if max_hosts > 1 else secrets.token_hex(8)),
-        is_rendezvous_host=network.serves_endpoint(endpoint, local_addr) if is_host is None else is_host,
+        endpoint=meeting_point, job=job or ("" if max_hosts > 1 else secrets.token_hex(8)),
+        is_rendezvous_host=network.serves_endpoint(meeting_point, local_addr) if is_host is None else is_host,
         address=address, host=local_addr or host_name(),
         max_restarts=ELASTIC_RESTARTS if losses_only else max_restarts, timeout_s=timeout_s, name=name,
         verbose=verbose, has_launcher=launched, restarts_losses_only=losses_only)
@@ -95,8 +100,15 @@ def _prepare_environment(spec: LaunchSpec) -> None:
     # a pipe would hold output back until its buffer is full, and a killed worker would lose it
     if spec.has_launcher:
         os.environ.setdefault("PYTHONUNBUFFERED", "1")
-    if spec.has_several_hosts and "GLOO_SOCKET_IFNAME" not in os.environ:
-        card = os.environ.get("DMLC_INTERFACE") or network.interface_to(spec.endpoint.rpartition(":")[0])
+    card = os.environ.get("DMLC_INTERFACE", "")
+    meeting_host = split_endpoint(spec.endpoint)[0]
+    if card:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", card)
+        os.environ.setdefault("NCCL_SOCKET_IFNAME", card)
+    elif not spec.has_several_hosts or is_loopback(meeting_host):
+        stay_on_this_machine()
+    elif "GLOO_SOCKET_IFNAME" not in os.environ:
+        card = network.interface_to(meeting_host)
         if card:  # else gloo asks what this host's own name means, which on Debian is 127.0.1.1
             os.environ["GLOO_SOCKET_IFNAME"] = card
 

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import os
+import re
 import secrets
+import shutil
 import signal
 import subprocess
 import time
@@ -17,20 +20,22 @@ from typing import Any
 
 from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerSpec, WorkerState
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
-from torch.distributed.elastic.rendezvous import RendezvousParameters
-from torch.distributed.elastic.rendezvous import registry as rendezvous
 from torch.distributed.elastic.rendezvous.api import (
     RendezvousClosedError,
     RendezvousConnectionError,
     RendezvousError,
+    RendezvousStateError,
     RendezvousTimeoutError,
 )
 
+from imgcls.distributed.addresses import MAX_PORT, is_address, split_endpoint
+from imgcls.distributed.stores import open_tcp_store
 from imgcls.errors import first_line
 from imgcls.launch.failures import Cause, WorkerFailure, read_failure, root_cause
 from imgcls.launch.launch_spec import FAILURE_S, STOP_S, AgentState, LaunchSpec, StopRequested
 from imgcls.launch.messages import AgentMessage
 from imgcls.launch.peers import Peers
+from imgcls.launch.rendezvous import make_handler, watch_store
 from imgcls.launch.worker_logs import WorkerLogs
 from imgcls.launch.worker_processes import parent_death_command, signal_group
 
@@ -46,7 +51,8 @@ def run_workers(state: AgentState) -> int:
     # a closed rendezvous tells hosts that come later that the job is over
     closes_rendezvous = True
     try:
-        handler = rendezvous.get_rendezvous_handler(_rendezvous_parameters(spec))
+        handler = make_handler(spec)
+        watch_store(spec, lambda: _end_in_silence(state))
         agent = ElasticAgent(state, _worker_spec(spec, handler))
         result: Any = agent.run()
         return agent.exit_status(result)
@@ -57,7 +63,7 @@ def run_workers(state: AgentState) -> int:
             _withdraw(handler)
         raise
     # the classes that torch's rendezvous and stores raise; anything else is a bug, with its traceback
-    except (RendezvousError, RuntimeError, TimeoutError) as error:
+    except (RendezvousError, RuntimeError, OSError) as error:
         state.report(AgentMessage("error", _explain(spec, error)))
         return 1
     finally:
@@ -65,17 +71,6 @@ def run_workers(state: AgentState) -> int:
             agent.leave()
         if handler is not None and closes_rendezvous:
             _close(handler)
-
-
-def _rendezvous_parameters(spec: LaunchSpec) -> RendezvousParameters:
-    timeout_s = int(spec.timeout_s)
-    return RendezvousParameters(
-        backend="c10d", endpoint=spec.endpoint, run_id=spec.job or "none", min_nodes=spec.min_hosts,
-        max_nodes=spec.max_hosts, local_addr=spec.address, is_host=spec.is_rendezvous_host,
-        join_timeout=timeout_s,
-        # how long to wait for more hosts once the least number is there
-        last_call_timeout=max(1, min(5, int(spec.timeout_s / 6))),
-        read_timeout=max(timeout_s, 5), keep_alive_interval=3, keep_alive_max_attempt=4)
 
 
 def _worker_spec(spec: LaunchSpec, handler: Any) -> WorkerSpec:
@@ -94,14 +89,27 @@ def _close(handler: Any) -> None:
         return
 
 
+def _end_in_silence(state: AgentState) -> None:
+    """End this process at once: the main thread hangs in a store that does not answer."""
+    meeting_host = split_endpoint(state.spec.endpoint)[0]
+    state.report(AgentMessage("error", f"{state.spec.host}: {meeting_host}, where the hosts meet, has not "
+                              f"answered for {state.spec.timeout_s:g} s"))
+    state.workers.kill()
+    shutil.rmtree(state.folder, ignore_errors=True)
+    os._exit(1)
+
+
 def _agree_on_job_name(handler: Any) -> str:
     """Return a name that no other job has, the same on all hosts, those that come later, too."""
     # the first proposal in the store wins; hosts that come later read it
     proposal = secrets.token_hex(8)
     try:
-        return handler._store.compare_set("imgcls/job", "", proposal).decode()
+        name = handler._store.compare_set("imgcls/job", "", proposal).decode("ascii", "replace")
     except AttributeError:  # not where torch has it today
         return "none"
+    if not re.fullmatch("[0-9a-f]{16}", name):
+        raise RendezvousStateError("the name of the job in the store is damaged")
+    return name
 
 
 def _withdraw(handler: Any) -> None:
@@ -124,11 +132,13 @@ def _explain(spec: LaunchSpec, error: Exception) -> str:
         return f"{spec.host}: came too late, the job has ended"
     if isinstance(error, RendezvousConnectionError) and not spec.is_rendezvous_host:
         # its host has left, or the network between
-        meeting_host = spec.endpoint.rpartition(":")[0]
+        meeting_host = split_endpoint(spec.endpoint)[0]
         return (f"{spec.host}: lost contact with {meeting_host}, where the hosts meet "
                 f"({spec.endpoint} does not answer)")
     if isinstance(error, RendezvousConnectionError):
         return f"{spec.host}: cannot listen on {spec.endpoint}: {first_line(error.__cause__ or error)}"
+    if isinstance(error, RendezvousStateError):
+        return f"{spec.host}: {spec.endpoint}, where the hosts meet: {first_line(error)}"
     return f"{spec.host}: {first_line(error)}"
 
 
@@ -147,6 +157,8 @@ class ElasticAgent(LocalElasticAgent):
         #: how the job ended, on whichever host
         self._end: WorkerFailure | None = None
         self._peers: Peers | None = None
+        #: where the workers of this attempt meet, if it is served here
+        self._worker_store: Any = None
         self._num_hosts_before = 0
         self._last_asked = 0.0
         #: exit statuses of workers that had ended before we told the others to, by local rank
@@ -167,9 +179,14 @@ class ElasticAgent(LocalElasticAgent):
 
     def _rendezvous(self, worker_group: WorkerGroup) -> None:
         base: Any = super()
-        base._rendezvous(worker_group)
         state = self._state
         spec = state.spec
+        try:
+            base._rendezvous(worker_group)
+        # what torch makes of numbers and texts that others wrote, and that are none
+        except (ValueError, TypeError, LookupError, MemoryError, OverflowError) as error:
+            raise RendezvousStateError("what the hosts wrote for each other is damaged") from error
+        self._serve_workers(worker_group)
         num_hosts = worker_group.group_world_size or 1
         # one host has nobody to compare notes with
         if not spec.has_several_hosts:
@@ -183,6 +200,24 @@ class ElasticAgent(LocalElasticAgent):
             state.report(AgentMessage(
                 "note", f"going on with {num_hosts} host{'s' if num_hosts > 1 else ''} of {spec.max_hosts}"))
         self._num_hosts_before = num_hosts
+
+    def _serve_workers(self, worker_group: WorkerGroup) -> None:
+        """Serve the store where the workers meet, as the agent of rank 0's host; a new one for each attempt.
+
+        A worker would serve it on all addresses of the machine; workers of ours and of other programs alike
+        use the agent's where TORCHELASTIC_USE_AGENT_STORE says so (`worker_logs`).
+        """
+        spec = self._state.spec
+        address, port = str(worker_group.master_addr), worker_group.master_port
+        if not is_address(address) or not isinstance(port, int) or not 1 <= port <= MAX_PORT:
+            raise RendezvousStateError("the address of the workers' store is damaged")
+        if worker_group.group_rank != 0:
+            return
+        # torch has chosen a port that was free; on one host it is not too late to ask for one
+        store = open_tcp_store(address, port if spec.has_several_hosts else 0, spec.timeout_s, serves=True,
+                               is_one_machine=not spec.has_several_hosts)
+        self._worker_store = store
+        worker_group.master_port = store.port
 
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
         self._first_ended = None

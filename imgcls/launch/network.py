@@ -9,6 +9,7 @@ import contextlib
 import socket
 import struct
 
+from imgcls.distributed.addresses import split_endpoint
 from imgcls.distributed.rank_info import host_name
 
 #: any port: a datagram socket that is connected sends nothing
@@ -18,24 +19,23 @@ _OUTSIDE = "192.0.2.1"
 #: Linux's request for the address of a network card, as in <linux/sockios.h>
 _SIOCGIFADDR = 0x8915
 
-
 def serves_endpoint(endpoint: str, local_addr: str) -> bool:
     """Return whether the place where the hosts meet, HOST:PORT, is on this host."""
-    host = endpoint.rpartition(":")[0]
-    if not host or host == local_addr or host in (socket.gethostname(), "localhost", "127.0.0.1"):
+    host, _port = split_endpoint(endpoint)
+    if host == local_addr or host in (socket.gethostname(), "localhost", "127.0.0.1"):
         return True
     try:
-        address = socket.gethostbyname(host)
-        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-            probe.bind((address, 0))  # works for one's own addresses only
-    except OSError:
+        family, _type, _protocol, _name, address = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.bind(address)  # works for one's own addresses only
+    except (OSError, UnicodeError):  # a name that is longer than a name can be is the latter
         return False
     return True
 
 
 def reachable_address(endpoint: str) -> str:
     """Return the address by which the other hosts that meet at `endpoint` reach this one."""
-    host = endpoint.rpartition(":")[0]
+    host, _port = split_endpoint(endpoint)
     with contextlib.suppress(OSError):
         own = _own_address(host)
         # this host's own name may lead to itself the short way
@@ -61,6 +61,10 @@ def interface_to(host: str) -> str:
 
 def _own_address(target: str) -> str:
     """Return this host's address on the way to `target`; OSError where there is no way."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect((target, _PROBE_PORT))
+    family = socket.AF_INET6 if ":" in target else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((target, _PROBE_PORT))
+        except UnicodeError as error:  # what the resolver makes of a part with more than 63 characters
+            raise OSError(f"{target}: no name of a machine") from error
         return probe.getsockname()[0]

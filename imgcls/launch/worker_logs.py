@@ -47,6 +47,7 @@ class WorkerLogs(LogsSpecs):
         for local_rank, env in envs.items():
             env["TORCHELASTIC_ERROR_FILE"] = self.error_files[local_rank]
             env["TORCHELASTIC_RUN_ID"] = self._state.job  # torch's is "none" until the hosts have agreed
+            env["TORCHELASTIC_USE_AGENT_STORE"] = "True"  # see ElasticAgent._serve_workers
             host = f"{spec.host}:" if spec.has_several_hosts else ""
             prefix = f"[{host}{self._ranks[local_rank]}] " if spec.has_launcher else ""
             if spec.has_launcher or local_rank > 0:  # the first may draw on the terminal
