@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, mxnet_file, real_data, run_cli
 
-from imgcls.cli import im2rec, rec2idx
+from imgcls.cli import im2rec, rec2idx, verify
 from imgcls.data.packing import pipeline
 from imgcls.data.packing.config import PackConfig
 from imgcls.data.packing.images import interpolation, short_edge_size
@@ -533,3 +533,47 @@ def test_real_records_come_out_again(tmp_path: Path) -> None:
 def test_usage_error_names_the_flag() -> None:
     with pytest.raises(UsageError, match="num_thread -1"):
         im2rec.parse(["p", "r", "--num-thread=-1"])
+
+
+def test_outputs_are_never_inputs(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    listed = tmp_path / "x.lst"
+    listed.write_text("0\t0\ta/1.jpg\n")
+    (tmp_path / "x.rec").mkdir()
+    root = f"{folder}/"
+    for out, message in (("x.lst", "is read here"), ("./y/../x.lst", "is read here"), ("x.rec", "is a folder"),
+                         ("/dev/null", "is a device")):
+        assert im2rec.main([str(listed), root, os.path.join(tmp_path, out)]) == 2
+        assert message in capsys.readouterr().err
+    assert listed.read_text() == "0\t0\ta/1.jpg\n"
+    assert im2rec.main([str(listed), root, f"{tmp_path}/z.rec"]) == 0
+    intact = (tmp_path / "z.rec").read_bytes()
+    assert rec2idx.main([f"{tmp_path}/z.rec", f"{tmp_path}/z.rec"]) == 2
+    assert (tmp_path / "z.rec").read_bytes() == intact
+
+
+@pytest.mark.parametrize("climbs", ["../in/a/1.jpg", "{root}x/../in/a/1.jpg", "/proc/version"])
+def test_a_list_that_climbs_out_of_its_root_is_refused(climbs: str, folder: Path, tmp_path: Path,
+                                                       capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "x.lst").write_text(f"0\t0\ta/1.jpg\n1\t0\t{climbs.format(root=folder)}\n")
+    argv = [f"{tmp_path}/x", str(folder), "--pass-through"]
+    assert im2rec.main(argv) == 1
+    assert "--outside-root allows it" in capsys.readouterr().err
+    assert not (tmp_path / "x.rec").exists()
+    assert im2rec.main([f"{tmp_path}/x.lst", f"{folder}/", f"{tmp_path}/x.rec"]) == 1
+    assert im2rec.main([*argv, "--outside-root"]) == 0
+
+
+def test_devices_and_pipes_are_no_images(folder: Path, tmp_path: Path,
+                                         capsys: pytest.CaptureFixture[str]) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "x.lst").write_text(f"0\t0\ta/1.jpg\n1\t0\t/dev/zero\n2\t0\t{tmp_path}/pipe\n3\t0\ta\n")
+    for flags in ([], ["--pass-through"]):
+        assert im2rec.main([f"{tmp_path}/x", str(folder), "--outside-root", *flags]) == 0
+        errors = capsys.readouterr().err
+        for problem in ("/dev/zero: is a device", "pipe: is a pipe", "a: is a folder"):
+            assert problem in errors
+    for out in ("/dev/zero", str(tmp_path / "pipe")):
+        assert im2rec.main([out, str(folder), f"{tmp_path}/y.rec"]) == 1
+        assert "and no file" in capsys.readouterr().err
+        assert verify.main([out]) == 2
+        assert rec2idx.main([out, f"{tmp_path}/y.idx"]) == 1

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import socket
 from pathlib import Path
 
 import pytest
@@ -59,7 +60,7 @@ def test_odd_folders_and_names(tmp_path: Path) -> None:
     listing = lists.walk(str(tmp_path), recursive=True)
     assert [e.path for e in listing.entries] == [
         "a/ 2.jpg", "b/1.jpg", "b/latin\udce9.jpg", "c/c.JPG", "c/d.jpeg", "c/small/e.png", "end /3.jpg"]
-    assert [Path(p.path).name for p in listing.problems] == [" first.jpg", "tab\there.jpg"]
+    assert {Path(p.path).name for p in listing.problems} == {" first.jpg", "tab\there.jpg", "d.jpg"}
     lists.write(tmp_path / "x.lst", listing.entries)
     assert b"b/latin\xe9.jpg\n" in (tmp_path / "x.lst").read_bytes()
     assert lists.read(tmp_path / "x.lst").entries == listing.entries
@@ -67,10 +68,49 @@ def test_odd_folders_and_names(tmp_path: Path) -> None:
         lists.walk(str(tmp_path / "none"), recursive=True)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_an_unreadable_folder_is_reported(tmp_path: Path) -> None:
-    (tmp_path / "a").mkdir(mode=0)
-    assert "permission" in str(lists.walk(str(tmp_path), recursive=True).problems[0])
+def test_a_bad_entry_costs_nothing_but_itself(tmp_path: Path) -> None:
+    for name in ("a/1.jpg", "a/3.jpg", "b/1.jpg", "c/1.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "a" / "2.jpg").symlink_to(tmp_path / "a" / "2.jpg")
+    (tmp_path / "b" / "self").symlink_to("self")
+    (tmp_path / "b" / "gone").symlink_to(tmp_path / "nowhere")
+    os.mkfifo(tmp_path / "b" / "pipe.jpg")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(os.path.relpath(tmp_path / "c" / "s.jpg"))
+        listing = lists.walk(str(tmp_path), recursive=True)
+    assert [(e.path, e.labels[0]) for e in listing.entries] == [("a/1.jpg", 0), ("a/3.jpg", 0), ("b/1.jpg", 1),
+                                                                ("c/1.jpg", 2)]
+    assert sorted(str(p).removeprefix(f"{tmp_path}/") for p in listing.problems) == [
+        "a/2.jpg: too many levels of symbolic links", "b/gone: is a link to nothing and no file",
+        "b/pipe.jpg: is a pipe, socket or device and no file",
+        "b/self: too many levels of symbolic links", "c/s.jpg: is a pipe, socket or device and no file"]
+
+
+def test_a_class_that_cannot_be_read_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    scandir = os.scandir
+
+    def refuse(path: str) -> object:
+        if path.endswith("a"):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)  # root may read everything
+    with pytest.raises(DataError, match="a: cannot be read: permission denied; left out, it would shift"):
+        lists.walk(str(tmp_path), recursive=True)
+
+
+@pytest.mark.parametrize("path", ["../x.jpg", "a/../../x.jpg", "a/..", "/etc/passwd", "ROOTx/a.jpg"])
+def test_a_list_stays_inside_its_root(path: str, tmp_path: Path) -> None:
+    root = tmp_path / "photos"
+    entries = [ListEntry(0, (0.0,), "a..b/..c.jpg"), ListEntry(1, (0.0,), f"{root}/a.jpg")]
+    lists.check_inside("x.lst", entries, root)
+    lists.check_inside("x.lst", [ListEntry(0, (0.0,), "/etc/passwd")], "/")
+    entries.append(ListEntry(2, (0.0,), path.replace("ROOT", str(root))))
+    with pytest.raises(DataError, match=r"outside of its root folder .*photos; `?outside_root`? allows it"):
+        lists.check_inside("x.lst", entries, str(root))
 
 
 def test_cuts_of_short_lists() -> None:

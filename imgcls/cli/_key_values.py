@@ -29,6 +29,7 @@ class KeyValues:
                              choices=(0, 1, 2, 3, 4, 9, 10))
     unchanged: int = flag(0, "store the files as they are", minimum=0, maximum=1)
     num_thread: int = flag(0, "0: one per core", minimum=0, maximum=1024)
+    outside_root: int = flag(0, "let the list name files outside of ROOT", minimum=0, maximum=1)
 
     def pack_config(self, num_cores: int) -> PackConfig:
         """Return what is done to an image, as the C++ tool would."""

@@ -11,6 +11,7 @@ from imgcls.config.command_line import parse
 from imgcls.config.flags import positional
 from imgcls.errors import tell
 from imgcls.formats import caffe, params
+from imgcls.storage.atomic import check_outputs
 
 NAME = "imgcls-convert-mean"
 EXAMPLES = """examples:
@@ -34,6 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _start(argv: Sequence[str]) -> int:
     (args,) = parse(argv, ConvertMeanConfig, prog=NAME, usage="MEAN.binaryproto OUT.nd", examples=EXAMPLES)
+    check_outputs([args.out], [args.mean])
     # somebody who converts has a folder full of Caffe's files: another one is named as what it is
     caffe.refuse_model("MEAN", args.mean)
     image = caffe.load_mean(args.mean)

@@ -25,8 +25,8 @@ from imgcls.data.packing.pack import make_seekable, pack_list
 from imgcls.errors import RunError, UsageError, printable, spell_settings, tell, verbatim
 from imgcls.formats import lists
 from imgcls.formats.lists import Listing
-from imgcls.formats.recordio import RecordReader
-from imgcls.storage.atomic import check_writable
+from imgcls.formats.recordio import RecordReader, index_path
+from imgcls.storage.atomic import check_outputs, check_writable
 from imgcls.storage.paths import to_local_path
 
 NAME = "imgcls-im2rec"
@@ -42,7 +42,7 @@ gives its first picture. A flag may be written with - or _ and be shortened, a s
 
 the C++ tool's form is understood too: imgcls-im2rec LIST ROOT OUT.rec [key=value ...], with the keys
   resize label_width pack_label nsplit part center_crop quality color encoding inter_method unchanged
-  num_thread"""
+  num_thread outside_root"""
 
 #: how many problems of a list are printed; all are in STEM.bad
 _SHOWN_PROBLEMS = 10
@@ -97,6 +97,7 @@ class PackFlags:
     seekable: bool = flag(False, "JPEGs of which a crop can be decoded without the rest, a few per cent "
                           "larger; with --pass-through jpegtran makes them, without loss. ROOT may also be a "
                           ".rec then, which is converted to PREFIX.rec")
+    outside_root: bool = flag(False, "let a list name files outside of ROOT (../x, /y)")
     strict: bool = flag(False, "exit status 1 if anything was skipped")
     resume: bool = flag(False, "leave out lists that an earlier run packed completely, with the same flags")
 
@@ -201,6 +202,8 @@ def _pack_lists(paths: PathConfig, list_config: ListConfig, flags: PackFlags) ->
         tell(f"Creating .rec file from {path} in {path.parent}", sys.stdout)
         stem = str(path.with_suffix(""))
         images = lists.read(path)
+        if not flags.outside_root:
+            lists.check_inside(path, images.entries, paths.root)
         # the same list, the same flags and a .rec of the right size: packed again it would be the same bytes
         if flags.resume and (counts := outputs.read_stamp(stem, path, config)):
             _print_note(f"{stem}.rec: complete since an earlier run, kept")
@@ -218,6 +221,7 @@ def _make_seekable(paths: PathConfig, flags: PackFlags) -> int:
                          "convert a .rec")
     target = paths.prefix + ".rec"
     check_writable(target, "PREFIX")
+    check_outputs([target, index_path(target)], [paths.root, index_path(paths.root)])
     start = time.perf_counter()
     # counted first, for the time that is left: a pass over the framing, not over the images
     with _progress(len(RecordReader(paths.root)), Path(target).name) as progress:
@@ -238,12 +242,16 @@ def _pack_key_values(argv: Sequence[str]) -> int:
     out = str(to_local_path(out, "OUT.rec"))
     check_writable(out, "OUT.rec")
     list_path = to_local_path(list_path, "LIST")
-    images = lists.read_blank_separated(list_path, keys.label_width, keys.nsplit, keys.part)
     # the name that the C++ tool gives a part, which scripts expect
     target = out if keys.nsplit == 1 else f"{out}.part{keys.part:03d}"
+    stem = target.removesuffix(".rec")
+    check_outputs([target, index_path(target), stem + ".bad", lists.classes_path(target)], [list_path])
+    images = lists.read_blank_separated(list_path, keys.label_width, keys.nsplit, keys.part)
+    if not keys.outside_root:
+        lists.check_inside(list_path, images.entries, root)
     # the C++ tool puts the root in front as it is; a folder without its separator is understood all the same
     join = not any(os.path.exists(root + entry.path) for entry in images.entries[:100])
-    counts = _pack_list(images, root, target, target.removesuffix(".rec"), config, join=join)
+    counts = _pack_list(images, root, target, stem, config, join=join)
     if keys.nsplit > 1 and not images.entries:
         _print_note(f"{target}: no line of {list_path} begins in part {keys.part} of {keys.nsplit}, the file "
                     "is empty")

@@ -12,7 +12,7 @@ from imgcls.config.command_line import parse
 from imgcls.config.flags import flag, positional
 from imgcls.errors import tell
 from imgcls.formats.recordio import RecordReader, index_path
-from imgcls.storage.atomic import write_bytes
+from imgcls.storage.atomic import check_outputs, write_bytes
 from imgcls.storage.paths import to_local_path
 
 NAME = "imgcls-rec2idx"
@@ -40,6 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _start(argv: Sequence[str]) -> int:
     (args,) = parse(argv, IndexConfig, prog=NAME, usage="[flags] RECORD [INDEX]", examples=EXAMPLES)
+    target = to_local_path(args.index) if args.index else index_path(to_local_path(args.record))
+    check_outputs([target], [to_local_path(args.record)])
     start = time.perf_counter()
     # the index that may be there already is not believed: it is what is made anew
     reader = RecordReader(args.record, use_index=False, resync=args.resync)
@@ -53,7 +55,7 @@ def _start(argv: Sequence[str]) -> int:
         raise next(iter(reader.header_problems().values()))
     # MXNet's format: key, tab, byte offset
     lines = [f"{key}\t{offset}\n" for key, offset in zip(keys, reader.offsets.tolist(), strict=True)]
-    write_bytes(args.index or index_path(to_local_path(args.record)), "".join(lines).encode())
+    write_bytes(target, "".join(lines).encode())
     for problem in reader.problems:
         tell(f"passed over: {problem}", sys.stdout)
     print(f"time: {time.perf_counter() - start:f}  count: {len(reader)}")

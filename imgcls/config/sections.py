@@ -45,6 +45,8 @@ class DataConfig:
                             metavar="FILE")
     data_root: str = flag("", "folder that the paths in a .lst start from (if not given: the list's own)",
                           metavar="DIR")
+    # a list is read like any file from a stranger, and what it names is read
+    outside_root: bool = flag(False, "let a .lst name files outside of that folder (../x, /y)")
     # the bound on what is left out tells a few bad images from a wrong file
     on_bad: str = flag("skip", "a damaged record or image is left out, named and counted (up to 1 % of "
                        "them), or ends the run", choices=("skip", "stop"))

@@ -9,14 +9,24 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
+import numpy as np
+
 from imgcls.errors import DataError
 
 #: of the samples this fraction may be damaged before a run is stopped, but at least this number
 MAX_BAD_FRACTION, MIN_BAD_LIMIT = 0.01, 10
+#: a label above this is no class number: float32 cannot tell it from its neighbours
+_MAX_LABEL = 1 << 24
 #: damaged samples that are named one by one
 _MAX_NAMED = 5
 
 _log = logging.getLogger(__name__)
+
+
+def is_class_number(labels: np.ndarray) -> np.ndarray:
+    """Return bool, as `labels`: which of them are whole and in the range of class numbers."""
+    # the bound is false for what is not finite, too
+    return (labels == np.floor(labels)) & (np.abs(labels) <= _MAX_LABEL)
 
 
 def max_bad_samples(count: int) -> int:

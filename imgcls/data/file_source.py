@@ -5,17 +5,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from imgcls import errors
-from imgcls.data.bad_samples import check_bad_samples
+from imgcls.data.bad_samples import check_bad_samples, is_class_number
 from imgcls.errors import DataError, UsageError, verbatim
 from imgcls.formats import lists, recordio
 from imgcls.storage.paths import AnyPath
+from imgcls.storage.reading import read_bounded
 from imgcls.storage.remote import RemotePath
 
 
@@ -46,7 +46,7 @@ class FolderSource(_FileSource):
     folders are numbered by name.
     """
 
-    def __init__(self, root: Path, *, class_names: Sequence[str] = ()) -> None:
+    def __init__(self, root: Path, *, class_names: Sequence[str] = (), on_bad: str = "skip") -> None:
         # the walk of im2rec --list --recursive, so that both number the classes alike
         walked = lists.walk(str(root), recursive=True)
         if not walked.entries:
@@ -54,6 +54,7 @@ class FolderSource(_FileSource):
         self.root = root
         self.description = str(root)
         self.problems = list(walked.problems)
+        check_bad_samples(self.problems, len(walked.entries) + len(self.problems), self.description, on_bad)
         self.class_names = tuple(class_names or walked.class_names)
         self._paths = [entry.path for entry in walked.entries]
         labels = np.array([entry.labels[0] for entry in walked.entries], np.int64)
@@ -71,16 +72,21 @@ class FolderSource(_FileSource):
 class ListSource(_FileSource):
     """The images that a `.lst` names, relative to `root`, with their first label: what im2rec would pack."""
 
-    def __init__(self, path: AnyPath, root: AnyPath, *, on_bad: str = "skip") -> None:
+    def __init__(self, path: AnyPath, root: AnyPath, *, on_bad: str = "skip",
+                 outside_root: bool = False) -> None:
+        """With `outside_root` the list may name files outside of `root`."""
         listed = lists.read(path)
+        if not outside_root:
+            lists.check_inside(path, listed.entries, root)
         self.path = path
         self.root = root
         self.description = str(path)
         self.problems = list(listed.problems)
         usable = []
-        for entry in listed.entries:
-            # lists for regression have fractions for labels; nothing is trained on half a class
-            if entry.labels[0] == np.floor(entry.labels[0]):
+        # lists for regression have fractions for labels; nothing is trained on half a class
+        is_class = is_class_number(np.array([entry.labels[0] for entry in listed.entries]))
+        for entry, is_usable in zip(listed.entries, is_class.tolist(), strict=True):
+            if is_usable:
                 usable.append(entry)
             else:
                 self.problems.append(DataError(path, f"image {entry.id} ({verbatim(entry.path)}) has the "
@@ -97,10 +103,6 @@ def _read_file(path: AnyPath) -> bytes:
     try:
         if isinstance(path, RemotePath):
             return path.read_bytes(recordio.MAX_PAYLOAD_BYTES)
-        with open(path, "rb", buffering=0) as stream:  # one read of all: a buffer would only copy it
-            size = os.fstat(stream.fileno()).st_size
-            if size > recordio.MAX_PAYLOAD_BYTES:
-                raise DataError(path, f"has {size} bytes: that is no image")
-            return stream.readall()
+        return read_bounded(path, recordio.MAX_PAYLOAD_BYTES)
     except OSError as error:
         raise DataError(path, errors.reason(error)) from error

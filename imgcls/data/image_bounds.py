@@ -2,7 +2,8 @@
 
 Decoders take memory for what a header claims before they look for the pixels, and some for what a single
 chunk claims: 2.4 kB can ask for 4 GB in every thread. So nothing reaches OpenCV whose claims were not
-compared with the bounds below and with the bytes that are there. Formats whose claims cannot be read are refused.
+compared with the bounds below and with the bytes that are there. Formats whose claims cannot be read are
+refused.
 
 `image_header.inspect` calls `check_size` for a JPEG, whose segments it walks anyway, and `check_other` for
 all else. Nothing is decoded here and OpenCV is not needed.

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from imgcls.data import chunks
-from imgcls.data.bad_samples import check_bad_samples
+from imgcls.data.bad_samples import check_bad_samples, is_class_number
 from imgcls.errors import DataError, UsageError, verbatim
 from imgcls.formats import lists, recordio
 from imgcls.formats.ranges import RangedReader
@@ -98,7 +98,7 @@ class RecordSource:
         """Return numbers, image offsets and labels of the undamaged records whose one label is a class."""
         self.problems += reader.problems
         labels = reader.labels(strict=False)
-        is_class = np.isfinite(labels) & (labels == np.floor(labels))
+        is_class = is_class_number(labels)
         for number in np.flatnonzero(~is_class).tolist():
             label = labels[number]
             self.problems.append(reader.label_problem(number, 1) if np.isnan(label) else DataError(

@@ -16,7 +16,7 @@ import numpy as np
 from imgcls.config.sections import DataConfig
 from imgcls.data.file_source import FolderSource, ListSource
 from imgcls.data.record_source import ChunkedSource, RecordSource
-from imgcls.errors import DataError, UsageError, verbatim
+from imgcls.errors import DataError, UsageError, reason, verbatim
 from imgcls.formats import recordio
 from imgcls.storage.cache import default_gb
 from imgcls.storage.paths import AnyPath, to_path
@@ -109,7 +109,8 @@ class Splits:
 
 
 def open_source(path: str, flag: str, *, index: str = "", root: str = "", on_bad: str = "skip",
-                class_names: Sequence[str] = (), cache_gb: float | None = None) -> Source:
+                class_names: Sequence[str] = (), cache_gb: float | None = None,
+                outside_root: bool = False) -> Source:
     """Return the source that `path`, the value of the setting `flag`, means.
 
     Record files (one, `a;b`, a pattern, a folder of them), a folder of class folders, or a `.lst` with paths
@@ -122,9 +123,9 @@ def open_source(path: str, flag: str, *, index: str = "", root: str = "", on_bad
     source: RecordSource | FolderSource | ListSource
     if first_path.suffix == ".lst" and ";" not in path:
         folder = to_path(root, "`data_root`") if root else first_path.parent
-        source = ListSource(first_path, folder, on_bad=on_bad)
+        source = ListSource(first_path, folder, on_bad=on_bad, outside_root=outside_root)
     elif ";" not in path and first_path.is_dir() and not any(first_path.glob("*.rec")):
-        source = _open_folder(first_path, path, flag, class_names)
+        source = _open_folder(first_path, path, flag, class_names, on_bad)
     else:
         source = _open_records(recordio.expand(path, flag), index, on_bad, cache_gb)
     if not len(source):
@@ -143,7 +144,7 @@ def open_splits(config: DataConfig, train: str, val: str) -> Splits:
     # errors name the setting that the path came from
     source = open_source(train, "`data_train`" if config.data_train else "`data_dir`",
                          index=config.data_train_idx, root=config.data_root, on_bad=config.on_bad,
-                         cache_gb=config.cache_gb)
+                         cache_gb=config.cache_gb, outside_root=config.outside_root)
     # Both must stay in the cache side by side, or each epoch would fetch them again.
     left_gb = max(config.cache_gb - getattr(source, "copied_bytes", 0) / 1e9, 0.0)
     val_source = open_val(dataclasses.replace(config, cache_gb=left_gb), val, source.class_names)
@@ -156,7 +157,7 @@ def open_val(config: DataConfig, val: str, class_names: Sequence[str] = ()) -> S
         return None
     return open_source(val, "`data_val`" if config.data_val else "`data_dir`", index=config.data_val_idx,
                        root=config.data_root, on_bad=config.on_bad, class_names=class_names,
-                       cache_gb=config.cache_gb)
+                       cache_gb=config.cache_gb, outside_root=config.outside_root)
 
 
 def notes(source: Source | None) -> list[str]:
@@ -180,19 +181,25 @@ def num_classes(train: Source, val: Source | None = None) -> int | None:
     return max((len(source.class_names) for source in (train, val) if source is not None), default=0) or None
 
 
-def _open_folder(folder: AnyPath, path: str, flag: str, class_names: Sequence[str]) -> FolderSource:
+def _open_folder(folder: AnyPath, path: str, flag: str, class_names: Sequence[str],
+                 on_bad: str) -> FolderSource:
     """Return the source of a folder without record files; UsageError where it is none of class folders."""
-    if not any(entry.is_dir() for entry in folder.iterdir()):
+    try:
+        has_folders = any(entry.is_dir() for entry in folder.iterdir())
+        has_splits = (folder / "train").is_dir() and (folder / "val").is_dir()
+    except OSError as error:
+        raise DataError(error.filename or folder, f"cannot be read: {reason(error)}") from error
+    if not has_folders:
         raise UsageError(f"{flag} {verbatim(path)}: the folder holds neither .rec files nor "
                          "a folder of images per class")
     # read as two classes, train and val would be learned to tell apart
-    if (folder / "train").is_dir() and (folder / "val").is_dir():
+    if has_splits:
         raise UsageError(f"{flag} {verbatim(path)}: the folder holds train and val: give it to `data_dir`")
     if isinstance(folder, RemotePath):
         # one request for each image: the network would wait for the store, not the store for the network
         raise UsageError(f"{flag} {verbatim(path)}: a remote folder of single images is not read; pack it "
                          "with imgcls-im2rec into a .rec, or list it in a .lst")
-    return FolderSource(folder, class_names=class_names)
+    return FolderSource(folder, class_names=class_names, on_bad=on_bad)
 
 
 def _open_records(files: Sequence[AnyPath], index: str, on_bad: str, cache_gb: float | None) -> RecordSource:

@@ -10,11 +10,13 @@ by the packer and by the sources of `data/`. Nothing here opens an image.
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple
 
 from imgcls.errors import DataError, UsageError, reason, verbatim
@@ -59,6 +61,9 @@ def walk(root: str, *, recursive: bool, extensions: Sequence[str] = EXTENSIONS) 
     With `recursive` every folder that itself holds an image is a class, numbered as they are met (files of a
     folder before its sub-folders, links followed); otherwise only the root's own images are taken, with label
     0.
+
+    An entry that is no file, such as a link to nothing, is a problem of its own and costs no other image. A
+    folder that cannot be read is a DataError: without it the classes behind it would get other numbers.
     """
     if not os.path.isdir(root):
         raise UsageError(f"ROOT {verbatim(root)}: "
@@ -69,7 +74,8 @@ def walk(root: str, *, recursive: bool, extensions: Sequence[str] = EXTENSIONS) 
     pending: list[tuple[str, tuple[str, ...]]] = [("", ())]
     while pending:
         folder, parents = pending.pop()
-        names, subfolders = _scan_folder(os.path.join(root, folder), listing.problems)
+        names, subfolders = _scan_folder(os.path.join(root, folder), suffixes, listing.problems,
+                                         recursive=recursive)
         # By suffix alone, as MXNet: whether it is an image shows when it is packed.
         images = [name for name in names if os.path.splitext(name)[1].lower() in suffixes]
         if images and recursive:
@@ -163,6 +169,20 @@ def read_blank_separated(path: str | os.PathLike[str], label_width: int = 1, num
     return listing
 
 
+def check_inside(path: object, entries: Sequence[ListEntry], root: AnyPath | str) -> None:
+    """Refuse a list that names files outside of `root`, by `..` or from the root of the file system.
+
+    A list may come from a stranger, and what it names is read, and packed. Links that stand below the root
+    are followed: whoever made the folder put them there. A DataError.
+    """
+    inside = os.path.join(os.path.abspath(root), "") if isinstance(root, (str, Path)) else ""
+    for entry in entries:
+        climbs = ".." in entry.path and os.pardir in entry.path.split("/")
+        if climbs or (inside and entry.path.startswith("/") and not entry.path.startswith(inside)):
+            raise DataError(path, f"names {verbatim(entry.path)} (image {entry.id}), which is outside of its "
+                                  f"root folder {verbatim(root)}; `outside_root` allows it")
+
+
 def write(path: str | os.PathLike[str], entries: Sequence[ListEntry]) -> None:
     """Write a `.lst`, atomically."""
     lines = []
@@ -203,18 +223,32 @@ def class_names(path: str | os.PathLike[str]) -> tuple[str, ...]:
     return ()
 
 
-def _scan_folder(folder: str, problems: list[DataError]) -> tuple[list[str], list[str]]:
-    """Return sorted names of the files and of the sub-folders; a folder that may not be read is a problem."""
+def _scan_folder(folder: str, suffixes: set[str], problems: list[DataError], *,
+                 recursive: bool) -> tuple[list[str], list[str]]:
+    """Return sorted names of the files and of the sub-folders; what is neither and matters is a problem."""
     files, folders = [], []
     try:
         with os.scandir(folder) as items:
-            for item in items:
-                if item.is_dir():
-                    folders.append(item.name)
-                elif item.is_file():
-                    files.append(item.name)
+            entries = list(items)
     except OSError as error:
-        problems.append(DataError(folder, reason(error)))
+        raise DataError(folder or os.curdir, f"cannot be read: {reason(error)}; left out, it would shift the "
+                                             "labels of the classes behind it") from error
+    for item in entries:
+        is_image_name = os.path.splitext(item.name)[1].lower() in suffixes
+        try:
+            if item.is_dir():
+                folders.append(item.name)
+            elif item.is_file():
+                files.append(item.name)
+            elif is_image_name or (recursive and item.is_symlink()):
+                kind = "a link to nothing" if item.is_symlink() else "a pipe, socket or device"
+                problems.append(DataError(item.path, f"is {kind} and no file"))
+        except OSError as error:
+            # What cannot be looked at may be a class, unless it is called as an image is, or leads to itself.
+            if recursive and not is_image_name and error.errno != errno.ELOOP:
+                raise DataError(item.path, f"cannot be looked at: {reason(error)}; left out, it would shift "
+                                           "the labels of the classes behind it") from error
+            problems.append(DataError(item.path, reason(error)))
     return sorted(files), sorted(folders)
 
 

@@ -14,7 +14,10 @@ from imgcls import pretrained
 from imgcls.config.sections import AugmentConfig
 from imgcls.data.loaders.make import make_loader
 from imgcls.errors import DataError, reason
+from imgcls.formats.recordio import MAX_PAYLOAD_BYTES
 from imgcls.storage.paths import to_path
+from imgcls.storage.reading import read_bounded
+from imgcls.storage.remote import RemotePath
 
 
 class Predictor:
@@ -73,7 +76,10 @@ class _OneImage:
         if self._pixels is not None:
             return self._pixels if self._pixels.ndim == 3 else self._pixels[:, :, None]
         try:
-            return to_path(self.description).read_bytes()
+            path = to_path(self.description)
+            if isinstance(path, RemotePath):
+                return path.read_bytes(MAX_PAYLOAD_BYTES)
+            return read_bounded(path, MAX_PAYLOAD_BYTES, takes_pipes=True)
         except OSError as error:
             raise DataError(self.description, reason(error)) from error
 

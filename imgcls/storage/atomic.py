@@ -10,11 +10,11 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
-from imgcls.errors import RunError, reason, verbatim
+from imgcls.errors import RunError, UsageError, reason, verbatim
 from imgcls.storage.paths import to_path
 from imgcls.storage.remote import RemotePath
 
@@ -79,6 +79,27 @@ def check_writable(prefix: str, setting: str) -> None:
     except OSError as error:
         raise RunError(f"{setting} {verbatim(prefix)}: cannot write to the folder {verbatim(folder)}: "
                        f"{reason(error)}") from error
+
+
+def check_outputs(outputs: Iterable[str | os.PathLike[str]],
+                  inputs: Iterable[str | os.PathLike[str]]) -> None:
+    """Refuse to write over what is read, or over what is no file: a folder, or /dev/null. A UsageError."""
+    read = {_real_name(path): path for path in inputs if isinstance(to_path(path), Path)}
+    for output in outputs:
+        path = to_path(output)
+        if not isinstance(path, Path):
+            continue
+        if _real_name(path) in read:
+            raise UsageError(f"{verbatim(path)} is read here: it cannot be written as well")
+        if os.path.lexists(path) and not os.path.isfile(path) and not os.path.islink(path):
+            kind = "a folder" if path.is_dir() else "a device or a pipe"
+            raise UsageError(f"{verbatim(path)} is {kind}: it cannot be written as a file")
+
+
+def _real_name(path: str | os.PathLike[str]) -> str:
+    # A link is replaced by the new file and not written through: only the folder it stands in counts.
+    folder, name = os.path.split(os.path.abspath(path))
+    return os.path.join(os.path.realpath(folder), name)
 
 
 def _umask() -> int:

@@ -1,28 +1,76 @@
-"""Open files for reading, wherever they are: a remote one through its copy in the cache (`cache.py`)."""
+"""Open files for reading, wherever they are: a remote one through its copy in the cache (`cache.py`).
+
+Only files are opened: a device without end or a pipe that nobody writes to, under the name of an image or a
+list, is an OSError that says so, and holds nobody up.
+"""
 
 from __future__ import annotations
 
+import errno
+import os
+import stat
 from typing import BinaryIO
 
 from imgcls.storage.cache import Cache
 from imgcls.storage.paths import AnyPath
 from imgcls.storage.remote import RemotePath
 
+# Without waiting: to open a pipe for reading waits for somebody who writes. Files know no difference.
+_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0) | getattr(os, "O_CLOEXEC", 0)
+_KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device",
+          stat.S_IFSOCK: "a socket"}
+
 
 def open_read(path: AnyPath, *, cache_gb: float | None = None) -> BinaryIO:
     """Open a file for reading; of a remote one its copy in the cache, which is fetched on first use.
 
-    An OSError, as `open` raises it, where there is no such file.
+    An OSError, as `open` raises it, where there is no such file, or where it is a device or a pipe.
     """
-    # A file, even where all of it is read at once: readers map it, seek in it and share it among processes.
+    # A file, even where all of it is read at once: readers seek in it and share it among processes.
     if isinstance(path, RemotePath):
         return Cache(cache_gb).open(path)
-    return open(path, "rb")
+    return open(path, "rb", opener=open_regular)
 
 
 def read_all(path: AnyPath) -> bytes:
     """Return the content of the file, through the cache where it is remote. OSErrors as `open_read`."""
-    if isinstance(path, RemotePath):
-        with open_read(path) as stream:
-            return stream.read()
-    return path.read_bytes()
+    with open_read(path) as stream:
+        return stream.read()
+
+
+def open_regular(path: str, flags: int = _FLAGS) -> int:
+    """Return a handle of the file; an OSError for what is none. `open` takes it as its `opener`."""
+    handle = os.open(path, flags | _FLAGS)
+    kind = stat.S_IFMT(os.fstat(handle).st_mode)
+    if kind != stat.S_IFREG:
+        os.close(handle)
+        raise OSError(errno.EINVAL, f"is {_KINDS.get(kind, 'of an unknown kind')} and no file", path)
+    return handle
+
+
+def read_bounded(path: str | os.PathLike[str], max_bytes: int, *, takes_pipes: bool = False) -> bytes:
+    """Return the content of a local file of at most `max_bytes`; an OSError for a larger one.
+
+    With `takes_pipes` that of a pipe as well, as long as somebody writes to it: `... | command /dev/stdin`.
+    """
+    handle = os.open(path, _FLAGS)
+    try:
+        status = os.fstat(handle)
+        kind = stat.S_IFMT(status.st_mode)
+        if kind == stat.S_IFIFO and takes_pipes:
+            os.set_blocking(handle, True)
+        elif kind != stat.S_IFREG:
+            raise OSError(errno.EINVAL, f"is {_KINDS.get(kind, 'of an unknown kind')} and no file", str(path))
+        # A byte more than there should be, to see whether there is: it may grow, or not know its size.
+        size = min(status.st_size, max_bytes)
+        pieces = [os.read(handle, size + 1)]
+        num_read = len(pieces[0])
+        while num_read != size and pieces[-1] and num_read <= max_bytes:
+            pieces.append(os.read(handle, 1 << 20))
+            num_read += len(pieces[-1])
+    finally:
+        os.close(handle)
+    if num_read > max_bytes or status.st_size > max_bytes:
+        raise OSError(errno.EFBIG, f"has {max(num_read, status.st_size)} bytes, more than the {max_bytes} "
+                                   "that are read", str(path))
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from imgcls.data.image_header import BadImageError
-from imgcls.errors import DataError, RunError, first_line, reason, verbatim
+from imgcls.errors import DataError, RunError, UsageError, first_line, reason, verbatim
 from imgcls.formats import recordio
 from imgcls.storage.paths import to_local_path
 
@@ -149,6 +149,8 @@ class MXIndexedRecordIO(MXRecordIO):
 
     def _open_file(self) -> None:
         if self.writable:
+            if os.path.abspath(self.idx_path) == os.path.abspath(self.uri):
+                raise UsageError(f"{verbatim(self.uri)} cannot be the index of itself")
             self._writer = _Appender(self.uri)
             # Where the index cannot be written, the record file is closed again.
             with contextlib.ExitStack() as stack, _reporting(self.idx_path):

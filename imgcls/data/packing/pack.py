@@ -30,6 +30,7 @@ from imgcls.formats.recordio import (
     pack,
     unpack,
 )
+from imgcls.storage.reading import open_regular, read_bounded
 
 #: files that are stored as they are: so many go into a block, ...
 _BLOCK_FILES = 16
@@ -131,8 +132,7 @@ def _encode_files(entries: Sequence[ListEntry], file_of: Callable[[ListEntry], s
 def _payload(entry: ListEntry, file: str, config: PackConfig) -> bytes | str:
     """Return the payload of one record, or why there is none."""
     try:
-        with open(file, "rb", buffering=0) as stream:
-            data = stream.readall()  # unbuffered: one read of the size that the system knows
+        data = read_bounded(file, MAX_PAYLOAD_BYTES)
     except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
         return reason(error)
     if config.pass_through:
@@ -186,7 +186,7 @@ def _read_into(block: Block, entry: ListEntry, file: str, config: PackConfig) ->
     """Append one file to the block; return why it was left out, or ""."""
     head = _head(entry, config)
     try:
-        with open(file, "rb", buffering=0) as stream:
+        with open(file, "rb", buffering=0, opener=open_regular) as stream:
             size = os.fstat(stream.fileno()).st_size
             if problem := _too_large(head, size):
                 return problem
@@ -194,7 +194,7 @@ def _read_into(block: Block, entry: ListEntry, file: str, config: PackConfig) ->
             image = block.reserve(len(head), size + 1)
             num_read = stream.readinto(image)
             # Rare, so it may cost a copy: what came is kept, as the block's memory may move below.
-            content = b"" if num_read == size else bytes(image[:num_read]) + stream.readall()
+            content = b"" if num_read == size else bytes(image[:num_read]) + (stream.read(MAX_PAYLOAD_BYTES) or b"")
     except (OSError, ValueError) as error:
         return reason(error)
     if num_read != size:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from imgcls.errors import UsageError, verbatim
+from imgcls.errors import DataError, UsageError, reason, verbatim
 from imgcls.formats.recordio.reader import RecordReader
 from imgcls.storage.paths import AnyPath, to_path
 
@@ -31,7 +31,10 @@ def expand(pattern: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     for item in [os.fspath(i) for i in items]:
         # A file may have a `;` in its name: what exists as a whole is not taken apart.
         for text in [item] if os.path.exists(item) else filter(None, item.split(";")):
-            matching = _expand_one(to_path(text, setting))
+            try:
+                matching = _expand_one(to_path(text, setting))
+            except OSError as error:
+                raise DataError(error.filename or text, f"cannot be read: {reason(error)}") from error
             if not matching:
                 raise UsageError(f"{setting} {verbatim(text)}: no such file, no folder with .rec files, "
                                  "no pattern of any")
