@@ -21,8 +21,8 @@ EXAMPLES = """examples:
 
 #: the flags of training that make sense here
 USED = ("dataset", "data_dir", "data_val", "data_val_idx", "val_dataset", "data_root", "outside_root",
-        "on_bad", "cache_gb", "batch_size", "data_nthreads", "resize", "val_resize", "interpolation", "rgb_mean",
-        "rgb_std", "mean_image", "image_shape", "top_k", "loss", "gpus", "dtype", "load_epoch")
+        "on_bad", "cache_gb", "batch_size", "data_nthreads", "resize", "val_resize", "interpolation",
+        "rgb_mean", "rgb_std", "mean_image", "image_shape", "top_k", "loss", "gpus", "dtype", "load_epoch")
 
 
 @dataclass(frozen=True)

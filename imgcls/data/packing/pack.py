@@ -194,7 +194,9 @@ def _read_into(block: Block, entry: ListEntry, file: str, config: PackConfig) ->
             image = block.reserve(len(head), size + 1)
             num_read = stream.readinto(image)
             # Rare, so it may cost a copy: what came is kept, as the block's memory may move below.
-            content = b"" if num_read == size else bytes(image[:num_read]) + (stream.read(MAX_PAYLOAD_BYTES) or b"")
+            content = b""
+            if num_read != size:
+                content = bytes(image[:num_read]) + (stream.read(MAX_PAYLOAD_BYTES) or b"")
     except (OSError, ValueError) as error:
         return reason(error)
     if num_read != size:
