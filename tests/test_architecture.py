@@ -15,7 +15,7 @@ FLOORS = [
     ["formats"],
     ["config"],
     ["data", "layers"],
-    ["compat", "datasets", "graph", "networks", "optim"],
+    ["compat", "datasets", "graph", "networks", "optim", "report"],
     ["distributed"],
     ["launch", "training"],
     ["pretrained"],

@@ -187,7 +187,7 @@ class _Reader:
             value = _negated(spelling, value)
         if field.metadata["takes"] == "each":
             value = [*self.texts.get(field.name, ()), value]
-        elif field.metadata["takes"] == "extensions":
+        elif field.metadata["takes"] in ("extensions", "words"):
             value = [part for part in value.split(",") if part]
         self.texts[field.name] = value  # given twice, the last counts
         return field.name
@@ -207,6 +207,8 @@ class _Reader:
         values = [args.popleft()]
         # positionals may follow at once: only what looks like an ending belongs to the flag
         while takes == "extensions" and args and args[0].startswith(".") and "/" not in args[0]:
+            values.append(args.popleft())
+        while takes == "words" and args and not _is_flag(args[0]):
             values.append(args.popleft())
         return ",".join(values)
 

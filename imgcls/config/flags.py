@@ -41,8 +41,8 @@ def flag(default: Any, help: str, *, since: str = "new", choices: tuple[Any, ...
     v1.3, or "new": ours. `later` says in the user's words what is not there yet: a value other than the
     default is then refused. `negation` is a flag that means the opposite of a switch. `takes` says which
     words belong to it: "value" (one, which a switch may go without), "none" (a switch that stands alone),
-    "each" (one each time it is given, and all count) or "extensions" (endings of file names, as many as
-    follow).
+    "each" (one each time it is given, and all count), "extensions" (endings of file names, as many as
+    follow) or "words" (all up to the next flag).
     """
     return dataclasses.field(default=default, metadata={
         "is_positional": False, "help": help, "since": since, "choices": choices, "metavar": metavar,

@@ -1,0 +1,131 @@
+"""Find what a user means by a run: a prefix, a log, a metrics.jsonl, or a folder of them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any, BinaryIO
+
+from imgcls.errors import DataError, UsageError, reason, verbatim
+from imgcls.report.history import Run
+from imgcls.report.lines import bounded_lines
+from imgcls.report.metrics_file import add_meta, read_metrics
+from imgcls.report.mxnet_log import read_log
+from imgcls.storage.paths import AnyPath, to_path
+from imgcls.storage.reading import open_read
+
+METRICS, META, PAGE = "-metrics.jsonl", "-meta.json", "-report.html"
+#: what may stand behind a prefix: who names one of its files means the run
+_ENDINGS = (METRICS, META, PAGE, "-symbol.json", ".params", ".states")
+#: runs on one page: more lines than this cannot be told apart
+MAX_RUNS = 50
+#: meta data of a hundred thousand classes has a few megabytes
+_MAX_META_BYTES = 64 << 20
+
+
+class _NotARun(DataError):
+    """The file could be read, and tells of no training."""
+
+
+def find_runs(texts: Sequence[str]) -> list[Run]:
+    """Return the runs that these words name, each with a name of its own.
+
+    UsageError for what is not there and for more than fit on a page, DataError for a log without epochs.
+    """
+    runs = [run for text in texts for run in _runs_of(text)]
+    runs = list({run.origin: run for run in runs}.values())
+    if len(runs) > MAX_RUNS:
+        raise UsageError(f"{len(runs)} runs: at most {MAX_RUNS} fit on a page; name some of them")
+    # the last part of the path, and all of it where two share that
+    names = [run.name for run in runs]
+    for run in runs:
+        if names.count(run.name) > 1:
+            run.name = run.origin.removesuffix(METRICS)
+    return runs
+
+
+def read_run(path: AnyPath | None) -> Run:
+    """Return the run that a metrics.jsonl or a log tells of; None is standard input.
+
+    DataError for a file that cannot be read or holds no run.
+    """
+    if path is None:
+        run = _read(sys.stdin.buffer, "stdin", is_metrics=None)
+        if not run.epochs and not run.points:
+            raise _NotARun("stdin", "holds no epoch")
+        return run
+    try:
+        with open_read(path) as stream:
+            is_metrics = path.name.endswith(".jsonl") or None
+            run = _read(stream, path.name.removesuffix(METRICS), is_metrics=is_metrics)
+    except OSError as error:
+        raise DataError(path, reason(error)) from error
+    if not run.epochs and not run.points:
+        raise _NotARun(path, "holds no epoch: neither lines of MXNet's logs nor of metrics.jsonl")
+    run.origin = str(path)
+    if path.name.endswith(METRICS):
+        with contextlib.suppress(FileNotFoundError):
+            add_meta(run, _read_meta(path.with_name(path.name.removesuffix(METRICS) + META)))
+    return run
+
+
+def _read(stream: BinaryIO, name: str, *, is_metrics: bool | None) -> Run:
+    """Return the run; with `is_metrics` None the first line tells: an object of JSON begins with a brace."""
+    lines = bounded_lines(stream)
+    first = next(lines, b"")
+    if is_metrics is None:
+        is_metrics = first.lstrip().startswith(b"{")
+
+    def all_lines() -> Iterator[bytes]:
+        yield first
+        yield from lines
+
+    return read_metrics(name, all_lines()) if is_metrics else read_log(name, all_lines())
+
+
+def _read_meta(path: AnyPath) -> dict[str, Any]:
+    """Return the meta data, {} where it is damaged: the numbers are there all the same. FileNotFoundError."""
+    try:
+        with open_read(path) as stream:
+            content = json.loads(stream.read(_MAX_META_BYTES))
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _runs_of(text: str) -> list[Run]:
+    """Return the runs that a word means."""
+    if text == "-":
+        return [read_run(None)]
+    path = to_path(text, "RUN")
+    if not path.is_dir():
+        return [read_run(_file_of(text, path))]
+    # A folder may hold logs of all kinds; of a metrics.jsonl the name says what it is.
+    found = sorted(child for child in path.iterdir() if child.name.endswith((METRICS, ".log")))
+    runs = []
+    for child in found:
+        with contextlib.suppress(_NotARun):
+            runs.append(read_run(child))
+    if not runs:
+        raise UsageError(f"RUN {verbatim(text)}: the folder holds no run: no PREFIX{METRICS}, no training log")
+    return runs
+
+
+def _file_of(text: str, path: AnyPath) -> AnyPath:
+    """Return the file that a prefix, one of its files or a log means."""
+    ending = next((ending for ending in _ENDINGS if path.name.endswith(ending)), "")
+    if path.is_file() and (not ending or ending == METRICS):
+        return path
+    prefix = path.name.removesuffix(ending)
+    # PREFIX-0001.params: the epoch goes as well
+    if ending in (".params", ".states") and prefix[-5:-4] == "-" and prefix[-4:].isdigit():
+        prefix = prefix[:-5]
+    metrics = path.with_name(prefix + METRICS)
+    if metrics.is_file():
+        return metrics
+    raise UsageError(f"RUN {verbatim(text)}: there is no such log or folder, and no "
+                     f"{verbatim(metrics)}")

@@ -1,0 +1,204 @@
+"""The charts of runs: accuracy, loss, learning rate and speed, each against epochs and against time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from imgcls.report import axes, svg
+from imgcls.report.history import Epoch, Run
+
+#: with fewer epochs the progress lines between them tell more than the epochs do
+_FEW_EPOCHS = 40
+#: progress lines that are drawn behind the epochs
+_MAX_BACKGROUND = 400
+#: metrics of one's own beyond those MXNet's scripts have
+_MAX_OTHERS = 4
+_LOSSES = ("cross-entropy", "nll-loss")
+
+Measure = Callable[[Epoch], float | None]
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A chart in both forms, as SVG, under its title."""
+
+    title: str
+    by_epoch: str
+    by_time: str
+
+
+@dataclass(frozen=True)
+class _Curve:
+    """What a chart shows of each run: a value of an epoch, and the key of the same in a progress line."""
+
+    split: str  # "training", "validation", or "" where there is but one
+    measure: Measure
+    point_key: str = ""
+
+
+@dataclass(frozen=True)
+class _Spec:
+    """A chart to be drawn: its curves, and what its axes are like."""
+
+    title: str
+    unit: str
+    curves: Sequence[_Curve]
+    has_best: bool = False
+    #: a value holds in all of its epoch, and then jumps
+    is_step: bool = False
+    may_be_log: bool = False
+    starts_at_0: bool = False
+    #: what the axis does not go beyond, however much room its marks would like
+    floor: float | None = None
+    ceiling: float | None = None
+
+
+def draw_charts(runs: Sequence[Run]) -> list[Chart]:
+    """Return the charts for which any run has values, the most telling first."""
+    charts = [_draw(runs, spec) for spec in _specs(runs)]
+    return [chart for chart in charts if chart]
+
+
+def _specs(runs: Sequence[Run]) -> list[_Spec]:
+    names = list(dict.fromkeys(name for run in runs for name in run.metric_names()))
+    loss_name = next((name for name in _LOSSES if name in names), "")
+
+    def loss(epoch: Epoch) -> float | None:
+        return epoch.train.get(loss_name) if epoch.loss is None else epoch.loss
+
+    specs = [_Spec(_title(name), "share of images", _both_splits(name), has_best=name == "accuracy",
+                   floor=0.0, ceiling=1.0) for name in names if "accuracy" in name]
+    specs.append(_Spec("Loss", "mean per image", floor=0.0, curves=[
+        _Curve("validation", _metric("validation", loss_name)), _Curve("training", loss, "loss")]))
+    specs.append(_Spec("Learning rate", "learning rate", is_step=True, may_be_log=True, curves=[
+        _Curve("", lambda epoch: epoch.lr, "lr")]))
+    specs.append(_Spec("Speed", "images per second", starts_at_0=True, curves=[
+        _Curve("", lambda epoch: epoch.speed, "speed")]))
+    others = [name for name in names if "accuracy" not in name and name not in _LOSSES]
+    return specs + [_Spec(name, name, _both_splits(name)) for name in others[:_MAX_OTHERS]]
+
+
+def legend(runs: Sequence[Run]) -> str:
+    """Return what colours and dashes mean."""
+    if len(runs) > 1:
+        entries = [(run.name, f"c{number % svg.NUM_COLORS}") for number, run in enumerate(runs)]
+        entries += [("validation", ""), ("training", "dashed")]
+    else:
+        entries = [("validation", "c0"), ("training", "c1 dashed")]
+    entries.append(("best validation accuracy", "ring"))
+    items = []
+    for name, css in entries:
+        if css == "ring":
+            mark = '<circle class="best" style="--c:var(--soft)" cx="15" cy="6" r="5"/>'
+        else:
+            style = "" if css.startswith("c") else ' style="--c:var(--soft)"'
+            mark = f'<path class="line {css}"{style} d="M1 6H29"/>'
+        items.append(f'<li><svg viewBox="0 0 30 12" aria-hidden="true">{mark}</svg>{svg.escape(name)}</li>')
+    return f'<ul class="legend">{"".join(items)}</ul>'
+
+
+def _both_splits(name: str) -> list[_Curve]:
+    return [_Curve("validation", _metric("validation", name)),
+            _Curve("training", _metric("train", name), name)]
+
+
+def _metric(split: str, name: str) -> Measure:
+    return lambda epoch: getattr(epoch, split).get(name)
+
+
+def _title(name: str) -> str:
+    """Return top_k_accuracy_5 as Top-5 accuracy."""
+    if name.startswith("top_k_accuracy_"):
+        return f"Top-{name.removeprefix('top_k_accuracy_')} accuracy"
+    return name[:1].upper() + name[1:]
+
+
+def _draw(runs: Sequence[Run], spec: _Spec) -> Chart | None:
+    """Return the chart in both forms, None where there is nothing to show."""
+    times = [epoch.elapsed_s or 0.0 for run in runs for epoch in run.epochs.values()]
+    time_unit, unit_s = axes.time_unit(max(times, default=0.0))
+    by_epoch = _draw_against(runs, spec, "epoch", None)
+    if not by_epoch:
+        return None
+    # a log that tells no times has one form only
+    return Chart(spec.title, by_epoch, _draw_against(runs, spec, f"time ({time_unit})", unit_s) or by_epoch)
+
+
+def _draw_against(runs: Sequence[Run], spec: _Spec, x_label: str, unit_s: float | None) -> str:
+    """Return the chart against epochs or, where a unit is given, time; "" where nothing is to be shown."""
+    lines = [line for number in range(len(runs)) for line in _lines(runs, number, spec, unit_s)]
+    if not lines:
+        return ""
+    # without a progress line nothing was measured before the end of the first epoch
+    begins_at_0 = unit_s is not None or spec.is_step or any(line.is_faint for line in lines)
+    x = axes.linear([x for line in lines for x in line.xs] + [0.0] * begins_at_0, num_ticks=7,
+                    is_integer=unit_s is None, is_tight=True)
+    values = [y for line in lines for y in line.ys if math.isfinite(y)] + [0.0] * spec.starts_at_0
+    if spec.may_be_log and axes.suits_log(values):
+        y = axes.logarithmic(values)
+    else:
+        y = axes.linear(values, floor=_floor(values, spec.floor), ceiling=spec.ceiling)
+    return svg.line_chart(lines, x, y, title=f"{spec.title} against {x_label}", x_label=x_label,
+                          y_label=spec.unit)
+
+
+def _floor(values: Sequence[float], floor: float | None) -> float | None:
+    """Return the bound only where it holds: a loss below 0 is shown as it is."""
+    return floor if floor is not None and all(value >= floor for value in values) else None
+
+
+def _lines(runs: Sequence[Run], number: int, spec: _Spec, unit_s: float | None) -> list[svg.Line]:
+    """Return a run's lines: for each curve the epochs and, behind them, the progress lines."""
+    run, is_alone = runs[number], len(runs) == 1
+    best = run.best() if spec.has_best else None
+    lines: list[svg.Line] = []
+    for position, curve in enumerate(spec.curves):
+        told = [(epoch, value) for epoch in run.in_order() if (value := curve.measure(epoch)) is not None]
+        if unit_s is not None:
+            told = [(epoch, value) for epoch, value in told if epoch.elapsed_s is not None]
+        if not told:
+            continue
+        xs, ys = [_place(epoch, unit_s) for epoch, _ in told], [value for _, value in told]
+        color = position if is_alone else number
+        between = _between_epochs(run, curve.point_key) if curve.point_key and unit_s is None else []
+        if spec.is_step and between:
+            # a rate may change at any step: the places between the epochs belong to the line itself
+            steps = sorted({**dict(between), **dict(zip(xs, ys, strict=True))}.items())
+            xs, ys = [x for x, _ in steps], [y for _, y in steps]
+        elif between and (is_alone or len(run.epochs) < 3):
+            lines.append(svg.Line("", [x for x, _ in between], [y for _, y in between], color, is_faint=True))
+        is_rated = best and curve.split == ("training" if best[2] == "train" else best[2])
+        ringed = next((i for i, (epoch, _) in enumerate(told)
+                       if is_rated and best and epoch is best[0]), None)
+        if is_alone:
+            label = f"{curve.split} {axes.show(ys[-1])}".strip()
+        else:  # only one line of each run has its name at its end, or they would hide each other
+            label = run.name if not any(line.label for line in lines) else ""
+        name = " ".join(filter(None, ("" if is_alone else run.name, curve.split))) or spec.title.lower()
+        lines.append(svg.Line(name, xs, ys, color, label=label, best=ringed, is_step=spec.is_step,
+                              is_dashed=curve.split == "training"))
+    return lines
+
+
+def _place(epoch: Epoch, unit_s: float | None) -> float:
+    # an epoch's values hold at its end, so the first one stands at 1, as its checkpoint PREFIX-0001 does
+    return epoch.index + 1.0 if unit_s is None else (epoch.elapsed_s or 0.0) / unit_s
+
+
+def _between_epochs(run: Run, key: str) -> list[tuple[float, float]]:
+    """Return a value of the progress lines against the epoch, which goes on from 0 to 1 in the first one."""
+    # of a long run they would be a thick band behind a line that says the same
+    if len(run.epochs) > _FEW_EPOCHS:
+        return []
+    per_epoch = run.batches_per_epoch()
+    told = []
+    every = -(-len(run.points) // _MAX_BACKGROUND) or 1
+    for point in run.points[::every]:
+        value = getattr(point, key) if key in ("loss", "lr", "speed") else point.metrics.get(key)
+        if value is None and key == "loss":
+            value = next((point.metrics[name] for name in _LOSSES if name in point.metrics), None)
+        if value is not None:
+            told.append((point.epoch + (point.batch + 1) / per_epoch, value))
+    return told
