@@ -111,7 +111,7 @@ def _runs_of(text: str) -> list[Run]:
         with contextlib.suppress(_NotARun):
             runs.append(read_run(child))
     if not runs:
-        raise UsageError(f"RUN {verbatim(text)}: the folder holds no run: no PREFIX{METRICS}, no training log")
+        raise UsageError(f"RUN {verbatim(text)}: the folder holds no run: no PREFIX{METRICS}, no log")
     return runs
 
 
