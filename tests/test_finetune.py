@@ -436,7 +436,7 @@ def test_damaged_weights(pretrained: Path, photos: Path, tmp_path: Path,
     assert "conv0_weight is (2, 2) where the network needs" in error_of(capsys)
     Path(f"{source}-symbol.json").write_text("{")
     assert tune(source, photos) == 1
-    assert "net-symbol.json at byte 1: not JSON" in error_of(capsys)
+    assert "net-symbol.json at byte 1: not a symbol: not JSON" in error_of(capsys)
     text = Path(f"{pretrained}-symbol.json").read_text().replace('"Activation"', '"Frobnicate"')
     Path(f"{source}-symbol.json").write_text(text)
     assert tune(source, photos) == 1

@@ -2,35 +2,117 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from types import ModuleType
 from typing import Any
 
-from imgcls.errors import UsageError, reason, verbatim
+from imgcls.errors import DataError, UsageError, first_line, reason, verbatim
+from imgcls.formats import json_text
+
+#: there are about 120 settings; PyYAML needs seconds for a megabyte, and the square of that for deep nesting
+_MAX_YAML_BYTES = 1 << 20
+_MAX_VALUES = 20_000
+_MAX_DEPTH = 32
+#: a number of YAML may be written in base 60, which takes the square of its length
+_MAX_VALUE_LENGTH = 10_000
 
 
 def read_settings(path: str) -> dict[str, Any]:
     """Return the settings of a --config file, or of a checkpoint's meta.json, by name with underscores."""
-    yaml = _yaml()
     try:
-        with open(path, encoding="utf-8") as stream:
-            content = yaml.safe_load(stream)  # JSON is YAML
-    except OSError as error:
+        with open(path, "rb") as stream:
+            content = stream.read(json_text.MAX_BYTES + 1)
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
         raise UsageError(f"`config` {verbatim(path)}: {reason(error)}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        # errors of the text have a place in it, those of its bytes have none
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
-        raise UsageError(f"`config` {verbatim(path)}{where}: not YAML: "
-                         f"{verbatim(getattr(error, 'problem', error))}") from None
-    if content is None:
+    try:
+        settings = _parse(content, path)
+    except DataError as error:
+        raise UsageError(f"`config` {error.message}") from None
+    if settings is None:
         return {}
     # meta.json: the settings of the run are one of its entries
-    if isinstance(content, dict) and isinstance(content.get("config"), dict) and "imgcls" in content:
-        content = content["config"]
-    if not isinstance(content, dict):
+    if isinstance(settings, dict) and isinstance(settings.get("config"), dict) and "imgcls" in settings:
+        settings = settings["config"]
+    if not isinstance(settings, dict):
         raise UsageError(f"`config` {verbatim(path)}: must hold settings, one per line, such as lr: 0.1")
-    return {str(key).replace("-", "_"): value for key, value in content.items()}
+    for key, value in settings.items():
+        if isinstance(key, tuple) or _is_deep(value, 3):
+            raise UsageError(f"`config` {verbatim(path)}: key {verbatim(str(key)[:80])}: must be a value or "
+                             "a list of values")
+    return {str(key).replace("-", "_"): value for key, value in settings.items()}
+
+
+def _is_deep(value: Any, levels: int) -> bool:
+    """Return whether containers stand in containers, more than `levels` deep."""
+    if not isinstance(value, (list, tuple, dict, set)):
+        return False
+    parts = value.values() if isinstance(value, dict) else value
+    return not levels or any(_is_deep(part, levels - 1) for part in parts)
+
+
+def _parse(content: bytes, path: str) -> Any:
+    """Return what the JSON or YAML in a file describes; DataError for what is neither."""
+    # JSON is YAML, but a quicker reader has it: the class names of a meta.json may be a megabyte
+    if content.lstrip()[:1] == b"{":
+        try:
+            return json_text.loads(content, path, "settings")
+        except DataError as error:
+            if not isinstance(error.__cause__, json.JSONDecodeError):
+                raise
+    if len(content) > _MAX_YAML_BYTES:
+        raise DataError(path, f"not settings: more than {_MAX_YAML_BYTES} bytes of YAML")
+    yaml = _yaml()
+    try:
+        text = content.decode("utf-8-sig")
+        _check_events(yaml.parse(text, yaml.SafeLoader), path)
+        return yaml.safe_load(text)
+    except UnicodeDecodeError as error:
+        raise DataError(path, "not YAML: not UTF-8", error.start) from error
+    except yaml.YAMLError as error:
+        # errors of the text have a place in it, those of its characters have none
+        mark = getattr(error, "problem_mark", None)
+        where = f"line {mark.line + 1}: " if mark else ""
+        problem = getattr(error, "problem", None) or first_line(error)
+        raise DataError(path, f"{where}not YAML: {verbatim(problem)}") from error
+    except RecursionError as error:  # an anchor inside of itself, where it is to be merged
+        raise DataError(path, "not settings: nested too deeply") from error
+    except (ValueError, LookupError, AttributeError, TypeError) as error:
+        # PyYAML's own, for values that are not what their tag or form says: a date of month 99, !!bool x
+        raise DataError(path, "not YAML: a value is not of the type that it is written as") from error
+
+
+def _check_events(events: Iterable[Any], path: str) -> None:
+    """DataError for YAML that takes time or memory out of proportion: deep nesting, aliases of aliases."""
+    depth = 0
+    #: anchor -> how many values it stands for, all aliases written out; 0 while it is being read
+    sizes: dict[str | None, int] = {}
+    #: (anchor, values before it) of the collections that are open
+    open_collections: list[tuple[str | None, int]] = []
+    total = 0
+    for event in events:
+        kind = type(event).__name__
+        anchor = getattr(event, "anchor", None)
+        if kind == "AliasEvent":
+            if not sizes.get(anchor, 1):
+                raise DataError(path, "not settings: an anchor holds itself")
+            total += sizes.get(anchor, 1)
+        elif kind == "ScalarEvent":
+            if len(event.value) > _MAX_VALUE_LENGTH:
+                raise DataError(path, f"not settings: a value of {len(event.value)} characters")
+            total += 1
+            sizes[anchor] = 1
+        elif kind in ("MappingStartEvent", "SequenceStartEvent"):
+            open_collections.append((anchor, total))
+            sizes[anchor] = 0
+            depth += 1
+        elif kind in ("MappingEndEvent", "SequenceEndEvent"):
+            anchor, before = open_collections.pop()
+            total += 1
+            sizes[anchor] = total - before
+            depth -= 1
+        if depth > _MAX_DEPTH or total > _MAX_VALUES:
+            raise DataError(path, f"not settings: more than {_MAX_DEPTH} levels or {_MAX_VALUES} values")
 
 
 def format_settings(groups: Iterable[tuple[str | None, Mapping[str, Any]]]) -> str:

@@ -156,10 +156,12 @@ def read_blank_separated(path: str | os.PathLike[str], label_width: int = 1, num
     part_bytes = -(-len(text) // num_parts)
     begin = _find_line_start(text, part_bytes * part_index)
     end = _find_line_start(text, part_bytes * (part_index + 1))
-    for line in text[begin:end].decode("utf-8", "surrogateescape").splitlines():
-        fields = line.split(None, label_width + 1)
+    for raw_line in re.split(rb"[\r\n]+", text[begin:end]):
+        # as bytes: C++ takes no blank of Unicode for one, and a name may hold them
+        fields = [field.decode("utf-8", "surrogateescape") for field in raw_line.split(None, label_width + 1)]
         if not fields:
             continue
+        line = raw_line.decode("utf-8", "surrogateescape")
         problem = f"an id, {label_width} labels and a path are needed"
         if len(fields) == label_width + 2:
             problem = _add_entry(listing.entries, fields[0], fields[1:-1], fields[-1].strip())
@@ -219,7 +221,8 @@ def class_names(path: str | os.PathLike[str]) -> tuple[str, ...]:
     for name in (own.name, _SPLIT_SUFFIX.sub("", base, count=1) + _CLASSES_SUFFIX, "classes.txt"):
         file = own.with_name(name)
         if file.is_file():
-            return tuple(_read_text(file).splitlines())
+            # line by line as they were written: splitlines would break a name at U+2028 and shift the rest
+            return tuple(_read_lines(file))
     return ()
 
 

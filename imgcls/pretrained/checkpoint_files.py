@@ -6,7 +6,6 @@ Wherever a prefix is asked for, the path of one .params file will do.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Mapping
@@ -14,12 +13,15 @@ from pathlib import Path
 
 import numpy as np
 
+from imgcls.config.flags import convert, flags_of
 from imgcls.config.sections import NetworkConfig
-from imgcls.errors import DataError, UsageError, verbatim
-from imgcls.formats import params, symbol
+from imgcls.errors import DataError, UsageError, reason, verbatim
+from imgcls.formats import json_text, params, symbol
 from imgcls.pretrained.reference import Pretrained, PretrainedRef
 from imgcls.storage.paths import AnyPath, to_local_path, to_path
 from imgcls.training import checkpoint
+
+_SETTINGS = "the settings of a network"
 
 
 def any_exist(prefix: str) -> bool:
@@ -38,21 +40,19 @@ def any_exist(prefix: str) -> bool:
 
 def describe(prefix: str, epoch: str) -> PretrainedRef:
     """Return the reference to a prefix, with what its meta.json tells."""
-    # MXNet's checkpoints have no meta.json, and damage in it is no reason to refuse weights: {} then.
+    # MXNet's checkpoints have no meta.json: {} then
     stem = _stem(prefix)
     meta = checkpoint.read_meta(stem)
     settings = to_path(f"{stem}-network.json")
-    # A file that anybody may have written: what is not of the right type counts as not noted.
-    preprocessing = meta.get("preprocessing")
-    config = meta.get("config")
-    network = str(meta.get("network") or Path(stem).name)  # MXNet's files tell no name but their own
+    config = meta.get("config") or {}
+    network = meta.get("network") or Path(stem).name  # MXNet's files tell no name but their own
     if settings.exists():
         network = _settings(settings).network
     return PretrainedRef(
         prefix, network, prefix, epoch,
-        preprocessing=preprocessing if isinstance(preprocessing, dict) else {},
-        class_names=[str(name) for name in meta.get("class_names") or ()], origin=f"{stem}-meta.json",
-        dataset=str(config.get("dataset") or "") if isinstance(config, dict) else "")
+        preprocessing=meta.get("preprocessing") or {},
+        class_names=meta.get("class_names") or (), origin=f"{stem}-meta.json",
+        dataset=str(config.get("dataset") or ""))
 
 
 def read_weights(ref: PretrainedRef) -> tuple[dict[str, np.ndarray], str]:
@@ -94,9 +94,16 @@ def _symbol_path(params_path: str, prefix: str) -> AnyPath:
 
 def _settings(path: AnyPath) -> NetworkConfig:
     """Read the settings of a network that no symbol expresses."""
-    # A wrong key or type shows as TypeError in the constructor.
     try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-        return NetworkConfig(**{**settings, "image_shape": tuple(settings["image_shape"])})
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(path, f"not the settings of a network: {verbatim(error)}") from error
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(path, reason(error)) from error
+    settings = json_text.loads_object(content, path, _SETTINGS)
+    fields = flags_of(NetworkConfig)
+    if "image_shape" not in settings or not settings.keys() <= fields.keys():
+        raise DataError(path, f"not {_SETTINGS}: other members than those of a network")
+    try:
+        # the bounds are those of the command line
+        return NetworkConfig(**{name: convert(fields[name], value) for name, value in settings.items()})
+    except UsageError as error:
+        raise DataError(path, f"not {_SETTINGS}: {error.message}") from error

@@ -75,7 +75,7 @@ class MetricsFile:
                 try:
                     if json.loads(line)["update"] <= update:
                         kept.append(line)
-                except (ValueError, KeyError, TypeError):
+                except (ValueError, KeyError, TypeError, RecursionError):
                     continue  # a line that a kill cut short
         write_bytes(self._file.path, "".join(f"{line}\n" for line in kept).encode())
 

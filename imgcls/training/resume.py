@@ -115,7 +115,7 @@ def resume_position(config: Config, saved: Saved | None, loader: Loader, lr_sche
     per_epoch = loader.batches_per_epoch
     # MXNet's checkpoints know no updates, and after a whole epoch the batch size may be another
     update = position.epoch * per_epoch + position.batch
-    if position.batch and position.update != update:
+    if position.batch and (position.update != update or position.batch > per_epoch):
         raise UsageError(f"`load_epoch` {config.checkpoint.load_epoch}: {saved.path} was saved inside an "
                          f"epoch with other data or another `batch_size` (an epoch has {per_epoch} batches "
                          "now); resume with those of then, or from a whole epoch")

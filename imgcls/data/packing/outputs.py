@@ -71,7 +71,7 @@ def read_stamp(stem: str, list_path: Path, config: PackConfig) -> PackCounts | N
         counts = PackCounts(**{name: int(stamp.pop(name)) for name in names})
         is_same = stamp == _stamp(list_path, config) and os.path.getsize(stem + ".rec") == counts.size_bytes
         return counts if is_same and os.path.exists(stem + ".idx") else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         return None  # no stamp, or one that anybody may have edited: packed again
 
 

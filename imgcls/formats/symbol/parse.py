@@ -6,10 +6,10 @@ believed; whatever does not fit is a DataError with the node it is about.
 
 from __future__ import annotations
 
-import json
 import os
 
 from imgcls.errors import DataError, reason
+from imgcls.formats import json_text
 from imgcls.formats.symbol.dialects import ALIASES, OLDEST_VERSION, upgrade
 from imgcls.formats.symbol.nodes import Node, NodeOutput, Symbol, post_order
 from imgcls.storage.paths import to_path
@@ -35,21 +35,7 @@ def load(path: str | os.PathLike[str]) -> Symbol:
 
 def loads(text: str | bytes, path: object = "symbol") -> Symbol:
     """Read what `load` does from JSON in memory; `path` is what errors call it."""
-    try:
-        text = text.decode("utf-8") if isinstance(text, bytes) else text
-        document = json.loads(text)
-    except UnicodeDecodeError as error:
-        raise DataError(path, "not UTF-8", error.start) from error
-    except json.JSONDecodeError as error:
-        # The decoder counts characters, a DataError bytes.
-        offset = len(error.doc[:error.pos].encode("utf-8", "replace"))
-        raise DataError(path, f"not JSON: {error.msg.lower()}", offset) from error
-    # Python's parser goes down one call for each bracket, so a file of brackets ends it.
-    except RecursionError as error:
-        raise DataError(path, "nested too deeply for a symbol") from error
-    except ValueError as error:  # an integer of thousands of digits
-        raise DataError(path, "not a symbol: a number is too long") from error
-    return _Parser(path).parse(document)
+    return _Parser(path).parse(json_text.loads(text, path, "a symbol", MAX_BYTES))
 
 
 class _Parser:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from typing import Any
 
 from imgcls.errors import DataError, UsageError, reason, verbatim
+from imgcls.formats import json_text
 from imgcls.storage.paths import AnyPath, to_path
 from imgcls.storage.remote import RemotePath
 from imgcls.storage.urls import url_scheme
+from imgcls.training.checkpoint.members import check_latest, check_meta
 
 #: a file system's 255, less what stands around the prefix in the longest name that is written
 #: (.PREFIX-position.states.XXXXXXXX.tmp)
@@ -90,12 +91,18 @@ def folder(prefix: str) -> str:
 
 def read_meta(prefix: str) -> dict[str, Any]:
     """Return PREFIX-meta.json, or {} for a checkpoint that has none (MXNet's own)."""
-    return _read_json(to_path(f"{to_path(prefix)}-meta.json"), "the meta data of a checkpoint")
+    path = to_path(f"{to_path(prefix)}-meta.json")
+    content = _read_json(path, "the meta data of a checkpoint")
+    check_meta(content, path)
+    return content
 
 
 def read_latest(prefix: str) -> dict[str, Any]:
     """Return PREFIX-latest.json, or {} where there is none."""
-    return _read_json(to_path(f"{prefix}-latest.json"), "what tells of the newest checkpoint")
+    path = to_path(f"{prefix}-latest.json")
+    content = _read_json(path, "what tells of the newest checkpoint")
+    check_latest(content, path)
+    return content
 
 
 def _names_beside(prefix: str) -> list[str]:
@@ -115,16 +122,15 @@ def _names_beside(prefix: str) -> list[str]:
 def _read_json(path: AnyPath, purpose: str) -> dict[str, Any]:
     """Return the object in a JSON file, {} where there is none; `purpose` says what it should have been."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        size = path.stat().st_size
+        content = path.read_bytes() if size <= json_text.MAX_BYTES else b""
     except FileNotFoundError:
         return {}
-    # ValueError: not JSON, or not UTF-8
-    except (OSError, ValueError) as error:
-        raise DataError(path, f"not {purpose}: {verbatim(error)}") from error
-    # whoever reads it asks for keys
-    if not isinstance(content, dict):
-        raise DataError(path, f"not {purpose}: must be a JSON object")
-    return content
+    except OSError as error:
+        raise DataError(path, f"not {purpose}: {reason(error)}") from error
+    if size > json_text.MAX_BYTES:
+        raise DataError(path, f"not {purpose}: {size} bytes")
+    return json_text.loads_object(content, path, purpose)
 
 
 def _shortened(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from imgcls.formats import states
+from imgcls.errors import DataError
+from imgcls.formats import json_text, states
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,38 @@ class Position:
     #: down
     batch_size: int = 0
     world: int = 0
+
+
+def read_position(fields: Mapping[str, Any], path: object) -> Position:
+    """Return the position that the JSON of a state holds; DataError for one that no training can be at.
+
+    Numbers are finite and not negative, but for losses: those of a run that went astray are its own affair.
+    """
+    known = {field.name: field for field in dataclasses.fields(Position)}
+    if not fields.keys() <= known.keys():
+        raise DataError(path, "the position has members that this version does not know")
+    for name, value in fields.items():
+        where = f"the position's {name}"
+        if name.endswith("_totals"):
+            json_text.check(value, _is_totals, where, "sums and a number of samples, or null", path)
+        elif name.endswith("_loss"):
+            json_text.check(value, _is_loss, where, "a sum and a number of steps", path)
+        else:
+            json_text.check(value, json_text.is_count, where, "a whole number from 0 up", path)
+    return Position(**fields)
+
+
+def _is_totals(value: Any) -> bool:
+    return value is None or (isinstance(value, list) and len(value) == 2 and json_text.is_count(value[1])
+                             and json_text.is_list(value[0], _is_sum))
+
+
+def _is_loss(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and _is_sum(value[0]) and json_text.is_count(value[1])
+
+
+def _is_sum(value: Any) -> bool:
+    return type(value) is float or json_text.is_number(value)
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,11 @@ Never a pickle: such a file may come from anywhere, and reading it must not run 
 from __future__ import annotations
 
 import json
+import os
 import zlib
 from collections.abc import Mapping
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,8 +24,14 @@ from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
 from imgcls.errors import DataError, reason, verbatim
+from imgcls.formats import json_text
 from imgcls.storage.paths import AnyPath
-from imgcls.training.checkpoint.position import Position, Saved
+from imgcls.training.checkpoint.position import Saved, read_position
+
+#: the state of torch's GradScaler
+_SCALER = {"scale", "growth_factor", "backoff_factor", "growth_interval", "_growth_tracker"}
+_DTYPES = {torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.uint8, torch.int8, torch.int16,
+           torch.int32, torch.int64, torch.bool}
 
 #: version of the layout of `.states`
 STATES_FORMAT = 1
@@ -50,22 +58,49 @@ def decode(content: bytes, path: str, arrays: Mapping[str, np.ndarray] | None = 
     """
     try:
         tensors = load_safetensors(content)
+        # what numpy has no type for, or optimizers never leave, is none of ours
+        if any(tensor.dtype not in _DTYPES for tensor in tensors.values()):
+            raise ValueError("tensors of a type that is not written")
         # safetensors: the length of a JSON header in eight bytes, the header, the tensors
         header = json.loads(content[8:8 + int.from_bytes(content[:8], "little")])
-        state = json.loads(header["__metadata__"]["imgcls"])
-        if state["format"] != STATES_FORMAT:
-            raise DataError(path, f"written in format {state['format']}, this version reads {STATES_FORMAT}")
-        position = Position(**state["position"])
+        text = header["__metadata__"]["imgcls"]
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise DataError(path, f"not a training state of imgcls, or cut short ({verbatim(error)})") from error
+    state = _read_state(text, path)
     if arrays is None:
         arrays = {name: tensor.numpy() for name, tensor in _below("weights/", tensors).items()}
     # a crash between the two files, or a copy of one of them, leaves states beside weights of another epoch
     if _checksum(arrays) != state["weights_crc"]:
         raise DataError(path, "belongs to other weights than those beside it; remove it to go on with a "
                               "fresh optimizer")
-    return Saved(path, arrays, position, _below("optimizer/", tensors) if state["optimizer"] else None,
+    return Saved(path, arrays, read_position(state["position"], path),
+                 _below("optimizer/", tensors) if state["optimizer"] else None,
                  state["optimizer"], state["scaler"], state["run"])
+
+
+def _read_state(text: str, path: str) -> dict[str, Any]:
+    """Return the members of the state, each of the type that `encode` writes; DataError otherwise."""
+    state = json_text.loads_object(text, path, "a training state of imgcls")
+    if state.get("format") != STATES_FORMAT:
+        json_text.refuse(state.get("format"), "the format", f"{STATES_FORMAT} for this version", path)
+    for name, is_right, what in (
+            ("run", json_text.is_text, "text"), ("optimizer", json_text.is_text, "text"),
+            ("weights_crc", json_text.is_count, "a checksum"), ("position", _is_object, "an object"),
+            ("scaler", _is_scaler, "the state of a loss scale")):
+        json_text.check(state.get(name), is_right, name, what, path)
+    return state
+
+
+def _is_object(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+def _is_scaler(value: Any) -> bool:
+    """Whether it is {}, or what torch's GradScaler writes down."""
+    # a factor of 0 or below would make every gradient nan
+    return value == {} or (_is_object(value) and value.keys() == _SCALER and all(
+        json_text.is_number(number) and (number > 0 or name == "_growth_tracker")
+        for name, number in value.items()))
 
 
 def read(path: AnyPath, arrays: Mapping[str, np.ndarray] | None = None) -> Saved:
@@ -80,13 +115,13 @@ def read(path: AnyPath, arrays: Mapping[str, np.ndarray] | None = None) -> Saved
 def pack(saved: Saved) -> bytes:
     """Return all of a checkpoint in one piece, for the other processes of a job; `unpack` reads it."""
     # for errors: the other processes name the file that was read
-    return saved.path.encode() + b"\0" + encode(saved, with_weights=True)
+    return os.fsencode(saved.path) + b"\0" + encode(saved, with_weights=True)
 
 
 def unpack(content: bytes) -> Saved:
     """Return what `pack` was given."""
     path, _, state = content.partition(b"\0")
-    return decode(state, path.decode())
+    return decode(state, os.fsdecode(path))
 
 
 def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
