@@ -428,7 +428,8 @@ def test_work_in_order_by_threads() -> None:
         time.sleep(0.001 * (i % 5))
         return i * i
     for threads in (1, 2, 7):
-        assert list(map_in_order(work, range(60), threads)) == [i * i for i in range(60)]
+        with map_in_order(work, range(60), threads) as squares:
+            assert list(squares) == [i * i for i in range(60)]
 
     def fails(i: int) -> int:
         if i == 30:
@@ -436,11 +437,10 @@ def test_work_in_order_by_threads() -> None:
         return i
     before = threading.active_count()
     results = []
-    with pytest.raises(ZeroDivisionError):
-        results.extend(map_in_order(fails, range(60), 3))
-    for count, _ in enumerate(map_in_order(work, range(1000), 3)):     # left half-way
-        if count == 5:
-            break
+    with pytest.raises(ZeroDivisionError), map_in_order(fails, range(60), 3) as numbers:
+        results.extend(numbers)
+    with map_in_order(work, range(1000), 3) as squares:     # left half-way
+        next(squares)
     assert threading.active_count() == before
 
 
@@ -451,11 +451,11 @@ def test_threads_wait_when_results_pile_up(monkeypatch: pytest.MonkeyPatch) -> N
     def work(i: int) -> bytes:
         started.append(i)
         return bytes(10)
-    results = map_in_order(work, range(500), 2, len, 1000)
-    next(results)
-    time.sleep(0.1)
-    assert len(started) < 20
-    assert sum(map(len, results)) == 4990
+    with map_in_order(work, range(500), 2, len, 1000) as results:
+        next(results)
+        time.sleep(0.1)
+        assert len(started) < 20
+        assert sum(map(len, results)) == 4990
 
 
 def test_rec2idx(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -577,3 +577,34 @@ def test_devices_and_pipes_are_no_images(folder: Path, tmp_path: Path,
         assert "and no file" in capsys.readouterr().err
         assert verify.main([out]) == 2
         assert rec2idx.main([out, f"{tmp_path}/y.idx"]) == 1
+
+
+@pytest.mark.parametrize("flags", [["--resize", "200"], ["--pass-through"], ["--resize", "200", "--num-thread", "1"]])
+def test_a_full_disk_ends_with_a_line_and_leaves_no_half(flags: list[str], folder: Path, tmp_path: Path) -> None:
+    """Threads that still decoded when the interpreter ended aborted it, with status 134."""
+    for i in range(100):
+        (folder / f"a/x{i}.jpg").write_bytes(jpeg(300, 300))
+    # a limit on the size of a file is a full disk that any user can have
+    code = ("import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)); "
+            "from imgcls.cli.im2rec import main; sys.exit(main(sys.argv[1:]))")
+    argv = [f"{tmp_path}/x", str(folder), "--recursive", "--num-thread", "8", *flags]
+    done = subprocess.run([sys.executable, "-c", code, *argv], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr.count("error:")) == (1, 1), done.stderr
+    assert done.stderr.endswith(f"error: cannot write {tmp_path}/x.rec: file too large\n")
+    assert sorted(os.listdir(tmp_path)) == ["in", "x.classes.txt", "x.lst"]
+
+
+def test_records_do_not_appear_without_their_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sync = os.fsync
+
+    def full(handle: int) -> None:
+        if os.readlink(f"/proc/self/fd/{handle}").endswith(".tmp") and ".idx." in os.readlink(
+                f"/proc/self/fd/{handle}"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        sync(handle)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(RunError, match=r"cannot write .*x\.idx: no space left"), \
+            RecordWriter(tmp_path / "x.rec") as writer:
+        writer.write(b"1234")
+    assert not os.listdir(tmp_path)

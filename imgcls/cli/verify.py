@@ -113,8 +113,7 @@ def _bad_images(reader: RecordReader, num_threads: int) -> list[DataError]:
             return DataError(reader.path, f"record {index} (id {header.id}): {pixels_or_reason}", offset)
         return None
 
-    with quiet_opencv():
-        errors = map_in_order(check, range(len(reader)), num_threads)
+    with quiet_opencv(), map_in_order(check, range(len(reader)), num_threads) as errors:
         # disable=None: a bar on a terminal, nothing in a file
         shown = tqdm(errors, total=len(reader), desc=printable(reader.path.name), unit="rec", disable=None,
                      leave=False)

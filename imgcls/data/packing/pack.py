@@ -100,9 +100,10 @@ def make_seekable(source: str | os.PathLike[str], path: str | os.PathLike[str], 
         # The image is the end of the payload: what stands before it is copied without being understood.
         return payload[:len(payload) - len(image)] + with_restarts(bytes(image))
 
-    with RecordWriter(path) as writer:
+    with (RecordWriter(path) as writer,
+          map_in_order(convert, range(len(reader)), num_threads, len) as payloads):
         keys = reader.keys.tolist()
-        for index, payload in enumerate(map_in_order(convert, range(len(reader)), num_threads, len)):
+        for index, payload in enumerate(payloads):
             writer.write(payload, keys[index])
             progress(index + 1)
         return PackResult(writer.count, writer.size_bytes)
@@ -118,14 +119,14 @@ def _encode_files(entries: Sequence[ListEntry], file_of: Callable[[ListEntry], s
         return _payload(entry, file_of(entry), config)
 
     skipped = []
-    payloads = map_in_order(make_payload, entries, config.num_threads, len)
-    for count, (entry, payload) in enumerate(zip(entries, payloads, strict=True), 1):
-        if isinstance(payload, str):  # why there is none
-            skipped.append(SkippedEntry(entry, payload))
-        else:
-            writer.write(payload, entry.id)
-            sync.notify()
-        progress(count)
+    with map_in_order(make_payload, entries, config.num_threads, len) as payloads:
+        for count, (entry, payload) in enumerate(zip(entries, payloads, strict=True), 1):
+            if isinstance(payload, str):  # why there is none
+                skipped.append(SkippedEntry(entry, payload))
+            else:
+                writer.write(payload, entry.id)
+                sync.notify()
+            progress(count)
     return skipped
 
 
@@ -169,16 +170,16 @@ def _store_files(entries: Sequence[ListEntry], file_of: Callable[[ListEntry], st
     groups = [entries[i:i + _BLOCK_FILES] for i in range(0, len(entries), _BLOCK_FILES)]
     skipped = []
     count = 0
-    blocks = map_in_order(read, groups, config.num_threads, lambda pair: pair[0].size, _BLOCKS_AHEAD)
-    for group, (block, problems) in zip(groups, blocks, strict=True):
-        writer.write_block(block)
-        idle.append(block)  # its bytes have left for the file: it may be filled again
-        sync.notify()
-        for entry, problem in zip(group, problems, strict=True):
-            if problem:
-                skipped.append(SkippedEntry(entry, problem))
-            count += 1
-            progress(count)
+    with map_in_order(read, groups, config.num_threads, lambda pair: pair[0].size, _BLOCKS_AHEAD) as blocks:
+        for group, (block, problems) in zip(groups, blocks, strict=True):
+            writer.write_block(block)
+            idle.append(block)  # its bytes have left for the file: it may be filled again
+            sync.notify()
+            for entry, problem in zip(group, problems, strict=True):
+                if problem:
+                    skipped.append(SkippedEntry(entry, problem))
+                count += 1
+                progress(count)
     return skipped
 
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Generic, TypeVar
@@ -22,22 +23,24 @@ MAX_AHEAD_PER_THREAD = 64
 SYNC_BYTES = 48 << 20
 
 
+@contextlib.contextmanager
 def map_in_order(function: Callable[[Item], Result], items: Sequence[Item], num_threads: int,
                  size_of: Callable[[Result], int] = lambda result: 0,
-                 max_ahead: int = MAX_AHEAD_PER_THREAD) -> Iterator[Result]:
-    """Yield `function(item)` of each item, in the items' order, computed by threads that run ahead.
+                 max_ahead: int = MAX_AHEAD_PER_THREAD) -> Iterator[Iterator[Result]]:
+    """Give an iterator of `function(item)` of each item, in the items' order, computed by threads ahead.
 
-    Each is `max_ahead` items ahead at most, and they wait when the results that nobody took yet weigh more
-    than `MAX_WAITING_BYTES` (`size_of`: bytes of a result). With one thread the work is done here. An error
-    in `function` is raised here, in its turn.
+    A context, and not only an iterator: its end waits for the threads. One that still decodes while the
+    interpreter ends, because the disk was full, would abort the process. Each thread is `max_ahead` items
+    ahead at most, and they wait when the results that nobody took yet weigh more than `MAX_WAITING_BYTES`
+    (`size_of`: bytes of a result). With one thread the work is done by whoever takes it. An error in
+    `function` is raised where its result is taken.
     """
     if num_threads <= 1:
-        yield from map(function, items)
+        yield map(function, items)
         return
     workers = _Workers(function, items, num_threads, size_of, max_ahead)
     try:
-        for _ in items:
-            yield workers.take()
+        yield (workers.take() for _ in items)
     finally:
         workers.stop()
 

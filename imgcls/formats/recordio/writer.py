@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from imgcls.errors import RunError, reason, verbatim
 from imgcls.formats.recordio.framing import HEAD, MAGIC, write_record
 from imgcls.formats.recordio.index import index_path
 from imgcls.storage.atomic import atomic_write
@@ -106,6 +107,8 @@ class RecordWriter:
         return self
 
     def __exit__(self, *exc_info: Any) -> None:
+        if exc_info[0] is None:
+            self._sync_both()
         self._stack.__exit__(*exc_info)
 
     def write(self, payload: bytes | bytearray | memoryview, key: Any = None) -> int:
@@ -148,4 +151,15 @@ class RecordWriter:
 
     def close(self) -> None:
         """Complete both files and give them their names."""
-        self._stack.close()
+        self.__exit__(None, None, None)
+
+    def _sync_both(self) -> None:
+        """Have both on the disk before either takes its name: no index may stand beside other records."""
+        for stream, path in ((self._rec, self.path), (self._idx, index_path(self.path))):
+            try:
+                stream.flush()
+                os.fsync(stream.fileno())
+            except OSError as error:
+                failure = RunError(f"cannot write {verbatim(path)}: {reason(error)}")
+                self._stack.__exit__(type(failure), failure, None)  # removes both
+                raise failure from error
