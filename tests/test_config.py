@@ -15,11 +15,11 @@ from imgcls.cli.finetune import FinetuneConfig
 from imgcls.cli.im2rec import ListConfig, PackFlags
 from imgcls.cli.launch import LaunchConfig
 from imgcls.cli.predict import PredictConfig
-from imgcls.cli.score import ScoreConfig
 from imgcls.config import command_line
 from imgcls.config import resolve as configuration
 from imgcls.config.flags import flag_spelling, long_flag
 from imgcls.config.resolve import FIELDS, Config, build, dump
+from imgcls.config.sections import InferenceConfig
 from imgcls.errors import UsageError
 
 FROZEN = ROOT / "tests" / "fixtures" / "flags.txt"
@@ -196,7 +196,7 @@ def test_the_caller_spells_the_settings() -> None:
 def test_messages_name_settings_only_between_backquotes() -> None:
     """What stands between backquotes in a message is shown as a flag: it must be one."""
     settings = set(configuration.spelling_of(
-        LaunchConfig, ListConfig, PackFlags, FinetuneConfig, ScoreConfig, PredictConfig).flags)
+        LaunchConfig, ListConfig, PackFlags, FinetuneConfig, InferenceConfig, PredictConfig).flags)
     raising = {"UsageError", "RunError", "DataError", "unknown", "say", "warn", "line", "Decay",
                "info", "message"}
     unknown = []

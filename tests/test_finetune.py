@@ -95,7 +95,7 @@ def test_a_new_head_on_old_weights(pretrained: Path, photos: Path, tmp_path: Pat
     assert re.search(r"weights loaded: \d+ \(conv0 1, bn0 4, stage1 \d+, ", err)
     assert "weights new (initialised): 2 (fc_weight, fc_bias)" in err
     assert "weights dropped: 2 (fc1_weight, fc1_bias)" in err
-    assert f"images: 3,28,28, mean 90,80,70, std 60 (as {pretrained}-meta.json has it)" in err
+    assert f"images: 3,28,28 cut as stored, mean 90,80,70, std 60 (as {pretrained}-meta.json has it)" in err
     assert f"resume:     imgcls-finetune --pretrained-model {pretrained} " in out
     before, after = params.load(f"{pretrained}-0001.params"), params.load(f"{prefix}-0002.params")
     assert set(before) - set(after) == {"arg:fc1_weight", "arg:fc1_bias"}

@@ -57,7 +57,7 @@ def test_log_lines_of_mxnet_and_ours(prefix: Path, photos: Path, capsys: pytest.
     assert log_lines[0] == f"INFO:root:Finished with {scores['images/sec']} images per second"
     assert re.fullmatch(r"INFO:root:\('accuracy', [\d.]+\)", log_lines[1])
     assert re.fullmatch(r"INFO:root:\('top_k_accuracy_5', [\d.]+\)", log_lines[2])
-    assert f"images: 3,16,16, mean 110,110,110, std 60 (as {prefix}-meta.json has it)" in err
+    assert f"images: 3,16,16 cut as stored, mean 110,110,110, std 60 (as {prefix}-meta.json has it)" in err
 
 
 def test_records_and_folders_agree(prefix: Path, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -97,7 +97,7 @@ def test_another_mean_gives_another_score(prefix: Path, photos: Path,
         losses.append(re.findall(r"cross-entropy=(\S+)", out)[0])
     assert losses[0] == losses[1] != losses[2]
     assert "mean 0,0,0, std 60 (as " in err
-    assert "but for --rgb-mean)" in err
+    assert "but for --rgb-mean (it has 110,110,110))" in err
 
 
 def test_torchvision(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -109,7 +109,7 @@ def test_torchvision(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture
                            photos, "--image-shape", "3,32,32", "--top-k", 3)
     assert status == 0
     assert "top_k_accuracy_3=" in out
-    assert "note: the data has 3 classes and the network 5: class k of the data is taken for class k" in err
+    assert "its 5 classes: class k of the 3 classes of the data ('a' is 0) is taken for its class k" in err
 
 
 @pytest.mark.parametrize(("flags", "message"), [

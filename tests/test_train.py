@@ -98,8 +98,8 @@ def test_the_log_has_mxnets_lines(folder: Path, tmp_path: Path, capsys: pytest.C
     meta = checkpoint.read_meta(str(prefix))
     assert meta["class_names"] == [str(d) for d in range(10)]
     assert meta["preprocessing"] == {"image_shape": [1, 28, 28], "mean": [0.0], "std": [255.0],
-                                     "val_resize": None,
-                                     "interpolation": "bilinear", "channels": "RGB", "range": "0-255"}
+                                     "mean_image": None, "val_resize": 0,
+                                     "interpolation": "bilinear", "channels": "grey", "range": "0-255"}
 
 
 def test_train_accuracy_covers_the_epoch(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,51 +4,65 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import MISSING, dataclass
+from dataclasses import dataclass
 
 from imgcls.cli._run import loading_torch, run_main
-from imgcls.config.command_line import parse
+from imgcls.config import resolve as configuration
 from imgcls.config.flags import flag, positional
-from imgcls.errors import DataError, tell
+from imgcls.config.resolve import Config
+from imgcls.config.sections import PREPROCESSING, InferenceConfig
+from imgcls.errors import DataError, UsageError, spell_settings, tell
 
 NAME = "imgcls-predict"
 EXAMPLES = """examples:
   imgcls-predict --model model/mnist seven.png            the five likeliest classes
   imgcls-predict --model model/mnist --top 1 *.png        one line a picture
   imgcls-predict --model model/mnist --load-epoch 8 a.jpg  an older epoch
+  imgcls-predict --model torchvision:resnet50 cat.jpg     a network of torchvision's, ImageNet's names
+  imgcls-predict --model old/resnet --rgb-mean 123.68,116.779,103.939 --synset synset.txt cat.jpg
+                                                          an MXNet checkpoint, which says nothing of these
 """
+
+#: the shared flags that make sense here, beside those of `InferenceConfig`
+USED = ("dataset",)
 
 
 @dataclass(frozen=True)
-class PredictConfig:
-    """Predict"""
+class PredictConfig(InferenceConfig):
+    __doc__ = InferenceConfig.__doc__
 
-    model: str = flag(MISSING, "prefix of the checkpoint", metavar="PREFIX")
-    images: tuple[str, ...] = positional("picture files", metavar="IMAGE", takes="several")
-    load_epoch: str = flag("auto", "8, 0008 or auto: the newest", metavar="EPOCH")
+    images: tuple[str, ...] = positional("picture files", metavar="IMAGE", default=(), takes="several")
+    dataset: str = flag("", "prepare images as for training on this data set, where the checkpoint says "
+                        "nothing of it: mnist, cifar10, ...", metavar="NAME")
     top: int = flag(5, "classes to show", metavar="K", minimum=1, maximum=10**7)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status.
 
-    It prints one line a class, `name (score = 0.98765)`, as people know it from classify_image.py.
+    It prints one line a class, `name (score = 0.98765)`, as people know it from classify_image.py; what was
+    done to the pictures goes to stderr.
     """
     return run_main(_start, argv, NAME, PredictConfig)
 
 
 def _start(argv: Sequence[str]) -> int:
-    (args,) = parse(argv, PredictConfig, prog=NAME, usage="--model PREFIX IMAGE [IMAGE ...]",
-                    examples=EXAMPLES)
+    config = configuration.parse(argv, prog=NAME, examples=EXAMPLES, own=PredictConfig, used=USED)
+    own: PredictConfig = config.own
+    missing = [name for name, value in (("--model", own.model), ("IMAGE", own.images)) if not value]
+    if missing:
+        raise UsageError(f"the following arguments are required: {', '.join(missing)}")
     # after the flags: --help and a mistake in a flag answer without torch
     with loading_torch():
         from imgcls.inference.predictor import Predictor
 
     # Once for all pictures: loading the network takes far longer than one of them.
-    predict = Predictor(args.model, args.load_epoch, top=args.top)
-    several = len(args.images) > 1
+    given = {name: config.values()[name] for name in (*PREPROCESSING, *USED) if config.is_explicit(name)}
+    predict = Predictor(own.model, own.load_epoch, top=own.top, synset=own.synset, **given)
+    num_told = _tell(predict.notes, config)
+    several = len(own.images) > 1
     num_failed = 0
-    for path in args.images:
+    for path in own.images:
         try:
             ranking = predict(path)
         except DataError as error:
@@ -56,11 +70,19 @@ def _start(argv: Sequence[str]) -> int:
             num_failed += 1
             tell(f"{NAME}: error: {error}")
             continue
+        num_told += _tell(predict.notes[num_told:], config)
         # one class a picture: the path stands before it on its line, otherwise on a line above
-        if several and args.top > 1:
+        if several and own.top > 1:
             tell(f"{path}:", sys.stdout)
-        before = f"{path}: " if several and args.top == 1 else ""
+        before = f"{path}: " if several and own.top == 1 else ""
         for name, probability in ranking:
             tell(f"{before}{name} (score = {probability:.5f})", sys.stdout)
     # 1 as for data that cannot be read, even where most pictures were named
     return 1 if num_failed else 0
+
+
+def _tell(notes: Sequence[str], config: Config) -> int:
+    """Print notes on stderr with settings as flags; return how many."""
+    for note in notes:
+        tell(spell_settings(note, config.spelling))
+    return len(notes)

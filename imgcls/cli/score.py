@@ -4,33 +4,24 @@ score.py."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from imgcls.cli._run import loading_torch, run_main
 from imgcls.config import resolve as configuration
-from imgcls.config.flags import flag
+from imgcls.config.sections import InferenceConfig
 from imgcls.errors import UsageError, tell
 
 EXAMPLES = """examples:
   {prog} --model model/mnist --dataset mnist                 the newest epoch on the test set
   {prog} --model model/mnist --load-epoch 8 --top-k 5        epoch 8, top-5 accuracy as well
-  {prog} --model old/mnist --load-epoch 35 --rgb-std 255     an MXNet checkpoint, pixels scaled to 0-1
+  {prog} --model old/mnist --load-epoch 35 --dataset mnist   an MXNet checkpoint, as train_mnist.py made it
+  {prog} --model old/resnet --data-val val.rec --rgb-mean 123.68,116.779,103.939       and as score.py read it
   {prog} --model torchvision:resnet50 --data-val val/        torchvision's weights, a folder for each class
   {prog} --model imagenet1k-resnet-50 --data-val val.rec     a network of MXNet's zoo, on records
 """
 
-#: the flags of training that make sense here
+#: the flags of training that make sense here, beside those of `InferenceConfig`
 USED = ("dataset", "data_dir", "data_val", "data_val_idx", "val_dataset", "data_root", "outside_root",
-        "on_bad", "cache_gb", "batch_size", "data_nthreads", "resize", "val_resize", "interpolation",
-        "rgb_mean", "rgb_std", "mean_image", "image_shape", "top_k", "loss", "gpus", "dtype", "load_epoch")
-
-
-@dataclass(frozen=True)
-class ScoreConfig:
-    """Score"""
-
-    model: str = flag("", "the prefix of a checkpoint, a network of MXNet's zoo (imagenet1k-resnet-50), the "
-                      "URL of a prefix, or torchvision:NAME[:WEIGHTS]", since="g2", metavar="NAME")
+        "on_bad", "cache_gb", "batch_size", "data_nthreads", "top_k", "loss", "gpus", "dtype")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,20 +29,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     The metrics go to stdout, one `name=value` a line, and in MXNet's words to stderr.
     """
-    return run_main(_start, argv, "imgcls-score", ScoreConfig)
+    return run_main(_start, argv, "imgcls-score", InferenceConfig)
 
 
 def _start(argv: Sequence[str]) -> int:
     # The flags of imgcls-train under the same names: who has trained knows how to score.
     config = configuration.parse(argv, prog="imgcls-score", examples=EXAMPLES.format(prog="imgcls-score"),
-                                 own=ScoreConfig, used=USED)
-    if not config.own.model:
+                                 own=InferenceConfig, used=USED)
+    own: InferenceConfig = config.own
+    if not own.model:
         raise UsageError("--model is missing: give the prefix of a checkpoint, such as --model model/mnist")
     # after the flags: --help and a mistake in a flag answer without torch
     with loading_torch():
         from imgcls.inference.evaluation import evaluate_checkpoint
 
-    score = evaluate_checkpoint(config.own.model, config)
+    score = evaluate_checkpoint(own.model, config, epoch=own.load_epoch, synset=own.synset)
     # stderr is MXNet's log, for scripts that look for its lines; stdout is ours, easy to cut at the `=`
     tell(f"INFO:root:Finished with {score.images_per_s:f} images per second")
     for name, value in score.metrics.items():

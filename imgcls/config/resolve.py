@@ -274,4 +274,13 @@ def _titled_flags(own: type | None, fields: Mapping[str, Field[Any]]) -> list[Ti
 def _print_help(prog: str, examples: str, defaults: Mapping[str, Any], own: type | None,
                 fields: Mapping[str, Field[Any]]) -> None:
     groups = [*_titled_flags(own, fields), (FileFlags.__doc__, flags_of(FileFlags))]
-    print(help_screen(f"{prog} [--flag value ...]", examples, groups, EXIT_STATUS, defaults), end="")
+    # a flag of the command's own has its own default, whatever the data set's is for a shared one
+    defaults = {name: value for name, value in defaults.items() if not own or name not in flags_of(own)}
+    usage = f"{prog} [--flag value ...]{_positionals(fields)}"
+    print(help_screen(usage, examples, groups, EXIT_STATUS, defaults), end="")
+
+
+def _positionals(fields: Mapping[str, Field[Any]]) -> str:
+    """Return how the words without a flag are written behind the flags, for the first line of the help."""
+    names = [field.metadata["metavar"] for field in fields.values() if field.metadata["is_positional"]]
+    return "".join(f" {name} [{name} ...]" for name in names)

@@ -7,21 +7,22 @@ network that somebody trained before: where it is, what it was trained with, and
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from imgcls import pretrained
 from imgcls.config import resolve as configuration
 from imgcls.config.resolve import Config
-from imgcls.data.loaders.make import make_loader
-from imgcls.data.sources import Source
+from imgcls.data.loaders.make import decide_val_resize, make_loader, typical_edge
+from imgcls.data.sources import ArraySource, Source
 from imgcls.distributed.topology import make_worker
 from imgcls.errors import UsageError, spell_settings, tell, verbatim
+from imgcls.inference.matching import match_classes
+from imgcls.inference.notes import about_larger_images
 from imgcls.pretrained import PretrainedRef
-from imgcls.pretrained.preprocessing import describe_preprocessing, with_preprocessing
+from imgcls.pretrained.class_names import ClassNames, find_class_names
+from imgcls.pretrained.preprocessing import Evaluation, for_evaluation
 from imgcls.training.evaluate import evaluate
 from imgcls.training.metrics import Metrics, metric_names
-from imgcls.training.network_size import count_classes
 from imgcls.training.precision import Precision
 
 
@@ -33,29 +34,31 @@ class Score:
     images_per_s: float
 
 
-def evaluate_checkpoint(name: str, config: Config) -> Score:
+def evaluate_checkpoint(name: str, config: Config, *, epoch: str = "auto", synset: str = "") -> Score:
     """Return the metrics of the network `name` (see `pretrained.locate`) on the validation data.
 
-    Preprocessing that the user does not give is that of its training, or the data set's where nobody noted
-    it; a line on stderr says which. UsageError for data that does not go with the network.
+    Preprocessing that the user does not give is that of its training, or MXNet's where nobody noted it; lines
+    on stderr say which. `synset` names its classes. UsageError for data that does not go with the network.
     """
     worker = make_worker(config.device)
-    # where it is, and what it was trained with
-    ref = pretrained.locate(name, config.checkpoint.load_epoch or "auto")
-    config = _with_data_set(with_preprocessing(config, ref), ref)
-    # a name of the zoo or of torchvision says nothing about the order of the user's classes
-    source = _load_validation(config, ref.class_names if ref.prefix else ())
-    model = pretrained.build(pretrained.read(ref)).to(worker.device)
+    # where it is, what it was trained with, and the network itself, which may tell what nobody noted
+    ref = pretrained.locate(name, epoch)
+    model = pretrained.build(pretrained.read(ref))
+    evaluation = for_evaluation(_with_data_set(config, ref), ref, model)
+    classes = find_class_names(ref, synset, evaluation.num_classes)
+    config = evaluation.config
+    _print(evaluation.description, config)
+    source = _load_validation(config, ref, classes, evaluation.num_classes)
+    _check_labels(name, source, evaluation.num_classes)
+    augment = decide_val_resize(config.augment, source, config.network.image_shape)
     loader = make_loader(source, batch_size=config.data.batch_size, image_shape=config.network.image_shape,
-                         augment_config=config.augment, train=False, seed=0, device=worker.device,
+                         augment_config=augment, train=False, seed=0, device=worker.device,
                          threads=config.data.data_nthreads, on_bad=config.data.on_bad)
-    _print(describe_preprocessing(config, ref), config)
-    if loader.note:
-        _print(f"note: images are {loader.note}", config)
-    num_classes = count_classes(model, config.network.image_shape)
-    _check_classes(name, source, num_classes, config)
-    names = metric_names(_top_k(config, num_classes), config.train.loss, num_classes)
+    _print(f"note: images are {loader.note}" if loader.note else "", config)
+    _print(_note_size(evaluation, source), config)
+    names = metric_names(_top_k(config, evaluation.num_classes), config.train.loss, evaluation.num_classes)
     metrics = Metrics(names, worker.device)
+    model = model.to(worker.device)
     # from here: the speed that MXNet's score.py reports is without loading the network
     started = time.perf_counter()
     values = evaluate(model, loader, metrics, Precision(config.device.dtype, worker.device))
@@ -69,28 +72,43 @@ def _with_data_set(config: Config, ref: PretrainedRef) -> Config:
     return config.with_defaults(dataset=ref.dataset)
 
 
-def _load_validation(config: Config, class_names: Sequence[str]) -> Source:
-    """Return the data to score on; its class names, where it has any, must be those of the checkpoint."""
+def _load_validation(config: Config, ref: PretrainedRef, classes: ClassNames, num_classes: int) -> Source:
+    """Return the data to score on, its labels those of the network's classes."""
+    names_data = config.is_explicit("dataset", "data_val", "data_dir") or ref.dataset
+    if not names_data and config.network.image_shape[0] != 1:
+        raise _missing_data()  # the default data set would be MNIST
     module = configuration.dataset_module(config)
+    # what its own checkpoint says of the classes, imgcls holds the data to
+    own_names = classes.names if ref.prefix and not classes.ids and ref.class_names else ()
     if hasattr(module, "load_val"):  # without reading the training data
-        source = module.load_val(config.data, class_names)
+        source = module.load_val(config.data, own_names)
     else:
         source = module.load(config.data).val
     if source is None:
-        raise UsageError("`data_val` is missing: give the data to score on")
+        raise _missing_data()
+    source, note = match_classes(source, classes, ref.name, num_classes)
+    _print(note, config)
     return source
 
 
-def _check_classes(name: str, source: Source, num_classes: int, config: Config) -> None:
-    """Raise UsageError for labels that the network cannot give; say so where their number differs."""
+def _missing_data() -> UsageError:
+    return UsageError("`data_val` is missing: give the data to score on")
+
+
+def _check_labels(name: str, source: Source, num_classes: int) -> None:
+    """Raise UsageError for labels that the network cannot give."""
     smallest = source.labels.min()
     largest = source.labels.max()
     if smallest < 0 or largest >= num_classes:
         raise UsageError(f"`data_val`: the labels of {verbatim(source.description)} go from {smallest} to "
                          f"{largest}, and {name} has the classes 0 to {num_classes - 1}")
-    if source.class_names and len(source.class_names) != num_classes:
-        _print(f"note: the data has {len(source.class_names)} classes and the network {num_classes}: class k "
-               "of the data is taken for class k of the network", config)
+
+
+def _note_size(evaluation: Evaluation, source: Source) -> str:
+    """Return what to know about images larger than what is cut from them, where MXNet's way was taken."""
+    if not evaluation.cuts_as_mxnet or isinstance(source, ArraySource):
+        return ""
+    return about_larger_images(evaluation.config, "images", typical_edge(source))
 
 
 def _top_k(config: Config, num_classes: int) -> int:
@@ -101,4 +119,5 @@ def _top_k(config: Config, num_classes: int) -> int:
 
 
 def _print(message: str, config: Config) -> None:
-    tell(spell_settings(message, config.spelling))
+    if message:
+        tell(spell_settings(message, config.spelling))

@@ -50,7 +50,7 @@ def describe(prefix: str, epoch: str) -> PretrainedRef:
         network = _settings(settings).network
     return PretrainedRef(
         prefix, network, prefix, epoch,
-        preprocessing=meta.get("preprocessing") or {},
+        preprocessing=meta.get("preprocessing") or {}, mean_image=checkpoint.mean_image_path(stem),
         class_names=meta.get("class_names") or (), origin=f"{stem}-meta.json",
         dataset=str(config.get("dataset") or ""))
 

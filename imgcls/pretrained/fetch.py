@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import re
 import urllib.parse
 from pathlib import Path
@@ -59,18 +60,32 @@ def download_url(url: str, epoch: str, setting: str) -> PretrainedRef:
 
 
 def _download_descriptions(base: str, folder: Path, stem: str) -> None:
-    """Download the symbol (or network.json) and the meta.json at `base`; RunError without a network."""
+    """Download the symbol (or network.json), the meta.json and the mean image at `base`, as far as they are
+    there; RunError without a network.
+    """
     files = {end: content for end in ("meta.json", "symbol.json")
              if (content := download.read_url(f"{base}-{end}", symbol.MAX_BYTES))}
+    if _has_mean_image(files.get("meta.json", b"")):
+        content = download.read_url(f"{base}-mean.bin", symbol.MAX_BYTES)
+        if content:  # what is missing is said when it is used
+            files["mean.bin"] = content
     if "symbol.json" not in files:  # a network that no symbol expresses
         content = download.read_url(f"{base}-network.json", _MAX_SETTINGS_BYTES)
         if content:
             files["network.json"] = content
-    if not files.keys() - {"meta.json"}:
+    if not files.keys() - {"meta.json", "mean.bin"}:
         raise RunError(f"cannot download {verbatim(stem)}: there is no {base}-symbol.json")
     # Both in memory before either is written, so that half a network is never found in the cache.
     for end, content in files.items():
         write_bytes(folder / f"{stem}-{end}", content)
+
+
+def _has_mean_image(meta: bytes) -> bool:
+    """Say whether the meta data tell of a mean image; damage in them is told when they are read."""
+    try:
+        return bool(json.loads(meta)["preprocessing"]["mean_image"])
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return False
 
 
 def fetch_noting_hash(url: str, target: Path, collection: str | None, advice: str) -> None:

@@ -20,7 +20,7 @@ import imgcls.pretrained.transfer as transfer
 from imgcls import graph
 from imgcls.config.resolve import Config
 from imgcls.config.sections import CheckpointConfig, FinetuneConfig
-from imgcls.errors import UsageError
+from imgcls.errors import UsageError, verbatim
 from imgcls.pretrained.locating import locate
 from imgcls.pretrained.preprocessing import describe_preprocessing, with_preprocessing
 from imgcls.pretrained.reading import build, read
@@ -81,7 +81,9 @@ class FinetunedNetwork:
         Frozen and marked with learning rates as the settings say; on the CPU, in channels_last memory.
         """
         own = self.own
-        reporter.info(describe_preprocessing(config, self.ref))
+        source = f"as {verbatim(self.ref.origin)} has it" if self.ref.preprocessing else (
+            f"the data set's: nothing tells what {verbatim(self.ref.name)} was trained with")
+        reporter.info(f"{describe_preprocessing(config)} ({source})")
         for name in SHAPING:
             if config.is_explicit(name):
                 reporter.warn(f"`{name}`: has no meaning here; the network is that of {own.pretrained_model}")

@@ -1,42 +1,196 @@
-"""The preprocessing that a network was trained with, as the default of scoring and fine-tuning it."""
+"""What becomes of an image before a trained network sees it: as its checkpoint noted, as MXNet did, or as the
+user says.
+
+`with_preprocessing` gives fine-tuning its defaults. `for_evaluation` is the one place that decides for
+imgcls-score, imgcls-predict and `imgcls.Predictor`: all three treat an image as validation in training did.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+import hashlib
+from collections.abc import Mapping
+from typing import Any
 
-from imgcls.config.resolve import Config
+from torch import nn
+
+from imgcls.config.flags import convert, show
+from imgcls.config.resolve import FIELDS, Config
+from imgcls.errors import DataError, UsageError, reason, verbatim
+from imgcls.pretrained.input_shape import find_input_shape
 from imgcls.pretrained.reference import PretrainedRef
+from imgcls.storage.paths import to_path
+from imgcls.storage.reading import open_read
+from imgcls.training.network_size import count_classes
 
 #: setting -> its key in `PretrainedRef.preprocessing`
 _NOTED_AS = {"image_shape": "image_shape", "rgb_mean": "mean", "rgb_std": "std",
              "interpolation": "interpolation"}
+#: what MXNet's score.py gave any network: pixels from 0 to 255, cut from the centre as they are stored
+_SCORE_PY: dict[str, Any] = {"rgb_mean": (0.0,), "rgb_std": (1.0,), "val_resize": 0}
+#: and what its train_mnist.py gave its networks, the only ones of this shape
+_TRAIN_MNIST_PY = _SCORE_PY | {"rgb_std": (255.0,)}
+_MNIST_SHAPE = (1, 28, 28)
+#: the shape that score.py took where none was given
+_SCORE_PY_SHAPE = (3, 224, 224)
+#: the largest mean image that a checkpoint of ours has is 12 MB, at 1024 pixels
+_MAX_MEAN_BYTES = 1 << 28
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """How a network is given its images: `config.augment`, with `val_resize` a number, and the image shape.
+
+    `val_resize` is None only for the first checkpoints of ours, which did not note it: the data decides.
+    """
+
+    config: Config
+    num_classes: int
+    #: what is done and who says so, in one line, with settings between backquotes
+    description: str
+    #: whether images are cut as they are stored because MXNet did so, and nobody said it of this network
+    cuts_as_mxnet: bool
 
 
 def with_preprocessing(config: Config, ref: PretrainedRef) -> Config:
-    """Return the configuration with shape, mean, std and sizes of the network's training as defaults."""
-    noted = ref.preprocessing
+    """Return the configuration with shape, mean, std and sizes of the network's training as defaults.
+
+    Raises DataError for a meta.json that holds something else under these names, and for a mean image that is
+    not beside it any more, unless the user gives another mean.
+    """
+    noted = _checked(ref)
     config = config.with_defaults(
-        **{setting: noted[key] for setting, key in _NOTED_AS.items() if noted.get(key)})
-    if noted.get("val_resize") and config.network.image_shape == tuple(noted.get("image_shape") or ()):
+        **{setting: noted[key] for setting, key in _NOTED_AS.items() if key in noted})
+    if noted.get("val_resize") and config.network.image_shape == noted.get("image_shape"):
         # it goes with the crop of the training: beside a crop of another size it means nothing
         config = config.with_defaults(val_resize=noted["val_resize"])
+    if noted.get("mean_image") and not config.is_explicit("mean_image", "rgb_mean"):
+        config = config.with_defaults(mean_image=_mean_image(noted["mean_image"], ref))
     return config
 
 
-def describe_preprocessing(config: Config, ref: PretrainedRef) -> str:
-    """Return a line for what the network is given, and where that comes from."""
-    # A mean image takes the place of a mean colour.
+def for_evaluation(config: Config, ref: PretrainedRef, model: nn.Module) -> Evaluation:
+    """Return how `model`, built from `ref`, is given its images.
+
+    A setting of the user's wins; then comes what was noted with the network, then MXNet's own way. Raises
+    what `with_preprocessing` does, and UsageError for a shape that the network cannot take.
+    """
+    noted = _checked(ref)
+    # another word for it, as in training
+    resize = config.augment.resize if config.is_explicit("resize") else config.augment.val_resize
+    is_given = config.is_explicit("resize", "val_resize")
+    if config.is_explicit("resize") and not config.is_explicit("val_resize"):
+        config = dataclasses.replace(config, augment=dataclasses.replace(config.augment, val_resize=resize))
+    cuts_as_mxnet = not is_given and "val_resize" not in noted
+    if noted:
+        config = with_preprocessing(config, ref)
+        config = config if is_given else _with_noted_resize(config, noted)
+        origin = f"as {verbatim(ref.origin)} has it"
+    else:
+        config, origin = _as_mxnet(config, ref, model)
+    num_classes = _check_shape(config, ref, model)
+    changed = [_changed(name, config, noted) for name in (*_NOTED_AS, "mean_image", "val_resize", "resize")
+               if config.is_explicit(name)]
+    if changed:
+        origin += f", but for {', '.join(changed)}"
+    return Evaluation(config, num_classes, f"{describe_preprocessing(config)} ({origin})", cuts_as_mxnet)
+
+
+def describe_preprocessing(config: Config) -> str:
+    """Return what the network is given, in one line."""
     augment = config.augment
-    mean = augment.mean_image or _join(augment.rgb_mean)
-    source = f"as {ref.origin} has it" if ref.preprocessing else (
-        f"the data set's: nothing tells what {ref.name} was trained with")
-    settings = ("image_shape", "rgb_mean", "rgb_std", "mean_image", "val_resize")
-    explicit = [f"`{setting}`" for setting in settings if config.is_explicit(setting)]
-    if explicit:
-        source += f", but for {', '.join(explicit)}"
-    shape = _join(config.network.image_shape)
-    return f"images: {shape}, mean {mean}, std {_join(augment.rgb_std)} ({source})"
+    shape = config.network.image_shape
+    # A mean image takes the place of a mean colour.
+    mean = verbatim(augment.mean_image) or show(augment.rgb_mean)
+    if len(shape) != 3 or augment.val_resize is None:
+        cut = ""
+    elif augment.val_resize:
+        cut = f" cut from a short edge of {augment.val_resize}"
+    else:
+        cut = " cut as stored"
+    method = "" if augment.interpolation == "bilinear" else f", {augment.interpolation} interpolation"
+    return f"images: {show(shape)}{cut}, mean {mean}, std {show(augment.rgb_std)}{method}"
 
 
-def _join(values: Sequence[float]) -> str:
-    return ",".join(f"{value:g}" for value in values)
+def _as_mxnet(config: Config, ref: PretrainedRef, model: nn.Module) -> tuple[Config, str]:
+    """Return the configuration for a network of which nothing was noted, and who says so."""
+    names_data_set = config.is_explicit("dataset")
+    shape = config.network.image_shape
+    if not config.is_explicit("image_shape", "data_shape"):
+        # the data set's default, or that of score.py, wherever the network can take it
+        shape = find_input_shape(model, shape if names_data_set else _SCORE_PY_SHAPE)
+        config = config.with_defaults(image_shape=shape)
+    unknown = f"nothing tells what {verbatim(ref.name)} was trained with: "
+    if names_data_set:
+        return config.with_defaults(val_resize=0), f"{unknown}as `dataset` {config.data.dataset}"
+    if shape == _MNIST_SHAPE:
+        return config.with_defaults(**_TRAIN_MNIST_PY), f"{unknown}as in MXNet's train_mnist.py"
+    return config.with_defaults(**_SCORE_PY), f"{unknown}as in MXNet's score.py"
+
+
+def _with_noted_resize(config: Config, noted: Mapping[str, Any]) -> Config:
+    """Return the configuration with the noted `val_resize`, in proportion for a crop of another size."""
+    if "val_resize" not in noted:  # MXNet's zoo: no script of MXNet's resized for validation
+        return config.with_defaults(val_resize=0)
+    resize = noted["val_resize"]
+    if resize is None:
+        return config
+    before = max(noted.get("image_shape", ())[1:], default=0)
+    crop = max(config.network.image_shape[1:], default=0)
+    if before and crop != before:
+        resize = round(resize * crop / before)
+    return config.with_defaults(val_resize=resize)
+
+
+def _check_shape(config: Config, ref: PretrainedRef, model: nn.Module) -> int:
+    """Return how many classes the network gives for images of the shape that was decided on."""
+    try:
+        return count_classes(model, config.network.image_shape)
+    except UsageError as error:
+        if config.is_explicit("image_shape", "data_shape") or not ref.preprocessing:
+            raise
+        raise DataError(ref.origin, f"is not of this network: {error.message}") from error
+
+
+def _changed(setting: str, config: Config, noted: Mapping[str, Any]) -> str:
+    """Return a setting of the user's, with what was noted in its place where that is something else."""
+    before = noted.get("val_resize" if setting == "resize" else _NOTED_AS.get(setting, setting))
+    if setting == "mean_image":
+        return f"`{setting}`" + (" (it has another)" if before else "")
+    if setting == "rgb_mean" and noted.get("mean_image"):
+        return f"`{setting}` (it has a mean image)"
+    if before is None:
+        return f"`{setting}`"
+    is_same = show(before) == show(config.values()[setting])
+    return f"`{setting}`" if is_same else f"`{setting}` (it has {show(before)})"
+
+
+def _checked(ref: PretrainedRef) -> dict[str, Any]:
+    """Return what was noted with a network, each value of its setting's type; DataError for any other."""
+    noted = {key: value for key, value in ref.preprocessing.items() if key in ("mean_image", "val_resize")}
+    try:
+        for setting, key in (*_NOTED_AS.items(), ("val_resize", "val_resize")):
+            if ref.preprocessing.get(key) is not None:
+                noted[key] = convert(FIELDS[setting], ref.preprocessing[key])
+    except UsageError as error:
+        raise DataError(ref.origin, f"not the preprocessing of a network: {error}") from error
+    return noted
+
+
+def _mean_image(noted: object, ref: PretrainedRef) -> str:
+    """Return the path of the checkpoint's mean image; DataError where it is not the one that was noted."""
+    sha256 = noted.get("sha256") if isinstance(noted, Mapping) else None
+    name = verbatim(ref.name)
+    advice = "; bring it along, or give `mean_image` FILE or `rgb_mean`"
+    path = to_path(ref.mean_image)
+    try:
+        with open_read(path) as stream:
+            content = stream.read(_MAX_MEAN_BYTES)
+    except OSError as error:
+        raise DataError(ref.mean_image, f"{reason(error)}: the mean image that {name} was trained with"
+                                        f"{advice}") from error
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise DataError(ref.mean_image, f"is not the mean image that {name} was trained with (another "
+                                        f"sha256){advice}")
+    return ref.mean_image
+

@@ -16,7 +16,8 @@ from imgcls.formats.symbol import Symbol
 class PretrainedRef:
     """Where the files of a pretrained network are, all of them on this machine, and what is known about it.
 
-    `preprocessing` is as in a checkpoint's meta.json, {} where nobody noted it; `origin` says who did.
+    `preprocessing` is as in a checkpoint's meta.json, {} where nobody noted it; `origin` says who did. What
+    is in it was not checked yet: `preprocessing.with_preprocessing` does.
     """
 
     name: str
@@ -27,8 +28,12 @@ class PretrainedRef:
     #: torchvision's name of the network and, after a colon, of its weights; then there is no prefix
     torchvision: str = ""
     preprocessing: Mapping[str, Any] = field(default_factory=dict)
+    #: the file of the mean image that `preprocessing` may tell of
+    mean_image: str = ""
     class_names: Sequence[str] = ()
     origin: str = ""
+    #: whether it is known to be trained on the 1000 classes of ImageNet, in their usual order
+    is_imagenet: bool = False
     #: the --dataset of its training, "" where nobody noted it
     dataset: str = ""
 

@@ -46,7 +46,8 @@ def describe(name: str, network_and_weights: str, setting: str) -> PretrainedRef
         "interpolation": "cubic" if transforms.interpolation.value == "bicubic" else "antialias"}
     return PretrainedRef(
         name, f"torchvision:{network}", torchvision=network_and_weights, preprocessing=preprocessing,
-        class_names=() if file else tuple(weights.meta["categories"]), origin="torchvision")
+        class_names=() if file else tuple(weights.meta["categories"]), origin="torchvision",
+        is_imagenet=True)
 
 
 def read(ref: PretrainedRef) -> Pretrained:

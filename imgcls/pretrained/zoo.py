@@ -18,9 +18,9 @@ from imgcls.training import checkpoint
 #: where MXNet kept them; the server is gone, and IMGCLS_MIRROR is asked for the same paths
 #: (models/imagenet/...)
 BASE_URL = "http://data.mxnet.io/"
-#: what the zoo's residual networks were trained with: they normalise the image themselves
-_RAW: dict[str, Any] = {"image_shape": (3, 224, 224), "mean": (0.0, 0.0, 0.0), "std": (1.0,),
-                        "val_resize": 256}
+#: what the zoo's residual networks were trained with: they normalise the image themselves. Nothing of
+#: `val_resize`: MXNet cut images as they were stored
+_RAW: dict[str, Any] = {"image_shape": (3, 224, 224), "mean": (0.0, 0.0, 0.0), "std": (1.0,)}
 #: the mean of ImageNet's photographs, which train_imagenet.py subtracts
 _PHOTOGRAPHS = _RAW | {"mean": (123.68, 116.779, 103.939)}
 
@@ -94,4 +94,5 @@ def download_model(name: str, epoch: str) -> PretrainedRef:
     for file in files:
         fetch_noting_hash(f"{BASE_URL}{model.folder}/{file}", folder / file, model.folder, advice)
     return PretrainedRef(name, name, str(folder / model.stem), str(model.epoch),
-                         preprocessing=model.preprocessing, origin="MXNet's zoo")
+                         preprocessing=model.preprocessing, origin="MXNet's zoo",
+                         is_imagenet=name.startswith("imagenet1k-"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from imgcls.config.resolve import Config
 from imgcls.data import order, sources
 from imgcls.data.loaders.batch import Loader
 from imgcls.data.loaders.benchmark import BenchmarkLoader
-from imgcls.data.loaders.make import make_loader
+from imgcls.data.loaders.make import decide_val_resize, make_loader
 from imgcls.data.sources import Splits
 from imgcls.distributed.process_group import Worker
 from imgcls.errors import UsageError
@@ -21,6 +22,17 @@ def infer_num_classes(config: Config, splits: Splits) -> Config:
     # two at least: a softmax of one class is always right, and learns nothing
     named = sources.num_classes(splits.train, splits.val)
     return config if named is None else config.with_defaults(num_classes=max(named, 2))
+
+
+def decide_validation(config: Config, splits: Splits) -> Config:
+    """Return the configuration with `val_resize` a number: the whole set's, where the user gave none.
+
+    It goes into the meta data: imgcls-score and imgcls-predict treat an image as validation does here.
+    Without validation data the training images tell how large images are.
+    """
+    source = splits.train if splits.val is None else splits.val
+    augment = decide_val_resize(config.augment, source, config.network.image_shape)
+    return dataclasses.replace(config, augment=augment)
 
 
 def make_loaders(config: Config, splits: Splits, worker: Worker,

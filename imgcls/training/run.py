@@ -66,7 +66,7 @@ def run(config: Config, *, splits: Callable[[], Splits] | None = None,
 
         # The data, and the checkpoint, which may keep the batch size of before.
         data = splits() if splits else load_splits(config)
-        config = loaders.infer_num_classes(config, data)
+        config = loaders.decide_validation(loaders.infer_num_classes(config, data), data)
         saved = None if config.train.test_io else resume.load_agreed(config, worker)
         batch_size = resume.global_batch_size(config, saved, worker, reporter)
         loader, val_loader = loaders.make_loaders(config, data, worker, batch_size)
@@ -95,8 +95,10 @@ def run(config: Config, *, splits: Callable[[], Splits] | None = None,
                           meter=_make_meter(config, worker),
                           saver=Saver(writer, stop, sharing, config.checkpoint), reporter=reporter)
         if writer:
-            meta = metadata.describe(config, data, command, topology.rank_info)
-            writer.begin(model, config.network, meta, resumed_epoch=saved and position.epoch)
+            mean_image = metadata.pack_mean_image(config)
+            meta = metadata.describe(config, data, command, topology.rank_info, mean_image)
+            writer.begin(model, config.network, meta, mean_image=mean_image,
+                         resumed_epoch=saved and position.epoch)
             reporter.resume_metrics(position.update)
         result = trainer.fit(position)
         worker.barrier()  # nobody leaves while another still listens

@@ -11,7 +11,6 @@ import contextlib
 import dataclasses
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,23 +18,20 @@ import torch
 
 from imgcls.config.sections import AugmentConfig
 from imgcls.data import image_header, order
-from imgcls.data.crops import CropSampler, Size
+from imgcls.data.crops import CROP_FRACTION, CropSampler, Size, usual_val_resize
 from imgcls.data.image_header import BadImageError, ImageInfo
 from imgcls.data.loaders.batch import Loader
 from imgcls.data.loaders.resident import ResidentLoader
 from imgcls.data.sources import ArraySource, Source
 from imgcls.errors import DataError, UsageError, printable, verbatim
 from imgcls.formats import caffe, params
+from imgcls.storage.paths import to_path
 
 if TYPE_CHECKING:
     from imgcls.data.loaders.streaming import StreamingLoader
 
-#: images up to this short edge are taken as they are: MXNet 1.3 shrank CIFAR for validation, and its accuracy
-SMALL_EDGE = 64
 #: decoded sets up to this size are kept in memory
 RESIDENT_BYTES = 1 << 30
-#: the crop is this fraction of the short edge that an image is resized to: 224 of 256 is usual
-_CROP_FRACTION = 0.875
 #: how many headers are looked at to know the size of the images
 _NUM_PROBED = 64
 
@@ -63,9 +59,10 @@ def make_loader(source: Source, *, batch_size: int, image_shape: Sequence[int], 
                              f"mirror are for numbers like these ({source.images.dtype}, "
                              f"{source.images.ndim} dimensions)")
     else:
-        config, note = _with_val_resize(config, source, image_shape, train)
+        config = config if train else decide_val_resize(config, source, image_shape)
+        note = _describe_cut(config, source, image_shape, train)
     # before a loader of training data is made, which reads it
-    if train and config.mean_image and not Path(config.mean_image).exists():
+    if train and config.mean_image and not to_path(config.mean_image, "`mean_image`").exists():
         make_mean_image(config.mean_image, source, image_shape, config, threads, on_bad)
     decoded = None
     if not isinstance(source, ArraySource) and _suits_resident(config, source, image_shape, train):
@@ -115,32 +112,50 @@ def _suits_resident(config: AugmentConfig, source: Source, image_shape: Sequence
     if config.mean_image:
         return False
     if isinstance(source, ArraySource) and (not train or len(image_shape) != 3):
-        return not config.val_resize  # numbers of any kind, as long as nothing is to be resized
+        # numbers of any kind, as long as nothing is to be resized; bytes that have to be made to fit go the
+        # way of a picture in a file, where another rounding would be another result
+        return not config.val_resize and (len(image_shape) != 3 or _fits(source.images, image_shape))
     num_channels, height, width = image_shape
     return CropSampler(config, (height, width), num_channels, seed=0, train=train).is_simple
 
 
-def _with_val_resize(config: AugmentConfig, source: Source, image_shape: Sequence[int],
-                     train: bool) -> tuple[AugmentConfig, str]:
-    """Decide on `val_resize` where the user did not, by the size of the images; say in words what is done."""
+def _fits(images: np.ndarray, image_shape: Sequence[int]) -> bool:
+    """Say whether arrays (N, C, H, W) need no more than a crop; True for those that cannot be streamed."""
+    if images.ndim != 4 or images.dtype != np.uint8:
+        return True
+    num_channels, height, width = images.shape[1:]
+    is_grey_wanted = num_channels != image_shape[0] == 1
+    return not is_grey_wanted and height >= image_shape[1] and width >= image_shape[2]
+
+
+def decide_val_resize(config: AugmentConfig, source: Source, image_shape: Sequence[int]) -> AugmentConfig:
+    """Return the configuration with `val_resize` a number, decided for all of `source` where it is None.
+
+    Called once by whoever evaluates: a run writes the number into its meta data, so that every image is
+    treated the same there, by imgcls-score and by imgcls-predict.
+    """
+    if config.val_resize is not None or len(image_shape) != 3:
+        return config
+    # arrays are of the size that somebody gave them: as in training, and otherwise as they are
+    edge = 0 if isinstance(source, ArraySource) else typical_edge(source)
+    return dataclasses.replace(
+        config, val_resize=usual_val_resize(config, (image_shape[1], image_shape[2]), edge))
+
+
+def _describe_cut(config: AugmentConfig, source: Source, image_shape: Sequence[int], train: bool) -> str:
+    """Return in words what is done to the images before they are cut, or what might better be done."""
     crop = max(image_shape[1:])
-    edge = _typical_edge(source)
-    if train:
-        is_shrunk = config.resize or config.random_resized_crop or config.max_crop_size != -1
-        if edge > 1.5 * crop and not is_shrunk and config.max_random_scale == 1:
-            return config, (f"cut at {image_shape[1]}x{image_shape[2]} from images whose short edge is about "
-                            f"{edge}: `resize` {round(crop / _CROP_FRACTION)} shrinks them first")
-        return config, ""
-    resize = config.val_resize
-    if resize is None:
-        # as in training, or else the usual proportion where the images are clearly larger than the crop
-        is_large = edge > max(1.25 * crop, SMALL_EDGE)
-        resize = config.resize or (round(crop / _CROP_FRACTION) if is_large else 0)
-    note = f"resized to a short edge of {resize} before the centre {image_shape[1]}x{image_shape[2]} is cut"
-    return dataclasses.replace(config, val_resize=resize), f"{note} (`val_resize`)" if resize else ""
+    if not train:
+        note = f"resized to a short edge of {config.val_resize} before the centre"
+        return f"{note} {image_shape[1]}x{image_shape[2]} is cut (`val_resize`)" if config.val_resize else ""
+    is_shrunk = config.resize or config.random_resized_crop or config.max_crop_size != -1
+    if is_shrunk or config.max_random_scale != 1 or (edge := typical_edge(source)) <= 1.5 * crop:
+        return ""
+    return (f"cut at {image_shape[1]}x{image_shape[2]} from images whose short edge is about "
+            f"{edge}: `resize` {round(crop / CROP_FRACTION)} shrinks them first")
 
 
-def _typical_edge(source: Source) -> int:
+def typical_edge(source: Source) -> int:
     """Return the median short edge of some of the images, 0 where no header tells it."""
     # a sample of the headers, evenly spread: all of them would be read from a slow disk twice
     edges = []

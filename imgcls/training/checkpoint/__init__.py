@@ -5,6 +5,7 @@
     PREFIX-0001.states     optimizer, loss scale and position (safetensors), of the last epochs
     PREFIX-position.states the same and the weights, from inside an epoch; newer than any epoch, or not there
     PREFIX-network.json    in place of the symbol, for what MXNet cannot express (torchvision's, timm's)
+    PREFIX-mean.bin        the mean image, where the run has one (MXNet's format)
     PREFIX-meta.json       class names, preprocessing, the resolved configuration, versions
 
 Every file is written aside and renamed. `.states` goes before `.params`, so weights that are there can be
@@ -21,6 +22,7 @@ from imgcls.training.checkpoint.files import (
     check_prefix,
     find_position,
     is_auto,
+    mean_image_path,
     newest_epoch,
     parse_epoch,
     read_meta,
@@ -31,4 +33,4 @@ from imgcls.training.checkpoint.reader import load
 from imgcls.training.checkpoint.writer import Checkpoint
 
 __all__ = ["Checkpoint", "Position", "Saved", "check_prefix", "find_position", "is_auto", "later_epochs",
-           "load", "newest_epoch", "parse_epoch", "read_meta"]
+           "load", "mean_image_path", "newest_epoch", "parse_epoch", "read_meta"]

@@ -89,6 +89,11 @@ def folder(prefix: str) -> str:
     return str(to_path(prefix).parent)
 
 
+def mean_image_path(prefix: str) -> str:
+    """Return where the mean image of a checkpoint is, which its meta data tells of: an MXNet file."""
+    return f"{prefix}-mean.bin"
+
+
 def read_meta(prefix: str) -> dict[str, Any]:
     """Return PREFIX-meta.json, or {} for a checkpoint that has none (MXNet's own)."""
     path = to_path(f"{to_path(prefix)}-meta.json")

@@ -30,7 +30,7 @@ from imgcls.storage.atomic import check_writable
 from imgcls.storage.locks import lock_file, open_lock
 from imgcls.storage.paths import to_local_path, to_path
 from imgcls.storage.uploads import UploadQueue
-from imgcls.training.checkpoint.files import check_prefix, numbered_epochs, read_meta
+from imgcls.training.checkpoint.files import check_prefix, mean_image_path, numbered_epochs, read_meta
 from imgcls.training.checkpoint.history import is_own_epoch, later_epochs
 from imgcls.training.checkpoint.latest import LatestFile
 from imgcls.training.checkpoint.optimizer_state import optimizer_tensors
@@ -65,8 +65,8 @@ class Checkpoint:
         self._latest = LatestFile(self.prefix, self.run, self._uploads) if self._uploads.is_remote else None
 
     def begin(self, model: nn.Module, network: NetworkConfig, meta: Mapping[str, Any], *,
-              resumed_epoch: int | None) -> None:
-        """Write what holds for the whole run: the network and the meta data.
+              mean_image: bytes = b"", resumed_epoch: int | None) -> None:
+        """Write what holds for the whole run: the network, the mean image if there is one, the meta data.
 
         `resumed_epoch` is how many epochs were done where it goes on; None: it begins anew. Weights under the
         prefix that are not what it goes on from are noted, so that `load_epoch` auto never takes them for its
@@ -86,6 +86,8 @@ class Checkpoint:
             self._uploads.write(f"{self.prefix}-symbol.json", symbol.dumps(graph.to_symbol(model)).encode())
         else:  # a network of torchvision's or timm's is built again from its name
             self._uploads.write(f"{self.prefix}-network.json", json.dumps(asdict(network), indent=1).encode())
+        if mean_image:  # before the meta data, which names it
+            self._uploads.write(mean_image_path(self.prefix), mean_image)
         content = {"imgcls": __version__, "run": self.run, "earlier_epochs": sorted(foreign), **meta}
         text = json.dumps(content, indent=1, ensure_ascii=False)  # class names are read by people
         # a command line may hold bytes that are no text: they become \\udcXX, JSON's own spelling of them

@@ -1,0 +1,69 @@
+"""Find which class of a network each label of the data means: by name where both have names.
+
+A wrong order of classes gives a number that looks like any other: what cannot be matched is refused or said.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from typing import Any
+
+import numpy as np
+
+from imgcls.data.sources import ArraySource, Source
+from imgcls.errors import UsageError, verbatim
+from imgcls.pretrained.class_names import ClassNames
+
+
+def match_classes(source: Source, classes: ClassNames, model: str, num_classes: int) -> tuple[Source, str]:
+    """Return the source with labels that are the network's classes, and what to tell about it, or "".
+
+    `classes` are the network's `num_classes` and `model` is what messages call it. UsageError where some
+    names of the data are the network's and some are not.
+    """
+    names = list(source.class_names)
+    model = verbatim(model)
+    if not names:
+        return source, ""  # labels are all there is, and they are checked against the number of classes
+    if not classes.names:
+        is_numbered = names == [str(number) for number in range(len(names))]
+        return source, "" if is_numbered else (
+            f"note: nothing tells how {model} calls its {num_classes} classes: class k of the {len(names)} "
+            f"classes of the data ('{verbatim(names[0])}' is 0) is taken for its class k")
+    if list(classes.names[:len(names)]) == names:
+        return source, ""
+    for known in (classes.ids, classes.names):
+        labels = _labels_of(names, known)
+        if labels is not None:
+            return _relabelled(source, labels), (
+                f"note: the classes of the data are matched by name: '{verbatim(names[0])}' is class "
+                f"{labels[0]} of {model}")
+    missing = [name for name in names if name not in classes.names and name not in classes.ids]
+    if len(missing) < len(names):
+        reason = f"is no class of {model}, but others are" if missing else "and others are not unique"
+        name = verbatim(missing[0] if missing else names[0])
+        raise UsageError(f"`data_val`: '{name}' {reason}: their order is not known")
+    return source, (f"note: the data has {len(names)} classes and the network {len(classes.names)}, of other "
+                    f"names: class k of the data is taken for class k of the network ('{verbatim(names[0])}' "
+                    f"for '{verbatim(classes.names[0])}')")
+
+
+def _labels_of(names: list[str], known: Any) -> list[int] | None:
+    """Return the place of each name among those that are known, None where one is not there exactly once."""
+    counts = Counter(known)
+    if any(counts[name] != 1 for name in names):
+        return None
+    places = {name: place for place, name in enumerate(known)}
+    return [places[name] for name in names]
+
+
+def _relabelled(source: Source, labels: list[int]) -> Source:
+    """Return the source with label k changed to labels[k]; a label that has no name stays out of range."""
+    table = np.append(np.array(labels, np.int64), -1)
+    old = np.asarray(source.labels).astype(np.int64)
+    new = table[np.where((old >= 0) & (old < len(labels)), old, len(labels))]
+    if isinstance(source, ArraySource):
+        return dataclasses.replace(source, labels=new)
+    vars(source)["labels"] = new
+    return source
