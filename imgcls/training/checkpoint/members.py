@@ -60,7 +60,7 @@ _PREPROCESSING: Mapping[str, _Member] = {
     "mean": (_are_numbers, "a list of numbers"),
     "std": (lambda value: _are_numbers(value) and all(value), "a list of numbers that are not 0"),
     "val_resize": (lambda value: json_text.is_count(value) and value <= MAX_SIDE, "a number of pixels"),
-    "interpolation": _TEXT}
+    "mean_image": (_is_object, "an object"), "interpolation": _TEXT}
 _LATEST: Mapping[str, _Member] = {
     "run": _TEXT, "writer": _TEXT, "position": _TEXT, "params": _TEXT,
     "epoch": (json_text.is_count, "a number of epochs")}
