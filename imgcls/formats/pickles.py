@@ -14,7 +14,7 @@ import pickletools
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
-from imgcls.errors import DataError
+from imgcls.errors import DataError, verbatim
 
 Names = Mapping[tuple[str, str], Callable[..., object]]
 
@@ -37,6 +37,9 @@ _CONTAINERS = (pickletools.pytuple, pickletools.pylist, pickletools.pydict)
 _NAMED = object()
 #: what the call of one has made
 _MADE = object()
+#: a name that stands for a class of dict, and what its call has made
+_NAMED_DICT = object()
+_MADE_DICT = object()
 
 
 def load(data: bytes, names: Names, path: object, *, encoding: str) -> object:
@@ -47,11 +50,22 @@ def load(data: bytes, names: Names, path: object, *, encoding: str) -> object:
     whose text the user sees. `encoding` is what Python 2's byte strings become: "bytes", or text in that
     encoding. Whatever else the file wants, and any damage, is a DataError.
     """
-    _Walk(data, names, path).run()
+    return load_first(data, names, path, encoding=encoding)[0]
+
+
+def load_first(data: bytes, names: Names, path: object, *, encoding: str,
+               persistent: Callable[[object], object] | None = None) -> tuple[object, int]:
+    """Return what the pickle at the beginning of `data` describes, as `load` does, and the byte behind it.
+
+    Of `names`, a subclass of dict stands for one that the file fills. `persistent` makes what stands for the
+    file's references to objects outside of it (torch's storages); without it there may be none.
+    """
+    walk = _Walk(data, names, path, has_references=persistent is not None)
+    walk.run()
     try:
-        return _Unpickler(data, names, encoding).load()
+        return _Unpickler(data, names, encoding, persistent).load(), walk.stream.tell()
     except Exception as error:  # what a damaged file does to stand-ins and unpickler is not foreseeable
-        problem = str(error) if isinstance(error, ValueError) else "its parts do not fit together"
+        problem = verbatim(error) if isinstance(error, ValueError) else "its parts do not fit together"
         raise DataError(path, f"the pickle is refused: {problem}") from error
 
 
@@ -78,15 +92,19 @@ def encoder(limit: int) -> Callable[[str, str], bytes]:
 class _Unpickler(pickle.Unpickler):
     """Python's own, which finds only what is in `names`. `_Walk` has seen that it asks for nothing else."""
 
-    def __init__(self, data: bytes, names: Names, encoding: str) -> None:
+    def __init__(self, data: bytes, names: Names, encoding: str,
+                 persistent: Callable[[object], object] | None = None) -> None:
         super().__init__(io.BytesIO(data), encoding=encoding)
         self._names = names
+        self._persistent = persistent
 
     def find_class(self, module: str, name: str) -> Callable[..., object]:
         return self._names[module, name]
 
-    def persistent_load(self, pid: object) -> NoReturn:
-        raise ValueError("it wants an object from elsewhere")
+    def persistent_load(self, pid: object) -> object:
+        if self._persistent is None:
+            raise ValueError("it wants an object from elsewhere")
+        return self._persistent(pid)
 
 
 class _Walk:
@@ -97,7 +115,8 @@ class _Walk:
     tuples ... overflows the C stack, or takes for ever).
     """
 
-    def __init__(self, data: bytes, names: Names, path: object) -> None:
+    def __init__(self, data: bytes, names: Names, path: object, *, has_references: bool) -> None:
+        self.allowed = _ALLOWED | {"BINPERSID"} if has_references else _ALLOWED
         self.stream = io.BytesIO(data)
         self.names = names
         self.path = path
@@ -116,7 +135,7 @@ class _Walk:
         try:
             for count, (opcode, argument, _) in enumerate(pickletools.genops(self.stream)):
                 number = argument if isinstance(argument, int) else 0
-                if opcode.name not in _ALLOWED:
+                if opcode.name not in self.allowed:
                     self.refuse(f"the instruction {opcode.name} is not allowed; it was not run")
                 if count >= MOST_INSTRUCTIONS:
                     self.refuse("it has too many instructions")
@@ -168,13 +187,16 @@ class _Walk:
             case "STACK_GLOBAL":
                 made = [self.name(*taken)]
             case "REDUCE":  # a call
-                if taken[0] is not _NAMED or taken[1] is not pickletools.pytuple:
+                if taken[0] not in (_NAMED, _NAMED_DICT) or taken[1] is not pickletools.pytuple:
                     self.refuse("it calls something that is no function")
-                made = [_MADE]
+                made = [_MADE if taken[0] is _NAMED else _MADE_DICT]
             case "BUILD":  # __setstate__
-                if taken[0] is not _MADE:
+                if taken[0] not in (_MADE, _MADE_DICT):
                     self.refuse("it has a state for something that has none")
-                made = [_MADE]
+                made = taken[:1]
+            case "SETITEM" | "SETITEMS" if taken[0] is _MADE_DICT:
+                keys = taken[1::2]
+                made = taken[:1]
             case "APPEND" | "APPENDS" | "SETITEM" | "SETITEMS" if taken[0] is not made[0]:
                 raise ValueError("neither list nor dict")
             case "SETITEM" | "SETITEMS":
@@ -208,4 +230,5 @@ class _Walk:
         if (module, name) not in self.names:
             shown = repr(f"{module}.{name}"[:100])[1:-1]
             self.refuse(f"the file wants {shown}, which is not allowed; it was not run")
-        return _NAMED
+        stand_in = self.names[module, name]
+        return _NAMED_DICT if isinstance(stand_in, type) and issubclass(stand_in, dict) else _NAMED

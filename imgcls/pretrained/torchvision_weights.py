@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import io
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,7 +17,8 @@ from typing import Any
 import torch
 
 from imgcls.config.sections import NetworkConfig
-from imgcls.errors import DataError, UsageError, first_line, nearest, verbatim
+from imgcls.errors import DataError, UsageError, nearest, verbatim
+from imgcls.formats import torch_file
 from imgcls.networks import build_network
 from imgcls.pretrained.fetch import MAX_BYTES
 from imgcls.pretrained.reference import Pretrained, PretrainedRef
@@ -59,8 +62,7 @@ def read(ref: PretrainedRef) -> Pretrained:
     config = NetworkConfig(network=f"torchvision:{network}", num_classes=len(ref.class_names) or 2,
                            image_shape=tuple(ref.preprocessing["image_shape"]))
     if file:  # a file of one's own may have any number of classes: that of its last layer
-        head = next(iter(head_keys(config)))
-        config = dataclasses.replace(config, num_classes=int(state[head].shape[0]) if head in state else 2)
+        config = dataclasses.replace(config, num_classes=_num_classes(config, state))
     model = build_network(config, seed=0)
     # strict=False: a googlenet's or inception_v3's file also has the auxiliary heads, which ours is built
     # without
@@ -74,6 +76,16 @@ def read(ref: PretrainedRef) -> Pretrained:
         raise DataError(path, f"not the weights of torchvision's {network}: {', '.join(missing[:3])} "
                               f"{'is' if len(missing) == 1 else 'are'} missing")
     return Pretrained(config, {key: value.numpy() for key, value in model.state_dict().items()}, str(path))
+
+
+def _num_classes(config: NetworkConfig, state: Mapping[str, torch.Tensor]) -> int:
+    """Return the number of classes of the weights: the rows of the head, where its width is the network's."""
+    head = next(iter(head_keys(config)))
+    with torch.device("meta"):
+        expected = build_network(config, seed=0).state_dict()[head].shape
+    # of another width it is another network's: load_state_dict tells how they differ
+    has_head = head in state and state[head].ndim and state[head].shape[1:] == expected[1:]
+    return int(state[head].shape[0]) if has_head else 2
 
 
 def head_keys(config: NetworkConfig) -> list[str]:
@@ -134,14 +146,20 @@ def _download(weights: Any, network: str) -> Path:
 def _read_state_dict(path: Path, network: str) -> dict[str, torch.Tensor]:
     """Read name -> tensor from a .pth file, under today's names.
 
-    weights_only: torch takes tensors and plain containers out of the pickle and runs nothing of it.
+    weights_only: torch takes tensors and plain containers out of the pickle and runs nothing of it. What it
+    would take of memory was looked at before.
     """
+    if not path.exists():
+        raise UsageError(f"torchvision:{network}:{verbatim(path)}: there is no such file")
+    torch_file.check(path)
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise UsageError(f"torchvision:{network}:{verbatim(path)}: there is no such file") from None
-    except Exception as error:  # whatever the pickle and the archive inside can have wrong with them
-        raise DataError(path, f"not weights in torch's format: {first_line(error)}") from error
+        # A legacy file from memory: in one on disk torch would look for a tar first, and unpack it.
+        source = path if torch_file.is_archive(path) else io.BytesIO(path.read_bytes())
+        state = torch.load(source, map_location="cpu", weights_only=True)
+    # Whatever the pickle and the storages can have wrong with them. torch's own text is not shown: it advises
+    # to switch weights_only off.
+    except Exception as error:
+        raise DataError(path, "not weights in torch's format: torch cannot read it, it is damaged") from error
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise DataError(path, "not weights: must hold tensors by name (a state_dict)")
     for key in list(state):  # torchvision's first names of densenet's layers, as in its own densenet.py
