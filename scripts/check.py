@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Run every check that is not a test: the linter, the size limits, the types and the docs.
 
     python3 scripts/check.py

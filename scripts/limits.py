@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Hold the code to its size limits: what a reader can take in at a time, and how much of it is explained.
 
     python scripts/limits.py              # the whole checkout; status 1 if a limit is broken

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Go from nothing to a trained network: make .venv, train lenet on drawn digits, name a picture with it.
 
     python3 scripts/quickstart.py [flags of imgcls-train]

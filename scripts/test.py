@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Run the tests in an environment of their own: makes .venv on the first call.
 
     python3 scripts/test.py [flags of pytest]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -59,8 +60,20 @@ def test_a_missing_driver_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
         raise ImportError(f"Install {name}")
 
     monkeypatch.setattr(importlib.import_module("fsspec.registry"), "get_filesystem_class", missing)
-    with pytest.raises(UsageError, match=r"^data_train s3://b/x.rec: needs s3fs: pip install imgcls\[s3\]$"):
+    with pytest.raises(UsageError, match=r"^data_train s3://b/x.rec: s3:// needs s3fs: pip install s3fs$"):
         to_path("s3://b/x.rec", "`data_train`")
+
+
+@pytest.mark.parametrize(("url", "package"), [("hdfs://h/x.rec", "pyarrow"), ("gs://b/x.rec", "gcsfs"),
+                                              ("abfs://c/x.rec", "adlfs"), ("sftp://h/x.rec", "paramiko")])
+def test_a_missing_library_is_told_with_pips_line(url: str, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """hdfs:// has its driver, and looks for pyarrow only when the file system is opened."""
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.setitem(sys.modules, "pyarrow.fs", None)
+    for module in [name for name in sys.modules if name.startswith("fsspec.implementations.")]:
+        monkeypatch.delitem(sys.modules, module)
+    with pytest.raises(UsageError, match=f"{package}: pip install {package}$"):
+        to_path(url).exists()
 
 
 # Faults

@@ -22,8 +22,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not args or args[0] in ("-h", "--help"):
         print(_overview())
         return 0
-    # inside run_main: an unknown command ends like every other wrong usage, in one line and status 2
-    return run_main(lambda args: lookup.module("cli", args[0], "command").main(args[1:]), args, "imgcls")
+    return start(args[0], args[1:], name="imgcls")
+
+
+def start(command: str, argv: Sequence[str] | None = None, *, name: str = "", **options: str) -> int:
+    """Run a command by its name and return its exit status; the scripts in tools/ and scripts/ call it.
+
+    `options` are those of the command's `main`, `name` is who speaks until the command itself does.
+    """
+    # inside run_main: an unknown command, or a library that is missing, ends in one line like all mistakes
+    return run_main(lambda args: lookup.module("cli", command, "command").main(args, **options), argv,
+                    name or f"imgcls-{command}")
 
 
 def _overview() -> str:

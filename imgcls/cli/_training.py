@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from imgcls import networks
 from imgcls.cli._run import in_background, loading_torch
+from imgcls.cli._typed import installed_command
 from imgcls.config import resolve as configuration
 from imgcls.config.resolve import Config
 from imgcls.distributed.topology import check_gpus, gpu_numbers, resolve_topology, serve_mxnet_role
@@ -66,4 +68,5 @@ def train(config: Config, command: str, make_network: MakeNetwork | None = None)
         splits = in_background(lambda: configuration.dataset_module(config).load(config.data))
     with loading_torch():
         from imgcls.training.run import run
-    run(config, splits=splits, command=command, make_network=make_network)
+    run(config, splits=splits, command=command, make_network=make_network,
+        predict_command=shlex.join(installed_command("imgcls-predict")))

@@ -12,6 +12,7 @@ from typing import Any
 
 from imgcls.cli._run import loading_torch, run_main
 from imgcls.cli._training import start_processes, train
+from imgcls.cli._typed import typed_command
 from imgcls.config import resolve as configuration
 from imgcls.config.resolve import Config
 from imgcls.config.sections import FinetuneConfig
@@ -59,7 +60,7 @@ def _start(argv: Sequence[str], prog: str) -> int:
     if not prefix and not own.pretrained_model:  # --resume, and there is nothing to go on with yet
         raise _missing_model()
     config, make_network = finetuning.prepare(config, own, prefix)
-    train(config, shlex.join([prog, *argv]), make_network)
+    train(config, shlex.join(typed_command(argv, prog)), make_network)
     return 0
 
 

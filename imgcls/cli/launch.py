@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import MISSING, dataclass
 
 from imgcls.cli._run import run_main
+from imgcls.cli._typed import typed_command
 from imgcls.config.command_line import parse
 from imgcls.config.flags import flag, positional
 from imgcls.config.sections import MAX_EPOCHS, MAX_TIMEOUT_S
@@ -117,7 +118,7 @@ def _start(argv: Sequence[str]) -> int:
         env["IMGCLS_DIST_TIMEOUT"] = f"{args.timeout:g}"
     if launcher in ("local", "ssh", "mpi"):
         # for the last line of a run, which says how to go on: our words, without those of the command
-        env[LAUNCHER_VARIABLE] = shlex.join([NAME, *argv[:len(argv) - len(args.command)]])
+        env[LAUNCHER_VARIABLE] = shlex.join(typed_command(argv, NAME)[:-len(args.command)])
     if launcher in ("local", "ssh"):
         return supervisor.run(_job(args, command, env))
     if launcher == "mpi":

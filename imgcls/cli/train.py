@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from imgcls.cli._run import run_main
 from imgcls.cli._training import start_processes, train
+from imgcls.cli._typed import typed_command
 from imgcls.config import resolve as configuration
 
 EXAMPLES = """examples:
@@ -32,5 +33,5 @@ def _start(argv: Sequence[str], dataset: str, prog: str) -> int:
     # None: this process is one that trains, and not one that only started others
     if status is None:
         # the command as it was typed: messages show how to go on with the run
-        train(config, shlex.join([prog, *argv]))
+        train(config, shlex.join(typed_command(argv, prog)))
     return status or 0

@@ -16,8 +16,8 @@ from imgcls.config.sections import NetworkConfig
 from imgcls.errors import UsageError, first_line, nearest
 from imgcls.networks._options import check_options, image_shape, shape_text
 
-#: package -> the extra of this project that installs it
-EXTRAS = {"torchvision": "zoo", "timm": "timm"}
+#: the packages whose networks can be named; pip calls them the same
+PACKAGES = ("torchvision", "timm")
 #: what errors offer: nearly all networks of both packages run at it
 IMAGE_SHAPE = (3, 224, 224)
 #: networks of torchvision that would also give the logits of an auxiliary head, and warn about how they
@@ -30,8 +30,8 @@ def build_from_package(package: str, name: str, config: NetworkConfig) -> nn.Mod
 
     UsageError for a package that is not known or not installed, a name it has not, a shape that will not do.
     """
-    if package not in EXTRAS:
-        raise UsageError(f"`network` {package}:{name}: other networks come from {' and '.join(EXTRAS)}")
+    if package not in PACKAGES:
+        raise UsageError(f"`network` {package}:{name}: other networks come from {' and '.join(PACKAGES)}")
     check_options(config, ())  # none of our settings reaches them
     image_shape(config, IMAGE_SHAPE)
     module = _import(package, name)
@@ -66,8 +66,7 @@ def _import(package: str, name: str) -> ModuleType:
         asked = f"`network` {package}:{name}"
         if error.name not in (None, package):  # it is there, but something it needs is not
             raise UsageError(f"{asked}: {package} cannot be imported: {error}") from None
-        advice = f"pip install 'imgcls[{EXTRAS[package]}]'"
-        raise UsageError(f"{asked}: {package} is not installed: {advice}") from None
+        raise UsageError(f"{asked}: {package} is not installed: pip install {package}") from None
 
 
 def _check_name(package: str, name: str, names: list[str]) -> None:

@@ -110,7 +110,7 @@ def _find_weights(name: str, network_and_weights: str, setting: str) -> tuple[An
         models: ModuleType = importlib.import_module("torchvision.models")
     except ImportError as error:
         raise UsageError(f"`{setting}` {verbatim(name)}: torchvision cannot be imported ({error}): "
-                         "pip install 'imgcls[zoo]'") from None
+                         "pip install torchvision") from None
     network, _, weights_name = network_and_weights.partition(":")
     networks = models.list_models(module=models)
     if network not in networks:

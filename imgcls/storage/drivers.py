@@ -22,12 +22,12 @@ _S3 = ("s3", "s3a")
 #: stores where a written object appears at once or never; elsewhere it gets its name afterwards
 _ATOMIC_STORES = frozenset({*_S3, "gs", "gcs", "abfs", "abfss", "az", "adl", "oci"})
 
-#: what pip installs for a scheme whose driver is missing: scheme -> (driver, package)
-_DRIVERS = {"s3": ("s3fs", "imgcls[s3]"), "s3a": ("s3fs", "imgcls[s3]"), "gs": ("gcsfs", "gcsfs"),
-            "gcs": ("gcsfs", "gcsfs"), "hdfs": ("pyarrow", "pyarrow"), "abfs": ("adlfs", "adlfs"),
-            "abfss": ("adlfs", "adlfs"), "az": ("adlfs", "adlfs"), "sftp": ("paramiko", "paramiko"),
-            "ssh": ("paramiko", "paramiko"), "oci": ("ocifs", "ocifs"),
-            "hf": ("huggingface_hub", "huggingface_hub")}
+#: what pip installs for a scheme whose driver is missing
+_DRIVERS = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "hdfs": "pyarrow",
+            "arrow_hdfs": "pyarrow", "abfs": "adlfs", "abfss": "adlfs", "az": "adlfs", "sftp": "paramiko",
+            "ssh": "paramiko", "oci": "ocifs", "hf": "huggingface_hub", "smb": "smbprotocol", "oss": "ossfs",
+            "box": "boxfs", "lakefs": "lakefs-spec", "wandb": "wandbfs", "dropbox": "dropboxdrivefs",
+            "root": "fsspec-xrootd", "dvc": "dvc", "tos": "tosfs", "git": "pygit2", "dask": "distributed"}
 # fsspec knows dozens; a guess at a misspelled one is made among those that people have
 _USUAL_SCHEMES = ["s3", "gs", "hdfs", "http", "https", "file", "abfs", "az", "memory", "sftp"]
 
@@ -54,9 +54,15 @@ def check_url(url: str, setting: str = "") -> None:
     try:
         get_filesystem_class(scheme)
     except ImportError as error:
-        driver, package = _DRIVERS.get(scheme, ("a driver", ""))
-        how = f"pip install {package}" if package else " ".join(str(error).split())
-        raise UsageError(f"{subject}: needs {driver}: {how}") from error
+        raise _missing_driver(subject, scheme, error) from error
+
+
+def _missing_driver(subject: str, scheme: str, error: ImportError) -> UsageError:
+    """Return the error for a driver, or a library that it needs, that is not installed: with pip's line."""
+    package = _DRIVERS.get(scheme) or (error.name or "").partition(".")[0]
+    if not package:
+        return UsageError(f"{subject}: needs a driver: {' '.join(str(error).split())}")
+    return UsageError(f"{subject}: {scheme}:// needs {package}: pip install {package}")
 
 
 def has_atomic_writes(url: str) -> bool:
@@ -74,6 +80,8 @@ def open_driver(url: str) -> tuple[Any, str]:
 
     try:
         fs, path = url_to_fs(url, **(_s3_options() if scheme in _S3 else {}))
+    except ImportError as error:  # some look for their library only here
+        raise _missing_driver(url, scheme, error) from error
     except Exception as error:  # each driver has errors of its own for wrong options and missing credentials
         raise DataError(url, f"cannot be opened: {describe(error)}") from error
     if scheme in _S3:

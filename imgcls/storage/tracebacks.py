@@ -20,6 +20,8 @@ from imgcls.errors import ImgclsError, RunError, first_line
 VARIABLE = "IMGCLS_TRACEBACK"
 #: what the libraries say where no memory is left and no class of exceptions tells it
 _OUT_OF_MEMORY = ("not enough memory", "can't allocate memory", "out of memory", "insufficient memory")
+#: what pip calls a library that has another name
+_PACKAGES = {"cv2": "opencv-python-headless", "yaml": "PyYAML"}
 #: settings that decide how much memory a network takes, for the commands that have one
 _NEEDS_LESS = "; a smaller `batch_size`, `image_shape` or `network` needs less"
 
@@ -38,6 +40,10 @@ def as_told(error: BaseException, environment: Mapping[str, str] = os.environ) -
     if is_out_of_memory(error):
         needs_less = _NEEDS_LESS if "imgcls.networks" in sys.modules else ""
         return RunError(f"not enough memory ({text}){needs_less}")
+    if isinstance(error, ModuleNotFoundError) and _library_of(error) not in ("", "imgcls"):
+        library = _library_of(error)
+        return RunError(f"{library} is not installed for {sys.executable}: pip install "
+                        f"{_PACKAGES.get(library, library)}, or call the Python of the environment that has it")
     where = "the traceback is above" if is_shown else _keep(error)
     if isinstance(error, RecursionError):
         return RunError(f"what is to be read is nested too deeply ({text}); {where}")
@@ -53,6 +59,10 @@ def is_out_of_memory(error: BaseException) -> bool:
     # torch and OpenCV have an exception for all their errors; they are not imported for a look at their names
     is_library = type(error).__name__ in ("RuntimeError", "OutOfMemoryError", "AcceleratorError", "error")
     return is_library and any(words in str(error).lower() for words in _OUT_OF_MEMORY)
+
+
+def _library_of(error: ModuleNotFoundError) -> str:
+    return (error.name or "").partition(".")[0]
 
 
 def _describe(error: BaseException) -> str:

@@ -13,8 +13,13 @@ from imgcls.distributed.rank_info import LAUNCHER_VARIABLE
 from imgcls.errors import tell
 
 
-def print_result(metrics: Mapping[str, float], split: str, config: Config, command: str) -> None:
-    """Print the metrics, each behind `split` (Train or Validation), and the commands that come next."""
+def print_result(metrics: Mapping[str, float], split: str, config: Config, command: str,
+                 predict_command: str) -> None:
+    """Print the metrics, each behind `split` (Train or Validation), and the commands that come next.
+
+    Both are lines for a shell: the one that began the run, and how imgcls-predict is called; without the
+    latter, in a run from Python, there is nothing to type.
+    """
     for name, value in metrics.items():
         print(f"{split}-{name}={value:f}")
     prefix = config.checkpoint.save_prefix
@@ -22,15 +27,25 @@ def print_result(metrics: Mapping[str, float], split: str, config: Config, comma
         print(f"nothing was saved: give {config.spelling('model_prefix')} PREFIX to keep the weights")
         return
     tell(f"checkpoint: {prefix}-{config.train.num_epochs:04d}.params", sys.stdout)
-    tell(f"predict:    imgcls-predict --model {shlex.quote(prefix)} IMAGE", sys.stdout)
+    if not predict_command:
+        return
+    # a value that begins with a dash must not be taken for a flag
+    model = [f"--model={prefix}"] if prefix.startswith("-") else ["--model", prefix]
+    tell(f"predict:    {predict_command} {shlex.join(model)} IMAGE", sys.stdout)
     tell(f"resume:     {_resume_command(command, config)}", sys.stdout)
 
 
 def _resume_command(command: str, config: Config) -> str:
     """Return the command of this run with twice the epochs, going on from its checkpoint."""
-    kept = without(shlex.split(command) or ["imgcls-train"], ("num_epochs", "load_epoch"), config.fields)
+    kept = without(shlex.split(command), ("num_epochs", "load_epoch"), config.fields)
     # under imgcls-launch the whole line is what has to be typed again
     launcher = shlex.split(os.environ.get(LAUNCHER_VARIABLE, ""))
+    # Settings of the environment may have been set for that one command. What a launcher's own flag sets is
+    # in its words already.
+    names = [f"IMGCLS_{name.upper()}" for name, source in config.explicit.items() if source == "the environment"
+             and not (launcher and name == "dist_timeout")]
+    variables = [f"{name}={os.environ.get(name, '')}" for name in names]
     # `num_epochs` counts from the start of the training: the same number again would train nothing
-    num_epochs = 2 * config.train.num_epochs
-    return shlex.join([*launcher, *kept, "--load-epoch", "auto", "--num-epochs", str(num_epochs)])
+    num_epochs = max(2 * config.train.num_epochs, 1)
+    return shlex.join([*(["env", *variables] if variables else []), *launcher, *kept,
+                       "--load-epoch", "auto", "--num-epochs", str(num_epochs)])

@@ -44,14 +44,15 @@ MakeNetwork = Callable[[Config, Saved | None, Reporter], nn.Module]
 
 
 def run(config: Config, *, splits: Callable[[], Splits] | None = None,
-        make_network: MakeNetwork | None = None, command: str = "",
+        make_network: MakeNetwork | None = None, command: str = "", predict_command: str = "",
         quiet: bool = False) -> tuple[nn.Module | None, dict[str, float]]:
     """Train as the configuration says; return the network and its last metrics.
 
     `splits` gives the data in place of `dataset`; it is called once the devices are known to be there.
     `make_network` builds the network in place of `build_model`. `command` goes into the meta data and the
-    hint how to resume. With `test_io` nothing is trained: None, and the reading speed. Raises UsageError for
-    settings that do not go together, DataError for damaged files, RunError where the run cannot go on.
+    hint how to resume, `predict_command` is for the one how to predict. With `test_io` nothing is trained:
+    None, and the reading speed. Raises UsageError for settings that do not go together, DataError for damaged
+    files, RunError where the run cannot go on.
     """
     topology = resolve_topology(config.device, config.distributed, config.network.model_parallel)
     networks.check_model_parallel(config.network, topology.gpus, config.device.compile)
@@ -103,7 +104,8 @@ def run(config: Config, *, splits: Callable[[], Splits] | None = None,
         result = trainer.fit(position)
         worker.barrier()  # nobody leaves while another still listens
     if result and not quiet and not worker.rank:
-        results.print_result(result, "Validation" if val_loader else "Train", config, command)
+        results.print_result(result, "Validation" if val_loader else "Train", config, command,
+                             predict_command)
     return model, result
 
 
