@@ -2,8 +2,12 @@
 """Print the epochs of a training log as a table, as MXNet's tool of this name."""
 
 import sys
+from pathlib import Path
 
-# MXNet's users and their shell scripts know this path; imgcls-parse-log is the same command.
-from imgcls.cli.parse_log import main
+if __name__ == "__main__":
+    # from any folder, and without an installation: the package stands beside this folder
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    from imgcls.cli import start
 
-sys.exit(main())
+    # MXNet's users and their shell scripts know this path; imgcls-parse-log is the same command.
+    sys.exit(start("parse-log"))

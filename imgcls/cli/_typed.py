@@ -34,7 +34,8 @@ def installed_command(command: str) -> list[str]:
         return [_as_typed(str(beside))]
     # a checkout that nobody installed
     root = Path(__file__).resolve().parents[2]
-    return ["env", f"PYTHONPATH={root}", _short(sys.executable), "-m", "imgcls", command.removeprefix("imgcls-")]
+    return ["env", f"PYTHONPATH={root}", _short(sys.executable), "-m", "imgcls",
+            command.removeprefix("imgcls-")]
 
 
 def _program(words: Sequence[str]) -> list[str]:

@@ -43,7 +43,8 @@ def as_told(error: BaseException, environment: Mapping[str, str] = os.environ) -
     if isinstance(error, ModuleNotFoundError) and _library_of(error) not in ("", "imgcls"):
         library = _library_of(error)
         return RunError(f"{library} is not installed for {sys.executable}: pip install "
-                        f"{_PACKAGES.get(library, library)}, or call the Python of the environment that has it")
+                        f"{_PACKAGES.get(library, library)}, or call the Python of the environment that has "
+                        "it")
     where = "the traceback is above" if is_shown else _keep(error)
     if isinstance(error, RecursionError):
         return RunError(f"what is to be read is nested too deeply ({text}); {where}")

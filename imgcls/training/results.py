@@ -42,8 +42,8 @@ def _resume_command(command: str, config: Config) -> str:
     launcher = shlex.split(os.environ.get(LAUNCHER_VARIABLE, ""))
     # Settings of the environment may have been set for that one command. What a launcher's own flag sets is
     # in its words already.
-    names = [f"IMGCLS_{name.upper()}" for name, source in config.explicit.items() if source == "the environment"
-             and not (launcher and name == "dist_timeout")]
+    names = [f"IMGCLS_{name.upper()}" for name, source in config.explicit.items()
+             if source == "the environment" and not (launcher and name == "dist_timeout")]
     variables = [f"{name}={os.environ.get(name, '')}" for name in names]
     # `num_epochs` counts from the start of the training: the same number again would train nothing
     num_epochs = max(2 * config.train.num_epochs, 1)
