@@ -5,27 +5,30 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import Field
+from types import ModuleType
 from typing import Any
 
 import pytest
 
-from imgcls.cli._key_values import KeyValues
-from imgcls.cli.convert_mean import ConvertMeanConfig
-from imgcls.cli.im2rec import ListConfig, PackFlags, PathConfig
-from imgcls.cli.launch import LaunchConfig
-from imgcls.cli.predict import PredictConfig
-from imgcls.cli.rec2idx import IndexConfig
-from imgcls.cli.score import ScoreConfig
-from imgcls.cli.verify import VerifyConfig
+from imgcls.cli import _key_values
+from imgcls.config import lookup, sections
 from imgcls.config.flags import convert, flags_of
-from imgcls.config.sections import SECTIONS, FinetuneConfig
 from imgcls.errors import UsageError
 
+
+
+def sections_of(module: ModuleType) -> list[type]:
+    """Return the sections of settings that a file of the package declares or uses."""
+    return [value for value in vars(module).values()
+            if isinstance(value, type) and dataclasses.is_dataclass(value) and flags_of(value)]
+
+
 #: every section of settings that any command has
-ALL = (*SECTIONS.values(), FinetuneConfig, ScoreConfig, PredictConfig, PathConfig, ListConfig, PackFlags, KeyValues,
-       IndexConfig, VerifyConfig, ConvertMeanConfig, LaunchConfig)
+COMMANDS = [lookup.module("cli", name, "command") for name in lookup.names("cli")]
+ALL = list(dict.fromkeys(section for module in (sections, _key_values, *COMMANDS) for section in sections_of(module)))
 SETTINGS = [(section, name) for section in ALL for name in flags_of(section)]
 
 #: text that no number of ours is, however a library might read it
@@ -51,6 +54,11 @@ def values_of(section: type, name: str) -> Iterator[tuple[Any, str]]:
             message = str(error)
             assert name in message
             assert len(message) < 700, "a value without end is not repeated"
+
+
+def test_all_sections_are_found() -> None:
+    assert {"TrainConfig", "LaunchConfig", "FinetuneConfig", "PackFlags", "VerifyConfig", "KeyValues"} <= {
+        section.__name__ for section in ALL}
 
 
 @pytest.mark.parametrize("section", ALL, ids=lambda section: section.__name__)
