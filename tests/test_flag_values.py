@@ -19,7 +19,6 @@ from imgcls.config.flags import convert, flags_of
 from imgcls.errors import UsageError
 
 
-
 def sections_of(module: ModuleType) -> list[type]:
     """Return the sections of settings that a file of the package declares or uses."""
     return [value for value in vars(module).values()
