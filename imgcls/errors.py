@@ -179,6 +179,18 @@ def first_line(error: BaseException) -> str:
     return verbatim(next(iter(str(text).strip().splitlines()), type(error).__name__))
 
 
+class LostDataError(RunError):
+    """A file that was good when the run began is there no longer, or not all of it: nothing can be left out.
+
+    `offset` is the byte that was asked for.
+    """
+
+    def __init__(self, path: object, reason: str, offset: int) -> None:
+        self.path = str(path)
+        self.offset = offset
+        super().__init__(f"{verbatim(path)} at byte {offset}: {reason}")
+
+
 class Stopped(RunError):
     """The user or the system asked for an end, and the run ended in good order."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from typing import IO
+from typing import IO, Protocol
 
 import numpy as np
 
@@ -47,18 +47,26 @@ def split_parts(payload: bytes | bytearray) -> Iterator[tuple[int, bytes | bytea
     yield LAST, payload[begin:]
 
 
-def join_parts(path: AnyPath, view: memoryview, begin: int) -> bytes:
+class Bytes(Protocol):
+    """The bytes of a file, or what gives some of them on request."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, bytes_: slice, /) -> memoryview: ...
+
+
+def join_parts(path: AnyPath, view: Bytes, begin: int) -> bytes:
     """Return the payload of the split record that begins at byte `begin` of a file's bytes.
 
     Whatever is wrong with it is a DataError at `begin`. Unsplit records are joined as well.
     """
-    # Views: nothing is copied before all parts are known to be good.
+    # Of bytes in memory these are views: nothing is copied before all parts are known to be good.
     parts: list[memoryview] = []
     offset = begin
     size = len(view)
     while True:
         # Behind the end of the file there is no magic.
-        magic, word = HEAD.unpack_from(view, offset) if offset + HEAD.size <= size else (0, 0)
+        magic, word = HEAD.unpack(view[offset:offset + HEAD.size]) if offset + HEAD.size <= size else (0, 0)
         kind = word >> KIND_SHIFT
         length = word & LENGTH_BITS
         if magic != MAGIC or kind not in ((MIDDLE, LAST) if parts else (UNSPLIT, FIRST)):

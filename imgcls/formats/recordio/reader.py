@@ -1,14 +1,13 @@
 """Read one `.rec` file: `RecordReader`, by index, by key, in order, in groups.
 
-The file is mapped, never read whole; where its records lie comes from an `.idx`, from the last search
-(`scan_cache`) or from a search (`scan`). The sources of `data/`, the tools and `imgcls.compat` use it. It
-never writes to a folder of records.
+Records are read where they stand (`record_file`), never the whole file; where they lie comes from an `.idx`,
+from the last search (`scan_cache`) or from a search (`scan`). The sources of `data/`, the tools and
+`imgcls.compat` use it. It never writes to a folder of records.
 """
 
 from __future__ import annotations
 
 import logging
-import mmap
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,16 +16,18 @@ from typing import Any
 import numpy as np
 
 import imgcls.formats.recordio.scan as scan
-from imgcls.errors import DataError, reason, verbatim
+from imgcls.errors import DataError, verbatim
 from imgcls.formats.recordio.framing import HEAD, LENGTH_BITS, MAGIC, join_parts
 from imgcls.formats.recordio.image_record import HEADER_DTYPE, ImageHeader, unpack
 from imgcls.formats.recordio.index import Index, index_path, sort_unique
+from imgcls.formats.recordio.record_file import FileView, RecordFile
 from imgcls.formats.recordio.scan_cache import ScanCache
 from imgcls.storage.paths import AnyPath, to_path
-from imgcls.storage.reading import open_read
 
 #: records that iterating looks up at a time: enough that numpy's cost per call is lost among them
 _ITER_RECORDS = 1 << 10
+#: what stands between two records is read at once up to this size: an index may name few records of many
+_READ_BYTES = 4 << 20
 
 _log = logging.getLogger(__name__)
 
@@ -82,12 +83,10 @@ class RecordReader:
     #: why the index beside the file was not used
     index_problem: DataError | None
 
-    # Of an open file only: neither pickled nor copied. `_view` is its bytes, `_words` its 4-byte words.
-    _mapped: mmap.mmap | bytes
-    _view: memoryview
-    _words: np.ndarray
+    # Of an open file only: neither pickled nor copied.
+    _file: RecordFile
     _header_table: tuple[np.ndarray, dict[int, DataError]] | None
-    _OPEN_FILE = ("_mapped", "_view", "_words", "_header_table")
+    _OPEN_FILE = ("_file", "_cache", "_header_table")
 
     def __init__(self, path: str | os.PathLike[str], *, resync: bool = False, use_index: bool = True,
                  index: str | os.PathLike[str] | None = None, cache_gb: float | None = None) -> None:
@@ -125,10 +124,11 @@ class RecordReader:
     def __iter__(self) -> Iterator[Record]:
         path = self.path  # a local name: it is used once for each record
         for first in range(0, len(self), _ITER_RECORDS):
-            offsets = self.offsets[first:first + _ITER_RECORDS]
-            # Where one of these records is split or damaged, all of them take the slow path.
-            payloads = self._slices(offsets, self._mapped) or map(self._payload, offsets.tolist())
-            for index, offset in enumerate(offsets.tolist(), first):
+            rows = range(first, min(first + _ITER_RECORDS, len(self)))
+            offsets = self.offsets[rows.start:rows.stop].tolist()
+            # Where one of these records is split, damaged or large, all of them take the slow path.
+            payloads = self._read_together(rows) or map(self.payload, rows)
+            for index, offset in zip(rows, offsets, strict=True):
                 try:
                     yield Record(path, index, offset, bytes(next(payloads)))
                 except DataError as error:
@@ -142,15 +142,25 @@ class RecordReader:
     def payload(self, i: int) -> memoryview | bytes:
         """Return the bytes of record `i`. Damage is a DataError that names the offset.
 
-        They are a view of the file, of which nothing is read before it is used, or joined bytes of a split
-        record.
+        A file that has become shorter since it was opened is a LostDataError.
         """
-        return self._payload(self.offsets.item(i))
+        offset = self.offsets.item(i)
+        # Up to the next record, in one read: its own head need not be known before.
+        end = self.offsets.item(i + 1) if -1 != i < len(self.offsets) - 1 else self.size
+        if end - offset > _READ_BYTES:
+            return self._payload(offset)
+        data = self._file.read(offset, end)
+        if len(data) >= HEAD.size:
+            magic, word = HEAD.unpack_from(data)
+            # An unsplit record's second word is its length. All others, damaged ones too, are looked at
+            # again, against the whole file.
+            if magic == MAGIC and word <= LENGTH_BITS and word + HEAD.size <= len(data):
+                return memoryview(data)[HEAD.size:HEAD.size + word]
+        return join_parts(self.path, FileView(self._file), offset)
 
     def payloads(self, indexes: Sequence[int] | np.ndarray) -> list[memoryview | bytes]:
-        """Return the `payload` of each of these records, several times as fast where records are small."""
-        offsets = self.offsets[indexes]
-        return list(self._slices(offsets, self._view) or map(self._payload, offsets.tolist()))
+        """Return the `payload` of each of these records."""
+        return list(map(self.payload, map(int, indexes)))
 
     @property
     def keys(self) -> np.ndarray:
@@ -176,7 +186,10 @@ class RecordReader:
 
     def read_idx(self, key: Any) -> memoryview | bytes:
         """Return the payload of the record with this key; an unknown key is a KeyError."""
-        return self._payload(self.key_to_offset()[key])
+        offset = self.key_to_offset()[key]
+        row = int(np.searchsorted(self.offsets, offset))
+        is_known = row < len(self) and self.offsets.item(row) == offset
+        return self.payload(row) if is_known else self._payload(offset)
 
     def headers(self) -> np.ndarray:
         """Return HEADER_DTYPE (N,): every record's image header; zeros where `header_problems` names it."""
@@ -200,9 +213,9 @@ class RecordReader:
         rows = np.flatnonzero(has_width)
         word_index = self.offsets[rows] // 4
         # Behind 2 words of head and 6 of header the labels stand, unless a split record's were torn apart.
-        is_unsplit = self._words[word_index + 1] <= LENGTH_BITS
-        label_words = word_index[is_unsplit][:, None] + np.arange(8, 8 + width)
-        table[rows[is_unsplit]] = self._words[label_words].view("<f4")
+        words = self._file.rows(word_index, 8 + width)
+        is_unsplit = words[:, 1] <= LENGTH_BITS
+        table[rows[is_unsplit]] = np.ascontiguousarray(words[is_unsplit, 8:]).view("<f4")
         for row in rows[~is_unsplit].tolist():
             table[row] = self[row].labels
         # The one label of most files stands in the header itself.
@@ -236,21 +249,11 @@ class RecordReader:
         return DataError(path, difference) if difference else None
 
     def _open(self) -> None:
-        try:
-            with open_read(self.path, cache_gb=self._cache_gb) as stream:
-                status = os.fstat(stream.fileno())
-                self.size = status.st_size
-                # A copy that was too large for the cache has no name, so nothing about it can be kept.
-                file = stream.name if isinstance(stream.name, str) else ""
-                # The mapping outlives the stream. An empty file cannot be mapped.
-                self._mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) if self.size else b""
-        except OSError as error:
-            raise DataError(self.path, reason(error)) from error
-        self._view = memoryview(self._mapped)
-        self._words = np.frombuffer(self._view[:self.size // 4 * 4], "<u4")
+        self._file = RecordFile(self.path, self._cache_gb)
+        self.size = self._file.size
         self._header_table = None
-        self._cache = ScanCache(Path(file), self.size, status.st_mtime_ns,
-                                enabled=self._use_index and bool(file))
+        self._cache = ScanCache(Path(self._file.name), self.size, self._file.mtime_ns,
+                                enabled=self._use_index and bool(self._file.name))
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name not in self._OPEN_FILE}
@@ -263,27 +266,36 @@ class RecordReader:
             raise DataError(self.path, f"changed while it was in use: {state['size']} bytes, now {self.size}")
 
     def _payload(self, offset: int) -> memoryview | bytes:
-        magic, word = HEAD.unpack_from(self._view, offset)
-        end = offset + 8 + word
-        # An unsplit record's second word is its length. All others, damaged ones too, take the slow path.
+        """Return the payload of the record at `offset`, head first: it is large, or not known by its row."""
+        if offset + HEAD.size > self.size:  # where an index that belongs to another file says
+            return join_parts(self.path, FileView(self._file), offset)
+        magic, word = HEAD.unpack(self._file.read(offset, offset + HEAD.size))
+        end = offset + HEAD.size + word
         if magic == MAGIC and word <= LENGTH_BITS and end <= self.size:
-            return self._view[offset + 8:end]
-        return join_parts(self.path, self._view, offset)
+            return memoryview(self._file.read(offset + HEAD.size, end))
+        return join_parts(self.path, FileView(self._file), offset)
 
-    # Kept apart from `payloads`: iterating wants bytes objects, which slices of the mapping are.
-    def _slices(self, offsets: np.ndarray, source: Any) -> Iterator[Any] | None:
-        """Return the payloads at these offsets as slices of `source`: the mapped file (bytes) or its view
-        (views).
+    def _read_together(self, rows: range) -> Iterator[bytes] | None:
+        """Return the payloads of neighbouring records out of one read.
 
-        None where one of them is split or damaged and needs a closer look.
+        None where they are many bytes, or one of them is split or damaged and needs a closer look.
         """
+        begin = self.offsets.item(rows.start)
+        last = self.offsets.item(rows.stop) if rows.stop < len(self) else self.size
+        if last - begin > _READ_BYTES:
+            return None
+        data = self._file.read(begin, last)
+        offsets = self.offsets[rows.start:rows.stop] - begin
+        words = np.frombuffer(data, "<u4", len(data) // 4)
         word_index = offsets // 4
-        lengths = self._words[word_index + 1]
-        ends = offsets + 8 + lengths
-        if ((self._words[word_index] != MAGIC) | (lengths > LENGTH_BITS) | (ends > self.size)).any():
+        if word_index[-1] + 1 >= len(words) or (offsets % 4).any():
+            return None
+        lengths = words[word_index + 1].astype(np.int64)
+        ends = offsets + HEAD.size + lengths
+        if ((words[word_index] != MAGIC) | (lengths > LENGTH_BITS) | (ends > len(data))).any():
             return None
         # map over C functions: no Python code runs per record.
-        return map(source.__getitem__, map(slice, (offsets + 8).tolist(), ends.tolist()))
+        return map(data.__getitem__, map(slice, (offsets + HEAD.size).tolist(), ends.tolist()))
 
     def _read_index(self, path: AnyPath, *, required: bool) -> None:
         """Take the offsets from an `.idx`; what is wrong with it goes to `index_problem` and the log."""
@@ -294,7 +306,7 @@ class RecordReader:
         try:
             self._index = Index.read(path)
             self.offsets = sort_unique(self._index.offsets)
-            mismatch = scan.describe_mismatch(self._words, self.size, self.offsets)
+            mismatch = scan.describe_mismatch(self._file, self.size, self.offsets)
             if mismatch:
                 raise DataError(path, f"does not belong to {verbatim(self.path.name)} as it is: {mismatch}")
         except DataError as error:
@@ -303,11 +315,11 @@ class RecordReader:
 
     def _search(self) -> None:
         """Find the records in the file itself, or take what was found before."""
-        cached = self._cache.load(self._words)
+        cached = self._cache.load(self._file)
         if cached is not None:
             self.offsets = cached[0]
         else:
-            self.offsets, self.problems = scan.find_records(self.path, self._words, self.size, self.resync)
+            self.offsets, self.problems = scan.find_records(self.path, self._file, self.size, self.resync)
             # A damaged file is searched each time, so that its problems are told each time.
             if not self.problems:
                 self._cache.save(self.offsets, np.zeros(0, HEADER_DTYPE))
@@ -318,7 +330,7 @@ class RecordReader:
     def _load_headers(self) -> tuple[np.ndarray, dict[int, DataError]]:
         """Return (headers, index -> problem): from memory, from the cache, or gathered from the file."""
         if self._header_table is None:
-            cached = self._cache.load(self._words)
+            cached = self._cache.load(self._file)
             if cached is not None and len(cached[1]) == len(self) and (cached[0] == self.offsets).all():
                 self._header_table = cached[1], {}
             else:
@@ -331,7 +343,7 @@ class RecordReader:
     def _gather_headers(self) -> tuple[np.ndarray, dict[int, DataError]]:
         """Return all headers from one sweep; records that are split or odd are looked at one by one."""
         # Python sees only those that need a closer look, in most files none.
-        headers, odd = scan.gather_headers(self._words, self.size, self.offsets)
+        headers, odd = scan.gather_headers(self._file, self.size, self.offsets)
         problems: dict[int, DataError] = {}
         for i in odd.tolist():
             try:

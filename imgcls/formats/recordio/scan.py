@@ -25,10 +25,11 @@ from imgcls.formats.recordio.framing import (
     describe_unfinished,
 )
 from imgcls.formats.recordio.image_record import HEADER_DTYPE
+from imgcls.formats.recordio.record_file import RecordFile
 from imgcls.storage.paths import AnyPath
 
-#: words compared at a time, so that the result of the comparison is 1 MiB however large the file is
-_WINDOW_WORDS = 1 << 20
+#: words compared at a time, a megabyte, which stays in the cache between reading and comparing
+_WINDOW_WORDS = 1 << 18
 #: records whose headers are gathered at a time, which bounds the memory of the index arrays
 _CHUNK_RECORDS = 1 << 16
 #: records of a file that are held against an index, evenly spread
@@ -41,6 +42,12 @@ class Words(Protocol):
     def __len__(self) -> int: ...
 
     def item(self, i: int, /) -> int: ...
+
+
+class SlicedWords(Words, Protocol):
+    """The same, with a row of them at a time."""
+
+    def __getitem__(self, words: slice, /) -> np.ndarray: ...
 
 
 class Heads(NamedTuple):
@@ -59,7 +66,7 @@ class Heads(NamedTuple):
         return self.starts + HEAD.size + self.lengths + -self.lengths % 4
 
 
-def find_records(path: AnyPath, words: np.ndarray, size: int,
+def find_records(path: AnyPath, words: SlicedWords, size: int,
                  resync: bool) -> tuple[np.ndarray, list[DataError]]:
     """Return (byte offsets of the good records, what is wrong) of a file of `size` bytes, given as its words.
 
@@ -95,20 +102,21 @@ def link_heads(path: AnyPath, words: Words, size: int, heads: Heads,
     return offsets, problems
 
 
-def find_heads(words: np.ndarray) -> Heads:
+def find_heads(words: SlicedWords) -> Heads:
     """Return everything in the file that looks like the head of a part."""
     windows = []
     # The last word has no length behind it, so it is no head.
     for first in range(0, len(words) - 1, _WINDOW_WORDS):
-        found_at = np.flatnonzero(words[first:min(first + _WINDOW_WORDS, len(words) - 1)] == MAGIC) + first
-        word = words[found_at + 1].astype(np.int64)
+        window = words[first:min(first + _WINDOW_WORDS, len(words) - 1) + 1]
+        found_at = np.flatnonzero(window[:-1] == MAGIC)
+        word = window[found_at + 1].astype(np.int64)
         is_head = word >> KIND_SHIFT <= LAST
         word = word[is_head]
-        windows.append(np.stack([found_at[is_head] * 4, word >> KIND_SHIFT, word & LENGTH_BITS]))
+        windows.append(np.stack([(found_at[is_head] + first) * 4, word >> KIND_SHIFT, word & LENGTH_BITS]))
     return Heads(*(np.concatenate(windows, axis=1) if windows else np.zeros((3, 0), np.int64)))
 
 
-def gather_headers(words: np.ndarray, size: int, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def gather_headers(words: RecordFile, size: int, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the image headers of the records at these offsets: (HEADER_DTYPE (N,), int64 indexes of odd
     records).
 
@@ -119,11 +127,12 @@ def gather_headers(words: np.ndarray, size: int, offsets: np.ndarray) -> tuple[n
     for first in range(0, len(offsets), _CHUNK_RECORDS):
         chunk = slice(first, first + _CHUNK_RECORDS)
         word_index = offsets[chunk] // 4
+        rows = words.rows(word_index, 8)
         # The second word of an unsplit record is its length; of any other it is larger than LENGTH_BITS.
-        length = words[word_index + 1].astype(np.int64)
+        length = rows[:, 1].astype(np.int64)
         fits_file = word_index * 4 + HEAD.size + length <= size
-        is_plain = (length >= 24) & (length <= LENGTH_BITS) & fits_file & (words[word_index] == MAGIC)
-        gathered = words[word_index[is_plain][:, None] + np.arange(2, 8)].view(HEADER_DTYPE)[:, 0]
+        is_plain = (length >= 24) & (length <= LENGTH_BITS) & fits_file & (rows[:, 0] == MAGIC)
+        gathered = np.ascontiguousarray(rows[is_plain, 2:]).view(HEADER_DTYPE)[:, 0]
         has_labels = 24 + 4 * gathered["flag"].astype(np.int64) <= length[is_plain]
         is_plain[is_plain] = has_labels
         headers[chunk][is_plain] = gathered[has_labels]
@@ -131,7 +140,7 @@ def gather_headers(words: np.ndarray, size: int, offsets: np.ndarray) -> tuple[n
     return headers, np.flatnonzero(is_odd)
 
 
-def describe_mismatch(words: np.ndarray, size: int, offsets: np.ndarray) -> str:
+def describe_mismatch(words: SlicedWords, size: int, offsets: np.ndarray) -> str:
     """Return why these rising offsets cannot be the file's records, by a sample; "" if they may be."""
     if not len(offsets):
         return "it names no record" if size else ""

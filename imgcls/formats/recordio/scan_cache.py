@@ -16,7 +16,7 @@ import numpy as np
 
 from imgcls.errors import ImgclsError
 from imgcls.formats.recordio.image_record import HEADER_DTYPE
-from imgcls.formats.recordio.scan import describe_mismatch
+from imgcls.formats.recordio.scan import SlicedWords, describe_mismatch
 from imgcls.storage.atomic import write_bytes
 from imgcls.storage.folders import cache_folder
 
@@ -45,7 +45,7 @@ class ScanCache:
         self._mtime_ns = mtime_ns
         self._enabled = enabled and size >= MIN_FILE_BYTES
 
-    def load(self, words: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    def load(self, words: SlicedWords) -> tuple[np.ndarray, np.ndarray] | None:
         """Return (offsets, headers: all or none); None where there is no entry, or one of another file."""
         if not self._enabled:
             return None
