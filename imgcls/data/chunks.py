@@ -11,7 +11,6 @@ of one machine fetch it once; where the cache is too small even for that, in mem
 
 from __future__ import annotations
 
-import mmap
 import threading
 from collections import deque
 from collections.abc import Sequence
@@ -22,6 +21,8 @@ import numpy as np
 from imgcls.data.order import EpochOrders
 from imgcls.errors import DataError
 from imgcls.formats.ranges import RangedReader
+from imgcls.formats.recordio.framing import Bytes
+from imgcls.formats.recordio.record_file import FileView, RecordFile
 from imgcls.storage.remote import PARTS_AT_ONCE
 from imgcls.storage.thread_pool import DaemonPool
 
@@ -61,7 +62,7 @@ class Chunks:
         self._pool: DaemonPool | None = None
         self._lock = threading.Lock()
         # what follows is shared by the loader's threads, under the lock
-        self._held: dict[int, Future[memoryview]] = {}
+        self._held: dict[int, Future[Bytes]] = {}
         self._remaining = np.zeros(len(self._ranges), np.int64)  # reads of each chunk that are still to come
         self._ahead: deque[int] = deque()
         self._num_singles: dict[int, int] = {}
@@ -139,17 +140,18 @@ class Chunks:
             if chunk not in self._held and self._remaining[chunk] > 0:
                 self._submit(chunk)
 
-    def _submit(self, chunk: int) -> Future[memoryview]:
+    def _submit(self, chunk: int) -> Future[Bytes]:
         # made with the first fetch: a source that is only looked at starts no threads
         self._pool = self._pool or DaemonPool(PARTS_AT_ONCE, "imgcls-chunks")
         self._held[chunk] = future = self._pool.submit(self._fetch, chunk)
         return future
 
-    def _fetch(self, chunk: int) -> memoryview:
-        """Return the bytes of a chunk, in memory or as a view of the cache's file."""
+    def _fetch(self, chunk: int) -> Bytes:
+        """Return the bytes of a chunk, in memory or as a view that reads from the cache's file."""
         file, begin, end = self._ranges[chunk]
         reader = self._readers[file]
         if self._in_memory:
             return memoryview(reader.path.read_range(begin, end))
-        with reader.cache.open(reader.path, begin, end, info=reader.info, announce=False) as stream:
-            return memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
+        # open, and so with its lock, as long as the view is used
+        stream = reader.cache.open(reader.path, begin, end, info=reader.info, announce=False)
+        return FileView(RecordFile(reader.path, stream=stream))

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from imgcls.errors import DataError, ImgclsError
-from imgcls.formats.recordio.framing import LENGTH_BITS, UNSPLIT, join_parts
+from imgcls.formats.recordio.framing import LENGTH_BITS, UNSPLIT, Bytes, join_parts
 from imgcls.formats.recordio.image_record import HEADER_DTYPE, unpack
 from imgcls.formats.recordio.reader import describe_label_count
 from imgcls.formats.recordio.scan import Heads, find_heads, link_heads
@@ -93,7 +93,7 @@ class RangedReader:
         begin = self.offsets.item(i)
         return self.extract(i, memoryview(self.path.read_range(begin, self.ends.item(i))), begin)
 
-    def extract(self, i: int, view: memoryview, first: int) -> memoryview | bytes:
+    def extract(self, i: int, view: Bytes, first: int) -> memoryview | bytes:
         """Return the payload of record `i` out of the file's bytes from `first` on.
 
         Damage is a DataError that names the offset in the file.

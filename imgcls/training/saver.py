@@ -11,6 +11,7 @@ import time
 from torch import nn
 
 from imgcls.config.sections import CheckpointConfig
+from imgcls.errors import LostDataError, RunError
 from imgcls.training.checkpoint import Checkpoint, Position, newest_epoch
 from imgcls.training.sharing import GradientSharing
 from imgcls.training.stop import StopSignal
@@ -68,6 +69,17 @@ class Saver:
             self.wait()
             self._sharing.leave(request)
         self._stop.raise_if_requested(progress, request)
+
+    def save_after_loss(self, error: LostDataError, model: nn.Module, updater: Updater,
+                        position: Position) -> RunError:
+        """Save the position of a run whose data went away; return the error to end it with."""
+        if not self._checkpoint or not position.update:
+            return error
+        self._sharing.fetch()
+        self._checkpoint.save_position(model, updater.optimizer, updater.precision.state_dict(), position)
+        self.wait()
+        return RunError(f"{error.message}; in epoch {position.epoch}, batch {position.batch} the position was "
+                        "saved, `load_epoch` auto goes on from there once the file is whole again")
 
     def describe_last(self) -> str:
         """Return what a run that fails now has saved, for its error message."""

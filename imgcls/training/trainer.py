@@ -22,7 +22,7 @@ from imgcls.config.sections import TrainConfig
 from imgcls.data import order
 from imgcls.data.loaders.batch import Batch, Loader
 from imgcls.distributed.process_group import LostContact
-from imgcls.errors import RunError
+from imgcls.errors import LostDataError, RunError
 from imgcls.layers import Dropout
 from imgcls.training.checkpoint import Position
 from imgcls.training.evaluate import evaluate
@@ -60,6 +60,12 @@ class Trainer:
         # written into every checkpoint, so that other processes can go on with the same batches
         self.position = dataclasses.replace(position, batch_size=self.loader.batch_size,
                                             world=self.sharing.worker.world_size)
+        try:
+            return self._fit()
+        except LostDataError as error:  # between two steps, so what was learned is whole
+            raise self.saver.save_after_loss(error, self.model, self.updater, self.position) from error
+
+    def _fit(self) -> dict[str, float]:
         result: dict[str, float] = {}
         while self.position.epoch < self.config.num_epochs:
             epoch = self.position.epoch

@@ -30,11 +30,14 @@ class RecordFile:
     As a sequence it is the file's whole 4-byte words, u32 little-endian: `file[3:5]`, `file.item(3)`.
     """
 
-    def __init__(self, path: AnyPath, cache_gb: float | None = None) -> None:
-        """Open the file, of a URL the copy in the cache; a DataError where it cannot be opened."""
+    def __init__(self, path: AnyPath, cache_gb: float | None = None, stream: BinaryIO | None = None) -> None:
+        """Open the file, of a URL the copy in the cache; a DataError where it cannot be opened.
+
+        Or take over an open `stream` of a part of it.
+        """
         self.path = path
         try:
-            stream: BinaryIO = open_read(path, cache_gb=cache_gb)
+            stream = stream or open_read(path, cache_gb=cache_gb)
             status = os.fstat(stream.fileno())
         except OSError as error:
             raise DataError(path, reason(error)) from error
