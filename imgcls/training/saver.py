@@ -78,8 +78,8 @@ class Saver:
         self._sharing.fetch()
         self._checkpoint.save_position(model, updater.optimizer, updater.precision.state_dict(), position)
         self.wait()
-        return RunError(f"{error.message}; in epoch {position.epoch}, batch {position.batch} the position was "
-                        "saved, `load_epoch` auto goes on from there once the file is whole again")
+        return RunError(f"{error.message}; in epoch {position.epoch}, batch {position.batch} the position "
+                        "was saved, `load_epoch` auto goes on from there once the file is whole again")
 
     def describe_last(self) -> str:
         """Return what a run that fails now has saved, for its error message."""

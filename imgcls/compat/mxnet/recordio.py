@@ -79,7 +79,7 @@ class MXRecordIO:
                 raise self._reader.problems[0]
             return None
         self._next += 1
-        # A copy: MXNet returns bytes, and a view would keep the file mapped.
+        # MXNet returns bytes.
         return bytes(self._reader.payload(self._next - 1))
 
     def write(self, buf: bytes | bytearray | memoryview) -> None:

@@ -1,8 +1,9 @@
 """The bytes of a record file: read by position, from any thread, and never mapped.
 
 A mapped file that is cut short by somebody else ends the process with SIGBUS, and no check before reading can
-prevent it: the file may be cut between the two. A read that finds nothing is an error like any other. It costs
-a microsecond a record, where decoding the image takes hundreds, and copies bytes that the decoder reads anyway.
+prevent it: the file may be cut between the two. A read that finds nothing is an error like any other. It
+costs some microseconds a record, where decoding the image takes hundreds: bytes are copied that a mapping
+would have brought in page by page.
 """
 
 from __future__ import annotations
@@ -78,8 +79,9 @@ class RecordFile:
             kind = DataError if error.errno == errno.EIO else LostDataError
             raise kind(self.path, f"cannot be read: {reason(error)}", begin) from error
         if position < end:
-            raise LostDataError(self.path, f"was cut while it was in use: it had {self.size} bytes and now has "
-                                           f"{os.fstat(self._handle).st_size}", begin)
+            now = os.fstat(self._handle).st_size
+            raise LostDataError(
+                self.path, f"was cut while it was in use: it had {self.size} bytes and now has {now}", begin)
         return b"".join(pieces)
 
     def rows(self, word_index: np.ndarray, width: int) -> np.ndarray:
