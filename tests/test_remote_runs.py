@@ -67,7 +67,7 @@ def test_training_from_and_to_a_url(memory: str, folder: Path, undisturbed: Path
             f"{undisturbed}-{epoch:04d}.params").read_bytes()
     assert [name for name in list_names(prefix) if "position" not in name] == [
         "log", "net-0001.params", "net-0001.states", "net-0002.params", "net-0002.states", "net-latest.json",
-        "net-meta.json", "net-metrics.jsonl", "net-symbol.json"]
+        "net-meta.json", "net-metrics.jsonl", "net-report.html", "net-symbol.json"]
     count = RemotePath(f"{prefix}-metrics.jsonl").read_text().count("\n")
     assert count == Path(f"{undisturbed}-metrics.jsonl").read_text().count("\n")
     assert "Validation-accuracy" in RemotePath(f"{memory}/model/log").read_text()

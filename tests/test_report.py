@@ -8,21 +8,26 @@ import itertools
 import json
 import math
 import re
+import struct
 import subprocess
 import sys
 import time
 import xml.etree.ElementTree as ET
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from conftest import ROOT
 
-from imgcls.cli import parse_log, report
-from imgcls.errors import DataError, UsageError
+from imgcls.cli import parse_log, report, train
+from imgcls.errors import DataError, RunError, UsageError
+from imgcls.formats import idx, tensorboard
 from imgcls.report import axes, run_charts, svg
 from imgcls.report.find import find_runs
 from imgcls.report.history import MAX_EPOCHS, MAX_POINTS, Point, Run, add_record
 from imgcls.report.lines import MAX_LINE_BYTES, bounded_lines
+from imgcls.report.live import LivePage
 from imgcls.report.metrics_file import add_meta, read_metrics
 from imgcls.report.mxnet_log import read_log
 from imgcls.report.run_page import MAX_ROWS, run_page
@@ -408,3 +413,161 @@ def test_labels_do_not_stand_on_each_other() -> None:
                                            y_label="y"))
     places = [float(text.get("y", 0)) for text in drawing.iter("text") if "label" in (text.get("class") or "")]
     assert all(b - a >= 13.9 for a, b in itertools.pairwise(places))
+
+
+# While a run is under way
+
+
+class Clock:
+    """Time as a test wants it; each look at it while a page is made costs `cost_s`."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def test_pages_take_less_than_a_hundredth_of_the_time() -> None:
+    """Counted and not measured: a page that costs 5 ms is made after a second, then every half a second."""
+    clock, writes = Clock(), []
+
+    def write(path: str, page: bytes) -> None:
+        writes.append(clock.now_s)
+        clock.now_s += 0.005
+
+    page = LivePage("m/run-report.html", clock=clock, write=write)
+    for epoch in range(1000):
+        clock.now_s += 0.05
+        page.add({"kind": "train", "epoch": epoch, "loss": 1.0, "accuracy": 0.5})
+        assert page.refresh() == ""
+    assert writes[0] == pytest.approx(1.0)
+    assert 0.9 <= len(writes) * 0.005 / (0.01 * clock.now_s) <= 1.0
+    assert page.close() == ""
+    assert len(writes) >= 2
+
+    slow = LivePage("m/run-report.html", clock=clock, write=write)
+    before = len(writes)
+    for epoch in range(10):
+        clock.now_s += 10.0
+        slow.add({"kind": "train", "epoch": epoch, "loss": 1.0, "accuracy": 0.5})
+        slow.refresh()
+    assert len(writes) == before + 10  # epochs of some length have a page each
+
+
+@pytest.mark.parametrize("error", [RunError("cannot write x: no space left"), ZeroDivisionError("x")])
+def test_a_page_that_cannot_be_made_ends_no_run(error: Exception) -> None:
+    def write(path: str, page: bytes) -> None:
+        raise error
+
+    clock = Clock()
+    page = LivePage("m/run-report.html", clock=clock, write=write)
+    page.add({"kind": "train", "epoch": 0, "loss": 1.0})
+    told = []
+    for _ in range(3):
+        clock.now_s += 100.0
+        told.append(page.refresh())
+    assert str(error) in told[0]
+    assert told[1:] == ["", ""]
+    assert page.close() == ""
+    assert not page.is_written
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MNIST's files with 128 images."""
+    path = tmp_path_factory.mktemp("mnist")
+    chance = np.random.default_rng(0)
+    for name, count in (("train", 128), ("t10k", 32)):
+        idx.write_images(path / f"{name}-images-idx3-ubyte", chance.integers(0, 255, (count, 28, 28)).astype(np.uint8))
+        idx.write_labels(path / f"{name}-labels-idx1-ubyte", chance.integers(0, 10, count).astype(np.uint8))
+    return path
+
+
+def run_training(folder: Path, prefix: Path, *flags: str) -> int:
+    return train.main(["--data-dir", str(folder), "--network", "mlp", "--batch-size", "32", "--disp-batches", "2",
+                       "--model-prefix", str(prefix), *flags])
+
+
+def test_a_run_leaves_its_page_and_goes_on_with_it(folder: Path, tmp_path: Path,
+                                                    capsys: pytest.CaptureFixture[str]) -> None:
+    prefix, page = tmp_path / "net", tmp_path / "net-report.html"
+    assert run_training(folder, prefix, "--num-epochs", "2") == 0
+    assert f"report:     {page}\n" in capsys.readouterr().out
+    first = [row[0].text for row in parsed(page.read_bytes()).iter("tr")]
+    assert first[:3] == ["epoch", "1", "2"]
+    assert run_training(folder, prefix, "--num-epochs", "3", "--load-epoch", "auto", "--tensorboard") == 0
+    tree = parsed(page.read_bytes())
+    assert [row[0].text for row in tree.iter("tr")][:4] == ["epoch", "1", "2", "3"]
+    (run,) = find_runs([str(prefix)])
+    elapsed = [epoch.elapsed_s for epoch in run.in_order()]
+    assert elapsed == sorted(elapsed)
+    assert None not in elapsed
+    assert run.settings["network"] == "mlp"
+    events = read_events(next((tmp_path / "net-tensorboard").iterdir()).read_bytes())
+    tags = [tag for _, values in events for tag in values]
+    assert [step for step, values in events if "validation/accuracy" in values] == [12]
+    assert {"train/loss", "train/lr", "batch/speed"} <= set(tags)
+
+
+def test_a_run_without_its_page(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_training(folder, tmp_path / "a", "--num-epochs", "1", "--no-report") == 0
+    assert not (tmp_path / "a-report.html").exists()
+    (tmp_path / "b-report.html").mkdir()
+    capsys.readouterr()
+    assert run_training(folder, tmp_path / "b", "--num-epochs", "2") == 0
+    out, err = capsys.readouterr()
+    assert err.count("b-report.html") == 1
+    assert "b-report.html: is a directory; the run goes on without its page" in err
+    assert "report:" not in out
+    assert train.main(["--dataset", "digits", "--tensorboard"]) == 2
+    assert "--tensorboard needs a --model-prefix" in capsys.readouterr().err
+
+
+def read_events(data: bytes) -> list[tuple[int, dict[str, float]]]:
+    """Return (step, tag -> value) of each event with numbers, its checksums looked at."""
+    events, offset = [], 0
+    while offset < len(data):
+        length, checksum = struct.unpack_from("<QI", data, offset)
+        assert checksum == tensorboard.masked_crc(data[offset:offset + 8])
+        body = data[offset + 12:offset + 12 + length]
+        assert struct.unpack_from("<I", data, offset + 12 + length) == (tensorboard.masked_crc(body),)
+        offset += length + 16
+        fields = dict(protobuf(body))
+        if isinstance(summary := fields.get(5), bytes):
+            pairs = [dict(protobuf(value)) for _, value in protobuf(summary) if isinstance(value, bytes)]
+            events.append((fields[2], {pair[1].decode(): struct.unpack("<f", pair[2])[0] for pair in pairs}))
+    return events
+
+
+def protobuf(data: bytes) -> list[tuple[int, Any]]:
+    """Return (number, value) of the fields of a message."""
+    fields, offset = [], 0
+
+    def varint() -> int:
+        nonlocal offset
+        value = shift = 0
+        while True:
+            byte = data[offset]
+            offset += 1
+            value |= (byte & 0x7F) << shift
+            shift += 7
+            if byte < 0x80:
+                return value
+
+    while offset < len(data):
+        key = varint()
+        if key & 7 == 0:
+            value: Any = varint()
+        else:
+            size = {1: 8, 5: 4}.get(key & 7) or varint()
+            value = data[offset:offset + size]
+            offset += size
+        fields.append((key >> 3, value))
+    return fields
+
+
+def test_the_checksum_of_event_files() -> None:
+    # RFC 3720, B.4: the CRC32C of 32 zero bytes is 0x8a9136aa
+    crc = 0x8A9136AA
+    assert tensorboard.masked_crc(bytes(32)) == ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF

@@ -144,7 +144,7 @@ def test_the_seeds_command_trains_and_resumes(data: str, s3: FaultyServer, undis
     assert same(prefix, undisturbed, 2)
     assert names("s3://dmlc/model") == [f"ilsvrc12-{end}" for end in (
         "0001.params", "0001.states", "0002.params", "0002.states", "latest.json", "meta.json",
-        "metrics.jsonl", "symbol.json")]
+        "metrics.jsonl", "report.html", "symbol.json")]
     assert read_latest(prefix)["params"] == "ilsvrc12-0002.params"
     capsys.readouterr()
     assert score_command.main(["--model", prefix, "--data-dir", data, "--top-k", "0"]) == 0

@@ -92,7 +92,7 @@ def test_the_log_has_mxnets_lines(folder: Path, tmp_path: Path, capsys: pytest.C
     assert re.search(r"resume: .*--load-epoch auto --num-epochs 4", out)
     names = {path.name for path in prefix.parent.iterdir()}
     assert names == {"mnist-symbol.json", "mnist-0001.params", "mnist-0002.params", "mnist-0001.states",
-                     "mnist-0002.states", "mnist-meta.json", "mnist-metrics.jsonl"}
+                     "mnist-0002.states", "mnist-meta.json", "mnist-metrics.jsonl", "mnist-report.html"}
     records = [json.loads(line) for line in Path(f"{prefix}-metrics.jsonl").read_text().splitlines()]
     assert [r["kind"] for r in records] == (["batch"] * 3 + ["train", "validation"]) * 2
     meta = checkpoint.read_meta(str(prefix))

@@ -71,6 +71,8 @@ class Run:
     notes: list[str] = field(default_factory=list)
     #: how many epochs it was to have, None where nobody said
     num_epochs: int | None = None
+    #: seconds from its start to the last thing that was told
+    elapsed_s: float = 0.0
     _stride: int = 1  # every how many-th point is kept
     _num_points: int = 0
 
@@ -142,6 +144,8 @@ def add_record(run: Run, record: Mapping[str, Any]) -> None:
     if not isinstance(index, int) or isinstance(index, bool) or kind not in ("batch", "train", "validation"):
         return
     metrics = {name: value for name, value in clean_metrics(record).items() if name not in _FIELDS}
+    elapsed_s = number(record.get("elapsed_s"))
+    run.elapsed_s = elapsed_s or run.elapsed_s
     if kind == "batch":
         batch = record.get("batch")
         if index >= 0 and isinstance(batch, int):
@@ -157,7 +161,7 @@ def add_record(run: Run, record: Mapping[str, Any]) -> None:
         epoch.train = metrics
         epoch.loss, epoch.lr = number(record.get("loss")), number(record.get("lr"))
         epoch.speed, epoch.seconds = number(record.get("speed")), number(record.get("seconds"))
-    epoch.elapsed_s = number(record.get("elapsed_s")) or epoch.elapsed_s
+    epoch.elapsed_s = elapsed_s or epoch.elapsed_s
 
 
 def clean_metrics(record: Mapping[Any, Any]) -> dict[str, float]:
@@ -189,3 +193,4 @@ def fill_elapsed(run: Run) -> None:
         if epoch.elapsed_s is None and total:
             epoch.elapsed_s = total
         total = max(total, epoch.elapsed_s or 0.0)
+    run.elapsed_s = run.elapsed_s or total

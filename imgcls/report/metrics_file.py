@@ -16,6 +16,12 @@ _MAX_SETTINGS = 300
 def read_metrics(name: str, lines: Iterable[bytes]) -> Run:
     """Return the run that these lines of metrics.jsonl tell of; those that are no JSON are counted."""
     run = Run(name)
+    add_lines(run, lines)
+    return run
+
+
+def add_lines(run: Run, lines: Iterable[bytes | str]) -> None:
+    """Add lines of metrics.jsonl to a run."""
     num_bad = 0
     for line in lines:
         if not line.strip():
@@ -33,7 +39,6 @@ def read_metrics(name: str, lines: Iterable[bytes]) -> Run:
     if num_bad:
         run.note(f"{num_bad:,} line{'s' if num_bad > 1 else ''} could not be read")
     fill_elapsed(run)
-    return run
 
 
 def add_meta(run: Run, meta: Mapping[str, Any]) -> None:

@@ -212,7 +212,7 @@ def _draw_tips(frame: _Frame, lines: Sequence[Line], x_name: str) -> None:
     for i, x in enumerate(xs):
         begin = (places[i - 1] + places[i]) / 2 if i else max(places[i] - 20, frame.left)
         end = (places[i] + places[i + 1]) / 2 if i + 1 < len(xs) else places[i] + 20
-        told = escape("\n".join([f"{x_name} {x:.6g}", *values[x][:MAX_LABELS]]))
+        told = "\n".join(escape(text) for text in (f"{x_name} {x:.6g}", *values[x][:MAX_LABELS]))
         strips.append(f'<g class="tip"><rect x="{begin:.1f}" y="{_TOP}" width="{end - begin:.1f}" '
                       f'height="{HEIGHT - _BOTTOM - _TOP}"/>'
                       f'<path d="M{places[i]:.1f} {_TOP}V{HEIGHT - _BOTTOM}"/><title>{told}</title></g>')

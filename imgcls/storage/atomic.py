@@ -20,8 +20,11 @@ from imgcls.storage.remote import RemotePath
 
 
 @contextlib.contextmanager
-def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+def atomic_write(path: str | os.PathLike[str], *, is_durable: bool = True) -> Iterator[IO[bytes]]:
     """Open a binary file that takes the name `path` only when the block ends well.
+
+    Without `is_durable` a reader never sees half of it either, but after a crash of the machine it may be
+    gone: for what is written again soon.
 
     Missing folders are made. On any failure the target is untouched and the temporary file is removed; a full
     or read-only disk is a RunError that names the file. A URL is written in one go after the block.
@@ -44,9 +47,11 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
             os.fchmod(stream.fileno(), 0o666 & ~_umask())
             yield stream
             stream.flush()
-            os.fsync(stream.fileno())  # before the rename: else a crash can leave the name with nothing in it
+            if is_durable:  # before the rename: else a crash can leave the name with nothing in it
+                os.fsync(stream.fileno())
         os.replace(temporary, target)
-        _sync_folder(target.parent)
+        if is_durable:
+            _sync_folder(target.parent)
     except OSError as error:
         _remove(temporary)
         raise RunError(f"cannot write {target}: {reason(error)}") from error

@@ -1,4 +1,4 @@
-"""The files that a run's reporter writes: `--log-file`, and PREFIX-metrics.jsonl for programs.
+"""The files that a run writes line by line: `--log-file`, and PREFIX-metrics.jsonl for programs.
 
 Behind a URL both are local files that are copied there after every epoch and at the end.
 """
@@ -67,8 +67,11 @@ class MetricsFile:
     def __init__(self, path: str) -> None:
         self._file = MirroredFile(to_path(path))
 
-    def resume(self, update: int) -> None:
-        """Begin the file, or go on with it: what came after `update` will come again and is dropped."""
+    def resume(self, update: int) -> list[str]:
+        """Begin the file, or go on with it: what came after `update` will come again and is dropped.
+
+        Returns the lines that stay.
+        """
         kept = []
         if update and self._file.target.exists():
             for line in self._file.target.read_text(encoding="utf-8").splitlines():
@@ -78,6 +81,7 @@ class MetricsFile:
                 except (ValueError, KeyError, TypeError, RecursionError):
                     continue  # a line that a kill cut short
         write_bytes(self._file.path, "".join(f"{line}\n" for line in kept).encode())
+        return kept
 
     def write(self, fields: dict[str, Any]) -> None:
         """Append an object; RunError where the disk is full."""

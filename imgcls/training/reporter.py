@@ -1,5 +1,5 @@
-"""What a person sees while it trains: a tqdm bar on a terminal, MXNet's own log lines off it, and
-metrics.jsonl.
+"""What a person sees while it trains: a tqdm bar on a terminal, MXNet's own log lines off it, and the run's
+files.
 
 The log lines keep the words of MXNet 1.4 to 1.9, since people's scripts parse them (`tools/parse_log.py` of
 MXNet reads them). All of it goes to stderr; results go to stdout, and not from here.
@@ -15,18 +15,18 @@ from tqdm import tqdm
 
 from imgcls.config.sections import ReportConfig
 from imgcls.errors import as_keyword, printable, spell_settings, tell
-from imgcls.training.log_files import MetricsFile, open_log_file
+from imgcls.training.log_files import open_log_file
+from imgcls.training.run_files import RunFiles
 
 
 class Reporter:
     """Shows what the trainer tells it: the one place that decides how it looks. Only rank 0 shows anything.
 
-    `metrics_path` is the file that gets one JSON object per epoch and progress line, or None for none. With
-    `quiet` only warnings are printed; files are written all the same. `spelling` is how messages name
-    settings.
+    `prefix` is where the run leaves its numbers and their page (`RunFiles`), "" for nowhere. With `quiet`
+    only warnings are printed; files are written all the same. `spelling` is how messages name settings.
     """
 
-    def __init__(self, config: ReportConfig, *, metrics_path: str | None = None, rank: int = 0,
+    def __init__(self, config: ReportConfig, *, prefix: str = "", rank: int = 0,
                  terminal: bool | None = None, quiet: bool = False,
                  spelling: Callable[[str], str] = as_keyword) -> None:
         self.is_terminal = (sys.stderr.isatty() if terminal is None else terminal) and not quiet
@@ -34,8 +34,10 @@ class Reporter:
         self._quiet = quiet
         self._spelling = spelling
         self._log_file = open_log_file(config, rank)
-        # every process has a log file if asked, as MXNet's workers had; the metrics are of all of them
-        self._metrics_file = MetricsFile(metrics_path) if metrics_path and rank == 0 else None
+        # every process has a log file if asked, as MXNet's workers had; the other files are of all of them
+        self._files = RunFiles(prefix, config) if prefix and rank == 0 else None
+        #: the path of the run's page, "" where there is none; known when all is closed
+        self.page = ""
         self._bar: tqdm[Any] | None = None
         self._epoch_line = ""  # of the last epoch, for the terminal
 
@@ -107,7 +109,7 @@ class Reporter:
     def saved(self, path: str) -> None:
         """Write that a checkpoint was written, and copy the files behind a URL."""
         self.log(f'Saved checkpoint to "{path}"')
-        for file in filter(None, (self._metrics_file, self._log_file)):
+        for file in filter(None, (self._files, self._log_file)):
             # a log that cannot be copied is no reason to end a run
             if problem := file.sync():
                 self.warn(problem)
@@ -120,23 +122,27 @@ class Reporter:
         self._epoch_line += f", validation accuracy {metrics['accuracy']:.4f}"
 
     def epoch_over(self) -> None:
-        """On a terminal, print the one line that stays when the bar of the epoch has gone."""
+        """Refresh the page; on a terminal, print the one line that stays when the bar has gone."""
+        if self._files and (problem := self._files.epoch_over()):
+            self.warn(problem)
         if self.is_terminal and self._rank == 0:
             print(self._epoch_line, file=sys.stderr, flush=True)
 
-    def resume_metrics(self, update: int) -> None:
-        """Begin metrics.jsonl, or go on with it after this update."""
-        if self._metrics_file:
-            self._metrics_file.resume(update)
+    def begin_files(self, update: int, meta: Mapping[str, Any]) -> None:
+        """Begin the run's files, or go on with them after this update; `meta` is its meta data."""
+        if self._files:
+            self._files.begin(update, meta)
 
     def close(self) -> None:
         """Take the bar away and close the files; the terminal is the caller's again."""
         self._close_bar()
-        for file in filter(None, (self._metrics_file, self._log_file)):
-            if problem := file.close():
-                tell(f"warning: {problem}")
+        problems = [*(self._files.close() if self._files else ()),
+                    self._log_file.close() if self._log_file else ""]
+        self.page = self._files.page if self._files else self.page
+        for problem in filter(None, problems):
+            tell(f"warning: {problem}")
         # what is reported after this goes to the terminal alone
-        self._metrics_file = None
+        self._files = None
         self._log_file = None
 
     def _for_people(self, message: str) -> str:
@@ -144,8 +150,8 @@ class Reporter:
         return printable(spell_settings(message, self._spelling), keep="\t")
 
     def _record(self, **fields: Any) -> None:
-        if self._metrics_file:
-            self._metrics_file.write(fields)
+        if self._files:
+            self._files.add(fields)
 
     def _print_above_bar(self, message: str) -> None:
         if self._bar is None:

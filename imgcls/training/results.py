@@ -14,11 +14,11 @@ from imgcls.errors import tell
 
 
 def print_result(metrics: Mapping[str, float], split: str, config: Config, command: str,
-                 predict_command: str) -> None:
+                 predict_command: str, page: str) -> None:
     """Print the metrics, each behind `split` (Train or Validation), and the commands that come next.
 
     Both are lines for a shell: the one that began the run, and how imgcls-predict is called; without the
-    latter, in a run from Python, there is nothing to type.
+    latter, in a run from Python, there is nothing to type. `page` is where the run's page is, "" for nowhere.
     """
     for name, value in metrics.items():
         print(f"{split}-{name}={value:f}")
@@ -27,6 +27,8 @@ def print_result(metrics: Mapping[str, float], split: str, config: Config, comma
         print(f"nothing was saved: give {config.spelling('model_prefix')} PREFIX to keep the weights")
         return
     tell(f"checkpoint: {prefix}-{config.train.num_epochs:04d}.params", sys.stdout)
+    if page:
+        tell(f"report:     {page}", sys.stdout)
     if not predict_command:
         return
     # a value that begins with a dash must not be taken for a flag

@@ -100,12 +100,12 @@ def run(config: Config, *, splits: Callable[[], Splits] | None = None,
             meta = metadata.describe(config, data, command, topology.rank_info, mean_image)
             writer.begin(model, config.network, meta, mean_image=mean_image,
                          resumed_epoch=saved and position.epoch)
-            reporter.resume_metrics(position.update)
+            reporter.begin_files(position.update, meta)
         result = trainer.fit(position)
         worker.barrier()  # nobody leaves while another still listens
     if result and not quiet and not worker.rank:
         results.print_result(result, "Validation" if val_loader else "Train", config, command,
-                             predict_command)
+                             predict_command, reporter.page)
     return model, result
 
 
@@ -149,9 +149,10 @@ def _open_reporter(config: Config, worker: Worker, *, quiet: bool) -> AbstractCo
         value = getattr(config.checkpoint, setting)
         checkpoint.check_prefix(value, f"`{setting}`")
         to_path(value, f"`{setting}`")  # refuse a URL that has no driver before anything is read
-    metrics_path = f"{prefix}-metrics.jsonl" if prefix else None
-    return contextlib.closing(Reporter(config.report, metrics_path=metrics_path, rank=worker.rank,
-                                       quiet=quiet, spelling=config.spelling))
+    if config.report.tensorboard and not prefix:
+        raise UsageError("`tensorboard` needs a `model_prefix`: the event files go to PREFIX-tensorboard")
+    return contextlib.closing(Reporter(config.report, prefix=prefix, rank=worker.rank, quiet=quiet,
+                                       spelling=config.spelling))
 
 
 def _to_devices(model: nn.Module, config: Config, topology: Topology, worker: Worker, flops_per_batch: int,
