@@ -76,6 +76,7 @@ def run_main(function: Callable[[Sequence[str]], int | None], argv: Sequence[str
     # Threads of torch that wait for each other spin; where another program wants the same cores, a long spin
     # makes small networks tens of times slower. Read when torch is loaded; costs nothing on an idle machine.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    _open_standard_streams()
     # a name that the terminal's encoding has no letters for must not end the command
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -90,6 +91,15 @@ def run_main(function: Callable[[Sequence[str]], int | None], argv: Sequence[str
             sys.stderr.flush()
         os._exit(status)
     return status
+
+
+def _open_standard_streams() -> None:
+    """Open what was closed (2>&-) on nothing: else a checkpoint gets the number that C code writes to."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free: this one
 
 
 @contextlib.contextmanager
@@ -156,7 +166,8 @@ def _status_of(function: Callable[[Sequence[str]], int | None], argv: Sequence[s
         return error.exit_status
     except KeyboardInterrupt:
         # 128 + SIGINT, what a shell reports for a program that Ctrl-C has ended
-        print(f"{name}: interrupted", file=sys.stderr)
+        with contextlib.suppress(OSError):
+            print(f"{name}: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
         # whoever read our output has left (| head); what is still buffered has nowhere to go
@@ -187,7 +198,9 @@ def _print_error(error: ImgclsError, name: str, own: Sequence[type]) -> None:
         return
     if is_one_of_several and rank != "0" and not line.startswith("rank "):
         line = f"rank {rank}: {line}"
-    tell(f"{name}: error: {line}")
+    # a terminal that was closed is one reason to be told to stop: the status stays what it is
+    with contextlib.suppress(OSError):
+        tell(f"{name}: error: {line}")
 
 
 def _write_error_file(path: str, line: str, error: ImgclsError) -> None:

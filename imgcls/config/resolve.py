@@ -21,7 +21,8 @@ from imgcls.errors import UsageError, as_keyword, unknown, verbatim
 
 EXIT_STATUS = """exit status:
   0 done   1 the run failed   2 wrong usage
-  130 interrupted and 143 told to stop: the position was saved, --load-epoch auto goes on from there
+  130 interrupted, 143 told to stop, 129 the terminal was closed, 141 nobody reads the log any more: the
+  position was saved, --load-epoch auto goes on from there
 
 Every flag is also a key of --config files (lr: 0.1) and an environment variable \
 (IMGCLS_LR=0.1); a flag may be cut

@@ -30,7 +30,7 @@ from imgcls.launch.failures import Cause, read_failure
 from imgcls.launch.hosts import parse_nnodes
 from imgcls.launch.launch_spec import STOP_S, AgentState, LaunchSpec, StopRequested
 from imgcls.launch.messages import AgentMessage
-from imgcls.launch.worker_processes import WorkerProcesses
+from imgcls.launch.worker_processes import WorkerProcesses, stop_signals
 from imgcls.storage.tracebacks import as_told
 
 #: restarts of an elastic job where `max_restarts` is 0, which would end it at the first lost host
@@ -128,7 +128,7 @@ def _catch_signals(state: AgentState) -> Iterator[None]:
             raise StopRequested
 
     previous = {number: signal.signal(number, note)
-                for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
+                for number in stop_signals()}
     try:
         yield
     finally:
@@ -161,7 +161,7 @@ def _silence_logging(verbose: bool) -> Iterator[None]:
 def _report_stop(state: AgentState) -> int:
     """Say how the workers ended after the agent was told to stop, and return the exit status."""
     asked = signal.Signals(state.stop_signal)
-    status = 130 if asked == signal.SIGINT else 143
+    status = 128 + asked
     host = state.spec.host
     line = ""
     # what the workers left: one may have failed instead of saving

@@ -30,8 +30,10 @@ _PEER_GONE = re.compile(
     r"lost contact|did not meet|gloo|NCCL|connection (was )?(closed|reset|refused|aborted)|broken pipe|"
     r"timed out|remote process exited|Dist(Network|Store|Backend)Error|does not answer|TCPStore|socket",
     re.IGNORECASE)
-#: exit statuses of a worker that was told to stop: by its own handler (128 + signal), or by the signal itself
-_STOP_STATUSES = (128 + signal.SIGINT, 128 + signal.SIGTERM, -signal.SIGTERM, -signal.SIGINT)
+#: exit statuses of a command that was told to stop, and did in good order: SIGHUP, SIGINT, SIGPIPE, SIGTERM
+STOP_STATUSES = (129, 130, 141, 143)
+#: those of a worker: by its own handler (128 + signal), or by the signal itself
+_STOP_STATUSES = (*STOP_STATUSES, -signal.SIGTERM, -signal.SIGINT, -1)
 #: more of an error file than this is not read: one line is shown in the end
 _MAX_ERROR_BYTES = 1 << 20
 
@@ -53,11 +55,11 @@ class WorkerFailure:
 
     @property
     def exit_status(self) -> int:
-        """What the whole command ends with: 2 for wrong usage, 130 and 143 when told to stop, else 1."""
-        if self.status in (2, 130, 143):
-            # a worker without a handler dies of the signal itself
+        """What the whole command ends with: 2 for wrong usage, one of STOP_STATUSES when told to stop, else 1."""
+        if self.status in (2, *STOP_STATUSES):
             return self.status
-        return 143 if self.status == -signal.SIGTERM else 1
+        # a worker without a handler dies of the signal itself
+        return 128 - self.status if self.status in _STOP_STATUSES else 1
 
     @property
     def was_told_to_stop(self) -> bool:

@@ -5,6 +5,7 @@ Needs no torch, starts and ends nothing.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from dataclasses import dataclass, field
 
@@ -92,5 +93,7 @@ class AgentState:
         label = "error: " if message.kind == "error" else ""
         line = f"{self.spec.name}: {label}{printable(message.line)}\n"
         text = message.encode() if self.spec.has_launcher else line
-        sys.stderr.write(text)
-        sys.stderr.flush()
+        # a terminal that was closed is one reason to be told to stop
+        with contextlib.suppress(OSError):
+            sys.stderr.write(text)
+            sys.stderr.flush()

@@ -15,6 +15,7 @@ from types import FrameType
 
 from imgcls.errors import UsageError
 from imgcls.launch.hosts import HostSlots
+from imgcls.launch.worker_processes import stop_signals
 
 
 def mpi_command(command: Sequence[str], assigned: Sequence[HostSlots], num_devices: int,
@@ -49,26 +50,26 @@ def mpi_command(command: Sequence[str], assigned: Sequence[HostSlots], num_devic
 
 
 def run_mpi(command: Sequence[str], environment: Mapping[str, str]) -> int:
-    """Run mpirun to its end and return its exit status, or 143 and 130 when this process was told to stop."""
+    """Run mpirun to its end and return its exit status, or 128 and the signal that told it to stop."""
     process = subprocess.Popen(command, env=dict(environment), stdin=subprocess.DEVNULL,
                                start_new_session=True)
-    stop_signals: list[int] = []
+    received: list[int] = []
 
     def pass_on(number: int, _frame: FrameType | None) -> None:
         # mpirun gives workers little time after its SIGTERM, so they are told to save (SIGUSR1) before
-        if not stop_signals:
+        if not received:
             process.send_signal(signal.SIGUSR1)
-        stop_signals.append(number)
+        received.append(number)
         process.send_signal(signal.SIGTERM)
 
     # in a session of its own it gets no Ctrl-C of the terminal: all signals go through here
     previous = {number: signal.signal(number, pass_on)
-                for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
+                for number in stop_signals()}
     try:
         status = process.wait()
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-    if stop_signals:
-        return 130 if stop_signals[0] == signal.SIGINT else 143
+    if received:
+        return 128 + received[0]
     return status if status >= 0 else 128 - status

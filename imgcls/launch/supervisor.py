@@ -21,9 +21,11 @@ from typing import Any
 
 from imgcls.launch import messages
 from imgcls.launch import ssh as ssh_client
+from imgcls.launch.failures import STOP_STATUSES
 from imgcls.launch.job import Job, free_port, prepare_hosts, print_commands
 from imgcls.launch.log_streams import write_all
 from imgcls.launch.messages import AgentMessage, decode_message
+from imgcls.launch.worker_processes import stop_signals
 
 #: seconds between signs of life to the agents
 BEAT_S = 2.0
@@ -208,7 +210,7 @@ class Supervisor:
             agent.lost = _loss_reason(status, agent, self._job)
         # enough hosts left: an elastic job goes on, except without the store
         num_running = sum(other.is_running for other in self._agents)
-        was_told = agent.final_message is not None and agent.final_message.status in (130, 143)
+        was_told = agent.final_message is not None and agent.final_message.status in STOP_STATUSES
         if (agent.lost or was_told) and not is_rendezvous_host and self._job.min_hosts <= num_running:
             self._log(f"{agent.host}: {agent.lost or 'was told to stop'}; the other hosts go on")
             return
@@ -257,7 +259,7 @@ class Supervisor:
                 self._log(f"error: {agent.host}: {agent.lost}")
                 return 1
         # a host that was told to stop is no reason: others first
-        errors = sorted(self._errors, key=lambda message: message.status in (130, 143))
+        errors = sorted(self._errors, key=lambda message: message.status in STOP_STATUSES)
         message = errors[0] if errors else self._unexplained_end()
         self._log(f"error: {message.line}")
         return message.status
@@ -270,7 +272,7 @@ class Supervisor:
         other = next((line for line in lines if not line.startswith("stopped by")), "")
         # the agents pass every signal on as SIGTERM
         self._log(f"error: {saved.replace('SIGTERM', name) or other or f'stopped by {name}'}")
-        return 130 if number == signal.SIGINT else 143
+        return 128 + number
 
     def _unexplained_end(self) -> AgentMessage:
         failed = next(agent for agent in self._agents if agent.process.returncode)
@@ -286,7 +288,7 @@ class Supervisor:
                 self._begin_shutdown()
 
         previous = {number: signal.signal(number, note)
-                    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+                    for number in stop_signals()}
         try:
             yield
         finally:

@@ -44,6 +44,12 @@ class WorkerProcesses:
         return False
 
 
+def stop_signals() -> list[signal.Signals]:
+    """Return the signals that ask a job for an end: under nohup a closed terminal is none."""
+    is_nohup = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    return [signal.SIGTERM, signal.SIGINT, *([] if is_nohup else [signal.SIGHUP])]
+
+
 def signal_group(pid: int, number: signal.Signals) -> None:
     """Send a signal to a worker and what it started, if it is still there."""
     try:

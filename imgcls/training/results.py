@@ -11,8 +11,10 @@ from imgcls.config.command_line import without
 from imgcls.config.resolve import Config
 from imgcls.distributed.rank_info import LAUNCHER_VARIABLE
 from imgcls.errors import tell
+from imgcls.training.output import lasting_output
 
 
+@lasting_output()
 def print_result(metrics: Mapping[str, float], split: str, config: Config, command: str,
                  predict_command: str, page: str) -> None:
     """Print the metrics, each behind `split` (Train or Validation), and the commands that come next.

@@ -29,6 +29,7 @@ from imgcls.training.checkpoint import Checkpoint, Position, Saved
 from imgcls.training.meter import Meter
 from imgcls.training.metrics import metric_names
 from imgcls.training.network_size import count_flops
+from imgcls.training.output import lasting_output
 from imgcls.training.reporter import Reporter
 from imgcls.training.saver import Saver
 from imgcls.training.sharing import check_sharing, share_gradients
@@ -60,6 +61,7 @@ def run(config: Config, *, splits: Callable[[], Splits] | None = None,
         raise UsageError(NEEDS_PROCESSES)
     with contextlib.ExitStack() as stack:
         # This process among the others, and what a person sees of it. The stack closes in reverse.
+        stack.enter_context(lasting_output())
         worker = stack.enter_context(_joined_worker(config, topology))
         check_sharing(config, worker)
         reporter = stack.enter_context(_open_reporter(config, worker, quiet=quiet))

@@ -1,8 +1,9 @@
-"""SIGINT, SIGTERM and SIGUSR1 while training: the step in progress ends, the position is saved, then we
-leave.
+"""SIGINT, SIGTERM, SIGHUP and SIGUSR1 while training: the step in progress ends, the position is saved, then
+we leave.
 
 SIGUSR1 only saves and goes on (a scheduler's warning before it takes the machine back). A second Ctrl-C ends
-the run at once, with nothing saved.
+the run at once, with nothing saved. SIGHUP comes when a terminal is closed; under nohup it is ignored, and
+stays so. A log that nobody reads any more counts as SIGPIPE, which Python itself ignores.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from types import FrameType
 from typing import Any, ClassVar
 
 from imgcls.errors import Stopped
+from imgcls.training.output import is_hangup_ignored, is_unread
 
 
 class StopSignal:
@@ -23,10 +25,10 @@ class StopSignal:
     """
 
     SAVE: ClassVar[int] = 1
-    #: what a shell reports for a process that a signal has killed: 128 and the signal's number
-    STATUS: ClassVar[dict[signal.Signals, int]] = {signal.SIGINT: 130, signal.SIGTERM: 143}
-    #: the signals that end a run; where processes got different ones, the later in this list counts
-    _ENDING: ClassVar[list[signal.Signals]] = [signal.SIGINT, signal.SIGTERM]
+    #: the signals that end a run, and what a shell reports for a process that one has killed: 128 and its
+    #: number; where processes got different ones, the later in this list counts
+    _ENDING: ClassVar[list[tuple[str, int]]] = [("SIGINT", 130), ("SIGPIPE", 141), ("SIGHUP", 129),
+                                                ("SIGTERM", 143)]
 
     def __init__(self) -> None:
         self.requested: signal.Signals | None = None
@@ -35,9 +37,9 @@ class StopSignal:
     def __enter__(self) -> StopSignal:
         # Python lets only the main thread set handlers; `imgcls.fit` in another one runs without
         if threading.current_thread() is threading.main_thread():
-            # Windows has no SIGUSR1
-            for number in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGUSR1", None)):
-                if number is not None:
+            for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"):
+                number = getattr(signal, name, None)  # Windows lacks the last two
+                if number is not None and not (name == "SIGHUP" and is_hangup_ignored()):
                     self._before[number] = signal.signal(number, self._on_signal)
         return self
 
@@ -49,11 +51,12 @@ class StopSignal:
     @property
     def request(self) -> int:
         """What the signals so far ask for."""
-        if self.requested is None:
-            return 0
-        if self.requested in self._ENDING:
-            return self.SAVE + 1 + self._ENDING.index(self.requested)
-        return self.SAVE
+        names = [name for name, _status in self._ENDING]
+        if self.requested is not None and self.requested.name in names:
+            return self.SAVE + 1 + names.index(self.requested.name)
+        if is_unread():
+            return self.SAVE + 1 + names.index("SIGPIPE")
+        return 0 if self.requested is None else self.SAVE
 
     def raise_if_requested(self, progress: str, request: int) -> None:
         """Raise `Stopped` if `request`, of all processes, is to end; `progress` says how far the run came."""
@@ -61,11 +64,13 @@ class StopSignal:
         if self.request <= request:
             self.requested = None
         if request > self.SAVE:
-            number = self._ENDING[request - self.SAVE - 1]
-            raise Stopped(f"stopped by {number.name} in {progress}", self.STATUS[number])
+            name, status = self._ENDING[request - self.SAVE - 1]
+            raise Stopped(f"stopped by {name} in {progress}", status)
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         # a handler runs between any two instructions: it may do no more than leave a note
         if number == signal.SIGINT and self.requested == signal.SIGINT:
             raise KeyboardInterrupt
-        self.requested = signal.Signals(number)
+        # to save and go on is less than what was asked for before: it takes nothing back
+        if self.request <= self.SAVE or signal.Signals(number).name in dict(self._ENDING):
+            self.requested = signal.Signals(number)

@@ -1,0 +1,83 @@
+"""stdout and stderr that may go away under a run: a terminal is closed, whoever read a pipe has left.
+
+What can no longer be shown must not cost what was learned: lines that nobody can read are dropped. A reader
+that leaves (`2>&1 | head`) ends other programs by SIGPIPE; here it asks for an end in good order, which
+`StopSignal` looks for. `run` calls it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from typing import Any, TextIO, cast
+
+
+class LastingStream:
+    """A text stream in whose place nothing is ever raised, but for a reader of results that has left."""
+
+    def __init__(self, stream: TextIO, *, raises_when_unread: bool) -> None:
+        """With `raises_when_unread`, BrokenPipeError passes, as everywhere else in Python."""
+        self._stream = stream
+        self._raises_when_unread = raises_when_unread
+        #: whoever read it has left
+        self.is_unread = False
+
+    def write(self, text: str) -> int:
+        """Write as far as that is possible, and say that all was written."""
+        with self._dropping_errors():
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush what can be."""
+        with self._dropping_errors():
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    @contextlib.contextmanager
+    def _dropping_errors(self) -> Iterator[None]:
+        # EIO: the terminal is gone. EPIPE: the reader is. ENOSPC: a log on a full disk. EAGAIN: a terminal
+        # that somebody set to answer at once. None of them is a reason to lose a run.
+        try:
+            yield
+        except OSError as error:
+            if error.errno == errno.EPIPE:
+                self.is_unread = True
+                if self._raises_when_unread:
+                    raise
+
+
+@contextlib.contextmanager
+def lasting_output() -> Iterator[None]:
+    """Have stdout and stderr outlast the terminal or pipe behind them, within the block."""
+    before = sys.stdout, sys.stderr
+    with open(os.devnull, "w", encoding="utf-8") as nothing:
+        # Python has no stream at all for what was closed before it began (2>&-)
+        out = LastingStream(sys.stdout or nothing, raises_when_unread=True)
+        err = LastingStream(sys.stderr or nothing, raises_when_unread=False)
+        sys.stdout, sys.stderr = cast(TextIO, out), cast(TextIO, err)
+        try:
+            yield
+        finally:
+            # somebody who put a stream of their own there meanwhile keeps it
+            if sys.stdout is cast(TextIO, out):
+                sys.stdout = before[0]
+            if sys.stderr is cast(TextIO, err):
+                sys.stderr = before[1]
+
+
+def is_unread() -> bool:
+    """Return whether nobody reads the log any more, and somebody might mind: under nohup nobody does."""
+    return getattr(sys.stderr, "is_unread", False) and not is_hangup_ignored()
+
+
+def is_hangup_ignored() -> bool:
+    """Return whether this process was told to outlive its terminal, by nohup for example."""
+    hangup = getattr(signal, "SIGHUP", None)  # Windows has none
+    return hangup is not None and signal.getsignal(hangup) == signal.SIG_IGN
