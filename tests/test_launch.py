@@ -105,7 +105,7 @@ def test_nnodes(text: str, expected: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("text", ["", "0", "x", "3:2", "1:", ":2", "1:2:3", "-1"])
 def test_nnodes_that_make_no_sense(text: str) -> None:
-    with pytest.raises(UsageError, match="--nnodes"):
+    with pytest.raises(UsageError, match="nnodes"):
         parse_nnodes(text)
 
 

@@ -19,21 +19,20 @@ from imgcls.errors import UsageError
 MAX_PORT = 65535
 #: the port where none is given: torchrun's
 DEFAULT_PORT = 29400
-#: what may be a name or an address, of either kind
-_ADDRESS = re.compile(r"[A-Za-z0-9_.:%\[\]-]{1,255}")
+_NAME = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,252}"
+_IPV6 = r"[0-9A-Fa-f:.]{2,45}(?:%[A-Za-z0-9._-]{1,15})?"
 #: how many may wait to be accepted, as torch has it
 _BACKLOG = 2048
 
 
 def is_address(text: str) -> bool:
     """Return whether a text may be a host's name or address."""
-    return bool(_ADDRESS.fullmatch(text))
+    return bool(re.fullmatch(rf"{_NAME}|{_IPV6}|\[{_IPV6}\]", text))
 
 
 def split_endpoint(endpoint: str) -> tuple[str, int]:
     """Return the host and the port of HOST:PORT, HOST or [IPV6]:PORT; UsageError for anything else."""
-    match = re.fullmatch(r"(\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9_][A-Za-z0-9._-]{0,252})(?::([0-9]{1,5}))?",
-                         endpoint)
+    match = re.fullmatch(rf"({_NAME}|\[{_IPV6}\])(?::([0-9]{{1,5}}))?", endpoint)
     port = int(match[2] or DEFAULT_PORT) if match else 0
     if match is None or not 1 <= port <= MAX_PORT:
         raise UsageError(f"`rdzv_endpoint` {shortened(endpoint)}: must be HOST:PORT with a port of 1 to "

@@ -31,7 +31,7 @@ _LOST_PEER = re.compile(
     r"recvBytes|sendBytes|TCPStore|socket|ProcessGroup", re.IGNORECASE)
 # and this much of it is worth repeating to a user
 _REASON = re.compile(
-    r"Connection (closed|reset) by peer \[[^]]*\]|Timed out waiting [^.]*|Connection refused|Broken pipe",
+    r"Connection (closed|reset) by peer \[[^]]*\]|Timed out waiting [^.\n]*|Connection refused|Broken pipe",
     re.IGNORECASE)
 
 #: set when this process meets others and never cleared: threads of gloo may outlive the process group

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 import socket
+import stat
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ from pathlib import Path
 
 from imgcls.config.flags import shortened, to_integer
 from imgcls.distributed.addresses import MAX_PORT, is_address
-from imgcls.errors import UsageError
+from imgcls.errors import UsageError, reason
 
 #: set by our agent: it tells the user how a worker failed, so the worker need not
 AGENT_VARIABLE = "IMGCLS_AGENT"
@@ -186,9 +187,13 @@ def _rendezvous_file(job: str) -> Path:
     user = os.getuid() if hasattr(os, "getuid") else "user"
     folder = Path(tempfile.gettempdir()) / f"imgcls-{user}"
     # in a folder of the user's own: in one for all, others could put a file there first
-    folder.mkdir(mode=0o700, exist_ok=True)
-    if hasattr(os, "getuid") and folder.stat().st_uid != os.getuid():
-        raise UsageError(f"{folder}: belongs to another user, and the processes were to meet there; "
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        status = folder.lstat()  # of a link itself, which another user may have put there
+    except OSError as error:
+        raise UsageError(f"{folder}: the processes were to meet there: {reason(error)}; set TMPDIR") from None
+    if not stat.S_ISDIR(status.st_mode) or (hasattr(os, "getuid") and status.st_uid != os.getuid()):
+        raise UsageError(f"{folder}: is another user's or no folder, and the processes were to meet there; "
                          "set TMPDIR")
     return folder / f"meeting-{safe or parent}-{started}"
 

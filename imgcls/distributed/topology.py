@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from imgcls.config.flags import shortened, to_integer
 from imgcls.config.sections import MAX_PROCESSES, DeviceConfig, DistributedConfig
 from imgcls.distributed import kv_store, rank_info
+from imgcls.distributed.addresses import split_endpoint
 from imgcls.distributed.rank_info import RankInfo
 from imgcls.errors import UsageError
 
@@ -50,6 +51,8 @@ def resolve_topology(device: DeviceConfig, distributed: DistributedConfig,
     """
     gpus = tuple(gpu_numbers(device.gpus))
     store = kv_store.parse(distributed.kv_store)
+    if distributed.rdzv_endpoint:
+        split_endpoint(distributed.rdzv_endpoint)  # a wrong one is told even where it would not be used
     info = rank_info.detect()
     if gpus and distributed.workers_per_host > 1:
         raise UsageError(f"`workers_per_host` {distributed.workers_per_host}: is for the CPU; "

@@ -171,7 +171,8 @@ def _report_stop(state: AgentState) -> int:
             has_stopped = failure.message.startswith("stopped by")
             if failure.cause == Cause.ERROR and not has_stopped:
                 # such as a disk that was too full to save
-                state.report(AgentMessage("error", failure.message, 1))
+                line = failure.message or f"a worker on {host} ended with an error, and did not say which"
+                state.report(AgentMessage("error", line, 1))
                 return 1
             if has_stopped:
                 line = failure.message

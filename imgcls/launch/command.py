@@ -12,6 +12,8 @@ import socket
 import sys
 from collections.abc import Sequence
 
+from imgcls.config.flags import to_integer
+from imgcls.config.sections import MAX_PROCESSES
 from imgcls.errors import UsageError
 
 #: variables that MXNet's launcher passed on to other hosts
@@ -47,17 +49,26 @@ def flag_value(command: Sequence[str], flag: str) -> str:
 
 def count_devices(command: Sequence[str]) -> int:
     """Return the processes of one worker: one for each GPU of --gpus, or --workers-per-host."""
-    gpus = flag_value(command, "--gpus").split(",")
-    if len(gpus) > 1 and all(number.strip().isdigit() for number in gpus):
+    gpus = _numbers(flag_value(command, "--gpus"))
+    if len(gpus) > 1:
         return len(gpus)
-    # what is no number is for the command itself to refuse, with its own words
-    per_host = flag_value(command, "--workers-per-host")
-    return int(per_host) if per_host.isdigit() and int(per_host) > 0 else 1
+    # what is no such number is for the command itself to refuse, with its own words
+    (per_host,) = _numbers(flag_value(command, "--workers-per-host").replace(",", ";")) or [1]
+    return per_host if 1 <= per_host <= MAX_PROCESSES else 1
 
 
 def count_gpus(command: Sequence[str]) -> int:
     """Return how many GPUs the command names."""
-    return sum(number.strip().isdigit() for number in flag_value(command, "--gpus").split(","))
+    return len(_numbers(flag_value(command, "--gpus")))
+
+
+def _numbers(text: str) -> list[int]:
+    """Return the numbers of a list; [] where one of its parts is none."""
+    try:
+        numbers = [to_integer(part) for part in text.split(",")]
+    except ValueError:
+        return []
+    return numbers if min(numbers) >= 0 else []
 
 
 def resolve_program(command: Sequence[str]) -> list[str]:

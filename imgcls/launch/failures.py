@@ -14,6 +14,9 @@ import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from enum import IntEnum
+from typing import Any
+
+from imgcls.errors import RunError
 
 
 class Cause(IntEnum):
@@ -36,6 +39,8 @@ STOP_STATUSES = (129, 130, 141, 143)
 _STOP_STATUSES = (*STOP_STATUSES, -signal.SIGTERM, -signal.SIGINT, -1)
 #: more of an error file than this is not read: one line is shown in the end
 _MAX_ERROR_BYTES = 1 << 20
+#: no rank, exit status or time of another host is larger
+_MAX_NUMBER = 1 << 53
 
 
 @dataclass(frozen=True)
@@ -86,9 +91,26 @@ class WorkerFailure:
 
 
 def decode_failure(data: str | bytes) -> WorkerFailure:
-    """Return the failure that `WorkerFailure.encode` wrote."""
-    fields = json.loads(data)
-    return WorkerFailure(**{**fields, "cause": Cause(fields["cause"])})
+    """Return the failure that `WorkerFailure.encode` wrote; RunError for anything else."""
+    try:
+        fields = json.loads(data)
+        failure = WorkerFailure(
+            rank=_typed(fields["rank"], int), host=_typed(fields["host"], str),
+            status=_typed(fields["status"], int), message=_typed(fields["message"], str),
+            time=float(_typed(fields["time"], (int, float))), cause=Cause(_typed(fields["cause"], int)),
+            is_final=_typed(fields["is_final"], bool))
+    except (ValueError, TypeError, LookupError, OverflowError, RecursionError) as error:
+        raise RunError("what another host wrote about the end of its workers is damaged") from error
+    return failure
+
+
+def _typed(value: Any, kind: type | tuple[type, ...]) -> Any:
+    # True is an int for isinstance, and -10**30 an exit status for nobody
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise TypeError(value)
+    if isinstance(value, (int, float)) and not abs(value) < _MAX_NUMBER:
+        raise ValueError(value)
+    return value
 
 
 def read_failure(rank: int, host: str, status: int, error_file: str, *,

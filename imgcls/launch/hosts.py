@@ -11,14 +11,17 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from imgcls.config.flags import shortened, to_integer
 from imgcls.errors import DataError, UsageError, reason, verbatim
 
 # names go into command lines on other machines: nothing in them may mean something to a shell or ssh
 _LINE = re.compile(
-    r"(?P<user>[A-Za-z0-9_][A-Za-z0-9._-]*@)?(?P<name>[A-Za-z0-9_][A-Za-z0-9._-]*)(:(?P<port>\d{1,5}))?"
-    r"(\s+(?:slots|max_slots|max-slots)=(?P<slots>\d{1,5}))*\s*")
+    r"(?P<user>[A-Za-z0-9_][A-Za-z0-9._-]*@)?(?P<name>[A-Za-z0-9_][A-Za-z0-9._-]*)(:(?P<port>[0-9]{1,5}))?"
+    r"(\s+(?:slots|max_slots|max-slots)=(?P<slots>[0-9]{1,5}))*\s*")
 #: a longer file is not one of hosts
 MAX_BYTES = 1 << 22
+#: machines of a job
+MAX_HOSTS = 100_000
 #: slots of a host that gives no number: more than anybody has workers
 UNLIMITED = 1 << 30
 
@@ -98,7 +101,11 @@ def check_rendezvous_host(assigned: Sequence[HostSlots]) -> None:
 
 def parse_nnodes(text: str) -> tuple[int, int]:
     """Return (N, N) for N and (MIN, MAX) for MIN:MAX; UsageError for anything else."""
-    least, colon, most = text.partition(":")
-    if not (least.isdigit() and (most.isdigit() or not colon)) or not 1 <= int(least) <= int(most or least):
-        raise UsageError(f"--nnodes {text}: must be a number of machines, or MIN:MAX such as 1:4")
-    return int(least), int(most or least)
+    try:
+        numbers = [to_integer(part) for part in text.split(":")]
+    except ValueError:
+        numbers = []
+    if len(numbers) not in (1, 2) or not 1 <= numbers[0] <= numbers[-1] <= MAX_HOSTS:
+        raise UsageError(f"`nnodes` {shortened(text)}: must be a number of machines from 1 to {MAX_HOSTS}, "
+                         "or MIN:MAX such as 1:4")
+    return numbers[0], numbers[-1]

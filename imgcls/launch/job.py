@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import socket
 from dataclasses import dataclass
@@ -117,7 +118,7 @@ def prepare_hosts(job: Job, ssh: ssh_client.Ssh) -> int:
         return 0
     output = (answers[0].stdout if answers[0] else "").split()
     # a start-up file of its shell may print something, too
-    if "port" not in output or not output[-1].isdigit():
+    if "port" not in output or not re.fullmatch("[0-9]{1,5}", output[-1]):
         raise RunError(f"{hosts[0].name}: its shell prints {' '.join(output)[:80]!r} where our answer was "
                        "expected")
     return int(output[-1])

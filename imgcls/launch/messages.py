@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 
+from imgcls.errors import printable
+
 #: the first character of an agent's own line among those of its workers; no text for people has it
 MARK = "\x1e"
 
@@ -35,6 +37,7 @@ def decode_message(line: str) -> AgentMessage | None:
     try:
         fields = json.loads(line[1:])
         # one line whatever it says: it is shown as it is
-        return AgentMessage(str(fields["kind"]), " ".join(str(fields["line"]).split()), int(fields["status"]))
+        text = printable(" ".join(str(fields["line"]).split()))
+        return AgentMessage(str(fields["kind"]), text, int(fields["status"]))
     except (ValueError, KeyError, TypeError):
         return None

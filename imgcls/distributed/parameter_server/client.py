@@ -7,7 +7,7 @@ servers are started from it, and `fetch` brings their state back into it, for a 
 from __future__ import annotations
 
 import json
-import uuid
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from imgcls.distributed.parameter_server.connections import ServerConnections, connect_to_servers
 from imgcls.distributed.parameter_server.flat_parameters import FlatParameters, flatten_like, view_like
-from imgcls.distributed.parameter_server.protocol import Request
+from imgcls.distributed.parameter_server.protocol import Meeting, Request
 from imgcls.distributed.parameter_server.server_process import (
     base_store,
     kill_server,
@@ -81,19 +81,21 @@ class ParameterServerClient:
         self._connections: ServerConnections | None = None
         self._is_closed = False
         # after a restart the store still has the keys of the attempt before
-        token = _shared_token()
+        shared = _shared_random_bytes()
+        token, secret = f"imgcls-async-{shared[:16].hex()}", shared[16:]
         store = base_store()
         #: the servers that this worker started
         self.children = [
             start_server(self._server_config(index) | {
-                "store": store_address(store), "token": token, "num_workers": world_size,
-                "timeout_s": timeout_s})
+                "store": store_address(store), "token": token, "secret": secret.hex(),
+                "num_workers": world_size, "timeout_s": timeout_s})
             for index in range(num_servers) if index % world_size == rank]
         try:
             # before meeting them: a server that cannot start is told by its status, not by a time-out
             for child in self.children:
                 wait_until_ready(child)
-            self._connections = connect_to_servers(store, token, num_servers, rank, timeout_s)
+            self._connections = connect_to_servers(
+                Meeting(store, token, secret, timeout_s), num_servers, rank)
             # the others' pull waits at the servers until worker 0 has brought the weights
             if rank == 0:
                 self.restore()
@@ -238,9 +240,9 @@ def momentum_advice(momentum: float, lr: float, num_workers: int) -> str:
             f"`lr` {lr / num_workers:g} (that of now / {num_workers} workers) or `mom` 0 is safer")
 
 
-def _shared_token() -> str:
-    """Return a name that the workers of this attempt have in common and no other attempt has."""
-    # random, and the same for all: worker 0's
-    token = torch.frombuffer(bytearray(uuid.uuid4().bytes), dtype=torch.uint8)
-    dist.broadcast(token, 0)
-    return f"imgcls-async-{bytes(token.tolist()).hex()}"
+def _shared_random_bytes() -> bytes:
+    """Return 48 bytes that the workers of this attempt have in common and nobody else knows."""
+    # worker 0's, over the workers' own connections: what is in the store, others can read
+    content = torch.frombuffer(bytearray(secrets.token_bytes(48)), dtype=torch.uint8)
+    dist.broadcast(content, 0)
+    return content.numpy().tobytes()

@@ -17,6 +17,7 @@ from imgcls.distributed.parameter_server.protocol import (
     SERVER_RANK,
     TAG,
     WORKER_RANK,
+    Meeting,
     Request,
     connect,
     empty_header,
@@ -76,7 +77,7 @@ class ServerConnections:
             answer = self._exchange_headers(group, request)
             if request == Request.FETCH:  # the text holds the weights of that version
                 self._versions[server] = float(answer[0])
-            return receive_bytes(group, int(answer[2]), SERVER_RANK)
+            return receive_bytes(group, float(answer[2]), SERVER_RANK)
 
     def send_text(self, request: Request, server: int, content: bytes) -> None:
         """Send a text to a server, which does not answer."""
@@ -139,12 +140,10 @@ class ServerConnections:
             yield
 
 
-def connect_to_servers(store: Any, token: str, num_servers: int, rank: int,
-                       timeout_s: float) -> ServerConnections:
+def connect_to_servers(meeting: Meeting, num_servers: int, rank: int) -> ServerConnections:
     """Meet all servers, which other workers may still have to start."""
     with translate_errors(rank):
-        groups = in_parallel(lambda index: connect(store, token, index, rank, WORKER_RANK, timeout_s),
-                             num_servers)
+        groups = in_parallel(lambda index: connect(meeting, index, rank, WORKER_RANK), num_servers)
     return ServerConnections(groups, rank)
 
 

@@ -7,9 +7,12 @@ connection of its own to each server, a gloo group of two.
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from datetime import timedelta
 from enum import IntEnum
 from typing import Any, TypeVar
@@ -26,6 +29,8 @@ T = TypeVar("T")
 HEADER_SIZE = 4
 #: ranks in a group of two
 WORKER_RANK, SERVER_RANK = 0, 1
+#: weights and state of one server: more than any machine has
+MAX_TEXT_BYTES = 1 << 42
 #: gloo tells messages of one pair apart by a tag; ours come one after the other
 TAG = 0
 
@@ -61,22 +66,48 @@ def to_tensor(content: bytes) -> Tensor:
     return torch.frombuffer(bytearray(content), dtype=torch.uint8)
 
 
-def receive_bytes(group: Any, size: int, source: int) -> bytes:
+def receive_bytes(group: Any, size: float, source: int) -> bytes:
     """Receive a text of that size in bytes."""
-    # the size came in the header
+    # the size came in the header, and nan is none
+    if not 0 <= size <= MAX_TEXT_BYTES:
+        raise RuntimeError(f"a message of {size:g} bytes was announced")
+    size = int(size)
     content = torch.empty(size, dtype=torch.uint8)
     group.recv([content], source, TAG).wait()
     return content.numpy().tobytes()
 
 
-def connect(store: Any, token: str, server: int, worker: int, rank: int, timeout_s: float) -> Any:
+@dataclass(frozen=True)
+class Meeting:
+    """Where workers and servers of one attempt find each other, and how they know each other."""
+
+    #: torch's store, which others may read and write as well
+    store: Any
+    #: the attempt's own name: an earlier one may have left keys in the store
+    token: str
+    #: known to the processes of the job only: it goes through pipes and their own connections, no store
+    secret: bytes
+    timeout_s: float
+
+
+def connect(meeting: Meeting, server: int, worker: int, rank: int) -> Any:
     """Return the gloo group of one worker (rank 0) and one server (rank 1); waits for the other one.
 
-    `token` is the job's own: an earlier attempt may have left keys in the store.
+    RuntimeError where the other one is late, or does not know the job's secret.
     """
-    pair_store = dist.PrefixStore(f"{token}/{server}/{worker}", store)
+    store, timeout_s = meeting.store, meeting.timeout_s
+    pair_store = dist.PrefixStore(f"{meeting.token}/{server}/{worker}", store)
     # not a torch group of the whole job: each pair may break without the others
-    return dist.ProcessGroupGloo(pair_store, rank, 2, timedelta(seconds=timeout_s))
+    group: Any = dist.ProcessGroupGloo(pair_store, rank, 2, timedelta(seconds=timeout_s))
+    # each shows another digest, so that nobody can send back what he was sent
+    shown = [hashlib.sha256(role + meeting.secret).digest() for role in (b"worker", b"server")]
+    sent, answer = to_tensor(shown[rank]), torch.zeros(len(shown[rank]), dtype=torch.uint8)
+    # both at once: a send of gloo's ends when the other side receives
+    for work in (group.send([sent], 1 - rank, TAG), group.recv([answer], 1 - rank, TAG)):
+        work.wait()
+    if not hmac.compare_digest(answer.numpy().tobytes(), shown[1 - rank]):
+        raise RuntimeError("somebody else has answered, who does not know the secret of this job")
+    return group
 
 
 def gloo_reason(error: RuntimeError) -> str:

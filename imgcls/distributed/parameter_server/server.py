@@ -18,7 +18,6 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from datetime import timedelta
 from typing import Any
 
 import torch
@@ -31,6 +30,7 @@ from imgcls.distributed.parameter_server.protocol import (
     SERVER_RANK,
     TAG,
     WORKER_RANK,
+    Meeting,
     Request,
     connect,
     empty_header,
@@ -41,6 +41,7 @@ from imgcls.distributed.parameter_server.protocol import (
     to_tensor,
 )
 from imgcls.distributed.rank_info import host_name
+from imgcls.distributed.stores import open_tcp_store
 from imgcls.errors import RunError
 from imgcls.optim import optimizers
 from imgcls.storage.tracebacks import as_told
@@ -89,7 +90,7 @@ class Server:
                 self._stop_request = max(self._stop_request, argument)
                 return
             if request == Request.RESTORE:
-                self._restore(receive_bytes(group, int(argument), WORKER_RANK))
+                self._restore(receive_bytes(group, argument, WORKER_RANK))
                 continue
             # a ping is answered before there are weights, or it would count as lost
             if request != Request.PING and not self._has_weights.wait(timeout_s):
@@ -196,12 +197,13 @@ def _make_serve(server: Server, config: Mapping[str, Any]) -> Callable[[int], No
     """Return the function that serves one worker and ends this process if that one is lost."""
     index = config["server"]
     timeout_s = config["timeout_s"]
-    store = _open_store(config["store"], timeout_s)
+    meeting = Meeting(_open_store(config["store"], timeout_s), config["token"],
+                      bytes.fromhex(config["secret"]), timeout_s)
     lost = threading.Event()
 
     def serve(worker: int) -> None:
         try:
-            group = connect(store, config["token"], index, worker, SERVER_RANK, timeout_s)
+            group = connect(meeting, index, worker, SERVER_RANK)
             server.serve(group, worker, timeout_s)
         except RuntimeError as error:
             if not lost.is_set():  # the others only notice that this process ends
@@ -220,8 +222,7 @@ def _make_serve(server: Server, config: Mapping[str, Any]) -> Callable[[int], No
 def _open_store(address: Mapping[str, Any], timeout_s: float) -> Any:
     if "file" in address:
         return dist.FileStore(address["file"], -1)
-    return dist.TCPStore(address["host"], address["port"], None, is_master=False,
-                         timeout=timedelta(seconds=timeout_s), wait_for_workers=False)
+    return open_tcp_store(address["host"], address["port"], timeout_s)
 
 
 def _end_with_parent() -> None:
