@@ -60,7 +60,7 @@ class WorkerFailure:
 
     @property
     def exit_status(self) -> int:
-        """What the whole command ends with: 2 for wrong usage, one of STOP_STATUSES when told to stop, else 1."""
+        """What the command ends with: 2 for wrong usage, one of STOP_STATUSES when told to stop, else 1."""
         if self.status in (2, *STOP_STATUSES):
             return self.status
         # a worker without a handler dies of the signal itself

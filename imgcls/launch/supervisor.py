@@ -19,6 +19,7 @@ from enum import IntEnum
 from types import FrameType
 from typing import Any
 
+from imgcls.errors import RunError, reason, verbatim
 from imgcls.launch import messages
 from imgcls.launch import ssh as ssh_client
 from imgcls.launch.failures import STOP_STATUSES
@@ -116,9 +117,13 @@ class Supervisor:
     def _start(self, index: int) -> None:
         job = self._job
         env = _with_roots(job.roots) if job.ssh is None else None
-        process = subprocess.Popen(  # in a session of its own: a terminal's Ctrl-C is for us to pass on
-            job.start_command(index, self._port), env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE, start_new_session=True)
+        command = job.start_command(index, self._port)
+        try:  # in a session of its own: a terminal's Ctrl-C is for us to pass on
+            process = subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                       stderr=subprocess.PIPE, start_new_session=True)
+        except (OSError, ValueError) as error:  # a name with a zero byte is the latter
+            raise RunError(f"cannot start {verbatim(command[0])} (`python` names the Python): {reason(error)}"
+                           ) from error
         agent = AgentHandle(job.hosts[index].host.name, process)
         self._agents.append(agent)
         assert process.stdin is not None
