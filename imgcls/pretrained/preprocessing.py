@@ -8,7 +8,6 @@ imgcls-score, imgcls-predict and `imgcls.Predictor`: all three treat an image as
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,11 +15,10 @@ from torch import nn
 
 from imgcls.config.flags import convert, show
 from imgcls.config.resolve import FIELDS, Config
-from imgcls.errors import DataError, UsageError, reason, verbatim
+from imgcls.errors import DataError, UsageError, verbatim
 from imgcls.pretrained.input_shape import find_input_shape
 from imgcls.pretrained.reference import PretrainedRef
-from imgcls.storage.paths import to_path
-from imgcls.storage.reading import open_read
+from imgcls.training.metadata import check_mean_image
 from imgcls.training.network_size import count_classes
 
 #: setting -> its key in `PretrainedRef.preprocessing`
@@ -33,8 +31,6 @@ _TRAIN_MNIST_PY = _SCORE_PY | {"rgb_std": (255.0,)}
 _MNIST_SHAPE = (1, 28, 28)
 #: the shape that score.py took where none was given
 _SCORE_PY_SHAPE = (3, 224, 224)
-#: the largest mean image that a checkpoint of ours has is 12 MB, at 1024 pixels
-_MAX_MEAN_BYTES = 1 << 28
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +61,8 @@ def with_preprocessing(config: Config, ref: PretrainedRef) -> Config:
         # it goes with the crop of the training: beside a crop of another size it means nothing
         config = config.with_defaults(val_resize=noted["val_resize"])
     if noted.get("mean_image") and not config.is_explicit("mean_image", "rgb_mean"):
-        config = config.with_defaults(mean_image=_mean_image(noted["mean_image"], ref))
+        path = check_mean_image(ref.mean_image, noted["mean_image"], ref.name)
+        config = config.with_defaults(mean_image=path)
     return config
 
 
@@ -175,22 +172,3 @@ def _checked(ref: PretrainedRef) -> dict[str, Any]:
     except UsageError as error:
         raise DataError(ref.origin, f"not the preprocessing of a network: {error}") from error
     return noted
-
-
-def _mean_image(noted: object, ref: PretrainedRef) -> str:
-    """Return the path of the checkpoint's mean image; DataError where it is not the one that was noted."""
-    sha256 = noted.get("sha256") if isinstance(noted, Mapping) else None
-    name = verbatim(ref.name)
-    advice = "; bring it along, or give `mean_image` FILE or `rgb_mean`"
-    path = to_path(ref.mean_image)
-    try:
-        with open_read(path) as stream:
-            content = stream.read(_MAX_MEAN_BYTES)
-    except OSError as error:
-        raise DataError(ref.mean_image, f"{reason(error)}: the mean image that {name} was trained with"
-                                        f"{advice}") from error
-    if hashlib.sha256(content).hexdigest() != sha256:
-        raise DataError(ref.mean_image, f"is not the mean image that {name} was trained with (another "
-                                        f"sha256){advice}")
-    return ref.mean_image
-

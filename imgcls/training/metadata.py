@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,13 @@ from imgcls.config.resolve import Config
 from imgcls.data.normalize import read_mean_image
 from imgcls.data.sources import ArraySource, Splits
 from imgcls.distributed.rank_info import RankInfo
+from imgcls.errors import DataError, reason, verbatim
 from imgcls.formats import params
+from imgcls.storage.paths import to_path
+from imgcls.storage.reading import open_read
+
+#: a mean image at 4096 pixels, and more than any network was trained with
+_MAX_MEAN_BYTES = 1 << 28
 
 
 def describe(config: Config, splits: Splits, command: str, rank_info: RankInfo | None,
@@ -46,6 +53,24 @@ def pack_mean_image(config: Config) -> bytes:
     array = read_mean_image(path, config.network.image_shape)
     # of Caffe's, too: a reader of the checkpoint needs one format only
     return b"".join(bytes(piece) for piece in params.serialize(["mean_img"], [array], path))
+
+
+def check_mean_image(path: str, noted: Mapping[str, Any], name: str) -> str:
+    """Return `path`, the mean image beside a checkpoint, which must be the one that its meta data `noted`.
+
+    `name` is what errors call the checkpoint: a DataError where the file is missing or another.
+    """
+    name = verbatim(name)
+    advice = "; bring it along, or give `mean_image` FILE or `rgb_mean`"
+    try:
+        with open_read(to_path(path)) as stream:
+            content = stream.read(_MAX_MEAN_BYTES)
+    except OSError as error:
+        raise DataError(path, f"{reason(error)}: the mean image that {name} was trained with{advice}"
+                        ) from error
+    if hashlib.sha256(content).hexdigest() != noted.get("sha256"):
+        raise DataError(path, f"is not the mean image that {name} was trained with (another sha256){advice}")
+    return path
 
 
 def _describe_preprocessing(config: Config, splits: Splits, mean_image: bytes) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from imgcls.optim import schedules
 from imgcls.storage.paths import to_path
 from imgcls.training import checkpoint, loaders, metadata, read_speed, results, resume, summary
 from imgcls.training.checkpoint import Checkpoint, Position, Saved
+from imgcls.training.kept_preprocessing import keep_preprocessing
 from imgcls.training.meter import Meter
 from imgcls.training.metrics import metric_names
 from imgcls.training.network_size import count_flops
@@ -69,8 +70,9 @@ def run(config: Config, *, splits: Callable[[], Splits] | None = None,
 
         # The data, and the checkpoint, which may keep the batch size of before.
         data = splits() if splits else load_splits(config)
-        config = loaders.decide_validation(loaders.infer_num_classes(config, data), data)
+        config = loaders.infer_num_classes(config, data)
         saved = None if config.train.test_io else resume.load_agreed(config, worker)
+        config = loaders.decide_validation(keep_preprocessing(config, saved, worker, reporter), data)
         batch_size = resume.global_batch_size(config, saved, worker, reporter)
         loader, val_loader = loaders.make_loaders(config, data, worker, batch_size)
         if config.train.test_io:
