@@ -41,9 +41,10 @@ def match_classes(source: Source, classes: ClassNames, model: str, num_classes: 
                 f"{labels[0]} of {model}")
     missing = [name for name in names if name not in classes.names and name not in classes.ids]
     if len(missing) < len(names):
-        reason = f"is no class of {model}, but others are" if missing else "and others are not unique"
-        name = verbatim(missing[0] if missing else names[0])
-        raise UsageError(f"`data_val`: '{name}' {reason}: their order is not known")
+        repeated = [name for name in names if (list(classes.names) + list(classes.ids)).count(name) > 1]
+        reason = f"is no class of {model}, but others are" if missing else f"is several classes of {model}"
+        name = verbatim([*missing, *repeated, *names][0])
+        raise UsageError(f"`data_val`: '{name}' {reason}: which class is meant is not known")
     return source, (f"note: the data has {len(names)} classes and the network {len(classes.names)}, of other "
                     f"names: class k of the data is taken for class k of the network ('{verbatim(names[0])}' "
                     f"for '{verbatim(classes.names[0])}')")
