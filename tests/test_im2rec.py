@@ -24,6 +24,7 @@ from imgcls.data.packing.images import interpolation, short_edge_size
 from imgcls.data.packing.jpeg import restart_interval
 from imgcls.data.packing.pack import pack_list
 from imgcls.data.packing.pipeline import map_in_order
+from imgcls.data.sources import Source, open_source
 from imgcls.errors import RunError, UsageError
 from imgcls.formats.lists import ListEntry, read
 from imgcls.formats.recordio import ImageHeader, RecordReader, RecordWriter, pack
@@ -608,3 +609,35 @@ def test_records_do_not_appear_without_their_index(tmp_path: Path, monkeypatch: 
             RecordWriter(tmp_path / "x.rec") as writer:
         writer.write(b"1234")
     assert not os.listdir(tmp_path)
+
+
+def test_class_names_survive_a_move(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`mv train_meta/*.rec train/` leaves the file with the names behind."""
+    before = sources(tmp_path / "x", folder)
+    names = before[0].class_names
+    assert names
+    moved = tmp_path / "elsewhere" / "other.rec"
+    moved.parent.mkdir()
+    (tmp_path / "x.rec").rename(moved)
+    assert open_source(str(moved), "FILE").class_names == names
+    assert verify.main([str(moved)]) == 0
+    assert f"{len(names)} class names" in capsys.readouterr().out
+    # another label, another image, one record less: another file, whose names nobody knows
+    data, reader = moved.read_bytes(), RecordReader(moved)
+    for place in (reader.offsets[1] + 8 + 4, reader.offsets[2] + 8 + 24 + 30):
+        moved.write_bytes(data[:place] + bytes([data[place] ^ 64]) + data[place + 1:])
+        assert open_source(str(moved), "FILE").class_names == ()
+    moved.write_bytes(data[:reader.offsets[-1]])
+    assert open_source(str(moved), "FILE").class_names == ()
+    # the same bytes packed under other names: nobody can tell whose they are
+    moved.write_bytes(data)
+    (folder / "a").rename(folder / "0a")
+    sources(tmp_path / "y", folder)
+    assert (tmp_path / "y.rec").read_bytes() == data
+    assert open_source(str(tmp_path / "y.rec"), "FILE").class_names != names
+    assert open_source(str(moved), "FILE").class_names == ()
+
+
+def sources(prefix: Path, folder: Path) -> list[Source]:
+    assert im2rec.main([str(prefix), str(folder), "--recursive", "--no-shuffle"]) == 0
+    return [open_source(f"{prefix}.rec", "FILE")]

@@ -181,7 +181,9 @@ def test_imagenet_finds_the_files_of_a_folder(tmp_path: Path) -> None:
     records(tmp_path / "r/train.rec", [0, 1])
     splits = imagenet.load(DataConfig(data_dir=str(tmp_path / "r")))
     assert splits.val is None
-    assert splits.notes == [f"no validation: {tmp_path / 'r'} holds neither val.rec nor val"]
+    unnamed, no_val = splits.notes
+    assert no_val == f"no validation: {tmp_path / 'r'} holds neither val.rec nor val"
+    assert "train.classes.txt beside it names them" in unnamed
     records(tmp_path / "r/small.rec", [1])
     splits = imagenet.load(DataConfig(data_dir=str(tmp_path / "r"), train_dataset="small.rec",
                                       val_dataset="train.rec"))

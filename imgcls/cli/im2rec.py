@@ -25,7 +25,7 @@ from imgcls.data.packing.pack import make_seekable, pack_list
 from imgcls.errors import RunError, UsageError, printable, spell_settings, tell, verbatim
 from imgcls.formats import lists
 from imgcls.formats.lists import Listing
-from imgcls.formats.recordio import RecordReader, index_path
+from imgcls.formats.recordio import RecordReader, index_path, kept_names
 from imgcls.storage.atomic import check_outputs, check_writable
 from imgcls.storage.paths import to_local_path
 
@@ -227,8 +227,9 @@ def _make_seekable(paths: PathConfig, flags: PackFlags) -> int:
     with _progress(len(RecordReader(paths.root)), Path(target).name) as progress:
         result = make_seekable(paths.root, target, flags.num_thread or _num_cores(), progress=progress)
     # The classes stand in a file beside the records: without it the new ones would have none.
-    if names := lists.class_names(paths.root):
+    if names := lists.class_names(paths.root) or kept_names.recall(RecordReader(paths.root)):
         lists.write_class_names(lists.classes_path(paths.prefix), names)
+        outputs.remember_names(target, names)
     tell(f"{target}: {result.num_records} records, {result.size_bytes / 1e6:.1f} MB, "
          f"{time.perf_counter() - start:.1f} s", sys.stdout)
     return 0
@@ -269,7 +270,7 @@ def _pack_list(images: Listing, root: str, target: str, stem: str, config: PackC
     start = time.perf_counter()
     with _progress(len(images.entries), Path(target).name) as progress:
         result = pack_list(images.entries, root, target, config, progress=progress, join=join)
-    counts = outputs.write_outputs(stem, images, result)
+    counts = outputs.write_outputs(stem, target, images, result)
     # a few here, since a wrong ROOT would skip every single one
     for entry, reason in result.skipped[:_SHOWN_PROBLEMS]:
         _print_note(f"skipped {entry.path}: {reason}")

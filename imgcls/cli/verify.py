@@ -20,6 +20,7 @@ from imgcls.data.packing.pipeline import map_in_order
 from imgcls.errors import DataError, printable, tell
 from imgcls.formats.lists import class_names
 from imgcls.formats.recordio import RecordReader, expand, unpack
+from imgcls.formats.recordio.kept_names import recall
 from imgcls.storage.paths import AnyPath
 
 NAME = "imgcls-verify"
@@ -132,6 +133,6 @@ def _describe_labels(reader: RecordReader) -> str:
     labels = np.unique(labels[~np.isnan(labels)])
     if not len(labels):
         return ""
-    names = class_names(reader.path)
+    names = class_names(reader.path) or recall(reader)
     named = f", {len(names)} class names" if names else ""
     return f"; {len(labels)} different labels, {labels[0]:g} to {labels[-1]:g}{named}"

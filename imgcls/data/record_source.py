@@ -17,6 +17,7 @@ from imgcls.data.bad_samples import check_bad_samples, is_class_number
 from imgcls.errors import DataError, UsageError, verbatim
 from imgcls.formats import lists, recordio
 from imgcls.formats.ranges import RangedReader
+from imgcls.formats.recordio import kept_names
 from imgcls.storage.paths import AnyPath
 from imgcls.storage.reading import open_read
 from imgcls.storage.remote import RemotePath
@@ -45,8 +46,12 @@ class RecordSource:
         if index and len(files) > 1:
             raise UsageError(f"{verbatim(index)}: an .idx belongs to one .rec file, here are {len(files)}")
         self.readers: list[Any] = self._open(files, index, on_bad == "skip", cache_gb)
+        #: of the first file
+        self.path = files[0]
         self.description = str(files[0]) if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
         self.class_names = lists.class_names(files[0])
+        if not self.class_names and isinstance(self.readers[0], recordio.RecordReader):
+            self.class_names = kept_names.recall(self.readers[0])
         #: what is damaged and was left out
         self.problems: list[DataError] = []
         usable = [self._usable(reader) for reader in self.readers]

@@ -17,7 +17,7 @@ from imgcls.config.sections import DataConfig
 from imgcls.data.file_source import FolderSource, ListSource
 from imgcls.data.record_source import ChunkedSource, RecordSource
 from imgcls.errors import DataError, UsageError, reason, verbatim
-from imgcls.formats import recordio
+from imgcls.formats import lists, recordio
 from imgcls.storage.cache import default_gb
 from imgcls.storage.paths import AnyPath, to_path
 from imgcls.storage.remote import RemotePath
@@ -173,6 +173,14 @@ def notes(source: Source | None) -> list[str]:
         lines.append(f"{len(problems)} damaged samples of {source.description} were left out, the first: "
                      f"{problems[0].message}")
     return lines
+
+
+def names_note(source: Source) -> list[str]:
+    """Return what to say of files that came without class names: that labels will be shown as numbers."""
+    if source.class_names or not isinstance(source, (RecordSource, ListSource)):
+        return []
+    return [f"{verbatim(source.description)}: without class names, classes are shown as numbers; "
+            f"{verbatim(lists.classes_path(source.path).name)} beside it names them, one a line"]
 
 
 def num_classes(train: Source, val: Source | None = None) -> int | None:

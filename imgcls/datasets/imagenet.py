@@ -48,6 +48,7 @@ def load(config: DataConfig) -> Splits:
         raise UsageError(f"`data_train` is missing: {ADVICE}")
     val = config.data_val or _in_folder(config, "val", config.val_dataset)
     splits = sources.open_splits(config, train, val)
+    splits = dataclasses.replace(splits, notes=[*splits.notes, *sources.names_note(splits.train)])
     if val or not config.data_dir:
         return splits
     # not an error, as in MXNet: a run without validation may be meant

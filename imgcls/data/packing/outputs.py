@@ -10,6 +10,7 @@ import glob
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from imgcls.data.packing.config import PackConfig
 from imgcls.data.packing.pack import PackResult
 from imgcls.formats import lists
 from imgcls.formats.lists import Listing
+from imgcls.formats.recordio import RecordReader, kept_names
 from imgcls.storage.atomic import write_bytes
 
 
@@ -31,16 +33,25 @@ class PackCounts:
     size_bytes: int
 
 
-def write_outputs(stem: str, listing: Listing, result: PackResult) -> PackCounts:
-    """Write what stands beside STEM.rec, but for the stamp; return the counts."""
+def write_outputs(stem: str, target: str, listing: Listing, result: PackResult) -> PackCounts:
+    """Write what stands beside the records `target` as STEM.bad and so on, but for the stamp; return the
+    counts."""
     problems = [str(problem) for problem in listing.problems]
     # tab and reason: what is before the tab can be cut out and packed again
     problems += [f"{entry.path}\t{reason}" for entry, reason in result.skipped]
     _write_bad_list(stem + ".bad", problems)
     # a list that im2rec made has them already, from all its images
-    if not lists.class_names(stem + ".rec") and (names := class_names_by_folder(listing.entries)):
+    names = lists.class_names(stem + ".rec")
+    if not names and (names := tuple(class_names_by_folder(listing.entries))):
         lists.write_class_names(lists.classes_path(stem), names)
+    remember_names(target, names)
     return PackCounts(result.num_records, len(problems), result.size_bytes)
+
+
+def remember_names(target: str, names: Sequence[str]) -> None:
+    """Keep the class names for when the records are moved and STEM.classes.txt is not."""
+    if names:
+        kept_names.remember(RecordReader(target), names)
 
 
 def _write_bad_list(path: str, problems: list[str]) -> None:
