@@ -611,7 +611,8 @@ def test_records_do_not_appear_without_their_index(tmp_path: Path, monkeypatch: 
     assert not os.listdir(tmp_path)
 
 
-def test_class_names_survive_a_move(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_class_names_survive_a_move(folder: Path, tmp_path: Path, own_cache: Path,
+                                    capsys: pytest.CaptureFixture[str]) -> None:
     """`mv train_meta/*.rec train/` leaves the file with the names behind."""
     before = sources(tmp_path / "x", folder)
     names = before[0].class_names
