@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import io
 import itertools
@@ -16,14 +17,20 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
+import torch
 from conftest import ROOT
 
 from imgcls.cli import parse_log, report, train
+from imgcls.config import resolve
+from imgcls.data.loaders.make import make_loader
+from imgcls.data.sources import open_source
+from imgcls.datasets import mnist
 from imgcls.errors import DataError, RunError, UsageError
 from imgcls.formats import idx, tensorboard
-from imgcls.report import axes, run_charts, svg
+from imgcls.report import axes, find, run_charts, sheet, svg
 from imgcls.report.find import find_runs
 from imgcls.report.history import MAX_EPOCHS, MAX_POINTS, Point, Run, add_record
 from imgcls.report.lines import MAX_LINE_BYTES, bounded_lines
@@ -571,3 +578,77 @@ def test_the_checksum_of_event_files() -> None:
     # RFC 3720, B.4: the CRC32C of 32 zero bytes is 0x8a9136aa
     crc = 0x8A9136AA
     assert tensorboard.masked_crc(bytes(32)) == ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+# Training images
+
+
+def test_the_images_are_those_the_network_gets(folder: Path, tmp_path: Path,
+                                               capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    """Small images of one size, which are kept in memory: cut and mirrored as the changes say."""
+    assert run_training(folder, tmp_path / "net", "--num-epochs", "1", "--pad-size", "2", "--random-crop", "1",
+                        "--random-mirror", "1", "--seed", "5") == 0
+    config = resolve.build({}, find.read_settings(find_runs([str(tmp_path / "net")])[0]))
+    source = mnist.load(config.data).train
+    samples = sheet.training_samples(source, config, 50)
+    loader = make_loader(source, batch_size=32, image_shape=(1, 28, 28), seed=5, augment_config=config.augment,
+                         train=True, device=torch.device("cpu"))
+    fed = torch.cat([batch.images for batch in loader.epoch(0)])
+    assert len(samples) == 50
+    mirrored = 0
+    for sample, image in zip(samples, fed, strict=False):
+        assert np.abs(sample.pixels[:, :, 0] / 255 - image[0].numpy()).max() < 1e-5
+        assert sample.raw is not None
+        (cut,) = [change for change in sample.changes if change.startswith("cut")] or ["cut 28x28 at 0,0"]
+        left, top = map(int, cut.rpartition(" ")[2].split(","))
+        expected = np.pad(sample.raw[:, :, 0], 2, constant_values=127)[top:top + 28, left:left + 28]
+        is_mirrored = "mirrored" in sample.changes
+        mirrored += is_mirrored
+        assert np.array_equal(sample.pixels[:, :, 0], expected[:, ::-1] if is_mirrored else expected)
+    assert 10 < mirrored < 40
+    capsysbinary.readouterr()
+    assert report.main([str(tmp_path / "net"), "--images", "20", "--output", str(tmp_path / "x.html")]) == 0
+    tree = parsed((tmp_path / "x.html").read_bytes())
+    sources = [image.get("src", "") for image in tree.iter("img")]
+    assert len(sources) == 40
+    assert all(source.startswith("data:image/png;base64,") for source in sources)
+    first = cv2.imdecode(np.frombuffer(base64.b64decode(sources[0].partition(",")[2]), np.uint8), 0)
+    assert np.array_equal(first, samples[0].pixels[:, :, 0])
+    assert report.main([str(tmp_path / "net"), "--sheet", str(tmp_path / "x.png")]) == 0
+    assert cv2.imread(str(tmp_path / "x.png")).shape[2] == 3
+
+
+def test_images_of_a_folder(tmp_path: Path) -> None:
+    """Photographs of many sizes, one damaged, a class with a name for HTML; the page stays within its bound."""
+    chance = np.random.default_rng(0)
+    for number in range(12):
+        path = tmp_path / "data" / ("<b>" if number % 2 else "dog") / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image = chance.integers(0, 255, (40 + number, 60, 3)).astype(np.uint8)
+        path.write_bytes(cv2.imencode(".png", image)[1].tobytes())
+    (tmp_path / "data" / "dog" / "0.png").write_bytes(b"no image")
+    source = open_source(str(tmp_path / "data"), "data")
+    config = resolve.build({"image_shape": "3,32,32", "num_classes": 2, "batch_size": 5, "random_crop": True}, {})
+    samples = sheet.training_samples(source, config, 30)
+    assert len(samples) == 11
+    for sample in samples:
+        cut = next(change for change in sample.changes if change.startswith("cut"))
+        left, top = map(int, cut.rpartition(" ")[2].split(","))
+        assert sample.raw is not None
+        assert np.array_equal(sample.pixels, sample.raw[top:top + 32, left:left + 32])
+    part = sheet.as_html(samples, "data")
+    assert "<b>" not in part
+    assert "&lt;b&gt;" in part
+    many = sheet.as_html(samples * 300, "data")
+    assert len(many) < sheet.MAX_BYTES + 1000
+    assert "more would make this page too large" in many
+    assert cv2.imdecode(np.frombuffer(sheet.as_png(samples), np.uint8), 1) is not None
+
+
+def test_runs_whose_images_cannot_be_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "old.log").write_text(GENERATIONS["0.7"])
+    assert report.main([str(tmp_path / "old.log"), "--images", "3"]) == 2
+    assert "--images: old.log has no -meta.json" in capsys.readouterr().err
+    prefix = write_metrics(tmp_path / "a", benchmark=True)
+    assert report.main([str(prefix), "--sheet", "x.png"]) == 2
+    assert "was not trained on files" in capsys.readouterr().err

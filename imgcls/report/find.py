@@ -67,7 +67,7 @@ def read_run(path: AnyPath | None) -> Run:
     run.origin = str(path)
     if path.name.endswith(METRICS):
         with contextlib.suppress(FileNotFoundError):
-            add_meta(run, _read_meta(path.with_name(path.name.removesuffix(METRICS) + META)))
+            add_meta(run, read_meta(path.with_name(path.name.removesuffix(METRICS) + META)))
     return run
 
 
@@ -85,7 +85,22 @@ def _read(stream: BinaryIO, name: str, *, is_metrics: bool | None) -> Run:
     return read_metrics(name, all_lines()) if is_metrics else read_log(name, all_lines())
 
 
-def _read_meta(path: AnyPath) -> dict[str, Any]:
+def read_settings(run: Run) -> dict[str, Any]:
+    """Return the settings of a run as its meta data has them; UsageError where there are none to train by."""
+    meta: dict[str, Any] = {}
+    if run.origin.endswith(METRICS):
+        with contextlib.suppress(FileNotFoundError):
+            meta = read_meta(to_path(run.origin.removesuffix(METRICS) + META))
+    settings = meta.get("config")
+    if not isinstance(settings, dict):
+        raise UsageError(f"`images`: {verbatim(run.name)} has no {META}, which says what it was trained on")
+    # arrays of a program, and random noise, are nowhere to be read from
+    if meta.get("command") == "imgcls.fit" or settings.get("benchmark"):
+        raise UsageError(f"`images`: {verbatim(run.name)} was not trained on files")
+    return {str(name): value for name, value in settings.items()}
+
+
+def read_meta(path: AnyPath) -> dict[str, Any]:
     """Return the meta data, {} where it is damaged: the numbers are there all the same. FileNotFoundError."""
     try:
         with open_read(path) as stream:

@@ -86,11 +86,11 @@ background:var(--card);font-size:.9rem}}
 .switch .by-time{{display:none}}
 #by-time:checked~.by-time{{display:grid}}
 #by-time:checked~.by-epoch{{display:none}}
-.images{{display:grid;grid-template-columns:repeat(auto-fill,minmax(150px,1fr));gap:14px}}
+.images{{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,250px),1fr));gap:14px}}
 .images figure{{margin:0;background:var(--card);border:1px solid var(--rule);border-radius:8px;padding:8px;
 min-width:0}}
 .images .pair{{display:grid;grid-template-columns:1fr 1fr;gap:6px;align-items:start}}
-.images img{{width:100%;display:block;image-rendering:pixelated;border-radius:3px}}
+.images img{{width:100%;height:auto;display:block;image-rendering:pixelated;border-radius:3px}}
 .images figcaption{{font-size:.82rem;margin-top:6px;overflow-wrap:anywhere}}
 @media (max-width:480px){{svg text{{font-size:13.5px}}}}
 @media print{{.switch input+label{{display:none}}body{{background:#fff}}}}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 
 from imgcls.report import axes, run_charts
 from imgcls.report.history import Epoch, Run
@@ -38,9 +38,8 @@ def _describe(runs: Sequence[Run]) -> str:
     if len(runs) > 1:
         return f"{len(runs)} runs side by side"
     run = runs[0]
-    count = len(run.epochs)
-    parts = [f"{count:,} epoch{'' if count == 1 else 's'}"]
-    if run.num_epochs and run.num_epochs > count:
+    parts = [_count(run.epochs)]
+    if run.num_epochs and run.num_epochs > len(run.epochs):
         parts[0] += f" of {run.num_epochs:,}"
     parts += [run.settings[name] for name in ("network", "dataset") if run.settings.get(name)]
     return ", ".join(parts)
@@ -66,7 +65,7 @@ def _cards(run: Run) -> str:
         median = sorted(speeds)[len(speeds) // 2]
         cards.append(card("speed", f"{median:,.0f}", "images/s, median epoch"))
     if last.elapsed_s:
-        cards.append(card("time", axes.show_time(last.elapsed_s), f"{len(epochs):,} epochs"))
+        cards.append(card("time", axes.show_time(last.elapsed_s), _count(epochs)))
     return f'<div class="cards">{"".join(cards)}</div>'
 
 
@@ -127,7 +126,7 @@ def _epochs(run: Run, *, is_open: bool) -> str:
     num_left_out = len(epochs) - len(shown)
     left_out = f'<p class="soft">{num_left_out:,} epochs are left out here.</p>' if num_left_out else ""
     is_open = is_open and len(shown) <= _MAX_OPEN_ROWS
-    return (f'<details{OPEN if is_open else ""}><summary>{escape(run.name)}: {len(epochs):,} epochs</summary>'
+    return (f'<details{OPEN if is_open else ""}><summary>{escape(run.name)}: {_count(epochs)}</summary>'
             f"{table(header, rows)}{left_out}</details>")
 
 
@@ -155,6 +154,10 @@ def _settings(runs: Sequence[Run]) -> str:
     body.append(f"<details><summary>all {len(names)} settings</summary>{table(header, rows, 'texts')}"
                 "</details>")
     return "".join(body)
+
+
+def _count(epochs: Sized) -> str:
+    return f"{len(epochs):,} epoch{'' if len(epochs) == 1 else 's'}"
 
 
 def _split(name: str) -> str:
