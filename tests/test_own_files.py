@@ -18,6 +18,7 @@ from imgcls.config.sections import NetworkConfig
 from imgcls.errors import DataError, UsageError
 from imgcls.formats import json_text, lists
 from imgcls.pretrained import checkpoint_files
+from imgcls.storage.paths import to_path
 from imgcls.training.checkpoint import Position, Saved, states
 from imgcls.training.checkpoint.files import read_latest, read_meta
 from imgcls.training.checkpoint.position import read_position
@@ -181,3 +182,8 @@ def test_a_blank_separated_name_may_hold_blanks_of_unicode(tmp_path: Path) -> No
     path.write_text("0 1 a\u00a0b\u2028c.jpg\n1\t0\td e.jpg\r\n", encoding="utf-8")
     listing = lists.read_blank_separated(path)
     assert [entry.path for entry in listing.entries] == ["a\u00a0b\u2028c.jpg", "d e.jpg"]
+
+
+def test_a_home_folder_that_nobody_has() -> None:
+    with pytest.raises(UsageError, match="no home folder ~nobody-of-this-name"):
+        to_path("~nobody-of-this-name/x.rec", "`data_train`")

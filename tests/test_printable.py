@@ -104,7 +104,7 @@ PRINTERS = {
     "cli/score.py": {"_start"},
     "cli/parse_log.py": {"_start"},
     "cli/rec2idx.py": {"_start"},
-    "cli/report.py": {"_start"},
+    "cli/report.py": {"_start", "_write_sheet"},
     "cli/im2rec.py": {"_progress", "print_line"},
     "cli/launch.py": {"_run_mpi", "_write_script"},
     "config/command_line.py": {"parse"},

@@ -24,7 +24,9 @@ def cache_folder(name: str) -> Path:
     # An empty variable is as good as none, for both: `IMGCLS_CACHE= imgcls-train` is how a shell unsets one.
     if os.environ.get(CACHE_VARIABLE):
         return to_local_path(os.environ[CACHE_VARIABLE], CACHE_VARIABLE) / name
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "imgcls" / name
+    parent = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    # an error names the variable that helps: in a container the user may have no home folder
+    return to_local_path(parent, f"{CACHE_VARIABLE} is not set, and") / "imgcls" / name
 
 
 def data_folder(data_dir: str, name: str) -> AnyPath:

@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from urllib.parse import unquote
 
-from imgcls.errors import UsageError
+from imgcls.errors import UsageError, verbatim
 from imgcls.storage.drivers import check_url
 from imgcls.storage.remote import RemotePath
 from imgcls.storage.urls import url_scheme
@@ -26,7 +26,7 @@ def to_path(path: str | os.PathLike[str], setting: str = "") -> AnyPath:
     text = os.fspath(path)
     scheme = url_scheme(text)
     if not scheme:
-        return Path(text).expanduser()
+        return _expanded(text, setting)
     if scheme in ("file", "local"):  # fsspec has both words for it
         # A URL writes a space as %20, and may name this machine before the path.
         return Path(unquote(text.partition("://")[2].removeprefix("localhost")))
@@ -34,9 +34,18 @@ def to_path(path: str | os.PathLike[str], setting: str = "") -> AnyPath:
     return RemotePath(text)
 
 
+def _expanded(text: str, setting: str) -> Path:
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:  # ~name of nobody, or ~ without a home folder: a folder called ~ is not meant
+        user = text.partition("/")[0]
+        message = f"{setting} {verbatim(text)}: there is no home folder {verbatim(user)}"
+        raise UsageError(message.strip()) from None
+
+
 def to_local_path(path: str | os.PathLike[str], setting: str = "path") -> Path:
     """Return `path` as a local Path with `~` expanded; a URL other than file:// is a UsageError."""
     local = to_path(path, setting)
     if isinstance(local, RemotePath):
-        raise UsageError(f"{setting} {local}: must be on this machine, not a URL")
+        raise UsageError(f"{setting} {verbatim(local)}: must be on this machine, not a URL")
     return local

@@ -74,14 +74,14 @@ class MetricsFile:
         """
         kept = []
         if update and self._file.target.exists():
-            for line in self._file.target.read_text(encoding="utf-8").splitlines():
+            for line in self._file.target.read_bytes().split(b"\n"):
                 try:
                     if json.loads(line)["update"] <= update:
                         kept.append(line)
                 except (ValueError, KeyError, TypeError, RecursionError):
-                    continue  # a line that a kill cut short
-        write_bytes(self._file.path, "".join(f"{line}\n" for line in kept).encode())
-        return kept
+                    continue  # a line that a kill cut short, or the end of the last one
+        write_bytes(self._file.path, b"".join(line + b"\n" for line in kept))
+        return [line.decode() for line in kept]
 
     def write(self, fields: dict[str, Any]) -> None:
         """Append an object; RunError where the disk is full."""

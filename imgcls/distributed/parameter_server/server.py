@@ -13,6 +13,7 @@ import contextlib
 import ctypes
 import inspect
 import json
+import math
 import os
 import signal
 import sys
@@ -22,6 +23,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from torch import Tensor, nn
@@ -42,7 +44,7 @@ from imgcls.distributed.parameter_server.protocol import (
 )
 from imgcls.distributed.rank_info import host_name
 from imgcls.distributed.stores import open_tcp_store
-from imgcls.errors import RunError
+from imgcls.errors import RunError, first_line
 from imgcls.optim import optimizers
 from imgcls.storage.tracebacks import as_told
 
@@ -84,7 +86,9 @@ class Server:
         pieces = gradients.split(self._sizes)
         while True:
             group.recv([header], WORKER_RANK, TAG).wait()
-            request, argument, version, _ = header.tolist()
+            request, argument, version, _ = numbers = header.tolist()
+            if not all(map(math.isfinite, numbers)):
+                raise RuntimeError("a message that no worker sends")
             # the others learn of a stop request with the next answer
             if request == Request.GOODBYE:
                 self._stop_request = max(self._stop_request, argument)
@@ -147,12 +151,15 @@ class Server:
     def _restore(self, content: bytes) -> None:
         """Take what `_pack` of these or other servers gave."""
         with self._lock:
-            tensors = load_safetensors(content)
-            # into the same memory, of which the parameters are views
-            self._weights.copy_(tensors.pop("weights"))
-            for name, tensor in tensors.items():
-                index, _, kind = name.partition("/")
-                self._optimizer.state[self._parameters[int(index)]][kind] = tensor
+            try:
+                tensors = load_safetensors(content)
+                # into the same memory, of which the parameters are views
+                self._weights.copy_(tensors.pop("weights"))
+                for name, tensor in tensors.items():
+                    index, _, kind = name.partition("/")
+                    self._optimizer.state[self._parameters[int(index)]][kind] = tensor
+            except (SafetensorError, ValueError, LookupError) as error:
+                raise RuntimeError(f"a state that does not belong here ({first_line(error)})") from error
             self._has_weights.set()
 
     def _take_statistics(self) -> bytes:
