@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from imgcls import networks
 from imgcls.cli._run import in_background, loading_torch
 from imgcls.cli._typed import installed_command
-from imgcls.config import resolve as configuration
 from imgcls.config.resolve import Config
+from imgcls.datasets import load_splits
 from imgcls.distributed.topology import check_gpus, gpu_numbers, resolve_topology, serve_mxnet_role
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def train(config: Config, command: str, make_network: MakeNetwork | None = None)
     # Reading and importing wait for different things: together they take little longer than one of them.
     splits = None
     if not gpu_numbers(config.device.gpus):
-        splits = in_background(lambda: configuration.dataset_module(config).load(config.data))
+        splits = in_background(lambda: load_splits(config))
     with loading_torch():
         from imgcls.training.run import run
     run(config, splits=splits, command=command, make_network=make_network,

@@ -79,7 +79,7 @@ def _check(config: Config, own: FinetuneConfig) -> None:
         if not getattr(own, name):
             raise UsageError(f"`{name}` 0: must be above 0; `freeze` body is for a body that does not learn")
     data = config.data
-    if data.dataset == "imagenet" and not (data.data_train or data.data_dir):
+    if data.dataset == "imagenet" and not (data.data_train or data.data_dir or data.benchmark):
         configuration.dataset_module(config).load(data)  # says what is missing
 
 

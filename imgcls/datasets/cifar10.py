@@ -13,7 +13,8 @@ from imgcls.config.sections import DataConfig
 from imgcls.data import sources
 from imgcls.data.record_source import RecordSource
 from imgcls.data.sources import ArraySource, Source, Splits
-from imgcls.errors import DataError
+from imgcls.datasets import _folders
+from imgcls.errors import DataError, UsageError, verbatim
 from imgcls.formats import cifar
 from imgcls.storage import download, folders
 
@@ -27,6 +28,12 @@ DEFAULTS: dict[str, object] = {
     "pad_size": 4, "random_crop": True, "random_mirror": True,
     "rgb_mean": (123.68, 116.779, 103.939), "rgb_std": (1.0,),
 }
+
+#: those of the settings about files that are read here
+SETTINGS = ("data_dir", "data_train", "data_val", "data_train_idx", "data_val_idx", "on_bad", "cache_gb")
+
+#: what `benchmark` counts an epoch by
+NUM_EXAMPLES = 50_000
 
 #: what to put into the folder, for messages
 FILES = "cifar-10-binary.tar.gz or cifar-10-python.tar.gz (or what they hold)"
@@ -53,9 +60,13 @@ def load(config: DataConfig) -> Splits:
     if train:
         opened = sources.open_splits(config, train, val)
         return dataclasses.replace(opened, train=_named(opened.train), val=opened.val and _named(opened.val))
+    if val:
+        raise UsageError(f"`data_val` {verbatim(val)}: goes with `data_train`, which is missing; CIFAR-10 "
+                         "itself brings its own test images")
     folder = folders.data_folder(config.data_dir, "cifar10")
     splits = cifar.read_splits(folder)
     if splits is None:
+        folder = _folders.download_folder(config, "cifar10", "CIFAR-10", "all of its files")
         archive = download.fetch(
             _URLS, folder / "cifar-10-binary.tar.gz", sha256=_SHA256, max_bytes=_BYTES, collection="cifar10",
             advice=f"put {FILES} into {folder} (or name their folder with `data_dir`), "

@@ -9,11 +9,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-import numpy as np
-
 from imgcls.config.sections import DataConfig
 from imgcls.data import sources
-from imgcls.data.sources import ArraySource, Source, Splits
+from imgcls.data.sources import Source, Splits
 from imgcls.errors import UsageError, verbatim
 from imgcls.storage.paths import to_path
 
@@ -28,7 +26,7 @@ DEFAULTS: dict[str, object] = {
     "rgb_mean": (123.68, 116.779, 103.939), "rgb_std": (1.0,),
 }
 
-#: what `--benchmark 1` counts an epoch by, where there is no data
+#: what `benchmark` counts an epoch by
 NUM_EXAMPLES = 1_281_167
 
 #: said whatever is missing: the two ways to name data are short enough for one message
@@ -38,11 +36,6 @@ ADVICE = ("name the data with `data_train` X.rec `data_val` Y.rec (or folders wi
 
 def load(config: DataConfig) -> Splits:
     """Return sources of encoded images, labels int64, for `data_train` and `data_val`, or for `data_dir`."""
-    if config.benchmark and not config.data_train and not config.data_dir:
-        count = config.num_examples or NUM_EXAMPLES
-        # nothing but a number of samples: `benchmark` trains on noise
-        noise = ArraySource(np.zeros((count, 0), np.uint8), np.zeros(count, np.int64), description="noise")
-        return Splits(noise)
     train = config.data_train or _in_folder(config, "train", config.train_dataset)
     if not train:
         raise UsageError(f"`data_train` is missing: {ADVICE}")

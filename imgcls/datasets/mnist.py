@@ -6,12 +6,14 @@ taken as they are, gzip-ed or not; only what is downloaded is checked by hash.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
 from imgcls.config.sections import DataConfig
 from imgcls.data.sources import ArraySource, Splits
+from imgcls.datasets import _folders
 from imgcls.errors import DataError, verbatim
 from imgcls.formats import idx
 from imgcls.storage import download, folders
@@ -24,6 +26,12 @@ DEFAULTS: dict[str, object] = {
     "lr": 0.05, "lr_factor": 0.1, "lr_step_epochs": "10",
     "rgb_mean": (0.0,), "rgb_std": (255.0,),
 }
+
+#: those of the settings about files that are read here
+SETTINGS = ("data_dir",)
+
+#: what `benchmark` counts an epoch by
+NUM_EXAMPLES = 60_000
 
 #: what to put into the folder, for messages
 FILES = ("train-images-idx3-ubyte.gz, train-labels-idx1-ubyte.gz, t10k-images-idx3-ubyte.gz and "
@@ -48,12 +56,29 @@ _MAX_BYTES = 16 << 20
 
 def load(config: DataConfig) -> Splits:
     """Return images uint8 (N, 1, 28, 28) and labels int64 from `data_dir`; download there what is missing."""
-    folder = folders.data_folder(config.data_dir, "mnist")
-    files = {name: _find(folder, name) or _fetch(folder, name) for name in _SHA256}
+    files = _files(config, "train", "t10k")
     # zlib lets go of the interpreter: the small file is read while the large one is
     with ThreadPoolExecutor(2) as pool:
         train, val = pool.map(lambda part: _read(files, part), ("train", "t10k"))
     return Splits(train, val)
+
+
+def load_val(config: DataConfig, class_names: Sequence[str] = ()) -> ArraySource:
+    """Return the test images alone; the files of the training images need not be there."""
+    # `class_names` are those of the model: digits, or whatever somebody put into these files
+    return _read(_files(config, "t10k"), "t10k")
+
+
+def _files(config: DataConfig, *parts: str) -> dict[str, AnyPath]:
+    """Return name -> path of the files of "train", "t10k" or both, those downloaded that are missing."""
+    _folders.refuse_files(config, "data_train", "data_val")
+    folder = folders.data_folder(config.data_dir, "mnist")
+    names = [name for name in _SHA256 if name.partition("-")[0] in parts]
+    found = {name: _find(folder, name) for name in names}
+    missing = next((name for name, path in found.items() if path is None), "")
+    if missing:
+        folder = _folders.download_folder(config, "mnist", "MNIST", missing)
+    return {name: path or _fetch(folder, name) for name, path in found.items()}
 
 
 def _find(folder: AnyPath, name: str) -> AnyPath | None:

@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager
 import torch
 from torch import nn
 
-from imgcls import graph, networks
+from imgcls import datasets, graph, networks
 from imgcls.config import resolve as configuration
 from imgcls.config.resolve import Config
 from imgcls.data.sources import Splits
@@ -37,7 +37,7 @@ from imgcls.training.sharing import check_sharing, share_gradients
 from imgcls.training.stop import StopSignal
 from imgcls.training.trainer import Trainer
 from imgcls.training.updater import make_updater
-from imgcls.training.warnings import warn_suspicious_settings
+from imgcls.training.warnings import warn_suspicious_settings, warn_unused_settings
 
 NEEDS_PROCESSES = ("several devices need several processes, which only a command can start: imgcls-train or "
                    "torchrun")
@@ -67,9 +67,10 @@ def run(config: Config, *, splits: Callable[[], Splits] | None = None,
         check_sharing(config, worker)
         reporter = stack.enter_context(_open_reporter(config, worker, quiet=quiet))
         reporter.log(configuration.format_namespace(config))
+        warn_unused_settings(config, reporter)
 
         # The data, and the checkpoint, which may keep the batch size of before.
-        data = splits() if splits else load_splits(config)
+        data = splits() if splits else datasets.load_splits(config)
         config = loaders.infer_num_classes(config, data)
         saved = None if config.train.test_io else resume.load_agreed(config, worker)
         config = loaders.decide_validation(keep_preprocessing(config, saved, worker, reporter), data)
@@ -111,11 +112,6 @@ def run(config: Config, *, splits: Callable[[], Splits] | None = None,
         results.print_result(result, "Validation" if val_loader else "Train", config, command,
                              predict_command, reporter.page)
     return model, result
-
-
-def load_splits(config: Config) -> Splits:
-    """Return the data set's training and validation sources."""
-    return configuration.dataset_module(config).load(config.data)
 
 
 def build_model(config: Config, saved: Saved | None, reporter: Reporter) -> nn.Module:

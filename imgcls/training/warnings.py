@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from imgcls.config.effects import unused_settings
 from imgcls.config.resolve import Config
 from imgcls.data.file_source import FolderSource
 from imgcls.data.sources import Splits
@@ -18,9 +19,15 @@ from imgcls.training.checkpoint import Position, Saved
 from imgcls.training.reporter import Reporter
 
 
+def warn_unused_settings(config: Config, reporter: Reporter) -> None:
+    """Warn of the settings that do nothing in this combination, before anything is read."""
+    for warning in unused_settings(config):
+        reporter.warn(warning)
+
+
 def warn_suspicious_settings(config: Config, splits: Splits, position: Position, saved: Saved | None,
                              worker: Worker, reporter: Reporter) -> None:
-    """Warn of data, network, sharing and settings that will hurt; never refuses anything."""
+    """Warn of data, network, sharing and files that will hurt; never refuses anything."""
     warnings = itertools.chain(_about_data(config, splits), _about_sharing(config, worker),
                                _about_length(config, splits, position), _about_files(config, saved),
                                _about_going_back(config, position, saved))
@@ -29,23 +36,25 @@ def warn_suspicious_settings(config: Config, splits: Splits, position: Position,
 
 
 def _about_data(config: Config, splits: Splits) -> Iterator[str]:
+    if config.network.num_layers is not None and not takes_depth(config.network.network):
+        yield f"`num_layers` {config.network.num_layers}: {config.network.network} comes in one depth only"
+    if config.data.benchmark:  # noise has no order, and no classes
+        return
     labels = np.asarray(splits.train.labels)
     num_classes = config.network.num_classes
     # sorted labels change once a class; a little disorder makes such a file no better for MXNet
     class_changes = np.count_nonzero(np.diff(labels))
     is_sorted = len(labels) > 2 * num_classes > class_changes
-    # folders are always sorted, and noise has no order
-    if is_sorted and not config.data.benchmark and not isinstance(splits.train, FolderSource):
+    # folders are always sorted
+    if is_sorted and not isinstance(splits.train, FolderSource):
         yield ("the training data is sorted by class; every epoch is fully shuffled here, but MXNet, which "
                "shuffles in chunks, learns nothing from such a file")
     # names of classes would have set their number: here it is a default, and the data needs far fewer
     last = int(labels.max(initial=-1))
-    if not config.is_explicit("num_classes") and not config.data.benchmark and 0 <= last < num_classes // 2:
+    if not config.is_explicit("num_classes") and 0 <= last < num_classes // 2:
         yield (f"nothing says how many classes there are: the training labels go from {labels.min()} to "
                f"{last}, and the network has {num_classes}; give `num_classes` {max(last + 1, 2)} if these "
                "are all")
-    if config.network.num_layers is not None and not takes_depth(config.network.network):
-        yield f"`num_layers` {config.network.num_layers}: {config.network.network} comes in one depth only"
 
 
 def _about_sharing(config: Config, worker: Worker) -> Iterator[str]:
@@ -124,4 +133,6 @@ def settings_for_several_processes(config: Config) -> list[str]:
         named.append("`sync_bn`")
     if distributed.gc_type != "none":
         named.append(f"`gc_type` {distributed.gc_type}")
+    if config.is_explicit("dist_timeout"):
+        named.append(f"`dist_timeout` {distributed.dist_timeout:g}")
     return named

@@ -1,0 +1,166 @@
+"""Settings that do nothing in a combination: one table, so that none of them is ignored in silence.
+
+A row names settings, says when they have an effect, and what it takes. Settings without a row always have
+one, or are refused where they have none (the options of single networks). `unused_settings` is asked before a
+run or a measurement begins; nothing here touches a file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from imgcls.config import lookup
+from imgcls.config.flags import convert, show
+from imgcls.config.sections import AugmentConfig, DataConfig
+from imgcls.errors import verbatim
+
+if TYPE_CHECKING:
+    from imgcls.config.resolve import Config
+
+
+@dataclass(frozen=True)
+class Row:
+    """`settings` have an effect where `holds` is true; `needs` says it in words, behind "it is for"."""
+
+    settings: tuple[str, ...]
+    holds: Callable[[Config], bool]
+    needs: str
+
+
+#: what the settings of files are for; which of them a data set reads at all, it says itself (`SETTINGS`)
+_DATA_FILES = ("data_dir", "data_train", "data_val", "data_train_idx", "data_val_idx", "train_dataset",
+               "val_dataset", "data_root", "outside_root", "on_bad", "cache_gb")
+#: what is done to images: all of the section but the colours of whole values
+_AUGMENTATION = ("resize", "val_resize", "max_random_rotate_angle", "max_random_shear_ratio",
+                 "max_random_scale", "min_random_scale", "pad_size", "fill_value", "random_crop",
+                 "random_resized_crop", "max_random_area", "min_random_area", "max_random_aspect_ratio",
+                 "min_random_aspect_ratio", "max_crop_size", "min_crop_size", "interpolation", "brightness",
+                 "contrast", "saturation", "max_random_h", "max_random_s", "max_random_l", "pca_noise",
+                 "random_mirror", "rgb_mean", "rgb_std", "mean_image", "use_imagenet_data_augmentation")
+
+
+def _train_path(data: DataConfig) -> str:
+    """Return the path of the training data as far as the settings tell it."""
+    return data.data_train or (data.train_dataset if data.data_dir else "")
+
+
+def _val_path(data: DataConfig) -> str:
+    return data.data_val or (data.val_dataset if data.data_dir else "")
+
+
+def _is_list(path: str) -> bool:
+    return path.endswith(".lst")
+
+
+def _is_remote(config: Config) -> bool:
+    data = config.data
+    return any("://" in path for path in (data.data_dir, data.data_train, data.data_val, data.data_train_idx,
+                                          data.data_val_idx, config.augment.mean_image))
+
+
+def _has_border(augment: AugmentConfig) -> bool:
+    """Whether something beside the image may show: a border, or the corners of a warp."""
+    return bool(augment.pad_size or augment.max_random_rotate_angle or augment.max_random_shear_ratio
+                or (augment.min_random_scale, augment.max_random_scale) != (1, 1)
+                or augment.max_random_aspect_ratio or augment.min_random_aspect_ratio)
+
+
+def _reads(setting: str) -> Callable[[Config], bool]:
+    """Return whether the data set reads a setting: those it names in `SETTINGS`, or all."""
+    def holds(config: Config) -> bool:
+        module = lookup.module("datasets", config.data.dataset, "`dataset`")
+        return setting in getattr(module, "SETTINGS", _DATA_FILES)
+    return holds
+
+
+#: the first row that does not hold is told
+ROWS: tuple[Row, ...] = (
+    Row((*_DATA_FILES, *_AUGMENTATION, "data_nthreads"), lambda config: not config.data.benchmark,
+        "data, and `benchmark` trains on noise"),
+    *(Row((setting,), _reads(setting), "other data sets than `dataset` {dataset}")
+      for setting in _DATA_FILES),
+    # data
+    Row(("data_dir",), lambda config: not (config.data.data_train and config.data.data_val),
+        "data that `data_train` and `data_val` do not name"),
+    Row(("train_dataset",), lambda config: bool(config.data.data_dir) and not config.data.data_train,
+        "a `data_dir` without `data_train`"),
+    Row(("val_dataset",), lambda config: bool(config.data.data_dir) and not config.data.data_val,
+        "a `data_dir` without `data_val`"),
+    Row(("data_train_idx",), lambda config: bool(_train_path(config.data))
+        and not _is_list(_train_path(config.data)), "a training .rec"),
+    Row(("data_val_idx",), lambda config: bool(_val_path(config.data))
+        and not _is_list(_val_path(config.data)), "a validation .rec"),
+    Row(("data_root", "outside_root"),
+        lambda config: _is_list(_train_path(config.data)) or _is_list(_val_path(config.data)),
+        "a .lst"),
+    Row(("cache_gb",), _is_remote, "data at a URL"),
+    # images
+    Row(tuple(name for name in _AUGMENTATION if name not in ("rgb_mean", "rgb_std", "mean_image")),
+        lambda config: len(config.network.image_shape) == 3,
+        "images, and `image_shape` {image_shape} is of flat rows"),
+    Row(("fill_value",), lambda config: _has_border(config.augment), "`pad_size`, rotation, shear and scale"),
+    Row(("min_random_area", "max_random_area"), lambda config: config.augment.random_resized_crop,
+        "`random_resized_crop` 1"),
+    Row(("rgb_mean",), lambda config: not config.augment.mean_image, "runs without `mean_image`"),
+    Row(("data_shape",), lambda config: not config.is_explicit("image_shape"), "runs without `image_shape`"),
+    # training
+    Row(("mom",), lambda config: config.optimizer.optimizer.lower() in ("sgd", "nag"),
+        "`optimizer` sgd and nag"),
+    Row(("lr_factor",), lambda config: config.schedule.decay.kind not in ("power", "cosine"),
+        "rates that fall in steps"),
+    Row(("lr_step_epochs", "lr_factor_epoch"), lambda config: config.schedule.decay.kind != "cosine",
+        "`lr_schedule` auto"),
+    Row(("final_lr",), lambda config: config.schedule.decay.kind in ("power", "cosine"),
+        "`lr_schedule` cosine and `lr_step_epochs` powP"),
+    Row(("warmup_begin_lr", "warmup_strategy"), lambda config: config.schedule.warmup_epochs > 0,
+        "`warmup_epochs` above 0"),
+    # several processes
+    Row(("gc_threshold",), lambda config: config.distributed.gc_type == "2bit", "`gc_type` 2bit"),
+    Row(("rdzv_endpoint", "rdzv_id"), lambda config: config.distributed.nnodes != "1",
+        "several machines (`nnodes`)"),
+    # files
+    Row(("save_period", "save_every", "keep_states", "report", "tensorboard"), lambda config: bool(config.checkpoint.save_prefix),
+        "runs that save (`model_prefix`)"),
+    Row(("save_period", "save_every", "keep_states", "save_model_prefix", "num_epochs", "load_epoch"),
+        lambda config: not config.train.test_io, "training, and `test_io` only reads the data"),
+    # fine-tuning
+    Row(("body_lr_mult",), lambda config: getattr(config.own, "freeze", "") != "body",
+        "a body that learns (`freeze`)"),
+)
+
+#: settings of the shared sections that have an effect in every combination, or are refused or told elsewhere
+ALWAYS = frozenset((
+    "dataset", "num_examples", "batch_size", "benchmark", "network", "num_layers", "num_classes",
+    "image_shape", "add_stn", "batch_norm", "num_group", "multiplier", "variant", "model_parallel",
+    "initializer", "optimizer", "wd", "clip_gradient", "lr", "lr_schedule", "warmup_epochs", "seed",
+    "disp_batches", "top_k", "loss", "monitor", "test_io", "gpus", "dtype", "compile", "macrobatch_size",
+    "profile_worker_suffix", "profile_server_suffix", "kv_store", "workers_per_host", "micro_batches",
+    "sync_bn", "gc_type", "max_restarts", "nnodes", "dist_timeout", "model_prefix", "log_file", "log_dir"))
+
+
+def unused_settings(config: Config) -> Iterator[str]:
+    """Yield a sentence for every setting of the user's that does nothing here, in the order of the table."""
+    told = set()
+    module = lookup.module("datasets", config.data.dataset, "`dataset`")
+    words = {"dataset": config.data.dataset, "image_shape": show(config.network.image_shape)}
+    for row in ROWS:
+        names = [name for name in row.settings if name not in told and _is_set(config, name, module.DEFAULTS)]
+        if names and not row.holds(config):
+            told.update(names)
+            given = ", ".join(f"`{name}` {verbatim(show(_value(config, name)))}" for name in names)
+            has, it_is = ("has", "it is") if len(names) == 1 else ("have", "they are")
+            yield f"{given}: {has} no effect here, {it_is} for {row.needs.format_map(words)}"
+
+
+def _is_set(config: Config, name: str, defaults: dict[str, Any]) -> bool:
+    """Whether the user set it to something else than it is by default: files hold defaults as well."""
+    field = config.fields.get(name)
+    if field is None or not config.is_explicit(name):
+        return False
+    return bool(_value(config, name) != convert(field, defaults.get(name, field.default)))
+
+
+def _value(config: Config, name: str) -> Any:
+    return getattr(config.own, name) if hasattr(config.own, name) else config.values()[name]
