@@ -121,7 +121,8 @@ ROWS: tuple[Row, ...] = (
     Row(("rdzv_endpoint", "rdzv_id"), lambda config: config.distributed.nnodes != "1",
         "several machines (`nnodes`)"),
     # files
-    Row(("save_period", "save_every", "keep_states", "report", "tensorboard"), lambda config: bool(config.checkpoint.save_prefix),
+    Row(("save_period", "save_every", "keep_states", "report", "tensorboard"),
+        lambda config: bool(config.checkpoint.save_prefix),
         "runs that save (`model_prefix`)"),
     Row(("save_period", "save_every", "keep_states", "save_model_prefix", "num_epochs", "load_epoch"),
         lambda config: not config.train.test_io, "training, and `test_io` only reads the data"),
