@@ -196,7 +196,7 @@ def test_resuming_without_the_flags_of_before(train_net: Train, photos: Path, tm
     assert train.main([*data, "--num-epochs", "3"]) == 0
     err = capsys.readouterr().err
     assert ("note: images are prepared as until now: --image-shape 3,24,24, --rgb-std 50,60,70, --interpolation "
-            "cubic") in err
+            f"cubic, --mean-image {tmp_path}/net-mean.bin") in err
     assert json.loads((tmp_path / "net-meta.json").read_text())["preprocessing"] == before
     assert train.main([*data, "--num-epochs", "4", "--rgb-mean", "5", "--rgb-std", "9"]) == 0
     err = capsys.readouterr().err
@@ -249,6 +249,39 @@ def test_meta_data_of_another_network(train_net: Train, photos: Path, tmp_path: 
     shutil.copy(tmp_path / "kept.json", tmp_path / "net-meta.json")
     with pytest.raises(DataError, match=r"net-meta.json: is not of this network: image_shape 3,24,24"):
         imgcls.Predictor(tmp_path / "net")
+
+
+def test_weights_of_an_earlier_run_under_the_prefix(train_net: Train, photos: Path, tmp_path: Path,
+                                                    capsys: pytest.CaptureFixture[str]) -> None:
+    train_net("--num-epochs", "3", "--rgb-mean", "7")
+    train_net("--num-epochs", "1")
+    for flags in (["--load-epoch", "3"], []):
+        for end in ("", "-0003.params"):
+            _, err = run_score(capsys, "--model", f"{tmp_path}/net{end}", "--data-val", photos / "val", *flags)
+            assert ("note: epoch 3 is of an earlier run under this prefix, and what" in err) == bool(flags or end)
+
+
+def test_pictures_much_larger_than_those_of_the_training(photos: Path, tmp_path: Path) -> None:
+    arrays = np.zeros((4, 1, 28, 28), np.uint8), np.arange(4) % 2
+    imgcls.fit(arrays, network="mlp", num_epochs=1, model_prefix=str(tmp_path / "n"))
+    picture = next(photos.glob("val/a/4.png"))
+    predictor = imgcls.Predictor(tmp_path / "n")
+    predictor(picture)
+    assert predictor.notes[-1] == (
+        f"note: the centre 28x28 is cut as in its training, from {picture} as stored (short edge about 130); "
+        "`val_resize` 32 would shrink them to a short edge of 32 first, so that the network sees more of them")
+    predictor = imgcls.Predictor(tmp_path / "n", val_resize=32)
+    predictor(picture)
+    assert not predictor.notes[-1].startswith("note: the centre")
+
+
+def test_networks_that_learned_arrays(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Their data set is none that could be scored on, and the scale of floats is not known."""
+    arrays = np.zeros((4, 1, 28, 28), np.float32), np.arange(4) % 2
+    imgcls.fit(arrays, network="mlp", num_epochs=1, model_prefix=str(tmp_path / "n"))
+    assert any("trained on arrays of floats" in note for note in imgcls.Predictor(tmp_path / "n").notes)
+    assert score.main(["--model", str(tmp_path / "n")]) == 2  # and not MNIST, downloaded
+    assert "--data-val is missing" in capsys.readouterr().err
 
 
 def test_a_crop_of_another_size(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

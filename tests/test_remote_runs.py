@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import list_names, write_digits
@@ -109,3 +110,27 @@ def test_missing_files_of_a_data_set(memory: str, web: FaultyServer) -> None:
         message = rf"^{url}/train-images-idx3-ubyte.gz: no such file, and nothing is "
         with pytest.raises(DataError, match=message):
             mnist.load(DataConfig(data_dir=url))
+
+
+def test_a_mean_image_under_a_url(memory: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is kept beside the checkpoint there, and read by whoever scores, goes on or predicts."""
+    from imgcls import api
+    from imgcls.cli import score
+    from imgcls.formats import params
+
+    prefix = f"{memory}/model/net"
+    mean = np.full((1, 28, 28), 30, np.float32)
+    RemotePath(f"{memory}/mean.bin").write_bytes(b"".join(map(bytes, params.serialize(["m"], [mean], "m"))))
+    assert train(folder, prefix, "--mean-image", f"{memory}/mean.bin") == 0
+    accuracy = capsys.readouterr().out.split("accuracy=")[1].split()[0]
+    RemotePath(f"{memory}/mean.bin").unlink()
+    assert score.main(["--model", prefix, "--dataset", "mnist", "--data-dir", str(folder)]) == 0
+    out, err = capsys.readouterr()
+    assert out.split("accuracy=")[1].split()[0] == accuracy
+    assert f"mean {prefix}-mean.bin, std 255" in err
+    assert train(folder, prefix, "--load-epoch", "auto", "--num-epochs", 3) == 0
+    assert f"--mean-image {prefix}-mean.bin" in capsys.readouterr().err
+    assert api.Predictor(prefix)(np.zeros((28, 28), np.uint8))
+    RemotePath(f"{prefix}-mean.bin").unlink()
+    with pytest.raises(DataError, match=r"net-mean\.bin: .*the mean image that"):
+        api.Predictor(prefix)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import http.server
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -289,3 +290,20 @@ def test_a_params_file(trained: Path) -> None:
     reference = pretrained.locate(f"{trained}-0001.params")
     assert (reference.network, list(reference.preprocessing["mean"])) == ("mlp", [1.0, 2.0, 3.0])
     assert set(pretrained.read(reference).arrays) == set(params.load(f"{trained}-0001.params"))
+
+
+def test_a_mean_image_beside_a_url(server: SimpleNamespace, tmp_path: Path) -> None:
+    """It is downloaded with the checkpoint where the meta data tell of one, and only then."""
+    images = np.zeros((4, 1, 8, 8), np.uint8), np.arange(4) % 2
+    params.save(tmp_path / "mean.bin", {"mean_img": np.ones((1, 8, 8), np.float32)})
+    imgcls.fit(images, network="mlp", num_epochs=1, mean_image=str(tmp_path / "mean.bin"),
+               model_prefix=str(tmp_path / "net"))
+    offer(server, tmp_path / "net", "/mine/net", 1)
+    for end in ("meta.json", "mean.bin"):
+        server.files[f"/mine/net-{end}"] = Path(f"{tmp_path}/net-{end}").read_bytes()
+    predictor = imgcls.Predictor(f"{server.url}/mine/net", 1)
+    assert re.search(r"mean \S+/net-mean\.bin, std 255 \(as http", predictor.notes[0])
+    offer(server, tmp_path / "net", "/other/net", 1)
+    server.files["/other/net-meta.json"] = server.files["/mine/net-meta.json"]
+    with pytest.raises(DataError, match=r"net-mean\.bin: no such file.*bring it along"):
+        imgcls.Predictor(f"{server.url}/other/net", 1)

@@ -20,7 +20,7 @@ from imgcls.inference.matching import match_classes
 from imgcls.inference.notes import about_larger_images
 from imgcls.pretrained import PretrainedRef
 from imgcls.pretrained.class_names import ClassNames, find_class_names
-from imgcls.pretrained.preprocessing import Evaluation, for_evaluation
+from imgcls.pretrained.preprocessing import MNIST_SHAPE, Evaluation, for_evaluation
 from imgcls.training.evaluate import evaluate
 from imgcls.training.metrics import Metrics, metric_names
 from imgcls.training.precision import Precision
@@ -48,6 +48,7 @@ def evaluate_checkpoint(name: str, config: Config, *, epoch: str = "auto", synse
     classes = find_class_names(ref, synset, evaluation.num_classes)
     config = evaluation.config
     _print(evaluation.description, config)
+    _print(evaluation.note, config)
     source = _load_validation(config, ref, classes, evaluation.num_classes)
     _check_labels(name, source, evaluation.num_classes)
     augment = decide_val_resize(config.augment, source, config.network.image_shape)
@@ -75,7 +76,7 @@ def _with_data_set(config: Config, ref: PretrainedRef) -> Config:
 def _load_validation(config: Config, ref: PretrainedRef, classes: ClassNames, num_classes: int) -> Source:
     """Return the data to score on, its labels those of the network's classes."""
     names_data = config.is_explicit("dataset", "data_val", "data_dir") or ref.dataset
-    if not names_data and config.network.image_shape[0] != 1:
+    if not names_data and (ref.preprocessing or config.network.image_shape != MNIST_SHAPE):
         raise _missing_data()  # the default data set would be MNIST
     module = configuration.dataset_module(config)
     # what its own checkpoint says of the classes, imgcls holds the data to
@@ -105,10 +106,10 @@ def _check_labels(name: str, source: Source, num_classes: int) -> None:
 
 
 def _note_size(evaluation: Evaluation, source: Source) -> str:
-    """Return what to know about images larger than what is cut from them, where MXNet's way was taken."""
-    if not evaluation.cuts_as_mxnet or isinstance(source, ArraySource):
+    """Return what to know about images that are larger than what is cut from them."""
+    if isinstance(source, ArraySource):
         return ""
-    return about_larger_images(evaluation.config, "images", typical_edge(source))
+    return about_larger_images(evaluation, "images", typical_edge(source))
 
 
 def _top_k(config: Config, num_classes: int) -> int:

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 
-from imgcls.config.resolve import Config
 from imgcls.data.crops import usual_val_resize
+from imgcls.pretrained.preprocessing import Evaluation
 
 
-def about_larger_images(config: Config, images: str, short_edge: int) -> str:
-    """Return what `val_resize` would change for `images` with about this short edge, "" where little."""
+def about_larger_images(evaluation: Evaluation, images: str, short_edge: int) -> str:
+    """Return what `val_resize` would change for `images` with about this short edge, "" where little.
+
+    Also "" where the user has decided, or they are resized anyway.
+    """
+    config = evaluation.config
     shape = config.network.image_shape
-    if len(shape) != 3:
+    if len(shape) != 3 or not evaluation.cut_by:
         return ""
     unasked = dataclasses.replace(config.augment, resize=0)
     usual = usual_val_resize(unasked, (shape[1], shape[2]), short_edge)
     if not usual:
         return ""
-    return (f"note: the centre {shape[1]}x{shape[2]} is cut as MXNet does it, from {images} as stored (short "
+    return (f"note: the centre {shape[1]}x{shape[2]} is cut {evaluation.cut_by}, from {images} as stored (short "
             f"edge about {short_edge}); `val_resize` {usual} would shrink them to a short edge of {usual} "
             "first, so that the network sees more of them")

@@ -52,7 +52,7 @@ class Predictor:
         #: shape (C, H, W) of what the network is given
         self.image_shape = self._config.network.image_shape
         #: lines for a person, with settings between backquotes: the first says what is done to an image
-        self.notes = [self._evaluation.description, *filter(None, [classes.note])]
+        self.notes = [self._evaluation.description, *filter(None, [self._evaluation.note, classes.note])]
         self._has_looked_at_size = False
 
     def __call__(self, image: str | os.PathLike[str] | np.ndarray) -> list[tuple[str, float]]:
@@ -81,8 +81,8 @@ class Predictor:
         if self._has_looked_at_size:
             return
         self._has_looked_at_size = True
-        if self._evaluation.cuts_as_mxnet:
-            note = about_larger_images(self._config, verbatim(source.description), typical_edge(source))
+        if self._evaluation.cut_by:
+            note = about_larger_images(self._evaluation, verbatim(source.description), typical_edge(source))
             self.notes += [note] if note else []
         elif self._config.augment.val_resize is None:
             self.notes.append("note: the checkpoint does not say whether images are resized first (an older "

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -46,13 +47,30 @@ def describe(prefix: str, epoch: str) -> PretrainedRef:
     settings = to_path(f"{stem}-network.json")
     config = meta.get("config") or {}
     network = meta.get("network") or Path(stem).name  # MXNet's files tell no name but their own
+    shape: tuple[int, ...] = ()
     if settings.exists():
-        network = _settings(settings).network
+        built = _settings(settings)
+        network = built.network
+        shape = built.image_shape
+    # arrays that somebody gave from Python are no data set: the name there is nothing but the default
+    dataset = "" if meta.get("command") == "imgcls.fit" else str(config.get("dataset") or "")
     return PretrainedRef(
         prefix, network, prefix, epoch,
         preprocessing=meta.get("preprocessing") or {}, mean_image=checkpoint.mean_image_path(stem),
-        class_names=meta.get("class_names") or (), origin=f"{stem}-meta.json",
-        dataset=str(config.get("dataset") or ""))
+        class_names=meta.get("class_names") or (), origin=f"{stem}-meta.json", dataset=dataset,
+        image_shape=shape, note=" ".join(_notes(prefix, epoch, meta, f"{stem}-meta.json")))
+
+
+def _notes(prefix: str, epoch: str, meta: Mapping[str, Any], origin: str) -> Iterator[str]:
+    """Yield what the meta data do not say of these weights, though they stand beside them."""
+    match = re.search(r"-(\d{4,})\.params$", prefix)
+    number = int(match[1]) if match else -1 if checkpoint.is_auto(epoch) else checkpoint.parse_epoch(epoch)
+    if number in (meta.get("earlier_epochs") or ()):
+        yield (f"note: epoch {number} is of an earlier run under this prefix, and what {verbatim(origin)} "
+               "says of images and classes is the later run's")
+    if (meta.get("preprocessing") or {}).get("range") == "as given":
+        yield ("note: it was trained on arrays of floats, taken as they were; pictures are given to it as mean "
+               "and std say: `rgb_std` 1 where the arrays went from 0 to 255")
 
 
 def read_weights(ref: PretrainedRef) -> tuple[dict[str, np.ndarray], str]:

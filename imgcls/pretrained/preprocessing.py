@@ -28,7 +28,7 @@ _NOTED_AS = {"image_shape": "image_shape", "rgb_mean": "mean", "rgb_std": "std",
 _SCORE_PY: dict[str, Any] = {"rgb_mean": (0.0,), "rgb_std": (1.0,), "val_resize": 0}
 #: and what its train_mnist.py gave its networks, the only ones of this shape
 _TRAIN_MNIST_PY = _SCORE_PY | {"rgb_std": (255.0,)}
-_MNIST_SHAPE = (1, 28, 28)
+MNIST_SHAPE = (1, 28, 28)
 #: the shape that score.py took where none was given
 _SCORE_PY_SHAPE = (3, 224, 224)
 
@@ -44,8 +44,10 @@ class Evaluation:
     num_classes: int
     #: what is done and who says so, in one line, with settings between backquotes
     description: str
-    #: whether images are cut as they are stored because MXNet did so, and nobody said it of this network
-    cuts_as_mxnet: bool
+    #: who decided that images are cut as they are stored, where the user did not; "" where they are not
+    cut_by: str
+    #: what else to know, with settings between backquotes, or ""
+    note: str
 
 
 def with_preprocessing(config: Config, ref: PretrainedRef) -> Config:
@@ -78,7 +80,7 @@ def for_evaluation(config: Config, ref: PretrainedRef, model: nn.Module) -> Eval
     is_given = config.is_explicit("resize", "val_resize")
     if config.is_explicit("resize") and not config.is_explicit("val_resize"):
         config = dataclasses.replace(config, augment=dataclasses.replace(config.augment, val_resize=resize))
-    cuts_as_mxnet = not is_given and "val_resize" not in noted
+    cut_by = "as MXNet does it" if "val_resize" not in noted else "as in its training"
     if noted:
         config = with_preprocessing(config, ref)
         config = config if is_given else _with_noted_resize(config, noted)
@@ -90,7 +92,9 @@ def for_evaluation(config: Config, ref: PretrainedRef, model: nn.Module) -> Eval
                if config.is_explicit(name)]
     if changed:
         origin += f", but for {', '.join(changed)}"
-    return Evaluation(config, num_classes, f"{describe_preprocessing(config)} ({origin})", cuts_as_mxnet)
+    is_cut = config.augment.val_resize == 0 and not is_given
+    return Evaluation(config, num_classes, f"{describe_preprocessing(config)} ({origin})",
+                      cut_by if is_cut else "", ref.note)
 
 
 def describe_preprocessing(config: Config) -> str:
@@ -115,12 +119,12 @@ def _as_mxnet(config: Config, ref: PretrainedRef, model: nn.Module) -> tuple[Con
     shape = config.network.image_shape
     if not config.is_explicit("image_shape", "data_shape"):
         # the data set's default, or that of score.py, wherever the network can take it
-        shape = find_input_shape(model, shape if names_data_set else _SCORE_PY_SHAPE)
+        shape = find_input_shape(model, shape if names_data_set else ref.image_shape or _SCORE_PY_SHAPE)
         config = config.with_defaults(image_shape=shape)
     unknown = f"nothing tells what {verbatim(ref.name)} was trained with: "
     if names_data_set:
         return config.with_defaults(val_resize=0), f"{unknown}as `dataset` {config.data.dataset}"
-    if shape == _MNIST_SHAPE:
+    if shape == MNIST_SHAPE:
         return config.with_defaults(**_TRAIN_MNIST_PY), f"{unknown}as in MXNet's train_mnist.py"
     return config.with_defaults(**_SCORE_PY), f"{unknown}as in MXNet's score.py"
 

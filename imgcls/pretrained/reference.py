@@ -32,6 +32,10 @@ class PretrainedRef:
     mean_image: str = ""
     class_names: Sequence[str] = ()
     origin: str = ""
+    #: (C, H, W) that it was built for, () where nothing but its layers may tell
+    image_shape: Sequence[int] = ()
+    #: what to know about what is known, with settings between backquotes, or ""
+    note: str = ""
     #: whether it is known to be trained on the 1000 classes of ImageNet, in their usual order
     is_imagenet: bool = False
     #: the --dataset of its training, "" where nobody noted it

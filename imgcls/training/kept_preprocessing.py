@@ -51,6 +51,8 @@ def keep_preprocessing(config: Config, saved: Saved | None, worker: Worker, repo
     new = {name: value for name, value in before.items()
            if not config.is_explicit(name) and show(value) != show(config.values()[name])}
     new_texts = [f"`{name}` {show(value)}" for name, value in new.items() if name != "val_resize"]
+    if noted.get("mean_image") and not config.is_explicit("mean_image", "rgb_mean"):
+        new_texts.append(f"`mean_image` {verbatim(config.augment.mean_image)}")
     if new_texts:
         reporter.info(f"note: images are prepared as until now: {', '.join(new_texts)}")
     config = config.with_defaults(**new)
