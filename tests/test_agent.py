@@ -164,7 +164,7 @@ def _free_port() -> int:
 def test_a_wrong_call_starts_nothing() -> None:
     with pytest.raises(UsageError, match="no such program"):
         agent.make_spec(["no-such-program"], processes=1)
-    with pytest.raises(UsageError, match="--rdzv-endpoint"):
+    with pytest.raises(UsageError, match="rdzv_endpoint"):
         agent.make_spec(["true"], processes=1, nnodes="2")
     with pytest.raises(UsageError, match="at least 1"):
         agent.make_spec(["true"], processes=0)

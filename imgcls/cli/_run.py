@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from imgcls.config.resolve import spelling_of
+from imgcls.distributed import rank_info
 from imgcls.distributed.rank_info import AGENT_VARIABLE
 from imgcls.errors import ImgclsError, Stopped, UsageError, printable, tell
 from imgcls.storage import tracebacks
@@ -186,27 +187,42 @@ def _print_error(error: ImgclsError, name: str, own: Sequence[type]) -> None:
     which it is. What all of them would say (wrong usage, a stop that was asked for) only the first says.
     """
     line = error.spelled(spelling_of(*own))
-    rank = os.environ.get("RANK", "0")
-    # torch's variables: set by our agent, by torchrun and by every launcher alike
-    is_one_of_several = os.environ.get("WORLD_SIZE", "1") != "1"
-    if path := os.environ.get("TORCHELASTIC_ERROR_FILE"):
-        _write_error_file(path, line, error)
-    if is_one_of_several and rank != "0" and isinstance(error, (Stopped, UsageError)):
+    path = os.environ.get("TORCHELASTIC_ERROR_FILE", "")
+    is_written = bool(path) and _write_error_file(path, line, error)
+    rank = _rank()
+    if rank > 0 and isinstance(error, (Stopped, UsageError)):
         return
     # our agent reads the file and prints one line for all its processes
-    if AGENT_VARIABLE in os.environ:
+    if is_written and AGENT_VARIABLE in os.environ:
         return
-    if is_one_of_several and rank != "0" and not line.startswith("rank "):
+    if rank > 0 and not line.startswith("rank "):
         line = f"rank {rank}: {line}"
     # a terminal that was closed is one reason to be told to stop: the status stays what it is
     with contextlib.suppress(OSError):
         tell(f"{name}: error: {line}")
 
 
-def _write_error_file(path: str, line: str, error: ImgclsError) -> None:
-    """Leave the error where torch's agent looks for it, as its own ErrorHandler does."""
+def _rank() -> int:
+    """Return which of several processes this is, 0 where nothing or nothing sensible says that there are."""
+    # torch's variables: set by our agent, by torchrun and by every launcher alike
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        return 0
+    try:
+        info = rank_info.detect()
+    except UsageError:  # which may be the very error to be told: then nobody else tells it
+        return 0
+    return info.rank if info else 0
+
+
+def _write_error_file(path: str, line: str, error: ImgclsError) -> bool:
+    """Leave the error where torch's agent looks for it, as its own ErrorHandler does; return whether it is.
+    """
     content = {"message": line, "extraInfo": {
         "timestamp": str(int(time.time())), "exit_status": error.exit_status, "kind": type(error).__name__}}
     # without the file the agent still knows that the process failed, only not why
-    with contextlib.suppress(OSError), open(path, "w", encoding="utf-8") as stream:
-        json.dump({"message": content}, stream)
+    try:
+        with open(path, "w", encoding="utf-8") as stream:
+            json.dump({"message": content}, stream)
+    except OSError:
+        return False
+    return True

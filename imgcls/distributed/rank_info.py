@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import socket
 import stat
 import tempfile
@@ -206,6 +207,14 @@ def first_host(nodes: str) -> str:
         return nodes.split(",")[0]
     first = rest.split("]")[0].split(",")[0].split("-")[0]
     return head + first + rest.partition("]")[2].split(",")[0]
+
+
+def launcher_words(env: Mapping[str, str] = os.environ) -> list[str]:
+    """Return the launcher's part of the command line where imgcls-launch started this process, else []."""
+    try:
+        return shlex.split(env.get(LAUNCHER_VARIABLE, ""))
+    except ValueError:  # somebody else's: imgcls-launch quotes its words
+        return []
 
 
 def host_name() -> str:

@@ -19,6 +19,10 @@ from imgcls.distributed.addresses import listen
 
 T = TypeVar("T")
 
+#: torch's own limits come first, where it has some: a thread that wakes up in torch while the program ends
+#: would abort it
+_GRACE_S = 2.0
+
 
 def open_tcp_store(host: str, port: int, timeout_s: float, *, serves: bool = False,
                    is_one_machine: bool = False) -> Any:
@@ -57,7 +61,7 @@ def within(timeout_s: float, work: Callable[[], T]) -> T:
 
     threading.Thread(target=run, daemon=True).start()
     try:
-        value, error = box.get(timeout=timeout_s)
+        value, error = box.get(timeout=timeout_s + _GRACE_S)
     except queue.Empty:
         raise TimeoutError(f"no answer within {timeout_s:g} s") from None
     if error is not None:

@@ -7,24 +7,24 @@ messages, the way a job ends, and the rule which failure is worth another try.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import logging
 import os
 import secrets
-import shutil
 import signal
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from types import FrameType
 
-from imgcls.config.sections import MAX_PROCESSES
+from imgcls.config.command_line import parse
+from imgcls.config.flags import FlagSpelling, flag, flag_spelling, positional
+from imgcls.config.sections import MAX_EPOCHS, MAX_PROCESSES, MAX_TIMEOUT_S
 from imgcls.distributed.addresses import is_loopback, split_endpoint, stay_on_this_machine
 from imgcls.distributed.rank_info import AGENT_VARIABLE, host_name
 from imgcls.errors import ImgclsError, UsageError
-from imgcls.launch import heartbeat, network
+from imgcls.launch import heartbeat, network, scratch
 from imgcls.launch.command import resolve_program
 from imgcls.launch.failures import Cause, read_failure
 from imgcls.launch.hosts import parse_nnodes
@@ -54,7 +54,7 @@ def make_spec(command: Sequence[str], *, processes: int, nnodes: str = "1", endp
         raise UsageError(f"{processes} processes on this machine: there must be at least 1 and at most "
                          f"{MAX_PROCESSES}")
     if max_hosts > 1 and not endpoint:
-        raise UsageError(f"--nnodes {nnodes}: --rdzv-endpoint HOST:PORT must say where the machines meet")
+        raise UsageError(f"`nnodes` {nnodes}: `rdzv_endpoint` must say where the machines meet, as HOST:PORT")
     if os.name == "nt":
         raise UsageError("several processes need Linux or macOS")
     # who lets hosts come and go means lost hosts, not a bug that would come again and again
@@ -139,11 +139,9 @@ def _catch_signals(state: AgentState) -> Iterator[None]:
 @contextlib.contextmanager
 def _scratch_folder(state: AgentState) -> Iterator[None]:
     """Make a folder for what workers leave when they fail, and remove it."""
-    state.folder = tempfile.mkdtemp(prefix="imgcls-agent-")
-    try:
+    scratch.remove_abandoned()
+    with scratch.locked_folder() as state.folder:
         yield
-    finally:
-        shutil.rmtree(state.folder, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -188,14 +186,40 @@ def _report_stop(state: AgentState) -> int:
 # ---- the command
 
 
+@dataclass(frozen=True)
+class AgentConfig:
+    """Agent"""
+
+    command: tuple[str, ...] = positional("what the workers run, with its flags", metavar="COMMAND",
+                                          takes="rest")
+    processes: int = flag(1, "workers on this host", minimum=1, maximum=MAX_PROCESSES)
+    max_restarts: int = flag(0, "how often they are started again", minimum=0, maximum=MAX_EPOCHS)
+    nnodes: str = flag("1", "hosts, N or MIN:MAX")
+    endpoint: str = flag("", "where the hosts meet", metavar="HOST:PORT")
+    job: str = flag("", "the job's own name, the same on all hosts")
+    local_addr: str = flag("", "how the other hosts reach this one", metavar="HOST")
+    is_host: int | None = flag(None, "whether this host serves the place where they meet", minimum=0,
+                               maximum=1)
+    timeout: float = flag(300.0, "until a silent host counts as lost", metavar="SECONDS", minimum=1,
+                          maximum=MAX_TIMEOUT_S)
+    name: str = flag("imgcls-launch", "the command's name in messages")
+    launched: bool = flag(False, "the launcher is at the other end of stdin", takes="none")
+    verbose: bool = flag(False, "with torch's own messages", short="-v", takes="none")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `python -m imgcls.launch.agent [flags] -- COMMAND...`, for launchers and scripts."""
-    args = _parse(argv)
-    workers = WorkerProcesses()
-    if args.launched:
-        _obey_launcher(workers, args.timeout)
+    args = AgentConfig(())
     try:
-        spec = make_spec(args.command, processes=args.processes, nnodes=args.nnodes, endpoint=args.endpoint,
+        # abbreviations could match a flag that a later version adds to a script on file
+        (args,) = parse(sys.argv[1:] if argv is None else argv, AgentConfig, prog="imgcls-agent",
+                        usage="[flags] -- COMMAND...", examples="", takes_prefixes=False)
+        workers = WorkerProcesses()
+        if args.launched:
+            _obey_launcher(workers, args.timeout)
+        # the -- that ends our flags is none of the command
+        command = args.command[1:] if args.command[:1] == ("--",) else args.command
+        spec = make_spec(command, processes=args.processes, nnodes=args.nnodes, endpoint=args.endpoint,
                          job=args.job, is_host=None if args.is_host is None else bool(args.is_host),
                          local_addr=args.local_addr, max_restarts=args.max_restarts, timeout_s=args.timeout,
                          name=args.name, verbose=args.verbose, launched=args.launched)
@@ -204,26 +228,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _report_error(as_told(error), args)
 
 
-def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    # abbreviations could match a flag that a later version adds to a script on file
-    parser = argparse.ArgumentParser(prog="imgcls-agent", allow_abbrev=False)
-    parser.add_argument("--processes", type=int, default=1)
-    parser.add_argument("--max-restarts", type=int, default=0)
-    for flag in ("--endpoint", "--job", "--local-addr"):
-        parser.add_argument(flag, default="")
-    parser.add_argument("--nnodes", default="1")
-    parser.add_argument("--name", default="imgcls-launch")
-    parser.add_argument("--is-host", type=int, choices=(0, 1))
-    parser.add_argument("--timeout", type=float, default=300)
-    parser.add_argument("--launched", action="store_true", help="the launcher is at the other end of stdin")
-    parser.add_argument("-v", "--verbose", action="store_true")
-    parser.add_argument("command", nargs="+")
-    return parser.parse_args(argv)
-
-
-def _report_error(error: ImgclsError, args: argparse.Namespace) -> int:
-    message = AgentMessage("error", str(error), error.exit_status)
-    sys.stderr.write(message.encode() if args.launched else f"{args.name}: error: {error}\n")
+def _report_error(error: ImgclsError, args: AgentConfig) -> int:
+    # the launcher's and imgcls-train's word for the same
+    line = error.spelled(FlagSpelling({**flag_spelling(AgentConfig).flags, "rdzv_endpoint": "--endpoint"}))
+    message = AgentMessage("error", line, error.exit_status)
+    sys.stderr.write(message.encode() if args.launched else f"{args.name}: error: {line}\n")
     return error.exit_status
 
 

@@ -63,7 +63,7 @@ def _open_store(spec: LaunchSpec) -> Any:
         return dist.HashStore()
     host, port = split_endpoint(spec.endpoint)
     try:
-        return open_tcp_store(host, port, max(spec.timeout_s, 5), serves=spec.is_rendezvous_host)
+        return open_tcp_store(host, port, spec.timeout_s, serves=spec.is_rendezvous_host)
     except (OSError, RuntimeError, ValueError) as error:
         raise RendezvousConnectionError(f"no store at {spec.endpoint}") from error
 

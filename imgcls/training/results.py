@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from imgcls.config.command_line import without
 from imgcls.config.resolve import Config
-from imgcls.distributed.rank_info import LAUNCHER_VARIABLE
+from imgcls.distributed.rank_info import launcher_words
 from imgcls.errors import tell
 from imgcls.training.output import lasting_output
 
@@ -43,7 +43,7 @@ def _resume_command(command: str, config: Config) -> str:
     """Return the command of this run with twice the epochs, going on from its checkpoint."""
     kept = without(shlex.split(command), ("num_epochs", "load_epoch"), config.fields)
     # under imgcls-launch the whole line is what has to be typed again
-    launcher = shlex.split(os.environ.get(LAUNCHER_VARIABLE, ""))
+    launcher = launcher_words()
     # Settings of the environment may have been set for that one command. What a launcher's own flag sets is
     # in its words already.
     names = [f"IMGCLS_{name.upper()}" for name, source in config.explicit.items()
