@@ -344,6 +344,7 @@ def test_dropout_and_normalisation_follow_the_mode() -> None:
 
 def foreign(kind: str, name: str, image_shape: tuple[int, ...] = (3, 64, 64)) -> nn.Module:
     config = NetworkConfig(network=f"{kind}:{name}", image_shape=image_shape)
+    _packages.make_trial(kind, name, config)
     return _packages.build_from_package(kind, name, config)
 
 

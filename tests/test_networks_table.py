@@ -67,7 +67,7 @@ def test_parameters_and_operations_are_true(command: ModuleType, rows: dict[str,
             gammas = sum(buffer.numel() for name, buffer in model.named_buffers() if name.endswith("gamma"))
             row = rows[case.key]
             assert row[2] == f"{network_size.count_parameters(model) + gammas:,}"
-            assert row[3] == network_size.short(network_size.count_flops(model, case.shape))
+            assert row[3] == network_size.short(network_size.measure(model, case.shape).flops)
 
 
 @pytest.mark.slow

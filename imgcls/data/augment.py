@@ -16,6 +16,7 @@ from torch import Tensor
 from imgcls.config.sections import AugmentConfig
 from imgcls.data.crops import Size, Windows, aspect_range
 from imgcls.errors import UsageError
+from imgcls.storage import memory
 
 #: images that are converted at a time: float32 copies of a whole set could be more than there is memory
 _CHUNK = 4096
@@ -55,8 +56,11 @@ def fit_to_shape(images: Tensor, config: AugmentConfig, shape: Sequence[int],
                 max(round(images.shape[2] * scale), width - 2 * pad)]
         before = f"{images.shape[1]}x{images.shape[2]}"
         done.append(f"enlarged from {before} to {size[0]}x{size[1]} to hold the crop")
+        _require_memory(images, size, num_channels, 4, f"`image_shape` {','.join(map(str, shape))}")
         images = _enlarge(images, size)
     if pad:
+        size = [images.shape[1] + 2 * pad, images.shape[2] + 2 * pad]
+        _require_memory(images, size, num_channels, images.element_size(), f"`pad_size` {pad}")
         # constant, as MXNet's `pad`; mirrored edges would be another augmentation
         images = F.pad(images, (0, 0, pad, pad, pad, pad), value=config.fill_value)
     return images, ", ".join(done)
@@ -111,6 +115,15 @@ def _describe_crop(config: AugmentConfig, shape: Sequence[int]) -> str:
 
 def _range(ends: tuple[float, float]) -> str:
     return "-".join(f"{end:.3g}" for end in ends)
+
+
+def _require_memory(images: Tensor, size: Sequence[int], num_channels: int, num_bytes: int,
+                    setting: str) -> None:
+    """Raise UsageError unless the images at this size, `num_bytes` a value, fit in memory beside these."""
+    if images.device.type == "cpu":  # a GPU refuses by itself
+        count, (height, width) = len(images), size
+        memory.require(count * height * width * num_channels * num_bytes,
+                       f"{setting}: {count:,} images of {height} x {width} pixels")
 
 
 def _to_channels(images: Tensor, num_channels: int) -> Tensor:

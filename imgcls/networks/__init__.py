@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from imgcls.config import lookup
-from imgcls.errors import UsageError
+from imgcls.errors import UsageError, verbatim
+from imgcls.storage import memory
 
 # torch is imported in the functions that need it: the checks below also serve commands before torch is
 # loaded.
@@ -27,12 +28,13 @@ def build_network(config: NetworkConfig, seed: int) -> nn.Module:
 
     Raises UsageError for a name that is not known, and for a setting or an image shape that it cannot take.
     """
+    import torch
+
     from imgcls.networks import _initializers, _packages
 
+    check_network(config)
     package, colon, name = config.network.partition(":")
     if colon:
-        import torch
-
         if config.initializer != "default":
             raise UsageError(f"`initializer` {config.initializer}: {config.network} initialises itself")
         torch.manual_seed(seed)  # these packages draw their weights from torch's own generator
@@ -40,6 +42,41 @@ def build_network(config: NetworkConfig, seed: int) -> nn.Module:
     model = lookup.module("networks", config.network, "`network`").build(config)
     _initializers.initialize(model, config.initializer, config.network, seed)
     return model
+
+
+def check_network(config: NetworkConfig) -> None:
+    """Raise UsageError for a network that is not known, cannot run at its image shape or is too large for the
+    memory here.
+
+    Takes no memory itself: a run calls it before its data are read.
+    """
+    import torch
+
+    from imgcls.networks import _packages
+
+    package, colon, name = config.network.partition(":")
+    with torch.device("meta"):  # shapes without values
+        if colon:
+            model = _packages.make_trial(package, name, config)
+        else:
+            model = lookup.module("networks", config.network, "`network`").build(config)
+    num_values = sum(parameter.numel() for parameter in model.parameters())
+    # A weight is float32, and drawn in a second tensor of its size.
+    memory.require(4 * num_values + 4 * max(map(torch.Tensor.numel, model.parameters()), default=0),
+                   f"{_describe_size(config)}: the network of {num_values:,} weights")
+
+
+def _describe_size(config: NetworkConfig) -> str:
+    """Name the settings that decide how large a network is, those that are set as they are by default left
+    out."""
+    shape = ",".join(map(str, config.image_shape))
+    parts = [f"`network` {verbatim(config.network)}", f"`image_shape` {shape}",
+             f"`num_classes` {config.num_classes}"]
+    if config.num_layers is not None:
+        parts.append(f"`num_layers` {config.num_layers}")
+    if config.multiplier != 1:
+        parts.append(f"`multiplier` {config.multiplier:g}")
+    return ", ".join(parts)
 
 
 def takes_depth(network: str) -> bool:

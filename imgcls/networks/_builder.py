@@ -36,7 +36,11 @@ from imgcls.layers import (
     Size,
 )
 from imgcls.layers.base import num_windows
-from imgcls.networks._options import check_options, image_shape, too_small
+from imgcls.networks._options import check_options, image_shape, shape_text, too_small
+from imgcls.storage import memory
+
+#: of one image, in front of a layer and behind it: fewer are never too many for a machine
+_MANY_VALUES = 10**8
 
 
 @dataclass(frozen=True)
@@ -141,10 +145,19 @@ class NetworkBuilder:
             self._num_unnamed[prefix] += 1
         # Layers have their weights already, but no values: `_initializers` draws them when all is known to
         # fit.
+        # Beside each other, or added: odd sizes may be halved in two ways.
+        others = {value.shape[1:] for value in inputs}
+        if len(others) > 1:
+            sizes = " and ".join(sorted(" x ".join(map(str, other)) for other in others))
+            raise too_small(self._config, self._works, f"layer {name} joins maps of {sizes} pixels")
         shape = output_shape(layer, *(value.shape for value in inputs))
         if min(shape) < 1:
             _, height, width = inputs[0].shape
             raise too_small(self._config, self._works, f"layer {name} gets only {height} x {width} pixels")
+        num_values = sum(math.prod(value.shape) for value in inputs) + math.prod(shape)
+        if num_values > _MANY_VALUES:
+            memory.require(4 * num_values, f"`image_shape` {shape_text(self._config.image_shape)}: layer "
+                                           f"{name} of {self._config.network} for one image")
         # add_module and not setattr: names of some networks contain dashes or stars
         self._layers.add_module(name, layer)
         return Value(self._graph.call_module(name, tuple(value.node for value in inputs)), shape)

@@ -16,8 +16,6 @@ from imgcls.config.sections import NetworkConfig
 from imgcls.errors import UsageError, first_line, nearest
 from imgcls.networks._options import check_options, image_shape, shape_text
 
-#: the packages whose networks can be named; pip calls them the same
-PACKAGES = ("torchvision", "timm")
 #: what errors offer: nearly all networks of both packages run at it
 IMAGE_SHAPE = (3, 224, 224)
 #: networks of torchvision that would also give the logits of an auxiliary head, and warn about how they
@@ -28,19 +26,25 @@ _WITH_AUXILIARY_HEAD = ("googlenet", "inception_v3")
 def build_from_package(package: str, name: str, config: NetworkConfig) -> nn.Module:
     """Return the network `name` of `package`, untrained: float (N, *image_shape) -> logits (N, num_classes).
 
+    Call `make_trial` before: what is wrong with the name or the shape ends there.
+    """
+    return _MAKERS[package](_import(package, name), name, config)
+
+
+def make_trial(package: str, name: str, config: NetworkConfig) -> nn.Module:
+    """Return the network without values, on the meta device, once an image has gone through it.
+
     UsageError for a package that is not known or not installed, a name it has not, a shape that will not do.
     """
-    if package not in PACKAGES:
-        raise UsageError(f"`network` {package}:{name}: other networks come from {' and '.join(PACKAGES)}")
+    if package not in _MAKERS:
+        raise UsageError(f"`network` {package}:{name}: other networks come from {' and '.join(_MAKERS)}")
     check_options(config, ())  # none of our settings reaches them
     image_shape(config, IMAGE_SHAPE)
-    module = _import(package, name)
-    # The trial costs as long as building once more, and saves a traceback out of the first batch.
-    make = _make_torchvision if package == "torchvision" else _make_timm
-    with torch.device("meta"):  # a trial without memory: does it run at this shape?
-        trial = make(module, name, config)
+    # It costs as long as building once more, and saves a traceback out of the first batch.
+    with torch.device("meta"):
+        trial = _MAKERS[package](_import(package, name), name, config)
     _check_trial(trial, f"{package}:{name}", config)
-    return make(module, name, config)
+    return trial
 
 
 def _make_torchvision(module: ModuleType, name: str, config: NetworkConfig) -> nn.Module:
@@ -57,6 +61,10 @@ def _make_timm(module: ModuleType, name: str, config: NetworkConfig) -> nn.Modul
     _check_name("timm", name, module.list_models())
     return module.create_model(name, pretrained=False, num_classes=config.num_classes,
                                in_chans=config.image_shape[0])
+
+
+#: package -> what makes its networks
+_MAKERS = {"torchvision": _make_torchvision, "timm": _make_timm}
 
 
 def _import(package: str, name: str) -> ModuleType:

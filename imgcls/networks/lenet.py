@@ -12,9 +12,13 @@ from torch import Tensor, nn
 
 from imgcls.config.sections import NetworkConfig
 from imgcls.layers import Activation, Convolution, Flatten, FullyConnected, Pooling, SpatialTransformer
-from imgcls.networks._options import check_options
+from imgcls.networks._options import check_options, image_shape, too_small
 
 OPTIONS = ("add_stn",)
+#: what errors offer
+IMAGE_SHAPE = (1, 28, 28)
+#: pixels of a side that leave one behind the last pooling; in front of the transformer there is less to pass
+_SMALLEST, _SMALLEST_TRANSFORMED = 16, 7
 
 
 class LeNet(nn.Module):
@@ -85,8 +89,12 @@ class TransformerLeNet(nn.Module):
 def build(config: NetworkConfig) -> nn.Module:
     """Return the network: float (N, *image_shape) -> logits (N, num_classes)."""
     check_options(config, OPTIONS)
-    channels, height, width = config.image_shape
-    if config.add_stn:  # height and width do not matter to it: its view has 28 x 28
+    channels, height, width = image_shape(config, IMAGE_SHAPE)
+    # The view of the transformer has 28 x 28 pixels whatever the image has, and its own layers need fewer.
+    smallest = _SMALLEST_TRANSFORMED if config.add_stn else _SMALLEST
+    if min(height, width) < smallest:
+        raise too_small(config, IMAGE_SHAPE, f"height and width must be at least {smallest}")
+    if config.add_stn:
         return TransformerLeNet(channels, config.num_classes)
     return LeNet(channels, height, width, config.num_classes)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from imgcls.data.loaders.make import decide_val_resize, make_loader
 from imgcls.data.sources import Splits
 from imgcls.distributed.process_group import Worker
 from imgcls.errors import UsageError
+from imgcls.storage import memory
 
 
 def infer_num_classes(config: Config, splits: Splits) -> Config:
@@ -42,6 +44,7 @@ def make_loaders(config: Config, splits: Splits, worker: Worker,
     A batch has `batch_size` samples over all processes; the loaders give this process its share of them.
     UsageError for labels that are not 0 .. num_classes - 1.
     """
+    _require_memory(config, len(splits.train), worker, batch_size)
     shard = order.Shard(worker.rank, worker.world_size, worker.is_async)
     if config.data.benchmark:
         return BenchmarkLoader(
@@ -64,6 +67,17 @@ def make_loaders(config: Config, splits: Splits, worker: Worker,
         return train, None
     val_shard = order.NO_SHARD if worker.is_async else shard
     return train, make_loader(splits.val, train=False, shard=val_shard, **common)
+
+
+def _require_memory(config: Config, num_images: int, worker: Worker, batch_size: int) -> None:
+    """Raise UsageError where not even one batch of images fits in memory."""
+    shape = config.network.image_shape
+    if not config.data.benchmark:  # whose batch may be larger than the data
+        batch_size = min(batch_size, num_images)
+    # float32 where the network is given them; all processes of one machine share its memory
+    num_bytes = 4 * math.prod(shape) * max(batch_size // worker.world_size, 1)
+    sizes = f"`batch_size` {config.data.batch_size}, `image_shape` {','.join(map(str, shape))}"
+    memory.require(memory.process_share(num_bytes), f"{sizes}: a batch")
 
 
 def check_labels(labels: np.ndarray, num_classes: int, description: str) -> None:

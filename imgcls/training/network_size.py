@@ -5,13 +5,18 @@ For the summary of a run, for the threads that a step is worth, and for networks
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from imgcls.errors import UsageError, first_line
+from imgcls.config.resolve import Config
+from imgcls.errors import UsageError, first_line, verbatim
 from imgcls.layers import Convolution, FullyConnected
+from imgcls.storage import memory
+from imgcls.storage.tracebacks import is_out_of_memory
 
 
 def count_parameters(model: nn.Module, *, frozen: bool = False) -> int:
@@ -19,17 +24,26 @@ def count_parameters(model: nn.Module, *, frozen: bool = False) -> int:
     return sum(p.numel() for p in model.parameters() if p.requires_grad or frozen)
 
 
-def count_flops(model: nn.Module, image_shape: Sequence[int]) -> int:
-    """Return the floating-point operations of one image, a multiplication and an addition counted as two.
+class Cost(NamedTuple):
+    """What one image costs in the convolutions and fully connected layers of a network."""
 
-    Counts convolutions and fully connected layers, in a real run on one blank image. UsageError for an image
-    shape that the network cannot take.
+    #: floating-point operations, a multiplication and an addition counted as two
+    flops: int
+    #: numbers that the layers give, which a training step keeps for the backward pass
+    values: int
+
+
+def measure(model: nn.Module, image_shape: Sequence[int]) -> Cost:
+    """Return what one image costs, measured in a real run on a blank one.
+
+    UsageError for an image shape that the network cannot take.
     """
     # everything else is a few per cent of it, and nobody counts it the same way
-    total = 0
+    total = values = 0
 
     def count(layer: nn.Module, _inputs: object, output: Tensor) -> None:
-        nonlocal total
+        nonlocal total, values
+        values += output[0].numel()
         weight = layer.weight
         assert isinstance(weight, Tensor)
         # every output value costs one multiply-add for each weight of its channel
@@ -42,7 +56,17 @@ def count_flops(model: nn.Module, image_shape: Sequence[int]) -> int:
     finally:
         for hook in hooks:
             hook.remove()
-    return total
+    return Cost(total, values)
+
+
+def require_memory(cost: Cost, num_images: int, config: Config, device: torch.device) -> None:
+    """Raise UsageError where a step of `num_images` on the CPU cannot have the least memory that it needs."""
+    # On a GPU torch says so itself; here the system would kill the process. Two bytes: a lower precision.
+    num_bytes = 2 * cost.values * num_images / config.distributed.micro_batches
+    if device.type == "cpu":
+        sizes = (f"`batch_size` {config.data.batch_size}, `network` {verbatim(config.network.network)}, "
+                 f"`image_shape` {_shape_text(config.network.image_shape)}")
+        memory.require(memory.process_share(num_bytes), f"{sizes}: a step")
 
 
 def count_classes(model: nn.Module, image_shape: Sequence[int]) -> int:
@@ -58,9 +82,15 @@ def short(number: float) -> str:
     return f"{number:.3g}"
 
 
+def _shape_text(shape: Sequence[int]) -> str:
+    return ",".join(map(str, shape))
+
+
 def _try_blank_image(model: nn.Module, image_shape: Sequence[int]) -> Tensor:
     """Return the logits (1, classes) of a blank image on the model's device; the model keeps its mode."""
     was_training = model.training
+    shape = _shape_text(image_shape)
+    memory.require(4 * math.prod(image_shape), f"`image_shape` {shape}: an image of that size")
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     try:
         # evaluation mode: a blank image must not move the running statistics
@@ -68,7 +98,8 @@ def _try_blank_image(model: nn.Module, image_shape: Sequence[int]) -> Tensor:
         with torch.no_grad():
             return model(torch.zeros(1, *image_shape, device=device))
     except RuntimeError as error:
-        shape = ",".join(map(str, image_shape))
+        if is_out_of_memory(error):
+            raise
         # what torch says first has the sizes in it
         raise UsageError(f"`image_shape` {shape}: the network cannot take it "
                          f"({first_line(error)})") from error

@@ -24,12 +24,20 @@ from imgcls.distributed.topology import Topology, join_process_group, make_worke
 from imgcls.errors import UsageError
 from imgcls.optim import schedules
 from imgcls.storage.paths import to_path
-from imgcls.training import checkpoint, loaders, metadata, read_speed, results, resume, summary
+from imgcls.training import (
+    checkpoint,
+    loaders,
+    metadata,
+    network_size,
+    read_speed,
+    results,
+    resume,
+    summary,
+)
 from imgcls.training.checkpoint import Checkpoint, Position, Saved
 from imgcls.training.kept_preprocessing import keep_preprocessing
 from imgcls.training.meter import Meter
 from imgcls.training.metrics import metric_names
-from imgcls.training.network_size import count_flops
 from imgcls.training.output import lasting_output
 from imgcls.training.reporter import Reporter
 from imgcls.training.saver import Saver
@@ -69,6 +77,8 @@ def run(config: Config, *, splits: Callable[[], Splits] | None = None,
         reporter.log(configuration.format_namespace(config))
         warn_unused_settings(config, reporter)
 
+        if make_network is None:  # a network that cannot be is known before the data are read
+            networks.check_network(config.network)
         # The data, and the checkpoint, which may keep the batch size of before.
         data = splits() if splits else datasets.load_splits(config)
         config = loaders.infer_num_classes(config, data)
@@ -81,15 +91,17 @@ def run(config: Config, *, splits: Callable[[], Splits] | None = None,
 
         # The network on its devices, and what changes its weights: schedule, optimizer, precision.
         model = (make_network or build_model)(config, saved, reporter)
-        flops = count_flops(model, config.network.image_shape)
-        _to_devices(model, config, topology, worker, flops * batch_size, reporter)
+        cost = network_size.measure(model, config.network.image_shape)
+        network_size.require_memory(cost, min(batch_size, loader.num_samples) // worker.world_size, config,
+                                    worker.device)
+        _to_devices(model, config, topology, worker, cost.flops * batch_size, reporter)
         lr_schedule = schedules.from_config(config.schedule, updates_per_epoch=loader.batches_per_epoch,
                                             num_epochs=config.train.num_epochs)
         position = resume.resume_position(config, saved, loader, lr_schedule, reporter)
         updater = make_updater(config, model, lr_schedule, saved, position, worker, reporter)
 
         # All that can be wrong is known by now: say what will happen.
-        summary.log_summary(config, data, model, flops, loader, val_loader, updater, worker, reporter)
+        summary.log_summary(config, data, model, cost.flops, loader, val_loader, updater, worker, reporter)
         warn_suspicious_settings(config, data, position, saved, worker, reporter)
         sharing = stack.enter_context(share_gradients(config, model, updater.optimizer, worker, batch_size))
         summary.log_notes((topology.store.note, *sharing.notes), reporter)

@@ -1,0 +1,75 @@
+"""Ask for memory before it is taken: what a machine does not have ends in a line and not in a killed process.
+
+Linux gives programs more memory than there is, and kills one when they use it. So whoever can tell the size
+of what it is about to make from a user's settings asks here first. On other systems nothing is known and
+nothing refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+from imgcls.errors import UsageError
+
+#: where Linux says what is free, and what a container may have, by version of cgroups
+_MEMINFO = "/proc/meminfo"
+_CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+
+
+def require(num_bytes: float, what: str) -> None:
+    """Raise UsageError unless this machine has so much memory to give; `what` names settings and the use.
+
+    The message is "`what` needs ... of memory". Call it with the least that is needed, never with a guess.
+    """
+    available = available_bytes()
+    if available is not None and num_bytes > available:
+        raise UsageError(f"{what} needs {_short(num_bytes)} of memory or more, and {_short(available)} are "
+                         "free")
+
+
+def available_bytes() -> int | None:
+    """Return the memory that is free or can be freed, swap and the limits of this process counted; None where
+    the system does not tell."""
+    limits = [limit for limit in (_free_bytes(), *map(_read_number, _CGROUP_LIMITS)) if limit is not None]
+    with contextlib.suppress(ImportError):
+        import resource  # not on Windows
+
+        limits += [limit for limit in resource.getrlimit(resource.RLIMIT_AS)[:1]
+                   if limit != resource.RLIM_INFINITY]
+    return min(limits, default=None)
+
+
+def _free_bytes() -> int | None:
+    try:
+        lines = Path(_MEMINFO).read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    # such as "MemAvailable:   12345 kB"
+    fields = (line.partition(":") for line in lines)
+    sizes = {name: text.split()[0] for name, _, text in fields if text.split()}
+    if "MemAvailable" not in sizes:
+        return None
+    return 1024 * (int(sizes["MemAvailable"]) + int(sizes.get("SwapFree", 0)))
+
+
+def _read_number(path: str) -> int | None:
+    try:
+        text = Path(path).read_text(encoding="ascii").strip()
+    except OSError:
+        return None
+    return int(text) if text.isascii() and text.isdigit() else None  # or "max"
+
+
+def _short(num_bytes: float) -> str:
+    for unit, size in (("EB", 1e18), ("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
+        if num_bytes >= size:
+            return f"{num_bytes / size:.3g} {unit}"
+    return f"{num_bytes:.0f} bytes"
+
+
+def process_share(num_bytes: float) -> float:
+    """Return what the processes of this job on this machine need together, where each needs `num_bytes`."""
+    count = os.environ.get("LOCAL_WORLD_SIZE", "1")  # torch's variable; the launchers of others have it, too
+    return num_bytes * (int(count) if count.isascii() and count.isdigit() and len(count) < 6 else 1)
