@@ -17,6 +17,7 @@ from torch import nn
 from imgcls import datasets, graph, networks
 from imgcls.config import resolve as configuration
 from imgcls.config.resolve import Config
+from imgcls.data.loaders.batch import Loader
 from imgcls.data.sources import Splits
 from imgcls.distributed.cpu_threads import limit_threads
 from imgcls.distributed.process_group import Worker
@@ -92,9 +93,7 @@ def run(config: Config, *, splits: Callable[[], Splits] | None = None,
         # The network on its devices, and what changes its weights: schedule, optimizer, precision.
         model = (make_network or build_model)(config, saved, reporter)
         cost = network_size.measure(model, config.network.image_shape)
-        network_size.require_memory(cost, min(batch_size, loader.num_samples) // worker.world_size, config,
-                                    worker.device)
-        _to_devices(model, config, topology, worker, cost.flops * batch_size, reporter)
+        _to_devices(model, config, topology, worker, cost, loader, reporter)
         lr_schedule = schedules.from_config(config.schedule, updates_per_epoch=loader.batches_per_epoch,
                                             num_epochs=config.train.num_epochs)
         position = resume.resume_position(config, saved, loader, lr_schedule, reporter)
@@ -167,12 +166,14 @@ def _open_reporter(config: Config, worker: Worker, *, quiet: bool) -> AbstractCo
                                        spelling=config.spelling))
 
 
-def _to_devices(model: nn.Module, config: Config, topology: Topology, worker: Worker, flops_per_batch: int,
-                reporter: Reporter) -> None:
+def _to_devices(model: nn.Module, config: Config, topology: Topology, worker: Worker,
+                cost: network_size.Cost, loader: Loader, reporter: Reporter) -> None:
     """Move the network to this process's devices, and use as many threads as a step is worth."""
+    num_images = min(loader.batch_size, loader.num_samples) // worker.world_size
+    network_size.require_memory(cost, num_images, config, worker.device)
     num_shares = config.distributed.micro_batches * (1 if worker.is_async else worker.world_size)
     # the backward pass costs two forward passes
-    limit_threads(worker, 3 * flops_per_batch / num_shares)
+    limit_threads(worker, 3 * cost.flops * loader.batch_size / num_shares)
     if description := networks.to_devices(model, config.network, worker.device, topology.gpus):
         reporter.log(description)
 
