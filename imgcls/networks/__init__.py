@@ -35,8 +35,6 @@ def build_network(config: NetworkConfig, seed: int) -> nn.Module:
     check_network(config)
     package, colon, name = config.network.partition(":")
     if colon:
-        if config.initializer != "default":
-            raise UsageError(f"`initializer` {config.initializer}: {config.network} initialises itself")
         torch.manual_seed(seed)  # these packages draw their weights from torch's own generator
         return _packages.build_from_package(package, name, config)
     model = lookup.module("networks", config.network, "`network`").build(config)
@@ -55,6 +53,8 @@ def check_network(config: NetworkConfig) -> None:
     from imgcls.networks import _packages
 
     package, colon, name = config.network.partition(":")
+    if colon and config.initializer != "default":
+        raise UsageError(f"`initializer` {config.initializer}: {config.network} initialises itself")
     with torch.device("meta"):  # shapes without values
         if colon:
             model = _packages.make_trial(package, name, config)
