@@ -16,6 +16,7 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 
 from imgcls.config.command_line import parse
@@ -163,17 +164,16 @@ def _report_stop(state: AgentState) -> int:
     host = state.spec.host
     line = ""
     # what the workers left: one may have failed instead of saving
-    for root, _folders, files in sorted(os.walk(state.folder)):
-        for file in files:
-            failure = read_failure(0, host, 1, os.path.join(root, file), ended_by_agent=False)
-            has_stopped = failure.message.startswith("stopped by")
-            if failure.cause == Cause.ERROR and not has_stopped:
-                # such as a disk that was too full to save
-                line = failure.message or f"a worker on {host} ended with an error, and did not say which"
-                state.report(AgentMessage("error", line, 1))
-                return 1
-            if has_stopped:
-                line = failure.message
+    for path in sorted(Path(state.folder).glob("*/*.json")):
+        failure = read_failure(0, host, 1, os.fspath(path), ended_by_agent=False)
+        has_stopped = failure.message.startswith("stopped by")
+        if failure.cause == Cause.ERROR and not has_stopped:
+            # such as a disk that was too full to save; of a file that was cut short only that it is there
+            line = failure.message or f"a worker on {host} ended with an error that it could not tell"
+            state.report(AgentMessage("error", line, 1))
+            return 1
+        if has_stopped:
+            line = failure.message
     if state.unresponsive:
         line = (f"rank {state.unresponsive[0]} ({host}) did not end within {STOP_S:g} s of SIGTERM and was "
                 "killed")
