@@ -70,6 +70,7 @@ def test_a_name_between_backquotes_is_no_setting() -> None:
 
 def test_every_way_to_the_screen_escapes(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     reporter = Reporter(ReportConfig(log_file=str(tmp_path / "log")), terminal=False)
+    reporter.log("data_train='`lr`'")  # the arguments are the user's own: nothing in them is a setting of ours
     for write in (reporter.log, reporter.info, reporter.warn):
         write("a\tb \x1b[2J\n\u2028")
     reporter.close()
@@ -81,6 +82,7 @@ def test_every_way_to_the_screen_escapes(capsys: pytest.CaptureFixture[str], tmp
     assert run_main(warn_and_fail, [], "cmd") == 2
     for text in ((tmp_path / "log").read_text(), capsys.readouterr().err):
         assert text.count("\\x1b[2J\\n\\u2028") == 3
+        assert "data_train='`lr`'" in text
         assert text.isascii()
         assert "\x1b" not in text
 

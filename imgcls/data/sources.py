@@ -170,8 +170,8 @@ def notes(source: Source | None) -> list[str]:
     if len(problems) == 1:
         lines.append(f"a damaged sample was left out: {problems[0].message}")
     elif problems:
-        lines.append(f"{len(problems)} damaged samples of {source.description} were left out, the first: "
-                     f"{problems[0].message}")
+        lines.append(f"{len(problems)} damaged samples of {verbatim(source.description)} were left out, the "
+                     f"first: {problems[0].message}")
     return lines
 
 

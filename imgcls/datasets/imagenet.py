@@ -45,7 +45,8 @@ def load(config: DataConfig) -> Splits:
     if val or not config.data_dir:
         return splits
     # not an error, as in MXNet: a run without validation may be meant
-    note = f"no validation: {config.data_dir} holds neither {config.val_dataset} nor val"
+    note = (f"no validation: {verbatim(config.data_dir)} holds neither {verbatim(config.val_dataset)} nor "
+            "val")
     return dataclasses.replace(splits, notes=[*splits.notes, note])
 
 

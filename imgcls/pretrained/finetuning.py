@@ -86,7 +86,8 @@ class FinetunedNetwork:
         reporter.info(f"{describe_preprocessing(config)} ({source})")
         for name in SHAPING:
             if config.is_explicit(name):
-                reporter.warn(f"`{name}`: has no meaning here; the network is that of {own.pretrained_model}")
+                reporter.warn(f"`{name}`: has no meaning here; the network is that of "
+                              f"{verbatim(own.pretrained_model)}")
         # saved.path names one of the run's files; its prefix is what they have in common.
         prefix = re.sub(r"-(\d{4,}\.params|position\.states)$", "", saved.path) if saved else ""
         if saved and _has_network(prefix):

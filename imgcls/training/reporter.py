@@ -42,8 +42,11 @@ class Reporter:
         self._epoch_line = ""  # of the last epoch, for the terminal
 
     def log(self, message: str) -> None:
-        """Write one of MXNet's log lines: to the log file, and to stderr off a terminal."""
-        message = self._for_people(message)
+        """Write one of MXNet's log lines: to the log file, and to stderr off a terminal.
+
+        They name no settings: what stands between backquotes in one is somebody's path.
+        """
+        message = printable(message, keep="\t")  # tabs stand between the fields of MXNet's lines
         if self._log_file:
             self._log_file.write(message)
         # what logging.basicConfig made of MXNet's own calls: people's scripts look for the prefix too
@@ -146,7 +149,6 @@ class Reporter:
         self._log_file = None
 
     def _for_people(self, message: str) -> str:
-        # tabs stand between the fields of MXNet's lines
         return printable(spell_settings(message, self._spelling), keep="\t")
 
     def _record(self, **fields: Any) -> None:

@@ -11,6 +11,7 @@ from imgcls.data import augment
 from imgcls.data.loaders.batch import Loader
 from imgcls.data.sources import Splits
 from imgcls.distributed.process_group import Worker
+from imgcls.errors import verbatim
 from imgcls.training.network_size import count_parameters, short
 from imgcls.training.reporter import Reporter
 from imgcls.training.updater import Updater
@@ -63,7 +64,7 @@ def describe_batch(batch_size: int, worker: Worker) -> str:
 
 
 def _describe_data(config: Config, splits: Splits, loader: Loader, val_loader: Loader | None) -> str:
-    name = "random noise (`benchmark`)" if config.data.benchmark else splits.train.description
+    name = "random noise (`benchmark`)" if config.data.benchmark else verbatim(splits.train.description)
     validation = f"{val_loader.num_samples:,} for validation" if val_loader else "none for validation"
     return f"{name}: {loader.num_samples:,} images, {validation}, {config.network.num_classes} classes"
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from imgcls.config.resolve import Config
 from imgcls.distributed.process_group import Worker
+from imgcls.errors import verbatim
 from imgcls.optim import optimizers
 from imgcls.optim.schedules import Schedule
 from imgcls.training.checkpoint import Position, Saved
@@ -95,5 +96,6 @@ def _restore(optimizer: torch.optim.Optimizer, precision: Precision, config: Con
         restore_optimizer(model, optimizer, saved)
         precision.restore(saved.scaler)
     else:
-        reporter.warn(f"`optimizer` {name}: the checkpoint was trained with {saved.optimizer_class}, whose "
-                      "state means nothing here; the optimizer starts afresh")
+        reporter.warn(f"`optimizer` {name}: the checkpoint was trained with "
+                      f"{verbatim(saved.optimizer_class)}, whose state means nothing here; the "
+                      "optimizer starts afresh")
