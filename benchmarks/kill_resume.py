@@ -78,12 +78,15 @@ def _command(prefix: Path, flags: list[str]) -> list[str]:
 
 
 def _run_and_kill(prefix: Path, flags: list[str], after: float, name: str) -> bool:
-    """Return whether the run ended before it was to be killed; check the exit status if it did not."""
+    """Return whether the run ended before it was to be killed; end the program where it failed by itself."""
     process = subprocess.Popen([*_command(prefix, flags), "--load-epoch", "auto"], stderr=subprocess.DEVNULL,
                                stdout=subprocess.DEVNULL)
     # Waiting is the clock: the run is killed when the time is over, unless it ends by itself before that.
     try:
-        return process.wait(after) == 0
+        status = process.wait(after)
+        if status:
+            raise SystemExit(f"the run failed by itself before the kill, with exit status {status}")
+        return True
     except subprocess.TimeoutExpired:
         process.send_signal(getattr(signal, f"SIG{name}"))
     status = process.wait()

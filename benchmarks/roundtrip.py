@@ -14,6 +14,7 @@ All 38 agreed in 3 minutes on 2 cores, the worst at 8e-6.
 from __future__ import annotations
 
 import argparse
+import math
 import subprocess
 import sys
 import tempfile
@@ -113,7 +114,7 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as folder:
             against, read_back, same = compare(*case, Path(folder), args.mxnet_python)
         # Goes on after a difference: which networks differ says where to look.
-        worst, all_same = max(worst, against, read_back), all_same and same
+        worst, all_same = largest(worst, against, read_back), all_same and same
         verdict = "same bytes" if same else "OTHER BYTES"
         print(f"{describe(*case):<46} {against:>14.1e} {read_back:>10.1e}  {verdict}", flush=True)
     print(f"{len(chosen)} networks, worst {worst:.1e}, limit {TOLERANCE:.0e}")
@@ -167,6 +168,11 @@ def relative(theirs: torch.Tensor, ours: torch.Tensor) -> float:
     """Return the largest difference, in units of the largest logit."""
     # Not of each logit: one close to 0 would turn rounding into a large ratio.
     return float((theirs - ours).abs().max() / ours.abs().max())
+
+
+def largest(*differences: float) -> float:
+    """Return the largest difference, and nan where one is: `max` passes over it, depending on the order."""
+    return math.nan if any(map(math.isnan, differences)) else max(differences)
 
 
 def describe(network: str, image_shape: tuple[int, int, int], options: dict[str, Any]) -> str:

@@ -12,6 +12,8 @@ from conftest import write_digits
 
 from imgcls.cli import train as command
 from imgcls.errors import UsageError
+from imgcls.storage import uploads
+from imgcls.storage.atomic import atomic_write
 from imgcls.training import checkpoint
 from imgcls.training.checkpoint import writer
 
@@ -244,3 +246,45 @@ def test_meta_data_that_cannot_be_read(folder: Path, tmp_path: Path, capsys: pyt
         error = capsys.readouterr().err.splitlines()[-1]
         assert error.startswith("imgcls-train: error: ")
         assert str(meta) in error
+
+
+# ---- what kills leave
+
+
+def test_what_a_killed_save_left_goes_with_the_next_run(folder: Path, tmp_path: Path) -> None:
+    prefix = tmp_path / "a.b"
+    assert train(folder, prefix, "--num-epochs", 1) == 0
+    left = [tmp_path / f".a.b-{name}.ab_12cd9.tmp" for name in (
+        "0001.params", "0002.states", "10000.params", "position.states", "meta.json", "metrics.jsonl", "symbol.json")]
+    # another prefix's, the user's, and one that somebody is writing
+    others = [tmp_path / name for name in (
+        ".aXb-0001.params.ab_12cd9.tmp", ".a.b-c-0001.params.ab_12cd9.tmp", ".a.b-notes.txt.ab_12cd9.tmp",
+        "a.b-0001.params.ab_12cd9.tmp", ".a.b-0001.params.tmp", ".a.b-0001.params.backup.tmp", ".a.b-0007.params.ab")]
+    for path in (*left, *others):
+        path.write_bytes(b"half")
+    (tmp_path / ".a.b-0004.params.ab_12cd9.tmp").mkdir()
+    (tmp_path / ".a.b-0005.params.ab_12cd9.tmp").symlink_to(others[0])
+    with atomic_write(tmp_path / "a.b-0003.params") as stream:
+        stream.write(b"being written")
+        assert train(folder, prefix, "--num-epochs", 2, "--load-epoch", "auto") == 0
+    assert (tmp_path / "a.b-0003.params").read_bytes() == b"being written"
+    assert not any(path.exists() for path in left)
+    assert all(path.exists() for path in others)
+    assert (tmp_path / ".a.b-0004.params.ab_12cd9.tmp").is_dir()
+
+
+def test_what_a_killed_upload_left_goes_with_the_next(own_cache: Path) -> None:
+    first, second = uploads._Folder(), uploads._Folder()
+    assert first.path.is_dir()
+    # as a kill leaves it: the folder, and nobody who holds its lock
+    second._lock.close()
+    elsewhere = own_cache / "upload" / "another-host-abc"
+    elsewhere.mkdir()
+    (elsewhere / ".lock").touch()
+    third = uploads._Folder()
+    assert first.path.is_dir()
+    assert elsewhere.is_dir()
+    assert not second.path.exists()
+    for folder in (first, third):
+        folder.remove()
+        assert not folder.path.exists()

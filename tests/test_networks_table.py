@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -96,3 +97,25 @@ def test_speeds_are_measured_and_cached(command: ModuleType, tmp_path: Path, mon
     assert command.main() == 0
     assert (tmp_path / "page.md").read_text() == page
     torch.set_num_threads(threads)
+
+
+def benchmark(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", ROOT / "benchmarks" / f"{name}.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_logit_that_is_no_number_is_no_agreement() -> None:
+    """`max(0.0, nan)` is 0.0."""
+    roundtrip = benchmark("roundtrip")
+    assert math.isnan(roundtrip.largest(0.0, math.nan))
+    assert math.isnan(roundtrip.largest(math.nan, 0.0))
+    assert roundtrip.largest(1e-6, 2e-6) == 2e-6
+
+
+def test_a_run_that_fails_by_itself_counts_as_no_kill(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="failed by itself before the kill, with exit status 2"):
+        benchmark("kill_resume")._run_and_kill(tmp_path / "net", ["--no-such-flag"], 60.0, "KILL")

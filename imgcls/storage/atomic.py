@@ -9,14 +9,19 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
 from imgcls.errors import RunError, UsageError, reason, verbatim
+from imgcls.storage.locks import is_abandoned, lock_file
 from imgcls.storage.paths import to_path
 from imgcls.storage.remote import RemotePath
+
+#: what `atomic_write` calls a file until it is complete: the target's name between these
+_TEMPORARY = re.compile(r"\.(.+)\.[a-z0-9_]{8}\.tmp")
 
 
 @contextlib.contextmanager
@@ -43,6 +48,7 @@ def atomic_write(path: str | os.PathLike[str], *, is_durable: bool = True) -> It
         # In the target's folder, as a rename never crosses file systems; hidden from globs.
         handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
         with os.fdopen(handle, "wb") as stream:
+            lock_file(stream)  # as long as it is open: so `remove_leftovers` knows that it has a writer
             # mkstemp lets only its owner read; the file is to be as `open` would have made it.
             os.fchmod(stream.fileno(), 0o666 & ~_umask())
             yield stream
@@ -65,6 +71,18 @@ def write_bytes(path: str | os.PathLike[str], *pieces: bytes | memoryview) -> No
     with atomic_write(path) as stream:
         for piece in pieces:
             stream.write(piece)
+
+
+def remove_leftovers(folder: Path, names: re.Pattern[str]) -> None:
+    """Remove temporary files that killed processes left of targets in `folder` whose names match `names`.
+
+    Those of a process that still writes stay: it holds a lock on them.
+    """
+    with contextlib.suppress(OSError):  # tidying up is no reason to end anything
+        for entry in os.listdir(folder):
+            match = _TEMPORARY.fullmatch(entry)
+            if match and names.fullmatch(match[1]) and is_abandoned(folder / entry):
+                _remove(str(folder / entry))
 
 
 def check_writable(prefix: str, setting: str) -> None:

@@ -16,17 +16,17 @@ import stat
 from typing import IO, cast
 
 
-def open_lock(path: str | os.PathLike[str]) -> IO[bytes]:
-    """Open a file that is there for its lock alone, and make it where it is not there; its content stays.
+def open_lock(path: str | os.PathLike[str], *, must_exist: bool = False) -> IO[bytes]:
+    """Open a file that is there for its lock alone; its content stays.
 
-    OSError where it is no plain file (a folder, a pipe, a symbolic link), and where it may neither be read
-    nor written. Never waits.
+    It is made where it is not there, unless it `must_exist`. OSError where it is no plain file (a folder, a
+    pipe, a symbolic link), and where it may neither be read nor written. Never waits.
     """
     # what is not there is made; what is there, by anybody, can be locked by whoever may read it. Without
     # O_NONBLOCK a pipe would wait for its other end, and a link would lead to a file that is not ours.
     flags = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
     try:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | flags, 0o666)
+        handle = os.open(path, os.O_RDWR | (0 if must_exist else os.O_CREAT) | flags, 0o666)
     except PermissionError:
         handle = os.open(path, os.O_RDONLY | flags)
     except OSError as error:
@@ -59,4 +59,21 @@ def lock_file(stream: IO[bytes] | IO[str], *, shared: bool = False, wait: bool =
         return False
     except OSError:  # ENOLCK or EOPNOTSUPP of a network file system
         return True
+    return True
+
+
+def is_abandoned(path: str | os.PathLike[str]) -> bool:
+    """Return whether a file that its writer keeps locked has no writer any more; False where nobody can tell.
+
+    For removing what killed processes left: unlike `lock_file` it is never wrong for the better.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return False
+    try:
+        with open_lock(path, must_exist=True) as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # somebody holds it, it is gone or no plain file, or there are no locks here
+        return False
     return True

@@ -11,7 +11,9 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import re
 import shutil
+import socket
 import tempfile
 import time
 from collections.abc import Callable
@@ -21,11 +23,14 @@ from pathlib import Path
 from imgcls.errors import RunError, reason, verbatim
 from imgcls.storage.atomic import write_bytes
 from imgcls.storage.folders import CACHE_VARIABLE, cache_folder
+from imgcls.storage.locks import is_abandoned, lock_file, open_lock
 from imgcls.storage.paths import AnyPath, to_path
 from imgcls.storage.remote import RemotePath
 from imgcls.storage.thread_pool import DaemonPool
 
-#: no upload takes longer: what is older was left by a run that was killed
+#: in each folder: locked by the run that it belongs to
+_LOCK = ".lock"
+#: no upload takes longer: what is older was left, by another machine or where there are no locks
 _ABANDONED_AFTER_S = 7 * 24 * 3600
 
 
@@ -39,7 +44,7 @@ class UploadQueue:
         self._under_way: Future[None] | None = None  # the last flush
         # The others are made when the first remote file is written: most runs are local.
         self._numbers = itertools.count()
-        self._folder: Path | None = None
+        self._folder: _Folder | None = None
         self._pool: DaemonPool | None = None
 
     def write(self, path: str, *pieces: bytes | memoryview) -> None:
@@ -97,13 +102,13 @@ class UploadQueue:
             if self._pool is not None:
                 self._pool.close(wait)
             if self._folder is not None:
-                shutil.rmtree(self._folder, ignore_errors=True)
+                self._folder.remove()
 
     def _local_file(self, name: str) -> Path:
         """Return a new name in this run's folder; the number tells versions of the same file apart."""
         if self._folder is None:
-            self._folder = _make_folder()
-        return self._folder / f"{next(self._numbers)}-{name}"
+            self._folder = _Folder()
+        return self._folder.path / f"{next(self._numbers)}-{name}"
 
 
 class MirroredFile:
@@ -112,8 +117,8 @@ class MirroredFile:
     def __init__(self, target: AnyPath) -> None:
         """`target` is where the file is to be in the end; write to `path`."""
         self.target = target
-        self._folder = _make_folder() if isinstance(target, RemotePath) else None
-        self.path = self._folder / target.name if self._folder else Path(target)
+        self._folder = _Folder() if isinstance(target, RemotePath) else None
+        self.path = self._folder.path / target.name if self._folder else Path(target)
         self._synced_bytes = 0
 
     def sync(self) -> str:
@@ -133,22 +138,42 @@ class MirroredFile:
         """Copy the file a last time and remove the local one; return what went wrong, or ""."""
         problem = self.sync()
         if self._folder:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder.remove()
         return problem
 
 
-def _make_folder() -> Path:
-    """Make a folder of this process in the cache; removes what killed runs left there long ago."""
-    folder = cache_folder("upload")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for old in folder.iterdir():
-            if time.time() - old.stat().st_mtime > _ABANDONED_AFTER_S:
-                shutil.rmtree(old, ignore_errors=True)
-        return Path(tempfile.mkdtemp(dir=folder))
-    except OSError as error:
-        raise RunError(f"cannot keep files to upload in {verbatim(folder)}: {reason(error)}; "
-                       f"{CACHE_VARIABLE} names another folder") from error
+class _Folder:
+    """A folder of this process in the cache, locked while it lives: what killed runs left goes at once."""
+
+    def __init__(self) -> None:
+        """Make it; RunError where that cannot be."""
+        folder = cache_folder("upload")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            # another machine's locks may not be seen here: each removes its own
+            own = f"{_host_name()}-"
+            for old in folder.iterdir():
+                is_old = time.time() - old.stat().st_mtime > _ABANDONED_AFTER_S
+                if is_old or (old.name.startswith(own) and is_abandoned(old / _LOCK)):
+                    shutil.rmtree(old, ignore_errors=True)
+            # under a name of its own until it is locked
+            made = Path(tempfile.mkdtemp(prefix=".new-", dir=folder))
+            self._lock = open_lock(made / _LOCK)
+            lock_file(self._lock)
+            self.path = made.rename(folder / f"{own}{made.name.removeprefix('.new-')}")
+        except OSError as error:
+            raise RunError(f"cannot keep files to upload in {verbatim(folder)}: {reason(error)}; "
+                           f"{CACHE_VARIABLE} names another folder") from error
+
+    def remove(self) -> None:
+        """Remove it with all it holds."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        self._lock.close()
+
+
+def _host_name() -> str:
+    """Return the name of this machine as a file name can have it."""
+    return re.sub(r"[^A-Za-z0-9.-]", "_", socket.gethostname())[:64]
 
 
 def _run(jobs: list[Callable[[], None]]) -> None:

@@ -69,9 +69,8 @@ def run(config: Config, *, splits: Callable[[], Splits] | None = None,
     networks.check_model_parallel(config.network, topology.gpus, config.device.compile)
     if topology.num_to_start:
         raise UsageError(NEEDS_PROCESSES)
-    with contextlib.ExitStack() as stack:
+    with lasting_output(), contextlib.ExitStack() as stack:
         # This process among the others, and what a person sees of it. The stack closes in reverse.
-        stack.enter_context(lasting_output())
         worker = stack.enter_context(_joined_worker(config, topology))
         check_sharing(config, worker)
         reporter = stack.enter_context(_open_reporter(config, worker, quiet=quiet))
