@@ -271,3 +271,20 @@ def test_every_command_ends_with_a_status() -> None:
     assert "did you mean train" in done.stderr
     assert run_cli("train", "--nonsense").returncode == 2
     assert run_cli("train", "--gpus", "0,x").stderr.count("\n") == 1
+
+
+def test_what_a_file_leaves_open_is_not_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The file that --print-config wrote for score reads back alike: null is what nobody gave."""
+    from imgcls.cli import score
+
+    with pytest.raises(SystemExit):
+        score.main(["--model", "net", "--rgb-std", "3", "--print-config"])
+    written = capsys.readouterr().out
+    (tmp_path / "score.yml").write_text(written)
+    with pytest.raises(SystemExit):
+        score.main(["--config", str(tmp_path / "score.yml"), "--print-config"])
+    assert capsys.readouterr().out == written
+    config = configuration.parse(["--config", str(tmp_path / "score.yml")], prog="x", examples="",
+                                 own=InferenceConfig)
+    assert config.is_explicit("rgb_std")
+    assert not config.is_explicit("image_shape", "rgb_mean", "val_resize", "dataset", "mean_image")

@@ -23,17 +23,12 @@ EXAMPLES = """examples:
                                                           an MXNet checkpoint, which says nothing of these
 """
 
-#: the shared flags that make sense here, beside those of `InferenceConfig`
-USED = ("dataset",)
-
 
 @dataclass(frozen=True)
 class PredictConfig(InferenceConfig):
     __doc__ = InferenceConfig.__doc__
 
     images: tuple[str, ...] = positional("picture files", metavar="IMAGE", default=(), takes="several")
-    dataset: str = flag("", "prepare images as for training on this data set, where the checkpoint says "
-                        "nothing of it: mnist, cifar10, ...", metavar="NAME")
     top: int = flag(5, "classes to show", metavar="K", minimum=1, maximum=10**7)
 
 
@@ -47,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _start(argv: Sequence[str]) -> int:
-    config = configuration.parse(argv, prog=NAME, examples=EXAMPLES, own=PredictConfig, used=USED)
+    config = configuration.parse(argv, prog=NAME, examples=EXAMPLES, own=PredictConfig, used=("dataset",))
     own: PredictConfig = config.own
     missing = [name for name, value in (("--model", own.model), ("IMAGE", own.images)) if not value]
     if missing:
@@ -57,7 +52,7 @@ def _start(argv: Sequence[str]) -> int:
         from imgcls.inference.predictor import Predictor
 
     # Once for all pictures: loading the network takes far longer than one of them.
-    given = {name: config.values()[name] for name in (*PREPROCESSING, *USED) if config.is_explicit(name)}
+    given = {name: config.values()[name] for name in (*PREPROCESSING, "dataset") if config.is_explicit(name)}
     predict = Predictor(own.model, own.load_epoch, top=own.top, synset=own.synset, **given)
     num_told = _tell(predict.notes, config)
     several = len(own.images) > 1

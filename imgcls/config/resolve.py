@@ -120,7 +120,13 @@ def parse(argv: Sequence[str], *, prog: str, examples: str, dataset: str = "mnis
     explicit: dict[str, str] = {}
     for source, values in _layers(texts, fields):
         for name, value in values.items():
-            if name in fields:  # a file shared with another command may hold what this one does not use
+            if name not in fields:  # a file shared with another command may hold what this one does not use
+                continue
+            # `val_resize: null`, as --print-config writes what nobody gave, is not giving it
+            if fields[name].default is None and str(value).lower() == "none":
+                raw.pop(name, None)
+                explicit.pop(name, None)
+            else:
                 raw[name] = value
                 explicit[name] = source
     # files that are named without a data set are photographs, unless the script itself is of another data set
@@ -190,8 +196,9 @@ def build(defaults: Mapping[str, Any], raw: Mapping[str, Any], explicit: Mapping
         side = convert(FIELDS["data_shape"], raw["data_shape"])
         # 0 is the default, which a file that --print-config wrote holds as well
         values["image_shape"] = (3, side, side) if side else values["image_shape"]
-    built = {name: _section(section, values, explicit)
-             for name, section in (sections.SECTIONS | ({"own": own} if own else {})).items()}
+    built = {name: _section(section, values, explicit) for name, section in sections.SECTIONS.items()}
+    if own:  # a data set's default is for the shared setting, whatever a command's own is called
+        built["own"] = _section(own, raw, explicit)
     # what the user set has had its say after this: nothing below knows it from a default
     built["augment"] = rules.resolve_augmentation(built["augment"], explicit)
     is_first_generation = any(FIELDS[name].metadata["since"] == "g1" for name in explicit if name in FIELDS)
@@ -225,16 +232,22 @@ def dump(config: Config, own: type | None = None, fields: Mapping[str, Any] | No
     """
     values = settings(config)
     if own:
-        values |= {name: getattr(config.own, name) for name in flags_of(own)}
+        values |= {name: _plain(getattr(config.own, name)) for name in flags_of(own)}
     titled = [(title, {name: values[name] for name in flags if name in values})
               for title, flags in _titled_flags(own, fields or _fields_of(own))]
     return files.format_settings((title, group) for title, group in titled if group)
 
 
+def _plain(value: Any) -> Any:
+    """Return a value as a file holds it: numbers with commas as text, names as a list."""
+    if not isinstance(value, tuple):
+        return value
+    return list(value) if any(isinstance(part, str) for part in value) else show(value)
+
+
 def settings(config: Config) -> dict[str, Any]:
     """Return setting -> plain value (a tuple as text with commas) of all that makes the run what it is."""
-    values = {name: show(value) if isinstance(value, tuple) else value
-              for name, value in config.values().items()}
+    values = {name: _plain(value) for name, value in config.values().items()}
     # of the two flags that contradict each other, the one that decided
     every_epochs = config.schedule.decay.every_epochs
     values["lr_factor_epoch"] = every_epochs

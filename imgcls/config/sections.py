@@ -352,6 +352,10 @@ class InferenceConfig:
                       "URL of a prefix, or torchvision:NAME[:WEIGHTS]", since="g2", metavar="NAME")
     load_epoch: str = flag("auto", "epoch of its weights: 8, 0008 or auto, the newest", since="g2",
                            metavar="EPOCH")
+    # of score this is the data as well; without a default, so that nobody takes one for what was noted
+    dataset: str | None = flag(None, "the data set that imgcls-score measures on (mnist, or files that are "
+                               "named), and whose way of preparing images holds where none was noted",
+                               metavar="NAME")
     # as MXNet's predict-cpp and everybody's synset.txt
     synset: str = flag("", "class names, one a line in the order of the classes, for a network that has "
                        "none; imagenet: the 1000 of ImageNet, from torchvision", metavar="FILE")

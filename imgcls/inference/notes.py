@@ -21,6 +21,7 @@ def about_larger_images(evaluation: Evaluation, images: str, short_edge: int) ->
     usual = usual_val_resize(unasked, (shape[1], shape[2]), short_edge)
     if not usual:
         return ""
-    return (f"note: the centre {shape[1]}x{shape[2]} is cut {evaluation.cut_by}, from {images} as stored (short "
-            f"edge about {short_edge}); `val_resize` {usual} would shrink them to a short edge of {usual} "
+    size = f"{shape[1]}x{shape[2]}"
+    return (f"note: the centre {size} is cut {evaluation.cut_by}, from {images} as stored (short edge about "
+            f"{short_edge}); `val_resize` {usual} would shrink them to a short edge of {usual} "
             "first, so that the network sees more of them")

@@ -92,6 +92,7 @@ class Predictor:
 
 def _config(settings: dict[str, Any]) -> Config:
     """Return the configuration with these settings of preprocessing; UsageError for any other."""
+    settings = {name: value for name, value in settings.items() if value is not None}
     for name in settings:
         if name not in (*PREPROCESSING, "dataset"):
             raise unknown("setting", name, (*PREPROCESSING, "dataset"))

@@ -69,8 +69,8 @@ def _notes(prefix: str, epoch: str, meta: Mapping[str, Any], origin: str) -> Ite
         yield (f"note: epoch {number} is of an earlier run under this prefix, and what {verbatim(origin)} "
                "says of images and classes is the later run's")
     if (meta.get("preprocessing") or {}).get("range") == "as given":
-        yield ("note: it was trained on arrays of floats, taken as they were; pictures are given to it as mean "
-               "and std say: `rgb_std` 1 where the arrays went from 0 to 255")
+        yield ("note: it was trained on arrays of floats, taken as they were; pictures are given to it as "
+               "mean and std say: `rgb_std` 1 where the arrays went from 0 to 255")
 
 
 def read_weights(ref: PretrainedRef) -> tuple[dict[str, np.ndarray], str]:

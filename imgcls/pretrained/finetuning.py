@@ -83,7 +83,7 @@ class FinetunedNetwork:
         own = self.own
         source = f"as {verbatim(self.ref.origin)} has it" if self.ref.preprocessing else (
             f"the data set's: nothing tells what {verbatim(self.ref.name)} was trained with")
-        reporter.info(f"{describe_preprocessing(config)} ({source})")
+        reporter.info(describe_preprocessing(config, self.ref, source))
         for name in SHAPING:
             if config.is_explicit(name):
                 reporter.warn(f"`{name}`: has no meaning here; the network is that of "

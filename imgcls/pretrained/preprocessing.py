@@ -88,17 +88,22 @@ def for_evaluation(config: Config, ref: PretrainedRef, model: nn.Module) -> Eval
     else:
         config, origin = _as_mxnet(config, ref, model)
     num_classes = _check_shape(config, ref, model)
+    is_cut = config.augment.val_resize == 0 and not is_given
+    return Evaluation(config, num_classes, describe_preprocessing(config, ref, origin),
+                      cut_by if is_cut else "", ref.note)
+
+
+def describe_preprocessing(config: Config, ref: PretrainedRef, origin: str) -> str:
+    """Return in one line what the network is given, as who says (`origin`), and what the user changed."""
+    noted = _checked(ref)
     changed = [_changed(name, config, noted) for name in (*_NOTED_AS, "mean_image", "val_resize", "resize")
                if config.is_explicit(name)]
     if changed:
         origin += f", but for {', '.join(changed)}"
-    is_cut = config.augment.val_resize == 0 and not is_given
-    return Evaluation(config, num_classes, f"{describe_preprocessing(config)} ({origin})",
-                      cut_by if is_cut else "", ref.note)
+    return f"{_describe(config)} ({origin})"
 
 
-def describe_preprocessing(config: Config) -> str:
-    """Return what the network is given, in one line."""
+def _describe(config: Config) -> str:
     augment = config.augment
     shape = config.network.image_shape
     # A mean image takes the place of a mean colour.
