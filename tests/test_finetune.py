@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -398,11 +399,12 @@ def test_wrong_usage(flags: list[str], message: str, pretrained: Path, photos: P
 
 
 def test_records_that_do_not_name_their_classes(pretrained: Path, photos: Path, tmp_path: Path,
-                                                capsys: pytest.CaptureFixture[str]) -> None:
+                                                own_cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
     packed = tmp_path / "packed"
     assert im2rec.main(["--list", "--recursive", str(packed), str(photos / "train")]) == 0
     assert im2rec.main(["--pass-through", str(packed), str(photos / "train")]) == 0
     (tmp_path / "packed.classes.txt").unlink()
+    shutil.rmtree(own_cache / "names")  # as on another machine
     flags = ["--pretrained-model", str(pretrained), "--data-train", f"{packed}.rec", "--num-epochs", "1"]
     assert finetune.main(flags) == 0
     errors = capsys.readouterr().err

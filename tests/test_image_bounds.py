@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import imgcls.compat.mxnet as mx
-from imgcls.cli import im2rec, verify
+from imgcls.cli import im2rec, train, verify
 from imgcls.data import opencv
 from imgcls.data.image_header import BadImageError, inspect
 from imgcls.errors import DataError
@@ -167,3 +167,28 @@ def test_images_are_decoded_behind_the_check_alone() -> None:
     found = {path.relative_to(ROOT / "imgcls").as_posix() for path in (ROOT / "imgcls").rglob("*.py")
              if re.search(r"cv2\.im(decode|read)\w*\(|^\s*import cv2", path.read_text(), re.MULTILINE)}
     assert found == {"data/opencv.py", "data/decode.py"}
+
+
+@pytest.mark.parametrize("flags", [
+    ["--pad-size", "30000"], ["--pad-size", "30000", "--random-resized-crop", "1"], ["--resize", "65000"]])
+def test_settings_that_ask_for_too_much_memory_are_a_line(flags: list[str], tmp_path: Path,
+                                                          capsys: pytest.CaptureFixture[str]) -> None:
+    with RecordWriter(tmp_path / "x.rec") as writer:
+        for i in range(16):
+            writer.write(pack(ImageHeader(0, float(i % 2), i), encoded(".png")))
+    argv = ["--dataset", "imagenet", "--data-train", str(tmp_path / "x.rec"), "--image-shape", "3,32,32",
+            "--network", "mlp", "--num-classes", "2", "--num-epochs", "1", "--batch-size", "8", "--gpus", "",
+            "--random-resized-crop", "0", *flags]
+    assert train.main(argv) in (1, 2)
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert re.search("pixels|take .* GB|asks? for|is larger", error), error
+    assert "traceback" not in error
+
+
+def test_more_chunks_than_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "1.jpg").touch()
+    argv = [f"{tmp_path}/x", str(tmp_path), "--list", "--recursive", "--chunks"]
+    assert im2rec.main([*argv, "1000000"]) == 2
+    assert "--chunks 1000000: must be at most the number of images, 1" in capsys.readouterr().err
+    assert im2rec.main([*argv, "1"]) == 0

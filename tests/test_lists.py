@@ -82,9 +82,9 @@ def test_a_bad_entry_costs_nothing_but_itself(tmp_path: Path) -> None:
     assert [(e.path, e.labels[0]) for e in listing.entries] == [("a/1.jpg", 0), ("a/3.jpg", 0), ("b/1.jpg", 1),
                                                                 ("c/1.jpg", 2)]
     assert sorted(str(p).removeprefix(f"{tmp_path}/") for p in listing.problems) == [
-        "a/2.jpg: too many levels of symbolic links", "b/gone: is a link to nothing and no file",
-        "b/pipe.jpg: is a pipe, socket or device and no file",
-        "b/self: too many levels of symbolic links", "c/s.jpg: is a pipe, socket or device and no file"]
+        "a/2.jpg: too many levels of symbolic links", "b/gone: is a link to nothing, no file",
+        "b/pipe.jpg: is a pipe, a socket or a device, no file",
+        "b/self: too many levels of symbolic links", "c/s.jpg: is a pipe, a socket or a device, no file"]
 
 
 def test_a_class_that_cannot_be_read_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,6 +46,8 @@ the C++ tool's form is understood too: imgcls-im2rec LIST ROOT OUT.rec [key=valu
 
 #: how many problems of a list are printed; all are in STEM.bad
 _SHOWN_PROBLEMS = 10
+#: more lists than this are only made where there are as many images
+_MAX_EMPTY_CHUNKS = 1000
 #: MXNet prints a line for every so many images
 _PROGRESS_INTERVAL = 1000
 
@@ -170,6 +172,10 @@ def _make_lists(paths: PathConfig, config: ListConfig) -> list[Path]:
         if not config.list:
             raise RunError(message)
         _print_note(message + "; the list is empty")
+    # as in MXNet some may stay empty, but not hundreds of thousands
+    if config.chunks > max(len(images.entries), _MAX_EMPTY_CHUNKS):
+        raise UsageError(f"`chunks` {config.chunks}: must be at most the number of images, "
+                         f"{len(images.entries)}")
     written = listing.write_lists(paths.prefix, images, shuffle=config.shuffle, chunks=config.chunks,
                                   train_ratio=config.train_ratio, test_ratio=config.test_ratio)
     for path, num_images in written:

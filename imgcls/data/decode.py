@@ -198,6 +198,7 @@ class Decoder:
             image = warped
         if self.pad:
             pad = self.pad
+            pixels.check_size((image.shape[0] + 2 * pad, image.shape[1] + 2 * pad))
             image = cv2.copyMakeBorder(image, pad, pad, pad, pad, cv2.BORDER_CONSTANT, value=self.fill)
         if spec.enlarge:
             image = pixels.resize(image, spec.enlarge, spec.method)

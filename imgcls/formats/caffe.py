@@ -21,6 +21,7 @@ import numpy as np
 
 from imgcls.errors import DataError, UsageError, reason, verbatim
 from imgcls.storage.paths import to_local_path
+from imgcls.storage.reading import open_regular
 
 #: a mean of 3 x 4096 x 4096 in double precision is larger than any there is
 MAX_BYTES = 3 * 4096 * 4096 * 8
@@ -55,7 +56,7 @@ def load_mean(path: str | os.PathLike[str]) -> np.ndarray:
     """
     file = to_local_path(path)
     try:
-        with open(file, "rb") as stream:
+        with open(file, "rb", opener=open_regular) as stream:
             data = stream.read(MAX_BYTES + 1)
     except OSError as error:
         raise DataError(path, reason(error)) from error

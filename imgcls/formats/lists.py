@@ -232,7 +232,7 @@ def _scan_folder(folder: str, suffixes: set[str], problems: list[DataError], *,
     files, folders = [], []
     try:
         with os.scandir(folder) as items:
-            entries = list(items)
+            entries = sorted(items, key=lambda item: item.name)
     except OSError as error:
         raise DataError(folder or os.curdir, f"cannot be read: {reason(error)}; left out, it would shift the "
                                              "labels of the classes behind it") from error
@@ -244,15 +244,15 @@ def _scan_folder(folder: str, suffixes: set[str], problems: list[DataError], *,
             elif item.is_file():
                 files.append(item.name)
             elif is_image_name or (recursive and item.is_symlink()):
-                kind = "a link to nothing" if item.is_symlink() else "a pipe, socket or device"
-                problems.append(DataError(item.path, f"is {kind} and no file"))
+                kind = "a pipe, a socket or a device" if os.path.exists(item.path) else "a link to nothing"
+                problems.append(DataError(item.path, f"is {kind}, no file"))
         except OSError as error:
             # What cannot be looked at may be a class, unless it is called as an image is, or leads to itself.
             if recursive and not is_image_name and error.errno != errno.ELOOP:
                 raise DataError(item.path, f"cannot be looked at: {reason(error)}; left out, it would shift "
                                            "the labels of the classes behind it") from error
             problems.append(DataError(item.path, reason(error)))
-    return sorted(files), sorted(folders)
+    return files, folders
 
 
 def _add_image(listing: Listing, root: str, path: str, label: float) -> None:

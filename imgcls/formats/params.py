@@ -23,6 +23,7 @@ import numpy as np
 from imgcls.errors import DataError, UsageError, reason, verbatim
 from imgcls.storage.atomic import write_bytes
 from imgcls.storage.paths import to_path
+from imgcls.storage.reading import open_read, read_all
 from imgcls.storage.remote import RemotePath
 
 LIST_MAGIC = 0x112
@@ -61,9 +62,10 @@ def load(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     try:
         if isinstance(file, RemotePath):
             # As a bytearray it can be written to, as what fromfile returns.
-            buffer = np.frombuffer(bytearray(file.read_bytes()), np.uint8)
+            buffer = np.frombuffer(bytearray(read_all(file)), np.uint8)
         else:
-            buffer = np.fromfile(file, dtype=np.uint8)
+            with open_read(file) as stream:
+                buffer = np.fromfile(stream, dtype=np.uint8)
     except OSError as error:
         raise DataError(path, reason(error)) from error
     return loads(buffer.data, path)

@@ -16,6 +16,7 @@ import numpy as np
 from imgcls.errors import DataError, reason
 from imgcls.formats import params, pickles
 from imgcls.storage.paths import to_path
+from imgcls.storage.reading import read_all
 
 #: None (plain SGD), one array (momentum), or a tuple (Adam's mean and variance; state and float32 weight)
 State = None | np.ndarray | tuple[Any, ...]
@@ -34,7 +35,7 @@ def load(path: str | os.PathLike[str]) -> dict[int | str, State]:
     updates were done.
     """
     try:
-        data = to_path(path).read_bytes()
+        data = read_all(to_path(path))
     except OSError as error:
         raise DataError(path, reason(error)) from error
     return loads(data, path)

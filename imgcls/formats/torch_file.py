@@ -20,6 +20,7 @@ from typing import Any, BinaryIO, NoReturn
 from imgcls.errors import DataError, reason, verbatim
 from imgcls.formats import pickles
 from imgcls.storage.paths import to_local_path
+from imgcls.storage.reading import open_regular
 
 #: what torch takes for an archive, and everything else for a legacy file
 ARCHIVE_MAGIC = b"PK\x03\x04"
@@ -47,7 +48,7 @@ def check(path: str | os.PathLike[str]) -> None:
     """Raise DataError unless the file is a state_dict whose tensors are no larger than the file."""
     file = to_local_path(path)
     try:
-        with open(file, "rb") as stream:
+        with open(file, "rb", opener=open_regular) as stream:
             size = os.fstat(stream.fileno()).st_size
             magic = stream.read(len(_LEGACY_MAGIC))
             if magic.startswith(ARCHIVE_MAGIC):
@@ -64,7 +65,7 @@ def check(path: str | os.PathLike[str]) -> None:
 
 def is_archive(path: str | os.PathLike[str]) -> bool:
     """Return whether torch takes the file for an archive, and not for a legacy file."""
-    with open(path, "rb") as stream:
+    with open(path, "rb", opener=open_regular) as stream:
         return stream.read(len(ARCHIVE_MAGIC)) == ARCHIVE_MAGIC
 
 

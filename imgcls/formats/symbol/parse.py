@@ -13,6 +13,7 @@ from imgcls.formats import json_text
 from imgcls.formats.symbol.dialects import ALIASES, OLDEST_VERSION, upgrade
 from imgcls.formats.symbol.nodes import Node, NodeOutput, Symbol, post_order
 from imgcls.storage.paths import to_path
+from imgcls.storage.reading import read_all
 
 #: a node takes about 200 bytes, so both bounds allow a hundred times the largest network of MXNet's zoo
 MAX_BYTES = 64 << 20
@@ -27,7 +28,7 @@ def load(path: str | os.PathLike[str]) -> Symbol:
     try:
         if file.stat().st_size > MAX_BYTES:
             raise DataError(path, f"larger than {MAX_BYTES} bytes: not a network's symbol")
-        data = file.read_bytes()
+        data = read_all(file)
     except OSError as error:
         raise DataError(path, reason(error)) from error
     return loads(data, path)
