@@ -111,7 +111,7 @@ def test_a_gzip_bomb_is_not_inflated(file) -> None:
 def test_a_missing_file_and_a_folder(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such file"):
         idx.read_labels(tmp_path / "nothing")
-    with pytest.raises(DataError, match="is a directory"):
+    with pytest.raises(DataError, match="is a folder|is a directory"):
         idx.read_labels(tmp_path)
 
 
@@ -129,3 +129,14 @@ def test_reads_all_of_mnist() -> None:
     images = idx.read_images(real_data("mnist") / "train-images-idx3-ubyte.gz")
     assert images.shape == (60000, 28, 28)
     assert round(float(images.mean()), 3) == 33.318  # x / 255: the well-known 0.1307
+
+
+def test_a_small_file_that_unzips_to_a_gigabyte_is_refused_by_its_header(tmp_path: Path) -> None:
+    header = struct.pack(">4I", 2051, 1_500_000, 28, 28)
+    path = tmp_path / "bomb.gz"
+    path.write_bytes(gzip.compress(header + bytes(1000), mtime=0) + bytes(1_200_000))
+    with pytest.raises(DataError, match="announces 1176000000 bytes"):
+        idx.read_images(path)
+    blank = np.zeros((60_000, 28, 28), np.uint8)
+    idx.write_images(tmp_path / "blank.gz", blank)
+    assert (idx.read_images(tmp_path / "blank.gz") == blank).all()

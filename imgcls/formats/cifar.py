@@ -32,9 +32,9 @@ PIXELS = 3 * 32 * 32
 #: groups of classes in CIFAR-100
 _NUM_COARSE = 20
 #: the largest real file, the training pictures of CIFAR-100, has 155 million bytes
-_LARGEST_FILE = 256 << 20
+_LARGEST_FILE = 192 << 20
 #: unpacked; the real ones have about 185 million bytes
-_LARGEST_ARCHIVE = 1 << 30
+_LARGEST_ARCHIVE = 320 << 20
 #: the real archives have about ten members
 _MOST_MEMBERS = 1000
 _GZIP_MAGIC = b"\x1f\x8b"

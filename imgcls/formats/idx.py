@@ -32,8 +32,14 @@ _CONTENT = {IMAGES_MAGIC: "images", LABELS_MAGIC: "labels"}
 _GZIP_MAGIC = b"\x1f\x8b"
 #: zlib's number for a gzip header and checksum around the data
 _GZIP_BITS = 31
-#: deflate cannot make a file smaller than this, so it bounds what a gzip-ed file may announce
-_LARGEST_RATIO = 1032
+#: pictures of digits are a tenth as large when gzip-ed, a bomb is a thousandth: what a gzip-ed file may announce
+#: is bounded by both, so that small files of blank images are read
+_LARGEST_RATIO = 100
+_LARGEST_UNCHECKED = 256 << 20
+#: deflate cannot make a file smaller than this
+_DEFLATE_RATIO = 1032
+#: unzipped at a time: few enough calls for the interpreter's lock, and no second copy of all there is
+_PIECE_BYTES = 16 << 20
 
 #: what `_read_array` reads from: the file itself, or its unzipped content
 _Stream = io.RawIOBase | io.BufferedIOBase | BinaryIO
@@ -68,7 +74,8 @@ def _read(path: AnyPath, magic: int) -> np.ndarray:
             # A plain file is read straight into the array, a gzip-ed one is in memory first: it is small.
             if not is_gzip:
                 return _read_array(stream, path, magic, size)
-            return _read_array(_GzipStream(stream.read()), path, magic, size * _LARGEST_RATIO)
+            largest = min(size * _DEFLATE_RATIO, max(size * _LARGEST_RATIO, _LARGEST_UNCHECKED))
+            return _read_array(_GzipStream(stream.read()), path, magic, largest)
     except (EOFError, zlib.error) as error:
         damage = str(error).lower().rstrip(".")
         raise DataError(path, f"the gzip stream is damaged or cut short ({damage})") from error
@@ -110,7 +117,7 @@ class _GzipStream(io.RawIOBase):
 
     def readinto(self, target: memoryview) -> int:  # type: ignore[override]
         """Fill `target` with what is read next; return the number of bytes."""
-        piece = self.read(len(target))
+        piece = self.read(min(len(target), _PIECE_BYTES))
         target[:len(piece)] = piece
         return len(piece)
 

@@ -26,8 +26,11 @@ from fuzz.targets import TARGETS, Target
 from imgcls.errors import printable
 
 MAX_SECONDS = 5.0
-#: where an input hangs in C code, which no signal of ours interrupts
-MAX_SILENCE = 30.0
+#: where an input hangs in C code, which no signal of ours interrupts; imports on a busy machine take long, too
+MAX_SILENCE = 60.0
+MAX_START = 600.0
+#: what a child does
+STARTING, DONE, RUNNING = 0, 1, 2
 MAX_MEMORY = 256 << 20
 #: bytes of memory for a byte of input, beside: JSON takes some thirty
 MEMORY_RATIO = 60
@@ -61,14 +64,14 @@ def fuzz(name: str, folder: Path, *, seed: int = 0, num_inputs: int | None = Non
     with mmap.mmap(-1, 16) as shared, tempfile.TemporaryDirectory(prefix="imgcls-fuzz-", dir=_memory_folder()) as work:
         first = 0
         while first < last and time.monotonic() < deadline and len(outcome.findings) < MAX_FINDINGS:
-            shared[:] = struct.pack("<qq", first, 0)
+            shared[:] = struct.pack("<qq", first, STARTING)
             child = os.fork()
             if not child:
                 _run_child(TARGETS[name], folder, Path(work), shared, (seed, first, last), deadline)
             problem = _wait(child, shared)
-            number, is_done = struct.unpack("<qq", shared[:])
-            first = number if is_done else number + 1
-            if not is_done:  # it did not come to the end: the last input is the reason
+            number, state = struct.unpack("<qq", shared[:])
+            first = number if state == DONE else number + 1
+            if state != DONE:  # it did not come to the end: the last input is the reason
                 target = TARGETS[name]
                 data = make_input(target, target.seeds(Path(work)), seed, number)
                 _write_finding(folder, name, seed, number, data, problem)
@@ -96,6 +99,7 @@ def _run_child(target: Target, folder: Path, work: Path, shared: mmap.mmap, whic
         seeds = target.seeds(work)
         _problem_of(target, seeds[0], work)  # imports, pools and caches are not the first input's
         _limit_memory()
+        shared[8:] = struct.pack("<q", RUNNING)
         found = 0
         for number in range(first, last):
             if time.monotonic() > deadline or found >= MAX_FINDINGS:
@@ -106,7 +110,7 @@ def _run_child(target: Target, folder: Path, work: Path, shared: mmap.mmap, whic
                 found += 1
                 _write_finding(folder, target.name, seed, number, data, problem)
             shared[:8] = struct.pack("<q", number + 1)
-        shared[8:] = struct.pack("<q", 1)
+        shared[8:] = struct.pack("<q", DONE)
         status = 0
     finally:
         os._exit(status)
@@ -135,19 +139,20 @@ def _problem_of(target: Target, data: bytes, work: Path) -> str:
 
 def _wait(child: int, shared: mmap.mmap) -> str:
     """Wait for the end of a child; return how it ended. One that is silent for long is killed."""
-    before, since = shared[:8], time.monotonic()
+    before, since = shared[:], time.monotonic()
     while True:
         pid, status = os.waitpid(child, os.WNOHANG)
         if pid:
             code = os.waitstatus_to_exitcode(status)
             return f"the process ended with status {code}" if code >= 0 else f"killed by signal {-code}"
-        if shared[:8] != before:
-            before, since = shared[:8], time.monotonic()
-        if time.monotonic() - since > MAX_SILENCE:
+        if shared[:] != before:
+            before, since = shared[:], time.monotonic()
+        limit = MAX_START if struct.unpack("<q", shared[8:])[0] == STARTING else MAX_SILENCE
+        if time.monotonic() - since > limit:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
-            return f"silent for {MAX_SILENCE:g} s"
+            return f"silent for {limit:g} s"
         time.sleep(0.02)
 
 
