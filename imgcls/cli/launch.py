@@ -19,7 +19,7 @@ from imgcls.cli._run import run_main
 from imgcls.cli._typed import typed_command
 from imgcls.config.command_line import parse
 from imgcls.config.flags import flag, positional
-from imgcls.config.sections import MAX_EPOCHS, MAX_TIMEOUT_S
+from imgcls.config.sections import MAX_EPOCHS, MAX_PROCESSES, MAX_TIMEOUT_S
 from imgcls.distributed.rank_info import LAUNCHER_VARIABLE
 from imgcls.errors import UsageError, tell, verbatim
 from imgcls.launch import command as commands
@@ -182,12 +182,20 @@ def _job(args: LaunchConfig, command: list[str], env: dict[str, str]) -> Job:
         # a host that is gone shows after a few of these, well within the timeout
         alive_s = max(1, min(10, int(timeout_s / 4)))
         ssh = Ssh(args.ssh_config, args.ssh_option, alive_s=alive_s)
+    num_devices = commands.count_devices(command)
+    _check_processes(args, max(slots.num_workers for slots in assigned) * num_devices)
     return Job(
-        command=command, hosts=assigned, num_devices=commands.count_devices(command), min_hosts=min_hosts,
+        command=command, hosts=assigned, num_devices=num_devices, min_hosts=min_hosts,
         max_hosts=len(assigned), max_restarts=args.max_restarts, timeout_s=timeout_s, env=env,
         python=args.python or sys.executable, folder=os.getcwd(), roots=_package_roots(args.sync_dst_dir),
         ssh=ssh, name=NAME, job=secrets.token_hex(8), sync_folder=args.sync_dst_dir, verbose=args.verbose,
         dry_run=args.dry_run)
+
+
+def _check_processes(args: LaunchConfig, num_processes: int) -> None:
+    if num_processes > MAX_PROCESSES:
+        raise UsageError(f"`num_workers` {args.num_workers}: makes {num_processes} processes on one machine, "
+                         f"at most {MAX_PROCESSES} can be; -H FILE names more machines")
 
 
 def _assign_hosts(args: LaunchConfig) -> tuple[list[HostSlots], int]:
@@ -230,6 +238,7 @@ def _run_mpi(args: LaunchConfig, command: list[str], env: dict[str, str]) -> int
     if args.python and os.path.basename(command[0]) in ("python", "python3"):
         resolved[0] = args.python
     num_devices = commands.count_devices(command)
+    _check_processes(args, max(slots.num_workers for slots in assigned) * num_devices)
     mpirun, environment = mpi.mpi_command(resolved, assigned, num_devices, env, ssh_command)
     if args.dry_run:
         print(shlex.join(mpirun))

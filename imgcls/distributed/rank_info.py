@@ -148,7 +148,7 @@ def _read_dmlc(env: Mapping[str, str]) -> RankInfo | None:
     if not role or "DMLC_PS_ROOT_URI" not in env:
         return None
     if role not in ("worker", "server", "scheduler"):
-        raise UsageError(f"DMLC_ROLE={role}: must be worker, server or scheduler")
+        raise UsageError(f"DMLC_ROLE={shortened(role)}: must be worker, server or scheduler")
     for name in ("DMLC_PS_ROOT_PORT", "DMLC_NUM_WORKER"):
         if name not in env:
             raise UsageError(f"DMLC_ROLE={role} is set and {name} is not: MXNet's launcher sets DMLC_ROLE, "
