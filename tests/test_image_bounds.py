@@ -105,6 +105,9 @@ HUGE = {
     "sun": (struct.pack(">8I", 0x59A66A95, 16000, 16000, 24, 1 << 30, 1, 0, 0) + bytes(999), "can hold"),
     "tiles of jpeg 2000": (jpeg2000(16, 3), "is a JPEG 2000 of 62500 tiles with 3 components"),
     "components of jpeg 2000": (jpeg2000(4000, 16384), "of 1 tiles with 16384 components"),
+    "box of jpeg 2000": (b"\0\0\0\x0cjP  \r\n\x87\n" + struct.pack(">I4sQ", 1, b"jp2h", (1 << 64) - 1) + bytes(99),
+                         "is a JPEG 2000 that is cut in its header"),
+    "big tiff": (b"II+\0" + struct.pack("<HHQ", 8, 0, (1 << 64) - 9) + bytes(99), "cut in its header"),
     "exr": (b"\x76\x2f\x31\x01" + bytes(99), "is no image"),
 }
 

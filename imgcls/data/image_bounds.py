@@ -81,7 +81,7 @@ def check_other(data: Bytes) -> tuple[int, int]:
         if pattern.match(head):
             try:
                 claim = read(data)
-            except (struct.error, IndexError):  # the header itself is not all there
+            except (struct.error, IndexError, OverflowError):  # the header itself is not all there
                 raise BadImageError(f"is {name} that is cut in its header") from None
             if not claim.width or not claim.height:
                 raise BadImageError(f"is {name} that is damaged in its header")

@@ -120,14 +120,10 @@ def open_source(path: str, flag: str, *, index: str = "", root: str = "", on_bad
     """
     # which kind it is shows in the first path; the others of `a;b` must be of the same
     first_path = to_path(path.partition(";")[0], flag)
-    source: RecordSource | FolderSource | ListSource
-    if first_path.suffix == ".lst" and ";" not in path:
-        folder = to_path(root, "`data_root`") if root else first_path.parent
-        source = ListSource(first_path, folder, on_bad=on_bad, outside_root=outside_root)
-    elif ";" not in path and first_path.is_dir() and not any(first_path.glob("*.rec")):
-        source = _open_folder(first_path, path, flag, class_names, on_bad)
-    else:
-        source = _open_records(recordio.expand(path, flag), index, on_bad, cache_gb)
+    try:
+        source = _open_any(first_path, path, flag, index, root, on_bad, class_names, cache_gb, outside_root)
+    except OSError as error:  # a folder above it that may not be looked into
+        raise DataError(error.filename or path, f"cannot be read: {reason(error)}") from error
     if not len(source):
         # where all there was is damaged, the damage is the news
         if source.problems:
@@ -137,6 +133,17 @@ def open_source(path: str, flag: str, *, index: str = "", root: str = "", on_bad
     if class_names and source.class_names:
         _check_class_names(source.class_names, class_names, source.description)
     return source
+
+
+def _open_any(first_path: AnyPath, path: str, flag: str, index: str, root: str, on_bad: str,
+              class_names: Sequence[str], cache_gb: float | None, outside_root: bool) -> Source:
+    """Return the source of the kind that the first path is."""
+    if first_path.suffix == ".lst" and ";" not in path:
+        folder = to_path(root, "`data_root`") if root else first_path.parent
+        return ListSource(first_path, folder, on_bad=on_bad, outside_root=outside_root)
+    if ";" not in path and first_path.is_dir() and not any(first_path.glob("*.rec")):
+        return _open_folder(first_path, path, flag, class_names, on_bad)
+    return _open_records(recordio.expand(path, flag), index, on_bad, cache_gb)
 
 
 def open_splits(config: DataConfig, train: str, val: str) -> Splits:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from imgcls.config.sections import DataConfig
 from imgcls.data import sources
 from imgcls.data.sources import Source, Splits
-from imgcls.errors import UsageError, verbatim
+from imgcls.errors import DataError, UsageError, reason, verbatim
 from imgcls.storage.paths import to_path
 
 #: MXNet train_imagenet.py 0.9.1 to 1.9.1, and the crop and mirror that photographs are trained with: MXNet
@@ -63,8 +63,11 @@ def _in_folder(config: DataConfig, split: str, file: str) -> str:
     folder = to_path(config.data_dir, "`data_dir`")
     # record files first: where both are there, the folder is what they were packed from
     for path in (folder / file, folder / split):
-        if path.exists():
-            return str(path)
+        try:
+            if path.exists():
+                return str(path)
+        except OSError as error:
+            raise DataError(path, f"cannot be read: {reason(error)}") from error
     if split == "train":
         problem = f"it holds neither {file} nor a folder {split}"
         if not folder.is_dir():
