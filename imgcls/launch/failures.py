@@ -140,7 +140,7 @@ def _read_error_file(path: str) -> tuple[str, float]:
             content = json.loads(stream.read(_MAX_ERROR_BYTES))["message"]
         text = content if isinstance(content, str) else str(content.get("message", ""))
         message = "; ".join(line.strip() for line in text.splitlines() if line.strip())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return "", time.time()  # it had no time to write, or is not one of ours
     try:
         return message, os.stat(path).st_mtime

@@ -39,5 +39,5 @@ def decode_message(line: str) -> AgentMessage | None:
         # one line whatever it says: it is shown as it is
         text = printable(" ".join(str(fields["line"]).split()))
         return AgentMessage(str(fields["kind"]), text, int(fields["status"]))
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None

@@ -19,7 +19,7 @@ from enum import IntEnum
 from types import FrameType
 from typing import Any
 
-from imgcls.errors import RunError, reason, verbatim
+from imgcls.errors import RunError, printable, reason, verbatim
 from imgcls.launch import messages
 from imgcls.launch import ssh as ssh_client
 from imgcls.launch.failures import STOP_STATUSES
@@ -200,7 +200,7 @@ class Supervisor:
             self._log(message.line)
 
     def _log(self, line: str) -> None:
-        _write(STDERR, f"{self._job.name}: {line}\n".encode())
+        _write(STDERR, f"{self._job.name}: {printable(line)}\n".encode())
 
     # ---- the end
 
