@@ -6,6 +6,7 @@ import json
 import os
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from imgcls.storage.paths import to_path
 from imgcls.training.checkpoint import Position, Saved, states
 from imgcls.training.checkpoint.files import read_latest, read_meta
 from imgcls.training.checkpoint.position import read_position
+from imgcls.training.resume import resume_position
 
 DEEP = "[" * 100_000
 LONG = "9" * 100_000
@@ -128,6 +130,14 @@ def test_the_json_inside_a_state_is_wrong(text: str) -> None:
         states.decode(save_safetensors({"nothing": torch.zeros(1)}, {"imgcls": text}), "x.states")
     with pytest.raises(DataError):
         read_position({"epoch": json_text}, "x")
+
+
+@pytest.mark.parametrize(("epoch", "batch", "update"), [(1, 11, 21), (0, 10**9, 10**9), (2, 3, 5)])
+def test_a_position_beyond_the_end_of_its_epoch(epoch: int, batch: int, update: int) -> None:
+    saved = Saved("x.states", {}, Position(epoch, batch, update))
+    config = SimpleNamespace(checkpoint=SimpleNamespace(load_epoch="auto"))
+    with pytest.raises(UsageError, match="an epoch has 10 batches now"):
+        resume_position(config, saved, SimpleNamespace(batches_per_epoch=10), None, None)
 
 
 HOSTILE_YAML = {

@@ -32,8 +32,8 @@ _CONTENT = {IMAGES_MAGIC: "images", LABELS_MAGIC: "labels"}
 _GZIP_MAGIC = b"\x1f\x8b"
 #: zlib's number for a gzip header and checksum around the data
 _GZIP_BITS = 31
-#: pictures of digits are a tenth as large when gzip-ed, a bomb is a thousandth: what a gzip-ed file may announce
-#: is bounded by both, so that small files of blank images are read
+#: gzip makes a tenth of pictures of digits, and a thousandth of a bomb: so many times its size a file may
+#: announce, and a small one, which may be of blank images, so many bytes
 _LARGEST_RATIO = 100
 _LARGEST_UNCHECKED = 256 << 20
 #: deflate cannot make a file smaller than this

@@ -477,11 +477,12 @@ def _rendezvous(data: bytes, _folder: Path) -> None:
 @target("messages of agents, workers' error files", lambda _folder: [
     b'\x1e{"kind": "error", "line": "x", "status": 1}', b'{"message": {"message": "x", "extraInfo": {}}}'])
 def _message(data: bytes, folder: Path) -> None:
-    from imgcls.launch.failures import read_failure
+    from imgcls.launch.failures import decode_failure, read_failure
     from imgcls.launch.messages import decode_message
 
     decode_message(data.decode("utf-8", "replace"))
     read_failure(0, "host", 1, str(written(folder, "error.json", data)), ended_by_agent=False)
+    decode_failure(data)
 
 
 @target("paths, URLs and patterns of record files", lambda _folder: [
