@@ -45,7 +45,8 @@ def main() -> int:
         alone, together = (params.load(f"{folder}/{name}-0002.params") for name in ("one", "several"))
         # Not the same bits: NCCL may sum in another order than one GPU does.
         # Over all arrays: one layer whose gradients were not summed has to show.
-        worst = max(float(np.abs(alone[name] - together[name]).max()) for name in alone)
+        # numpy's max and not Python's, which may pass over a nan
+        worst = float(np.max([np.abs(alone[name] - together[name]).max() for name in alone]))
     print(f"1 GPU: {one:,.0f} samples/s; {count} GPUs: {several:,.0f} samples/s; "
           f"weights differ by {worst:.2g} at most")
     return 0 if worst < 1e-2 else 1

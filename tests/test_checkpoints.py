@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from imgcls.cli import train as command
 from imgcls.errors import UsageError
 from imgcls.storage import uploads
 from imgcls.storage.atomic import atomic_write
+from imgcls.storage.remote import RemotePath
 from imgcls.training import checkpoint
 from imgcls.training.checkpoint import writer
 
@@ -288,3 +290,18 @@ def test_what_a_killed_upload_left_goes_with_the_next(own_cache: Path) -> None:
     for folder in (first, third):
         folder.remove()
         assert not folder.path.exists()
+
+
+def test_what_a_killed_upload_left_at_a_url_goes_when_it_is_old(folder: Path, memory: str, own_cache: Path,
+                                                                monkeypatch: pytest.MonkeyPatch) -> None:
+    left = RemotePath(f"{memory}/net-0007.params.0123abcd.tmp")
+    others = [RemotePath(f"{memory}/{name}") for name in ("net-notes.txt.0123abcd.tmp", "net-0007.params.old.tmp",
+                                                          "other-0007.params.0123abcd.tmp")]
+    for path in (left, *others):
+        path.write_bytes(b"half")
+    assert train(folder, f"{memory}/net", "--num-epochs", 1) == 0
+    assert left.exists()  # perhaps another machine is writing it
+    monkeypatch.setattr(RemotePath, "modified_s", lambda self: time.time() - 3 * 24 * 3600)
+    assert train(folder, f"{memory}/net", "--num-epochs", 2, "--load-epoch", "auto") == 0
+    assert not RemotePath(str(left)).exists()
+    assert all(RemotePath(str(path)).exists() for path in others)

@@ -146,6 +146,17 @@ class RemotePath:
             raise FileNotFoundError(errno.ENOENT, "no such file", self.url)
         return info
 
+    def modified_s(self) -> float | None:
+        """Return when the file was changed, in seconds since 1970; None where the store does not tell."""
+        def ask(fs: Any, path: str) -> Any:
+            try:
+                return fs.modified(path)
+            except NotImplementedError:
+                return None
+
+        when = self._request("be asked for its age", ask)
+        return None if when is None else float(when.timestamp())
+
     def exists(self) -> bool:
         return self.info() is not None
 

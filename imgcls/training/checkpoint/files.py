@@ -18,6 +18,9 @@ from imgcls.training.checkpoint.members import check_latest, check_meta
 _MAX_NAME_BYTES = 220
 #: a file system's 4096 for all of a path, likewise
 _MAX_PATH_BYTES = 4000
+#: the names of a run's files behind the prefix
+WRITTEN = (r"-(\d{4,}\.(params|states)|position[-0-9a-f]*\.states|(symbol|network|meta|latest)\.json|"
+           r"metrics\.jsonl|report\.html)")
 #: no run has so many epochs, and no name of a file so many digits
 _MAX_EPOCH_DIGITS = 9
 
@@ -82,6 +85,13 @@ def remote_positions(prefix: str) -> list[AnyPath]:
     start = f"{to_path(prefix).name}-position-"
     return [to_path(f"{folder(prefix)}/{name}") for name in _names_beside(prefix)
             if name.startswith(start) and name.endswith(".states")]
+
+
+def remote_leftovers(prefix: str) -> list[RemotePath]:
+    """Return the half-written files of uploads under a URL, as `RemotePath.upload` names them."""
+    pattern = re.compile(re.escape(to_path(prefix).name) + WRITTEN + r"\.[0-9a-f]{8}\.tmp")
+    return [RemotePath(f"{folder(prefix)}/{name}") for name in _names_beside(prefix)
+            if pattern.fullmatch(name)]
 
 
 def folder(prefix: str) -> str:

@@ -7,15 +7,20 @@ file also names the run that is writing, so that a second run under the same pre
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import time
 import uuid
 
 from imgcls.errors import RunError
 from imgcls.storage.uploads import UploadQueue
-from imgcls.training.checkpoint.files import folder, read_latest, remote_positions
+from imgcls.training.checkpoint.files import folder, read_latest, remote_leftovers, remote_positions
 from imgcls.training.checkpoint.position import Position
 from imgcls.training.checkpoint.states import STATES_FORMAT
+
+#: no upload of a file takes longer, and clocks differ by less
+_ABANDONED_AFTER_S = 2 * 24 * 3600
 
 
 class LatestFile:
@@ -44,6 +49,12 @@ class LatestFile:
         for path in remote_positions(self._prefix):
             if str(path) != self._position:
                 self._uploads.remove(str(path))
+        for path in remote_leftovers(self._prefix):
+            # there are no locks here: the age alone tells a killed upload from one that is under way
+            with contextlib.suppress(FileNotFoundError):  # it was, and has just got its name
+                when = path.modified_s()
+                if when is not None and time.time() - when > _ABANDONED_AFTER_S:
+                    self._uploads.remove(str(path))
 
     def position_path(self, update: int) -> str:
         """Return the path for a position at this update: one that no other writer uses."""

@@ -31,15 +31,18 @@ from imgcls.storage.atomic import check_writable, remove_leftovers
 from imgcls.storage.locks import lock_file, open_lock
 from imgcls.storage.paths import to_local_path, to_path
 from imgcls.storage.uploads import UploadQueue
-from imgcls.training.checkpoint.files import check_prefix, mean_image_path, numbered_epochs, read_meta
+from imgcls.training.checkpoint.files import (
+    WRITTEN,
+    check_prefix,
+    mean_image_path,
+    numbered_epochs,
+    read_meta,
+)
 from imgcls.training.checkpoint.history import is_own_epoch, later_epochs
 from imgcls.training.checkpoint.latest import LatestFile
 from imgcls.training.checkpoint.optimizer_state import optimizer_tensors
 from imgcls.training.checkpoint.position import Position, Saved
 
-#: the names of a run's files behind the prefix
-_WRITTEN = (r"-(\d{4,}\.(params|states)|position\.states|(symbol|network|meta|latest)\.json|metrics\.jsonl|"
-            r"report\.html)")
 #: where `keep_states` is not given: the bytes that all states of a prefix may have together, and how many
 #: stay whatever they have
 STATES_BYTES = 10**9
@@ -68,7 +71,7 @@ class Checkpoint:
         self._lock = None if self._uploads.is_remote else _lock(self.prefix)
         if self._lock is not None:  # nobody else writes here: what is half written was left by a kill
             path = to_local_path(self.prefix)
-            remove_leftovers(path.parent, re.compile(re.escape(path.name) + _WRITTEN))
+            remove_leftovers(path.parent, re.compile(re.escape(path.name) + WRITTEN))
         self._latest = LatestFile(self.prefix, self.run, self._uploads) if self._uploads.is_remote else None
 
     def begin(self, model: nn.Module, network: NetworkConfig, meta: Mapping[str, Any], *,
