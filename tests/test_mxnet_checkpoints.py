@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -114,6 +115,28 @@ def test_predict_takes_the_same_flags(colour: str, photos: Path, capsys: pytest.
         assert score_err.splitlines()[0] == err.splitlines()[0]
 
 
+def test_resize_is_another_word(colour: str, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    picture = next(photos.glob("val/*/*.png"))
+    outs = [run(capsys, predict.main, "--model", colour, *flags, picture)
+            for flags in ([], ["--resize", "70"], ["--val-resize", "70"], ["--resize", "9", "--val-resize", "70"])]
+    assert outs[0][0] != outs[1][0] == outs[2][0] == outs[3][0]
+    assert "3,64,64 cut from a short edge of 70, " in outs[1][1]
+
+
+@pytest.mark.parametrize(("value", "message"), [(np.nan, "not numbers"), (np.inf, "not numbers")])
+def test_a_mean_image_that_is_none(value: float, message: str, colour: str, photos: Path, tmp_path: Path,
+                                   capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "mean.bin"
+    params.save(path, {"mean_img": np.full((3, 64, 64), value, np.float32)})
+    picture = str(next(photos.glob("val/*/*.png")))
+    assert predict.main(["--model", colour, "--mean-image", str(path), picture]) == 1
+    assert message in capsys.readouterr().err.splitlines()[-1]
+    path.unlink()
+    os.mkfifo(path)
+    assert predict.main(["--model", colour, "--mean-image", str(path), picture]) == 1
+    assert "is a pipe and no file" in capsys.readouterr().err.splitlines()[-1]
+
+
 def test_one_channel(grey: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cv2.imwrite(str(tmp_path / "0.png"), np.full((28, 28), 200, np.uint8))
     _, err = run(capsys, predict.main, "--model", grey, tmp_path / "0.png")
@@ -198,11 +221,15 @@ def test_names_of_a_local_pth(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert err.startswith("images: 3,224,224 cut from a short edge of 256, mean 123.675,116.28,103.53, std ")
 
 
-def test_names_that_do_not_go_with_the_network() -> None:
+def test_names_that_do_not_go_with_the_network(tmp_path: Path) -> None:
     names = find_class_names(reference(class_names=list("abcd"), origin="old/net-meta.json"), "", 3)
     assert (names.names, "names 4 classes and the network has 3" in names.note) == ((), True)
     names = find_class_names(reference(class_names=list("ab"), origin="old/net-meta.json"), "", 3)
     assert (names.names, "names 2 of 3 classes" in names.note) == (("a", "b"), True)
+    (tmp_path / "s.txt").write_text("x\ny\nz")
+    ref = reference(class_names=list("abc"), origin="old/net-meta.json")
+    given = find_class_names(ref, str(tmp_path / "s.txt"), 3)
+    assert (given.names, "names the classes in place of old/net-meta.json" in given.note) == (("x", "y", "z"), True)
 
 
 # ---- the classes of the data

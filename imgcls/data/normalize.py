@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 
 from imgcls.config.sections import AugmentConfig
-from imgcls.errors import DataError, UsageError
+from imgcls.errors import DataError, UsageError, reason
 from imgcls.formats import caffe, params
+from imgcls.storage.paths import to_path
+from imgcls.storage.reading import read_all
 
 
 class Normalizer:
@@ -66,7 +68,14 @@ def read_mean_image(path: str, shape: Sequence[int]) -> np.ndarray:
     Raises DataError where it is of another shape.
     """
     # the name of the array does not matter: MXNet calls it mean_img
-    arrays = [caffe.load_mean(path)] if caffe.is_mean(path) else list(params.load(path).values())
+    try:
+        content = bytearray(read_all(to_path(path, "`mean_image`")))  # arrays are views of it, for torch
+    except OSError as error:
+        raise DataError(path, reason(error)) from error
+    if caffe.is_mean(path):
+        arrays = [caffe.loads_mean(bytes(content), path)]
+    else:
+        arrays = list(params.loads(content, path).values())
     if len(arrays) != 1:
         raise DataError(path, f"holds {len(arrays)} arrays, a mean image is one")
     if arrays[0].shape != tuple(shape):
@@ -76,7 +85,10 @@ def read_mean_image(path: str, shape: Sequence[int]) -> np.ndarray:
             advice = f"; its mean per channel is `rgb_mean` {means}"
         raise DataError(path, f"the mean image is {'x'.join(map(str, arrays[0].shape))}, `image_shape` is "
                               f"{'x'.join(map(str, shape))}{advice}")
-    return np.ascontiguousarray(arrays[0], np.float32)
+    image = np.ascontiguousarray(arrays[0], np.float32)
+    if not np.isfinite(image).all():
+        raise DataError(path, "holds values that are not numbers")
+    return image
 
 
 def per_channel(values: Sequence[float], num_channels: int, setting: str) -> list[float]:

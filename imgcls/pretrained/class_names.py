@@ -6,6 +6,7 @@ refused, and those of a checkpoint's meta data are left out.
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -43,7 +44,11 @@ def find_class_names(ref: PretrainedRef, synset: str, num_classes: int) -> Class
     UsageError for a `synset` that cannot be read or has another number of names.
     """
     if synset:
-        return _from_synset(synset, num_classes, ref)
+        given = _from_synset(synset, num_classes, ref)
+        is_same = not ref.class_names or list(ref.class_names) == list(given.names)
+        return given if is_same else dataclasses.replace(
+            given, note=f"note: `synset` {verbatim(synset)} names the classes in place of "
+                        f"{verbatim(ref.origin)}")
     advice = "`synset` FILE gives names, one a line"
     if ref.class_names:
         count = len(ref.class_names)

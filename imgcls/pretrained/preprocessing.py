@@ -75,11 +75,7 @@ def for_evaluation(config: Config, ref: PretrainedRef, model: nn.Module) -> Eval
     what `with_preprocessing` does, and UsageError for a shape that the network cannot take.
     """
     noted = _checked(ref)
-    # another word for it, as in training
-    resize = config.augment.resize if config.is_explicit("resize") else config.augment.val_resize
     is_given = config.is_explicit("resize", "val_resize")
-    if config.is_explicit("resize") and not config.is_explicit("val_resize"):
-        config = dataclasses.replace(config, augment=dataclasses.replace(config.augment, val_resize=resize))
     cut_by = "as MXNet does it" if "val_resize" not in noted else "as in its training"
     if noted:
         config = with_preprocessing(config, ref)
@@ -87,6 +83,8 @@ def for_evaluation(config: Config, ref: PretrainedRef, model: nn.Module) -> Eval
         origin = f"as {verbatim(ref.origin)} has it"
     else:
         config, origin = _as_mxnet(config, ref, model)
+    if config.is_explicit("resize"):  # another word for it, as in training
+        config = config.with_defaults(val_resize=config.augment.resize)
     num_classes = _check_shape(config, ref, model)
     is_cut = config.augment.val_resize == 0 and not is_given
     return Evaluation(config, num_classes, describe_preprocessing(config, ref, origin),
