@@ -238,6 +238,34 @@ def test_learning_rate_flags_resolve_to_one_rule(arguments: str, kind: str, step
         kind, step_epochs, every_epochs, reason)
 
 
+@pytest.mark.parametrize(("arguments", "expected"), [
+    ("--network lenet-stn", {"network": "lenet", "add_stn": True}),
+    ("--network lenet_stn --add-stn 0", {"network": "lenet", "add_stn": False}),
+    ("--network inception", {"network": "inception-bn"}),
+    ("--network inception-full", {"network": "inception-bn-full"}),
+    ("--network inception-bn-28-small", {"network": "inception-bn", "image_shape": (1, 28, 28)}),
+    ("--network inception-bn-28-small --dataset imagenet", {"network": "inception-bn", "image_shape": (3, 28, 28)}),
+    ("--network resnet-28-small", {"network": "resnet-28-small", "num_layers": None}),
+    ("--network resnet-v1_fp16", {"network": "resnet-v1"}),
+    ("--network ResNet-152", {"network": "resnet", "num_layers": 152}),
+    ("--network vgg-16 --num-layers 16", {"network": "vgg", "num_layers": 16}),
+    ("--network inception-v3", {"network": "inception-v3", "num_layers": None}),
+    # the CIFAR-10 script's own: that of the first scripts, or the later one where it is given a depth
+    ("--dataset cifar10 --lr-factor .94 --num-epoch 50", {"network": "inception-bn", "image_shape": (3, 28, 28)}),
+    ("--dataset cifar10 --num-layers 110", {"network": "resnet", "num_layers": 110}),
+])
+def test_networks_by_the_names_of_all_generations(arguments: str, expected: dict[str, object]) -> None:
+    network = parse(*arguments.split()).network
+    assert {name: getattr(network, name) for name in expected} == expected
+
+
+def test_names_that_contradict_other_flags() -> None:
+    with pytest.raises(UsageError, match="network vgg-16 and num_layers 11 contradict each other"):
+        parse("--network", "vgg-16", "--num-layers", "11")
+    with pytest.raises(UsageError, match="is for images up to 28 pixels high"):
+        parse("--network", "inception-bn-28-small", "--data-shape", "32")
+
+
 def test_a_command_line_without_some_flags() -> None:
     argv = ["imgcls-train", "--lr", "1", "--num-ep=3", "--load_epoch", "auto", "--benchmark", "--wd", "2"]
     remaining = command_line.without(argv, ("num_epochs", "load_epoch", "benchmark"), FIELDS)

@@ -146,6 +146,10 @@ def parse(argv: Sequence[str], *, prog: str, examples: str, dataset: str = "mnis
     return dataclasses.replace(config, spelling=spelling_of(own))
 
 
+def _shape_setting(explicit: Mapping[str, str]) -> tuple[str, ...]:
+    return ("image_shape",) if "data_shape" in explicit else ()  # another way to set it
+
+
 def spelling_of(*own: type | None) -> Callable[[str], str]:
     """Return how a command spells settings, given the sections of its own: as its flags."""
     return flag_spelling(*sections.SECTIONS.values(), FileFlags, *filter(None, own))
@@ -200,6 +204,7 @@ def build(defaults: Mapping[str, Any], raw: Mapping[str, Any], explicit: Mapping
     if own:  # a data set's default is for the shared setting, whatever a command's own is called
         built["own"] = _section(own, raw, explicit)
     # what the user set has had its say after this: nothing below knows it from a default
+    built["network"] = rules.resolve_network(built["network"], {*explicit, *_shape_setting(explicit)})
     built["augment"] = rules.resolve_augmentation(built["augment"], explicit)
     is_first_generation = any(FIELDS[name].metadata["since"] == "g1" for name in explicit if name in FIELDS)
     decay = rules.resolve_decay(built["schedule"], explicit, num_epochs=built["train"].num_epochs,

@@ -11,8 +11,9 @@ import re
 from collections.abc import Container
 from typing import Any
 
+from imgcls.config import lookup
 from imgcls.config.flags import shortened, to_integer
-from imgcls.config.sections import AugmentConfig, Decay, ScheduleConfig
+from imgcls.config.sections import AugmentConfig, Decay, NetworkConfig, ScheduleConfig
 from imgcls.errors import UsageError
 
 #: what --use-imagenet-data-augmentation 1 stands for: set_imagenet_aug of MXNet 1.3 to 1.9
@@ -23,6 +24,14 @@ IMAGENET_RECIPE: dict[str, Any] = {
     "min_random_aspect_ratio": 3 / 4, "max_random_aspect_ratio": 4 / 3,
     "brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "pca_noise": 0.1,
 }
+#: names that a network had in MXNet's first scripts -> its name and the settings that it stood for
+_OTHER_NAMES: dict[str, tuple[str, dict[str, Any]]] = {
+    "inception": ("inception-bn", {}), "inception-full": ("inception-bn-full", {}),
+    "inception-bn-28-small": ("inception-bn", {}),  # at 28 pixels it is the small one by itself
+    "lenet-stn": ("lenet", {"add_stn": True}),
+    # MXNet 0.9 and 0.10 had files of their own for half precision; here `dtype` is for all networks
+    "alexnet-fp16": ("alexnet", {}), "resnet-fp16": ("resnet", {}), "resnet-v1-fp16": ("resnet-v1", {}),
+}
 #: of powP: beyond it a rate is 0 after the first update
 _MAX_POWER = 100
 #: flags that ask for another crop than that of random area
@@ -30,6 +39,38 @@ _OTHER_CROPS = ("random_crop", "max_random_scale", "min_random_scale", "max_crop
 #: what only the crop of random area needs; without it an aspect ratio would warp the image
 _WITHOUT_RESIZED_CROP: dict[str, Any] = {"min_random_area": 1.0, "max_random_area": 1.0,
                                          "min_random_aspect_ratio": None, "max_random_aspect_ratio": 0.0}
+
+
+def resolve_network(config: NetworkConfig, explicit: Container[str]) -> NetworkConfig:
+    """Return the network under the name that it has here, with the settings that its other names stand for.
+
+    A number behind a name that comes in several depths is the depth: resnet-50.
+    """
+    name = config.network.strip().lower().replace("_", "-")
+    # MXNet's default for CIFAR-10 from v0.8 on, which has depths; that of the first scripts has none
+    if "network" not in explicit and name == "inception-bn" and config.num_layers is not None:
+        name = "resnet"
+    known = lookup.names("networks")
+    changes: dict[str, Any] = {"network": name}
+    if name in known:
+        return dataclasses.replace(config, network=name)
+    if name in _OTHER_NAMES:
+        network, settings = _OTHER_NAMES[name]
+        changes = {"network": network,
+                   **{setting: value for setting, value in settings.items() if setting not in explicit}}
+    elif (match := re.fullmatch(r"(.+)-([0-9]{1,4})", name)) and match[1] in known:
+        if config.num_layers not in (None, int(match[2])):
+            raise UsageError(f"`network` {name} and `num_layers` {config.num_layers} contradict each other: "
+                             "give one of them")
+        changes = {"network": match[1], "num_layers": int(match[2])}
+    else:  # of another package, or not known: said where it is looked for
+        return config
+    if name == "inception-bn-28-small" and config.image_shape[1:2] > (28,):
+        if "image_shape" in explicit:
+            raise UsageError(f"`network` {name}: is for images up to 28 pixels high; inception-bn is for "
+                             "larger ones")
+        changes["image_shape"] = (config.image_shape[0], 28, 28)
+    return dataclasses.replace(config, **changes)
 
 
 def resolve_augmentation(config: AugmentConfig, explicit: Container[str]) -> AugmentConfig:

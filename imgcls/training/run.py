@@ -76,7 +76,6 @@ def run(config: Config, *, splits: Callable[[], Splits] | None = None,
         reporter = stack.enter_context(_open_reporter(config, worker, quiet=quiet))
         reporter.log(configuration.format_namespace(config))
         warn_unused_settings(config, reporter)
-
         if make_network is None:  # a network that cannot be is known before the data are read
             networks.check_network(config.network)
         # The data, and the checkpoint, which may keep the batch size of before.
