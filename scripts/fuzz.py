@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Fuzz the readers of all formats with spoilt inputs, and keep those that they fail at.
 
     python scripts/fuzz.py --list               the formats

@@ -26,6 +26,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import Field, dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import cv2
@@ -75,10 +76,7 @@ def commands() -> list[Command]:
     shared = tuple(sections.SECTIONS.values())
     data = ("--dataset", "mnist", "--data-dir", "mnist")
     train = (*data, "--network", "mlp", "--num-epochs", "1", "--batch-size", "32", "--model-prefix", "new/x")
-    own = {module: [value for value in vars(module).values() if isinstance(value, type)
-                    and value.__module__ == module.__name__ and hasattr(value, "__dataclass_fields__")]
-           for module in (score, predict, launch, im2rec)}
-    plain = {name: lookup.module("cli", name, "command") for name in ("rec2idx", "verify", "convert-mean")}
+    own = {module: own_sections(module) for module in (score, predict, launch, im2rec)}
     return [
         Command("train", train, shared),
         Command("finetune", ("--pretrained-model", "model/x", *train), (sections.FinetuneConfig, *shared)),
@@ -88,11 +86,16 @@ def commands() -> list[Command]:
                 (*getattr(predict, "USED", ()), *fields_of(own[predict]))),
         Command("im2rec", ("out/x", "images"), own[im2rec]),
         Command("launch", ("-n", "1", "--dry-run", "true"), own[launch]),
-        *(Command(name, ("x.rec",) * (2 if name == "convert-mean" else 1), [
-            value for value in vars(module).values() if isinstance(value, type)
-            and value.__module__ == module.__name__ and hasattr(value, "__dataclass_fields__")])
-          for name, module in plain.items()),
+        *(Command(name, ("x.rec",) * (2 if name == "convert-mean" else 1),
+                  own_sections(lookup.module("cli", name, "command")))
+          for name in ("rec2idx", "verify", "convert-mean")),
     ]
+
+
+def own_sections(module: ModuleType) -> list[type]:
+    """Return the sections of settings that a command's file declares or uses."""
+    return [value for value in vars(module).values()
+            if isinstance(value, type) and hasattr(value, "__dataclass_fields__") and flags_of(value)]
 
 
 def fields_of(classes: Sequence[type]) -> list[str]:

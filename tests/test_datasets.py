@@ -81,7 +81,7 @@ def test_defaults_are_those_of_mxnet() -> None:
         "network": "mlp", "image_shape": (1, 28, 28), "batch_size": 64, "lr": 0.05, "lr_step_epochs": "10",
         "num_epochs": 20, "disp_batches": 100}.items()
     assert cifar10.DEFAULTS.items() >= {
-        "network": "resnet", "image_shape": (3, 28, 28), "batch_size": 128, "lr": 0.05,
+        "network": "inception-bn", "image_shape": (3, 28, 28), "batch_size": 128, "lr": 0.05,
         "lr_step_epochs": "200,250", "num_epochs": 300, "pad_size": 4, "random_crop": True,
         "random_mirror": True}.items()
 
