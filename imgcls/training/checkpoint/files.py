@@ -20,7 +20,7 @@ _MAX_NAME_BYTES = 220
 _MAX_PATH_BYTES = 4000
 #: the names of a run's files behind the prefix
 WRITTEN = (r"-(\d{4,}\.(params|states)|position[-0-9a-f]*\.states|(symbol|network|meta|latest)\.json|"
-           r"metrics\.jsonl|report\.html)")
+           r"metrics\.jsonl|report\.html|mean\.bin)")
 #: no run has so many epochs, and no name of a file so many digits
 _MAX_EPOCH_DIGITS = 9
 
