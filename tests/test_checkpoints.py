@@ -257,7 +257,8 @@ def test_what_a_killed_save_left_goes_with_the_next_run(folder: Path, tmp_path: 
     prefix = tmp_path / "a.b"
     assert train(folder, prefix, "--num-epochs", 1) == 0
     left = [tmp_path / f".a.b-{name}.ab_12cd9.tmp" for name in (
-        "0001.params", "0002.states", "10000.params", "position.states", "meta.json", "metrics.jsonl", "symbol.json", "mean.bin")]
+        "0001.params", "0002.states", "10000.params", "position.states", "meta.json", "metrics.jsonl", "symbol.json",
+        "mean.bin")]
     # another prefix's, the user's, and one that somebody is writing
     others = [tmp_path / name for name in (
         ".aXb-0001.params.ab_12cd9.tmp", ".a.b-c-0001.params.ab_12cd9.tmp", ".a.b-notes.txt.ab_12cd9.tmp",
