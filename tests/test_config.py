@@ -15,6 +15,7 @@ from imgcls.cli.finetune import FinetuneConfig
 from imgcls.cli.im2rec import ListConfig, PackFlags
 from imgcls.cli.launch import LaunchConfig
 from imgcls.cli.predict import PredictConfig
+from imgcls.cli.report import PageConfig
 from imgcls.config import command_line
 from imgcls.config import resolve as configuration
 from imgcls.config.flags import flag_spelling, long_flag
@@ -196,7 +197,7 @@ def test_the_caller_spells_the_settings() -> None:
 def test_messages_name_settings_only_between_backquotes() -> None:
     """What stands between backquotes in a message is shown as a flag: it must be one."""
     settings = set(configuration.spelling_of(
-        LaunchConfig, ListConfig, PackFlags, FinetuneConfig, InferenceConfig, PredictConfig).flags)
+        LaunchConfig, ListConfig, PackFlags, FinetuneConfig, InferenceConfig, PageConfig, PredictConfig).flags)
     raising = {"UsageError", "RunError", "DataError", "unknown", "say", "warn", "line", "Decay",
                "info", "message"}
     unknown = []
@@ -313,6 +314,6 @@ def test_what_a_file_leaves_open_is_not_set(tmp_path: Path, capsys: pytest.Captu
         score.main(["--config", str(tmp_path / "score.yml"), "--print-config"])
     assert capsys.readouterr().out == written
     config = configuration.parse(["--config", str(tmp_path / "score.yml")], prog="x", examples="",
-                                 own=InferenceConfig)
+                                 own=score.ScoreConfig)
     assert config.is_explicit("rgb_std")
     assert not config.is_explicit("image_shape", "rgb_mean", "val_resize", "dataset", "mean_image")

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from browser import look_at
 from test_report import write_metrics
+from test_score_report import recorded
 
 from imgcls.report.find import find_runs
 from imgcls.report.run_page import run_page
+from imgcls.report.score_page import make_report, score_page
 
 pytestmark = pytest.mark.slow
 
@@ -28,6 +31,18 @@ def test_the_page_of_runs(tmp_path: Path) -> None:
         assert look.shown == ["grid", "none"]  # the charts by epoch; those by time wait for the switch
         backgrounds.append(look.background)
     assert backgrounds[0] != backgrounds[1]
+
+
+def test_the_page_of_a_score(tmp_path: Path) -> None:
+    for num_classes in (3, 12, 60):
+        chance = np.random.default_rng(0)
+        logits = chance.normal(size=(300, num_classes)).astype(np.float32)
+        names = [f"class number {number} of a long name" for number in range(num_classes)]
+        told = recorded(logits, chance.integers(0, num_classes, 300))
+        look = look_at(score_page(make_report("net", "data", {"accuracy": 0.5}, names, told)), tmp_path)
+        assert look.requests == ["/frame.html", "/page.html"]
+        assert look.console == []
+        assert look.width <= 390
 
 
 def test_the_browser_would_have_told(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ from imgcls.data.sources import open_source
 from imgcls.datasets import mnist
 from imgcls.errors import DataError, RunError, UsageError
 from imgcls.formats import idx, tensorboard
-from imgcls.report import axes, find, run_charts, sheet, svg
+from imgcls.report import axes, find, pictures, run_charts, sheet, svg
 from imgcls.report.find import find_runs
 from imgcls.report.history import MAX_EPOCHS, MAX_POINTS, Point, Run, add_record
 from imgcls.report.lines import MAX_LINE_BYTES, bounded_lines
@@ -640,7 +640,7 @@ def test_images_of_a_folder(tmp_path: Path) -> None:
     assert "<b>" not in part
     assert "&lt;b&gt;" in part
     many = sheet.as_html(samples * 300, "data")
-    assert len(many) < sheet.MAX_BYTES + 1000
+    assert len(many) < pictures.MAX_BYTES + 1000
     assert "more would make this page too large" in many
     assert cv2.imdecode(np.frombuffer(sheet.as_png(samples), np.uint8), 1) is not None
 

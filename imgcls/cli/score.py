@@ -3,10 +3,13 @@ score.py."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from imgcls.cli._run import loading_torch, run_main
 from imgcls.config import resolve as configuration
+from imgcls.config.flags import flag
 from imgcls.config.sections import InferenceConfig
 from imgcls.errors import UsageError, tell
 
@@ -16,6 +19,7 @@ EXAMPLES = """examples:
   {prog} --model old/mnist --load-epoch 35 --dataset mnist   an MXNet checkpoint, as train_mnist.py made it
   {prog} --model old/resnet --data-val val.rec --rgb-mean 123.68,116.779,103.939       and as score.py read it
   {prog} --model torchvision:resnet50 --data-val val/        torchvision's weights, a folder for each class
+  {prog} --model model/mnist --report about/                 a page: classes, confusions, surest mistakes
   {prog} --model imagenet1k-resnet-50 --data-val val.rec     a network of MXNet's zoo, on records
 """
 
@@ -24,26 +28,35 @@ USED = ("data_dir", "data_val", "data_val_idx", "val_dataset", "data_root", "out
         "on_bad", "cache_gb", "batch_size", "data_nthreads", "top_k", "loss", "gpus", "dtype")
 
 
+@dataclass(frozen=True)
+class ScoreConfig(InferenceConfig):
+    __doc__ = InferenceConfig.__doc__
+
+    report: str = flag("", "folder for a page about the result (classes, confusions, calibration, the surest "
+                       "mistakes), with its figures as CSV and PNG", metavar="DIR")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status.
 
     The metrics go to stdout, one `name=value` a line, and in MXNet's words to stderr.
     """
-    return run_main(_start, argv, "imgcls-score", InferenceConfig)
+    return run_main(_start, argv, "imgcls-score", ScoreConfig)
 
 
 def _start(argv: Sequence[str]) -> int:
     # The flags of imgcls-train under the same names: who has trained knows how to score.
     config = configuration.parse(argv, prog="imgcls-score", examples=EXAMPLES.format(prog="imgcls-score"),
-                                 own=InferenceConfig, used=USED)
-    own: InferenceConfig = config.own
+                                 own=ScoreConfig, used=USED)
+    own: ScoreConfig = config.own
     if not own.model:
         raise UsageError("--model is missing: give the prefix of a checkpoint, such as --model model/mnist")
     # after the flags: --help and a mistake in a flag answer without torch
     with loading_torch():
         from imgcls.inference.evaluation import evaluate_checkpoint
 
-    score = evaluate_checkpoint(own.model, config, epoch=own.load_epoch, synset=own.synset)
+    score = evaluate_checkpoint(own.model, config, epoch=own.load_epoch, synset=own.synset,
+                                report=own.report)
     # stderr is MXNet's log, for scripts that look for its lines; stdout is ours, easy to cut at the `=`
     tell(f"INFO:root:Finished with {score.images_per_s:f} images per second")
     for name, value in score.metrics.items():
@@ -51,4 +64,6 @@ def _start(argv: Sequence[str]) -> int:
         tell(f"INFO:root:{(name, value)}")
         print(f"{name}={value:f}")
     print(f"images/sec={score.images_per_s:f}")
+    if score.page:
+        tell(f"report: {score.page}", sys.stdout)
     return 0

@@ -61,6 +61,11 @@ class BadSampleLog:
         self._on_bad = on_bad
         self._problems: dict[int, DataError] = {}
 
+    @property
+    def indices(self) -> list[int]:
+        """The samples that were damaged, in order."""
+        return sorted(self._problems)
+
     def record(self, problems: Sequence[tuple[int, DataError]]) -> None:
         """Count the problems of one batch: (index of the sample, what is wrong). Raise the one too many.
 

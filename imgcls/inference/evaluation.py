@@ -16,11 +16,16 @@ from imgcls.data.loaders.make import decide_val_resize, make_loader, typical_edg
 from imgcls.data.sources import ArraySource, Source
 from imgcls.distributed.topology import make_worker
 from imgcls.errors import UsageError, spell_settings, tell, verbatim
+from imgcls.inference import mistakes
 from imgcls.inference.matching import match_classes
 from imgcls.inference.notes import about_larger_images
+from imgcls.inference.recorder import RecordingMetrics
 from imgcls.pretrained import PretrainedRef
 from imgcls.pretrained.class_names import ClassNames, find_class_names
 from imgcls.pretrained.preprocessing import MNIST_SHAPE, Evaluation, for_evaluation
+from imgcls.report.score_files import write_report
+from imgcls.report.score_page import make_report
+from imgcls.report.statistics import shown_names
 from imgcls.training.evaluate import evaluate
 from imgcls.training.metrics import Metrics, metric_names
 from imgcls.training.precision import Precision
@@ -32,10 +37,15 @@ class Score:
 
     metrics: dict[str, float]
     images_per_s: float
+    #: the path of the page about them, "" where none was asked for
+    page: str = ""
 
 
-def evaluate_checkpoint(name: str, config: Config, *, epoch: str = "auto", synset: str = "") -> Score:
+def evaluate_checkpoint(name: str, config: Config, *, epoch: str = "auto", synset: str = "",
+                        report: str = "") -> Score:
     """Return the metrics of the network `name` (see `pretrained.locate`) on the validation data.
+
+    `report` is a folder for a page about them, with its figures as CSV and PNG; "" for none.
 
     Preprocessing that the user does not give is that of its training, or MXNet's where nobody noted it; lines
     on stderr say which. `synset` names its classes. UsageError for data that does not go with the network.
@@ -58,12 +68,25 @@ def evaluate_checkpoint(name: str, config: Config, *, epoch: str = "auto", synse
     _print(f"note: images are {loader.note}" if loader.note else "", config)
     _print(_note_size(evaluation, source), config)
     names = metric_names(_top_k(config, evaluation.num_classes), config.train.loss, evaluation.num_classes)
-    metrics = Metrics(names, worker.device)
+    recorder = (RecordingMetrics(names, worker.device, loader.num_samples, evaluation.num_classes)
+                if report else None)
+    metrics = recorder or Metrics(names, worker.device)
     model = model.to(worker.device)
     # from here: the speed that MXNet's score.py reports is without loading the network
     started = time.perf_counter()
     values = evaluate(model, loader, metrics, Precision(config.device.dtype, worker.device))
-    return Score(values, loader.num_samples / (time.perf_counter() - started))
+    images_per_s = loader.num_samples / (time.perf_counter() - started)
+    if recorder is None:
+        return Score(values, images_per_s)
+    predictions = recorder.predictions()
+    class_names = shown_names(classes.names or source.class_names, evaluation.num_classes)
+    found = mistakes.find_mistakes(model, source, loader, config, augment, predictions, class_names,
+                                   worker.device)
+    description = f"{source.description}: {len(predictions.labels):,} images, {evaluation.description}"
+    page = write_report(report, make_report(name, spell_settings(description, config.spelling), values,
+                                            class_names, predictions),
+                        mistakes.as_html(found), mistakes.as_png(found))
+    return Score(values, images_per_s, page)
 
 
 def _with_data_set(config: Config, ref: PretrainedRef) -> Config:

@@ -54,6 +54,12 @@ svg .dashed{{stroke-dasharray:5 3}}
 svg .faint{{stroke-width:1;opacity:.45}}
 svg .dot{{fill:var(--c)}}
 svg .best{{fill:none;stroke:var(--c);stroke-width:2}}
+svg .bar{{fill:var(--c)}}
+svg.small text{{font-size:11px}}
+svg text.on{{fill:var(--card);font-weight:600}}
+.narrow{{max-width:440px}}
+img.matrix{{width:100%;max-width:820px;image-rendering:pixelated;display:block}}
+figcaption{{font-size:.85rem;margin:6px 4px}}
 svg text.label{{fill:var(--c);font-weight:600;paint-order:stroke;stroke:var(--card);stroke-width:3px;
 stroke-linejoin:round}}
 svg .tip rect{{fill:transparent}}
@@ -64,6 +70,7 @@ svg .tip:hover path{{opacity:1}}
 table{{border-collapse:collapse;width:100%;font-size:.88rem;font-variant-numeric:tabular-nums}}
 th,td{{padding:5px 12px;text-align:right;border-bottom:1px solid var(--rule);white-space:nowrap}}
 th:first-child,td:first-child{{text-align:left}}
+table.pairs th:nth-child(2),table.pairs td:nth-child(2){{text-align:left}}
 table.texts th,table.texts td{{text-align:left;white-space:normal;overflow-wrap:anywhere;vertical-align:top}}
 table.texts td:first-child{{white-space:nowrap}}
 thead th{{font-weight:600;color:var(--soft);background:var(--card)}}

@@ -28,7 +28,7 @@ def as_csv(runs: Sequence[Run]) -> str:
         for epoch in run.in_order():
             values = epoch.metrics(names) + [getattr(epoch, column) for column in _COLUMNS]
             texts = ["" if value is None else repr(value) for value in values]
-            writer.writerow([_cell(run.name), epoch.index + 1, *texts])
+            writer.writerow([safe_cell(run.name), epoch.index + 1, *texts])
     return stream.getvalue()
 
 
@@ -66,7 +66,7 @@ def _names(runs: Sequence[Run]) -> list[str]:
     return list(dict.fromkeys(name for run in runs for name in run.metric_names()))
 
 
-def _cell(text: str) -> str:
+def safe_cell(text: str) -> str:
     """Return a text that no spreadsheet takes for a formula."""
     return "'" + text if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
 

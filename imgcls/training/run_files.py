@@ -36,7 +36,7 @@ class RunFiles:
 
     def __init__(self, prefix: str, config: ReportConfig) -> None:
         self._metrics = MetricsFile(f"{prefix}-metrics.jsonl")
-        self._page = LivePage(f"{prefix}-report.html") if config.report else None
+        self._page = LivePage(f"{prefix}-report.html") if config.report_page else None
         self._events = EventFile(f"{prefix}-tensorboard") if config.tensorboard else None
         self._began = time.perf_counter()
         self._elapsed_before_s = 0.0

@@ -99,6 +99,11 @@ class StreamingLoader:
         self._enlarged: set[int] = set()
         self._has_told_enlarged = False
 
+    @property
+    def bad_indices(self) -> list[int]:
+        """The samples that were found damaged so far, and are in no batch."""
+        return self._bad_samples.indices
+
     def epoch(self, epoch: int, first_batch: int = 0) -> Iterator[Batch]:
         """Yield the batches from `first_batch` on, float32 on the device, alike for any number of threads."""
         with self._prefetcher(epoch, first_batch) as prefetcher, contextlib.ExitStack() as stack:

@@ -1,0 +1,52 @@
+"""Where a network looked: Grad-CAM (Selvaraju et al., 2017) for any network, without naming a layer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+#: an activation of fewer places than this tells nothing about where
+_MIN_PLACES = 4
+
+
+def grad_cam(model: nn.Module, images: Tensor, classes: Tensor) -> Tensor | None:
+    """Return how much each place of `images` (n, C, H, W) spoke for `classes` (n,): float (n, H, W), 0 to 1.
+
+    The last activation that still has places, weighted with the mean gradient of its channels. A network
+    without one (of fully connected layers) is asked pixel by pixel: gradient times input. None for flat rows.
+    """
+    if images.ndim != 4:
+        return None
+    activation: list[Tensor] = []
+
+    def keep(module: nn.Module, args: Any, output: Any) -> None:
+        if isinstance(output, Tensor) and output.ndim == 4 and output.requires_grad and (
+                output.shape[2] * output.shape[3] >= _MIN_PLACES):
+            activation[:] = [output]  # a later one takes its place
+
+    # containers give what their last part has given
+    leaves = [module for module in model.modules() if not list(module.children())]
+    hooks = [module.register_forward_hook(keep) for module in leaves]
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.enable_grad():
+            given = images.detach().requires_grad_()
+            logits = model(given).float()
+            score = logits.gather(1, classes[:, None]).sum()
+            looked_at = activation[0] if activation else given
+            gradient, = torch.autograd.grad(score, looked_at)
+    finally:
+        model.train(was_training)
+        for hook in hooks:
+            hook.remove()
+    looked_at, gradient = looked_at.detach().float(), gradient.float()
+    if activation:
+        heat = (gradient.mean((2, 3), keepdim=True) * looked_at).sum(1, keepdim=True).relu()
+    else:
+        heat = (gradient * looked_at).abs().sum(1, keepdim=True)
+    heat = F.interpolate(heat, images.shape[2:], mode="bilinear", align_corners=False)[:, 0]
+    return heat / heat.amax((1, 2), keepdim=True).clamp(min=1e-12)

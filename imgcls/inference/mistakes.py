@@ -1,0 +1,159 @@
+"""The mistakes that a network was surest of, as pictures: what it saw, and where it looked."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from imgcls.config.resolve import Config
+from imgcls.config.sections import AugmentConfig
+from imgcls.data.loaders.batch import Loader
+from imgcls.data.loaders.make import make_loader
+from imgcls.data.loaders.streaming import StreamingLoader
+from imgcls.data.normalize import per_channel
+from imgcls.data.opencv import cv2
+from imgcls.data.sources import ArraySource, Source
+from imgcls.errors import DataError
+from imgcls.inference.explain import grad_cam
+from imgcls.report import pictures
+from imgcls.report.sheet import read_original
+from imgcls.report.statistics import Predictions
+from imgcls.report.svg import escape
+
+#: how many are shown
+MAX_MISTAKES = 24
+#: how much of a pixel is the colour of the heat where it is hottest
+_MAX_OPACITY = 0.6
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """An image with what it is and what it was taken for; uint8 pictures (H, W, C) in RGB or grey."""
+
+    label: str
+    predicted: str
+    confidence: float
+    label_probability: float
+    #: what the network was given, with the places that decided in colour
+    looked_at: np.ndarray
+    original: np.ndarray | None
+
+
+class _Subset:
+    """Some samples of a source, as a source."""
+
+    def __init__(self, source: Source, indices: Sequence[int]) -> None:
+        self._source, self._indices = source, indices
+        self.labels = np.asarray(source.labels)[list(indices)]
+        self.class_names = source.class_names
+        self.description = source.description
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def read(self, index: int) -> bytes | memoryview | np.ndarray:
+        """Return sample `index` of the subset."""
+        return self._source.read(self._indices[index])
+
+    def problem(self, index: int, reason: str) -> DataError:
+        """Return the error that names the sample in its source."""
+        return self._source.problem(self._indices[index], reason)
+
+
+def find_mistakes(model: nn.Module, source: Source, loader: Loader, config: Config, augment: AugmentConfig,
+                  predictions: Predictions, names: Sequence[str], device: torch.device) -> list[Mistake]:
+    """Return the surest mistakes; none where the data are no pictures, or cannot be told apart.
+
+    `loader` is the one that was scored with, `augment` its settings.
+    """
+    shape = config.network.image_shape
+    positions = predictions.mistakes(MAX_MISTAKES)
+    indices = _indices(source, loader, positions)
+    if not indices or len(shape) != 3 or shape[0] not in (1, 3, 4):
+        return []
+    subset: Source = _Subset(source, indices)
+    if isinstance(source, ArraySource):  # the loader of arrays takes no other source
+        subset = dataclasses.replace(source, images=np.take(source.images, indices, 0),
+                                     labels=np.take(source.labels, indices, 0))
+    again = make_loader(subset, batch_size=len(indices), image_shape=shape, augment_config=augment,
+                        train=False, seed=0, device=device, threads=0, on_bad=config.data.on_bad)
+    images = next(iter(again.epoch(0))).images
+    predicted = torch.from_numpy(predictions.predicted[positions]).to(device)
+    heat = grad_cam(model, images, predicted)
+    if heat is None or len(images) != len(indices):
+        return []
+    shown = _pixels(images, augment, shape[0])
+    return [Mistake(names[int(predictions.labels[position])], names[int(predictions.predicted[position])],
+                    float(predictions.confidence[position]), float(predictions.label_probability[position]),
+                    _overlaid(pixels, hot), _original(source, index, shape[0]))
+            for position, index, pixels, hot in zip(positions.tolist(), indices, shown, heat.cpu().numpy(),
+                                                    strict=True)]
+
+
+def as_html(mistakes: Sequence[Mistake]) -> str:
+    """Return the mistakes as a part of a page."""
+    if not mistakes:
+        return ""
+    figures, num_left_out = pictures.gallery(mistakes, _figure)
+    remark = f" {num_left_out} more would make this page too large." if num_left_out else ""
+    return ('<h2>Surest mistakes</h2><p class="soft">The original, and what the network was given, yellow '
+            f"where it found what it took the image for (Grad-CAM).{remark}</p>{figures}")
+
+
+def as_png(mistakes: Sequence[Mistake]) -> bytes:
+    """Return the mistakes as one PNG, b"" without any."""
+    return pictures.contact_sheet([
+        ((mistake.original, mistake.looked_at), (f"{mistake.label}, taken for", f"{mistake.predicted} "
+                                                 f"({mistake.confidence:.4f})"))
+        for mistake in mistakes]) if mistakes else b""
+
+
+def _indices(source: Source, loader: Loader, positions: np.ndarray) -> list[int]:
+    """Return which samples of the source stand at these positions of what was scored."""
+    kept = np.arange(len(source))
+    if isinstance(loader, StreamingLoader):
+        kept = np.setdiff1d(kept, loader.bad_indices)
+    elif loader.num_samples != len(source):
+        return []  # damaged images were dropped when all were decoded, and nobody knows which
+    return kept[positions].tolist()
+
+
+def _pixels(images: Tensor, augment: AugmentConfig, num_channels: int) -> np.ndarray:
+    """Return normalised images (n, C, H, W) as pictures uint8 (n, H, W, C)."""
+    images = images.detach().float().cpu()
+    if augment.mean_image:  # the mean of each pixel is not at hand: as light as they are among themselves
+        low, high = images.amin((1, 2, 3), keepdim=True), images.amax((1, 2, 3), keepdim=True)
+        images = (images - low) / (high - low).clamp(min=1e-6) * 255
+    else:
+        mean = torch.tensor(per_channel(augment.rgb_mean, num_channels, "`rgb_mean`"))[:, None, None]
+        std = torch.tensor(per_channel(augment.rgb_std, num_channels, "`rgb_std`"))[:, None, None]
+        images = images * std + mean
+    return images.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
+
+
+def _overlaid(pixels: np.ndarray, heat: np.ndarray) -> np.ndarray:
+    """Return a picture with heat (H, W) in 0..1 over it, from blue to yellow: told apart by every eye."""
+    colors = cv2.applyColorMap((heat * 255).astype(np.uint8), cv2.COLORMAP_VIRIDIS)[:, :, ::-1]
+    opacity = _MAX_OPACITY * heat[:, :, None]
+    shown = pictures.bgr(pixels)[:, :, ::-1]
+    return (shown * (1 - opacity) + colors * opacity).round().astype(np.uint8)
+
+
+def _original(source: Source, index: int, num_channels: int) -> np.ndarray | None:
+    image = read_original(source, index, num_channels)
+    return image if image is not None and image.ndim == 3 and image.dtype == np.uint8 else None
+
+
+def _figure(mistake: Mistake, extension: str) -> str:
+    shown = [] if mistake.original is None else [
+        pictures.original(mistake.original, f"{mistake.label}, the original", extension)]
+    shown.append(pictures.img(mistake.looked_at, f"where the network saw {mistake.predicted}", ".jpg"))
+    label, predicted = escape(mistake.label), escape(mistake.predicted)
+    return (f'<figure><div class="pair">{"".join(shown)}</div><figcaption><b>{label}</b><br/>taken for '
+            f'{predicted} ({mistake.confidence:.4f})<br/><span class="soft">{label}: '
+            f"{mistake.label_probability:.4f}</span></figcaption></figure>")

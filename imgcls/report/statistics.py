@@ -1,0 +1,169 @@
+"""Figures about predictions: per class, what is taken for what, how far a confidence can be trusted.
+
+numpy in, numbers out; nothing here knows a network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+#: equal parts of 0..1 that confidences are put into: the number that papers use
+NUM_BINS = 15
+#: the temperature is looked for between these
+_MIN_T, _MAX_T = 0.05, 20.0
+_GOLDEN = (5 ** 0.5 - 1) / 2
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a network said of N images, in the order in which they were scored.
+
+    `top` int64 (N, k) are the likeliest classes, best first, `probabilities` float32 (N, k) theirs;
+    `label_probability` float32 (N,) is that of the right class. `logits` float32 (M, C) are of some of the
+    images, evenly chosen, whose labels are `logit_labels` (M,).
+    """
+
+    labels: np.ndarray
+    top: np.ndarray
+    probabilities: np.ndarray
+    label_probability: np.ndarray
+    logits: np.ndarray
+    logit_labels: np.ndarray
+    num_classes: int
+
+    @property
+    def predicted(self) -> np.ndarray:
+        """The likeliest class of each image, int64 (N,)."""
+        return self.top[:, 0]
+
+    @property
+    def confidence(self) -> np.ndarray:
+        """The probability of the likeliest class, float32 (N,)."""
+        return self.probabilities[:, 0]
+
+    @property
+    def is_right(self) -> np.ndarray:
+        """Which images were told right, bool (N,)."""
+        return self.predicted == self.labels
+
+    def mistakes(self, count: int) -> np.ndarray:
+        """Return the positions of the mistakes that the network was surest of, the surest first."""
+        wrong = np.flatnonzero(~self.is_right)
+        # stable: of equal confidences the first image, on every machine
+        return wrong[np.argsort(-self.confidence[wrong], kind="stable")][:count]
+
+
+@dataclass(frozen=True)
+class ClassFigures:
+    """Of each of C classes, int64 (C,): its images, how often it was said, and how often rightly."""
+
+    num_images: np.ndarray
+    num_said: np.ndarray
+    num_right: np.ndarray
+
+    @property
+    def precision(self) -> np.ndarray:
+        """Of those called so, the share that is; nan for a class that was never said."""
+        return _share(self.num_right, self.num_said)
+
+    @property
+    def recall(self) -> np.ndarray:
+        """Of its images, the share that was called so; nan for a class without images."""
+        return _share(self.num_right, self.num_images)
+
+    @property
+    def f1(self) -> np.ndarray:
+        """Harmonic mean of precision and recall."""
+        return _share(2 * self.num_right, self.num_images + self.num_said)
+
+
+def class_figures(predictions: Predictions) -> ClassFigures:
+    """Count the images of each class."""
+    count = predictions.num_classes
+    labels, predicted = predictions.labels, predictions.predicted
+    return ClassFigures(np.bincount(labels, minlength=count), np.bincount(predicted, minlength=count),
+                        np.bincount(labels[predictions.is_right], minlength=count))
+
+
+def confusion(predictions: Predictions) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return (label, predicted, count), int64 each, of all pairs that occur: of many classes most do not."""
+    pairs, counts = np.unique(predictions.labels * predictions.num_classes + predictions.predicted,
+                              return_counts=True)
+    return pairs // predictions.num_classes, pairs % predictions.num_classes, counts
+
+
+def confusion_matrix(predictions: Predictions) -> np.ndarray:
+    """Return int64 (C, C): a row for each class, a column for what its images were taken for."""
+    matrix = np.zeros((predictions.num_classes, predictions.num_classes), np.int64)
+    labels, predicted, counts = confusion(predictions)
+    matrix[labels, predicted] = counts
+    return matrix
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Of each bin of confidences: how many images, their mean confidence, and the share that was right.
+
+    The expected calibration error `ece` is the mean distance of the two over the images (Guo et al., 2017).
+    """
+
+    counts: np.ndarray
+    confidence: np.ndarray
+    accuracy: np.ndarray
+    ece: float
+
+
+def calibration(confidence: np.ndarray, is_right: np.ndarray) -> Calibration:
+    """Compare confidences (N,) with how often they were right (N,)."""
+    confidence = np.nan_to_num(confidence)  # a network that has diverged is sure of nothing
+    bins = np.clip((confidence * NUM_BINS).astype(np.int64), 0, NUM_BINS - 1)
+    counts = np.bincount(bins, minlength=NUM_BINS)
+    sums = np.bincount(bins, weights=confidence, minlength=NUM_BINS)
+    right = np.bincount(bins, weights=is_right, minlength=NUM_BINS)
+    return Calibration(counts, _share(sums, counts), _share(right, counts),
+                       float(np.abs(sums - right).sum() / max(len(confidence), 1)))
+
+
+def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Return the number that logits (M, C) are to be divided by so that their probabilities fit best.
+
+    The one with the least negative log-likelihood, by golden section: it has one minimum over log T.
+    """
+    low, high = np.log(_MIN_T), np.log(_MAX_T)
+    inner = high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)
+    losses = [_loss(logits, labels, np.exp(t)) for t in inner]
+    while high - low > 1e-3:
+        if losses[0] < losses[1]:
+            high, inner = inner[1], (inner[1] - _GOLDEN * (inner[1] - low), inner[0])
+            losses = [_loss(logits, labels, np.exp(inner[0])), losses[0]]
+        else:
+            low, inner = inner[0], (inner[1], inner[0] + _GOLDEN * (high - inner[0]))
+            losses = [losses[1], _loss(logits, labels, np.exp(inner[1]))]
+    return float(np.exp((low + high) / 2))
+
+
+def calibration_at(logits: np.ndarray, labels: np.ndarray, temperature: float) -> Calibration:
+    """Return the calibration that logits divided by a temperature have."""
+    scaled = logits / temperature
+    exponentials = np.exp(scaled - scaled.max(1, keepdims=True))
+    return calibration(exponentials.max(1) / exponentials.sum(1), scaled.argmax(1) == labels)
+
+
+def shown_names(names: Sequence[str], num_classes: int) -> list[str]:
+    """Return a name for each class: its number where it has none."""
+    return [names[number] if number < len(names) and names[number] else str(number)
+            for number in range(num_classes)]
+
+
+def _loss(logits: np.ndarray, labels: np.ndarray, temperature: float) -> float:
+    scaled = logits / np.float32(temperature)
+    top = scaled.max(1)
+    told = scaled[np.arange(len(labels)), labels]
+    return float((np.log(np.exp(scaled - top[:, None]).sum(1)) + top - told).mean())
+
+
+def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    return np.divide(part, whole, out=np.full(len(whole), np.nan), where=whole > 0)
