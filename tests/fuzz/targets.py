@@ -75,8 +75,8 @@ def _images() -> list[bytes]:
 
     tall = cv2.resize(PIXELS, (20, 64))
     return [bytes(cv2.imencode(ending, image)[1]) for image in (PIXELS, PIXELS[:, :, 0], tall)
-            for ending in (".jpg", ".png", ".bmp", ".webp", ".tiff", ".ppm", ".jp2")
-            if not (ending == ".ppm" and image.ndim == 2)]
+            for ending in (".jpg", ".png", ".bmp", ".webp", ".tiff", ".ppm", ".gif")
+            if not (ending == ".ppm" and image.ndim == 2) and cv2.haveImageWriter(f"x{ending}")]
 
 
 def _records(_folder: Path) -> list[bytes]:
@@ -474,8 +474,9 @@ def _rendezvous(data: bytes, _folder: Path) -> None:
         raise ImgclsError(str(error)) from error
 
 
-@target("messages of agents, workers' error files", lambda _folder: [
-    b'\x1e{"kind": "error", "line": "x", "status": 1}', b'{"message": {"message": "x", "extraInfo": {}}}'])
+@target("what agents and workers say of their end", lambda _folder: [
+    b'\x1e{"kind": "error", "line": "x", "status": 1}', b'{"message": {"message": "x", "extraInfo": {}}}',
+    b'{"rank": 1, "host": "h", "status": 1, "message": "x", "time": 1.5, "cause": 1, "is_final": false}'])
 def _message(data: bytes, folder: Path) -> None:
     from imgcls.launch.failures import decode_failure, read_failure
     from imgcls.launch.messages import decode_message
