@@ -197,3 +197,5 @@ def test_a_blank_separated_name_may_hold_blanks_of_unicode(tmp_path: Path) -> No
 def test_a_home_folder_that_nobody_has() -> None:
     with pytest.raises(UsageError, match="no home folder ~nobody-of-this-name"):
         to_path("~nobody-of-this-name/x.rec", "`data_train`")
+    with pytest.raises(UsageError, match=r"data_train ~\\x00a: a path holds no zero byte"):
+        to_path("~\0a", "`data_train`")

@@ -24,6 +24,8 @@ def to_path(path: str | os.PathLike[str], setting: str = "") -> AnyPath:
     A URL that nobody can open is a UsageError that names `setting`.
     """
     text = os.fspath(path)
+    if "\0" in text:  # a configuration file can hold one, and no call of the system takes it
+        raise UsageError(f"{setting} {verbatim(text)}: a path holds no zero byte".strip())
     scheme = url_scheme(text)
     if not scheme:
         return _expanded(text, setting)
