@@ -136,7 +136,8 @@ def open_source(path: str, flag: str, *, index: str = "", root: str = "", on_bad
 
 
 def _open_any(first_path: AnyPath, path: str, flag: str, index: str, root: str, on_bad: str,
-              class_names: Sequence[str], cache_gb: float | None, outside_root: bool) -> Source:
+              class_names: Sequence[str], cache_gb: float | None,
+              outside_root: bool) -> RecordSource | FolderSource | ListSource:
     """Return the source of the kind that the first path is."""
     if first_path.suffix == ".lst" and ";" not in path:
         folder = to_path(root, "`data_root`") if root else first_path.parent
