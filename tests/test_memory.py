@@ -78,6 +78,12 @@ def test_a_run_is_refused_in_a_line(flags: tuple[str, ...]) -> None:
     assert "of memory or more" in result.stderr.splitlines()[-1]
 
 
+def test_a_flat_shape_of_another_size_is_told() -> None:
+    result = run_cli("train", "--dataset", "digits", "--network", "mlp", "--image-shape", "1024", "--num-epochs", "1")
+    assert result.returncode == 2
+    assert result.stderr.splitlines()[-1].endswith("--image-shape 1024: the images of digits (train) have 784 values")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("network", lookup.names("networks"))
 def test_every_network_runs_at_a_shape_or_says_that_it_does_not(network: str) -> None:

@@ -20,7 +20,7 @@ from imgcls.cli._typed import typed_command
 from imgcls.config.command_line import parse
 from imgcls.config.flags import flag, positional
 from imgcls.config.sections import MAX_EPOCHS, MAX_PROCESSES, MAX_TIMEOUT_S
-from imgcls.distributed.rank_info import LAUNCHER_VARIABLE
+from imgcls.distributed.rank_info import LAUNCHER_VARIABLE, SCREEN_VARIABLE
 from imgcls.errors import UsageError, tell, verbatim
 from imgcls.launch import command as commands
 from imgcls.launch import mpi, schedulers, supervisor
@@ -117,6 +117,8 @@ def _start(argv: Sequence[str]) -> int:
     if args.timeout is not None:
         env["IMGCLS_DIST_TIMEOUT"] = f"{args.timeout:g}"
     if launcher in ("local", "ssh", "mpi"):
+        if sys.stderr.isatty():
+            env[SCREEN_VARIABLE] = "1"
         # for the last line of a run, which says how to go on: our words, without those of the command
         env[LAUNCHER_VARIABLE] = shlex.join(typed_command(argv, NAME)[:-len(args.command)])
     if launcher in ("local", "ssh"):

@@ -29,7 +29,8 @@ Every flag is also a key of --config files (lr: 0.1) and an environment variable
 short as long as it is clear (--num-epoch), and be written with _ for -."""
 
 #: environment variables that begin like a setting but are none: others of that kind are typing errors
-OTHER_VARIABLES = ("IMGCLS_AGENT", "IMGCLS_LAUNCHER", "IMGCLS_CACHE", "IMGCLS_MIRROR", "IMGCLS_TRACEBACK")
+OTHER_VARIABLES = ("IMGCLS_AGENT", "IMGCLS_LAUNCHER", "IMGCLS_CACHE", "IMGCLS_MIRROR", "IMGCLS_TRACEBACK",
+                   "IMGCLS_SCREEN")
 
 #: settings that name a file which somebody may have from Caffe
 NETWORK_FILES = ("model", "pretrained_model", "model_prefix", "save_model_prefix", "mean_image")

@@ -25,6 +25,8 @@ from imgcls.errors import UsageError, reason
 AGENT_VARIABLE = "IMGCLS_AGENT"
 #: the launcher's part of the command line, where imgcls-launch started this process
 LAUNCHER_VARIABLE = "IMGCLS_LAUNCHER"
+#: set where what that process prints comes to a person's screen in the end
+SCREEN_VARIABLE = "IMGCLS_SCREEN"
 #: more processes than any job has: a number above it is a mistake
 MAX_RANKS = 1 << 20
 #: for the numbers of a scheduler's jobs, which grow for years

@@ -7,6 +7,7 @@ MXNet reads them). All of it goes to stderr; results go to stdout, and not from 
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 from tqdm import tqdm
 
 from imgcls.config.sections import ReportConfig
+from imgcls.distributed.rank_info import SCREEN_VARIABLE
 from imgcls.errors import as_keyword, printable, spell_settings, tell
 from imgcls.training.log_files import open_log_file
 from imgcls.training.run_files import RunFiles
@@ -41,8 +43,10 @@ class Reporter:
         self._bar: tqdm[Any] | None = None
         self._epoch_line = ""  # of the last epoch, for the terminal
 
-    def log(self, message: str) -> None:
+    def log(self, message: str, *, is_for_programs: bool = False) -> None:
         """Write one of MXNet's log lines: to the log file, and to stderr off a terminal.
+
+        With `is_for_programs` a launcher that a person looks at does not get it either.
 
         They name no settings: what stands between backquotes in one is somebody's path.
         """
@@ -50,7 +54,8 @@ class Reporter:
         if self._log_file:
             self._log_file.write(message)
         # what logging.basicConfig made of MXNet's own calls: people's scripts look for the prefix too
-        if not self.is_terminal and not self._quiet and self._rank == 0:
+        is_screen = self.is_terminal or (is_for_programs and SCREEN_VARIABLE in os.environ)
+        if not is_screen and not self._quiet and self._rank == 0:
             print(f"INFO:root:{message}", file=sys.stderr, flush=True)
 
     def info(self, message: str) -> None:

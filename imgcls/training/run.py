@@ -74,7 +74,7 @@ def run(config: Config, *, splits: Callable[[], Splits] | None = None,
         worker = stack.enter_context(_joined_worker(config, topology))
         check_sharing(config, worker)
         reporter = stack.enter_context(_open_reporter(config, worker, quiet=quiet))
-        reporter.log(configuration.format_namespace(config))
+        reporter.log(configuration.format_namespace(config), is_for_programs=True)
         warn_unused_settings(config, reporter)
         if make_network is None:  # a network that cannot be is known before the data are read
             networks.check_network(config.network)

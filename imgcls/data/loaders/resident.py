@@ -6,6 +6,7 @@ data it is for.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 
@@ -52,6 +53,10 @@ class ResidentLoader:
         images = torch.from_numpy(np.ascontiguousarray(source.images)).to(device)
         self._is_flat = images.ndim != 4 or len(image_shape) != 3
         if self._is_flat:
+            num_values = math.prod(images.shape[1:])
+            if math.prod(image_shape) != num_values:
+                raise UsageError(f"`image_shape` {','.join(map(str, image_shape))}: the images of "
+                                 f"{verbatim(source.description)} have {num_values} values")
             # Rows of numbers go through the same code as one row of grey pixels, and are flattened again when
             # they are cut. They are no picture: mirroring is all of the augmentation that applies to them.
             images = images.reshape(self._count, 1, -1, 1)
