@@ -222,7 +222,7 @@ def test_arrays_follow_the_rules_of_mxnet() -> None:
         a + u
     with pytest.raises(TypeError, match="ndarray"):
         a - np.ones(3)
-    with pytest.raises(UsageError, match="main memory"):
+    with pytest.raises(UsageError, match=r"write mx.cpu\(\)"):
         mx.nd.zeros((2,), ctx="gpu(0)")
 
 
@@ -707,5 +707,5 @@ def test_only_image_record_iter_needs_torch() -> None:
             "mx.recordio, mx.nd, mx.image, mx.io, mx.gluon.data.vision.ImageRecordDataset, mx.cpu()\n"
             "assert 'torch' not in sys.modules\n")
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
-    with pytest.raises(AttributeError, match="has no sym"):
-        mx.sym  # noqa: B018
+    with pytest.raises(AttributeError, match="has no autograd"):
+        mx.autograd  # noqa: B018

@@ -1,8 +1,7 @@
-"""`import imgcls.compat.mxnet as mx` in place of `import mxnet as mx`, for code that only reads data with it.
+"""`import imgcls.compat.mxnet as mx` in place of `import mxnet as mx`, for inference and small trainings.
 
-`mx.recordio`, `mx.io`, `mx.image`, `mx.nd` and the record data sets of `mx.gluon.data`, with MXNet's names,
-arguments and results. What is not there is an AttributeError that says so; `docs/compat.md` lists both. Parts
-are imported on first use: only `mx.io.ImageRecordIter` needs torch.
+MXNet's names, arguments and results, over torch. Parts are imported on first use, and torch when something is
+computed. What is not there is an AttributeError that says what there is instead; `docs/compat.md` lists both.
 """
 
 from __future__ import annotations
@@ -14,22 +13,48 @@ from imgcls.errors import ImgclsError as MXNetError
 
 # For editors and type checkers, which cannot follow `__getattr__`.
 if TYPE_CHECKING:
-    from imgcls.compat.mxnet import gluon, image, io, nd, recordio
-    from imgcls.compat.mxnet.nd import cpu
+    from imgcls.compat.mxnet import (
+        attribute,
+        context,
+        executor,
+        gluon,
+        image,
+        io,
+        name,
+        nd,
+        recordio,
+        symbol,
+    )
+    from imgcls.compat.mxnet.attribute import AttrScope
+    from imgcls.compat.mxnet.context import Context, cpu, cpu_pinned, current_context, gpu, num_gpus
 
-__all__ = ["MXNetError", "cpu", "gluon", "image", "io", "nd", "recordio"]
+__all__ = ["AttrScope", "Context", "MXNetError", "attribute", "context", "cpu", "cpu_pinned",
+           "current_context", "executor", "gluon", "gpu", "image", "io", "name", "nd", "num_gpus", "recordio",
+           "symbol"]
+
+#: the version of MXNet whose results these are
+__version__ = "1.9.1"
 
 #: the names of MXNet for its parts, and where they are here
-_PARTS = {"gluon": "gluon", "image": "image", "img": "image", "io": "io", "nd": "nd", "ndarray": "nd",
-          "recordio": "recordio"}
+_PARTS = {
+    **{name: name for name in (
+        "attribute", "callback", "context", "executor", "gluon", "image", "initializer", "io", "lr_scheduler",
+        "metric", "model", "module", "name", "nd", "optimizer", "random", "recordio", "symbol",
+        "visualization")},
+    "img": "image", "init": "initializer", "mod": "module", "ndarray": "nd", "opt": "optimizer",
+    "rnd": "random", "sym": "symbol", "viz": "visualization",
+}
+#: MXNet's own names of single things -> the part that has them
+_NAMES = {"AttrScope": "attribute", "Context": "context", "cpu": "context", "cpu_pinned": "context",
+          "gpu": "context", "num_gpus": "context", "current_context": "context"}
 
 
 # Python asks here for what the module does not have: so `import ... as mx` loads no part that is not used.
 def __getattr__(name: str) -> Any:
     if name in _PARTS:
         return importlib.import_module(f"imgcls.compat.mxnet.{_PARTS[name]}")
-    # Old scripts write ctx=mx.cpu(); mx.gpu() is missed here, as there is nothing that it could do.
-    if name == "cpu":
-        return importlib.import_module("imgcls.compat.mxnet.nd").cpu
-    raise AttributeError(f"imgcls.compat.mxnet has no {name}: it stands in for MXNet's data reading alone, "
-                         f"that is for {', '.join(sorted(_PARTS))} (docs/compat.md)")
+    if name in _NAMES:
+        return getattr(importlib.import_module(f"imgcls.compat.mxnet.{_NAMES[name]}"), name)
+    from imgcls.compat.mxnet._registration import missing
+
+    raise missing("mxnet", name, [*_PARTS, *_NAMES])

@@ -74,6 +74,10 @@ class DataIter:
     def __next__(self) -> DataBatch:
         return self.next()
 
+    # Iterators of people's own set these, or have properties of these names.
+    provide_data: Any
+    provide_label: Any
+
     # MXNet 1.x code, and Python 2's, calls it by this name.
     def next(self) -> DataBatch:
         """Return the next batch; StopIteration at the end of the epoch."""

@@ -14,6 +14,7 @@ import numpy as np
 
 from imgcls.compat.mxnet._data_iter import DataBatch as DataBatch
 from imgcls.compat.mxnet._data_iter import DataDesc, DataIter
+from imgcls.compat.mxnet._registration import missing
 from imgcls.compat.mxnet.nd import NDArray, array
 from imgcls.errors import UsageError
 
@@ -152,6 +153,55 @@ def ImageRecordIter(**kwargs: Any) -> DataIter:  # noqa: N802
     return ImageRecords(**kwargs)
 
 
+def MNISTIter(**kwargs: Any) -> DataIter:  # noqa: N802
+    """Return batches of MNIST's idx files, `image` and `label`, with the arguments of MXNet's.
+
+    Data are float32 (batch, 1, 28, 28), or (batch, 784) with `flat`, pixels divided by 256. `shuffle` (the
+    default) takes the order that `seed` gives in MXNet; an incomplete last batch is left out.
+    """
+    from imgcls.compat.mxnet import _mnist_iter
+
+    return _mnist_iter.read(kwargs)
+
+
+class ResizeIter(DataIter):
+    """Another iterator with `size` batches an epoch, begun anew as often as that needs."""
+
+    def __init__(self, data_iter: DataIter, size: int, reset_internal: bool = True) -> None:
+        super().__init__(data_iter.batch_size)
+        self.data_iter = data_iter
+        self.size = size
+        self.reset_internal = reset_internal
+        self.cur = 0
+        self.current_batch: DataBatch | None = None
+        self.provide_data = data_iter.provide_data
+        self.provide_label = data_iter.provide_label
+
+    def reset(self) -> None:
+        """Begin the next epoch, with `reset_internal` from the first sample."""
+        self.cur = 0
+        if self.reset_internal:
+            self.data_iter.reset()
+
+    def iter_next(self) -> bool:
+        """Go to the next batch, if there is one."""
+        if self.cur == self.size:
+            return False
+        try:
+            self.current_batch = self.data_iter.next()
+        except StopIteration:
+            self.data_iter.reset()
+            self.current_batch = self.data_iter.next()
+        self.cur += 1
+        return True
+
+    def next(self) -> DataBatch:
+        """Return the next batch; StopIteration at the end of the epoch."""
+        if not self.iter_next() or self.current_batch is None:
+            raise StopIteration
+        return self.current_batch
+
+
 def ImageRecordUInt8Iter(**kwargs: Any) -> DataIter:  # noqa: N802
     """Return `ImageRecordIter` with `dtype` uint8."""
     return ImageRecordIter(**{**kwargs, "dtype": "uint8"})
@@ -170,3 +220,7 @@ def _named(data: Any, name: str) -> list[tuple[str, NDArray]]:
         raise TypeError(f"{name}: is an array, or a list or dict of arrays, not {type(data).__name__}")
     arrays = [(key, values if isinstance(values, NDArray) else array(values)) for key, values in data.items()]
     return sorted(arrays, key=lambda pair: pair[0])
+
+
+def __getattr__(name: str) -> Any:
+    raise missing("mxnet.io", name, [*globals(), "ImageRecordIter"])

@@ -1,273 +1,88 @@
-"""`mx.nd`: NDArray as far as code that reads data needs it: a numpy array with MXNet's rules, and its files.
+"""`mx.nd`: arrays, their files, and MXNet's operators on them.
 
-The rules that differ from numpy's: what `array` makes is float32 unless it is told otherwise, a number does
-not change the type of an array (`uint8 - 20` wraps around, `uint8 * 0.5` is 0), two arrays must be of one
-type, comparisons give 0 and 1, and an element is an array of shape (1,). Arrays live in main memory, and
-everything is done when a call returns.
+`NDArray` is in `_ndarray.py`. Whatever operator `mx.sym` has is a function here as well: `mx.nd.softmax(x)`.
+Only those need torch, and load it when the first one is called.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from imgcls.errors import UsageError
+from imgcls.compat.mxnet import _imperative, random
+from imgcls.compat.mxnet._ndarray import NDArray, to_numpy
+from imgcls.compat.mxnet._operators import signatures
+from imgcls.compat.mxnet._registration import missing
+from imgcls.compat.mxnet.context import to_context
 from imgcls.formats import params
 from imgcls.storage.paths import to_local_path
 
 
-class Context(NamedTuple):
-    """Where an array lives: main memory."""
-
-    device_type: str = "cpu"
-    device_id: int = 0
-
-    def __str__(self) -> str:
-        return f"{self.device_type}({self.device_id})"
-
-    __repr__ = __str__
-
-
-def cpu(device_id: int = 0) -> Context:
-    """Return main memory, whatever the number."""
-    return Context("cpu", device_id)
-
-
-class NDArray:
-    """An array as MXNet has them, around a numpy array that `asnumpy` gives a copy of."""
-
-    #: numpy leaves `ndarray - NDArray` to us
-    __array_priority__ = 1000.0
-    # `__eq__` below compares elements; two arrays are one dict key only if they are the same object.
-    __hash__ = object.__hash__
-
-    def __init__(self, data: np.ndarray) -> None:
-        self._data = data
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The size of each dimension."""
-        return self._data.shape
-
-    @property
-    def dtype(self) -> type[np.generic]:
-        """The type of the elements, a numpy scalar type as in MXNet."""
-        return self._data.dtype.type
-
-    @property
-    def size(self) -> int:
-        """The number of elements."""
-        return self._data.size
-
-    @property
-    def ndim(self) -> int:
-        """The number of dimensions."""
-        return self._data.ndim
-
-    @property
-    def context(self) -> Context:
-        """Where the array lives."""
-        return Context()
-
-    ctx = context
-
-    @property
-    def T(self) -> NDArray:  # noqa: N802
-        """The array with its dimensions in reverse."""
-        return NDArray(self._data.T)
-
-    def asnumpy(self) -> np.ndarray:
-        """Return a copy as numpy array."""
-        return self._data.copy()
-
-    def asscalar(self) -> Any:
-        """Return the only element."""
-        if self._data.size != 1:
-            raise ValueError(f"an array of shape {self.shape} is no single number")
-        return self._data.reshape(-1)[0]
-
-    def astype(self, dtype: Any, copy: bool = True) -> NDArray:
-        """Return the array in another type; without `copy` it may be this one."""
-        return NDArray(self._data.astype(dtype, copy=copy))
-
-    def copy(self) -> NDArray:
-        """Return a copy."""
-        return NDArray(self._data.copy())
-
-    def reshape(self, *shape: Any, **kwargs: Any) -> NDArray:
-        """Return the same elements in another shape: -1 is what is left, 0 the old size of that dimension."""
-        # MXNet takes reshape(2, 3), reshape((2, 3)) and reshape(shape=(2, 3)).
-        sizes = kwargs.pop("shape", shape)
-        if kwargs:
-            raise TypeError(f"reshape has no argument {next(iter(kwargs))}")
-        if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)):
-            sizes = sizes[0]
-        if any(size < -1 for size in sizes):
-            raise UsageError(f"reshape to {tuple(sizes)}: of MXNet's special sizes only 0 and -1 are known "
-                             "here")
-        # An array without elements has sizes of 0 that are meant.
-        return NDArray(self._data.reshape([self.shape[i] if size == 0 and self.size else size
-                                           for i, size in enumerate(sizes)]))
-
-    def transpose(self, *axes: Any) -> NDArray:
-        """Return the array with its dimensions in another order, or in reverse."""
-        return NDArray(self._data.transpose(*axes))
-
-    def expand_dims(self, axis: int) -> NDArray:
-        """Return the array with a dimension of size 1 more."""
-        return NDArray(np.expand_dims(self._data, axis))
-
-    def as_in_context(self, context: Any) -> NDArray:
-        """Return the array itself: it is in main memory, and can be nowhere else."""
-        _check_context(context)
-        return self
-
-    def wait_to_read(self) -> None:
-        """Return at once: nothing is ever under way here."""
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        # As asnumpy: who gets a numpy array may write to it, unless that is asked for otherwise.
-        return np.array(self._data, dtype) if copy is not False else np.asarray(self._data, dtype)
-
-    def __len__(self) -> int:
-        return len(self._data)
-
-    def __iter__(self) -> Iterator[NDArray]:
-        return (self[i] for i in range(len(self)))
-
-    def __getitem__(self, key: Any) -> NDArray:
-        """Return a slice, which shares memory with the array, or an element as array of shape (1,)."""
-        # numpy returns a scalar for an element; MXNet has none.
-        selected = self._data[_to_numpy(key)]
-        is_array = isinstance(selected, np.ndarray) and selected.ndim
-        return NDArray(selected if is_array else np.asarray(selected).reshape(1))
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        self._data[_to_numpy(key)] = _to_numpy(value)
-
-    def __bool__(self) -> bool:
-        return bool(self.asscalar())
-
-    def __int__(self) -> int:
-        return int(self.asscalar())
-
-    def __float__(self) -> float:
-        return float(self.asscalar())
-
-    def __index__(self) -> int:
-        return self.asscalar().__index__()
-
-    def __repr__(self) -> str:
-        return f"\n{self._data}\n<NDArray {'x'.join(map(str, self.shape))} @{self.context}>"
-
-    # All operators go through here: one rule for types.
-    def _apply(self, function: Callable[..., Any], other: Any, swapped: bool = False) -> NDArray:
-        """Return `function` of the two, or `swapped` of the other and this, in the type of this one."""
-        if isinstance(other, NDArray):
-            if other.dtype != self.dtype:
-                raise TypeError(f"arrays of {self.dtype.__name__} and {other.dtype.__name__}: MXNet's "
-                                "operators want one type, use astype")
-            operand: Any = other._data
-        elif not isinstance(other, (int, float, np.number, np.bool_)):
-            raise TypeError(f"{type(other).__name__} is neither an NDArray nor a number")
-        else:
-            # MXNet casts the number first: 0.5 is 0 to an array of integers.
-            is_integer = np.issubdtype(self.dtype, np.integer)
-            operand = np.asarray(int(other) if is_integer else other).astype(self.dtype)
-        # MXNet's operators wrap around and divide by 0 without a word.
-        with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
-            result = function(operand, self._data) if swapped else function(self._data, operand)
-            return NDArray(np.asarray(result).astype(self.dtype))
-
-    def _assign(self, result: NDArray) -> NDArray:
-        self._data[...] = result._data
-        return self
-
-    def __add__(self, other: Any) -> NDArray:
-        return self._apply(np.add, other)
-
-    def __sub__(self, other: Any) -> NDArray:
-        return self._apply(np.subtract, other)
-
-    def __mul__(self, other: Any) -> NDArray:
-        return self._apply(np.multiply, other)
-
-    def __truediv__(self, other: Any) -> NDArray:
-        return self._apply(np.true_divide, other)
-
-    def __mod__(self, other: Any) -> NDArray:
-        return self._apply(np.mod, other)
-
-    def __pow__(self, other: Any) -> NDArray:
-        return self._apply(np.power, other)
-
-    def __rsub__(self, other: Any) -> NDArray:
-        return self._apply(np.subtract, other, swapped=True)
-
-    def __rtruediv__(self, other: Any) -> NDArray:
-        return self._apply(np.true_divide, other, swapped=True)
-
-    __radd__ = __add__
-    __rmul__ = __mul__
-
-    # In place: other names of the array, and views, see the change.
-    def __iadd__(self, other: Any) -> NDArray:
-        return self._assign(self + other)
-
-    def __isub__(self, other: Any) -> NDArray:
-        return self._assign(self - other)
-
-    def __imul__(self, other: Any) -> NDArray:
-        return self._assign(self * other)
-
-    def __itruediv__(self, other: Any) -> NDArray:
-        return self._assign(self / other)
-
-    def __neg__(self) -> NDArray:
-        return NDArray(-self._data)
-
-    # `array == None` and the like are asked by ordinary code: False, and no error.
-    def __eq__(self, other: object) -> Any:
-        return self._apply(np.equal, other) if _is_comparable(other) else False
-
-    def __ne__(self, other: object) -> Any:
-        return self._apply(np.not_equal, other) if _is_comparable(other) else True
-
-    def __lt__(self, other: Any) -> NDArray:
-        return self._apply(np.less, other)
-
-    def __le__(self, other: Any) -> NDArray:
-        return self._apply(np.less_equal, other)
-
-    def __gt__(self, other: Any) -> NDArray:
-        return self._apply(np.greater, other)
-
-    def __ge__(self, other: Any) -> NDArray:
-        return self._apply(np.greater_equal, other)
-
-
 def array(source_array: Any, ctx: Any = None, dtype: Any = None) -> NDArray:
     """Return a copy; float32 unless `dtype` says otherwise or the source is an NDArray."""
-    _check_context(ctx)
     if dtype is None:
         dtype = source_array.dtype if isinstance(source_array, NDArray) else np.float32
     # MXNet has no arrays without dimensions: a number becomes one element.
-    return NDArray(np.atleast_1d(np.array(_to_numpy(source_array), dtype)))
+    return NDArray(np.atleast_1d(np.array(to_numpy(source_array), dtype)), to_context(ctx))
 
 
-def zeros(shape: int | Sequence[int], ctx: Any = None, dtype: Any = np.float32) -> NDArray:
+def zeros(shape: int | Sequence[int], ctx: Any = None, dtype: Any = None, **kwargs: Any) -> NDArray:
     """Return an array of zeros."""
-    _check_context(ctx)
-    return NDArray(np.zeros(shape, dtype or np.float32))
+    return full(shape, 0, ctx, dtype)
 
 
-def ones(shape: int | Sequence[int], ctx: Any = None, dtype: Any = np.float32) -> NDArray:
+def ones(shape: int | Sequence[int], ctx: Any = None, dtype: Any = None, **kwargs: Any) -> NDArray:
     """Return an array of ones."""
-    _check_context(ctx)
-    return NDArray(np.ones(shape, dtype or np.float32))
+    return full(shape, 1, ctx, dtype)
+
+
+def empty(shape: int | Sequence[int], ctx: Any = None, dtype: Any = None) -> NDArray:
+    """Return an array whose values mean nothing; they are zeros."""
+    return full(shape, 0, ctx, dtype)
+
+
+# float32 like everything that MXNet makes, whatever the value.
+def full(shape: int | Sequence[int], val: float, ctx: Any = None, dtype: Any = None) -> NDArray:
+    """Return an array of one value, float32 unless `dtype` says otherwise."""
+    return NDArray(np.full(shape, val, np.float32 if dtype is None else dtype), to_context(ctx))
+
+
+# With one number it is the end.
+def arange(start: float, stop: float | None = None, step: float = 1.0, repeat: int = 1,
+           infer_range: bool = False, ctx: Any = None, dtype: Any = None) -> NDArray:
+    """Return numbers from `start` (or 0) up to `stop`, which is left out, each of them `repeat` times."""
+    numbers = np.arange(start, stop, step) if stop is not None else np.arange(0, start, step)
+    return NDArray(np.repeat(numbers, repeat).astype(dtype or np.float32), to_context(ctx))
+
+
+def linspace(start: float, stop: float, num: int, endpoint: bool = True, ctx: Any = None,
+             dtype: Any = None) -> NDArray:
+    """Return `num` numbers of equal distance."""
+    return NDArray(np.linspace(start, stop, num, endpoint).astype(dtype or np.float32), to_context(ctx))
+
+
+def eye(N: int, M: int = 0, k: int = 0, ctx: Any = None, dtype: Any = None) -> NDArray:  # noqa: N803
+    """Return a matrix with ones on a diagonal."""
+    return NDArray(np.eye(N, M or N, k, dtype or np.float32), to_context(ctx))
+
+
+def from_numpy(ndarray: np.ndarray, zero_copy: bool = True) -> NDArray:
+    """Return an array on the same memory, or on a copy."""
+    return NDArray(ndarray if zero_copy else ndarray.copy())
+
+
+# Axis 0 here and 1 in `concat`, as MXNet has it.
+def concatenate(arrays: Sequence[NDArray], axis: int = 0, always_copy: bool = True) -> NDArray:
+    """Join a list of arrays along an axis that they have."""
+    return concat(*arrays, dim=axis)
+
+
+def moveaxis(tensor: NDArray, source: Any, destination: Any) -> NDArray:
+    """Return the array with axes in other places."""
+    return NDArray(np.moveaxis(tensor._data, source, destination))
 
 
 def concat(*arrays: NDArray, dim: int = 1) -> NDArray:
@@ -293,11 +108,11 @@ def save(fname: str | os.PathLike[str],
          data: NDArray | np.ndarray | Sequence[Any] | Mapping[str, Any]) -> None:
     """Write an array, a list or a dict of arrays, the same bytes as MXNet."""
     if isinstance(data, Mapping):
-        params.save(fname, {name: _to_numpy(value) for name, value in data.items()})
+        params.save(fname, {name: to_numpy(value) for name, value in data.items()})
     else:
         # MXNet writes a single array as a list of one.
         values = data if isinstance(data, (list, tuple)) else [data]
-        params.save(fname, [_to_numpy(value) for value in values])
+        params.save(fname, [to_numpy(value) for value in values])
 
 
 def waitall() -> None:
@@ -318,20 +133,49 @@ def _has_names(fname: str | os.PathLike[str], names: list[str]) -> bool:
         return stream.read() == tail
 
 
-def _to_numpy(value: Any) -> Any:
-    """Return what numpy understands, also inside of a key."""
-    if isinstance(value, NDArray):
-        return value._data
-    if isinstance(value, (tuple, list)) and any(isinstance(v, NDArray) for v in value):
-        return type(value)(_to_numpy(v) for v in value)
-    return value
+def _of_two(function: Callable[[Any, Any], Any]) -> Callable[[Any, Any], NDArray]:
+    """Return a function of two arrays, or of an array and a number on either side."""
+    return lambda lhs, rhs: function(lhs, rhs)
 
 
-def _is_comparable(other: object) -> bool:
-    return isinstance(other, (NDArray, int, float, np.number, np.bool_))
+# A number may stand on either side.
+def _extreme(function: Callable[..., Any]) -> Callable[[Any, Any], NDArray]:
+    def call(lhs: Any, rhs: Any) -> NDArray:
+        if isinstance(lhs, NDArray):
+            return lhs._apply(function, rhs)
+        return rhs._apply(function, lhs, swapped=True)
+
+    return call
 
 
-def _check_context(context: Any) -> None:
-    # Text, so that mxnet's own context objects do as well.
-    if context is not None and not str(context).startswith("cpu"):
-        raise UsageError(f"ctx {context}: arrays live in main memory here; leave it out, or write mx.cpu()")
+#: functions of two arrays or numbers, which MXNet has written by hand
+add = _of_two(lambda lhs, rhs: lhs + rhs)
+subtract = _of_two(lambda lhs, rhs: lhs - rhs)
+multiply = _of_two(lambda lhs, rhs: lhs * rhs)
+divide = _of_two(lambda lhs, rhs: lhs / rhs)
+true_divide = divide
+modulo = _of_two(lambda lhs, rhs: lhs % rhs)
+power = _extreme(np.power)
+pow = power
+maximum = _extreme(np.maximum)
+minimum = _extreme(np.minimum)
+equal = _extreme(np.equal)
+not_equal = _extreme(np.not_equal)
+greater = _extreme(np.greater)
+greater_equal = _extreme(np.greater_equal)
+lesser = _extreme(np.less)
+lesser_equal = _extreme(np.less_equal)
+
+random_uniform = uniform = random.uniform
+random_normal = normal = random.normal
+
+#: `mx.nd.contrib.AdaptiveAvgPooling2D` and its like
+contrib = _imperative.Namespace("nd.contrib", "_contrib_")
+
+
+# All operators: functions are made when they are asked for.
+def __getattr__(name: str) -> Any:
+    found = None if name.startswith("__") else _imperative.function(name)
+    if found is None:
+        raise missing("mxnet.nd", name, [*signatures(), *globals()])
+    return found

@@ -1,0 +1,102 @@
+"""MXNet's random numbers on the CPU, number by number: so that a seeded script begins with the same weights.
+
+MXNet keeps 1024 Mersenne Twisters, seeded one after the other; a call cuts its numbers into runs of at least
+64 and takes each run from a twister of its own (include/mxnet/random_generator.h). What the C++ library makes
+of the raw numbers is libstdc++'s: 32 bits are a float in [0, 1), a normal number is Marsaglia's polar method,
+of whose pair the second is thrown away. Without a call of `seed` MXNet's seed is 0, always.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+NUM_TWISTERS = 1024
+#: how many numbers a twister gives at least
+MIN_RUN = 64
+#: the seed of the first twister is the user's times this
+_SEED_FACTOR = 127
+#: draws that are made for a normal number: its square has 4 / pi of a circle's room
+_PAIRS_FOR_ONE = 1.4
+
+
+# Twisters are made when they are first needed: all 1024 take a hundredth of a second.
+class Generator:
+    """The state of all random numbers of `mx.nd.random`, the initializers and dropout."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self._first_seed = (seed * _SEED_FACTOR) & 0xFFFFFFFF
+        self._twisters: dict[int, np.random.RandomState] = {}
+
+    # How many runs there are follows from the count alone, not from threads.
+    def _runs(self, count: int) -> Iterator[tuple[np.random.RandomState, int]]:
+        """Yield the twisters of a call for so many numbers, with how many each gives."""
+        num_runs = min(-(-count // MIN_RUN), NUM_TWISTERS)
+        length = -(-count // num_runs) if num_runs else 0
+        for number in range(num_runs):
+            size = min(length, count - number * length)
+            if size > 0:
+                if number not in self._twisters:
+                    seed = (self._first_seed + number) & 0xFFFFFFFF
+                    self._twisters[number] = np.random.RandomState(seed)
+                yield self._twisters[number], size
+
+    def uniform(self, count: int) -> np.ndarray:
+        """Return so many numbers in [0, 1), float32."""
+        parts = [_floats(twister, size) for twister, size in self._runs(count)]
+        return np.concatenate(parts) if parts else np.zeros(0, np.float32)
+
+    # Pairs that fall outside of the circle are thrown away, so each twister goes its own way.
+    def normal(self, count: int) -> np.ndarray:
+        """Return so many numbers of mean 0 and deviation 1, float32."""
+        parts = [_normals(twister, size) for twister, size in self._runs(count)]
+        return np.concatenate(parts) if parts else np.zeros(0, np.float32)
+
+    def integers(self, count: int) -> np.ndarray:
+        """Return so many raw numbers, as the signed int32 that MXNet takes them for."""
+        parts = [_raw(twister, size) for twister, size in self._runs(count)]
+        return np.concatenate(parts).view(np.int32) if parts else np.zeros(0, np.int32)
+
+
+# The same sequence as C++'s std::mt19937 of this seed.
+def _raw(twister: np.random.RandomState, count: int) -> np.ndarray:
+    return twister.randint(0, 1 << 32, size=count, dtype=np.uint32)
+
+
+def _floats(twister: np.random.RandomState, count: int) -> np.ndarray:
+    values = _raw(twister, count).astype(np.float32) / np.float32(1 << 32)
+    # a float has fewer bits: the largest numbers are rounded to 1, which libstdc++ does not give
+    return np.minimum(values, np.nextafter(np.float32(1), np.float32(0)))
+
+
+# Drawn ahead and given back: one by one would take a microsecond and more for each.
+def _normals(twister: np.random.RandomState, count: int) -> np.ndarray:
+    before = twister.get_state()
+    num_pairs = int(count * _PAIRS_FOR_ONE) + 16
+    while True:
+        pairs = _floats(twister, 2 * num_pairs).reshape(-1, 2) * np.float32(2) - np.float32(1)
+        square = pairs[:, 0] * pairs[:, 0] + pairs[:, 1] * pairs[:, 1]
+        accepted = np.flatnonzero((square <= 1) & (square > 0))[:count]
+        # The twister goes on behind the last pair that is used: as far as drawing one by one would bring it.
+        twister.set_state(before)
+        if len(accepted) == count:
+            break
+        num_pairs *= 2
+    _raw(twister, 2 * (int(accepted[-1]) + 1) if count else 0)
+    square = square[accepted]
+    return pairs[accepted, 1] * np.sqrt(np.float32(-2) * np.log(square) / square)
+
+
+#: the one generator, which `mx.random.seed` makes anew
+_generators = [Generator()]
+
+
+def generator() -> Generator:
+    """Return the generator that is in use."""
+    return _generators[0]
+
+
+def seed(value: int) -> None:
+    """Begin all random numbers anew from this seed."""
+    _generators[0] = Generator(value)

@@ -1,0 +1,162 @@
+"""The shapes in a graph, from those of some inputs, and the layers that compute it.
+
+`Symbol.infer_shape` asks for the first, executors for both. Layers are made on torch's meta device, where
+their parameters take no memory: executors put their own arrays in.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from imgcls.compat.mxnet._extra_operators import EXTRA, Embedding, ExtraOperation
+from imgcls.compat.mxnet._losses import LOSSES, Loss
+from imgcls.compat.mxnet._training_layers import TRAINING
+from imgcls.errors import UsageError, first_line
+from imgcls.formats.symbol import Attributes, Node, NodeOutput, Symbol
+from imgcls.layers import Layer, OpSpec, Shape
+from imgcls.layers.operation import Operation
+from imgcls.layers.operators import OPERATORS
+
+#: operators whose inputs all have one shape: that of one tells those of the others
+_SAME_SHAPE = ("elemwise_", "_power", "_maximum", "_minimum", "_mod", "_equal", "_not_equal", "_greater",
+               "_lesser", "add_n")
+
+
+@dataclass
+class Inferred:
+    """What is known of a graph: shapes by variable and by output, layers by index of the node."""
+
+    variables: dict[str, Shape] = field(default_factory=dict)
+    outputs: dict[NodeOutput, Shape] = field(default_factory=dict)
+    layers: dict[int, Layer] = field(default_factory=dict)
+
+
+# Ours come first: they train as MXNet does.
+def layer_class(op: str) -> type[Layer]:
+    """Return the class that computes an operator; UsageError where there is none."""
+    if op in EXTRA:
+        return ExtraOperation
+    found = {**OPERATORS, **TRAINING, **LOSSES, "Embedding": Embedding}.get(op)
+    if found is None:
+        raise UsageError(f"operator {op} is not there (docs/operators.md and docs/compat.md list those that "
+                         "are)")
+    return found
+
+
+# Attributes are read here and checked; what no reader asked for is refused.
+def make_layer(node: Node, data: list[Shape], stored: dict[str, Shape]) -> tuple[Layer, list[Shape]]:
+    """Return the layer of a node on the meta device, and the shapes of its outputs.
+
+    `data` are the shapes of its inputs that are no parameters. UsageError for what does not go together.
+    """
+    spec = OpSpec(node, data[0] if data else None, stored)
+    result: Tensor | tuple[Tensor, ...] | None = None
+    try:
+        with torch.device("meta"), torch.no_grad():
+            layer = layer_class(node.op).read(spec).eval()
+            if unknown := spec.unknown():
+                raise ValueError(f"setting {unknown[0]!r} is not known here")
+            if layer.num_inputs is not None and layer.num_inputs != len(data):
+                raise ValueError(f"it takes {layer.num_inputs} inputs and is given {len(data)}")
+            if layer.keeps_shape or not isinstance(layer, (Operation, ExtraOperation)):
+                result = layer.infer(*(torch.empty(shape) for shape in data))
+        if result is None:
+            # Operators without parameters run once on zeros that take no memory: torch's functions load its
+            # compiler, seconds of it, when they first see a tensor of the meta device.
+            with torch.no_grad():
+                result = layer.infer(*(torch.zeros(()).expand(shape) for shape in data))
+    except (ValueError, ArithmeticError, RuntimeError, LookupError, TypeError) as error:
+        raise UsageError(f"error in operator {node.name} ({node.op}): {first_line(error)}") from error
+    results = (result,) if isinstance(result, Tensor) else result
+    return layer, [tuple(tensor.shape) for tensor in results]
+
+
+def infer(graph: Symbol, known: dict[str, Shape]) -> Inferred:
+    """Work out all shapes that follow from those of these variables."""
+    inference = _Inference(graph, known)
+    operators = [index for index, node in enumerate(graph.nodes) if not node.is_variable]
+    # A later operator may tell the shape of a label that an earlier one waits for: again, while it helps.
+    num_waiting = len(operators) + 1
+    while 0 < len(operators) < num_waiting:
+        num_waiting = len(operators)
+        for index in operators:
+            inference.add(index, graph.nodes[index])
+        operators = [index for index in operators if index not in inference.found.layers]
+    return inference.found
+
+
+def _has_one_shape(node: Node) -> bool:
+    return node.op.startswith(_SAME_SHAPE) and not node.op.endswith("_scalar")
+
+
+# Known shapes only grow: what was told once is compared and never replaced.
+class _Inference:
+    """Goes through a graph, node by node."""
+
+    def __init__(self, graph: Symbol, known: dict[str, Shape]) -> None:
+        self.graph = graph
+        self.found = Inferred()
+        for index, node in enumerate(graph.nodes):
+            if node.is_variable:
+                shape = known.get(node.name) or Attributes(node).integers("__shape__", ())
+                if shape:  # (10, 0) says only a part of it, but it is shown
+                    self.found.variables[node.name] = tuple(shape)
+                    if 0 not in shape:
+                        self.found.outputs[NodeOutput(index)] = tuple(shape)
+
+    def shape_of(self, source: NodeOutput) -> Shape | None:
+        return self.found.outputs.get(source._replace(version=0))
+
+    def settle(self, source: NodeOutput, shape: Shape, user: Node) -> None:
+        """Note the shape that an operator needs of an input; an error where it is known to be another."""
+        source = source._replace(version=0)
+        there = self.found.outputs.setdefault(source, shape)
+        name = self.graph.nodes[source.node].name
+        if there != shape:
+            raise UsageError(f"error in operator {user.name} ({user.op}): {name} is {there} where {shape} is "
+                             "needed")
+        if self.graph.nodes[source.node].is_variable:
+            self.found.variables[name] = shape
+
+    # What is not known yet is left for the next round.
+    def add(self, index: int, node: Node) -> None:
+        """Work out the shapes of one operator, as far as those of its inputs are known."""
+        kind = layer_class(node.op)
+        num_data = kind.num_data(OpSpec(node, None, {}))
+        data, parameters = node.inputs[:num_data], node.inputs[num_data:]
+        self.spread(node, kind, data)
+        shapes = [shape for shape in map(self.shape_of, data) if shape is not None]
+        if len(shapes) < len(data):
+            if shapes and _has_one_shape(node):
+                self.found.outputs[NodeOutput(index)] = shapes[0]
+            return
+        # strict=False: a layer without bias has one input less than its class has parameters
+        slots = dict(zip(kind.PARAMETER_NAMES, parameters, strict=False))
+        known = {slot: self.shape_of(source) for slot, source in slots.items()}
+        stored = {slot: shape for slot, shape in known.items() if shape is not None}
+        layer, results = make_layer(node, shapes, stored)
+        needed = layer.parameter_slots()
+        if len(needed) != len(parameters):
+            raise UsageError(f"error in operator {node.name} ({node.op}): it has {len(needed)} parameters "
+                             f"and is given {len(parameters)}")
+        for slot in needed:
+            self.settle(slots[slot], tuple(getattr(layer, slot).shape), node)
+        self.found.layers[index] = layer
+        for output, shape in enumerate(results):
+            self.found.outputs[NodeOutput(index, output)] = shape
+
+    def spread(self, node: Node, kind: type[Layer], data: list[NodeOutput]) -> None:
+        """Give inputs the shape that follows from other inputs."""
+        shapes = [self.shape_of(source) for source in data]
+        if issubclass(kind, Loss) and len(data) == 2 and shapes[0] is not None and shapes[1] is None:
+            layer, _ = make_layer(node, [shapes[0], shapes[0]], {})
+            assert isinstance(layer, Loss)
+            self.settle(data[1], layer.label_shape(shapes[0]), node)
+        elif _has_one_shape(node):
+            first = next((shape for shape in shapes if shape is not None), None)
+            for source, shape in zip(data, shapes, strict=True):
+                if shape is None and first is not None and self.graph.nodes[source.node].is_variable:
+                    self.settle(source, first, node)

@@ -1,0 +1,69 @@
+"""Layers that train as MXNet's on the CPU do, where those of `imgcls.layers` train as torch's."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from imgcls.compat.mxnet._generator import generator
+from imgcls.layers import BatchNorm, Dropout, Layer
+
+
+# A forward pass alone changes no statistics: MXNet moves them when the gradients are computed.
+class MovingBatchNorm(BatchNorm):
+    """Batch normalisation that leaves its statistics to be moved by the backward pass, as MXNet does.
+
+    The moving variance follows that of the batch, not torch's estimate for all data.
+    """
+
+    #: mean and variance of the last batch in training, (C,) each
+    batch_statistics: tuple[Tensor, Tensor] | None = None
+
+    def forward(self, data: Tensor) -> Tensor:
+        self.batch_statistics = None
+        if not self.training or self.use_global_stats:
+            return super().forward(data)
+        gamma = None if self.fix_gamma else self.gamma
+        if not data.is_meta:
+            with torch.no_grad():
+                axes = [axis for axis in range(data.ndim) if axis != 1]
+                variance, mean = torch.var_mean(data, axes, correction=0)
+                self.batch_statistics = mean, variance
+        return F.batch_norm(data, None, None, gamma, self.beta, True, 0.0, self.eps)
+
+    def moved(self, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the moving statistics after this batch, from those before it."""
+        if self.batch_statistics is None:
+            return mean, variance
+        old, new = self.momentum, 1 - self.momentum
+        return tuple(before * old + batch * new  # type: ignore[return-value]
+                     for before, batch in zip((mean, variance), self.batch_statistics, strict=True))
+
+
+class MovingBatchNormReLU(MovingBatchNorm):
+    """The same and a relu in one operator."""
+
+    op = "_contrib_BatchNormWithReLU"
+
+    def forward(self, data: Tensor) -> Tensor:
+        return super().forward(data).relu()
+
+
+# The same elements are dropped as in MXNet after the same seed.
+class SeededDropout(Dropout):
+    """Dropout that draws MXNet's random numbers."""
+
+    def forward(self, data: Tensor) -> Tensor:
+        if not self.training or data.is_meta or self.p == 0:
+            return data
+        kept = torch.from_numpy(generator().uniform(data.numel())) < 1 - self.p
+        return data * (kept.reshape(data.shape).to(data) * (1 / (1 - self.p)))
+
+
+#: operator -> its class, before that of `imgcls.layers`
+TRAINING: dict[str, type[Layer]] = {
+    "Dropout": SeededDropout,
+    "BatchNorm": MovingBatchNorm, "CuDNNBatchNorm": MovingBatchNorm, "BatchNorm_v1": MovingBatchNorm,
+    "_contrib_SyncBatchNorm": MovingBatchNorm, "_contrib_BatchNormWithReLU": MovingBatchNormReLU,
+}

@@ -1,0 +1,35 @@
+"""`mx.attribute`: `with AttrScope(ctx_group="dev1"):` gives attributes to every symbol made inside."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+#: the attributes in force, in each thread that has entered a scope
+_current = threading.local()
+
+
+# ctx_group and lr_mult are what it is used for.
+class AttrScope:
+    """Attributes, as text, for all symbols made inside of `with`; scopes inside of others add to them."""
+
+    def __init__(self, **kwargs: str) -> None:
+        if not all(isinstance(value, str) for value in kwargs.values()):
+            raise ValueError("attributes of a scope must be text")
+        self._attributes = kwargs
+        self._outer: list[dict[str, str]] = []
+
+    def __enter__(self) -> AttrScope:
+        self._outer.append(in_force(None))
+        _current.value = {**self._outer[-1], **self._attributes}
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        _current.value = self._outer.pop()
+
+
+# A copy: scopes are shared by all that is made inside of them.
+def in_force(attributes: Mapping[str, str] | None) -> dict[str, str]:
+    """Return the attributes of this place, and over them those that a symbol is given itself."""
+    return {**getattr(_current, "value", {}), **(attributes or {})}

@@ -1,0 +1,115 @@
+"""`mx.context`: where arrays live and networks are computed: `mx.cpu()`, or `mx.gpu(0)` where there is one.
+
+Arrays are always kept in main memory here; a context says on which device a network computes. What is bound
+to a GPU that this machine does not have is an error when it is bound, as in MXNet.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+from imgcls.errors import UsageError
+
+#: the device types that MXNet has a word for; the last two are main memory as well
+_TYPES = ("cpu", "gpu", "cpu_pinned", "cpu_shared")
+#: the context of each thread that has entered one
+_current = threading.local()
+
+
+# Compared and hashed by value: people use contexts as keys.
+class Context:
+    """A device: `device_type` and `device_id`. Two of the same device are equal."""
+
+    def __init__(self, device_type: str | Context, device_id: int = 0) -> None:
+        if isinstance(device_type, Context):
+            device_type, device_id = device_type.device_type, device_type.device_id
+        if device_type not in _TYPES:
+            raise UsageError(f"device_type {device_type}: must be one of {', '.join(_TYPES)}")
+        self.device_type = device_type
+        self.device_id = device_id
+        self._outer: list[Context] = []
+
+    def __eq__(self, other: object) -> bool:
+        return (isinstance(other, Context)
+                and (self.device_type, self.device_id) == (other.device_type, other.device_id))
+
+    def __hash__(self) -> int:
+        return hash((self.device_type, self.device_id))
+
+    def __repr__(self) -> str:
+        return f"{self.device_type}({self.device_id})"
+
+    def __enter__(self) -> Context:
+        self._outer.append(current_context())
+        _current.value = self
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        _current.value = self._outer.pop()
+
+    def empty_cache(self) -> None:
+        """Return at once: torch keeps its own cache."""
+
+
+def cpu(device_id: int = 0) -> Context:
+    """Return main memory, whatever the number."""
+    return Context("cpu", device_id)
+
+
+def cpu_pinned(device_id: int = 0) -> Context:
+    """Return main memory: none is pinned here."""
+    return Context("cpu_pinned", device_id)
+
+
+# Made without asking torch: scripts that never use it go on.
+def gpu(device_id: int = 0) -> Context:
+    """Return a GPU, which need not be there before something is computed on it."""
+    return Context("gpu", device_id)
+
+
+def num_gpus() -> int:
+    """Return how many GPUs torch sees."""
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def gpu_memory_info(device_id: int = 0) -> tuple[int, int]:
+    """Return (free, total) bytes of a GPU."""
+    import torch
+
+    device(gpu(device_id))
+    return torch.cuda.mem_get_info(device_id)
+
+
+def current_context() -> Context:
+    """Return the context of this place: that of the innermost `with`, or main memory."""
+    return getattr(_current, "value", None) or Context("cpu")
+
+
+# Every function with a `ctx` goes through here.
+def to_context(context: Any) -> Context:
+    """Return a context for what callers write: one of ours, mxnet's own, None for that of this place.
+
+    A GPU that is not there is a UsageError.
+    """
+    if context is None:
+        return current_context()
+    # By their attributes, so that mxnet's own objects do as well.
+    kind, number = getattr(context, "device_type", None), getattr(context, "device_id", None)
+    if not isinstance(kind, str) or not isinstance(number, int):
+        raise UsageError(f"ctx {context!r}: is no context; write mx.cpu() or mx.gpu(0)")
+    found = Context(kind, number)
+    device(found)
+    return found
+
+
+# Main memory has many numbers and is one place.
+def device(context: Context) -> str:
+    """Return torch's name of a device; UsageError for a GPU that this machine does not have."""
+    if context.device_type != "gpu":
+        return "cpu"
+    if context.device_id >= num_gpus():
+        raise UsageError(f"{context}: torch sees {num_gpus()} GPUs on this machine; write mx.cpu()")
+    return f"cuda:{context.device_id}"

@@ -1,0 +1,68 @@
+"""`mx.random` and `mx.nd.random`: MXNet's own random numbers, the same for the same seed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from imgcls.compat.mxnet import _generator
+from imgcls.compat.mxnet._ndarray import NDArray
+from imgcls.compat.mxnet._registration import missing
+from imgcls.compat.mxnet.context import to_context
+from imgcls.errors import UsageError
+
+
+# One generator for all: a script that draws elsewhere first gets other weights, as in MXNet.
+def seed(seed_state: int, ctx: Any = "all") -> None:
+    """Begin the random numbers of arrays, initializers and dropout anew; `numpy.random` is left alone."""
+    if not isinstance(seed_state, (int, np.integer)):
+        raise ValueError("the seed must be an integer")
+    _generator.seed(int(seed_state))
+
+
+# Also what initializers draw from.
+def uniform(low: float = 0.0, high: float = 1.0, shape: int | Sequence[int] | None = None, dtype: Any = None,
+            ctx: Any = None, out: NDArray | None = None, **kwargs: Any) -> NDArray:
+    """Return numbers in [low, high), float32, in an array of this shape or in `out`."""
+    sizes = _shape(shape, out)
+    values = _generator.generator().uniform(math.prod(sizes))
+    scaled = np.float32(low) + (np.float32(high) - np.float32(low)) * values
+    return _result(scaled.reshape(sizes), dtype, ctx, out)
+
+
+def normal(loc: float = 0.0, scale: float = 1.0, shape: int | Sequence[int] | None = None, dtype: Any = None,
+           ctx: Any = None, out: NDArray | None = None, **kwargs: Any) -> NDArray:
+    """Return numbers of mean `loc` and standard deviation `scale`, float32."""
+    sizes = _shape(shape, out)
+    values = _generator.generator().normal(math.prod(sizes))
+    return _result((values * np.float32(scale) + np.float32(loc)).reshape(sizes), dtype, ctx, out)
+
+
+def randn(*shape: int, **kwargs: Any) -> NDArray:
+    """Return normal numbers of this shape, with `loc` and `scale` by name."""
+    return normal(kwargs.pop("loc", 0.0), kwargs.pop("scale", 1.0), shape=shape or (1,), **kwargs)
+
+
+def __getattr__(name: str) -> Any:
+    raise missing("mxnet.random", name, ["seed", "uniform", "normal", "randn"])
+
+
+# No shape is one number.
+def _shape(shape: int | Sequence[int] | None, out: NDArray | None) -> tuple[int, ...]:
+    if shape is None:
+        return (1,) if out is None else out.shape
+    sizes = (shape,) if isinstance(shape, (int, np.integer)) else tuple(shape)
+    if any(size < 0 for size in sizes):
+        raise UsageError(f"shape {sizes}: no size is negative")
+    return tuple(int(size) for size in sizes)
+
+
+# Given arrays keep their type.
+def _result(values: np.ndarray, dtype: Any, ctx: Any, out: NDArray | None) -> NDArray:
+    if out is not None:
+        out._data[...] = values
+        return out
+    return NDArray(values.astype(dtype or np.float32), to_context(ctx))
