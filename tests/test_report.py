@@ -31,6 +31,7 @@ from imgcls.datasets import mnist
 from imgcls.errors import DataError, RunError, UsageError
 from imgcls.formats import idx, tensorboard
 from imgcls.report import axes, find, pictures, run_charts, sheet, svg
+from imgcls.report.chart_pixels import charts_png
 from imgcls.report.find import find_runs
 from imgcls.report.history import MAX_EPOCHS, MAX_POINTS, Point, Run, add_record
 from imgcls.report.lines import MAX_LINE_BYTES, bounded_lines
@@ -315,6 +316,14 @@ def test_the_command(tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes])
     (run,) = json.loads((tmp_path / "x.json").read_text())
     assert run["best"] == {"epoch": 3, "accuracy": 0.52, "split": "validation"}
     assert run["epochs"][2]["elapsed_s"] == 6.0
+    capsysbinary.readouterr()
+    assert report.main([prefix, "--format", "png"]) == 0
+    assert capsysbinary.readouterr().out.decode() == f"{prefix}-report.png\n"
+    picture = cv2.imread(f"{prefix}-report.png")
+    assert picture.shape[1] == 1440
+    # lines in the colours of the page: blue for validation, vermilion for training
+    for color in ((178, 114, 0), (0, 76, 194)):
+        assert (picture == color).all(2).sum() > 300
     assert report.main(["--format", "pdf", prefix]) == 2
 
 
@@ -399,6 +408,7 @@ def test_axes_of_odd_values(values: list[float]) -> None:
     for epoch, value in enumerate(values):
         add_record(run, {"kind": "train", "epoch": epoch,
                          **dict.fromkeys(("loss", "lr", "speed", "accuracy"), value)})
+    assert charts_png([run]).startswith(b"\x89PNG")
     for chart in run_charts.draw_charts([run]):
         ET.fromstring(chart.by_epoch)
         assert "nan" not in re.sub("<title>.*?</title>|<text.*?</text>", "", chart.by_epoch)

@@ -12,7 +12,7 @@ from imgcls.config.command_line import parse
 from imgcls.config.flags import flag, positional
 from imgcls.errors import UsageError, verbatim
 from imgcls.report import find, tables
-from imgcls.report.find import PAGE, find_runs
+from imgcls.report.find import METRICS, find_runs
 from imgcls.report.history import Run
 from imgcls.report.run_page import run_page
 from imgcls.storage.atomic import write_bytes
@@ -37,12 +37,12 @@ class PageConfig:
 
     runs: tuple[str, ...] = positional("a prefix, a log file, a metrics.jsonl, a folder of them; - is stdin",
                                        metavar="RUN", takes="several")
-    format: str = flag("html", "page, table for people, or numbers for programs",
-                       choices=("html", "text", "csv", "json"))
+    format: str = flag("html", "page, charts as a picture, table, or numbers for programs",
+                       choices=("html", "png", "text", "csv", "json"))
     images: int = flag(0, "training images to show, as the network got them and as they are; the data must "
                        "be where the run found it", metavar="N", minimum=0, maximum=500)
     sheet: str = flag("", "write only these images (16 if not said), as a PNG", metavar="FILE")
-    output: str = flag("", "file to write; - is stdout (a page: beside the run, everything else: stdout)",
+    output: str = flag("", "file to write; - is stdout (pages and pictures: beside the run, else: stdout)",
                        metavar="FILE", short="-o")
 
 
@@ -59,10 +59,14 @@ def _start(argv: Sequence[str]) -> int:
     images = _images_html(runs, args.images) if args.images and args.format == "html" else ""
     if args.format == "html":
         content = run_page(runs, images=images)
+    elif args.format == "png":
+        from imgcls.report.chart_pixels import charts_png  # OpenCV takes a while to load
+
+        content = charts_png(runs)
     else:
         table = {"csv": tables.as_csv, "json": tables.as_json, "text": tables.as_text}[args.format]
         content = table(runs).encode("utf-8", "surrogateescape")
-    output = args.output or (_beside(runs) if args.format == "html" else "-")
+    output = args.output or (_beside(runs, args.format) if args.format in ("html", "png") else "-")
     if output == "-":
         # written as bytes: a terminal's encoding may not have all characters of a class name
         sys.stdout.flush()
@@ -105,8 +109,8 @@ def _samples(run: Run, count: int) -> tuple[list[Sample], str]:
     return training_samples(source, config, count), f"{run.name}, {source.description}"
 
 
-def _beside(runs: Sequence[Run]) -> str:
+def _beside(runs: Sequence[Run], extension: str) -> str:
     """Return where a page goes that nobody named a file for: to its run, of several to this folder."""
     if len(runs) > 1 or not runs[0].origin:
-        return "report.html"
-    return runs[0].origin.removesuffix("-metrics.jsonl").removesuffix(".log") + PAGE
+        return f"report.{extension}"
+    return runs[0].origin.removesuffix(METRICS).removesuffix(".log") + f"-report.{extension}"

@@ -34,6 +34,7 @@ def grad_cam(model: nn.Module, images: Tensor, classes: Tensor) -> Tensor | None
     model.eval()
     try:
         with torch.enable_grad():
+            # the images and not the weights, which may be frozen
             given = images.detach().requires_grad_()
             logits = model(given).float()
             score = logits.gather(1, classes[:, None]).sum()
@@ -48,5 +49,6 @@ def grad_cam(model: nn.Module, images: Tensor, classes: Tensor) -> Tensor | None
         heat = (gradient.mean((2, 3), keepdim=True) * looked_at).sum(1, keepdim=True).relu()
     else:
         heat = (gradient * looked_at).abs().sum(1, keepdim=True)
+    # as large as the image, to be laid over it
     heat = F.interpolate(heat, images.shape[2:], mode="bilinear", align_corners=False)[:, 0]
     return heat / heat.amax((1, 2), keepdim=True).clamp(min=1e-12)

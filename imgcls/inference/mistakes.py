@@ -83,6 +83,7 @@ def find_mistakes(model: nn.Module, source: Source, loader: Loader, config: Conf
     again = make_loader(subset, batch_size=len(indices), image_shape=shape, augment_config=augment,
                         train=False, seed=0, device=device, threads=0, on_bad=config.data.on_bad)
     images = next(iter(again.epoch(0))).images
+    # asked for what it said, and not for what would have been right
     predicted = torch.from_numpy(predictions.predicted[positions]).to(device)
     heat = grad_cam(model, images, predicted)
     if heat is None or len(images) != len(indices):

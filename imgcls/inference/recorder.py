@@ -37,6 +37,7 @@ class RecordingMetrics(Metrics):
         of_label = probabilities.gather(1, labels[:, None])[:, 0]
         # copies: a view would keep the whole batch
         self._rows.append((labels.clone(), top.indices, top.values, of_label))
+        # counted over batches, so that it does not matter where one begins
         first = -self._num_seen % self._every
         self._logits.append((logits[first::self._every].clone(), labels[first::self._every].clone()))
         self._num_seen += len(labels)

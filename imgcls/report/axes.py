@@ -46,10 +46,12 @@ def linear(values: Iterable[float], *, num_ticks: int = 5, floor: float | None =
     step = _round_step((high - low) / num_ticks)
     if is_integer:
         step = max(1.0, round(step))
+    # a little inside, so that 0.30000000000000004 does not ask for another step
     if not is_tight:
         low, high = math.floor(low / step + 1e-9) * step, math.ceil(high / step - 1e-9) * step
     low = low if floor is None else max(low, floor)
     high = high if ceiling is None else min(high, ceiling)
+    # not >=: nan would pass that
     if not high > low:  # the bounds have left nothing: values outside of them
         low, high = low - step, low + step
     first = math.ceil(low / step - 1e-9)
@@ -64,6 +66,7 @@ def logarithmic(values: Iterable[float]) -> Scale:
     low, high = math.floor(math.log10(min(values)) + 1e-9), math.ceil(math.log10(max(values)) - 1e-9)
     high = max(high, low + 1)
     every = max(1, math.ceil((high - low) / 6))
+    # of very many powers every second or third: six marks are enough
     exponents = range(low, high + 1, every)
     return Scale(10.0 ** low, 10.0 ** high, tuple(10.0 ** e for e in exponents),
                  tuple(f"{10.0 ** e:g}" for e in exponents), is_log=True)
@@ -83,6 +86,7 @@ def time_unit(seconds: float) -> tuple[str, float]:
 
 def tick_label(value: float, step: float) -> str:
     """Return a mark's number with as many digits as tell it from the next mark."""
+    # 1e-17 is what is left of 0.1 - 0.1
     if abs(value) < step * 1e-6:
         return "0"
     for size, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
@@ -122,6 +126,7 @@ def show_time(seconds: float | None) -> str:
     """Return a time as people say it: 12.3 s, 4 min 05 s, 2 h 07 min."""
     if seconds is None or not math.isfinite(seconds):
         return ""
+    # of an hour nobody asks for the seconds
     if seconds < 60:
         return f"{seconds:.3g} s"
     if seconds < 3600:

@@ -42,6 +42,7 @@ def reliability(before: Calibration, after: Calibration | None = None) -> str:
         parts.append(f'<path class="grid" d="M{left} {y:.1f}h{width}"/>')
         parts.append(f'<g class="ticks">{text(left - 6, y + 4, f"{tick:g}", anchor="end")}'
                      f'{text(x, bottom + 17, f"{tick:g}", anchor="middle")}</g>')
+    # a bin without images has no bar: 0 would mean always wrong
     count = len(before.counts)
     for number in np.flatnonzero(before.counts):
         x, y = place(number / count, float(before.accuracy[number]))
@@ -105,6 +106,7 @@ def confusion_pixels(matrix: np.ndarray, names: Sequence[str] = ()) -> np.ndarra
     shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     # the root: one mistake in a hundred must be seen
     strength = np.sqrt(shares) * (len(_COLORS) - 1)
+    # between the two colours that stand around it
     low = np.minimum(strength.astype(int), len(_COLORS) - 2)
     part = (strength - low)[:, :, None]
     picture = (_COLORS[low] * (1 - part) + _COLORS[low + 1] * part).round().astype(np.uint8)

@@ -114,6 +114,7 @@ def read_meta(path: AnyPath) -> dict[str, Any]:
 
 def _runs_of(text: str) -> list[Run]:
     """Return the runs that a word means."""
+    # as tar and cat have it
     if text == "-":
         return [read_run(None)]
     path = to_path(text, "RUN")
@@ -133,6 +134,7 @@ def _runs_of(text: str) -> list[Run]:
 def _file_of(text: str, path: AnyPath) -> AnyPath:
     """Return the file that a prefix, one of its files or a log means."""
     ending = next((ending for ending in _ENDINGS if path.name.endswith(ending)), "")
+    # of a checkpoint's files only this one tells of epochs; anything else that is there is taken for a log
     if path.is_file() and (not ending or ending == METRICS):
         return path
     prefix = path.name.removesuffix(ending)

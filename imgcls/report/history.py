@@ -89,6 +89,7 @@ class Run:
     def add_point(self, point: Point) -> None:
         """Keep a progress line, or not where there are very many."""
         self._num_points += 1
+        # 1 at first: every point is kept until there are too many
         if self._num_points % self._stride:
             return
         self.points.append(point)
@@ -99,6 +100,7 @@ class Run:
 
     def forget_from(self, index: int) -> None:
         """Drop this epoch and all after it: the run went back there and does them again."""
+        # a list first: a dict must not change while it is walked through
         for later in [number for number in self.epochs if number >= index]:
             del self.epochs[later]
         self.points = [point for point in self.points if point.epoch < index]
@@ -130,6 +132,7 @@ class Run:
         The first of several that are equal: what came after it gained nothing.
         """
         for split in ("validation", "train"):
+            # training accuracy counts only where there was no validation at all
             rated = [(epoch, getattr(epoch, split).get("accuracy")) for epoch in self.in_order()]
             rated = [(epoch, value) for epoch, value in rated if value is not None and math.isfinite(value)]
             if rated:
@@ -147,6 +150,7 @@ def add_record(run: Run, record: Mapping[str, Any]) -> None:
     elapsed_s = number(record.get("elapsed_s"))
     run.elapsed_s = elapsed_s or run.elapsed_s
     if kind == "batch":
+        # a progress line between epochs; the other kinds are of an epoch that is over
         batch = record.get("batch")
         if index >= 0 and isinstance(batch, int):
             run.add_point(Point(index, batch, number(record.get("speed")), number(record.get("loss")),

@@ -103,6 +103,7 @@ class _Reader:
 
     def add(self, line: str) -> None:
         """Take in a line; one that is nothing of MXNet's changes nothing."""
+        # nearly all lines of a log are of the first kind: the others are not looked for in them
         if match := _EPOCH.search(line):
             self._read_clock(line)
             self._add_epoch_line(int(match[1]), match[2])
@@ -137,6 +138,7 @@ class _Reader:
         for match in itertools.islice(_ARGUMENT.finditer(arguments), _MAX_ARGUMENTS):
             text = match[2].removeprefix("u") if match[2][1:2] in ("'", '"') else match[2]  # Python 2's
             run.settings[match[1]] = text[1:-1] if text[:1] in ("'", '"') else text
+        # the first generation called it num_epoch
         planned = run.settings.get("num_epochs", run.settings.get("num_epoch", ""))
         run.num_epochs = int(planned) if re.fullmatch(r"[1-9]\d{0,8}", planned) else None
         # the workers of one job write this line each, before anybody has trained
@@ -204,6 +206,7 @@ class _Reader:
 
 def _add_to(means: dict[str, _Mean], name: str, text: str) -> None:
     """Add a metric of an epoch, unless it has very many already."""
+    # a log may be by anybody: neither names nor their number are without end
     name = name[:MAX_NAME_CHARACTERS]
     if name in means or len(means) < MAX_METRICS:
         means.setdefault(name, _Mean()).add(_value(text))

@@ -12,7 +12,7 @@ from imgcls.report.svg import escape
 
 # Okabe and Ito's palette for all kinds of colour vision, darkened for white and lightened for black so that
 # thin lines keep a contrast of 3 to 1.
-_LIGHT = ("#0072b2", "#c24c00", "#00805c", "#a3478a", "#7d6608", "#1f5f8b", "#8a3324", "#3b3b3b")
+LIGHT = ("#0072b2", "#c24c00", "#00805c", "#a3478a", "#7d6608", "#1f5f8b", "#8a3324", "#3b3b3b")
 _DARK = ("#56b4e9", "#ff9d4d", "#35c89b", "#e59cc8", "#e6d24a", "#9cc9ff", "#ff8f7a", "#d0d0d0")
 
 
@@ -22,7 +22,7 @@ def _colors(palette: Sequence[str]) -> str:
 
 _STYLE = f"""
 :root{{color-scheme:light dark;--bg:#fbfbfa;--card:#fff;--fg:#1c1e21;--soft:#5b6168;--rule:#d9dce0;
---mark:#fff1c2;{_colors(_LIGHT)}}}
+--mark:#fff1c2;{_colors(LIGHT)}}}
 @media (prefers-color-scheme:dark){{:root{{--bg:#14171a;--card:#1c2024;--fg:#e8eaed;--soft:#a3abb4;
 --rule:#353b42;--mark:#4a3d10;{_colors(_DARK)}}}}}
 *{{box-sizing:border-box}}
@@ -65,7 +65,7 @@ stroke-linejoin:round}}
 svg .tip rect{{fill:transparent}}
 svg .tip path{{stroke:var(--soft);opacity:0}}
 svg .tip:hover path{{opacity:1}}
-{"".join(f".c{number}{{--c:var(--c{number})}}" for number in range(len(_LIGHT)))}
+{"".join(f".c{number}{{--c:var(--c{number})}}" for number in range(len(LIGHT)))}
 .scroll{{overflow-x:auto;border:1px solid var(--rule);border-radius:8px;background:var(--card)}}
 table{{border-collapse:collapse;width:100%;font-size:.88rem;font-variant-numeric:tabular-nums}}
 th,td{{padding:5px 12px;text-align:right;border-bottom:1px solid var(--rule);white-space:nowrap}}

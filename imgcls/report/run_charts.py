@@ -30,6 +30,23 @@ class Chart:
 
 
 @dataclass(frozen=True)
+class Plot:
+    """What a chart against one axis is made of, whoever draws it."""
+
+    title: str
+    lines: list[svg.Line]
+    x: axes.Scale
+    y: axes.Scale
+    x_label: str
+    y_label: str
+
+    def as_svg(self) -> str:
+        """Return the chart as an element of a page."""
+        return svg.line_chart(self.lines, self.x, self.y, title=f"{self.title} against {self.x_label}",
+                              x_label=self.x_label, y_label=self.y_label)
+
+
+@dataclass(frozen=True)
 class _Curve:
     """What a chart shows of each run: a value of an epoch, and the key of the same in a progress line."""
 
@@ -59,6 +76,12 @@ def draw_charts(runs: Sequence[Run]) -> list[Chart]:
     """Return the charts for which any run has values, the most telling first."""
     charts = [_draw(runs, spec) for spec in _specs(runs)]
     return [chart for chart in charts if chart]
+
+
+def plots(runs: Sequence[Run]) -> list[Plot]:
+    """Return the charts against epochs, for who draws them elsewhere than on a page."""
+    drawn = [_plot(runs, spec, "epoch", None) for spec in _specs(runs)]
+    return [plot for plot in drawn if plot]
 
 
 def _specs(runs: Sequence[Run]) -> list[_Spec]:
@@ -119,18 +142,19 @@ def _draw(runs: Sequence[Run], spec: _Spec) -> Chart | None:
     """Return the chart in both forms, None where there is nothing to show."""
     times = [epoch.elapsed_s or 0.0 for run in runs for epoch in run.epochs.values()]
     time_unit, unit_s = axes.time_unit(max(times, default=0.0))
-    by_epoch = _draw_against(runs, spec, "epoch", None)
+    by_epoch = _plot(runs, spec, "epoch", None)
     if not by_epoch:
         return None
     # a log that tells no times has one form only
-    return Chart(spec.title, by_epoch, _draw_against(runs, spec, f"time ({time_unit})", unit_s) or by_epoch)
+    by_time = _plot(runs, spec, f"time ({time_unit})", unit_s) or by_epoch
+    return Chart(spec.title, by_epoch.as_svg(), by_time.as_svg())
 
 
-def _draw_against(runs: Sequence[Run], spec: _Spec, x_label: str, unit_s: float | None) -> str:
-    """Return the chart against epochs or, where a unit is given, time; "" where nothing is to be shown."""
+def _plot(runs: Sequence[Run], spec: _Spec, x_label: str, unit_s: float | None) -> Plot | None:
+    """Return the chart against epochs or, where a unit is given, time; None where nothing is to be shown."""
     lines = [line for number in range(len(runs)) for line in _lines(runs, number, spec, unit_s)]
     if not lines:
-        return ""
+        return None
     # without a progress line nothing was measured before the end of the first epoch
     begins_at_0 = unit_s is not None or spec.is_step or any(line.is_faint for line in lines)
     x = axes.linear([x for line in lines for x in line.xs] + [0.0] * begins_at_0, num_ticks=7,
@@ -139,14 +163,11 @@ def _draw_against(runs: Sequence[Run], spec: _Spec, x_label: str, unit_s: float 
     if spec.may_be_log and axes.suits_log(values):
         y = axes.logarithmic(values)
     else:
-        y = axes.linear(values, floor=_floor(values, spec.floor), ceiling=spec.ceiling)
-    return svg.line_chart(lines, x, y, title=f"{spec.title} against {x_label}", x_label=x_label,
-                          y_label=spec.unit)
-
-
-def _floor(values: Sequence[float], floor: float | None) -> float | None:
-    """Return the bound only where it holds: a loss below 0 is shown as it is."""
-    return floor if floor is not None and all(value >= floor for value in values) else None
+        # bounds hold only where they do: a loss below 0, or an accuracy in percent, is shown as it is
+        low, high = min(values, default=0.0), max(values, default=0.0)
+        y = axes.linear(values, floor=None if spec.floor is None or low < spec.floor else spec.floor,
+                        ceiling=None if spec.ceiling is None or high > spec.ceiling else spec.ceiling)
+    return Plot(spec.title, lines, x, y, x_label, spec.unit)
 
 
 def _lines(runs: Sequence[Run], number: int, spec: _Spec, unit_s: float | None) -> list[svg.Line]:

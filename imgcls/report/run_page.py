@@ -72,6 +72,7 @@ def _cards(run: Run) -> str:
 def _comparison(runs: Sequence[Run]) -> str:
     """Return a table with a row for each run; the best of all stands out."""
     bests = [run.best() for run in runs]
+    # runs that are equally good are both the best
     top = max((best[1] for best in bests if best), default=None)
     rows = []
     for run, best in zip(runs, bests, strict=True):
@@ -106,6 +107,7 @@ def _epochs(run: Run, *, is_open: bool) -> str:
     epochs = run.in_order()
     if not epochs:
         return ""
+    # a column for each metric, and the same columns for all epochs
     names = run.metric_names()
     best = run.best()
     best_index = best[0].index if best else -1
@@ -133,6 +135,7 @@ def _epochs(run: Run, *, is_open: bool) -> str:
 def _settings(runs: Sequence[Run]) -> str:
     """Return the settings: those that differ first, then all of them."""
     body = []
+    # a log of MXNet's tells its settings and not the command
     if commands := [run for run in runs if run.command]:
         lines = "".join(f"<pre>{escape(run.command)}</pre>" for run in commands)
         body.append(f"<h2>Command{'s' if len(commands) > 1 else ''}</h2>{lines}")

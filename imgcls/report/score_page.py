@@ -105,6 +105,7 @@ def _confusions(report: ScoreReport) -> str:
                      f"{count:,} classes, a column for what its images were taken for; on the diagonal is "
                      "what is right</figcaption></figure>")
     labels, predicted, counts = statistics.confusion(report.predictions)
+    # what is right is no confusion, and would fill the list
     wrong = np.flatnonzero(labels != predicted)
     wrong = wrong[np.argsort(-counts[wrong], kind="stable")][:_MAX_PAIRS]
     rows = [("", [names[labels[i]], names[predicted[i]], f"{counts[i]:,}",
@@ -127,6 +128,7 @@ def matrix_png(report: ScoreReport) -> bytes:
 def _classes(report: ScoreReport) -> str:
     """Return precision and recall of the classes, the worst first."""
     figures = report.figures
+    # a class without images that was never said has nothing to tell
     there = np.flatnonzero(figures.num_images + figures.num_said)
     order = there[np.argsort(np.nan_to_num(figures.f1[there]), kind="stable")]
     rows = [("", [report.class_names[i], f"{figures.num_images[i]:,}", _share(figures.precision[i]),

@@ -90,6 +90,7 @@ def class_figures(predictions: Predictions) -> ClassFigures:
 
 def confusion(predictions: Predictions) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return (label, predicted, count), int64 each, of all pairs that occur: of many classes most do not."""
+    # one number for each pair: counted without a table of C x C, which for 21,841 classes takes 4 GB
     pairs, counts = np.unique(predictions.labels * predictions.num_classes + predictions.predicted,
                               return_counts=True)
     return pairs // predictions.num_classes, pairs % predictions.num_classes, counts
@@ -135,6 +136,7 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     low, high = np.log(_MIN_T), np.log(_MAX_T)
     inner = high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)
     losses = [_loss(logits, labels, np.exp(t)) for t in inner]
+    # one new loss a step: the other one is that of the step before
     while high - low > 1e-3:
         if losses[0] < losses[1]:
             high, inner = inner[1], (inner[1] - _GOLDEN * (inner[1] - low), inner[0])
@@ -159,6 +161,7 @@ def shown_names(names: Sequence[str], num_classes: int) -> list[str]:
 
 
 def _loss(logits: np.ndarray, labels: np.ndarray, temperature: float) -> float:
+    # the largest is taken off before the exponential, which would be infinite
     scaled = logits / np.float32(temperature)
     top = scaled.max(1)
     told = scaled[np.arange(len(labels)), labels]

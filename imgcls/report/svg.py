@@ -54,6 +54,7 @@ class Line:
         count = len(self.xs)
         if count <= MAX_POINTS:
             return list(range(count))
+        # by place and not by value: what is left out is as likely high as low
         chosen = {round(i * (count - 1) / (MAX_POINTS - 1)) for i in range(MAX_POINTS)}
         return sorted(chosen | ({self.best} if self.best is not None else set()))
 
@@ -88,9 +89,11 @@ def line_chart(lines: Sequence[Line], x: Scale, y: Scale, *, title: str, x_label
     labelled = [line for line in lines if line.label and len(line.xs)][:MAX_LABELS]
     # digits and lower case letters are about half as wide as high
     room = max((text_width(line.label) for line in labelled), default=0)
+    # as much room on either side as the texts there need
     frame = _Frame(x, y, left=28 + max((text_width(label) for label in y.labels), default=0),
                    right=WIDTH - 12 - min(room, 130))
     _draw_axes(frame, x_label, y_label)
+    # what is background is drawn first
     for line in sorted(lines, key=lambda line: not line.is_faint):
         _draw_line(frame, line)
     _draw_labels(frame, labelled)
@@ -131,6 +134,7 @@ def _draw_axes(frame: _Frame, x_label: str, y_label: str) -> None:
                  f'<path class="axis" d="M{frame.left:.1f} {bottom}H{frame.right:.1f}"/>'
                  f'<g class="ticks">{"".join(marks)}</g>')
     parts.append(text((frame.left + frame.right) / 2, HEIGHT - 6, x_label, "title", "middle"))
+    # turned, beside the axis: above it there is no room for a long one
     middle = (_TOP + bottom) / 2
     parts.append(f'<text class="title" text-anchor="middle" transform="translate(12 {middle:.1f}) '
                  f'rotate(-90)">{escape(y_label)}</text>')
@@ -210,6 +214,7 @@ def _draw_tips(frame: _Frame, lines: Sequence[Line], x_name: str) -> None:
     places = [frame.px(x) for x in xs]
     strips = []
     for i, x in enumerate(xs):
+        # from half-way to the one before, to half-way to the one after
         begin = (places[i - 1] + places[i]) / 2 if i else max(places[i] - 20, frame.left)
         end = (places[i] + places[i + 1]) / 2 if i + 1 < len(xs) else places[i] + 20
         told = "\n".join(escape(text) for text in (f"{x_name} {x:.6g}", *values[x][:MAX_LABELS]))

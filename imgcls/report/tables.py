@@ -44,6 +44,7 @@ def as_text(runs: Sequence[Run]) -> str:
 
 def _text(run: Run) -> str:
     names = run.metric_names()
+    # short headers: a terminal has 80 columns
     best = run.best()
     rows = [["epoch", *(f"{split}-{name}" for name in names for split in ("train", "val")),
              "loss", "lr", "images/s", "time", "elapsed"]]
@@ -55,6 +56,7 @@ def _text(run: Run) -> str:
                      axes.show(epoch.speed), axes.show_time(epoch.seconds), axes.show_time(epoch.elapsed_s)])
     rows = [[printable(cell) for cell in row] for row in rows]
     # a column in which nothing was measured says nothing
+    # such as the loss in a log of MXNet's, which writes none
     used = [i for i in range(len(rows[0])) if any(row[i].strip() for row in rows[1:])]
     widths = {i: max(len(row[i]) for row in rows) for i in used}
     lines = ["  ".join(f"{row[i]:>{widths[i]}}" for i in used).rstrip() for row in rows]

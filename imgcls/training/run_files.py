@@ -44,6 +44,7 @@ class RunFiles:
 
     def begin(self, update: int, meta: Mapping[str, Any]) -> None:
         """Begin the files, or go on with them after this update; `meta` is the run's meta data."""
+        # what came after this update will come again
         lines = self._metrics.resume(update)
         self._began = time.perf_counter()
         # what an earlier run of the prefix measured is shown as before
@@ -58,6 +59,7 @@ class RunFiles:
         """Write a record; RunError where the disk is full."""
         elapsed_s = self._elapsed_before_s + time.perf_counter() - self._began
         record = {**record, "elapsed_s": round(elapsed_s, 3)}
+        # the file first: it is what a page can be made of again
         self._metrics.write(record)
         if self._page:
             self._page.add(record)
