@@ -288,6 +288,17 @@ def test_what_a_run_may_be(tmp_path: Path) -> None:
     assert names == [f"{tmp_path}/a", f"{tmp_path}/sub/a"]
 
 
+def test_runs_of_a_folder_in_their_order(tmp_path: Path) -> None:
+    for number in (10, 9, 1, 2, 12, 11, 3, 4, 5):
+        (tmp_path / f"run{number}.log").write_text(GENERATIONS["0.12"])
+    runs = find_runs([str(tmp_path)])
+    assert [run.name for run in runs] == [f"run{number}.log" for number in (1, 2, 3, 4, 5, 9, 10, 11, 12)]
+    # the ninth has the first one's colour, and other dashes
+    classes = [path.get("class") for path in parsed(run_page(runs)).iter("path")]
+    assert "line c0 again" in classes
+    assert "line c0 again dashed" in classes
+
+
 def test_what_is_no_run(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "x.log").write_text("nothing\n")

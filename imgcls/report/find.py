@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO
@@ -121,7 +122,8 @@ def _runs_of(text: str) -> list[Run]:
     if not path.is_dir():
         return [read_run(_file_of(text, path))]
     # A folder may hold logs of all kinds; of a metrics.jsonl the name says what it is.
-    found = sorted(child for child in path.iterdir() if child.name.endswith((METRICS, ".log")))
+    found = sorted((child for child in path.iterdir() if child.name.endswith((METRICS, ".log"))),
+                   key=lambda child: _natural(child.name))
     runs = []
     for child in found:
         with contextlib.suppress(_NotARun):
@@ -129,6 +131,13 @@ def _runs_of(text: str) -> list[Run]:
     if not runs:
         raise UsageError(f"RUN {verbatim(text)}: the folder holds no run: no PREFIX{METRICS}, no log")
     return runs
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Return what to sort names by so that run2 comes before run10."""
+    # no number is longer than a name may be; beyond 18 digits nobody counts
+    return [(int(part[:18]), "") if part.isascii() and part.isdigit() else (-1, part)
+            for part in re.split(r"([0-9]+)", name)]
 
 
 def _file_of(text: str, path: AnyPath) -> AnyPath:

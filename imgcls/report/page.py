@@ -51,6 +51,8 @@ svg .grid{{stroke:var(--rule);stroke-width:1}}
 svg .axis{{stroke:var(--soft);stroke-width:1}}
 svg .line{{fill:none;stroke:var(--c);stroke-width:2;stroke-linejoin:round}}
 svg .dashed{{stroke-dasharray:5 3}}
+svg .again{{stroke-dasharray:2 3}}
+svg .again.dashed{{stroke-dasharray:8 3 2 3}}
 svg .faint{{stroke-width:1;opacity:.45}}
 svg .dot{{fill:var(--c)}}
 svg .best{{fill:none;stroke:var(--c);stroke-width:2}}

@@ -106,7 +106,8 @@ def _specs(runs: Sequence[Run]) -> list[_Spec]:
 def legend(runs: Sequence[Run]) -> str:
     """Return what colours and dashes mean."""
     if len(runs) > 1:
-        entries = [(run.name, f"c{number % svg.NUM_COLORS}") for number, run in enumerate(runs)]
+        entries = [(run.name, f"c{number % svg.NUM_COLORS}{' again' * (number >= svg.NUM_COLORS)}")
+                   for number, run in enumerate(runs)]
         entries += [("validation", ""), ("training", "dashed")]
     else:
         entries = [("validation", "c0"), ("training", "c1 dashed")]

@@ -166,7 +166,9 @@ def _draw_line(frame: _Frame, line: Line) -> None:
         else:
             path.append(f"{'L' if is_drawing else 'M'}{x:.1f} {y:.1f}")
         is_drawing, last_y = True, y
-    names = f"line c{line.color % NUM_COLORS}{' dashed' * line.is_dashed}{' faint' * line.is_faint}"
+    # the ninth line has the first one's colour, and is told apart by its dots
+    names = (f"line c{line.color % NUM_COLORS}{' again' * (line.color >= NUM_COLORS)}"
+             f"{' dashed' * line.is_dashed}{' faint' * line.is_faint}")
     frame.parts.append(f'<path class="{names}" d="{"".join(path)}"/>')
     if line.is_faint:
         return
