@@ -30,6 +30,7 @@ def grad_cam(model: nn.Module, images: Tensor, classes: Tensor) -> Tensor | None
     # containers give what their last part has given
     leaves = [module for module in model.modules() if not list(module.children())]
     hooks = [module.register_forward_hook(keep) for module in leaves]
+    # dropout and the statistics of a batch would blur the answer
     was_training = model.training
     model.eval()
     try:
@@ -37,6 +38,7 @@ def grad_cam(model: nn.Module, images: Tensor, classes: Tensor) -> Tensor | None
             # the images and not the weights, which may be frozen
             given = images.detach().requires_grad_()
             logits = model(given).float()
+            # the images do not know of each other: one backward pass for all
             score = logits.gather(1, classes[:, None]).sum()
             looked_at = activation[0] if activation else given
             gradient, = torch.autograd.grad(score, looked_at)
@@ -46,8 +48,10 @@ def grad_cam(model: nn.Module, images: Tensor, classes: Tensor) -> Tensor | None
             hook.remove()
     looked_at, gradient = looked_at.detach().float(), gradient.float()
     if activation:
+        # what speaks against the class is left out
         heat = (gradient.mean((2, 3), keepdim=True) * looked_at).sum(1, keepdim=True).relu()
     else:
+        # a pixel may speak for the class by being dark
         heat = (gradient * looked_at).abs().sum(1, keepdim=True)
     # as large as the image, to be laid over it
     heat = F.interpolate(heat, images.shape[2:], mode="bilinear", align_corners=False)[:, 0]

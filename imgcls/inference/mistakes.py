@@ -72,6 +72,7 @@ def find_mistakes(model: nn.Module, source: Source, loader: Loader, config: Conf
     `loader` is the one that was scored with, `augment` its settings.
     """
     shape = config.network.image_shape
+    # places in what was scored; damaged images were left out of that
     positions = predictions.mistakes(MAX_MISTAKES)
     indices = _indices(source, loader, positions)
     if not indices or len(shape) != 3 or shape[0] not in (1, 3, 4):
@@ -80,6 +81,7 @@ def find_mistakes(model: nn.Module, source: Source, loader: Loader, config: Conf
     if isinstance(source, ArraySource):  # the loader of arrays takes no other source
         subset = dataclasses.replace(source, images=np.take(source.images, indices, 0),
                                      labels=np.take(source.labels, indices, 0))
+    # prepared once more, as they were for the score: nothing is drawn in validation
     again = make_loader(subset, batch_size=len(indices), image_shape=shape, augment_config=augment,
                         train=False, seed=0, device=device, threads=0, on_bad=config.data.on_bad)
     images = next(iter(again.epoch(0))).images
@@ -101,6 +103,7 @@ def as_html(mistakes: Sequence[Mistake]) -> str:
     if not mistakes:
         return ""
     figures, num_left_out = pictures.gallery(mistakes, _figure)
+    # large pictures: the first ones are the surest
     remark = f" {num_left_out} more would make this page too large." if num_left_out else ""
     return ('<h2>Surest mistakes</h2><p class="soft">The original, and what the network was given, yellow '
             f"where it found what it took the image for (Grad-CAM).{remark}</p>{figures}")
@@ -126,6 +129,7 @@ def _indices(source: Source, loader: Loader, positions: np.ndarray) -> list[int]
 
 def _pixels(images: Tensor, augment: AugmentConfig, num_channels: int) -> np.ndarray:
     """Return normalised images (n, C, H, W) as pictures uint8 (n, H, W, C)."""
+    # normalised floats, perhaps on a GPU
     images = images.detach().float().cpu()
     if augment.mean_image:  # the mean of each pixel is not at hand: as light as they are among themselves
         low, high = images.amin((1, 2, 3), keepdim=True), images.amax((1, 2, 3), keepdim=True)
@@ -140,6 +144,7 @@ def _pixels(images: Tensor, augment: AugmentConfig, num_channels: int) -> np.nda
 def _overlaid(pixels: np.ndarray, heat: np.ndarray) -> np.ndarray:
     """Return a picture with heat (H, W) in 0..1 over it, from blue to yellow: told apart by every eye."""
     colors = cv2.applyColorMap((heat * 255).astype(np.uint8), cv2.COLORMAP_VIRIDIS)[:, :, ::-1]
+    # cold places stay as they are
     opacity = _MAX_OPACITY * heat[:, :, None]
     shown = pictures.bgr(pixels)[:, :, ::-1]
     return (shown * (1 - opacity) + colors * opacity).round().astype(np.uint8)

@@ -32,6 +32,7 @@ class RecordingMetrics(Metrics):
     def update(self, logits: Tensor, labels: Tensor) -> None:
         """Add float (N, classes) logits and int64 (N,) labels, and keep what they say."""
         super().update(logits, labels)
+        # on the device, where the logits are; they come to the CPU at the end
         probabilities = logits.softmax(1)
         top = probabilities.topk(min(_TOP, logits.shape[1]), 1)
         of_label = probabilities.gather(1, labels[:, None])[:, 0]
@@ -44,6 +45,7 @@ class RecordingMetrics(Metrics):
 
     def reset(self) -> None:
         """Start from zero."""
+        # the evaluation begins with it
         super().reset()
         self._rows, self._logits, self._num_seen = [], [], 0
 

@@ -38,6 +38,7 @@ def linear(values: Iterable[float], *, num_ticks: int = 5, floor: float | None =
     It ends at round numbers, or at the values themselves where `is_tight`; never below `floor` or above
     `ceiling`.
     """
+    # a loss that was not a number once must not take the axis away
     finite = [value for value in values if math.isfinite(value)]
     low, high = (min(finite), max(finite)) if finite else (0.0, 1.0)
     if high - low <= 1e-9 * max(abs(low), abs(high), 1e-12):  # one value: some room around it
@@ -54,6 +55,7 @@ def linear(values: Iterable[float], *, num_ticks: int = 5, floor: float | None =
     # not >=: nan would pass that
     if not high > low:  # the bounds have left nothing: values outside of them
         low, high = low - step, low + step
+    # marks are counted in steps, so that no error adds up
     first = math.ceil(low / step - 1e-9)
     count = math.floor(high / step + 1e-9) - first + 1
     ticks = tuple((first + i) * step for i in range(max(count, 0)))
@@ -63,6 +65,7 @@ def linear(values: Iterable[float], *, num_ticks: int = 5, floor: float | None =
 def logarithmic(values: Iterable[float]) -> Scale:
     """Return an axis with a mark at each power of ten; all values must be above 0."""
     values = list(values)
+    # whole powers of ten, and one of them at least
     low, high = math.floor(math.log10(min(values)) + 1e-9), math.ceil(math.log10(max(values)) - 1e-9)
     high = max(high, low + 1)
     every = max(1, math.ceil((high - low) / 6))
@@ -104,6 +107,7 @@ def tick_label(value: float, step: float) -> str:
 
 def _round_step(step: float) -> float:
     """Return the next larger number of the kind 1, 2, 2.5, 5 times a power of ten."""
+    # the size of the step, without its first digit
     power = 10.0 ** math.floor(math.log10(step))
     return next(factor * power for factor in _STEPS if factor * power >= step * (1 - 1e-9))
 

@@ -27,7 +27,9 @@ _SHIFT = 4
 
 def charts_png(runs: Sequence[Run]) -> bytes:
     """Return all charts of the runs as a PNG, two beside each other."""
+    # against epochs only: a picture has no switch
     drawn = [_chart(plot) for plot in plots(runs)]
+    # rounded up
     num_rows = -(-len(drawn) // _COLUMNS)
     # a run of which nothing is known yet has no chart, and still a picture with its name
     picture = np.full((_HEAD + num_rows * _HEIGHT, _COLUMNS * _WIDTH, 3), 255, np.uint8)

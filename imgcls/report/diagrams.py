@@ -66,8 +66,10 @@ def reliability(before: Calibration, after: Calibration | None = None) -> str:
 def confusion(matrix: np.ndarray, names: Sequence[str]) -> str:
     """Return the matrix (C, C) of a few classes as a heat map: rows are labels, their shares the colour."""
     count = len(matrix)
+    # the whole name is shown under the mouse
     shown = [name if len(name) <= 14 else name[:12] + "..." for name in names]
     room = max((svg.text_width(name, 11) for name in shown), default=0) + 24
+    # few classes are no reason for cells as large as a hand
     cell = max(16.0, min(34.0, 420 / count))
     top = room
     shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
@@ -110,6 +112,7 @@ def confusion_pixels(matrix: np.ndarray, names: Sequence[str] = ()) -> np.ndarra
     low = np.minimum(strength.astype(int), len(_COLORS) - 2)
     part = (strength - low)[:, :, None]
     picture = (_COLORS[low] * (1 - part) + _COLORS[low + 1] * part).round().astype(np.uint8)
+    # each class the same number of pixels, or a moiré would show
     cell = max(1, _PICTURE_EDGE // len(matrix))
     picture = np.repeat(np.repeat(picture, cell, 0), cell, 1)
     if not names or len(matrix) > 2 * MAX_NAMED_CLASSES:

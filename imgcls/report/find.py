@@ -75,6 +75,7 @@ def read_run(path: AnyPath | None) -> Run:
 def _read(stream: BinaryIO, name: str, *, is_metrics: bool | None) -> Run:
     """Return the run; with `is_metrics` None the first line tells: an object of JSON begins with a brace."""
     lines = bounded_lines(stream)
+    # looked at, and then read like the others
     first = next(lines, b"")
     if is_metrics is None:
         is_metrics = first.lstrip().startswith(b"{")

@@ -24,6 +24,7 @@ def add_lines(run: Run, lines: Iterable[bytes | str]) -> None:
     """Add lines of metrics.jsonl to a run."""
     num_bad = 0
     for line in lines:
+        # an empty line is no damage
         if not line.strip():
             continue
         try:
@@ -47,6 +48,7 @@ def add_meta(run: Run, meta: Mapping[str, Any]) -> None:
     if isinstance(config, dict):
         pairs = list(config.items())[:_MAX_SETTINGS]
         run.settings = {str(key)[:_MAX_SETTING]: _as_text(value) for key, value in pairs}
+        # True is an int for Python, and no number of epochs
         planned = config.get("num_epochs")
         if isinstance(planned, int) and not isinstance(planned, bool) and planned > 0:
             run.num_epochs = planned
@@ -64,5 +66,6 @@ def _items(value: Any) -> list[tuple[str, Any]]:
 
 
 def _as_text(value: Any) -> str:
+    # lists and the like as JSON: a page is read by people
     text = "" if value is None else value if isinstance(value, str) else json.dumps(value, default=str)
     return text if len(text) <= _MAX_SETTING else text[:_MAX_SETTING] + "..."

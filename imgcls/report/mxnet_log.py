@@ -145,6 +145,7 @@ class _Reader:
         if self._means:
             self._is_resuming = self._num_resumes < _MAX_RESUMES
             self._num_resumes += 1
+            # the hours between two runs are nobody's training
             self._began = None
             self._elapsed_before_s = self._elapsed_s or 0.0
         self._rate = _value(run.settings.get("lr", ""))
@@ -163,6 +164,7 @@ class _Reader:
         self._elapsed_s = self._elapsed_before_s + max((now - self._began).total_seconds(), 0.0)
 
     def _add_epoch_line(self, index: int, rest: str) -> None:
+        # the rest of a line is one of three things, or nothing of MXNet's
         progress = _PROGRESS.match(rest)
         metric = None if progress else _METRIC.match(rest)
         seconds = None if progress or metric else _TIME_COST.match(rest)
@@ -195,6 +197,7 @@ class _Reader:
             if value is not None:
                 metrics[pair[1][:MAX_NAME_CHARACTERS]] = value
                 _add_to(means.progress, pair[1], pair[2])
+        # the line before, if it is of the same batch
         last = self._run.points[-1] if self._run.points else None
         # up to 0.9.5 each metric has a line of its own, with the same batch and speed
         if last and (last.epoch, last.batch, last.speed) == (index, batch, speed):
@@ -219,6 +222,7 @@ def _values(means: dict[str, _Mean]) -> dict[str, float]:
 def _value(text: str) -> float | None:
     """Return the number that a text is, None where it is none (1.2.3)."""
     try:
+        # nan and inf are told as such: a diverged run must look like one
         return number(float(text))
     except ValueError:
         return None

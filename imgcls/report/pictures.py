@@ -34,8 +34,10 @@ def gallery(items: Sequence[T], figure: Callable[[T, str], str]) -> tuple[str, i
     """
     for extension in (".png", ".jpg"):
         figures = [figure(item, extension) for item in items]
+        # exact pictures as long as they fit
         if sum(map(len, figures)) <= MAX_BYTES:
             break
+    # the first ones, and not the smallest: they are in an order
     shown, size = [], 0
     for part in figures if items else []:
         size += len(part)
@@ -67,6 +69,7 @@ def contact_sheet(rows: Sequence[tuple[Sequence[np.ndarray | None], Sequence[str
     columns = max(1, round(np.sqrt(len(rows) / 1.6)))
     width, height = 2 * _TILE + 4 + _GAP, _TILE + _TEXT_HEIGHT + _GAP
     num_rows = -(-len(rows) // columns)
+    # white, as paper
     sheet = np.full((num_rows * height + _GAP, columns * width + _GAP, 3), 255, np.uint8)
     for number, (images, texts) in enumerate(rows):
         top, left = _GAP + number // columns * height, _GAP + number % columns * width
@@ -92,7 +95,9 @@ def write(picture: np.ndarray, content: str, x: int, y: int, size: float) -> Non
 def bgr(image: np.ndarray) -> np.ndarray:
     """Return a picture in OpenCV's order of colours, three of them."""
     if image.shape[2] == 1:
+        # grey
         image = np.repeat(image, 3, axis=2)
+    # OpenCV wants the memory in order; a fourth channel is left out
     return np.ascontiguousarray(image[:, :, 2::-1])
 
 

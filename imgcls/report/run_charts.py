@@ -86,6 +86,7 @@ def plots(runs: Sequence[Run]) -> list[Plot]:
 
 def _specs(runs: Sequence[Run]) -> list[_Spec]:
     names = list(dict.fromkeys(name for run in runs for name in run.metric_names()))
+    # with `loss` ce or nll there is a validation loss as well
     loss_name = next((name for name in _LOSSES if name in names), "")
 
     def loss(epoch: Epoch) -> float | None:
@@ -95,10 +96,12 @@ def _specs(runs: Sequence[Run]) -> list[_Spec]:
                    floor=0.0, ceiling=1.0) for name in names if "accuracy" in name]
     specs.append(_Spec("Loss", "mean per image", floor=0.0, curves=[
         _Curve("validation", _metric("validation", loss_name)), _Curve("training", loss, "loss")]))
+    # falls by powers of ten as a rule: an even axis would show the first step only
     specs.append(_Spec("Learning rate", "learning rate", is_step=True, may_be_log=True, curves=[
         _Curve("", lambda epoch: epoch.lr, "lr")]))
     specs.append(_Spec("Speed", "images per second", starts_at_0=True, curves=[
         _Curve("", lambda epoch: epoch.speed, "speed")]))
+    # metrics of somebody's own script, under their own names
     others = [name for name in names if "accuracy" not in name and name not in _LOSSES]
     return specs + [_Spec(name, name, _both_splits(name)) for name in others[:_MAX_OTHERS]]
 
@@ -111,12 +114,14 @@ def legend(runs: Sequence[Run]) -> str:
         entries += [("validation", ""), ("training", "dashed")]
     else:
         entries = [("validation", "c0"), ("training", "c1 dashed")]
+    # drawn as the ring in the chart
     entries.append(("best validation accuracy", "ring"))
     items = []
     for name, css in entries:
         if css == "ring":
             mark = '<circle class="best" style="--c:var(--soft)" cx="15" cy="6" r="5"/>'
         else:
+            # of several runs a dash has no colour of its own
             style = "" if css.startswith("c") else ' style="--c:var(--soft)"'
             mark = f'<path class="line {css}"{style} d="M1 6H29"/>'
         items.append(f'<li><svg viewBox="0 0 30 12" aria-hidden="true">{mark}</svg>{svg.escape(name)}</li>')
@@ -158,6 +163,7 @@ def _plot(runs: Sequence[Run], spec: _Spec, x_label: str, unit_s: float | None) 
         return None
     # without a progress line nothing was measured before the end of the first epoch
     begins_at_0 = unit_s is not None or spec.is_step or any(line.is_faint for line in lines)
+    # tight: an epoch that has not been has no room on the axis
     x = axes.linear([x for line in lines for x in line.xs] + [0.0] * begins_at_0, num_ticks=7,
                     is_integer=unit_s is None, is_tight=True)
     values = [y for line in lines for y in line.ys if math.isfinite(y)] + [0.0] * spec.starts_at_0
@@ -178,11 +184,13 @@ def _lines(runs: Sequence[Run], number: int, spec: _Spec, unit_s: float | None) 
     lines: list[svg.Line] = []
     for position, curve in enumerate(spec.curves):
         told = [(epoch, value) for epoch in run.in_order() if (value := curve.measure(epoch)) is not None]
+        # a log may tell the time of some lines only
         if unit_s is not None:
             told = [(epoch, value) for epoch, value in told if epoch.elapsed_s is not None]
         if not told:
             continue
         xs, ys = [_place(epoch, unit_s) for epoch, _ in told], [value for _, value in told]
+        # alone, training and validation have colours; among others, the runs have
         color = position if is_alone else number
         between = _between_epochs(run, curve.point_key) if curve.point_key and unit_s is None else []
         if spec.is_step and between:
@@ -216,9 +224,11 @@ def _between_epochs(run: Run, key: str) -> list[tuple[float, float]]:
         return []
     per_epoch = run.batches_per_epoch()
     told = []
+    # evenly thinned, rounded up
     every = -(-len(run.points) // _MAX_BACKGROUND) or 1
     for point in run.points[::every]:
         value = getattr(point, key) if key in ("loss", "lr", "speed") else point.metrics.get(key)
+        # MXNet wrote no loss, unless as a metric
         if value is None and key == "loss":
             value = next((point.metrics[name] for name in _LOSSES if name in point.metrics), None)
         if value is not None:

@@ -20,14 +20,18 @@ _WHERE = ("model_prefix", "save_model_prefix", "log_file", "log_dir", "load_epoc
 
 def run_page(runs: Sequence[Run], *, state: str = "", images: str = "") -> bytes:
     """Return the page as UTF-8. `state` says how far a run is; `images` is HTML to stand below the charts."""
+    # more names would be a paragraph
     title = " | ".join(run.name for run in runs[:4]) + (f" and {len(runs) - 4} more" if len(runs) > 4 else "")
     body = [f"<h1>{escape(title)}</h1>", f'<p class="soft">{escape(state or _describe(runs))}</p>']
+    # figures at a glance for one run, a row each for several
     body += [_cards(runs[0])] if len(runs) == 1 else [_comparison(runs)]
     body.append(_charts(runs))
     body.append(images)
     body.append("<h2>Epochs</h2>")
+    # the numbers of several runs are folded away: they are compared in the charts
     body += [_epochs(run, is_open=len(runs) == 1) for run in runs]
     body.append(_settings(runs))
+    # what a reader must know is last and not lost: logs that were cut, values that were estimated
     notes = [(f"{run.name}: " if len(runs) > 1 else "") + note for run in runs for note in run.notes]
     if notes:
         body.append("<h2>Notes</h2><ul>" + "".join(f"<li>{escape(note)}</li>" for note in notes) + "</ul>")
@@ -41,6 +45,7 @@ def _describe(runs: Sequence[Run]) -> str:
     parts = [_count(run.epochs)]
     if run.num_epochs and run.num_epochs > len(run.epochs):
         parts[0] += f" of {run.num_epochs:,}"
+    # an MXNet log has a network and no data set
     parts += [run.settings[name] for name in ("network", "dataset") if run.settings.get(name)]
     return ", ".join(parts)
 
@@ -61,9 +66,11 @@ def _cards(run: Run) -> str:
             cards.append(card(f"last {_split(split)} accuracy", axes.show(value)))
     if last.loss is not None:
         cards.append(card("last training loss", axes.show(last.loss)))
+    # the median: the first epoch reads the data from a cold disk
     if speeds := [epoch.speed for epoch in epochs if epoch.speed is not None]:
         median = sorted(speeds)[len(speeds) // 2]
         cards.append(card("speed", f"{median:,.0f}", "images/s, median epoch"))
+    # a log without times has none
     if last.elapsed_s:
         cards.append(card("time", axes.show_time(last.elapsed_s), _count(epochs)))
     return f'<div class="cards">{"".join(cards)}</div>'
@@ -76,6 +83,7 @@ def _comparison(runs: Sequence[Run]) -> str:
     top = max((best[1] for best in bests if best), default=None)
     rows = []
     for run, best in zip(runs, bests, strict=True):
+        # a log may end before its first epoch does
         last = run.in_order()[-1] if run.epochs else Epoch(0)
         rows.append(("best" if best and best[1] == top else "", [
             run.name, axes.show(best[1]) if best else "", str(best[0].index + 1) if best else "",
@@ -125,6 +133,7 @@ def _epochs(run: Run, *, is_open: bool) -> str:
             axes.show_time(epoch.seconds), axes.show_time(epoch.elapsed_s)]))
     header = ["epoch", *(f"{split} {name}" for name in names for split in ("training", "validation")),
               "loss", "learning rate", "images/s", "epoch's time", "since the start"]
+    # never silently: a table that ends early looks like a run that did
     num_left_out = len(epochs) - len(shown)
     left_out = f'<p class="soft">{num_left_out:,} epochs are left out here.</p>' if num_left_out else ""
     is_open = is_open and len(shown) <= _MAX_OPEN_ROWS
@@ -147,6 +156,7 @@ def _settings(runs: Sequence[Run]) -> str:
     def row(name: str) -> list[str]:
         return [name, *(run.settings.get(name, "(not told)") for run in runs)]
 
+    # a setting that only one of them has told is a difference, too
     differing = [name for name in names if name not in _WHERE
                  and len({run.settings.get(name) for run in runs}) > 1]
     body.append("<h2>Settings</h2>")

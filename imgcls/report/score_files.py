@@ -37,6 +37,7 @@ def write_report(folder: str, report: ScoreReport, mistakes: str = "", mistakes_
              "reliability.png": cv2.imencode(".png", diagrams.reliability_pixels(report.before))[1].tobytes()}
     if report.predictions.num_classes <= diagrams.MAX_MATRIX_CLASSES:
         files["confusion.png"] = matrix_png(report)
+    # a network without mistakes has no picture of them
     if mistakes_png:
         files["mistakes.png"] = mistakes_png
     target = to_path(folder, "`report`")
@@ -49,6 +50,7 @@ def write_report(folder: str, report: ScoreReport, mistakes: str = "", mistakes_
 
 def _class_rows(report: ScoreReport) -> Iterable[Sequence[Any]]:
     figures = report.figures
+    # nan, where a class was never said or has no images, is an empty cell
     shares = np.stack([figures.precision, figures.recall, figures.f1], axis=1)
     for number, name in enumerate(report.class_names):
         yield [number, safe_cell(name), figures.num_images[number], figures.num_said[number],
@@ -56,6 +58,7 @@ def _class_rows(report: ScoreReport) -> Iterable[Sequence[Any]]:
 
 
 def _confusion_csv(report: ScoreReport) -> bytes:
+    # opened in a spreadsheet, a name must not become a formula
     names = [safe_cell(name) for name in report.class_names]
     if report.predictions.num_classes > _MAX_TABLE_CLASSES:
         labels, predicted, counts = statistics.confusion(report.predictions)

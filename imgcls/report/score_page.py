@@ -39,6 +39,7 @@ class ScoreReport:
 def make_report(title: str, description: str, metrics: Mapping[str, float], class_names: Sequence[str],
                 predictions: Predictions, notes: Sequence[str] = ()) -> ScoreReport:
     """Compute the figures of a report."""
+    # on a part of the logits where all would be too many
     temperature = statistics.fit_temperature(predictions.logits, predictions.logit_labels)
     before = statistics.calibration(predictions.confidence, predictions.is_right)
     after = statistics.calibration_at(predictions.logits, predictions.logit_labels, temperature)
@@ -74,6 +75,7 @@ def _metric_name(name: str) -> str:
 
 def _calibration(report: ScoreReport) -> str:
     """Return the diagram with a sentence that says what it shows."""
+    # in one sentence: a diagram alone is read by few
     mean = float(report.predictions.confidence.mean())
     accuracy = float(report.predictions.is_right.mean())
     verdict = ("about as sure as it should be" if abs(mean - accuracy) < 0.02 else
@@ -112,6 +114,7 @@ def _confusions(report: ScoreReport) -> str:
                   f"{counts[i] / report.figures.num_images[labels[i]]:.1%}"])
             for i in [int(number) for number in wrong]]
     if rows:
+        # for many classes this list says more than the picture
         parts.append("<h3>most often confused</h3>")
         parts.append(table(["class", "taken for", "images", "of the class"], rows, "pairs"))
     return "".join(parts)

@@ -49,9 +49,11 @@ def training_samples(source: Source, config: Config, count: int, epoch: int = 0)
     shape = config.network.image_shape
     if len(shape) != 3 or shape[0] not in (1, 3, 4) or not _has_pixels(source):
         raise UsageError(f"`images` {count}: {source.description} holds numbers that are no pictures")
+    # in the caller's thread and on the CPU: some images of one epoch need no more
     loader = make_loader(source, batch_size=config.data.batch_size, image_shape=shape, seed=config.train.seed,
                          augment_config=config.augment, train=True, device=torch.device("cpu"), threads=0,
                          on_bad=config.data.on_bad)
+    # the one loader whose batches are normalised at once, and have no bytes to look at
     if isinstance(loader, ResidentLoader):
         pixels = _denormalized(loader, config, epoch)
         # damaged images were dropped when all were decoded: the order is then one of the others
@@ -72,6 +74,7 @@ def training_samples(source: Source, config: Config, count: int, epoch: int = 0)
             (spec,) = crops.specs(epoch, np.array([index]), np.array([raw.shape[:2]], np.int64))
             changes = describe_spec(spec, crops.crop, raw.shape[:2])
         names = source.class_names
+        # labels without names are shown as numbers
         name = str(names[label]) if 0 <= label < len(names) else str(label)
         samples.append(Sample(-1 if index is None else index, name, image, raw, changes))
     return samples
@@ -140,6 +143,7 @@ def read_original(source: Source, index: int, num_channels: int) -> np.ndarray |
         data = source.read(index)
         if isinstance(data, np.ndarray):
             return data
+        # grey where the network is given grey
         image = opencv.decode(data, 0 if num_channels == 1 else 1)
     except (DataError, BadImageError):
         return None

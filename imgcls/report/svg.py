@@ -144,6 +144,7 @@ def _without_overlap(frame: _Frame) -> Iterator[tuple[float, str]]:
     """Yield the marks of the x axis that have room for their text."""
     free_from = -math.inf
     for tick, label in zip(frame.x.ticks, frame.x.labels, strict=True):
+        # with a little air on both sides
         half = text_width(label) / 2 + 3
         if frame.px(tick) - half >= free_from:
             free_from = frame.px(tick) + half
@@ -152,6 +153,7 @@ def _without_overlap(frame: _Frame) -> Iterator[tuple[float, str]]:
 
 def _draw_line(frame: _Frame, line: Line) -> None:
     path: list[str] = []
+    # a line begins anew after every gap
     is_drawing, last_y = False, 0.0
     indices = line.points()
     for i in indices:
@@ -191,6 +193,7 @@ def _draw_labels(frame: _Frame, lines: Sequence[Line]) -> None:
         if last is not None:
             ends.append((frame.py(line.ys[last]), frame.px(line.xs[last]), line))
     ends.sort(key=lambda end: end[0])
+    # from the top down, each as near to its line as the one above allows
     places = [end[0] for end in ends]
     for i in range(1, len(places)):  # downwards: none above the one before it
         places[i] = max(places[i], places[i - 1] + _LINE_HEIGHT)
@@ -199,6 +202,7 @@ def _draw_labels(frame: _Frame, lines: Sequence[Line]) -> None:
         places[i] = min(places[i], lowest)
         lowest = places[i] - _LINE_HEIGHT
     for place, (_, x, line) in zip(places, ends, strict=True):
+        # the legend has the whole name
         label = line.label if text_width(line.label) <= 130 else line.label[:17] + "..."
         frame.parts.append(text(x + 7, place + 4, label, f"label c{line.color % NUM_COLORS}"))
 
@@ -207,9 +211,11 @@ def _draw_tips(frame: _Frame, lines: Sequence[Line], x_name: str) -> None:
     """Add a strip for each place along the x axis that shows the values there under the mouse."""
     values: dict[float, list[str]] = {}
     for line in lines:
+        # what is background tells nothing
         for i in ([] if line.is_faint else line.points()):
             if frame.holds(line.xs[i], line.ys[i]):
                 values.setdefault(line.xs[i], []).append(f"{line.name}: {show(line.ys[i])}")
+    # runs of different lengths have places of their own
     xs = sorted(values)
     if len(xs) > MAX_TIPS:
         xs = [xs[round(i * (len(xs) - 1) / (MAX_TIPS - 1))] for i in range(MAX_TIPS)]

@@ -104,11 +104,13 @@ class EventFile:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RunError(f"cannot make the folder {verbatim(self._folder)}: {reason(error)}") from error
+        # the clock of the wall: TensorBoard shows the time of day
         now = time.time()
         self._append(tensorboard.version_record(now) + tensorboard.session_record(now, update))
 
     def add(self, record: Mapping[str, Any]) -> None:
         """Write the numbers of a record under the name of its split: train/accuracy."""
+        # in the order of the record, as metrics are listed everywhere
         values = {f"{record['kind']}/{name}": float(value) for name, value in record.items()
                   if name not in _NOT_SCALARS}
         self._append(tensorboard.scalars_record(time.time(), int(record["update"]), values))
