@@ -546,9 +546,129 @@ def metrics(mx, folder):
     return found
 
 
+def layers(mx, folder):
+    """Every layer forward, backward, and what it does to running statistics."""
+    S, d = mx.sym, mx.sym.Variable("data")  # noqa: N806
+    found = {}
+    for name, net in {
+        "conv": S.Convolution(d, num_filter=8, kernel=(3, 3), stride=(2, 2), pad=(1, 1), num_group=2, dilate=(2, 2)),
+        "dw": S.Convolution(d, num_filter=4, kernel=(3, 3), num_group=4, no_bias=True),
+        "deconv": S.Deconvolution(d, num_filter=6, kernel=(4, 4), stride=(2, 2), pad=(1, 1)),
+        "deconv2": S.Deconvolution(d, num_filter=6, kernel=(3, 3), stride=(2, 2), adj=(1, 1), no_bias=False),
+        "bn_fix": S.BatchNorm(d),
+        "bn_glob": S.BatchNorm(d, use_global_stats=True, fix_gamma=False),
+        "bn": S.BatchNorm(d, fix_gamma=False, eps=1e-05, momentum=0.7),
+        "inorm": S.InstanceNorm(d),
+        "lnorm": S.LayerNorm(d),
+        "gnorm": S.GroupNorm(d, num_groups=2),
+        "lrn": S.LRN(d, nsize=3),
+        "l2c": S.L2Normalization(d, mode="channel"),
+        "l2s": S.L2Normalization(d, mode="spatial"),
+        "maxp": S.Pooling(d, kernel=(3, 3), stride=(2, 2), pad=(1, 1), pool_type="max"),
+        "avgp": S.Pooling(d, kernel=(3, 3), stride=(2, 2), pad=(1, 1), pool_type="avg"),
+        "avgx": S.Pooling(d, kernel=(3, 3), stride=(2, 2), pad=(1, 1), pool_type="avg", count_include_pad=False),
+        "full": S.Pooling(d, kernel=(3, 3), stride=(2, 2), pool_type="max", pooling_convention="full"),
+        "fulla": S.Pooling(d, kernel=(2, 2), stride=(2, 2), pool_type="avg", pooling_convention="full"),
+        "gp": S.Pooling(d, global_pool=True, kernel=(1, 1), pool_type="avg"),
+        "gm": S.Pooling(d, global_pool=True, pool_type="max"),
+        "sump": S.Pooling(d, kernel=(2, 2), pool_type="sum"),
+        "elu": S.LeakyReLU(d, act_type="elu", slope=0.3),
+        "gelu": S.LeakyReLU(d, act_type="gelu"),
+        "leaky": S.LeakyReLU(d, slope=0.2),
+        "prelu": S.LeakyReLU(d, act_type="prelu"),
+        "soft": S.Activation(d, act_type="softrelu"),
+        "ss": S.Activation(d, act_type="softsign"),
+        "up": S.UpSampling(d, scale=2, sample_type="nearest"),
+        "upb": S.UpSampling(d, scale=2, sample_type="bilinear", num_filter=4),
+        "crop": S.Crop(d, offset=(1, 2), h_w=(3, 4), num_args=1),
+        "cropc": S.Crop(d, S.Pooling(d, kernel=(2, 2), stride=(2, 2)), center_crop=True),
+        "softmaxa": S.SoftmaxActivation(d, mode="channel"),
+        "softmax": S.softmax(d, axis=1),
+        "lsm": S.log_softmax(d, axis=1, temperature=2.0),
+        "clip": S.clip(d, -0.3, 0.3),
+        "abs": abs(d),
+        "pow": (abs(d) + 1) ** 1.5,
+        "mean": S.mean(d, axis=(2, 3)),
+        "sum": S.sum(d, axis=1, keepdims=True),
+        "max": S.max(d, axis=(2,)),
+        "pad": S.Pad(d, mode="reflect", pad_width=(0, 0, 0, 0, 1, 1, 2, 2)),
+        "resh": S.Reshape(d, shape=(0, -3, -1)),
+        "tr": S.transpose(d, axes=(0, 2, 3, 1)),
+        "slice": S.slice_axis(d, axis=1, begin=1, end=3) * 2,
+        "rs": S.contrib.BilinearResize2D(d, height=9, width=5),
+        "aap": S.contrib.AdaptiveAvgPooling2D(d, output_size=(2, 3)),
+        "hs": S.hard_sigmoid(d),
+        "fcnf": S.FullyConnected(d, num_hidden=3, flatten=False),
+        "bsub": S.broadcast_sub(d, S.mean(d, axis=1, keepdims=True)),
+        "cat": S.Concat(d, d * 2, dim=1),
+        "addn": S.add_n(d, d, d),
+        "stk": S.stack(d, d, axis=1),
+        "sp": S.Group(list(S.SliceChannel(d, num_outputs=2))),
+        "mm": S.batch_dot(S.Reshape(d, shape=(0, 0, -1)), S.Reshape(d, shape=(0, 0, -1)), transpose_b=True),
+        "where": S.where(d > 0, d, d * 0.1),
+        "sq": S.sqrt(S.square(d) + 1),
+        "sl1": S.smooth_l1(d, scalar=2.0),
+        "rel": S.relu(d) + S.sigmoid(d) * S.tanh(d),
+        "d2s": S.depth_to_space(d, block_size=2),
+        "maxs": S.broadcast_maximum(d, d * 0.5),
+        "st": S.SpatialTransformer(d, S.FullyConnected(S.Flatten(d), num_hidden=6), target_shape=(5, 5),
+            transform_type="affine", sampler_type="bilinear"),
+        "norm": S.norm(d, axis=1),
+        "div": d / (abs(d) + 1) - 3 / (abs(d) + 2),
+        "sw": d * S.sigmoid(d),
+        "take": S.take(d, S.Variable("idx", shape=(2,)), axis=1),
+        "rep": S.repeat(d, repeats=2, axis=1),
+        "exp": S.exp(d) + S.log(abs(d) + 1),
+    }.items():
+        exe = net.simple_bind(mx.cpu(), data=(2, 4, 6, 7))
+        state = np.random.RandomState(0)
+        for key, array in exe.arg_dict.items():
+            values = state.rand(*array.shape) + 0.5 if key.endswith("gamma") else state.randn(*array.shape) * 0.3
+            array[:] = mx.nd.array([0, 3] if key == "idx" else values)
+        for array in exe.aux_dict.values():
+            array[:] = mx.nd.array(state.rand(*array.shape) + 0.5)
+        results = [output.asnumpy() for output in exe.forward(is_train=False)]
+        exe.forward(is_train=True)
+        exe.backward([mx.nd.array(state.randn(*output.shape)) for output in exe.outputs])
+        mx.nd.waitall()
+        results += [output.asnumpy() for output in exe.outputs]
+        results += [array.asnumpy() for array in exe.grad_dict.values() if array is not None]
+        results += [array.asnumpy() for array in exe.aux_dict.values()]
+        found[name] = np.concatenate([result.ravel() for result in results])
+    return found
+
+
+def preparation(mx, folder):
+    """Gluon's transforms and mx.image on one picture, and a training that goes on from its states."""
+    picture = mx.nd.array(np.random.RandomState(0).randint(0, 256, (60, 80, 3)), dtype="uint8")
+    transforms = mx.gluon.data.vision.transforms
+    prepare = transforms.Compose([transforms.Resize(40, keep_ratio=True), transforms.CenterCrop(28),
+                                  transforms.ToTensor(), transforms.Normalize([0.485, 0.456, 0.406],
+                                                                              [0.229, 0.224, 0.225])])
+    found = {"prepared": prepare(picture).asnumpy(), "resized": transforms.Resize((20, 30))(picture).asnumpy(),
+             "tensor": transforms.ToTensor()(picture).asnumpy(), "cast": transforms.Cast()(picture).asnumpy()}
+    crop, _ = mx.image.center_crop(picture, (28, 28))
+    found["normalized"] = mx.image.color_normalize(crop.astype("float32"), mean=mx.nd.array([1, 2, 3]),
+                                                   std=mx.nd.array([2, 3, 4])).transpose((2, 0, 1)).asnumpy()
+    values, labels = samples(40, seed=8)
+    iterator = mx.io.NDArrayIter(values, labels, 8)
+    prefix = os.path.join(str(folder), "resumed")
+    mx.random.seed(1)
+    settings = {"learning_rate": 0.1, "momentum": 0.9}
+    module = mx.mod.Module(mlp(mx))
+    module.fit(iterator, num_epoch=1, optimizer_params=settings)
+    module.save_checkpoint(prefix, 1, save_optimizer_states=True)
+    again = mx.mod.Module.load(prefix, 1, load_optimizer_states=True, context=mx.cpu())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        again.fit(iterator, num_epoch=2, begin_epoch=1, optimizer_params=settings)
+    return found | params_of(again)
+
+
+
 CASES = {case.__name__: case for case in (
     predict_tutorial, fine_tuning, embedding, module_fit, seeded_training, feed_forward, symbol_block, iterators,
-    executors, symbols, arrays, metrics)}
+    executors, symbols, arrays, metrics, layers, preparation)}
 
 
 def recorded(value):

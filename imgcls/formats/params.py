@@ -95,6 +95,11 @@ def loads_array(data: bytes | bytearray | memoryview, path: object = "array") ->
     return reader.array()
 
 
+def dumps_array(array: np.ndarray) -> bytes:
+    """Return a single array without a list around it, what `loads_array` reads."""
+    return b"".join(_serialize_array(array))
+
+
 def save(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray] | Sequence[np.ndarray]) -> None:
     """Write what `mx.nd.save` would, atomically; a sequence is a list without names.
 

@@ -9,6 +9,8 @@ states are safetensors. Needs numpy, not torch.
 from __future__ import annotations
 
 import os
+import struct
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -55,6 +57,34 @@ def loads(data: bytes, path: object = "states") -> dict[int | str, State]:
     # One for the whole file, since arrays may be shared between parameters.
     arrays: dict[int, np.ndarray] = {}
     return {key: _read_state(state, path, MAX_DEPTH, arrays) for key, state in value.items()}
+
+
+def dumps(states: Mapping[int | str, State]) -> bytes:
+    """Return the bytes of a file that MXNet reads: a pickle with its NDArrays, written without MXNet.
+
+    The program that a pickle is has six instructions here, of protocol 3; Python's own pickler would have to
+    import the class that it mentions.
+    """
+    parts = [b"\x80\x03}"]  # protocol, empty dictionary
+    for key, state in states.items():
+        text = str(key).encode()
+        parts.append(struct.pack("<ci", b"J", key) if isinstance(key, int)
+                     else struct.pack("<cI", b"X", len(text)) + text)
+        parts += [_pickled(state), b"s"]  # set the item
+    return b"".join([*parts, b"."])
+
+
+def _pickled(state: State) -> bytes:
+    if state is None:
+        return b"N"
+    if isinstance(state, tuple):
+        # an instruction each for tuples of one, two and three
+        return b"".join(map(_pickled, state)) + b"\x85\x86\x87"[len(state) - 1:len(state)]
+    content = params.dumps_array(state)
+    # NDArray(None), given the state {"handle": bytearray(content)}
+    handle = struct.pack("<cI", b"X", 6) + b"handle"
+    array = b"cbuiltins\nbytearray\n" + struct.pack("<cI", b"B", len(content)) + content + b"\x85R"
+    return b"cmxnet.ndarray.ndarray\nNDArray\nN\x85R}" + handle + array + b"sb"
 
 
 def _read_state(value: object, path: object, depth: int, arrays: dict[int, np.ndarray]) -> State:

@@ -44,7 +44,7 @@ def _call(signature: Signature, inputs: list[NDArray], attrs: dict[str, str]) ->
     # Here, so that code which only reads data does not load torch.
     import torch
 
-    from imgcls.compat.mxnet._shapes import layer_class, make_layer
+    from imgcls.compat.mxnet._shapes import layer_class, make_layer, replace_parameters
     from imgcls.layers import OpSpec
 
     node = Node(signature.op, signature.op, attrs, [NodeOutput(i) for i in range(len(inputs))])
@@ -57,9 +57,7 @@ def _call(signature: Signature, inputs: list[NDArray], attrs: dict[str, str]) ->
     for slot in layer.parameter_slots():
         if slot not in names:
             raise UsageError(f"{signature.op}: {slot} is missing")
-        layer._parameters.pop(slot, None)
-        layer._buffers.pop(slot, None)
-        layer.__dict__[slot] = names[slot]
+        replace_parameters(layer, {slot: names[slot]})
     try:
         with torch.no_grad():
             result = layer.forward(*tensors[:num_data])

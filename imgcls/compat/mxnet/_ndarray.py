@@ -166,12 +166,16 @@ class NDArray:
     def __getitem__(self, key: Any) -> NDArray:
         """Return a slice, which shares memory with the array, or an element as array of shape (1,)."""
         # numpy returns a scalar for an element; MXNet has none.
-        selected = self._data[to_numpy(key)]
+        selected = self._data[to_index(key)]
         is_array = isinstance(selected, np.ndarray) and selected.ndim
         return NDArray(selected if is_array else np.asarray(selected).reshape(1))
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        self._data[to_numpy(key)] = to_numpy(value)
+        values = to_numpy(value)
+        # An element is an array of shape (1,) here, which numpy does not put into a place of no dimensions.
+        if isinstance(values, np.ndarray) and values.size == 1:
+            values = values.reshape(())
+        self._data[to_index(key)] = values
 
     def __bool__(self) -> bool:
         return bool(self.asscalar())
@@ -294,3 +298,12 @@ def to_numpy(value: Any) -> Any:
 
 def _is_comparable(other: object) -> bool:
     return isinstance(other, (NDArray, int, float, np.number, np.bool_))
+
+
+def to_index(key: Any) -> Any:
+    """Return a key as numpy understands it: arrays of numbers, float32 in MXNet, choose by whole numbers."""
+    if isinstance(key, tuple):
+        return tuple(to_index(part) for part in key)
+    if isinstance(key, NDArray):
+        return key._data.astype(np.int64)
+    return to_numpy(key)

@@ -6,6 +6,7 @@ their parameters take no memory: executors put their own arrays in.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -61,17 +62,28 @@ def make_layer(node: Node, data: list[Shape], stored: dict[str, Shape]) -> tuple
                 raise ValueError(f"setting {unknown[0]!r} is not known here")
             if layer.num_inputs is not None and layer.num_inputs != len(data):
                 raise ValueError(f"it takes {layer.num_inputs} inputs and is given {len(data)}")
-            if layer.keeps_shape or not isinstance(layer, (Operation, ExtraOperation)):
+            if layer.keeps_shape or ("infer" in vars(type(layer)) and not isinstance(layer, Operation)):
                 result = layer.infer(*(torch.empty(shape) for shape in data))
         if result is None:
-            # Operators without parameters run once on zeros that take no memory: torch's functions load its
-            # compiler, seconds of it, when they first see a tensor of the meta device.
+            # Layers that do not say their shape run once on zeros that take no memory: torch's functions load
+            # its compiler, seconds of it, when they first see a tensor of the meta device.
+            replace_parameters(layer, {slot: torch.zeros(()).expand(getattr(layer, slot).shape)
+                                       for slot in layer.parameter_slots()})
             with torch.no_grad():
                 result = layer.infer(*(torch.zeros(()).expand(shape) for shape in data))
     except (ValueError, ArithmeticError, RuntimeError, LookupError, TypeError) as error:
         raise UsageError(f"error in operator {node.name} ({node.op}): {first_line(error)}") from error
     results = (result,) if isinstance(result, Tensor) else result
     return layer, [tuple(tensor.shape) for tensor in results]
+
+
+def replace_parameters(layer: Layer, values: Mapping[str, Tensor]) -> None:
+    """Let a layer compute with these tensors, by torch attribute, which are not its own parameters."""
+    for slot, tensor in values.items():
+        layer._parameters.pop(slot, None)
+        layer._buffers.pop(slot, None)
+        # past torch, which would have a Parameter
+        layer.__dict__[slot] = tensor
 
 
 def infer(graph: Symbol, known: dict[str, Shape]) -> Inferred:

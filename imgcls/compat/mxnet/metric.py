@@ -88,6 +88,7 @@ class EvalMetric:
         return _helpers.as_pairs(self.get_global())
 
     def _add(self, total: Any, count: int) -> None:
+        total = float(total)  # numpy 2 prints its own numbers with their type
         self.sum_metric += total
         self.global_sum_metric += total
         self.num_inst += count

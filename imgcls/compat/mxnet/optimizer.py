@@ -308,9 +308,17 @@ class Updater:
         self.states = {index: arrays(state) for index, state in state_files.loads(states).items()}
 
     def get_states(self, dump_optimizer: bool = False) -> bytes:
-        """Refuse: MXNet's form of it is a pickle, which is read here and never written."""
-        raise UsageError("optimizer states are not written by imgcls.compat: they are a pickle in MXNet; "
-                         "train with imgcls-train to resume exactly")
+        """Return the states as MXNet's `.states` files have them."""
+        # The optimizer itself would be a pickled object, which nobody should open.
+        if dump_optimizer:
+            raise UsageError("dump_optimizer: the states are written without the optimizer; make it anew")
+
+        def arrays(state: Any) -> Any:
+            if isinstance(state, tuple):
+                return tuple(arrays(part) for part in state)
+            return None if state is None else state._data
+
+        return state_files.dumps({index: arrays(state) for index, state in self.states.items()})
 
 
 def get_updater(optimizer: Optimizer) -> Callable[[Any, NDArray, NDArray], None]:

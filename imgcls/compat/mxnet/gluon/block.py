@@ -9,7 +9,6 @@ from typing import Any
 from imgcls.compat.mxnet import symbol
 from imgcls.compat.mxnet._checkpoint import save_checkpoint
 from imgcls.compat.mxnet._registration import missing
-from imgcls.compat.mxnet.context import to_context
 from imgcls.compat.mxnet.executor import Executor
 from imgcls.compat.mxnet.gluon.parameter import Parameter, ParameterDict
 from imgcls.compat.mxnet.nd import NDArray, zeros
@@ -97,9 +96,7 @@ class SymbolBlock:
 
     def reset_ctx(self, ctx: Any) -> None:
         """Compute on another device."""
-        context = to_context(ctx[0] if isinstance(ctx, (list, tuple)) else ctx)
-        for parameter in self._params.values():
-            parameter.set_data(parameter.data().as_in_context(context))
+        self._params.reset_ctx(ctx)
         self._executor = None
 
     def cast(self, dtype: Any) -> None:
@@ -118,7 +115,14 @@ class SymbolBlock:
         """Return an executor for inputs of these shapes, with the block's own arrays."""
         shapes = {name: array.shape for name, array in arrays.items()}
         executor = self._executor
+        # Values that were replaced, by others or for another device, need another executor.
+        if executor is not None and any(
+                parameter._array is not None and parameter._array is not bound
+                for name, parameter in self._params.items()
+                for bound in [executor.arg_dict.get(name, executor.aux_dict.get(name))]):
+            executor = None
         if executor is None:
+            # The arrays themselves: what is set later is seen by the next call.
             held = {name: parameter.data() for name, parameter in self._params.items()
                     if parameter._array is not None}
             inferred = self._symbol.infer_shape_partial(**shapes, **{

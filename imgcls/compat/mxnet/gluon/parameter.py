@@ -83,6 +83,12 @@ class ParameterDict(dict[str, Parameter]):
         """Write the arrays to a file, names without the prefix."""
         nd.save(filename, {name.removeprefix(strip_prefix): self[name].data() for name in self})
 
+    def reset_ctx(self, ctx: Any) -> None:
+        """Keep the values for another context."""
+        context = to_context(ctx[0] if isinstance(ctx, (list, tuple)) else ctx)
+        for parameter in self.values():
+            parameter.set_data(parameter.data().as_in_context(context))
+
     def select(self, pattern: str) -> ParameterDict:
         """Return those whose name begins with a pattern."""
         matcher = re.compile(pattern)

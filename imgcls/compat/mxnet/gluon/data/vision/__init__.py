@@ -1,4 +1,4 @@
-"""`mx.gluon.data.vision`: the data set of image records."""
+"""`mx.gluon.data.vision`: the data set of image records, and what prepares images."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 from imgcls.compat.mxnet import image, recordio
 from imgcls.compat.mxnet.gluon.data.dataset import RecordFileDataset
+from imgcls.compat.mxnet.gluon.data.vision import transforms as transforms
 
 
 class ImageRecordDataset(RecordFileDataset):
