@@ -123,6 +123,7 @@ class BaseModule:
         self.init_params(initializer=initializer or Uniform(0.01), arg_params=arg_params,
                          aux_params=aux_params, allow_missing=allow_missing, force_init=force_init)
         self.init_optimizer(kvstore=kvstore, optimizer=optimizer, optimizer_params=optimizer_params)
+        # Named by what the caller gave, so that it is made anew for the validation.
         validation_metric = eval_metric if validation_metric is None else validation_metric
         eval_metric = metric.create(eval_metric)
         for epoch in range(begin_epoch, num_epoch):
@@ -130,6 +131,7 @@ class BaseModule:
             for name, value in self._train_epoch(train_data, eval_metric, epoch, batch_end_callback):
                 self.logger.info("Epoch[%d] Train-%s=%f", epoch, name, value)
             self.logger.info("Epoch[%d] Time cost=%.3f", epoch, time.time() - start)
+            # Callbacks are given copies: they may keep them.
             params = self.get_params()
             self.set_params(*params)
             call_all(epoch_end_callback, epoch, self.symbol, *params)

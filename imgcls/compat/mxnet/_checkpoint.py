@@ -45,6 +45,7 @@ def read_params(path: str) -> tuple[Params, Params]:
             raise DataError(path, "its arrays have no names, so it is no checkpoint")
         logging.warning("Params file '%s' is empty", path)
         return {}, {}
+    # Two groups, by the word before the colon.
     params: dict[str, Params] = {"arg": {}, "aux": {}}
     for name, array in arrays.items():
         kind, colon, rest = name.partition(":")

@@ -26,11 +26,13 @@ def function(name: str, symbol_class: Any, prefix: str) -> Callable[..., Any] | 
 
     def operator(*args: Any, name: str | None = None, attr: Mapping[str, str] | None = None,
                  out: Any = None, **kwargs: Any) -> Any:
+        # Attributes of a scope are on the operator, and from there on its variables.
         scope = attribute.in_force(attr)
         inputs, attrs = bind_arguments(hint, signature, args, {**kwargs, **scope},
                                        lambda value: isinstance(value, symbol_class))
         if isinstance(inputs, dict):
             by_name: dict[str, Any] = inputs
+            # None for each input that is left to be made.
             given = [by_name.get(key) for key in signature.inputs_with(attrs)]
             extra = next((key for key in by_name if key not in signature.inputs_with(attrs)), None)
             if extra is not None:
@@ -129,6 +131,7 @@ def replaced(entries: Sequence[Entry], args: Sequence[Any], kwargs: Mapping[str,
         raise TypeError("symbols come by position or by name, not both")
     entries = copied(entries)
     nodes = post_order(entries)
+    # Statistics as well: MXNet replaces them by name in the same way.
     variables = [node for node in nodes if node.op == "null"]
     by_name |= dict(zip([node.name for node in variables], args, strict=False))
     given = [*args, *by_name.values()]

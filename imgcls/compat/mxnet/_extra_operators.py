@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from imgcls.layers import Layer, OpSpec
-from imgcls.layers.base import empty_on_meta
 from imgcls.layers.op_function import OpFunction
 
 
@@ -45,6 +44,7 @@ _COMPARISON: dict[str, Callable[..., Tensor]] = {
 }
 
 
+# The result has the type of the data, as MXNet has no booleans.
 def _compared(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """Return a comparison with a second array or with `scalar`, of 0 and 1 in the type of the data."""
     def compare(data: Tensor, other: Tensor | None = None, scalar: float = 0.0) -> Tensor:
@@ -100,6 +100,7 @@ def _argmax_channel(data: Tensor) -> Tensor:
     return data.argmax(1).float()
 
 
+# Without an axis the array is one long row.
 def _ordered(data: Tensor, axis: int | None, is_ascend: bool) -> tuple[Tensor, Tensor, int]:
     # stable: of equal values the first comes first
     flat = data.flatten() if axis is None else data
@@ -133,6 +134,7 @@ _DTYPES = {name: getattr(torch, name) for name in ("float32", "float64", "float1
                                                    "int8")}
 
 
+# The type of positions, float32 unless the caller asks for another.
 def _read_dtype(spec: OpSpec) -> torch.dtype:
     return _DTYPES[spec.choice("dtype", "float32", _DTYPES)]
 
@@ -151,7 +153,8 @@ def _read_topk(spec: OpSpec) -> dict[str, Any]:
             "is_ascend": spec.flag("is_ascend"), "dtype": _read_dtype(spec)}
 
 
-def _clipped(index: Tensor, size: int, mode: str) -> Tensor:
+# Positions are float32 in MXNet's arrays, so they are cut to whole numbers first.
+def clipped(index: Tensor, size: int, mode: str) -> Tensor:
     """Return whole numbers within an axis: those beyond it become its ends, or are counted round."""
     index = index.long()
     return index % size if mode == "wrap" else index.clamp(0, size - 1)
@@ -162,7 +165,7 @@ def _pick(data: Tensor, index: Tensor, axis: int | None, keepdims: bool, mode: s
     along = -1 if axis is None else axis
     shape = list(data.shape)
     shape[along] = 1
-    chosen = data.gather(along, _clipped(index.reshape(shape), data.shape[along], mode))
+    chosen = data.gather(along, clipped(index.reshape(shape), data.shape[along], mode))
     return chosen if keepdims else chosen.squeeze(along)
 
 
@@ -185,7 +188,7 @@ def _read_one_hot(spec: OpSpec) -> dict[str, Any]:
 # The indices keep their own shape, in place of the axis.
 def _take(data: Tensor, indices: Tensor, axis: int, mode: str) -> Tensor:
     along = axis % data.ndim
-    chosen = data.index_select(along, _clipped(indices, data.shape[along], mode).flatten())
+    chosen = data.index_select(along, clipped(indices, data.shape[along], mode).flatten())
     return chosen.reshape(*data.shape[:along], *indices.shape, *data.shape[along + 1:])
 
 
@@ -194,7 +197,7 @@ def _read_take(spec: OpSpec) -> dict[str, Any]:
 
 
 def _batch_take(data: Tensor, indices: Tensor) -> Tensor:
-    return data.gather(1, _clipped(indices.reshape(-1, 1), data.shape[1], "clip")).reshape(indices.shape)
+    return data.gather(1, clipped(indices.reshape(-1, 1), data.shape[1], "clip")).reshape(indices.shape)
 
 
 def _gather_nd(data: Tensor, indices: Tensor) -> Tensor:
@@ -375,26 +378,3 @@ class ExtraOperation(Layer):
 
     def forward(self, *data: Tensor) -> Tensor | tuple[Tensor, ...]:
         return self.function(*data, **self.settings)
-
-
-# Here for `mx.nd` and symbols with a table; it has no place in an image network.
-class Embedding(Layer):
-    """Rows of a table (input_dim, output_dim), chosen by whole numbers of any shape."""
-
-    op = "Embedding"
-    PARAMETER_NAMES: ClassVar[dict[str, str]] = {"weight": "weight"}
-
-    def __init__(self, num_rows: int, num_columns: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(num_rows, num_columns))
-
-    @classmethod
-    def read(cls, spec: OpSpec) -> Layer:
-        spec.ignore("dtype", "sparse_grad")
-        return cls(spec.integer("input_dim"), spec.integer("output_dim"))
-
-    def infer(self, *data: Tensor) -> Tensor:
-        return empty_on_meta(*data[0].shape, self.weight.shape[1])
-
-    def forward(self, data: Tensor) -> Tensor:
-        return torch.nn.functional.embedding(_clipped(data, self.weight.shape[0], "clip"), self.weight)

@@ -42,6 +42,7 @@ class Generator:
                     self._twisters[number] = np.random.RandomState(seed)
                 yield self._twisters[number], size
 
+    # Run after run, as MXNet puts them together.
     def uniform(self, count: int) -> np.ndarray:
         """Return so many numbers in [0, 1), float32."""
         parts = [_floats(twister, size) for twister, size in self._runs(count)]

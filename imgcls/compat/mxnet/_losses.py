@@ -32,6 +32,7 @@ class _LossFunction(torch.autograd.Function):
         return context.layer.gradient(result, label, gradients[0]), None, None
 
 
+# Each says its result, its gradient, and the shape of a label that nobody described.
 class Loss(Layer):
     """A prediction (N, ...) from data and label; the base of the losses below."""
 
@@ -46,6 +47,7 @@ class Loss(Layer):
     def read(cls, spec: OpSpec) -> Layer:
         return cls(spec)
 
+    # One label a sample, or one for each pixel in a row.
     def label_shape(self, data: Shape) -> Shape:
         """Return the shape of the label that MXNet expects where it is not told."""
         raise NotImplementedError
@@ -89,6 +91,7 @@ class SoftmaxOutput(Loss):
         return data.flatten(1).softmax(1).reshape(data.shape)
 
     def gradient(self, result: Tensor, label: Tensor, gradient: Tensor) -> Tensor:
+        # Labels as probabilities come in the shape of the result.
         if label.shape == result.shape:  # probabilities
             difference = (result - label) * self.scale
         else:

@@ -16,6 +16,7 @@ from imgcls.formats import idx
 _SCALE = np.float32(256)
 
 
+# The files are small: they are in memory, as in MXNet.
 class MNISTBatches(DataIter):
     """Batches of a pair of idx files, float32 (batch, 1, rows, columns) or flat; the rest is left out."""
 
@@ -53,6 +54,7 @@ class MNISTBatches(DataIter):
         """Begin the next epoch, in the same order."""
         self._cursor = -self.batch_size
 
+    # An incomplete batch at the end is never given.
     def iter_next(self) -> bool:
         """Go to the next batch, if there is a whole one."""
         self._cursor += self.batch_size

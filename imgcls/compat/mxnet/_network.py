@@ -86,6 +86,7 @@ class Network:
                 and step.parameters["gamma"] in self.variables]
 
     @torch.no_grad()
+    # From those that are there now: each backward pass moves them once more.
     def moved_statistics(self, variables: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the running statistics after the last batch in training, by name."""
         moved = {}

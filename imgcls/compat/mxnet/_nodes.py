@@ -66,6 +66,7 @@ def to_graph(entries: Sequence[Entry]) -> symbols.Symbol:
     return symbols.Symbol(listed, [reference(entry) for entry in entries])
 
 
+# Nodes of a file refer to earlier ones only, which the parser has checked.
 def from_graph(graph: symbols.Symbol) -> list[Entry]:
     """Return the outputs of a graph that was read from a file."""
     # Old files do not mark what operators write to.
@@ -95,6 +96,7 @@ def num_visible(node: GraphNode) -> int:
     return 1
 
 
+# The names by which people ask for layers.
 def output_name(entry: Entry) -> str:
     """Return MXNet's name of an output: `relu1_output`, with its number where there are several."""
     node = entry.node

@@ -216,6 +216,7 @@ class Signature(NamedTuple):
 
 
 @functools.cache
+# Parsed when the first operator is asked for, once.
 def signatures() -> dict[str, Signature]:
     """Return name -> signature, under each operator's own name and its other ones."""
     found = {op: Signature(op, ("data",), (), False) for op in _UNARY.split()}
@@ -228,6 +229,7 @@ def signatures() -> dict[str, Signature]:
     return found
 
 
+# The text decides about equal files, so it is that of Python 3 and numpy 1.
 def to_text(name: str, value: Any) -> str:
     """Return the value of a setting as MXNet keeps it, as Python prints it."""
     if name == "dtype" and value is not None and not isinstance(value, str):

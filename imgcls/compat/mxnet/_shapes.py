@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from imgcls.compat.mxnet._extra_operators import EXTRA, Embedding, ExtraOperation
+from imgcls.compat.mxnet._embedding import Embedding
+from imgcls.compat.mxnet._extra_operators import EXTRA, ExtraOperation
 from imgcls.compat.mxnet._losses import LOSSES, Loss
 from imgcls.compat.mxnet._training_layers import TRAINING
 from imgcls.errors import UsageError, first_line
@@ -122,6 +123,7 @@ class _Inference:
     def shape_of(self, source: NodeOutput) -> Shape | None:
         return self.found.outputs.get(source._replace(version=0))
 
+    # The shape goes to the variable, where `infer_shape` finds it.
     def settle(self, source: NodeOutput, shape: Shape, user: Node) -> None:
         """Note the shape that an operator needs of an input; an error where it is known to be another."""
         source = source._replace(version=0)
@@ -160,6 +162,7 @@ class _Inference:
         for output, shape in enumerate(results):
             self.found.outputs[NodeOutput(index, output)] = shape
 
+    # Labels of losses, and whatever is added to something of a known shape.
     def spread(self, node: Node, kind: type[Layer], data: list[NodeOutput]) -> None:
         """Give inputs the shape that follows from other inputs."""
         shapes = [self.shape_of(source) for source in data]

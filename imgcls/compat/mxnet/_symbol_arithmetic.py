@@ -6,6 +6,7 @@ import numbers
 from typing import Any
 
 
+# Each operator has two names: with a symbol, and with a number on its right or left.
 class Arithmetic:
     """The operators of a Symbol, which derives from this and says how a node is made."""
 
@@ -58,6 +59,7 @@ class Arithmetic:
     def __rpow__(self, other: Any) -> Any:
         return self._binary("_Power", "_rpower_scalar", other)
 
+    # A float, which MXNet writes as -1.0.
     def __neg__(self) -> Any:
         return self._node("_MulScalar", self, scalar=-1.0)
 

@@ -24,6 +24,7 @@ def module_checkpoint(mod: Any, prefix: str, period: int = 1,
     return save
 
 
+# For `epoch_end_callback`; it is given symbol and parameters.
 def do_checkpoint(prefix: str, period: int = 1) -> Callable[..., None]:
     """Return a callback that saves symbol and parameters every `period` epochs."""
     period = max(1, int(period))

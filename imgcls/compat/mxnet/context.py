@@ -12,6 +12,7 @@ from typing import Any
 from imgcls.errors import UsageError
 
 #: the device types that MXNet has a word for; the last two are main memory as well
+# cpu_pinned is memory that GPUs read faster, cpu_shared that of several processes.
 _TYPES = ("cpu", "gpu", "cpu_pinned", "cpu_shared")
 #: the context of each thread that has entered one
 _current = threading.local()

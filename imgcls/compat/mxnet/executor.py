@@ -98,6 +98,7 @@ class Executor:
 
         A symbol that ends in a loss needs none. They are written to, or added to, the arrays of `grad_dict`.
         """
+        # MXNet adds no gradient of its own: a loss ignores what it is given.
         gradients = self._output_gradients(out_grads)
         wanted = {name: self._values[name] for name, request in self._grad_req.items()
                   if request != "null" and self._values and self._values[name].requires_grad}
@@ -118,6 +119,7 @@ class Executor:
                 {name: self._tensor(array) for name, array in self.aux_dict.items()}).items():
             self.aux_dict[name]._data[...] = _to_numpy(tensor)
 
+    # The dictionaries of a checkpoint may hold more than a part of the network needs.
     def copy_params_from(self, arg_params: Mapping[str, NDArray],
                          aux_params: Mapping[str, NDArray] | None = None,
                          allow_extra_params: bool = False) -> None:
@@ -210,6 +212,7 @@ def bind(symbol: Any, ctx: Any, args: Any, args_grad: Any, grad_req: Any, aux_st
                     {name: aux[name] for name in aux_names})
 
 
+# The three forms that MXNet takes.
 def grad_requests(names: Sequence[str], grad_req: Any) -> dict[str, str]:
     """Return name -> write, add or null, from one word for all, a list or a dict."""
     if isinstance(grad_req, str):

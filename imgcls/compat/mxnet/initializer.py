@@ -144,6 +144,7 @@ class Constant(Initializer):
 
 
 @register
+# MXNet's default with its own scale; modules take 0.01.
 class Uniform(Initializer):
     """Numbers in [-scale, scale)."""
 
@@ -168,6 +169,7 @@ class Normal(Initializer):
 
 
 @register
+# The left or right singular vectors, whichever have the weight's shape.
 class Orthogonal(Initializer):
     """A matrix of orthogonal rows or columns (Saxe et al. 2013)."""
 
@@ -213,6 +215,7 @@ class Xavier(Initializer):
 
 
 @register
+# The magnitude that keeps variances behind a relu of this slope.
 class MSRAPrelu(Xavier):
     """Xavier for what a (leaky) relu follows (He et al. 2015)."""
 

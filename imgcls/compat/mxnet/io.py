@@ -164,6 +164,7 @@ def MNISTIter(**kwargs: Any) -> DataIter:  # noqa: N802
     return _mnist_iter.read(kwargs)
 
 
+# For epochs of a size that is not that of the data.
 class ResizeIter(DataIter):
     """Another iterator with `size` batches an epoch, begun anew as often as that needs."""
 

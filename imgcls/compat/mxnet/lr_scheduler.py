@@ -10,6 +10,7 @@ import logging
 import math
 
 
+# Rates are plain floats, computed in double as MXNet does.
 class LRScheduler:
     """The base: a rate `base_lr`, and before it a warm-up of `warmup_steps` updates."""
 

@@ -19,6 +19,7 @@ register = _REGISTRY.register
 _alias = _REGISTRY.alias
 
 
+# Lists become one metric, functions a metric of their own.
 def create(metric: Any, *args: Any, **kwargs: Any) -> EvalMetric:
     """Return a metric for a name, a function of numpy arrays, a list of these, or the metric itself."""
     if isinstance(metric, list):
@@ -171,6 +172,7 @@ class Accuracy(_PairMetric):
 
 @_alias("top_k_accuracy", "top_k_acc")
 @register
+# Which of equal scores count is numpy's choice, as in MXNet.
 class TopKAccuracy(_PairMetric):
     """The share of samples whose class is among the `top_k` likeliest."""
 
@@ -249,6 +251,7 @@ class _DistanceMetric(_PairMetric):
 
 
 @register
+# Labels of regressions.
 class MAE(_DistanceMetric):
     """Mean absolute distance."""
 
@@ -338,6 +341,7 @@ class Perplexity(_PairMetric):
 
 
 @register
+# For symbols that compute a loss themselves.
 class Loss(EvalMetric):
     """The mean of all outputs, which are losses."""
 

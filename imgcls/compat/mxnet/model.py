@@ -71,6 +71,7 @@ class FeedForward:
                 call_all(eval_end_callback, BatchEndParam(epoch, num_batches, eval_metric, locals()))
                 held_out.reset()
 
+    # Numpy arrays, where a module gives NDArrays.
     def predict(self, X: Any, num_batch: int | None = None, return_data: bool = False,  # noqa: N803
                 reset: bool = True) -> Any:
         """Return the outputs for an iterator or array as numpy arrays, with data and labels on request."""
@@ -88,6 +89,7 @@ class FeedForward:
         outputs, inputs, labels = (_joined(parts) for parts in found)
         return (outputs, inputs, labels) if return_data else outputs
 
+    # The value alone; names are Module.score's.
     def score(self, X: Any, eval_metric: Any = "acc", num_batch: int | None = None,  # noqa: N803
               batch_end_callback: Any = None, reset: bool = True) -> Any:
         """Return a metric's value over an iterator."""
@@ -182,6 +184,7 @@ class FeedForward:
         self.aux_params = {name: array.copy() for name, array in executor.aux_dict.items()}
         self._predictor = None
 
+    # A given optimizer keeps its own scale of gradients.
     def _make_optimizer(self, batch_size: int, names: list[str]) -> optimizers.Optimizer:
         index = dict(enumerate(names))
         if not isinstance(self.optimizer, str):
@@ -215,6 +218,7 @@ class FeedForward:
             if self.epoch_size is None or num_batches >= self.epoch_size:
                 return
 
+    # Shared by `score` and by the evaluation behind an epoch.
     def _evaluate(self, data: DataIter, eval_metric: metric.EvalMetric, batch_end_callback: Any, epoch: int,
                   num_batch: int | None = None, is_reset: bool = False) -> int:
         """Update the metric with all batches; return how many they were."""

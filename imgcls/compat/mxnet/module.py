@@ -84,6 +84,7 @@ class Module(BaseModule):
             module._states_path = f"{prefix}-{epoch:04d}.states"
         return module
 
+    # Named after the number of epochs that are done.
     def save_checkpoint(self, prefix: str, epoch: int, save_optimizer_states: bool = False,
                         remove_amp_cast: bool = True) -> None:
         """Write symbol and parameters, and the optimizer's states on request."""
@@ -140,6 +141,7 @@ class Module(BaseModule):
         if self.params_initialized:
             self._bound().copy_params_from(self._arg_params or {}, self._aux_params, True)
 
+    # Also done by `forward` itself, when a batch comes in another shape.
     def reshape(self, data_shapes: Any, label_shapes: Any = None) -> None:
         """Bind to other shapes, with the same parameters."""
         executor = self._bound()
@@ -170,6 +172,7 @@ class Module(BaseModule):
         self._is_stale = True
         self.get_params()
 
+    # MXNet's two ways: with `allow_missing` unknown names are an error, without it they are left out.
     def set_params(self, arg_params: Params, aux_params: Params, allow_missing: bool = False,
                    force_init: bool = True, allow_extra: bool = False) -> None:
         """Take over parameters; see `init_params`. With `allow_missing` the others stay as they are."""
@@ -195,6 +198,7 @@ class Module(BaseModule):
             self._is_stale = False
         return self._arg_params or {}, self._aux_params or {}
 
+    # Gradients are sums over the batch; the mean is taken here.
     def init_optimizer(self, kvstore: Any = "local", optimizer: Any = "sgd",
                        optimizer_params: Any = (("learning_rate", 0.01),), force_init: bool = False) -> None:
         """Make the optimizer, whose gradients are averaged over the batch unless it says otherwise."""
@@ -242,6 +246,7 @@ class Module(BaseModule):
             executor = self._reshape(executor)
         executor.forward(is_train, **arrays)
 
+    # After `forward(is_train=True)` of the same batch.
     def backward(self, out_grads: Any = None) -> None:
         """Compute the gradients of the last batch; `out_grads` are those of outputs that are no losses."""
         self._check_ready()
@@ -262,6 +267,7 @@ class Module(BaseModule):
             if gradient is not None:
                 self._updater(index, gradient, executor.arg_dict[name])
 
+    # One list entry for each output of the symbol.
     def get_outputs(self, merge_multi_context: bool = True) -> Any:
         """Return the outputs of the last batch, each whole or cut into the parts of the contexts."""
         self._check_ready()

@@ -21,6 +21,7 @@ from imgcls.formats import params
 from imgcls.storage.paths import to_local_path
 
 
+# A copy in any case: changing it leaves the source as it was.
 def array(source_array: Any, ctx: Any = None, dtype: Any = None) -> NDArray:
     """Return a copy; float32 unless `dtype` says otherwise or the source is an NDArray."""
     if dtype is None:
@@ -104,6 +105,7 @@ def load(fname: str | os.PathLike[str]) -> list[NDArray] | dict[str, NDArray]:
     return arrays if _has_names(fname, list(arrays)) else list(arrays.values())
 
 
+# Atomic, where MXNet leaves half a file behind.
 def save(fname: str | os.PathLike[str],
          data: NDArray | np.ndarray | Sequence[Any] | Mapping[str, Any]) -> None:
     """Write an array, a list or a dict of arrays, the same bytes as MXNet."""

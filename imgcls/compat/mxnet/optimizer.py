@@ -91,6 +91,7 @@ class Optimizer:
             return gradient
         return np.clip(gradient, -_float(self.clip_gradient), _float(self.clip_gradient))
 
+    # Zeros, in the shape of the weight.
     def create_state(self, index: Any, weight: NDArray) -> Any:
         """Return what the rule remembers of a parameter: arrays, or None."""
         return None
@@ -99,6 +100,7 @@ class Optimizer:
         """Return `create_state`: arithmetic is float32 here in any case."""
         return self.create_state(index, weight)
 
+    # Numbers are float32 throughout, as in MXNet's kernels.
     def update(self, index: Any, weight: NDArray, grad: NDArray, state: Any) -> None:
         """Change the weight by its gradient, and the state with it."""
         lr, wd, count = self._begin(index)
@@ -286,6 +288,7 @@ class Adamax(Optimizer):
 
 
 # States are made when a parameter is first updated.
+# What get_updater returns; MXNet's key-value stores call it in the same way.
 class Updater:
     """An optimizer with the states of all its parameters; call it with (index, gradient, weight)."""
 
@@ -298,6 +301,7 @@ class Updater:
             self.states[index] = self.optimizer.create_state(index, weight)
         self.optimizer.update(index, weight, grad, self.states[index])
 
+    # For trainings that MXNet began.
     def set_states(self, states: bytes) -> None:
         """Take over the states of a `.states` file of MXNet; nothing that it holds is run."""
         def arrays(state: Any) -> Any:

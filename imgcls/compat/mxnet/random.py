@@ -33,6 +33,7 @@ def uniform(low: float = 0.0, high: float = 1.0, shape: int | Sequence[int] | No
     return _result(scaled.reshape(sizes), dtype, ctx, out)
 
 
+# Each number costs a pair of draws or more, see `_generator`.
 def normal(loc: float = 0.0, scale: float = 1.0, shape: int | Sequence[int] | None = None, dtype: Any = None,
            ctx: Any = None, out: NDArray | None = None, **kwargs: Any) -> NDArray:
     """Return numbers of mean `loc` and standard deviation `scale`, float32."""

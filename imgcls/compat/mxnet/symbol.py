@@ -175,6 +175,7 @@ class Symbol(Arithmetic):
                 [found.outputs.get(head._replace(version=0), ()) for head in graph.heads],
                 [found.variables.get(name, ()) for name in graph.auxiliary()])
 
+    # There is little to infer: networks compute in float32 here.
     def infer_type(self, *args: Any, **kwargs: Any) -> Shapes:
         """Return the types of (arguments, outputs, auxiliary states): float32, or what an input is given."""
         given = dict(zip(self.list_arguments(), args, strict=False)) | kwargs
@@ -183,6 +184,7 @@ class Symbol(Arithmetic):
         return ([types.get(name, np.float32) for name in graph.arguments()],
                 [np.float32 for _ in graph.heads], [np.float32 for _ in graph.auxiliary()])
 
+    # Text that MXNet reads, byte for byte what it would write.
     def tojson(self, remove_amp_cast: bool = True) -> str:
         """Return the text of the symbol.json, without the casts of automatic mixed precision."""
         entries = _compose.without_casts(self._entries) if remove_amp_cast else self._entries
@@ -244,6 +246,7 @@ def var(name: str, attr: Mapping[str, str] | None = None, shape: Sequence[int] |
 Variable = var
 
 
+# Several heads of one network, bound and computed together.
 def Group(symbols: Sequence[Symbol]) -> Symbol:  # noqa: N802
     """Return all outputs of several symbols as one."""
     if not symbols or not all(isinstance(symbol, Symbol) for symbol in symbols):

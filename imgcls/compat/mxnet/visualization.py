@@ -102,6 +102,7 @@ def _shapes(symbol: Symbol, shape: Mapping[str, Any] | None) -> dict[str, tuple[
     return dict(zip(internals.list_outputs(), found, strict=True))
 
 
+# By MXNet's names of outputs, so operators of several outputs show nothing.
 def _size_of(shapes: Mapping[str, tuple[int, ...]], node: Node) -> tuple[int, ...]:
     """Return the shape of what a node gives, without the batch; () where it is not known."""
     return shapes.get(node.name if node.is_variable else f"{node.name}_output", ())[1:]
@@ -127,6 +128,7 @@ def _count(node: Node, channels: int, shapes: Mapping[str, tuple[int, ...]]) -> 
     return 0
 
 
+# Columns end where `positions` says, and what is longer is cut.
 def _print_row(fields: Sequence[object], columns: Sequence[int]) -> None:
     line = ""
     for text, end in zip(fields, columns, strict=True):

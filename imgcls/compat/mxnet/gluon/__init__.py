@@ -17,6 +17,7 @@ __all__ = ["Parameter", "ParameterDict", "SymbolBlock", "block", "data", "parame
 _NAMES = {"SymbolBlock": "block", "Parameter": "parameter", "ParameterDict": "parameter"}
 
 
+# Data sets are read without loading what runs networks.
 def __getattr__(name: str) -> Any:
     if name in _NAMES:
         return getattr(importlib.import_module(f"imgcls.compat.mxnet.gluon.{_NAMES[name]}"), name)

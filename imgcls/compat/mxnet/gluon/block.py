@@ -16,6 +16,7 @@ from imgcls.compat.mxnet.symbol import Symbol
 from imgcls.errors import UsageError
 
 
+# No base class: Gluon's blocks are for networks that are written in Python, which are not here.
 class SymbolBlock:
     """Outputs of a symbol as a function of its inputs: `block(x)` computes them, as in inference."""
 
@@ -33,6 +34,7 @@ class SymbolBlock:
         self._executor: Executor | None = None
 
     @staticmethod
+    # What most code for inference begins with.
     def imports(symbol_file: str | os.PathLike[str], input_names: str | Sequence[str],
                 param_file: str | os.PathLike[str] | None = None, ctx: Any = None,
                 allow_missing: bool = False, ignore_extra: bool = False) -> SymbolBlock:
@@ -61,6 +63,7 @@ class SymbolBlock:
         """Return the outputs: one array, or a list where there are several."""
         return self.forward(*args)
 
+    # A symbol in place of an array gives the network as a part of another.
     def forward(self, *args: NDArray | Symbol) -> Any:
         """Return the outputs for arrays, or the symbol with other symbols as its inputs."""
         if len(args) != len(self._input_names):
@@ -86,6 +89,7 @@ class SymbolBlock:
         """Write the arrays to a file."""
         self._params.save(filename)
 
+    # The same two files as a module's checkpoint.
     def export(self, path: str, epoch: int = 0, remove_amp_cast: bool = True) -> tuple[str, str]:
         """Write `path-symbol.json` and `path-0000.params`; return their names."""
         statistics = self._symbol.list_auxiliary_states()
@@ -111,6 +115,7 @@ class SymbolBlock:
     def __repr__(self) -> str:
         return (f"SymbolBlock(\n{self._symbol!r} : {len(self._input_names)} -> {len(self._symbol)}\n)")
 
+    # One executor for the shapes of the last call; weights are shared by those of other shapes.
     def _bound(self, arrays: dict[str, Any]) -> Executor:
         """Return an executor for inputs of these shapes, with the block's own arrays."""
         shapes = {name: array.shape for name, array in arrays.items()}

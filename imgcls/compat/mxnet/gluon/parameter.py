@@ -13,6 +13,7 @@ from imgcls.compat.mxnet.nd import NDArray
 from imgcls.errors import DataError, UsageError
 
 
+# The values may be missing until a file is read.
 class Parameter:
     """One weight: its name, its values once there are any, and whether it is a statistic ("null")."""
 
@@ -56,9 +57,11 @@ class Parameter:
         return f"Parameter {self.name} (shape={self.shape}, dtype=float32)"
 
 
+# A dict, as code loops over items and keys; names stay in the network's order.
 class ParameterDict(dict[str, Parameter]):
     """Parameters by name, in the order of the network."""
 
+    # Prefixes arg: and aux: are of checkpoints; Gluon's own files have none.
     def load(self, filename: str | os.PathLike[str], ctx: Any = None, allow_missing: bool = False,
              ignore_extra: bool = False) -> None:
         """Take over the arrays of a file, a checkpoint's or Gluon's; all names must agree."""

@@ -1,7 +1,7 @@
 """`mx.gluon.data.vision.transforms`: what prepares an image for a network, as functions of NDArrays.
 
-An image is uint8 (H, W, C) until `ToTensor` makes it float32 (C, H, W) in [0, 1]. Those that draw random numbers
-are not here: training reads its images with `mx.io.ImageRecordIter`, or with `imgcls-train`.
+An image is uint8 (H, W, C) until `ToTensor` makes it float32 (C, H, W) in [0, 1]. Those that draw random
+numbers are not here: training reads its images with `mx.io.ImageRecordIter`, or with `imgcls-train`.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ class _Transform:
         raise NotImplementedError("a transform of your own must say what it does")
 
 
+# Any function of an image does, Gluon's or the caller's own.
 class Compose(_Transform):
     """Several transforms, one after the other."""
 
@@ -44,6 +45,7 @@ class Compose(_Transform):
         return x
 
 
+# For networks that normalise inside, such as those of InsightFace.
 class Cast(_Transform):
     """Another type of numbers."""
 
@@ -54,6 +56,7 @@ class Cast(_Transform):
         return x.astype(self._dtype)
 
 
+# Channels first is the layout of every network here.
 class ToTensor(_Transform):
     """Pixels 0 to 255 as float32 in [0, 1], channels first; a batch (N, H, W, C) does as well."""
 
@@ -61,7 +64,8 @@ class ToTensor(_Transform):
         if x.ndim not in (3, 4):
             raise UsageError(f"ToTensor: {x.shape} is no image (H, W, C)")
         # Divided as MXNet does, in float32.
-        return NDArray(np.ascontiguousarray(np.moveaxis(x._data.astype(np.float32) / np.float32(255), -1, -3)))
+        values = x._data.astype(np.float32) / np.float32(255)
+        return NDArray(np.ascontiguousarray(np.moveaxis(values, -1, -3)))
 
 
 class Normalize(_Transform):
@@ -76,6 +80,7 @@ class Normalize(_Transform):
         return NDArray((x._data - self._mean) / self._std)
 
 
+# Bilinear unless told otherwise; mx.image takes cubic there.
 class Resize(_Transform):
     """To (width, height), or to `size` on both sides, with `keep_ratio` on the short one."""
 
@@ -91,6 +96,7 @@ class Resize(_Transform):
         return image.imresize(x, width, height, self._interpolation)
 
 
+# Enlarged bilinearly, where mx.image does it with a cubic.
 class CenterCrop(_Transform):
     """The middle, (width, height) or a square; a smaller image is enlarged."""
 
