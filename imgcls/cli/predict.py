@@ -2,34 +2,70 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
+from typing import TYPE_CHECKING, Any
 
+from imgcls.cli._predictions import FORMATS
 from imgcls.cli._run import loading_torch, run_main
 from imgcls.config import resolve as configuration
 from imgcls.config.flags import flag, positional
 from imgcls.config.resolve import Config
 from imgcls.config.sections import PREPROCESSING, InferenceConfig
-from imgcls.errors import DataError, UsageError, spell_settings, tell
+from imgcls.errors import ImgclsError, RunError, UsageError, reason, spell_settings, tell, verbatim
+from imgcls.storage.atomic import atomic_write
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from imgcls.inference.images import Image
+    from imgcls.inference.predictor import Prediction, Predictor
 
 NAME = "imgcls-predict"
 EXAMPLES = """examples:
   imgcls-predict --model model/mnist seven.png            the five likeliest classes
   imgcls-predict --model model/mnist --top 1 *.png        one line a picture
   imgcls-predict --model model/mnist --load-epoch 8 a.jpg  an older epoch
+  imgcls-predict --model model/pets --format csv -o pets.csv photos/   a folder, and those inside it
+  find . -name '*.jpg' | imgcls-predict --model model/pets --top 1 -   a list on stdin
+  imgcls-predict --model model/pets --explain looked/ photos/          and where the network looked
+  imgcls-predict --model model/pets --layer flatten0_output photos/    a layer's output, as features.npz
   imgcls-predict --model torchvision:resnet50 cat.jpg     a network of torchvision's, ImageNet's names
   imgcls-predict --model old/resnet --rgb-mean 123.68,116.779,103.939 --synset synset.txt cat.jpg
                                                           an MXNet checkpoint, which says nothing of these
 """
+#: the flags of training that make sense here, beside those of `PredictConfig`
+USED = ("dataset", "data_nthreads", "gpus")
+#: what --layer writes where no file is named
+FEATURES = "features.npz"
+#: of so many images the bar knows how many there are
+_MAX_COUNTED = 100_000
 
 
 @dataclass(frozen=True)
 class PredictConfig(InferenceConfig):
     __doc__ = InferenceConfig.__doc__
 
-    images: tuple[str, ...] = positional("picture files", metavar="IMAGE", default=(), takes="several")
-    top: int = flag(5, "classes to show", metavar="K", minimum=1, maximum=10**7)
+    images: tuple[str, ...] = positional(
+        "pictures: files, folders, patterns, URLs, .rec files; - is a list of them on stdin",
+        metavar="IMAGE", default=(), takes="several")
+    top: int = flag(5, "classes to show", metavar="K", minimum=1, maximum=10**7, aliases=("--top-k",))
+    format: str = flag("text", "lines for people (text, table), or for programs; lst is what imgcls-im2rec "
+                       "packs, with the likeliest class as label", choices=tuple(FORMATS))
+    crops: int = flag(1, "views of which the mean is taken: the centre, with the corners, with all of them "
+                      "mirrored", choices=(1, 5, 10))
+    flip: bool = flag(False, "take the mean of each view and its mirror image", takes="none")
+    layer: str = flag("", "write what this layer gives, by MXNet's name (flatten0_output), to an .npz file "
+                      "with the arrays features and images", metavar="NAME")
+    explain: str = flag("", "draw where the network looked (Grad-CAM), a picture for each image in this "
+                        "folder", metavar="DIR")
+    output: str = flag("", f"file to write; - is stdout (of --layer: {FEATURES})", metavar="FILE", short="-o")
+    batch_size: int = flag(32, "images that go through the network together", metavar="N", minimum=1,
+                           maximum=65536)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -42,42 +78,189 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _start(argv: Sequence[str]) -> int:
-    config = configuration.parse(argv, prog=NAME, examples=EXAMPLES, own=PredictConfig, used=("dataset",))
+    config = configuration.parse(argv, prog=NAME, examples=EXAMPLES, own=PredictConfig, used=USED)
     own: PredictConfig = config.own
     missing = [name for name, value in (("--model", own.model), ("IMAGE", own.images)) if not value]
     if missing:
         raise UsageError(f"the following arguments are required: {', '.join(missing)}")
+    if own.layer and (config.is_explicit("format") or own.output == "-"):
+        raise UsageError("`layer`: writes an .npz file: leave `format` out, and name a file as `output`")
     # after the flags: --help and a mistake in a flag answer without torch
     with loading_torch():
+        from imgcls.distributed.topology import make_worker
         from imgcls.inference.predictor import Predictor
 
     # Once for all pictures: loading the network takes far longer than one of them.
     given = {name: config.values()[name] for name in (*PREPROCESSING, "dataset") if config.is_explicit(name)}
-    predict = Predictor(own.model, own.load_epoch, top=own.top, synset=own.synset, **given)
-    num_told = _tell(predict.notes, config)
-    several = len(own.images) > 1
-    num_failed = 0
-    for path in own.images:
+    predictor = Predictor(own.model, own.load_epoch, top=own.top, synset=own.synset, crops=own.crops,
+                          flip=own.flip, device=str(make_worker(config.device).device), **given)
+    run = _Run(config, predictor)
+    with _writer(own) as write:
+        run.predict(write)
+    return run.end()
+
+
+class _Run:
+    """The predictions of one command: shown, written, explained, and what could not be read counted."""
+
+    def __init__(self, config: Config, predictor: Predictor) -> None:
+        self._config = config
+        self._own: PredictConfig = config.own
+        self._predictor = predictor
+        self._num_told = 0
+        self._num_images = 0
+        self._num_failed = 0
+        self._explain = None
+        if self._own.explain:
+            from imgcls.inference.looked_at import LookWriter
+
+            self._explain = LookWriter(predictor, self._own.explain)
+
+    def predict(self, write: Callable[[Prediction], None]) -> None:
+        """Have the network look at all images, in order."""
+        from imgcls.inference.images import find_images
+
+        self._tell_notes()
+        images = find_images(self._own.images, _stdin())
+        threads = self._config.data.data_nthreads
+        with _progress(images) as (images, bar):
+            for prediction in self._predictor.predict(images, batch_size=self._own.batch_size,
+                                                      threads=threads, layer=self._own.layer):
+                self._num_images += 1
+                with _above(bar):
+                    if isinstance(prediction, ImgclsError):
+                        self._fail(prediction)
+                    else:
+                        self._take(prediction, write)
+                bar.update()
+
+    def end(self) -> int:
+        """Tell how many images could not be read; return the exit status, 1 if there are any."""
+        if self._num_failed and self._num_images > 1:
+            tell(f"{NAME}: {self._num_failed} of {self._num_images} images could not be read")
+        return 1 if self._num_failed else 0
+
+    def _take(self, prediction: Prediction, write: Callable[[Prediction], None]) -> None:
+        self._tell_notes()
+        if self._explain:
+            self._explain(prediction)
         try:
-            ranking = predict(path)
-        except DataError as error:
-            # A bad picture among many must not cost the others; the status tells of it at the end.
-            num_failed += 1
-            tell(f"{NAME}: error: {error}")
-            continue
-        num_told += _tell(predict.notes[num_told:], config)
-        # one class a picture: the path stands before it on its line, otherwise on a line above
-        if several and own.top > 1:
-            tell(f"{path}:", sys.stdout)
-        before = f"{path}: " if several and own.top == 1 else ""
-        for name, probability in ranking:
-            tell(f"{before}{name} (score = {probability:.5f})", sys.stdout)
-    # 1 as for data that cannot be read, even where most pictures were named
-    return 1 if num_failed else 0
+            write(prediction)
+        except ImgclsError as error:
+            self._fail(error)
+
+    def _fail(self, error: ImgclsError) -> None:
+        # A bad picture among many must not cost the others; the status tells of it at the end.
+        self._num_failed += 1
+        tell(f"{NAME}: error: {error.spelled(self._config.spelling)}")
+
+    def _tell_notes(self) -> None:
+        """Print new notes on stderr with settings as flags."""
+        for note in self._predictor.notes[self._num_told:]:
+            tell(spell_settings(note, self._config.spelling))
+        self._num_told = len(self._predictor.notes)
 
 
-def _tell(notes: Sequence[str], config: Config) -> int:
-    """Print notes on stderr with settings as flags; return how many."""
-    for note in notes:
-        tell(spell_settings(note, config.spelling))
-    return len(notes)
+def _stdin() -> Iterable[bytes]:
+    """Return the lines of stdin, asked for only where they are needed."""
+    yield from sys.stdin.buffer
+
+
+@contextlib.contextmanager
+def _writer(own: PredictConfig) -> Iterator[Callable[[Prediction], None]]:
+    """Give what takes each prediction, and write what is left at the end."""
+    if own.layer:
+        with _features_writer(own.output or FEATURES, own.layer) as write:
+            yield write
+        return
+    several = len(own.images) > 1 or not all(map(_is_one_image, own.images))
+    lines = FORMATS[own.format](several, own.top)
+    if own.output and own.output != "-":
+        with atomic_write(own.output) as stream:
+            yield lambda prediction: _write_bytes(stream, lines.add(prediction))
+            _write_bytes(stream, lines.end())
+        return
+    yield lambda prediction: _print(lines.add(prediction))
+    _print(lines.end())
+
+
+def _is_one_image(word: str) -> bool:
+    """Say whether a word can mean one image only, whose name need not stand before its classes."""
+    import glob
+    import os
+
+    is_named = os.path.lexists(word) or word.startswith(("http://", "https://"))
+    if os.path.isdir(word) or word.lower().endswith(".rec"):
+        return False
+    return is_named or (word != "-" and not glob.has_magic(word))
+
+
+def _write_bytes(stream: Any, text: str) -> None:
+    # a name that is no UTF-8 is written as the bytes it has on the disk
+    stream.write(text.encode("utf-8", "surrogateescape"))
+
+
+def _print(text: str) -> None:
+    if not text:
+        return
+    sys.stdout.write(text)
+    sys.stdout.flush()  # whoever reads along sees each image at once
+
+
+@contextlib.contextmanager
+def _features_writer(path: str, layer: str) -> Iterator[Callable[[Prediction], None]]:
+    """Give what takes each prediction's features, kept on the disk; write them all as one .npz at the end."""
+    import numpy as np
+
+    names: list[str] = []
+    shapes: list[tuple[int, ...]] = []  # all the same: images come in one shape
+    with _kept_features() as kept:
+        def take(prediction: Prediction) -> None:
+            assert prediction.features is not None
+            shapes[:] = [prediction.features.shape]
+            kept.write(np.ascontiguousarray(prediction.features, np.float32).tobytes())
+            names.append(prediction.image)
+
+        yield take
+        kept.flush()
+        # read from the disk while it is written again: more features than memory holds are no trouble
+        features: np.ndarray = np.zeros((0,), np.float32)
+        if names:
+            features = np.memmap(kept, np.float32, "r", shape=(len(names), *shapes[0]))
+        with atomic_write(path) as stream:
+            np.savez(stream, features=features, images=np.array(names, str), layer=np.array(layer))
+    print(path)
+
+
+@contextlib.contextmanager
+def _kept_features() -> Iterator[Any]:
+    """Give a file without a name; RunError where the disk is full."""
+    try:
+        with tempfile.TemporaryFile(prefix="imgcls-features-") as kept:
+            yield kept
+    except BrokenPipeError:
+        raise  # nobody reads our output: no trouble of the file
+    except OSError as error:
+        raise RunError(f"cannot keep the features of `layer` in {verbatim(tempfile.gettempdir())}: "
+                       f"{reason(error)}") from error
+
+
+@contextlib.contextmanager
+def _progress(images: Iterator[Image | ImgclsError]) -> Iterator[tuple[Iterator[Image | ImgclsError], Any]]:
+    """Show a bar on a terminal where there are several images; give the images and the bar."""
+    from tqdm import tqdm
+
+    counted: list[Image | ImgclsError] = []
+    total = None
+    if sys.stderr.isatty():
+        # known before the first prediction; of more than these a count without an end is shown
+        counted = list(islice(images, _MAX_COUNTED))
+        total = len(counted) if len(counted) < _MAX_COUNTED else None
+    with tqdm(total=total, unit="img", disable=True if total == 1 else None, leave=False,
+              file=sys.stderr) as bar:
+        yield chain(counted, images), bar
+
+
+def _above(bar: Any) -> contextlib.AbstractContextManager[object]:
+    """Return a context in which lines are printed above a bar that is shown."""
+    return contextlib.nullcontext() if bar.disable else bar.external_write_mode(file=sys.stderr)

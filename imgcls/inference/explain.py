@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from imgcls.data.opencv import cv2
+from imgcls.report import pictures
+
 #: an activation of fewer places than this tells nothing about where
 _MIN_PLACES = 4
+#: how much of a pixel is the colour of the heat where it is hottest
+_MAX_OPACITY = 0.6
 
 
 def grad_cam(model: nn.Module, images: Tensor, classes: Tensor) -> Tensor | None:
@@ -56,3 +62,14 @@ def grad_cam(model: nn.Module, images: Tensor, classes: Tensor) -> Tensor | None
     # as large as the image, to be laid over it
     heat = F.interpolate(heat, images.shape[2:], mode="bilinear", align_corners=False)[:, 0]
     return heat / heat.amax((1, 2), keepdim=True).clamp(min=1e-12)
+
+
+def overlaid(pixels: np.ndarray, heat: np.ndarray) -> np.ndarray:
+    """Return a picture uint8 (H, W, 3) in RGB with heat (H, W), 0 to 1, over it.
+
+    From blue to yellow, which every eye tells apart.
+    """
+    colors = cv2.applyColorMap((heat * 255).astype(np.uint8), cv2.COLORMAP_VIRIDIS)[:, :, ::-1]
+    opacity = _MAX_OPACITY * heat[:, :, None]
+    shown = pictures.bgr(pixels)[:, :, ::-1]
+    return (shown * (1 - opacity) + colors * opacity).round().astype(np.uint8)

@@ -16,10 +16,9 @@ from imgcls.data.loaders.batch import Loader
 from imgcls.data.loaders.make import make_loader
 from imgcls.data.loaders.streaming import StreamingLoader
 from imgcls.data.normalize import per_channel
-from imgcls.data.opencv import cv2
 from imgcls.data.sources import ArraySource, Source
 from imgcls.errors import DataError
-from imgcls.inference.explain import grad_cam
+from imgcls.inference.explain import grad_cam, overlaid
 from imgcls.report import pictures
 from imgcls.report.sheet import read_original
 from imgcls.report.statistics import Predictions
@@ -27,8 +26,6 @@ from imgcls.report.svg import escape
 
 #: how many are shown
 MAX_MISTAKES = 24
-#: how much of a pixel is the colour of the heat where it is hottest
-_MAX_OPACITY = 0.6
 
 
 @dataclass(frozen=True)
@@ -93,7 +90,7 @@ def find_mistakes(model: nn.Module, source: Source, loader: Loader, config: Conf
     shown = _pixels(images, augment, shape[0])
     return [Mistake(names[int(predictions.labels[position])], names[int(predictions.predicted[position])],
                     float(predictions.confidence[position]), float(predictions.label_probability[position]),
-                    _overlaid(pixels, hot), _original(source, index, shape[0]))
+                    overlaid(pixels, hot), _original(source, index, shape[0]))
             for position, index, pixels, hot in zip(positions.tolist(), indices, shown, heat.cpu().numpy(),
                                                     strict=True)]
 
@@ -139,15 +136,6 @@ def _pixels(images: Tensor, augment: AugmentConfig, num_channels: int) -> np.nda
         std = torch.tensor(per_channel(augment.rgb_std, num_channels, "`rgb_std`"))[:, None, None]
         images = images * std + mean
     return images.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
-
-
-def _overlaid(pixels: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """Return a picture with heat (H, W) in 0..1 over it, from blue to yellow: told apart by every eye."""
-    colors = cv2.applyColorMap((heat * 255).astype(np.uint8), cv2.COLORMAP_VIRIDIS)[:, :, ::-1]
-    # cold places stay as they are
-    opacity = _MAX_OPACITY * heat[:, :, None]
-    shown = pictures.bgr(pixels)[:, :, ::-1]
-    return (shown * (1 - opacity) + colors * opacity).round().astype(np.uint8)
 
 
 def _original(source: Source, index: int, num_channels: int) -> np.ndarray | None:

@@ -1,93 +1,182 @@
 """Names and probabilities for pictures, with a checkpoint's own class names and preprocessing.
 
-`imgcls-predict` and `imgcls.Predictor` are this. A picture goes the way of the validation images in training.
+`imgcls-predict`, `imgcls-serve` and `imgcls.Predictor` are this. A picture goes the way of the validation
+images in training.
 """
 
 from __future__ import annotations
 
 import os
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, overload
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from imgcls import pretrained
 from imgcls.config import resolve as configuration
 from imgcls.config.resolve import Config
 from imgcls.config.sections import PREPROCESSING
-from imgcls.data.loaders.make import make_loader, typical_edge
-from imgcls.errors import DataError, UsageError, reason, unknown, verbatim
-from imgcls.formats.recordio import MAX_PAYLOAD_BYTES
+from imgcls.data.loaders.streaming import num_cores
+from imgcls.data.normalize import Normalizer
+from imgcls.errors import ImgclsError, UsageError, unknown, verbatim
+from imgcls.inference import features
+from imgcls.inference.images import AnyImage, Image, as_image
 from imgcls.inference.notes import about_larger_images
+from imgcls.inference.views import ViewMaker, Views, in_batches, prepare
 from imgcls.pretrained.class_names import find_class_names
 from imgcls.pretrained.preprocessing import for_evaluation
-from imgcls.storage.paths import to_path
-from imgcls.storage.reading import read_bounded
-from imgcls.storage.remote import RemotePath
+
+#: images that go through the network together
+BATCH_SIZE = 32
+
+#: [(name, probability), ...], the likeliest class first
+Ranking = list[tuple[str, float]]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a network says of one image: `ranking`, and the numbers of its classes in the same order.
+
+    `seen` are the pixels that the network was given, uint8 (H, W, C) in RGB; `features` is what was asked for
+    of an inner layer, or None.
+    """
+
+    image: str
+    ranking: Ranking
+    classes: list[int]
+    seen: np.ndarray
+    features: np.ndarray | None = None
 
 
 class Predictor:
-    """Names the classes of an image, with the preprocessing that the checkpoint was trained with."""
+    """Names the classes of images, with the preprocessing that the checkpoint was trained with."""
 
     def __init__(self, prefix: str | os.PathLike[str], epoch: int | str = "auto", *, top: int = 5,
-                 synset: str = "", **settings: Any) -> None:
+                 synset: str = "", crops: int = 1, flip: bool = False, device: str = "cpu",
+                 **settings: Any) -> None:
         """Load the network.
 
         `prefix` and `epoch` are as in `imgcls.load_model`; `top` is how many classes a call gives. What the
         checkpoint does not say of names and preprocessing is said by `synset`, a file with a name on each
         line, and by settings as imgcls-predict has them (`image_shape`, `rgb_mean`, `rgb_std`, `mean_image`,
         `val_resize`, `interpolation`, `dataset`); without them an MXNet checkpoint is given its images as in
-        MXNet's score.py. `notes` says what was decided, and whatever else a person should know.
+        MXNet's score.py. Probabilities are the mean over `crops` views (1, the centre; 5, the corners too;
+        10, those mirrored as well), with `flip` each also mirrored. `device` is torch's name of one. `notes`
+        says what was decided, and whatever else a person should know.
         """
         if top < 1:
             raise UsageError(f"`top` {top}: must be at least 1")
         config = _config(settings)
         ref = pretrained.locate(prefix, epoch)
-        self.model = pretrained.build(pretrained.read(ref))
+        self.device = torch.device(device)
+        self.model = pretrained.build(pretrained.read(ref)).to(self.device)
         self.top = top
         self._evaluation = for_evaluation(config, ref, self.model)
-        classes = find_class_names(ref, synset, self._evaluation.num_classes)
+        self.num_classes = self._evaluation.num_classes
+        classes = find_class_names(ref, synset, self.num_classes)
         self.class_names: list[str] = list(classes.names)
         self._config = self._evaluation.config
         #: shape (C, H, W) of what the network is given
         self.image_shape = self._config.network.image_shape
+        self._make = ViewMaker(self._config.augment, self.image_shape, crops=crops, flip=flip)
+        self._normalize = Normalizer(self._config.augment, self.image_shape[0], self.device, self.image_shape)
         #: lines for a person, with settings between backquotes: the first says what is done to an image
         self.notes = [self._evaluation.description, *filter(None, [self._evaluation.note, classes.note])]
         self._has_looked_at_size = False
 
-    def __call__(self, image: str | os.PathLike[str] | np.ndarray) -> list[tuple[str, float]]:
-        """Return [(name, probability), ...], best first, for a file or uint8 pixels (H, W) or (H, W, C) in
-        RGB.
+    @overload
+    def __call__(self, image: AnyImage) -> Ranking: ...
 
-        A class without a name is called by its number. DataError for what is no picture.
+    @overload
+    def __call__(self, image: Sequence[AnyImage]) -> list[Ranking]: ...
+
+    def __call__(self, image: AnyImage | Sequence[AnyImage]) -> Ranking | list[Ranking]:
+        """Return [(name, probability), ...], best first, for an image; for a list of images a list of these.
+
+        An image is a file or URL, the bytes of one, or uint8 pixels (H, W) or (H, W, C) in RGB. A class
+        without a name is called by its number. DataError for what is no picture.
         """
-        source = _OneImage(image)
-        # threads=0: one image is decoded here, without starting any
-        loader = make_loader(source, batch_size=1, image_shape=self.image_shape, train=False,
-                             seed=0, augment_config=self._config.augment, device=torch.device("cpu"),
-                             threads=0, on_bad="stop")
-        with torch.no_grad():
-            probabilities = self.model(next(iter(loader.epoch(0))).images).softmax(1)[0]
-        self._look_at_size(source)
-        best = probabilities.topk(min(self.top, len(probabilities)))
-        return [(self._name(index), probability)
-                for probability, index in zip(best.values.tolist(), best.indices.tolist(), strict=True)]
+        if isinstance(image, (list, tuple)):
+            return [_good(prediction).ranking for prediction in self.predict(image)]
+        # one image is decoded here, without starting threads; its errors say no number
+        (prediction,) = self.predict([as_image(image)], threads=0)  # type: ignore[arg-type]
+        return _good(prediction).ranking
 
-    def _name(self, index: int) -> str:
+    def predict(self, images: Iterable[AnyImage | Image | ImgclsError], *, batch_size: int = BATCH_SIZE,
+                threads: int | None = None, layer: str = "") -> Iterator[Prediction | ImgclsError]:
+        """Yield a Prediction of each image in order; of one that cannot be read its error, in its place.
+
+        Images may come from any iterable, without end too; `batch_size` of them go through the network at a
+        time, and `threads` (None: one for each core) read and decode the next ones meanwhile. `layer` names
+        an output inside the network by MXNet's name, such as flatten0_output, which becomes `features`.
+        """
+        named = (image if isinstance(image, (Image, ImgclsError)) else as_image(image, f"image {number}")
+                 for number, image in enumerate(images))
+        if layer and len(self._make.mirrored) > 1:
+            raise UsageError("`layer`: the features are those of the centre: leave `crops` and `flip` out")
+        threads = num_cores() if threads is None else threads
+        with features.capture(self.model, layer) as captured:
+            for batch in in_batches(prepare(named, self._make, threads), batch_size):
+                yield from self._predict_batch(batch, captured)
+
+    def layer_names(self) -> list[str]:
+        """Return what `layer` of `predict` may be: the network's outputs by MXNet's names, in their order."""
+        return features.output_names(self.model)
+
+    def images_of(self, pixels: np.ndarray) -> Tensor:
+        """Return what the network is given for views uint8 (N, V, H, W, C): float32 (N * V, C, H, W)."""
+        count = len(pixels)
+        flat = torch.from_numpy(pixels.reshape(-1, *pixels.shape[2:])).to(self.device)
+        return self._normalize(flat, np.tile(self._make.mirrored[:pixels.shape[1]], count))
+
+    def name_of(self, index: int) -> str:
+        """Return the name of a class, or its number as text where it has none."""
         return self.class_names[index] if index < len(self.class_names) else str(index)
 
-    def _look_at_size(self, source: _OneImage) -> None:
+    @torch.no_grad()
+    def _predict_batch(self, batch: list[Views | ImgclsError],
+                       captured: features.Captured) -> Iterator[Prediction | ImgclsError]:
+        """Yield what the network says of a batch, its errors in their places."""
+        good = [views for views in batch if not isinstance(views, ImgclsError)]
+        answers: Iterator[Prediction] = iter(())
+        if good:
+            self._look_at_size(good[0])
+            images = self.images_of(np.stack([views.pixels for views in good]))
+            probabilities = self.model(images).float().softmax(1)
+            # the mean over the views of an image
+            probabilities = probabilities.unflatten(0, (len(good), -1)).mean(1)
+            best = probabilities.topk(min(self.top, probabilities.shape[1]))
+            values, classes = best.values.tolist(), best.indices.tolist()
+            rows = captured.rows(images, probabilities)
+            answers = (Prediction(views.image.name, self._ranking(value, index), index, views.pixels[0], row)
+                       for views, value, index, row in zip(good, values, classes, rows, strict=True))
+        for views in batch:
+            yield views if isinstance(views, ImgclsError) else next(answers)
+
+    def _ranking(self, values: list[float], classes: list[int]) -> Ranking:
+        return [(self.name_of(index), value) for index, value in zip(classes, values, strict=True)]
+
+    def _look_at_size(self, views: Views) -> None:
         """Note, at the first picture, what is cut off from it; where nobody has decided about that."""
         if self._has_looked_at_size:
             return
         self._has_looked_at_size = True
         if self._evaluation.cut_by:
-            note = about_larger_images(self._evaluation, verbatim(source.description), typical_edge(source))
+            note = about_larger_images(self._evaluation, verbatim(views.image.name), views.short_edge)
             self.notes += [note] if note else []
         elif self._config.augment.val_resize is None:
             self.notes.append("note: the checkpoint does not say whether images are resized first (an older "
                               "imgcls did not write it down): the size of each picture decides; "
                               "`val_resize` N decides for all, 0 for none")
+
+
+def _good(prediction: Prediction | ImgclsError) -> Prediction:
+    if isinstance(prediction, ImgclsError):
+        raise prediction
+    return prediction
 
 
 def _config(settings: dict[str, Any]) -> Config:
@@ -101,39 +190,3 @@ def _config(settings: dict[str, Any]) -> Config:
         config = configuration.build({}, {"dataset": settings["dataset"]})
         defaults = dict(configuration.dataset_module(config).DEFAULTS)
     return configuration.build(defaults, settings)
-
-
-class _OneImage:
-    """A Source of one picture: a file, or pixels."""
-
-    def __init__(self, image: str | os.PathLike[str] | np.ndarray) -> None:
-        self.labels = np.zeros(1, np.int64)
-        self.class_names = ()
-        self.description = "image" if isinstance(image, np.ndarray) else os.fspath(image)
-        self._content: bytes | np.ndarray | None = _checked(image) if isinstance(image, np.ndarray) else None
-
-    def __len__(self) -> int:
-        return 1
-
-    def read(self, index: int) -> bytes | np.ndarray:
-        """Return the file's bytes, or the pixels as (H, W, C)."""
-        if self._content is None:  # once: a pipe can be read no second time
-            try:
-                path = to_path(self.description)
-                self._content = (path.read_bytes(MAX_PAYLOAD_BYTES) if isinstance(path, RemotePath)
-                                 else read_bounded(path, MAX_PAYLOAD_BYTES, takes_pipes=True))
-            except OSError as error:
-                raise DataError(self.description, reason(error)) from error
-        return self._content
-
-    def problem(self, index: int, reason: str) -> DataError:
-        """Return the error for a picture that cannot be decoded."""
-        return DataError(self.description, reason)
-
-
-def _checked(pixels: np.ndarray) -> np.ndarray:
-    """Return pixels as (H, W, C); UsageError for what is not uint8 or no picture."""
-    if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or not pixels.size:
-        shape = "x".join(map(str, pixels.shape))
-        raise UsageError(f"an image must be uint8 (H, W) or (H, W, C) in RGB, not {pixels.dtype} {shape}")
-    return pixels if pixels.ndim == 3 else pixels[:, :, None]

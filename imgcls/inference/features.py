@@ -1,0 +1,101 @@
+"""Outputs inside a network by MXNet's names: `flatten0_output`, what `symbol.get_internals()` lists.
+
+A layer's output is caught while images go through the network, which is left as it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from imgcls.errors import UsageError, unknown
+from imgcls.graph.head import head_of
+from imgcls.graph.names import node_name
+from imgcls.layers import Layer
+
+#: MXNet's ending of an output's name
+_OUTPUT = "_output"
+#: the images themselves, as `get_internals` lists them first
+_DATA = "data"
+
+
+class Captured:
+    """What was asked for of the batch that went through the network last."""
+
+    def __init__(self, kind: str = "") -> None:
+        #: "layer" for the output of one, "data" for the images, "softmax" for the probabilities, or ""
+        self.kind = kind
+        self.value: Tensor | None = None
+
+    def rows(self, images: Tensor, probabilities: Tensor) -> Sequence[np.ndarray | None]:
+        """Return for each image what was asked for, float32 without the batch's axis; None for nothing."""
+        if not self.kind:
+            return [None] * len(probabilities)
+        value = {"data": images, "softmax": probabilities, "layer": self.value}[self.kind]
+        if value is None or value.ndim < 1 or len(value) != len(probabilities):
+            raise UsageError("`layer`: this output has no row for each image")
+        return list(value.float().cpu().numpy())
+
+
+@contextlib.contextmanager
+def capture(model: nn.Module, name: str) -> Iterator[Captured]:
+    """Catch the output `name` of `model` inside the block; nothing for "".
+
+    The ending _output may be left out. UsageError, with the names there are, for one that is not there.
+    """
+    if not name:
+        yield Captured()
+        return
+    short = name.removesuffix(_OUTPUT)
+    if short == _DATA:
+        yield Captured("data")
+        return
+    modules = _named_outputs(model)
+    if short not in modules:
+        if short == _softmax_name(model):
+            yield Captured("softmax")
+            return
+        raise unknown("`layer`", name, output_names(model))
+    captured = Captured("layer")
+    module, index = modules[short]
+
+    def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        value = output[index] if isinstance(output, (tuple, list)) else output
+        captured.value = value.clone()  # a layer behind it may write over its input
+
+    handle = module.register_forward_hook(keep)
+    try:
+        yield captured
+    finally:
+        handle.remove()
+
+
+def output_names(model: nn.Module) -> list[str]:
+    """Return the names of all outputs, from the first layer to the last, then that of the softmax."""
+    names = [f"{name}{_OUTPUT}" for name in _named_outputs(model)]
+    softmax = _softmax_name(model)
+    return [*names, f"{softmax}{_OUTPUT}"] if softmax and f"{softmax}{_OUTPUT}" not in names else names
+
+
+def _named_outputs(model: nn.Module) -> dict[str, tuple[nn.Module, int]]:
+    """Return name -> module and which of its outputs; of torchvision's networks each module by its path."""
+    outputs: dict[str, tuple[nn.Module, int]] = {}
+    for path, module in model.named_modules():
+        if isinstance(module, Layer):
+            if module.op != "null":  # a variable
+                outputs[node_name(path, module)] = (module, 0)
+        elif path and not any(isinstance(part, Layer) for part in module.modules()):
+            outputs[path] = (module, 0)
+    return outputs
+
+
+def _softmax_name(model: nn.Module) -> str:
+    """Return what the symbol calls its softmax, which the network leaves to whoever reads its logits."""
+    head = head_of(model)
+    if head is None:
+        return "softmax"
+    return head.nodes[head.output.node].name if head.nodes and head.output.node >= 0 else ""

@@ -1,0 +1,73 @@
+"""Pictures of what a network was given and where it looked, one file for each prediction."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from imgcls.data.opencv import cv2
+from imgcls.errors import UsageError, verbatim
+from imgcls.inference.explain import grad_cam, overlaid
+from imgcls.inference.predictor import Prediction, Predictor
+from imgcls.report import pictures
+from imgcls.storage.atomic import write_bytes
+from imgcls.storage.paths import to_local_path
+
+#: pictures are drawn at least this large, so that those of digits can be seen
+_MIN_EDGE = 224
+_CAPTION_HEIGHT, _LETTER_WIDTH = 24, 8
+#: characters of a file's name, below what any disk allows
+_MAX_NAME = 100
+
+
+class LookWriter:
+    """Writes one picture for each prediction into a folder: what the network saw, and where it looked."""
+
+    def __init__(self, predictor: Predictor, folder: str) -> None:
+        self._predictor = predictor
+        self._folder = Path(to_local_path(folder, "`explain`"))
+        if os.path.lexists(self._folder) and not self._folder.is_dir():
+            raise UsageError(f"`explain` {verbatim(folder)}: is no folder")
+        self._names: set[str] = set()
+
+    def __call__(self, prediction: Prediction) -> Path:
+        """Draw the likeliest class of a prediction; return the PNG that was written."""
+        predictor = self._predictor
+        images = predictor.images_of(prediction.seen[None, None])
+        likeliest = torch.tensor(prediction.classes[:1], device=predictor.device)
+        heat = grad_cam(predictor.model, images, likeliest)
+        assert heat is not None  # images have places
+        name, probability = prediction.ranking[0]
+        picture = draw(prediction.seen, heat[0].cpu().numpy(), f"{name} ({probability:.4f})")
+        path = self._folder / f"{self._file_name(prediction.image)}.png"
+        write_bytes(path, pictures.encoded(picture, ".png"))
+        return path
+
+    def _file_name(self, image: str) -> str:
+        """Return a name of its own for the picture of an image."""
+        stem = os.path.splitext(os.path.basename(image.partition("?")[0].rstrip("/")))[0]
+        stem = re.sub(r"[^\w.-]+", "-", stem).strip(".-")[:_MAX_NAME] or "image"
+        name, number = stem, 1
+        while name.lower() in self._names:  # some disks take a and A for one name
+            number += 1
+            name = f"{stem}-{number}"
+        self._names.add(name.lower())
+        return name
+
+
+def draw(pixels: np.ndarray, heat: np.ndarray, caption: str) -> np.ndarray:
+    """Return BGR pixels: an image uint8 (H, W, C) in RGB, beside it the same under its heat, and a caption.
+    """
+    scale = max(1, -(-_MIN_EDGE // min(pixels.shape[:2])))
+    height, width = pixels.shape[0] * scale, pixels.shape[1] * scale
+    sheet = np.full((height + _CAPTION_HEIGHT, 2 * width + 4, 3), 255, np.uint8)
+    for image, left in ((pixels, 0), (overlaid(pixels, heat), width + 4)):
+        # pixels of small pictures keep their edges
+        sheet[:height, left:left + width] = cv2.resize(pictures.bgr(image), (width, height),
+                                                       interpolation=cv2.INTER_NEAREST)
+    pictures.write(sheet, caption[:sheet.shape[1] // _LETTER_WIDTH], 4, height + 17, 0.45)
+    return sheet
