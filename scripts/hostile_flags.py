@@ -33,7 +33,7 @@ import cv2
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from imgcls.cli import im2rec, launch, predict, score
+from imgcls.cli import benchmark, im2rec, launch, predict, score
 from imgcls.config import lookup, sections
 from imgcls.config.flags import flags_of, long_flag
 from imgcls.datasets import digits
@@ -84,6 +84,12 @@ def commands() -> list[Command]:
                 (*score.USED, *fields_of(own[score]))),
         Command("predict", ("--model", "model/x", "images/0.png"), (*own[predict], *shared),
                 (*getattr(predict, "USED", ()), *fields_of(own[predict]))),
+        *(Command("benchmark", ("--warm-up", "0", "--num-batches", "1", "--repeats", "1", *arguments),
+                  (benchmark.BenchmarkConfig, *shared),
+                  (*benchmark.USED, *fields_of([benchmark.BenchmarkConfig])))
+          for arguments in (("--network", "mlp", "--batch-size", "2"),
+                            ("--mode", "train", "--network", "mlp", "--batch-size", "2"),
+                            ("--mode", "loader", *data, "--batch-size", "2"))),
         Command("im2rec", ("out/x", "images"), own[im2rec]),
         Command("launch", ("-n", "1", "--dry-run", "true"), own[launch]),
         *(Command(name, ("x.rec",) * (2 if name == "convert-mean" else 1),

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, run_cli
 
+from imgcls.cli.benchmark import BenchmarkConfig
 from imgcls.cli.finetune import FinetuneConfig
 from imgcls.cli.im2rec import ListConfig, PackFlags
 from imgcls.cli.launch import LaunchConfig
@@ -197,7 +198,8 @@ def test_the_caller_spells_the_settings() -> None:
 def test_messages_name_settings_only_between_backquotes() -> None:
     """What stands between backquotes in a message is shown as a flag: it must be one."""
     settings = set(configuration.spelling_of(
-        LaunchConfig, ListConfig, PackFlags, FinetuneConfig, InferenceConfig, PageConfig, PredictConfig).flags)
+        LaunchConfig, ListConfig, PackFlags, FinetuneConfig, InferenceConfig, PageConfig, PredictConfig,
+        BenchmarkConfig).flags)
     raising = {"UsageError", "RunError", "DataError", "unknown", "say", "warn", "line", "Decay",
                "info", "message"}
     unknown = []

@@ -220,7 +220,8 @@ class _Reader:
         for generation in _GENERATIONS if self._takes_prefixes else ():
             matches = [spelling for spelling, field in self._fields.items()
                        if field.metadata["since"] in generation and spelling.startswith(name)]
-            if len(matches) == 1:
+            # two words for one flag leave nothing to ask
+            if len({self._fields[match].name for match in matches}) == 1:
                 return matches[0]
             if matches:
                 raise UsageError(f"{name} could be {', '.join(sorted(matches))}: write one of them out")

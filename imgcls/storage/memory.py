@@ -18,15 +18,20 @@ _MEMINFO = "/proc/meminfo"
 _CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
+class TooLittleMemory(UsageError):
+    """Something was asked for that this machine has not enough memory for; nothing was taken yet."""
+
+
 def require(num_bytes: float, what: str) -> None:
-    """Raise UsageError unless this machine has so much memory to give; `what` names settings and the use.
+    """Raise TooLittleMemory, a UsageError, unless this machine has so much memory to give; `what` names
+    settings and the use.
 
     The message is "`what` needs ... of memory". Call it with the least that is needed, never with a guess.
     """
     available = available_bytes()
     if available is not None and num_bytes > available:
-        raise UsageError(f"{what} needs {_short(num_bytes)} of memory or more, and {_short(available)} are "
-                         "free")
+        raise TooLittleMemory(f"{what} needs {_short(num_bytes)} of memory or more, and "
+                              f"{_short(available)} are free")
 
 
 def available_bytes() -> int | None:
@@ -67,6 +72,25 @@ def _short(num_bytes: float) -> str:
         if num_bytes >= size:
             return f"{num_bytes / size:.3g} {unit}"
     return f"{num_bytes:.0f} bytes"
+
+
+def forget_peak() -> bool:
+    """Begin anew to watch for the most memory that this process has; return whether the system does so."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    except OSError:  # another system, or a container that does not let us
+        return False
+    return True
+
+
+def peak_bytes() -> int | None:
+    """Return the most memory that this process had since `forget_peak`; None where the system does not tell.
+    """
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:")), None)
 
 
 def process_share(num_bytes: float) -> float:

@@ -31,6 +31,8 @@ class Cost(NamedTuple):
     flops: int
     #: numbers that the layers give, which a training step keeps for the backward pass
     values: int
+    #: the most numbers that one layer gives
+    largest: int = 0
 
 
 def measure(model: nn.Module, image_shape: Sequence[int]) -> Cost:
@@ -39,11 +41,12 @@ def measure(model: nn.Module, image_shape: Sequence[int]) -> Cost:
     UsageError for an image shape that the network cannot take.
     """
     # everything else is a few per cent of it, and nobody counts it the same way
-    total = values = 0
+    total = values = largest = 0
 
     def count(layer: nn.Module, _inputs: object, output: Tensor) -> None:
-        nonlocal total, values
+        nonlocal total, values, largest
         values += output[0].numel()
+        largest = max(largest, output[0].numel())
         weight = layer.weight
         assert isinstance(weight, Tensor)
         # every output value costs one multiply-add for each weight of its channel
@@ -56,7 +59,7 @@ def measure(model: nn.Module, image_shape: Sequence[int]) -> Cost:
     finally:
         for hook in hooks:
             hook.remove()
-    return Cost(total, values)
+    return Cost(total, values, largest)
 
 
 def require_memory(cost: Cost, num_images: int, config: Config, device: torch.device) -> None:
