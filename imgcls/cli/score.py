@@ -18,6 +18,7 @@ EXAMPLES = """examples:
   {prog} --model model/mnist --load-epoch 8 --top-k 5        epoch 8, top-5 accuracy as well
   {prog} --model old/mnist --load-epoch 35 --dataset mnist   an MXNet checkpoint, as train_mnist.py made it
   {prog} --model old/resnet --data-val val.rec --rgb-mean 123.68,116.779,103.939       and as score.py read it
+  {prog} --model model/pets --data-val photos/      of the folder of its training, what was held out
   {prog} --model torchvision:resnet50 --data-val val/        torchvision's weights, a folder for each class
   {prog} --model model/mnist --report about/                 a page: classes, confusions, surest mistakes
   {prog} --model imagenet1k-resnet-50 --data-val val.rec     a network of MXNet's zoo, on records
@@ -32,6 +33,9 @@ USED = ("data_dir", "data_val", "data_val_idx", "val_dataset", "data_root", "out
 class ScoreConfig(InferenceConfig):
     __doc__ = InferenceConfig.__doc__
 
+    val_ratio: float | None = flag(None, "score only the images that training with this --val-ratio holds "
+                                   "out; 0: all (if not given: as in its training, where the data are those "
+                                   "that it was trained on)", metavar="PART", minimum=0, maximum=0.9)
     report: str = flag("", "folder for a page about the result (classes, confusions, calibration, the surest "
                        "mistakes), with its figures as CSV and PNG", metavar="DIR")
 
@@ -56,7 +60,7 @@ def _start(argv: Sequence[str]) -> int:
         from imgcls.inference.evaluation import evaluate_checkpoint
 
     score = evaluate_checkpoint(own.model, config, epoch=own.load_epoch, synset=own.synset,
-                                report=own.report)
+                                val_ratio=own.val_ratio, report=own.report)
     # stderr is MXNet's log, for scripts that look for its lines; stdout is ours, easy to cut at the `=`
     tell(f"INFO:root:Finished with {score.images_per_s:f} images per second")
     for name, value in score.metrics.items():

@@ -30,8 +30,8 @@ class Row:
 
 
 #: what the settings of files are for; which of them a data set reads at all, it says itself (`SETTINGS`)
-_DATA_FILES = ("data_dir", "data_train", "data_val", "data_train_idx", "data_val_idx", "train_dataset",
-               "val_dataset", "data_root", "outside_root", "on_bad", "cache_gb")
+_DATA_FILES = ("data_dir", "data_train", "data_val", "val_ratio", "data_train_idx", "data_val_idx",
+               "train_dataset", "val_dataset", "data_root", "outside_root", "on_bad", "cache_gb")
 #: what is done to images: all of the section but the colours of whole values
 _AUGMENTATION = ("resize", "val_resize", "max_random_rotate_angle", "max_random_shear_ratio",
                  "max_random_scale", "min_random_scale", "pad_size", "fill_value", "random_crop",
@@ -88,6 +88,7 @@ ROWS: tuple[Row, ...] = (
         "a `data_dir` without `data_train`"),
     Row(("val_dataset",), lambda config: bool(config.data.data_dir) and not config.data.data_val,
         "a `data_dir` without `data_val`"),
+    Row(("val_ratio",), lambda config: not config.data.data_val, "data without `data_val`"),
     Row(("data_train_idx",), lambda config: bool(_train_path(config.data))
         and not _is_list(_train_path(config.data)), "a training .rec"),
     Row(("data_val_idx",), lambda config: bool(_val_path(config.data))

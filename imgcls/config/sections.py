@@ -38,6 +38,10 @@ class DataConfig:
     data_train: str = flag("", "training data: a .rec file, a;b, a pattern, a folder (of .rec files, or one "
                            "folder of images per class) or a .lst", since="g2", metavar="PATH")
     data_val: str = flag("", "validation data, like --data-train", since="g2", metavar="PATH")
+    # by content and not by place: what is added or renamed later moves no image to the other side
+    val_ratio: float | None = flag(None, "part of the training images that is held out for validation where "
+                                   "none is named, by the content of each; 0: none (if not given: 0.1 of a "
+                                   "folder of images, 0 of records)", metavar="PART", minimum=0, maximum=0.9)
     data_train_idx: str = flag("", ".idx of the training .rec, where it is not beside it (none is needed)",
                                since="g2", metavar="FILE")
     data_val_idx: str = flag("", ".idx of the validation .rec", since="g2", metavar="FILE")

@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -18,11 +20,14 @@ from imgcls.storage.paths import AnyPath
 from imgcls.storage.reading import read_bounded
 from imgcls.storage.remote import RemotePath
 
+T = TypeVar("T", bound="_FileSource")
+
 
 class _FileSource:
     """Image files under `root`, one sample each."""
 
     root: AnyPath
+    labels: np.ndarray
     _paths: Sequence[str]
 
     def __len__(self) -> int:
@@ -30,11 +35,24 @@ class _FileSource:
 
     def read(self, index: int) -> bytes:
         """Return the file of sample `index`; a DataError where it cannot be read."""
-        return _read_file(self.root / self._paths[index])
+        return _read_file(self.path_of(index))
+
+    def path_of(self, index: int) -> AnyPath:
+        """Return the path of sample `index`."""
+        return self.root / self._paths[index]
+
+    def subset(self: T, indices: np.ndarray) -> T:
+        """Return a source of these samples only, in this order; of the same classes."""
+        part = copy.copy(self)
+        # another list: the source itself stays whole
+        paths: Sequence[str] = [self._paths[index] for index in indices.tolist()]
+        part._paths = paths
+        part.labels = self.labels[indices]
+        return part
 
     def problem(self, index: int, reason: str) -> DataError:
         """Return the error that names sample `index` by its file."""
-        return DataError(self.root / self._paths[index], reason)
+        return DataError(self.path_of(index), reason)
 
 
 class FolderSource(_FileSource):

@@ -7,6 +7,7 @@ are found and read; their images are decoded by the loader.
 from __future__ import annotations
 
 import bisect
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -92,6 +93,15 @@ class RecordSource:
         reader, number = self._record(index)
         return DataError(reader.path, f"record {number} (id {reader.headers()['id'][number]}) {reason}",
                          reader.offsets.item(number))
+
+    def subset(self, indices: np.ndarray) -> RecordSource:
+        """Return a source of these samples only; int64 (M,) rising, since files follow one another."""
+        part = copy.copy(self)
+        part._numbers = self._numbers[indices]
+        part._image_offsets = self._image_offsets[indices]
+        part.labels = self.labels[indices]
+        part._firsts = np.searchsorted(indices, self._firsts).tolist()
+        return part
 
     def _record(self, index: int) -> tuple[Any, int]:
         """Return the reader of sample `index`, and the number of its record there."""

@@ -7,9 +7,9 @@ path means. Called by the data sets. No torch here: sources are read in threads 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -106,6 +106,8 @@ class Splits:
     val: Source | None = None
     #: said once at the start of a run, with settings between backquotes
     notes: Sequence[str] = field(default_factory=tuple)
+    #: what the meta data of the run tell of images that were held out (`holdout.note`), {} where none were
+    held_out: Mapping[str, Any] = field(default_factory=dict)
 
 
 def open_source(path: str, flag: str, *, index: str = "", root: str = "", on_bad: str = "skip",

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from imgcls import pretrained
 from imgcls.config import resolve as configuration
 from imgcls.config.resolve import Config
+from imgcls.data import holdout
 from imgcls.data.loaders.make import decide_val_resize, make_loader, typical_edge
 from imgcls.data.sources import ArraySource, Source
 from imgcls.distributed.topology import make_worker
@@ -42,13 +43,15 @@ class Score:
 
 
 def evaluate_checkpoint(name: str, config: Config, *, epoch: str = "auto", synset: str = "",
-                        report: str = "") -> Score:
+                        val_ratio: float | None = None, report: str = "") -> Score:
     """Return the metrics of the network `name` (see `pretrained.locate`) on the validation data.
 
     `report` is a folder for a page about them, with its figures as CSV and PNG; "" for none.
 
     Preprocessing that the user does not give is that of its training, or MXNet's where nobody noted it; lines
-    on stderr say which. `synset` names its classes. UsageError for data that does not go with the network.
+    on stderr say which. `val_ratio` is the part that its training held out of these data (0: all is scored;
+    None: as noted there, where they are the data of the training). `synset` names its classes. UsageError for
+    data that does not go with the network.
     """
     worker = make_worker(config.device)
     # where it is, what it was trained with, and the network itself, which may tell what nobody noted
@@ -59,7 +62,7 @@ def evaluate_checkpoint(name: str, config: Config, *, epoch: str = "auto", synse
     config = evaluation.config
     _print(evaluation.description, config)
     _print(evaluation.note, config)
-    source = _load_validation(config, ref, classes, evaluation.num_classes)
+    source = _load_validation(config, ref, classes, evaluation.num_classes, val_ratio)
     _check_labels(name, source, evaluation.num_classes)
     augment = decide_val_resize(config.augment, source, config.network.image_shape)
     loader = make_loader(source, batch_size=config.data.batch_size, image_shape=config.network.image_shape,
@@ -96,7 +99,8 @@ def _with_data_set(config: Config, ref: PretrainedRef) -> Config:
     return config.with_defaults(dataset=ref.dataset)
 
 
-def _load_validation(config: Config, ref: PretrainedRef, classes: ClassNames, num_classes: int) -> Source:
+def _load_validation(config: Config, ref: PretrainedRef, classes: ClassNames, num_classes: int,
+                     val_ratio: float | None) -> Source:
     """Return the data to score on, its labels those of the network's classes."""
     names_data = config.is_explicit("dataset", "data_val", "data_dir") or ref.dataset
     if not names_data and (ref.preprocessing or config.network.image_shape != MNIST_SHAPE):
@@ -110,9 +114,29 @@ def _load_validation(config: Config, ref: PretrainedRef, classes: ClassNames, nu
         source = module.load(config.data).val
     if source is None:
         raise _missing_data()
+    source = _held_out(source, ref, val_ratio, config)
     source, note = match_classes(source, classes, ref.name, num_classes)
     _print(note, config)
     return source
+
+
+def _held_out(source: Source, ref: PretrainedRef, val_ratio: float | None, config: Config) -> Source:
+    """Return the images that were held out of training, where the data are those that it was trained on."""
+    ratio = val_ratio
+    # known by the images, not by the path: the folder may have been moved, and have grown
+    if ratio is None and ref.held_out and holdout.was_trained_on(source, ref.held_out):
+        ratio = ref.held_out.get("ratio")
+    if not ratio:
+        return source
+    held_out = holdout.divide(source, ratio).held_out
+    name = verbatim(source.description)
+    if not len(held_out):
+        raise UsageError(f"`val_ratio` {ratio:g}: holds out none of the {len(source):,} images of {name}; 0 "
+                         "scores all of them")
+    why = "as in training" if val_ratio is None else "by their content"
+    _print(f"note: scored are the {len(held_out):,} of the {len(source):,} images of {name} that were held "
+           f"out, {why} (`val_ratio` {ratio:g}; 0: all)", config)
+    return held_out
 
 
 def _missing_data() -> UsageError:

@@ -38,6 +38,8 @@ class PretrainedRef:
     note: str = ""
     #: whether it is known to be trained on the 1000 classes of ImageNet, in their usual order
     is_imagenet: bool = False
+    #: what its meta data note of training images that were held out, {} where none were
+    held_out: Mapping[str, Any] = field(default_factory=dict)
     #: the --dataset of its training, "" where nobody noted it
     dataset: str = ""
 

@@ -35,7 +35,7 @@ def keep_preprocessing(config: Config, saved: Saved | None, worker: Worker, repo
     if saved is None:
         return config
     prefix = _prefix_of(saved, config)
-    noted = _agreed(checkpoint.read_meta(prefix).get("preprocessing") or {} if prefix else {}, worker)
+    noted = read_noted(saved, config, worker).get("preprocessing") or {}
     before: dict[str, Any] = {}
     try:
         for setting, key in _NOTED_AS.items():
@@ -59,6 +59,12 @@ def keep_preprocessing(config: Config, saved: Saved | None, worker: Worker, repo
     for warning in _changes(config, before, noted):
         reporter.warn(f"{warning} until now")
     return config
+
+
+def read_noted(saved: Saved, config: Config, worker: Worker) -> Mapping[str, Any]:
+    """Return the meta data of the run that is gone on with, {} where there are none; in all processes."""
+    prefix = _prefix_of(saved, config)
+    return _agreed(checkpoint.read_meta(prefix) if prefix else {}, worker)
 
 
 def _changes(config: Config, before: Mapping[str, Any], noted: Mapping[str, Any]) -> Iterator[str]:

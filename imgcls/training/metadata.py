@@ -35,6 +35,8 @@ def describe(config: Config, splits: Splits, command: str, rank_info: RankInfo |
         # in the order of the labels: what predict prints, and score and fine-tuning compare with the data's
         "class_names": list(splits.train.class_names),
         "preprocessing": _describe_preprocessing(config, splits, mean_image),
+        # of images that were held out for validation: imgcls-score finds them again by it
+        "held_out": dict(splits.held_out) or None,
         "command": command,
         "versions": {"python": platform.python_version(), "torch": torch.__version__,
                      "numpy": np.__version__},

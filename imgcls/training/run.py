@@ -36,6 +36,7 @@ from imgcls.training import (
     summary,
 )
 from imgcls.training.checkpoint import Checkpoint, Position, Saved
+from imgcls.training.held_out import hold_out
 from imgcls.training.kept_preprocessing import keep_preprocessing
 from imgcls.training.meter import Meter
 from imgcls.training.metrics import metric_names
@@ -82,6 +83,7 @@ def run(config: Config, *, splits: Callable[[], Splits] | None = None,
         data = splits() if splits else datasets.load_splits(config)
         config = loaders.infer_num_classes(config, data)
         saved = None if config.train.test_io else resume.load_agreed(config, worker)
+        config, data = hold_out(config, data, saved, worker, reporter)
         config = loaders.decide_validation(keep_preprocessing(config, saved, worker, reporter), data)
         batch_size = resume.global_batch_size(config, saved, worker, reporter)
         loader, val_loader = loaders.make_loaders(config, data, worker, batch_size)

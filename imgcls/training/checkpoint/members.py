@@ -17,6 +17,7 @@ def check_meta(content: Mapping[str, Any], path: object) -> None:
     """Raise DataError for meta data of a checkpoint that have a member of another type."""
     _check(content, _META, "", path)
     _check(content.get("preprocessing") or {}, _PREPROCESSING, "preprocessing: ", path)
+    _check(content.get("held_out") or {}, _HELD_OUT, "held_out: ", path)
 
 
 def check_latest(content: Mapping[str, Any], path: object) -> None:
@@ -53,7 +54,10 @@ _COUNTS: _Member = (lambda value: json_text.is_list(value, json_text.is_count), 
 _META: Mapping[str, _Member] = {
     "run": _TEXT, "job": _TEXT, "network": _TEXT, "earlier_epochs": _COUNTS,
     "class_names": (_are_names, "a list of names"), "config": (_is_object, "an object"),
-    "preprocessing": (_is_object, "an object")}
+    "preprocessing": (_is_object, "an object"), "held_out": (_is_object, "an object")}
+_HELD_OUT: Mapping[str, _Member] = {
+    "ratio": (lambda value: json_text.is_number(value) and 0 <= value <= 0.9, "a part of the images"),
+    "trained_on": (_are_numbers, "a list of numbers")}
 _PREPROCESSING: Mapping[str, _Member] = {
     "image_shape": (lambda value: json_text.is_list(value, json_text.is_count) and len(value) in (1, 3)
                     and 0 < min(value) <= max(value) <= MAX_SIDE, "channels, height and width"),
