@@ -122,7 +122,7 @@ ROWS: tuple[Row, ...] = (
     Row(("rdzv_endpoint", "rdzv_id"), lambda config: config.distributed.nnodes != "1",
         "several machines (`nnodes`)"),
     # files
-    Row(("save_period", "save_every", "keep_states", "report", "tensorboard"),
+    Row(("save_period", "save_every", "keep_states", "report_page", "tensorboard"),
         lambda config: bool(config.checkpoint.save_prefix),
         "runs that save (`model_prefix`)"),
     Row(("save_period", "save_every", "keep_states", "save_model_prefix", "num_epochs", "load_epoch"),

@@ -45,8 +45,7 @@ class _FileSource:
         """Return a source of these samples only, in this order; of the same classes."""
         part = copy.copy(self)
         # another list: the source itself stays whole
-        paths: Sequence[str] = [self._paths[index] for index in indices.tolist()]
-        part._paths = paths
+        part._paths = tuple(self._paths[int(index)] for index in indices)
         part.labels = self.labels[indices]
         return part
 
