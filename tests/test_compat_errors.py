@@ -159,6 +159,17 @@ def test_symbols_are_read_and_built_without_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
+def test_parts_can_be_imported_by_their_long_names() -> None:
+    from imgcls.compat.mxnet.base import MXNetError
+    from imgcls.compat.mxnet.module import Module
+    from imgcls.compat.mxnet.ndarray import NDArray, softmax
+
+    assert NDArray is mx.nd.NDArray
+    assert issubclass(UsageError, MXNetError)
+    assert Module is mx.mod.Module
+    assert softmax(mx.nd.zeros(2)).asnumpy().tolist() == [0.5, 0.5]
+
+
 def test_random_numbers_of_mxnet() -> None:
     mx.random.seed(42)  # as MXNet 1.9.1 gives them
     np.testing.assert_allclose(mx.nd.random.uniform(shape=(4,)).asnumpy(),
