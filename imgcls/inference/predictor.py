@@ -69,7 +69,7 @@ class Predictor:
         """
         if top < 1:
             raise UsageError(f"`top` {top}: must be at least 1")
-        config = _config(settings)
+        config = configure(settings)
         ref = pretrained.locate(prefix, epoch)
         self.device = torch.device(device)
         self.model = pretrained.build(pretrained.read(ref)).to(self.device)
@@ -179,7 +179,7 @@ def _good(prediction: Prediction | ImgclsError) -> Prediction:
     return prediction
 
 
-def _config(settings: dict[str, Any]) -> Config:
+def configure(settings: dict[str, Any]) -> Config:
     """Return the configuration with these settings of preprocessing; UsageError for any other."""
     settings = {name: value for name, value in settings.items() if value is not None}
     for name in settings:

@@ -1,0 +1,70 @@
+"""Write a trained network as a file that other programs run: ONNX, torch.export and more, tried before it is
+kept."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from imgcls.cli._run import loading_torch, run_main
+from imgcls.config import resolve as configuration
+from imgcls.config.flags import flag
+from imgcls.config.sections import PREPROCESSING, InferenceConfig
+from imgcls.errors import UsageError, spell_settings, tell
+
+NAME = "imgcls-export"
+EXAMPLES = """examples:
+  imgcls-export --model model/mnist --format onnx --output mnist.onnx      preprocessing inside
+  imgcls-export --model model/pets --format onnx --output pets.onnx --images photos/
+                                                          compared with the checkpoint on your photographs
+  imgcls-export --model torchvision:resnet50 --format onnx --output resnet50.onnx
+  imgcls-export --model model/pets --format onnx --no-preprocessing --output bare.onnx
+                                                          float32 (N, C, H, W) that somebody else prepares
+"""
+#: the formats, as `inference.export.run` has them; here, so that --help needs no torch
+FORMATS = ("onnx",)
+_MAX_IMAGES = 100_000
+
+
+@dataclass(frozen=True)
+class ExportConfig(InferenceConfig):
+    __doc__ = InferenceConfig.__doc__
+
+    format: str = flag("", "onnx: for ONNX Runtime, on servers, phones and in C++", choices=("", *FORMATS))
+    output: str = flag("", "the file to write; it is kept only if it names images as the checkpoint does",
+                       metavar="FILE")
+    images: str = flag("", "pictures that it is compared on: a picture, a folder of any depth, a .rec or a "
+                       ".lst (if not given: made images)", metavar="PATH")
+    num_images: int = flag(500, "compare on at most so many of them, evenly taken", metavar="N",
+                           minimum=1, maximum=_MAX_IMAGES)
+    preprocessing: bool = flag(True, "0 or --no-preprocessing: the bare network, which takes float32 "
+                               "(N, C, H, W), resized, cut and normalised by whoever runs it",
+                               negation="--no-preprocessing")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status.
+
+    What was compared goes to stderr; stdout gets one line for each file that was written.
+    """
+    return run_main(_start, argv, NAME, ExportConfig)
+
+
+def _start(argv: Sequence[str]) -> int:
+    config = configuration.parse(argv, prog=NAME, examples=EXAMPLES, own=ExportConfig, used=("dataset",))
+    own: ExportConfig = config.own
+    missing = [f"--{name}" for name in ("model", "format", "output") if not getattr(own, name)]
+    if missing:
+        raise UsageError(f"the following arguments are required: {', '.join(missing)}")
+    # after the flags: --help and a mistake in a flag answer without torch
+    with loading_torch():
+        from imgcls.inference.export.run import Request, export
+
+    given = {name: config.values()[name] for name in (*PREPROCESSING, "dataset") if config.is_explicit(name)}
+    request = Request(own.model, own.load_epoch, own.synset, own.format, own.output, own.images,
+                      own.num_images, own.preprocessing)
+    result = export(request, given, lambda line: tell(spell_settings(line, config.spelling)))
+    for path in result.files:
+        tell(path, sys.stdout)
+    return 0

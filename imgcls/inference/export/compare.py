@@ -1,0 +1,95 @@
+"""Hold an export against its checkpoint: both name the same pictures, each in its own way."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from imgcls.config.resolve import Config
+from imgcls.data.loaders.make import make_loader
+from imgcls.inference.export.exported import Exported
+from imgcls.inference.export.pictures import Pictures
+
+#: a class whose probability is nearer than this to the best is as good: sums in another order make as much
+TIE = 1e-5
+_BATCH = 16
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What came out of the comparison."""
+
+    num_images: int
+    num_equal: int
+    #: the largest difference of any class' probability
+    max_difference: float
+    #: seconds that the export took in all
+    seconds: float
+    #: numbers of the pictures whose labels differ
+    different: Sequence[int]
+
+    @property
+    def is_equal(self) -> bool:
+        """Whether every label is the checkpoint's."""
+        return self.num_equal == self.num_images
+
+
+def expected(exported: Exported, config: Config, pictures: Pictures) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return the checkpoint's probabilities (n, classes), and what its network was given where the export
+    takes that: as imgcls-score and imgcls-predict do it.
+
+    DataError for a picture that cannot be decoded.
+    """
+    loader = make_loader(pictures, batch_size=_BATCH, image_shape=exported.description.image_shape,
+                         augment_config=config.augment, train=False, seed=0, device=torch.device("cpu"),
+                         threads=0, on_bad="stop")
+    probabilities, inputs = [], []
+    with torch.no_grad():
+        for batch in loader.epoch(0):
+            images = batch.images[:batch.num_valid]
+            probabilities.append(exported.servable.network(images).softmax(1).numpy())
+            if not exported.description.takes_pixels:
+                inputs.append(images.contiguous().numpy())
+    return np.concatenate(probabilities), np.concatenate(inputs) if inputs else None
+
+
+def compare(exported: Exported, run: Callable[[np.ndarray], np.ndarray], pictures: Pictures,
+            wanted: np.ndarray, inputs: np.ndarray | None) -> Comparison:
+    """Run the export on the pictures (or `inputs`) and compare with `wanted`, what the checkpoint says."""
+    found = np.empty_like(wanted)
+    started = time.perf_counter()
+    for rows, batch in _batches(exported, pictures, inputs):
+        found[rows] = run(batch)
+    seconds = time.perf_counter() - started
+    labels = found.argmax(1)
+    best = wanted.max(1)
+    is_equal = wanted[np.arange(len(wanted)), labels] >= best - TIE
+    is_equal &= np.isfinite(found).all(1)
+    return Comparison(len(wanted), int(is_equal.sum()), float(np.abs(found - wanted).max()), seconds,
+                      np.flatnonzero(~is_equal).tolist())
+
+
+def _batches(exported: Exported, pictures: Pictures,
+             inputs: np.ndarray | None) -> Iterator[tuple[list[int], np.ndarray]]:
+    """Yield (numbers of pictures, a batch of them), neighbours of one size in one batch."""
+    if inputs is not None:
+        for first in range(0, len(inputs), _BATCH):
+            rows = list(range(first, min(first + _BATCH, len(inputs))))
+            yield rows, inputs[rows]
+        return
+    num_channels = exported.description.input_shape[3]
+    assert num_channels
+    rows, images = [], []
+    for index in range(len(pictures)):
+        image = pictures.pixels(index, num_channels)
+        if images and (image.shape != images[0].shape or len(images) == _BATCH):
+            yield rows, np.stack(images)
+            rows, images = [], []
+        rows.append(index)
+        images.append(image)
+    if images:
+        yield rows, np.stack(images)

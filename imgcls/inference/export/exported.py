@@ -1,0 +1,123 @@
+"""What is written into a file: the network with or without its preprocessing, and what is known about it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from imgcls.config.version import __version__
+from imgcls.errors import DataError, printable
+from imgcls.formats import json_text
+from imgcls.inference.export.preprocessing import Preprocessing
+from imgcls.pretrained.reference import Pretrained
+
+#: what formats call the tensor that goes in and the one that comes out
+INPUT, OUTPUT = "images", "probabilities"
+#: the key of the description among a file's metadata
+KEY = "imgcls"
+_PURPOSE = "the description of an export"
+#: sizes that a network is recorded with: no two alike, so that no exporter takes one for another
+_RECORDED = (2, 67, 83)
+
+
+class Servable(nn.Module):
+    """The network as others run it: images -> probabilities (N, classes), with or without preprocessing."""
+
+    def __init__(self, network: nn.Module, preprocessing: Preprocessing | None) -> None:
+        super().__init__()
+        self.preprocessing = preprocessing
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.preprocessing is not None:
+            images = self.preprocessing(images)
+        return self.network(images).softmax(1)
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a file says of itself, as JSON under the key `imgcls` of its metadata."""
+
+    network: str
+    class_names: Sequence[str]
+    num_classes: int
+    #: (C, H, W) that the network is given, after preprocessing
+    image_shape: Sequence[int]
+    #: whether preprocessing is part of the file: uint8 (N, H, W, C) in; else float32 (N, C, H, W)
+    takes_pixels: bool
+    #: mean, std, val_resize, interpolation as a checkpoint's meta.json has them
+    preprocessing: Mapping[str, Any] = field(default_factory=dict)
+    #: whose the preprocessing is, in one line
+    note: str = ""
+
+    @property
+    def input_shape(self) -> list[int | None]:
+        """The shape of the input, None where any number will do."""
+        if not self.takes_pixels:
+            return [None, *self.image_shape]
+        return [None, None, None, 3 if self.image_shape[0] == 1 else self.image_shape[0]]
+
+    def to_json(self) -> str:
+        """Return the description as JSON in ASCII: names of any characters, half surrogates too, survive."""
+        layout = "uint8 NHWC, RGB, 0-255" if self.takes_pixels else "float32 NCHW, preprocessed"
+        return json.dumps({"imgcls": __version__, **dataclasses.asdict(self), "input": layout,
+                           "input_name": INPUT, "output_name": OUTPUT})
+
+    @classmethod
+    def from_json(cls, text: str, path: object) -> Description:
+        """Return what `to_json` wrote; DataError for anything else."""
+        content = json_text.loads_object(text, path, _PURPOSE)
+        are_right = (json_text.is_list(content.get("class_names"), lambda value: isinstance(value, str))
+                     and json_text.is_list(content.get("image_shape"), json_text.is_count)
+                     and len(content["image_shape"]) in (1, 3)
+                     and json_text.is_count(content.get("num_classes"))
+                     and isinstance(content.get("takes_pixels"), bool)
+                     and isinstance(content.get("preprocessing"), dict)
+                     and all(isinstance(content.get(name), str) for name in ("network", "note")))
+        if not are_right:
+            raise DataError(path, f"not {_PURPOSE}: members are missing, or of another kind")
+        return cls(**{each.name: content[each.name] for each in dataclasses.fields(cls)})
+
+    def metadata(self) -> dict[str, str]:
+        """Return key -> text: everything as JSON, and the names once more for programs without a parser."""
+        # one name a line: a name that has a line break in it is shown as messages show it
+        return {KEY: self.to_json(), "class_names": json.dumps(list(self.class_names)),
+                "synset": "\n".join(printable(name) for name in self.class_names)}
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A network that is to be written: what is run, what is said about it, and what it was read from."""
+
+    servable: Servable
+    description: Description
+    pretrained: Pretrained
+    #: the mean image's file, "" where there is none
+    mean_image: str
+
+    def example(self) -> Tensor:
+        """Return an input that the network can be recorded with."""
+        if not self.description.takes_pixels:
+            return torch.zeros(2, *self.description.image_shape)
+        num_channels = self.description.input_shape[3]
+        assert num_channels
+        return torch.zeros(*_RECORDED, num_channels, dtype=torch.uint8)
+
+    def program(self, max_batch: int | None = None,
+                max_side: int | None = None) -> torch.export.ExportedProgram:
+        """Return the network as torch.export records it, with the sizes that may vary left open.
+
+        The largest sizes are for formats that plan their memory ahead.
+        """
+        axes: dict[int, Any] = {0: torch.export.Dim("batch", min=1, max=max_batch)}
+        if self.description.takes_pixels:
+            axes |= {1: torch.export.Dim("height", min=1, max=max_side),
+                     2: torch.export.Dim("width", min=1, max=max_side)}
+        with torch.no_grad():
+            return torch.export.export(self.servable, (self.example(),), dynamic_shapes=(axes,))

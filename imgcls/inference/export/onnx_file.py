@@ -1,0 +1,142 @@
+"""ONNX: written by torch's exporter, run by ONNX Runtime.
+
+A file is read without trusting it: its size is bounded, it may name no other files, and it must take and give
+what ours do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from imgcls.errors import DataError, UsageError, first_line
+from imgcls.inference.export.exported import INPUT, KEY, OUTPUT, Description, Exported
+from imgcls.inference.export.packages import require
+from imgcls.storage.reading import read_bounded
+
+SUFFIX = ".onnx"
+RUNTIME = "ONNX Runtime"
+_EXTRA = "'imgcls[export]'"
+#: protobuf has no larger messages
+MAX_BYTES = (1 << 31) - 1
+#: every runtime of the last two years reads it, phones' too
+_OPSET = 18
+
+
+def check() -> None:
+    """Raise UsageError where a package is missing: before anything is computed."""
+    require("onnx", _EXTRA, "writing ONNX")
+    require("onnxscript", _EXTRA, "writing ONNX")
+    require("onnxruntime", _EXTRA, "running ONNX")
+
+
+def write(exported: Exported, path: Path) -> list[Path]:
+    """Write the network to `path`; return its files, which is that one."""
+    import torch
+
+    with _quietly():
+        program = torch.onnx.export(exported.program(), dynamo=True, opset_version=_OPSET, verbose=False,
+                                    input_names=[INPUT], output_names=[OUTPUT])
+    assert program is not None
+    model = program.model_proto
+    _name_axes(model, exported.description)
+    for key, value in exported.description.metadata().items():
+        entry = model.metadata_props.add()
+        entry.key, entry.value = key, value
+    if model.ByteSize() > MAX_BYTES:
+        raise UsageError(f"`format` onnx: the network has {model.ByteSize() / 1e9:.1f} GB, and a file has at "
+                         "most 2.1")
+    path.write_bytes(model.SerializeToString())
+    return [path]
+
+
+class Runner:
+    """Runs an ONNX file: `run(images)` gives probabilities (N, classes), float32."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        """Load the file. DataError for one that is damaged, or was not written here."""
+        onnxruntime = require("onnxruntime", _EXTRA, "running ONNX")
+        content = read_bounded(path, MAX_BYTES)
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4  # what ends in an error is told by us
+        # one at a time and as many threads as torch has: the cores may be somebody else's as well
+        options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS", "0") or 0)
+        with tempfile.TemporaryDirectory(prefix="imgcls-") as empty:
+            # weights that the file says are in other files: there are none in this folder
+            options.add_session_config_entry("session.model_external_initializers_file_folder_path", empty)
+            try:
+                self._session = onnxruntime.InferenceSession(content, options,
+                                                             providers=["CPUExecutionProvider"])
+            except _errors(onnxruntime) as error:
+                raise DataError(path, f"ONNX Runtime cannot load it: {first_line(error)}") from error
+        self._path = path
+        self._errors = _errors(onnxruntime)
+        text = self._session.get_modelmeta().custom_metadata_map.get(KEY)
+        if text is None:
+            raise DataError(path, "is no export of imgcls: its metadata have no `imgcls`")
+        self.description = Description.from_json(text, path)
+        self._check_tensors()
+
+    def run(self, images: np.ndarray) -> np.ndarray:
+        """Return the probabilities of a batch of images of one size."""
+        try:
+            return self._session.run([OUTPUT], {INPUT: images})[0]
+        except self._errors as error:
+            raise DataError(self._path, f"ONNX Runtime cannot run it: {first_line(error)}") from error
+
+    def _check_tensors(self) -> None:
+        """Raise DataError where what goes in and comes out is not what the description says."""
+        kind = "tensor(uint8)" if self.description.takes_pixels else "tensor(float)"
+        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        found = [(node.name, node.type, _sizes(node)) for node in (*inputs, *outputs)]
+        expected = [(INPUT, kind, self.description.input_shape),
+                    (OUTPUT, "tensor(float)", [None, self.description.num_classes])]
+        if found != expected:
+            raise DataError(self._path, "takes or gives other tensors than its metadata say")
+
+
+def _errors(onnxruntime: Any) -> tuple[type[BaseException], ...]:
+    """Return the errors of ONNX Runtime, each a class of its own without a common one."""
+    known = vars(onnxruntime.capi.onnxruntime_pybind11_state).values()
+    return (RuntimeError, ValueError, *(each for each in known
+                                        if isinstance(each, type) and issubclass(each, Exception)))
+
+
+def _sizes(node: Any) -> list[int | None]:
+    return [size if isinstance(size, int) else None for size in node.shape]
+
+
+def _name_axes(model: Any, description: Description) -> None:
+    """Name the sizes that may vary: batch, height, width, in place of torch's s12."""
+    names = ["batch", "height", "width"] if description.takes_pixels else ["batch"]
+    dimensions = model.graph.input[0].type.tensor_type.shape.dim
+    for dimension, name in zip(dimensions, names, strict=False):
+        dimension.dim_param = name
+    output = model.graph.output[0].type.tensor_type.shape.dim
+    output[0].dim_param = "batch"
+    output[1].dim_value = description.num_classes
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Keep what torch's exporter says of its own progress and of its versions to come off the screen."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

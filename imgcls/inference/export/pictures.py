@@ -1,0 +1,119 @@
+"""The images that an export is compared with its checkpoint on: the user's, or made ones."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from imgcls.data import pixels
+from imgcls.data.image_header import BadImageError
+from imgcls.data.sources import open_source
+from imgcls.errors import DataError, UsageError, reason, verbatim
+from imgcls.formats.recordio import MAX_PAYLOAD_BYTES
+from imgcls.storage.reading import read_bounded
+
+#: how files are called that are taken for pictures in a folder
+_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+#: made images have no larger sides: enough to be resized, and quick
+_MAX_SIDE = 400
+
+
+class Pictures:
+    """A Source of pictures, each read when it is asked for; their labels do not matter."""
+
+    def __init__(self, items: Sequence[Any], description: str, *, is_made: bool = False) -> None:
+        """Take uint8 arrays (H, W, 3), paths, or (source, index)."""
+        self._items = items
+        self.labels = np.zeros(len(items), np.int64)
+        self.class_names = ()
+        self.description = description
+        self.is_made = is_made
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def read(self, index: int) -> bytes | memoryview | np.ndarray:
+        """Return the picture's bytes, or its pixels."""
+        item = self._items[index]
+        if isinstance(item, np.ndarray):
+            return item
+        if isinstance(item, tuple):
+            return item[0].read(item[1])
+        try:
+            return read_bounded(item, MAX_PAYLOAD_BYTES)
+        except OSError as error:
+            raise DataError(item, reason(error)) from error
+
+    def problem(self, index: int, reason: str) -> DataError:
+        """Return the error for a picture that cannot be decoded."""
+        item = self._items[index]
+        if isinstance(item, tuple):
+            return item[0].problem(item[1], reason)
+        return DataError(self.description if isinstance(item, np.ndarray) else item, reason)
+
+    def pixels(self, index: int, num_channels: int) -> np.ndarray:
+        """Return uint8 (H, W, num_channels), as a program that runs the export would decode the picture."""
+        from imgcls.data.opencv import cv2, decode
+
+        content = self.read(index)
+        try:
+            if not isinstance(content, np.ndarray):
+                flags = cv2.IMREAD_UNCHANGED if num_channels == 4 else cv2.IMREAD_COLOR
+                content = decode(content, flags)
+                code = cv2.COLOR_BGRA2RGBA if num_channels == 4 else cv2.COLOR_BGR2RGB
+                content = cv2.cvtColor(content, code)
+            return np.ascontiguousarray(pixels.to_channels(content, num_channels))
+        except (BadImageError, cv2.error) as error:
+            raise self.problem(index, str(error)) from error
+
+
+def find_pictures(path: str, max_count: int) -> Pictures:
+    """Return at most `max_count` pictures, evenly taken from all that `path` holds.
+
+    `path` is a picture, a folder of pictures in any folders, a .rec or a .lst; UsageError for nothing there.
+    """
+    if os.path.isdir(path):
+        items: list[Any] = [file for file in _walk(Path(path)) if file.suffix.lower() in _SUFFIXES]
+    elif path.lower().endswith((".rec", ".lst")) or ";" in path or "*" in path:
+        source = open_source(path, "`images`")
+        items = [(source, index) for index in range(len(source))]
+    elif os.path.exists(path):
+        items = [Path(path)]
+    else:
+        raise UsageError(f"`images` {verbatim(path)}: there is no such file or folder")
+    if not items:
+        raise UsageError(f"`images` {verbatim(path)}: the folder holds no pictures ({', '.join(_SUFFIXES)})")
+    places = np.linspace(0, len(items) - 1, min(len(items), max_count)).astype(int)
+    return Pictures([items[place] for place in places], path)
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    for parent, folders, files in os.walk(folder):
+        folders.sort()
+        yield from (Path(parent, file) for file in sorted(files))
+
+
+def make_pictures(image_shape: Sequence[int], count: int) -> Pictures:
+    """Return `count` made images of several sizes around the network's, with areas and edges as photographs
+    have them."""
+    from imgcls.data.opencv import cv2
+
+    random = np.random.default_rng(0)
+    sides = image_shape[1:] if len(image_shape) == 3 else (32, 32)
+    num_channels = image_shape[0] if len(image_shape) == 3 and image_shape[0] == 4 else 3
+    images = []
+    for number in range(count):
+        # every eighth is of the network's own size, the others smaller and larger, upright and not
+        factors = random.uniform(0.7, 2.2, 2) if number % 8 else np.ones(2)
+        height, width = (int(np.clip(side * factor, 1, max(_MAX_SIDE, side)))
+                         for side, factor in zip(sides, factors, strict=True))
+        coarse = random.integers(0, 256, (int(random.integers(2, 7)), int(random.integers(2, 7)),
+                                          num_channels), np.uint8)
+        image = cv2.resize(coarse, (width, height), interpolation=int(random.integers(0, 3)))
+        noise = random.normal(0, 12, image.shape)
+        images.append(np.clip(image + noise, 0, 255).astype(np.uint8))
+    return Pictures(images, "made images", is_made=True)

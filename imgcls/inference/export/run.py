@@ -1,0 +1,137 @@
+"""Export a network: read it, write the file aside, run that, compare it with the checkpoint, and only then
+keep it."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from imgcls import pretrained
+from imgcls.config.resolve import Config
+from imgcls.errors import RunError, reason, verbatim
+from imgcls.inference.export import onnx_file
+from imgcls.inference.export.compare import Comparison, compare, expected
+from imgcls.inference.export.exported import Description, Exported, Servable
+from imgcls.inference.export.pictures import Pictures, find_pictures, make_pictures
+from imgcls.inference.export.preprocessing import Preprocessing
+from imgcls.inference.predictor import configure
+from imgcls.pretrained.class_names import find_class_names
+from imgcls.pretrained.preprocessing import for_evaluation
+from imgcls.storage.atomic import atomic_write, check_outputs, check_writable
+from imgcls.storage.paths import to_path
+
+#: value of `format` -> the file that writes and runs it
+FORMATS = {"onnx": onnx_file}
+#: made images, where the user names none
+_NUM_MADE = 32
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What is to be exported, and how it is tried."""
+
+    model: str
+    epoch: str
+    synset: str
+    format: str
+    output: str
+    #: where the pictures are that it is tried on; "": made ones
+    images: str
+    num_images: int
+    preprocessing: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What was written, and how it compares."""
+
+    files: Sequence[str]
+    num_bytes: int
+    comparison: Comparison
+
+
+def export(request: Request, settings: dict[str, Any], tell: Callable[[str], None]) -> Result:
+    """Write the export; `settings` are the user's of preprocessing, as `Predictor` takes them.
+
+    `tell` is given lines for a person, with settings between backquotes.
+
+    UsageError for what cannot be exported, and for a package that is missing; RunError, and nothing written,
+    where the export names pictures otherwise than the checkpoint.
+    """
+    module = FORMATS[request.format]
+    module.check()
+    check_outputs([request.output], [request.images] if request.images else [])
+    check_writable(request.output, "`output`")
+    exported, config = _prepare(request, configure(settings), tell)
+    pictures = _pictures(request, exported)
+    wanted, inputs = expected(exported, config, pictures)
+    # on this disk first, and not beside the output: of what fails nobody finds a part
+    with tempfile.TemporaryDirectory(prefix="imgcls-export-") as folder:
+        written = module.write(exported, Path(folder) / Path(request.output).name)
+        runner = module.Runner(Path(folder) / Path(request.output).name)
+        comparison = compare(exported, runner.run, pictures, wanted, inputs)
+        tell(describe(comparison, pictures, module.RUNTIME))
+        if not comparison.is_equal:
+            numbers = ", ".join(map(str, comparison.different[:5]))
+            raise RunError(f"{verbatim(request.output)} is not kept: {len(comparison.different)} of "
+                           f"{comparison.num_images} images have another label than with the checkpoint "
+                           f"(numbers {numbers})")
+        num_bytes = sum(path.stat().st_size for path in written)
+        return Result([_keep(path, request) for path in written], num_bytes, comparison)
+
+
+def describe(comparison: Comparison, pictures: Pictures, runtime: str) -> str:
+    """Return in one line how the export and the checkpoint agree."""
+    source = f"images of {verbatim(pictures.description)}"
+    if pictures.is_made:
+        source = "made images, no photographs (`images` PATH compares on yours)"
+    return (f"compared in {runtime} on {comparison.num_images} {source}: "
+            f"{comparison.num_equal} of {comparison.num_images} labels equal, largest difference of a "
+            f"probability {comparison.max_difference:.2g}")
+
+
+def _prepare(request: Request, config: Config, tell: Callable[[str], None]) -> tuple[Exported, Config]:
+    """Return what is to be exported, and the configuration with the network's preprocessing."""
+    ref = pretrained.locate(request.model, request.epoch)
+    read = pretrained.read(ref)
+    model = pretrained.build(read)
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    evaluation = for_evaluation(config, ref, model)
+    config = evaluation.config
+    classes = find_class_names(ref, request.synset, evaluation.num_classes)
+    shape = config.network.image_shape
+    for line in filter(None, (evaluation.description, evaluation.note, classes.note)):
+        tell(line)
+    augment = config.augment
+    preprocessing = Preprocessing(shape, augment).eval() if request.preprocessing else None
+    noted = {"mean": list(augment.rgb_mean), "std": list(augment.rgb_std), "val_resize": augment.val_resize,
+             "interpolation": augment.interpolation, "mean_image": bool(augment.mean_image)}
+    description = Description(
+        network=ref.network, class_names=list(classes.names), num_classes=evaluation.num_classes,
+        image_shape=list(shape), takes_pixels=request.preprocessing, preprocessing=noted,
+        note=evaluation.description)
+    servable = Servable(model, preprocessing).eval()
+    return Exported(servable, description, read, augment.mean_image), config
+
+
+def _pictures(request: Request, exported: Exported) -> Pictures:
+    if request.images:
+        return find_pictures(request.images, request.num_images)
+    return make_pictures(exported.description.image_shape, min(_NUM_MADE, request.num_images))
+
+
+def _keep(path: Path, request: Request) -> str:
+    """Give a file that was written and tried its name; return it."""
+    target = os.fspath(to_path(request.output)) + path.name.removeprefix(Path(request.output).name)
+    try:
+        with path.open("rb") as source, atomic_write(target) as stream:
+            shutil.copyfileobj(source, stream)
+    except OSError as error:
+        raise RunError(f"cannot write {verbatim(target)}: {reason(error)}") from error
+    return target

@@ -1,0 +1,204 @@
+"""imgcls-export as a user runs it: each file is run in its own runtime and held against the checkpoint."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import imgcls
+from imgcls.cli import export
+from imgcls.config.sections import AugmentConfig
+from imgcls.data.loaders.make import make_loader
+from imgcls.errors import DataError, UsageError
+from imgcls.inference.export import onnx_file
+from imgcls.inference.export.compare import Comparison
+from imgcls.inference.export.exported import Description
+from imgcls.inference.export.pictures import Pictures, make_pictures
+from imgcls.inference.export.preprocessing import Preprocessing
+from imgcls.inference.export.run import describe
+
+NAMES = ["naïve «chat»", 'quote " back\\slash', "two\nlines", "`model`", "猫 🐈", "", "x" * 300, "\x1b[31m",
+         "<b>", "last"]
+pytestmark = pytest.mark.filterwarnings("ignore")  # torch's exporters warn of their own future
+
+
+@pytest.fixture(scope="module")
+def prefixes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Train three networks for one step; return network -> prefix."""
+    folder = tmp_path_factory.mktemp("export")
+    random = np.random.default_rng(0)
+    found = {}
+    for network, shape, settings in (("lenet", (1, 28, 28), {}), ("resnet", (3, 28, 28), {"num_layers": 20}),
+                                     ("inception-bn", (3, 28, 28), {})):
+        images = random.integers(0, 256, (32, *shape), np.uint8)
+        imgcls.fit((images, np.arange(32) % 10), network=network, num_epochs=1, batch_size=32, image_shape=shape,
+                   model_prefix=str(folder / network), lr=0.01, rgb_mean=(120.0,), rgb_std=(60.0,), **settings)
+        meta = folder / f"{network}-meta.json"
+        meta.write_text(json.dumps(json.loads(meta.read_text()) | {"class_names": NAMES}))
+        found[network] = str(folder / network)
+    return found
+
+
+@pytest.mark.parametrize("shape", [(3, 28, 28), (1, 28, 28), (3, 64, 96)])
+@pytest.mark.parametrize("val_resize", [0, 20, 32, 100])
+@pytest.mark.parametrize("interpolation", ["bilinear", "antialias"])
+def test_preprocessing_gives_the_pixels_of_validation(shape: tuple[int, int, int], val_resize: int,
+                                                      interpolation: str) -> None:
+    config = AugmentConfig(val_resize=val_resize, interpolation=interpolation, rgb_mean=(9.0, 20.0, 30.0),
+                           rgb_std=(2.0, 3.0, 4.0))
+    if interpolation == "antialias" and 0 < val_resize < max(shape):
+        with pytest.raises(UsageError, match="resized twice"):
+            Preprocessing(shape, config)
+        return
+    module = Preprocessing(shape, config)
+    random = np.random.default_rng(0)
+    for size in ((28, 28), (37, 211), (160, 120), (200, 200), (17, 9), (1, 1)):
+        image = random.integers(0, 256, (*size, 3), np.uint8)
+        loader = make_loader(Pictures([image], "one"), batch_size=1, image_shape=shape, augment_config=config,
+                             train=False, seed=0, device=torch.device("cpu"), threads=0, on_bad="stop")
+        wanted = next(iter(loader.epoch(0))).images
+        levels = ((module(torch.from_numpy(image)[None]) - wanted) / module.scale).abs()
+        # bilinear is OpenCV's to the bit; antialias may be a level beside torch's, in few pixels
+        assert levels.max() <= (0 if interpolation == "bilinear" else 1.01)
+        assert (levels > 0.5).float().mean() <= (0 if interpolation == "bilinear" else 0.05)
+
+
+@pytest.mark.parametrize("network", ["lenet", pytest.param("resnet", marks=pytest.mark.slow),
+                                     pytest.param("inception-bn", marks=pytest.mark.slow)])
+def test_onnx_names_images_as_the_checkpoint(network: str, prefixes: dict[str, str], tmp_path: Path,
+                                             capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "net.onnx"
+    assert export.main(["--model", prefixes[network], "--format", "onnx", "--output", str(path)]) == 0
+    out, err = capsys.readouterr()
+    assert out == f"{path}\n"
+    assert "32 of 32 labels equal" in err
+    assert [each.name for each in tmp_path.iterdir()] == ["net.onnx"]
+    runner = onnx_file.Runner(path)
+    assert runner.description.class_names == NAMES
+    metadata = runner._session.get_modelmeta().custom_metadata_map
+    assert json.loads(metadata["class_names"]) == NAMES
+    lines = metadata["synset"].split("\n")  # for programs without a parser of JSON
+    assert len(lines) == len(NAMES)
+    assert lines[0] == NAMES[0]
+    assert lines[2] == "two\\nlines"
+    predict = imgcls.Predictor(prefixes[network], top=10)
+    for size in ((28, 28), (50, 31)):
+        batch = np.random.default_rng(1).integers(0, 256, (3, *size, 3), np.uint8)
+        for probabilities, image in zip(runner.run(batch), batch, strict=True):
+            ranking = dict(predict(image))
+            assert np.abs(probabilities - [ranking[name] for name in NAMES]).max() < 1e-4
+
+
+@pytest.mark.slow
+def test_without_preprocessing(prefixes: dict[str, str], tmp_path: Path) -> None:
+    path = tmp_path / "net.onnx"
+    assert export.main(["--model", prefixes["resnet"], "--format", "onnx", "--no-preprocessing",
+                        "--output", str(path)]) == 0
+    runner = onnx_file.Runner(path)
+    assert runner.description.input_shape == [None, 3, 28, 28]
+    images = np.random.default_rng(0).normal(0, 1, (5, 3, 28, 28)).astype(np.float32)
+    model = imgcls.load_model(prefixes["resnet"])
+    with torch.no_grad():
+        wanted = model(torch.from_numpy(images)).softmax(1).numpy()
+    assert np.abs(runner.run(images) - wanted).max() < 1e-5
+
+
+def test_what_differs_is_not_kept(prefixes: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                  capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "new" / "net.onnx"
+    right = onnx_file.Runner.run
+    monkeypatch.setattr(onnx_file.Runner, "run", lambda self, images: right(self, images)[:, ::-1])
+    assert export.main(["--model", prefixes["lenet"], "--format", "onnx", "--output", str(path)]) == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert "is not kept" in last
+    assert "another label" in last
+    assert not list(path.parent.iterdir())
+
+
+def test_compares_on_the_users_pictures(prefixes: dict[str, str], tmp_path: Path,
+                                        capsys: pytest.CaptureFixture[str]) -> None:
+    import cv2
+
+    folder = tmp_path / "photos" / "deep"
+    folder.mkdir(parents=True)
+    for number in range(4):
+        image = np.random.default_rng(number).integers(0, 256, (40 + number, 60, 3), np.uint8)
+        cv2.imwrite(str(folder / f"{number}.{'jpg' if number % 2 else 'png'}"), image)
+    command = ["--model", prefixes["lenet"], "--format", "onnx", "--output", str(tmp_path / "a.onnx"), "--images"]
+    assert export.main([*command, str(tmp_path / "photos"), "--num-images", "3"]) == 0
+    assert "3 of 3 labels equal" in capsys.readouterr().err
+    (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff no picture")
+    assert export.main([*command, str(tmp_path / "photos")]) == 1
+    assert "broken.jpg" in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(("flags", "message"), [
+    ([], "required: --model, --format, --output"),
+    (["--model", "nowhere/net", "--format", "onnx", "--output", "a.onnx"], "nowhere/net-0001.params"),
+    (["--model", "x", "--format", "tflite", "--output", "a"], "--format tflite"),
+    (["--model", "LENET", "--format", "onnx", "--output", "a", "--interpolation", "area"], "--preprocessing 0"),
+    (["--model", "LENET", "--format", "onnx", "--output", "a", "--images", "nowhere"], "--images nowhere"),
+])
+def test_wrong_usage(flags: list[str], message: str, prefixes: dict[str, str], tmp_path: Path,
+                     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert export.main([prefixes["lenet"] if flag == "LENET" else flag for flag in flags]) == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_missing_package_is_one_line(prefixes: dict[str, str], monkeypatch: pytest.MonkeyPatch,
+                                       tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    flags = ["--model", prefixes["lenet"], "--format", "onnx", "--output", str(tmp_path / "a.onnx")]
+    assert export.main(flags) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "pip install 'imgcls[export]'" in err
+
+
+@pytest.mark.parametrize("content", [b"", b"no model", b"\x08\x0a" * 50])
+def test_a_damaged_file(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "a.onnx"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"a\.onnx"):
+        onnx_file.Runner(path)
+
+
+def test_a_model_of_somebody_elses(tmp_path: Path) -> None:
+    import onnx
+    from onnx import TensorProto, helper
+
+    value = helper.make_tensor_value_info("images", TensorProto.FLOAT, [None, 3, 8, 8])
+    out = helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, [None, 3, 8, 8])
+    graph = helper.make_graph([helper.make_node("Relu", ["images"], ["probabilities"])], "g", [value], [out])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    path = tmp_path / "a.onnx"
+    onnx.save(model, path)
+    with pytest.raises(DataError, match="is no export of imgcls"):
+        onnx_file.Runner(path)
+    for text in ("[]", "{}", '{"class_names": 5}'):
+        del model.metadata_props[:]
+        entry = model.metadata_props.add()
+        entry.key, entry.value = "imgcls", text
+        onnx.save(model, path)
+        with pytest.raises(DataError, match="not the description of an export"):
+            onnx_file.Runner(path)
+    entry.value = Description("x", [], 3, [3, 8, 8], True).to_json()
+    onnx.save(model, path)
+    with pytest.raises(DataError, match="other tensors"):
+        onnx_file.Runner(path)
+
+
+def test_made_images_are_said_to_be_made() -> None:
+    pictures = make_pictures((3, 20, 30), 10)
+    assert len({pictures.pixels(index, 3).shape for index in range(10)}) > 5
+    line = describe(Comparison(10, 9, 0.25, 1.0, [3]), pictures, "ONNX Runtime")
+    assert "10 made images" in line
+    assert "9 of 10 labels equal" in line
