@@ -31,7 +31,7 @@ _MAX_IMAGES = 100_000
 class ExportConfig(InferenceConfig):
     __doc__ = InferenceConfig.__doc__
 
-    format: str = flag("", "onnx: for ONNX Runtime, on servers, phones and in C++", choices=("", *FORMATS))
+    format: str = flag("", "onnx: for ONNX Runtime, on servers, phones and in C++", choices=FORMATS)
     output: str = flag("", "the file to write; it is kept only if it names images as the checkpoint does",
                        metavar="FILE")
     images: str = flag("", "pictures that it is compared on: a picture, a folder of any depth, a .rec or a "

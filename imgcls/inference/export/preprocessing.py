@@ -168,7 +168,7 @@ def _divide(number: Tensor, divisor: Tensor) -> Tensor:
 
 
 def _neighbours(places: Tensor, before: Tensor, after: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return for places (n,) in `after` the two in `before` they are mixed of, and the second's weight."""
+    """Return for places (n,) in `after` the two in `before` they are made of, and the second's weight."""
     exact = _centres(places, before, after).float()
     low = torch.floor(exact)
     weight = exact - low
