@@ -39,8 +39,8 @@ __version__ = "1.9.1"
 _PARTS = {
     **{name: name for name in (
         "attribute", "base", "callback", "context", "executor", "gluon", "image", "initializer", "io",
-        "lr_scheduler", "metric", "model", "module", "name", "nd", "optimizer", "random", "recordio", "symbol",
-        "visualization")},
+        "lr_scheduler", "metric", "model", "module", "name", "nd", "optimizer", "random", "recordio",
+        "symbol", "visualization")},
     "img": "image", "init": "initializer", "mod": "module", "ndarray": "nd", "opt": "optimizer",
     "rnd": "random", "sym": "symbol", "viz": "visualization",
 }

@@ -9,6 +9,7 @@ import numpy as np
 from imgcls.compat.mxnet.nd import NDArray
 
 
+# 0 where nothing was right, and nothing is divided by 0.
 def f1_score(counts: np.ndarray) -> float:
     """Return the F1 score of (right ones, all that were predicted, all that there are)."""
     right, predicted, there = counts
@@ -27,6 +28,7 @@ def as_list(arrays: Any) -> list[Any]:
     return [arrays] if isinstance(arrays, (NDArray, np.ndarray)) else list(arrays)
 
 
+# In the words of MXNet.
 def of_same_count(label: np.ndarray, prediction: np.ndarray) -> np.ndarray:
     """Return the labels; a ValueError unless there is one for each prediction."""
     if len(label) != len(prediction):
@@ -35,6 +37,7 @@ def of_same_count(label: np.ndarray, prediction: np.ndarray) -> np.ndarray:
     return label
 
 
+# Composite metrics have lists of both, the others one of each.
 def as_pairs(found: tuple[Any, Any]) -> list[tuple[str, float]]:
     """Return [(name, value), ...] of a metric's (name, value), each of which may be a list."""
     names, values = ([part] if not isinstance(part, list) else part for part in found)

@@ -68,6 +68,7 @@ def bind_arguments(function: str, signature: Signature, args: tuple[Any, ...], k
         if "num_args" in signature.settings:
             settings.setdefault("num_args", len(inputs))
         return inputs, _settings(function, signature, settings)
+    # Positions go through the inputs first.
     names = (*signature.inputs, *signature.settings)
     if len(args) > len(names):
         raise TypeError(f"{function} takes {len(names)} arguments at most, not {len(args)}")

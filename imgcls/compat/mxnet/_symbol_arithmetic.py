@@ -66,6 +66,7 @@ class Arithmetic:
     def __abs__(self) -> Any:
         return self._node("abs", self)
 
+    # A node like the others: use `is` to ask whether two symbols are one.
     def __eq__(self, other: Any) -> Any:
         return self._binary("_equal", "_equal_scalar", other)
 

@@ -20,6 +20,7 @@ class AttrScope:
         self._attributes = kwargs
         self._outer: list[dict[str, str]] = []
 
+    # The outer attributes stay in force, under those of this scope.
     def __enter__(self) -> AttrScope:
         self._outer.append(in_force(None))
         _current.value = {**self._outer[-1], **self._attributes}

@@ -101,6 +101,7 @@ class ProgressBar:
         logging.info("[%s] %s%s\r", bar, math.ceil(100.0 * share), "%")
 
 
+# FeedForward logs its validation with this one, a module by itself.
 class LogValidationMetricsCallback:
     """Logs the metric at the end of an evaluation."""
 

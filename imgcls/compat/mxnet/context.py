@@ -69,6 +69,7 @@ def gpu(device_id: int = 0) -> Context:
     return Context("gpu", device_id)
 
 
+# Asks the driver, so torch is loaded.
 def num_gpus() -> int:
     """Return how many GPUs torch sees."""
     import torch

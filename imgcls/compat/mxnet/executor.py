@@ -64,6 +64,7 @@ class Executor:
         """The auxiliary states in the symbol's order."""
         return list(self.aux_dict.values())
 
+    # By the names that `list_outputs` gives.
     @property
     def output_dict(self) -> dict[str, NDArray]:
         """The outputs by name."""
@@ -150,6 +151,7 @@ class Executor:
                 grads[name] = gradient if gradient.shape == tuple(shape) else zeros(shape)
         return Executor(self._symbol, self._ctx, args, grads, self._grad_req, self.aux_dict)
 
+    # A tensor must be able to write where it shares memory, and takes no reversed axes.
     def _tensor(self, array: NDArray) -> Tensor:
         # On the CPU the tensor shares the array's memory, which nothing here writes to.
         values = array._data

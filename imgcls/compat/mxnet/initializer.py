@@ -156,6 +156,7 @@ class Uniform(Initializer):
         random.uniform(-self.scale, self.scale, out=arr)
 
 
+# The deviation, not the variance.
 @register
 class Normal(Initializer):
     """Numbers of mean 0 and deviation `sigma`."""

@@ -28,6 +28,7 @@ class LRScheduler:
         self.warmup_final_lr = base_lr
         self.warmup_mode = warmup_mode
 
+    # The first update is number 1, so a linear warm-up never has the rate it begins with.
     def get_warmup_lr(self, num_update: int) -> float:
         """Return the rate of an update of the warm-up."""
         if self.warmup_mode == "constant":
@@ -39,6 +40,7 @@ class LRScheduler:
         raise NotImplementedError("a scheduler of your own must say its rate")
 
 
+# MXNet refuses it as well.
 def _check_factor(factor: float) -> None:
     if factor > 1:
         raise ValueError(f"factor {factor}: must not be above 1, or the rate would grow")

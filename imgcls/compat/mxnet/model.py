@@ -100,6 +100,7 @@ class FeedForward:
         self._evaluate(data, eval_metric, batch_end_callback, 0, num_batch, is_reset=True)
         return eval_metric.get()[1]
 
+    # The same files as a module's.
     def save(self, prefix: str, epoch: int | None = None, remove_amp_cast: bool = True) -> None:
         """Write a checkpoint, of the last epoch unless told otherwise."""
         number = self.num_epoch if epoch is None else epoch
@@ -133,6 +134,7 @@ class FeedForward:
         given = dict(params or {})
         return {name: given[name] for name in given if name in names or not self.allow_extra_params}
 
+    # Arrays are shuffled for training, from numpy's generator.
     def _iterator(self, X: Any, y: Any, is_train: bool) -> DataIter:  # noqa: N803
         if isinstance(X, DataIter):
             return X
@@ -248,6 +250,7 @@ class FeedForward:
         return executor
 
 
+# By the iterator's names; those that the network does not have are left out.
 def _load(executor: Executor, data: DataIter, batch: Any) -> None:
     """Copy a batch into the executor's arrays."""
     described: list[Any] = [*data.provide_data, *data.provide_label]

@@ -73,6 +73,7 @@ class Module(BaseModule):
         #: optimizer states to be read once there is an optimizer
         self._states_path: str | None = None
 
+    # The parameters are taken when it is bound.
     @staticmethod
     def load(prefix: str, epoch: int, load_optimizer_states: bool = False, **kwargs: Any) -> Module:
         """Return the module of a checkpoint; bind it before it is used."""

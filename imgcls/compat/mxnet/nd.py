@@ -59,6 +59,7 @@ def arange(start: float, stop: float | None = None, step: float = 1.0, repeat: i
     return NDArray(np.repeat(numbers, repeat).astype(dtype or np.float32), to_context(ctx))
 
 
+# Computed in double and rounded once.
 def linspace(start: float, stop: float, num: int, endpoint: bool = True, ctx: Any = None,
              dtype: Any = None) -> NDArray:
     """Return `num` numbers of equal distance."""
@@ -96,6 +97,7 @@ def stack(*arrays: NDArray, axis: int = 0) -> NDArray:
     return NDArray(np.stack([a._data for a in arrays], axis=axis))
 
 
+# Read whole and checked, never unpickled.
 def load(fname: str | os.PathLike[str]) -> list[NDArray] | dict[str, NDArray]:
     """Return what a file of MXNet's holds (`.params`, a mean image, anything `save` wrote).
 

@@ -140,6 +140,7 @@ class SGD(Optimizer):
             weight -= change
 
 
+# Old scripts ask for it.
 @register
 class ccSGD(SGD):  # noqa: N801
     """SGD, under the name of its C++ form."""

@@ -42,6 +42,7 @@ def normal(loc: float = 0.0, scale: float = 1.0, shape: int | Sequence[int] | No
     return _result((values * np.float32(scale) + np.float32(loc)).reshape(sizes), dtype, ctx, out)
 
 
+# Of a shape given number by number.
 def randn(*shape: int, **kwargs: Any) -> NDArray:
     """Return normal numbers of this shape, with `loc` and `scale` by name."""
     return normal(kwargs.pop("loc", 0.0), kwargs.pop("scale", 1.0), shape=shape or (1,), **kwargs)

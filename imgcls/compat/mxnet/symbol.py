@@ -111,6 +111,7 @@ class Symbol(Arithmetic):
         """Return the names of the outputs."""
         return [output_name(entry) for entry in self._entries]
 
+    # What `bind` takes, in this order.
     def list_arguments(self) -> list[str]:
         """Return the names of inputs, weights and labels, in the graph's order."""
         return self._graph().arguments()
@@ -214,6 +215,7 @@ class Symbol(Arithmetic):
 
         return executor.bind(self, ctx, args, args_grad, grad_req, aux_states)
 
+    # For trying things out; a loop should bind once.
     def eval(self, ctx: Any = None, **kwargs: NDArray) -> list[NDArray]:
         """Return the outputs for these arguments."""
         return self.bind(ctx, kwargs, grad_req="null").forward()

@@ -47,6 +47,7 @@ class Parameter:
         """Return the context of the values."""
         return [self.data().context]
 
+    # A copy: the caller may go on changing the array.
     def set_data(self, data: NDArray) -> None:
         """Take over values; another shape than the present one is an error."""
         if self.shape is not None and data.shape != self.shape:
@@ -92,6 +93,7 @@ class ParameterDict(dict[str, Parameter]):
         for parameter in self.values():
             parameter.set_data(parameter.data().as_in_context(context))
 
+    # A regular expression, matched from the start of the name.
     def select(self, pattern: str) -> ParameterDict:
         """Return those whose name begins with a pattern."""
         matcher = re.compile(pattern)
