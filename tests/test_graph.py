@@ -345,6 +345,9 @@ def test_the_softmax_is_chosen_among_several_heads() -> None:
      "computed by node 'f'"),
     (Symbol([Node("null", "data"), Node("Dropout", "d", {}, [NodeOutput(0)]),
              Node("Flatten", "f", {}, [NodeOutput(1, 1)])], [NodeOutput(2)]), "output 1 of node 'd'"),
+    (Symbol([Node("null", "data"), Node("null", "w"),
+             Node("BatchNorm", "b", {}, [NodeOutput(0), *[NodeOutput(1)] * 4])], [NodeOutput(2)]),
+     "'w' is trained in one layer and a running statistic in another"),
 ])
 def test_symbols_that_cannot_be_read(net: Symbol, reason: str) -> None:
     with pytest.raises(DataError, match=reason) as caught:
