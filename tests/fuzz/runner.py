@@ -82,8 +82,11 @@ def fuzz(name: str, folder: Path, *, seed: int = 0, num_inputs: int | None = Non
 
 def read_once(name: str, path: Path) -> str:
     """Give a target the content of a file; return what it did wrong, or ""."""
-    with tempfile.TemporaryDirectory(prefix="imgcls-fuzz-") as work:
-        return _problem_of(TARGETS[name], path.read_bytes(), Path(work))
+    target = TARGETS[name]
+    with tempfile.TemporaryDirectory(prefix="imgcls-fuzz-") as folder:
+        work = Path(folder)
+        _problem_of(target, target.seeds(work)[0], work)  # as in a child: imports are not the input's
+        return _problem_of(target, path.read_bytes(), work)
 
 
 def _run_child(target: Target, folder: Path, work: Path, shared: mmap.mmap, which: tuple[int, int, int],
