@@ -48,7 +48,8 @@ def test_every_network_with_every_batch_size(capsys: pytest.CaptureFixture[str])
     assert {row["name"]: row["parameters"] for row in result["rows"]} == {"mlp": 109386, "lenet": 431080}
     lines = err.splitlines()
     assert lines[:2] == ["INFO:root:network: mlp", "INFO:root:device: cpu(0)"]
-    assert [MXNET_LINE.fullmatch(line)[1].strip() for line in lines if "batch" in line] == ["1", "2", "1", "2"]
+    measured = [MXNET_LINE.fullmatch(line) for line in lines if "batch" in line]
+    assert [match and match[1].strip() for match in measured] == ["1", "2", "1", "2"]
 
 
 def test_the_warm_up_is_not_timed() -> None:
