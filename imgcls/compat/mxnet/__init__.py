@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+# One class for both worlds: `except mx.MXNetError` in an old script catches our errors.
 from imgcls.errors import ImgclsError as MXNetError
 
 # For editors and type checkers, which cannot follow `__getattr__`.
@@ -33,6 +34,7 @@ __all__ = ["AttrScope", "Context", "MXNetError", "attribute", "context", "cpu", 
            "symbol"]
 
 #: the version of MXNet whose results these are
+# Scripts compare it to choose between APIs, so it is not the version of this package.
 __version__ = "1.9.1"
 
 #: the names of MXNet for its parts, and where they are here

@@ -20,6 +20,8 @@ from imgcls.errors import UsageError, nearest
 _AUGMENT = {
     "resize": "resize", "pad": "pad_size", "fill_value": "fill_value",
     "rand_crop": "random_crop", "random_resized_crop": "random_resized_crop", "rand_mirror": "random_mirror",
+    # The scripts' flags say `random` where the iterator's arguments do not: image_aug_default.cc has
+    # these.
     "max_rotate_angle": "max_random_rotate_angle", "max_shear_ratio": "max_random_shear_ratio",
     "max_random_scale": "max_random_scale", "min_random_scale": "min_random_scale",
     "max_random_area": "max_random_area", "min_random_area": "min_random_area",
@@ -31,7 +33,7 @@ _AUGMENT = {
 #: their defaults: ours, but for two where MXNet's iterator has another than its scripts
 _AUGMENT_DEFAULTS = {
     **{name: getattr(AugmentConfig(), field) for name, field in _AUGMENT.items()},
-    "resize": -1, "fill_value": 255,
+    "resize": -1, "fill_value": 255,  # the scripts pad with 127, the iterator with white
 }
 #: what is no augmentation: which records, how they are batched, how pixels become numbers
 _OTHER_DEFAULTS: dict[str, Any] = {
@@ -50,6 +52,7 @@ _MEANINGLESS = {
 }
 #: known, but only as they are where nobody asked for them
 _ONLY_DEFAULT = {
+    # Taken silently they would give other pixels than in MXNet, so any other value is an error.
     "aug_seq": "aug_default", "rotate": -1, "max_img_size": 1e10, "min_img_size": 0.0,
     "max_random_contrast": 0.0, "max_random_illumination": 0.0,
 }
@@ -77,6 +80,7 @@ def read_arguments(kwargs: dict[str, Any]) -> dict[str, Any]:
     A name that MXNet does not have is a TypeError, a value that cannot be done a UsageError that names it.
     `dtype` comes as numpy type, `inter_method` under our name.
     """
+    # MXNet's iterators pass over names that they do not know (InitAllowUnknown), and so over misspelled ones.
     for name in kwargs:
         if name not in _DEFAULTS:
             hint = "".join(f": did you mean {close}?" for close in nearest(name, _DEFAULTS)[:1])
@@ -136,6 +140,7 @@ def _type_of(name: str, default: Any) -> _Type:
     if isinstance(default, tuple):
         return _Type(_to_sizes, "a tuple of whole numbers")
     if name == "dtype":
+        # A name, as "none" is no numpy type; np.float32 and np.dtype come to the same name.
         return _Type(lambda value: value if isinstance(value, str) else np.dtype(value).name, "a type")
     kind = _OPTIONAL[name] if default is None else type(default)
     if kind is int:
@@ -144,6 +149,7 @@ def _type_of(name: str, default: Any) -> _Type:
 
 
 def _to_bool(value: Any) -> bool:
+    # dmlc/parameter.h reads these four in any case. bool("False") would be True.
     text = str(value).lower()
     if text not in ("true", "1", "false", "0"):
         raise ValueError(value)

@@ -22,7 +22,7 @@ class BaseModule:
 
     def __init__(self, logger: Any = logging) -> None:
         self.logger = logger
-        self.binded = False
+        self.binded = False  # MXNet's spelling, which scripts read
         self.for_training = False
         self.inputs_need_grad = False
         self.params_initialized = False
@@ -98,6 +98,7 @@ class BaseModule:
             data = nd.array(eval_data) if isinstance(eval_data, np.ndarray) else eval_data
             self.forward(DataBatch([data]), is_train=False)
             return self.get_outputs()[0]
+        # MXNet's error: whatever else one may pass has neither `reset` nor `pad`.
         if not isinstance(eval_data, DataIter):
             raise ValueError("eval_data must be of type NDArray or DataIter")
         outputs = [found for found, _, _ in self.iter_predict(eval_data, num_batch, reset)]
@@ -118,6 +119,7 @@ class BaseModule:
         if num_epoch is None:
             raise AssertionError("please specify number of epochs")
         self._check_no_monitor(monitor)
+        # Each of the three does nothing where it was done before, so `fit` can be called again to go on.
         self.bind(data_shapes=train_data.provide_data, label_shapes=train_data.provide_label,
                   for_training=True, force_rebind=force_rebind)
         self.init_params(initializer=initializer or Uniform(0.01), arg_params=arg_params,
@@ -133,6 +135,7 @@ class BaseModule:
             self.logger.info("Epoch[%d] Time cost=%.3f", epoch, time.time() - start)
             # Callbacks are given copies: they may keep them.
             params = self.get_params()
+            # With this MXNet makes the copies on all its devices equal; with one device it changes nothing.
             self.set_params(*params)
             call_all(epoch_end_callback, epoch, self.symbol, *params)
             if eval_data is not None:
@@ -184,4 +187,5 @@ class BaseModule:
 
     def _check_no_monitor(self, monitor: Any) -> None:
         if monitor is not None:
+            # Said, not left out: a script would wait for statistics that never come.
             raise AttributeError("imgcls.compat.mxnet has no monitors: imgcls-train --monitor has")

@@ -19,7 +19,7 @@ def save_checkpoint(prefix: str, epoch: int, symbol: Symbol | None, arg_params: 
     """Write the symbol, if there is one, and the parameters, the same bytes as MXNet."""
     if symbol is not None:
         symbol.save(f"{prefix}-symbol.json", remove_amp_cast=remove_amp_cast)
-    path = f"{prefix}-{epoch:04d}.params"
+    path = f"{prefix}-{epoch:04d}.params"  # MXNet's "%s-%04d.params"
     save_params(path, arg_params, aux_params)
     logging.info('Saved checkpoint to "%s"', path)
 
@@ -43,6 +43,7 @@ def read_params(path: str) -> tuple[Params, Params]:
     if not isinstance(arrays, dict):
         if arrays:
             raise DataError(path, "its arrays have no names, so it is no checkpoint")
+        # A warning only, in MXNet's words (python/mxnet/model.py): a network may have no parameters.
         logging.warning("Params file '%s' is empty", path)
         return {}, {}
     # Two groups, by the word before the colon.

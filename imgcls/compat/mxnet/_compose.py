@@ -43,7 +43,7 @@ def function(name: str, symbol_class: Any, prefix: str) -> Callable[..., Any] | 
                 given += [None] * (2 - len(given))
         return symbol_class(_outputs(signature, names.current().get(name, hint), given, attrs))
 
-    operator.__name__ = hint
+    operator.__name__ = hint  # what tracebacks and help() show
     return operator
 
 
@@ -54,6 +54,7 @@ def _outputs(signature: Signature, name: str, inputs: Sequence[Any], attrs: dict
     node = GraphNode(signature.op, name, attrs, [])
     for i, symbol in enumerate(inputs):
         slot = slots[i] if i < len(slots) else f"arg{i}"
+        # nnvm marks the inputs that an operator changes with version 1, and symbol.json stores it.
         version = int(slot in AUXILIARY)
         if symbol is None:
             # MXNet copies the operator's attributes onto variables that it makes itself.
@@ -61,6 +62,7 @@ def _outputs(signature: Signature, name: str, inputs: Sequence[Any], attrs: dict
             extra = {} if initial is None else {"__init__": initial}
             node.inputs.append(Entry(GraphNode("null", f"{name}_{slot}", attrs | extra, []), 0, version))
         else:
+            # Taking the first output silently would drop the rest of a SliceChannel.
             if len(symbol) != 1:
                 raise UsageError(f"{name}: input {slot} is a symbol of {len(symbol)} outputs; choose one, "
                                  "symbol[0]")
@@ -78,6 +80,7 @@ class Namespace:
         self._symbol_class = symbol_class
 
     def __getattr__(self, name: str) -> Any:
+        # copy, pickle and doctest ask for dunder names, and want an AttributeError without a search.
         found = None if name.startswith("__") else function(name, self._symbol_class(), self._prefix)
         if found is None:
             cut = len(self._prefix)
@@ -95,6 +98,7 @@ def _of_two(plain: str, with_number: str, swapped: str) -> Callable[..., Any]:
             arguments = {"scalar": right} if isinstance(right, numbers.Number) else {"rhs": right}
             made = function(other, symbol_class, "")
             return made(left, **arguments) if made else None
+        # The number is on the left: `_RPowerScalar` swaps back, while max and min do not care.
         made = function(swapped, symbol_class, "")
         return made(right, scalar=left) if made else None
 
@@ -149,7 +153,7 @@ def replaced(entries: Sequence[Entry], args: Sequence[Any], kwargs: Mapping[str,
 # They are a matter of how MXNet computed, and no other program reads them.
 def without_casts(entries: Sequence[Entry]) -> Sequence[Entry]:
     """Return the graph without `amp_cast`, which automatic mixed precision puts in."""
-    if not any(node.op == "amp_cast" for node in post_order(entries)):
+    if not any(node.op == "amp_cast" for node in post_order(entries)):  # nearly always: no copy
         return entries
 
     def past(entry: Entry) -> Entry:

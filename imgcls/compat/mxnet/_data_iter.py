@@ -33,7 +33,7 @@ class DataDesc(namedtuple("DataDesc", ["name", "shape"])):
     @staticmethod
     def get_batch_axis(layout: str | None) -> int:
         """Return which axis counts the samples."""
-        return 0 if layout is None else layout.find("N")
+        return 0 if layout is None else layout.find("N")  # -1 where there is no N, as in MXNet
 
 
 # Iterators of people's own derive from DataIter and return DataBatch: both take what MXNet's take.

@@ -19,7 +19,7 @@ from imgcls.layers.op_function import OpFunction
 
 def _rint(data: Tensor) -> Tensor:
     # at halves MXNet takes the lower one
-    return torch.where(data - data.floor() <= data.ceil() - data, data.floor(), data.ceil())
+    return torch.where(data - data.floor() <= data.ceil() - data, data.floor(), data.ceil())  # mshadow_op.h
 
 
 def _round(data: Tensor) -> Tensor:
@@ -32,6 +32,7 @@ _UNARY: dict[str, Callable[[Tensor], Tensor]] = {
     "round": _round, "rint": _rint, "fix": torch.trunc, "tan": torch.tan, "arcsin": torch.arcsin,
     "arccos": torch.arccos, "arctan": torch.arctan, "sinh": torch.sinh, "cosh": torch.cosh,
     "arcsinh": torch.arcsinh, "arccosh": torch.arccosh, "arctanh": torch.arctanh,
+    # a power of a negative number is NaN, so its sign is set apart
     "cbrt": lambda data: data.sign() * data.abs() ** (1 / 3),
     "rcbrt": lambda data: data.sign() * data.abs() ** (-1 / 3),
     "gamma": lambda data: torch.lgamma(data).exp(), "gammaln": torch.lgamma,
@@ -56,6 +57,7 @@ def _compared(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 # The sign is that of the divisor, and nothing is divided by 0.
 def _mod(data: Tensor, other: Tensor | None = None, scalar: float = 0.0) -> Tensor:
     divisor = torch.full_like(data, scalar) if other is None else other
+    # mshadow_op.h's rule: anything modulo 0 is 0, where torch.remainder gives NaN
     return torch.where(divisor == 0, torch.zeros_like(data), torch.remainder(data, divisor))
 
 
@@ -120,7 +122,7 @@ def _argsort(data: Tensor, axis: int | None, is_ascend: bool, dtype: torch.dtype
 def _topk(data: Tensor, axis: int | None, k: int, ret_typ: str, is_ascend: bool,
           dtype: torch.dtype) -> Tensor | tuple[Tensor, ...]:
     values, indices, along = _ordered(data, axis, is_ascend)
-    count = min(k, values.shape[along]) if k > 0 else values.shape[along]
+    count = min(k, values.shape[along]) if k > 0 else values.shape[along]  # k < 1 asks for all of them
     values, indices = values.narrow(along, 0, count), indices.narrow(along, 0, count)
     if ret_typ == "mask":
         mask = torch.zeros_like(data.flatten() if axis is None else data)
@@ -165,6 +167,7 @@ def _pick(data: Tensor, index: Tensor, axis: int | None, keepdims: bool, mode: s
     along = -1 if axis is None else axis
     shape = list(data.shape)
     shape[along] = 1
+    # MXNet clips; gather would raise beyond the row, and on a GPU leave the context unusable
     chosen = data.gather(along, clipped(index.reshape(shape), data.shape[along], mode))
     return chosen if keepdims else chosen.squeeze(along)
 
@@ -201,13 +204,13 @@ def _batch_take(data: Tensor, indices: Tensor) -> Tensor:
 
 
 def _gather_nd(data: Tensor, indices: Tensor) -> Tensor:
-    return data[tuple(indices.long())]
+    return data[tuple(indices.long())]  # the first axis of `indices` counts the axes of `data`
 
 
 # Not torch.matmul, which works on stacks of matrices where there are more axes.
 def _dot(left: Tensor, right: Tensor, transpose_a: bool, transpose_b: bool) -> Tensor:
     if left.ndim == 1 and right.ndim == 1:
-        return left.dot(right).reshape(1)
+        return left.dot(right).reshape(1)  # MXNet has no arrays without dimensions
     # the last axis of the one with the first axis of the other, whatever else they have
     a = left.permute(*range(1, left.ndim), 0) if transpose_a else left
     b = right.permute(right.ndim - 1, *range(right.ndim - 1)) if transpose_b else right
@@ -229,7 +232,7 @@ def _where(condition: Tensor, x: Tensor, y: Tensor) -> Tensor:
 # torch multiplies along one axis at a time.
 def _prod(data: Tensor, axis: tuple[int, ...], keepdims: bool) -> Tensor:
     for along in sorted((a % data.ndim for a in axis or range(data.ndim)), reverse=True):
-        data = data.prod(along, keepdims)
+        data = data.prod(along, keepdims)  # from the last axis on, so that the numbers of the others stay
     return data.reshape(1) if data.ndim == 0 else data
 
 
@@ -310,7 +313,7 @@ def _read_split(spec: OpSpec) -> dict[str, Any]:
 
 # Bounded, as the shape may come from a file.
 def _filled(shape: tuple[int, ...], dtype: torch.dtype, value: float) -> Tensor:
-    if math.prod(shape) > 1 << 31:
+    if math.prod(shape) > 1 << 31:  # of the product: each size alone may look harmless
         raise ValueError(f"shape={shape} is too large")
     return torch.full(shape, value, dtype=dtype)
 
@@ -370,7 +373,7 @@ class ExtraOperation(Layer):
         self.num_inputs = row.num_inputs
         self.keeps_shape = row.keeps_shape
         self.function = row.function
-        self.settings = row.read(spec)
+        self.settings = row.read(spec)  # read once: wrong attributes are an error here, not in a batch
 
     @classmethod
     def read(cls, spec: OpSpec) -> Layer:

@@ -16,7 +16,7 @@ NUM_TWISTERS = 1024
 #: how many numbers a twister gives at least
 MIN_RUN = 64
 #: the seed of the first twister is the user's times this
-_SEED_FACTOR = 127
+_SEED_FACTOR = 127  # kRandMagic in src/resource.cc
 #: draws that are made for a normal number: its square has 4 / pi of a circle's room
 _PAIRS_FOR_ONE = 1.4
 
@@ -26,13 +26,13 @@ class Generator:
     """The state of all random numbers of `mx.nd.random`, the initializers and dropout."""
 
     def __init__(self, seed: int = 0) -> None:
-        self._first_seed = (seed * _SEED_FACTOR) & 0xFFFFFFFF
+        self._first_seed = (seed * _SEED_FACTOR) & 0xFFFFFFFF  # C++'s unsigned 32 bits wrap around
         self._twisters: dict[int, np.random.RandomState] = {}
 
     # How many runs there are follows from the count alone, not from threads.
     def _runs(self, count: int) -> Iterator[tuple[np.random.RandomState, int]]:
         """Yield the twisters of a call for so many numbers, with how many each gives."""
-        num_runs = min(-(-count // MIN_RUN), NUM_TWISTERS)
+        num_runs = min(-(-count // MIN_RUN), NUM_TWISTERS)  # rounded up
         length = -(-count // num_runs) if num_runs else 0
         for number in range(num_runs):
             size = min(length, count - number * length)
@@ -62,6 +62,7 @@ class Generator:
 
 # The same sequence as C++'s std::mt19937 of this seed.
 def _raw(twister: np.random.RandomState, count: int) -> np.ndarray:
+    # the whole range of uint32: numpy takes each word as it is, and rejects none
     return twister.randint(0, 1 << 32, size=count, dtype=np.uint32)
 
 
@@ -86,6 +87,8 @@ def _normals(twister: np.random.RandomState, count: int) -> np.ndarray:
         num_pairs *= 2
     _raw(twister, 2 * (int(accepted[-1]) + 1) if count else 0)
     square = square[accepted]
+    # The second of the pair: libstdc++ returns y * mult and keeps x for the next call, which MXNet never
+    # makes
     return pairs[accepted, 1] * np.sqrt(np.float32(-2) * np.log(square) / square)
 
 

@@ -41,6 +41,7 @@ class ImageRecords(DataIter):
             make_mean_image(config.mean_image, self._source, shape, config, args["preprocess_threads"],
                             "stop")
         self._round_batch: bool = args["round_batch"]
+        # As MXNet refuses it (iter_batchloader.h): one batch would hold some samples twice.
         if self._round_batch and len(self._source) < self.batch_size:
             raise UsageError(f"batch_size {self.batch_size}: {self._source.description} has only "
                              f"{len(self._source)} records; take a smaller one, or round_batch=False")
@@ -48,6 +49,7 @@ class ImageRecords(DataIter):
         # Not the loader's normalisation: MXNet's rounds otherwise, and it can return bytes.
         self._normalize = _Normalizer(args, config, shape)
         width = args["label_width"]
+        # MXNet drops the axis of a single label, and SoftmaxOutput counts on it.
         label_shape = (self.batch_size, width) if width > 1 else (self.batch_size,)
         self.provide_data = [DataDesc(args["data_name"], (self.batch_size, *shape), args["dtype"])]
         self.provide_label = [DataDesc(args["label_name"], label_shape)]
@@ -105,7 +107,7 @@ class ImageRecords(DataIter):
     def _stop(self) -> None:
         """End the threads of an epoch that is not taken to its end."""
         if self._batches is not None:
-            self._batches.close()
+            self._batches.close()  # a generator's close() runs its `finally`, which joins the threads
             self._batches = None
 
     # Scripts that use MXNet leave iterators lying about; threads must not outlive them.
@@ -163,7 +165,7 @@ class _Normalizer:
         channels = "rgba"[:shape[0]]
         mean = np.array([args[f"mean_{c}"] for c in channels], np.float32)
         std = np.array([args[f"std_{c}"] for c in channels], np.float32)
-        if (std == 0).any():
+        if (std == 0).any():  # MXNet divides, and trains on infinities
             raise UsageError(f"std_r, std_g, std_b {std.tolist()}: must not be 0")
         self._dtype = args["dtype"]
         self._mirror: bool = args["mirror"]
@@ -188,6 +190,8 @@ class _Normalizer:
             return shifted.to(torch.int8).numpy().copy("C")
         values = pixels.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
         if self._mean_images is None:
+            # In place from here on: a batch of 256 at 224 is 150 MB, and each copy costs as much as a pass
+            # over it.
             values -= self._mean
         else:
             # The mean image is mirrored with the sample.

@@ -59,11 +59,12 @@ def _call(signature: Signature, inputs: list[NDArray], attrs: dict[str, str]) ->
             raise UsageError(f"{signature.op}: {slot} is missing")
         replace_parameters(layer, {slot: names[slot]})
     try:
+        # Nothing is recorded: there is no autograd on arrays here, and the graph would keep its inputs alive.
         with torch.no_grad():
             result = layer.forward(*tensors[:num_data])
     except (RuntimeError, ValueError, IndexError) as error:
         raise UsageError(f"{signature.op}: {first_line(error)}") from error
-    context = inputs[0]._context if inputs else None
+    context = inputs[0]._context if inputs else None  # results stay where the first input says it is
     if isinstance(result, torch.Tensor):
         return NDArray(_values(result), context)
     return [NDArray(_values(tensor), context) for tensor in result]
@@ -98,4 +99,5 @@ class Namespace:
 
 
 # From here on arrays have operators as methods.
+# Set from here, as _ndarray.py must not import this file: the two would import each other.
 NDArray._find_operator = staticmethod(function)

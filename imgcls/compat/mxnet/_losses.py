@@ -29,7 +29,7 @@ class _LossFunction(torch.autograd.Function):
     @staticmethod
     def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         result, label = context.saved_tensors
-        return context.layer.gradient(result, label, gradients[0]), None, None
+        return context.layer.gradient(result, label, gradients[0]), None, None  # none for label and layer
 
 
 # Each says its result, its gradient, and the shape of a label that nobody described.
@@ -77,6 +77,7 @@ class SoftmaxOutput(Loss):
         self.per_pixel = spec.flag("multi_output")
         self.keeps_axes = spec.flag("preserve_shape")
         self.normalization = spec.choice("normalization", "null", ("null", "batch", "valid"))
+        # without it the gradient from behind is dropped, even where this output feeds another operator
         self.uses_gradient = spec.flag("out_grad")
         self.smoothing = spec.real("smooth_alpha", 0.0)
 
@@ -111,7 +112,7 @@ class SoftmaxOutput(Loss):
         num_classes = probabilities.shape[1]
         target = torch.zeros_like(probabilities)
         if self.smoothing:
-            target += self.smoothing / max(num_classes - 1, 1)
+            target += self.smoothing / max(num_classes - 1, 1)  # over the other classes, not over all of them
         # Labels that name no class have none; torch would stop at them.
         classes = labels.long().clamp(0, num_classes - 1)
         target.scatter_(1, classes, 1 - self.smoothing)
@@ -143,7 +144,7 @@ class _RegressionOutput(Loss):
         return difference
 
     def gradient(self, result: Tensor, label: Tensor, gradient: Tensor) -> Tensor:
-        num_values = max(label.numel() // max(label.shape[0], 1), 1)
+        num_values = max(label.numel() // max(label.shape[0], 1), 1)  # not the batch: rescale_grad does that
         return self.distance(result - label.reshape(result.shape)) * (self.scale / num_values)
 
 
@@ -220,7 +221,7 @@ class MakeLoss(Loss):
         return torch.full_like(result, self.scale / count)
 
     def forward(self, data: Tensor, label: Tensor | None = None) -> Tensor:
-        return super().forward(data, data)
+        return super().forward(data, data)  # no label: the data stand in its place
 
 
 #: operator -> its class

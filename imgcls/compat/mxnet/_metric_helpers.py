@@ -13,7 +13,7 @@ from imgcls.compat.mxnet.nd import NDArray
 def f1_score(counts: np.ndarray) -> float:
     """Return the F1 score of (right ones, all that were predicted, all that there are)."""
     right, predicted, there = counts
-    precision = right / predicted if predicted else 0.0
+    precision = right / predicted if predicted else 0.0  # MXNet's 0, where sklearn warns
     recall = right / there if there else 0.0
     return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
 

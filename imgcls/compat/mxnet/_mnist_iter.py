@@ -13,7 +13,7 @@ from imgcls.errors import UsageError
 from imgcls.formats import idx
 
 #: MXNet's pixels are divided by this, not by 255
-_SCALE = np.float32(256)
+_SCALE = np.float32(256)  # src/io/iter_mnist.cc
 
 
 # The files are small: they are in memory, as in MXNet.
@@ -58,7 +58,7 @@ class MNISTBatches(DataIter):
     def iter_next(self) -> bool:
         """Go to the next batch, if there is a whole one."""
         self._cursor += self.batch_size
-        return self._cursor + self.batch_size <= len(self._images)
+        return self._cursor + self.batch_size <= len(self._images)  # no padding here, unlike in NDArrayIter
 
     def getdata(self) -> list[NDArray]:
         """Return the batch's pixels, in [0, 1)."""
@@ -81,7 +81,7 @@ def _shuffled(count: int, seed: int) -> np.ndarray:
     for place in range(1, count):
         # The raw numbers are cut into so many equal ranges, and what is left over is drawn again.
         limit = place + 1
-        width = 0xFFFFFFFF // limit
+        width = 0xFFFFFFFF // limit  # libstdc++'s uniform_int_distribution before GCC 11
         value = limit * width
         while value >= limit * width:
             value = int(twister.randint(0, 1 << 32, dtype=np.uint32))
@@ -99,6 +99,7 @@ def read(arguments: dict[str, Any]) -> MNISTBatches:
     # these say how MXNet does its work
     ignored = ("silent", "prefetch_buffer", "dtype", "ctx", "device_id", "input_shape")
     wrong = [name for name in arguments if name not in defaults and name not in ignored]
+    # A misspelled `shufle` would otherwise train on sorted digits.
     if wrong:
         raise TypeError(f"MNISTIter has no argument {wrong[0]}")
     return MNISTBatches(**{name: arguments.get(name, value) for name, value in defaults.items()})

@@ -23,9 +23,9 @@ class NDArray:
     """An array as MXNet has them, around a numpy array that `asnumpy` gives a copy of."""
 
     #: numpy leaves `ndarray - NDArray` to us
-    __array_priority__ = 1000.0
+    __array_priority__ = 1000.0  # MXNet's number
     # `__eq__` below compares elements; two arrays are one dict key only if they are the same object.
-    __hash__ = object.__hash__
+    __hash__ = object.__hash__  # Python drops it from a class with __eq__
 
     #: `_imperative.function`, which needs this class and sets this
     _find_operator: ClassVar[Callable[[str], Callable[..., Any] | None]]
@@ -134,7 +134,7 @@ class NDArray:
             return NDArray(self._data.copy(), to_context(other))
         if other.shape != self.shape:
             raise UsageError(f"copyto: an array of shape {self.shape} into one of {other.shape}")
-        np.copyto(other._data, self._data, casting="unsafe")
+        np.copyto(other._data, self._data, casting="unsafe")  # MXNet converts between any two types
         return other
 
     def tostype(self, stype: str) -> NDArray:
@@ -160,6 +160,7 @@ class NDArray:
     def __len__(self) -> int:
         return len(self._data)
 
+    # Python could also iterate through __getitem__, but then isinstance(x, Iterable) would be False.
     def __iter__(self) -> Iterator[NDArray]:
         return (self[i] for i in range(len(self)))
 
@@ -178,7 +179,7 @@ class NDArray:
         self._data[to_index(key)] = values
 
     def __bool__(self) -> bool:
-        return bool(self.asscalar())
+        return bool(self.asscalar())  # a ValueError for more than one element, as in numpy
 
     def __int__(self) -> int:
         return int(self.asscalar())
@@ -187,7 +188,7 @@ class NDArray:
         return float(self.asscalar())
 
     def __index__(self) -> int:
-        return self.asscalar().__index__()
+        return self.asscalar().__index__()  # floats have none, so range(array) stays a TypeError
 
     def __repr__(self) -> str:
         return f"\n{self._data}\n<NDArray {'x'.join(map(str, self.shape))} @{self.context}>"
@@ -209,7 +210,7 @@ class NDArray:
         # MXNet's operators wrap around and divide by 0 without a word.
         with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
             result = function(operand, self._data) if swapped else function(self._data, operand)
-            return NDArray(np.asarray(result).astype(self.dtype))
+            return NDArray(np.asarray(result).astype(self.dtype))  # comparisons too: 0 and 1 in this type
 
     def _assign(self, result: NDArray) -> NDArray:
         self._data[...] = result._data
@@ -305,5 +306,5 @@ def to_index(key: Any) -> Any:
     if isinstance(key, tuple):
         return tuple(to_index(part) for part in key)
     if isinstance(key, NDArray):
-        return key._data.astype(np.int64)
+        return key._data.astype(np.int64)  # no masks: [1, 0, 1] takes row 1, row 0 and row 1
     return to_numpy(key)

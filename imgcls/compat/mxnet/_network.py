@@ -34,6 +34,7 @@ class Network:
 
     def __init__(self, graph: Symbol, inferred: Inferred) -> None:
         self.graph = graph
+        # Versions matter in files only: as keys, versions 0 and 1 of one output would be two values.
         self.heads = [head._replace(version=0) for head in graph.heads]
         self.variables = {NodeOutput(index): node.name for index, node in enumerate(graph.nodes)
                           if node.is_variable}
@@ -61,6 +62,7 @@ class Network:
         values = {output: variables[name] for output, name in self.variables.items()}
         for step in self.steps:
             layer = step.layer
+            # Set directly: layer.train() goes through all submodules, for each operator of each batch.
             layer.training = is_train
             for slot, source in step.parameters.items():
                 # past torch, which would have a Parameter

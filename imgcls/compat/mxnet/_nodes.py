@@ -17,7 +17,7 @@ from imgcls.formats.symbol import Attributes, Node, NodeOutput
 class GraphNode:
     """A variable (op "null") or an operator; symbols share them."""
 
-    __slots__ = ("attrs", "inputs", "name", "op")
+    __slots__ = ("attrs", "inputs", "name", "op")  # a ResNet-152 has some thousand of them
 
     def __init__(self, op: str, name: str, attrs: dict[str, str], inputs: list[Entry]) -> None:
         self.op = op
@@ -37,7 +37,7 @@ class Entry(NamedTuple):
 
 def post_order(entries: Iterable[Entry]) -> list[GraphNode]:
     """Return all nodes that the entries need, depth first, each behind its inputs: MXNet's order."""
-    done: dict[GraphNode, None] = {}
+    done: dict[GraphNode, None] = {}  # a set that remembers the order
     for entry in entries:
         # A stack of its own: a deep network would exceed Python's limit of recursion.
         stack = [(entry.node, 0)]
@@ -87,6 +87,8 @@ def from_graph(graph: symbols.Symbol) -> list[Entry]:
 def num_visible(node: GraphNode) -> int:
     """Return how many outputs of a node one can ask for: hidden ones (a dropout's mask) not counted."""
     attributes = Attributes(Node(node.op, node.name, node.attrs))
+    # How many outputs these have is in their attributes; a file may claim any number, which num_outputs
+    # bounds.
     if node.op in ("SliceChannel", "_split_v2"):
         return symbols.num_outputs(Node(node.op, node.name, node.attrs))
     if node.op == "topk":

@@ -205,7 +205,7 @@ class Signature(NamedTuple):
     def inputs_with(self, attrs: Mapping[str, str]) -> tuple[str, ...]:
         """Return the names of the inputs that there are with these settings."""
         if self.op == "UpSampling" and attrs.get("sample_type") == "bilinear":
-            return ("data", "weight")
+            return ("data", "weight")  # the one list of inputs with names
         names = []
         for name in self.inputs:
             setting, default, value = _CONDITIONAL.get((self.op, name), ("", "", ""))
@@ -233,7 +233,7 @@ def signatures() -> dict[str, Signature]:
 def to_text(name: str, value: Any) -> str:
     """Return the value of a setting as MXNet keeps it, as Python prints it."""
     if name == "dtype" and value is not None and not isinstance(value, str):
-        return np.dtype(value).name
+        return np.dtype(value).name  # np.float32 and "float32" are the same text in a symbol.json
     return str(_plain(value))
 
 

@@ -40,6 +40,7 @@ class RecordSource:
         firsts = np.cumsum([0, *map(len, self._readers)])
         records = np.arange(part.start, part.stop)
         self._files = np.searchsorted(firsts, records, side="right") - 1
+        # Vectorized: millions of records would take seconds in a loop.
         self._rows = records - firsts[self._files]
         headers = np.concatenate([reader.headers() for reader in self._readers])[part.start:part.stop]
         #: uint64 (N,): the ids in the records' headers
@@ -55,6 +56,7 @@ class RecordSource:
     @property
     def labels(self) -> np.ndarray:
         """int64 (N,), for the loader, which is asked for pixels only."""
+        # Anything of the right length: nobody looks at the values.
         return np.zeros(len(self), np.int64)
 
     def __len__(self) -> int:
@@ -79,6 +81,7 @@ class RecordSource:
     def _list_labels(self, path: str, width: int) -> np.ndarray:
         """Return the same of this part alone from `path_imglist`, by id."""
         # The first `width` of more, as MXNet takes them.
+        # A dict of all entries even where one part is read: a list is small beside its images.
         labels_of = {entry.id: entry.labels[:width] for entry in lists.read(path).entries}
         rows = []
         for index, id_ in enumerate(self.ids.tolist()):

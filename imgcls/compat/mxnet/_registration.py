@@ -37,7 +37,7 @@ _INSTEAD = {
 # An AttributeError, so that hasattr and getattr with a default work.
 def missing(module: str, name: str, choices: Any) -> AttributeError:
     """Return the error for a name that MXNet may have and this module has not, in one line with advice."""
-    close = nearest(name, [choice for choice in choices if not choice.startswith("_")])[:3]
+    close = nearest(name, [choice for choice in choices if not choice.startswith("_")])[:3]  # no internals
     if name in _INSTEAD:
         advice = f"; instead there is {_INSTEAD[name]}"
     else:
@@ -74,6 +74,7 @@ def bind_arguments(function: str, signature: Signature, args: tuple[Any, ...], k
         raise TypeError(f"{function} takes {len(names)} arguments at most, not {len(args)}")
     given = dict(zip(names, args, strict=False))
     for name, value in kwargs.items():
+        # Python would say this itself of a written function; these have only *args and **kwargs.
         if name in given:
             raise TypeError(f"{function} got two values of {name}")
         given[name] = value

@@ -19,6 +19,7 @@ class Registry:
 
     def register(self, cls: Any) -> Any:
         """Take up a class under its own name, also one of the caller's; use it as a decorator."""
+        # The last one wins, so that a script may replace a class of ours, as in MXNet.
         self.classes[cls.__name__.lower()] = cls
         return cls
 
@@ -36,6 +37,7 @@ class Registry:
         """Return an object of a name, or of MXNet's JSON `["xavier", {"magnitude": 2}]`, or it itself."""
         if not isinstance(name, str):
             return name
+        # Only names from this table are looked up: a hostile symbol.json can choose a class, never code.
         if name.startswith("["):
             name, kwargs = json.loads(name)
         elif name.startswith("{"):

@@ -23,6 +23,7 @@ from imgcls.layers.operation import Operation
 from imgcls.layers.operators import OPERATORS
 
 #: operators whose inputs all have one shape: that of one tells those of the others
+# MXNet infers these in both directions (ElemwiseShape, src/operator/elemwise_op_common.h).
 _SAME_SHAPE = ("elemwise_", "_power", "_maximum", "_minimum", "_mod", "_equal", "_not_equal", "_greater",
                "_lesser", "add_n")
 
@@ -41,7 +42,7 @@ def layer_class(op: str) -> type[Layer]:
     """Return the class that computes an operator; UsageError where there is none."""
     if op in EXTRA:
         return ExtraOperation
-    found = {**OPERATORS, **TRAINING, **LOSSES, "Embedding": Embedding}.get(op)
+    found = {**OPERATORS, **TRAINING, **LOSSES, "Embedding": Embedding}.get(op)  # later ones replace
     if found is None:
         raise UsageError(f"operator {op} is not there (docs/operators.md and docs/compat.md list those that "
                          "are)")
@@ -57,6 +58,8 @@ def make_layer(node: Node, data: list[Shape], stored: dict[str, Shape]) -> tuple
     spec = OpSpec(node, data[0] if data else None, stored)
     result: Tensor | tuple[Tensor, ...] | None = None
     try:
+        # `num_hidden=1000000000` in a hostile file takes no memory here: shapes are compared before values
+        # exist.
         with torch.device("meta"), torch.no_grad():
             layer = layer_class(node.op).read(spec).eval()
             if unknown := spec.unknown():
@@ -93,6 +96,7 @@ def infer(graph: Symbol, known: dict[str, Shape]) -> Inferred:
     operators = [index for index, node in enumerate(graph.nodes) if not node.is_variable]
     # A later operator may tell the shape of a label that an earlier one waits for: again, while it helps.
     num_waiting = len(operators) + 1
+    # Ends when a round has brought nothing, so a graph that tells too little does not loop for ever.
     while 0 < len(operators) < num_waiting:
         num_waiting = len(operators)
         for index in operators:
@@ -117,6 +121,7 @@ class _Inference:
                 shape = known.get(node.name) or Attributes(node).integers("__shape__", ())
                 if shape:  # (10, 0) says only a part of it, but it is shown
                     self.found.variables[node.name] = tuple(shape)
+                    # a size of 0 is MXNet's word for "not known yet"
                     if 0 not in shape:
                         self.found.outputs[NodeOutput(index)] = tuple(shape)
 
@@ -127,6 +132,7 @@ class _Inference:
     def settle(self, source: NodeOutput, shape: Shape, user: Node) -> None:
         """Note the shape that an operator needs of an input; an error where it is known to be another."""
         source = source._replace(version=0)
+        # Two operators may share a weight: the second only compares.
         there = self.found.outputs.setdefault(source, shape)
         name = self.graph.nodes[source.node].name
         if there != shape:
@@ -141,6 +147,7 @@ class _Inference:
         kind = layer_class(node.op)
         num_data = kind.num_data(OpSpec(node, None, {}))
         data, parameters = node.inputs[:num_data], node.inputs[num_data:]
+        # First, as what it finds may be all that this operator still waits for.
         self.spread(node, kind, data)
         shapes = [shape for shape in map(self.shape_of, data) if shape is not None]
         if len(shapes) < len(data):

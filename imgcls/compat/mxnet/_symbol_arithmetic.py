@@ -57,7 +57,7 @@ class Arithmetic:
         return self._binary("_Power", "_PowerScalar", other)
 
     def __rpow__(self, other: Any) -> Any:
-        return self._binary("_Power", "_rpower_scalar", other)
+        return self._binary("_Power", "_rpower_scalar", other)  # MXNet's python/mxnet/symbol.py names it so
 
     # A float, which MXNet writes as -1.0.
     def __neg__(self) -> Any:
@@ -86,4 +86,5 @@ class Arithmetic:
         return self._binary("_lesser_equal", "_lesser_equal_scalar", other)
 
     def __bool__(self) -> bool:
+        # `if symbol == other:` would otherwise always be true, as any object is.
         raise TypeError("a symbol has no values yet, so it is neither true nor false; bind it first")

@@ -28,8 +28,10 @@ class MovingBatchNorm(BatchNorm):
         if not data.is_meta:
             with torch.no_grad():
                 axes = [axis for axis in range(data.ndim) if axis != 1]
+                # Computed a second time, as torch's batch_norm does not hand out what it normalises with.
                 variance, mean = torch.var_mean(data, axes, correction=0)
                 self.batch_statistics = mean, variance
+        # Without running statistics torch has none to change; `moved` does that after the backward pass.
         return F.batch_norm(data, None, None, gamma, self.beta, True, 0.0, self.eps)
 
     def moved(self, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
@@ -57,6 +59,7 @@ class SeededDropout(Dropout):
     def forward(self, data: Tensor) -> Tensor:
         if not self.training or data.is_meta or self.p == 0:
             return data
+        # Drawn on the CPU wherever the data are: a GPU would give other numbers for the same seed.
         kept = torch.from_numpy(generator().uniform(data.numel())) < 1 - self.p
         return data * (kept.reshape(data.shape).to(data) * (1 / (1 - self.p)))
 

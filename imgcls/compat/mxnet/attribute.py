@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 #: the attributes in force, in each thread that has entered a scope
+# By thread, so that a data thread that makes a symbol gets nothing of a scope it never entered.
 _current = threading.local()
 
 
@@ -15,10 +16,11 @@ class AttrScope:
     """Attributes, as text, for all symbols made inside of `with`; scopes inside of others add to them."""
 
     def __init__(self, **kwargs: str) -> None:
+        # symbol.json holds text only; a number would come back as text and compare unequal.
         if not all(isinstance(value, str) for value in kwargs.values()):
             raise ValueError("attributes of a scope must be text")
         self._attributes = kwargs
-        self._outer: list[dict[str, str]] = []
+        self._outer: list[dict[str, str]] = []  # a stack: one scope may be entered again inside of itself
 
     # The outer attributes stay in force, under those of this scope.
     def __enter__(self) -> AttrScope:

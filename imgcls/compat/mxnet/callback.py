@@ -98,7 +98,7 @@ class ProgressBar:
         share = param.nbatch / self.total
         filled = round(self.bar_len * share)
         bar = "=" * filled + "-" * (self.bar_len - filled)
-        logging.info("[%s] %s%s\r", bar, math.ceil(100.0 * share), "%")
+        logging.info("[%s] %s%s\r", bar, math.ceil(100.0 * share), "%")  # \r: terminals draw it over itself
 
 
 # FeedForward logs its validation with this one, a module by itself.

@@ -55,6 +55,7 @@ class Context:
 
 def cpu(device_id: int = 0) -> Context:
     """Return main memory, whatever the number."""
+    # The number is kept: scripts with `[mx.cpu(i) for i in range(4)]` compare and print them.
     return Context("cpu", device_id)
 
 
@@ -81,7 +82,7 @@ def gpu_memory_info(device_id: int = 0) -> tuple[int, int]:
     """Return (free, total) bytes of a GPU."""
     import torch
 
-    device(gpu(device_id))
+    device(gpu(device_id))  # our error for a GPU that is not there, before torch's own
     return torch.cuda.mem_get_info(device_id)
 
 
@@ -112,6 +113,6 @@ def device(context: Context) -> str:
     """Return torch's name of a device; UsageError for a GPU that this machine does not have."""
     if context.device_type != "gpu":
         return "cpu"
-    if context.device_id >= num_gpus():
+    if context.device_id >= num_gpus():  # also where torch was built without CUDA: it counts 0
         raise UsageError(f"{context}: torch sees {num_gpus()} GPUs on this machine; write mx.cpu()")
     return f"cuda:{context.device_id}"

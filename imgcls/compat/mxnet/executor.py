@@ -40,6 +40,7 @@ class Executor:
         self.grad_dict: dict[str, NDArray | None] = {name: grads.get(name) for name in args}
         self.aux_dict = aux
         graph = symbol._graph()
+        # All shapes are compared here, so that a wrong array is an error of `bind` and not of a batch.
         inferred = _shapes.infer(graph, {name: array.shape for name, array in {**args, **aux}.items()})
         self._network = Network(graph, inferred)
         self._output_names = symbol.list_outputs()
@@ -86,6 +87,7 @@ class Executor:
             for name, request in self._grad_req.items():
                 if request != "null" and self._values[name].is_floating_point():
                     self._values[name].requires_grad_()
+        # In inference no graph of gradients is kept: that is most of the memory of a forward pass.
         with torch.set_grad_enabled(is_train):
             self._results = self._network.run(self._values, is_train)
         # Operators that only look at their input otherwise return the argument's own memory.
@@ -110,6 +112,8 @@ class Executor:
             # One number whose gradient is theirs: torch loads sympy where it is given gradients itself.
             total = torch.stack([(result * gradient).sum() for result, gradient in heads]).sum()
             # kept, as a second backward pass over the same outputs is allowed
+            # grad, not backward: `.grad` would be a second copy of each gradient, added up from batch to
+            # batch.
             found = torch.autograd.grad(total, list(wanted.values()), retain_graph=True, allow_unused=True)
         for name, gradient in zip(wanted, found, strict=True):
             target = self.grad_dict[name]

@@ -68,6 +68,7 @@ def imresize(src: NDArray, w: int, h: int, interp: int = 1, out: None = None) ->
 def resize_short(src: NDArray, size: int, interp: int = 2) -> NDArray:
     """Resize so that the short edge is `size`."""
     height, width = src.shape[:2]
+    # The long side is cut to whole pixels, not rounded, as in MXNet's image.py.
     w, h = (size, size * height // width) if height > width else (size * width // height, size)
     return imresize(src, w, h, interp)
 
@@ -135,14 +136,14 @@ def _decode(data: np.ndarray, flag: int, to_rgb: bool | int, name: object) -> ND
     # MXNet's grey images keep an axis for their one channel.
     if not flag:
         return NDArray(pixels[:, :, None])
-    return NDArray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB, dst=pixels) if to_rgb else pixels)
+    return NDArray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB, dst=pixels) if to_rgb else pixels)  # in place
 
 
 def _check_method(interp: int) -> int:
     if interp not in _METHODS:
         raise UsageError(f"interp {interp} is not known: there is 0 nearest, 1 bilinear, 2 cubic, 3 area, "
                          "4 Lanczos, 9 by direction, 10 random")
-    return random.randint(0, 4) if interp == _RANDOM_METHOD else interp
+    return random.randint(0, 4) if interp == _RANDOM_METHOD else interp  # both ends count
 
 
 def _check_no_out(out: object) -> None:

@@ -26,7 +26,7 @@ create = _REGISTRY.create
 
 #: end of a name -> method that fills it; what is not here is an error that names the parameter
 _BY_NAME = {"weight": "_init_weight", "bias": "_init_bias", "gamma": "_init_gamma", "beta": "_init_beta",
-            "min": "_init_zero", "max": "_init_one"}
+            "min": "_init_zero", "max": "_init_one"}  # of quantized networks
 #: the same where the name comes without a variable's attributes, as in FeedForward
 _BY_BARE_NAME = {**_BY_NAME, "moving_mean": "_init_zero", "moving_var": "_init_one",
                  "moving_inv_var": "_init_zero", "moving_avg": "_init_zero"}
@@ -67,6 +67,7 @@ class Initializer:
         """Fill the array of a parameter."""
         attributes = getattr(desc, "attrs", None)
         if attributes and attributes.get("__init__"):
+            # The variable's own initializer fills whatever its name ends in, as MXNet's does.
             create(attributes["__init__"])._init_weight(desc, arr)
         else:
             table = _BY_BARE_NAME if attributes is None else _BY_NAME
@@ -78,6 +79,7 @@ class Initializer:
     def _method(self, name: str, table: Mapping[str, str]) -> str:
         if table is _BY_BARE_NAME and name.startswith("stn_loc"):  # a transformer begins as the identity
             return "_init_zero" if name.endswith("weight") else "_init_loc_bias"
+        # MXNet's _legacy_init: names of layers stood for what FeedForward could not ask for.
         if table is _BY_BARE_NAME and name.startswith("upsampling"):
             return "_init_bilinear"
         return next((method for end, method in table.items() if name.endswith(end)), "_init_default")
@@ -182,7 +184,7 @@ class Orthogonal(Initializer):
     def _init_weight(self, name: str, arr: NDArray) -> None:
         shape = (arr.shape[0], math.prod(arr.shape[1:]))
         draw = random.uniform(-1.0, 1.0, shape) if self.rand_type == "uniform" else random.normal(0, 1, shape)
-        left, _, right = np.linalg.svd(draw.asnumpy(), full_matrices=False)
+        left, _, right = np.linalg.svd(draw.asnumpy(), full_matrices=False)  # thin: 2048 x 2048 takes seconds
         arr[:] = nd.array(self.scale * (left if left.shape == shape else right).reshape(arr.shape))
 
 
@@ -201,7 +203,7 @@ class Xavier(Initializer):
         if arr.ndim < 2:
             raise ValueError(f"Xavier initializer cannot be applied to vector {name}: it requires at least "
                              "2D")
-        area = math.prod(arr.shape[2:])
+        area = math.prod(arr.shape[2:])  # 1 for a matrix
         fan_in, fan_out = arr.shape[1] * area, arr.shape[0] * area
         factors = {"avg": (fan_in + fan_out) / 2.0, "in": fan_in, "out": fan_out}
         if self.factor_type not in factors:
@@ -222,7 +224,7 @@ class MSRAPrelu(Xavier):
 
     def __init__(self, factor_type: str = "avg", slope: float = 0.25) -> None:
         super().__init__("gaussian", factor_type, 2.0 / (1 + slope**2))
-        self._kwargs = {"factor_type": factor_type, "slope": slope}
+        self._kwargs = {"factor_type": factor_type, "slope": slope}  # what dumps() writes
 
 
 # Separable: rows times columns.
@@ -271,6 +273,7 @@ class Mixed:
     def __call__(self, name: str, arr: NDArray) -> None:
         for pattern, initializer in self.map:
             if pattern.match(name):
+                # Called, not asked for its weights: the end of the name still decides what a bias gets.
                 initializer(name, arr)
                 return
         raise ValueError(f"parameter {name} matches no pattern; end the list with '.*' and a default")

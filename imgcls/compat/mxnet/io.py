@@ -85,7 +85,7 @@ class NDArrayIter(DataIter):
         # Only "pad" gives a batch that is not full; "roll_over" keeps its samples for the next epoch.
         if not len(samples) or (len(samples) < self.batch_size and self.last_batch_handle != "pad"):
             return False
-        self._pad = self.batch_size - len(samples)
+        self._pad = self.batch_size - len(samples)  # 0 but for the last batch
         # resize repeats the epoch where it is smaller than the batch.
         self._batch = np.concatenate([samples, np.resize(self._samples, self._pad)])
         self._cursor += self.batch_size
@@ -104,7 +104,7 @@ class NDArrayIter(DataIter):
 
         With "roll_over" the first batch counts what it has from the epoch before, as in MXNet.
         """
-        if self._cursor == self.batch_size and len(self._left_over):
+        if self._cursor == self.batch_size and len(self._left_over):  # the epoch's first batch
             return len(self._left_over)
         return self._pad
 
@@ -190,6 +190,7 @@ class ResizeIter(DataIter):
             return False
         try:
             self.current_batch = self.data_iter.next()
+        # An iterator of the caller's own may have no iter_next, only next.
         except StopIteration:
             self.data_iter.reset()
             self.current_batch = self.data_iter.next()
@@ -219,8 +220,9 @@ def _named(data: Any, name: str) -> list[tuple[str, NDArray]]:
         data = {name if len(data) == 1 else f"_{i}_{name}": values for i, values in enumerate(data)}
     if not isinstance(data, Mapping):
         raise TypeError(f"{name}: is an array, or a list or dict of arrays, not {type(data).__name__}")
+    # An NDArray keeps its type, so that uint8 images stay a quarter of the size.
     arrays = [(key, values if isinstance(values, NDArray) else array(values)) for key, values in data.items()]
-    return sorted(arrays, key=lambda pair: pair[0])
+    return sorted(arrays, key=lambda pair: pair[0])  # MXNet sorts, so the order is not the caller's dict's
 
 
 def __getattr__(name: str) -> Any:

@@ -16,6 +16,7 @@ class LRScheduler:
 
     def __init__(self, base_lr: float = 0.01, warmup_steps: int = 0, warmup_begin_lr: float = 0.0,
                  warmup_mode: str = "linear") -> None:
+        # MXNet's checks, in its order: scripts are told the same thing first.
         if warmup_begin_lr > base_lr:
             raise ValueError(f"warmup_begin_lr {warmup_begin_lr}: must not be above base_lr {base_lr}")
         if warmup_steps < 0:
@@ -65,7 +66,7 @@ class FactorScheduler(LRScheduler):
         if num_update < self.warmup_steps:
             return self.get_warmup_lr(num_update)
         # several at once where a training goes on from a later epoch
-        while num_update > self.count + self.step:
+        while num_update > self.count + self.step:  # > and not >=: the update that is named has the old rate
             self.count += self.step
             self.base_lr *= self.factor
             if self.base_lr < self.stop_factor_lr:
@@ -124,7 +125,7 @@ class _Curve(LRScheduler):
         if num_update < self.warmup_steps:
             return self.get_warmup_lr(num_update)
         if num_update <= self.max_update:
-            height = self._curve((num_update - self.warmup_steps) / self.max_steps)
+            height = self._curve((num_update - self.warmup_steps) / self.max_steps)  # 0 to 1
             self.base_lr = self.final_lr + (self.base_lr_orig - self.final_lr) * height
         return self.base_lr
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as _np
+import numpy as _np  # `np` is a function of this module, as in MXNet
 
 from imgcls.compat.mxnet import _metric_helpers as _helpers
 from imgcls.compat.mxnet._registry import Registry
@@ -24,6 +24,7 @@ def create(metric: Any, *args: Any, **kwargs: Any) -> EvalMetric:
     """Return a metric for a name, a function of numpy arrays, a list of these, or the metric itself."""
     if isinstance(metric, list):
         return CompositeEvalMetric([create(one, *args, **kwargs) for one in metric])
+    # A metric of the caller's may have a __call__ of its own.
     if callable(metric) and not isinstance(metric, EvalMetric):
         return CustomMetric(metric, *args, **kwargs)
     return _REGISTRY.create(metric, *args, **kwargs)
@@ -165,7 +166,7 @@ class Accuracy(_PairMetric):
 
     def _pair(self, label: _np.ndarray, prediction: _np.ndarray) -> tuple[Any, int]:
         if prediction.shape != label.shape:
-            prediction = prediction.argmax(self.axis)
+            prediction = prediction.argmax(self.axis)  # of equal scores the first, as numpy does
         classes = prediction.astype("int32").ravel()
         return (classes == _helpers.of_same_count(label.astype("int32").ravel(), classes)).sum(), len(classes)
 
@@ -187,7 +188,7 @@ class TopKAccuracy(_PairMetric):
     def _pair(self, label: _np.ndarray, prediction: _np.ndarray) -> tuple[Any, int]:
         if prediction.ndim != 2:
             raise ValueError(f"{self.name}: an output of shape {prediction.shape} is not (samples, classes)")
-        top_k = min(self.top_k, prediction.shape[1])
+        top_k = min(self.top_k, prediction.shape[1])  # all classes count where there are fewer
         # as MXNet chooses them: it decides which of equal scores count
         best = _np.argpartition(prediction.astype("float32"), -top_k)[:, -top_k:]
         classes = _helpers.of_same_count(label.astype("int32").ravel(), best)
@@ -223,6 +224,7 @@ class F1(EvalMetric):
                                 (truth == 1).sum()])
             self._counts += counts
             self._global_counts += counts
+            # MXNet empties both counts here, so that "global" is a mean of batches as well.
             if self.average == "macro":
                 self._add(_helpers.f1_score(self._counts), 1)
                 self._counts = _np.zeros(3)
@@ -329,8 +331,9 @@ class Perplexity(_PairMetric):
         scores = _np.moveaxis(prediction, self.axis, -1).reshape(label.size, -1)
         classes = label.ravel().astype("int64")
         counted = classes != self.ignore_label if self.ignore_label is not None else classes >= 0
+        # Clipped, as the label that is ignored may be no class at all; it is not counted.
         chosen = scores[_np.arange(len(classes)), classes.clip(0, scores.shape[1] - 1)]
-        return -_np.log(_np.maximum(1e-10, chosen[counted])).sum(), int(counted.sum())
+        return -_np.log(_np.maximum(1e-10, chosen[counted])).sum(), int(counted.sum())  # MXNet's bound
 
     def get(self) -> tuple[Any, Any]:
         return self.name, float(_np.exp(self.sum_metric / self.num_inst)) if self.num_inst else float("nan")

@@ -46,7 +46,7 @@ class Module(BaseModule):
                  group2ctxs: Any = None, compression_params: Any = None) -> None:
         super().__init__(logger)
         contexts = context if isinstance(context, (list, tuple)) else [context]
-        self._contexts = [to_context(one) for one in contexts]
+        self._contexts = [to_context(one) for one in contexts]  # a GPU that is not there ends it here
         self._work_load_list = list(work_load_list or [1] * len(self._contexts))
         self.symbol = symbol
         self.data_names = list(data_names or [])
@@ -60,7 +60,7 @@ class Module(BaseModule):
         if state_names:
             raise UsageError("state_names: there are no states here, only data, labels and parameters")
         inputs = self.data_names + self.label_names
-        self._param_names = [name for name in arguments if name not in inputs]
+        self._param_names = [name for name in arguments if name not in inputs]  # in the symbol's order
         self._arg_params: Params | None = None
         self._aux_params: Params | None = None
         #: whether the executor's parameters are newer than the two above
@@ -80,7 +80,7 @@ class Module(BaseModule):
         symbol, arg_params, aux_params = load_checkpoint(prefix, epoch)
         module = Module(symbol, **kwargs)
         module._arg_params, module._aux_params = arg_params, aux_params
-        module.params_initialized = True
+        module.params_initialized = True  # so that `fit` fills nothing over them
         if load_optimizer_states:
             module._states_path = f"{prefix}-{epoch:04d}.states"
         return module
@@ -207,14 +207,17 @@ class Module(BaseModule):
         if self.optimizer_initialized and not force_init:
             self.logger.warning("optimizer already initialized, ignoring...")
             return
+        # Training alone without a word would be worse: each process would have its own network.
         if "dist" in str(getattr(kvstore, "type", kvstore)):
             raise UsageError(f"kvstore {kvstore}: several processes are started with imgcls-launch, and "
                              "train with imgcls-train; here there is local")
+        # Of the shape it was bound to: a smaller last batch is divided by the same number, as in MXNet.
         batch_size = self._data_shapes[0].shape[DataDesc.get_batch_axis(self._data_shapes[0].layout)]
         index = dict(enumerate(self._param_names))
         if isinstance(optimizer, str):
             arguments = {"rescale_grad": 1.0 / batch_size, **dict(optimizer_params)}
             optimizer = optimizers.create(optimizer, sym=self.symbol, param_idx2name=index, **arguments)
+        # An optimizer of the caller's knows indices only; names decide what decays.
         elif not optimizer.idx2name:
             optimizer.idx2name = index
             optimizer.set_wd_mult(optimizer.wd_mult)
@@ -235,7 +238,7 @@ class Module(BaseModule):
         labels = getattr(data_batch, "label", None)
         if labels and self._label_shapes:
             names = [description.name for description in self._label_shapes]
-            arrays |= dict(zip(names, labels, strict=False))
+            arrays |= dict(zip(names, labels, strict=False))  # iterators may have more labels than the symbol
         elif is_train and self._label_shapes:
             raise AssertionError("training needs labels in every batch")
         # Labels that the symbol does not have are only for the metric.
@@ -304,6 +307,7 @@ class Module(BaseModule):
         """Take over the optimizer's states of a file of MXNet's; nothing that it holds is run."""
         if self._updater is None:
             raise AssertionError("call init_optimizer first")
+        # A pickle; formats/states.py lets nothing through but arrays and containers.
         self._updater.set_states(to_path(fname).read_bytes())
 
     def install_monitor(self, mon: Any) -> None:
@@ -324,7 +328,7 @@ class Module(BaseModule):
                         f"'{name}' is not found in symbol.list_arguments(). Did you mean one of: {inputs}")
                 if is_error:
                     raise ValueError(text)
-                warnings.warn(text, stacklevel=3)
+                warnings.warn(text, stacklevel=3)  # a label may serve the metric alone
 
     def _describe(self, data_shapes: Any, label_shapes: Any) -> None:
         self._data_shapes = _descriptions(data_shapes)
@@ -372,7 +376,7 @@ class Module(BaseModule):
     def _parts(self, count: int) -> list[slice]:
         """Return which samples of a batch each context would have."""
         total = sum(self._work_load_list)
-        sizes = [round(load * count / total) for load in self._work_load_list]
+        sizes = [round(load * count / total) for load in self._work_load_list]  # executor_group.py
         ends = [*np.cumsum(sizes[:-1]).tolist(), count]
         return [slice(start, end) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
 

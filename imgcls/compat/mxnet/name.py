@@ -6,6 +6,7 @@ import threading
 from typing import Any
 
 #: the manager of each thread that has entered one
+# By thread: two threads that build a network at once must not share numbers.
 _current = threading.local()
 
 
@@ -19,6 +20,7 @@ class NameManager:
 
     def get(self, name: str | None, hint: str) -> str:
         """Return the name that was given, or the next one of this kind."""
+        # A name that was given takes no number, so adding one shifts no other.
         if name:
             return name
         number = self._counts.get(hint, 0)

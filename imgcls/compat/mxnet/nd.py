@@ -73,7 +73,7 @@ def eye(N: int, M: int = 0, k: int = 0, ctx: Any = None, dtype: Any = None) -> N
 
 def from_numpy(ndarray: np.ndarray, zero_copy: bool = True) -> NDArray:
     """Return an array on the same memory, or on a copy."""
-    return NDArray(ndarray if zero_copy else ndarray.copy())
+    return NDArray(ndarray if zero_copy else ndarray.copy())  # written to through both
 
 
 # Axis 0 here and 1 in `concat`, as MXNet has it.

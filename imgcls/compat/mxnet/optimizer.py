@@ -21,7 +21,7 @@ _REGISTRY = Registry("optimizer")
 register = _REGISTRY.register
 create = _REGISTRY.create
 
-_float = np.float32
+_float = np.float32  # a Python float would turn whole arrays to float64 in some operations
 
 
 # Updates are counted for each parameter, since some rules correct for the first ones.
@@ -35,7 +35,7 @@ class Optimizer:
         if lr_scheduler is None and learning_rate is None:
             learning_rate = 0.01
         if lr_scheduler is not None and learning_rate is not None:
-            lr_scheduler.base_lr = learning_rate
+            lr_scheduler.base_lr = learning_rate  # MXNet's: the argument wins over the scheduler's own
         self.rescale_grad = rescale_grad
         self.lr = learning_rate
         self.lr_scheduler = lr_scheduler
@@ -70,6 +70,7 @@ class Optimizer:
     # Biases and betas do not decay.
     def set_wd_mult(self, args_wd_mult: dict[Any, float]) -> None:
         """Set multipliers of the weight decay; without one only weights and gammas decay."""
+        # MXNet's rule and its spelling: a variable named plain "weight" does not decay.
         no_decay = {name: 0.0 for name in self.idx2name.values() if not name.endswith(("_weight", "_gamma"))}
         self.wd_mult = {**no_decay, **self._from_symbol("__wd_mult__"), **args_wd_mult}
 
@@ -80,7 +81,7 @@ class Optimizer:
     def _begin(self, index: Any) -> tuple[float, float, int]:
         """Count an update; return its learning rate, weight decay and number."""
         count = self._counts[index] = self._counts.get(index, self.begin_num_update) + 1
-        self.num_update = max(count, self.num_update)
+        self.num_update = max(count, self.num_update)  # the schedule counts steps, not parameters
         name = self.idx2name.get(index)
         lr = self.learning_rate * self.lr_mult.get(index, self.lr_mult.get(name, 1.0))
         return lr, self.wd * self.wd_mult.get(index, self.wd_mult.get(name, 1.0)), count

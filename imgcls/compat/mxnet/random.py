@@ -28,6 +28,7 @@ def uniform(low: float = 0.0, high: float = 1.0, shape: int | Sequence[int] | No
             ctx: Any = None, out: NDArray | None = None, **kwargs: Any) -> NDArray:
     """Return numbers in [low, high), float32, in an array of this shape or in `out`."""
     sizes = _shape(shape, out)
+    # Scaled in float32, as MXNet does: in double the last bit would differ.
     values = _generator.generator().uniform(math.prod(sizes))
     scaled = np.float32(low) + (np.float32(high) - np.float32(low)) * values
     return _result(scaled.reshape(sizes), dtype, ctx, out)

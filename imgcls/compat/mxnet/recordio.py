@@ -28,7 +28,7 @@ IRHeader = namedtuple("HEADER", ["flag", "label", "id", "id2"])
 #: file name suffixes -> the OpenCV option that `quality` sets
 _JPEG_SUFFIXES = (".jpg", ".jpeg")
 _PNG_SUFFIXES = (".png",)
-_MAX_PNG_COMPRESSION = 9
+_MAX_PNG_COMPRESSION = 9  # zlib's largest; `quality` is 95 by default, meant for JPEG
 
 
 class MXRecordIO:
@@ -160,7 +160,7 @@ class MXIndexedRecordIO(MXRecordIO):
             self.idx = {}
         else:
             self._reader = recordio.RecordReader(self.uri, index=self.idx_path)
-            self.idx = self._typed(self._reader.key_to_offset())
+            self.idx = self._typed(self._reader.key_to_offset())  # all in memory, as in MXNet
         self.keys = list(self.idx)
 
     def seek(self, idx: Any) -> None:
@@ -265,6 +265,7 @@ def unpack_img(s: bytes, iscolor: int = -1) -> tuple[IRHeader, np.ndarray | None
     from imgcls.data import opencv
 
     header, encoded = unpack(s)
+    # MXNet returns what cv2.imdecode does, and callers test for None.
     with contextlib.suppress(BadImageError):
         return header, opencv.decode(encoded, iscolor)
     return header, None

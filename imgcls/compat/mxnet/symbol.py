@@ -47,7 +47,7 @@ class Symbol(Arithmetic):
     @property
     def name(self) -> str | None:
         """The name of the node; None for outputs of several."""
-        names = {entry.node.name for entry in self._entries}
+        names = {entry.node.name for entry in self._entries}  # all outputs of a SliceChannel have one name
         return names.pop() if len(names) == 1 else None
 
     def __repr__(self) -> str:
@@ -81,6 +81,7 @@ class Symbol(Arithmetic):
         return Symbol(copied(self._entries))
 
     def __getstate__(self) -> dict[str, str]:
+        # As text: a pickle of the nodes would be as deep as the network, beyond Python's limit.
         return {"json": self.tojson(remove_amp_cast=False)}
 
     def __setstate__(self, state: dict[str, str]) -> None:
@@ -231,7 +232,7 @@ def var(name: str, attr: Mapping[str, str] | None = None, shape: Sequence[int] |
     if stype not in (None, "default"):
         raise missing("mxnet.symbol", "sparse", ())
     attrs = attribute.in_force(attr)
-    code = None if dtype is None else CODES[np.dtype(dtype)]
+    code = None if dtype is None else CODES[np.dtype(dtype)]  # mshadow's number, as in .params files
     for key, value in {"shape": shape, "lr_mult": lr_mult, "wd_mult": wd_mult, "dtype": code}.items():
         if value is not None:
             attrs[f"__{key}__"] = str(value)

@@ -23,6 +23,7 @@ class SymbolBlock:
     def __init__(self, outputs: Symbol | Sequence[Symbol], inputs: Symbol | Sequence[Symbol],
                  params: ParameterDict | None = None) -> None:
         self._symbol = outputs if isinstance(outputs, Symbol) else symbol.Group(list(outputs))
+        # A Symbol can be iterated too: list() of one would give its outputs.
         variables = [inputs] if isinstance(inputs, Symbol) else list(inputs)
         self._input_names = [str(variable.name) for variable in variables]
         statistics = self._symbol.list_auxiliary_states()
@@ -143,6 +144,7 @@ class SymbolBlock:
             context = next(iter(held.values())).context if held else None
             executor = self._symbol.bind(context, args, grad_req="null", aux_states=held)
         elif any(executor.arg_dict[name].shape != shape for name, shape in shapes.items()):
+            # A last batch that is smaller: only the arrays of inputs are new, the weights are not copied.
             executor = executor.reshape(False, False, **shapes)
         self._executor = executor
         return executor

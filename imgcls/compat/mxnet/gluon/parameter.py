@@ -72,6 +72,7 @@ class ParameterDict(dict[str, Parameter]):
         given = {name[4:] if name.startswith(("arg:", "aux:")) else name: array
                  for name, array in arrays.items()}
         missing = [name for name in self if name not in given]
+        # All names are compared before the first value is taken: a wrong file leaves the block as it was.
         if missing and not allow_missing:
             raise DataError(filename, f"parameter {missing[0]} is missing; it has {_some(list(given))}")
         extra = [name for name in given if name not in self]
@@ -96,7 +97,7 @@ class ParameterDict(dict[str, Parameter]):
     # A regular expression, matched from the start of the name.
     def select(self, pattern: str) -> ParameterDict:
         """Return those whose name begins with a pattern."""
-        matcher = re.compile(pattern)
+        matcher = re.compile(pattern)  # the caller's own, never from a file
         return ParameterDict({name: self[name] for name in self if matcher.match(name)})
 
 

@@ -21,6 +21,8 @@ class Dataset:
     def transform(self, fn: Callable[..., Any], lazy: bool = True) -> Dataset:
         """Return the samples as `fn` makes them, all now if not `lazy`; it is given a tuple's members."""
         changed = _Transformed(self, fn)
+        # By number, not `for sample in changed`: data sets of people's own need not raise IndexError at their
+        # end.
         return changed if lazy else _InMemory([changed[i] for i in range(len(changed))])
 
     def transform_first(self, fn: Callable[[Any], Any], lazy: bool = True) -> Dataset:

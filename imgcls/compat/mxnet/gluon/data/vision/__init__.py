@@ -25,6 +25,6 @@ class ImageRecordDataset(RecordFileDataset):
 
     def __getitem__(self, idx: int) -> Any:
         # Decoded when it is asked for, each time anew: nothing stays in memory.
-        header, encoded = recordio.unpack(super().__getitem__(idx))
+        header, encoded = recordio.unpack(super().__getitem__(idx))  # the label may be an array
         pixels = image.imdecode(encoded, self._flag)
         return self._transform(pixels, header.label) if self._transform else (pixels, header.label)

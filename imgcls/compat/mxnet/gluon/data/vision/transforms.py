@@ -65,6 +65,7 @@ class ToTensor(_Transform):
             raise UsageError(f"ToTensor: {x.shape} is no image (H, W, C)")
         # Divided as MXNet does, in float32.
         values = x._data.astype(np.float32) / np.float32(255)
+        # One copy now: torch and OpenCV would each make one of a view with swapped axes.
         return NDArray(np.ascontiguousarray(np.moveaxis(values, -1, -3)))
 
 
@@ -105,7 +106,7 @@ class CenterCrop(_Transform):
         self._interpolation = interpolation
 
     def forward(self, x: NDArray) -> NDArray:
-        return image.center_crop(x, self._size, self._interpolation)[0]
+        return image.center_crop(x, self._size, self._interpolation)[0]  # [1] says where it was cut
 
 
 def __getattr__(name: str) -> Any:
