@@ -38,11 +38,17 @@ class Look:
     shown: list[str]
 
 
-def look_at(page: bytes, folder: Path, *, width: int = 390, is_dark: bool = False) -> Look:
-    """Show a page in a window of this width; skips the test where there is no browser."""
+def find_chromium() -> str:
+    """Return the path of a browser; skips the test where there is none."""
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if chromium is None:
         pytest.skip("no Chromium")
+    return chromium
+
+
+def look_at(page: bytes, folder: Path, *, width: int = 390, is_dark: bool = False) -> Look:
+    """Show a page in a window of this width; skips the test where there is no browser."""
+    chromium = find_chromium()
     (folder / "page.html").write_bytes(page)
     (folder / "frame.html").write_text(_FRAME.replace("WIDTH", str(width)))
     requests: list[str] = []

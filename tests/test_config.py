@@ -17,6 +17,7 @@ from imgcls.cli.im2rec import ListConfig, PackFlags
 from imgcls.cli.launch import LaunchConfig
 from imgcls.cli.predict import PredictConfig
 from imgcls.cli.report import PageConfig
+from imgcls.cli.serve import ServeConfig
 from imgcls.config import command_line
 from imgcls.config import resolve as configuration
 from imgcls.config.flags import flag_spelling, long_flag
@@ -199,7 +200,7 @@ def test_messages_name_settings_only_between_backquotes() -> None:
     """What stands between backquotes in a message is shown as a flag: it must be one."""
     settings = set(configuration.spelling_of(
         LaunchConfig, ListConfig, PackFlags, FinetuneConfig, InferenceConfig, PageConfig, PredictConfig,
-        BenchmarkConfig).flags)
+        BenchmarkConfig, ServeConfig).flags)
     raising = {"UsageError", "RunError", "DataError", "unknown", "say", "warn", "line", "Decay",
                "info", "message"}
     unknown = []

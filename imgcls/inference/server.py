@@ -1,0 +1,200 @@
+"""A server for one network: a page to drop a photograph on, and `POST /predict`, which answers in JSON.
+
+Made for one's own machine: no cookies, nothing is stored, no other site's page may use it. Requests are
+bounded before they are read, images before they are decoded, and how many wait is bounded, too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import json
+from collections.abc import Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from imgcls.errors import DataError, ImgclsError, printable, tell
+from imgcls.inference import server_page
+from imgcls.inference.images import Image, as_image
+from imgcls.inference.predictor import Prediction, Predictor
+from imgcls.storage import tracebacks
+
+#: requests that may hold an image in memory at a time; one more is told to come again
+MAX_WAITING = 8
+#: a body that comes slower than this is given up
+_UPLOAD_S = 30
+#: for every answer: nothing is framed, kept, or taken for something else than it is
+_HEADERS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer",
+            "Cache-Control": "no-store", "Cross-Origin-Resource-Policy": "same-origin",
+            "X-Frame-Options": "DENY"}
+
+
+class TellError(Exception):
+    """An answer that is an error: its status, and one line."""
+
+    def __init__(self, status: int, line: str) -> None:
+        super().__init__(line)
+        self.status = status
+        self.line = line
+
+
+def make_app(predictor: Predictor, *, is_loopback: bool, max_bytes: int) -> Starlette:
+    """Return the application; with `is_loopback` requests must name this machine as their host.
+
+    Otherwise a page elsewhere, whose name is turned to 127.0.0.1 (DNS rebinding), could ask it.
+    """
+    server = _Server(predictor, is_loopback=is_loopback, max_bytes=max_bytes)
+    routes = [Route("/", server.page, methods=["GET"]), Route("/predict", server.predict, methods=["POST"])]
+    app = Starlette(routes=routes, exception_handlers={
+        TellError: _tell, HTTPException: _tell_http, Exception: _tell_bug})
+    app.add_middleware(_Gate, check=server.check)
+    return app
+
+
+class _Gate:
+    """ASGI middleware: a request that is refused is answered before anything of its body is read."""
+
+    def __init__(self, app: Any, check: Callable[[Request], None]) -> None:
+        self._app = app
+        self._check = check
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        try:
+            self._check(Request(scope))
+        except TellError as error:
+            await _answer(error.status, {"error": error.line})(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+
+class _Server:
+    """What the routes do."""
+
+    def __init__(self, predictor: Predictor, *, is_loopback: bool, max_bytes: int) -> None:
+        self._predictor = predictor
+        self._is_loopback = is_loopback
+        self._max_bytes = max_bytes
+        self._num_waiting = 0
+        # one at a time: torch uses all cores for each already
+        self._executor: Executor = ThreadPoolExecutor(1, thread_name_prefix="imgcls-predict")
+        self._page = server_page.make(predictor.image_shape, predictor.num_classes, max_bytes)
+
+    def check(self, request: Request) -> None:
+        """Raise TellError for a request of another site's page, or for this machine by another name."""
+        host = request.headers.get("host", "")
+        if self._is_loopback and not _is_this_machine(host):
+            raise TellError(403, f"host {host[:100]}: this server answers to localhost only")
+        origin = request.headers.get("origin")
+        is_foreign = origin is not None and origin.lower().partition("://")[2] != host.lower()
+        if is_foreign or (request.method != "GET" and request.headers.get("sec-fetch-site") == "cross-site"):
+            raise TellError(403, "a page of another site may not ask this server")
+
+    async def page(self, request: Request) -> Response:
+        """Return the page."""
+        return Response(self._page.html, media_type="text/html; charset=utf-8",
+                        headers=_HEADERS | {"Content-Security-Policy": self._page.policy})
+
+    async def predict(self, request: Request) -> Response:
+        """Return the classes of the image that is the body; `?top=K` says how many."""
+        top = self._top(request)
+        if request.headers.get("content-type", "").startswith("multipart/"):
+            raise TellError(415, "send the file itself as the body: curl --data-binary @FILE, not -F")
+        if self._num_waiting >= MAX_WAITING:
+            raise TellError(503, "busy: try again")
+        self._num_waiting += 1
+        try:
+            data = await self._body(request)
+            prediction = await asyncio.get_running_loop().run_in_executor(
+                self._executor, self._look, as_image(data))
+        finally:
+            self._num_waiting -= 1
+        if isinstance(prediction, DataError):
+            raise TellError(422, prediction.reason)
+        if isinstance(prediction, ImgclsError):
+            raise TellError(422, str(prediction))
+        ranked = zip(prediction.classes, prediction.ranking, strict=True)
+        found = [{"class": index, "name": name, "score": round(score, 7)} for index, (name, score) in ranked]
+        return _answer(200, {"predictions": found[:top]})
+
+    def _look(self, image: Image) -> Prediction | ImgclsError:
+        (prediction,) = self._predictor.predict([image], threads=0)
+        return prediction
+
+    def _top(self, request: Request) -> int:
+        text = request.query_params.get("top")
+        most = min(self._predictor.top, self._predictor.num_classes)
+        if text is None:
+            return most
+        if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= most):
+            raise TellError(400, f"top {text[:20]}: must be from 1 to {most}")
+        return int(text)
+
+    async def _body(self, request: Request) -> bytes:
+        """Return the body; TellError for more bytes than are taken, told by the header where it can be."""
+        too_large = TellError(413, f"an image may have {self._max_bytes} bytes at most")
+        length = request.headers.get("content-length", "")
+        if length.isascii() and length.isdigit() and (len(length) > 15 or int(length) > self._max_bytes):
+            raise too_large
+        body = bytearray()
+
+        async def read() -> None:
+            async for piece in request.stream():
+                body.extend(piece)
+                if len(body) > self._max_bytes:
+                    raise too_large
+
+        try:
+            await asyncio.wait_for(read(), _UPLOAD_S)
+        except asyncio.TimeoutError:
+            raise TellError(408, f"the image did not come within {_UPLOAD_S} seconds") from None
+        except ClientDisconnect:
+            raise TellError(400, "the image did not come to its end") from None
+        return bytes(body)
+
+
+def is_loopback(address: str) -> bool:
+    """Say whether an address (127.0.0.1, ::1) is reached from this machine only."""
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return False
+
+
+def _is_this_machine(host: str) -> bool:
+    """Say whether a Host header names this machine, with any port or none."""
+    name, colon, port = host.lower().rpartition(":")
+    if not colon or not port.isdigit():
+        name = host.lower()
+    return name == "localhost" or is_loopback(name.removeprefix("[").removesuffix("]"))
+
+
+def _answer(status: int, content: dict[str, Any]) -> Response:
+    headers = _HEADERS | ({"Retry-After": "1"} if status == 503 else {})
+    # the line a shell shows ends in a line end
+    return Response(json.dumps(content) + "\n", status, headers, media_type="application/json")
+
+
+async def _tell(request: Request, error: Exception) -> Response:
+    assert isinstance(error, TellError)
+    return _answer(error.status, {"error": printable(error.line)})
+
+
+async def _tell_http(request: Request, error: Exception) -> Response:
+    """Answer for an address or method that is not there."""
+    assert isinstance(error, HTTPException)
+    return _answer(error.status_code, {"error": f"{error.detail}: there is GET / and POST /predict"})
+
+
+async def _tell_bug(request: Request, error: Exception) -> Response:
+    """Answer for a bug of ours, or no memory: a line on the terminal, and nothing of it to the client."""
+    tell(f"error: {tracebacks.as_told(error)}")
+    return _answer(500, {"error": "this server failed; its terminal says why"})
