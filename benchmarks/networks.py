@@ -161,10 +161,10 @@ def size(case: Case) -> dict[str, Any]:
         # A gamma fixed at 1 is a buffer here and a parameter in MXNet's files: counted as there.
         gammas = sum(b.numel() for name, b in model.named_buffers() if name.endswith("gamma"))
         sizes = {"parameters": network_size.count_parameters(model) + gammas,
-                 "flops": network_size.count_flops(model, case.shape)}
+                 "flops": network_size.measure(model, case.shape).flops}
         if peer is not None:
             sizes |= {"peer_parameters": network_size.count_parameters(peer),
-                      "peer_flops": network_size.count_flops(peer, case.shape)}
+                      "peer_flops": network_size.measure(peer, case.shape).flops}
         return sizes
 
 

@@ -162,10 +162,10 @@ def test_data_that_no_mirror_has(web: Path, tmp_path: Path, name: str) -> None:
     module = lookup.module("datasets", name, "--dataset")
     with pytest.raises(RunError) as caught:
         module.load(DataConfig())
-    first, *mirrors, advice = str(caught.value).split("\n")
+    first, second, advice = str(caught.value).split("; ", 2)
     assert first.startswith("cannot download ")
-    assert all("404" in line for line in mirrors)
-    assert len(mirrors) == 2
+    assert "404" in first
+    assert "404" in second
     assert advice.startswith(f"put {module.FILES} into {tmp_path / 'cache' / name}")
     assert "data_dir" in advice
     assert "dataset digits" in advice

@@ -343,8 +343,8 @@ def test_a_network_without_a_symbol(photos: Path, tmp_path: Path, capsys: pytest
     flags = ("--image-shape", "3,32,32", "--freeze", "features.3", "--model-prefix", prefix)
     assert tune(name, photos, *flags, "--num-epochs", 2) == 0
     err = capsys.readouterr().err
-    assert "images: 3,32,32, mean 123.675,116.28,103.53, std 58.395,57.12,57.375 (as torchvision has it, but for " \
-           "--image-shape)" in err
+    assert "images: 3,32,32 cut as stored, mean 123.675,116.28,103.53, std 58.395,57.12,57.375, antialias " \
+           "interpolation (as torchvision has it, but for --image-shape (it has 3,224,224))" in err
     assert "weights new (initialised): 2 (classifier.1.weight, classifier.1.bias)" in err
     assert "weights dropped: 2 (classifier.1.weight, classifier.1.bias)" in err
     old, new = torch.load(file, weights_only=True), params.load(f"{prefix}-0002.params")

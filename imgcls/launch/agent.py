@@ -172,7 +172,8 @@ def _report_stop(state: AgentState) -> int:
             line = failure.message or f"a worker on {host} ended with an error that it could not tell"
             state.report(AgentMessage("error", line, 1))
             return 1
-        if has_stopped:
+        # rank 0 alone saves, and alone says so
+        if has_stopped and len(failure.message) > len(line):
             line = failure.message
     if state.unresponsive:
         line = (f"rank {state.unresponsive[0]} ({host}) did not end within {STOP_S:g} s of SIGTERM and was "

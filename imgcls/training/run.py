@@ -175,7 +175,7 @@ def _to_devices(model: nn.Module, config: Config, topology: Topology, worker: Wo
     # the backward pass costs two forward passes
     limit_threads(worker, 3 * cost.flops * loader.batch_size / num_shares)
     if description := networks.to_devices(model, config.network, worker.device, topology.gpus):
-        reporter.log(description)
+        reporter.info(description)
 
 
 def _open_checkpoint(config: Config, saved: Saved | None, position: Position,
