@@ -14,12 +14,12 @@ from imgcls.cli import export
 from imgcls.config.sections import AugmentConfig
 from imgcls.data.loaders.make import make_loader
 from imgcls.errors import DataError, UsageError
-from imgcls.inference.export import onnx_file
+from imgcls.inference.export import onnx_file, safetensors_file
 from imgcls.inference.export.compare import Comparison
 from imgcls.inference.export.exported import Description
 from imgcls.inference.export.pictures import Pictures, make_pictures
 from imgcls.inference.export.preprocessing import Preprocessing
-from imgcls.inference.export.run import describe
+from imgcls.inference.export.run import FORMATS, describe
 
 NAMES = ["naïve «chat»", 'quote " back\\slash', "two\nlines", "`model`", "猫 🐈", "", "x" * 300, "\x1b[31m",
          "<b>", "last"]
@@ -109,10 +109,10 @@ def test_without_preprocessing(prefixes: dict[str, str], tmp_path: Path) -> None
 
 def test_what_differs_is_not_kept(prefixes: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                                   capsys: pytest.CaptureFixture[str]) -> None:
-    path = tmp_path / "new" / "net.onnx"
-    right = onnx_file.Runner.run
-    monkeypatch.setattr(onnx_file.Runner, "run", lambda self, images: right(self, images)[:, ::-1])
-    assert export.main(["--model", prefixes["lenet"], "--format", "onnx", "--output", str(path)]) == 1
+    path = tmp_path / "new" / "net.safetensors"
+    right = safetensors_file.Runner.run
+    monkeypatch.setattr(safetensors_file.Runner, "run", lambda self, images: right(self, images)[:, ::-1])
+    assert export.main(["--model", prefixes["lenet"], "--format", "safetensors", "--output", str(path)]) == 1
     last = capsys.readouterr().err.splitlines()[-1]
     assert "is not kept" in last
     assert "another label" in last
@@ -128,7 +128,8 @@ def test_compares_on_the_users_pictures(prefixes: dict[str, str], tmp_path: Path
     for number in range(4):
         image = np.random.default_rng(number).integers(0, 256, (40 + number, 60, 3), np.uint8)
         cv2.imwrite(str(folder / f"{number}.{'jpg' if number % 2 else 'png'}"), image)
-    command = ["--model", prefixes["lenet"], "--format", "onnx", "--output", str(tmp_path / "a.onnx"), "--images"]
+    output = str(tmp_path / "a.safetensors")
+    command = ["--model", prefixes["lenet"], "--format", "safetensors", "--output", output, "--images"]
     assert export.main([*command, str(tmp_path / "photos"), "--num-images", "3"]) == 0
     assert "3 of 3 labels equal" in capsys.readouterr().err
     (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff no picture")
@@ -140,8 +141,9 @@ def test_compares_on_the_users_pictures(prefixes: dict[str, str], tmp_path: Path
     ([], "required: --model, --format, --output"),
     (["--model", "nowhere/net", "--format", "onnx", "--output", "a.onnx"], "nowhere/net-0001.params"),
     (["--model", "x", "--format", "tflite", "--output", "a"], "--format tflite"),
-    (["--model", "LENET", "--format", "onnx", "--output", "a", "--interpolation", "area"], "--preprocessing 0"),
-    (["--model", "LENET", "--format", "onnx", "--output", "a", "--images", "nowhere"], "--images nowhere"),
+    (["--model", "x", "--format", "onnx", "--output", "a.pt2"], "--format onnx must end in .onnx"),
+    (["--model", "LENET", "--format", "onnx", "--output", "a.onnx", "--interpolation", "area"], "--preprocessing 0"),
+    (["--model", "LENET", "--format", "onnx", "--output", "a.onnx", "--images", "nowhere"], "--images nowhere"),
 ])
 def test_wrong_usage(flags: list[str], message: str, prefixes: dict[str, str], tmp_path: Path,
                      monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -202,3 +204,37 @@ def test_made_images_are_said_to_be_made() -> None:
     line = describe(Comparison(10, 9, 0.25, 1.0, [3]), pictures, "ONNX Runtime")
     assert "10 made images" in line
     assert "9 of 10 labels equal" in line
+
+
+@pytest.mark.parametrize("network", ["lenet", pytest.param("resnet", marks=pytest.mark.slow),
+                                     pytest.param("inception-bn", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("kind", "name"), [("pt2", "a.pt2"), ("safetensors", "a.safetensors"), ("mxnet", "a")])
+def test_other_formats(network: str, kind: str, name: str, prefixes: dict[str, str], tmp_path: Path,
+                       capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / name
+    assert export.main(["--model", prefixes[network], "--format", kind, "--output", str(output)]) == 0
+    out, err = capsys.readouterr()
+    assert "32 of 32 labels equal" in err
+    assert sorted(out.splitlines()) == sorted(str(path) for path in tmp_path.iterdir())
+    if kind != "mxnet":
+        assert FORMATS[kind].Runner(output).description.class_names == NAMES
+        return
+    image = np.random.default_rng(0).integers(0, 256, (40, 30, 3), np.uint8)
+    copied = imgcls.Predictor(str(output))
+    assert copied.class_names == NAMES
+    assert copied(image) == imgcls.Predictor(prefixes[network])(image)
+
+
+def test_a_prefix_that_has_a_checkpoint_is_left_alone(prefixes: dict[str, str],
+                                                      capsys: pytest.CaptureFixture[str]) -> None:
+    prefix = prefixes["lenet"]
+    assert export.main(["--model", prefix, "--format", "mxnet", "--output", prefix]) == 2
+    assert "choose another" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff" * 64, b'\x02\0\0\0\0\0\0\0{}'])
+def test_damaged_safetensors(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"a\.safetensors"):
+        safetensors_file.Runner(path)

@@ -25,6 +25,7 @@ from imgcls.storage.reading import read_bounded
 
 SUFFIX = ".onnx"
 RUNTIME = "ONNX Runtime"
+TAKES_PIXELS = True
 _EXTRA = "'imgcls[export]'"
 #: protobuf has no larger messages
 MAX_BYTES = (1 << 31) - 1
@@ -32,7 +33,7 @@ MAX_BYTES = (1 << 31) - 1
 _OPSET = 18
 
 
-def check() -> None:
+def check(output: str) -> None:
     """Raise UsageError where a package is missing: before anything is computed."""
     require("onnx", _EXTRA, "writing ONNX")
     require("onnxscript", _EXTRA, "writing ONNX")

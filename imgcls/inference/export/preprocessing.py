@@ -1,7 +1,7 @@
 """What becomes of an image before the network sees it, as a part of the network: pixels in, floats out.
 
-The pixels are OpenCV's to the bit; where images are resized with antialiasing, some are a level beside torch's
-(one in 400, of photographs to 256). Only the pixels of the crop are computed, whatever the size of the image:
+The pixels are OpenCV's to the bit; where images are resized with antialiasing, a few are a level beside
+torch's (one in 400, of photographs to 256). Only the pixels of the crop are computed, whatever the size of the image:
 the shapes behind the first step are fixed, which every exporter can express.
 """
 

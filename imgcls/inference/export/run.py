@@ -13,8 +13,8 @@ from typing import Any
 
 from imgcls import pretrained
 from imgcls.config.resolve import Config
-from imgcls.errors import RunError, reason, verbatim
-from imgcls.inference.export import onnx_file
+from imgcls.errors import RunError, UsageError, reason, verbatim
+from imgcls.inference.export import aot_file, mxnet_files, onnx_file, pt2_file, safetensors_file
 from imgcls.inference.export.compare import Comparison, compare, expected
 from imgcls.inference.export.exported import Description, Exported, Servable
 from imgcls.inference.export.pictures import Pictures, find_pictures, make_pictures
@@ -26,7 +26,8 @@ from imgcls.storage.atomic import atomic_write, check_outputs, check_writable
 from imgcls.storage.paths import to_path
 
 #: value of `format` -> the file that writes and runs it
-FORMATS = {"onnx": onnx_file}
+FORMATS = {"onnx": onnx_file, "mxnet": mxnet_files, "safetensors": safetensors_file, "pt2": pt2_file,
+           "aot": aot_file}
 #: made images, where the user names none
 _NUM_MADE = 32
 
@@ -64,7 +65,10 @@ def export(request: Request, settings: dict[str, Any], tell: Callable[[str], Non
     where the export names pictures otherwise than the checkpoint.
     """
     module = FORMATS[request.format]
-    module.check()
+    if not request.output.lower().endswith(module.SUFFIX):
+        raise UsageError(f"`output` {verbatim(request.output)}: a file of `format` {request.format} must "
+                         f"end in {module.SUFFIX}")
+    module.check(request.output)
     check_outputs([request.output], [request.images] if request.images else [])
     check_writable(request.output, "`output`")
     exported, config = _prepare(request, configure(settings), tell)
@@ -109,12 +113,13 @@ def _prepare(request: Request, config: Config, tell: Callable[[str], None]) -> t
     for line in filter(None, (evaluation.description, evaluation.note, classes.note)):
         tell(line)
     augment = config.augment
-    preprocessing = Preprocessing(shape, augment).eval() if request.preprocessing else None
+    takes_pixels = request.preprocessing and FORMATS[request.format].TAKES_PIXELS
+    preprocessing = Preprocessing(shape, augment).eval() if takes_pixels else None
     noted = {"mean": list(augment.rgb_mean), "std": list(augment.rgb_std), "val_resize": augment.val_resize,
              "interpolation": augment.interpolation, "mean_image": bool(augment.mean_image)}
     description = Description(
         network=ref.network, class_names=list(classes.names), num_classes=evaluation.num_classes,
-        image_shape=list(shape), takes_pixels=request.preprocessing, preprocessing=noted,
+        image_shape=list(shape), takes_pixels=takes_pixels, preprocessing=noted,
         note=evaluation.description)
     servable = Servable(model, preprocessing).eval()
     return Exported(servable, description, read, augment.mean_image), config

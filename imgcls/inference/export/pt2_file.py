@@ -1,0 +1,49 @@
+"""torch.export: a `.pt2` that torch runs without imgcls.
+
+torch reads such files with pickles, and evaluates expressions in them: `Runner` is for a file that was just
+written, and nothing in imgcls loads anybody else's.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from imgcls.inference.export.exported import KEY, Description, Exported
+
+SUFFIX = ".pt2"
+RUNTIME = "torch"
+TAKES_PIXELS = True
+
+
+def check(output: str) -> None:
+    """Do nothing: torch is there."""
+
+
+def write(exported: Exported, path: Path) -> list[Path]:
+    """Write the network to `path`; return its files, which is that one."""
+    program = exported.program()
+    # the blank images that it was recorded with are nobody's business
+    program._example_inputs = None
+    torch.export.save(program, path, extra_files=exported.description.metadata())
+    return [path]
+
+
+class Runner:
+    """Runs a `.pt2` of our own: `run(images)` gives probabilities (N, classes), float32."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        """Load the file, which must be trusted."""
+        extra = {KEY: ""}
+        self._model: Callable[[Tensor], Tensor] = torch.export.load(path, extra_files=extra).module()
+        self.description = Description.from_json(extra[KEY], path)
+
+    @torch.no_grad()
+    def run(self, images: np.ndarray) -> np.ndarray:
+        """Return the probabilities of a batch of images of one size."""
+        return self._model(torch.from_numpy(images)).numpy()

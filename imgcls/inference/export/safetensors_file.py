@@ -1,0 +1,70 @@
+"""safetensors: the weights by MXNet's names, with the network and its description among the metadata."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from imgcls import graph, pretrained
+from imgcls.config.flags import convert, flags_of
+from imgcls.config.sections import NetworkConfig
+from imgcls.data.normalize import read_mean_image
+from imgcls.errors import DataError, first_line
+from imgcls.formats import json_text, symbol
+from imgcls.inference.export.exported import KEY, Description, Exported
+from imgcls.inference.export.mxnet_files import describe_network
+from imgcls.pretrained.reference import Pretrained
+
+SUFFIX = ".safetensors"
+RUNTIME = "imgcls, read back"
+TAKES_PIXELS = False
+_MEAN_IMAGE = "imgcls:mean_image"
+
+
+def check(output: str) -> None:
+    """Do nothing: what is needed comes with imgcls."""
+
+
+def write(exported: Exported, path: Path) -> list[Path]:
+    """Write the network to `path`; return its files, which is that one."""
+    kind, text = describe_network(exported)
+    arrays = {name: np.ascontiguousarray(array)
+              for name, array in graph.arrays(exported.servable.network).items()}
+    if exported.mean_image:
+        arrays[_MEAN_IMAGE] = read_mean_image(exported.mean_image, exported.description.image_shape)
+    save_file(arrays, path, metadata={**exported.description.metadata(), kind: text})
+    return [path]
+
+
+class Runner:
+    """Reads the file back and runs the network: float32 (N, C, H, W) -> probabilities (N, classes)."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        """Read the file; DataError for one that is damaged, or was not written here."""
+        try:
+            with safe_open(path, "numpy") as file:
+                metadata = file.metadata() or {}
+                names = list(file.keys())
+                arrays = {name: file.get_tensor(name) for name in names if name != _MEAN_IMAGE}
+        except (SafetensorError, OSError) as error:
+            raise DataError(path, f"is no safetensors file: {first_line(error)}") from error
+        self.description = Description.from_json(metadata.get(KEY, ""), path)
+        if "symbol" in metadata:
+            network = symbol.loads(metadata["symbol"], path)
+        else:
+            settings = json_text.loads_object(metadata.get("network", ""), path, "the settings of a network")
+            known = flags_of(NetworkConfig)
+            network = NetworkConfig(**{each.name: convert(known[each.name], settings[each.name])
+                                       for each in fields(NetworkConfig) if each.name in settings})
+        self._model = pretrained.build(Pretrained(network, arrays, str(path)))
+
+    @torch.no_grad()
+    def run(self, images: np.ndarray) -> np.ndarray:
+        """Return the probabilities of a batch."""
+        return self._model(torch.from_numpy(images)).softmax(1).numpy()
