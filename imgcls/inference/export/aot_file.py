@@ -1,6 +1,6 @@
 """AOTInductor: a `.pt2` of machine code for this kind of CPU, which torch runs in Python and in C++.
 
-Such a file is a program: `Runner` is for one that was just written, and nothing in imgcls loads anybody else's.
+Such a file is a program: `Runner` is for one that was just written, and nothing in imgcls loads another's.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """MXNet's files, and ours beside them: PREFIX-symbol.json, PREFIX-0000.params, PREFIX-meta.json.
 
-For networks that came from elsewhere (the zoo, a URL, torchvision, another epoch) and are to be a checkpoint of
-one's own. Preprocessing and class names stand in the meta data, which MXNet does not look at.
+For networks that came from elsewhere (the zoo, a URL, torchvision) and are to be a checkpoint of one's own. Preprocessing and class names stand in the meta data, which MXNet does not look at.
 """
 
 from __future__ import annotations
@@ -43,7 +42,8 @@ def write(exported: Exported, stem: Path) -> list[Path]:
     contents[f"-{kind}.json"] = text.encode()
     arrays = graph.arrays(exported.servable.network)
     path = f"{stem}-0000.params"
-    contents["-0000.params"] = b"".join(map(bytes, params.serialize(list(arrays), list(arrays.values()), path)))
+    pieces = params.serialize(list(arrays), list(arrays.values()), path)
+    contents["-0000.params"] = b"".join(map(bytes, pieces))
     mean_image = _mean_image(exported)
     if mean_image:
         contents["-mean.bin"] = mean_image

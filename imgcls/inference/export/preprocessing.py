@@ -1,8 +1,8 @@
 """What becomes of an image before the network sees it, as a part of the network: pixels in, floats out.
 
 The pixels are OpenCV's to the bit; where images are resized with antialiasing, a few are a level beside
-torch's (one in 400, of photographs to 256). Only the pixels of the crop are computed, whatever the size of the image:
-the shapes behind the first step are fixed, which every exporter can express.
+torch's. Only the pixels of the crop are computed, whatever the size of the image: the shapes behind the first
+step are fixed, which every exporter can express.
 """
 
 from __future__ import annotations
