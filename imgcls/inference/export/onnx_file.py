@@ -83,7 +83,7 @@ class Runner:
         self._errors = _errors(onnxruntime)
         text = self._session.get_modelmeta().custom_metadata_map.get(KEY)
         if text is None:
-            raise DataError(path, "is no export of imgcls: its metadata have no `imgcls`")
+            raise DataError(path, f"is no export of imgcls: its metadata have no entry {KEY}")
         self.description = Description.from_json(text, path)
         self._check_tensors()
 
