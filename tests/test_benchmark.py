@@ -129,6 +129,8 @@ def test_the_table_is_aligned() -> None:
     assert len(lines[1]) == len(lines[2])
     assert lines[3].endswith("float32  out of memory")
     assert lines[1].index("batch") + 5 == lines[3].index("256") + 3
+    assert rows[0].spread == 0.5
+    assert Speed("lenet", "1,28,28", 1, "float32", None, (1.0,), (1.0,)).spread is None
     assert "nothing was measured" in speeds.as_text([], "device: cpu")
 
 

@@ -46,8 +46,11 @@ class Speed:
 
     @property
     def spread(self) -> float | None:
-        """Half of the distance between the slowest and the fastest repeat, as a part of the median."""
-        if not self.images_per_s or not self.median:
+        """Half of the distance between the slowest and the fastest repeat, as a part of the median.
+
+        None where there is only one.
+        """
+        if len(self.images_per_s) < 2 or not self.median:
             return None
         return (max(self.images_per_s) - min(self.images_per_s)) / 2 / self.median
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import gc
+import math
 import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
@@ -145,11 +146,7 @@ def _network_step(config: Config, worker: Worker, reporter: Reporter,
     network, batch_size = config.network, config.data.batch_size
     model = build_model(config, None, reporter)
     cost = network_size.measure(model, network.image_shape)
-    if worker.device.type == "cpu":
-        # The system would kill the process. In evaluation mode the largest layer is there with its input.
-        memory.require(4 * cost.largest * batch_size, f"`batch_sizes` {batch_size}: a forward pass")
-    if make_step is _training_step:
-        network_size.require_memory(cost, batch_size, config, worker.device)
+    _require_memory(config, cost, worker, is_training=make_step is _training_step)
     # as a run decides it: the backward pass costs two forward passes
     cpu_threads.limit_threads(worker, (3 if make_step is _training_step else 1) * cost.flops * batch_size)
     model.to(worker.device)
@@ -157,6 +154,19 @@ def _network_step(config: Config, worker: Worker, reporter: Reporter,
                             num_classes=network.num_classes, seed=config.train.seed, device=worker.device)
     with make_step(config, model, next(iter(noise.epoch(0))), noise, worker, reporter) as step:
         yield step, network_size.count_parameters(model, frozen=True)
+
+
+def _require_memory(config: Config, cost: network_size.Cost, worker: Worker, *, is_training: bool) -> None:
+    """Raise TooLittleMemory where the system would kill the process; a GPU says so itself."""
+    batch_size = config.data.batch_size
+    # the noise is drawn on the CPU, in float32, and once more while it is scaled
+    per_image = 8 * math.prod(config.network.image_shape)
+    if worker.device.type == "cpu":
+        # For the backward pass all values are kept, of micro-batches one after the other. Without it the
+        # largest layer is there at once.
+        values = cost.values / config.distributed.micro_batches if is_training else cost.largest
+        per_image += (4 if config.device.dtype == "float32" else 2) * values
+    memory.require(per_image * batch_size, f"`batch_sizes` {batch_size}: a step")
 
 
 @contextlib.contextmanager
