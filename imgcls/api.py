@@ -48,7 +48,7 @@ def fit(train: tuple[np.ndarray, np.ndarray], val: tuple[np.ndarray, np.ndarray]
         shape = configuration.convert(configuration.FIELDS["image_shape"], shape)
     # What follows from the arrays goes in as defaults, so that any keyword wins over it.
     source = _array_source(train, shape, "train")
-    splits = Splits(source, None if val is None else _array_source(val, shape, "val"))
+    splits = Splits(source, None if val is None else _array_source(val, shape, "val"), is_given=True)
     largest = int(np.asarray(source.labels).max(initial=0))
     # NDArrayIter's examples feed floats; uint8 pixels become 0-1, which the same learning rates suit
     defaults = {"rgb_std": (255.0,), "image_shape": source.images.shape[1:], "batch_size": 64,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from conftest import real_data, recorded_network
 
 import imgcls
+from imgcls.cli import score
 from imgcls.errors import DataError, UsageError
 from imgcls.formats import params, symbol
 
@@ -129,3 +131,10 @@ def test_networks_of_torchvision_are_saved_without_a_symbol(tmp_path: Path) -> N
     inputs = torch.from_numpy(images).float() / 255
     with torch.no_grad():
         assert torch.allclose(imgcls.load_model(prefix)(inputs), result.model(inputs), atol=1e-5)
+
+
+def test_a_checkpoint_of_arrays_names_no_data_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    imgcls.fit(stripes(64), network="mlp", num_epochs=1, model_prefix=str(tmp_path / "net"))
+    assert "dataset" not in json.loads((tmp_path / "net-meta.json").read_text())["config"]
+    assert score.main(["--model", str(tmp_path / "net")]) == 2
+    assert "--data-val is missing: give the data to score on" in capsys.readouterr().err

@@ -642,3 +642,28 @@ def test_class_names_survive_a_move(folder: Path, tmp_path: Path, own_cache: Pat
 def sources(prefix: Path, folder: Path) -> list[Source]:
     assert im2rec.main([str(prefix), str(folder), "--recursive", "--no-shuffle"]) == 0
     return [open_source(f"{prefix}.rec", "FILE")]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_in_the_middle_leaves_nothing_half_written(number: signal.Signals, folder: Path, tmp_path: Path,
+                                                            monkeypatch: pytest.MonkeyPatch,
+                                                            capsys: pytest.CaptureFixture[str]) -> None:
+    before = signal.getsignal(number)
+    original = RecordWriter.write
+
+    def write(self: RecordWriter, payload: bytes, key: int) -> None:
+        original(self, payload, key)
+        os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(RecordWriter, "write", write)
+    assert im2rec.main([f"{tmp_path}/x", str(folder), "--recursive", "--num-thread", "3"]) == 128 + number
+    assert f"told to stop ({number.name})" in capsys.readouterr().err
+    assert [path for path in tmp_path.iterdir() if path.suffix in (".tmp", ".rec", ".idx")] == []
+    assert signal.getsignal(number) == before
+
+
+def test_what_a_killed_run_left_goes_with_the_next(folder: Path, tmp_path: Path) -> None:
+    for name in (".x.rec.abcdefgh.tmp", ".x.idx.abcdefgh.tmp", ".xy.rec.abcdefgh.tmp", ".x.txt.abcdefgh.tmp"):
+        (tmp_path / name).write_bytes(b"half")
+    assert im2rec.main([f"{tmp_path}/x", str(folder), "--recursive"]) == 0
+    assert sorted(path.name for path in tmp_path.glob(".*.tmp")) == [".x.txt.abcdefgh.tmp", ".xy.rec.abcdefgh.tmp"]

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from conftest import mxnet_file
 
+from imgcls.data.file_source import FolderSource
 from imgcls.errors import DataError, UsageError
 from imgcls.formats import lists
 from imgcls.formats.lists import ListEntry
@@ -171,3 +172,20 @@ def test_fixture_lists(tmp_path: Path) -> None:
         for suffix, entries in lists.split(mixed, **cut):
             assert written(entries, tmp_path) == (folder / name / f"{name}{suffix}.lst").read_bytes()
     assert written(listing.entries, tmp_path) == (folder / "noshuffle" / "noshuffle.lst").read_bytes()
+
+
+def test_images_are_trained_on_by_any_name(tmp_path: Path) -> None:
+    for name in (" a ", "b\tc", "d\ne", "f"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "1.jpg").write_bytes(b"x")
+    source = FolderSource(tmp_path)
+    assert source.class_names == (" a ", "b\tc", "d\ne", "f")
+    assert (source.labels.tolist(), source.problems) == ([0, 1, 2, 3], [])
+    assert len(lists.walk(str(tmp_path), recursive=True).problems) == 3  # what a list cannot hold
+
+
+def test_a_folder_of_folders_of_records_says_where_they_are(tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "x.rec").write_bytes(b"")
+    with pytest.raises(UsageError, match=r"one holds \.rec files: name that folder"):
+        FolderSource(tmp_path)

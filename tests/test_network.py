@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator
 from datetime import datetime, timezone
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -340,3 +341,14 @@ def test_the_folders_of_killed_agents_are_removed(tmp_path: Path, monkeypatch: p
     assert not killed.exists()
     assert others.exists()
     assert not Path(running).exists()
+
+
+@pytest.mark.parametrize("text", [
+    "Got the following error when running the callback: RuntimeError: Application timeout caused pair closure\n\nAt:\n",
+    "[../third_party/gloo/gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:3",
+    "writev: No route to host", "Connection reset by peer"])
+def test_whatever_gloo_calls_it_a_lost_peer_is_one_line(text: str) -> None:
+    worker = SimpleNamespace(world_size=2, rank=1)
+    with (pytest.raises(process_group.LostContact, match=r"rank 1 .*: lost contact with another process"),
+          process_group.Worker.guard(worker)):  # type: ignore[arg-type]
+        raise RuntimeError(text)

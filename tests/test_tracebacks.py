@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+import subprocess
 import sys
 import tempfile
 import threading
@@ -13,7 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from conftest import run_cli
+from conftest import ROOT, run_cli
 
 from imgcls.cli._run import run_main
 from imgcls.errors import UsageError
@@ -125,3 +126,15 @@ def test_versions_of_what_is_loaded_only(monkeypatch: pytest.MonkeyPatch) -> Non
     told = str(as_told(KeyError("x")))
     path = told.partition("the traceback is in ")[2].partition(",")[0]
     assert "torch 9.9" in Path(path).read_text()
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
+@pytest.mark.parametrize("words", [["--help"], ["--version"], ["train", "--help"], ["train", "--print-config"],
+                                   ["launch", "-n", "2", "--launcher", "slurm", "true"]])
+def test_a_full_disk_behind_stdout_is_one_line(words: list[str]) -> None:
+    with open("/dev/full", "w", encoding="utf-8") as full:
+        done = subprocess.run([sys.executable, "-m", "imgcls", *words], stdout=full, stderr=subprocess.PIPE,
+                              text=True, check=False, cwd=ROOT)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[1:] == []
+    assert "error: standard output: no space left on the device; not all could be printed" in done.stderr

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import sys
+import tarfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import ROOT, run_cli, write_digits
@@ -13,8 +16,10 @@ from imgcls.cli import train as command
 from imgcls.config import effects, lookup, resolve
 from imgcls.config.resolve import FIELDS
 from imgcls.config.sections import DataConfig
+from imgcls.data import sources
 from imgcls.errors import ImgclsError, UsageError
 from imgcls.storage import download
+from imgcls.training.warnings import warn_unused_settings
 
 
 @pytest.fixture(autouse=True)
@@ -256,3 +261,45 @@ def test_a_run_of_the_command_says_it_once(mnist: Path) -> None:
     done = run_cli("train", "--data-dir", mnist, "--num-epochs", 0, "--data-root", "x")
     assert done.returncode == 0
     assert done.stderr.count("--data-root x: has no effect here") == 1
+
+
+def test_score_says_it_too(mnist: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        score.main(["--data-dir", str(mnist), "--model", "x", "--report", "y", "--print-config"])
+    score.main(["--data-dir", str(mnist), "--model", str(tmp_path / "x"), "--cache-gb", "3", "--report", "y"])
+    err = capsys.readouterr().err
+    assert "warning: --cache-gb 3: has no effect here, it is for other data sets than --dataset mnist" in err
+    assert "--report" not in err
+
+
+@pytest.mark.parametrize(("started", "is_told"), [
+    ({}, False), ({"RANK": "0"}, True), ({"RANK": "0", "IMGCLS_AGENT": "1"}, False),
+    ({"RANK": "0", "IMGCLS_AGENT": "1", "IMGCLS_LAUNCHER": "imgcls-launch -n 2"}, True)])
+def test_settings_that_start_processes_are_told_where_others_have(started: dict[str, str], is_told: bool) -> None:
+    told: list[str] = []
+    config = resolve.build({}, {"nnodes": "2", "rdzv_id": "x", "max_restarts": 3})
+    env = started and {**started, "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
+    warn_unused_settings(config, SimpleNamespace(warn=told.append), env)  # type: ignore[arg-type]
+    assert [line for line in told if "a launcher" in line] == told
+    assert bool(told) == is_told
+    assert all("`nnodes` 2, `rdzv_id` x, `max_restarts` 3: no effect" in line for line in told)
+
+
+def test_cifar_is_scored_without_its_training_files(tmp_path: Path) -> None:
+    module = lookup.module("datasets", "cifar10", "")
+    rows = b"".join(bytes([label]) + bytes(3072) for label in (3, 5))
+    (tmp_path / "test_batch.bin").write_bytes(rows)
+    assert module.load_val(DataConfig(data_dir=str(tmp_path))).labels.tolist() == [3, 5]
+    (tmp_path / "test_batch.bin").unlink()
+    with tarfile.open(tmp_path / "cifar-10-binary.tar.gz", "w:gz") as tar:
+        member = tarfile.TarInfo("cifar-10-batches-bin/test_batch.bin")
+        member.size = len(rows)
+        tar.addfile(member, io.BytesIO(rows))
+    assert module.load_val(DataConfig(data_dir=str(tmp_path))).labels.tolist() == [3, 5]
+
+
+def test_an_index_goes_with_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "1.jpg").write_bytes(b"x")
+    with pytest.raises(UsageError, match="`data_val_idx` x.idx: is for a .rec" .replace("`", "")):
+        sources.open_source(str(tmp_path), "`data_val`", index="x.idx")

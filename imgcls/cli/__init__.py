@@ -15,14 +15,14 @@ from imgcls.config.version import __version__
 def main(argv: Sequence[str] | None = None) -> int:
     """Find the command's file and hand the rest of the words to its `main`."""
     args = list(sys.argv[1:] if argv is None else argv)
-    if args[:1] == ["--version"]:
-        print(f"imgcls {__version__}")
-        return 0
     # no command is a question, and no mistake
-    if not args or args[0] in ("-h", "--help"):
-        print(_overview())
-        return 0
+    if not args or args[0] in ("-h", "--help", "--version"):
+        return run_main(_tell_about, args, "imgcls")
     return start(args[0], args[1:], name="imgcls")
+
+
+def _tell_about(args: Sequence[str]) -> None:
+    print(f"imgcls {__version__}" if args[:1] == ["--version"] else _overview())
 
 
 def start(command: str, argv: Sequence[str] | None = None, *, name: str = "", **options: str) -> int:

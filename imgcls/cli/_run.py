@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import errno
 import gc
 import io
 import json
 import logging
 import os
 import queue
+import signal
 import sys
 import threading
 import time
@@ -19,10 +21,13 @@ from typing import Any, TypeVar
 from imgcls.config.resolve import spelling_of
 from imgcls.distributed import rank_info
 from imgcls.distributed.rank_info import AGENT_VARIABLE
-from imgcls.errors import ImgclsError, Stopped, UsageError, printable, tell
+from imgcls.errors import ImgclsError, RunError, Stopped, UsageError, printable, reason, tell
 from imgcls.storage import tracebacks
 
 T = TypeVar("T")
+
+#: what a file says that takes nothing more: a full disk, a quota, a limit, a device that failed
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 def in_background(function: Callable[..., T], *arguments: Any) -> Callable[[], T]:
@@ -66,6 +71,38 @@ def loading_torch() -> Iterator[None]:
         # what is there now is not looked at again, at the end of the program neither
         gc.freeze()
         gc.enable()
+
+
+class _Terminated(KeyboardInterrupt):
+    """A signal that ends a program, as the exception that Ctrl-C is: what is half written is removed."""
+
+    def __init__(self, number: signal.Signals) -> None:
+        super().__init__()
+        self.number = number
+
+
+@contextlib.contextmanager
+def ending_in_order() -> Iterator[None]:
+    """Have SIGTERM, and SIGHUP unless nohup ignores it, end a command as Ctrl-C does, in the main thread.
+
+    For commands that write large files and have no stop of their own: their temporary ones go with them.
+    """
+    def end(number: int, frame: object) -> None:
+        raise _Terminated(signal.Signals(number))
+
+    # Windows has no SIGHUP
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {number: signal.getsignal(number) for number in numbers}
+    taken = [number for number in numbers if before[number] == signal.SIG_DFL]
+    if threading.current_thread() is not threading.main_thread():
+        taken = []
+    for number in taken:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in taken:
+            signal.signal(number, before[number])
 
 
 def run_main(function: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None, name: str,
@@ -161,39 +198,55 @@ def _joined() -> bool:
 def _status_of(function: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None, name: str,
                own: Sequence[type]) -> int:
     try:
-        return function(sys.argv[1:] if argv is None else argv) or 0
+        try:
+            return function(sys.argv[1:] if argv is None else argv) or 0
+        finally:  # what was printed may still wait for a full disk
+            sys.stdout.flush()
     except ImgclsError as error:
         _print_error(error, name, own)
         return error.exit_status
-    except KeyboardInterrupt:
-        # 128 + SIGINT, what a shell reports for a program that Ctrl-C has ended
+    except KeyboardInterrupt as error:
+        number = error.number if isinstance(error, _Terminated) else signal.SIGINT
         with contextlib.suppress(OSError):
-            print(f"{name}: interrupted", file=sys.stderr)
-        return 130
+            tell(f"{name}: {'interrupted' if number == signal.SIGINT else f'told to stop ({number.name})'}")
+        return 128 + number  # what a shell reports for a program that a signal has ended
     except BrokenPipeError:
         # whoever read our output has left (| head); what is still buffered has nowhere to go
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
         # a bug of ours, or no memory: one line all the same, and the traceback in a file
-        _print_error(tracebacks.as_told(error), name, own)
+        _print_error(_output_error(error) or tracebacks.as_told(error), name, own)
         return 1
+
+
+def _output_error(error: Exception) -> RunError | None:
+    """Return what to tell where stdout takes nothing more (a full disk), and send what is left nowhere."""
+    if not isinstance(error, OSError) or error.errno not in _FULL or error.filename is not None:
+        return None
+    try:
+        os.write(sys.stdout.fileno(), b"\n")  # nothing else tells which of the open files it was
+    except OSError as full:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return RunError(f"standard output: {reason(full)}; not all could be printed")
+    return None
 
 
 def _print_error(error: ImgclsError, name: str, own: Sequence[type]) -> None:
     """Print the error in one line on stderr, once for all processes of a job.
 
     One process among several leaves it to the agent that started it, where there is one; otherwise it says
-    which it is. What all of them would say (wrong usage, a stop that was asked for) only the first says.
+    which it is. A stop that was asked for only the first tells. What is wrong with the usage each of them
+    tells: the others may have been typed by hand, with another mistake or on another machine.
     """
     line = error.spelled(spelling_of(*own))
     path = os.environ.get("TORCHELASTIC_ERROR_FILE", "")
     is_written = bool(path) and _write_error_file(path, line, error)
     rank = _rank()
-    if rank > 0 and isinstance(error, (Stopped, UsageError)):
+    if rank > 0 and isinstance(error, Stopped):
         return
-    # our agent reads the file and prints one line for all its processes
-    if is_written and AGENT_VARIABLE in os.environ:
+    # our agent reads the file and prints one line for all its processes, and torchrun shows the first's
+    if is_written and (AGENT_VARIABLE in os.environ or (rank > 0 and isinstance(error, UsageError))):
         return
     if rank > 0 and not line.startswith("rank "):
         line = f"rank {rank}: {line}"
@@ -209,7 +262,7 @@ def _rank() -> int:
         return 0
     try:
         info = rank_info.detect()
-    except UsageError:  # which may be the very error to be told: then nobody else tells it
+    except UsageError:  # which may be the very error to be told
         return 0
     return info.rank if info else 0
 

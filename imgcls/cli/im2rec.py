@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from imgcls.cli import _key_values
-from imgcls.cli._run import run_main
+from imgcls.cli._run import ending_in_order, run_main
 from imgcls.config import command_line
 from imgcls.config.flags import flag, flag_spelling, positional
 from imgcls.data import listing
@@ -106,7 +106,8 @@ class PackFlags:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command. 0: done, 1: something failed (with --strict, a skipped image too), 2: wrong usage."""
-    return run_main(_start, argv, NAME, PathConfig, ListConfig, PackFlags)
+    with ending_in_order():
+        return run_main(_start, argv, NAME, PathConfig, ListConfig, PackFlags)
 
 
 def _start(argv: Sequence[str]) -> int:
@@ -269,6 +270,7 @@ def _pack_key_values(argv: Sequence[str]) -> int:
 def _pack_list(images: Listing, root: str, target: str, stem: str, config: PackConfig, *,
                join: bool = True) -> PackCounts:
     """Pack one list with all that stands beside it, and print how it went."""
+    outputs.remove_leftovers(stem)
     # lines that are none are left out, as MXNet does, but said
     _print_problems(images, "left out: ")
     for warning in listing.rarely_meant(images.entries, target):

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from imgcls.cli._run import run_main
+from imgcls.cli._run import ending_in_order, run_main
 from imgcls.config.command_line import parse
 from imgcls.config.flags import flag, positional
 from imgcls.errors import tell
@@ -35,7 +35,8 @@ class IndexConfig:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command. Of a damaged file it writes an index only with --resync."""
-    return run_main(_start, argv, NAME, IndexConfig)
+    with ending_in_order():
+        return run_main(_start, argv, NAME, IndexConfig)
 
 
 def _start(argv: Sequence[str]) -> int:

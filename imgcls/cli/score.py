@@ -9,9 +9,10 @@ from dataclasses import dataclass
 
 from imgcls.cli._run import loading_torch, run_main
 from imgcls.config import resolve as configuration
+from imgcls.config.effects import unused_settings
 from imgcls.config.flags import flag
 from imgcls.config.sections import InferenceConfig
-from imgcls.errors import UsageError, tell
+from imgcls.errors import UsageError, spell_settings, tell
 
 EXAMPLES = """examples:
   {prog} --model model/mnist --dataset mnist                 the newest epoch on the test set
@@ -55,6 +56,8 @@ def _start(argv: Sequence[str]) -> int:
     own: ScoreConfig = config.own
     if not own.model:
         raise UsageError("--model is missing: give the prefix of a checkpoint, such as --model model/mnist")
+    for warning in unused_settings(config):
+        tell(f"warning: {spell_settings(warning, config.spelling)}")
     # after the flags: --help and a mistake in a flag answer without torch
     with loading_torch():
         from imgcls.inference.evaluation import evaluate_checkpoint

@@ -132,7 +132,9 @@ def _check(field: Field[Any], name: str, value: Any, typed: Any) -> None:
         raise UsageError(f"{name} {shortened(typed)}: must be one of {', '.join(map(show, choices))}")
     counts = field.metadata["counts"]
     if counts and len(typed) not in counts:
-        raise UsageError(f"{name} {shortened(typed)}: must be {_KINDS[str(field.type)]}")
+        form = f" ({field.metadata['metavar']})" if field.metadata["metavar"] else ""
+        raise UsageError(f"{name} {shortened(typed)}: has {len(typed)} numbers, must have "
+                         f"{' or '.join(map(show, sorted(counts, reverse=True)))}{form}")
     # a list is within the bounds when all its numbers are
     for number in typed if isinstance(typed, tuple) else (typed,):
         _check_bounds(field, f"{name} {shortened(typed)}", number)

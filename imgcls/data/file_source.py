@@ -65,9 +65,10 @@ class FolderSource(_FileSource):
 
     def __init__(self, root: Path, *, class_names: Sequence[str] = (), on_bad: str = "skip") -> None:
         # the walk of im2rec --list --recursive, so that both number the classes alike
-        walked = lists.walk(str(root), recursive=True)
+        walked = lists.walk(str(root), recursive=True, takes_any_name=True)
         if not walked.entries:
-            raise UsageError(f"{verbatim(root)}: holds no .jpg, .jpeg or .png, and neither do its folders")
+            raise UsageError(f"{verbatim(root)}: holds no .jpg, .jpeg or .png, and neither do its folders"
+                             f"{_about_records(root)}")
         self.root = root
         self.description = str(root)
         self.problems = list(walked.problems)
@@ -84,6 +85,12 @@ class FolderSource(_FileSource):
             # from the walk's numbers to those of the training data
             labels = np.array([label_of[name] for name in walked.class_names])[labels]
         self.labels = labels
+
+
+def _about_records(root: Path) -> str:
+    """Return where the record files are of which a folder has some one level down, for a message."""
+    found = sorted({path.parent for path in root.glob("*/*.rec")})
+    return f"; {verbatim(found[0])} holds .rec files: name that folder" if found else ""
 
 
 class ListSource(_FileSource):

@@ -108,6 +108,8 @@ class Splits:
     notes: Sequence[str] = field(default_factory=tuple)
     #: what the meta data of the run tell of images that were held out (`holdout.note`), {} where none were
     held_out: Mapping[str, Any] = field(default_factory=dict)
+    #: Python code gave them: no setting names them, and `dataset` is another's
+    is_given: bool = False
 
 
 def open_source(path: str, flag: str, *, index: str = "", root: str = "", on_bad: str = "skip",
@@ -145,6 +147,9 @@ def _open_any(first_path: AnyPath, path: str, flag: str, index: str, root: str, 
         folder = to_path(root, "`data_root`") if root else first_path.parent
         return ListSource(first_path, folder, on_bad=on_bad, outside_root=outside_root)
     if ";" not in path and first_path.is_dir() and not any(first_path.glob("*.rec")):
+        if index:
+            raise UsageError(f"`{'data_val_idx' if 'val' in flag else 'data_train_idx'}` {verbatim(index)}: "
+                             f"is for a .rec, and {verbatim(path)} is a folder of images")
         return _open_folder(first_path, path, flag, class_names, on_bad)
     return _open_records(recordio.expand(path, flag), index, on_bad, cache_gb)
 

@@ -17,6 +17,7 @@ from imgcls.datasets import _folders
 from imgcls.errors import DataError, UsageError, verbatim
 from imgcls.formats import cifar
 from imgcls.storage import download, folders
+from imgcls.storage.paths import AnyPath
 
 #: MXNet train_cifar10.py 0.9.1 to 1.9.1, but for the network: that of the first scripts, whose accuracy the
 #: README of then shows. With `num_layers` it is the later resnet, whose 110 layers are what it takes for
@@ -64,8 +65,7 @@ def load(config: DataConfig) -> Splits:
     if val:
         raise UsageError(f"`data_val` {verbatim(val)}: goes with `data_train`, which is missing; CIFAR-10 "
                          "itself brings its own test images")
-    folder = folders.data_folder(config.data_dir, "cifar10")
-    splits = cifar.read_splits(folder)
+    splits = cifar.read_splits(folders.data_folder(config.data_dir, "cifar10"))
     if splits is None:
         folder = _folders.download_folder(config, "cifar10", "CIFAR-10", "all of its files")
         archive = download.fetch(
@@ -78,14 +78,28 @@ def load(config: DataConfig) -> Splits:
             raise DataError(archive, "vanished while it was read")
     train, test = splits.train, splits.test
     return Splits(ArraySource(train.images, train.labels, CLASSES, f"{splits.path} (train)"),
-                  ArraySource(test.images, test.labels, CLASSES, f"{splits.path} (test)"))
+                  _test_source(test, splits.path))
 
 
 def load_val(config: DataConfig, class_names: Sequence[str] = ()) -> Source | None:
-    """Return the test images alone."""
+    """Return the test images alone; the files of the training images need not be there."""
     # `class_names` are those of the model. The classes of CIFAR-10 are fixed, so there is nothing to compare.
-    _, val = _records(config)
-    return _named(sources.open_source(val, "`data_val`", on_bad=config.on_bad)) if val else load(config).val
+    val = config.data_val or _records(config)[1] or _test_records(config)
+    if val:
+        return _named(sources.open_source(val, "`data_val`", on_bad=config.on_bad))
+    found = cifar.read_test(folders.data_folder(config.data_dir, "cifar10"))
+    return _test_source(*found) if found else load(config).val
+
+
+def _test_source(test: cifar.CifarBatch, path: AnyPath) -> ArraySource:
+    return ArraySource(test.images, test.labels, CLASSES, f"{path} (test)")
+
+
+def _test_records(config: DataConfig) -> str:
+    """Return the record file of the test images in `data_dir`, where that of the training is not beside it.
+    """
+    paths = [folders.data_folder(config.data_dir, "cifar10") / val for _, val in _RECORD_FILES]
+    return next((str(path) for path in paths if config.data_dir and path.is_file()), "")
 
 
 def _records(config: DataConfig) -> tuple[str, str]:

@@ -28,10 +28,12 @@ from imgcls.errors import RunError, UsageError, first_line
 # torch's errors of this kind have no class of their own: the text tells that another process is gone,
 _LOST_PEER = re.compile(
     r"gloo|NCCL|ncclUnhandled|Connection (closed|reset|refused)|Broken pipe|Timed out waiting|"
+    r"pair closure|Operation timed out|No route to host|Network is (down|unreachable)|"
     r"recvBytes|sendBytes|TCPStore|socket|ProcessGroup", re.IGNORECASE)
 # and this much of it is worth repeating to a user
 _REASON = re.compile(
-    r"Connection (closed|reset) by peer \[[^]]*\]|Timed out waiting [^.\n]*|Connection refused|Broken pipe",
+    r"Connection (closed|reset) by peer \[[^]]*\]|Timed out waiting [^.\n]*|Connection refused|Broken pipe|"
+    r"Application timeout",
     re.IGNORECASE)
 
 #: set when this process meets others and never cleared: threads of gloo may outlive the process group

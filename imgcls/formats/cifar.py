@@ -129,6 +129,24 @@ def read_splits(folder: str | os.PathLike[str], num_classes: int = 10) -> CifarS
     return None
 
 
+def read_test(folder: str | os.PathLike[str], num_classes: int = 10) -> tuple[CifarBatch, AnyPath] | None:
+    """Read the test pictures in `folder` and return them with where they were, or None.
+
+    The files of the training pictures need not be there, and are not read where they are.
+    """
+    root = to_path(folder)
+    for layout in _LAYOUTS[num_classes]:
+        for parent in (root, root / layout.folder):
+            if (parent / layout.test).is_file():
+                return read(parent / layout.test, num_classes), parent
+    for layout in _LAYOUTS[num_classes]:
+        archive = root / layout.archive
+        if archive.is_file():
+            content = _read_archive(archive, [layout.test])[layout.test]
+            return _parse(content, f"{archive}:{layout.test}", num_classes), archive
+    return None
+
+
 def _join(batches: list[CifarBatch], path: AnyPath) -> CifarSplits:
     """Return all batches but the last, one after the other, as training data, and the last as test data."""
     *train, test = batches

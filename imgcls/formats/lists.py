@@ -55,13 +55,15 @@ class Listing:
     problems: list[DataError] = field(default_factory=list)
 
 
-def walk(root: str, *, recursive: bool, extensions: Sequence[str] = EXTENSIONS) -> Listing:
+def walk(root: str, *, recursive: bool, extensions: Sequence[str] = EXTENSIONS,
+         takes_any_name: bool = False) -> Listing:
     """Return the images under `root`, sorted by name, ids counting up.
 
     With `recursive` every folder that itself holds an image is a class, numbered as they are met (files of a
     folder before its sub-folders, links followed); otherwise only the root's own images are taken, with label
     0.
 
+    A name that no line of a list can hold is a problem, unless `takes_any_name` says that none is written.
     An entry that is no file, such as a link to nothing, is a problem of its own and costs no other image. A
     folder that cannot be read is a DataError: without it the classes behind it would get other numbers.
     """
@@ -82,7 +84,12 @@ def walk(root: str, *, recursive: bool, extensions: Sequence[str] = EXTENSIONS) 
             listing.class_names.append(folder or os.curdir)
         label = float(max(0, len(listing.class_names) - 1))
         for name in images:
-            _add_image(listing, root, os.path.join(folder, name), label)
+            path = os.path.join(folder, name)
+            if takes_any_name or _is_listable(path):
+                listing.entries.append(ListEntry(len(listing.entries), (label,), path))
+            else:
+                problem = "a list cannot hold a name with tabs, line breaks or blanks at its ends"
+                listing.problems.append(DataError(os.path.join(root, path), problem))
         if recursive:
             here = (*parents, os.path.realpath(os.path.join(root, folder)))
             # Reversed, since the last one is visited first.
@@ -255,13 +262,9 @@ def _scan_folder(folder: str, suffixes: set[str], problems: list[DataError], *,
     return files, folders
 
 
-def _add_image(listing: Listing, root: str, path: str, label: float) -> None:
-    """Append the image at `path` below `root`, unless a line of a list cannot say its name."""
-    if path.strip() != path or re.search(r"[\t\n\r]", path):
-        problem = "a list cannot hold a name with tabs, line breaks or blanks at its ends"
-        listing.problems.append(DataError(os.path.join(root, path), problem))
-    else:
-        listing.entries.append(ListEntry(len(listing.entries), (label,), path))
+def _is_listable(path: str) -> bool:
+    """Return whether a line of a list can hold a path."""
+    return path.strip() == path and not re.search(r"[\t\n\r]", path)
 
 
 def _add_entry(entries: list[ListEntry], key: str, labels: Sequence[str], path: str) -> str:

@@ -90,6 +90,9 @@ class FinetunedNetwork:
                               f"{verbatim(own.pretrained_model)}")
         # saved.path names one of the run's files; its prefix is what they have in common.
         prefix = re.sub(r"-(\d{4,}\.params|position\.states)$", "", saved.path) if saved else ""
+        if saved and own.load_epoch.lower() not in ("", "auto"):
+            reporter.warn(f"`load_epoch` {own.load_epoch}: has no effect here, it is an epoch of the "
+                          f"pretrained network; the run goes on from {verbatim(saved.path)}, its newest")
         if saved and _has_network(prefix):
             model = _read_back(config, saved, prefix)
             reporter.log(f"Loaded {saved.path}")

@@ -30,6 +30,9 @@ _MAX_MEAN_BYTES = 1 << 28
 def describe(config: Config, splits: Splits, command: str, rank_info: RankInfo | None,
              mean_image: bytes = b"") -> dict[str, Any]:
     """Return the meta data of a run as JSON values; `mean_image` is what `pack_mean_image` returned."""
+    settings = configuration.settings(config)
+    if splits.is_given:  # else the network would be measured on a data set that it has never seen
+        del settings["dataset"]
     return {
         "network": config.network.network,
         # in the order of the labels: what predict prints, and score and fine-tuning compare with the data's
@@ -41,7 +44,7 @@ def describe(config: Config, splits: Splits, command: str, rank_info: RankInfo |
         "versions": {"python": platform.python_version(), "torch": torch.__version__,
                      "numpy": np.__version__},
         # --config takes this file, and then trains the same
-        "config": configuration.settings(config),
+        "config": settings,
         # processes that are started again know their own checkpoint by it
         "job": rank_info.job if rank_info else "",
     }

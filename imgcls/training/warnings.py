@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
 from imgcls.config.effects import unused_settings
-from imgcls.config.resolve import Config
+from imgcls.config.flags import show
+from imgcls.config.resolve import FIELDS, Config
 from imgcls.data.file_source import FolderSource
 from imgcls.data.sources import Splits
+from imgcls.distributed import rank_info
 from imgcls.distributed.process_group import Worker
 from imgcls.errors import verbatim
 from imgcls.networks import takes_depth
@@ -18,11 +21,29 @@ from imgcls.training import checkpoint
 from imgcls.training.checkpoint import Position, Saved
 from imgcls.training.reporter import Reporter
 
+#: what `imgcls-train` starts processes by, where nobody else has started them
+_FOR_STARTING = ("nnodes", "rdzv_endpoint", "rdzv_id", "max_restarts", "workers_per_host")
 
-def warn_unused_settings(config: Config, reporter: Reporter) -> None:
+
+def warn_unused_settings(config: Config, reporter: Reporter, env: Mapping[str, str] = os.environ) -> None:
     """Warn of the settings that do nothing in this combination, before anything is read."""
-    for warning in unused_settings(config):
+    unused = list(unused_settings(config))
+    if _is_started_by_others(env):
+        given = [f"`{name}` {verbatim(show(config.values()[name]))}" for name in _FOR_STARTING
+                 if config.is_explicit(name) and config.values()[name] != FIELDS[name].default]
+        unused = [warning for warning in unused if "`nnodes`" not in warning]
+        if given:
+            unused.append(f"{', '.join(given)}: no effect here, since a launcher (torchrun, mpirun, srun, "
+                          "imgcls-launch) has started this process; give it flags of its own for them")
+    for warning in unused:
         reporter.warn(warning)
+
+
+def _is_started_by_others(env: Mapping[str, str]) -> bool:
+    """Return whether this is one of several processes that no command of training has started."""
+    if rank_info.detect(env) is None:
+        return False
+    return rank_info.AGENT_VARIABLE not in env or rank_info.LAUNCHER_VARIABLE in env
 
 
 def warn_suspicious_settings(config: Config, splits: Splits, position: Position, saved: Saved | None,

@@ -6,10 +6,10 @@
 from __future__ import annotations
 
 import dataclasses
-import glob
 import hashlib
 import json
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from imgcls.data.packing.pack import PackResult
 from imgcls.formats import lists
 from imgcls.formats.lists import Listing
 from imgcls.formats.recordio import RecordReader, kept_names
+from imgcls.storage import atomic
 from imgcls.storage.atomic import write_bytes
 
 
@@ -48,6 +49,13 @@ def write_outputs(stem: str, target: str, listing: Listing, result: PackResult) 
     return PackCounts(result.num_records, len(problems), result.size_bytes)
 
 
+def remove_leftovers(stem: str) -> None:
+    """Remove what killed runs left half written of the files of STEM; another run's that goes on stays."""
+    path = Path(stem)
+    ends = r"\.(rec|idx|bad|lst|pack\.json|classes\.txt)"
+    atomic.remove_leftovers(path.parent, re.compile(re.escape(path.name) + ends))
+
+
 def remember_names(target: str, names: Sequence[str]) -> None:
     """Keep the class names for when the records are moved and STEM.classes.txt is not."""
     if names:
@@ -69,13 +77,7 @@ def write_stamp(stem: str, list_path: Path, config: PackConfig, counts: PackCoun
 
 
 def read_stamp(stem: str, list_path: Path, config: PackConfig) -> PackCounts | None:
-    """Return the counts of a complete earlier run with this list and these settings, else None.
-
-    Removes what a killed run left.
-    """
-    # The names that `atomic_write` gives: a killed process cannot remove them.
-    for leftover in Path(stem).parent.glob(f".{glob.escape(Path(stem).name)}.???.*.tmp"):
-        leftover.unlink(missing_ok=True)
+    """Return the counts of a complete earlier run with this list and these settings, else None."""
     try:
         stamp = json.loads(Path(stem + ".pack.json").read_bytes())
         names = [field.name for field in dataclasses.fields(PackCounts)]

@@ -40,6 +40,7 @@ def map_in_order(function: Callable[[Item], Result], items: Sequence[Item], num_
         return
     workers = _Workers(function, items, num_threads, size_of, max_ahead)
     try:
+        workers.start()  # here: Ctrl-C may come between any two of them
         yield (workers.take() for _ in items)
     finally:
         workers.stop()
@@ -68,6 +69,9 @@ class _Workers(Generic[Item, Result]):
         self._waiting_bytes = 0
         self._is_stopped = False
         self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(num_threads)]
+
+    def start(self) -> None:
+        """Begin to work."""
         for thread in self._threads:
             thread.start()
 
@@ -85,12 +89,19 @@ class _Workers(Generic[Item, Result]):
             return result
 
     def stop(self) -> None:
-        """Begin nothing more, and wait for what is under way."""
+        """Begin nothing more, and wait for what is under way, however often Ctrl-C is pressed."""
+        interruption = None
         with self._lock:
             self._is_stopped = True
             self._has_room.notify_all()
         for thread in self._threads:
-            thread.join()
+            while thread.is_alive():
+                try:
+                    thread.join()
+                except KeyboardInterrupt as error:
+                    interruption = error
+        if interruption:
+            raise interruption
 
     def _work(self) -> None:
         while True:
