@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import re
 from collections.abc import Iterable, Mapping
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 from imgcls.errors import DataError, UsageError, first_line, reason, verbatim
 from imgcls.formats import json_text
@@ -66,7 +68,7 @@ def _parse(content: bytes, path: str) -> Any:
     try:
         text = content.decode("utf-8-sig")
         _check_events(yaml.parse(text, yaml.SafeLoader), path)
-        return yaml.safe_load(text)
+        return yaml.load(text, _loader())
     except UnicodeDecodeError as error:
         raise DataError(path, "not YAML: not UTF-8", error.start) from error
     except yaml.YAMLError as error:
@@ -113,6 +115,49 @@ def _check_events(events: Iterable[Any], path: str) -> None:
             depth -= 1
         if depth > _MAX_DEPTH or total > _MAX_VALUES:
             raise DataError(path, f"not settings: more than {_MAX_DEPTH} levels or {_MAX_VALUES} values")
+
+
+@functools.cache
+def _loader() -> Any:
+    """Return a loader that reads values as a command line would, and refuses a key that stands there twice.
+
+    YAML 1.1 has numbers in base 60 and 8: `nnodes: 1:4` would be 64 and `load_epoch: 0010` epoch 8. What is
+    no plain decimal number stays the text that was written; each setting knows what it takes.
+    """
+    yaml = _yaml()
+
+    class Loader(yaml.SafeLoader):  # type: ignore[name-defined, misc]
+        yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
+
+        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+            seen = set()
+            for key, _ in node.value:  # before `<<` brings others, which may be written over
+                name = str(key.value).replace("-", "_")
+                if name in seen and name != "<<":
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"the key {key.value} stands there twice", key.start_mark)
+                seen.add(name)
+            return super().construct_mapping(node, deep=deep)
+
+    tag = "tag:yaml.org,2002:"
+    for kind, pattern, first in (("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+                                 ("merge", r"<<", ["<"]),
+                                 ("int", r"[-+]?(0|[1-9][0-9]*)", list("-+0123456789")),
+                                 ("float", r"[-+]?(\.[0-9]+|[0-9]+\.[0-9]*)([eE][-+]?[0-9]+)?",
+                                  list("-+0123456789."))):
+        Loader.add_implicit_resolver(tag + kind, re.compile(f"^(?:{pattern})$"), first)
+    Loader.add_constructor(f"{tag}float", lambda loader, node: _Written(node.value))
+    return Loader
+
+
+class _Written(float):
+    """A fraction that still knows how it was written: 1.10 may be a name."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __str__(self) -> str:
+        return self._text
 
 
 def format_settings(groups: Iterable[tuple[str | None, Mapping[str, Any]]]) -> str:

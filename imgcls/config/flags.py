@@ -197,7 +197,8 @@ def to_integer(value: Any) -> int:
 
 
 def _to_number(value: Any) -> float:
-    if isinstance(value, str) and not value.isascii():
+    # Python reads the digits of every script, and 1_0 as ten
+    if isinstance(value, str) and (not value.isascii() or "_" in value):
         raise ValueError(value)
     number = float(value)
     # nan passes every bound, and no setting means anything at infinity
