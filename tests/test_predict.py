@@ -109,6 +109,26 @@ def test_folders_patterns_and_records(prefix: str, photos: Path, capfd: pytest.C
     assert [line.split(" (")[0] for line in out.splitlines()] == [f"{photos}/x.rec:30: 3", f"{photos}/x.rec:70: 7"]
 
 
+def test_each_folder_once_whatever_links_lead_to_it(prefix: str, photos: Path,
+                                                    capfd: pytest.CaptureFixture[str]) -> None:
+    (photos / "inside" / "up").symlink_to(photos)
+    (photos / "linked").symlink_to(Path(prefix).parent)
+    status, out, err = run(capfd, "--model", prefix, "--top", "1", photos)
+    assert [line.split(" (")[0].removeprefix(f"{photos}/") for line in out.splitlines()] == [
+        "3.png: 3", "inside/7.PNG: 7", "linked/3.png: 3", "linked/7.png: 7"]
+    assert (status, len(err)) == (1, 2)  # none.png is empty
+
+
+def test_weights_that_are_no_numbers(prefix: str) -> None:
+    import torch
+
+    predictor = imgcls.Predictor(prefix)
+    with torch.no_grad():
+        next(predictor.model.parameters()).fill_(torch.nan)
+    with pytest.raises(DataError, match="the network gives no numbers for it"):
+        predictor(np.zeros((28, 28), np.uint8))
+
+
 def test_a_file_that_is_called_as_a_pattern_is_meant(prefix: str, photos: Path,
                                                      capfd: pytest.CaptureFixture[str]) -> None:
     (photos / "3.png").rename(photos / "[a]*.png")
@@ -271,19 +291,20 @@ def strange_files(folder: Path) -> list[tuple[str, int]]:
     cv2.imwrite(str(folder / "alpha.png"), np.dstack([grey] * 4))
     cv2.imwrite(str(folder / "color.webp"), np.dstack([grey] * 3))
     return [("empty.jpg", 1), ("text.png", 1), ("cut.png", 1), ("bomb.png", 1), ("deep.png", 0), ("alpha.png", 0),
-            ("color.webp", 0), ("nowhere.png", 1), ("no*.png", 1), ("folder", 1)]
+            ("color.webp", 0), ("nowhere.png", 1), ("no*.png", 1), ("folder", 1), ("empty.rec", 1)]
 
 
 def test_strange_input_is_one_line(prefix: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "folder").mkdir()
+    (tmp_path / "empty.rec").write_bytes(b"")
     files = strange_files(tmp_path)
     for name, expected in files:
         status, out, err = run(capfd, "--model", prefix, "--top", "1", tmp_path / name)
         assert (name, status, len(err), len(out.splitlines())) == (name, expected, expected, 1 - expected)
     status, out, err = run(capfd, "--model", prefix, "--top", "1", *(tmp_path / name for name, _ in files))
     assert (status, len(out.splitlines())) == (1, 3)
-    assert err[-1] == "imgcls-predict: 7 of 10 images could not be read"
-    assert len(err) == 8
+    assert err[-1] == "imgcls-predict: 8 of 11 images could not be read"
+    assert len(err) == 9
 
 
 @pytest.mark.parametrize(("name", "fixture"), [("cmyk", "cmyk.jpg"), ("animated", "animated.gif")])
@@ -323,3 +344,27 @@ def test_a_bar_on_a_terminal_only(prefix: str, photos: Path) -> None:
     assert "0/2" in shown
     plain = subprocess.run(shlex.split(command), capture_output=True, text=True, timeout=60, check=True)
     assert "/2" not in plain.stderr
+
+
+def test_outputs_by_number() -> None:
+    """Operators with several outputs have a name for each, as in MXNet's get_internals."""
+    import torch
+
+    from imgcls import graph
+    from imgcls.formats.symbol import Node, NodeOutput, Symbol
+    from imgcls.inference import features
+
+    nodes = [Node("null", "data"), Node("Flatten", "flat", {}, [NodeOutput(0)]),
+             Node("SliceChannel", "cut", {"num_outputs": "2"}, [NodeOutput(1)]),
+             Node("elemwise_add", "sum", {}, [NodeOutput(2, 0), NodeOutput(2, 1)])]
+    model = graph.from_symbol(Symbol(nodes, [NodeOutput(3)]), {}, input_shape=(1, 2, 2))
+    assert features.output_names(model) == ["flat_output", "cut_output", "sum_output"]
+    images = torch.arange(4.0).reshape(1, 1, 2, 2)
+    for name, expected in (("cut_output1", [2, 3]), ("cut_output0", [0, 1]), ("cut", [0, 1]), ("sum_output", [2, 4])):
+        with features.capture(model, name) as captured:
+            answer = model(images)
+        row, = captured.rows(images, answer)
+        assert row is not None
+        assert row.tolist() == expected
+    with pytest.raises(UsageError, match="cut has 2 outputs"), features.capture(model, "cut_output2"):
+        model(images)

@@ -212,7 +212,7 @@ def test_a_port_in_use_and_a_package_that_is_missing(port: int, capsys: pytest.C
     assert f"cannot listen on 127.0.0.1 port {port}: address already in use" in capsys.readouterr().err
     monkeypatch.setattr(serve.importlib.util, "find_spec", lambda name: None)
     assert serve.main(["--model", "x"]) == 1
-    assert capsys.readouterr().err == ("imgcls-serve: error: starlette and uvicorn not installed: "
+    assert capsys.readouterr().err == ("imgcls-serve: error: needs starlette and uvicorn: "
                                        "pip install 'imgcls[serve]'\n")
 
 

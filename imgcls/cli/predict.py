@@ -163,7 +163,8 @@ class _Run:
 
 def _stdin() -> Iterable[bytes]:
     """Return the lines of stdin, asked for only where they are needed."""
-    yield from sys.stdin.buffer
+    if sys.stdin is not None:  # it was closed: nothing is listed
+        yield from sys.stdin.buffer
 
 
 @contextlib.contextmanager
@@ -229,7 +230,7 @@ def _features_writer(path: str, layer: str) -> Iterator[Callable[[Prediction], N
             features = np.memmap(kept, np.float32, "r", shape=(len(names), *shapes[0]))
         with atomic_write(path) as stream:
             np.savez(stream, features=features, images=np.array(names, str), layer=np.array(layer))
-    print(path)
+    tell(path, sys.stdout)
 
 
 @contextlib.contextmanager

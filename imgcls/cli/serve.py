@@ -55,7 +55,7 @@ def _start(argv: Sequence[str]) -> int:
         raise UsageError("--model is missing: give the prefix of a checkpoint, such as --model model/mnist")
     missing = [name for name in ("starlette", "uvicorn") if importlib.util.find_spec(name) is None]
     if missing:
-        raise RunError(f"{' and '.join(missing)} not installed: pip install 'imgcls[serve]'")
+        raise RunError(f"needs {' and '.join(missing)}: pip install 'imgcls[serve]'")
     # before the network is loaded: a port that is taken is told at once
     with _listen(own.host, own.port) as listener:
         with loading_torch():

@@ -6,13 +6,14 @@ A layer's output is caught while images go through the network, which is left as
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
 
-from imgcls.errors import UsageError, unknown
+from imgcls.errors import UsageError, unknown, verbatim
 from imgcls.graph.head import head_of
 from imgcls.graph.names import node_name
 from imgcls.layers import Layer
@@ -55,17 +56,24 @@ def capture(model: nn.Module, name: str) -> Iterator[Captured]:
         yield Captured("data")
         return
     modules = _named_outputs(model)
+    index = 0
+    # of an operator with several outputs MXNet numbers them: slice0_output1
+    if short not in modules and (match := re.fullmatch(rf"(.+){_OUTPUT}(\d{{1,4}})", name)):
+        short, index = match[1], int(match[2])
     if short not in modules:
         if short == _softmax_name(model):
             yield Captured("softmax")
             return
         raise unknown("`layer`", name, output_names(model))
     captured = Captured("layer")
-    module, index = modules[short]
+    module = modules[short]
 
     def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
-        value = output[index] if isinstance(output, (tuple, list)) else output
-        captured.value = value.clone()  # a layer behind it may write over its input
+        outputs = output if isinstance(output, (tuple, list)) else [output]
+        if index >= len(outputs):
+            raise UsageError(f"`layer` {verbatim(name)}: {verbatim(short)} has {len(outputs)} outputs, "
+                             "counted from 0")
+        captured.value = outputs[index].clone()  # a layer behind it may write over its input
 
     handle = module.register_forward_hook(keep)
     try:
@@ -81,15 +89,15 @@ def output_names(model: nn.Module) -> list[str]:
     return [*names, f"{softmax}{_OUTPUT}"] if softmax and f"{softmax}{_OUTPUT}" not in names else names
 
 
-def _named_outputs(model: nn.Module) -> dict[str, tuple[nn.Module, int]]:
-    """Return name -> module and which of its outputs; of torchvision's networks each module by its path."""
-    outputs: dict[str, tuple[nn.Module, int]] = {}
+def _named_outputs(model: nn.Module) -> dict[str, nn.Module]:
+    """Return name -> module; of torchvision's networks each module by its path."""
+    outputs: dict[str, nn.Module] = {}
     for path, module in model.named_modules():
         if isinstance(module, Layer):
             if module.op != "null":  # a variable
-                outputs[node_name(path, module)] = (module, 0)
+                outputs[node_name(path, module)] = module
         elif path and not any(isinstance(part, Layer) for part in module.modules()):
-            outputs[path] = (module, 0)
+            outputs[path] = module
     return outputs
 
 

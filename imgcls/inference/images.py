@@ -132,6 +132,8 @@ def _records(path: AnyPath) -> Iterator[Image | ImgclsError]:
     """Yield the images of a record file, named FILE:ID; labels do not matter here."""
     reader = RecordReader(path, resync=True)
     yield from reader.problems
+    if not len(reader) and not reader.problems:
+        yield DataError(path, "holds no records")
 
     def read(number: int) -> memoryview:
         try:
@@ -145,10 +147,17 @@ def _records(path: AnyPath) -> Iterator[Image | ImgclsError]:
 
 
 def _folder(folder: str) -> Iterator[Image | ImgclsError]:
-    """Yield the images of a folder and of those inside it; links to folders are not followed."""
+    """Yield the images of a folder and of those inside it; each folder once, whatever links lead to it."""
     problems: list[OSError] = []
     is_empty = True
-    for where, folders, files in os.walk(folder, onerror=problems.append):
+    seen: set[str] = set()
+    for where, folders, files in os.walk(folder, onerror=problems.append, followlinks=True):
+        # a link to a folder above would be walked without end
+        real = os.path.realpath(where)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
             # hidden files are what other systems keep beside images: ._photo.jpg

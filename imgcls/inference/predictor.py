@@ -141,7 +141,7 @@ class Predictor:
                        captured: features.Captured) -> Iterator[Prediction | ImgclsError]:
         """Yield what the network says of a batch, its errors in their places."""
         good = [views for views in batch if not isinstance(views, ImgclsError)]
-        answers: Iterator[Prediction] = iter(())
+        answers: Iterator[Prediction | ImgclsError] = iter(())
         if good:
             self._look_at_size(good[0])
             images = self.images_of(np.stack([views.pixels for views in good]))
@@ -151,13 +151,16 @@ class Predictor:
             best = probabilities.topk(min(self.top, probabilities.shape[1]))
             values, classes = best.values.tolist(), best.indices.tolist()
             rows = captured.rows(images, probabilities)
-            answers = (Prediction(views.image.name, self._ranking(value, index), index, views.pixels[0], row)
-                       for views, value, index, row in zip(good, values, classes, rows, strict=True))
+            answers = (self._answer(*about) for about in zip(good, values, classes, rows, strict=True))
         for views in batch:
             yield views if isinstance(views, ImgclsError) else next(answers)
 
-    def _ranking(self, values: list[float], classes: list[int]) -> Ranking:
-        return [(self.name_of(index), value) for index, value in zip(classes, values, strict=True)]
+    def _answer(self, views: Views, values: list[float], classes: list[int],
+                row: np.ndarray | None) -> Prediction | ImgclsError:
+        if not np.isfinite(values).all():  # weights of a run that diverged
+            return views.image.problem("the network gives no numbers for it (nan): its weights are damaged")
+        ranking = [(self.name_of(index), value) for index, value in zip(classes, values, strict=True)]
+        return Prediction(views.image.name, ranking, classes, views.pixels[0], row)
 
     def _look_at_size(self, views: Views) -> None:
         """Note, at the first picture, what is cut off from it; where nobody has decided about that."""
