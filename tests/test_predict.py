@@ -257,7 +257,7 @@ def test_the_output_of_a_layer(prefix: str, photos: Path, capfd: pytest.CaptureF
     assert [probabilities[str(index)] for index in range(10)] == pytest.approx(softmax, abs=1e-6)
     status, _, err = run(capfd, "--model", prefix, "--layer", "flatten9_output", photos)
     assert (status, len(err)) == (2, 1)
-    assert "--layer flatten9_output is not known: did you mean flatten0_output?" in err[0]
+    assert "--layer flatten9_output is not known: did you mean flatten0_output" in err[0]
 
 
 def test_where_the_network_looked(prefix: str, photos: Path, capfd: pytest.CaptureFixture[str]) -> None:

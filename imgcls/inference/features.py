@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from imgcls.errors import UsageError, unknown, verbatim
+from imgcls.errors import UsageError, nearest, verbatim
 from imgcls.graph.head import head_of
 from imgcls.graph.names import node_name
 from imgcls.layers import Layer
@@ -22,6 +22,8 @@ from imgcls.layers import Layer
 _OUTPUT = "_output"
 #: the images themselves, as `get_internals` lists them first
 _DATA = "data"
+#: names that an error lists
+_NUM_LISTED = 20
 
 
 class Captured:
@@ -64,7 +66,7 @@ def capture(model: nn.Module, name: str) -> Iterator[Captured]:
         if short == _softmax_name(model):
             yield Captured("softmax")
             return
-        raise unknown("`layer`", name, output_names(model))
+        raise _unknown(name, output_names(model))
     captured = Captured("layer")
     module = modules[short]
 
@@ -87,6 +89,17 @@ def output_names(model: nn.Module) -> list[str]:
     names = [f"{name}{_OUTPUT}" for name in _named_outputs(model)]
     softmax = _softmax_name(model)
     return [*names, f"{softmax}{_OUTPUT}"] if softmax and f"{softmax}{_OUTPUT}" not in names else names
+
+
+def _unknown(name: str, names: Sequence[str]) -> UsageError:
+    """Return the error for a name that is not there, with those that are like it and the last ones."""
+    close = nearest(name, names)
+    hint = f"did you mean {' or '.join(close)}? " if close else ""
+    # features are taken near the end
+    last = names[-_NUM_LISTED:]
+    there = "there is" if len(last) == len(names) else f"the last of {len(names)} are"
+    return UsageError(f"`layer` {verbatim(name)} is not known: {verbatim(hint)}{there} "
+                      f"{verbatim(', '.join(last))}")
 
 
 def _named_outputs(model: nn.Module) -> dict[str, nn.Module]:
