@@ -58,6 +58,8 @@ def fit(train: tuple[np.ndarray, np.ndarray], val: tuple[np.ndarray, np.ndarray]
     if config.train.test_io:
         raise UsageError("test_io: reads the data and trains nothing; it is for the command "
                          "(imgcls-train --test-io 1)")
+    if config.train.dry_run:
+        raise UsageError("dry_run: trains nothing; it is for the command (imgcls-train --dry-run)")
     # `splits` as a function: a run asks for its data when it is ready, as the commands do.
     model, metrics = run(config, splits=lambda: splits, command="imgcls.fit", quiet=not verbose)
     assert model is not None  # only test_io ends without one

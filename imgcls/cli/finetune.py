@@ -6,6 +6,7 @@ by a new one for the classes of the data, and then everything is as in imgcls-tr
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 from collections.abc import Sequence
 from typing import Any
@@ -45,6 +46,8 @@ def _start(argv: Sequence[str], prog: str) -> int:
     # The data of fine-tuning is what train_imagenet.py takes: folders of photographs, lists or records.
     config = configuration.parse(argv, prog=prog, examples=EXAMPLES.format(prog=prog), dataset="imagenet",
                                  own=FinetuneConfig, defaults=DEFAULTS)
+    # fine-tune.py keeps MXNet's, whatever the data are
+    config = dataclasses.replace(config, may_choose=prog == "imgcls-finetune")
     own: FinetuneConfig = config.own
     _check(config, own)
     # Before the pretrained network is looked for: a process that only starts others does not need it.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 from collections.abc import Sequence
 
@@ -28,6 +29,8 @@ def main(argv: Sequence[str] | None = None, *, dataset: str = "mnist", prog: str
 
 def _start(argv: Sequence[str], dataset: str, prog: str) -> int:
     config = configuration.parse(argv, prog=prog, examples=EXAMPLES.format(prog=prog), dataset=dataset)
+    # who runs a script of MXNet's name expects its defaults, whatever the data are
+    config = dataclasses.replace(config, may_choose=prog == "imgcls-train")
     # the data set goes along by name: started anew as `train`, a process of train_cifar10.py must know it
     status = start_processes(config, argv, ["train", "--dataset", config.data.dataset, *argv], prog)
     # None: this process is one that trains, and not one that only started others

@@ -73,6 +73,10 @@ class Config:
     own: Any = None
     #: setting -> where the user set it (the command line, a file, ...); defaults are not in it
     explicit: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    #: whether epochs, batch and rate may be chosen by the size of the data; scripts of MXNet's names keep its
+    may_choose: bool = False
+    #: what was chosen so: setting -> value
+    chosen: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     #: how messages spell a setting: as a flag where a command line was parsed, else as a keyword of Python
     spelling: Callable[[str], str] = as_keyword
 

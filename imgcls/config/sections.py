@@ -232,6 +232,8 @@ class TrainConfig:
     loss: str = flag("", "also report these: ce, nll", since="g3", metavar="LIST")
     monitor: int = flag(0, "every N batches log the size of all tensors", since="g2", metavar="N",
                         minimum=0, maximum=10**9)
+    dry_run: bool = flag(False, "write nothing: tell what would be done, measure a few batches, and say how "
+                         "long the run takes and what it waits for", takes="none")
     test_io: bool = flag(False, "only read the training data once and show the speed", since="g2")
 
 

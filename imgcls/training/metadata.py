@@ -40,6 +40,8 @@ def describe(config: Config, splits: Splits, command: str, rank_info: RankInfo |
         "preprocessing": _describe_preprocessing(config, splits, mean_image),
         # of images that were held out for validation: imgcls-score finds them again by it
         "held_out": dict(splits.held_out) or None,
+        # by the size of the data: a run that goes on keeps it, though images may have come
+        "chosen": dict(config.chosen) or None,
         "command": command,
         "versions": {"python": platform.python_version(), "torch": torch.__version__,
                      "numpy": np.__version__},

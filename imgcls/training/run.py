@@ -17,6 +17,7 @@ from torch import nn
 from imgcls import datasets, graph, networks
 from imgcls.config import resolve as configuration
 from imgcls.config.resolve import Config
+from imgcls.config.sections import ReportConfig
 from imgcls.data.loaders.batch import Loader
 from imgcls.data.sources import Splits
 from imgcls.distributed.cpu_threads import limit_threads
@@ -26,7 +27,9 @@ from imgcls.errors import UsageError
 from imgcls.optim import schedules
 from imgcls.storage.paths import to_path
 from imgcls.training import (
+    by_size,
     checkpoint,
+    dry_run,
     loaders,
     metadata,
     network_size,
@@ -62,9 +65,9 @@ def run(config: Config, *, splits: Callable[[], Splits] | None = None,
 
     `splits` gives the data in place of `dataset`; it is called once the devices are known to be there.
     `make_network` builds the network in place of `build_model`. `command` goes into the meta data and the
-    hint how to resume, `predict_command` is for the one how to predict. With `test_io` nothing is trained:
-    None, and the reading speed. Raises UsageError for settings that do not go together, DataError for damaged
-    files, RunError where the run cannot go on.
+    hint how to resume, `predict_command` is for the one how to predict. With `test_io` and `dry_run` nothing
+    is trained: None, and what was measured. Raises UsageError for settings that do not go together, DataError
+    for damaged files, RunError where the run cannot go on.
     """
     topology = resolve_topology(config.device, config.distributed, config.network.model_parallel)
     networks.check_model_parallel(config.network, topology.gpus, config.device.compile)
@@ -83,8 +86,7 @@ def run(config: Config, *, splits: Callable[[], Splits] | None = None,
         data = splits() if splits else datasets.load_splits(config)
         config = loaders.infer_num_classes(config, data)
         saved = None if config.train.test_io else resume.load_agreed(config, worker)
-        config, data = hold_out(config, data, saved, worker, reporter)
-        config = loaders.decide_validation(keep_preprocessing(config, saved, worker, reporter), data)
+        config, data = _decide(config, data, saved, worker, reporter, is_pretrained=make_network is not None)
         batch_size = resume.global_batch_size(config, saved, worker, reporter)
         loader, val_loader = loaders.make_loaders(config, data, worker, batch_size)
         if config.train.test_io:
@@ -111,6 +113,8 @@ def run(config: Config, *, splits: Callable[[], Splits] | None = None,
         trainer = Trainer(model, loader, val_loader, config=config.train, updater=updater, sharing=sharing,
                           meter=_make_meter(config, worker),
                           saver=Saver(writer, stop, sharing, config.checkpoint), reporter=reporter)
+        if config.train.dry_run:
+            return None, dry_run.measure(trainer, position, config)
         if writer:
             mean_image = metadata.pack_mean_image(config)
             meta = metadata.describe(config, data, command, topology.rank_info, mean_image)
@@ -123,6 +127,17 @@ def run(config: Config, *, splits: Callable[[], Splits] | None = None,
         results.print_result(result, "Validation" if val_loader else "Train", config, command,
                              predict_command, reporter.page)
     return model, result
+
+
+def _decide(config: Config, data: Splits, saved: Saved | None, worker: Worker, reporter: Reporter, *,
+            is_pretrained: bool) -> tuple[Config, Splits]:
+    """Return configuration and data with what only the data or the checkpoint can decide."""
+    config, data = hold_out(config, data, saved, worker, reporter)
+    config = by_size.choose(config, data, saved, worker, reporter, is_pretrained=is_pretrained)
+    config = keep_preprocessing(config, saved, worker, reporter)
+    if config.train.dry_run:
+        config = dry_run.without_missing_mean(config, reporter)
+    return loaders.decide_validation(config, data), data
 
 
 def build_model(config: Config, saved: Saved | None, reporter: Reporter) -> nn.Module:
@@ -162,6 +177,9 @@ def _open_reporter(config: Config, worker: Worker, *, quiet: bool) -> AbstractCo
         to_path(value, f"`{setting}`")  # refuse a URL that has no driver before anything is read
     if config.report.tensorboard and not prefix:
         raise UsageError("`tensorboard` needs a `model_prefix`: the event files go to PREFIX-tensorboard")
+    if config.train.dry_run:  # nothing is written, a log neither
+        return contextlib.closing(Reporter(ReportConfig(), rank=worker.rank, quiet=quiet,
+                                           spelling=config.spelling))
     return contextlib.closing(Reporter(config.report, prefix=prefix, rank=worker.rank, quiet=quiet,
                                        spelling=config.spelling))
 
@@ -182,7 +200,7 @@ def _open_checkpoint(config: Config, saved: Saved | None, position: Position,
                      worker: Worker) -> AbstractContextManager[Checkpoint | None]:
     """Give what writes the run's files; None where nothing is to be saved, or rank 0 saves it."""
     prefix = config.checkpoint.save_prefix
-    if not prefix or worker.rank or position.epoch >= config.train.num_epochs:
+    if not prefix or config.train.dry_run or worker.rank or position.epoch >= config.train.num_epochs:
         return contextlib.nullcontext()
     return contextlib.closing(Checkpoint(prefix, keep_states=config.checkpoint.keep_states,
                                          run=saved.run if saved else ""))

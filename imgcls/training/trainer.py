@@ -111,7 +111,7 @@ class Trainer:
                 self._report_progress(epoch, batch_index, speed, loss)
 
             # Once in a while: somebody asks for an end, or it is time to save the position.
-            self._handle_stop_request()
+            self.handle_stop_request()
         return self._end_epoch(epoch, num_samples, time.perf_counter() - epoch_started)
 
     def train_step(self, batch: Batch, update: int) -> None:
@@ -137,7 +137,7 @@ class Trainer:
     def evaluate(self, loader: Loader) -> dict[str, float]:
         """Return the metrics over the samples of `loader`; a signal ends it, with the position saved."""
         metrics = Metrics(self.meter.names, self.sharing.worker.device)
-        evaluate(self.model, loader, metrics, self.updater.precision, self._handle_stop_request)
+        evaluate(self.model, loader, metrics, self.updater.precision, self.handle_stop_request)
         return metrics.values(self.meter.sum_over_processes(metrics))
 
     def _forward_and_backward(self, batch: Batch, update: int) -> None:
@@ -212,7 +212,7 @@ class Trainer:
                                self.updater.schedule.lr_at(update), update, self.meter.values(totals))
         self.meter.close_interval(totals)
 
-    def _handle_stop_request(self) -> None:
+    def handle_stop_request(self) -> None:
         """Save the position, and perhaps leave, if any process has a reason to."""
         request = self.saver.pending_request()
         if request:

@@ -113,7 +113,7 @@ class StreamingLoader:
             for _ in range(first_batch, self.batches_per_epoch):
                 started = time.perf_counter()
                 host = self._next_batch(prefetcher)
-                batch = self._to_device(host)
+                batch = self.to_device(host)
                 if self._device.type == "cuda":
                     copies.append((host, torch.cuda.current_stream(self._device).record_event()))
                     if len(copies) > 1:  # waiting for the copy before: this one goes on in the background
@@ -193,7 +193,7 @@ class StreamingLoader:
             self._enlarged.update(batch.indices[batch.enlarged].tolist())
         return batch
 
-    def _to_device(self, host: HostBatch) -> Batch:
+    def to_device(self, host: HostBatch) -> Batch:
         """Return the batch without its damaged samples, normalised on the device."""
         pixels, indices, mirrored, num_valid = host.pixels, host.indices, host.mirrored, host.num_valid
         good = host.good

@@ -54,7 +54,8 @@ _COUNTS: _Member = (lambda value: json_text.is_list(value, json_text.is_count), 
 _META: Mapping[str, _Member] = {
     "run": _TEXT, "job": _TEXT, "network": _TEXT, "earlier_epochs": _COUNTS,
     "class_names": (_are_names, "a list of names"), "config": (_is_object, "an object"),
-    "preprocessing": (_is_object, "an object"), "held_out": (_is_object, "an object")}
+    "preprocessing": (_is_object, "an object"), "held_out": (_is_object, "an object"),
+    "chosen": (_is_object, "an object")}
 _HELD_OUT: Mapping[str, _Member] = {
     "ratio": (lambda value: json_text.is_number(value) and 0 <= value <= 0.9, "a part of the images"),
     "trained_on": (_are_numbers, "a list of numbers")}

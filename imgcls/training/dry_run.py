@@ -1,0 +1,233 @@
+"""`dry_run`: tell what a run would do, measure a few of its batches, and write nothing. `run` ends with it.
+
+What is measured is the run's own loader and the trainer's own step, on its devices and with its other
+processes: first the loader alone, then one copy to the device, then everything together, whose time is the
+one that an epoch is reckoned from. The network learns a few batches by that, and is thrown away.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+
+import torch
+
+from imgcls.config.resolve import Config
+from imgcls.data.loaders.batch import Batch, Loader
+from imgcls.data.loaders.streaming import StreamingLoader
+from imgcls.distributed.process_group import Worker
+from imgcls.errors import spell_settings, tell, verbatim
+from imgcls.storage.paths import to_path
+from imgcls.training.checkpoint import Position
+from imgcls.training.reporter import Reporter
+from imgcls.training.trainer import Trainer
+
+#: what each measurement may take, but for its last batch, and the batches that are enough
+_SECONDS, _MAX_BATCHES = 4.0, 50
+_MIB = 1 << 20
+
+
+def without_missing_mean(config: Config, reporter: Reporter) -> Config:
+    """Return the configuration without a mean image that would first have to be made of all images."""
+    path = config.augment.mean_image
+    if not path or to_path(path, "`mean_image`").exists():
+        return config
+    # one colour takes as long to subtract
+    reporter.info(f"note: the run would begin by making `mean_image` {verbatim(path)}")
+    return dataclasses.replace(config, augment=dataclasses.replace(config.augment, mean_image=""))
+
+
+def measure(trainer: Trainer, position: Position, config: Config) -> dict[str, float]:
+    """Print what would be written, how long a batch, an epoch and the run take, and how much memory.
+
+    Returns {"samples/sec": speed, "epoch_s": ..., "run_s": ...}; rank 0 prints.
+    """
+    worker = trainer.sharing.worker
+    loader_s, copy_s = _time_loader(trainer.loader, position.epoch, worker.device)
+    step_s, together_s = _time_training(trainer, position)
+    loader = trainer.loader
+    epoch_s = together_s * loader.batches_per_epoch + _validation_s(trainer)
+    # a run that goes on has done a part already
+    done = position.epoch + position.batch / max(loader.batches_per_epoch, 1)
+    run_s = epoch_s * max(config.train.num_epochs - done, 0.0)
+    if not worker.rank:
+        parts = {"loader": loader_s, "copy": copy_s, "network": step_s}
+        lines = {"dry run": "nothing was written; these are the times of a few batches",
+                 "files": _describe_files(trainer, config)}
+        lines |= {name: _describe_part(seconds, loader.batch_size) for name, seconds in parts.items()}
+        lines["together"] = f"{_describe_part(together_s, loader.batch_size)}; {_limit(parts, worker)}"
+        lines["an epoch"] = f"about {duration(epoch_s)}, validation included"
+        lines["the run"] = f"about {duration(run_s)} ({config.train.num_epochs - done:g} epochs)"
+        lines["memory"] = _describe_memory(worker.device)
+        for name, text in lines.items():
+            tell(spell_settings(f"{name + ':':<14}{text}", config.spelling), sys.stdout)
+    worker.barrier()
+    return {"samples/sec": loader.batch_size / max(together_s, 1e-9), "epoch_s": epoch_s, "run_s": run_s}
+
+
+def duration(seconds: float) -> str:
+    """Return a duration for people: 0.4 s, 35 s, 12 min, 3.5 h, 2.1 days."""
+    for unit, size, digits in (("days", 86400, 1), ("h", 3600, 1), ("min", 60, 0 if seconds >= 600 else 1)):
+        if seconds >= (2 if unit == "days" else 1) * size:
+            return f"{seconds / size:.{digits}f} {unit}"
+    return f"{seconds:.{0 if seconds >= 10 else 1}f} s"
+
+
+def _time_loader(loader: Loader, epoch: int, device: torch.device) -> tuple[float, float]:
+    """Return the seconds that the loader alone needs for a batch, and those of its copy to the device.
+
+    A loader whose images are in memory gives them where they are: nothing is copied.
+    """
+    if not isinstance(loader, StreamingLoader):
+        started = time.perf_counter()
+        count = 0
+        with closing(_endless(loader, epoch)) as batches:
+            for _ in batches:
+                count += 1
+                if _is_enough(count, started):
+                    break
+        _wait(device)
+        return (time.perf_counter() - started) / count, 0.0
+    copies = []
+    started = time.perf_counter()
+    with closing(loader.host_batches(epoch)) as host_batches:
+        for host in host_batches:
+            copying = time.perf_counter()
+            loader.to_device(host)
+            _wait(device)
+            copies.append(time.perf_counter() - copying)
+            if _is_enough(len(copies), started):
+                break
+    total_s = time.perf_counter() - started
+    # the median: the first waits for the device to wake up
+    copy_s = statistics.median(copies)
+    # threads went on decoding meanwhile: what the copies took is not the loader's
+    return max(total_s - sum(copies), 0.0) / len(copies), copy_s
+
+
+def _time_training(trainer: Trainer, position: Position) -> tuple[float, float]:
+    """Return the seconds of a step of the network, and those of a batch with everything that belongs to it."""
+    worker = trainer.sharing.worker
+    trainer.meter.begin_epoch(position)
+    trainer.model.train()
+    trainer.sharing.begin_epoch(trainer.model)
+    step_s = 0.0
+    update = position.update
+    with closing(_endless(trainer.loader, position.epoch)) as batches:
+        # memory is allocated and kernels are chosen in the first step: it tells how many more there is time for
+        first_s = _step(trainer, next(batches), update := update + 1)
+        # all processes take the same number of steps, that of the slowest
+        slowest_s = max(worker.gather(first_s)) if worker.is_synchronous else first_s
+        count = max(1, min(_MAX_BATCHES, int(_SECONDS / max(slowest_s, 1e-6))))
+        started = time.perf_counter()
+        for batch in itertools.islice(batches, count):
+            step_s += _step(trainer, batch, update := update + 1)
+            trainer.handle_stop_request()
+        total_s = time.perf_counter() - started
+    return step_s / count, total_s / count
+
+
+def _step(trainer: Trainer, batch: Batch, update: int) -> float:
+    """Return the seconds of one step."""
+    started = time.perf_counter()
+    trainer.train_step(batch, update)
+    _wait(trainer.sharing.worker.device)
+    return time.perf_counter() - started
+
+
+def _validation_s(trainer: Trainer) -> float:
+    """Return the seconds of a validation, measured on some batches."""
+    loader = trainer.val_loader
+    if loader is None:
+        return 0.0
+    trainer.model.eval()
+    started = time.perf_counter()
+    count = 0
+    with torch.no_grad(), closing(_epochs(loader, 0, 1)) as batches:
+        for batch in batches:
+            with trainer.updater.precision.autocast():
+                trainer.model(batch.images)
+            count += 1
+            if _is_enough(count, started):
+                break
+    _wait(trainer.sharing.worker.device)
+    return (time.perf_counter() - started) / max(count, 1) * loader.batches_per_epoch
+
+
+def _endless(loader: Loader, epoch: int) -> Iterator[Batch]:
+    """Yield the batches of one epoch after the other."""
+    return _epochs(loader, epoch, None)
+
+
+def _epochs(loader: Loader, epoch: int, count: int | None) -> Iterator[Batch]:
+    numbers = itertools.count(epoch) if count is None else range(epoch, epoch + count)
+    for number in numbers:
+        yield from loader.epoch(number)
+
+
+def _is_enough(count: int, started: float) -> bool:
+    return count >= _MAX_BATCHES or time.perf_counter() - started > _SECONDS
+
+
+def _wait(device: torch.device) -> None:
+    """Wait until the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _describe_part(seconds: float, batch_size: int) -> str:
+    if not seconds:
+        return "nothing to do: the images are in memory already"
+    num_digits = 0 if seconds > 0.1 else 2
+    return (f"{1e3 * seconds:,.{num_digits}f} ms a batch of {batch_size}, {batch_size / seconds:,.0f} "
+            "images/s")
+
+
+def _limit(parts: Mapping[str, float], worker: Worker) -> str:
+    """Return which part the others wait for."""
+    slowest = max(parts, key=lambda name: parts[name])
+    advice = {"loader": "imgcls-im2rec `resize` packs smaller images, `data_nthreads` sets its threads",
+              "copy": "smaller images, or fewer processes, take less",
+              "network": "a smaller network, `image_shape`, or another device takes less"}[slowest]
+    shared = "" if worker.device.type == "cuda" else ", and all share the cores"
+    return f"the {slowest} is the limit{shared} ({advice})"
+
+
+def _describe_files(trainer: Trainer, config: Config) -> str:
+    """Return which files the run would write, and how large its weights are."""
+    prefix = verbatim(config.checkpoint.save_prefix)
+    report = config.report
+    log_file = f", and the log {verbatim(report.log_file)}" if report.log_file else ""
+    if not prefix:
+        return f"none, without `model_prefix`{log_file}"
+    period = config.checkpoint.save_period
+    epochs = config.train.num_epochs
+    num_saved = math.ceil(epochs / period)
+    tensors = [*trainer.model.parameters(), *trainer.model.buffers()]
+    weights_mib = sum(tensor.numel() * 4 for tensor in tensors) / _MIB
+    names = ["-symbol.json", "-meta.json", "-metrics.jsonl"]
+    names += ["-report.html"] if report.report_page else []
+    names += ["-tensorboard/"] if report.tensorboard else []
+    names += ["-mean.bin"] if config.augment.mean_image else []
+    first = min(period, epochs)
+    return (f"{prefix}-{first:04d}.params to -{epochs:04d}.params ({num_saved} of {weights_mib:.1f} MiB, and "
+            f".states beside them), {', '.join(prefix + name for name in names)}{log_file}")
+
+
+def _describe_memory(device: torch.device) -> str:
+    """Return what the process has taken at most so far, of the machine and of a GPU."""
+    # KiB on Linux, bytes on macOS
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    text = f"{peak / _MIB:,.0f} MiB at the peak"
+    if device.type == "cuda":
+        total = torch.cuda.get_device_properties(device).total_memory
+        used = torch.cuda.max_memory_reserved(device)
+        text += f", and {used / _MIB:,.0f} of {total / _MIB:,.0f} MiB on the GPU"
+    return text

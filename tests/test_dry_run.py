@@ -1,0 +1,158 @@
+"""`dry_run` tells and measures, and writes nothing; what is chosen by the size of a folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from conftest import run_cli
+
+import imgcls
+from imgcls.cli import train as command
+from imgcls.errors import UsageError
+from imgcls.training import by_size, dry_run
+
+SMALL = ("--network", "mlp", "--image-shape", "3,12,12", "--rgb-mean", "0", "--rgb-std", "255",
+         "--data-nthreads", "0")
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """A folder of two classes, 30 images each."""
+    rng = np.random.default_rng(0)
+    for name in ("cat", "dog"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for number in range(30):
+            image = rng.integers(0, 255, (14, 15 + number % 2, 3)).astype(np.uint8)
+            (tmp_path / "photos" / name / f"{number}.jpg").write_bytes(cv2.imencode(".jpg", image)[1].tobytes())
+    return tmp_path / "photos"
+
+
+@pytest.fixture(autouse=True)
+def brief(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measure for a moment only."""
+    monkeypatch.setattr(dry_run, "_SECONDS", 0.05)
+
+
+def everything(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+# ---- dry run
+
+
+def test_it_tells_what_and_how_long_and_writes_nothing(photos: Path, own_cache: Path,
+                                                       capsys: pytest.CaptureFixture[str]) -> None:
+    home = photos.parent
+    before = everything(home)
+    assert command.main(["--data-train", str(photos), *SMALL, "--model-prefix", f"{home}/m/pets", "--log-file",
+                         f"{home}/x.log", "--tensorboard", "--mean-image", f"{home}/mean.bin", "--dry-run"]) == 0
+    assert everything(home) == before
+    assert not (home / "m").exists()
+    out, err = capsys.readouterr()
+    assert re.search(r"data: .* 5\d images, \d+ for validation, 2 classes", err)
+    assert f"{home}/m/pets-0001.params to -0100.params (100 of" in out
+    assert f"the run would begin by making --mean-image {home}/mean.bin" in err
+    assert f"the log {home}/x.log" in out
+    for name in ("loader", "copy", "network", "together"):
+        assert re.search(rf"^{name}: +[\d.,]+ ms a batch of 16, [\d,]+ images/s", out, re.MULTILINE), out
+    assert re.search(r"the (loader|copy|network) is the limit", out)
+    assert re.search(r"^an epoch: +about [\d.]+ s", out, re.MULTILINE)
+    assert re.search(r"^the run: +about .* \(100 epochs\)", out, re.MULTILINE)
+    assert re.search(r"^memory: +[\d,]+ MiB", out, re.MULTILINE)
+
+
+def test_of_a_run_that_goes_on_it_tells_the_rest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--dataset", "digits", "--network", "mlp", "--model-prefix", f"{tmp_path}/d"]
+    assert command.main([*flags, "--num-epochs", "1"]) == 0
+    before = everything(tmp_path)
+    capsys.readouterr()
+    assert command.main([*flags, "--num-epochs", "4", "--load-epoch", "auto", "--dry-run"]) == 0
+    assert everything(tmp_path) == before
+    out = capsys.readouterr().out
+    assert "(3 epochs)" in out
+    assert "copy:         nothing to do: the images are in memory already" in out
+
+
+@pytest.mark.slow  # three processes load torch
+def test_without_a_prefix_and_with_several_processes(photos: Path) -> None:
+    done = run_cli("train", "--data-train", photos, *SMALL, "--dry-run", "--workers-per-host", 2,
+                   cwd=photos.parent, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("the run:") == 1
+    assert "files:        none, without --model-prefix" in done.stdout
+
+
+def test_from_python_it_is_refused() -> None:
+    with pytest.raises(UsageError, match="dry_run: trains nothing"):
+        imgcls.fit((np.zeros((4, 3), np.float32), np.array([0, 1, 0, 1])), dry_run=True)
+
+
+@pytest.mark.parametrize(("seconds", "text"), [
+    (0.04, "0.0 s"), (9.96, "10.0 s"), (35.2, "35 s"), (90, "1.5 min"), (719, "12 min"), (12600, "3.5 h"),
+    (181440, "2.1 days")])
+def test_durations(seconds: float, text: str) -> None:
+    assert dry_run.duration(seconds) == text
+
+
+# ---- chosen by size
+
+
+@pytest.mark.parametrize(("count", "epochs", "batch", "lr"), [
+    (20, 100, 16, 0.0125), (217, 100, 16, 0.0125), (999, 100, 32, 0.025), (1000, 60, 32, 0.025),
+    (5000, 60, 128, 0.1), (50_000, 40, 128, 0.1)])
+def test_fewer_images_more_epochs_and_smaller_batches(count: int, epochs: int, batch: int, lr: float) -> None:
+    values, reasons = by_size.choice(count, is_pretrained=False)
+    assert (values["num_epochs"], values["batch_size"], values["lr"]) == (epochs, batch, lr)
+    assert set(reasons) == set(values) == set(by_size.CHOSEN)
+    tuned, _ = by_size.choice(count, is_pretrained=True)
+    assert tuned["num_epochs"] < epochs
+    assert tuned["lr"] < lr
+
+
+def test_what_is_chosen_is_told_and_kept(photos: Path, capsys: pytest.CaptureFixture[str],
+                                         monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(by_size, "_EPOCHS", ((1000, 2, 1),))
+    flags = ["--data-train", str(photos), *SMALL, "--model-prefix", f"{photos.parent}/m"]
+    assert command.main(flags) == 0
+    err = capsys.readouterr().err
+    for line in ("--num-epochs 2 (from scratch, with fewer than 1,000 images)", "--batch-size 16 (4 updates",
+                 "--lr 0.0125 (0.1 for a batch of 128", "--lr-schedule cosine (falls to 0"):
+        assert f"chosen: {line}" in err
+    assert "cosine from 0.0125 to 0 at the last of 8 updates" in err
+    meta = json.loads((photos.parent / "m-meta.json").read_text())
+    assert meta["chosen"] == {"num_epochs": 2, "batch_size": 16, "lr": 0.0125, "lr_schedule": "cosine"}
+    # gone on with: as it was begun, whatever else is given now
+    monkeypatch.setattr(by_size, "choice", None)
+    assert command.main([*flags, "--load-epoch", "auto", "--num-epochs", "3"]) == 0
+    assert "batch 16, 4 updates per epoch, 3 epochs" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("given", [("--num-epochs", "1"), ("--lr", "0.1", "--num-epochs", "1")])
+def test_nothing_is_chosen_where_one_is_given(photos: Path, given: tuple[str, ...],
+                                              capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["--data-train", str(photos), *SMALL, *given, "--dry-run"]) == 0
+    err = capsys.readouterr().err
+    assert "chosen: " not in err
+    assert "batch 128" in err
+
+
+def test_the_scripts_keep_mxnets_defaults(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["--data-train", str(photos), *SMALL, "--dry-run"], dataset="imagenet",
+                        prog="train_imagenet.py") == 0
+    err = capsys.readouterr().err
+    assert "chosen: " not in err
+    assert "80 epochs" in err
+
+
+def test_a_list_or_records_are_nobodys_folder(photos: Path, tmp_path: Path,
+                                              capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.lst").write_text("0\t0\tcat/0.jpg\n1\t1\tdog/1.jpg\n")
+    assert command.main(["--data-train", f"{tmp_path}/a.lst", "--data-root", str(photos), *SMALL,
+                         "--dry-run"]) == 0
+    assert "chosen: " not in capsys.readouterr().err
