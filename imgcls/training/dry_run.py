@@ -14,7 +14,7 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import closing
 
 import torch
@@ -113,7 +113,7 @@ def _time_loader(loader: Loader, epoch: int, device: torch.device) -> tuple[floa
 
 
 def _time_training(trainer: Trainer, position: Position) -> tuple[float, float]:
-    """Return the seconds of a step of the network, and those of a batch with everything that belongs to it."""
+    """Return the seconds of a step of the network, and of a batch with everything that belongs to it."""
     worker = trainer.sharing.worker
     trainer.meter.begin_epoch(position)
     trainer.model.train()
@@ -121,7 +121,7 @@ def _time_training(trainer: Trainer, position: Position) -> tuple[float, float]:
     step_s = 0.0
     update = position.update
     with closing(_endless(trainer.loader, position.epoch)) as batches:
-        # memory is allocated and kernels are chosen in the first step: it tells how many more there is time for
+        # memory is allocated and kernels are chosen in the first step, which is not counted
         first_s = _step(trainer, next(batches), update := update + 1)
         # all processes take the same number of steps, that of the slowest
         slowest_s = max(worker.gather(first_s)) if worker.is_synchronous else first_s
@@ -161,12 +161,12 @@ def _validation_s(trainer: Trainer) -> float:
     return (time.perf_counter() - started) / max(count, 1) * loader.batches_per_epoch
 
 
-def _endless(loader: Loader, epoch: int) -> Iterator[Batch]:
+def _endless(loader: Loader, epoch: int) -> Generator[Batch, None, None]:
     """Yield the batches of one epoch after the other."""
     return _epochs(loader, epoch, None)
 
 
-def _epochs(loader: Loader, epoch: int, count: int | None) -> Iterator[Batch]:
+def _epochs(loader: Loader, epoch: int, count: int | None) -> Generator[Batch, None, None]:
     numbers = itertools.count(epoch) if count is None else range(epoch, epoch + count)
     for number in numbers:
         yield from loader.epoch(number)

@@ -65,14 +65,10 @@ def run(config: Config, *, splits: Callable[[], Splits] | None = None,
 
     `splits` gives the data in place of `dataset`; it is called once the devices are known to be there.
     `make_network` builds the network in place of `build_model`. `command` goes into the meta data and the
-    hint how to resume, `predict_command` is for the one how to predict. With `test_io` and `dry_run` nothing
-    is trained: None, and what was measured. Raises UsageError for settings that do not go together, DataError
-    for damaged files, RunError where the run cannot go on.
+    hint how to resume, `predict_command` is for the one how to predict. `test_io` and `dry_run` train nothing
+    and return None with what was measured. Raises UsageError, DataError for files, RunError on the way.
     """
-    topology = resolve_topology(config.device, config.distributed, config.network.model_parallel)
-    networks.check_model_parallel(config.network, topology.gpus, config.device.compile)
-    if topology.num_to_start:
-        raise UsageError(NEEDS_PROCESSES)
+    topology = _find_devices(config)
     with lasting_output(), contextlib.ExitStack() as stack:
         # This process among the others, and what a person sees of it. The stack closes in reverse.
         worker = stack.enter_context(_joined_worker(config, topology))
@@ -80,8 +76,8 @@ def run(config: Config, *, splits: Callable[[], Splits] | None = None,
         reporter = stack.enter_context(_open_reporter(config, worker, quiet=quiet))
         reporter.log(configuration.format_namespace(config), is_for_programs=True)
         warn_unused_settings(config, reporter)
-        if make_network is None:  # a network that cannot be is known before the data are read
-            networks.check_network(config.network)
+        if make_network is None:
+            networks.check_network(config.network)  # before the data are read
         # The data, and the checkpoint, which may keep the batch size of before.
         data = splits() if splits else datasets.load_splits(config)
         config = loaders.infer_num_classes(config, data)
@@ -127,6 +123,15 @@ def run(config: Config, *, splits: Callable[[], Splits] | None = None,
         results.print_result(result, "Validation" if val_loader else "Train", config, command,
                              predict_command, reporter.page)
     return model, result
+
+
+def _find_devices(config: Config) -> Topology:
+    """Return the devices of this process, one of those that train."""
+    topology = resolve_topology(config.device, config.distributed, config.network.model_parallel)
+    networks.check_model_parallel(config.network, topology.gpus, config.device.compile)
+    if topology.num_to_start:
+        raise UsageError(NEEDS_PROCESSES)
+    return topology
 
 
 def _decide(config: Config, data: Splits, saved: Saved | None, worker: Worker, reporter: Reporter, *,

@@ -17,7 +17,7 @@ import math
 import os
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -127,7 +127,7 @@ class StreamingLoader:
                     yield batch
         self._tell_enlarged()
 
-    def host_batches(self, epoch: int, first_batch: int = 0) -> Iterator[HostBatch]:
+    def host_batches(self, epoch: int, first_batch: int = 0) -> Generator[HostBatch, None, None]:
         """Yield the same batches as bytes, with a black row for a damaged sample: for whoever keeps them.
 
         Each is good until the next one is asked for.
