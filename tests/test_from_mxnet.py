@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pkgutil
 import re
 import shlex
 import shutil
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, write_digits
 
+import imgcls.compat.mxnet as mx
 from imgcls.cli import start
 from imgcls.config import command_line, lookup
 from imgcls.config.flags import convert, flags_of
@@ -52,6 +54,9 @@ IM2REC = """--list|--list True|--list=1|--list False|--exts .jpg .png|--chunks 8
 --color -1|--color 0|--encoding .png|--pack-label|--pack-label True"""
 LAUNCH = """-n 2|--num-workers 2|-s 1|--num-servers 1|-H hosts|--hostfile hosts|--sync-dir /tmp/x|--sync-dst-dir /tmp/x
 --launcher local|--launcher ssh|--launcher mpi|--launcher sge|--env A|--env-server A:1|--env-worker A:1|--p3"""
+
+#: calls of MXNet that the page says are refused
+REFUSED_NAMES = {".kv.create", ".autograd"}
 
 #: command -> the flags of MXNet's script of that name
 FLAGS = {
@@ -160,6 +165,37 @@ def test_links_to_differences_lead_somewhere() -> None:
         for title in re.findall(r"^## (.*)$", text, re.MULTILINE):
             anchor = re.sub(r"[^\w -]", "", title).lower().replace(" ", "-")
             assert f"{page}#{anchor}" in PAGE or title == "What is there", f"{page}#{anchor}"
+
+
+def test_python_names_of_the_page_are_there() -> None:
+    names = set(re.findall(r"`(imgcls(?:\.\w+)+)", PAGE))
+    assert {"imgcls.load_model", "imgcls.fit", "imgcls.Predictor", "imgcls.formats.params.load"} <= names
+    for name in names:
+        assert pkgutil.resolve_name(name), name
+    for name in set(re.findall(r"`mx((?:\.\w+)+)", PAGE)) - REFUSED_NAMES:
+        assert pkgutil.resolve_name(f"imgcls.compat.mxnet{name}"), name
+
+
+def test_names_that_the_page_calls_refused_say_so() -> None:
+    for name in REFUSED_NAMES:
+        assert f"`mx{name}" in PAGE
+        with pytest.raises(AttributeError):
+            pkgutil.resolve_name(f"imgcls.compat.mxnet:{name[1:]}")
+
+
+def test_the_script_of_the_page_in_both_forms() -> None:
+    """MXNet's through compat, ours as it stands; on the CPU, and for two epochs."""
+    (block,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    old, ours = block.split("# imgcls\n")
+    generator = np.random.default_rng(0)
+    images = generator.normal(size=(8200, 1, 2, 2)).astype(np.float32)
+    labels = (images.sum((1, 2, 3)) > 0).astype(np.int64)
+    data = mx.sym.FullyConnected(mx.sym.Flatten(mx.sym.Variable("data")), num_hidden=2, name="fc")
+    scope = {"mx": mx, "X": images, "y": labels, "symbol": mx.sym.SoftmaxOutput(data, name="softmax")}
+    exec(old.replace("mx.gpu()", "mx.cpu()").replace("num_epoch=10", "num_epoch=1"), scope)
+    assert dict(scope["module"].score(scope["val"], "acc"))["accuracy"] > 0.8
+    exec(ours.replace('gpus="0", ', "").replace("num_epochs=10", "num_epochs=1, image_shape=(1, 2, 2)"), scope)
+    assert scope["result"].metrics["accuracy"] > 0.8
 
 
 #: command -> what is typed behind it to make it small
