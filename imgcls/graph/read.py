@@ -210,10 +210,10 @@ class _Reader:
             if index in self.owners:  # two layers of one weight: trained as one, and saved once
                 owner, owner_slot = self.owners[index]
                 shared = getattr(owner, owner_slot)
-                # one that both learn, or one that both only keep: torch takes the first for the second in silence
+                # learned by both, or kept by both: torch takes the first for the second in silence
                 if isinstance(shared, nn.Parameter) != isinstance(getattr(layer, slot), nn.Parameter):
-                    raise DataError(self.symbol_path, f"{variable.name!r} is trained in one layer and a running "
-                                    "statistic in another, which is not supported")
+                    reason = f"{variable.name!r} is trained in one layer and a running statistic in another"
+                    raise DataError(self.symbol_path, f"{reason}, which is not supported")
                 setattr(layer, slot, shared)
             else:
                 self.owners[index] = (layer, slot)
