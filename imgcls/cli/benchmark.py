@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import platform
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -278,4 +279,4 @@ def _write(own: BenchmarkConfig, rows: Sequence[Speed], device: str) -> None:
     except ImgclsError:
         print(text, end="", flush=True)  # what was measured took its time: it is not lost
         raise
-    print(own.output)
+    tell(own.output, sys.stdout)

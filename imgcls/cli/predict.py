@@ -57,7 +57,7 @@ class PredictConfig(InferenceConfig):
     format: str = flag("text", "lines for people (text, table), or for programs; lst is what imgcls-im2rec "
                        "packs, with the likeliest class as label", choices=tuple(FORMATS))
     crops: int = flag(1, "views of which the mean is taken: the centre, with the corners, with all of them "
-                      "mirrored", choices=(1, 5, 10))
+                      "mirrored", choices=(1, 5, 10), minimum=1, maximum=10)
     flip: bool = flag(False, "take the mean of each view and its mirror image", takes="none")
     layer: str = flag("", "write what this layer gives, by MXNet's name (flatten0_output), to an .npz file "
                       "with the arrays features and images", metavar="NAME")

@@ -34,7 +34,7 @@ class ServeConfig(InferenceConfig):
 
     top: int = flag(5, "classes to answer with", metavar="K", minimum=1, maximum=10**7, aliases=("--top-k",))
     crops: int = flag(1, "views of which the mean is taken: the centre, with the corners, with all of them "
-                      "mirrored", choices=(1, 5, 10))
+                      "mirrored", choices=(1, 5, 10), minimum=1, maximum=10)
     flip: bool = flag(False, "take the mean of each view and its mirror image", takes="none")
     host: str = flag("127.0.0.1", "address to listen on; the default is reached from this machine only",
                      metavar="ADDRESS")

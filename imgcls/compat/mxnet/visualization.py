@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from imgcls.compat.mxnet.symbol import Symbol
-from imgcls.errors import UsageError
+from imgcls.errors import UsageError, printable
 from imgcls.formats.symbol import Node
 
 #: fills of the boxes in a drawing, by kind of operator
@@ -132,7 +132,7 @@ def _count(node: Node, channels: int, shapes: Mapping[str, tuple[int, ...]]) -> 
 def _print_row(fields: Sequence[object], columns: Sequence[int]) -> None:
     line = ""
     for text, end in zip(fields, columns, strict=True):
-        line = (line + str(text))[:end].ljust(end)
+        line = (line + printable(text))[:end].ljust(end)  # a file may call a layer anything
     print(line)
 
 
