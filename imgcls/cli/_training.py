@@ -47,8 +47,7 @@ def start_processes(config: Config, argv: Sequence[str], module_argv: Sequence[s
         again = [sys.executable, *sys.orig_argv[1:]]
     with loading_torch():
         from imgcls.launch import agent
-    # once here, in one line, and not by each process that fails
-    # once here, in place of as many errors as there are processes
+    # once here, in one line, in place of as many errors as there are processes
     if topology.gpus:
         check_gpus(config.device.gpus, topology.gpus)
     settings = config.distributed

@@ -58,6 +58,8 @@ def evaluate_checkpoint(name: str, config: Config, *, epoch: str = "auto", synse
     ref = pretrained.locate(name, epoch)
     model = pretrained.build(pretrained.read(ref))
     evaluation = for_evaluation(_with_data_set(config, ref), ref, model)
+    # How many classes there are is known from the weights alone, so names can be checked before data are
+    # read.
     classes = find_class_names(ref, synset, evaluation.num_classes)
     config = evaluation.config
     _print(evaluation.description, config)
@@ -77,6 +79,7 @@ def evaluate_checkpoint(name: str, config: Config, *, epoch: str = "auto", synse
     model = model.to(worker.device)
     # from here: the speed that MXNet's score.py reports is without loading the network
     started = time.perf_counter()
+    # The trainer's own loop: a score of the last epoch is the number that its log has.
     values = evaluate(model, loader, metrics, Precision(config.device.dtype, worker.device))
     images_per_s = loader.num_samples / (time.perf_counter() - started)
     if recorder is None:
@@ -94,6 +97,7 @@ def evaluate_checkpoint(name: str, config: Config, *, epoch: str = "auto", synse
 
 def _with_data_set(config: Config, ref: PretrainedRef) -> Config:
     """Return the configuration with the training's data set, where the user names neither one nor files."""
+    # Files that the user names win: the same network may be scored on somebody else's images.
     if not ref.dataset or not ref.preprocessing or config.is_explicit("dataset", "data_val"):
         return config
     return config.with_defaults(dataset=ref.dataset)
@@ -146,7 +150,7 @@ def _missing_data() -> UsageError:
 def _check_labels(name: str, source: Source, num_classes: int) -> None:
     """Raise UsageError for labels that the network cannot give."""
     smallest = source.labels.min()
-    largest = source.labels.max()
+    largest = source.labels.max()  # one pass over an array, however many images
     if smallest < 0 or largest >= num_classes:
         raise UsageError(f"`data_val`: the labels of {verbatim(source.description)} go from {smallest} to "
                          f"{largest}, and {name} has the classes 0 to {num_classes - 1}")
@@ -154,7 +158,7 @@ def _check_labels(name: str, source: Source, num_classes: int) -> None:
 
 def _note_size(evaluation: Evaluation, source: Source) -> str:
     """Return what to know about images that are larger than what is cut from them."""
-    if isinstance(source, ArraySource):
+    if isinstance(source, ArraySource):  # all are of the network's size already
         return ""
     return about_larger_images(evaluation, "images", typical_edge(source))
 

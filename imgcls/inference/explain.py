@@ -46,7 +46,9 @@ def grad_cam(model: nn.Module, images: Tensor, classes: Tensor) -> Tensor | None
             logits = model(given).float()
             # the images do not know of each other: one backward pass for all
             score = logits.gather(1, classes[:, None]).sum()
+            # One list and no module's name, as every network calls its last convolution otherwise.
             looked_at = activation[0] if activation else given
+            # Of this activation alone: `backward` would also fill the gradients of all weights.
             gradient, = torch.autograd.grad(score, looked_at)
     finally:
         model.train(was_training)
@@ -61,7 +63,7 @@ def grad_cam(model: nn.Module, images: Tensor, classes: Tensor) -> Tensor | None
         heat = (gradient * looked_at).abs().sum(1, keepdim=True)
     # as large as the image, to be laid over it
     heat = F.interpolate(heat, images.shape[2:], mode="bilinear", align_corners=False)[:, 0]
-    return heat / heat.amax((1, 2), keepdim=True).clamp(min=1e-12)
+    return heat / heat.amax((1, 2), keepdim=True).clamp(min=1e-12)  # a picture without any heat stays black
 
 
 def overlaid(pixels: np.ndarray, heat: np.ndarray) -> np.ndarray:
@@ -69,7 +71,7 @@ def overlaid(pixels: np.ndarray, heat: np.ndarray) -> np.ndarray:
 
     From blue to yellow, which every eye tells apart.
     """
-    colors = cv2.applyColorMap((heat * 255).astype(np.uint8), cv2.COLORMAP_VIRIDIS)[:, :, ::-1]
+    colors = cv2.applyColorMap((heat * 255).astype(np.uint8), cv2.COLORMAP_VIRIDIS)[:, :, ::-1]  # BGR
     opacity = _MAX_OPACITY * heat[:, :, None]
     shown = pictures.bgr(pixels)[:, :, ::-1]
     return (shown * (1 - opacity) + colors * opacity).round().astype(np.uint8)

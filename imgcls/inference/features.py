@@ -77,6 +77,7 @@ def capture(model: nn.Module, name: str) -> Iterator[Captured]:
                              "counted from 0")
         captured.value = outputs[index].clone()  # a layer behind it may write over its input
 
+    # A hook, not a network cut short: `symbol.get_internals()` in MXNet costs a second network in memory.
     handle = module.register_forward_hook(keep)
     try:
         yield captured

@@ -74,6 +74,8 @@ def find_images(words: Iterable[str], lines: Iterable[bytes] = ()) -> Iterator[I
             for line in lines:
                 text = os.fsdecode(line.rstrip(b"\r\n"))
                 if text.strip():
+                    # Cut, not refused: the error then shows the beginning of what came, and the next line is
+                    # read.
                     yield from _guarded(text[:_MAX_LINE])
         else:
             yield from _guarded(word)
@@ -130,6 +132,7 @@ def _file(path: AnyPath, name: str = "") -> Iterator[Image | ImgclsError]:
 
 def _records(path: AnyPath) -> Iterator[Image | ImgclsError]:
     """Yield the images of a record file, named FILE:ID; labels do not matter here."""
+    # Damage costs the records that it hits and no others: each prediction stands for itself.
     reader = RecordReader(path, resync=True)
     yield from reader.problems
     if not len(reader) and not reader.problems:
@@ -164,9 +167,10 @@ def _folder(folder: str) -> Iterator[Image | ImgclsError]:
             if name.lower().endswith(EXTENSIONS) and not name.startswith("."):
                 is_empty = False
                 path = os.path.join(where, name)
-                yield Image(path, lambda path=path: _read(path))
+                yield Image(path, lambda path=path: _read(path))  # bound now: the loop's variable goes on
     for problem in problems:
         yield DataError(problem.filename or folder, reason(problem))
+    # A folder that could not be read is told as that, and not as empty.
     if is_empty and not problems:
         yield DataError(folder, f"holds no images ({', '.join(EXTENSIONS)})")
 
@@ -175,8 +179,9 @@ def _read(name: str) -> bytes:
     try:
         path = to_path(name)
         if isinstance(path, RemotePath):
+            # Bounded: a URL may answer without end, and its Content-Length may lie.
             return path.read_bytes(MAX_PAYLOAD_BYTES)
-        return read_bounded(path, MAX_PAYLOAD_BYTES, takes_pipes=True)
+        return read_bounded(path, MAX_PAYLOAD_BYTES, takes_pipes=True)  # <(command) of a shell is a pipe
     except (OSError, ValueError) as error:
         raise DataError(name, reason(error)) from error
 

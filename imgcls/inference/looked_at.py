@@ -50,6 +50,7 @@ class LookWriter:
     def _file_name(self, image: str) -> str:
         """Return a name of its own for the picture of an image."""
         stem = os.path.splitext(os.path.basename(image.partition("?")[0].rstrip("/")))[0]
+        # An image's name may come from a list or a URL: no slash, no `..` and no line break gets into a path.
         stem = re.sub(r"[^\w.-]+", "-", stem).strip(".-")[:_MAX_NAME] or "image"
         name, number = stem, 1
         while name.lower() in self._names:  # some disks take a and A for one name
@@ -62,7 +63,7 @@ class LookWriter:
 def draw(pixels: np.ndarray, heat: np.ndarray, caption: str) -> np.ndarray:
     """Return BGR pixels: an image uint8 (H, W, C) in RGB, beside it the same under its heat, and a caption.
     """
-    scale = max(1, -(-_MIN_EDGE // min(pixels.shape[:2])))
+    scale = max(1, -(-_MIN_EDGE // min(pixels.shape[:2])))  # whole, so that all pixels are of one size
     height, width = pixels.shape[0] * scale, pixels.shape[1] * scale
     sheet = np.full((height + _CAPTION_HEIGHT, 2 * width + 4, 3), 255, np.uint8)
     for image, left in ((pixels, 0), (overlaid(pixels, heat), width + 4)):

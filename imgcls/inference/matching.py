@@ -31,8 +31,10 @@ def match_classes(source: Source, classes: ClassNames, model: str, num_classes: 
         return source, "" if is_numbered else (
             f"note: nothing tells how {model} calls its {num_classes} classes: class k of the {len(names)} "
             f"classes of the data ('{verbatim(names[0])}' is 0) is taken for its class k")
+    # Fewer classes than the network has are no mistake: somebody may score on a part of them.
     if list(classes.names[:len(names)]) == names:
         return source, ""
+    # Ids first: folders of ImageNet are named n01440764, and two of its names are both "crane".
     for known in (classes.ids, classes.names):
         labels = _labels_of(names, known)
         if labels is not None:
@@ -61,10 +63,10 @@ def _labels_of(names: list[str], known: Any) -> list[int] | None:
 
 def _relabelled(source: Source, labels: list[int]) -> Source:
     """Return the source with label k changed to labels[k]; a label that has no name stays out of range."""
-    table = np.append(np.array(labels, np.int64), -1)
+    table = np.append(np.array(labels, np.int64), -1)  # the last entry is for labels without a name
     old = np.asarray(source.labels).astype(np.int64)
     new = table[np.where((old >= 0) & (old < len(labels)), old, len(labels))]
     if isinstance(source, ArraySource):
         return dataclasses.replace(source, labels=new)
-    vars(source)["labels"] = new
+    vars(source)["labels"] = new  # the protocol declares it read-only, for everybody else
     return source

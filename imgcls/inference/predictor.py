@@ -30,7 +30,7 @@ from imgcls.pretrained.class_names import find_class_names
 from imgcls.pretrained.preprocessing import for_evaluation
 
 #: images that go through the network together
-BATCH_SIZE = 32
+BATCH_SIZE = 32  # a person waits for the first line; who wants throughput has `batch_size`
 
 #: [(name, probability), ...], the likeliest class first
 Ranking = list[tuple[str, float]]
@@ -72,6 +72,8 @@ class Predictor:
         config = configure(settings)
         ref = pretrained.locate(prefix, epoch)
         self.device = torch.device(device)
+        # In evaluation mode, as `build` leaves it: batch statistics would make an image depend on its
+        # neighbours.
         self.model = pretrained.build(pretrained.read(ref)).to(self.device)
         self.top = top
         self._evaluation = for_evaluation(config, ref, self.model)
@@ -129,6 +131,7 @@ class Predictor:
     def images_of(self, pixels: np.ndarray) -> Tensor:
         """Return what the network is given for views uint8 (N, V, H, W, C): float32 (N * V, C, H, W)."""
         count = len(pixels)
+        # As bytes: a quarter of what floats would take on their way to a GPU.
         flat = torch.from_numpy(pixels.reshape(-1, *pixels.shape[2:])).to(self.device)
         return self._normalize(flat, np.tile(self._make.mirrored[:pixels.shape[1]], count))
 

@@ -85,6 +85,7 @@ class ViewMaker:
             # zeros: a decoder writes every row, but an error may come first
             views = np.zeros((len(self._places), *self._shape), np.uint8)
             for row, place in zip(views, self._places, strict=True):
+                # The decoder asks again where a header had no size, or one that the pixels do not have.
                 def draw(size: Size, place: tuple[int, bool] = place) -> CropSpec:
                     return _spec(sampler, size, place)
 
@@ -109,8 +110,8 @@ def _spec(sampler: CropSampler, size: Size, place: tuple[int, bool]) -> CropSpec
     (spec,) = sampler.specs(0, np.zeros(1, np.int64), np.array([size], np.int64))
     corner, mirror = place
     if corner:
-        height, width = spec.enlarge or spec.resize or size
-        lower, right = divmod(corner - 1, 2)
+        height, width = spec.enlarge or spec.resize or size  # what the image has when it is cut
+        lower, right = divmod(corner - 1, 2)  # 0 to 3: upper left, upper right, lower left, lower right
         spec = spec._replace(top=lower * (height - spec.height), left=right * (width - spec.width))
     return spec._replace(mirror=mirror)
 
@@ -129,6 +130,7 @@ def prepare(images: Iterable[Image | ImgclsError], make: ViewMaker,
     with DaemonPool(num_threads, "imgcls-images") as pool:
         for image in images:
             waiting.append(pool.submit(_attempt_in_thread, make, image))
+            # In order and bounded: a slow first image holds back the yields, never the memory.
             if len(waiting) > ahead:
                 yield waiting.popleft().result()
         while waiting:

@@ -25,6 +25,7 @@ def evaluate(model: nn.Module, loader: Loader, metrics: Metrics, precision: Prec
     model.eval()
     metrics.reset()
     try:
+        # Epoch 0 each time: validation draws nothing, and its order does not matter.
         for batch in loader.epoch(0):
             with precision.autocast():
                 logits = model(batch.images)

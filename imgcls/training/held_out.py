@@ -75,6 +75,7 @@ def _describe(source: Source, held_out: Source, ratio: float) -> Sequence[str]:
                 f"`val_ratio` {ratio:g} holds out; a larger one does, or name validation data (`data_val`)"]
     notes = [f"{len(held_out):,} of the {len(source):,} images of {name} are held out for validation, chosen "
              f"by their content (`val_ratio` {ratio:g}; 0: none)"]
+    # Of ten images of a class a tenth may well be none: said, as an accuracy over the others looks fine.
     if missing := holdout.missing_classes(source, held_out):
         shown = ", ".join(verbatim(name) for name in missing[:_MAX_NAMED])
         more = f" and {len(missing) - _MAX_NAMED} more" if len(missing) > _MAX_NAMED else ""

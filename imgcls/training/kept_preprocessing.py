@@ -85,6 +85,7 @@ def _changes(config: Config, before: Mapping[str, Any], noted: Mapping[str, Any]
 
 def _is_same_image(config: Config, noted: Mapping[str, Any]) -> bool:
     content = metadata.pack_mean_image(config)
+    # Of the repacked array, so that a Caffe mean and the MXNet file made of it are one image.
     return not content or hashlib.sha256(content).hexdigest() == noted.get("sha256")
 
 
@@ -92,6 +93,7 @@ def _prefix_of(saved: Saved, config: Config) -> str:
     """Return the prefix that a checkpoint was read from, "" where it is none of the run's."""
     prefixes = [os.fspath(to_path(prefix)) for prefix in
                 (config.checkpoint.save_model_prefix, config.checkpoint.model_prefix) if prefix]
+    # The longest: model/net is the beginning of model/net-2's files as well.
     return max((prefix for prefix in prefixes if saved.path.startswith(f"{prefix}-")), key=len, default="")
 
 

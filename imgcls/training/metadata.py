@@ -71,10 +71,12 @@ def check_mean_image(path: str, noted: Mapping[str, Any], name: str) -> str:
     advice = "; bring it along, or give `mean_image` FILE or `rgb_mean`"
     try:
         with open_read(to_path(path)) as stream:
+            # The first 256 MB of a larger file hash to something else, which is the right answer.
             content = stream.read(_MAX_MEAN_BYTES)
     except OSError as error:
         raise DataError(path, f"{reason(error)}: the mean image that {name} was trained with{advice}"
                         ) from error
+    # By content: file times and sizes survive a mix-up of two runs' means, an accuracy does not.
     if hashlib.sha256(content).hexdigest() != noted.get("sha256"):
         raise DataError(path, f"is not the mean image that {name} was trained with (another sha256){advice}")
     return path

@@ -51,13 +51,15 @@ class Metrics:
         log_probabilities = None
         for total, name in zip(self._sums, self.names, strict=True):
             if name == "accuracy":
-                total += (logits.argmax(1) == labels).sum()
+                total += (logits.argmax(1) == labels).sum()  # on the device: nothing waits for it here
             elif name.startswith("top_k_accuracy_"):
                 best = logits.topk(int(name.rpartition("_")[2]), 1).indices
                 total += (best == labels[:, None]).sum()
             else:  # cross-entropy and nll-loss are the same number here; MXNet has two classes for it
                 if log_probabilities is None:
                     log_probabilities = F.log_softmax(logits.float(), 1).gather(1, labels[:, None])
+                # Back from the logarithm: MXNet adds its epsilon to the probability, and a log line must not
+                # differ.
                 total += -torch.log(log_probabilities.exp() + _EPSILON).sum()
         self._num_samples += len(labels)
 
@@ -80,5 +82,6 @@ class Metrics:
     def reset(self) -> None:
         """Start from zero."""
         for total in self._sums:
+            # In place: new tensors would be as many allocations on the device in each interval.
             total.zero_()
         self._num_samples = 0

@@ -74,6 +74,7 @@ def require_memory(cost: Cost, num_images: int, config: Config, device: torch.de
 
 def count_classes(model: nn.Module, image_shape: Sequence[int]) -> int:
     """Return how many logits the network gives; UsageError for an image shape that it cannot take."""
+    # Tried and not read off the last layer, which in a foreign network may be anything.
     return int(_try_blank_image(model, image_shape).shape[1])
 
 
@@ -93,6 +94,7 @@ def _try_blank_image(model: nn.Module, image_shape: Sequence[int]) -> Tensor:
     """Return the logits (1, classes) of a blank image on the model's device; the model keeps its mode."""
     was_training = model.training
     shape = _shape_text(image_shape)
+    # A shape of 3,99999,99999 would be 120 GB of zeros before any layer could refuse it.
     memory.require(4 * math.prod(image_shape), f"`image_shape` {shape}: an image of that size")
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     try:

@@ -37,6 +37,7 @@ class LastingStream:
         with self._dropping_errors():
             self._stream.flush()
 
+    # For isatty, encoding, fileno and whatever else libraries ask a stream for.
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
@@ -49,6 +50,7 @@ class LastingStream:
         except OSError as error:
             if error.errno == errno.EPIPE:
                 self.is_unread = True
+                # Results that nobody reads end a command, as everywhere: `imgcls-score ... | head -1`.
                 if self._raises_when_unread:
                     raise
 

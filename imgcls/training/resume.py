@@ -53,6 +53,7 @@ def load_agreed(config: Config, worker: Worker) -> Saved | None:
         raise error or UsageError(f"`load_epoch` {load_epoch}: no machine of the job has it")
     if furthest < 0:
         return None
+    # Of several that are equally far the first, in all processes alike: they all look at the same list.
     owner = everybody.index(furthest)
     if saved and saved.mxnet_states is not None and worker.rank == owner:
         # they are pickles that were read once with care: they are not worth a format of their own

@@ -117,6 +117,7 @@ class EventFile:
 
     def _append(self, data: bytes) -> None:
         try:
+            # Opened for each record: TensorBoard reads along, and nothing waits in a buffer for a kill.
             with self._path.open("ab") as stream:
                 stream.write(data)
         except OSError as error:

@@ -40,6 +40,7 @@ class MicroBatchStatistics:
         """Count what a micro-batch, `weight` of the batch, has left in the network, and undo it there."""
         for tensor, before, sum_ in zip(self._tensors, self._before, self._sums, strict=True):
             sum_ += tensor * weight
+            # So that each part normalises from the same state, in whatever order the parts come.
             tensor.copy_(before)
 
     def finish(self) -> None:

@@ -73,6 +73,7 @@ class Saver:
     def save_after_loss(self, error: LostDataError, model: nn.Module, updater: Updater,
                         position: Position) -> RunError:
         """Save the position of a run whose data went away; return the error to end it with."""
+        # Before the first update there is nothing to keep that a new start would not make again.
         if not self._checkpoint or not position.update:
             return error
         self._sharing.fetch()
@@ -83,6 +84,7 @@ class Saver:
 
     def describe_last(self) -> str:
         """Return what a run that fails now has saved, for its error message."""
+        # Asked of the disk: another process may have saved it, or somebody removed it since.
         last = newest_epoch(self._checkpoint.prefix) if self._checkpoint else None
         if last is None or self._checkpoint is None:
             return "nothing was saved"

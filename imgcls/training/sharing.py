@@ -154,6 +154,7 @@ def check_sharing(config: Config, worker: Worker) -> None:
     distributed = config.distributed
     dtype = config.device.dtype
     if worker.is_async:
+        # Refused, not passed over: who asked for one of these counts on what it does.
         refused = {f"`gc_type` {distributed.gc_type}": distributed.gc_type != "none",
                    "`sync_bn`": distributed.sync_bn, "`dtype` float16": dtype == "float16"}
         for setting, is_set in refused.items():

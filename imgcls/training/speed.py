@@ -90,6 +90,7 @@ def network_name(network: NetworkConfig) -> str:
 def time_batches(step: Step, device: torch.device, plan: Plan) -> tuple[list[float], list[float]]:
     """Return the images per second and the seconds per batch of each repeat; the warm-up is not in them."""
     for _ in range(plan.num_warm_up):
+        # The first passes choose convolution algorithms, compile and fill caches: several times a usual step.
         step()
     speeds: list[float] = []
     seconds: list[float] = []
@@ -111,6 +112,7 @@ def _cuda_clock(step: Step, num_batches: int) -> tuple[int, float]:
     """Return images and seconds as the GPU saw them; what was asked of it before is done when they begin."""
     first = torch.cuda.Event(enable_timing=True)
     last = torch.cuda.Event(enable_timing=True)
+    # Kernels are queued: without this the clock would see what was launched before it.
     torch.cuda.synchronize()
     first.record()
     num_images = sum(step() for _ in range(num_batches))
@@ -194,7 +196,7 @@ def _training_step(config: Config, model: nn.Module, batch: Batch, loader: Loade
     updater = make_updater(config, model, schedule, None, Position(), worker, reporter)
     with share_gradients(config, model, updater.optimizer, worker, batch.global_size) as sharing:
         meter = Meter(["accuracy"], worker)
-        saver = Saver(None, StopSignal(), sharing, config.checkpoint)
+        saver = Saver(None, StopSignal(), sharing, config.checkpoint)  # never entered: signals stay Python's
         trainer = Trainer(model, loader, None, config=config.train, updater=updater, sharing=sharing,
                           meter=meter, saver=saver, reporter=reporter)
         model.train()
@@ -214,6 +216,7 @@ def _training_step(config: Config, model: nn.Module, batch: Batch, loader: Loade
 def _loader_step(config: Config, splits: Splits, worker: Worker) -> Iterator[tuple[Step, int]]:
     """Give what takes the next training batch, epoch after epoch; there are no parameters."""
     loader, _ = loaders.make_loaders(config, Splits(splits.train), worker, config.data.batch_size)
+    # Closed, as the loader's threads would wait for ever in a generator that nobody asks again.
     with contextlib.closing(_endless(loader)) as batches:
         yield lambda: next(batches).num_valid, 0
 
@@ -233,6 +236,8 @@ def _endless(loader: Loader) -> Generator[Batch, None, None]:
 
 def _forget_memory(device: torch.device) -> None:
     """Let go of what the row before had, and begin to watch for the most that the next one has."""
+    # Modules and their hooks are reference cycles, which only the collector frees, and with them their
+    # memory.
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()

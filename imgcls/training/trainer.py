@@ -89,6 +89,7 @@ class Trainer:
         epoch = self.position.epoch
         first_batch = self.position.batch
         self.meter.begin_epoch(self.position)
+        # Here, as networks that were read from a checkpoint come in evaluation mode.
         self.model.train()
         self.sharing.begin_epoch(self.model)
         self.reporter.epoch_begins(epoch, self.config.num_epochs, self.loader.batches_per_epoch, first_batch)
@@ -167,6 +168,8 @@ class Trainer:
         `index` counts the micro-batches of all processes, in the order of the samples.
         """
         if self._has_dropout:
+            # By update and micro-batch: a resumed run drops the same units, and so do two processes and one
+            # with two micro-batches.
             torch.manual_seed(order.step_seed(self.config.seed, update) + index)
         self.sharing.begin_micro_batch(batch.num_valid)
         with self.updater.precision.autocast():
@@ -182,6 +185,7 @@ class Trainer:
         else:  # gradients are summed over processes, so each divides by the samples of all
             loss = F.cross_entropy(logits, labels, reduction="sum") / batch.global_size
         self.updater.backward(loss)
+        # Detached: the graph of a step would otherwise live as long as the sums, and with it all activations.
         self.meter.metrics.update(logits.detach(), labels)
         return loss.detach()
 

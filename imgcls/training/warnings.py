@@ -104,6 +104,7 @@ def _about_files(config: Config, saved: Saved | None) -> Iterator[str]:
     prefix = config.checkpoint.save_prefix
     if not prefix or saved:
         return
+    # A listing of one folder: on a store that is one request, and nothing is read.
     newest = checkpoint.newest_epoch(prefix)
     found = [] if newest is None else [f"{verbatim(prefix)}-{newest:04d}.params and those before it"]
     if position := checkpoint.find_position(prefix):

@@ -16,7 +16,7 @@ from imgcls.inference.export.pictures import Pictures
 
 #: a class whose probability is nearer than this to the best is as good: sums in another order make as much
 TIE = 1e-5
-_BATCH = 16
+_BATCH = 16  # more than one: an export whose batch axis got fixed must not pass
 
 
 @dataclass(frozen=True)
@@ -61,13 +61,14 @@ def compare(exported: Exported, run: Callable[[np.ndarray], np.ndarray], picture
             wanted: np.ndarray, inputs: np.ndarray | None) -> Comparison:
     """Run the export on the pictures (or `inputs`) and compare with `wanted`, what the checkpoint says."""
     found = np.empty_like(wanted)
-    started = time.perf_counter()
+    started = time.perf_counter()  # with the decoding, as its users have it
     for rows, batch in _batches(exported, pictures, inputs):
         found[rows] = run(batch)
     seconds = time.perf_counter() - started
     labels = found.argmax(1)
     best = wanted.max(1)
     is_equal = wanted[np.arange(len(wanted)), labels] >= best - TIE
+    # argmax of a row of nan is 0, which would be right where the label happens to be 0.
     is_equal &= np.isfinite(found).all(1)
     return Comparison(len(wanted), int(is_equal.sum()), float(np.abs(found - wanted).max()), seconds,
                       np.flatnonzero(~is_equal).tolist())

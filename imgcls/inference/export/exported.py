@@ -37,6 +37,8 @@ class Servable(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         if self.preprocessing is not None:
             images = self.preprocessing(images)
+        # Probabilities, as imgcls-predict prints them: temperature and other heads can be had from their
+        # logarithm.
         return self.network(images).softmax(1)
 
 
@@ -82,6 +84,7 @@ class Description:
                      and all(isinstance(content.get(name), str) for name in ("network", "note")))
         if not are_right:
             raise DataError(path, f"not {_PURPOSE}: members are missing, or of another kind")
+        # Members that a later version adds are passed over, so that its files can still be run.
         return cls(**{each.name: content[each.name] for each in dataclasses.fields(cls)})
 
     def metadata(self) -> dict[str, str]:
@@ -115,6 +118,7 @@ class Exported:
 
         The largest sizes are for formats that plan their memory ahead.
         """
+        # Named: an axis without one is fixed at the size of the example, and the file takes no other.
         axes: dict[int, Any] = {0: torch.export.Dim("batch", min=1, max=max_batch)}
         if self.description.takes_pixels:
             axes |= {1: torch.export.Dim("height", min=1, max=max_side),

@@ -53,10 +53,11 @@ def write(exported: Exported, path: Path) -> list[Path]:
     for key, value in exported.description.metadata().items():
         entry = model.metadata_props.add()
         entry.key, entry.value = key, value
+    # Before it is serialized: protobuf would end in an error that names no file and no size.
     if model.ByteSize() > MAX_BYTES:
         raise UsageError(f"`format` onnx: the network has {model.ByteSize() / 1e9:.1f} GB, and a file has at "
                          "most 2.1")
-    path.write_bytes(model.SerializeToString())
+    path.write_bytes(model.SerializeToString())  # into a folder of ours; `run.py` keeps it if it is right
     return [path]
 
 
@@ -66,6 +67,7 @@ class Runner:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         """Load the file. DataError for one that is damaged, or was not written here."""
         onnxruntime = require("onnxruntime", _EXTRA, "running ONNX")
+        # Read here and given as bytes: with a path, ONNX Runtime would look for weights beside the file.
         content = read_bounded(path, MAX_BYTES)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4  # what ends in an error is told by us
@@ -119,6 +121,7 @@ def _sizes(node: Any) -> list[int | None]:
 def _name_axes(model: Any, description: Description) -> None:
     """Name the sizes that may vary: batch, height, width, in place of torch's s12."""
     names = ["batch", "height", "width"] if description.takes_pixels else ["batch"]
+    # Seen by whoever opens the file in a viewer, and by frameworks that ask for an axis by its name.
     dimensions = model.graph.input[0].type.tensor_type.shape.dim
     for dimension, name in zip(dimensions, names, strict=False):
         dimension.dim_param = name

@@ -62,6 +62,7 @@ class Pictures:
         content = self.read(index)
         try:
             if not isinstance(content, np.ndarray):
+                # IMREAD_COLOR drops alpha, which a network of four channels was trained with.
                 flags = cv2.IMREAD_UNCHANGED if num_channels == 4 else cv2.IMREAD_COLOR
                 content = decode(content, flags)
                 code = cv2.COLOR_BGRA2RGBA if num_channels == 4 else cv2.COLOR_BGR2RGB
@@ -87,13 +88,14 @@ def find_pictures(path: str, max_count: int) -> Pictures:
         raise UsageError(f"`images` {verbatim(path)}: there is no such file or folder")
     if not items:
         raise UsageError(f"`images` {verbatim(path)}: the folder holds no pictures ({', '.join(_SUFFIXES)})")
+    # Over all of them: folders are sorted by class, and the first hundred would be of one.
     places = np.linspace(0, len(items) - 1, min(len(items), max_count)).astype(int)
     return Pictures([items[place] for place in places], path)
 
 
 def _walk(folder: Path) -> Iterator[Path]:
     for parent, folders, files in os.walk(folder):
-        folders.sort()
+        folders.sort()  # in place, which sets the order in which os.walk goes on
         yield from (Path(parent, file) for file in sorted(files))
 
 
@@ -102,7 +104,7 @@ def make_pictures(image_shape: Sequence[int], count: int) -> Pictures:
     have them."""
     from imgcls.data.opencv import cv2
 
-    random = np.random.default_rng(0)
+    random = np.random.default_rng(0)  # the same images each time, so that a difference can be looked into
     sides = image_shape[1:] if len(image_shape) == 3 else (32, 32)
     num_channels = image_shape[0] if len(image_shape) == 3 and image_shape[0] == 4 else 3
     images = []

@@ -63,9 +63,12 @@ class Preprocessing(nn.Module):
         else:
             mean = torch.tensor(per_channel(augment.rgb_mean, num_channels, "`rgb_mean`"))[:, None, None]
         self.register_buffer("mean", mean.clone())
+        # A factor: the loader's normalisation multiplies, and a division would round the last bit otherwise.
         self.register_buffer("scale", torch.tensor([1 / s for s in std])[:, None, None])
 
     def forward(self, images: Tensor) -> Tensor:
+        # As tensors: a Python number would be recorded as a constant, and every image taken for the example's
+        # size.
         before = _Size(torch.full((), images.shape[1], dtype=torch.int64),
                        torch.full((), images.shape[2], dtype=torch.int64))
         sizes = [before]
@@ -118,8 +121,10 @@ class Preprocessing(nn.Module):
         num_rows, num_columns = len(rows), len(columns)
         west, east = _weights(across)
         sums = (pixels[:, :, :num_columns] * west[:, None] + pixels[:, :, num_columns:] * east[:, None])
-        sums = torch.floor(sums / _FIRST_CUT)
+        sums = torch.floor(sums / _FIRST_CUT)  # a shift by 4 bits
         north, south = _weights(down)
+        # OpenCV cuts each product before it adds the two: added first, some pixels would come out a level
+        # higher.
         parts = (torch.floor(sums[:, :num_rows] * north[:, None, None] / _SECOND_CUT)
                  + torch.floor(sums[:, num_rows:] * south[:, None, None] / _SECOND_CUT))
         return torch.floor((parts + 2) / 4).clamp(0, 255)
@@ -131,6 +136,8 @@ class Preprocessing(nn.Module):
         if self.is_grey:
             pixels = _luma(pixels)
         # across and then down, rounded to bytes in between as there
+        # As a matrix product over all pixels: how many fall into one depends on the image, and no exporter
+        # has that.
         weights, one = _areas(columns, before.width, after.width, images.shape[2])
         pixels = _rounded(torch.matmul(weights, pixels), one)
         num_images, height, num_columns, num_channels = pixels.shape

@@ -68,6 +68,7 @@ def export(request: Request, settings: dict[str, Any], tell: Callable[[str], Non
     if not request.output.lower().endswith(module.SUFFIX):
         raise UsageError(f"`output` {verbatim(request.output)}: a file of `format` {request.format} must "
                          f"end in {module.SUFFIX}")
+    # seconds of work and a download lie between here and the first import of a package
     module.check(request.output)
     check_outputs([request.output], [request.images] if request.images else [])
     check_writable(request.output, "`output`")
@@ -105,7 +106,7 @@ def _prepare(request: Request, config: Config, tell: Callable[[str], None]) -> t
     read = pretrained.read(ref)
     model = pretrained.build(read)
     for parameter in model.parameters():
-        parameter.requires_grad_(False)
+        parameter.requires_grad_(False)  # some exporters refuse constants with gradients
     evaluation = for_evaluation(config, ref, model)
     config = evaluation.config
     classes = find_class_names(ref, request.synset, evaluation.num_classes)
@@ -133,6 +134,7 @@ def _pictures(request: Request, exported: Exported) -> Pictures:
 
 def _keep(path: Path, request: Request) -> str:
     """Give a file that was written and tried its name; return it."""
+    # Formats with several files name the others after the first one: net.onnx, net.onnx.data.
     target = os.fspath(to_path(request.output)) + path.name.removeprefix(Path(request.output).name)
     try:
         with path.open("rb") as source, atomic_write(target) as stream:

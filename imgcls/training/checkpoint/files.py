@@ -55,6 +55,7 @@ def check_prefix(prefix: str, setting: str) -> None:
     if any(ord(char) < 32 or ord(char) == 127 for char in text):
         raise UsageError(f"{setting} {_shortened(text)}: must not hold a line break or another control "
                          "character")
+    # In bytes, as file systems count: an umlaut is two, a Chinese character three.
     if len(os.fsencode(name)) > _MAX_NAME_BYTES or len(os.fsencode(text)) > _MAX_PATH_BYTES:
         raise UsageError(f"{setting} {_shortened(text)}: is too long for a file name ({len(name)} characters "
                          f"behind the last /); {_MAX_NAME_BYTES} bytes are the most")
@@ -137,6 +138,7 @@ def _names_beside(prefix: str) -> list[str]:
 def _read_json(path: AnyPath, purpose: str) -> dict[str, Any]:
     """Return the object in a JSON file, {} where there is none; `purpose` says what it should have been."""
     try:
+        # Asked first: these files are small, and a store would send whatever stands under the name.
         size = path.stat().st_size
         content = path.read_bytes() if size <= json_text.MAX_BYTES else b""
     except FileNotFoundError:

@@ -45,6 +45,7 @@ def read_position(fields: Mapping[str, Any], path: object) -> Position:
     Numbers are finite and not negative, but for losses: those of a run that went astray are its own affair.
     """
     known = {field.name: field for field in dataclasses.fields(Position)}
+    # Refused: a later version may have changed what the others mean.
     if not fields.keys() <= known.keys():
         raise DataError(path, "the position has members that this version does not know")
     for name, value in fields.items():
@@ -55,6 +56,7 @@ def read_position(fields: Mapping[str, Any], path: object) -> Position:
             json_text.check(value, _is_loss, where, "a sum and a number of steps", path)
         else:
             json_text.check(value, json_text.is_count, where, "a whole number from 0 up", path)
+    # Members that are missing keep their defaults: older files have fewer.
     return Position(**fields)
 
 

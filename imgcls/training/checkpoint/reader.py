@@ -74,4 +74,5 @@ def _load_epoch(stem: str, number: int) -> Saved:
         return weights_only
     if is_mxnets(path):
         return dataclasses.replace(weights_only, mxnet_states=mxnet_states.load(str(path)))
+    # With the weights at hand: the checksum in the states says whether the two were saved together.
     return dataclasses.replace(states.read(path, arrays), path=f"{stem}.params", arrays=arrays)

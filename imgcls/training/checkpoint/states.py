@@ -57,6 +57,7 @@ def decode(content: bytes, path: str, arrays: Mapping[str, np.ndarray] | None = 
     DataError, which calls the bytes `path`, for damage, another format, or the state of other weights.
     """
     try:
+        # safetensors checks each offset against the file, so a header that lies cannot ask for more memory.
         tensors = load_safetensors(content)
         # what numpy has no type for, or optimizers never leave, is none of ours
         if any(tensor.dtype not in _DTYPES for tensor in tensors.values()):
@@ -132,6 +133,7 @@ def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _checksum(arrays: Mapping[str, np.ndarray]) -> int:
     """Return a CRC over names and values, in any order: it ties a state to its weights."""
     # of the bytes, so that also a nan equals itself
+    # Against mix-ups and damage, not against forgery: who can write the states can write the weights.
     crc = 0
     for name in sorted(arrays):
         crc = zlib.crc32(np.ascontiguousarray(arrays[name]).data, zlib.crc32(name.encode(), crc))
