@@ -72,7 +72,7 @@ class Csv(Text):
     def add(self, prediction: Prediction) -> str:
         """Return the rows of a prediction, the first time below the header."""
         ranked = zip(prediction.classes, prediction.ranking, strict=True)
-        rows = [(prediction.image, rank, index, name, f"{probability:.7g}")
+        rows = [(prediction.image, rank, index, name, f"{probability:.7g}")  # float32 has seven digits
                 for rank, (index, (name, probability)) in enumerate(ranked, 1)]
         return self._written(rows)
 
@@ -92,6 +92,7 @@ class JsonLines(Text):
 
     def add(self, prediction: Prediction) -> str:
         """Return the line of a prediction."""
+        # In ASCII: a name of any bytes survives as escapes, and one line stays one line.
         return json.dumps({"image": prediction.image, "predictions": as_json(prediction)}) + "\n"
 
 
@@ -107,7 +108,7 @@ class Lst(Text):
         name = prediction.image
         if name.strip() != name or re.search(r"[\t\n\r]", name):
             raise DataError(name, "a list cannot hold a name with tabs, line breaks or blanks at its ends")
-        line = f"{self._number}\t{prediction.classes[0]:f}\t{name}\n"
+        line = f"{self._number}\t{prediction.classes[0]:f}\t{name}\n"  # %f, as im2rec.py writes labels
         self._number += 1
         return line
 

@@ -169,7 +169,7 @@ def _warnings_about_flags(own: Sequence[type]) -> Iterator[None]:
     try:
         yield
     finally:
-        handler.setFormatter(None)
+        handler.setFormatter(None)  # the handler is logging's own, and outlives the command
 
 
 class _FlagFormatter(logging.Formatter):

@@ -53,7 +53,7 @@ def _interpreter_of(script: str) -> str:
     """Return what a script's first line calls: python3 for #!/usr/bin/env python3, "" without such a line."""
     try:
         with open(script, "rb") as stream:
-            line = os.fsdecode(stream.readline(1000))
+            line = os.fsdecode(stream.readline(1000))  # a program may be of any size and have no line at all
     except OSError:
         return ""
     return line[2:].split()[-1] if line.startswith("#!") and line[2:].strip() else ""

@@ -113,6 +113,7 @@ def _start(argv: Sequence[str]) -> int:
                  else _network_speeds(config, sizes, worker))
     rows: list[Speed] = []
     try:
+        # One by one and kept: after hours of measuring a Ctrl-C still writes what there is.
         for row in measuring:
             rows.append(row)
     except KeyboardInterrupt:

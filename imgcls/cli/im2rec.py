@@ -210,6 +210,7 @@ def _pack_lists(paths: PathConfig, list_config: ListConfig, flags: PackFlags) ->
         stem = str(path.with_suffix(""))
         images = lists.read(path)
         if not flags.outside_root:
+            # A list may come from anybody: ../../.ssh/id_rsa would be packed, and published with the images.
             lists.check_inside(path, images.entries, paths.root)
         # the same list, the same flags and a .rec of the right size: packed again it would be the same bytes
         if flags.resume and (counts := outputs.read_stamp(stem, path, config)):

@@ -229,7 +229,7 @@ def _run_mpi(args: LaunchConfig, command: list[str], env: dict[str, str]) -> int
         if args.ssh_config or args.ssh_option:
             ssh_command = Ssh(args.ssh_config, args.ssh_option).base_command(Host(""))
     # mpirun starts all at once, so that nobody can be asked for a free port: two jobs seldom draw the same
-    port = str(20000 + secrets.randbelow(10000))
+    port = str(20000 + secrets.randbelow(10000))  # below 32768, where Linux hands out ports by itself
     env = {**env, "MASTER_ADDR": address, "MASTER_PORT": port, "DMLC_ROLE": "worker",
            "DMLC_PS_ROOT_URI": address, "DMLC_PS_ROOT_PORT": port, "DMLC_JOB_CLUSTER": "mpi"}
     # a checkout is not installed on the other machines: they must find it where it is here

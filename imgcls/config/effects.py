@@ -162,6 +162,7 @@ def _is_set(config: Config, name: str, defaults: dict[str, Any]) -> bool:
     field = config.fields.get(name)
     if field is None or not config.is_explicit(name):
         return False
+    # Converted first: a data set's default may be text where the field is a tuple of numbers.
     return bool(_value(config, name) != convert(field, defaults.get(name, field.default)))
 
 

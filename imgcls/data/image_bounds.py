@@ -20,11 +20,11 @@ from typing import NamedTuple
 #: bound is set to the same number for what it finds out only while it decodes
 MAX_PIXELS = 1 << 28
 #: nor those that would cost a thread more memory than this, with what the decoder needs on its way
-MAX_DECODED_BYTES = 1 << 31
+MAX_DECODED_BYTES = 1 << 31  # of each thread: 16 of them at the bound are 32 GB
 #: above this size (50 MB in colour) the file must be large enough for its pixels to be in it
 FREE_PIXELS = 1 << 24
 #: pixels that a byte may stand for there: a byte a pixel at the best ratio of deflate
-PIXELS_PER_BYTE = 1032
+PIXELS_PER_BYTE = 1032  # deflate: 258 bytes for each 2 bits
 
 Bytes = bytes | memoryview
 
@@ -35,7 +35,7 @@ _PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 #: headers of text formats end within so many bytes
 _TEXT_HEADER_BYTES = 1 << 16
 #: the same for entries of a TIFF's directory, and for boxes of JPEG 2000
-_MAX_ENTRIES = 4096
+_MAX_ENTRIES = 4096  # a loop whose length a file decides has an end
 
 
 class BadImageError(ValueError):
@@ -87,6 +87,8 @@ def check_other(data: Bytes) -> tuple[int, int]:
                 raise BadImageError(f"is {name} that is damaged in its header")
             check_size(claim.width, claim.height, len(data), *claim[2:])
             return 0, 0
+    # A list of what is let through and not of what is kept out: OpenCV reads more formats than have
+    # bounds here.
     raise BadImageError("is no image")
 
 
@@ -172,11 +174,13 @@ def _tiff(data: Bytes) -> _Claim:
         entry, at = struct.Struct(order + "HHI4s"), at + 2
     # width, height, samples a pixel, and a tile's width and height; of repeated ones the largest
     found = {256: 0, 257: 0, 277: 1, 322: 0, 323: 0}
+    # BigTIFF counts entries in 64 bits, and a file of 2 GB has room for a hundred million of them.
     for i in range(min(num_entries, _MAX_ENTRIES)):
         tag, kind, _, value = entry.unpack_from(data, at + i * entry.size)
         if tag in found:
             number_bytes = {1: 1, 3: 2, 4: 4, 16: 8}.get(kind, 4)
             number = int.from_bytes(value[:number_bytes], "little" if order == "<" else "big")
+            # Decoders differ in which of two equal tags they believe, so the worst one counts.
             found[tag] = max(found[tag], number)
     width, height, num_samples, tile_width, tile_height = found.values()
     bytes_per_pixel = 8 * num_samples  # of float64 at worst: how wide they are may stand in many places
@@ -190,6 +194,7 @@ def _pnm(data: Bytes) -> _Claim:
         numbers = [max(map(int, re.findall(word + rb"\s+(\d{1,9})", head)), default=0)
                    for word in (b"WIDTH", b"HEIGHT", b"DEPTH")]
         return _Claim(numbers[0], numbers[1], 4 * numbers[2] + 4, 8)
+    # Digits are bounded: int() of a million of them takes seconds, or is an error of Python's own.
     match = re.match(rb"P[1-6fF]\s+(\d{1,9})\s+(\d{1,9})\s", re.sub(rb"#[^\r\n]*", b"", head))
     # every pixel stands there, at least as one bit
     return _Claim(int(match[1]), int(match[2]), 16, 8) if match else _Claim(0, 0)
@@ -238,6 +243,7 @@ def _jpeg2000(data: Bytes) -> _Claim:
 
 def _avif(data: Bytes) -> _Claim:
     """Take the largest of all sizes that its properties name; the decoder has bounds of its own beside."""
+    # Searched for, not parsed: boxes nest, and a parser for them would be one more that can be fooled.
     sizes = re.findall(rb"ispe\0\0\0\0(.{8})", bytes(data), re.DOTALL)
     width, height = max((struct.unpack(">II", size) for size in sizes), key=lambda size: size[0] * size[1],
                         default=(0, 0))

@@ -54,13 +54,13 @@ def make_handler(spec: LaunchSpec) -> Any:
         max_nodes=spec.max_hosts, local_addr=spec.address, join_timeout=timeout_s,
         # how long to wait for more hosts once the least number is there
         last_call_timeout=max(1, min(5, int(spec.timeout_s / 6))),
-        keep_alive_interval=3, keep_alive_max_attempt=4)
+        keep_alive_interval=3, keep_alive_max_attempt=4)  # a host counts as lost after 12 s
     return create_handler(store, CheckedBackend(store, run_id), parameters)
 
 
 def _open_store(spec: LaunchSpec) -> Any:
     if not spec.has_several_hosts:
-        return dist.HashStore()
+        return dist.HashStore()  # no port is open, so nobody else on the machine can write to it
     host, port = split_endpoint(spec.endpoint)
     try:
         return open_tcp_store(host, port, spec.timeout_s, serves=spec.is_rendezvous_host)
@@ -79,6 +79,7 @@ def watch_store(spec: LaunchSpec, on_silence: Callable[[], None]) -> None:
 
     def watch() -> None:
         try:
+            # A connection of its own: the main thread's may be waiting in torch for minutes.
             store = open_tcp_store(host, port, spec.timeout_s)
             while True:
                 time.sleep(_ASK_S)
@@ -88,7 +89,7 @@ def watch_store(spec: LaunchSpec, on_silence: Callable[[], None]) -> None:
         except (OSError, RuntimeError):
             return  # closed, which the main thread sees as well
 
-    threading.Thread(target=watch, daemon=True).start()
+    threading.Thread(target=watch, daemon=True).start()  # must not keep an agent that is done
 
 
 class CheckedBackend(RendezvousBackend):
@@ -114,6 +115,7 @@ class CheckedBackend(RendezvousBackend):
 
         `state` comes from torch in this process, and nowhere else.
         """
+        # Safe: these bytes were pickled a moment ago by torch in this process, and never were in the store.
         own = encode_state(pickle.loads(state))
         text = self._call("compare_set", self._key, token or _NOTHING, own)
         return None if text == _NOTHING else (to_pickle(text), text, text == own)
@@ -123,9 +125,11 @@ class CheckedBackend(RendezvousBackend):
             content = getattr(self._store, operation)(*arguments)
         except (ValueError, RuntimeError, TimeoutError) as error:
             raise RendezvousConnectionError("the store does not answer") from error
+        # Before it is parsed: whoever reaches the port could make every agent parse gigabytes.
         if len(content) > MAX_STATE_BYTES:
             raise RendezvousStateError(f"the store holds {len(content)} bytes where the state of the "
                                        "rendezvous was expected")
+        # What is no UTF-8 is no JSON of ours either, and is refused where that is parsed.
         return content.decode("utf-8", errors="replace")
 
 
@@ -172,6 +176,7 @@ def _node_fields(node: _NodeDesc) -> list[Any]:
 
 
 def _node(address: Any, process: Any, number: Any) -> _NodeDesc:
+    # Addresses stand in messages: control characters would write over the terminal of whoever reads them.
     if not isinstance(address, str) or len(address) > _MAX_ADDRESS_LENGTH or not address.isprintable():
         raise ValueError(address)
     return _NodeDesc(address, _number(process), _number(number))

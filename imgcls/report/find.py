@@ -36,7 +36,7 @@ def find_runs(texts: Sequence[str]) -> list[Run]:
     UsageError for what is not there and for more than fit on a page, DataError for a log without epochs.
     """
     runs = [run for text in texts for run in _runs_of(text)]
-    runs = list({run.origin: run for run in runs}.values())
+    runs = list({run.origin: run for run in runs}.values())  # named twice, shown once
     if len(runs) > MAX_RUNS:
         raise UsageError(f"{len(runs)} runs: at most {MAX_RUNS} fit on a page; name some of them")
     # the last part of the path, and all of it where two share that

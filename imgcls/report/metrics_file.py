@@ -56,7 +56,7 @@ def add_meta(run: Run, meta: Mapping[str, Any]) -> None:
         if isinstance(value, str):
             run.settings[f"version of {key}"] = _as_text(value)
     if isinstance(meta.get("command"), str):
-        run.command = str(meta["command"])[:20_000]
+        run.command = str(meta["command"])[:20_000]  # the file may be anybody's
 
 
 def _items(value: Any) -> list[tuple[str, Any]]:

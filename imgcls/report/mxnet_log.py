@@ -54,7 +54,7 @@ def read_log(name: str, lines: Iterable[bytes]) -> Run:
     """Return the run that a log tells of: without epochs where it is no such log."""
     reader = _Reader(name)
     for line in lines:
-        reader.add(line.decode("utf-8", "replace"))
+        reader.add(line.decode("utf-8", "replace"))  # a log in another encoding still has its numbers
     return reader.finish()
 
 

@@ -43,7 +43,7 @@ def available_bytes() -> int | None:
 
         limits += [limit for limit in resource.getrlimit(resource.RLIMIT_AS)[:1]
                    if limit != resource.RLIM_INFINITY]
-    return min(limits, default=None)
+    return min(limits, default=None)  # whichever ends the process first
 
 
 def _free_bytes() -> int | None:
@@ -56,6 +56,7 @@ def _free_bytes() -> int | None:
     sizes = {name: text.split()[0] for name, _, text in fields if text.split()}
     if "MemAvailable" not in sizes:
         return None
+    # MemAvailable and not MemFree: Linux fills free memory with files that it can drop at once.
     return 1024 * (int(sizes["MemAvailable"]) + int(sizes.get("SwapFree", 0)))
 
 
@@ -77,7 +78,7 @@ def _short(num_bytes: float) -> str:
 def forget_peak() -> bool:
     """Begin anew to watch for the most memory that this process has; return whether the system does so."""
     try:
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # proc(5): 5 resets VmHWM
     except OSError:  # another system, or a container that does not let us
         return False
     return True
