@@ -69,10 +69,11 @@ def _start(argv: Sequence[str]) -> int:
                               flip=own.flip, device=str(make_worker(config.device).device), **given)
         for note in predictor.notes:
             tell(spell_settings(note, config.spelling))
-        is_private = is_loopback(listener.getsockname()[0])
+        is_private = is_loopback(listener.getsockname()[0])  # of the socket: a name may mean any address
         app = make_app(predictor, is_loopback=is_private, max_bytes=own.max_mb * 10**6)
         if not is_private:
             tell(f"note: listening on {own.host}: whoever reaches this machine may ask")
+        # When it listens already: a script that waits for this line can ask at once.
         tell(_address(listener), sys.stdout)
         _serve(app, listener)
     return 0
@@ -99,6 +100,7 @@ def _listen(host: str, port: int) -> socket.socket:
     family, kind, protocol, _, address = infos[0]
     listener = socket.socket(family, kind, protocol)
     try:
+        # Else the port of a server that has just ended is taken for a minute (TIME_WAIT).
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
         listener.listen(_MAX_CONNECTIONS)

@@ -26,7 +26,7 @@ from imgcls.inference.predictor import Prediction, Predictor
 from imgcls.storage import tracebacks
 
 #: requests that may hold an image in memory at a time; one more is told to come again
-MAX_WAITING = 8
+MAX_WAITING = 8  # of --max-mb 20 that is 160 MB of bodies
 #: a body that comes slower than this is given up
 _UPLOAD_S = 30
 #: for every answer: nothing is framed, kept, or taken for something else than it is
@@ -53,6 +53,7 @@ def make_app(predictor: Predictor, *, is_loopback: bool, max_bytes: int) -> Star
     routes = [Route("/", server.page, methods=["GET"]), Route("/predict", server.predict, methods=["POST"])]
     app = Starlette(routes=routes, exception_handlers={
         TellError: _tell, HTTPException: _tell_http, Exception: _tell_bug})
+    # Before the routes: an address that is not there answers no foreign page either.
     app.add_middleware(_Gate, check=server.check)
     return app
 
@@ -69,7 +70,7 @@ class _Gate:
             await self._app(scope, receive, send)
             return
         try:
-            self._check(Request(scope))
+            self._check(Request(scope))  # of the headers alone: without `receive` nothing can be read
         except TellError as error:
             await _answer(error.status, {"error": error.line})(scope, receive, send)
             return
@@ -90,10 +91,12 @@ class _Server:
 
     def check(self, request: Request) -> None:
         """Raise TellError for a request of another site's page, or for this machine by another name."""
+        # A page of evil.example whose name now points to 127.0.0.1 still sends its own name here.
         host = request.headers.get("host", "")
         if self._is_loopback and not _is_this_machine(host):
             raise TellError(403, f"host {host[:100]}: this server answers to localhost only")
         origin = request.headers.get("origin")
+        # Browsers send it with every POST of a page; curl and programs send none, and may ask.
         is_foreign = origin is not None and origin.lower().partition("://")[2] != host.lower()
         if is_foreign or (request.method != "GET" and request.headers.get("sec-fetch-site") == "cross-site"):
             raise TellError(403, "a page of another site may not ask this server")
@@ -110,9 +113,12 @@ class _Server:
             raise TellError(415, "send the file itself as the body: curl --data-binary @FILE, not -F")
         if self._num_waiting >= MAX_WAITING:
             raise TellError(503, "busy: try again")
+        # All on one thread, the event loop's: no lock is needed between the question and this.
         self._num_waiting += 1
         try:
             data = await self._body(request)
+            # In another thread: the loop goes on answering, with "busy" if need be, while the network
+            # computes.
             prediction = await asyncio.get_running_loop().run_in_executor(
                 self._executor, self._look, as_image(data))
         finally:
@@ -134,6 +140,7 @@ class _Server:
         most = min(self._predictor.top, self._predictor.num_classes)
         if text is None:
             return most
+        # isdigit alone takes the digits of all scripts, raised ones too, which int() then refuses.
         if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= most):
             raise TellError(400, f"top {text[:20]}: must be from 1 to {most}")
         return int(text)
@@ -142,6 +149,7 @@ class _Server:
         """Return the body; TellError for more bytes than are taken, told by the header where it can be."""
         too_large = TellError(413, f"an image may have {self._max_bytes} bytes at most")
         length = request.headers.get("content-length", "")
+        # Told by the header, an image that is too large is refused before a byte of it is taken.
         if length.isascii() and length.isdigit() and (len(length) > 15 or int(length) > self._max_bytes):
             raise too_large
         body = bytearray()
@@ -149,6 +157,7 @@ class _Server:
         async def read() -> None:
             async for piece in request.stream():
                 body.extend(piece)
+                # The header may lie or be missing (chunked): what has come is counted as well.
                 if len(body) > self._max_bytes:
                     raise too_large
 

@@ -123,6 +123,8 @@ def make(image_shape: Sequence[int], num_classes: int, max_bytes: int) -> Page:
 </body></html>
 """
     script = html.partition("<script>")[2].partition("</script>")[0]
+    # Names of classes may come from a stranger's checkpoint: should one ever get into the page as markup,
+    # its script would not run.
     policy = (f"default-src 'none'; style-src {_hash(_STYLE)}; script-src {_hash(script)}; "
               "connect-src 'self'; img-src blob: data:; base-uri 'none'; "
               "form-action 'none'; frame-ancestors 'none'")

@@ -36,6 +36,7 @@ def write(exported: Exported, path: Path) -> list[Path]:
 
     settings = {"aot_inductor.metadata": exported.description.metadata()}
     try:
+        # For the instructions of this processor: on an older one the file may end in an illegal instruction.
         aoti_compile_and_package(exported.program(), package_path=str(path), inductor_configs=settings)
     except CppCompileError as error:
         raise RunError(f"`format` aot: the C++ compiler failed: {first_line(error)}") from error
@@ -49,6 +50,7 @@ class Runner:
         """Load the file, which must be trusted."""
         from torch._inductor import aoti_load_package
 
+        # It unpacks a shared library and loads it: whoever wrote the file runs code here.
         self._model = aoti_load_package(str(path))
         self.description = Description.from_json(self._model.loader.get_metadata().get(KEY, ""), path)
 

@@ -1,6 +1,7 @@
 """MXNet's files, and ours beside them: PREFIX-symbol.json, PREFIX-0000.params, PREFIX-meta.json.
 
-For networks that came from elsewhere (the zoo, a URL, torchvision) and are to be a checkpoint of one's own. Preprocessing and class names stand in the meta data, which MXNet does not look at.
+For networks that came from elsewhere (the zoo, a URL, torchvision) and are to be a checkpoint of one's own.
+Preprocessing and class names stand in the meta data, which MXNet does not look at.
 """
 
 from __future__ import annotations
@@ -47,10 +48,12 @@ def write(exported: Exported, stem: Path) -> list[Path]:
     mean_image = _mean_image(exported)
     if mean_image:
         contents["-mean.bin"] = mean_image
+    # Last: imgcls takes a prefix without it for MXNet's own, and its preprocessing for unknown.
     contents["-meta.json"] = _meta(exported, mean_image)
     written = []
     for end, content in contents.items():
         written.append(stem.with_name(stem.name + end))
+        # Into a folder of ours, so in any order; `run.py` gives them their names when all are right.
         written[-1].write_bytes(content)
     return written
 
@@ -60,6 +63,7 @@ def describe_network(exported: Exported) -> tuple[str, str]:
     network = exported.pretrained.network
     if isinstance(network, Symbol):
         return "symbol", symbol.dumps(graph.to_symbol(exported.servable.network))
+    # torchvision's networks and those of packages have no symbol: MXNet cannot read these, imgcls can.
     return "network", json.dumps(asdict(network), indent=1)
 
 
@@ -68,7 +72,7 @@ class Runner:
 
     def __init__(self, stem: Path) -> None:
         """Read the files whose names begin with `stem`."""
-        ref = pretrained.locate(str(stem), 0)
+        ref = pretrained.locate(str(stem), 0)  # as imgcls-predict would find them
         self._model = pretrained.build(pretrained.read(ref))
 
     @torch.no_grad()

@@ -40,6 +40,8 @@ class Runner:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         """Load the file, which must be trusted."""
         extra = {KEY: ""}
+        # The text of `extra` is filled in by torch: keys that are asked for are read, others left in the
+        # file.
         self._model: Callable[[Tensor], Tensor] = torch.export.load(path, extra_files=extra).module()
         self.description = Description.from_json(extra[KEY], path)
 

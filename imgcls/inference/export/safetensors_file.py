@@ -38,6 +38,8 @@ def write(exported: Exported, path: Path) -> list[Path]:
               for name, array in graph.arrays(exported.servable.network).items()}
     if exported.mean_image:
         arrays[_MEAN_IMAGE] = read_mean_image(exported.mean_image, exported.description.image_shape)
+    # Metadata are text by the format, so the network itself stands there as JSON: one file is the whole
+    # of it.
     save_file(arrays, path, metadata={**exported.description.metadata(), kind: text})
     return [path]
 
@@ -50,6 +52,8 @@ class Runner:
         try:
             with safe_open(path, "numpy") as file:
                 metadata = file.metadata() or {}
+                # Only the header has been read so far; each tensor is checked against the file when it is
+                # asked for.
                 names = list(file.keys())
                 arrays = {name: file.get_tensor(name) for name in names if name != _MEAN_IMAGE}
         except (SafetensorError, OSError) as error:
@@ -60,6 +64,8 @@ class Runner:
         else:
             settings = json_text.loads_object(metadata.get("network", ""), path, "the settings of a network")
             known = flags_of(NetworkConfig)
+            # Through the checks of the flags: a file from anywhere can name no network and no depth that a
+            # user cannot.
             network = NetworkConfig(**{each.name: convert(known[each.name], settings[each.name])
                                        for each in fields(NetworkConfig) if each.name in settings})
         self._model = pretrained.build(Pretrained(network, arrays, str(path)))
