@@ -33,7 +33,8 @@ class ExportConfig(InferenceConfig):
 
     format: str = flag("", "onnx: for ONNX Runtime, on servers, phones and in C++; pt2: for torch; "
                        "aot: the same compiled for this CPU (minutes); safetensors: weights, network and "
-                       "names; mxnet: a checkpoint as MXNet and imgcls read it (these two without preprocessing)",
+                       "names; mxnet: a checkpoint as MXNet and imgcls read it (these two without "
+                       "preprocessing)",
                        choices=FORMATS)
     output: str = flag("", "the file to write, or the prefix (mxnet); it is kept only if it names images "
                        "as the checkpoint does",

@@ -56,8 +56,8 @@ def load_mean(path: str | os.PathLike[str]) -> np.ndarray:
     """
     file = to_local_path(path)
     try:
-        with open(file, "rb", opener=open_regular) as stream:
-            data = stream.read(MAX_BYTES + 1)
+        with open(file, "rb", opener=open_regular) as stream:  # a pipe would keep us waiting for ever
+            data = stream.read(MAX_BYTES + 1)  # one more tells a file at the bound from a longer one
     except OSError as error:
         raise DataError(path, reason(error)) from error
     if len(data) > MAX_BYTES:
@@ -96,9 +96,8 @@ def refuse_model(setting: str, path: str) -> None:
         raise UsageError(f"{shown} {verbatim(path)}: is not a mean image; Caffe's is a {MEAN_SUFFIX} file, "
                          "MXNet's a .bin, .nd or .params file")
     raise UsageError(f"{shown} {verbatim(path)}: Caffe networks are not read here; convert it once, where "
-                     "MXNet 1.9.1 "
-                     "is installed, with its tools/caffe_converter: convert_model.py DEPLOY.prototxt "
-                     f"NET.caffemodel PREFIX; then give {shown} PREFIX")
+                     "MXNet 1.9.1 is installed, with its tools/caffe_converter: convert_model.py "
+                     f"DEPLOY.prototxt NET.caffemodel PREFIX; then give {shown} PREFIX")
 
 
 def _image_shape(message: _Message) -> tuple[int, int, int]:
@@ -179,7 +178,7 @@ class _Message:
             byte = self.data[self.offset]
             self.offset += 1
             value |= (byte & 127) << shift
-            if byte < 128:
+            if byte < 128:  # the highest bit says that another byte follows
                 return value
         raise DataError(self.path, "a number is longer than ten bytes: not a Caffe mean image", start)
 

@@ -68,7 +68,7 @@ def write_labels(path: str | os.PathLike[str], labels: np.ndarray) -> None:
 def _read(path: AnyPath, magic: int) -> np.ndarray:
     try:
         with open_read(path) as stream:
-            size = os.fstat(stream.fileno()).st_size
+            size = os.fstat(stream.fileno()).st_size  # of what was opened: the name may lead elsewhere by now
             is_gzip = stream.read(2) == _GZIP_MAGIC
             stream.seek(0)
             # A plain file is read straight into the array, a gzip-ed one is in memory first: it is small.

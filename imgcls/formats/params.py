@@ -29,7 +29,7 @@ from imgcls.storage.remote import RemotePath
 LIST_MAGIC = 0x112
 #: what an array of each version begins with; one of V0 begins with its number of dimensions
 V1, V2, V3 = 0xF993FAC8, 0xF993FAC9, 0xF993FACA
-MAX_DIMENSIONS = 32
+MAX_DIMENSIONS = 32  # numpy's, before 2.0
 #: bytes that the smallest array takes: so many arrays fit into a file at most
 SMALLEST_ARRAY = 4
 
@@ -154,7 +154,7 @@ class _Reader:
     """A cursor over the file's bytes. Sizes are Python integers, so none can overflow."""
 
     def __init__(self, data: bytes | bytearray | memoryview, path: object) -> None:
-        self.data = memoryview(data)
+        self.data = memoryview(data)  # slices of it are no copies
         self.path = path
         self.offset = 0
         #: bytes that sparse arrays may still take when they are filled out
@@ -261,6 +261,7 @@ class _Reader:
         dtype = DTYPES.get(code, np.dtype("<u2"))  # bfloat16, as bits
         count = math.prod(shape)
         start = self.take(count * dtype.itemsize, f"the data of an array of shape {shape}")
+        # A view: the arrays of a ResNet are 100 MB that would otherwise be copied once more.
         array = np.frombuffer(self.data, dtype, count, start) if count else np.empty(0, dtype)
         if code == BFLOAT16:
             array = (array.astype("<u4") << 16).view("<f4")
@@ -295,6 +296,7 @@ class _Reader:
 
     def check_dense_size(self, shape: tuple[int, ...], values: np.ndarray, start: int) -> None:
         """Raise DataError unless all sparse arrays together stay in proportion to the file."""
+        # One account for the whole file: a thousand arrays, each below the limit, are as bad as one above it.
         self.fill_limit -= math.prod(shape) * values.itemsize
         if self.fill_limit < 0:
             raise DataError(self.path, f"a sparse array of shape {shape} is too large for this file", start)

@@ -155,7 +155,7 @@ class RangedReader:
         with DaemonPool(min(PARTS_AT_ONCE, max(len(firsts), 1)), "imgcls-search") as pool:
             reads = deque(pool.submit(read, first) for first in firsts[:PARTS_AT_ONCE])
             for number, first in enumerate(firsts):
-                data = reads.popleft().result()
+                data = reads.popleft().result()  # in the file's order, whichever came first
                 if number + PARTS_AT_ONCE < len(firsts):
                     reads.append(pool.submit(read, firsts[number + PARTS_AT_ONCE]))
                 yield first, np.frombuffer(data, "<u4", len(data) // 4)
@@ -174,6 +174,7 @@ class RangedReader:
         except (OSError, struct.error, ValueError, OverflowError):
             return False
         self.cache.touch(note)
+        # The cache is a file like any other: offsets out of it are checked before a record is asked for.
         is_rising = (offsets[1:] > offsets[:-1]).all()
         is_inside = not count or (offsets[0] >= 0 and offsets[-1] + 8 <= self.size)
         self.offsets = offsets

@@ -76,7 +76,7 @@ def dumps(states: Mapping[int | str, State]) -> bytes:
 
 def _pickled(state: State) -> bytes:
     if state is None:
-        return b"N"
+        return b"N"  # the instruction for None
     if isinstance(state, tuple):
         # an instruction each for tuples of one, two and three
         return b"".join(map(_pickled, state)) + b"\x85\x86\x87"[len(state) - 1:len(state)]
@@ -132,7 +132,7 @@ def _allowed_names(num_bytes: int) -> pickles.Names:
     def as_bytes(content: str | bytes = b"", *encoding: str) -> bytes:
         """Stand for bytearray; makes no copy."""
         if isinstance(content, bytes) and not encoding:
-            return content
+            return content  # it is only read, and may be as large as the file
         return encode(content, *encoding)  # type: ignore[arg-type]
 
     return {

@@ -49,6 +49,7 @@ def gallery(items: Sequence[T], figure: Callable[[T, str], str]) -> tuple[str, i
 def img(image: np.ndarray, description: str, extension: str) -> str:
     """Return a picture as an element of a page, its bytes inside it."""
     kind = "png" if extension == ".png" else "jpeg"
+    # Inside the page, so that it can be sent to somebody as one file; base64 costs a third more.
     data = base64.b64encode(encoded(bgr(image), extension)).decode()
     return (f'<img alt="{escape(description)}" width="{image.shape[1]}" height="{image.shape[0]}" '
             f'src="data:image/{kind};base64,{data}"/>')
@@ -66,7 +67,7 @@ def original(image: np.ndarray, description: str, extension: str) -> str:
 
 def contact_sheet(rows: Sequence[tuple[Sequence[np.ndarray | None], Sequence[str]]]) -> bytes:
     """Return a PNG of (two pictures, two lines of text) each; a picture that is None is left white."""
-    columns = max(1, round(np.sqrt(len(rows) / 1.6)))
+    columns = max(1, round(np.sqrt(len(rows) / 1.6)))  # pairs are wide: this makes the sheet about square
     width, height = 2 * _TILE + 4 + _GAP, _TILE + _TEXT_HEIGHT + _GAP
     num_rows = -(-len(rows) // columns)
     # white, as paper
