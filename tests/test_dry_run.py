@@ -124,6 +124,7 @@ def test_what_is_chosen_is_told_and_kept(photos: Path, capsys: pytest.CaptureFix
     for line in ("--num-epochs 2 (from scratch, with fewer than 1,000 images)", "--batch-size 16 (4 updates",
                  "--lr 0.0125 (0.1 for a batch of 128", "--lr-schedule cosine (falls to 0"):
         assert f"chosen: {line}" in err
+    assert "photographs are few to learn from scratch; imgcls-finetune" in err
     assert "cosine from 0.0125 to 0 at the last of 8 updates" in err
     meta = json.loads((photos.parent / "m-meta.json").read_text())
     assert meta["chosen"] == {"num_epochs": 2, "batch_size": 16, "lr": 0.0125, "lr_schedule": "cosine"}

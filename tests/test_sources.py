@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from conftest import mxnet_file, real_data
 
+from imgcls.config.resolve import build
 from imgcls.config.sections import DataConfig
 from imgcls.data import sources
 from imgcls.data.file_source import FolderSource, ListSource
 from imgcls.data.record_source import RecordSource
 from imgcls.data.sources import ArraySource, open_source
-from imgcls.datasets import cifar10, imagenet
+from imgcls.datasets import cifar10, imagenet, load_splits
 from imgcls.errors import DataError, UsageError
 from imgcls.formats import lists, recordio
 
@@ -182,7 +183,7 @@ def test_imagenet_finds_the_files_of_a_folder(tmp_path: Path) -> None:
     splits = imagenet.load(DataConfig(data_dir=str(tmp_path / "r")))
     assert splits.val is None
     unnamed, no_val = splits.notes
-    assert no_val == f"no validation: {tmp_path / 'r'} holds neither val.rec nor val"
+    assert no_val == f"{tmp_path / 'r'} holds no validation data, neither val.rec nor val"
     assert "train.classes.txt beside it names them" in unnamed
     records(tmp_path / "r/small.rec", [1])
     splits = imagenet.load(DataConfig(data_dir=str(tmp_path / "r"), train_dataset="small.rec",
@@ -200,7 +201,8 @@ def test_imagenet_finds_the_files_of_a_folder(tmp_path: Path) -> None:
         imagenet.load(DataConfig(data_dir=str(tmp_path)))
     with pytest.raises(UsageError, match="data_train is missing: name the data with"):
         imagenet.load(DataConfig())
-    assert len(imagenet.load(DataConfig(benchmark=True, num_examples=500)).train) == 500
+    noise = build({**imagenet.DEFAULTS, "dataset": "imagenet"}, {"benchmark": True, "num_examples": 500})
+    assert len(load_splits(noise).train) == 500
 
 
 def test_cifar10_as_mxnet_shipped_it(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def load(config: DataConfig) -> Splits:
     if val or not config.data_dir:
         return splits
     # not an error, as in MXNet: a run without validation may be meant
-    note = (f"no validation: {verbatim(config.data_dir)} holds neither {verbatim(config.val_dataset)} nor "
+    note = (f"{verbatim(config.data_dir)} holds no validation data, neither {verbatim(config.val_dataset)} nor "
             "val")
     return dataclasses.replace(splits, notes=[*splits.notes, note])
 

@@ -26,6 +26,8 @@ CHOSEN = ("num_epochs", "batch_size", "lr", "lr_schedule")
 _INSTEAD = (*CHOSEN, "lr_factor", "lr_step_epochs", "lr_factor_epoch", "final_lr", "optimizer")
 #: from here on MXNet's defaults are what they were made for
 _MANY_IMAGES = 100_000
+#: of fewer, trained weights make more than anything that could be chosen here
+_FEW_IMAGES = 10_000
 #: about so many updates make an epoch, as far as the bounds of a batch allow: below, batch normalisation has
 #: too little to go by; above, a small set has too few updates
 _UPDATES_PER_EPOCH = 30
@@ -53,6 +55,9 @@ def choose(config: Config, splits: Splits, saved: Saved | None, worker: Worker, 
     values, reasons = choice(count, is_pretrained=is_pretrained)
     for name, reason in reasons.items():
         reporter.info(f"chosen: `{name}` {values[name]} ({reason})")
+    if not is_pretrained and count < _FEW_IMAGES:
+        reporter.info(f"note: {count:,} photographs are few to learn from scratch; imgcls-finetune begins "
+                      "with a trained network")
     return _with(config, values)
 
 
