@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -153,18 +154,6 @@ def test_wrong_usage(flags: list[str], message: str, prefixes: dict[str, str], t
     assert not list(tmp_path.iterdir())
 
 
-def test_a_missing_package_is_one_line(prefixes: dict[str, str], monkeypatch: pytest.MonkeyPatch,
-                                       tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    import sys
-
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    flags = ["--model", prefixes["lenet"], "--format", "onnx", "--output", str(tmp_path / "a.onnx")]
-    assert export.main(flags) == 2
-    err = capsys.readouterr().err
-    assert err.count("\n") == 1
-    assert "pip install 'imgcls[export]'" in err
-
-
 @pytest.mark.parametrize("content", [b"", b"no model", b"\x08\x0a" * 50])
 def test_a_damaged_file(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "a.onnx"
@@ -238,3 +227,34 @@ def test_damaged_safetensors(content: bytes, tmp_path: Path) -> None:
     path.write_bytes(content)
     with pytest.raises(DataError, match=r"a\.safetensors"):
         safetensors_file.Runner(path)
+
+
+@pytest.mark.slow
+def test_executorch(prefixes: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("executorch.runtime")
+    output = tmp_path / "a.pte"
+    assert export.main(["--model", prefixes["lenet"], "--format", "pte", "--output", str(output)]) == 0
+    assert "32 of 32 labels equal" in capsys.readouterr().err
+    assert FORMATS["pte"].Runner(output).description.class_names == NAMES
+
+
+@pytest.mark.parametrize(("kind", "package", "advice"), [("pte", "executorch", "pip install executorch"),
+                                                         ("onnx", "onnx", "pip install 'imgcls[export]'")])
+def test_what_is_missing_is_one_line(kind: str, package: str, advice: str, monkeypatch: pytest.MonkeyPatch,
+                                     tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in [name for name in sys.modules if name.split(".")[0] == package]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, package, None)
+    flags = ["--model", "nowhere", "--format", kind, "--output", str(tmp_path / f"a.{kind}")]
+    assert export.main(flags) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert advice in err
+
+
+def test_compiling_without_a_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+                                      capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    assert export.main(["--model", "nowhere", "--format", "aot", "--output", str(tmp_path / "a.pt2")]) == 2
+    assert "needs a C++ compiler" in capsys.readouterr().err

@@ -23,7 +23,7 @@ EXAMPLES = """examples:
                                                           float32 (N, C, H, W) that somebody else prepares
 """
 #: the formats, as `inference.export.run` has them; here, so that --help needs no torch
-FORMATS = ("onnx", "pt2", "aot", "safetensors", "mxnet")
+FORMATS = ("onnx", "pt2", "aot", "pte", "safetensors", "mxnet")
 _MAX_IMAGES = 100_000
 
 
@@ -31,11 +31,10 @@ _MAX_IMAGES = 100_000
 class ExportConfig(InferenceConfig):
     __doc__ = InferenceConfig.__doc__
 
-    format: str = flag("", "onnx: for ONNX Runtime, on servers, phones and in C++; pt2: for torch; "
-                       "aot: the same compiled for this CPU (minutes); safetensors: weights, network and "
-                       "names; mxnet: a checkpoint as MXNet and imgcls read it (these two without "
-                       "preprocessing)",
-                       choices=FORMATS)
+    format: str = flag("", "onnx: for ONNX Runtime, on servers, phones and in C++; pt2: for torch; aot: the "
+                       "same compiled for this CPU (minutes); pte: ExecuTorch, for phones; safetensors: "
+                       "weights, network, names; mxnet: a checkpoint as MXNet and imgcls read it (these two "
+                       "without preprocessing)", choices=FORMATS)
     output: str = flag("", "the file to write, or the prefix (mxnet); it is kept only if it names images "
                        "as the checkpoint does",
                        metavar="FILE")

@@ -14,7 +14,14 @@ from typing import Any
 from imgcls import pretrained
 from imgcls.config.resolve import Config
 from imgcls.errors import RunError, UsageError, reason, verbatim
-from imgcls.inference.export import aot_file, mxnet_files, onnx_file, pt2_file, safetensors_file
+from imgcls.inference.export import (
+    aot_file,
+    executorch_file,
+    mxnet_files,
+    onnx_file,
+    pt2_file,
+    safetensors_file,
+)
 from imgcls.inference.export.compare import Comparison, compare, expected
 from imgcls.inference.export.exported import Description, Exported, Servable
 from imgcls.inference.export.pictures import Pictures, find_pictures, make_pictures
@@ -27,7 +34,7 @@ from imgcls.storage.paths import to_path
 
 #: value of `format` -> the file that writes and runs it
 FORMATS = {"onnx": onnx_file, "mxnet": mxnet_files, "safetensors": safetensors_file, "pt2": pt2_file,
-           "aot": aot_file}
+           "aot": aot_file, "pte": executorch_file}
 #: made images, where the user names none
 _NUM_MADE = 32
 
