@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -11,16 +12,19 @@ import pytest
 import torch
 
 import imgcls
+from imgcls import graph
 from imgcls.cli import export
-from imgcls.config.sections import AugmentConfig
+from imgcls.config.sections import AugmentConfig, NetworkConfig
 from imgcls.data.loaders.make import make_loader
 from imgcls.errors import DataError, UsageError
+from imgcls.formats import params
 from imgcls.inference.export import onnx_file, safetensors_file
 from imgcls.inference.export.compare import Comparison
 from imgcls.inference.export.exported import Description
 from imgcls.inference.export.pictures import Pictures, make_pictures
 from imgcls.inference.export.preprocessing import Preprocessing
 from imgcls.inference.export.run import FORMATS, describe
+from imgcls.networks import build_network
 
 NAMES = ["naïve «chat»", 'quote " back\\slash', "two\nlines", "`model`", "猫 🐈", "", "x" * 300, "\x1b[31m",
          "<b>", "last"]
@@ -212,6 +216,34 @@ def test_other_formats(network: str, kind: str, name: str, prefixes: dict[str, s
     copied = imgcls.Predictor(str(output))
     assert copied.class_names == NAMES
     assert copied(image) == imgcls.Predictor(prefixes[network])(image)
+
+
+@pytest.mark.parametrize(("kind", "name"), [("safetensors", "a.safetensors"), ("mxnet", "a")])
+def test_a_network_of_torchvision_with_a_mean_image(kind: str, name: str, tmp_path: Path,
+                                                    capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("torchvision")
+    config = NetworkConfig(network="torchvision:mobilenet_v3_small", image_shape=(3, 32, 32), num_classes=7)
+    (tmp_path / "tv-network.json").write_text(json.dumps(asdict(config)))
+    params.save(tmp_path / "tv-0001.params", graph.arrays(build_network(config, seed=0)))
+    mean = np.random.default_rng(0).uniform(80, 150, (3, 32, 32)).astype(np.float32)
+    params.save(tmp_path / "mean.bin", {"mean_img": mean})
+    (tmp_path / "new").mkdir()
+    output = tmp_path / "new" / name
+    assert export.main(["--model", str(tmp_path / "tv"), "--mean-image", str(tmp_path / "mean.bin"), "--rgb-std",
+                        "60", "--format", kind, "--output", str(output)]) == 0
+    assert "32 of 32 labels equal" in capsys.readouterr().err
+    if kind == "mxnet":
+        image = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
+        first = imgcls.Predictor(str(tmp_path / "tv"), mean_image=str(tmp_path / "mean.bin"), rgb_std=(60.0,))
+        assert imgcls.Predictor(str(output))(image) == first(image)
+
+
+def test_a_mean_image_is_subtracted_in_the_graph(tmp_path: Path) -> None:
+    mean = np.random.default_rng(0).uniform(80, 150, (3, 20, 24)).astype(np.float32)
+    params.save(tmp_path / "mean.bin", {"mean_img": mean})
+    module = Preprocessing((3, 20, 24), AugmentConfig(val_resize=0, mean_image=str(tmp_path / "mean.bin")))
+    images = torch.randint(0, 256, (2, 20, 24, 3), dtype=torch.uint8)
+    assert torch.equal(module(images), images.permute(0, 3, 1, 2).float() - torch.from_numpy(mean))
 
 
 def test_a_prefix_that_has_a_checkpoint_is_left_alone(prefixes: dict[str, str],

@@ -34,7 +34,8 @@ def check(output: str) -> None:
 def write(exported: Exported, path: Path) -> list[Path]:
     """Write the network to `path`; return its files, which is that one."""
     kind, text = describe_network(exported)
-    arrays = {name: np.ascontiguousarray(array)
+    # not ascontiguousarray: it makes a list of a single number
+    arrays = {name: np.asarray(array, order="C")
               for name, array in graph.arrays(exported.servable.network).items()}
     if exported.mean_image:
         arrays[_MEAN_IMAGE] = read_mean_image(exported.mean_image, exported.description.image_shape)
