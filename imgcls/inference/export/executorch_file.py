@@ -44,7 +44,8 @@ def write(exported: Exported, path: Path) -> list[Path]:
         # methods without arguments that return a constant: the metadata of a program
         described = {KEY: exported.description.to_json()}
         edge = exir.to_edge_transform_and_lower(
-            exported.program(MAX_BATCH, MAX_SIDE), constant_methods=described,
+            # one more: ExecuTorch plans memory for less than the largest size
+            exported.program(MAX_BATCH + 1, MAX_SIDE + 1), constant_methods=described,
             partitioner=[xnnpack.XnnpackPartitioner()])
         config = exir.ExecutorchBackendConfig(sym_shape_eval_pass=passes.ConstraintBasedSymShapeEvalPass())
         path.write_bytes(edge.to_executorch(config).buffer)
