@@ -709,3 +709,13 @@ def test_only_image_record_iter_needs_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
     with pytest.raises(AttributeError, match="has no autograd"):
         mx.autograd  # noqa: B018
+
+
+def test_modulo_zero_is_zero_as_in_mxnet() -> None:
+    """The values are those that MXNet 1.9.1 gives."""
+    for dtype in ("int32", "float32"):
+        left, right = mx.nd.array([5, -5, 7], dtype=dtype), mx.nd.array([0, 3, 0], dtype=dtype)
+        for result in (left % right, mx.nd.broadcast_mod(left, right)):
+            assert result.asnumpy().tolist() == [0, 1, 0]
+            assert result.dtype == left.dtype
+        assert (left % 0).asnumpy().tolist() == [0, 0, 0]

@@ -57,8 +57,9 @@ def _compared(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 # The sign is that of the divisor, and nothing is divided by 0.
 def _mod(data: Tensor, other: Tensor | None = None, scalar: float = 0.0) -> Tensor:
     divisor = torch.full_like(data, scalar) if other is None else other
-    # mshadow_op.h's rule: anything modulo 0 is 0, where torch.remainder gives NaN
-    return torch.where(divisor == 0, torch.zeros_like(data), torch.remainder(data, divisor))
+    # MXNet's rule: anything modulo 0 is 0, where torch.remainder gives NaN, and raises for whole numbers
+    zero = divisor == 0
+    return torch.where(zero, torch.zeros_like(data), torch.remainder(data, divisor.masked_fill(zero, 1)))
 
 
 def _rmod(data: Tensor, scalar: float) -> Tensor:

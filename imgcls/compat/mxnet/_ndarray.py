@@ -19,6 +19,11 @@ from imgcls.compat.mxnet.context import Context, to_context
 from imgcls.errors import UsageError
 
 
+def _modulo(left: Any, right: Any) -> Any:
+    # MXNet gives 0 for anything modulo 0, numpy nan for floats
+    return np.where(np.asarray(right) == 0, 0, np.mod(left, right))
+
+
 class NDArray:
     """An array as MXNet has them, around a numpy array that `asnumpy` gives a copy of."""
 
@@ -229,7 +234,7 @@ class NDArray:
         return self._apply(np.true_divide, other)
 
     def __mod__(self, other: Any) -> NDArray:
-        return self._apply(np.mod, other)
+        return self._apply(_modulo, other)
 
     def __pow__(self, other: Any) -> NDArray:
         return self._apply(np.power, other)
@@ -241,7 +246,7 @@ class NDArray:
         return self._apply(np.true_divide, other, swapped=True)
 
     def __rmod__(self, other: Any) -> NDArray:
-        return self._apply(np.mod, other, swapped=True)
+        return self._apply(_modulo, other, swapped=True)
 
     def __rpow__(self, other: Any) -> NDArray:
         return self._apply(np.power, other, swapped=True)
