@@ -45,8 +45,8 @@ def load(config: DataConfig) -> Splits:
     if val or not config.data_dir:
         return splits
     # not an error, as in MXNet: a run without validation may be meant
-    note = (f"{verbatim(config.data_dir)} holds no validation data, neither {verbatim(config.val_dataset)} nor "
-            "val")
+    note = (f"{verbatim(config.data_dir)} holds no validation data, neither {verbatim(config.val_dataset)} "
+            "nor val")
     return dataclasses.replace(splits, notes=[*splits.notes, note])
 
 
