@@ -25,6 +25,7 @@ from imgcls.storage.paths import to_path
 from imgcls.training.checkpoint import Position, Saved, states
 from imgcls.training.checkpoint.files import read_latest, read_meta
 from imgcls.training.checkpoint.position import read_position
+from imgcls.training.log_files import MetricsFile
 from imgcls.training.resume import resume_position
 
 DEEP = "[" * 100_000
@@ -229,3 +230,11 @@ def test_a_key_that_stands_in_yaml_twice(text: str, tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text(text)
     with pytest.raises(UsageError, match=r"line 2: .* stands there twice"):
         config_files.read_settings(str(tmp_path / "c.yaml"))
+
+
+def test_a_line_of_metrics_that_is_no_text_is_dropped(tmp_path: Path) -> None:
+    """json reads bytes that stand for half a character, which nobody can write again."""
+    path = tmp_path / "x-metrics.jsonl"
+    path.write_bytes(b'{"update": 1}\n{"update": 2, "note": "\xed\xa0\x80"}\n{"update": 3}\n')
+    assert MetricsFile(str(path)).resume(25) == ['{"update": 1}', '{"update": 3}']
+    assert path.read_bytes() == b'{"update": 1}\n{"update": 3}\n'

@@ -74,14 +74,15 @@ class MetricsFile:
         """
         kept = []
         if update and self._file.target.exists():
-            for line in self._file.target.read_bytes().split(b"\n"):
+            for content in self._file.target.read_bytes().split(b"\n"):
                 try:
+                    line = content.decode()  # json itself takes bytes that are no UTF-8
                     if json.loads(line)["update"] <= update:
                         kept.append(line)
                 except (ValueError, KeyError, TypeError, RecursionError):
                     continue  # a line that a kill cut short, or the end of the last one
-        write_bytes(self._file.path, b"".join(line + b"\n" for line in kept))
-        return [line.decode() for line in kept]
+        write_bytes(self._file.path, "".join(line + "\n" for line in kept).encode())
+        return kept
 
     def write(self, fields: dict[str, Any]) -> None:
         """Append an object; RunError where the disk is full."""
