@@ -6,6 +6,7 @@ Commands and sources call `expand`; `imgcls.compat` calls `part_range`, as MXNet
 from __future__ import annotations
 
 import contextlib
+import errno
 import fnmatch
 import os
 import re
@@ -72,6 +73,8 @@ def _expand_one(path: AnyPath) -> list[AnyPath]:
         return [path]
     if path.is_dir():
         return sorted(p for p in path.iterdir() if p.suffix == ".rec" and p.is_file())
+    if path.exists():  # /dev/zero is there, and no pattern of anything
+        raise OSError(errno.EINVAL, "it is a device or a pipe and no file", str(path))
     if not path.parent.is_dir():
         return []
     files = sorted(p for p in path.parent.iterdir() if p.is_file())
