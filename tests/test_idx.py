@@ -73,7 +73,8 @@ def test_damage_is_refused_with_its_offset(file, content: bytes, message: str, o
     (gzip.compress(IMAGE_BYTES + b"x", mtime=0), "unknown bytes follow", 40),
     (gzip.compress(IMAGE_BYTES, mtime=0)[:-12], "damaged or cut short", None),
     (gzip.compress(IMAGE_BYTES, mtime=0)[:-8] + bytes(8), "damaged or cut short", None),
-    (gzip.compress(IMAGE_BYTES[:20], mtime=0) + gzip.compress(IMAGE_BYTES[20:] + b"x", mtime=0), "unknown bytes follow", 40),
+    (gzip.compress(IMAGE_BYTES[:20], mtime=0) + gzip.compress(IMAGE_BYTES[20:] + b"x", mtime=0),
+     "unknown bytes follow", 40),
 ])
 def test_refuses_damaged_gzip(file, content: bytes, message: str, offset: int | None) -> None:
     with pytest.raises(DataError) as caught:
