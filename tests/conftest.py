@@ -155,6 +155,14 @@ def write_digits(root: Path) -> Path:
 CONTENT = bytes(range(256)) * 400
 
 
+@pytest.fixture(autouse=True)
+def _joins_nobody() -> Iterator[None]:
+    """Fail a test that joins other processes in this one: the next command in it would end pytest, silently."""
+    yield
+    process_group = sys.modules.get("imgcls.distributed.process_group")
+    assert process_group is None or not process_group.has_joined()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _no_user_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Keep what tests pack and search out of the user's cache."""

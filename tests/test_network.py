@@ -280,9 +280,12 @@ def test_an_agent_does_not_wait_for_a_silent_store(silent: int) -> None:
     assert f"lost contact with 127.0.0.1, where the hosts meet (127.0.0.1:{silent} does not answer)" in done.stderr
 
 
-def test_a_process_meets_nobody_alone() -> None:
+def test_a_process_meets_nobody_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     info = RankInfo(1, 2, address="127.0.0.1", port=free_port())
     import torch
+
+    # this process goes on as one that has met nobody: a command in it would otherwise end it
+    monkeypatch.setattr(process_group, "_joined", threading.Event())
 
     with pytest.raises(process_group.LostContact, match="did not meet at"):
         process_group.rendezvous(info, torch.device("cpu"), 0.3)
