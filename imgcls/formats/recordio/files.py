@@ -6,7 +6,6 @@ Commands and sources call `expand`; `imgcls.compat` calls `part_range`, as MXNet
 from __future__ import annotations
 
 import contextlib
-import errno
 import fnmatch
 import os
 import re
@@ -32,10 +31,14 @@ def expand(pattern: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     for item in [os.fspath(i) for i in items]:
         # A file may have a `;` in its name: what exists as a whole is not taken apart.
         for text in [item] if os.path.exists(item) else filter(None, item.split(";")):
+            path = to_path(text, setting)
             try:
-                matching = _expand_one(to_path(text, setting))
+                matching = _expand_one(path)
+                is_special = not matching and not path.is_dir() and path.exists()
             except OSError as error:
                 raise DataError(error.filename or text, f"cannot be read: {reason(error)}") from error
+            if is_special:  # /dev/zero is there, and no pattern of anything
+                raise UsageError(f"{setting} {verbatim(text)}: is a device or a pipe, and no file")
             if not matching:
                 raise UsageError(f"{setting} {verbatim(text)}: no such file, no folder with .rec files, "
                                  "no pattern of any")
@@ -73,8 +76,6 @@ def _expand_one(path: AnyPath) -> list[AnyPath]:
         return [path]
     if path.is_dir():
         return sorted(p for p in path.iterdir() if p.suffix == ".rec" and p.is_file())
-    if path.exists():  # /dev/zero is there, and no pattern of anything
-        raise OSError(errno.EINVAL, "it is a device or a pipe and no file", str(path))
     if not path.parent.is_dir():
         return []
     files = sorted(p for p in path.parent.iterdir() if p.is_file())
