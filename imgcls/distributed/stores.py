@@ -1,6 +1,6 @@
 """Stores where processes meet: served on one address only, and never waited for without end.
 
-A torch store asks nobody who he is, and one that serves is open on all addresses of its machine. So one that
+A torch store has no authentication, and one that serves listens on all addresses of its machine. So one that
 we serve listens on the address that was given and no other; processes of one machine use loopback or a file.
 `process_group` and the agents (`launch/rendezvous`) open their stores here.
 """

@@ -108,7 +108,7 @@ def _agreed(noted: Mapping[str, Any], worker: Worker) -> Mapping[str, Any]:
 def _with_mean_image(config: Config, prefix: str, noted: Mapping[str, Any]) -> Config:
     """Return the configuration with the checkpoint's mean image where the user gives no mean.
 
-    Also where the file that he names is gone: making another one of the data might give another image.
+    Also where the file that the user names is gone: making another one of the data might give another image.
     """
     named = config.augment.mean_image
     path = checkpoint.mean_image_path(prefix)

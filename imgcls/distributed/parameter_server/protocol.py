@@ -99,7 +99,7 @@ def connect(meeting: Meeting, server: int, worker: int, rank: int) -> Any:
     pair_store = dist.PrefixStore(f"{meeting.token}/{server}/{worker}", store)
     # not a torch group of the whole job: each pair may break without the others
     group: Any = dist.ProcessGroupGloo(pair_store, rank, 2, timedelta(seconds=timeout_s))
-    # each shows another digest, so that nobody can send back what he was sent
+    # each shows another digest, so that none can send back what it received
     shown = [hashlib.sha256(role + meeting.secret).digest() for role in (b"worker", b"server")]
     sent, answer = to_tensor(shown[rank]), torch.zeros(len(shown[rank]), dtype=torch.uint8)
     # both at once: a send of gloo's ends when the other side receives
