@@ -263,7 +263,8 @@ def test_damaged_safetensors(content: bytes, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_executorch(prefixes: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("executorch.runtime")
+    # not in the test extra: it brings coremltools, pandas and scikit-learn along
+    pytest.importorskip("executorch.runtime", reason="no ExecuTorch here")
     output = tmp_path / "a.pte"
     assert export.main(["--model", prefixes["lenet"], "--format", "pte", "--output", str(output)]) == 0
     assert "32 of 32 labels equal" in capsys.readouterr().err
