@@ -1,0 +1,63 @@
+"""Everything a user may set, section by section; flags, help, YAML keys and `IMGCLS_*` names follow from it.
+
+A section is a small frozen dataclass that belongs to one part of a run: the part is given its section, never
+the whole configuration. `resolve` fills them in. They stand on a low floor, one file a section, because the
+command line must be readable without importing torch.
+
+A field is a flag: `lr_factor` is `--lr-factor`, `lr_factor:` in a file and `IMGCLS_LR_FACTOR`. `since` says
+which of MXNet's scripts had it first (see `flags.flag`); a beginning of a flag means what it meant to MXNet
+before it can mean a flag of ours. The docstring of a section is its title on the help screen.
+"""
+
+from __future__ import annotations
+
+from imgcls.config.sections.augment import AugmentConfig
+from imgcls.config.sections.bounds import (
+    MAX_EPOCHS,
+    MAX_NUMBER,
+    MAX_PROCESSES,
+    MAX_SIDE,
+    MAX_THREADS,
+    MAX_TIMEOUT_S,
+)
+from imgcls.config.sections.checkpoint import CheckpointConfig
+from imgcls.config.sections.data import DataConfig
+from imgcls.config.sections.device import DeviceConfig
+from imgcls.config.sections.distributed import DistributedConfig
+from imgcls.config.sections.finetune import FinetuneConfig
+from imgcls.config.sections.inference import PREPROCESSING, InferenceConfig
+from imgcls.config.sections.network import NetworkConfig
+from imgcls.config.sections.optimizer import OptimizerConfig
+from imgcls.config.sections.report import ReportConfig
+from imgcls.config.sections.schedule import Decay, ScheduleConfig
+from imgcls.config.sections.train import TrainConfig
+
+#: attribute of `resolve.Config` -> section, in the order of the help screen and of MXNet's Namespace line
+SECTIONS = {
+    "data": DataConfig, "augment": AugmentConfig, "network": NetworkConfig, "train": TrainConfig,
+    "schedule": ScheduleConfig, "optimizer": OptimizerConfig, "device": DeviceConfig,
+    "distributed": DistributedConfig, "checkpoint": CheckpointConfig, "report": ReportConfig,
+}
+
+__all__ = [
+    "MAX_EPOCHS",
+    "MAX_NUMBER",
+    "MAX_PROCESSES",
+    "MAX_SIDE",
+    "MAX_THREADS",
+    "MAX_TIMEOUT_S",
+    "PREPROCESSING",
+    "AugmentConfig",
+    "CheckpointConfig",
+    "DataConfig",
+    "Decay",
+    "DeviceConfig",
+    "DistributedConfig",
+    "FinetuneConfig",
+    "InferenceConfig",
+    "NetworkConfig",
+    "OptimizerConfig",
+    "ReportConfig",
+    "ScheduleConfig",
+    "TrainConfig",
+]

@@ -1,0 +1,52 @@
+"""What is read: the data set, its files, and how samples become batches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from imgcls.config.flags import flag
+from imgcls.config.sections.bounds import MAX_NUMBER, MAX_THREADS
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Data"""
+
+    dataset: str = flag("mnist", "the data set, a file of imgcls/datasets", metavar="NAME")
+    # MXNet's first scripts took a folder and names in it, the later ones (common/data.py) the files
+    data_dir: str = flag("", "folder of the data set's files (default: ~/.cache/imgcls/NAME; downloaded if "
+                         "missing)", since="g1", metavar="DIR")
+    data_train: str = flag("", "training data: a .rec file, a;b, a pattern, a folder (of .rec files, or one "
+                           "folder of images per class) or a .lst", since="g2", metavar="PATH")
+    data_val: str = flag("", "validation data, like --data-train", since="g2", metavar="PATH")
+    # by content and not by place: what is added or renamed later moves no image to the other side
+    val_ratio: float | None = flag(None, "part of the training images that is held out for validation where "
+                                   "none is named, by the content of each; 0: none (if not given: 0.1 of a "
+                                   "folder of images, 0 of records)", metavar="PART", minimum=0, maximum=0.9)
+    data_train_idx: str = flag("", ".idx of the training .rec, where it is not beside it (none is needed)",
+                               since="g2", metavar="FILE")
+    data_val_idx: str = flag("", ".idx of the validation .rec", since="g2", metavar="FILE")
+    train_dataset: str = flag("train.rec", "name of the training file in --data-dir (imagenet)", since="g1",
+                              metavar="FILE")
+    val_dataset: str = flag("val.rec", "name of the validation file in --data-dir (imagenet)", since="g1",
+                            metavar="FILE")
+    data_root: str = flag("", "folder that the paths in a .lst start from (if not given: the list's own)",
+                          metavar="DIR")
+    # a list is read like any file from a stranger, and what it names is read
+    outside_root: bool = flag(False, "let a .lst name files outside of that folder (../x, /y)")
+    # the bound on what is left out tells a few bad images from a wrong file
+    on_bad: str = flag("skip", "a damaged record or image is left out, named and counted (up to 1 % of "
+                       "them), or ends the run", choices=("skip", "stop"))
+    # reading at random from a remote file costs a request per image: a local copy pays from the first epoch
+    cache_gb: float = flag(100.0, "copies of remote files (s3://... and the like) that are kept on this "
+                           "machine, in 10^9 bytes; record files that are more are read in chunks",
+                           metavar="GB", minimum=0, maximum=MAX_NUMBER)
+    # MXNet had to be told the size of an epoch, and schedules went by it; we count the records
+    num_examples: int = flag(0, "samples of an epoch of --benchmark; otherwise the real number counts",
+                             since="g2", minimum=0, maximum=10**10)
+    batch_size: int = flag(128, "samples per step and worker", since="g2", minimum=1, maximum=10**7)
+    # None, and not 0, is "as many as there are cores": 0 is the main thread, where a debugger stops
+    data_nthreads: int | None = flag(None, "threads that prepare batches (if not given: one per core, at "
+                                     "most 16); 0: in the main thread, for debugging", since="g2",
+                                     minimum=0, maximum=MAX_THREADS)
+    benchmark: bool = flag(False, "train on one random batch again and again, to measure speed", since="g2")

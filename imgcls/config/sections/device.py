@@ -1,0 +1,25 @@
+"""Devices, and in which numbers they compute."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from imgcls.config.flags import flag
+
+
+@dataclass(frozen=True)
+class DeviceConfig:
+    """Devices"""
+
+    gpus: str = flag("", "GPUs to use (0 or 0,1,3); none: the CPU", since="g2", metavar="LIST")
+    dtype: str = flag("auto", "auto: bfloat16 where a GPU has it, else float32; weights stay float32",
+                      since="g2", choices=("auto", "float32", "bfloat16", "float16"))
+    compile: bool = flag(False, "torch.compile the network: a minute first, faster steps after (GPU)")
+    # flags that MXNet had and we refuse, each with a way to go: a flag is never ignored in silence
+    macrobatch_size: int = flag(0, "batch size of lbsgd", since="g3",
+                                later="lbsgd is not offered; use `batch_size` with `warmup_epochs`",
+                                minimum=0, maximum=10**9)
+    profile_worker_suffix: str = flag("", "profile file", since="g3",
+                                      later="profiling is not offered; run under torch.profiler or py-spy")
+    profile_server_suffix: str = flag("", "profile file of servers", since="g3",
+                                      later="profiling is not offered; run under torch.profiler or py-spy")

@@ -1,0 +1,30 @@
+"""What imgcls-finetune has of its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from imgcls.config.flags import flag
+from imgcls.config.sections.bounds import MAX_NUMBER
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """Fine-tuning"""
+
+    pretrained_model: str = flag("", "the network to begin with: the prefix of a checkpoint, a network of "
+                                 "MXNet's zoo (resnext-101, imagenet11k-resnet-152, ...), the URL of a "
+                                 "prefix, or torchvision:NAME[:WEIGHTS]", since="g2", metavar="NAME")
+    load_epoch: str = flag("", "epoch of the pretrained weights (0126 or 126; the newest if not given); "
+                           "training begins at epoch 0 whatever it is. auto: as --resume", since="g2",
+                           metavar="EPOCH")
+    layer_before_fullc: str = flag("", "the layer whose output goes into the new head (if not given: the "
+                                   "one before the last fully connected layer)", since="g2", metavar="LAYER")
+    freeze: str = flag("nothing", "what does not learn: nothing, body (all but the new head), or a layer: "
+                       "everything up to and including it. Frozen normalisations keep their statistics",
+                       metavar="WHAT")
+    head_lr_mult: float = flag(1.0, "multiplies --lr for the new head", minimum=0, maximum=MAX_NUMBER)
+    body_lr_mult: float = flag(1.0, "multiplies --lr for everything else that learns",
+                               minimum=0, maximum=MAX_NUMBER)
+    resume: bool = flag(False, "go on with the run at --model-prefix from its newest state, inside an epoch "
+                        "too; begin, where there is none")

@@ -1,0 +1,50 @@
+"""A trained network, and how its images are prepared."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from imgcls.config.flags import flag
+from imgcls.config.sections.augment import AugmentConfig
+from imgcls.config.sections.network import NetworkConfig
+
+
+def _as_trained(section: type, setting: str, help: str) -> Any:
+    """Return a flag of `section` without its default: the checkpoint's holds where nobody gives it."""
+    metadata = section.__dataclass_fields__[setting].metadata  # type: ignore[attr-defined]
+    return dataclasses.field(default=None, metadata={**metadata, "help": help})
+
+
+@dataclass(frozen=True)
+class InferenceConfig:
+    """Trained network, and the preprocessing of its images (if not given: what its checkpoint says)"""
+
+    model: str = flag("", "the prefix of a checkpoint, a network of MXNet's zoo (imagenet1k-resnet-50), the "
+                      "URL of a prefix, or torchvision:NAME[:WEIGHTS]", since="g2", metavar="NAME")
+    load_epoch: str = flag("auto", "epoch of its weights: 8, 0008 or auto, the newest", since="g2",
+                           metavar="EPOCH")
+    # of score this is the data as well; without a default, so that nobody takes one for what was noted
+    dataset: str | None = flag(None, "the data set that imgcls-score measures on (mnist, or files that are "
+                               "named), and whose way of preparing images holds where none was noted",
+                               metavar="NAME")
+    # as MXNet's predict-cpp and everybody's synset.txt
+    synset: str = flag("", "class names, one a line in the order of the classes, for a network that has "
+                       "none; imagenet: the 1000 of ImageNet, from torchvision", metavar="FILE")
+    image_shape: tuple[int, ...] | None = _as_trained(NetworkConfig, "image_shape", (
+        "channels,height,width that the network is given"))
+    rgb_mean: tuple[float, ...] | None = _as_trained(AugmentConfig, "rgb_mean", (
+        "subtracted per channel, on the scale 0-255"))
+    rgb_std: tuple[float, ...] | None = _as_trained(AugmentConfig, "rgb_std", (
+        "divided by per channel, after the mean"))
+    mean_image: str | None = _as_trained(AugmentConfig, "mean_image", (
+        "subtract this image in place of --rgb-mean"))
+    val_resize: int | None = _as_trained(AugmentConfig, "val_resize", (
+        "short edge of the images before the centre is cut; 0: as stored, which MXNet's networks are given"))
+    resize: int | None = _as_trained(AugmentConfig, "resize", "another word for --val-resize")
+    interpolation: str | None = _as_trained(AugmentConfig, "interpolation", "how images are resized")
+
+
+#: the settings of `InferenceConfig` that say what becomes of an image
+PREPROCESSING = ("image_shape", "rgb_mean", "rgb_std", "mean_image", "val_resize", "resize", "interpolation")

@@ -1,0 +1,51 @@
+"""The learning rate over time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from imgcls.config.flags import flag
+from imgcls.config.sections.bounds import MAX_NUMBER
+
+
+@dataclass(frozen=True)
+class Decay:
+    """How the learning rate falls: no flag, but what the flags come to (see `rules.resolve_decay`).
+
+    `kind` is constant, steps (times `lr_factor` after each of `step_epochs`), every (times `lr_factor` each
+    `every_epochs` epochs, fractions too), power ((1 - progress)^power) or cosine; `reason` is the rule that
+    chose it.
+    """
+
+    kind: str = "constant"
+    step_epochs: tuple[int, ...] = ()
+    #: set for every kind where the flags mean such steps: it decides which flag a file is written with
+    every_epochs: float = 0.0
+    power: float = 2.0
+    #: for people, in the line that is printed at the start; names settings between backquotes
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """Learning rate"""
+
+    lr: float = flag(0.05, "learning rate at the start", since="g2", minimum=0, maximum=MAX_NUMBER)
+    # what these three mean together depends on which the user set: `rules.resolve_decay`
+    lr_factor: float = flag(0.1, "multiplies the learning rate at each step; 1: constant", since="g2",
+                            minimum=0, maximum=MAX_NUMBER)
+    lr_step_epochs: str = flag("10", "epochs to step at (30,60), or powP for (1 - progress)^P", since="g2",
+                               metavar="E,E")
+    lr_factor_epoch: float = flag(0.0, "step every E epochs for ever, fractions too", since="g1", metavar="E",
+                                  minimum=0, maximum=MAX_NUMBER)
+    lr_schedule: str = flag("auto", "auto: as the flags above say; cosine: down to --final-lr at the last "
+                            "update", choices=("auto", "cosine"))
+    final_lr: float = flag(0.0, "where powP and cosine end", minimum=0, maximum=MAX_NUMBER)
+    # MXNet warmed up with lbsgd only; here it goes with every optimizer
+    warmup_epochs: float = flag(0.0, "epochs of warm-up, fractions too", since="g3",
+                                minimum=0, maximum=MAX_NUMBER)
+    warmup_begin_lr: float = flag(0.0, "learning rate the warm-up starts from", minimum=0, maximum=MAX_NUMBER)
+    warmup_strategy: str = flag("linear", "shape of the warm-up", since="g3",
+                                choices=("linear", "constant", "power2", "sqrt"))
+    #: no flag: filled in by `resolve`
+    decay: Decay = Decay()

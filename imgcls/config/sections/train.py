@@ -1,0 +1,26 @@
+"""The loop: how long, from which seed, and what it tells."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from imgcls.config.flags import flag
+from imgcls.config.sections.bounds import MAX_EPOCHS
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Training"""
+
+    num_epochs: int = flag(20, "epochs in all, those of a run that is resumed included", since="g2",
+                           minimum=0, maximum=MAX_EPOCHS)
+    # a run is a function of its seed: order and augmentation of an epoch depend on nothing that came before
+    seed: int = flag(0, "of weights, sample order, augmentation and dropout", minimum=0, maximum=2**63 - 1)
+    disp_batches: int = flag(20, "batches between progress lines", since="g2", minimum=1, maximum=10**9)
+    top_k: int = flag(0, "also report top-K accuracy", since="g2", metavar="K", minimum=0, maximum=10**7)
+    loss: str = flag("", "also report these: ce, nll", since="g3", metavar="LIST")
+    monitor: int = flag(0, "every N batches log the size of all tensors", since="g2", metavar="N",
+                        minimum=0, maximum=10**9)
+    dry_run: bool = flag(False, "write nothing: tell what would be done, measure a few batches, and say how "
+                         "long the run takes and what it waits for", takes="none")
+    test_io: bool = flag(False, "only read the training data once and show the speed", since="g2")
