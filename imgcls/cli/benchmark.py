@@ -52,7 +52,7 @@ _MAX_PARTS = 100
 _ALL = ("image_shape", "data_shape", "gpus", "seed")
 _NETWORK = ("num_layers", "num_classes", "add_stn", "batch_norm", "num_group", "multiplier", "variant",
             "compile")
-_TRAIN = ("optimizer", "mom", "wd", "lr", "clip_gradient", "micro_batches")
+_TRAIN = ("optimizer", "mom", "wd", "lr", "clip_gradient", "micro_batches", "cuda_graphs")
 _LOADER = (*(name for name in flags_of(DataConfig)
              if name not in ("data_val", "data_val_idx", "val_dataset", "num_examples", "batch_size",
                              "data_nthreads", "benchmark")), *flags_of(AugmentConfig))

@@ -138,6 +138,7 @@ ALWAYS = frozenset((
     "image_shape", "add_stn", "batch_norm", "num_group", "multiplier", "variant", "model_parallel",
     "initializer", "optimizer", "wd", "clip_gradient", "lr", "lr_schedule", "warmup_epochs", "seed",
     "disp_batches", "top_k", "loss", "monitor", "dry_run", "test_io", "gpus", "dtype", "compile",
+    "cuda_graphs",
     "macrobatch_size", "profile_worker_suffix", "profile_server_suffix", "kv_store", "workers_per_host",
     "micro_batches", "sync_bn", "gc_type", "max_restarts", "nnodes", "dist_timeout", "model_prefix",
     "log_file", "log_dir"))

@@ -8,7 +8,7 @@ or a parameter server (dist_async). The messages themselves are in `distributed/
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
@@ -24,6 +24,7 @@ from imgcls.distributed.process_group import Worker
 from imgcls.distributed.sync_batch_norm import SyncBNState
 from imgcls.errors import UsageError
 from imgcls.layers import BatchNorm
+from imgcls.training.cuda_graph import GraphedForward, check_cuda_graphs
 from imgcls.training.running_statistics import MicroBatchStatistics, running_statistics
 
 if TYPE_CHECKING:
@@ -38,9 +39,9 @@ class GradientSharing:
     steps are taken there. A batch may be computed in `num_micro_batches`, one after the other.
     """
 
-    def __init__(self, worker: Worker, model: nn.Module, *, compile: bool = False, num_micro_batches: int = 1,
-                 wrapped: DataParallel | None = None, sync_state: SyncBNState | None = None,
-                 server: ParameterServerClient | None = None) -> None:
+    def __init__(self, worker: Worker, model: nn.Module, *, compile: bool = False, cuda_graphs: bool = False,
+                 num_micro_batches: int = 1, wrapped: DataParallel | None = None,
+                 sync_state: SyncBNState | None = None, server: ParameterServerClient | None = None) -> None:
         self.worker = worker
         self.num_micro_batches = num_micro_batches
         self.server = server
@@ -50,7 +51,11 @@ class GradientSharing:
         self._sync_state = sync_state
         network = model if wrapped is None else wrapped
         #: images (n, C, H, W) -> logits (n, classes), as it is called while training
-        self.forward = torch.compile(network) if compile else network
+        self.forward: Callable[[Tensor], Tensor] = network
+        if compile:
+            self.forward = torch.compile(network)
+        elif cuda_graphs:
+            self.forward = GraphedForward(model)
         self._statistics: list[Tensor] = []
 
     def begin_epoch(self, model: nn.Module) -> None:
@@ -127,7 +132,8 @@ def share_gradients(config: Config, model: nn.Module, optimizer: torch.optim.Opt
         server = None
         if worker.is_async:
             server = stack.enter_context(_connect_to_servers(config, optimizer, worker))
-        yield GradientSharing(worker, model, compile=config.device.compile, wrapped=wrapped,
+        yield GradientSharing(worker, model, compile=config.device.compile,
+                              cuda_graphs=config.device.cuda_graphs, wrapped=wrapped,
                               sync_state=sync_state, num_micro_batches=config.distributed.micro_batches,
                               server=server)
 
@@ -151,6 +157,7 @@ def wrap_data_parallel(config: Config, model: nn.Module, worker: Worker,
 
 def check_sharing(config: Config, worker: Worker) -> None:
     """Raise UsageError for settings that do not go with the way gradients are shared."""
+    check_cuda_graphs(config, worker)
     distributed = config.distributed
     dtype = config.device.dtype
     if worker.is_async:

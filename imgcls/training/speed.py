@@ -31,6 +31,7 @@ from imgcls.storage import memory
 from imgcls.storage.tracebacks import is_out_of_memory
 from imgcls.training import loaders, network_size
 from imgcls.training.checkpoint import Position
+from imgcls.training.cuda_graph import check_cuda_graphs
 from imgcls.training.meter import Meter
 from imgcls.training.precision import Precision
 from imgcls.training.reporter import Reporter
@@ -191,6 +192,7 @@ def _forward_step(config: Config, model: nn.Module, batch: Batch, _loader: Loade
 def _training_step(config: Config, model: nn.Module, batch: Batch, loader: Loader, worker: Worker,
                    reporter: Reporter) -> Iterator[Step]:
     """Give the trainer's own step, at a learning rate that stays."""
+    check_cuda_graphs(config, worker)
     schedule = schedules.from_config(dataclasses.replace(config.schedule, decay=Decay(), warmup_epochs=0.0),
                                      updates_per_epoch=1, num_epochs=1)
     updater = make_updater(config, model, schedule, None, Position(), worker, reporter)

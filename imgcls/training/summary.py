@@ -77,7 +77,7 @@ def _describe_network(config: Config, model: nn.Module, flops: int) -> str:
 
 
 def _describe_device(config: Config, worker: Worker, dtype: str) -> str:
-    compiled = ", compiled" if config.device.compile else ""
+    compiled = ", compiled" if config.device.compile else ", CUDA graphs" if config.device.cuda_graphs else ""
     others = worker.world_size - 1
     if not others:
         return f"{worker.description}, {dtype}{compiled}"

@@ -15,6 +15,9 @@ class DeviceConfig:
     dtype: str = flag("auto", "auto: bfloat16 where a GPU has it, else float32; weights stay float32",
                       since="g2", choices=("auto", "float32", "bfloat16", "float16"))
     compile: bool = flag(False, "torch.compile the network: a minute first, faster steps after (GPU)")
+    # never tried on a GPU yet (benchmarks/gpu.py does): not the default before that
+    cuda_graphs: bool = flag(False, "launch each training pass as one CUDA graph: for small networks, whose "
+                             "steps are shorter than Python takes to launch them (one GPU)")
     # flags that MXNet had and we refuse, each with a way to go: a flag is never ignored in silence
     macrobatch_size: int = flag(0, "batch size of lbsgd", since="g3",
                                 later="lbsgd is not offered; use `batch_size` with `warmup_epochs`",
