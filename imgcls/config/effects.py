@@ -106,6 +106,9 @@ ROWS: tuple[Row, ...] = (
         "`random_resized_crop` 1"),
     Row(("rgb_mean",), lambda config: not config.augment.mean_image, "runs without `mean_image`"),
     Row(("data_shape",), lambda config: not config.is_explicit("image_shape"), "runs without `image_shape`"),
+    # regularisation
+    Row(("mixup", "cutmix", "class_weights"), lambda config: not config.data.benchmark,
+        "data, and `benchmark` trains on noise"),
     # training
     Row(("mom",), lambda config: config.optimizer.optimizer.lower() in ("sgd", "nag"),
         "`optimizer` sgd and nag"),
@@ -134,6 +137,7 @@ ROWS: tuple[Row, ...] = (
 
 #: settings of the shared sections that have an effect in every combination, or are refused or told elsewhere
 ALWAYS = frozenset((
+    "label_smoothing",
     "dataset", "num_examples", "batch_size", "benchmark", "network", "num_layers", "num_classes",
     "image_shape", "add_stn", "batch_norm", "num_group", "multiplier", "variant", "model_parallel",
     "initializer", "optimizer", "wd", "clip_gradient", "lr", "lr_schedule", "warmup_epochs", "seed",

@@ -62,6 +62,7 @@ class Config:
     data: sections.DataConfig
     augment: sections.AugmentConfig
     network: sections.NetworkConfig
+    regularization: sections.RegularizationConfig
     train: sections.TrainConfig
     schedule: sections.ScheduleConfig
     optimizer: sections.OptimizerConfig

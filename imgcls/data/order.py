@@ -22,7 +22,15 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 # Which draw of a sample decides what; never renumber, or old runs cannot be repeated.
 ROW, COLUMN, MIRROR = 0, 1, 2
 # those that give several numbers a sample
-WARP, CROP_SIZE, METHOD, COLOR, AREA = range(3, 8)
+WARP, CROP_SIZE, METHOD, COLOR, AREA, POLICY, ERASE = range(3, 10)
+# of a batch, by its number in the epoch in place of a sample's
+MIX = 10
+
+#: a sample that comes in an epoch again is drawn for as another: how many times it came before stands above
+#: these bits of its index
+_INDEX_BITS = 36
+#: so many times at most: products with the numbers that are drawn stay below 2^63
+MAX_REPEATS = 1 << 18
 
 #: from so many samples on the next epoch's order is made while this one is trained on
 LARGE = 1_000_000
@@ -42,6 +50,8 @@ class Shard:
     count: int = 1
     #: whether the part has epochs and batches of its own
     is_independent: bool = False
+    #: whether each sample of a part is given with the one before it in the batch, to be mixed with it
+    has_partners: bool = False
 
     def of_epoch(self, indices: np.ndarray) -> np.ndarray:
         """Return the samples of an epoch, in their order, that this shard's batches are cut from."""
@@ -54,6 +64,11 @@ class Shard:
         # Rounding down at both ends gives parts that differ by one at most, and the cut is the same for
         # 4 processes as for 2 processes with 2 micro-batches each.
         return size * self.index // self.count, size * (self.index + 1) // self.count
+
+    @property
+    def has_extra_row(self) -> bool:
+        """Whether a part may come with one sample more than it has, from the part before."""
+        return self.has_partners and self.parts_per_batch > 1
 
     @property
     def parts_per_batch(self) -> int:
@@ -76,17 +91,45 @@ class LocalBatch:
     indices: np.ndarray
     num_valid: int
     global_size: int
+    #: int64 (n,): what augmentation is drawn for, `indices` and how many times each came before in the epoch
+    drawn: np.ndarray
+    #: int64 (num_valid,): the row of the one that each is mixed with; None where nothing is mixed
+    partners: np.ndarray | None = None
 
 
 def local_batch(indices: np.ndarray, batch_index: int, batch_size: int, shard: Shard) -> LocalBatch:
     """Return the shard's part of batch `batch_index`; `indices` are the shard's of the epoch (`of_epoch`).
 
     A process that has nothing of a small last batch gets one sample that does not count, so that all
-    processes take the same steps and none waits for a gradient that never comes.
+    processes take the same steps and none waits for a gradient that never comes. `indices` may hold what
+    `repeated` made.
     """
     batch = indices[batch_index * batch_size:(batch_index + 1) * batch_size]
     first, end = shard.bounds(len(batch))
-    return LocalBatch(batch[first:end] if end > first else batch[:1], end - first, len(batch))
+    rows = batch[first:end] if end > first else batch[:1]
+    partners = None
+    if shard.has_partners and end > first:
+        partners = np.arange(-1, end - first - 1)
+        partners[0] = end - first - 1  # the first of a batch follows its last
+        if end - first < len(batch):  # which another process has: one row more, that does not count
+            partners[0] = end - first
+            rows = np.append(rows, batch[first - 1])
+    return LocalBatch(rows & ((1 << _INDEX_BITS) - 1), end - first, len(batch), rows, partners)
+
+
+def remaining_partners(partners: np.ndarray, good: np.ndarray) -> np.ndarray:
+    """Return the partners of the rows that are `good`, bool (n,), by their numbers among those that are left.
+
+    A row whose partner is damaged is its own: it stays unmixed, in any process alike.
+    """
+    own = np.flatnonzero(good[:len(partners)])
+    chosen = np.where(good[partners[own]], partners[own], own)
+    return (np.cumsum(good) - 1)[chosen]
+
+
+def repeated(indices: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """Return what stands in an epoch's order for samples that came before in it, `times` times each."""
+    return indices + (times << _INDEX_BITS)
 
 
 def permutation(seed: int, epoch: int, count: int) -> np.ndarray:

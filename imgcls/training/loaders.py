@@ -45,7 +45,8 @@ def make_loaders(config: Config, splits: Splits, worker: Worker,
     UsageError for labels that are not 0 .. num_classes - 1.
     """
     _require_memory(config, len(splits.train), worker, batch_size)
-    shard = order.Shard(worker.rank, worker.world_size, worker.is_async)
+    shard = order.Shard(worker.rank, worker.world_size, worker.is_async,
+                        has_partners=bool(config.regularization.mixup or config.regularization.cutmix))
     if config.data.benchmark:
         return BenchmarkLoader(
             num_samples=config.data.num_examples or len(splits.train), batch_size=batch_size,
@@ -65,7 +66,7 @@ def make_loaders(config: Config, splits: Splits, worker: Worker,
     # Workers of dist_async train by themselves: the first one alone evaluates, on all of the validation data.
     if splits.val is None or (worker.is_async and worker.rank):
         return train, None
-    val_shard = order.NO_SHARD if worker.is_async else shard
+    val_shard = order.NO_SHARD if worker.is_async else dataclasses.replace(shard, has_partners=False)
     return train, make_loader(splits.val, train=False, shard=val_shard, **common)
 
 

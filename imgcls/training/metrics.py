@@ -46,22 +46,34 @@ class Metrics:
         self._sums = [torch.zeros((), device=device, dtype=torch.float64) for _ in self.names]
         self._num_samples = 0
 
-    def update(self, logits: Tensor, labels: Tensor) -> None:
-        """Add float (N, classes) logits and int64 (N,) labels, none of them padding."""
+    def update(self, logits: Tensor, labels: Tensor, other_labels: Tensor | None = None,
+               share: float = 1.0) -> None:
+        """Add float (N, classes) logits and int64 (N,) labels, none of them padding.
+
+        Of an image that was mixed of two, `share` of the first, both labels count, each by its part: naming
+        either of them is as much of a right answer as there is of it in the image.
+        """
+        self._add(logits, labels, share)
+        if other_labels is not None:
+            self._add(logits, other_labels, 1 - share)
+        self._num_samples += len(labels)
+
+    def _add(self, logits: Tensor, labels: Tensor, weight: float) -> None:
+        """Add the sums of one label of each image."""
         log_probabilities = None
         for total, name in zip(self._sums, self.names, strict=True):
             if name == "accuracy":
-                total += (logits.argmax(1) == labels).sum()  # on the device: nothing waits for it here
+                value = (logits.argmax(1) == labels).sum()  # on the device: nothing waits for it here
             elif name.startswith("top_k_accuracy_"):
                 best = logits.topk(int(name.rpartition("_")[2]), 1).indices
-                total += (best == labels[:, None]).sum()
+                value = (best == labels[:, None]).sum()
             else:  # cross-entropy and nll-loss are the same number here; MXNet has two classes for it
                 if log_probabilities is None:
                     log_probabilities = F.log_softmax(logits.float(), 1).gather(1, labels[:, None])
                 # Back from the logarithm: MXNet adds its epsilon to the probability, and a log line must not
                 # differ.
-                total += -torch.log(log_probabilities.exp() + _EPSILON).sum()
-        self._num_samples += len(labels)
+                value = -torch.log(log_probabilities.exp() + _EPSILON).sum()
+            total += value if weight == 1 else weight * value.double()
 
     def totals(self) -> tuple[list[float], int]:
         """Return the sums as numbers, and the samples they are over: what a position keeps of them."""

@@ -19,6 +19,7 @@ from imgcls.config import resolve as configuration
 from imgcls.config.resolve import Config
 from imgcls.config.sections import ReportConfig
 from imgcls.data.loaders.batch import Loader
+from imgcls.data.mixing import make_mixing
 from imgcls.data.sources import Splits
 from imgcls.distributed.cpu_threads import limit_threads
 from imgcls.distributed.process_group import Worker
@@ -41,6 +42,7 @@ from imgcls.training import (
 from imgcls.training.checkpoint import Checkpoint, Position, Saved
 from imgcls.training.held_out import hold_out
 from imgcls.training.kept_preprocessing import keep_preprocessing
+from imgcls.training.loss import make_loss
 from imgcls.training.meter import Meter
 from imgcls.training.metrics import metric_names
 from imgcls.training.output import lasting_output
@@ -97,6 +99,10 @@ def run(config: Config, *, splits: Callable[[], Splits] | None = None,
         position = resume.resume_position(config, saved, loader, lr_schedule, reporter)
         updater = make_updater(config, model, lr_schedule, saved, position, worker, reporter)
 
+        # What it learns from: the loss, and labels and images that are mixed for it.
+        mixing = make_mixing(config.regularization, config.network.image_shape, config.train.seed)
+        loss = make_loss(config.regularization, data.train.labels, config.network.num_classes, worker.device)
+
         # All that can be wrong is known by now: say what will happen.
         summary.log_summary(config, data, model, cost.flops, loader, val_loader, updater, worker, reporter)
         warn_suspicious_settings(config, data, position, saved, worker, reporter)
@@ -108,15 +114,12 @@ def run(config: Config, *, splits: Callable[[], Splits] | None = None,
         stop = stack.enter_context(StopSignal())
         trainer = Trainer(model, loader, val_loader, config=config.train, updater=updater, sharing=sharing,
                           meter=_make_meter(config, worker),
-                          saver=Saver(writer, stop, sharing, config.checkpoint), reporter=reporter)
+                          saver=Saver(writer, stop, sharing, config.checkpoint), reporter=reporter,
+                          loss=loss, mixing=mixing)
         if config.train.dry_run:
             return None, dry_run.measure(trainer, position, config)
         if writer:
-            mean_image = metadata.pack_mean_image(config)
-            meta = metadata.describe(config, data, command, topology.rank_info, mean_image)
-            writer.begin(model, config.network, meta, mean_image=mean_image,
-                         resumed_epoch=saved and position.epoch)
-            reporter.begin_files(position.update, meta)
+            _begin_files(writer, config, data, model, saved, position, command, topology, reporter)
         result = trainer.fit(position)
         worker.barrier()  # nobody leaves while another still listens
     if result and not quiet and not worker.rank:
@@ -209,3 +212,12 @@ def _open_checkpoint(config: Config, saved: Saved | None, position: Position,
         return contextlib.nullcontext()
     return contextlib.closing(Checkpoint(prefix, keep_states=config.checkpoint.keep_states,
                                          run=saved.run if saved else ""))
+
+
+def _begin_files(writer: Checkpoint, config: Config, data: Splits, model: nn.Module, saved: Saved | None,
+                 position: Position, command: str, topology: Topology, reporter: Reporter) -> None:
+    """Write what holds for the whole run: network, mean image, meta data, and the heads of the logs."""
+    mean_image = metadata.pack_mean_image(config)
+    meta = metadata.describe(config, data, command, topology.rank_info, mean_image)
+    writer.begin(model, config.network, meta, mean_image=mean_image, resumed_epoch=saved and position.epoch)
+    reporter.begin_files(position.update, meta)

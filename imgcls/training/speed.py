@@ -32,6 +32,7 @@ from imgcls.storage.tracebacks import is_out_of_memory
 from imgcls.training import loaders, network_size
 from imgcls.training.checkpoint import Position
 from imgcls.training.cuda_graph import check_cuda_graphs
+from imgcls.training.loss import Loss
 from imgcls.training.meter import Meter
 from imgcls.training.precision import Precision
 from imgcls.training.reporter import Reporter
@@ -200,7 +201,7 @@ def _training_step(config: Config, model: nn.Module, batch: Batch, loader: Loade
         meter = Meter(["accuracy"], worker)
         saver = Saver(None, StopSignal(), sharing, config.checkpoint)  # never entered: signals stay Python's
         trainer = Trainer(model, loader, None, config=config.train, updater=updater, sharing=sharing,
-                          meter=meter, saver=saver, reporter=reporter)
+                          meter=meter, saver=saver, reporter=reporter, loss=Loss())
         model.train()
         sharing.begin_epoch(model)
         update = 0

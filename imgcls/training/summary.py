@@ -6,7 +6,9 @@ from collections.abc import Iterable
 
 from torch import nn
 
+from imgcls.config.flags import show
 from imgcls.config.resolve import Config
+from imgcls.config.sections import RegularizationConfig
 from imgcls.data import augment
 from imgcls.data.loaders.batch import Loader
 from imgcls.data.sources import Splits
@@ -29,15 +31,17 @@ def log_summary(config: Config, splits: Splits, model: nn.Module, flops: int, lo
         # flat rows of numbers are taken as they are
         "augmentation": (augment.describe(config.augment, config.network.image_shape)
                          if len(config.network.image_shape) == 3 else "none"),
+        "regularised": describe_regularization(config.regularization),
         "schedule": updater.schedule.description,
         "training": f"{config.optimizer.optimizer}, batch {describe_batch(loader.batch_size, worker)}, "
                     f"{loader.batches_per_epoch:,} updates per epoch, {config.train.num_epochs} epochs, "
                     f"seed {config.train.seed}",
         "device": _describe_device(config, worker, updater.precision.name),
     }
-    # the texts begin in one column, that of the longest name
+    # the texts begin in one column; what there is nothing to say of is left out
     for name, text in lines.items():
-        reporter.info(f"{name + ':':<14}{text}")
+        if text:
+            reporter.info(f"{name + ':':<14}{text}")
     log_notes(splits.notes, reporter)
     log_notes((f"{split} images are {split_loader.note}" for split, split_loader in (
         ("training", loader), ("validation", val_loader)) if split_loader and split_loader.note), reporter)
@@ -61,6 +65,14 @@ def describe_batch(batch_size: int, worker: Worker) -> str:
     # MXNet's dist_sync: `batch_size` is that of a worker, and its devices share it
     per_worker = batch_size // worker.num_workers
     return f"{batch_size} ({per_worker} for each of {worker.num_workers} workers, {share})"
+
+
+def describe_regularization(config: RegularizationConfig) -> str:
+    """Return the settings of the section in words; "" where all are off."""
+    parts = [f"{words} {show(value)}" for words, value in (
+        ("label smoothing", config.label_smoothing), ("mixup", config.mixup), ("CutMix", config.cutmix),
+        ("class weights", config.class_weights)) if value]
+    return ", ".join(parts)
 
 
 def _describe_data(config: Config, splits: Splits, loader: Loader, val_loader: Loader | None) -> str:

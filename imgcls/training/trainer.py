@@ -13,7 +13,6 @@ import math
 import time
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
@@ -21,11 +20,13 @@ from imgcls import graph
 from imgcls.config.sections import TrainConfig
 from imgcls.data import order
 from imgcls.data.loaders.batch import Batch, Loader
+from imgcls.data.mixing import Mixing
 from imgcls.distributed.process_group import LostContact
 from imgcls.errors import LostDataError, RunError
 from imgcls.layers import Dropout
 from imgcls.training.checkpoint import Position
 from imgcls.training.evaluate import evaluate
+from imgcls.training.loss import Loss
 from imgcls.training.meter import Meter
 from imgcls.training.metrics import Metrics
 from imgcls.training.monitor import Monitor
@@ -40,7 +41,7 @@ class Trainer:
 
     def __init__(self, model: nn.Module, loader: Loader, val_loader: Loader | None, *, config: TrainConfig,
                  updater: Updater, sharing: GradientSharing, meter: Meter, saver: Saver,
-                 reporter: Reporter) -> None:
+                 reporter: Reporter, loss: Loss, mixing: Mixing | None = None) -> None:
         self.model = model
         self.loader = loader
         self.val_loader = val_loader
@@ -50,6 +51,8 @@ class Trainer:
         self.meter = meter
         self.saver = saver
         self.reporter = reporter
+        self.loss = loss
+        self.mixing = mixing
         self.position = Position()
         # seeding torch costs more than a small network's forward pass: only where something draws from it
         self._has_dropout = any(isinstance(module, (Dropout, _DropoutNd)) for module in model.modules())
@@ -124,6 +127,8 @@ class Trainer:
         if monitor:
             monitor.begin()
 
+        if self.mixing:
+            batch = self.mixing(batch, self.position.epoch, self.position.batch)
         self._forward_and_backward(batch, update)
         self.updater.clip_gradients()
         if self.sharing.server:  # dist_async: the servers take the step, and send the weights after it
@@ -176,17 +181,13 @@ class Trainer:
             logits = self.sharing.forward(batch.images)
         # float32 for the loss, whatever the network computes in: half precision has too few digits for it
         logits = logits.float()
-        labels = batch.labels
-        if batch.num_valid < len(labels):  # padding learns nothing
+        if batch.num_valid < len(logits):  # padding learns nothing
+            batch = batch.without_padding()
             logits = logits[:batch.num_valid]
-            labels = labels[:batch.num_valid]
-        if batch.num_valid == batch.global_size:
-            loss = F.cross_entropy(logits, labels)
-        else:  # gradients are summed over processes, so each divides by the samples of all
-            loss = F.cross_entropy(logits, labels, reduction="sum") / batch.global_size
+        loss = self.loss(logits, batch)
         self.updater.backward(loss)
         # Detached: the graph of a step would otherwise live as long as the sums, and with it all activations.
-        self.meter.metrics.update(logits.detach(), labels)
+        self.meter.metrics.update(logits.detach(), batch.labels, batch.other_labels, batch.share)
         return loss.detach()
 
     def _read_loss(self) -> float:

@@ -28,13 +28,15 @@ from imgcls.config.sections.finetune import FinetuneConfig
 from imgcls.config.sections.inference import PREPROCESSING, InferenceConfig
 from imgcls.config.sections.network import NetworkConfig
 from imgcls.config.sections.optimizer import OptimizerConfig
+from imgcls.config.sections.regularization import RegularizationConfig
 from imgcls.config.sections.report import ReportConfig
 from imgcls.config.sections.schedule import Decay, ScheduleConfig
 from imgcls.config.sections.train import TrainConfig
 
 #: attribute of `resolve.Config` -> section, in the order of the help screen and of MXNet's Namespace line
 SECTIONS = {
-    "data": DataConfig, "augment": AugmentConfig, "network": NetworkConfig, "train": TrainConfig,
+    "data": DataConfig, "augment": AugmentConfig, "network": NetworkConfig,
+    "regularization": RegularizationConfig, "train": TrainConfig,
     "schedule": ScheduleConfig, "optimizer": OptimizerConfig, "device": DeviceConfig,
     "distributed": DistributedConfig, "checkpoint": CheckpointConfig, "report": ReportConfig,
 }
@@ -57,6 +59,7 @@ __all__ = [
     "InferenceConfig",
     "NetworkConfig",
     "OptimizerConfig",
+    "RegularizationConfig",
     "ReportConfig",
     "ScheduleConfig",
     "TrainConfig",

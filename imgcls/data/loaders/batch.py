@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from imgcls.data import order
@@ -23,6 +25,17 @@ class Batch:
     labels: Tensor
     num_valid: int
     global_size: int
+    #: int64 (num_valid,): the row of the image that each is to be mixed with; None where nothing is mixed
+    partners: Tensor | None = None
+    #: int64 (n,) of images that were mixed: the labels of the second parts; `share` is the part of the first
+    other_labels: Tensor | None = None
+    share: float = 1.0
+
+    def without_padding(self) -> Batch:
+        """Return the rows that count."""
+        rows = slice(self.num_valid)
+        other_labels = None if self.other_labels is None else self.other_labels[rows]
+        return replace(self, images=self.images[rows], labels=self.labels[rows], other_labels=other_labels)
 
     def micro_batches(self, count: int) -> Iterator[Batch]:
         """Yield the batch in `count` parts, cut as `order.Shard` cuts it for as many processes."""
@@ -33,7 +46,14 @@ class Batch:
             first, end = order.Shard(index, count).bounds(self.num_valid)
             # an empty part keeps one sample that does not count, as an empty shard does (`order.local_batch`)
             rows = slice(first, max(end, first + 1)) if first < self.num_valid else slice(0, 1)
-            yield Batch(self.images[rows], self.labels[rows], end - first, self.global_size)
+            other_labels = None if self.other_labels is None else self.other_labels[rows]
+            yield Batch(self.images[rows], self.labels[rows], end - first, self.global_size,
+                        other_labels=other_labels, share=self.share)
+
+
+def rows_to_mix(partners: np.ndarray | None, num_valid: int, device: torch.device) -> Tensor | None:
+    """Return `partners` for a `Batch`, None where there are none."""
+    return torch.from_numpy(partners).to(device) if partners is not None and num_valid else None
 
 
 class Loader(Protocol):

@@ -19,6 +19,9 @@ class HostBatch:
     """
 
     indices: np.ndarray
+    #: int64 (n,): what augmentation is drawn for, and the rows to be mixed with (see `LocalBatch`)
+    drawn: np.ndarray
+    partners: np.ndarray | None
     pixels: torch.Tensor
     #: what `pixels` is the beginning of
     buffer: torch.Tensor
@@ -37,9 +40,9 @@ class HostBatch:
 def host_batch(local: LocalBatch, buffer: torch.Tensor) -> HostBatch:
     """Return the batch of these samples, of which no row is filled yet."""
     count = len(local.indices)
-    return HostBatch(local.indices, buffer[:count], buffer, local.num_valid, local.global_size,
-                     mirrored=np.zeros(count, bool), enlarged=np.zeros(count, bool),
-                     good=np.ones(count, bool))
+    return HostBatch(local.indices, local.drawn, local.partners, buffer[:count], buffer, local.num_valid,
+                     local.global_size, mirrored=np.zeros(count, bool),
+                     enlarged=np.zeros(count, bool), good=np.ones(count, bool))
 
 
 class BufferPool:

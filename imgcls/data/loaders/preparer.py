@@ -33,12 +33,12 @@ class SamplePreparer:
     def prepare(self, batch: HostBatch, first: int, end: int, epoch: int) -> None:
         """Fill rows first .. end-1 of the batch. A damaged sample is noted, and its row made black."""
         # read all, draw for all, then decode: the draws need the sizes, and decoding needs the draws
-        indices = batch.indices[first:end]
+        indices, drawn = batch.indices[first:end], batch.drawn[first:end]
         samples = [self._read(batch, row, index) for row, index in enumerate(indices.tolist(), first)]
         # The crops of all images whose size is known are drawn in one go: a call costs more than its numbers.
         sizes = np.array([info[:2] for _, info in samples], np.int64)
         has_size = np.flatnonzero(sizes[:, 0] > 0)
-        specs = iter(self._crops.specs(epoch, indices[has_size], sizes[has_size]) if len(has_size) else ())
+        specs = iter(self._crops.specs(epoch, drawn[has_size], sizes[has_size]) if len(has_size) else ())
         rows = batch.pixels[first:end].numpy()
         for i, (data, info) in enumerate(samples):
             spec = next(specs) if info.height else None
@@ -69,11 +69,11 @@ class SamplePreparer:
     def _decode(self, batch: HostBatch, row: int, pixels: np.ndarray, data: Data, info: ImageInfo,
                 spec: CropSpec | None, epoch: int) -> None:
         """Fill `pixels`, row `row` of the batch, from the sample and the spec that was drawn for it."""
-        index = int(batch.indices[row])
+        index, drawn = int(batch.indices[row]), batch.drawn[row:row + 1]
 
         # For an image whose header did not tell its size, or lied. The same crop as the whole job would draw.
         def draw_spec(size: Size) -> CropSpec:
-            return self._crops.specs(epoch, np.array([index]), np.array([size], np.int64))[0]
+            return self._crops.specs(epoch, drawn, np.array([size], np.int64))[0]
 
         try:
             spec = self._decoder(pixels, data, info, spec, draw_spec)
@@ -88,4 +88,6 @@ class SamplePreparer:
         # Rows of different threads: each writes its own elements, and a list append is atomic.
         batch.good[row] = False
         batch.pixels[row] = 0
-        batch.problems.append((index, problem))
+        # a row more, to be mixed with: the process that it belongs to counts it
+        if row < max(batch.num_valid, 1):
+            batch.problems.append((index, problem))

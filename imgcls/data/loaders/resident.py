@@ -17,7 +17,7 @@ from torch import Tensor
 from imgcls.config.sections import AugmentConfig
 from imgcls.data import augment, order
 from imgcls.data.crops import CropSampler
-from imgcls.data.loaders.batch import Batch
+from imgcls.data.loaders.batch import Batch, rows_to_mix
 from imgcls.data.normalize import Normalizer
 from imgcls.data.sources import ArraySource
 from imgcls.errors import UsageError, verbatim
@@ -90,21 +90,23 @@ class ResidentLoader:
             numbers = range(group * group_size, min((group + 1) * group_size, self.batches_per_epoch))
             local_batches = [order.local_batch(indices, number, self.batch_size, self._shard)
                              for number in numbers]
-            images, labels = self._prepare(epoch, np.concatenate([local.indices for local in local_batches]))
+            images, labels = self._prepare(epoch, np.concatenate([local.indices for local in local_batches]),
+                                           np.concatenate([local.drawn for local in local_batches]))
             sizes = [len(local.indices) for local in local_batches]
             batches = zip(numbers, local_batches, images.split(sizes), labels.split(sizes), strict=True)
             self.seconds += time.perf_counter() - started
             for number, local, batch_images, batch_labels in batches:
                 if number >= first_batch:
-                    yield Batch(batch_images, batch_labels, local.num_valid, local.global_size)
+                    yield Batch(batch_images, batch_labels, local.num_valid, local.global_size,
+                                partners=rows_to_mix(local.partners, local.num_valid, self._device))
 
-    def _prepare(self, epoch: int, indices: np.ndarray) -> tuple[Tensor, Tensor]:
+    def _prepare(self, epoch: int, indices: np.ndarray, drawn: np.ndarray) -> tuple[Tensor, Tensor]:
         """Gather, cut, mirror and normalise these samples: float32 (n, C, H, W), int64 (n,)."""
         on_device = torch.from_numpy(indices).to(self._device)
         if self._is_identity:
             pixels = self._images.index_select(0, on_device)
         else:
-            windows = self._crops.windows(epoch, indices, self._size)
+            windows = self._crops.windows(epoch, drawn, self._size)
             pixels = augment.cut(self._images, on_device, windows, self._crops.crop)
         if pixels.dtype == torch.uint8:
             images = self._normalize(pixels)

@@ -28,7 +28,7 @@ from imgcls.data import opencv, order
 from imgcls.data.bad_samples import BadSampleLog, max_bad_samples
 from imgcls.data.crops import CropSampler
 from imgcls.data.decode import Decoder
-from imgcls.data.loaders.batch import Batch
+from imgcls.data.loaders.batch import Batch, rows_to_mix
 from imgcls.data.loaders.host_batch import BufferPool, HostBatch
 from imgcls.data.loaders.prefetcher import JOB_IMAGES, FillRows, Prefetcher
 from imgcls.data.loaders.preparer import SamplePreparer
@@ -88,7 +88,8 @@ class StreamingLoader:
         self.preparer = SamplePreparer(source, self._crops, decoder)
         self._normalize = Normalizer(augment_config, channels, device, image_shape)
         # rows of a buffer: the largest part of a batch
-        self._buffer_shape = (-(-batch_size // shard.parts_per_batch), height, width, channels)
+        num_rows = -(-batch_size // shard.parts_per_batch) + shard.has_extra_row
+        self._buffer_shape = (num_rows, height, width, channels)
         #: kept between epochs: allocating and pinning them anew would cost as much as some batches
         self.buffers = BufferPool(self._buffer_shape, pinned=device.type == "cuda")
         # each process counts its own: together they allow as many as one would
@@ -196,16 +197,18 @@ class StreamingLoader:
     def to_device(self, host: HostBatch) -> Batch:
         """Return the batch without its damaged samples, normalised on the device."""
         pixels, indices, mirrored, num_valid = host.pixels, host.indices, host.mirrored, host.num_valid
-        good = host.good
+        good, partners = host.good, host.partners
         if num_valid and not good.all():
-            num_valid = int(good.sum())
+            num_valid = int(good[:num_valid].sum())
+            partners = None if partners is None else order.remaining_partners(partners, good)
             if not num_valid:
                 good = np.arange(len(good)) == 0  # one that does not count, in place of nothing
             pixels, indices, mirrored = pixels[torch.from_numpy(good)], indices[good], mirrored[good]
         # bytes go to the device, a quarter of the floats that they become there
         labels = torch.from_numpy(self._labels[indices])
         images = self._normalize(pixels.to(self._device, non_blocking=True), mirrored)
-        return Batch(images, labels.to(self._device, non_blocking=True), num_valid, host.global_size)
+        return Batch(images, labels.to(self._device, non_blocking=True), num_valid, host.global_size,
+                     partners=rows_to_mix(partners, num_valid, self._device))
 
     def _tell_enlarged(self) -> None:
         """Say after the first full epoch how many images were smaller than the crop."""

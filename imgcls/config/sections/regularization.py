@@ -1,0 +1,23 @@
+"""What keeps a network from learning its images by heart, and from passing over rare classes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from imgcls.config.flags import flag
+
+
+@dataclass(frozen=True)
+class RegularizationConfig:
+    """Regularisation and balance of classes"""
+
+    label_smoothing: float = flag(0.0, "part of each label that is spread evenly over all classes, such as "
+                                  "0.1", metavar="PART", minimum=0, maximum=0.99)
+    # the names of timm; torchvision's train.py calls them --mixup-alpha and --cutmix-alpha
+    mixup: float = flag(0.0, "blend pairs of images: the part of each is from a beta distribution with this "
+                        "alpha, such as 0.2; 0: off", metavar="ALPHA", minimum=0, maximum=1000)
+    cutmix: float = flag(0.0, "paste a box of one image into another, its area from a beta distribution with "
+                         "this alpha, such as 1; with --mixup each is for half of the batches; 0: off",
+                         metavar="ALPHA", minimum=0, maximum=1000)
+    class_weights: str = flag("", "how much an error counts by class: balanced (the inverse of how frequent "
+                              "a class is) or a number for each class, such as 1,1,5", metavar="WEIGHTS")
