@@ -28,12 +28,13 @@ from dataclasses import Field, dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from unittest import mock
 
 import cv2
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from imgcls.cli import benchmark, im2rec, launch, predict, score
+from imgcls.cli import benchmark, im2rec, launch, predict, score, serve
 from imgcls.config import lookup, sections
 from imgcls.config.flags import flags_of, long_flag
 from imgcls.datasets import digits
@@ -76,7 +77,7 @@ def commands() -> list[Command]:
     shared = tuple(sections.SECTIONS.values())
     data = ("--dataset", "mnist", "--data-dir", "mnist")
     train = (*data, "--network", "mlp", "--num-epochs", "1", "--batch-size", "32", "--model-prefix", "new/x")
-    own = {module: own_sections(module) for module in (score, predict, launch, im2rec)}
+    own = {module: own_sections(module) for module in (score, predict, serve, launch, im2rec)}
     return [
         Command("train", train, shared),
         Command("finetune", ("--pretrained-model", "model/x", *train), (sections.FinetuneConfig, *shared)),
@@ -84,6 +85,8 @@ def commands() -> list[Command]:
                 (*score.USED, *fields_of(own[score]))),
         Command("predict", ("--model", "model/x", "images/0.png"), (*own[predict], *shared),
                 (*getattr(predict, "USED", ()), *fields_of(own[predict]))),
+        Command("serve", ("--model", "model/x", "--port", "0"), (*own[serve], *shared),
+                (*serve.USED, *fields_of(own[serve]))),
         *(Command("benchmark", ("--warm-up", "0", "--num-batches", "1", "--repeats", "1", *arguments),
                   (benchmark.BenchmarkConfig, *shared),
                   (*benchmark.USED, *fields_of([benchmark.BenchmarkConfig])))
@@ -156,9 +159,11 @@ def workplace() -> Iterator[None]:
     with tempfile.TemporaryDirectory(prefix="imgcls-hostile-") as folder:
         os.environ["IMGCLS_CACHE"] = f"{folder}/cache"
         os.chdir(folder)
-        _write_data()
         try:
-            yield
+            # a server that came so far would answer for ever
+            with mock.patch.object(serve, "_serve", lambda app, listener: None):
+                _write_data()
+                yield
         finally:
             os.chdir(before)
             del os.environ["IMGCLS_CACHE"]

@@ -20,11 +20,12 @@ from conftest import RECORDED_NETWORKS, recorded_network, run_cli
 import imgcls
 from imgcls import graph
 from imgcls.cli import finetune, im2rec, predict, score
-from imgcls.config.sections import NetworkConfig
+from imgcls.config import resolve
+from imgcls.config.sections import FinetuneConfig, NetworkConfig
 from imgcls.errors import DataError, UsageError
 from imgcls.formats import params, symbol
 from imgcls.formats.symbol import Node, NodeOutput, Symbol
-from imgcls.pretrained import Pretrained, locate, read, transfer
+from imgcls.pretrained import Pretrained, at_hand, locate, read, transfer
 from imgcls.training import checkpoint
 
 SHAPE = (3, 28, 28)
@@ -413,9 +414,63 @@ def test_records_that_do_not_name_their_classes(pretrained: Path, photos: Path, 
     assert "nothing says how many classes" not in capsys.readouterr().err
 
 
-def test_what_is_missing(photos: Path, pretrained: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert finetune.main(["--data-dir", str(photos)]) == 2
-    assert "--pretrained-model is missing" in error_of(capsys)
+@pytest.fixture
+def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder, with nothing in it nor in any cache."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("IMGCLS_CACHE", str(tmp_path / ".cache"))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / ".torch"))
+    return tmp_path
+
+
+def at_hand_for(*flags: str) -> str:
+    """The weights that a fine-tuning run with these flags would begin with, "" for none."""
+    found = at_hand.find(resolve.parse(flags, prog="imgcls-finetune", examples="", dataset="imagenet",
+                                       own=FinetuneConfig))
+    return found.name if found else ""
+
+
+def test_weights_at_hand_are_found(bare: Path, pretrained: Path, photos: Path,
+                                   capsys: pytest.CaptureFixture[str]) -> None:
+    (bare / "model").mkdir()
+    for name in ("symbol.json", "meta.json", "0001.params"):
+        shutil.copy(f"{pretrained}-{name}", bare / "model" / f"old-{name}")
+    flags = ["--data-dir", str(photos), "--batch-size", "8", "--num-epochs", "1", "--model-prefix", "model/new"]
+    assert finetune.main(flags) == 0
+    err = capsys.readouterr().err
+    assert "chosen: --pretrained-model model/old (a checkpoint here)\n" in err
+    assert "Loaded pretrained model model/old-0001.params" in err
+    assert json.loads(Path("model/new-meta.json").read_text())["chosen"]["pretrained_model"] == "model/old"
+    # neither the run's own nor what has seen the same photographs
+    assert at_hand_for(*flags) == "model/old"
+    assert at_hand_for("--data-dir", "elsewhere", "--model-prefix", "model/old") == "model/new"
+    # a damaged one is none
+    Path("model/old-meta.json").write_text("{")
+    assert at_hand_for(*flags) == ""
+
+
+def test_weights_in_the_caches_come_first(bare: Path, pretrained: Path) -> None:
+    pytest.importorskip("torchvision")
+    for name in ("symbol.json", "meta.json", "0001.params"):
+        shutil.copy(f"{pretrained}-{name}", bare / f"old-{name}")
+    (bare / ".torch/hub/checkpoints").mkdir(parents=True)
+    for file, size in (("resnet18-f37072fd.pth", 45), ("resnet34-b627a593.pth", 83), ("vgg19-dcbb9e9d.pth", 550),
+                       ("mine.pth", 9)):
+        with open(bare / ".torch/hub/checkpoints" / file, "wb") as stream:
+            stream.truncate(size * 10**6)
+    assert at_hand_for("--data-dir", "x") == "torchvision:resnet34:IMAGENET1K_V1"
+    zoo = bare / ".cache/models/imagenet/resnet/18-layers"
+    zoo.mkdir(parents=True)
+    for name in ("symbol.json", "0000.params"):
+        (zoo / f"resnet-18-{name}").write_text("{}")
+    assert at_hand_for("--data-dir", "x") == "imagenet1k-resnet-18"
+
+
+def test_what_is_missing(bare: Path, photos: Path, pretrained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for more in ([], ["--resume", "--model-prefix", "model/x"]):
+        assert finetune.main(["--data-dir", str(photos), *more]) == 2
+        assert ("--pretrained-model is missing, and no trained weights are on this machine: --pretrained-model "
+                "torchvision:resnet18 downloads some") in error_of(capsys)
     assert finetune.main(["--pretrained-model", str(pretrained)]) == 2
     assert "--data-train is missing" in error_of(capsys)
     assert tune(pretrained, photos, "--num-layers", 50, "--network", "resnet", "--num-epochs", 1) == 0

@@ -119,6 +119,27 @@ def test_each_folder_once_whatever_links_lead_to_it(prefix: str, photos: Path,
     assert (status, len(err)) == (1, 2)  # none.png is empty
 
 
+def test_devices_and_number_types(prefix: str, capsys: pytest.CaptureFixture[str]) -> None:
+    import torch
+
+    picture = Path(prefix).parent / "7.png"
+    exact, rough = (imgcls.Predictor(prefix, dtype=dtype)(picture) for dtype in ("float32", "bfloat16"))
+    assert exact != rough
+    assert exact[0][0] == rough[0][0]
+    assert rough[0][1] == pytest.approx(exact[0][1], abs=0.02)
+    assert imgcls.Predictor(prefix)(picture) == exact  # auto, on a CPU
+    assert predict.main(["--model", prefix, "--dtype", "bfloat16", "--top", "1", str(picture)]) == 0
+    assert capsys.readouterr().out == f"7 (score = {rough[0][1]:.5f})\n"
+    for device in ("cuda:99", "nonsense", "meta", ""):
+        with pytest.raises(UsageError, match=f"device {device}: this machine has no such device"):
+            imgcls.Predictor("nowhere", device=device)
+    with pytest.raises(UsageError, match="dtype int8 is not known"):
+        imgcls.Predictor("nowhere", dtype="int8")
+    if not torch.cuda.is_available():
+        assert predict.main(["--model", prefix, "--gpus", "0", str(picture)]) == 2
+        assert "--gpus 0: no GPU was found on this machine" in capsys.readouterr().err
+
+
 def test_weights_that_are_no_numbers(prefix: str) -> None:
     import torch
 

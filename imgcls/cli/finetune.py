@@ -1,7 +1,8 @@
 """Train a network that was trained before on other classes: fine-tune.py.
 
-The network and its weights come from MXNet's zoo, a prefix, a URL or torchvision; its last layer is replaced
-by a new one for the classes of the data, and then everything is as in imgcls-train.
+The network and its weights come from MXNet's zoo, a prefix, a URL or torchvision, or are what this machine
+has of them already; the last layer is replaced by a new one for the classes of the data, and then everything
+is as in imgcls-train.
 """
 
 from __future__ import annotations
@@ -21,8 +22,10 @@ from imgcls.distributed.topology import check_gpus, gpu_numbers
 from imgcls.errors import UsageError
 
 EXAMPLES = """examples:
+  {prog} --data-train photos/ --model-prefix model/pets
+                                                   a folder for each class; the weights are those at hand
   {prog} --pretrained-model torchvision:resnet50 --data-dir photos/ --model-prefix model/pets
-                                                   photos/ holds train/ and val/, with a folder for each clas
+                                                   photos/ holds train/ and val/, with a folder for each class
   {prog} --pretrained-model old/resnet --load-epoch 0000 --data-train a.rec --data-val b.rec --num-classes 10
   {prog} --pretrained-model model/cifar --data-dir photos/ --freeze body --lr 0.1     only the new head learns
   {prog} ... --model-prefix model/pets --resume    go on where that run stopped, or begin
@@ -60,8 +63,6 @@ def _start(argv: Sequence[str], prog: str) -> int:
     if gpus:  # before anything is downloaded
         check_gpus(config.device.gpus, tuple(gpus))
     prefix = finetuning.find_run(config.checkpoint, own)
-    if not prefix and not own.pretrained_model:  # --resume, and there is nothing to go on with yet
-        raise _missing_model()
     config, make_network = finetuning.prepare(config, own, prefix)
     train(config, shlex.join(typed_command(argv, prog)), make_network)
     return 0
@@ -74,9 +75,6 @@ def _check(config: Config, own: FinetuneConfig) -> None:
     if is_resuming and not config.checkpoint.save_prefix:
         setting = "`resume`" if own.resume else "`load_epoch` auto"
         raise UsageError(f"{setting}: needs the `model_prefix` of the run to go on with")
-    if not own.pretrained_model and not is_resuming:
-        raise _missing_model()
-    # a rate of 0 would still decay the weights and move batch statistics
     # At a rate of 0 a layer would still cost its gradients, and its running statistics would move.
     for name in ("head_lr_mult", "body_lr_mult"):
         if not getattr(own, name):
@@ -85,7 +83,3 @@ def _check(config: Config, own: FinetuneConfig) -> None:
     if data.dataset == "imagenet" and not (data.data_train or data.data_dir or data.benchmark):
         configuration.dataset_module(config).load(data)  # says what is missing
 
-
-def _missing_model() -> UsageError:
-    return UsageError("`pretrained_model` is missing: give a prefix, a network of MXNet's zoo such as "
-                      "resnext-101, a URL or torchvision:NAME")

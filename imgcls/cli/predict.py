@@ -39,7 +39,7 @@ EXAMPLES = """examples:
                                                           an MXNet checkpoint, which says nothing of these
 """
 #: the flags of training that make sense here, beside those of `PredictConfig`
-USED = ("dataset", "data_nthreads", "gpus")
+USED = ("dataset", "data_nthreads", "gpus", "dtype")
 #: what --layer writes where no file is named
 FEATURES = "features.npz"
 #: of so many images the bar knows how many there are
@@ -93,7 +93,8 @@ def _start(argv: Sequence[str]) -> int:
     # Once for all pictures: loading the network takes far longer than one of them.
     given = {name: config.values()[name] for name in (*PREPROCESSING, "dataset") if config.is_explicit(name)}
     predictor = Predictor(own.model, own.load_epoch, top=own.top, synset=own.synset, crops=own.crops,
-                          flip=own.flip, device=str(make_worker(config.device).device), **given)
+                          flip=own.flip, device=str(make_worker(config.device).device),
+                          dtype=config.device.dtype, **given)
     run = _Run(config, predictor)
     with _writer(own) as write:
         run.predict(write)

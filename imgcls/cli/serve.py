@@ -23,7 +23,7 @@ EXAMPLES = """examples:
   imgcls-serve --model torchvision:resnet50 --host 0.0.0.0       for the network: for everybody who reaches it
 """
 #: the flags of training that make sense here, beside those of `ServeConfig`
-USED = ("dataset", "gpus")
+USED = ("dataset", "gpus", "dtype")
 #: connections at a time; more are refused at once
 _MAX_CONNECTIONS = 64
 
@@ -66,7 +66,8 @@ def _start(argv: Sequence[str]) -> int:
         given = {name: config.values()[name] for name in (*PREPROCESSING, "dataset")
                  if config.is_explicit(name)}
         predictor = Predictor(own.model, own.load_epoch, top=own.top, synset=own.synset, crops=own.crops,
-                              flip=own.flip, device=str(make_worker(config.device).device), **given)
+                              flip=own.flip, device=str(make_worker(config.device).device),
+                              dtype=config.device.dtype, **given)
         for note in predictor.notes:
             tell(spell_settings(note, config.spelling))
         is_private = is_loopback(listener.getsockname()[0])  # of the socket: a name may mean any address

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from imgcls import pretrained
 from imgcls.config import resolve as configuration
+from imgcls.config.flags import convert
 from imgcls.config.resolve import Config
 from imgcls.config.sections import PREPROCESSING
 from imgcls.data.loaders.streaming import num_cores
@@ -28,6 +29,7 @@ from imgcls.inference.notes import about_larger_images
 from imgcls.inference.views import ViewMaker, Views, in_batches, prepare
 from imgcls.pretrained.class_names import find_class_names
 from imgcls.pretrained.preprocessing import for_evaluation
+from imgcls.training.precision import Precision
 
 #: images that go through the network together
 BATCH_SIZE = 32  # a person waits for the first line; who wants throughput has `batch_size`
@@ -56,7 +58,7 @@ class Predictor:
 
     def __init__(self, prefix: str | os.PathLike[str], epoch: int | str = "auto", *, top: int = 5,
                  synset: str = "", crops: int = 1, flip: bool = False, device: str = "cpu",
-                 **settings: Any) -> None:
+                 dtype: str = "auto", **settings: Any) -> None:
         """Load the network.
 
         `prefix` and `epoch` are as in `imgcls.load_model`; `top` is how many classes a call gives. What the
@@ -64,14 +66,18 @@ class Predictor:
         line, and by settings as imgcls-predict has them (`image_shape`, `rgb_mean`, `rgb_std`, `mean_image`,
         `val_resize`, `interpolation`, `dataset`); without them an MXNet checkpoint is given its images as in
         MXNet's score.py. Probabilities are the mean over `crops` views (1, the centre; 5, the corners too;
-        10, those mirrored as well), with `flip` each also mirrored. `device` is torch's name of one. `notes`
-        says what was decided, and whatever else a person should know.
+        10, those mirrored as well), with `flip` each also mirrored. `device` is torch's name of one; `dtype`
+        is what the network computes in there, as in training: float32, bfloat16, float16, or auto, bfloat16
+        on a GPU that has it. `notes` says what was decided, and whatever else a person should know.
+        UsageError for a device that is not there.
         """
         if top < 1:
             raise UsageError(f"`top` {top}: must be at least 1")
+        # before the network is looked for, and perhaps downloaded
+        self.device = _find_device(device)
+        self._precision = Precision(_checked_dtype(dtype), self.device)
         config = configure(settings)
         ref = pretrained.locate(prefix, epoch)
-        self.device = torch.device(device)
         # In evaluation mode, as `build` leaves it: batch statistics would make an image depend on its
         # neighbours.
         self.model = pretrained.build(pretrained.read(ref)).to(self.device)
@@ -148,7 +154,9 @@ class Predictor:
         if good:
             self._look_at_size(good[0])
             images = self.images_of(np.stack([views.pixels for views in good]))
-            probabilities = self.model(images).float().softmax(1)
+            with self._precision.autocast():
+                logits = self.model(images)
+            probabilities = logits.float().softmax(1)
             # the mean over the views of an image
             probabilities = probabilities.unflatten(0, (len(good), -1)).mean(1)
             best = probabilities.topk(min(self.top, probabilities.shape[1]))
@@ -177,6 +185,22 @@ class Predictor:
             self.notes.append("note: the checkpoint does not say whether images are resized first (an older "
                               "imgcls did not write it down): the size of each picture decides; "
                               "`val_resize` N decides for all, 0 for none")
+
+
+def _find_device(name: str) -> torch.device:
+    """Return torch's device of a name, tried; UsageError for one that is not there."""
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).item()
+    # AssertionError: a torch without CUDA; NotImplementedError: a backend without its driver, and meta
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise UsageError(f"`device` {verbatim(name)}: this machine has no such device; cpu is always there, "
+                         "and cuda:0 is the first GPU") from None
+    return device
+
+
+def _checked_dtype(dtype: str) -> str:
+    return str(convert(configuration.FIELDS["dtype"], dtype))
 
 
 def _good(prediction: Prediction | ImgclsError) -> Prediction:

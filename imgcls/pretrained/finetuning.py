@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+import imgcls.pretrained.at_hand as at_hand
 import imgcls.pretrained.checkpoint_files as checkpoint_files
 import imgcls.pretrained.freezing as freezing
 import imgcls.pretrained.transfer as transfer
@@ -38,11 +39,19 @@ SHAPING = ("network", "num_layers", "add_stn", "batch_norm", "num_group", "multi
 def prepare(config: Config, own: FinetuneConfig, prefix: str) -> tuple[Config, FinetunedNetwork]:
     """Return the configuration of the run, and what makes its network.
 
-    `prefix` is that of a run to go on with, or "". The weights are downloaded and read here, so that a failed
-    download or damage shows before anything begins.
+    `prefix` is that of a run to go on with, or "". Without `pretrained_model` the weights are those at hand.
+    They are downloaded and read here, so that a failed download or damage shows before anything begins.
+    UsageError where none are named and none at hand.
     """
     # `load_epoch` names an epoch of the pretrained network; a run that goes on takes its own newest.
     epoch = "auto" if prefix else own.load_epoch or "auto"
+    found = None if prefix or own.pretrained_model else at_hand.find(config)
+    if found:
+        own = dataclasses.replace(own, pretrained_model=found.name)
+        config = dataclasses.replace(config, own=own,
+                                     chosen={**config.chosen, "pretrained_model": found.name})
+    elif not prefix and not own.pretrained_model:
+        raise at_hand.nothing_at_hand()
     ref = locate(prefix or own.pretrained_model, epoch, setting="pretrained_model")
     pretrained = None if prefix else read(ref)
     config = with_preprocessing(config, ref)
@@ -51,7 +60,7 @@ def prepare(config: Config, own: FinetuneConfig, prefix: str) -> tuple[Config, F
     config = dataclasses.replace(
         config, network=dataclasses.replace(config.network, network=ref.network, num_layers=None),
         checkpoint=dataclasses.replace(config.checkpoint, load_epoch="auto" if prefix else ""))
-    return config, FinetunedNetwork(own, ref, pretrained)
+    return config, FinetunedNetwork(own, ref, pretrained, at_hand.described(found) if found else "")
 
 
 def find_run(config: CheckpointConfig, own: FinetuneConfig) -> str:
@@ -74,6 +83,8 @@ class FinetunedNetwork:
     ref: PretrainedRef
     #: what `ref` holds, None where it was not read yet
     pretrained: Pretrained | None
+    #: which weights were taken where the user named none, and why; "" where one was named
+    choice: str = ""
 
     def __call__(self, config: Config, saved: Saved | None, reporter: Reporter) -> nn.Module:
         """Return the pretrained network under a new head, or the one of this run with its saved weights.
@@ -81,6 +92,8 @@ class FinetunedNetwork:
         Frozen and marked with learning rates as the settings say; on the CPU, in channels_last memory.
         """
         own = self.own
+        if self.choice:
+            reporter.info(self.choice)
         source = f"as {verbatim(self.ref.origin)} has it" if self.ref.preprocessing else (
             f"the data set's: nothing tells what {verbatim(self.ref.name)} was trained with")
         reporter.info(describe_preprocessing(config, self.ref, source))

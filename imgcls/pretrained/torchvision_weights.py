@@ -101,6 +101,32 @@ def head_keys(config: NetworkConfig) -> list[str]:
     return [key for key, shape in shapes[0].items() if shape != shapes[1][key]]
 
 
+def cache_folders() -> tuple[Path, ...]:
+    """Return the folders that hold weights of torchvision's on this machine: torch's own cache, and ours."""
+    return _torch_cache(), folders.cache_folder("models") / "torchvision"
+
+
+def published() -> list[tuple[str, str, float]]:
+    """Return (name for --pretrained-model, file, top-1 accuracy on ImageNet in per cent) of all weights.
+
+    [] without torchvision.
+    """
+    try:
+        models: ModuleType = importlib.import_module("torchvision.models")
+    except (ImportError, RuntimeError):  # RuntimeError: built for another torch
+        return []
+    found = []
+    for network in models.list_models(module=models):
+        for weights in models.get_model_weights(network):  # without DEFAULT, a second name of one of them
+            accuracy = weights.meta.get("_metrics", {}).get("ImageNet-1K", {}).get("acc@1", 0.0)
+            found.append((f"torchvision:{network}:{weights.name}", str(weights.url).rpartition("/")[2], accuracy))
+    return found
+
+
+def _torch_cache() -> Path:
+    return Path(torch.hub.get_dir(), "checkpoints")
+
+
 def _find_weights(name: str, network_and_weights: str, setting: str) -> tuple[Any, str]:
     """Return torchvision's weights of a name, the best ones without one, and the file where one is given.
 
@@ -133,7 +159,7 @@ def _download(weights: Any, network: str) -> Path:
     """
     url = str(weights.url)
     file = url.rpartition("/")[2]
-    cached_by_torch = Path(torch.hub.get_dir(), "checkpoints", file)
+    cached_by_torch = _torch_cache() / file
     if cached_by_torch.is_file():  # whoever used torchvision here before has it already
         return cached_by_torch
     digest = re.search(r"-([0-9a-f]{8,})\.pth$", file)

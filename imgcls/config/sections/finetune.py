@@ -14,7 +14,9 @@ class FinetuneConfig:
 
     pretrained_model: str = flag("", "the network to begin with: the prefix of a checkpoint, a network of "
                                  "MXNet's zoo (resnext-101, imagenet11k-resnet-152, ...), the URL of a "
-                                 "prefix, or torchvision:NAME[:WEIGHTS]", since="g2", metavar="NAME")
+                                 "prefix, or torchvision:NAME[:WEIGHTS] (if not given: what is in the "
+                                 "caches or the working folder; nothing is downloaded)", since="g2",
+                                 metavar="NAME")
     load_epoch: str = flag("", "epoch of the pretrained weights (0126 or 126; the newest if not given); "
                            "training begins at epoch 0 whatever it is. auto: as --resume", since="g2",
                            metavar="EPOCH")
