@@ -14,7 +14,8 @@ sys.path.insert(0, str(ROOT / "scripts"))
 
 import hostile_flags
 
-NAMES = ["train", "finetune", "benchmark", "score", "predict", "serve", "im2rec", "launch", "rec2idx", "verify", "convert-mean"]
+NAMES = ["train", "finetune", "benchmark", "score", "predict", "serve", "im2rec", "launch", "rec2idx",
+         "verify", "convert-mean"]
 
 
 def test_all_commands_are_walked() -> None:

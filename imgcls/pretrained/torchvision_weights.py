@@ -119,7 +119,8 @@ def published() -> list[tuple[str, str, float]]:
     for network in models.list_models(module=models):
         for weights in models.get_model_weights(network):  # without DEFAULT, a second name of one of them
             accuracy = weights.meta.get("_metrics", {}).get("ImageNet-1K", {}).get("acc@1", 0.0)
-            found.append((f"torchvision:{network}:{weights.name}", str(weights.url).rpartition("/")[2], accuracy))
+            file = str(weights.url).rpartition("/")[2]
+            found.append((f"torchvision:{network}:{weights.name}", file, accuracy))
     return found
 
 
