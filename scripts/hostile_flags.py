@@ -161,7 +161,7 @@ def workplace() -> Iterator[None]:
         os.chdir(folder)
         try:
             # a server that came so far would answer for ever
-            with mock.patch.object(serve, "_serve", lambda *_: None):
+            with mock.patch.object(serve, "_serve", return_value=None):
                 _write_data()
                 yield
         finally:
