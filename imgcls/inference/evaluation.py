@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from imgcls import pretrained
 from imgcls.config import resolve as configuration
 from imgcls.config.resolve import Config
 from imgcls.data import holdout
@@ -18,6 +17,7 @@ from imgcls.data.sources import ArraySource, Source
 from imgcls.distributed.topology import make_worker
 from imgcls.errors import UsageError, spell_settings, tell, verbatim
 from imgcls.inference import mistakes
+from imgcls.inference.export.load import load_network
 from imgcls.inference.matching import match_classes
 from imgcls.inference.notes import about_larger_images
 from imgcls.inference.recorder import RecordingMetrics
@@ -55,8 +55,7 @@ def evaluate_checkpoint(name: str, config: Config, *, epoch: str = "auto", synse
     """
     worker = make_worker(config.device)
     # where it is, what it was trained with, and the network itself, which may tell what nobody noted
-    ref = pretrained.locate(name, epoch)
-    model = pretrained.build(pretrained.read(ref))
+    ref, model = load_network(name, epoch, config, config.device.dtype)
     evaluation = for_evaluation(_with_data_set(config, ref), ref, model)
     # How many classes there are is known from the weights alone, so names can be checked before data are
     # read.

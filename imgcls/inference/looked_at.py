@@ -12,6 +12,7 @@ import torch
 from imgcls.data.opencv import cv2
 from imgcls.errors import UsageError, verbatim
 from imgcls.inference.explain import grad_cam, overlaid
+from imgcls.inference.export.exported_network import require_layers
 from imgcls.inference.predictor import Prediction, Predictor
 from imgcls.report import pictures
 from imgcls.storage.atomic import write_bytes
@@ -28,6 +29,7 @@ class LookWriter:
     """Writes one picture for each prediction into a folder: what the network saw, and where it looked."""
 
     def __init__(self, predictor: Predictor, folder: str) -> None:
+        require_layers(predictor.model, "explain")
         self._predictor = predictor
         self._folder = Path(to_local_path(folder, "`explain`"))
         if os.path.lexists(self._folder) and not self._folder.is_dir():

@@ -19,6 +19,7 @@ from imgcls.data.normalize import per_channel
 from imgcls.data.sources import ArraySource, Source
 from imgcls.errors import DataError
 from imgcls.inference.explain import grad_cam, overlaid
+from imgcls.inference.export.exported_network import ExportedNetwork
 from imgcls.report import pictures
 from imgcls.report.sheet import read_original
 from imgcls.report.statistics import Predictions
@@ -39,6 +40,8 @@ class Mistake:
     #: what the network was given, with the places that decided in colour
     looked_at: np.ndarray
     original: np.ndarray | None
+    #: whether `looked_at` has these colours: an export cannot tell
+    is_explained: bool = True
 
 
 class _Subset:
@@ -84,15 +87,16 @@ def find_mistakes(model: nn.Module, source: Source, loader: Loader, config: Conf
     images = next(iter(again.epoch(0))).images
     # asked for what it said, and not for what would have been right
     predicted = torch.from_numpy(predictions.predicted[positions]).to(device)
-    heat = grad_cam(model, images, predicted)
-    if heat is None or len(images) != len(indices):
+    is_explained = not isinstance(model, ExportedNetwork)  # which has no gradients
+    heat = grad_cam(model, images, predicted) if is_explained else None
+    if (heat is None and is_explained) or len(images) != len(indices):
         return []
     shown = _pixels(images, augment, shape[0])
+    looked_at = shown if heat is None else map(overlaid, shown, heat.cpu().numpy())
     return [Mistake(names[int(predictions.labels[position])], names[int(predictions.predicted[position])],
                     float(predictions.confidence[position]), float(predictions.label_probability[position]),
-                    overlaid(pixels, hot), _original(source, index, shape[0]))
-            for position, index, pixels, hot in zip(positions.tolist(), indices, shown, heat.cpu().numpy(),
-                                                    strict=True)]
+                    pixels, _original(source, index, shape[0]), is_explained)
+            for position, index, pixels in zip(positions.tolist(), indices, looked_at, strict=True)]
 
 
 def as_html(mistakes: Sequence[Mistake]) -> str:
@@ -102,8 +106,9 @@ def as_html(mistakes: Sequence[Mistake]) -> str:
     figures, num_left_out = pictures.gallery(mistakes, _figure)
     # large pictures: the first ones are the surest
     remark = f" {num_left_out} more would make this page too large." if num_left_out else ""
-    return ('<h2>Surest mistakes</h2><p class="soft">The original, and what the network was given, yellow '
-            f"where it found what it took the image for (Grad-CAM).{remark}</p>{figures}")
+    explained = ", yellow where it found what it took the image for (Grad-CAM)"
+    return ('<h2>Surest mistakes</h2><p class="soft">The original, and what the network was given'
+            f"{explained if mistakes[0].is_explained else ''}.{remark}</p>{figures}")
 
 
 def as_png(mistakes: Sequence[Mistake]) -> bytes:

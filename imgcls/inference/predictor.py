@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from imgcls import pretrained
 from imgcls.config import resolve as configuration
 from imgcls.config.flags import convert
 from imgcls.config.resolve import Config
@@ -24,6 +23,8 @@ from imgcls.data.loaders.streaming import num_cores
 from imgcls.data.normalize import Normalizer
 from imgcls.errors import ImgclsError, UsageError, unknown, verbatim
 from imgcls.inference import features
+from imgcls.inference.export.exported_network import require_layers
+from imgcls.inference.export.load import load_network
 from imgcls.inference.images import AnyImage, Image, as_image
 from imgcls.inference.notes import about_larger_images
 from imgcls.inference.views import ViewMaker, Views, in_batches, prepare
@@ -61,15 +62,15 @@ class Predictor:
                  dtype: str = "auto", **settings: Any) -> None:
         """Load the network.
 
-        `prefix` and `epoch` are as in `imgcls.load_model`; `top` is how many classes a call gives. What the
-        checkpoint does not say of names and preprocessing is said by `synset`, a file with a name on each
-        line, and by settings as imgcls-predict has them (`image_shape`, `rgb_mean`, `rgb_std`, `mean_image`,
-        `val_resize`, `interpolation`, `dataset`); without them an MXNet checkpoint is given its images as in
-        MXNet's score.py. Probabilities are the mean over `crops` views (1, the centre; 5, the corners too;
-        10, those mirrored as well), with `flip` each also mirrored. `device` is torch's name of one; `dtype`
-        is what the network computes in there, as in training: float32, bfloat16, float16, or auto, bfloat16
-        on a GPU that has it. `notes` says what was decided, and whatever else a person should know.
-        UsageError for a device that is not there.
+        `prefix` and `epoch` are as in `imgcls.load_model`, or `prefix` is a file of imgcls-export; `top` is
+        how many classes a call gives. What the checkpoint does not say of names and preprocessing is said by
+        `synset`, a file with a name on each line, and by settings as imgcls-predict has them (`image_shape`,
+        `rgb_mean`, `rgb_std`, `mean_image`, `val_resize`, `interpolation`, `dataset`); without them an MXNet
+        checkpoint is given its images as in MXNet's score.py. Probabilities are the mean over `crops` views
+        (1, the centre; 5, the corners too; 10, those mirrored as well), with `flip` each also mirrored.
+        `device` is torch's name of one; `dtype` is what the network computes in there, as in training:
+        float32, bfloat16, float16, or auto, bfloat16 on a GPU that has it. `notes` says what was decided, and
+        whatever else a person should know. UsageError for a device that is not there.
         """
         if top < 1:
             raise UsageError(f"`top` {top}: must be at least 1")
@@ -77,10 +78,10 @@ class Predictor:
         self.device = _find_device(device)
         self._precision = Precision(_checked_dtype(dtype), self.device)
         config = configure(settings)
-        ref = pretrained.locate(prefix, epoch)
+        ref, model = load_network(prefix, epoch, config, dtype)
         # In evaluation mode, as `build` leaves it: batch statistics would make an image depend on its
         # neighbours.
-        self.model = pretrained.build(pretrained.read(ref)).to(self.device)
+        self.model = model.to(self.device)
         self.top = top
         self._evaluation = for_evaluation(config, ref, self.model)
         self.num_classes = self._evaluation.num_classes
@@ -123,6 +124,8 @@ class Predictor:
         """
         named = (image if isinstance(image, (Image, ImgclsError)) else as_image(image, f"image {number}")
                  for number, image in enumerate(images))
+        if layer:
+            require_layers(self.model, "layer")
         if layer and len(self._make.mirrored) > 1:
             raise UsageError("`layer`: the features are those of the centre: leave `crops` and `flip` out")
         threads = num_cores() if threads is None else threads

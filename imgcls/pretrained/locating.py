@@ -14,6 +14,9 @@ from imgcls.errors import UsageError, nearest, verbatim
 from imgcls.formats import caffe
 from imgcls.pretrained.reference import PretrainedRef
 
+#: how the files of imgcls-export end
+_EXPORTS = (".onnx", ".pt2", ".pte", ".safetensors")
+
 
 def locate(name: str | os.PathLike[str], epoch: int | str = "auto", *,
            setting: str = "model") -> PretrainedRef:
@@ -47,6 +50,9 @@ def locate(name: str | os.PathLike[str], epoch: int | str = "auto", *,
 
 
 def _not_found(name: str, setting: str) -> UsageError:
+    if name.lower().endswith(_EXPORTS):
+        return UsageError(f"`{setting}` {verbatim(name)}: an export can be asked (imgcls-predict, "
+                          "imgcls-score, imgcls-serve) and not trained or exported: give the checkpoint")
     line = f"`{setting}` {verbatim(name)}: there is no {verbatim(name)}-0001.params or any other epoch"
     # A name of the zoo that was misspelt gets the nearest ones.
     if "/" in name or os.sep in name:  # a path: nobody meant the zoo

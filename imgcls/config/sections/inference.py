@@ -22,7 +22,8 @@ class InferenceConfig:
     """Trained network, and the preprocessing of its images (if not given: what its checkpoint says)"""
 
     model: str = flag("", "the prefix of a checkpoint, a network of MXNet's zoo (imagenet1k-resnet-50), the "
-                      "URL of a prefix, or torchvision:NAME[:WEIGHTS]", since="g2", metavar="NAME")
+                      "URL of a prefix, torchvision:NAME[:WEIGHTS], or (not of imgcls-export) a file that "
+                      "imgcls-export wrote", since="g2", metavar="NAME")
     load_epoch: str = flag("auto", "epoch of its weights: 8, 0008 or auto, the newest", since="g2",
                            metavar="EPOCH")
     # of score this is the data as well; without a default, so that nobody takes one for what was noted

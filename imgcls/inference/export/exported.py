@@ -57,6 +57,9 @@ class Description:
     preprocessing: Mapping[str, Any] = field(default_factory=dict)
     #: whose the preprocessing is, in one line
     note: str = ""
+    #: the --dataset of its training and what was held out there, as `PretrainedRef` has them
+    dataset: str = ""
+    held_out: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def input_shape(self) -> list[int | None]:
@@ -81,17 +84,29 @@ class Description:
                      and json_text.is_count(content.get("num_classes"))
                      and isinstance(content.get("takes_pixels"), bool)
                      and isinstance(content.get("preprocessing"), dict)
-                     and all(isinstance(content.get(name), str) for name in ("network", "note")))
+                     and all(isinstance(content.get(name), str) for name in ("network", "note"))
+                     and isinstance(content.get("dataset", ""), str)
+                     and _is_held_out(content.get("held_out", {})))
         if not are_right:
             raise DataError(path, f"not {_PURPOSE}: members are missing, or of another kind")
-        # Members that a later version adds are passed over, so that its files can still be run.
-        return cls(**{each.name: content[each.name] for each in dataclasses.fields(cls)})
+        # Members that a later version adds are passed over, so that its files can still be run; those that an
+        # earlier one did not write have defaults.
+        return cls(**{each.name: content[each.name] for each in dataclasses.fields(cls)
+                      if each.name in content})
 
     def metadata(self) -> dict[str, str]:
         """Return key -> text: everything as JSON, and the names once more for programs without a parser."""
         # one name a line: a name that has a line break in it is shown as messages show it
         return {KEY: self.to_json(), "class_names": json.dumps(list(self.class_names)),
                 "synset": "\n".join(printable(name) for name in self.class_names)}
+
+
+def _is_held_out(value: object) -> bool:
+    """Return whether it is what `data.holdout` notes of images that were held out, or {}."""
+    if not isinstance(value, dict):
+        return False
+    return not value or (json_text.is_number(value.get("ratio")) and 0 <= value["ratio"] < 1
+                         and json_text.is_list(value.get("trained_on"), json_text.is_number))
 
 
 @dataclass(frozen=True)

@@ -128,7 +128,7 @@ def _prepare(request: Request, config: Config, tell: Callable[[str], None]) -> t
     description = Description(
         network=ref.network, class_names=list(classes.names), num_classes=evaluation.num_classes,
         image_shape=list(shape), takes_pixels=takes_pixels, preprocessing=noted,
-        note=evaluation.description)
+        note=evaluation.description, dataset=ref.dataset, held_out=dict(ref.held_out))
     servable = Servable(model, preprocessing).eval()
     return Exported(servable, description, read, augment.mean_image), config
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import fields
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from imgcls import graph, pretrained
 from imgcls.config.flags import convert, flags_of
 from imgcls.config.sections import NetworkConfig
 from imgcls.data.normalize import read_mean_image
-from imgcls.errors import DataError, first_line
+from imgcls.errors import DataError, UsageError, first_line
 from imgcls.formats import json_text, symbol
 from imgcls.inference.export.exported import KEY, Description, Exported
 from imgcls.inference.export.mxnet_files import describe_network
@@ -45,31 +46,53 @@ def write(exported: Exported, path: Path) -> list[Path]:
     return [path]
 
 
+class Content(NamedTuple):
+    """What such a file holds; `mean_image` is float32 (C, H, W) or None."""
+
+    description: Description
+    pretrained: Pretrained
+    mean_image: np.ndarray | None
+
+
+def read(path: str | os.PathLike[str]) -> Content:
+    """Read a file; DataError for one that is damaged, or was not written here."""
+    try:
+        with safe_open(path, "numpy") as file:
+            metadata = file.metadata() or {}
+            # Only the header has been read so far; each tensor is checked against the file when it is
+            # asked for.
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
+    except (SafetensorError, OSError, TypeError, AttributeError) as error:  # types that numpy has not
+        raise DataError(path, f"is no safetensors file: {first_line(error)}") from error
+    if KEY not in metadata:
+        raise DataError(path, f"is no export of imgcls: its metadata have no entry {KEY}")
+    description = Description.from_json(metadata[KEY], path)
+    mean_image = arrays.pop(_MEAN_IMAGE, None)
+    if mean_image is not None and mean_image.shape != tuple(description.image_shape):
+        raise DataError(path, f"its mean image has the shape {mean_image.shape}, and not that of its images")
+    if "symbol" in metadata:
+        network = symbol.loads(metadata["symbol"], path)
+    else:
+        settings = json_text.loads_object(metadata.get("network", ""), path, "the settings of a network")
+        known = flags_of(NetworkConfig)
+        try:
+            # Through the checks of the flags: a file from anywhere can name no network and no depth that a
+            # user cannot.
+            network = NetworkConfig(**{each.name: convert(known[each.name], settings[each.name])
+                                       for each in fields(NetworkConfig) if each.name in settings})
+        except UsageError as error:
+            raise DataError(path, f"not the settings of a network: {error.message}") from error
+    return Content(description, Pretrained(network, arrays, str(path)), mean_image)
+
+
 class Runner:
     """Reads the file back and runs the network: float32 (N, C, H, W) -> probabilities (N, classes)."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         """Read the file; DataError for one that is damaged, or was not written here."""
-        try:
-            with safe_open(path, "numpy") as file:
-                metadata = file.metadata() or {}
-                # Only the header has been read so far; each tensor is checked against the file when it is
-                # asked for.
-                names = list(file.keys())
-                arrays = {name: file.get_tensor(name) for name in names if name != _MEAN_IMAGE}
-        except (SafetensorError, OSError) as error:
-            raise DataError(path, f"is no safetensors file: {first_line(error)}") from error
-        self.description = Description.from_json(metadata.get(KEY, ""), path)
-        if "symbol" in metadata:
-            network = symbol.loads(metadata["symbol"], path)
-        else:
-            settings = json_text.loads_object(metadata.get("network", ""), path, "the settings of a network")
-            known = flags_of(NetworkConfig)
-            # Through the checks of the flags: a file from anywhere can name no network and no depth that a
-            # user cannot.
-            network = NetworkConfig(**{each.name: convert(known[each.name], settings[each.name])
-                                       for each in fields(NetworkConfig) if each.name in settings})
-        self._model = pretrained.build(Pretrained(network, arrays, str(path)))
+        content = read(path)
+        self.description = content.description
+        self._model = pretrained.build(content.pretrained)
 
     @torch.no_grad()
     def run(self, images: np.ndarray) -> np.ndarray:

@@ -1,0 +1,138 @@
+"""A file of imgcls-export in the place of a checkpoint: the same answers, and a line for what it cannot do."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import imgcls
+from imgcls.cli import export, finetune, predict, score
+from imgcls.errors import DataError, UsageError
+from imgcls.formats import params
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # torch's exporters warn of their own future
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Train a grey and a colour network, export them, and write photographs of two classes."""
+    import cv2
+
+    folder = tmp_path_factory.mktemp("models")
+    random = np.random.default_rng(0)
+    for name, shape in (("grey", (1, 28, 28)), ("colour", (3, 20, 24))):
+        images = random.integers(0, 256, (32, *shape), np.uint8)
+        imgcls.fit((images, np.arange(32) % 2), network="lenet", num_epochs=1, batch_size=32, lr=0.01,
+                   model_prefix=str(folder / name), rgb_mean=(120.0,), rgb_std=(60.0,))
+        meta = folder / f"{name}-meta.json"
+        content = json.loads(meta.read_text())
+        content["preprocessing"]["val_resize"] = 32 if name == "colour" else 0
+        meta.write_text(json.dumps(content | {"class_names": ["cat", "dog"]}))
+        for kind in ("onnx", "safetensors"):
+            command = ["--model", str(folder / name), "--format", kind, "--output", str(folder / f"{name}.{kind}")]
+            assert export.main(command) == 0
+    for number in range(6):
+        path = folder / "photos" / ("cat", "dog")[number % 2] / f"{number}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        coarse = random.integers(0, 256, (4, 5, 3), np.uint8)
+        cv2.imwrite(str(path), cv2.resize(coarse, (50 + 9 * number, 40)))
+    return folder
+
+
+@pytest.mark.parametrize("crops", [1, 10])
+@pytest.mark.parametrize("kind", ["onnx", "safetensors"])
+@pytest.mark.parametrize("name", ["grey", "colour"])
+def test_it_answers_as_its_checkpoint(name: str, kind: str, crops: int, folder: Path) -> None:
+    photos = sorted(str(path) for path in folder.glob("photos/*/*.jpg"))
+    wanted = imgcls.Predictor(folder / name, crops=crops)(photos)
+    found = imgcls.Predictor(folder / f"{name}.{kind}", crops=crops)(photos)
+    assert [[label for label, _ in ranking] for ranking in found] == [
+        [label for label, _ in ranking] for ranking in wanted]
+    assert np.allclose([[value for _, value in ranking] for ranking in found],
+                       [[value for _, value in ranking] for ranking in wanted], atol=1e-6)
+
+
+def test_it_is_scored_as_its_checkpoint(folder: Path, tmp_path: Path,
+                                        capsys: pytest.CaptureFixture[str]) -> None:
+    found = []
+    for name in ("colour", "colour.onnx", "colour.safetensors"):
+        assert score.main(["--model", str(folder / name), "--data-val", str(folder / "photos"), "--val-ratio",
+                           "0", "--batch-size", "4", "--report", str(tmp_path / name)]) == 0
+        found.append([line for line in capsys.readouterr().out.splitlines() if line.startswith("accuracy")])
+    assert found[0] == found[1] == found[2]
+    pages = [(tmp_path / name / "report.html").read_text() for name in ("colour", "colour.onnx")]
+    assert ["Grad-CAM" in page for page in pages] == ["Surest mistakes" in pages[0], False]
+    assert ("Surest mistakes" in pages[0]) == ("Surest mistakes" in pages[1])
+
+
+@pytest.mark.parametrize(("flags", "message"), [
+    (["--layer", "flatten0_output"], "--layer: .*gives probabilities and nothing of its layers"),
+    (["--explain", "looked"], "--explain: .*gives probabilities and nothing of its layers"),
+    (["--rgb-mean", "1"], "--rgb-mean: is part of .*onnx"),
+    (["--image-shape", "3,28,28"], "--image-shape: is part of .*onnx"),
+    (["--load-epoch", "3"], "--load-epoch 3: .*holds one network"),
+])
+def test_what_an_export_cannot_do(flags: list[str], message: str, folder: Path, tmp_path: Path,
+                                  monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    command = ["--model", str(folder / "colour.onnx"), *flags, str(folder / "photos")]
+    assert predict.main(command) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert re.search(message, last), last
+    assert not list(tmp_path.iterdir())
+
+
+def test_safetensors_have_layers(folder: Path) -> None:
+    name = folder / "colour.safetensors"
+    pixels = np.random.default_rng(0).integers(0, 256, (1, 40, 50, 3), np.uint8)
+    found = [next(imgcls.Predictor(path).predict(pixels, layer="flatten0_output"))
+             for path in (name, folder / "colour")]
+    assert np.array_equal(found[0].features, found[1].features)  # type: ignore[union-attr]
+
+
+def test_a_mean_image_comes_with_the_file(folder: Path, tmp_path: Path) -> None:
+    mean = np.random.default_rng(0).uniform(80, 150, (3, 20, 24)).astype(np.float32)
+    params.save(tmp_path / "mean.bin", {"mean_img": mean})
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
+    wanted = imgcls.Predictor(folder / "colour", mean_image=str(tmp_path / "mean.bin"))(pixels)
+    for kind in ("onnx", "safetensors"):
+        output = str(tmp_path / f"a.{kind}")
+        assert export.main(["--model", str(folder / "colour"), "--mean-image", str(tmp_path / "mean.bin"),
+                            "--format", kind, "--output", output]) == 0
+        assert np.allclose(dict(imgcls.Predictor(output)(pixels))["cat"], dict(wanted)["cat"], atol=1e-6)
+
+
+def test_it_is_not_trained(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert finetune.main(["--pretrained-model", str(folder / "colour.onnx"), "--data-train",
+                          str(folder / "photos")]) == 2
+    assert "give the checkpoint" in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("name", ["grey.onnx", "grey.safetensors"])
+def test_damage_is_one_line(name: str, folder: Path, tmp_path: Path) -> None:
+    content = (folder / name).read_bytes()
+    random = np.random.default_rng(0)
+    path = tmp_path / name
+    for number in range(30):
+        damaged = bytearray(content)
+        if number % 3 == 0:
+            del damaged[int(random.integers(len(damaged))):]
+        else:  # at the front, where the structure is
+            for place in random.integers(0, 3000, 4):
+                damaged[place] = int(random.integers(256))
+        path.write_bytes(damaged)
+        with contextlib.suppress(DataError, UsageError):  # each is one line; nothing else may come
+            imgcls.Predictor(path)(np.zeros((28, 28), np.uint8))
+
+
+def test_no_file_of_this_name(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no such file"):
+        imgcls.Predictor(tmp_path / "a.onnx")
+    (tmp_path / "b.onnx").mkdir()
+    with pytest.raises(UsageError, match="folder"):
+        imgcls.Predictor(tmp_path / "b.onnx")
