@@ -53,6 +53,7 @@ from imgcls.training.stop import StopSignal
 from imgcls.training.trainer import Trainer
 from imgcls.training.updater import make_updater
 from imgcls.training.warnings import warn_suspicious_settings, warn_unused_settings
+from imgcls.training.weight_average import begin_average
 
 NEEDS_PROCESSES = ("several devices need several processes, which only a command can start: imgcls-train or "
                    "torchrun")
@@ -90,7 +91,7 @@ def run(config: Config, *, splits: Callable[[], Splits] | None = None,
         if config.train.test_io:
             return None, read_speed.measure(loader, config.train, reporter, prints=worker.rank == 0)
 
-        # The network on its devices, and what changes its weights: schedule, optimizer, precision.
+        # The network on its devices, what changes its weights, and their average.
         model = (make_network or build_model)(config, saved, reporter)
         cost = network_size.measure(model, config.network.image_shape)
         _to_devices(model, config, topology, worker, cost, loader, reporter)
@@ -98,6 +99,7 @@ def run(config: Config, *, splits: Callable[[], Splits] | None = None,
                                             num_epochs=config.train.num_epochs)
         position = resume.resume_position(config, saved, loader, lr_schedule, reporter)
         updater = make_updater(config, model, lr_schedule, saved, position, worker, reporter)
+        average = begin_average(config.regularization.model_ema_decay, model, saved)
 
         # What it learns from: the loss, and labels and images that are mixed for it.
         mixing = make_mixing(config.regularization, config.network.image_shape, config.train.seed)
@@ -114,8 +116,8 @@ def run(config: Config, *, splits: Callable[[], Splits] | None = None,
         stop = stack.enter_context(StopSignal())
         trainer = Trainer(model, loader, val_loader, config=config.train, updater=updater, sharing=sharing,
                           meter=_make_meter(config, worker),
-                          saver=Saver(writer, stop, sharing, config.checkpoint), reporter=reporter,
-                          loss=loss, mixing=mixing)
+                          saver=Saver(writer, stop, sharing, config.checkpoint, average and average.model),
+                          reporter=reporter, loss=loss, mixing=mixing, average=average)
         if config.train.dry_run:
             return None, dry_run.measure(trainer, position, config)
         if writer:
@@ -125,7 +127,7 @@ def run(config: Config, *, splits: Callable[[], Splits] | None = None,
     if result and not quiet and not worker.rank:
         results.print_result(result, "Validation" if val_loader else "Train", config, command,
                              predict_command, reporter.page)
-    return model, result
+    return average.model if average else model, result
 
 
 def _find_devices(config: Config) -> Topology:

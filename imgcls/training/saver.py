@@ -27,10 +27,12 @@ class Saver:
     """
 
     def __init__(self, checkpoint: Checkpoint | None, stop: StopSignal, sharing: GradientSharing,
-                 config: CheckpointConfig) -> None:
+                 config: CheckpointConfig, average: nn.Module | None = None) -> None:
+        """`average` is the network with the averaged weights, where there is one: saved in place of them."""
         self._checkpoint = checkpoint
         self._stop = stop
         self._sharing = sharing
+        self._average = average
         self._save_period = config.save_period
         self._save_every_s = config.save_every * 60
         self._last_saved = time.monotonic()
@@ -41,7 +43,8 @@ class Saver:
         if not self._checkpoint or not (is_last or position.epoch % self._save_period == 0):
             return ""
         self._sharing.fetch()
-        path = self._checkpoint.save_epoch(model, updater.optimizer, updater.precision.state_dict(), position)
+        path = self._checkpoint.save_epoch(model, updater.optimizer, updater.precision.state_dict(), position,
+                                           self._average)
         self._last_saved = time.monotonic()
         return path
 
@@ -59,7 +62,8 @@ class Saver:
         progress = f"epoch {position.epoch}, batch {position.batch}"
         if self._checkpoint:
             self._sharing.fetch()
-            self._checkpoint.save_position(model, updater.optimizer, updater.precision.state_dict(), position)
+            self._checkpoint.save_position(model, updater.optimizer, updater.precision.state_dict(), position,
+                                           self._average)
             self._last_saved = time.monotonic()
             progress += "; the position was saved, `load_epoch` auto goes on from there"
         elif not self._sharing.worker.rank:
@@ -77,7 +81,8 @@ class Saver:
         if not self._checkpoint or not position.update:
             return error
         self._sharing.fetch()
-        self._checkpoint.save_position(model, updater.optimizer, updater.precision.state_dict(), position)
+        self._checkpoint.save_position(model, updater.optimizer, updater.precision.state_dict(), position,
+                                       self._average)
         self.wait()
         return RunError(f"{error.message}; in epoch {position.epoch}, batch {position.batch} the position "
                         "was saved, `load_epoch` auto goes on from there once the file is whole again")

@@ -34,6 +34,7 @@ from imgcls.training.reporter import Reporter
 from imgcls.training.saver import Saver
 from imgcls.training.sharing import GradientSharing
 from imgcls.training.updater import Updater
+from imgcls.training.weight_average import WeightAverage
 
 
 class Trainer:
@@ -41,7 +42,8 @@ class Trainer:
 
     def __init__(self, model: nn.Module, loader: Loader, val_loader: Loader | None, *, config: TrainConfig,
                  updater: Updater, sharing: GradientSharing, meter: Meter, saver: Saver,
-                 reporter: Reporter, loss: Loss, mixing: Mixing | None = None) -> None:
+                 reporter: Reporter, loss: Loss, mixing: Mixing | None = None,
+                 average: WeightAverage | None = None) -> None:
         self.model = model
         self.loader = loader
         self.val_loader = val_loader
@@ -53,6 +55,7 @@ class Trainer:
         self.reporter = reporter
         self.loss = loss
         self.mixing = mixing
+        self.average = average
         self.position = Position()
         # seeding torch costs more than a small network's forward pass: only where something draws from it
         self._has_dropout = any(isinstance(module, (Dropout, _DropoutNd)) for module in model.modules())
@@ -135,6 +138,8 @@ class Trainer:
             self.sharing.server.push_pull(lr)
         else:
             self.updater.step()
+        if self.average:
+            self.average.update(self.model, update)
 
         if monitor:
             for line in monitor.end(update):
@@ -143,7 +148,8 @@ class Trainer:
     def evaluate(self, loader: Loader) -> dict[str, float]:
         """Return the metrics over the samples of `loader`; a signal ends it, with the position saved."""
         metrics = Metrics(self.meter.names, self.sharing.worker.device)
-        evaluate(self.model, loader, metrics, self.updater.precision, self.handle_stop_request)
+        model = self.average.model if self.average else self.model
+        evaluate(model, loader, metrics, self.updater.precision, self.handle_stop_request)
         return metrics.values(self.meter.sum_over_processes(metrics))
 
     def _forward_and_backward(self, batch: Batch, update: int) -> None:

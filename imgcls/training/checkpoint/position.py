@@ -75,7 +75,10 @@ def _is_sum(value: Any) -> bool:
 
 @dataclass(frozen=True)
 class Saved:
-    """A checkpoint that was read: `arrays` by MXNet's names (arg:..., aux:...), and the state, if any."""
+    """A checkpoint that was read: `arrays` by MXNet's names (arg:..., aux:...), and the state, if any.
+
+    Where `arrays` are an average, `trained` are the weights that were trained, by the same names; else {}.
+    """
 
     path: str
     arrays: Mapping[str, np.ndarray]
@@ -90,6 +93,7 @@ class Saved:
     run: str = ""
     #: in place of `optimizer`, what MXNet saved: states by the number of their parameter, or its name
     mxnet_states: Mapping[int | str, states.State] | None = None
+    trained: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def is_without_state(self) -> bool:

@@ -3,6 +3,7 @@
     optimizer/MXNET_NAME/kind   what the optimizer remembers of a parameter
     weights/arg:MXNET_NAME      the weights, where no .params beside it has them: in a position, and when a
                                 checkpoint is sent to other processes
+    trained/arg:MXNET_NAME      the weights that are trained, where those of the .params are their average
 
 Never a pickle: such a file may come from anywhere, and reading it must not run it.
 """
@@ -43,6 +44,8 @@ def encode(saved: Saved, *, with_weights: bool) -> bytes:
     if with_weights:
         tensors |= {f"weights/{name}": torch.from_numpy(np.ascontiguousarray(array))
                     for name, array in saved.arrays.items()}
+    tensors |= {f"trained/{name}": torch.from_numpy(np.ascontiguousarray(array))
+                for name, array in saved.trained.items()}
     text = json.dumps({"format": STATES_FORMAT, "run": saved.run, "weights_crc": _checksum(saved.arrays),
                        "optimizer": saved.optimizer_class, "position": asdict(saved.position),
                        "scaler": dict(saved.scaler)})
@@ -69,14 +72,15 @@ def decode(content: bytes, path: str, arrays: Mapping[str, np.ndarray] | None = 
         raise DataError(path, f"not a training state of imgcls, or cut short ({verbatim(error)})") from error
     state = _read_state(text, path)
     if arrays is None:
-        arrays = {name: tensor.numpy() for name, tensor in _below("weights/", tensors).items()}
+        arrays = _arrays_below("weights/", tensors)
     # a crash between the two files, or a copy of one of them, leaves states beside weights of another epoch
     if _checksum(arrays) != state["weights_crc"]:
         raise DataError(path, "belongs to other weights than those beside it; remove it to go on with a "
                               "fresh optimizer")
     return Saved(path, arrays, read_position(state["position"], path),
                  _below("optimizer/", tensors) if state["optimizer"] else None,
-                 state["optimizer"], state["scaler"], state["run"])
+                 state["optimizer"], state["scaler"], state["run"],
+                 trained=_arrays_below("trained/", tensors))
 
 
 def _read_state(text: str, path: str) -> dict[str, Any]:
@@ -128,6 +132,10 @@ def unpack(content: bytes) -> Saved:
 def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors whose names begin with `prefix`, by the rest of their names."""
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _arrays_below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+    return {name: tensor.numpy() for name, tensor in _below(prefix, tensors).items()}
 
 
 def _checksum(arrays: Mapping[str, np.ndarray]) -> int:

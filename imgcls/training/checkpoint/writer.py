@@ -105,11 +105,15 @@ class Checkpoint:
         self._uploads.flush(wait=True)  # now, not after an epoch: whether one may write there
 
     def save_epoch(self, model: nn.Module, optimizer: torch.optim.Optimizer, scaler: Mapping[str, Any],
-                   position: Position) -> str:
-        """Write the checkpoint after `position.epoch` epochs; return the path of the weights."""
-        arrays = graph.arrays(model)
+                   position: Position, average: nn.Module | None = None) -> str:
+        """Write the checkpoint after `position.epoch` epochs; return the path of the weights.
+
+        With an `average` of the weights, that is what the .params holds.
+        """
+        arrays = graph.arrays(average or model)
         stem = f"{self.prefix}-{position.epoch:04d}"
-        state = self._state(model, optimizer, scaler, position, arrays)
+        trained = graph.arrays(model) if average else {}
+        state = self._state(model, optimizer, scaler, position, arrays, trained)
         content = states.encode(state, with_weights=False)
         self._uploads.write(f"{stem}.states", content)
         # Behind the states: a crash in between leaves states without weights, which nobody reads.
@@ -130,13 +134,14 @@ class Checkpoint:
         return path
 
     def save_position(self, model: nn.Module, optimizer: torch.optim.Optimizer, scaler: Mapping[str, Any],
-                      position: Position) -> str:
+                      position: Position, average: nn.Module | None = None) -> str:
         """Write all that a position inside an epoch needs into one file, in place of the one before."""
         # One file, weights included: it is renamed over the last one, so there is always a whole position.
         path = f"{self.prefix}-position.states"
         if self._latest:
             path = self._latest.position_path(position.update)
-        state = self._state(model, optimizer, scaler, position, graph.arrays(model))
+        trained = graph.arrays(model) if average else {}
+        state = self._state(model, optimizer, scaler, position, graph.arrays(average or model), trained)
         self._uploads.write(path, states.encode(state, with_weights=True))
         if self._latest:
             self._latest.point_to(position, path)
@@ -162,9 +167,10 @@ class Checkpoint:
                 self._lock.close()
 
     def _state(self, model: nn.Module, optimizer: torch.optim.Optimizer, scaler: Mapping[str, Any],
-               position: Position, arrays: Mapping[str, np.ndarray]) -> Saved:
+               position: Position, arrays: Mapping[str, np.ndarray],
+               trained: Mapping[str, np.ndarray]) -> Saved:
         return Saved("", arrays, position, optimizer_tensors(model, optimizer), type(optimizer).__name__,
-                     scaler, self.run)
+                     scaler, self.run, trained=trained)
 
 
 def _lock(prefix: str) -> IO[bytes]:

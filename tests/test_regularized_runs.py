@@ -1,0 +1,101 @@
+"""Runs with regularisation and augmentation of every kind: stopped inside an epoch and resumed, and in parts."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import write_digits
+from torch import nn
+
+from imgcls import graph
+from imgcls.cli import train as command
+from imgcls.formats import params
+from imgcls.training import checkpoint, trainer
+from imgcls.training.weight_average import WeightAverage, begin_average
+
+#: settings that draw, mix or remember something, all at once
+EVERYTHING = ("--mixup", 0.4, "--cutmix", 1, "--label-smoothing", 0.1, "--class-weights", "balanced",
+              "--model-ema-decay", 0.9, "--random-crop", 1, "--pad-size", 2)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_digits(tmp_path_factory.mktemp("mnist"))
+
+
+def train(folder: Path, *flags: object) -> int:
+    return command.main(["--data-dir", str(folder), "--batch-size", "16", "--disp-batches", "2", *map(str, flags)])
+
+
+def weights(prefix: Path, epoch: int) -> bytes:
+    return Path(f"{prefix}-{epoch:04d}.params").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    prefix = tmp_path_factory.mktemp("whole") / "net"
+    assert train(folder, *EVERYTHING, "--network", "lenet", "--num-epochs", 2, "--model-prefix", prefix) == 0
+    return prefix
+
+
+def test_resume_inside_an_epoch_with_everything_on(folder: Path, undisturbed: Path, tmp_path: Path,
+                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+    prefix = tmp_path / "net"
+    flags = (*EVERYTHING, "--network", "lenet", "--num-epochs", 2, "--model-prefix", prefix, "--load-epoch", "auto")
+    original = trainer.Trainer.train_step
+    stops = iter([3, 6])
+    stop_at = next(stops)
+
+    def train_step(self: trainer.Trainer, batch: object, update: int) -> None:
+        original(self, batch, update)  # type: ignore[arg-type]
+        if update == stop_at:
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(trainer.Trainer, "train_step", train_step)
+    assert train(folder, *flags) == 143
+    stop_at = next(stops)
+    assert train(folder, *flags, "--data-nthreads", 1) == 143
+    stop_at = 0
+    assert train(folder, *flags) == 0
+    assert weights(prefix, 2) == weights(undisturbed, 2)
+
+
+def test_the_average_is_saved_and_what_is_trained_is_in_the_states(undisturbed: Path) -> None:
+    saved = checkpoint.load(str(undisturbed), "2")
+    assert saved is not None
+    assert saved.trained.keys() == saved.arrays.keys()
+    assert any(not np.array_equal(saved.trained[name], array) for name, array in saved.arrays.items())
+    assert {name: array.tobytes() for name, array in saved.arrays.items()} == {
+        name: array.tobytes() for name, array in params.load(f"{undisturbed}-0002.params").items()}
+
+
+def test_the_average_moves_as_the_papers() -> None:
+    model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+    average = WeightAverage(model, 0.5)
+    expected = [value.clone() for value in model.state_dict().values()]
+    for update in range(1, 12):
+        model(torch.randn(4, 3))
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter += 1
+        average.update(model, update)
+        decay = min(0.5, (1 + update) / (10 + update))
+        expected = [decay * mean + (1 - decay) * now if now.is_floating_point() else now.clone()
+                    for mean, now in zip(expected, model.state_dict().values(), strict=True)]
+    for mean, value in zip(expected, average.model.state_dict().values(), strict=True):
+        torch.testing.assert_close(value, mean)
+    assert not average.model.training
+    assert model.training
+
+
+def test_a_run_without_the_average_goes_on_with_what_was_trained(undisturbed: Path) -> None:
+    saved = checkpoint.load(str(undisturbed), "1")
+    assert saved is not None
+    model = graph.load(str(undisturbed), f"{undisturbed}-0001.params", (1, 28, 28))
+    assert begin_average(0.0, model, saved) is None
+    for name, array in graph.arrays(model).items():
+        np.testing.assert_array_equal(array, saved.trained[name])
