@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from imgcls.config import lookup
 from imgcls.config.flags import convert, show
-from imgcls.config.sections import AugmentConfig, DataConfig
+from imgcls.config.sections import OPTIMIZERS, AugmentConfig, DataConfig
 from imgcls.errors import verbatim
 
 if TYPE_CHECKING:
@@ -75,6 +75,12 @@ def _reads(setting: str) -> Callable[[Config], bool]:
     return holds
 
 
+def _uses(setting: str) -> Callable[[Config], bool]:
+    """Return whether the rule of the optimizer has a setting."""
+    # a name that there is not is refused later, with what there is
+    return lambda config: setting in OPTIMIZERS.get(config.optimizer.name, (setting,))
+
+
 #: the first row that does not hold is told
 ROWS: tuple[Row, ...] = (
     Row((*_DATA_FILES, *_AUGMENTATION, "data_nthreads"), lambda config: not config.data.benchmark,
@@ -110,8 +116,10 @@ ROWS: tuple[Row, ...] = (
     Row(("mixup", "cutmix", "class_weights"), lambda config: not config.data.benchmark,
         "data, and `benchmark` trains on noise"),
     # training
-    Row(("mom",), lambda config: config.optimizer.optimizer.lower() in ("sgd", "nag"),
-        "`optimizer` sgd and nag"),
+    *(Row((setting,), _uses(setting),
+          "`optimizer` " + ", ".join(name for name, settings in OPTIMIZERS.items() if setting in settings))
+      for setting in ("mom", "beta1", "beta2", "epsilon")),
+    Row(("lr",), lambda config: config.optimizer.name != "adadelta", "optimizers other than adadelta"),
     Row(("lr_factor",), lambda config: config.schedule.decay.kind not in ("power", "cosine"),
         "rates that fall in steps"),
     Row(("lr_step_epochs", "lr_factor_epoch"), lambda config: config.schedule.decay.kind != "cosine",
@@ -140,7 +148,7 @@ ALWAYS = frozenset((
     "label_smoothing", "model_ema_decay",
     "dataset", "num_examples", "batch_size", "benchmark", "network", "num_layers", "num_classes",
     "image_shape", "add_stn", "batch_norm", "num_group", "multiplier", "variant", "model_parallel",
-    "initializer", "optimizer", "wd", "clip_gradient", "lr", "lr_schedule", "warmup_epochs", "seed",
+    "initializer", "optimizer", "wd", "clip_gradient", "clip_norm", "lr_schedule", "warmup_epochs", "seed",
     "disp_batches", "top_k", "loss", "monitor", "dry_run", "test_io", "gpus", "dtype", "compile",
     "cuda_graphs",
     "macrobatch_size", "profile_worker_suffix", "profile_server_suffix", "kv_store", "workers_per_host",

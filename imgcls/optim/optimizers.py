@@ -1,56 +1,115 @@
-"""torch's optimizers under MXNet's names, with MXNet's rules.
+"""Optimizers under MXNet's names: torch's where torch has the rule, else the files of this room.
 
 Weight decay is for weights and gammas only, layers have multipliers of the learning rate, gradients are
-clipped element by element. The training and the servers of dist_async step with it; when to step is not known
-here. `docs/differences.md` says where torch's update differs from MXNet's in the last digits.
+clipped element by element or by their norm. The training and the servers of dist_async step with it; when to
+step is not known here. `docs/differences.md` says where torch's update differs from MXNet's.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
-from imgcls.config.sections import OptimizerConfig
+from imgcls.config.sections import OPTIMIZERS, OptimizerConfig
 from imgcls.errors import UsageError, unknown
 from imgcls.layers import Layer
+from imgcls.optim.adadelta import AdaDelta
+from imgcls.optim.adagrad import AdaGrad
+from imgcls.optim.dcasgd import DCASGD
+from imgcls.optim.ftml import FTML
+from imgcls.optim.ftrl import Ftrl
+from imgcls.optim.lamb import LAMB
+from imgcls.optim.lars import LARS
+from imgcls.optim.rmsprop import RMSProp
+from imgcls.optim.rules import Rule
+from imgcls.optim.sgld import SGLD
+from imgcls.optim.signum import SignSGD, Signum
 
-#: what MXNet offered and torch has not, with what to take instead
+#: what MXNet's registry or scripts name and nothing can be trained with, and why
 NOT_OFFERED = {
-    "lbsgd": "sgd with `warmup_epochs`", "lbnag": "nag with `warmup_epochs`", "dcasgd": "sgd", "lars": "sgd",
-    "lamb": "adamw", "ftrl": "adagrad", "ftml": "adam", "signum": "sgd", "sgld": "sgd", "ccsgd": "sgd",
-    "test": "sgd",
+    "lbsgd": "take sgd with `warmup_epochs`",
+    "lbnag": "MXNet's script offered it and MXNet had none; take nag with `warmup_epochs`",
+    "groupadagrad": "it takes matrices without `wd` only, and every network has biases; take adagrad",
+    "test": "MXNet's check of its own machinery, which climbs up the gradient; take sgd",
 }
 #: those that torch steps with one kernel for all parameters, on the CPU and on CUDA
-_FUSED = ("sgd", "nag", "adam", "adamw", "adagrad")
+_FUSED = ("sgd", "ccsgd", "nag", "adam", "adamw")
+#: what `beta1`, `beta2` and `epsilon` are called by the rules that call them otherwise
+_OTHER_WORDS = {"rmsprop": {"beta2": "gamma1"}, "adadelta": {"beta2": "rho"}}
+#: the rules that are ours, by the name that a checkpoint notes: what torch has not, or has otherwise
+OWN: Mapping[str, type[Rule]] = {rule.__name__: rule for rule in (
+    AdaDelta, AdaGrad, DCASGD, FTML, Ftrl, LAMB, LARS, RMSProp, SGLD, SignSGD, Signum)}
 
 
-def build(config: OptimizerConfig, model: nn.Module, device: torch.device) -> torch.optim.Optimizer:
+def build(config: OptimizerConfig, model: nn.Module, device: torch.device,
+          seed: int = 0) -> torch.optim.Optimizer:
     """Return the optimizer that `optimizer` names; `set_lr` sets its learning rate before each step.
 
-    Parameters that do not learn (`requires_grad`) are left out. UsageError for a name that torch has not.
+    Parameters that do not learn (`requires_grad`) are left out. `seed` is for sgld's noise. UsageError for a
+    name that MXNet had not, or that nothing can be trained with.
     """
-    optimizers = _optimizers(config)
-    name = config.optimizer.strip().lower()
+    name = config.name
     if name in NOT_OFFERED:
-        raise UsageError(f"`optimizer` {config.optimizer}: torch has no {name}; the nearest is "
-                         f"{NOT_OFFERED[name]}. There is {', '.join(optimizers)}")
-    if name not in optimizers:
-        raise unknown("`optimizer`", config.optimizer, optimizers)
+        raise UsageError(f"`optimizer` {name}: {NOT_OFFERED[name]}. There is {', '.join(OPTIMIZERS)}")
+    if name not in OPTIMIZERS:
+        raise unknown("`optimizer`", config.optimizer, OPTIMIZERS)
     avoid_dynamo()
-    make, options = optimizers[name]
+    make = _CLASSES[name]
+    options: dict[str, Any] = {}
+    if "mom" in OPTIMIZERS[name]:
+        options["momentum"] = config.mom
+    if name == "nag":  # torch refuses nesterov without momentum, where MXNet's nag is plain sgd
+        options["nesterov"] = config.mom > 0
+    if name == "signum" and not config.mom:  # as in MXNet, whose rule then is another
+        make, options = SignSGD, {}
+    if name == "sgld":
+        options["seed"] = seed
+    options |= _constants(config)
     if name in _FUSED and device.type in ("cpu", "cuda"):
         options["fused"] = True
     return make(_groups(model, config.wd), **options)
 
 
-def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Give every group the learning rate of this update, times its layer's own multiplier."""
+def _constants(config: OptimizerConfig) -> dict[str, Any]:
+    """Return the betas and the epsilon of the rule, those that the user gives in place of MXNet's."""
+    name = config.name
+    words = _OTHER_WORDS.get(name, {})
+    given = {setting: value for setting in ("beta1", "beta2", "epsilon")
+             if (value := getattr(config, setting)) is not None and setting in OPTIMIZERS[name]}
+    if name in ("adam", "adamw", "adamax", "nadam"):  # torch has both betas in one
+        return {"betas": (given.get("beta1", 0.9), given.get("beta2", 0.999)),
+                "eps": given.get("epsilon", 1e-8)}
+    return {words.get(setting, "eps" if setting == "epsilon" else setting): value
+            for setting, value in given.items()}
+
+
+def find_class(name: str) -> type[torch.optim.Optimizer] | None:
+    """Return the class that a checkpoint or a worker of dist_async names: torch's or one of this room's."""
+    if name in OWN:
+        return OWN[name]
+    # the name comes from outside: nothing but an optimizer may be called
+    member = getattr(torch.optim, name, None)
+    return member if inspect.isclass(member) and issubclass(member, torch.optim.Optimizer) else None
+
+
+def is_elementwise(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether each number changes by itself, so that servers of dist_async may hold parts of a parameter."""
+    return not isinstance(optimizer, Rule) or optimizer.is_elementwise
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float, wd: float | None = None) -> None:
+    """Give every group the learning rate of this update, times its layer's own multiplier.
+
+    With `wd` the weight decay too, times the layer's multiplier of that.
+    """
     for group in optimizer.param_groups:
         group["lr"] = lr * group["lr_mult"]
+        if wd is not None:
+            group["weight_decay"] = wd * group["wd_mult"]
 
 
 def stepper(optimizer: torch.optim.Optimizer) -> Callable[[], Any]:
@@ -66,26 +125,22 @@ def clip_elements(parameters: Iterable[nn.Parameter], limit: float) -> None:
     torch.nn.utils.clip_grad_value_(parameters, limit)
 
 
-def _optimizers(config: OptimizerConfig,
-                ) -> dict[str, tuple[Callable[..., torch.optim.Optimizer], dict[str, Any]]]:
-    """Return MXNet's name -> (torch's class, options); constants are MXNet's defaults."""
-    optim = torch.optim
-    return {
-        "sgd": (optim.SGD, {"momentum": config.mom}),
-        # torch refuses nesterov without momentum, where MXNet's nag is plain sgd
-        "nag": (optim.SGD, {"momentum": config.mom, "nesterov": config.mom > 0}),
-        "adam": (optim.Adam, {"betas": (0.9, 0.999), "eps": 1e-8}),
-        "adamw": (optim.AdamW, {"betas": (0.9, 0.999), "eps": 1e-8}),
-        "adamax": (optim.Adamax, {"betas": (0.9, 0.999), "eps": 1e-8}),
-        "nadam": (optim.NAdam, {"betas": (0.9, 0.999), "eps": 1e-8}),
-        "rmsprop": (optim.RMSprop, {"alpha": 0.9, "eps": 1e-8}),
-        "adagrad": (optim.Adagrad, {"eps": 1e-7}),
-        "adadelta": (optim.Adadelta, {"rho": 0.9, "eps": 1e-5}),
-    }
+def clip_norm(parameters: Iterable[nn.Parameter], limit: float) -> None:
+    """Scale all gradients by one factor where their norm together is above `limit` (Pascanu et al. 2013)."""
+    torch.nn.utils.clip_grad_norm_(parameters, limit)
+
+
+#: optimizer -> its class; the constants are MXNet's defaults
+_CLASSES: Mapping[str, Callable[..., torch.optim.Optimizer]] = {
+    "sgd": torch.optim.SGD, "ccsgd": torch.optim.SGD, "nag": torch.optim.SGD, "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW, "adamax": torch.optim.Adamax, "nadam": torch.optim.NAdam,
+    "rmsprop": RMSProp, "adagrad": AdaGrad, "adadelta": AdaDelta, "ftrl": Ftrl, "ftml": FTML,
+    "signum": Signum, "signsgd": SignSGD, "lamb": LAMB, "lars": LARS, "dcasgd": DCASGD, "sgld": SGLD,
+}
 
 
 def _groups(model: nn.Module, wd: float) -> list[dict[str, Any]]:
-    """Return the parameters in groups of one weight decay and one multiplier of the learning rate."""
+    """Return the parameters in groups of one multiplier of the weight decay and one of the learning rate."""
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for module in model.modules():
         attrs = module.attrs if isinstance(module, Layer) else {}
@@ -95,10 +150,10 @@ def _groups(model: nn.Module, wd: float) -> list[dict[str, Any]]:
         for name, parameter in module.named_parameters(recurse=False):
             if parameter.requires_grad:
                 # MXNet decays names that end in _weight or _gamma (optimizer.py, set_wd_mult).
-                decay = wd * wd_mult if name in ("weight", "gamma") else 0.0
-                groups.setdefault((decay, lr_mult), []).append(parameter)
-    return [{"params": parameters, "weight_decay": decay, "lr_mult": lr_mult, "lr": 0.0}
-            for (decay, lr_mult), parameters in groups.items()]
+                decays = wd_mult if name in ("weight", "gamma") else 0.0
+                groups.setdefault((decays, lr_mult), []).append(parameter)
+    return [{"params": parameters, "weight_decay": wd * decays, "wd_mult": decays, "lr_mult": lr_mult,
+             "lr": 0.0} for (decays, lr_mult), parameters in groups.items()]
 
 
 def avoid_dynamo() -> None:

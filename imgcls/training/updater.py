@@ -11,25 +11,29 @@ from torch import Tensor, nn
 
 from imgcls.config.resolve import Config
 from imgcls.distributed.process_group import Worker
-from imgcls.errors import verbatim
+from imgcls.errors import UsageError, verbatim
 from imgcls.optim import optimizers
 from imgcls.optim.schedules import Schedule
 from imgcls.training.checkpoint import Position, Saved
 from imgcls.training.checkpoint.mxnet_states import translate_states
-from imgcls.training.checkpoint.optimizer_state import restore_optimizer
+from imgcls.training.checkpoint.optimizer_state import in_words_of_today, restore_optimizer
 from imgcls.training.precision import Precision
 from imgcls.training.reporter import Reporter
 
 
 class Updater:
-    """Takes the steps of `optimizer` at the learning rates of `schedule`. `clip_gradient` 0 is off."""
+    """Takes the steps of `optimizer` at the learning rates of `schedule`.
+
+    `clip_gradient` limits each element of the gradient, `clip_norm` the norm of all together; 0 is off.
+    """
 
     def __init__(self, optimizer: torch.optim.Optimizer, schedule: Schedule, precision: Precision,
-                 clip_gradient: float = 0.0) -> None:
+                 clip_gradient: float = 0.0, clip_norm: float = 0.0) -> None:
         self.optimizer = optimizer
         self.schedule = schedule
         self.precision = precision
         self._clip_gradient = clip_gradient
+        self._clip_norm = clip_norm
         # without torch's wrappers around it: see `stepper`
         self._step = optimizers.stepper(optimizer)
         self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
@@ -47,12 +51,15 @@ class Updater:
         (scaler.scale(loss) if scaler else loss).backward()
 
     def clip_gradients(self) -> None:
-        """Take the loss scale out of the gradients and limit each element to +-clip_gradient."""
+        """Take the loss scale out of the gradients; limit each element to +-clip_gradient, the norm to
+        clip_norm."""
         # MXNet's limit is for the gradient itself: the scale goes first
         if self.precision.scaler:
             self.precision.scaler.unscale_(self.optimizer)
         if self._clip_gradient:
             optimizers.clip_elements(self._parameters, self._clip_gradient)
+        if self._clip_norm:
+            optimizers.clip_norm(self._parameters, self._clip_norm)
 
     def step(self) -> None:
         """Change the weights; with a loss scale, only if no gradient has overflowed."""
@@ -71,17 +78,21 @@ def make_updater(config: Config, model: nn.Module, schedule: Schedule, saved: Sa
 
     States that MXNet saved hold no learning rate: they are read as left at that of `position`.
     """
-    optimizer = optimizers.build(config.optimizer, model, worker.device)
+    optimizer = optimizers.build(config.optimizer, model, worker.device, config.train.seed)
+    if worker.is_async and not optimizers.is_elementwise(optimizer):
+        raise UsageError(f"`optimizer` {config.optimizer.name}: looks at whole layers, and each server of "
+                         "dist_async holds a part of one; take sgd there, or `kv_store` dist_sync")
     precision = Precision(config.device.dtype, worker.device)
     if saved:
         _restore(optimizer, precision, config, model, schedule, saved, position, reporter)
-    return Updater(optimizer, schedule, precision, config.optimizer.clip_gradient)
+    return Updater(optimizer, schedule, precision, config.optimizer.clip_gradient, config.optimizer.clip_norm)
 
 
 def _restore(optimizer: torch.optim.Optimizer, precision: Precision, config: Config, model: nn.Module,
              schedule: Schedule, saved: Saved, position: Position, reporter: Reporter) -> None:
     """Put the state of the checkpoint into the optimizer and the loss scale; say where it cannot be used."""
     name = config.optimizer.optimizer
+    saved = in_words_of_today(saved)
     if saved.mxnet_states is not None:
         lr = schedule.lr_at(position.update)
         saved = translate_states(model, optimizer, saved, lr, position.update)

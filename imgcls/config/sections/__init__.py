@@ -27,7 +27,7 @@ from imgcls.config.sections.distributed import DistributedConfig
 from imgcls.config.sections.finetune import FinetuneConfig
 from imgcls.config.sections.inference import PREPROCESSING, InferenceConfig
 from imgcls.config.sections.network import NetworkConfig
-from imgcls.config.sections.optimizer import OptimizerConfig
+from imgcls.config.sections.optimizer import OPTIMIZERS, OptimizerConfig
 from imgcls.config.sections.regularization import RegularizationConfig
 from imgcls.config.sections.report import ReportConfig
 from imgcls.config.sections.schedule import Decay, ScheduleConfig
@@ -48,6 +48,7 @@ __all__ = [
     "MAX_SIDE",
     "MAX_THREADS",
     "MAX_TIMEOUT_S",
+    "OPTIMIZERS",
     "PREPROCESSING",
     "AugmentConfig",
     "CheckpointConfig",

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from imgcls.config.flags import flag
 from imgcls.config.sections.bounds import MAX_NUMBER
+
+_ADAMS = ("beta1", "beta2", "epsilon")
+#: optimizer -> the settings below that its rule has, besides `wd`
+OPTIMIZERS: Mapping[str, tuple[str, ...]] = {
+    "sgd": ("mom",), "nag": ("mom",), "adam": _ADAMS, "adamw": _ADAMS, "adamax": _ADAMS, "nadam": _ADAMS,
+    "rmsprop": ("beta2", "epsilon"), "adagrad": ("epsilon",), "adadelta": ("beta2", "epsilon"),
+    "ftrl": (), "ftml": _ADAMS, "signum": ("mom",), "signsgd": (), "lamb": _ADAMS, "lars": ("mom", "epsilon"),
+    "dcasgd": ("mom",), "sgld": (), "ccsgd": ("mom",),
+}
 
 
 @dataclass(frozen=True)
@@ -14,8 +24,22 @@ class OptimizerConfig:
 
     optimizer: str = flag("sgd", "optimizer by MXNet's name", since="g2", metavar="NAME")
     # MXNet's names for momentum and weight decay, in its scripts as in its optimizers
-    mom: float = flag(0.9, "momentum of sgd and nag", since="g2", minimum=0, maximum=1)
+    mom: float = flag(0.9, "momentum of sgd and the like", since="g2", minimum=0, maximum=1)
     wd: float = flag(1e-4, "weight decay, on weights and gammas only", since="g2",
                      minimum=0, maximum=MAX_NUMBER)
     clip_gradient: float = flag(0.0, "clip each element of the gradient to [-C, C]; 0: off", since="g1",
                                 metavar="C", minimum=0, maximum=1e30)
+    clip_norm: float = flag(0.0, "scale a gradient down whose norm over all weights is above N; 0: off",
+                            metavar="N", minimum=0, maximum=1e30)
+    # MXNet's names; its scripts had no flags for them. 1 would never forget, and never move.
+    beta1: float | None = flag(None, "how much of the mean gradient stays at each update, for adam and the "
+                               "like (if not given: MXNet's)", minimum=0, maximum=0.999999)
+    beta2: float | None = flag(None, "the same of the mean squared gradient (rmsprop's gamma1, adadelta's "
+                               "rho)", minimum=0, maximum=0.999999999)
+    epsilon: float | None = flag(None, "keeps divisions by small gradients bounded (if not given: MXNet's)",
+                                 minimum=0, maximum=1)
+
+    @property
+    def name(self) -> str:
+        """The optimizer as the tables write it."""
+        return self.optimizer.strip().lower()

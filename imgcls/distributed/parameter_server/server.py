@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import inspect
 import json
 import math
 import os
@@ -57,7 +56,7 @@ class Server:
 
     def __init__(self, *, optimizer: str, groups: Sequence[Mapping[str, Any]],
                  pieces: Sequence[tuple[int, int]], num_workers: int) -> None:
-        """Build torch.optim's `optimizer`; pieces are (index in `groups`, number of elements)."""
+        """Build the class `optimizer`; pieces are (index in `groups`, number of elements)."""
         self._sizes = [int(size) for _group, size in pieces]
         self._weights = torch.zeros(sum(self._sizes))
         # views of one vector, which goes to workers whole
@@ -172,11 +171,10 @@ class Server:
 
 
 def optimizer_class(name: str) -> Callable[..., torch.optim.Optimizer]:
-    """Return torch.optim's optimizer of that name; RunError where that is something else."""
-    # the name came over stdin: nothing but an optimizer may be called
-    member = getattr(torch.optim, name, None)
-    if not inspect.isclass(member) or not issubclass(member, torch.optim.Optimizer):
-        raise RunError(f"torch.optim has no optimizer {name}")
+    """Return torch's or our optimizer of that name; RunError where that is something else."""
+    member = optimizers.find_class(name)
+    if member is None:
+        raise RunError(f"there is no optimizer {name}")
     return member
 
 

@@ -13,13 +13,16 @@ from torch import Tensor, nn
 
 from imgcls import graph
 from imgcls.errors import DataError, reason
+from imgcls.optim.rules import Rule
 from imgcls.storage.paths import AnyPath
 from imgcls.storage.reading import open_read
 from imgcls.training.checkpoint.position import Saved
 
 #: torch's optimizer -> its names for the arrays that MXNet's optimizer of the same method keeps of a
-#: parameter, in MXNet's order
-_KINDS = {"SGD": ("momentum_buffer",), "Adam": ("exp_avg", "exp_avg_sq"), "AdamW": ("exp_avg", "exp_avg_sq")}
+#: parameter, in MXNet's order; our own rules say theirs
+_KINDS = {"SGD": ("momentum_buffer",), "Adam": ("exp_avg", "exp_avg_sq"), "AdamW": ("exp_avg", "exp_avg_sq"),
+          "Adamax": ("exp_avg", "exp_inf")}
+_COUNTING = ("Adam", "AdamW", "Adamax")
 
 
 def is_mxnets(path: AnyPath) -> bool:
@@ -35,17 +38,18 @@ def is_mxnets(path: AnyPath) -> bool:
 
 def translate_states(model: nn.Module, optimizer: torch.optim.Optimizer, saved: Saved, lr: float,
                      update: int) -> Saved:
-    """Return `saved` with MXNet's optimizer states in torch's terms, for sgd, nag and adam.
+    """Return `saved` with MXNet's optimizer states in torch's terms.
 
-    The states were left at the learning rate `lr` after `update` updates; the file says neither. For other
-    optimizers they are left out, ready for a fresh start. DataError where the states belong to another
-    network.
+    The states were left at the learning rate `lr` after `update` updates; the file says neither. Of nadam and
+    dcasgd they are left out, ready for a fresh start. DataError where the states belong to another network.
     """
     # MXNet numbers the arguments of the symbol in its order, frozen ones too
     names = [name.removeprefix("arg:") for name in graph.arrays(model) if name.startswith("arg:")]
     trained = {name for key, name in graph.parameter_names(model).items()
                if key in dict(model.named_parameters())}
-    kinds = _KINDS.get(type(optimizer).__name__, ())
+    own = isinstance(optimizer, Rule)
+    kinds = optimizer.STATE if own else _KINDS.get(type(optimizer).__name__, ())
+    counts = optimizer.COUNTS if own else type(optimizer).__name__ in _COUNTING
     translated: dict[str, Tensor] = {}
     for key, state in (saved.mxnet_states or {}).items():
         name = _parameter_name(key, names, saved.path)
@@ -60,7 +64,7 @@ def translate_states(model: nn.Module, optimizer: torch.optim.Optimizer, saved: 
             tensor = torch.from_numpy(np.array(array, np.float32))
             # MXNet's momentum holds -lr times torch's buffer
             translated[f"{name}/{kind}"] = tensor / -lr if kind == "momentum_buffer" else tensor
-        if len(kinds) > 1:  # adam corrects its means by the number of updates, which MXNet does not save
+        if counts:  # adam corrects its means by the number of updates, which MXNet does not save
             translated[f"{name}/step"] = torch.tensor(float(update))
     return dataclasses.replace(saved, optimizer=translated, optimizer_class=type(optimizer).__name__)
 

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 from torch import Tensor, nn
 
 from imgcls import graph
 from imgcls.errors import DataError
+from imgcls.optim.rules import Rule
 from imgcls.training.checkpoint.position import Saved
+
+#: torch's class that had a name of MXNet's before our own rule -> that rule, torch's word -> the rule's
+_FORMER = {"RMSprop": ("RMSProp", {"square_avg": "n"}), "Adagrad": ("AdaGrad", {"sum": "history"}),
+           "Adadelta": ("AdaDelta", {"square_avg": "acc_g", "acc_delta": "acc_delta"})}
 
 
 def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -17,6 +24,19 @@ def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dic
     # sgd without momentum remembers None
     return {f"{names[key]}/{kind}": _to_cpu(value) for key, p in model.named_parameters()
             for kind, value in optimizer.state.get(p, {}).items() if value is not None}
+
+
+def in_words_of_today(saved: Saved) -> Saved:
+    """Return `saved` with the state of an optimizer that was torch's then and is our own rule now."""
+    if saved.optimizer_class not in _FORMER:
+        return saved
+    rule, words = _FORMER[saved.optimizer_class]
+    tensors = {}
+    for path, tensor in (saved.optimizer or {}).items():
+        name, _, kind = path.rpartition("/")
+        if kind in words:  # our rules do not count their updates
+            tensors[f"{name}/{words[kind]}"] = tensor
+    return dataclasses.replace(saved, optimizer=tensors, optimizer_class=rule)
 
 
 def restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, saved: Saved) -> None:
@@ -36,6 +56,10 @@ def restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, saved:
         if tensor.ndim:  # in the memory order of the weights: fused steps walk both side by side
             tensor = torch.empty_like(parameters[name], dtype=tensor.dtype).copy_(tensor)
         by_parameter.setdefault(parameters[name], {})[kind] = tensor.detach()
+    if isinstance(optimizer, Rule):
+        needed = {*optimizer.STATE, *(("step",) if optimizer.COUNTS else ())}
+        if any(state.keys() != needed for state in by_parameter.values()):
+            raise DataError(saved.path, f"the optimizer state is not that of {type(optimizer).__name__}")
     # torch numbers parameters through its groups, whose order need not be that of the network
     state = optimizer.state_dict()
     order = [p for group in optimizer.param_groups for p in group["params"]]

@@ -1,0 +1,42 @@
+"""signSGD and Signum (Bernstein et al. 2018, arXiv 1802.04434), as MXNet's kernels compute them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from imgcls.optim.rules import Rule
+
+
+class SignSGD(Rule):
+    """Every weight moves by the learning rate, against the sign of its gradient; the decay is apart."""
+
+    def update(self, group: dict[str, Any], params: list[Tensor], gradients: list[Tensor],
+               states: list[list[Tensor]], count: int) -> None:
+        torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
+        torch._foreach_add_(params, torch._foreach_sign(gradients), alpha=-group["lr"])
+
+
+class Signum(Rule):
+    """Every weight moves by the learning rate, in the direction of its momentum's sign.
+
+    The decay is part of the gradient here, other than without momentum.
+    """
+
+    STATE = ("momentum",)
+
+    def __init__(self, params: Iterable[Any], momentum: float = 0.9) -> None:
+        super().__init__(params, momentum=momentum)
+
+    def update(self, group: dict[str, Any], params: list[Tensor], gradients: list[Tensor],
+               states: list[list[Tensor]], count: int) -> None:
+        momenta, = states
+        new = 1 - group["momentum"]
+        torch._foreach_mul_(momenta, group["momentum"])
+        if group["weight_decay"]:
+            torch._foreach_add_(momenta, params, alpha=-new * group["weight_decay"])
+        torch._foreach_add_(momenta, gradients, alpha=-new)
+        torch._foreach_add_(params, torch._foreach_sign(momenta), alpha=group["lr"])
