@@ -14,6 +14,8 @@ from conftest import run_cli
 
 import imgcls
 from imgcls.cli import train as command
+from imgcls.config import resolve
+from imgcls.config.resolve import Config
 from imgcls.errors import UsageError
 from imgcls.training import by_size, dry_run
 
@@ -103,40 +105,61 @@ def test_durations(seconds: float, text: str) -> None:
 # ---- chosen by size
 
 
-@pytest.mark.parametrize(("count", "epochs", "batch", "lr"), [
-    (20, 100, 16, 0.0125), (217, 100, 16, 0.0125), (999, 100, 32, 0.025), (1000, 60, 32, 0.025),
-    (5000, 60, 128, 0.1), (50_000, 40, 128, 0.1)])
-def test_fewer_images_more_epochs_and_smaller_batches(count: int, epochs: int, batch: int, lr: float) -> None:
-    values, reasons = by_size.choice(count, is_pretrained=False)
+def config_of(*flags: str) -> Config:
+    return resolve.parse(["--data-train", "x", *flags], prog="imgcls-train", examples="")
+
+
+@pytest.mark.parametrize(("count", "epochs", "batch", "lr", "tuned_lr"), [
+    (20, 100, 16, 0.0125, 0.025), (217, 100, 16, 0.0125, 0.025), (999, 100, 32, 0.025, 0.035),
+    (1000, 60, 32, 0.025, 0.035), (5000, 60, 128, 0.1, 0.071), (50_000, 40, 128, 0.1, 0.071)])
+def test_fewer_images_more_epochs_and_smaller_batches(count: int, epochs: int, batch: int, lr: float,
+                                                      tuned_lr: float) -> None:
+    values, reasons = by_size.choice(config_of(), count, is_pretrained=False)
     assert (values["num_epochs"], values["batch_size"], values["lr"]) == (epochs, batch, lr)
-    assert set(reasons) == set(values) == set(by_size.CHOSEN)
-    tuned, _ = by_size.choice(count, is_pretrained=True)
+    assert values["rgb_std"] == (58.393, 57.12, 57.375)
+    tuned, tuned_reasons = by_size.choice(config_of(), count, is_pretrained=True)
     assert tuned["num_epochs"] < epochs
-    assert tuned["lr"] < lr
+    assert (tuned["batch_size"], tuned["lr"], tuned["mom"], tuned["wd"]) == (batch, tuned_lr, 0.9, 1e-4)
+    assert "rgb_std" not in tuned  # that of the weights
+    for chosen, why in ((values, reasons), (tuned, tuned_reasons)):
+        assert set(chosen) == set(why) <= set(by_size.CHOSEN)
+
+
+@pytest.mark.parametrize(("flags", "left_out", "lr"), [
+    (["--num-epochs", "5"], {"num_epochs"}, 0.0125), (["--batch-size", "64"], {"batch_size"}, 0.05),
+    (["--rgb-mean", "0"], {"rgb_std"}, 0.0125), (["--image-shape", "1,28,28"], {"rgb_std"}, 0.0125),
+    (["--network", "mlp"], set(), 0.0002), (["--network", "mlp", "--image-shape", "3,28,28"], set(), 0.0125)])
+def test_what_is_given_stays_and_the_rest_goes_with_it(flags: list[str], left_out: set[str], lr: float) -> None:
+    values, _ = by_size.choice(config_of(*flags), 200, is_pretrained=False)
+    assert values["lr"] == lr
+    assert set(by_size.CHOSEN) - set(values) - {"mom", "wd"} == left_out
 
 
 def test_what_is_chosen_is_told_and_kept(photos: Path, capsys: pytest.CaptureFixture[str],
                                          monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(by_size, "_EPOCHS", ((1000, 2, 1),))
-    flags = ["--data-train", str(photos), *SMALL, "--model-prefix", f"{photos.parent}/m"]
+    flags = ["--data-train", str(photos), *SMALL[:4], "--data-nthreads", "0", "--model-prefix", f"{photos.parent}/m"]
     assert command.main(flags) == 0
     err = capsys.readouterr().err
     for line in ("--num-epochs 2 (from scratch, with fewer than 1,000 images)", "--batch-size 16 (4 updates",
-                 "--lr 0.0125 (0.1 for a batch of 128", "--lr-schedule cosine (falls to 0"):
+                 "--lr 0.0125 (0.1 for a batch of 128", "--lr-schedule cosine (falls to 0",
+                 "--rgb-std 58.393,57.12,57.375 (of ImageNet's"):
         assert f"chosen: {line}" in err
     assert "photographs are few to learn from scratch; imgcls-finetune" in err
     assert "cosine from 0.0125 to 0 at the last of 8 updates" in err
     meta = json.loads((photos.parent / "m-meta.json").read_text())
-    assert meta["chosen"] == {"num_epochs": 2, "batch_size": 16, "lr": 0.0125, "lr_schedule": "cosine"}
+    assert meta["chosen"] == {"num_epochs": 2, "batch_size": 16, "lr": 0.0125, "lr_schedule": "cosine",
+                              "rgb_std": [58.393, 57.12, 57.375]}
+    assert meta["preprocessing"]["std"] == [58.393, 57.12, 57.375]
     # gone on with: as it was begun, whatever else is given now
     monkeypatch.setattr(by_size, "choice", None)
     assert command.main([*flags, "--load-epoch", "auto", "--num-epochs", "3"]) == 0
     assert "batch 16, 4 updates per epoch, 3 epochs" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("given", [("--num-epochs", "1"), ("--lr", "0.1", "--num-epochs", "1")])
-def test_nothing_is_chosen_where_one_is_given(photos: Path, given: tuple[str, ...],
-                                              capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("given", [("--lr", "0.1", "--num-epochs", "1"), ("--optimizer", "adam", "--num-epochs", "1")])
+def test_nothing_is_chosen_where_the_rate_is_given(photos: Path, given: tuple[str, ...],
+                                                   capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main(["--data-train", str(photos), *SMALL, *given, "--dry-run"]) == 0
     err = capsys.readouterr().err
     assert "chosen: " not in err

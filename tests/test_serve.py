@@ -15,6 +15,7 @@ import sys
 import threading
 import zlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from starlette.routing import Route
 import imgcls
 from imgcls.cli import serve
 from imgcls.inference import server as serving
+from imgcls.inference import server_protocol
 
 MAX_BYTES = 100_000
 
@@ -58,7 +60,8 @@ def predictor(prefix: str) -> imgcls.Predictor:
 def running(app: Any) -> Iterator[int]:
     """Serve an application on a free port, which is given."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off", ws="none"))
+        server = uvicorn.Server(uvicorn.Config(app, http=server_protocol.BoundedProtocol, log_level="critical",
+                                               lifespan="off", ws="none"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
         try:
@@ -177,6 +180,39 @@ def test_a_body_that_does_not_come_is_given_up(port: int, monkeypatch: pytest.Mo
     with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
         connection.sendall(b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 50\r\n\r\nbeginning")
         assert b" 408 " in connection.recv(1000)
+
+
+def test_slow_clients_keep_nobody_out(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_protocol, "REQUEST_S", 0.4)
+    beginnings = (b"", b"POST /pre", b"GET / HTTP/1.1\r\nHost: localhost\r\nX: ",
+                  b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 50\r\n\r\nbeginning")
+    with contextlib.ExitStack() as stack:
+        slow = [stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=20))
+                for _ in range(12) for _ in beginnings]
+        for number, connection in enumerate(slow):
+            connection.sendall(beginnings[number % 4])
+        assert ask(port, png(np.zeros((12, 12), np.uint8)))[0] == 200
+        assert [connection.recv(100) for number, connection in enumerate(slow) if number % 4 < 3] == [b""] * 36
+        slow[3].sendall(b"x" * 41)  # an upload has more time
+        assert slow[3].recv(1000).startswith(b"HTTP/1.1 422 ")
+
+
+def test_what_is_no_http(port: int) -> None:
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+        connection.sendall(b"\x16\x03\x01 hello\r\n\r\n")
+        head, _, body = connection.makefile("rb").read().partition(b"\r\n\r\n")
+    assert b" 400 " in head
+    assert json.loads(body) == {"error": "Invalid HTTP request received"}
+
+
+def test_many_clients(port: int) -> None:
+    """Each is answered, with classes or with "busy"; and so is the next."""
+    data = png(np.zeros((12, 12), np.uint8))
+    with ThreadPoolExecutor(40) as executor:
+        answers = list(executor.map(lambda _: ask(port, data), range(120)))
+    assert {status for status, _ in answers} <= {200, 503}
+    assert all(answer == {"error": "busy: try again"} for status, answer in answers if status == 503)
+    assert ask(port, data)[0] == 200
 
 
 def test_the_page_allows_its_own_script_only(port: int) -> None:

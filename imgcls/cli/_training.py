@@ -68,4 +68,13 @@ def train(config: Config, command: str, make_network: MakeNetwork | None = None)
     with loading_torch():
         from imgcls.training.run import run
     run(config, splits=splits, command=command, make_network=make_network,
-        predict_command=shlex.join(installed_command("imgcls-predict")))
+        predict_command=shlex.join(installed_command("imgcls-predict")),
+        find_trained=lambda: _find_trained(config))
+
+
+def _find_trained(config: Config) -> str:
+    """Return what `pretrained_model` could be, of weights on this machine, or ""."""
+    from imgcls.pretrained import at_hand
+
+    found = at_hand.find(config)
+    return found.name if found else ""

@@ -24,8 +24,8 @@ EXAMPLES = """examples:
 """
 #: the flags of training that make sense here, beside those of `ServeConfig`
 USED = ("dataset", "gpus", "dtype")
-#: connections at a time; more are refused at once
-_MAX_CONNECTIONS = 64
+#: connections at a time; requests on more are refused at once
+_MAX_CONNECTIONS = 256
 
 
 @dataclass(frozen=True)
@@ -84,10 +84,13 @@ def _serve(app: Any, listener: socket.socket) -> None:
     """Answer requests until a signal ends it."""
     import uvicorn
 
+    from imgcls.inference.server_protocol import BoundedProtocol
+
     # no log of requests, which would hold addresses of people, nor of errors, which the application tells
     server = uvicorn.Server(uvicorn.Config(
-        app, log_level="critical", access_log=False, limit_concurrency=_MAX_CONNECTIONS, timeout_keep_alive=5,
-        timeout_graceful_shutdown=5, server_header=False, lifespan="off", ws="none", proxy_headers=False))
+        app, http=BoundedProtocol, log_level="critical", access_log=False,
+        limit_concurrency=_MAX_CONNECTIONS, timeout_keep_alive=5, timeout_graceful_shutdown=5,
+        server_header=False, lifespan="off", ws="none", proxy_headers=False))
     server.run(sockets=[listener])
 
 

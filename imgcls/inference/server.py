@@ -25,7 +25,8 @@ from imgcls.inference.images import Image, as_image
 from imgcls.inference.predictor import Prediction, Predictor
 from imgcls.storage import tracebacks
 
-#: requests that may hold an image in memory at a time; one more is told to come again
+#: images that may wait for the network at a time, and as many times `max_bytes` of images that come or wait;
+#: one more is told to come again
 MAX_WAITING = 8  # of --max-mb 20 that is 160 MB of bodies
 #: a body that comes slower than this is given up
 _UPLOAD_S = 30
@@ -85,6 +86,7 @@ class _Server:
         self._is_loopback = is_loopback
         self._max_bytes = max_bytes
         self._num_waiting = 0
+        self._num_held_bytes = 0
         # one at a time: torch uses all cores for each already
         self._executor: Executor = ThreadPoolExecutor(1, thread_name_prefix="imgcls-predict")
         self._page = server_page.make(predictor.image_shape, predictor.num_classes, max_bytes)
@@ -111,18 +113,14 @@ class _Server:
         top = self._top(request)
         if request.headers.get("content-type", "").startswith("multipart/"):
             raise TellError(415, "send the file itself as the body: curl --data-binary @FILE, not -F")
-        if self._num_waiting >= MAX_WAITING:
-            raise TellError(503, "busy: try again")
-        # All on one thread, the event loop's: no lock is needed between the question and this.
-        self._num_waiting += 1
+        # before a byte is taken; slow uploads are not counted, so that they keep nobody else out
+        self._refuse_where_busy()
+        body = bytearray()
         try:
-            data = await self._body(request)
-            # In another thread: the loop goes on answering, with "busy" if need be, while the network
-            # computes.
-            prediction = await asyncio.get_running_loop().run_in_executor(
-                self._executor, self._look, as_image(data))
+            await self._read(request, body)
+            prediction = await self._when_free(bytes(body))
         finally:
-            self._num_waiting -= 1
+            self._num_held_bytes -= len(body)
         if isinstance(prediction, DataError):
             raise TellError(422, prediction.reason)
         if isinstance(prediction, ImgclsError):
@@ -130,6 +128,24 @@ class _Server:
         ranked = zip(prediction.classes, prediction.ranking, strict=True)
         found = [{"class": index, "name": name, "score": round(score, 7)} for index, (name, score) in ranked]
         return _answer(200, {"predictions": found[:top]})
+
+    def _refuse_where_busy(self, num_bytes: int = 0) -> None:
+        """Raise TellError where as many images wait, or as many bytes are held, as may be."""
+        # All on one thread, the event loop's: no lock is needed between the question and what follows.
+        has_room = self._num_held_bytes + num_bytes <= MAX_WAITING * self._max_bytes
+        if self._num_waiting >= MAX_WAITING or not has_room:
+            raise TellError(503, "busy: try again")
+
+    async def _when_free(self, data: bytes) -> Prediction | ImgclsError:
+        self._refuse_where_busy()
+        self._num_waiting += 1
+        try:
+            # In another thread: the loop goes on answering, with "busy" if need be, while the network
+            # computes.
+            return await asyncio.get_running_loop().run_in_executor(
+                self._executor, self._look, as_image(data))
+        finally:
+            self._num_waiting -= 1
 
     def _look(self, image: Image) -> Prediction | ImgclsError:
         (prediction,) = self._predictor.predict([image], threads=0)
@@ -145,21 +161,23 @@ class _Server:
             raise TellError(400, f"top {text[:20]}: must be from 1 to {most}")
         return int(text)
 
-    async def _body(self, request: Request) -> bytes:
-        """Return the body; TellError for more bytes than are taken, told by the header where it can be."""
+    async def _read(self, request: Request, body: bytearray) -> None:
+        """Read the image into `body`; TellError for more bytes than are taken, by the header where it can be.
+        """
         too_large = TellError(413, f"an image may have {self._max_bytes} bytes at most")
         length = request.headers.get("content-length", "")
         # Told by the header, an image that is too large is refused before a byte of it is taken.
         if length.isascii() and length.isdigit() and (len(length) > 15 or int(length) > self._max_bytes):
             raise too_large
-        body = bytearray()
 
         async def read() -> None:
             async for piece in request.stream():
-                body.extend(piece)
                 # The header may lie or be missing (chunked): what has come is counted as well.
-                if len(body) > self._max_bytes:
+                if len(body) + len(piece) > self._max_bytes:
                     raise too_large
+                self._refuse_where_busy(len(piece))
+                body.extend(piece)
+                self._num_held_bytes += len(piece)
 
         try:
             await asyncio.wait_for(read(), _UPLOAD_S)
@@ -167,7 +185,6 @@ class _Server:
             raise TellError(408, f"the image did not come within {_UPLOAD_S} seconds") from None
         except ClientDisconnect:
             raise TellError(400, "the image did not come to its end") from None
-        return bytes(body)
 
 
 def is_loopback(address: str) -> bool:

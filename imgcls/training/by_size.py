@@ -1,29 +1,36 @@
-"""Epochs, batch and learning rate for a folder of photographs, by how many there are. Called by `run`.
+"""Epochs, batch and learning rate for photographs, by how many there are. Called by `run`.
 
 MXNet's defaults are for the million images of ImageNet: of two hundred photographs they make two updates an
-epoch. They hold for everything else than a folder, for the scripts that have MXNet's names, and where the
-user gives one of these settings. What was chosen goes into the meta data: a run that goes on keeps it.
+epoch. They hold for records and lists to train from scratch on, for everything that is not photographs, for
+the scripts that have MXNet's names, and where the user sets the learning rate or what belongs to it. What was
+chosen goes into the meta data: a run that goes on keeps it. Tuned on several sets and networks: the figures
+are in docs/benchmarks.md.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from imgcls.config import rules
-from imgcls.config.flags import convert
+from imgcls.config.flags import convert, show
 from imgcls.config.resolve import FIELDS, Config
 from imgcls.data.file_source import FolderSource
-from imgcls.data.sources import Splits
+from imgcls.data.sources import ArraySource, Splits
 from imgcls.distributed.process_group import Worker
-from imgcls.errors import DataError, UsageError
+from imgcls.errors import DataError, UsageError, verbatim
 from imgcls.training.checkpoint import Saved
 from imgcls.training.kept_preprocessing import read_noted
 from imgcls.training.reporter import Reporter
 
-#: what is chosen together, and what of the user's keeps it from being chosen
-CHOSEN = ("num_epochs", "batch_size", "lr", "lr_schedule")
-_INSTEAD = (*CHOSEN, "lr_factor", "lr_step_epochs", "lr_factor_epoch", "final_lr", "optimizer")
+#: what may be chosen; each but those that the user sets
+CHOSEN = ("num_epochs", "batch_size", "lr", "lr_schedule", "mom", "wd", "rgb_std")
+#: who sets one of these has a way to train, and nothing is chosen
+_INSTEAD = ("lr", "lr_schedule", "lr_factor", "lr_step_epochs", "lr_factor_epoch", "final_lr", "optimizer")
+#: who sets one of these says how values are scaled
+_SCALE = ("rgb_std", "rgb_mean", "mean_image")
 #: from here on MXNet's defaults are what they were made for
 _MANY_IMAGES = 100_000
 #: of fewer, trained weights make more than anything that could be chosen here
@@ -34,48 +41,103 @@ _UPDATES_PER_EPOCH = 30
 _MIN_BATCH, _MAX_BATCH = 16, 128
 #: images, and the epochs for fewer than these: from scratch, and from weights that were trained before
 _EPOCHS = ((1_000, 100, 30), (10_000, 60, 15), (_MANY_IMAGES, 40, 8))
-#: the learning rate of a batch of 128, and for other batches in proportion; trained weights move less
-_LR, _LR_PRETRAINED = 0.1, 0.05
+#: from scratch the learning rate of a batch of 128, and for others in proportion
+_LR = 0.1
+#: from trained weights that of a batch of 16, and for others by the square root: a large batch must not take
+#: the weights far away from what they were trained to
+_LR_PRETRAINED = 0.025
+#: of ImageNet's photographs: values come to about 1, without which networks that do not normalise diverge
+_STD = (58.393, 57.12, 57.375)
+#: networks that begin with a fully connected layer, and the largest rate times values of an image: the step
+#: of such a layer grows with its inputs
+_FLAT, _LR_TIMES_VALUES = ("mlp",), 30.0
 
 
 def choose(config: Config, splits: Splits, saved: Saved | None, worker: Worker, reporter: Reporter, *,
-           is_pretrained: bool) -> Config:
+           is_pretrained: bool, find_trained: Callable[[], str] | None = None) -> Config:
     """Return the configuration with these settings by the number of training images, each told with why.
 
     As it is where they are not to be chosen. A run that goes on keeps those that it was begun with.
+    `find_trained` returns what `pretrained_model` could be, of weights on this machine, or "".
     """
-    if not config.may_choose or not isinstance(splits.train, FolderSource) or config.train.test_io:
+    if isinstance(splits.train, ArraySource) or config.train.test_io or config.data.benchmark:
         return config
     if saved is not None:
-        before = _chosen_before(config, saved, worker)
+        before = _chosen_before(config, saved, worker) if config.may_choose else {}
         return _with(config, before) if before else config
     count = len(splits.train)
-    if config.is_explicit(*_INSTEAD) or count >= _MANY_IMAGES:
+    # of records to train from scratch on MXNet's recipes hold
+    is_for_choice = is_pretrained or isinstance(splits.train, FolderSource)
+    if config.is_explicit(*_INSTEAD) or count >= _MANY_IMAGES or not count or not is_for_choice:
         return config
-    values, reasons = choice(count, is_pretrained=is_pretrained)
+    values, reasons = choice(config, count, is_pretrained=is_pretrained)
+    if not config.may_choose:
+        if is_pretrained:
+            reporter.info(_advice(values, count))
+        return config
     for name, reason in reasons.items():
-        reporter.info(f"chosen: `{name}` {values[name]} ({reason})")
+        reporter.info(f"chosen: `{name}` {show(values[name])} ({reason})")
     if not is_pretrained and count < _FEW_IMAGES:
+        found = find_trained() if find_trained else ""
+        weights = f"`pretrained_model` {verbatim(found)}, which is on this machine" if found else (
+            "a trained network")
         reporter.info(f"note: {count:,} photographs are few to learn from scratch; imgcls-finetune begins "
-                      "with a trained network")
+                      f"with {weights}")
     return _with(config, values)
 
 
-def choice(count: int, *, is_pretrained: bool) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return setting -> value for `count` training images, and setting -> why, for people."""
+def choice(config: Config, count: int, *, is_pretrained: bool) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return setting -> value for `count` training images, and setting -> why, for people.
+
+    Without the settings that the user gave; the learning rate goes with the batch size that holds.
+    """
+    begin = "weights that were trained before" if is_pretrained else "scratch"
+    limit, scratch, pretrained = next(row for row in _EPOCHS if count < row[0])
+    batch_size = config.data.batch_size if config.is_explicit("batch_size") else _batch_size(count)
+    lr, why = _learning_rate(config, batch_size, is_pretrained=is_pretrained)
+    chosen: dict[str, tuple[Any, str]] = {
+        "num_epochs": (pretrained if is_pretrained else scratch,
+                       f"from {begin}, with fewer than {limit:,} images"),
+        "batch_size": (batch_size, f"{-(-count // batch_size):,} updates an epoch of {count:,} images"),
+        "lr": (lr, f"{why} from {begin}"),
+        "lr_schedule": ("cosine", "falls to 0 at the last update, with no steps to choose")}
+    if is_pretrained:  # MXNet's fine-tune.py has neither
+        chosen["mom"] = (0.9, "as in training from scratch; the rate goes with it")
+        chosen["wd"] = (1e-4, "as in training from scratch")
+    elif config.network.image_shape[:1] == (3,) and not config.is_explicit(*_SCALE):
+        chosen["rgb_std"] = (_STD, "of ImageNet's photographs: values of about 1 for any network")
+    chosen = {name: row for name, row in chosen.items() if not config.is_explicit(name)}
+    return ({name: value for name, (value, _) in chosen.items()},
+            {name: reason for name, (_, reason) in chosen.items()})
+
+
+def _batch_size(count: int) -> int:
     batch_size = _MIN_BATCH
     while batch_size < _MAX_BATCH and count // (2 * batch_size) >= _UPDATES_PER_EPOCH:
         batch_size *= 2
-    limit, scratch, pretrained = next(row for row in _EPOCHS if count < row[0])
-    lr_of_128 = _LR_PRETRAINED if is_pretrained else _LR
-    begin = "weights that were trained before" if is_pretrained else "scratch"
-    values = {"num_epochs": pretrained if is_pretrained else scratch, "batch_size": batch_size,
-              "lr": lr_of_128 * batch_size / 128, "lr_schedule": "cosine"}
-    return values, {
-        "num_epochs": f"from {begin}, with fewer than {limit:,} images",
-        "batch_size": f"{-(-count // batch_size):,} updates an epoch of {count:,} images",
-        "lr": f"{lr_of_128:g} for a batch of 128 from {begin}, in proportion",
-        "lr_schedule": "falls to 0 at the last update, with no steps to choose"}
+    return batch_size
+
+
+def _learning_rate(config: Config, batch_size: int, *, is_pretrained: bool) -> tuple[float, str]:
+    """Return the learning rate and what it goes by."""
+    if is_pretrained:
+        lr = _LR_PRETRAINED * math.sqrt(batch_size / _MIN_BATCH)
+        return (float(f"{lr:.2g}"),
+                f"{_LR_PRETRAINED:g} for a batch of {_MIN_BATCH}, by the square root of it,")
+    lr = _LR * batch_size / 128
+    num_values = math.prod(config.network.image_shape)
+    if config.network.network in _FLAT and lr > _LR_TIMES_VALUES / num_values:
+        return (float(f"{_LR_TIMES_VALUES / num_values:.2g}"),
+                f"{config.network.network} takes {num_values:,} values at once: the more, the smaller the "
+                "steps,")
+    return lr, f"{_LR:g} for a batch of 128, in proportion,"
+
+
+def _advice(values: Mapping[str, Any], count: int) -> str:
+    """Return what is told where MXNet's defaults for fine-tuning hold."""
+    better = ", ".join(f"`{name}` {show(value)}" for name, value in values.items())
+    return (f"note: these are the defaults of MXNet's fine-tune.py; of {count:,} photographs more is learned "
+            f"with {better}, which imgcls-finetune chooses by itself")
 
 
 def _chosen_before(config: Config, saved: Saved, worker: Worker) -> dict[str, Any]:
@@ -94,4 +156,4 @@ def _with(config: Config, values: dict[str, Any]) -> Config:
     config = config.with_defaults(**values)
     decay = rules.resolve_decay(config.schedule, config.explicit, num_epochs=config.train.num_epochs)
     return dataclasses.replace(config, schedule=dataclasses.replace(config.schedule, decay=decay),
-                               chosen=values)
+                               chosen={**config.chosen, **values})

@@ -59,17 +59,20 @@ NEEDS_PROCESSES = ("several devices need several processes, which only a command
                    "torchrun")
 #: builds the network on the CPU, with the weights of the checkpoint if there is one
 MakeNetwork = Callable[[Config, Saved | None, Reporter], nn.Module]
+#: what `pretrained_model` could be, of weights on this machine, or "" (see `by_size.choose`)
+FindTrained = Callable[[], str] | None
 
 
 def run(config: Config, *, splits: Callable[[], Splits] | None = None,
         make_network: MakeNetwork | None = None, command: str = "", predict_command: str = "",
-        quiet: bool = False) -> tuple[nn.Module | None, dict[str, float]]:
+        find_trained: FindTrained = None, quiet: bool = False) -> tuple[nn.Module | None, dict[str, float]]:
     """Train as the configuration says; return the network and its last metrics.
 
     `splits` gives the data in place of `dataset`; it is called once the devices are known to be there.
     `make_network` builds the network in place of `build_model`. `command` goes into the meta data and the
-    hint how to resume, `predict_command` is for the one how to predict. `test_io` and `dry_run` train nothing
-    and return None with what was measured. Raises UsageError, DataError for files, RunError on the way.
+    hint how to resume, `predict_command` is for the one how to predict, `find_trained` for the one what could
+    be fine-tuned instead. `test_io` and `dry_run` train nothing and return None with what was measured.
+    Raises UsageError, DataError for files, RunError on the way.
     """
     topology = _find_devices(config)
     with lasting_output(), contextlib.ExitStack() as stack:
@@ -85,7 +88,7 @@ def run(config: Config, *, splits: Callable[[], Splits] | None = None,
         data = splits() if splits else datasets.load_splits(config)
         config = loaders.infer_num_classes(config, data)
         saved = None if config.train.test_io else resume.load_agreed(config, worker)
-        config, data = _decide(config, data, saved, worker, reporter, is_pretrained=make_network is not None)
+        config, data = _decide(config, data, saved, worker, reporter, make_network is not None, find_trained)
         batch_size = resume.global_batch_size(config, saved, worker, reporter)
         loader, val_loader = loaders.make_loaders(config, data, worker, batch_size)
         if config.train.test_io:
@@ -139,11 +142,12 @@ def _find_devices(config: Config) -> Topology:
     return topology
 
 
-def _decide(config: Config, data: Splits, saved: Saved | None, worker: Worker, reporter: Reporter, *,
-            is_pretrained: bool) -> tuple[Config, Splits]:
+def _decide(config: Config, data: Splits, saved: Saved | None, worker: Worker, reporter: Reporter,
+            is_pretrained: bool, find_trained: FindTrained) -> tuple[Config, Splits]:
     """Return configuration and data with what only the data or the checkpoint can decide."""
     config, data = hold_out(config, data, saved, worker, reporter)
-    config = by_size.choose(config, data, saved, worker, reporter, is_pretrained=is_pretrained)
+    config = by_size.choose(config, data, saved, worker, reporter, is_pretrained=is_pretrained,
+                            find_trained=find_trained)
     config = keep_preprocessing(config, saved, worker, reporter)
     if config.train.dry_run:
         config = dry_run.without_missing_mean(config, reporter)
