@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import runpy
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
-from conftest import mxnet_file
+from conftest import ROOT, mxnet_file
 
 from imgcls.config.rules import resolve_decay
 from imgcls.config.sections import ScheduleConfig
 from imgcls.errors import UsageError
 from imgcls.optim.schedules import Cosine, Periodic, Power, Schedule, Steps, Warmup, from_config
+from imgcls.report import plot_file
 
 
 def close(value: float) -> object:
@@ -125,3 +128,94 @@ def test_cosine_with_warmup() -> None:
 def test_wrong_schedules_are_named(config: ScheduleConfig, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         rates(config, {"lr_step_epochs"} | ({"lr_factor_epoch"} if config.lr_factor_epoch else set()))
+
+
+def test_one_cycle_is_torchs() -> None:
+    """torch's OneCycleLR, whose end is a part of its start; ours is at the peak a step later at most."""
+    import torch
+
+    config = ScheduleConfig(lr=0.1, lr_schedule="one-cycle")
+    schedule = rates(config, {"lr_schedule"}, num_epochs=10, updates_per_epoch=100)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+    theirs = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=1000, final_div_factor=1e9)
+    for update in range(1, 1000):
+        assert schedule.lr_at(update) == pytest.approx(theirs.get_last_lr()[0], abs=3e-4), update
+        optimizer.step()
+        theirs.step()
+    assert schedule.lr_at(1) == close(0.1 / 25)
+    assert schedule.lr_at(300) == close(0.1)
+    assert schedule.lr_at(1000) == schedule.lr_at(2000) == close(0.0)
+    risen = rates(ScheduleConfig(lr=0.1, lr_schedule="one-cycle", warmup_epochs=1, warmup_begin_lr=0.05),
+                  {"lr_schedule"}, num_epochs=10, updates_per_epoch=100)
+    assert [risen.lr_at(update) for update in (1, 100)] == [close(0.05), close(0.1)]
+    assert rates(config, {"lr_schedule"}, num_epochs=1, updates_per_epoch=1).lr_at(2) == close(0.0)
+
+
+@pytest.mark.parametrize("factor", [1, 2])
+def test_restarts_are_torchs(factor: int) -> None:
+    import torch
+
+    config = ScheduleConfig(lr=0.1, lr_schedule="restarts", restart_epochs=2, restart_factor=factor, final_lr=1e-3)
+    schedule = rates(config, {"lr_schedule"}, num_epochs=40, updates_per_epoch=7)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+    theirs = torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(optimizer, 2, factor, eta_min=1e-3)
+    for update in range(1, 281):
+        theirs.step((update - 1) / 7)
+        assert schedule.lr_at(update) == pytest.approx(theirs.get_last_lr()[0], abs=1e-9), update
+
+
+def test_the_regime_of_torchs_scripts() -> None:
+    """Rate and weight decay by epoch, from 1 there and from 0 here (imagenet-multiGPU.torch, train.lua)."""
+    text = "0:0.01:0.0005,18:0.005:0.0005,29:0.001:0,43:0.0005:0,52:0.0001:0"
+    config = ScheduleConfig(lr_regime=text)
+    schedule = rates(config, {"lr_regime"}, num_epochs=55, updates_per_epoch=10)
+    for first, last, lr, wd in ((1, 18, 1e-2, 5e-4), (19, 29, 5e-3, 5e-4), (30, 43, 1e-3, 0), (44, 52, 5e-4, 0),
+                                (53, 55, 1e-4, 0)):
+        for update in (10 * (first - 1) + 1, 10 * last):
+            assert (schedule.lr_at(update), schedule.wd_at(update)) == (lr, wd), update
+    assert [update for update in range(1, 551) if schedule.changes_at(update)] == [181, 291, 431, 521]
+    assert rates(replace(config, lr_regime="0:1,3:2"), set(), num_epochs=5, updates_per_epoch=1).wd_at(5) is None
+    assert rates(ScheduleConfig(), set(), num_epochs=5, updates_per_epoch=1).wd_at(5) is None
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("1:0.1", "must begin at 0 and rise"), ("0:0.1,5:0.1,5:0.2", "must begin at 0 and rise"), ("0:x", "must be epochs"),
+    ("0", "must be epochs"), ("0:1:2:3", "must be epochs"), ("0:nan", "must be epochs"), ("0:-1", "must be from 0"),
+    ("0:1:9999999", "must be from 0"), (",", "must be epochs"),
+])
+def test_wrong_regimes_are_named(text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        resolve_decay(ScheduleConfig(lr_regime=text), {"lr_regime"}, num_epochs=9)
+    with pytest.raises(UsageError, match="contradict each other"):
+        resolve_decay(ScheduleConfig(lr_regime="0:1", lr_schedule="cosine"), {"lr_regime"}, num_epochs=9)
+
+
+def test_the_pictures_of_the_page_are_what_the_script_draws(tmp_path: Path) -> None:
+    script = runpy.run_path(str(ROOT / "scripts" / "draw_schedules.py"))
+    for name in script["SCHEDULES"]:
+        plot_file.write_plot(script["plot"](name), str(tmp_path / "one.svg"))
+        drawn = (ROOT / "docs" / "pictures" / f"schedule-{name}.svg").read_bytes()
+        assert drawn == (tmp_path / "one.svg").read_bytes(), name
+    plot_file.write_plot(script["plot"]("cosine"), str(tmp_path / "one.png"))
+    assert (tmp_path / "one.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(UsageError, match=r"must be a file for a picture, \.svg or \.png"):
+        plot_file.check_path("one.gif", "find_lr")
+
+
+def test_the_weight_decay_of_a_regime_reaches_the_layers() -> None:
+    import torch
+    from torch import nn
+
+    from imgcls.config.sections import OptimizerConfig
+    from imgcls.layers import FullyConnected
+    from imgcls.optim import optimizers
+
+    net = nn.Sequential(FullyConnected(2, 2, extra={"__wd_mult__": "3"}), FullyConnected(2, 2))
+    # without a decay in the settings too: a bias must not get one later
+    optimizer = optimizers.build(OptimizerConfig(wd=0.0), net, torch.device("cpu"))
+    optimizers.set_lr(optimizer, 0.1, 0.5)
+    by_size = {len(group["params"]): group["weight_decay"] for group in optimizer.param_groups}
+    assert sorted(group["weight_decay"] for group in optimizer.param_groups) == [0.0, 0.5, 1.5]
+    assert by_size[2] == 0.0, "the two biases"
+    optimizers.set_lr(optimizer, 0.1)
+    assert sorted(group["weight_decay"] for group in optimizer.param_groups) == [0.0, 0.5, 1.5]

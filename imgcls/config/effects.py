@@ -41,6 +41,10 @@ _AUGMENTATION = ("resize", "val_resize", "max_random_rotate_angle", "max_random_
                  "random_mirror", "rgb_mean", "rgb_std", "mean_image", "use_imagenet_data_augmentation")
 
 
+#: schedules that are curves by name
+_CURVES = ("cosine", "one-cycle", "restarts")
+
+
 def _train_path(data: DataConfig) -> str:
     """Return the path of the training data as far as the settings tell it."""
     return data.data_train or (data.train_dataset if data.data_dir else "")
@@ -120,14 +124,21 @@ ROWS: tuple[Row, ...] = (
           "`optimizer` " + ", ".join(name for name, settings in OPTIMIZERS.items() if setting in settings))
       for setting in ("mom", "beta1", "beta2", "epsilon")),
     Row(("lr",), lambda config: config.optimizer.name != "adadelta", "optimizers other than adadelta"),
-    Row(("lr_factor",), lambda config: config.schedule.decay.kind not in ("power", "cosine"),
+    Row(("lr",), lambda config: config.schedule.decay.kind != "regime", "runs without `lr_regime`"),
+    Row(("lr_factor",), lambda config: config.schedule.decay.kind in ("constant", "steps", "every"),
         "rates that fall in steps"),
-    Row(("lr_step_epochs", "lr_factor_epoch"), lambda config: config.schedule.decay.kind != "cosine",
+    Row(("lr_step_epochs", "lr_factor_epoch"),
+        lambda config: config.schedule.lr_schedule == "auto" and not config.schedule.lr_regime,
         "`lr_schedule` auto"),
-    Row(("final_lr",), lambda config: config.schedule.decay.kind in ("power", "cosine"),
-        "`lr_schedule` cosine and `lr_step_epochs` powP"),
-    Row(("warmup_begin_lr", "warmup_strategy"), lambda config: config.schedule.warmup_epochs > 0,
-        "`warmup_epochs` above 0"),
+    Row(("final_lr",), lambda config: config.schedule.decay.kind in ("power", *_CURVES),
+        "`lr_schedule` cosine, one-cycle and restarts, and `lr_step_epochs` powP"),
+    Row(("restart_epochs", "restart_factor"), lambda config: config.schedule.decay.kind == "restarts",
+        "`lr_schedule` restarts"),
+    Row(("warmup_strategy",), lambda config: config.schedule.decay.kind != "one-cycle",
+        "other schedules than one-cycle"),
+    Row(("warmup_begin_lr",), lambda config: config.schedule.warmup_epochs > 0
+        or config.schedule.decay.kind == "one-cycle", "`warmup_epochs` above 0"),
+    Row(("warmup_strategy",), lambda config: config.schedule.warmup_epochs > 0, "`warmup_epochs` above 0"),
     # several processes
     Row(("gc_threshold",), lambda config: config.distributed.gc_type == "2bit", "`gc_type` 2bit"),
     Row(("rdzv_endpoint", "rdzv_id"), lambda config: config.distributed.nnodes != "1",
@@ -148,7 +159,8 @@ ALWAYS = frozenset((
     "label_smoothing", "model_ema_decay",
     "dataset", "num_examples", "batch_size", "benchmark", "network", "num_layers", "num_classes",
     "image_shape", "add_stn", "batch_norm", "num_group", "multiplier", "variant", "model_parallel",
-    "initializer", "optimizer", "wd", "clip_gradient", "clip_norm", "lr_schedule", "warmup_epochs", "seed",
+    "initializer", "optimizer", "wd", "clip_gradient", "clip_norm", "lr_schedule",
+    "lr_regime", "warmup_epochs", "seed",
     "disp_batches", "top_k", "loss", "monitor", "dry_run", "test_io", "gpus", "dtype", "compile",
     "cuda_graphs",
     "macrobatch_size", "profile_worker_suffix", "profile_server_suffix", "kv_store", "workers_per_host",

@@ -196,7 +196,8 @@ def to_integer(value: Any) -> int:
     return int(value)
 
 
-def _to_number(value: Any) -> float:
+def to_number(value: Any) -> float:
+    """Return a number that a user wrote, or YAML read; ValueError for anything else, nan and inf too."""
     # Python reads the digits of every script, and 1_0 as ten
     if isinstance(value, str) and (not value.isascii() or "_" in value):
         raise ValueError(value)
@@ -216,7 +217,7 @@ def to_integers(value: Any) -> tuple[int, ...]:
 
 
 def _to_numbers(value: Any) -> tuple[float, ...]:
-    numbers = tuple(map(_to_number, _parts(value)))
+    numbers = tuple(map(to_number, _parts(value)))
     if not numbers:
         raise ValueError(value)
     return numbers
@@ -247,7 +248,7 @@ def _to_texts(value: Any) -> tuple[str, ...]:
 
 _CONVERTERS = {
     # a type that is not here is a KeyError of ours, at the first use in any test
-    "int": to_integer, "float": _to_number, "str": _to_text, "bool": to_boolean,
+    "int": to_integer, "float": to_number, "str": _to_text, "bool": to_boolean,
     "tuple[int, ...]": to_integers, "tuple[float, ...]": _to_numbers, "tuple[str, ...]": _to_texts}
 _KINDS = {
     "int": "a whole number", "float": "a number", "str": "text", "bool": "1 or 0 (true or false)",

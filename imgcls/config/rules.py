@@ -12,8 +12,8 @@ from collections.abc import Container
 from typing import Any
 
 from imgcls.config import lookup
-from imgcls.config.flags import shortened, to_integer
-from imgcls.config.sections import AugmentConfig, Decay, NetworkConfig, ScheduleConfig
+from imgcls.config.flags import shortened, to_integer, to_number
+from imgcls.config.sections import MAX_NUMBER, AugmentConfig, Decay, NetworkConfig, ScheduleConfig
 from imgcls.errors import UsageError
 
 #: what --use-imagenet-data-augmentation 1 stands for: set_imagenet_aug of MXNet 1.3 to 1.9
@@ -34,6 +34,8 @@ _OTHER_NAMES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 #: of powP: beyond it a rate is 0 after the first update
 _MAX_POWER = 100
+#: of a list of rates: more is a file given by mistake
+_MAX_STRETCHES = 10_000
 #: flags that ask for another crop than that of random area
 _OTHER_CROPS = ("random_crop", "max_random_scale", "min_random_scale", "max_crop_size", "min_crop_size")
 #: what only the crop of random area needs; without it an aspect ratio would warp the image
@@ -102,9 +104,15 @@ def resolve_decay(config: ScheduleConfig, explicit: Container[str], *, num_epoch
     later one at epochs.
     """
     every_epochs, reason = _every_epochs(config, explicit, num_epochs, is_first_generation)
-    # cosine and a factor that does not fall leave the steps without effect, whatever they say
-    if config.lr_schedule == "cosine":
-        return Decay("cosine", every_epochs=every_epochs, reason="`lr_schedule`")
+    if config.lr_regime:
+        if config.lr_schedule != "auto":
+            raise UsageError(f"`lr_regime` and `lr_schedule` {config.lr_schedule} contradict each other: "
+                             "give one of them")
+        return Decay("regime", every_epochs=every_epochs, regime=_regime(config.lr_regime),
+                     reason="`lr_regime`")
+    # these curves and a factor that does not fall leave the steps without effect, whatever they say
+    if config.lr_schedule != "auto":
+        return Decay(config.lr_schedule, every_epochs=every_epochs, reason="`lr_schedule`")
     if config.lr_factor >= 1:
         return Decay("constant", every_epochs=every_epochs, reason=f"`lr_factor` {config.lr_factor:g}")
     if every_epochs:
@@ -137,6 +145,27 @@ def _every_epochs(config: ScheduleConfig, explicit: Container[str], num_epochs: 
     if _is_power(default) or any(0 < epoch < num_epochs for epoch in _step_epochs(default)):
         return 0.0, ""
     return 1.0, f"`lr_factor`, and no default step ({default}) before the end"
+
+
+def _regime(text: str) -> tuple[tuple[int, float, float | None], ...]:
+    """Read EPOCH:RATE or EPOCH:RATE:DECAY, with commas between; epochs rise from 0."""
+    fields = [part.split(":") for part in text.split(",") if part.strip()]
+    try:
+        if not fields or len(fields) > _MAX_STRETCHES or not all(len(field) in (2, 3) for field in fields):
+            raise ValueError(text)
+        regime = tuple((to_integer(field[0]), to_number(field[1]),
+                        to_number(field[2]) if len(field) == 3 else None) for field in fields)
+    except ValueError:
+        raise UsageError(f"`lr_regime` {shortened(text)!r}: must be epochs with their rate and weight decay, "
+                         "such as 0:0.01:0.0005,18:0.005:0") from None
+    epochs = [epoch for epoch, _rate, _decay in regime]
+    if epochs[0] != 0 or epochs != sorted(set(epochs)):
+        raise UsageError(f"`lr_regime` {shortened(text)!r}: epochs must begin at 0 and rise")
+    numbers = [number for _epoch, *pair in regime for number in pair if number is not None]
+    if not all(0 <= number <= MAX_NUMBER for number in numbers):
+        raise UsageError(f"`lr_regime` {shortened(text)!r}: rates and weight decays must be from 0 to "
+                         f"{MAX_NUMBER}")
+    return regime
 
 
 def _is_power(step_epochs: str) -> bool:

@@ -13,9 +13,14 @@ from dataclasses import dataclass
 
 from imgcls.config.sections import ScheduleConfig
 from imgcls.errors import UsageError
+from imgcls.optim.cycles import OneCycle, Regime, Restarts
 
 #: MXNet's FactorScheduler goes no lower than this
 LOWEST_LR = 1e-8
+#: of one cycle: the part of the updates that it rises for, and what its rate is divided by at the start
+_RISE, _BEGIN_DIVISOR = 0.3, 25
+#: stretches of a regime that the summary names
+_MAX_SHOWN = 8
 
 
 @dataclass(frozen=True)
@@ -115,11 +120,14 @@ class Warmup:
         return self.begin_lr + (base_lr - self.begin_lr) * risen
 
 
+Decay = Constant | Steps | Periodic | Power | Cosine | OneCycle | Restarts | Regime
+
+
 @dataclass(frozen=True)
 class Schedule:
     """The learning rate of a training: a warm-up, then a decay."""
 
-    decay: Constant | Steps | Periodic | Power | Cosine
+    decay: Decay
     warmup: Warmup = Warmup()
     #: in words, with the rule that chose it, for the start-up summary
     description: str = ""
@@ -130,12 +138,16 @@ class Schedule:
             return self.warmup.lr_at(update, self.decay.base_lr)
         return self.decay.lr_at(update)
 
+    def wd_at(self, update: int) -> float | None:
+        """Return the weight decay of an update where the schedule has one of its own, else None."""
+        return self.decay.wd_at(update) if isinstance(self.decay, Regime) else None
+
     def changes_at(self, update: int) -> bool:
         """Return whether a step falls on this update, for MXNet's `Change learning rate` line.
 
         Never during the warm-up or on a smooth curve, where MXNet would log a line for each update.
         """
-        has_steps = isinstance(self.decay, (Steps, Periodic))
+        has_steps = isinstance(self.decay, (Steps, Periodic, Regime))
         return (has_steps and update > max(self.warmup.num_updates, 1)
                 and self.lr_at(update) != self.lr_at(update - 1))
 
@@ -148,13 +160,15 @@ def from_config(config: ScheduleConfig, *, updates_per_epoch: int, num_epochs: i
     warmup = Warmup(round(config.warmup_epochs * updates_per_epoch), config.warmup_begin_lr,
                     config.warmup_strategy)
     last_update = num_epochs * updates_per_epoch
+    lr = config.decay.regime[0][1] if config.decay.regime else config.lr
     # MXNet refuses a warm-up that falls; one that does not end would leave the curves without a length.
-    if warmup.num_updates and config.warmup_begin_lr > config.lr:
-        raise UsageError(f"`warmup_begin_lr` {config.warmup_begin_lr:g}: must not be above `lr` "
-                         f"{config.lr:g}")
-    if config.decay.kind in ("power", "cosine") and 0 < last_update <= warmup.num_updates:
+    if config.warmup_begin_lr > lr and (warmup.num_updates or config.decay.kind == "one-cycle"):
+        raise UsageError(f"`warmup_begin_lr` {config.warmup_begin_lr:g}: must not be above `lr` {lr:g}")
+    if config.decay.kind in ("power", "cosine", "one-cycle") and 0 < last_update <= warmup.num_updates:
         raise UsageError(f"`warmup_epochs` {config.warmup_epochs:g}: must be below `num_epochs` {num_epochs}")
     decay, text = _make_decay(config, updates_per_epoch, warmup.num_updates, last_update)
+    if config.decay.kind == "one-cycle":  # its rise is the warm-up
+        warmup = Warmup()
     before = ""
     if warmup.num_updates:
         before = f"warm-up ({config.warmup_strategy}) over {warmup.num_updates} updates, then "
@@ -162,7 +176,7 @@ def from_config(config: ScheduleConfig, *, updates_per_epoch: int, num_epochs: i
 
 
 def _make_decay(config: ScheduleConfig, updates_per_epoch: int, start: int, last_update: int,
-                ) -> tuple[Constant | Steps | Periodic | Power | Cosine, str]:
+                ) -> tuple[Decay, str]:
     """Return the decay from update `start` on, and the same in words."""
     # `resolved` has what the flags come to, in epochs; here epochs become updates.
     lr = config.lr
@@ -183,4 +197,23 @@ def _make_decay(config: ScheduleConfig, updates_per_epoch: int, start: int, last
     if resolved.kind == "cosine":
         return (Cosine(lr, config.final_lr, start, last_update),
                 f"cosine from {lr:g} to {config.final_lr:g} at the last of {last_update} updates")
+    if resolved.kind == "one-cycle":
+        # torch's shares: up for 30 % of the updates, from a 25th of the rate
+        peak = max(start or round(_RISE * last_update), 1)
+        begin = config.warmup_begin_lr or lr / _BEGIN_DIVISOR
+        return (OneCycle(lr, begin, config.final_lr, peak, last_update),
+                f"one cycle from {begin:g} to {lr:g} at update {peak} and {config.final_lr:g} at the last of "
+                f"{last_update}")
+    if resolved.kind == "restarts":
+        period = config.restart_epochs * updates_per_epoch
+        return (Restarts(lr, config.final_lr, start, period, config.restart_factor),
+                f"cosine from {lr:g} to {config.final_lr:g}, again after {config.restart_epochs:g} epochs "
+                f"and each time x {config.restart_factor:g} as long")
+    if resolved.kind == "regime":
+        begins = tuple(epoch * updates_per_epoch for epoch, _rate, _wd in resolved.regime)
+        words = [f"{rate:g}" + ("" if wd is None else f" with weight decay {wd:g}") + f" from epoch {epoch}"
+                 for epoch, rate, wd in resolved.regime]
+        shown = words if len(words) <= _MAX_SHOWN else [*words[:_MAX_SHOWN], "..."]
+        return (Regime(begins, tuple(rate for _epoch, rate, _wd in resolved.regime),
+                       tuple(wd for _epoch, _rate, wd in resolved.regime)), ", ".join(shown))
     return Constant(lr), f"constant {lr:g}"

@@ -28,7 +28,7 @@ _SHIFT = 4
 def charts_png(runs: Sequence[Run]) -> bytes:
     """Return all charts of the runs as a PNG, two beside each other."""
     # against epochs only: a picture has no switch
-    drawn = [_chart(plot) for plot in plots(runs)]
+    drawn = [plot_pixels(plot) for plot in plots(runs)]
     # rounded up
     num_rows = -(-len(drawn) // _COLUMNS)
     # a run of which nothing is known yet has no chart, and still a picture with its name
@@ -40,7 +40,7 @@ def charts_png(runs: Sequence[Run]) -> bytes:
     return pictures.encoded(picture, ".png")
 
 
-def _chart(plot: Plot) -> np.ndarray:
+def plot_pixels(plot: Plot) -> np.ndarray:
     """Return one chart as pixels (H, W, 3) in BGR."""
     picture = np.full((_HEIGHT, _WIDTH, 3), 255, np.uint8)
     width, height = _WIDTH - _LEFT - _RIGHT, _HEIGHT - _TOP - _BOTTOM

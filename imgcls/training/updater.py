@@ -41,7 +41,7 @@ class Updater:
     def begin(self, update: int) -> float:
         """Set the learning rate of an update (counted from 1) and clear the gradients; return the rate."""
         lr = self.schedule.lr_at(update)
-        optimizers.set_lr(self.optimizer, lr)
+        optimizers.set_lr(self.optimizer, lr, self.schedule.wd_at(update))
         self.optimizer.zero_grad(set_to_none=True)  # the next backward pass then writes, and need not add
         return lr
 
@@ -79,6 +79,9 @@ def make_updater(config: Config, model: nn.Module, schedule: Schedule, saved: Sa
     States that MXNet saved hold no learning rate: they are read as left at that of `position`.
     """
     optimizer = optimizers.build(config.optimizer, model, worker.device, config.train.seed)
+    if worker.is_async and any(wd is not None for _epoch, _lr, wd in config.schedule.decay.regime):
+        raise UsageError("`lr_regime`: weight decays do not go with `kv_store` dist_async, whose servers are "
+                         "sent the rate alone; give `wd` and rates, or take dist_sync")
     if worker.is_async and not optimizers.is_elementwise(optimizer):
         raise UsageError(f"`optimizer` {config.optimizer.name}: looks at whole layers, and each server of "
                          "dist_async holds a part of one; take sgd there, or `kv_store` dist_sync")

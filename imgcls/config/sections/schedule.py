@@ -13,8 +13,8 @@ class Decay:
     """How the learning rate falls: no flag, but what the flags come to (see `rules.resolve_decay`).
 
     `kind` is constant, steps (times `lr_factor` after each of `step_epochs`), every (times `lr_factor` each
-    `every_epochs` epochs, fractions too), power ((1 - progress)^power) or cosine; `reason` is the rule that
-    chose it.
+    `every_epochs` epochs, fractions too), power ((1 - progress)^power), cosine, one-cycle, restarts or regime
+    (its own rate and weight decay from each epoch on); `reason` is the rule that chose it.
     """
 
     kind: str = "constant"
@@ -22,6 +22,8 @@ class Decay:
     #: set for every kind where the flags mean such steps: it decides which flag a file is written with
     every_epochs: float = 0.0
     power: float = 2.0
+    #: (epoch, rate, weight decay or None for `wd`), epochs rising from 0
+    regime: tuple[tuple[int, float, float | None], ...] = ()
     #: for people, in the line that is printed at the start; names settings between backquotes
     reason: str = ""
 
@@ -39,8 +41,16 @@ class ScheduleConfig:
     lr_factor_epoch: float = flag(0.0, "step every E epochs for ever, fractions too", since="g1", metavar="E",
                                   minimum=0, maximum=MAX_NUMBER)
     lr_schedule: str = flag("auto", "auto: as the flags above say; cosine: down to --final-lr at the last "
-                            "update", choices=("auto", "cosine"))
-    final_lr: float = flag(0.0, "where powP and cosine end", minimum=0, maximum=MAX_NUMBER)
+                            "update; one-cycle: up and down; restarts: cosine again and again",
+                            choices=("auto", "cosine", "one-cycle", "restarts"))
+    lr_regime: str = flag("", "rate and weight decay from each epoch on, such as 0:0.01:0.0005,18:0.005:0 "
+                          "(in place of all above)", metavar="E:LR:WD,...")
+    final_lr: float = flag(0.0, "where powP, cosine, one-cycle and every restart end", minimum=0,
+                           maximum=MAX_NUMBER)
+    restart_epochs: float = flag(10.0, "epochs of the first cycle of restarts, fractions too", metavar="E",
+                                 minimum=1e-3, maximum=MAX_NUMBER)
+    restart_factor: float = flag(2.0, "how much longer each cycle of restarts is than the one before",
+                                 metavar="F", minimum=1, maximum=100)
     # MXNet warmed up with lbsgd only; here it goes with every optimizer
     warmup_epochs: float = flag(0.0, "epochs of warm-up, fractions too", since="g3",
                                 minimum=0, maximum=MAX_NUMBER)
