@@ -38,7 +38,8 @@ _AUGMENTATION = ("resize", "val_resize", "max_random_rotate_angle", "max_random_
                  "random_resized_crop", "max_random_area", "min_random_area", "max_random_aspect_ratio",
                  "min_random_aspect_ratio", "max_crop_size", "min_crop_size", "interpolation", "brightness",
                  "contrast", "saturation", "max_random_h", "max_random_s", "max_random_l", "pca_noise",
-                 "random_mirror", "rgb_mean", "rgb_std", "mean_image", "use_imagenet_data_augmentation")
+                 "random_mirror", "auto_augment", "ra_num_ops", "ra_magnitude", "augmix_severity",
+                 "random_erase", "rgb_mean", "rgb_std", "mean_image", "use_imagenet_data_augmentation")
 
 
 #: schedules that are curves by name
@@ -114,6 +115,10 @@ ROWS: tuple[Row, ...] = (
     Row(("fill_value",), lambda config: _has_border(config.augment), "`pad_size`, rotation, shear and scale"),
     Row(("min_random_area", "max_random_area"), lambda config: config.augment.random_resized_crop,
         "`random_resized_crop` 1"),
+    Row(("ra_num_ops", "ra_magnitude"), lambda config: config.augment.auto_augment == "ra",
+        "`auto_augment` ra"),
+    Row(("augmix_severity",), lambda config: config.augment.auto_augment == "augmix",
+        "`auto_augment` augmix"),
     Row(("rgb_mean",), lambda config: not config.augment.mean_image, "runs without `mean_image`"),
     Row(("data_shape",), lambda config: not config.is_explicit("image_shape"), "runs without `image_shape`"),
     # regularisation

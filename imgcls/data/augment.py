@@ -15,6 +15,7 @@ from torch import Tensor
 
 from imgcls.config.sections import AugmentConfig
 from imgcls.data.crops import Size, Windows, aspect_range
+from imgcls.data.policies import describe_policy
 from imgcls.errors import UsageError
 from imgcls.storage import memory
 
@@ -82,6 +83,10 @@ def describe(config: AugmentConfig, shape: Sequence[int]) -> str:
         ("lightness", config.max_random_l), ("lighting noise", config.pca_noise)) if value]
     if config.random_mirror:
         parts.append("random mirror")
+    if policy := describe_policy(config):
+        parts.append(policy)
+    if config.random_erase:
+        parts.append(f"random erasing {config.random_erase:g}")
     mean, std = (",".join(f"{v:g}" for v in values) for values in (config.rgb_mean, config.rgb_std))
     return ", ".join(parts) + f"; (x - {config.mean_image or mean}) / {std}"
 

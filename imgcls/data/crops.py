@@ -14,9 +14,10 @@ from typing import NamedTuple
 import numpy as np
 
 from imgcls.config.sections import AugmentConfig
-from imgcls.data import order
+from imgcls.data import erasing, order
 from imgcls.data.color import Color, ColorSampler
 from imgcls.data.order import Draws
+from imgcls.data.policies import Policy, PolicySampler, check_policy
 from imgcls.errors import UsageError
 
 #: MXNet's numbers, which are OpenCV's from 0 to 4; antialiased bilinear is ours
@@ -61,6 +62,8 @@ class CropSpec(NamedTuple):
     #: interpolation, one of METHODS but not "random"
     method: int
     color: Color | None
+    #: operations on the pixels of the crop
+    policy: Policy | None = None
 
 
 class CropSampler:
@@ -91,9 +94,10 @@ class CropSampler:
             (config.min_random_scale, config.max_random_scale) != (1, 1)) or (
             not config.random_resized_crop and self._aspects != (1, 1))
         self._colors = ColorSampler(config)
+        self._policies = PolicySampler(config, crop)
         #: only border, crop and mirror: `windows` is all there is to know
         self.is_simple = not (config.resize or self._has_areas or self._has_warps or self._colors.is_active
-                              or config.max_crop_size != -1)
+                              or self._policies.is_active or config.max_crop_size != -1)
 
     def specs(self, epoch: int, indices: np.ndarray, sizes: np.ndarray) -> list[CropSpec]:
         """Return a spec for each of `indices` (n,), whose images have `sizes` int64 (n, 2), all above 0."""
@@ -105,8 +109,15 @@ class CropSampler:
         enlarged, windows = self._windows(draws, padded)
         # Lists and not arrays: a field of a spec is read one by one, and numpy's numbers are slow at that.
         columns = (_unless_same(resized, sizes), warps, _unless_same(enlarged, padded),
-                   *(column.tolist() for column in windows), self._methods(draws), self._colors.sample(draws))
+                   *(column.tolist() for column in windows), self._methods(draws), self._colors.sample(draws),
+                   self._policies.sample(draws))
         return [CropSpec(*row) for row in zip(*columns, strict=True)]
+
+    def erased(self, epoch: int, indices: np.ndarray) -> np.ndarray | None:
+        """Return the boxes int64 (n, 4) of the crops of `indices` that are erased; None where none is."""
+        if not self.config.random_erase:
+            return None
+        return erasing.boxes(Draws(self.seed, epoch, indices), self.config.random_erase, self.crop)
 
     def windows(self, epoch: int, indices: np.ndarray, size: Size) -> Windows:
         """Return where to cut `indices` (n,), whose images are of one `size` and hold the crop.
@@ -271,6 +282,7 @@ def check_augmentation(config: AugmentConfig, num_channels: int) -> None:
                              "be above 0 and not above the second")
     if config.max_random_area > 1:
         raise UsageError(f"`max_random_area` {config.max_random_area:g}: must be at most 1, the whole image")
+    check_policy(config, num_channels)
     sides = (config.min_crop_size, config.max_crop_size)
     if sides != (-1, -1) and not 0 < sides[0] <= sides[1]:
         raise UsageError(f"`min_crop_size` {sides[0]} and `max_crop_size` {sides[1]}: give both, above 0, "

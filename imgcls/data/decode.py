@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from imgcls.data import pixels, seekable
+from imgcls.data import operations, pixels, seekable
 from imgcls.data.crops import METHODS, CropSpec, Size
 from imgcls.data.image_header import BadImageError, Bytes, ImageInfo, upper_rows
 from imgcls.data.opencv import cv2, damaged
@@ -176,6 +176,8 @@ class Decoder:
             cv2.cvtColor(row, cv2.COLOR_BGR2RGB, dst=row)
         if spec.color:
             pixels.recolor(row, spec.color)
+        if spec.policy:
+            operations.apply(row, spec.policy)
 
     def _resized(self, decoded: Decoded, spec: CropSpec) -> Decoded:
         """Return the image resized as a whole, at least as much of it as the crop needs."""

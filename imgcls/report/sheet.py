@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,10 +17,14 @@ from imgcls.config.resolve import Config
 from imgcls.data import opencv
 from imgcls.data.crops import CropSampler, CropSpec
 from imgcls.data.image_header import BadImageError
+from imgcls.data.loaders.batch import Batch, Loader
 from imgcls.data.loaders.make import make_loader
 from imgcls.data.loaders.resident import ResidentLoader
-from imgcls.data.normalize import per_channel
-from imgcls.data.order import EpochOrders
+from imgcls.data.loaders.streaming import StreamingLoader
+from imgcls.data.mixing import Mixing, make_mixing
+from imgcls.data.normalize import per_channel, read_mean_image
+from imgcls.data.order import EpochOrders, Shard
+from imgcls.data.policies import Policy
 from imgcls.data.sources import ArraySource, Source
 from imgcls.errors import DataError, UsageError
 from imgcls.report import pictures
@@ -49,35 +52,34 @@ def training_samples(source: Source, config: Config, count: int, epoch: int = 0)
     shape = config.network.image_shape
     if len(shape) != 3 or shape[0] not in (1, 3, 4) or not _has_pixels(source):
         raise UsageError(f"`images` {count}: {source.description} holds numbers that are no pictures")
+    mixing = make_mixing(config.regularization, shape, config.train.seed)
     # in the caller's thread and on the CPU: some images of one epoch need no more
     loader = make_loader(source, batch_size=config.data.batch_size, image_shape=shape, seed=config.train.seed,
                          augment_config=config.augment, train=True, device=torch.device("cpu"), threads=0,
-                         on_bad=config.data.on_bad)
-    # the one loader whose batches are normalised at once, and have no bytes to look at
-    if isinstance(loader, ResidentLoader):
-        pixels = _denormalized(loader, config, epoch)
-        # damaged images were dropped when all were decoded: the order is then one of the others
-        indices: Sequence[int | None] = [None] * count
-        if loader.num_samples == len(source):
-            indices = EpochOrders().permutation(config.train.seed, epoch, len(source))[:count].tolist()
-        labels = (int(label) for batch in loader.epoch(epoch) for label in batch.labels.tolist())
-        rows = zip(indices, labels, pixels, strict=False)
-    else:
-        all_labels = np.asarray(source.labels)
-        rows = ((index, int(all_labels[index]), image) for index, image in _streamed(loader, epoch))
+                         on_bad=config.data.on_bad, shard=Shard(has_partners=mixing is not None))
     crops = CropSampler(config.augment, (shape[1], shape[2]), shape[0], seed=config.train.seed, train=True)
     samples = []
-    for (index, label, image), _ in zip(rows, range(count), strict=False):
+    rows = _rows(loader, source, mixing, config.train.seed, epoch)
+    for (index, batch, row), _ in zip(rows, range(count), strict=False):
         raw = None if index is None else read_original(source, index, shape[0])
         changes: list[str] = []
         if index is not None and raw is not None:
             (spec,) = crops.specs(epoch, np.array([index]), np.array([raw.shape[:2]], np.int64))
             changes = describe_spec(spec, crops.crop, raw.shape[:2])
-        names = source.class_names
-        # labels without names are shown as numbers
-        name = str(names[label]) if 0 <= label < len(names) else str(label)
-        samples.append(Sample(-1 if index is None else index, name, image, raw, changes))
+            erased = crops.erased(epoch, np.array([index]))
+            changes += ["a box erased"] if erased is not None and erased.any() else []
+        if batch.other_labels is not None:
+            other = _class_name(source, int(batch.other_labels[row]))
+            changes.append(f"mixed with {1 - batch.share:.0%} of {other}")
+        name = _class_name(source, int(batch.labels[row]))
+        pixels = _denormalized(batch.images[row], config, is_mirrored="mirrored" in changes)
+        samples.append(Sample(-1 if index is None else index, name, pixels, raw, changes))
     return samples
+
+
+def _class_name(source: Source, label: int) -> str:
+    # labels without names are shown as numbers
+    return str(source.class_names[label]) if 0 <= label < len(source.class_names) else str(label)
 
 
 def describe_spec(spec: CropSpec, crop: tuple[int, int], size: Sequence[int]) -> list[str]:
@@ -97,7 +99,17 @@ def describe_spec(spec: CropSpec, crop: tuple[int, int], size: Sequence[int]) ->
         words.append("mirrored")
     if spec.color:
         words.append("colours changed")
+    if spec.policy:
+        words += _describe_policy(spec.policy)
     return words
+
+
+def _describe_policy(policy: Policy) -> list[str]:
+    """Return the operations of one chain, each with its magnitude; of several, their number."""
+    if policy.original:
+        return [f"AugMix, {policy.original:.0%} of the image itself"]
+    return [f"{name.replace('_', ' ')} {magnitude:.3g}" if magnitude else name.replace("_", " ")
+            for name, magnitude in policy.chains[0].operations]
 
 
 def as_html(samples: Sequence[Sample], description: str) -> str:
@@ -120,21 +132,42 @@ def _has_pixels(source: Source) -> bool:
     return True
 
 
-def _denormalized(loader: ResidentLoader, config: Config, epoch: int) -> Iterator[np.ndarray]:
-    """Yield the uint8 pixels of an epoch: what was normalised is brought back, exactly, by rounding."""
+def _rows(loader: Loader, source: Source, mixing: Mixing | None, seed: int,
+          epoch: int) -> Iterator[tuple[int | None, Batch, int]]:
+    """Yield (index, batch, row in it) of the images of an epoch as the trainer is given them; None for the
+    index where it cannot be told."""
+    for number, (indices, batch) in enumerate(_batches(loader, source, seed, epoch)):
+        mixed = mixing(batch, epoch, number) if mixing else batch
+        for row in range(mixed.num_valid):
+            yield None if indices is None else indices[row], mixed, row
+
+
+def _batches(loader: Loader, source: Source, seed: int,
+             epoch: int) -> Iterator[tuple[list[int] | None, Batch]]:
+    """Yield the batches of an epoch with the indices of their samples, damaged images left out."""
+    if isinstance(loader, ResidentLoader):
+        # damaged images were dropped when all were decoded: the order is then one of the others
+        is_whole = loader.num_samples == len(source)
+        indices = EpochOrders().permutation(seed, epoch, len(source)).tolist()
+        for number, batch in enumerate(loader.epoch(epoch)):
+            first = number * loader.batch_size
+            yield indices[first:first + loader.batch_size] if is_whole else None, batch
+        return
+    assert isinstance(loader, StreamingLoader)
+    for host in loader.host_batches(epoch):
+        yield host.indices[:host.num_valid][host.good[:host.num_valid]].tolist(), loader.to_device(host)
+
+
+def _denormalized(image: Tensor, config: Config, *, is_mirrored: bool) -> np.ndarray:
+    """Return uint8 (H, W, C) of a normalised image (C, H, W): exact by rounding, where bytes went in."""
     channels = config.network.image_shape[0]
     mean = torch.tensor(per_channel(config.augment.rgb_mean, channels, "`rgb_mean`"))[:, None, None]
+    if config.augment.mean_image:
+        mean = torch.from_numpy(read_mean_image(config.augment.mean_image, config.network.image_shape))
+        mean = mean.flip(2) if is_mirrored else mean
     std = torch.tensor(per_channel(config.augment.rgb_std, channels, "`rgb_std`"))[:, None, None]
-    for batch in loader.epoch(epoch):
-        pixels: Tensor = (batch.images * std + mean).round().clamp(0, 255).to(torch.uint8)
-        yield from pixels.permute(0, 2, 3, 1).numpy()
-
-
-def _streamed(loader: Any, epoch: int) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield (index, uint8 pixels) of an epoch, damaged images left out."""
-    for batch in loader.host_batches(epoch):
-        for row in np.flatnonzero(batch.good[:batch.num_valid]):
-            yield int(batch.indices[row]), batch.pixels[row].numpy().copy()
+    pixels = (image * std + mean).round().clamp(0, 255).to(torch.uint8)
+    return pixels.permute(1, 2, 0).numpy()
 
 
 def read_original(source: Source, index: int, num_channels: int) -> np.ndarray | None:

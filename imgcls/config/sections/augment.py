@@ -58,6 +58,15 @@ class AugmentConfig:
     pca_noise: float = flag(0.0, "strength of lighting noise (AlexNet's), such as 0.1", since="g3",
                             minimum=0, maximum=100)
     random_mirror: bool = flag(False, "mirror left to right with probability 1/2", since="g2")
+    # torchvision's names and values; the operations are applied to the crop
+    auto_augment: str = flag("none", "operations drawn for each image: ra (RandAugment), ta_wide "
+                             "(TrivialAugment) or augmix", choices=("none", "ra", "ta_wide", "augmix"))
+    ra_num_ops: int = flag(2, "how many operations RandAugment applies", metavar="N", minimum=1, maximum=20)
+    ra_magnitude: int = flag(9, "how strong they are, 0-30", metavar="M", minimum=0, maximum=30)
+    augmix_severity: int = flag(3, "how strong the operations of AugMix are, 1-10", metavar="S",
+                                minimum=1, maximum=10)
+    random_erase: float = flag(0.0, "erase a box of 2 to 33 % of the image with this probability, such as "
+                               "0.25", metavar="P", minimum=0, maximum=1)
     # normalisation; a copy of what a checkpoint was trained with stands in its meta.json
     rgb_mean: tuple[float, ...] = flag((0.0,), "subtracted per channel, on the scale 0-255", since="g2",
                                        metavar="R,G,B", minimum=-MAX_NUMBER, maximum=MAX_NUMBER)

@@ -33,6 +33,8 @@ class HostBatch:
     mirrored: np.ndarray
     enlarged: np.ndarray
     good: np.ndarray
+    #: int64 (n, 4): the box of each that is erased on the device (`erasing`)
+    erased: np.ndarray
     #: index of each damaged sample, and what is wrong with it
     problems: list[tuple[int, DataError]] = field(default_factory=list)
 
@@ -42,7 +44,8 @@ def host_batch(local: LocalBatch, buffer: torch.Tensor) -> HostBatch:
     count = len(local.indices)
     return HostBatch(local.indices, local.drawn, local.partners, buffer[:count], buffer, local.num_valid,
                      local.global_size, mirrored=np.zeros(count, bool),
-                     enlarged=np.zeros(count, bool), good=np.ones(count, bool))
+                     enlarged=np.zeros(count, bool), good=np.ones(count, bool),
+                     erased=np.zeros((count, 4), np.int64))
 
 
 class BufferPool:

@@ -39,6 +39,8 @@ class SamplePreparer:
         sizes = np.array([info[:2] for _, info in samples], np.int64)
         has_size = np.flatnonzero(sizes[:, 0] > 0)
         specs = iter(self._crops.specs(epoch, drawn[has_size], sizes[has_size]) if len(has_size) else ())
+        if (erased := self._crops.erased(epoch, drawn)) is not None:
+            batch.erased[first:end] = erased
         rows = batch.pixels[first:end].numpy()
         for i, (data, info) in enumerate(samples):
             spec = next(specs) if info.height else None

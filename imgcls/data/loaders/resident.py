@@ -17,6 +17,7 @@ from torch import Tensor
 from imgcls.config.sections import AugmentConfig
 from imgcls.data import augment, order
 from imgcls.data.crops import CropSampler
+from imgcls.data.erasing import erase
 from imgcls.data.loaders.batch import Batch, rows_to_mix
 from imgcls.data.normalize import Normalizer
 from imgcls.data.sources import ArraySource
@@ -112,6 +113,8 @@ class ResidentLoader:
             images = self._normalize(pixels)
         else:  # somebody's own numbers, already as the network is to have them
             images = pixels.permute(0, 3, 1, 2).float()
+        if (erased := self._crops.erased(epoch, drawn)) is not None:
+            erase(images, erased)
         return (images.flatten(1) if self._is_flat else images), self._labels.index_select(0, on_device)
 
 

@@ -28,6 +28,7 @@ from imgcls.data import opencv, order
 from imgcls.data.bad_samples import BadSampleLog, max_bad_samples
 from imgcls.data.crops import CropSampler
 from imgcls.data.decode import Decoder
+from imgcls.data.erasing import erase
 from imgcls.data.loaders.batch import Batch, rows_to_mix
 from imgcls.data.loaders.host_batch import BufferPool, HostBatch
 from imgcls.data.loaders.prefetcher import JOB_IMAGES, FillRows, Prefetcher
@@ -197,16 +198,19 @@ class StreamingLoader:
     def to_device(self, host: HostBatch) -> Batch:
         """Return the batch without its damaged samples, normalised on the device."""
         pixels, indices, mirrored, num_valid = host.pixels, host.indices, host.mirrored, host.num_valid
-        good, partners = host.good, host.partners
+        good, partners, erased = host.good, host.partners, host.erased
         if num_valid and not good.all():
             num_valid = int(good[:num_valid].sum())
             partners = None if partners is None else order.remaining_partners(partners, good)
             if not num_valid:
                 good = np.arange(len(good)) == 0  # one that does not count, in place of nothing
             pixels, indices, mirrored = pixels[torch.from_numpy(good)], indices[good], mirrored[good]
+            erased = erased[good]
         # bytes go to the device, a quarter of the floats that they become there
         labels = torch.from_numpy(self._labels[indices])
         images = self._normalize(pixels.to(self._device, non_blocking=True), mirrored)
+        if erased.any():
+            erase(images, erased)
         return Batch(images, labels.to(self._device, non_blocking=True), num_valid, host.global_size,
                      partners=rows_to_mix(partners, num_valid, self._device))
 
