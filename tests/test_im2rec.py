@@ -83,7 +83,7 @@ def test_packing_in_blocks_equals_packing_one_by_one(threads: int, tmp_path: Pat
                        progress=counts.append)
     for suffix in (".rec", ".idx"):
         assert (tmp_path / f"blocks{suffix}").read_bytes() == (tmp_path / f"one{suffix}").read_bytes()
-    assert [skipped.entry.path for skipped in packed.skipped] == [f"{i}.jpg" for i in bad]
+    assert [skipped.path for skipped in packed.skipped] == [f"{i}.jpg" for i in bad]
     assert [skipped.reason for skipped in packed.skipped] == [
         "empty", "a JPEG that is cut: its end marker is missing", "no such file or directory"]
     assert (packed.num_records, packed.size_bytes) == (len(entries) - 3,
@@ -98,6 +98,7 @@ def test_a_full_disk_is_reported(count: int, folder: Path, tmp_path: Path,
     def full(handle: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
     monkeypatch.setattr(os, "fdatasync", full, raising=False)
+    monkeypatch.setattr(os, "fsync", full)
     monkeypatch.setattr(pipeline, "SYNC_BYTES", 1)
     entries = [ListEntry(i, (0.0,), "a/1.jpg") for i in range(count)]
     with pytest.raises(RunError, match="no space left"):

@@ -11,18 +11,21 @@ by the packer and by the sources of `data/`. Nothing here opens an image.
 from __future__ import annotations
 
 import errno
+import io
 import os
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, MutableSequence, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from imgcls.errors import DataError, UsageError, reason, verbatim
-from imgcls.storage.atomic import write_bytes
+from imgcls.storage.atomic import atomic_write, write_bytes
 from imgcls.storage.paths import AnyPath, to_path
-from imgcls.storage.reading import read_all
+from imgcls.storage.reading import open_read, read_all
+
+Entry = TypeVar("Entry")
 
 EXTENSIONS = (".jpeg", ".jpg", ".png")
 
@@ -67,29 +70,37 @@ def walk(root: str, *, recursive: bool, extensions: Sequence[str] = EXTENSIONS,
     An entry that is no file, such as a link to nothing, is a problem of its own and costs no other image. A
     folder that cannot be read is a DataError: without it the classes behind it would get other numbers.
     """
+    listing = Listing()
+    for folder, names in walk_folders(root, recursive=recursive, extensions=extensions,
+                                      problems=listing.problems):
+        if recursive:
+            listing.class_names.append(folder or os.curdir)
+        label = float(max(0, len(listing.class_names) - 1))
+        for name in names:
+            path = os.path.join(folder, name)
+            if takes_any_name or is_listable(path, root, listing.problems):
+                listing.entries.append(ListEntry(len(listing.entries), (label,), path))
+    return listing
+
+
+def walk_folders(root: str, *, recursive: bool, extensions: Sequence[str],
+                 problems: list[DataError]) -> Iterator[tuple[str, list[str]]]:
+    """Yield (folder relative to `root`, its sorted image names) of each folder that itself holds an image.
+
+    The order is that of `walk`, which says what is appended to `problems` and what is raised.
+    """
     if not os.path.isdir(root):
         raise UsageError(f"ROOT {verbatim(root)}: "
                          f"{'is no folder' if os.path.exists(root) else 'no such folder'}")
-    listing = Listing()
-    suffixes = {("" if e.startswith(".") else ".") + e.lower() for e in extensions}
+    suffixes = image_suffixes(extensions)
     # Folders still to visit, the next one last, each with the real paths of those that it lies in.
     pending: list[tuple[str, tuple[str, ...]]] = [("", ())]
     while pending:
         folder, parents = pending.pop()
-        names, subfolders = _scan_folder(os.path.join(root, folder), suffixes, listing.problems,
-                                         recursive=recursive)
-        # By suffix alone, as MXNet: whether it is an image shows when it is packed.
-        images = [name for name in names if os.path.splitext(name)[1].lower() in suffixes]
-        if images and recursive:
-            listing.class_names.append(folder or os.curdir)
-        label = float(max(0, len(listing.class_names) - 1))
-        for name in images:
-            path = os.path.join(folder, name)
-            if takes_any_name or _is_listable(path):
-                listing.entries.append(ListEntry(len(listing.entries), (label,), path))
-            else:
-                problem = "a list cannot hold a name with tabs, line breaks or blanks at its ends"
-                listing.problems.append(DataError(os.path.join(root, path), problem))
+        names, subfolders = _scan_folder(os.path.join(root, folder), suffixes, problems, recursive=recursive)
+        images = [name for name in names if has_suffix(name, suffixes)]
+        if images:
+            yield folder, images
         if recursive:
             here = (*parents, os.path.realpath(os.path.join(root, folder)))
             # Reversed, since the last one is visited first.
@@ -97,18 +108,41 @@ def walk(root: str, *, recursive: bool, extensions: Sequence[str] = EXTENSIONS,
             # A link to a folder that we are in would lead round for ever.
             pending += [(path, here) for path in below
                         if os.path.realpath(os.path.join(root, path)) not in here]
-    return listing
+
+
+def image_suffixes(extensions: Sequence[str]) -> set[str]:
+    """Return what the names of images end in, in lower case and with the dot."""
+    return {("" if e.startswith(".") else ".") + e.lower() for e in extensions}
+
+
+def has_suffix(name: str, suffixes: set[str]) -> bool:
+    """Return whether a file is called as an image: by its suffix alone, as MXNet has it."""
+    return os.path.splitext(name)[1].lower() in suffixes
+
+
+def is_listable(path: str, root: str, problems: list[DataError]) -> bool:
+    """Return whether a line of a list can hold a path; a problem is appended for one that it cannot."""
+    if path.strip() == path and not re.search(r"[\t\n\r]", path):
+        return True
+    problem = "a list cannot hold a name with tabs, line breaks or blanks at its ends"
+    problems.append(DataError(os.path.join(root, path), problem))
+    return False
 
 
 def shuffled(entries: Sequence[ListEntry]) -> list[ListEntry]:
     """Return the entries in the order that MXNet shuffles a list of this length to, with their ids."""
     mixed = list(entries)
-    random.Random(_SHUFFLE_SEED).shuffle(mixed)
+    shuffle(mixed)
     return mixed
 
 
-def split(entries: Sequence[ListEntry], *, chunks: int = 1, train_ratio: float = 1.0,
-          test_ratio: float = 0.0) -> list[tuple[str, list[ListEntry]]]:
+def shuffle(entries: MutableSequence[Any]) -> None:
+    """Shuffle in place as MXNet shuffles a list of this length; indices of entries serve as well."""
+    random.Random(_SHUFFLE_SEED).shuffle(entries)
+
+
+def split(entries: Sequence[Entry], *, chunks: int = 1, train_ratio: float = 1.0,
+          test_ratio: float = 0.0) -> list[tuple[str, Sequence[Entry]]]:
     """Return (suffix of the file name, entries) of each list to write.
 
     Chunks are consecutive and of equal size but for the last; in each the test images come first, then train,
@@ -118,9 +152,9 @@ def split(entries: Sequence[ListEntry], *, chunks: int = 1, train_ratio: float =
     size = -(-len(entries) // chunks)
     num_train = int(size * train_ratio)
     num_test = int(size * test_ratio)
-    lists = []
+    lists: list[tuple[str, Sequence[Entry]]] = []
     for i in range(chunks):
-        chunk = list(entries[i * size:(i + 1) * size])
+        chunk = entries[i * size:(i + 1) * size]
         suffix = f"_{i}" if chunks > 1 else ""
         # MXNet names a list _train only where another one stands beside it.
         if train_ratio == 1.0:
@@ -137,17 +171,34 @@ def split(entries: Sequence[ListEntry], *, chunks: int = 1, train_ratio: float =
 def read(path: str | os.PathLike[str]) -> Listing:
     """Read a `.lst`; a line that is none is left out and told in `problems`, as MXNet does."""
     listing = Listing()
-    for number, line in enumerate(_read_lines(path), 1):
-        fields = [f.strip() for f in line.strip().split("\t")]
-        # MXNet's im2rec.py passes over such a line with a message.
-        if len(fields) < 3:
-            listing.problems.append(DataError(path, f"line {number} is no id, label and path between tabs: "
-                                                    f"{verbatim(repr(line.strip()[:_SHOWN_LENGTH]))}"))
-            continue
-        problem = _add_entry(listing.entries, fields[0], fields[1:-1], fields[-1])
-        if problem:
-            listing.problems.append(DataError(path, f"line {number}: {problem}"))
+    for entry in iterate(path):
+        if isinstance(entry, DataError):
+            listing.problems.append(entry)
+        else:
+            listing.entries.append(entry)
     return listing
+
+
+def iterate(path: str | os.PathLike[str]) -> Iterator[ListEntry | DataError]:
+    """Yield the entries of a `.lst` as they stand there, and a DataError in place of a line that is none."""
+    try:
+        # Windows' editors begin a file with a byte order mark; line ends are \r, \n or both
+        with open_read(to_path(path)) as stream, io.TextIOWrapper(stream, "utf-8-sig",
+                                                                  "surrogateescape") as text:
+            for number, line in enumerate(text, 1):
+                yield _parse_line(path, number, line.rstrip("\n"))
+    except OSError as error:
+        raise DataError(path, reason(error)) from error
+
+
+def _parse_line(path: object, number: int, line: str) -> ListEntry | DataError:
+    fields = [f.strip() for f in line.strip().split("\t")]
+    # MXNet's im2rec.py passes over such a line with a message.
+    if len(fields) < 3:
+        return DataError(path, f"line {number} is no id, label and path between tabs: "
+                               f"{verbatim(repr(line.strip()[:_SHOWN_LENGTH]))}")
+    entry = _parse_entry(fields[0], fields[1:-1], fields[-1])
+    return DataError(path, f"line {number}: {entry}") if isinstance(entry, str) else entry
 
 
 def read_blank_separated(path: str | os.PathLike[str], label_width: int = 1, num_parts: int = 1,
@@ -171,14 +222,18 @@ def read_blank_separated(path: str | os.PathLike[str], label_width: int = 1, num
         line = raw_line.decode("utf-8", "surrogateescape")
         problem = f"an id, {label_width} labels and a path are needed"
         if len(fields) == label_width + 2:
-            problem = _add_entry(listing.entries, fields[0], fields[1:-1], fields[-1].strip())
+            entry = _parse_entry(fields[0], fields[1:-1], fields[-1].strip())
+            if not isinstance(entry, str):
+                listing.entries.append(entry)
+                continue
+            problem = entry
         if problem:
             shown = verbatim(repr(line.strip()[:_SHOWN_LENGTH]))
             listing.problems.append(DataError(path, f"{problem}: {shown}"))
     return listing
 
 
-def check_inside(path: object, entries: Sequence[ListEntry], root: AnyPath | str) -> None:
+def check_inside(path: object, entries: Iterable[ListEntry], root: AnyPath | str) -> None:
     """Refuse a list that names files outside of `root`, by `..` or from the root of the file system.
 
     A list may come from a stranger, and what it names is read, and packed. Links that stand below the root
@@ -186,20 +241,28 @@ def check_inside(path: object, entries: Sequence[ListEntry], root: AnyPath | str
     """
     inside = os.path.join(os.path.abspath(root), "") if isinstance(root, (str, Path)) else ""
     for entry in entries:
-        climbs = ".." in entry.path and os.pardir in entry.path.split("/")
-        if climbs or (inside and entry.path.startswith("/") and not entry.path.startswith(inside)):
-            raise DataError(path, f"names {verbatim(entry.path)} (image {entry.id}), which is outside of its "
-                                  f"root folder {verbatim(root)}; `outside_root` allows it")
+        check_entry_inside(path, entry, root, inside)
 
 
-def write(path: str | os.PathLike[str], entries: Sequence[ListEntry]) -> None:
+def check_entry_inside(path: object, entry: ListEntry, root: AnyPath | str, inside: str) -> None:
+    """Refuse one entry as `check_inside` does; `inside` is what absolute paths may begin with, or ""."""
+    climbs = ".." in entry.path and os.pardir in entry.path.split("/")
+    if climbs or (inside and entry.path.startswith("/") and not entry.path.startswith(inside)):
+        raise DataError(path, f"names {verbatim(entry.path)} (image {entry.id}), which is outside of its "
+                              f"root folder {verbatim(root)}; `outside_root` allows it")
+
+
+def write(path: str | os.PathLike[str], entries: Iterable[ListEntry]) -> None:
     """Write a `.lst`, atomically."""
-    lines = []
-    for entry in entries:
-        labels = "".join(f"{label:f}\t" for label in entry.labels)
-        lines.append(f"{entry.id}\t{labels}{entry.path}\n")
+    with atomic_write(path) as stream:
+        stream.writelines(map(line_of, entries))
+
+
+def line_of(entry: ListEntry) -> bytes:
+    """Return an entry as a list has it."""
+    labels = "".join(f"{label:f}\t" for label in entry.labels)
     # File names need not be UTF-8: what the system gave is written back byte for byte.
-    write_bytes(path, "".join(lines).encode("utf-8", "surrogateescape"))
+    return f"{entry.id}\t{labels}{entry.path}\n".encode("utf-8", "surrogateescape")
 
 
 def classes_path(prefix: str | os.PathLike[str]) -> AnyPath:
@@ -262,13 +325,8 @@ def _scan_folder(folder: str, suffixes: set[str], problems: list[DataError], *,
     return files, folders
 
 
-def _is_listable(path: str) -> bool:
-    """Return whether a line of a list can hold a path."""
-    return path.strip() == path and not re.search(r"[\t\n\r]", path)
-
-
-def _add_entry(entries: list[ListEntry], key: str, labels: Sequence[str], path: str) -> str:
-    """Append the entry that these fields make; otherwise return why they make none."""
+def _parse_entry(key: str, labels: Sequence[str], path: str) -> ListEntry | str:
+    """Return the entry that these fields make, or why they make none."""
     try:
         number = int(key)
     except ValueError:
@@ -284,8 +342,7 @@ def _add_entry(entries: list[ListEntry], key: str, labels: Sequence[str], path: 
         return f"a label of {values} does not fit in 32 bits"
     if not path or "\0" in path:
         return "the path is empty" if not path else "the path holds a zero byte"
-    entries.append(ListEntry(number, values, path))
-    return ""
+    return ListEntry(number, values, path)
 
 
 def _read_lines(path: str | os.PathLike[str]) -> list[str]:

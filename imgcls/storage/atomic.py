@@ -22,6 +22,8 @@ from imgcls.storage.remote import RemotePath
 
 #: what `atomic_write` calls a file until it is complete: the target's name between these
 _TEMPORARY = re.compile(r"\.(.+)\.[a-z0-9_]{8}\.tmp")
+#: the same for files that a later run may go on with
+UNFINISHED_SUFFIX = ".partial_.tmp"
 
 
 @contextlib.contextmanager
@@ -57,7 +59,7 @@ def atomic_write(path: str | os.PathLike[str], *, is_durable: bool = True) -> It
                 os.fsync(stream.fileno())
         os.replace(temporary, target)
         if is_durable:
-            _sync_folder(target.parent)
+            sync_folder(target.parent)
     except OSError as error:
         _remove(temporary)
         raise RunError(f"cannot write {target}: {reason(error)}") from error
@@ -73,14 +75,17 @@ def write_bytes(path: str | os.PathLike[str], *pieces: bytes | memoryview) -> No
             stream.write(piece)
 
 
-def remove_leftovers(folder: Path, names: re.Pattern[str]) -> None:
+def remove_leftovers(folder: Path, names: re.Pattern[str], *, unfinished: bool = True) -> None:
     """Remove temporary files that killed processes left of targets in `folder` whose names match `names`.
 
-    Those of a process that still writes stay: it holds a lock on them.
+    Those of a process that still writes stay: it holds a lock on them. Without `unfinished` those stay as
+    well that a later run may go on with.
     """
     with contextlib.suppress(OSError):  # tidying up is no reason to end anything
         for entry in os.listdir(folder):
             match = _TEMPORARY.fullmatch(entry)
+            if not unfinished and entry.endswith(UNFINISHED_SUFFIX):
+                continue
             if match and names.fullmatch(match[1]) and is_abandoned(folder / entry):
                 _remove(str(folder / entry))
 
@@ -132,7 +137,7 @@ def _umask() -> int:
     return mask
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Make the rename itself durable."""
     # Not every file system allows it; those that refuse lose the new name at worst, never the content.
     with contextlib.suppress(OSError):

@@ -15,11 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from imgcls.data.listing import class_names_by_folder
+from imgcls.data.listing import ListSummary
 from imgcls.data.packing.config import PackConfig
 from imgcls.data.packing.pack import PackResult
 from imgcls.formats import lists
-from imgcls.formats.lists import Listing
 from imgcls.formats.recordio import RecordReader, kept_names
 from imgcls.storage import atomic
 from imgcls.storage.atomic import write_bytes
@@ -34,26 +33,29 @@ class PackCounts:
     size_bytes: int
 
 
-def write_outputs(stem: str, target: str, listing: Listing, result: PackResult) -> PackCounts:
+def write_outputs(stem: str, target: str, summary: ListSummary, result: PackResult) -> PackCounts:
     """Write what stands beside the records `target` as STEM.bad and so on, but for the stamp; return the
     counts."""
-    problems = [str(problem) for problem in listing.problems]
+    problems = [str(problem) for problem in summary.problems]
     # tab and reason: what is before the tab can be cut out and packed again
-    problems += [f"{entry.path}\t{reason}" for entry, reason in result.skipped]
+    problems += [f"{skipped.path}\t{skipped.reason}" for skipped in result.skipped]
     _write_bad_list(stem + ".bad", problems)
     # a list that im2rec made has them already, from all its images
     names = lists.class_names(stem + ".rec")
-    if not names and (names := tuple(class_names_by_folder(listing.entries))):
+    if not names and (names := tuple(summary.class_names())):
         lists.write_class_names(lists.classes_path(stem), names)
     remember_names(target, names)
     return PackCounts(result.num_records, len(problems), result.size_bytes)
 
 
-def remove_leftovers(stem: str) -> None:
-    """Remove what killed runs left half written of the files of STEM; another run's that goes on stays."""
+def remove_leftovers(stem: str, *, is_resumed: bool = False) -> None:
+    """Remove what killed runs left half written of the files of STEM; another run's that goes on stays.
+
+    With `is_resumed` that stays as well which this run goes on with.
+    """
     path = Path(stem)
     ends = r"\.(rec|idx|bad|lst|pack\.json|classes\.txt)"
-    atomic.remove_leftovers(path.parent, re.compile(re.escape(path.name) + ends))
+    atomic.remove_leftovers(path.parent, re.compile(re.escape(path.name) + ends), unfinished=not is_resumed)
 
 
 def remember_names(target: str, names: Sequence[str]) -> None:
@@ -70,27 +72,54 @@ def _write_bad_list(path: str, problems: list[str]) -> None:
         Path(path).unlink(missing_ok=True)
 
 
-def write_stamp(stem: str, list_path: Path, config: PackConfig, counts: PackCounts) -> None:
+def write_stamp(stem: str, inputs: PackInputs, counts: PackCounts) -> None:
     """Write STEM.pack.json, last of all, so that it is only there when everything is."""
-    text = json.dumps({**_stamp(list_path, config), **dataclasses.asdict(counts)}, indent=1) + "\n"
+    text = json.dumps({**inputs.stamp(), **dataclasses.asdict(counts)}, indent=1) + "\n"
     write_bytes(stem + ".pack.json", text.encode())
 
 
-def read_stamp(stem: str, list_path: Path, config: PackConfig) -> PackCounts | None:
-    """Return the counts of a complete earlier run with this list and these settings, else None."""
+def read_stamp(stem: str, inputs: PackInputs) -> PackCounts | None:
+    """Return the counts of a complete earlier run with these inputs, else None."""
     try:
-        stamp = json.loads(Path(stem + ".pack.json").read_bytes())
+        counts = parse_stamp(Path(stem + ".pack.json").read_bytes(), inputs)
+        is_whole = counts is not None and os.path.getsize(stem + ".rec") == counts.size_bytes
+        return counts if is_whole and os.path.exists(stem + ".idx") else None
+    except OSError:
+        return None  # no stamp: packed again
+
+
+def parse_stamp(text: bytes, inputs: PackInputs) -> PackCounts | None:
+    """Return the counts that a STEM.pack.json tells of a run with these inputs, else None."""
+    try:
+        stamp = json.loads(text)
         names = [field.name for field in dataclasses.fields(PackCounts)]
         counts = PackCounts(**{name: int(stamp.pop(name)) for name in names})
-        is_same = stamp == _stamp(list_path, config) and os.path.getsize(stem + ".rec") == counts.size_bytes
-        return counts if is_same and os.path.exists(stem + ".idx") else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
-        return None  # no stamp, or one that anybody may have edited: packed again
+        return counts if stamp == inputs.stamp() else None
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
+        return None  # one that anybody may have edited: packed again
 
 
-def _stamp(list_path: Path, config: PackConfig) -> dict[str, Any]:
-    """Return all that the bytes of the records depend on, but for the images."""
-    settings = dataclasses.asdict(config)
-    # the bytes do not depend on it
-    del settings["num_threads"]  # any number of threads gives the same bytes
-    return {"list_sha256": hashlib.sha256(list_path.read_bytes()).hexdigest(), "settings": settings}
+@dataclass(frozen=True)
+class PackInputs:
+    """All that the bytes of the records depend on, but for the files of a folder."""
+
+    list_path: Path
+    config: PackConfig
+    #: of the archives that are read, "" for a folder
+    fingerprint: str = ""
+
+    def stamp(self) -> dict[str, Any]:
+        """Return it for STEM.pack.json."""
+        settings = dataclasses.asdict(self.config)
+        # the bytes do not depend on it
+        del settings["num_threads"]  # any number of threads gives the same bytes
+        digest = hashlib.sha256()
+        with open(self.list_path, "rb") as stream:
+            while piece := stream.read(1 << 20):
+                digest.update(piece)
+        archives = {"archives_sha256": self.fingerprint} if self.fingerprint else {}
+        return {"list_sha256": digest.hexdigest(), "settings": settings, **archives}
+
+    def identity(self) -> str:
+        """Return it as one line."""
+        return json.dumps(self.stamp(), sort_keys=True)

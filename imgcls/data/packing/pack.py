@@ -10,15 +10,17 @@ from __future__ import annotations
 import os
 import struct
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from itertools import islice
 
+from imgcls.data.image_trees import FileReader, ImageReader
 from imgcls.data.packing.config import PackConfig
 from imgcls.data.packing.images import quiet_opencv, reencode
 from imgcls.data.packing.jpeg import find_damage, with_restarts
 from imgcls.data.packing.pipeline import BackgroundSync, map_in_order
+from imgcls.data.packing.resumable import ResumableWriter, SkippedEntry
 from imgcls.errors import reason
 from imgcls.formats.lists import ListEntry
 from imgcls.formats.recordio import (
@@ -30,7 +32,6 @@ from imgcls.formats.recordio import (
     pack,
     unpack,
 )
-from imgcls.storage.reading import open_regular, read_bounded
 
 #: files that are stored as they are: so many go into a block, ...
 _BLOCK_FILES = 16
@@ -43,13 +44,6 @@ _SPARE_BYTES = 64
 Progress = Callable[[int], object]
 
 
-class SkippedEntry(NamedTuple):
-    """An entry that was not packed, and why."""
-
-    entry: ListEntry
-    reason: str
-
-
 @dataclass
 class PackResult:
     """What became of a list."""
@@ -59,25 +53,50 @@ class PackResult:
     skipped: list[SkippedEntry] = field(default_factory=list)
 
 
-def pack_list(entries: Sequence[ListEntry], root: str, path: str | os.PathLike[str], config: PackConfig, *,
-              progress: Progress = lambda count: None, join: bool = True) -> PackResult:
+def pack_list(entries: Iterable[ListEntry], root: str | ImageReader, path: str | os.PathLike[str],
+              config: PackConfig, *, progress: Progress = lambda count: None, join: bool = True,
+              writer: RecordWriter | None = None) -> PackResult:
     """Write `path` (a `.rec`) and its `.idx` from the images under `root`, in the order of `entries`.
 
     Both appear when all is done, or not at all. Without `join`, root and path are put together as they are,
-    with no separator.
+    with no separator. A `writer` that goes on from an earlier run is given what that run did not write.
     """
-    # With the separator at its end, once for all: joining to it is then the cheap case.
-    base = os.path.join(root, "") if join else root
-
-    def file_of(entry: ListEntry) -> str:
-        return os.path.join(base, entry.path) if join else base + entry.path
-
+    reader = FileReader(root, join=join) if isinstance(root, str) else root
     # Files that are stored as they are need no decoder, nor the time to load one.
-    with (nullcontext() if config.pass_through else quiet_opencv(), RecordWriter(path) as writer,
+    with (nullcontext() if config.pass_through else quiet_opencv(), writer or RecordWriter(path) as writer,
           BackgroundSync(writer) as sync):
+        sink = _Sink(writer, sync, progress)
         write = _store_files if config.pass_through and not config.seekable else _encode_files
-        skipped = write(entries, file_of, config, writer, sync, progress)
-        return PackResult(writer.count, writer.size_bytes, skipped)
+        write(islice(entries, sink.count, None), reader, config, sink)
+        return PackResult(writer.count, writer.size_bytes, sink.skipped)
+
+
+class _Sink:
+    """Takes what became of each entry, in their order."""
+
+    def __init__(self, writer: RecordWriter, sync: BackgroundSync, progress: Progress) -> None:
+        self.writer = writer
+        self._sync = sync
+        self._progress = progress
+        self._resumed = writer if isinstance(writer, ResumableWriter) else None
+        #: entries so far, and those of them that were left out
+        self.count = self._resumed.num_entries if self._resumed else 0
+        self.skipped = list(self._resumed.skipped) if self._resumed else []
+        if self.count:
+            progress(self.count)
+
+    def add(self, entry: ListEntry, problem: str) -> None:
+        """Count an entry whose record is written, or that was left out because of a problem."""
+        if problem:
+            self.skipped.append(SkippedEntry(entry.path, problem))
+        self.count += 1
+        if self._resumed:
+            self._resumed.add(self.skipped[-1] if problem else None)
+        self._progress(self.count)
+
+    def flush(self) -> None:
+        """Sync if it is due; to be called when all that is written has been added."""
+        self._sync.notify()
 
 
 def make_seekable(source: str | os.PathLike[str], path: str | os.PathLike[str], num_threads: int, *,
@@ -112,29 +131,24 @@ def make_seekable(source: str | os.PathLike[str], path: str | os.PathLike[str], 
 # Encoded anew
 
 
-def _encode_files(entries: Sequence[ListEntry], file_of: Callable[[ListEntry], str], config: PackConfig,
-                  writer: RecordWriter, sync: BackgroundSync, progress: Progress) -> list[SkippedEntry]:
-    """Write a record for each file, encoded by threads; return what was left out."""
-    def make_payload(entry: ListEntry) -> bytes | str:
-        return _payload(entry, file_of(entry), config)
+def _encode_files(entries: Iterable[ListEntry], reader: ImageReader, config: PackConfig, sink: _Sink) -> None:
+    """Write a record for each image, encoded by threads."""
+    def make_payload(entry: ListEntry) -> tuple[ListEntry, bytes | str]:
+        return entry, _payload(entry, reader, config)
 
-    skipped = []
-    with map_in_order(make_payload, entries, config.num_threads, len) as payloads:
-        for count, (entry, payload) in enumerate(zip(entries, payloads, strict=True), 1):
-            if isinstance(payload, str):  # why there is none
-                skipped.append(SkippedEntry(entry, payload))
-            else:
-                writer.write(payload, entry.id)
-                sync.notify()
-            progress(count)
-    return skipped
+    with map_in_order(make_payload, entries, config.num_threads, lambda pair: len(pair[1])) as pairs:
+        for entry, payload in pairs:
+            if not isinstance(payload, str):
+                sink.writer.write(payload, entry.id)
+            sink.add(entry, payload if isinstance(payload, str) else "")  # why there is none
+            sink.flush()
 
 
-def _payload(entry: ListEntry, file: str, config: PackConfig) -> bytes | str:
+def _payload(entry: ListEntry, reader: ImageReader, config: PackConfig) -> bytes | str:
     """Return the payload of one record, or why there is none."""
     try:
-        data = read_bounded(file, MAX_PAYLOAD_BYTES)
-    except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
+        data = reader.read(entry.path)
+    except (OSError, ValueError) as error:  # ValueError: a name with a zero byte, too
         return reason(error)
     if config.pass_through:
         damage = find_damage(data)
@@ -150,66 +164,51 @@ def _payload(entry: ListEntry, file: str, config: PackConfig) -> bytes | str:
 # Stored as they are
 
 
-def _store_files(entries: Sequence[ListEntry], file_of: Callable[[ListEntry], str], config: PackConfig,
-                 writer: RecordWriter, sync: BackgroundSync, progress: Progress) -> list[SkippedEntry]:
-    """Write the files as they are; return what was left out.
+def _store_files(entries: Iterable[ListEntry], reader: ImageReader, config: PackConfig, sink: _Sink) -> None:
+    """Write the images as they are.
 
     Threads read some at a time into a block, laid out as it will be in the `.rec`: no byte is copied again,
     and the blocks are used again and again, as fresh memory costs more than reading.
     """
     idle: deque[Block] = deque()  # append and pop of a deque need no lock between threads
 
-    def read(group: Sequence[ListEntry]) -> tuple[Block, list[str]]:
+    def read(group: Sequence[ListEntry]) -> tuple[Block, Sequence[tuple[ListEntry, str]]]:
         try:
             block = idle.pop()
             block.clear()
         except IndexError:
             block = Block()
-        return block, [_read_into(block, entry, file_of(entry), config) for entry in group]
+        return block, [(entry, _read_into(block, entry, reader, config)) for entry in group]
 
-    groups = [entries[i:i + _BLOCK_FILES] for i in range(0, len(entries), _BLOCK_FILES)]
-    skipped = []
-    count = 0
-    with map_in_order(read, groups, config.num_threads, lambda pair: pair[0].size, _BLOCKS_AHEAD) as blocks:
-        for group, (block, problems) in zip(groups, blocks, strict=True):
-            writer.write_block(block)
+    with map_in_order(read, _groups(entries), config.num_threads, lambda pair: pair[0].size,
+                      _BLOCKS_AHEAD) as blocks:
+        for block, pairs in blocks:
+            sink.writer.write_block(block)
             idle.append(block)  # its bytes have left for the file: it may be filled again
-            sync.notify()
-            for entry, problem in zip(group, problems, strict=True):
-                if problem:
-                    skipped.append(SkippedEntry(entry, problem))
-                count += 1
-                progress(count)
-    return skipped
+            for entry, problem in pairs:
+                sink.add(entry, problem)
+            sink.flush()
 
 
-def _read_into(block: Block, entry: ListEntry, file: str, config: PackConfig) -> str:
-    """Append one file to the block; return why it was left out, or ""."""
+def _groups(entries: Iterable[ListEntry]) -> Iterator[list[ListEntry]]:
+    """Yield the entries, so many at a time as go into a block."""
+    rest = iter(entries)
+    while group := list(islice(rest, _BLOCK_FILES)):
+        yield group
+
+
+def _read_into(block: Block, entry: ListEntry, reader: ImageReader, config: PackConfig) -> str:
+    """Append one image to the block; return why it was left out, or ""."""
     head = _head(entry, config)
     try:
-        with open(file, "rb", buffering=0, opener=open_regular) as stream:
-            size = os.fstat(stream.fileno()).st_size
-            if problem := _too_large(head, size):
-                return problem
-            # One more than there should be, to see whether there is: a file may grow, or not know its size.
-            image = block.reserve(len(head), size + 1)
-            num_read = stream.readinto(image)
-            # Rare, so it may cost a copy: what came is kept, as the block's memory may move below.
-            content = b""
-            if num_read != size:
-                content = bytes(image[:num_read]) + (stream.read(MAX_PAYLOAD_BYTES) or b"")
+        image = reader.read_into(entry.path, lambda size: block.reserve(len(head), size))
     except (OSError, ValueError) as error:
         return reason(error)
-    if num_read != size:
-        size = len(content)
-        if problem := _too_large(head, size):
-            return problem
-        image = block.reserve(len(head), size + 1)
-        image[:size] = content
-    damage = find_damage(image[:size])
-    if not damage:  # else what was reserved is simply reserved again
-        block.append(head, size, entry.id)
-    return damage
+    # else what was reserved is simply reserved again
+    problem = _too_large(head, len(image)) or find_damage(image)
+    if not problem:
+        block.append(head, len(image), entry.id)
+    return problem
 
 
 # Of both

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator
 from typing import Generic, TypeVar
 
 from imgcls.formats.recordio import RecordWriter
@@ -21,10 +22,12 @@ MAX_WAITING_BYTES = 256 << 20
 MAX_AHEAD_PER_THREAD = 64
 #: so much is written before the disk is made to begin with it
 SYNC_BYTES = 48 << 20
+#: ... or, where images come slowly, after so long
+SYNC_INTERVAL_S = 5.0
 
 
 @contextlib.contextmanager
-def map_in_order(function: Callable[[Item], Result], items: Sequence[Item], num_threads: int,
+def map_in_order(function: Callable[[Item], Result], items: Iterable[Item], num_threads: int,
                  size_of: Callable[[Result], int] = lambda result: 0,
                  max_ahead: int = MAX_AHEAD_PER_THREAD) -> Iterator[Iterator[Result]]:
     """Give an iterator of `function(item)` of each item, in the items' order, computed by threads ahead.
@@ -41,7 +44,7 @@ def map_in_order(function: Callable[[Item], Result], items: Sequence[Item], num_
     workers = _Workers(function, items, num_threads, size_of, max_ahead)
     try:
         workers.start()  # here: Ctrl-C may come between any two of them
-        yield (workers.take() for _ in items)
+        yield workers.results()
     finally:
         workers.stop()
 
@@ -53,10 +56,10 @@ class _Workers(Generic[Item, Result]):
     would fill the memory.
     """
 
-    def __init__(self, function: Callable[[Item], Result], items: Sequence[Item], num_threads: int,
+    def __init__(self, function: Callable[[Item], Result], items: Iterable[Item], num_threads: int,
                  size_of: Callable[[Result], int], max_ahead: int) -> None:
         self._function = function
-        self._items = items
+        self._items = iter(items)
         self._size_of = size_of
         self._max_ahead = num_threads * max_ahead
         self._lock = threading.Lock()
@@ -68,6 +71,7 @@ class _Workers(Generic[Item, Result]):
         self._num_taken = 0
         self._waiting_bytes = 0
         self._is_stopped = False
+        self._is_exhausted = False  # no item is left to begin with
         self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(num_threads)]
 
     def start(self) -> None:
@@ -75,18 +79,21 @@ class _Workers(Generic[Item, Result]):
         for thread in self._threads:
             thread.start()
 
-    def take(self) -> Result:
-        """Wait for the next result and return it, or raise the error that stands in its place."""
-        with self._lock:
-            while self._num_taken not in self._results:
-                if self._num_taken in self._errors:
-                    raise self._errors[self._num_taken]
-                self._is_ready.wait()
-            result = self._results.pop(self._num_taken)
-            self._num_taken += 1
-            self._waiting_bytes -= self._size_of(result)
-            self._has_room.notify()  # one result less makes room for one thread
-            return result
+    def results(self) -> Iterator[Result]:
+        """Yield the results in order, each as soon as it is there; raise an error in its place."""
+        while True:
+            with self._lock:
+                while self._num_taken not in self._results:
+                    if self._num_taken in self._errors:
+                        raise self._errors[self._num_taken]
+                    if self._is_exhausted and self._num_taken == self._num_started:
+                        return
+                    self._is_ready.wait()
+                result = self._results.pop(self._num_taken)
+                self._num_taken += 1
+                self._waiting_bytes -= self._size_of(result)
+                self._has_room.notify()  # one result less makes room for one thread
+            yield result
 
     def stop(self) -> None:
         """Begin nothing more, and wait for what is under way, however often Ctrl-C is pressed."""
@@ -105,11 +112,12 @@ class _Workers(Generic[Item, Result]):
 
     def _work(self) -> None:
         while True:
-            index = self._next_index()
-            if index is None:
+            started = self._next_item()
+            if started is None:
                 return
+            index, item = started
             try:
-                result = self._function(self._items[index])
+                result = self._function(item)
             except BaseException as error:
                 with self._lock:
                     self._errors[index] = error
@@ -121,18 +129,27 @@ class _Workers(Generic[Item, Result]):
                 if index == self._num_taken:  # nobody waits for any other
                     self._is_ready.notify()
 
-    def _next_index(self) -> int | None:
-        """Wait until there is room for a result more, and return the item to work on; None at the end."""
+    def _next_item(self) -> tuple[int, Item] | None:
+        """Wait for room for a result more, and return (index, item) to work on; None at the end."""
         with self._lock:
             # The item that the taker waits for was always started before, so waiting here never blocks it.
             while not self._is_stopped and (self._waiting_bytes > MAX_WAITING_BYTES
                                             or self._num_started - self._num_taken >= self._max_ahead):
                 self._has_room.wait()
+            if self._is_stopped or self._is_exhausted:
+                return None
             index = self._num_started
-            if self._is_stopped or index >= len(self._items):
+            try:
+                item = next(self._items)
+            except BaseException as error:
+                self._is_exhausted = True
+                if not isinstance(error, StopIteration):
+                    self._errors[index] = error  # raised where the item's result would be taken
+                self._is_ready.notify()
+                self._has_room.notify_all()
                 return None
             self._num_started += 1
-            return index
+            return index, item
 
 
 class BackgroundSync:
@@ -143,7 +160,9 @@ class BackgroundSync:
 
     def __init__(self, writer: RecordWriter) -> None:
         self._writer = writer
-        self._begun_bytes = 0  # how much was written when the last sync began
+        self._begun_bytes = 0  # how much was written when the last sync began, and when that was
+        self._begun_s = time.monotonic()
+        self._mark: object = None  # what the next sync makes sure of
         self._is_due = threading.Event()
         self._is_stopped = False
         self._error: OSError | None = None
@@ -165,8 +184,11 @@ class BackgroundSync:
         """Begin a sync if it is due, or raise the error of an earlier one; call it after each write."""
         if self._error:
             raise self._error
-        if self._writer.size_bytes - self._begun_bytes >= SYNC_BYTES:
+        is_due = self._writer.size_bytes - self._begun_bytes >= SYNC_BYTES
+        if is_due or time.monotonic() - self._begun_s >= SYNC_INTERVAL_S:
             self._begun_bytes = self._writer.size_bytes
+            self._begun_s = time.monotonic()
+            self._mark = self._writer.mark()
             if not self._thread.ident:  # small files need no thread
                 self._thread.start()
             self._is_due.set()
@@ -177,8 +199,10 @@ class BackgroundSync:
             self._is_due.clear()
             if self._is_stopped:
                 return
+            mark = self._mark
             try:
                 self._writer.sync()
+                self._writer.commit(mark)
             except OSError as error:  # the system tells it once: it must not be lost
                 self._error = error
                 return

@@ -144,6 +144,13 @@ class RecordWriter:
         """
         getattr(os, "fdatasync", os.fsync)(self._rec.fileno())  # macOS has no fdatasync
 
+    def mark(self) -> object:
+        """Return what `commit` notes once everything written so far is on the disk; here nothing."""
+        return None
+
+    def commit(self, mark: object) -> None:
+        """Note that what was written before `mark` is on the disk, for a writer that can go on from there."""
+
     @property
     def size_bytes(self) -> int:
         """Bytes of the records so far."""

@@ -1,0 +1,172 @@
+"""The flags of imgcls-im2rec."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from imgcls.config import command_line
+from imgcls.config.flags import flag, positional
+from imgcls.data.image_trees import is_archive_root
+from imgcls.errors import UsageError, verbatim
+from imgcls.formats import lists
+from imgcls.storage.paths import to_local_path, to_path
+from imgcls.storage.remote import RemotePath
+
+NAME = "imgcls-im2rec"
+EXAMPLES = """examples:
+  imgcls-im2rec data/pets photos/ --resize 256                       list photos/, pack it into data/pets.rec
+  imgcls-im2rec data/pets photos/ --list --recursive --train-ratio .9    only the lists, train and val
+  imgcls-im2rec data/full fall11_whole.tar --recursive --min-images 500 --val-per-class 50 --chunks 8
+                                                                     a tar of tars, nothing extracted
+  imgcls-im2rec data/pets photos/ --num-thread 16 --quality 90       pack every list data/pets*.lst
+"""
+# shown at the end of --help: what differs from MXNet without any flag
+NOTES = """Images that cannot be read are skipped, counted and listed in PREFIX.bad; a .rec appears when it is
+complete. EXIF orientation is applied; 16 bits become 8, CMYK becomes RGB, alpha is dropped, an animation
+gives its first picture. A flag may be written with - or _ and be shortened, a switch be given True or False.
+
+the C++ tool's form is understood too: imgcls-im2rec LIST ROOT OUT.rec [key=value ...], with the keys
+  resize label_width pack_label nsplit part center_crop quality color encoding inter_method unchanged
+  num_thread outside_root"""
+
+
+_PART = re.compile(r"(\d{1,6})/(\d{1,6})")
+
+
+@dataclass(frozen=True)
+class PathConfig:
+    """Paths"""
+
+    prefix: str = positional("of the lists PREFIX*.lst and what is made of them", metavar="PREFIX")
+    root: str = positional("the folder that the paths in the lists start from; or a .tar, a .zip, a tar of "
+                           "tars, a folder of tars", metavar="ROOT")
+
+
+# Those of MXNet's im2rec.py are of generation g2, so that a beginning that was enough for MXNet stays enough
+# (--re is --recursive or --resize, and --res is --resize), whatever flags came later.
+
+
+@dataclass(frozen=True)
+class ListConfig:
+    """Lists"""
+
+    list: bool = flag(False, "only make the list or lists", since="g2")
+    recursive: bool | None = flag(None, "go into sub-folders, each is a class; without it only ROOT's own "
+                                  "images", since="g2")
+    exts: tuple[str, ...] = flag(lists.EXTENSIONS, "what an image's name ends in", since="g2", metavar=".EXT",
+                                 takes="extensions")
+    chunks: int = flag(1, "lists to deal images out into", since="g2", minimum=1, maximum=1_000_000)
+    train_ratio: float = flag(1.0, "share for training", since="g2", metavar="R", minimum=0, maximum=1)
+    test_ratio: float = flag(0.0, "share of the test list; what is left of the images is the val list",
+                             since="g2", metavar="R", minimum=0, maximum=1)
+    shuffle: bool = flag(True, "keep the order of names; --shuffle False is the same", since="g2",
+                         negation="--no-shuffle")
+
+
+@dataclass(frozen=True)
+class SelectFlags:
+    """Which images are listed"""
+
+    min_images: int = flag(0, "leave out classes with fewer images", metavar="N", minimum=0,
+                           maximum=1_000_000_000)
+    val_per_class: int = flag(0, "so many images of each class, drawn by the seed, make PREFIX_val.lst; the "
+                              "others PREFIX_train.lst", metavar="N", minimum=0,
+                              maximum=1_000_000_000)
+    max_classes: int = flag(0, "only the first N classes; 0: all", metavar="N", minimum=0,
+                            maximum=1_000_000_000)
+    max_images: int = flag(0, "N images of each class, drawn by the seed; 0: all", metavar="N", minimum=0,
+                           maximum=1_000_000_000)
+    seed: int = flag(0, "of what is drawn", minimum=0, maximum=2**63 - 1)
+    synsets: str = flag("", "a text file with the folder of class 0, 1, ... as the first word of each line",
+                        metavar="FILE")
+    devkit: str = flag("", "ROOT holds the validation images of ILSVRC2012: their labels are in this "
+                           "devkit, a "
+                       ".tar.gz or its folder", metavar="DEVKIT")
+
+
+@dataclass(frozen=True)
+class PackFlags:
+    """Packing"""
+
+    resize: int = flag(0, "of the short edge; 0: as is", since="g2", metavar="PIXELS", minimum=0,
+                       maximum=65500)
+    center_crop: bool = flag(False, "to a square, before the resize", since="g2")
+    quality: int = flag(95, "of JPEG, 1-100; of PNG the compression, 0-9", since="g2", minimum=0,
+                        maximum=100)
+    encoding: str = flag(".jpg", ".jpg or .png", since="g2", metavar=".EXT")
+    color: int = flag(1, "1: colour, 0: grey, -1: as stored, with alpha", since="g2", choices=(-1, 0, 1),
+                      minimum=-1, maximum=1)
+    pass_through: bool = flag(False, "store the files as they are", since="g2")
+    pack_label: bool = flag(False, "store all labels of a line", since="g2")
+    num_thread: int = flag(0, "threads; 0: one per core", since="g2", minimum=0, maximum=1024)
+    part: str = flag("", "pack only part I of N of the lists, for N machines: 1/N to N/N", metavar="I/N")
+    seekable: bool = flag(False, "JPEGs of which a crop can be decoded without the rest, a few per cent "
+                          "larger; with --pass-through jpegtran makes them, without loss. ROOT may also be a "
+                          ".rec then, which is converted to PREFIX.rec")
+    outside_root: bool = flag(False, "let a list name files outside of ROOT (../x, /y)")
+    strict: bool = flag(False, "exit status 1 if anything was skipped")
+    resume: bool = flag(False, "go on where an earlier run with the same flags was stopped, and leave "
+                        "what is packed there when this one is")
+
+
+def parse(argv: Sequence[str]) -> tuple[PathConfig, ListConfig, SelectFlags, PackFlags]:
+    """Return the settings of a command line, checked; a wrong one is a UsageError."""
+    paths, list_config, select_config, flags = command_line.parse(
+        argv, PathConfig, ListConfig, SelectFlags, PackFlags, prog=NAME, usage="[flags] PREFIX ROOT",
+        examples=EXAMPLES, notes=NOTES, hint="; imgcls-im2rec --help shows examples")
+    # in full, as im2rec.py prints them
+    prefix = to_path(paths.prefix, "PREFIX")
+    paths = PathConfig(str(prefix) if isinstance(prefix, RemotePath) else os.path.abspath(prefix),
+                       os.path.abspath(to_local_path(paths.root, "ROOT")))
+    # png, .PNG and jpeg are common mistakes, and clear
+    encoding = "." + flags.encoding.lstrip(".").lower().replace("jpeg", "jpg")
+    flags = dataclasses.replace(flags, encoding=encoding)
+    if encoding not in (".jpg", ".png"):
+        raise UsageError(f"`encoding` {encoding}: must be .jpg or .png")
+    # for PNG it is OpenCV's compression, where 0 means none; quality 0 of a JPEG is only a mistake
+    lowest = 0 if encoding == ".png" else 1
+    if not lowest <= flags.quality <= 100:
+        raise UsageError(f"`quality` {flags.quality}: must be between {lowest} and 100")
+    # decimal fractions may add up to a little more than 1
+    train_ratio, test_ratio = list_config.train_ratio, list_config.test_ratio
+    if train_ratio < 1 and train_ratio + test_ratio > 1.000001:
+        raise UsageError(f"`train_ratio` {train_ratio} and `test_ratio` {test_ratio} make over 1")
+    if flags.seekable and encoding != ".jpg":
+        raise UsageError("`seekable` is for JPEG: `encoding` .png has no such thing")
+    # without it cv2 writes restart markers itself, while it encodes
+    is_record_file = os.path.isfile(paths.root) and not is_archive_root(paths.root)
+    if flags.seekable and (flags.pass_through or is_record_file) and not shutil.which("jpegtran"):
+        raise UsageError("`seekable` without encoding anew needs the program jpegtran (of libjpeg-turbo) in "
+                         "the PATH")
+    _check_selection(list_config, select_config)
+    part_of(flags.part)
+    return paths, list_config, select_config, flags
+
+
+def _check_selection(list_config: ListConfig, config: SelectFlags) -> None:
+    """Refuse flags that contradict each other."""
+    if config.val_per_class and list_config.train_ratio < 1:
+        raise UsageError(f"`val_per_class` {config.val_per_class} and `train_ratio` "
+                         f"{list_config.train_ratio} "
+                         "both say what the val list is")
+    limits = (config.val_per_class, config.min_images, config.max_classes, config.max_images)
+    if config.devkit and any(limits):
+        raise UsageError("`devkit` lists the validation images as they are: `val_per_class`, `min_images`, "
+                         "`max_classes` and `max_images` are for training images")
+
+
+def part_of(text: str) -> tuple[int, int]:
+    """Return (index from 0, number of parts) of a `part` such as 2/4."""
+    if not text:
+        return 0, 1
+    match = _PART.fullmatch(text)
+    if not match or not 1 <= int(match[1]) <= int(match[2]):
+        raise UsageError(f"`part` {verbatim(text)}: must be I/N, part I of N from 1/N to N/N")
+    return int(match[1]) - 1, int(match[2])
+
+

@@ -1,0 +1,199 @@
+"""What imgcls-im2rec does before it packs: find the images of ROOT, and write the lists."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from imgcls.cli._im2rec_flags import NAME, ListConfig, PackFlags, SelectFlags
+from imgcls.cli._im2rec_target import Target
+from imgcls.config.flags import flag_spelling
+from imgcls.data import ilsvrc, listing, selection
+from imgcls.data.image_trees import ImageNames, ImageTree, open_tree
+from imgcls.data.listing import ListDraft
+from imgcls.data.selection import SelectedClass, Selection, SelectionConfig
+from imgcls.errors import DataError, RunError, UsageError, printable, spell_settings, tell
+from imgcls.formats import lists
+
+#: how many problems are printed
+_SHOWN_PROBLEMS = 10
+#: more lists than this are only made where there are as many images
+_MAX_EMPTY_CHUNKS = 1000
+#: MXNet prints a line for every so many images
+_PROGRESS_INTERVAL = 1000
+#: while headers of archives are read off a terminal, a line tells how far it is
+_SCAN_INTERVAL_S = 30.0
+
+
+def open_root(root: str) -> ImageTree:
+    """Return the tree that ROOT is, and show how far its archives have been read."""
+    with _scan_progress() as progress:
+        return open_tree(root, progress=progress, note=print_note)
+
+
+def make_lists(target: Target, tree: ImageTree, config: ListConfig, flags: SelectFlags) -> list[Path]:
+    """Write PREFIX*.lst and PREFIX.classes.txt; return the lists."""
+    target.check_writable()
+    problems: list[DataError] = []
+    folders, is_recursive = _folders(tree, config, problems)
+    selected = Selection()
+    classes = _classes(folders, flags, selected, problems, tree.root)
+    with closing(ListDraft()) as train, closing(ListDraft()) as val:
+        for found in classes:
+            for draft, paths in ((train, found.train), (val, found.val)):
+                for path in paths:
+                    if lists.is_listable(path, tree.root, problems):
+                        draft.add(float(found.label), path)
+        _report_images(train, tree, config, flags, selected, problems)
+        written = listing.write_lists(
+            target.prefix, train, shuffle=config.shuffle, chunks=config.chunks,
+            train_ratio=config.train_ratio, test_ratio=config.test_ratio,
+            suffix="_train" if flags.val_per_class else "")
+        if flags.val_per_class:
+            written += listing.write_lists(target.prefix, val, shuffle=config.shuffle, suffix="_val")
+    names = selected.class_names if is_recursive or flags.devkit else []
+    if names:
+        lists.write_class_names(lists.classes_path(target.prefix), names)
+    for path, num_images in written:
+        print_note(f"{target.shown(path)}: {num_images} images")
+    for label, name in enumerate(names):
+        tell(f"{name} {label}", sys.stdout)  # as MXNet, for whoever pipes that somewhere
+    target.publish_lists([path for path, _ in written])
+    return [path for path, _ in written]
+
+
+def _report_images(train: ListDraft, tree: ImageTree, config: ListConfig, flags: SelectFlags,
+                   selected: Selection, problems: list[DataError]) -> None:
+    """Print what is not in the lists; an error where that is all, or where lists would be empty."""
+    # names that a list cannot hold
+    print_problems(problems, "")
+    _print_selection(selected, flags)
+    if not len(train):
+        message = f"{tree.root} holds no image ({' '.join(config.exts)})"
+        if selected.too_small or selected.unknown:
+            message = f"{tree.root}: no image is left for the lists"
+        if not config.list:
+            raise RunError(message)
+        print_note(message + "; the list is empty")
+    # as in MXNet some may stay empty, but not hundreds of thousands
+    if config.chunks > max(len(train), _MAX_EMPTY_CHUNKS):
+        raise UsageError(f"`chunks` {config.chunks}: must be at most the number of images, {len(train)}")
+
+def _folders(tree: ImageTree, config: ListConfig,
+             problems: list[DataError]) -> tuple[Iterator[tuple[str, ImageNames]], bool]:
+    """Return the folders with their images, and whether each is a class."""
+    is_recursive = bool(config.recursive)
+    folders = tree.folders(recursive=is_recursive, extensions=config.exts, problems=problems)
+    first = next(folders, None)
+    # MXNet makes an empty list of a folder of folders, which nobody wants; --recursive False is believed
+    if first is None and config.recursive is None:
+        problems.clear()
+        folders = tree.folders(recursive=True, extensions=config.exts, problems=problems)
+        first = next(folders, None)
+        if first and config.list:
+            print_note(f"{tree.root} itself holds no image, its sub-folders do: they need --recursive")
+            return iter(()), False
+        if first:
+            print_note(f"{tree.root} itself holds no image: its sub-folders are taken, as with --recursive")
+            is_recursive = True
+    return chain([first] if first else [], folders), is_recursive
+
+
+def _classes(folders: Iterable[tuple[str, ImageNames]], flags: SelectFlags, selected: Selection,
+             problems: list[DataError], root: str) -> Iterator[SelectedClass]:
+    """Return the classes that the flags select."""
+    synsets = ilsvrc.read_synsets(flags.synsets) if flags.synsets else ()
+    if flags.devkit:
+        truth = ilsvrc.read_devkit(flags.devkit, synsets)
+        selected.class_names = list(truth.class_names)
+        return selection.by_ground_truth(folders, truth.labels, problems, root)
+    config = SelectionConfig(flags.min_images, flags.val_per_class, flags.max_classes, flags.max_images,
+                             flags.seed, synsets)
+    return selection.select(folders, config, selected)
+
+
+def _print_selection(selected: Selection, flags: SelectFlags) -> None:
+    if selected.too_small:
+        print_note(f"{len(selected.too_small)} classes with fewer than {flags.min_images} images are left "
+                   f"out, "
+                   f"{sum(count for _, count in selected.too_small)} images")
+    for names, what in ((selected.unknown, "folders are left out: `synsets` does not name them"),
+                        (selected.missing, "classes of `synsets` have no image")):
+        if names:
+            shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+            print_note(f"{len(names)} {what} ({shown})")
+
+
+@contextmanager
+def show_progress(total: int, name: str) -> Iterator[Any]:
+    """Yield a function to call with the count: a bar with the time left on a terminal, MXNet's lines
+    elsewhere."""
+    # off a terminal a bar would be a line for each of its states
+    if sys.stderr.isatty():
+        from tqdm import tqdm
+
+        with tqdm(total=total, desc=printable(name), unit="img", smoothing=0.05, file=sys.stderr) as bar:
+            yield lambda count: bar.update()
+        return
+    last = time.time()
+
+    # im2rec.py's own line, which scripts look for
+    def print_line(count: int) -> None:
+        nonlocal last
+        if (count - 1) % _PROGRESS_INTERVAL == 0:
+            now = time.time()
+            print(f"time: {now - last:f}  count: {count - 1}", flush=True)
+            last = now
+
+    yield print_line
+
+
+@contextmanager
+def _scan_progress() -> Iterator[Any]:
+    """Yield a function to call with (bytes passed, all bytes) while headers are read."""
+    bar = None
+    last = time.monotonic()
+
+    def show(done: int, total: int) -> None:
+        nonlocal bar, last
+        now = time.monotonic()
+        if sys.stderr.isatty():
+            if bar is None:
+                from tqdm import tqdm
+
+                bar = tqdm(total=total, desc="headers", unit="B", unit_scale=True, file=sys.stderr)
+            bar.update(done - bar.n)
+        elif now - last > _SCAN_INTERVAL_S:
+            last = now
+            print_note(f"{100 * done / max(1, total):.0f} % of the archives' headers are read")
+
+    try:
+        yield show
+    finally:
+        if bar is not None:
+            bar.close()
+
+
+def print_problems(problems: list[DataError], prefix: str) -> None:
+    """Print the first of some problems, and how many there are."""
+    for problem in problems[:_SHOWN_PROBLEMS]:
+        print_note(f"{prefix}{problem}")
+    if len(problems) > _SHOWN_PROBLEMS:
+        print_note(f"{prefix}{len(problems) - _SHOWN_PROBLEMS} more like these")
+
+
+def num_cores() -> int:
+    """Return how many cores this process may use."""
+    # a container or taskset may leave fewer than the machine has
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def print_note(text: str) -> None:
+    """Print a line on stderr, settings as flags."""
+    tell(f"{NAME}: {spell_settings(text, flag_spelling(ListConfig, SelectFlags, PackFlags))}")

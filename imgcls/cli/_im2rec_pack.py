@@ -1,0 +1,136 @@
+"""What imgcls-im2rec does with its lists: pack each of them, and print how it went."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from imgcls.cli import _im2rec_lists
+from imgcls.cli._im2rec_flags import ListConfig, PackFlags, SelectFlags, part_of
+from imgcls.cli._im2rec_lists import num_cores, open_root, print_note, print_problems, show_progress
+from imgcls.cli._im2rec_target import Target
+from imgcls.data.image_trees import ImageReader, ImageTree
+from imgcls.data.listing import ListSummary
+from imgcls.data.packing import outputs
+from imgcls.data.packing.config import PackConfig
+from imgcls.data.packing.outputs import PackCounts, PackInputs
+from imgcls.data.packing.pack import pack_list as pack_entries
+from imgcls.data.packing.resumable import BusyError, ResumableWriter
+from imgcls.errors import DataError, RunError, UsageError, tell, verbatim
+from imgcls.formats import lists
+from imgcls.formats.lists import ListEntry
+from imgcls.formats.recordio import RecordWriter
+
+#: how many skipped images of a list are printed; all are in STEM.bad
+_SHOWN_PROBLEMS = 10
+#: what a disk says that takes nothing more
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+__all__ = ["exit_status", "num_cores", "pack_list", "pack_lists", "print_note", "show_progress"]
+
+
+def pack_lists(target: Target, root: str, list_config: ListConfig, select_flags: SelectFlags,
+               flags: PackFlags) -> int:
+    """Pack every PREFIX*.lst, or what is under ROOT when there is none."""
+    tree = open_root(root)
+    config = PackConfig(
+        pass_through=flags.pass_through, resize=flags.resize, center_crop=flags.center_crop,
+        color=flags.color, quality=flags.quality, encoding=flags.encoding, pack_label=flags.pack_label,
+        seekable=flags.seekable, num_threads=flags.num_thread or num_cores())
+    # every list that begins so, as MXNet: one command packs train and val
+    list_paths = target.find_lists()
+    part_index, num_parts = part_of(flags.part)
+    if not list_paths and os.path.isdir(target.prefix):
+        raise UsageError(f"PREFIX {verbatim(target.prefix)}: no .lst in this folder; to pack ROOT, give a "
+                         "name in it")
+    if num_parts > 1 and len(list_paths) < num_parts:
+        raise UsageError(f"`part` {flags.part}: {len(list_paths)} lists {verbatim(target.name)}*.lst are "
+                         f"there, each part needs one; `list` with `chunks` {num_parts} makes them first, "
+                         f"once")
+    if not list_paths:
+        print_note(f"there is no list {target.name}*.lst: it is made first")
+        list_paths = _im2rec_lists.make_lists(target, tree, list_config, select_flags)
+    target.check_writable()  # before hours of packing, and not after
+    totals = PackCounts(0, 0, 0)
+    for path in list_paths[part_index::num_parts]:
+        counts = _pack_file(target, path, tree, config, flags)
+        totals = PackCounts(totals.records + counts.records, totals.skipped + counts.skipped, 0)
+    return exit_status(totals, is_strict=flags.strict)
+
+
+def _pack_file(target: Target, path: Path, tree: ImageTree, config: PackConfig,
+               flags: PackFlags) -> PackCounts:
+    """Pack one list, unless an earlier run has."""
+    tell(f"Creating .rec file from {path} in {path.parent}", sys.stdout)
+    stem = str(path.with_suffix(""))
+    # A list may come from anybody: ../../.ssh/id_rsa would be packed, and published with the images.
+    inside = "" if flags.outside_root else os.path.join(os.path.abspath(tree.root), "")
+    summary = ListSummary(_checked(path, tree.root, inside))
+    inputs = PackInputs(path, config, tree.fingerprint)
+    # the same list, the same flags and a .rec of the right size: packed again it would be the same bytes
+    if flags.resume and (counts := target.read_stamp(stem, inputs)):
+        print_note(f"{target.shown(stem)}.rec: complete since an earlier run, kept")
+        return counts
+    outputs.remove_leftovers(stem, is_resumed=flags.resume)
+    entries = (entry for entry in lists.iterate(path) if not isinstance(entry, DataError))
+    try:
+        writer: RecordWriter = ResumableWriter(stem + ".rec", inputs.identity(), is_kept=flags.resume)
+    except BusyError:
+        writer = RecordWriter(stem + ".rec")  # another process packs the same list: each for itself
+    try:
+        counts = pack_list(entries, tree.reader(), stem + ".rec", stem, config, summary, writer)
+    except RunError as error:
+        if isinstance(error.__cause__, OSError) and error.__cause__.errno in _FULL:
+            what = ("what was packed is kept: free some space and give the same command again"
+                    if flags.resume else "free some space; with `resume` what was packed would be kept")
+            raise RunError(f"{error.message}; {what}") from error
+        raise
+    outputs.write_stamp(stem, inputs, counts)
+    target.publish(stem)
+    return counts
+
+
+def _checked(path: Path, root: str, inside: str) -> Iterator[ListEntry | DataError]:
+    """Yield the lines of a list; DataError for an entry outside of its root, unless `inside` is empty."""
+    for entry in lists.iterate(path):
+        if inside and not isinstance(entry, DataError):
+            lists.check_entry_inside(path, entry, root, inside)
+        yield entry
+
+
+def pack_list(entries: Iterable[ListEntry], reader: ImageReader, target: str, stem: str, config: PackConfig,
+              summary: ListSummary, writer: RecordWriter | None = None) -> PackCounts:
+    """Pack one list with all that stands beside it, and print how it went."""
+    # lines that are none are left out, as MXNet does, but said
+    print_problems(summary.problems, "left out: ")
+    for warning in summary.rarely_meant(target):
+        print_note(warning)
+    start = time.perf_counter()
+    if isinstance(writer, ResumableWriter) and writer.num_entries:
+        print_note(f"{target}: an earlier run stopped after {writer.num_entries} of {len(summary)} images; "
+                   f"it "
+                   "goes on from there")
+    with show_progress(len(summary), Path(target).name) as progress:
+        result = pack_entries(entries, reader, target, config, progress=progress, writer=writer)
+    counts = outputs.write_outputs(stem, target, summary, result)
+    # a few here, since a wrong ROOT would skip every single one
+    for path, reason in result.skipped[:_SHOWN_PROBLEMS]:
+        print_note(f"skipped {path}: {reason}")
+    if len(result.skipped) > _SHOWN_PROBLEMS:
+        print_note(f"skipped {len(result.skipped) - _SHOWN_PROBLEMS} more, all are in {stem}.bad")
+    skipped = f", {counts.skipped} skipped (see {stem}.bad)" if counts.skipped else ""
+    tell(f"{target}: {counts.records} records, {counts.size_bytes / 1e6:.1f} MB{skipped}, "
+         f"{time.perf_counter() - start:.1f} s", sys.stdout)
+    return counts
+
+
+def exit_status(totals: PackCounts, *, is_strict: bool) -> int:
+    """Return the command's exit status; RunError where nothing was packed."""
+    # a wrong ROOT: an empty .rec would only be noticed in training
+    if not totals.records:
+        raise RunError("not one image could be packed")
+    return 1 if is_strict and totals.skipped else 0

@@ -1,0 +1,217 @@
+"""What a ROOT of images is, a folder or archives: its folders in sorted order, and the bytes of each image.
+
+The packer lists a tree and reads it through `open_tree`. An archive is the tree that it would be when
+extracted, and a folder that holds archives alone is one too, each archive a folder; nothing is extracted.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
+
+from imgcls.errors import DataError, UsageError, reason, verbatim
+from imgcls.formats import lists
+from imgcls.formats.archives import ArchiveIndex, find_archives, open_index, split_root
+from imgcls.formats.recordio import MAX_PAYLOAD_BYTES
+from imgcls.storage.reading import open_regular, read_bounded
+
+#: returns memory for an image of at most so many bytes
+Reserve = Callable[[int], memoryview]
+
+
+class ImageNames(Protocol):
+    """Names of images in sorted order."""
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield them."""
+        ...
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        ...
+
+
+class ImageReader(Protocol):
+    """Gives the bytes of an image by its path. OSError or ValueError say why there are none."""
+
+    def read(self, path: str) -> bytes:
+        """Return them."""
+        ...
+
+    def read_into(self, path: str, reserve: Reserve) -> memoryview:
+        """Read them into memory that `reserve` gives, and return that, cut to their number."""
+        ...
+
+
+class ImageTree(Protocol):
+    """Images in folders."""
+
+    root: str
+    #: changes with the archives that are read; "" for a folder, whose files nobody has looked at
+    fingerprint: str
+
+    def folders(self, *, recursive: bool, extensions: Sequence[str],
+                problems: list[DataError]) -> Iterator[tuple[str, ImageNames]]:
+        """Yield (folder, its sorted image names) as `lists.walk_folders`, one folder at a time."""
+        ...
+
+    def reader(self) -> ImageReader:
+        """Return what reads the images that a list names."""
+        ...
+
+
+def open_tree(root: str, *, progress: Callable[[int, int], object] = lambda done, total: None,
+              note: Callable[[str], object] = lambda text: None) -> ImageTree:
+    """Return the tree of a folder, of an archive, of a folder in an archive, or of a folder of archives.
+
+    `progress` is called with (bytes passed, bytes of all) while headers of archives are read. A UsageError
+    where there is none of these.
+    """
+    if os.path.isdir(root):
+        archives = find_archives(root)
+        if archives and (first := _first_image(root)) is not None:
+            note(f"{root} holds images ({first}) and {len(archives)} archives, which are not read")
+        elif archives:
+            return ArchiveTree(root, open_index(archives, are_folders=True, progress=progress))
+        return FolderTree(root)
+    archive, inner = split_root(root)
+    if archive:
+        return ArchiveTree(root, open_index([archive], inner=inner, progress=progress))
+    kind = "is neither a folder nor a .tar or .zip" if os.path.exists(root) else "no such folder"
+    raise UsageError(f"ROOT {verbatim(root)}: {kind}")
+
+
+def is_archive_root(root: str) -> bool:
+    """Return whether a root that is no folder names an archive or a folder in one."""
+    return not os.path.isdir(root) and bool(split_root(root)[0])
+
+
+def _first_image(root: str) -> str | None:
+    """Return the first image that a walk meets, None where there is none."""
+    for folder, names in lists.walk_folders(root, recursive=True, extensions=lists.EXTENSIONS, problems=[]):
+        return os.path.join(folder, names[0])
+    return None
+
+
+class FolderTree:
+    """A folder of this machine."""
+
+    fingerprint = ""
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+
+    def folders(self, *, recursive: bool, extensions: Sequence[str],
+                problems: list[DataError]) -> Iterator[tuple[str, ImageNames]]:
+        """Yield its folders; see `ImageTree`."""
+        return lists.walk_folders(self.root, recursive=recursive, extensions=extensions, problems=problems)
+
+    def reader(self) -> ImageReader:
+        """Return what reads its files."""
+        return FileReader(self.root)
+
+
+class ArchiveTree:
+    """What archives hold."""
+
+    def __init__(self, root: str, index: ArchiveIndex) -> None:
+        self.root = root
+        self.index = index
+        self.fingerprint = index.fingerprint
+
+    def folders(self, *, recursive: bool, extensions: Sequence[str],
+                problems: list[DataError]) -> Iterator[tuple[str, ImageNames]]:
+        """Yield its folders; see `ImageTree`."""
+        problems += self.index.problems()
+        suffixes = lists.image_suffixes(extensions)
+        for folder in self.index.folders():
+            if folder and not recursive:
+                continue
+            names = _MemberNames(self.index, folder, suffixes)
+            if next(iter(names), None):
+                yield folder, names
+
+    def reader(self) -> ImageReader:
+        """Return what reads its members."""
+        return _MemberReader(self.index)
+
+
+class _MemberNames:
+    """The names of the images in a folder of an archive, looked up anew each time: there may be millions."""
+
+    def __init__(self, index: ArchiveIndex, folder: str, suffixes: set[str]) -> None:
+        self._index = index
+        self._folder = folder
+        self._suffixes = suffixes
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name in self._index.names(self._folder) if lists.has_suffix(name, self._suffixes))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+class FileReader:
+    """Reads files below a folder, or whose paths begin with a text."""
+
+    def __init__(self, root: str, *, join: bool = True) -> None:
+        """Without `join`, root and path are put together as they are, with no separator."""
+        # With the separator at its end, once for all: joining to it is then the cheap case.
+        self._base = os.path.join(root, "") if join else root
+        self._join = join
+
+    def _file(self, path: str) -> str:
+        return os.path.join(self._base, path) if self._join else self._base + path
+
+    def read(self, path: str) -> bytes:
+        """Return the content of a file."""
+        return read_bounded(self._file(path), MAX_PAYLOAD_BYTES)
+
+    def read_into(self, path: str, reserve: Reserve) -> memoryview:
+        """Read a file without a copy more."""
+        with open(self._file(path), "rb", buffering=0, opener=open_regular) as stream:
+            size = os.fstat(stream.fileno()).st_size
+            check_size(size)
+            # One more than there should be, to see whether there is: a file may grow, or not know its size.
+            image = reserve(size + 1)
+            num_read = stream.readinto(image)
+            if num_read == size:
+                return image[:size]
+            # Rare, so it may cost a copy: what came is kept, as the memory may move below.
+            content = bytes(image[:num_read]) + (stream.read(MAX_PAYLOAD_BYTES) or b"")
+        check_size(len(content))
+        image = reserve(len(content) + 1)
+        image[:len(content)] = content
+        return image[:len(content)]
+
+
+class _MemberReader:
+    """Reads members of archives."""
+
+    def __init__(self, index: ArchiveIndex) -> None:
+        self._index = index
+
+    def read(self, path: str) -> bytes:
+        """Return the content of a member."""
+        return bytes(self.read_into(path, lambda size: memoryview(bytearray(size))))
+
+    def read_into(self, path: str, reserve: Reserve) -> memoryview:
+        """Read a member without a copy more."""
+        found = self._index.find(path)
+        if found is None:
+            raise ValueError("no such member in the archive")
+        reader, member = found
+        check_size(member.size)
+        image = reserve(member.size)
+        try:
+            reader.read_into(member, image)
+        except OSError as error:
+            raise ValueError(reason(error)) from error
+        return image
+
+
+def check_size(size: int) -> None:
+    """Raise a ValueError for an image that fits into no record, before memory is taken."""
+    if size > MAX_PAYLOAD_BYTES:
+        raise ValueError(f"{size} bytes are more than a record holds")

@@ -1,0 +1,107 @@
+"""Read archives: their members, and the content of one of them, from any thread."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import zlib
+from collections.abc import Iterator
+
+from imgcls.errors import DataError, reason
+from imgcls.formats.archives.member import DEFLATED, ZIP_SUFFIX, Member
+from imgcls.formats.archives.tar import Progress, iter_tar
+from imgcls.formats.archives.zips import content_offset, iter_zip
+from imgcls.storage.reading import open_regular
+
+_LOCAL_HEADER_BYTES = 30
+
+
+def iter_members(path: str | os.PathLike[str], progress: Progress = lambda offset: None,
+                 ) -> Iterator[Member | DataError]:
+    """Yield the files in a tar or zip as they stand there, and a DataError for each member that is refused.
+
+    Paths use `/`; an inner `X.tar` is a folder X. A file that is cut, damaged or no archive raises a
+    DataError with the byte where that shows.
+    """
+    try:
+        # no buffer: every header would fill it
+        with open(path, "rb", buffering=0, opener=open_regular) as stream:
+            if os.fspath(path).lower().endswith(ZIP_SUFFIX):
+                yield from iter_zip(stream, path)  # pyright: ignore[reportArgumentType]
+            else:
+                yield from iter_tar(stream, path, progress)  # pyright: ignore[reportArgumentType]
+    except OSError as error:
+        raise DataError(path, reason(error)) from error
+
+
+class MemberReader:
+    """Reads members of one archive; threads may share it. Close it, or use it as a context."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        """Open the archive; a DataError where it cannot be."""
+        self.path = path
+        try:
+            self._handle = open_regular(os.fspath(path))
+        except OSError as error:
+            raise DataError(path, reason(error)) from error
+
+    def __enter__(self) -> MemberReader:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the archive."""
+        handle, self._handle = getattr(self, "_handle", -1), -1
+        if handle >= 0:
+            with contextlib.suppress(OSError):
+                os.close(handle)
+
+    def read(self, member: Member) -> bytes:
+        """Return the content of a member; a ValueError or OSError says why it could not be read.
+
+        No more than `member.size` bytes are taken, which the caller bounds.
+        """
+        content = bytearray(member.size)
+        self.read_into(member, memoryview(content))
+        return bytes(content)
+
+    def read_into(self, member: Member, target: memoryview) -> None:
+        """Read the content into `target`, which has its size; errors as `read`."""
+        offset = member.offset
+        if member.is_zipped:
+            offset = content_offset(os.pread(self._handle, _LOCAL_HEADER_BYTES, offset), offset)
+        if member.method == DEFLATED:
+            self._inflate_into(member, offset, target)
+        else:
+            num_read = 0
+            while num_read < member.size:
+                count = os.preadv(self._handle, [target[num_read:]], offset + num_read)
+                if not count:
+                    raise ValueError(f"{num_read} of {member.size} bytes are there: the archive is cut")
+                num_read += count
+        if member.is_zipped and zlib.crc32(target) != member.crc:
+            raise ValueError("its checksum differs: the archive is damaged")
+
+    def _inflate_into(self, member: Member, offset: int, target: memoryview) -> None:
+        stored = os.pread(self._handle, member.stored_size, offset)
+        inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+        try:
+            # a byte more than there should be, to see whether there is
+            content = inflater.decompress(stored, member.size + 1)
+        except zlib.error:
+            raise ValueError("its compressed bytes are damaged") from None
+        if len(content) != member.size:
+            raise ValueError(f"it has not the {member.size} bytes that the directory says: the archive is "
+                             "damaged")
+        target[:] = content
+
+
+def read_member(path: str | os.PathLike[str], member: Member) -> bytes:
+    """Return the content of one member; see `MemberReader.read`."""
+    with MemberReader(path) as reader:
+        return reader.read(member)
