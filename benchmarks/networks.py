@@ -27,9 +27,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-# As our commands set it, for both peers; it is read when torch is loaded.
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-
 import torch
 from torch import nn
 

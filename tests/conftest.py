@@ -19,6 +19,9 @@ import pytest
 from faulty_server import FaultyServer, serving
 from fixtures.networks.draw import SHAPES, draw
 
+# The cores that are free decide it otherwise, from test to test, and with it the last digits of weights.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 ROOT = Path(__file__).resolve().parents[1]
 #: names of the networks that `recorded_network` has
 RECORDED_NETWORKS = tuple(SHAPES)

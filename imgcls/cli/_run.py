@@ -22,7 +22,7 @@ from imgcls.config.resolve import spelling_of
 from imgcls.distributed import rank_info
 from imgcls.distributed.rank_info import AGENT_VARIABLE
 from imgcls.errors import ImgclsError, RunError, Stopped, UsageError, printable, reason, tell
-from imgcls.storage import tracebacks
+from imgcls.storage import cores, tracebacks
 
 T = TypeVar("T")
 
@@ -111,9 +111,7 @@ def run_main(function: Callable[[Sequence[str]], int | None], argv: Sequence[str
 
     `own` are the sections of settings that only this command has: errors about them are told with its flags.
     """
-    # Threads of torch that wait for each other spin; where another program wants the same cores, a long spin
-    # makes small networks tens of times slower. Read when torch is loaded; costs nothing on an idle machine.
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    cores.watch()  # from here on, while Python loads torch and the data
     _open_standard_streams()
     # a name that the terminal's encoding has no letters for must not end the command
     if isinstance(sys.stdout, io.TextIOWrapper):

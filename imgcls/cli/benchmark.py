@@ -49,7 +49,7 @@ _DTYPES = ("float32", "bfloat16", "float16")
 _MAX_PARTS = 100
 
 #: the flags of training that make sense with every mode, with a network, in training, and with a loader
-_ALL = ("image_shape", "data_shape", "gpus", "seed")
+_ALL = ("image_shape", "data_shape", "gpus", "num_threads", "seed")
 _NETWORK = ("num_layers", "num_classes", "add_stn", "batch_norm", "num_group", "multiplier", "variant",
             "compile")
 _TRAIN = ("optimizer", "mom", "wd", "lr", "clip_gradient", "micro_batches", "cuda_graphs")

@@ -39,7 +39,7 @@ EXAMPLES = """examples:
                                                           an MXNet checkpoint, which says nothing of these
 """
 #: the flags of training that make sense here, beside those of `PredictConfig`
-USED = ("dataset", "data_nthreads", "gpus", "dtype")
+USED = ("dataset", "data_nthreads", "gpus", "dtype", "num_threads")
 #: what --layer writes where no file is named
 FEATURES = "features.npz"
 #: of so many images the bar knows how many there are

@@ -27,7 +27,7 @@ EXAMPLES = """examples:
 
 #: the flags of training that make sense here, beside those of `InferenceConfig`
 USED = ("data_dir", "data_val", "data_val_idx", "val_dataset", "data_root", "outside_root",
-        "on_bad", "cache_gb", "batch_size", "data_nthreads", "top_k", "loss", "gpus", "dtype")
+        "on_bad", "cache_gb", "batch_size", "data_nthreads", "top_k", "loss", "gpus", "dtype", "num_threads")
 
 
 @dataclass(frozen=True)

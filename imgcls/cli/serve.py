@@ -23,7 +23,7 @@ EXAMPLES = """examples:
   imgcls-serve --model torchvision:resnet50 --host 0.0.0.0       for the network: for everybody who reaches it
 """
 #: the flags of training that make sense here, beside those of `ServeConfig`
-USED = ("dataset", "gpus", "dtype")
+USED = ("dataset", "gpus", "dtype", "num_threads")
 #: connections at a time; requests on more are refused at once
 _MAX_CONNECTIONS = 256
 

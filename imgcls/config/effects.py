@@ -144,6 +144,7 @@ ROWS: tuple[Row, ...] = (
     Row(("warmup_begin_lr",), lambda config: config.schedule.warmup_epochs > 0
         or config.schedule.decay.kind == "one-cycle", "`warmup_epochs` above 0"),
     Row(("warmup_strategy",), lambda config: config.schedule.warmup_epochs > 0, "`warmup_epochs` above 0"),
+    Row(("num_threads",), lambda config: not config.device.gpus, "the CPU"),
     # several processes
     Row(("gc_threshold",), lambda config: config.distributed.gc_type == "2bit", "`gc_type` 2bit"),
     Row(("rdzv_endpoint", "rdzv_id"), lambda config: config.distributed.nnodes != "1",

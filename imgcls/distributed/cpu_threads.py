@@ -1,6 +1,7 @@
-"""How training uses a CPU: no more threads than a step is worth, and memory that is kept.
+"""How training uses a CPU: threads for the cores that are free and the work there is; memory is kept.
 
-`make_worker` and a run call this once each, before the first step. It never touches a GPU.
+`make_worker` chooses once, at the start of every command; a run then limits the choice to what a step is
+worth, or keeps that of its checkpoint. It never touches a GPU.
 """
 
 from __future__ import annotations
@@ -9,29 +10,75 @@ import contextlib
 import ctypes
 import os
 import sys
+from dataclasses import dataclass, replace
 from functools import cache
-from typing import TYPE_CHECKING
 
 import torch
 
-if TYPE_CHECKING:
-    from imgcls.distributed.process_group import Worker
+from imgcls.storage import cores
 
 #: floating-point operations of a training step that are worth a thread: about a millisecond of one core
 FLOPS_PER_THREAD = 1e8
 
 
-def limit_threads(worker: Worker, flops_per_step: float) -> None:
-    """Use no more CPU threads than a step of so many floating-point operations is worth.
+@dataclass(frozen=True)
+class Choice:
+    """How many threads a process may compute with, and why not with more, for the line of the device.
 
-    OMP_NUM_THREADS set by the user holds. The processes of one machine share its cores.
+    `most` are those it could have if no other program took a core.
+    """
+
+    num: int
+    most: int
+    reason: str = ""
+    is_by_hand: bool = False
+
+
+def choose(num_threads: int, num_processes: int) -> Choice:
+    """Return how many threads this process computes with, one of `num_processes` of its job on this machine.
+
+    `num_threads` of the user holds, and OMP_NUM_THREADS; 0 leaves it to the cores. All waiting is OpenMP's
+    own: threads that spin cost nothing where each has a core to itself.
+    """
+    found = _initial_num_threads()
+    if num_threads:
+        return Choice(num_threads, num_threads, is_by_hand=True)
+    if "OMP_NUM_THREADS" in os.environ:
+        return Choice(found, found, is_by_hand=True)
+    usable = min(found, cores.num_usable())
+    if num_processes > 1:
+        # nobody can tell what the job's own processes compute at their start from what others do
+        share = max(usable // num_processes, 1)
+        return Choice(share, share, f"{num_processes} processes share {usable} cores" if usable > 1 else "")
+    if usable == 1:
+        return Choice(1, 1)
+    taken = cores.taken()
+    free = cores.num_free(len(cores.affinity()), usable, taken)
+    return Choice(free, usable, f"others use {taken:.1f} of {usable} cores" if free < usable else "")
+
+
+def limit(choice: Choice, flops_per_step: float, num_saved: int = 0) -> tuple[Choice, str]:
+    """Return the choice for steps of so many floating-point operations, and a note for the user.
+
+    `num_saved`, those of the checkpoint, are kept where the user has not said otherwise and there are cores
+    for them; else the note says what that changes. It is "" where nothing does.
     """
     # Threads meet several times in every layer. Where a step is short, they wait longer than they work, and
     # where another program wants the same cores, all of them wait for the one that has to share: a small
     # network is then tens of times slower with two threads than with one.
-    if worker.device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
-        most = max(_initial_num_threads() // worker.local_world_size, 1)
-        torch.set_num_threads(max(1, min(most, int(flops_per_step // FLOPS_PER_THREAD))))
+    num, reason = choice.num, choice.reason
+    if num_saved and num_saved <= choice.most and not choice.is_by_hand:
+        num, reason = num_saved, "as in the checkpoint" if num_saved != num else reason
+    elif not choice.is_by_hand and flops_per_step // FLOPS_PER_THREAD < num:
+        num, reason = max(1, int(flops_per_step // FLOPS_PER_THREAD)), "more are not worth it for short steps"
+    choice = replace(choice, num=num, reason=reason)
+    if num_saved in (0, num):
+        return choice, ""
+    plural = "s" if num_saved > 1 else ""
+    return choice, (
+        f"the checkpoint was trained with {num_saved} CPU thread{plural}, this run goes on with {num}: sums "
+        "are rounded in another order, so the weights will differ in their last digits from those of a run "
+        f"that was never stopped; `num_threads` {num_saved} keeps them equal")
 
 
 @cache

@@ -21,7 +21,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from imgcls.distributed import addresses, stores
+from imgcls.distributed import addresses, cpu_threads, stores
 from imgcls.distributed.rank_info import RankInfo, host_name
 from imgcls.errors import RunError, UsageError, first_line
 
@@ -69,6 +69,8 @@ class Worker:
     is_async: bool = False
     #: what the launcher said, None for a process alone
     rank_info: RankInfo | None = None
+    #: the CPU threads it computes with; None until they are chosen, and on a GPU
+    threads: cpu_threads.Choice | None = None
     #: called when this process leaves
     on_exit: Callable[[], None] = lambda: None
     #: the collective of `all_reduce_max` that is under way, and its result to be
@@ -80,12 +82,26 @@ class Worker:
         return self.world_size > 1 and not self.is_async
 
     @property
+    def num_threads(self) -> int:
+        """The CPU threads that it computes with; 0 on a GPU."""
+        return torch.get_num_threads() if self.device.type == "cpu" else 0
+
+    def limit_threads(self, flops_per_step: float, num_saved: int = 0) -> str:
+        """Use no more CPU threads than a step is worth, or those of the checkpoint; return `limit`'s note."""
+        if self.threads is None:
+            return ""
+        self.threads, note = cpu_threads.limit(self.threads, flops_per_step, num_saved)
+        torch.set_num_threads(self.threads.num)
+        return note
+
+    @property
     def description(self) -> str:
-        """The device, for people: "cuda:0 (its name)" or "cpu (2 threads)"."""
+        """The device, for people: "cuda:0 (its name)", "cpu (2 threads)", "cpu (1 thread: the reason)"."""
         if self.device.type == "cuda":
             return f"{self.device} ({torch.cuda.get_device_name(self.device)})"
-        count = torch.get_num_threads()
-        return f"cpu ({count} thread{'s' if count > 1 else ''})"
+        count = self.num_threads
+        reason = f": {self.threads.reason}" if self.threads and self.threads.reason else ""
+        return f"cpu ({count} thread{'s' if count > 1 else ''}{reason})"
 
     def sum(self, values: Sequence[float]) -> list[float]:
         """Return the float64 sums over all processes of numbers that each of them has."""

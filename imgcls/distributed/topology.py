@@ -114,7 +114,7 @@ def make_worker(device: DeviceConfig, topology: Topology | None = None) -> Worke
     """
     import torch
 
-    from imgcls.distributed.cpu_threads import keep_freed_memory
+    from imgcls.distributed import cpu_threads
     from imgcls.distributed.process_group import Worker
 
     gpus = topology.gpus if topology else tuple(gpu_numbers(device.gpus))
@@ -122,6 +122,7 @@ def make_worker(device: DeviceConfig, topology: Topology | None = None) -> Worke
         raise UsageError(f"`gpus` {device.gpus}: this command works on one device; give one of them")
     info = topology.rank_info if topology else None
     local_rank, local_world_size = (info.local_rank, info.local_world_size) if info else (0, 1)
+    threads = None
     if gpus:
         check_gpus(device.gpus, gpus)
         # the first GPU of this process's copy; a process that nobody started has the first of all
@@ -129,9 +130,12 @@ def make_worker(device: DeviceConfig, topology: Topology | None = None) -> Worke
         # what torch allocates without naming a device, such as NCCL's buffers, goes there, too
         torch.cuda.set_device(chosen)
     else:
-        keep_freed_memory()
+        cpu_threads.keep_freed_memory()
+        threads = cpu_threads.choose(device.num_threads, local_world_size)
+        torch.set_num_threads(threads.num)
         chosen = torch.device("cpu")
-    worker = Worker(chosen, local_rank=local_rank, local_world_size=local_world_size, rank_info=info)
+    worker = Worker(chosen, local_rank=local_rank, local_world_size=local_world_size, rank_info=info,
+                    threads=threads)
     if info:
         worker.rank = max(info.rank, 0)  # -1 until the rendezvous hands the ranks out
         worker.world_size = info.world_size

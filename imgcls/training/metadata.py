@@ -28,8 +28,11 @@ _MAX_MEAN_BYTES = 1 << 28
 
 
 def describe(config: Config, splits: Splits, command: str, rank_info: RankInfo | None,
-             mean_image: bytes = b"") -> dict[str, Any]:
-    """Return the meta data of a run as JSON values; `mean_image` is what `pack_mean_image` returned."""
+             mean_image: bytes = b"", num_threads: int = 0) -> dict[str, Any]:
+    """Return the meta data of a run as JSON values; `mean_image` is what `pack_mean_image` returned.
+
+    `num_threads` are the CPU threads that each process computes with.
+    """
     settings = configuration.settings(config)
     if splits.is_given:  # else the network would be measured on a data set that it has never seen
         del settings["dataset"]
@@ -43,6 +46,8 @@ def describe(config: Config, splits: Splits, command: str, rank_info: RankInfo |
         # by the size of the data: a run that goes on keeps it, though images may have come
         "chosen": dict(config.chosen) or None,
         "command": command,
+        # what decides in what order sums are rounded; 0 on a GPU
+        "num_threads": num_threads,
         "versions": {"python": platform.python_version(), "torch": torch.__version__,
                      "numpy": np.__version__},
         # --config takes this file, and then trains the same

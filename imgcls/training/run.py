@@ -21,7 +21,6 @@ from imgcls.config.sections import ReportConfig
 from imgcls.data.loaders.batch import Loader
 from imgcls.data.mixing import make_mixing
 from imgcls.data.sources import Splits
-from imgcls.distributed.cpu_threads import limit_threads
 from imgcls.distributed.process_group import Worker
 from imgcls.distributed.topology import Topology, join_process_group, make_worker, resolve_topology
 from imgcls.errors import UsageError
@@ -97,7 +96,7 @@ def run(config: Config, *, splits: Callable[[], Splits] | None = None,
         # The network on its devices, what changes its weights, and their average.
         model = (make_network or build_model)(config, saved, reporter)
         cost = network_size.measure(model, config.network.image_shape)
-        _to_devices(model, config, topology, worker, cost, loader, reporter)
+        threads_note = _to_devices(model, config, topology, worker, cost, loader, saved, reporter)
         lr_schedule = schedules.from_config(config.schedule, updates_per_epoch=loader.batches_per_epoch,
                                             num_epochs=config.train.num_epochs)
         position = resume.resume_position(config, saved, loader, lr_schedule, reporter)
@@ -112,7 +111,7 @@ def run(config: Config, *, splits: Callable[[], Splits] | None = None,
         summary.log_summary(config, data, model, cost.flops, loader, val_loader, updater, worker, reporter)
         warn_suspicious_settings(config, data, position, saved, worker, reporter)
         sharing = stack.enter_context(share_gradients(config, model, updater.optimizer, worker, batch_size))
-        summary.log_notes((topology.store.note, *sharing.notes), reporter)
+        summary.log_notes((topology.store.note, threads_note, *sharing.notes), reporter)
 
         # From here on a signal ends the run in good order, with its position saved.
         writer = stack.enter_context(_open_checkpoint(config, saved, position, worker))
@@ -124,7 +123,7 @@ def run(config: Config, *, splits: Callable[[], Splits] | None = None,
         if config.train.dry_run:
             return None, dry_run.measure(trainer, position, config)
         if writer:
-            _begin_files(writer, config, data, model, saved, position, command, topology, reporter)
+            _begin_files(writer, config, data, model, saved, position, command, worker, reporter)
         result = trainer.fit(position)
         worker.barrier()  # nobody leaves while another still listens
     if result and not quiet and not worker.rank:
@@ -199,15 +198,20 @@ def _open_reporter(config: Config, worker: Worker, *, quiet: bool) -> AbstractCo
 
 
 def _to_devices(model: nn.Module, config: Config, topology: Topology, worker: Worker,
-                cost: network_size.Cost, loader: Loader, reporter: Reporter) -> None:
-    """Move the network to this process's devices, and use as many threads as a step is worth."""
+                cost: network_size.Cost, loader: Loader, saved: Saved | None, reporter: Reporter) -> str:
+    """Move the network to this process's devices, and use as many threads as a step is worth.
+
+    Returns a note for the user where those of the checkpoint cannot be kept.
+    """
     num_images = min(loader.batch_size, loader.num_samples) // worker.world_size
     network_size.require_memory(cost, num_images, config, worker.device)
     num_shares = config.distributed.micro_batches * (1 if worker.is_async else worker.world_size)
     # the backward pass costs two forward passes
-    limit_threads(worker, 3 * cost.flops * loader.batch_size / num_shares)
+    note = worker.limit_threads(3 * cost.flops * loader.batch_size / num_shares,
+                                saved.position.num_threads if saved else 0)
     if description := networks.to_devices(model, config.network, worker.device, topology.gpus):
         reporter.info(description)
+    return note
 
 
 def _open_checkpoint(config: Config, saved: Saved | None, position: Position,
@@ -221,9 +225,10 @@ def _open_checkpoint(config: Config, saved: Saved | None, position: Position,
 
 
 def _begin_files(writer: Checkpoint, config: Config, data: Splits, model: nn.Module, saved: Saved | None,
-                 position: Position, command: str, topology: Topology, reporter: Reporter) -> None:
+                 position: Position, command: str, worker: Worker, reporter: Reporter) -> None:
     """Write what holds for the whole run: network, mean image, meta data, and the heads of the logs."""
     mean_image = metadata.pack_mean_image(config)
-    meta = metadata.describe(config, data, command, topology.rank_info, mean_image)
+    meta = metadata.describe(config, data, command, worker.rank_info, mean_image,
+                             worker.num_threads)
     writer.begin(model, config.network, meta, mean_image=mean_image, resumed_epoch=saved and position.epoch)
     reporter.begin_files(position.update, meta)

@@ -152,7 +152,7 @@ def _network_step(config: Config, worker: Worker, reporter: Reporter,
     cost = network_size.measure(model, network.image_shape)
     _require_memory(config, cost, worker, is_training=make_step is _training_step)
     # as a run decides it: the backward pass costs two forward passes
-    cpu_threads.limit_threads(worker, (3 if make_step is _training_step else 1) * cost.flops * batch_size)
+    worker.limit_threads((3 if make_step is _training_step else 1) * cost.flops * batch_size)
     model.to(worker.device)
     noise = BenchmarkLoader(num_samples=batch_size, batch_size=batch_size, image_shape=network.image_shape,
                             num_classes=network.num_classes, seed=config.train.seed, device=worker.device)

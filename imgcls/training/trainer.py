@@ -65,7 +65,8 @@ class Trainer:
         """Train from `position` to the end; return the last metrics, those of validation if there is any."""
         # written into every checkpoint, so that other processes can go on with the same batches
         self.position = dataclasses.replace(position, batch_size=self.loader.batch_size,
-                                            world=self.sharing.worker.world_size)
+                                            world=self.sharing.worker.world_size,
+                                            num_threads=self.sharing.worker.num_threads)
         try:
             return self._fit()
         except LostDataError as error:  # between two steps, so what was learned is whole
@@ -243,5 +244,5 @@ class Trainer:
             self.reporter.log(f"Epoch[{epoch}] {line}")
         # a new Position: sums of the epoch that is over must not be counted into the next
         self.position = Position(epoch=epoch + 1, update=update, batch_size=self.position.batch_size,
-                                 world=self.position.world)
+                                 world=self.position.world, num_threads=self.position.num_threads)
         return values

@@ -14,6 +14,8 @@ class DeviceConfig:
     gpus: str = flag("", "GPUs to use (0 or 0,1,3); none: the CPU", since="g2", metavar="LIST")
     dtype: str = flag("auto", "auto: bfloat16 where a GPU has it, else float32; weights stay float32",
                       since="g2", choices=("auto", "float32", "bfloat16", "float16"))
+    num_threads: int = flag(0, "CPU threads of the network; 0: as many as cores are free, or as the "
+                            "checkpoint has", minimum=0, maximum=1024)
     compile: bool = flag(False, "torch.compile the network: a minute first, faster steps after (GPU)")
     # never tried on a GPU yet (benchmarks/gpu.py does): not the default before that
     cuda_graphs: bool = flag(False, "launch each training pass as one CUDA graph: for small networks, whose "

@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import os
 import time
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
@@ -36,6 +35,7 @@ from imgcls.data.loaders.preparer import SamplePreparer
 from imgcls.data.normalize import Normalizer
 from imgcls.data.sources import Ordered, Source
 from imgcls.errors import UsageError, printable, verbatim
+from imgcls.storage import cores
 
 #: batches under way, at least: fewer where this many take more bytes, more where batches are small
 MIN_BUFFERS, MAX_BUFFER_BYTES = 4, 1 << 28
@@ -226,9 +226,8 @@ class StreamingLoader:
 
 def num_cores() -> int:
     """Return how many threads prepare batches where the user said nothing: one for each core we may use."""
-    # affinity and not cpu_count: containers and batch systems give a process some of the machine's cores
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(usable, MAX_THREADS)
+    # not os.cpu_count: containers and batch systems give a process some of the machine's cores
+    return min(cores.num_usable(), MAX_THREADS)
 
 
 def _in_one_torch_thread(fill: FillRows) -> FillRows:

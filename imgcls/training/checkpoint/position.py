@@ -37,6 +37,8 @@ class Position:
     #: down
     batch_size: int = 0
     world: int = 0
+    #: CPU threads of each of them, which decide in what order sums are rounded; 0 on a GPU and in older files
+    num_threads: int = 0
 
 
 def read_position(fields: Mapping[str, Any], path: object) -> Position:

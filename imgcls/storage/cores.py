@@ -1,0 +1,147 @@
+"""Which cores this process may use, and how many of them other programs leave free. Without torch.
+
+Three things limit a process: its affinity, the CPU quota of its container (cgroups 1 and 2), and whoever else
+computes on the same cores. Linux tells all three; elsewhere the cores of the machine count, and a probe.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import math
+import os
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+#: share of a core below which others are not reckoned with: services, timers and the kernel's own work
+_NEGLIGIBLE = 0.2
+#: how long a look at the machine's load has to be, in seconds: the kernel counts in hundredths
+_SHORTEST_LOOK_S = 0.3
+#: how long each core is tried, in seconds: several turns of a scheduler that shares it
+_PROBE_S = 0.02
+#: what one thread hashes at a time; large enough that hashlib lets go of the interpreter
+_BLOCK = bytes(1 << 18)
+
+
+@dataclass(frozen=True)
+class _Load:
+    """What the cores had done at a time: seconds of work of everybody, and of this process."""
+
+    at: float
+    busy_s: float
+    own_s: float
+
+
+#: since when `free` watches the machine: None where nobody has said so
+_first_look: _Load | None = None
+
+
+def affinity() -> set[int]:
+    """Return the numbers of the cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
+        return os.sched_getaffinity(0)
+    return set(range(os.cpu_count() or 1))
+
+
+def num_usable() -> int:
+    """Return how many cores this process may use: its affinity, and whole cores of its container's quota."""
+    count = len(affinity())
+    limit = quota()
+    return count if limit is None else max(1, min(count, int(limit)))
+
+
+def num_free(num_cores: int, usable: int, taken: float) -> int:
+    """Return on how many of `usable` cores to compute where others take `taken` of the `num_cores` there are.
+
+    Threads of a step wait for each other: one on a core that it shares makes all as slow as itself. A core is
+    left out where others take a larger part of it than would be lost without it. At least 1.
+    """
+    whole, part = divmod(max(taken, 0.0), 1)
+    left_out = int(whole) + (part > max(1 / num_cores, _NEGLIGIBLE))
+    return max(1, min(usable, num_cores - left_out))
+
+
+def watch() -> None:
+    """Begin to watch what others compute; `taken` then tells of the time since. Costs a tenth of a ms."""
+    global _first_look
+    _first_look = _look()
+
+
+def taken() -> float:
+    """Return how many of this process's cores others use: those that they used since `watch` and still use.
+
+    What is over by now does not count, and what began a moment ago does not either.
+    """
+    since_then, now = _first_look, _look()
+    load = math.inf
+    if since_then and now and now.at - since_then.at >= _SHORTEST_LOOK_S:
+        others_s = now.busy_s - since_then.busy_s - (now.own_s - since_then.own_s)
+        load = max(others_s, 0.0) / (now.at - since_then.at)
+    # On an idle machine the load is enough. Else up to three probes: one without others is believed.
+    for _ in range(3):
+        if load <= _NEGLIGIBLE:
+            break
+        load = min(load, _probe(len(affinity())))
+    return load
+
+
+def quota(root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")) -> float | None:
+    """Return the cores' worth of time that the container may use; None for no limit, or none to be seen."""
+    quotas: list[float] = []
+    with contextlib.suppress(OSError):
+        for line in membership.read_text(encoding="utf-8", errors="replace").splitlines():
+            _, controllers, path = line.split(":", 2)
+            # version 2 has one tree and no names, version 1 one below each controller; inside a container the
+            # path may be the host's, and the limit at the root
+            tree = root if not controllers else root / "cpu" if "cpu" in controllers.split(",") else None
+            group = Path(path.lstrip("/"))
+            if tree and ".." not in group.parts:
+                quotas += filter(None, (_quota_of(tree / folder) for folder in (group, *group.parents)))
+    return min(quotas, default=None)
+
+
+def _quota_of(folder: Path) -> float | None:
+    """Return the limit of one group in cores; None where it has none."""
+    with contextlib.suppress(OSError, ValueError):
+        limit, period = (folder / "cpu.max").read_text(encoding="ascii").split()
+        return None if limit == "max" else int(limit) / int(period)
+    with contextlib.suppress(OSError, ValueError):
+        limit = int((folder / "cpu.cfs_quota_us").read_text(encoding="ascii"))
+        # -1 for no limit
+        return limit / int((folder / "cpu.cfs_period_us").read_text(encoding="ascii")) if limit > 0 else None
+    return None
+
+
+def _look() -> _Load | None:
+    """Return what this process's cores have done so far; None where the system does not tell."""
+    names = {f"cpu{number}" for number in affinity()}
+    try:
+        lines = [line.split() for line in Path("/proc/stat").read_text(encoding="ascii").splitlines()]
+        # user, nice, system, irq, softirq, and what the host of a virtual machine gave to others
+        ticks = sum(int(fields[column]) for fields in lines if fields and fields[0] in names
+                    for column in (1, 2, 3, 6, 7, 8))
+        ticks_per_s = os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError, AttributeError):
+        return None
+    return _Load(time.monotonic(), ticks / ticks_per_s, time.process_time()) if ticks else None
+
+
+def _probe(num_cores: int) -> float:
+    """Return how many of the cores others take now: a thread on each sees what part of it it gets."""
+    shares: list[float] = []
+
+    def compute() -> None:
+        begun, computed = time.perf_counter(), time.thread_time()
+        while time.perf_counter() - begun < _PROBE_S:
+            hashlib.sha256(_BLOCK)
+        shares.append((time.thread_time() - computed) / (time.perf_counter() - begun))
+
+    threads = [threading.Thread(target=compute, daemon=True) for _ in range(num_cores)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    # a program with a core of its own has left half of it to our thread
+    return 2 * (num_cores - sum(shares))

@@ -1,0 +1,134 @@
+"""How many threads a run computes with: from the cores that are free, and as its checkpoint has it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from imgcls.cli.train import main as train_main
+from imgcls.distributed import cpu_threads
+from imgcls.distributed.cpu_threads import Choice
+from imgcls.storage import cores
+from imgcls.training import checkpoint
+
+
+@pytest.mark.parametrize(("num_cores", "usable", "taken", "expected"), [
+    (2, 2, 0.0, 2),  # the machine is ours
+    (2, 2, 0.3, 2),  # a third of a core is less than the half of the speed that one thread would lose
+    (2, 2, 0.9, 1),
+    (2, 2, 1.0, 1),
+    (2, 2, 7.5, 1),  # never below one
+    (1, 1, 1.0, 1),
+    (16, 16, 0.15, 16),  # services and timers
+    (16, 16, 0.3, 15),  # one core in sixteen is lost, else all would wait for the slowest
+    (16, 16, 4.0, 12),
+    (16, 16, 4.3, 11),
+    (64, 2, 40.0, 2),  # a quota of two cores on a busy machine that still has them
+    (64, 32, 40.0, 24),
+    (16, 8, 4.0, 8),  # two hardware threads a core: there is still one of each for us
+])
+def test_number_of_free_cores(num_cores: int, usable: int, taken: float, expected: int) -> None:
+    assert cores.num_free(num_cores, usable, taken) == expected
+
+
+@pytest.mark.parametrize(("membership", "files", "expected"), [
+    ("0::/\n", {"cpu.max": "150000 100000\n"}, 1.5),
+    ("0::/\n", {"cpu.max": "max 100000\n"}, None),
+    # of nested groups the tightest holds
+    ("0::/job/step\n", {"job/cpu.max": "200000 100000", "job/step/cpu.max": "max 100000"}, 2.0),
+    ("4:cpu,cpuacct:/box\n", {"cpu/box/cpu.cfs_quota_us": "50000", "cpu/box/cpu.cfs_period_us": "100000"},
+     0.5),
+    ("4:cpu,cpuacct:/box\n", {"cpu/box/cpu.cfs_quota_us": "-1", "cpu/box/cpu.cfs_period_us": "100000"},
+     None),
+    # in a container the path is the host's, and the limit stands at the root
+    ("2:memory:/x\n1:cpu:/docker/0123\n", {"cpu/cpu.cfs_quota_us": "300000",
+                                          "cpu/cpu.cfs_period_us": "100000"}, 3.0),
+    ("0::/../../elsewhere\n", {"cpu.max": "100000 100000"}, None),
+])
+def test_quota_of_a_container(tmp_path: Path, membership: str, files: dict[str, str],
+                              expected: float | None) -> None:
+    for name, text in files.items():
+        path = tmp_path / "cgroup" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    (tmp_path / "membership").write_text(membership)
+    assert cores.quota(tmp_path / "cgroup", tmp_path / "membership") == expected
+
+
+def _machine(monkeypatch: pytest.MonkeyPatch, usable: int, taken: float) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(cpu_threads, "_initial_num_threads", lambda: usable)
+    monkeypatch.setattr(cores, "affinity", lambda: set(range(usable)))
+    monkeypatch.setattr(cores, "quota", lambda: None)
+    monkeypatch.setattr(cores, "taken", lambda: taken)
+
+
+def test_choice_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    _machine(monkeypatch, 8, taken=0.0)
+    assert cpu_threads.choose(0, 1) == Choice(8, 8)
+    # of several processes each has its share, whatever they compute at the moment
+    assert cpu_threads.choose(0, 3).num == 2
+    assert cpu_threads.choose(0, 20).num == 1
+    assert cpu_threads.choose(5, 3) == Choice(5, 5, is_by_hand=True)
+    _machine(monkeypatch, 8, taken=2.0)
+    choice = cpu_threads.choose(0, 1)
+    assert (choice.num, choice.most) == (6, 8)
+    assert "2.0 of 8 cores" in choice.reason  # in the line of the device
+    monkeypatch.setenv("OMP_NUM_THREADS", "8")  # what the user set holds
+    assert cpu_threads.choose(0, 1).num == 8
+
+
+@pytest.mark.parametrize(("choice", "flops", "saved", "expected", "is_told"), [
+    (Choice(8, 8), 1e12, 0, 8, False),
+    (Choice(8, 8), 3.5e8, 0, 3, False),  # a step that is worth three threads
+    (Choice(8, 8), 1.0, 0, 1, False),
+    (Choice(3, 8), 1e12, 8, 8, False),  # other programs take cores now: the bits are worth more
+    (Choice(8, 8), 1e12, 2, 2, False),  # a machine with more cores
+    (Choice(8, 8), 1.0, 2, 2, False),
+    (Choice(2, 2), 1e12, 8, 2, True),  # a machine with fewer
+    (Choice(4, 4, is_by_hand=True), 1.0, 0, 4, False),
+    (Choice(4, 4, is_by_hand=True), 1.0, 2, 4, True),
+])
+def test_threads_of_a_step_and_of_a_checkpoint(choice: Choice, flops: float, saved: int, expected: int,
+                                               is_told: bool) -> None:
+    limited, note = cpu_threads.limit(choice, flops, saved)
+    assert limited.num == expected
+    assert bool(note) is is_told
+    if is_told:
+        assert f"{saved} CPU thread" in note
+        assert f"`num_threads` {saved}" in note
+
+
+def test_probe_of_an_unwatched_machine_is_within_its_cores() -> None:
+    assert cores.num_usable() >= 1
+    assert cores.taken() >= -0.5  # clocks of threads and of the wall need not agree to the last
+
+
+def test_a_run_keeps_the_threads_of_its_checkpoint(monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+                                                   capsys: pytest.CaptureFixture[str]) -> None:
+    before = torch.get_num_threads()
+    train = ("--network", "mlp", "--dataset", "digits", "--num-examples", "128", "--batch-size", "64",
+             "--model-prefix", str(tmp_path / "run"))
+    try:
+        _machine(monkeypatch, 2, taken=0.0)
+        # the flag, where the step alone would be worth a single thread
+        assert train_main([*train, "--num-epochs", "1", "--num-threads", "2"]) == 0
+        assert "cpu (2 threads)" in capsys.readouterr().err
+        _machine(monkeypatch, 4, taken=3.0)  # now shared, and larger
+        assert train_main([*train, "--num-epochs", "2", "--load-epoch", "auto"]) == 0
+        assert "cpu (2 threads: as in the checkpoint)" in capsys.readouterr().err
+        assert torch.get_num_threads() == 2
+        _machine(monkeypatch, 1, taken=0.0)
+        assert train_main([*train, "--num-epochs", "3", "--load-epoch", "auto"]) == 0
+        text = capsys.readouterr().err
+        assert "cpu (1 thread" in text
+        assert "note: the checkpoint was trained with 2 CPU threads, this run goes on with 1" in text
+        assert "--num-threads 2 keeps them equal" in text
+    finally:
+        torch.set_num_threads(before)
+    saved = checkpoint.load(str(tmp_path / "run"), "3")
+    assert saved
+    assert saved.position.num_threads == 1
+    assert checkpoint.read_meta(str(tmp_path / "run"))["num_threads"] == 1
