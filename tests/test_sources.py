@@ -250,3 +250,16 @@ def test_damaged_files_lose_records_and_invent_none() -> None:
             else:
                 labels = set(source.labels.tolist())
                 assert labels <= set(intact.labels.tolist()) or file.name.startswith("flag"), file
+
+
+def test_hidden_files_are_no_images_and_inner_folders_are_told(tmp_path: Path) -> None:
+    for name in ("cat/1.jpg", "cat/young/2.jpg", "dog/3.jpg", ".4.jpg", "cat/._1.jpg", ".git/5.jpg", "dog/.DS_Store"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    source = FolderSource(tmp_path)
+    assert source.class_names == ("cat", "cat/young", "dog")
+    assert (len(source), source.problems) == (3, [])
+    note, = sources.names_note(source)
+    assert f"{tmp_path}: the folder cat/young lies in a class folder and is a class of its own" in note
+    (tmp_path / "cat" / "young" / "2.jpg").unlink()
+    assert sources.names_note(FolderSource(tmp_path)) == []

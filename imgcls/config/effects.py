@@ -99,7 +99,9 @@ ROWS: tuple[Row, ...] = (
         "a `data_dir` without `data_train`"),
     Row(("val_dataset",), lambda config: bool(config.data.data_dir) and not config.data.data_val,
         "a `data_dir` without `data_val`"),
-    Row(("val_ratio",), lambda config: not config.data.data_val, "data without `data_val`"),
+    # of imgcls-score it is a setting of its own, for the data that are scored
+    Row(("val_ratio",), lambda config: not config.data.data_val or hasattr(config.own, "val_ratio"),
+        "data without `data_val`"),
     Row(("data_train_idx",), lambda config: bool(_train_path(config.data))
         and not _is_list(_train_path(config.data)), "a training .rec"),
     Row(("data_val_idx",), lambda config: bool(_val_path(config.data))

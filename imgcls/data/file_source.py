@@ -58,14 +58,15 @@ class FolderSource(_FileSource):
     """Images in class folders.
 
     Classes are numbered as im2rec numbers them, so that a folder and the records packed from it agree: every
-    folder that itself holds an image (.jpg, .jpeg or .png) is a class, in the order of a sorted walk; a
-    folder inside a class folder is a class of its own. With `class_names`, those of the training data,
+    folder that itself holds an image (.jpg, .jpeg or .png, not hidden) is a class, in the order of a sorted
+    walk; a folder inside a class folder is a class of its own. With `class_names`, those of the training data,
     folders are numbered by name.
     """
 
     def __init__(self, root: Path, *, class_names: Sequence[str] = (), on_bad: str = "skip") -> None:
         # the walk of im2rec --list --recursive, so that both number the classes alike
-        walked = lists.walk(str(root), recursive=True, takes_any_name=True)
+        # hidden files are what other systems keep beside images: ._photo.jpg
+        walked = lists.walk(str(root), recursive=True, takes_any_name=True, with_hidden=False)
         if not walked.entries:
             raise UsageError(f"{verbatim(root)}: holds no .jpg, .jpeg or .png, and neither do its folders"
                              f"{_about_records(root)}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -191,11 +192,24 @@ def notes(source: Source | None) -> list[str]:
 
 
 def names_note(source: Source) -> list[str]:
-    """Return what to say of files that came without class names: that labels will be shown as numbers."""
+    """Return what to say of the names of classes: those that are missing, and folders inside class folders."""
+    if isinstance(source, FolderSource):
+        return _inside_classes(source)
     if source.class_names or not isinstance(source, (RecordSource, ListSource)):
         return []
     return [f"{verbatim(source.description)}: without class names, classes are shown as numbers; "
             f"{verbatim(lists.classes_path(source.path).name)} beside it names them, one a line"]
+
+
+def _inside_classes(source: FolderSource) -> list[str]:
+    names = set(source.class_names)
+    inside = [name for name in source.class_names
+              if names & {str(parent) for parent in PurePath(name).parents if parent != PurePath()}]
+    if not inside:
+        return []
+    more = f" and {len(inside) - 1} more" if len(inside) > 1 else ""
+    return [f"{verbatim(source.description)}: the folder {verbatim(inside[0])}{more} lies in a class folder and "
+            "is a class of its own, as im2rec numbers them; move its images up where it is none"]
 
 
 def num_classes(train: Source, val: Source | None = None) -> int | None:

@@ -59,7 +59,7 @@ class Listing:
 
 
 def walk(root: str, *, recursive: bool, extensions: Sequence[str] = EXTENSIONS,
-         takes_any_name: bool = False) -> Listing:
+         takes_any_name: bool = False, with_hidden: bool = True) -> Listing:
     """Return the images under `root`, sorted by name, ids counting up.
 
     With `recursive` every folder that itself holds an image is a class, numbered as they are met (files of a
@@ -67,12 +67,13 @@ def walk(root: str, *, recursive: bool, extensions: Sequence[str] = EXTENSIONS,
     0.
 
     A name that no line of a list can hold is a problem, unless `takes_any_name` says that none is written.
+    Names that begin with a dot are taken, as MXNet does, unless `with_hidden` is false.
     An entry that is no file, such as a link to nothing, is a problem of its own and costs no other image. A
     folder that cannot be read is a DataError: without it the classes behind it would get other numbers.
     """
     listing = Listing()
     for folder, names in walk_folders(root, recursive=recursive, extensions=extensions,
-                                      problems=listing.problems):
+                                      problems=listing.problems, with_hidden=with_hidden):
         if recursive:
             listing.class_names.append(folder or os.curdir)
         label = float(max(0, len(listing.class_names) - 1))
@@ -84,7 +85,7 @@ def walk(root: str, *, recursive: bool, extensions: Sequence[str] = EXTENSIONS,
 
 
 def walk_folders(root: str, *, recursive: bool, extensions: Sequence[str],
-                 problems: list[DataError]) -> Iterator[tuple[str, list[str]]]:
+                 problems: list[DataError], with_hidden: bool = True) -> Iterator[tuple[str, list[str]]]:
     """Yield (folder relative to `root`, its sorted image names) of each folder that itself holds an image.
 
     The order is that of `walk`, which says what is appended to `problems` and what is raised.
@@ -98,6 +99,9 @@ def walk_folders(root: str, *, recursive: bool, extensions: Sequence[str],
     while pending:
         folder, parents = pending.pop()
         names, subfolders = _scan_folder(os.path.join(root, folder), suffixes, problems, recursive=recursive)
+        if not with_hidden:
+            names, subfolders = ([name for name in found if not name.startswith(".")]
+                                 for found in (names, subfolders))
         images = [name for name in names if has_suffix(name, suffixes)]
         if images:
             yield folder, images

@@ -79,8 +79,7 @@ def choose(config: Config, splits: Splits, saved: Saved | None, worker: Worker, 
         reporter.info(f"chosen: `{name}` {show(values[name])} ({reason})")
     if not is_pretrained and count < _FEW_IMAGES:
         found = find_trained() if find_trained else ""
-        weights = f"`pretrained_model` {verbatim(found)}, which is on this machine" if found else (
-            "a trained network")
+        weights = f"{verbatim(found)}, which is on this machine" if found else "a trained network"
         reporter.info(f"note: {count:,} photographs are few to learn from scratch; imgcls-finetune begins "
                       f"with {weights}")
     return _with(config, values)
