@@ -208,8 +208,8 @@ def _inside_classes(source: FolderSource) -> list[str]:
     if not inside:
         return []
     more = f" and {len(inside) - 1} more" if len(inside) > 1 else ""
-    return [f"{verbatim(source.description)}: the folder {verbatim(inside[0])}{more} lies in a class folder and "
-            "is a class of its own, as im2rec numbers them; move its images up where it is none"]
+    return [f"{verbatim(source.description)}: the folder {verbatim(inside[0])}{more} lies in a class folder "
+            "and is a class of its own, as im2rec numbers them; move its images up where it is none"]
 
 
 def num_classes(train: Source, val: Source | None = None) -> int | None:
