@@ -46,7 +46,7 @@ def find_chromium() -> str:
     return chromium
 
 
-def look_at(page: bytes, folder: Path, *, width: int = 390, is_dark: bool = False) -> Look:
+def look_at(page: bytes, folder: Path, *, width: int = 360, is_dark: bool = False) -> Look:
     """Show a page in a window of this width; skips the test where there is no browser."""
     chromium = find_chromium()
     (folder / "page.html").write_bytes(page)

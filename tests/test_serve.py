@@ -266,7 +266,7 @@ def test_the_command(prefix: str) -> None:
 
 #: a page around the page that drops a photograph on it and tells what is seen then
 _FRAME = """<!DOCTYPE html><meta charset="utf-8"><link rel="icon" href="data:,">
-<iframe src="/" style="border:0;width:390px;height:900px"></iframe><pre id="told"></pre>
+<iframe src="/" style="border:0;width:360px;height:900px"></iframe><pre id="told"></pre>
 <script>
 const frame = document.querySelector("iframe");
 frame.onload = () => {
@@ -327,7 +327,7 @@ def test_a_photograph_is_dropped(predictor: imgcls.Predictor, tmp_path: Path, is
     assert told, result.stderr[-2000:]
     seen = json.loads(told[1].replace("&lt;", "<").replace("&gt;", ">"))
     assert (seen["rows"], seen["error"], seen["picture"]) == (["light", "dark <b>"], "", 60)
-    assert seen["width"] <= 390
+    assert seen["width"] <= 360
     assert seen["background"] == ("rgb(20, 23, 26)" if is_dark else "rgb(251, 251, 250)")
     assert [line for line in result.stderr.splitlines() if "CONSOLE" in line] == []
     assert sorted(set(app.asked)) == ["/", "/frame", "/predict"]

@@ -59,8 +59,8 @@ class FolderSource(_FileSource):
 
     Classes are numbered as im2rec numbers them, so that a folder and the records packed from it agree: every
     folder that itself holds an image (.jpg, .jpeg or .png, not hidden) is a class, in the order of a sorted
-    walk; a folder inside a class folder is a class of its own. With `class_names`, those of the training data,
-    folders are numbered by name.
+    walk; a folder inside a class folder is a class of its own. With `class_names`, those of the training
+    data, folders are numbered by name.
     """
 
     def __init__(self, root: Path, *, class_names: Sequence[str] = (), on_bad: str = "skip") -> None:

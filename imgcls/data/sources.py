@@ -192,7 +192,7 @@ def notes(source: Source | None) -> list[str]:
 
 
 def names_note(source: Source) -> list[str]:
-    """Return what to say of the names of classes: those that are missing, and folders inside class folders."""
+    """Return what to say of class names: that there are none, or that folders lie inside class folders."""
     if isinstance(source, FolderSource):
         return _inside_classes(source)
     if source.class_names or not isinstance(source, (RecordSource, ListSource)):
