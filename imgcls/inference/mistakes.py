@@ -152,7 +152,7 @@ def _figure(mistake: Mistake, extension: str) -> str:
     shown = [] if mistake.original is None else [
         pictures.original(mistake.original, f"{mistake.label}, the original", extension)]
     shown.append(pictures.img(mistake.looked_at, f"where the network saw {mistake.predicted}", ".jpg"))
-    label, predicted = escape(mistake.label), escape(mistake.predicted)
+    label, predicted = (f"<bdi>{escape(name)}</bdi>" for name in (mistake.label, mistake.predicted))
     return (f'<figure><div class="pair">{"".join(shown)}</div><figcaption><b>{label}</b><br/>taken for '
             f'{predicted} ({mistake.confidence:.4f})<br/><span class="soft">{label}: '
             f"{mistake.label_probability:.4f}</span></figcaption></figure>")

@@ -72,8 +72,11 @@ svg .tip:hover path{{opacity:1}}
 table{{border-collapse:collapse;width:100%;font-size:.88rem;font-variant-numeric:tabular-nums}}
 th,td{{padding:5px 12px;text-align:right;border-bottom:1px solid var(--rule);white-space:nowrap}}
 th:first-child,td:first-child{{text-align:left}}
+table.names td:first-child,table.pairs td:first-child,table.pairs td:nth-child(2){{white-space:normal;
+overflow-wrap:anywhere;min-width:min(9em,35vw);max-width:24em}}
 table.pairs th:nth-child(2),table.pairs td:nth-child(2){{text-align:left}}
-table.texts th,table.texts td{{text-align:left;white-space:normal;overflow-wrap:anywhere;vertical-align:top}}
+table.texts th,table.texts td{{text-align:left;white-space:normal;overflow-wrap:anywhere;vertical-align:top;
+min-width:7em}}
 table.texts td:first-child{{white-space:nowrap}}
 thead th{{font-weight:600;color:var(--soft);background:var(--card)}}
 tr:last-child td{{border-bottom:0}}

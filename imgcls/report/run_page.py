@@ -14,6 +14,8 @@ MAX_ROWS = 200
 #: a longer table is shown when asked for
 _MAX_OPEN_ROWS = 60
 OPEN = ' open="open"'
+#: runs that the title names
+_MAX_TITLED = 4
 #: settings that say where and not what: two runs always differ in them, and nobody asks why
 _WHERE = ("model_prefix", "save_model_prefix", "log_file", "log_dir", "load_epoch")
 
@@ -21,8 +23,11 @@ _WHERE = ("model_prefix", "save_model_prefix", "log_file", "log_dir", "load_epoc
 def run_page(runs: Sequence[Run], *, state: str = "", images: str = "") -> bytes:
     """Return the page as UTF-8. `state` says how far a run is; `images` is HTML to stand below the charts."""
     # more names would be a paragraph
-    title = " | ".join(run.name for run in runs[:4]) + (f" and {len(runs) - 4} more" if len(runs) > 4 else "")
-    body = [f"<h1>{escape(title)}</h1>", f'<p class="soft">{escape(state or _describe(runs))}</p>']
+    more = f" and {len(runs) - _MAX_TITLED} more" if len(runs) > _MAX_TITLED else ""
+    title = " | ".join(run.name for run in runs[:_MAX_TITLED]) + more
+    # each name for itself: one that is written from right to left would take the others along
+    heading = " | ".join(f"<bdi>{escape(run.name)}</bdi>" for run in runs[:_MAX_TITLED]) + more
+    body = [f"<h1>{heading}</h1>", f'<p class="soft">{escape(state or _describe(runs))}</p>']
     # figures at a glance for one run, a row each for several
     body += [_cards(runs[0])] if len(runs) == 1 else [_comparison(runs)]
     body.append(_charts(runs))
@@ -91,7 +96,7 @@ def _comparison(runs: Sequence[Run]) -> str:
             axes.show(last.loss), f"{len(run.epochs):,}", axes.show_time(last.elapsed_s)]))
     header = ["run", "best accuracy", "in epoch", "last validation", "last training", "last loss", "epochs",
               "time"]
-    return table(header, rows)
+    return table(header, rows, "names")
 
 
 def _charts(runs: Sequence[Run]) -> str:
@@ -137,8 +142,8 @@ def _epochs(run: Run, *, is_open: bool) -> str:
     num_left_out = len(epochs) - len(shown)
     left_out = f'<p class="soft">{num_left_out:,} epochs are left out here.</p>' if num_left_out else ""
     is_open = is_open and len(shown) <= _MAX_OPEN_ROWS
-    return (f'<details{OPEN if is_open else ""}><summary>{escape(run.name)}: {_count(epochs)}</summary>'
-            f"{table(header, rows)}{left_out}</details>")
+    summary = f"<summary><bdi>{escape(run.name)}</bdi>: {_count(epochs)}</summary>"
+    return f'<details{OPEN if is_open else ""}>{summary}{table(header, rows)}{left_out}</details>'
 
 
 def _settings(runs: Sequence[Run]) -> str:

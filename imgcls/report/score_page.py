@@ -139,7 +139,8 @@ def _classes(report: ScoreReport) -> str:
             for i in [int(number) for number in order[:_MAX_CLASSES]]]
     left_out = len(order) - len(rows)
     remark = f'<p class="soft">{left_out:,} that do better are in classes.csv.</p>' if left_out else ""
-    return ("<h2>Classes</h2>" + table(["class", "images", "precision", "recall", "F1"], rows) + remark)
+    return ("<h2>Classes</h2>" + table(["class", "images", "precision", "recall", "F1"], rows, "names")
+            + remark)
 
 
 def _share(value: Any) -> str:
