@@ -19,6 +19,8 @@ EXAMPLES = """examples:
   imgcls-export --model model/pets --format onnx --output pets.onnx --images photos/
                                                           compared with the checkpoint on your photographs
   imgcls-export --model torchvision:resnet50 --format onnx --output resnet50.onnx
+  imgcls-export --model model/pets --format onnx --int8 --output small.onnx --images photos/
+                                                          a quarter of the size; the loss is measured
   imgcls-export --model model/pets --format onnx --no-preprocessing --output bare.onnx
                                                           float32 (N, C, H, W) that somebody else prepares
 """
@@ -42,6 +44,13 @@ class ExportConfig(InferenceConfig):
                        ".lst (if not given: made images)", metavar="PATH")
     num_images: int = flag(500, "compare on at most so many of them, evenly taken", metavar="N",
                            minimum=1, maximum=_MAX_IMAGES)
+    int8: bool = flag(False, "onnx, pte: the network in whole numbers of 8 bits, a quarter of the size; "
+                      "needs --images, and is kept if it loses no more than --max-drop", takes="none")
+    num_calibration: int = flag(100, "of --int8: so many of the --images are for the ranges of its numbers, "
+                                "and not compared on", metavar="N", minimum=1, maximum=_MAX_IMAGES)
+    max_drop: float = flag(0.05, "of --int8: the top-1 accuracy that it may lose, as a part of 1 (where "
+                           "nothing tells what is in the pictures: the part whose label may change)",
+                           metavar="PART", minimum=0, maximum=1)
     preprocessing: bool = flag(True, "0 or --no-preprocessing: the bare network, which takes float32 "
                                "(N, C, H, W), resized, cut and normalised by whoever runs it",
                                negation="--no-preprocessing")
@@ -61,13 +70,16 @@ def _start(argv: Sequence[str]) -> int:
     missing = [f"--{name}" for name in ("model", "format", "output") if not getattr(own, name)]
     if missing:
         raise UsageError(f"the following arguments are required: {', '.join(missing)}")
+    for name in ("num_calibration", "max_drop"):
+        if not own.int8 and config.is_explicit(name):
+            raise UsageError(f"`{name}`: is for `int8`")
     # after the flags: --help and a mistake in a flag answer without torch
     with loading_torch():
         from imgcls.inference.export.run import Request, export
 
     given = {name: config.values()[name] for name in (*PREPROCESSING, "dataset") if config.is_explicit(name)}
     request = Request(own.model, own.load_epoch, own.synset, own.format, own.output, own.images,
-                      own.num_images, own.preprocessing)
+                      own.num_images, own.preprocessing, own.int8, own.num_calibration, own.max_drop)
     result = export(request, given, lambda line: tell(spell_settings(line, config.spelling)))
     for path in result.files:
         tell(path, sys.stdout)

@@ -31,6 +31,8 @@ class Comparison:
     seconds: float
     #: numbers of the pictures whose labels differ
     different: Sequence[int]
+    #: int (num_images,): the labels that the export gives
+    labels: Sequence[int] = ()
 
     @property
     def is_equal(self) -> bool:
@@ -62,7 +64,7 @@ def compare(exported: Exported, run: Callable[[np.ndarray], np.ndarray], picture
     """Run the export on the pictures (or `inputs`) and compare with `wanted`, what the checkpoint says."""
     found = np.empty_like(wanted)
     started = time.perf_counter()  # with the decoding, as its users have it
-    for rows, batch in _batches(exported, pictures, inputs):
+    for rows, batch in batches(exported, pictures, inputs):
         found[rows] = run(batch)
     seconds = time.perf_counter() - started
     labels = found.argmax(1)
@@ -71,12 +73,12 @@ def compare(exported: Exported, run: Callable[[np.ndarray], np.ndarray], picture
     # argmax of a row of nan is 0, which would be right where the label happens to be 0.
     is_equal &= np.isfinite(found).all(1)
     return Comparison(len(wanted), int(is_equal.sum()), float(np.abs(found - wanted).max()), seconds,
-                      np.flatnonzero(~is_equal).tolist())
+                      np.flatnonzero(~is_equal).tolist(), labels.tolist())
 
 
-def _batches(exported: Exported, pictures: Pictures,
-             inputs: np.ndarray | None) -> Iterator[tuple[list[int], np.ndarray]]:
-    """Yield (numbers of pictures, a batch of them), neighbours of one size in one batch."""
+def batches(exported: Exported, pictures: Pictures,
+            inputs: np.ndarray | None) -> Iterator[tuple[list[int], np.ndarray]]:
+    """Yield (numbers of pictures, a batch of them as the export takes it), neighbours of one size in one."""
     if inputs is not None:
         for first in range(0, len(inputs), _BATCH):
             rows = list(range(first, min(first + _BATCH, len(inputs))))

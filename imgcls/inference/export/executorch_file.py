@@ -9,15 +9,16 @@ import contextlib
 import logging
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from imgcls.errors import DataError, first_line
-from imgcls.inference.export.exported import KEY, Description, Exported
+from imgcls.inference.export.exported import KEY, Description, Exported, Servable
 from imgcls.inference.export.packages import require
 
 SUFFIX = ".pte"
@@ -26,6 +27,9 @@ TAKES_PIXELS = True
 #: what memory is planned for: images of a batch, and the sides of an image that is given as it was decoded
 MAX_BATCH = 8
 MAX_SIDE = 4096
+_QUANTIZING = ("executorch.backends.xnnpack.quantizer.xnnpack_quantizer",
+               "torchao.quantization.pt2e.quantize_pt2e")
+_ROOM = 1000
 _WRITING = ("executorch.exir", "executorch.backends.xnnpack.partition.xnnpack_partitioner",
             "executorch.exir.passes.sym_shape_eval_pass")
 
@@ -37,15 +41,72 @@ def check(output: str) -> None:
         _require(module)
 
 
+def check_int8() -> None:
+    """Raise UsageError where a package for int8 is missing."""
+    for module in _QUANTIZING:
+        _require(module)
+
+
 def write(exported: Exported, path: Path) -> list[Path]:
     """Write the network to `path`; return its files, which is that one."""
+    return _write(exported, exported.servable, path, exported.description.to_json())
+
+
+def write_int8(exported: Exported, path: Path, batches: Iterable[np.ndarray]) -> list[Path]:
+    """Write the network in int8, its ranges measured on `batches` of what the file takes.
+
+    The weights have a scale for each channel, and what goes through the network one for each tensor (PT2E).
+    """
+    quantizers, pt2e = map(_require, _QUANTIZING)
+    servable = exported.servable
+    bare = Servable(servable.network, None)
+    # Without the preprocessing, whose whole numbers no quantizer may touch.
+    shape = exported.description.image_shape
+    axes = {0: torch.export.Dim("batch", min=1, max=2 * MAX_BATCH)}
+    with _quietly(), torch.no_grad():
+        graph = torch.export.export(bare, (torch.zeros(2, *shape),), dynamic_shapes=(axes,)).module()
+        quantizer = quantizers.XNNPACKQuantizer().set_global(
+            quantizers.get_symmetric_quantization_config(is_per_channel=True))
+        graph = pt2e.prepare_pt2e(graph, quantizer)
+        for batch in batches:
+            images = torch.from_numpy(batch)
+            graph(servable.preprocessing(images) if servable.preprocessing else images)
+        graph = pt2e.convert_pt2e(graph)
+    # Room for what is measured: it is known when the file is there.
+    text = exported.description.to_json() + " " * _ROOM
+    return _write(exported, _Prepared(servable.preprocessing, graph), path, text)
+
+
+def redescribe(path: Path, description: Description) -> None:
+    """Give a file of `write_int8` another description."""
+    before = Runner(path).description_text.encode()
+    after = description.to_json().encode().ljust(len(before))
+    content = path.read_bytes()
+    assert len(after) == len(before)
+    assert content.count(before) == 1
+    path.write_bytes(content.replace(before, after))
+
+
+class _Prepared(nn.Module):
+    """Preprocessing, where there is any, and a network that gives probabilities."""
+
+    def __init__(self, preprocessing: nn.Module | None, network: nn.Module) -> None:
+        super().__init__()
+        self.preprocessing = preprocessing
+        self.network = network
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.network(images if self.preprocessing is None else self.preprocessing(images))
+
+
+def _write(exported: Exported, servable: nn.Module, path: Path, description: str) -> list[Path]:
     exir, xnnpack, passes = map(_require, _WRITING)
     with _quietly():
         # methods without arguments that return a constant: the metadata of a program
-        described = {KEY: exported.description.to_json()}
+        described = {KEY: description}
         edge = exir.to_edge_transform_and_lower(
             # twice the batch: of 16 that were planned for, ExecuTorch had memory for 15
-            exported.program(2 * MAX_BATCH, MAX_SIDE), constant_methods=described,
+            exported.program(2 * MAX_BATCH, MAX_SIDE, servable), constant_methods=described,
             partitioner=[xnnpack.XnnpackPartitioner()])
         config = exir.ExecutorchBackendConfig(sym_shape_eval_pass=passes.ConstraintBasedSymShapeEvalPass())
         path.write_bytes(edge.to_executorch(config).buffer)
@@ -61,8 +122,8 @@ class Runner:
         with _quietly():
             self._program = runtime.Runtime.get().load_program(str(path))
             self._method = self._program.load_method("forward")
-            (text,) = self._program.load_method(KEY).execute([])
-        self.description = Description.from_json(text, path)
+            (self.description_text,) = self._program.load_method(KEY).execute([])
+        self.description = Description.from_json(self.description_text, path)
         self._path = path
 
     def run(self, images: np.ndarray) -> np.ndarray:
@@ -81,7 +142,7 @@ class Runner:
 
 def _require(module: str) -> Any:
     with _quietly():
-        return require(module, "executorch", "`format` pte")
+        return require(module, "executorch torchao", "`format` pte")
 
 
 @contextlib.contextmanager

@@ -60,6 +60,9 @@ class Description:
     #: the --dataset of its training and what was held out there, as `PretrainedRef` has them
     dataset: str = ""
     held_out: Mapping[str, Any] = field(default_factory=dict)
+    #: what the network computes in, and for int8 what that cost: see `int8.Drop`
+    dtype: str = "float32"
+    int8: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def input_shape(self) -> list[int | None]:
@@ -86,6 +89,8 @@ class Description:
                      and isinstance(content.get("preprocessing"), dict)
                      and all(isinstance(content.get(name), str) for name in ("network", "note"))
                      and isinstance(content.get("dataset", ""), str)
+                     and isinstance(content.get("dtype", ""), str)
+                     and isinstance(content.get("int8", {}), dict)
                      and _is_held_out(content.get("held_out", {})))
         if not are_right:
             raise DataError(path, f"not {_PURPOSE}: members are missing, or of another kind")
@@ -127,11 +132,12 @@ class Exported:
         assert num_channels
         return torch.zeros(*_RECORDED, num_channels, dtype=torch.uint8)
 
-    def program(self, max_batch: int | None = None,
-                max_side: int | None = None) -> torch.export.ExportedProgram:
+    def program(self, max_batch: int | None = None, max_side: int | None = None,
+                servable: nn.Module | None = None) -> torch.export.ExportedProgram:
         """Return the network as torch.export records it, with the sizes that may vary left open.
 
-        The largest sizes are for formats that plan their memory ahead.
+        The largest sizes are for formats that plan their memory ahead; `servable` is for one that computes
+        the same in another way.
         """
         # Named: an axis without one is fixed at the size of the example, and the file takes no other.
         axes: dict[int, Any] = {0: torch.export.Dim("batch", min=1, max=max_batch)}
@@ -139,4 +145,4 @@ class Exported:
             axes |= {1: torch.export.Dim("height", min=1, max=max_side),
                      2: torch.export.Dim("width", min=1, max=max_side)}
         with torch.no_grad():
-            return torch.export.export(self.servable, (self.example(),), dynamic_shapes=(axes,))
+            return torch.export.export(servable or self.servable, (self.example(),), dynamic_shapes=(axes,))

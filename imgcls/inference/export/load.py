@@ -53,8 +53,8 @@ def load_network(name: str | os.PathLike[str], epoch: int | str, config: Config,
     if suffix == safetensors_file.SUFFIX:
         return _safetensors(path, str(local))
     if dtype not in ("auto", "float32"):
-        raise UsageError(f"`dtype` {verbatim(dtype)}: {verbatim(path)} is an export, which computes as it was "
-                         "written")
+        raise UsageError(f"`dtype` {verbatim(dtype)}: {verbatim(path)} is an export, which computes as it "
+                         "was written")
     return _runnable(path, str(local), config)
 
 

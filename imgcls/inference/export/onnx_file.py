@@ -12,9 +12,9 @@ import logging
 import os
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -31,6 +31,8 @@ _EXTRA = "'imgcls[export]'"
 MAX_BYTES = (1 << 31) - 1
 #: every runtime of the last two years reads it, phones' too
 _OPSET = 18
+#: what is computed in int8: where the time goes; what stands between them stays float
+_INT8_OPERATORS = ("Conv", "Gemm", "MatMul")
 
 
 def check(output: str) -> None:
@@ -50,15 +52,70 @@ def write(exported: Exported, path: Path) -> list[Path]:
     assert program is not None
     model = program.model_proto
     _name_axes(model, exported.description)
-    for key, value in exported.description.metadata().items():
-        entry = model.metadata_props.add()
-        entry.key, entry.value = key, value
+    _add_metadata(model, exported.description)
     # Before it is serialized: protobuf would end in an error that names no file and no size.
     if model.ByteSize() > MAX_BYTES:
         raise UsageError(f"`format` onnx: the network has {model.ByteSize() / 1e9:.1f} GB, and a file has at "
                          "most 2.1")
     path.write_bytes(model.SerializeToString())  # into a folder of ours; `run.py` keeps it if it is right
     return [path]
+
+
+def check_int8() -> None:
+    """Raise UsageError where a package for int8 is missing."""
+    require("onnxruntime.quantization", _EXTRA, "int8")
+
+
+def write_int8(exported: Exported, path: Path, batches: Iterable[np.ndarray]) -> list[Path]:
+    """Write the network in int8, its ranges measured on `batches` of what the file takes.
+
+    The weights have a scale for each channel, and what goes through the network one for each tensor (QDQ).
+    """
+    import onnx
+    from onnxruntime import quantization
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    plain, ready = path.with_name("plain.onnx"), path.with_name("ready.onnx")
+    write(exported, plain)
+    with _quietly():
+        quant_pre_process(str(plain), str(ready), skip_symbolic_shape=True)
+        model = onnx.load(plain)
+        # pixels stay what they are: a resize is exact, and no network
+        inside = [node.name for node in model.graph.node
+                  if any("preprocessing" in entry.value for entry in node.metadata_props
+                         if entry.key.endswith("name_scopes"))]
+        quantization.quantize_static(
+            # three methods of its reader are for whoever reads in parts
+            str(ready), str(path), cast("quantization.CalibrationDataReader", _Feeds(batches)),
+            quant_format=quantization.QuantFormat.QDQ, per_channel=True,
+            activation_type=quantization.QuantType.QInt8, weight_type=quantization.QuantType.QInt8,
+            op_types_to_quantize=list(_INT8_OPERATORS), nodes_to_exclude=inside)
+    plain.unlink()
+    ready.unlink()
+    redescribe(path, exported.description)
+    return [path]
+
+
+def redescribe(path: Path, description: Description) -> None:
+    """Give a file of ours another description."""
+    import onnx
+
+    model = onnx.load(path)
+    del model.metadata_props[:]
+    _add_metadata(model, description)
+    path.write_bytes(model.SerializeToString())
+
+
+class _Feeds:
+    """Batches as ONNX Runtime's quantizer asks for them, one call after the other."""
+
+    def __init__(self, batches: Iterable[np.ndarray]) -> None:
+        self._batches = iter(batches)
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        """Return the next batch by the name of the input, None after the last one."""
+        batch = next(self._batches, None)
+        return None if batch is None else {INPUT: batch}
 
 
 class Runner:
@@ -105,6 +162,12 @@ class Runner:
                     (OUTPUT, "tensor(float)", [None, self.description.num_classes])]
         if found != expected:
             raise DataError(self._path, "takes or gives other tensors than its metadata say")
+
+
+def _add_metadata(model: Any, description: Description) -> None:
+    for key, value in description.metadata().items():
+        entry = model.metadata_props.add()
+        entry.key, entry.value = key, value
 
 
 def _errors(onnxruntime: Any) -> tuple[type[BaseException], ...]:

@@ -48,6 +48,17 @@ class Pictures:
         except OSError as error:
             raise DataError(item, reason(error)) from error
 
+    def label(self, index: int) -> int | Path:
+        """Return the picture's class where its source has labels, its path where it is a file, else -1."""
+        item = self._items[index]
+        if isinstance(item, tuple):
+            return int(item[0].labels[item[1]])
+        return item if isinstance(item, Path) else -1
+
+    def subset(self, places: np.ndarray) -> Pictures:
+        """Return the pictures at these places."""
+        return Pictures([self._items[place] for place in places], self.description, is_made=self.is_made)
+
     def problem(self, index: int, reason: str) -> DataError:
         """Return the error for a picture that cannot be decoded."""
         item = self._items[index]

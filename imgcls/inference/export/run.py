@@ -17,12 +17,13 @@ from imgcls.errors import RunError, UsageError, reason, verbatim
 from imgcls.inference.export import (
     aot_file,
     executorch_file,
+    int8,
     mxnet_files,
     onnx_file,
     pt2_file,
     safetensors_file,
 )
-from imgcls.inference.export.compare import Comparison, compare, expected
+from imgcls.inference.export.compare import Comparison, batches, compare, expected
 from imgcls.inference.export.exported import Description, Exported, Servable
 from imgcls.inference.export.pictures import Pictures, find_pictures, make_pictures
 from imgcls.inference.export.preprocessing import Preprocessing
@@ -52,6 +53,10 @@ class Request:
     images: str
     num_images: int
     preprocessing: bool
+    is_int8: bool = False
+    #: for int8: pictures for its ranges, and the accuracy that it may lose
+    num_calibration: int = 100
+    max_drop: float = 0.05
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +66,8 @@ class Result:
     files: Sequence[str]
     num_bytes: int
     comparison: Comparison
+    #: what int8 lost; None of any other export
+    drop: int8.Drop | None = None
 
 
 def export(request: Request, settings: dict[str, Any], tell: Callable[[str], None]) -> Result:
@@ -77,24 +84,63 @@ def export(request: Request, settings: dict[str, Any], tell: Callable[[str], Non
                          f"end in {module.SUFFIX}")
     # seconds of work and a download lie between here and the first import of a package
     module.check(request.output)
+    if request.is_int8:
+        _check_int8(request, module)
     check_outputs([request.output], [request.images] if request.images else [])
     check_writable(request.output, "`output`")
     exported, config = _prepare(request, configure(settings), tell)
     pictures = _pictures(request, exported)
+    calibration = None
+    if request.is_int8:
+        calibration, pictures = int8.divide(pictures, request.num_calibration)
     wanted, inputs = expected(exported, config, pictures)
     # on this disk first, and not beside the output: of what fails nobody finds a part
     with tempfile.TemporaryDirectory(prefix="imgcls-export-") as folder:
-        written = module.write(exported, Path(folder) / Path(request.output).name)
-        runner = module.Runner(Path(folder) / Path(request.output).name)
-        comparison = compare(exported, runner.run, pictures, wanted, inputs)
+        path = Path(folder) / Path(request.output).name
+        if calibration is None:
+            written = module.write(exported, path)
+        else:
+            tell(f"int8: ranges are measured on {len(calibration)} of the pictures, the others are compared")
+            given = expected(exported, config, calibration)[1]
+            written = module.write_int8(exported, path,
+                                        (batch for _, batch in batches(exported, calibration, given)))
+        comparison = compare(exported, module.Runner(path).run, pictures, wanted, inputs)
         tell(describe(comparison, pictures, module.RUNTIME))
-        if not comparison.is_equal:
-            numbers = ", ".join(map(str, comparison.different[:5]))
-            raise RunError(f"{verbatim(request.output)} is not kept: {len(comparison.different)} of "
-                           f"{comparison.num_images} images have another label than with the checkpoint "
-                           f"(numbers {numbers})")
+        drop = None
+        if calibration is None:
+            _require_equal(comparison, request)
+        else:
+            drop = int8.measure(comparison, wanted, pictures, exported.description, len(calibration))
+            tell(drop.describe())
+            _require_small(drop, request)
+            module.redescribe(path, dataclasses.replace(exported.description, int8=drop.as_json()))
         num_bytes = sum(path.stat().st_size for path in written)
-        return Result([_keep(path, request) for path in written], num_bytes, comparison)
+        return Result([_keep(path, request) for path in written], num_bytes, comparison, drop)
+
+
+def _check_int8(request: Request, module: Any) -> None:
+    """Raise UsageError where int8 cannot be written, or not be measured."""
+    if not hasattr(module, "write_int8"):
+        raise UsageError(f"`int8`: is for `format` onnx and pte, not {request.format}")
+    if not request.images:
+        raise UsageError("`images` is missing: `int8` needs photographs as the network will get them, a "
+                         "hundred or more, for the ranges of its numbers and to measure what it loses")
+    module.check_int8()
+
+
+def _require_equal(comparison: Comparison, request: Request) -> None:
+    if not comparison.is_equal:
+        numbers = ", ".join(map(str, comparison.different[:5]))
+        raise RunError(f"{verbatim(request.output)} is not kept: {len(comparison.different)} of "
+                       f"{comparison.num_images} images have another label than with the checkpoint "
+                       f"(numbers {numbers})")
+
+
+def _require_small(drop: int8.Drop, request: Request) -> None:
+    # a network of nan loses nothing where the checkpoint has nothing: no drop of nan is small
+    if not drop.drop <= request.max_drop:
+        raise RunError(f"{verbatim(request.output)} is not kept: int8 loses {drop.drop:.4f}, more than "
+                       f"`max_drop` {request.max_drop:g}")
 
 
 def describe(comparison: Comparison, pictures: Pictures, runtime: str) -> str:
@@ -128,14 +174,16 @@ def _prepare(request: Request, config: Config, tell: Callable[[str], None]) -> t
     description = Description(
         network=ref.network, class_names=list(classes.names), num_classes=evaluation.num_classes,
         image_shape=list(shape), takes_pixels=takes_pixels, preprocessing=noted,
-        note=evaluation.description, dataset=ref.dataset, held_out=dict(ref.held_out))
+        note=evaluation.description, dataset=ref.dataset, held_out=dict(ref.held_out),
+        dtype="int8" if request.is_int8 else "float32")
     servable = Servable(model, preprocessing).eval()
     return Exported(servable, description, read, augment.mean_image), config
 
 
 def _pictures(request: Request, exported: Exported) -> Pictures:
     if request.images:
-        return find_pictures(request.images, request.num_images)
+        more = request.num_calibration if request.is_int8 else 0
+        return find_pictures(request.images, request.num_images + more)
     return make_pictures(exported.description.image_shape, min(_NUM_MADE, request.num_images))
 
 
