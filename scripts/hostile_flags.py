@@ -34,7 +34,7 @@ import cv2
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from imgcls.cli import benchmark, im2rec, launch, predict, score, serve
+from imgcls.cli import benchmark, doctor, im2rec, launch, predict, score, serve
 from imgcls.config import lookup, sections
 from imgcls.config.flags import flags_of, long_flag
 from imgcls.datasets import digits
@@ -77,7 +77,7 @@ def commands() -> list[Command]:
     shared = tuple(sections.SECTIONS.values())
     data = ("--dataset", "mnist", "--data-dir", "mnist")
     train = (*data, "--network", "mlp", "--num-epochs", "1", "--batch-size", "32", "--model-prefix", "new/x")
-    own = {module: own_sections(module) for module in (score, predict, serve, launch, im2rec)}
+    own = {module: own_sections(module) for module in (score, predict, serve, launch, im2rec, doctor)}
     return [
         Command("train", train, shared),
         Command("finetune", ("--pretrained-model", "model/x", *train), (sections.FinetuneConfig, *shared)),
@@ -85,6 +85,8 @@ def commands() -> list[Command]:
                 (*score.USED, *fields_of(own[score]))),
         Command("predict", ("--model", "model/x", "images/0.png"), (*own[predict], *shared),
                 (*getattr(predict, "USED", ()), *fields_of(own[predict]))),
+        Command("doctor", ("images", "--num-thread", "1"), (*own[doctor], *shared),
+                (*doctor.USED, *fields_of(own[doctor]))),
         Command("serve", ("--model", "model/x", "--port", "0"), (*own[serve], *shared),
                 (*serve.USED, *fields_of(own[serve]))),
         *(Command("benchmark", ("--warm-up", "0", "--num-batches", "1", "--repeats", "1", *arguments),

@@ -307,5 +307,11 @@ def _print_help(prog: str, examples: str, defaults: Mapping[str, Any], own: type
 
 def _positionals(fields: Mapping[str, Field[Any]]) -> str:
     """Return how the words without a flag are written behind the flags, for the first line of the help."""
-    names = [field.metadata["metavar"] for field in fields.values() if field.metadata["is_positional"]]
-    return "".join(f" {name} [{name} ...]" for name in names)
+    words = []
+    for field in fields.values():
+        name = field.metadata["metavar"]
+        if field.metadata["is_positional"]:
+            # several of the last kind; of others one, which may be left out where it has a default
+            several = f"{name} [{name} ...]" if field.metadata["takes"] == "several" else f"[{name}]"
+            words.append(f" {several}")
+    return "".join(words)

@@ -36,7 +36,12 @@ def max_bad_samples(count: int) -> int:
 
 
 def check_bad_samples(problems: Sequence[DataError], count: int, description: str, on_bad: str) -> None:
-    """Raise the first problem where the policy does not allow any, or not so many of `count` samples."""
+    """Raise the first problem where the policy does not allow any, or not so many of `count` samples.
+
+    With `on_bad` "count", for who looks for damage, nothing is raised.
+    """
+    if on_bad == "count":
+        return
     if problems and on_bad == "stop":
         raise problems[0]
     if len(problems) > max_bad_samples(count):

@@ -88,6 +88,11 @@ class RecordSource:
         reader, number = self._record(index)
         return reader.payload(number)[self._image_offsets.item(index):]
 
+    def whole_record(self, index: int) -> bytes | memoryview:
+        """Return the record of sample `index` as it was packed: header, labels and image."""
+        reader, number = self._record(index)
+        return reader.payload(number)
+
     def problem(self, index: int, reason: str) -> DataError:
         """Return the error that names sample `index` by file, offset, record number and id."""
         reader, number = self._record(index)

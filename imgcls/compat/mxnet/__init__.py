@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 # One class for both worlds: `except mx.MXNetError` in an old script catches our errors.
-from imgcls.compat.mxnet.base import MXNetError
+from imgcls.errors import ImgclsError as MXNetError
 
 # For editors and type checkers, which cannot follow `__getattr__`.
 if TYPE_CHECKING:
@@ -40,8 +40,8 @@ __version__ = "1.9.1"
 #: the names of MXNet for its parts, and where they are here
 _PARTS = {
     **{name: name for name in (
-        "attribute", "autograd", "base", "callback", "context", "executor", "gluon", "image", "initializer",
-        "io", "lr_scheduler", "metric", "model", "module", "name", "nd", "optimizer", "random", "recordio",
+        "attribute", "base", "callback", "context", "executor", "gluon", "image", "initializer", "io",
+        "lr_scheduler", "metric", "model", "module", "name", "nd", "optimizer", "random", "recordio",
         "symbol", "visualization")},
     "img": "image", "init": "initializer", "mod": "module", "ndarray": "nd", "opt": "optimizer",
     "rnd": "random", "sym": "symbol", "viz": "visualization",

@@ -11,7 +11,7 @@ from imgcls.compat.mxnet import name as names
 from imgcls.compat.mxnet._nodes import Entry, GraphNode, copied, num_visible, post_order
 from imgcls.compat.mxnet._operators import AUXILIARY, INITIAL, Signature, signatures
 from imgcls.compat.mxnet._registration import bind_arguments, find, missing
-from imgcls.compat.mxnet.base import MXNetError
+from imgcls.errors import UsageError
 
 
 # Made anew for every call: a name costs one look-up, and nothing has to be registered.
@@ -36,7 +36,7 @@ def function(name: str, symbol_class: Any, prefix: str) -> Callable[..., Any] | 
             given = [by_name.get(key) for key in signature.inputs_with(attrs)]
             extra = next((key for key in by_name if key not in signature.inputs_with(attrs)), None)
             if extra is not None:
-                raise MXNetError(f"{hint}: takes no {extra} with these settings")
+                raise UsageError(f"{hint}: takes no {extra} with these settings")
         else:
             given = list(inputs)
             if signature.op == "UpSampling" and attrs.get("sample_type") == "bilinear":
@@ -64,7 +64,7 @@ def _outputs(signature: Signature, name: str, inputs: Sequence[Any], attrs: dict
         else:
             # Taking the first output silently would drop the rest of a SliceChannel.
             if len(symbol) != 1:
-                raise MXNetError(f"{name}: input {slot} is a symbol of {len(symbol)} outputs; choose one, "
+                raise UsageError(f"{name}: input {slot} is a symbol of {len(symbol)} outputs; choose one, "
                                  "symbol[0]")
             node.inputs.append(symbol._entries[0]._replace(version=version))
     return [Entry(node, output) for output in range(num_visible(node))]

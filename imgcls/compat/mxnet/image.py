@@ -14,13 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from imgcls.compat.mxnet.base import MXNetError, translated
 from imgcls.compat.mxnet.nd import NDArray
 from imgcls.data import opencv
 from imgcls.data import pixels as pixel_ops
 from imgcls.data.image_header import BadImageError
 from imgcls.data.opencv import cv2
-from imgcls.errors import DataError, reason
+from imgcls.errors import DataError, UsageError, reason
 from imgcls.storage.paths import to_local_path
 
 #: (x, y, width, height)
@@ -31,7 +30,6 @@ _METHODS = (0, 1, 2, 3, 4, 9, 10)
 _RANDOM_METHOD = 10
 
 
-@translated
 def imdecode(buf: bytes | bytearray | memoryview | np.ndarray | NDArray, flag: int = 1,
              to_rgb: bool | int = True, out: None = None) -> NDArray:
     """Return the image in `buf`, uint8 (H, W, 3), or with `flag` 0 grey (H, W, 1), turned as its EXIF says.
@@ -45,7 +43,6 @@ def imdecode(buf: bytes | bytearray | memoryview | np.ndarray | NDArray, flag: i
     return _decode(np.frombuffer(data, np.uint8), flag, to_rgb, "an image")
 
 
-@translated
 def imread(filename: str | os.PathLike[str], flag: int = 1, to_rgb: bool | int = True,
            out: None = None) -> NDArray:
     """Return `imdecode` of a file."""
@@ -130,7 +127,7 @@ def color_normalize(src: NDArray, mean: Any, std: Any = None) -> NDArray:
 
 def _decode(data: np.ndarray, flag: int, to_rgb: bool | int, name: object) -> NDArray:
     if flag not in (0, 1):
-        raise MXNetError(f"flag {flag} is not known: 1 gives three channels, 0 gives grey")
+        raise UsageError(f"flag {flag} is not known: 1 gives three channels, 0 gives grey")
     # Not the loaders' decoder, which crops and resizes on the way: here all of the image is wanted.
     try:
         pixels = opencv.decode(data.data, cv2.IMREAD_COLOR if flag else cv2.IMREAD_GRAYSCALE)
@@ -144,7 +141,7 @@ def _decode(data: np.ndarray, flag: int, to_rgb: bool | int, name: object) -> ND
 
 def _check_method(interp: int) -> int:
     if interp not in _METHODS:
-        raise MXNetError(f"interp {interp} is not known: there is 0 nearest, 1 bilinear, 2 cubic, 3 area, "
+        raise UsageError(f"interp {interp} is not known: there is 0 nearest, 1 bilinear, 2 cubic, 3 area, "
                          "4 Lanczos, 9 by direction, 10 random")
     return random.randint(0, 4) if interp == _RANDOM_METHOD else interp  # both ends count
 
@@ -152,4 +149,4 @@ def _check_method(interp: int) -> int:
 def _check_no_out(out: object) -> None:
     # An argument of MXNet's operators: accepting and ignoring it would leave the caller's array as it was.
     if out is not None:
-        raise MXNetError("out: images are always new arrays here; leave it out")
+        raise UsageError("out: images are always new arrays here; leave it out")

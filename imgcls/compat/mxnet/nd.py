@@ -16,7 +16,6 @@ from imgcls.compat.mxnet import _imperative, random
 from imgcls.compat.mxnet._ndarray import NDArray, to_numpy
 from imgcls.compat.mxnet._operators import signatures
 from imgcls.compat.mxnet._registration import missing
-from imgcls.compat.mxnet.base import translated
 from imgcls.compat.mxnet.context import to_context
 from imgcls.formats import params
 from imgcls.storage.paths import to_local_path
@@ -99,7 +98,6 @@ def stack(*arrays: NDArray, axis: int = 0) -> NDArray:
 
 
 # Read whole and checked, never unpickled.
-@translated
 def load(fname: str | os.PathLike[str]) -> list[NDArray] | dict[str, NDArray]:
     """Return what a file of MXNet's holds (`.params`, a mean image, anything `save` wrote).
 
@@ -110,7 +108,6 @@ def load(fname: str | os.PathLike[str]) -> list[NDArray] | dict[str, NDArray]:
 
 
 # Atomic, where MXNet leaves half a file behind.
-@translated
 def save(fname: str | os.PathLike[str],
          data: NDArray | np.ndarray | Sequence[Any] | Mapping[str, Any]) -> None:
     """Write an array, a list or a dict of arrays, the same bytes as MXNet."""

@@ -21,7 +21,6 @@ from imgcls.compat.mxnet._nodes import to_graph as _to_graph
 from imgcls.compat.mxnet._operators import signatures
 from imgcls.compat.mxnet._registration import missing
 from imgcls.compat.mxnet._symbol_arithmetic import Arithmetic
-from imgcls.compat.mxnet.base import translated
 from imgcls.formats import symbol as symbols
 from imgcls.formats.params import CODES
 from imgcls.formats.symbol.dialects import HIDDEN
@@ -153,7 +152,7 @@ class Symbol(Arithmetic):
         """Return the shapes of (arguments, outputs, auxiliary states), from those of some arguments.
 
         They come by name, or in the order of `list_arguments`. All three are None, with a warning, where
-        something cannot be told; shapes that contradict each other are a MXNetError.
+        something cannot be told; shapes that contradict each other are a UsageError.
         """
         found = self.infer_shape_partial(*args, **kwargs)
         unknown = [f"{name}: {shape}" for name, shape in zip(self.list_arguments(), found[0] or [],
@@ -259,13 +258,11 @@ def Group(symbols: Sequence[Symbol]) -> Symbol:  # noqa: N802
 
 
 # Old dialects are read as today's, and written as such.
-@translated
 def load(fname: str | os.PathLike[str]) -> Symbol:
     """Read a symbol.json of any version of MXNet; a damaged one is a DataError."""
     return Symbol(from_graph(symbols.load(fname)))
 
 
-@translated
 def load_json(json_str: str) -> Symbol:
     """Return the symbol of a symbol.json's text."""
     if not isinstance(json_str, str):

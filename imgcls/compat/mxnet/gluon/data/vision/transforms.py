@@ -13,8 +13,8 @@ import numpy as np
 
 from imgcls.compat.mxnet import image
 from imgcls.compat.mxnet._registration import missing
-from imgcls.compat.mxnet.base import MXNetError
 from imgcls.compat.mxnet.nd import NDArray
+from imgcls.errors import UsageError
 
 
 class _Transform:
@@ -62,7 +62,7 @@ class ToTensor(_Transform):
 
     def forward(self, x: NDArray) -> NDArray:
         if x.ndim not in (3, 4):
-            raise MXNetError(f"ToTensor: {x.shape} is no image (H, W, C)")
+            raise UsageError(f"ToTensor: {x.shape} is no image (H, W, C)")
         # Divided as MXNet does, in float32.
         values = x._data.astype(np.float32) / np.float32(255)
         # One copy now: torch and OpenCV would each make one of a view with swapped axes.

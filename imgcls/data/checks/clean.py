@@ -1,0 +1,84 @@
+"""A copy of a data set without what was found to be wrong; the data set itself is never touched.
+
+Left out are damaged, half decoded and blank images, labels that are no class, copies to the byte after the
+first (all of them where their labels differ), and training images that are in the validation data as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from imgcls.data.checks.findings import Finding
+from imgcls.data.file_source import FolderSource, ListSource
+from imgcls.data.record_source import RecordSource
+from imgcls.data.sources import Source
+from imgcls.errors import UsageError, verbatim
+from imgcls.formats import lists
+from imgcls.formats.lists import ListEntry
+from imgcls.formats.recordio import RecordWriter
+from imgcls.storage.atomic import write_bytes
+
+#: kinds of findings whose samples are left out, each of them
+_LEFT_OUT = ("damaged", "half decoded", "blank", "label")
+
+
+def bad_samples(name: str, findings: Iterable[Finding], labels: np.ndarray) -> np.ndarray:
+    """Return the samples of the set `name` that a clean copy leaves out, int64 (M,) rising."""
+    bad: set[int] = set()
+    for finding in findings:
+        for group in finding.samples:
+            members = [index for where, index in group if where == name]
+            if finding.kind in _LEFT_OUT or (finding.kind == "leak" and name == "train"):
+                bad.update(members)
+            elif finding.kind == "duplicate":
+                # under two labels nobody knows which is right
+                is_contradiction = len(np.unique(labels[members])) > 1
+                bad.update(members if is_contradiction else members[1:])
+    return np.array(sorted(bad), np.int64)
+
+
+def check_copy(source: Source, folder: Path) -> None:
+    """Raise UsageError where no clean copy of the source can be written to `folder`."""
+    if not isinstance(source, (FolderSource, ListSource, RecordSource)):
+        raise UsageError(f"`fix` {verbatim(folder)}: copies folders, lists and record files, not "
+                         f"{verbatim(source.description)}")
+    # what is there is somebody's, and a mixture would be no clean copy
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(f"`fix` {verbatim(folder)}: is there already; name a folder that is new or empty")
+
+
+def copy_without(source: Source, bad: np.ndarray, folder: Path) -> tuple[Path, int]:
+    """Write the good samples below `folder`; return what was written, and how many they are.
+
+    Images and records keep their bytes, and files their names.
+    """
+    good = np.setdiff1d(np.arange(len(source)), bad).tolist()
+    if isinstance(source, RecordSource):
+        path = folder / Path(str(source.path)).name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with RecordWriter(path) as writer:
+            for index in good:
+                writer.write(source.whole_record(index))
+        _copy_names(source, path)
+        return path, len(good)
+    assert isinstance(source, (FolderSource, ListSource))
+    if isinstance(source, ListSource):  # the list alone: what it names stays where it is
+        path = folder / Path(str(source.path)).name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lists.write(path, [ListEntry(number, (float(source.labels[index]),), str(source.path_of(index)))
+                           for number, index in enumerate(good)])
+        _copy_names(source, path)
+        return path, len(good)
+    for index in good:
+        path = folder / Path(str(source.path_of(index))).relative_to(str(source.root))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(path, source.read(index))
+    return folder, len(good)
+
+
+def _copy_names(source: Source, path: Path) -> None:
+    if source.class_names:
+        lists.write_class_names(lists.classes_path(path), list(source.class_names))

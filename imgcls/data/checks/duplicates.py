@@ -1,0 +1,155 @@
+"""Images that are there more than once: to the byte, or nearly (re-encoded, resized, a little brighter).
+
+Two images are near duplicates where their thumbnails, 16 x 16 pixels in colour, have a normalised correlation
+above a bound. Cropped or mirrored copies are not found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from imgcls.data.checks.findings import Finding, Sample, Severity
+from imgcls.data.checks.look import THUMBNAIL, Facts
+
+#: the least correlation of near duplicates. Of 396 photographs of ants and bees and of 4,000 of CIFAR-10 no
+#: two different ones reach it; re-encoded with quality 40, halved or 6 % brighter, 99 of 100 do.
+MIN_CORRELATION = 0.99
+#: for small images: of 20,000 digits of MNIST no two different ones reach it
+MIN_SMALL_CORRELATION, SMALL_SIDE = 0.997, 40
+#: with a quarter of the pixels, which leave out what re-encoding changes most
+MIN_COARSE_CORRELATION = 0.985
+#: of more images than this not every pair is compared: it would take hours
+MAX_COMPARED = 120_000
+_BLOCK = 1000
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """The samples of all sets in one row: which set each is of, its number in that, and its label."""
+
+    names: Sequence[str]
+    whose: np.ndarray
+    index: np.ndarray
+    labels: np.ndarray
+    class_names: Sequence[str]
+
+    def samples(self, group: np.ndarray) -> tuple[Sample, ...]:
+        return tuple((self.names[int(self.whose[row])], int(self.index[row])) for row in group)
+
+    def describe(self, group: np.ndarray) -> str:
+        """Return the classes of a group."""
+        return " and ".join(
+            str(self.class_names[label]) if 0 <= label < len(self.class_names) else f"label {label}"
+            for label in map(int, np.unique(self.labels[group])))
+
+    def is_contradiction(self, group: np.ndarray) -> bool:
+        """Whether the group has more than one label."""
+        return len(np.unique(self.labels[group])) > 1
+
+
+def check_duplicates(names: Sequence[str], sets: Sequence[Facts], labels: Sequence[np.ndarray],
+                     class_names: Sequence[str] = (), *, with_near: bool = True) -> Iterator[Finding]:
+    """Yield duplicates inside each set, and those that stand in two of them, which is a leak.
+
+    `labels` int64 (N,) of each set: a copy under another label is told apart. Without `with_near` only those
+    that are equal to the byte.
+    """
+    counts = [len(facts) for facts in sets]
+    rows = _Rows(names, np.repeat(np.arange(len(sets)), counts),
+                 np.concatenate([np.arange(count) for count in counts]), np.concatenate(labels), class_names)
+    is_good = np.concatenate([facts.is_good for facts in sets])
+    exact = _equal_groups(np.concatenate([facts.digests for facts in sets]), is_good)
+    yield from _findings(rows, exact, "duplicate", "the same to the byte")
+    if not with_near:
+        return
+    # one of each group stands for all: what is equal is not told twice
+    is_first = is_good.copy()
+    for group in exact:
+        is_first[group[1:]] = False
+    if is_first.sum() > MAX_COMPARED:
+        yield Finding("near duplicate", "remark", f"more than {MAX_COMPARED:,} images: only those that are "
+                      "equal to the byte were looked for")
+        return
+    near = _near_groups(np.concatenate([facts.thumbnails for facts in sets]), np.flatnonzero(is_first),
+                        np.concatenate([facts.sizes for facts in sets]))
+    yield from _findings(rows, near, "near duplicate", "nearly the same")
+
+
+def _equal_groups(digests: np.ndarray, is_good: np.ndarray) -> list[np.ndarray]:
+    """Return the rows that have equal digests, in groups of two and more, each in order."""
+    rows = np.flatnonzero(is_good)
+    order = rows[np.lexsort(digests[rows].T)]
+    is_new = np.any(digests[order[1:]] != digests[order[:-1]], axis=1)
+    groups = np.split(order, np.flatnonzero(is_new) + 1)
+    # in the order of the data: the first of each group is the one that a clean copy keeps
+    return sorted((np.sort(group) for group in groups if len(group) > 1), key=lambda group: int(group[0]))
+
+
+def _near_groups(thumbnails: np.ndarray, rows: np.ndarray, sizes: np.ndarray) -> list[np.ndarray]:
+    """Return groups of rows whose thumbnails correlate; what is near to a member belongs to its group."""
+    from tqdm import tqdm
+
+    images = thumbnails[rows].reshape(len(rows), THUMBNAIL, THUMBNAIL, 3)
+    if (np.ptp(images, axis=3) == 0).all():  # digits and scans: a third of the work
+        images = images[..., :1]
+    vectors = _normalized(images)
+    # a quarter of the pixels finds the candidates, in a quarter of the time
+    half = THUMBNAIL // 2
+    coarse = _normalized(images.reshape(len(rows), half, 2, half, 2, -1).mean((2, 4), dtype=np.float32))
+    bounds = np.where(sizes[rows].max(1) <= SMALL_SIDE, MIN_SMALL_CORRELATION, MIN_CORRELATION)
+    parents = np.arange(len(rows))
+
+    def root(row: int) -> int:
+        while parents[row] != row:
+            parents[row] = parents[parents[row]]
+            row = int(parents[row])
+        return row
+
+    # disable=None: a bar on a terminal, nothing in a file
+    for start in tqdm(range(0, len(rows), _BLOCK), desc="near duplicates", disable=None, leave=False):
+        block = coarse[start:start + _BLOCK] @ coarse[start:].T
+        first, second = np.divmod(np.flatnonzero(block >= MIN_COARSE_CORRELATION), block.shape[1])
+        is_pair = second > first
+        first, second = first[is_pair] + start, second[is_pair] + start
+        exact = np.einsum("ij,ij->i", vectors[first], vectors[second])
+        is_near = exact >= np.maximum(bounds[first], bounds[second])
+        for left, right in zip(first[is_near].tolist(), second[is_near].tolist(), strict=True):
+            parents[root(right)] = root(left)
+    roots = np.array([root(row) for row in range(len(rows))], np.int64)
+    order = np.argsort(roots, kind="stable")
+    groups = np.split(rows[order], np.flatnonzero(np.diff(roots[order])) + 1)
+    return sorted((group for group in groups if len(group) > 1), key=lambda group: int(group[0]))
+
+
+def _normalized(images: np.ndarray) -> np.ndarray:
+    """Return float32 (N, D) with mean 0 and length 1, whose products are correlations; blank ones are 0."""
+    vectors = images.reshape(len(images), -1).astype(np.float32)
+    vectors -= vectors.mean(1, keepdims=True)
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    # a blank image is like every other: it has a finding of its own
+    return np.where(norms > vectors.shape[1]**0.5, vectors / np.maximum(norms, 1e-6), 0)
+
+
+def _findings(rows: _Rows, groups: Sequence[np.ndarray], kind: str, how: str) -> Iterator[Finding]:
+    """Yield a finding of the groups that cross sets, and one for each set of those inside it."""
+    def about(some: Sequence[np.ndarray], kind: str, severity: Severity, message: str) -> Finding:
+        return Finding(kind, severity, message, tuple(map(rows.samples, some)),
+                       tuple(map(rows.describe, some)))
+
+    crossing = [group for group in groups if len(np.unique(rows.whose[group])) > 1]
+    if crossing:
+        what = "1 image is" if len(crossing) == 1 else f"{len(crossing):,} images are"
+        yield about(crossing, "leak", "fault", f"{what} in training and in validation data, {how}: what is "
+                    "measured on such images is memory")
+    for number, name in enumerate(rows.names):
+        inside = [group for group in groups if (rows.whose[group] == number).all()]
+        if inside:
+            count = sum(len(group) - 1 for group in inside)
+            what = "1 image is a copy" if count == 1 else f"{count:,} images are copies"
+            num_contradictions = sum(map(rows.is_contradiction, inside))
+            labelled = f"; {num_contradictions:,} under another label" if num_contradictions else ""
+            severity: Severity = "fault" if num_contradictions or kind == "duplicate" else "remark"
+            yield about(inside, kind, severity, f"{name}: {what} of another, {how}{labelled}")

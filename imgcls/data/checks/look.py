@@ -1,0 +1,120 @@
+"""Read and decode every image of a source once, with threads, and keep the few numbers that checks need."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+
+from imgcls.data import opencv
+from imgcls.data.image_header import BadImageError
+from imgcls.data.opencv import cv2
+from imgcls.data.packing.images import quiet_opencv
+from imgcls.data.packing.pipeline import map_in_order
+from imgcls.data.sources import Source
+from imgcls.errors import DataError, printable
+
+#: side of the thumbnail that images are compared by; 768 bytes of each image, with its three colours
+THUMBNAIL = 16
+#: what a decoder of JPEG fills in for data that are missing, and how far re-encoding moves it
+_MISSING_GREY, _GREY_TOLERANCE = 128, 4
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What was seen of the N images of a source; rows of images that cannot be read are zeros.
+
+    `digests` uint64 (N, 2) of the encoded bytes, `sizes` int32 (N, 2) height and width, `means` float32
+    (N, 3) in RGB on the scale 0-255, `spreads` float32 (N,) the standard deviation of all values, `is_grey`
+    bool (N,), `missing` float32 (N,) the part of the rows, counted from the lower edge, that a decoder filled
+    in, `thumbnails` uint8 (N, 16 * 16 * 3). `problems` are the damaged ones, index -> error.
+    """
+
+    digests: np.ndarray
+    sizes: np.ndarray
+    means: np.ndarray
+    spreads: np.ndarray
+    is_grey: np.ndarray
+    missing: np.ndarray
+    thumbnails: np.ndarray
+    problems: dict[int, DataError]
+
+    def __len__(self) -> int:
+        return len(self.digests)
+
+    @property
+    def is_good(self) -> np.ndarray:
+        """bool (N,): which could be read."""
+        good = np.ones(len(self), bool)
+        good[list(self.problems)] = False
+        return good
+
+
+def look(source: Source, num_threads: int, name: str) -> Facts:
+    """Return the facts of all images of a source; `name` is what the progress bar shows."""
+    from tqdm import tqdm
+
+    count = len(source)
+    facts = Facts(np.zeros((count, 2), np.uint64), np.zeros((count, 2), np.int32),
+                  np.zeros((count, 3), np.float32), np.zeros(count, np.float32), np.zeros(count, bool),
+                  np.zeros(count, np.float32), np.zeros((count, THUMBNAIL * THUMBNAIL * 3), np.uint8), {})
+
+    def look_at(index: int) -> DataError | None:
+        try:
+            data = source.read(index)
+            facts.digests[index] = _digest(data)
+            _keep(facts, index, decode(data))
+        except BadImageError as error:
+            return source.problem(index, str(error))
+        except cv2.error as error:
+            return source.problem(index, f"cannot be decoded: {str(error).strip().splitlines()[-1][:200]}")
+        except DataError as error:
+            return error
+        return None
+
+    with quiet_opencv(), map_in_order(look_at, range(count), num_threads) as errors:
+        # disable=None: a bar on a terminal, nothing in a file
+        shown = tqdm(errors, total=count, desc=printable(name), unit="img", disable=None, leave=False)
+        for index, error in enumerate(shown):
+            if error:
+                facts.problems[index] = error
+    return facts
+
+
+def decode(data: bytes | memoryview | np.ndarray) -> np.ndarray:
+    """Return pixels uint8 (H, W, 3) in RGB of what a source reads; BadImageError for what is no picture."""
+    if isinstance(data, np.ndarray):
+        pixels = data if data.ndim == 3 else data[:, :, None]
+        pixels = pixels if pixels.dtype == np.uint8 else np.clip(pixels, 0, 255).astype(np.uint8)
+        return np.repeat(pixels, 3, 2) if pixels.shape[2] == 1 else np.ascontiguousarray(pixels[:, :, :3])
+    return opencv.decode(data, 1)[:, :, ::-1]
+
+
+def _digest(data: bytes | memoryview | np.ndarray) -> np.ndarray:
+    content = data.tobytes() if isinstance(data, np.ndarray) else data
+    # no protection against an attacker, but 128 bits: no two images share them by chance
+    return np.frombuffer(hashlib.blake2b(content, digest_size=16).digest(), np.uint64)
+
+
+def _keep(facts: Facts, index: int, pixels: np.ndarray) -> None:
+    """Note what is needed of an image; each index is written by one thread."""
+    facts.sizes[index] = pixels.shape[:2]
+    mean, deviation = cv2.meanStdDev(pixels)
+    facts.means[index] = mean[:, 0]
+    # of all values together: variance within the channels and between them
+    facts.spreads[index] = np.sqrt((deviation**2).mean() + mean.var())
+    small = cv2.resize(np.ascontiguousarray(pixels), (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA)
+    facts.thumbnails[index] = small.reshape(-1)
+    facts.is_grey[index] = bool((np.ptp(small, axis=2) == 0).all())
+    facts.missing[index] = _missing_part(pixels)
+
+
+def _missing_part(pixels: np.ndarray) -> float:
+    """Return the part of the rows that end the image in the grey of a decoder that ran out of data."""
+    last = pixels[-1].astype(np.int16)
+    if np.abs(last - _MISSING_GREY).max() > _GREY_TOLERANCE:  # nearly all images: no more work for them
+        return 0.0
+    distance = np.abs(pixels.astype(np.int16) - _MISSING_GREY).max(axis=(1, 2))
+    others = np.flatnonzero(distance > _GREY_TOLERANCE)
+    return 1.0 - (others[-1] + 1 if len(others) else 0) / len(pixels)

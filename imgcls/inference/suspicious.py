@@ -1,0 +1,73 @@
+"""Images whose label a trained network does not believe: often they are labelled wrong.
+
+The measure is the network's confidence in another class where it gives the label next to nothing; see
+Northcutt et al. 2021, "Confident learning", which counts the same disagreements.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from imgcls.data.checks.findings import Finding
+from imgcls.data.sources import Source
+from imgcls.errors import ImgclsError, UsageError
+from imgcls.inference.images import Image
+from imgcls.inference.predictor import Predictor
+
+#: the network is sure of another class, and gives the label less than this
+MIN_CONFIDENCE, MAX_LABEL_PROBABILITY = 0.9, 0.05
+
+
+def find_suspicious(predictor: Predictor, name: str, source: Source, labels: np.ndarray,
+                    indices: Sequence[int]) -> Iterator[Finding]:
+    """Yield a finding of the samples `indices` whose label (int64 (N,), of all) the network contradicts.
+
+    The network must answer with all its classes (`top`). UsageError where they are not those of the data.
+    """
+    from tqdm import tqdm
+
+    number_of = _numbers(predictor, source, labels)
+    images = (_image(source, index) for index in indices)
+    found: list[tuple[float, int, str]] = []
+    answers = tqdm(predictor.predict(images), total=len(indices), desc=f"{name}, labels", unit="img",
+                   disable=None, leave=False)
+    for index, answer in zip(indices, answers, strict=True):
+        if isinstance(answer, ImgclsError):
+            continue
+        ranking = {number: probability for number, (_, probability) in zip(
+            answer.classes, answer.ranking, strict=True)}
+        (best, confidence) = answer.ranking[0]
+        label_probability = ranking.get(number_of[int(labels[index])], 0.0)
+        if confidence > MIN_CONFIDENCE and label_probability < MAX_LABEL_PROBABILITY:
+            shown = _called(source, int(labels[index]))
+            found.append((confidence, index, f"{shown} ({label_probability:.3f}), the network says {best} "
+                                             f"({confidence:.3f})"))
+    if found:
+        found.sort(key=lambda entry: (-entry[0], entry[1]))
+        yield Finding("suspicious label", "remark", f"{name}: {len(found):,} of {len(indices):,} images are "
+                      "labelled as something that the network is sure they are not",
+                      tuple(((name, index),) for _, index, _ in found), tuple(text for _, _, text in found))
+
+
+def _numbers(predictor: Predictor, source: Source, labels: np.ndarray) -> dict[int, int]:
+    """Return label of the data -> class of the network: by name where both have names, else by number."""
+    ours, theirs = list(source.class_names), list(predictor.class_names)
+    if ours and theirs:
+        missing = [name for name in ours if name not in theirs]
+        if not missing:
+            return {number: theirs.index(name) for number, name in enumerate(ours)}
+        raise UsageError(f"`model`: the network has no class {missing[0]!r}: it was trained on other classes")
+    if labels.max() >= predictor.num_classes:
+        raise UsageError(f"`model`: the network has {predictor.num_classes} classes, the data have the label "
+                         f"{labels.max()}")
+    return {number: number for number in range(predictor.num_classes)}
+
+
+def _image(source: Source, index: int) -> Image:
+    return Image(str(source.problem(index, "").path), lambda: source.read(index))
+
+
+def _called(source: Source, label: int) -> str:
+    return source.class_names[label] if label < len(source.class_names) else str(label)

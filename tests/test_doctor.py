@@ -1,0 +1,196 @@
+"""imgcls-doctor: planted faults are found, nothing is found where nothing is, and a clean copy is clean."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from imgcls.cli import doctor
+from imgcls.data.checks import images as image_checks
+from imgcls.data.checks.look import Facts
+from imgcls.datasets import digits
+from imgcls.formats import recordio
+
+CLASSES = ("birch", "oak", "yew")
+COUNT = 14
+
+
+def picture(seed: int, height: int = 90, width: int = 120) -> np.ndarray:
+    """Return a picture of coloured blots, BGR, unlike that of any other seed."""
+    random = np.random.default_rng(seed)
+    coarse = random.integers(0, 256, (7, 9, 3), np.uint8)
+    return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+
+
+def write(path: Path, image: np.ndarray, quality: int = 95) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    assert cv2.imwrite(str(path), image, [cv2.IMWRITE_JPEG_QUALITY, quality] * (path.suffix == ".jpg"))
+    return path
+
+
+def folder(root: Path, first_seed: int, classes: Sequence[str] = CLASSES, count: int = COUNT) -> Path:
+    for label, name in enumerate(classes):
+        for number in range(count):
+            write(root / name / f"{number:02}.jpg", picture(first_seed + 1000 * label + number))
+    return root
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: str | Path) -> tuple[int, list[dict[str, Any]]]:
+    status = doctor.main([*map(str, words), "--format", "json", "--num-thread", "2"])
+    return status, json.loads(capsys.readouterr().out)["findings"]
+
+
+def kinds(findings: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
+    return [(finding["kind"], finding["severity"]) for finding in findings]
+
+
+def test_good_data_have_no_fault(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(capsys, folder(tmp_path / "train", 0), folder(tmp_path / "val", 500)) == (0, [])
+    # strokes of a pen are much alike, and still none is a copy of another
+    assert doctor.main(["--dataset", "digits"]) == 0
+    assert capsys.readouterr().out.endswith("0 faults, 0 remarks\n")
+
+
+@pytest.fixture
+def spoilt(tmp_path: Path) -> Path:
+    train = folder(tmp_path / "train", 0)
+    val = folder(tmp_path / "val", 500)
+    first = train / "birch" / "00.jpg"
+    (train / "birch" / "cut.jpg").write_bytes(first.read_bytes()[:900])
+    (train / "oak" / "empty.jpg").write_bytes(b"")
+    half = picture(7001)
+    half[60:] = 128
+    write(train / "oak" / "half.jpg", half)
+    shutil.copy(train / "yew" / "01.jpg", train / "yew" / "copy.jpg")
+    shutil.copy(train / "yew" / "02.jpg", train / "oak" / "other.jpg")
+    write(train / "yew" / "small.jpg", cv2.resize(picture(2003), None, fx=0.6, fy=0.6), 70)
+    shutil.copy(train / "oak" / "05.jpg", val / "oak" / "leak.jpg")
+    write(val / "oak" / "again.jpg", picture(1006), 60)
+    write(train / "yew" / "blank.png", np.full((90, 120, 3), 250, np.uint8))
+    write(train / "yew" / "tiny.png", picture(7002, 8, 8))
+    write(train / "yew" / "grey.png", cv2.cvtColor(picture(7003), cv2.COLOR_BGR2GRAY))
+    folder(train, 8000, ["elm"], 2)
+    return tmp_path
+
+
+def test_planted_faults_are_found(spoilt: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, findings = run(capsys, spoilt / "train", spoilt / "val", "--report", spoilt / "page")
+    assert status == 1
+    assert kinds(findings) == [
+        ("damaged", "fault"), ("half decoded", "fault"), ("class names", "fault"), ("classes", "remark"),
+        ("classes", "remark"), ("leak", "fault"), ("leak", "fault"), ("duplicate", "fault"),
+        ("near duplicate", "remark"), ("blank", "fault"), ("size", "remark"), ("colour", "remark")]
+    found = {(finding["kind"], tuple(Path(one["name"]).stem for one in group))
+             for finding in findings for group in finding["groups"]}
+    assert found == {
+        ("damaged", ("cut",)), ("damaged", ("empty",)), ("half decoded", ("half",)), ("leak", ("05", "leak")),
+        ("leak", ("06", "again")), ("duplicate", ("01", "copy")), ("duplicate", ("other", "02")),
+        ("near duplicate", ("03", "small")), ("blank", ("blank",)), ("size", ("tiny",)), ("colour", ("grey",))}
+    page = (spoilt / "page" / "index.html").read_text()
+    assert page.count("<img") == 14  # two of each pair, one of each other; damage has none
+    assert "under another label" in page
+
+
+def test_a_clean_copy_is_clean(spoilt: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = sorted(spoilt.rglob("*"))
+    run(capsys, spoilt / "train", spoilt / "val", "--fix", spoilt / "clean")
+    assert sorted(path for path in spoilt.rglob("*") if "clean" not in path.parts) == before
+    _, findings = run(capsys, spoilt / "clean" / "train", spoilt / "clean" / "val")
+    assert {kind for kind, severity in kinds(findings) if severity == "fault"} == {"class names"}
+    kept = (spoilt / "clean" / "train" / "yew" / "01.jpg").read_bytes()
+    assert kept == (spoilt / "train" / "yew" / "01.jpg").read_bytes()
+    # nobody knows which of the two labels is right, and the validation images stay as they are
+    assert not (spoilt / "clean" / "train" / "oak" / "other.jpg").exists()
+    assert not (spoilt / "clean" / "train" / "yew" / "02.jpg").exists()
+    assert (spoilt / "clean" / "val" / "oak" / "leak.jpg").exists()
+    assert doctor.main([str(spoilt / "train"), "--fix", str(spoilt / "clean")]) == 2
+    assert "name a folder that is new or empty" in capsys.readouterr().err
+
+
+def pack(path: Path, labels: Sequence[float], first_seed: int = 0) -> Path:
+    with recordio.RecordWriter(path) as writer:
+        for index, label in enumerate(labels):
+            jpeg = cv2.imencode(".jpg", picture(first_seed + index))[1].tobytes()
+            header = recordio.ImageHeader(flag=0, label=label, id=index)
+            writer.write(recordio.pack(header, jpeg))
+    return path
+
+
+def test_records(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = pack(tmp_path / "train.rec", [0, 1, 2, 2, 1, 0, 0, 2, 1] * 3)
+    assert run(capsys, path) == (0, [])
+    # in the order of the classes; negative and broken labels
+    labels = [0.0] * 20 + [1.0] * 20 + [-1.0, 0.5]
+    path = pack(tmp_path / "sorted.rec", labels)
+    status, findings = run(capsys, path, "--fix", tmp_path / "clean")
+    assert status == 1
+    assert kinds(findings) == [("damaged", "fault"), ("label", "fault"), ("order", "remark")]
+    assert findings[1]["groups"][0][0]["index"] == 40
+    copy = recordio.RecordReader(tmp_path / "clean" / "sorted.rec")
+    assert [record.labels[0] for record in copy] == labels[:40]
+    assert copy[7].image == recordio.RecordReader(path)[7].image
+    # the index of another file
+    shutil.copy(tmp_path / "train.idx", tmp_path / "sorted.idx")
+    _, findings = run(capsys, path)
+    assert ("index", "fault") in kinds(findings)
+
+
+def test_sets_that_do_not_fit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder(tmp_path / "train", 0)
+    # red and blue exchanged: all of the one set are warm, all of the other cold
+    for root, order in ((tmp_path / "train", 1), (tmp_path / "val", -1)):
+        for number in range(20):
+            warm = (picture(9000 + number + (order < 0) * 500) * np.array([0.2, 0.6, 1])).astype(np.uint8)
+            write(root / CLASSES[number % 3] / f"warm{number}.jpg", warm[:, :, ::order])
+    for path in sorted((tmp_path / "train").rglob("[0-9]*.jpg")):
+        path.unlink()
+    (tmp_path / "val" / "yew").rename(tmp_path / "val" / "Yew ")
+    status, findings = run(capsys, tmp_path / "train", tmp_path / "val")
+    assert status == 1
+    assert kinds(findings) == [("class names", "fault"), ("colour", "fault")]
+    assert "one of them is in the order BGR" in findings[1]["message"]
+    assert "only in training data: yew; only in validation data: Yew" in findings[0]["message"]
+
+
+def test_rare_classes_and_small_sets() -> None:
+    facts = Facts(*(np.zeros((4, 2)) for _ in range(2)), np.zeros((4, 3)), np.zeros(4), np.zeros(4, bool),
+                  np.zeros(4), np.zeros((4, 768), np.uint8), {})
+    assert list(image_checks.compare_sets(facts, facts)) == []  # too few to say anything
+
+
+def test_labels_that_a_network_contradicts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from imgcls import fit
+
+    images, labels = digits.draw(1500, seed=1)
+    fit((images, labels), network="lenet", num_epochs=4, rgb_std=(255.0,), model_prefix=str(tmp_path / "model"))
+    images, labels = digits.draw(60, seed=2)
+    with recordio.RecordWriter(tmp_path / "digits.rec") as writer:
+        for index, (image, label) in enumerate(zip(images, labels, strict=True)):
+            wrong = float((label + 3) % 10 if index in (11, 40) else label)
+            png = cv2.imencode(".png", image[0])[1].tobytes()
+            writer.write(recordio.pack(recordio.ImageHeader(flag=0, label=wrong, id=index), png))
+    status, findings = run(capsys, tmp_path / "digits.rec", "--model", tmp_path / "model")
+    assert status == 0  # what a network says is no proof
+    (finding,) = [finding for finding in findings if finding["kind"] == "suspicious label"]
+    assert {group[0]["index"] for group in finding["groups"]} == {11, 40}
+
+
+@pytest.mark.parametrize(("words", "message"), [
+    ([], "DATA is missing"),
+    (["nowhere"], "nowhere"),
+    (["--dataset", "digits", "--fix", "new"], "copies folders, lists and record files"),
+])
+def test_wrong_use_is_one_line(words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                               capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert doctor.main(words) == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.count("\n") == 1
