@@ -20,7 +20,7 @@ from imgcls.training.weight_average import WeightAverage, begin_average
 #: settings that draw, mix or remember something, all at once
 EVERYTHING = ("--mixup", 0.4, "--cutmix", 1, "--label-smoothing", 0.1, "--class-weights", "balanced",
               "--model-ema-decay", 0.9, "--random-crop", 1, "--pad-size", 2,
-              "--auto-augment", "augmix", "--random-erase", 0.3)
+              "--auto-augment", "augmix", "--random-erase", 0.3, "--network", "resnet-8", "--drop-path", 0.3)
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def train(folder: Path, *flags: object) -> int:
-    return command.main(["--data-dir", str(folder), "--batch-size", "16", "--disp-batches", "2", *map(str, flags)])
+    return command.main(["--data-dir", str(folder), "--batch-size", "32", "--disp-batches", "2", *map(str, flags)])
 
 
 def weights(prefix: Path, epoch: int) -> bytes:
@@ -39,14 +39,14 @@ def weights(prefix: Path, epoch: int) -> bytes:
 @pytest.fixture(scope="module")
 def undisturbed(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     prefix = tmp_path_factory.mktemp("whole") / "net"
-    assert train(folder, *EVERYTHING, "--network", "lenet", "--num-epochs", 2, "--model-prefix", prefix) == 0
+    assert train(folder, *EVERYTHING, "--num-epochs", 2, "--model-prefix", prefix) == 0
     return prefix
 
 
 def test_resume_inside_an_epoch_with_everything_on(folder: Path, undisturbed: Path, tmp_path: Path,
                                                    monkeypatch: pytest.MonkeyPatch) -> None:
     prefix = tmp_path / "net"
-    flags = (*EVERYTHING, "--network", "lenet", "--num-epochs", 2, "--model-prefix", prefix, "--load-epoch", "auto")
+    flags = (*EVERYTHING, "--num-epochs", 2, "--model-prefix", prefix, "--load-epoch", "auto")
     original = trainer.Trainer.train_step
     stops = iter([3, 6])
     stop_at = next(stops)

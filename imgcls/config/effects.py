@@ -164,7 +164,7 @@ ROWS: tuple[Row, ...] = (
 
 #: settings of the shared sections that have an effect in every combination, or are refused or told elsewhere
 ALWAYS = frozenset((
-    "label_smoothing", "model_ema_decay",
+    "label_smoothing", "model_ema_decay", "dropout", "drop_path",
     "dataset", "num_examples", "batch_size", "benchmark", "network", "num_layers", "num_classes",
     "image_shape", "add_stn", "batch_norm", "num_group", "multiplier", "variant", "model_parallel",
     "initializer", "optimizer", "wd", "clip_gradient", "clip_norm", "lr_schedule",

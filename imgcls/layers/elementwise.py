@@ -109,11 +109,20 @@ class ElementwiseAdd(Layer):
 
     op = "elemwise_add"
     num_inputs = 2
+    #: while training, input `branch` of a sample is left out with this probability (stochastic depth); no
+    #: symbol shows it
+    drop_path: float = 0.0
+    branch: int = 0
 
     def infer(self, *data: Tensor) -> Tensor:
         return first_of_equal_shapes(*data)  # raises where torch would broadcast
 
     def forward(self, left: Tensor, right: Tensor) -> Tensor:
+        if self.training and self.drop_path:
+            shortcut, branch = (right, left) if self.branch == 0 else (left, right)
+            kept = branch.new_empty((len(branch), *[1] * (branch.ndim - 1))).bernoulli_(1 - self.drop_path)
+            # scaled, so that nothing is to be done when all branches are there
+            return shortcut + branch * (kept / (1 - self.drop_path))
         return left + right
 
 

@@ -39,6 +39,7 @@ from imgcls.training import (
     summary,
 )
 from imgcls.training.checkpoint import Checkpoint, Position, Saved
+from imgcls.training.dropout import with_dropout
 from imgcls.training.held_out import hold_out
 from imgcls.training.kept_preprocessing import keep_preprocessing
 from imgcls.training.loss import make_loss
@@ -94,7 +95,7 @@ def run(config: Config, *, splits: Callable[[], Splits] | None = None,
             return None, read_speed.measure(loader, config.train, reporter, prints=worker.rank == 0)
 
         # The network on its devices, what changes its weights, and their average.
-        model = (make_network or build_model)(config, saved, reporter)
+        model = with_dropout((make_network or build_model)(config, saved, reporter), config)
         cost = network_size.measure(model, config.network.image_shape)
         threads_note = _to_devices(model, config, topology, worker, cost, loader, saved, reporter)
         lr_schedule = schedules.from_config(config.schedule, updates_per_epoch=loader.batches_per_epoch,
@@ -115,11 +116,11 @@ def run(config: Config, *, splits: Callable[[], Splits] | None = None,
 
         # From here on a signal ends the run in good order, with its position saved.
         writer = stack.enter_context(_open_checkpoint(config, saved, position, worker))
-        stop = stack.enter_context(StopSignal())
+        saver = Saver(writer, stack.enter_context(StopSignal()), sharing, config.checkpoint,
+                      average and average.model)
         trainer = Trainer(model, loader, val_loader, config=config.train, updater=updater, sharing=sharing,
-                          meter=_make_meter(config, worker),
-                          saver=Saver(writer, stop, sharing, config.checkpoint, average and average.model),
-                          reporter=reporter, loss=loss, mixing=mixing, average=average)
+                          meter=_make_meter(config, worker), saver=saver, reporter=reporter, loss=loss,
+                          mixing=mixing, average=average)
         if config.train.dry_run:
             return None, dry_run.measure(trainer, position, config)
         if writer:

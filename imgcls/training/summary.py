@@ -71,7 +71,8 @@ def describe_regularization(config: RegularizationConfig) -> str:
     """Return the settings of the section in words; "" where all are off."""
     parts = [f"{words} {show(value)}" for words, value in (
         ("label smoothing", config.label_smoothing), ("mixup", config.mixup), ("CutMix", config.cutmix),
-        ("class weights", config.class_weights), ("averaged weights", config.model_ema_decay)) if value]
+        ("class weights", config.class_weights), ("averaged weights", config.model_ema_decay),
+        ("dropout", config.dropout), ("stochastic depth", config.drop_path)) if value]
     return ", ".join(parts)
 
 

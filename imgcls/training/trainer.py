@@ -14,7 +14,6 @@ import time
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.dropout import _DropoutNd
 
 from imgcls import graph
 from imgcls.config.sections import TrainConfig
@@ -23,8 +22,8 @@ from imgcls.data.loaders.batch import Batch, Loader
 from imgcls.data.mixing import Mixing
 from imgcls.distributed.process_group import LostContact
 from imgcls.errors import LostDataError, RunError
-from imgcls.layers import Dropout
 from imgcls.training.checkpoint import Position
+from imgcls.training.dropout import is_random
 from imgcls.training.evaluate import evaluate
 from imgcls.training.loss import Loss
 from imgcls.training.meter import Meter
@@ -58,7 +57,7 @@ class Trainer:
         self.average = average
         self.position = Position()
         # seeding torch costs more than a small network's forward pass: only where something draws from it
-        self._has_dropout = any(isinstance(module, (Dropout, _DropoutNd)) for module in model.modules())
+        self._has_dropout = any(is_random(module) for module in model.modules())
         self._monitor = Monitor(model, graph.parameter_names(model)) if config.monitor else None
 
     def fit(self, position: Position) -> dict[str, float]:

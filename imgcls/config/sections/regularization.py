@@ -25,3 +25,8 @@ class RegularizationConfig:
     model_ema_decay: float = flag(0.0, "score and save a moving average of the weights, which keeps this "
                                   "part of itself at every update, such as 0.999; 0: off", metavar="D",
                                   minimum=0, maximum=0.999999)
+    dropout: float | None = flag(None, "probability of all dropout layers (if not given: the network's own)",
+                                 metavar="P", minimum=0, maximum=0.99)
+    drop_path: float = flag(0.0, "stochastic depth: leave out the last residual branch of a sample with this "
+                            "probability, those before it in proportion to their depth", metavar="P",
+                            minimum=0, maximum=0.99)

@@ -1,0 +1,72 @@
+"""Dropout and stochastic depth of a network, as the settings say. Called by `run` before training begins.
+
+Both are for training alone. What they drop follows from (seed, update, micro-batch): the trainer seeds
+torch's generator with them before each forward pass.
+"""
+
+from __future__ import annotations
+
+from torch import fx, nn
+from torch.nn.modules.dropout import _DropoutNd
+
+from imgcls.config.resolve import Config
+from imgcls.errors import UsageError, verbatim
+from imgcls.layers import Dropout, ElementwiseAdd
+
+
+def is_random(module: nn.Module) -> bool:
+    """Whether a layer draws from torch's generator while it is trained."""
+    return isinstance(module, (Dropout, _DropoutNd)) or bool(getattr(module, "drop_path", 0))
+
+
+def with_dropout(model: nn.Module, config: Config) -> nn.Module:
+    """Return `model`, its layers with the probabilities of `dropout` and `drop_path` where these are given.
+
+    Raises UsageError for a network that has no such layers.
+    """
+    settings = config.regularization
+    network = verbatim(config.network.network)
+    if settings.dropout is not None:
+        layers = [module for module in model.modules() if isinstance(module, (Dropout, _DropoutNd))]
+        if not layers:
+            raise UsageError(f"`dropout` {settings.dropout:g}: {network} has no dropout")
+        for layer in layers:
+            layer.p = settings.dropout
+            if isinstance(layer, Dropout):  # as a symbol.json shows it
+                layer.attrs["p"] = f"{settings.dropout:g}"
+    if settings.drop_path:
+        set_drop_path(model, settings.drop_path, network)
+    return model
+
+
+def set_drop_path(model: nn.Module, rate: float, network: str) -> None:
+    """Let residual branches be dropped: the last one at `rate`, those before it in proportion to their depth.
+
+    Huang et al. 2016, "Deep Networks with Stochastic Depth": its linear decay. The symbol does not change.
+    """
+    branches = residual_branches(model)
+    if not branches:
+        raise UsageError(f"`drop_path` {rate:g}: {network} has no residual branches of imgcls's own layers")
+    for number, (layer, branch) in enumerate(branches, start=1):
+        layer.drop_path = rate * number / len(branches)
+        layer.branch = branch
+
+
+def residual_branches(model: nn.Module) -> list[tuple[ElementwiseAdd, int]]:
+    """Return the additions that join a branch with its shortcut, in their order, and which input it is.
+
+    The branch is the input that passes through more layers since the two have parted: a shortcut is nothing
+    at all, or a projection.
+    """
+    if not isinstance(model, fx.GraphModule):
+        return []
+    found = []
+    # layers between the image and each node, on the longest way
+    depths: dict[fx.Node, int] = {}
+    for node in model.graph.nodes:
+        inputs = node.all_input_nodes
+        depths[node] = 1 + max((depths[value] for value in inputs), default=0)
+        layer = model.get_submodule(str(node.target)) if node.op == "call_module" else None
+        if isinstance(layer, ElementwiseAdd) and len(inputs) == 2 and depths[inputs[0]] != depths[inputs[1]]:
+            found.append((layer, int(depths[inputs[1]] > depths[inputs[0]])))
+    return found
