@@ -538,6 +538,21 @@ def test_a_run_leaves_its_page_and_goes_on_with_it(folder: Path, tmp_path: Path,
     assert {"train/loss", "train/lr", "batch/speed"} <= set(tags)
 
 
+def test_tensorboard_reads_what_is_written(folder: Path, tmp_path: Path) -> None:
+    """Its own reader, over two sessions of a run: no step twice, and the numbers of metrics.jsonl."""
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator", reason="no tensorboard")
+    prefix = tmp_path / "net"
+    assert run_training(folder, prefix, "--num-epochs", "2", "--tensorboard") == 0
+    assert run_training(folder, prefix, "--num-epochs", "3", "--load-epoch", "auto", "--tensorboard") == 0
+    events = reader.EventAccumulator(f"{prefix}-tensorboard")
+    events.Reload()
+    lines = [json.loads(line) for line in Path(f"{prefix}-metrics.jsonl").read_text().splitlines()]
+    for kind, name in (("train", "loss"), ("train", "accuracy"), ("validation", "accuracy")):
+        expected = [(line["update"], pytest.approx(line[name])) for line in lines if line["kind"] == kind]
+        assert [(event.step, event.value) for event in events.Scalars(f"{kind}/{name}")] == expected
+        assert len(expected) == 3
+
+
 def test_a_run_without_its_page(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_training(folder, tmp_path / "a", "--num-epochs", "1", "--no-report") == 0
     assert not (tmp_path / "a-report.html").exists()

@@ -32,7 +32,8 @@ def version_record(wall_time: float) -> bytes:
 
 
 def session_record(wall_time: float, step: int) -> bytes:
-    """Return the beginning of a run that goes on from this step."""
+    """Return the beginning of a run whose first step is this one: what was told of it and later is forgotten.
+    """
     return _record(wall_time, step, _field(7, _SESSION_START))
 
 

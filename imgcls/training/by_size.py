@@ -28,7 +28,8 @@ from imgcls.training.reporter import Reporter
 #: what may be chosen; each but those that the user sets
 CHOSEN = ("num_epochs", "batch_size", "lr", "lr_schedule", "mom", "wd", "rgb_std")
 #: who sets one of these has a way to train, and nothing is chosen
-_INSTEAD = ("lr", "lr_schedule", "lr_factor", "lr_step_epochs", "lr_factor_epoch", "final_lr", "optimizer")
+_INSTEAD = ("lr", "lr_schedule", "lr_factor", "lr_step_epochs", "lr_factor_epoch", "lr_regime", "final_lr",
+            "restart_epochs", "restart_factor", "optimizer")
 #: who sets one of these says how values are scaled
 _SCALE = ("rgb_std", "rgb_mean", "mean_image")
 #: from here on MXNet's defaults are what they were made for

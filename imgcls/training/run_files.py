@@ -106,7 +106,9 @@ class EventFile:
             raise RunError(f"cannot make the folder {verbatim(self._folder)}: {reason(error)}") from error
         # the clock of the wall: TensorBoard shows the time of day
         now = time.time()
-        self._append(tensorboard.version_record(now) + tensorboard.session_record(now, update))
+        # TensorBoard forgets this step, too, and the numbers of `update` are those of the session before
+        first = tensorboard.session_record(now, update + 1)
+        self._append(tensorboard.version_record(now) + first)
 
     def add(self, record: Mapping[str, Any]) -> None:
         """Write the numbers of a record under the name of its split: train/accuracy."""
