@@ -28,7 +28,12 @@ RECORDED_NETWORKS = tuple(SHAPES)
 
 
 #: reasons for which a test may be skipped: everything else that is skipped in CI is a mistake (--strict-skips)
+<<<<<<< HEAD
 ALLOWED_SKIPS = re.compile(r"GPU|root|no mpirun|network namespaces|setpriv|/dev/full|no Chromium|no ExecuTorch|no tensorboard")
+=======
+ALLOWED_SKIPS = re.compile(
+    r"GPU|root|no mpirun|network namespaces|setpriv|/dev/full|no Chromium|no ExecuTorch|no pyarrow")
+>>>>>>> dfbbc7c (imgcls-convert and imgcls-mean; tests of long packing runs and of the flags that say which images are listed)
 _UNPACKED: list[tempfile.TemporaryDirectory[str]] = []
 
 

@@ -82,6 +82,7 @@ class Target:
         """Return the counts of a complete earlier run with these inputs, else None."""
         if not self._remote:
             return outputs.read_stamp(stem, inputs)
+        # what cannot be read is packed again
         with contextlib.suppress(OSError, DataError):
             stamp = self._remote.with_name(Path(stem).name + ".pack.json")
             counts = outputs.parse_stamp(stamp.read_bytes(), inputs) if stamp.exists() else None

@@ -65,6 +65,7 @@ def read_devkit(path: str, synsets: Sequence[str] = ()) -> GroundTruth:
                                   "folder")
     synset_of = _synsets_by_number(matlab.loads(files[_META], f"{path}/{_META}"), f"{path}/{_META}")
     numbers = _numbers(files[_TRUTH], f"{path}/{_TRUTH}")
+    # a truth that names other classes belongs to another devkit
     unknown = sorted(set(numbers) - set(synset_of))
     if unknown:
         raise DataError(path, f"{_META} has no class {unknown[0]}, which {_TRUTH} names")
@@ -105,6 +106,7 @@ def _devkit_files(path: str) -> dict[str, bytes]:
             return {os.path.basename(place): read_bounded(place, _MAX_BYTES) for place in places
                     if os.path.isfile(place)}
         files = {}
+        # as a stream: the tar is compressed, and what is not needed is passed over
         with open_read(to_path(path, "`devkit`")) as stream, tarfile.open(fileobj=stream, mode="r|*") as tar:
             for count, member in enumerate(tar):
                 name = os.path.basename(member.name)

@@ -71,6 +71,7 @@ def select(folders: Iterable[tuple[str, ImageNames]], config: SelectionConfig,
         if config.min_images and (num_images := len(names)) < config.min_images:
             result.too_small.append((folder, num_images))
             continue
+        # without `classes` a label is the number of the class among those that are taken
         label = labels.get(folder, num_taken)
         if config.max_classes and label >= config.max_classes:
             continue

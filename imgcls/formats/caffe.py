@@ -20,6 +20,7 @@ import os
 import numpy as np
 
 from imgcls.errors import DataError, UsageError, reason, verbatim
+from imgcls.storage.atomic import write_bytes
 from imgcls.storage.paths import to_local_path
 from imgcls.storage.reading import open_regular
 
@@ -81,6 +82,23 @@ def loads_mean(data: bytes, path: object = "mean image") -> np.ndarray:
         raise DataError(path, "holds values that are not numbers")
     image = array.reshape(shape)
     return np.ascontiguousarray(image[::-1], np.float32)  # B, G, R -> R, G, B; one plane stays as it is
+
+
+def save_mean(path: str | os.PathLike[str], image: np.ndarray) -> None:
+    """Write a mean image (C, H, W), channels R, G, B, as `compute_image_mean` does: old shape, B first."""
+    planes = np.ascontiguousarray(image[::-1], "<f4")
+    shape = zip((NUM, CHANNELS, HEIGHT, WIDTH), (1, *planes.shape), strict=True)
+    head = b"".join(_varint(number << 3) + _varint(size) for number, size in shape)
+    head += _varint(DATA << 3 | LENGTH) + _varint(planes.nbytes)
+    write_bytes(path, head, planes.tobytes())
+
+
+def _varint(value: int) -> bytes:
+    pieces = bytearray()
+    while value > 127:
+        pieces.append(value & 127 | 128)
+        value >>= 7
+    return bytes([*pieces, value])
 
 
 def refuse_model(setting: str, path: str) -> None:

@@ -88,6 +88,7 @@ class MemberReader:
             raise ValueError("its checksum differs: the archive is damaged")
 
     def _inflate_into(self, member: Member, offset: int, target: memoryview) -> None:
+        # stored bytes are bounded by the file, unpacked ones by what the directory says
         stored = os.pread(self._handle, member.stored_size, offset)
         inflater = zlib.decompressobj(-zlib.MAX_WBITS)
         try:

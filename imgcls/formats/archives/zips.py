@@ -78,6 +78,7 @@ def _check_directory(stream: BinaryIO, archive: object, size: int) -> None:
     """Refuse a directory that is not there or too large for the memory."""
     stream.seek(max(0, size - _MAX_COMMENT_BYTES - 1000))
     tail = stream.read()
+    # the last one: a comment behind it may not hold another
     place = tail.rfind(_END_MAGIC)
     if place < 0 or place + _END.size > len(tail):
         raise DataError(archive, "is empty" if not size else "is no zip, or cut: the directory at its end is "

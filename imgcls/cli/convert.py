@@ -1,0 +1,101 @@
+"""Convert, merge, split and shrink labelled images: records, folders, tar shards, LMDB, parquet."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from imgcls.cli._im2rec_lists import num_cores, show_progress
+from imgcls.cli._run import ending_in_order, run_main
+from imgcls.config.command_line import parse
+from imgcls.config.flags import flag, flag_spelling, positional
+from imgcls.data.conversion.convert import ConversionResult, convert, shard_path
+from imgcls.data.conversion.readers import open_samples
+from imgcls.data.conversion.writers import KINDS, kind_of
+from imgcls.data.packing.config import PackConfig
+from imgcls.errors import RunError, UsageError, spell_settings, tell
+from imgcls.storage.atomic import check_outputs
+from imgcls.storage.paths import to_local_path
+
+NAME = "imgcls-convert"
+EXAMPLES = """examples:
+  imgcls-convert train.rec small.rec --resize 256       shrink to a short edge of 256
+  imgcls-convert train_?.rec train.rec                  merge
+  imgcls-convert train.rec part.rec --shards 8          split: part_0.rec to part_7.rec
+  imgcls-convert train.rec shards/train.tar --shards 8  tar shards of WebDataset
+  imgcls-convert ilsvrc12_train_lmdb train.rec          Caffe's LMDB; train_lmdb as OUT writes one
+  imgcls-convert train.parquet photos/                  parquet of Hugging Face; a folder for each class
+"""
+NOTES = """IN is a .rec, a .tar shard, a .tar or .zip of class folders, a .parquet, a folder of class
+folders or that of an LMDB. Records keep their bytes, all kinds their order; records that become records
+keep all their labels. tar, LMDB and parquet need whole numbers as labels. LMDB needs the extra imgcls[lmdb], parquet
+imgcls[parquet]."""
+_SHOWN_PROBLEMS = 10
+
+
+@dataclass(frozen=True)
+class ConvertConfig:
+    """Convert"""
+
+    paths: tuple[str, ...] = positional("what to read, one or several, and what to write, in this order",
+                                        metavar="IN", takes="several")
+    to: str = flag("", "the kind of OUT (if not given: by its name; without an ending a folder)",
+                   choices=("", *KINDS))
+    shards: int = flag(1, "files to divide the images among: OUT_0, OUT_1, ...", minimum=1, maximum=100_000)
+    resize: int = flag(0, "shrink images whose short edge is longer; 0: none", metavar="PIXELS", minimum=0,
+                       maximum=65500)
+    quality: int = flag(95, "of the JPEGs that are shrunk", minimum=1, maximum=100)
+    renumber: bool = flag(False, "ids that count up, for merged files whose ids repeat", takes="none")
+    strict: bool = flag(False, "exit status 1 if an image was left out", takes="none")
+    num_thread: int = flag(0, "threads; 0: one per core", minimum=0, maximum=1024)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command. 0: done, 1: something failed, 2: wrong usage."""
+    with ending_in_order():
+        return run_main(_start, argv, NAME, ConvertConfig)
+
+
+def _start(argv: Sequence[str]) -> int:
+    (args,) = parse(argv, ConvertConfig, prog=NAME, usage="[flags] IN [IN ...] OUT", examples=EXAMPLES,
+                    notes=NOTES)
+    if len(args.paths) < 2:
+        raise UsageError("IN and OUT are needed: what to read, and what to write")
+    *inputs, out = [str(to_local_path(path)) for path in args.paths]
+    kind = args.to or kind_of(out)
+    # a folder or database is only written where nothing is
+    is_file = kind in ("rec", "tar", "parquet")
+    targets = [shard_path(out, shard, args.shards) for shard in range(args.shards)]
+    if is_file:
+        check_outputs(targets, inputs)
+    readers = [open_samples(path) for path in inputs]
+    config = PackConfig(resize=args.resize, quality=args.quality, num_threads=args.num_thread or num_cores())
+    start = time.perf_counter()
+    with show_progress(sum(map(len, readers)), os.path.basename(out)) as progress:
+        result = convert(readers, out, kind, config, num_shards=args.shards, renumber=args.renumber,
+                         progress=progress)
+    return _report(result, args, time.perf_counter() - start)
+
+
+# the same few lines for every kind: what is left out on stderr, what is written on stdout
+def _report(result: ConversionResult, args: ConvertConfig, seconds: float) -> int:
+    """Print how it went, and return the exit status."""
+    for problem in result.skipped[:_SHOWN_PROBLEMS]:
+        tell(f"{NAME}: left out: {problem}")
+    if len(result.skipped) > _SHOWN_PROBLEMS:
+        tell(f"{NAME}: {len(result.skipped) - _SHOWN_PROBLEMS} more were left out")
+    if result.num_repeated_ids:
+        note = (f"{result.num_repeated_ids} ids stand there more than once; a reader that looks records up "
+                f"by id "
+                "finds only one of each: `renumber` gives new ones")
+        tell(f"{NAME}: {spell_settings(note, flag_spelling(ConvertConfig))}")
+    for path, count in result.written:
+        tell(f"{path}: {count} images", sys.stdout)
+    num_written = sum(count for _, count in result.written)
+    tell(f"{num_written} images, {len(result.skipped)} left out, {seconds:.1f} s", sys.stdout)
+    if not num_written:
+        raise RunError("not one image could be converted")
+    return 1 if args.strict and result.skipped else 0

@@ -1,0 +1,120 @@
+"""Convert samples: from several readers to one file or several shards, images shrunk on the way."""
+
+from __future__ import annotations
+
+import os
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from itertools import chain, islice
+
+import numpy as np
+
+from imgcls.data.conversion.readers import Sample, SampleReader
+from imgcls.data.conversion.writers import open_writer, write_class_names
+from imgcls.data.image_header import BadImageError, inspect
+from imgcls.data.packing.config import PackConfig
+from imgcls.data.packing.images import quiet_opencv, reencode
+from imgcls.data.packing.pipeline import map_in_order
+from imgcls.errors import DataError, UsageError, verbatim
+
+
+@dataclass
+class ConversionResult:
+    """What became of the samples."""
+
+    #: (path, samples) of each file or folder written
+    written: list[tuple[str, int]] = field(default_factory=list)
+    #: images that could not be decoded, with the reason
+    skipped: list[DataError] = field(default_factory=list)
+    #: ids that stand there more than once
+    num_repeated_ids: int = 0
+
+
+def shared_class_names(readers: Sequence[SampleReader]) -> tuple[str, ...]:
+    """Return the class names of all readers; a UsageError where two differ, as their labels would too."""
+    named = [reader for reader in readers if reader.class_names]
+    for reader in named[1:]:
+        if reader.class_names != named[0].class_names:
+            raise UsageError(f"{verbatim(named[0].path)} and {verbatim(reader.path)} have other classes: "
+                             f"label 0 "
+                             f"is {verbatim(named[0].class_names[0])} in one and "
+                             f"{verbatim(reader.class_names[0])} in the other, or later ones differ")
+    return named[0].class_names if named else ()
+
+
+def convert(readers: Sequence[SampleReader], out: str, kind: str, config: PackConfig, *,
+            num_shards: int = 1, renumber: bool = False,
+            progress: Callable[[int], object] = lambda count: None) -> ConversionResult:
+    """Write the samples of all readers, in order, to OUT or to its shards OUT-00000-of-00008.
+
+    Images whose short edge is longer than `config.resize` are shrunk; all others, and all with 0, keep their
+    bytes. With `renumber` ids count up.
+    """
+    class_names = shared_class_names(readers)
+    total = sum(map(len, readers))
+    result = ConversionResult()
+    ids = array("Q")
+
+    def shrink(sample: Sample) -> tuple[Sample, bytes | str]:
+        return sample, shrunk(sample.image, config)
+
+    with quiet_opencv() if config.resize else nullcontext(), map_in_order(
+            shrink, chain.from_iterable(readers), config.num_threads, lambda pair: len(pair[1])) as pairs:
+        counted = _counted(pairs, progress)
+        for shard in range(num_shards):
+            # as many samples each, the first ones one more
+            size = total // num_shards + (shard < total % num_shards)
+            path = shard_path(out, shard, num_shards)
+            with open_writer(path, kind, class_names) as writer:
+                count = 0
+                for sample, image in islice(counted, size):
+                    if isinstance(image, str):
+                        result.skipped.append(DataError(sample.name, image))
+                        continue
+                    sample = _renumbered(sample, len(ids)) if renumber else sample
+                    ids.append(sample.id)
+                    writer.write(sample, image)
+                    count += 1
+            result.written.append((path, count))
+    if kind in ("rec", "tar", "lmdb"):
+        write_class_names(out, class_names)
+    seen = np.sort(np.frombuffer(ids, np.uint64)) if ids else np.empty(0, np.uint64)
+    result.num_repeated_ids = int((seen[1:] == seen[:-1]).sum())
+    return result
+
+
+def _counted(pairs: Iterable[tuple[Sample, bytes | str]],
+             progress: Callable[[int], object]) -> Iterator[tuple[Sample, bytes | str]]:
+    for count, pair in enumerate(pairs, 1):
+        yield pair
+        progress(count)
+
+
+def _renumbered(sample: Sample, number: int) -> Sample:
+    # the id stands behind flag and label
+    head = sample.head[:8] + number.to_bytes(8, "little") + sample.head[16:] if sample.head else b""
+    return sample._replace(id=number, head=head)
+
+
+def shard_path(out: str, shard: int, num_shards: int) -> str:
+    """Return the name of a shard: OUT itself where there is one."""
+    if num_shards == 1:
+        return out
+    stem, suffix = os.path.splitext(out)
+    return f"{stem}_{shard}{suffix}"
+
+
+def shrunk(image: bytes, config: PackConfig) -> bytes | str:
+    """Return an image with a short edge of `config.resize` at most, or why it cannot be decoded."""
+    if not config.resize:
+        return image
+    try:
+        info = inspect(image)
+    except BadImageError as error:
+        return str(error)
+    # what is small enough stays as it is: encoding it again would only lose
+    if 0 < min(info.height, info.width) <= config.resize:
+        return image
+    return reencode(image, config, 0)

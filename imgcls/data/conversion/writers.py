@@ -1,0 +1,196 @@
+"""Write samples as records, class folders, a tar shard, an LMDB or a parquet file, each atomically."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Any, Protocol
+
+from imgcls.data.conversion.readers import Sample
+from imgcls.errors import DataError, RunError, UsageError, reason, verbatim
+from imgcls.formats import lists
+from imgcls.formats.datum import Datum, LmdbWriter
+from imgcls.formats.parquet import ParquetWriter
+from imgcls.formats.recordio import ImageHeader, RecordWriter, pack
+from imgcls.formats.shards import ShardWriter
+from imgcls.storage.atomic import atomic_write
+
+#: what OUT may be, and the ending of its name that says so; all others are folders
+KINDS = {"rec": ".rec", "tar": ".tar", "parquet": ".parquet", "lmdb": "lmdb", "folder": ""}
+#: what a folder of a class may not be called
+_UNSAFE_NAME = re.compile(r"[\0-\x1f]|(^|/)\.\.?(/|$)|^/|//")
+
+
+class SampleWriter(Protocol):
+    """Writes samples; what it writes takes its name when the context ends well."""
+
+    def __enter__(self) -> SampleWriter: ...
+
+    def __exit__(self, *exc_info: Any) -> None: ...
+
+    def write(self, sample: Sample, image: bytes) -> None:
+        """Append a sample with an image that may have been encoded anew."""
+        ...
+
+
+def kind_of(path: str) -> str:
+    """Return the kind that the name of OUT says."""
+    name = path.rstrip("/").lower()
+    return next(kind for kind, ending in KINDS.items() if name.endswith(ending))
+
+
+def open_writer(path: str, kind: str, class_names: Sequence[str]) -> SampleWriter:
+    """Return the writer of a kind. A UsageError for a folder that is there already and not empty."""
+    if kind in ("folder", "lmdb") and os.path.lexists(path) and not (os.path.isdir(path)
+                                                                   and not os.listdir(path)):
+        raise UsageError(f"OUT {verbatim(path)} is there already: it is not written over")
+    if kind == "rec":
+        return _Records(path)
+    if kind == "folder":
+        return _Folder(path, class_names)
+    if kind == "lmdb":
+        return _Lmdb(path)
+    return _Shard(path) if kind == "tar" else _Parquet(path, class_names)
+
+
+def suffix_of(image: bytes) -> str:
+    """Return jpg, png and so on by the first bytes of an image."""
+    for magic, suffix in ((b"\x89PNG", "png"), (b"BM", "bmp"), (b"P6", "ppm")):
+        if image.startswith(magic):
+            return suffix
+    return "webp" if image[:4] == b"RIFF" and image[8:12] == b"WEBP" else "jpg"
+
+
+def _class_number(sample: Sample) -> int:
+    # nan stands for several labels, and differs from itself
+    if not (sample.label == sample.label and sample.label == int(sample.label)):
+        raise DataError(sample.name, "several labels, or one that is no whole number: only records hold such")
+    return int(sample.label)
+
+
+# The running number keeps the order, which LMDB takes from its keys; the id behind it comes back as it was.
+def _key(sample: Sample, index: int) -> str:
+    return f"{index:08d}" if sample.id == index else f"{index:08d}_{sample.id}"
+
+
+class _Records:
+    def __init__(self, path: str) -> None:
+        self._writer = RecordWriter(path)
+
+    def __enter__(self) -> _Records:
+        return self
+
+    def __exit__(self, *exc_info: Any) -> None:
+        self._writer.__exit__(*exc_info)
+
+    def write(self, sample: Sample, image: bytes) -> None:
+        # bytes of a record stay what they were
+        head = sample.head or pack(ImageHeader(0, sample.label, sample.id), b"")
+        self._writer.write(head + image, sample.id)
+
+
+class _Shard:
+    def __init__(self, path: str) -> None:
+        self._stack = ExitStack()
+        self._writer = ShardWriter(self._stack.enter_context(atomic_write(path)))
+        self._count = 0
+
+    def __enter__(self) -> _Shard:
+        return self
+
+    def __exit__(self, *exc_info: Any) -> None:
+        if exc_info[0] is None:
+            self._writer.close()
+        self._stack.__exit__(*exc_info)
+
+    def write(self, sample: Sample, image: bytes) -> None:
+        self._writer.write(_key(sample, self._count), suffix_of(image), image, _class_number(sample))
+        self._count += 1
+
+
+class _Parquet:
+    def __init__(self, path: str, class_names: Sequence[str]) -> None:
+        self._stack = ExitStack()
+        self._writer = ParquetWriter(self._stack.enter_context(atomic_write(path)), class_names)
+
+    def __enter__(self) -> _Parquet:
+        return self
+
+    def __exit__(self, *exc_info: Any) -> None:
+        if exc_info[0] is None:
+            self._writer.close()
+        self._stack.__exit__(*exc_info)
+
+    def write(self, sample: Sample, image: bytes) -> None:
+        self._writer.write(f"{sample.id}.{suffix_of(image)}", image, _class_number(sample))
+
+
+class _Lmdb:
+    def __init__(self, path: str) -> None:
+        if os.path.isdir(path):
+            os.rmdir(path)  # an empty one, as `open_writer` saw
+        self._writer = LmdbWriter(path)
+        self._count = 0
+
+    def __enter__(self) -> _Lmdb:
+        return self
+
+    def __exit__(self, *exc_info: Any) -> None:
+        self._writer.__exit__(*exc_info)
+
+    def write(self, sample: Sample, image: bytes) -> None:
+        # an encoded image has its sizes in its own header, as Caffe's convert_imageset leaves it
+        datum = Datum(0, 0, 0, image, _class_number(sample), True)
+        self._writer.write(_key(sample, self._count).encode(), datum)
+        self._count += 1
+
+
+class _Folder:
+    def __init__(self, path: str, class_names: Sequence[str]) -> None:
+        self._path = os.path.abspath(path)
+        self._class_names = class_names
+        self._count = 0
+        if unsafe := next((name for name in class_names if _UNSAFE_NAME.search(name)), None):
+            raise UsageError(f"the class {verbatim(unsafe)} cannot be a folder's name")
+        os.makedirs(os.path.dirname(self._path), exist_ok=True)
+        self._folder = tempfile.mkdtemp(prefix=f".{os.path.basename(self._path)}.",
+                                        dir=os.path.dirname(self._path))
+
+    def __enter__(self) -> _Folder:
+        return self
+
+    def __exit__(self, *exc_info: Any) -> None:
+        try:
+            if exc_info[0] is None:
+                os.chmod(self._folder, 0o755)
+                os.rename(self._folder, self._path)
+        except OSError as error:
+            raise RunError(f"cannot write {verbatim(self._path)}: {reason(error)}") from error
+        finally:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def write(self, sample: Sample, image: bytes) -> None:
+        label = _class_number(sample)
+        # a walk numbers folders in sorted order: numbers are as wide as the largest
+        name = self._class_names[label] if 0 <= label < len(self._class_names) else f"{label:05d}"
+        folder = os.path.join(self._folder, name)
+        try:
+            os.makedirs(folder, exist_ok=True)
+            name = f"{_key(sample, self._count)}.{suffix_of(image)}"
+            with open(os.path.join(folder, name), "wb") as stream:
+                stream.write(image)
+        except OSError as error:
+            raise RunError(f"cannot write {verbatim(self._path)}: {reason(error)}") from error
+        self._count += 1
+
+
+def write_class_names(path: str, names: Sequence[str]) -> None:
+    """Write the names of the classes beside OUT, for kinds that do not hold them."""
+    if names:
+        # train.classes.txt of train.tar, train_lmdb.classes.txt of the folder train_lmdb
+        stem = os.path.splitext(path)[0] if path.endswith((".rec", ".tar")) else path.rstrip("/")
+        lists.write_class_names(lists.classes_path(stem), names)

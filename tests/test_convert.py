@@ -1,0 +1,177 @@
+"""imgcls-convert and imgcls-mean: the same images, labels and ids through every kind of file, and back."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import os
+import struct
+import tarfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from imgcls.cli import convert, im2rec, mean
+from imgcls.data.conversion.readers import open_samples
+from imgcls.errors import DataError
+from imgcls.formats import caffe, params
+from imgcls.formats.datum import Datum, LmdbWriter, decode_datum, encode_datum
+from imgcls.formats.recordio import ImageHeader, RecordReader, RecordWriter, pack, unpack
+
+
+def jpeg(seed: int, height: int = 24, width: int = 32) -> bytes:
+    pixels = cv2.resize(np.random.default_rng(seed).integers(0, 256, (6, 8, 3), np.uint8), (width, height))
+    return cv2.imencode(".jpg", pixels)[1].tobytes()
+
+
+@pytest.fixture
+def records(tmp_path: Path) -> Path:
+    """Twelve images of three named classes, ids in no order."""
+    for i in range(12):
+        path = tmp_path / "tree" / "abc"[i % 3] / f"{i}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(jpeg(i))
+    assert im2rec.main([f"{tmp_path}/x", f"{tmp_path}/tree", "--recursive", "--pass-through"]) == 0
+    return tmp_path / "x.rec"
+
+
+def samples(*paths: Path) -> list[tuple[float, bytes]]:
+    return [(sample.label, sample.image) for path in paths for sample in open_samples(str(path))]
+
+
+KINDS = ["y.tar", "y_lmdb", pytest.param("y.parquet", marks=pytest.mark.skipif(
+    not importlib.util.find_spec("pyarrow"), reason="no pyarrow"))]
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_records_come_back_from_every_kind(name: str, records: Path, tmp_path: Path) -> None:
+    out, back = tmp_path / name, tmp_path / "back.rec"
+    assert convert.main([str(records), str(out), "--num-thread", "3"]) == 0
+    assert samples(out) == samples(records)
+    assert open_samples(str(out)).class_names == ("a", "b", "c")
+    assert convert.main([str(out), str(back)]) == 0
+    if name != "y.parquet":  # which has no place for an id
+        assert back.read_bytes() == records.read_bytes()
+        assert (tmp_path / "back.idx").read_bytes() == (tmp_path / "x.idx").read_bytes()
+    assert (tmp_path / "back.classes.txt").read_text() == "a\nb\nc\n"
+
+
+def test_a_folder_and_back(records: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert convert.main([str(records), f"{tmp_path}/photos"]) == 0
+    assert sorted(os.listdir(tmp_path / "photos")) == ["a", "b", "c"]
+    assert sorted(samples(tmp_path / "photos")) == sorted(samples(records))
+    assert convert.main([str(records), f"{tmp_path}/photos"]) == 2
+    assert "is there already" in capsys.readouterr().err
+
+
+def test_merge_and_split(records: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert convert.main([str(records), f"{tmp_path}/part.rec", "--shards", "5"]) == 0
+    parts = [tmp_path / f"part_{i}.rec" for i in range(5)]
+    assert [len(RecordReader(part)) for part in parts] == [3, 3, 2, 2, 2]
+    assert open_samples(str(parts[3])).class_names == ("a", "b", "c")
+    assert convert.main([*map(str, parts), f"{tmp_path}/whole.rec"]) == 0
+    assert (tmp_path / "whole.rec").read_bytes() == records.read_bytes()
+    assert "more than once" not in capsys.readouterr().err
+    assert convert.main([str(records), str(parts[0]), f"{tmp_path}/twice.rec"]) == 0
+    assert "3 ids stand there more than once" in capsys.readouterr().err
+    assert convert.main([str(records), str(parts[0]), f"{tmp_path}/twice.rec", "--renumber"]) == 0
+    assert RecordReader(tmp_path / "twice.rec").headers()["id"].tolist() == list(range(15))
+    (tmp_path / "part_1.classes.txt").write_text("a\nc\nb\n")
+    assert convert.main([*map(str, parts), f"{tmp_path}/z.rec"]) == 2
+    assert "have other classes" in capsys.readouterr().err
+    assert convert.main([str(records), str(records)]) == 2
+
+
+def test_shrinking_changes_only_what_is_larger(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images = [jpeg(0, 48, 64), jpeg(1, 24, 40), jpeg(2, 100, 30), jpeg(3)[:-400]]
+    with RecordWriter(tmp_path / "x.rec") as writer:
+        for i, image in enumerate(images):
+            writer.write(pack(ImageHeader(0, [1.0, 2.5], 7 * i), image), 7 * i)
+    assert convert.main([f"{tmp_path}/x.rec", f"{tmp_path}/y.rec", "--resize", "24", "--strict"]) == 1
+    assert "left out: record 3 of" in capsys.readouterr().err
+    made = [unpack(bytes(RecordReader(tmp_path / "y.rec").payload(i))) for i in range(3)]
+    shapes = [cv2.imdecode(np.frombuffer(image, np.uint8), 1).shape[:2] for _, _, image in made]
+    assert shapes == [(24, 32), (24, 40), (80, 24)]
+    assert bytes(made[1][2]) == images[1]
+    assert [(header.id, labels.tolist()) for header, labels, _ in made] == [(7 * i, [1.0, 2.5]) for i in range(3)]
+    assert convert.main([f"{tmp_path}/y.rec", f"{tmp_path}/y.tar"]) == 1
+    assert "only records hold such" in capsys.readouterr().err
+    assert not (tmp_path / "y.tar").exists()
+
+
+def test_what_webdataset_and_caffe_write_is_read(tmp_path: Path) -> None:
+    import io
+    with tarfile.open(tmp_path / "w.tar", "w") as tar:
+        for name, data in (("a/0.json", b'{"label": 3}'), ("a/0.jpg", jpeg(0)), ("a/1.cls", b"-1\n"),
+                           ("a/1.seg.png", b"x"), ("a/1.PNG", jpeg(1))):
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    assert samples(tmp_path / "w.tar") == [(3, jpeg(0)), (-1, jpeg(1))]
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 5, 7), np.uint8)
+    with LmdbWriter(tmp_path / "lmdb") as writer:
+        writer.write(b"00000000_a/x.jpg", Datum(3, 5, 7, pixels.tobytes(), 2, False))
+    (label, image), = samples(tmp_path / "lmdb")
+    np.testing.assert_array_equal(cv2.imdecode(np.frombuffer(image, np.uint8), -1).transpose(2, 0, 1), pixels)
+    assert label == 2
+
+
+def test_a_datum_is_never_trusted() -> None:
+    message = encode_datum(Datum(3, 2, 1, b"123456", -5, False))
+    assert decode_datum(message) == Datum(3, 2, 1, b"123456", -5, False)
+    for end in range(1, len(message)):
+        with contextlib.suppress(ValueError):
+            assert decode_datum(message[:end]) != decode_datum(message)
+    for noise in (b"\xff" * 20, b"\x22\xff\xff\xff\xff\x0f", b"\x35\0\0\0\0", struct.pack("<B", 0x0b)):
+        with pytest.raises(ValueError, match=r"Datum"):
+            decode_datum(noise)
+    with pytest.raises(ValueError, match="are no image of 3x2x9"):
+        Datum(3, 2, 9, b"123456", 0, False).pixels()
+
+
+def test_damage_is_told_in_one_line(records: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "cut.rec").write_bytes(records.read_bytes()[:-50])
+    (tmp_path / "no.parquet").write_bytes(b"PAR1" * 20)
+    (tmp_path / "db").mkdir()
+    (tmp_path / "db" / "data.mdb").write_bytes(b"no database" * 1000)
+    (tmp_path / "empty").mkdir()
+    for path, status in (("cut.rec", 1), ("db", 1), ("empty", 1), ("x.idx", 2), ("nothing", 2),
+                         *([("no.parquet", 1)] if importlib.util.find_spec("pyarrow") else [])):
+        assert convert.main([f"{tmp_path}/{path}", f"{tmp_path}/out.rec"]) == status, path
+        errors = capsys.readouterr().err
+        assert errors.count("\n") == 1, errors
+        assert path in errors
+    assert not (tmp_path / "out.rec").exists()
+    with pytest.raises(DataError, match="has no label"):
+        samples_without_label(tmp_path)
+
+
+def samples_without_label(folder: Path) -> None:
+    import io
+    with tarfile.open(folder / "half.tar", "w") as tar:
+        for name, data in (("0.jpg", jpeg(0)), ("0.cls", b"1"), ("1.jpg", jpeg(1))):
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    samples(folder / "half.tar")
+
+
+def test_mean_and_deviation_are_numpys(records: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pixels = np.stack([cv2.imdecode(np.frombuffer(image, np.uint8), 1)[..., ::-1] for _, image in samples(records)])
+    for threads in ("1", "3"):
+        capsys.readouterr()
+        assert mean.main([str(records), "--json", "--num-thread", threads]) == 0
+        found = json.loads(capsys.readouterr().out.splitlines()[-1])
+        np.testing.assert_allclose(found["rgb_mean"], pixels.mean((0, 1, 2)), rtol=1e-12)
+        np.testing.assert_allclose(found["rgb_std"], pixels.std((0, 1, 2)), rtol=1e-9)
+    expected = pixels[:, 2:22, 6:26].mean(0).transpose(2, 0, 1)
+    for name in ("m.bin", "m.binaryproto", "m.npy"):
+        assert mean.main([str(records), "--image-shape", "3,20,20", "--out", f"{tmp_path}/{name}"]) == 0
+    np.testing.assert_allclose(params.load(tmp_path / "m.bin")["mean_img"], expected, rtol=1e-6)
+    np.testing.assert_allclose(caffe.load_mean(tmp_path / "m.binaryproto"), expected, rtol=1e-6)
+    np.testing.assert_allclose(np.load(tmp_path / "m.npy"), expected, rtol=1e-6)
+    for argv in (["--out", "m.bin"], ["--image-shape", "1,20,20"], ["--image-shape", "3,9,9", "--out", "m.png"]):
+        assert mean.main([str(records), *argv]) == 2

@@ -1,0 +1,288 @@
+"""Long packing runs: killed and gone on with, shared among machines, written to a URL; which images are listed."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import random
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import tarfile
+import time
+import zlib
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from conftest import ROOT
+
+from imgcls.cli import im2rec
+from imgcls.data.packing import pipeline, resumable
+from imgcls.data.selection import drawn
+from imgcls.formats.recordio import RecordReader, RecordWriter
+from imgcls.storage.paths import to_path
+
+
+def jpeg(seed: int, size: int = 24) -> bytes:
+    pixels = cv2.resize(np.random.default_rng(seed).integers(0, 256, (6, 8, 3), np.uint8), (size * 4 // 3, size))
+    return cv2.imencode(".jpg", pixels)[1].tobytes()
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Classes a to e of 3, 5, 7, 9 and 11 images, one of them damaged."""
+    for c, folder in enumerate("abcde"):
+        (tmp_path / "photos" / folder).mkdir(parents=True)
+        for i in range(3 + 2 * c):
+            data = b"damaged" if (c, i) == (4, 5) else jpeg(100 * c + i)
+            (tmp_path / "photos" / folder / f"{i}.jpg").write_bytes(data)
+    return tmp_path / "photos"
+
+
+def files(folder: Path, *suffixes: str) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())
+            if path.suffix in (suffixes or (".lst", ".rec", ".idx", ".bad", ".txt"))}
+
+
+class Killed(BaseException):
+    """What a process is not told before kill -9."""
+
+
+@pytest.mark.parametrize("flags", [["--pass-through"], ["--resize", "16"]])
+def test_a_stopped_run_goes_on_to_the_same_bytes(flags: list[str], photos: Path, tmp_path: Path,
+                                                 monkeypatch: pytest.MonkeyPatch,
+                                                 capsys: pytest.CaptureFixture[str]) -> None:
+    """After each number of entries in turn, with a journal line for every one or for none since long."""
+    flags = ["--recursive", "--num-thread", "2", *flags]
+    assert im2rec.main([f"{tmp_path}/whole/x", str(photos), *flags]) == 0
+    expected = files(tmp_path / "whole")
+    monkeypatch.setattr(pipeline, "SYNC_BYTES", 1)
+    add = resumable.ResumableWriter.add
+    seen = set()
+    for stop in (1, 2, 17, 18, 33, 35):
+        folder = tmp_path / str(stop)
+
+        def stopping(self: resumable.ResumableWriter, skipped: object, stop: int = stop) -> None:
+            add(self, skipped)  # type: ignore[arg-type]
+            time.sleep(0.002)  # so that some lines reach the journal
+            if self.num_entries == stop:
+                raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(resumable.ResumableWriter, "add", stopping)
+        assert im2rec.main([f"{folder}/x", str(photos), "--resume", *flags]) == 1
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert error.endswith("x.rec: no space left on the device; what was packed is kept: free some space and "
+                              "give the same command again")
+        monkeypatch.setattr(resumable.ResumableWriter, "add", add)
+        assert im2rec.main([f"{folder}/x", str(photos), "--resume", *flags]) == 0
+        text = capsys.readouterr().err
+        seen.add("goes on from there" in text)
+        assert files(folder) == expected
+        assert not list(folder.glob(".*"))
+    assert True in seen
+
+
+def test_without_resume_a_full_disk_leaves_nothing_and_says_what_would_help(
+        photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def full(self: RecordWriter, payload: bytes, key: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(RecordWriter, "write", full)
+    assert im2rec.main([f"{tmp_path}/out/x", str(photos), "--recursive"]) == 1
+    assert capsys.readouterr().err.endswith("free some space; with --resume what was packed would be kept\n")
+    assert not list((tmp_path / "out").glob(".*"))
+
+
+def test_what_belongs_to_another_run_is_not_gone_on_with(photos: Path, tmp_path: Path) -> None:
+    assert im2rec.main([f"{tmp_path}/a/x", str(photos), "--recursive", "--list"]) == 0
+    for name in ("rec", "idx", "bad", "pack.json"):
+        (tmp_path / "a" / f".x.{name}.partial_.tmp").write_bytes(b'{"identity": "other", "entries": 3}\n{"iden')
+    assert im2rec.main([f"{tmp_path}/a/x", str(photos), "--resume"]) == 0
+    assert len(RecordReader(tmp_path / "a/x.rec")) == 34
+    # while another process packs the same list, each writes for itself
+    held = resumable.ResumableWriter(tmp_path / "a/x.rec", "", is_kept=False)
+    assert im2rec.main([f"{tmp_path}/a/x", str(photos)]) == 0
+    held.__exit__(KeyboardInterrupt, None, None)
+    assert not list((tmp_path / "a").glob(".*"))
+
+
+@pytest.mark.slow
+def test_kill_9_at_ten_random_moments(tmp_path: Path) -> None:
+    """One packing run, killed ten times over, ends with the bytes of an undisturbed one."""
+    with tarfile.open(tmp_path / "whole.tar", "w") as tar:
+        for c in range(3):
+            inner = io.BytesIO()
+            with tarfile.open(fileobj=inner, mode="w") as class_tar:
+                for i in range(150):
+                    data = jpeg(150 * c + i, 240)
+                    info = tarfile.TarInfo(f"n{c}_{i}.JPEG")
+                    info.size = len(data)
+                    class_tar.addfile(info, io.BytesIO(data))
+            info = tarfile.TarInfo(f"n{c}.tar")
+            info.size = len(inner.getvalue())
+            inner.seek(0)
+            tar.addfile(info, inner)
+    code = ("import sys; from imgcls.data.packing import pipeline; pipeline.SYNC_BYTES = 20_000; "
+            "from imgcls.cli.im2rec import main; sys.exit(main(sys.argv[1:]))")
+    flags = [str(tmp_path / "whole.tar"), "--recursive", "--chunks", "2", "--resize", "300", "--num-thread", "2",
+             "--resume"]
+    start = time.monotonic()
+    subprocess.run([sys.executable, "-c", code, f"{tmp_path}/a/x", *flags], cwd=ROOT, check=True, capture_output=True)
+    whole_s = time.monotonic() - start
+    rng, num_killed = random.Random(time.time_ns()), 0
+    while True:
+        process = subprocess.Popen([sys.executable, "-c", code, f"{tmp_path}/b/x", *flags], cwd=ROOT,
+                                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            assert process.wait(rng.uniform(0.1, 0.4) * whole_s if num_killed < 10 else None) == 0
+            break
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            num_killed += 1
+    assert num_killed
+    assert files(tmp_path / "b") == files(tmp_path / "a")
+    assert not list((tmp_path / "b").glob(".*"))
+
+
+def test_parts_of_several_machines_are_the_shards_of_one(photos: Path, tmp_path: Path,
+                                                         capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--recursive", "--chunks", "5"]
+    assert im2rec.main([f"{tmp_path}/one/x", str(photos), *flags]) == 0
+    assert im2rec.main([f"{tmp_path}/many/x", str(photos), "--part", "1/2", *flags]) == 2
+    assert "--list with --chunks 2 makes them first" in capsys.readouterr().err
+    assert im2rec.main([f"{tmp_path}/many/x", str(photos), "--list", *flags]) == 0
+    for part in ("2/3", "3/3", "1/3"):
+        assert im2rec.main([f"{tmp_path}/many/x", str(photos), "--part", part]) == 0
+    assert files(tmp_path / "many") == files(tmp_path / "one")
+    for part in ("0/3", "4/3", "1", "a/b", "1/0"):
+        assert im2rec.main([f"{tmp_path}/many/x", str(photos), "--part", part]) == 2
+
+
+def test_writing_to_a_url(photos: Path, tmp_path: Path, own_cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--recursive", "--chunks", "2", "--train-ratio", ".8"]
+    assert im2rec.main([f"{tmp_path}/x", str(photos), *flags]) == 0
+    remote = to_path("memory://bucket/packs/x")
+    assert im2rec.main([str(remote), str(photos), *flags]) == 0
+    expected = files(tmp_path)
+    found = {path.name: path.read_bytes() for path in remote.parent.iterdir()}
+    assert {name: data for name, data in found.items() if not name.endswith(".pack.json")} == expected
+    assert not list((own_cache / "pack").iterdir())
+    # the lists that are there are packed, and what is complete stays
+    (remote.parent / "x_0_val.pack.json").unlink()
+    capsys.readouterr()
+    assert im2rec.main([str(remote), str(photos), "--resume"]) == 0
+    assert capsys.readouterr().err.count("complete since an earlier run, kept") == 3
+    for path in remote.parent.iterdir():
+        path.unlink()
+
+
+def labels(path: Path) -> list[tuple[float, str]]:
+    return sorted((float(line.split("\t")[1]), line.split("\t")[2]) for line in path.read_text().splitlines())
+
+
+def test_small_classes_validation_images_and_toy_subsets(photos: Path, tmp_path: Path,
+                                                         capsys: pytest.CaptureFixture[str]) -> None:
+    """The lists are those of the folders that the seeds' shell loops make by moving files."""
+    flags = ["--list", "--recursive", "--chunks", "2"]
+    assert im2rec.main([f"{tmp_path}/a/x", str(photos), *flags, "--min-images", "7", "--val-per-class", "3"]) == 0
+    assert "2 classes with fewer than 7 images are left out, 8 images" in capsys.readouterr().err
+    train, val = tmp_path / "train", tmp_path / "val"
+    for folder in sorted(photos.iterdir()):
+        names = sorted(path.name for path in folder.iterdir())
+        if len(names) >= 7:
+            shutil.copytree(folder, train / folder.name)
+            (val / folder.name).mkdir(parents=True)
+            for name in drawn(folder.name, names, 3, 0):
+                (train / folder.name / name).rename(val / folder.name / name)
+    assert im2rec.main([f"{tmp_path}/b/x", str(train), *flags]) == 0
+    assert im2rec.main([f"{tmp_path}/c/x", str(val), "--list", "--recursive"]) == 0
+    for made, expected in (("a/x_0_train", "b/x_0"), ("a/x_1_train", "b/x_1"), ("a/x_val", "c/x")):
+        assert (tmp_path / f"{made}.lst").read_bytes() == (tmp_path / f"{expected}.lst").read_bytes()
+    assert (tmp_path / "a/x.classes.txt").read_text() == "c\nd\ne\n"
+    # another seed draws others; more images keep those that were drawn
+    names = [f"{i}.jpg" for i in range(100)]
+    assert drawn("a", names, 5, 0) == drawn("a", names, 9, 0)[:5] != drawn("a", names, 5, 1)
+    assert im2rec.main([f"{tmp_path}/d/x", str(photos), "--list", "--recursive", "--max-classes", "2",
+                        "--max-images", "4"]) == 0
+    assert [label for label, _ in labels(tmp_path / "d/x.lst")] == [0] * 3 + [1] * 4
+    assert im2rec.main([f"{tmp_path}/e/x", str(photos), "--list", "--recursive", "--val-per-class", "5"]) == 2
+    assert "the class a has 3 images, which leaves none to train on" in capsys.readouterr().err
+
+
+def test_the_order_of_classes_from_a_synset_file(photos: Path, tmp_path: Path,
+                                                 capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "synsets.txt").write_text("c a cat, a tabby\nz nothing\na\n\nb\n")
+    argv = [f"{tmp_path}/out/x", str(photos), "--list", "--recursive", "--synsets", f"{tmp_path}/synsets.txt"]
+    assert im2rec.main(argv) == 0
+    found = labels(tmp_path / "out/x.lst")
+    assert {(label, path[0]) for label, path in found} == {(0, "c"), (2, "a"), (3, "b")}
+    assert (tmp_path / "out/x.classes.txt").read_text() == "c\nz\na\nb\n"
+    errors = capsys.readouterr().err
+    assert "2 folders are left out: --synsets does not name them (d, e)" in errors
+    assert "1 classes of --synsets have no image (z)" in errors
+    (tmp_path / "synsets.txt").write_text("a\nb\na\n")
+    assert im2rec.main(argv) == 1
+    assert "a stands there twice" in capsys.readouterr().err
+
+
+def matlab(synsets: list[tuple[float, str]]) -> bytes:
+    """Return a MAT-file with the structure of the devkit, as MATLAB 7 writes it (compressed)."""
+    def element(kind: int, data: bytes) -> bytes:
+        return struct.pack("<II", kind, len(data)) + data + bytes(-len(data) % 8)
+
+    def matrix(kind: int, shape: tuple[int, int], name: str, content: bytes) -> bytes:
+        return element(14, element(6, struct.pack("<II", kind, 0)) + element(5, struct.pack("<ii", *shape))
+                       + element(1, name.encode()) + content)
+
+    names = b"ILSVRC2012_ID".ljust(20, b"\0") + b"WNID".ljust(20, b"\0")
+    fields = struct.pack("<HHi", 5, 4, 20) + element(1, names)
+    content = b"".join(matrix(6, (1, 1), "", element(9, struct.pack("<d", number)))
+                       + matrix(4, (1, len(name)), "", element(4, name.encode("utf-16-le"))) for number, name in synsets)
+    packed = zlib.compress(matrix(2, (len(synsets), 1), "synsets", fields + content))
+    return b"MATLAB 5.0".ljust(124) + b"\x00\x01IM" + struct.pack("<II", 15, len(packed)) + packed
+
+
+def test_the_validation_images_of_ilsvrc_by_the_devkit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    truth = [2, 1, 3, 3, 2]
+    members = {"kit/data/meta.mat": matlab([(1, "n03"), (2, "n01"), (3, "n02"), (4, "n99")]),
+               "kit/data/ILSVRC2012_validation_ground_truth.txt": "".join(f"{n}\n" for n in truth).encode()}
+    with tarfile.open(tmp_path / "kit.tar.gz", "w:gz") as tar:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_bytes(data)
+    with tarfile.open(tmp_path / "val.tar", "w") as tar:
+        for i in (3, 1, 5, 2, 4):
+            info = tarfile.TarInfo(f"ILSVRC2012_val_{i:08d}.JPEG")
+            info.size = len(jpeg(i))
+            tar.addfile(info, io.BytesIO(jpeg(i)))
+    for devkit in ("kit.tar.gz", "kit"):
+        assert im2rec.main([f"{tmp_path}/{devkit[3:]}o/x", f"{tmp_path}/val.tar", "--devkit", f"{tmp_path}/{devkit}",
+                            "--pass-through"]) == 0
+        folder = tmp_path / f"{devkit[3:]}o"
+        assert [label for label, _ in sorted(labels(folder / "x.lst"), key=lambda pair: pair[1])] == [0, 2, 1, 1, 0]
+        assert (folder / "x.classes.txt").read_text() == "n01\nn02\nn03\n"
+        assert len(RecordReader(folder / "x.rec")) == 5
+    (tmp_path / "synsets.txt").write_text("n03\nn02\nn01\n")
+    assert im2rec.main([f"{tmp_path}/s/x", f"{tmp_path}/val.tar", "--devkit", f"{tmp_path}/kit", "--list",
+                        "--synsets", f"{tmp_path}/synsets.txt"]) == 0
+    assert {label for label, path in labels(tmp_path / "s/x.lst") if "0002" in path} == {0}
+    capsys.readouterr()
+    sound = members["kit/data/meta.mat"]
+    for damaged in (sound[:150], sound[:200] + b"\xff" * 8 + sound[208:], b"", b"x" * 200, sound[:128]):
+        (tmp_path / "kit/data/meta.mat").write_bytes(damaged)
+        assert im2rec.main([f"{tmp_path}/t/x", f"{tmp_path}/val.tar", "--devkit", f"{tmp_path}/kit", "--list"]) == 1
+        errors = capsys.readouterr().err
+        assert errors.count("\n") == 1
+        assert "meta.mat: " in errors
+    os.unlink(tmp_path / "kit/data/meta.mat")
+    assert im2rec.main([f"{tmp_path}/t/x", f"{tmp_path}/val.tar", "--devkit", f"{tmp_path}/kit", "--list"]) == 1
+    assert "holds no meta.mat" in capsys.readouterr().err
