@@ -28,12 +28,8 @@ RECORDED_NETWORKS = tuple(SHAPES)
 
 
 #: reasons for which a test may be skipped: everything else that is skipped in CI is a mistake (--strict-skips)
-<<<<<<< HEAD
-ALLOWED_SKIPS = re.compile(r"GPU|root|no mpirun|network namespaces|setpriv|/dev/full|no Chromium|no ExecuTorch|no tensorboard")
-=======
-ALLOWED_SKIPS = re.compile(
-    r"GPU|root|no mpirun|network namespaces|setpriv|/dev/full|no Chromium|no ExecuTorch|no pyarrow")
->>>>>>> dfbbc7c (imgcls-convert and imgcls-mean; tests of long packing runs and of the flags that say which images are listed)
+ALLOWED_SKIPS = re.compile(r"GPU|root|no mpirun|network namespaces|setpriv|/dev/full|no Chromium|no ExecuTorch|"
+                           r"no tensorboard|no pyarrow")
 _UNPACKED: list[tempfile.TemporaryDirectory[str]] = []
 
 

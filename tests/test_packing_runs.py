@@ -242,8 +242,11 @@ def matlab(synsets: list[tuple[float, str]]) -> bytes:
 
     names = b"ILSVRC2012_ID".ljust(20, b"\0") + b"WNID".ljust(20, b"\0")
     fields = struct.pack("<HHi", 5, 4, 20) + element(1, names)
-    content = b"".join(matrix(6, (1, 1), "", element(9, struct.pack("<d", number)))
-                       + matrix(4, (1, len(name)), "", element(4, name.encode("utf-16-le"))) for number, name in synsets)
+    def synset(number: float, name: str) -> bytes:
+        text = element(4, name.encode("utf-16-le"))
+        return matrix(6, (1, 1), "", element(9, struct.pack("<d", number))) + matrix(4, (1, len(name)), "", text)
+
+    content = b"".join(synset(number, name) for number, name in synsets)
     packed = zlib.compress(matrix(2, (len(synsets), 1), "synsets", fields + content))
     return b"MATLAB 5.0".ljust(124) + b"\x00\x01IM" + struct.pack("<II", 15, len(packed)) + packed
 

@@ -31,8 +31,8 @@ EXAMPLES = """examples:
 """
 NOTES = """IN is a .rec, a .tar shard, a .tar or .zip of class folders, a .parquet, a folder of class
 folders or that of an LMDB. Records keep their bytes, all kinds their order; records that become records
-keep all their labels. tar, LMDB and parquet need whole numbers as labels. LMDB needs the extra imgcls[lmdb], parquet
-imgcls[parquet]."""
+keep all their labels. tar, LMDB and parquet need whole numbers as labels. LMDB needs the extra
+imgcls[lmdb], parquet imgcls[parquet]."""
 _SHOWN_PROBLEMS = 10
 
 
