@@ -158,7 +158,7 @@ def test_going_back_keeps_as_many_states_of_its_own(folder: Path, tmp_path: Path
 
 @pytest.mark.parametrize("epoch", ["²", "٣", "-1", "+8", "8.0", "1e3", "0x8", "1_0", "9" * 30, "9" * 5000, "8\n9"])
 def test_an_epoch_is_a_number_in_plain_digits(epoch: str) -> None:
-    with pytest.raises(UsageError, match=r"must be an epoch such as 8 or 0008, or auto") as raised:
+    with pytest.raises(UsageError, match=r"must be an epoch such as 8 or 0008, auto or best") as raised:
         checkpoint.parse_epoch(epoch)
     assert len(str(raised.value)) < 200
 

@@ -69,6 +69,8 @@ class Config:
     device: sections.DeviceConfig
     distributed: sections.DistributedConfig
     checkpoint: sections.CheckpointConfig
+    early_stopping: sections.EarlyStoppingConfig
+    find: sections.FindConfig
     report: sections.ReportConfig
     #: the command's own section, for commands that have one
     own: Any = None
@@ -84,6 +86,11 @@ class Config:
     def is_explicit(self, *names: str) -> bool:
         """Whether the user set one of these settings, in whatever way."""
         return any(name in self.explicit for name in names)
+
+    @property
+    def is_trial(self) -> bool:
+        """Whether nothing is to be written: a dry run, or a search for a learning rate."""
+        return self.train.dry_run or bool(self.find.find_lr)
 
     def with_defaults(self, **values: Any) -> Config:
         """Return the configuration with these values (text or typed) in place of defaults; what the user set

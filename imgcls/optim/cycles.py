@@ -92,3 +92,16 @@ class Regime:
 
 def _cosine(begin: float, end: float, progress: float) -> float:
     return end + (begin - end) * (1 + math.cos(math.pi * progress)) / 2
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """From `base_lr` to `highest` in `num_updates` updates, each the same factor above the one before."""
+
+    base_lr: float
+    highest: float
+    num_updates: int
+
+    def lr_at(self, update: int) -> float:
+        """Return the learning rate of an update; see `Schedule.lr_at`."""
+        return self.base_lr * (self.highest / self.base_lr) ** ((update - 1) / (self.num_updates - 1))

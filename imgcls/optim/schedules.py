@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from imgcls.config.sections import ScheduleConfig
 from imgcls.errors import UsageError
-from imgcls.optim.cycles import OneCycle, Regime, Restarts
+from imgcls.optim.cycles import OneCycle, Regime, Restarts, Sweep
 
 #: MXNet's FactorScheduler goes no lower than this
 LOWEST_LR = 1e-8
@@ -120,7 +120,7 @@ class Warmup:
         return self.begin_lr + (base_lr - self.begin_lr) * risen
 
 
-Decay = Constant | Steps | Periodic | Power | Cosine | OneCycle | Restarts | Regime
+Decay = Constant | Steps | Periodic | Power | Cosine | OneCycle | Restarts | Regime | Sweep
 
 
 @dataclass(frozen=True)

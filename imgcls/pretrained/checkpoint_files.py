@@ -65,7 +65,8 @@ def describe(prefix: str, epoch: str) -> PretrainedRef:
 def _notes(prefix: str, epoch: str, meta: Mapping[str, Any], origin: str) -> Iterator[str]:
     """Yield what the meta data do not say of these weights, though they stand beside them."""
     match = re.search(r"-(\d{4,})\.params$", prefix)
-    number = int(match[1]) if match else -1 if checkpoint.is_auto(epoch) else checkpoint.parse_epoch(epoch)
+    number = int(match[1]) if match else -1 if checkpoint.is_auto(epoch) else checkpoint.parse_epoch(
+        epoch, _stem(prefix))
     if number in (meta.get("earlier_epochs") or ()):
         yield (f"note: epoch {number} is of an earlier run under this prefix, and what {verbatim(origin)} "
                "says of images and classes is the later run's")

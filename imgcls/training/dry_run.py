@@ -88,12 +88,12 @@ def _time_loader(loader: Loader, epoch: int, device: torch.device) -> tuple[floa
     if not isinstance(loader, StreamingLoader):
         started = time.perf_counter()
         count = 0
-        with closing(_endless(loader, epoch)) as batches:
+        with closing(endless(loader, epoch)) as batches:
             for _ in batches:
                 count += 1
                 if _is_enough(count, started):
                     break
-        _wait(device)
+        wait(device)
         return (time.perf_counter() - started) / count, 0.0
     copies = []
     started = time.perf_counter()
@@ -101,7 +101,7 @@ def _time_loader(loader: Loader, epoch: int, device: torch.device) -> tuple[floa
         for host in host_batches:
             copying = time.perf_counter()
             loader.to_device(host)
-            _wait(device)
+            wait(device)
             copies.append(time.perf_counter() - copying)
             if _is_enough(len(copies), started):
                 break
@@ -120,7 +120,7 @@ def _time_training(trainer: Trainer, position: Position) -> tuple[float, float]:
     trainer.sharing.begin_epoch(trainer.model)
     step_s = 0.0
     update = position.update
-    with closing(_endless(trainer.loader, position.epoch)) as batches:
+    with closing(endless(trainer.loader, position.epoch)) as batches:
         # memory is allocated and kernels are chosen in the first step, which is not counted
         first_s = _step(trainer, next(batches), update := update + 1)
         # all processes take the same number of steps, that of the slowest
@@ -138,7 +138,7 @@ def _step(trainer: Trainer, batch: Batch, update: int) -> float:
     """Return the seconds of one step."""
     started = time.perf_counter()
     trainer.train_step(batch, update)
-    _wait(trainer.sharing.worker.device)
+    wait(trainer.sharing.worker.device)
     return time.perf_counter() - started
 
 
@@ -157,11 +157,11 @@ def _validation_s(trainer: Trainer) -> float:
             count += 1
             if _is_enough(count, started):
                 break
-    _wait(trainer.sharing.worker.device)
+    wait(trainer.sharing.worker.device)
     return (time.perf_counter() - started) / max(count, 1) * loader.batches_per_epoch
 
 
-def _endless(loader: Loader, epoch: int) -> Generator[Batch, None, None]:
+def endless(loader: Loader, epoch: int) -> Generator[Batch, None, None]:
     """Yield the batches of one epoch after the other."""
     return _epochs(loader, epoch, None)
 
@@ -176,7 +176,7 @@ def _is_enough(count: int, started: float) -> bool:
     return count >= _MAX_BATCHES or time.perf_counter() - started > _SECONDS
 
 
-def _wait(device: torch.device) -> None:
+def wait(device: torch.device) -> None:
     """Wait until the device has done what it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -11,24 +11,28 @@ from imgcls.config.command_line import without
 from imgcls.config.resolve import Config
 from imgcls.distributed.rank_info import launcher_words
 from imgcls.errors import tell
+from imgcls.training.best_epoch import BestEpoch
 from imgcls.training.output import lasting_output
 
 
 @lasting_output()
 def print_result(metrics: Mapping[str, float], split: str, config: Config, command: str,
-                 predict_command: str, page: str) -> None:
+                 predict_command: str, page: str, num_epochs: int, best: BestEpoch | None) -> None:
     """Print the metrics, each behind `split` (Train or Validation), and the commands that come next.
 
     Both are lines for a shell: the one that began the run, and how imgcls-predict is called; without the
-    latter, in a run from Python, there is nothing to type. `page` is where the run's page is, "" for nowhere.
+    latter, in a run from Python, there is nothing to type. `page` is where the run's page is, "" for nowhere,
+    `num_epochs` how many were trained, `best` which of them was best, if that was asked.
     """
     for name, value in metrics.items():
         print(f"{split}-{name}={value:f}")
     prefix = config.checkpoint.save_prefix
+    if best:
+        print(f"best:       {best.describe()}")
     if not prefix:
         print(f"nothing was saved: give {config.spelling('model_prefix')} PREFIX to keep the weights")
         return
-    tell(f"checkpoint: {prefix}-{config.train.num_epochs:04d}.params", sys.stdout)
+    tell(f"checkpoint: {prefix}-{num_epochs:04d}.params", sys.stdout)
     if page:
         tell(f"report:     {page}", sys.stdout)
     if not predict_command:

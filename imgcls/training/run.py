@@ -19,17 +19,20 @@ from imgcls.config import resolve as configuration
 from imgcls.config.resolve import Config
 from imgcls.config.sections import ReportConfig
 from imgcls.data.loaders.batch import Loader
-from imgcls.data.mixing import make_mixing
+from imgcls.data.mixing import Mixing, make_mixing
 from imgcls.data.sources import Splits
 from imgcls.distributed.process_group import Worker
 from imgcls.distributed.topology import Topology, join_process_group, make_worker, resolve_topology
 from imgcls.errors import UsageError
 from imgcls.optim import schedules
+from imgcls.optim.schedules import Schedule
+from imgcls.report.plot_file import check_path
 from imgcls.storage.paths import to_path
 from imgcls.training import (
     by_size,
     checkpoint,
     dry_run,
+    find_lr,
     loaders,
     metadata,
     network_size,
@@ -37,15 +40,19 @@ from imgcls.training import (
     results,
     resume,
     summary,
+    time_budget,
 )
+from imgcls.training.best_epoch import begin_best
 from imgcls.training.checkpoint import Checkpoint, Position, Saved
+from imgcls.training.determinism import deterministic
 from imgcls.training.dropout import with_dropout
 from imgcls.training.held_out import hold_out
 from imgcls.training.kept_preprocessing import keep_preprocessing
-from imgcls.training.loss import make_loss
+from imgcls.training.loss import Loss, make_loss
 from imgcls.training.meter import Meter
 from imgcls.training.metrics import metric_names
 from imgcls.training.output import lasting_output
+from imgcls.training.recompute import recompute_activations
 from imgcls.training.reporter import Reporter
 from imgcls.training.saver import Saver
 from imgcls.training.sharing import check_sharing, share_gradients
@@ -75,7 +82,7 @@ def run(config: Config, *, splits: Callable[[], Splits] | None = None,
     Raises UsageError, DataError for files, RunError on the way.
     """
     topology = _find_devices(config)
-    with lasting_output(), contextlib.ExitStack() as stack:
+    with lasting_output(), deterministic(config.device.deterministic), contextlib.ExitStack() as stack:
         # This process among the others, and what a person sees of it. The stack closes in reverse.
         worker = stack.enter_context(_joined_worker(config, topology))
         check_sharing(config, worker)
@@ -98,43 +105,50 @@ def run(config: Config, *, splits: Callable[[], Splits] | None = None,
         model = with_dropout((make_network or build_model)(config, saved, reporter), config)
         cost = network_size.measure(model, config.network.image_shape)
         threads_note = _to_devices(model, config, topology, worker, cost, loader, saved, reporter)
-        lr_schedule = schedules.from_config(config.schedule, updates_per_epoch=loader.batches_per_epoch,
-                                            num_epochs=config.train.num_epochs)
+        config = time_budget.fit(config, model, loader, val_loader, saved, worker, reporter)
+        lr_schedule = _make_schedule(config, loader)
         position = resume.resume_position(config, saved, loader, lr_schedule, reporter)
         updater = make_updater(config, model, lr_schedule, saved, position, worker, reporter)
         average = begin_average(config.regularization.model_ema_decay, model, saved)
 
-        # What it learns from: the loss, and labels and images that are mixed for it.
-        mixing = make_mixing(config.regularization, config.network.image_shape, config.train.seed)
-        loss = make_loss(config.regularization, data.train.labels, config.network.num_classes, worker.device)
+        mixing, loss = _make_loss(config, data, worker)
 
         # All that can be wrong is known by now: say what will happen.
         summary.log_summary(config, data, model, cost.flops, loader, val_loader, updater, worker, reporter)
         warn_suspicious_settings(config, data, position, saved, worker, reporter)
         sharing = stack.enter_context(share_gradients(config, model, updater.optimizer, worker, batch_size))
-        summary.log_notes((topology.store.note, threads_note, *sharing.notes), reporter)
+        recompute_note = recompute_activations(model, config)
+        summary.log_notes((topology.store.note, threads_note, recompute_note, *sharing.notes), reporter)
 
         # From here on a signal ends the run in good order, with its position saved.
         writer = stack.enter_context(_open_checkpoint(config, saved, position, worker))
-        saver = Saver(writer, stack.enter_context(StopSignal()), sharing, config.checkpoint,
-                      average and average.model)
+        stop = stack.enter_context(StopSignal())
+        best = begin_best(config.early_stopping, saved, position, writer, worker, reporter, val_loader)
+        saver = Saver(writer, stop, sharing, config.checkpoint, average and average.model, best)
         trainer = Trainer(model, loader, val_loader, config=config.train, updater=updater, sharing=sharing,
                           meter=_make_meter(config, worker), saver=saver, reporter=reporter, loss=loss,
                           mixing=mixing, average=average)
-        if config.train.dry_run:
-            return None, dry_run.measure(trainer, position, config)
+        if config.is_trial:
+            return None, _measure(trainer, position, config)
         if writer:
             _begin_files(writer, config, data, model, saved, position, command, worker, reporter)
         result = trainer.fit(position)
         worker.barrier()  # nobody leaves while another still listens
     if result and not quiet and not worker.rank:
         results.print_result(result, "Validation" if val_loader else "Train", config, command,
-                             predict_command, reporter.page)
+                             predict_command, reporter.page, trainer.position.epoch, best)
     return average.model if average else model, result
+
+
+def _measure(trainer: Trainer, position: Position, config: Config) -> dict[str, float]:
+    """Return what a run that writes nothing finds out."""
+    return (find_lr if config.find.find_lr else dry_run).measure(trainer, position, config)
 
 
 def _find_devices(config: Config) -> Topology:
     """Return the devices of this process, one of those that train."""
+    if config.find.find_lr:
+        check_path(config.find.find_lr, "find_lr")
     topology = resolve_topology(config.device, config.distributed, config.network.model_parallel)
     networks.check_model_parallel(config.network, topology.gpus, config.device.compile)
     if topology.num_to_start:
@@ -167,6 +181,17 @@ def build_model(config: Config, saved: Saved | None, reporter: Reporter) -> nn.M
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
+def _make_schedule(config: Config, loader: Loader) -> Schedule:
+    return schedules.from_config(config.schedule, updates_per_epoch=loader.batches_per_epoch,
+                                 num_epochs=config.train.num_epochs)
+
+
+def _make_loss(config: Config, data: Splits, worker: Worker) -> tuple[Mixing | None, Loss]:
+    """Return what is learned from: labels and images that are mixed, and the loss of them."""
+    return (make_mixing(config.regularization, config.network.image_shape, config.train.seed),
+            make_loss(config.regularization, data.train.labels, config.network.num_classes, worker.device))
+
+
 def _make_meter(config: Config, worker: Worker) -> Meter:
     return Meter(metric_names(config.train.top_k, config.train.loss, config.network.num_classes), worker)
 
@@ -191,7 +216,7 @@ def _open_reporter(config: Config, worker: Worker, *, quiet: bool) -> AbstractCo
         to_path(value, f"`{setting}`")  # refuse a URL that has no driver before anything is read
     if config.report.tensorboard and not prefix:
         raise UsageError("`tensorboard` needs a `model_prefix`: the event files go to PREFIX-tensorboard")
-    if config.train.dry_run:  # nothing is written, a log neither
+    if config.is_trial:  # nothing is written, a log neither
         return contextlib.closing(Reporter(ReportConfig(), rank=worker.rank, quiet=quiet,
                                            spelling=config.spelling))
     return contextlib.closing(Reporter(config.report, prefix=prefix, rank=worker.rank, quiet=quiet,
@@ -219,7 +244,7 @@ def _open_checkpoint(config: Config, saved: Saved | None, position: Position,
                      worker: Worker) -> AbstractContextManager[Checkpoint | None]:
     """Give what writes the run's files; None where nothing is to be saved, or rank 0 saves it."""
     prefix = config.checkpoint.save_prefix
-    if not prefix or config.train.dry_run or worker.rank or position.epoch >= config.train.num_epochs:
+    if not prefix or config.is_trial or worker.rank or position.epoch >= config.train.num_epochs:
         return contextlib.nullcontext()
     return contextlib.closing(Checkpoint(prefix, keep_states=config.checkpoint.keep_states,
                                          run=saved.run if saved else ""))

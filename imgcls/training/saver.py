@@ -7,11 +7,13 @@ The trainer asks it after every step. What is written, and how, is up to the che
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 
 from torch import nn
 
 from imgcls.config.sections import CheckpointConfig
 from imgcls.errors import LostDataError, RunError
+from imgcls.training.best_epoch import BestEpoch
 from imgcls.training.checkpoint import Checkpoint, Position, newest_epoch
 from imgcls.training.sharing import GradientSharing
 from imgcls.training.stop import StopSignal
@@ -27,12 +29,16 @@ class Saver:
     """
 
     def __init__(self, checkpoint: Checkpoint | None, stop: StopSignal, sharing: GradientSharing,
-                 config: CheckpointConfig, average: nn.Module | None = None) -> None:
-        """`average` is the network with the averaged weights, where there is one: saved in place of them."""
+                 config: CheckpointConfig, average: nn.Module | None = None,
+                 best: BestEpoch | None = None) -> None:
+        """`average` is the network with the averaged weights, where there is one: saved in place of them.
+        `best` is what early stopping and `keep_best` ask, where either is on."""
         self._checkpoint = checkpoint
         self._stop = stop
         self._sharing = sharing
         self._average = average
+        self.best = best
+        self._saved_epoch = 0
         self._save_period = config.save_period
         self._save_every_s = config.save_every * 60
         self._last_saved = time.monotonic()
@@ -46,7 +52,20 @@ class Saver:
         path = self._checkpoint.save_epoch(model, updater.optimizer, updater.precision.state_dict(), position,
                                            self._average)
         self._last_saved = time.monotonic()
+        self._saved_epoch = position.epoch
         return path
+
+    def note_validation(self, model: nn.Module, updater: Updater, position: Position,
+                        metrics: Mapping[str, float]) -> bool:
+        """Note how good an epoch is, save it where it is to be kept; return whether training ends early."""
+        if not self.best:
+            return False
+        self.best.note(position.epoch, metrics)
+        is_over = self.best.is_over(position.epoch)
+        # where training ends is saved too, as the last epoch is
+        if self._saved_epoch != position.epoch and (is_over or self.best.is_to_be_kept(position.epoch)):
+            self.best.saved(self.save_epoch(model, updater, position, is_last=True))
+        return is_over
 
     def pending_request(self) -> int:
         """Return what all processes are to do now: 0 go on, `StopSignal.SAVE` save, more: save and end."""

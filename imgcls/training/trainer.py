@@ -73,6 +73,7 @@ class Trainer:
 
     def _fit(self) -> dict[str, float]:
         result: dict[str, float] = {}
+        is_over = False
         while self.position.epoch < self.config.num_epochs:
             epoch = self.position.epoch
             result = self.train_epoch()
@@ -86,7 +87,10 @@ class Trainer:
             if self.val_loader is not None:
                 result = self.evaluate(self.val_loader)
                 self.reporter.validated(epoch, result, self.position.update)
+                is_over = self.saver.note_validation(self.model, self.updater, self.position, result)
             self.reporter.epoch_over()
+            if is_over:  # early stopping
+                break
         self.saver.wait()
         return result
 

@@ -24,6 +24,8 @@ from imgcls.config.sections.checkpoint import CheckpointConfig
 from imgcls.config.sections.data import DataConfig
 from imgcls.config.sections.device import DeviceConfig
 from imgcls.config.sections.distributed import DistributedConfig
+from imgcls.config.sections.early_stopping import EarlyStoppingConfig
+from imgcls.config.sections.find import FindConfig
 from imgcls.config.sections.finetune import FinetuneConfig
 from imgcls.config.sections.inference import PREPROCESSING, InferenceConfig
 from imgcls.config.sections.network import NetworkConfig
@@ -38,7 +40,8 @@ SECTIONS = {
     "data": DataConfig, "augment": AugmentConfig, "network": NetworkConfig,
     "regularization": RegularizationConfig, "train": TrainConfig,
     "schedule": ScheduleConfig, "optimizer": OptimizerConfig, "device": DeviceConfig,
-    "distributed": DistributedConfig, "checkpoint": CheckpointConfig, "report": ReportConfig,
+    "distributed": DistributedConfig, "checkpoint": CheckpointConfig,
+    "early_stopping": EarlyStoppingConfig, "find": FindConfig, "report": ReportConfig,
 }
 
 __all__ = [
@@ -56,6 +59,8 @@ __all__ = [
     "Decay",
     "DeviceConfig",
     "DistributedConfig",
+    "EarlyStoppingConfig",
+    "FindConfig",
     "FinetuneConfig",
     "InferenceConfig",
     "NetworkConfig",

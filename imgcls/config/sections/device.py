@@ -20,6 +20,11 @@ class DeviceConfig:
     # never tried on a GPU yet (benchmarks/gpu.py does): not the default before that
     cuda_graphs: bool = flag(False, "launch each training pass as one CUDA graph: for small networks, whose "
                              "steps are shorter than Python takes to launch them (one GPU)")
+    # MXNet's name was mirroring, and its switch an environment variable, which holds too
+    recompute_activations: bool = flag(False, "keep few activations for the backward pass and compute the "
+                                       "others again: less memory, the same bits, slower steps")
+    deterministic: bool = flag(False, "only operations whose result is the same every time, on a GPU too: "
+                               "slower there")
     # flags that MXNet had and we refuse, each with a way to go: a flag is never ignored in silence
     macrobatch_size: int = flag(0, "batch size of lbsgd", since="g3",
                                 later="lbsgd is not offered; use `batch_size` with `warmup_epochs`",

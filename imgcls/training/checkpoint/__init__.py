@@ -6,6 +6,7 @@
     PREFIX-position.states the same and the weights, from inside an epoch; newer than any epoch, or not there
     PREFIX-network.json    in place of the symbol, for what MXNet cannot express (torchvision's, timm's)
     PREFIX-mean.bin        the mean image, where the run has one (MXNet's format)
+    PREFIX-best.json       which epoch was best, where it was asked for
     PREFIX-meta.json       class names, preprocessing, the resolved configuration, versions
 
 Every file is written aside and renamed. `.states` goes before `.params`, so weights that are there can be

@@ -19,17 +19,24 @@ _MAX_NAME_BYTES = 220
 #: a file system's 4096 for all of a path, likewise
 _MAX_PATH_BYTES = 4000
 #: the names of a run's files behind the prefix
-WRITTEN = (r"-(\d{4,}\.(params|states)|position[-0-9a-f]*\.states|(symbol|network|meta|latest)\.json|"
+WRITTEN = (r"-(\d{4,}\.(params|states)|position[-0-9a-f]*\.states|(symbol|network|meta|latest|best)\.json|"
            r"metrics\.jsonl|report\.html|mean\.bin)")
 #: no run has so many epochs, and no name of a file so many digits
 _MAX_EPOCH_DIGITS = 9
 
 
-def parse_epoch(text: str) -> int:
-    """Return the number of an epoch: 8, 0008 and 0000 are epochs. UsageError for anything else."""
+def parse_epoch(text: str, prefix: str = "") -> int:
+    """Return the number of an epoch: 8, 0008 and 0000 are epochs, and best is the one that PREFIX-best.json
+    names. UsageError for anything else."""
+    if prefix and text.strip().lower() == "best":
+        best = read_best(prefix).get("epoch")
+        if type(best) is not int or not json_text.is_count(best):
+            raise UsageError(f"`load_epoch` best: there is no {verbatim(prefix)}-best.json that names an "
+                             "epoch; training writes it with `keep_best`")
+        return best
     # not isdigit: that takes the digits of all scripts, raised ones too
     if not re.fullmatch(rf"0*[0-9]{{1,{_MAX_EPOCH_DIGITS}}}", text.strip()) or len(text) > _MAX_NAME_BYTES:
-        raise UsageError(f"`load_epoch` {_shortened(text)}: must be an epoch such as 8 or 0008, or auto")
+        raise UsageError(f"`load_epoch` {_shortened(text)}: must be an epoch such as 8 or 0008, auto or best")
     return int(text)
 
 
@@ -119,6 +126,11 @@ def read_latest(prefix: str) -> dict[str, Any]:
     content = _read_json(path, "what tells of the newest checkpoint")
     check_latest(content, path)
     return content
+
+
+def read_best(prefix: str) -> dict[str, Any]:
+    """Return PREFIX-best.json, or {} where there is none."""
+    return _read_json(to_path(f"{prefix}-best.json"), "what tells of the best epoch")
 
 
 def _names_beside(prefix: str) -> list[str]:

@@ -33,7 +33,7 @@ def load(prefix: str, epoch: str) -> Saved | None:
     root = os.fspath(to_path(prefix, "`model_prefix`"))
     if is_auto(epoch):
         return _load_newest(root)
-    number = parse_epoch(epoch)
+    number = parse_epoch(epoch, root)
     # the second name: MXNet's first scripts wrote one file for each rank
     for stem in (f"{root}-{number:04d}", f"{root}-0-{number:04d}"):
         if to_path(f"{stem}.params").exists():

@@ -133,6 +133,11 @@ class Checkpoint:
         self._uploads.flush()
         return path
 
+    def save_best(self, content: str) -> None:
+        """Write PREFIX-best.json, which names the best epoch."""
+        self._uploads.write(f"{self.prefix}-best.json", content.encode())
+        self._uploads.flush()
+
     def save_position(self, model: nn.Module, optimizer: torch.optim.Optimizer, scaler: Mapping[str, Any],
                       position: Position, average: nn.Module | None = None) -> str:
         """Write all that a position inside an epoch needs into one file, in place of the one before."""

@@ -1,0 +1,19 @@
+"""Settings that are found by trying instead of by guessing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from imgcls.config.flags import flag
+from imgcls.config.sections.bounds import MAX_NUMBER
+
+
+@dataclass(frozen=True)
+class FindConfig:
+    """Finding settings"""
+
+    find_lr: str = flag("", "train nothing: raise the learning rate until the loss does, say which to take, "
+                        "and draw the curve here (.svg or .png)", metavar="FILE")
+    time_budget: float = flag(0.0, "minutes that the run may take: as many epochs as fit, by the time of its "
+                              "first batches, and the schedule over those; 0: --num-epochs holds",
+                              metavar="MINUTES", minimum=0, maximum=MAX_NUMBER)

@@ -1,0 +1,105 @@
+"""Early stopping, and which epoch was best: the trainer notes every validation, and asks whether to go on.
+
+PREFIX-best.json has the accuracy of each epoch that was validated, so that a run that goes on after epoch 7
+knows the best of the first seven and no other, as if it had not been stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from imgcls.config.sections import EarlyStoppingConfig
+from imgcls.data.loaders.batch import Loader
+from imgcls.distributed.process_group import Worker
+from imgcls.errors import UsageError
+from imgcls.formats import json_text
+from imgcls.storage.paths import to_path
+from imgcls.training.checkpoint import Checkpoint, Position, Saved
+from imgcls.training.checkpoint.files import read_best
+from imgcls.training.reporter import Reporter
+
+
+class BestEpoch:
+    """Validation accuracy by the number of its epoch (from 1, as files are numbered); the same in every
+    process."""
+
+    def __init__(self, config: EarlyStoppingConfig, accuracies: Mapping[int, float],
+                 checkpoint: Checkpoint | None, reporter: Reporter) -> None:
+        """`accuracies` are those of before the run went on; `checkpoint` writes the file, in rank 0."""
+        self._config = config
+        self._accuracies = dict(accuracies)
+        self._checkpoint = checkpoint
+        self._reporter = reporter
+
+    @property
+    def epoch(self) -> int:
+        """The first epoch with the highest accuracy; 0 where none was validated."""
+        return max(self._accuracies, key=lambda epoch: (self._accuracies[epoch], -epoch), default=0)
+
+    def note(self, epoch: int, metrics: Mapping[str, float]) -> None:
+        """Take up the validation of an epoch, and write the file."""
+        self._accuracies[epoch] = metrics["accuracy"]
+        if self._checkpoint:
+            self._checkpoint.save_best(json.dumps({
+                "epoch": self.epoch, "accuracy": self._accuracies[self.epoch],
+                "accuracies": {str(number): value for number, value in self._accuracies.items()}}, indent=1))
+
+    def is_to_be_kept(self, epoch: int) -> bool:
+        """Whether `epoch` is the best so far and its weights are to be saved in any case."""
+        return self._config.keep_best and epoch == self.epoch
+
+    def is_over(self, epoch: int) -> bool:
+        """Whether so many epochs were no better that training ends with `epoch`; the log then says so."""
+        patience = self._config.patience
+        if not patience or epoch - self.epoch < patience:
+            return False
+        self._reporter.info(f"stopped after epoch {epoch}: {self.describe()}, and {patience} more were no "
+                            "better (`patience`)")
+        return True
+
+    def saved(self, path: str) -> None:
+        """Say that the weights were saved, "" for a process that saves none."""
+        if path:
+            self._reporter.saved(path)
+
+    def describe(self) -> str:
+        """Return which epoch was best, for people."""
+        return f"epoch {self.epoch} was best, with validation accuracy {self._accuracies[self.epoch]:.4f}"
+
+
+def begin_best(config: EarlyStoppingConfig, saved: Saved | None, position: Position,
+               checkpoint: Checkpoint | None, worker: Worker, reporter: Reporter,
+               val_loader: Loader | None) -> BestEpoch | None:
+    """Return what notes the validations, None where neither setting asks for it.
+
+    UsageError without validation data, and with dist_async, whose workers end by themselves.
+    """
+    if not config.patience and not config.keep_best:
+        return None
+    setting = "`patience`" if config.patience else "`keep_best`"
+    if val_loader is None:
+        raise UsageError(f"{setting}: needs validation data, and there is none (`data_val`, `val_ratio`)")
+    if worker.is_async:
+        raise UsageError(f"{setting}: does not go with `kv_store` dist_async, where each worker has its own "
+                         "accuracy; take dist_sync")
+    before = _read(saved, position) if saved and not worker.rank else {}
+    content = worker.broadcast(json.dumps(before).encode(), 0)
+    accuracies = {int(epoch): value for epoch, value in json.loads(content).items()}
+    return BestEpoch(config, accuracies, checkpoint, reporter)
+
+
+def _read(saved: Saved, position: Position) -> dict[str, float]:
+    """Return the accuracies up to the position, from the file beside the checkpoint."""
+    prefix = re.sub(r"-(\d{4,}\.params|position[-0-9a-f]*\.states)$", "", saved.path)
+    path = to_path(f"{prefix}-best.json")
+    accuracies = read_best(prefix).get("accuracies", {})
+    json_text.check(accuracies, _is_by_epoch, "accuracies", "an accuracy for each epoch", path)
+    return {epoch: value for epoch, value in accuracies.items() if int(epoch) <= position.epoch}
+
+
+def _is_by_epoch(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        re.fullmatch("[0-9]{1,9}", epoch) and json_text.is_number(number) for epoch, number in value.items())

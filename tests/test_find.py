@@ -1,0 +1,79 @@
+"""Settings that are found by trying: the learning rate, and the epochs that fit into a time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from conftest import write_digits
+
+from imgcls.cli import train as command
+from imgcls.config import resolve
+from imgcls.errors import RunError
+from imgcls.training import find_lr, time_budget
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_digits(tmp_path_factory.mktemp("mnist"))
+
+
+def train(folder: Path, *flags: object) -> int:
+    return command.main(["--data-dir", str(folder), "--batch-size", "32", "--network", "mlp", *map(str, flags)])
+
+
+def test_the_rate_is_a_tenth_of_that_with_the_least_loss() -> None:
+    rates = [10 ** (k / 10 - 6) for k in range(71)]
+    # a loss that falls from 1e-4 on, and goes up behind 0.1; its running mean is ten updates late at most
+    losses = [2.3 if rate < 1e-4 else 0.5 if rate < 0.1 else 50.0 for rate in rates]
+    assert 0.005 <= find_lr.suggest(rates, losses) <= 0.02
+    assert find_lr.is_over(losses[:53])
+    assert not find_lr.is_over(losses[:50])
+    assert find_lr.is_over([2.3, float("nan")])
+    with pytest.raises(RunError, match="the loss does not fall at any learning rate"):
+        find_lr.suggest(rates, [2.3] * len(rates))
+
+
+def test_the_rate_that_is_found_learns(digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    prefix, picture = tmp_path / "m", tmp_path / "lr.svg"
+    assert train(digits, "--find-lr", picture, "--model-prefix", prefix) == 0
+    said = capsys.readouterr().out
+    lr = float(said.split("--lr ")[1].split(":")[0])
+    assert 1e-3 < lr < 1
+    assert picture.read_text().startswith("<svg")
+    assert [path.name for path in tmp_path.iterdir()] == ["lr.svg"], "nothing else is written"
+    assert train(digits, "--lr", lr, "--num-epochs", 20) == 0
+    assert float(capsys.readouterr().out.split("Validation-accuracy=")[1].split()[0]) > 0.6
+    assert train(digits, "--find-lr", tmp_path / "lr.gif") == 2
+    assert "--find-lr" in capsys.readouterr().err
+
+
+def test_epochs_that_fit() -> None:
+    assert time_budget.epochs_in(600, 10) == 57
+    assert time_budget.epochs_in(600, 1000) == 1
+    config = resolve.build({"num_epochs": 300, "lr_step_epochs": "200,250"}, {})
+    fitted = time_budget.with_epochs(config, 30)
+    assert fitted.schedule.decay.step_epochs == (20, 25)
+    assert fitted.train.num_epochs == fitted.chosen["num_epochs"] == 30
+    config = resolve.build({"num_epochs": 300}, {"lr_step_epochs": "5,7"})
+    assert time_budget.with_epochs(config, 30).schedule.decay.step_epochs == (5, 7), "the user's own"
+
+
+def test_a_budget_is_kept_and_gone_on_with(digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+                                           monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time_budget, "epochs_in", lambda _seconds, _epoch: 3)
+    flags = ("--time-budget", "1", "--lr-schedule", "cosine", "--model-prefix", tmp_path / "m")
+    assert train(digits, *flags) == 0
+    said = capsys.readouterr()
+    assert "chosen: --num-epochs 3 (an epoch takes about" in said.err
+    assert (tmp_path / "m-0003.params").exists()
+    assert not (tmp_path / "m-0004.params").exists()
+    assert train(digits, "--num-epochs", 3, "--lr-schedule", "cosine", "--model-prefix", tmp_path / "n") == 0
+    assert (tmp_path / "m-0003.params").read_bytes() == (tmp_path / "n-0003.params").read_bytes()
+    # what was chosen holds for a run that goes on, however fast its machine is then
+    monkeypatch.setattr(time_budget, "epochs_in", lambda _seconds, _epoch: 9)
+    assert train(digits, *flags, "--load-epoch", "1") == 0
+    assert (tmp_path / "m-0003.params").read_bytes() == (tmp_path / "n-0003.params").read_bytes()
+    assert not (tmp_path / "m-0004.params").exists()
+    assert train(digits, *flags, "--num-epochs", 5) == 2
+    assert "contradict each other" in capsys.readouterr().err
