@@ -120,6 +120,7 @@ class _Server:
             await self._read(request, body)
             prediction = await self._when_free(bytes(body))
         finally:
+            # whatever became of it: bytes that nobody gives back would keep everybody out in the end
             self._num_held_bytes -= len(body)
         if isinstance(prediction, DataError):
             raise TellError(422, prediction.reason)

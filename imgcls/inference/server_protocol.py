@@ -17,6 +17,7 @@ class BoundedProtocol(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to watch the connection."""
         super().connection_made(transport)
+        # nothing was asked yet: the first look that finds it so ends it
         self._was_idle = True
         self._watch = self.loop.call_later(REQUEST_S, self._end_if_idle)
 
@@ -34,6 +35,7 @@ class BoundedProtocol(H11Protocol):
         self.transport.close()
 
     def _end_if_idle(self) -> None:
+        # not what is being answered: an upload has a limit of its own, and the network takes its time
         is_idle = self.cycle is None or self.cycle.response_complete
         if is_idle and self._was_idle:
             self.transport.close()

@@ -43,10 +43,12 @@ def find(config: Config) -> AtHand | None:
     Of one kind those are taken that name most classes right (torchvision publishes it), or else the largest;
     beyond what the device trains in reasonable time only where there are no others.
     """
+    # `gpus` may name one that is not there: the command has refused that by now
     max_bytes = _MAX_BYTES_GPU if config.device.gpus else _MAX_BYTES_CPU
     for found, reason in ((_of_zoo(), "of MXNet's zoo, in the cache"),
                           (_of_torchvision(), "trained on ImageNet, in torchvision's cache"),
                           (_in_working_folder(config), "a checkpoint here")):
+        # weights that are too large last: better than none, where there are no others
         ranked = sorted(found, key=lambda weights: (weights.num_bytes <= max_bytes, weights.merit))
         if ranked:
             several = f"; of {len(ranked)} the best for this device" if len(ranked) > 1 else ""
@@ -75,6 +77,7 @@ def _of_zoo() -> list[_Weights]:
     found = []
     for name, model in zoo.ZOO.items():
         folder = folders.cache_folder(model.folder)
+        # a download that was cut off has another name, so that what has this one is complete
         num_bytes = _size(folder / f"{model.stem}-{model.epoch:04d}.params")
         if num_bytes and (folder / f"{model.stem}-symbol.json").exists():
             found.append(_Weights(name, num_bytes, (num_bytes,)))
@@ -112,6 +115,7 @@ def _in_working_folder(config: Config) -> list[_Weights]:
 
 def _descriptions() -> Iterator[Path]:
     here = _listed(Path("."))
+    # no deeper: what lies further down is hardly meant, and a home folder has no end
     inside = (path for folder in here if folder.is_dir() and not folder.name.startswith(".")
               for path in _listed(folder))
     for path in (*here, *inside):
@@ -125,6 +129,7 @@ def _checkpoint(prefix: str, config: Config) -> _Weights | None:
     # MXNet's own have no meta data: what they are for only reading them would tell
     if epoch is None or not meta or not _is_for_photographs(meta):
         return None
+    # weights of more classes have learnt to tell more apart; what they say of these photographs nobody knows
     if _is_same_data(meta.get("config") or {}, config):
         return None
     num_bytes = _size(Path(f"{prefix}-{epoch:04d}.params"))
@@ -138,6 +143,7 @@ def _is_for_photographs(meta: dict[str, Any]) -> bool:
 
 def _is_same_data(noted: dict[str, Any], config: Config) -> bool:
     data = config.data
+    # as absolute paths: the folder may have been called otherwise from elsewhere
     given = [os.path.abspath(path) for path in (data.data_train, data.data_dir) if path]
     return any(os.path.abspath(str(noted.get(name) or os.devnull)) in given
                for name in ("data_train", "data_dir"))

@@ -92,6 +92,7 @@ def choice(config: Config, count: int, *, is_pretrained: bool) -> tuple[dict[str
     Without the settings that the user gave; the learning rate goes with the batch size that holds.
     """
     begin = "weights that were trained before" if is_pretrained else "scratch"
+    # by the number of images alone: what classes add to it was not measured
     limit, scratch, pretrained = next(row for row in _EPOCHS if count < row[0])
     batch_size = config.data.batch_size if config.is_explicit("batch_size") else _batch_size(count)
     lr, why = _learning_rate(config, batch_size, is_pretrained=is_pretrained)
@@ -100,6 +101,7 @@ def choice(config: Config, count: int, *, is_pretrained: bool) -> tuple[dict[str
                        f"from {begin}, with fewer than {limit:,} images"),
         "batch_size": (batch_size, f"{-(-count // batch_size):,} updates an epoch of {count:,} images"),
         "lr": (lr, f"{why} from {begin}"),
+        # no step to choose, and the best of the schedules that need none
         "lr_schedule": ("cosine", "falls to 0 at the last update, with no steps to choose")}
     if is_pretrained:  # MXNet's fine-tune.py has neither
         chosen["mom"] = (0.9, "as in training from scratch; the rate goes with it")
@@ -124,6 +126,7 @@ def _learning_rate(config: Config, batch_size: int, *, is_pretrained: bool) -> t
         lr = _LR_PRETRAINED * math.sqrt(batch_size / _MIN_BATCH)
         return (float(f"{lr:.2g}"),
                 f"{_LR_PRETRAINED:g} for a batch of {_MIN_BATCH}, by the square root of it,")
+    # ResNet's own recipe has 0.1 for 128 to 256 images; in proportion to the batch: Goyal et al., 2017
     lr = _LR * batch_size / 128
     num_values = math.prod(config.network.image_shape)
     if config.network.network in _FLAT and lr > _LR_TIMES_VALUES / num_values:
