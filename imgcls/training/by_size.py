@@ -44,9 +44,9 @@ _MIN_BATCH, _MAX_BATCH = 16, 128
 _EPOCHS = ((1_000, 100, 30), (10_000, 60, 15), (_MANY_IMAGES, 40, 8))
 #: from scratch the learning rate of a batch of 128, and for others in proportion
 _LR = 0.1
-#: from trained weights that of a batch of 16, and for others by the square root: a large batch must not take
-#: the weights far away from what they were trained to
-_LR_PRETRAINED = 0.025
+#: from trained weights that of a batch of 16, and for others in proportion up to this: a large batch must not
+#: take the weights far away from what they were trained to
+_LR_PRETRAINED, _MAX_LR_PRETRAINED = 0.025, 0.05
 #: of ImageNet's photographs: values come to about 1, without which networks that do not normalise diverge
 _STD = (58.393, 57.12, 57.375)
 #: networks that begin with a fully connected layer, and the largest rate times values of an image: the step
@@ -123,9 +123,9 @@ def _batch_size(count: int) -> int:
 def _learning_rate(config: Config, batch_size: int, *, is_pretrained: bool) -> tuple[float, str]:
     """Return the learning rate and what it goes by."""
     if is_pretrained:
-        lr = _LR_PRETRAINED * math.sqrt(batch_size / _MIN_BATCH)
-        return (float(f"{lr:.2g}"),
-                f"{_LR_PRETRAINED:g} for a batch of {_MIN_BATCH}, by the square root of it,")
+        lr = min(_LR_PRETRAINED * batch_size / _MIN_BATCH, _MAX_LR_PRETRAINED)
+        return lr, (f"{_LR_PRETRAINED:g} for a batch of {_MIN_BATCH}, in proportion, at most "
+                    f"{_MAX_LR_PRETRAINED:g},")
     # ResNet's own recipe has 0.1 for 128 to 256 images; in proportion to the batch: Goyal et al., 2017
     lr = _LR * batch_size / 128
     num_values = math.prod(config.network.image_shape)
