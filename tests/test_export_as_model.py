@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,7 +36,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         content = json.loads(meta.read_text())
         content["preprocessing"]["val_resize"] = 32 if name == "colour" else 0
         meta.write_text(json.dumps(content | {"class_names": ["cat", "dog"]}))
-        for kind in ("onnx", "safetensors"):
+        for kind in ("onnx", "pt2", "safetensors"):
             command = ["--model", str(folder / name), "--format", kind, "--output", str(folder / f"{name}.{kind}")]
             assert export.main(command) == 0
     for number in range(6):
@@ -45,7 +48,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("crops", [1, 10])
-@pytest.mark.parametrize("kind", ["onnx", "safetensors"])
+@pytest.mark.parametrize("kind", ["onnx", "pt2", "safetensors"])
 @pytest.mark.parametrize("name", ["grey", "colour"])
 def test_it_answers_as_its_checkpoint(name: str, kind: str, crops: int, folder: Path) -> None:
     photos = sorted(str(path) for path in folder.glob("photos/*/*.jpg"))
@@ -113,7 +116,57 @@ def test_it_is_not_trained(folder: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "give the checkpoint" in capsys.readouterr().err.splitlines()[-1]
 
 
-@pytest.mark.parametrize("name", ["grey.onnx", "grey.safetensors"])
+def _changed_pt2(source: Path, target: Path, change: Callable[[str, dict], None], **how: Any) -> Path:
+    """Write a copy of a .pt2 with `change(name, content)` applied to each JSON file in it."""
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w", **how) as new:
+        for name in old.namelist():
+            data = old.read(name)
+            if name.endswith(".json"):
+                content = json.loads(data)
+                change(name, content)
+                data = json.dumps(content).encode()
+            new.writestr(name, data)
+    return target
+
+
+def _set_target(target: str) -> Callable[[str, dict], None]:
+    def change(name: str, content: dict) -> None:
+        if name.endswith("models/model.json"):
+            content["graph_module"]["graph"]["nodes"][-1]["target"] = target
+    return change
+
+
+@pytest.mark.parametrize("target", ["torch.ops.aten.from_file.default", "os.system", "_operator.mul",
+                                    "torch.ops.aten.relu.__class__", "torch.ops.aten.relu.default.__init__"])
+def test_a_pt2_calls_only_what_computes(target: str, folder: Path, tmp_path: Path) -> None:
+    path = _changed_pt2(folder / "grey.pt2", tmp_path / "a.pt2", _set_target(target))
+    with pytest.raises(DataError, match="which no network"):
+        imgcls.Predictor(path)
+
+
+def test_a_pt2_is_not_unpickled_nor_unpacked(folder: Path, tmp_path: Path,
+                                             monkeypatch: pytest.MonkeyPatch) -> None:
+    def use_pickle(name: str, content: dict) -> None:
+        if name.endswith("model_weights_config.json"):
+            for entry in content["config"].values():
+                entry["use_pickle"] = True
+
+    def expression(name: str, content: dict) -> None:
+        if name.endswith("models/model.json"):  # torch.export.load would evaluate it
+            for value in content["graph_module"]["graph"]["sym_int_values"].values():
+                value["as_expr"]["expr_str"] = "__import__('os').mkdir('hacked')"
+
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match="holds the pickle"):
+        imgcls.Predictor(_changed_pt2(folder / "grey.pt2", tmp_path / "a.pt2", use_pickle))
+    with pytest.raises(DataError, match="is compressed"):
+        imgcls.Predictor(_changed_pt2(folder / "grey.pt2", tmp_path / "b.pt2", lambda *_: None,
+                                      compression=zipfile.ZIP_DEFLATED))
+    imgcls.Predictor(_changed_pt2(folder / "grey.pt2", tmp_path / "c.pt2", expression))
+    assert not (tmp_path / "hacked").exists()
+
+
+@pytest.mark.parametrize("name", ["grey.onnx", "grey.pt2", "grey.safetensors"])
 def test_damage_is_one_line(name: str, folder: Path, tmp_path: Path) -> None:
     content = (folder / name).read_bytes()
     random = np.random.default_rng(0)

@@ -114,15 +114,23 @@ def _write(exported: Exported, servable: nn.Module, path: Path, description: str
 
 
 class Runner:
-    """Runs a `.pte` of our own: `run(images)` gives probabilities (N, classes), float32."""
+    """Runs a `.pte`: `run(images)` gives probabilities (N, classes), float32."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        """Load the file, which must be trusted."""
+        """Load the file; DataError for one that ExecuTorch finds damaged, or that was not written here."""
         runtime = _require("executorch.runtime")
-        with _quietly():
-            self._program = runtime.Runtime.get().load_program(str(path))
-            self._method = self._program.load_method("forward")
-            (self.description_text,) = self._program.load_method(KEY).execute([])
+        try:
+            with _quietly():
+                # It checks that the structure is within the file, and not what XNNPACK is given.
+                self._program = runtime.Runtime.get().load_program(str(path))
+                if KEY not in self._program.method_names:
+                    raise DataError(path, f"is no export of imgcls: it has no method {KEY}")
+                self._method = self._program.load_method("forward")
+                (self.description_text,) = self._program.load_method(KEY).execute([])
+        except (RuntimeError, ValueError) as error:
+            raise DataError(path, f"ExecuTorch cannot load it: {first_line(error)}") from error
+        if not isinstance(self.description_text, str):
+            raise DataError(path, f"is no export of imgcls: its method {KEY} gives no text")
         self.description = Description.from_json(self.description_text, path)
         self._path = path
 

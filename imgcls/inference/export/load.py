@@ -17,15 +17,17 @@ from imgcls import pretrained
 from imgcls.config.resolve import Config
 from imgcls.errors import UsageError, reason, verbatim
 from imgcls.formats import params
-from imgcls.inference.export import onnx_file, safetensors_file
+from imgcls.inference.export import executorch_file, onnx_file, pt2_file, safetensors_file
 from imgcls.inference.export.exported import Description
 from imgcls.inference.export.exported_network import ExportedNetwork
+from imgcls.inference.export.pt2_graph import Graph
 from imgcls.pretrained import PretrainedRef, checkpoint_files
 from imgcls.storage.paths import to_local_path
 from imgcls.storage.reading import open_regular
 
 #: how the files end that are exports, and what runs them; safetensors are a checkpoint in one file
-_RUNNERS = {module.SUFFIX: module.Runner for module in (onnx_file,)}
+_RUNNERS = {onnx_file.SUFFIX: onnx_file.Runner, pt2_file.SUFFIX: Graph,
+            executorch_file.SUFFIX: executorch_file.Runner}
 #: settings that are part of a file which prepares its images itself
 _INSIDE = ("image_shape", "data_shape", "rgb_mean", "rgb_std", "mean_image")
 

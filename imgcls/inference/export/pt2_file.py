@@ -1,7 +1,7 @@
 """torch.export: a `.pt2` that torch runs without imgcls.
 
 torch reads such files with pickles, and evaluates expressions in them: `Runner` is for a file that was just
-written, and nothing in imgcls loads anybody else's.
+written; anybody else's are read by `pt2_graph`.
 """
 
 from __future__ import annotations
