@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from imgcls.data import order
+from imgcls.config.sections import RegularizationConfig
+from imgcls.data import order, sampling
+from imgcls.errors import UsageError
 
 
 def test_every_epoch_is_another_permutation() -> None:
@@ -57,3 +59,42 @@ def test_the_order_made_ahead_is_the_same(monkeypatch: pytest.MonkeyPatch) -> No
     for epoch in (0, 1, 2, 1, 3):
         assert np.array_equal(orders.permutation(3, epoch, 500), expected[epoch])
     assert calls.count((3, 1, 500)) == 2  # ahead, and again after going back
+
+
+# ---- samples that come more than once
+
+
+def test_a_balanced_epoch_has_as_many_of_each_class() -> None:
+    labels = np.repeat([0, 1, 4], [500, 30, 7])
+    epochs = [sampling.Sampling(is_balanced=True).orders(labels, 16).permutation(3, epoch, 537) for epoch in range(2)]
+    for drawn in epochs:
+        assert len(set(drawn.tolist())) == len(drawn) == 537, "nothing is drawn for twice"
+        samples = order.sample_of(drawn)
+        assert np.bincount(labels[samples]).tolist() == [179, 179, 0, 0, 179]
+        times = np.bincount(samples, minlength=537)
+        assert (times[:500] <= 1).all()
+        assert set(times[500:530]) <= {5, 6}
+        assert set(times[530:]) <= {25, 26}
+    assert not np.array_equal(*(np.sort(order.sample_of(drawn)) for drawn in epochs)), "others of the large class"
+    classes = labels[order.sample_of(epochs[0])]
+    assert abs(np.corrcoef(classes[1:], classes[:-1])[0, 1]) < 0.15
+
+
+def test_repeated_samples_stand_in_one_batch_and_apart() -> None:
+    drawn = sampling.Sampling(repeats=3).orders(np.zeros(50, np.int64), 8).permutation(0, 0, 50)
+    plain = order.permutation(0, 0, 50)
+    assert len(set(drawn.tolist())) == len(drawn) == 50
+    samples = order.sample_of(drawn)
+    for batch in range(7):
+        part = samples[8 * batch:8 * batch + 8]
+        expected = plain[3 * batch:3 * batch + (3 if len(part) == 8 else 1)]
+        assert part.tolist() == np.tile(expected, 3)[:len(part)].tolist()
+    draws = order.Draws(0, 0, drawn).uniform(order.COLOR, 14)
+    assert len(np.unique(draws)) == draws.size, "each time as another image"
+    both = sampling.Sampling(is_balanced=True, repeats=2).orders(np.repeat([0, 1], [38, 2]), 8).permutation(0, 0, 40)
+    assert len(set(both.tolist())) == 40
+
+
+def test_what_contradicts_is_refused() -> None:
+    with pytest.raises(UsageError, match="balanced_order and class_weights balanced exclude each other"):
+        sampling.make_sampling(RegularizationConfig(balanced_order=True, class_weights="balanced"))

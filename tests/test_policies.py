@@ -16,6 +16,7 @@ from imgcls.data.crops import CropSampler
 from imgcls.data.loaders.make import make_loader
 from imgcls.data.order import Draws
 from imgcls.data.policies import Policy, PolicySampler
+from imgcls.data.sampling import Sampling
 from imgcls.data.sources import ArraySource
 from imgcls.errors import UsageError
 
@@ -170,10 +171,11 @@ def test_batches_do_not_depend_on_threads_processes_or_where_the_epoch_is_entere
     images = np.stack([np.roll(picture(), i, 1) for i in range(23)]).transpose(0, 3, 1, 2)
     source = ArraySource(np.ascontiguousarray(images), np.arange(23) % 5)
 
-    def epoch(threads: int, world: int = 1, first_batch: int = 0) -> Tensor:
+    def epoch(threads: int, world: int = 1, first_batch: int = 0, repeats: int = 2) -> Tensor:
         loaders = [make_loader(source, batch_size=8, image_shape=(3, 32, 32), train=True, seed=3, threads=threads,
                                augment_config=AugmentConfig(**settings), device=torch.device("cpu"),  # type: ignore[arg-type]
-                               shard=order.Shard(rank, world)) for rank in range(world)]
+                               shard=order.Shard(rank, world), sampling=Sampling(True, repeats))
+                   for rank in range(world)]
         parts = zip(*(loader.epoch(1, first_batch) for loader in loaders), strict=True)
         return torch.cat([batch.images[:batch.num_valid] for ranks in parts for batch in ranks])
 

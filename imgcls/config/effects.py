@@ -124,8 +124,8 @@ ROWS: tuple[Row, ...] = (
     Row(("rgb_mean",), lambda config: not config.augment.mean_image, "runs without `mean_image`"),
     Row(("data_shape",), lambda config: not config.is_explicit("image_shape"), "runs without `image_shape`"),
     # regularisation
-    Row(("mixup", "cutmix", "class_weights"), lambda config: not config.data.benchmark,
-        "data, and `benchmark` trains on noise"),
+    Row(("mixup", "cutmix", "class_weights", "balanced_order", "aug_repeats"),
+        lambda config: not config.data.benchmark, "data, and `benchmark` trains on noise"),
     # training
     *(Row((setting,), _uses(setting),
           "`optimizer` " + ", ".join(name for name, settings in OPTIMIZERS.items() if setting in settings))

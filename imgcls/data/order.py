@@ -23,14 +23,12 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 ROW, COLUMN, MIRROR = 0, 1, 2
 # those that give several numbers a sample
 WARP, CROP_SIZE, METHOD, COLOR, AREA, POLICY, ERASE = range(3, 10)
-# of a batch, by its number in the epoch in place of a sample's
-MIX = 10
+# of a batch, by its number in the epoch in place of a sample's; and of the order of an epoch
+MIX, BALANCE = 10, 11
 
 #: a sample that comes in an epoch again is drawn for as another: how many times it came before stands above
 #: these bits of its index
 _INDEX_BITS = 36
-#: so many times at most: products with the numbers that are drawn stay below 2^63
-MAX_REPEATS = 1 << 18
 
 #: from so many samples on the next epoch's order is made while this one is trained on
 LARGE = 1_000_000
@@ -114,7 +112,7 @@ def local_batch(indices: np.ndarray, batch_index: int, batch_size: int, shard: S
         if end - first < len(batch):  # which another process has: one row more, that does not count
             partners[0] = end - first
             rows = np.append(rows, batch[first - 1])
-    return LocalBatch(rows & ((1 << _INDEX_BITS) - 1), end - first, len(batch), rows, partners)
+    return LocalBatch(sample_of(rows), end - first, len(batch), rows, partners)
 
 
 def remaining_partners(partners: np.ndarray, good: np.ndarray) -> np.ndarray:
@@ -127,9 +125,19 @@ def remaining_partners(partners: np.ndarray, good: np.ndarray) -> np.ndarray:
     return (np.cumsum(good) - 1)[chosen]
 
 
+def sample_of(drawn: np.ndarray) -> np.ndarray:
+    """Return the samples int64 (n,) that stand in an epoch's order, whether `repeated` made them or not."""
+    return drawn & ((1 << _INDEX_BITS) - 1)
+
+
 def repeated(indices: np.ndarray, times: np.ndarray) -> np.ndarray:
     """Return what stands in an epoch's order for samples that came before in it, `times` times each."""
     return indices + (times << _INDEX_BITS)
+
+
+def repeated_again(indices: np.ndarray, times: np.ndarray, repeats: int) -> np.ndarray:
+    """Return the same for what `repeated` made already, where each comes `repeats` times in place of once."""
+    return repeated(sample_of(indices), (indices >> _INDEX_BITS) * repeats + times)
 
 
 def permutation(seed: int, epoch: int, count: int) -> np.ndarray:

@@ -23,8 +23,9 @@ from imgcls.data.loaders.resident import ResidentLoader
 from imgcls.data.loaders.streaming import StreamingLoader
 from imgcls.data.mixing import Mixing, make_mixing
 from imgcls.data.normalize import per_channel, read_mean_image
-from imgcls.data.order import EpochOrders, Shard
+from imgcls.data.order import Shard, sample_of
 from imgcls.data.policies import Policy
+from imgcls.data.sampling import make_sampling
 from imgcls.data.sources import ArraySource, Source
 from imgcls.errors import DataError, UsageError
 from imgcls.report import pictures
@@ -56,17 +57,18 @@ def training_samples(source: Source, config: Config, count: int, epoch: int = 0)
     # in the caller's thread and on the CPU: some images of one epoch need no more
     loader = make_loader(source, batch_size=config.data.batch_size, image_shape=shape, seed=config.train.seed,
                          augment_config=config.augment, train=True, device=torch.device("cpu"), threads=0,
-                         on_bad=config.data.on_bad, shard=Shard(has_partners=mixing is not None))
+                         on_bad=config.data.on_bad, shard=Shard(has_partners=mixing is not None),
+                         sampling=make_sampling(config.regularization))
     crops = CropSampler(config.augment, (shape[1], shape[2]), shape[0], seed=config.train.seed, train=True)
     samples = []
-    rows = _rows(loader, source, mixing, config.train.seed, epoch)
-    for (index, batch, row), _ in zip(rows, range(count), strict=False):
+    for (drawn, batch, row), _ in zip(_rows(loader, source, mixing, epoch), range(count), strict=False):
+        index = None if drawn is None else int(sample_of(drawn)[0])
         raw = None if index is None else read_original(source, index, shape[0])
         changes: list[str] = []
-        if index is not None and raw is not None:
-            (spec,) = crops.specs(epoch, np.array([index]), np.array([raw.shape[:2]], np.int64))
+        if drawn is not None and raw is not None:
+            (spec,) = crops.specs(epoch, drawn, np.array([raw.shape[:2]], np.int64))
             changes = describe_spec(spec, crops.crop, raw.shape[:2])
-            erased = crops.erased(epoch, np.array([index]))
+            erased = crops.erased(epoch, drawn)
             changes += ["a box erased"] if erased is not None and erased.any() else []
         if batch.other_labels is not None:
             other = _class_name(source, int(batch.other_labels[row]))
@@ -132,30 +134,30 @@ def _has_pixels(source: Source) -> bool:
     return True
 
 
-def _rows(loader: Loader, source: Source, mixing: Mixing | None, seed: int,
-          epoch: int) -> Iterator[tuple[int | None, Batch, int]]:
-    """Yield (index, batch, row in it) of the images of an epoch as the trainer is given them; None for the
-    index where it cannot be told."""
-    for number, (indices, batch) in enumerate(_batches(loader, source, seed, epoch)):
+def _rows(loader: Loader, source: Source, mixing: Mixing | None,
+          epoch: int) -> Iterator[tuple[np.ndarray | None, Batch, int]]:
+    """Yield (what is drawn for int64 (1,), batch, row in it) of the images of an epoch as the trainer gets
+    them; None in the first place where it cannot be told which image it is."""
+    for number, (drawn, batch) in enumerate(_batches(loader, source, epoch)):
         mixed = mixing(batch, epoch, number) if mixing else batch
         for row in range(mixed.num_valid):
-            yield None if indices is None else indices[row], mixed, row
+            yield None if drawn is None else drawn[row:row + 1], mixed, row
 
 
-def _batches(loader: Loader, source: Source, seed: int,
-             epoch: int) -> Iterator[tuple[list[int] | None, Batch]]:
-    """Yield the batches of an epoch with the indices of their samples, damaged images left out."""
+def _batches(loader: Loader, source: Source,
+             epoch: int) -> Iterator[tuple[np.ndarray | None, Batch]]:
+    """Yield the batches of an epoch with what is drawn for in them, damaged images left out."""
     if isinstance(loader, ResidentLoader):
         # damaged images were dropped when all were decoded: the order is then one of the others
         is_whole = loader.num_samples == len(source)
-        indices = EpochOrders().permutation(seed, epoch, len(source)).tolist()
+        drawn = loader.epoch_indices(epoch)
         for number, batch in enumerate(loader.epoch(epoch)):
             first = number * loader.batch_size
-            yield indices[first:first + loader.batch_size] if is_whole else None, batch
+            yield drawn[first:first + loader.batch_size] if is_whole else None, batch
         return
     assert isinstance(loader, StreamingLoader)
     for host in loader.host_batches(epoch):
-        yield host.indices[:host.num_valid][host.good[:host.num_valid]].tolist(), loader.to_device(host)
+        yield host.drawn[:host.num_valid][host.good[:host.num_valid]], loader.to_device(host)
 
 
 def _denormalized(image: Tensor, config: Config, *, is_mirrored: bool) -> np.ndarray:

@@ -13,6 +13,7 @@ from imgcls.data import order, sources
 from imgcls.data.loaders.batch import Loader
 from imgcls.data.loaders.benchmark import BenchmarkLoader
 from imgcls.data.loaders.make import decide_val_resize, make_loader
+from imgcls.data.sampling import make_sampling
 from imgcls.data.sources import Splits
 from imgcls.distributed.process_group import Worker
 from imgcls.errors import UsageError
@@ -62,7 +63,8 @@ def make_loaders(config: Config, splits: Splits, worker: Worker,
         "batch_size": batch_size, "image_shape": config.network.image_shape, "seed": config.train.seed,
         "augment_config": config.augment, "device": worker.device,
         "threads": config.data.data_nthreads, "on_bad": config.data.on_bad}
-    train = make_loader(splits.train, train=True, shard=shard, **common)
+    train = make_loader(splits.train, train=True, shard=shard,
+                        sampling=make_sampling(config.regularization), **common)
     # Workers of dist_async train by themselves: the first one alone evaluates, on all of the validation data.
     if splits.val is None or (worker.is_async and worker.rank):
         return train, None

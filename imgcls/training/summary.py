@@ -73,6 +73,10 @@ def describe_regularization(config: RegularizationConfig) -> str:
         ("label smoothing", config.label_smoothing), ("mixup", config.mixup), ("CutMix", config.cutmix),
         ("class weights", config.class_weights), ("averaged weights", config.model_ema_decay),
         ("dropout", config.dropout), ("stochastic depth", config.drop_path)) if value]
+    if config.balanced_order:
+        parts.append("classes balanced")
+    if config.aug_repeats > 1:
+        parts.append(f"each image {config.aug_repeats} times in its batch")
     return ", ".join(parts)
 
 

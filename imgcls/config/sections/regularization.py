@@ -21,6 +21,11 @@ class RegularizationConfig:
                          metavar="ALPHA", minimum=0, maximum=1000)
     class_weights: str = flag("", "how much an error counts by class: balanced (the inverse of how frequent "
                               "a class is) or a number for each class, such as 1,1,5", metavar="WEIGHTS")
+    balanced_order: bool = flag(False, "equally many images of each class in an epoch: those of rare classes "
+                                "several times, each time augmented anew")
+    aug_repeats: int = flag(1, "have each image so many times in its batch, each time augmented anew "
+                            "(repeated augmentation); an epoch stays as long", metavar="N",
+                            minimum=1, maximum=1000)
     # the name that timm and torchvision's train.py have for it
     model_ema_decay: float = flag(0.0, "score and save a moving average of the weights, which keeps this "
                                   "part of itself at every update, such as 0.999; 0: off", metavar="D",

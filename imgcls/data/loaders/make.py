@@ -22,6 +22,7 @@ from imgcls.data.crops import CROP_FRACTION, CropSampler, Size, usual_val_resize
 from imgcls.data.image_header import BadImageError, ImageInfo
 from imgcls.data.loaders.batch import Loader
 from imgcls.data.loaders.resident import ResidentLoader
+from imgcls.data.sampling import EACH_ONCE, Sampling
 from imgcls.data.sources import ArraySource, Source
 from imgcls.errors import DataError, UsageError, printable, verbatim
 from imgcls.formats import caffe, params
@@ -40,14 +41,15 @@ _log = logging.getLogger(__name__)
 
 def make_loader(source: Source, *, batch_size: int, image_shape: Sequence[int], augment_config: AugmentConfig,
                 train: bool, seed: int, device: torch.device, threads: int | None = None,
-                on_bad: str = "skip", shard: order.Shard = order.NO_SHARD) -> Loader:
+                on_bad: str = "skip", shard: order.Shard = order.NO_SHARD,
+                sampling: Sampling = EACH_ONCE) -> Loader:
     """Return the loader that suits source and augmentation; its `note` says what is done to the images.
 
     Arrays, and encoded images that are all of one size and fit in memory, go to the resident loader where it
     can do what is asked for; everything else is streamed.
     """
     loader_kwargs: dict[str, Any] = {"batch_size": batch_size, "image_shape": image_shape, "train": train,
-                                     "seed": seed, "device": device, "shard": shard}
+                                     "seed": seed, "device": device, "shard": shard, "sampling": sampling}
     config = augment_config
     note = ""
     # Arrays have no header and need no decoder: what the resident loader cannot do with them must be bytes.

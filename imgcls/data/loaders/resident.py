@@ -20,6 +20,7 @@ from imgcls.data.crops import CropSampler
 from imgcls.data.erasing import erase
 from imgcls.data.loaders.batch import Batch, rows_to_mix
 from imgcls.data.normalize import Normalizer
+from imgcls.data.sampling import EACH_ONCE, Sampling
 from imgcls.data.sources import ArraySource
 from imgcls.errors import UsageError, verbatim
 
@@ -35,7 +36,8 @@ class ResidentLoader:
 
     def __init__(self, source: ArraySource, *, batch_size: int, image_shape: Sequence[int],
                  augment_config: AugmentConfig, train: bool, seed: int, device: torch.device,
-                 shard: order.Shard = order.NO_SHARD) -> None:
+                 shard: order.Shard = order.NO_SHARD,
+                 sampling: Sampling = EACH_ONCE) -> None:
         if not len(source):
             raise UsageError(f"{verbatim(source.description)}: holds no images")
         self._count = len(source)
@@ -48,7 +50,7 @@ class ResidentLoader:
         self._train = train
         self._seed = seed
         self._device = device
-        self._orders = order.EpochOrders()
+        self._orders = sampling.orders(np.asarray(source.labels, np.int64), batch_size)
         # all labels and images go to the device once; an epoch copies nothing but indices
         self._labels = torch.from_numpy(np.ascontiguousarray(source.labels, dtype=np.int64)).to(device)
         images = torch.from_numpy(np.ascontiguousarray(source.images)).to(device)
@@ -76,13 +78,15 @@ class ResidentLoader:
         self._is_identity = crop == tuple(images.shape[1:3]) and not (train and augment_config.random_mirror)
         self._normalize = Normalizer(augment_config, images.shape[3], device)
 
+    def epoch_indices(self, epoch: int) -> np.ndarray:
+        """Return int64 (N,): the samples of this shard in the order of the epoch (see `order.repeated`)."""
+        if not self._train:
+            return self._shard.of_epoch(np.arange(self._count))
+        return self._shard.of_epoch(self._orders.permutation(self._seed, epoch, self._count))
+
     def epoch(self, epoch: int, first_batch: int = 0) -> Iterator[Batch]:
         """Yield the batches of an epoch from `first_batch` on, whether those before were taken or not."""
-        if self._train:
-            indices = self._orders.permutation(self._seed, epoch, self._count)
-        else:
-            indices = np.arange(self._count)
-        indices = self._shard.of_epoch(indices)
+        indices = self.epoch_indices(epoch)
         group_size = max(_GROUP_IMAGES * self._shard.parts_per_batch // self.batch_size, 1)
         # Groups begin at multiples of their size wherever the epoch is entered: a run that goes on makes the
         # same calls as one that was not stopped, and so the same bits.

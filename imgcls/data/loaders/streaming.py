@@ -33,6 +33,7 @@ from imgcls.data.loaders.host_batch import BufferPool, HostBatch
 from imgcls.data.loaders.prefetcher import JOB_IMAGES, FillRows, Prefetcher
 from imgcls.data.loaders.preparer import SamplePreparer
 from imgcls.data.normalize import Normalizer
+from imgcls.data.sampling import EACH_ONCE, Sampling
 from imgcls.data.sources import Ordered, Source
 from imgcls.errors import UsageError, printable, verbatim
 from imgcls.storage import cores
@@ -57,7 +58,8 @@ class StreamingLoader:
     def __init__(self, source: Source, *, batch_size: int, image_shape: Sequence[int],
                  augment_config: AugmentConfig, train: bool, seed: int, device: torch.device,
                  threads: int | None = None, on_bad: str = "skip", exact: bool = False,
-                 shard: order.Shard = order.NO_SHARD) -> None:
+                 shard: order.Shard = order.NO_SHARD,
+                 sampling: Sampling = EACH_ONCE) -> None:
         """`threads` None: one per core, at most 16; 0: none. With `exact` nothing is decoded smaller."""
         if not len(source):
             raise UsageError(f"{verbatim(source.description)}: holds no images")
@@ -78,8 +80,9 @@ class StreamingLoader:
         self._train = train
         self._seed = seed
         self._device = device
-        self._orders = order.EpochOrders()
         self._labels = np.asarray(source.labels, dtype=np.int64)
+        sampling.check(source)
+        self._orders = sampling.orders(self._labels, batch_size)
         channels, height, width = image_shape
         self._crops = CropSampler(augment_config, (height, width), channels, seed=seed, train=train)
         # MXNet's scripts never resized for validation: nobody's numbers change if it is done better there

@@ -1,0 +1,108 @@
+"""Which samples an epoch has, where it is not each once: as many of every class, or several times in a batch.
+
+Functions of (seed, epoch) and the labels. A sample that comes again is drawn for as another one, so that its
+crops and colours differ (`order.repeated`). Made by whoever makes a training loader.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from imgcls.config.sections import RegularizationConfig
+from imgcls.data import order
+from imgcls.data.order import EpochOrders
+from imgcls.data.sources import Ordered, Source
+from imgcls.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """As many samples of each class where `is_balanced`; each `repeats` times in its batch.
+
+    An epoch stays as long as there are samples: some of them do not come in it.
+    """
+
+    is_balanced: bool = False
+    repeats: int = 1
+
+    def orders(self, labels: np.ndarray, batch_size: int) -> EpochOrders:
+        """Return what gives the order of each epoch of samples with these labels, int64 (N,)."""
+        if self == EACH_ONCE:
+            return EpochOrders()
+        return _SampledOrders(self, labels, batch_size)
+
+    def check(self, source: Source) -> None:
+        """Raise UsageError for data that is read in an order of its own."""
+        if self != EACH_ONCE and isinstance(source, Ordered):
+            setting = "`balanced_order`" if self.is_balanced else f"`aug_repeats` {self.repeats}"
+            raise UsageError(f"{setting}: the record files are more than `cache_gb` and are read in chunks, "
+                             "each once; a larger `cache_gb` keeps them here")
+
+
+#: as usual
+EACH_ONCE = Sampling()
+
+
+def make_sampling(config: RegularizationConfig) -> Sampling:
+    """Return what the settings mean; UsageError where rare classes would be made up for twice."""
+    if config.balanced_order and config.class_weights.strip().lower() == "balanced":
+        raise UsageError("`balanced_order` and `class_weights` balanced exclude each other: rare classes "
+                         "would count twice as much as meant; leave one out")
+    return Sampling(config.balanced_order, config.aug_repeats)
+
+
+class _SampledOrders(EpochOrders):
+    """Orders in which samples come more than once, or not at all."""
+
+    def __init__(self, sampling: Sampling, labels: np.ndarray, batch_size: int) -> None:
+        super().__init__()
+        self._sampling = sampling
+        self._labels = labels
+        self._batch_size = batch_size
+
+    def permutation(self, seed: int, epoch: int, count: int) -> np.ndarray:
+        """Return int64 (count,): what stands in an epoch's order, as `order.repeated` writes it."""
+        indices = super().permutation(seed, epoch, count)
+        if self._sampling.is_balanced:
+            indices = balanced(self._labels, seed, epoch)[indices]
+        return repeated_in_batches(indices, self._sampling.repeats, self._batch_size)
+
+
+def balanced(labels: np.ndarray, seed: int, epoch: int) -> np.ndarray:
+    """Return int64 (N,): equally many samples of each class that there is, to within one, not in order.
+
+    Of a small class all come, as often as the others to within one; of a large one a part, drawn anew in each
+    epoch.
+    """
+    # By class, and at random inside of each; sorted by hash, as the order of an epoch is.
+    by_class = np.lexsort((order.uniform(seed, epoch, np.arange(len(labels)), order.BALANCE), labels))
+    _, first, counts = np.unique(labels[by_class], return_index=True, return_counts=True)
+    share, rest = divmod(len(labels), len(counts))
+    # one sample more for some classes, others in each epoch
+    lucky = np.argsort(order.uniform(seed, epoch, len(labels) + np.arange(len(counts)), order.BALANCE))
+    # The rest is dealt out by chance: always to the same classes, it would be a preference for them.
+    wanted = np.full(len(counts), share)
+    wanted[lucky[:rest]] += 1
+    which = np.repeat(np.arange(len(counts)), wanted)
+    number = np.arange(len(labels)) - np.repeat(np.cumsum(wanted) - wanted, wanted)
+    return order.repeated(by_class[first[which] + number % counts[which]], number // counts[which])
+
+
+def repeated_in_batches(indices: np.ndarray, repeats: int, batch_size: int) -> np.ndarray:
+    """Return int64 (N,), in whose batches each of some samples comes `repeats` times.
+
+    Hoffer et al. 2020, "Augment Your Batch". The samples of a batch come one after the other, and then all
+    again: neighbours are others, which matters where they are mixed.
+    """
+    if repeats == 1:
+        return indices
+    # all at once: a loop over the batches of an epoch of ImageNet would take a second
+    position = np.arange(len(indices))
+    batch, place = position // batch_size, position % batch_size
+    sizes = np.minimum(batch_size, len(indices) - batch * batch_size)
+    num_others = -(-sizes // repeats)
+    # the last batch may be smaller; it begins where the full ones before it end
+    first = batch * -(-batch_size // repeats)
+    return order.repeated_again(indices[first + place % num_others], place // num_others, repeats)
