@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -67,6 +70,40 @@ def test_too_large_a_drop_is_not_kept(folder: Path, tmp_path: Path, monkeypatch:
     assert export.main(_command(folder, tmp_path / "net.onnx", "--max-drop", "0.9")) == 1
     assert "is not kept: int8 loses 1.0000, more than --max-drop 0.9" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def _compile(program: Path) -> None:
+    """Build examples/cpp/classify.cpp with the library of Python's package; its headers come separately."""
+    import onnxruntime
+
+    folders = [Path(os.environ.get("ORT_HOME", "/nowhere"), "include"), Path("/usr/include/onnxruntime"),
+               Path("/usr/local/include/onnxruntime"), Path("/usr/local/include")]
+    include = next((folder for folder in folders if (folder / "onnxruntime_cxx_api.h").exists()), None)
+    libraries = sorted(Path(onnxruntime.__file__).parent.glob("capi/libonnxruntime.so.*"))
+    if include is None or not libraries or not shutil.which("g++"):
+        pytest.skip("no headers of ONNX Runtime (ORT_HOME), or no g++")
+    # a wheel has the library under its full version only, and a program asks for the first part of it
+    (program.parent / "libonnxruntime.so.1").symlink_to(libraries[0])
+    source = Path(__file__).parents[1] / "examples" / "cpp" / "classify.cpp"
+    subprocess.run(["g++", "-std=c++17", str(source), "-I", str(include), str(libraries[0]),
+                    f"-Wl,-rpath,{program.parent}", "-o", str(program)], check=True, timeout=100)
+
+
+@pytest.mark.slow
+def test_the_program_in_c_names_pictures_with_both(folder: Path, tmp_path: Path) -> None:
+    import cv2
+
+    program = tmp_path / "classify"
+    _compile(program)
+    photo = folder / "photos" / "bright" / "1.png"
+    cv2.imwrite(str(tmp_path / "photo.ppm"), cv2.imread(str(photo)))
+    for name, more in (("float.onnx", []), ("small.onnx", ["--int8"])):
+        command = [word for word in _command(folder, tmp_path / name) if word != "--int8"]
+        assert export.main(command + more) == 0
+        answer = subprocess.run([str(program), str(tmp_path / name), str(tmp_path / "photo.ppm")], check=True,
+                                capture_output=True, text=True, timeout=60).stdout
+        wanted = imgcls.Predictor(tmp_path / name)(str(photo))
+        assert answer.splitlines() == [f"{label} (score = {value:.5f})" for label, value in wanted]
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from imgcls.errors import DataError, first_line
+from imgcls.errors import DataError, RunError, first_line
 from imgcls.inference.export.exported import KEY, Description, Exported, Servable
 from imgcls.inference.export.packages import require
 
@@ -104,10 +104,15 @@ def _write(exported: Exported, servable: nn.Module, path: Path, description: str
     with _quietly():
         # methods without arguments that return a constant: the metadata of a program
         described = {KEY: description}
-        edge = exir.to_edge_transform_and_lower(
-            # twice the batch: of 16 that were planned for, ExecuTorch had memory for 15
-            exported.program(2 * MAX_BATCH, MAX_SIDE, servable), constant_methods=described,
-            partitioner=[xnnpack.XnnpackPartitioner()])
+        # twice the batch: of 16 that were planned for, ExecuTorch had memory for 15
+        program = exported.program(2 * MAX_BATCH, MAX_SIDE, servable)
+        try:
+            edge = exir.to_edge_transform_and_lower(program, constant_methods=described,
+                                                    partitioner=[xnnpack.XnnpackPartitioner()])
+        except Exception as error:  # its passes raise this very class
+            cause = error.__cause__ or error
+            raise RunError("`format` pte: ExecuTorch cannot compile this network: "
+                           f"{type(cause).__name__} {first_line(cause)}") from error
         config = exir.ExecutorchBackendConfig(sym_shape_eval_pass=passes.ConstraintBasedSymShapeEvalPass())
         path.write_bytes(edge.to_executorch(config).buffer)
     return [path]
