@@ -24,13 +24,24 @@ def test_what_is_free_is_known_on_linux(tmp_path: Path, monkeypatch: pytest.Monk
     meminfo, limit = tmp_path / "meminfo", tmp_path / "memory.max"
     meminfo.write_text("MemTotal: 9 kB\nMemAvailable:    2000 kB\nSwapFree:   48 kB\nHugePages_Total:   0\nOdd:\n")
     monkeypatch.setattr(memory, "_MEMINFO", str(meminfo))
-    monkeypatch.setattr(memory, "_CGROUP_LIMITS", (str(limit), "/no/such/file"))
+    (tmp_path / "cgroup").write_text("4:memory:/elsewhere\n0::/slice/job\n")
+    monkeypatch.setattr(memory, "_GROUPS", str(tmp_path / "cgroup"))
+    monkeypatch.setattr(memory, "_CGROUPS", ((str(tmp_path), *memory._CGROUPS[0][1:]),
+                                             (str(tmp_path / "none"), *memory._CGROUPS[1][1:])))
     assert memory.available_bytes() == 2048 * 1024
     limit.write_text("max\n")
     assert memory.available_bytes() == 2048 * 1024
     limit.write_text("1000000\n")
     assert memory.available_bytes() == 1_000_000
     memory.require(1e6, "`batch_size` 7: a batch")
+    # a group within it has less left: its limit but for what it uses, copies of files not counted
+    job = tmp_path / "slice" / "job"
+    job.mkdir(parents=True)
+    (job / "memory.max").write_text("900000\n")
+    (job / "memory.current").write_text("500000\n")
+    (job / "memory.stat").write_text("anon 100000\ninactive_file 250000\nactive_file 50000\n")
+    assert memory.available_bytes() == 700_000
+    (job / "memory.max").unlink()
     with pytest.raises(UsageError, match=r"^batch_size 7: a batch needs 2 TB of memory or more, and 1 MB are free$"):
         memory.require(2e12, "`batch_size` 7: a batch")
 

@@ -88,7 +88,8 @@ def _uses(setting: str) -> Callable[[Config], bool]:
 
 #: the first row that does not hold is told
 ROWS: tuple[Row, ...] = (
-    Row((*_DATA_FILES, *_AUGMENTATION, "data_nthreads"), lambda config: not config.data.benchmark,
+    Row((*_DATA_FILES, *_AUGMENTATION, "data_nthreads", "decoded_cache_gb"),
+        lambda config: not config.data.benchmark,
         "data, and `benchmark` trains on noise"),
     *(Row((setting,), _reads(setting), "other data sets than `dataset` {dataset}")
       for setting in _DATA_FILES),
@@ -110,6 +111,7 @@ ROWS: tuple[Row, ...] = (
         lambda config: _is_list(_train_path(config.data)) or _is_list(_val_path(config.data)),
         "a .lst"),
     Row(("cache_gb",), _is_remote, "data at a URL"),
+    Row(("decoded_cache_gb",), lambda config: config.train.num_epochs > 1, "`num_epochs` above 1"),
     # images
     Row(tuple(name for name in _AUGMENTATION if name not in ("rgb_mean", "rgb_std", "mean_image")),
         lambda config: len(config.network.image_shape) == 3,

@@ -47,12 +47,14 @@ class Decoder:
     """Carries out crop specs for one shape (C, H, W); of use to many threads at once."""
 
     def __init__(self, shape: tuple[int, ...], *, pad: int = 0, fill_value: int = 0, exact: bool = False,
-                 reduce_resized: bool = False) -> None:
+                 reduce_resized: bool = False, keeps_resized: bool = True) -> None:
         """`pad` is the border that specs count with.
 
         With `reduce_resized` images that are resized as a whole may be decoded smaller as well as those that
         are cut; without it the resized pixels are MXNet's own, even where its plain bilinear takes every
-        tenth pixel and passes over the rest. With `exact` no image is decoded smaller.
+        tenth pixel and passes over the rest. With `exact` no image is decoded smaller. `keeps_resized` False
+        is for interpolation that is drawn, or that rounds a pixel by how much of the image there is (cubic):
+        resized as a whole, the image would not be what a crop of it is made of.
         """
         self.num_channels = shape[0]
         self.crop = (shape[1], shape[2])
@@ -60,6 +62,7 @@ class Decoder:
         self.fill = (fill_value,) * 4
         self._reduces = not exact
         self._reduces_resized = reduce_resized and not exact
+        self._keeps_resized = keeps_resized
         self._swaps_channels = False
         if self.num_channels == 3:
             # an older OpenCV gives BGR, which is turned round when all else is done: on fewer pixels
@@ -90,6 +93,67 @@ class Decoder:
         except (cv2.error, MemoryError) as error:
             raise BadImageError(f"cannot be decoded: {first_line(error)[:_MAX_MESSAGE]}") from error
 
+    def scale(self, info: ImageInfo, spec: CropSpec | None) -> int:
+        """Return at which scale an image is kept for the crop: 0 to 3 for 1, 1/2, 1/4 and 1/8."""
+        # one that is resized first is not decoded smaller, unless `reduce_resized`: validation keeps crops
+        return 0 if spec is None or not self._is_part_enough(info, spec) else (
+            self.reduction(info, spec).bit_length() - 1)
+
+    def to_keep(self, data: Bytes, info: ImageInfo, spec: CropSpec | None) -> np.ndarray | None:
+        """Return the pixels of an encoded image that any crop of this scale is made of, resized if it is.
+
+        None where the image cannot be decoded, or its header lied: then nothing of it is to be kept.
+        """
+        reduction = 1 << self.scale(info, spec)
+        try:
+            image = cv2.imdecode(np.frombuffer(data, np.uint8), self._flags | _REDUCTION_FLAGS[reduction])
+            if image is None:
+                return None
+            is_true = image.shape[:2] == (-(-info.height // reduction), -(-info.width // reduction))
+            if info.height and not is_true:
+                return None
+            image = self._checked(image)
+            if spec is not None and self._is_kept_resized(info, spec):
+                assert spec.resize
+                full = (info.height, info.width)
+                image = pixels.resize_part(image, full, 1, spec.resize, spec.method, None)
+            return image
+        except (cv2.error, MemoryError, BadImageError):
+            return None
+
+    def cut_kept(self, row: np.ndarray, image: np.ndarray, scale: int, info: ImageInfo,
+                 spec: CropSpec | None, draw_spec: Callable[[Size], CropSpec]) -> CropSpec:
+        """Fill `row` as a call does, from the pixels that `to_keep` returned for this scale."""
+        if spec is None:
+            spec = draw_spec(image.shape[:2])
+            self._render(row, Decoded(image, image.shape[:2]), spec)
+        elif self._is_kept_resized(info, spec):
+            self._render(row, Decoded(image, image.shape[:2]), spec._replace(resize=None))
+        else:
+            if spec.resize and self._is_part_enough(info, spec):
+                image = image[:self._num_rows(info, spec)]  # what would be decoded for this crop
+            self._render(row, Decoded(image, (info.height, info.width), 1 << scale), spec)
+        return spec
+
+    def kept_bytes(self, info: ImageInfo, spec: CropSpec | None) -> int:
+        """Return how many bytes `to_keep` gives; 0 where the header does not tell."""
+        height, width = info.height, info.width
+        if spec is not None and self._is_kept_resized(info, spec):
+            assert spec.resize
+            height, width = spec.resize
+        reduction = 1 << self.scale(info, spec)
+        return -(-height // reduction) * -(-width // reduction) * self.num_channels
+
+    def _is_kept_resized(self, info: ImageInfo, spec: CropSpec) -> bool:
+        """Say whether an image is kept resized as a whole; by settings and its size alone."""
+        return spec.resize is not None and self._keeps_resized and (
+            spec.resize[0] * spec.resize[1] <= info.height * info.width)
+
+    def _is_part_enough(self, info: ImageInfo, spec: CropSpec) -> bool:
+        """Say whether less than the image may be decoded."""
+        # A warp, an enlargement and a border count from the corners of the full image: it is decoded then.
+        return info.is_jpeg and spec.warp is None and spec.enlarge is None and not self.pad
+
     def reduction(self, info: ImageInfo, spec: CropSpec) -> int:
         """Return how many times smaller (1, 2, 4, 8) an image may be decoded for the crop."""
         if spec.resize:
@@ -104,8 +168,7 @@ class Decoder:
 
     def _decode(self, data: Bytes, info: ImageInfo, spec: CropSpec | None) -> Decoded:
         """Return the image, or the part of it that is needed."""
-        # A warp, an enlargement and a border count from the corners of the full image: it is decoded then.
-        if spec is not None and info.is_jpeg and spec.warp is None and spec.enlarge is None and not self.pad:
+        if spec is not None and self._is_part_enough(info, spec):
             part = self._decode_part(data, info, spec)
             if part is not None:
                 return part

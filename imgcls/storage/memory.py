@@ -13,9 +13,13 @@ from pathlib import Path
 
 from imgcls.errors import UsageError
 
-#: where Linux says what is free, and what a container may have, by version of cgroups
+#: where Linux says what is free, and in which groups a process is
 _MEMINFO = "/proc/meminfo"
-_CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+_GROUPS = "/proc/self/cgroup"
+#: by version of cgroups: the folder of a group, its limit, what it uses, and what of that can be dropped
+_CGROUPS = (("/sys/fs/cgroup", "memory.max", "memory.current", ("inactive_file", "active_file")),
+            ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes",
+             ("total_inactive_file", "total_active_file")))
 
 
 class TooLittleMemory(UsageError):
@@ -37,7 +41,7 @@ def require(num_bytes: float, what: str) -> None:
 def available_bytes() -> int | None:
     """Return the memory that is free or can be freed, swap and the limits of this process counted; None where
     the system does not tell."""
-    limits = [limit for limit in (_free_bytes(), *map(_read_number, _CGROUP_LIMITS)) if limit is not None]
+    limits = [limit for limit in (_free_bytes(), *_cgroup_bytes()) if limit is not None]
     with contextlib.suppress(ImportError):
         import resource  # not on Windows
 
@@ -58,6 +62,40 @@ def _free_bytes() -> int | None:
         return None
     # MemAvailable and not MemFree: Linux fills free memory with files that it can drop at once.
     return 1024 * (int(sizes["MemAvailable"]) + int(sizes.get("SwapFree", 0)))
+
+
+def _cgroup_bytes() -> list[int]:
+    """Return what each group that this process is in, and each group around it, still has to give."""
+    try:
+        lines = Path(_GROUPS).read_text(encoding="ascii").splitlines()
+    except (OSError, UnicodeDecodeError):
+        lines = []
+    # such as "0::/user.slice/job" (version 2) and "4:memory:/job" (version 1)
+    names = {controllers: path for _, controllers, path in (line.split(":", 2) for line in lines
+                                                            if line.count(":") >= 2)}
+    left = []
+    for (root, limit_name, used_name, droppable), name in zip(
+            _CGROUPS, (names.get("", "/"), names.get("memory", "/")), strict=True):
+        folder = Path(root, *(part for part in Path(name).parts if part not in ("/", "..")))
+        # in a container the path may be that of the host, and its own group the root
+        for group in (folder, *folder.parents):
+            limit = _read_number(str(group / limit_name))
+            if limit is not None:
+                used = (_read_number(str(group / used_name)) or 0) - _droppable_bytes(group, droppable)
+                left.append(max(limit - max(used, 0), 0))
+            if str(group) == root:
+                break
+    return left
+
+
+def _droppable_bytes(group: Path, names: tuple[str, ...]) -> int:
+    """Return how much of a group's memory are copies of files, which the system drops when it needs room."""
+    try:
+        lines = (group / "memory.stat").read_text(encoding="ascii").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return 0
+    fields = (line.split() for line in lines)
+    return sum(int(field[1]) for field in fields if len(field) == 2 and field[0] in names)
 
 
 def _read_number(path: str) -> int | None:

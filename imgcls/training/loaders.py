@@ -18,6 +18,7 @@ from imgcls.data.sources import Splits
 from imgcls.distributed.process_group import Worker
 from imgcls.errors import UsageError
 from imgcls.storage import memory
+from imgcls.training import decoded_cache
 
 
 def infer_num_classes(config: Config, splits: Splits) -> Config:
@@ -65,11 +66,15 @@ def make_loaders(config: Config, splits: Splits, worker: Worker,
         "threads": config.data.data_nthreads, "on_bad": config.data.on_bad}
     train = make_loader(splits.train, train=True, shard=shard,
                         sampling=make_sampling(config.regularization), **common)
+    val = None
     # Workers of dist_async train by themselves: the first one alone evaluates, on all of the validation data.
-    if splits.val is None or (worker.is_async and worker.rank):
-        return train, None
-    val_shard = order.NO_SHARD if worker.is_async else dataclasses.replace(shard, has_partners=False)
-    return train, make_loader(splits.val, train=False, shard=val_shard, **common)
+    if splits.val is not None and not (worker.is_async and worker.rank):
+        val_shard = order.NO_SHARD if worker.is_async else dataclasses.replace(shard, has_partners=False)
+        val = make_loader(splits.val, train=False, shard=val_shard, **common)
+    # a pass over the data that is the only one finds nothing kept
+    if config.train.num_epochs > 1 and not config.train.test_io and not config.train.dry_run:
+        decoded_cache.attach(config.data.decoded_cache_gb, train, val, worker)
+    return train, val
 
 
 def _require_memory(config: Config, num_images: int, worker: Worker, batch_size: int) -> None:

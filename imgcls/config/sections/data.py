@@ -41,6 +41,11 @@ class DataConfig:
     cache_gb: float = flag(100.0, "copies of remote files (s3://... and the like) that are kept on this "
                            "machine, in 10^9 bytes; record files that are more are read in chunks",
                            metavar="GB", minimum=0, maximum=MAX_NUMBER)
+    # pixels are several times larger than JPEGs: half leaves room for the network and for other programs
+    decoded_cache_gb: float | None = flag(None, "memory for images that are decoded once and kept for all "
+                                          "later epochs, in 10^9 bytes, one copy a machine; 0: none "
+                                          "(if not given: half of what is free)", metavar="GB", minimum=0,
+                                          maximum=MAX_NUMBER)
     # MXNet had to be told the size of an epoch, and schedules went by it; we count the records
     num_examples: int = flag(0, "samples of an epoch of --benchmark; otherwise the real number counts",
                              since="g2", minimum=0, maximum=10**10)

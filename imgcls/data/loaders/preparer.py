@@ -6,17 +6,26 @@ samples say. What it writes is a pure function of (seed, epoch, index).
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable
+
 import numpy as np
 
 from imgcls.data import image_header
 from imgcls.data.crops import CropSampler, CropSpec, Size
 from imgcls.data.decode import Decoder
+from imgcls.data.decoded.crops import CropCache
+from imgcls.data.decoded.images import NUM_INFOS, ImageCache, Place
 from imgcls.data.image_header import BadImageError, ImageInfo
 from imgcls.data.loaders.host_batch import HostBatch
 from imgcls.data.sources import Source
 from imgcls.errors import DataError
 
 Data = bytes | memoryview | np.ndarray
+
+#: stands for the header of a sample that has none
+_DAMAGED = ImageInfo(-1)
+_NOT_KEPT = Place(0, 0, 0, 0)
 
 
 class SamplePreparer:
@@ -28,49 +37,80 @@ class SamplePreparer:
         self._decoder = decoder
         # What the headers say of every sample, as far as they were looked at: 0 in the last column where not.
         # 28 bytes a sample, against a walk through its header in every epoch.
-        self._infos = np.zeros((len(source), 7), np.int32)
+        self._infos = np.zeros((len(source), NUM_INFOS), np.int32)
+        self._images: ImageCache | None = None
+        self._finished: CropCache | None = None
+
+    def keep(self, cache: ImageCache | CropCache) -> None:
+        """Keep what is decoded from now on in `cache`: images for training, or the crops of validation."""
+        if isinstance(cache, CropCache):
+            self._finished = cache
+        else:
+            self._images = cache
+            self._infos = cache.infos
+
+    def typical_bytes(self, num_probed: int = 64) -> int:
+        """Return about how many bytes an image of the source takes where it is kept, 0 where none tells."""
+        probed = np.unique(np.linspace(0, len(self._infos) - 1, num_probed).astype(np.int64)).tolist()
+        sizes = []
+        for index in probed:
+            with contextlib.suppress(BadImageError, DataError):
+                info = self.info(index, self._source.read(index))
+                if info.height:
+                    spec = self._crops.specs(0, np.array([index]), np.array([info[:2]], np.int64))[0]
+                    sizes.append(self._decoder.kept_bytes(info, spec))
+        return sum(sizes) // max(len(sizes), 1)
 
     def prepare(self, batch: HostBatch, first: int, end: int, epoch: int) -> None:
         """Fill rows first .. end-1 of the batch. A damaged sample is noted, and its row made black."""
-        # read all, draw for all, then decode: the draws need the sizes, and decoding needs the draws
         indices, drawn = batch.indices[first:end], batch.drawn[first:end]
-        samples = [self._read(batch, row, index) for row, index in enumerate(indices.tolist(), first)]
+        rows = batch.pixels[first:end].numpy()
+        if self._finished and self._finished.fill(indices, rows, batch.enlarged[first:end]):
+            return
+        # read, draw for all, then decode: the draws need the sizes, and decoding needs the draws
+        samples = [self._look(batch, row, index, values) for row, (index, values) in enumerate(
+            zip(indices.tolist(), self._infos[indices].tolist(), strict=True), first)]
         # The crops of all images whose size is known are drawn in one go: a call costs more than its numbers.
         sizes = np.array([info[:2] for _, info in samples], np.int64)
         has_size = np.flatnonzero(sizes[:, 0] > 0)
-        specs = iter(self._crops.specs(epoch, drawn[has_size], sizes[has_size]) if len(has_size) else ())
+        new_specs = iter(self._crops.specs(epoch, drawn[has_size], sizes[has_size]) if len(has_size) else ())
+        specs = [next(new_specs) if info.height > 0 else None for _, info in samples]
         if (erased := self._crops.erased(epoch, drawn)) is not None:
             batch.erased[first:end] = erased
-        rows = batch.pixels[first:end].numpy()
+        places = [_NOT_KEPT] * len(samples)
+        if self._images:
+            scales = [self._decoder.scale(info, spec) for (_, info), spec in zip(samples, specs, strict=True)]
+            places = self._images.find(indices, scales)
         for i, (data, info) in enumerate(samples):
-            spec = next(specs) if info.height else None
-            if data is not None:
-                self._decode(batch, first + i, rows[i], data, info, spec, epoch)
+            if info is not _DAMAGED:
+                self._fill(batch, first + i, rows[i], data, info, specs[i], places[i], epoch)
 
     def info(self, index: int, data: Data) -> ImageInfo:
         """Return what the header of sample `index`, `data`, says; looked at once. Raises BadImageError."""
         row = self._infos[index]
         if row[6]:
-            height, width, height_offset, block_height, is_jpeg, has_restarts, _ = row.tolist()
-            return ImageInfo(height, width, height_offset, block_height, bool(is_jpeg), bool(has_restarts))
+            return _to_info(row.tolist())
         info = ImageInfo(*data.shape[:2]) if isinstance(data, np.ndarray) else image_header.inspect(data)
         row[:6] = info
         row[6] = 1  # last: another thread may be looking
         return info
 
-    def _read(self, batch: HostBatch, row: int, index: int) -> tuple[Data | None, ImageInfo]:
-        """Return a sample and what its header says; None for the sample where it is damaged."""
+    def _look(self, batch: HostBatch, row: int, index: int,
+              values: list[int]) -> tuple[Data | None, ImageInfo]:
+        """Return what the header of a sample says, and the sample if it had to be read for that."""
+        if values[6]:
+            return None, _to_info(values)
         try:
             # A lost server is a RunError, not caught here: it is no damage of the sample.
             data = self._source.read(index)
             return data, self.info(index, data)
         except (BadImageError, DataError) as error:
             self._note(batch, row, index, error)
-            return None, ImageInfo()
+            return None, _DAMAGED
 
-    def _decode(self, batch: HostBatch, row: int, pixels: np.ndarray, data: Data, info: ImageInfo,
-                spec: CropSpec | None, epoch: int) -> None:
-        """Fill `pixels`, row `row` of the batch, from the sample and the spec that was drawn for it."""
+    def _fill(self, batch: HostBatch, row: int, pixels: np.ndarray, data: Data | None, info: ImageInfo,
+              spec: CropSpec | None, place: Place, epoch: int) -> None:
+        """Fill `pixels`, row `row` of the batch, from what is kept of the sample or from the sample."""
         index, drawn = int(batch.indices[row]), batch.drawn[row:row + 1]
 
         # For an image whose header did not tell its size, or lied. The same crop as the whole job would draw.
@@ -78,11 +118,31 @@ class SamplePreparer:
             return self._crops.specs(epoch, drawn, np.array([size], np.int64))[0]
 
         try:
-            spec = self._decoder(pixels, data, info, spec, draw_spec)
-            batch.mirrored[row] = spec.mirror
-            batch.enlarged[row] = spec.enlarge is not None
-        except BadImageError as error:
+            if place.offset and self._images:
+                image = self._images.pixels(place)
+                spec = self._decoder.cut_kept(pixels, image, place.scale, info, spec, draw_spec)
+            else:
+                data = self._source.read(index) if data is None else data
+                spec = self._decode(pixels, index, data, info, spec, place.scale, draw_spec)
+        except (BadImageError, DataError) as error:
             self._note(batch, row, index, error)
+            return
+        batch.mirrored[row] = spec.mirror
+        batch.enlarged[row] = spec.enlarge is not None
+        if self._finished:
+            self._finished.put(index, pixels, is_enlarged=spec.enlarge is not None)
+
+    def _decode(self, pixels: np.ndarray, index: int, data: Data, info: ImageInfo, spec: CropSpec | None,
+                scale: int, draw_spec: Callable[[Size], CropSpec]) -> CropSpec:
+        """Fill `pixels` from the sample, and keep its image where there is room."""
+        if self._images and not isinstance(data, np.ndarray) and self._images.has_room(
+                self._decoder.kept_bytes(info, spec)):
+            image = self._decoder.to_keep(data, info, spec)
+            if image is not None:
+                self._images.put(index, scale, image)
+                return self._decoder.cut_kept(pixels, image, scale, info, spec, draw_spec)
+        # no more of it than the crop needs
+        return self._decoder(pixels, data, info, spec, draw_spec)
 
     def _note(self, batch: HostBatch, row: int, index: int, error: BadImageError | DataError) -> None:
         """Mark a row as damaged; the loader counts the problems when the batch is its turn."""
@@ -93,3 +153,9 @@ class SamplePreparer:
         # a row more, to be mixed with: the process that it belongs to counts it
         if row < max(batch.num_valid, 1):
             batch.problems.append((index, problem))
+
+
+def _to_info(values: list[int]) -> ImageInfo:
+    """Return a row of the table of headers as what it was."""
+    height, width, height_offset, block_height, is_jpeg, has_restarts, _ = values
+    return ImageInfo(height, width, height_offset, block_height, bool(is_jpeg), bool(has_restarts))

@@ -27,6 +27,8 @@ from imgcls.data import opencv, order
 from imgcls.data.bad_samples import BadSampleLog, max_bad_samples
 from imgcls.data.crops import CropSampler
 from imgcls.data.decode import Decoder
+from imgcls.data.decoded import crops, images
+from imgcls.data.decoded.segment import Segment
 from imgcls.data.erasing import erase
 from imgcls.data.loaders.batch import Batch, rows_to_mix
 from imgcls.data.loaders.host_batch import BufferPool, HostBatch
@@ -34,7 +36,7 @@ from imgcls.data.loaders.prefetcher import JOB_IMAGES, FillRows, Prefetcher
 from imgcls.data.loaders.preparer import SamplePreparer
 from imgcls.data.normalize import Normalizer
 from imgcls.data.sampling import EACH_ONCE, Sampling
-from imgcls.data.sources import Ordered, Source
+from imgcls.data.sources import ArraySource, Ordered, Source
 from imgcls.errors import UsageError, printable, verbatim
 from imgcls.storage import cores
 
@@ -88,7 +90,8 @@ class StreamingLoader:
         # MXNet's scripts never resized for validation: nobody's numbers change if it is done better there
         # than by plain bilinear over every tenth pixel.
         decoder = Decoder((channels, height, width), pad=self._crops.pad, exact=exact,
-                          fill_value=augment_config.fill_value, reduce_resized=not train)
+                          fill_value=augment_config.fill_value, reduce_resized=not train,
+                          keeps_resized=augment_config.interpolation in ("bilinear", "antialias", "nearest"))
         self.preparer = SamplePreparer(source, self._crops, decoder)
         self._normalize = Normalizer(augment_config, channels, device, image_shape)
         # rows of a buffer: the largest part of a batch
@@ -108,6 +111,24 @@ class StreamingLoader:
     def bad_indices(self) -> list[int]:
         """The samples that were found damaged so far, and are in no batch."""
         return self._bad_samples.indices
+
+    @property
+    def can_keep(self) -> bool:
+        """Whether there is anything to keep decoded; records read in chunks are more than the disk holds."""
+        return not isinstance(self.source, (ArraySource, Ordered))
+
+    def kept_bytes(self) -> tuple[int, int]:
+        """Return what a decoded cache of no sample takes, and about what each sample takes in it."""
+        if self._train:
+            return images.table_bytes(len(self.source)), self.preparer.typical_bytes()
+        return crops.table_bytes(len(self.source)), math.prod(self._buffer_shape[1:])
+
+    def keep_in(self, segment: Segment) -> None:
+        """Keep what is decoded from now on in this memory. The batches stay the same."""
+        _, height, width, channels = self._buffer_shape
+        count = len(self.source)
+        self.preparer.keep(images.ImageCache(segment, count, channels) if self._train else
+                           crops.CropCache(segment, count, (height, width, channels)))
 
     def epoch(self, epoch: int, first_batch: int = 0) -> Iterator[Batch]:
         """Yield the batches from `first_batch` on, float32 on the device, alike for any number of threads."""
@@ -211,10 +232,10 @@ class StreamingLoader:
             erased = erased[good]
         # bytes go to the device, a quarter of the floats that they become there
         labels = torch.from_numpy(self._labels[indices])
-        images = self._normalize(pixels.to(self._device, non_blocking=True), mirrored)
+        normalized = self._normalize(pixels.to(self._device, non_blocking=True), mirrored)
         if erased.any():
-            erase(images, erased)
-        return Batch(images, labels.to(self._device, non_blocking=True), num_valid, host.global_size,
+            erase(normalized, erased)
+        return Batch(normalized, labels.to(self._device, non_blocking=True), num_valid, host.global_size,
                      partners=rows_to_mix(partners, num_valid, self._device))
 
     def _tell_enlarged(self) -> None:

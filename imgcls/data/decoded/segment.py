@@ -1,0 +1,136 @@
+"""Memory that the processes of one machine share, and that is gone when the last of them is.
+
+A file without a name (`memfd_create`): nothing is left behind however a process ends, and no name can be
+taken or guessed by anybody else. Another process of the same user opens it as /proc/PID/fd/N, as long as the
+first one lives. It is sealed against being cut short, so a mapping of it never ends a process with SIGBUS;
+pages are taken only when they are written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import secrets
+import threading
+import weakref
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from imgcls.errors import RunError, reason
+
+#: the beginning of a segment: a number that nobody else's memory has there, and counters of who uses it
+HEADER_BYTES = 4096
+#: random bits of that number: all that a float64 carries from one process to another
+_TOKEN_BITS = 52
+#: of the names in /proc that say which processes see each other
+_NAMESPACE = "/proc/self/ns/pid"
+_BOOT = "/proc/sys/kernel/random/boot_id"
+
+
+class Address(NamedTuple):
+    """Where the other processes of this machine find a segment."""
+
+    pid: int
+    handle: int
+    token: int
+
+
+def is_available() -> bool:
+    """Whether this system has memory of this kind (Linux)."""
+    return hasattr(os, "memfd_create") and hasattr(os, "posix_fallocate")
+
+
+def machine_id() -> int:
+    """Return a number of 52 bits that is the same for processes that see each other in /proc."""
+    import hashlib
+
+    text = ""
+    with contextlib.suppress(OSError), open(_BOOT, encoding="ascii") as stream:
+        text = f"{stream.read()} {os.stat(_NAMESPACE).st_ino} {os.getuid()}"
+    # a machine that does not tell is one of its own
+    text = text or secrets.token_hex(16)
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> (64 - _TOKEN_BITS)
+
+
+class Segment:
+    """`size` bytes of shared memory, zeros at first, for many threads and processes at once."""
+
+    def __init__(self, handle: int, size: int) -> None:
+        """Take over an open file of that size; `create` and `attach` open one."""
+        self._handle = handle
+        self.size = size
+        #: uint8 (size,): the mapping, kept alive by every view of it
+        self.bytes = np.frombuffer(memoryview(mmap.mmap(handle, size)), np.uint8)
+        self._lock = threading.Lock()
+        # the memory itself goes with the last view of the mapping
+        weakref.finalize(self, os.close, handle)
+
+    @classmethod
+    def create(cls, size: int) -> Segment:
+        """Return a new segment; no page of it is taken yet. RunError where the system refuses."""
+        import fcntl
+
+        try:
+            handle = os.memfd_create("imgcls-decoded", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+            os.ftruncate(handle, size)
+            # nobody, us included, can change the size any more
+            seals = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
+            fcntl.fcntl(handle, fcntl.F_ADD_SEALS, seals)
+            segment = cls(handle, size)
+        except (OSError, ValueError) as error:
+            raise RunError(f"`decoded_cache_gb`: {size} bytes of shared memory: {reason(error)}") from error
+        segment.header[0] = secrets.randbits(_TOKEN_BITS)
+        return segment
+
+    @classmethod
+    def attach(cls, address: Address, size: int) -> Segment | None:
+        """Return the segment of another process, None where it cannot be reached from here."""
+        try:
+            handle = os.open(f"/proc/{address.pid}/fd/{address.handle}", os.O_RDWR | os.O_CLOEXEC)
+            if os.fstat(handle).st_size != size:
+                os.close(handle)
+                return None
+            segment = cls(handle, size)
+        except (OSError, ValueError):
+            return None
+        # a process of that number in a container of its own would have something else there
+        return segment if int(segment.header[0]) == address.token else None
+
+    @property
+    def address(self) -> Address:
+        """Where others find it."""
+        return Address(os.getpid(), self._handle, int(self.header[0]))
+
+    @property
+    def header(self) -> np.ndarray:
+        """int64 (512,): the token, and counters of whoever uses the segment."""
+        return self.bytes[:HEADER_BYTES].view(np.int64)
+
+    def write(self, offset: int, pixels: np.ndarray) -> bool:
+        """Copy C-contiguous pixels to `offset`; False where the machine has no memory for them."""
+        # By position and not through the mapping: the kernel takes the pages and fills them in one go, where
+        # a mapping costs a fault for each; and what it has no memory for is an error, not a signal.
+        view = pixels.reshape(-1).data
+        try:
+            done = os.pwrite(self._handle, view, offset)
+            while done < len(view):
+                done += os.pwrite(self._handle, view[done:], offset + done)
+        except OSError:
+            return False
+        return True
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the segment's lock, against threads and processes; a process that is killed gives it up."""
+        import fcntl
+
+        # flock is of the open file, which the threads of a process have in common
+        with self._lock:
+            fcntl.flock(self._handle, fcntl.LOCK_EX)
+            try:
+                yield
+            finally:
+                fcntl.flock(self._handle, fcntl.LOCK_UN)
