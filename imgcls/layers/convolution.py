@@ -1,12 +1,13 @@
-"""MXNet's Convolution."""
+"""MXNet's Convolution, and a faster gradient for one that sees the normalised image."""
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from imgcls.layers.base import (
     Layer,
@@ -68,4 +69,59 @@ class Convolution(Layer):
         return empty_on_meta(num, self.weight.shape[0], *output_sides(sizes, kernel, self.stride, self.pad))
 
     def forward(self, data: Tensor) -> Tensor:
+        if _is_shifted_constant(data):
+            result = _ConvolutionOfShiftedConstant.apply(data, self.weight, self.bias, self.stride, self.pad,
+                                                         self.dilate, self.groups)
+            assert isinstance(result, Tensor)
+            return result
         return F.conv2d(data, self.weight, self.bias, self.stride, self.pad, self.dilate, self.groups)
+
+
+def _is_shifted_constant(data: Tensor) -> bool:
+    """Return whether all that learns in `data` is one number a channel, added at every pixel.
+
+    So it is behind the BatchNorm with a fixed gamma that residual networks begin with, which sees the image.
+    """
+    node = data.grad_fn
+    # the name torch gives it; where a later version has another, this only computes more than it has to
+    if node is None or torch.compiler.is_compiling() or node.name() != "NativeBatchNormBackward0":
+        return False
+    # of a batch normalisation's three inputs, the beta alone has a gradient to be computed
+    is_learned = [function is not None for function, _ in node.next_functions]
+    return is_learned == [False, False, True]
+
+
+class _ConvolutionOfShiftedConstant(torch.autograd.Function):
+    """conv2d whose input's gradient is right as a sum over the batch, which is all that a beta needs.
+
+    The gradient of the input is linear in that of the output: of the sum over the batch it is computed once,
+    in place of once for each image, at the largest map of the network and with three channels, where it is
+    slowest (resnet-18 spends a tenth of a step on it). What is returned for each image is their mean.
+    """
+
+    @staticmethod
+    def forward(context: Any, data: Tensor, weight: Tensor, bias: Tensor | None, *geometry: Any) -> Tensor:
+        # as autocast does outside of a Function; inside it leaves everything as it is
+        device = data.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else data.dtype
+        context.save_for_backward(data.to(dtype), weight.to(dtype), weight)
+        context.geometry, context.bias = geometry, bias
+        return F.conv2d(data.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype), *geometry)
+
+    @staticmethod
+    @once_differentiable
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        gradient, (data, weight, full_weight), bias = gradients[0], context.saved_tensors, context.bias
+        stride, pad, dilate, groups = context.geometry
+        sizes = None if bias is None else list(bias.shape)
+        arguments = (sizes, stride, pad, dilate, False, (0, 0), groups)
+        needs_weight, needs_bias = context.needs_input_grad[1:3]
+        _, for_weight, for_bias = torch.ops.aten.convolution_backward(
+            gradient, data, weight, *arguments, (False, needs_weight, needs_bias))
+        # in float32: the sum has more digits than a half-precision gradient of one image
+        total = gradient.sum(0, keepdim=True, dtype=full_weight.dtype)
+        one = data.new_empty((1, *data.shape[1:]), dtype=full_weight.dtype)
+        for_one, _, _ = torch.ops.aten.convolution_backward(total, one, full_weight, *arguments,
+                                                            (True, False, False))
+        return ((for_one / len(data)).expand(data.shape), for_weight if for_weight is None
+                else for_weight.to(full_weight.dtype), for_bias, None, None, None, None)

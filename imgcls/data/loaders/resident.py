@@ -24,8 +24,9 @@ from imgcls.data.sampling import EACH_ONCE, Sampling
 from imgcls.data.sources import ArraySource
 from imgcls.errors import UsageError, verbatim
 
-#: images that are gathered and normalised at a time: fewer cost more calls, more fall out of the cache
-_GROUP_IMAGES = 2048
+#: images that are gathered and normalised at a time: fewer cost more calls, of which a GPU wants few; more
+#: fall out of a core's cache before the network reads them
+_GROUP_IMAGES, _GROUP_IMAGES_ON_CPU = 2048, 256
 
 
 class ResidentLoader:
@@ -87,7 +88,8 @@ class ResidentLoader:
     def epoch(self, epoch: int, first_batch: int = 0) -> Iterator[Batch]:
         """Yield the batches of an epoch from `first_batch` on, whether those before were taken or not."""
         indices = self.epoch_indices(epoch)
-        group_size = max(_GROUP_IMAGES * self._shard.parts_per_batch // self.batch_size, 1)
+        group_images = _GROUP_IMAGES_ON_CPU if self._device.type == "cpu" else _GROUP_IMAGES
+        group_size = max(group_images * self._shard.parts_per_batch // self.batch_size, 1)
         # Groups begin at multiples of their size wherever the epoch is entered: a run that goes on makes the
         # same calls as one that was not stopped, and so the same bits.
         for group in range(first_batch // group_size, -(-self.batches_per_epoch // group_size)):
