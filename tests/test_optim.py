@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import mxnet_file
+from conftest import mxnet_file, write_digits
 from torch import nn
 
 from imgcls import graph
@@ -16,6 +16,7 @@ from imgcls.config.sections import OPTIMIZERS, OptimizerConfig
 from imgcls.errors import DataError, UsageError
 from imgcls.layers import Convolution, FullyConnected
 from imgcls.optim import optimizers
+from imgcls.optim.muon import orthogonal
 from imgcls.training.checkpoint import Position, Saved, states
 from imgcls.training.checkpoint.mxnet_states import translate_states
 from imgcls.training.checkpoint.optimizer_state import in_words_of_today, optimizer_tensors, restore_optimizer
@@ -136,6 +137,52 @@ def test_training_goes_on_to_the_bit_from_a_saved_state(name: str) -> None:
     restore_optimizer(other, optimizer, saved)
     train(other, optimizer, range(4, 7))
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), other.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("name", RECORDED["schedule_free"]["trajectories"])
+def test_schedule_free_is_its_authors(name: str) -> None:
+    """The average after each update of a warm-up and beyond, as the package schedulefree 1.4 has it."""
+    recorded = RECORDED["schedule_free"]
+    net = FullyConnected(4, 3)
+    with torch.no_grad():
+        for p, kind in zip(net.parameters(), ("weight", "bias"), strict=True):
+            p.copy_(torch.tensor(RECORDED["start"][kind]))
+    optimizer = optimizers.build(OptimizerConfig(optimizer=name, wd=0.01), net, CPU)
+    for gradient, lr, expected in zip(RECORDED["gradients"], recorded["rates"], recorded["trajectories"][name],
+                                      strict=True):
+        for p, kind in zip(net.parameters(), ("weight", "bias"), strict=True):
+            p.grad = torch.tensor(gradient[kind])
+        optimizers.set_lr(optimizer, lr)
+        optimizer.step()
+        for p, kind in zip(net.parameters(), ("weight", "bias"), strict=True):
+            np.testing.assert_allclose(optimizer.state[p]["x"].ravel(), expected[kind], rtol=1e-5, atol=1e-5)
+
+
+def test_muon_is_torchs_for_matrices_and_adamw_for_the_rest() -> None:
+    """torch's Muon takes matrices only; the last layer and the biases are AdamW's."""
+    torch.manual_seed(3)
+    net, other = Small(), Small()
+    other.load_state_dict(net.state_dict())
+    ours = optimizers.build(OptimizerConfig(optimizer="muon", wd=0.01, mom=0.95), net, CPU)
+    muon = torch.optim.Muon([other.first.weight], weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
+    rest = torch.optim.AdamW([{"params": [other.second.weight], "weight_decay": 0.01, "lr_mult": 0.5},
+                              {"params": [other.first.bias], "weight_decay": 0.0, "lr_mult": 1.0},
+                              {"params": [other.second.bias], "weight_decay": 0.0, "lr_mult": 0.5}])
+    for update in range(4):
+        for p, q in zip(net.parameters(), other.parameters(), strict=True):
+            p.grad = torch.randn_like(p)
+            q.grad = p.grad.clone()
+        optimizers.set_lr(ours, 0.02 / (update + 1))
+        optimizers.set_lr(rest, 0.02 / (update + 1))
+        muon.param_groups[0]["lr"] = 0.02 / (update + 1)
+        for optimizer in (ours, muon, rest):
+            optimizer.step()
+    # torch computes the matrices in bfloat16
+    torch.testing.assert_close(net.first.weight, other.first.weight, rtol=0, atol=1e-3)
+    for name in ("first.bias", "second.weight", "second.bias"):
+        torch.testing.assert_close(net.get_parameter(name), other.get_parameter(name), rtol=1e-5, atol=1e-6)
+    values = torch.linalg.svdvals(orthogonal(torch.randn(6, 40)))
+    assert 0.6 < values.min() <= values.max() < 1.3
 
 
 @pytest.mark.parametrize("name", ["rmsprop", "adagrad", "adadelta", "ftrl", "ftml", "signum", "lamb", "lars", "adamax"])
@@ -313,3 +360,22 @@ def test_nag_without_momentum_is_plain_sgd() -> None:
     for (weight, bias), (expected_weight, expected_bias) in zip(nag, sgd, strict=True):
         np.testing.assert_array_equal(weight, expected_weight)
         np.testing.assert_array_equal(bias, expected_bias)
+
+
+@pytest.mark.parametrize("name", ["muon", "schedule-free-sgd", "schedule-free-adamw"])
+def test_a_run_that_was_stopped_goes_on_to_the_bit(name: str, tmp_path: Path) -> None:
+    """With the weights that are trained, not the average that is scored; both are in the checkpoint."""
+    from imgcls.cli import train as command
+
+    folder = write_digits(tmp_path)
+    flags = ["--data-dir", str(folder), "--network", "lenet", "--batch-size", "64", "--lr", "0.01", "--optimizer", name]
+
+    def run(prefix: str, *more: str) -> int:
+        return command.main([*flags, "--model-prefix", str(tmp_path / prefix), *more])
+
+    assert run("whole", "--num-epochs", "3") == 0
+    assert run("half", "--num-epochs", "1") == 0
+    assert run("half", "--num-epochs", "3", "--load-epoch", "1") == 0
+    assert (tmp_path / "whole-0003.params").read_bytes() == (tmp_path / "half-0003.params").read_bytes()
+    if name != "muon":
+        assert run("x", "--model-ema-decay", "0.9") == 2

@@ -24,8 +24,10 @@ from imgcls.optim.ftml import FTML
 from imgcls.optim.ftrl import Ftrl
 from imgcls.optim.lamb import LAMB
 from imgcls.optim.lars import LARS
+from imgcls.optim.muon import Muon, split_groups
 from imgcls.optim.rmsprop import RMSProp
 from imgcls.optim.rules import Rule
+from imgcls.optim.schedule_free import ScheduleFree, ScheduleFreeAdamW
 from imgcls.optim.sgld import SGLD
 from imgcls.optim.signum import SignSGD, Signum
 
@@ -42,7 +44,8 @@ _FUSED = ("sgd", "ccsgd", "nag", "adam", "adamw")
 _OTHER_WORDS = {"rmsprop": {"beta2": "gamma1"}, "adadelta": {"beta2": "rho"}}
 #: the rules that are ours, by the name that a checkpoint notes: what torch has not, or has otherwise
 OWN: Mapping[str, type[Rule]] = {rule.__name__: rule for rule in (
-    AdaDelta, AdaGrad, DCASGD, FTML, Ftrl, LAMB, LARS, RMSProp, SGLD, SignSGD, Signum)}
+    AdaDelta, AdaGrad, DCASGD, FTML, Ftrl, LAMB, LARS, Muon, RMSProp, ScheduleFree,
+    ScheduleFreeAdamW, SGLD, SignSGD, Signum)}
 
 
 def build(config: OptimizerConfig, model: nn.Module, device: torch.device,
@@ -71,7 +74,10 @@ def build(config: OptimizerConfig, model: nn.Module, device: torch.device,
     options |= _constants(config)
     if name in _FUSED and device.type in ("cpu", "cuda"):
         options["fused"] = True
-    return make(_groups(model, config.wd), **options)
+    groups = _groups(model, config.wd)
+    if name == "muon":
+        groups = split_groups(groups, model.parameters())
+    return make(groups, **options)
 
 
 def _constants(config: OptimizerConfig) -> dict[str, Any]:
@@ -136,6 +142,7 @@ _CLASSES: Mapping[str, Callable[..., torch.optim.Optimizer]] = {
     "adamw": torch.optim.AdamW, "adamax": torch.optim.Adamax, "nadam": torch.optim.NAdam,
     "rmsprop": RMSProp, "adagrad": AdaGrad, "adadelta": AdaDelta, "ftrl": Ftrl, "ftml": FTML,
     "signum": Signum, "signsgd": SignSGD, "lamb": LAMB, "lars": LARS, "dcasgd": DCASGD, "sgld": SGLD,
+    "muon": Muon, "schedule-free-sgd": ScheduleFree, "schedule-free-adamw": ScheduleFreeAdamW,
 }
 
 

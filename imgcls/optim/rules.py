@@ -23,6 +23,8 @@ class Rule(torch.optim.Optimizer):
 
     #: names of the tensors that are kept of each parameter, in the order of MXNet's `.states`
     STATE: ClassVar[tuple[str, ...]] = ()
+    #: whether MXNet has the rule, so that its `.states` may be of it: they do not say
+    is_mxnets: ClassVar[bool] = True
     #: whether the updates are counted for each parameter, as `step`
     COUNTS: ClassVar[bool] = False
     #: whether each number changes by itself: the servers of dist_async hold parts of a parameter
@@ -50,6 +52,10 @@ class Rule(torch.optim.Optimizer):
             states = [[self.state[p][name] for p in params] for name in self.STATE]
             gradients = [p.grad for p in params]
             self.update(group, params, gradients, states, count)  # type: ignore[arg-type]
+
+    def kinds(self, p: Tensor) -> set[str]:
+        """Return the names of what is kept of a parameter, as a checkpoint must have it."""
+        return {*self.STATE, *(("step",) if self.COUNTS else ())}
 
     def initial_state(self, p: Tensor) -> dict[str, Tensor]:
         """Return what is remembered of a parameter before its first update: zeros, unless a rule differs."""

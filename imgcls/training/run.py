@@ -109,7 +109,7 @@ def run(config: Config, *, splits: Callable[[], Splits] | None = None,
         lr_schedule = _make_schedule(config, loader)
         position = resume.resume_position(config, saved, loader, lr_schedule, reporter)
         updater = make_updater(config, model, lr_schedule, saved, position, worker, reporter)
-        average = begin_average(config.regularization.model_ema_decay, model, saved)
+        average = begin_average(config.regularization.model_ema_decay, model, saved, updater.optimizer)
 
         mixing, loss = _make_loss(config, data, worker)
 

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from imgcls import graph
+from imgcls.errors import UsageError
+from imgcls.optim.schedule_free import ScheduleFree
 from imgcls.training.checkpoint import Saved
 
 
@@ -43,13 +45,37 @@ class WeightAverage:
                 mean.copy_(now)
 
 
-def begin_average(decay: float, model: nn.Module, saved: Saved | None) -> WeightAverage | None:
-    """Return the average of a model on its device, which begins with the weights it has; None with `decay` 0.
+class ScheduleFreeAverage(WeightAverage):
+    """The average that a schedule-free optimizer keeps, and the running statistics of the model."""
+
+    def __init__(self, model: nn.Module, optimizer: ScheduleFree) -> None:
+        super().__init__(model, 0.0)
+        self._optimizer = optimizer
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, update: int) -> None:
+        """Take the optimizer's average after its step; what it does not learn is as in `model`."""
+        # copied: an evaluation is to find whole layers, whatever the optimizer does meanwhile
+        averages = [*self.model.parameters(), *self.model.buffers()]
+        learned = [self._optimizer.state[p]["x"] if p in self._optimizer.state else p.detach()
+                   for p in model.parameters()]
+        torch._foreach_copy_(averages, [*learned, *model.buffers()])
+
+
+def begin_average(decay: float, model: nn.Module, saved: Saved | None,
+                  optimizer: torch.optim.Optimizer | None = None) -> WeightAverage | None:
+    """Return the average of a model on its device, which begins with the weights it has; None with `decay` 0
+    and an optimizer that keeps none.
 
     The model was given what the checkpoint holds as its weights. Where that is an average, it becomes the
     average here, and the model is given the weights that were trained.
     """
     average = WeightAverage(model, decay) if decay else None
+    if isinstance(optimizer, ScheduleFree):
+        if decay:
+            raise UsageError("`model_ema_decay`: does not go with a schedule-free `optimizer`, which scores "
+                             "and saves an average of its own")
+        average = ScheduleFreeAverage(model, optimizer)
     if saved and saved.trained:
         graph.load_arrays(model, saved.trained, path=saved.path)
     return average

@@ -15,6 +15,8 @@ OPTIMIZERS: Mapping[str, tuple[str, ...]] = {
     "rmsprop": ("beta2", "epsilon"), "adagrad": ("epsilon",), "adadelta": ("beta2", "epsilon"),
     "ftrl": (), "ftml": _ADAMS, "signum": ("mom",), "signsgd": (), "lamb": _ADAMS, "lars": ("mom", "epsilon"),
     "dcasgd": ("mom",), "sgld": (), "ccsgd": ("mom",),
+    # newer than MXNet
+    "muon": ("mom", *_ADAMS), "schedule-free-sgd": ("mom",), "schedule-free-adamw": _ADAMS,
 }
 
 

@@ -47,9 +47,12 @@ def translate_states(model: nn.Module, optimizer: torch.optim.Optimizer, saved: 
     names = [name.removeprefix("arg:") for name in graph.arrays(model) if name.startswith("arg:")]
     trained = {name for key, name in graph.parameter_names(model).items()
                if key in dict(model.named_parameters())}
-    own = isinstance(optimizer, Rule)
-    kinds = optimizer.STATE if own else _KINDS.get(type(optimizer).__name__, ())
-    counts = optimizer.COUNTS if own else type(optimizer).__name__ in _COUNTING
+    kinds = _KINDS.get(type(optimizer).__name__, ())
+    counts = type(optimizer).__name__ in _COUNTING
+    if isinstance(optimizer, Rule):
+        # a rule that MXNet has not may keep as many arrays, and means others by them
+        kinds = optimizer.STATE if optimizer.is_mxnets else ()
+        counts = optimizer.COUNTS
     translated: dict[str, Tensor] = {}
     for key, state in (saved.mxnet_states or {}).items():
         name = _parameter_name(key, names, saved.path)

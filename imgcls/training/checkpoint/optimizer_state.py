@@ -56,10 +56,10 @@ def restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, saved:
         if tensor.ndim:  # in the memory order of the weights: fused steps walk both side by side
             tensor = torch.empty_like(parameters[name], dtype=tensor.dtype).copy_(tensor)
         by_parameter.setdefault(parameters[name], {})[kind] = tensor.detach()
-    if isinstance(optimizer, Rule):
-        needed = {*optimizer.STATE, *(("step",) if optimizer.COUNTS else ())}
-        if any(state.keys() != needed for state in by_parameter.values()):
-            raise DataError(saved.path, f"the optimizer state is not that of {type(optimizer).__name__}")
+    is_whole = not isinstance(optimizer, Rule) or all(
+        kinds.keys() == optimizer.kinds(p) for p, kinds in by_parameter.items())
+    if not is_whole:
+        raise DataError(saved.path, f"the optimizer state is not that of {type(optimizer).__name__}")
     # torch numbers parameters through its groups, whose order need not be that of the network
     state = optimizer.state_dict()
     order = [p for group in optimizer.param_groups for p in group["params"]]
