@@ -12,11 +12,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors import SafetensorError
 
 import imgcls
 from imgcls.cli import export, finetune, predict, score
 from imgcls.errors import DataError, UsageError
 from imgcls.formats import params
+from imgcls.inference.export import safetensors_file
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # torch's exporters warn of their own future
 
@@ -181,6 +183,18 @@ def test_damage_is_one_line(name: str, folder: Path, tmp_path: Path) -> None:
         path.write_bytes(damaged)
         with contextlib.suppress(DataError, UsageError):  # each is one line; nothing else may come
             imgcls.Predictor(path)(np.zeros((28, 28), np.uint8))
+
+
+def test_a_full_disk_is_one_line(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                 capsys: pytest.CaptureFixture[str]) -> None:
+    def save_file(*_: Any, **__: Any) -> None:
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(safetensors_file, "save_file", save_file)
+    assert export.main(["--model", str(folder / "grey"), "--format", "safetensors", "--output",
+                        str(tmp_path / "a.safetensors")]) == 1
+    assert "No space left" in capsys.readouterr().err.splitlines()[-1]
+    assert not list(tmp_path.iterdir())
 
 
 def test_no_file_of_this_name(tmp_path: Path) -> None:

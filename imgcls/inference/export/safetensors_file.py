@@ -16,7 +16,7 @@ from imgcls import graph, pretrained
 from imgcls.config.flags import convert, flags_of
 from imgcls.config.sections import NetworkConfig
 from imgcls.data.normalize import read_mean_image
-from imgcls.errors import DataError, UsageError, first_line
+from imgcls.errors import DataError, RunError, UsageError, first_line, verbatim
 from imgcls.formats import json_text, symbol
 from imgcls.inference.export.exported import KEY, Description, Exported
 from imgcls.inference.export.mxnet_files import describe_network
@@ -42,7 +42,10 @@ def write(exported: Exported, path: Path) -> list[Path]:
         arrays[_MEAN_IMAGE] = read_mean_image(exported.mean_image, exported.description.image_shape)
     # Metadata are text by the format, so the network itself stands there as JSON: one file is the whole
     # of it.
-    save_file(arrays, path, metadata={**exported.description.metadata(), kind: text})
+    try:
+        save_file(arrays, path, metadata={**exported.description.metadata(), kind: text})
+    except SafetensorError as error:  # no OSError, even of a full disk
+        raise RunError(f"cannot write {verbatim(path)}: {first_line(error)}") from error
     return [path]
 
 
