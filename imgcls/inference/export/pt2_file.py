@@ -6,6 +6,7 @@ written; anybody else's are read by `pt2_graph`.
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -30,7 +31,10 @@ def write(exported: Exported, path: Path) -> list[Path]:
     program = exported.program()
     # the blank images that it was recorded with are nobody's business
     program._example_inputs = None
-    torch.export.save(program, path, extra_files=exported.description.metadata())
+    # Into memory: torch's writer of files ends the process where the disk is full.
+    content = io.BytesIO()
+    torch.export.save(program, content, extra_files=exported.description.metadata())
+    path.write_bytes(content.getbuffer())
     return [path]
 
 
