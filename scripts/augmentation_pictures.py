@@ -1,0 +1,162 @@
+#!/usr/bin/env python3
+"""Make the pictures of docs/augmentation.md, and measure what each augmentation costs.
+
+    python scripts/augmentation_pictures.py docs/pictures    # one strip for each, from drawn images
+    python scripts/augmentation_pictures.py --time         # the table: microseconds for an image of 224 x 224
+
+The pictures come from the loader and the mixing that a run has, with a run's flags.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+
+from imgcls.config.sections import AugmentConfig, RegularizationConfig
+from imgcls.data import erasing, operations, order
+from imgcls.data.loaders.batch import Batch
+from imgcls.data.loaders.make import make_loader
+from imgcls.data.mixing import Mixing, make_mixing
+from imgcls.data.policies import PolicySampler
+from imgcls.data.sampling import make_sampling
+from imgcls.data.sources import ArraySource
+
+#: name of the picture -> settings of the run
+STRIPS: dict[str, dict[str, Any]] = {
+    "none": {},
+    "crop": {"random_crop": True, "pad_size": 8, "random_mirror": True},
+    "resized-crop": {"random_resized_crop": True, "min_random_area": 0.25, "min_random_aspect_ratio": 3 / 4,
+                     "max_random_aspect_ratio": 4 / 3},
+    "warp": {"max_random_rotate_angle": 20, "max_random_shear_ratio": 0.2},
+    "colour": {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "pca_noise": 0.1, "max_random_h": 20},
+    "ra": {"auto_augment": "ra"}, "ta_wide": {"auto_augment": "ta_wide"},
+    "augmix": {"auto_augment": "augmix", "augmix_severity": 5}, "random-erase": {"random_erase": 1.0},
+    "mixup": {"mixup": 1.0}, "cutmix": {"cutmix": 1.0},
+    "repeats": {"aug_repeats": 4, "random_resized_crop": True, "min_random_area": 0.25,
+                "min_random_aspect_ratio": 3 / 4, "max_random_aspect_ratio": 4 / 3},
+}
+NUM_IMAGES, STORED, SIDE = 8, 112, 96
+#: of what is measured
+TIMED_SIDE, TIMED_IMAGES = 224, 256
+
+
+def draw_images(count: int, side: int) -> np.ndarray:
+    """Return uint8 (count, 3, side, side): a shape on a ground with a slope and stripes, no two alike."""
+    chance = np.random.default_rng(5)
+    y, x = np.mgrid[:side, :side] / side
+    images = []
+    for number in range(count):
+        ground, ink = chance.uniform(60, 200, 3), chance.uniform(0, 255, 3)
+        image = ground + 50 * (x + y - 1)[:, :, None] + 18 * np.sin(40 * (x - y))[:, :, None]
+        image = np.clip(image, 0, 255).astype(np.uint8)
+        centre, radius = (side // 2, side // 2), round(side * 0.3)
+        corners = 3 + number % 5
+        angles = 2 * np.pi * (np.arange(corners) / corners - 0.25)
+        points = np.stack([np.cos(angles), np.sin(angles)], 1) * radius + centre
+        cv2.fillPoly(image, [points.round().astype(np.int32)], ink.tolist(), cv2.LINE_AA)
+        cv2.circle(image, (side * 2 // 5, side * 2 // 5), side // 12, (255 - ink).tolist(), -1, cv2.LINE_AA)
+        images.append(image.transpose(2, 0, 1))
+    return np.ascontiguousarray(images)
+
+
+def strip(settings: dict[str, Any]) -> np.ndarray:
+    """Return the images of the first batch side by side, uint8 (SIDE, NUM_IMAGES * SIDE, 3) RGB."""
+    names = AugmentConfig.__dataclass_fields__
+    augment = AugmentConfig(**{name: value for name, value in settings.items() if name in names},
+                            rgb_mean=(110.0,))
+    regularization = RegularizationConfig(
+        **{name: value for name, value in settings.items() if name not in names})
+    mixing = make_mixing(regularization, (3, SIDE, SIDE), seed=0)
+    source = ArraySource(draw_images(NUM_IMAGES, STORED), np.arange(NUM_IMAGES))
+    loader = make_loader(source, batch_size=NUM_IMAGES, image_shape=(3, SIDE, SIDE), augment_config=augment,
+                         train=True, seed=2, device=torch.device("cpu"), threads=0,
+                         shard=order.Shard(has_partners=mixing is not None),
+                         sampling=make_sampling(regularization))
+    batch = next(iter(loader.epoch(0)))
+    images = (mixing(batch, 0, 0) if mixing else batch).images + 110
+    pixels = images.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    return np.concatenate(list(pixels), axis=1)
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Return the least seconds of five calls."""
+    work()
+    times = []
+    for _ in range(5):
+        started = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - started)
+    return min(times)
+
+
+def measure() -> None:
+    """Print microseconds for an image of each augmentation, and of torchvision's where it is installed."""
+    torch.set_num_threads(1)
+    pictures = draw_images(TIMED_IMAGES, TIMED_SIDE).transpose(0, 2, 3, 1).copy()
+    draws = order.Draws(0, 0, np.arange(TIMED_IMAGES))
+    size = (TIMED_SIDE, TIMED_SIDE)
+    for policy, theirs in (("ra", "RandAugment"), ("ta_wide", "TrivialAugmentWide"), ("augmix", "AugMix")):
+        sampler = PolicySampler(AugmentConfig(auto_augment=policy), size)
+
+        def ours(sampler: PolicySampler = sampler) -> None:
+            for image, drawn in zip(pictures, sampler.sample(draws), strict=True):
+                assert drawn
+                operations.apply(image.copy(), drawn)
+
+        show(policy, ours, torchvisions(theirs, pictures))
+    images = torch.from_numpy(pictures).permute(0, 3, 1, 2).float()
+    show("random_erase 0.25", lambda: erasing.erase(images, erasing.boxes(draws, 0.25, size)), None)
+    batch = Batch(images, torch.zeros(TIMED_IMAGES, dtype=torch.int64), TIMED_IMAGES, TIMED_IMAGES,
+                  partners=torch.arange(-1, TIMED_IMAGES - 1) % TIMED_IMAGES)
+    for name in ("mixup", "cutmix"):
+        mixing = Mixing(RegularizationConfig(**{name: 1.0}), seed=0)
+        show(name, lambda mixing=mixing: mixing(batch, 0, 0), None)
+
+
+def torchvisions(name: str, pictures: np.ndarray) -> Callable[[], None] | None:
+    """Return torchvision's transform of all pictures, None where it is not installed."""
+    try:
+        from torchvision.transforms import v2
+    except ImportError:
+        return None
+    transform = getattr(v2, name)()
+    tensors = [torch.from_numpy(image).permute(2, 0, 1) for image in pictures]
+
+    def apply() -> None:
+        for tensor in tensors:
+            transform(tensor)
+
+    return apply
+
+
+def show(name: str, ours: Callable[[], object], theirs: Callable[[], object] | None) -> None:
+    """Print one row of the table."""
+    row = f"| {name} | {1e6 * seconds(ours) / TIMED_IMAGES:.0f}"
+    print(f"{row} | {1e6 * seconds(theirs) / TIMED_IMAGES:.0f} |" if theirs else f"{row} | |", flush=True)
+
+
+def main() -> int:
+    """Run the command and return its exit status."""
+    if sys.argv[1:] == ["--time"]:
+        measure()
+        return 0
+    if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
+        print(__doc__)
+        return 2
+    folder = Path(sys.argv[1])
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, settings in STRIPS.items():
+        pixels = cv2.cvtColor(strip(settings), cv2.COLOR_RGB2BGR)
+        cv2.imwrite(str(folder / f"augmentation-{name}.jpg"), pixels, [cv2.IMWRITE_JPEG_QUALITY, 80])
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
