@@ -17,6 +17,7 @@ from imgcls.config import resolve as configuration
 from imgcls.data.sources import ArraySource, Splits
 from imgcls.errors import UsageError
 from imgcls.inference.predictor import Predictor
+from imgcls.pretrained.teaching import make_teacher
 from imgcls.training.run import run
 
 __all__ = ["Predictor", "Result", "fit", "load_model"]
@@ -61,7 +62,8 @@ def fit(train: tuple[np.ndarray, np.ndarray], val: tuple[np.ndarray, np.ndarray]
     if config.train.dry_run:
         raise UsageError("dry_run: trains nothing; it is for the command (imgcls-train --dry-run)")
     # `splits` as a function: a run asks for its data when it is ready, as the commands do.
-    model, metrics = run(config, splits=lambda: splits, command="imgcls.fit", quiet=not verbose)
+    model, metrics = run(config, splits=lambda: splits, command="imgcls.fit", quiet=not verbose,
+                         make_teacher=make_teacher)
     assert model is not None  # only test_io ends without one
     return Result(metrics, model.eval())
 

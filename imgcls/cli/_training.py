@@ -16,7 +16,7 @@ from imgcls.datasets import load_splits
 from imgcls.distributed.topology import check_gpus, gpu_numbers, resolve_topology, serve_mxnet_role
 
 if TYPE_CHECKING:
-    from imgcls.training.run import MakeNetwork
+    from imgcls.training.run import MakeNetwork, MakeTeacher
 
 
 def start_processes(config: Config, argv: Sequence[str], module_argv: Sequence[str], prog: str) -> int | None:
@@ -69,7 +69,16 @@ def train(config: Config, command: str, make_network: MakeNetwork | None = None)
         from imgcls.training.run import run
     run(config, splits=splits, command=command, make_network=make_network,
         predict_command=shlex.join(installed_command("imgcls-predict")),
-        find_trained=lambda: _find_trained(config))
+        find_trained=lambda: _find_trained(config), make_teacher=_make_teacher(config))
+
+
+def _make_teacher(config: Config) -> MakeTeacher:
+    """Return what makes the teacher of a run, None for a run without one."""
+    if not config.distillation.teacher:
+        return None
+    from imgcls.pretrained.teaching import make_teacher
+
+    return make_teacher
 
 
 def _find_trained(config: Config) -> str:

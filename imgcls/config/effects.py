@@ -126,6 +126,9 @@ ROWS: tuple[Row, ...] = (
     Row(("rgb_mean",), lambda config: not config.augment.mean_image, "runs without `mean_image`"),
     Row(("data_shape",), lambda config: not config.is_explicit("image_shape"), "runs without `image_shape`"),
     # regularisation
+    Row(("teacher",), lambda config: not config.data.benchmark, "data, and `benchmark` trains on noise"),
+    Row(("distillation_alpha", "distillation_temperature"), lambda config: bool(config.distillation.teacher),
+        "runs with a `teacher`"),
     Row(("mixup", "cutmix", "class_weights", "balanced_order", "aug_repeats"),
         lambda config: not config.data.benchmark, "data, and `benchmark` trains on noise"),
     # training

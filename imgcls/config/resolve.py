@@ -63,6 +63,7 @@ class Config:
     augment: sections.AugmentConfig
     network: sections.NetworkConfig
     regularization: sections.RegularizationConfig
+    distillation: sections.DistillationConfig
     train: sections.TrainConfig
     schedule: sections.ScheduleConfig
     optimizer: sections.OptimizerConfig

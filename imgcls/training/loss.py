@@ -14,6 +14,7 @@ from torch import Tensor
 from imgcls.config.sections import RegularizationConfig
 from imgcls.data.loaders.batch import Batch
 from imgcls.errors import UsageError, verbatim
+from imgcls.training.distillation import Teacher
 
 
 class Loss:
@@ -23,11 +24,13 @@ class Loss:
     does not depend on how many there are.
     """
 
-    def __init__(self, label_smoothing: float = 0.0, class_weights: Tensor | None = None) -> None:
+    def __init__(self, label_smoothing: float = 0.0, class_weights: Tensor | None = None,
+                 teacher: Teacher | None = None) -> None:
         """`class_weights` float32 (classes,), on the device of the logits."""
         self._label_smoothing = label_smoothing
         self._class_weights = class_weights
-        self._is_plain = not label_smoothing and class_weights is None
+        self._teacher = teacher
+        self._is_plain = not label_smoothing and class_weights is None and teacher is None
 
     def __call__(self, logits: Tensor, batch: Batch) -> Tensor:
         """Return the loss of float32 logits (n, classes) of a batch without padding."""
@@ -41,6 +44,9 @@ class Loss:
         if batch.other_labels is not None:
             # linear in the label (Zhang et al. 2018, mixup; Yun et al. 2019, CutMix)
             loss = batch.share * loss + (1 - batch.share) * self._sum(logits, batch.other_labels)
+        if self._teacher:
+            divergence = self._teacher.divergence(logits, batch.images)
+            loss = (1 - self._teacher.alpha) * loss + self._teacher.alpha * divergence
         return loss / batch.global_size
 
     def _sum(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -52,11 +58,11 @@ class Loss:
 
 
 def make_loss(config: RegularizationConfig, labels: np.ndarray, num_classes: int,
-              device: torch.device) -> Loss:
+              device: torch.device, teacher: Teacher | None = None) -> Loss:
     """Return the loss that the settings mean for training data with these labels int64 (N,)."""
     weights = class_weights(config.class_weights, np.asarray(labels, np.int64), num_classes)
     on_device = None if weights is None else torch.tensor(weights, dtype=torch.float32, device=device)
-    return Loss(config.label_smoothing, on_device)
+    return Loss(config.label_smoothing, on_device, teacher)
 
 
 def class_weights(text: str, labels: np.ndarray, num_classes: int) -> np.ndarray | None:

@@ -8,7 +8,7 @@ process.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 
 import torch
@@ -45,6 +45,7 @@ from imgcls.training import (
 from imgcls.training.best_epoch import begin_best
 from imgcls.training.checkpoint import Checkpoint, Position, Saved
 from imgcls.training.determinism import deterministic
+from imgcls.training.distillation import Teacher
 from imgcls.training.dropout import with_dropout
 from imgcls.training.held_out import hold_out
 from imgcls.training.kept_preprocessing import keep_preprocessing
@@ -68,17 +69,21 @@ NEEDS_PROCESSES = ("several devices need several processes, which only a command
 MakeNetwork = Callable[[Config, Saved | None, Reporter], nn.Module]
 #: what `pretrained_model` could be, of weights on this machine, or "" (see `by_size.choose`)
 FindTrained = Callable[[], str] | None
+#: gives the teacher that `teacher` names, if any: configuration, class names of the data, device
+MakeTeacher = Callable[[Config, Sequence[str], torch.device], Teacher | None] | None
 
 
 def run(config: Config, *, splits: Callable[[], Splits] | None = None,
         make_network: MakeNetwork | None = None, command: str = "", predict_command: str = "",
-        find_trained: FindTrained = None, quiet: bool = False) -> tuple[nn.Module | None, dict[str, float]]:
+        find_trained: FindTrained = None, make_teacher: MakeTeacher = None,
+        quiet: bool = False) -> tuple[nn.Module | None, dict[str, float]]:
     """Train as the configuration says; return the network and its last metrics.
 
     `splits` gives the data in place of `dataset`; it is called once the devices are known to be there.
     `make_network` builds the network in place of `build_model`. `command` goes into the meta data and the
     hint how to resume, `predict_command` is for the one how to predict, `find_trained` for the one what could
-    be fine-tuned instead. `test_io` and `dry_run` train nothing and return None with what was measured.
+    be fine-tuned instead; `make_teacher` gives the network that `teacher` names. `test_io` and `dry_run`
+    train nothing and return None with what was measured.
     Raises UsageError, DataError for files, RunError on the way.
     """
     topology = _find_devices(config)
@@ -110,8 +115,7 @@ def run(config: Config, *, splits: Callable[[], Splits] | None = None,
         position = resume.resume_position(config, saved, loader, lr_schedule, reporter)
         updater = make_updater(config, model, lr_schedule, saved, position, worker, reporter)
         average = begin_average(config.regularization.model_ema_decay, model, saved, updater.optimizer)
-
-        mixing, loss = _make_loss(config, data, worker)
+        mixing, loss = _make_loss(config, data, worker, make_teacher)
 
         # All that can be wrong is known by now: say what will happen.
         summary.log_summary(config, data, model, cost.flops, loader, val_loader, updater, worker, reporter)
@@ -186,10 +190,12 @@ def _make_schedule(config: Config, loader: Loader) -> Schedule:
                                  num_epochs=config.train.num_epochs)
 
 
-def _make_loss(config: Config, data: Splits, worker: Worker) -> tuple[Mixing | None, Loss]:
+def _make_loss(config: Config, data: Splits, worker: Worker,
+               make_teacher: MakeTeacher) -> tuple[Mixing | None, Loss]:
     """Return what is learned from: labels and images that are mixed, and the loss of them."""
     return (make_mixing(config.regularization, config.network.image_shape, config.train.seed),
-            make_loss(config.regularization, data.train.labels, config.network.num_classes, worker.device))
+            make_loss(config.regularization, data.train.labels, config.network.num_classes, worker.device,
+                     make_teacher and make_teacher(config, data.train.class_names, worker.device)))
 
 
 def _make_meter(config: Config, worker: Worker) -> Meter:

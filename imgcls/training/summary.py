@@ -31,7 +31,9 @@ def log_summary(config: Config, splits: Splits, model: nn.Module, flops: int, lo
         # flat rows of numbers are taken as they are
         "augmentation": (augment.describe(config.augment, config.network.image_shape)
                          if len(config.network.image_shape) == 3 else "none"),
-        "regularised": describe_regularization(config.regularization),
+        "regularised": ", ".join(filter(None, (
+            describe_regularization(config.regularization), config.distillation.teacher
+            and f"taught by {verbatim(config.distillation.teacher)}"))),
         "schedule": updater.schedule.description,
         "training": f"{config.optimizer.optimizer}, batch {describe_batch(loader.batch_size, worker)}, "
                     f"{loader.batches_per_epoch:,} updates per epoch, {config.train.num_epochs} epochs, "

@@ -23,6 +23,7 @@ from imgcls.config.sections.bounds import (
 from imgcls.config.sections.checkpoint import CheckpointConfig
 from imgcls.config.sections.data import DataConfig
 from imgcls.config.sections.device import DeviceConfig
+from imgcls.config.sections.distillation import DistillationConfig
 from imgcls.config.sections.distributed import DistributedConfig
 from imgcls.config.sections.early_stopping import EarlyStoppingConfig
 from imgcls.config.sections.find import FindConfig
@@ -38,7 +39,7 @@ from imgcls.config.sections.train import TrainConfig
 #: attribute of `resolve.Config` -> section, in the order of the help screen and of MXNet's Namespace line
 SECTIONS = {
     "data": DataConfig, "augment": AugmentConfig, "network": NetworkConfig,
-    "regularization": RegularizationConfig, "train": TrainConfig,
+    "regularization": RegularizationConfig, "distillation": DistillationConfig, "train": TrainConfig,
     "schedule": ScheduleConfig, "optimizer": OptimizerConfig, "device": DeviceConfig,
     "distributed": DistributedConfig, "checkpoint": CheckpointConfig,
     "early_stopping": EarlyStoppingConfig, "find": FindConfig, "report": ReportConfig,
@@ -58,6 +59,7 @@ __all__ = [
     "DataConfig",
     "Decay",
     "DeviceConfig",
+    "DistillationConfig",
     "DistributedConfig",
     "EarlyStoppingConfig",
     "FindConfig",

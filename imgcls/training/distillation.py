@@ -1,0 +1,52 @@
+"""Knowledge distillation (Hinton, Vinyals and Dean 2015): the answers of a trained network as soft labels.
+
+The teacher is given the very images that the network is trained on, augmented and mixed as they are (Beyer et
+al. 2022: "a good teacher is patient and consistent"), in its own normalisation and size. Called by the loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from imgcls.config.sections import DistillationConfig
+from imgcls.training.precision import Precision
+
+
+class Teacher:
+    """A trained network on the device, in evaluation mode, that never learns."""
+
+    def __init__(self, model: nn.Module, config: DistillationConfig, precision: Precision, *, scale: Tensor,
+                 shift: Tensor, size: Sequence[int] | None, order: Tensor | None) -> None:
+        """Images x of the run are the teacher's as x * scale + shift, (C, 1, 1), resized to `size` (H, W).
+
+        `order` int64 (classes,) has the teacher's number of each class of the run, None where they are alike.
+        """
+        self.alpha = config.distillation_alpha
+        self._model = model.eval().requires_grad_(False)
+        self._temperature = config.distillation_temperature
+        self._precision = precision
+        self._scale = scale
+        self._shift = shift
+        self._size = size
+        self._order = order
+
+    def divergence(self, logits: Tensor, images: Tensor) -> Tensor:
+        """Return the sum over the samples of the divergence from the teacher's answers, times T^2.
+
+        `logits` float32 (n, classes) are those of `images` (n, C, H, W). With the square of the temperature
+        gradients are about as large as those of the labels.
+        """
+        with torch.no_grad(), self._precision.autocast():
+            images = images * self._scale + self._shift
+            if self._size:
+                images = F.interpolate(images, self._size, mode="bilinear", antialias=True)
+            answers = self._model(images).float()
+        if self._order is not None:
+            answers = answers[:, self._order]
+        divergence = F.kl_div(F.log_softmax(logits / self._temperature, 1),
+                              F.log_softmax(answers / self._temperature, 1), reduction="sum", log_target=True)
+        return divergence * self._temperature ** 2
