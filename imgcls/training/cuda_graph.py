@@ -30,6 +30,7 @@ def check_cuda_graphs(config: Config, worker: Worker) -> None:
         "`monitor`, which reads tensors inside the network": config.train.monitor > 0,
         "several processes": worker.world_size > 1,
         # the second micro-batch would overwrite the gradients of the first
+        "`accumulate` above 1": config.optimizer.accumulate > 1,
         "`micro_batches` above 1": config.distributed.micro_batches > 1,
         "`model_parallel` above 1": config.network.model_parallel > 1,
         "the CPU; name a GPU with `gpus`": worker.device.type != "cuda",

@@ -22,6 +22,7 @@ from imgcls.data.loaders.batch import Batch, Loader
 from imgcls.data.mixing import Mixing
 from imgcls.distributed.process_group import LostContact
 from imgcls.errors import LostDataError, RunError
+from imgcls.training.accumulation import Accumulation
 from imgcls.training.checkpoint import Position
 from imgcls.training.dropout import is_random
 from imgcls.training.evaluate import evaluate
@@ -56,6 +57,7 @@ class Trainer:
         self.mixing = mixing
         self.average = average
         self.position = Position()
+        self._accumulation = Accumulation(updater.num_accumulated, loader)
         # seeding torch costs more than a small network's forward pass: only where something draws from it
         self._has_dropout = any(is_random(module) for module in model.modules())
         self._monitor = Monitor(model, graph.parameter_names(model)) if config.monitor else None
@@ -121,13 +123,15 @@ class Trainer:
                 interval_started = now
                 self._report_progress(epoch, batch_index, speed, loss)
 
-            # Once in a while: somebody asks for an end, or it is time to save the position.
-            self.handle_stop_request()
+            # Once in a while, between two steps: somebody asks for an end, or it is time to save a position.
+            if self._accumulation.window(self.position.update).is_last:
+                self.handle_stop_request()
         return self._end_epoch(epoch, num_samples, time.perf_counter() - epoch_started)
 
     def train_step(self, batch: Batch, update: int) -> None:
         """Update the weights from one batch, the `update`-th of the training (from 1)."""
-        lr = self.updater.begin(update)
+        window = self._accumulation.window(update)
+        lr = self.updater.begin(update, window)
         if self.updater.schedule.changes_at(update):
             self.reporter.log(f"Update[{update}]: Change learning rate to {lr:.5e}")
         monitor = self._monitor if self._monitor and update % self.config.monitor == 0 else None
@@ -136,7 +140,16 @@ class Trainer:
 
         if self.mixing:
             batch = self.mixing(batch, self.position.epoch, self.position.batch)
-        self._forward_and_backward(batch, update)
+        self._forward_and_backward(batch, update, is_last=window.is_last)
+        if window.is_last:
+            self._take_step(update, lr)
+
+        if monitor:
+            for line in monitor.end(update):
+                self.reporter.log(line)
+
+    def _take_step(self, update: int, lr: float) -> None:
+        """Change the weights by the gradients, and their average with them."""
         self.updater.clip_gradients()
         if self.sharing.server:  # dist_async: the servers take the step, and send the weights after it
             self.sharing.server.push_pull(lr)
@@ -145,10 +158,6 @@ class Trainer:
         if self.average:
             self.average.update(self.model, update)
 
-        if monitor:
-            for line in monitor.end(update):
-                self.reporter.log(line)
-
     def evaluate(self, loader: Loader) -> dict[str, float]:
         """Return the metrics over the samples of `loader`; a signal ends it, with the position saved."""
         metrics = Metrics(self.meter.names, self.sharing.worker.device)
@@ -156,8 +165,9 @@ class Trainer:
         evaluate(model, loader, metrics, self.updater.precision, self.handle_stop_request)
         return metrics.values(self.meter.sum_over_processes(metrics))
 
-    def _forward_and_backward(self, batch: Batch, update: int) -> None:
-        """Leave the gradients of the mean loss over the batch of all processes in the parameters.
+    def _forward_and_backward(self, batch: Batch, update: int, *, is_last: bool) -> None:
+        """Add the gradients of the mean loss over the batch of all processes to the parameters; processes
+        exchange them with the last batch of a step.
 
         A batch in micro-batches is what as many processes would have computed, bit for bit: each has its own
         dropout, begins with the same running statistics, and they are averaged after.
@@ -165,13 +175,14 @@ class Trainer:
         rank = self.sharing.worker.rank
         count = self.sharing.num_micro_batches
         if count == 1:
-            self.meter.add_loss(self._micro_batch_step(batch, update, rank))
+            with self.sharing.no_sync(is_last=is_last):
+                self.meter.add_loss(self._micro_batch_step(batch, update, rank))
             self.sharing.average_statistics(batch.num_valid / batch.global_size)
             return
         total = torch.zeros((), device=self.sharing.worker.device)
         with self.sharing.averaged_micro_batches() as statistics:
             for index, micro_batch in enumerate(batch.micro_batches(count)):
-                with self.sharing.no_sync(is_last=index == count - 1):
+                with self.sharing.no_sync(is_last=is_last and index == count - 1):
                     total += self._micro_batch_step(micro_batch, update, rank * count + index)
                 statistics.add(micro_batch.num_valid / batch.global_size)
         self.meter.add_loss(total)

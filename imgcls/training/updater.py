@@ -14,6 +14,7 @@ from imgcls.distributed.process_group import Worker
 from imgcls.errors import UsageError, verbatim
 from imgcls.optim import optimizers
 from imgcls.optim.schedules import Schedule
+from imgcls.training.accumulation import Window
 from imgcls.training.checkpoint import Position, Saved
 from imgcls.training.checkpoint.mxnet_states import translate_states
 from imgcls.training.checkpoint.optimizer_state import in_words_of_today, restore_optimizer
@@ -24,33 +25,41 @@ from imgcls.training.reporter import Reporter
 class Updater:
     """Takes the steps of `optimizer` at the learning rates of `schedule`.
 
-    `clip_gradient` limits each element of the gradient, `clip_norm` the norm of all together; 0 is off.
+    `clip_gradient` limits each element of the gradient, `clip_norm` the norm of all together; 0 is off. A
+    step is made of the gradients of `num_accumulated` batches.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, schedule: Schedule, precision: Precision,
-                 clip_gradient: float = 0.0, clip_norm: float = 0.0) -> None:
+                 clip_gradient: float = 0.0, clip_norm: float = 0.0,
+                 num_accumulated: int = 1) -> None:
         self.optimizer = optimizer
         self.schedule = schedule
         self.precision = precision
         self._clip_gradient = clip_gradient
         self._clip_norm = clip_norm
+        self.num_accumulated = num_accumulated
+        self._window = Window()
         # without torch's wrappers around it: see `stepper`
         self._step = optimizers.stepper(optimizer)
         self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
 
-    def begin(self, update: int) -> float:
-        """Set the learning rate of an update (counted from 1) and clear the gradients; return the rate."""
+    def begin(self, update: int, window: Window) -> float:
+        """Set the learning rate of an update (counted from 1) and return it; clear the gradients where the
+        batch is the first of a step."""
+        self._window = window
         lr = self.schedule.lr_at(update)
         optimizers.set_lr(self.optimizer, lr, self.schedule.wd_at(update))
         # None: the next backward pass then writes, and need not add. Not by the optimizer's own zero_grad,
         # whose wrappers take a small network several per cent of its step.
-        for parameter in self._parameters:
+        for parameter in self._parameters if window.is_first else ():
             parameter.grad = None
         return lr
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of `loss` to those that are there, scaled where float16 needs it."""
         scaler = self.precision.scaler
+        if self._window.share != 1:  # of the mean over all batches of the step
+            loss = loss * self._window.share
         (scaler.scale(loss) if scaler else loss).backward()
 
     def clip_gradients(self) -> None:
@@ -91,7 +100,8 @@ def make_updater(config: Config, model: nn.Module, schedule: Schedule, saved: Sa
     precision = Precision(config.device.dtype, worker.device)
     if saved:
         _restore(optimizer, precision, config, model, schedule, saved, position, reporter)
-    return Updater(optimizer, schedule, precision, config.optimizer.clip_gradient, config.optimizer.clip_norm)
+    return Updater(optimizer, schedule, precision, config.optimizer.clip_gradient, config.optimizer.clip_norm,
+                   config.optimizer.accumulate)
 
 
 def _restore(optimizer: torch.optim.Optimizer, precision: Precision, config: Config, model: nn.Module,

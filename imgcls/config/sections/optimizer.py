@@ -33,6 +33,8 @@ class OptimizerConfig:
                                 metavar="C", minimum=0, maximum=1e30)
     clip_norm: float = flag(0.0, "scale a gradient down whose norm over all weights is above N; 0: off",
                             metavar="N", minimum=0, maximum=1e30)
+    accumulate: int = flag(1, "batches whose gradients make one step, as one batch of so many times "
+                           "--batch-size", metavar="N", minimum=1, maximum=10**6)
     # MXNet's names; its scripts had no flags for them. 1 would never forget, and never move.
     beta1: float | None = flag(None, "how much of the mean gradient stays at each update, for adam and the "
                                "like (if not given: MXNet's)", minimum=0, maximum=0.999999)

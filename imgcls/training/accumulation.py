@@ -1,0 +1,49 @@
+"""`accumulate`: the gradients of several batches in a row make one step, as one batch of all their samples.
+
+Not of a batch's own parts: those are `micro_batches`, which changes how a batch is computed and not how many
+steps there are. Updates, and with them the schedule, count batches as ever; an epoch ends with a step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from imgcls.data.loaders.batch import Loader
+
+
+@dataclass(frozen=True)
+class Window:
+    """Where a batch stands among those of one step."""
+
+    is_first: bool = True
+    is_last: bool = True
+    #: of the samples of the step, the part that are in this batch: what its mean loss counts
+    share: float = 1.0
+
+
+class Accumulation:
+    """Which batches of an epoch belong to one step: `count` each, and what is left at the end."""
+
+    def __init__(self, count: int, loader: Loader) -> None:
+        self.count = count
+        self._batches_per_epoch = max(loader.batches_per_epoch, 1)
+        self._batch_size = loader.batch_size
+        # the last batch of an epoch may be smaller
+        self._last_size = loader.num_samples - (self._batches_per_epoch - 1) * loader.batch_size
+
+    def window(self, update: int) -> Window:
+        """Return where the batch of an update (from 1) stands; a function of the update alone."""
+        if self.count == 1:
+            return _ALONE
+        index = (update - 1) % self._batches_per_epoch
+        first = index // self.count * self.count
+        end = min(first + self.count, self._batches_per_epoch)
+        total = sum(map(self._size, range(first, end)))
+        return Window(index == first, index == end - 1, self._size(index) / total)
+
+    def _size(self, index: int) -> int:
+        is_smaller = index == self._batches_per_epoch - 1 and 0 < self._last_size < self._batch_size
+        return self._last_size if is_smaller else self._batch_size
+
+
+_ALONE = Window()
