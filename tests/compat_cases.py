@@ -15,6 +15,7 @@ import warnings
 from collections import namedtuple
 
 import numpy as np
+from compat_gluon_cases import GLUON_CASES
 
 Batch = namedtuple("Batch", ["data"])
 
@@ -668,7 +669,7 @@ def preparation(mx, folder):
 
 CASES = {case.__name__: case for case in (
     predict_tutorial, fine_tuning, embedding, module_fit, seeded_training, feed_forward, symbol_block, iterators,
-    executors, symbols, arrays, metrics, layers, preparation)}
+    executors, symbols, arrays, metrics, layers, preparation, *GLUON_CASES)}
 
 
 def recorded(value):

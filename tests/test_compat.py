@@ -19,7 +19,6 @@ import pytest
 from conftest import ROOT, mxnet_file
 
 import imgcls.compat.mxnet as mx
-from imgcls.errors import DataError, UsageError
 from imgcls.formats import recordio
 
 MAGIC = struct.pack("<I", recordio.MAGIC)
@@ -94,7 +93,7 @@ def test_keys_of_any_type_in_the_order_of_the_index(tmp_path: Path) -> None:
     assert reader.read() == b"apple"  # goes on behind the record that was found by key
     with pytest.raises(KeyError):
         reader.read_idx("lion")
-    with pytest.raises(DataError, match=r"a\.idx: a key is no int"):
+    with pytest.raises(mx.MXNetError, match=r"a\.idx: a key is no int"):
         mx.recordio.MXIndexedRecordIO(*paths, "r")
 
 
@@ -119,7 +118,7 @@ def test_wrong_use_is_an_error(tmp_path: Path) -> None:
     path = write_records(tmp_path, 2)
     with pytest.raises(ValueError, match="'rb' is not known"):
         mx.recordio.MXRecordIO(str(path), "rb")
-    with pytest.raises(DataError, match="no such file"):
+    with pytest.raises(mx.MXNetError, match="no such file"):
         mx.recordio.MXRecordIO(str(tmp_path / "none.rec"), "r")
     for wrong in (("none/a.idx", "a.rec"), ("a.idx", "none/a.rec")):
         with pytest.raises(mx.MXNetError, match=r"cannot write .*none"):
@@ -142,11 +141,11 @@ def test_damage_is_raised_behind_the_good_records(tmp_path: Path) -> None:
     path.with_suffix(".idx").rename(tmp_path / "other.idx")
     reader = mx.recordio.MXRecordIO(str(path), "r")
     assert all(reader.read() for _ in range(3))
-    with pytest.raises(DataError, match=r"data\.rec at byte \d+: .*cut"):
+    with pytest.raises(mx.MXNetError, match=r"data\.rec at byte \d+: .*cut"):
         reader.read()
     indexed = mx.recordio.MXIndexedRecordIO(str(tmp_path / "other.idx"), str(path), "r")
     assert indexed.read_idx(2)
-    with pytest.raises(DataError):
+    with pytest.raises(mx.MXNetError):
         indexed.read_idx(3)
 
 
@@ -167,7 +166,7 @@ def test_pack_and_unpack(label: Any) -> None:
         assert header.label.tolist() == np.asarray(label, np.float32).tolist()
     assert repr(header).startswith("HEADER(flag=")
     assert mx.recordio.pack((0, 1.0, 2, 3), b"") == struct.pack("<IfQQ", 0, 1, 2, 3)
-    with pytest.raises(DataError, match="is no image record"):
+    with pytest.raises(mx.MXNetError, match="is no image record"):
         mx.recordio.unpack(packed[:20])
 
 
@@ -218,11 +217,11 @@ def test_arrays_follow_the_rules_of_mxnet() -> None:
     assert a[1].shape == (1,)
     assert a[1].asscalar() == 2.0
     assert bool(a[1] == 2)
-    with pytest.raises(TypeError, match="want one type"):
+    with pytest.raises(mx.MXNetError, match="want one type"):
         a + u
     with pytest.raises(TypeError, match="ndarray"):
         a - np.ones(3)
-    with pytest.raises(UsageError, match=r"write mx.cpu\(\)"):
+    with pytest.raises(mx.MXNetError, match=r"write mx.cpu\(\)"):
         mx.nd.zeros((2,), ctx="gpu(0)")
 
 
@@ -272,7 +271,7 @@ def test_lists_of_mxnet_are_saved_again_byte_for_byte(tmp_path: Path) -> None:
         assert isinstance(loaded, list) == (name == "v2-list")
         mx.nd.save(tmp_path / "again", loaded)
         assert (tmp_path / "again").read_bytes() == path.read_bytes()
-    with pytest.raises(DataError):
+    with pytest.raises(mx.MXNetError):
         mx.nd.load(mxnet_file("ndarray", "bad-truncated.params"))
 
 
@@ -296,7 +295,7 @@ def test_images_are_decoded(tmp_path: Path) -> None:
     for bad, reason in ((b"", "is empty"), (b"garbage", "is no image")):
         with pytest.raises(mx.MXNetError, match=reason):
             mx.image.imdecode(bad)
-    with pytest.raises(DataError, match="no such file"):
+    with pytest.raises(mx.MXNetError, match="no such file"):
         mx.image.imread(str(tmp_path / "none.png"))
 
 
@@ -327,7 +326,10 @@ def test_interp_9_goes_by_the_direction() -> None:
                          ((20, 50), cv2.INTER_LINEAR), ((40, 10), cv2.INTER_LINEAR),
                          ((60, 30), cv2.INTER_LINEAR)):
         expected = cv2.resize(pixels, size, interpolation=method)
-        assert (mx.image.imresize(src, *size, interp=9).asnumpy() == expected).all(), size
+        # Intel's library rounds cubic interpolation in another way than MXNet's OpenCV, by 1.
+        away = 1 if method == cv2.INTER_CUBIC else 0
+        resized = mx.image.imresize(src, *size, interp=9).asnumpy()
+        assert np.abs(resized.astype(int) - expected).max() <= away, size
         others = [cv2.resize(pixels, size, interpolation=other) for other in (0, 2, 3, 4) if other != method]
         assert any((other != expected).any() for other in others), size
     assert (mx.image.resize_short(src, 15, 9).asnumpy() == cv2.resize(pixels, (20, 15),
@@ -336,7 +338,7 @@ def test_interp_9_goes_by_the_direction() -> None:
     drawn = {mx.image.imresize(src, 60, 50, interp=10).asnumpy().tobytes() for _ in range(40)}
     assert drawn == {cv2.resize(pixels, (60, 50), interpolation=method).tobytes() for method in range(5)}
     for unknown in (5, 8, 11, -1):
-        with pytest.raises(UsageError, match=f"interp {unknown} is not known"):
+        with pytest.raises(mx.MXNetError, match=f"interp {unknown} is not known"):
             mx.image.imresize(src, 10, 10, interp=unknown)
 
 
@@ -383,7 +385,7 @@ def test_ndarray_iter() -> None:
     assert sorted(first) == sorted(second) == list(range(10))
     assert first != second
     for wrong in ({"last_batch_handle": "keep"}, {"batch_size": 0}, {"label": np.zeros(3)}):
-        with pytest.raises(UsageError):
+        with pytest.raises(mx.MXNetError):
             mx.io.NDArrayIter(data, **wrong)
 
 
@@ -451,14 +453,14 @@ def test_image_record_iter_labels_and_parts(tmp_path: Path) -> None:
     wide = mx.io.ImageRecordIter(**common, label_width=3)
     assert wide.provide_label == [("softmax_label", (2, 3))]
     assert wide.next().label[0].asnumpy().tolist() == [[0, 0.5, 1], [1, 1.5, 2]]
-    with pytest.raises(DataError, match="has 3 labels where 1 is expected"):
+    with pytest.raises(mx.MXNetError, match="has 3 labels where 1 is expected"):
         mx.io.ImageRecordIter(**common)
     lines = [f"{100 + i}\t{i * 2:f}\t{-i:f}\tx.png\n" for i in range(11)]
     (tmp_path / "a.lst").write_text("".join(lines))
     listed = mx.io.ImageRecordIter(**common, path_imglist=str(tmp_path / "a.lst"), label_width=2)
     assert listed.next().label[0].asnumpy().tolist() == [[0, 0], [2, -1]]
     (tmp_path / "a.lst").write_text("".join(lines[1:]))
-    with pytest.raises(DataError, match=r"a\.lst: id 100 is not there"):
+    with pytest.raises(mx.MXNetError, match=r"a\.lst: id 100 is not there"):
         mx.io.ImageRecordIter(**common, path_imglist=str(tmp_path / "a.lst"))
     ids = []
     for part_index in range(4):
@@ -466,7 +468,7 @@ def test_image_record_iter_labels_and_parts(tmp_path: Path) -> None:
                                          path_imgidx=str(path.with_suffix(".idx")))
         ids.append([int(i) for b in iterator for i in b.index[:2 - b.pad]])
     assert ids == [[100, 101, 102], [103, 104, 105], [106, 107, 108], [109, 110]]
-    with pytest.raises(UsageError, match="has no record for this part"):
+    with pytest.raises(mx.MXNetError, match="has no record for this part"):
         mx.io.ImageRecordIter(**common, label_width=3, num_parts=10, part_index=9,
                               path_imgidx=str(path.with_suffix(".idx")))
 
@@ -488,27 +490,27 @@ def test_image_record_iter_refuses(tmp_path: Path) -> None:
     common = {"path_imgrec": str(path), "data_shape": (3, 8, 8), "batch_size": 4}
     for wrong, error, message in (
             ({"rand_mirrow": True}, TypeError, "no argument rand_mirrow: did you mean rand_mirror"),
-            ({"batch_size": 12}, UsageError, "has only 11 records"),
-            ({"data_shape": (8, 8)}, UsageError, "channels, height, width"),
-            ({"batch_size": "many"}, UsageError, "batch_size 'many': must be a whole number"),
-            ({"shuffle": "yes"}, UsageError, "True or False"),
-            ({"dtype": "float16"}, UsageError, "float32, uint8 or int8"),
-            ({"inter_method": 7}, UsageError, "inter_method 7"),
-            ({"rotate": 90}, UsageError, "not offered"),
-            ({"std_r": 0}, UsageError, "must not be 0"),
-            ({"part_index": 1}, UsageError, "part_index 1"),
-            ({"path_imgrec": str(tmp_path / "none.rec")}, UsageError, "no such file")):
+            ({"batch_size": 12}, mx.MXNetError, "has only 11 records"),
+            ({"data_shape": (8, 8)}, mx.MXNetError, "channels, height, width"),
+            ({"batch_size": "many"}, mx.MXNetError, "batch_size 'many': must be a whole number"),
+            ({"shuffle": "yes"}, mx.MXNetError, "True or False"),
+            ({"dtype": "float16"}, mx.MXNetError, "float32, uint8 or int8"),
+            ({"inter_method": 7}, mx.MXNetError, "inter_method 7"),
+            ({"rotate": 90}, mx.MXNetError, "not offered"),
+            ({"std_r": 0}, mx.MXNetError, "must not be 0"),
+            ({"part_index": 1}, mx.MXNetError, "part_index 1"),
+            ({"path_imgrec": str(tmp_path / "none.rec")}, mx.MXNetError, "no such file")):
         with pytest.raises(error, match=message):
             mx.io.ImageRecordIter(**{**common, **wrong})
-    with pytest.raises(UsageError, match="needs data_shape"):
+    with pytest.raises(mx.MXNetError, match="needs data_shape"):
         mx.io.ImageRecordIter(path_imgrec=str(path), batch_size=4)
     content = path.read_bytes()
     path.write_bytes(content[:-8])
-    with pytest.raises(DataError, match="at byte"):
+    with pytest.raises(mx.MXNetError, match="at byte"):
         mx.io.ImageRecordIter(**common)
     path.write_bytes(content.replace(b"IDAT", b"XXXX", 1))  # only in the pixels of one
     iterator = mx.io.ImageRecordIter(**common)
-    with pytest.raises(DataError, match=r"record 0 \(id 100\)"):
+    with pytest.raises(mx.MXNetError, match=r"record 0 \(id 100\)"):
         list(iterator)
 
 
@@ -559,7 +561,7 @@ def test_parts_of_mxnet() -> None:
             index = {"path_imgidx": index_file} if kind == "by_index" else {}
             for part_index, expected in enumerate(case[kind]):
                 if isinstance(expected, str):
-                    with pytest.raises(UsageError, match="has no record"):
+                    with pytest.raises(mx.MXNetError, match="has no record"):
                         parts(case, part_index, batch_size=4, **index)
                     continue
                 batches = list(parts(case, part_index, batch_size=4, round_batch=False, **index))
@@ -707,8 +709,6 @@ def test_only_image_record_iter_needs_torch() -> None:
             "mx.recordio, mx.nd, mx.image, mx.io, mx.gluon.data.vision.ImageRecordDataset, mx.cpu()\n"
             "assert 'torch' not in sys.modules\n")
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
-    with pytest.raises(AttributeError, match="has no autograd"):
-        mx.autograd  # noqa: B018
 
 
 def test_modulo_zero_is_zero_as_in_mxnet() -> None:

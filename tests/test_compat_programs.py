@@ -57,7 +57,7 @@ def test_programs_give_the_numbers_of_mxnet(name: str, expected: dict[str, dict[
 
 @pytest.mark.mxnet
 def test_the_recorded_numbers_are_those_of_mxnet(expected: dict[str, dict[str, Any]], tmp_path: Path) -> None:
-    for file in ("compat_cases.py", "fixtures/compat/make.py"):
+    for file in ("compat_cases.py", "compat_gluon_cases.py", "fixtures/compat/make.py"):
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).write_bytes((ROOT / "tests" / file).read_bytes())
     subprocess.run([os.environ["MXNET_PYTHON"], str(tmp_path / "fixtures" / "compat" / "make.py")], check=True,

@@ -6,12 +6,15 @@ images, and filled in after normalisation, where the mean is 0. Called by both l
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-import torch
-from torch import Tensor
 
 from imgcls.data import order
 from imgcls.data.order import Draws
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 #: of the image, and height by width, evenly in its logarithm
 _AREA, _ASPECT = (0.02, 0.33), (0.3, 3.3)
@@ -49,6 +52,8 @@ def erase(images: Tensor, boxes: np.ndarray) -> None:
             images[index, :, top:bottom, left:right] = 0
         return
     # in a few kernels: one for each image would keep a GPU waiting
+    import torch  # here: code that only reads images loads this file as well
+
     top, left, bottom, right = torch.from_numpy(boxes).to(images.device).T[:, :, None]
     rows, columns = (torch.arange(size, device=images.device) for size in images.shape[2:])
     is_row = (rows >= top) & (rows < bottom)

@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 # One class for both worlds: `except mx.MXNetError` in an old script catches our errors.
-from imgcls.errors import ImgclsError as MXNetError
+from imgcls.compat.mxnet.base import MXNetError
 
 # For editors and type checkers, which cannot follow `__getattr__`.
 if TYPE_CHECKING:
@@ -40,15 +40,15 @@ __version__ = "1.9.1"
 #: the names of MXNet for its parts, and where they are here
 _PARTS = {
     **{name: name for name in (
-        "attribute", "base", "callback", "context", "executor", "gluon", "image", "initializer", "io",
-        "lr_scheduler", "metric", "model", "module", "name", "nd", "optimizer", "random", "recordio",
-        "symbol", "visualization")},
+        "attribute", "autograd", "base", "callback", "context", "executor", "gluon", "image", "initializer",
+        "io", "lr_scheduler", "metric", "model", "module", "name", "nd", "optimizer", "random", "recordio",
+        "symbol", "test_utils", "util", "visualization")},
     "img": "image", "init": "initializer", "mod": "module", "ndarray": "nd", "opt": "optimizer",
     "rnd": "random", "sym": "symbol", "viz": "visualization",
 }
 #: MXNet's own names of single things -> the part that has them
 _NAMES = {"AttrScope": "attribute", "Context": "context", "cpu": "context", "cpu_pinned": "context",
-          "gpu": "context", "num_gpus": "context", "current_context": "context"}
+          "gpu": "context", "num_gpus": "context", "current_context": "context", "install": "_alias"}
 
 
 # Python asks here for what the module does not have: so `import ... as mx` loads no part that is not used.

@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from imgcls.compat.mxnet.base import MXNetError
 from imgcls.config.sections import AugmentConfig
 from imgcls.data.crops import METHODS
-from imgcls.errors import UsageError, nearest
+from imgcls.errors import nearest
 
 #: MXNet's arguments that are fields of our AugmentConfig, under the same or another name
 _AUGMENT = {
@@ -77,7 +78,7 @@ class _Type(NamedTuple):
 def read_arguments(kwargs: dict[str, Any]) -> dict[str, Any]:
     """Return all arguments with their values, of which text stands for any, as in MXNet.
 
-    A name that MXNet does not have is a TypeError, a value that cannot be done a UsageError that names it.
+    A name that MXNet does not have is a TypeError, a value that cannot be done a MXNetError that names it.
     `dtype` comes as numpy type, `inter_method` under our name.
     """
     # MXNet's iterators pass over names that they do not know (InitAllowUnknown), and so over misspelled ones.
@@ -103,22 +104,22 @@ def augment_config(args: dict[str, Any]) -> AugmentConfig:
 
 
 def _check(args: dict[str, Any]) -> None:
-    """Raise UsageError for values that are of their type and still cannot be done."""
+    """Raise MXNetError for values that are of their type and still cannot be done."""
     for name in _REQUIRED:
         if not args[name]:
-            raise UsageError(f"ImageRecordIter needs {name}")
+            raise MXNetError(f"ImageRecordIter needs {name}")
     for name, value in _ONLY_DEFAULT.items():
         if args[name] != value:
-            raise UsageError(f"{name} {args[name]}: is not offered here, leave it out")
+            raise MXNetError(f"{name} {args[name]}: is not offered here, leave it out")
     if len(args["data_shape"]) != 3:
-        raise UsageError(f"data_shape {args['data_shape']}: is (channels, height, width)")
+        raise MXNetError(f"data_shape {args['data_shape']}: is (channels, height, width)")
     if args["batch_size"] < 1 or args["label_width"] < 1:
-        raise UsageError(f"batch_size {args['batch_size']}, label_width {args['label_width']}: must be above "
+        raise MXNetError(f"batch_size {args['batch_size']}, label_width {args['label_width']}: must be above "
                          "0")
     if args["dtype"].lower() not in _DTYPES:
-        raise UsageError(f"dtype {args['dtype']}: must be float32, uint8 or int8")
+        raise MXNetError(f"dtype {args['dtype']}: must be float32, uint8 or int8")
     if args["inter_method"] not in _METHOD_NAMES:
-        raise UsageError(f"inter_method {args['inter_method']}: must be one of {sorted(_METHOD_NAMES)}")
+        raise MXNetError(f"inter_method {args['inter_method']}: must be one of {sorted(_METHOD_NAMES)}")
 
 
 def _convert(name: str, value: Any) -> Any:
@@ -130,7 +131,7 @@ def _convert(name: str, value: Any) -> Any:
     try:
         return expected.convert(value)
     except (ValueError, TypeError, SyntaxError):
-        raise UsageError(f"{name} {value!r}: must be {expected.description}") from None
+        raise MXNetError(f"{name} {value!r}: must be {expected.description}") from None
 
 
 def _type_of(name: str, default: Any) -> _Type:

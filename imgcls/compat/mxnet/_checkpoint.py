@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping
 
 from imgcls.compat.mxnet import nd, symbol
+from imgcls.compat.mxnet.base import translated
 from imgcls.compat.mxnet.nd import NDArray
 from imgcls.compat.mxnet.symbol import Symbol
 from imgcls.errors import DataError
@@ -14,6 +15,7 @@ Params = dict[str, NDArray]
 
 
 # The symbol is written each time: a prefix that was used before may have had another network.
+@translated
 def save_checkpoint(prefix: str, epoch: int, symbol: Symbol | None, arg_params: Mapping[str, NDArray],
                     aux_params: Mapping[str, NDArray], remove_amp_cast: bool = True) -> None:
     """Write the symbol, if there is one, and the parameters, the same bytes as MXNet."""
@@ -31,6 +33,7 @@ def save_params(path: str, arg_params: Mapping[str, NDArray], aux_params: Mappin
                    **{f"aux:{name}": array for name, array in aux_params.items()}})
 
 
+@translated
 def load_params(prefix: str, epoch: int) -> tuple[Params, Params]:
     """Return (arguments, auxiliary states) of `PREFIX-EPOCH.params`."""
     return read_params(f"{prefix}-{epoch:04d}.params")
@@ -58,6 +61,7 @@ def read_params(path: str) -> tuple[Params, Params]:
 
 
 # The symbol first: where it is missing the error is about the prefix.
+@translated
 def load_checkpoint(prefix: str, epoch: int) -> tuple[Symbol, Params, Params]:
     """Return (symbol, arguments, auxiliary states) of a checkpoint."""
     return (symbol.load(f"{prefix}-symbol.json"), *load_params(prefix, epoch))

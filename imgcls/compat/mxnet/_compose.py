@@ -11,7 +11,7 @@ from imgcls.compat.mxnet import name as names
 from imgcls.compat.mxnet._nodes import Entry, GraphNode, copied, num_visible, post_order
 from imgcls.compat.mxnet._operators import AUXILIARY, INITIAL, Signature, signatures
 from imgcls.compat.mxnet._registration import bind_arguments, find, missing
-from imgcls.errors import UsageError
+from imgcls.compat.mxnet.base import MXNetError
 
 
 # Made anew for every call: a name costs one look-up, and nothing has to be registered.
@@ -36,7 +36,7 @@ def function(name: str, symbol_class: Any, prefix: str) -> Callable[..., Any] | 
             given = [by_name.get(key) for key in signature.inputs_with(attrs)]
             extra = next((key for key in by_name if key not in signature.inputs_with(attrs)), None)
             if extra is not None:
-                raise UsageError(f"{hint}: takes no {extra} with these settings")
+                raise MXNetError(f"{hint}: takes no {extra} with these settings")
         else:
             given = list(inputs)
             if signature.op == "UpSampling" and attrs.get("sample_type") == "bilinear":
@@ -55,18 +55,22 @@ def _outputs(signature: Signature, name: str, inputs: Sequence[Any], attrs: dict
     for i, symbol in enumerate(inputs):
         slot = slots[i] if i < len(slots) else f"arg{i}"
         # nnvm marks the inputs that an operator changes with version 1, and symbol.json stores it.
-        version = int(slot in AUXILIARY)
+        is_written = slot in AUXILIARY
         if symbol is None:
             # MXNet copies the operator's attributes onto variables that it makes itself.
             initial = INITIAL.get((signature.op, slot), INITIAL.get(slot))
             extra = {} if initial is None else {"__init__": initial}
-            node.inputs.append(Entry(GraphNode("null", f"{name}_{slot}", attrs | extra, []), 0, version))
+            made = GraphNode("null", f"{name}_{slot}", attrs | extra, [])
+            made.num_writes = int(is_written)
+            node.inputs.append(Entry(made, 0, made.num_writes))
         else:
             # Taking the first output silently would drop the rest of a SliceChannel.
             if len(symbol) != 1:
-                raise UsageError(f"{name}: input {slot} is a symbol of {len(symbol)} outputs; choose one, "
+                raise MXNetError(f"{name}: input {slot} is a symbol of {len(symbol)} outputs; choose one, "
                                  "symbol[0]")
-            node.inputs.append(symbol._entries[0]._replace(version=version))
+            entry = symbol._entries[0]
+            entry.node.num_writes += is_written
+            node.inputs.append(entry._replace(version=entry.node.num_writes))
     return [Entry(node, output) for output in range(num_visible(node))]
 
 

@@ -13,6 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from imgcls.compat.mxnet._detection_operators import DETECTION
+from imgcls.compat.mxnet._extreme_operators import EXTREMES
+from imgcls.compat.mxnet._sequence_operators import SEQUENCE
 from imgcls.layers import Layer, OpSpec
 from imgcls.layers.op_function import OpFunction
 
@@ -331,6 +334,8 @@ def _read_filled(value: float | None) -> Callable[[OpSpec], dict[str, Any]]:
 # The comparisons exist three times, as in MXNet: for equal shapes, for others, and with a number.
 #: operator -> what it computes
 EXTRA: dict[str, OpFunction] = {
+    **DETECTION, **SEQUENCE,
+    **EXTREMES,
     **{op: OpFunction(function, keeps_shape=True) for op, function in _UNARY.items()},
     **{f"_{op}": OpFunction(_compared(function), num_inputs=2) for op, function in _COMPARISON.items()},
     **{f"broadcast_{op}": OpFunction(_compared(function), num_inputs=2)

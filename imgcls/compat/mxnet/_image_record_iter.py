@@ -18,15 +18,16 @@ import torch
 from imgcls.compat.mxnet._arguments import augment_config, read_arguments
 from imgcls.compat.mxnet._data_iter import DataDesc, DataIter
 from imgcls.compat.mxnet._record_source import RecordSource
+from imgcls.compat.mxnet.base import MXNetError, translated_class
 from imgcls.compat.mxnet.nd import NDArray
 from imgcls.config.sections import AugmentConfig
 from imgcls.data import normalize, order
 from imgcls.data.loaders.host_batch import HostBatch
 from imgcls.data.loaders.make import make_mean_image
 from imgcls.data.loaders.streaming import StreamingLoader
-from imgcls.errors import UsageError
 
 
+@translated_class
 class ImageRecords(DataIter):
     """See `mx.io.ImageRecordIter`. `getindex` gives the ids of the records (MXNet: zeros)."""
 
@@ -43,7 +44,7 @@ class ImageRecords(DataIter):
         self._round_batch: bool = args["round_batch"]
         # As MXNet refuses it (iter_batchloader.h): one batch would hold some samples twice.
         if self._round_batch and len(self._source) < self.batch_size:
-            raise UsageError(f"batch_size {self.batch_size}: {self._source.description} has only "
+            raise MXNetError(f"batch_size {self.batch_size}: {self._source.description} has only "
                              f"{len(self._source)} records; take a smaller one, or round_batch=False")
         self._loader = _EpochLoader(self._source, args, config)
         # Not the loader's normalisation: MXNet's rounds otherwise, and it can return bytes.
@@ -166,7 +167,7 @@ class _Normalizer:
         mean = np.array([args[f"mean_{c}"] for c in channels], np.float32)
         std = np.array([args[f"std_{c}"] for c in channels], np.float32)
         if (std == 0).any():  # MXNet divides, and trains on infinities
-            raise UsageError(f"std_r, std_g, std_b {std.tolist()}: must not be 0")
+            raise MXNetError(f"std_r, std_g, std_b {std.tolist()}: must not be 0")
         self._dtype = args["dtype"]
         self._mirror: bool = args["mirror"]
         self._mean = torch.from_numpy(mean)[:, None, None]

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import threading
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
+from imgcls.compat.mxnet import _tape
 from imgcls.compat.mxnet._ndarray import NDArray
 from imgcls.compat.mxnet._operators import Signature, signatures
 from imgcls.compat.mxnet._registration import bind_arguments, find, missing
-from imgcls.errors import UsageError, first_line
+from imgcls.compat.mxnet.base import MXNetError
+from imgcls.errors import first_line
 from imgcls.formats.symbol import Node, NodeOutput
+
+#: operators whose layers are kept, with their settings and shapes
+_MAX_LAYERS = 512
+_layers = threading.local()
+#: operators whose result has the type of the data, where torch adds up whole numbers as int64
+_KEEPS_TYPE = ("sum", "prod", "nansum")
 
 
 # Like `_compose.function`, and with the same table of names.
@@ -32,7 +40,7 @@ def function(name: str, prefix: str = "") -> Callable[..., Any] | None:
         if out is None:
             return result
         if not isinstance(result, NDArray):
-            raise UsageError(f"{hint}: out holds one array, and there are {len(result)} results")
+            raise MXNetError(f"{hint}: out holds one array, and there are {len(result)} results")
         return result.copyto(out)
 
     operator.__name__ = hint
@@ -40,46 +48,65 @@ def function(name: str, prefix: str = "") -> Callable[..., Any] | None:
 
 
 def _call(signature: Signature, inputs: list[NDArray], attrs: dict[str, str]) -> NDArray | list[NDArray]:
-    """Compute one operator, as in inference."""
+    """Compute one operator, recorded where `mx.autograd` records."""
     # Here, so that code which only reads data does not load torch.
     import torch
 
-    from imgcls.compat.mxnet._shapes import layer_class, make_layer, replace_parameters
-    from imgcls.layers import OpSpec
+    from imgcls.compat.mxnet._shapes import replace_parameters
+    from imgcls.compat.mxnet._training_layers import follow_statistics
 
-    node = Node(signature.op, signature.op, attrs, [NodeOutput(i) for i in range(len(inputs))])
-    kind = layer_class(signature.op)
-    num_data = kind.num_data(OpSpec(node, None, {}))
-    tensors = [torch.from_numpy(_writable(array._data)) for array in inputs]
-    names = dict(zip(kind.PARAMETER_NAMES, tensors[num_data:], strict=False))
-    layer, _ = make_layer(node, [tuple(tensor.shape) for tensor in tensors[:num_data]],
-                          {slot: tuple(tensor.shape) for slot, tensor in names.items()})
+    is_recorded = _tape.any_tracked(inputs)
+    tensors = [_tape.tensor(array) for array in inputs]
+    layer, num_data = _layer(signature.op, attrs, [tuple(tensor.shape) for tensor in tensors])
+    slots = dict(zip(layer.PARAMETER_NAMES, tensors[num_data:], strict=False))
     for slot in layer.parameter_slots():
-        if slot not in names:
-            raise UsageError(f"{signature.op}: {slot} is missing")
-        replace_parameters(layer, {slot: names[slot]})
+        if slot not in slots:
+            raise MXNetError(f"{signature.op}: {slot} is missing")
+        replace_parameters(layer, {slot: slots[slot]})
+    layer.training = _tape.state.is_training
     try:
-        # Nothing is recorded: there is no autograd on arrays here, and the graph would keep its inputs alive.
-        with torch.no_grad():
+        with torch.set_grad_enabled(is_recorded):
             result = layer.forward(*tensors[:num_data])
     except (RuntimeError, ValueError, IndexError) as error:
-        raise UsageError(f"{signature.op}: {first_line(error)}") from error
+        raise MXNetError(f"{signature.op}: {first_line(error)}") from error
+    if signature.op in _KEEPS_TYPE and isinstance(result, torch.Tensor):
+        result = result.to(tensors[0].dtype)
+    if is_recorded and layer.training:
+        follow_statistics(layer, result, inputs[num_data:])
+    # The layer stays in the table, and would keep the weights in memory.
+    replace_parameters(layer, dict.fromkeys(slots, torch.empty(0)))
     context = inputs[0]._context if inputs else None  # results stay where the first input says it is
+    memory = {tensor.untyped_storage().data_ptr() for tensor in tensors}
     if isinstance(result, torch.Tensor):
-        return NDArray(_values(result), context)
-    return [NDArray(_values(tensor), context) for tensor in result]
+        return _owned(result, memory, context)
+    return [_owned(tensor, memory, context) for tensor in result]
 
 
-def _writable(values: np.ndarray) -> np.ndarray:
-    """Return memory that torch can use: it takes no negative strides, and warns of what is read only."""
-    is_usable = values.flags.writeable and all(stride >= 0 for stride in values.strides)
-    return values if is_usable else values.copy()
+# A network in a loop asks for the same operators with the same shapes again and again.
+def _layer(op: str, attrs: dict[str, str], shapes: list[tuple[int, ...]]) -> tuple[Any, int]:
+    """Return the layer of an operator for inputs of these shapes, and how many are no parameters."""
+    from imgcls.compat.mxnet._shapes import layer_class, make_layer
+    from imgcls.layers import OpSpec
+
+    layers = _layers.__dict__.setdefault("made", OrderedDict())  # one table a thread: layers hold tensors
+    key = (op, tuple(attrs.items()), tuple(shapes))
+    if key not in layers:
+        node = Node(op, op, attrs, [NodeOutput(i) for i in range(len(shapes))])
+        kind = layer_class(op)
+        num_data = kind.num_data(OpSpec(node, None, {}))
+        names = dict(zip(kind.PARAMETER_NAMES, shapes[num_data:], strict=False))
+        layers[key] = make_layer(node, shapes[:num_data], names)[0], num_data
+        if len(layers) > _MAX_LAYERS:
+            layers.popitem(last=False)
+    layers.move_to_end(key)
+    return layers[key]
 
 
 # What comes out is the caller's to change.
-def _values(tensor: Any) -> np.ndarray:
-    values = np.array(tensor.numpy())  # a copy: some operators return a view of their input
-    return values if values.ndim else values.reshape(1)  # MXNet has no arrays without dimensions
+def _owned(tensor: Any, memory: set[int], context: Any) -> NDArray:
+    """Return the array of a result, copied where an operator returned a view of its input."""
+    shares = tensor.untyped_storage().data_ptr() in memory
+    return _tape.wrap(tensor.clone() if shares or not tensor.is_contiguous() else tensor, context)
 
 
 class Namespace:

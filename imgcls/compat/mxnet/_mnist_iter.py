@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from imgcls.compat.mxnet._data_iter import DataDesc, DataIter
+from imgcls.compat.mxnet.base import MXNetError, translated, translated_class
 from imgcls.compat.mxnet.nd import NDArray
-from imgcls.errors import UsageError
 from imgcls.formats import idx
 
 #: MXNet's pixels are divided by this, not by 255
@@ -17,6 +17,7 @@ _SCALE = np.float32(256)  # src/io/iter_mnist.cc
 
 
 # The files are small: they are in memory, as in MXNet.
+@translated_class
 class MNISTBatches(DataIter):
     """Batches of a pair of idx files, float32 (batch, 1, rows, columns) or flat; the rest is left out."""
 
@@ -25,11 +26,11 @@ class MNISTBatches(DataIter):
                  label_name: str) -> None:
         super().__init__(batch_size)
         if batch_size < 1 or not 0 <= part_index < num_parts:
-            raise UsageError(f"batch_size {batch_size}, part_index {part_index} of num_parts {num_parts}: a "
+            raise MXNetError(f"batch_size {batch_size}, part_index {part_index} of num_parts {num_parts}: a "
                              "batch has at least 1 sample, and parts count from 0")
         images, labels = idx.read_images(image), idx.read_labels(label)
         if len(images) != len(labels):
-            raise UsageError(f"{image}: {len(images)} images for the {len(labels)} labels of {label}")
+            raise MXNetError(f"{image}: {len(images)} images for the {len(labels)} labels of {label}")
         # A part is cut out first and shuffled then.
         part = slice(len(images) * part_index // num_parts, len(images) * (part_index + 1) // num_parts)
         size = part.stop - part.start
@@ -90,6 +91,7 @@ def _shuffled(count: int, seed: int) -> np.ndarray:
     return order
 
 
+@translated
 def read(arguments: dict[str, Any]) -> MNISTBatches:
     """Return the iterator for the arguments of `mx.io.MNISTIter`; unknown ones are a TypeError."""
     defaults: dict[str, Any] = {

@@ -13,24 +13,19 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from imgcls.compat.mxnet import _tape
+from imgcls.compat.mxnet._array_arithmetic import RECORDED, Arithmetic
 from imgcls.compat.mxnet._operators import signatures
 from imgcls.compat.mxnet._registration import missing
+from imgcls.compat.mxnet.base import MXNetError
 from imgcls.compat.mxnet.context import Context, to_context
-from imgcls.errors import UsageError
 
 
-def _modulo(left: Any, right: Any) -> Any:
-    # MXNet gives 0 for anything modulo 0, numpy nan for floats
-    return np.where(np.asarray(right) == 0, 0, np.mod(left, right))
-
-
-class NDArray:
+class NDArray(Arithmetic):
     """An array as MXNet has them, around a numpy array that `asnumpy` gives a copy of."""
 
     #: numpy leaves `ndarray - NDArray` to us
     __array_priority__ = 1000.0  # MXNet's number
-    # `__eq__` below compares elements; two arrays are one dict key only if they are the same object.
-    __hash__ = object.__hash__  # Python drops it from a class with __eq__
 
     #: `_imperative.function`, which needs this class and sets this
     _find_operator: ClassVar[Callable[[str], Callable[..., Any] | None]]
@@ -39,6 +34,15 @@ class NDArray:
         self._data = data
         # kept as it was asked for; the values are in main memory all the same
         self._context = context
+
+    #: the gradient, once there is an array for it, and whether it is written, added up or left alone
+    _grad: NDArray | None = None
+    _grad_req = "null"
+    #: of a recorded result its torch tensor, of an array with a gradient the one that shares its memory
+    _tensor: Any = None
+    _leaf: Any = None
+    #: whether a backward pass has written the gradient since a Trainer last took it
+    _is_fresh = False
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -73,14 +77,32 @@ class NDArray:
         return "default"
 
     @property
-    def grad(self) -> None:
-        """None: gradients are those of an executor or a module here."""
-        return None
+    def grad(self) -> NDArray | None:
+        """The gradient, None before `attach_grad`."""
+        return self._grad
+
+    # What was recorded of it before is forgotten: it is a leaf from here on.
+    def attach_grad(self, grad_req: str = "write", stype: str | None = None) -> None:
+        """Make an array of zeros for the gradient."""
+        self._mark(NDArray(np.zeros_like(self._data), self._context), grad_req)
+
+    def _mark(self, gradient: NDArray | None, grad_req: str) -> None:
+        self._grad, self._grad_req = gradient, grad_req
+        self._tensor = self._leaf = None
+
+    def detach(self) -> NDArray:
+        """Return an array on the same memory that nothing was recorded of."""
+        return NDArray(self._data, self._context)
+
+    def backward(self, out_grad: NDArray | None = None, retain_graph: bool = False,
+                 train_mode: bool = True) -> None:
+        """Compute the gradients of everything that this was computed from while recording."""
+        _tape.backward([self], [out_grad], retain_graph)
 
     @property
     def T(self) -> NDArray:  # noqa: N802
         """The array with its dimensions in reverse."""
-        return NDArray(self._data.T)
+        return self.transpose()
 
     def asnumpy(self) -> np.ndarray:
         """Return a copy as numpy array."""
@@ -89,16 +111,26 @@ class NDArray:
     def asscalar(self) -> Any:
         """Return the only element."""
         if self._data.size != 1:
-            raise ValueError(f"an array of shape {self.shape} is no single number")
+            raise ValueError("The current array is not a scalar")
+        # MXNet gives a number of one axis only, and of more the array.
+        return self._data.reshape(-1)[0] if self.ndim == 1 else self.asnumpy()
+
+    def _element(self) -> Any:
+        if self.size != 1:
+            raise ValueError("The current array is not a scalar")
         return self._data.reshape(-1)[0]
 
     def astype(self, dtype: Any, copy: bool = True) -> NDArray:
         """Return the array in another type; without `copy` it may be this one."""
-        return NDArray(self._data.astype(dtype, copy=copy))
+        if not copy and np.dtype(dtype) == self._data.dtype:
+            return self
+        if _tape.is_tracked(self):
+            return self._operator("cast")(self, dtype=dtype)
+        return NDArray(self._data.astype(dtype), self._context)
 
     def copy(self) -> NDArray:
         """Return a copy."""
-        return NDArray(self._data.copy())
+        return self.copyto(self.context)
 
     def reshape(self, *shape: Any, **kwargs: Any) -> NDArray:
         """Return the same elements in another shape: -1 is what is left, 0 the old size of that dimension."""
@@ -111,41 +143,57 @@ class NDArray:
             sizes = sizes[0]
         # -2 to -4, which copy, join and split sizes, are the operator's
         if is_reversed or any(size < -1 for size in sizes):
-            operator = type(self)._find_operator("reshape")
-            assert operator is not None
-            return operator(self, shape=tuple(sizes), reverse=is_reversed)
+            return self._operator("reshape")(self, shape=tuple(sizes), reverse=is_reversed)
         # An array without elements has sizes of 0 that are meant.
-        return NDArray(self._data.reshape([self.shape[i] if size == 0 and self.size else size
-                                           for i, size in enumerate(sizes)]))
+        wanted = [self.shape[i] if size == 0 and self.size and i < self.ndim else size
+                  for i, size in enumerate(sizes)]
+        if _tape.is_tracked(self):
+            return _tape.apply(lambda tensor: tensor.reshape(wanted), self)
+        try:
+            return NDArray(self._data.reshape(wanted), self._context)
+        except ValueError as error:
+            raise MXNetError(f"reshape: {self.shape} cannot become {tuple(sizes)}") from error
 
-    def transpose(self, *axes: Any) -> NDArray:
+    def transpose(self, *axes: Any, **kwargs: Any) -> NDArray:
         """Return the array with its dimensions in another order, or in reverse."""
-        return NDArray(self._data.transpose(*axes))
+        order = axes[0] if len(axes) == 1 and isinstance(axes[0], (tuple, list)) else axes
+        order = [axis % self.ndim for axis in order or kwargs.get("axes") or range(self.ndim)[::-1]]
+        if sorted(order) != list(range(self.ndim)):
+            raise MXNetError(f"transpose: {tuple(order)} does not name each axis of {self.shape} once")
+        if _tape.is_tracked(self):
+            return _tape.apply(lambda tensor: tensor.permute(order), self)
+        # A copy, where numpy has a view: changing it leaves the array as it was.
+        return NDArray(np.ascontiguousarray(self._data.transpose(order)), self._context)
 
-    def expand_dims(self, axis: int) -> NDArray:
+    def expand_dims(self, axis: int, inplace: bool = False) -> NDArray:
         """Return the array with a dimension of size 1 more."""
-        return NDArray(np.expand_dims(self._data, axis))
+        if _tape.is_tracked(self):
+            return _tape.apply(lambda tensor: tensor.unsqueeze(axis), self)
+        values = np.expand_dims(self._data, axis)
+        return NDArray(values if inplace else values.copy(), self._context)
 
     def as_in_context(self, context: Any) -> NDArray:
         """Return the array for another context, or itself where it is made for that."""
         found = to_context(context)
-        return self if found == self.context else NDArray(self._data.copy(), found)
+        return self if found == self.context else self.copyto(found)
 
     as_in_ctx = as_in_context
 
     def copyto(self, other: Any) -> NDArray:
         """Copy the values into an array of the same shape, or into a new one for a context."""
         if not isinstance(other, NDArray):
+            if _tape.is_tracked(self):
+                return _tape.apply(lambda tensor: tensor.clone(), self)
             return NDArray(self._data.copy(), to_context(other))
         if other.shape != self.shape:
-            raise UsageError(f"copyto: an array of shape {self.shape} into one of {other.shape}")
+            raise MXNetError(f"copyto: an array of shape {self.shape} into one of {other.shape}")
         np.copyto(other._data, self._data, casting="unsafe")  # MXNet converts between any two types
         return other
 
     def tostype(self, stype: str) -> NDArray:
         """Return the array itself: "default" is the one way in which arrays are stored here."""
         if stype != "default":
-            raise UsageError(f"stype {stype}: there are no sparse arrays here, only default")
+            raise MXNetError(f"stype {stype}: there are no sparse arrays here, only default")
         return self
 
     # Operators as methods: x.softmax(axis=1) is mx.nd.softmax(x, axis=1).
@@ -154,6 +202,11 @@ class NDArray:
         if found is None:
             raise missing("mxnet.nd.NDArray", name, [*signatures(), *dir(type(self))])
         return lambda *args, **kwargs: found(self, *args, **kwargs)
+
+    def _operator(self, name: str) -> Callable[..., Any]:
+        operator = type(self)._find_operator(name)
+        assert operator is not None, name
+        return operator
 
     def wait_to_read(self) -> None:
         """Return at once: nothing is ever under way here."""
@@ -171,12 +224,22 @@ class NDArray:
 
     def __getitem__(self, key: Any) -> NDArray:
         """Return a slice, which shares memory with the array, or an element as array of shape (1,)."""
+        index = to_index(key)
+        if _tape.is_tracked(self):
+            return _tape.apply(lambda tensor: tensor[_tape_index(index)], self)
         # numpy returns a scalar for an element; MXNet has none.
-        selected = self._data[to_index(key)]
+        selected = self._selected(index)
         is_array = isinstance(selected, np.ndarray) and selected.ndim
-        return NDArray(selected if is_array else np.asarray(selected).reshape(1))
+        return NDArray(selected if is_array else np.asarray(selected).reshape(1), self._context)
+
+    def _selected(self, index: Any) -> Any:
+        # The text of MXNet's own check of a single number.
+        if isinstance(index, (int, np.integer)) and not -len(self) <= index < len(self):
+            raise IndexError(f"index {index} is out of bounds for axis 0 with size {len(self)}")
+        return self._data[index]
 
     def __setitem__(self, key: Any, value: Any) -> None:
+        self._check_in_place()
         values = to_numpy(value)
         # An element is an array of shape (1,) here, which numpy does not put into a place of no dimensions.
         if isinstance(values, np.ndarray) and values.size == 1:
@@ -184,16 +247,18 @@ class NDArray:
         self._data[to_index(key)] = values
 
     def __bool__(self) -> bool:
-        return bool(self.asscalar())  # a ValueError for more than one element, as in numpy
+        if self.size > 1:
+            raise ValueError("The truth value of an NDArray with multiple elements is ambiguous.")
+        return self.size == 1 and bool(self._element())
 
     def __int__(self) -> int:
-        return int(self.asscalar())
+        return int(self._element())
 
     def __float__(self) -> float:
-        return float(self.asscalar())
+        return float(self._element())
 
     def __index__(self) -> int:
-        return self.asscalar().__index__()  # floats have none, so range(array) stays a TypeError
+        return self._element().__index__()  # floats have none, so range(array) stays a TypeError
 
     def __repr__(self) -> str:
         return f"\n{self._data}\n<NDArray {'x'.join(map(str, self.shape))} @{self.context}>"
@@ -203,7 +268,7 @@ class NDArray:
         """Return `function` of the two, or `swapped` of the other and this, in the type of this one."""
         if isinstance(other, NDArray):
             if other.dtype != self.dtype:
-                raise TypeError(f"arrays of {self.dtype.__name__} and {other.dtype.__name__}: MXNet's "
+                raise MXNetError(f"arrays of {self.dtype.__name__} and {other.dtype.__name__}: MXNet's "
                                 "operators want one type, use astype")
             operand: Any = other._data
         elif not isinstance(other, (int, float, np.number, np.bool_)):
@@ -212,85 +277,36 @@ class NDArray:
             # MXNet casts the number first: 0.5 is 0 to an array of integers.
             is_integer = np.issubdtype(self.dtype, np.integer)
             operand = np.asarray(int(other) if is_integer else other).astype(self.dtype)
+        if _tape.is_tracked(self) or (isinstance(other, NDArray) and _tape.is_tracked(other)):
+            return self._recorded(function, other, swapped)
         # MXNet's operators wrap around and divide by 0 without a word.
         with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
-            result = function(operand, self._data) if swapped else function(self._data, operand)
-            return NDArray(np.asarray(result).astype(self.dtype))  # comparisons too: 0 and 1 in this type
+            try:
+                result = function(operand, self._data) if swapped else function(self._data, operand)
+            except ValueError as error:
+                shapes = f"{self.shape} and {np.shape(operand)}"
+                raise MXNetError(f"arrays of shapes {shapes} do not go together") from error
+            # comparisons too: 0 and 1 in this type
+            return NDArray(np.asarray(result).astype(self.dtype), self._context)
+
+    def _recorded(self, function: Callable[..., Any], other: Any, swapped: bool) -> NDArray:
+        """Return what `_apply` does, by the operator of that name, which is recorded."""
+        name = RECORDED[function]
+        if isinstance(other, NDArray):
+            return self._operator(f"broadcast_{name}")(self, other)
+        reverse = "r" if swapped and name in ("sub", "div", "power", "mod") else ""
+        kind = {"add": "plus", "sub": "minus"}.get(name, name)
+        return self._operator(f"_{reverse}{kind}_scalar")(self, scalar=float(other))
+
+    def _check_in_place(self) -> None:
+        if _tape.is_tracked(self):
+            raise MXNetError("Inplace operations (+=, -=, x[:]=, etc) are not supported when recording with "
+                             "autograd.")
 
     def _assign(self, result: NDArray) -> NDArray:
+        self._check_in_place()
         self._data[...] = result._data
         return self
-
-    def __add__(self, other: Any) -> NDArray:
-        return self._apply(np.add, other)
-
-    def __sub__(self, other: Any) -> NDArray:
-        return self._apply(np.subtract, other)
-
-    def __mul__(self, other: Any) -> NDArray:
-        return self._apply(np.multiply, other)
-
-    def __truediv__(self, other: Any) -> NDArray:
-        return self._apply(np.true_divide, other)
-
-    def __mod__(self, other: Any) -> NDArray:
-        return self._apply(_modulo, other)
-
-    def __pow__(self, other: Any) -> NDArray:
-        return self._apply(np.power, other)
-
-    def __rsub__(self, other: Any) -> NDArray:
-        return self._apply(np.subtract, other, swapped=True)
-
-    def __rtruediv__(self, other: Any) -> NDArray:
-        return self._apply(np.true_divide, other, swapped=True)
-
-    def __rmod__(self, other: Any) -> NDArray:
-        return self._apply(_modulo, other, swapped=True)
-
-    def __rpow__(self, other: Any) -> NDArray:
-        return self._apply(np.power, other, swapped=True)
-
-    def __abs__(self) -> NDArray:
-        return NDArray(np.abs(self._data), self._context)
-
-    __radd__ = __add__
-    __rmul__ = __mul__
-
-    # In place: other names of the array, and views, see the change.
-    def __iadd__(self, other: Any) -> NDArray:
-        return self._assign(self + other)
-
-    def __isub__(self, other: Any) -> NDArray:
-        return self._assign(self - other)
-
-    def __imul__(self, other: Any) -> NDArray:
-        return self._assign(self * other)
-
-    def __itruediv__(self, other: Any) -> NDArray:
-        return self._assign(self / other)
-
-    def __neg__(self) -> NDArray:
-        return NDArray(-self._data)
-
-    # `array == None` and the like are asked by ordinary code: False, and no error.
-    def __eq__(self, other: object) -> Any:
-        return self._apply(np.equal, other) if _is_comparable(other) else False
-
-    def __ne__(self, other: object) -> Any:
-        return self._apply(np.not_equal, other) if _is_comparable(other) else True
-
-    def __lt__(self, other: Any) -> NDArray:
-        return self._apply(np.less, other)
-
-    def __le__(self, other: Any) -> NDArray:
-        return self._apply(np.less_equal, other)
-
-    def __gt__(self, other: Any) -> NDArray:
-        return self._apply(np.greater, other)
-
-    def __ge__(self, other: Any) -> NDArray:
-        return self._apply(np.greater_equal, other)
 
 
 def to_numpy(value: Any) -> Any:
@@ -302,8 +318,11 @@ def to_numpy(value: Any) -> Any:
     return value
 
 
-def _is_comparable(other: object) -> bool:
-    return isinstance(other, (NDArray, int, float, np.number, np.bool_))
+def _tape_index(index: Any) -> Any:
+    """Return a numpy key as torch takes it: arrays of positions as lists."""
+    if isinstance(index, tuple):
+        return tuple(_tape_index(part) for part in index)
+    return index.tolist() if isinstance(index, np.ndarray) else index
 
 
 def to_index(key: Any) -> Any:
@@ -313,3 +332,6 @@ def to_index(key: Any) -> Any:
     if isinstance(key, NDArray):
         return key._data.astype(np.int64)  # no masks: [1, 0, 1] takes row 1, row 0 and row 1
     return to_numpy(key)
+
+
+_tape.set_array_class(NDArray)

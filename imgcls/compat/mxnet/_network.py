@@ -10,7 +10,8 @@ from torch import Tensor
 
 from imgcls.compat.mxnet._shapes import Inferred
 from imgcls.compat.mxnet._training_layers import MovingBatchNorm
-from imgcls.errors import UsageError, first_line
+from imgcls.compat.mxnet.base import MXNetError
+from imgcls.errors import first_line
 from imgcls.formats.symbol import NodeOutput, Symbol
 from imgcls.layers import Layer
 
@@ -71,7 +72,7 @@ class Network:
                 result = layer.forward(*[values[source] for source in step.data])
             except (RuntimeError, ValueError, IndexError) as error:
                 where = f"error in operator {step.name} ({layer.op})"
-                raise UsageError(f"{where}: {first_line(error)}") from error
+                raise MXNetError(f"{where}: {first_line(error)}") from error
             if isinstance(result, Tensor):
                 values[NodeOutput(step.index)] = result
             else:

@@ -17,13 +17,15 @@ from imgcls.formats.symbol import Attributes, Node, NodeOutput
 class GraphNode:
     """A variable (op "null") or an operator; symbols share them."""
 
-    __slots__ = ("attrs", "inputs", "name", "op")  # a ResNet-152 has some thousand of them
+    __slots__ = ("attrs", "inputs", "name", "num_writes", "op")  # a ResNet-152 has some thousand of them
 
     def __init__(self, op: str, name: str, attrs: dict[str, str], inputs: list[Entry]) -> None:
         self.op = op
         self.name = name
         self.attrs = attrs
         self.inputs = inputs
+        # nnvm counts how often an operator that writes to a variable was put behind it, and files keep that
+        self.num_writes = 0
 
 
 # What an operator takes, and what a symbol is a list of.

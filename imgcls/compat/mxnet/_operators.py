@@ -19,6 +19,10 @@ _contrib_AdaptiveAvgPooling2D | data | output_size
 _contrib_BatchNormWithReLU | data gamma beta moving_mean moving_var | eps momentum fix_gamma
     use_global_stats output_mean_var axis cudnn_off min_calib_range max_calib_range
 _contrib_BilinearResize2D | data like | height width scale_height scale_width mode align_corners
+_contrib_boolean_mask | data index | axis
+_contrib_box_iou | lhs rhs | format
+_contrib_box_nms | data | overlap_thresh valid_thresh topk coord_start score_index id_index background_id
+    force_suppress in_format out_format | _contrib_box_non_maximum_suppression
 _contrib_SyncBatchNorm | data gamma beta moving_mean moving_var | eps momentum fix_gamma
     use_global_stats output_mean_var ndev key
 _copy | data | | identity
@@ -160,6 +164,16 @@ topk | data | axis k ret_typ is_ascend dtype
 transpose | data | axes
 UpSampling | *data | scale num_filter sample_type multi_input_mode num_args workspace
 where | condition x y
+cumsum | a | axis dtype
+diag | data | k axis1 axis2
+scatter_nd | data indices | shape
+nansum | data | axis keepdims exclude
+broadcast_logical_xor | lhs rhs
+broadcast_hypot | lhs rhs
+moments | data | axes keepdims
+SequenceMask | data sequence_length | use_sequence_length value axis
+linalg_gemm2 | A B | transpose_a transpose_b alpha axis
+_contrib_arange_like | data | start step repeat axis
 """
 #: those with one input, no settings and one name
 _UNARY = """

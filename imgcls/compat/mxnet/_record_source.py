@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from imgcls.errors import DataError, UsageError
+from imgcls.compat.mxnet.base import MXNetError
+from imgcls.errors import DataError
 from imgcls.formats import lists, recordio
 
 
@@ -22,7 +23,7 @@ class RecordSource:
         files = recordio.expand(args["path_imgrec"], "path_imgrec")
         index_file = args["path_imgidx"]
         if index_file and len(files) > 1:
-            raise UsageError(f"path_imgidx {index_file}: belongs to one record file, path_imgrec names "
+            raise MXNetError(f"path_imgidx {index_file}: belongs to one record file, path_imgrec names "
                              f"{len(files)}")
         # All files are opened now: a missing one is told before training begins.
         self._readers = [recordio.RecordReader(file, index=index_file or None) for file in files]
@@ -34,7 +35,7 @@ class RecordSource:
         part = recordio.part_range(self._readers, args["num_parts"], args["part_index"],
                                    indexed=bool(index_file))
         if not len(part):
-            raise UsageError(f"part_index {args['part_index']} of num_parts {args['num_parts']}: "
+            raise MXNetError(f"part_index {args['part_index']} of num_parts {args['num_parts']}: "
                              f"{self.description} has no record for this part")
         # A sample is a record of the part; `_files` and `_rows` say in which file it is, and where there.
         firsts = np.cumsum([0, *map(len, self._readers)])

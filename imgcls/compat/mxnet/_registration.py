@@ -9,28 +9,26 @@ from collections.abc import Callable
 from typing import Any
 
 from imgcls.compat.mxnet._operators import Signature, signatures, to_text
-from imgcls.errors import UsageError, nearest
+from imgcls.compat.mxnet.base import MXNetError
+from imgcls.errors import nearest
 from imgcls.formats.symbol.dialects import HIDDEN, is_hidden
 
 # A name that people ask for deserves a better answer than the nearest spelling.
 #: what is in MXNet and not here -> what there is instead, for `missing`
 _INSTEAD = {
-    "autograd": "mx.mod.Module trains, and so does imgcls.fit", "kvstore": "imgcls-train --kv-store",
-    "kv": "imgcls-train --kv-store", "np": "numpy", "npx": "numpy", "numpy": "numpy",
+    "kv": "imgcls-train --kv-store", "kvstore": "imgcls-train --kv-store",
+    "onnx": "imgcls-export",
+    "use_np": "mx.nd, or numpy", "set_np": "mx.nd, or numpy", "npx": "mx.nd", "np": "mx.nd, or numpy",
+    "numpy": "numpy",
     "numpy_extension": "numpy", "sparse": "dense arrays, mx.nd.array(values.asnumpy())",
     "monitor": "imgcls-train --monitor", "mon": "imgcls-train --monitor", "rtc": "torch",
     "profiler": "torch.profiler", "contrib": "mx.sym.contrib and mx.nd.contrib", "rnn": "torch.nn.LSTM",
     "engine": "nothing: calls here are done when they return", "operator": "torch.autograd.Function",
-    "nn": "imgcls.networks, torch.nn, or gluon.SymbolBlock.imports of an exported network",
-    "HybridBlock": "gluon.SymbolBlock.imports of an exported network, or torch.nn.Module",
-    "Block": "gluon.SymbolBlock.imports of an exported network, or torch.nn.Module",
-    "Trainer": "mx.mod.Module, or imgcls.fit", "loss": "mx.sym.SoftmaxOutput, or torch.nn.functional",
     "DataLoader": "torch.utils.data.DataLoader, which takes these data sets",
     "PrefetchingIter": "the iterator itself, which reads ahead where that pays",
     "CSVIter": "NDArrayIter over numpy.loadtxt", "LibSVMIter": "NDArrayIter",
     "ImageDetRecordIter": "ImageRecordIter, for classification", "ImageIter": "mx.io.ImageRecordIter",
     "BucketingModule": "mx.mod.Module", "SequentialModule": "mx.mod.Module of one symbol",
-    "model_zoo": "imgcls-predict with a name of the zoo, or imgcls.networks",
 }
 
 
@@ -58,7 +56,7 @@ def bind_arguments(function: str, signature: Signature, args: tuple[Any, ...], k
                    is_input: Callable[[Any], bool]) -> tuple[list[Any] | dict[str, Any], dict[str, str]]:
     """Return the inputs (by name, or those of a list) and the settings as text.
 
-    A name that the operator does not have is a UsageError with the nearest one.
+    A name that the operator does not have is a MXNetError with the nearest one.
     """
     if signature.takes_list:
         inputs: list[Any] = list(args)
@@ -95,6 +93,6 @@ def _settings(function: str, signature: Signature, given: dict[str, Any]) -> dic
         if not (is_hidden(key) or name in signature.settings or name.endswith(HIDDEN)):
             close = nearest(name, [*signature.inputs, *signature.settings])[:1]
             hint = f": did you mean {close[0]}?" if close else ""
-            raise UsageError(f"{function} has no setting {name}{hint}")
+            raise MXNetError(f"{function} has no setting {name}{hint}")
         attrs[key] = to_text(name, value)
     return attrs

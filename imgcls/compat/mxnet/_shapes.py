@@ -16,7 +16,8 @@ from imgcls.compat.mxnet._embedding import Embedding
 from imgcls.compat.mxnet._extra_operators import EXTRA, ExtraOperation
 from imgcls.compat.mxnet._losses import LOSSES, Loss
 from imgcls.compat.mxnet._training_layers import TRAINING
-from imgcls.errors import UsageError, first_line
+from imgcls.compat.mxnet.base import MXNetError
+from imgcls.errors import first_line
 from imgcls.formats.symbol import Attributes, Node, NodeOutput, Symbol
 from imgcls.layers import Layer, OpSpec, Shape
 from imgcls.layers.operation import Operation
@@ -39,12 +40,12 @@ class Inferred:
 
 # Ours come first: they train as MXNet does.
 def layer_class(op: str) -> type[Layer]:
-    """Return the class that computes an operator; UsageError where there is none."""
+    """Return the class that computes an operator; MXNetError where there is none."""
     if op in EXTRA:
         return ExtraOperation
     found = {**OPERATORS, **TRAINING, **LOSSES, "Embedding": Embedding}.get(op)  # later ones replace
     if found is None:
-        raise UsageError(f"operator {op} is not there (docs/operators.md and docs/compat.md list those that "
+        raise MXNetError(f"operator {op} is not there (docs/operators.md and docs/compat.md list those that "
                          "are)")
     return found
 
@@ -53,7 +54,7 @@ def layer_class(op: str) -> type[Layer]:
 def make_layer(node: Node, data: list[Shape], stored: dict[str, Shape]) -> tuple[Layer, list[Shape]]:
     """Return the layer of a node on the meta device, and the shapes of its outputs.
 
-    `data` are the shapes of its inputs that are no parameters. UsageError for what does not go together.
+    `data` are the shapes of its inputs that are no parameters. MXNetError for what does not go together.
     """
     spec = OpSpec(node, data[0] if data else None, stored)
     result: Tensor | tuple[Tensor, ...] | None = None
@@ -76,7 +77,7 @@ def make_layer(node: Node, data: list[Shape], stored: dict[str, Shape]) -> tuple
             with torch.no_grad():
                 result = layer.infer(*(torch.zeros(()).expand(shape) for shape in data))
     except (ValueError, ArithmeticError, RuntimeError, LookupError, TypeError) as error:
-        raise UsageError(f"error in operator {node.name} ({node.op}): {first_line(error)}") from error
+        raise MXNetError(f"error in operator {node.name} ({node.op}): {first_line(error)}") from error
     results = (result,) if isinstance(result, Tensor) else result
     return layer, [tuple(tensor.shape) for tensor in results]
 
@@ -136,7 +137,7 @@ class _Inference:
         there = self.found.outputs.setdefault(source, shape)
         name = self.graph.nodes[source.node].name
         if there != shape:
-            raise UsageError(f"error in operator {user.name} ({user.op}): {name} is {there} where {shape} is "
+            raise MXNetError(f"error in operator {user.name} ({user.op}): {name} is {there} where {shape} is "
                              "needed")
         if self.graph.nodes[source.node].is_variable:
             self.found.variables[name] = shape
@@ -161,7 +162,7 @@ class _Inference:
         layer, results = make_layer(node, shapes, stored)
         needed = layer.parameter_slots()
         if len(needed) != len(parameters):
-            raise UsageError(f"error in operator {node.name} ({node.op}): it has {len(needed)} parameters "
+            raise MXNetError(f"error in operator {node.name} ({node.op}): it has {len(needed)} parameters "
                              f"and is given {len(parameters)}")
         for slot in needed:
             self.settle(slots[slot], tuple(getattr(layer, slot).shape), node)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -62,6 +65,21 @@ class SeededDropout(Dropout):
         # Drawn on the CPU wherever the data are: a GPU would give other numbers for the same seed.
         kept = torch.from_numpy(generator().uniform(data.numel())) < 1 - self.p
         return data * (kept.reshape(data.shape).to(data) * (1 / (1 - self.p)))
+
+
+# When the gradients are computed and not before, as MXNet does it.
+def follow_statistics(layer: Layer, result: Any, parameters: Sequence[Any]) -> None:
+    """Let the backward pass through `result` move the statistics, the last two of a layer's arrays."""
+    if not isinstance(layer, MovingBatchNorm) or layer.batch_statistics is None or not result.requires_grad:
+        return
+    arrays = parameters[-2:]
+    moved = layer.moved(*(torch.from_numpy(array._data) for array in arrays))
+
+    def write(gradient: Tensor) -> None:
+        for array, values in zip(arrays, moved, strict=True):
+            array._data[...] = values.numpy()
+
+    result.register_hook(write)
 
 
 #: operator -> its class, before that of `imgcls.layers`

@@ -1,5 +1,45 @@
-"""`mx.base`: the base of all errors that are raised here."""
+"""`mx.base`: the error that MXNet raises, and everything below it that can fail raised as that."""
 
-from imgcls.errors import ImgclsError as MXNetError
+from __future__ import annotations
 
-__all__ = ["MXNetError"]
+import functools
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+from imgcls.errors import ImgclsError, UsageError
+
+__all__ = ["MXNetError", "translated", "translated_class"]
+
+_Args = ParamSpec("_Args")
+_Result = TypeVar("_Result")
+_Class = TypeVar("_Class", bound=type)
+
+
+# A RuntimeError as in MXNet, and one of ours, so that our commands show it as one line.
+class MXNetError(UsageError, RuntimeError):
+    """What scripts for MXNet catch: an operator, a file or a device that does not do what was asked."""
+
+
+def translated(function: Callable[_Args, _Result]) -> Callable[_Args, _Result]:
+    """Return a function whose errors from the rest of the package are MXNetErrors, with their messages."""
+    @functools.wraps(function)
+    def call(*args: _Args.args, **kwargs: _Args.kwargs) -> _Result:
+        try:
+            return function(*args, **kwargs)
+        except MXNetError:
+            raise
+        except ImgclsError as error:
+            raise MXNetError(error.message) from error
+
+    return call
+
+
+# `__next__` and the like raise as well, so dunder methods are included.
+def translated_class(cls: _Class) -> _Class:
+    """Apply `translated` to all methods that a class defines itself."""
+    for name, member in list(vars(cls).items()):
+        if callable(member) and not isinstance(member, type):
+            setattr(cls, name, translated(member))
+        elif isinstance(member, staticmethod):
+            setattr(cls, name, staticmethod(translated(member.__func__)))
+    return cls

@@ -7,13 +7,10 @@ to a GPU that this machine does not have is an error when it is bound, as in MXN
 from __future__ import annotations
 
 import threading
-from typing import Any
+from typing import Any, ClassVar
 
-from imgcls.errors import UsageError
+from imgcls.compat.mxnet.base import MXNetError
 
-#: the device types that MXNet has a word for; the last two are main memory as well
-# cpu_pinned is memory that GPUs read faster, cpu_shared that of several processes.
-_TYPES = ("cpu", "gpu", "cpu_pinned", "cpu_shared")
 #: the context of each thread that has entered one
 _current = threading.local()
 
@@ -22,11 +19,14 @@ _current = threading.local()
 class Context:
     """A device: `device_type` and `device_id`. Two of the same device are equal."""
 
+    #: MXNet's numbers of the types
+    devtype2str: ClassVar[dict[int, str]] = {1: "cpu", 2: "gpu", 3: "cpu_pinned", 5: "cpu_shared"}
+    devstr2type: ClassVar[dict[str, int]] = {"cpu": 1, "gpu": 2, "cpu_pinned": 3, "cpu_shared": 5}
+
     def __init__(self, device_type: str | Context, device_id: int = 0) -> None:
         if isinstance(device_type, Context):
             device_type, device_id = device_type.device_type, device_type.device_id
-        if device_type not in _TYPES:
-            raise UsageError(f"device_type {device_type}: must be one of {', '.join(_TYPES)}")
+        self.devstr2type[device_type]  # a KeyError for what is none, as in MXNet
         self.device_type = device_type
         self.device_id = device_id
         self._outer: list[Context] = []
@@ -95,14 +95,14 @@ def current_context() -> Context:
 def to_context(context: Any) -> Context:
     """Return a context for what callers write: one of ours, mxnet's own, None for that of this place.
 
-    A GPU that is not there is a UsageError.
+    A GPU that is not there is a MXNetError.
     """
     if context is None:
         return current_context()
     # By their attributes, so that mxnet's own objects do as well.
     kind, number = getattr(context, "device_type", None), getattr(context, "device_id", None)
     if not isinstance(kind, str) or not isinstance(number, int):
-        raise UsageError(f"ctx {context!r}: is no context; write mx.cpu() or mx.gpu(0)")
+        raise MXNetError(f"ctx {context!r}: is no context; write mx.cpu() or mx.gpu(0)")
     found = Context(kind, number)
     device(found)
     return found
@@ -110,9 +110,9 @@ def to_context(context: Any) -> Context:
 
 # Main memory has many numbers and is one place.
 def device(context: Context) -> str:
-    """Return torch's name of a device; UsageError for a GPU that this machine does not have."""
+    """Return torch's name of a device; MXNetError for a GPU that this machine does not have."""
     if context.device_type != "gpu":
         return "cpu"
     if context.device_id >= num_gpus():  # also where torch was built without CUDA: it counts 0
-        raise UsageError(f"{context}: torch sees {num_gpus()} GPUs on this machine; write mx.cpu()")
+        raise MXNetError(f"{context}: torch sees {num_gpus()} GPUs on this machine; write mx.cpu()")
     return f"cuda:{context.device_id}"

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from imgcls.compat.mxnet import _shapes
 from imgcls.compat.mxnet._network import Network
+from imgcls.compat.mxnet.base import MXNetError
 from imgcls.compat.mxnet.context import Context, device, to_context
 from imgcls.compat.mxnet.nd import NDArray, zeros
-from imgcls.errors import UsageError
 from imgcls.layers import Shape
 
 #: what may be done with the gradient of an argument
@@ -147,7 +147,7 @@ class Executor:
         for (name, array), shape in zip(self.arg_dict.items(), arg_shapes, strict=True):
             may_change = name in kwargs or partial_shaping or _is_label(name)
             if array.shape != tuple(shape) and not may_change:
-                raise UsageError(f"the shape of {name} would change from {array.shape} to {tuple(shape)}; "
+                raise MXNetError(f"the shape of {name} would change from {array.shape} to {tuple(shape)}; "
                                  "with partial_shaping=True it may")
             args[name] = array if array.shape == tuple(shape) else zeros(shape, dtype=array.dtype)
             gradient = self.grad_dict[name]
@@ -176,7 +176,7 @@ class Executor:
         for head, result in zip(self._network.heads, self._results, strict=False):
             node = self._network.graph.nodes[head.node]
             if result.requires_grad and not node.op.endswith(_NEEDS_NO_GRADIENT):
-                raise UsageError(f"backward: {node.name} ({node.op}) is no loss, so the gradients of the "
+                raise MXNetError(f"backward: {node.name} ({node.op}) is no loss, so the gradients of the "
                                  "outputs must be given")
         return [torch.ones_like(result) for result in self._results]
 
@@ -248,7 +248,7 @@ def _by_name(names: Sequence[str], values: Any, what: str) -> dict[str, NDArray]
 def _assign(target: NDArray, value: Any, name: str) -> None:
     values = value._data if isinstance(value, NDArray) else np.asarray(value)
     if values.shape != target.shape:
-        raise UsageError(f"{name}: shape {values.shape} does not fit {target.shape}")
+        raise ValueError(f"Shape not match! Argument {name}, need: {target.shape}, received: {values.shape}")
     np.copyto(target._data, values, casting="unsafe")
 
 

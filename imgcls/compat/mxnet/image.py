@@ -1,152 +1,53 @@
-"""`mx.image`: decode, resize and crop single images with OpenCV, as MXNet does; images are NDArrays uint8 (H,
-W, C).
-
-The functions are those of MXNet's python/mxnet/image/image.py, with its names and arguments. Augmenters are
-not here.
-"""
+"""`mx.image`: single images decoded, resized and cropped, augmenters, and `ImageIter`."""
 
 from __future__ import annotations
 
-import os
-import random
-from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
+from imgcls.compat.mxnet._augmenters import (
+    Augmenter,
+    BrightnessJitterAug,
+    CastAug,
+    CenterCropAug,
+    ColorJitterAug,
+    ColorNormalizeAug,
+    ContrastJitterAug,
+    CreateAugmenter,
+    ForceResizeAug,
+    HorizontalFlipAug,
+    HueJitterAug,
+    LightingAug,
+    RandomCropAug,
+    RandomGrayAug,
+    RandomOrderAug,
+    RandomSizedCropAug,
+    ResizeAug,
+    SaturationJitterAug,
+    SequentialAug,
+)
+from imgcls.compat.mxnet._image_functions import (
+    center_crop,
+    color_normalize,
+    copyMakeBorder,
+    fixed_crop,
+    imdecode,
+    imread,
+    imresize,
+    random_crop,
+    random_size_crop,
+    resize_short,
+    scale_down,
+)
+from imgcls.compat.mxnet._image_iter import ImageIter
+from imgcls.compat.mxnet._registration import missing
 
-from imgcls.compat.mxnet.nd import NDArray
-from imgcls.data import opencv
-from imgcls.data import pixels as pixel_ops
-from imgcls.data.image_header import BadImageError
-from imgcls.data.opencv import cv2
-from imgcls.errors import DataError, UsageError, reason
-from imgcls.storage.paths import to_local_path
-
-#: (x, y, width, height)
-Crop = tuple[int, int, int, int]
-
-#: MXNet's interpolation methods: OpenCV's 0 to 4, and two that choose one of these
-_METHODS = (0, 1, 2, 3, 4, 9, 10)
-_RANDOM_METHOD = 10
-
-
-def imdecode(buf: bytes | bytearray | memoryview | np.ndarray | NDArray, flag: int = 1,
-             to_rgb: bool | int = True, out: None = None) -> NDArray:
-    """Return the image in `buf`, uint8 (H, W, 3), or with `flag` 0 grey (H, W, 1), turned as its EXIF says.
-
-    Red comes first unless `to_rgb` is off. What cannot be decoded is a DataError.
-    """
-    _check_no_out(out)
-    data = buf._data if isinstance(buf, NDArray) else buf
-    if not isinstance(data, (bytes, bytearray, memoryview, np.ndarray)):
-        raise ValueError(f"an encoded image is bytes, not {type(buf).__name__}")
-    return _decode(np.frombuffer(data, np.uint8), flag, to_rgb, "an image")
-
-
-def imread(filename: str | os.PathLike[str], flag: int = 1, to_rgb: bool | int = True,
-           out: None = None) -> NDArray:
-    """Return `imdecode` of a file."""
-    _check_no_out(out)
-    # Not OpenCV's imread, which returns nothing where the system has a reason to tell.
-    path = to_local_path(filename)
-    try:
-        data = np.fromfile(path, np.uint8)
-    except OSError as error:
-        raise DataError(path, reason(error)) from error
-    return _decode(data, flag, to_rgb, path)
-
-
-def imresize(src: NDArray, w: int, h: int, interp: int = 1, out: None = None) -> NDArray:
-    """Resize to `w` by `h` with an OpenCV method 0-4; 9: cubic or area by direction, 10: any."""
-    _check_no_out(out)
-    pixels = src._data
-    resized = pixel_ops.resize(pixels, (h, w), _check_method(interp))
-    # OpenCV drops the axis of a single channel.
-    return NDArray(resized if resized.ndim == pixels.ndim else resized[:, :, None])
+__all__ = ["Augmenter", "BrightnessJitterAug", "CastAug", "CenterCropAug", "ColorJitterAug",
+           "ColorNormalizeAug", "ContrastJitterAug", "CreateAugmenter", "ForceResizeAug", "HorizontalFlipAug",
+           "HueJitterAug", "ImageIter", "LightingAug", "RandomCropAug", "RandomGrayAug", "RandomOrderAug",
+           "RandomSizedCropAug", "ResizeAug", "SaturationJitterAug", "SequentialAug", "center_crop",
+           "color_normalize", "copyMakeBorder", "fixed_crop", "imdecode", "imread", "imresize", "random_crop",
+           "random_size_crop", "resize_short", "scale_down"]
 
 
-def resize_short(src: NDArray, size: int, interp: int = 2) -> NDArray:
-    """Resize so that the short edge is `size`."""
-    height, width = src.shape[:2]
-    # The long side is cut to whole pixels, not rounded, as in MXNet's image.py.
-    w, h = (size, size * height // width) if height > width else (size * width // height, size)
-    return imresize(src, w, h, interp)
-
-
-def scale_down(src_size: Sequence[int], size: Sequence[int]) -> tuple[int, int]:
-    """Return the largest (width, height) that fits into `src_size`, `size` or smaller in its proportions."""
-    width = float(size[0])
-    height = float(size[1])
-    # Multiplied before it is divided, as in MXNet: the other way round some sizes come out smaller by one.
-    if src_size[1] < height:
-        width = width * src_size[1] / height
-        height = float(src_size[1])
-    if src_size[0] < width:
-        height = height * src_size[0] / width
-        width = float(src_size[0])
-    return int(width), int(height)
-
-
-def fixed_crop(src: NDArray, x0: int, y0: int, w: int, h: int, size: Sequence[int] | None = None,
-               interp: int = 2) -> NDArray:
-    """Return the window at (x0, y0), resized to `size` (width, height) where that is another."""
-    window = src[y0:y0 + h, x0:x0 + w]  # a view, as long as it is not resized
-    return window if size is None or (w, h) == tuple(size) else imresize(window, size[0], size[1], interp)
-
-
-def random_crop(src: NDArray, size: Sequence[int], interp: int = 2) -> tuple[NDArray, Crop]:
-    """Return a window of `size` (width, height) anywhere, and where it is: (x, y, width, height).
-
-    It is smaller where the image is, and then enlarged. Drawn from Python's `random`.
-    """
-    width, height = scale_down((src.shape[1], src.shape[0]), size)
-    # Python's generator, which MXNet draws from as well: `random.seed` gives the same windows.
-    x = random.randint(0, src.shape[1] - width)
-    y = random.randint(0, src.shape[0] - height)
-    return fixed_crop(src, x, y, width, height, size, interp), (x, y, width, height)
-
-
-def center_crop(src: NDArray, size: Sequence[int], interp: int = 2) -> tuple[NDArray, Crop]:
-    """Return what `random_crop` does, from the middle."""
-    width, height = scale_down((src.shape[1], src.shape[0]), size)
-    # Rounded down: of an odd margin the larger half is right and below.
-    x = (src.shape[1] - width) // 2
-    y = (src.shape[0] - height) // 2
-    return fixed_crop(src, x, y, width, height, size, interp), (x, y, width, height)
-
-
-def color_normalize(src: NDArray, mean: Any, std: Any = None) -> NDArray:
-    """Return (src - mean) / std, made in place; both are NDArrays or numbers, None is left out."""
-    # An array of bytes would wrap around: callers turn it to float32 first, as with MXNet.
-    if mean is not None:
-        src -= mean
-    if std is not None:
-        src /= std
-    return src
-
-
-def _decode(data: np.ndarray, flag: int, to_rgb: bool | int, name: object) -> NDArray:
-    if flag not in (0, 1):
-        raise UsageError(f"flag {flag} is not known: 1 gives three channels, 0 gives grey")
-    # Not the loaders' decoder, which crops and resizes on the way: here all of the image is wanted.
-    try:
-        pixels = opencv.decode(data.data, cv2.IMREAD_COLOR if flag else cv2.IMREAD_GRAYSCALE)
-    except BadImageError as error:
-        raise DataError(name, str(error)) from error
-    # MXNet's grey images keep an axis for their one channel.
-    if not flag:
-        return NDArray(pixels[:, :, None])
-    return NDArray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB, dst=pixels) if to_rgb else pixels)  # in place
-
-
-def _check_method(interp: int) -> int:
-    if interp not in _METHODS:
-        raise UsageError(f"interp {interp} is not known: there is 0 nearest, 1 bilinear, 2 cubic, 3 area, "
-                         "4 Lanczos, 9 by direction, 10 random")
-    return random.randint(0, 4) if interp == _RANDOM_METHOD else interp  # both ends count
-
-
-def _check_no_out(out: object) -> None:
-    # An argument of MXNet's operators: accepting and ignoring it would leave the caller's array as it was.
-    if out is not None:
-        raise UsageError("out: images are always new arrays here; leave it out")
+def __getattr__(name: str) -> Any:
+    raise missing("mxnet.image", name, __all__)

@@ -15,8 +15,8 @@ import numpy as np
 from imgcls.compat.mxnet._data_iter import DataBatch as DataBatch
 from imgcls.compat.mxnet._data_iter import DataDesc, DataIter
 from imgcls.compat.mxnet._registration import missing
+from imgcls.compat.mxnet.base import MXNetError
 from imgcls.compat.mxnet.nd import NDArray, array
-from imgcls.errors import UsageError
 
 
 class NDArrayIter(DataIter):
@@ -31,13 +31,13 @@ class NDArrayIter(DataIter):
                  layout: str = "NCHW") -> None:
         super().__init__(batch_size)
         if last_batch_handle not in ("pad", "discard", "roll_over"):
-            raise UsageError(f"last_batch_handle {last_batch_handle}: must be pad, discard or roll_over")
+            raise MXNetError(f"last_batch_handle {last_batch_handle}: must be pad, discard or roll_over")
         if batch_size < 1:
-            raise UsageError(f"batch_size {batch_size}: must be at least 1")
+            raise MXNetError(f"batch_size {batch_size}: must be at least 1")
         self.data = _named(data, data_name)
         self.label = _named(label, label_name)
         if not self.data:
-            raise UsageError("data: holds no array")
+            raise MXNetError("data: holds no array")
         self.shuffle = shuffle
         self.last_batch_handle = last_batch_handle
         self.layout = layout
@@ -112,10 +112,10 @@ class NDArrayIter(DataIter):
         # Before the first batch: numpy would fail somewhere in the middle of an epoch.
         for name, values in self.data + self.label:
             if values.shape[self._axis] != self.num_data:
-                raise UsageError(f"{name}: has {values.shape[self._axis]} samples, {self.data[0][0]} has "
+                raise MXNetError(f"{name}: has {values.shape[self._axis]} samples, {self.data[0][0]} has "
                                  f"{self.num_data}")
         if not self.num_data:
-            raise UsageError(f"{self.data[0][0]}: holds no sample")
+            raise MXNetError(f"{self.data[0][0]}: holds no sample")
 
     def _begin_epoch(self) -> None:
         if self.shuffle:
@@ -141,7 +141,7 @@ def ImageRecordIter(**kwargs: Any) -> DataIter:  # noqa: N802
     """Return batches of the image records of `path_imgrec`, with the arguments of MXNet's.
 
     `data_shape` and `batch_size` must be given; a name that is not known is a TypeError, and one that cannot
-    be done here a UsageError. Data are float32 (batch, C, H, W), red first, (x - mean) * scale / std, or with
+    be done here a MXNetError. Data are float32 (batch, C, H, W), red first, (x - mean) * scale / std, or with
     `dtype` uint8 the pixels; labels float32 (batch,), or (batch, label_width) above 1. The last batch is
     filled up and its `pad` says how many that are; with `round_batch` (the default) the next epoch begins
     behind these, as in MXNet, without it every epoch has every record. The order is a full shuffle, a

@@ -17,6 +17,7 @@ from imgcls.compat.mxnet import optimizer as optimizers
 from imgcls.compat.mxnet._base_module import BaseModule
 from imgcls.compat.mxnet._checkpoint import Params, load_checkpoint, save_checkpoint
 from imgcls.compat.mxnet._registration import missing
+from imgcls.compat.mxnet.base import MXNetError
 from imgcls.compat.mxnet.context import to_context
 from imgcls.compat.mxnet.executor import Executor
 from imgcls.compat.mxnet.initializer import InitDesc, Uniform
@@ -24,7 +25,6 @@ from imgcls.compat.mxnet.io import DataDesc
 from imgcls.compat.mxnet.metric import EvalMetric
 from imgcls.compat.mxnet.nd import NDArray
 from imgcls.compat.mxnet.symbol import Symbol
-from imgcls.errors import UsageError
 from imgcls.storage.atomic import write_bytes
 from imgcls.storage.paths import to_path
 
@@ -58,7 +58,7 @@ class Module(BaseModule):
         self._check_names(self.label_names, arguments, "label", is_error=False)
         self._check_names(self._fixed_names, arguments, "fixed_param", is_error=True)
         if state_names:
-            raise UsageError("state_names: there are no states here, only data, labels and parameters")
+            raise MXNetError("state_names: there are no states here, only data, labels and parameters")
         inputs = self.data_names + self.label_names
         self._param_names = [name for name in arguments if name not in inputs]  # in the symbol's order
         self._arg_params: Params | None = None
@@ -209,7 +209,7 @@ class Module(BaseModule):
             return
         # Training alone without a word would be worse: each process would have its own network.
         if "dist" in str(getattr(kvstore, "type", kvstore)):
-            raise UsageError(f"kvstore {kvstore}: several processes are started with imgcls-launch, and "
+            raise MXNetError(f"kvstore {kvstore}: several processes are started with imgcls-launch, and "
                              "train with imgcls-train; here there is local")
         # Of the shape it was bound to: a smaller last batch is divided by the same number, as in MXNet.
         batch_size = self._data_shapes[0].shape[DataDesc.get_batch_axis(self._data_shapes[0].layout)]
@@ -365,7 +365,7 @@ class Module(BaseModule):
               allow_missing: bool) -> None:
         if given is not None and str(name) in given:
             if given[name].shape != array.shape:
-                raise UsageError(f"{name}: shape {given[name].shape} is given, the network has {array.shape}")
+                raise MXNetError(f"{name}: shape {given[name].shape} is given, the network has {array.shape}")
             given[name].copyto(array)
         elif given is not None and not allow_missing:
             raise RuntimeError(f"{name} is not presented")

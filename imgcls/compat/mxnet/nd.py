@@ -6,17 +6,20 @@ Only those need torch, and load it when the first one is called.
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from imgcls.compat.mxnet import _imperative, random
+from imgcls.compat.mxnet import _imperative, _tape, random
 from imgcls.compat.mxnet._ndarray import NDArray, to_numpy
 from imgcls.compat.mxnet._operators import signatures
 from imgcls.compat.mxnet._registration import missing
+from imgcls.compat.mxnet.base import MXNetError, translated
 from imgcls.compat.mxnet.context import to_context
+from imgcls.errors import first_line
 from imgcls.formats import params
 from imgcls.storage.paths import to_local_path
 
@@ -84,20 +87,44 @@ def concatenate(arrays: Sequence[NDArray], axis: int = 0, always_copy: bool = Tr
 
 def moveaxis(tensor: NDArray, source: Any, destination: Any) -> NDArray:
     """Return the array with axes in other places."""
-    return NDArray(np.moveaxis(tensor._data, source, destination))
+    sources, targets = ([axis] if isinstance(axis, int) else list(axis) for axis in (source, destination))
+    if len(sources) != len(targets):
+        raise ValueError("`source` and `destination` arguments must have the same number of elements")
+    order = [axis for axis in range(tensor.ndim) if axis not in [place % tensor.ndim for place in sources]]
+    for target, place in sorted(zip([axis % tensor.ndim for axis in targets], sources, strict=True)):
+        order.insert(target, place % tensor.ndim)
+    return tensor.transpose(order)
 
 
 def concat(*arrays: NDArray, dim: int = 1) -> NDArray:
     """Join along an axis that they have."""
-    return NDArray(np.concatenate([a._data for a in arrays], axis=dim))
+    if _tape.any_tracked(arrays):
+        return _operator("Concat")(*arrays, dim=dim)
+    return _joined(np.concatenate, arrays, dim)
 
 
 def stack(*arrays: NDArray, axis: int = 0) -> NDArray:
     """Join along a new axis."""
-    return NDArray(np.stack([a._data for a in arrays], axis=axis))
+    if _tape.any_tracked(arrays):
+        return _operator("stack")(*arrays, axis=axis)
+    return _joined(np.stack, arrays, axis)
+
+
+def _operator(name: str) -> Callable[..., Any]:
+    found = _imperative.function(name)
+    assert found is not None, name
+    return found
+
+
+def _joined(function: Callable[..., np.ndarray], arrays: Sequence[NDArray], axis: int) -> NDArray:
+    try:
+        return NDArray(function([array._data for array in arrays], axis=axis), arrays[0]._context)
+    except ValueError as error:  # numpy's AxisError is one as well
+        raise MXNetError(f"{function.__name__}: {first_line(error)}") from error
 
 
 # Read whole and checked, never unpickled.
+@translated
 def load(fname: str | os.PathLike[str]) -> list[NDArray] | dict[str, NDArray]:
     """Return what a file of MXNet's holds (`.params`, a mean image, anything `save` wrote).
 
@@ -108,6 +135,7 @@ def load(fname: str | os.PathLike[str]) -> list[NDArray] | dict[str, NDArray]:
 
 
 # Atomic, where MXNet leaves half a file behind.
+@translated
 def save(fname: str | os.PathLike[str],
          data: NDArray | np.ndarray | Sequence[Any] | Mapping[str, Any]) -> None:
     """Write an array, a list or a dict of arrays, the same bytes as MXNet."""
@@ -170,6 +198,10 @@ greater_equal = _extreme(np.greater_equal)
 lesser = _extreme(np.less)
 lesser_equal = _extreme(np.less_equal)
 
+logical_and = _of_two(lambda lhs, rhs: _operator("broadcast_logical_and")(lhs, rhs))
+logical_or = _of_two(lambda lhs, rhs: _operator("broadcast_logical_or")(lhs, rhs))
+logical_xor = _of_two(lambda lhs, rhs: _operator("broadcast_logical_xor")(lhs, rhs))
+
 random_uniform = uniform = random.uniform
 random_normal = normal = random.normal
 
@@ -179,6 +211,8 @@ contrib = _imperative.Namespace("nd.contrib", "_contrib_")
 
 # All operators: functions are made when they are asked for.
 def __getattr__(name: str) -> Any:
+    if name == "image":
+        return importlib.import_module("imgcls.compat.mxnet.nd_image")
     found = None if name.startswith("__") else _imperative.function(name)
     if found is None:
         raise missing("mxnet.nd", name, [*signatures(), *globals()])

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from imgcls.compat.mxnet._registry import Registry
+from imgcls.compat.mxnet.base import MXNetError
 from imgcls.compat.mxnet.nd import NDArray
-from imgcls.errors import UsageError
 from imgcls.formats import states as state_files
 
 _REGISTRY = Registry("optimizer")
@@ -45,6 +45,8 @@ class Optimizer:
         self.num_update = begin_num_update
         self.multi_precision = multi_precision
         self.idx2name = dict(param_idx2name or {})
+        #: index -> parameter of Gluon, whose multipliers count before all others
+        self.param_dict: dict[Any, Any] = dict(param_dict or {})
         self._counts: dict[Any, int] = {}
         self._attributes = {} if sym is None else sym.attr_dict()
         self.set_lr_mult({})
@@ -82,6 +84,9 @@ class Optimizer:
         """Count an update; return its learning rate, weight decay and number."""
         count = self._counts[index] = self._counts.get(index, self.begin_num_update) + 1
         self.num_update = max(count, self.num_update)  # the schedule counts steps, not parameters
+        if index in self.param_dict:
+            parameter = self.param_dict[index]
+            return self.learning_rate * parameter.lr_mult, self.wd * parameter.wd_mult, count
         name = self.idx2name.get(index)
         lr = self.learning_rate * self.lr_mult.get(index, self.lr_mult.get(name, 1.0))
         return lr, self.wd * self.wd_mult.get(index, self.wd_mult.get(name, 1.0)), count
@@ -317,7 +322,7 @@ class Updater:
         """Return the states as MXNet's `.states` files have them."""
         # The optimizer itself would be a pickled object, which nobody should open.
         if dump_optimizer:
-            raise UsageError("dump_optimizer: the states are written without the optimizer; make it anew")
+            raise MXNetError("dump_optimizer: the states are written without the optimizer; make it anew")
 
         def arrays(state: Any) -> Any:
             if isinstance(state, tuple):

@@ -11,8 +11,8 @@ import numpy as np
 from imgcls.compat.mxnet import _generator
 from imgcls.compat.mxnet._ndarray import NDArray
 from imgcls.compat.mxnet._registration import missing
+from imgcls.compat.mxnet.base import MXNetError
 from imgcls.compat.mxnet.context import to_context
-from imgcls.errors import UsageError
 
 
 # One generator for all: a script that draws elsewhere first gets other weights, as in MXNet.
@@ -59,7 +59,7 @@ def _shape(shape: int | Sequence[int] | None, out: NDArray | None) -> tuple[int,
         return (1,) if out is None else out.shape
     sizes = (shape,) if isinstance(shape, (int, np.integer)) else tuple(shape)
     if any(size < 0 for size in sizes):
-        raise UsageError(f"shape {sizes}: no size is negative")
+        raise MXNetError(f"shape {sizes}: no size is negative")
     return tuple(int(size) for size in sizes)
 
 

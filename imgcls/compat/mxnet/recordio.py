@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 
+from imgcls.compat.mxnet.base import MXNetError, translated, translated_class
 from imgcls.data.image_header import BadImageError
-from imgcls.errors import DataError, RunError, UsageError, first_line, reason, verbatim
+from imgcls.errors import DataError, RunError, first_line, reason, verbatim
 from imgcls.formats import recordio
 from imgcls.storage.paths import to_local_path
 
@@ -31,6 +32,7 @@ _PNG_SUFFIXES = (".png",)
 _MAX_PNG_COMPRESSION = 9  # zlib's largest; `quality` is 95 by default, meant for JPEG
 
 
+@translated_class
 class MXRecordIO:
     """A `.rec` file to read (`flag` "r") or write ("w", which empties it), from its beginning to its end."""
 
@@ -132,6 +134,7 @@ class MXRecordIO:
             raise ValueError(f"{self.uri} is open for {'writing' if self.writable else 'reading'} only")
 
 
+@translated_class
 class MXIndexedRecordIO(MXRecordIO):
     """A `.rec` file and its `.idx`: `read_idx` and `write_idx` find records by key.
 
@@ -150,7 +153,7 @@ class MXIndexedRecordIO(MXRecordIO):
     def _open_file(self) -> None:
         if self.writable:
             if os.path.abspath(self.idx_path) == os.path.abspath(self.uri):
-                raise UsageError(f"{verbatim(self.uri)} cannot be the index of itself")
+                raise MXNetError(f"{verbatim(self.uri)} cannot be the index of itself")
             self._writer = _Appender(self.uri)
             # Where the index cannot be written, the record file is closed again.
             with contextlib.ExitStack() as stack, _reporting(self.idx_path):
@@ -223,6 +226,7 @@ def pack(header: IRHeader | tuple[Any, ...], s: bytes) -> bytes:
     return recordio.pack(recordio.ImageHeader(*IRHeader(*header)), s)
 
 
+@translated
 def unpack(s: bytes) -> tuple[IRHeader, bytes]:
     """Return (header, image bytes) of an image record; with `flag` above 0 `label` is float32 (flag,)."""
     try:
@@ -233,6 +237,7 @@ def unpack(s: bytes) -> tuple[IRHeader, bytes]:
     return IRHeader(header.flag, label, header.id, header.id2), bytes(image)
 
 
+@translated
 def pack_img(header: IRHeader | tuple[Any, ...], img: np.ndarray, quality: int = 95,
              img_fmt: str = ".jpg") -> bytes:
     """Return `pack` of uint8 (H, W) or (H, W, C), blue first, encoded.
@@ -256,6 +261,7 @@ def pack_img(header: IRHeader | tuple[Any, ...], img: np.ndarray, quality: int =
     return pack(header, encoded.tobytes())
 
 
+@translated
 def unpack_img(s: bytes, iscolor: int = -1) -> tuple[IRHeader, np.ndarray | None]:
     """Return (header, uint8 (H, W) or (H, W, C), blue first) as OpenCV decodes it with the flag `iscolor`.
 

@@ -21,6 +21,7 @@ from imgcls.compat.mxnet._nodes import to_graph as _to_graph
 from imgcls.compat.mxnet._operators import signatures
 from imgcls.compat.mxnet._registration import missing
 from imgcls.compat.mxnet._symbol_arithmetic import Arithmetic
+from imgcls.compat.mxnet.base import translated
 from imgcls.formats import symbol as symbols
 from imgcls.formats.params import CODES
 from imgcls.formats.symbol.dialects import HIDDEN
@@ -67,7 +68,7 @@ class Symbol(Arithmetic):
         if isinstance(index, str):
             found = [i for i, name in enumerate(self.list_outputs()) if name == index]
             if len(found) != 1:
-                reason = "several outputs are called" if found else "cannot find output that matches name"
+                reason = "several outputs are called" if found else "Cannot find output that matches name"
                 raise ValueError(f'{reason} "{index}"')
             index = found[0]
         if not isinstance(index, int):
@@ -152,7 +153,7 @@ class Symbol(Arithmetic):
         """Return the shapes of (arguments, outputs, auxiliary states), from those of some arguments.
 
         They come by name, or in the order of `list_arguments`. All three are None, with a warning, where
-        something cannot be told; shapes that contradict each other are a UsageError.
+        something cannot be told; shapes that contradict each other are a MXNetError.
         """
         found = self.infer_shape_partial(*args, **kwargs)
         unknown = [f"{name}: {shape}" for name, shape in zip(self.list_arguments(), found[0] or [],
@@ -258,11 +259,13 @@ def Group(symbols: Sequence[Symbol]) -> Symbol:  # noqa: N802
 
 
 # Old dialects are read as today's, and written as such.
+@translated
 def load(fname: str | os.PathLike[str]) -> Symbol:
     """Read a symbol.json of any version of MXNet; a damaged one is a DataError."""
     return Symbol(from_graph(symbols.load(fname)))
 
 
+@translated
 def load_json(json_str: str) -> Symbol:
     """Return the symbol of a symbol.json's text."""
     if not isinstance(json_str, str):

@@ -6,8 +6,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from imgcls.compat.mxnet.base import MXNetError
 from imgcls.compat.mxnet.symbol import Symbol
-from imgcls.errors import UsageError, printable
+from imgcls.errors import printable
 from imgcls.formats.symbol import Node
 
 #: fills of the boxes in a drawing, by kind of operator
@@ -98,7 +99,7 @@ def _shapes(symbol: Symbol, shape: Mapping[str, Any] | None) -> dict[str, tuple[
     internals = symbol.get_internals()
     found = internals.infer_shape(**shape)[1]
     if found is None:
-        raise UsageError("shape: the shapes of these inputs do not tell those of all outputs")
+        raise MXNetError("shape: the shapes of these inputs do not tell those of all outputs")
     return dict(zip(internals.list_outputs(), found, strict=True))
 
 

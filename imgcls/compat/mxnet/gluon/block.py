@@ -1,150 +1,252 @@
-"""`mx.gluon.SymbolBlock`: a network that was exported, as a function of arrays."""
+"""`mx.gluon.Block`: the base of networks that are written in Python. `HybridBlock` and `SymbolBlock` derive.
+
+A block has children, which are the blocks that are set as its attributes, and parameters. Files of
+`save_parameters` name these by the path of attributes (`features.0.weight`), and are MXNet's byte for byte.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from imgcls.compat.mxnet import symbol
-from imgcls.compat.mxnet._checkpoint import save_checkpoint
-from imgcls.compat.mxnet._registration import missing
-from imgcls.compat.mxnet.executor import Executor
-from imgcls.compat.mxnet.gluon.parameter import Parameter, ParameterDict
-from imgcls.compat.mxnet.nd import NDArray, zeros
-from imgcls.compat.mxnet.symbol import Symbol
-from imgcls.errors import UsageError
+from imgcls.compat.mxnet import initializer, nd
+from imgcls.compat.mxnet.gluon import _scope
+from imgcls.compat.mxnet.gluon.parameter import Parameter
+from imgcls.compat.mxnet.gluon.parameter_dict import ParameterDict, brief
+from imgcls.compat.mxnet.nd import NDArray
 
 
-# No base class: Gluon's blocks are for networks that are written in Python, which are not here.
-class SymbolBlock:
-    """Outputs of a symbol as a function of its inputs: `block(x)` computes them, as in inference."""
+class HookHandle:
+    """What `register_forward_hook` returns: `detach` takes the hook away again."""
 
-    def __init__(self, outputs: Symbol | Sequence[Symbol], inputs: Symbol | Sequence[Symbol],
-                 params: ParameterDict | None = None) -> None:
-        self._symbol = outputs if isinstance(outputs, Symbol) else symbol.Group(list(outputs))
-        # A Symbol can be iterated too: list() of one would give its outputs.
-        variables = [inputs] if isinstance(inputs, Symbol) else list(inputs)
-        self._input_names = [str(variable.name) for variable in variables]
-        statistics = self._symbol.list_auxiliary_states()
-        self._params = ParameterDict()
-        for name in self._symbol.list_inputs():
-            if name not in self._input_names:
-                own = Parameter(name, "null" if name in statistics else "write")
-                self._params[name] = own if params is None else params.get(name, own)
-        self._executor: Executor | None = None
+    def __init__(self, hooks: dict[int, Callable[..., Any]], hook: Callable[..., Any]) -> None:
+        self._hooks = hooks
+        hooks[id(self)] = hook
 
-    @staticmethod
-    # What most code for inference begins with.
-    def imports(symbol_file: str | os.PathLike[str], input_names: str | Sequence[str],
-                param_file: str | os.PathLike[str] | None = None, ctx: Any = None,
-                allow_missing: bool = False, ignore_extra: bool = False) -> SymbolBlock:
-        """Return the block of `prefix-symbol.json` and `prefix-0000.params`, as `export` and Module write."""
-        names = [input_names] if isinstance(input_names, str) else list(input_names)
-        block = SymbolBlock(symbol.load(symbol_file), [symbol.var(name) for name in names])
-        if param_file is not None:
-            block.collect_params().load(param_file, ctx, allow_missing, ignore_extra)
-        return block
+    def detach(self) -> None:
+        """Take the hook away."""
+        self._hooks.pop(id(self), None)
+
+    def __enter__(self) -> HookHandle:
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self.detach()
+
+
+class Block:
+    """A part of a network: derive from it, set children as attributes, and write `forward(*arrays)`."""
+
+    #: whether a block is a row of others, which `summary` leaves out
+    _is_row = False
+    #: whether a block is given the prefix "", and so names nothing
+    _is_anonymous: bool
+
+    def __init__(self, prefix: str | None = None, params: ParameterDict | None = None) -> None:
+        self._is_anonymous = prefix == ""
+        self._prefix, self._params = _scope.begin(prefix, params, self._alias())
+        self._name = self._prefix.removesuffix("_")
+        self._scope = _scope.BlockScope(self)
+        self._children: dict[str, Block] = {}
+        self._reg_params: dict[str, Parameter] = {}
+        self._forward_hooks: dict[int, Callable[..., Any]] = {}
+        self._forward_pre_hooks: dict[int, Callable[..., Any]] = {}
+
+    # What blocks of a kind are numbered by: conv0_ of a Conv2D.
+    def _alias(self) -> str:
+        return type(self).__name__.lower()
+
+    def __repr__(self) -> str:
+        lines = "".join(f"  ({key}): {_indented(repr(block))}\n"
+                        for key, block in self.__dict__.items() if isinstance(block, Block))
+        return f"{type(self).__name__}(\n{lines.removesuffix(chr(10))}\n)"
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        before = getattr(self, name, None)
+        if isinstance(before, (Block, Parameter)) and not isinstance(value, type(before)) \
+                and not (isinstance(before, Block) and isinstance(value, Block)):
+            raise TypeError(f"Changing attribute type for {name} from {type(before)} to {type(value)} is not "
+                            "allowed.")
+        if isinstance(value, Block):
+            self.register_child(value, name)
+        elif isinstance(value, Parameter):
+            if name in self._reg_params:
+                raise AssertionError("Overriding Parameter attribute {name} is not allowed. If you want to "
+                                     "share parameters between blocks, please set 'params' at Block "
+                                     "construction instead.".replace("{name}", name))
+            self._reg_params[name] = value
+        super().__setattr__(name, value)
+
+    @property
+    def prefix(self) -> str:
+        """What the names of this block's parameters begin with."""
+        return self._prefix
 
     @property
     def name(self) -> str:
-        """The name of the block, which has none of its own."""
-        return ""
+        """The prefix without its last underscore."""
+        return self._name
 
     @property
     def params(self) -> ParameterDict:
-        """The parameters, by name."""
+        """The parameters of this block alone, without those of its children."""
         return self._params
 
+    def name_scope(self) -> _scope.BlockScope:
+        """Return what names the blocks that are made inside of a `with` as children of this one."""
+        return self._scope
+
     def collect_params(self, select: str | None = None) -> ParameterDict:
-        """Return the parameters, by name; those whose name begins with a pattern."""
-        return self._params if select is None else self._params.select(select)
+        """Return the parameters of this block and its children; those whose name begins with a pattern."""
+        found = ParameterDict(self._params.prefix)
+        if select is None:
+            found.update(self.params)
+        else:
+            matcher = re.compile(select)
+            found.update({name: value for name, value in self.params.items() if matcher.match(name)})
+        for child in self._children.values():
+            found.update(child.collect_params(select))
+        return found
 
-    def __call__(self, *args: NDArray | Symbol) -> Any:
-        """Return the outputs: one array, or a list where there are several."""
-        return self.forward(*args)
+    def _by_path(self, prefix: str = "") -> dict[str, Parameter]:
+        """Return the parameters by the path of attributes that leads to them."""
+        found = {prefix + name: parameter for name, parameter in self._reg_params.items()}
+        for name, child in self._children.items():
+            found.update(child._by_path(f"{prefix}{name}."))
+        return found
 
-    # A symbol in place of an array gives the network as a part of another.
-    def forward(self, *args: NDArray | Symbol) -> Any:
-        """Return the outputs for arrays, or the symbol with other symbols as its inputs."""
-        if len(args) != len(self._input_names):
-            names = ", ".join(self._input_names)
-            raise TypeError(f"the network takes {len(self._input_names)} inputs ({names}), not {len(args)}")
-        if isinstance(args[0], Symbol):
-            return self._symbol(**dict(zip(self._input_names, args, strict=True)))
-        arrays = dict(zip(self._input_names, args, strict=True))
-        outputs = self._bound(arrays).forward(is_train=False, **arrays)
-        return outputs[0] if len(outputs) == 1 else outputs
+    def save_parameters(self, filename: str | os.PathLike[str], deduplicate: bool = False) -> None:
+        """Write all parameters by their paths; `deduplicate` writes one that stands at two paths once."""
+        arrays, seen = {}, set()
+        for name, parameter in self._by_path().items():
+            if not (deduplicate and id(parameter) in seen):
+                arrays[name] = parameter.data()
+            seen.add(id(parameter))
+        nd.save(filename, arrays)
+
+    def save_params(self, filename: str | os.PathLike[str]) -> None:
+        """Write all parameters under their names without the block's prefix: the older form."""
+        self.collect_params().save(filename, strip_prefix=self.prefix)
+
+    # The older form is read as well: its names have no dots.
+    def load_parameters(self, filename: str | os.PathLike[str], ctx: Any = None, allow_missing: bool = False,
+                        ignore_extra: bool = False, cast_dtype: bool = False,
+                        dtype_source: str = "current") -> None:
+        """Take over the arrays of a file of `save_parameters`, `save_params` or `export`."""
+        loaded = nd.load(filename)
+        if not isinstance(loaded, dict):
+            raise ValueError(f"{filename}: its arrays have no names, so they are no parameters")
+        own = self._by_path()
+        if not loaded and not own:
+            return
+        if not any("." in name for name in loaded):
+            self.collect_params().load_dict(loaded, ctx, allow_missing, ignore_extra, self.prefix,
+                                            f"file: {filename}", cast_dtype, dtype_source)
+            return
+        if not allow_missing:
+            _check_missing(own, loaded, filename)
+        extra = [name for name in loaded if name not in own]
+        if extra and not ignore_extra:
+            raise ValueError(f"Parameter '{extra[0]}' loaded from file '{filename}' is not present in "
+                             f"Block, which contains parameters {brief(own)}. Set ignore_extra=True to "
+                             "ignore.")
+        for name, array in loaded.items():
+            if name in own:
+                own[name].load(array, ctx, str(filename), cast_dtype, dtype_source)
+
+    def load_params(self, filename: str | os.PathLike[str], ctx: Any = None, allow_missing: bool = False,
+                    ignore_extra: bool = False) -> None:
+        """Do what `load_parameters` does, under its older name."""
+        self.load_parameters(filename, ctx, allow_missing, ignore_extra)
+
+    def load_dict(self, param_dict: dict[str, NDArray], ctx: Any = None, allow_missing: bool = False,
+                  ignore_extra: bool = False, cast_dtype: bool = False,
+                  dtype_source: str = "current") -> None:
+        """Take over arrays by their paths."""
+        own = self._by_path()
+        if not allow_missing:
+            _check_missing(own, param_dict, "the dictionary")
+        for name, array in param_dict.items():
+            if name in own:
+                own[name].load(array, ctx, "", cast_dtype, dtype_source)
+            elif not ignore_extra:
+                raise ValueError(f"Parameter '{name}' loaded from the dictionary is not present in Block")
+
+    def register_child(self, block: Block, name: str | None = None) -> None:
+        """Take up a child, under a name or the next number."""
+        self._children[str(len(self._children)) if name is None else name] = block
+
+    def register_forward_hook(self, hook: Callable[..., Any]) -> HookHandle:
+        """Call `hook(block, inputs, outputs)` after each forward."""
+        return HookHandle(self._forward_hooks, hook)
+
+    def register_forward_pre_hook(self, hook: Callable[..., Any]) -> HookHandle:
+        """Call `hook(block, inputs)` before each forward."""
+        return HookHandle(self._forward_pre_hooks, hook)
+
+    def apply(self, fn: Callable[[Block], Any]) -> Block:
+        """Call a function with each child, theirs included, and with this block last."""
+        for child in self._children.values():
+            child.apply(fn)
+        fn(self)
+        return self
+
+    def initialize(self, init: Any = None, ctx: Any = None, verbose: bool = False,
+                   force_reinit: bool = False) -> None:
+        """Fill all parameters, by `init` or numbers in [-0.07, 0.07)."""
+        self.collect_params().initialize(initializer.Uniform() if init is None else init, ctx, verbose,
+                                         force_reinit)
 
     def hybridize(self, active: bool = True, **kwargs: Any) -> None:
-        """Do nothing: the network is a graph already."""
-
-    def load_parameters(self, filename: str | os.PathLike[str], ctx: Any = None, allow_missing: bool = False,
-                        ignore_extra: bool = False, **kwargs: Any) -> None:
-        """Take over the arrays of a file."""
-        self._params.load(filename, ctx, allow_missing, ignore_extra)
-
-    load_params = load_parameters
-
-    def save_parameters(self, filename: str | os.PathLike[str]) -> None:
-        """Write the arrays to a file."""
-        self._params.save(filename)
-
-    # The same two files as a module's checkpoint.
-    def export(self, path: str, epoch: int = 0, remove_amp_cast: bool = True) -> tuple[str, str]:
-        """Write `path-symbol.json` and `path-0000.params`; return their names."""
-        statistics = self._symbol.list_auxiliary_states()
-        args = {name: self._params[name].data() for name in self._params if name not in statistics}
-        aux = {name: self._params[name].data() for name in self._params if name in statistics}
-        save_checkpoint(path, epoch, self._symbol, args, aux, remove_amp_cast)
-        return f"{path}-symbol.json", f"{path}-{epoch:04d}.params"
-
-    def reset_ctx(self, ctx: Any) -> None:
-        """Compute on another device."""
-        self._params.reset_ctx(ctx)
-        self._executor = None
+        """Let all children that can be graphs compute as such."""
+        for child in self._children.values():
+            child.hybridize(active, **kwargs)
 
     def cast(self, dtype: Any) -> None:
-        """Refuse anything but float32, in which networks are computed here."""
-        if str(dtype) not in ("float32", "<class 'numpy.float32'>"):
-            raise UsageError(f"cast {dtype}: networks are computed in float32 here")
+        """Compute in another type."""
+        for child in self._children.values():
+            child.cast(dtype)
+        for parameter in self.params.values():
+            parameter.cast(dtype)
 
-    def initialize(self, *args: Any, **kwargs: Any) -> None:
-        """Refuse: a block here has the weights of a file."""
-        raise missing("mxnet.gluon.SymbolBlock", "initialize", ())
+    def zero_grad(self) -> None:
+        """Set all gradients to 0."""
+        self.collect_params().zero_grad()
 
-    def __repr__(self) -> str:
-        return (f"SymbolBlock(\n{self._symbol!r} : {len(self._input_names)} -> {len(self._symbol)}\n)")
+    def reset_ctx(self, ctx: Any) -> None:
+        """Keep the parameters for other contexts."""
+        self.collect_params().reset_ctx(ctx)
 
-    # One executor for the shapes of the last call; weights are shared by those of other shapes.
-    def _bound(self, arrays: dict[str, Any]) -> Executor:
-        """Return an executor for inputs of these shapes, with the block's own arrays."""
-        shapes = {name: array.shape for name, array in arrays.items()}
-        executor = self._executor
-        # Values that were replaced, by others or for another device, need another executor.
-        if executor is not None and any(
-                parameter._array is not None and parameter._array is not bound
-                for name, parameter in self._params.items()
-                for bound in [executor.arg_dict.get(name, executor.aux_dict.get(name))]):
-            executor = None
-        if executor is None:
-            # The arrays themselves: what is set later is seen by the next call.
-            held = {name: parameter.data() for name, parameter in self._params.items()
-                    if parameter._array is not None}
-            inferred = self._symbol.infer_shape_partial(**shapes, **{
-                name: array.shape for name, array in held.items()})
-            names = self._symbol.list_arguments()
-            # A loss at the end has a label, which no file has and inference does not look at.
-            empty = {name: zeros(shape) for name, shape in zip(names, inferred[0] or [], strict=True)}
-            args = {name: held.get(name, empty[name]) for name in names}
-            lacking = [name for name in self._symbol.list_inputs()
-                       if name not in held and name not in shapes and not name.endswith("label")]
-            if lacking:
-                raise UsageError(f"parameter {lacking[0]} has no values yet: load them from a file")
-            context = next(iter(held.values())).context if held else None
-            executor = self._symbol.bind(context, args, grad_req="null", aux_states=held)
-        elif any(executor.arg_dict[name].shape != shape for name, shape in shapes.items()):
-            # A last batch that is smaller: only the arrays of inputs are new, the weights are not copied.
-            executor = executor.reshape(False, False, **shapes)
-        self._executor = executor
-        return executor
+    def __call__(self, *args: Any) -> Any:
+        for hook in list(self._forward_pre_hooks.values()):
+            hook(self, args)
+        result = self.forward(*args)
+        for hook in list(self._forward_hooks.values()):
+            hook(self, args, result)
+        return result
+
+    def forward(self, *args: Any) -> Any:
+        """Return what the block computes."""
+        raise NotImplementedError("a block of your own must say what it computes in forward")
+
+    def summary(self, *inputs: NDArray) -> None:
+        """Print a table of the children with output shapes and numbers of parameters, for these inputs."""
+        from imgcls.compat.mxnet.gluon._summary import print_summary
+
+        print_summary(self, inputs)
+
+
+def _check_missing(own: Iterable[str], given: dict[str, Any], source: object) -> None:
+    for name in own:
+        if name not in given:
+            raise AssertionError(f"Parameter '{name}' is missing in file '{source}', which contains "
+                                 f"parameters: {brief(given)}. Set allow_missing=True to ignore missing "
+                                 "parameters.")
+
+
+def _indented(text: str) -> str:
+    return text.replace("\n", "\n  ")
+
+

@@ -1,105 +1,278 @@
-"""`mx.gluon.Parameter` and `ParameterDict`: the weights of a block, by name."""
+"""`mx.gluon.Parameter`: one weight of a block, with its gradient."""
 
 from __future__ import annotations
 
-import os
-import re
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from imgcls.compat.mxnet import nd
-from imgcls.compat.mxnet.context import Context, to_context
+import numpy as np
+
+from imgcls.compat.mxnet import autograd, initializer, nd, symbol
+from imgcls.compat.mxnet.base import MXNetError
+from imgcls.compat.mxnet.context import Context, current_context, to_context
 from imgcls.compat.mxnet.nd import NDArray
-from imgcls.errors import DataError, UsageError
+
+#: sizes that are not known yet
+_UNKNOWN = (0, -1)
 
 
-# The values may be missing until a file is read.
+class DeferredInitializationError(MXNetError):
+    """The shape of a parameter is not known before the first batch."""
+
+
 class Parameter:
-    """One weight: its name, its values once there are any, and whether it is a statistic ("null")."""
+    """A weight by name; `grad_req` is write, add, or null for what is not trained by gradients."""
 
-    def __init__(self, name: str, grad_req: str = "write", shape: Sequence[int] | None = None) -> None:
+    def __init__(self, name: str, grad_req: str = "write", shape: int | Sequence[int] | None = None,
+                 dtype: Any = np.float32, lr_mult: float = 1.0, wd_mult: float = 1.0, init: Any = None,
+                 allow_deferred_init: bool = False, differentiable: bool = True, stype: str = "default",
+                 grad_stype: str = "default") -> None:
         self.name = name
-        self.grad_req = grad_req
-        self._shape = None if shape is None else tuple(shape)
+        self.init = init
+        self.lr_mult = lr_mult
+        self.wd_mult = wd_mult
+        self.allow_deferred_init = allow_deferred_init
+        self._is_differentiable = differentiable
+        self._shape = (shape,) if isinstance(shape, int) else None if shape is None else tuple(shape)
+        self._dtype = dtype
+        self._var: Any = None
+        #: the values, once there are any, and the contexts that they were asked for
         self._array: NDArray | None = None
+        self._contexts: list[Context] = []
+        #: (initializer, default, values) of what waits for its shape
+        self._deferred: tuple[Any, Any, NDArray | None] | None = None
+        self._grad_req = "null"
+        self.grad_req = grad_req
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__} {self.name} (shape={self.shape}, dtype={self.dtype})"
 
     @property
-    def shape(self) -> tuple[int, ...] | None:
-        """The shape; None where it is not known yet."""
-        return self._shape if self._array is None else self._array.shape
+    def grad_req(self) -> str:
+        """What a backward pass does with the gradient: write, add or null."""
+        return self._grad_req
+
+    @grad_req.setter
+    def grad_req(self, request: str) -> None:
+        if request not in ("write", "add", "null"):
+            raise AssertionError(f"grad_req must be one of 'write', 'add', or 'null', but got '{request}'")
+        self._grad_req = request if self._is_differentiable else "null"
+        if self._array is not None:
+            self._attach()
 
     @property
     def dtype(self) -> Any:
         """The type of the values."""
-        return self.data().dtype
+        return self._dtype
+
+    @dtype.setter
+    def dtype(self, dtype: Any) -> None:
+        self.cast(dtype)
+
+    @property
+    def shape(self) -> tuple[int, ...] | None:
+        """The shape; None or sizes of 0 where it is not known yet."""
+        return self._shape
+
+    @shape.setter
+    def shape(self, shape: Sequence[int]) -> None:
+        if self._shape is not None and (len(self._shape) != len(shape) or any(
+                own not in (*_UNKNOWN, new) for own, new in zip(self._shape, shape, strict=True))):
+            raise AssertionError(f"Expected shape {tuple(shape)} is incompatible with given shape "
+                                 f"{self._shape}.")
+        self._shape = tuple(shape)
+
+    def is_known(self) -> bool:
+        """Return whether all sizes are known."""
+        return self._shape is not None and all(size > 0 for size in self._shape)
+
+    # Apart from `shape`: weights of an imported network keep None there, as in MXNet.
+    def known_shape(self) -> tuple[int, ...] | None:
+        """Return the shape of the values, or the one that is declared where all of it is."""
+        if self._array is not None:
+            return self._array.shape
+        return self._shape if self.is_known() else None
+
+    # Initializers are asked when the shape is known, in the order of the parameters.
+    def initialize(self, init: Any = None, ctx: Any = None, default_init: Any = None,
+                   force_reinit: bool = False) -> None:
+        """Fill the values, at once or when the first batch tells the shape."""
+        if self._array is not None and not force_reinit:
+            warnings.warn(f"Parameter '{self.name}' is already initialized, ignoring. Set force_reinit=True "
+                          "to re-initialize.", stacklevel=2)
+            return
+        self._array = None
+        self._contexts = contexts(ctx)
+        if init is None:
+            init = default_init if self.init is None else self.init
+        default = initializer.Uniform() if default_init is None else default_init
+        if not self.is_known() and not self.allow_deferred_init:
+            raise ValueError(f"Cannot initialize Parameter '{self.name}' because it has invalid shape: "
+                             f"{self.shape}.")
+        self._deferred = init, default, None
+        if self.is_known():
+            self.finish()
+
+    def finish(self) -> None:
+        """Fill the values of a parameter that was waiting for its shape."""
+        if self._deferred is None:
+            return
+        init, default, values = self._deferred
+        if not self.is_known():
+            raise AssertionError(f"Cannot initialize Parameter '{self.name}' because it has invalid shape: "
+                                 f"{self.shape}. Please specify in_units, in_channels, etc for `Block`s.")
+        self._deferred = None
+        if values is None:
+            with autograd.pause():
+                values = nd.zeros(self._shape or (), dtype=self.dtype)
+                text = init.dumps() if hasattr(init, "dumps") else init
+                if isinstance(text, str):
+                    filler: Any = initializer.create(default)
+                    filler(initializer.InitDesc(self.name, {"__init__": text}), values)
+                else:
+                    init(initializer.InitDesc(self.name), values)
+        self._take(values)
+
+    def _take(self, values: NDArray) -> None:
+        context = self._contexts[0] if self._contexts else current_context()
+        self._array = NDArray(np.array(values._data, dtype=self.dtype), context)
+        self._attach()
+
+    def _attach(self) -> None:
+        if self._array is not None:
+            if self.grad_req == "null":
+                self._array._mark(None, "null")
+            else:
+                self._array.attach_grad(self.grad_req)
+
+    def _checked(self) -> NDArray:
+        if self._array is not None:
+            return self._array
+        if self._deferred is not None:
+            raise DeferredInitializationError(
+                f"Parameter '{self.name}' has not been initialized yet because initialization was deferred. "
+                "Actual initialization happens during the first forward pass. Please pass one batch of data "
+                "through the network before accessing Parameters. You can also avoid deferred "
+                "initialization by specifying in_units, num_features, etc., for network layers.")
+        raise RuntimeError(
+            f"Parameter '{self.name}' has not been initialized. Note that you should initialize parameters "
+            "and create Trainer with Block.collect_params() instead of Block.params because the later does "
+            "not include Parameters of nested child Blocks")
 
     def data(self, ctx: Any = None) -> NDArray:
         """Return the values."""
-        if self._array is None:
-            raise UsageError(f"parameter {self.name} has no values yet: load them from a file")
-        return self._array
+        array = self._checked()
+        if ctx is not None and ctx not in self._contexts and self._contexts:
+            raise RuntimeError(f"Parameter '{self.name}' was not initialized on context {ctx}. It was only "
+                               f"initialized on {self._contexts}.")
+        return array
 
     def list_data(self) -> list[NDArray]:
-        """Return the values, as the list of one context."""
-        return [self.data()]
+        """Return the values, once for each context: they are the same array here."""
+        return [self._checked()] * max(1, len(self._contexts))
+
+    def grad(self, ctx: Any = None) -> NDArray:
+        """Return the gradient."""
+        array = self._checked()
+        if array.grad is None:
+            raise RuntimeError(f"Cannot get gradient array for Parameter '{self.name}' because grad_req="
+                               "'null'")
+        return array.grad
+
+    def list_grad(self) -> list[NDArray]:
+        """Return the gradient, once for each context."""
+        return [self.grad()] * max(1, len(self._contexts))
 
     def list_ctx(self) -> list[Context]:
-        """Return the context of the values."""
-        return [self.data().context]
+        """Return the contexts that the values were asked for."""
+        if self._array is None and self._deferred is None:
+            raise RuntimeError(f"Parameter '{self.name}' has not been initialized")
+        return list(self._contexts) or [current_context()]
+
+    def zero_grad(self) -> None:
+        """Set the gradient to 0."""
+        if self._array is not None and self._array.grad is not None:
+            self._array.grad[:] = 0
 
     # A copy: the caller may go on changing the array.
     def set_data(self, data: NDArray) -> None:
         """Take over values; another shape than the present one is an error."""
-        if self.shape is not None and data.shape != self.shape:
-            raise UsageError(f"parameter {self.name} is {self.shape}, not {data.shape}")
-        self._array = data.copy()
+        self.shape = data.shape
+        if self._array is None:
+            if self._deferred is None:
+                raise AssertionError(f"Parameter '{self.name}' has not been initialized")
+            self._deferred = (*self._deferred[:2], data.copy())
+            self.finish()
+        else:
+            self._array._data[...] = nd.to_numpy(data)
 
-    def __repr__(self) -> str:
-        return f"Parameter {self.name} (shape={self.shape}, dtype=float32)"
-
-
-# A dict, as code loops over items and keys; names stay in the network's order.
-class ParameterDict(dict[str, Parameter]):
-    """Parameters by name, in the order of the network."""
-
-    # Prefixes arg: and aux: are of checkpoints; Gluon's own files have none.
-    def load(self, filename: str | os.PathLike[str], ctx: Any = None, allow_missing: bool = False,
-             ignore_extra: bool = False) -> None:
-        """Take over the arrays of a file, a checkpoint's or Gluon's; all names must agree."""
-        arrays = nd.load(filename)
-        if not isinstance(arrays, dict):
-            raise DataError(filename, "its arrays have no names")
-        given = {name[4:] if name.startswith(("arg:", "aux:")) else name: array
-                 for name, array in arrays.items()}
-        missing = [name for name in self if name not in given]
-        # All names are compared before the first value is taken: a wrong file leaves the block as it was.
-        if missing and not allow_missing:
-            raise DataError(filename, f"parameter {missing[0]} is missing; it has {_some(list(given))}")
-        extra = [name for name in given if name not in self]
-        if extra and not ignore_extra:
-            raise DataError(filename, f"parameter {extra[0]} is none of this network, which has "
-                            f"{_some(list(self))}; ignore_extra=True leaves it out")
-        context = to_context(ctx[0] if isinstance(ctx, (list, tuple)) else ctx)
-        for name in self:
-            if name in given:
-                self[name].set_data(given[name].as_in_context(context))
-
-    def save(self, filename: str | os.PathLike[str], strip_prefix: str = "") -> None:
-        """Write the arrays to a file, names without the prefix."""
-        nd.save(filename, {name.removeprefix(strip_prefix): self[name].data() for name in self})
+    # Contexts given earlier stay where the file is loaded without one.
+    def load(self, data: NDArray, ctx: Any, source: str = "", cast_dtype: bool = False,
+             dtype_source: str = "current") -> None:
+        """Take over values of a file: the shape must agree, and the type unless `cast_dtype` is on."""
+        if self._shape is not None and (len(self._shape) != data.ndim or any(
+                own not in (*_UNKNOWN, new) for own, new in zip(self._shape, data.shape, strict=True))):
+            raise AssertionError(f"Failed loading Parameter '{self.name}' from saved params: shape "
+                                 f"incompatible expected {self.shape} vs saved {data.shape}")
+        if cast_dtype and dtype_source == "saved":
+            self._dtype = data.dtype
+        elif not cast_dtype and np.dtype(self.dtype) != data.dtype:
+            raise AssertionError(f"Failed loading Parameter '{self.name}' from saved params: dtype "
+                                 f"incompatible expected {self.dtype} vs saved {data.dtype}. Set "
+                                 "cast_dtype=True to cast the dtype of saved params.")
+        if ctx is not None or not self._contexts:
+            self._contexts = contexts(ctx)
+        if self._shape is not None:
+            self._shape = data.shape
+        self._deferred = None
+        if self._array is None:
+            self._take(data)
+        else:
+            self._array._data[...] = data._data
 
     def reset_ctx(self, ctx: Any) -> None:
-        """Keep the values for another context."""
-        context = to_context(ctx[0] if isinstance(ctx, (list, tuple)) else ctx)
-        for parameter in self.values():
-            parameter.set_data(parameter.data().as_in_context(context))
+        """Keep the values for other contexts."""
+        if self._array is None and self._deferred is None:
+            raise ValueError(f"Cannot reset context for Parameter '{self.name}' because it has not been "
+                             "initialized.")
+        self._contexts = contexts(ctx)
+        if self._array is not None:
+            self._take(self._array)
 
-    # A regular expression, matched from the start of the name.
-    def select(self, pattern: str) -> ParameterDict:
-        """Return those whose name begins with a pattern."""
-        matcher = re.compile(pattern)  # the caller's own, never from a file
-        return ParameterDict({name: self[name] for name in self if matcher.match(name)})
+    def cast(self, dtype: Any) -> None:
+        """Keep the values in another type."""
+        self._dtype = dtype
+        if self._array is not None:
+            self._take(self._array)
+
+    def var(self) -> Any:
+        """Return the variable of this parameter in a symbol."""
+        if self._var is None:
+            self._var = symbol.var(self.name, shape=self.shape, dtype=self.dtype, lr_mult=self.lr_mult,
+                                   wd_mult=self.wd_mult, init=self.init, __storage_type__="0")
+        return self._var
 
 
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+class Constant(Parameter):
+    """A value that is not trained."""
+
+    def __init__(self, name: str, value: Any) -> None:
+        self.value = value if isinstance(value, NDArray) else nd.array(value)
+
+        @initializer.register
+        class Init(initializer.Initializer):
+            def _init_weight(self, name: str, arr: NDArray) -> None:
+                arr[:] = constant
+
+        constant = self.value
+        # A name of its own for each constant, by which the initializer is found again.
+        initializer.alias(f"Constant_{name}")(Init)
+        super().__init__(name, "null", self.value.shape, self.value.dtype, init=f"Constant_{name}".lower())
+
+
+def contexts(ctx: Any) -> list[Context]:
+    """Return a list of contexts for one, several or none."""
+    return [to_context(one) for one in (ctx if isinstance(ctx, (list, tuple)) else [ctx])]
+
+

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from imgcls.compat.mxnet import recordio
+from imgcls.compat.mxnet.nd import NDArray
 
 
 class Dataset:
@@ -23,11 +24,67 @@ class Dataset:
         changed = _Transformed(self, fn)
         # By number, not `for sample in changed`: data sets of people's own need not raise IndexError at their
         # end.
-        return changed if lazy else _InMemory([changed[i] for i in range(len(changed))])
+        return changed if lazy else SimpleDataset([changed[i] for i in range(len(changed))])
 
     def transform_first(self, fn: Callable[[Any], Any], lazy: bool = True) -> Dataset:
         """Return the samples with their first member, mostly the image, as `fn` makes it."""
         return self.transform(_First(fn), lazy)
+
+
+    def filter(self, fn: Callable[[Any], bool]) -> Dataset:
+        """Return the samples for which `fn` is true."""
+        return _Chosen(self, [i for i in range(len(self)) if fn(self[i])])
+
+    def take(self, count: int | None) -> Dataset:
+        """Return the first samples."""
+        return _Chosen(self, range(len(self) if count is None else min(count, len(self))))
+
+    # Sizes differ by one at most; the first parts are the larger ones.
+    def shard(self, num_shards: int, index: int) -> Dataset:
+        """Return one of several parts."""
+        if not 0 <= index < num_shards:
+            raise AssertionError(f"Shard index of out bound: {index} out of {num_shards}")
+        size, larger = divmod(len(self), num_shards)
+        begin = size * index + min(index, larger)
+        return _Chosen(self, range(begin, begin + size + (index < larger)))
+
+    def sample(self, sampler: Any) -> Dataset:
+        """Return the samples in the order of a sampler."""
+        return _Chosen(self, list(sampler))
+
+
+class SimpleDataset(Dataset):
+    """The members of a list or an array."""
+
+    def __init__(self, data: Any) -> None:
+        self._data = data
+
+    def __getitem__(self, idx: int) -> Any:
+        return self._data[idx]
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+
+class ArrayDataset(Dataset):
+    """Rows of several arrays or lists of one length, as tuples; of one, the rows themselves."""
+
+    def __init__(self, *args: Any) -> None:
+        if not args:
+            raise AssertionError("Needs at least 1 arrays")
+        for number, data in enumerate(args):
+            if len(data) != len(args[0]):
+                raise AssertionError("All arrays must have the same length; array[0] has length "
+                                     f"{len(args[0])} while array[{number}] has {len(data)}.")
+        # Labels are numbers, so that a batch of them is made as that of a list.
+        self._data = [data.asnumpy() if isinstance(data, NDArray) and data.ndim == 1 else data
+                      for data in args]
+
+    def __getitem__(self, idx: int) -> Any:
+        return self._data[0][idx] if len(self._data) == 1 else tuple(data[idx] for data in self._data)
+
+    def __len__(self) -> int:
+        return len(self._data[0])
 
 
 class RecordFileDataset(Dataset):
@@ -62,17 +119,18 @@ class _Transformed(Dataset):
         return len(self._source)
 
 
-class _InMemory(Dataset):
-    """Samples in a list."""
+class _Chosen(Dataset):
+    """Some samples of another data set."""
 
-    def __init__(self, samples: list[Any]) -> None:
-        self._samples = samples
+    def __init__(self, source: Dataset, numbers: Sequence[int]) -> None:
+        self._source = source
+        self._numbers = numbers
 
     def __getitem__(self, idx: int) -> Any:
-        return self._samples[idx]
+        return self._source[self._numbers[idx]]
 
     def __len__(self) -> int:
-        return len(self._samples)
+        return len(self._numbers)
 
 
 class _First:

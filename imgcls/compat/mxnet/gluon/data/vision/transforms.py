@@ -1,7 +1,6 @@
 """`mx.gluon.data.vision.transforms`: what prepares an image for a network, as functions of NDArrays.
 
-An image is uint8 (H, W, C) until `ToTensor` makes it float32 (C, H, W) in [0, 1]. Those that draw random
-numbers are not here: training reads its images with `mx.io.ImageRecordIter`, or with `imgcls-train`.
+An image is uint8 (H, W, C) until `ToTensor` makes it float32 (C, H, W) in [0, 1].
 """
 
 from __future__ import annotations
@@ -9,12 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
-
-from imgcls.compat.mxnet import image
+from imgcls.compat.mxnet import _augmenters as augmenters
+from imgcls.compat.mxnet import image, nd_image
 from imgcls.compat.mxnet._registration import missing
 from imgcls.compat.mxnet.nd import NDArray
-from imgcls.errors import UsageError
 
 
 class _Transform:
@@ -61,24 +58,17 @@ class ToTensor(_Transform):
     """Pixels 0 to 255 as float32 in [0, 1], channels first; a batch (N, H, W, C) does as well."""
 
     def forward(self, x: NDArray) -> NDArray:
-        if x.ndim not in (3, 4):
-            raise UsageError(f"ToTensor: {x.shape} is no image (H, W, C)")
-        # Divided as MXNet does, in float32.
-        values = x._data.astype(np.float32) / np.float32(255)
-        # One copy now: torch and OpenCV would each make one of a view with swapped axes.
-        return NDArray(np.ascontiguousarray(np.moveaxis(values, -1, -3)))
+        return nd_image.to_tensor(x)
 
 
 class Normalize(_Transform):
     """(x - mean) / std of each channel, for images (C, H, W); both are a number or one for each channel."""
 
     def __init__(self, mean: float | Sequence[float] = 0.0, std: float | Sequence[float] = 1.0) -> None:
-        # One axis more for height and one for width.
-        self._mean = np.asarray(mean, np.float32).reshape(-1, 1, 1)
-        self._std = np.asarray(std, np.float32).reshape(-1, 1, 1)
+        self._mean, self._std = mean, std
 
     def forward(self, x: NDArray) -> NDArray:
-        return NDArray((x._data - self._mean) / self._std)
+        return nd_image.normalize(x, self._mean, self._std)
 
 
 # Bilinear unless told otherwise; mx.image takes cubic there.
@@ -109,6 +99,103 @@ class CenterCrop(_Transform):
         return image.center_crop(x, self._size, self._interpolation)[0]  # [1] says where it was cut
 
 
+class CropResize(_Transform):
+    """A window, resized to `size` (width, height) where that is given."""
+
+    def __init__(self, x: int, y: int, width: int, height: int, size: int | Sequence[int] | None = None,
+                 interpolation: int | None = None) -> None:
+        self._window = x, y, width, height
+        self._size = size
+        self._interpolation = 1 if interpolation is None else interpolation
+
+    def forward(self, x: NDArray) -> NDArray:
+        window = nd_image.crop(x, *self._window)
+        return window if self._size is None else nd_image.resize(window, self._size, False,
+                                                                 self._interpolation)
+
+
+# The augmenters of mx.image do the work; random numbers are Python's, where Gluon's are the C++ library's.
+class _Random(_Transform):
+    """A random change of pixels that keep their type."""
+
+    _augmenter: augmenters.Augmenter
+
+    def forward(self, x: NDArray) -> NDArray:
+        return nd_image._as_float(x, self._augmenter)
+
+
+class RandomResizedCrop(_Transform):
+    """A window of random area and proportions, resized to `size` (width, height)."""
+
+    def __init__(self, size: int | Sequence[int], scale: Sequence[float] = (0.08, 1.0),
+                 ratio: Sequence[float] = (3.0 / 4.0, 4.0 / 3.0), interpolation: int = 1) -> None:
+        self._size = (size, size) if isinstance(size, int) else tuple(size)
+        self._scale, self._ratio, self._interpolation = scale, ratio, interpolation
+
+    def forward(self, x: NDArray) -> NDArray:
+        return image.random_size_crop(x, self._size, self._scale, self._ratio, self._interpolation)[0]
+
+
+class RandomFlipLeftRight(_Transform):
+    """Left and right swapped in half of the cases."""
+
+    def forward(self, x: NDArray) -> NDArray:
+        return nd_image.random_flip_left_right(x)
+
+
+class RandomFlipTopBottom(_Transform):
+    """Top and bottom swapped in half of the cases."""
+
+    def forward(self, x: NDArray) -> NDArray:
+        return nd_image.random_flip_top_bottom(x)
+
+
+class RandomBrightness(_Random):
+    """Brightness times a number in [1 - brightness, 1 + brightness]."""
+
+    def __init__(self, brightness: float) -> None:
+        self._augmenter = augmenters.BrightnessJitterAug(brightness)
+
+
+class RandomContrast(_Random):
+    """Distance from the mean grey times a random number."""
+
+    def __init__(self, contrast: float) -> None:
+        self._augmenter = augmenters.ContrastJitterAug(contrast)
+
+
+class RandomSaturation(_Random):
+    """Distance of each pixel from its grey times a random number."""
+
+    def __init__(self, saturation: float) -> None:
+        self._augmenter = augmenters.SaturationJitterAug(saturation)
+
+
+class RandomHue(_Random):
+    """Colours turned by a random angle."""
+
+    def __init__(self, hue: float) -> None:
+        self._augmenter = augmenters.HueJitterAug(hue)
+
+
+class RandomColorJitter(_Transform):
+    """Brightness, contrast, saturation and hue."""
+
+    def __init__(self, brightness: float = 0, contrast: float = 0, saturation: float = 0,
+                 hue: float = 0) -> None:
+        self._amounts = brightness, contrast, saturation, hue
+
+    def forward(self, x: NDArray) -> NDArray:
+        return nd_image.random_color_jitter(x, *self._amounts)
+
+
+class RandomLighting(_Random):
+    """Noise along the main directions of ImageNet's colours."""
+
+    def __init__(self, alpha: float) -> None:
+        self._augmenter = augmenters.LightingAug(alpha, augmenters.EIGENVALUES, augmenters.EIGENVECTORS)
+
+
 def __getattr__(name: str) -> Any:
-    raise missing("mxnet.gluon.data.vision.transforms", name, [
-        "Compose", "Cast", "ToTensor", "Normalize", "Resize", "CenterCrop"])
+    raise missing("mxnet.gluon.data.vision.transforms", name,
+                  [key for key in globals() if key[0].isupper()])

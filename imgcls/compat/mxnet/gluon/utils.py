@@ -1,0 +1,73 @@
+"""`mx.gluon.utils`: batches cut for several contexts, gradients clipped, downloads."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from imgcls.compat.mxnet import nd
+from imgcls.compat.mxnet.base import translated
+from imgcls.compat.mxnet.nd import NDArray
+from imgcls.storage.download import fetch
+
+
+def split_data(data: NDArray, num_slice: int, batch_axis: int = 0, even_split: bool = True) -> list[NDArray]:
+    """Return a batch in parts along an axis; all of one size unless `even_split` is off."""
+    size = data.shape[batch_axis]
+    if even_split and size % num_slice:
+        raise ValueError(f"data with shape {data.shape} cannot be evenly split into {num_slice} slices along "
+                         f"axis {batch_axis}. Use a batch size that's multiple of {num_slice} or set "
+                         "even_split=False to allow uneven partitioning of data.")
+    if size < num_slice:
+        raise ValueError(f"Too many slices for data with shape {data.shape}. Arguments are "
+                         f"num_slice={num_slice} and batch_axis={batch_axis}.")
+    ends = [round(size / num_slice * i) if not even_split else size // num_slice * i
+            for i in range(num_slice)] + [size]
+    return [data.slice_axis(axis=batch_axis, begin=ends[i], end=ends[i + 1]) for i in range(num_slice)]
+
+
+def split_and_load(data: Any, ctx_list: Sequence[Any], batch_axis: int = 0,
+                   even_split: bool = True) -> list[NDArray]:
+    """Return a batch in one part for each context."""
+    array = data if isinstance(data, NDArray) else nd.array(data, ctx=ctx_list[0])
+    if len(ctx_list) == 1:
+        return [array.as_in_context(ctx_list[0])]
+    parts = split_data(array, len(ctx_list), batch_axis, even_split)
+    return [part.as_in_context(ctx) for part, ctx in zip(parts, ctx_list, strict=True)]
+
+
+def clip_global_norm(arrays: Sequence[NDArray], max_norm: float, check_isfinite: bool = True) -> Any:
+    """Scale arrays in place so that their common norm is at most `max_norm`; return what it was."""
+    total = math.sqrt(sum(float(np.square(array._data, dtype=np.float32).sum()) for array in arrays))
+    if check_isfinite and not math.isfinite(total):
+        warnings.warn("nan or inf is detected. Clipping results will be undefined.", stacklevel=2)
+    scale = min(max_norm / (total + 1e-8), 1.0)
+    for array in arrays:
+        array *= scale
+    return total if check_isfinite else nd.array([total])
+
+
+def check_sha1(filename: str | os.PathLike[str], sha1_hash: str) -> bool:
+    """Return whether a file has this SHA-1."""
+    digest = hashlib.sha1(usedforsecurity=False)
+    with open(filename, "rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest() == sha1_hash
+
+
+@translated
+def download(url: str, path: str | None = None, overwrite: bool = False, sha1_hash: str | None = None,
+             retries: int = 5, verify_ssl: bool = True) -> str:
+    """Fetch a file unless it is there; return its path."""
+    name = url.split("/")[-1]
+    target = name if path is None else os.path.join(path, name) if os.path.isdir(path) else path
+    if overwrite or not os.path.exists(target) or (sha1_hash and not check_sha1(target, sha1_hash)):
+        fetch([url], target)
+    return target
