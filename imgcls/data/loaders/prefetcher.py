@@ -20,6 +20,8 @@ from imgcls.storage.thread_pool import DaemonPool
 FillRows = Callable[[HostBatch, int, int], None]
 #: images that a thread takes at a time: enough to draw their crops in one go, few enough to share a batch
 JOB_IMAGES = 16
+#: the same of images that are kept decoded, which are cut in less time than their crops are drawn
+JOB_KEPT_IMAGES = 64
 
 
 class Prefetcher:
@@ -30,8 +32,9 @@ class Prefetcher:
     """
 
     def __init__(self, fill: FillRows, local_batches: Iterable[LocalBatch],
-                 buffers: Sequence[torch.Tensor], num_threads: int) -> None:
-        """Many threads call `fill` at a time, each for other rows."""
+                 buffers: Sequence[torch.Tensor], num_threads: int, job_images: int = JOB_IMAGES) -> None:
+        """Many threads call `fill` at a time, each for other rows, at most `job_images`."""
+        self._job_images = job_images
         self._fill = fill
         self._local_batches = iter(local_batches)
         self._free = list(buffers)
@@ -69,8 +72,8 @@ class Prefetcher:
             batch = host_batch(local, self._free.pop())
             count = len(batch.indices)
             jobs = []
-            for first in range(0, count, JOB_IMAGES):
-                end = min(first + JOB_IMAGES, count)
+            for first in range(0, count, self._job_images):
+                end = min(first + self._job_images, count)
                 if self._pool:
                     jobs.append(self._pool.submit(self._fill, batch, first, end))
                 else:  # in the caller, with a plain traceback

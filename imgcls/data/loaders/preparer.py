@@ -49,6 +49,11 @@ class SamplePreparer:
             self._images = cache
             self._infos = cache.infos
 
+    @property
+    def is_keeping(self) -> bool:
+        """Whether what is decoded is kept."""
+        return self._images is not None or self._finished is not None
+
     def typical_bytes(self, num_probed: int = 64) -> int:
         """Return about how many bytes an image of the source takes where it is kept, 0 where none tells."""
         probed = np.unique(np.linspace(0, len(self._infos) - 1, num_probed).astype(np.int64)).tolist()

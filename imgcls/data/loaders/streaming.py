@@ -32,7 +32,7 @@ from imgcls.data.decoded.segment import Segment
 from imgcls.data.erasing import erase
 from imgcls.data.loaders.batch import Batch, rows_to_mix
 from imgcls.data.loaders.host_batch import BufferPool, HostBatch
-from imgcls.data.loaders.prefetcher import JOB_IMAGES, FillRows, Prefetcher
+from imgcls.data.loaders.prefetcher import JOB_IMAGES, JOB_KEPT_IMAGES, FillRows, Prefetcher
 from imgcls.data.loaders.preparer import SamplePreparer
 from imgcls.data.normalize import Normalizer
 from imgcls.data.sampling import EACH_ONCE, Sampling
@@ -196,7 +196,7 @@ class StreamingLoader:
         buffers = self.buffers.take(min(self._num_buffers(), max(len(numbers), 1)))
         try:
             with Prefetcher(_in_one_torch_thread(fill) if uses_torch else fill, local_batches(), buffers,
-                            self.threads) as prefetcher:
+                            self.threads, self._job_images()) as prefetcher:
                 yield prefetcher
         finally:
             self.buffers.put_back(buffers)
@@ -206,9 +206,16 @@ class StreamingLoader:
         if not self.threads:
             return 1
         # two jobs a thread, so that none waits for a batch to be begun; and those that wait and are copied
-        num_batches = -(-2 * self.threads * JOB_IMAGES // self._buffer_shape[0]) + 2
+        num_batches = -(-2 * self.threads * self._job_images() // self._buffer_shape[0]) + 2
         fits = MIN_BUFFERS * math.prod(self._buffer_shape) < MAX_BUFFER_BYTES
         return max(num_batches, MIN_BUFFERS if fits else _LEAST_BUFFERS)
+
+    def _job_images(self) -> int:
+        """Return how many images a thread takes at a time."""
+        if not self.preparer.is_keeping:
+            return JOB_IMAGES
+        # each thread has something to do in every batch
+        return min(max(self._buffer_shape[0] // max(self.threads, 1), JOB_IMAGES), JOB_KEPT_IMAGES)
 
     def _next_batch(self, prefetcher: Prefetcher) -> HostBatch:
         """Return the next batch, with what is damaged or small in it counted."""

@@ -1,0 +1,281 @@
+"""Measure the epochs of a set that is decoded once: ours beside MXNet and beside caches made by hand.
+
+    python benchmarks/decoded_cache.py --images DIR [--mxnet-python PATH] [--rounds 2] [--tasks T1,T2,V]
+
+Tasks, record files and MXNet's settings are those of `loader.py`. Every peer runs in a process of its own,
+the peers in turn; ratios are taken within a round. Batches of 128 of 3 x 224 x 224 bytes:
+
+    imgcls none    every epoch decoded (`--decoded-cache-gb 0`)
+    imgcls         the decoded cache; its first epoch, and the median of the four after it
+    mxnet          ImageRecordIter, tuned; its first epoch (later ones decode as much, but lose samples)
+    dict           a dictionary of decoded tensors, filled before the clock starts, in torch's DataLoader with
+                   two processes, torchvision v2 on top; `dict 0`: without processes
+    tensor         of V: one uint8 tensor of the finished crops, indexed by batch in the DataLoader
+
+`aa` resizes with antialiasing, `linear` without. FFCV is left out: its package is compiled on the spot and
+needs OpenCV's C++ headers. `memory` at the end: two processes of a cache, what they hold together, the budget
+and what is used of it, and the memory of one over 100 epochs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the checkout, installed or not
+sys.path.insert(0, str(Path(__file__).parent))
+
+import loader as one_epoch
+
+EPOCHS = 5
+#: task -> peers; what a ratio compares with is the first word and how it resizes
+PEERS = {
+    "T1": ("imgcls linear", "none linear", "mxnet linear", "dict aa", "dict0 aa"),
+    "T2": ("imgcls linear", "imgcls aa", "none linear", "mxnet linear", "dict linear", "dict aa", "dict0 aa"),
+    "V": ("imgcls linear", "none linear", "mxnet linear", "tensor aa", "tensor0 aa")}
+
+
+def main() -> int:
+    """Make the record files, run all peers in turn, print a table for each task, then the memory."""
+    args = _arguments()
+    if args.role:
+        _measure(args)
+        return 0
+    with tempfile.TemporaryDirectory(prefix="imgcls-decoded-") as folder:
+        one_epoch._make_records(args, Path(folder))
+        for task in filter(None, args.tasks.split(",")):
+            peers = [peer for peer in PEERS[task] if not peer.startswith("mxnet") or args.mxnet_python]
+            records = Path(folder) / f"{one_epoch.TASKS[task][0]}.rec"
+            rounds = [{peer: _run(args, task, peer, records) for peer in peers} for _ in range(args.rounds)]
+            _table(task, rounds)
+        if args.memory:
+            _memory(args, Path(folder) / "s256.rec")
+    return 0
+
+
+def _table(task: str, rounds: list[dict[str, list[float]]]) -> None:
+    """Print images per second of the first epoch and of the later ones, and how much faster ours is."""
+    print(f"\n{task}: images/s of the first epoch and of later ones; times the cache is faster, in a round")
+    for peer in rounds[0]:
+        first = statistics.median(r[peer][0] for r in rounds)
+        text = f"  {peer:<15}{first:9.0f} {statistics.median(_later(r[peer]) for r in rounds):9.0f}"
+        for own in [own for own in rounds[0] if own.startswith("imgcls") and own != peer]:
+            ratios = [_later(r[own]) / _later(r[peer]) for r in rounds]
+            text += (f"   {own.split()[1]}: x{statistics.median(ratios):.2f} "
+                     f"({min(ratios):.2f}-{max(ratios):.2f})")
+        print(text, flush=True)
+    ratios = [r["imgcls linear"][0] / statistics.median(r["none linear"]) for r in rounds]
+    print(f"  the first epoch with the cache is x{statistics.median(ratios):.2f} as fast as one without")
+
+
+def _later(speeds: list[float]) -> float:
+    return statistics.median(speeds[1:] or speeds)
+
+
+def _run(args: argparse.Namespace, task: str, peer: str, records: Path) -> list[float]:
+    """Run one peer in a process of its own; return images per second of each epoch."""
+    python = args.mxnet_python if peer.startswith("mxnet") else sys.executable
+    command = [python, __file__, "--role", peer, "--tasks", task, "--records", str(records),
+               "--threads", str(args.threads)]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(args.threads),
+                   "PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    if done.returncode:
+        raise SystemExit(f"{peer}, {task}: {done.stderr.strip().splitlines()[-1:]}")
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def _measure(args: argparse.Namespace) -> None:
+    """Take the epochs of a peer in this process and print images per second of each."""
+    name, resize = args.role.split()
+    epochs = ROLES[name](args, args.tasks, resize == "aa")
+    speeds = []
+    for batches in epochs:
+        started = time.perf_counter()
+        count = sum(batches)
+        speeds.append(count / (time.perf_counter() - started))
+    print(json.dumps(speeds))
+    sys.stdout.flush()
+    os._exit(0)  # some peers hang in their own end
+
+
+def _streaming(args: argparse.Namespace, task: str, antialias: bool) -> object:
+    from imgcls.config.sections import AugmentConfig, DeviceConfig
+    from imgcls.data.loaders.streaming import StreamingLoader
+    from imgcls.data.record_source import RecordSource
+    from imgcls.distributed.topology import make_worker
+
+    settings = {
+        "T1": {"random_crop": True, "random_mirror": True},
+        "T2": {"random_resized_crop": True, "min_random_area": one_epoch.AREA[0],
+               "max_random_area": one_epoch.AREA[1], "min_random_aspect_ratio": one_epoch.ASPECT[0],
+               "max_random_aspect_ratio": one_epoch.ASPECT[1], "random_mirror": True},
+        "V": {"val_resize": 256}}[task]
+    return StreamingLoader(
+        RecordSource([Path(args.records)]), batch_size=one_epoch.BATCH, image_shape=(3, 224, 224),
+        train=task != "V", seed=0, device=make_worker(DeviceConfig(gpus="")).device, threads=args.threads,
+        augment_config=AugmentConfig(interpolation="antialias" if antialias else "bilinear", **settings))
+
+
+def imgcls_epochs(args: argparse.Namespace, task: str, antialias: bool) -> Iterator[Iterator[int]]:
+    """Yield the epochs of our loader with a cache that holds all; an epoch is the sizes of its batches."""
+    from imgcls.data.decoded.segment import Segment
+
+    made = _streaming(args, task, antialias)
+    made.keep_in(Segment.create(4 << 30))
+    for epoch in range(EPOCHS):
+        yield (len(batch.indices) for batch in made.host_batches(epoch))
+
+
+def none_epochs(args: argparse.Namespace, task: str, antialias: bool) -> Iterator[Iterator[int]]:
+    """Yield two epochs of our loader without a cache."""
+    made = _streaming(args, task, antialias)
+    for epoch in range(2):
+        yield (len(batch.indices) for batch in made.host_batches(epoch))
+
+
+def mxnet_epochs(args: argparse.Namespace, task: str, antialias: bool) -> Iterator[Iterator[int]]:
+    """Yield MXNet's first epoch."""
+    batches = one_epoch.mxnet_batches(args, task, antialias)
+    next(batches)
+    yield batches
+
+
+def dict_epochs(args: argparse.Namespace, task: str, antialias: bool,
+                num_workers: int = 2) -> Iterator[Iterator[int]]:
+    """Yield the epochs of a DataLoader over a dictionary of decoded images."""
+    import torch
+    from torchvision.io import ImageReadMode, decode_jpeg
+    from torchvision.transforms import v2
+
+    from imgcls.formats.recordio import RecordReader
+
+    torch.set_num_threads(1)
+    decoded = {index: decode_jpeg(torch.frombuffer(bytearray(record.image), dtype=torch.uint8),
+                                  ImageReadMode.RGB)
+               for index, record in enumerate(RecordReader(args.records))}
+    steps = {"T1": [v2.RandomCrop(224)],
+             "T2": [v2.RandomResizedCrop(224, one_epoch.AREA, one_epoch.ASPECT, antialias=antialias)]}[task]
+    transform = v2.Compose([*steps, v2.RandomHorizontalFlip()])
+
+    class Decoded(torch.utils.data.Dataset):
+        def __len__(self) -> int:
+            return len(decoded)
+
+        def __getitem__(self, index: int) -> torch.Tensor:
+            return transform(decoded[index])
+
+    yield from _loader_epochs(Decoded(), num_workers, shuffle=True)
+
+
+def tensor_epochs(args: argparse.Namespace, task: str, antialias: bool,
+                  num_workers: int = 2) -> Iterator[Iterator[int]]:
+    """Yield the epochs of a DataLoader over one tensor of finished crops."""
+    import torch
+
+    # their content does not matter for the time that copying them takes
+    from imgcls.formats.recordio import RecordReader
+
+    crops = torch.randint(256, (len(RecordReader(args.records)), 3, 224, 224), dtype=torch.uint8)
+
+    class Crops(torch.utils.data.Dataset):
+        def __len__(self) -> int:
+            return len(crops)
+
+        def __getitems__(self, indices: list[int]) -> torch.Tensor:
+            return crops[indices]
+
+    yield from _loader_epochs(Crops(), num_workers, shuffle=False, collate=lambda batch: batch)
+
+
+def _loader_epochs(dataset: object, num_workers: int, *, shuffle: bool,
+                   collate: Callable[[object], object] | None = None) -> Iterator[Iterator[int]]:
+    import torch
+
+    batches = torch.utils.data.DataLoader(
+        dataset, batch_size=one_epoch.BATCH, shuffle=shuffle, num_workers=num_workers, collate_fn=collate,
+        persistent_workers=num_workers > 0, prefetch_factor=4 if num_workers else None)
+    for _ in range(EPOCHS):
+        yield (len(batch) for batch in batches)
+
+
+ROLES: dict[str, Callable[[argparse.Namespace, str, bool], Iterator[Iterator[int]]]] = {
+    "imgcls": imgcls_epochs, "none": none_epochs, "mxnet": mxnet_epochs, "dict": dict_epochs,
+    "tensor": tensor_epochs, "dict0": lambda *words: dict_epochs(*words, num_workers=0),
+    "tensor0": lambda *words: tensor_epochs(*words, num_workers=0)}
+
+
+def _memory(args: argparse.Namespace, records: Path) -> None:
+    """Print what a cache holds for one process and for two, and whether that stays so over 100 epochs."""
+    from imgcls.data.decoded import images
+    from imgcls.data.decoded.segment import Segment
+
+    args.records = str(records)
+    one, other = _streaming(args, "T1", False), _streaming(args, "T1", False)
+    budget = 100_000_000
+    segment = Segment.create(budget)
+    one.keep_in(segment)
+    _take(one, 0)
+    used = images.ImageCache(segment, len(one.source), 3).used_bytes
+    before = _shared_bytes()
+    attached = Segment.attach(segment.address, segment.size)
+    assert attached is not None
+    other.keep_in(attached)
+    for epoch in range(1, 4):
+        _take(other, epoch)
+    after = _shared_bytes()
+    for epoch in range(4, 100):
+        one.epoch_indices(epoch)
+        _take(one, epoch, 2)
+    print(f"\nmemory: budget {budget / 1e6:.1f} MB, in use {used / 1e6:.1f} MB, pages of this machine "
+          f"{before / 1e6:.1f} MB with one loader, {after / 1e6:.1f} MB with two, "
+          f"{_shared_bytes() / 1e6:.1f} MB after 100 epochs")
+
+
+def _take(made: object, epoch: int, count: int = 10**9) -> None:
+    for number, _ in enumerate(made.host_batches(epoch)):
+        if number + 1 >= count:
+            return
+
+
+def _shared_bytes() -> int:
+    """Return the bytes of the segment's pages: of the file itself, however many have it mapped."""
+    blocks = {}
+    for handle in Path("/proc/self/fd").iterdir():
+        try:
+            if "memfd:imgcls-decoded" in os.readlink(handle):
+                status = os.stat(handle)
+                blocks[status.st_ino] = 512 * status.st_blocks
+        except OSError:  # the folder's own handle
+            continue
+    return sum(blocks.values())
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images")
+    parser.add_argument("--mxnet-python", default="")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--tasks", default="T1,T2,V")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeat", type=int, default=4)
+    parser.add_argument("--memory", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--role", help=argparse.SUPPRESS)
+    parser.add_argument("--records", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if not args.role and not args.images:
+        parser.error("--images is missing: a folder of photographs")
+    return args
+
+
+if __name__ == "__main__":
+    sys.exit(main())
