@@ -132,6 +132,10 @@ ROWS: tuple[Row, ...] = (
     Row(("mixup", "cutmix", "class_weights", "balanced_order", "aug_repeats"),
         lambda config: not config.data.benchmark, "data, and `benchmark` trains on noise"),
     # training
+    Row(("progressive_scale",), lambda config: not config.data.benchmark,
+        "data, and `benchmark` trains on noise"),
+    Row(("progressive_epochs",), lambda config: config.train.progressive_scale < 1,
+        "runs with a `progressive_scale` below 1"),
     *(Row((setting,), _uses(setting),
           "`optimizer` " + ", ".join(name for name, settings in OPTIMIZERS.items() if setting in settings))
       for setting in ("mom", "beta1", "beta2", "epsilon")),

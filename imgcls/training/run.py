@@ -18,8 +18,9 @@ from imgcls import datasets, graph, networks
 from imgcls.config import resolve as configuration
 from imgcls.config.resolve import Config
 from imgcls.config.sections import ReportConfig
-from imgcls.data.loaders.batch import Loader
-from imgcls.data.mixing import Mixing, make_mixing
+from imgcls.data.loaders.batch import BatchTransform, Loader
+from imgcls.data.mixing import make_mixing
+from imgcls.data.resizing import make_resizing
 from imgcls.data.sources import Splits
 from imgcls.distributed.process_group import Worker
 from imgcls.distributed.topology import Topology, join_process_group, make_worker, resolve_topology
@@ -115,7 +116,7 @@ def run(config: Config, *, splits: Callable[[], Splits] | None = None,
         position = resume.resume_position(config, saved, loader, lr_schedule, reporter)
         updater = make_updater(config, model, lr_schedule, saved, position, worker, reporter)
         average = begin_average(config.regularization.model_ema_decay, model, saved, updater.optimizer)
-        mixing, loss = _make_loss(config, data, worker, make_teacher)
+        transforms, loss = _make_loss(config, data, model, worker, make_teacher)
 
         # All that can be wrong is known by now: say what will happen.
         summary.log_summary(config, data, model, cost.flops, loader, val_loader, updater, worker, reporter)
@@ -131,7 +132,7 @@ def run(config: Config, *, splits: Callable[[], Splits] | None = None,
         saver = Saver(writer, stop, sharing, config.checkpoint, average and average.model, best)
         trainer = Trainer(model, loader, val_loader, config=config.train, updater=updater, sharing=sharing,
                           meter=_make_meter(config, worker), saver=saver, reporter=reporter, loss=loss,
-                          mixing=mixing, average=average)
+                          transforms=transforms, average=average)
         if config.is_trial:
             return None, _measure(trainer, position, config)
         if writer:
@@ -190,12 +191,16 @@ def _make_schedule(config: Config, loader: Loader) -> Schedule:
                                  num_epochs=config.train.num_epochs)
 
 
-def _make_loss(config: Config, data: Splits, worker: Worker,
-               make_teacher: MakeTeacher) -> tuple[Mixing | None, Loss]:
-    """Return what is learned from: labels and images that are mixed, and the loss of them."""
-    return (make_mixing(config.regularization, config.network.image_shape, config.train.seed),
-            make_loss(config.regularization, data.train.labels, config.network.num_classes, worker.device,
-                     make_teacher and make_teacher(config, data.train.class_names, worker.device)))
+def _make_loss(config: Config, data: Splits, model: nn.Module, worker: Worker,
+               make_teacher: MakeTeacher) -> tuple[Sequence[BatchTransform], Loss]:
+    """Return what is learned from: how batches are changed on the device, and the loss of them."""
+    shape, settings = config.network.image_shape, config.regularization
+    resizing = make_resizing(config.train, shape, model, worker.device)
+    mixing = make_mixing(settings, shape, config.train.seed)
+    teacher = make_teacher and make_teacher(config, data.train.class_names, worker.device)
+    loss = make_loss(settings, data.train.labels, config.network.num_classes, worker.device, teacher)
+    # smaller first: there is less to mix then
+    return [transform for transform in (resizing, mixing) if transform], loss
 
 
 def _make_meter(config: Config, worker: Worker) -> Meter:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +19,7 @@ from torch import Tensor, nn
 from imgcls import graph
 from imgcls.config.sections import TrainConfig
 from imgcls.data import order
-from imgcls.data.loaders.batch import Batch, Loader
-from imgcls.data.mixing import Mixing
+from imgcls.data.loaders.batch import Batch, BatchTransform, Loader
 from imgcls.distributed.process_group import LostContact
 from imgcls.errors import LostDataError, RunError
 from imgcls.training.accumulation import Accumulation
@@ -42,7 +42,7 @@ class Trainer:
 
     def __init__(self, model: nn.Module, loader: Loader, val_loader: Loader | None, *, config: TrainConfig,
                  updater: Updater, sharing: GradientSharing, meter: Meter, saver: Saver,
-                 reporter: Reporter, loss: Loss, mixing: Mixing | None = None,
+                 reporter: Reporter, loss: Loss, transforms: Sequence[BatchTransform] = (),
                  average: WeightAverage | None = None) -> None:
         self.model = model
         self.loader = loader
@@ -54,7 +54,7 @@ class Trainer:
         self.saver = saver
         self.reporter = reporter
         self.loss = loss
-        self.mixing = mixing
+        self.transforms = transforms
         self.average = average
         self.position = Position()
         self._accumulation = Accumulation(updater.num_accumulated, loader)
@@ -138,8 +138,8 @@ class Trainer:
         if monitor:
             monitor.begin()
 
-        if self.mixing:
-            batch = self.mixing(batch, self.position.epoch, self.position.batch)
+        for transform in self.transforms:  # progressive resizing, mixup and CutMix
+            batch = transform(batch, self.position.epoch, self.position.batch)
         self._forward_and_backward(batch, update, is_last=window.is_last)
         if window.is_last:
             self._take_step(update, lr)

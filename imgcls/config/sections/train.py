@@ -21,6 +21,13 @@ class TrainConfig:
     loss: str = flag("", "also report these: ce, nll", since="g3", metavar="LIST")
     monitor: int = flag(0, "every N batches log the size of all tensors", since="g2", metavar="N",
                         minimum=0, maximum=10**9)
+    progressive_scale: float = flag(1.0, "begin with images of this part of the height and width of "
+                                    "--image-shape, which then grow, such as 0.5", metavar="PART",
+                                    minimum=0.125, maximum=1)
+    progressive_epochs: tuple[int, ...] | None = flag(None, "epochs after which they begin to grow, and have "
+                                                      "full size (if not given: 50 % and 80 % of all)",
+                                                      metavar="BEGIN,END", minimum=1, maximum=MAX_EPOCHS,
+                                                      counts=(2,))
     dry_run: bool = flag(False, "write nothing: tell what would be done, measure a few batches, and say how "
                          "long the run takes and what it waits for", takes="none")
     test_io: bool = flag(False, "only read the training data once and show the speed", since="g2")

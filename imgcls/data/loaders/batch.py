@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -49,6 +49,10 @@ class Batch:
             other_labels = None if self.other_labels is None else self.other_labels[rows]
             yield Batch(self.images[rows], self.labels[rows], end - first, self.global_size,
                         other_labels=other_labels, share=self.share)
+
+
+#: what is done to a batch on the device: (batch, epoch, number of the batch in it) -> batch
+BatchTransform = Callable[[Batch, int, int], Batch]
 
 
 def rows_to_mix(partners: np.ndarray | None, num_valid: int, device: torch.device) -> Tensor | None:
