@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 import torch
 
+from imgcls.cli.score import main as score_main
 from imgcls.cli.train import main as train_main
 from imgcls.distributed import cpu_threads
 from imgcls.distributed.cpu_threads import Choice
@@ -132,3 +134,24 @@ def test_a_run_keeps_the_threads_of_its_checkpoint(monkeypatch: pytest.MonkeyPat
     assert saved
     assert saved.position.num_threads == 1
     assert checkpoint.read_meta(str(tmp_path / "run"))["num_threads"] == 1
+
+
+def test_a_checkpoint_keeps_its_number_type(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    prefix = str(tmp_path / "run")
+    train = ("--network", "mlp", "--dataset", "digits", "--model-prefix", prefix)
+    assert train_main([*train, "--num-epochs", "1", "--dtype", "bfloat16"]) == 0
+    capsys.readouterr()
+    assert train_main([*train, "--num-epochs", "2", "--load-epoch", "auto"]) == 0
+    text = capsys.readouterr().err
+    assert "thread), bfloat16" in text or "threads), bfloat16" in text
+    last = re.findall(r"Validation-accuracy=([\d.]+)", text)[-1]
+    assert checkpoint.read_meta(prefix)["dtype"] == "bfloat16"
+    assert score_main(["--model", prefix, "--dataset", "digits"]) == 0
+    scored = capsys.readouterr()
+    assert "computed in bfloat16, as while it was trained (--dtype)" in scored.err
+    assert last[:6] in scored.out
+    # what the user asks for holds
+    assert train_main([*train, "--num-epochs", "3", "--load-epoch", "auto", "--dtype", "float32"]) == 0
+    saved = checkpoint.load(prefix, "3")
+    assert saved
+    assert saved.position.dtype == "float32"

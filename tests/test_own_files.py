@@ -108,12 +108,13 @@ def changed(**change: object) -> bytes:
 
 
 @pytest.mark.parametrize(("name", "value"), [
-    *[(name, value) for name in ("epoch", "batch", "update", "batch_size", "world")
+    *[(name, value) for name in ("epoch", "batch", "update", "batch_size", "world", "num_threads")
       for value in (-1, float("inf"), float("nan"), 1.5, "1", None, True, 10**30, [1])],
     ("epoch_totals", 5), ("epoch_totals", [[1.0], -1]), ("epoch_totals", [["x"], 1]), ("epoch_totals", [[], 1, 2]),
     ("interval_totals", "x"), ("epoch_loss", None), ("epoch_loss", [1.0, float("inf")]), ("interval_loss", [1.0]),
     ("format", 2), ("format", None), ("run", 7), ("optimizer", 3), ("weights_crc", "x"), ("position", []),
-    ("scaler", []), ("scaler", {"scale": 1}), ("scaler", "x"), ("unknown", 1)])
+    ("scaler", []),
+    ("dtype", 5), ("dtype", None), ("dtype", "float64"), ("scaler", {"scale": 1}), ("scaler", "x"), ("unknown", 1)])
 def test_a_state_that_no_training_can_be_in(name: str, value: object) -> None:
     with pytest.raises(DataError) as caught:
         states.decode(changed(**{name: value}), "x.states")

@@ -78,8 +78,11 @@ def evaluate_checkpoint(name: str, config: Config, *, epoch: str = "auto", synse
     model = model.to(worker.device)
     # from here: the speed that MXNet's score.py reports is without loading the network
     started = time.perf_counter()
-    # The trainer's own loop: a score of the last epoch is the number that its log has.
-    values = evaluate(model, loader, metrics, Precision(config.device.dtype, worker.device))
+    # The trainer's own loop and its type: a score of the last epoch is the number that its log has.
+    precision = Precision(config.device.dtype, worker.device, ref.dtype)
+    if config.device.dtype == "auto" and precision.name == ref.dtype != "float32":
+        _print(f"note: computed in {ref.dtype}, as while it was trained (`dtype`)", config)
+    values = evaluate(model, loader, metrics, precision)
     images_per_s = loader.num_samples / (time.perf_counter() - started)
     if recorder is None:
         return Score(values, images_per_s)

@@ -59,6 +59,7 @@ def describe(prefix: str, epoch: str) -> PretrainedRef:
         preprocessing=meta.get("preprocessing") or {}, mean_image=checkpoint.mean_image_path(stem),
         class_names=meta.get("class_names") or (), origin=f"{stem}-meta.json", dataset=dataset,
         held_out=meta.get("held_out") or {},
+        dtype=meta["dtype"] if meta.get("dtype") in ("float32", "bfloat16", "float16") else "",
         image_shape=shape, note=" ".join(_notes(prefix, epoch, meta, f"{stem}-meta.json")))
 
 

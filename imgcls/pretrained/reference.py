@@ -42,6 +42,8 @@ class PretrainedRef:
     held_out: Mapping[str, Any] = field(default_factory=dict)
     #: the --dataset of its training, "" where nobody noted it
     dataset: str = ""
+    #: what it computed in while it was trained, "" where nobody noted it
+    dtype: str = ""
 
 
 @dataclass(frozen=True)

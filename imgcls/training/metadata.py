@@ -28,10 +28,10 @@ _MAX_MEAN_BYTES = 1 << 28
 
 
 def describe(config: Config, splits: Splits, command: str, rank_info: RankInfo | None,
-             mean_image: bytes = b"", num_threads: int = 0) -> dict[str, Any]:
+             mean_image: bytes = b"", num_threads: int = 0, dtype: str = "") -> dict[str, Any]:
     """Return the meta data of a run as JSON values; `mean_image` is what `pack_mean_image` returned.
 
-    `num_threads` are the CPU threads that each process computes with.
+    `num_threads` are the CPU threads that each process computes with, `dtype` what the network computes in.
     """
     settings = configuration.settings(config)
     if splits.is_given:  # else the network would be measured on a data set that it has never seen
@@ -48,6 +48,8 @@ def describe(config: Config, splits: Splits, command: str, rank_info: RankInfo |
         "command": command,
         # what decides in what order sums are rounded; 0 on a GPU
         "num_threads": num_threads,
+        # what the network computed in: imgcls-score does so, too
+        "dtype": dtype,
         "versions": {"python": platform.python_version(), "torch": torch.__version__,
                      "numpy": np.__version__},
         # --config takes this file, and then trains the same

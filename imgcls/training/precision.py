@@ -11,9 +11,15 @@ import torch
 
 
 class Precision:
-    """Autocast for the forward pass, and a loss scaler for float16. Weights and gradients stay float32."""
+    """Autocast for the forward pass, and a loss scaler for float16. Weights and gradients stay float32.
 
-    def __init__(self, dtype: str, device: torch.device) -> None:
+    `dtype` auto is what the checkpoint was trained in, `saved`, where that is known.
+    """
+
+    def __init__(self, dtype: str, device: torch.device, saved: str = "") -> None:
+        # a loss scale and half the range: worth it on a GPU alone
+        if dtype == "auto" and not (saved == "float16" and device.type == "cpu"):
+            dtype = saved or dtype
         # bfloat16 on a CPU is there for the asking: faster on some, and other numbers on all
         if dtype == "auto":
             dtype = "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"

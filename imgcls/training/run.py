@@ -60,7 +60,7 @@ from imgcls.training.saver import Saver
 from imgcls.training.sharing import check_sharing, share_gradients
 from imgcls.training.stop import StopSignal
 from imgcls.training.trainer import Trainer
-from imgcls.training.updater import make_updater
+from imgcls.training.updater import Updater, make_updater
 from imgcls.training.warnings import warn_suspicious_settings, warn_unused_settings
 from imgcls.training.weight_average import begin_average
 
@@ -136,7 +136,7 @@ def run(config: Config, *, splits: Callable[[], Splits] | None = None,
         if config.is_trial:
             return None, _measure(trainer, position, config)
         if writer:
-            _begin_files(writer, config, data, model, saved, position, command, worker, reporter)
+            _begin_files(writer, config, data, model, saved, position, command, worker, reporter, updater)
         result = trainer.fit(position)
         worker.barrier()  # nobody leaves while another still listens
     if result and not quiet and not worker.rank:
@@ -262,10 +262,11 @@ def _open_checkpoint(config: Config, saved: Saved | None, position: Position,
 
 
 def _begin_files(writer: Checkpoint, config: Config, data: Splits, model: nn.Module, saved: Saved | None,
-                 position: Position, command: str, worker: Worker, reporter: Reporter) -> None:
+                 position: Position, command: str, worker: Worker, reporter: Reporter,
+                 updater: Updater) -> None:
     """Write what holds for the whole run: network, mean image, meta data, and the heads of the logs."""
     mean_image = metadata.pack_mean_image(config)
     meta = metadata.describe(config, data, command, worker.rank_info, mean_image,
-                             worker.num_threads)
+                             worker.num_threads, updater.precision.name)
     writer.begin(model, config.network, meta, mean_image=mean_image, resumed_epoch=saved and position.epoch)
     reporter.begin_files(position.update, meta)

@@ -67,7 +67,8 @@ class Trainer:
         # written into every checkpoint, so that other processes can go on with the same batches
         self.position = dataclasses.replace(position, batch_size=self.loader.batch_size,
                                             world=self.sharing.worker.world_size,
-                                            num_threads=self.sharing.worker.num_threads)
+                                            num_threads=self.sharing.worker.num_threads,
+                                            dtype=self.updater.precision.name)
         try:
             return self._fit()
         except LostDataError as error:  # between two steps, so what was learned is whole
@@ -258,5 +259,6 @@ class Trainer:
             self.reporter.log(f"Epoch[{epoch}] {line}")
         # a new Position: sums of the epoch that is over must not be counted into the next
         self.position = Position(epoch=epoch + 1, update=update, batch_size=self.position.batch_size,
-                                 world=self.position.world, num_threads=self.position.num_threads)
+                                 world=self.position.world, num_threads=self.position.num_threads,
+                                 dtype=self.position.dtype)
         return values

@@ -97,7 +97,7 @@ def make_updater(config: Config, model: nn.Module, schedule: Schedule, saved: Sa
     if worker.is_async and not optimizers.is_elementwise(optimizer):
         raise UsageError(f"`optimizer` {config.optimizer.name}: looks at whole layers, and each server of "
                          "dist_async holds a part of one; take sgd there, or `kv_store` dist_sync")
-    precision = Precision(config.device.dtype, worker.device)
+    precision = Precision(config.device.dtype, worker.device, saved.position.dtype if saved else "")
     if saved:
         _restore(optimizer, precision, config, model, schedule, saved, position, reporter)
     return Updater(optimizer, schedule, precision, config.optimizer.clip_gradient, config.optimizer.clip_norm,

@@ -13,6 +13,9 @@ from torch import Tensor
 from imgcls.errors import DataError
 from imgcls.formats import json_text, states
 
+#: what a network may have computed in, and "" where nobody wrote it down
+_DTYPES = ("", "float32", "bfloat16", "float16")
+
 
 @dataclass(frozen=True)
 class Position:
@@ -39,6 +42,8 @@ class Position:
     world: int = 0
     #: CPU threads of each of them, which decide in what order sums are rounded; 0 on a GPU and in older files
     num_threads: int = 0
+    #: what the network computed in; "" in older files
+    dtype: str = ""
 
 
 def read_position(fields: Mapping[str, Any], path: object) -> Position:
@@ -56,10 +61,16 @@ def read_position(fields: Mapping[str, Any], path: object) -> Position:
             json_text.check(value, _is_totals, where, "sums and a number of samples, or null", path)
         elif name.endswith("_loss"):
             json_text.check(value, _is_loss, where, "a sum and a number of steps", path)
+        elif name == "dtype":
+            json_text.check(value, _is_dtype, where, f"one of {', '.join(filter(None, _DTYPES))}", path)
         else:
             json_text.check(value, json_text.is_count, where, "a whole number from 0 up", path)
     # Members that are missing keep their defaults: older files have fewer.
     return Position(**fields)
+
+
+def _is_dtype(value: Any) -> bool:
+    return isinstance(value, str) and value in _DTYPES
 
 
 def _is_totals(value: Any) -> bool:
