@@ -1,4 +1,4 @@
-"""`import mxnet` without MXNet: lets programs, and the libraries that they import, find this package instead."""
+"""`import mxnet` without MXNet: programs, and the libraries that they import, find this package instead."""
 
 from __future__ import annotations
 
