@@ -25,7 +25,7 @@ def run(script: str, *args: object) -> str:
 
 def test_every_example_is_tested() -> None:
     names = {path.name for path in (ROOT / "examples").glob("*.py")}
-    assert names == {"train_on_arrays.py", "record_file.py", "mxnet_checkpoint.py"}
+    assert names == {"train_on_arrays.py", "record_file.py", "mxnet_checkpoint.py", "draw_classes.py"}
 
 
 @pytest.mark.slow
@@ -48,3 +48,13 @@ def test_a_record_file(tmp_path: Path) -> None:
 def test_a_checkpoint_of_mxnet() -> None:
     printed = run("mxnet_checkpoint.py")
     assert float(printed.split()[-1]) < 1e-5
+
+@pytest.mark.slow
+def test_the_full_imagenet_of_the_tutorial_with_its_lines_and_with_ours(tmp_path: Path) -> None:
+    """300 classes in a tar of tars: the script itself compares lists, records and weights."""
+    done = subprocess.run(["bash", str(ROOT / "examples" / "full_imagenet.sh"), str(tmp_path / "work")], text=True,
+                          capture_output=True, timeout=300, check=False,
+                          env={**os.environ, "PYTHON": sys.executable, "CLASSES": "300"})
+    assert done.returncode == 0, done.stderr
+    assert "190 classes: the same bytes" in done.stdout
+    assert done.stdout.endswith("the same weights\n")

@@ -150,6 +150,7 @@ def parse(argv: Sequence[str]) -> tuple[PathConfig, ListConfig, SelectFlags, Pac
 
 def _check_selection(list_config: ListConfig, config: SelectFlags) -> None:
     """Refuse flags that contradict each other."""
+    # two rules for one list: neither is obeyed in silence
     if config.val_per_class and list_config.train_ratio < 1:
         raise UsageError(f"`val_per_class` {config.val_per_class} and `train_ratio` "
                          f"{list_config.train_ratio} "
@@ -164,6 +165,7 @@ def part_of(text: str) -> tuple[int, int]:
     """Return (index from 0, number of parts) of a `part` such as 2/4."""
     if not text:
         return 0, 1
+    # counted from 1, as people count machines
     match = _PART.fullmatch(text)
     if not match or not 1 <= int(match[1]) <= int(match[2]):
         raise UsageError(f"`part` {verbatim(text)}: must be I/N, part I of N from 1/N to N/N")

@@ -108,6 +108,7 @@ def _folders(tree: ImageTree, config: ListConfig,
 def _classes(folders: Iterable[tuple[str, ImageNames]], flags: SelectFlags, selected: Selection,
              problems: list[DataError], root: str) -> Iterator[SelectedClass]:
     """Return the classes that the flags select."""
+    # read before ROOT is: a wrong file is told at once
     synsets = ilsvrc.read_synsets(flags.synsets) if flags.synsets else ()
     if flags.devkit:
         truth = ilsvrc.read_devkit(flags.devkit, synsets)
@@ -119,6 +120,7 @@ def _classes(folders: Iterable[tuple[str, ImageNames]], flags: SelectFlags, sele
 
 
 def _print_selection(selected: Selection, flags: SelectFlags) -> None:
+    # hundreds of classes may be left out: their number, and the first names
     if selected.too_small:
         print_note(f"{len(selected.too_small)} classes with fewer than {flags.min_images} images are left "
                    f"out, "

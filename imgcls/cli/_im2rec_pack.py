@@ -43,6 +43,7 @@ def pack_lists(target: Target, root: str, list_config: ListConfig, select_flags:
         seekable=flags.seekable, num_threads=flags.num_thread or num_cores())
     # every list that begins so, as MXNet: one command packs train and val
     list_paths = target.find_lists()
+    # part i takes lists i, i + n, ...: parts are as even as lists are
     part_index, num_parts = part_of(flags.part)
     if not list_paths and os.path.isdir(target.prefix):
         raise UsageError(f"PREFIX {verbatim(target.prefix)}: no .lst in this folder; to pack ROOT, give a "
@@ -76,6 +77,7 @@ def _pack_file(target: Target, path: Path, tree: ImageTree, config: PackConfig,
         print_note(f"{target.shown(stem)}.rec: complete since an earlier run, kept")
         return counts
     outputs.remove_leftovers(stem, is_resumed=flags.resume)
+    # read again, line by line: a list of millions need not be in memory
     entries = (entry for entry in lists.iterate(path) if not isinstance(entry, DataError))
     try:
         writer: RecordWriter = ResumableWriter(stem + ".rec", inputs.identity(), is_kept=flags.resume)
@@ -89,6 +91,7 @@ def _pack_file(target: Target, path: Path, tree: ImageTree, config: PackConfig,
                     if flags.resume else "free some space; with `resume` what was packed would be kept")
             raise RunError(f"{error.message}; {what}") from error
         raise
+    # last, so that it is only there when everything is
     outputs.write_stamp(stem, inputs, counts)
     target.publish(stem)
     return counts
@@ -110,6 +113,7 @@ def pack_list(entries: Iterable[ListEntry], reader: ImageReader, target: str, st
     for warning in summary.rarely_meant(target):
         print_note(warning)
     start = time.perf_counter()
+    # said before the bar begins in the middle
     if isinstance(writer, ResumableWriter) and writer.num_entries:
         print_note(f"{target}: an earlier run stopped after {writer.num_entries} of {len(summary)} images; "
                    f"it "

@@ -75,6 +75,7 @@ class Target:
     def publish_lists(self, paths: Iterable[Path]) -> None:
         """Upload lists with the names of their classes."""
         if self._remote:
+            # the class names last: a list without them can be packed
             for path in [*paths, Path(str(lists.classes_path(self.prefix)))]:
                 self._upload(path)
 
@@ -95,6 +96,7 @@ class Target:
         if self._remote:
             for end in _ENDS:
                 self._upload(Path(stem + end))
+            # the rest is small, and goes with the folder
             for end in (".rec", ".idx"):
                 Path(stem + end).unlink(missing_ok=True)
 

@@ -124,6 +124,7 @@ class ArchiveTree:
                 problems: list[DataError]) -> Iterator[tuple[str, ImageNames]]:
         """Yield its folders; see `ImageTree`."""
         problems += self.index.problems()
+        # what was refused while the headers were read
         suffixes = lists.image_suffixes(extensions)
         for folder in self.index.folders():
             if folder and not recursive:
@@ -201,6 +202,7 @@ class _MemberReader:
         found = self._index.find(path)
         if found is None:
             raise ValueError("no such member in the archive")
+        # refused before memory is taken: the number comes from the archive
         reader, member = found
         check_size(member.size)
         image = reserve(member.size)

@@ -47,6 +47,7 @@ class ListDraft:
         """Yield the lines of the entries in an order, many in a piece."""
         self._file.flush()
         handle = self._file.fileno()
+        # read where they stand, as a shuffled order asks for: the page cache makes that cheap
         for first in range(0, len(order), _ROWS_AT_ONCE):
             yield b"".join(os.pread(handle, self._ends[i + 1] - self._ends[i], self._ends[i])
                            for i in order[first:first + _ROWS_AT_ONCE])
@@ -93,6 +94,7 @@ class ListSummary:
                 continue
             self._ids.append(entry.id)
             label = entry.labels[0]
+            # compared with the line before alone
             self._is_sorted &= last <= label
             last = label
             folder = os.path.dirname(entry.path)

@@ -45,8 +45,10 @@ def loads(data: bytes, path: object = "MAT-file") -> dict[str, object]:
     if len(data) > MAX_BYTES or len(data) < _HEAD_BYTES or data[124:128] != b"\x00\x01IM":
         raise DataError(path, "is no MAT-file of version 5 in little-endian order")
     variables: dict[str, object] = {}
+    # bytes and elements that may still be taken, over all variables
     budget = [MAX_BYTES, MAX_ELEMENTS]
     try:
+        # each variable is an element of its own, compressed or not
         for kind, content in _elements(memoryview(data)[_HEAD_BYTES:]):
             if kind == _COMPRESSED:
                 inflated = zlib.decompressobj().decompress(bytes(content), budget[0] + 1)

@@ -55,6 +55,7 @@ def convert(readers: Sequence[SampleReader], out: str, kind: str, config: PackCo
     class_names = shared_class_names(readers)
     total = sum(map(len, readers))
     result = ConversionResult()
+    # 8 bytes a sample, to tell of ids that repeat
     ids = array("Q")
 
     def shrink(sample: Sample) -> tuple[Sample, bytes | str]:
@@ -73,6 +74,7 @@ def convert(readers: Sequence[SampleReader], out: str, kind: str, config: PackCo
                     if isinstance(image, str):
                         result.skipped.append(DataError(sample.name, image))
                         continue
+                    # ids count over all shards
                     sample = _renumbered(sample, len(ids)) if renumber else sample
                     ids.append(sample.id)
                     writer.write(sample, image)

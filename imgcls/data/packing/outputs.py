@@ -113,6 +113,7 @@ class PackInputs:
         settings = dataclasses.asdict(self.config)
         # the bytes do not depend on it
         del settings["num_threads"]  # any number of threads gives the same bytes
+        # in pieces: a list of millions of lines need not be in memory
         digest = hashlib.sha256()
         with open(self.list_path, "rb") as stream:
             while piece := stream.read(1 << 20):

@@ -136,6 +136,7 @@ def _encode_files(entries: Iterable[ListEntry], reader: ImageReader, config: Pac
     def make_payload(entry: ListEntry) -> tuple[ListEntry, bytes | str]:
         return entry, _payload(entry, reader, config)
 
+    # in the list's order, whichever thread is done first
     with map_in_order(make_payload, entries, config.num_threads, lambda pair: len(pair[1])) as pairs:
         for entry, payload in pairs:
             if not isinstance(payload, str):

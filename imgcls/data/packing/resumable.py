@@ -49,6 +49,7 @@ class ResumableWriter(RecordWriter):
         self._identity = identity
         self._is_kept = is_kept
         self._offset = 0
+        # names that `remove_leftovers` knows: a later run without `is_kept` removes them
         self._files = {name: _unfinished(target) for name, target in (
             ("rec", self.path), ("idx", index_path(self.path)), ("bad", self.path.with_suffix(".bad")),
             ("journal", self.path.with_suffix(".pack.json")))}
@@ -82,6 +83,7 @@ class ResumableWriter(RecordWriter):
         except BaseException:
             self._end()
             raise
+        # a write that failed names no file of its own
         if isinstance(exc_info[1], OSError):
             self._end()
             raise RunError(f"cannot write {verbatim(self.path)}: {reason(exc_info[1])}") from exc_info[1]
@@ -99,6 +101,7 @@ class ResumableWriter(RecordWriter):
     def mark(self) -> object:
         """Hand all to the system, and return the line of the journal that is true once it is on the disk."""
         sizes = {}
+        # records and index first: what the journal says of them must be there
         for name in ("rec", "idx", "bad"):
             self._streams[name].flush()
             sizes[name] = self._streams[name].tell()
@@ -125,6 +128,7 @@ class ResumableWriter(RecordWriter):
         for name in ("rec", "idx", "bad"):
             self._streams[name].truncate(state[name])
             self._streams[name].seek(state[name])
+        # keys and offsets go on as if nothing had happened
         self._offset = state["rec"]
         self.count = state["records"]
         self.num_entries = state["entries"]

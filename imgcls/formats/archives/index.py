@@ -78,6 +78,7 @@ def open_index(paths: Sequence[str], *, are_folders: bool = False, inner: str = 
         raise DataError(error.filename, reason(error)) from error
     about = json.dumps([_VERSION, are_folders, [[os.path.realpath(path), stat.st_size, stat.st_mtime_ns]
                                                 for path, stat in files]])
+    # of small archives the headers are read in no time
     total = sum(stat.st_size for _, stat in files)
     kept = _kept_path(about) if total >= MIN_KEPT_BYTES else None
     database = _open_kept(kept, about) if kept else None
@@ -185,6 +186,7 @@ class _Filler:
                 else:
                     self._add(prefix, number, member)
             passed += stat.st_size
+        # the last rows, fewer than a batch
         self._flush()
 
     def _add(self, prefix: str, number: int, member: Member) -> None:

@@ -48,6 +48,7 @@ def iter_tar(stream: BinaryIO, archive: object, progress: Progress = lambda offs
     `stream` is the open file; other readers may seek in it between two members. A tar that is cut, damaged or
     compressed raises a DataError with the byte where that shows.
     """
+    # the size as it is now: members are compared with it
     end = stream.seek(0, 2)
     head = _read(stream, 0, 8)
     for magic, program in _COMPRESSED.items():
@@ -90,6 +91,7 @@ class _Walk:
                 elif info.type in (_PAX, _SOLARIS_PAX):
                     name, size = self._pax(data, header, name)
                 continue
+            # what an extension said holds for this member alone
             path, name = name or info.name, ""
             info.size, size = info.size if size < 0 else size, -1
             has_content = info.isreg() or info.type not in tarfile.SUPPORTED_TYPES
