@@ -34,6 +34,7 @@ from imgcls.training import (
     checkpoint,
     dry_run,
     find_lr,
+    fit_in_memory,
     loaders,
     metadata,
     network_size,
@@ -137,7 +138,7 @@ def run(config: Config, *, splits: Callable[[], Splits] | None = None,
             return None, _measure(trainer, position, config)
         if writer:
             _begin_files(writer, config, data, model, saved, position, command, worker, reporter, updater)
-        result = trainer.fit(position)
+        result = fit_in_memory.fit(trainer, position, config, reporter)
         worker.barrier()  # nobody leaves while another still listens
     if result and not quiet and not worker.rank:
         results.print_result(result, "Validation" if val_loader else "Train", config, command,
