@@ -12,8 +12,9 @@ from conftest import write_digits
 from torch import nn
 
 from imgcls import graph
+from imgcls.cli import score
 from imgcls.cli import train as command
-from imgcls.formats import params
+from imgcls.formats import idx, params
 from imgcls.training import checkpoint, trainer
 from imgcls.training.weight_average import WeightAverage, begin_average
 
@@ -101,3 +102,17 @@ def test_a_run_without_the_average_goes_on_with_what_was_trained(undisturbed: Pa
     assert begin_average(0.0, model, saved) is None
     for name, array in graph.arrays(model).items():
         np.testing.assert_array_equal(array, saved.trained[name])
+
+
+def test_scoring_with_mirror_images(folder: Path, undisturbed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--model", str(undisturbed), "--data-dir", str(folder), "--dataset", "mnist"]
+    assert score.main([*flags, "--flip"]) == 0
+    found = dict(line.split("=") for line in capsys.readouterr().out.splitlines() if "=" in line)
+    model = graph.load(str(undisturbed), f"{undisturbed}-0002.params", (1, 28, 28)).eval()
+    images = idx.read_images(folder / "t10k-images-idx3-ubyte.gz")
+    labels = idx.read_labels(folder / "t10k-labels-idx1-ubyte.gz")
+    pixels = torch.from_numpy(np.array(images, np.float32))[:, None] / 255
+    with torch.no_grad():
+        mean = model(pixels).softmax(1) + model(pixels.flip(3)).softmax(1)
+    right = (mean.argmax(1).numpy() == labels).mean()
+    assert float(found["accuracy"]) == pytest.approx(right, abs=1e-6)

@@ -37,6 +37,7 @@ class ScoreConfig(InferenceConfig):
     val_ratio: float | None = flag(None, "score only the images that training with this --val-ratio holds "
                                    "out; 0: all (if not given: as in its training, where the data are those "
                                    "that it was trained on)", metavar="PART", minimum=0, maximum=0.9)
+    flip: bool = flag(False, "take the mean of each image and its mirror image", takes="none")
     report: str = flag("", "folder for a page about the result (classes, confusions, calibration, the surest "
                        "mistakes), with its figures as CSV and PNG", metavar="DIR")
 
@@ -63,7 +64,7 @@ def _start(argv: Sequence[str]) -> int:
         from imgcls.inference.evaluation import evaluate_checkpoint
 
     score = evaluate_checkpoint(own.model, config, epoch=own.load_epoch, synset=own.synset,
-                                val_ratio=own.val_ratio, report=own.report)
+                                val_ratio=own.val_ratio, report=own.report, flip=own.flip)
     # stderr is MXNet's log, for scripts that look for its lines; stdout is ours, easy to cut at the `=`
     tell(f"INFO:root:Finished with {score.images_per_s:f} images per second")
     for name, value in score.metrics.items():

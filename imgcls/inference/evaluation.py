@@ -18,6 +18,7 @@ from imgcls.distributed.topology import make_worker
 from imgcls.errors import UsageError, spell_settings, tell, verbatim
 from imgcls.inference import mistakes
 from imgcls.inference.export.load import load_network
+from imgcls.inference.flipped import Flipped
 from imgcls.inference.matching import match_classes
 from imgcls.inference.notes import about_larger_images
 from imgcls.inference.recorder import RecordingMetrics
@@ -43,15 +44,17 @@ class Score:
 
 
 def evaluate_checkpoint(name: str, config: Config, *, epoch: str = "auto", synset: str = "",
-                        val_ratio: float | None = None, report: str = "") -> Score:
+                        val_ratio: float | None = None, report: str = "",
+                        flip: bool = False) -> Score:
     """Return the metrics of the network `name` (see `pretrained.locate`) on the validation data.
 
     `report` is a folder for a page about them, with its figures as CSV and PNG; "" for none.
 
     Preprocessing that the user does not give is that of its training, or MXNet's where nobody noted it; lines
     on stderr say which. `val_ratio` is the part that its training held out of these data (0: all is scored;
-    None: as noted there, where they are the data of the training). `synset` names its classes. UsageError for
-    data that does not go with the network.
+    None: as noted there, where they are the data of the training). `synset` names its classes. With `flip` an
+    answer is the mean of those for an image and its mirror image. UsageError for data that does not go with
+    the network.
     """
     worker = make_worker(config.device)
     # where it is, what it was trained with, and the network itself, which may tell what nobody noted
@@ -75,7 +78,9 @@ def evaluate_checkpoint(name: str, config: Config, *, epoch: str = "auto", synse
     recorder = (RecordingMetrics(names, worker.device, loader.num_samples, evaluation.num_classes)
                 if report else None)
     metrics = recorder or Metrics(names, worker.device)
-    model = model.to(worker.device)
+    if flip and len(config.network.image_shape) != 3:
+        raise UsageError("`flip`: is for images, and this network takes flat rows")
+    model = (Flipped(model) if flip else model).to(worker.device)
     # from here: the speed that MXNet's score.py reports is without loading the network
     started = time.perf_counter()
     # The trainer's own loop and its type: a score of the last epoch is the number that its log has.
