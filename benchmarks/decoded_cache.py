@@ -29,6 +29,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the checkout, installed or not
 sys.path.insert(0, str(Path(__file__).parent))
@@ -107,7 +108,7 @@ def _measure(args: argparse.Namespace) -> None:
     os._exit(0)  # some peers hang in their own end
 
 
-def _streaming(args: argparse.Namespace, task: str, antialias: bool) -> object:
+def _streaming(args: argparse.Namespace, task: str, antialias: bool) -> Any:
     from imgcls.config.sections import AugmentConfig, DeviceConfig
     from imgcls.data.loaders.streaming import StreamingLoader
     from imgcls.data.record_source import RecordSource
@@ -196,7 +197,7 @@ def tensor_epochs(args: argparse.Namespace, task: str, antialias: bool,
     yield from _loader_epochs(Crops(), num_workers, shuffle=False, collate=lambda batch: batch)
 
 
-def _loader_epochs(dataset: object, num_workers: int, *, shuffle: bool,
+def _loader_epochs(dataset: Any, num_workers: int, *, shuffle: bool,
                    collate: Callable[[object], object] | None = None) -> Iterator[Iterator[int]]:
     import torch
 
@@ -240,7 +241,7 @@ def _memory(args: argparse.Namespace, records: Path) -> None:
           f"{_shared_bytes() / 1e6:.1f} MB after 100 epochs")
 
 
-def _take(made: object, epoch: int, count: int = 10**9) -> None:
+def _take(made: Any, epoch: int, count: int = 10**9) -> None:
     for number, _ in enumerate(made.host_batches(epoch)):
         if number + 1 >= count:
             return

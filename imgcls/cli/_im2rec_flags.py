@@ -98,7 +98,8 @@ class PackFlags:
     center_crop: bool = flag(False, "to a square, before the resize", since="g2")
     quality: int = flag(95, "of JPEG, 1-100; of PNG the compression, 0-9", since="g2", minimum=0,
                         maximum=100)
-    encoding: str = flag(".jpg", ".jpg or .png", since="g2", metavar=".EXT")
+    encoding: str = flag(".jpg", ".jpg, .png, or .npy: pixels, for our own tools alone, ten times as large, "
+                         "which training need not decode", since="g2", metavar=".EXT")
     color: int = flag(1, "1: colour, 0: grey, -1: as stored, with alpha", since="g2", choices=(-1, 0, 1),
                       minimum=-1, maximum=1)
     pass_through: bool = flag(False, "store the files as they are", since="g2")
@@ -126,8 +127,8 @@ def parse(argv: Sequence[str]) -> tuple[PathConfig, ListConfig, SelectFlags, Pac
     # png, .PNG and jpeg are common mistakes, and clear
     encoding = "." + flags.encoding.lstrip(".").lower().replace("jpeg", "jpg")
     flags = dataclasses.replace(flags, encoding=encoding)
-    if encoding not in (".jpg", ".png"):
-        raise UsageError(f"`encoding` {encoding}: must be .jpg or .png")
+    if encoding not in (".jpg", ".png", ".npy"):
+        raise UsageError(f"`encoding` {encoding}: must be .jpg, .png or .npy")
     # for PNG it is OpenCV's compression, where 0 means none; quality 0 of a JPEG is only a mistake
     lowest = 0 if encoding == ".png" else 1
     if not lowest <= flags.quality <= 100:
@@ -137,7 +138,7 @@ def parse(argv: Sequence[str]) -> tuple[PathConfig, ListConfig, SelectFlags, Pac
     if train_ratio < 1 and train_ratio + test_ratio > 1.000001:
         raise UsageError(f"`train_ratio` {train_ratio} and `test_ratio` {test_ratio} make over 1")
     if flags.seekable and encoding != ".jpg":
-        raise UsageError("`seekable` is for JPEG: `encoding` .png has no such thing")
+        raise UsageError(f"`seekable` is for JPEG: `encoding` {encoding} has no such thing")
     # without it cv2 writes restart markers itself, while it encodes
     is_record_file = os.path.isfile(paths.root) and not is_archive_root(paths.root)
     if flags.seekable and (flags.pass_through or is_record_file) and not shutil.which("jpegtran"):

@@ -19,9 +19,10 @@ import numpy as np
 
 from imgcls.data import operations, pixels, seekable
 from imgcls.data.crops import METHODS, CropSpec, Size
-from imgcls.data.image_header import BadImageError, Bytes, ImageInfo, upper_rows
+from imgcls.data.image_header import BadImageError, Bytes, ImageInfo, stored_pixels, upper_rows
 from imgcls.data.opencv import cv2, damaged
 from imgcls.errors import first_line
+from imgcls.formats import npy_image
 
 _RGB = getattr(cv2, "IMREAD_COLOR_RGB", None)  # since OpenCV 4.11
 # the bit that is common to IMREAD_REDUCED_GRAYSCALE_n and IMREAD_REDUCED_COLOR_n
@@ -78,6 +79,8 @@ class Decoder:
         with the size. Returns the spec that was carried out. Raises BadImageError.
         """
         try:
+            if not isinstance(data, np.ndarray) and npy_image.is_npy(data):
+                data = stored_pixels(data)
             if isinstance(data, np.ndarray):
                 image = pixels.to_channels(data, self.num_channels)
                 image = cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if self._swaps_channels else image
@@ -104,6 +107,8 @@ class Decoder:
 
         None where the image cannot be decoded, or its header lied: then nothing of it is to be kept.
         """
+        if npy_image.is_npy(data):
+            return None  # decoded as it is: the system keeps its file in memory
         reduction = 1 << self.scale(info, spec)
         try:
             image = cv2.imdecode(np.frombuffer(data, np.uint8), self._flags | _REDUCTION_FLAGS[reduction])

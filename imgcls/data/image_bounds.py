@@ -99,6 +99,8 @@ def format_name(data: Bytes) -> str:
         return "a JPEG"
     if head.startswith(PNG_SIGNATURE):
         return "a PNG"
+    if head.startswith(b"\x93NUMPY"):
+        return "an array of numpy's"
     return next((name for pattern, name, _ in _FORMATS if pattern.match(head)), "")
 
 

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
+import numpy as np
+
 from imgcls.data.image_bounds import MAX_PIXELS, BadImageError, Bytes, check_other, check_size, format_name
+from imgcls.formats import npy_image
 
 __all__ = ["JPEG_END", "MAX_PIXELS", "BadImageError", "Bytes", "ImageInfo", "format_name", "inspect",
-           "upper_rows"]
+           "stored_pixels", "upper_rows"]
 
 _JPEG = b"\xff\xd8\xff"
 #: the marker that ends a file
@@ -56,7 +59,17 @@ def inspect(data: Bytes) -> ImageInfo:
         raise BadImageError("is empty")
     if bytes(data[:3]) == _JPEG:
         return _inspect_jpeg(data)
+    if npy_image.is_npy(data):
+        return ImageInfo(*stored_pixels(data).shape[:2])
     return ImageInfo(*check_other(data))
+
+
+def stored_pixels(data: Bytes) -> np.ndarray:
+    """Return the pixels of an image that is stored decoded, RGB; BadImageError where it is damaged."""
+    try:
+        return npy_image.view(data)
+    except ValueError as error:
+        raise BadImageError(str(error)) from error
 
 
 def upper_rows(data: Bytes, info: ImageInfo, num_rows: int) -> bytearray:

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from imgcls.data.image_header import MAX_PIXELS, BadImageError, Bytes, format_name, inspect
+from imgcls.data.image_header import MAX_PIXELS, BadImageError, Bytes, format_name, inspect, stored_pixels
 from imgcls.errors import first_line
+from imgcls.formats import npy_image
 
 # OpenCV's own bound, for formats whose header `image_header` does not read. OpenCV asks for it when it is
 # loaded, so this stands above the import.
@@ -41,6 +42,8 @@ def decode(data: Bytes, flags: int) -> np.ndarray[Any, Any]:
     asks OpenCV itself. What cannot be decoded is a BadImageError.
     """
     inspect(data)
+    if npy_image.is_npy(data):
+        return _as_decoded(stored_pixels(data), flags)
     # What is no image gives None, and so does most damage; a size beyond OpenCV's limits raises.
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
@@ -49,6 +52,22 @@ def decode(data: Bytes, flags: int) -> np.ndarray[Any, Any]:
     if image is None:
         raise BadImageError(damaged(data))
     return image
+
+
+def _as_decoded(pixels: np.ndarray, flags: int) -> np.ndarray[Any, Any]:
+    """Return RGB, RGBA or grey pixels as `cv2.imdecode` gives those of a file."""
+    num_channels = 1 if pixels.ndim == 2 else pixels.shape[2]
+    if num_channels not in (1, 3, 4):
+        raise BadImageError(f"is an array of {num_channels} channels")
+    if flags == cv2.IMREAD_GRAYSCALE:
+        return pixels.reshape(pixels.shape[:2]).copy() if num_channels == 1 else cv2.cvtColor(
+            pixels, cv2.COLOR_RGB2GRAY if num_channels == 3 else cv2.COLOR_RGBA2GRAY)
+    if flags == cv2.IMREAD_UNCHANGED:
+        return pixels.copy() if num_channels == 1 else cv2.cvtColor(
+            pixels, cv2.COLOR_RGB2BGR if num_channels == 3 else cv2.COLOR_RGBA2BGRA)
+    to_bgr = {1: cv2.COLOR_GRAY2BGR, 3: cv2.COLOR_RGB2BGR, 4: cv2.COLOR_RGBA2BGR}
+    image = cv2.cvtColor(pixels, to_bgr[num_channels])
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB) if flags == getattr(cv2, "IMREAD_COLOR_RGB", -2) else image
 
 
 def damaged(data: Bytes) -> str:

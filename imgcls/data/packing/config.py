@@ -14,7 +14,7 @@ class PackConfig:
     center_crop: bool = False           # to a square, before the resize
     color: int = 1                      # 1: BGR, 0: grey, -1: as stored (alpha, 16 bits)
     quality: int = 95                   # JPEG 1-100; PNG: compression 0-9
-    encoding: str = ".jpg"              # or .png
+    encoding: str = ".jpg"              # or .png, or .npy: decoded
     inter_method: int = 1               # 0-4 as in OpenCV, 9: by direction, 10: one of 0-4 by chance
     pack_label: bool = False            # several labels of a line: all of them
     repeat_first_label: bool = False    # with all of them, the first in the header too (as the C++ tool)

@@ -18,6 +18,7 @@ from imgcls.data.image_header import MAX_PIXELS, BadImageError
 from imgcls.data.packing.config import PackConfig
 from imgcls.data.packing.jpeg import restart_interval
 from imgcls.errors import first_line
+from imgcls.formats import npy_image
 
 #: interpolation methods beyond OpenCV's 0-4, as MXNet's tools/im2rec.cc has them
 BY_DIRECTION = 9
@@ -68,7 +69,7 @@ def reencode(data: bytes, config: PackConfig, seed: int) -> bytes | str:
     image = decode(data, config.color)
     if isinstance(image, str):
         return image
-    if image.dtype == np.uint16 and config.encoding == ".jpg":
+    if image.dtype == np.uint16 and config.encoding != ".png":
         # OpenCV would cut everything above 255 off; this is what it does itself when it reads to 8 bits.
         image = (image >> 8).astype(np.uint8)
     # TIFF may hold floats, whose range nobody knows.
@@ -90,6 +91,9 @@ def _resize_and_encode(image: np.ndarray, config: PackConfig, seed: int) -> byte
                 return f"would become {size[0]} x {size[1]} pixels when resized"
             method = interpolation(image, size, seed, config.inter_method)
             image = cv2.resize(image, size, interpolation=method)
+        if config.encoding == ".npy":
+            return npy_image.pack(image if image.ndim == 2 else cv2.cvtColor(
+                image, cv2.COLOR_BGR2RGB if image.shape[2] == 3 else cv2.COLOR_BGRA2RGBA))
         is_encoded, encoded = cv2.imencode(config.encoding, image, _encoder_options(image, config))
     except (cv2.error, MemoryError) as error:
         return f"{image.shape[1]}x{image.shape[0]} pixels: {first_line(error)[:_MAX_TEXT]}"
