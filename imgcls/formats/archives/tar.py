@@ -142,6 +142,8 @@ class _Walk:
         block = _read(self._stream, offset, min(BLOCK, end - offset))
         if len(block) < BLOCK:
             raise DataError(self._archive, f"ends within a header{where}: it is cut", offset)
+        if (info := _plain_header(block)) is not None:
+            return info
         try:
             return tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
         except tarfile.EOFHeaderError:  # pyright: ignore[reportAttributeAccessIssue]
@@ -190,6 +192,25 @@ class _Walk:
                                                f"them: a "
                                 "hole in the file, or several tars one behind the other", offset)
             position += len(block) or _STEP
+
+
+def _plain_header(block: bytes) -> tarfile.TarInfo | None:
+    """Return the header of a regular file with a short name and an octal size, as nearly all images have it.
+
+    None for all others, and for damage, which `frombuf` looks at: it takes four times as long.
+    """
+    if block[156:157] != tarfile.REGTYPE or block[345:346] != b"\0":
+        return None
+    size = block[124:136].rstrip(b" \0")
+    checksum = block[148:156].rstrip(b" \0")
+    if not size.isdigit() or not checksum.isdigit() or b"8" in size + checksum or b"9" in size + checksum:
+        return None
+    # the checksum counts its own field as blanks
+    if sum(block) - sum(block[148:156]) + 8 * 32 != int(checksum, 8):
+        return None
+    info = tarfile.TarInfo(block[:100].partition(b"\0")[0].decode("utf-8", "surrogateescape"))
+    info.size = int(size, 8)
+    return info
 
 
 def _padded(size: int) -> int:
