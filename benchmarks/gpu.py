@@ -6,8 +6,8 @@
 Checks: losses of CPU and GPU over 20 steps, a resumed run against one that was not stopped (the same bytes),
 bfloat16, float16, `--compile`, `--cuda-graphs`, NCCL. Then training speed in bfloat16 on images that stay in
 memory, beside torchvision's network in a plain loop, with the share of the bfloat16 peak that a large matrix
-product reaches in the same process; on records of JPEGs; and with the decoded cache. What does not fit into
-the time is left out, and said so. Exits with 1 where a check fails, with 77 without a GPU.
+product reaches in the same process; on records of JPEGs, with the decoded cache, and with nvJPEG. What does
+not fit into the time is left out, and said so. Exits with 1 where a check fails, with 77 without a GPU.
 """
 
 from __future__ import annotations
@@ -113,9 +113,13 @@ class Benchmark:
             yield f"{case.name}, batch {case.batch_size}", lambda case=case: self.speed(case)
         if not self.is_tiny:
             yield "lenet, --cuda-graphs", lambda: self.speed(CASES[0], "--cuda-graphs")
-        for name, gigabytes in (("records", "0"), ("records, decoded cache", "4")):
-            yield f"{cases[-1 if self.is_tiny else 2].name} on {name}", lambda gigabytes=gigabytes: (
-                self.records(cases[-1 if self.is_tiny else 2], gigabytes))
+        on_records = [("records", ("--decoded-cache-gb", "0")),
+                      ("records, decoded cache", ("--decoded-cache-gb", "4"))]
+        if not self.is_tiny:
+            on_records.append(("records, decoded on the GPU", ("--jpeg-decoder", "gpu")))
+        case = cases[-1 if self.is_tiny else 2]
+        for name, flags in on_records:
+            yield f"{case.name} on {name}", lambda flags=flags: self.records(case, *flags)
 
     # Correctness
 
@@ -186,14 +190,13 @@ class Benchmark:
             seen.append(f"torchvision {peer:,.0f} img/s: x{speed / peer:.2f}")
         return None, ", ".join(seen)
 
-    def records(self, case: Case, cache_gb: str) -> tuple[None, str]:
+    def records(self, case: Case, *flags: str) -> tuple[None, str]:
         """Train three epochs from JPEGs, and tell the speed of the first and of the last."""
         rec = self._pack()
-        lines = self._train(f"records-{cache_gb}", *case.flags, "--data-train", str(rec), "--image-shape",
-                            case.shape, "--num-classes", "10", "--num-epochs", "3", "--val-ratio", "0",
+        lines = self._train(f"records{''.join(flags)}", *case.flags, "--data-train", str(rec),
+                            "--image-shape", case.shape, "--num-classes", "10", "--num-epochs", "3", "--val-ratio", "0",
                             "--random-resized-crop", "--random-mirror", "1", "--min-random-area", "0.08",
-                            "--decoded-cache-gb", cache_gb, network=(), dataset="imagenet",
-                            batch_size=str(case.batch_size))
+                            *flags, network=(), dataset="imagenet", batch_size=str(case.batch_size))
         speeds = [line["speed"] for line in lines if line["kind"] == "train"]
         return None, f"{speeds[0]:,.0f} img/s in the first epoch, {speeds[-1]:,.0f} in the last"
 

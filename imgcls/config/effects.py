@@ -88,7 +88,7 @@ def _uses(setting: str) -> Callable[[Config], bool]:
 
 #: the first row that does not hold is told
 ROWS: tuple[Row, ...] = (
-    Row((*_DATA_FILES, *_AUGMENTATION, "data_nthreads", "decoded_cache_gb"),
+    Row((*_DATA_FILES, *_AUGMENTATION, "data_nthreads", "decoded_cache_gb", "jpeg_decoder"),
         lambda config: not config.data.benchmark,
         "data, and `benchmark` trains on noise"),
     *(Row((setting,), _reads(setting), "other data sets than `dataset` {dataset}")
@@ -112,6 +112,7 @@ ROWS: tuple[Row, ...] = (
         "a .lst"),
     Row(("cache_gb",), _is_remote, "data at a URL"),
     Row(("decoded_cache_gb",), lambda config: config.train.num_epochs > 1, "`num_epochs` above 1"),
+    Row(("decoded_cache_gb",), lambda config: config.data.jpeg_decoder == "cpu", "`jpeg_decoder` cpu"),
     # images
     Row(tuple(name for name in _AUGMENTATION if name not in ("rgb_mean", "rgb_std", "mean_image")),
         lambda config: len(config.network.image_shape) == 3,

@@ -242,6 +242,10 @@ class Decoder:
             row[:] = window if window.ndim == 3 else window[:, :, None]
         if self._swaps_channels:
             cv2.cvtColor(row, cv2.COLOR_BGR2RGB, dst=row)
+        self.finish(row, spec)
+
+    def finish(self, row: np.ndarray, spec: CropSpec) -> None:
+        """Do what comes after the crop, in place: colour, and the operations of a policy."""
         if spec.color:
             pixels.recolor(row, spec.color)
         if spec.policy:

@@ -10,6 +10,7 @@ import numpy as np
 
 from imgcls.config.resolve import Config
 from imgcls.data import order, sources
+from imgcls.data.gpu_jpeg import check_gpu_jpeg
 from imgcls.data.loaders.batch import Loader
 from imgcls.data.loaders.benchmark import BenchmarkLoader
 from imgcls.data.loaders.make import decide_val_resize, make_loader
@@ -47,6 +48,8 @@ def make_loaders(config: Config, splits: Splits, worker: Worker,
     UsageError for labels that are not 0 .. num_classes - 1.
     """
     _require_memory(config, len(splits.train), worker, batch_size)
+    if config.data.jpeg_decoder == "gpu":
+        check_gpu_jpeg(config.augment, config.network.image_shape[0], worker.device)
     shard = order.Shard(worker.rank, worker.world_size, worker.is_async,
                         has_partners=bool(config.regularization.mixup or config.regularization.cutmix))
     if config.data.benchmark:
@@ -71,8 +74,14 @@ def make_loaders(config: Config, splits: Splits, worker: Worker,
     if splits.val is not None and not (worker.is_async and worker.rank):
         val_shard = order.NO_SHARD if worker.is_async else dataclasses.replace(shard, has_partners=False)
         val = make_loader(splits.val, train=False, shard=val_shard, **common)
+    # what is in memory already has nothing to decode
+    decode_on_gpu = getattr(train, "decode_on_gpu", None)
+    if config.data.jpeg_decoder == "gpu" and decode_on_gpu:
+        # Of training alone: imgcls-score, which decodes on the CPU, must find validation's pixels again.
+        decode_on_gpu()
+        train.note = ", ".join(filter(None, (train.note, "JPEGs decoded on the GPU")))
     # a pass over the data that is the only one finds nothing kept
-    if config.train.num_epochs > 1 and not config.train.test_io and not config.train.dry_run:
+    elif config.train.num_epochs > 1 and not config.train.test_io and not config.train.dry_run:
         decoded_cache.attach(config.data.decoded_cache_gb, train, val, worker)
     return train, val
 

@@ -16,7 +16,8 @@ from imgcls.data.crops import CropSampler, CropSpec, Size
 from imgcls.data.decode import Decoder
 from imgcls.data.decoded.crops import CropCache
 from imgcls.data.decoded.images import NUM_INFOS, ImageCache, Place
-from imgcls.data.image_header import BadImageError, ImageInfo
+from imgcls.data.gpu_jpeg import GpuJpegDecoder
+from imgcls.data.image_header import BadImageError, Bytes, ImageInfo
 from imgcls.data.loaders.host_batch import HostBatch
 from imgcls.data.sources import Source
 from imgcls.errors import DataError
@@ -40,6 +41,11 @@ class SamplePreparer:
         self._infos = np.zeros((len(source), NUM_INFOS), np.int32)
         self._images: ImageCache | None = None
         self._finished: CropCache | None = None
+        self._gpu: GpuJpegDecoder | None = None
+
+    def decode_on_gpu(self, decoder: GpuJpegDecoder) -> None:
+        """Have plain JPEGs decoded by `decoder` from now on."""
+        self._gpu = decoder
 
     def keep(self, cache: ImageCache | CropCache) -> None:
         """Keep what is decoded from now on in `cache`: images for training, or the crops of validation."""
@@ -86,8 +92,9 @@ class SamplePreparer:
         if self._images:
             scales = [self._decoder.scale(info, spec) for (_, info), spec in zip(samples, specs, strict=True)]
             places = self._images.find(indices, scales)
+        filled = self._fill_on_gpu(batch, first, rows, samples, specs) if self._gpu else [False] * len(samples)
         for i, (data, info) in enumerate(samples):
-            if info is not _DAMAGED:
+            if info is not _DAMAGED and not filled[i]:
                 self._fill(batch, first + i, rows[i], data, info, specs[i], places[i], epoch)
 
     def info(self, index: int, data: Data) -> ImageInfo:
@@ -112,6 +119,23 @@ class SamplePreparer:
         except (BadImageError, DataError) as error:
             self._note(batch, row, index, error)
             return None, _DAMAGED
+
+    def _fill_on_gpu(self, batch: HostBatch, first: int, rows: np.ndarray,
+                     samples: list[tuple[Data | None, ImageInfo]], specs: list[CropSpec | None]) -> list[bool]:
+        """Fill the rows of plain JPEGs, and return which they are; the others are left to the CPU."""
+        assert self._gpu
+        data: list[Bytes | None] = []
+        for row, (encoded, info) in enumerate(samples, first):
+            if encoded is None and info is not _DAMAGED:
+                with contextlib.suppress(DataError):  # met again on the CPU, and told there
+                    encoded = self._source.read(int(batch.indices[row]))
+            data.append(None if isinstance(encoded, np.ndarray) else encoded)
+        filled = self._gpu.fill(list(rows), data, [info for _, info in samples], specs)
+        for i, spec in enumerate(specs):
+            if filled[i] and spec is not None:
+                self._decoder.finish(rows[i], spec)
+                batch.mirrored[first + i] = spec.mirror
+        return filled
 
     def _fill(self, batch: HostBatch, row: int, pixels: np.ndarray, data: Data | None, info: ImageInfo,
               spec: CropSpec | None, place: Place, epoch: int) -> None:

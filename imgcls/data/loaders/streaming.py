@@ -30,6 +30,7 @@ from imgcls.data.decode import Decoder
 from imgcls.data.decoded import crops, images
 from imgcls.data.decoded.segment import Segment
 from imgcls.data.erasing import erase
+from imgcls.data.gpu_jpeg import GpuJpegDecoder
 from imgcls.data.loaders.batch import Batch, rows_to_mix
 from imgcls.data.loaders.host_batch import BufferPool, HostBatch
 from imgcls.data.loaders.prefetcher import JOB_IMAGES, JOB_KEPT_IMAGES, FillRows, Prefetcher
@@ -122,6 +123,11 @@ class StreamingLoader:
         if self._train:
             return images.table_bytes(len(self.source)), self.preparer.typical_bytes()
         return crops.table_bytes(len(self.source)), math.prod(self._buffer_shape[1:])
+
+    def decode_on_gpu(self) -> None:
+        """Have the GPU decode what it can from now on, as `check_gpu_jpeg` allows."""
+        _, height, width, channels = self._buffer_shape
+        self.preparer.decode_on_gpu(GpuJpegDecoder((channels, height, width), self._device))
 
     def keep_in(self, segment: Segment) -> None:
         """Keep what is decoded from now on in this memory. The batches stay the same."""
