@@ -14,8 +14,9 @@ from conftest import ROOT, run_cli
 from imgcls.cli.benchmark import BenchmarkConfig
 from imgcls.cli.export import ExportConfig
 from imgcls.cli.finetune import FinetuneConfig
-from imgcls.cli.im2rec import ListConfig, PackFlags
+from imgcls.cli.im2rec import ListConfig, PackFlags, SelectFlags
 from imgcls.cli.launch import LaunchConfig
+from imgcls.cli.mean import MeanConfig
 from imgcls.cli.predict import PredictConfig
 from imgcls.cli.report import PageConfig
 from imgcls.cli.serve import ServeConfig
@@ -200,8 +201,8 @@ def test_the_caller_spells_the_settings() -> None:
 def test_messages_name_settings_only_between_backquotes() -> None:
     """What stands between backquotes in a message is shown as a flag: it must be one."""
     settings = set(configuration.spelling_of(
-        LaunchConfig, ListConfig, PackFlags, FinetuneConfig, InferenceConfig, PageConfig, PredictConfig,
-        BenchmarkConfig, ServeConfig, ExportConfig).flags)
+        LaunchConfig, ListConfig, SelectFlags, PackFlags, MeanConfig, FinetuneConfig, InferenceConfig, PageConfig,
+        PredictConfig, BenchmarkConfig, ServeConfig, ExportConfig).flags)
     raising = {"UsageError", "RunError", "DataError", "unknown", "say", "warn", "line", "Decay",
                "info", "message"}
     unknown = []
