@@ -36,11 +36,14 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import loader as one_epoch
 
+# one that fills the cache, and four of which a median is taken
 EPOCHS = 5
 #: task -> peers; what a ratio compares with is the first word and how it resizes
 PEERS = {
     "T1": ("imgcls linear", "none linear", "mxnet linear", "dict aa", "dict0 aa"),
     "T2": ("imgcls linear", "imgcls aa", "none linear", "mxnet linear", "dict linear", "dict aa", "dict0 aa"),
+    # a dictionary of whole images would resize every time: for validation the finished crop is
+    # what is kept
     "V": ("imgcls linear", "none linear", "mxnet linear", "tensor aa", "tensor0 aa")}
 
 
@@ -48,6 +51,7 @@ def main() -> int:
     """Make the record files, run all peers in turn, print a table for each task, then the memory."""
     args = _arguments()
     if args.role:
+        # the same file is the parent, which only starts processes, and each of the peers
         _measure(args)
         return 0
     with tempfile.TemporaryDirectory(prefix="imgcls-decoded-") as folder:
@@ -55,6 +59,8 @@ def main() -> int:
         for task in filter(None, args.tasks.split(",")):
             peers = [peer for peer in PEERS[task] if not peer.startswith("mxnet") or args.mxnet_python]
             records = Path(folder) / f"{one_epoch.TASKS[task][0]}.rec"
+            # all peers once, and again: what slows the machine down for a minute slows all of them
+            # down
             rounds = [{peer: _run(args, task, peer, records) for peer in peers} for _ in range(args.rounds)]
             _table(task, rounds)
         if args.memory:
@@ -69,6 +75,8 @@ def _table(task: str, rounds: list[dict[str, list[float]]]) -> None:
         first = statistics.median(r[peer][0] for r in rounds)
         text = f"  {peer:<15}{first:9.0f} {statistics.median(_later(r[peer]) for r in rounds):9.0f}"
         for own in [own for own in rounds[0] if own.startswith("imgcls") and own != peer]:
+            # within a round, not of medians: the clock rate of two rounds may differ more than the
+            # peers
             ratios = [_later(r[own]) / _later(r[peer]) for r in rounds]
             text += (f"   {own.split()[1]}: x{statistics.median(ratios):.2f} "
                      f"({min(ratios):.2f}-{max(ratios):.2f})")
@@ -86,6 +94,7 @@ def _run(args: argparse.Namespace, task: str, peer: str, records: Path) -> list[
     python = args.mxnet_python if peer.startswith("mxnet") else sys.executable
     command = [python, __file__, "--role", peer, "--tasks", task, "--records", str(records),
                "--threads", str(args.threads)]
+    # all peers have as many threads, whatever their own default is
     environment = {**os.environ, "OMP_NUM_THREADS": str(args.threads),
                    "PYTHONPATH": str(Path(__file__).parents[1])}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
@@ -99,6 +108,7 @@ def _measure(args: argparse.Namespace) -> None:
     name, resize = args.role.split()
     epochs = ROLES[name](args, args.tasks, resize == "aa")
     speeds = []
+    # an epoch is lazy: its work is done inside of `sum`
     for batches in epochs:
         started = time.perf_counter()
         count = sum(batches)
@@ -131,6 +141,8 @@ def imgcls_epochs(args: argparse.Namespace, task: str, antialias: bool) -> Itera
     from imgcls.data.decoded.segment import Segment
 
     made = _streaming(args, task, antialias)
+    # large enough for all of the set: a cache that holds a part decodes the rest as if there were
+    # none
     made.keep_in(Segment.create(4 << 30))
     for epoch in range(EPOCHS):
         yield (len(batch.indices) for batch in made.host_batches(epoch))
@@ -139,6 +151,7 @@ def imgcls_epochs(args: argparse.Namespace, task: str, antialias: bool) -> Itera
 def none_epochs(args: argparse.Namespace, task: str, antialias: bool) -> Iterator[Iterator[int]]:
     """Yield two epochs of our loader without a cache."""
     made = _streaming(args, task, antialias)
+    # a second one shows that the first was not slow for being first
     for epoch in range(2):
         yield (len(batch.indices) for batch in made.host_batches(epoch))
 
@@ -146,6 +159,7 @@ def none_epochs(args: argparse.Namespace, task: str, antialias: bool) -> Iterato
 def mxnet_epochs(args: argparse.Namespace, task: str, antialias: bool) -> Iterator[Iterator[int]]:
     """Yield MXNet's first epoch."""
     batches = one_epoch.mxnet_batches(args, task, antialias)
+    # MXNet's threads have begun by then, as ours have before the clock starts
     next(batches)
     yield batches
 
@@ -159,6 +173,7 @@ def dict_epochs(args: argparse.Namespace, task: str, antialias: bool,
 
     from imgcls.formats.recordio import RecordReader
 
+    # torchvision's transforms run in the DataLoader's processes, and each would take all cores
     torch.set_num_threads(1)
     decoded = {index: decode_jpeg(torch.frombuffer(bytearray(record.image), dtype=torch.uint8),
                                   ImageReadMode.RGB)
@@ -191,6 +206,7 @@ def tensor_epochs(args: argparse.Namespace, task: str, antialias: bool,
         def __len__(self) -> int:
             return len(crops)
 
+        # a whole batch in one indexing: the fastest that a DataLoader can be given
         def __getitems__(self, indices: list[int]) -> torch.Tensor:
             return crops[indices]
 
@@ -203,6 +219,7 @@ def _loader_epochs(dataset: Any, num_workers: int, *, shuffle: bool,
 
     batches = torch.utils.data.DataLoader(
         dataset, batch_size=one_epoch.BATCH, shuffle=shuffle, num_workers=num_workers, collate_fn=collate,
+        # processes that stay: starting them anew in every epoch would be counted
         persistent_workers=num_workers > 0, prefetch_factor=4 if num_workers else None)
     for _ in range(EPOCHS):
         yield (len(batch) for batch in batches)
@@ -221,12 +238,14 @@ def _memory(args: argparse.Namespace, records: Path) -> None:
 
     args.records = str(records)
     one, other = _streaming(args, "T1", False), _streaming(args, "T1", False)
+    # less than the set: the cache must hold to it, and the table tells whether it does
     budget = 100_000_000
     segment = Segment.create(budget)
     one.keep_in(segment)
     _take(one, 0)
     used = images.ImageCache(segment, len(one.source), 3).used_bytes
     before = _shared_bytes()
+    # by its address, as a second process of a node has it
     attached = Segment.attach(segment.address, segment.size)
     assert attached is not None
     other.keep_in(attached)
@@ -234,6 +253,7 @@ def _memory(args: argparse.Namespace, records: Path) -> None:
         _take(other, epoch)
     after = _shared_bytes()
     for epoch in range(4, 100):
+        # the order of every epoch, of which a few batches are then taken: 100 epochs in seconds
         one.epoch_indices(epoch)
         _take(one, epoch, 2)
     print(f"\nmemory: budget {budget / 1e6:.1f} MB, in use {used / 1e6:.1f} MB, pages of this machine "
@@ -252,8 +272,11 @@ def _shared_bytes() -> int:
     blocks = {}
     for handle in Path("/proc/self/fd").iterdir():
         try:
+            # memory of the segment is counted once however many map it; a process's own figures count
+            # it in each
             if "memfd:imgcls-decoded" in os.readlink(handle):
                 status = os.stat(handle)
+                # st_blocks is in units of 512 bytes whatever the block size is (stat(2))
                 blocks[status.st_ino] = 512 * status.st_blocks
         except OSError:  # the folder's own handle
             continue

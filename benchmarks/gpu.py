@@ -35,6 +35,8 @@ NUM_STEPS = 20
 LOSS_TOLERANCE = 0.02
 #: a second of the network's work at the least
 ROUND_SECONDS = 1.0
+# about the short edge that ImageNet is packed with for training at 224: decoding then costs
+# what it costs in a real run
 JPEG_SIDE = 320
 
 
@@ -50,6 +52,8 @@ class Case:
     torchvision: str = ""
 
 
+# batches that fill an H200 and still fit into 80 GB: smaller ones measure the launching of
+# kernels. The small networks stand for runs that the host limits
 CASES = (
     Case("lenet", ("--network", "lenet"), "1,28,28", 512, 10),
     Case("inception-bn (28)", ("--network", "inception-bn"), "3,28,28", 512, 10),
@@ -60,6 +64,7 @@ CASES = (
     Case("resnext-101", ("--network", "resnext", "--num-layers", "101"), "3,224,224", 128, 1000,
          "resnext101_32x4d"),
 )
+# the smallest shapes that the layers allow, so that CI can hold the script itself to running
 TINY = (Case("lenet", ("--network", "lenet"), "1,28,28", 8, 10),
         Case("resnet-18", ("--network", "resnet-v1", "--num-layers", "18"), "3,64,64", 2, 10, "resnet18"))
 
@@ -83,10 +88,13 @@ class Benchmark:
         self.deadline = deadline
         self.folder = folder
         self.is_tiny = is_tiny
+        # float16 has no fast kernels on a CPU: there it takes minutes
         self.dtypes = ("bfloat16",) if is_tiny else ("bfloat16", "float16")
 
     def run(self) -> Iterator[Result]:
         """Yield the results in order; what no time is left for is a result as well."""
+        # a generator, so that each line is printed as soon as it is known: the machine may be taken
+        # away
         for name, measure in self._parts():
             started = time.perf_counter()
             if started > self.deadline:
@@ -94,11 +102,13 @@ class Benchmark:
                 continue
             try:
                 is_right, seen = measure()
+            # an out-of-memory error of torch is a RuntimeError: the next case may fit
             except (RuntimeError, OSError, ValueError, KeyError, subprocess.SubprocessError) as error:
                 is_right, seen = False, f"failed: {str(error).strip().splitlines()[-1]}"
             yield Result(name, is_right, seen, time.perf_counter() - started)
 
     def _parts(self) -> Iterator[tuple[str, Callable[[], tuple[bool | None, str]]]]:
+        # correctness first: a speed of wrong results is worth nothing
         yield "losses of CPU and GPU", self.losses
         yield "resumed, the same bytes", self.resume
         for dtype in self.dtypes:
@@ -108,6 +118,7 @@ class Benchmark:
             yield "--cuda-graphs, losses as without", self.cuda_graphs
             yield "NCCL", self.nccl
         cases = TINY if self.is_tiny else CASES
+        # before the cases, which are held against it
         yield "bfloat16 peak of a matrix product", self.peak
         for case in cases:
             yield f"{case.name}, batch {case.batch_size}", lambda case=case: self.speed(case)
@@ -125,6 +136,8 @@ class Benchmark:
 
     def losses(self) -> tuple[bool, str]:
         """Train a few steps on both devices from the same weights, in float32."""
+        # a log line for each batch, to compare step by step; a small rate, with which rounding
+        # grows slowly; and float32, as a CPU and a GPU round bfloat16 sums differently
         flags = ("--disp-batches", "1", "--num-epochs", "1", "--lr", "0.01", "--dtype", "float32")
         cpu = self._train("cpu", *flags, device=[])
         gpu = self._train("gpu", *flags)
@@ -135,6 +148,7 @@ class Benchmark:
     def resume(self) -> tuple[bool, str]:
         """Train two epochs at once, and one and one; the files must be equal to the byte."""
         self._train("whole", "--num-epochs", "2")
+        # the momenta, the random numbers of the order and the learning rate must all survive
         self._train("parts", "--num-epochs", "1")
         self._train("parts", "--num-epochs", "2", "--load-epoch", "1")
         whole, parts = ((self.folder / f"{name}-0002.params").read_bytes() for name in ("whole", "parts"))
@@ -143,6 +157,7 @@ class Benchmark:
     def accuracy(self, *flags: str) -> tuple[bool, str]:
         """Train lenet on the drawn digits; it learns nine tenths of them in any number type."""
         lines = self._train("-".join(flags).strip("-"), "--num-epochs", "4", *flags)
+        # a network that computes nonsense stays at a tenth, ten classes being equally frequent
         accuracy = [line["accuracy"] for line in lines if line["kind"] == "validation"][-1]
         return accuracy > 0.9, f"accuracy {accuracy:.3f} after 4 epochs"
 
@@ -150,6 +165,8 @@ class Benchmark:
         """Train with and without; the same kernels run, so that the losses are the same."""
         flags = ("--disp-batches", "1", "--num-epochs", "1", "--lr", "0.01")
         eager = self._train("eager", *flags)
+        # the first steps run eagerly in both; what could go wrong are inputs that a graph does not
+        # see change
         graphs = self._train("graphs", *flags, "--cuda-graphs")
         pairs = list(zip(_losses(eager), _losses(graphs), strict=True))[:NUM_STEPS]
         worst = max(abs(a - b) for a, b in pairs)
@@ -157,6 +174,7 @@ class Benchmark:
 
     def nccl(self) -> tuple[bool, str]:
         """Run benchmarks/nccl_smoke.py."""
+        # in a process of its own, with a limit: a failed rendezvous waits for ever
         command = [sys.executable, str(ROOT / "benchmarks" / "nccl_smoke.py"), "--gpus", self.gpu]
         done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=_environment(),
                               check=False)
@@ -172,17 +190,21 @@ class Benchmark:
 
     def speed(self, case: Case, *flags: str) -> tuple[None, str]:
         """Time our training step, and torchvision's network in a plain loop on the same device."""
+        # cuDNN tries its algorithms in the first batches, which are not counted
         num_warm_up, num_batches = ("2", "2") if self.is_tiny else ("15", "20")
         command = ["benchmark", "--mode", "train", *case.flags, "--image-shape", case.shape,
                    "--num-classes", str(case.classes), "--batch-size", str(case.batch_size),
                    "--dtype", "bfloat16", "--format", "json", "--warm-up", num_warm_up,
                    "--num-batches", num_batches, *flags, *self.device_flags]
         row = json.loads(_imgcls(command))["rows"][0]
+        # the benchmark notes a case that did not fit into memory and goes on; here that is a
+        # failure
         if row["note"]:
             raise RuntimeError(row["note"])
         speed = row["images_per_s"]
         seen = [f"{speed:,.0f} img/s"]
         flops = _flops_of_step(case)
+        # absent where measuring the peak failed, and a share of nothing is no figure
         if getattr(self, "peak_flops", 0):
             seen.append(f"{100 * speed * flops / self.peak_flops:.0f} % of the peak")
         if case.torchvision:
@@ -195,8 +217,11 @@ class Benchmark:
         rec = self._pack()
         lines = self._train(f"records{''.join(flags)}", *case.flags, "--data-train", str(rec),
                             "--image-shape", case.shape, "--num-classes", "10", "--num-epochs", "3", "--val-ratio", "0",
+                            # the usual augmentation of ImageNet: crops of whole images are dearer than
+                            # of the middle
                             "--random-resized-crop", "--random-mirror", "1", "--min-random-area", "0.08",
                             *flags, network=(), dataset="imagenet", batch_size=str(case.batch_size))
+        # the first epoch fills the cache, the last reads it
         speeds = [line["speed"] for line in lines if line["kind"] == "train"]
         return None, f"{speeds[0]:,.0f} img/s in the first epoch, {speeds[-1]:,.0f} in the last"
 
@@ -231,6 +256,7 @@ def main() -> int:
     args = parser.parse_args()
     import torch
 
+    # 77 is what test runners of autotools and meson take for "skipped": no GPU is no failure
     if not args.tiny and not torch.cuda.is_available():
         print("no GPU here: nothing was run (--tiny runs the script on the CPU)")
         return 77
@@ -253,6 +279,7 @@ def main() -> int:
 
 def _imgcls(arguments: list[str]) -> str:
     """Run a command of the checkout; return its stdout, RuntimeError with the last line of its stderr."""
+    # a process for each: none finds kernels, memory or threads that another has left
     done = subprocess.run([sys.executable, "-m", "imgcls", *arguments], capture_output=True, text=True,
                           timeout=300, env=_environment(), check=False)
     if done.returncode:
@@ -279,10 +306,13 @@ def _flops_of_step(case: Case) -> float:
     options = dict(zip(case.flags[::2], case.flags[1::2], strict=True))
     shape = tuple(map(int, case.shape.split(",")))
     depth = options.get("--num-layers")
+    # on meta nothing is allocated or computed: only shapes matter
     with torch.device("meta"):
         model = build_network(NetworkConfig(network=options["--network"], image_shape=shape,
                                             num_classes=case.classes,
                                             num_layers=int(depth) if depth else None), seed=0)
+        # gradients of the inputs and those of the weights take a product each, as large as the
+        # forward one
         return 3 * network_size.measure(model, shape).flops
 
 
@@ -306,6 +336,8 @@ def _torchvision_speed(case: Case, device: str) -> float:
         model = getattr(torchvision.models, case.torchvision)(num_classes=case.classes)
     model = model.to(device).to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9, weight_decay=1e-4, fused=True)
+    # random images that stay on the device: the peer has no loader to wait for, and neither have
+    # we here
     images = torch.randn(case.batch_size, *map(int, case.shape.split(",")), device=device)
     images = images.contiguous(memory_format=torch.channels_last)
     labels = torch.randint(case.classes, (case.batch_size,), device=device)
@@ -320,6 +352,7 @@ def _torchvision_speed(case: Case, device: str) -> float:
 
     for _ in range(2 if device == "cpu" else 15):
         step()
+    # the median of three, as our own figure is
     return case.batch_size / sorted(_time(step, device))[1]
 
 
@@ -336,6 +369,7 @@ def _time(step: Callable[[], object], device: str) -> list[float]:
     started = time.perf_counter()
     step()
     wait()
+    # so many steps that the clock and the final wait count for little
     count = math.ceil((0.05 if device == "cpu" else ROUND_SECONDS) / (time.perf_counter() - started))
     seconds = []
     for _ in range(3):
@@ -356,6 +390,7 @@ def _write_noise(path: Path, count: int) -> None:
     random = np.random.default_rng(0)
     with recordio.RecordWriter(path) as writer:
         for index in range(count):
+            # noise of single pixels would make JPEGs several times the size of a photograph's
             coarse = random.integers(0, 256, (JPEG_SIDE // 8, JPEG_SIDE // 8, 3), np.uint8)
             image = cv2.resize(coarse, (JPEG_SIDE, JPEG_SIDE), interpolation=cv2.INTER_CUBIC)
             jpeg = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes()

@@ -17,19 +17,24 @@ from imgcls.compat.mxnet import nd
 from imgcls.compat.mxnet.nd import NDArray
 
 #: how much red, green and blue count in grey
+# of ITU-R BT.601, as in MXNet; RandomGrayAug has other numbers there too
 _GREY = np.array([[[0.299, 0.587, 0.114]]], np.float32)
 
 
+# Numbers are drawn from the generators that MXNet draws from, in its order: a script that seeds
+# `random` and numpy gets the very images it got there.
 class Augmenter:
     """The base: called with an image (H, W, C), it returns another."""
 
     def __init__(self, **kwargs: Any) -> None:
+        # arrays become lists: `dumps` is JSON
         self._kwargs = {name: (value.asnumpy().tolist() if isinstance(value, NDArray) else
                                value.tolist() if isinstance(value, np.ndarray) else value)
                         for name, value in kwargs.items()}
 
     def dumps(self) -> Any:
         """Return the name and the settings as JSON."""
+        # ImageIter logs this text, and code that compares lists of augmenters does so by it
         return json.dumps([type(self).__name__.lower(), self._kwargs])
 
     def __call__(self, src: NDArray) -> NDArray:
@@ -57,6 +62,7 @@ class RandomOrderAug(SequentialAug):
 
     def __call__(self, src: NDArray) -> NDArray:
         shuffled = list(self.ts)
+        # MXNet shuffles the caller's own list; here that stays as it was
         random.shuffle(shuffled)
         self.ts = shuffled
         return super().__call__(src)
@@ -100,6 +106,7 @@ class RandomSizedCropAug(Augmenter):
 
     def __init__(self, size: Sequence[int], area: Any, ratio: Sequence[float], interp: int = 2,
                  **kwargs: Any) -> None:
+        # its old name, which MXNet still takes
         area = kwargs.pop("min_area", area)
         super().__init__(size=size, area=area, ratio=ratio, interp=interp)
         self.size, self.area, self.ratio, self.interp = size, area, ratio, interp
@@ -127,6 +134,7 @@ class BrightnessJitterAug(Augmenter):
         self.brightness = brightness
 
     def __call__(self, src: NDArray) -> NDArray:
+        # in place, as in MXNet: a pipeline that keeps the decoded image must copy it
         src *= 1.0 + random.uniform(-self.brightness, self.brightness)
         return src
 
@@ -140,6 +148,7 @@ class ContrastJitterAug(Augmenter):
 
     def __call__(self, src: NDArray) -> NDArray:
         alpha = 1.0 + random.uniform(-self.contrast, self.contrast)
+        # `size` counts the channels: a third of it are pixels
         grey = (3.0 * (1.0 - alpha) / src.size) * float((src._data * _GREY).sum(dtype=np.float32))
         src *= alpha
         src += grey
@@ -157,6 +166,7 @@ class SaturationJitterAug(Augmenter):
         alpha = 1.0 + random.uniform(-self.saturation, self.saturation)
         grey = (src._data * _GREY).sum(2, keepdims=True) * np.float32(1.0 - alpha)
         src *= alpha
+        # the grey of each pixel broadcasts over its channels
         src._data += grey
         return src
 
@@ -167,12 +177,15 @@ class HueJitterAug(Augmenter):
     def __init__(self, hue: float) -> None:
         super().__init__(hue=hue)
         self.hue = hue
+        # Rounded to three digits in MXNet, and so not exact inverses: a hue of 0 still changes the
+        # last bits.
         self.to_yiq = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.321], [0.211, -0.523, 0.311]])
         self.to_rgb = np.array([[1.0, 0.956, 0.621], [1.0, -0.272, -0.647], [1.0, -1.107, 1.705]])
 
     def __call__(self, src: NDArray) -> NDArray:
         angle = random.uniform(-self.hue, self.hue) * np.pi
         cosine, sine = np.cos(angle), np.sin(angle)
+        # Y, the brightness, stays; I and Q are turned
         turn = np.array([[1.0, 0.0, 0.0], [0.0, cosine, -sine], [0.0, sine, cosine]])
         return nd.dot(src, nd.array(np.dot(np.dot(self.to_rgb, turn), self.to_yiq).T))
 
@@ -183,6 +196,7 @@ class ColorJitterAug(RandomOrderAug):
     def __init__(self, brightness: float, contrast: float, saturation: float) -> None:
         kinds = ((brightness, BrightnessJitterAug), (contrast, ContrastJitterAug),
                  (saturation, SaturationJitterAug))
+        # a kind without an amount draws no numbers, and is no part of the shuffle
         super().__init__([kind(amount) for amount, kind in kinds if amount > 0])
 
 
@@ -194,6 +208,7 @@ class LightingAug(Augmenter):
         self.alphastd, self.eigval, self.eigvec = alphastd, eigval, eigvec
 
     def __call__(self, src: NDArray) -> NDArray:
+        # numpy's generator here and Python's elsewhere: so it is in MXNet
         alpha = np.random.normal(0, self.alphastd, size=(3,))
         src += nd.array(np.dot(self.eigvec * alpha, self.eigval))
         return src
@@ -217,6 +232,7 @@ class RandomGrayAug(Augmenter):
     def __init__(self, p: float) -> None:
         super().__init__(p=p)
         self.p = p
+        # the weights of ITU-R BT.709
         self.mat = nd.array([[0.21] * 3, [0.72] * 3, [0.07] * 3])
 
     def __call__(self, src: NDArray) -> NDArray:
@@ -231,6 +247,7 @@ class HorizontalFlipAug(Augmenter):
         self.p = p
 
     def __call__(self, src: NDArray) -> NDArray:
+        # a copy: a view with a negative stride is refused by torch, which may come next
         return NDArray(src._data[:, ::-1].copy()) if random.random() < self.p else src
 
 
@@ -246,6 +263,8 @@ class CastAug(Augmenter):
 
 
 #: of ImageNet's colours, 0 to 255: their variances, main directions, mean and deviation
+# Krizhevsky et al. 2012, from the training set; the same numbers in MXNet and in
+# fb.resnet.torch
 EIGENVALUES = np.array([55.46, 4.794, 1.148])
 EIGENVECTORS = np.array([[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]])
 _MEAN = np.array([123.68, 116.28, 103.53])
@@ -259,15 +278,18 @@ def CreateAugmenter(data_shape: Sequence[int], resize: int = 0, rand_crop: bool 
                     pca_noise: float = 0, rand_gray: float = 0, inter_method: int = 2) -> list[Augmenter]:
     """Return the augmenters for images that become (3, height, width)."""
     size = (data_shape[2], data_shape[1])
+    # the short edge before the crop, or a crop of a large photograph would show a detail alone
     made: list[Augmenter] = [ResizeAug(resize, inter_method)] if resize > 0 else []
     if rand_resize:
         if not rand_crop:
             raise AssertionError("rand_resize needs rand_crop")
+        # of Szegedy et al. 2015: 8 to 100 % of the area, 3:4 to 4:3
         made.append(RandomSizedCropAug(size, 0.08, (3.0 / 4.0, 4.0 / 3.0), inter_method))
     else:
         made.append((RandomCropAug if rand_crop else CenterCropAug)(size, inter_method))
     if rand_mirror:
         made.append(HorizontalFlipAug(0.5))
+    # float32 before the colours: on uint8 a product would wrap around at 256
     made.append(CastAug())
     if brightness or contrast or saturation:
         made.append(ColorJitterAug(brightness, contrast, saturation))
@@ -277,6 +299,7 @@ def CreateAugmenter(data_shape: Sequence[int], resize: int = 0, rand_crop: bool 
         made.append(LightingAug(pca_noise, EIGENVALUES, EIGENVECTORS))
     if rand_gray > 0:
         made.append(RandomGrayAug(rand_gray))
+    # True stands for ImageNet's numbers
     mean = _MEAN if mean is True else mean
     std = _STD if std is True else std
     if mean is not None or std is not None:
