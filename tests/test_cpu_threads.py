@@ -111,7 +111,7 @@ def test_probe_of_an_unwatched_machine_is_within_its_cores() -> None:
 def test_a_run_keeps_the_threads_of_its_checkpoint(monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
                                                    capsys: pytest.CaptureFixture[str]) -> None:
     before = torch.get_num_threads()
-    train = ("--network", "mlp", "--dataset", "digits", "--num-examples", "128", "--batch-size", "64",
+    train = ("--network", "mlp", "--benchmark", "1", "--num-examples", "128", "--batch-size", "64",
              "--model-prefix", str(tmp_path / "run"))
     try:
         _machine(monkeypatch, 2, taken=0.0)
