@@ -20,11 +20,12 @@ from imgcls.errors import DataError, UsageError
 from imgcls.formats import params
 from imgcls.inference.export import onnx_file, safetensors_file
 from imgcls.inference.export.compare import Comparison
-from imgcls.inference.export.exported import Description
+from imgcls.inference.export.exported import Description, Exported, Servable
 from imgcls.inference.export.pictures import Pictures, make_pictures
 from imgcls.inference.export.preprocessing import Preprocessing
 from imgcls.inference.export.run import FORMATS, describe
 from imgcls.networks import build_network
+from imgcls.pretrained.reference import Pretrained
 
 NAMES = ["naïve «chat»", 'quote " back\\slash', "two\nlines", "`model`", "猫 🐈", "", "x" * 300, "\x1b[31m",
          "<b>", "last"]
@@ -269,6 +270,24 @@ def test_executorch(prefixes: dict[str, str], tmp_path: Path, capsys: pytest.Cap
     assert export.main(["--model", prefixes["lenet"], "--format", "pte", "--output", str(output)]) == 0
     assert "32 of 32 labels equal" in capsys.readouterr().err
     assert FORMATS["pte"].Runner(output).description.class_names == NAMES
+
+
+@pytest.mark.slow
+def test_executorch_with_gammas_that_are_fixed(tmp_path: Path) -> None:
+    pytest.importorskip("executorch.runtime", reason="no ExecuTorch here")
+    config = NetworkConfig(network="mobilenet", image_shape=(3, 32, 32), num_classes=5, multiplier=0.25)
+    network = build_network(config, seed=0).eval().requires_grad_(False)
+    for name, values in network.named_buffers():
+        if name.endswith("gamma"):
+            values.fill_(3)  # a file may have anything there: it is taken as 1
+    description = Description("mobilenet", [], 5, [3, 32, 32], False)
+    servable = Servable(network, None)
+    source = Pretrained(config, {}, "")
+    FORMATS["pte"].write(Exported(servable, description, source, ""), tmp_path / "a.pte")
+    images = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    found = FORMATS["pte"].Runner(tmp_path / "a.pte").run(images.numpy())
+    assert np.abs(found - servable(images).numpy()).max() < 1e-5
+    assert all((values == 3).all() for name, values in network.named_buffers() if name.endswith("gamma"))
 
 
 @pytest.mark.parametrize(("kind", "package", "advice"), [("pte", "executorch", "pip install executorch"),

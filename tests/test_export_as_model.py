@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import signal
+import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +21,7 @@ from imgcls.cli import export, finetune, predict, score
 from imgcls.errors import DataError, UsageError
 from imgcls.formats import params
 from imgcls.inference.export import safetensors_file
+from imgcls.inference.export.run import FORMATS
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # torch's exporters warn of their own future
 
@@ -195,6 +198,63 @@ def test_a_full_disk_is_one_line(folder: Path, tmp_path: Path, monkeypatch: pyte
                         str(tmp_path / "a.safetensors")]) == 1
     assert "No space left" in capsys.readouterr().err.splitlines()[-1]
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kind", [pytest.param("onnx", marks=pytest.mark.slow), "pt2"])
+def test_a_limit_of_the_size_of_files_is_one_line(kind: str, folder: Path, tmp_path: Path,
+                                                  capsys: pytest.CaptureFixture[str]) -> None:
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))  # what a full disk is, for one process
+    try:
+        status = export.main(["--model", str(folder / "grey"), "--format", kind, "--output",
+                              str(tmp_path / f"a.{kind}")])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert status == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert "cannot write the export aside" in last
+    assert "file too large" in last
+    assert "traceback" not in last
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kind", ["onnx", "pt2", "safetensors"])
+def test_changed_bytes_are_found(kind: str, folder: Path, tmp_path: Path) -> None:
+    content = (folder / f"colour.{kind}").read_bytes()
+    path = tmp_path / f"a.{kind}"
+    # weights, in the middle of all of them, and the class names, which are damage as well
+    for place in (len(content) // 3, len(content) // 2, content.index(b'cat')):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1:])
+        with pytest.raises(DataError, match=r"its checksum is another|CRC"):
+            imgcls.Predictor(path)
+
+
+@pytest.mark.parametrize("kind", ["onnx", "safetensors"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_leaves_nothing(kind: str, number: signal.Signals, folder: Path, tmp_path: Path,
+                                        monkeypatch: pytest.MonkeyPatch,
+                                        capsys: pytest.CaptureFixture[str]) -> None:
+    def write(_: Any, path: Path) -> list[Path]:
+        path.write_bytes(b"half of it")
+        signal.raise_signal(number)
+        return [path]
+
+    aside = tmp_path / "aside"
+    aside.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(aside))
+    monkeypatch.setattr(FORMATS[kind], "write", write)
+    assert export.main(["--model", str(folder / "grey"), "--format", kind, "--output",
+                        str(tmp_path / f"a.{kind}")]) == 128 + number
+    assert capsys.readouterr().err.splitlines()[-1].startswith("imgcls-export: ")
+    assert [path.name for path in tmp_path.rglob("*")] == ["aside"]
+
+
+def test_anybody_can_check_the_checksum(folder: Path) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "export.md").read_text()
+    (program,) = re.findall(r"```python\n(import hashlib.*?)```", page, re.DOTALL)
+    for kind in ("onnx", "safetensors"):
+        exec(program.replace("pets.onnx", str(folder / f"grey.{kind}")))
 
 
 def test_no_file_of_this_name(tmp_path: Path) -> None:

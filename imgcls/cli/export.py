@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from imgcls.cli._run import loading_torch, run_main
+from imgcls.cli._run import ending_in_order, loading_torch, run_main
 from imgcls.config import resolve as configuration
 from imgcls.config.flags import flag
 from imgcls.config.sections import PREPROCESSING, InferenceConfig
@@ -80,7 +80,9 @@ def _start(argv: Sequence[str]) -> int:
     given = {name: config.values()[name] for name in (*PREPROCESSING, "dataset") if config.is_explicit(name)}
     request = Request(own.model, own.load_epoch, own.synset, own.format, own.output, own.images,
                       own.num_images, own.preprocessing, own.int8, own.num_calibration, own.max_drop)
-    result = export(request, given, lambda line: tell(spell_settings(line, config.spelling)))
+    # compiling takes minutes, and what was written aside by then is as large as the network
+    with ending_in_order():
+        result = export(request, given, lambda line: tell(spell_settings(line, config.spelling)))
     for path in result.files:
         tell(path, sys.stdout)
     return 0

@@ -20,10 +20,12 @@ from torch import nn
 from imgcls.errors import DataError, RunError, first_line
 from imgcls.inference.export.exported import KEY, Description, Exported, Servable
 from imgcls.inference.export.packages import require
+from imgcls.layers import BatchNorm
 
 SUFFIX = ".pte"
 RUNTIME = "ExecuTorch"
 TAKES_PIXELS = True
+HAS_CHECKSUM = True
 #: what memory is planned for: images of a batch, and the sides of an image that is given as it was decoded
 MAX_BATCH = 8
 MAX_SIDE = 4096
@@ -104,8 +106,9 @@ def _write(exported: Exported, servable: nn.Module, path: Path, description: str
     with _quietly():
         # methods without arguments that return a constant: the metadata of a program
         described = {KEY: description}
-        # twice the batch: of 16 that were planned for, ExecuTorch had memory for 15
-        program = exported.program(2 * MAX_BATCH, MAX_SIDE, servable)
+        with _with_gammas(servable):
+            # twice the batch: of 16 that were planned for, ExecuTorch had memory for 15
+            program = exported.program(2 * MAX_BATCH, MAX_SIDE, servable)
         try:
             edge = exir.to_edge_transform_and_lower(program, constant_methods=described,
                                                     partitioner=[xnnpack.XnnpackPartitioner()])
@@ -116,6 +119,27 @@ def _write(exported: Exported, servable: nn.Module, path: Path, description: str
         config = exir.ExecutorchBackendConfig(sym_shape_eval_pass=passes.ConstraintBasedSymShapeEvalPass())
         path.write_bytes(edge.to_executorch(config).buffer)
     return [path]
+
+
+@contextlib.contextmanager
+def _with_gammas(network: nn.Module) -> Iterator[None]:
+    """Give each BatchNorm whose gamma is fixed at 1 a gamma of ones, for as long as the block lasts.
+
+    ExecuTorch 1.5 names what it makes of a normalisation by its gamma, and without one all by the same name:
+    the second got the numbers of the first.
+    """
+    layers = [layer for layer in network.modules() if isinstance(layer, BatchNorm) and layer.fix_gamma]
+    # What the file of the checkpoint has there is not used, but other formats write it as it was read.
+    kept = [layer.gamma for layer in layers]
+    for layer in layers:
+        layer.fix_gamma = False
+        layer.register_buffer("gamma", torch.ones_like(layer.gamma))
+    try:
+        yield
+    finally:
+        for layer, gamma in zip(layers, kept, strict=True):
+            layer.fix_gamma = True
+            layer.register_buffer("gamma", gamma)
 
 
 class Runner:

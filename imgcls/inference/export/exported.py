@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from imgcls.config.version import __version__
 from imgcls.errors import DataError, printable
 from imgcls.formats import json_text
+from imgcls.inference.export import checksum
 from imgcls.inference.export.preprocessing import Preprocessing
 from imgcls.pretrained.reference import Pretrained
 
@@ -63,6 +64,8 @@ class Description:
     #: what the network computes in, and for int8 what that cost: see `int8.Drop`
     dtype: str = "float32"
     int8: Mapping[str, Any] = field(default_factory=dict)
+    #: the checksum of the whole file (see `checksum`), "" in formats that have one of their own
+    file_sha256: str = ""
 
     @property
     def input_shape(self) -> list[int | None]:
@@ -74,8 +77,10 @@ class Description:
     def to_json(self) -> str:
         """Return the description as JSON in ASCII: names of any characters, half surrogates too, survive."""
         layout = "uint8 NHWC, RGB, 0-255" if self.takes_pixels else "float32 NCHW, preprocessed"
-        return json.dumps({"imgcls": __version__, **dataclasses.asdict(self), "input": layout,
-                           "input_name": INPUT, "output_name": OUTPUT})
+        # the checksum before everything that users name: it is found by its place in the file
+        return json.dumps({"imgcls": __version__, checksum.NAME: self.file_sha256,
+                           **dataclasses.asdict(self), "input": layout, "input_name": INPUT,
+                           "output_name": OUTPUT})
 
     @classmethod
     def from_json(cls, text: str, path: object) -> Description:
@@ -90,6 +95,7 @@ class Description:
                      and all(isinstance(content.get(name), str) for name in ("network", "note"))
                      and isinstance(content.get("dataset", ""), str)
                      and isinstance(content.get("dtype", ""), str)
+                     and isinstance(content.get("file_sha256", ""), str)
                      and isinstance(content.get("int8", {}), dict)
                      and _is_held_out(content.get("held_out", {})))
         if not are_right:

@@ -17,7 +17,7 @@ from imgcls import pretrained
 from imgcls.config.resolve import Config
 from imgcls.errors import UsageError, reason, verbatim
 from imgcls.formats import params
-from imgcls.inference.export import executorch_file, onnx_file, pt2_file, safetensors_file
+from imgcls.inference.export import checksum, executorch_file, onnx_file, pt2_file, safetensors_file
 from imgcls.inference.export.exported import Description
 from imgcls.inference.export.exported_network import ExportedNetwork
 from imgcls.inference.export.pt2_graph import Graph
@@ -52,6 +52,8 @@ def load_network(name: str | os.PathLike[str], epoch: int | str, config: Config,
         os.close(open_regular(str(local)))
     except (OSError, ValueError) as error:
         raise UsageError(f"`model` {verbatim(path)}: {reason(error)}") from error
+    # Before a runtime has it, which computes with damaged weights as they are.
+    checksum.verify(str(local))
     if suffix == safetensors_file.SUFFIX:
         return _safetensors(path, str(local))
     if dtype not in ("auto", "float32"):

@@ -26,6 +26,7 @@ from imgcls.storage.reading import read_bounded
 SUFFIX = ".onnx"
 RUNTIME = "ONNX Runtime"
 TAKES_PIXELS = True
+HAS_CHECKSUM = True
 _EXTRA = "'imgcls[export]'"
 #: protobuf has no larger messages
 MAX_BYTES = (1 << 31) - 1

@@ -3,11 +3,12 @@ keep it."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from imgcls.config.resolve import Config
 from imgcls.errors import RunError, UsageError, reason, verbatim
 from imgcls.inference.export import (
     aot_file,
+    checksum,
     executorch_file,
     int8,
     mxnet_files,
@@ -98,12 +100,14 @@ def export(request: Request, settings: dict[str, Any], tell: Callable[[str], Non
     with tempfile.TemporaryDirectory(prefix="imgcls-export-") as folder:
         path = Path(folder) / Path(request.output).name
         if calibration is None:
-            written = module.write(exported, path)
+            with _writing_aside(folder):
+                written = module.write(exported, path)
         else:
             tell(f"int8: ranges are measured on {len(calibration)} of the pictures, the others are compared")
             given = expected(exported, config, calibration)[1]
-            written = module.write_int8(exported, path,
-                                        (batch for _, batch in batches(exported, calibration, given)))
+            with _writing_aside(folder):
+                written = module.write_int8(exported, path,
+                                            (batch for _, batch in batches(exported, calibration, given)))
         comparison = compare(exported, module.Runner(path).run, pictures, wanted, inputs)
         tell(describe(comparison, pictures, module.RUNTIME))
         drop = None
@@ -113,9 +117,22 @@ def export(request: Request, settings: dict[str, Any], tell: Callable[[str], Non
             drop = int8.measure(comparison, wanted, pictures, exported.description, len(calibration))
             tell(drop.describe())
             _require_small(drop, request)
-            module.redescribe(path, dataclasses.replace(exported.description, int8=drop.as_json()))
+            with _writing_aside(folder):
+                module.redescribe(path, dataclasses.replace(exported.description, int8=drop.as_json()))
+        if module.HAS_CHECKSUM:  # last of all: it counts the description, which may just have been written
+            checksum.seal(path)
         num_bytes = sum(path.stat().st_size for path in written)
         return Result([_keep(path, request) for path in written], num_bytes, comparison, drop)
+
+
+@contextlib.contextmanager
+def _writing_aside(folder: str) -> Iterator[None]:
+    """Tell of a disk that is full, or a limit of the size of files, in the words of this command."""
+    try:
+        yield
+    except OSError as error:  # a format writes with functions of its own, which name no file
+        raise RunError(f"cannot write the export aside, into {verbatim(folder)} (TMPDIR names another "
+                       f"place): {reason(error)}") from error
 
 
 def _check_int8(request: Request, module: Any) -> None:
@@ -175,7 +192,8 @@ def _prepare(request: Request, config: Config, tell: Callable[[str], None]) -> t
         network=ref.network, class_names=list(classes.names), num_classes=evaluation.num_classes,
         image_shape=list(shape), takes_pixels=takes_pixels, preprocessing=noted,
         note=evaluation.description, dataset=ref.dataset, held_out=dict(ref.held_out),
-        dtype="int8" if request.is_int8 else "float32")
+        dtype="int8" if request.is_int8 else "float32",
+        file_sha256=checksum.UNKNOWN if FORMATS[request.format].HAS_CHECKSUM else "")
     servable = Servable(model, preprocessing).eval()
     return Exported(servable, description, read, augment.mean_image), config
 

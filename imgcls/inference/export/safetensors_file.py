@@ -25,6 +25,7 @@ from imgcls.pretrained.reference import Pretrained
 SUFFIX = ".safetensors"
 RUNTIME = "imgcls, read back"
 TAKES_PIXELS = False
+HAS_CHECKSUM = True
 _MEAN_IMAGE = "imgcls:mean_image"
 
 
