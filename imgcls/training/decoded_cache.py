@@ -38,11 +38,12 @@ def attach(limit_gb: float | None, train: Loader, val: Loader | None, worker: Wo
     room = budget
     for loader in loaders:
         table_bytes, sample_bytes = loader.kept_bytes()
+        # the same in all: one may have failed to read a header
+        sample_bytes = int(_first(worker, float(sample_bytes), leader))
         needed = table_bytes + sample_bytes * len(loader.source)
         size = room if loader is train else min(needed, int(room * _VAL_SHARE) if len(loaders) > 1 else room)
-        if size < table_bytes + sample_bytes:
-            continue
-        segment = _share(size, worker, leader)
+        # all processes go on together, also where one machine has no room for a single image
+        segment = _share(size if size >= table_bytes + sample_bytes else 0, worker, leader)
         if segment is None:
             continue
         loader.keep_in(segment)
@@ -77,7 +78,7 @@ def _first(worker: Worker, value: float, leader: int) -> float:
 def _share(size: int, worker: Worker, leader: int) -> Segment | None:
     """Return memory that the processes of this machine have in common; None where there is none."""
     segment = None
-    if worker.rank == leader:
+    if worker.rank == leader and size:
         try:
             segment = Segment.create(size)
         except RunError as error:
