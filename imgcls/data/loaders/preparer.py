@@ -92,7 +92,9 @@ class SamplePreparer:
         if self._images:
             scales = [self._decoder.scale(info, spec) for (_, info), spec in zip(samples, specs, strict=True)]
             places = self._images.find(indices, scales)
-        filled = self._fill_on_gpu(batch, first, rows, samples, specs) if self._gpu else [False] * len(samples)
+        filled = [False] * len(samples)
+        if self._gpu:
+            filled = self._fill_on_gpu(batch, first, rows, samples, specs)
         for i, (data, info) in enumerate(samples):
             if info is not _DAMAGED and not filled[i]:
                 self._fill(batch, first + i, rows[i], data, info, specs[i], places[i], epoch)
@@ -121,7 +123,8 @@ class SamplePreparer:
             return None, _DAMAGED
 
     def _fill_on_gpu(self, batch: HostBatch, first: int, rows: np.ndarray,
-                     samples: list[tuple[Data | None, ImageInfo]], specs: list[CropSpec | None]) -> list[bool]:
+                     samples: list[tuple[Data | None, ImageInfo]],
+                     specs: list[CropSpec | None]) -> list[bool]:
         """Fill the rows of plain JPEGs, and return which they are; the others are left to the CPU."""
         assert self._gpu
         data: list[Bytes | None] = []
