@@ -342,7 +342,7 @@ def test_a_network_without_a_symbol(photos: Path, tmp_path: Path, capsys: pytest
     torch.manual_seed(5)
     torch.save(torchvision.models.squeezenet1_1(num_classes=7).state_dict(), file)
     name = f"torchvision:squeezenet1_1:{file}"
-    flags = ("--image-shape", "3,32,32", "--freeze", "features.3", "--model-prefix", prefix)
+    flags = ("--image-shape", "3,32,32", "--freeze", "features.3", "--lr", 0.01, "--model-prefix", prefix)
     assert tune(name, photos, *flags, "--num-epochs", 2) == 0
     err = capsys.readouterr().err
     assert "images: 3,32,32 cut as stored, mean 123.675,116.28,103.53, std 58.395,57.12,57.375, antialias " \
