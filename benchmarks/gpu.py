@@ -108,7 +108,6 @@ class Benchmark:
             yield Result(name, is_right, seen, time.perf_counter() - started)
 
     def _parts(self) -> Iterator[tuple[str, Callable[[], tuple[bool | None, str]]]]:
-        # correctness first: a speed of wrong results is worth nothing
         yield "losses of CPU and GPU", self.losses
         yield "resumed, the same bytes", self.resume
         for dtype in self.dtypes:
@@ -118,7 +117,6 @@ class Benchmark:
             yield "--cuda-graphs, losses as without", self.cuda_graphs
             yield "NCCL", self.nccl
         cases = TINY if self.is_tiny else CASES
-        # before the cases, which are held against it
         yield "bfloat16 peak of a matrix product", self.peak
         for case in cases:
             yield f"{case.name}, batch {case.batch_size}", lambda case=case: self.speed(case)
@@ -216,9 +214,9 @@ class Benchmark:
         """Train three epochs from JPEGs, and tell the speed of the first and of the last."""
         rec = self._pack()
         lines = self._train(f"records{''.join(flags)}", *case.flags, "--data-train", str(rec),
-                            "--image-shape", case.shape, "--num-classes", "10", "--num-epochs", "3", "--val-ratio", "0",
-                            # the usual augmentation of ImageNet: crops of whole images are dearer than
-                            # of the middle
+                            "--image-shape", case.shape, "--num-classes", "10", "--num-epochs", "3",
+                            "--val-ratio", "0",
+                            # ImageNet's usual augmentation
                             "--random-resized-crop", "--random-mirror", "1", "--min-random-area", "0.08",
                             *flags, network=(), dataset="imagenet", batch_size=str(case.batch_size))
         # the first epoch fills the cache, the last reads it

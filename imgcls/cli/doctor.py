@@ -31,6 +31,8 @@ EXAMPLES = """examples:
   imgcls-doctor photos/ --fix clean/                   a copy without damage, copies and leaks
   imgcls-doctor --dataset mnist --format json          a data set of imgcls-train, for a program
 """
+# of imgcls-train's settings those that say which images there are; the rest would have no
+# effect here, and is refused
 USED = ("dataset", "data_dir", "data_train_idx", "data_val_idx", "data_root", "outside_root", "cache_gb")
 #: samples that are named below a finding
 _MAX_NAMED = 5
@@ -64,6 +66,7 @@ def _start(argv: Sequence[str]) -> int:
     own: DoctorConfig = config.own
     if not own.data_train and not config.is_explicit("dataset"):
         raise UsageError("DATA is missing: name a folder, a .rec or a .lst (or --dataset mnist)")
+    # imported when they are needed: --help shall not wait for numpy and OpenCV
     from imgcls.data.checks.clean import check_copy
 
     opened, findings = _open(config)
@@ -74,8 +77,10 @@ def _start(argv: Sequence[str]) -> int:
     findings += _examine(own, sets)
     from imgcls.data.checks.findings import KINDS
 
+    # by kind and not by set: a reader mends all copies, then all labels
     findings.sort(key=lambda finding: (KINDS.index(finding.kind), finding.severity))
     if own.format == "json":
+        # ASCII: names may hold bytes that no terminal shows, and JSON escapes them
         print(json.dumps(_as_json(sets, findings), ensure_ascii=True, indent=1))
     else:
         _print(sets, findings)
@@ -104,6 +109,7 @@ def _open(config: Config) -> tuple[dict[str, Source | None], list[Finding]]:
     data = config.data
 
     def opened(path: str, setting: str, index: str) -> Source:
+        # "count": an unreadable entry becomes a finding, where training would stop
         return open_source(path, setting, index=index, root=data.data_root, on_bad="count",
                            cache_gb=data.cache_gb, outside_root=data.outside_root)
 
@@ -142,6 +148,7 @@ def _examine(own: DoctorConfig, sets: Mapping[str, Source]) -> list[Finding]:
     # of several labels the first, as im2rec and training take it
     numbers = {name: (one if one.ndim == 1 else one[:, 0]).astype(np.int64) for name, one in numbers.items()}
     train = sets["train"]
+    # two at the least: a set of one class is a finding, and no division by 0
     num_classes = max(len(train.class_names) or int(numbers["train"].max()) + 1, 2)
     facts = {name: look(source, own.num_thread or os.cpu_count() or 1, name) for name, source in sets.items()}
     findings = [finding for name, source in sets.items()
@@ -156,8 +163,10 @@ def _examine(own: DoctorConfig, sets: Mapping[str, Source]) -> list[Finding]:
         with loading_torch():
             from imgcls.inference.predictor import Predictor
             from imgcls.inference.suspicious import find_suspicious
+        # all classes: the probability of the label is asked for, whichever place it has
         predictor = Predictor(own.model, top=10**7)
         for name, source in sets.items():
+            # damaged images and labels below 0 are findings already
             good = np.flatnonzero(facts[name].is_good & (numbers[name] >= 0)).tolist()
             findings += find_suspicious(predictor, name, source, numbers[name], good)
     return findings
@@ -169,6 +178,7 @@ def _print(sets: Mapping[str, Source], findings: Sequence[Finding]) -> None:
 
     for finding in findings:
         tell(f"{finding.severity}: {finding.kind}: {finding.message}", sys.stdout)
+        # a detail for each group, such as the probability of its label, or none at all
         details = finding.details or ("",) * len(finding.samples)
         for group, detail in list(zip(finding.samples, details, strict=True))[:_MAX_NAMED]:
             names = ", ".join(name_of(sets, sample) for sample in group[:_MAX_NAMED])
@@ -187,6 +197,7 @@ def _as_json(sets: Mapping[str, Source], findings: Sequence[Finding]) -> dict[st
     return {
         "sets": {name: {"description": source.description, "images": len(source),
                         "classes": list(source.class_names)} for name, source in sets.items()},
+        # messages without backquotes: there are no flags in a program's input
         "findings": [{
             "kind": finding.kind, "severity": finding.severity, "message": finding.message.replace("`", ""),
             "groups": [[{"set": sample[0], "index": sample[1], "name": name_of(sets, sample)}
@@ -202,6 +213,7 @@ def _write_copy(own: DoctorConfig, sets: Mapping[str, Source], findings: Sequenc
 
     for name, source in sets.items():
         bad = bad_samples(name, findings, np.asarray(source.labels))
+        # a single set goes straight into the folder, which can then be given to imgcls-train
         folder = Path(own.fix, name) if len(sets) > 1 else Path(own.fix)
         path, count = copy_without(source, bad, folder)
         tell(f"{path}: {count:,} of {len(source):,} {name} images, {len(bad):,} left out")

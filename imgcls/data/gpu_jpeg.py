@@ -37,10 +37,10 @@ def check_gpu_jpeg(config: AugmentConfig, num_channels: int, device: torch.devic
     if device.type != "cuda":
         raise UsageError("`jpeg_decoder` gpu: needs a GPU (`gpus` 0)")
     if config.interpolation not in INTERPOLATIONS:
-        raise UsageError(f"`jpeg_decoder` gpu: resizes by {' or '.join(INTERPOLATIONS)}, not by `interpolation` "
+        raise UsageError(f"`jpeg_decoder` gpu: resizes by {' or '.join(INTERPOLATIONS)}, not `interpolation` "
                          f"{config.interpolation}")
     if config.pad_size or num_channels not in (1, 3):
-        raise UsageError("`jpeg_decoder` gpu: is for images of 1 or 3 channels without a border (`pad_size` 0)")
+        raise UsageError("`jpeg_decoder` gpu: for images of 1 or 3 channels without a border (`pad_size` 0)")
 
 
 class GpuJpegDecoder:
@@ -85,7 +85,7 @@ class GpuJpegDecoder:
                 filled[i] = True
 
     def _stream(self) -> AbstractContextManager[object]:
-        """Return a stream of this thread's own: on the common one each copy would wait for a training step."""
+        """Return a stream of this thread's own: on the common one a copy would wait for a training step."""
         if self._device.type != "cuda":
             return contextlib.nullcontext()
         if not hasattr(self._local, "stream"):

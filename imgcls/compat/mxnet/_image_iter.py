@@ -23,6 +23,8 @@ class ImageIter(DataIter):
     def __init__(self, batch_size: int, data_shape: Sequence[int], label_width: int = 1,
                  **kwargs: Any) -> None:
         super().__init__(batch_size)
+        # what is left of the keywords belongs to CreateAugmenter, as in MXNet: a misspelled one is
+        # its TypeError
         take = kwargs.pop
         records, root = take("path_imgrec", None), take("path_root", None)
         listed, listed_file = take("imglist", None), take("path_imglist", None)
@@ -31,6 +33,7 @@ class ImageIter(DataIter):
         augmenters, self._names = take("aug_list", None), (take("data_name", "data"),
                                                            take("label_name", "softmax_label"))
         self._dtype, self._last_batch = take("dtype", "float32"), take("last_batch_handle", "pad")
+        # refused at once, and not when the first epoch ends
         if self._last_batch not in ("pad", "discard", "roll_over"):
             raise ValueError(f"last_batch_handle {self._last_batch}: must be pad, discard or roll_over")
         if len(data_shape) != 3 or data_shape[0] not in (1, 3):
@@ -44,13 +47,19 @@ class ImageIter(DataIter):
         self._records: Any = None
         self._samples: dict[Any, tuple[np.ndarray, str]] = {}
         if records:
+            # MXNet reads records without an index too, but then cannot shuffle them; the index stands
+            # beside the records wherever im2rec wrote them
             index = index_file or os.path.splitext(records)[0] + ".idx"
             self._records = recordio.MXIndexedRecordIO(index, records, "r")
             keys: list[Any] = list(self._records.keys)
         else:
             self._samples = _read_list(listed_file) if listed_file else _of_list(listed)
+            # insertion order is that of the file, which is the order of an epoch that is not shuffled
             keys = list(self._samples)
+        # rounded down, so that all parts have the same number of batches; the remainder is in none,
+        # as in MXNet
         size = len(keys) // part[1]
+        # `seq` is MXNet's name, which scripts read and cut
         self.seq = keys[size * part[0]:size * (part[0] + 1)] if part[1] > 1 else keys
         self._left: list[Any] = []
         self._position = 0
@@ -72,7 +81,9 @@ class ImageIter(DataIter):
     def reset(self) -> None:
         """Begin the next epoch."""
         if self._shuffle:
+            # in place and from Python's generator: a seeded script gets MXNet's order
             random.shuffle(self.seq)
+        # of roll_over: what did not fill a batch comes first in the next epoch
         self._order = [*self._left, *self.seq]
         self._left, self._position = [], 0
 
@@ -121,6 +132,7 @@ class ImageIter(DataIter):
             except StopIteration:
                 break
             pixels = self.postprocess_data(self.augmentation_transform(self.imdecode(encoded)))
+            # without a crop among the augmenters images have sizes of their own, which no batch holds
             if pixels.shape != self.data_shape:
                 raise MXNetError(f"an image is {pixels.shape} behind the augmenters, not {self.data_shape}")
             data[count], labels[count] = pixels._data, self._of_width(label)
@@ -129,6 +141,8 @@ class ImageIter(DataIter):
         if not count or (pad and self._last_batch == "discard"):
             raise StopIteration
         if pad and self._last_batch == "roll_over":
+            # those samples were decoded in vain: the next epoch decodes them again, with crops of its
+            # own
             self._left = self._order[first:]
             raise StopIteration
         for row in range(count, self.batch_size):  # filled up with the first samples of the epoch
@@ -143,6 +157,7 @@ class ImageIter(DataIter):
         return values[0] if self._label_width == 1 else values[:self._label_width]
 
     def _first(self, number: int) -> tuple[Any, Any]:
+        # modulo: an epoch may be shorter than a batch
         position, self._position = self._position, number % len(self._order)
         try:
             return self.next_sample()
@@ -156,6 +171,7 @@ def _read_list(path: str) -> dict[Any, tuple[np.ndarray, str]]:
     with open(path, encoding="utf-8") as lines:
         for line in lines:
             parts = line.strip().split("\t")
+            # shorter lines are empty or damaged; MXNet passes over them as well
             if len(parts) > 2:
                 samples[int(parts[0])] = np.array(parts[1:-1], np.float32), parts[-1]
     return samples
@@ -166,5 +182,6 @@ def _of_list(listed: Sequence[Sequence[Any]]) -> dict[Any, tuple[np.ndarray, str
     samples = {}
     for number, row in enumerate(listed, 1):
         labels = row[0] if len(row) == 2 else row[:-1]
+        # text as keys, as MXNet makes them: scripts look into `seq`
         samples[str(number)] = np.array(labels, np.float32), row[-1]
     return samples

@@ -22,6 +22,7 @@ def is_training() -> bool:
 
 def set_recording(is_record: bool) -> bool:
     """Switch recording on or off; return what it was."""
+    # the old value is returned, as in MXNet: callers put it back with a second call
     before, _tape.state.is_recording = _tape.state.is_recording, bool(is_record)
     return before
 
@@ -38,9 +39,11 @@ class _Scope:
 
     def __init__(self, recording: bool | None, training: bool | None) -> None:
         self._wanted = recording, training
+        # a stack: one scope object may be entered again inside of itself
         self._before: list[tuple[bool, bool]] = []
 
     def __enter__(self) -> None:
+        # of this thread: a loader's thread that is not recording stays so
         state = _tape.state
         self._before.append((state.is_recording, state.is_training))
         recording, training = self._wanted
@@ -76,6 +79,7 @@ def predict_mode() -> _Scope:
 def mark_variables(variables: Any, gradients: Any, grad_reqs: str | Sequence[str] = "write") -> None:
     """Give arrays the arrays that their gradients are written to."""
     arrays, grads = _listed(variables), _listed(gradients)
+    # one word for all, or one for each
     requests = [grad_reqs] * len(arrays) if isinstance(grad_reqs, str) else grad_reqs
     for array, gradient, request in zip(arrays, grads, requests, strict=True):
         array._mark(gradient, request)
@@ -128,6 +132,8 @@ class Function:
     def _recorded(self, inputs: Sequence[NDArray]) -> Any:
         import torch
 
+        # in a list, since the class below is torch's, and has no place for it; 0 stands for a
+        # single array
         function, num_results = self, [1]
 
         class Recorded(torch.autograd.Function):
@@ -137,6 +143,8 @@ class Function:
                     result = function.forward(*[_tape.wrap(tensor.detach(), None) for tensor in tensors])
                 results = result if isinstance(result, (list, tuple)) else [result]
                 num_results[0] = len(results) if isinstance(result, (list, tuple)) else 0
+                # a copy: torch refuses a function that returns its own input, or memory that it may
+                # change
                 return tuple(torch.from_numpy(_tape.writable(array._data)).clone() for array in results)
 
             @staticmethod

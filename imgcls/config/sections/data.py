@@ -42,7 +42,7 @@ class DataConfig:
                            "machine, in 10^9 bytes; record files that are more are read in chunks",
                            metavar="GB", minimum=0, maximum=MAX_NUMBER)
     # a setting and not what happens to be there: the pixels differ in the last bits
-    jpeg_decoder: str = flag("cpu", "what decodes the training JPEGs; gpu is nvJPEG, in torchvision's package "
+    jpeg_decoder: str = flag("cpu", "what decodes the training JPEGs; gpu: nvJPEG, in torchvision's package "
                              "(of use where the CPU is the limit and the images do not fit into "
                              "--decoded-cache-gb)", choices=("cpu", "gpu"))
     # pixels are several times larger than JPEGs: half leaves room for the network and for other programs

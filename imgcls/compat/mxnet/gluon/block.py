@@ -23,6 +23,8 @@ class HookHandle:
 
     def __init__(self, hooks: dict[int, Callable[..., Any]], hook: Callable[..., Any]) -> None:
         self._hooks = hooks
+        # by the handle and not by the hook: one function may be registered twice, and taken away
+        # once
         hooks[id(self)] = hook
 
     def detach(self) -> None:
@@ -45,10 +47,13 @@ class Block:
     _is_anonymous: bool
 
     def __init__(self, prefix: str | None = None, params: ParameterDict | None = None) -> None:
+        # None asks for a name that counts up, "" for none: the children of such a block take names
+        # of the block around it
         self._is_anonymous = prefix == ""
         self._prefix, self._params = _scope.begin(prefix, params, self._alias())
         self._name = self._prefix.removesuffix("_")
         self._scope = _scope.BlockScope(self)
+        # in the order in which they were set, which is that of the parameters in a file
         self._children: dict[str, Block] = {}
         self._reg_params: dict[str, Parameter] = {}
         self._forward_hooks: dict[int, Callable[..., Any]] = {}
@@ -60,10 +65,14 @@ class Block:
 
     def __repr__(self) -> str:
         lines = "".join(f"  ({key}): {_indented(repr(block))}\n"
+                        # attributes, and not `_children`: a child of `register_child` alone is not
+                        # printed by MXNet either
                         for key, block in self.__dict__.items() if isinstance(block, Block))
         return f"{type(self).__name__}(\n{lines.removesuffix(chr(10))}\n)"
 
     def __setattr__(self, name: str, value: Any) -> None:
+        # a block for a block may be exchanged; anything else would leave a child behind that the
+        # attribute no longer shows, and that is still trained and saved
         before = getattr(self, name, None)
         if isinstance(before, (Block, Parameter)) and not isinstance(value, type(before)) \
                 and not (isinstance(before, Block) and isinstance(value, Block)):
@@ -76,6 +85,7 @@ class Block:
                 raise AssertionError("Overriding Parameter attribute {name} is not allowed. If you want to "
                                      "share parameters between blocks, please set 'params' at Block "
                                      "construction instead.".replace("{name}", name))
+            # a parameter set twice would be saved under one name and trained under two
             self._reg_params[name] = value
         super().__setattr__(name, value)
 
@@ -100,10 +110,13 @@ class Block:
 
     def collect_params(self, select: str | None = None) -> ParameterDict:
         """Return the parameters of this block and its children; those whose name begins with a pattern."""
+        # a new dictionary: what the caller takes out of it stays in the block
         found = ParameterDict(self._params.prefix)
         if select is None:
             found.update(self.params)
         else:
+            # `match`, which begins at the start of the name, as MXNet has it; ".*weight" finds
+            # weights
             matcher = re.compile(select)
             found.update({name: value for name, value in self.params.items() if matcher.match(name)})
         for child in self._children.values():
@@ -121,6 +134,8 @@ class Block:
         """Write all parameters by their paths; `deduplicate` writes one that stands at two paths once."""
         arrays, seen = {}, set()
         for name, parameter in self._by_path().items():
+            # without `deduplicate` MXNet writes a shared weight at each of its paths, so that a
+            # network that does not share it can read the file
             if not (deduplicate and id(parameter) in seen):
                 arrays[name] = parameter.data()
             seen.add(id(parameter))
@@ -139,8 +154,12 @@ class Block:
         if not isinstance(loaded, dict):
             raise ValueError(f"{filename}: its arrays have no names, so they are no parameters")
         own = self._by_path()
+        # a block without parameters wrote an empty file
         if not loaded and not own:
             return
+        # names of `collect_params` have underscores alone, those of `_by_path` a dot wherever a
+        # child holds the parameter; a single layer has no dots either, and both forms then name
+        # alike
         if not any("." in name for name in loaded):
             self.collect_params().load_dict(loaded, ctx, allow_missing, ignore_extra, self.prefix,
                                             f"file: {filename}", cast_dtype, dtype_source)
@@ -176,6 +195,7 @@ class Block:
 
     def register_child(self, block: Block, name: str | None = None) -> None:
         """Take up a child, under a name or the next number."""
+        # numbers, as in `Sequential`: they become the "0." of a file's names
         self._children[str(len(self._children)) if name is None else name] = block
 
     def register_forward_hook(self, hook: Callable[..., Any]) -> HookHandle:
@@ -220,8 +240,11 @@ class Block:
         self.collect_params().reset_ctx(ctx)
 
     def __call__(self, *args: Any) -> Any:
+        # a copy of the list: a hook may detach itself
         for hook in list(self._forward_pre_hooks.values()):
             hook(self, args)
+        # hooks see what `forward` gives, whichever kind of block it is; what they return is
+        # ignored, as in MXNet
         result = self.forward(*args)
         for hook in list(self._forward_hooks.values()):
             hook(self, args, result)

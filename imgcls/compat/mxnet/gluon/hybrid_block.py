@@ -22,6 +22,7 @@ class HybridBlock(Block):
         self._is_active = False
         self._graph: CachedGraph | None = None
         #: how a forward pass of arrays takes and returns them: the graph has flat lists
+        # as in MXNet a list of arrays is one argument of a block, and several inputs of a graph
         self._in_format: Any = None
         self._out_format: Any = None
 

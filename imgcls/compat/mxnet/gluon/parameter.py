@@ -14,6 +14,7 @@ from imgcls.compat.mxnet.context import Context, current_context, to_context
 from imgcls.compat.mxnet.nd import NDArray
 
 #: sizes that are not known yet
+# MXNet 1.x writes 0, its numpy interface -1
 _UNKNOWN = (0, -1)
 
 
@@ -57,6 +58,7 @@ class Parameter:
     def grad_req(self, request: str) -> None:
         if request not in ("write", "add", "null"):
             raise AssertionError(f"grad_req must be one of 'write', 'add', or 'null', but got '{request}'")
+        # running statistics ask for no gradient, whatever a script sets on all parameters at once
         self._grad_req = request if self._is_differentiable else "null"
         if self._array is not None:
             self._attach()
@@ -79,6 +81,7 @@ class Parameter:
     def shape(self, shape: Sequence[int]) -> None:
         if self._shape is not None and (len(self._shape) != len(shape) or any(
                 own not in (*_UNKNOWN, new) for own, new in zip(self._shape, shape, strict=True))):
+            # AssertionError where MXNet asserts: scripts catch what it raises
             raise AssertionError(f"Expected shape {tuple(shape)} is incompatible with given shape "
                                  f"{self._shape}.")
         self._shape = tuple(shape)
@@ -126,6 +129,8 @@ class Parameter:
         if values is None:
             with autograd.pause():
                 values = nd.zeros(self._shape or (), dtype=self.dtype)
+                # through its text, as MXNet does: the initializer then sees a name and attributes, and
+                # one that is told to fill weights only leaves biases at 0
                 text = init.dumps() if hasattr(init, "dumps") else init
                 if isinstance(text, str):
                     filler: Any = initializer.create(default)
@@ -136,12 +141,14 @@ class Parameter:
 
     def _take(self, values: NDArray) -> None:
         context = self._contexts[0] if self._contexts else current_context()
+        # a copy: the array that was given may be another parameter's
         self._array = NDArray(np.array(values._data, dtype=self.dtype), context)
         self._attach()
 
     def _attach(self) -> None:
         if self._array is not None:
             if self.grad_req == "null":
+                # an earlier gradient goes, and its memory with it
                 self._array._mark(None, "null")
             else:
                 self._array.attach_grad(self.grad_req)
@@ -170,6 +177,7 @@ class Parameter:
 
     def list_data(self) -> list[NDArray]:
         """Return the values, once for each context: they are the same array here."""
+        # a script that sums over its devices divides by their number: the mean stays right
         return [self._checked()] * max(1, len(self._contexts))
 
     def grad(self, ctx: Any = None) -> NDArray:
@@ -193,6 +201,7 @@ class Parameter:
     def zero_grad(self) -> None:
         """Set the gradient to 0."""
         if self._array is not None and self._array.grad is not None:
+            # in place: a Trainer and the tape keep this very array
             self._array.grad[:] = 0
 
     # A copy: the caller may go on changing the array.
@@ -205,6 +214,7 @@ class Parameter:
             self._deferred = (*self._deferred[:2], data.copy())
             self.finish()
         else:
+            # into the old memory, which graphs and trainers hold
             self._array._data[...] = nd.to_numpy(data)
 
     # Contexts given earlier stay where the file is loaded without one.
@@ -215,6 +225,7 @@ class Parameter:
                 own not in (*_UNKNOWN, new) for own, new in zip(self._shape, data.shape, strict=True))):
             raise AssertionError(f"Failed loading Parameter '{self.name}' from saved params: shape "
                                  f"incompatible expected {self.shape} vs saved {data.shape}")
+        # "saved": the block takes the file's type; "current": the values are cast to the block's
         if cast_dtype and dtype_source == "saved":
             self._dtype = data.dtype
         elif not cast_dtype and np.dtype(self.dtype) != data.dtype:
@@ -258,6 +269,8 @@ class Constant(Parameter):
     """A value that is not trained."""
 
     def __init__(self, name: str, value: Any) -> None:
+        # a constant is filled by an initializer like every parameter, so that `initialize` and
+        # files treat it alike
         self.value = value if isinstance(value, NDArray) else nd.array(value)
 
         @initializer.register

@@ -18,6 +18,7 @@ class ParameterDict:
     def __init__(self, prefix: str = "", shared: ParameterDict | None = None) -> None:
         self._prefix = prefix
         self._parameters: dict[str, Parameter] = {}
+        # looked up and never written to: what is new here stays unknown there
         self._shared = shared
 
     @property
@@ -58,6 +59,7 @@ class ParameterDict:
         if name not in self._parameters and self._shared is not None:
             shared = self._shared._parameters.get(name)
             if shared is not None:
+                # noted as one's own as well: a file of this block then holds it
                 self._parameters[name] = shared
         return self._parameters.get(name)
 
@@ -72,6 +74,7 @@ class ParameterDict:
         shape = kwargs.get("shape")
         if shape is not None:
             own = found.shape or ()
+            # 0 stands for a size that the first batch tells; whichever of the two knows it wins
             sizes = (shape,) if isinstance(shape, int) else tuple(shape)
             if len(own) == len(sizes):
                 found.shape = [a or b for a, b in zip(own, sizes, strict=True)]
@@ -105,6 +108,7 @@ class ParameterDict:
         """Fill all values, each by its own initializer or by `init`, which is Uniform by default."""
         from imgcls.compat.mxnet import initializer
 
+        # uniform in [-0.07, 0.07): MXNet's default, which its documentation of Gluon relies on
         default = initializer.Uniform() if init is None else initializer.create(init)
         if verbose and hasattr(default, "set_verbosity"):
             default.set_verbosity(verbose)
@@ -147,6 +151,8 @@ class ParameterDict:
                                  f"name '{name}' does not start with '{strip_prefix}'. this may be due to "
                                  "your Block shares parameters from other Blocks or you forgot to use 'with "
                                  "name_scope()' when creating child blocks.")
+            # without the prefix, which counts up with every block of a process: the next run would
+            # have other names
             arrays[name[len(strip_prefix):]] = parameter.data()
         nd.save(filename, arrays)
 
