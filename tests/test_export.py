@@ -7,6 +7,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -141,6 +142,22 @@ def test_compares_on_the_users_pictures(prefixes: dict[str, str], tmp_path: Path
     (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff no picture")
     assert export.main([*command, str(tmp_path / "photos")]) == 1
     assert "broken.jpg" in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("network", ["lenet", "resnet"])
+def test_large_photographs_that_imgcls_decodes_smaller(network: str, prefixes: dict[str, str], tmp_path: Path,
+                                                       capsys: pytest.CaptureFixture[str]) -> None:
+    """Such a decoding is no difference of the export: it is told, and the file is kept."""
+    random = np.random.default_rng(1)
+    for number in range(12):
+        # of noise every tenth pixel is something else than the mean of ten
+        cv2.imwrite(str(tmp_path / f"{number}.jpg"), random.integers(0, 256, (300, 400, 3), np.uint8))
+    argv = ["--model", prefixes[network], "--format", "pt2", "--output", str(tmp_path / "a.pt2"),
+            "--val-resize", "28", "--images", str(tmp_path)]
+    assert export.main(argv) == 0
+    told = capsys.readouterr()
+    assert "12 of 12 labels equal" in told.out + told.err
+    assert "note: imgcls decodes 12 of them at a half or less" in told.err
 
 
 @pytest.mark.parametrize(("flags", "message"), [

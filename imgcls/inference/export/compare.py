@@ -40,31 +40,67 @@ class Comparison:
         return self.num_equal == self.num_images
 
 
-def expected(exported: Exported, config: Config, pictures: Pictures) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return the checkpoint's probabilities (n, classes), and what its network was given where the export
-    takes that: as imgcls-score and imgcls-predict do it.
+@dataclass(frozen=True)
+class Expected:
+    """What the checkpoint says of pictures."""
+
+    #: float32 (n, classes)
+    probabilities: np.ndarray
+    #: what its network was given, where the export takes that
+    inputs: np.ndarray | None
+    #: how many pictures have other pixels when imgcls reads their files: decoded smaller, or to grey
+    num_read_otherwise: int = 0
+    #: how many of these get another label then
+    num_other_labels: int = 0
+
+
+def expected(exported: Exported, config: Config, pictures: Pictures) -> Expected:
+    """Run the checkpoint as imgcls-score and imgcls-predict do, on the pixels that the export gets.
+
+    An export that takes pixels is run by programs that decode all of a JPEG, where imgcls decodes a large
+    one smaller. That is no difference of the export, so both get all of the pixels here, and what the
+    checkpoint says of the files is counted beside it.
 
     DataError for a picture that cannot be decoded.
     """
+    probabilities, inputs = [], []
+    num_read_otherwise = num_other_labels = 0
+    takes_pixels = exported.description.takes_pixels
+    shown = pictures.decoded(exported.description.input_shape[3] or 3) if takes_pixels else pictures
+    read = _images(exported, config, pictures) if takes_pixels and not pictures.is_made else None
+    with torch.no_grad():
+        for images in _images(exported, config, shown):
+            probabilities.append(exported.servable.network(images).softmax(1).numpy())
+            if not takes_pixels:
+                inputs.append(images.contiguous().numpy())
+            elif read is not None:
+                of_files = next(read)
+                # few or none: the network is run again for these alone
+                rows = (of_files != images).flatten(1).any(1)
+                if rows.any():
+                    labels = exported.servable.network(of_files[rows]).argmax(1).numpy()
+                    num_read_otherwise += len(labels)
+                    num_other_labels += int((labels != probabilities[-1][rows.numpy()].argmax(1)).sum())
+    return Expected(np.concatenate(probabilities), np.concatenate(inputs) if inputs else None,
+                    num_read_otherwise, num_other_labels)
+
+
+def _images(exported: Exported, config: Config, pictures: Pictures) -> Iterator[torch.Tensor]:
+    """Yield batches of what the checkpoint's network is given."""
     loader = make_loader(pictures, batch_size=_BATCH, image_shape=exported.description.image_shape,
                          augment_config=config.augment, train=False, seed=0, device=torch.device("cpu"),
                          threads=0, on_bad="stop")
-    probabilities, inputs = [], []
-    with torch.no_grad():
-        for batch in loader.epoch(0):
-            images = batch.images[:batch.num_valid]
-            probabilities.append(exported.servable.network(images).softmax(1).numpy())
-            if not exported.description.takes_pixels:
-                inputs.append(images.contiguous().numpy())
-    return np.concatenate(probabilities), np.concatenate(inputs) if inputs else None
+    for batch in loader.epoch(0):
+        yield batch.images[:batch.num_valid]
 
 
 def compare(exported: Exported, run: Callable[[np.ndarray], np.ndarray], pictures: Pictures,
-            wanted: np.ndarray, inputs: np.ndarray | None) -> Comparison:
-    """Run the export on the pictures (or `inputs`) and compare with `wanted`, what the checkpoint says."""
+            checkpoint: Expected) -> Comparison:
+    """Run the export on the pictures (or the network's inputs) and compare with what the checkpoint says."""
+    wanted = checkpoint.probabilities
     found = np.empty_like(wanted)
     started = time.perf_counter()  # with the decoding, as its users have it
-    for rows, batch in batches(exported, pictures, inputs):
+    for rows, batch in batches(exported, pictures, checkpoint.inputs):
         found[rows] = run(batch)
     seconds = time.perf_counter() - started
     labels = found.argmax(1)

@@ -59,6 +59,15 @@ class Pictures:
         """Return the pictures at these places."""
         return Pictures([self._items[place] for place in places], self.description, is_made=self.is_made)
 
+    def decoded(self, num_channels: int) -> Pictures:
+        """Return the same pictures, each read as all of its pixels, uint8 (H, W, num_channels)."""
+        return _DecodedPictures(self, num_channels)
+
+    def name(self, index: int) -> str:
+        """Return what a person finds the picture by: its path, or its number among those compared."""
+        item = self._items[index]
+        return verbatim(item) if isinstance(item, Path) else f"number {index}"
+
     def problem(self, index: int, reason: str) -> DataError:
         """Return the error for a picture that cannot be decoded."""
         item = self._items[index]
@@ -81,6 +90,19 @@ class Pictures:
             return np.ascontiguousarray(pixels.to_channels(content, num_channels))
         except (BadImageError, cv2.error) as error:
             raise self.problem(index, str(error)) from error
+
+
+class _DecodedPictures(Pictures):
+    """Pictures that are read as a program that runs an export decodes them."""
+
+    def __init__(self, pictures: Pictures, num_channels: int) -> None:
+        super().__init__(pictures._items, pictures.description, is_made=pictures.is_made)
+        self._pictures = pictures
+        self._num_channels = num_channels
+
+    def read(self, index: int) -> np.ndarray:
+        """Return the pixels of a picture."""
+        return self._pictures.pixels(index, self._num_channels)
 
 
 def find_pictures(path: str, max_count: int) -> Pictures:

@@ -25,7 +25,7 @@ from imgcls.inference.export import (
     pt2_file,
     safetensors_file,
 )
-from imgcls.inference.export.compare import Comparison, batches, compare, expected
+from imgcls.inference.export.compare import Comparison, Expected, batches, compare, expected
 from imgcls.inference.export.exported import Description, Exported, Servable
 from imgcls.inference.export.pictures import Pictures, find_pictures, make_pictures
 from imgcls.inference.export.preprocessing import Preprocessing
@@ -95,7 +95,7 @@ def export(request: Request, settings: dict[str, Any], tell: Callable[[str], Non
     calibration = None
     if request.is_int8:
         calibration, pictures = int8.divide(pictures, request.num_calibration)
-    wanted, inputs = expected(exported, config, pictures)
+    checkpoint = expected(exported, config, pictures)
     # on this disk first, and not beside the output: of what fails nobody finds a part
     with tempfile.TemporaryDirectory(prefix="imgcls-export-") as folder:
         path = Path(folder) / Path(request.output).name
@@ -104,17 +104,20 @@ def export(request: Request, settings: dict[str, Any], tell: Callable[[str], Non
                 written = module.write(exported, path)
         else:
             tell(f"int8: ranges are measured on {len(calibration)} of the pictures, the others are compared")
-            given = expected(exported, config, calibration)[1]
+            given = expected(exported, config, calibration).inputs
             with _writing_aside(folder):
                 written = module.write_int8(exported, path,
                                             (batch for _, batch in batches(exported, calibration, given)))
-        comparison = compare(exported, module.Runner(path).run, pictures, wanted, inputs)
+        comparison = compare(exported, module.Runner(path).run, pictures, checkpoint)
         tell(describe(comparison, pictures, module.RUNTIME))
+        if checkpoint.num_read_otherwise:
+            tell(_about_files(checkpoint))
         drop = None
         if calibration is None:
-            _require_equal(comparison, request)
+            _require_equal(comparison, pictures, request)
         else:
-            drop = int8.measure(comparison, wanted, pictures, exported.description, len(calibration))
+            drop = int8.measure(comparison, checkpoint.probabilities, pictures, exported.description,
+                                len(calibration))
             tell(drop.describe())
             _require_small(drop, request)
             with _writing_aside(folder):
@@ -145,12 +148,12 @@ def _check_int8(request: Request, module: Any) -> None:
     module.check_int8()
 
 
-def _require_equal(comparison: Comparison, request: Request) -> None:
+def _require_equal(comparison: Comparison, pictures: Pictures, request: Request) -> None:
     if not comparison.is_equal:
-        numbers = ", ".join(map(str, comparison.different[:5]))
+        names = ", ".join(map(pictures.name, comparison.different[:3]))
         raise RunError(f"{verbatim(request.output)} is not kept: {len(comparison.different)} of "
                        f"{comparison.num_images} images have another label than with the checkpoint "
-                       f"(numbers {numbers})")
+                       f"({names})")
 
 
 def _require_small(drop: int8.Drop, request: Request) -> None:
@@ -168,6 +171,13 @@ def describe(comparison: Comparison, pictures: Pictures, runtime: str) -> str:
     return (f"compared in {runtime} on {comparison.num_images} {source}: "
             f"{comparison.num_equal} of {comparison.num_images} labels equal, largest difference of a "
             f"probability {comparison.max_difference:.2g}")
+
+
+def _about_files(checkpoint: Expected) -> str:
+    """Return what it changes that imgcls decodes some files otherwise than programs that run exports."""
+    return (f"note: imgcls decodes {checkpoint.num_read_otherwise} of them at a half or less, or as grey; a "
+            f"program that decodes all of their pixels gets another label for {checkpoint.num_other_labels}, "
+            "from the checkpoint as well (it should shrink large photographs first)")
 
 
 def _prepare(request: Request, config: Config, tell: Callable[[str], None]) -> tuple[Exported, Config]:
