@@ -359,8 +359,8 @@ def test_a_network_without_a_symbol(photos: Path, tmp_path: Path, capsys: pytest
 
     # its own checkpoint is pretrained in its turn, and a run of it resumes
     parts = tmp_path / "parts"
-    assert tune(name, photos, *flags[:4], "--model-prefix", parts, "--num-epochs", 1) == 0
-    assert tune(name, photos, *flags[:4], "--model-prefix", parts, "--num-epochs", 2, "--resume") == 0
+    assert tune(name, photos, *flags[:6], "--model-prefix", parts, "--num-epochs", 1) == 0
+    assert tune(name, photos, *flags[:6], "--model-prefix", parts, "--num-epochs", 2, "--resume") == 0
     assert weights(parts, 2) == weights(prefix, 2)
     assert tune(prefix, photos, "--num-epochs", 1, "--model-prefix", tmp_path / "third") == 0
     assert json.loads((tmp_path / "third-network.json").read_text())["network"] == "torchvision:squeezenet1_1"
