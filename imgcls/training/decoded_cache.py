@@ -97,7 +97,10 @@ def _share(size: int, worker: Worker, leader: int) -> Segment | None:
 
 
 def _describe(size: int, needed: int, limit_gb: float | None) -> str:
-    part = "all of them fit" if needed <= size else f"about {size / needed:.0%} of them fit"
     source = "half of the free memory" if limit_gb is None else "`decoded_cache_gb`"
-    return (f"decoded once and kept in memory, at most {size / 1e9:.3g} GB ({source}), where "
-            f"{part} ({needed / 1e9:.2g} GB)")
+    if needed <= size:
+        # first what they take: of a small folder the limit alone would read like a demand
+        return (f"decoded once and kept in memory (about {max(needed / 1e6, 1):,.0f} MB of at most "
+                f"{size / 1e9:.3g} GB, {source})")
+    return (f"decoded once and kept in memory as far as {size / 1e9:.3g} GB go ({source}): about "
+            f"{size / needed:.0%} of them, all would take {needed / 1e9:.3g} GB")
