@@ -29,6 +29,8 @@ class AdaDelta(Rule):
         torch._foreach_sqrt_(change)
         divisor = torch._foreach_add(acc_g, eps)
         torch._foreach_sqrt_(divisor)
+        # RMS of earlier changes over RMS of gradients: the units of the weights, for which no rate
+        # is needed
         torch._foreach_div_(change, divisor)
         torch._foreach_mul_(change, gradients)
         torch._foreach_mul_(acc_delta, rho)
@@ -36,4 +38,5 @@ class AdaDelta(Rule):
         # the decay has no rate either, and is that of the weight before the step
         if group["weight_decay"]:
             torch._foreach_add_(change, params, alpha=group["weight_decay"])
+        # lr_mult alone: a layer that is frozen by a multiplier of 0 stays so
         torch._foreach_add_(params, change, alpha=-group["lr_mult"])

@@ -22,6 +22,7 @@ class AdaGrad(Rule):
     def update(self, group: dict[str, Any], params: list[Tensor], gradients: list[Tensor],
                states: list[list[Tensor]], count: int) -> None:
         history, = states
+        # without the decay: MXNet adds it to the step and not to the gradient
         torch._foreach_addcmul_(history, gradients, gradients, 1.0)
         divisor = torch._foreach_add(history, group["eps"])
         torch._foreach_sqrt_(divisor)

@@ -30,6 +30,7 @@ class OneCycle:
             # the first update has the rate that the rise begins at
             progress = max(update - 1, 0) / max(self.peak - 1, 1)
             return _cosine(self.begin_lr, self.base_lr, progress)
+        # beyond the last update the rate stays: a run that is prolonged does not swing up again
         progress = min((update - self.peak) / max(self.last_update - self.peak, 1), 1.0)
         return _cosine(self.base_lr, self.final_lr, progress)
 
@@ -49,6 +50,7 @@ class Restarts:
 
     def lr_at(self, update: int) -> float:
         """Return the learning rate of an update; see `Schedule.lr_at`."""
+        # updates count from 1, the phase of a cycle from 0: its first update has the highest rate
         begin, length = self._cycle(max(update - 1 - self.start, 0))
         return _cosine(self.base_lr, self.final_lr, (max(update - 1 - self.start, 0) - begin) / length)
 
@@ -57,6 +59,7 @@ class Restarts:
         if self.factor == 1:
             return done // self.period * self.period, self.period
         # the cycles before the n-th have period (factor^n - 1) / (factor - 1) updates
+        # 1e-9: at the very border the logarithm may come out a hair below the whole number
         number = int(math.log(done / self.period * (self.factor - 1) + 1, self.factor) + 1e-9)
         begin = self.period * (self.factor**number - 1) / (self.factor - 1)
         return begin, self.period * self.factor**number

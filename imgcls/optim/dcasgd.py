@@ -27,6 +27,7 @@ class DCASGD(Rule):
     def update(self, group: dict[str, Any], params: list[Tensor], gradients: list[Tensor],
                states: list[list[Tensor]], count: int) -> None:
         momenta, previous = states
+        # g + lamda g^2 (w - w_before): the square of the gradient stands for the Hessian's diagonal
         change = torch._foreach_sub(params, previous)
         torch._foreach_mul_(change, gradients)
         torch._foreach_mul_(change, gradients)
@@ -36,5 +37,6 @@ class DCASGD(Rule):
             torch._foreach_add_(change, params, alpha=group["weight_decay"])
         torch._foreach_mul_(momenta, group["momentum"])
         torch._foreach_add_(momenta, change, alpha=-group["lr"])
+        # the weights of before the step: the next gradient is late by this one
         torch._foreach_copy_(previous, params)
         torch._foreach_add_(params, momenta)

@@ -28,12 +28,14 @@ class FTML(Rule):
         gradients = with_decay(gradients, params, group["weight_decay"])
         torch._foreach_mul_(v, beta2)
         torch._foreach_addcmul_(v, gradients, gradients, 1 - beta2)
+        # d is the curvature of the parabolas: Adam's divisor over its rate
         new_d = torch._foreach_div(v, 1 - beta2**count)
         torch._foreach_sqrt_(new_d)
         torch._foreach_add_(new_d, group["eps"])
         torch._foreach_mul_(new_d, (1 - beta1**count) / group["lr"])
         # z = beta1 z + (1 - beta1) g - (d - beta1 d_before) w
         torch._foreach_mul_(d, beta1)
+        # `d` was multiplied by beta1 in place, one tensor less for each parameter
         sigma = torch._foreach_sub(new_d, d)
         torch._foreach_mul_(z, beta1)
         torch._foreach_add_(z, gradients, alpha=1 - beta1)

@@ -26,6 +26,7 @@ class Ftrl(Rule):
                states: list[list[Tensor]], count: int) -> None:
         z, n = states
         lr = group["lr"]
+        # before n grows: the difference of the roots is what the rate falls by in this step
         root_before = torch._foreach_sqrt(n)
         torch._foreach_addcmul_(n, gradients, gradients, 1.0)
         root = torch._foreach_sqrt(n)
@@ -36,4 +37,5 @@ class Ftrl(Rule):
         torch._foreach_div_(root, lr)
         torch._foreach_add_(root, group["weight_decay"])
         for p, sums, divisor in zip(params, z, root, strict=True):
+            # softshrink(z, l) is sign(z) max(|z| - l, 0): zeros are exact, and weights sparse
             p.copy_(torch.nn.functional.softshrink(sums, group["lamda1"]).div_(divisor).neg_())

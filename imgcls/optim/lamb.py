@@ -29,6 +29,8 @@ class LAMB(Rule):
                states: list[list[Tensor]], count: int) -> None:
         mean, var = states
         beta1, beta2 = group["beta1"], group["beta2"]
+        # gradients without the decay, which joins the step below: AdamW's way, in MXNet as in the
+        # paper
         torch._foreach_lerp_(mean, gradients, 1 - beta1)
         torch._foreach_mul_(var, beta2)
         torch._foreach_addcmul_(var, gradients, gradients, 1 - beta2)
@@ -39,6 +41,8 @@ class LAMB(Rule):
         torch._foreach_div_(change, divisor)
         if group["weight_decay"]:
             torch._foreach_add_(change, params, alpha=group["weight_decay"])
+        # of a parameter and not of the network: layers differ in the scale of their weights by
+        # orders of magnitude
         weight_norms = torch.stack(torch._foreach_norm(params))
         change_norms = torch.stack(torch._foreach_norm(change))
         # a parameter that is 0, such as a bias at the start, takes Adam's own step

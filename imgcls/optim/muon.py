@@ -17,6 +17,8 @@ from torch import Tensor
 from imgcls.optim.rules import Rule
 
 #: of the polynomial that moves all singular values towards 1, and how often it is applied
+# the author's: chosen for a steep slope at 0, so that small singular values grow within five
+# steps; they swing around 1 instead of converging to it, which costs no accuracy
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 _NUM_ITERATIONS = 5
 
@@ -30,6 +32,7 @@ class Muon(Rule):
     def __init__(self, params: Iterable[Any], momentum: float = 0.95, beta1: float = 0.9,
                  beta2: float = 0.999, eps: float = 1e-8) -> None:
         super().__init__(params, momentum=momentum, beta1=beta1, beta2=beta2, eps=eps, is_hidden=False)
+        # by parameter, as torch asks for states by parameter and not by group
         self._hidden = {p for group in self.param_groups if group["is_hidden"] for p in group["params"]}
 
     def kinds(self, p: Tensor) -> set[str]:
@@ -44,6 +47,7 @@ class Muon(Rule):
     def update(self, group: dict[str, Any], params: list[Tensor], gradients: list[Tensor],
                states: list[list[Tensor]], count: int) -> None:
         torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
+        # both have the decay of AdamW, apart from the gradient, so that one value holds for both
         (self._orthogonal_step if group["is_hidden"] else self._adam_step)(group, params, gradients)
 
     def _orthogonal_step(self, group: dict[str, Any], params: list[Tensor], gradients: list[Tensor]) -> None:
@@ -53,6 +57,7 @@ class Muon(Rule):
         # Nesterov's: as if the next gradient were this one
         ahead = torch._foreach_lerp(gradients, buffers, momentum)
         for p, change in zip(params, ahead, strict=True):
+            # (out, in x height x width): a filter is a row, as the author treats convolutions
             matrix = orthogonal(change.flatten(1))
             # the mean square of AdamW's step, whatever the shape
             scale = 0.2 * math.sqrt(max(matrix.shape))
@@ -62,6 +67,7 @@ class Muon(Rule):
         mean, square = ([self.state[p][kind] for p in params] for kind in ("exp_avg", "exp_avg_sq"))
         for p in params:
             self.state[p]["step"] += 1
+        # the same for all: they are updated together
         count = int(self.state[params[0]]["step"])
         torch._foreach_lerp_(mean, gradients, 1 - group["beta1"])
         torch._foreach_mul_(square, group["beta2"])
@@ -79,6 +85,7 @@ def orthogonal(matrix: Tensor) -> Tensor:
     """
     x = matrix.bfloat16() if matrix.is_cuda else matrix.float()
     is_tall = x.shape[0] > x.shape[1]
+    # the product with its transpose is then of the shorter side
     x = x.T if is_tall else x
     # all singular values below 1, or the iterations diverge
     x = x / x.norm().clamp(min=1e-7)
@@ -91,6 +98,7 @@ def orthogonal(matrix: Tensor) -> Tensor:
 
 def split_groups(groups: list[dict[str, Any]], parameters: Iterable[Tensor]) -> list[dict[str, Any]]:
     """Return the groups with hidden weights apart: all of two or more dimensions but the last layer's."""
+    # in the order of the network, whose last matrix is the classifier's
     matrices = [p for p in parameters if p.ndim >= 2]
     hidden = set(matrices[:-1])
     parts = []

@@ -31,6 +31,8 @@ class Rule(torch.optim.Optimizer):
     is_elementwise: ClassVar[bool] = True
 
     def __init__(self, params: Iterable[Any], **constants: Any) -> None:
+        # 0 until the schedule sets it before the first step: a rate that was forgotten moves
+        # nothing
         super().__init__(params, {"lr": 0.0, "lr_mult": 1.0, "weight_decay": 0.0, **constants})
 
     @torch.no_grad()
@@ -42,12 +44,15 @@ class Rule(torch.optim.Optimizer):
             if not params or not group["lr"]:
                 continue
             for p in params:
+                # at the first step and not at the start: a checkpoint that is read in between fills the
+                # states itself
                 if not self.state[p]:
                     self.state[p].update(self.initial_state(p))
             count = 0
             if self.COUNTS:
                 for p in params:
                     self.state[p]["step"] += 1
+                # parameters of a group are updated together, so one count holds for all
                 count = int(self.state[params[0]]["step"])
             states = [[self.state[p][name] for p in params] for name in self.STATE]
             gradients = [p.grad for p in params]

@@ -20,6 +20,7 @@ class ScheduleFree(Rule):
     """SGD without a schedule; `momentum` is where between z (0) and x (1) the gradients are computed."""
 
     STATE: Any = ("z", "x")
+    # counted for the correction of AdamW's second moment; SGD uses the sums of the rates alone
     COUNTS = True
     is_mxnets = False
     is_elementwise = False  # x would have to be fetched from the servers for every evaluation
@@ -29,6 +30,8 @@ class ScheduleFree(Rule):
 
     def kinds(self, p: Tensor) -> set[str]:
         """Return the names of what is kept of a parameter."""
+        # of each parameter, though equal for all of a group: a checkpoint has no place for what is
+        # of the group
         return super().kinds(p) | {"highest_lr", "weight_sum"}
 
     def initial_state(self, p: Tensor) -> dict[str, Tensor]:
@@ -39,11 +42,15 @@ class ScheduleFree(Rule):
 
     def update(self, group: dict[str, Any], params: list[Tensor], gradients: list[Tensor],
                states: list[list[Tensor]], count: int) -> None:
+        # AdamW keeps a third, its squares
         z, x = states[:2]
         momentum = group["momentum"]
         change = self.direction(group, params, gradients, states, count)
+        # z <- z - lr g(y)
         torch._foreach_add_(z, change, alpha=-group["lr"])
+        # x <- (1 - c) x + c z: the running mean, of which c is the weight of the newest z
         torch._foreach_lerp_(x, z, self._weight(group, params))
+        # y = (1 - momentum) z + momentum x, where the next gradient is computed
         torch._foreach_copy_(params, z)
         torch._foreach_lerp_(params, x, momentum)
 
@@ -57,6 +64,8 @@ class ScheduleFree(Rule):
         weight = 0.0
         for p in params:
             state = self.state[p]
+            # the highest so far, as in the authors' code: without a schedule it is the rate once the
+            # warm-up ends
             state["highest_lr"].clamp_(min=group["lr"])
             square = state["highest_lr"].square()
             state["weight_sum"] += square
@@ -79,6 +88,7 @@ class ScheduleFreeAdamW(ScheduleFree):
         square = states[2]
         torch._foreach_mul_(square, group["beta2"])
         torch._foreach_addcmul_(square, gradients, gradients, 1 - group["beta2"])
+        # corrected as Adam's, or the first steps would be thirty times too long at beta2 0.999
         divisor = torch._foreach_div(square, 1 - group["beta2"]**count)
         torch._foreach_sqrt_(divisor)
         torch._foreach_add_(divisor, group["eps"])

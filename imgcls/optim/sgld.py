@@ -29,7 +29,11 @@ class SGLD(Rule):
     def update(self, group: dict[str, Any], params: list[Tensor], gradients: list[Tensor],
                states: list[list[Tensor]], count: int) -> None:
         lr = group["lr"]
+        # lr / 2 and noise of variance lr: equation 4 of the paper, without which the weights would
+        # not be samples of the posterior
         torch._foreach_add_(params, with_decay(gradients, params, group["weight_decay"]), alpha=-lr / 2)
+        # a generator of its own: dropout and the order of the images draw what they would draw
+        # without this rule
         generator = torch.Generator(params[0].device)
         # groups are told apart by their place: two of them begin with the same count
         place = next(index for index, other in enumerate(self.param_groups) if other is group)

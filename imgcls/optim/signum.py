@@ -16,6 +16,7 @@ class SignSGD(Rule):
 
     def update(self, group: dict[str, Any], params: list[Tensor], gradients: list[Tensor],
                states: list[list[Tensor]], count: int) -> None:
+        # before the step: signsgd_update of MXNet computes (1 - lr wd) w - lr sign(g)
         torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
         torch._foreach_add_(params, torch._foreach_sign(gradients), alpha=-group["lr"])
 
@@ -33,10 +34,12 @@ class Signum(Rule):
 
     def update(self, group: dict[str, Any], params: list[Tensor], gradients: list[Tensor],
                states: list[list[Tensor]], count: int) -> None:
+        # the momentum has the sign of the step, against the gradient, as MXNet's `.states` hold it
         momenta, = states
         new = 1 - group["momentum"]
         torch._foreach_mul_(momenta, group["momentum"])
         if group["weight_decay"]:
             torch._foreach_add_(momenta, params, alpha=-new * group["weight_decay"])
         torch._foreach_add_(momenta, gradients, alpha=-new)
+        # plus: the minus is in the momentum already
         torch._foreach_add_(params, torch._foreach_sign(momenta), alpha=group["lr"])

@@ -30,6 +30,7 @@ class BestEpoch:
                  checkpoint: Checkpoint | None, reporter: Reporter) -> None:
         """`accuracies` are those of before the run went on; `checkpoint` writes the file, in rank 0."""
         self._config = config
+        # a copy: what was read from the file stays as it was for whoever else looks at it
         self._accuracies = dict(accuracies)
         self._checkpoint = checkpoint
         self._reporter = reporter
@@ -37,11 +38,14 @@ class BestEpoch:
     @property
     def epoch(self) -> int:
         """The first epoch with the highest accuracy; 0 where none was validated."""
+        # the first of equal ones: with a validation set of some hundred images ties are common, and
+        # a later epoch that is no better has only had more time to overfit
         return max(self._accuracies, key=lambda epoch: (self._accuracies[epoch], -epoch), default=0)
 
     def note(self, epoch: int, metrics: Mapping[str, float]) -> None:
         """Take up the validation of an epoch, and write the file."""
         self._accuracies[epoch] = metrics["accuracy"]
+        # every process notes, so that all of them stop at the same epoch; rank 0 alone writes
         if self._checkpoint:
             self._checkpoint.save_best(json.dumps({
                 "epoch": self.epoch, "accuracy": self._accuracies[self.epoch],
@@ -49,10 +53,12 @@ class BestEpoch:
 
     def is_to_be_kept(self, epoch: int) -> bool:
         """Whether `epoch` is the best so far and its weights are to be saved in any case."""
+        # whatever `save_period` says: the best epoch rarely is one of every ten
         return self._config.keep_best and epoch == self.epoch
 
     def is_over(self, epoch: int) -> bool:
         """Whether so many epochs were no better that training ends with `epoch`; the log then says so."""
+        # as Keras's EarlyStopping counts: epochs since the best one, whose own number is 0
         patience = self._config.patience
         if not patience or epoch - self.epoch < patience:
             return False
@@ -81,10 +87,13 @@ def begin_best(config: EarlyStoppingConfig, saved: Saved | None, position: Posit
         return None
     setting = "`patience`" if config.patience else "`keep_best`"
     if val_loader is None:
+        # training accuracy would always say to go on
         raise UsageError(f"{setting}: needs validation data, and there is none (`data_val`, `val_ratio`)")
     if worker.is_async:
         raise UsageError(f"{setting}: does not go with `kv_store` dist_async, where each worker has its own "
                          "accuracy; take dist_sync")
+    # read by rank 0 and sent: other machines need not have the folder, and processes that
+    # disagreed on the best epoch would stop at different ones, which is a job that hangs
     before = _read(saved, position) if saved and not worker.rank else {}
     content = worker.broadcast(json.dumps(before).encode(), 0)
     accuracies = {int(epoch): value for epoch, value in json.loads(content).items()}
@@ -93,10 +102,14 @@ def begin_best(config: EarlyStoppingConfig, saved: Saved | None, position: Posit
 
 def _read(saved: Saved, position: Position) -> dict[str, float]:
     """Return the accuracies up to the position, from the file beside the checkpoint."""
+    # a checkpoint is named by its weights, or by the position inside of an epoch
     prefix = re.sub(r"-(\d{4,}\.params|position[-0-9a-f]*\.states)$", "", saved.path)
     path = to_path(f"{prefix}-best.json")
     accuracies = read_best(prefix).get("accuracies", {})
+    # the file may have been edited: a wrong one is refused by name, and not by a traceback
     json_text.check(accuracies, _is_by_epoch, "accuracies", "an accuracy for each epoch", path)
+    # later epochs are trained again, with what may be another learning rate: their accuracy says
+    # nothing about the run that begins here
     return {epoch: value for epoch, value in accuracies.items() if int(epoch) <= position.epoch}
 
 

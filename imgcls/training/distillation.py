@@ -26,6 +26,7 @@ class Teacher:
         `order` int64 (classes,) has the teacher's number of each class of the run, None where they are alike.
         """
         self.alpha = config.distillation_alpha
+        # in evaluation mode: batch statistics and dropout would give other answers for each batch
         self._model = model.eval().requires_grad_(False)
         self._temperature = config.distillation_temperature
         self._precision = precision
@@ -40,13 +41,20 @@ class Teacher:
         `logits` float32 (n, classes) are those of `images` (n, C, H, W). With the square of the temperature
         gradients are about as large as those of the labels.
         """
+        # no graph is kept: the teacher takes the memory of a validation, not of training
         with torch.no_grad(), self._precision.autocast():
+            # one product and sum stand for undoing the run's normalisation and applying the teacher's
             images = images * self._scale + self._shift
             if self._size:
+                # antialiased: a student of 64 pixels may have a teacher of 224, and the other way round
                 images = F.interpolate(images, self._size, mode="bilinear", antialias=True)
+            # float32 before the softmax: differences of small probabilities are what is learnt, and
+            # bfloat16 has three digits
             answers = self._model(images).float()
         if self._order is not None:
+            # classes are matched by name: the teacher may number them otherwise, or know more of them
             answers = answers[:, self._order]
+        # both in logarithms: a probability that underflows to 0 would make 0 x -inf of it
         divergence = F.kl_div(F.log_softmax(logits / self._temperature, 1),
                               F.log_softmax(answers / self._temperature, 1), reduction="sum", log_target=True)
         return divergence * self._temperature ** 2

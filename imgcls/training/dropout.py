@@ -16,6 +16,8 @@ from imgcls.layers import Dropout, ElementwiseAdd
 
 def is_random(module: nn.Module) -> bool:
     """Whether a layer draws from torch's generator while it is trained."""
+    # `_DropoutNd` is torch's base of all of its dropouts: networks of torchvision and timm have
+    # those, our own layers are ours
     return isinstance(module, (Dropout, _DropoutNd)) or bool(getattr(module, "drop_path", 0))
 
 
@@ -27,6 +29,8 @@ def with_dropout(model: nn.Module, config: Config) -> nn.Module:
     settings = config.regularization
     network = verbatim(config.network.network)
     if settings.dropout is not None:
+        # refused and not passed over: a user who asks for dropout and gets none learns nothing from
+        # the run
         layers = [module for module in model.modules() if isinstance(module, (Dropout, _DropoutNd))]
         if not layers:
             raise UsageError(f"`dropout` {settings.dropout:g}: {network} has no dropout")
@@ -35,6 +39,7 @@ def with_dropout(model: nn.Module, config: Config) -> nn.Module:
             if isinstance(layer, Dropout):  # as a symbol.json shows it
                 layer.attrs["p"] = f"{settings.dropout:g}"
     if settings.drop_path:
+        # the rate is that of the last branch, as timm and the paper state it
         set_drop_path(model, settings.drop_path, network)
     return model
 
@@ -47,6 +52,7 @@ def set_drop_path(model: nn.Module, rate: float, network: str) -> None:
     branches = residual_branches(model)
     if not branches:
         raise UsageError(f"`drop_path` {rate:g}: {network} has no residual branches of imgcls's own layers")
+    # early branches see edges that all later ones need; the last one may be missed most often
     for number, (layer, branch) in enumerate(branches, start=1):
         layer.drop_path = rate * number / len(branches)
         layer.branch = branch
@@ -65,8 +71,11 @@ def residual_branches(model: nn.Module) -> list[tuple[ElementwiseAdd, int]]:
     depths: dict[fx.Node, int] = {}
     for node in model.graph.nodes:
         inputs = node.all_input_nodes
+        # the graph lists nodes in the order of computation, so those of all inputs are known
         depths[node] = 1 + max((depths[value] for value in inputs), default=0)
         layer = model.get_submodule(str(node.target)) if node.op == "call_module" else None
+        # inputs of equal depth are two branches of a kind, such as in an inception block: neither
+        # is a shortcut
         if isinstance(layer, ElementwiseAdd) and len(inputs) == 2 and depths[inputs[0]] != depths[inputs[1]]:
             found.append((layer, int(depths[inputs[1]] > depths[inputs[0]])))
     return found

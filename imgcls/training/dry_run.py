@@ -30,6 +30,7 @@ from imgcls.training.reporter import Reporter
 from imgcls.training.trainer import Trainer
 
 #: what each measurement may take, but for its last batch, and the batches that are enough
+# four seconds even out a disk's and a clock's ups and downs
 _SECONDS, _MAX_BATCHES = 4.0, 50
 _MIB = 1 << 20
 
@@ -68,12 +69,14 @@ def measure(trainer: Trainer, position: Position, config: Config) -> dict[str, f
         lines["memory"] = _describe_memory(worker.device)
         for name, text in lines.items():
             tell(spell_settings(f"{name + ':':<14}{text}", config.spelling), sys.stdout)
+    # the others wait, or the launcher would see processes that end while rank 0 still prints
     worker.barrier()
     return {"samples/sec": loader.batch_size / max(together_s, 1e-9), "epoch_s": epoch_s, "run_s": run_s}
 
 
 def duration(seconds: float) -> str:
     """Return a duration for people: 0.4 s, 35 s, 12 min, 3.5 h, 2.1 days."""
+    # from two days on in days: "36 h" is read faster than "1.5 days"
     for unit, size, digits in (("days", 86400, 1), ("h", 3600, 1), ("min", 60, 0 if seconds >= 600 else 1)):
         if seconds >= (2 if unit == "days" else 1) * size:
             return f"{seconds / size:.{digits}f} {unit}"
@@ -129,6 +132,7 @@ def _time_training(trainer: Trainer, position: Position) -> tuple[float, float]:
         started = time.perf_counter()
         for batch in itertools.islice(batches, count):
             step_s += _step(trainer, batch, update := update + 1)
+            # Ctrl-C ends a dry run as it ends a run
             trainer.handle_stop_request()
         total_s = time.perf_counter() - started
     return step_s / count, total_s / count
@@ -195,6 +199,7 @@ def _limit(parts: Mapping[str, float], worker: Worker) -> str:
     slowest = max(parts, key=lambda name: parts[name])
     advice = {"loader": "imgcls-im2rec `resize` packs smaller images, `data_nthreads` sets its threads",
               "copy": "smaller images, or fewer processes, take less",
+              # for each part what takes the least effort to change comes first
               "network": "a smaller network, `image_shape`, or another device takes less"}[slowest]
     shared = "" if worker.device.type == "cuda" else ", and all share the cores"
     return f"the {slowest} is the limit{shared} ({advice})"
@@ -209,11 +214,13 @@ def _describe_files(trainer: Trainer, config: Config) -> str:
         return f"none, without `model_prefix`{log_file}"
     period = config.checkpoint.save_period
     epochs = config.train.num_epochs
+    # the last epoch is saved whatever the period is
     num_saved = math.ceil(epochs / period)
     tensors = [*trainer.model.parameters(), *trainer.model.buffers()]
     weights_mib = sum(tensor.numel() * 4 for tensor in tensors) / _MIB
     names = ["-symbol.json", "-meta.json", "-metrics.jsonl"]
     names += ["-report.html"] if report.report_page else []
+    # files that are not asked for are not told of
     names += ["-tensorboard/"] if report.tensorboard else []
     names += ["-mean.bin"] if config.augment.mean_image else []
     first = min(period, epochs)

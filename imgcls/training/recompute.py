@@ -38,8 +38,11 @@ def recompute_activations(model: nn.Module, config: Config, env: Mapping[str, st
     Call it after whatever copies the model. UsageError where it does not go with another setting, and for a
     network without parts.
     """
+    # the variable "0" switches it off in MXNet as well
     if not config.device.recompute_activations and env.get(MIRROR_VARIABLE, "0") in ("", "0"):
         return ""
+    # a graph and a compiled step record one forward pass; a second inside of the backward pass
+    # would be none of theirs, and sync_bn would wait for processes twice
     if (config.device.cuda_graphs or config.device.compile or config.network.model_parallel > 1
             or config.distributed.sync_bn):
         raise UsageError("`recompute_activations`: does not go with `compile`, `cuda_graphs`, `sync_bn` and "
@@ -54,9 +57,12 @@ def recompute_activations(model: nn.Module, config: Config, env: Mapping[str, st
 def _cut_graph(model: fx.GraphModule) -> int:
     """Cut a graph of layers into parts of as many nodes each; return how many."""
     nodes = [node for node in model.graph.nodes if node.op not in ("placeholder", "output", "get_attr")]
+    # sqrt(n) parts of sqrt(n) nodes: what is kept between parts and what is computed inside of
+    # one are then about as large, which is the least of their sum
     num_parts = math.isqrt(len(nodes))
     if len(nodes) < 2 * _MIN_NODES:
         return 0
+    # rounded up: the last part may be shorter, and none is left over
     size = -(-len(nodes) // num_parts)
     parts = [_Part(model, nodes[start:start + size]) for start in range(0, len(nodes), size)]
     model.forward = _GraphForward(model, parts, model.forward)  # type: ignore[method-assign]
@@ -67,8 +73,12 @@ class _Part:
     """Consecutive nodes of a graph as a function of the values that they take from before them."""
 
     def __init__(self, model: fx.GraphModule, nodes: Sequence[fx.Node]) -> None:
+        # a value that is used behind the part must leave it: torch's checkpoint frees whatever is
+        # inside
         inside = set(nodes)
         self._nodes = nodes
+        # collecting would free values after their last use in the whole graph, and a part does not
+        # see all of it
         self._interpreter = fx.Interpreter(model, garbage_collect_values=False)
         self.inputs = list(dict.fromkeys(value for node in nodes for value in node.all_input_nodes
                                          if value not in inside))
@@ -103,6 +113,8 @@ class _GraphForward:
         for node in self._constants:
             values[node] = self._interpreter.run_node(node)
         for part in self._parts:
+            # use_reentrant=False is torch's own advice: the other form needs inputs with gradients,
+            # which images have not
             given = checkpoint(part, *(values[node] for node in part.inputs), use_reentrant=False,
                                context_fn=part.context)
             values.update(zip(part.outputs, given, strict=True))
@@ -117,6 +129,8 @@ def _cut_blocks(model: nn.Module) -> int:
     inner = {id(part) for block in blocks for part in block.modules() if part is not block}
     blocks = [block for block in blocks if id(block) not in inner]
     for block in blocks:
+        # the method is kept and not wrapped in a module: names of parameters, and so checkpoints,
+        # stay
         forward = block.forward
         context = functools.partial(_contexts, list(block.modules()))
         block.forward = functools.partial(_block_forward, forward, context)  # type: ignore[method-assign]
@@ -132,6 +146,8 @@ def _block_forward(forward: Callable[..., Any], context: Any, *values: Any) -> A
 def _contexts(modules: Sequence[nn.Module],
               ) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
     """Return what is around the first forward pass of a part, and around the second."""
+    # without this the running statistics of a batch would be taken twice, and validation would
+    # differ
     return contextlib.nullcontext(), _unmoved_statistics(modules)
 
 
@@ -150,4 +166,6 @@ def _unmoved_statistics(modules: Sequence[nn.Module]) -> Iterator[None]:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
             if isinstance(norm, _BatchNorm) and norm.num_batches_tracked is not None:
+                # torch counts the second pass too; with momentum None the mean would be of twice as
+                # many batches
                 norm.num_batches_tracked.sub_(1)

@@ -20,6 +20,7 @@ from imgcls.errors import first_line
 #: an NDArray: its class is in a file that imports this one
 NDArray = Any
 #: that class, once it is there
+# a list and no name, so that whoever imported this module sees the class once it is set
 _classes: list[Any] = []
 
 
@@ -50,6 +51,7 @@ def any_tracked(arrays: Sequence[Any]) -> bool:
 
 def writable(values: np.ndarray) -> np.ndarray:
     """Return memory that torch can use: it takes no negative strides, and warns of what is read only."""
+    # a copy here is not seen by the array; results of operators are new memory anyway
     is_usable = values.flags.writeable and all(stride >= 0 for stride in values.strides)
     return values if is_usable else values.copy()
 
@@ -60,15 +62,18 @@ def tensor(array: NDArray) -> Any:
 
     if state.is_recording and array._tensor is not None:
         return array._tensor
+    # what is not recorded takes no part in the graph, and costs as much as in numpy
     if not state.is_recording or array._grad is None or array._grad_req == "null":
         return torch.from_numpy(writable(array._data))
     leaf = array._leaf
     # Made anew where the array was given other memory since.
     if leaf is None or leaf.data_ptr() != array._data.ctypes.data or leaf.shape != array.shape:
         leaf = torch.from_numpy(writable(array._data))
+        # torch has gradients of floating-point numbers alone
         if not leaf.is_floating_point():
             return leaf
         leaf.requires_grad_()
+        # weak: the array holds the leaf, and a cycle would keep both until the collector runs
         leaf._owner = weakref.ref(array)  # type: ignore[attr-defined]
         array._leaf = leaf
     return leaf
@@ -76,9 +81,11 @@ def tensor(array: NDArray) -> Any:
 
 def wrap(result: Any, context: Any) -> NDArray:
     """Return the array of a torch tensor; with its graph where that has one."""
+    # shares memory with the result, so nothing is copied
     values = result.detach()
     if values.ndim == 0:  # MXNet has no arrays without dimensions
         result, values = result.reshape(1), values.reshape(1)
+    # a negation that torch has put off is no memory that numpy can read
     array = _classes[0](values.resolve_neg().numpy(), context)
     if result.requires_grad:
         array._tensor = result
@@ -107,7 +114,9 @@ def _leaves(heads: Sequence[Any]) -> list[Any]:
         node = waiting.pop()
         if node in seen:
             continue
+        # a node is met once for each path to it: a residual network has 2^blocks of them
         seen.add(node)
+        # AccumulateGrad, where torch's graph ends in a leaf
         if hasattr(node, "variable"):
             found.append(node.variable)
         waiting += [following for following, _ in node.next_functions if following is not None]
@@ -151,6 +160,8 @@ def backward(heads: Sequence[NDArray], gradients: Sequence[Any] | None, retain_g
     """Write, or add, the gradients of the heads to the `grad` of all arrays that they were computed from."""
     tensors = _recorded(heads)
     leaves = _leaves(tensors)
+    # torch.autograd.grad and not backward(): `grad_req` decides whether it is added, and torch
+    # would always add
     found = _gradients(tensors, leaves, gradients, retain_graph) if leaves else []
     written: set[int] = set()
     for leaf, gradient in zip(leaves, found, strict=True):
@@ -165,6 +176,7 @@ def backward(heads: Sequence[NDArray], gradients: Sequence[Any] | None, retain_g
         written.add(id(owner))
     if not retain_graph:
         for head in heads:
+            # a second backward is then MXNet's error, and not torch's of freed buffers
             head._tensor = None
 
 
