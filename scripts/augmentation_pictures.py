@@ -42,6 +42,7 @@ STRIPS: dict[str, dict[str, Any]] = {
     "repeats": {"aug_repeats": 4, "random_resized_crop": True, "min_random_area": 0.25,
                 "min_random_aspect_ratio": 3 / 4, "max_random_aspect_ratio": 4 / 3},
 }
+# stored larger than shown, so that crops have somewhere to go
 NUM_IMAGES, STORED, SIDE = 8, 112, 96
 #: of what is measured
 TIMED_SIDE, TIMED_IMAGES = 224, 256
@@ -49,14 +50,19 @@ TIMED_SIDE, TIMED_IMAGES = 224, 256
 
 def draw_images(count: int, side: int) -> np.ndarray:
     """Return uint8 (count, 3, side, side): a shape on a ground with a slope and stripes, no two alike."""
+    # drawn and not photographed: the pictures of the docs can be made anew by anybody, and belong
+    # to nobody
     chance = np.random.default_rng(5)
     y, x = np.mgrid[:side, :side] / side
     images = []
     for number in range(count):
         ground, ink = chance.uniform(60, 200, 3), chance.uniform(0, 255, 3)
+        # a gradient and fine stripes: on a plain ground neither posterize nor sharpness could be
+        # seen
         image = ground + 50 * (x + y - 1)[:, :, None] + 18 * np.sin(40 * (x - y))[:, :, None]
         image = np.clip(image, 0, 255).astype(np.uint8)
         centre, radius = (side // 2, side // 2), round(side * 0.3)
+        # polygons with one corner upwards and a dot on one side: a turn or a mirror shows at once
         corners = 3 + number % 5
         angles = 2 * np.pi * (np.arange(corners) / corners - 0.25)
         points = np.stack([np.cos(angles), np.sin(angles)], 1) * radius + centre
@@ -70,6 +76,8 @@ def strip(settings: dict[str, Any]) -> np.ndarray:
     """Return the images of the first batch side by side, uint8 (SIDE, NUM_IMAGES * SIDE, 3) RGB."""
     names = AugmentConfig.__dataclass_fields__
     augment = AugmentConfig(**{name: value for name, value in settings.items() if name in names},
+                            # subtracted in the loader and added again below: zeros, which warps fill
+                            # with, are then grey
                             rgb_mean=(110.0,))
     regularization = RegularizationConfig(
         **{name: value for name, value in settings.items() if name not in names})
@@ -93,11 +101,13 @@ def seconds(work: Callable[[], object]) -> float:
         started = time.perf_counter()
         work()
         times.append(time.perf_counter() - started)
+    # the fastest: whatever else the machine did only made the others slower
     return min(times)
 
 
 def measure() -> None:
     """Print microseconds for an image of each augmentation, and of torchvision's where it is installed."""
+    # one core each, as a loader's thread has it
     torch.set_num_threads(1)
     pictures = draw_images(TIMED_IMAGES, TIMED_SIDE).transpose(0, 2, 3, 1).copy()
     draws = order.Draws(0, 0, np.arange(TIMED_IMAGES))
@@ -126,6 +136,7 @@ def torchvisions(name: str, pictures: np.ndarray) -> Callable[[], None] | None:
         from torchvision.transforms import v2
     except ImportError:
         return None
+    # torchvision's defaults, which are ours as well
     transform = getattr(v2, name)()
     tensors = [torch.from_numpy(image).permute(2, 0, 1) for image in pictures]
 

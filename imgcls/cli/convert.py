@@ -64,6 +64,7 @@ def _start(argv: Sequence[str]) -> int:
                     notes=NOTES)
     if len(args.paths) < 2:
         raise UsageError("IN and OUT are needed: what to read, and what to write")
+    # the last name is the output, as cp and mv have it
     *inputs, out = [str(to_local_path(path)) for path in args.paths]
     kind = args.to or kind_of(out)
     # a folder or database is only written where nothing is
@@ -96,6 +97,7 @@ def _report(result: ConversionResult, args: ConvertConfig, seconds: float) -> in
         tell(f"{path}: {count} images", sys.stdout)
     num_written = sum(count for _, count in result.written)
     tell(f"{num_written} images, {len(result.skipped)} left out, {seconds:.1f} s", sys.stdout)
+    # a run that did nothing must not look like one that succeeded, even without --strict
     if not num_written:
         raise RunError("not one image could be converted")
     return 1 if args.strict and result.skipped else 0

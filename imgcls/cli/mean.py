@@ -64,6 +64,7 @@ def _start(argv: Sequence[str]) -> int:
         raise UsageError(f"`out` {verbatim(args.out)}: must end in {', '.join(_SUFFIXES)}")
     if args.out:
         check_outputs([args.out], args.data)
+    # all are opened before the first is read: a wrong name at the end of the line is told at once
     readers = [open_samples(str(to_local_path(path))) for path in args.data]
     shape = (args.image_shape[1], args.image_shape[2]) if args.image_shape else None
     with show_progress(sum(map(len, readers)), "mean") as progress:
@@ -76,6 +77,7 @@ def _start(argv: Sequence[str]) -> int:
         print(json.dumps({"num_images": result.num_images, "num_skipped": len(result.skipped),
                           "rgb_mean": result.mean, "rgb_std": result.std}))
     else:
+        # flags of imgcls-train, to be pasted; three digits are more than eight bits can tell
         tell(f"{result.num_images} images, {len(result.skipped)} left out: "
              f"--rgb-mean {_numbers(result.mean)} --rgb-std {_numbers(result.std)}", sys.stdout)
     return 0

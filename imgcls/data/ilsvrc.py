@@ -37,16 +37,21 @@ def read_synsets(path: str) -> tuple[str, ...]:
     """Return the first word of each line of a text file; a DataError where one is missing or stands twice."""
     try:
         with open_read(to_path(path, "`synsets`")) as stream:
+            # one byte more than is allowed tells a file that is too large from one that just fits
             text = stream.read(_MAX_BYTES + 1)
     except OSError as error:
         raise DataError(path, reason(error)) from error
     lines = text.decode("utf-8", "surrogateescape").split("\n")
+    # MXNet's and Caffe's synset.txt have the words of a class behind its number: they are passed
+    # over
     names = [words[0] for line in lines if (words := line.split())]
     if not names or len(text) > _MAX_BYTES:
         raise DataError(path, "is empty" if not names else f"more than {_MAX_BYTES >> 20} MiB: no synsets")
     for number, name in enumerate(names, 1):
+        # the name becomes a folder's: a path would lead out of the root
         if "/" in name or "\0" in name:
             raise DataError(path, f"line {number}: {verbatim(name[:80])} is no folder's name")
+    # the second one would move all classes behind it by one
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise DataError(path, f"{verbatim(twice)} stands there twice")
@@ -70,6 +75,8 @@ def read_devkit(path: str, synsets: Sequence[str] = ()) -> GroundTruth:
     if unknown:
         raise DataError(path, f"{_META} has no class {unknown[0]}, which {_TRUTH} names")
     used = {synset_of[number] for number in numbers}
+    # sorted by WordNet's number, which is the order of every ImageNet network of MXNet's and
+    # torchvision's
     names = tuple(synsets) or tuple(sorted(used))
     if missing := sorted(used - set(names)):
         raise UsageError(f"`synsets` does not name {missing[0]}, a class of the devkit")
@@ -90,6 +97,7 @@ def _synsets_by_number(variables: dict[str, object], path: str) -> dict[int, str
     synsets = variables.get("synsets")
     found = {}
     for synset in synsets if isinstance(synsets, list) else []:
+        # MATLAB has no integers by default: numbers are doubles
         number, name = synset.get("ILSVRC2012_ID"), synset.get("WNID")
         if isinstance(number, float) and isinstance(name, str) and number == int(number):
             found[int(number)] = name
@@ -102,6 +110,7 @@ def _devkit_files(path: str) -> dict[str, bytes]:
     """Return name -> content of the two files of a devkit."""
     try:
         if os.path.isdir(path):
+            # the devkit's tar has them in data/; people copy them out
             places = [os.path.join(path, folder, name) for folder in ("", "data") for name in (_TRUTH, _META)]
             return {os.path.basename(place): read_bounded(place, _MAX_BYTES) for place in places
                     if os.path.isfile(place)}

@@ -69,7 +69,11 @@ def open_tree(root: str, *, progress: Callable[[int, int], object] = lambda done
     where there is none of these.
     """
     if os.path.isdir(root):
+        # a look at names alone: an archive is opened only once it is known that it is what the root
+        # holds
         archives = find_archives(root)
+        # images win, as in MXNet, which knows no archives: a folder that was packed before is
+        # packed to the same bytes
         if archives and (first := _first_image(root)) is not None:
             note(f"{root} holds images ({first}) and {len(archives)} archives, which are not read")
         elif archives:
@@ -130,6 +134,7 @@ class ArchiveTree:
             if folder and not recursive:
                 continue
             names = _MemberNames(self.index, folder, suffixes)
+            # a folder without images is no class and takes no number
             if next(iter(names), None):
                 yield folder, names
 
@@ -150,6 +155,7 @@ class _MemberNames:
         return (name for name in self._index.names(self._folder) if lists.has_suffix(name, self._suffixes))
 
     def __len__(self) -> int:
+        # counted by walking: names are not kept, as there may be millions in one folder
         return sum(1 for _ in self)
 
 

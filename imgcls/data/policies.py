@@ -90,6 +90,8 @@ def describe_policy(config: AugmentConfig) -> str:
 def _randaugment(config: AugmentConfig, space: Sequence[tuple[str, Range]],
                  draws: Draws) -> list[Policy | None]:
     num_ops, magnitude = config.ra_num_ops, config.ra_magnitude
+    # as many numbers for each sample whichever operations they choose: a change of one image
+    # moves none of the others
     numbers = draws.uniform(order.POLICY, 2 * num_ops).T.tolist()
     return [_single(tuple(_operation(space, which, magnitude, sign)
                           for which, sign in zip(row[::2], row[1::2], strict=True))) for row in numbers]
@@ -97,6 +99,7 @@ def _randaugment(config: AugmentConfig, space: Sequence[tuple[str, Range]],
 
 def _trivial(_config: AugmentConfig, space: Sequence[tuple[str, Range]],
              draws: Draws) -> list[Policy | None]:
+    # operation, magnitude and sign
     numbers = draws.uniform(order.POLICY, 3).T.tolist()
     return [_single((_operation(space, which, int(strength * NUM_MAGNITUDES), sign),))
             for which, strength, sign in numbers]
@@ -108,7 +111,9 @@ def _augmix(config: AugmentConfig, space: Sequence[tuple[str, Range]], draws: Dr
         # with torchvision's alpha of 1: Beta(1, 1) is even, and a Dirichlet is of exponential numbers
         original = float(row[0])
         weights = -np.log(np.maximum(1 - row[1:1 + _WIDTH], _TINY)) + _TINY
+        # what the image itself does not take is divided among the chains
         weights *= (1 - original) / weights.sum()
+        # 1 to 3 operations, equally likely, as mixture_depth -1 has it
         depths = 1 + (row[1 + _WIDTH:1 + 2 * _WIDTH] * _DEPTH).astype(int)
         steps = row[1 + 2 * _WIDTH:].reshape(_WIDTH, _DEPTH, 3).tolist()
         policies.append(Policy(original, tuple(
@@ -132,6 +137,7 @@ def _operation(space: Sequence[tuple[str, Range]], which: float, strength: int, 
     if not magnitudes.values:
         return name, 0.0
     value = magnitudes.values[strength]
+    # operations without a sign drew one all the same: see above
     return name, -value if magnitudes.is_signed and sign < 0.5 else value
 
 
@@ -145,6 +151,7 @@ def _space(count: int, *, shear: float, across: float, down: float, rotate: floa
             "translate_y": up_to(down), "rotate": up_to(rotate),
             **dict.fromkeys(("brightness", "color", "contrast", "sharpness"), up_to(color)),
             "posterize": Range(tuple(map(float, bits))),
+            # falling: the lower the threshold, the more pixels are inverted
             "solarize": Range(tuple(np.linspace(255, 0, count).tolist())),
             "autocontrast": Range(()), "equalize": Range(())}
 

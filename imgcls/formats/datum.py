@@ -48,8 +48,10 @@ class Datum(NamedTuple):
     def pixels(self) -> np.ndarray:
         """Return the pixels, uint8 (H, W, C) in the order B, G, R; a ValueError where they do not fit."""
         shape = (self.channels, self.height, self.width)
+        # the sizes are the message's own claim: compared before numpy is asked for a view of them
         if self.is_encoded or min(shape) < 1 or len(self.data) != self.channels * self.height * self.width:
             raise ValueError(f"{len(self.data)} bytes are no image of {'x'.join(map(str, shape))}")
+        # Caffe keeps planes, OpenCV pixels; both have blue first
         return np.ascontiguousarray(np.frombuffer(self.data, np.uint8).reshape(shape).transpose(1, 2, 0))
 
 
@@ -57,11 +59,13 @@ def decode_datum(message: bytes) -> Datum:
     """Return the Datum that a message is; a ValueError for damage, and for one with `float_data`."""
     fields: dict[int, int | bytes] = {}
     offset = 0
+    # a message of a million empty fields would cost minutes in Python
     for _ in range(_MAX_FIELDS):
         if offset == len(message):
             break
         tag, offset = _varint(message, offset)
         number, kind = tag >> 3, tag & 7
+        # the last one of a field that stands there twice wins, as protobuf has it
         if kind == _VARINT:
             fields[number], offset = _varint(message, offset)
             continue
@@ -87,6 +91,7 @@ def decode_datum(message: bytes) -> Datum:
 def encode_datum(datum: Datum) -> bytes:
     """Return the message, fields in their order."""
     numbers = [(CHANNELS, datum.channels), (HEIGHT, datum.height), (WIDTH, datum.width)]
+    # proto2 writes what is set: sizes of 0 are left out for encoded images, as Caffe does
     head = b"".join(_write_varint(number << 3) + _write_varint(value) for number, value in numbers if value)
     data = _write_varint(DATA << 3 | _LENGTH) + _write_varint(len(datum.data)) + datum.data
     label = _write_varint(LABEL << 3) + _write_varint(datum.label % (1 << 64))
@@ -96,6 +101,7 @@ def encode_datum(datum: Datum) -> bytes:
 def _varint(data: bytes, offset: int) -> tuple[int, int]:
     """Return (value, offset behind it)."""
     value = 0
+    # ten bytes hold 64 bits; more is damage
     for i, byte in enumerate(data[offset:offset + 10]):
         value |= (byte & 127) << 7 * i
         if byte < 128:
@@ -167,7 +173,10 @@ class LmdbWriter:
     def write(self, key: bytes, datum: Datum) -> None:
         """Append a pair; keys come in their order."""
         try:
-            self._transaction.put(key, encode_datum(datum), append=True)
+            # append: keys that come in order fill pages one after the other; LMDB takes no other and says False
+            if not self._transaction.put(key, encode_datum(datum), append=True):
+                raise RunError(f"cannot write {verbatim(self.path)}: the key {verbatim(key)} is not behind "
+                               "the one before")
             self._count += 1
             if self._count % _COMMIT_INTERVAL == 0:
                 self._transaction.commit()

@@ -29,11 +29,14 @@ _LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03."
 #: the names, shapes and strides of 100,000 tensors take less
 _MAX_PICKLE_BYTES = 32 << 20
 
+# of PKWARE's APPNOTE 4.3: the marks at the end, the directory's entries, and the header in
+# front of each file
 _END = struct.Struct("<4s4H2LH")
 _END64_LOCATOR = struct.Struct("<4sLQL")
 _END64 = struct.Struct("<4sQ2H2L4Q")
 _ENTRY = struct.Struct("<4s6H3L5H2L")
 _LOCAL_ENTRY = struct.Struct("<4s5H3L2H")
+# stands where a number has no room in 32 bits: it is in the zip64 field then
 _IN_EXTRA = 0xFFFFFFFF
 _ZIP64_EXTRA = 1
 _STORED = 0
@@ -41,6 +44,7 @@ _STORED = 0
 #: torch's storages that weights can have -> bytes of an element
 _ITEM_BYTES = {"DoubleStorage": 8, "FloatStorage": 4, "HalfStorage": 2, "BFloat16Storage": 2,
                "LongStorage": 8, "IntStorage": 4, "ShortStorage": 2, "CharStorage": 1, "ByteStorage": 1,
+               # complex and quantised ones are left out: no network of ours has such weights
                "BoolStorage": 1}
 
 
@@ -48,6 +52,8 @@ def check(path: str | os.PathLike[str]) -> None:
     """Raise DataError unless the file is a state_dict whose tensors are no larger than the file."""
     file = to_local_path(path)
     try:
+        # opened once and looked at through this handle: a path could name another file by the time
+        # it is opened again
         with open(file, "rb", opener=open_regular) as stream:
             size = os.fstat(stream.fileno()).st_size
             magic = stream.read(len(_LEGACY_MAGIC))
@@ -56,6 +62,7 @@ def check(path: str | os.PathLike[str]) -> None:
             elif magic == _LEGACY_MAGIC:
                 _check_legacy(stream, size, path)
             else:
+                # also where torch would take it for a tar of its first versions, which unpickles freely
                 raise DataError(path, "it begins with other bytes")
     except OSError as error:
         raise DataError(path, reason(error)) from error
@@ -83,6 +90,8 @@ class _Entry:
 def _check_archive(stream: BinaryIO, size: int, path: object) -> None:
     entries = _read_directory(stream, size, path)
     pickles_of_roots = [name for name in entries if name.count("/") == 1 and name.endswith("/data.pkl")]
+    # torch takes the first root that it meets; with two of them this check and torch could look
+    # at different pickles
     if len(pickles_of_roots) != 1:
         raise DataError(path, "an archive without a data.pkl")
     pickle_name = pickles_of_roots[0]
@@ -94,6 +103,8 @@ def _check_archive(stream: BinaryIO, size: int, path: object) -> None:
     if entry.size > _MAX_PICKLE_BYTES:
         raise DataError(path, f"data.pkl has {entry.size} bytes")
     stream.seek(entry.offset)
+    # the local header has a name and an extra field of its own length: torch pads it, so that
+    # storages begin at multiples of 64 bytes
     header = _LOCAL_ENTRY.unpack(_exactly(stream, _LOCAL_ENTRY.size, path))
     _exactly(stream, header[-2] + header[-1], path)
     storages = _Storages(path)
@@ -118,6 +129,7 @@ def _read_directory(stream: BinaryIO, size: int, path: object) -> dict[str, _Ent
         raise DataError(path, "the archive is cut short")
     stream.seek(end_offset)
     end = _END.unpack(_exactly(stream, _END.size, path))
+    # a comment may hide a second end mark, and readers differ in which of the two they believe
     if end[0] != b"PK\x05\x06" or end[-1]:
         raise DataError(path, "the archive is cut short, or something stands behind it")
     count, length, offset = end[4], end[5], end[6]
@@ -138,6 +150,7 @@ def _read_directory(stream: BinaryIO, size: int, path: object) -> dict[str, _Ent
         raise DataError(path, "the archive's directory is not where it should be")
     stream.seek(offset)
     entries = _parse_directory(_exactly(stream, length, path), count, path)
+    # entries that overlap could each be as large as the file: a small file of terabytes
     if sum(entry.size for entry in entries.values()) > size or any(
             entry.offset + entry.size > offset for entry in entries.values()):
         raise DataError(path, "the files of the archive are larger than it is")
@@ -160,6 +173,7 @@ def _parse_directory(directory: bytes, count: int, path: object) -> dict[str, _E
         position = begin + name_length + extra_length + comment_length
         if fields[0] != b"PK\x01\x02" or position > len(directory):
             raise DataError(path, "the archive's directory is damaged")
+        # compressed or encrypted
         if fields[4] != _STORED or fields[3] & 1 or packed != unpacked:
             raise DataError(path, "the archive is compressed, which torch never writes: unpack it and save "
                                   "it again")
@@ -202,6 +216,7 @@ def _exactly(stream: BinaryIO, size: int, path: object) -> bytes:
 
 
 def _check_legacy(stream: BinaryIO, size: int, path: object) -> None:
+    # the storages that stand behind the pickles are cut here, and never looked at
     content = stream.read(_MAX_PICKLE_BYTES)
     storages = _Storages(path)
     _system, after = pickles.load_first(content, {}, path, encoding="bytes")
@@ -218,6 +233,7 @@ def _check_legacy(stream: BinaryIO, size: int, path: object) -> None:
 
 
 def _check_state_dict(value: object, path: object) -> None:
+    # a whole module or a dictionary of dictionaries, such as a training state, is no state_dict
     if not isinstance(value, dict) or not all(isinstance(tensor, _Tensor) for tensor in value.values()):
         raise DataError(path, "must hold tensors by name (a state_dict)")
     if not all(isinstance(name, str) for name in value):
@@ -280,12 +296,14 @@ class _Storages:
         if not isinstance(reference, tuple) or len(reference) < 5 or reference[5:] not in ((), (None,)):
             raise ValueError("it refers to something that is no storage")
         word, kind, key, _device, num_elements = reference[:5]
+        # bytes: Python 2 wrote the word so
         if word not in ("storage", b"storage") or not isinstance(kind, _StorageType):
             raise ValueError("it refers to something that is no storage")
         if not isinstance(key, (str, bytes)) or type(num_elements) is not int or num_elements < 0:
             raise ValueError("it refers to a storage without a size")
         name = key.decode("latin-1") if isinstance(key, bytes) else key
         num_bytes = num_elements * kind.item_bytes
+        # shared weights refer to one storage twice, which is fine as long as they agree
         if self.sizes.setdefault(name, num_bytes) != num_bytes:
             raise ValueError("it refers to one storage by two sizes")
         return _Storage(num_elements)
@@ -295,6 +313,7 @@ def _rebuild_tensor(storage: Any = None, offset: Any = None, size: Any = None, s
                     *_more: object) -> _Tensor:
     """Stand for torch._utils._rebuild_tensor_v2: look whether the tensor is inside of its storage."""
     numbers = (offset, *size, *stride) if isinstance(size, tuple) and isinstance(stride, tuple) else (None,)
+    # type and not isinstance: True is an int
     if not isinstance(storage, _Storage) or not all(type(n) is int and n >= 0 for n in numbers):
         raise ValueError("it has a tensor without storage, size or stride")
     if len(size) != len(stride) or not all(size):

@@ -7,6 +7,8 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+# Colours of Okabe and Ito, which people with colour blindness tell apart, in a light and a dark
+# set.
 _STYLE = """
 :root{color-scheme:light dark;--bg:#fbfbfa;--card:#fff;--fg:#1c1e21;--soft:#5b6168;--rule:#d9dce0;
 --bar:#0072b2;--bad:#a3261b}
@@ -37,6 +39,7 @@ progress::-moz-progress-bar{background:var(--bar)}
 code{font:13px/1.5 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;overflow-wrap:anywhere}
 """
 
+# textContent and never innerHTML: names of classes come from whoever made the checkpoint.
 _SCRIPT = """
 "use strict";
 const pick = (name) => document.querySelector(name);
@@ -122,6 +125,7 @@ def make(image_shape: Sequence[int], num_classes: int, max_bytes: int) -> Page:
 </script>
 </body></html>
 """
+    # the hash is of the very text in the page, with what was put into it
     script = html.partition("<script>")[2].partition("</script>")[0]
     # Names of classes may come from a stranger's checkpoint: should one ever get into the page as markup,
     # its script would not run.

@@ -55,12 +55,14 @@ def training_samples(source: Source, config: Config, count: int, epoch: int = 0)
         raise UsageError(f"`images` {count}: {source.description} holds numbers that are no pictures")
     mixing = make_mixing(config.regularization, shape, config.train.seed)
     # in the caller's thread and on the CPU: some images of one epoch need no more
+    # the batch size of the run: mixing takes the partner of an image from its batch
     loader = make_loader(source, batch_size=config.data.batch_size, image_shape=shape, seed=config.train.seed,
                          augment_config=config.augment, train=True, device=torch.device("cpu"), threads=0,
                          on_bad=config.data.on_bad, shard=Shard(has_partners=mixing is not None),
                          sampling=make_sampling(config.regularization))
     crops = CropSampler(config.augment, (shape[1], shape[2]), shape[0], seed=config.train.seed, train=True)
     samples = []
+    # lazily: only as many batches are decoded as the sheet has images
     for (drawn, batch, row), _ in zip(_rows(loader, source, mixing, epoch), range(count), strict=False):
         index = None if drawn is None else int(sample_of(drawn)[0])
         raw = None if index is None else read_original(source, index, shape[0])
@@ -68,6 +70,7 @@ def training_samples(source: Source, config: Config, count: int, epoch: int = 0)
         if drawn is not None and raw is not None:
             (spec,) = crops.specs(epoch, drawn, np.array([raw.shape[:2]], np.int64))
             changes = describe_spec(spec, crops.crop, raw.shape[:2])
+            # drawn again from (seed, epoch, sample): nothing was noted while the image was made
             erased = crops.erased(epoch, drawn)
             changes += ["a box erased"] if erased is not None and erased.any() else []
         if batch.other_labels is not None:
@@ -95,6 +98,7 @@ def describe_spec(spec: CropSpec, crop: tuple[int, int], size: Sequence[int]) ->
         words.append(f"enlarged to {spec.enlarge[1]}x{spec.enlarge[0]}")
     if (spec.height, spec.width) != tuple(size) or spec.top or spec.left:
         words.append(f"cut {spec.width}x{spec.height} at {spec.left},{spec.top}")
+    # crops of random size are scaled behind the cut, so this stands after it
     if (spec.height, spec.width) != crop:
         words.append(f"scaled to {crop[1]}x{crop[0]}")
     if spec.mirror:
@@ -166,6 +170,7 @@ def _denormalized(image: Tensor, config: Config, *, is_mirrored: bool) -> np.nda
     mean = torch.tensor(per_channel(config.augment.rgb_mean, channels, "`rgb_mean`"))[:, None, None]
     if config.augment.mean_image:
         mean = torch.from_numpy(read_mean_image(config.augment.mean_image, config.network.image_shape))
+        # the mean image was mirrored together with its image
         mean = mean.flip(2) if is_mirrored else mean
     std = torch.tensor(per_channel(config.augment.rgb_std, channels, "`rgb_std`"))[:, None, None]
     pixels = (image * std + mean).round().clamp(0, 255).to(torch.uint8)

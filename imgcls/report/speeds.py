@@ -37,6 +37,7 @@ class Speed:
     @property
     def median(self) -> float | None:
         """Images per second, the median of the repeats."""
+        # of the repeats: one in which another program ran does not count
         return statistics.median(self.images_per_s) if self.images_per_s else None
 
     @property
@@ -52,6 +53,8 @@ class Speed:
         """
         if len(self.images_per_s) < 2 or not self.median:
             return None
+        # half the range: with three to five repeats a standard deviation would promise more than it
+        # knows
         return (max(self.images_per_s) - min(self.images_per_s)) / 2 / self.median
 
 

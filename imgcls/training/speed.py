@@ -208,6 +208,7 @@ def _training_step(config: Config, model: nn.Module, batch: Batch, loader: Loade
 
         def step() -> int:
             nonlocal update
+            # counted on: schedules and corrected moments of Adam depend on the number of the update
             update += 1
             trainer.train_step(batch, update)
             return batch.num_valid

@@ -188,6 +188,7 @@ _UNARY = """
 _CONDITIONAL = {
     ("Convolution", "bias"): ("no_bias", "False", "False"),
     ("Convolution_v1", "bias"): ("no_bias", "False", "False"),
+    # MXNet's default is the other way round here than for Convolution
     ("Deconvolution", "bias"): ("no_bias", "True", "False"),
     ("FullyConnected", "bias"): ("no_bias", "False", "False"),
     ("LeakyReLU", "gamma"): ("act_type", "leaky", "prelu"),
@@ -236,8 +237,10 @@ def signatures() -> dict[str, Signature]:
     found = {op: Signature(op, ("data",), (), False) for op in _UNARY.split()}
     for row in _TABLE.strip().replace("\n    ", " ").splitlines():
         op, inputs, settings, aliases = [part.split() for part in f"{row} | | |".split("|")[:4]]
+        # a star stands for any number of inputs, which MXNet then counts in `num_args`
         takes_list = bool(inputs) and inputs[0].startswith("*")
         names = tuple(name.lstrip("*") for name in inputs)
+        # a symbol.json has the operator's own name, whichever alias the script used
         for name in (op[0], *aliases):
             found[name] = Signature(op[0], names, tuple(settings), takes_list)
     return found

@@ -27,6 +27,7 @@ def to_tensor(data: NDArray) -> NDArray:
 def normalize(data: NDArray, mean: float | Sequence[float] = 0.0,
               std: float | Sequence[float] = 1.0) -> NDArray:
     """Return (data - mean) / std of each channel, for images (C, H, W)."""
+    # (C, 1, 1): a number for each channel, or one for all
     offset, scale = (np.asarray(value, np.float32).reshape(-1, 1, 1) for value in (mean, std))
     return NDArray((data._data - offset) / scale)
 
@@ -34,6 +35,7 @@ def normalize(data: NDArray, mean: float | Sequence[float] = 0.0,
 def resize(data: NDArray, size: int | Sequence[int], keep_ratio: bool = False, interp: int = 1) -> NDArray:
     """Return the image as (width, height), or with `size` on both sides; `keep_ratio`: on the short one."""
     if data.ndim == 4:
+        # OpenCV resizes one image at a time
         return NDArray(np.stack([resize(NDArray(image), size, keep_ratio, interp)._data
                                  for image in data._data]))
     sides = [size] if isinstance(size, int) else list(size)
@@ -44,6 +46,7 @@ def resize(data: NDArray, size: int | Sequence[int], keep_ratio: bool = False, i
 
 def crop(data: NDArray, x: int, y: int, width: int, height: int) -> NDArray:
     """Return a window."""
+    # a negative start would count from the end in numpy, and give another window in silence
     if x < 0 or y < 0 or x + width > data.shape[-2] or y + height > data.shape[-3]:
         raise MXNetError(f"crop: {width} x {height} at ({x}, {y}) does not fit into {data.shape}")
     return NDArray(data._data[..., y:y + height, x:x + width, :].copy())
@@ -51,6 +54,7 @@ def crop(data: NDArray, x: int, y: int, width: int, height: int) -> NDArray:
 
 def flip_left_right(data: NDArray) -> NDArray:
     """Return the image with left and right swapped."""
+    # the axis of the width, counted from behind, so that a batch does as well
     return NDArray(data._data[..., ::-1, :].copy())
 
 
@@ -61,6 +65,7 @@ def flip_top_bottom(data: NDArray) -> NDArray:
 
 def random_flip_left_right(data: NDArray, p: float = 0.5) -> NDArray:
     """Return the image, with probability `p` mirrored."""
+    # one number for a whole batch, as MXNet's operator draws it
     return flip_left_right(data) if _drawn() < p else data
 
 
@@ -79,6 +84,7 @@ def _as_float(data: NDArray, change: Any) -> NDArray:
 
 def random_brightness(data: NDArray, min_factor: float, max_factor: float) -> NDArray:
     """Return the image times a random factor."""
+    # drawn before the image is looked at: the sequence of numbers does not depend on it
     factor = _drawn(min_factor, max_factor)
     return _as_float(data, lambda image: image * factor)
 

@@ -32,6 +32,8 @@ def same(a: Any, b: Any) -> bool:
 def almost_equal(a: Any, b: Any, rtol: float | None = None, atol: float | None = None,
                  equal_nan: bool = False, use_broadcast: bool = True) -> bool:
     """Return whether two arrays are equal but for rounding."""
+    # tolerances for float32; MXNet chooses them by type and device, and code that relies on it
+    # gives its own
     return bool(np.allclose(_values(a), _values(b), rtol=1e-4 if rtol is None else rtol,
                             atol=1e-6 if atol is None else atol, equal_nan=equal_nan))
 
@@ -39,6 +41,7 @@ def almost_equal(a: Any, b: Any, rtol: float | None = None, atol: float | None =
 def assert_almost_equal(a: Any, b: Any, rtol: float | None = None, atol: float | None = None,
                         names: tuple[str, str] = ("a", "b"), equal_nan: bool = False, **kwargs: Any) -> None:
     """Raise an AssertionError where two arrays differ by more than rounding."""
+    # numpy's report names the worst element, which is what a failed test is read for
     np.testing.assert_allclose(_values(a), _values(b), rtol=1e-4 if rtol is None else rtol,
                                atol=1e-6 if atol is None else atol, equal_nan=equal_nan,
                                err_msg=" and ".join(names))
@@ -51,6 +54,7 @@ def rand_ndarray(shape: Any, stype: str = "default", dtype: Any = None, **kwargs
 
 def random_arrays(*shapes: Any) -> Any:
     """Return normal numbers, an array for each shape."""
+    # from numpy's generator, which tests seed
     arrays = [np.array(np.random.randn(*shape), dtype=np.float32) if shape else np.float32(np.random.randn())
               for shape in shapes]
     return arrays[0] if len(arrays) == 1 else arrays
@@ -59,6 +63,7 @@ def random_arrays(*shapes: Any) -> Any:
 def simple_forward(sym: Any, ctx: Any = None, is_train: bool = False, **inputs: Any) -> Any:
     """Return the outputs of a symbol for numpy arrays, as numpy arrays."""
     arrays = {name: nd.array(value) for name, value in inputs.items()}
+    # without gradients: what is tested is one forward pass
     executor = sym.bind(ctx or current_context(), args=arrays)
     outputs = [output.asnumpy() for output in executor.forward(is_train=is_train)]
     return outputs[0] if len(outputs) == 1 else outputs

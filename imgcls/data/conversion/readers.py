@@ -55,6 +55,7 @@ def open_samples(path: str) -> SampleReader:
             return _Records(path)
         if name.endswith(".parquet"):
             return _Parquet(path)
+        # a .tar may be a WebDataset shard, whose labels are members, or an archive of class folders
         if name.endswith(".tar") and is_shard(path):
             return _Shard(path)
         if not name.endswith((".tar", ".zip")):

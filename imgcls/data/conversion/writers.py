@@ -40,6 +40,7 @@ class SampleWriter(Protocol):
 def kind_of(path: str) -> str:
     """Return the kind that the name of OUT says."""
     name = path.rstrip("/").lower()
+    # the empty ending of folders stands last and fits every name
     return next(kind for kind, ending in KINDS.items() if name.endswith(ending))
 
 
@@ -59,6 +60,7 @@ def open_writer(path: str, kind: str, class_names: Sequence[str]) -> SampleWrite
 
 def suffix_of(image: bytes) -> str:
     """Return jpg, png and so on by the first bytes of an image."""
+    # by content: records have no names, and a name may lie
     for magic, suffix in ((b"\x89PNG", "png"), (b"BM", "bmp"), (b"P6", "ppm")):
         if image.startswith(magic):
             return suffix
@@ -157,6 +159,8 @@ class _Folder:
         if unsafe := next((name for name in class_names if _UNSAFE_NAME.search(name)), None):
             raise UsageError(f"the class {verbatim(unsafe)} cannot be a folder's name")
         os.makedirs(os.path.dirname(self._path), exist_ok=True)
+        # beside its final place, on the same disk: taking the name is one rename, all of it or
+        # nothing
         self._folder = tempfile.mkdtemp(prefix=f".{os.path.basename(self._path)}.",
                                         dir=os.path.dirname(self._path))
 

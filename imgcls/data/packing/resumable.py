@@ -28,6 +28,8 @@ class SkippedEntry(NamedTuple):
     reason: str
 
 
+# No error of imgcls.errors: the packer passes on to the next list, which another process may
+# have left.
 class BusyError(Exception):
     """Another process writes the same records now."""
 
@@ -58,6 +60,8 @@ class ResumableWriter(RecordWriter):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             for name, file in self._files.items():
                 self._streams[name] = os.fdopen(os.open(file, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
+                # locked before anything is read or cut: two packers would write into one another's
+                # records
                 if not lock_file(self._streams[name]):
                     raise BusyError
             self._rec, self._idx = self._streams["rec"], self._streams["idx"]
@@ -95,6 +99,7 @@ class ResumableWriter(RecordWriter):
         self.num_entries += 1
         if skipped:
             self.skipped.append(skipped)
+            # JSON escapes line breaks that a path may hold: one line is one entry
             line = json.dumps(skipped)
             self._streams["bad"].write(line.encode("ascii") + b"\n")
 
@@ -111,6 +116,7 @@ class ResumableWriter(RecordWriter):
     def sync(self) -> None:
         """Have what was handed to the system on the disk."""
         for name in ("rec", "idx", "bad"):
+            # fdatasync, where there is one: the time of the last change may be lost
             getattr(os, "fdatasync", os.fsync)(self._streams[name].fileno())
 
     def commit(self, mark: object) -> None:
@@ -126,6 +132,7 @@ class ResumableWriter(RecordWriter):
         if state is None:
             return False
         for name in ("rec", "idx", "bad"):
+            # what stands behind the mark may be half a record, or bytes that never reached the disk
             self._streams[name].truncate(state[name])
             self._streams[name].seek(state[name])
         # keys and offsets go on as if nothing had happened

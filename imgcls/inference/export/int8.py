@@ -57,6 +57,8 @@ def divide(pictures: Pictures, num_calibration: int) -> tuple[Pictures, Pictures
         raise UsageError(f"`images` {verbatim(pictures.description)}: int8 needs two pictures at least, one "
                          "for its ranges and one to compare on, and better a hundred")
     count = min(num_calibration, total // 2)
+    # evenly over the pictures, which stand by class: the first hundred would be of one class, and
+    # ranges too narrow
     places = np.linspace(0, total - 1, count).astype(int)
     return pictures.subset(places), pictures.subset(np.setdiff1d(np.arange(total), places))
 
@@ -87,6 +89,7 @@ def _by_folder(paths: Sequence[Path], root: str, names: Sequence[str]) -> np.nda
     """Return the classes of files by the folders that they are in, which must all be names of classes."""
     places = {name: place for place, name in enumerate(names)}
     classes = [path.relative_to(root).parts[0] if path.is_relative_to(root) else "" for path in paths]
+    # two classes of one name: a folder could be either
     if len(places) != len(names) or not all(name in places for name in classes):
         return None
     return np.array([places[name] for name in classes])

@@ -40,6 +40,7 @@ def load_network(name: str | os.PathLike[str], epoch: int | str, config: Config,
     """
     path = os.fspath(name)
     suffix = os.path.splitext(path)[1].lower()
+    # a checkpoint whose prefix ends in .onnx stays a checkpoint
     is_export = suffix in (*_RUNNERS, safetensors_file.SUFFIX) and not checkpoint_files.any_exist(path)
     if not is_export:
         ref = pretrained.locate(name, epoch)

@@ -38,13 +38,17 @@ _NAMES = """
     softmax softplus split split_with_sizes sqrt squeeze stack sub sub_ sum swapaxes sym_size tanh tanh_
     to transpose unbind unflatten unsqueeze upsample_nearest2d view where zero_ zeros zeros_like
 """
+# a list of what is allowed, and not of what is not: every version of torch adds operators, some
+# of which open files or run code that they are given
 _OPERATORS = frozenset(_NAMES.split())
 #: what only checks the program, which was done when it was written
 _CHECKS = ("torch.ops.aten._assert_tensor_metadata.", "torch.ops.aten._assert_scalar.",
            "torch.ops.aten.sym_constrain_range")
+# numbers of torch._export.serde.schema.ScalarType, which torch promises to keep
 _DTYPES = {1: torch.uint8, 2: torch.int8, 3: torch.int16, 4: torch.int32, 5: torch.int64, 6: torch.float16,
            7: torch.float32, 8: torch.float64, 12: torch.bool, 13: torch.bfloat16}
 _LAYOUTS = {1: torch.contiguous_format, 2: torch.channels_last, 4: torch.preserve_format}
+# aten alone: other namespaces hold what extensions have registered, which may do anything
 _TARGET = re.compile(r"torch\.ops\.aten\.(\w{1,60})\.(\w{1,60})")
 _MAX_GRAPH_BYTES = 1 << 26
 _PURPOSE = "a program of torch.export"
@@ -69,6 +73,8 @@ class Graph:
             with zipfile.ZipFile(path) as archive:
                 files = _Files(archive, path)
                 self.description = Description.from_json(files.text(f"extra/{KEY}"), path)
+                # bounded before it is parsed: Python's parser takes some ten times the bytes of the
+                # text
                 program = json_text.loads(files.read("models/model.json"), path, _PURPOSE, _MAX_GRAPH_BYTES)
                 weights = files.tensors("weights") | files.tensors("constants")
             self._read(program["graph_module"], weights)
@@ -86,11 +92,15 @@ class Graph:
             for node in self._nodes:
                 given = [_filled(argument, values) for argument in node.arguments]
                 keywords = {name: _filled(argument, values) for name, argument in node.keywords.items()}
+                # a few bytes of the file may ask for a tensor of terabytes
                 _require_memory([*given, *keywords.values()], self._path)
                 found = node.operator(*given, **keywords)
                 several = found if isinstance(found, (list, tuple)) else [found]
+                # not strict: batch normalisation returns statistics that the graph does not name
                 values.update(zip(node.outputs, several, strict=False))
                 for name in node.finished:
+                    # freed at once: otherwise all activations of the network would be in memory
+                    # together
                     values.pop(name, None)
             return values[self._output].numpy()
         except (RuntimeError, TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
@@ -106,6 +116,7 @@ class Graph:
                 inputs.append(content["arg"]["as_tensor"]["name"])
             else:
                 self._weights[content["arg"]["name"]] = weights[content[f"{kind}_name"]]
+        # one input, or it is a program of something else than images
         (self._input,) = inputs
         (output,) = graph["outputs"]
         self._output = output["as_tensor"]["name"]
@@ -125,6 +136,8 @@ class Graph:
         arguments, keywords = [], {}
         for given in node["inputs"]:
             value = _argument(given["arg"])
+            # ArgumentKind.KEYWORD of torch's schema; files of before it had kinds have positions
+            # alone
             if given.get("kind") == 2:
                 keywords[given["name"]] = value
             else:
@@ -132,6 +145,7 @@ class Graph:
         outputs = [name for output in node["outputs"] for name in _outputs(output)]
         given = _flat([arguments, list(keywords.values())])
         used = {value.name for value in given if isinstance(value, _Name)}
+        # outputs that nobody asks for are freed as well
         finished = sorted((used | set(outputs)) - asked)
         asked |= used
         return _Node(operator, arguments, keywords, outputs, finished)
@@ -180,6 +194,7 @@ class _Files:
             if entry["use_pickle"] is not False or not re.fullmatch(r"(weight|tensor)_\d{1,9}", file):
                 raise DataError(self._path, f"holds the pickle {verbatim(file)}, which is not read")
             if file not in loaded:
+                # a file once for all tensors that share it; writable, or torch would warn
                 loaded[file] = bytearray(self.read(f"data/{kind}/{file}"))
             sizes, strides = ([each["as_int"] for each in meta[key]] for key in ("sizes", "strides"))
             dtype = _DTYPES[meta["dtype"]]
@@ -194,6 +209,7 @@ def _argument(argument: dict[str, Any]) -> Any:
     """Return a value, with a _Name wherever an earlier result is meant."""
     ((kind, value),) = argument.items()
     if kind in ("as_int", "as_ints", "as_float", "as_floats", "as_bool", "as_bools", "as_string"):
+        # JSON writes 1.0 as 1 in some versions, and an operator tells floats from integers
         return float(value) if kind == "as_float" else value
     if kind == "as_none":
         return None

@@ -108,6 +108,8 @@ def export(request: Request, settings: dict[str, Any], tell: Callable[[str], Non
             with _writing_aside(folder):
                 written = module.write_int8(exported, path,
                                             (batch for _, batch in batches(exported, calibration, given)))
+        # the file that was written is read again and run by its own runtime: what is in memory
+        # proves nothing
         comparison = compare(exported, module.Runner(path).run, pictures, checkpoint)
         tell(describe(comparison, pictures, module.RUNTIME))
         if checkpoint.num_read_otherwise:
@@ -210,6 +212,7 @@ def _prepare(request: Request, config: Config, tell: Callable[[str], None]) -> t
 
 def _pictures(request: Request, exported: Exported) -> Pictures:
     if request.images:
+        # pictures for the ranges come on top, so that as many are compared as were asked for
         more = request.num_calibration if request.is_int8 else 0
         return find_pictures(request.images, request.num_images + more)
     return make_pictures(exported.description.image_shape, min(_NUM_MADE, request.num_images))

@@ -27,6 +27,8 @@ def split_data(data: NDArray, num_slice: int, batch_axis: int = 0, even_split: b
     if size < num_slice:
         raise ValueError(f"Too many slices for data with shape {data.shape}. Arguments are "
                          f"num_slice={num_slice} and batch_axis={batch_axis}.")
+    # uneven parts are spread over all slices; a remainder in the last one could be twice the
+    # others
     ends = [round(size / num_slice * i) if not even_split else size // num_slice * i
             for i in range(num_slice)] + [size]
     return [data.slice_axis(axis=batch_axis, begin=ends[i], end=ends[i + 1]) for i in range(num_slice)]
@@ -36,6 +38,7 @@ def split_and_load(data: Any, ctx_list: Sequence[Any], batch_axis: int = 0,
                    even_split: bool = True) -> list[NDArray]:
     """Return a batch in one part for each context."""
     array = data if isinstance(data, NDArray) else nd.array(data, ctx=ctx_list[0])
+    # nothing is cut and nothing copied
     if len(ctx_list) == 1:
         return [array.as_in_context(ctx_list[0])]
     parts = split_data(array, len(ctx_list), batch_axis, even_split)
@@ -44,9 +47,12 @@ def split_and_load(data: Any, ctx_list: Sequence[Any], batch_axis: int = 0,
 
 def clip_global_norm(arrays: Sequence[NDArray], max_norm: float, check_isfinite: bool = True) -> Any:
     """Scale arrays in place so that their common norm is at most `max_norm`; return what it was."""
+    # each array in float32, the sum in Python's double: many small parts do not vanish beside a
+    # large one
     total = math.sqrt(sum(float(np.square(array._data, dtype=np.float32).sum()) for array in arrays))
     if check_isfinite and not math.isfinite(total):
         warnings.warn("nan or inf is detected. Clipping results will be undefined.", stacklevel=2)
+    # never above 1: gradients are shortened, and not brought to the norm
     scale = min(max_norm / (total + 1e-8), 1.0)
     for array in arrays:
         array *= scale
@@ -55,6 +61,8 @@ def clip_global_norm(arrays: Sequence[NDArray], max_norm: float, check_isfinite:
 
 def check_sha1(filename: str | os.PathLike[str], sha1_hash: str) -> bool:
     """Return whether a file has this SHA-1."""
+    # SHA-1 is what MXNet's model lists have; it finds damage, and is no protection against a
+    # forger
     digest = hashlib.sha1(usedforsecurity=False)
     with open(filename, "rb") as stream:
         while block := stream.read(1 << 20):

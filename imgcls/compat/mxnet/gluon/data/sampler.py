@@ -51,6 +51,7 @@ class FilterSampler(Sampler):
     """The numbers of the samples for which `fn` is true."""
 
     def __init__(self, fn: Callable[[Any], bool], dataset: Any) -> None:
+        # each sample is read once, here: which of them remain must be known for the length
         self._numbers = [i for i in range(len(dataset)) if fn(dataset[i])]
 
     def __iter__(self) -> Iterator[int]:
@@ -70,6 +71,7 @@ class BatchSampler(Sampler):
         self._left: list[Any] = []
 
     def __iter__(self) -> Iterator[list[Any]]:
+        # of rollover: samples that did not fill a batch begin the next epoch
         batch, self._left = self._left, []
         for number in self._sampler:
             batch.append(number)
@@ -92,6 +94,7 @@ class BatchSampler(Sampler):
         if self._last_batch == "discard":
             return len(self._sampler) // size
         if self._last_batch == "rollover":
+            # how many batches the next epoch will have, with what is left over from this one
             return (len(self._left) + len(self._sampler)) // size
         raise ValueError("last_batch must be one of 'keep', 'discard', or 'rollover', but got "
                          f"{self._last_batch}")

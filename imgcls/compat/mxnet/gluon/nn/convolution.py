@@ -41,6 +41,7 @@ class _Convolution(HybridBlock):
                                           allow_deferred_init=True)
             self.bias = self.params.get("bias", shape=(channels,), init=bias_initializer,
                                         allow_deferred_init=True) if use_bias else None
+            # named by the kind, as MXNet has it: `relu_fwd` and not `activation0_fwd`
             self.act = None if activation is None else Activation(activation, prefix=activation + "_")
 
     def _alias(self) -> str:
@@ -48,8 +49,11 @@ class _Convolution(HybridBlock):
 
     def _weight_shape(self, in_channels: int, kernel: tuple[int, ...], groups: int,
                       layout: str) -> tuple[int, ...]:
+        # 0 where the channels are not known yet: the first batch tells them
         inside = in_channels // groups
         if self._operator == "Deconvolution":
+            # a transposed convolution is the gradient of one, and has its weights: input channels
+            # first
             return (in_channels, self._channels // groups, *kernel)
         if layout.endswith("C"):
             return (self._channels, *kernel, inside)
@@ -57,6 +61,7 @@ class _Convolution(HybridBlock):
 
     def hybrid_forward(self, F: Any, x: Any, weight: Any = None, bias: Any = None) -> Any:  # noqa: N803
         inputs = (x, weight) if bias is None else (x, weight, bias)
+        # "fwd" is MXNet's name of the node, and stands in exported files
         result = getattr(F, self._operator)(*inputs, name="fwd", **self._settings)
         return result if self.act is None else self.act(result)
 
@@ -77,6 +82,7 @@ class _Convolution(HybridBlock):
         if self.act is not None:
             parts.append(repr(self.act))
         shape = self.weight.shape or (0, 0)
+        # None for channels that are not known yet
         return f"{type(self).__name__}({shape[1] or None} -> {shape[0]}, {', '.join(parts)})"
 
 

@@ -31,6 +31,7 @@ class _Downloaded(Dataset):
         folder = Path(os.path.expanduser(root or _default_root(self._name)))
         images, labels = self._read(folder, train)
         self._data = images
+        # int32 is what MXNet gives; losses take it as it is
         self._label = labels.astype(np.int32)
         self._transform = transform
 
@@ -38,6 +39,7 @@ class _Downloaded(Dataset):
         raise NotImplementedError
 
     def __getitem__(self, idx: int) -> Any:
+        # a copy: transforms of Gluon change images in place, and the set would change with them
         image, label = NDArray(self._data[idx].copy()), self._label[idx]
         return self._transform(image, label) if self._transform else (image, label)
 
@@ -60,6 +62,7 @@ class MNIST(_Downloaded):
         begin = "train" if train else "t10k"
         found = []
         for kind in ("images-idx3-ubyte", "labels-idx1-ubyte"):
+            # packed first, as MXNet leaves them; unpacked as well, as people do
             names = [folder / f"{begin}-{kind}{end}" for end in (".gz", "")]
             path = next((path for path in names if path.is_file()), None)
             if path is None:
@@ -68,6 +71,7 @@ class MNIST(_Downloaded):
         images, labels = idx.read_images(found[0]), idx.read_labels(found[1])
         if len(images) != len(labels):
             raise MXNetError(f"{found[0]}: {len(images)} images for the {len(labels)} labels of {found[1]}")
+        # (N, 28, 28, 1): Gluon's images have their channels last
         return images[..., None], labels
 
 
@@ -102,5 +106,6 @@ class CIFAR100(CIFAR10):
 
     def __init__(self, root: str | None = None, fine_label: bool = False, train: bool = True,
                  transform: Callable[[Any, Any], Any] | None = None) -> None:
+        # the 20 coarse classes by default, as in MXNet; files hold both
         self._is_coarse = not fine_label
         super().__init__(root, train, transform)

@@ -34,6 +34,7 @@ class Compose(_Transform):
     """Several transforms, one after the other."""
 
     def __init__(self, transforms: Sequence[Callable[[Any], Any]]) -> None:
+        # a copy, as the caller may go on changing the list
         self._transforms = list(transforms)
 
     def forward(self, x: NDArray) -> NDArray:
@@ -83,6 +84,7 @@ class Resize(_Transform):
     def forward(self, x: NDArray) -> NDArray:
         if isinstance(self._size, int) and self._keeps_ratio:
             return image.resize_short(x, self._size, self._interpolation)
+        # MXNet's sizes are (width, height), arrays are (height, width)
         width, height = (self._size, self._size) if isinstance(self._size, int) else self._size
         return image.imresize(x, width, height, self._interpolation)
 
@@ -109,6 +111,7 @@ class CropResize(_Transform):
         self._interpolation = 1 if interpolation is None else interpolation
 
     def forward(self, x: NDArray) -> NDArray:
+        # refuses a window that reaches out of the image, as MXNet does
         window = nd_image.crop(x, *self._window)
         return window if self._size is None else nd_image.resize(window, self._size, False,
                                                                  self._interpolation)
@@ -183,6 +186,7 @@ class RandomColorJitter(_Transform):
 
     def __init__(self, brightness: float = 0, contrast: float = 0, saturation: float = 0,
                  hue: float = 0) -> None:
+        # kept as numbers: the order of the four is drawn anew for each image
         self._amounts = brightness, contrast, saturation, hue
 
     def forward(self, x: NDArray) -> NDArray:

@@ -31,6 +31,7 @@ def _branch(*convs: Conv, pool: str | None = None) -> nn.HybridSequential:
 def _same(channels: int, kernel: Any) -> Conv:
     """Return a convolution that keeps the size of the map."""
     sides = (kernel, kernel) if isinstance(kernel, int) else kernel
+    # half the kernel on each side keeps the size of the image
     return channels, kernel, 1, (sides[0] // 2, sides[1] // 2)
 
 

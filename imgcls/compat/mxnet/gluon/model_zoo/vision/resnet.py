@@ -60,6 +60,8 @@ class BottleneckV1(_UnitV1):
                  **kwargs: Any) -> None:
         super().__init__(**kwargs)
         inner = channels // 4
+        # with biases, and the stride in the first 1 x 1: MXNet's v1 differs from torchvision's in
+        # both, and its weight files hold those biases
         self.body = row(nn.Conv2D(inner, 1, stride), nn.BatchNorm(), nn.Activation("relu"),
                         _conv3x3(inner, 1, inner), nn.BatchNorm(), nn.Activation("relu"),
                         nn.Conv2D(channels, 1, 1), nn.BatchNorm())
@@ -79,6 +81,7 @@ class _UnitV2(nn.HybridBlock):
         result, shortcut = x, x
         for number in range(1, self._num_convolutions + 1):
             result = F.Activation(getattr(self, f"bn{number}")(result), act_type="relu")
+            # He et al. 2016: a projection sees the normalised input, an identity the input as it is
             if number == 1 and self.downsample is not None:
                 shortcut = self.downsample(result)
             result = getattr(self, f"conv{number}")(result)
@@ -129,7 +132,9 @@ class _ResNet(FeaturesAndOutput):
         with self.name_scope():
             features = nn.HybridSequential(prefix="")
             if self._is_second:
+                # the network normalises its images itself, without parameters
                 features.add(nn.BatchNorm(scale=False, center=False))
+            # of 32 pixels: a stride of 2 and a pooling would leave 8 of them before the first stage
             if thumbnail:
                 features.add(_conv3x3(channels[0], 1, 0))
             else:
@@ -161,6 +166,7 @@ def _stage(block: Any, count: int, channels: int, stride: int, number: int,
            in_channels: int) -> nn.HybridSequential:
     stage = nn.HybridSequential(prefix=f"stage{number}_")
     with stage.name_scope():
+        # a projection where the channels change, even with a stride of 1
         stage.add(block(channels, stride, channels != in_channels, in_channels=in_channels, prefix=""))
         for _ in range(count - 1):
             stage.add(block(channels, 1, False, in_channels=channels, prefix=""))
