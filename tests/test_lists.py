@@ -5,9 +5,13 @@ import shutil
 import socket
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 from conftest import mxnet_file
 
+from imgcls.cli import im2rec
+from imgcls.data import sources
 from imgcls.data.file_source import FolderSource
 from imgcls.errors import DataError, UsageError
 from imgcls.formats import lists
@@ -189,3 +193,19 @@ def test_a_folder_of_folders_of_records_says_where_they_are(tmp_path: Path) -> N
     (tmp_path / "one" / "x.rec").write_bytes(b"")
     with pytest.raises(UsageError, match=r"one holds \.rec files: name that folder"):
         FolderSource(tmp_path)
+
+
+def test_images_of_other_kinds_are_said_to_be_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """MXNet's tool takes .jpg and .png; a class of .webp alone would otherwise be missing without a word."""
+    for name in ("a/1.png", "a/2.WEBP", "b/3.webp", "b/4.bmp", "a/notes.txt", "a/.5.webp"):
+        (tmp_path / "p" / name).parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(tmp_path / "x.png"), np.zeros((4, 4, 3), np.uint8))
+        (tmp_path / "p" / name).write_bytes((tmp_path / "x.png").read_bytes())
+    [note] = sources.notes(sources.open_source(str(tmp_path / "p"), "`data_train`"))
+    assert "3 images are left out" in note
+    assert ".bmp (1), .webp (2)" in note
+    assert im2rec.main([str(tmp_path / "out"), str(tmp_path / "p"), "--list", "--recursive"]) == 0
+    assert "3 images are left out for what their names end in: .bmp (1), .webp (2)" in capsys.readouterr().err
+    exts = ["--exts", ".png", ".webp", ".bmp"]
+    assert im2rec.main([str(tmp_path / "out"), str(tmp_path / "p"), "--list", "--recursive", *exts]) == 0
+    assert "left out" not in capsys.readouterr().err

@@ -73,6 +73,8 @@ def _report_images(train: ListDraft, tree: ImageTree, config: ListConfig, flags:
     """Print what is not in the lists; an error where that is all, or where lists would be empty."""
     # names that a list cannot hold
     print_problems(problems, "")
+    if tree.passed_over:
+        print_note(lists.about_passed_over(tree.root, tree.passed_over, config.exts) + " (--exts)")
     _print_selection(selected, flags)
     if not len(train):
         message = f"{tree.root} holds no image ({' '.join(config.exts)})"

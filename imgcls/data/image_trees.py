@@ -7,6 +7,7 @@ extracted, and a folder that holds archives alone is one too, each archive a fol
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
@@ -50,6 +51,8 @@ class ImageTree(Protocol):
     root: str
     #: changes with the archives that are read; "" for a folder, whose files nobody has looked at
     fingerprint: str
+    #: suffix of other images -> how many of them `folders` did not take; of a folder only
+    passed_over: Counter[str]
 
     def folders(self, *, recursive: bool, extensions: Sequence[str],
                 problems: list[DataError]) -> Iterator[tuple[str, ImageNames]]:
@@ -105,11 +108,14 @@ class FolderTree:
 
     def __init__(self, root: str) -> None:
         self.root = root
+        self.passed_over = Counter()
 
     def folders(self, *, recursive: bool, extensions: Sequence[str],
                 problems: list[DataError]) -> Iterator[tuple[str, ImageNames]]:
         """Yield its folders; see `ImageTree`."""
-        return lists.walk_folders(self.root, recursive=recursive, extensions=extensions, problems=problems)
+        self.passed_over.clear()  # asked twice, each image counts once
+        return lists.walk_folders(self.root, recursive=recursive, extensions=extensions, problems=problems,
+                                  passed_over=self.passed_over)
 
     def reader(self) -> ImageReader:
         """Return what reads its files."""
@@ -123,6 +129,7 @@ class ArchiveTree:
         self.root = root
         self.index = index
         self.fingerprint = index.fingerprint
+        self.passed_over = Counter()
 
     def folders(self, *, recursive: bool, extensions: Sequence[str],
                 problems: list[DataError]) -> Iterator[tuple[str, ImageNames]]:

@@ -180,8 +180,8 @@ def notes(source: Source | None) -> list[str]:
     """Return what to tell about a source: that samples were left out, and an unusual way of reading."""
     if source is None:
         return []
-    # only a chunked source is read in an unusual way
-    lines: list[str] = [source.note] if isinstance(source, ChunkedSource) else []
+    # a chunked source is read in an unusual way, a folder may hold what is not taken
+    lines = [source.note] if isinstance(source, (ChunkedSource, FolderSource)) and source.note else []
     problems: list[DataError] = getattr(source, "problems", [])
     if len(problems) == 1:
         lines.append(f"a damaged sample was left out: {problems[0].message}")

@@ -15,6 +15,7 @@ import io
 import os
 import random
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, MutableSequence, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +29,9 @@ from imgcls.storage.reading import open_read, read_all
 Entry = TypeVar("Entry")
 
 EXTENSIONS = (".jpeg", ".jpg", ".png")
+#: images of other kinds, which MXNet's tool passes over: they are counted, for a line that says so
+_OTHER_IMAGES = frozenset((".webp", ".bmp", ".gif", ".tif", ".tiff", ".jpe", ".jfif", ".jp2", ".ppm", ".pgm",
+                           ".avif", ".heic", ".heif"))
 
 #: the seed that MXNet shuffles every list with
 _SHUFFLE_SEED = 100
@@ -56,6 +60,8 @@ class Listing:
     #: folder of each class, relative to the root, in label order; empty where there are no classes
     class_names: list[str] = field(default_factory=list)
     problems: list[DataError] = field(default_factory=list)
+    #: suffix of other images -> how many of them were not taken
+    passed_over: Counter[str] = field(default_factory=Counter)
 
 
 def walk(root: str, *, recursive: bool, extensions: Sequence[str] = EXTENSIONS,
@@ -73,7 +79,8 @@ def walk(root: str, *, recursive: bool, extensions: Sequence[str] = EXTENSIONS,
     """
     listing = Listing()
     for folder, names in walk_folders(root, recursive=recursive, extensions=extensions,
-                                      problems=listing.problems, with_hidden=with_hidden):
+                                      problems=listing.problems, with_hidden=with_hidden,
+                                      passed_over=listing.passed_over):
         if recursive:
             listing.class_names.append(folder or os.curdir)
         label = float(max(0, len(listing.class_names) - 1))
@@ -85,10 +92,12 @@ def walk(root: str, *, recursive: bool, extensions: Sequence[str] = EXTENSIONS,
 
 
 def walk_folders(root: str, *, recursive: bool, extensions: Sequence[str],
-                 problems: list[DataError], with_hidden: bool = True) -> Iterator[tuple[str, list[str]]]:
+                 problems: list[DataError], with_hidden: bool = True,
+                 passed_over: Counter[str] | None = None) -> Iterator[tuple[str, list[str]]]:
     """Yield (folder relative to `root`, its sorted image names) of each folder that itself holds an image.
 
-    The order is that of `walk`, which says what is appended to `problems` and what is raised.
+    The order is that of `walk`, which says what is appended to `problems` and what is raised. Images of other
+    kinds are counted in `passed_over`, by suffix.
     """
     if not os.path.isdir(root):
         raise UsageError(f"ROOT {verbatim(root)}: "
@@ -103,6 +112,10 @@ def walk_folders(root: str, *, recursive: bool, extensions: Sequence[str],
             names, subfolders = ([name for name in found if not name.startswith(".")]
                                  for found in (names, subfolders))
         images = [name for name in names if has_suffix(name, suffixes)]
+        if passed_over is not None:
+            others = _OTHER_IMAGES - suffixes
+            passed_over.update(suffix for name in names if not name.startswith(".")
+                               and (suffix := os.path.splitext(name)[1].lower()) in others)
         if images:
             yield folder, images
         if recursive:
@@ -112,6 +125,15 @@ def walk_folders(root: str, *, recursive: bool, extensions: Sequence[str],
             # A link to a folder that we are in would lead round for ever.
             pending += [(path, here) for path in below
                         if os.path.realpath(os.path.join(root, path)) not in here]
+
+
+def about_passed_over(root: AnyPath | str, counts: Counter[str], extensions: Sequence[str]) -> str:
+    """Return one line about the images under `root` that were not taken for their names; "" for none."""
+    if not counts:
+        return ""
+    kinds = ", ".join(f"{suffix} ({count:,})" for suffix, count in sorted(counts.items()))
+    return (f"{verbatim(root)}: {counts.total():,} images are left out for what their names end in: {kinds}; "
+            f"taken are {' '.join(extensions)}")
 
 
 def image_suffixes(extensions: Sequence[str]) -> set[str]:

@@ -190,8 +190,9 @@ def _describe_part(seconds: float, batch_size: int) -> str:
     if not seconds:
         return "nothing to do: the images are in memory already"
     num_digits = 0 if seconds > 0.1 else 2
-    return (f"{1e3 * seconds:,.{num_digits}f} ms a batch of {batch_size}, {batch_size / seconds:,.0f} "
-            "images/s")
+    speed = batch_size / seconds
+    return (f"{1e3 * seconds:,.{num_digits}f} ms a batch of {batch_size}, "
+            f"{speed:,.{0 if speed >= 10 else 2}f} images/s")
 
 
 def _limit(parts: Mapping[str, float], worker: Worker) -> str:
