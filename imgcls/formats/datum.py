@@ -173,7 +173,7 @@ class LmdbWriter:
     def write(self, key: bytes, datum: Datum) -> None:
         """Append a pair; keys come in their order."""
         try:
-            # append: keys that come in order fill pages one after the other; LMDB takes no other and says False
+            # append: keys in order fill pages one after the other; of any other LMDB returns False
             if not self._transaction.put(key, encode_datum(datum), append=True):
                 raise RunError(f"cannot write {verbatim(self.path)}: the key {verbatim(key)} is not behind "
                                "the one before")
