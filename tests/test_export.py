@@ -286,7 +286,10 @@ def test_executorch(prefixes: dict[str, str], tmp_path: Path, capsys: pytest.Cap
     output = tmp_path / "a.pte"
     assert export.main(["--model", prefixes["lenet"], "--format", "pte", "--output", str(output)]) == 0
     assert "32 of 32 labels equal" in capsys.readouterr().err
-    assert FORMATS["pte"].Runner(output).description.class_names == NAMES
+    runner = FORMATS["pte"].Runner(output)
+    assert runner.description.class_names == NAMES
+    # the images of the caller are used where they are: the largest that are allowed would be 755 MB
+    assert not runner._method.metadata.input_tensor_meta(0).is_memory_planned()
 
 
 @pytest.mark.slow

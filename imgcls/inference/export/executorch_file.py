@@ -33,7 +33,7 @@ _QUANTIZING = ("executorch.backends.xnnpack.quantizer.xnnpack_quantizer",
                "torchao.quantization.pt2e.quantize_pt2e")
 _ROOM = 1000
 _WRITING = ("executorch.exir", "executorch.backends.xnnpack.partition.xnnpack_partitioner",
-            "executorch.exir.passes.sym_shape_eval_pass")
+            "executorch.exir.passes.sym_shape_eval_pass", "executorch.exir.passes")
 
 
 def check(output: str) -> None:
@@ -102,7 +102,7 @@ class _Prepared(nn.Module):
 
 
 def _write(exported: Exported, servable: nn.Module, path: Path, description: str) -> list[Path]:
-    exir, xnnpack, passes = map(_require, _WRITING)
+    exir, xnnpack, shapes, passes = map(_require, _WRITING)
     with _quietly():
         # methods without arguments that return a constant: the metadata of a program
         described = {KEY: description}
@@ -112,11 +112,17 @@ def _write(exported: Exported, servable: nn.Module, path: Path, description: str
         try:
             edge = exir.to_edge_transform_and_lower(program, constant_methods=described,
                                                     partitioner=[xnnpack.XnnpackPartitioner()])
-        except Exception as error:  # its passes raise this very class
+        except Exception as error:
+            # Not narrower: its pass manager ends in `raise Exception(...) from cause` whatever a pass raised,
+            # and partitioners raise what they like. Nothing of ours runs in this call.
             cause = error.__cause__ or error
             raise RunError("`format` pte: ExecuTorch cannot compile this network: "
                            f"{type(cause).__name__} {first_line(cause)}") from error
-        config = exir.ExecutorchBackendConfig(sym_shape_eval_pass=passes.ConstraintBasedSymShapeEvalPass())
+        config = exir.ExecutorchBackendConfig(
+            sym_shape_eval_pass=shapes.ConstraintBasedSymShapeEvalPass(),
+            # The images stay where the caller has them: room for the largest batch of the largest images would
+            # be 755 MB, taken and cleared as soon as a phone loads the file.
+            memory_planning_pass=passes.MemoryPlanningPass(alloc_graph_input=False))
         path.write_bytes(edge.to_executorch(config).buffer)
     return [path]
 
