@@ -17,6 +17,7 @@ from imgcls.inference.images import Image
 from imgcls.inference.predictor import Predictor
 
 #: the network is sure of another class, and gives the label less than this
+# both: a network that hesitates between two look-alikes says nothing about the label
 MIN_CONFIDENCE, MAX_LABEL_PROBABILITY = 0.9, 0.05
 
 
@@ -34,6 +35,7 @@ def find_suspicious(predictor: Predictor, name: str, source: Source, labels: np.
     answers = tqdm(predictor.predict(images), total=len(indices), desc=f"{name}, labels", unit="img",
                    disable=None, leave=False)
     for index, answer in zip(indices, answers, strict=True):
+        # damaged images have a finding of their own
         if isinstance(answer, ImgclsError):
             continue
         ranking = {number: probability for number, (_, probability) in zip(
@@ -45,6 +47,7 @@ def find_suspicious(predictor: Predictor, name: str, source: Source, labels: np.
             found.append((confidence, index, f"{shown} ({label_probability:.3f}), the network says {best} "
                                              f"({confidence:.3f})"))
     if found:
+        # the surest first: whoever looks them through may stop where they begin to be right
         found.sort(key=lambda entry: (-entry[0], entry[1]))
         yield Finding("suspicious label", "remark", f"{name}: {len(found):,} of {len(indices):,} images are "
                       "labelled as something that the network is sure they are not",
@@ -55,6 +58,8 @@ def _numbers(predictor: Predictor, source: Source, labels: np.ndarray) -> dict[i
     """Return label of the data -> class of the network: by name where both have names, else by number."""
     ours, theirs = list(source.class_names), list(predictor.class_names)
     if ours and theirs:
+        # compared by name: folders are numbered in sorted order, and one class more moves those
+        # behind it
         missing = [name for name in ours if name not in theirs]
         if not missing:
             return {number: theirs.index(name) for number, name in enumerate(ours)}

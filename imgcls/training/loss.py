@@ -30,6 +30,7 @@ class Loss:
         self._label_smoothing = label_smoothing
         self._class_weights = class_weights
         self._teacher = teacher
+        # plain runs keep torch's fused mean, whose bits earlier checkpoints were trained with
         self._is_plain = not label_smoothing and class_weights is None and teacher is None
 
     def __call__(self, logits: Tensor, batch: Batch) -> Tensor:
@@ -54,6 +55,7 @@ class Loss:
             return F.cross_entropy(logits, labels, reduction="sum", label_smoothing=self._label_smoothing)
         # by the label, smoothed or not: torch's own `weight` would weigh the classes that a part is spread to
         losses = F.cross_entropy(logits, labels, reduction="none", label_smoothing=self._label_smoothing)
+        # a sum of products in one kernel
         return torch.dot(losses, self._class_weights[labels])
 
 
@@ -74,6 +76,7 @@ def class_weights(text: str, labels: np.ndarray, num_classes: int) -> np.ndarray
     text = text.strip().lower()
     if not text:
         return None
+    # of the training images alone: validation measures the errors that users will see
     counts = np.bincount(labels, minlength=num_classes)
     if text == "balanced":
         # a class without images has no error that could count
@@ -93,6 +96,7 @@ def _numbers(text: str) -> np.ndarray:
     try:
         weights = np.array([float(part) for part in text.split(",")])
     except ValueError:
+        # refused below with the same words as a negative number
         weights = np.array([-1.0])
     # up to a bound: an infinity would make every loss nan
     if not ((weights >= 0) & (weights <= 1e6)).all():

@@ -25,6 +25,7 @@ def log_summary(config: Config, splits: Splits, model: nn.Module, flops: int, lo
 
     `flops` are those of one image; `updater` brings the schedule and the precision.
     """
+    # what decides the result comes first, what decides the speed last
     lines = {
         "data": _describe_data(config, splits, loader, val_loader),
         "network": _describe_network(config, model, flops),
@@ -90,6 +91,7 @@ def _describe_data(config: Config, splits: Splits, loader: Loader, val_loader: L
 
 def _describe_network(config: Config, model: nn.Module, flops: int) -> str:
     shape = ",".join(map(str, config.network.image_shape))
+    # frozen ones count: they are in the file and take memory
     num_parameters = count_parameters(model, frozen=True)
     return (f"{config.network.network}, input {shape}, {short(num_parameters)} parameters, {short(flops)} "
             "FLOPs per image")

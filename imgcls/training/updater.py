@@ -47,6 +47,8 @@ class Updater:
         """Set the learning rate of an update (counted from 1) and return it; clear the gradients where the
         batch is the first of a step."""
         self._window = window
+        # asked at every step and never counted up: a resumed run has the same rate, whatever it did
+        # before
         lr = self.schedule.lr_at(update)
         optimizers.set_lr(self.optimizer, lr, self.schedule.wd_at(update))
         # None: the next backward pass then writes, and need not add. Not by the optimizer's own zero_grad,
@@ -68,6 +70,8 @@ class Updater:
         # MXNet's limit is for the gradient itself: the scale goes first
         if self.precision.scaler:
             self.precision.scaler.unscale_(self.optimizer)
+        # elements first, then the norm of what is left: with both given the norm is the limit that
+        # holds
         if self._clip_gradient:
             optimizers.clip_elements(self._parameters, self._clip_gradient)
         if self._clip_norm:
@@ -78,6 +82,7 @@ class Updater:
         scaler = self.precision.scaler
         if scaler:
             scaler.step(self.optimizer)
+            # a step whose gradients overflowed was passed over, and the scale is halved
             scaler.update()
         else:
             with torch.no_grad():

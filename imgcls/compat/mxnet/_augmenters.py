@@ -214,6 +214,8 @@ class LightingAug(Augmenter):
         return src
 
 
+# MXNet subtracts and divides in float32 and in place where it can: images come out of `CastAug`
+# before.
 class ColorNormalizeAug(Augmenter):
     """(image - mean) / std."""
 
@@ -277,6 +279,7 @@ def CreateAugmenter(data_shape: Sequence[int], resize: int = 0, rand_crop: bool 
                     brightness: float = 0, contrast: float = 0, saturation: float = 0, hue: float = 0,
                     pca_noise: float = 0, rand_gray: float = 0, inter_method: int = 2) -> list[Augmenter]:
     """Return the augmenters for images that become (3, height, width)."""
+    # MXNet's sizes are (width, height); shapes are (channels, height, width)
     size = (data_shape[2], data_shape[1])
     # the short edge before the crop, or a crop of a large photograph would show a detail alone
     made: list[Augmenter] = [ResizeAug(resize, inter_method)] if resize > 0 else []

@@ -38,6 +38,7 @@ class ExportedNetwork(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         if images.dtype != torch.float32:
             raise UsageError(f"`dtype`: {verbatim(self.path)} is an export, which computes as it was written")
+        # the runtimes here have no GPU of ours
         given = images.detach().cpu()
         if self._frame:
             given = self._pixels(given)
@@ -52,10 +53,13 @@ class ExportedNetwork(nn.Module):
 
     def _pixels(self, images: Tensor) -> Tensor:
         """Return the bytes that were normalised, uint8 (N, H, W, C), in the middle of the frame."""
+        # back to bytes: exact, as bytes went in and float32 holds products of three digits without
+        # loss
         pixels = (images * self._std + self._mean).round().clamp(0, 255)
         if pixels.shape[1] == 1:
             pixels = pixels.expand(-1, 3, -1, -1)  # the luma of three equal numbers is that number
         free = [frame - size for frame, size in zip(self._frame, pixels.shape[2:], strict=True)]
+        # in the middle, where the file's own centre crop takes it out again
         top, left = (size // 2 for size in free)
         pixels = F.pad(pixels, (left, free[1] - left, top, free[0] - top))
         return pixels.permute(0, 2, 3, 1).to(torch.uint8)

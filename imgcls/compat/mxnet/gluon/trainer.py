@@ -19,6 +19,8 @@ class Trainer:
                  kvstore: Any = "device", compression_params: Any = None,
                  update_on_kvstore: bool | None = None) -> None:
         if isinstance(params, (dict, ParameterDict)):
+            # sorted by name, as MXNet 1.9.1 does it: the numbers of the states in a file follow this
+            # order
             params = [params[key] for key in sorted(params.keys())]
         if not isinstance(params, (list, tuple)):
             raise ValueError(f"First argument must be a list or dict of Parameters, got {type(params)}.")
@@ -28,8 +30,10 @@ class Trainer:
                                  f"{type(parameter)}.")
         self._params: list[Parameter] = list(params)
         settings = dict(optimizer_params or {})
+        # the caller's own scale stays a factor beside the one by the batch
         self._scale = float(settings.get("rescale_grad", 1.0))
         if isinstance(optimizer, optimizers.Optimizer):
+            # two places for one setting: MXNet asks the caller to decide as well
             if settings:
                 raise AssertionError("optimizer_params must be None if optimizer is an instance of Optimizer "
                                      "instead of str")
@@ -72,6 +76,7 @@ class Trainer:
             if parameter.grad_req == "null":
                 continue
             array = parameter.data()
+            # a gradient of an earlier step would be taken a second time
             if not array._is_fresh:
                 if not ignore_stale_grad:
                     raise UserWarning(
@@ -91,6 +96,7 @@ class Trainer:
     def load_states(self, fname: str | os.PathLike[str]) -> None:
         """Take over the states of a file; nothing that it holds is run."""
         with open(fname, "rb") as stream:
+            # no pickle is run: `set_states` reads MXNet's form by an allow-list
             self._updater.set_states(stream.read())
 
 
