@@ -43,6 +43,7 @@ class _FileSource:
 
     def subset(self: T, indices: np.ndarray) -> T:
         """Return a source of these samples only, in this order; of the same classes."""
+        # shallow: problems and names are shared, and never changed
         part = copy.copy(self)
         # another list: the source itself stays whole
         part._paths = tuple(self._paths[int(index)] for index in indices)
@@ -105,6 +106,7 @@ class ListSource(_FileSource):
                  outside_root: bool = False) -> None:
         """With `outside_root` the list may name files outside of `root`."""
         listed = lists.read(path)
+        # a list may come from a stranger, and name any file of this machine
         if not outside_root:
             lists.check_inside(path, listed.entries, root)
         self.path = path

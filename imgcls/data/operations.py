@@ -17,12 +17,15 @@ from imgcls.data.policies import Policy
 #: torchvision's weights of grey
 _GREY = np.array([[0.2989, 0.587, 0.114]], np.float32)
 _VALUES = np.arange(256, dtype=np.float32)
+# Pillow's SMOOTH, which sharpness moves away from or towards
 _BLUR = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], np.float32) / 13
 
 
 def apply(image: np.ndarray, policy: Policy) -> None:
     """Change uint8 (H, W, C), C 1 or 3, in place as the policy says."""
+    # torchvision's defaults of the three policies
     flags = cv2.INTER_LINEAR if policy.is_smooth else cv2.INTER_NEAREST
+    # the image is changed in place: no sum of floats where there is one chain alone
     if not policy.original and len(policy.chains) == 1:
         for name, magnitude in policy.chains[0].operations:
             OPERATIONS[name](image, magnitude, flags)
@@ -41,6 +44,7 @@ def _warp(image: np.ndarray, matrix: list[list[float]], flags: int) -> None:
     """Move pixels: `matrix` (2, 3) tells where each comes from; black where that is outside."""
     height, width = image.shape[:2]
     moved = cv2.warpAffine(image, np.array(matrix, np.float64), (width, height),
+                           # the matrix leads from the result to the source, as torchvision's does
                            flags=flags | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_CONSTANT)
     image[:] = moved.reshape(image.shape)
 
@@ -83,6 +87,7 @@ def _grey(image: np.ndarray) -> np.ndarray:
     """Return float32 (H, W), whole numbers."""
     if image.shape[2] == 1:
         return image[:, :, 0].astype(np.float32)
+    # cut to whole numbers, as torchvision's uint8 grey is
     return np.floor(cv2.transform(image.astype(np.float32), _GREY))
 
 
@@ -118,6 +123,7 @@ def _posterize(image: np.ndarray, magnitude: float, _flags: int) -> None:
 
 def _solarize(image: np.ndarray, magnitude: float, _flags: int) -> None:
     """Invert values from `magnitude` up."""
+    # at the threshold itself too, as torchvision has it
     _look_up(image, np.where(magnitude <= _VALUES, 255 - _VALUES, _VALUES))
 
 
@@ -135,6 +141,7 @@ def _equalize(image: np.ndarray, _magnitude: float, _flags: int) -> None:
     tables = np.empty((256, 1, image.shape[2]), np.float32)
     for channel in range(image.shape[2]):
         counts = cv2.calcHist([image], [channel], None, [256], [0, 256]).ravel().astype(np.int64)
+        # Pillow's rule: without the pixels of the brightest value that occurs
         step = (counts.sum() - counts[counts.nonzero()[0][-1]]) // 255
         # of one value alone, or nearly so, nothing can be made
         tables[:, 0, channel] = _VALUES if not step else np.concatenate(

@@ -43,6 +43,7 @@ def find_class_names(ref: PretrainedRef, synset: str, num_classes: int) -> Class
 
     UsageError for a `synset` that cannot be read or has another number of names.
     """
+    # the user's own names come before any that were found
     if synset:
         given = _from_synset(synset, num_classes, ref)
         is_same = not ref.class_names or list(ref.class_names) == list(given.names)
@@ -83,6 +84,7 @@ def _from_synset(synset: str, num_classes: int, ref: PretrainedRef) -> ClassName
         try:
             with open_read(path) as stream:
                 content = stream.read(_MAX_BYTES + 1)
+            # a byte order mark, as Windows' editors write it, would be a part of the first name
             lines = [line.strip() for line in content.decode("utf-8-sig").strip().splitlines()]
         except OSError as error:
             raise UsageError(f"`synset` {verbatim(synset)}: {reason(error)}") from error
@@ -95,6 +97,7 @@ def _from_synset(synset: str, num_classes: int, ref: PretrainedRef) -> ClassName
         raise UsageError(f"`synset` {verbatim(synset)}: names {count}, and {verbatim(ref.name)} has "
                          f"{num_classes}: one line for each, in their order")
     matches = [_WORDNET.fullmatch(line) for line in lines]
+    # all or none: a single name that looks like a WordNet number is a name
     if not all(matches):
         return ClassNames(tuple(lines))
     return ClassNames(tuple(match[2] or match[1] for match in matches if match),

@@ -18,6 +18,7 @@ from imgcls.report.page import card, page, table
 from imgcls.report.svg import escape
 
 #: groups of a finding that are shown, and images of each
+# enough to recognise a pattern; a page of thousands of pictures opens in no browser
 _MAX_GROUPS, _MAX_IMAGES = 24, 4
 #: kinds without a picture: there is none
 _WITHOUT_PICTURES = ("damaged",)
@@ -41,6 +42,7 @@ def data_page(title: str, sets: Mapping[str, Source], findings: Sequence[Finding
     if not findings:
         body.append("<p>Nothing was found.</p>")
     for finding in sorted(findings, key=lambda finding: KINDS.index(finding.kind)):
+        # escaped: names of files and classes are whatever somebody called them
         body.append(f"<h2>{escape(finding.kind)}</h2><p>{escape(finding.message.replace('`', ''))}</p>")
         body.append(_shown(finding, sets))
     return page(title, "\n".join(body))
@@ -57,6 +59,7 @@ def name_of(sets: Mapping[str, Source], sample: Sample) -> str:
 def _shown(finding: Finding, sets: Mapping[str, Source]) -> str:
     """Return pictures of the groups, or a table where there are none to see."""
     details = finding.details or ("",) * len(finding.samples)
+    # cut before anything is decoded
     pairs = list(zip(finding.samples, details, strict=True))[:_MAX_GROUPS]
     if not pairs:
         return ""

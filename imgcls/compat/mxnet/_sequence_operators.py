@@ -25,6 +25,7 @@ def _read_cumsum(spec: OpSpec) -> dict[str, Any]:
 
 
 def _diag(data: Tensor, k: int, axis1: int, axis2: int) -> Tensor:
+    # a vector becomes a matrix, a matrix gives its diagonal
     return data.diag(k) if data.ndim == 1 else data.diagonal(k, axis1, axis2)
 
 
@@ -44,6 +45,7 @@ def _read_shape(spec: OpSpec) -> dict[str, Any]:
 
 def _nansum(data: Tensor, axes: tuple[int, ...], keepdims: bool) -> Tensor:
     total = data.nansum(axes or list(range(data.ndim)), keepdims)
+    # MXNet has no arrays without dimensions
     return total.reshape(1) if total.ndim == 0 else total
 
 
@@ -74,6 +76,7 @@ def _read_moments(spec: OpSpec) -> dict[str, Any]:
 def _sequence_mask(data: Tensor, lengths: Tensor | None = None, *, value: float, axis: int) -> Tensor:
     if lengths is None:
         return data
+    # compared with each length at once: a loop over the batch would cost a launch each
     steps = torch.arange(data.shape[axis])
     outside = steps[:, None] >= lengths[None] if axis == 0 else steps[None] >= lengths[:, None]
     return data.masked_fill(outside.reshape(*outside.shape, *[1] * (data.ndim - 2)), value)

@@ -16,8 +16,11 @@ from imgcls.data.sources import Source
 from imgcls.errors import DataError, printable
 
 #: side of the thumbnail that images are compared by; 768 bytes of each image, with its three colours
+# small enough that re-encoding and resizing vanish in the mean of a cell, large enough to tell
+# two photographs of one series apart
 THUMBNAIL = 16
 #: what a decoder of JPEG fills in for data that are missing, and how far re-encoding moves it
+# 128: coefficients of 0, which libjpeg takes for blocks that are not there
 _MISSING_GREY, _GREY_TOLERANCE = 128, 4
 
 
@@ -63,6 +66,7 @@ def look(source: Source, num_threads: int, name: str) -> Facts:
     def look_at(index: int) -> DataError | None:
         try:
             data = source.read(index)
+            # noted before it is decoded: copies of a damaged file are copies as well
             facts.digests[index] = _digest(data)
             _keep(facts, index, decode(data))
         except BadImageError as error:
@@ -104,8 +108,10 @@ def _keep(facts: Facts, index: int, pixels: np.ndarray) -> None:
     facts.means[index] = mean[:, 0]
     # of all values together: variance within the channels and between them
     facts.spreads[index] = np.sqrt((deviation**2).mean() + mean.var())
+    # INTER_AREA is the mean of each cell: no pixel is left out, whatever the size
     small = cv2.resize(np.ascontiguousarray(pixels), (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA)
     facts.thumbnails[index] = small.reshape(-1)
+    # of the thumbnail: the noise of a JPEG's colours averages out
     facts.is_grey[index] = bool((np.ptp(small, axis=2) == 0).all())
     facts.missing[index] = _missing_part(pixels)
 

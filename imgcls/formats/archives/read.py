@@ -80,6 +80,7 @@ class MemberReader:
         else:
             num_read = 0
             while num_read < member.size:
+                # at a place and not from a position: threads share the handle
                 count = os.preadv(self._handle, [target[num_read:]], offset + num_read)
                 if not count:
                     raise ValueError(f"{num_read} of {member.size} bytes are there: the archive is cut")
@@ -90,6 +91,7 @@ class MemberReader:
     def _inflate_into(self, member: Member, offset: int, target: memoryview) -> None:
         # stored bytes are bounded by the file, unpacked ones by what the directory says
         stored = os.pread(self._handle, member.stored_size, offset)
+        # negative: deflated bytes in a zip have no header of zlib's own
         inflater = zlib.decompressobj(-zlib.MAX_WBITS)
         try:
             # a byte more than there should be, to see whether there is

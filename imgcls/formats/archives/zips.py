@@ -46,6 +46,7 @@ def iter_zip(stream: BinaryIO, archive: object) -> Iterator[Member | DataError]:
     A zip that is cut or damaged raises a DataError.
     """
     size = stream.seek(0, 2)
+    # before zipfile is asked, which reads all of the directory at once
     _check_directory(stream, archive, size)
     try:
         infos = zipfile.ZipFile(stream).infolist()
@@ -104,8 +105,10 @@ def _member(info: zipfile.ZipInfo) -> Member:
         raise ValueError(f"compression method {info.compress_type}; stored and deflated ones are read")
     if info.compress_type == STORED and info.file_size != info.compress_size:
         raise ValueError(f"it is to have {info.file_size} bytes, and {info.compress_size} are stored")
+    # a bomb says so itself: refused before memory is taken for it
     if info.file_size > _MAX_RATIO * info.compress_size:
         raise ValueError(f"it is to become {info.file_size} bytes from {info.compress_size}, which cannot be")
+    # reading one would mean to unpack it first, to memory or disk
     if is_archive_name(path) or is_other_archive_name(path):
         raise ValueError("archives in a zip are not read")
     return Member(path, info.header_offset, info.file_size, info.compress_size, info.compress_type,

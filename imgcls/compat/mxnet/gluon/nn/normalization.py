@@ -18,6 +18,7 @@ class _Normalization(HybridBlock):
 
     def _make(self, channels: int, center: bool, scale: bool, beta: Any, gamma: Any,
               **kwargs: Any) -> None:
+        # "null" and not left out: without a scale gamma stays 1, and is in the file all the same
         self.gamma = self.params.get("gamma", grad_req="write" if scale else "null", shape=(channels,),
                                      init=gamma, allow_deferred_init=True, **kwargs)
         self.beta = self.params.get("beta", grad_req="write" if center else "null", shape=(channels,),
@@ -40,6 +41,7 @@ class BatchNorm(_Normalization):
                  gamma_initializer: Any = "ones", running_mean_initializer: Any = "zeros",
                  running_variance_initializer: Any = "ones", in_channels: int = 0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        # in MXNet's order, in which `print` shows them
         self._settings = {"axis": axis, "eps": epsilon, "momentum": momentum, "fix_gamma": not scale,
                           "use_global_stats": use_global_stats}
         self._axis = axis
@@ -49,6 +51,7 @@ class BatchNorm(_Normalization):
 
     def _statistic(self, name: str, channels: int, init: Any) -> Any:
         return self.params.get(name, grad_req="null", shape=(channels,), init=init, allow_deferred_init=True,
+                               # moved by the forward pass, and by no gradient
                                differentiable=False)
 
     def cast(self, dtype: Any) -> None:

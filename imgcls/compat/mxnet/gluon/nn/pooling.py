@@ -19,7 +19,9 @@ class _Pooling(HybridBlock):
         self._settings: dict[str, Any] = {
             "kernel": pool_size, "stride": sizes(pool_size if strides is None else strides, axes),
             "pad": sizes(padding, axes), "global_pool": is_global, "pool_type": pool_type, "layout": layout,
+            # MXNet's words for rounding the size up and down
             "pooling_convention": "full" if ceil_mode else "valid"}
+        # of means alone: MXNet writes no such attribute for a maximum
         if count_include_pad is not None:
             self._settings["count_include_pad"] = count_include_pad
 
@@ -66,6 +68,7 @@ class GlobalAvgPool2D(_Pooling):
     """The mean of each map, (N, C, 1, 1)."""
 
     def __init__(self, layout: str = "NCHW", **kwargs: Any) -> None:
+        # the window of 1 x 1 is not used, but stands in exported files
         super().__init__((1, 1), None, 0, True, True, "avg", layout, **kwargs)
 
 
@@ -74,6 +77,7 @@ class ReflectionPad2D(HybridBlock):
 
     def __init__(self, padding: Sizes = 0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        # none for the batch and the channels, which the operator's list begins with
         self._padding = (0, 0, 0, 0, *(padding,) * 4) if isinstance(padding, int) else tuple(padding)
 
     def hybrid_forward(self, F: Any, x: Any) -> Any:  # noqa: N803
