@@ -77,7 +77,7 @@ class FolderSource(_FileSource):
         #: what to say of images that were not taken, "" where all were
         self.note = lists.about_passed_over(root, walked.passed_over, lists.EXTENSIONS)
         if self.note:
-            self.note += " (imgcls-im2rec `exts` packs others)"
+            self.note += " (imgcls-im2rec --exts packs others)"
         check_bad_samples(self.problems, len(walked.entries) + len(self.problems), self.description, on_bad)
         self.class_names = tuple(class_names or walked.class_names)
         self._paths = [entry.path for entry in walked.entries]
