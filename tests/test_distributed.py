@@ -184,14 +184,14 @@ def workers_of(prefix: Path) -> list[int]:
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds the workers under /proc")
 def test_a_killed_worker_changes_nothing(tmp_path: Path) -> None:
-    """Killed at five moments, a run restarts from its last position and writes the same bytes."""
+    """Killed at three moments, a run restarts from its last position and writes the same bytes."""
     flags = ["--workers-per-host", 2, "--max-restarts", 3, "--num-epochs", 2, "--save-every", 0.004]
     subprocess.run(command(*flags, "--model-prefix", tmp_path / "peace"), env=ENV, check=True,
                    capture_output=True,
                    timeout=200)
     expected = (tmp_path / "peace-0002.params").read_bytes()
     killed = 0
-    for turn in range(5):
+    for turn in range(3):
         prefix = tmp_path / f"killed{turn}"
         run = subprocess.Popen(command(*flags, "--model-prefix", prefix), env=ENV,
                                stderr=subprocess.PIPE, text=True,
@@ -199,7 +199,8 @@ def test_a_killed_worker_changes_nothing(tmp_path: Path) -> None:
         saved = Path(f"{prefix}-position.states")
         while run.poll() is None and not saved.exists():
             time.sleep(0.02)
-        time.sleep(0.1 * turn)
+        # right after the first save, and further into the run
+        time.sleep(0.2 * turn)
         victims = workers_of(prefix)
         if run.poll() is None and len(victims) == 2:
             with contextlib.suppress(ProcessLookupError):
@@ -208,8 +209,8 @@ def test_a_killed_worker_changes_nothing(tmp_path: Path) -> None:
         errors = run.communicate(timeout=200)[1]
         assert run.returncode == 0, errors
         assert Path(f"{prefix}-0002.params").read_bytes() == expected
-    assert killed >= 3
-    assert "restarting" in errors or killed < 5
+    assert killed >= 2
+    assert "restarting" in errors or killed < 3
 
 
 @pytest.mark.slow
