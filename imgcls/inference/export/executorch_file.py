@@ -120,8 +120,8 @@ def _write(exported: Exported, servable: nn.Module, path: Path, description: str
                            f"{type(cause).__name__} {first_line(cause)}") from error
         config = exir.ExecutorchBackendConfig(
             sym_shape_eval_pass=shapes.ConstraintBasedSymShapeEvalPass(),
-            # The images stay where the caller has them: room for the largest batch of the largest images would
-            # be 755 MB, taken and cleared as soon as a phone loads the file.
+            # The images stay where the caller has them: room for the largest batch of the largest images
+            # would be 755 MB, taken and cleared as soon as a phone loads the file.
             memory_planning_pass=passes.MemoryPlanningPass(alloc_graph_input=False))
         path.write_bytes(edge.to_executorch(config).buffer)
     return [path]
