@@ -27,6 +27,7 @@ class BaseModule:
         self.inputs_need_grad = False
         self.params_initialized = False
         self.optimizer_initialized = False
+        self._updater: Any = None
 
     # What a module must give. Without types: each of them takes what MXNet's does.
     bind: Any
@@ -165,6 +166,16 @@ class BaseModule:
             call_all(batch_end_callback, BatchEndParam(epoch, number, eval_metric, locals()))
             number += 1
         return found
+
+    def borrow_optimizer(self, shared_module: Any) -> None:
+        """Use the optimizer of another module, with its states."""
+        if not shared_module.optimizer_initialized:
+            raise AssertionError("the other module has no optimizer")
+        self._updater, self.optimizer_initialized = shared_module._updater, True
+
+    def install_monitor(self, mon: Any) -> None:
+        """Refuse: there are no monitors."""
+        self._check_no_monitor(mon)
 
     # An iterator that was left in the middle begins anew unless told otherwise.
     def _batches(self, data: Any, num_batch: int | None, reset: bool) -> Iterator[tuple[int, Any]]:

@@ -47,7 +47,7 @@ class DataBatch:
         # The commonest mistake is an array without the list around it.
         for name, value in (("data", data), ("label", label)):
             if value is not None and not isinstance(value, (list, tuple)):
-                raise TypeError(f"{name} is a list of NDArrays, not {type(value).__name__}")
+                raise AssertionError(f"{name} is a list of NDArrays, not {type(value).__name__}")
         self.data = data
         self.label = label
         self.pad = pad

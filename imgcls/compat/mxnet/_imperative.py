@@ -56,6 +56,9 @@ def _call(signature: Signature, inputs: list[NDArray], attrs: dict[str, str]) ->
     from imgcls.compat.mxnet._training_layers import follow_statistics
 
     is_recorded = _tape.any_tracked(inputs)
+    # In a network a cast changes nothing, as all of it is float32; an array gets the type that it asks for.
+    if signature.op == "Cast" and not is_recorded:
+        return inputs[0].astype(attrs.get("dtype", "float32"))
     tensors = [_tape.tensor(array) for array in inputs]
     layer, num_data = _layer(signature.op, attrs, [tuple(tensor.shape) for tensor in tensors])
     slots = dict(zip(layer.PARAMETER_NAMES, tensors[num_data:], strict=False))

@@ -28,6 +28,20 @@ def as_list(arrays: Any) -> list[Any]:
     return [arrays] if isinstance(arrays, (NDArray, np.ndarray)) else list(arrays)
 
 
+# Metrics of people's own call it first.
+def check_label_shapes(labels: Any, preds: Any, wrap: bool = False, shape: bool = False) -> tuple[Any, Any]:
+    """Return both; a ValueError where their numbers, or with `shape` their shapes, differ.
+
+    With `wrap` an array that stands alone becomes a list of one.
+    """
+    found = (labels.shape, preds.shape) if shape else (len(labels), len(preds))
+    if found[0] != found[1]:
+        raise ValueError(f"Shape of labels {found[0]} does not match shape of predictions {found[1]}")
+    if wrap:
+        labels, preds = ([one] if isinstance(one, NDArray) else one for one in (labels, preds))
+    return labels, preds
+
+
 # In the words of MXNet.
 def of_same_count(label: np.ndarray, prediction: np.ndarray) -> np.ndarray:
     """Return the labels; a ValueError unless there is one for each prediction."""

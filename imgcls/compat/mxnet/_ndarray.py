@@ -112,8 +112,8 @@ class NDArray(Arithmetic):
         """Return the only element."""
         if self._data.size != 1:
             raise ValueError("The current array is not a scalar")
-        # MXNet gives a number of one axis only, and of more the array.
-        return self._data.reshape(-1)[0] if self.ndim == 1 else self.asnumpy()
+        # MXNet gives a number of one axis or none, and of more the array.
+        return self._data.reshape(-1)[0] if self.ndim <= 1 else self.asnumpy()
 
     def _element(self) -> Any:
         if self.size != 1:
@@ -126,7 +126,7 @@ class NDArray(Arithmetic):
             return self
         if _tape.is_tracked(self):
             return self._operator("cast")(self, dtype=dtype)
-        return NDArray(self._data.astype(dtype), self._context)
+        return NDArray(self._data.astype(to_dtype(dtype)), self._context)
 
     def copy(self) -> NDArray:
         """Return a copy."""
@@ -152,7 +152,7 @@ class NDArray(Arithmetic):
         try:
             return NDArray(self._data.reshape(wanted), self._context)
         except ValueError as error:
-            raise MXNetError(f"reshape: {self.shape} cannot become {tuple(sizes)}") from error
+            raise ShapeError(f"reshape: {self.shape} cannot become {tuple(sizes)}") from error
 
     def transpose(self, *axes: Any, **kwargs: Any) -> NDArray:
         """Return the array with its dimensions in another order, or in reverse."""
@@ -216,7 +216,8 @@ class NDArray(Arithmetic):
         return np.array(self._data, dtype) if copy is not False else np.asarray(self._data, dtype)
 
     def __len__(self) -> int:
-        return len(self._data)
+        # MXNet looks at shape[0], so that of a single number is an IndexError and no TypeError.
+        return self.shape[0]
 
     # Python could also iterate through __getitem__, but then isinstance(x, Iterable) would be False.
     def __iter__(self) -> Iterator[NDArray]:
@@ -307,6 +308,30 @@ class NDArray(Arithmetic):
         self._check_in_place()
         self._data[...] = result._data
         return self
+
+
+#: mshadow's types; numpy has more
+_DTYPES = frozenset(np.dtype(name) for name in (
+    "float16", "float32", "float64", "uint8", "int8", "int32", "int64", "bool"))
+
+
+# Found in Python in some versions of MXNet and by its operators in others.
+class ShapeError(MXNetError, ValueError):
+    """A shape that an array cannot have."""
+
+
+# One error for what MXNet raises as KeyError here and as MXNetError there.
+class UnknownTypeError(MXNetError, KeyError):
+    """A type of elements that MXNet does not have, such as uint16."""
+
+
+def to_dtype(dtype: Any) -> np.dtype:
+    """Return the type of elements, float32 for None; one that MXNet lacks is an `UnknownTypeError`."""
+    found = np.dtype(np.float32 if dtype is None else dtype)
+    if found not in _DTYPES:
+        names = ", ".join(sorted(known.name for known in _DTYPES))
+        raise UnknownTypeError(f"dtype {found.name}: MXNet's arrays are {names}")
+    return found
 
 
 def to_numpy(value: Any) -> Any:

@@ -28,8 +28,13 @@ _INSTEAD = {
     "PrefetchingIter": "the iterator itself, which reads ahead where that pays",
     "CSVIter": "NDArrayIter over numpy.loadtxt", "LibSVMIter": "NDArrayIter",
     "ImageDetRecordIter": "ImageRecordIter, for classification", "ImageIter": "mx.io.ImageRecordIter",
-    "BucketingModule": "mx.mod.Module", "SequentialModule": "mx.mod.Module of one symbol",
+    "SequentialModule": "mx.mod.Module of one symbol",
 }
+
+
+# MXNet asserts it.
+class InputError(TypeError, AssertionError):
+    """Something else than an array, or a symbol, as the input of an operator."""
 
 
 # An AttributeError, so that hasattr and getattr with a default work.
@@ -80,7 +85,7 @@ def bind_arguments(function: str, signature: Signature, args: tuple[Any, ...], k
                if name in signature.inputs and (given[name] is None or is_input(given[name]))}
     wrong = next((name for name in given if name in signature.inputs), None)
     if wrong is not None:
-        raise TypeError(f"{function}: {wrong} is a {type(given[wrong]).__name__}, which is no input")
+        raise InputError(f"{function}: {wrong} is a {type(given[wrong]).__name__}, which is no input")
     return ({name: value for name, value in by_name.items() if value is not None},
             _settings(function, signature, given))
 

@@ -9,6 +9,11 @@ from typing import Any
 from imgcls.errors import nearest
 
 
+# MXNet raises an AssertionError for metrics and initializers, and a ValueError for optimizers.
+class UnknownNameError(ValueError, AssertionError):
+    """A name that no class goes by."""
+
+
 # One for metrics, one for initializers, one for optimizers, as MXNet keeps them.
 class Registry:
     """Names, in lower case, and the classes that they stand for; `kind` says what they are in errors."""
@@ -45,5 +50,5 @@ class Registry:
             name = kwargs.pop(self.kind)
         if name.lower() not in self.classes:
             close = ", ".join(nearest(name, self.classes) or sorted(self.classes))
-            raise ValueError(f"{self.kind} {name} is not known; there is {close}")
+            raise UnknownNameError(f"{self.kind} {name} is not known; there is {close}")
         return self.classes[name.lower()](*args, **kwargs)

@@ -7,6 +7,7 @@ next `forward` sees it. Outputs are new arrays at every `forward`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -134,7 +135,8 @@ class Executor:
                 if name in own:
                     _assign(own[name], value, name)
                 elif not allow_extra_params:
-                    raise ValueError(f'found name "{name}" that is not in the arguments')
+                    what = "arguments" if own is self.arg_dict else "auxiliary states"
+                    raise ValueError(f'Find name "{name}" that is not in the {what}')
 
     # Arrays of the same shape are shared with this one, so parameters are the same.
     def reshape(self, partial_shaping: bool = False, allow_up_sizing: bool = False,
@@ -149,11 +151,26 @@ class Executor:
             if array.shape != tuple(shape) and not may_change:
                 raise MXNetError(f"the shape of {name} would change from {array.shape} to {tuple(shape)}; "
                                  "with partial_shaping=True it may")
+            if prod(shape) > array.size and not allow_up_sizing:
+                raise MXNetError(f"New shape of arg: {name} is larger than original; allow_up_sizing=True "
+                                 "lets it grow")
             args[name] = array if array.shape == tuple(shape) else zeros(shape, dtype=array.dtype)
             gradient = self.grad_dict[name]
             if gradient is not None:
                 grads[name] = gradient if gradient.shape == tuple(shape) else zeros(shape)
         return Executor(self._symbol, self._ctx, args, grads, self._grad_req, self.aux_dict)
+
+    def share_arrays(self, other: Executor, names: Sequence[str]) -> None:
+        """Take the arrays of these arguments, their gradients and all statistics from another executor."""
+        for name in [*names, *self.aux_dict]:
+            is_statistic = name in self.aux_dict
+            own, theirs = ((executor.aux_dict if is_statistic else executor.arg_dict)
+                           for executor in (self, other))
+            if name not in theirs or theirs[name].shape != own[name].shape:
+                raise MXNetError(f"{name}: the module to share with has no array of shape {own[name].shape}")
+            own[name] = theirs[name]
+            if not is_statistic:
+                self.grad_dict[name] = other.grad_dict[name]
 
     # A tensor must be able to write where it shares memory, and takes no reversed axes.
     def _tensor(self, array: NDArray) -> Tensor:
@@ -205,12 +222,12 @@ def bind(symbol: Any, ctx: Any, args: Any, args_grad: Any, grad_req: Any, aux_st
     given = _by_name(names, args, "args")
     missing = [name for name in names if name not in given]
     if missing:
-        raise ValueError(f'key "{missing[0]}" is missing in args')
+        raise ValueError(f"key `{missing[0]}` is missing in `args`")
     aux_names = symbol.list_auxiliary_states()
     aux = _by_name(aux_names, aux_states, "aux_states")
     missing = [name for name in aux_names if name not in aux]
     if missing:
-        raise ValueError(f'key "{missing[0]}" is missing in aux_states')
+        raise ValueError(f"key `{missing[0]}` is missing in `aux_states`")
     grads = _by_name(names, args_grad, "args_grad")
     requests = {name: request if name in grads else "null"
                 for name, request in grad_requests(names, grad_req).items()}

@@ -5,18 +5,23 @@ Numbers count every row of a batch, those that fill up the last batch of an iter
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as _np  # `np` is a function of this module, as in MXNet
 
 from imgcls.compat.mxnet import _metric_helpers as _helpers
+from imgcls.compat.mxnet._metric_helpers import check_label_shapes as check_label_shapes
+from imgcls.compat.mxnet._registration import missing
 from imgcls.compat.mxnet._registry import Registry
 from imgcls.compat.mxnet.nd import NDArray
 
 _REGISTRY = Registry("metric")
 register = _REGISTRY.register
-_alias = _REGISTRY.alias
+#: the module of MCC and PearsonCorrelation, which needs this one
+_CORRELATIONS = "imgcls.compat.mxnet._correlation_metrics"
+registered_as = alias = _alias = _REGISTRY.alias
 
 
 # Lists become one metric, functions a metric of their own.
@@ -27,6 +32,7 @@ def create(metric: Any, *args: Any, **kwargs: Any) -> EvalMetric:
     # A metric of the caller's may have a __call__ of its own.
     if callable(metric) and not isinstance(metric, EvalMetric):
         return CustomMetric(metric, *args, **kwargs)
+    importlib.import_module(_CORRELATIONS)  # registers its classes
     return _REGISTRY.create(metric, *args, **kwargs)
 
 
@@ -181,7 +187,7 @@ class TopKAccuracy(_PairMetric):
                  output_names: Sequence[str] | None = None,
                  label_names: Sequence[str] | None = None) -> None:
         if top_k <= 1:
-            raise ValueError(f"top_k {top_k}: must be above 1; accuracy is the metric of the likeliest class")
+            raise AssertionError(f"top_k {top_k}: must be above 1; Accuracy is for the likeliest class")
         super().__init__(f"{name}_{top_k}", output_names, label_names, top_k=top_k)
         self.top_k = top_k
 
@@ -383,3 +389,9 @@ def np(numpy_feval: Callable[..., Any], name: str | None = None,
        allow_extra_outputs: bool = False) -> CustomMetric:
     """Return a metric that is a function of (label, output), both numpy arrays."""
     return CustomMetric(numpy_feval, name, allow_extra_outputs)
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("MCC", "PearsonCorrelation"):
+        return getattr(importlib.import_module(_CORRELATIONS), name)
+    raise missing("mxnet.metric", name, globals())

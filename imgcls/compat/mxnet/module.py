@@ -6,6 +6,7 @@ outputs as MXNet spreads samples. A batch of other shapes than those it was boun
 
 from __future__ import annotations
 
+import importlib
 import logging
 import warnings
 from collections.abc import Sequence
@@ -32,6 +33,8 @@ __all__ = ["BaseModule", "Module"]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "BucketingModule":  # a file of its own, which needs Module
+        return importlib.import_module("imgcls.compat.mxnet._bucketing").BucketingModule
     raise missing("mxnet.module", name, __all__)
 
 
@@ -310,10 +313,6 @@ class Module(BaseModule):
         # A pickle; formats/states.py lets nothing through but arrays and containers.
         self._updater.set_states(to_path(fname).read_bytes())
 
-    def install_monitor(self, mon: Any) -> None:
-        """Refuse: there are no monitors."""
-        self._check_no_monitor(mon)
-
     def _bound(self) -> Executor:
         if self._executor is None:
             raise AssertionError("call bind first")
@@ -358,7 +357,7 @@ class Module(BaseModule):
         descriptions = [*self._data_shapes, *(self._label_shapes or [])]
         shapes = {description.name: tuple(description.shape) for description in descriptions
                   if description.name in executor.arg_dict}
-        self._executor = executor.reshape(False, False, **shapes)
+        self._executor = executor.reshape(False, True, **shapes)
         return self._executor
 
     def _fill(self, name: InitDesc, array: NDArray, given: Params | None, initializer: Any,

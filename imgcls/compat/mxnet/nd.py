@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from imgcls.compat.mxnet import _imperative, _tape, random
-from imgcls.compat.mxnet._ndarray import NDArray, to_numpy
+from imgcls.compat.mxnet._ndarray import NDArray, to_dtype, to_numpy
 from imgcls.compat.mxnet._operators import signatures
 from imgcls.compat.mxnet._registration import missing
 from imgcls.compat.mxnet.base import MXNetError, translated
@@ -29,8 +29,13 @@ def array(source_array: Any, ctx: Any = None, dtype: Any = None) -> NDArray:
     """Return a copy; float32 unless `dtype` says otherwise or the source is an NDArray."""
     if dtype is None:
         dtype = source_array.dtype if isinstance(source_array, NDArray) else np.float32
-    # MXNet has no arrays without dimensions: a number becomes one element.
-    return NDArray(np.atleast_1d(np.array(to_numpy(source_array), dtype)), to_context(ctx))
+    element = to_dtype(dtype)
+    try:
+        # A number is an array of shape (), with which MXNet's own operators then do nothing; ours compute.
+        return NDArray(np.array(to_numpy(source_array), element), to_context(ctx))
+    # numpy raises one or the other: text, a dict, rows of several lengths
+    except (TypeError, ValueError) as error:
+        raise TypeError("source_array must be array like object") from error
 
 
 def zeros(shape: int | Sequence[int], ctx: Any = None, dtype: Any = None, **kwargs: Any) -> NDArray:
@@ -51,7 +56,11 @@ def empty(shape: int | Sequence[int], ctx: Any = None, dtype: Any = None) -> NDA
 # float32 like everything that MXNet makes, whatever the value.
 def full(shape: int | Sequence[int], val: float, ctx: Any = None, dtype: Any = None) -> NDArray:
     """Return an array of one value, float32 unless `dtype` says otherwise."""
-    return NDArray(np.full(shape, val, np.float32 if dtype is None else dtype), to_context(ctx))
+    sizes = (shape,) if isinstance(shape, (int, np.integer)) else tuple(shape)
+    if any(size < 0 for size in sizes):  # -1 is "not known yet" in a symbol only
+        raise MXNetError(f"shape {sizes}: sizes must not be negative")
+    # Values are cast as C does: 3.7 is 3 among whole numbers, and 300 wraps around in uint8.
+    return NDArray(np.full(sizes, val).astype(to_dtype(dtype)), to_context(ctx))
 
 
 # With one number it is the end.
@@ -59,19 +68,19 @@ def arange(start: float, stop: float | None = None, step: float = 1.0, repeat: i
            infer_range: bool = False, ctx: Any = None, dtype: Any = None) -> NDArray:
     """Return numbers from `start` (or 0) up to `stop`, which is left out, each of them `repeat` times."""
     numbers = np.arange(start, stop, step) if stop is not None else np.arange(0, start, step)
-    return NDArray(np.repeat(numbers, repeat).astype(dtype or np.float32), to_context(ctx))
+    return NDArray(np.repeat(numbers, repeat).astype(to_dtype(dtype)), to_context(ctx))
 
 
 # Computed in double and rounded once.
 def linspace(start: float, stop: float, num: int, endpoint: bool = True, ctx: Any = None,
              dtype: Any = None) -> NDArray:
     """Return `num` numbers of equal distance."""
-    return NDArray(np.linspace(start, stop, num, endpoint).astype(dtype or np.float32), to_context(ctx))
+    return NDArray(np.linspace(start, stop, num, endpoint).astype(to_dtype(dtype)), to_context(ctx))
 
 
 def eye(N: int, M: int = 0, k: int = 0, ctx: Any = None, dtype: Any = None) -> NDArray:  # noqa: N803
     """Return a matrix with ones on a diagonal."""
-    return NDArray(np.eye(N, M or N, k, dtype or np.float32), to_context(ctx))
+    return NDArray(np.eye(N, M or N, k, to_dtype(dtype)), to_context(ctx))
 
 
 def from_numpy(ndarray: np.ndarray, zero_copy: bool = True) -> NDArray:
@@ -139,6 +148,11 @@ def load(fname: str | os.PathLike[str]) -> list[NDArray] | dict[str, NDArray]:
 def save(fname: str | os.PathLike[str],
          data: NDArray | np.ndarray | Sequence[Any] | Mapping[str, Any]) -> None:
     """Write an array, a list or a dict of arrays, the same bytes as MXNet."""
+    values = list(data.values()) if isinstance(data, Mapping) else data
+    for value in values if isinstance(values, (list, tuple)) else [values]:
+        if not isinstance(value, (NDArray, np.ndarray)):
+            raise TypeError("save takes an NDArray, or a list or dict of them, not a "
+                            f"{type(value).__name__}")
     if isinstance(data, Mapping):
         params.save(fname, {name: to_numpy(value) for name, value in data.items()})
     else:

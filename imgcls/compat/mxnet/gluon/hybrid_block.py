@@ -21,6 +21,8 @@ class HybridBlock(Block):
         super().__init__(prefix, params)
         self._is_active = False
         self._graph: CachedGraph | None = None
+        #: whether it is a graph from the start, and so can be exported at any time
+        self._is_graph = False
         #: how a forward pass of arrays takes and returns them: the graph has flat lists
         # as in MXNet a list of arrays is one argument of a block, and several inputs of a graph
         self._in_format: Any = None
@@ -139,7 +141,7 @@ class HybridBlock(Block):
     # The same two files as a module's checkpoint.
     def export(self, path: str, epoch: int = 0, remove_amp_cast: bool = True) -> tuple[str, str]:
         """Write `path-symbol.json` and `path-0000.params`; return their names."""
-        if self._graph is None or not self._is_active:
+        if self._graph is None or not (self._is_active or self._is_graph):
             raise RuntimeError("Please first call block.hybridize() and then run forward with this block at "
                                "least once before calling export.")
         names = f"{path}-symbol.json", f"{path}-{epoch:04d}.params"

@@ -29,6 +29,7 @@ class SymbolBlock(HybridBlock):
         names = [str(variable.name) for variable in variables]
         self._graph: CachedGraph | None = None
         self._symbol_graph = CachedGraph(joined, names)
+        self._graph, self._is_graph = self._symbol_graph, True
         self._returns_list = len(joined) > 1
         self._params = ParameterDict("", params)
         graph = self._symbol_graph

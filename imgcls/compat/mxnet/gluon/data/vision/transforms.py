@@ -24,9 +24,25 @@ class _Transform:
     def __call__(self, x: NDArray) -> NDArray:
         return self.forward(x)
 
+    # Gluon's form of a block that shows none of its settings.
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(\n)"
+
     def forward(self, x: NDArray) -> NDArray:
         """Return the changed image."""
         raise NotImplementedError("a transform of your own must say what it does")
+
+
+def _shown(name: str, parts: Sequence[str]) -> str:
+    """Return blocks inside of a block as Gluon prints them."""
+    lines = [f"  ({number}): " + part.replace("\n", "\n  ") for number, part in enumerate(parts)]
+    return "\n".join([f"{name}(", *lines, ")"])
+
+
+# Gluon makes one block of those that stand side by side, which shows when a Compose is printed.
+def _is_hybrid(transform: Any) -> bool:
+    return isinstance(transform, _Transform) and not isinstance(transform, (CenterCrop, Compose,
+                                                                            RandomResizedCrop))
 
 
 # Any function of an image does, Gluon's or the caller's own.
@@ -36,6 +52,15 @@ class Compose(_Transform):
     def __init__(self, transforms: Sequence[Callable[[Any], Any]]) -> None:
         # a copy, as the caller may go on changing the list
         self._transforms = list(transforms)
+
+    def __repr__(self) -> str:
+        groups: list[list[Any]] = []
+        for one in self._transforms:
+            if not (groups and _is_hybrid(one) and _is_hybrid(groups[-1][-1])):
+                groups.append([])
+            groups[-1].append(one)
+        return _shown("Compose", [repr(group[0]) if len(group) == 1 else _shown(
+            "HybridSequential", [repr(one) for one in group]) for group in groups])
 
     def forward(self, x: NDArray) -> NDArray:
         for transform in self._transforms:
