@@ -25,7 +25,7 @@ def bound_module(**kwargs: Any) -> Any:
 @pytest.mark.parametrize(("expression", "text"), [
     ("mx.sym.Convoluton", "has no Convoluton; nearest are Convolution"),
     ("mx.nd.foo", "mxnet.nd has no foo"),
-    ("mx.io.CSVIter", "instead there is NDArrayIter"),
+    ("mx.io.LibSVMIter", "instead there is NDArrayIter"),
     ("mx.sym.contrib.Proposal", "symbol.contrib has no Proposal"),
     ("mx.kv", "imgcls-train --kv-store"),
 ])

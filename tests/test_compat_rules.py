@@ -7,8 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import ROOT
 
 import imgcls.compat.mxnet as mx
+
+#: module -> the public names that it has in MXNet 1.9.1, by `dir`
+NAMES = {words[0]: words[1:] for words in map(str.split, (
+    ROOT / "tests" / "fixtures" / "compat" / "names.txt").read_text().splitlines())}
 
 
 @pytest.mark.parametrize(("source", "shape"), [
@@ -117,3 +122,42 @@ def test_an_executor_grows_only_when_it_is_told_to() -> None:
         executor.reshape(x=(4, 3))
     assert executor.reshape(x=(1, 3)).forward()[0].shape == (1, 3)
     assert executor.reshape(allow_up_sizing=True, x=(4, 3)).forward()[0].shape == (4, 3)
+
+
+@pytest.mark.parametrize("path", NAMES)
+def test_each_name_of_mxnet_is_there_or_one_line_names_it(path: str) -> None:
+    module = mx
+    for part in path.split(".")[1:]:
+        module = getattr(module, part)
+    found = 0
+    for name in NAMES[path]:
+        try:
+            getattr(module, name)
+            found += 1
+        except AttributeError as error:
+            text = str(error)
+            assert text.startswith("imgcls.compat.mxnet"), text
+            assert f" has no {name}" in text, text
+            assert "\n" not in text
+    assert found
+
+
+def test_rows_of_a_csv_file_come_as_mxnet_gives_them(tmp_path: Path) -> None:
+    np.savetxt(tmp_path / "d.csv", np.arange(14).reshape(7, 2), delimiter=",")
+    np.savetxt(tmp_path / "l.csv", np.arange(7), delimiter=",")
+    rows = mx.io.CSVIter(data_csv=tmp_path / "d.csv", data_shape=(2,), label_csv=tmp_path / "l.csv", batch_size=3)
+    assert [(batch.label[0].asnumpy().tolist(), batch.pad) for batch in rows] == [
+        ([0, 1, 2], 0), ([3, 4, 5], 0), ([6, 0, 1], 2)]
+    rows.reset()
+    assert [(batch.label[0].asnumpy().tolist(), batch.pad) for batch in rows] == [([2, 3, 4], 0), ([5, 6, 0], 1)]
+    (tmp_path / "bad.csv").write_text("1,__import__('os')\n")
+    with pytest.raises(mx.MXNetError, match="no file of numbers"):
+        mx.io.CSVIter(data_csv=tmp_path / "bad.csv", data_shape=(2,), batch_size=1)
+
+
+def test_iterators_side_by_side() -> None:
+    both = mx.io.PrefetchingIter([mx.io.NDArrayIter(np.ones((4, 2)), np.zeros(4), 2),
+                                  mx.io.NDArrayIter(np.ones((4, 3)), np.ones(4), 2)],
+                                 rename_data=[{"data": "a"}, {"data": "b"}])
+    assert [(one.name, one.shape) for one in both.provide_data] == [("a", (2, 2)), ("b", (2, 3))]
+    assert [[array.shape for array in batch.data] for batch in both] == [[(2, 2), (2, 3)]] * 2

@@ -25,9 +25,14 @@ _INSTEAD = {
     "profiler": "torch.profiler", "contrib": "mx.sym.contrib and mx.nd.contrib", "rnn": "torch.nn.LSTM",
     "engine": "nothing: calls here are done when they return", "operator": "torch.autograd.Function",
     "DataLoader": "torch.utils.data.DataLoader, which takes these data sets",
-    "PrefetchingIter": "the iterator itself, which reads ahead where that pays",
-    "CSVIter": "NDArrayIter over numpy.loadtxt", "LibSVMIter": "NDArrayIter",
+    "LibSVMIter": "NDArrayIter",
     "ImageDetRecordIter": "ImageRecordIter, for classification", "ImageIter": "mx.io.ImageRecordIter",
+    "linalg": "mx.nd.linalg_gemm2, or numpy.linalg", "notebook": "imgcls-report",
+    "th": "torch", "torch": "torch",
+    **dict.fromkeys(("Conv1D", "Conv1DTranspose", "MaxPool1D", "AvgPool1D", "GlobalMaxPool1D",
+                     "GlobalAvgPool1D"), "the layer for two dimensions, with a height of 1"),
+    **dict.fromkeys(("Conv3D", "Conv3DTranspose", "MaxPool3D", "AvgPool3D", "GlobalMaxPool3D",
+                     "GlobalAvgPool3D"), "torch.nn, whose layers have three dimensions"),
     "SequentialModule": "mx.mod.Module of one symbol",
 }
 

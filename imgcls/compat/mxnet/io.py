@@ -7,6 +7,7 @@ in others.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -203,6 +204,22 @@ class ResizeIter(DataIter):
             raise StopIteration
         return self.current_batch
 
+    def getdata(self) -> Any:
+        """Return the batch's data."""
+        return self.current_batch.data if self.current_batch else None
+
+    def getlabel(self) -> Any:
+        """Return the batch's labels."""
+        return self.current_batch.label if self.current_batch else None
+
+    def getindex(self) -> Any:
+        """Return the samples' numbers, where the iterator knows them."""
+        return self.current_batch.index if self.current_batch else None
+
+    def getpad(self) -> int | None:
+        """Return how many samples fill the batch up."""
+        return self.current_batch.pad if self.current_batch else None
+
 
 def ImageRecordUInt8Iter(**kwargs: Any) -> DataIter:  # noqa: N802
     """Return `ImageRecordIter` with `dtype` uint8."""
@@ -226,4 +243,6 @@ def _named(data: Any, name: str) -> list[tuple[str, NDArray]]:
 
 
 def __getattr__(name: str) -> Any:
+    if name in ("CSVIter", "PrefetchingIter"):
+        return getattr(importlib.import_module("imgcls.compat.mxnet._other_iters"), name)
     raise missing("mxnet.io", name, [*globals(), "ImageRecordIter"])
