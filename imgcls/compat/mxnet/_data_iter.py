@@ -42,8 +42,7 @@ class DataBatch:
 
     def __init__(self, data: list[NDArray], label: list[NDArray] | None = None, pad: int | None = None,
                  index: np.ndarray | None = None, bucket_key: Any = None,
-                 provide_data: list[DataDesc] | None = None,
-                 provide_label: list[DataDesc] | None = None) -> None:
+                 provide_data: list[Any] | None = None, provide_label: list[Any] | None = None) -> None:
         # The commonest mistake is an array without the list around it.
         for name, value in (("data", data), ("label", label)):
             if value is not None and not isinstance(value, (list, tuple)):

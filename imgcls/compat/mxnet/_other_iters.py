@@ -103,7 +103,7 @@ class PrefetchingIter(DataIter):
     def __init__(self, iters: DataIter | Sequence[DataIter],
                  rename_data: Sequence[Mapping[str, str]] | None = None,
                  rename_label: Sequence[Mapping[str, str]] | None = None) -> None:
-        self.iters = list(iters) if isinstance(iters, (list, tuple)) else [iters]
+        self.iters: list[DataIter] = [iters] if isinstance(iters, DataIter) else list(iters)
         if not self.iters:
             raise AssertionError("iters: at least one iterator is needed")
         self.provide_data = _renamed([one.provide_data for one in self.iters], rename_data)
