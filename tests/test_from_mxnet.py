@@ -56,7 +56,7 @@ LAUNCH = """-n 2|--num-workers 2|-s 1|--num-servers 1|-H hosts|--hostfile hosts|
 --launcher local|--launcher ssh|--launcher mpi|--launcher sge|--env A|--env-server A:1|--env-worker A:1|--p3"""
 
 #: calls of MXNet that the page says are refused
-REFUSED_NAMES = {".kv.create", ".autograd"}
+REFUSED_NAMES = {".kv.create"}
 
 #: command -> the flags of MXNet's script of that name
 FLAGS = {
