@@ -74,7 +74,8 @@ def cut_after(monkeypatch: pytest.MonkeyPatch) -> object:
 def argv(path: Path, prefix: Path) -> list[str]:
     return ["--dataset", "imagenet", "--data-train", str(path), "--image-shape", "1,16,16", "--network", "mlp",
             "--num-classes", "2", "--num-epochs", "3", "--batch-size", "8", "--model-prefix", str(prefix),
-            "--random-crop", "1", "--rgb-mean", "0", "--lr", "0.01", "--load-epoch", "auto", "--gpus", ""]
+            "--random-crop", "1", "--rgb-mean", "0", "--lr", "0.01", "--load-epoch", "auto", "--gpus", "",
+            "--decoded-cache-gb", "0"]  # what is kept decoded is not read again, and misses nothing
 
 
 @pytest.mark.parametrize("threads", ["0", "2"])

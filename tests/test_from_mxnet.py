@@ -105,7 +105,8 @@ def accept(command: str, argv: Sequence[str]) -> None:
         assert end.value.code == 0
         return
     sections = [value for value in vars(module).values() if isinstance(value, type) and hasattr(
-        value, "__dataclass_fields__") and flags_of(value) and value.__module__ == module.__name__]
+        value, "__dataclass_fields__") and flags_of(value)
+                and value.__module__.startswith((module.__name__, "imgcls.cli._"))]
     fields = {name: field for section in sections for name, field in flags_of(section).items()}
     for name, text in command_line.read(argv, fields, prog=command).items():
         convert(fields[name], text)

@@ -23,6 +23,7 @@ from imgcls.data.record_source import RecordSource
 from imgcls.data.sources import ArraySource
 from imgcls.errors import DataError, UsageError
 from imgcls.formats import params, recordio
+from imgcls.storage import cores
 
 CPU = torch.device("cpu")
 EVERYTHING = {"random_resized_crop": True, "min_random_area": 0.2, "min_random_aspect_ratio": 3 / 4,
@@ -377,9 +378,10 @@ def test_a_mean_image_is_made_where_there_is_none(tmp_path: Path, small: RecordS
 
 
 def test_one_thread_per_core_by_default(small: RecordSource, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streaming.os, "sched_getaffinity", lambda _: set(range(3)), raising=False)
+    monkeypatch.setattr(cores, "quota", lambda: None)
+    monkeypatch.setattr(cores, "affinity", lambda: set(range(3)))
     assert loader(small, threads=None).threads == 3  # type: ignore[arg-type]
-    monkeypatch.setattr(streaming.os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
+    monkeypatch.setattr(cores, "affinity", lambda: set(range(64)))
     assert streaming.num_cores() == 16
 
 

@@ -83,8 +83,10 @@ def _is_shifted_constant(data: Tensor) -> bool:
     So it is behind the BatchNorm with a fixed gamma that residual networks begin with, which sees the image.
     """
     node = data.grad_fn
+    if node is None or data.is_meta or torch.compiler.is_compiling():  # shapes alone, and what is traced
+        return False
     # the name torch gives it; where a later version has another, this only computes more than it has to
-    if node is None or torch.compiler.is_compiling() or node.name() != "NativeBatchNormBackward0":
+    if node.name() != "NativeBatchNormBackward0":
         return False
     # of a batch normalisation's three inputs, the beta alone has a gradient to be computed
     is_learned = [function is not None for function, _ in node.next_functions]
