@@ -7,6 +7,7 @@ parquet) reads and writes them.
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -127,11 +128,10 @@ class ParquetWriter:
 
 def _packages() -> tuple[Any, Any]:
     try:
-        import pyarrow
-        import pyarrow.parquet
+        # by name: an extra, which the type checker need not find
+        return importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
     except ImportError:
         raise UsageError("parquet needs the package pyarrow: pip install 'imgcls[parquet]'") from None
-    return pyarrow, pyarrow.parquet
 
 
 def _first_line(error: BaseException) -> str:
