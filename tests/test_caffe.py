@@ -168,20 +168,24 @@ def test_as_mean_image(mean: Path) -> None:
     normalizer = normalize.Normalizer(AugmentConfig(mean_image=str(mean)), 3, torch.device("cpu"), (3, 4, 5))
     pixels = torch.full((1, 4, 5, 3), 100, dtype=torch.uint8)
     assert np.array_equal(normalizer(pixels)[0].numpy(), 100 - PLANES[::-1])
+    numpys = str(mean.with_suffix(".npy"))
+    np.save(numpys, PLANES[::-1])
+    assert np.array_equal(normalize.read_mean_image(numpys, (3, 4, 5)), PLANES[::-1])
     with pytest.raises(DataError, match=r"is 3x4x5, image_shape is 3x2x2; its mean per channel is rgb_mean "
                                         r"50\.000,30\.000,10\.000$"):
         normalize.read_mean_image(str(mean), (3, 2, 2))
 
 
-def test_a_caffe_mean_is_not_made_but_read(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["mean.binaryproto", "mean.npy"])
+def test_the_mean_of_others_is_not_made_but_read(name: str, tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     from imgcls.config.sections import AugmentConfig
     from imgcls.data.loaders.make import make_loader
     from imgcls.data.sources import ArraySource
 
-    path = tmp_path / "mean.binaryproto"
+    path = tmp_path / name
     source = ArraySource(np.zeros((4, 3, 8, 8), np.uint8), np.zeros(4, np.int64))
-    with pytest.raises(UsageError, match=r"mean_image .*binaryproto: does not exist"):
+    with pytest.raises(UsageError, match=rf"mean_image .*{name}: does not exist"):
         make_loader(source, batch_size=2, image_shape=(3, 8, 8),
                     augment_config=AugmentConfig(mean_image=str(path)),
                     train=True, seed=0, device=torch.device("cpu"))

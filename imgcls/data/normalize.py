@@ -1,6 +1,7 @@
 """Normalisation on the device: uint8 pixels -> float32 (x - mean) / std.
 
-The mean is a number, a colour or an image: one of MXNet's (one array in a `.params` container) or of Caffe's.
+The mean is a number, a colour or an image: one of MXNet's (one array in a `.params` container), of Caffe's or
+of numpy's.
 Called by the loaders with each batch.
 """
 
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from imgcls.config.sections import AugmentConfig
 from imgcls.errors import DataError, UsageError, reason
-from imgcls.formats import caffe, params
+from imgcls.formats import caffe, npy, params
 from imgcls.storage.paths import to_path
 from imgcls.storage.reading import read_all
 
@@ -63,9 +64,9 @@ class Normalizer:
 
 
 def read_mean_image(path: str, shape: Sequence[int]) -> np.ndarray:
-    """Return the one array of an MXNet file, or a Caffe mean (.binaryproto): float32 (C, H, W) in RGB.
+    """Return the one array of an MXNet file, a Caffe mean (.binaryproto) or numpy's (.npy).
 
-    Raises DataError where it is of another shape.
+    It is float32 (C, H, W), RGB. Raises DataError where it is of another shape.
     """
     # the name of the array does not matter: MXNet calls it mean_img
     try:
@@ -74,6 +75,8 @@ def read_mean_image(path: str, shape: Sequence[int]) -> np.ndarray:
         raise DataError(path, reason(error)) from error
     if caffe.is_mean(path):
         arrays = [caffe.loads_mean(bytes(content), path)]
+    elif npy.is_npy(path):
+        arrays = [npy.loads(content, path)]
     else:
         arrays = list(params.loads(content, path).values())
     if len(arrays) != 1:

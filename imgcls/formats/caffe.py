@@ -112,7 +112,7 @@ def refuse_model(setting: str, path: str) -> None:
     shown = setting if setting.isupper() else f"`{setting}`"
     if setting == "mean_image":
         raise UsageError(f"{shown} {verbatim(path)}: is not a mean image; Caffe's is a {MEAN_SUFFIX} file, "
-                         "MXNet's a .bin, .nd or .params file")
+                         "MXNet's a .bin, .nd or .params file, numpy's a .npy file")
     raise UsageError(f"{shown} {verbatim(path)}: Caffe networks are not read here; convert it once, where "
                      "MXNet 1.9.1 is installed, with its tools/caffe_converter: convert_model.py "
                      f"DEPLOY.prototxt NET.caffemodel PREFIX; then give {shown} PREFIX")

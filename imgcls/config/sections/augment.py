@@ -73,6 +73,6 @@ class AugmentConfig:
     rgb_std: tuple[float, ...] = flag((1.0,), "divided by per channel, after the mean", since="g3",
                                       metavar="R,G,B", minimum=0, maximum=MAX_NUMBER)
     mean_image: str = flag("", "subtract this image in place of --rgb-mean: an MXNet .bin or .params file, "
-                           "or a Caffe .binaryproto", metavar="FILE")
+                           "a Caffe .binaryproto or a numpy .npy (3, H, W)", metavar="FILE")
     use_imagenet_data_augmentation: bool = flag(False, "the recipe of MXNet 1.3: random resized crop, "
                                                 "mirror, colour jitter, lighting noise", since="g3")

@@ -25,7 +25,7 @@ from imgcls.data.loaders.resident import ResidentLoader
 from imgcls.data.sampling import EACH_ONCE, Sampling
 from imgcls.data.sources import ArraySource, Source
 from imgcls.errors import DataError, UsageError, printable, verbatim
-from imgcls.formats import caffe, params
+from imgcls.formats import caffe, npy, params
 from imgcls.storage.paths import to_path
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def make_loader(source: Source, *, batch_size: int, image_shape: Sequence[int], 
 def make_mean_image(path: str, source: Source, image_shape: Sequence[int], config: AugmentConfig,
                     threads: int | None, on_bad: str) -> None:
     """Write the mean of the centre crops of all images, as MXNet does where `mean_img` names no file yet."""
-    if caffe.is_mean(path):
+    if caffe.is_mean(path) or npy.is_npy(path):
         raise UsageError(f"`mean_image` {verbatim(path)}: does not exist, and what is made here is an MXNet "
                          "file: call it .bin")
     plain = AugmentConfig(val_resize=config.resize, interpolation=config.interpolation)
