@@ -283,6 +283,15 @@ def test_decay_is_for_weights_and_gammas_and_multipliers_hold() -> None:
     assert net.fc.bias.unique().tolist() == [1.0]
 
 
+def test_gammas_go_without_decay_where_that_is_asked_for() -> None:
+    net = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    plain, without = (optimizers.build(OptimizerConfig(wd=0.1, norm_wd=norm_wd), net, CPU) for norm_wd in (True, False))
+    decay = [{id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+             for optimizer in (plain, without)]
+    assert [decay[0][id(p)] for p in net.parameters()] == [0.1, 0, 0.1, 0]
+    assert [decay[1][id(p)] for p in net.parameters()] == [0.1, 0, 0, 0]
+
+
 def test_every_name_trains() -> None:
     for name in (*OPTIMIZERS, "SGD"):
         net = Net()

@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "imgcls-finetune") ->
 def _start(argv: Sequence[str], prog: str) -> int:
     # The data of fine-tuning is what train_imagenet.py takes: folders of photographs, lists or records.
     config = configuration.parse(argv, prog=prog, examples=EXAMPLES.format(prog=prog), dataset="imagenet",
-                                 own=FinetuneConfig, defaults=DEFAULTS)
+                                 own=FinetuneConfig, defaults=DEFAULTS, recipes_of="imgcls-finetune")
     # fine-tune.py keeps MXNet's, whatever the data are
     config = dataclasses.replace(config, may_choose=prog == "imgcls-finetune")
     own: FinetuneConfig = config.own

@@ -28,7 +28,8 @@ def main(argv: Sequence[str] | None = None, *, dataset: str = "mnist", prog: str
 
 
 def _start(argv: Sequence[str], dataset: str, prog: str) -> int:
-    config = configuration.parse(argv, prog=prog, examples=EXAMPLES.format(prog=prog), dataset=dataset)
+    config = configuration.parse(argv, prog=prog, examples=EXAMPLES.format(prog=prog), dataset=dataset,
+                                 recipes_of="imgcls-train")
     # who runs a script of MXNet's name expects its defaults, whatever the data are
     config = dataclasses.replace(config, may_choose=prog == "imgcls-train")
     # the data set goes along by name: started anew as `train`, a process of train_cifar10.py must know it

@@ -177,7 +177,7 @@ ALWAYS = frozenset((
     "label_smoothing", "model_ema_decay", "dropout", "drop_path",
     "dataset", "num_examples", "batch_size", "benchmark", "network", "num_layers", "num_classes",
     "image_shape", "add_stn", "batch_norm", "num_group", "multiplier", "variant", "model_parallel",
-    "initializer", "optimizer", "wd", "clip_gradient", "clip_norm", "accumulate", "lr_schedule",
+    "initializer", "optimizer", "wd", "norm_wd", "clip_gradient", "clip_norm", "accumulate", "lr_schedule",
     "lr_regime", "warmup_epochs", "seed",
     "disp_batches", "top_k", "loss", "monitor", "dry_run", "test_io", "gpus", "dtype", "compile",
     "cuda_graphs",

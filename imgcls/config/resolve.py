@@ -1,4 +1,4 @@
-"""The settings of a run, resolved: built-in defaults < data set < --config files < IMGCLS_* < flags.
+"""The settings of a run, resolved: defaults < data set < --recipe < --config files < IMGCLS_* < flags.
 
 `parse` is what the commands that train and score call, `build` what Python code does; both return a `Config`
 of plain sections. `--help`, `--print-config` and every mistake end here, before torch, a file or a device is
@@ -14,7 +14,7 @@ from dataclasses import Field, dataclass
 from types import ModuleType
 from typing import Any
 
-from imgcls.config import command_line, files, lookup, rules, sections
+from imgcls.config import command_line, files, lookup, recipes, rules, sections
 from imgcls.config.flags import convert, flag, flag_spelling, flags_of, show
 from imgcls.config.help import help_screen
 from imgcls.errors import UsageError, as_keyword, unknown, verbatim
@@ -50,6 +50,8 @@ class FileFlags:
 
     config: tuple[str, ...] = flag((), "settings as YAML; may be given again, later files win",
                                    metavar="FILE", takes="each")
+    recipe: str = flag("", "settings that come with the package, by name; list: print the names. Files, "
+                       "variables and flags win", metavar="NAME")
     print_config: bool = flag(False, "print the settings of this command as YAML, ready for --config, and "
                               "stop", takes="none")
     help: bool = flag(False, "this text", short="-h", takes="none")
@@ -79,6 +81,8 @@ class Config:
     explicit: Mapping[str, str] = dataclasses.field(default_factory=dict)
     #: whether epochs, batch and rate may be chosen by the size of the data; scripts of MXNet's names keep its
     may_choose: bool = False
+    #: the recipe that it began with, "" for none
+    recipe: str = ""
     #: what was chosen so: setting -> value
     chosen: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     #: how messages spell a setting: as a flag where a command line was parsed, else as a keyword of Python
@@ -119,20 +123,28 @@ class Config:
 
 
 def parse(argv: Sequence[str], *, prog: str, examples: str, dataset: str = "mnist", own: type | None = None,
-          used: Sequence[str] = (), defaults: Mapping[str, Any] | None = None) -> Config:
+          used: Sequence[str] = (), defaults: Mapping[str, Any] | None = None,
+          recipes_of: str = "") -> Config:
     """Return the configuration that a command line means; `dataset` is the script's default for --dataset.
 
     Without --dataset, `--data-train` or `--data-val` means photographs like those of imagenet. `own` is a
     section of the command's own, whose fields stand in place of shared ones of the same name; `used` limits
     the shared flags to those that make sense for the command; `defaults` are the command's, above the data
-    set's. Raises UsageError for whatever is wrong; `--help` and `--print-config` print and leave with 0.
+    set's; `recipes_of` is the command whose recipes it takes, if any. Raises UsageError for what is wrong;
+    `--help`, `--print-config` and `--recipe list` print and leave with 0.
     """
     fields = _fields_of(own, used)
     # every layer is text or YAML's types here: `build` converts, so that a mistake reads alike from anywhere
-    texts = command_line.read(argv, fields | flags_of(FileFlags), prog=prog)
+    texts = command_line.read(argv, fields | _file_flags(recipes_of), prog=prog)
+    if texts.get("recipe") == recipes.LIST and not texts.get("help"):
+        print(recipes.listing(recipes_of), end="")
+        raise SystemExit(0)
+    # who asks for help is helped, whatever the name
+    wants_recipe = texts.get("recipe") and not texts.get("help")
+    recipe = recipes.find(texts["recipe"], recipes_of) if wants_recipe else None
     raw: dict[str, Any] = {}
     explicit: dict[str, str] = {}
-    for source, values in _layers(texts, fields):
+    for source, values in _layers(texts, fields, recipe):
         for name, value in values.items():
             if name not in fields:  # a file shared with another command may hold what this one does not use
                 continue
@@ -150,14 +162,14 @@ def parse(argv: Sequence[str], *, prog: str, examples: str, dataset: str = "mnis
     defaults = {**module.DEFAULTS, **(defaults or {}), "dataset": dataset}
     # the defaults shown are those of the data set on the command line
     if texts.get("help"):
-        _print_help(prog, examples, defaults, own, fields)
+        _print_help(prog, examples, defaults, own, fields, recipes_of)
         raise SystemExit(0)
     config = build(defaults, raw, explicit, own)
     if texts.get("print_config"):
         print(dump(config, own, fields), end="")
         raise SystemExit(0)
     # `build` cannot know that there was a command line
-    return dataclasses.replace(config, spelling=spelling_of(own))
+    return dataclasses.replace(config, spelling=spelling_of(own), recipe=recipe.name if recipe else "")
 
 
 def _shape_setting(explicit: Mapping[str, str]) -> tuple[str, ...]:
@@ -169,9 +181,16 @@ def spelling_of(*own: type | None) -> Callable[[str], str]:
     return flag_spelling(*sections.SECTIONS.values(), FileFlags, *filter(None, own))
 
 
-def _layers(texts: Mapping[str, Any],
-            fields: Mapping[str, Field[Any]]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _file_flags(recipes_of: str) -> dict[str, Field[Any]]:
+    """Return the flags for settings from files, without that of recipes for a command that has none."""
+    return {name: field for name, field in flags_of(FileFlags).items() if recipes_of or name != "recipe"}
+
+
+def _layers(texts: Mapping[str, Any], fields: Mapping[str, Field[Any]],
+            recipe: recipes.Recipe | None) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yield (source, settings as they stand there), the least important source first."""
+    if recipe:
+        yield f"--recipe {recipe.name}", recipe.settings()
     for path in texts.get("config", ()):
         settings = files.read_settings(path)
         for name in settings:
@@ -305,8 +324,8 @@ def _titled_flags(own: type | None, fields: Mapping[str, Field[Any]]) -> list[Ti
 
 
 def _print_help(prog: str, examples: str, defaults: Mapping[str, Any], own: type | None,
-                fields: Mapping[str, Field[Any]]) -> None:
-    groups = [*_titled_flags(own, fields), (FileFlags.__doc__, flags_of(FileFlags))]
+                fields: Mapping[str, Field[Any]], recipes_of: str) -> None:
+    groups = [*_titled_flags(own, fields), (FileFlags.__doc__, _file_flags(recipes_of))]
     # a flag of the command's own has its own default, whatever the data set's is for a shared one
     defaults = {name: value for name, value in defaults.items() if not own or name not in flags_of(own)}
     usage = f"{prog} [--flag value ...]{_positionals(fields)}"

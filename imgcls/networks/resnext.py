@@ -27,11 +27,16 @@ from imgcls.networks._residual import (
 OPTIONS = ("num_layers", "num_group")
 #: up to this height there are three stages and their own depths (28 in the other two residual networks)
 SMALL_HEIGHT = 32
+#: the paper's 29 layers for small images (section 5.3), which MXNet's file refuses; with 32 groups 32x4d
+CIFAR_SPEC = ResNetSpec((3, 3, 3), (64, 256, 512, 1024), bottleneck=True)
 
 
 def build(config: NetworkConfig) -> nn.Module:
     """Return the network: float (N, *image_shape) -> logits (N, num_classes)."""
-    return resnext(config, resnet_spec(config, image_shape(config, IMAGE_SHAPE)[1], SMALL_HEIGHT))
+    height = image_shape(config, IMAGE_SHAPE)[1]
+    if config.num_layers == 29 and height <= SMALL_HEIGHT:
+        return resnext(config, CIFAR_SPEC)
+    return resnext(config, resnet_spec(config, height, SMALL_HEIGHT))
 
 
 def resnext(config: NetworkConfig, spec: ResNetSpec) -> nn.Module:
@@ -74,4 +79,4 @@ def _check_groups(config: NetworkConfig, spec: ResNetSpec) -> None:
                          f"narrowest grouped convolution of {config.network} at this depth")
     if not spec.bottleneck and config.num_group != NetworkConfig.num_group:
         raise UsageError(f"`num_group` {config.num_group}: {config.network} has groups from 50 layers on, "
-                         f"from 164 at a height of {SMALL_HEIGHT} or less")
+                         f"29 or from 164 at a height of {SMALL_HEIGHT} or less")

@@ -43,6 +43,7 @@ def describe(config: Config, splits: Splits, command: str, rank_info: RankInfo |
         "preprocessing": _describe_preprocessing(config, splits, mean_image),
         # of images that were held out for validation: imgcls-score finds them again by it
         "held_out": dict(splits.held_out) or None,
+        "recipe": config.recipe or None,
         # by the size of the data: a run that goes on keeps it, though images may have come
         "chosen": dict(config.chosen) or None,
         "command": command,

@@ -8,7 +8,8 @@ import sys
 from collections.abc import Mapping
 
 from imgcls.config.command_line import without
-from imgcls.config.resolve import Config
+from imgcls.config.flags import flags_of
+from imgcls.config.resolve import Config, FileFlags
 from imgcls.distributed.rank_info import launcher_words
 from imgcls.errors import tell
 from imgcls.training.best_epoch import BestEpoch
@@ -46,7 +47,8 @@ def print_result(metrics: Mapping[str, float], split: str, config: Config, comma
 def _resume_command(command: str, config: Config) -> str:
     """Return the command of this run with twice the epochs, going on from its checkpoint."""
     # Both are given anew below, in whatever spelling or short form they stood on the line.
-    kept = without(shlex.split(command), ("num_epochs", "load_epoch"), config.fields)
+    kept = without(shlex.split(command), ("num_epochs", "load_epoch"),
+                   config.fields | flags_of(FileFlags))
     # under imgcls-launch the whole line is what has to be typed again
     launcher = launcher_words()
     # Settings of the environment may have been set for that one command. What a launcher's own flag sets is

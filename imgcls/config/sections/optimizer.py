@@ -29,6 +29,8 @@ class OptimizerConfig:
     mom: float = flag(0.9, "momentum of sgd and the like", since="g2", minimum=0, maximum=1)
     wd: float = flag(1e-4, "weight decay, on weights and gammas only", since="g2",
                      minimum=0, maximum=MAX_NUMBER)
+    norm_wd: bool = flag(True, "weight decay on the gammas of normalisations too, as in MXNet; 0: on weights "
+                         "of two and more dimensions only")
     clip_gradient: float = flag(0.0, "clip each element of the gradient to [-C, C]; 0: off", since="g1",
                                 metavar="C", minimum=0, maximum=1e30)
     clip_norm: float = flag(0.0, "scale a gradient down whose norm over all weights is above N; 0: off",
