@@ -10,6 +10,19 @@ from imgcls.data import order, sampling
 from imgcls.errors import UsageError
 
 
+def test_an_order_is_by_hash_also_where_hashes_agree_in_their_upper_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    def sorted_by_hash(count: int) -> np.ndarray:
+        return np.argsort(order._hash(order._key(3, 1, 0), np.arange(count, dtype=np.uint64)), kind="stable")
+
+    for count in (0, 1, 2, 3, 1000, 65_537):
+        assert np.array_equal(order.permutation(3, 1, count), sorted_by_hash(count))
+    # a worse hash, no two of which are equal: groups of eight differ in their lowest bits alone
+    monkeypatch.setattr(order, "_hash", lambda key, counters: (
+        counters ^ np.uint64(5) | (counters >> np.uint64(3)) << np.uint64(40)))
+    for count in (1, 2, 9, 1000):
+        assert np.array_equal(order.permutation(3, 1, count), sorted_by_hash(count))
+
+
 def test_every_epoch_is_another_permutation() -> None:
     first, second = order.permutation(1, 0, 1000), order.permutation(1, 1, 1000)
     assert sorted(first) == list(range(1000))

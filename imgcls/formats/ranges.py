@@ -73,6 +73,10 @@ class RangedReader:
         """Return HEADER_DTYPE (N,)."""
         return self._headers
 
+    def flags(self) -> np.ndarray:
+        """Return u32 (N,): of each record how many labels stand behind its header, 0 for one inside of it."""
+        return self._headers["flag"]
+
     def labels(self, *, strict: bool = True) -> np.ndarray:
         """Return float32 (N,): the one label of each record.
 
@@ -83,10 +87,17 @@ class RangedReader:
             raise self.label_problem(int(np.argmin(is_finite)), 1)
         return self._labels
 
+    def image_id(self, i: int) -> int:
+        """Return the id in the header of record `i`, 0 where it has none."""
+        return self._headers["id"].item(i)
+
+    def forget_headers(self) -> None:
+        """Keep them: to read them again would be to read the file again."""
+
     def label_problem(self, i: int, width: int) -> DataError:
         """Return what to say about record `i`, which does not hold `width` labels."""
-        return self._odd[i] if i in self._odd else describe_label_count(self.path, i, self._headers[i], width,
-                                                                        self.offsets.item(i))
+        return self._odd[i] if i in self._odd else describe_label_count(
+            self.path, i, self.image_id(i), self._headers["flag"].item(i), width, self.offsets.item(i))
 
     def payload(self, i: int) -> memoryview | bytes:
         """Return the bytes of record `i`, asked for on their own."""

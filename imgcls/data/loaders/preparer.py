@@ -27,6 +27,8 @@ Data = bytes | memoryview | np.ndarray
 #: stands for the header of a sample that has none
 _DAMAGED = ImageInfo(-1)
 _NOT_KEPT = Place(0, 0, 0, 0)
+#: what the headers say is noted of sets of up to so many samples
+_MAX_NOTED = 4_000_000
 
 
 class SamplePreparer:
@@ -37,8 +39,9 @@ class SamplePreparer:
         self._crops = crops
         self._decoder = decoder
         # What the headers say of every sample, as far as they were looked at: 0 in the last column where not.
-        # 28 bytes a sample, against a walk through its header in every epoch.
-        self._infos = np.zeros((len(source), NUM_INFOS), np.int32)
+        # 28 bytes a sample, against a walk through its header in every epoch. Nothing is noted of the largest
+        # sets: a worker of many hardly meets a sample twice.
+        self._infos = np.zeros((len(source), NUM_INFOS), np.int32) if len(source) <= _MAX_NOTED else None
         self._images: ImageCache | None = None
         self._finished: CropCache | None = None
         self._gpu: GpuJpegDecoder | None = None
@@ -62,7 +65,7 @@ class SamplePreparer:
 
     def typical_bytes(self, num_probed: int = 64) -> int:
         """Return about how many bytes an image of the source takes where it is kept, 0 where none tells."""
-        probed = np.unique(np.linspace(0, len(self._infos) - 1, num_probed).astype(np.int64)).tolist()
+        probed = np.unique(np.linspace(0, len(self._source) - 1, num_probed).astype(np.int64)).tolist()
         sizes = []
         for index in probed:
             with contextlib.suppress(BadImageError, DataError):
@@ -80,7 +83,7 @@ class SamplePreparer:
             return
         # read, draw for all, then decode: the draws need the sizes, and decoding needs the draws
         samples = [self._look(batch, row, index, values) for row, (index, values) in enumerate(
-            zip(indices.tolist(), self._infos[indices].tolist(), strict=True), first)]
+            zip(indices.tolist(), self._noted(indices), strict=True), first)]
         # The crops of all images whose size is known are drawn in one go: a call costs more than its numbers.
         sizes = np.array([info[:2] for _, info in samples], np.int64)
         has_size = np.flatnonzero(sizes[:, 0] > 0)
@@ -101,13 +104,18 @@ class SamplePreparer:
 
     def info(self, index: int, data: Data) -> ImageInfo:
         """Return what the header of sample `index`, `data`, says; looked at once. Raises BadImageError."""
-        row = self._infos[index]
-        if row[6]:
+        row = None if self._infos is None else self._infos[index]
+        if row is not None and row[6]:
             return _to_info(row.tolist())
         info = ImageInfo(*data.shape[:2]) if isinstance(data, np.ndarray) else image_header.inspect(data)
-        row[:6] = info
-        row[6] = 1  # last: another thread may be looking
+        if row is not None:
+            row[:6] = info
+            row[6] = 1  # last: another thread may be looking
         return info
+
+    def _noted(self, indices: np.ndarray) -> list[list[int]]:
+        """Return what is noted of the headers of samples: 0 in the last place where nothing is."""
+        return [[0] * NUM_INFOS] * len(indices) if self._infos is None else self._infos[indices].tolist()
 
     def _look(self, batch: HostBatch, row: int, index: int,
               values: list[int]) -> tuple[Data | None, ImageInfo]:

@@ -43,7 +43,7 @@ class ResidentLoader:
             raise UsageError(f"{verbatim(source.description)}: holds no images")
         self._count = len(source)
         self._shard = shard
-        self.num_samples = len(shard.of_epoch(np.arange(self._count)))
+        self.num_samples = shard.num_of_epoch(self._count)
         self.batch_size = batch_size
         self.batches_per_epoch = -(-self.num_samples // batch_size)
         self.seconds = 0.0

@@ -72,7 +72,7 @@ class StreamingLoader:
         opencv.prepare()
         self.source = source
         self.shard = shard
-        self.num_samples = len(shard.of_epoch(np.arange(len(source))))
+        self.num_samples = shard.num_of_epoch(len(source))
         self.batch_size = batch_size
         self.batches_per_epoch = -(-self.num_samples // batch_size)
         #: see `Loader`

@@ -7,16 +7,19 @@ for `scan.describe_mismatch` and `Index.describe_difference` to say: nothing her
 from __future__ import annotations
 
 import os
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
 from imgcls.errors import DataError, reason
 from imgcls.storage.paths import AnyPath, to_path
-from imgcls.storage.reading import read_all
+from imgcls.storage.reading import open_read, read_all
 
 #: a number of more digits may not fit into int64
 _MAX_DIGITS = 18
+_MAX_INT32 = (1 << 31) - 1
+#: bytes of text that are looked at at a time
+_PIECE_BYTES = 4 << 20
 #: of a line that is none, an error shows so many bytes
 _SHOWN_BYTES = 40
 
@@ -24,7 +27,7 @@ _SHOWN_BYTES = 40
 class Index(NamedTuple):
     """The lines of an `.idx`, in its order: a key and a byte offset each."""
 
-    #: int64 (N,), or objects (int or text) where a key is no number or does not fit
+    #: int64 or int32 (N,), or objects (int or text) where a key is no number or does not fit
     keys: np.ndarray
     #: int64 (N,)
     offsets: np.ndarray
@@ -33,14 +36,11 @@ class Index(NamedTuple):
     def read(cls, path: AnyPath) -> Index:
         """Read an `.idx`. A line that is no key, tab and offset is a DataError with its number and byte."""
         try:
-            text = read_all(path)
+            with open_read(path) as stream:
+                index = _parse_numbers(stream)
+            return index or _parse_lines(path, read_all(path))
         except OSError as error:
             raise DataError(path, reason(error)) from error
-        # Some come from Windows, some end without a line end, some with several.
-        text = text.replace(b"\r\n", b"\n").strip(b"\n") + b"\n"
-        # All lines at once where they are plain numbers (0.1 s for a million), otherwise one by one.
-        table = _parse_numbers(text)
-        return cls(table[:, 0], table[:, 1]) if table is not None else _parse_lines(path, text)
 
     def restricted_to(self, offsets: np.ndarray) -> Index:
         """Return the lines whose offset is one of `offsets` (rising)."""
@@ -73,22 +73,50 @@ def sort_unique(offsets: np.ndarray) -> np.ndarray:
     return offsets[np.append(True, offsets[1:] > offsets[:-1])]
 
 
-def _parse_numbers(text: bytes) -> np.ndarray | None:
-    """Return int64 (lines, 2), or None where the text is anything but lines of two numbers that fit."""
+def _parse_numbers(stream: BinaryIO) -> Index | None:
+    """Return an index of plain numbers, nearly always what it holds; None where anything else stands there.
+
+    Read a piece at a time: an index of 14 million lines is never in memory as text.
+    """
+    pieces: list[Index] = []
+    rest = b""
+    while data := stream.read(_PIECE_BYTES):
+        text, line_end, rest = (rest + data).rpartition(b"\n")
+        piece = _parse_piece(text + line_end) if line_end else None
+        # Without a line end in all these bytes it is no index.
+        if piece is None:
+            return None
+        pieces.append(piece)
+    last = _parse_piece(rest + b"\n")
+    if last is None:
+        return None
+    columns = zip(*pieces, last, strict=True)
+    return Index(*(np.concatenate(column) for column in columns))
+
+
+def _parse_piece(text: bytes) -> Index | None:
+    """Return some whole lines; None where they are anything but two numbers each that fit."""
+    # Some come from Windows, some end without a line end, some with several.
+    text = text.replace(b"\r\n", b"\n").strip(b"\n") + b"\n"
+    if text == b"\n":
+        return Index(np.zeros(0, np.int32), np.zeros(0, np.int64))
     codes = np.frombuffer(text, np.uint8)
     # Every byte that is no digit has to be a tab or a line end, by turns: so two numbers stand in each line.
     breaks = np.flatnonzero(codes < ord("0"))
     if len(breaks) % 2 or (codes > ord("9")).any():
         return None
     num_digits = np.diff(breaks, prepend=-1) - 1
-    if not len(breaks) or (codes[breaks[::2]] != ord("\t")).any() or (codes[breaks[1::2]] != ord("\n")).any():
+    if (codes[breaks[::2]] != ord("\t")).any() or (codes[breaks[1::2]] != ord("\n")).any():
         return None
     if num_digits.min() < 1 or num_digits.max() > _MAX_DIGITS:
         return None
-    return np.fromstring(text, np.int64, sep=" ").reshape(-1, 2)
+    keys, offsets = np.fromstring(text, np.int64, sep=" ").reshape(-1, 2).T
+    # Keys count records, mostly: half the memory holds them.
+    return Index(keys.astype(np.int32 if keys.max() <= _MAX_INT32 else np.int64), offsets.copy())
 
 
 def _parse_lines(path: AnyPath, text: bytes) -> Index:
+    text = text.replace(b"\r\n", b"\n").strip(b"\n") + b"\n"
     keys: list[Any] = []
     offsets: list[int] = []
     position = 0

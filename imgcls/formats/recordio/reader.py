@@ -26,6 +26,8 @@ from imgcls.storage.paths import AnyPath, to_path
 
 #: records that iterating looks up at a time: enough that numpy's cost per call is lost among them
 _ITER_RECORDS = 1 << 10
+#: labels that are read at a time
+_ROWS_AT_ONCE = 1 << 16
 #: what stands between two records is read at once up to this size: an index may name few records of many
 _READ_BYTES = 4 << 20
 
@@ -85,8 +87,8 @@ class RecordReader:
 
     # Of an open file only: neither pickled nor copied.
     _file: RecordFile
-    _header_table: tuple[np.ndarray, dict[int, DataError]] | None
-    _OPEN_FILE = ("_file", "_cache", "_header_table")
+    _header_columns: tuple[np.ndarray, np.ndarray, dict[int, DataError]] | None
+    _OPEN_FILE = ("_file", "_cache", "_header_columns")
 
     def __init__(self, path: str | os.PathLike[str], *, resync: bool = False, use_index: bool = True,
                  index: str | os.PathLike[str] | None = None, cache_gb: float | None = None) -> None:
@@ -168,14 +170,16 @@ class RecordReader:
 
         Records that it does not name, and all without an `.idx`, have their index as key.
         """
+        keys = np.arange(len(self), dtype=np.int64)
         if self._index is None:
-            return np.arange(len(self), dtype=np.int64)
-        keys: list[Any] = np.arange(len(self)).tolist()
+            return keys
         rows = np.searchsorted(self.offsets, self._index.offsets)
-        for row, key in zip(rows.tolist(), self._index.keys.tolist(), strict=True):
-            if row < len(keys):  # an index that is not used may name bytes behind the last record
-                keys[row] = key
-        return np.array(keys, self._index.keys.dtype if len(keys) else np.int64)
+        # an index that is not used may name bytes behind the last record
+        is_inside = rows < len(self)
+        if self._index.keys.dtype == object:
+            keys = keys.astype(object)
+        keys[rows[is_inside]] = self._index.keys[is_inside]
+        return keys
 
     def key_to_offset(self) -> dict[Any, int]:
         """Return key -> byte offset; of a repeated key the last. Without an `.idx` keys are the indexes."""
@@ -193,11 +197,17 @@ class RecordReader:
 
     def headers(self) -> np.ndarray:
         """Return HEADER_DTYPE (N,): every record's image header; zeros where `header_problems` names it."""
-        return self._load_headers()[0]
+        headers = np.zeros(len(self), HEADER_DTYPE)
+        is_kept = self._copy_kept({name: headers[name] for name in HEADER_DTYPE.names or ()})
+        return headers if is_kept else self._gather_headers()[0]
 
     def header_problems(self) -> dict[int, DataError]:
         """Return index of a record -> why it is no image record."""
-        return self._load_headers()[1]
+        return self._columns()[2]
+
+    def flags(self) -> np.ndarray:
+        """Return u32 (N,): of each record how many labels stand behind its header, 0 for one inside of it."""
+        return self._columns()[0]
 
     def labels(self, width: int = 1, *, strict: bool = True) -> np.ndarray:
         """Return float32 (N,) for width 1, otherwise (N, width).
@@ -205,34 +215,40 @@ class RecordReader:
         A record must hold exactly `width` labels: the first that does not is a DataError, or with `strict`
         off its labels are NaN.
         """
-        headers, problems = self._load_headers()
+        flags, header_labels, problems = self._columns()
         # NaN stands for labels that a record does not have, so nothing is ever trained on them.
         table = np.full((len(self), width), np.nan, np.float32)
-        has_width = headers["flag"] == width
+        has_width = flags == width
         has_width[list(problems)] = False
         rows = np.flatnonzero(has_width)
-        word_index = self.offsets[rows] // 4
-        # Behind 2 words of head and 6 of header the labels stand, unless a split record's were torn apart.
-        words = self._file.rows(word_index, 8 + width)
-        is_unsplit = words[:, 1] <= LENGTH_BITS
-        table[rows[is_unsplit]] = np.ascontiguousarray(words[is_unsplit, 8:]).view("<f4")
-        for row in rows[~is_unsplit].tolist():
-            table[row] = self[row].labels
+        for first in range(0, len(rows), _ROWS_AT_ONCE):
+            self._read_labels(rows[first:first + _ROWS_AT_ONCE], table)
         # The one label of most files stands in the header itself.
         if width == 1:
-            in_header = headers["flag"] == 0
+            in_header = flags == 0
             in_header[list(problems)] = False
-            table[in_header, 0] = headers["label"][in_header]
+            np.copyto(table[:, 0], header_labels, where=in_header)
             has_width |= in_header
         if strict and not has_width.all():
             raise self.label_problem(int(np.argmin(has_width)), width)
         return table[:, 0] if width == 1 else table
 
+    def image_id(self, i: int) -> int:
+        """Return the id in the header of record `i`, 0 where it has none."""
+        try:
+            return self[i].header.id
+        except DataError:
+            return 0
+
+    def forget_headers(self) -> None:
+        """Give back the memory of `labels` and `flags`, which are read again where they are asked for."""
+        self._header_columns = None
+
     def label_problem(self, i: int, width: int) -> DataError:
         """Return what to say about record `i`, which does not hold `width` labels."""
-        headers, problems = self._load_headers()
-        return problems[i] if i in problems else describe_label_count(self.path, i, headers[i], width,
-                                                                      self.offsets.item(i))
+        problems = self.header_problems()
+        return problems[i] if i in problems else describe_label_count(
+            self.path, i, self.image_id(i), self.flags().item(i), width, self.offsets.item(i))
 
     def check_index(self) -> DataError | None:
         """Return what is wrong with the `.idx` beside the file; None where nothing is, or where there is
@@ -251,7 +267,7 @@ class RecordReader:
     def _open(self) -> None:
         self._file = RecordFile(self.path, self._cache_gb)
         self.size = self._file.size
-        self._header_table = None
+        self._header_columns = None
         self._cache = ScanCache(Path(self._file.name), self.size, self._file.mtime_ns,
                                 enabled=self._use_index and bool(self._file.name))
 
@@ -297,6 +313,15 @@ class RecordReader:
         # map over C functions: no Python code runs per record.
         return map(data.__getitem__, map(slice, (offsets + HEAD.size).tolist(), ends.tolist()))
 
+    def _read_labels(self, rows: np.ndarray, table: np.ndarray) -> None:
+        """Set these rows of `table`, float32 (N, width), to the labels behind the headers of records."""
+        # Behind 2 words of head and 6 of header, unless a split record's were torn apart.
+        words = self._file.rows(self.offsets[rows] // 4, 8 + table.shape[1])
+        is_unsplit = words[:, 1] <= LENGTH_BITS
+        table[rows[is_unsplit]] = np.ascontiguousarray(words[is_unsplit, 8:]).view("<f4")
+        for row in rows[~is_unsplit].tolist():
+            table[row] = self[row].labels
+
     def _read_index(self, path: AnyPath, *, required: bool) -> None:
         """Take the offsets from an `.idx`; what is wrong with it goes to `index_problem` and the log."""
         if not path.exists():
@@ -315,9 +340,9 @@ class RecordReader:
 
     def _search(self) -> None:
         """Find the records in the file itself, or take what was found before."""
-        cached = self._cache.load(self._file)
-        if cached is not None:
-            self.offsets = cached[0]
+        kept = self._cache.load(self._file)
+        if kept is not None:
+            self.offsets = kept
         else:
             self.offsets, self.problems = scan.find_records(self.path, self._file, self.size, self.resync)
             # A damaged file is searched each time, so that its problems are told each time.
@@ -327,21 +352,31 @@ class RecordReader:
         if self._index is not None:
             self._index = self._index.restricted_to(self.offsets)
 
-    def _load_headers(self) -> tuple[np.ndarray, dict[int, DataError]]:
-        """Return (headers, index -> problem): from memory, from the cache, or gathered from the file."""
-        if self._header_table is None:
-            cached = self._cache.load(self._file)
-            if cached is not None and len(cached[1]) == len(self) and (cached[0] == self.offsets).all():
-                self._header_table = cached[1], {}
-            else:
+    def _columns(self) -> tuple[np.ndarray, np.ndarray, dict[int, DataError]]:
+        """Return flags u32 (N,) and labels float32 (N,) of all headers, and index -> problem.
+
+        Half as much memory as the headers: what every training needs, of 14 million records too.
+        """
+        if self._header_columns is None:
+            flags, labels = np.zeros(len(self), np.uint32), np.zeros(len(self), np.float32)
+            problems: dict[int, DataError] = {}
+            if not self._copy_kept({"flag": flags, "label": labels}):
                 headers, problems = self._gather_headers()
-                self._header_table = headers, problems
-                if not self.problems and not problems:
-                    self._cache.save(self.offsets, headers)
-        return self._header_table
+                flags, labels = headers["flag"].copy(), headers["label"].copy()
+            self._header_columns = flags, labels, problems
+        return self._header_columns
+
+    def _copy_kept(self, columns: dict[str, np.ndarray]) -> bool:
+        """Fill these fields of all headers from the last search; return whether there was one."""
+        num_copied = 0
+        for headers in self._cache.headers(self.offsets):
+            for name, column in columns.items():
+                column[num_copied:num_copied + len(headers)] = headers[name]
+            num_copied += len(headers)
+        return num_copied == len(self)
 
     def _gather_headers(self) -> tuple[np.ndarray, dict[int, DataError]]:
-        """Return all headers from one sweep; records that are split or odd are looked at one by one."""
+        """Return all headers from one sweep, and keep them; odd records are looked at one by one."""
         # Python sees only those that need a closer look, in most files none.
         headers, odd = scan.gather_headers(self._file, self.size, self.offsets)
         problems: dict[int, DataError] = {}
@@ -350,11 +385,14 @@ class RecordReader:
                 headers[i] = tuple(self[i].header)
             except DataError as error:
                 problems[i] = error
+        if not self.problems and not problems:
+            self._cache.save(self.offsets, headers)
         return headers, problems
 
 
-def describe_label_count(path: AnyPath, i: int, header: Any, width: int, offset: int) -> DataError:
+def describe_label_count(path: AnyPath, i: int, image_id: int, flag: int, width: int,
+                         offset: int) -> DataError:
     """Return the error for record `i` at byte `offset`, an image record whose labels are not `width`."""
-    num_labels = max(1, int(header["flag"]))
-    return DataError(path, f"record {i} (id {header['id']}) has {num_labels} labels where {width} "
+    num_labels = max(1, flag)
+    return DataError(path, f"record {i} (id {image_id}) has {num_labels} labels where {width} "
                            f"{'is' if width == 1 else 'are'} expected", offset)
