@@ -272,4 +272,4 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path) -> None:
                                "--pass-through", "--num-thread", "2"], cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         peaks.append(int(done.stderr.splitlines()[-1]))
-    assert peaks[1] - peaks[0] < 30_000 * 400, peaks
+    assert peaks[1] - peaks[0] < 6 << 20, peaks  # SQLite fills a cache of 4 MiB

@@ -13,6 +13,7 @@ import pytest
 from conftest import run_cli
 
 import imgcls
+from imgcls.cli import _dry_run, convert, im2rec, mean
 from imgcls.cli import train as command
 from imgcls.config import resolve
 from imgcls.config.resolve import Config
@@ -180,3 +181,44 @@ def test_a_list_or_records_are_nobodys_folder(photos: Path, tmp_path: Path,
     assert command.main(["--data-train", f"{tmp_path}/a.lst", "--data-root", str(photos), *SMALL,
                          "--dry-run"]) == 0
     assert "chosen: " not in capsys.readouterr().err
+
+
+def test_preparing_data_tells_what_it_would_do_and_writes_nothing(photos: Path, tmp_path: Path,
+                                                                  monkeypatch: pytest.MonkeyPatch,
+                                                                  capsys: pytest.CaptureFixture[str]) -> None:
+    """Numbers of images and bytes are those of the run that follows."""
+    out = tmp_path / "out"
+    argv = [f"{out}/x", str(photos), "--recursive", "--chunks", "2", "--val-per-class", "1", "--resize", "16"]
+    assert im2rec.main([*argv, "--dry-run"]) == 0
+    plan = capsys.readouterr().out
+    assert not out.exists()
+    assert im2rec.main(argv) == 0
+    sizes = [path.stat().st_size for path in out.iterdir() if path.suffix in (".rec", ".idx")]
+    planned = re.search(r"records: +about ([\d.]+) KB, .* an image", plan)
+    assert planned
+    assert float(planned[1]) * 1000 == pytest.approx(sum(sizes), rel=0.1)
+    num_lines = {path.name: path.read_bytes().count(b"\n") for path in out.glob("*.lst")}
+    for name, count in num_lines.items():
+        assert f"{out}/{name} ({count})" in plan
+    assert re.search(rf"images: +{sum(num_lines.values())}\n", plan)
+    assert re.search(r"time: +about [\d.]+ m?s at [\d,]+ images/s with \d+ thread", plan)
+    # with the lists there it tells of those, and with --resume not of what is complete
+    capsys.readouterr()
+    (out / "x_1_train.pack.json").unlink()
+    assert im2rec.main([*argv, "--dry-run", "--resume"]) == 0
+    told = capsys.readouterr()
+    assert f"{out}/x_1_train.lst ({num_lines['x_1_train.lst']})\n" in told.out
+    assert told.err.count("complete since an earlier run, would be kept") == 2
+    rec = str(out / "x_val.rec")
+    assert convert.main([rec, f"{tmp_path}/s/y.tar", "--shards", "2", "--dry-run"]) == 0
+    assert mean.main([rec, "--image-shape", "3,8,8", "--out", f"{tmp_path}/mean.bin", "--dry-run"]) == 0
+    told = capsys.readouterr()
+    assert f"files:        {tmp_path}/s/y_0.tar to {tmp_path}/s/y_1.tar (tar), about" in told.out
+    assert told.out.count(f"images:       {num_lines['x_val.lst']}\n") == 2
+    assert not (tmp_path / "s").exists()
+    assert not (tmp_path / "mean.bin").exists()
+    # a disk that is too small is said before, and not after hours
+    monkeypatch.setattr(_dry_run, "free_bytes", lambda folder: 1000)
+    assert im2rec.main([f"{tmp_path}/new/x", str(photos), "--recursive", "--dry-run"]) == 1
+    assert re.search(r"error: .*/new: [\d.]+ KB are needed and 1 KB are free\n$", capsys.readouterr().err)
+    assert convert.main([rec, f"{tmp_path}/s/y.tar", "--dry-run"]) == 1

@@ -22,9 +22,11 @@ import pytest
 from conftest import ROOT
 
 from imgcls.cli import im2rec
+from imgcls.data.listing import ListSummary
 from imgcls.data.packing import pipeline, resumable
 from imgcls.data.selection import drawn
-from imgcls.formats.recordio import RecordReader, RecordWriter
+from imgcls.formats.lists import ListEntry
+from imgcls.formats.recordio import RecordReader, RecordWriter, kept_names
 from imgcls.storage.paths import to_path
 
 
@@ -180,6 +182,30 @@ def test_writing_to_a_url(photos: Path, tmp_path: Path, own_cache: Path, capsys:
     assert capsys.readouterr().err.count("complete since an earlier run, kept") == 3
     for path in remote.parent.iterdir():
         path.unlink()
+
+
+@pytest.mark.parametrize("flags", [[], ["--pack-label"]], ids=["one label", "several"])
+def test_the_key_of_class_names_is_the_same_without_a_reader(flags: list[str], photos: Path, tmp_path: Path) -> None:
+    """The packer takes it from the files in little memory, whoever looks the names up from what they hold."""
+    lines = [f"{i}\t{i % 3}\t7\t{path.relative_to(photos)}\n" for i, path in enumerate(photos.rglob("?.jpg"))]
+    (tmp_path / "x.lst").write_text("".join(lines))
+    assert im2rec.main([f"{tmp_path}/x", str(photos), "--pass-through", *flags]) == 0
+    assert kept_names._packed_entry(tmp_path / "x.rec") == kept_names._entry(RecordReader(tmp_path / "x.rec"))
+    with RecordWriter(tmp_path / "one.rec") as writer:  # one label behind the header, which a reader looks up
+        writer.write(struct.pack("<IfQQf", 1, 0, 5, 0, 3.5) + b"image", 5)
+    assert kept_names._packed_entry(tmp_path / "one.rec") is None
+    kept_names.remember(tmp_path / "one.rec", ["a"])
+    assert kept_names.recall(RecordReader(tmp_path / "one.rec")) == ("a",)
+
+
+@pytest.mark.parametrize(("ids", "repeated"), [
+    ([0, 1, 2], 0), ([5, 5, 5, 7], 2), ([i << 40 for i in range(99)] * 2 + [3, 3], 100),
+    ([2**64 - 1, 0, 2**64 - 1], 1), ([*range(200_000), 7, 199_999], 2), ([i << 20 for i in range(60)] + [0] * 3, 3),
+])
+def test_ids_that_repeat_are_counted(ids: list[int], repeated: int) -> None:
+    entries = [ListEntry(number, (float(i % 2),), "a") for i, number in enumerate(ids)]
+    warnings = " ".join(ListSummary(entries).rarely_meant("x_val.rec"))
+    assert (f" {repeated} ids of the list stand there more than once" in warnings) == bool(repeated)
 
 
 def labels(path: Path) -> list[tuple[float, str]]:

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from imgcls.cli._preparing import resize_flag, threads_flag
 from imgcls.config import command_line
 from imgcls.config.flags import flag, positional
 from imgcls.data.image_trees import is_archive_root
@@ -93,8 +94,7 @@ class SelectFlags:
 class PackFlags:
     """Packing"""
 
-    resize: int = flag(0, "of the short edge; 0: as is", since="g2", metavar="PIXELS", minimum=0,
-                       maximum=65500)
+    resize: int = resize_flag("of the short edge; 0: as is", since="g2")
     center_crop: bool = flag(False, "to a square, before the resize", since="g2")
     quality: int = flag(95, "of JPEG, 1-100; of PNG the compression, 0-9", since="g2", minimum=0,
                         maximum=100)
@@ -104,13 +104,15 @@ class PackFlags:
                       minimum=-1, maximum=1)
     pass_through: bool = flag(False, "store the files as they are", since="g2")
     pack_label: bool = flag(False, "store all labels of a line", since="g2")
-    num_thread: int = flag(0, "threads; 0: one per core", since="g2", minimum=0, maximum=1024)
+    num_thread: int = threads_flag(since="g2")
     part: str = flag("", "pack only part I of N of the lists, for N machines: 1/N to N/N", metavar="I/N")
     seekable: bool = flag(False, "JPEGs of which a crop can be decoded without the rest, a few per cent "
                           "larger; with --pass-through jpegtran makes them, without loss. ROOT may also be a "
                           ".rec then, which is converted to PREFIX.rec")
     outside_root: bool = flag(False, "let a list name files outside of ROOT (../x, /y)")
     strict: bool = flag(False, "exit status 1 if anything was skipped")
+    dry_run: bool = flag(False, "write nothing: tell what would be done, pack a few images, and say how long "
+                         "all take and how much disk")
     resume: bool = flag(False, "go on where an earlier run with the same flags was stopped, and leave "
                         "what is packed there when this one is")
 

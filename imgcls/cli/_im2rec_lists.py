@@ -9,10 +9,11 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from imgcls.cli._im2rec_flags import NAME, ListConfig, PackFlags, SelectFlags
 from imgcls.cli._im2rec_target import Target
+from imgcls.cli._preparing import SHOWN_PROBLEMS
 from imgcls.config.flags import flag_spelling
 from imgcls.data import ilsvrc, listing, selection
 from imgcls.data.image_trees import ImageNames, ImageTree, open_tree
@@ -21,8 +22,6 @@ from imgcls.data.selection import SelectedClass, Selection, SelectionConfig
 from imgcls.errors import DataError, RunError, UsageError, printable, spell_settings, tell
 from imgcls.formats import lists
 
-#: how many problems are printed
-_SHOWN_PROBLEMS = 10
 #: more lists than this are only made where there are as many images
 _MAX_EMPTY_CHUNKS = 1000
 #: MXNet prints a line for every so many images
@@ -40,17 +39,8 @@ def open_root(root: str) -> ImageTree:
 def make_lists(target: Target, tree: ImageTree, config: ListConfig, flags: SelectFlags) -> list[Path]:
     """Write PREFIX*.lst and PREFIX.classes.txt; return the lists."""
     target.check_writable()
-    problems: list[DataError] = []
-    folders, is_recursive = _folders(tree, config, problems)
-    selected = Selection()
-    classes = _classes(folders, flags, selected, problems, tree.root)
     with closing(ListDraft()) as train, closing(ListDraft()) as val:
-        for found in classes:
-            for draft, paths in ((train, found.train), (val, found.val)):
-                for path in paths:
-                    if lists.is_listable(path, tree.root, problems):
-                        draft.add(float(found.label), path)
-        _report_images(train, tree, config, flags, selected, problems)
+        selected, is_recursive = fill_drafts(train, val, tree, config, flags)
         written = listing.write_lists(
             target.prefix, train, shuffle=config.shuffle, chunks=config.chunks,
             train_ratio=config.train_ratio, test_ratio=config.test_ratio,
@@ -68,7 +58,37 @@ def make_lists(target: Target, tree: ImageTree, config: ListConfig, flags: Selec
     return [path for path, _ in written]
 
 
-def _report_images(train: ListDraft, tree: ImageTree, config: ListConfig, flags: SelectFlags,
+class Draft(Protocol):
+    """Entries of a list to be, or their number alone."""
+
+    def add(self, label: float, path: str) -> None:
+        """Append an entry."""
+        ...
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        ...
+
+
+def fill_drafts(train: Draft, val: Draft, tree: ImageTree, config: ListConfig,
+                flags: SelectFlags) -> tuple[Selection, bool]:
+    """Give the drafts the images that the flags select, and print what is left out.
+
+    Returns the classes, and whether each folder is one.
+    """
+    problems: list[DataError] = []
+    folders, is_recursive = _folders(tree, config, problems)
+    selected = Selection()
+    for found in _classes(folders, flags, selected, problems, tree.root):
+        for draft, paths in ((train, found.train), (val, found.val)):
+            for path in paths:
+                if lists.is_listable(path, tree.root, problems):
+                    draft.add(float(found.label), path)
+    _report_images(train, tree, config, flags, selected, problems)
+    return selected, is_recursive
+
+
+def _report_images(train: Draft, tree: ImageTree, config: ListConfig, flags: SelectFlags,
                    selected: Selection, problems: list[DataError]) -> None:
     """Print what is not in the lists; an error where that is all, or where lists would be empty."""
     # names that a list cannot hold
@@ -186,10 +206,10 @@ def _scan_progress() -> Iterator[Any]:
 
 def print_problems(problems: list[DataError], prefix: str) -> None:
     """Print the first of some problems, and how many there are."""
-    for problem in problems[:_SHOWN_PROBLEMS]:
+    for problem in problems[:SHOWN_PROBLEMS]:
         print_note(f"{prefix}{problem}")
-    if len(problems) > _SHOWN_PROBLEMS:
-        print_note(f"{prefix}{len(problems) - _SHOWN_PROBLEMS} more like these")
+    if len(problems) > SHOWN_PROBLEMS:
+        print_note(f"{prefix}{len(problems) - SHOWN_PROBLEMS} more like these")
 
 
 def num_cores() -> int:

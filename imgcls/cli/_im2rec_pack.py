@@ -13,6 +13,7 @@ from imgcls.cli import _im2rec_lists
 from imgcls.cli._im2rec_flags import ListConfig, PackFlags, SelectFlags, part_of
 from imgcls.cli._im2rec_lists import num_cores, open_root, print_note, print_problems, show_progress
 from imgcls.cli._im2rec_target import Target
+from imgcls.cli._preparing import SHOWN_PROBLEMS
 from imgcls.data.image_trees import ImageReader, ImageTree
 from imgcls.data.listing import ListSummary
 from imgcls.data.packing import outputs
@@ -25,8 +26,6 @@ from imgcls.formats import lists
 from imgcls.formats.lists import ListEntry
 from imgcls.formats.recordio import RecordWriter
 
-#: how many skipped images of a list are printed; all are in STEM.bad
-_SHOWN_PROBLEMS = 10
 #: what a disk says that takes nothing more
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -37,10 +36,7 @@ def pack_lists(target: Target, root: str, list_config: ListConfig, select_flags:
                flags: PackFlags) -> int:
     """Pack every PREFIX*.lst, or what is under ROOT when there is none."""
     tree = open_root(root)
-    config = PackConfig(
-        pass_through=flags.pass_through, resize=flags.resize, center_crop=flags.center_crop,
-        color=flags.color, quality=flags.quality, encoding=flags.encoding, pack_label=flags.pack_label,
-        seekable=flags.seekable, num_threads=flags.num_thread or num_cores())
+    config = pack_config(flags)
     # every list that begins so, as MXNet: one command packs train and val
     list_paths = target.find_lists()
     # part i takes lists i, i + n, ...: parts are as even as lists are
@@ -61,6 +57,14 @@ def pack_lists(target: Target, root: str, list_config: ListConfig, select_flags:
         counts = _pack_file(target, path, tree, config, flags)
         totals = PackCounts(totals.records + counts.records, totals.skipped + counts.skipped, 0)
     return exit_status(totals, is_strict=flags.strict)
+
+
+def pack_config(flags: PackFlags) -> PackConfig:
+    """Return what is done to each image."""
+    return PackConfig(
+        pass_through=flags.pass_through, resize=flags.resize, center_crop=flags.center_crop,
+        color=flags.color, quality=flags.quality, encoding=flags.encoding, pack_label=flags.pack_label,
+        seekable=flags.seekable, num_threads=flags.num_thread or num_cores())
 
 
 def _pack_file(target: Target, path: Path, tree: ImageTree, config: PackConfig,
@@ -122,10 +126,10 @@ def pack_list(entries: Iterable[ListEntry], reader: ImageReader, target: str, st
         result = pack_entries(entries, reader, target, config, progress=progress, writer=writer)
     counts = outputs.write_outputs(stem, target, summary, result)
     # a few here, since a wrong ROOT would skip every single one
-    for path, reason in result.skipped[:_SHOWN_PROBLEMS]:
+    for path, reason in result.skipped[:SHOWN_PROBLEMS]:
         print_note(f"skipped {path}: {reason}")
-    if len(result.skipped) > _SHOWN_PROBLEMS:
-        print_note(f"skipped {len(result.skipped) - _SHOWN_PROBLEMS} more, all are in {stem}.bad")
+    if len(result.skipped) > SHOWN_PROBLEMS:
+        print_note(f"skipped {len(result.skipped) - SHOWN_PROBLEMS} more, all are in {stem}.bad")
     skipped = f", {counts.skipped} skipped (see {stem}.bad)" if counts.skipped else ""
     tell(f"{target}: {counts.records} records, {counts.size_bytes / 1e6:.1f} MB{skipped}, "
          f"{time.perf_counter() - start:.1f} s", sys.stdout)

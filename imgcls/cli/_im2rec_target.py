@@ -49,6 +49,11 @@ class Target:
         if self._remote and exc_info[0] is None:
             shutil.rmtree(self._folder, ignore_errors=True)
 
+    @property
+    def is_remote(self) -> bool:
+        """Return whether PREFIX is a URL."""
+        return self._remote is not None
+
     def shown(self, path: str | os.PathLike[str]) -> str:
         """Return the name under which a file of this machine is published."""
         return str(self._remote.with_name(os.path.basename(path))) if self._remote else os.fspath(path)

@@ -8,12 +8,28 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from imgcls.cli._dry_run import (
+    about_bytes,
+    about_disk,
+    about_measure,
+    about_time,
+    check_disk,
+    measure_samples,
+    print_plan,
+)
 from imgcls.cli._im2rec_lists import num_cores, show_progress
+from imgcls.cli._preparing import print_left_out, resize_flag, threads_flag
 from imgcls.cli._run import ending_in_order, run_main
 from imgcls.config.command_line import parse
 from imgcls.config.flags import flag, flag_spelling, positional
-from imgcls.data.conversion.convert import ConversionResult, convert, shard_path
-from imgcls.data.conversion.readers import open_samples
+from imgcls.data.conversion.convert import (
+    ConversionResult,
+    convert,
+    shard_path,
+    shared_class_names,
+    shrunk,
+)
+from imgcls.data.conversion.readers import Sample, SampleReader, open_samples
 from imgcls.data.conversion.writers import KINDS, kind_of
 from imgcls.data.packing.config import PackConfig
 from imgcls.errors import RunError, UsageError, spell_settings, tell
@@ -33,7 +49,6 @@ NOTES = """IN is a .rec, a .tar shard, a .tar or .zip of class folders, a .parqu
 folders or that of an LMDB. Records keep their bytes, all kinds their order; records that become records
 keep all their labels. tar, LMDB and parquet need whole numbers as labels. LMDB needs the extra
 imgcls[lmdb], parquet imgcls[parquet]."""
-_SHOWN_PROBLEMS = 10
 
 
 @dataclass(frozen=True)
@@ -45,12 +60,13 @@ class ConvertConfig:
     to: str = flag("", "the kind of OUT (if not given: by its name; without an ending a folder)",
                    choices=("", *KINDS))
     shards: int = flag(1, "files to divide the images among: OUT_0, OUT_1, ...", minimum=1, maximum=100_000)
-    resize: int = flag(0, "shrink images whose short edge is longer; 0: none", metavar="PIXELS", minimum=0,
-                       maximum=65500)
+    resize: int = resize_flag("shrink images whose short edge is longer; 0: none")
     quality: int = flag(95, "of the JPEGs that are shrunk", minimum=1, maximum=100)
     renumber: bool = flag(False, "ids that count up, for merged files whose ids repeat", takes="none")
     strict: bool = flag(False, "exit status 1 if an image was left out", takes="none")
-    num_thread: int = flag(0, "threads; 0: one per core", minimum=0, maximum=1024)
+    dry_run: bool = flag(False, "write nothing: tell what would be done, convert a few images, and say how "
+                         "long all take and how much disk", takes="none")
+    num_thread: int = threads_flag()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -74,6 +90,8 @@ def _start(argv: Sequence[str]) -> int:
         check_outputs(targets, inputs)
     readers = [open_samples(path) for path in inputs]
     config = PackConfig(resize=args.resize, quality=args.quality, num_threads=args.num_thread or num_cores())
+    if args.dry_run:
+        return _tell_plan(readers, targets, kind, config)
     start = time.perf_counter()
     with show_progress(sum(map(len, readers)), os.path.basename(out)) as progress:
         result = convert(readers, out, kind, config, num_shards=args.shards, renumber=args.renumber,
@@ -81,13 +99,30 @@ def _start(argv: Sequence[str]) -> int:
     return _report(result, args, time.perf_counter() - start)
 
 
+def _tell_plan(readers: Sequence[SampleReader], targets: Sequence[str], kind: str, config: PackConfig) -> int:
+    """Print what would be done. RunError where the disk is too small for it."""
+    shared_class_names(readers)  # which refuses what cannot be merged
+
+    def size_of(sample: Sample) -> int | None:
+        image = shrunk(sample.image, config)
+        return None if isinstance(image, str) else len(image) + len(sample.head)
+
+    count = sum(map(len, readers))
+    measure = measure_samples(readers, size_of, config.num_threads)
+    needed = measure.bytes_of(count)
+    folder = os.path.dirname(os.path.abspath(targets[0]))
+    written = targets[0] if len(targets) == 1 else f"{targets[0]} to {targets[-1]}"
+    print_plan({"dry run": about_measure(measure), "images": f"{count:,}",
+                "files": f"{written} ({kind}), about {about_bytes(needed)} in all",
+                "time": about_time(measure, count, config.num_threads), "disk": about_disk(folder, needed)})
+    check_disk(folder, needed)
+    return 0
+
+
 # the same few lines for every kind: what is left out on stderr, what is written on stdout
 def _report(result: ConversionResult, args: ConvertConfig, seconds: float) -> int:
     """Print how it went, and return the exit status."""
-    for problem in result.skipped[:_SHOWN_PROBLEMS]:
-        tell(f"{NAME}: left out: {problem}")
-    if len(result.skipped) > _SHOWN_PROBLEMS:
-        tell(f"{NAME}: {len(result.skipped) - _SHOWN_PROBLEMS} more were left out")
+    print_left_out(NAME, result.skipped)
     if result.num_repeated_ids:
         note = (f"{result.num_repeated_ids} ids stand there more than once; a reader that looks records up "
                 f"by id "

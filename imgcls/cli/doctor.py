@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from imgcls.cli._preparing import threads_flag
 from imgcls.cli._run import loading_torch, run_main
 from imgcls.config import resolve as configuration
 from imgcls.config.flags import flag, positional
 from imgcls.config.resolve import Config
-from imgcls.config.sections import MAX_THREADS
 from imgcls.errors import DataError, UsageError, printable, tell
 from imgcls.storage.atomic import write_bytes
 
@@ -53,7 +53,7 @@ class DoctorConfig:
     format: str = flag("text", "lines for people, or JSON for programs", choices=("text", "json"))
     report: str = flag("", "folder for a page with the images in question", metavar="DIR")
     fix: str = flag("", "folder for a clean copy; the data themselves are never changed", metavar="DIR")
-    num_thread: int = flag(0, "threads; 0: one per core", metavar="N", minimum=0, maximum=MAX_THREADS)
+    num_thread: int = threads_flag()
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from imgcls.cli import _im2rec_lists, _im2rec_pack, _key_values
+from imgcls.cli._im2rec_dry_run import tell_plan
 from imgcls.cli._im2rec_flags import NAME, ListConfig, PackFlags, PathConfig, SelectFlags, parse
 from imgcls.cli._im2rec_pack import exit_status, num_cores, pack_list, print_note, show_progress
 from imgcls.cli._im2rec_target import Target
@@ -38,8 +39,14 @@ def _start(argv: Sequence[str]) -> int:
         return _pack_key_values(argv)
     paths, list_config, select_flags, flags = parse(argv)
     if os.path.isfile(paths.root) and not is_archive_root(paths.root) and not list_config.list:
+        if flags.dry_run:
+            raise UsageError(f"`dry_run` is for images that are packed: ROOT {verbatim(paths.root)} is a "
+                             "file")
         return _make_seekable(paths, flags)
     with Target(paths.prefix) as target:
+        if flags.dry_run:
+            return tell_plan(target, paths.root, list_config, select_flags, flags,
+                             _im2rec_pack.pack_config(flags))
         if list_config.list:
             _im2rec_lists.make_lists(target, _im2rec_lists.open_root(paths.root), list_config, select_flags)
             return 0

@@ -9,12 +9,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from imgcls.cli._dry_run import about_measure, about_time, measure_samples, print_plan
 from imgcls.cli._im2rec_lists import num_cores, show_progress
+from imgcls.cli._preparing import print_left_out, resize_flag, threads_flag
 from imgcls.cli._run import ending_in_order, run_main
 from imgcls.config.command_line import parse
 from imgcls.config.flags import flag, positional
-from imgcls.data.conversion.mean import compute_mean
-from imgcls.data.conversion.readers import open_samples
+from imgcls.data.conversion.mean import compute_mean, fitted_pixels
+from imgcls.data.conversion.readers import Sample, SampleReader, open_samples
 from imgcls.errors import UsageError, tell, verbatim
 from imgcls.formats import caffe, params
 from imgcls.storage.atomic import atomic_write, check_outputs
@@ -26,7 +28,6 @@ EXAMPLES = """examples:
   imgcls-mean train_?.rec --image-shape 3,224,224 --out mean.bin          the mean image, as MXNet's mean_img
   imgcls-mean train_lmdb --resize 256 --image-shape 3,256,256 --out mean.binaryproto         as Caffe has it
 """
-_SHOWN_PROBLEMS = 10
 _SUFFIXES = (".bin", ".nd", ".params", ".binaryproto", ".npy")
 
 
@@ -38,13 +39,13 @@ class MeanConfig:
                                        metavar="DATA", takes="several")
     image_shape: tuple[int, ...] = flag((), "3,HEIGHT,WIDTH: the centre of so many pixels of each image",
                                         metavar="C,H,W", counts=(0, 3), minimum=1, maximum=65500)
-    resize: int = flag(0, "scale each image to a short edge of so many pixels first; 0: "
-                          "none", metavar="PIXELS",
-                       minimum=0, maximum=65500)
+    resize: int = resize_flag("scale each image to a short edge of so many pixels first; 0: none")
     out: str = flag("", "the mean image: .bin or .nd (MXNet), .binaryproto (Caffe), .npy (3, H, W)",
                     metavar="FILE")
     json: bool = flag(False, "print JSON", takes="none")
-    num_thread: int = flag(0, "threads; 0: one per core", minimum=0, maximum=1024)
+    dry_run: bool = flag(False, "write nothing: look at a few images, and say how long all take",
+                         takes="none")
+    num_thread: int = threads_flag()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -67,10 +68,12 @@ def _start(argv: Sequence[str]) -> int:
     # all are opened before the first is read: a wrong name at the end of the line is told at once
     readers = [open_samples(str(to_local_path(path))) for path in args.data]
     shape = (args.image_shape[1], args.image_shape[2]) if args.image_shape else None
+    num_threads = args.num_thread or num_cores()
+    if args.dry_run:
+        return _tell_plan(readers, shape, args, num_threads)
     with show_progress(sum(map(len, readers)), "mean") as progress:
-        result = compute_mean(readers, shape, args.resize, args.num_thread or num_cores(), progress=progress)
-    for problem in result.skipped[:_SHOWN_PROBLEMS]:
-        tell(f"{NAME}: left out: {problem}")
+        result = compute_mean(readers, shape, args.resize, num_threads, progress=progress)
+    print_left_out(NAME, result.skipped)
     if result.image is not None and args.out:
         _save(args.out, result.image)
     if args.json:
@@ -80,6 +83,20 @@ def _start(argv: Sequence[str]) -> int:
         # flags of imgcls-train, to be pasted; three digits are more than eight bits can tell
         tell(f"{result.num_images} images, {len(result.skipped)} left out: "
              f"--rgb-mean {_numbers(result.mean)} --rgb-std {_numbers(result.std)}", sys.stdout)
+    return 0
+
+
+def _tell_plan(readers: Sequence[SampleReader], shape: tuple[int, int] | None, args: MeanConfig,
+               num_threads: int) -> int:
+    """Print what would be done."""
+    def size_of(sample: Sample) -> int | None:
+        pixels = fitted_pixels(sample.image, shape, args.resize)
+        return None if isinstance(pixels, str) else 0
+
+    count = sum(map(len, readers))
+    measure = measure_samples(readers, size_of, num_threads)
+    print_plan({"dry run": about_measure(measure), "images": f"{count:,}", "files": args.out or "none",
+                "time": about_time(measure, count, num_threads)})
     return 0
 
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
+from imgcls.cli._preparing import threads_flag
 from imgcls.cli._run import run_main
 from imgcls.config.command_line import parse
 from imgcls.config.flags import flag, positional
-from imgcls.config.sections import MAX_THREADS
 from imgcls.data.packing.images import decode, quiet_opencv
 from imgcls.data.packing.pipeline import map_in_order
 from imgcls.errors import DataError, printable, tell
@@ -38,7 +38,7 @@ class VerifyConfig:
     files: tuple[str, ...] = positional("a .rec file, a folder, or a pattern", metavar="FILE",
                                         takes="several")
     decode: bool = flag(True, "the images too")
-    num_thread: int = flag(0, "threads; 0: one per core", metavar="N", minimum=0, maximum=MAX_THREADS)
+    num_thread: int = threads_flag()
     max_problems: int = flag(100, "to show per file", metavar="N", minimum=0, maximum=10**9)
 
 

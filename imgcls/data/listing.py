@@ -1,7 +1,8 @@
 """Make the lists that im2rec packs from, and look at a list before it is packed.
 
 `cli/im2rec.py` calls it; it prints nothing and reads no image. The format of a list is `formats/lists.py`.
-Lists of any length are written and looked through in little memory: 16 bytes an image.
+Lists of any length are written and looked through in little memory: five bytes an image. Four of them are
+the shuffled order: MXNet's shuffle swaps each entry with any other one, so that all must be at hand.
 """
 
 from __future__ import annotations
@@ -21,6 +22,10 @@ from imgcls.storage.atomic import atomic_write
 
 #: entries that are passed to the disk at a time
 _ROWS_AT_ONCE = 1024
+#: entries of a draft whose common place in its file is kept in memory
+_ENTRIES_OF_BLOCK = 16
+#: ids of which a page of `_IdSet` has a bit each
+_IDS_OF_PAGE = 1 << 16
 
 
 class ListDraft:
@@ -28,16 +33,21 @@ class ListDraft:
 
     def __init__(self) -> None:
         self._file = tempfile.TemporaryFile(prefix="imgcls-list-")  # noqa: SIM115
-        self._ends = array("Q", [0])  # bytes of the file up to each entry's end
+        self._begins = array("Q")  # byte of the file where each block of entries begins
+        self._size = 0
+        self._count = 0
 
     def add(self, label: float, path: str) -> None:
         """Append an entry."""
         line = lists.line_of(ListEntry(len(self), (label,), path))
+        if not self._count % _ENTRIES_OF_BLOCK:
+            self._begins.append(self._size)
         self._file.write(line)
-        self._ends.append(self._ends[-1] + len(line))
+        self._size += len(line)
+        self._count += 1
 
     def __len__(self) -> int:
-        return len(self._ends) - 1
+        return self._count
 
     def close(self) -> None:
         """Remove the file."""
@@ -46,11 +56,15 @@ class ListDraft:
     def lines(self, order: Sequence[int]) -> Iterator[bytes]:
         """Yield the lines of the entries in an order, many in a piece."""
         self._file.flush()
-        handle = self._file.fileno()
-        # read where they stand, as a shuffled order asks for: the page cache makes that cheap
         for first in range(0, len(order), _ROWS_AT_ONCE):
-            yield b"".join(os.pread(handle, self._ends[i + 1] - self._ends[i], self._ends[i])
-                           for i in order[first:first + _ROWS_AT_ONCE])
+            yield b"".join(map(self._line, order[first:first + _ROWS_AT_ONCE]))
+
+    def _line(self, index: int) -> bytes:
+        # read where it stands, as a shuffled order asks for: the page cache makes that cheap
+        block, row = divmod(index, _ENTRIES_OF_BLOCK)
+        begin = self._begins[block]
+        end = self._begins[block + 1] if block + 1 < len(self._begins) else self._size
+        return os.pread(self._file.fileno(), end - begin, begin).split(b"\n")[row] + b"\n"
 
 
 def write_lists(prefix: str, draft: ListDraft, *, shuffle: bool, chunks: int = 1, train_ratio: float = 1.0,
@@ -59,8 +73,9 @@ def write_lists(prefix: str, draft: ListDraft, *, shuffle: bool, chunks: int = 1
     # indices in place of entries: shuffled as a whole and then split, so that each list is a fair sample
     order: Sequence[int] = range(len(draft))
     if shuffle:
-        order = array("Q", order)
-        lists.shuffle(order)
+        numbers = array("I" if len(draft) <= 1 << 32 else "Q", order)
+        lists.shuffle(numbers)
+        order = memoryview(numbers)  # its slices are no copies
     written = []
     for part, chunk in lists.split(order, chunks=chunks, train_ratio=train_ratio, test_ratio=test_ratio):
         path = Path(f"{prefix}{part}{suffix}.lst")
@@ -83,7 +98,8 @@ class ListSummary:
     def __init__(self, entries: Iterable[ListEntry | DataError]) -> None:
         #: lines that are none
         self.problems: list[DataError] = []
-        self._ids = array("Q")
+        self._ids = _IdSet()
+        self._count = 0
         self._folders: dict[float, str] = {}  # of each label; as long as each has one
         self._has_folders = True
         self._is_sorted = True
@@ -92,7 +108,8 @@ class ListSummary:
             if isinstance(entry, DataError):
                 self.problems.append(entry)
                 continue
-            self._ids.append(entry.id)
+            self._ids.add(entry.id)
+            self._count += 1
             label = entry.labels[0]
             # compared with the line before alone
             self._is_sorted &= last <= label
@@ -103,7 +120,7 @@ class ListSummary:
 
     def __len__(self) -> int:
         """Return the number of entries."""
-        return len(self._ids)
+        return self._count
 
     def class_names(self) -> list[str]:
         """Return class names for a list that came without: the folders, where each label 0, 1, ... has just
@@ -118,8 +135,7 @@ class ListSummary:
     def rarely_meant(self, target: str) -> list[str]:
         """Return what to warn of: ids that repeat, and training images that come class by class."""
         warnings = []
-        ids = np.sort(np.frombuffer(self._ids, np.uint64)) if self._ids else np.empty(0, np.uint64)
-        num_repeated = int((ids[1:] == ids[:-1]).sum())
+        num_repeated = self._ids.count_repeated()
         if num_repeated:
             warnings.append(f"{target}: {num_repeated} ids of the list stand there more than once; a reader "
                             "that looks records up by id finds only one of each")
@@ -132,3 +148,43 @@ class ListSummary:
                             "list with "
                             "`shuffle`")
         return warnings
+
+
+class _IdSet:
+    """Counts ids (0 to 2^64 - 1) that repeat, in one bit an id where they lie close together.
+
+    Those of a list are numbered through. Where they are scattered, 8 bytes an id are kept.
+    """
+
+    def __init__(self) -> None:
+        self._pages: dict[int, bytearray] = {}
+        self._scattered = array("Q")
+        self._count = 0
+        self._num_repeated = 0
+
+    def add(self, number: int) -> None:
+        """Take an id."""
+        self._count += 1
+        page = self._pages.get(number // _IDS_OF_PAGE)
+        if page is None:
+            # a page for each of many scattered ids would be far more than their numbers
+            if len(self._pages) > 16 + self._count // (_IDS_OF_PAGE // 64):
+                self._scattered.append(number)
+                return
+            page = self._pages[number // _IDS_OF_PAGE] = bytearray(_IDS_OF_PAGE // 8)
+        byte, bit = divmod(number % _IDS_OF_PAGE, 8)
+        self._num_repeated += page[byte] >> bit & 1
+        page[byte] |= 1 << bit
+
+    def count_repeated(self) -> int:
+        """Return how many ids had come before."""
+        # an id is in a page or here, and in a page only if that was there when it first came
+        ids, counts = np.unique(np.frombuffer(self._scattered, np.uint64), return_counts=True) \
+            if self._scattered else (np.empty(0, np.uint64), np.empty(0, np.int64))
+        later = sum(1 for number in ids.tolist() if self._has(number))
+        return self._num_repeated + int((counts - 1).sum()) + later
+
+    def _has(self, number: int) -> bool:
+        page = self._pages.get(number // _IDS_OF_PAGE)
+        byte, bit = divmod(number % _IDS_OF_PAGE, 8)
+        return page is not None and bool(page[byte] >> bit & 1)

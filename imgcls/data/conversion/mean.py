@@ -37,8 +37,7 @@ def compute_mean(readers: Sequence[SampleReader], shape: tuple[int, int] | None,
     them. RunError where no image can be decoded.
     """
     def sums(sample: Sample) -> tuple[Sample, np.ndarray | str]:
-        image = decode(sample.image, 1)
-        return sample, image if isinstance(image, str) else _fitted(image, shape, resize)
+        return sample, fitted_pixels(sample.image, shape, resize)
 
     total = np.zeros(3, np.int64)
     squares = np.zeros(3, np.int64)
@@ -71,6 +70,12 @@ def compute_mean(readers: Sequence[SampleReader], shape: tuple[int, int] | None,
         mean_image = (image_sum[..., ::-1] / num_images).transpose(2, 0, 1).astype(np.float32)
     return MeanResult(tuple(mean.tolist()), tuple(np.sqrt(np.maximum(variance, 0)).tolist()), mean_image,
                       num_images, skipped)
+
+
+def fitted_pixels(data: bytes, shape: tuple[int, int] | None, resize: int) -> np.ndarray | str:
+    """Return an image's pixels, (H, W, 3) in OpenCV's order, as `compute_mean` takes them, or why not."""
+    image = decode(data, 1)
+    return image if isinstance(image, str) else _fitted(image, shape, resize)
 
 
 def _fitted(image: np.ndarray, shape: tuple[int, int] | None, resize: int) -> np.ndarray:

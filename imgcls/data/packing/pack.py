@@ -133,11 +133,11 @@ def make_seekable(source: str | os.PathLike[str], path: str | os.PathLike[str], 
 
 def _encode_files(entries: Iterable[ListEntry], reader: ImageReader, config: PackConfig, sink: _Sink) -> None:
     """Write a record for each image, encoded by threads."""
-    def make_payload(entry: ListEntry) -> tuple[ListEntry, bytes | str]:
-        return entry, _payload(entry, reader, config)
+    def with_payload(entry: ListEntry) -> tuple[ListEntry, bytes | str]:
+        return entry, make_payload(entry, reader, config)
 
     # in the list's order, whichever thread is done first
-    with map_in_order(make_payload, entries, config.num_threads, lambda pair: len(pair[1])) as pairs:
+    with map_in_order(with_payload, entries, config.num_threads, lambda pair: len(pair[1])) as pairs:
         for entry, payload in pairs:
             if not isinstance(payload, str):
                 sink.writer.write(payload, entry.id)
@@ -145,7 +145,7 @@ def _encode_files(entries: Iterable[ListEntry], reader: ImageReader, config: Pac
             sink.flush()
 
 
-def _payload(entry: ListEntry, reader: ImageReader, config: PackConfig) -> bytes | str:
+def make_payload(entry: ListEntry, reader: ImageReader, config: PackConfig) -> bytes | str:
     """Return the payload of one record, or why there is none."""
     try:
         data = reader.read(entry.path)

@@ -12,15 +12,22 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
 from imgcls.errors import ImgclsError
+from imgcls.formats.recordio.framing import HEAD, LENGTH_BITS, join_parts
+from imgcls.formats.recordio.image_record import HEADER_DTYPE
+from imgcls.formats.recordio.index import index_path
 from imgcls.formats.recordio.reader import RecordReader
+from imgcls.formats.recordio.record_file import FileView, RecordFile
 from imgcls.storage.atomic import write_bytes
 from imgcls.storage.folders import cache_folder
+from imgcls.storage.paths import to_path
 
 #: records whose bytes are part of the key, evenly spread, and bytes of each
 _NUM_SAMPLED = 64
@@ -28,14 +35,17 @@ _SAMPLED_BYTES = 1 << 16
 #: packs that are remembered; those of longest ago are forgotten
 _MAX_ENTRIES = 1000
 _FORMAT = "imgcls-names-1"
+#: records that are looked at together
+_ROWS_AT_ONCE = 1 << 12
 
 
-def remember(reader: RecordReader, names: Sequence[str]) -> None:
+def remember(path: str | os.PathLike[str], names: Sequence[str]) -> None:
     """Keep the class names of a file that was just packed; in vain where there is no cache folder."""
-    if not len(reader) or not names:
-        return
     with contextlib.suppress(ImgclsError, OSError, RuntimeError):
-        entry = _entry(reader)
+        # a file without records has no names, and one that only a reader understands is rare
+        if not names or not os.path.getsize(path):
+            return
+        entry = _packed_entry(path) or _entry(RecordReader(path))
         known = _read(entry)
         # None: two packs disagree, and it stays at that
         kept = list(names) if (known is None and not entry.exists()) or known == list(names) else None
@@ -64,12 +74,60 @@ def _entry(reader: RecordReader) -> Path:
     digest = hashlib.sha256()
     digest.update(reader.offsets.astype("<i8").tobytes())
     digest.update(reader.headers().tobytes())
-    digest.update(np.nan_to_num(reader.labels(strict=False), nan=-1).astype("<f4").tobytes())
-    for i in np.unique(np.linspace(0, len(reader) - 1, _NUM_SAMPLED).astype(int)).tolist():
-        payload = reader.payload(i)
-        digest.update(len(payload).to_bytes(8, "little"))
-        digest.update(payload[:_SAMPLED_BYTES])
-    return cache_folder("names") / f"{_prefix(reader)}-{digest.hexdigest()[:32]}.json"
+    digest.update(_label_bytes(reader.labels(strict=False)))
+    for i in _sampled(len(reader)):
+        _update(digest, reader.payload(i))
+    return _path(_prefix(reader), digest)
+
+
+def _packed_entry(path: str | os.PathLike[str]) -> Path | None:
+    """Return what `_entry` does, for a file with its `.idx` that was just packed, in memory that is the same
+    for any number of records; None where a record is not as they mostly are.
+    """
+    file = RecordFile(to_path(path))
+    digest = hashlib.sha256()
+    count = 0
+    for offsets in _offsets(path):
+        digest.update(offsets.astype("<i8").tobytes())
+        count += len(offsets)
+    for column in ("header", "label"):
+        for offsets in _offsets(path):
+            words = file.rows(offsets // 4, (HEAD.size + HEADER_DTYPE.itemsize) // 4)
+            headers = np.ascontiguousarray(words[:, HEAD.size // 4:]).view(HEADER_DTYPE)[:, 0]
+            # split within its header, or its one label behind it
+            if ((words[:, 1] & LENGTH_BITS) < HEADER_DTYPE.itemsize).any() or (headers["flag"] == 1).any():
+                return None
+            labels = np.where(headers["flag"] == 0, headers["label"], np.float32("nan"))
+            digest.update(headers.tobytes() if column == "header" else _label_bytes(labels))
+    rows = set(_sampled(count))
+    for number, offset in enumerate(offset for offsets in _offsets(path) for offset in offsets.tolist()):
+        if number in rows:
+            _update(digest, join_parts(file.path, FileView(file), offset))
+    return _path(f"{file.size:x}-{count:x}", digest)
+
+
+def _offsets(path: str | os.PathLike[str]) -> Iterator[np.ndarray]:
+    """Yield the offsets of the `.idx` of a file, int64, many at a time."""
+    with open(index_path(path), "rb") as stream:
+        while lines := list(islice(stream, _ROWS_AT_ONCE)):
+            yield np.array([int(line.rpartition(b"\t")[2]) for line in lines], np.int64)
+
+
+def _sampled(count: int) -> list[int]:
+    return np.unique(np.linspace(0, count - 1, _NUM_SAMPLED).astype(int)).tolist()
+
+
+def _label_bytes(labels: np.ndarray) -> bytes:
+    return np.nan_to_num(labels, nan=-1).astype("<f4").tobytes()
+
+
+def _update(digest: hashlib._Hash, payload: memoryview | bytes) -> None:
+    digest.update(len(payload).to_bytes(8, "little"))
+    digest.update(payload[:_SAMPLED_BYTES])
+
+
+def _path(prefix: str, digest: hashlib._Hash) -> Path:
+    return cache_folder("names") / f"{prefix}-{digest.hexdigest()[:32]}.json"
 
 
 def _read(entry: Path) -> list[str] | None:

@@ -1,0 +1,108 @@
+"""What imgcls-im2rec --dry-run does: count the images of each list, pack a few, print what all would take."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from imgcls.cli._dry_run import about_bytes, about_disk, about_measure, about_time, check_disk, print_plan
+from imgcls.cli._im2rec_flags import ListConfig, PackFlags, SelectFlags, part_of
+from imgcls.cli._im2rec_lists import fill_drafts, open_root, print_note
+from imgcls.cli._im2rec_target import Target
+from imgcls.data.image_trees import ImageTree
+from imgcls.data.packing.config import PackConfig
+from imgcls.data.packing.estimate import Sample, measure_packing
+from imgcls.data.packing.outputs import PackInputs
+from imgcls.errors import DataError
+from imgcls.formats import lists
+from imgcls.formats.lists import ListEntry
+
+#: lists that are named one by one
+_NAMED_LISTS = 4
+
+
+class _Count:
+    """Takes the place of a draft: counts entries, and keeps some in the sample of all."""
+
+    def __init__(self, sample: Sample[ListEntry]) -> None:
+        self._sample = sample
+        self._count = 0
+
+    def add(self, label: float, path: str) -> None:
+        """Count an entry."""
+        self._sample.show(ListEntry(self._count, (label,), path))
+        self._count += 1
+
+    def __len__(self) -> int:
+        return self._count
+
+
+def tell_plan(target: Target, root: str, list_config: ListConfig, select_flags: SelectFlags,
+              flags: PackFlags, config: PackConfig) -> int:
+    """Print what the command would do without its `dry_run`. RunError where the disk is too small for it."""
+    tree = open_root(root)
+    sample: Sample[ListEntry] = Sample()
+    list_paths = [] if list_config.list else target.find_lists()
+    if list_paths:
+        index, step = part_of(flags.part)
+        planned = list(_of_lists(target, tree, list_paths[index::step], sample, config, flags))
+    else:
+        planned = _to_be_made(target, tree, list_config, select_flags, sample)
+    count = sum(size for _, size in planned)
+    lines = {"dry run": "nothing was written", "images": f"{count:,}", "lists": _about_lists(planned)}
+    if list_config.list or not count:
+        print_plan(lines)
+        return 0
+    measure = measure_packing(sample.items, tree.reader(), config)
+    lines["dry run"] = about_measure(measure)
+    if measure.num_skipped:
+        share = measure.num_skipped / measure.num_images
+        lines["images"] += f", of which about {100 * share:.2g} % would be skipped"
+    needed = measure.bytes_of(count)
+    lines["records"] = f"about {about_bytes(needed)}, {about_bytes(needed / count)} an image"
+    lines["time"] = about_time(measure, count, config.num_threads)
+    if target.is_remote:
+        # they are packed here list by list, and each is removed when it has arrived
+        needed = measure.bytes_of(max(size for _, size in planned))
+    folder = os.path.dirname(target.prefix)
+    lines["disk"] = about_disk(folder, needed)
+    print_plan(lines)
+    check_disk(folder, needed)
+    return 0
+
+
+def _of_lists(target: Target, tree: ImageTree, paths: Sequence[Path], sample: Sample[ListEntry],
+              config: PackConfig, flags: PackFlags) -> Iterator[tuple[str, int]]:
+    """Yield (name, images) of each list that is there and would be packed."""
+    for path in paths:
+        stem = str(path.with_suffix(""))
+        if flags.resume and target.read_stamp(stem, PackInputs(path, config, tree.fingerprint)):
+            print_note(f"{target.shown(stem)}.rec: complete since an earlier run, would be kept")
+            continue
+        before = len(sample)
+        for entry in lists.iterate(path):
+            if not isinstance(entry, DataError):
+                sample.show(entry)
+        yield target.shown(path), len(sample) - before
+
+
+def _to_be_made(target: Target, tree: ImageTree, config: ListConfig, flags: SelectFlags,
+                sample: Sample[ListEntry]) -> list[tuple[str, int]]:
+    """Return (name, images) of each list that would be made."""
+    train, val = _Count(sample), _Count(sample)
+    fill_drafts(train, val, tree, config, flags)
+    planned = lists.split(range(len(train)), chunks=config.chunks, train_ratio=config.train_ratio,
+                          test_ratio=config.test_ratio)
+    ending = "_train.lst" if flags.val_per_class else ".lst"
+    named = [(target.shown(f"{target.prefix}{suffix}{ending}"), len(chunk)) for suffix, chunk in planned]
+    if flags.val_per_class:
+        named.append((target.shown(f"{target.prefix}_val.lst"), len(val)))
+    return named
+
+
+def _about_lists(planned: Sequence[tuple[str, int]]) -> str:
+    named = [f"{name} ({size:,})" for name, size in planned]
+    if len(named) > _NAMED_LISTS:
+        named[1:-1] = [f"{len(named) - 2} more"]
+    return ", ".join(named) or "none"
