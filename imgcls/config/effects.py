@@ -181,8 +181,9 @@ ALWAYS = frozenset((
     "lr_regime", "warmup_epochs", "seed",
     "disp_batches", "top_k", "loss", "monitor", "dry_run", "test_io", "gpus", "dtype", "compile",
     "cuda_graphs",
-    "recompute_activations", "deterministic", "patience", "keep_best", "find_lr", "time_budget",
-    "macrobatch_size", "profile_worker_suffix", "profile_server_suffix", "kv_store", "workers_per_host",
+    "recompute_activations", "deterministic", "patience", "keep_best", "find_lr", "find_batch_size",
+    "time_budget", "macrobatch_size",
+    "profile_worker_suffix", "profile_server_suffix", "kv_store", "workers_per_host",
     "micro_batches", "sync_bn", "gc_type", "max_restarts", "nnodes", "dist_timeout", "model_prefix",
     "log_file", "log_dir"))
 

@@ -94,8 +94,8 @@ class Config:
 
     @property
     def is_trial(self) -> bool:
-        """Whether nothing is to be written: a dry run, or a search for a learning rate."""
-        return self.train.dry_run or bool(self.find.find_lr)
+        """Whether nothing is to be written: a dry run, or a search for a rate or a batch size."""
+        return self.train.dry_run or bool(self.find.find_lr or self.find.find_batch_size)
 
     def with_defaults(self, **values: Any) -> Config:
         """Return the configuration with these values (text or typed) in place of defaults; what the user set

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
+
 from imgcls.errors import UsageError
 from imgcls.report.page import LIGHT
 from imgcls.report.run_charts import Plot
+from imgcls.report.svg import HEIGHT, WIDTH
 from imgcls.storage.atomic import write_bytes
 from imgcls.storage.paths import to_path
 
@@ -27,6 +32,23 @@ def check_path(path: str, setting: str) -> None:
 def write_plot(plot: Plot, path: str) -> None:
     """Write a chart to `path`, as its ending says; DataError where the file cannot be written."""
     write_bytes(to_path(path), _png(plot) if path.endswith(".png") else standalone(plot).encode())
+
+
+def write_plots(plots: Sequence[Plot], path: str) -> None:
+    """Write charts under each other to one file; DataError where it cannot be written."""
+    if path.endswith(".png"):
+        from imgcls.report import chart_pixels, pictures  # OpenCV
+
+        drawn = [chart_pixels.plot_pixels(plot) for plot in plots]
+        content = pictures.encoded(np.concatenate(drawn), ".png")
+    else:
+        # each a drawing inside of one that is as high as all of them
+        size = f'width="{WIDTH}" height="{HEIGHT}"'
+        inner = "".join(f'<svg y="{number * HEIGHT}" {size}>{standalone(plot)}</svg>'
+                        for number, plot in enumerate(plots))
+        content = (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {len(plots) * HEIGHT}">'
+                   f"{inner}</svg>\n").encode()
+    write_bytes(to_path(path), content)
 
 
 def standalone(plot: Plot) -> str:

@@ -125,11 +125,20 @@ def forget_peak() -> bool:
 def peak_bytes() -> int | None:
     """Return the most memory that this process had since `forget_peak`; None where the system does not tell.
     """
+    return _status_bytes("VmHWM:")
+
+
+def resident_bytes() -> int | None:
+    """Return the memory that this process has now; None where the system does not tell."""
+    return _status_bytes("VmRSS:")
+
+
+def _status_bytes(name: str) -> int | None:
     try:
         lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     except OSError:
         return None
-    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:")), None)
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith(name)), None)
 
 
 def process_share(num_bytes: float) -> float:

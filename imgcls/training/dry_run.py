@@ -51,7 +51,7 @@ def measure(trainer: Trainer, position: Position, config: Config) -> dict[str, f
     Returns {"samples/sec": speed, "epoch_s": ..., "run_s": ...}; rank 0 prints.
     """
     worker = trainer.sharing.worker
-    loader_s, copy_s = _time_loader(trainer.loader, position.epoch, worker.device)
+    loader_s, copy_s = time_loader(trainer.loader, position.epoch, worker.device)
     step_s, together_s = _time_training(trainer, position)
     loader = trainer.loader
     epoch_s = together_s * loader.batches_per_epoch + _validation_s(trainer)
@@ -83,7 +83,7 @@ def duration(seconds: float) -> str:
     return f"{seconds:.{0 if seconds >= 10 else 1}f} s"
 
 
-def _time_loader(loader: Loader, epoch: int, device: torch.device) -> tuple[float, float]:
+def time_loader(loader: Loader, epoch: int, device: torch.device) -> tuple[float, float]:
     """Return the seconds that the loader alone needs for a batch, and those of its copy to the device.
 
     A loader whose images are in memory gives them where they are: nothing is copied.

@@ -33,6 +33,7 @@ from imgcls.training import (
     by_size,
     checkpoint,
     dry_run,
+    find_batch_size,
     find_lr,
     fit_in_memory,
     loaders,
@@ -148,17 +149,21 @@ def run(config: Config, *, splits: Callable[[], Splits] | None = None,
 
 def _measure(trainer: Trainer, position: Position, config: Config) -> dict[str, float]:
     """Return what a run that writes nothing finds out."""
-    return (find_lr if config.find.find_lr else dry_run).measure(trainer, position, config)
+    if config.find.find_lr:
+        return find_lr.measure(trainer, position, config)
+    return (find_batch_size if config.find.find_batch_size else dry_run).measure(trainer, position, config)
 
 
 def _find_devices(config: Config) -> Topology:
     """Return the devices of this process, one of those that train."""
-    if config.find.find_lr:
-        check_path(config.find.find_lr, "find_lr")
+    for setting in ("find_lr", "find_batch_size"):
+        if path := getattr(config.find, setting):
+            check_path(path, setting)
     topology = resolve_topology(config.device, config.distributed, config.network.model_parallel)
     networks.check_model_parallel(config.network, topology.gpus, config.device.compile)
     if topology.num_to_start:
         raise UsageError(NEEDS_PROCESSES)
+    find_batch_size.check(config, topology)
     return topology
 
 
