@@ -119,6 +119,7 @@ CASES = [
     Case("mobilenet", options={"multiplier": 0.25}),
     Case("mobilenetv2", torchvision="mobilenet_v2"),
     Case("mobilenetv2", options={"multiplier": 0.5}),
+    Case("airbench", (3, 32, 32), classes=10),
 ]
 #: where MXNet is given smaller images than the row has, as small as the network runs at
 ROUNDTRIP_SIDE = {"alexnet": 99, "alexnet-towers": 99, "overfeat": 128, "vgg": 32, "googlenet": 64,

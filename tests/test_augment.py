@@ -253,3 +253,17 @@ def test_a_mean_image_is_mirrored_with_its_image(tmp_path) -> None:
     assert np.array_equal(normalized[1], (expected[1] - mean[:, :, ::-1]) / 2)
     with pytest.raises(DataError, match="the mean image is 3x4x5, image_shape is 3x5x5"):
         normalize.read_mean_image(str(tmp_path / "mean.bin"), (3, 5, 5))
+
+
+def test_the_mirror_in_turns_shows_each_image_once_each_way_in_two_epochs() -> None:
+    first, second, third = ([spec.mirror for spec in specs((40, 36), epoch=epoch, alternating_mirror=True,
+                                                           random_crop=True)] for epoch in range(3))
+    assert 0.45 < np.mean(first) < 0.55
+    assert second == [not mirror for mirror in first]
+    assert third == first
+    # in place of the random one, which the data set may have on; and never in validation
+    assert first == [spec.mirror for spec in specs((40, 36), alternating_mirror=True, random_mirror=True)]
+    crops = sampler((28, 28), train=False, alternating_mirror=True)
+    assert not crops.windows(1, np.arange(500), (32, 32)).mirror.any()
+    assert "mirror in turns;" in augment.describe(AugmentConfig(alternating_mirror=True, random_mirror=True),
+                                                  (3, 32, 32))

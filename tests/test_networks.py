@@ -77,6 +77,7 @@ CASES = [
     Case("mobilenet", (3, 64, 64), 10, {"multiplier": 0.25}, 0.2156, "1ea8df2853b51947"),
     Case("mobilenetv2", (3, 224, 224), 1000, {}, 3.5060, "babab1f7c3d18bd3"),
     Case("mobilenetv2", (3, 224, 224), 10, {"multiplier": 0.5}, 0.6975, "69e48ae83b3d04fd"),
+    Case("airbench", (3, 32, 32), 10, {}, 1.9728, ""),
 ]
 #: fixtures of whole checkpoints, and how to build the same
 CHECKPOINTS = {

@@ -14,7 +14,7 @@ from torch import nn
 from imgcls import graph
 from imgcls.config.sections import OPTIMIZERS, OptimizerConfig
 from imgcls.errors import DataError, UsageError
-from imgcls.layers import Convolution, FullyConnected
+from imgcls.layers import BatchNorm, Convolution, FullyConnected
 from imgcls.optim import optimizers
 from imgcls.optim.muon import orthogonal
 from imgcls.training.checkpoint import Position, Saved, states
@@ -290,6 +290,31 @@ def test_gammas_go_without_decay_where_that_is_asked_for() -> None:
              for optimizer in (plain, without)]
     assert [decay[0][id(p)] for p in net.parameters()] == [0.1, 0, 0.1, 0]
     assert [decay[1][id(p)] for p in net.parameters()] == [0.1, 0, 0, 0]
+
+
+def test_biases_and_betas_have_a_rate_of_their_own() -> None:
+    net = nn.Sequential(Convolution(3, 4, 1), BatchNorm(4, fix_gamma=False), FullyConnected(4, 2))
+    optimizer = optimizers.build(OptimizerConfig(bias_lr_mult=64.0, wd=0.1), net, CPU)
+    optimizers.set_lr(optimizer, 0.5)
+    rates = {id(parameter): (group["lr"], group["weight_decay"]) for group in optimizer.param_groups
+             for parameter in group["params"]}
+    assert {name: rates[id(parameter)] for name, parameter in net.named_parameters()} == {
+        "0.weight": (0.5, 0.1), "0.bias": (32.0, 0.0), "1.gamma": (0.5, 0.1), "1.beta": (32.0, 0.0),
+        "2.weight": (0.5, 0.1), "2.bias": (32.0, 0.0)}
+
+
+def test_the_dirac_initializer_passes_channels_on() -> None:
+    from imgcls.networks._initializers import initialize
+
+    net = nn.Sequential(Convolution(6, 16, 3), Convolution(6, 4, 3), FullyConnected(30, 8))
+    initialize(net, "dirac", "lenet", seed=3)
+    data = torch.randn(2, 6, 5, 5)
+    for layer, count in ((net[0], 6), (net[1], 4)):
+        passed = layer(data)[:, :count]
+        assert torch.equal(passed, data[:, :count, 1:-1, 1:-1])
+    # the others as torch draws them: evenly, to one by the square root of the inputs
+    assert net[0].weight[6:].abs().max().item() == pytest.approx(54 ** -0.5, rel=0.01)
+    assert net[2].weight.abs().max().item() == pytest.approx(30 ** -0.5, rel=0.05)
 
 
 def test_every_name_trains() -> None:

@@ -38,8 +38,9 @@ _AUGMENTATION = ("resize", "val_resize", "max_random_rotate_angle", "max_random_
                  "random_resized_crop", "max_random_area", "min_random_area", "max_random_aspect_ratio",
                  "min_random_aspect_ratio", "max_crop_size", "min_crop_size", "interpolation", "brightness",
                  "contrast", "saturation", "max_random_h", "max_random_s", "max_random_l", "pca_noise",
-                 "random_mirror", "auto_augment", "ra_num_ops", "ra_magnitude", "augmix_severity",
-                 "random_erase", "rgb_mean", "rgb_std", "mean_image", "use_imagenet_data_augmentation")
+                 "random_mirror", "alternating_mirror", "auto_augment", "ra_num_ops", "ra_magnitude",
+                 "augmix_severity", "random_erase", "rgb_mean", "rgb_std", "mean_image",
+                 "use_imagenet_data_augmentation")
 
 
 #: schedules that are curves by name
@@ -118,6 +119,8 @@ ROWS: tuple[Row, ...] = (
         lambda config: len(config.network.image_shape) == 3,
         "images, and `image_shape` {image_shape} is of flat rows"),
     Row(("fill_value",), lambda config: _has_border(config.augment), "`pad_size`, rotation, shear and scale"),
+    Row(("random_mirror",), lambda config: not config.augment.alternating_mirror,
+        "runs without `alternating_mirror`"),
     Row(("min_random_area", "max_random_area"), lambda config: config.augment.random_resized_crop,
         "`random_resized_crop` 1"),
     Row(("ra_num_ops", "ra_magnitude"), lambda config: config.augment.auto_augment == "ra",
@@ -132,6 +135,8 @@ ROWS: tuple[Row, ...] = (
         "runs with a `teacher`"),
     Row(("mixup", "cutmix", "class_weights", "balanced_order", "aug_repeats"),
         lambda config: not config.data.benchmark, "data, and `benchmark` trains on noise"),
+    # of imgcls-finetune it would undo what the network has learned
+    Row(("whiten",), lambda config: not hasattr(config.own, "pretrained_model"), "networks that begin anew"),
     # training
     Row(("progressive_scale",), lambda config: not config.data.benchmark,
         "data, and `benchmark` trains on noise"),
@@ -182,7 +187,7 @@ ALWAYS = frozenset((
     "disp_batches", "top_k", "loss", "monitor", "dry_run", "test_io", "gpus", "dtype", "compile",
     "cuda_graphs",
     "recompute_activations", "deterministic", "patience", "keep_best", "find_lr", "find_batch_size",
-    "time_budget", "macrobatch_size",
+    "time_budget", "macrobatch_size", "bias_lr_mult",
     "profile_worker_suffix", "profile_server_suffix", "kv_store", "workers_per_host",
     "micro_batches", "sync_bn", "gc_type", "max_restarts", "nnodes", "dist_timeout", "model_prefix",
     "log_file", "log_dir"))

@@ -81,7 +81,9 @@ def describe(config: AugmentConfig, shape: Sequence[int]) -> str:
         ("brightness", config.brightness), ("contrast", config.contrast), ("saturation", config.saturation),
         ("hue", config.max_random_h), ("saturation (HLS)", config.max_random_s),
         ("lightness", config.max_random_l), ("lighting noise", config.pca_noise)) if value]
-    if config.random_mirror:
+    if config.alternating_mirror:
+        parts.append("mirror in turns")
+    elif config.random_mirror:
         parts.append("random mirror")
     if policy := describe_policy(config):
         parts.append(policy)

@@ -210,6 +210,10 @@ class CropSampler:
 
     def _mirror(self, draws: Draws) -> np.ndarray:
         """Return bool (n,): which images are mirrored."""
+        if self.config.alternating_mirror:
+            # drawn once for all epochs: of two epochs an image is mirrored in one (Jordan 2024)
+            is_odd = draws.epoch % 2 == 1
+            return (Draws(self.seed, 0, draws.indices).uniform(order.MIRROR) < 0.5) != is_odd
         if not self.config.random_mirror:
             return np.zeros(len(draws.indices), bool)
         return draws.uniform(order.MIRROR) < 0.5

@@ -61,9 +61,25 @@ def _draw(kind: str, weight: Tensor, generator: torch.Generator) -> Tensor:
         return values.uniform_(-0.07, 0.07, generator=generator)
     if kind == "orthogonal":
         return _draw_orthogonal(shape, generator)
+    if kind == "dirac":
+        return _draw_dirac(values, generator)
     if kind in ("one", "zero"):
         return values.fill_(float(kind == "one"))
     raise UsageError(f"`initializer` {kind}: not known")
+
+
+def _draw_dirac(values: Tensor, generator: torch.Generator) -> Tensor:
+    """Fill a weight as torch does by default; of convolutions, filter i then passes on channel i alone.
+
+    Dirac initialisation (Zagoruyko and Komodakis 2017, "DiracNets"), for as many filters as there are
+    channels.
+    """
+    bound = 1 / math.sqrt(values[0].numel())
+    values.uniform_(-bound, bound, generator=generator)
+    if values.ndim == 4:
+        # torch's own fills the filters that are left with zeros: it is given those with a channel alone
+        nn.init.dirac_(values[:values.shape[1]])
+    return values
 
 
 def _draw_orthogonal(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:

@@ -14,7 +14,7 @@ from imgcls.layers import Shape
 
 #: settings that only some networks read, and whose they are; a file in this folder names its own in OPTIONS
 OPTIONAL = {"add_stn": "lenet", "batch_norm": "vgg", "num_group": "resnext",
-            "multiplier": "mobilenet and mobilenetv2", "variant": "overfeat and alexnet-towers",
+            "multiplier": "mobilenet, mobilenetv2 and airbench", "variant": "overfeat and alexnet-towers",
             "model_parallel": "alexnet-towers"}
 
 

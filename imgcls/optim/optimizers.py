@@ -74,7 +74,7 @@ def build(config: OptimizerConfig, model: nn.Module, device: torch.device,
     options |= _constants(config)
     if name in _FUSED and device.type in ("cpu", "cuda"):
         options["fused"] = True
-    groups = _groups(model, config.wd, config.norm_wd)
+    groups = _groups(model, config)
     if name == "muon":
         groups = split_groups(groups, model.parameters())
     return make(groups, **options)
@@ -146,7 +146,7 @@ _CLASSES: Mapping[str, Callable[..., torch.optim.Optimizer]] = {
 }
 
 
-def _groups(model: nn.Module, wd: float, norm_wd: bool) -> list[dict[str, Any]]:
+def _groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:
     """Return the parameters in groups of one multiplier of the weight decay and one of the learning rate."""
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for module in model.modules():
@@ -159,10 +159,11 @@ def _groups(model: nn.Module, wd: float, norm_wd: bool) -> list[dict[str, Any]]:
                 # MXNet decays names that end in _weight or _gamma (optimizer.py, set_wd_mult).
                 decays = wd_mult if name in ("weight", "gamma") else 0.0
                 # what normalisations of other packages call weight has one dimension as well
-                if not norm_wd and parameter.ndim <= 1:
+                if not config.norm_wd and parameter.ndim <= 1:
                     decays = 0.0
-                groups.setdefault((decays, lr_mult), []).append(parameter)
-    return [{"params": parameters, "weight_decay": wd * decays, "wd_mult": decays, "lr_mult": lr_mult,
+                mult = lr_mult * (config.bias_lr_mult if name in ("bias", "beta") else 1)
+                groups.setdefault((decays, mult), []).append(parameter)
+    return [{"params": parameters, "weight_decay": config.wd * decays, "wd_mult": decays, "lr_mult": lr_mult,
              "lr": 0.0} for (decays, lr_mult), parameters in groups.items()]
 
 

@@ -65,6 +65,7 @@ from imgcls.training.trainer import Trainer
 from imgcls.training.updater import Updater, make_updater
 from imgcls.training.warnings import warn_suspicious_settings, warn_unused_settings
 from imgcls.training.weight_average import begin_average
+from imgcls.training.whitening import whiten
 
 NEEDS_PROCESSES = ("several devices need several processes, which only a command can start: imgcls-train or "
                    "torchrun")
@@ -110,7 +111,7 @@ def run(config: Config, *, splits: Callable[[], Splits] | None = None,
             return None, read_speed.measure(loader, config.train, reporter, prints=worker.rank == 0)
 
         # The network on its devices, what changes its weights, and their average.
-        model = with_dropout((make_network or build_model)(config, saved, reporter), config)
+        model = _make_model(config, saved, reporter, loader, worker, make_network)
         cost = network_size.measure(model, config.network.image_shape)
         threads_note = _to_devices(model, config, topology, worker, cost, loader, saved, reporter)
         config = time_budget.fit(config, model, loader, val_loader, saved, worker, reporter)
@@ -177,6 +178,16 @@ def _decide(config: Config, data: Splits, saved: Saved | None, worker: Worker, r
     if config.train.dry_run:
         config = dry_run.without_missing_mean(config, reporter)
     return loaders.decide_validation(config, data), data
+
+
+def _make_model(config: Config, saved: Saved | None, reporter: Reporter, loader: Loader, worker: Worker,
+                make_network: MakeNetwork | None) -> nn.Module:
+    """Return the network on the CPU as it begins: new, or with the weights of the checkpoint."""
+    model = with_dropout((make_network or build_model)(config, saved, reporter), config)
+    # a network that somebody else made has learned from images already
+    if config.network.whiten and make_network is None:
+        whiten(model, loader, worker, is_new=saved is None)
+    return model
 
 
 def build_model(config: Config, saved: Saved | None, reporter: Reporter) -> nn.Module:

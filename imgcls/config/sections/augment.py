@@ -58,6 +58,8 @@ class AugmentConfig:
     pca_noise: float = flag(0.0, "strength of lighting noise (AlexNet's), such as 0.1", since="g3",
                             minimum=0, maximum=100)
     random_mirror: bool = flag(False, "mirror left to right with probability 1/2", since="g2")
+    alternating_mirror: bool = flag(False, "mirror half of the images in one epoch and the other half in the "
+                                    "next, in turns (in place of --random-mirror)")
     # torchvision's names and values; the operations are applied to the crop
     auto_augment: str = flag("none", "operations drawn for each image: ra (RandAugment), ta_wide "
                              "(TrivialAugment) or augmix", choices=("none", "ra", "ta_wide", "augmix"))

@@ -28,7 +28,8 @@ class NetworkConfig:
     batch_norm: bool = flag(False, "normalise after every convolution (vgg)")
     num_group: int = flag(32, "groups of a bottleneck's 3x3 convolution (resnext)", metavar="N",
                           minimum=1, maximum=4096)
-    multiplier: float = flag(1.0, "width of every layer: 0.25, 0.5, 0.75 or 1 (mobilenet), any (mobilenetv2)",
+    multiplier: float = flag(1.0, "width of every layer: 0.25, 0.5, 0.75 or 1 (mobilenet), any (mobilenetv2, "
+                             "airbench)",
                              metavar="X", minimum=0, maximum=100)
     variant: str = flag("", "form: fast or accurate (overfeat), torch or theano (alexnet-towers); the first "
                         "if not given", metavar="NAME")
@@ -36,4 +37,6 @@ class NetworkConfig:
                                metavar="N", minimum=1, maximum=MAX_PROCESSES)
     # MXNet's names; default is its rule by the network's name (common/fit.py)
     initializer: str = flag("default", "of the weights", since="g3", choices=(
-        "default", "xavier", "msra", "orthogonal", "normal", "uniform", "one", "zero"))
+        "default", "xavier", "msra", "orthogonal", "normal", "uniform", "one", "zero", "dirac"))
+    whiten: bool = flag(False, "set the first convolution from the training images, so that its outputs are "
+                        "uncorrelated, and let it not learn")

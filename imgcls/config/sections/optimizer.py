@@ -31,6 +31,8 @@ class OptimizerConfig:
                      minimum=0, maximum=MAX_NUMBER)
     norm_wd: bool = flag(True, "weight decay on the gammas of normalisations too, as in MXNet; 0: on weights "
                          "of two and more dimensions only")
+    bias_lr_mult: float = flag(1.0, "learning rate of biases and betas, relative to --lr", metavar="X",
+                               minimum=0, maximum=MAX_NUMBER)
     clip_gradient: float = flag(0.0, "clip each element of the gradient to [-C, C]; 0: off", since="g1",
                                 metavar="C", minimum=0, maximum=1e30)
     clip_norm: float = flag(0.0, "scale a gradient down whose norm over all weights is above N; 0: off",

@@ -76,7 +76,8 @@ class ResidentLoader:
         self._crops = CropSampler(augment_config, crop, images.shape[3], seed=seed, train=train)
         pad = self._crops.pad
         self._size = (images.shape[1] - 2 * pad, images.shape[2] - 2 * pad)  # before the border
-        self._is_identity = crop == tuple(images.shape[1:3]) and not (train and augment_config.random_mirror)
+        mirrors = train and (augment_config.random_mirror or augment_config.alternating_mirror)
+        self._is_identity = crop == tuple(images.shape[1:3]) and not mirrors
         self._normalize = Normalizer(augment_config, images.shape[3], device)
 
     def epoch_indices(self, epoch: int) -> np.ndarray:
@@ -125,4 +126,5 @@ class ResidentLoader:
 
 
 def _only_mirror(config: AugmentConfig) -> AugmentConfig:
-    return AugmentConfig(random_mirror=config.random_mirror, rgb_mean=config.rgb_mean, rgb_std=config.rgb_std)
+    return AugmentConfig(random_mirror=config.random_mirror, alternating_mirror=config.alternating_mirror,
+                         rgb_mean=config.rgb_mean, rgb_std=config.rgb_std)
