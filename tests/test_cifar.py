@@ -18,7 +18,7 @@ from conftest import mxnet_file, real_data
 
 from imgcls.config.sections import DataConfig
 from imgcls.datasets import cifar10
-from imgcls.errors import DataError
+from imgcls.errors import DataError, UsageError
 from imgcls.formats import cifar, lists, pickles, recordio
 
 
@@ -383,3 +383,22 @@ def test_records_of_other_classes_are_not_given_names(tmp_path: Path) -> None:
     write_records(tmp_path, "own.rec", [1, 0])
     lists.write_class_names(tmp_path / "own.classes.txt", ["no", "yes"])
     assert cifar10.load(DataConfig(data_train=str(tmp_path / "own.rec"))).train.class_names == ("no", "yes")
+
+
+@pytest.mark.parametrize("test", ["test", "val"])
+def test_folders_of_images_in_the_data_folder(tmp_path: Path, test: str) -> None:
+    image = cv2.imencode(".png", np.zeros((32, 32, 3), np.uint8))[1].tobytes()
+    for split in ("train", test):
+        for name in cifar10.CLASSES:
+            save(tmp_path / split / name, image, "0001.png")
+    config = DataConfig(data_dir=str(tmp_path))
+    splits = cifar10.load(config)
+    assert splits.val is not None
+    for source in (splits.train, splits.val, cifar10.load_val(config)):
+        assert source is not None
+        assert list(source.class_names) == list(cifar10.CLASSES)
+        assert source.labels.tolist() == list(range(10))
+    # classes of something else are somebody's own, which nothing is downloaded beside
+    (tmp_path / "train" / "airplane").rename(tmp_path / "train" / "aeroplane")
+    with pytest.raises(UsageError, match="nothing is downloaded"):
+        cifar10.load(config)

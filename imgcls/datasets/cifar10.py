@@ -1,7 +1,7 @@
 """CIFAR-10: 50,000 + 10,000 colour photographs, 32 x 32, of which networks are given crops of 28 x 28.
 
-Krizhevsky 2009; MXNet train_cifar10.py. Read from the binary or the Python files, archived or not, or from
-the record files that MXNet's script downloaded.
+Krizhevsky 2009; MXNet train_cifar10.py. Read from the binary or the Python files, archived or not, from
+the record files that MXNet's script downloaded, or from folders of images.
 """
 
 from __future__ import annotations
@@ -50,12 +50,15 @@ _BYTES = 170_052_171
 
 #: names of the record files, for training and for testing: MXNet's up to v0.7 and since
 _RECORD_FILES = (("train.rec", "test.rec"), ("cifar10_train.rec", "cifar10_val.rec"))
+#: folders with a folder of images per class, as CIFAR-10 is also handed round
+_FOLDERS = (("train", "test"), ("train", "val"))
 
 
 def load(config: DataConfig) -> Splits:
-    """Return images uint8 (N, 3, 32, 32) RGB, or encoded ones from record files, and labels int64.
+    """Return images uint8 (N, 3, 32, 32) RGB, or encoded ones from record files or folders, and labels int64.
 
-    Record files are what `data_train` and `data_val` name or `data_dir` holds. Otherwise the data set's own
+    Record files are what `data_train` and `data_val` name or `data_dir` holds; the latter may hold folders of
+    images instead, train and test (or val), with a folder per class. Otherwise the data set's own
     files are looked for in `data_dir`, and downloaded there where they are missing.
     """
     train, val = _records(config)
@@ -103,13 +106,16 @@ def _test_records(config: DataConfig) -> str:
 
 
 def _records(config: DataConfig) -> tuple[str, str]:
-    """Return paths of the record files for training and testing, both empty where there are none."""
+    """Return paths for training and testing, of record files or folders; both empty where there are none."""
     if config.data_train or config.data_val:
         return config.data_train, config.data_val
     if config.data_dir:
         folder = folders.data_folder(config.data_dir, "cifar10")
         for train, val in _RECORD_FILES:
             if (folder / train).is_file():
+                return str(folder / train), str(folder / val)
+        for train, val in _FOLDERS:
+            if all((folder / part / CLASSES[0]).is_dir() for part in (train, val)):
                 return str(folder / train), str(folder / val)
     return "", ""
 
