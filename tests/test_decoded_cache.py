@@ -20,9 +20,11 @@ from conftest import run_cli
 from imgcls.config.sections import AugmentConfig
 from imgcls.data import order
 from imgcls.data.decoded import crops, images
+from imgcls.data.decoded import segment as segments
 from imgcls.data.decoded.segment import HEADER_BYTES, Address, Segment, is_available
 from imgcls.data.loaders.streaming import StreamingLoader
 from imgcls.data.record_source import RecordSource
+from imgcls.data.sources import Source
 from imgcls.formats import recordio
 from imgcls.storage import memory
 from imgcls.training import decoded_cache
@@ -70,7 +72,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> RecordSource:
     return RecordSource([path])
 
 
-def loader(source: RecordSource, augment: Mapping[str, object], *, threads: int = 2, train: bool = True,
+def loader(source: Source, augment: Mapping[str, object], *, threads: int = 2, train: bool = True,
            shard: order.Shard = order.NO_SHARD, segment: Segment | None = None) -> StreamingLoader:
     made = StreamingLoader(source, batch_size=16, image_shape=(3, 32, 32), train=train, seed=3, shard=shard,
                            augment_config=AugmentConfig(**augment),  # type: ignore[arg-type]
@@ -189,8 +191,8 @@ def test_a_segment_cannot_be_cut_short() -> None:
 
 def test_nothing_more_is_kept_where_memory_runs_out(source: RecordSource,
                                                     monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "_LOOK_BYTES", 100_000)
-    monkeypatch.setattr(memory, "available_bytes", lambda: images.RESERVE_BYTES - 1)
+    monkeypatch.setattr(segments, "_LOOK_BYTES", 100_000)
+    monkeypatch.setattr(memory, "available_bytes", lambda: segments.RESERVE_BYTES - 1)
     segment = Segment.create(64 << 20)
     kept, plain = loader(source, CROP, segment=segment), loader(source, CROP)
     assert [epoch(kept, number) for number in range(2)] == [epoch(plain, number) for number in range(2)]
@@ -208,8 +210,8 @@ class Alone:
     """A worker of one process."""
 
     rank: int = 0
-    local_world_size: int = 1
-    is_synchronous: bool = False
+    world_size: int = 1
+    is_async: bool = False
 
 
 def test_the_budget_holds_for_both(source: RecordSource) -> None:
@@ -248,4 +250,4 @@ def test_the_header_is_not_pixels() -> None:
     assert first.offset == 0
     assert second.offset > HEADER_BYTES
     assert second.offset % 64 == 0
-    np.testing.assert_array_equal(cache.pixels(second), pixels)
+    np.testing.assert_array_equal(cache.pixels(2, second), pixels)

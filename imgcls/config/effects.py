@@ -89,7 +89,8 @@ def _uses(setting: str) -> Callable[[Config], bool]:
 
 #: the first row that does not hold is told
 ROWS: tuple[Row, ...] = (
-    Row((*_DATA_FILES, *_AUGMENTATION, "data_nthreads", "decoded_cache_gb", "jpeg_decoder"),
+    Row((*_DATA_FILES, *_AUGMENTATION, "data_nthreads", "decoded_cache_gb", "decoded_cache_dir",
+         "jpeg_decoder"),
         lambda config: not config.data.benchmark,
         "data, and `benchmark` trains on noise"),
     *(Row((setting,), _reads(setting), "other data sets than `dataset` {dataset}")
@@ -112,8 +113,14 @@ ROWS: tuple[Row, ...] = (
         lambda config: _is_list(_train_path(config.data)) or _is_list(_val_path(config.data)),
         "a .lst"),
     Row(("cache_gb",), _is_remote, "data at a URL"),
-    Row(("decoded_cache_gb",), lambda config: config.train.num_epochs > 1, "`num_epochs` above 1"),
-    Row(("decoded_cache_gb",), lambda config: config.data.jpeg_decoder == "cpu", "`jpeg_decoder` cpu"),
+    Row(("decoded_cache_gb",), lambda config: config.train.num_epochs > 1 or bool(
+        config.data.decoded_cache_dir), "`num_epochs` above 1"),
+    Row(("decoded_cache_gb", "decoded_cache_dir"), lambda config: config.data.jpeg_decoder == "cpu",
+        "`jpeg_decoder` cpu"),
+    Row(("decoded_cache_dir",), lambda config: config.data.decoded_cache_gb != 0,
+        "a `decoded_cache_gb` above 0"),
+    Row(("decoded_cache_dir",), lambda config: not (config.train.test_io or config.train.dry_run),
+        "training, and `test_io` and `dry_run` read the data once"),
     # images
     Row(tuple(name for name in _AUGMENTATION if name not in ("rgb_mean", "rgb_std", "mean_image")),
         lambda config: len(config.network.image_shape) == 3,

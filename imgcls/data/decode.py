@@ -12,6 +12,7 @@ resizes. No file is trusted: sizes are bounded before memory is taken, and what 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -140,14 +141,18 @@ class Decoder:
             self._render(row, Decoded(image, (info.height, info.width), 1 << scale), spec)
         return spec
 
-    def kept_bytes(self, info: ImageInfo, spec: CropSpec | None) -> int:
-        """Return how many bytes `to_keep` gives; 0 where the header does not tell."""
+    def kept_size(self, info: ImageInfo, spec: CropSpec | None) -> Size:
+        """Return the height and width of what `to_keep` gives; 0 where the header does not tell."""
         height, width = info.height, info.width
         if spec is not None and self._is_kept_resized(info, spec):
             assert spec.resize
             height, width = spec.resize
         reduction = 1 << self.scale(info, spec)
-        return -(-height // reduction) * -(-width // reduction) * self.num_channels
+        return -(-height // reduction), -(-width // reduction)
+
+    def kept_bytes(self, info: ImageInfo, spec: CropSpec | None) -> int:
+        """Return how many bytes that takes."""
+        return math.prod(self.kept_size(info, spec)) * self.num_channels
 
     def _is_kept_resized(self, info: ImageInfo, spec: CropSpec) -> bool:
         """Say whether an image is kept resized as a whole; by settings and its size alone."""

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -17,7 +18,7 @@ from imgcls.data.bad_samples import check_bad_samples, is_class_number
 from imgcls.errors import DataError, UsageError, verbatim
 from imgcls.formats import lists, recordio
 from imgcls.storage.paths import AnyPath
-from imgcls.storage.reading import read_bounded
+from imgcls.storage.reading import read_bounded, version_of
 from imgcls.storage.remote import RemotePath
 
 T = TypeVar("T", bound="_FileSource")
@@ -40,6 +41,19 @@ class _FileSource:
     def path_of(self, index: int) -> AnyPath:
         """Return the path of sample `index`."""
         return self.root / self._paths[index]
+
+    def fingerprint(self) -> str | None:
+        """Return a digest of the paths, sizes and times of all files; None for remote ones."""
+        if isinstance(self.root, RemotePath):
+            return None  # a request for each
+        digest = hashlib.blake2b()
+        for index, path in enumerate(self._paths):
+            try:
+                version = version_of(self.path_of(index))
+            except OSError as error:  # such as one that was removed: met again when it is read
+                version = errors.reason(error)
+            digest.update(f"{path}\0{version}\n".encode("utf-8", "surrogateescape"))
+        return digest.hexdigest()
 
     def subset(self: T, indices: np.ndarray) -> T:
         """Return a source of these samples only, in this order; of the same classes."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import bisect
 import copy
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,7 +21,7 @@ from imgcls.formats import lists, recordio
 from imgcls.formats.ranges import RangedReader
 from imgcls.formats.recordio import kept_names
 from imgcls.storage.paths import AnyPath
-from imgcls.storage.reading import open_read
+from imgcls.storage.reading import open_read, version_of
 from imgcls.storage.remote import RemotePath
 from imgcls.storage.thread_pool import DaemonPool
 
@@ -108,6 +109,17 @@ class RecordSource:
         part._firsts = np.searchsorted(indices, self._firsts).tolist()
         return part
 
+    def fingerprint(self) -> str | None:
+        """Return a digest of the files, their sizes and times, and of which records are samples."""
+        digest = hashlib.blake2b()
+        for reader in self.readers:
+            digest.update(f"{reader.path} {version_of(reader.path)}\n".encode("utf-8", "surrogateescape"))
+            # an .idx of other records leaves the .rec as it is
+            digest.update(np.ascontiguousarray(reader.offsets).tobytes())
+        for array in (self._numbers, self._image_offsets, np.asarray(self._firsts)):
+            digest.update(array.tobytes())
+        return digest.hexdigest()
+
     def _record(self, index: int) -> tuple[Any, int]:
         """Return the reader of sample `index`, and the number of its record there."""
         # `item`: an int of numpy's would make all arithmetic that follows several times slower
@@ -158,6 +170,9 @@ class ChunkedSource(RecordSource):
     def order(self, seed: int, epoch: int) -> np.ndarray:
         """Return int64 (N,): the samples in the order of the epoch, by windows of chunks."""
         return self.chunks.order(seed, epoch)
+
+    def fingerprint(self) -> None:
+        """Return None: what is read in chunks is not kept."""
 
     def prefetch(self, indices: np.ndarray) -> None:
         """Begin to fetch the chunks of these samples, to be read each once and about in this order."""

@@ -70,6 +70,18 @@ class Ordered(Protocol):
         ...
 
 
+@runtime_checkable
+class Fingerprinted(Protocol):
+    """A Source of files that can tell whether they are those of another time."""
+
+    def fingerprint(self) -> str | None:
+        """Return a text that is another one when a file, its size or time, or the choice of samples is.
+
+        None where that cannot be told.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class ArraySource:
     """Samples that are already in memory: `images` uint8 or float32 (N, ...), usually (N, C, H, W)."""

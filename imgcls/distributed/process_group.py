@@ -117,6 +117,17 @@ class Worker:
         # each fills one place of a vector of zeros, so that the sum is the gather
         return self.sum([value if rank == self.rank else 0.0 for rank in range(self.world_size)])
 
+    def gather_at_start(self, value: float) -> list[float]:
+        """Return the number that each process has, by rank; of dist_async's workers as well.
+
+        Those are together before they train, and never again.
+        """
+        total = torch.tensor([value if rank == self.rank else 0.0 for rank in range(self.world_size)],
+                             dtype=torch.float64)
+        if self.world_size > 1:
+            dist.all_reduce(total)
+        return total.tolist()
+
     def all_reduce_max(self, stop_request: int) -> int:
         """Return the largest stop request (0: none) of all processes at the call before this one.
 

@@ -38,6 +38,17 @@ def read_all(path: AnyPath) -> bytes:
         return stream.read()
 
 
+def version_of(path: AnyPath) -> str:
+    """Return a text that is another one after a change of the file: size and time, or what its store says.
+
+    OSError where there is no such file.
+    """
+    if isinstance(path, RemotePath):
+        return path.stat().version
+    status = os.stat(path)
+    return f"{status.st_size} {status.st_mtime_ns}"
+
+
 def open_regular(path: str, flags: int = _FLAGS) -> int:
     """Return a handle of the file; an OSError for what is none. `open` takes it as its `opener`."""
     handle = os.open(path, flags | _FLAGS)

@@ -1,7 +1,8 @@
-"""Give the loaders of a run memory for decoded images: one copy for all processes of a machine.
+"""Give the loaders of a run a place for decoded images: one copy for all processes of a machine.
 
-The first process of a machine makes it, the others open it; who that is they tell each other by numbers.
-Where something of this fails, images are decoded in every epoch as without it, to the same pixels.
+In memory, or on a disk where the next run finds them (`decoded_cache_dir`). The first process of a machine
+makes it, the others open it; who that is they tell each other by numbers. Where something of this fails,
+images are decoded in every epoch as without it, to the same pixels.
 """
 
 from __future__ import annotations
@@ -9,16 +10,17 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, TypeGuard
 
-from imgcls.data.decoded.segment import Address, Segment, is_available, machine_id
+from imgcls.data.decoded.segment import HEADER_BYTES, Address, Segment, is_available, machine_id
 from imgcls.data.loaders.batch import Loader
 from imgcls.distributed.process_group import Worker
-from imgcls.errors import RunError
+from imgcls.errors import RunError, UsageError, verbatim
 from imgcls.storage import memory
+from imgcls.training import decoded_folder
 
 if TYPE_CHECKING:
     from imgcls.data.loaders.streaming import StreamingLoader
 
-#: of the free memory, where the user gave no number
+#: of the free memory or disk, where the user gave no number
 DEFAULT_SHARE = 0.5
 #: validation may take this part of it where both do not fit
 _VAL_SHARE = 0.5
@@ -26,29 +28,112 @@ _VAL_SHARE = 0.5
 _log = logging.getLogger(__name__)
 
 
-def attach(limit_gb: float | None, train: Loader, val: Loader | None, worker: Worker) -> None:
-    """Let `train` and `val` keep what they decode within `limit_gb` (None: half of the free memory), and say
-    so in their notes. Called by all processes at the same time."""
+def attach(limit_gb: float | None, train: Loader, val: Loader | None, worker: Worker,
+           folder: str = "") -> None:
+    """Let `train` and `val` keep what they decode within `limit_gb` (None: half of what is free), in `folder`
+    or, if that is "", in memory; and say so in their notes. Called by all processes at the same time.
+
+    UsageError and RunError for a folder that cannot be one.
+    """
+    if folder:
+        folder = decoded_folder.check(folder)
     loaders = [loader for loader in (val, train) if _keeps(loader)]
-    if limit_gb == 0 or not loaders or not is_available():
+    if limit_gb == 0 or not loaders:
         return
-    leader, num_workers = _machine(worker)
-    # each process that cannot share has its part
-    budget = int(_first(worker, _budget(limit_gb) / num_workers, leader))
-    room = budget
+    if not is_available():
+        if folder:
+            raise UsageError("`decoded_cache_dir`: is for Linux")
+        return
+    group = _Machine(worker)
+    on_disk = decoded_folder.Folder(folder, limit_gb, DEFAULT_SHARE) if folder else None
+    budget = int(group.from_leader(_budget(limit_gb)))
     for loader in loaders:
-        table_bytes, sample_bytes = loader.kept_bytes()
-        # the same in all: one may have failed to read a header
-        sample_bytes = int(_first(worker, float(sample_bytes), leader))
-        needed = table_bytes + sample_bytes * len(loader.source)
-        size = room if loader is train else min(needed, int(room * _VAL_SHARE) if len(loaders) > 1 else room)
-        # all processes go on together, also where one machine has no room for a single image
-        segment = _share(size if size >= table_bytes + sample_bytes else 0, worker, leader)
-        if segment is None:
+        # rank 0 alone evaluates where every worker trains by itself
+        users = _Machine(worker, is_alone=True) if worker.is_async and loader is val else group
+        share = 1.0 if loader is train or len(loaders) == 1 else _VAL_SHARE
+        if on_disk and _keep_on_disk(loader, on_disk, share, users):
             continue
-        loader.keep_in(segment)
-        room -= size
-        loader.note = ", ".join(filter(None, (loader.note, _describe(size, needed, limit_gb))))
+        budget -= _keep_in_memory(loader, int(budget * share), limit_gb, users, is_last=loader is train)
+
+
+def _keep_in_memory(loader: StreamingLoader, room: int, limit_gb: float | None, users: _Machine, *,
+                    is_last: bool) -> int:
+    """Give a loader memory, at most `room` bytes; return how many."""
+    table_bytes, sample_bytes = loader.kept_bytes()
+    # the same in all: one may have failed to read a header
+    sample_bytes = int(users.from_leader(float(sample_bytes)))
+    needed = table_bytes + sample_bytes * len(loader.source)
+    size = room if is_last else min(needed, room)
+    # all processes go on together, also where one machine has no room for a single image
+    segment = _share(size if size >= table_bytes + sample_bytes else 0, users)
+    if segment is None:
+        return 0
+    loader.keep_in(segment)
+    source = "half of the free memory" if limit_gb is None else "`decoded_cache_gb`"
+    _note(loader, _describe("in memory", size, needed, source))
+    return size
+
+
+def _keep_on_disk(loader: StreamingLoader, folder: decoded_folder.Folder, share: float,
+                  users: _Machine) -> bool:
+    """Let a loader keep its images in `folder`, with what an earlier run left there; False if it cannot."""
+    table_bytes, sample_bytes = loader.disk_table_bytes()[0], loader.kept_bytes()[1]
+    # and a little that no image takes
+    needed = int(users.from_leader(float(sample_bytes))) * len(loader.source) + HEADER_BYTES
+    kept = None
+    segment = None
+    if users.is_leader:
+        try:
+            kept = folder.open_kept(loader, share, needed)
+            segment = Segment.create(table_bytes)
+        except RunError as error:
+            _log.warning("%s; what is decoded is kept in memory", error)
+            kept = None
+    limit = int(users.from_leader(float(kept.limit if kept and segment else 0)))
+    if not limit:
+        return False
+    segment = _open_shared(segment, table_bytes, users)
+    if kept and segment:
+        num_before = kept.begin(loader, segment)
+        _note(loader, _describe(f"in {verbatim(folder.path)}", limit, needed, folder.source) + (
+            f", {num_before} of {len(loader.source)} images are there from before" if num_before else ""))
+    elif segment:
+        decoded_folder.join(loader, folder.path, segment, limit)
+    users.barrier()
+    return True
+
+
+class _Machine:
+    """The processes of this machine that share what is kept; `leader` is the first of them."""
+
+    def __init__(self, worker: Worker, *, is_alone: bool = False) -> None:
+        """Called by all of them, unless this one `is_alone`."""
+        self._worker = worker
+        self._is_alone = is_alone or worker.world_size == 1
+        self._leader = worker.rank
+        if not self._is_alone:
+            machines = worker.gather_at_start(float(machine_id()))
+            self._leader = machines.index(machines[worker.rank])
+
+    @property
+    def is_leader(self) -> bool:
+        return self._leader == self._worker.rank
+
+    @property
+    def leader(self) -> int:
+        return self._leader
+
+    @property
+    def rank(self) -> int:
+        return self._worker.rank
+
+    def from_leader(self, value: float) -> float:
+        """Return the value that the leader has."""
+        return value if self._is_alone else self._worker.gather_at_start(value)[self._leader]
+
+    def barrier(self) -> None:
+        """Wait until all are here."""
+        self.from_leader(0.0)
 
 
 def _keeps(loader: Loader | None) -> TypeGuard[StreamingLoader]:
@@ -57,50 +142,44 @@ def _keeps(loader: Loader | None) -> TypeGuard[StreamingLoader]:
 
 
 def _budget(limit_gb: float | None) -> float:
-    """Return the bytes that may be taken."""
+    """Return the bytes of memory that may be taken."""
     available = memory.available_bytes() or 0
     return available * DEFAULT_SHARE if limit_gb is None else limit_gb * 1e9
 
 
-def _machine(worker: Worker) -> tuple[int, int]:
-    """Return the rank of the first process of this machine, and into how many parts the memory is divided."""
-    if not worker.is_synchronous:  # dist_async agrees on nothing: each worker keeps its own
-        return worker.rank, worker.local_world_size
-    machines = worker.gather(float(machine_id()))
-    return machines.index(machines[worker.rank]), 1
-
-
-def _first(worker: Worker, value: float, leader: int) -> float:
-    """Return the value that the first process of this machine has."""
-    return worker.gather(value)[leader] if worker.is_synchronous else value
-
-
-def _share(size: int, worker: Worker, leader: int) -> Segment | None:
+def _share(size: int, users: _Machine) -> Segment | None:
     """Return memory that the processes of this machine have in common; None where there is none."""
     segment = None
-    if worker.rank == leader and size:
+    if users.is_leader and size:
         try:
             segment = Segment.create(size)
         except RunError as error:
             _log.warning("nothing is kept decoded: %s", error)
-    if not worker.is_synchronous:
-        return segment
-    address = Address(*(int(_first(worker, float(number), leader))
-                        for number in (segment.address if segment else (0, 0, 0))))
-    if worker.rank != leader and address.token:
-        segment = Segment.attach(address, size)
-        if segment is None:
-            _log.warning("rank %d: cannot open the memory of rank %d, and keeps nothing decoded", worker.rank,
-                         leader)
-    worker.barrier()  # the first process stays until all have opened it
+    segment = _open_shared(segment, size, users)
+    users.barrier()  # the first process stays until all have opened it
     return segment
 
 
-def _describe(size: int, needed: int, limit_gb: float | None) -> str:
-    source = "half of the free memory" if limit_gb is None else "`decoded_cache_gb`"
+def _open_shared(segment: Segment | None, size: int, users: _Machine) -> Segment | None:
+    """Return the leader's segment, in all processes of the machine; None where it cannot be opened."""
+    address = Address(*(int(users.from_leader(float(number)))
+                        for number in (segment.address if segment else (0, 0, 0))))
+    if not users.is_leader and address.token:
+        segment = Segment.attach(address, size)
+        if segment is None:
+            _log.warning("rank %d: cannot open the memory of rank %d, and keeps nothing decoded", users.rank,
+                         users.leader)
+    return segment
+
+
+def _note(loader: Loader, text: str) -> None:
+    loader.note = ", ".join(filter(None, (loader.note, text)))
+
+
+def _describe(place: str, size: int, needed: int, source: str) -> str:
     if needed <= size:
         # first what they take: of a small folder the limit alone would read like a demand
-        return (f"decoded once and kept in memory (about {max(needed / 1e6, 1):,.0f} MB of at most "
+        return (f"decoded once and kept {place} (about {max(needed / 1e6, 1):,.0f} MB of at most "
                 f"{size / 1e9:.3g} GB, {source})")
-    return (f"decoded once and kept in memory as far as {size / 1e9:.3g} GB go ({source}): about "
+    return (f"decoded once and kept {place} as far as {size / 1e9:.3g} GB go ({source}): about "
             f"{size / needed:.0%} of them, all would take {needed / 1e9:.3g} GB")

@@ -80,9 +80,10 @@ def make_loaders(config: Config, splits: Splits, worker: Worker,
         # Of training alone: imgcls-score, which decodes on the CPU, must find validation's pixels again.
         decode_on_gpu()
         train.note = ", ".join(filter(None, (train.note, "JPEGs decoded on the GPU")))
-    # a pass over the data that is the only one finds nothing kept
-    elif config.train.num_epochs > 1 and not config.train.test_io and not config.train.dry_run:
-        decoded_cache.attach(config.data.decoded_cache_gb, train, val, worker)
+    # a pass over the data that is the only one finds nothing kept, but for what is on a disk
+    elif (config.train.num_epochs > 1 or config.data.decoded_cache_dir) and not (
+            config.train.test_io or config.train.dry_run):
+        decoded_cache.attach(config.data.decoded_cache_gb, train, val, worker, config.data.decoded_cache_dir)
     return train, val
 
 

@@ -50,6 +50,9 @@ class DataConfig:
                                           "later epochs, in 10^9 bytes, one copy a machine; 0: none "
                                           "(if not given: half of what is free)", metavar="GB", minimum=0,
                                           maximum=MAX_NUMBER)
+    decoded_cache_dir: str = flag("", "folder of a fast disk to keep decoded images in, in place of memory, "
+                                  "for later runs as well; --decoded-cache-gb is for all that is in it (if "
+                                  "not given: half of the free disk)", metavar="DIR")
     # MXNet had to be told the size of an epoch, and schedules went by it; we count the records
     num_examples: int = flag(0, "samples of an epoch of --benchmark; otherwise the real number counts",
                              since="g2", minimum=0, maximum=10**10)

@@ -20,9 +20,14 @@ from typing import NamedTuple
 import numpy as np
 
 from imgcls.errors import RunError, reason
+from imgcls.storage import memory
 
 #: the beginning of a segment: a number that nobody else's memory has there, and counters of who uses it
 HEADER_BYTES = 4096
+#: places of the header: how often the tables were changed (the caches have others)
+_NUM_CHANGES = 2
+#: bytes between two looks at how much memory the machine has left, and what must be left of it
+_LOOK_BYTES, RESERVE_BYTES = 64 << 20, 512 << 20
 #: random bits of that number: all that a float64 carries from one process to another
 _TOKEN_BITS = 52
 #: of the names in /proc that say which processes see each other
@@ -65,6 +70,8 @@ class Segment:
         #: uint8 (size,): the mapping, kept alive by every view of it
         self.bytes = np.frombuffer(memoryview(mmap.mmap(handle, size)), np.uint8)
         self._lock = threading.Lock()
+        self._looked_bytes = 0
+        self._is_full = False
         # the memory itself goes with the last view of the mapping
         weakref.finalize(self, os.close, handle)
 
@@ -109,8 +116,19 @@ class Segment:
         """int64 (512,): the token, and counters of whoever uses the segment."""
         return self.bytes[:HEADER_BYTES].view(np.int64)
 
+    @property
+    def num_changes(self) -> int:
+        """How often `note_change` was called, by any process."""
+        return int(self.header[_NUM_CHANGES])
+
+    def note_change(self) -> None:
+        """Note, under the lock, that the tables were changed."""
+        self.header[_NUM_CHANGES] += 1
+
     def write(self, offset: int, pixels: np.ndarray) -> bool:
-        """Copy C-contiguous pixels to `offset`; False where the machine has no memory for them."""
+        """Copy C-contiguous pixels to `offset`; False where the machine has no memory, and from then on."""
+        if not self._has_memory(pixels.nbytes):
+            return False
         # By position and not through the mapping: the kernel takes the pages and fills them in one go, where
         # a mapping costs a fault for each; and what it has no memory for is an error, not a signal.
         view = pixels.reshape(-1).data
@@ -119,8 +137,17 @@ class Segment:
             while done < len(view):
                 done += os.pwrite(self._handle, view[done:], offset + done)
         except OSError:
-            return False
-        return True
+            self._is_full = True
+        return not self._is_full
+
+    def _has_memory(self, num_bytes: int) -> bool:
+        """Say whether the machine has more than hardly any memory left: other programs may have taken it."""
+        self._looked_bytes += num_bytes
+        if self._looked_bytes >= _LOOK_BYTES:
+            self._looked_bytes = 0
+            available = memory.available_bytes()
+            self._is_full = self._is_full or (available is not None and available < RESERVE_BYTES)
+        return not self._is_full
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:

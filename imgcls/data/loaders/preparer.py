@@ -77,30 +77,35 @@ class SamplePreparer:
 
     def prepare(self, batch: HostBatch, first: int, end: int, epoch: int) -> None:
         """Fill rows first .. end-1 of the batch. A damaged sample is noted, and its row made black."""
-        indices, drawn = batch.indices[first:end], batch.drawn[first:end]
-        rows = batch.pixels[first:end].numpy()
-        if self._finished and self._finished.fill(indices, rows, batch.enlarged[first:end]):
-            return
+        rows = np.arange(first, end)
+        if self._finished:
+            rows = rows[~self._finished.fill(batch.indices[first:end], batch.pixels[first:end].numpy(),
+                                             batch.enlarged[first:end])]
+            if not len(rows):
+                return
+        indices, drawn = batch.indices[rows], batch.drawn[rows]
+        row_numbers = rows.tolist()
         # read, draw for all, then decode: the draws need the sizes, and decoding needs the draws
-        samples = [self._look(batch, row, index, values) for row, (index, values) in enumerate(
-            zip(indices.tolist(), self._noted(indices), strict=True), first)]
+        samples = [self._look(batch, row, index, values) for row, index, values in zip(
+            row_numbers, indices.tolist(), self._noted(indices), strict=True)]
         # The crops of all images whose size is known are drawn in one go: a call costs more than its numbers.
         sizes = np.array([info[:2] for _, info in samples], np.int64)
         has_size = np.flatnonzero(sizes[:, 0] > 0)
         new_specs = iter(self._crops.specs(epoch, drawn[has_size], sizes[has_size]) if len(has_size) else ())
         specs = [next(new_specs) if info.height > 0 else None for _, info in samples]
         if (erased := self._crops.erased(epoch, drawn)) is not None:
-            batch.erased[first:end] = erased
+            batch.erased[rows] = erased
         places = [_NOT_KEPT] * len(samples)
         if self._images:
             scales = [self._decoder.scale(info, spec) for (_, info), spec in zip(samples, specs, strict=True)]
             places = self._images.find(indices, scales)
         filled = [False] * len(samples)
         if self._gpu:
-            filled = self._fill_on_gpu(batch, first, rows, samples, specs)
-        for i, (data, info) in enumerate(samples):
+            filled = self._fill_on_gpu(batch, row_numbers, samples, specs)
+        pixels = batch.pixels.numpy()
+        for i, (row, (data, info)) in enumerate(zip(row_numbers, samples, strict=True)):
             if info is not _DAMAGED and not filled[i]:
-                self._fill(batch, first + i, rows[i], data, info, specs[i], places[i], epoch)
+                self._fill(batch, row, pixels[row], data, info, specs[i], places[i], epoch)
 
     def info(self, index: int, data: Data) -> ImageInfo:
         """Return what the header of sample `index`, `data`, says; looked at once. Raises BadImageError."""
@@ -130,22 +135,23 @@ class SamplePreparer:
             self._note(batch, row, index, error)
             return None, _DAMAGED
 
-    def _fill_on_gpu(self, batch: HostBatch, first: int, rows: np.ndarray,
+    def _fill_on_gpu(self, batch: HostBatch, rows: list[int],
                      samples: list[tuple[Data | None, ImageInfo]],
                      specs: list[CropSpec | None]) -> list[bool]:
         """Fill the rows of plain JPEGs, and return which they are; the others are left to the CPU."""
         assert self._gpu
         data: list[Bytes | None] = []
-        for row, (encoded, info) in enumerate(samples, first):
+        for row, (encoded, info) in zip(rows, samples, strict=True):
             if encoded is None and info is not _DAMAGED:
                 with contextlib.suppress(DataError):  # met again on the CPU, and told there
                     encoded = self._source.read(int(batch.indices[row]))
             data.append(None if isinstance(encoded, np.ndarray) else encoded)
-        filled = self._gpu.fill(list(rows), data, [info for _, info in samples], specs)
+        pixels = [batch.pixels[row].numpy() for row in rows]
+        filled = self._gpu.fill(pixels, data, [info for _, info in samples], specs)
         for i, spec in enumerate(specs):
             if filled[i] and spec is not None:
-                self._decoder.finish(rows[i], spec)
-                batch.mirrored[first + i] = spec.mirror
+                self._decoder.finish(pixels[i], spec)
+                batch.mirrored[rows[i]] = spec.mirror
         return filled
 
     def _fill(self, batch: HostBatch, row: int, pixels: np.ndarray, data: Data | None, info: ImageInfo,
@@ -158,8 +164,8 @@ class SamplePreparer:
             return self._crops.specs(epoch, drawn, np.array([size], np.int64))[0]
 
         try:
-            if place.offset and self._images:
-                image = self._images.pixels(place)
+            image = self._kept_pixels(index, place, info, spec)
+            if image is not None:
                 spec = self._decoder.cut_kept(pixels, image, place.scale, info, spec, draw_spec)
             else:
                 data = self._source.read(index) if data is None else data
@@ -171,6 +177,15 @@ class SamplePreparer:
         batch.enlarged[row] = spec.enlarge is not None
         if self._finished:
             self._finished.put(index, pixels, is_enlarged=spec.enlarge is not None)
+
+    def _kept_pixels(self, index: int, place: Place, info: ImageInfo,
+                     spec: CropSpec | None) -> np.ndarray | None:
+        """Return what is kept of a sample; None where nothing is."""
+        # of a file from the disk nothing is taken on trust: another size would be another image
+        if not place.offset or not self._images or (info.height and place[1:3] != self._decoder.kept_size(
+                info, spec)):
+            return None
+        return self._images.pixels(index, place)
 
     def _decode(self, pixels: np.ndarray, index: int, data: Data, info: ImageInfo, spec: CropSpec | None,
                 scale: int, draw_spec: Callable[[Size], CropSpec]) -> CropSpec:

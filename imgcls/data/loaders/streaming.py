@@ -28,6 +28,7 @@ from imgcls.data.bad_samples import BadSampleLog, max_bad_samples
 from imgcls.data.crops import CropSampler
 from imgcls.data.decode import Decoder
 from imgcls.data.decoded import crops, images
+from imgcls.data.decoded.pixel_file import PixelFile
 from imgcls.data.decoded.segment import Segment
 from imgcls.data.erasing import erase
 from imgcls.data.gpu_jpeg import GpuJpegDecoder
@@ -129,12 +130,29 @@ class StreamingLoader:
         _, height, width, channels = self._buffer_shape
         self.preparer.decode_on_gpu(GpuJpegDecoder((channels, height, width), self._device))
 
-    def keep_in(self, segment: Segment) -> None:
-        """Keep what is decoded from now on in this memory. The batches stay the same."""
+    def disk_table_bytes(self) -> tuple[int, int]:
+        """Return what the tables of a cache on a disk take in memory, and how much of that is saved."""
+        return (images if self._train else crops).disk_table_bytes(len(self.source))
+
+    def kept_settings(self) -> str:
+        """Return the settings that decide the pixels that are kept."""
+        config = self._crops.config
+        # a whole image is what it is, unless it is resized first; where it is cut is drawn anew
+        method = config.interpolation if config.resize or not self._train else ""
+        return f"{self._train} {self._buffer_shape[3 if self._train else 1:]} {config.resize} {method}"
+
+    def keep_in(self, segment: Segment, file: PixelFile | None = None,
+                limit: int = 0) -> images.ImageCache | crops.CropCache:
+        """Keep what is decoded from now on in this memory, or in at most `limit` bytes of `file`.
+
+        The batches stay the same.
+        """
         _, height, width, channels = self._buffer_shape
         count = len(self.source)
-        self.preparer.keep(images.ImageCache(segment, count, channels) if self._train else
-                           crops.CropCache(segment, count, (height, width, channels)))
+        cache = (images.ImageCache(segment, count, channels, file, limit) if self._train else
+                 crops.CropCache(segment, count, (height, width, channels), file, limit))
+        self.preparer.keep(cache)
+        return cache
 
     def epoch(self, epoch: int, first_batch: int = 0) -> Iterator[Batch]:
         """Yield the batches from `first_batch` on, float32 on the device, alike for any number of threads."""
