@@ -82,6 +82,7 @@ def _keep_on_disk(loader: StreamingLoader, folder: decoded_folder.Folder, share:
     needed = int(users.from_leader(float(sample_bytes))) * len(loader.source) + HEADER_BYTES
     kept = None
     segment = None
+    # all that may fail is tried by one process, and the others hear of it
     if users.is_leader:
         try:
             kept = folder.open_kept(loader, share, needed)
@@ -90,7 +91,7 @@ def _keep_on_disk(loader: StreamingLoader, folder: decoded_folder.Folder, share:
             _log.warning("%s; what is decoded is kept in memory", error)
             kept = None
     limit = int(users.from_leader(float(kept.limit if kept and segment else 0)))
-    if not limit:
+    if not limit:  # in all processes of the machine, which then share memory
         return False
     segment = _open_shared(segment, table_bytes, users)
     if kept and segment:

@@ -64,6 +64,7 @@ class Kept:
     def begin(self, loader: StreamingLoader, segment: Segment) -> int:
         """Let `loader` use it, with its tables in `segment`; return how many images are there already."""
         stem = self.file.path.removesuffix(_PIXELS)
+        # before the cache is made: what it finds in its tables is true from the beginning
         tables = Tables(stem + _TABLES, self.identity, segment, loader.disk_table_bytes()[1])
         problem = tables.load()
         cache = loader.keep_in(segment, self.file, self.limit)
@@ -72,6 +73,7 @@ class Kept:
             _remove(tables.path)
             _log.warning("`decoded_cache_dir`: the decoded images of %s there are %s: they are dropped, and "
                          "made anew", printable(loader.source.description), problem)
+        # what a killed run wrote after its tables were saved
         self.file.cut(cache.used_bytes)
         segment.header[_FILE_NUMBERS] = self.file.numbers
         tables.save_often(self.file, cache)
@@ -107,7 +109,7 @@ class Folder:
             file = PixelFile(stem + _PIXELS)
             if not file.lock():
                 raise RunError(f"{self._place}: another run uses what is kept of {description}")
-            os.utime(file.path)
+            os.utime(file.path)  # a run that only reads counts as a use
             limit = self._limit(stem, share, needed, file.num_bytes)
         except OSError as error:
             raise RunError(f"{self._place}: {verbatim(stem + _PIXELS)}: {reason(error)}") from error
@@ -121,6 +123,7 @@ class Folder:
         others = sorted(self._others(stem))
         others_bytes = sum(size for _, size, _ in others)
         free = free_bytes(self.path)
+        # what is there already is part of the budget, not of what is free
         total = int(self._limit_gb * 1e9) if self._limit_gb is not None else int(
             (free + others_bytes + own_bytes) * self._default_share)
 
@@ -144,6 +147,7 @@ class Folder:
             name, suffix = os.path.splitext(entry.path)
             if suffix == _PIXELS and _NAME.fullmatch(os.path.basename(name)) and name not in own:
                 status = entry.stat(follow_symlinks=False)
+                # blocks and not the length: a file with holes takes less
                 yield status.st_mtime, 512 * status.st_blocks, entry.path
 
 
@@ -160,7 +164,7 @@ def join(loader: StreamingLoader, folder: str, segment: Segment, limit: int) -> 
     except OSError as error:
         _log.warning("%s: %s: this process keeps nothing decoded", printable(stem), reason(error))
         return
-    # a folder of that name in another container is another one
+    # A folder of that name in another container is another one, and so is a file that was made anew.
     if list(file.numbers) == segment.header[_FILE_NUMBERS].tolist():
         loader.keep_in(segment, file, limit)
 

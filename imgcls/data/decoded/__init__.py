@@ -1,4 +1,4 @@
-"""The decoded cache: pixels of images that were decoded once, for all later epochs of a run, or of later runs.
+"""The decoded cache: pixels of images that were decoded once, for all later epochs of a run or later runs.
 
 `segment` is the memory that the processes of a machine share, `images` keeps decoded images for training,
 `crops` the finished crops of validation. Where the pixels are on a disk, `pixel_file` reads and writes them,

@@ -33,6 +33,7 @@ def of_source(source: Source, settings: str) -> bytes | None:
     """Return a digest of 32 bytes of all that the pixels depend on; None where nobody can tell the files."""
     if not isinstance(source, Fingerprinted) or (fingerprint := source.fingerprint()) is None:
         return None
+    # evenly spread: a file may be written anew with the size and the time of before
     probed = np.unique(np.linspace(0, len(source) - 1, _NUM_PROBED).astype(np.int64)).tolist()
     parts = [settings, _libraries(), str(len(source)), fingerprint]
     for index in probed:
@@ -54,6 +55,7 @@ def _digest(parts: Iterable[str]) -> bytes:
     digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
     for part in parts:
         encoded = part.encode("utf-8", "surrogateescape")
+        # with its length: no two lists of parts give the same bytes
         digest.update(len(encoded).to_bytes(8, "little") + encoded)
     return digest.digest()
 

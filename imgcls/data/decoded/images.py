@@ -138,6 +138,7 @@ class ImageCache:
         """
         places, channels = self._places, self._num_channels
         offsets, heights, widths = places[:, 0], places[:, 1] >> 32, places[:, 1] & 0xFFFFFFFF
+        # sides are bounded first, so that the products below are those of whole numbers without end
         is_small = (heights > 0) & (heights < _MAX_SIDE) & (widths > 0) & (widths < _MAX_SIDE)
         is_inside = (offsets >= self._store.begin) & (offsets % _ALIGNMENT == 0) & (offsets <= num_bytes)
         ends = offsets + np.where(is_small, heights * widths * channels, 0)
@@ -147,6 +148,7 @@ class ImageCache:
         height, width, height_offset, block_height, *flags, is_known = infos.T
         is_known = (is_known == 1) & (infos >= 0).all(1) & (infos[:, :2] < _MAX_SIDE).all(1)
         is_known &= (np.array(flags) < 2).all(0) & ((height > 0) == (width > 0))
+        # a header that cannot be is looked at again
         infos[~is_known | ((block_height == 0) & (height_offset > 0))] = 0
         end = int(ends[is_good].max(initial=0))
         self._header[_NEXT] = end + -end % _ALIGNMENT

@@ -102,7 +102,7 @@ class PixelFile:
             while done < len(view):
                 done += os.pwrite(self._handle, view[done:], offset + done)
         except OSError as error:
-            if not self.problem:
+            if not self.problem:  # once, of many threads
                 _log.warning("%s: nothing more is kept decoded: %s", printable(self.path), reason(error))
             self.problem = reason(error)
             return False
@@ -122,6 +122,7 @@ class PixelFile:
         Good until this thread reads again.
         """
         num_bytes = int(np.prod(shape))
+        # one of each thread: memory that was just given back costs more to get than to fill
         buffer: np.ndarray | None = getattr(self._buffers, "bytes", None)
         if buffer is None or len(buffer) < num_bytes:
             buffer = self._buffers.bytes = np.empty(num_bytes, np.uint8)

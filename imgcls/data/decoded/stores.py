@@ -79,6 +79,7 @@ class DiskStore:
 
     def write(self, number: int, offset: int, pixels: np.ndarray) -> bool:
         """See `Store`."""
+        # first: whoever finds the place in the tables finds its sum
         self._sums[number] = checksum(pixels)
         return self._file.write(offset, pixels)
 
@@ -101,6 +102,7 @@ def checksum(pixels: np.ndarray) -> int:
     """
     flat = pixels.reshape(-1)
     end = len(flat) // (8 * _SUM_WORDS) * (8 * _SUM_WORDS)
+    # the last row, filled up: an image has any number of bytes
     rest = np.zeros(8 * _SUM_WORDS, np.uint8)
     rest[:len(flat) - end] = flat[end:]
     sums = flat[:end].view(np.uint64).reshape(-1, _SUM_WORDS).sum(0, dtype=np.uint64)
