@@ -56,10 +56,12 @@ def test_the_next_run_has_the_same_bytes(source: RecordSource, tmp_path: Path, n
                                          monkeypatch: pytest.MonkeyPatch) -> None:
     train = name in AUGMENTATIONS
     settings = AUGMENTATIONS[name] if train else VALIDATION[name]
+    # what batches are without any cache: all that a cache may give
     plain = loader(source, settings, train=train)
     expected = [epoch(plain, number) for number in range(3)]
     first = attached(source, tmp_path, settings, train=train)
     assert [epoch(first, number) for number in range(3)] == expected
+    # the last one who holds the loader gives up the lock, and saves the tables
     del first
     # another run, without threads, from the middle of an epoch on
     second = attached(source, tmp_path, settings, threads=0, train=train)
@@ -136,7 +138,9 @@ def test_what_was_harmed_is_not_used(source: RecordSource, tmp_path: Path, harm:
     epoch(made, 0)
     del made
     assert callable(harm)
+    # between two runs, as by a disk that lost bytes
     harm(tmp_path)
+    # the first finds the harm and mends it, the second runs on what was mended
     for _ in range(2):
         made = attached(source, tmp_path, settings, train=train)
         assert [epoch(made, number) for number in range(2)] == expected
@@ -166,6 +170,7 @@ def test_hostile_tables(source: RecordSource, tmp_path: Path) -> None:
     for table in (cache._places.reshape(-1), cache.infos.reshape(-1)):
         chosen = rng.choice(len(table), len(table) // 3)
         table[chosen] = rng.integers(-2**62 if table.itemsize == 8 else -2**30, 2**30, len(chosen))
+    # so that they are saved, with a digest of their own
     with cache._segment.locked():
         cache._segment.note_change()
     cache.infos[:, :2] = np.abs(cache.infos[:, :2]) % 3000
@@ -198,6 +203,7 @@ def test_changed_data_are_dropped(source: RecordSource, tmp_path: Path,
         assert "from before" not in made.note
         assert epoch(made, 0) == epoch(loader(changed, CROP), 0)
         del made
+    # one cache, of one set of files: nothing of those before is left
     assert len(list((tmp_path / "cache").iterdir())) == 2
     # other settings are another cache, and what only says where to cut is not
     attached(changed, tmp_path / "cache", {**CROP, "resize": 48})
@@ -205,6 +211,7 @@ def test_changed_data_are_dropped(source: RecordSource, tmp_path: Path,
 
 
 def test_two_runs_at_once(source: RecordSource, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    # in one process, which a lock of the process would not tell apart
     one = attached(source, tmp_path)
     other = attached(source, tmp_path)
     assert "another run uses what is kept of" in caplog.text
@@ -219,6 +226,7 @@ def test_the_processes_of_a_run_share_the_file(source: RecordSource, tmp_path: P
     decoded_cache.attach(0.1, kept[0], None, Alone(), str(tmp_path))  # type: ignore[arg-type]
     cache = kept[0].preparer._images
     assert cache
+    # as the second process does, but for asking the first one for these numbers
     segment = Segment.attach(cache._segment.address, cache._segment.size)
     assert segment
     decoded_folder.join(kept[1], str(tmp_path), segment, 100_000_000)
@@ -239,7 +247,7 @@ def test_a_full_disk_ends_keeping(source: RecordSource, tmp_path: Path, monkeypa
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert "nothing more is kept decoded" in caplog.text
     del made
-    # and the space that is to stay free
+    # what was kept before is read on; and the space that is to stay free
     monkeypatch.setattr(pixel_file, "_LOOK_BYTES", 1)
     made = attached(source, tmp_path)
     num_bytes = file_of(tmp_path, ".pixels").stat().st_size
@@ -265,6 +273,7 @@ def test_what_was_used_longest_ago_makes_room(source: RecordSource, tmp_path: Pa
     run({**CROP, "resize": 41})
     for path in tmp_path.glob("*.pixels"):
         os.utime(path, (0, 0))
+    # it counts by what it takes on the disk, and a hole takes nothing
     os.truncate(next(iter(tmp_path.glob("*.pixels"))), 30_000_000)
     caplog.clear()
     assert "removed" not in caplog.text
@@ -281,6 +290,7 @@ def test_what_was_used_longest_ago_makes_room(source: RecordSource, tmp_path: Pa
 def test_wrong_folders(source: RecordSource, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     os.symlink("nowhere", tmp_path / "link")
+    # a file, a URL, a link to nowhere, and a folder inside of a file
     for folder in (tmp_path / "file", "s3://bucket/cache", tmp_path / "link", tmp_path / "file" / "in"):
         with pytest.raises((UsageError, RunError), match="decoded_cache_dir"):
             decoded_cache.attach(1, loader(source, CROP), None, Alone(), str(folder))  # type: ignore[arg-type]
@@ -299,6 +309,7 @@ def test_the_checksum() -> None:
     rng = np.random.default_rng(0)
     for size in (1, 7, 100, 4072, 4073, 100_000):
         pixels = rng.integers(0, 256, size, dtype=np.uint8)
+        # one bit, at both ends and between
         right = stores.checksum(pixels)
         for place in (0, size // 2, size - 1):
             changed = pixels.copy()
@@ -329,6 +340,7 @@ def test_a_killed_run_leaves_what_the_next_can_use(source: RecordSource, tmp_pat
     assert child.stdout
     try:
         assert child.stdout.readline() == "ready\n"
+        # at any moment after the first tables: what was written behind them is given back
         deadline = time.monotonic() + 60
         while not list(tmp_path.glob("*.tables")) and time.monotonic() < deadline:
             time.sleep(0.02)
@@ -344,6 +356,7 @@ def test_a_killed_run_leaves_what_the_next_can_use(source: RecordSource, tmp_pat
 @pytest.mark.slow
 def test_a_second_run_from_the_command_line(source: RecordSource, tmp_path: Path) -> None:
     weights = []
+    # one epoch each: a cache in memory would be of no use
     for name, processes in (("first", 2), ("second", 2)):
         prefix = tmp_path / name
         done = run_cli("train", "--network", "mlp", "--data-train", source.path, "--image-shape", "3,32,32",

@@ -116,6 +116,7 @@ class RecordSource:
             digest.update(f"{reader.path} {version_of(reader.path)}\n".encode("utf-8", "surrogateescape"))
             # an .idx of other records leaves the .rec as it is
             digest.update(np.ascontiguousarray(reader.offsets).tobytes())
+        # which records are samples: `subset` takes some, and labels leave some out
         for array in (self._numbers, self._image_offsets, np.asarray(self._firsts)):
             digest.update(array.tobytes())
         return digest.hexdigest()

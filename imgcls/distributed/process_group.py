@@ -124,6 +124,7 @@ class Worker:
         """
         total = torch.tensor([value if rank == self.rank else 0.0 for rank in range(self.world_size)],
                              dtype=torch.float64)
+        # the process group is there for dist_async as well: the workers met in it
         if self.world_size > 1:
             dist.all_reduce(total)
         return total.tolist()

@@ -41,6 +41,7 @@ def attach(limit_gb: float | None, train: Loader, val: Loader | None, worker: Wo
     if limit_gb == 0 or not loaders:
         return
     if not is_available():
+        # of memory nobody asked for any; a folder was asked for
         if folder:
             raise UsageError("`decoded_cache_dir`: is for Linux")
         return
@@ -48,11 +49,13 @@ def attach(limit_gb: float | None, train: Loader, val: Loader | None, worker: Wo
     on_disk = decoded_folder.Folder(folder, limit_gb, DEFAULT_SHARE) if folder else None
     budget = int(group.from_leader(_budget(limit_gb)))
     for loader in loaders:
+        # All take part in each exchange of numbers, in the same order:
         # rank 0 alone evaluates where every worker trains by itself
         users = _Machine(worker, is_alone=True) if worker.is_async and loader is val else group
         share = 1.0 if loader is train or len(loaders) == 1 else _VAL_SHARE
         if on_disk and _keep_on_disk(loader, on_disk, share, users):
             continue
+        # validation comes first, and leaves half at least
         budget -= _keep_in_memory(loader, int(budget * share), limit_gb, users, is_last=loader is train)
 
 
@@ -63,6 +66,7 @@ def _keep_in_memory(loader: StreamingLoader, room: int, limit_gb: float | None, 
     # the same in all: one may have failed to read a header
     sample_bytes = int(users.from_leader(float(sample_bytes)))
     needed = table_bytes + sample_bytes * len(loader.source)
+    # more than it needs costs nothing: pages are taken when they are written
     size = room if is_last else min(needed, room)
     # all processes go on together, also where one machine has no room for a single image
     segment = _share(size if size >= table_bytes + sample_bytes else 0, users)
@@ -93,6 +97,7 @@ def _keep_on_disk(loader: StreamingLoader, folder: decoded_folder.Folder, share:
     limit = int(users.from_leader(float(kept.limit if kept and segment else 0)))
     if not limit:  # in all processes of the machine, which then share memory
         return False
+    # the tables are in memory of all, and saved by the one that has the lock
     segment = _open_shared(segment, table_bytes, users)
     if kept and segment:
         num_before = kept.begin(loader, segment)

@@ -113,6 +113,7 @@ class Folder:
             limit = self._limit(stem, share, needed, file.num_bytes)
         except OSError as error:
             raise RunError(f"{self._place}: {verbatim(stem + _PIXELS)}: {reason(error)}") from error
+        # not even one image
         if limit < loader.kept_bytes()[1]:
             raise RunError(f"{self._place}: there is no room for decoded images")
         self._own[stem] = limit
@@ -131,6 +132,7 @@ class Folder:
             taken = sum(self._own.values()) + others_bytes
             return max(int(min(total - taken, free_bytes(self.path) + own_bytes) * share), 0)
 
+        # oldest first
         for _, size, other in others:
             if room() >= needed:
                 break
@@ -172,10 +174,12 @@ def join(loader: StreamingLoader, folder: str, segment: Segment, limit: int) -> 
 def _remove_unused(pixels: str) -> bool:
     """Remove a cache that no run has open."""
     try:
+        # the lock is gone at once, and whoever takes it now finds that the file has lost its name
         if not PixelFile(pixels).lock():
             return False
     except OSError:
         return False
+    # tables first: without pixels they would be told to be damaged
     _remove(pixels.removesuffix(_PIXELS) + _TABLES)
     _remove(pixels)
     return True

@@ -61,6 +61,7 @@ class CropCache:
                 self._read(first, rows)):
             enlarged[:] = states == _KEPT_ENLARGED
             return np.ones(len(indices), bool)
+        # beside a damaged image, and where the room ends
         filled = np.zeros(len(indices), bool)
         for i, index in enumerate(indices.tolist()):
             if index < self.capacity and (state := self._states.item(index)):
@@ -79,6 +80,7 @@ class CropCache:
     def recover(self, num_bytes: int) -> None:
         """Take over a table read from a file, for `num_bytes` of pixels; drop what cannot be."""
         states = self._states
+        # rows are by number: behind the end of the file there are none
         num_there = min((num_bytes - self._store.begin) // self._row_bytes, self.capacity)
         states[max(num_there, 0):] = 0
         states[states > _KEPT_ENLARGED] = 0
@@ -96,6 +98,7 @@ class CropCache:
         """Fill `rows` from the samples first .. first + n - 1; one that is gone is not kept any more."""
         if self._store.read_many(first, self._offset(first), rows):
             return True
+        # of many it is not known which; each is tried alone after that
         if len(rows) == 1:
             with self._segment.locked():
                 self._states[first] = 0

@@ -40,6 +40,7 @@ def open_private(path: str | os.PathLike[str], *, must_exist: bool = False) -> i
     flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | (0 if must_exist else os.O_CREAT)
     handle = os.open(path, flags, 0o600)
     status = os.fstat(handle)
+    # a second name could be anywhere, and what is written here would be written there
     if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid() or status.st_nlink > 1:
         os.close(handle)
         raise OSError(errno.EPERM, "it is no plain file of this user alone", os.fspath(path))
@@ -98,6 +99,7 @@ class PixelFile:
         view = pixels.reshape(-1).data
         try:
             self._look(len(view))
+            # a disk with room for a part of it writes that part
             done = os.pwrite(self._handle, view, offset)
             while done < len(view):
                 done += os.pwrite(self._handle, view[done:], offset + done)
@@ -133,6 +135,7 @@ class PixelFile:
         """Fill C-contiguous uint8 `pixels` from `offset`; False where they are not all there."""
         view = pixels.reshape(-1).data
         done = 0
+        # a read may give less than it was asked for, and gives nothing at the end of the file
         try:
             while done < len(view):
                 count = os.preadv(self._handle, [view[done:]], offset + done)

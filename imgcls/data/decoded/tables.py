@@ -43,6 +43,7 @@ class Tables:
         self._segment = segment
         self._saved = segment.bytes[HEADER_BYTES:HEADER_BYTES + num_bytes]
         self._num_saved = 0
+        # set where nothing is saved any more
         self._is_closed = threading.Event()
         self._saving = threading.Lock()
 
@@ -58,6 +59,7 @@ class Tables:
                     return "of other data" if begin.startswith(_MAGIC) and len(begin) == len(
                         self._begin) else "damaged"
                 # its length is known: nothing is read of one that is longer
+                # one byte more than there should be shows in the digest
                 content, end = stream.read(self._saved.nbytes), stream.read(DIGEST_BYTES + 1)
         except FileNotFoundError:
             return ""
@@ -71,6 +73,7 @@ class Tables:
     def save(self, pixels: PixelFile) -> None:
         """Write the tables to their file, if anything was put in since. RunError where that fails."""
         with self._saving:
+            # a moment of all processes: none is between its place and its count of changes
             with self._segment.locked():
                 num_changes = self._segment.num_changes
                 if num_changes == self._num_saved:

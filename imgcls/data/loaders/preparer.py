@@ -79,6 +79,7 @@ class SamplePreparer:
         """Fill rows first .. end-1 of the batch. A damaged sample is noted, and its row made black."""
         rows = np.arange(first, end)
         if self._finished:
+            # of validation nearly always all
             rows = rows[~self._finished.fill(batch.indices[first:end], batch.pixels[first:end].numpy(),
                                              batch.enlarged[first:end])]
             if not len(rows):
