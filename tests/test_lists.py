@@ -197,15 +197,18 @@ def test_a_folder_of_folders_of_records_says_where_they_are(tmp_path: Path) -> N
 
 def test_images_of_other_kinds_are_said_to_be_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """MXNet's tool takes .jpg and .png; a class of .webp alone would otherwise be missing without a word."""
-    for name in ("a/1.png", "a/2.WEBP", "b/3.webp", "b/4.bmp", "a/notes.txt", "a/.5.webp"):
+    for name in ("a/1.png", "a/2.WEBP", "b/3.webp", "b/4.bmp", "a/notes.txt", "a/.5.webp", "c/6.heic"):
         (tmp_path / "p" / name).parent.mkdir(parents=True, exist_ok=True)
         cv2.imwrite(str(tmp_path / "x.png"), np.zeros((4, 4, 3), np.uint8))
         (tmp_path / "p" / name).write_bytes((tmp_path / "x.png").read_bytes())
-    [note] = sources.notes(sources.open_source(str(tmp_path / "p"), "`data_train`"))
-    assert "3 images are left out" in note
-    assert ".bmp (1), .webp (2)" in note
+    # training takes what can be decoded
+    source = sources.open_source(str(tmp_path / "p"), "`data_train`")
+    assert source.labels.tolist() == [0, 0, 1, 1]
+    [note] = sources.notes(source)
+    assert "1 images are left out for what their names end in: .heic (1)" in note
     assert im2rec.main([str(tmp_path / "out"), str(tmp_path / "p"), "--list", "--recursive"]) == 0
-    assert "3 images are left out for what their names end in: .bmp (1), .webp (2)" in capsys.readouterr().err
-    exts = ["--exts", ".png", ".webp", ".bmp"]
+    told = capsys.readouterr().err
+    assert "4 images are left out for what their names end in: .bmp (1), .heic (1), .webp (2)" in told
+    exts = ["--exts", ".png", ".webp", ".bmp", ".heic"]
     assert im2rec.main([str(tmp_path / "out"), str(tmp_path / "p"), "--list", "--recursive", *exts]) == 0
     assert "left out" not in capsys.readouterr().err

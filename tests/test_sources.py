@@ -116,7 +116,7 @@ def test_too_much_damage_is_never_skipped(tmp_path: Path) -> None:
 
 
 def test_class_folders_are_numbered_as_im2rec_does(tmp_path: Path) -> None:
-    root = tree(tmp_path, "b/1.jpg", "b/0.png", "b/inner/2.JPEG", "a/3.jpg", "empty/readme.txt", "c/4.gif")
+    root = tree(tmp_path, "b/1.jpg", "b/0.png", "b/inner/2.JPEG", "a/3.jpg", "empty/readme.txt", "c/4.heic")
     source = open_source(str(root), "`data_train`")
     assert isinstance(source, FolderSource)
     assert source.class_names == ("a", "b", "b/inner")
@@ -160,7 +160,7 @@ def test_lists(tmp_path: Path) -> None:
     ("nothing.rec", "data_train .*nothing.rec: no such file"),
     ("flat", "data_train .*flat: the folder holds neither .rec files nor a folder of images per class"),
     ("split", "data_train .*split: the folder holds train and val: give it to data_dir"),
-    ("bare", "bare: holds no .jpg, .jpeg or .png"),
+    ("bare", "bare: holds no .jpg, .jpeg, .*, and neither do its folders"),
     ("text.rec", "text.rec at byte 0: "),
     ("s4://bucket/x.rec", r"data_train s4://bucket/x.rec: there is no s4://; did you mean s3://\?"),
 ])

@@ -14,7 +14,7 @@ from imgcls.config import command_line
 from imgcls.config.flags import flag, positional
 from imgcls.data.image_trees import is_archive_root
 from imgcls.errors import UsageError, verbatim
-from imgcls.formats import lists
+from imgcls.formats import image_folders
 from imgcls.storage.paths import to_local_path, to_path
 from imgcls.storage.remote import RemotePath
 
@@ -59,7 +59,8 @@ class ListConfig:
     list: bool = flag(False, "only make the list or lists", since="g2")
     recursive: bool | None = flag(None, "go into sub-folders, each is a class; without it only ROOT's own "
                                   "images", since="g2")
-    exts: tuple[str, ...] = flag(lists.EXTENSIONS, "what an image's name ends in", since="g2", metavar=".EXT",
+    exts: tuple[str, ...] = flag(image_folders.EXTENSIONS, "what an image's name ends in", since="g2",
+                                  metavar=".EXT",
                                  takes="extensions")
     chunks: int = flag(1, "lists to deal images out into", since="g2", minimum=1, maximum=1_000_000)
     train_ratio: float = flag(1.0, "share for training", since="g2", metavar="R", minimum=0, maximum=1)

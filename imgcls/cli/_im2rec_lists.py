@@ -20,7 +20,7 @@ from imgcls.data.image_trees import ImageNames, ImageTree, open_tree
 from imgcls.data.listing import ListDraft
 from imgcls.data.selection import SelectedClass, Selection, SelectionConfig
 from imgcls.errors import DataError, RunError, UsageError, printable, spell_settings, tell
-from imgcls.formats import lists
+from imgcls.formats import image_folders, lists
 
 #: more lists than this are only made where there are as many images
 _MAX_EMPTY_CHUNKS = 1000
@@ -94,7 +94,7 @@ def _report_images(train: Draft, tree: ImageTree, config: ListConfig, flags: Sel
     # names that a list cannot hold
     print_problems(problems, "")
     if tree.passed_over:
-        print_note(lists.about_passed_over(tree.root, tree.passed_over, config.exts) + " (--exts)")
+        print_note(image_folders.about_passed_over(tree.root, tree.passed_over, config.exts) + " (--exts)")
     _print_selection(selected, flags)
     if not len(train):
         message = f"{tree.root} holds no image ({' '.join(config.exts)})"

@@ -29,6 +29,11 @@ def is_class_number(labels: np.ndarray) -> np.ndarray:
     return (labels == np.floor(labels)) & (np.abs(labels) <= _MAX_LABEL)
 
 
+def is_class(label: float) -> bool:
+    """Return `is_class_number` of one label."""
+    return abs(label) <= _MAX_LABEL and label == int(label)
+
+
 def max_bad_samples(count: int) -> int:
     """Return how many of `count` samples may be damaged before a run is stopped."""
     # A handful is allowed in the smallest set: one percent of a hundred samples is a single bad file.

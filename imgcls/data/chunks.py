@@ -18,7 +18,7 @@ from concurrent.futures import Future
 
 import numpy as np
 
-from imgcls.data.order import EpochOrders
+from imgcls.data.order import EpochOrders, windowed_order
 from imgcls.errors import DataError
 from imgcls.formats.ranges import RangedReader
 from imgcls.formats.recordio.framing import Bytes
@@ -79,13 +79,7 @@ class Chunks:
 
     def order(self, seed: int, epoch: int) -> np.ndarray:
         """Return int64 (N,): the samples in the order of the epoch, each once."""
-        # rank of each chunk in a random order of the chunks, then the window that it falls into
-        rank = np.empty(len(self._ranges), np.int64)
-        rank[self._orders.permutation(seed, epoch, len(self._ranges))] = np.arange(len(self._ranges))
-        window = rank[self.of_sample] // WINDOW_CHUNKS
-        # a stable sort by window leaves the samples of each window in the random order of all
-        shuffled = self._orders.permutation(seed, epoch, len(self.of_sample))
-        return shuffled[np.argsort(window[shuffled], kind="stable")]
+        return windowed_order(self._orders, seed, epoch, self.of_sample, len(self._ranges), WINDOW_CHUNKS)
 
     def prefetch(self, indices: np.ndarray) -> None:
         """Begin to fetch what these samples need: they will be read, each once and about in this order."""

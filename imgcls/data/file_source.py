@@ -1,4 +1,4 @@
-"""Samples in image files of their own: a folder of class folders, or the files that a `.lst` names.
+"""Samples in image files of their own: a folder of class folders, or the files that a list names.
 
 `sources.open_source` makes these. Files are read, never decoded.
 """
@@ -7,16 +7,21 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Sequence
+from array import array
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
 from imgcls import errors
-from imgcls.data.bad_samples import check_bad_samples, is_class_number
+from imgcls.data.bad_samples import check_bad_samples, is_class
+from imgcls.data.folder_listing import list_folder
+from imgcls.data.path_table import PathTable, PathTableBuilder
 from imgcls.errors import DataError, UsageError, verbatim
-from imgcls.formats import lists, recordio
+from imgcls.formats import csv_lists, lists, recordio
+from imgcls.formats.csv_lists import CsvList
+from imgcls.formats.image_folders import SUFFIXES, about_passed_over
 from imgcls.storage.paths import AnyPath
 from imgcls.storage.reading import read_bounded, version_of
 from imgcls.storage.remote import RemotePath
@@ -29,7 +34,7 @@ class _FileSource:
 
     root: AnyPath
     labels: np.ndarray
-    _paths: Sequence[str]
+    _paths: PathTable
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -60,7 +65,7 @@ class _FileSource:
         # shallow: problems and names are shared, and never changed
         part = copy.copy(self)
         # another list: the source itself stays whole
-        part._paths = tuple(self._paths[int(index)] for index in indices)
+        part._paths = self._paths.take(indices)
         part.labels = self.labels[indices]
         return part
 
@@ -73,38 +78,44 @@ class FolderSource(_FileSource):
     """Images in class folders.
 
     Classes are numbered as im2rec numbers them, so that a folder and the records packed from it agree: every
-    folder that itself holds an image (.jpg, .jpeg or .png, not hidden) is a class, in the order of a sorted
-    walk; a folder inside a class folder is a class of its own. With `class_names`, those of the training
-    data, folders are numbered by name.
+    folder that itself holds an image (`image_folders.SUFFIXES`, not hidden) is a class, in the order of a
+    sorted walk; a folder inside a class folder is a class of its own. With `class_names`, those of the
+    training data, folders are numbered by name. The list of a large folder is kept (`folder_listing`).
     """
 
     def __init__(self, root: Path, *, class_names: Sequence[str] = (), on_bad: str = "skip") -> None:
-        # the walk of im2rec --list --recursive, so that both number the classes alike
-        # hidden files are what other systems keep beside images: ._photo.jpg
-        walked = lists.walk(str(root), recursive=True, takes_any_name=True, with_hidden=False)
-        if not walked.entries:
-            raise UsageError(f"{verbatim(root)}: holds no .jpg, .jpeg or .png, and neither do its folders"
-                             f"{_about_records(root)}")
+        listed = list_folder(root)
+        if not len(listed.paths):
+            raise UsageError(f"{verbatim(root)}: holds no {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}, and "
+                             f"neither do its folders{_about_records(root)}")
         self.root = root
         self.description = str(root)
-        self.problems = list(walked.problems)
-        #: what to say of images that were not taken, "" where all were
-        self.note = lists.about_passed_over(root, walked.passed_over, lists.EXTENSIONS)
-        if self.note:
-            self.note += " (imgcls-im2rec --exts packs others)"
-        check_bad_samples(self.problems, len(walked.entries) + len(self.problems), self.description, on_bad)
-        self.class_names = tuple(class_names or walked.class_names)
-        self._paths = [entry.path for entry in walked.entries]
-        labels = np.array([entry.labels[0] for entry in walked.entries], np.int64)
-        if class_names:
-            # A class that has no validation image has no folder there: the walk's own numbers would be off.
-            label_of = {name: label for label, name in enumerate(class_names)}
-            for name in walked.class_names:
-                if name not in label_of:
-                    raise UsageError(f"{verbatim(root / name)}: the training data has no class of this name")
-            # from the walk's numbers to those of the training data
-            labels = np.array([label_of[name] for name in walked.class_names])[labels]
-        self.labels = labels
+        self.problems = list(listed.problems)
+        #: what to say of images that were not taken, and of a list that was kept
+        self.notes = tuple(filter(None, (
+            about_passed_over(root, listed.passed_over, SUFFIXES),
+            f"{verbatim(root)}: the list of its {len(listed.paths):,} images is that of an earlier run; none "
+            f"of its {listed.num_folders:,} folders has changed since" if listed.was_kept else "")))
+        check_bad_samples(self.problems, len(listed.paths) + len(self.problems), self.description, on_bad)
+        self.class_names = tuple(class_names or listed.class_names)
+        self._paths = listed.paths
+        # from the walk's numbers to those of the training data: a class that has no validation image has no
+        # folder there
+        self.labels = listed.labels if not class_names else label_of_names(
+            listed.class_names, class_names, lambda name: root / name)[listed.labels]
+
+
+def label_of_names(names: Sequence[str], class_names: Sequence[str],
+                   where: Callable[[str], object]) -> np.ndarray:
+    """Return int64 (len(names),): the label that each name has among the classes of the training data.
+
+    UsageError for one that it has not; `where` returns what to call its place.
+    """
+    label_of = {name: label for label, name in enumerate(class_names)}
+    for name in names:
+        if name not in label_of:
+            raise UsageError(f"{verbatim(where(name))}: the training data has no class of this name")
+    return np.array([label_of[name] for name in names], np.int64)
 
 
 def _about_records(root: Path) -> str:
@@ -114,33 +125,48 @@ def _about_records(root: Path) -> str:
 
 
 class ListSource(_FileSource):
-    """The images that a `.lst` names, relative to `root`, with their first label: what im2rec would pack."""
+    """The images that a `.lst` or CSV file names, relative to `root`, with their first label.
 
-    def __init__(self, path: AnyPath, root: AnyPath, *, on_bad: str = "skip",
-                 outside_root: bool = False) -> None:
+    Of a `.lst` that is what im2rec would pack. Names of classes in a CSV file are numbered in sorted order,
+    as folders are, or by `class_names`, those of the training data.
+    """
+
+    def __init__(self, path: AnyPath, root: AnyPath, *, class_names: Sequence[str] = (),
+                 on_bad: str = "skip", outside_root: bool = False) -> None:
         """With `outside_root` the list may name files outside of `root`."""
-        listed = lists.read(path)
-        # a list may come from a stranger, and name any file of this machine
-        if not outside_root:
-            lists.check_inside(path, listed.entries, root)
         self.path = path
         self.root = root
         self.description = str(path)
-        self.problems = list(listed.problems)
-        usable = []
-        # lists for regression have fractions for labels; nothing is trained on half a class
-        is_class = is_class_number(np.array([entry.labels[0] for entry in listed.entries]))
-        for entry, is_usable in zip(listed.entries, is_class.tolist(), strict=True):
-            if is_usable:
-                usable.append(entry)
+        self.problems = []
+        csv = CsvList(path) if path.suffix.lower() in csv_lists.ENDINGS else None
+        # a list may come from a stranger, and name any file of this machine
+        inside = lists.inside_of(root)
+        # One by one into arrays: fourteen million entries as objects would take gigabytes.
+        table, labels = PathTableBuilder(), array("d")
+        for entry in csv or lists.iterate(path):
+            # lines that are no entry at all
+            if isinstance(entry, DataError):
+                self.problems.append(entry)
+                continue
+            if not outside_root:
+                lists.check_entry_inside(path, entry, root, inside)
+            label = entry.labels[0]
+            # lists for regression have fractions for labels; nothing is trained on half a class
+            if is_class(label):
+                table.append(entry.path)
+                labels.append(label)
             else:
                 self.problems.append(DataError(path, f"image {entry.id} ({verbatim(entry.path)}) has the "
-                                                     f"label {entry.labels[0]:g}, which is no class number"))
-        # lines that are no entry at all are among the problems of the list itself
-        check_bad_samples(self.problems, len(usable) + len(self.problems), self.description, on_bad)
-        self.class_names = lists.class_names(path)
-        self._paths = [entry.path for entry in usable]
-        self.labels = np.array([entry.labels[0] for entry in usable], np.int64)
+                                                     f"label {label:g}, which is no class number"))
+        check_bad_samples(self.problems, len(labels) + len(self.problems), self.description, on_bad)
+        self._paths = table.build()
+        self.labels = np.array(labels, np.float64).astype(np.int64)
+        self.class_names = tuple(lists.class_names(path))
+        if csv and csv.names:
+            # numbered as they were met: now in the order of their names
+            self.class_names = tuple(class_names or sorted(csv.names))
+            self.labels = label_of_names(list(csv.names), self.class_names,
+                                         lambda name: f"{path}: {name}")[self.labels]
 
 
 def _read_file(path: AnyPath) -> bytes:

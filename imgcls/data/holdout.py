@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from imgcls.data.file_source import FolderSource, ListSource
+from imgcls.data.packed.source import PackedSource
 from imgcls.data.record_source import ChunkedSource, RecordSource
 from imgcls.data.sources import Source
 from imgcls.errors import DataError, UsageError, verbatim
@@ -60,7 +61,8 @@ def divide(source: Source, ratio: float) -> Division:
 
     UsageError for a source that cannot be divided: arrays, and record files that are read in chunks.
     """
-    if isinstance(source, ChunkedSource) or not isinstance(source, (FolderSource, ListSource, RecordSource)):
+    if isinstance(source, ChunkedSource) or not isinstance(
+            source, (FolderSource, ListSource, RecordSource, PackedSource)):
         raise UsageError(f"`val_ratio` {ratio:g}: {verbatim(source.description)} cannot be divided; give "
                          "validation data (`data_val`), or raise `cache_gb` where they are remote records")
     fraction = fractions(source)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from imgcls.errors import DataError, UsageError, reason, verbatim
-from imgcls.formats import lists
+from imgcls.formats import image_folders
 from imgcls.formats.archives import ArchiveIndex, find_archives, open_index, split_root
 from imgcls.formats.recordio import MAX_PAYLOAD_BYTES
 from imgcls.storage.reading import open_regular, read_bounded
@@ -56,7 +56,7 @@ class ImageTree(Protocol):
 
     def folders(self, *, recursive: bool, extensions: Sequence[str],
                 problems: list[DataError]) -> Iterator[tuple[str, ImageNames]]:
-        """Yield (folder, its sorted image names) as `lists.walk_folders`, one folder at a time."""
+        """Yield (folder, its sorted image names) as `image_folders.walk`, one folder at a time."""
         ...
 
     def reader(self) -> ImageReader:
@@ -96,7 +96,8 @@ def is_archive_root(root: str) -> bool:
 
 def _first_image(root: str) -> str | None:
     """Return the first image that a walk meets, None where there is none."""
-    for folder, names in lists.walk_folders(root, recursive=True, extensions=lists.EXTENSIONS, problems=[]):
+    for folder, names in image_folders.walk(root, recursive=True, extensions=image_folders.EXTENSIONS,
+                                            problems=[]):
         return os.path.join(folder, names[0])
     return None
 
@@ -114,7 +115,7 @@ class FolderTree:
                 problems: list[DataError]) -> Iterator[tuple[str, ImageNames]]:
         """Yield its folders; see `ImageTree`."""
         self.passed_over.clear()  # asked twice, each image counts once
-        return lists.walk_folders(self.root, recursive=recursive, extensions=extensions, problems=problems,
+        return image_folders.walk(self.root, recursive=recursive, extensions=extensions, problems=problems,
                                   passed_over=self.passed_over)
 
     def reader(self) -> ImageReader:
@@ -136,7 +137,7 @@ class ArchiveTree:
         """Yield its folders; see `ImageTree`."""
         problems += self.index.problems()
         # what was refused while the headers were read
-        suffixes = lists.image_suffixes(extensions)
+        suffixes = image_folders.image_suffixes(extensions)
         for folder in self.index.folders():
             if folder and not recursive:
                 continue
@@ -159,7 +160,8 @@ class _MemberNames:
         self._suffixes = suffixes
 
     def __iter__(self) -> Iterator[str]:
-        return (name for name in self._index.names(self._folder) if lists.has_suffix(name, self._suffixes))
+        return (name for name in self._index.names(self._folder)
+                if image_folders.has_suffix(name, self._suffixes))
 
     def __len__(self) -> int:
         # counted by walking: names are not kept, as there may be millions in one folder

@@ -207,6 +207,22 @@ class EpochOrders:
         return order
 
 
+def windowed_order(orders: EpochOrders, seed: int, epoch: int, chunk_of_sample: np.ndarray, num_chunks: int,
+                   window_chunks: int) -> np.ndarray:
+    """Return int64 (N,): the samples of an epoch, each once, for data that are read a chunk at a time.
+
+    The chunks come in random order, and the samples of `window_chunks` neighbours in random order.
+    `chunk_of_sample` int64 (N,).
+    """
+    # rank of each chunk in a random order of the chunks, then the window that it falls into
+    rank = np.empty(num_chunks, np.int64)
+    rank[orders.permutation(seed, epoch, num_chunks)] = np.arange(num_chunks)
+    window = rank[chunk_of_sample] // window_chunks
+    # a stable sort by window leaves the samples of each window in the random order of all
+    shuffled = orders.permutation(seed, epoch, len(chunk_of_sample))
+    return shuffled[np.argsort(window[shuffled], kind="stable")]
+
+
 def uniform(seed: int, epoch: int, indices: np.ndarray, draw: int) -> np.ndarray:
     """Return float64 in [0, 1), one per sample: draw number `draw` (from 0) of each sample in this epoch."""
     # stream 0 of an epoch is its permutation, so draws begin at 1

@@ -16,17 +16,15 @@ import numpy as np
 
 from imgcls.data import chunks
 from imgcls.data.bad_samples import check_bad_samples, is_class_number
+from imgcls.data.packed.files import fetched, remote_bytes
 from imgcls.errors import DataError, UsageError, verbatim
 from imgcls.formats import lists, recordio
 from imgcls.formats.ranges import RangedReader
 from imgcls.formats.recordio import kept_names
 from imgcls.storage.paths import AnyPath
-from imgcls.storage.reading import open_read, version_of
+from imgcls.storage.reading import version_of
 from imgcls.storage.remote import RemotePath
-from imgcls.storage.thread_pool import DaemonPool
 
-#: remote files that are fetched at a time
-_MAX_FETCHED = 2
 #: bytes of a record before its image: 24 of header, and 4 for each label that does not stand in the header
 _HEADER_BYTES, _LABEL_BYTES = 24, 4
 
@@ -68,18 +66,10 @@ class RecordSource:
 
     def _open(self, files: Sequence[AnyPath], index: str, resync: bool, cache_gb: float | None) -> list[Any]:
         """Return a reader of each file; remote ones are fetched while those before them are searched."""
-        remote = [file for file in files if isinstance(file, RemotePath)]
-        self.copied_bytes = sum(file.stat().size for file in remote)
-        with DaemonPool(min(_MAX_FETCHED, len(remote)), "imgcls-shards") as pool:
-            copies = {file: pool.submit(open_read, file, cache_gb=cache_gb) for file in remote}
-            readers = []
-            for file in files:
-                if isinstance(file, RemotePath):
-                    copies.pop(file).result().close()  # raises what went wrong
-                # the reader finds the copy in the cache
-                readers.append(recordio.RecordReader(file, resync=resync, index=index or None,
-                                                     cache_gb=cache_gb))
-        return readers
+        self.copied_bytes = remote_bytes(files)
+        # the reader finds the copy in the cache
+        return [recordio.RecordReader(file, resync=resync, index=index or None, cache_gb=cache_gb)
+                for file in fetched(files, cache_gb)]
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -160,9 +150,9 @@ class ChunkedSource(RecordSource):
         self.chunks = chunks.Chunks(self.readers, np.repeat(np.arange(len(counts)), counts), self._numbers)
         total = sum(reader.size for reader in self.readers)
         #: what to tell the user about the way these files are read
-        self.note = (f"{verbatim(self.description)}: {total / 1e9:.3g} GB are more than `cache_gb` "
-                     f"{cache_gb:g} leaves room for; read in chunks of {chunks.CHUNK_BYTES / 2**20:g} MB, "
-                     f"for training {chunks.WINDOW_CHUNKS} shuffled together")
+        self.notes = (f"{verbatim(self.description)}: {total / 1e9:.3g} GB are more than `cache_gb` "
+                      f"{cache_gb:g} leaves room for; read in chunks of {chunks.CHUNK_BYTES / 2**20:g} MB, "
+                      f"for training {chunks.WINDOW_CHUNKS} shuffled together",)
 
     def _open(self, files: Sequence[AnyPath], index: str, resync: bool, cache_gb: float | None) -> list[Any]:
         return [RangedReader(file, resync=resync, cache_gb=cache_gb)

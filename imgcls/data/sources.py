@@ -1,7 +1,8 @@
 """What there is to train on: a Source knows how many samples it has, their labels, and how to read one.
 
-Arrays, record files, a folder of class folders, a list of files: `open_source` finds out which of these a
-path means. Called by the data sets. No torch here: sources are read in threads and before any device exists.
+Arrays, record files, a folder of class folders, a list of files, shards and databases (`packed/`):
+`open_source` finds out which of these a path means. Called by the data sets. No torch here: sources are read
+in threads and before any device exists.
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ import numpy as np
 
 from imgcls.config.sections import DataConfig
 from imgcls.data.file_source import FolderSource, ListSource
+from imgcls.data.packed import kinds as packed
+from imgcls.data.packed.source import PackedSource
 from imgcls.data.record_source import ChunkedSource, RecordSource
 from imgcls.errors import DataError, UsageError, reason, verbatim
-from imgcls.formats import lists, recordio
+from imgcls.formats import csv_lists, lists, recordio
 from imgcls.storage.cache import default_gb
 from imgcls.storage.paths import AnyPath, to_path
 from imgcls.storage.remote import RemotePath
@@ -130,10 +133,11 @@ def open_source(path: str, flag: str, *, index: str = "", root: str = "", on_bad
                 outside_root: bool = False) -> Source:
     """Return the source that `path`, the value of the setting `flag`, means.
 
-    Record files (one, `a;b`, a pattern, a folder of them), a folder of class folders, or a `.lst` with paths
-    from `root` (its own folder if empty). `class_names` are those of the training data: where this source has
-    names as well they must agree. `cache_gb` is how much of remote files may be copied. Nothing there is a
-    UsageError; a file of another kind, or one that is damaged beyond use, a DataError.
+    Record files (one, `a;b`, a pattern, a folder of them), a folder of class folders, a `.lst` or CSV file
+    with paths from `root` (its own folder if empty), tar shards, parquet files, LMDBs. `class_names` are
+    those of the training data: where this source has names as well they must agree. `cache_gb` is how much of
+    remote files may be copied. Nothing there is a UsageError; a file of another kind, or one that is damaged
+    beyond use, a DataError.
     """
     # which kind it is shows in the first path; the others of `a;b` must be of the same
     first_path = to_path(path.partition(";")[0], flag)
@@ -154,17 +158,34 @@ def open_source(path: str, flag: str, *, index: str = "", root: str = "", on_bad
 
 def _open_any(first_path: AnyPath, path: str, flag: str, index: str, root: str, on_bad: str,
               class_names: Sequence[str], cache_gb: float | None,
-              outside_root: bool) -> RecordSource | FolderSource | ListSource:
+              outside_root: bool) -> RecordSource | FolderSource | ListSource | PackedSource:
     """Return the source of the kind that the first path is."""
-    if first_path.suffix == ".lst" and ";" not in path:
+    is_list = first_path.suffix.lower() in (".lst", *csv_lists.ENDINGS) and ";" not in path
+    if is_list:
         folder = to_path(root, "`data_root`") if root else first_path.parent
-        return ListSource(first_path, folder, on_bad=on_bad, outside_root=outside_root)
-    if ";" not in path and first_path.is_dir() and not any(first_path.glob("*.rec")):
-        if index:
-            raise UsageError(f"`{'data_val_idx' if 'val' in flag else 'data_train_idx'}` {verbatim(index)}: "
-                             f"is for a .rec, and {verbatim(path)} is a folder of images")
+        return ListSource(first_path, folder, class_names=class_names, on_bad=on_bad,
+                          outside_root=outside_root)
+    kind = packed.kind_of(first_path)
+    is_folder = ";" not in path and kind is None and first_path.is_dir() and not any(first_path.glob("*.rec"))
+    if index and (kind or is_folder):
+        raise UsageError(f"`{'data_val_idx' if 'val' in flag else 'data_train_idx'}` {verbatim(index)}: "
+                         f"is for a .rec, which {verbatim(path)} is not")
+    if kind:
+        return packed.open_packed(kind, path, flag, class_names=class_names, on_bad=on_bad, cache_gb=cache_gb)
+    if is_folder:
         return _open_folder(first_path, path, flag, class_names, on_bad)
     return _open_records(recordio.expand(path, flag), index, on_bad, cache_gb)
+
+
+def is_packed(path: str) -> bool:
+    """Return whether a path means images that are found by opening it as data, and not one by one: records, a
+    list, shards, a database."""
+    first_path = to_path(path.partition(";")[0])
+    endings = (".rec", ".lst", *csv_lists.ENDINGS, *(kind.ending for kind in packed.KINDS))
+    if first_path.name.lower().endswith(endings):
+        return True
+    # of a URL its name alone counts: asking would be a request for each image
+    return not isinstance(first_path, RemotePath) and packed.kind_of(first_path) is not None
 
 
 def open_splits(config: DataConfig, train: str, val: str) -> Splits:
@@ -192,8 +213,8 @@ def notes(source: Source | None) -> list[str]:
     """Return what to tell about a source: that samples were left out, and an unusual way of reading."""
     if source is None:
         return []
-    # a chunked source is read in an unusual way, a folder may hold what is not taken
-    lines = [source.note] if isinstance(source, (ChunkedSource, FolderSource)) and source.note else []
+    # one that is read in an unusual way, a folder that holds what is not taken
+    lines: list[str] = list(getattr(source, "notes", ()))
     problems: list[DataError] = getattr(source, "problems", [])
     if len(problems) == 1:
         lines.append(f"a damaged sample was left out: {problems[0].message}")
@@ -207,7 +228,8 @@ def names_note(source: Source) -> list[str]:
     """Return what to say of class names: that there are none, or that folders lie inside class folders."""
     if isinstance(source, FolderSource):
         return _inside_classes(source)
-    if source.class_names or not isinstance(source, (RecordSource, ListSource)):
+    if source.class_names or not isinstance(source, (RecordSource, ListSource,
+                                                                    PackedSource)):
         return []
     return [f"{verbatim(source.description)}: without class names, classes are shown as numbers; "
             f"{verbatim(lists.classes_path(source.path).name)} beside it names them, one a line"]

@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import weakref
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -33,6 +34,8 @@ _MAX_BYTES = 1 << 44
 #: a transaction holds its pages in memory: so many images each
 _COMMIT_INTERVAL = 1000
 DATA_FILE = "data.mdb"
+#: open databases by real path
+_ENVIRONMENTS: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
 
 
 class Datum(NamedTuple):
@@ -55,14 +58,37 @@ class Datum(NamedTuple):
         return np.ascontiguousarray(np.frombuffer(self.data, np.uint8).reshape(shape).transpose(1, 2, 0))
 
 
-def decode_datum(message: bytes) -> Datum:
+def decode_datum(message: bytes | memoryview) -> Datum:
     """Return the Datum that a message is; a ValueError for damage, and for one with `float_data`."""
-    fields: dict[int, int | bytes] = {}
+    fields = _fields(message)
+    data = fields.get(DATA, b"")
+    numbers = [fields.get(number, 0) for number in (CHANNELS, HEIGHT, WIDTH, LABEL, ENCODED)]
+    if isinstance(data, int) or not all(isinstance(number, int) for number in numbers):
+        raise ValueError("a damaged Datum")
+    channels, height, width, label, is_encoded = (int(number) for number in numbers)
+    return Datum(channels, height, width, bytes(data), _signed(label), bool(is_encoded))
+
+
+def datum_label(message: bytes | memoryview) -> int:
+    """Return the label of a message without a copy of its image; a ValueError as `decode_datum`."""
+    label = _fields(message).get(LABEL, 0)
+    if not isinstance(label, int):
+        raise ValueError("a damaged Datum")
+    return _signed(label)
+
+
+def _signed(label: int) -> int:
+    return label - (1 << 64) * (label >> 63)  # negative numbers are 64 bits wide
+
+
+def _fields(message: bytes | memoryview) -> dict[int, int | bytes | memoryview]:
+    """Return number of a field -> its value, contents as parts of the message; a ValueError for damage."""
+    fields: dict[int, int | bytes | memoryview] = {}
     offset = 0
     # a message of a million empty fields would cost minutes in Python
     for _ in range(_MAX_FIELDS):
         if offset == len(message):
-            break
+            return fields
         tag, offset = _varint(message, offset)
         number, kind = tag >> 3, tag & 7
         # the last one of a field that stands there twice wins, as protobuf has it
@@ -79,13 +105,7 @@ def decode_datum(message: bytes) -> Datum:
             raise ValueError("a Datum of floats is no image")
         fields[number] = message[offset:offset + size]
         offset += size
-    data = fields.get(DATA, b"")
-    numbers = [fields.get(number, 0) for number in (CHANNELS, HEIGHT, WIDTH, LABEL, ENCODED)]
-    if offset != len(message) or not isinstance(data, bytes) or any(isinstance(n, bytes) for n in numbers):
-        raise ValueError("a damaged Datum")
-    channels, height, width, label, is_encoded = (int(number) for number in numbers)
-    label -= (1 << 64) * (label >> 63)  # negative numbers are 64 bits wide
-    return Datum(channels, height, width, data, label, bool(is_encoded))
+    raise ValueError("a damaged Datum")
 
 
 def encode_datum(datum: Datum) -> bytes:
@@ -98,7 +118,7 @@ def encode_datum(datum: Datum) -> bytes:
     return head + data + label + (_write_varint(ENCODED << 3) + b"\x01" if datum.is_encoded else b"")
 
 
-def _varint(data: bytes, offset: int) -> tuple[int, int]:
+def _varint(data: bytes | memoryview, offset: int) -> tuple[int, int]:
     """Return (value, offset behind it)."""
     value = 0
     # ten bytes hold 64 bits; more is damage
@@ -126,13 +146,10 @@ class LmdbReader:
     """The (key, Datum) pairs of a database, by key."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
+        """Open the folder of a database, or its file."""
         self.path = os.fspath(path)
-        lmdb = _package()
-        try:
-            # without a lock: the folder may be read-only
-            self._environment = lmdb.open(self.path, readonly=True, lock=False, readahead=False)
-        except lmdb.Error as error:
-            raise DataError(self.path, f"is no LMDB: {verbatim(error)}") from error
+        self._lmdb = _package()
+        self._environment = _open_environment(self.path)
 
     def __len__(self) -> int:
         return self._environment.stat()["entries"]
@@ -146,9 +163,50 @@ class LmdbReader:
                 except ValueError as error:
                     raise DataError(self.path, f"key {verbatim(key)}: {error}") from error
 
+    def labels(self) -> Iterator[tuple[bytes, float]]:
+        """Yield (key, label) of all pairs, nan for a value that is no Datum; no image is copied."""
+        with self._environment.begin(buffers=True) as transaction:
+            for key, value in transaction.cursor():
+                try:
+                    yield bytes(key), float(datum_label(value))
+                except ValueError:
+                    yield bytes(key), float("nan")
+
+    def read(self, key: bytes) -> Datum:
+        """Return the Datum of a key, from any thread; a ValueError where there is none."""
+        try:
+            with self._environment.begin(buffers=True) as transaction:
+                value = transaction.get(key)
+                if value is None:
+                    raise ValueError("is there no longer")
+                return decode_datum(value)
+        except self._lmdb.Error as error:
+            raise ValueError(f"cannot be read: {verbatim(error)}") from error
+
+    @staticmethod
+    def check_package() -> None:
+        """Raise a UsageError where the package lmdb is missing."""
+        _package()
+
     def close(self) -> None:
-        """Close the database."""
-        self._environment.close()
+        """Let go of the database, which is closed when nobody reads it any more."""
+        del self._environment
+
+
+def _open_environment(path: str) -> Any:
+    """Return the open database, the same for all who read it: a process may open it once only."""
+    # the file itself, however it was named
+    file = os.path.realpath(os.path.join(path, DATA_FILE) if os.path.isdir(path) else path)
+    environment = _ENVIRONMENTS.get(file)
+    if environment is None:
+        lmdb = _package()
+        try:
+            # without a lock: the folder may be read-only
+            environment = lmdb.open(file, readonly=True, lock=False, readahead=False, subdir=False)
+        except (lmdb.Error, OSError) as error:
+            raise DataError(path, f"is no LMDB: {verbatim(error)}") from error
+        _ENVIRONMENTS[file] = environment
+    return environment
 
 
 class LmdbWriter:

@@ -10,7 +10,6 @@ by the packer and by the sources of `data/`. Nothing here opens an image.
 
 from __future__ import annotations
 
-import errno
 import io
 import os
 import random
@@ -19,19 +18,15 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, MutableSequence, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TextIO, TypeVar
 
-from imgcls.errors import DataError, UsageError, reason, verbatim
+from imgcls.errors import DataError, reason, verbatim
+from imgcls.formats import image_folders
 from imgcls.storage.atomic import atomic_write, write_bytes
 from imgcls.storage.paths import AnyPath, to_path
 from imgcls.storage.reading import open_read, read_all
 
 Entry = TypeVar("Entry")
-
-EXTENSIONS = (".jpeg", ".jpg", ".png")
-#: images of other kinds, which MXNet's tool passes over: they are counted, for a line that says so
-_OTHER_IMAGES = frozenset((".webp", ".bmp", ".gif", ".tif", ".tiff", ".jpe", ".jfif", ".jp2", ".ppm", ".pgm",
-                           ".avif", ".heic", ".heif"))
 
 #: the seed that MXNet shuffles every list with
 _SHUFFLE_SEED = 100
@@ -40,8 +35,13 @@ _FLOAT32_MAX = 3.4028235e38
 _MAX_ID = (1 << 64) - 1
 #: of a line that is none, an error shows so many characters
 _SHOWN_LENGTH = 60
-_SPLIT_SUFFIX = re.compile(r"(_\d+)?(_train|_val|_test)?$")
+#: a longer line is no image: paths have 4,096 bytes at most, and labels are few
+_MAX_LINE = 1 << 20
+#: what distinguishes the parts of one set: train_3, train_3_val, and train-000017 as shards are called
+_SPLIT_SUFFIX = re.compile(r"([_-]\d+)?(_train|_val|_test)?$")
 _CLASSES_SUFFIX = ".classes.txt"
+#: endings of data that have such a file beside them
+_DATA_SUFFIXES = (".lst", ".rec", ".csv", ".tsv", ".tar", ".parquet")
 
 
 class ListEntry(NamedTuple):
@@ -64,7 +64,7 @@ class Listing:
     passed_over: Counter[str] = field(default_factory=Counter)
 
 
-def walk(root: str, *, recursive: bool, extensions: Sequence[str] = EXTENSIONS,
+def walk(root: str, *, recursive: bool, extensions: Sequence[str] = image_folders.EXTENSIONS,
          takes_any_name: bool = False, with_hidden: bool = True) -> Listing:
     """Return the images under `root`, sorted by name, ids counting up.
 
@@ -78,9 +78,9 @@ def walk(root: str, *, recursive: bool, extensions: Sequence[str] = EXTENSIONS,
     folder that cannot be read is a DataError: without it the classes behind it would get other numbers.
     """
     listing = Listing()
-    for folder, names in walk_folders(root, recursive=recursive, extensions=extensions,
-                                      problems=listing.problems, with_hidden=with_hidden,
-                                      passed_over=listing.passed_over):
+    for folder, names in image_folders.walk(root, recursive=recursive, extensions=extensions,
+                                            problems=listing.problems, with_hidden=with_hidden,
+                                            passed_over=listing.passed_over):
         if recursive:
             listing.class_names.append(folder or os.curdir)
         label = float(max(0, len(listing.class_names) - 1))
@@ -89,61 +89,6 @@ def walk(root: str, *, recursive: bool, extensions: Sequence[str] = EXTENSIONS,
             if takes_any_name or is_listable(path, root, listing.problems):
                 listing.entries.append(ListEntry(len(listing.entries), (label,), path))
     return listing
-
-
-def walk_folders(root: str, *, recursive: bool, extensions: Sequence[str],
-                 problems: list[DataError], with_hidden: bool = True,
-                 passed_over: Counter[str] | None = None) -> Iterator[tuple[str, list[str]]]:
-    """Yield (folder relative to `root`, its sorted image names) of each folder that itself holds an image.
-
-    The order is that of `walk`, which says what is appended to `problems` and what is raised. Images of other
-    kinds are counted in `passed_over`, by suffix.
-    """
-    if not os.path.isdir(root):
-        raise UsageError(f"ROOT {verbatim(root)}: "
-                         f"{'is no folder' if os.path.exists(root) else 'no such folder'}")
-    suffixes = image_suffixes(extensions)
-    # Folders still to visit, the next one last, each with the real paths of those that it lies in.
-    pending: list[tuple[str, tuple[str, ...]]] = [("", ())]
-    while pending:
-        folder, parents = pending.pop()
-        names, subfolders = _scan_folder(os.path.join(root, folder), suffixes, problems, recursive=recursive)
-        if not with_hidden:
-            names, subfolders = ([name for name in found if not name.startswith(".")]
-                                 for found in (names, subfolders))
-        images = [name for name in names if has_suffix(name, suffixes)]
-        if passed_over is not None:
-            others = _OTHER_IMAGES - suffixes
-            passed_over.update(suffix for name in names if not name.startswith(".")
-                               and (suffix := os.path.splitext(name)[1].lower()) in others)
-        if images:
-            yield folder, images
-        if recursive:
-            here = (*parents, os.path.realpath(os.path.join(root, folder)))
-            # Reversed, since the last one is visited first.
-            below = [os.path.join(folder, name) for name in reversed(subfolders)]
-            # A link to a folder that we are in would lead round for ever.
-            pending += [(path, here) for path in below
-                        if os.path.realpath(os.path.join(root, path)) not in here]
-
-
-def about_passed_over(root: AnyPath | str, counts: Counter[str], extensions: Sequence[str]) -> str:
-    """Return one line about the images under `root` that were not taken for their names; "" for none."""
-    if not counts:
-        return ""
-    kinds = ", ".join(f"{suffix} ({count:,})" for suffix, count in sorted(counts.items()))
-    return (f"{verbatim(root)}: {counts.total():,} images are left out for what their names end in: {kinds}; "
-            f"taken are {' '.join(extensions)}")
-
-
-def image_suffixes(extensions: Sequence[str]) -> set[str]:
-    """Return what the names of images end in, in lower case and with the dot."""
-    return {("" if e.startswith(".") else ".") + e.lower() for e in extensions}
-
-
-def has_suffix(name: str, suffixes: set[str]) -> bool:
-    """Return whether a file is called as an image: by its suffix alone, as MXNet has it."""
-    return os.path.splitext(name)[1].lower() in suffixes
 
 
 def is_listable(path: str, root: str, problems: list[DataError]) -> bool:
@@ -211,10 +156,22 @@ def iterate(path: str | os.PathLike[str]) -> Iterator[ListEntry | DataError]:
         # Windows' editors begin a file with a byte order mark; line ends are \r, \n or both
         with open_read(to_path(path)) as stream, io.TextIOWrapper(stream, "utf-8-sig",
                                                                   "surrogateescape") as text:
-            for number, line in enumerate(text, 1):
+            for number, line in enumerate(bounded_lines(text, path), 1):
                 yield _parse_line(path, number, line.rstrip("\n"))
     except OSError as error:
         raise DataError(path, reason(error)) from error
+
+
+def bounded_lines(text: TextIO, path: object) -> Iterator[str]:
+    """Yield the lines of a file with their ends; a DataError for one that is too long to belong to a list."""
+    number = 0
+    # asked for with a bound: a file without a line end would be one line of its size
+    while line := text.readline(_MAX_LINE + 1):
+        number += 1
+        if len(line) > _MAX_LINE:
+            raise DataError(path, f"line {number} has more than {_MAX_LINE:,} characters: it is no list of "
+                                  "images")
+        yield line
 
 
 def _parse_line(path: object, number: int, line: str) -> ListEntry | DataError:
@@ -265,13 +222,18 @@ def check_inside(path: object, entries: Iterable[ListEntry], root: AnyPath | str
     A list may come from a stranger, and what it names is read, and packed. Links that stand below the root
     are followed: whoever made the folder put them there. A DataError.
     """
-    inside = os.path.join(os.path.abspath(root), "") if isinstance(root, (str, Path)) else ""
+    inside = inside_of(root)
     for entry in entries:
         check_entry_inside(path, entry, root, inside)
 
 
+def inside_of(root: AnyPath | str) -> str:
+    """Return what absolute paths of a list may begin with, "" for a URL."""
+    return os.path.join(os.path.abspath(root), "") if isinstance(root, (str, Path)) else ""
+
+
 def check_entry_inside(path: object, entry: ListEntry, root: AnyPath | str, inside: str) -> None:
-    """Refuse one entry as `check_inside` does; `inside` is what absolute paths may begin with, or ""."""
+    """Refuse one entry as `check_inside` does; `inside` is what `inside_of` returns."""
     climbs = ".." in entry.path and os.pardir in entry.path.split("/")
     if climbs or (inside and entry.path.startswith("/") and not entry.path.startswith(inside)):
         raise DataError(path, f"names {verbatim(entry.path)} (image {entry.id}), which is outside of its "
@@ -292,10 +254,11 @@ def line_of(entry: ListEntry) -> bytes:
 
 
 def classes_path(prefix: str | os.PathLike[str]) -> AnyPath:
-    """Return where the class names of `PREFIX.lst` or `PREFIX.rec` stand; also given the bare prefix."""
+    """Return where the class names of `PREFIX.lst`, `PREFIX.rec` and the like stand; also given the bare
+    prefix."""
     text = os.fspath(prefix)
     stem, suffix = os.path.splitext(text)
-    return to_path((stem if suffix in (".lst", ".rec") else text) + _CLASSES_SUFFIX)
+    return to_path((stem if suffix in _DATA_SUFFIXES else text) + _CLASSES_SUFFIX)
 
 
 def write_class_names(path: str | os.PathLike[str], names: Sequence[str]) -> None:
@@ -320,35 +283,6 @@ def class_names(path: str | os.PathLike[str]) -> tuple[str, ...]:
             # line by line as they were written: splitlines would break a name at U+2028 and shift the rest
             return tuple(_read_lines(file))
     return ()
-
-
-def _scan_folder(folder: str, suffixes: set[str], problems: list[DataError], *,
-                 recursive: bool) -> tuple[list[str], list[str]]:
-    """Return sorted names of the files and of the sub-folders; what is neither and matters is a problem."""
-    files, folders = [], []
-    try:
-        with os.scandir(folder) as items:
-            entries = sorted(items, key=lambda item: item.name)
-    except OSError as error:
-        raise DataError(folder or os.curdir, f"cannot be read: {reason(error)}; left out, it would shift the "
-                                             "labels of the classes behind it") from error
-    for item in entries:
-        is_image_name = os.path.splitext(item.name)[1].lower() in suffixes
-        try:
-            if item.is_dir():
-                folders.append(item.name)
-            elif item.is_file():
-                files.append(item.name)
-            elif is_image_name or (recursive and item.is_symlink()):
-                kind = "a pipe, a socket or a device" if os.path.exists(item.path) else "a link to nothing"
-                problems.append(DataError(item.path, f"is {kind}, no file"))
-        except OSError as error:
-            # What cannot be looked at may be a class, unless it is called as an image is, or leads to itself.
-            if recursive and not is_image_name and error.errno != errno.ELOOP:
-                raise DataError(item.path, f"cannot be looked at: {reason(error)}; left out, it would shift "
-                                           "the labels of the classes behind it") from error
-            problems.append(DataError(item.path, reason(error)))
-    return files, folders
 
 
 def _parse_entry(key: str, labels: Sequence[str], path: str) -> ListEntry | str:

@@ -13,6 +13,8 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import IO, Any
 
+import numpy as np
+
 from imgcls.errors import DataError, RunError, UsageError, verbatim
 from imgcls.formats import json_text
 
@@ -28,27 +30,34 @@ _METADATA_KEY = b"huggingface"
 
 
 class ParquetReader:
-    """The (image bytes, label) rows of a file."""
+    """The (image bytes, label) rows of a file, in order or a group of rows at a time."""
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        """Open it; a DataError for a file that is damaged or has no image and label columns."""
+    def __init__(self, path: str | os.PathLike[str], shown: object = None) -> None:
+        """Open it; a DataError for a file that is damaged or has no image and label columns.
+
+        `shown` is what messages call it.
+        """
         self.path = os.fspath(path)
-        self._arrow, parquet = _packages()
+        self._shown = self.path if shown is None else shown
+        self._arrow, self._parquet = _packages()
         try:
-            self._file = parquet.ParquetFile(self.path)
+            self._file = self._parquet.ParquetFile(self.path)
             schema = self._file.schema_arrow
         except (self._arrow.ArrowException, OSError, ValueError) as error:
-            raise DataError(self.path, f"is no parquet file: {_first_line(error)}") from error
+            raise DataError(self._shown, f"is no parquet file: {_first_line(error)}") from error
         self._columns = [self._column(schema, _IMAGE_NAMES, "images"),
                          self._column(schema, _LABEL_NAMES, "labels")]
         #: of each label, () where the file names none
         self.class_names = self._class_names(schema)
+        # a number that the file claims, and memory is taken by it
+        if not 0 <= len(self) <= os.path.getsize(self.path):
+            raise DataError(self._shown, f"claims {len(self)} rows, which is more than it has bytes")
 
     def _column(self, schema: Any, names: Sequence[str], what: str) -> str:
         found = next((name for name in names if name in schema.names), None)
         if found is None:
-            raise DataError(self.path, f"has no column of {what} ({', '.join(names)}): it has "
-                                       f"{verbatim(', '.join(schema.names))}")
+            raise DataError(self._shown, f"has no column of {what} ({', '.join(names)}): it has "
+                                         f"{verbatim(', '.join(schema.names))}")
         return found
 
     def _class_names(self, schema: Any) -> tuple[str, ...]:
@@ -74,15 +83,81 @@ class ParquetReader:
                     yield self._row(row, image.as_py(), label.as_py())
                     row += 1
         except (self._arrow.ArrowException, OSError) as error:
-            raise DataError(self.path, f"row {row}: {_first_line(error)}") from error
+            raise DataError(self._shown, f"row {row}: {_first_line(error)}") from error
+
+    def labels(self) -> tuple[np.ndarray, list[str]]:
+        """Return (float64 (N,), names): labels are numbers, or where there are names, numbers of those.
+
+        nan where a row has none. DataError for labels of another kind.
+        """
+        arrow = self._arrow
+        try:
+            column = self._file.read(columns=[self._columns[1]]).column(0)
+            if arrow.types.is_dictionary(column.type):
+                column = column.cast(column.type.value_type)
+            if arrow.types.is_string(column.type) or arrow.types.is_large_string(column.type):
+                encoded = column.dictionary_encode().combine_chunks()
+                if isinstance(encoded, arrow.ChunkedArray):  # of no rows
+                    return np.zeros(0), []
+                numbers = encoded.indices.cast(arrow.float64()).to_numpy(zero_copy_only=False)
+                return numbers, encoded.dictionary.to_pylist()
+            if not (arrow.types.is_integer(column.type) or arrow.types.is_floating(column.type)):
+                raise DataError(self._shown, f"its column {self._columns[1]} holds "
+                                             f"{verbatim(column.type)}: labels are whole numbers or names")
+            return column.cast(arrow.float64(), safe=False).to_numpy(), []
+        except (arrow.ArrowException, OSError) as error:
+            raise DataError(self._shown, f"its labels cannot be read: {_first_line(error)}") from error
+
+    def group_rows(self) -> np.ndarray:
+        """Return int64 (G,): the rows of each group."""
+        metadata = self._file.metadata
+        return np.array([metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)],
+                        np.int64)
+
+    def group_bytes(self) -> np.ndarray:
+        """Return int64 (G,): the bytes that the images of each group take in memory, as the file claims."""
+        metadata = self._file.metadata
+        prefix = self._columns[0]
+        sizes = []
+        for group in range(metadata.num_row_groups):
+            about = metadata.row_group(group)
+            columns = [about.column(i) for i in range(about.num_columns)]
+            sizes.append(sum(column.total_uncompressed_size for column in columns
+                             if column.path_in_schema.split(".")[0] == prefix))
+        return np.array(sizes, np.int64)
+
+    def read_group(self, group: int) -> Any:
+        """Return the images of a group: a sequence whose items have `as_buffer()`; from any thread.
+
+        DataError for damage. The caller bounds `group_bytes` before.
+        """
+        arrow = self._arrow
+        try:
+            # a reader of its own: they are not made for threads, and the metadata are read already
+            file = self._parquet.ParquetFile(self.path, metadata=self._file.metadata)
+            # of a structure {bytes, path} the bytes alone: `path` may name any file of this machine
+            field = self._file.schema_arrow.field(self._columns[0])
+            is_struct = arrow.types.is_struct(field.type)
+            column = file.read_row_group(
+                group, columns=[f"{self._columns[0]}.bytes" if is_struct else self._columns[0]]).column(0)
+            images = column.combine_chunks()
+            if isinstance(images, arrow.ChunkedArray):  # more than 2 GB, whatever was claimed
+                raise DataError(self._shown, f"row group {group} holds more bytes than it claims")
+            images = images.field("bytes") if is_struct else images
+        except (arrow.ArrowException, OSError, KeyError) as error:
+            raise DataError(self._shown, f"row group {group}: {_first_line(error)}") from error
+        if not (arrow.types.is_binary(images.type) or arrow.types.is_large_binary(images.type)):
+            raise DataError(self._shown, f"its column {self._columns[0]} holds {verbatim(images.type)}: "
+                                         "images are binary, or structures with a field 'bytes' of that kind")
+        return images
 
     def _row(self, row: int, image: Any, label: Any) -> tuple[bytes, int]:
         data = image.get("bytes") if isinstance(image, dict) else image
         if not isinstance(data, bytes):
             # `path` may name any file of this machine: it is never opened
-            raise DataError(self.path, f"row {row} holds no image bytes")
+            raise DataError(self._shown, f"row {row} holds no image bytes")
         if not isinstance(label, int):
-            raise DataError(self.path, f"row {row}: the label {verbatim(repr(label)[:60])} is no whole "
+            raise DataError(self._shown, f"row {row}: the label {verbatim(repr(label)[:60])} is no whole "
                                        f"number")
         return data, label
 

@@ -10,15 +10,20 @@ from __future__ import annotations
 import io
 import os
 import tarfile
-from collections.abc import Iterator
+from array import array
+from collections.abc import Callable, Iterable, Iterator
 from typing import IO, NamedTuple
 
-from imgcls.errors import DataError, verbatim
+import numpy as np
+
+from imgcls.errors import DataError, reason, verbatim
 from imgcls.formats import json_text
-from imgcls.formats.archives import Member, MemberReader, iter_members
+from imgcls.formats.archives import Member, MemberReader, iter_members, iter_stream
+from imgcls.formats.image_folders import SUFFIXES
+from imgcls.formats.recordio.record_file import RecordFile
 
 #: endings of members that are images
-IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "bmp", "ppm")
+IMAGE_SUFFIXES = frozenset(suffix[1:] for suffix in SUFFIXES)
 #: endings of members that hold a label
 _LABEL_SUFFIXES = ("cls", "json")
 #: a label or image of more bytes is refused before it is read
@@ -37,10 +42,22 @@ class ShardSample(NamedTuple):
 def iter_shard(path: str | os.PathLike[str]) -> Iterator[ShardSample]:
     """Yield the samples of a shard that have an image, in their order; DataError as `iter_members`, and for a
     member that is refused."""
+    problems: list[DataError] = []
+    for sample in _samples(iter_members(path), problems):
+        if problems:
+            break
+        yield sample
+    if problems:
+        raise problems[0]
+
+
+def _samples(members: Iterable[Member | DataError], problems: list[DataError]) -> Iterator[ShardSample]:
+    """Yield the samples that members make; what is refused is appended to `problems`."""
     key, image, label = "", None, None
-    for member in iter_members(path):
+    for member in members:
         if isinstance(member, DataError):
-            raise member
+            problems.append(member)
+            continue
         folder, _, name = member.path.rpartition("/")
         stem, _, suffix = name.partition(".")
         member_key = f"{folder}/{stem}" if folder else stem
@@ -64,31 +81,82 @@ def is_shard(path: str | os.PathLike[str]) -> bool:
     return first is not None and first.label is not None
 
 
+def index_shard(file: RecordFile, problems: list[DataError]) -> dict[str, np.ndarray]:
+    """Return where the images of a tar stand and their labels: `offsets` and `sizes` int64, `labels` float64.
+
+    Samples without a label and members that are refused are appended to `problems`. DataError for a tar that
+    is cut or damaged, and for one that holds no sample with a label.
+    """
+    offsets, sizes, labels = array("q"), array("q"), array("d")
+    first: ShardSample | None = None
+
+    def read(member: Member) -> bytes:
+        return file.read(member.offset, member.offset + member.size)
+
+    with os.fdopen(os.dup(file.handle), "rb", buffering=0) as stream:
+        try:
+            # the walk seeks, and the samples are read by position: both on one file do not meet
+            for sample in _samples(iter_stream(stream, file.path), problems):  # type: ignore[arg-type]
+                first = first or sample
+                try:
+                    _check_image(file.path, sample)
+                    label = _parse_label(file.path, sample, read)
+                except DataError as error:
+                    problems.append(error)
+                    continue
+                offsets.append(sample.image.offset)
+                sizes.append(sample.image.size)
+                labels.append(label)
+        except OSError as error:
+            raise DataError(file.path, reason(error)) from error
+    if first is not None and not labels and first.label is None:
+        raise DataError(file.path, f"no image of it has a label beside it ({verbatim(first.key)}.cls or "
+                                   ".json), as shards of WebDataset have; an archive of class folders is "
+                                   "packed by imgcls-im2rec")
+    return {"offsets": np.array(offsets, np.int64), "sizes": np.array(sizes, np.int64),
+            "labels": np.array(labels, np.float64)}
+
+
+def member_name(file: RecordFile, offset: int) -> str:
+    """Return the name of the member whose content begins at a byte, for messages: its first 100 bytes."""
+    # its header is the block before, whatever extensions stand in front of that
+    block = file.read(max(offset - tarfile.BLOCKSIZE, 0), offset)
+    return block[:100].partition(b"\0")[0].decode("utf-8", "surrogateescape")
+
+
 def read_label(reader: MemberReader, sample: ShardSample) -> int:
     """Return the label of a sample; a DataError where it has none."""
+    return _parse_label(reader.path, sample, reader.read)
+
+
+def _parse_label(path: object, sample: ShardSample, read: Callable[[Member], bytes]) -> int:
+    """Return the label of a sample of the file `path`, of whose members `read` gives the content."""
     if sample.label is None or sample.label.size > _MAX_LABEL_BYTES:
-        raise DataError(reader.path, f"{verbatim(sample.key)} has no label (.cls or "
-                                     f".json)", sample.image.offset)
-    text = reader.read(sample.label)
+        raise DataError(path, f"{verbatim(sample.key)} has no label (.cls or .json)", sample.image.offset)
+    text = read(sample.label)
     try:
         if sample.label.path.lower().endswith(".json"):
-            found = json_text.loads(text, reader.path, "a label")
+            found = json_text.loads(text, path, "a label")
             label = found.get("label") if isinstance(found, dict) else found
-            if isinstance(label, int) and not isinstance(label, bool):
+            # of more than 64 bits it is none, and no float holds it
+            if isinstance(label, int) and not isinstance(label, bool) and abs(label) < 1 << 63:
                 return label
         elif len(text) < 40:
             return int(text)
     except (ValueError, DataError):
         pass
-    raise DataError(reader.path, f"{verbatim(sample.key)}: its label is no whole number", sample.label.offset)
+    raise DataError(path, f"{verbatim(sample.key)}: its label is no whole number", sample.label.offset)
+
+
+def _check_image(path: object, sample: ShardSample) -> None:
+    if sample.image.size > _MAX_IMAGE_BYTES:
+        raise DataError(path, f"{verbatim(sample.key)}: {sample.image.size} bytes are too many for an image",
+                        sample.image.offset)
 
 
 def read_image(reader: MemberReader, sample: ShardSample) -> bytes:
     """Return the bytes of a sample's image; a DataError for more than a record can hold."""
-    if sample.image.size > _MAX_IMAGE_BYTES:
-        raise DataError(reader.path, f"{verbatim(sample.key)}: {sample.image.size} bytes are too many for "
-                                     f"an image",
-                        sample.image.offset)
+    _check_image(reader.path, sample)
     return reader.read(sample.image)
 
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from imgcls.config import resolve as configuration
 from imgcls.config.resolve import Config
 from imgcls.data import holdout
-from imgcls.data.file_source import FolderSource
 from imgcls.data.loaders.make import decide_val_resize, make_loader, typical_edge
 from imgcls.data.sources import ArraySource, Source
 from imgcls.distributed.topology import make_worker
@@ -126,8 +125,8 @@ def _load_validation(config: Config, ref: PretrainedRef, classes: ClassNames, nu
         source = module.load(config.data).val
     if source is None:
         raise _missing_data()
-    if isinstance(source, FolderSource) and source.note:
-        _print(f"note: {source.note}", config)
+    for line in getattr(source, "notes", ()):
+        _print(f"note: {line}", config)
     source = _held_out(source, ref, val_ratio, config)
     source, note = match_classes(source, classes, ref.name, num_classes)
     _print(note, config)

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from imgcls.data.sources import is_packed, open_source
 from imgcls.errors import DataError, ImgclsError, UsageError, reason
+from imgcls.formats.image_folders import SUFFIXES
 from imgcls.formats.recordio import MAX_PAYLOAD_BYTES, RecordReader, unpack
 from imgcls.storage.paths import AnyPath, to_path
 from imgcls.storage.reading import read_bounded
@@ -22,9 +24,6 @@ from imgcls.storage.urls import url_scheme
 
 #: what Python code may give: a path or URL, the bytes of an encoded image, uint8 pixels in RGB
 AnyImage = str | os.PathLike[str] | bytes | bytearray | memoryview | np.ndarray
-#: endings of the files that are taken from a folder: what OpenCV decodes
-EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm",
-              ".pnm", ".jp2", ".avif")
 #: a word that is a list on stdin
 STDIN = "-"
 #: more characters are no path on any system
@@ -65,9 +64,9 @@ def as_image(image: AnyImage, name: str = "image") -> Image:
 def find_images(words: Iterable[str], lines: Iterable[bytes] = ()) -> Iterator[Image | ImgclsError]:
     """Yield the images that words mean, in their order; an error for a word that means none.
 
-    A word is a file, a `.rec` file, a folder (its images, those of folders inside it too, in sorted order), a
-    pattern (`*`, `?`, `[]`, `**` for any folders), a URL, or `-`: then each of `lines`, without its line end,
-    is such a word.
+    A word is a file, a `.rec` file, a list, shards or a database (`sources.is_packed`), a folder (its images,
+    those of folders inside it too, in sorted order), a pattern (`*`, `?`, `[]`, `**` for any folders), a URL,
+    or `-`: then each of `lines`, without its line end, is such a word.
     """
     for word in words:
         if word == STDIN:
@@ -98,7 +97,7 @@ def _expand(word: str) -> Iterator[Image | ImgclsError]:
     if isinstance(path, RemotePath):
         yield from _remote(path)
     elif path.is_dir():
-        yield from _folder(str(path))
+        yield from (_packed(str(path)) if is_packed(str(path)) else _folder(str(path)))
     elif not os.path.lexists(path) and glob.has_magic(word) and not url_scheme(word):
         # what exists under its own name is meant by it, whatever characters it has
         matches = sorted(glob.glob(str(path), recursive=True))
@@ -125,6 +124,8 @@ def _remote(url: RemotePath) -> Iterator[Image | ImgclsError]:
 def _file(path: AnyPath, name: str = "") -> Iterator[Image | ImgclsError]:
     if path.suffix.lower() == ".rec":
         yield from _records(path)
+    elif is_packed(str(path)):
+        yield from _packed(str(path))
     else:
         shown = name or str(path)
         yield Image(shown, lambda: _read(shown))
@@ -149,6 +150,14 @@ def _records(path: AnyPath) -> Iterator[Image | ImgclsError]:
         yield Image(f"{path}:{record_id}", lambda number=number: read(number))
 
 
+def _packed(path: str) -> Iterator[Image | ImgclsError]:
+    """Yield the images of a list, of shards or of a database, named FILE:NUMBER; labels do not matter."""
+    source = open_source(path, "images", on_bad="count")
+    yield from getattr(source, "problems", [])
+    for index in range(len(source)):
+        yield Image(f"{path}:{index}", lambda index=index: source.read(index))
+
+
 def _folder(folder: str) -> Iterator[Image | ImgclsError]:
     """Yield the images of a folder and of those inside it; each folder once, whatever links lead to it."""
     problems: list[OSError] = []
@@ -164,7 +173,7 @@ def _folder(folder: str) -> Iterator[Image | ImgclsError]:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
             # hidden files are what other systems keep beside images: ._photo.jpg
-            if name.lower().endswith(EXTENSIONS) and not name.startswith("."):
+            if name.lower().endswith(SUFFIXES) and not name.startswith("."):
                 is_empty = False
                 path = os.path.join(where, name)
                 yield Image(path, lambda path=path: _read(path))  # bound now: the loop's variable goes on
@@ -172,7 +181,7 @@ def _folder(folder: str) -> Iterator[Image | ImgclsError]:
         yield DataError(problem.filename or folder, reason(problem))
     # A folder that could not be read is told as that, and not as empty.
     if is_empty and not problems:
-        yield DataError(folder, f"holds no images ({', '.join(EXTENSIONS)})")
+        yield DataError(folder, f"holds no images ({', '.join(SUFFIXES)})")
 
 
 def _read(name: str) -> bytes:

@@ -12,6 +12,7 @@ from imgcls.config.effects import unused_settings
 from imgcls.config.flags import show
 from imgcls.config.resolve import FIELDS, Config
 from imgcls.data.file_source import FolderSource
+from imgcls.data.packed.source import PackedSource
 from imgcls.data.sources import Splits
 from imgcls.distributed import rank_info
 from imgcls.distributed.process_group import Worker
@@ -66,8 +67,8 @@ def _about_data(config: Config, splits: Splits) -> Iterator[str]:
     # sorted labels change once a class; a little disorder makes such a file no better for MXNet
     class_changes = np.count_nonzero(np.diff(labels))
     is_sorted = len(labels) > 2 * num_classes > class_changes
-    # folders are always sorted
-    if is_sorted and not isinstance(splits.train, FolderSource):
+    # folders are always sorted, and of what MXNet does not read nothing is to be said
+    if is_sorted and not isinstance(splits.train, (FolderSource, PackedSource)):
         yield ("the training data is sorted by class; every epoch is fully shuffled here, but MXNet, which "
                "shuffles in chunks, learns nothing from such a file")
     # names of classes would have set their number: here it is a default, and the data needs far fewer

@@ -16,8 +16,9 @@ class DataConfig:
     # MXNet's first scripts took a folder and names in it, the later ones (common/data.py) the files
     data_dir: str = flag("", "folder of the data set's files (default: ~/.cache/imgcls/NAME; downloaded if "
                          "missing)", since="g1", metavar="DIR")
-    data_train: str = flag("", "training data: a .rec file, a;b, a pattern, a folder (of .rec files, or one "
-                           "folder of images per class) or a .lst", since="g2", metavar="PATH")
+    data_train: str = flag("", "training data: .rec files, a folder (of .rec files, or one folder of images "
+                           "per class), a .lst or .csv, tar shards, an LMDB, .parquet; several as a;b, a "
+                           "pattern or x-{000..127}.tar", since="g2", metavar="PATH")
     data_val: str = flag("", "validation data, like --data-train", since="g2", metavar="PATH")
     # by content and not by place: what is added or renamed later moves no image to the other side
     val_ratio: float | None = flag(None, "part of the training images that is held out for validation where "
@@ -30,10 +31,11 @@ class DataConfig:
                               metavar="FILE")
     val_dataset: str = flag("val.rec", "name of the validation file in --data-dir (imagenet)", since="g1",
                             metavar="FILE")
-    data_root: str = flag("", "folder that the paths in a .lst start from (if not given: the list's own)",
+    data_root: str = flag("", "folder that the paths in a .lst or .csv start from (if not given: the "
+                          "list's own)",
                           metavar="DIR")
     # a list is read like any file from a stranger, and what it names is read
-    outside_root: bool = flag(False, "let a .lst name files outside of that folder (../x, /y)")
+    outside_root: bool = flag(False, "let a .lst or .csv name files outside of that folder (../x, /y)")
     # the bound on what is left out tells a few bad images from a wrong file
     on_bad: str = flag("skip", "a damaged record or image is left out, named and counted (up to 1 % of "
                        "them), or ends the run", choices=("skip", "stop"))

@@ -13,12 +13,13 @@ import numpy as np
 
 from imgcls.data.checks.findings import Finding
 from imgcls.data.file_source import FolderSource, ListSource
+from imgcls.data.packed.source import PackedSource
 from imgcls.data.record_source import RecordSource
 from imgcls.data.sources import Source
 from imgcls.errors import UsageError, verbatim
 from imgcls.formats import lists
 from imgcls.formats.lists import ListEntry
-from imgcls.formats.recordio import RecordWriter
+from imgcls.formats.recordio import ImageHeader, RecordWriter, pack
 from imgcls.storage.atomic import write_bytes
 
 #: kinds of findings whose samples are left out, each of them
@@ -42,8 +43,8 @@ def bad_samples(name: str, findings: Iterable[Finding], labels: np.ndarray) -> n
 
 def check_copy(source: Source, folder: Path) -> None:
     """Raise UsageError where no clean copy of the source can be written to `folder`."""
-    if not isinstance(source, (FolderSource, ListSource, RecordSource)):
-        raise UsageError(f"`fix` {verbatim(folder)}: copies folders, lists and record files, not "
+    if not isinstance(source, (FolderSource, ListSource, RecordSource, PackedSource)):
+        raise UsageError(f"`fix` {verbatim(folder)}: copies images in files, not "
                          f"{verbatim(source.description)}")
     # what is there is somebody's, and a mixture would be no clean copy
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -53,7 +54,7 @@ def check_copy(source: Source, folder: Path) -> None:
 def copy_without(source: Source, bad: np.ndarray, folder: Path) -> tuple[Path, int]:
     """Write the good samples below `folder`; return what was written, and how many they are.
 
-    Images and records keep their bytes, and files their names.
+    Images and records keep their bytes, and files their names. Shards, parquet and LMDB become a record file.
     """
     good = np.setdiff1d(np.arange(len(source)), bad).tolist()
     if isinstance(source, RecordSource):
@@ -62,6 +63,15 @@ def copy_without(source: Source, bad: np.ndarray, folder: Path) -> tuple[Path, i
         with RecordWriter(path) as writer:
             for index in good:
                 writer.write(source.whole_record(index))
+        _copy_names(source, path)
+        return path, len(good)
+    if isinstance(source, PackedSource):
+        path = folder / f"{Path(str(source.path)).stem}.rec"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with RecordWriter(path) as writer:
+            for number, index in enumerate(good):
+                header = ImageHeader(0, float(source.labels[index]), number)
+                writer.write(pack(header, _encoded(source.read(index))))
         _copy_names(source, path)
         return path, len(good)
     assert isinstance(source, (FolderSource, ListSource))
@@ -77,6 +87,16 @@ def copy_without(source: Source, bad: np.ndarray, folder: Path) -> tuple[Path, i
         path.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(path, source.read(index))
     return folder, len(good)
+
+
+def _encoded(image: bytes | memoryview | np.ndarray) -> bytes:
+    """Return an image's bytes; pixels as a PNG, which loses nothing."""
+    if not isinstance(image, np.ndarray):
+        return bytes(image)
+    from imgcls.data.opencv import cv2
+
+    is_color = image.shape[2] == 3
+    return cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if is_color else image)[1].tobytes()
 
 
 def _copy_names(source: Source, path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 
 from imgcls.data.image_trees import ImageTree, open_tree
 from imgcls.errors import DataError, UsageError, reason, verbatim
-from imgcls.formats import lists
+from imgcls.formats import image_folders, lists
 from imgcls.formats.archives import MemberReader
 from imgcls.formats.datum import Datum, LmdbReader, is_lmdb
 from imgcls.formats.parquet import ParquetReader
@@ -95,12 +95,12 @@ class _Tree:
         self._tree = tree
         problems: list[DataError] = []
         folders = [(folder, len(names)) for folder, names in tree.folders(
-            recursive=True, extensions=lists.EXTENSIONS, problems=problems)]
+            recursive=True, extensions=image_folders.SUFFIXES, problems=problems)]
         # a class more or less would be another label for all behind it
         if problems:
             raise problems[0]
         if not folders:
-            raise DataError(tree.root, f"holds no image ({' '.join(lists.EXTENSIONS)})")
+            raise DataError(tree.root, f"holds no image ({' '.join(image_folders.SUFFIXES)})")
         self.class_names = tuple(folder or os.curdir for folder, _ in folders)
         self._num_images = sum(count for _, count in folders)
 
@@ -110,7 +110,7 @@ class _Tree:
     def __iter__(self) -> Iterator[Sample]:
         reader = self._tree.reader()
         index = 0
-        folders = self._tree.folders(recursive=True, extensions=lists.EXTENSIONS, problems=[])
+        folders = self._tree.folders(recursive=True, extensions=image_folders.SUFFIXES, problems=[])
         for label, (folder, names) in enumerate(folders):
             for name in names:
                 path = os.path.join(folder, name)

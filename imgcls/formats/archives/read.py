@@ -6,6 +6,7 @@ import contextlib
 import os
 import zlib
 from collections.abc import Iterator
+from typing import BinaryIO
 
 from imgcls.errors import DataError, reason
 from imgcls.formats.archives.member import DEFLATED, ZIP_SUFFIX, Member
@@ -26,12 +27,18 @@ def iter_members(path: str | os.PathLike[str], progress: Progress = lambda offse
     try:
         # no buffer: every header would fill it
         with open(path, "rb", buffering=0, opener=open_regular) as stream:
-            if os.fspath(path).lower().endswith(ZIP_SUFFIX):
-                yield from iter_zip(stream, path)  # pyright: ignore[reportArgumentType]
-            else:
-                yield from iter_tar(stream, path, progress)  # pyright: ignore[reportArgumentType]
+            yield from iter_stream(stream, path, progress)  # pyright: ignore[reportArgumentType]
     except OSError as error:
         raise DataError(path, reason(error)) from error
+
+
+def iter_stream(stream: BinaryIO, path: str | os.PathLike[str], progress: Progress = lambda offset: None,
+                ) -> Iterator[Member | DataError]:
+    """Yield the files in an archive that is open already; `path` is what messages call it."""
+    if os.fspath(path).lower().endswith(ZIP_SUFFIX):
+        yield from iter_zip(stream, path)
+    else:
+        yield from iter_tar(stream, path, progress)
 
 
 class MemberReader:

@@ -58,6 +58,11 @@ class RecordFile:
         first, end, _ = words.indices(len(self))
         return np.frombuffer(self.read(4 * first, 4 * end), "<u4")
 
+    @property
+    def handle(self) -> int:
+        """The number by which the system knows the open file."""
+        return self._handle
+
     def item(self, i: int, /) -> int:
         """Return word `i`."""
         return int.from_bytes(self.read(4 * i, 4 * i + 4), "little")

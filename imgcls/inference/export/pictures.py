@@ -11,13 +11,13 @@ import numpy as np
 
 from imgcls.data import pixels
 from imgcls.data.image_header import BadImageError
-from imgcls.data.sources import open_source
+from imgcls.data.sources import is_packed, open_source
 from imgcls.errors import DataError, UsageError, reason, verbatim
+from imgcls.formats.image_folders import SUFFIXES
 from imgcls.formats.recordio import MAX_PAYLOAD_BYTES
 from imgcls.storage.reading import read_bounded
 
 #: how files are called that are taken for pictures in a folder
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 #: made images have no larger sides: enough to be resized, and quick
 _MAX_SIDE = 400
 
@@ -108,11 +108,12 @@ class _DecodedPictures(Pictures):
 def find_pictures(path: str, max_count: int) -> Pictures:
     """Return at most `max_count` pictures, evenly taken from all that `path` holds.
 
-    `path` is a picture, a folder of pictures in any folders, a .rec or a .lst; UsageError for nothing there.
+    `path` is a picture, a folder of pictures in any folders, or packed data (`sources.is_packed`); UsageError
+    for nothing there.
     """
-    if os.path.isdir(path):
-        items: list[Any] = [file for file in _walk(Path(path)) if file.suffix.lower() in _SUFFIXES]
-    elif path.lower().endswith((".rec", ".lst")) or ";" in path or "*" in path:
+    if os.path.isdir(path) and not is_packed(path):
+        items: list[Any] = [file for file in _walk(Path(path)) if file.suffix.lower() in SUFFIXES]
+    elif is_packed(path) or ";" in path or "*" in path:
         source = open_source(path, "`images`")
         items = [(source, index) for index in range(len(source))]
     elif os.path.exists(path):
@@ -120,7 +121,7 @@ def find_pictures(path: str, max_count: int) -> Pictures:
     else:
         raise UsageError(f"`images` {verbatim(path)}: there is no such file or folder")
     if not items:
-        raise UsageError(f"`images` {verbatim(path)}: the folder holds no pictures ({', '.join(_SUFFIXES)})")
+        raise UsageError(f"`images` {verbatim(path)}: the folder holds no pictures ({', '.join(SUFFIXES)})")
     # Over all of them: folders are sorted by class, and the first hundred would be of one.
     places = np.linspace(0, len(items) - 1, min(len(items), max_count)).astype(int)
     return Pictures([items[place] for place in places], path)

@@ -1,0 +1,79 @@
+"""Which kind of containers a path means, by its form, and the source of them.
+
+To add a kind: a `Container` in a file of its own (`source.Container` says what it must have), and a line in
+`KINDS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from imgcls.data.packed.files import check_cache, expand, fetched
+from imgcls.data.packed.lmdb import LmdbImages
+from imgcls.data.packed.parquet import ParquetImages, parquet_source
+from imgcls.data.packed.shards import TarShard
+from imgcls.data.packed.source import PackedSource
+from imgcls.formats.datum import DATA_FILE
+from imgcls.storage.paths import AnyPath
+from imgcls.storage.progress import show_count
+from imgcls.storage.remote import RemotePath
+
+
+class Kind(NamedTuple):
+    """A kind of containers."""
+
+    #: what its files end in
+    ending: str
+    #: makes a Container of (path, cache_gb), and a source of containers
+    open_one: Callable[..., Any]
+    make_source: Callable[..., PackedSource] = PackedSource
+    #: whether a folder is one container, and not many
+    is_folder: bool = False
+
+
+KINDS = (
+    Kind(".tar", TarShard),
+    Kind(".parquet", ParquetImages, parquet_source),
+    Kind("mdb", LmdbImages, is_folder=True),
+)
+
+
+def kind_of(path: AnyPath) -> Kind | None:
+    """Return the kind that a path means: a file or a pattern by its ending, a folder by what lies in it."""
+    for kind in KINDS:
+        # a folder may be called as anything; of a URL with the ending nobody asks: http knows no folders
+        is_remote_file = isinstance(path, RemotePath) and not kind.is_folder
+        if path.name.lower().endswith(kind.ending) and (is_remote_file or not path.is_dir()):
+            return kind
+    if not path.is_dir():
+        return None
+    for kind in KINDS:
+        if kind.is_folder and (path / DATA_FILE).is_file():
+            return kind
+    entries = list(path.iterdir())
+    # a folder of class folders may hold an archive beside them, and one of records anything
+    if any(entry.suffix == ".rec" or entry.is_dir() for entry in entries):
+        return None
+    names = [entry.name.lower() for entry in entries]
+    return next((kind for kind in KINDS if not kind.is_folder
+                 and any(name.endswith(kind.ending) for name in names)), None)
+
+
+def open_packed(kind: Kind, path: str, setting: str, *, class_names: Sequence[str] = (), on_bad: str = "skip",
+                cache_gb: float | None = None) -> PackedSource:
+    """Return the source of all containers that `path`, the value of `setting`, means.
+
+    UsageError for what is not there, or is remote and more than the cache may hold.
+    """
+    files = expand(path, kind.ending, setting, is_folder=kind.is_folder)
+    parts = [file / DATA_FILE if file.is_dir() else file for file in files] if kind.is_folder else files
+    copied_bytes = check_cache(parts, cache_gb)
+    containers = []
+    with show_count(f"{path}: reading labels", "files", len(files)) as show:
+        for file, _ in zip(files, fetched(parts, cache_gb), strict=True):
+            containers.append(kind.open_one(file, cache_gb))
+            show(len(containers))
+    source = kind.make_source(containers, class_names=class_names, on_bad=on_bad)
+    source.copied_bytes = copied_bytes
+    return source
