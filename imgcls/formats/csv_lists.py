@@ -61,6 +61,7 @@ class CsvList:
         columns: tuple[int, int] | None = None
         for row in rows:
             number: int = rows.line_num  # type: ignore[attr-defined]
+            # blank lines, as at the end of many files
             if not any(field.strip() for field in row):
                 continue
             if columns is None:
@@ -94,6 +95,7 @@ class CsvList:
         if not path or not label or "\0" in path:
             what = "label is empty" if path and not label else "path is empty or holds a zero byte"
             return DataError(self.path, f"line {number}: the {what}")
+        # the first label decides what all of them are
         value = _number(label)
         if value is not None:
             if self.names:
@@ -116,6 +118,7 @@ def _chained(head: str, lines: Iterator[str]) -> Iterator[str]:
 
 
 def _delimiter(head: str) -> str:
+    # a path may hold blanks, so those divide nothing
     return next((mark for mark in (",", "\t", ";") if mark in head), ",")
 
 

@@ -49,6 +49,7 @@ def recall(kind: str, name: str, about: str, make: Callable[[], Arrays], *,
         entry = cache_folder(kind) / f"{name[:_SHOWN_CHARACTERS]}-{key}.kept"
     if entry is None:
         return make(), False
+    # without the lock first: nearly always it is there and good
     kept = _load(entry, about)
     if kept is not None and is_good(kept):
         return kept, True

@@ -40,12 +40,14 @@ def index_lmdb(path: str, shown: object) -> dict[str, np.ndarray]:
         filter(None, (_PACKAGE_FOLDER, os.environ.get("PYTHONPATH"))))}
     child = subprocess.run([sys.executable, "-m", "imgcls.formats.lmdb_index", path, str(shown)],
                            stdout=subprocess.PIPE, env=environment, check=False)
+    # SIGSEGV or SIGBUS: the package followed a page that is not there
     if child.returncode < 0:
         name = signal.Signals(-child.returncode).name
         raise DataError(shown, f"the LMDB is damaged: reading it ended with {name}")
     if child.returncode:
         told = child.stdout[-500:].decode("utf-8", "replace").strip()
         raise DataError(shown, f"is no LMDB that can be read: {verbatim(told)}")
+    # written by `_index` below, one after the other; never a pickle
     stream = io.BytesIO(child.stdout)
     return {name: np.load(stream, allow_pickle=False) for name in _NAMES}
 

@@ -93,6 +93,7 @@ class ParquetReader:
         arrow = self._arrow
         try:
             column = self._file.read(columns=[self._columns[1]]).column(0)
+            # pandas writes categories so
             if arrow.types.is_dictionary(column.type):
                 column = column.cast(column.type.value_type)
             if arrow.types.is_string(column.type) or arrow.types.is_large_string(column.type):

@@ -26,6 +26,7 @@ def show_count(what: str, unit: str, total: int | None = None) -> Iterator[Calla
 
     def show(count: int) -> None:
         nonlocal bar, next_time
+        # cheap where nothing is shown: it is called for each file
         now = time.monotonic()
         if now < next_time:
             return

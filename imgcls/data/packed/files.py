@@ -50,10 +50,12 @@ def _expand_braces(item: str, setting: str) -> list[str]:
     """Return the names that `train-{000..127}.tar` or `{a,b}.tar` stands for; what exists is itself."""
     if "{" not in item or os.path.exists(item):
         return [item]
+    # the parts between braces stand at even places, what is in them at odd ones
     choices: list[list[str]] = []
     count = 1
     for position, part in enumerate(_BRACES.split(item)):
         options = [part] if position % 2 == 0 else _choices(part, item, setting)
+        # multiplied before it is done: three ranges make more names than memory holds
         count *= len(options)
         if count > _MAX_FILES:
             raise UsageError(f"{setting} {verbatim(item)}: means more than {_MAX_FILES:,} files")

@@ -70,10 +70,12 @@ def open_packed(kind: Kind, path: str, setting: str, *, class_names: Sequence[st
     parts = [file / DATA_FILE if file.is_dir() else file for file in files] if kind.is_folder else files
     copied_bytes = check_cache(parts, cache_gb)
     containers = []
+    # one after the other: what is read is labels, and those of shards are parsed in Python
     with show_count(f"{path}: reading labels", "files", len(files)) as show:
         for file, _ in zip(files, fetched(parts, cache_gb), strict=True):
             containers.append(kind.open_one(file, cache_gb))
             show(len(containers))
     source = kind.make_source(containers, class_names=class_names, on_bad=on_bad)
+    # validation data must fit into the cache beside it
     source.copied_bytes = copied_bytes
     return source

@@ -57,6 +57,7 @@ class LmdbImages:
         self._keys = arrays["keys"].tobytes()
         self._key_ends = arrays["key_ends"]
         problems: list[DataError] = []
+        # what is no Datum is told, and is no sample
         labels = arrays["labels"]
         is_datum = np.isfinite(labels)
         self._rows = np.flatnonzero(is_datum)
@@ -71,6 +72,7 @@ class LmdbImages:
         key = self._key(self._rows.item(number))
         try:
             datum = self._reader.read(key)
+            # the bytes of a JPEG or PNG
             if datum.is_encoded:
                 return datum.data
             pixels = datum.pixels()

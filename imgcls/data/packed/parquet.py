@@ -62,6 +62,7 @@ class ParquetImages:
         group = int(np.searchsorted(self.group_firsts, number, side="right")) - 1
         images = self.memory.group(self, group)
         row = number - self.group_firsts.item(group)
+        # a view: the group lives for as long as it is used
         image = images[row].as_buffer() if row < len(images) else None
         if image is None:
             raise self.problem(number, "holds no image bytes")
@@ -130,6 +131,7 @@ class ParquetSource(PackedSource):
     def __init__(self, containers: Sequence[ParquetImages], *, class_names: Sequence[str] = (),
                  on_bad: str = "skip") -> None:
         super().__init__(containers, class_names=class_names, on_bad=on_bad)
+        # one limit for all files: a set may have thousands
         memory = _GroupMemory(MEMORY_BYTES)
         for container in containers:
             container.memory = memory
@@ -167,6 +169,7 @@ class WindowedParquetSource(ParquetSource):
 
     def order(self, seed: int, epoch: int) -> np.ndarray:
         """Return int64 (N,): the samples in the order of the epoch, by windows of groups."""
+        # numbered anew: `subset` may leave out whole groups
         groups, chunk_of_sample = np.unique(self._group_of_sample, return_inverse=True)
         return windowed_order(self._orders, seed, epoch, chunk_of_sample, len(groups), self._window)
 

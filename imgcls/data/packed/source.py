@@ -62,6 +62,7 @@ class PackedSource:
         self.problems = [problem for container in containers for problem in container.problems]
         self.class_names, labels = _number_classes(containers, class_names)
         is_class = is_class_number(labels)
+        # samples count through all containers, so that one index is all a loader needs
         firsts = np.cumsum([0, *(len(container.labels) for container in containers)])
         for index in np.flatnonzero(~is_class).tolist():
             file = bisect.bisect_right(firsts.tolist(), index) - 1
@@ -91,6 +92,7 @@ class PackedSource:
 
     def subset(self: T, indices: np.ndarray) -> T:
         """Return a source of these samples only, in this order; of the same classes."""
+        # shallow: the open files are shared
         part = copy.copy(self)
         part._numbers = self._numbers[indices]
         part.labels = self.labels[indices]
@@ -101,6 +103,7 @@ class PackedSource:
         digest = hashlib.blake2b()
         for container in self.containers:
             digest.update(f"{container.path} {container.version()}\n".encode("utf-8", "surrogateescape"))
+        # which rows are samples: `subset` takes some, and labels leave some out
         digest.update(self._numbers.tobytes())
         return digest.hexdigest()
 
@@ -122,6 +125,7 @@ def _number_classes(containers: Sequence[Container],
         # what the user wrote beside the files comes first, as with records
         names = lists.class_names(containers[0].path) or (named.class_names if named else ())
         return tuple(names), np.concatenate([container.labels for container in containers])
+    # a class may have no image in some of the files
     found = {name for container in containers for name in container.label_names}
     names = tuple(train_names or sorted(found))
     parts = []
