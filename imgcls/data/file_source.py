@@ -111,6 +111,7 @@ def label_of_names(names: Sequence[str], class_names: Sequence[str],
 
     UsageError for one that it has not; `where` returns what to call its place.
     """
+    # by name and never by place: folders may be missing here
     label_of = {name: label for label, name in enumerate(class_names)}
     for name in names:
         if name not in label_of:

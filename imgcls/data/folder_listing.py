@@ -59,6 +59,7 @@ def list_folder(root: Path) -> FolderListing:
     problems: list[DataError] = []
 
     def make() -> Arrays:
+        # listed again after a wait for another process, each counts once
         problems.clear()
         return _walk(root, problems)
 
@@ -70,6 +71,7 @@ def list_folder(root: Path) -> FolderListing:
         "folders", root.name, _about(root), make, is_worth_keeping=is_worth_keeping,
         is_good=lambda arrays: _is_unchanged(root, arrays))
     ends = arrays["ends"].astype(np.int64)
+    # as JSON: a few words of any length
     counts = json.loads(arrays["passed_over"].tobytes())
     return FolderListing(PathTable(arrays["text"].data, ends), arrays["labels"].astype(np.int64),
                          tuple(_texts(arrays, "classes")), problems, Counter(counts),
@@ -122,6 +124,7 @@ def _walk(root: Path, problems: list[DataError]) -> Arrays:
 def _is_unchanged(root: Path, arrays: Arrays) -> bool:
     """Return whether all folders of a kept list have the times that they had."""
     folders = _texts(arrays, "folders")
+    # of each folder the time of its entries and that of its own data
     times = arrays["times"].reshape(-1, 2)
     if len(times) != len(folders):
         return False

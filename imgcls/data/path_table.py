@@ -42,12 +42,14 @@ class PathTable(Sequence[str]):
     def __getitem__(self, index: slice) -> Sequence[str]: ...
 
     def __getitem__(self, index: int | slice) -> str | Sequence[str]:
+        # for messages and tests; loaders ask for one at a time
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         return os.fsdecode(bytes(self.text[self.begins.item(index):self.ends.item(index)]))
 
     def take(self, indices: np.ndarray) -> PathTable:
         """Return the table of these paths alone, in this order, on the same bytes."""
+        # the bytes of those that are left out stay: they are shared with the whole table
         part = PathTable(self.text, self.ends[:0])
         part.begins, part.ends = self.begins[indices], self.ends[indices]
         return part

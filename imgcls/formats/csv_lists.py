@@ -76,11 +76,13 @@ class CsvList:
 
     def _columns(self, row: list[str]) -> tuple[tuple[int, int], bool]:
         """Return (column of the path, of the label), and whether the row names them."""
+        # capitals and blanks differ from program to program
         names = [field.strip().lower() for field in row]
         path = next((names.index(name) for name in PATH_COLUMNS if name in names), None)
         label = next((names.index(name) for name in LABEL_COLUMNS if name in names), None)
         if path is not None and label is not None:
             return (path, label), True
+        # then it must look like an image at least
         is_image = os.path.splitext(names[0])[1] in SUFFIXES
         # a header that is taken for an image would be a class of its own, and number the others anew
         if path is not None or label is not None or not is_image or len(row) < 2:

@@ -54,6 +54,7 @@ def index_lmdb(path: str, shown: object) -> dict[str, np.ndarray]:
 
 def _index(path: str, shown: str) -> None:
     """Write the arrays to stdout, or one line and exit status 1."""
+    # in this process a signal is no loss
     reader = LmdbReader(path)
     keys, ends, labels = bytearray(), array("q"), array("d")
     file = path if os.path.isfile(path) else os.path.join(path, "data.mdb")
@@ -63,6 +64,7 @@ def _index(path: str, shown: str) -> None:
             keys += key
             ends.append(len(keys))
             labels.append(label)
+            # the head may claim any number: the file's size does not lie
             if len(labels) > limit:
                 raise DataError(path, "has more entries than bytes for them")
             show(len(labels))

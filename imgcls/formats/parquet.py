@@ -97,6 +97,7 @@ class ParquetReader:
             if arrow.types.is_dictionary(column.type):
                 column = column.cast(column.type.value_type)
             if arrow.types.is_string(column.type) or arrow.types.is_large_string(column.type):
+                # each name once, and its number for each row
                 encoded = column.dictionary_encode().combine_chunks()
                 if isinstance(encoded, arrow.ChunkedArray):  # of no rows
                     return np.zeros(0), []

@@ -76,6 +76,7 @@ def _choices(text: str, item: str, setting: str) -> list[str]:
 
 def _find(name: str, ending: str | None, setting: str) -> list[AnyPath]:
     """Return the files that a name or pattern means; of a folder those with the ending, None for itself."""
+    # a URL that nobody can open is told here, with the setting
     path = to_path(name, setting)
     # of a URL with the ending nobody asks whether it is a folder: http has none
     is_named = isinstance(path, RemotePath) and ending is not None and path.name.endswith(ending)
@@ -94,6 +95,7 @@ def _find(name: str, ending: str | None, setting: str) -> list[AnyPath]:
 
 def _refuse_mixture(files: Sequence[AnyPath], name: str, setting: str) -> None:
     """Refuse a folder with files of several splits: what validates would be trained on."""
+    # by the names alone, as people and Hugging Face call them
     splits = sorted({found[1].lower() for file in files if (found := _SPLIT.search(file.stem))})
     if len(splits) > 1:
         raise UsageError(f"{setting} {verbatim(name)}: the folder holds files of {' and '.join(splits)}; "
@@ -108,6 +110,7 @@ def remote_bytes(files: Sequence[AnyPath]) -> int:
 def check_cache(files: Sequence[AnyPath], cache_gb: float | None) -> int:
     """Return `remote_bytes`; a UsageError where the cache may not hold them all."""
     limit_gb = default_gb() if cache_gb is None else cache_gb
+    # one request for each file, before the first is fetched
     size = remote_bytes(files)
     if size > limit_gb * 1e9:
         raise UsageError(f"{verbatim(files[0])}{f' and {len(files) - 1} more' if len(files) > 1 else ''}: "

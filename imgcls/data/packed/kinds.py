@@ -51,6 +51,7 @@ def kind_of(path: AnyPath) -> Kind | None:
     for kind in KINDS:
         if kind.is_folder and (path / DATA_FILE).is_file():
             return kind
+    # one listing, which on a store is one request
     entries = list(path.iterdir())
     # a folder of class folders may hold an archive beside them, and one of records anything
     if any(entry.suffix == ".rec" or entry.is_dir() for entry in entries):
@@ -66,6 +67,7 @@ def open_packed(kind: Kind, path: str, setting: str, *, class_names: Sequence[st
 
     UsageError for what is not there, or is remote and more than the cache may hold.
     """
+    # several databases may be given as well, joined by `;`
     files = expand(path, kind.ending, setting, is_folder=kind.is_folder)
     parts = [file / DATA_FILE if file.is_dir() else file for file in files] if kind.is_folder else files
     copied_bytes = check_cache(parts, cache_gb)

@@ -44,6 +44,7 @@ class ParquetImages:
         self.problems: Sequence[DataError] = ()
         #: int64 (G,): memory that the images of each group of rows take, and the first row of each
         self.group_bytes = self._reader.group_bytes()
+        # all of these are numbers that the file claims: compared before anything is read by them
         counts = self._reader.group_rows()
         self.group_firsts = np.cumsum(counts) - counts
         if counts.min(initial=0) < 0 or counts.sum() != len(self.labels):
@@ -95,6 +96,7 @@ class _GroupMemory:
 
     def group(self, file: ParquetImages, group: int) -> Any:
         """Return the images of a group, read where they are not in memory."""
+        # the files live as long as the source that has this memory
         key = (id(file), group)
         if (images := self._recall(key)) is not None:
             return images

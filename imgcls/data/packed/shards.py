@@ -52,6 +52,7 @@ class TarShard:
 
     def read(self, number: int) -> bytes:
         """Return the encoded image of a sample."""
+        # one read at a place, as of a record: threads share the handle
         offset = self._offsets.item(number)
         return self._file.read(offset, offset + self._sizes.item(number))
 
@@ -75,6 +76,7 @@ class TarShard:
         return index_shard(self._file, self._problems)
 
     def _fits(self, arrays: Arrays) -> bool:
+        # never believed: an offset behind the end would be a lost file in the middle of a run
         offsets, sizes = arrays["offsets"], arrays["sizes"]
         return bool((offsets >= 0).all() and (sizes >= 0).all()
                     and (offsets <= self._file.size - sizes).all() and len(arrays["labels"]) == len(offsets)
