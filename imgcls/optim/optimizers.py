@@ -22,6 +22,7 @@ from imgcls.optim.adagrad import AdaGrad
 from imgcls.optim.dcasgd import DCASGD
 from imgcls.optim.ftml import FTML
 from imgcls.optim.ftrl import Ftrl
+from imgcls.optim.fused_sgd import direct_step
 from imgcls.optim.lamb import LAMB
 from imgcls.optim.lars import LARS
 from imgcls.optim.muon import Muon, split_groups
@@ -123,7 +124,7 @@ def stepper(optimizer: torch.optim.Optimizer) -> Callable[[], Any]:
     # The wrappers serve hooks, the profiler and torch.compile of the optimizer, none of which is used here,
     # and the first call through them imports torch._dynamo: a second of start-up.
     step = inspect.unwrap(type(optimizer).step)
-    return lambda: step(optimizer)
+    return direct_step(optimizer, lambda: step(optimizer))
 
 
 def clip_elements(parameters: Iterable[nn.Parameter], limit: float) -> None:

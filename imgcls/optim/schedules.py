@@ -8,6 +8,7 @@ purpose.
 
 from __future__ import annotations
 
+import bisect
 import math
 from dataclasses import dataclass
 
@@ -47,7 +48,7 @@ class Steps:
     def lr_at(self, update: int) -> float:
         """Return the learning rate of an update; see `Schedule.lr_at`."""
         # > and not >=: the update that completes an epoch still has that epoch's rate
-        return self.base_lr * self.factor ** sum(update > step for step in self.steps)
+        return self.base_lr * self.factor ** bisect.bisect_left(self.steps, update)
 
 
 @dataclass(frozen=True)

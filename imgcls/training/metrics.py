@@ -17,6 +17,9 @@ from imgcls.errors import UsageError, unknown
 LOSSES = {"ce": "cross-entropy", "nll": "nll-loss", "nll_loss": "nll-loss"}
 #: MXNet's epsilon of cross-entropy (metric.py): a sample that is certainly wrong counts 27.6, not infinity
 _EPSILON = 1e-12
+#: logits that wait to be counted, in numbers: a small network's metric costs as much as a layer, and once in
+#: many batches next to nothing
+_MAX_WAITING = 1 << 14
 
 
 def metric_names(top_k: int, loss: str, num_classes: int) -> list[str]:
@@ -45,6 +48,10 @@ class Metrics:
         # float64: a float32 count stops growing at 16.7 million samples
         self._sums = [torch.zeros((), device=device, dtype=torch.float64) for _ in self.names]
         self._num_samples = 0
+        # Counts are the same numbers in whatever portions, sums of losses are not. Not on a GPU, whose graphs
+        # write the next logits into the memory of the last.
+        self._can_wait = device.type == "cpu" and all("accuracy" in name for name in self.names)
+        self._waiting: list[tuple[Tensor, Tensor]] = []
 
     def update(self, logits: Tensor, labels: Tensor, other_labels: Tensor | None = None,
                share: float = 1.0) -> None:
@@ -53,10 +60,21 @@ class Metrics:
         Of an image that was mixed of two, `share` of the first, both labels count, each by its part: naming
         either of them is as much of a right answer as there is of it in the image.
         """
+        self._num_samples += len(labels)
+        if self._can_wait and other_labels is None:
+            self._waiting.append((logits, labels))
+            if len(self._waiting) * logits.numel() >= _MAX_WAITING:
+                self._count_waiting()
+            return
         self._add(logits, labels, share)
         if other_labels is not None:
             self._add(logits, other_labels, 1 - share)
-        self._num_samples += len(labels)
+
+    def _count_waiting(self) -> None:
+        if self._waiting:
+            logits, labels = zip(*self._waiting, strict=True)
+            self._waiting.clear()
+            self._add(torch.cat(logits), torch.cat(labels), 1)
 
     def _add(self, logits: Tensor, labels: Tensor, weight: float) -> None:
         """Add the sums of one label of each image."""
@@ -77,6 +95,7 @@ class Metrics:
 
     def totals(self) -> tuple[list[float], int]:
         """Return the sums as numbers, and the samples they are over: what a position keeps of them."""
+        self._count_waiting()
         return torch.stack(self._sums).tolist(), self._num_samples
 
     def add(self, totals: Sequence[float], num_samples: int) -> None:
@@ -97,3 +116,4 @@ class Metrics:
             # In place: new tensors would be as many allocations on the device in each interval.
             total.zero_()
         self._num_samples = 0
+        self._waiting.clear()

@@ -1,11 +1,12 @@
 """Batches of data that fit in memory: kept as uint8 on the device, cut, augmented and normalised there.
 
-Several batches are made at a time. It starts no threads and has nothing to wait for. `make.py` decides which
-data it is for.
+The images of several batches are gathered at a time. It starts no threads and has nothing to wait for.
+`make.py` decides which data it is for.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -24,9 +25,9 @@ from imgcls.data.sampling import EACH_ONCE, Sampling
 from imgcls.data.sources import ArraySource
 from imgcls.errors import UsageError, verbatim
 
-#: images that are gathered and normalised at a time: fewer cost more calls, of which a GPU wants few; more
-#: fall out of a core's cache before the network reads them
-_GROUP_IMAGES, _GROUP_IMAGES_ON_CPU = 2048, 256
+#: images that are gathered at a time: fewer cost more calls, of which a GPU wants few; more fall out of a
+#: core's cache before the network reads them
+_GROUP_IMAGES, _GROUP_IMAGES_ON_CPU = 2048, 512
 
 
 class ResidentLoader:
@@ -98,31 +99,46 @@ class ResidentLoader:
             numbers = range(group * group_size, min((group + 1) * group_size, self.batches_per_epoch))
             local_batches = [order.local_batch(indices, number, self.batch_size, self._shard)
                              for number in numbers]
-            images, labels = self._prepare(epoch, np.concatenate([local.indices for local in local_batches]),
-                                           np.concatenate([local.drawn for local in local_batches]))
-            sizes = [len(local.indices) for local in local_batches]
-            batches = zip(numbers, local_batches, images.split(sizes), labels.split(sizes), strict=True)
-            self.seconds += time.perf_counter() - started
-            for number, local, batch_images, batch_labels in batches:
+            images = self._prepare(epoch, [local.indices for local in local_batches],
+                                   [local.drawn for local in local_batches])
+            for number, local in zip(numbers, local_batches, strict=True):
+                batch_images, batch_labels = next(images)
+                self.seconds += time.perf_counter() - started
                 if number >= first_batch:
                     yield Batch(batch_images, batch_labels, local.num_valid, local.global_size,
                                 partners=rows_to_mix(local.partners, local.num_valid, self._device))
+                started = time.perf_counter()
 
-    def _prepare(self, epoch: int, indices: np.ndarray, drawn: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Gather, cut, mirror and normalise these samples: float32 (n, C, H, W), int64 (n,)."""
-        on_device = torch.from_numpy(indices).to(self._device)
+    def _prepare(self, epoch: int, indices: Sequence[np.ndarray], drawn: Sequence[np.ndarray],
+                 ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Gather, cut, mirror and normalise the samples of some batches: float32 (n, C, H, W), int64 (n,) of
+        each."""
+        sizes = [len(part) for part in indices]
+        on_device = torch.from_numpy(np.concatenate(indices)).to(self._device)
+        all_drawn = np.concatenate(drawn)
         if self._is_identity:
             pixels = self._images.index_select(0, on_device)
         else:
-            windows = self._crops.windows(epoch, drawn, self._size)
+            windows = self._crops.windows(epoch, all_drawn, self._size)
             pixels = augment.cut(self._images, on_device, windows, self._crops.crop)
+        labels = self._labels.index_select(0, on_device).split(sizes)
+        if self._device.type == "cpu":
+            # One at a time, when it is asked for: float32 takes four times the memory of bytes, and that of a
+            # single batch is still in the core's cache when the network reads it, and is used again after it.
+            images = map(self._finish, itertools.repeat(epoch), pixels.split(sizes), drawn)
+        else:
+            images = self._finish(epoch, pixels, all_drawn).split(sizes)
+        return zip(images, labels, strict=False)
+
+    def _finish(self, epoch: int, pixels: Tensor, drawn: np.ndarray) -> Tensor:
+        """Return pixels (n, H, W, C) as the network is to have them: normalised, erased, flattened."""
         if pixels.dtype == torch.uint8:
             images = self._normalize(pixels)
         else:  # somebody's own numbers, already as the network is to have them
             images = pixels.permute(0, 3, 1, 2).float()
         if (erased := self._crops.erased(epoch, drawn)) is not None:
             erase(images, erased)
-        return (images.flatten(1) if self._is_flat else images), self._labels.index_select(0, on_device)
+        return images.flatten(1) if self._is_flat else images
 
 
 def _only_mirror(config: AugmentConfig) -> AugmentConfig:
