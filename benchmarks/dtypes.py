@@ -4,10 +4,10 @@
                                 [--threads 1]
 
 --mnist is the folder of the four idx files, --cifar that of CIFAR-10's own files; --photos holds train/ and
-val/ (or test/) with a folder of images per class. lenet learns MNIST for one epoch, resnet of 20 layers CIFAR-10 for
-one epoch in which the rate falls to 0, resnet of 8 layers the photographs for thirty, all at 28 x 28 pixels.
-Prints the validation accuracies of each seed, their means, and whether the means differ by less than seeds
-do: by two standard errors of a difference of means.
+val/ (or test/) with a folder of images per class. lenet learns MNIST for one epoch, resnet of 20 layers
+CIFAR-10 for one epoch in which the rate falls to 0, resnet of 8 layers the photographs for thirty, all at
+28 x 28 pixels. Prints the validation accuracies of each seed, their means, and whether the means differ by
+less than seeds do: by two standard errors of a difference of means.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ def main() -> int:
     if args.photos:
         _compare("photographs, resnet-8, 30 epochs", [
             *_folders(args.photos), "--network", "resnet", "--num-layers", "8", "--image-shape", "3,28,28",
-            "--random-mirror", "1", "--rgb-mean", "123.68,116.779,103.939", "--rgb-std", "58.4", "--num-epochs",
-            "30", "--batch-size", "16", "--lr", "0.05"], args)
+            "--random-mirror", "1", "--rgb-mean", "123.68,116.779,103.939", "--rgb-std", "58.4",
+            "--num-epochs", "30", "--batch-size", "16", "--lr", "0.05"], args)
     return 0
 
 
@@ -62,8 +62,9 @@ def _compare(what: str, flags: list[str], args: argparse.Namespace) -> None:
                                                str(args.threads)]))
     means = {name: statistics.mean(values) for name, values in accuracies.items()}
     # of the difference of two means of so many runs, whose seeds scatter as these do
-    scatter = sum(statistics.variance(values) if args.seeds > 1 else math.nan for values in accuracies.values())
-    error = (scatter / args.seeds) ** 0.5
+    # one seed says nothing of it
+    scatter = [statistics.variance(values) if args.seeds > 1 else math.nan for values in accuracies.values()]
+    error = (sum(scatter) / args.seeds) ** 0.5
     verdict = "within noise" if abs(means["float32"] - means["bfloat16"]) <= 2 * error else "DIFFERENT"
     for name, values in accuracies.items():
         print(f"{what:<36}{name:<10}{', '.join(f'{100 * value:.2f}' for value in values)}  "
@@ -79,8 +80,8 @@ def _accuracy(flags: list[str]) -> float:
         sys.exit(done.stderr[-2000:])
     accuracy = float(re.findall(r"Validation-accuracy=([\d.]+)", done.stderr + done.stdout)[-1])
     # a look at what is there so far: the table is printed when all seeds are done
-    print(f"    {accuracy:.4f}  {time.perf_counter() - started:.0f} s  {' '.join(flags[-6:])}", file=sys.stderr,
-          flush=True)
+    seconds = time.perf_counter() - started
+    print(f"    {accuracy:.4f}  {seconds:.0f} s  {' '.join(flags[-6:])}", file=sys.stderr, flush=True)
     return accuracy
 
 

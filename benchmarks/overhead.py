@@ -39,7 +39,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default=",".join(CASES))
-    parser.add_argument("--shared", default=",".join(SHARED), help="networks to measure beside a busy program")
+    parser.add_argument("--shared", default=",".join(SHARED), help="those to measure beside a busy program")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2, help="of the bare step in a round")
     parser.add_argument("--dtype", default="float32")
@@ -53,6 +53,7 @@ def main() -> int:
     for name in filter(None, args.only.split(",")):
         _print_overhead(name, _process(name, args), CASES[name][4])
     for name in filter(None, args.shared.split(",")):
+        # the goal's measure first, while the machine is still ours
         alone = _process(name, args, "--alone", "--threads", "1")
         with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as busy:
             try:
@@ -60,18 +61,19 @@ def main() -> int:
             finally:
                 busy.kill()
         speeds = [statistics.median(result["run"]) for result in (beside, alone)]
-        print(f"{name:<10} beside a busy program: run {speeds[0]:9.1f} img/s ({beside['threads']} threads), one "
-              f"thread alone {speeds[1]:9.1f}: x{speeds[0] / speeds[1]:.3f} (goal 0.95)", flush=True)
+        print(f"{name:<10} beside a busy program: run {speeds[0]:9.1f} img/s (threads: {beside['threads']}), "
+              f"one thread alone {speeds[1]:9.1f}: x{speeds[0] / speeds[1]:.3f} (goal 0.95)", flush=True)
     return 0
 
 
 def _print_overhead(name: str, result: dict[str, Any], goal: float) -> None:
     bare = {key: values for key, values in result.items() if key.startswith("bare")}
     best = max(bare, key=lambda key: statistics.median(bare[key]))
+    # within a round: what disturbs one of two neighbours often disturbs the other as well
     shares = [run / floor for run, floor in zip(result["run"], bare[best], strict=True)]
     speeds = ", ".join(f"{key} {statistics.median(values):.1f}" for key, values in bare.items())
-    print(f"{name:<10} run {statistics.median(result['run']):9.1f} img/s ({result['threads']} threads), {speeds}: "
-          f"x{statistics.median(shares):.3f} ({min(shares):.3f}-{max(shares):.3f}, goal {goal}) "
+    print(f"{name:<10} run {statistics.median(result['run']):9.1f} img/s (threads: {result['threads']}), "
+          f"{speeds}: x{statistics.median(shares):.3f} ({min(shares):.3f}-{max(shares):.3f}, goal {goal}) "
           f"[others {result['others']:.2f}]", flush=True)
 
 
@@ -86,7 +88,7 @@ def _process(name: str, args: argparse.Namespace, *more: str) -> dict[str, Any]:
 
 
 def _take_turns(name: str, args: argparse.Namespace) -> dict[str, Any]:
-    """Return the images per second of each round: of the run, and of the bare step with one and all threads."""
+    """Return the images per second of each round: of the run, of the bare step with one and all threads."""
     import numpy as np
     import torch
 
@@ -102,6 +104,7 @@ def _take_turns(name: str, args: argparse.Namespace) -> dict[str, Any]:
     started = time.perf_counter()
     for _ in range(3):
         bare()
+    # settled before the rounds, and the same for both peers
     steps = max(int(args.seconds / (time.perf_counter() - started) * 3), 2)
     # not so many that they take more memory than a photograph set of this size would
     num_images = min(steps * batch, max(2 ** 28 // int(np.prod(shape)), batch))
@@ -111,6 +114,7 @@ def _take_turns(name: str, args: argparse.Namespace) -> dict[str, Any]:
 
     def timed_epoch(self: Trainer) -> dict[str, float]:
         result["threads"] = torch.get_num_threads()
+        # by turns with the epoch, in its process: both have the same memory and the same neighbours
         counts = [] if args.alone else sorted({1, all_threads})
         for count in counts:
             torch.set_num_threads(count)
@@ -122,13 +126,16 @@ def _take_turns(name: str, args: argparse.Namespace) -> dict[str, Any]:
         result["run"].append(steps * batch / (time.perf_counter() - begun))
         return metrics
 
+    # from outside: a run needs no clock of its own for this
     Trainer.train_epoch = timed_epoch
+    # every pixel its own value: nothing of the work can be skipped
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (num_images, *shape), np.uint8)
     labels = np.arange(num_images) % classes
     begun, busy, own = time.perf_counter(), _busy_seconds(), time.process_time()
     imgcls.fit((images, labels), batch_size=batch, num_epochs=args.rounds + 1, lr=1e-3, dtype=args.dtype,
-               num_threads=args.threads, image_shape=",".join(map(str, shape)), num_classes=classes, **settings)
+               num_threads=args.threads, image_shape=",".join(map(str, shape)), num_classes=classes,
+               **settings)
     others = (_busy_seconds() - busy - time.process_time() + own) / (time.perf_counter() - begun)
     # the first epoch loads kernels and fills caches
     return {key: value[1:] if isinstance(value, list) else value for key, value in result.items()} | {
@@ -171,6 +178,7 @@ def _bare_step(name: str, dtype: str) -> Any:
 
 
 def _busy_seconds() -> float:
+    # user, nice, system, irq, softirq, and what the host of a virtual machine gave to others
     fields = list(map(int, Path("/proc/stat").read_text().split()[1:9]))
     return sum(fields[column] for column in (0, 1, 2, 5, 6, 7)) / os.sysconf("SC_CLK_TCK")
 

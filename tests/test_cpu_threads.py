@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import re
+import threading
+import time
+import types
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
@@ -11,9 +15,11 @@ import torch
 from imgcls.cli.score import main as score_main
 from imgcls.cli.train import main as train_main
 from imgcls.distributed import cpu_threads
-from imgcls.distributed.cpu_threads import Choice
+from imgcls.distributed.cpu_threads import Choice, ShortWaits
+from imgcls.distributed.process_group import Worker
 from imgcls.storage import cores
 from imgcls.training import checkpoint
+from imgcls.training.shared_cores import SharedCores
 
 
 @pytest.mark.parametrize(("num_cores", "usable", "taken", "expected"), [
@@ -155,3 +161,76 @@ def test_a_checkpoint_keeps_its_number_type(tmp_path: Path, capsys: pytest.Captu
     saved = checkpoint.load(prefix, "3")
     assert saved
     assert saved.position.dtype == "float32"
+
+
+def _worker(num_threads: int, world_size: int = 1) -> Worker:
+    return cast(Worker, types.SimpleNamespace(num_threads=num_threads, world_size=world_size))
+
+
+def test_a_program_that_comes_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    _machine(monkeypatch, 4, taken=0.0)
+    answers = iter([None, 0.1, 0.9, 1.0, 0.45, 0.2, 1.0, 2.6])
+    monkeypatch.setattr(cores.Watch, "taken", lambda _watch, _shortest_s: next(answers))
+    switched: list[bool] = []
+    monkeypatch.setattr(ShortWaits, "switch", lambda waits, is_on: switched.append(is_on) or setattr(
+        waits, "_end", threading.Event() if is_on else None))
+    shared = SharedCores(_worker(4))
+    assert [shared.check() for _ in range(2)] == ["", ""]  # too soon to tell, and services
+    line = shared.check()
+    assert line.startswith("other programs use 0.9 of the machine's cores")
+    assert "its 4 threads" in line
+    assert "`num_threads` 3" in line
+    assert switched == [True]
+    assert [shared.check() for _ in range(3)] == ["", "", ""]  # said once; off again when they have gone
+    assert switched == [True, True, False]
+    assert [shared.check() for _ in range(2)] == ["", ""]
+    assert switched[3:] == [True, True]
+    shared.close()
+    assert switched[-1] is False
+
+
+def test_nobody_watches_cores_that_a_run_does_not_need(monkeypatch: pytest.MonkeyPatch) -> None:
+    _machine(monkeypatch, 4, taken=0.0)
+    monkeypatch.setattr(cores.Watch, "taken", lambda _watch, _shortest_s: 1.9)
+    # one thread waits for nobody; processes of one job would take each other for strangers
+    assert SharedCores(_worker(1)).check() == ""
+    assert SharedCores(_worker(2, world_size=2)).check() == ""
+    assert SharedCores(_worker(2)).check() == ""  # two of four cores are left
+    assert "`num_threads` 2" in SharedCores(_worker(3)).check()
+
+
+def test_a_watch_counts_what_others_compute(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = iter([cores._Load(0.0, 10.0, 1.0), cores._Load(10.0, 28.0, 9.0), None])
+    monkeypatch.setattr(cores, "_look", lambda: next(looks))
+    monkeypatch.setattr(cores.time, "monotonic", lambda: 4.0)
+    watch = cores.Watch()
+    assert watch.taken(5.0) is None  # 4 s are too few to tell
+    assert watch.taken(3.0) == pytest.approx(1.0)  # 18 s of work in 10 s, of which 8 were ours
+    monkeypatch.setattr(cores.time, "monotonic", lambda: 99.0)
+    assert watch.taken(3.0) is None  # /proc has gone
+    assert watch.taken(3.0) is None
+
+
+def test_short_waits_change_no_bits_and_leave_no_thread() -> None:
+    before = threading.active_count()
+    num_threads = torch.get_num_threads()
+    waits = ShortWaits()
+    try:
+        torch.set_num_threads(2)
+        torch.manual_seed(0)
+        a, b = torch.rand(300, 400), torch.rand(400, 300)
+        expected = a @ b
+        waits.switch(True)
+        waits.switch(True)
+        assert waits.is_on
+        assert threading.active_count() == before + 1
+        assert torch.equal(a @ b, expected)
+        waits.switch(False)
+        for _ in range(500):
+            if threading.active_count() == before:
+                break
+            time.sleep(0.01)
+        assert threading.active_count() == before
+    finally:
+        waits.switch(False)
+        torch.set_num_threads(num_threads)

@@ -21,7 +21,8 @@ def _net() -> nn.Module:
 def test_the_direct_step_is_torchs_to_the_bit(name: str, mom: float) -> None:
     nets, own = [_net(), _net()], []
     nets[1].load_state_dict(nets[0].state_dict())
-    theirs, ours = (optimizers.build(OptimizerConfig(optimizer=name, mom=mom, wd=0.01), net, torch.device("cpu")) for net in nets)
+    config = OptimizerConfig(optimizer=name, mom=mom, wd=0.01)
+    theirs, ours = (optimizers.build(config, net, torch.device("cpu")) for net in nets)
     step = direct_step(ours, lambda: own.append(True) or ours.step())
     for number in range(6):
         for net, optimizer in zip(nets, (theirs, ours), strict=True):

@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import os
 import sys
+import threading
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -79,6 +80,41 @@ def limit(choice: Choice, flops_per_step: float, num_saved: int = 0) -> tuple[Ch
         f"the checkpoint was trained with {num_saved} CPU thread{plural}, this run goes on with {num}: sums "
         "are rounded in another order, so the weights will differ in their last digits from those of a run "
         f"that was never stopped; `num_threads` {num_saved} keeps them equal")
+
+
+class ShortWaits:
+    """Lets torch's threads sleep soon when they wait for each other, while it is on; changes no bits.
+
+    They spin for milliseconds, which costs nothing where each has a core to itself and is the fastest there.
+    Where another program has one of the cores, it takes the time of the thread that all wait for.
+    """
+
+    def __init__(self) -> None:
+        self._end: threading.Event | None = None
+
+    @property
+    def is_on(self) -> bool:
+        return self._end is not None
+
+    def switch(self, is_on: bool) -> None:
+        """Begin or end it; nothing happens where it is so already."""
+        if is_on == self.is_on:
+            return
+        if self._end is not None:
+            self._end.set()
+            self._end = None
+        else:
+            # libgomp has no call for it. It spins for a thousandth of the time while a process has more
+            # OpenMP threads than cores: those of a second thread that has computed, and waits, are enough.
+            self._end, is_ready = threading.Event(), threading.Event()
+            threading.Thread(target=_hold_threads, args=(is_ready, self._end), daemon=True).start()
+            is_ready.wait()
+
+
+def _hold_threads(is_ready: threading.Event, end: threading.Event) -> None:
+    torch.ones(1 << 20).add_(1)  # large enough for several threads
+    is_ready.set()
+    end.wait()
 
 
 @cache

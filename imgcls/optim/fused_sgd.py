@@ -21,18 +21,19 @@ def direct_step(optimizer: torch.optim.Optimizer, own_step: Callable[[], Any]) -
     """
     kernel = getattr(torch, "_fused_sgd_", None)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    is_direct = (type(optimizer) is torch.optim.SGD and optimizer.defaults["fused"] and kernel is not None
+    is_direct = (type(optimizer) is torch.optim.SGD and optimizer.defaults["fused"]
                  and all(p.device.type == "cpu" and p.dtype == torch.float32 for p in parameters))
-    if not is_direct:
+    if kernel is None or not is_direct:
         return own_step
 
     def step() -> None:
-        # Asked anew each time: a checkpoint that is read replaces the state, and a frozen layer has no gradient.
+        # Asked anew each time: a checkpoint that is read replaces the state, a frozen layer has no gradient.
         calls: list[tuple[dict[str, Any], list[Tensor], list[Tensor]]] = []
         for group in optimizer.param_groups:
             stepped = [p for p in group["params"] if p.grad is not None]
             states = [optimizer.state[p] for p in stepped] if group["momentum"] else []
-            momenta = [state["momentum_buffer"] for state in states if state.get("momentum_buffer") is not None]
+            momenta = [momentum for state in states
+                       if (momentum := state.get("momentum_buffer")) is not None]
             if len(momenta) < len(states):  # the first step of all makes the state: torch does that
                 own_step()
                 return

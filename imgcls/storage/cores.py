@@ -63,6 +63,23 @@ def num_free(num_cores: int, usable: int, taken: float) -> int:
     return max(1, min(usable, num_cores - left_out))
 
 
+class Watch:
+    """What other programs compute on this process's cores, from one look to the next."""
+
+    def __init__(self) -> None:
+        self._last = _look()
+
+    def taken(self, shortest_s: float) -> float | None:
+        """Return how many cores others have used since the last answer, on average; a tenth of a ms.
+
+        None before `shortest_s` seconds are over, and where the system does not tell.
+        """
+        if self._last is None or time.monotonic() - self._last.at < shortest_s:
+            return None
+        last, self._last = self._last, _look()
+        return _others(last, self._last) if self._last else None
+
+
 def watch() -> None:
     """Begin to watch what others compute; `taken` then tells of the time since. Costs a tenth of a ms."""
     global _first_look
@@ -77,8 +94,7 @@ def taken() -> float:
     since_then, now = _first_look, _look()
     load = math.inf
     if since_then and now and now.at - since_then.at >= _SHORTEST_LOOK_S:
-        others_s = now.busy_s - since_then.busy_s - (now.own_s - since_then.own_s)
-        load = max(others_s, 0.0) / (now.at - since_then.at)
+        load = _others(since_then, now)
     # On an idle machine the load is enough. Else up to three probes: one without others is believed.
     for _ in range(3):
         if load <= _NEGLIGIBLE:
@@ -112,6 +128,12 @@ def _quota_of(folder: Path) -> float | None:
         # -1 for no limit
         return limit / int((folder / "cpu.cfs_period_us").read_text(encoding="ascii")) if limit > 0 else None
     return None
+
+
+def _others(before: _Load, after: _Load) -> float:
+    """Return how many cores others have used between two looks."""
+    others_s = after.busy_s - before.busy_s - (after.own_s - before.own_s)
+    return max(others_s, 0.0) / max(after.at - before.at, 1e-9)
 
 
 def _look() -> _Load | None:

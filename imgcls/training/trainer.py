@@ -32,6 +32,7 @@ from imgcls.training.metrics import Metrics
 from imgcls.training.monitor import Monitor
 from imgcls.training.reporter import Reporter
 from imgcls.training.saver import Saver
+from imgcls.training.shared_cores import SharedCores
 from imgcls.training.sharing import GradientSharing
 from imgcls.training.updater import Updater
 from imgcls.training.weight_average import WeightAverage
@@ -61,6 +62,7 @@ class Trainer:
         # seeding torch costs more than a small network's forward pass: only where something draws from it
         self._has_dropout = any(is_random(module) for module in model.modules())
         self._monitor = Monitor(model, graph.parameter_names(model)) if config.monitor else None
+        self._shared_cores = SharedCores(sharing.worker)
 
     def fit(self, position: Position) -> dict[str, float]:
         """Train from `position` to the end; return the last metrics, those of validation if there is any."""
@@ -73,6 +75,8 @@ class Trainer:
             return self._fit()
         except LostDataError as error:  # between two steps, so what was learned is whole
             raise self.saver.save_after_loss(error, self.model, self.updater, self.position) from error
+        finally:
+            self._shared_cores.close()
 
     def _fit(self) -> dict[str, float]:
         result: dict[str, float] = {}
@@ -238,6 +242,8 @@ class Trainer:
         self.reporter.progress(epoch, batch_index, self.config.disp_batches, speed, loss,
                                self.updater.schedule.lr_at(update), update, self.meter.values(totals))
         self.meter.close_interval(totals)
+        if line := self._shared_cores.check():
+            self.reporter.warn(line)
 
     def handle_stop_request(self) -> None:
         """Save the position, and perhaps leave, if any process has a reason to."""
