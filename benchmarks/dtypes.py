@@ -56,6 +56,7 @@ def _folders(root: str) -> list[str]:
 
 def _compare(what: str, flags: list[str], args: argparse.Namespace) -> None:
     accuracies: dict[str, list[float]] = {name: [] for name in TYPES}
+    # the seeds of a piece: what takes an hour in one go can be done in parts, between other work
     for seed in range(args.first_seed, args.first_seed + args.seeds):
         for name in TYPES:  # by turns: what is there after half of the time is half of each
             accuracies[name].append(_accuracy([*flags, "--dtype", name, "--seed", str(seed), "--num-threads",
@@ -65,6 +66,7 @@ def _compare(what: str, flags: list[str], args: argparse.Namespace) -> None:
     # one seed says nothing of it
     scatter = [statistics.variance(values) if args.seeds > 1 else math.nan for values in accuracies.values()]
     error = (sum(scatter) / args.seeds) ** 0.5
+    # two standard errors: one pair in twenty differs by more without any cause
     verdict = "within noise" if abs(means["float32"] - means["bfloat16"]) <= 2 * error else "DIFFERENT"
     for name, values in accuracies.items():
         print(f"{what:<36}{name:<10}{', '.join(f'{100 * value:.2f}' for value in values)}  "
@@ -74,10 +76,12 @@ def _compare(what: str, flags: list[str], args: argparse.Namespace) -> None:
 
 def _accuracy(flags: list[str]) -> float:
     started = time.perf_counter()
+    # a process of its own, as a user starts it: nothing of one run is left over for the next
     done = subprocess.run([sys.executable, "-m", "imgcls", "train", *flags], capture_output=True, text=True,
                           check=False, cwd=Path(__file__).parents[1])
     if done.returncode:
         sys.exit(done.stderr[-2000:])
+    # the last epoch's: none is picked
     accuracy = float(re.findall(r"Validation-accuracy=([\d.]+)", done.stderr + done.stdout)[-1])
     # a look at what is there so far: the table is printed when all seeds are done
     seconds = time.perf_counter() - started

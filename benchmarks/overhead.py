@@ -55,6 +55,7 @@ def main() -> int:
     for name in filter(None, args.shared.split(",")):
         # the goal's measure first, while the machine is still ours
         alone = _process(name, args, "--alone", "--threads", "1")
+        # a core's worth from before the start: the run chooses its threads with it in sight
         with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as busy:
             try:
                 beside = _process(name, args, "--alone")
@@ -68,6 +69,7 @@ def main() -> int:
 
 def _print_overhead(name: str, result: dict[str, Any], goal: float) -> None:
     bare = {key: values for key, values in result.items() if key.startswith("bare")}
+    # the machine's best setting for this network, whatever the run has chosen
     best = max(bare, key=lambda key: statistics.median(bare[key]))
     # within a round: what disturbs one of two neighbours often disturbs the other as well
     shares = [run / floor for run, floor in zip(result["run"], bare[best], strict=True)]
@@ -78,6 +80,7 @@ def _print_overhead(name: str, result: dict[str, Any], goal: float) -> None:
 
 
 def _process(name: str, args: argparse.Namespace, *more: str) -> dict[str, Any]:
+    # one network a process: the memory that one leaves behind must not serve the next
     command = [sys.executable, __file__, "--role", name, "--rounds", str(args.rounds), "--seconds",
                str(args.seconds), "--dtype", args.dtype, "--threads", str(args.threads), *more]
     done = subprocess.run(command, capture_output=True, text=True, check=False,
@@ -98,6 +101,7 @@ def _take_turns(name: str, args: argparse.Namespace) -> dict[str, Any]:
 
     settings, shape, classes, batch, _goal = CASES[name]
     keep_freed_memory()
+    # before the run, which may choose fewer
     all_threads = torch.get_num_threads()
     bare = _bare_step(name, args.dtype)
     bare()
@@ -109,6 +113,7 @@ def _take_turns(name: str, args: argparse.Namespace) -> dict[str, Any]:
     # not so many that they take more memory than a photograph set of this size would
     num_images = min(steps * batch, max(2 ** 28 // int(np.prod(shape)), batch))
     steps = num_images // batch
+    # each with a number for every round
     result: dict[str, Any] = {"run": [], "threads": 0}
     train_epoch = Trainer.train_epoch
 
@@ -143,6 +148,7 @@ def _take_turns(name: str, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _speed(step: Any, steps: int, batch: int) -> float:
+    # one more before the clock starts: the number of threads has just changed
     step()
     begun = time.perf_counter()
     for _ in range(steps):
@@ -161,9 +167,11 @@ def _bare_step(name: str, dtype: str) -> Any:
 
     settings, shape, classes, batch, _goal = CASES[name]
     model = build_network(NetworkConfig(image_shape=shape, num_classes=classes, **settings), 0)
+    # the layout that convolutions are fastest in, here as there
     model = model.to(memory_format=torch.channels_last).train()
     # small: labels are random, and weights that ran away would change how long arithmetic takes
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9, weight_decay=1e-4, fused=True)
+    # one batch: no data are read, copied or normalised here
     images = torch.rand(batch, *shape).contiguous(memory_format=torch.channels_last)
     labels = torch.arange(batch) % classes
 

@@ -34,6 +34,7 @@ def test_the_direct_step_is_torchs_to_the_bit(name: str, mom: float) -> None:
             sum(layer(torch.rand(2, 4)).square().sum() for layer in layers).backward()
         if number == 2:  # a state that was read takes the place of the one that was
             ours.load_state_dict(ours.state_dict())
+        # with all of torch's checks
         theirs.step()
         with torch.no_grad():
             step()

@@ -19,6 +19,7 @@ def direct_step(optimizer: torch.optim.Optimizer, own_step: Callable[[], Any]) -
     That is `own_step` itself where there is nothing to gain: for other rules than torch's fused SGD, on other
     devices, with several number types, and with a torch that calls its kernel otherwise.
     """
+    # by name: a torch without it is no error
     kernel = getattr(torch, "_fused_sgd_", None)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     is_direct = (type(optimizer) is torch.optim.SGD and optimizer.defaults["fused"]
@@ -29,6 +30,7 @@ def direct_step(optimizer: torch.optim.Optimizer, own_step: Callable[[], Any]) -
     def step() -> None:
         # Asked anew each time: a checkpoint that is read replaces the state, a frozen layer has no gradient.
         calls: list[tuple[dict[str, Any], list[Tensor], list[Tensor]]] = []
+        # All groups are looked through before the first is stepped: none must be stepped twice.
         for group in optimizer.param_groups:
             stepped = [p for p in group["params"] if p.grad is not None]
             states = [optimizer.state[p] for p in stepped] if group["momentum"] else []
@@ -37,6 +39,7 @@ def direct_step(optimizer: torch.optim.Optimizer, own_step: Callable[[], Any]) -
             if len(momenta) < len(states):  # the first step of all makes the state: torch does that
                 own_step()
                 return
+            # all of a group may be frozen
             if stepped:
                 calls.append((group, stepped, momenta))
         for group, stepped, momenta in calls:

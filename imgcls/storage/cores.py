@@ -76,6 +76,7 @@ class Watch:
         """
         if self._last is None or time.monotonic() - self._last.at < shortest_s:
             return None
+        # each answer is about the time since the one before
         last, self._last = self._last, _look()
         return _others(last, self._last) if self._last else None
 

@@ -72,6 +72,7 @@ class Metrics:
 
     def _count_waiting(self) -> None:
         if self._waiting:
+            # rows may differ in number, as the last batch's do
             logits, labels = zip(*self._waiting, strict=True)
             self._waiting.clear()
             self._add(torch.cat(logits), torch.cat(labels), 1)

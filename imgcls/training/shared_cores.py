@@ -22,6 +22,7 @@ class SharedCores:
     def __init__(self, worker: Worker) -> None:
         self._num_threads = worker.num_threads
         is_watched = worker.num_threads > 1 and worker.world_size == 1
+        # one thread waits for nobody, and processes of one job would take each other for strangers
         self._watch = cores.Watch() if is_watched else None
         self._waits = ShortWaits()
         self._has_warned = False
@@ -33,11 +34,13 @@ class SharedCores:
             return ""
         # those that this run has no threads for are the others' anyway
         missing = taken + self._num_threads - len(cores.affinity())
+        # two thresholds: between them it stays as it is, and does not go to and fro
         if self._waits.is_on and missing < _LEFT:
             self._waits.switch(False)
         if missing <= _TAKEN:
             return ""
         self._waits.switch(True)
+        # once a run: it cannot be helped from outside without stopping it
         if self._has_warned:
             return ""
         self._has_warned = True
