@@ -20,6 +20,8 @@ def _net() -> nn.Module:
 @pytest.mark.parametrize("mom", [0.0, 0.9])
 def test_the_direct_step_is_torchs_to_the_bit(name: str, mom: float) -> None:
     nets, own = [_net(), _net()], []
+    for parameter in nets[0].parameters():  # layers alone come with whatever the memory held
+        nn.init.constant_(parameter, 0.5)
     nets[1].load_state_dict(nets[0].state_dict())
     config = OptimizerConfig(optimizer=name, mom=mom, wd=0.01)
     theirs, ours = (optimizers.build(config, net, torch.device("cpu")) for net in nets)
