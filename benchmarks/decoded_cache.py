@@ -1,12 +1,14 @@
 """Measure the epochs of a set that is decoded once: ours beside MXNet and beside caches made by hand.
 
-    python benchmarks/decoded_cache.py --images DIR [--mxnet-python PATH] [--rounds 2] [--tasks T1,T2,V]
+    python benchmarks/decoded_cache.py --images DIR [--mxnet-python PATH] [--rounds 3] [--tasks T1,T2,V]
+        [--results FILE] [--folder DIR]
 
 Tasks, record files and MXNet's settings are those of `loader.py`. Every peer runs in a process of its own,
 the peers in turn; ratios are taken within a round. Batches of 128 of 3 x 224 x 224 bytes:
 
     imgcls none    every epoch decoded (`--decoded-cache-gb 0`)
     imgcls         the decoded cache; its first epoch, and the median of the four after it
+    disk           `--decoded-cache-dir`: the first epoch of a run, and the median of a second run's
     mxnet          ImageRecordIter, tuned; its first epoch (later ones decode as much, but lose samples)
     dict           a dictionary of decoded tensors, filled before the clock starts, in torch's DataLoader with
                    two processes, torchvision v2 on top; `dict 0`: without processes
@@ -23,7 +25,6 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -40,32 +41,66 @@ import loader as one_epoch
 EPOCHS = 5
 #: task -> peers; what a ratio compares with is the first word and how it resizes
 PEERS = {
-    "T1": ("imgcls linear", "none linear", "mxnet linear", "dict aa", "dict0 aa"),
-    "T2": ("imgcls linear", "imgcls aa", "none linear", "mxnet linear", "dict linear", "dict aa", "dict0 aa"),
+    "T1": ("imgcls linear", "disk linear", "none linear", "mxnet linear", "dict aa", "dict0 aa"),
+    "T2": ("imgcls linear", "imgcls aa", "disk linear", "none linear", "mxnet linear", "dict linear", "dict aa",
+           "dict0 aa"),
     # a dictionary of whole images would resize every time: for validation the finished crop is
     # what is kept
-    "V": ("imgcls linear", "none linear", "mxnet linear", "tensor aa", "tensor0 aa")}
+    "V": ("imgcls linear", "disk linear", "none linear", "mxnet linear", "tensor aa", "tensor0 aa")}
 
 
 def main() -> int:
     """Make the record files, run all peers in turn, print a table for each task, then the memory."""
-    args = _arguments()
+    args = one_epoch.arguments(__doc__, _add_arguments, repeat=4)
     if args.role:
         # the same file is the parent, which only starts processes, and each of the peers
         _measure(args)
         return 0
-    with tempfile.TemporaryDirectory(prefix="imgcls-decoded-") as folder:
-        one_epoch._make_records(args, Path(folder))
+    with tempfile.TemporaryDirectory(prefix="imgcls-decoded-") as temporary:
+        folder = Path(args.folder or temporary)
+        folder.mkdir(exist_ok=True)
+        if not (folder / "s256.rec").exists():
+            one_epoch.make_records(args, folder)
+        _touch_memory()
         for task in filter(None, args.tasks.split(",")):
             peers = [peer for peer in PEERS[task] if not peer.startswith("mxnet") or args.mxnet_python]
             records = Path(folder) / f"{one_epoch.TASKS[task][0]}.rec"
             # all peers once, and again: what slows the machine down for a minute slows all of them
             # down
-            rounds = [{peer: _run(args, task, peer, records) for peer in peers} for _ in range(args.rounds)]
+            for _ in range(args.rounds):
+                rounds = _rounds(args, task, {peer: _run(args, task, peer, records) for peer in peers})
             _table(task, rounds)
         if args.memory:
             _memory(args, Path(folder) / "s256.rec")
     return 0
+
+
+def _touch_memory() -> None:
+    """Write to memory once and give it back: a virtual machine's first touch of a page is its host's work."""
+    import mmap
+
+    size = 3 << 30
+    with mmap.mmap(-1, size) as memory:
+        for begin in range(0, size, 4096):
+            memory[begin] = 1
+
+
+def _rounds(args: argparse.Namespace, task: str, measured: dict[str, list[float]]) -> list[Any]:
+    """Add a round to those of the task, in the file of results if there is one; return them."""
+    _all_rounds.setdefault(task, [])
+    if args.results:
+        # a line for each round: of machines that are idle for minutes only, and not for an hour
+        with open(args.results, "a+", encoding="ascii") as stream:
+            print(json.dumps({"task": task, "measured": measured}), file=stream)
+            stream.seek(0)
+            lines = [json.loads(line) for line in stream]
+        return [line["measured"] for line in lines if line["task"] == task]
+    _all_rounds[task].append(measured)
+    return _all_rounds[task]
+
+
+#: of this run, by task
+_all_rounds: dict[str, list[dict[str, list[float]]]] = {}
 
 
 def _table(task: str, rounds: list[dict[str, list[float]]]) -> None:
@@ -92,15 +127,7 @@ def _later(speeds: list[float]) -> float:
 def _run(args: argparse.Namespace, task: str, peer: str, records: Path) -> list[float]:
     """Run one peer in a process of its own; return images per second of each epoch."""
     python = args.mxnet_python if peer.startswith("mxnet") else sys.executable
-    command = [python, __file__, "--role", peer, "--tasks", task, "--records", str(records),
-               "--threads", str(args.threads)]
-    # all peers have as many threads, whatever their own default is
-    environment = {**os.environ, "OMP_NUM_THREADS": str(args.threads),
-                   "PYTHONPATH": str(Path(__file__).parents[1])}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    if done.returncode:
-        raise SystemExit(f"{peer}, {task}: {done.stderr.strip().splitlines()[-1:]}")
-    return json.loads(done.stdout.strip().splitlines()[-1])
+    return one_epoch.run_peer(args, python, __file__, task, peer, records)
 
 
 def _measure(args: argparse.Namespace) -> None:
@@ -118,29 +145,11 @@ def _measure(args: argparse.Namespace) -> None:
     os._exit(0)  # some peers hang in their own end
 
 
-def _streaming(args: argparse.Namespace, task: str, antialias: bool) -> Any:
-    from imgcls.config.sections import AugmentConfig, DeviceConfig
-    from imgcls.data.loaders.streaming import StreamingLoader
-    from imgcls.data.record_source import RecordSource
-    from imgcls.distributed.topology import make_worker
-
-    settings = {
-        "T1": {"random_crop": True, "random_mirror": True},
-        "T2": {"random_resized_crop": True, "min_random_area": one_epoch.AREA[0],
-               "max_random_area": one_epoch.AREA[1], "min_random_aspect_ratio": one_epoch.ASPECT[0],
-               "max_random_aspect_ratio": one_epoch.ASPECT[1], "random_mirror": True},
-        "V": {"val_resize": 256}}[task]
-    return StreamingLoader(
-        RecordSource([Path(args.records)]), batch_size=one_epoch.BATCH, image_shape=(3, 224, 224),
-        train=task != "V", seed=0, device=make_worker(DeviceConfig(gpus="")).device, threads=args.threads,
-        augment_config=AugmentConfig(interpolation="antialias" if antialias else "bilinear", **settings))
-
-
 def imgcls_epochs(args: argparse.Namespace, task: str, antialias: bool) -> Iterator[Iterator[int]]:
     """Yield the epochs of our loader with a cache that holds all; an epoch is the sizes of its batches."""
     from imgcls.data.decoded.segment import Segment
 
-    made = _streaming(args, task, antialias)
+    made = one_epoch.streaming_loader(args, task, antialias)
     # large enough for all of the set: a cache that holds a part decodes the rest as if there were
     # none
     made.keep_in(Segment.create(4 << 30))
@@ -148,9 +157,28 @@ def imgcls_epochs(args: argparse.Namespace, task: str, antialias: bool) -> Itera
         yield (len(batch.indices) for batch in made.host_batches(epoch))
 
 
+def disk_epochs(args: argparse.Namespace, task: str, antialias: bool) -> Iterator[Iterator[int]]:
+    """Yield the first epoch of a run with `decoded_cache_dir`, and then those of a second run."""
+    from imgcls.config.sections import DeviceConfig
+    from imgcls.distributed.topology import make_worker
+    from imgcls.training import decoded_cache
+
+    worker = make_worker(DeviceConfig(gpus=""))
+    with tempfile.TemporaryDirectory(prefix="imgcls-decoded-", dir=Path(args.records).parent) as folder:
+        for epochs in (1, EPOCHS - 1):
+            made = one_epoch.streaming_loader(args, task, antialias)
+            # with nothing but the files of the run before, as another process would find them
+            decoded_cache.attach(4.0, made, None, worker, folder)
+            assert ("from before" in made.note) == (epochs > 1), made.note
+            for epoch in range(epochs):
+                yield (len(batch.indices) for batch in made.host_batches(epoch))
+            # which saves the tables
+            del made
+
+
 def none_epochs(args: argparse.Namespace, task: str, antialias: bool) -> Iterator[Iterator[int]]:
     """Yield two epochs of our loader without a cache."""
-    made = _streaming(args, task, antialias)
+    made = one_epoch.streaming_loader(args, task, antialias)
     # a second one shows that the first was not slow for being first
     for epoch in range(2):
         yield (len(batch.indices) for batch in made.host_batches(epoch))
@@ -226,7 +254,7 @@ def _loader_epochs(dataset: Any, num_workers: int, *, shuffle: bool,
 
 
 ROLES: dict[str, Callable[[argparse.Namespace, str, bool], Iterator[Iterator[int]]]] = {
-    "imgcls": imgcls_epochs, "none": none_epochs, "mxnet": mxnet_epochs, "dict": dict_epochs,
+    "imgcls": imgcls_epochs, "disk": disk_epochs, "none": none_epochs, "mxnet": mxnet_epochs, "dict": dict_epochs,
     "tensor": tensor_epochs, "dict0": lambda *words: dict_epochs(*words, num_workers=0),
     "tensor0": lambda *words: tensor_epochs(*words, num_workers=0)}
 
@@ -237,7 +265,7 @@ def _memory(args: argparse.Namespace, records: Path) -> None:
     from imgcls.data.decoded.segment import Segment
 
     args.records = str(records)
-    one, other = _streaming(args, "T1", False), _streaming(args, "T1", False)
+    one, other = one_epoch.streaming_loader(args, "T1", False), one_epoch.streaming_loader(args, "T1", False)
     # less than the set: the cache must hold to it, and the table tells whether it does
     budget = 100_000_000
     segment = Segment.create(budget)
@@ -283,22 +311,10 @@ def _shared_bytes() -> int:
     return sum(blocks.values())
 
 
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images")
-    parser.add_argument("--mxnet-python", default="")
-    parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--tasks", default="T1,T2,V")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--repeat", type=int, default=4)
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--memory", action=argparse.BooleanOptionalAction, default=True)
-    parser.add_argument("--role", help=argparse.SUPPRESS)
-    parser.add_argument("--records", help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if not args.role and not args.images:
-        parser.error("--images is missing: a folder of photographs")
-    return args
+    parser.add_argument("--results", help="a file of rounds: those of this run are added, all are shown")
+    parser.add_argument("--folder", help="keep the record files there for another run")
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the checkout, installed or not
 
@@ -50,12 +51,12 @@ TASKS = {
 
 def main() -> int:
     """Make the record files, run all peers in turn, print a table for each task."""
-    args = _arguments()
+    args = arguments(__doc__, lambda parser: parser.add_argument("--dali-python"), repeat=10)
     if args.role:
         _measure(args)
         return 0
     with tempfile.TemporaryDirectory(prefix="imgcls-loader-") as folder:
-        _make_records(args, Path(folder))
+        make_records(args, Path(folder))
         for task in args.tasks.split(","):
             file, peers = TASKS[task]
             peers = [peer for peer in peers if _python(args, peer)]
@@ -112,17 +113,24 @@ def _decoder_alone(path: Path, threads: int) -> None:
 
 def _run(args: argparse.Namespace, task: str, peer: str, records: Path) -> dict[str, float]:
     """Run one peer in a process of its own; return images per second and CPU ms per image of the epoch."""
+    measured = run_peer(args, _python(args, peer), __file__, task, peer, records)
+    return {"speed": measured["images"] / measured["seconds"],
+            "cpu_ms": measured["cpu_seconds"] / measured["images"] * 1e3}
+
+
+def run_peer(args: argparse.Namespace, python: str, script: str, task: str, peer: str,
+             records: Path) -> Any:
+    """Run a script as a peer in a process of its own; return what it prints last, as JSON."""
     # A process for each peer: none finds threads, caches or freed memory of the one before.
-    command = [_python(args, peer), __file__, "--role", peer, "--tasks", task, "--records", str(records),
+    command = [python, script, "--role", peer, "--tasks", task, "--records", str(records),
                "--threads", str(args.threads)]
+    # all peers have as many threads, whatever their own default is
     environment = {**os.environ, "OMP_NUM_THREADS": str(args.threads),
                    "PYTHONPATH": str(Path(__file__).parents[1])}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if done.returncode:
         raise SystemExit(f"{peer}, {task}: {done.stderr.strip().splitlines()[-1:]}")
-    measured = json.loads(done.stdout.strip().splitlines()[-1])
-    return {"speed": measured["images"] / measured["seconds"],
-            "cpu_ms": measured["cpu_seconds"] / measured["images"] * 1e3}
+    return json.loads(done.stdout.strip().splitlines()[-1])
 
 
 def _measure(args: argparse.Namespace) -> None:
@@ -145,8 +153,8 @@ def _measure(args: argparse.Namespace) -> None:
     os._exit(0)  # some peers hang in their own end
 
 
-def imgcls_batches(args: argparse.Namespace, task: str, antialias: bool) -> Iterator[int]:
-    """Yield 0 when it is ready, then the sizes of the batches of an epoch; so do the others."""
+def streaming_loader(args: argparse.Namespace, task: str, antialias: bool) -> Any:
+    """Return our loader of a task; `args` has the path `records` and `threads`."""
     from imgcls.config.sections import AugmentConfig, DeviceConfig
     from imgcls.data.loaders.streaming import StreamingLoader
     from imgcls.data.record_source import RecordSource
@@ -159,10 +167,15 @@ def imgcls_batches(args: argparse.Namespace, task: str, antialias: bool) -> Iter
                "random_mirror": True},
         "V": {"val_resize": 256}}[task]
     augmentation = AugmentConfig(interpolation="antialias" if antialias else "bilinear", **settings)
-    loader = StreamingLoader(
+    return StreamingLoader(
         RecordSource([Path(args.records)]), batch_size=BATCH, image_shape=(3, 224, 224), train=task != "V",
         seed=0, device=make_worker(DeviceConfig(gpus="")).device, threads=args.threads,
         augment_config=augmentation)
+
+
+def imgcls_batches(args: argparse.Namespace, task: str, antialias: bool) -> Iterator[int]:
+    """Yield 0 when it is ready, then the sizes of the batches of an epoch; so do the others."""
+    loader = streaming_loader(args, task, antialias)
     yield 0
     # Bytes on the host are what the peers give, too; normalising them is no part of the comparison.
     for filled in loader.host_batches(0):
@@ -281,7 +294,7 @@ def _records_of(peer: str, folder: Path, file: str) -> Path:
     return folder / ("seekable.rec" if peer.endswith("seekable") else f"{file}.rec")
 
 
-def _make_records(args: argparse.Namespace, folder: Path) -> None:
+def make_records(args: argparse.Namespace, folder: Path) -> None:
     """Write o.rec, the photographs as they are, and s256.rec, of short edge 256 and quality 95.
 
     Both hold each photograph `--repeat` times.
@@ -316,18 +329,20 @@ def _make_records(args: argparse.Namespace, folder: Path) -> None:
         make_seekable(folder / "o.rec", folder / "seekable.rec", args.threads)
 
 
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+def arguments(doc: str | None, add: Callable[[argparse.ArgumentParser], object],
+              repeat: int) -> argparse.Namespace:
+    """Return the arguments of a benchmark of loaders; `add` gives it those of its own."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images")
     parser.add_argument("--mxnet-python")
-    parser.add_argument("--dali-python")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--tasks", default="T1,T2,V")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--repeat", type=int, default=10)
+    parser.add_argument("--repeat", type=int, default=repeat)
+    # of the processes of the peers
     parser.add_argument("--role", help=argparse.SUPPRESS)
     parser.add_argument("--records", help=argparse.SUPPRESS)
+    add(parser)
     args = parser.parse_args()
     if not args.role and not args.images:
         parser.error("--images is missing: a folder of photographs")

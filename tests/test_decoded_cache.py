@@ -241,6 +241,19 @@ def test_a_run_of_two_processes_gives_the_same_weights(source: RecordSource, tmp
     assert weights["none"] == weights["all"]
 
 
+@pytest.mark.slow
+def test_the_workers_of_dist_async_share_one_copy(source: RecordSource, tmp_path: Path) -> None:
+    for kept in ((), ("--decoded-cache-dir", tmp_path / "kept")):
+        done = run_cli("train", "--network", "mlp", "--data-train", source.path, "--image-shape", "3,32,32",
+                       "--data-val", source.path, "--num-classes", 10, "--num-epochs", 2, "--batch-size", 8,
+                       "--lr", 0.01, "--mom", 0, "--kv-store", "dist_async", "--workers-per-host", 2, *kept)
+        assert done.returncode == 0, done.stderr
+        # with a copy of its own, or none, a worker would say so
+        assert "training images are decoded once and kept" in done.stderr
+        assert "rank 1" not in done.stderr
+        assert "kept in memory" in done.stderr or kept
+
+
 def test_the_header_is_not_pixels() -> None:
     segment = Segment.create(64 << 20)
     cache = images.ImageCache(segment, 3, 1)

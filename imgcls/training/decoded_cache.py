@@ -67,7 +67,7 @@ def _keep_in_memory(loader: StreamingLoader, room: int, limit_gb: float | None, 
     sample_bytes = int(users.from_leader(float(sample_bytes)))
     needed = table_bytes + sample_bytes * len(loader.source)
     # more than it needs costs nothing: pages are taken when they are written
-    size = room if is_last else min(needed, room)
+    size = int(users.from_leader(float(room if is_last else min(needed, room))))
     # all processes go on together, also where one machine has no room for a single image
     segment = _share(size if size >= table_bytes + sample_bytes else 0, users)
     if segment is None:
@@ -185,7 +185,9 @@ def _note(loader: Loader, text: str) -> None:
 def _describe(place: str, size: int, needed: int, source: str) -> str:
     if needed <= size:
         # first what they take: of a small folder the limit alone would read like a demand
-        return (f"decoded once and kept {place} (about {max(needed / 1e6, 1):,.0f} MB of at most "
-                f"{size / 1e9:.3g} GB, {source})")
+        takes = f"about {max(needed / 1e6, 1):,.0f} MB"
+        # validation is given no more than it needs
+        limit = f" of at most {size / 1e9:.3g} GB, {source}" if size > needed else ""
+        return f"decoded once and kept {place} ({takes}{limit})"
     return (f"decoded once and kept {place} as far as {size / 1e9:.3g} GB go ({source}): about "
             f"{size / needed:.0%} of them, all would take {needed / 1e9:.3g} GB")
