@@ -42,8 +42,8 @@ EPOCHS = 5
 #: task -> peers; what a ratio compares with is the first word and how it resizes
 PEERS = {
     "T1": ("imgcls linear", "disk linear", "none linear", "mxnet linear", "dict aa", "dict0 aa"),
-    "T2": ("imgcls linear", "imgcls aa", "disk linear", "none linear", "mxnet linear", "dict linear", "dict aa",
-           "dict0 aa"),
+    "T2": ("imgcls linear", "imgcls aa", "disk linear", "none linear", "mxnet linear", "dict linear",
+           "dict aa", "dict0 aa"),
     # a dictionary of whole images would resize every time: for validation the finished crop is
     # what is kept
     "V": ("imgcls linear", "disk linear", "none linear", "mxnet linear", "tensor aa", "tensor0 aa")}
@@ -254,8 +254,8 @@ def _loader_epochs(dataset: Any, num_workers: int, *, shuffle: bool,
 
 
 ROLES: dict[str, Callable[[argparse.Namespace, str, bool], Iterator[Iterator[int]]]] = {
-    "imgcls": imgcls_epochs, "disk": disk_epochs, "none": none_epochs, "mxnet": mxnet_epochs, "dict": dict_epochs,
-    "tensor": tensor_epochs, "dict0": lambda *words: dict_epochs(*words, num_workers=0),
+    "imgcls": imgcls_epochs, "disk": disk_epochs, "none": none_epochs, "mxnet": mxnet_epochs,
+    "dict": dict_epochs, "tensor": tensor_epochs, "dict0": lambda *words: dict_epochs(*words, num_workers=0),
     "tensor0": lambda *words: tensor_epochs(*words, num_workers=0)}
 
 
@@ -265,7 +265,7 @@ def _memory(args: argparse.Namespace, records: Path) -> None:
     from imgcls.data.decoded.segment import Segment
 
     args.records = str(records)
-    one, other = one_epoch.streaming_loader(args, "T1", False), one_epoch.streaming_loader(args, "T1", False)
+    one, other = (one_epoch.streaming_loader(args, "T1", False) for _ in range(2))
     # less than the set: the cache must hold to it, and the table tells whether it does
     budget = 100_000_000
     segment = Segment.create(budget)
