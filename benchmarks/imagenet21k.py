@@ -3,11 +3,11 @@
     python benchmarks/imagenet21k.py make FOLDER [--share 1]           # 6 GB, half an hour
     python benchmarks/imagenet21k.py measure FOLDER [--workers 256]    # under two minutes
 
-`make` writes one tar a class and has `imgcls-im2rec` list and pack them; a step that is done is not done
-again, and packing goes on where it was stopped. The tars are 64 different ones under 21,841 names (hard
-links), so the list, the index and the records are of full size and the tars take no room. Every image is the
-same grey JPEG of 8 x 8 pixels: nothing here depends on the images but how much of the disk is read for a
-header.
+`make` writes one tar a class and has `imgcls-im2rec` list all of them and pack 200,000 images; the records of
+all are written by the same writer. A step that is done is not done again. The tars are 64 different ones
+under 21,841 names (hard links), so the list, the index and the records are of full size and the tars take no
+room. Every image is the same grey JPEG of 8 x 8 pixels: nothing here depends on the images but how much of
+the disk is read for a header.
 
 `measure` does what a worker does before its first batch, each in a process of its own that has torch and
 OpenCV loaded, as a worker has: seconds, and the largest memory that the process ever held (MB, and how much
@@ -45,6 +45,8 @@ NUM_RECORDS, NUM_CLASSES = 14_197_122, 21_841
 #: classes of so many sizes, 20 images apart
 _NUM_SIZES = 64
 _SMALLEST_CLASS = 20
+#: images that im2rec packs, in the order of the shuffled list: each from another tar; and records of a block
+_PACKED, _RECORDS_AT_ONCE = 200_000, 10_000
 #: samples of a batch over all workers
 _BATCH = 8192
 
@@ -76,9 +78,12 @@ def make(folder: Path, share: float) -> None:
     if not (folder / "full.lst").exists():
         _timed("im2rec --list: read the headers of all tars, sort, shuffle, write the list",
                lambda: _im2rec(prefix, str(tars), "--list", "--recursive"))
+    if not (folder / "part.rec").exists():
+        _write_part(folder / "full.lst", folder / "part.lst", _PACKED)
+        _timed(f"im2rec --pass-through: pack the first {_PACKED:,} images",
+               lambda: _im2rec(str(folder / "part"), str(tars), "--pass-through"))
     if not (folder / "full.rec").exists():
-        _timed("im2rec --pass-through: pack the list",
-               lambda: _im2rec(prefix, str(tars), "--pass-through", "--resume"))
+        _timed("write all records", lambda: _write_records(folder))
     for path in sorted(folder.glob("full*")):
         print(f"  {path.name:<20}{path.stat().st_size / 1e6:9.0f} MB")
 
@@ -111,7 +116,32 @@ def _write_tars(folder: Path, num_images: int, num_classes: int) -> None:
 
 def _im2rec(*arguments: str) -> None:
     command = [sys.executable, "-m", "imgcls", "im2rec", *arguments]
-    subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    # it prints a line for each class, and for each thousand images
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": str(ROOT)})
+
+
+def _write_part(source: Path, path: Path, num_lines: int) -> None:
+    with open(source, "rb") as lines, open(path, "wb") as part:
+        part.writelines(itertools.islice(lines, num_lines))
+
+
+def _write_records(folder: Path) -> None:
+    """Write the records of the whole list, as im2rec would but without reading the same image again."""
+    from imgcls.errors import DataError
+    from imgcls.formats import lists, recordio
+
+    image = recordio.RecordReader(folder / "part.rec")[0].image
+    block = recordio.Block()
+    with recordio.RecordWriter(folder / "full.rec") as writer:
+        for entry in lists.iterate(folder / "full.lst"):
+            assert not isinstance(entry, DataError)
+            head = recordio.pack(recordio.ImageHeader(0, entry.labels[0], entry.id), b"")
+            block.reserve(len(head), len(image))[:] = image
+            block.append(head, len(image), entry.id)
+            if len(block.keys) == _RECORDS_AT_ONCE:
+                writer.write_block(block)
+                block.clear()
+        writer.write_block(block)
 
 
 def _timed(what: str, work: Callable[[], object]) -> None:
