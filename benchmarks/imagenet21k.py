@@ -117,7 +117,8 @@ def _write_tars(folder: Path, num_images: int, num_classes: int) -> None:
 def _im2rec(*arguments: str) -> None:
     command = [sys.executable, "-m", "imgcls", "im2rec", *arguments]
     # it prints a line for each class, and for each thousand images
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment)
 
 
 def _write_part(source: Path, path: Path, num_lines: int) -> None:

@@ -69,7 +69,7 @@ class RecordSource:
         self.copied_bytes = remote_bytes(files)
         # the reader finds the copy in the cache
         return [recordio.RecordReader(file, resync=resync, index=index or None, cache_gb=cache_gb)
-                for file in fetched(files, cache_gb)]
+                for file in fetched(files, cache_gb, None if index else recordio.index_path)]
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -30,12 +30,15 @@ from imgcls.storage.thread_pool import DaemonPool
 T = TypeVar("T")
 
 #: what one request asks for at most: long enough to pay for its round trip, short enough to be sent again
-PART_BYTES = 16 << 20
-#: how many of them are under way for one file
-PARTS_AT_ONCE = 4
+PART_BYTES = 8 << 20
+#: how many of them are under way for one file, and for all files that are copied: 128 MB of memory
+PARTS_AT_ONCE = 8
+_ALL_PARTS_AT_ONCE = 16
 #: what changes with every change of a file, in the words of the various drivers, the surest first
 _VERSION_WORDS = ("ETag", "etag", "md5Hash", "crc32c", "content_md5", "checksum", "generation", "mtime",
                   "modified", "LastModified", "last_modified", "updated", "created")
+
+_parts = threading.BoundedSemaphore(_ALL_PARTS_AT_ONCE)
 
 
 @dataclass(frozen=True)
@@ -213,10 +216,11 @@ class RemotePath:
         lock = threading.Lock()  # a stream has one position for all threads
 
         def fetch(start: int) -> None:
-            data = self.read_range(start, min(start + PART_BYTES, end))
-            with lock:
-                stream.seek(start - begin)
-                stream.write(data)
+            with _parts:
+                data = self.read_range(start, min(start + PART_BYTES, end))
+                with lock:
+                    stream.seek(start - begin)
+                    stream.write(data)
 
         starts = list(range(begin, end, PART_BYTES))
         if len(starts) == 1:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import BinaryIO
 
 from imgcls.errors import DataError, UsageError, reason, verbatim
 from imgcls.storage.cache import default_gb
@@ -20,8 +21,8 @@ _RANGE = re.compile(r"(\d{1,9})\.\.(\d{1,9})")
 _PATTERN = re.compile(r"[*?\[]")
 #: more files than this are no data set but a slip
 _MAX_FILES = 1_000_000
-#: remote files that are fetched at a time
-_MAX_FETCHED = 2
+#: remote files that are fetched at a time: one connection seldom gives what the network has
+_MAX_FETCHED = 8
 #: what parts of a data set are called; a folder that holds several is no set
 _SPLIT = re.compile(r"(?:^|[-_.])(train|val|valid|validation|test)(?=[-_.]|$)", re.IGNORECASE)
 
@@ -119,11 +120,22 @@ def check_cache(files: Sequence[AnyPath], cache_gb: float | None) -> int:
     return size
 
 
-def fetched(files: Sequence[AnyPath], cache_gb: float | None) -> Iterator[AnyPath]:
-    """Yield the files in order, each when its copy is in the cache, while those behind it are fetched."""
+def fetched(files: Sequence[AnyPath], cache_gb: float | None,
+            companion: Callable[[AnyPath], AnyPath] | None = None) -> Iterator[AnyPath]:
+    """Yield the files in order, each when its copy is in the cache, while those behind it are fetched.
+
+    Of several files their `companion`, such as the index, comes with them where there is one.
+    """
     remote = [file for file in files if isinstance(file, RemotePath)]
+
+    def fetch(file: RemotePath) -> BinaryIO:
+        copy = open_read(file, cache_gb=cache_gb)
+        if companion and len(remote) > 1 and (other := companion(file)).exists():
+            open_read(other).close()
+        return copy
+
     with DaemonPool(min(_MAX_FETCHED, len(remote)), "imgcls-shards") as pool:
-        copies = {file: pool.submit(open_read, file, cache_gb=cache_gb) for file in remote}
+        copies = {file: pool.submit(fetch, file) for file in remote}
         for file in files:
             if isinstance(file, RemotePath):
                 copies.pop(file).result().close()  # raises what went wrong
