@@ -1,4 +1,4 @@
-"""Measure what one image costs the loader, and carry it on to more cores: what limits the loader, and from where.
+"""Measure what one image costs the loader, and carry it on to more cores: what limits it, and from where on.
 
     python benchmarks/loader_limits.py --images DIR [--cores 2,16,64]
 
