@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,11 @@ from torch import nn
 
 from imgcls.cli import train as command
 from imgcls.config.sections import NetworkConfig
+from imgcls.data.loaders.batch import Batch
 from imgcls.errors import UsageError
 from imgcls.formats import params
 from imgcls.networks import build_network
+from imgcls.training import trainer
 from imgcls.training.whitening import first_convolution, whitening_filters
 
 FLAGS = ("--network", "airbench", "--multiplier", "0.125", "--image-shape", "1,28,28", "--whiten", "1",
@@ -50,7 +53,8 @@ def test_networks_that_begin_with_something_else_are_refused(network: str, shape
     assert isinstance(first_convolution(nn.Sequential(nn.Conv2d(3, 4, 2), nn.Linear(2, 2))), nn.Conv2d)
 
 
-def test_it_is_of_the_images_alone_and_keeps_still_and_a_resumed_run_keeps_it(tmp_path: Path) -> None:
+def test_it_is_of_the_images_alone_and_a_resumed_run_keeps_it(tmp_path: Path,
+                                                              monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_digits(tmp_path)
 
     def weights(prefix: str, epoch: int, *flags: object) -> dict[str, torch.Tensor]:
@@ -72,6 +76,23 @@ def test_it_is_of_the_images_alone_and_keeps_still_and_a_resumed_run_keeps_it(tm
     two = weights("one", 2, "--num-epochs", 2, "--load-epoch", 1)
     assert torch.equal(two["arg:conv0_weight"], first)
     assert not torch.equal(two["arg:fc_weight"], one["arg:fc_weight"])
+
+    # stopped inside the second epoch: what was frozen is read again, and not made again
+    original = trainer.Trainer.train_step
+    updates: list[int] = []
+
+    def train_step(self: trainer.Trainer, batch: Batch, update: int) -> None:
+        original(self, batch, update)
+        updates.append(update)
+        if update == 10 and updates.count(10) == 1:
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(trainer.Trainer, "train_step", train_step)
+    flags = ["--data-dir", str(folder), "--model-prefix", f"{tmp_path}/cut", *FLAGS, "--num-epochs", "2",
+             "--load-epoch", "auto"]
+    assert command.main(flags) == 143
+    assert command.main(flags) == 0
+    assert (tmp_path / "cut-0002.params").read_bytes() == (tmp_path / "one-0002.params").read_bytes()
 
 
 def test_airbench_whitened_passes_its_images_on() -> None:

@@ -31,8 +31,11 @@ def whiten(model: nn.Module, loader: Loader, worker: Worker, *, is_new: bool) ->
     """Set the first convolution of `model`, on the CPU, from the images of `loader`, and let it not learn.
 
     A network that is not new keeps its weights. UsageError for a network that begins with something else, or
-    with more filters than there are directions.
+    with more filters than there are directions, and for workers of dist_async.
     """
+    if worker.is_async:
+        raise UsageError("`whiten`: does not go with `kv_store` dist_async, whose workers see images of "
+                         "their own; take dist_sync")
     convolution = first_convolution(model)
     if is_new:
         moments = _second_moments(convolution, loader, worker)
