@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import write_digits
 
 from imgcls.cli import train as command
 from imgcls.config import resolve
+from imgcls.data.resizing import Resizing
 from imgcls.errors import RunError
+from imgcls.networks import build_network
 from imgcls.training import find_lr, time_budget
 
 
@@ -57,6 +61,69 @@ def test_epochs_that_fit() -> None:
     assert fitted.train.num_epochs == fitted.chosen["num_epochs"] == 30
     config = resolve.build({"num_epochs": 300}, {"lr_step_epochs": "5,7"})
     assert time_budget.with_epochs(config, 30).schedule.decay.step_epochs == (5, 7), "the user's own"
+
+
+def times(step_s: float, small_s: float, scale: float = 0.5) -> time_budget.Times:
+    return time_budget.Times(100, step_s, small_s, scale, 5.0)
+
+
+def test_too_few_epochs_begin_with_smaller_images() -> None:
+    config = resolve.build({"image_shape": "3,224,224", "num_epochs": 80}, {})
+    scales = (0.75, 0.625, 0.5)
+    # 105 s an epoch: enough of full size fit
+    assert time_budget.choose(config, times(1.0, 0.3), 3600, scales) == (32, 1.0, "")
+    count, scale, why = time_budget.choose(config, times(1.0, 0.3), 1500, scales)
+    assert scale == 0.75, "as large as gives 16 epochs"
+    assert count >= 16
+    assert why.startswith("13 of full size would fit")
+    count, scale, _ = time_budget.choose(config, times(1.0, 0.3), 800, scales)
+    assert scale == 0.5, "the most epochs"
+    assert count > 9
+    train = dataclasses.replace(config.train, num_epochs=count, progressive_scale=scale)
+    assert times(1.0, 0.3).run_s(train) <= 0.95 * 800
+    assert times(1.0, 0.3).run_s(dataclasses.replace(train, num_epochs=count + 1)) > 0.95 * 800
+    assert Resizing(train, (224, 224)).size(count - 1) == (224, 224), "it ends at full size"
+    # where the loader is what takes the time, smaller images are no faster
+    assert time_budget.choose(config, times(1.0, 0.95), 800, scales) == (7, 1.0, "")
+    assert time_budget.choose(config, times(1.0, 0.3), 800, ()) == (7, 1.0, "")
+    # one epoch is of full size whatever the scale
+    assert time_budget.choose(config, times(1.0, 0.3), 60, scales) == (1, 1.0, "")
+    own = resolve.build({"image_shape": "3,224,224"}, {"progressive_scale": 0.5})
+    count, scale, why = time_budget.choose(own, times(1.0, 0.3), 3600, (0.5,))
+    assert (scale, why) == (0.5, "")
+    assert count > 32, "the user's own sizes are reckoned with"
+
+
+def test_sizes_that_may_be_begun_with() -> None:
+    def allowed(shape: str, network: str = "resnet", **settings: object) -> tuple[float, ...]:
+        config = resolve.build({"image_shape": shape, "network": network, "num_layers": 18}, settings)
+        return time_budget.allowed_scales(config, build_network(config.network, 0), torch.device("cpu"))
+
+    assert allowed("3,224,224") == (0.75, 0.625, 0.5)
+    assert allowed("3,128,160") == (0.75,)
+    assert allowed("3,64,64") == ()
+    assert allowed("3,224,224", progressive_scale=0.25) == (0.25,)
+    assert allowed("3,224,224", progressive_scale=1) == (), "the user wants full size"
+    assert allowed("3,128,128", network="lenet", num_layers=None) == (), "it takes one size only"
+
+
+def test_a_chosen_size_is_kept_and_gone_on_with(tmp_path: Path, capsys: pytest.CaptureFixture[str],
+                                                monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time_budget, "choose", lambda *_: (4, 0.5, "few fit"))
+    monkeypatch.setattr(time_budget, "_MAX_BATCHES", 1)
+    folder = tmp_path / "data"
+    folder.mkdir()
+    flags = ("--network", "resnet", "--num-layers", 8, "--lr-schedule", "cosine", "--disp-batches", 1000)
+    assert train(write_digits(folder), *flags, "--time-budget", "1", "--model-prefix", tmp_path / "m") == 0
+    assert "chosen: --progressive-scale 0.5 (few fit)" in capsys.readouterr().err
+    assert train(folder, *flags, "--num-epochs", 4, "--progressive-scale", 0.5, "--model-prefix",
+                 tmp_path / "n") == 0
+    trained = (tmp_path / "n-0004.params").read_bytes()
+    assert (tmp_path / "m-0004.params").read_bytes() == trained
+    # resumed where another machine would choose otherwise
+    monkeypatch.setattr(time_budget, "choose", lambda *_: (9, 1.0, ""))
+    assert train(folder, *flags, "--time-budget", "1", "--model-prefix", tmp_path / "m", "--load-epoch", 1) == 0
+    assert (tmp_path / "m-0004.params").read_bytes() == trained
 
 
 def test_a_budget_is_kept_and_gone_on_with(digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],

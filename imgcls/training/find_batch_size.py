@@ -155,6 +155,7 @@ def _measure_size(trainer: Trainer, batch: Batch, updates: itertools.count[int])
 def _reason_to_end(found: Sequence[Measurement], size: int, num_samples: int, device: torch.device) -> str:
     """Return why a next size is not tried, "" where it is."""
     last = found[-1]
+    # memory last: the other reasons are cheaper to tell
     if size > min(num_samples, _LARGEST):
         return f"ended at {last.size}: the data set has {num_samples:,} images" if size > num_samples else (
             f"ended at {last.size}, the largest that is tried")
@@ -186,6 +187,7 @@ def suggest(found: Sequence[Measurement], loader_speed: float, num_samples: int)
 
     No faster than the loader gives images, and with ten updates an epoch at least where that can be.
     """
+    # a set of a hundred images would otherwise get one update an epoch
     allowed = [one for one in found if one.size * _MIN_UPDATES <= num_samples] or [found[0]]
     fastest = max(allowed, key=lambda one: one.speed)
     needed = _GOOD * min(fastest.speed, loader_speed)
@@ -209,6 +211,7 @@ def rate_for(size: int, config: Config) -> tuple[float, str]:
     In proportion to the batch (Goyal et al. 2017, arXiv 1706.02677), for rules that divide by the size of the
     gradients to its square root (Malladi et al. 2022, arXiv 2205.10287).
     """
+    # what the user, the data set or the recipe has for its own batch is all that is known of the rate
     batch_size, lr = config.data.batch_size, config.schedule.lr
     if config.optimizer.name in _ADAPTIVE:
         lr *= math.sqrt(size / batch_size)

@@ -1,7 +1,9 @@
-"""`time_budget`: as many epochs as fit into the time, with the schedule over those. Called by `run`.
+"""`time_budget`: as many epochs as fit into the time, with schedule and image sizes. Called by `run`.
 
-A few batches are trained on a copy of the network, and thrown away. What was chosen goes into the meta data,
-so that a run that goes on keeps its epochs and its rates, whatever its machine is doing then.
+A few batches are trained on a copy of the network, and thrown away. Where so few epochs fit that the network
+would learn little, it sees smaller images first and full ones at the end (`progressive_scale`). What was
+chosen goes into the meta data, so that a run that goes on keeps epochs, rates and sizes, whatever its machine
+is doing then.
 """
 
 from __future__ import annotations
@@ -9,15 +11,20 @@ from __future__ import annotations
 import copy
 import dataclasses
 import time
+from collections.abc import Sequence
 from contextlib import closing
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from imgcls.config import rules
 from imgcls.config.flags import convert
 from imgcls.config.resolve import FIELDS, Config
+from imgcls.config.sections import TrainConfig
 from imgcls.data.loaders.batch import Loader
+from imgcls.data.resizing import Resizing, make_resizing
 from imgcls.distributed.process_group import Worker
 from imgcls.errors import UsageError
 from imgcls.training.checkpoint import Saved
@@ -30,8 +37,18 @@ from imgcls.training.reporter import Reporter
 #: what a measurement may take, of the budget and at most; and the batches that are enough
 # more would be time that is not trained; 40 steps are enough for the mean of a step to settle
 _PART, _MAX_SECONDS, _MAX_BATCHES = 0.02, 20.0, 40
+#: fewer epochs than this are too few for photographs: ffcv's shortest recipe for ResNet-50 has so many
+_FEW_EPOCHS = 16
+#: the sizes to begin with, as parts of the full one, the largest first; and the least pixels of a side
+_SCALES, _LEAST_SIDE = (0.75, 0.625, 0.5), 96
+#: smaller images are worth it where so many times the epochs fit
+_WORTH = 1.2
 #: of the budget, what is left for saving, and for a machine that is slower later
 _MARGIN = 0.05
+#: of a run that begins with small images; above it the images are so few that any size will do
+MAX_EPOCHS_TRIED = 2000
+#: a side to reckon sizes with, whatever the images have
+_SIDE = 1 << 10
 
 
 def fit(config: Config, model: nn.Module, loader: Loader, val_loader: Loader | None, saved: Saved | None,
@@ -53,22 +70,110 @@ def fit(config: Config, model: nn.Module, loader: Loader, val_loader: Loader | N
     # a run
     before = (read_noted(saved, config, worker).get("chosen") or {}) if saved is not None else {}
     if before.get("num_epochs"):
-        return with_epochs(config, convert(FIELDS["num_epochs"], before["num_epochs"]))
+        return with_epochs(config, convert(FIELDS["num_epochs"], before["num_epochs"]),
+                           convert(FIELDS["progressive_scale"], before.get("progressive_scale", 1.0)))
     started = time.perf_counter()
-    step_s, val_s = _measure(model, loader, val_loader, config, worker, min(_PART * budget_s, _MAX_SECONDS))
+    scales = allowed_scales(config, model, worker.device)
+    seconds = min(_PART * budget_s, _MAX_SECONDS) / (2 if scales else 1)
+    step_s, val_s = _measure(model, loader, val_loader, config, worker, seconds)
+    small_s = _measure(model, loader, None, config, worker, seconds, scales[-1])[0] if scales else step_s
     left_s = budget_s - (time.perf_counter() - started)
     # all processes train as many epochs, those that the slowest can
-    # every process has the same result of `gather`, and so the same number of epochs: it is a
+    # every process has the same results of `gather`, and so the same number of epochs: it is a
     # barrier
-    epoch_s = max(worker.gather(loader.batches_per_epoch * step_s + val_s)) if worker.is_synchronous else (
-        loader.batches_per_epoch * step_s + val_s)
-    num_epochs = epochs_in(left_s, epoch_s)
+    if worker.is_synchronous:
+        step_s, small_s, val_s, left_s = (max(worker.gather(step_s)), max(worker.gather(small_s)),
+                                          max(worker.gather(val_s)), min(worker.gather(left_s)))
+    epoch_s = loader.batches_per_epoch * step_s + val_s
+    times = Times(loader.batches_per_epoch, step_s, small_s, scales[-1] if scales else 1.0, val_s)
+    num_epochs, scale, why = choose(config, times, left_s, scales)
     reporter.info(f"chosen: `num_epochs` {num_epochs} (an epoch takes about {epoch_s:.3g} s of the "
-                  f"{config.find.time_budget:g} minutes of `time_budget`)")
+                  f"{config.find.time_budget:g} minutes of `time_budget`"
+                  f"{'' if scale == 1 else ' at full size'})")
+    if why:
+        reporter.info(f"chosen: `progressive_scale` {scale:g} ({why})")
     if epoch_s > left_s:
         reporter.warn(f"`time_budget` {config.find.time_budget:g}: one epoch takes about {epoch_s / 60:.3g} "
                       "minutes; smaller images (`image_shape`) or a smaller network take less")
-    return with_epochs(config, num_epochs)
+    return with_epochs(config, num_epochs, scale)
+
+
+@dataclasses.dataclass(frozen=True)
+class Times:
+    """What was measured, in seconds: a batch of full images and one of `scale` of their sides, a validation.
+    """
+
+    batches_per_epoch: int
+    step_s: float
+    small_s: float
+    scale: float
+    val_s: float
+
+    def batch_s(self, scale: float) -> float:
+        """Return the time of a batch of images of `scale`: in between by their pixels."""
+        if self.scale == 1:
+            return self.step_s
+        # a convolution costs by the pixel, a classifier and the loader by the image: a line through both ends
+        part = (scale**2 - self.scale**2) / (1 - self.scale**2)
+        return self.small_s + (self.step_s - self.small_s) * part
+
+    def run_s(self, train: TrainConfig) -> float:
+        """Return the time of a run with the epochs and the image sizes of these settings."""
+        sizes = Resizing(train, (_SIDE, _SIDE))
+        return sum(self.val_s + self.batches_per_epoch * self.batch_s(sizes.size(epoch)[0] / _SIDE)
+                   for epoch in range(train.num_epochs))
+
+
+def allowed_scales(config: Config, model: nn.Module, device: torch.device) -> tuple[float, ...]:
+    """Return the parts of the full side that a run may begin with, falling; none where all must be full.
+
+    That of the user alone where it is given. A network that takes one size only has none.
+    """
+    train, shape = config.train, config.network.image_shape
+    if config.data.benchmark or len(shape) != 3:
+        return ()
+    if train.progressive_scale < 1:
+        return (train.progressive_scale,)
+    if config.is_explicit("progressive_scale", "progressive_epochs"):
+        return ()
+    scales = tuple(scale for scale in _SCALES if scale * min(shape[1:]) >= _LEAST_SIDE)
+    # the smallest: what runs at it runs at those in between
+    smallest = dataclasses.replace(train, progressive_scale=scales[-1], num_epochs=10) if scales else None
+    try:
+        return scales if smallest and make_resizing(smallest, shape, model, device) else ()
+    except UsageError:
+        return ()
+
+
+def choose(config: Config, times: Times, seconds: float, scales: Sequence[float]) -> tuple[int, float, str]:
+    """Return how many epochs fit, the size to begin with, and why it is not full size ("" where it is)."""
+    if scales and config.train.progressive_scale < 1:  # the user's own
+        return _epochs_at(config, times, seconds, config.train.progressive_scale), scales[0], ""
+    # smaller images cost accuracy at equal epochs: only where there are too few of them
+    full = epochs_in(seconds, times.batches_per_epoch * times.step_s + times.val_s)
+    if full >= _FEW_EPOCHS:
+        return full, 1.0, ""
+    counts = {scale: _epochs_at(config, times, seconds, scale) for scale in scales}
+    # as large as gives enough epochs, else what gives the most
+    scale = next((scale for scale in scales if counts[scale] >= _FEW_EPOCHS), scales[-1] if scales else 1.0)
+    if not scales or counts[scale] < _WORTH * full or counts[scale] < 2:
+        return full, 1.0, ""
+    return counts[scale], scale, (f"{full} of full size would fit, which is few; smaller images in the first "
+                                  f"half of {counts[scale]}, full ones at the end")
+
+
+def _epochs_at(config: Config, times: Times, seconds: float, scale: float) -> int:
+    """Return how many epochs fit that begin with images of `scale`; one at least."""
+    def fits(count: int) -> bool:
+        train = dataclasses.replace(config.train, num_epochs=count, progressive_scale=scale)
+        return times.run_s(train) <= (1 - _MARGIN) * seconds
+
+    # no more than if all were small; from there down, as the time does not quite rise evenly
+    count = epochs_in(seconds, times.batches_per_epoch * times.batch_s(scale) + times.val_s)
+    count = min(count, MAX_EPOCHS_TRIED)
+    while count > 1 and not fits(count):
+        count -= max(count // 100, 1)
+    return count
 
 
 def epochs_in(seconds: float, epoch_s: float) -> int:
@@ -77,10 +182,17 @@ def epochs_in(seconds: float, epoch_s: float) -> int:
     return max(int((1 - _MARGIN) * seconds / max(epoch_s, 1e-9)), 1)
 
 
-def with_epochs(config: Config, num_epochs: int) -> Config:
-    """Return the configuration with so many epochs; steps of the rate keep their share of the run."""
+def with_epochs(config: Config, num_epochs: int, scale: float = 1.0) -> Config:
+    """Return the configuration with so many epochs; steps of the rate keep their share of the run.
+
+    `scale` is the `progressive_scale` that was chosen, unless the user has one.
+    """
     before = max(config.train.num_epochs, 1)
     train = dataclasses.replace(config.train, num_epochs=num_epochs)
+    chosen: dict[str, Any] = {"num_epochs": num_epochs}
+    if scale < 1 and not config.is_explicit("progressive_scale"):
+        train = dataclasses.replace(train, progressive_scale=scale)
+        chosen["progressive_scale"] = scale
     schedule = config.schedule
     # steps at 30 and 60 of 90 epochs become 1 and 2 of 3: without this a short run would never
     # lower its rate
@@ -90,12 +202,15 @@ def with_epochs(config: Config, num_epochs: int) -> Config:
     # cosine and linear ones end at the last epoch, which has just changed
     decay = rules.resolve_decay(schedule, config.explicit, num_epochs=num_epochs)
     return dataclasses.replace(config, train=train, schedule=dataclasses.replace(schedule, decay=decay),
-                               chosen={**config.chosen, "num_epochs": num_epochs})
+                               chosen={**config.chosen, **chosen})
 
 
 def _measure(model: nn.Module, loader: Loader, val_loader: Loader | None, config: Config, worker: Worker,
-             seconds: float) -> tuple[float, float]:
-    """Return the seconds of a batch, from the loader to the step, and those of a validation."""
+             seconds: float, scale: float = 1.0) -> tuple[float, float]:
+    """Return the seconds of a batch, from the loader to the step, and those of a validation.
+
+    Batches have `scale` of the height and width, made smaller on the device as the run would do it.
+    """
     # the run itself must begin with the weights that its seed gives; lr 0 alone would not do, as
     # batch normalisation moves its statistics
     trial = copy.deepcopy(model).train()
@@ -110,8 +225,12 @@ def _measure(model: nn.Module, loader: Loader, val_loader: Loader | None, config
         for number, batch in enumerate(batches):
             if number == 1:  # the first chooses kernels and takes memory
                 started = time.perf_counter()
+            images = batch.images
+            if scale < 1:
+                side = [max(round(scale * length), 1) for length in images.shape[2:]]
+                images = F.interpolate(images, side, mode="bilinear", antialias=True)
             with precision.autocast():
-                logits = trial(batch.images)
+                logits = trial(images)
             loss(logits.float()[:batch.num_valid], batch.without_padding()).backward()
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)

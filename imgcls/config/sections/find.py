@@ -18,5 +18,6 @@ class FindConfig:
                                 "say which size to take and which rate goes with it, and draw both here "
                                 "(.svg or .png)", metavar="FILE")
     time_budget: float = flag(0.0, "minutes that the run may take: as many epochs as fit, by the time of its "
-                              "first batches, and the schedule over those; 0: --num-epochs holds",
+                              "first batches, the schedule over those, and small images first where "
+                              "they are few; 0: --num-epochs holds",
                               metavar="MINUTES", minimum=0, maximum=MAX_NUMBER)
