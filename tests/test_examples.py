@@ -25,7 +25,8 @@ def run(script: str, *args: object) -> str:
 
 def test_every_example_is_tested() -> None:
     names = {path.name for path in (ROOT / "examples").glob("*.py")}
-    assert names == {"train_on_arrays.py", "record_file.py", "mxnet_checkpoint.py", "draw_classes.py"}
+    assert names == {"train_on_arrays.py", "record_file.py", "mxnet_checkpoint.py", "draw_classes.py",
+                     "draw_ilsvrc12.py", "cifar10_records.py"}
 
 
 @pytest.mark.slow
