@@ -5,9 +5,9 @@
     scripts/seed_pages.py theano       these
 
 The archives are small and drawn anew, in a temporary folder. Commands that train get flags for a small
-machine behind their own: no GPU, one epoch, four images a batch. Networks, sizes of images and formats are those of
-the page. A page takes half a minute to two on two cores. Exit status 1 where a command failed; what it
-printed is shown.
+machine behind their own: no GPU, one epoch, four images a batch. Networks, sizes of images and formats are
+those of the page. A page takes half a minute to two on two cores. Exit status 1 where a command failed; what
+it printed is shown.
 """
 
 from __future__ import annotations

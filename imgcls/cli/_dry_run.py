@@ -26,6 +26,7 @@ def print_plan(lines: Mapping[str, str]) -> None:
 def measure_samples(readers: Sequence[SampleReader], work: Callable[[Sample], int | None],
                     num_threads: int) -> Measure:
     """Measure work on the first samples of each reader, as many of each."""
+    # the first of each, since readers go forward only; records are mostly shuffled
     share = -(-MAX_SAMPLED // len(readers))
     return measure(work, chain.from_iterable(islice(reader, share) for reader in readers), num_threads)
 
@@ -66,6 +67,7 @@ def check_disk(folder: str | os.PathLike[str], needed: int) -> None:
 
 def free_bytes(folder: str | os.PathLike[str]) -> int:
     """Return how many bytes this user may still write where a folder is or would be."""
+    # what is to be made lies on the disk of its nearest folder that is there
     place = os.path.abspath(folder)
     while not os.path.isdir(place):
         place = os.path.dirname(place)

@@ -56,6 +56,7 @@ def tell_plan(target: Target, root: str, list_config: ListConfig, select_flags: 
         return 0
     measure = measure_packing(sample.items, tree.reader(), config)
     lines["dry run"] = about_measure(measure)
+    # some hundred images tell no small share, but a wrong ROOT
     if measure.num_skipped:
         share = measure.num_skipped / measure.num_images
         lines["images"] += f", of which about {100 * share:.2g} % would be skipped"
@@ -80,6 +81,7 @@ def _of_lists(target: Target, tree: ImageTree, paths: Sequence[Path], sample: Sa
         if flags.resume and target.read_stamp(stem, PackInputs(path, config, tree.fingerprint)):
             print_note(f"{target.shown(stem)}.rec: complete since an earlier run, would be kept")
             continue
+        # lines that are none are left out when it is packed
         before = len(sample)
         for entry in lists.iterate(path):
             if not isinstance(entry, DataError):
@@ -90,6 +92,7 @@ def _of_lists(target: Target, tree: ImageTree, paths: Sequence[Path], sample: Sa
 def _to_be_made(target: Target, tree: ImageTree, config: ListConfig, flags: SelectFlags,
                 sample: Sample[ListEntry]) -> list[tuple[str, int]]:
     """Return (name, images) of each list that would be made."""
+    # as lists are made, so that what is left out is told as well
     train, val = _Count(sample), _Count(sample)
     fill_drafts(train, val, tree, config, flags)
     planned = lists.split(range(len(train)), chunks=config.chunks, train_ratio=config.train_ratio,

@@ -56,6 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _start(argv: Sequence[str]) -> int:
     (args,) = parse(argv, ConvertTheanoConfig, prog=NAME, usage="[flags] IN OUT", examples=EXAMPLES)
+    # a prefix may be a folder too, but then its checkpoints are in it and not beside it
     if os.path.isdir(args.source):
         _to_checkpoint(args)
     else:
@@ -98,6 +99,7 @@ def _mean_image(path: str) -> bytes:
         raise DataError(path, f"is of shape {image.shape}, and not a mean image such as 3x{_STORED_SIDE}x"
                               f"{_STORED_SIDE}")
     top, left = ((side - _SIDE) // 2 for side in image.shape[1:])
+    # exact for the central crop, which validation takes; training subtracts it before it cuts
     crop = np.ascontiguousarray(image[:, top:top + _SIDE, left:left + _SIDE], np.float32)
     if not np.isfinite(crop).all():
         raise DataError(path, "holds values that are not numbers")
@@ -122,6 +124,7 @@ def _to_weights(args: ConvertTheanoConfig) -> None:
     epoch = checkpoint.newest_epoch(args.source) if args.load_epoch is None else args.load_epoch
     if epoch is None:
         raise UsageError(f"IN {verbatim(args.source)}: neither a folder of weights nor a checkpoint's prefix")
+    # those of another network lack a layer, which is told by its name
     arrays = params.load(f"{args.source}-{epoch:04d}.params")
     Path(args.target).mkdir(parents=True, exist_ok=True)
     written = theano.save_weights(args.target, epoch, {without_prefix(name): array

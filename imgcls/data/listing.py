@@ -172,6 +172,7 @@ class _IdSet:
                 self._scattered.append(number)
                 return
             page = self._pages[number // _IDS_OF_PAGE] = bytearray(_IDS_OF_PAGE // 8)
+        # counted as they come: a bit does not tell how often it was set
         byte, bit = divmod(number % _IDS_OF_PAGE, 8)
         self._num_repeated += page[byte] >> bit & 1
         page[byte] |= 1 << bit

@@ -75,6 +75,7 @@ def load_weights(folder: str | os.PathLike[str], epoch: int,
                    for suffix in suffixes]
         if len({weight.shape for weight in weights}) > 1:
             raise DataError(_path(folder, f"W0_{number}_{epoch}"), "is of another shape than its other half")
+        # filters are the last axis of both kinds of weights
         weight = np.concatenate(weights, axis=-1)
         arrays[f"{layer.name}_weight"] = _to_mxnet(weight, layer, library)
         try:
@@ -126,6 +127,7 @@ def _to_mxnet(weight: np.ndarray, layer: _Layer, library: str) -> np.ndarray:
         weight = weight[:, :, ::-1, ::-1] if library == "cudnn" else weight
     else:
         weight = weight.T
+    # Theano leaves units out and halves the layer behind afterwards; here they are doubled meanwhile
     return np.ascontiguousarray(weight) * np.float32(0.5 if layer.is_after_dropout else 1)
 
 
@@ -143,6 +145,7 @@ def _path(folder: str | os.PathLike[str], name: str) -> Path:
 def _load(folder: str | os.PathLike[str], name: str, num_dimensions: int) -> np.ndarray:
     path = _path(folder, name)
     array = npy.load(path, _MAX_BYTES)
+    # weights of another network may have the same names
     if array.ndim != num_dimensions or not array.size:
         raise DataError(path, f"is of shape {array.shape}, where {num_dimensions} dimensions are needed")
     return array.astype(np.float32)

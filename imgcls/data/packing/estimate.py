@@ -80,6 +80,7 @@ def measure(work: Callable[[Item], int | None], items: Iterable[Item], num_threa
     start = time.perf_counter()
     with quiet_opencv(), map_in_order(work, items, num_threads, max_ahead=2) as results:
         for result in results:
+            # what is left out takes time, too
             count += 1
             num_skipped += result is None
             size += result or 0
@@ -97,6 +98,7 @@ def measure_packing(entries: Iterable[ListEntry], reader: ImageReader, config: P
                 data = reader.read(entry.path)
             except (OSError, ValueError):
                 return None
+            # as `pack_list` stores it: checked, and not decoded
             size = None if find_damage(data) else len(data) + HEADER_DTYPE.itemsize
         else:
             payload = make_payload(entry, reader, config)

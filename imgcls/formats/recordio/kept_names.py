@@ -90,6 +90,7 @@ def _packed_entry(path: str | os.PathLike[str]) -> Path | None:
     for offsets in _offsets(path):
         digest.update(offsets.astype("<i8").tobytes())
         count += len(offsets)
+    # read twice rather than kept: the digest wants all headers before the first label
     for column in ("header", "label"):
         for offsets in _offsets(path):
             words = file.rows(offsets // 4, (HEAD.size + HEADER_DTYPE.itemsize) // 4)
