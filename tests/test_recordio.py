@@ -141,6 +141,23 @@ def test_headers_and_labels_of_all_records_at_once(tmp_path: Path) -> None:
         _ = reader[3].header
 
 
+def test_what_all_headers_say_is_read_again_once_it_was_forgotten(tmp_path: Path,
+                                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("imgcls.formats.recordio.reader._ROWS_AT_ONCE", 2)
+    payloads = [pack(ImageHeader(0, label, 10 + i), b"image") for i, label in enumerate((3, [5], [7], [1, 2], [9]))]
+    with RecordWriter(tmp_path / "x.rec") as writer:
+        for payload in (*payloads, b"no image"):
+            writer.write(payload)
+    reader = RecordReader(tmp_path / "x.rec")
+    for _ in range(2):
+        assert reader.flags().tolist() == [0, 1, 1, 2, 1, 0]
+        assert np.array_equal(reader.labels(strict=False), [3, 5, 7, np.nan, 9, np.nan], equal_nan=True)
+        assert list(reader.header_problems()) == [5]
+        assert "record 3 (id 13) has 2 labels where 1 is expected" in str(reader.label_problem(3, 1))
+        assert [reader.image_id(i) for i in (0, 4, 5)] == [10, 14, 0]
+        reader.forget_headers()
+
+
 def test_labels_of_many_records_with_several_each(tmp_path: Path) -> None:
     with RecordWriter(tmp_path / "x.rec") as writer:
         for i in range(50):
@@ -265,7 +282,9 @@ def test_a_foreign_index_is_reported_and_not_used(tmp_path: Path, caplog: pytest
         reader.read_idx(0)
 
 
-def test_index_lines_of_all_kinds(tmp_path: Path) -> None:
+@pytest.mark.parametrize("piece_bytes", [1 << 22, 8, 5])
+def test_index_lines_of_all_kinds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, piece_bytes: int) -> None:
+    monkeypatch.setattr("imgcls.formats.recordio.index._PIECE_BYTES", piece_bytes)
     path = write(tmp_path / "x.rec", ONE, TWO, THREE)
     index = tmp_path / "x.idx"
     ends = [0, AT, AT + len(TWO)]
@@ -276,6 +295,7 @@ def test_index_lines_of_all_kinds(tmp_path: Path) -> None:
             assert reader.index_problem is None
             keys = tuple(int(k) if str(k).isdigit() else k for k in keys)
             assert reader.keys.tolist() == list(keys)
+            assert reader.keys.dtype == (object if any(isinstance(k, str) or k >= 1 << 63 for k in keys) else np.int64)
             assert unpack(reader.read_idx(keys[2]))[0].id == 103
     # out of order, as a file edited by hand may be
     index.write_text(f"3\t{ends[2]}\n1\t{ends[0]}\n2\t{ends[1]}\n")

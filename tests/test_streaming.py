@@ -56,6 +56,18 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> RecordSource:
     return write(tmp_path_factory.mktemp("records") / "photographs.rec", images)
 
 
+def test_headers_of_the_largest_sets_are_read_each_time(photographs: RecordSource,
+                                                        monkeypatch: pytest.MonkeyPatch) -> None:
+    def pixels() -> list[np.ndarray]:
+        loader = StreamingLoader(photographs, batch_size=64, image_shape=(3, 32, 32), train=True, seed=0, device=CPU,
+                                 threads=2, augment_config=AugmentConfig(**EVERYTHING))
+        return [batch.pixels.numpy().copy() for epoch in range(2) for batch in loader.host_batches(epoch)]
+
+    expected = pixels()
+    monkeypatch.setattr("imgcls.data.loaders.preparer._MAX_NOTED", 100)
+    assert all(map(np.array_equal, pixels(), expected))
+
+
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> RecordSource:
     """120 images of 16 x 16."""

@@ -162,15 +162,22 @@ def permutation(seed: int, epoch: int, count: int) -> np.ndarray:
     ranked.sort()
     # Neighbours that differ in no more than these bits (some tens of 14 million): their hashes decide, of
     # which no two are equal.
-    is_tied = (ranked[1:] ^ ranked[:-1]) <= index_mask
+    ties = np.concatenate([np.zeros(0, np.int64), *(
+        first + np.flatnonzero(np.bitwise_xor(*_neighbours(ranked, first)) <= index_mask)
+        for first in range(0, count, _HASHED_AT_ONCE))])
     ranked &= index_mask
-    ties = np.flatnonzero(is_tied)
     begins = ties[np.diff(ties, prepend=-2) > 1]
     ends = ties[np.diff(ties, append=count + 1) > 1] + 2
     for begin, end in zip(begins.tolist(), ends.tolist(), strict=True):
         tied = ranked[begin:end]
         ranked[begin:end] = tied[np.argsort(_hash(key, tied))]
     return ranked.view(np.int64)
+
+
+def _neighbours(ranked: np.ndarray, first: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return some numbers from `first` on, and the one behind each of them."""
+    behind = ranked[first + 1:first + 1 + _HASHED_AT_ONCE]
+    return ranked[first:first + len(behind)], behind
 
 
 class EpochOrders:

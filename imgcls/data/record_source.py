@@ -58,9 +58,9 @@ class RecordSource:
         check_bad_samples(self.problems, sum(map(len, self.readers)), self.description, on_bad)
         # Arrays and no objects, as narrow as they can be: fourteen million samples take 184 MB this way.
         # number in its file of each sample's record, and the byte in the record where its image begins
-        self._numbers = np.concatenate([numbers for numbers, _, _ in usable])
-        self._image_offsets = np.concatenate([offsets for _, offsets, _ in usable])
-        self.labels = np.concatenate([labels for _, _, labels in usable])
+        self._numbers = _joined([numbers for numbers, _, _ in usable])
+        self._image_offsets = _joined([offsets for _, offsets, _ in usable])
+        self.labels = _joined([labels for _, _, labels in usable])
         # index of the first sample of each file
         self._firsts = np.cumsum([0, *(len(numbers) for numbers, _, _ in usable)]).tolist()
 
@@ -138,6 +138,11 @@ class RecordSource:
         if is_class.all():
             return numbers, offsets, labels.astype(np.int64)
         return numbers[is_class], offsets[is_class], labels[is_class].astype(np.int64)
+
+
+def _joined(arrays: list[np.ndarray]) -> np.ndarray:
+    """Return them one behind the other; a single one as it is, since it may be large."""
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
 
 class ChunkedSource(RecordSource):
