@@ -16,7 +16,9 @@ from imgcls.data import image_header, opencv
 from imgcls.data.image_header import BadImageError
 from imgcls.data.loaders.streaming import StreamingLoader
 from imgcls.data.record_source import RecordSource
+from imgcls.distributed.process_group import Worker
 from imgcls.formats import npy_image, recordio
+from imgcls.training import decoded_cache
 
 
 def batches(path: Path, **augment: object) -> list[bytes]:
@@ -52,6 +54,19 @@ def test_packed_decoded_they_are_the_same_pixels(tmp_path: Path) -> None:
     done = run_cli("im2rec", tmp_path / "both", tmp_path / "photos", "--encoding", ".npy", "--seekable")
     assert done.returncode == 2
     assert "is for JPEG" in done.stderr
+    # nothing has to be decoded, so nothing is said to be kept
+    loader = StreamingLoader(RecordSource([tmp_path / "npy.rec"]), batch_size=4, image_shape=(3, 24, 24),
+                             train=True, seed=1, device=torch.device("cpu"), augment_config=AugmentConfig())
+    decoded_cache.attach(1.0, loader, None, Worker(torch.device("cpu")))
+    assert loader.note == ""
+
+
+@pytest.mark.parametrize("flag", ["--pass-through=1", "--quality=90"])
+def test_settings_of_an_encoding_are_refused(tmp_path: Path, flag: str) -> None:
+    done = run_cli("im2rec", tmp_path / "some", tmp_path, "--encoding", ".npy", flag)
+    assert done.returncode == 2
+    assert f"{flag.partition('=')[0]}" in done.stderr
+    assert "`" not in done.stderr
 
 
 GOOD = npy_image.pack(np.zeros((5, 7, 3), np.uint8))

@@ -142,6 +142,9 @@ def parse(argv: Sequence[str]) -> tuple[PathConfig, ListConfig, SelectFlags, Pac
         raise UsageError(f"`train_ratio` {train_ratio} and `test_ratio` {test_ratio} make over 1")
     if flags.seekable and encoding != ".jpg":
         raise UsageError(f"`seekable` is for JPEG: `encoding` {encoding} has no such thing")
+    if encoding == ".npy" and (flags.pass_through or flags.quality != PackFlags.quality):
+        setting = "`pass_through`" if flags.pass_through else f"`quality` {flags.quality}"
+        raise UsageError(f"{setting}: is for files with an encoding, and `encoding` .npy is pixels")
     # without it cv2 writes restart markers itself, while it encodes
     is_record_file = os.path.isfile(paths.root) and not is_archive_root(paths.root)
     if flags.seekable and (flags.pass_through or is_record_file) and not shutil.which("jpegtran"):

@@ -38,6 +38,9 @@ def attach(limit_gb: float | None, train: Loader, val: Loader | None, worker: Wo
     if folder:
         folder = decoded_folder.check(folder)
     loaders = [loader for loader in (val, train) if _keeps(loader)]
+    if folder and train not in loaders and not worker.rank:
+        _log.warning("`decoded_cache_dir`: no training images are kept there: they are in memory already, or "
+                     "read in chunks")
     if limit_gb == 0 or not loaders:
         return
     if not is_available():
@@ -53,10 +56,12 @@ def attach(limit_gb: float | None, train: Loader, val: Loader | None, worker: Wo
         # rank 0 alone evaluates where every worker trains by itself
         users = _Machine(worker, is_alone=True) if worker.is_async and loader is val else group
         share = 1.0 if loader is train or len(loaders) == 1 else _VAL_SHARE
-        if on_disk and _keep_on_disk(loader, on_disk, share, users):
-            continue
+        # Machines may differ in what they have room for, and yet all processes take part in the same
+        # exchanges: nothing below returns before the last of them.
+        is_on_disk = on_disk is not None and _keep_on_disk(loader, on_disk, share, users)
         # validation comes first, and leaves half at least
-        budget -= _keep_in_memory(loader, int(budget * share), limit_gb, users, is_last=loader is train)
+        room = 0 if is_on_disk else int(budget * share)
+        budget -= _keep_in_memory(loader, room, limit_gb, users, is_last=loader is train)
 
 
 def _keep_in_memory(loader: StreamingLoader, room: int, limit_gb: float | None, users: _Machine, *,
@@ -68,8 +73,8 @@ def _keep_in_memory(loader: StreamingLoader, room: int, limit_gb: float | None, 
     needed = table_bytes + sample_bytes * len(loader.source)
     # more than it needs costs nothing: pages are taken when they are written
     size = int(users.from_leader(float(room if is_last else min(needed, room))))
-    # all processes go on together, also where one machine has no room for a single image
-    segment = _share(size if size >= table_bytes + sample_bytes else 0, users)
+    # nothing where there is no room for a single image, and for records of pixels, which nobody decodes
+    segment = _share(size if sample_bytes and size >= table_bytes + sample_bytes else 0, users)
     if segment is None:
         return 0
     loader.keep_in(segment)
@@ -83,11 +88,12 @@ def _keep_on_disk(loader: StreamingLoader, folder: decoded_folder.Folder, share:
     """Let a loader keep its images in `folder`, with what an earlier run left there; False if it cannot."""
     table_bytes, sample_bytes = loader.disk_table_bytes()[0], loader.kept_bytes()[1]
     # and a little that no image takes
-    needed = int(users.from_leader(float(sample_bytes))) * len(loader.source) + HEADER_BYTES
+    sample_bytes = int(users.from_leader(float(sample_bytes)))
+    needed = sample_bytes * len(loader.source) + HEADER_BYTES
     kept = None
     segment = None
     # all that may fail is tried by one process, and the others hear of it
-    if users.is_leader:
+    if users.is_leader and sample_bytes:
         try:
             kept = folder.open_kept(loader, share, needed)
             segment = Segment.create(table_bytes)
@@ -95,10 +101,8 @@ def _keep_on_disk(loader: StreamingLoader, folder: decoded_folder.Folder, share:
             _log.warning("%s; what is decoded is kept in memory", error)
             kept = None
     limit = int(users.from_leader(float(kept.limit if kept and segment else 0)))
-    if not limit:  # in all processes of the machine, which then share memory
-        return False
     # the tables are in memory of all, and saved by the one that has the lock
-    segment = _open_shared(segment, table_bytes, users)
+    segment = _open_shared(segment if limit else None, table_bytes, users)
     if kept and segment:
         num_before = kept.begin(loader, segment)
         _note(loader, _describe(f"in {verbatim(folder.path)}", limit, needed, folder.source) + (
@@ -106,7 +110,7 @@ def _keep_on_disk(loader: StreamingLoader, folder: decoded_folder.Folder, share:
     elif segment:
         decoded_folder.join(loader, folder.path, segment, limit)
     users.barrier()
-    return True
+    return limit > 0
 
 
 class _Machine:

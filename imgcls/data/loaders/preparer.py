@@ -21,12 +21,15 @@ from imgcls.data.image_header import BadImageError, Bytes, ImageInfo
 from imgcls.data.loaders.host_batch import HostBatch
 from imgcls.data.sources import Source
 from imgcls.errors import DataError
+from imgcls.formats import npy_image
 
 Data = bytes | memoryview | np.ndarray
 
 #: stands for the header of a sample that has none
 _DAMAGED = ImageInfo(-1)
 _NOT_KEPT = Place(0, 0, 0, 0)
+#: about how many times as large as its file an image is that does not tell its size
+_TYPICAL_RATIO = 8
 #: what the headers say is noted of sets of up to so many samples
 _MAX_NOTED = 4_000_000
 
@@ -64,13 +67,19 @@ class SamplePreparer:
         return self._images is not None or self._finished is not None
 
     def typical_bytes(self, num_probed: int = 64) -> int:
-        """Return about how many bytes an image of the source takes where it is kept, 0 where none tells."""
+        """Return about how many bytes an image of the source takes where it is kept, 0 where it is not kept.
+        """
         probed = np.unique(np.linspace(0, len(self._source) - 1, num_probed).astype(np.int64)).tolist()
         sizes = []
         for index in probed:
             with contextlib.suppress(BadImageError, DataError):
-                info = self.info(index, self._source.read(index))
-                if info.height:
+                data = self._source.read(index)
+                info = self.info(index, data)
+                if isinstance(data, np.ndarray) or npy_image.is_npy(data):
+                    sizes.append(0)  # pixels already
+                elif not info.height:
+                    sizes.append(_TYPICAL_RATIO * len(data))
+                else:
                     spec = self._crops.specs(0, np.array([index]), np.array([info[:2]], np.int64))[0]
                     sizes.append(self._decoder.kept_bytes(info, spec))
         return sum(sizes) // max(len(sizes), 1)
