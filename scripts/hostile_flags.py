@@ -34,7 +34,7 @@ import cv2
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from imgcls.cli import benchmark, doctor, im2rec, launch, predict, score, serve
+from imgcls.cli import benchmark, convert, doctor, im2rec, launch, mean, predict, score, serve
 from imgcls.config import lookup, sections
 from imgcls.config.flags import flags_of, long_flag
 from imgcls.datasets import digits
@@ -45,6 +45,8 @@ TEXTS = ("", " ", "nan", "inf", "-inf", "1e400", "²", "٣", "½", "x", "\x1b[31
          "é" * 300, os.fsdecode(b"\xff\xfe"), "/", ".", "..", "/dev/null", "/no/such", "s4://x", "s3://",
          "file:///", "a::b", "`lr`",
          "--", "-", "None", "1,2", "1:2", "h:99999", "[", "{", "*", ";", "%s", "{0}", "~nobody", "x/" * 3000,
+         "bad.csv", "bad.tar", "bad.parquet", "bad_lmdb", "x-{9..1}.tar", "{0..999999}{0..9}.tar",
+         "*.tar;x.rec",
          "torchvision:", "timm:x", ":", "auto", "0008", "1" * 40, "1,", ",", "1,,2", "0,0", "True")
 #: numbers at the ends of what a library may take, and behind them
 NUMBERS = ("0", "-1", "1", "2", "3", "1e-9", "0.5", "1e9", "2147483647", "2147483648", "4294967296",
@@ -77,7 +79,8 @@ def commands() -> list[Command]:
     shared = tuple(sections.SECTIONS.values())
     data = ("--dataset", "mnist", "--data-dir", "mnist")
     train = (*data, "--network", "mlp", "--num-epochs", "1", "--batch-size", "32", "--model-prefix", "new/x")
-    own = {module: own_sections(module) for module in (score, predict, serve, launch, im2rec, doctor)}
+    own = {module: own_sections(module) for module in (
+        score, predict, serve, launch, im2rec, doctor, convert, mean)}
     return [
         Command("train", train, shared),
         Command("finetune", ("--pretrained-model", "model/x", *train), (sections.FinetuneConfig, *shared)),
@@ -96,6 +99,8 @@ def commands() -> list[Command]:
                             ("--mode", "train", "--network", "mlp", "--batch-size", "2"),
                             ("--mode", "loader", *data, "--batch-size", "2"))),
         Command("im2rec", ("out/x", "images"), own[im2rec]),
+        Command("convert", ("x.rec", "out/y.rec"), own[convert]),
+        Command("mean", ("x.rec",), own[mean]),
         Command("launch", ("-n", "1", "--dry-run", "true"), own[launch]),
         *(Command(name, ("x.rec",) * (2 if name == "convert-mean" else 1),
                   own_sections(lookup.module("cli", name, "command")))
@@ -182,6 +187,11 @@ def _write_data() -> None:
         idx.write_labels(Path("mnist", f"{stem}-labels-idx1-ubyte.gz"), labels[part])
     for number in range(3):
         cv2.imwrite(f"images/{number}.png", images[number, 0])
+    # data of every form that are none
+    for name, data in (("bad.csv", b"a.jpg,1\n" + bytes(99)), ("bad.tar", b"x" * 2000),
+                       ("bad.parquet", b"PAR1" * 9), ("bad_lmdb/data.mdb", b"\xee" * 9000)):
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).write_bytes(data)
     train = commands()[0]
     prepared = ([train.name, *train.arguments, "--model-prefix", "model/x"], ["im2rec", "x", "images"])
     for name, *argv in prepared:

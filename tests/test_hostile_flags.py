@@ -15,7 +15,7 @@ sys.path.insert(0, str(ROOT / "scripts"))
 import hostile_flags
 
 NAMES = ["train", "finetune", "benchmark", "score", "predict", "serve", "im2rec", "launch", "rec2idx",
-         "verify", "convert-mean"]
+         "verify", "convert-mean", "convert", "mean"]
 
 
 def test_all_commands_are_walked() -> None:
@@ -26,7 +26,7 @@ def test_all_commands_are_walked() -> None:
     assert {"num_workers", "timeout"} <= set(commands["launch"].fields())
 
 
-@pytest.mark.parametrize("name", ["train", "score", "serve", "im2rec", "launch", "benchmark"])
+@pytest.mark.parametrize("name", ["train", "score", "serve", "im2rec", "launch", "benchmark", "convert", "mean"])
 def test_a_value_ends_a_command_in_a_line_or_works(name: str) -> None:
     """A dozen flags each; the script goes through all of them, in a minute or in as many as it is given."""
     chosen = [command for command in hostile_flags.commands() if command.name == name]

@@ -7,6 +7,7 @@ parquet) reads and writes them.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
@@ -40,15 +41,13 @@ class ParquetReader:
         self.path = os.fspath(path)
         self._shown = self.path if shown is None else shown
         self._arrow, self._parquet = _packages()
-        try:
+        with self._reading("is no parquet file"):
             self._file = self._parquet.ParquetFile(self.path)
             schema = self._file.schema_arrow
-        except (self._arrow.ArrowException, OSError, ValueError) as error:
-            raise DataError(self._shown, f"is no parquet file: {_first_line(error)}") from error
-        self._columns = [self._column(schema, _IMAGE_NAMES, "images"),
-                         self._column(schema, _LABEL_NAMES, "labels")]
-        #: of each label, () where the file names none
-        self.class_names = self._class_names(schema)
+            self._columns = [self._column(schema, _IMAGE_NAMES, "images"),
+                             self._column(schema, _LABEL_NAMES, "labels")]
+            #: of each label, () where the file names none
+            self.class_names = self._class_names(schema)
         # a number that the file claims, and memory is taken by it
         if not 0 <= len(self) <= os.path.getsize(self.path):
             raise DataError(self._shown, f"claims {len(self)} rows, which is more than it has bytes")
@@ -91,7 +90,7 @@ class ParquetReader:
         nan where a row has none. DataError for labels of another kind.
         """
         arrow = self._arrow
-        try:
+        with self._reading("its labels cannot be read"):
             column = self._file.read(columns=[self._columns[1]]).column(0)
             # pandas writes categories so
             if arrow.types.is_dictionary(column.type):
@@ -103,12 +102,19 @@ class ParquetReader:
                     return np.zeros(0), []
                 numbers = encoded.indices.cast(arrow.float64()).to_numpy(zero_copy_only=False)
                 return numbers, encoded.dictionary.to_pylist()
-            if not (arrow.types.is_integer(column.type) or arrow.types.is_floating(column.type)):
-                raise DataError(self._shown, f"its column {self._columns[1]} holds "
-                                             f"{verbatim(column.type)}: labels are whole numbers or names")
-            return column.cast(arrow.float64(), safe=False).to_numpy(), []
-        except (arrow.ArrowException, OSError) as error:
-            raise DataError(self._shown, f"its labels cannot be read: {_first_line(error)}") from error
+            if arrow.types.is_integer(column.type) or arrow.types.is_floating(column.type):
+                return column.cast(arrow.float64(), safe=False).to_numpy(), []
+        raise DataError(self._shown, f"its column {self._columns[1]} holds {verbatim(column.type)}: labels "
+                                     "are whole numbers or names")
+
+    @contextlib.contextmanager
+    def _reading(self, what: str) -> Iterator[None]:
+        """Turn what pyarrow raises of a damaged file into a DataError."""
+        try:
+            yield
+        # names that are no text are a ValueError, columns that are not there a KeyError or IndexError
+        except (self._arrow.ArrowException, OSError, ValueError, LookupError, OverflowError) as error:
+            raise DataError(self._shown, f"{what}: {_first_line(error)}") from error
 
     def group_rows(self) -> np.ndarray:
         """Return int64 (G,): the rows of each group."""
@@ -119,13 +125,13 @@ class ParquetReader:
     def group_bytes(self) -> np.ndarray:
         """Return int64 (G,): the bytes that the images of each group take in memory, as the file claims."""
         metadata = self._file.metadata
-        prefix = self._columns[0]
         sizes = []
-        for group in range(metadata.num_row_groups):
-            about = metadata.row_group(group)
-            columns = [about.column(i) for i in range(about.num_columns)]
-            sizes.append(sum(column.total_uncompressed_size for column in columns
-                             if column.path_in_schema.split(".")[0] == prefix))
+        with self._reading("its groups of rows are damaged"):
+            for group in range(metadata.num_row_groups):
+                about = metadata.row_group(group)
+                columns = [about.column(i) for i in range(about.num_columns)]
+                sizes.append(sum(column.total_uncompressed_size for column in columns
+                                 if column.path_in_schema.split(".")[0] == self._columns[0]))
         return np.array(sizes, np.int64)
 
     def read_group(self, group: int) -> Any:
@@ -134,7 +140,7 @@ class ParquetReader:
         DataError for damage. The caller bounds `group_bytes` before.
         """
         arrow = self._arrow
-        try:
+        with self._reading(f"row group {group}"):
             # a reader of its own: they are not made for threads, and the metadata are read already
             file = self._parquet.ParquetFile(self.path, metadata=self._file.metadata)
             # of a structure {bytes, path} the bytes alone: `path` may name any file of this machine
@@ -144,10 +150,10 @@ class ParquetReader:
                 group, columns=[f"{self._columns[0]}.bytes" if is_struct else self._columns[0]]).column(0)
             images = column.combine_chunks()
             if isinstance(images, arrow.ChunkedArray):  # more than 2 GB, whatever was claimed
-                raise DataError(self._shown, f"row group {group} holds more bytes than it claims")
+                raise ValueError("it holds more bytes than it claims")
             images = images.field("bytes") if is_struct else images
-        except (arrow.ArrowException, OSError, KeyError) as error:
-            raise DataError(self._shown, f"row group {group}: {_first_line(error)}") from error
+            # an offset that lies would be a read behind the end
+            images.validate(full=True)
         if not (arrow.types.is_binary(images.type) or arrow.types.is_large_binary(images.type)):
             raise DataError(self._shown, f"its column {self._columns[0]} holds {verbatim(images.type)}: "
                                          "images are binary, or structures with a field 'bytes' of that kind")

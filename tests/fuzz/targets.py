@@ -140,6 +140,53 @@ def _lst(data: bytes, folder: Path) -> None:
     lists.write(folder / "again.lst", listing.entries)
 
 
+@target("image lists as CSV", lambda _folder: [
+    b"path,label\na/1.jpg,cat\n\"b, c.png\",dog\n", b"a.jpg,1\r\nb.png,2\r\n", b"label\timage\n3\tx.webp\n",
+    b"class;set;file\ncat;train;1.jpg\n"], structure="lines")
+def _csv(data: bytes, folder: Path) -> None:
+    from imgcls.data.sources import notes, open_source
+
+    source = open_source(str(written(folder, "x.csv", data)), "`data_train`")
+    notes(source)
+    assert len(source.labels) == len(source)
+    assert not source.class_names or source.labels.max() < len(source.class_names)
+
+
+# ---- many samples to a file
+
+
+def _shards(_folder: Path) -> list[bytes]:
+    from imgcls.formats.shards import ShardWriter
+
+    stream = io.BytesIO()
+    writer = ShardWriter(stream)
+    for number, image in enumerate(_images()[:4]):
+        writer.write(f"{'d' * 60 * number}/{number}", "jpg", image, number)
+    writer.close()
+    return [stream.getvalue()]
+
+
+@target("tar shards", _shards)
+def _shard(data: bytes, folder: Path) -> None:
+    from imgcls.data.sources import notes, open_source
+
+    source = open_source(str(written(folder, "x.tar", data)), "`data_train`", on_bad="count")
+    notes(source)
+    for index in range(len(source)):
+        source.read(index)
+        str(source.problem(index, "is odd"))
+
+
+@target("messages of Caffe's LMDB", lambda _folder: [
+    b"\x08\x03\x10\x02\x18\x01\x22\x06123456\x28\xfb\xff\xff\xff\xff\xff\xff\xff\xff\x01",
+    b"\x22\x03abc\x28\x07\x38\x01"], allowed=(ValueError,))
+def _datum(data: bytes, _folder: Path) -> None:
+    from imgcls.formats.datum import datum_label, decode_datum
+
+    assert datum_label(data) == decode_datum(data).label
+    decode_datum(data).pixels()
+
+
 # ---- MXNet's files
 
 
