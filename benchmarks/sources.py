@@ -98,7 +98,9 @@ def _make(folder: Path, images: str, count: int) -> None:
 
     files = sorted(Path(images).glob("*.*"))
     for number in range(count):
+        # a photograph comes several times: what is measured is reading and decoding
         image = cv2.imread(str(files[number % len(files)]))
+        assert image is not None, files[number % len(files)]
         scale = 256 / min(image.shape[:2])
         image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
         path = folder / "photos" / f"c{number * NUM_CLASSES // count}" / f"{number:06d}.jpg"
@@ -139,6 +141,7 @@ def _measure(path: str) -> dict[str, float]:
              "MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
     if "--no-epoch" in sys.argv or len(source) > 100_000:
         return found
+    # what photographs are trained with
     config = AugmentConfig(random_resized_crop=True, random_mirror=True, min_random_area=0.08)
     loader = make_loader(source, batch_size=BATCH, image_shape=(3, 224, 224), augment_config=config,
                          train=True, seed=0, device=torch.device("cpu"))

@@ -181,6 +181,7 @@ def is_packed(path: str) -> bool:
     """Return whether a path means images that are found by opening it as data, and not one by one: records, a
     list, shards, a database."""
     first_path = to_path(path.partition(";")[0])
+    # as `_open_any` goes by them
     endings = (".rec", ".lst", *csv_lists.ENDINGS, *(kind.ending for kind in packed.KINDS))
     if first_path.name.lower().endswith(endings):
         return True

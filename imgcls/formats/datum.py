@@ -71,6 +71,7 @@ def decode_datum(message: bytes | memoryview) -> Datum:
 
 def datum_label(message: bytes | memoryview) -> int:
     """Return the label of a message without a copy of its image; a ValueError as `decode_datum`."""
+    # behind the image: the page that the image ends on is read with it
     label = _fields(message).get(LABEL, 0)
     if not isinstance(label, int):
         raise ValueError("a damaged Datum")

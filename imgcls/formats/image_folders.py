@@ -95,6 +95,7 @@ def walk(root: str, *, recursive: bool, extensions: Sequence[str], problems: lis
 
 def _below(root: str, here: _Pending, folders: Sequence[tuple[str, bool]]) -> list[_Pending]:
     """Return the folders in a folder, the first one last."""
+    # most folders of a data set hold files alone
     if not folders:
         return []
     parents = (*here.parents, os.path.realpath(os.path.join(root, here.path)))

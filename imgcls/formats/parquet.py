@@ -125,6 +125,7 @@ class ParquetReader:
     def group_bytes(self) -> np.ndarray:
         """Return int64 (G,): the bytes that the images of each group take in memory, as the file claims."""
         metadata = self._file.metadata
+        # a structure has a column for each of its fields
         sizes = []
         with self._reading("its groups of rows are damaged"):
             for group in range(metadata.num_row_groups):
