@@ -66,8 +66,10 @@ def main() -> int:
             stream = io.BytesIO()
             with tarfile.open(fileobj=stream, mode="w") as class_tar:
                 for number in rng.permutation(99999)[:num_train]:
+                    # numbers as ImageNet has them: with gaps, in no order
                     add(class_tar, f"{name}_{number}.JPEG", draw(rng, colour))
             add(tar, f"{name}.tar", stream.getvalue())
+    # equally many of each class, in no order
     truth = rng.permutation(np.arange(num_val) % num_classes)
     with tarfile.open(folder / "ILSVRC2012_img_val.tar", "w") as tar:
         for number, label in enumerate(truth.tolist(), 1):

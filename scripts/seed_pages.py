@@ -70,6 +70,7 @@ def write_programs(folder: Path, flags: str) -> None:
 
 def run_page(page: Path, folder: Path) -> subprocess.CompletedProcess[str]:
     """Run a page's commands in an empty folder."""
+    # pages are written for somebody in a checkout
     for name in ("examples", "scripts"):
         (folder / name).symlink_to(ROOT / name)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "IMGCLS_CACHE": str(folder / "cache"),
@@ -79,7 +80,9 @@ def run_page(page: Path, folder: Path) -> subprocess.CompletedProcess[str]:
     else:
         draw = DRAWN.get(page.stem, ILSVRC12)
         subprocess.run([sys.executable, ROOT / "examples" / draw[0], *draw[1:]], cwd=folder, check=True)
+    # in front of installed ones, which may be another version's
     write_programs(folder / "bin", f"{SMALL} {OF_PAGE.get(page.stem, '')}".strip())
+    # one shell for the whole page: it changes folders and sets variables on the way
     script = commands(page)
     for large, small in OF_SMALL_SET.items():
         script = script.replace(large, small)

@@ -20,6 +20,7 @@ import cv2
 import numpy as np
 import pytest
 from conftest import ROOT
+from faulty_server import serving
 
 from imgcls.cli import im2rec
 from imgcls.data.listing import ListSummary
@@ -181,6 +182,40 @@ def test_writing_to_a_url(photos: Path, tmp_path: Path, own_cache: Path, capsys:
     assert im2rec.main([str(remote), str(photos), "--resume"]) == 0
     assert capsys.readouterr().err.count("complete since an earlier run, kept") == 3
     for path in remote.parent.iterdir():
+        path.unlink()
+
+
+def test_archives_under_a_url(photos: Path, tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch,
+                              capsys: pytest.CaptureFixture[str]) -> None:
+    """A tar from a web server, and class tars from a store: each is fetched once, and packed as the folder is."""
+    flags = ["--recursive", "--chunks", "2"]
+    assert im2rec.main([f"{tmp_path}/x", str(photos), *flags]) == 0
+    expected = files(tmp_path)
+    with tarfile.open(tmp_path / "photos.tar", "w") as tar:
+        for folder in sorted(photos.iterdir()):
+            tar.add(folder, folder.name)
+            with tarfile.open(tmp_path / f"{folder.name}.tar", "w") as class_tar:
+                for path in folder.iterdir():
+                    class_tar.add(path, path.name)
+            to_path(f"memory://bucket/tars/{folder.name}.tar").upload(tmp_path / f"{folder.name}.tar")  # type: ignore
+    content = (tmp_path / "photos.tar").read_bytes()
+    with serving() as web:
+        web.objects["/data/photos.tar"] = content
+        url = f"{web.url}/data/photos.tar"
+        assert im2rec.main([f"{tmp_path}/http/x", url, *flags, "--dry-run"]) == 0
+        assert im2rec.main([f"{tmp_path}/http/x", url, *flags]) == 0
+        assert web.count("GET", "photos.tar") == 1
+        monkeypatch.setenv("IMGCLS_CACHE_GB", "0.00001")
+        assert im2rec.main([f"{tmp_path}/h/x", url, *flags]) == 2
+        assert "more than the 1e-05 of copies that are kept here: IMGCLS_CACHE_GB sets" in capsys.readouterr().err
+        monkeypatch.delenv("IMGCLS_CACHE_GB")
+        assert im2rec.main([f"{tmp_path}/h/x", f"{web.url}/none.tar", *flags]) == 1
+    assert im2rec.main([f"{tmp_path}/memory/x", "memory://bucket/tars", *flags]) == 0
+    assert files(tmp_path / "http") == files(tmp_path / "memory") == expected
+    capsys.readouterr()
+    assert im2rec.main([f"{tmp_path}/h/x", "memory://bucket/none", *flags]) == 2
+    assert "names neither a .tar or .zip nor a folder that holds some" in capsys.readouterr().err
+    for path in to_path("memory://bucket/tars").iterdir():
         path.unlink()
 
 

@@ -14,10 +14,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 from conftest import ROOT, run_cli, write_digits
 from faulty_server import FaultyServer, serving
 
+from imgcls.cli import im2rec as im2rec_command
 from imgcls.cli import predict as predict_command
 from imgcls.cli import score as score_command
 from imgcls.cli import train as train_command
@@ -170,6 +173,36 @@ def test_kill_9_in_the_middle_of_an_upload(data: str, s3: FaultyServer, undistur
     assert checkpoint.load(prefix, "auto").position.epoch == 1  # type: ignore[union-attr]
     assert train("--data-dir", data, "--model-prefix", prefix, "--load-epoch", "auto") == 0
     assert same(prefix, undisturbed, 2)
+
+
+def test_packing_to_a_store_killed_in_the_middle_of_an_upload(s3: FaultyServer, tmp_path: Path) -> None:
+    """Nothing half visible; --resume keeps what is complete, and ends with the bytes of a run on this disk."""
+    rng = np.random.default_rng(0)
+    for number in range(40):
+        path = tmp_path / "photos" / f"class{number % 4}" / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(path), rng.integers(0, 256, (40, 40, 3), np.uint8))
+    flags = [str(tmp_path / "photos"), "--recursive", "--chunks", "3", "--resume"]
+    assert im2rec_command.main([f"{tmp_path}/local/x", *flags]) == 0
+    expected = {path.name: path.read_bytes() for path in (tmp_path / "local").iterdir()}
+    target = "s3://dmlc/packs/x"
+    s3.fault = lambda method, path: "hang" if method in ("PUT", "POST") and "x_1.rec" in path else ""
+    run = subprocess.Popen([sys.executable, "-m", "imgcls", "im2rec", target, *flags], stdout=subprocess.DEVNULL,
+                           env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.DEVNULL)
+    end = time.monotonic() + 60
+    while not s3.count("PUT", "x_1.rec") and time.monotonic() < end and run.poll() is None:
+        time.sleep(0.02)
+    run.send_signal(signal.SIGKILL)
+    assert run.wait(10) == -signal.SIGKILL
+    s3.fault = lambda *_: ""
+    there = {path.name: path.read_bytes() for path in RemotePath("s3://dmlc/packs").iterdir()}
+    assert "x_0.rec" in there
+    assert not {"x_1.rec", "x_1.pack.json", "x_2.rec"} & set(there)
+    assert there.items() <= expected.items()
+    s3.seen.clear()
+    assert im2rec_command.main([target, *flags]) == 0
+    assert not s3.count("PUT", "x_0.rec"), "it was complete"
+    assert {path.name: path.read_bytes() for path in RemotePath("s3://dmlc/packs").iterdir()} == expected
 
 
 def test_a_broken_upload_leaves_the_old_object(s3: FaultyServer, tmp_path: Path) -> None:

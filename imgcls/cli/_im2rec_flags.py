@@ -15,7 +15,7 @@ from imgcls.config.flags import flag, positional
 from imgcls.data.image_trees import is_archive_root
 from imgcls.errors import UsageError, verbatim
 from imgcls.formats import image_folders
-from imgcls.storage.paths import to_local_path, to_path
+from imgcls.storage.paths import to_path
 from imgcls.storage.remote import RemotePath
 
 NAME = "imgcls-im2rec"
@@ -45,7 +45,7 @@ class PathConfig:
 
     prefix: str = positional("of the lists PREFIX*.lst and what is made of them", metavar="PREFIX")
     root: str = positional("the folder that the paths in the lists start from; or a .tar, a .zip, a tar of "
-                           "tars, a folder of tars", metavar="ROOT")
+                           "tars, a folder of tars, or the URL of one of these", metavar="ROOT")
 
 
 # Those of MXNet's im2rec.py are of generation g2, so that a beginning that was enough for MXNet stays enough
@@ -125,8 +125,9 @@ def parse(argv: Sequence[str]) -> tuple[PathConfig, ListConfig, SelectFlags, Pac
         examples=EXAMPLES, notes=NOTES, hint="; imgcls-im2rec --help shows examples")
     # in full, as im2rec.py prints them
     prefix = to_path(paths.prefix, "PREFIX")
-    paths = PathConfig(str(prefix) if isinstance(prefix, RemotePath) else os.path.abspath(prefix),
-                       os.path.abspath(to_local_path(paths.root, "ROOT")))
+    root = to_path(paths.root, "ROOT")
+    paths = PathConfig(*(str(path) if isinstance(path, RemotePath) else os.path.abspath(path)
+                         for path in (prefix, root)))
     # png, .PNG and jpeg are common mistakes, and clear
     encoding = "." + flags.encoding.lstrip(".").lower().replace("jpeg", "jpg")
     flags = dataclasses.replace(flags, encoding=encoding)

@@ -7,16 +7,22 @@ extracted, and a folder that holds archives alone is one too, each archive a fol
 from __future__ import annotations
 
 import os
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 from imgcls.errors import DataError, UsageError, reason, verbatim
 from imgcls.formats import image_folders
-from imgcls.formats.archives import ArchiveIndex, find_archives, open_index, split_root
+from imgcls.formats.archives import ArchiveIndex, find_archives, is_archive_name, open_index, split_root
 from imgcls.formats.recordio import MAX_PAYLOAD_BYTES
-from imgcls.storage.reading import open_regular, read_bounded
+from imgcls.storage.cache import LIMIT_VARIABLE, default_gb
+from imgcls.storage.paths import to_path
+from imgcls.storage.reading import open_read, open_regular, read_bounded
+from imgcls.storage.remote import RemotePath
 
+#: copies of remote archives that are kept open: a process may have about a thousand files
+_MAX_HELD = 256
 #: returns memory for an image of at most so many bytes
 Reserve = Callable[[int], memoryview]
 
@@ -71,6 +77,8 @@ def open_tree(root: str, *, progress: Callable[[int, int], object] = lambda done
     `progress` is called with (bytes passed, bytes of all) while headers of archives are read. A UsageError
     where there is none of these.
     """
+    if "://" in root:
+        return _fetched_tree(root, progress)
     if os.path.isdir(root):
         # a look at names alone: an archive is opened only once it is known that it is what the root
         # holds
@@ -89,9 +97,43 @@ def open_tree(root: str, *, progress: Callable[[int, int], object] = lambda done
     raise UsageError(f"ROOT {verbatim(root)}: {kind}")
 
 
+def _fetched_tree(url: str, progress: Callable[[int, int], object]) -> ArchiveTree:
+    """Return the tree of an archive under a URL, or of the archives in its folder.
+
+    Each is fetched once into the cache of remote files, and read there. UsageError where they are more than
+    that may hold, or no archives.
+    """
+    # a folder's files would be a request each: only what holds many images at once is read so
+    path = to_path(url, "ROOT")
+    assert isinstance(path, RemotePath)
+    is_archive = is_archive_name(path.name)
+    found = [path] if is_archive else [item for item in path.iterdir() if is_archive_name(item.name)]
+    if not found:
+        raise UsageError(f"ROOT {verbatim(url)}: names neither a .tar or .zip nor a folder that holds some")
+    size = sum(item.stat().size for item in found)
+    if size > default_gb() * 1e9:
+        # packed list by list they would be fetched again and again
+        raise UsageError(f"ROOT {verbatim(url)}: {size / 1e9:.3g} GB, more than the {default_gb():g} of "
+                         f"copies that are kept here: {LIMIT_VARIABLE} sets another limit")
+    # open as long as the tree is, so that no other process takes them for left over; not by the thousand
+    streams = []
+    names = []
+    for item in found:
+        stream = open_read(item)
+        names.append(stream.name)
+        if len(streams) < _MAX_HELD:
+            streams.append(stream)
+        else:
+            stream.close()
+    # the copies have names of the cache's: classes are called as the archives are
+    index = open_index(names, are_folders=not is_archive, names=[item.name for item in found],
+                       progress=progress)
+    return ArchiveTree(url, index, streams)
+
+
 def is_archive_root(root: str) -> bool:
     """Return whether a root that is no folder names an archive or a folder in one."""
-    return not os.path.isdir(root) and bool(split_root(root)[0])
+    return "://" in root or (not os.path.isdir(root) and bool(split_root(root)[0]))
 
 
 def _first_image(root: str) -> str | None:
@@ -126,8 +168,12 @@ class FolderTree:
 class ArchiveTree:
     """What archives hold."""
 
-    def __init__(self, root: str, index: ArchiveIndex) -> None:
+    def __init__(self, root: str, index: ArchiveIndex, held: Sequence[BinaryIO] = ()) -> None:
+        """`held` are files that stay open as long as the tree is used."""
         self.root = root
+        # trees are not closed: the files are when the last one goes
+        for stream in held:
+            weakref.finalize(self, stream.close)
         self.index = index
         self.fingerprint = index.fingerprint
         self.passed_over = Counter()

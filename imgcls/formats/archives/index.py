@@ -66,16 +66,18 @@ def find_archives(folder: str) -> list[str]:
 
 
 def open_index(paths: Sequence[str], *, are_folders: bool = False, inner: str = "",
-               progress: Progress = lambda done, total: None) -> ArchiveIndex:
+               names: Sequence[str] = (), progress: Progress = lambda done, total: None) -> ArchiveIndex:
     """Return the index of archives, from the cache or by reading their headers.
 
-    With `are_folders` each archive X.tar is a folder X, as an inner tar is. Of members only those below the
+    With `are_folders` each archive X.tar is a folder X, as an inner tar is; `names` are what the archives are
+    called where that is not the end of their paths. Of members only those below the
     folder `inner` count, and their paths begin there. Damage is a DataError.
     """
     try:
         files = [(path, os.stat(path)) for path in paths]
     except OSError as error:
         raise DataError(error.filename, reason(error)) from error
+    names = [os.path.basename(name) for name in names or paths]
     about = json.dumps([_VERSION, are_folders, [[os.path.realpath(path), stat.st_size, stat.st_mtime_ns]
                                                 for path, stat in files]])
     # of small archives the headers are read in no time
@@ -83,7 +85,8 @@ def open_index(paths: Sequence[str], *, are_folders: bool = False, inner: str = 
     kept = _kept_path(about) if total >= MIN_KEPT_BYTES else None
     database = _open_kept(kept, about) if kept else None
     if database is None:
-        database = _build(files, about, kept, are_folders, lambda done: progress(done, total))
+        folders = [os.path.splitext(name)[0] + "/" if are_folders else "" for name in names]
+        database = _build(files, about, kept, folders, lambda done: progress(done, total))
     return ArchiveIndex(database, list(paths), about, inner)
 
 
@@ -114,7 +117,7 @@ def _connect(path: str) -> sqlite3.Connection:
 
 
 def _build(files: Sequence[tuple[str, os.stat_result]], about: str, kept: Path | None,
-           are_folders: bool, progress: Callable[[int], object]) -> sqlite3.Connection:
+           folders: Sequence[str], progress: Callable[[int], object]) -> sqlite3.Connection:
     """Read all headers into a new database; where it cannot be kept, into a temporary one."""
     building = ""
     if kept:
@@ -126,7 +129,7 @@ def _build(files: Sequence[tuple[str, os.stat_result]], about: str, kept: Path |
         database = _connect(building)  # "" is SQLite's own temporary file
         # what a crash leaves is never read: the name comes last
         database.executescript(f"PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; {_TABLES} BEGIN;")
-        _Filler(database, are_folders, progress).fill(files)
+        _Filler(database, folders, progress).fill(files)
         database.execute("INSERT INTO about VALUES (?)", (about,))
         database.execute("COMMIT")
         if kept and building:
@@ -165,10 +168,11 @@ def _text(key: bytes) -> str:
 class _Filler:
     """Writes the members of archives into the tables."""
 
-    def __init__(self, database: sqlite3.Connection, are_folders: bool,
+    def __init__(self, database: sqlite3.Connection, prefixes: Sequence[str],
                  progress: Callable[[int], object]) -> None:
         self._database = database
-        self._are_folders = are_folders
+        #: what stands before the paths of each archive's members
+        self._prefixes = prefixes
         self._progress = progress
         self._folders: dict[str, int] = {}
         self._rows: list[tuple[object, ...]] = []
@@ -177,7 +181,7 @@ class _Filler:
         """Read the archives one after the other."""
         passed = 0
         for number, (path, stat) in enumerate(files):
-            prefix = os.path.splitext(os.path.basename(path))[0] + "/" if self._are_folders else ""
+            prefix = self._prefixes[number]
             for member in iter_members(path, lambda offset, base=passed: self._progress(base + offset)):
                 if isinstance(member, DataError):
                     why = member.reason.encode("utf-8", "replace").decode()
