@@ -72,6 +72,8 @@ class ImageCache:
         self.infos = infos.view(np.int32).reshape(-1, NUM_INFOS)
         # offset, and height and width in one number; an offset of 0 is none
         self._places = segment.bytes[begin:end].view(np.int64).reshape(-1, 2)
+        #: whether the pixels may be of another run
+        self.is_on_disk = file is not None
         self._store: Store = MemoryStore(segment, end + -end % _ALIGNMENT)
         if file:
             sums = segment.bytes[end:end + 8 * NUM_SCALES * num_samples].view(np.uint64)

@@ -191,9 +191,10 @@ class SamplePreparer:
     def _kept_pixels(self, index: int, place: Place, info: ImageInfo,
                      spec: CropSpec | None) -> np.ndarray | None:
         """Return what is kept of a sample; None where nothing is."""
+        if not place.offset or not self._images:
+            return None
         # of a file from the disk nothing is taken on trust: another size would be another image
-        if not place.offset or not self._images or (info.height and place[1:3] != self._decoder.kept_size(
-                info, spec)):
+        if self._images.is_on_disk and info.height and place[1:3] != self._decoder.kept_size(info, spec):
             return None
         return self._images.pixels(index, place)
 
