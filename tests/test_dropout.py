@@ -48,6 +48,24 @@ def test_residual_branches_are_found_and_the_symbol_stays(network: str, num_unit
     model(images)
 
 
+@pytest.mark.parametrize("name", ["torchvision:efficientnet_b0", "timm:resnet18"])
+def test_networks_of_other_packages_leave_theirs_out(name: str) -> None:
+    config = config_of(name, drop_path=0.4, image_shape="3,64,64")
+    model = with_dropout(build_network(config.network, 0, config.regularization.drop_path), config)
+    layers = [module for module in model.modules() if type(module).__name__ in ("StochasticDepth", "DropPath")]
+    rates = [getattr(layer, "p", getattr(layer, "drop_prob", None)) for layer in layers]
+    assert max(rates) == pytest.approx(0.4)
+    assert rates == sorted(rates)
+    assert all(map(is_random, layers)), "seeded by the update, or a resumed run would drop others"
+
+
+@pytest.mark.parametrize("name", ["torchvision:vgg11", "timm:vgg11"])
+def test_networks_of_other_packages_without_any_say_so(name: str) -> None:
+    config = config_of(name, drop_path=0.4, image_shape="3,32,32")
+    with torch.device("meta"), pytest.raises(UsageError, match="drop_path"):
+        with_dropout(build_network(config.network, 0, config.regularization.drop_path), config)
+
+
 def test_branches_are_dropped_by_sample_in_training_only() -> None:
     layer = ElementwiseAdd()
     layer.drop_path, layer.branch = 0.25, 1

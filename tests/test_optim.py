@@ -317,6 +317,27 @@ def test_the_dirac_initializer_passes_channels_on() -> None:
     assert net[2].weight.abs().max().item() == pytest.approx(30 ** -0.5, rel=0.05)
 
 
+def test_group_adagrad_is_mxnets_on_matrices_and_adagrad_on_biases() -> None:
+    recorded = RECORDED["group_adagrad"]  # learning_rate 0.1, wd 0: MXNet refuses a decay, and what is no matrix
+    net = FullyConnected(4, 3)
+    with torch.no_grad():
+        net.weight.copy_(torch.tensor(recorded["start"]))
+        net.bias.zero_()
+    optimizer = optimizers.build(OptimizerConfig(optimizer="groupadagrad", wd=0.0), net, CPU)
+    optimizers.set_lr(optimizer, 0.1)
+    total, bias = torch.zeros(3), torch.zeros(3)
+    for gradient, expected in zip(recorded["gradients"], recorded["weights"], strict=True):
+        net.weight.grad = torch.tensor(gradient)
+        net.bias.grad = net.weight.grad[:, 0].clone()
+        optimizer.step()
+        np.testing.assert_allclose(net.weight.detach(), expected, rtol=2e-6, atol=2e-6)
+        total += net.bias.grad.square()
+        bias -= 0.1 * net.bias.grad / (total + recorded["eps"]).sqrt()
+    torch.testing.assert_close(net.bias.detach(), bias)
+    history = optimizer.state[net.weight]["history"]
+    np.testing.assert_allclose(history, np.tile(recorded["history"], (1, 4)), rtol=1e-6)
+
+
 def test_every_name_trains() -> None:
     for name in (*OPTIMIZERS, "SGD"):
         net = Net()

@@ -78,6 +78,7 @@ def listing(command: str) -> str:
 
 def _read_head(path: Path) -> Recipe:
     """Return a recipe by the comment that its file begins with: a title, then `entry: text` on lines."""
+    # a comment and not settings: what a recipe is known to do must not be taken for what it does
     lines = []
     for line in path.read_text(encoding="utf-8").splitlines():
         if not line.startswith("#"):
@@ -87,6 +88,7 @@ def _read_head(path: Path) -> Recipe:
     entry = ""
     for line in lines[1:]:
         word, colon, text = line.partition(":")
+        # a colon in the middle of a text is no entry
         if colon and word in ENTRIES:
             entry = word
             entries[entry] = text.strip()

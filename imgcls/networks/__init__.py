@@ -23,8 +23,10 @@ if TYPE_CHECKING:
     from imgcls.config.sections import NetworkConfig
 
 
-def build_network(config: NetworkConfig, seed: int) -> nn.Module:
+def build_network(config: NetworkConfig, seed: int, drop_path: float = 0.0) -> nn.Module:
     """Return the network that `network` names, initialised from `seed`, on the CPU, in training mode.
+
+    `drop_path` is for those of timm, which have stochastic depth only where they are made with it.
 
     Raises UsageError for a name that is not known, and for a setting or an image shape that it cannot take.
     """
@@ -36,7 +38,7 @@ def build_network(config: NetworkConfig, seed: int) -> nn.Module:
     package, colon, name = config.network.partition(":")
     if colon:
         torch.manual_seed(seed)  # these packages draw their weights from torch's own generator
-        return _packages.build_from_package(package, name, config)
+        return _packages.build_from_package(package, name, config, drop_path)
     model = lookup.module("networks", config.network, "`network`").build(config)
     _initializers.initialize(model, config.initializer, config.network, seed)
     return model

@@ -23,12 +23,20 @@ IMAGE_SHAPE = (3, 224, 224)
 _WITH_AUXILIARY_HEAD = ("googlenet", "inception_v3")
 
 
-def build_from_package(package: str, name: str, config: NetworkConfig) -> nn.Module:
+def build_from_package(package: str, name: str, config: NetworkConfig, drop_path: float = 0.0) -> nn.Module:
     """Return the network `name` of `package`, untrained: float (N, *image_shape) -> logits (N, num_classes).
 
+    UsageError for a `drop_path` above 0 and a network of timm that knows none.
     Call `make_trial` before: what is wrong with the name or the shape ends there.
     """
-    return _MAKERS[package](_import(package, name), name, config)
+    module = _import(package, name)
+    # torchvision's have their layers for it in any case, and `training.dropout` sets them
+    if package != "timm" or not drop_path:
+        return _MAKERS[package](module, name, config)
+    try:
+        return _make_timm(module, name, config, drop_path_rate=drop_path)
+    except TypeError:
+        raise UsageError(f"`drop_path` {drop_path:g}: timm:{name} has no stochastic depth") from None
 
 
 def make_trial(package: str, name: str, config: NetworkConfig) -> nn.Module:
@@ -57,10 +65,10 @@ def _make_torchvision(module: ModuleType, name: str, config: NetworkConfig) -> n
     return models.get_model(name, weights=None, num_classes=config.num_classes, **options)
 
 
-def _make_timm(module: ModuleType, name: str, config: NetworkConfig) -> nn.Module:
+def _make_timm(module: ModuleType, name: str, config: NetworkConfig, **options: float) -> nn.Module:
     _check_name("timm", name, module.list_models())
     return module.create_model(name, pretrained=False, num_classes=config.num_classes,
-                               in_chans=config.image_shape[0])
+                               in_chans=config.image_shape[0], **options)
 
 
 #: package -> what makes its networks

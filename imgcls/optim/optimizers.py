@@ -23,6 +23,7 @@ from imgcls.optim.dcasgd import DCASGD
 from imgcls.optim.ftml import FTML
 from imgcls.optim.ftrl import Ftrl
 from imgcls.optim.fused_sgd import direct_step
+from imgcls.optim.group_adagrad import GroupAdaGrad
 from imgcls.optim.lamb import LAMB
 from imgcls.optim.lars import LARS
 from imgcls.optim.muon import Muon, split_groups
@@ -36,7 +37,6 @@ from imgcls.optim.signum import SignSGD, Signum
 NOT_OFFERED = {
     "lbsgd": "take sgd with `warmup_epochs`",
     "lbnag": "MXNet's script offered it and MXNet had none; take nag with `warmup_epochs`",
-    "groupadagrad": "it takes matrices without `wd` only, and every network has biases; take adagrad",
     "test": "MXNet's check of its own machinery, which climbs up the gradient; take sgd",
 }
 #: those that torch steps with one kernel for all parameters, on the CPU and on CUDA
@@ -45,7 +45,7 @@ _FUSED = ("sgd", "ccsgd", "nag", "adam", "adamw")
 _OTHER_WORDS = {"rmsprop": {"beta2": "gamma1"}, "adadelta": {"beta2": "rho"}}
 #: the rules that are ours, by the name that a checkpoint notes: what torch has not, or has otherwise
 OWN: Mapping[str, type[Rule]] = {rule.__name__: rule for rule in (
-    AdaDelta, AdaGrad, DCASGD, FTML, Ftrl, LAMB, LARS, Muon, RMSProp, ScheduleFree,
+    AdaDelta, AdaGrad, DCASGD, FTML, Ftrl, GroupAdaGrad, LAMB, LARS, Muon, RMSProp, ScheduleFree,
     ScheduleFreeAdamW, SGLD, SignSGD, Signum)}
 
 
@@ -141,9 +141,10 @@ def clip_norm(parameters: Iterable[nn.Parameter], limit: float) -> None:
 _CLASSES: Mapping[str, Callable[..., torch.optim.Optimizer]] = {
     "sgd": torch.optim.SGD, "ccsgd": torch.optim.SGD, "nag": torch.optim.SGD, "adam": torch.optim.Adam,
     "adamw": torch.optim.AdamW, "adamax": torch.optim.Adamax, "nadam": torch.optim.NAdam,
-    "rmsprop": RMSProp, "adagrad": AdaGrad, "adadelta": AdaDelta, "ftrl": Ftrl, "ftml": FTML,
-    "signum": Signum, "signsgd": SignSGD, "lamb": LAMB, "lars": LARS, "dcasgd": DCASGD, "sgld": SGLD,
-    "muon": Muon, "schedule-free-sgd": ScheduleFree, "schedule-free-adamw": ScheduleFreeAdamW,
+    "rmsprop": RMSProp, "adagrad": AdaGrad, "groupadagrad": GroupAdaGrad, "adadelta": AdaDelta, "ftrl": Ftrl,
+    "ftml": FTML, "signum": Signum, "signsgd": SignSGD, "lamb": LAMB, "lars": LARS, "dcasgd": DCASGD,
+    "sgld": SGLD, "muon": Muon, "schedule-free-sgd": ScheduleFree,
+    "schedule-free-adamw": ScheduleFreeAdamW,
 }
 
 

@@ -13,12 +13,16 @@ from imgcls.config.resolve import Config
 from imgcls.errors import UsageError, verbatim
 from imgcls.layers import Dropout, ElementwiseAdd
 
+#: stochastic depth of torchvision and of timm, which need not be installed: class -> its probability
+_DROP_PATHS = {"StochasticDepth": "p", "DropPath": "drop_prob"}
+
 
 def is_random(module: nn.Module) -> bool:
     """Whether a layer draws from torch's generator while it is trained."""
     # `_DropoutNd` is torch's base of all of its dropouts: networks of torchvision and timm have
     # those, our own layers are ours
-    return isinstance(module, (Dropout, _DropoutNd)) or bool(getattr(module, "drop_path", 0))
+    return (isinstance(module, (Dropout, _DropoutNd)) or type(module).__name__ in _DROP_PATHS
+            or bool(getattr(module, "drop_path", 0)))
 
 
 def with_dropout(model: nn.Module, config: Config) -> nn.Module:
@@ -49,9 +53,16 @@ def set_drop_path(model: nn.Module, rate: float, network: str) -> None:
 
     Huang et al. 2016, "Deep Networks with Stochastic Depth": its linear decay. The symbol does not change.
     """
+    if others := [module for module in model.modules() if type(module).__name__ in _DROP_PATHS]:
+        # each package has its own way from 0 to the highest rate, of which the last is the one to be set
+        rates = [float(getattr(module, _DROP_PATHS[type(module).__name__])) for module in others]
+        highest = max(rates) or 1.0
+        for module, own in zip(others, rates, strict=True):
+            setattr(module, _DROP_PATHS[type(module).__name__], rate * own / highest)
+        return
     branches = residual_branches(model)
     if not branches:
-        raise UsageError(f"`drop_path` {rate:g}: {network} has no residual branches of imgcls's own layers")
+        raise UsageError(f"`drop_path` {rate:g}: {network} has no residual branches that could be left out")
     # early branches see edges that all later ones need; the last one may be missed most often
     for number, (layer, branch) in enumerate(branches, start=1):
         layer.drop_path = rate * number / len(branches)

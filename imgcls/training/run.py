@@ -192,7 +192,7 @@ def _make_model(config: Config, saved: Saved | None, reporter: Reporter, loader:
 
 def build_model(config: Config, saved: Saved | None, reporter: Reporter) -> nn.Module:
     """Return the network of `network` with the saved weights, if any; on the CPU, in channels_last memory."""
-    model = networks.build_network(config.network, config.train.seed)
+    model = networks.build_network(config.network, config.train.seed, config.regularization.drop_path)
     if saved:
         graph.load_arrays(model, dict(saved.arrays), path=saved.path)
         # MXNet's log line has an underscore where the file name has a hyphen

@@ -12,7 +12,8 @@ _ADAMS = ("beta1", "beta2", "epsilon")
 #: optimizer -> the settings below that its rule has, besides `wd`
 OPTIMIZERS: Mapping[str, tuple[str, ...]] = {
     "sgd": ("mom",), "nag": ("mom",), "adam": _ADAMS, "adamw": _ADAMS, "adamax": _ADAMS, "nadam": _ADAMS,
-    "rmsprop": ("beta2", "epsilon"), "adagrad": ("epsilon",), "adadelta": ("beta2", "epsilon"),
+    "rmsprop": ("beta2", "epsilon"), "adagrad": ("epsilon",), "groupadagrad": ("epsilon",),
+    "adadelta": ("beta2", "epsilon"),
     "ftrl": (), "ftml": _ADAMS, "signum": ("mom",), "signsgd": (), "lamb": _ADAMS, "lars": ("mom", "epsilon"),
     "dcasgd": ("mom",), "sgld": (), "ccsgd": ("mom",),
     # newer than MXNet
