@@ -1,120 +1,187 @@
-"""What fine-tuning is worth: a network trained on CIFAR-10 and then on a few photographs, beside the same
-untrained.
+"""What fine-tuning is worth where nobody sets anything: beside training from scratch, and beside torchvision's
+tutorial on transfer learning given the same time.
 
-    python benchmarks/finetune.py PRETRAIN PHOTOS [--image-shape 3,32,32] [--pretrain-epochs 5] [--seeds 3]
+    python benchmarks/finetune.py PREFIX PHOTOS [PHOTOS ...] [--seeds 5] [--num-epochs 5]
 
-PRETRAIN and PHOTOS are folders that hold train/ and val/ (or test/) with a folder of images per class:
-CIFAR-10 as pictures, and for example ants and bees (hymenoptera, 245 + 153 photographs). Trains a small
-residual network on the first, then `imgcls-finetune` for five epochs on the second with three seeds, all of
-it and the head alone; and the same network from its initial weights, with the same command, at two learning
-rates. One thread, about six minutes, most of which are the training on CIFAR-10. Prints a line a run and the
-means.
+PREFIX is a checkpoint of `imgcls-train` on other classes, PHOTOS are folders that hold train/ and val/ with a
+folder of images per class (benchmarks/finetune_sets.py makes some). For each folder and seed:
+
+  fine-tuned     imgcls-finetune --pretrained-model PREFIX --data-dir PHOTOS --num-epochs 5
+  from scratch   imgcls-train with the network and the image shape of PREFIX, --data-dir PHOTOS --num-epochs 5
+  tutorial       PyTorch's "Transfer Learning for Computer Vision" from the same weights: the whole network and
+                 the head alone, at the image shape of PREFIX and with 224 x 224 crops; SGD with lr 0.001 and
+                 momentum 0.9, steps of 0.1 every 7 epochs, batch 4, the best epoch on the validation set. Its
+                 training may take the CPU seconds that imgcls-finetune took with validation and all; its own
+                 validation is not counted
+
+Prints a line a run, and the means. One thread, and CPU time instead of a clock: what else the machine does
+does not count.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import importlib
+import io
+import json
 import os
 import re
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
-# 14 layers: small enough to be trained from scratch here, deep enough to have something to transfer.
-NETWORK = ["--network", "resnet-v1", "--num-layers", "14", "--image-shape", "3,28,28"]
+TUTORIAL_SIDE = 224
 
 
 def main() -> int:
-    """Pretrain once, then fine-tune each way with each seed."""
-    args = _arguments()
+    """Run each way on each folder with each seed."""
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("prefix", help="checkpoint of imgcls-train on other classes")
+    parser.add_argument("photos", nargs="+", help="folders that hold train/ and val/")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--num-epochs", type=int, default=5)
+    parser.add_argument("--without-tutorial", action="store_true")
+    args = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # so that the figures do not depend on the cores
-    with tempfile.TemporaryDirectory() as folder:
-        trained = args.pretrained or str(Path(folder, "cifar"))
-        # An earlier checkpoint spares the minutes on CIFAR-10 while settings of the second part are tried.
-        if not args.pretrained:
-            _pretrain(args, trained)
-        untrained = str(Path(folder, "untrained"))
-        # The mean of ImageNet's images: close enough for any photographs, and the same for all four ways.
-        tune = ["--batch-size", "16", "--mom", "0.9", "--num-epochs", str(args.num_epochs),
-                "--image-shape", args.image_shape, "--rgb-mean", "123.68,116.779,103.939", "--rgb-std", "1",
-                "--data-nthreads", "1"]
-        # Untrained weights may want a larger rate than trained ones: with both rates from scratch the
-        # comparison is not won by the choice of one.
-        for what, source, flags in (
-                ("fine-tuned", trained, ["--lr", "0.01"]),
-                ("only the head", trained, ["--lr", "0.01", "--freeze", "body"]),
-                ("from scratch, lr 0.01", untrained, ["--lr", "0.01"]),
-                ("from scratch, lr 0.1", untrained, ["--lr", "0.1"])):
-            # With so few photographs a seed moves the accuracy by per cents: all ways have the same seeds.
-            accuracies = []
-            for seed in range(args.first_seed, args.first_seed + args.seeds):
-                # Fine-tuning replaces the head, so the untrained body is drawn anew for each seed too.
-                if source == untrained:
-                    _write_untrained(untrained, seed)
-                started = time.perf_counter()
-                accuracies.append(_accuracy("finetune", "--pretrained-model", source, *_data(args.photos),
-                                            *tune, *flags, "--seed", str(seed)))
-                seconds = time.perf_counter() - started
-                print(f"{what}, seed {seed}: {accuracies[-1]:.4f}  ({seconds:.0f} s)", flush=True)
-            print(f"{what}: mean {statistics.mean(accuracies):.4f}", flush=True)
+    for folder in args.photos:
+        accuracies: dict[str, list[float]] = {}
+        for seed in range(args.first_seed, args.first_seed + args.seeds):
+            for way, accuracy in run_each_way(args, folder, seed):
+                accuracies.setdefault(way, []).append(100 * accuracy)
+        for way, values in accuracies.items():
+            print(f"{Path(folder).name}, {way}: mean {statistics.mean(values):.1f} % of "
+                  f"{', '.join(f'{value:.1f}' for value in values)}", flush=True)
     return 0
 
 
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("pretrain", help="folder of CIFAR-10's pictures: train/ and test/")
-    parser.add_argument("photos", help="folder of the photographs: train/ and val/")
-    parser.add_argument("--first-seed", type=int, default=0)
-    parser.add_argument("--pretrained", default="", metavar="PREFIX",
-                        help="checkpoint of an earlier run of this script")
-    parser.add_argument("--pretrain-epochs", type=int, default=5)
-    parser.add_argument("--num-epochs", type=int, default=5)
-    parser.add_argument("--image-shape", default="3,32,32")
-    parser.add_argument("--seeds", type=int, default=3)
-    return parser.parse_args()
+def run_each_way(args: argparse.Namespace, folder: str, seed: int) -> list[tuple[str, float]]:
+    """Return (way, accuracy on the validation set) of all ways, and print each."""
+    results = []
+
+    def note(way: str, accuracy: float, seconds: float) -> None:
+        print(f"{Path(folder).name}, seed {seed}, {way}: {accuracy:.4f}  ({seconds:.1f} s)", flush=True)
+        results.append((way, accuracy))
+
+    shared = ["--data-dir", folder, "--num-epochs", str(args.num_epochs), "--seed", str(seed)]
+    accuracy, seconds = run_command("finetune", "--pretrained-model", args.prefix, *shared)
+    note("fine-tuned", accuracy, seconds)
+    note("from scratch", *run_command("train", "--dataset", "imagenet", *network_flags(args.prefix), *shared))
+    if not args.without_tutorial:
+        side = read_config(args.prefix)["image_shape"][1]
+        for what, crop, only_head in ((f"tutorial at {side}", side, False),
+                                      (f"tutorial at {side}, head alone", side, True),
+                                      (f"tutorial at {TUTORIAL_SIDE}", TUTORIAL_SIDE, False),
+                                      (f"tutorial at {TUTORIAL_SIDE}, head alone", TUTORIAL_SIDE, True)):
+            note(what, *run_tutorial(args.prefix, folder, crop, seconds, seed, only_head=only_head))
+    return results
 
 
-def _data(folder: str) -> list[str]:
-    # CIFAR-10 comes as train/ and test/, photographs mostly as train/ and val/.
-    val = next(name for name in ("val", "test") if Path(folder, name).is_dir())
-    return ["--data-train", f"{folder}/train", "--data-val", f"{folder}/{val}"]
+def read_config(prefix: str) -> dict[str, Any]:
+    """Return the settings that a checkpoint was trained with."""
+    return json.loads(Path(f"{prefix}-meta.json").read_text(encoding="utf-8"))["config"]
 
 
-def _pretrain(args: argparse.Namespace, prefix: str) -> None:
-    started = time.perf_counter()
-    # bfloat16, since nearly all of the time goes here; the accuracy is printed, and compared with nothing.
-    accuracy = _accuracy("train", "--dataset", "cifar10", *_data(args.pretrain), *NETWORK,
-                         "--num-epochs", str(args.pretrain_epochs), "--lr", "0.1", "--lr-schedule", "cosine",
-                         "--dtype", "bfloat16", "--data-nthreads", "1", "--model-prefix", prefix)
-    print(f"trained on {args.pretrain}: {accuracy:.4f}  ({time.perf_counter() - started:.0f} s)", flush=True)
+def network_flags(prefix: str) -> list[str]:
+    """Return the flags that build the network of a checkpoint anew."""
+    config = read_config(prefix)
+    flags = ["--network", config["network"], "--image-shape", ",".join(map(str, config["image_shape"]))]
+    return flags + (["--num-layers", str(config["num_layers"])] if config["num_layers"] else [])
 
 
-def _write_untrained(prefix: str, seed: int) -> None:
-    """Write the network that `imgcls-train` begins with, as a checkpoint of epoch 0."""
-    from imgcls import graph
+def run_command(command: str, *flags: str) -> tuple[float, float]:
+    """Run a command of imgcls and return its validation accuracy and the CPU seconds that it took."""
+    main = importlib.import_module(f"imgcls.cli.{command}").main
+    started = time.process_time()
+    # in this process: what it costs to load torch is no part of the comparison
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
+        status = main(["--data-nthreads", "1", *flags])
+    accuracy = re.search(r"^Validation-accuracy=(\S+)$", out.getvalue(), re.MULTILINE)
+    if status or not accuracy:
+        sys.exit(err.getvalue()[-2000:])
+    return float(accuracy[1]), time.process_time() - started
+
+
+def run_tutorial(prefix: str, folder: str, side: int, seconds: float, seed: int, *,
+                 only_head: bool) -> tuple[float, float]:
+    """Return the accuracy of the tutorial's best epoch and the CPU seconds of its training.
+
+    At least one epoch is trained, and the last one may be cut short by the time.
+    """
+    import torch
+    from torch import nn
+    from torchvision import datasets
+
+    torch.set_num_threads(1)
+    torch.manual_seed(seed)
+    train, evaluation = tutorial_transforms(prefix, side)
+    train_set = datasets.ImageFolder(str(Path(folder, "train")), train)
+    val_set = datasets.ImageFolder(str(Path(folder, "val")), evaluation)
+    model = tutorial_network(prefix, len(train_set.classes), side, only_head=only_head)
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.001, momentum=0.9)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, step_size=7, gamma=0.1)
+    loader = torch.utils.data.DataLoader(train_set, batch_size=4, shuffle=True)
+    val_loader = torch.utils.data.DataLoader(val_set, batch_size=64)
+    best = used = 0.0
+    while used < seconds:
+        model.train()
+        started = time.process_time()
+        for images, labels in loader:
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(images), labels).backward()
+            optimizer.step()
+            if used + time.process_time() - started >= seconds:
+                break
+        scheduler.step()
+        used += time.process_time() - started
+        best = max(best, score(model, val_loader))
+    return best, used
+
+
+def tutorial_transforms(prefix: str, side: int) -> Sequence[Callable[[Any], Any]]:
+    """Return the tutorial's transforms for training and for validation, with the network's own scaling."""
+    from torchvision import transforms
+
+    noted = json.loads(Path(f"{prefix}-meta.json").read_text(encoding="utf-8"))["preprocessing"]
+    scaling = [transforms.ToTensor(), transforms.Normalize([value / 255 for value in noted["mean"]],
+                                                           [value / 255 for value in noted["std"]])]
+    # 256 for 224 is the tutorial's
+    return (transforms.Compose([transforms.RandomResizedCrop(side), transforms.RandomHorizontalFlip(),
+                                *scaling]),
+            transforms.Compose([transforms.Resize(round(side * 256 / 224)), transforms.CenterCrop(side),
+                                *scaling]))
+
+
+def tutorial_network(prefix: str, num_classes: int, side: int, *, only_head: bool) -> Any:
+    """Return the checkpoint's network with a new nn.Linear in the place of its head."""
+    from torch import nn
+
     from imgcls.config.sections import NetworkConfig
-    from imgcls.formats import params, symbol
-    from imgcls.networks import build_network
+    from imgcls.pretrained import locate, read, transfer
 
-    model = build_network(NetworkConfig(network="resnet-v1", num_layers=14, image_shape=(3, 28, 28)), seed)
-    # As a checkpoint it goes through the same command as the trained one and gets a new head as well.
-    symbol.save(f"{prefix}-symbol.json", graph.to_symbol(model))
-    params.save(f"{prefix}-0000.params", graph.arrays(model))
+    model, _ = transfer.new_head(read(locate(prefix)), NetworkConfig(num_classes=num_classes,
+                                                                    image_shape=(3, side, side)))
+    path = transfer.head_of(model, NetworkConfig())[0].rpartition(".")[0]
+    old = model.get_submodule(path)
+    model.requires_grad_(not only_head)
+    linear = nn.Linear(old.weight.shape[1], num_classes)  # type: ignore[union-attr, index]
+    model.set_submodule(path, nn.Sequential(nn.Flatten(), linear))
+    return model
 
 
-def _accuracy(command: str, *flags: str) -> float:
-    """Run a command and return the validation accuracy that it prints last."""
-    done = subprocess.run([sys.executable, "-m", "imgcls", command, *flags], text=True, capture_output=True,
-                          check=False)
-    accuracy = re.search(r"^Validation-accuracy=(\S+)$", done.stdout, re.MULTILINE)
-    # The command's own message is the end of stderr; CalledProcessError would not show it.
-    if done.returncode or not accuracy:
-        sys.exit(done.stderr[-2000:])
-    return float(accuracy[1])
+def score(model: Any, loader: Any) -> float:
+    """Return the share of images that the network gets right."""
+    import torch
+
+    model.eval()
+    with torch.no_grad():
+        hits = [(model(images).argmax(1) == labels).float() for images, labels in loader]
+    return torch.cat(hits).mean().item()
 
 
 if __name__ == "__main__":

@@ -111,7 +111,7 @@ def config_of(*flags: str) -> Config:
 
 
 @pytest.mark.parametrize(("count", "epochs", "batch", "lr", "tuned_lr"), [
-    (20, 100, 16, 0.0125, 0.025), (217, 100, 16, 0.0125, 0.025), (999, 100, 32, 0.025, 0.05),
+    (20, 100, 16, 0.0125, 0.05), (217, 100, 16, 0.0125, 0.05), (999, 100, 32, 0.025, 0.05),
     (1000, 60, 32, 0.025, 0.05), (5000, 60, 128, 0.1, 0.05), (50_000, 40, 128, 0.1, 0.05)])
 def test_fewer_images_more_epochs_and_smaller_batches(count: int, epochs: int, batch: int, lr: float,
                                                       tuned_lr: float) -> None:

@@ -26,7 +26,7 @@ from imgcls.training.kept_preprocessing import read_noted
 from imgcls.training.reporter import Reporter
 
 #: what may be chosen; each but those that the user sets
-CHOSEN = ("num_epochs", "batch_size", "lr", "lr_schedule", "mom", "wd", "rgb_std")
+CHOSEN = ("num_epochs", "batch_size", "lr", "lr_schedule", "mom", "wd", "initializer", "rgb_std")
 #: who sets one of these has a way to train, and nothing is chosen
 _INSTEAD = ("lr", "lr_schedule", "lr_factor", "lr_step_epochs", "lr_factor_epoch", "lr_regime", "final_lr",
             "restart_epochs", "restart_factor", "optimizer")
@@ -44,9 +44,9 @@ _MIN_BATCH, _MAX_BATCH = 16, 128
 _EPOCHS = ((1_000, 100, 30), (10_000, 60, 15), (_MANY_IMAGES, 40, 8))
 #: from scratch the learning rate of a batch of 128, and for others in proportion
 _LR = 0.1
-#: from trained weights that of a batch of 16, and for others in proportion up to this: a large batch must not
-#: take the weights far away from what they were trained to
-_LR_PRETRAINED, _MAX_LR_PRETRAINED = 0.025, 0.05
+#: from trained weights, of any batch: a large one must not take the weights far away from what they were
+#: trained to
+_LR_PRETRAINED = 0.05
 #: of ImageNet's photographs: values come to about 1, without which networks that do not normalise diverge
 _STD = (58.393, 57.12, 57.375)
 #: networks that begin with a fully connected layer, and the largest rate times values of an image: the step
@@ -99,18 +99,24 @@ def choice(config: Config, count: int, *, is_pretrained: bool) -> tuple[dict[str
     chosen: dict[str, tuple[Any, str]] = {
         "num_epochs": (pretrained if is_pretrained else scratch,
                        f"from {begin}, with fewer than {limit:,} images"),
-        "batch_size": (batch_size, f"{-(-count // batch_size):,} updates an epoch of {count:,} images"),
+        "batch_size": (batch_size, f"{_counted(-(-count // batch_size), 'update')} an epoch of {_counted(count, 'image')}"),
         "lr": (lr, f"{why} from {begin}"),
         # no step to choose, and the best of the schedules that need none
         "lr_schedule": ("cosine", "falls to 0 at the last update, with no steps to choose")}
     if is_pretrained:  # MXNet's fine-tune.py has neither
         chosen["mom"] = (0.9, "as in training from scratch; the rate goes with it")
         chosen["wd"] = (1e-4, "as in training from scratch")
+        # random answers would send random gradients through the weights below (Kumar et al., 2022)
+        chosen["initializer"] = ("zero", "of the new head: it learns first, and what is below it only then")
     elif config.network.image_shape[:1] == (3,) and not config.is_explicit(*_SCALE):
         chosen["rgb_std"] = (_STD, "of ImageNet's photographs: values of about 1 for any network")
     chosen = {name: row for name, row in chosen.items() if not config.is_explicit(name)}
     return ({name: value for name, (value, _) in chosen.items()},
             {name: reason for name, (_, reason) in chosen.items()})
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def _batch_size(count: int) -> int:
@@ -123,9 +129,7 @@ def _batch_size(count: int) -> int:
 def _learning_rate(config: Config, batch_size: int, *, is_pretrained: bool) -> tuple[float, str]:
     """Return the learning rate and what it goes by."""
     if is_pretrained:
-        lr = min(_LR_PRETRAINED * batch_size / _MIN_BATCH, _MAX_LR_PRETRAINED)
-        return lr, (f"{_LR_PRETRAINED:g} for a batch of {_MIN_BATCH}, in proportion, at most "
-                    f"{_MAX_LR_PRETRAINED:g},")
+        return _LR_PRETRAINED, "for a batch of any size, where a new head begins at 0,"
     # ResNet's own recipe has 0.1 for 128 to 256 images; in proportion to the batch: Goyal et al., 2017
     lr = _LR * batch_size / 128
     num_values = math.prod(config.network.image_shape)
