@@ -1,4 +1,4 @@
-"""What fine-tuning is worth where nobody sets anything: beside training from scratch, and beside torchvision's
+"""What fine-tuning is worth where nobody sets anything: beside training from scratch, and beside PyTorch's
 tutorial on transfer learning given the same time.
 
     python benchmarks/finetune.py PREFIX PHOTOS [PHOTOS ...] [--seeds 5] [--num-epochs 5]
@@ -7,8 +7,8 @@ PREFIX is a checkpoint of `imgcls-train` on other classes, PHOTOS are folders th
 folder of images per class (benchmarks/finetune_sets.py makes some). For each folder and seed:
 
   fine-tuned     imgcls-finetune --pretrained-model PREFIX --data-dir PHOTOS --num-epochs 5
-  from scratch   imgcls-train with the network and the image shape of PREFIX, --data-dir PHOTOS --num-epochs 5
-  tutorial       PyTorch's "Transfer Learning for Computer Vision" from the same weights: the whole network and
+  from scratch   imgcls-train --data-dir PHOTOS --num-epochs 5 with network and image shape of PREFIX
+  tutorial       PyTorch's "Transfer Learning for Computer Vision" from the same weights: whole network and
                  the head alone, at the image shape of PREFIX and with 224 x 224 crops; SGD with lr 0.001 and
                  momentum 0.9, steps of 0.1 every 7 epochs, batch 4, the best epoch on the validation set. Its
                  training may take the CPU seconds that imgcls-finetune took with validation and all; its own

@@ -110,17 +110,22 @@ def config_of(*flags: str) -> Config:
     return resolve.parse(["--data-train", "x", *flags], prog="imgcls-train", examples="")
 
 
-@pytest.mark.parametrize(("count", "epochs", "batch", "lr", "tuned_lr"), [
-    (20, 100, 16, 0.0125, 0.05), (217, 100, 16, 0.0125, 0.05), (999, 100, 32, 0.025, 0.05),
-    (1000, 60, 32, 0.025, 0.05), (5000, 60, 128, 0.1, 0.05), (50_000, 40, 128, 0.1, 0.05)])
+@pytest.mark.parametrize(("count", "epochs", "batch", "lr", "tuned_batch", "tuned_lr"), [
+    (20, 100, 16, 0.0125, 8, 0.025), (217, 100, 16, 0.0125, 8, 0.025), (500, 100, 16, 0.0125, 16, 0.025),
+    (999, 100, 32, 0.025, 32, 0.05), (1000, 60, 32, 0.025, 32, 0.05), (5000, 60, 128, 0.1, 128, 0.05),
+    (50_000, 40, 128, 0.1, 128, 0.05)])
 def test_fewer_images_more_epochs_and_smaller_batches(count: int, epochs: int, batch: int, lr: float,
-                                                      tuned_lr: float) -> None:
+                                                      tuned_batch: int, tuned_lr: float) -> None:
     values, reasons = by_size.choice(config_of(), count, is_pretrained=False)
     assert (values["num_epochs"], values["batch_size"], values["lr"]) == (epochs, batch, lr)
     assert values["rgb_std"] == (58.393, 57.12, 57.375)
     tuned, tuned_reasons = by_size.choice(config_of(), count, is_pretrained=True)
     assert tuned["num_epochs"] < epochs
-    assert (tuned["batch_size"], tuned["lr"], tuned["mom"], tuned["wd"]) == (batch, tuned_lr, 0.9, 1e-4)
+    assert (tuned["batch_size"], tuned["lr"], tuned["mom"], tuned["wd"]) == (
+        tuned_batch, tuned_lr, 0.9, 1e-4)
+    assert tuned["initializer"] == "zero"  # of the new head
+    package = config_of("--network", "torchvision:resnet18")  # refuses any initializer
+    assert "initializer" not in by_size.choice(package, count, is_pretrained=True)[0]
     assert "rgb_std" not in tuned  # that of the weights
     for chosen, why in ((values, reasons), (tuned, tuned_reasons)):
         assert set(chosen) == set(why) <= set(by_size.CHOSEN)
@@ -133,7 +138,7 @@ def test_fewer_images_more_epochs_and_smaller_batches(count: int, epochs: int, b
 def test_what_is_given_stays_and_the_rest_goes_with_it(flags: list[str], left_out: set[str], lr: float) -> None:
     values, _ = by_size.choice(config_of(*flags), 200, is_pretrained=False)
     assert values["lr"] == lr
-    assert set(by_size.CHOSEN) - set(values) - {"mom", "wd"} == left_out
+    assert set(by_size.CHOSEN) - set(values) - {"mom", "wd", "initializer"} == left_out
 
 
 def test_what_is_chosen_is_told_and_kept(photos: Path, capsys: pytest.CaptureFixture[str],

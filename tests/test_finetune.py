@@ -25,7 +25,6 @@ from imgcls.config.sections import FinetuneConfig, NetworkConfig
 from imgcls.errors import DataError, UsageError
 from imgcls.formats import params, symbol
 from imgcls.formats.symbol import Node, NodeOutput, Symbol
-from imgcls.networks import build_network
 from imgcls.pretrained import Pretrained, at_hand, locate, read, transfer
 from imgcls.training import checkpoint
 
@@ -318,22 +317,6 @@ def test_a_layer_that_is_already_called_fc(tmp_path: Path) -> None:
     model, summary = transfer.new_head(source, NetworkConfig(num_classes=3, image_shape=(4, 1, 1)))
     assert summary.new == ["fc_new_weight", "fc_new_bias"]
     assert "fc_new" in symbol.dumps(graph.to_symbol(model))
-
-
-@pytest.mark.parametrize("network", ["mlp", "torchvision:mobilenet_v3_small", "torchvision:squeezenet1_1"])
-def test_a_new_head_that_begins_at_0(network: str) -> None:
-    """But for a rectifier behind it, as in squeezenet: that would never let zeros learn."""
-    shape = (3, 32, 32)
-    model = build_network(NetworkConfig(network=network, num_classes=5, image_shape=shape), 0)
-    source = Pretrained(graph.to_symbol(model) if network == "mlp" else NetworkConfig(
-        network=network, num_classes=5, image_shape=shape), graph.arrays(model), "x")
-    config = NetworkConfig(network=network, num_classes=3, image_shape=shape, initializer="zero")
-    model, summary = transfer.new_head(source, config)
-    head = [model.get_parameter(key) for key in transfer.head_of(model, config)]
-    assert [tuple(parameter.shape)[:1] for parameter in head] == [(3,), (3,)]
-    is_zero = not any(parameter.any() for parameter in head)
-    assert is_zero == ("squeezenet" not in network)
-    assert ("keeps the values that it draws" in summary.note) != is_zero
 
 
 def test_mxnets_own_networks(tmp_path: Path) -> None:

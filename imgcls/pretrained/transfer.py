@@ -272,19 +272,6 @@ def _replace_head(pretrained: Pretrained, settings: NetworkConfig, config: Netwo
     if wrong:
         raise DataError(pretrained.path, f"not the weights of {settings.network}: missing or of another "
                                          f"shape are {grouped(wrong)}")
-    note = _zero_head(model, head) if config.initializer == "zero" else ""
     dropped = [name for name in names.values() if name in head]
     return model, LoadSummary(match.loaded, [name for name in match.missing if name in head],
-                              [*dropped, *match.unexpected], note=note)
-
-
-def _zero_head(model: nn.Module, head: set[str]) -> str:
-    """Let the fully connected layers of the head begin at 0; return a note where it has other layers, or ""."""
-    layers = [model.get_submodule(name.rpartition(".")[0]) for name in sorted(head)]
-    for layer in layers:
-        if isinstance(layer, nn.Linear):
-            for parameter in layer.parameters():
-                nn.init.zeros_(parameter)
-    # squeezenet's is a convolution with a rectifier behind it: from 0 on it would never learn
-    return "" if all(isinstance(layer, nn.Linear) for layer in layers) else (
-        "`initializer` zero: is for a fully connected head; this network's keeps the values that it draws")
+                              [*dropped, *match.unexpected])

@@ -44,9 +44,11 @@ _MIN_BATCH, _MAX_BATCH = 16, 128
 _EPOCHS = ((1_000, 100, 30), (10_000, 60, 15), (_MANY_IMAGES, 40, 8))
 #: from scratch the learning rate of a batch of 128, and for others in proportion
 _LR = 0.1
-#: from trained weights, of any batch: a large one must not take the weights far away from what they were
-#: trained to
-_LR_PRETRAINED = 0.05
+#: from trained weights a batch may be smaller: their statistics and directions are not new
+_MIN_BATCH_PRETRAINED = 8
+#: the learning rate of a batch of 8 to 16 from trained weights, and for others in proportion up to this: a
+#: large batch must not take the weights far away from what they were trained to
+_LR_PRETRAINED, _MAX_LR_PRETRAINED = 0.025, 0.05
 #: of ImageNet's photographs: values come to about 1, without which networks that do not normalise diverge
 _STD = (58.393, 57.12, 57.375)
 #: networks that begin with a fully connected layer, and the largest rate times values of an image: the step
@@ -94,20 +96,23 @@ def choice(config: Config, count: int, *, is_pretrained: bool) -> tuple[dict[str
     begin = "weights that were trained before" if is_pretrained else "scratch"
     # by the number of images alone: what classes add to it was not measured
     limit, scratch, pretrained = next(row for row in _EPOCHS if count < row[0])
-    batch_size = config.data.batch_size if config.is_explicit("batch_size") else _batch_size(count)
+    batch_size = (config.data.batch_size if config.is_explicit("batch_size") else
+                  _batch_size(count, _MIN_BATCH_PRETRAINED if is_pretrained else _MIN_BATCH))
     lr, why = _learning_rate(config, batch_size, is_pretrained=is_pretrained)
     chosen: dict[str, tuple[Any, str]] = {
         "num_epochs": (pretrained if is_pretrained else scratch,
                        f"from {begin}, with fewer than {limit:,} images"),
-        "batch_size": (batch_size, f"{_counted(-(-count // batch_size), 'update')} an epoch of {_counted(count, 'image')}"),
+        "batch_size": (batch_size, f"{_counted(-(-count // batch_size), 'update')} an epoch of "
+                                   f"{_counted(count, 'image')}"),
         "lr": (lr, f"{why} from {begin}"),
         # no step to choose, and the best of the schedules that need none
         "lr_schedule": ("cosine", "falls to 0 at the last update, with no steps to choose")}
     if is_pretrained:  # MXNet's fine-tune.py has neither
         chosen["mom"] = (0.9, "as in training from scratch; the rate goes with it")
         chosen["wd"] = (1e-4, "as in training from scratch")
-        # random answers would send random gradients through the weights below (Kumar et al., 2022)
-        chosen["initializer"] = ("zero", "of the new head: it learns first, and what is below it only then")
+        if ":" not in config.network.network:  # networks of other packages draw their own small values
+            # random answers would send random gradients through the weights below (Kumar et al., 2022)
+            chosen["initializer"] = ("zero", "of the new head: it learns first, and what is below it then")
     elif config.network.image_shape[:1] == (3,) and not config.is_explicit(*_SCALE):
         chosen["rgb_std"] = (_STD, "of ImageNet's photographs: values of about 1 for any network")
     chosen = {name: row for name, row in chosen.items() if not config.is_explicit(name)}
@@ -119,8 +124,8 @@ def _counted(number: int, what: str) -> str:
     return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
-def _batch_size(count: int) -> int:
-    batch_size = _MIN_BATCH
+def _batch_size(count: int, least: int) -> int:
+    batch_size = least
     while batch_size < _MAX_BATCH and count // (2 * batch_size) >= _UPDATES_PER_EPOCH:
         batch_size *= 2
     return batch_size
@@ -129,7 +134,9 @@ def _batch_size(count: int) -> int:
 def _learning_rate(config: Config, batch_size: int, *, is_pretrained: bool) -> tuple[float, str]:
     """Return the learning rate and what it goes by."""
     if is_pretrained:
-        return _LR_PRETRAINED, "for a batch of any size, where a new head begins at 0,"
+        scale = min(batch_size / 8, 1.0) * max(batch_size / 16, 1.0)
+        return min(_LR_PRETRAINED * scale, _MAX_LR_PRETRAINED), (
+            f"{_LR_PRETRAINED:g} for a batch of 8 to 16, in proportion else, at most {_MAX_LR_PRETRAINED:g},")
     # ResNet's own recipe has 0.1 for 128 to 256 images; in proportion to the batch: Goyal et al., 2017
     lr = _LR * batch_size / 128
     num_values = math.prod(config.network.image_shape)
