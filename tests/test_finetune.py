@@ -455,13 +455,14 @@ def test_mxnets_script_keeps_its_defaults_and_says_what_is_better(pretrained: Pa
     flags = ["--pretrained-model", str(pretrained), "--data-dir", str(photos), "--num-epochs", "1"]
     assert finetune.main(flags, prog="fine-tune.py") == 0
     err = capsys.readouterr().err
-    assert ("of 24 photographs more is learned with --batch-size 16, --lr 0.025, --lr-schedule cosine, --mom 0.9, "
-            "--wd 0.0001, which imgcls-finetune chooses by itself") in err
+    assert ("of 24 photographs more is learned with --batch-size 8, --lr 0.025, --lr-schedule cosine, --mom 0.9, "
+            "--wd 0.0001, --initializer zero, which imgcls-finetune chooses by itself") in err
     assert "batch 128" in err
     assert finetune.main(flags) == 0
     err = capsys.readouterr().err
     assert "chosen: --mom 0.9 (" in err
-    assert "batch 16, 2 updates per epoch" in err
+    assert "chosen: --initializer zero (of the new head" in err
+    assert "batch 8, 3 updates per epoch" in err
     assert finetune.main([*flags, "--lr", "0.01"], prog="fine-tune.py") == 0
     assert "more is learned" not in capsys.readouterr().err
 
