@@ -30,6 +30,8 @@ CASES: dict[str, tuple[dict[str, Any], tuple[int, int, int], int, int, float]] =
     "resnet-20": ({"network": "resnet", "num_layers": 20}, (3, 28, 28), 10, 128, 0.97),
     "resnet-50": ({"network": "resnet", "num_layers": 50}, (3, 224, 224), 1000, 8, 0.98),
 }
+#: steps of a round that are long ones
+FEW = 20
 #: those that are also measured beside a program that takes a core
 SHARED = ("lenet", "resnet-20")
 
@@ -119,8 +121,9 @@ def _take_turns(name: str, args: argparse.Namespace) -> dict[str, Any]:
 
     def timed_epoch(self: Trainer) -> dict[str, float]:
         result["threads"] = torch.get_num_threads()
-        # by turns with the epoch, in its process: both have the same memory and the same neighbours
-        counts = [] if args.alone else sorted({1, all_threads})
+        # by turns with the epoch, in its process: both have the same memory and the same neighbours. Of few
+        # long steps one thread is not the best, and would take most of the time.
+        counts = [] if args.alone else sorted({1, all_threads}) if steps > FEW else [all_threads]
         for count in counts:
             torch.set_num_threads(count)
             key = "bare step on " + ("one thread" if count == 1 else "all")
