@@ -102,6 +102,7 @@ def _write_tars(folder: Path, num_images: int, num_classes: int) -> None:
         path = folder / f"n{number:08d}.tar"
         size = _SMALLEST_CLASS * (1 + number % _NUM_SIZES) if number < num_classes - 1 else max(left, 1)
         left -= size
+        # a name more for the same file: no bytes, and im2rec reads its headers all the same
         if size in originals:
             path.unlink(missing_ok=True)
             os.link(originals[size], path)
@@ -211,6 +212,7 @@ def _search(args: argparse.Namespace) -> None:
 
 def _first_open(args: argparse.Namespace) -> None:
     """Open the records on a machine that has not seen them: headers come from the file."""
+    # A cache folder of its own: nothing is kept from the last time.
     with tempfile.TemporaryDirectory(prefix="imgcls-") as folder:
         os.environ["IMGCLS_CACHE"] = folder
         _open_source(args, "open them for training: the first time on a machine")
@@ -257,6 +259,7 @@ def _worker(args: argparse.Namespace) -> None:
     from imgcls.data import order
     from imgcls.data.loaders.streaming import StreamingLoader
 
+    # in one process, since what is opened stays in memory while the rest is done
     source = _open_source(args, f"one of {args.workers} workers: open")
     loader = StreamingLoader(
         source, batch_size=_BATCH, image_shape=(3, 224, 224), train=True, seed=0, device=torch.device("cpu"),

@@ -54,6 +54,7 @@ class Cost:
 
 def limits(cost: Cost, cores: int, processes: int, memory_bytes_s: float) -> dict[str, float]:
     """Return the images a second that each limit allows on a machine: the least is what is to be expected."""
+    # A process has no more threads than that: beyond it only further processes use the cores.
     threads = min(cores // processes, MAX_THREADS) * processes
     return {"cores": threads / cost.cpu_s, "lock": processes / cost.locked_s,
             "memory": memory_bytes_s / cost.memory_bytes, "PCIe": processes * PCIE_BYTES_S / IMAGE_BYTES}
@@ -74,6 +75,7 @@ def main() -> None:
         print(f"{name:<26}{cost.cpu_s * 1e6:>8.0f}{cost.locked_s * 1e6:>8.0f}"
               f"{cost.memory_bytes / 1e3:>10.0f}")
         for cores in map(int, args.cores.split(",")):
+            # all in one process, or one for every eight cores, as with eight GPUs
             for processes in sorted({1, max(1, cores // 8)}):
                 # memory is assumed to grow with the cores, as from one to two here, up to a server's
                 allowed = limits(cost, cores, processes, min(speeds[1] * cores / 2, SERVER_MEMORY_BYTES_S))
@@ -149,6 +151,7 @@ def _cost(epoch: Callable[[int], None], num_images: int) -> Cost:
     """Return the cost of an image over some epochs; what is slowest is left out."""
     import cv2
 
+    # CPU time of this thread: what others do on the machine counts little
     times = []
     for number in range(_NUM_EPOCHS):
         started = time.thread_time()

@@ -40,8 +40,7 @@ BATCH, NUM_WORKERS, NUM_SHARDS, NUM_EPOCHS = 128, 2, 8, 2
 BUCKET = "photographs"
 #: of the random resized crop, as in torchvision
 AREA, ASPECT = (0.08, 1.0), (3 / 4, 4 / 3)
-#: bytes that are sent at a time
-_PIECE_BYTES = 1 << 16
+_PIECE_BYTES = 1 << 16  # sent at a time
 
 
 def main() -> int:
@@ -90,12 +89,14 @@ def pack_all(args: argparse.Namespace, folder: Path) -> None:
     photographs = [path.read_bytes() for path in sorted(Path(args.images).iterdir())] * args.repeat
     for kind in ("tar", "rec", "lit"):
         (folder / "data" / kind).mkdir(parents=True)
+    # Dealt out in turn: each shard has photographs of all kinds, as a shuffled list gives it.
     for shard in range(NUM_SHARDS):
         _pack_shard(folder / "data", shard, list(enumerate(photographs))[shard::NUM_SHARDS])
     if "litdata" in args.peers:
-        subprocess.run([sys.executable, __file__, "--role", "pack-litdata", "--data", str(folder / "data"),
-                        "--images", args.images, "--repeat", str(args.repeat)], check=True,
-                       stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        # In a process of its own: it starts further ones, which import this file again.
+        command = [sys.executable, __file__, "--role", "pack-litdata", "--data", str(folder / "data"),
+                   "--images", args.images, "--repeat", str(args.repeat)]
+        subprocess.run(command, check=True, capture_output=True)
 
 
 def _pack_shard(data: Path, shard: int, images: list[tuple[int, bytes]]) -> None:
@@ -164,7 +165,7 @@ class Store(http.server.ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_address[1]}"
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A client that has gone is no news."""
+        """Say nothing of a client that has gone."""
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
@@ -200,6 +201,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         if self.command == "HEAD":
             return 0
+        # The speed is that of a connection and not of the store: several at a time are faster, as with S3.
         started = time.perf_counter()
         with open(file, "rb") as stream:
             stream.seek(begin)
@@ -234,7 +236,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 
 def credentials() -> dict[str, str]:
-    """Return what any S3 client is given."""
+    """Return what any S3 client needs."""
     return {"aws_access_key_id": "key", "aws_secret_access_key": "secret", "region_name": "us-east-1"}
 
 
@@ -243,6 +245,7 @@ def credentials() -> dict[str, str]:
 
 def run(args: argparse.Namespace, folder: Path, server: Store, peer: str, place: str) -> dict[str, Any]:
     """Let one read in a process of its own, with an empty cache; return what it measured."""
+    # What an earlier one fetched counts for none: each has a cache of its own and counters from zero.
     server.num_bytes = server.num_requests = 0
     environment = {
         **os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "no_proxy": "*",
@@ -252,10 +255,9 @@ def run(args: argparse.Namespace, folder: Path, server: Store, peer: str, place:
     with tempfile.TemporaryDirectory(prefix="imgcls-cache-", dir=folder) as cache:
         environment["IMGCLS_CACHE"] = cache
         command = [sys.executable, __file__, "--role", peer, "--data", data]
-        running = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True,
+        running = subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE,
                                    stderr=subprocess.PIPE)
-        assert running.stdout
-        assert running.stderr
+        assert running.stdout and running.stderr  # noqa: PT018
         lines, fetched = [], []
         for line in running.stdout:  # one for each epoch: what was fetched is read when it ends
             if line.startswith("{"):
@@ -268,8 +270,7 @@ def run(args: argparse.Namespace, folder: Path, server: Store, peer: str, place:
 
 
 def _print_row(name: str, result: dict[str, Any]) -> None:
-    fetched = "".join(f"{num_bytes / 1e6:>11.1f},{num_requests:>6}"
-                      for num_bytes, num_requests in result["fetched"])
+    fetched = "".join(f"{num_bytes / 1e6:>11.1f},{requests:>6}" for num_bytes, requests in result["fetched"])
     print(f"{name:<24}{result['first_s']:>15.2f}{result['images'] / result['seconds']:>15.0f}"
           f"{result['second_speed']:>15.0f}{fetched}{result['cpu_s'] / result['images'] * 1e3:>9.2f}",
           flush=True)
@@ -284,6 +285,7 @@ def _read(args: argparse.Namespace) -> int:
     next(epochs)  # imported
     for _ in range(NUM_EPOCHS):
         cpu_before, started = sum(os.times()[:4]), time.perf_counter()
+        # Making the loader is inside of the first epoch's time: `epochs` makes it when it is asked.
         first_s, images = 0.0, 0
         for size in next(epochs):
             first_s = first_s or time.perf_counter() - started
@@ -303,7 +305,6 @@ def imgcls_epochs(data: str) -> Iterator[Any]:
 
     if data.startswith("s3://"):
         import s3fs  # noqa: F401
-
     yield None
     loaders: list[StreamingLoader] = []
 

@@ -120,7 +120,9 @@ class RecordSource:
     def _usable(self, reader: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return numbers, image offsets and labels of the undamaged records whose one label is a class."""
         self.problems += reader.problems
-        labels = reader.labels(strict=False)
+        labels, flags = reader.labels(strict=False), reader.flags()
+        # Given back before more is taken: of 14 million records each array here is 57 MB and more.
+        reader.forget_headers()
         is_class = is_class_number(labels)
         for number in np.flatnonzero(~is_class).tolist():
             label = labels[number]
@@ -128,12 +130,11 @@ class RecordSource:
                 reader.path, f"record {number} has the label {label:g}, which is no class number",
                 reader.offsets.item(number)))
         # A flag above 0 is the number of labels behind the header (MXNet src/io/image_recordio.h).
-        flags = reader.flags()
         most = _HEADER_BYTES + _LABEL_BYTES * int(flags[is_class].max(initial=0))
         # The byte in a record where its image begins: nearly always the same, and below 256.
         offsets = (_HEADER_BYTES + _LABEL_BYTES * flags).astype(np.min_scalar_type(most))
-        del flags  # as much memory as the labels, with those that the reader forgets now
-        reader.forget_headers()
+        del flags
+        reader.forget_headers()  # a problem has read them again
         numbers = np.arange(len(reader), dtype=np.min_scalar_type(len(reader)))
         if is_class.all():
             return numbers, offsets, labels.astype(np.int64)
