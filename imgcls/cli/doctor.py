@@ -15,7 +15,7 @@ from imgcls.cli._run import loading_torch, run_main
 from imgcls.config import resolve as configuration
 from imgcls.config.flags import flag, positional
 from imgcls.config.resolve import Config
-from imgcls.errors import DataError, UsageError, printable, tell
+from imgcls.errors import DataError, UsageError, printable, tell, verbatim
 from imgcls.storage.atomic import write_bytes
 
 if TYPE_CHECKING:
@@ -66,6 +66,10 @@ def _start(argv: Sequence[str]) -> int:
     own: DoctorConfig = config.own
     if not own.data_train and not config.is_explicit("dataset"):
         raise UsageError("DATA is missing: name a folder, a .rec or a .lst (or --dataset mnist)")
+    # --data-val begins --data-val-idx alone here: a leak would be overlooked in silence
+    if config.is_explicit("data_val_idx") and not own.data_val:
+        raise UsageError(f"`data_val_idx` {verbatim(config.data.data_val_idx)}: is the index of validation "
+                         "data, which are named as the second word: imgcls-doctor DATA VAL")
     # imported when they are needed: --help shall not wait for numpy and OpenCV
     from imgcls.data.checks.clean import check_copy
 
