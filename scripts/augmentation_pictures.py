@@ -9,6 +9,7 @@ The pictures come from the loader and the mixing that a run has, with a run's fl
 
 from __future__ import annotations
 
+import functools
 import sys
 import time
 from collections.abc import Callable
@@ -112,6 +113,10 @@ def measure() -> None:
     pictures = draw_images(TIMED_IMAGES, TIMED_SIDE).transpose(0, 2, 3, 1).copy()
     draws = order.Draws(0, 0, np.arange(TIMED_IMAGES))
     size = (TIMED_SIDE, TIMED_SIDE)
+    plain_s = seconds(lambda: load({}))
+    for name in ("crop", "resized-crop", "warp", "colour", "repeats"):
+        # what such a loader takes beyond one that cuts the centre: these are no steps of their own
+        show(name, lambda name=name: load(STRIPS[name]), None, plain_s)
     for policy, theirs in (("ra", "RandAugment"), ("ta_wide", "TrivialAugmentWide"), ("augmix", "AugMix")):
         sampler = PolicySampler(AugmentConfig(auto_augment=policy), size)
 
@@ -128,6 +133,26 @@ def measure() -> None:
     for name in ("mixup", "cutmix"):
         mixing = Mixing(RegularizationConfig(**{name: 1.0}), seed=0)
         show(name, lambda mixing=mixing: mixing(batch, 0, 0), None)
+
+
+def load(settings: dict[str, Any]) -> None:
+    """Load one epoch of images in this thread, augmented as the settings say."""
+    names = AugmentConfig.__dataclass_fields__
+    loader = make_loader(
+        ArraySource(_larger(), np.arange(TIMED_IMAGES)), batch_size=32,
+        image_shape=(3, TIMED_SIDE, TIMED_SIDE),
+        augment_config=AugmentConfig(**{name: value for name, value in settings.items() if name in names}),
+        train=True, seed=2, device=torch.device("cpu"), threads=0, shard=order.Shard(),
+        sampling=make_sampling(RegularizationConfig(
+            **{name: value for name, value in settings.items() if name not in names})))
+    for _ in loader.epoch(0):
+        pass
+
+
+@functools.cache
+def _larger() -> np.ndarray:
+    """Return images with some room around what is cut out of them."""
+    return draw_images(TIMED_IMAGES, TIMED_SIDE + 32)
 
 
 def torchvisions(name: str, pictures: np.ndarray) -> Callable[[], None] | None:
@@ -147,9 +172,10 @@ def torchvisions(name: str, pictures: np.ndarray) -> Callable[[], None] | None:
     return apply
 
 
-def show(name: str, ours: Callable[[], object], theirs: Callable[[], object] | None) -> None:
-    """Print one row of the table."""
-    row = f"| {name} | {1e6 * seconds(ours) / TIMED_IMAGES:.0f}"
+def show(name: str, ours: Callable[[], object], theirs: Callable[[], object] | None,
+         without_s: float = 0.0) -> None:
+    """Print one row of the table; `without_s` are the seconds of the same without the augmentation."""
+    row = f"| {name} | {1e6 * (seconds(ours) - without_s) / TIMED_IMAGES:.0f}"
     print(f"{row} | {1e6 * seconds(theirs) / TIMED_IMAGES:.0f} |" if theirs else f"{row} | |", flush=True)
 
 

@@ -26,6 +26,29 @@ EVERYTHING = ("--mixup", 0.4, "--cutmix", 1, "--label-smoothing", 0.1, "--balanc
               "--progressive-scale", 0.5, "--progressive-epochs", "1,2")
 
 
+#: what goes with colour images, and not with some of the above
+COLOURS = ("--dataset", "cifar10", "--network", "resnet-8", "--batch-size", 10, "--random-crop", 0, "--pad-size", 0,
+           "--random-resized-crop", 1,
+           "--min-random-area", 0.3, "--random-mirror", 1, "--brightness", 0.3, "--contrast", 0.3,
+           "--saturation", 0.3, "--max-random-h", 20, "--max-random-s", 20, "--max-random-l", 20,
+           "--pca-noise", 0.1, "--auto-augment", "ra", "--random-erase", 0.3, "--mixup", 0.4,
+           "--class-weights", "balanced", "--label-smoothing", 0.1)
+#: the affine warp, and a policy of one operation
+WARPED = ("--network", "lenet", "--max-random-rotate-angle", 10, "--max-random-shear-ratio", 0.1,
+          "--max-random-scale", 1.2, "--min-random-scale", 0.9, "--max-random-aspect-ratio", 0.2, "--random-crop", 1,
+          "--auto-augment", "ta_wide", "--cutmix", 1, "--brightness", 0.2)
+
+
+def write_cifar(folder: Path) -> Path:
+    """Write CIFAR-10's binary files with twelve pictures each."""
+    rng = np.random.default_rng(0)
+    for name in (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"):
+        rows = rng.integers(0, 256, (12, 3073)).astype(np.uint8)
+        rows[:, 0] = rng.integers(0, 4, 12)
+        (folder / f"{name}.bin").write_bytes(rows.tobytes())
+    return folder
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_digits(tmp_path_factory.mktemp("mnist"))
@@ -66,6 +89,27 @@ def test_resume_inside_an_epoch_with_everything_on(folder: Path, undisturbed: Pa
     stop_at = 0
     assert train(folder, *flags) == 0
     assert weights(prefix, 2) == weights(undisturbed, 2)
+
+
+@pytest.mark.parametrize("augmentation", [COLOURS, WARPED], ids=["colours", "warped"])
+def test_resume_inside_an_epoch_with_the_augmentation_that_excludes_the_above(
+        folder: Path, tmp_path: Path, augmentation: tuple[object, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    data = folder if augmentation is WARPED else write_cifar(tmp_path)
+    assert train(data, *augmentation, "--num-epochs", 2, "--model-prefix", tmp_path / "whole") == 0
+    original = trainer.Trainer.train_step
+    stop_at = 8
+
+    def train_step(self: trainer.Trainer, batch: object, update: int) -> None:
+        original(self, batch, update)  # type: ignore[arg-type]
+        if update == stop_at:
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(trainer.Trainer, "train_step", train_step)
+    flags = (*augmentation, "--num-epochs", 2, "--model-prefix", tmp_path / "parts", "--load-epoch", "auto")
+    assert train(data, *flags) == 143
+    stop_at = 0
+    assert train(data, *flags, "--data-nthreads", 1) == 0
+    assert weights(tmp_path / "parts", 2) == weights(tmp_path / "whole", 2)
 
 
 def test_the_average_is_saved_and_what_is_trained_is_in_the_states(undisturbed: Path) -> None:
