@@ -22,9 +22,11 @@ from imgcls.cli import doctor, predict, score
 from imgcls.cli import train as train_command
 from imgcls.config.sections import AugmentConfig
 from imgcls.data import folder_listing
+from imgcls.data.decoded.segment import Segment
 from imgcls.data.file_source import FolderSource
 from imgcls.data.holdout import divide
 from imgcls.data.loaders.make import make_loader
+from imgcls.data.order import NO_SHARD, Shard
 from imgcls.data.packed import parquet as parquet_images
 from imgcls.data.packed import shards as shard_images
 from imgcls.data.packed.files import expand
@@ -35,6 +37,7 @@ from imgcls.formats import lists, recordio
 from imgcls.formats.datum import DATA_FILE, Datum, LmdbReader, LmdbWriter
 from imgcls.formats.parquet import ParquetWriter
 from imgcls.formats.shards import ShardWriter
+from imgcls.storage.remote import RemotePath
 
 CLASSES = ("ant", "bee", "cat")
 COUNT = 42
@@ -115,10 +118,10 @@ FORMS = ("photos", "x.lst", "names.csv", "plain.tsv", "shards", "shards/train-{0
          "x_lmdb", f"x_lmdb/{DATA_FILE}", pytest.param("p-*.parquet", marks=needs_parquet))
 
 
-def loader(source: Source) -> Any:
+def loader(source: Source, shard: Shard = NO_SHARD) -> Any:
     config = AugmentConfig(random_resized_crop=True, random_mirror=True, min_random_area=0.3)
     return make_loader(source, batch_size=8, image_shape=(3, 20, 20), augment_config=config, train=True, seed=3,
-                       device=torch.device("cpu"), threads=2)
+                       device=torch.device("cpu"), threads=2, shard=shard)
 
 
 def batches(source: Source, epoch: int, first: int = 0) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -166,6 +169,31 @@ def test_commands_take_every_form(forms: Path, form: str, tmp_path: Path, capsys
     assert doctor.main([path, "--no-near-duplicates", "--fix", str(tmp_path / "clean")]) in (0, 1)
     assert f"{COUNT} train images" in capsys.readouterr().out
     assert (tmp_path / "clean").is_dir()
+
+
+def test_parts_of_a_batch_and_images_kept_decoded(forms: Path) -> None:
+    """What workers have of a batch is the batch, and what is kept decoded changes nothing."""
+    source, records = (open_source(str(forms / name), "`data_train`") for name in ("shards", "x.rec"))
+    expected = batches(records, 2)
+    parts = [[(batch.images.numpy(), batch.labels.numpy()) for batch in loader(source, Shard(rank, 2)).epoch(2)]
+             for rank in range(2)]
+    assert_equal([tuple(np.concatenate(arrays) for arrays in zip(*pair, strict=True))
+                  for pair in zip(*parts, strict=True)], expected)
+    keeping = loader(source)
+    assert keeping.can_keep
+    table_bytes, sample_bytes = keeping.kept_bytes()
+    keeping.keep_in(Segment.create(table_bytes + 2 * sample_bytes * COUNT))
+    for _ in range(2):
+        assert_equal([(batch.images.numpy(), batch.labels.numpy()) for batch in keeping.epoch(2)], expected)
+
+
+def test_a_folder_of_shards_in_a_store(forms: Path, memory: str, own_cache: Path) -> None:
+    for number in range(3):
+        content = (forms / f"shards/train-{number:03d}.tar").read_bytes()
+        RemotePath(f"{memory}/set/train-{number:03d}.tar").write_bytes(content)
+    for path in (f"{memory}/set", f"{memory}/set/train-*.tar", f"{memory}/set/train-{{000..002}}.tar"):
+        assert open_source(path, "`data_train`").labels.tolist() == [label_of(n) for n in range(COUNT)]
+    assert list(own_cache.glob("remote/*train-002.tar"))
 
 
 def test_planes_of_pixels_are_the_picture(tmp_path: Path) -> None:

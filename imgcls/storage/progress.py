@@ -32,6 +32,8 @@ def show_count(what: str, unit: str, total: int | None = None) -> Iterator[Calla
             return
         if not is_terminal:
             next_time = now + _INTERVAL_S
+            if count == total:  # it is done: what comes next tells
+                return
             tell(f"{what}: {count:,}{f' of {total:,}' if total else ''} {unit} so far")
             return
         if bar is None:

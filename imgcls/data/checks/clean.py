@@ -44,7 +44,8 @@ def bad_samples(name: str, findings: Iterable[Finding], labels: np.ndarray) -> n
 def check_copy(source: Source, folder: Path) -> None:
     """Raise UsageError where no clean copy of the source can be written to `folder`."""
     if not isinstance(source, (FolderSource, ListSource, RecordSource, PackedSource)):
-        raise UsageError(f"`fix` {verbatim(folder)}: copies images in files, not "
+        raise UsageError(f"`fix` {verbatim(folder)}: copies folders, lists and record files, shards and "
+                         "the like, not "
                          f"{verbatim(source.description)}")
     # what is there is somebody's, and a mixture would be no clean copy
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
