@@ -15,10 +15,6 @@ from imgcls.formats.archives.zips import content_offset, iter_zip
 from imgcls.storage.reading import open_regular
 
 _LOCAL_HEADER_BYTES = 30
-#: zlib lets other threads run while it sums up more bytes than this
-_LOCKED_BYTES = 5 << 10
-#: a sum over more bytes takes long enough to let them
-_LARGE_BYTES = 1 << 19
 
 
 def iter_members(path: str | os.PathLike[str], progress: Progress = lambda offset: None,
@@ -51,7 +47,6 @@ class MemberReader:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         """Open the archive; a DataError where it cannot be."""
         self.path = path
-        self._extra_bytes = 0  # behind the name in the last local header
         try:
             self._handle = open_regular(os.fspath(path))
         except OSError as error:
@@ -84,36 +79,21 @@ class MemberReader:
 
     def read_into(self, member: Member, target: memoryview) -> None:
         """Read the content into `target`, which has its size; errors as `read`."""
-        if not member.is_zipped:
-            self._read_at(member.offset, target)
-            return
+        offset = member.offset
+        if member.is_zipped:
+            offset = content_offset(os.pread(self._handle, _LOCAL_HEADER_BYTES, offset), offset)
         if member.method == DEFLATED:
-            header = os.pread(self._handle, _LOCAL_HEADER_BYTES, member.offset)
-            self._inflate_into(member, content_offset(header, member.offset), target)
+            self._inflate_into(member, offset, target)
         else:
-            self._read_stored(member, target)
-        if _checksum(target) != member.crc:
+            num_read = 0
+            while num_read < member.size:
+                # at a place and not from a position: threads share the handle
+                count = os.preadv(self._handle, [target[num_read:]], offset + num_read)
+                if not count:
+                    raise ValueError(f"{num_read} of {member.size} bytes are there: the archive is cut")
+                num_read += count
+        if member.is_zipped and zlib.crc32(target) != member.crc:
             raise ValueError("its checksum differs: the archive is damaged")
-
-    def _read_at(self, offset: int, target: memoryview) -> None:
-        num_read = 0
-        while num_read < len(target):
-            # at a place and not from a position: threads share the handle
-            count = os.preadv(self._handle, [target[num_read:]], offset + num_read)
-            if not count:
-                raise ValueError(f"{num_read} of {len(target)} bytes are there: the archive is cut")
-            num_read += count
-
-    def _read_stored(self, member: Member, target: memoryview) -> None:
-        """Read a member of a zip that is not compressed, with its header in one call where that is as long as
-        expected: what stands behind the name is mostly as long as in the member before."""
-        header = bytearray(_LOCAL_HEADER_BYTES + len(member.path) + self._extra_bytes)
-        count = os.preadv(self._handle, [header, target], member.offset)
-        offset = content_offset(header, member.offset)
-        if offset == member.offset + len(header) and count == len(header) + len(target):
-            return
-        self._extra_bytes = max(0, offset - member.offset - _LOCAL_HEADER_BYTES - len(member.path))
-        self._read_at(offset, target)
 
     def _inflate_into(self, member: Member, offset: int, target: memoryview) -> None:
         # stored bytes are bounded by the file, unpacked ones by what the directory says
@@ -129,17 +109,6 @@ class MemberReader:
             raise ValueError(f"it has not the {member.size} bytes that the directory says: the archive is "
                              "damaged")
         target[:] = content
-
-
-def _checksum(content: memoryview) -> int:
-    if len(content) > _LARGE_BYTES:
-        return zlib.crc32(content)
-    # in pieces for which zlib keeps Python's lock: to get it back would take longer than the sum, where other
-    # threads want it too
-    value = 0
-    for begin in range(0, len(content), _LOCKED_BYTES):
-        value = zlib.crc32(content[begin:begin + _LOCKED_BYTES], value)
-    return value
 
 
 def read_member(path: str | os.PathLike[str], member: Member) -> bytes:

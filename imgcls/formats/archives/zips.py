@@ -115,7 +115,7 @@ def _member(info: zipfile.ZipInfo) -> Member:
                   info.CRC & 0xFFFFFFFF)
 
 
-def content_offset(header: bytes | bytearray, offset: int) -> int:
+def content_offset(header: bytes, offset: int) -> int:
     """Return where the content begins behind the local header at `offset`; ValueError where there is none."""
     if len(header) < _LOCAL_HEADER.size or not header.startswith(_LOCAL_MAGIC):
         raise ValueError("no local header of a zip: the archive is damaged")
