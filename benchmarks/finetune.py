@@ -64,16 +64,18 @@ def run_each_way(args: argparse.Namespace, folder: str, seed: int) -> list[tuple
     """Return (way, accuracy on the validation set) of all ways, and print each."""
     results = []
 
+    # Printed at once: a run takes minutes where other programs want the cores.
     def note(way: str, accuracy: float, seconds: float) -> None:
         print(f"{Path(folder).name}, seed {seed}, {way}: {accuracy:.4f}  ({seconds:.1f} s)", flush=True)
         results.append((way, accuracy))
 
     shared = ["--data-dir", folder, "--num-epochs", str(args.num_epochs), "--seed", str(seed)]
+    # First, since it sets the time for the tutorial.
     accuracy, seconds = run_command("finetune", "--pretrained-model", args.prefix, *shared)
     note("fine-tuned", accuracy, seconds)
     note("from scratch", *run_command("train", "--dataset", "imagenet", *network_flags(args.prefix), *shared))
     if not args.without_tutorial:
-        side = read_config(args.prefix)["image_shape"][1]
+        side = read_meta(args.prefix)["preprocessing"]["image_shape"][1]
         for what, crop, only_head in ((f"tutorial at {side}", side, False),
                                       (f"tutorial at {side}, head alone", side, True),
                                       (f"tutorial at {TUTORIAL_SIDE}", TUTORIAL_SIDE, False),
@@ -82,15 +84,18 @@ def run_each_way(args: argparse.Namespace, folder: str, seed: int) -> list[tuple
     return results
 
 
-def read_config(prefix: str) -> dict[str, Any]:
-    """Return the settings that a checkpoint was trained with."""
-    return json.loads(Path(f"{prefix}-meta.json").read_text(encoding="utf-8"))["config"]
+def read_meta(prefix: str) -> dict[str, Any]:
+    """Return what a checkpoint says of itself: among others the settings that it was trained with."""
+    return json.loads(Path(f"{prefix}-meta.json").read_text(encoding="utf-8"))
 
 
 def network_flags(prefix: str) -> list[str]:
     """Return the flags that build the network of a checkpoint anew."""
-    config = read_config(prefix)
-    flags = ["--network", config["network"], "--image-shape", ",".join(map(str, config["image_shape"]))]
+    meta = read_meta(prefix)
+    config = meta["config"]
+    # of the preprocessing: the settings hold the shape as text
+    shape = ",".join(map(str, meta["preprocessing"]["image_shape"]))
+    flags = ["--network", config["network"], "--image-shape", shape]
     return flags + (["--num-layers", str(config["num_layers"])] if config["num_layers"] else [])
 
 
@@ -123,11 +128,13 @@ def run_tutorial(prefix: str, folder: str, side: int, seconds: float, seed: int,
     train_set = datasets.ImageFolder(str(Path(folder, "train")), train)
     val_set = datasets.ImageFolder(str(Path(folder, "val")), evaluation)
     model = tutorial_network(prefix, len(train_set.classes), side, only_head=only_head)
+    # From here on line by line as the tutorial has it, but for the clock.
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.001, momentum=0.9)
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, step_size=7, gamma=0.1)
     loader = torch.utils.data.DataLoader(train_set, batch_size=4, shuffle=True)
     val_loader = torch.utils.data.DataLoader(val_set, batch_size=64)
     best = used = 0.0
+    # Whole epochs in a loop: the tutorial would go on to the 25th, for which there is no time.
     while used < seconds:
         model.train()
         started = time.process_time()
@@ -139,6 +146,7 @@ def run_tutorial(prefix: str, folder: str, side: int, seconds: float, seed: int,
                 break
         scheduler.step()
         used += time.process_time() - started
+        # It keeps its best epoch by the set that it is scored on; imgcls-finetune has only its last.
         best = max(best, score(model, val_loader))
     return best, used
 
@@ -147,7 +155,7 @@ def tutorial_transforms(prefix: str, side: int) -> Sequence[Callable[[Any], Any]
     """Return the tutorial's transforms for training and for validation, with the network's own scaling."""
     from torchvision import transforms
 
-    noted = json.loads(Path(f"{prefix}-meta.json").read_text(encoding="utf-8"))["preprocessing"]
+    noted = read_meta(prefix)["preprocessing"]
     scaling = [transforms.ToTensor(), transforms.Normalize([value / 255 for value in noted["mean"]],
                                                            [value / 255 for value in noted["std"]])]
     # 256 for 224 is the tutorial's
@@ -168,6 +176,7 @@ def tutorial_network(prefix: str, num_classes: int, side: int, *, only_head: boo
                                                                     image_shape=(3, side, side)))
     path = transfer.head_of(model, NetworkConfig())[0].rpartition(".")[0]
     old = model.get_submodule(path)
+    # before the new layer is there, which learns either way
     model.requires_grad_(not only_head)
     linear = nn.Linear(old.weight.shape[1], num_classes)  # type: ignore[union-attr, index]
     model.set_submodule(path, nn.Sequential(nn.Flatten(), linear))

@@ -100,6 +100,7 @@ def named(photos: Iterable[Path], words: str) -> list[Path]:
 def write_split(folder: Path, classes: Mapping[str, list[Path]]) -> None:
     """Link some photographs of each class for learning and the rest for validation."""
     for name, photos in classes.items():
+        # By the name of set and class: a set stays as it is when another one is added.
         drawn = random.Random(f"{folder.name} {name}").sample(photos, len(photos))
         num_train = round(TRAIN_SHARE * len(drawn))
         link(drawn[:num_train], folder / "train" / name)
@@ -119,6 +120,7 @@ def write_rest(folder: Path, cifar: Path, classes: Iterable[str]) -> None:
     """Link all pictures of the classes that are not these."""
     for split, source in (("train", "train"), ("val", "test")):
         for pictures in sorted((cifar / source).iterdir()):
+            # A network must not have seen what it is fine-tuned on.
             if pictures.name not in classes:
                 (folder / split).mkdir(parents=True, exist_ok=True)
                 (folder / split / pictures.name).symlink_to(pictures.resolve())
@@ -128,6 +130,7 @@ def link(files: Iterable[Path], folder: Path) -> None:
     """Make a folder of links to these files."""
     folder.mkdir(parents=True)
     for file in files:
+        # absolute: the sets may be moved, the pictures stay
         (folder / file.name).symlink_to(file.resolve())
 
 
