@@ -98,6 +98,6 @@ def test_it_is_of_the_images_alone_and_a_resumed_run_keeps_it(tmp_path: Path,
 def test_airbench_whitened_passes_its_images_on() -> None:
     """Dirac: what comes out of the second convolution is, in its first filters, what went in."""
     model = build_network(NetworkConfig(network="airbench", image_shape=(3, 32, 32), initializer="dirac"), 0)
-    weight = model.get_submodule("group1_conv1").weight
+    weight = model.get_parameter("group1_conv1.weight")
     data = torch.randn(2, 24, 8, 8, generator=torch.Generator().manual_seed(0))
     assert torch.equal(F.conv2d(data, weight, padding=1)[:, :24], data)
