@@ -187,7 +187,7 @@ def test_labels_that_a_network_contradicts(tmp_path: Path, capsys: pytest.Captur
     ([], "DATA is missing"),
     (["nowhere"], "nowhere"),
     (["train", "--data-val", "val"], "--data-val-idx val: is the index of validation data, which are named as"),
-    (["--dataset", "digits", "--fix", "new"], "copies images in files"),
+    (["--dataset", "digits", "--fix", "new"], "copies folders, lists and record files"),
 ])
 def test_wrong_use_is_one_line(words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                                capsys: pytest.CaptureFixture[str]) -> None:
