@@ -1,6 +1,7 @@
 """Training steps on a CPU beside MXNet 1.9.1: the same symbol, one fixed batch, by turns.
 
     python benchmarks/mxnet_training.py --mxnet-python PATH [--rounds 3] [--only resnet-20] [--threads N]
+                                        [--profile]
 
 Forward, backward and SGD with momentum, without data and metrics: ours in float32 and in bfloat16, each in a
 process of its own, as a command sets it up; MXNet with OMP_NUM_THREADS as large as ours, without which it
@@ -12,7 +13,9 @@ nothing.
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -57,6 +60,25 @@ while time.perf_counter() - begun < float(seconds):
     count += 1
 print(count * shape[0] / (time.perf_counter() - begun))
 """
+#: in place of it: milliseconds a step of each operator, from MXNet's profiler
+MXNET_PROFILE = """
+import json, os, tempfile
+for _ in range(2):
+    step()
+# a real file: MXNet removes what is there, which would be the end of /dev/null
+mx.profiler.set_config(profile_all=True, aggregate_stats=True,
+                       filename=os.path.join(tempfile.mkdtemp(), "profile.json"))
+mx.profiler.set_state("run")
+for _ in range(5):
+    step()
+mx.profiler.set_state("stop")
+operators = json.loads(mx.profiler.dumps(format="json"))["Time"]["operator"]
+print(json.dumps({name: row["Total"] / 5 for name, row in operators.items()}))
+"""
+#: kind of operator -> what is in the names of both; the first that fits
+KINDS = {"convolution": "[Cc]onvolution", "batch normalisation": "batch_norm|BatchNorm",
+         "activation": "relu|threshold|clamp|Activation", "pooling": "[Pp]ool",
+         "sums, joins and copies": "cat|Concat|copy|add|Copy|slice|sum", "SGD": "sgd", "other": ""}
 
 
 def main() -> int:
@@ -68,6 +90,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=4)
     parser.add_argument("--only", default="")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--profile", action="store_true")
     parser.add_argument("--role", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.role:
@@ -75,6 +98,9 @@ def main() -> int:
         _ours(name, dtype, args)
         return 0
     for name in (name for name in CASES if name.startswith(args.only)):
+        if args.profile:
+            _print_profiles(name, args)
+            continue
         rounds = []
         for _ in range(args.rounds):
             begun, busy, own = time.perf_counter(), _busy_seconds(), _own_seconds()
@@ -89,12 +115,30 @@ def main() -> int:
     return 0
 
 
+def _print_profiles(name: str, args: argparse.Namespace) -> None:
+    """Print milliseconds a step for each kind of operator, ours and MXNet's."""
+    profiles = [json.loads(_last_line(peer, name, args)) for peer in ("float32", "mxnet")]
+    sums: list[dict[str, float]] = [dict.fromkeys(KINDS, 0.0), dict.fromkeys(KINDS, 0.0)]
+    for profile, by_kind in zip(profiles, sums, strict=True):
+        for operator, milliseconds in profile.items():
+            by_kind[next(kind for kind, names in KINDS.items() if re.search(names, operator))] += milliseconds
+    print(f"{name}, ms a step: ours, MXNet's")
+    for kind in KINDS:
+        print(f"  {kind:<24}{sums[0][kind]:9.1f}{sums[1][kind]:9.1f}")
+    print(f"  {'all':<24}{sum(sums[0].values()):9.1f}{sum(sums[1].values()):9.1f}", flush=True)
+
+
 def _speed(peer: str, name: str, args: argparse.Namespace) -> float:
+    return float(_last_line(peer, name, args))
+
+
+def _last_line(peer: str, name: str, args: argparse.Namespace) -> str:
+    """Run a peer in a process of its own; return the last line that it prints."""
     settings, shape, classes, batch = CASES[name]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     if peer != "mxnet":
         command = [sys.executable, __file__, "--role", name, peer, "--threads", str(args.threads),
-                   "--seconds", str(args.seconds)]
+                   "--seconds", str(args.seconds), *(["--profile"] if args.profile else [])]
         return _run(command, environment)
     # here, as a peer's process has no use for it
     from imgcls import graph
@@ -106,16 +150,20 @@ def _speed(peer: str, name: str, args: argparse.Namespace) -> float:
         path = str(Path(folder, "net-symbol.json"))
         config = NetworkConfig(image_shape=shape, num_classes=classes, **settings)
         symbol.save(path, graph.to_symbol(build_network(config, 0)))
-        command = [args.mxnet_python, "-c", MXNET + CLOCK, path, str(classes), str(args.seconds), str(batch),
+        program = MXNET + (MXNET_PROFILE if args.profile else CLOCK)
+        command = [args.mxnet_python, "-c", program, path, str(classes), str(args.seconds), str(batch),
                    *map(str, shape)]
-        return _run(command, {**os.environ, "OMP_NUM_THREADS": str(args.threads)})
+        environment = {**os.environ, "OMP_NUM_THREADS": str(args.threads)}
+        if args.profile:  # operators one by one, or the profiler gives all of them one name
+            environment["MXNET_EXEC_BULK_EXEC_TRAIN"] = "0"
+        return _run(command, environment)
 
 
-def _run(command: list[str], environment: dict[str, str]) -> float:
+def _run(command: list[str], environment: dict[str, str]) -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
         sys.exit(done.stderr[-2000:])
-    return float(done.stdout.split()[-1])
+    return done.stdout.strip().splitlines()[-1]
 
 
 def _ours(name: str, dtype: str, args: argparse.Namespace) -> None:
@@ -148,6 +196,15 @@ def _ours(name: str, dtype: str, args: argparse.Namespace) -> None:
         with torch.no_grad():
             update()
 
+    if args.profile:
+        for _ in range(2):
+            step()
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+            for _ in range(5):
+                step()
+        # self time: what an operator calls is counted where it is done
+        print(json.dumps({row.key: row.self_cpu_time_total / 5e3 for row in profile.key_averages()}))
+        return
     exec(CLOCK, {"step": step, "time": time, "seconds": args.seconds, "shape": shape})
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from imgcls.errors import RunError
+from imgcls.errors import RunError, UsageError
 from imgcls.storage.atomic import atomic_write, write_bytes
 
 
@@ -59,3 +59,15 @@ def test_the_file_is_as_readable_as_open_would_make_it(tmp_path: Path) -> None:
     write_bytes(tmp_path / "ours", b"")
     (tmp_path / "plain").touch()
     assert (tmp_path / "ours").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_a_device_or_pipe_is_never_replaced(tmp_path: Path) -> None:
+    """By the name that a link has as well: /dev/stdout is one."""
+    pipe, link = tmp_path / "pipe", tmp_path / "link"
+    os.mkfifo(pipe)
+    link.symlink_to(pipe)
+    for target in (pipe, link):
+        with pytest.raises(UsageError, match="is a device or a pipe"), atomic_write(target) as stream:
+            stream.write(b"x")
+    assert pipe.is_fifo()
+    assert link.is_symlink()

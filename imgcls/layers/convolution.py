@@ -93,6 +93,16 @@ def _is_shifted_constant(data: Tensor) -> bool:
     return is_learned == [False, False, True]
 
 
+def _sum_over_batch(images: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return the sum over the images of a batch, 1 x C x H x W, in `dtype`."""
+    # As a matrix of one row for each image: of four dimensions in channels_last memory torch's sum over the
+    # first takes thirty times as long on a CPU, 31 ms for 16 x 64 x 112 x 112.
+    if not images.is_contiguous(memory_format=torch.channels_last):
+        return images.sum(0, keepdim=True, dtype=dtype)
+    rows = images.permute(0, 2, 3, 1)
+    return rows.reshape(len(images), -1).sum(0, dtype=dtype).view(1, *rows.shape[1:]).permute(0, 3, 1, 2)
+
+
 class _ConvolutionOfShiftedConstant(torch.autograd.Function):
     """conv2d whose input's gradient is right as a sum over the batch, which is all that a beta needs.
 
@@ -121,7 +131,7 @@ class _ConvolutionOfShiftedConstant(torch.autograd.Function):
         _, for_weight, for_bias = torch.ops.aten.convolution_backward(
             gradient, data, weight, *arguments, (False, needs_weight, needs_bias))
         # in float32: the sum has more digits than a half-precision gradient of one image
-        total = gradient.sum(0, keepdim=True, dtype=full_weight.dtype)
+        total = _sum_over_batch(gradient, full_weight.dtype)
         one = data.new_empty((1, *data.shape[1:]), dtype=full_weight.dtype)
         for_one, _, _ = torch.ops.aten.convolution_backward(total, one, full_weight, *arguments,
                                                             (True, False, False))

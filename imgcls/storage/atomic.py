@@ -34,7 +34,8 @@ def atomic_write(path: str | os.PathLike[str], *, is_durable: bool = True) -> It
     gone: for what is written again soon.
 
     Missing folders are made. On any failure the target is untouched and the temporary file is removed; a full
-    or read-only disk is a RunError that names the file. A URL is written in one go after the block.
+    or read-only disk is a RunError that names the file, a device or a pipe a UsageError. A URL is written in
+    one go after the block.
     """
     target = to_path(path)
     if isinstance(target, RemotePath):
@@ -44,6 +45,7 @@ def atomic_write(path: str | os.PathLike[str], *, is_durable: bool = True) -> It
             local.flush()
             target.upload(local.name)
         return
+    _refuse_device(target)
     temporary = ""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -119,9 +121,15 @@ def check_outputs(outputs: Iterable[str | os.PathLike[str]],
             continue
         if _real_name(path) in read:
             raise UsageError(f"{verbatim(path)} is read here: it cannot be written as well")
-        if os.path.lexists(path) and not os.path.isfile(path) and not os.path.islink(path):
-            kind = "a folder" if path.is_dir() else "a device or a pipe"
-            raise UsageError(f"{verbatim(path)} is {kind}: it cannot be written as a file")
+        _refuse_device(path)
+        if os.path.isdir(path) and not os.path.islink(path):
+            raise UsageError(f"{verbatim(path)} is a folder: it cannot be written as a file")
+
+
+def _refuse_device(path: Path) -> None:
+    # The renamed file would take its place: for root an output to /dev/null would be the end of /dev/null.
+    if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
+        raise UsageError(f"{verbatim(path)} is a device or a pipe: it cannot be written as a file")
 
 
 def _real_name(path: str | os.PathLike[str]) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, TypeGuard
 
+from imgcls.data.decoded import tables
 from imgcls.data.decoded.segment import HEADER_BYTES, Address, Segment, is_available, machine_id
 from imgcls.data.loaders.batch import Loader
 from imgcls.distributed.process_group import Worker
@@ -107,10 +108,20 @@ def _keep_on_disk(loader: StreamingLoader, folder: decoded_folder.Folder, share:
         num_before = kept.begin(loader, segment)
         _note(loader, _describe(f"in {verbatim(folder.path)}", limit, needed, folder.source) + (
             f", {num_before} of {len(loader.source)} images are there from before" if num_before else ""))
-    elif segment:
+    # the others find in the segment which file it is, and what is there from before
+    users.barrier()
+    if segment and not kept:
         decoded_folder.join(loader, folder.path, segment, limit)
     users.barrier()
     return limit > 0
+
+
+def save() -> None:
+    """Save what was decoded since the last time, where it is kept on a disk: a run is over.
+
+    Called by all processes, and not left to Python's end, which those of a group do not wait for.
+    """
+    tables.save_all()
 
 
 class _Machine:

@@ -32,6 +32,7 @@ from imgcls.storage.paths import to_path
 from imgcls.training import (
     by_size,
     checkpoint,
+    decoded_cache,
     dry_run,
     find_batch_size,
     find_lr,
@@ -233,6 +234,7 @@ def _joined_worker(config: Config, topology: Topology) -> Iterator[Worker]:
             join_process_group(worker, topology, config.distributed.dist_timeout)
             yield worker
         finally:
+            decoded_cache.save()
             worker.close()
 
 

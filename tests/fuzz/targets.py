@@ -184,7 +184,9 @@ def _datum(data: bytes, _folder: Path) -> None:
     from imgcls.formats.datum import datum_label, decode_datum
 
     assert datum_label(data) == decode_datum(data).label
-    decode_datum(data).pixels()
+    datum = decode_datum(data)
+    if not datum.is_encoded:  # else the bytes are a file's, and the decoder's to read
+        datum.pixels()
 
 
 # ---- MXNet's files

@@ -44,8 +44,9 @@ def of_source(source: Source, settings: str) -> bytes | None:
 
 def _libraries() -> str:
     """Return the versions of what makes pixels, and the processor, which libraries choose their code by."""
-    import cv2
     import torch
+
+    from imgcls.data.opencv import cv2
 
     return "\n".join((__version__, cv2.getBuildInformation(), cv2.getCPUFeaturesLine(), torch.__version__,
                       platform.machine()))

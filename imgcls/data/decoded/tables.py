@@ -31,6 +31,8 @@ _MAGIC = b"imgclsD1"
 _MIN_PAUSE_SECONDS, _PAUSE_TIMES = 1.0, 20
 
 _log = logging.getLogger(__name__)
+#: what ends the saving in the background, of each that was begun
+_ends: list[weakref.finalize] = []
 
 
 class Tables:
@@ -90,7 +92,8 @@ class Tables:
         """Save in the background until `owner` is gone or the process ends, and then once more."""
         thread = threading.Thread(target=self._save_often, args=(pixels,), name="imgcls-decoded", daemon=True)
         thread.start()
-        weakref.finalize(owner, self._close, pixels, thread)
+        _ends[:] = [end for end in _ends if end.alive]
+        _ends.append(weakref.finalize(owner, self._close, pixels, thread))
 
     def _save_often(self, pixels: PixelFile) -> None:
         pause = _MIN_PAUSE_SECONDS
@@ -113,6 +116,12 @@ class Tables:
         except RunError as error:
             self._is_closed.set()
             _log.warning("the decoded cache is not saved any more: %s", error)
+
+
+def save_all() -> None:
+    """Save what is saved in the background for the last time."""
+    while _ends:
+        _ends.pop()()
 
 
 def remove(path: str) -> None:
