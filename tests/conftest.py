@@ -29,7 +29,7 @@ RECORDED_NETWORKS = tuple(SHAPES)
 
 #: reasons for which a test may be skipped: everything else that is skipped in CI is a mistake (--strict-skips)
 ALLOWED_SKIPS = re.compile(r"GPU|root|no mpirun|network namespaces|setpriv|/dev/full|no Chromium|no ExecuTorch|"
-                           r"no tensorboard|no headers of ONNX Runtime|no pyarrow")
+                           r"no tensorboard|no headers of ONNX Runtime|no pyarrow|no timm")
 _UNPACKED: list[tempfile.TemporaryDirectory[str]] = []
 
 

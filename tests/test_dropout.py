@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 import numpy as np
 import pytest
 import torch
@@ -48,7 +50,10 @@ def test_residual_branches_are_found_and_the_symbol_stays(network: str, num_unit
     model(images)
 
 
-@pytest.mark.parametrize("name", ["torchvision:efficientnet_b0", "timm:resnet18"])
+needs_timm = pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="no timm")
+
+
+@pytest.mark.parametrize("name", ["torchvision:efficientnet_b0", pytest.param("timm:resnet18", marks=needs_timm)])
 def test_networks_of_other_packages_leave_theirs_out(name: str) -> None:
     config = config_of(name, drop_path=0.4, image_shape="3,64,64")
     model = with_dropout(build_network(config.network, 0, config.regularization.drop_path), config)
@@ -59,7 +64,7 @@ def test_networks_of_other_packages_leave_theirs_out(name: str) -> None:
     assert all(map(is_random, layers)), "seeded by the update, or a resumed run would drop others"
 
 
-@pytest.mark.parametrize("name", ["torchvision:vgg11", "timm:vgg11"])
+@pytest.mark.parametrize("name", ["torchvision:vgg11", pytest.param("timm:vgg11", marks=needs_timm)])
 def test_networks_of_other_packages_without_any_say_so(name: str) -> None:
     config = config_of(name, drop_path=0.4, image_shape="3,32,32")
     with torch.device("meta"), pytest.raises(UsageError, match="drop_path"):

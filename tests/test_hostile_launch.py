@@ -196,8 +196,9 @@ def test_a_worker_that_hangs_is_one_line(tmp_path: Path) -> None:
     assert time.monotonic() - begun < 60
     told = [line for line in err.splitlines() if not line.startswith("[0] INFO")]
     assert len(told) == 1, told
-    assert re.search(r"lost contact with another process \((Timed out waiting|Application timeout)", told[0])
-    assert told[0].endswith("complete)")
+    # gloo's words depend on which of its timers is first
+    assert re.search(r"lost contact with another process \((Timed out waiting .* complete|Application timeout)\)$",
+                     told[0])
 
 
 def _read(path: Path) -> bytes:
