@@ -21,6 +21,7 @@ from imgcls.errors import DataError
 from imgcls.formats.archives import index, iter_members, open_index
 from imgcls.formats.archives.tar import BLOCK
 from imgcls.formats.recordio import RecordReader
+from imgcls.storage.folders import remove_oldest
 
 
 def jpeg(seed: int) -> bytes:
@@ -273,3 +274,13 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
         peaks.append(int(done.stderr.splitlines()[-1]))
     assert peaks[1] - peaks[0] < 6 << 20, peaks  # SQLite fills a cache of 4 MiB
+
+
+def test_the_oldest_of_a_kind_make_room(tmp_path: Path) -> None:
+    for number in range(4):
+        path = tmp_path / f"{number}.kept"
+        path.write_bytes(bytes(10))
+        os.utime(path, (number, number))
+    (tmp_path / "0.other").write_bytes(bytes(99))
+    remove_oldest(tmp_path / "3.kept", 25)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0.other", "2.kept", "3.kept"]

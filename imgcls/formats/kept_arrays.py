@@ -19,7 +19,7 @@ import numpy as np
 
 from imgcls.errors import ImgclsError
 from imgcls.storage.atomic import write_bytes
-from imgcls.storage.folders import cache_folder
+from imgcls.storage.folders import cache_folder, remove_oldest
 from imgcls.storage.locks import lock_file, open_lock
 
 Arrays = Mapping[str, np.ndarray]
@@ -98,16 +98,7 @@ def _save(entry: Path, about: str, arrays: Arrays) -> None:
     # a full disk only means that it is made again
     with contextlib.suppress(ImgclsError, OSError):
         write_bytes(entry, _HEAD.pack(_MAGIC, len(head), checksum), *body)
-        _remove_oldest(entry)
-
-
-def _remove_oldest(newest: Path) -> None:
-    entries = sorted((p.stat().st_mtime_ns, p.stat().st_size, p) for p in newest.parent.glob("*.kept"))
-    total = sum(size for _, size, _ in entries)
-    for _, size, entry in entries:
-        if total > _MAX_TOTAL_BYTES and entry != newest:
-            entry.unlink(missing_ok=True)
-            total -= size
+        remove_oldest(entry, _MAX_TOTAL_BYTES)
 
 
 @contextlib.contextmanager

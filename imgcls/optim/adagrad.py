@@ -23,10 +23,14 @@ class AdaGrad(Rule):
                states: list[list[Tensor]], count: int) -> None:
         history, = states
         # without the decay: MXNet adds it to the step and not to the gradient
-        torch._foreach_addcmul_(history, gradients, gradients, 1.0)
+        self.add_squares(history, gradients)
         divisor = torch._foreach_add(history, group["eps"])
         torch._foreach_sqrt_(divisor)
         change = torch._foreach_div(gradients, divisor)
         if group["weight_decay"]:
             torch._foreach_add_(change, params, alpha=group["weight_decay"])
         torch._foreach_add_(params, change, alpha=-group["lr"])
+
+    def add_squares(self, history: list[Tensor], gradients: list[Tensor]) -> None:
+        """Add the squares of the gradients of an update to the sums."""
+        torch._foreach_addcmul_(history, gradients, gradients, 1.0)

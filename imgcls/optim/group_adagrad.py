@@ -13,13 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from imgcls.optim.rules import Rule
+from imgcls.optim.adagrad import AdaGrad
 
 
-class GroupAdaGrad(Rule):
+class GroupAdaGrad(AdaGrad):
     """Rates that fall with the sum over updates of the mean squared gradient of a row."""
 
-    STATE = ("history",)
     # of a whole network MXNet has no .states of it: its biases are refused there
     is_mxnets = False
     is_elementwise = False
@@ -27,19 +26,10 @@ class GroupAdaGrad(Rule):
     def __init__(self, params: Iterable[Any], eps: float = 1e-5) -> None:
         super().__init__(params, eps=eps)
 
-    def update(self, group: dict[str, Any], params: list[Tensor], gradients: list[Tensor],
-               states: list[list[Tensor]], count: int) -> None:
-        history, = states
+    def add_squares(self, history: list[Tensor], gradients: list[Tensor]) -> None:
+        """Add the mean squares of the rows to the sums."""
         # kept as often as a row is long: a checkpoint holds states in the shape of their weights
         torch._foreach_add_(history, [_row_means(gradient.square()) for gradient in gradients])
-        divisor = torch._foreach_add(history, group["eps"])
-        torch._foreach_sqrt_(divisor)
-        # epsilon inside of the root, as MXNet's kernel has it
-        change = torch._foreach_div(gradients, divisor)
-        # added to the step and not to the gradient, so that it does not count into the sums
-        if group["weight_decay"]:
-            torch._foreach_add_(change, params, alpha=group["weight_decay"])
-        torch._foreach_add_(params, change, alpha=-group["lr"])
 
 
 def _row_means(values: Tensor) -> Tensor:

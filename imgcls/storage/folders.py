@@ -9,6 +9,7 @@ Ours and not `platformdirs`: it knows no variable like IMGCLS_CACHE, and the res
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -42,3 +43,16 @@ def data_folder(data_dir: str, name: str) -> AnyPath:
     elif folder.exists() and not folder.is_dir():
         raise UsageError(f"`data_dir` {data_dir}: is a file, not a folder")
     return folder
+
+
+def remove_oldest(newest: Path, max_bytes: int) -> None:
+    """Remove the oldest files beside `newest` that end like it, until they all take `max_bytes` at most."""
+    # another process may remove the same ones
+    with contextlib.suppress(OSError):
+        entries = sorted((p.stat().st_mtime_ns, p.stat().st_size, p)
+                         for p in newest.parent.glob(f"*{newest.suffix}"))
+        total = sum(size for _, size, _ in entries)
+        for _, size, entry in entries:
+            if total > max_bytes and entry != newest:
+                entry.unlink(missing_ok=True)
+                total -= size

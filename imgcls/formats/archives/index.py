@@ -19,7 +19,7 @@ from pathlib import Path
 from imgcls.errors import DataError, ImgclsError, RunError, UsageError, reason, verbatim
 from imgcls.formats.archives.member import Member, is_archive_name
 from imgcls.formats.archives.read import MemberReader, iter_members
-from imgcls.storage.folders import cache_folder
+from imgcls.storage.folders import cache_folder, remove_oldest
 
 #: a new number wherever the tables or the rules of names change
 _VERSION = 1
@@ -134,7 +134,7 @@ def _build(files: Sequence[tuple[str, os.stat_result]], about: str, kept: Path |
         database.execute("COMMIT")
         if kept and building:
             os.replace(building, kept)
-            _remove_oldest(kept)
+            remove_oldest(kept, _MAX_TOTAL_BYTES)
         return database
     except (sqlite3.Error, OSError) as error:
         raise RunError(f"cannot write the index of {verbatim(files[0][0])} in "
@@ -144,16 +144,6 @@ def _build(files: Sequence[tuple[str, os.stat_result]], about: str, kept: Path |
     finally:
         if building:
             Path(building).unlink(missing_ok=True)
-
-
-def _remove_oldest(kept: Path) -> None:
-    with contextlib.suppress(OSError):
-        entries = sorted((p.stat().st_mtime_ns, p.stat().st_size, p) for p in kept.parent.glob("*.sqlite"))
-        total = sum(size for _, size, _ in entries)
-        for _, size, entry in entries:
-            if total > _MAX_TOTAL_BYTES and entry != kept:
-                entry.unlink(missing_ok=True)
-                total -= size
 
 
 def _key(text: str) -> bytes:
