@@ -228,6 +228,15 @@ def test_views(prefix: str) -> None:
     assert of(pixels, crops=5) == pytest.approx(np.mean(each, 0), abs=1e-6)
     assert of(pixels, crops=10) == pytest.approx(np.mean(each + mirrored, 0), abs=1e-6)
     assert of(pixels, flip=True) == pytest.approx(np.mean([each[0], mirrored[0]], 0), abs=1e-6)
+    padded = np.pad(cuts[0], ((1, 1), (1, 1), (0, 0)), "reflect")
+    moved = [padded[:28, :28], padded[2:, 2:]]
+    shifted = (each[0] + np.mean([of(np.ascontiguousarray(view)) for view in moved], 0)) / 2
+    mirrors = np.mean([of(np.ascontiguousarray(view[:, ::-1])) for view in moved], 0)
+    assert of(pixels, shift=1) == pytest.approx(shifted, abs=1e-6)
+    six = (shifted + (mirrored[0] + mirrors) / 2) / 2  # mirrored after they are shifted, as in the paper
+    assert of(pixels, shift=1, flip=True) == pytest.approx(six, abs=1e-6)
+    with pytest.raises(UsageError, match=r"shift 28: must be smaller than the images, which are 28x28"):
+        imgcls.Predictor(prefix, shift=28)
     ok, data = cv2.imencode(".png", pixels)
     assert ok
     assert of(data.tobytes(), crops=10) == pytest.approx(of(pixels, crops=10), abs=1e-6)  # type: ignore[arg-type]

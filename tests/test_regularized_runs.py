@@ -149,15 +149,26 @@ def test_a_run_without_the_average_goes_on_with_what_was_trained(undisturbed: Pa
         np.testing.assert_array_equal(array, saved.trained[name])
 
 
-def test_scoring_with_mirror_images(folder: Path, undisturbed: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    flags = ["--model", str(undisturbed), "--data-dir", str(folder), "--dataset", "mnist"]
-    assert score.main([*flags, "--flip"]) == 0
+@pytest.mark.parametrize(("flags", "weights_of"), [
+    (["--flip"], {(False, 0): 1, (True, 0): 1}),
+    (["--flip", "--shift", "2"], {(False, 0): 2, (True, 0): 2, (False, -2): 1, (True, -2): 1,
+                                  (False, 2): 1, (True, 2): 1}),
+], ids=["flip", "flip and shift"])
+def test_scoring_with_several_views(folder: Path, undisturbed: Path, flags: list[str],
+                                    weights_of: dict[tuple[bool, int], int],
+                                    capsys: pytest.CaptureFixture[str]) -> None:
+    assert score.main(["--model", str(undisturbed), "--data-dir", str(folder), "--dataset", "mnist", "--loss", "ce",
+                       *flags]) == 0
     found = dict(line.split("=") for line in capsys.readouterr().out.splitlines() if "=" in line)
     model = graph.load(str(undisturbed), f"{undisturbed}-0002.params", (1, 28, 28)).eval()
-    images = idx.read_images(folder / "t10k-images-idx3-ubyte.gz")
+    images = np.array(idx.read_images(folder / "t10k-images-idx3-ubyte.gz"), np.float32) / 255
     labels = idx.read_labels(folder / "t10k-labels-idx1-ubyte.gz")
-    pixels = torch.from_numpy(np.array(images, np.float32))[:, None] / 255
+    mean = np.zeros((len(images), 10))
     with torch.no_grad():
-        mean = model(pixels).softmax(1) + model(pixels.flip(3)).softmax(1)
-    right = (mean.argmax(1).numpy() == labels).mean()
-    assert float(found["accuracy"]) == pytest.approx(right, abs=1e-6)
+        for (is_mirrored, shift), weight in weights_of.items():
+            padded = np.pad(images, ((0, 0), (2, 2), (2, 2)), "reflect")[:, 2 + shift:, 2 + shift:][:, :28, :28]
+            view = padded[:, :, ::-1].copy() if is_mirrored else padded
+            mean += weight * model(torch.from_numpy(view)[:, None]).softmax(1).numpy() / sum(weights_of.values())
+    assert float(found["accuracy"]) == pytest.approx((mean.argmax(1) == labels).mean(), abs=1e-6)
+    right = mean[np.arange(len(labels)), labels]
+    assert float(found["cross-entropy"]) == pytest.approx(-np.log(right).mean(), abs=1e-5)

@@ -16,6 +16,7 @@ from imgcls.config import resolve as configuration
 from imgcls.config.flags import flag, positional
 from imgcls.config.resolve import Config
 from imgcls.config.sections import PREPROCESSING, InferenceConfig
+from imgcls.config.sections.bounds import MAX_SIDE
 from imgcls.errors import ImgclsError, RunError, UsageError, reason, spell_settings, tell, verbatim
 from imgcls.storage.atomic import atomic_write
 
@@ -59,6 +60,9 @@ class PredictConfig(InferenceConfig):
     crops: int = flag(1, "views of which the mean is taken: the centre, with the corners, with all of them "
                       "mirrored", choices=(1, 5, 10), minimum=1, maximum=10)
     flip: bool = flag(False, "take the mean of each view and its mirror image", takes="none")
+    shift: int = flag(0, "also take the mean with views shifted so far, up left and down right, which count "
+                      "for a half; with --flip and 1: the six views of airbench's paper", metavar="PIXELS",
+                      minimum=0, maximum=MAX_SIDE)
     layer: str = flag("", "write what this layer gives, by MXNet's name (flatten0_output), to an .npz file "
                       "with the arrays features and images", metavar="NAME")
     explain: str = flag("", "draw where the network looked (Grad-CAM), a picture for each image in this "
@@ -93,7 +97,7 @@ def _start(argv: Sequence[str]) -> int:
     # Once for all pictures: loading the network takes far longer than one of them.
     given = {name: config.values()[name] for name in (*PREPROCESSING, "dataset") if config.is_explicit(name)}
     predictor = Predictor(own.model, own.load_epoch, top=own.top, synset=own.synset, crops=own.crops,
-                          flip=own.flip, device=str(make_worker(config.device).device),
+                          flip=own.flip, shift=own.shift, device=str(make_worker(config.device).device),
                           dtype=config.device.dtype, **given)
     run = _Run(config, predictor)
     with _writer(own) as write:

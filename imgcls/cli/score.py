@@ -12,6 +12,7 @@ from imgcls.config import resolve as configuration
 from imgcls.config.effects import unused_settings
 from imgcls.config.flags import flag
 from imgcls.config.sections import InferenceConfig
+from imgcls.config.sections.bounds import MAX_SIDE
 from imgcls.errors import UsageError, spell_settings, tell
 
 EXAMPLES = """examples:
@@ -38,6 +39,9 @@ class ScoreConfig(InferenceConfig):
                                    "out; 0: all (if not given: as in its training, where the data are those "
                                    "that it was trained on)", metavar="PART", minimum=0, maximum=0.9)
     flip: bool = flag(False, "take the mean of each image and its mirror image", takes="none")
+    shift: int = flag(0, "also take the mean with views shifted so far, up left and down right, which count "
+                      "for a half; with --flip and 1: the six views of airbench's paper", metavar="PIXELS",
+                      minimum=0, maximum=MAX_SIDE)
     report: str = flag("", "folder for a page about the result (classes, confusions, calibration, the surest "
                        "mistakes), with its figures as CSV and PNG", metavar="DIR")
 
@@ -64,7 +68,7 @@ def _start(argv: Sequence[str]) -> int:
         from imgcls.inference.evaluation import evaluate_checkpoint
 
     score = evaluate_checkpoint(own.model, config, epoch=own.load_epoch, synset=own.synset,
-                                val_ratio=own.val_ratio, report=own.report, flip=own.flip)
+                                val_ratio=own.val_ratio, report=own.report, flip=own.flip, shift=own.shift)
     # stderr is MXNet's log, for scripts that look for its lines; stdout is ours, easy to cut at the `=`
     tell(f"INFO:root:Finished with {score.images_per_s:f} images per second")
     for name, value in score.metrics.items():

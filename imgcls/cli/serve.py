@@ -13,6 +13,7 @@ from imgcls.cli._run import loading_torch, run_main
 from imgcls.config import resolve as configuration
 from imgcls.config.flags import flag
 from imgcls.config.sections import PREPROCESSING, InferenceConfig
+from imgcls.config.sections.bounds import MAX_SIDE
 from imgcls.errors import RunError, UsageError, reason, spell_settings, tell, verbatim
 
 NAME = "imgcls-serve"
@@ -36,6 +37,9 @@ class ServeConfig(InferenceConfig):
     crops: int = flag(1, "views of which the mean is taken: the centre, with the corners, with all of them "
                       "mirrored", choices=(1, 5, 10), minimum=1, maximum=10)
     flip: bool = flag(False, "take the mean of each view and its mirror image", takes="none")
+    shift: int = flag(0, "also take the mean with views shifted so far, up left and down right, which count "
+                      "for a half; with --flip and 1: the six views of airbench's paper", metavar="PIXELS",
+                      minimum=0, maximum=MAX_SIDE)
     host: str = flag("127.0.0.1", "address to listen on; the default is reached from this machine only",
                      metavar="ADDRESS")
     port: int = flag(8000, "port to listen on; 0 for any that is free", metavar="N", minimum=0, maximum=65535)
@@ -66,7 +70,7 @@ def _start(argv: Sequence[str]) -> int:
         given = {name: config.values()[name] for name in (*PREPROCESSING, "dataset")
                  if config.is_explicit(name)}
         predictor = Predictor(own.model, own.load_epoch, top=own.top, synset=own.synset, crops=own.crops,
-                              flip=own.flip, device=str(make_worker(config.device).device),
+                              flip=own.flip, shift=own.shift, device=str(make_worker(config.device).device),
                               dtype=config.device.dtype, **given)
         for note in predictor.notes:
             tell(spell_settings(note, config.spelling))

@@ -18,8 +18,8 @@ from imgcls.distributed.topology import make_worker
 from imgcls.errors import UsageError, spell_settings, tell, verbatim
 from imgcls.inference import mistakes
 from imgcls.inference.export.load import load_network
-from imgcls.inference.flipped import Flipped
 from imgcls.inference.matching import match_classes
+from imgcls.inference.mean_of_views import MeanOfViews, check_views
 from imgcls.inference.notes import about_larger_images
 from imgcls.inference.recorder import RecordingMetrics
 from imgcls.pretrained import PretrainedRef
@@ -45,7 +45,7 @@ class Score:
 
 def evaluate_checkpoint(name: str, config: Config, *, epoch: str = "auto", synset: str = "",
                         val_ratio: float | None = None, report: str = "",
-                        flip: bool = False) -> Score:
+                        flip: bool = False, shift: int = 0) -> Score:
     """Return the metrics of the network `name` (see `pretrained.locate`) on the validation data.
 
     `report` is a folder for a page about them, with its figures as CSV and PNG; "" for none.
@@ -53,8 +53,8 @@ def evaluate_checkpoint(name: str, config: Config, *, epoch: str = "auto", synse
     Preprocessing that the user does not give is that of its training, or MXNet's where nobody noted it; lines
     on stderr say which. `val_ratio` is the part that its training held out of these data (0: all is scored;
     None: as noted there, where they are the data of the training). `synset` names its classes. With `flip` an
-    answer is the mean of those for an image and its mirror image. UsageError for data that does not go with
-    the network.
+    answer is the mean of those for an image and its mirror image, with `shift` pixels of views shifted so
+    far as well (`mean_of_views`). UsageError for data that does not go with the network.
     """
     worker = make_worker(config.device)
     # where it is, what it was trained with, and the network itself, which may tell what nobody noted
@@ -78,9 +78,8 @@ def evaluate_checkpoint(name: str, config: Config, *, epoch: str = "auto", synse
     recorder = (RecordingMetrics(names, worker.device, loader.num_samples, evaluation.num_classes)
                 if report else None)
     metrics = recorder or Metrics(names, worker.device)
-    if flip and len(config.network.image_shape) != 3:
-        raise UsageError("`flip`: is for images, and this network takes flat rows")
-    model = (Flipped(model) if flip else model).to(worker.device)
+    check_views(config.network.image_shape, flip=flip, shift=shift)
+    model = (MeanOfViews(model, flip=flip, shift=shift) if flip or shift else model).to(worker.device)
     # from here: the speed that MXNet's score.py reports is without loading the network
     started = time.perf_counter()
     # The trainer's own loop and its type: a score of the last epoch is the number that its log has.

@@ -26,6 +26,7 @@ from imgcls.inference import features
 from imgcls.inference.export.exported_network import require_layers
 from imgcls.inference.export.load import load_network
 from imgcls.inference.images import AnyImage, Image, as_image
+from imgcls.inference.mean_of_views import MeanOfViews, check_views
 from imgcls.inference.notes import about_larger_images
 from imgcls.inference.views import ViewMaker, Views, in_batches, prepare
 from imgcls.pretrained.class_names import find_class_names
@@ -58,8 +59,8 @@ class Predictor:
     """Names the classes of images, with the preprocessing that the checkpoint was trained with."""
 
     def __init__(self, prefix: str | os.PathLike[str], epoch: int | str = "auto", *, top: int = 5,
-                 synset: str = "", crops: int = 1, flip: bool = False, device: str = "cpu",
-                 dtype: str = "auto", **settings: Any) -> None:
+                 synset: str = "", crops: int = 1, flip: bool = False, shift: int = 0,
+                 device: str = "cpu", dtype: str = "auto", **settings: Any) -> None:
         """Load the network.
 
         `prefix` and `epoch` are as in `imgcls.load_model`, or `prefix` is a file of imgcls-export; `top` is
@@ -67,7 +68,8 @@ class Predictor:
         `synset`, a file with a name on each line, and by settings as imgcls-predict has them (`image_shape`,
         `rgb_mean`, `rgb_std`, `mean_image`, `val_resize`, `interpolation`, `dataset`); without them an MXNet
         checkpoint is given its images as in MXNet's score.py. Probabilities are the mean over `crops` views
-        (1, the centre; 5, the corners too; 10, those mirrored as well), with `flip` each also mirrored.
+        (1, the centre; 5, the corners too; 10, those mirrored as well), with `flip` each also mirrored, and
+        with `shift` pixels each also shifted so far, up left and down right, which counts for a half.
         `device` is torch's name of one; `dtype` is what the network computes in there, as in training:
         float32, bfloat16, float16, or auto, bfloat16 on a GPU that has it. `notes` says what was decided, and
         whatever else a person should know. UsageError for a device that is not there.
@@ -90,6 +92,8 @@ class Predictor:
         self._config = self._evaluation.config
         #: shape (C, H, W) of what the network is given
         self.image_shape = self._config.network.image_shape
+        check_views(self.image_shape, flip=flip, shift=shift)
+        self._shifted = MeanOfViews(self.model, shift=shift) if shift else None
         self._make = ViewMaker(self._config.augment, self.image_shape, crops=crops, flip=flip)
         self._normalize = Normalizer(self._config.augment, self.image_shape[0], self.device, self.image_shape)
         #: lines for a person, with settings between backquotes: the first says what is done to an image
@@ -126,8 +130,9 @@ class Predictor:
                  for number, image in enumerate(images))
         if layer:
             require_layers(self.model, "layer")
-        if layer and len(self._make.mirrored) > 1:
-            raise UsageError("`layer`: the features are those of the centre: leave `crops` and `flip` out")
+        if layer and (self._shifted or len(self._make.mirrored) > 1):
+            raise UsageError("`layer`: the features are those of the centre: leave `crops`, `flip` and "
+                             "`shift` out")
         threads = num_cores() if threads is None else threads
         with features.capture(self.model, layer) as captured:
             for batch in in_batches(prepare(named, self._make, threads), batch_size):
@@ -158,7 +163,7 @@ class Predictor:
             self._look_at_size(good[0])
             images = self.images_of(np.stack([views.pixels for views in good]))
             with self._precision.autocast():
-                logits = self.model(images)
+                logits = self._ask(images, len(good))
             probabilities = logits.float().softmax(1)
             # the mean over the views of an image
             probabilities = probabilities.unflatten(0, (len(good), -1)).mean(1)
@@ -168,6 +173,13 @@ class Predictor:
             answers = (self._answer(*about) for about in zip(good, values, classes, rows, strict=True))
         for views in batch:
             yield views if isinstance(views, ImgclsError) else next(answers)
+
+    def _ask(self, images: Tensor, count: int) -> Tensor:
+        """Return what the network answers about all views of `count` images, (N * V, classes)."""
+        if not self._shifted:
+            return self.model(images)
+        mirrored = torch.from_numpy(np.tile(self._make.mirrored, count)).to(self.device)
+        return self._shifted(images, mirrored)
 
     def _answer(self, views: Views, values: list[float], classes: list[int],
                 row: np.ndarray | None) -> Prediction | ImgclsError:
