@@ -187,7 +187,7 @@ def test_writing_to_a_url(photos: Path, tmp_path: Path, own_cache: Path, capsys:
 
 def test_archives_under_a_url(photos: Path, tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch,
                               capsys: pytest.CaptureFixture[str]) -> None:
-    """A tar from a web server, and class tars from a store: each is fetched once, and packed as the folder is."""
+    """A tar from a web server, and class tars from a store: read where they are, and packed as the folder is."""
     flags = ["--recursive", "--chunks", "2"]
     assert im2rec.main([f"{tmp_path}/x", str(photos), *flags]) == 0
     expected = files(tmp_path)
@@ -204,14 +204,21 @@ def test_archives_under_a_url(photos: Path, tmp_path: Path, own_cache: Path, mon
         url = f"{web.url}/data/photos.tar"
         assert im2rec.main([f"{tmp_path}/http/x", url, *flags, "--dry-run"]) == 0
         assert im2rec.main([f"{tmp_path}/http/x", url, *flags]) == 0
-        assert web.count("GET", "photos.tar") == 1
+        assert not list(own_cache.glob("remote/*photos.tar"))
+        assert "read where they are, no copy is kept" in capsys.readouterr().err
+        # from a server that sends whole files only a copy is made, once
+        web.ranges = False
+        web.seen.clear()
+        assert im2rec.main([f"{tmp_path}/whole/x", url, *flags]) == 0
+        assert len([request for request in web.seen if request[0] == "GET" and request[2] != "bytes=0-0"]) == 1
+        assert len(list(own_cache.glob("remote/*photos.tar"))) == 1
         monkeypatch.setenv("IMGCLS_CACHE_GB", "0.00001")
         assert im2rec.main([f"{tmp_path}/h/x", url, *flags]) == 2
         assert "more than the 1e-05 of copies that are kept here: IMGCLS_CACHE_GB sets" in capsys.readouterr().err
         monkeypatch.delenv("IMGCLS_CACHE_GB")
         assert im2rec.main([f"{tmp_path}/h/x", f"{web.url}/none.tar", *flags]) == 1
     assert im2rec.main([f"{tmp_path}/memory/x", "memory://bucket/tars", *flags]) == 0
-    assert files(tmp_path / "http") == files(tmp_path / "memory") == expected
+    assert files(tmp_path / "http") == files(tmp_path / "whole") == files(tmp_path / "memory") == expected
     capsys.readouterr()
     assert im2rec.main([f"{tmp_path}/h/x", "memory://bucket/none", *flags]) == 2
     assert "names neither a .tar or .zip nor a folder that holds some" in capsys.readouterr().err

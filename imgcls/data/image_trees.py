@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import BinaryIO, Protocol
 
+from imgcls.data.remote_members import Entry, RemoteReader, Reserve
 from imgcls.errors import DataError, UsageError, reason, verbatim
 from imgcls.formats import image_folders
 from imgcls.formats.archives import ArchiveIndex, find_archives, is_archive_name, open_index, split_root
@@ -23,8 +24,6 @@ from imgcls.storage.remote import RemotePath
 
 #: copies of remote archives that are kept open: a process may have about a thousand files
 _MAX_HELD = 256
-#: returns memory for an image of at most so many bytes
-Reserve = Callable[[int], memoryview]
 
 
 class ImageNames(Protocol):
@@ -48,6 +47,10 @@ class ImageReader(Protocol):
 
     def read_into(self, path: str, reserve: Reserve) -> memoryview:
         """Read them into memory that `reserve` gives, and return that, cut to their number."""
+        ...
+
+    def read_ahead(self, entries: Iterable[Entry]) -> Iterator[Entry]:
+        """Yield the entries, which have a `path` and whose images are read then, about in this order."""
         ...
 
 
@@ -78,7 +81,7 @@ def open_tree(root: str, *, progress: Callable[[int, int], object] = lambda done
     where there is none of these.
     """
     if "://" in root:
-        return _fetched_tree(root, progress)
+        return _remote_tree(root, progress, note)
     if os.path.isdir(root):
         # a look at names alone: an archive is opened only once it is known that it is what the root
         # holds
@@ -97,11 +100,12 @@ def open_tree(root: str, *, progress: Callable[[int, int], object] = lambda done
     raise UsageError(f"ROOT {verbatim(root)}: {kind}")
 
 
-def _fetched_tree(url: str, progress: Callable[[int, int], object]) -> ArchiveTree:
-    """Return the tree of an archive under a URL, or of the archives in its folder.
+def _remote_tree(url: str, progress: Callable[[int, int], object],
+                 note: Callable[[str], object]) -> ArchiveTree:
+    """Return the tree of an archive under a URL, or of the archives in its folder: read where they are.
 
-    Each is fetched once into the cache of remote files, and read there. UsageError where they are more than
-    that may hold, or no archives.
+    From a web server that knows no ranges each is copied into the cache, once. UsageError where they are more
+    than that may hold, or no archives.
     """
     # a folder's files would be a request each: only what holds many images at once is read so
     path = to_path(url, "ROOT")
@@ -110,7 +114,22 @@ def _fetched_tree(url: str, progress: Callable[[int, int], object]) -> ArchiveTr
     found = [path] if is_archive else [item for item in path.iterdir() if is_archive_name(item.name)]
     if not found:
         raise UsageError(f"ROOT {verbatim(url)}: names neither a .tar or .zip nor a folder that holds some")
-    size = sum(item.stat().size for item in found)
+    try:
+        size = sum(item.stat().size for item in found)
+        has_ranges = found[0].has_ranges()
+    except OSError as error:
+        raise DataError(error.filename or url, reason(error)) from error
+    if not has_ranges:
+        note(f"{verbatim(url)}: the server sends whole files only: {size / 1e6:,.0f} MB are copied first")
+        return _copied_tree(url, found, size, is_archive=is_archive, progress=progress)
+    note(f"{verbatim(url)}: {size / 1e6:,.0f} MB are read where they are, no copy is kept here: the headers "
+         "first, then the images in the order of the lists")
+    index = open_index(found, are_folders=not is_archive, progress=progress)
+    return ArchiveTree(url, index, is_remote=True)
+
+
+def _copied_tree(url: str, found: Sequence[RemotePath], size: int, *, is_archive: bool,
+                 progress: Callable[[int, int], object]) -> ArchiveTree:
     if size > default_gb() * 1e9:
         # packed list by list they would be fetched again and again
         raise UsageError(f"ROOT {verbatim(url)}: {size / 1e9:.3g} GB, more than the {default_gb():g} of "
@@ -168,9 +187,11 @@ class FolderTree:
 class ArchiveTree:
     """What archives hold."""
 
-    def __init__(self, root: str, index: ArchiveIndex, held: Sequence[BinaryIO] = ()) -> None:
+    def __init__(self, root: str, index: ArchiveIndex, held: Sequence[BinaryIO] = (), *,
+                 is_remote: bool = False) -> None:
         """`held` are files that stay open as long as the tree is used."""
         self.root = root
+        self._is_remote = is_remote
         # trees are not closed: the files are when the last one goes
         for stream in held:
             weakref.finalize(self, stream.close)
@@ -194,7 +215,7 @@ class ArchiveTree:
 
     def reader(self) -> ImageReader:
         """Return what reads its members."""
-        return _MemberReader(self.index)
+        return RemoteReader(self.index) if self._is_remote else _MemberReader(self.index)
 
 
 class _MemberNames:
@@ -222,6 +243,10 @@ class FileReader:
         # With the separator at its end, once for all: joining to it is then the cheap case.
         self._base = os.path.join(root, "") if join else root
         self._join = join
+
+    def read_ahead(self, entries: Iterable[Entry]) -> Iterator[Entry]:
+        """Yield the entries: the system reads ahead on its own."""
+        return iter(entries)
 
     def _file(self, path: str) -> str:
         return os.path.join(self._base, path) if self._join else self._base + path
@@ -253,6 +278,10 @@ class _MemberReader:
 
     def __init__(self, index: ArchiveIndex) -> None:
         self._index = index
+
+    def read_ahead(self, entries: Iterable[Entry]) -> Iterator[Entry]:
+        """Yield the entries: the system reads ahead on its own."""
+        return iter(entries)
 
     def read(self, path: str) -> bytes:
         """Return the content of a member."""

@@ -80,7 +80,17 @@ class HttpFileSystem:
             if answer.status != 206:  # the server knows no ranges and sends all of it
                 for skipped in range(0, start, _SKIP_BYTES):
                     answer.read(min(_SKIP_BYTES, start - skipped))
-            return answer.read(end - start)  # a body that is cut comes back short: the caller counts
+            return _read_body(answer, end - start)
+
+    def has_ranges(self, url: str) -> bool:
+        """Return whether the server sends a part of a file when it is asked for one."""
+        try:
+            with self._open(url, "GET", {"Range": "bytes=0-0"}) as answer:
+                return answer.status == 206
+        except HttpStatusError as error:
+            if error.status == 416:  # an empty file has no first byte: the range was understood
+                return True
+            raise
 
     def ls(self, url: str, detail: bool) -> list[str]:
         """Refuse: a web server has files and no folders."""
@@ -106,3 +116,18 @@ class HttpFileSystem:
             if error.status in (404, 410):  # not found, gone: absence is an answer, no trouble
                 raise FileNotFoundError(errno.ENOENT, "no such file", url) from None
             raise
+
+
+def _read_body(answer: HTTPResponse, size: int) -> bytes:
+    """Return a body of `size` bytes, fewer where the connection breaks: the caller counts, and asks for the
+    rest."""
+    pieces: list[bytes] = []
+    num_read = 0
+    try:
+        while num_read < size and (piece := answer.read(min(_SKIP_BYTES, size - num_read))):
+            pieces.append(piece)
+            num_read += len(piece)
+    except transport_errors():
+        if not pieces:
+            raise
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)

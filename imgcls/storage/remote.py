@@ -22,7 +22,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from imgcls.errors import DataError
+from imgcls.errors import DataError, RunError
 from imgcls.storage.drivers import has_atomic_writes, open_driver
 from imgcls.storage.retries import ShortReadError, retry
 from imgcls.storage.thread_pool import DaemonPool
@@ -34,6 +34,8 @@ PART_BYTES = 8 << 20
 #: how many of them are under way for one file, and for all files that are copied: 128 MB of memory
 PARTS_AT_ONCE = 8
 _ALL_PARTS_AT_ONCE = 16
+#: tries that fail, and yet brought one byte of so many of a range, are followed by others
+_LEAST_SHARE = 16
 #: what changes with every change of a file, in the words of the various drivers, the surest first
 _VERSION_WORDS = ("ETag", "etag", "md5Hash", "crc32c", "content_md5", "checksum", "generation", "mtime",
                   "modified", "LastModified", "last_modified", "updated", "created")
@@ -191,14 +193,31 @@ class RemotePath:
 
     def read_range(self, begin: int, end: int) -> bytes:
         """Return bytes begin .. end - 1, which must be there."""
-        def read(fs: Any, path: str) -> bytes:
-            # Drivers return what there is when a connection or a file ends early.
-            data = fs.cat_file(path, start=begin, end=end)
-            if len(data) != end - begin:
-                raise ShortReadError(f"{len(data)} of {end - begin} bytes came")
-            return data
+        pieces: list[bytes] = []
+        num_read = 0
 
-        return self._request("be read", read) if end > begin else b""
+        def read(fs: Any, path: str) -> bytes:
+            nonlocal num_read
+            # Drivers return what there is when a connection or a file ends early: the next try goes on there.
+            pieces.append(fs.cat_file(path, start=begin + num_read, end=end))
+            num_read += len(pieces[-1])
+            if num_read != end - begin:
+                raise ShortReadError(f"{num_read} of {end - begin} bytes came")
+            return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+        while end > begin:
+            before = num_read
+            try:
+                return self._request("be read", read)
+            except RunError:
+                # a bad line that brings some of it with each try ends nothing
+                if (num_read - before) * _LEAST_SHARE < end - begin:
+                    raise
+        return b""
+
+    def has_ranges(self) -> bool:
+        """Return whether a part of the file can be asked for; a web server may send nothing but all of it."""
+        return self._request("be read", lambda fs, path: not hasattr(fs, "has_ranges") or fs.has_ranges(path))
 
     def read_bytes(self, limit: int | None = None) -> bytes:
         """Return the content; of more than `limit` bytes a DataError, before memory is taken."""

@@ -89,6 +89,11 @@ class _Records:
             yield Sample(header.id, label, bytes(image), payload[:len(payload) - len(image)], name)
 
 
+class _Image(NamedTuple):
+    label: int
+    path: str
+
+
 class _Tree:
     def __init__(self, tree: ImageTree) -> None:
         self.path = tree.root
@@ -109,17 +114,18 @@ class _Tree:
 
     def __iter__(self) -> Iterator[Sample]:
         reader = self._tree.reader()
-        index = 0
+        for index, (label, path) in enumerate(reader.read_ahead(self._images())):
+            try:
+                image = reader.read(path)
+            except (OSError, ValueError) as error:
+                raise DataError(os.path.join(self.path, path), reason(error)) from error
+            yield Sample(index, float(label), image, name=os.path.join(self.path, path))
+
+    def _images(self) -> Iterator[_Image]:
         folders = self._tree.folders(recursive=True, extensions=image_folders.SUFFIXES, problems=[])
         for label, (folder, names) in enumerate(folders):
             for name in names:
-                path = os.path.join(folder, name)
-                try:
-                    image = reader.read(path)
-                except (OSError, ValueError) as error:
-                    raise DataError(os.path.join(self.path, path), reason(error)) from error
-                yield Sample(index, float(label), image, name=os.path.join(self.path, path))
-                index += 1
+                yield _Image(label, os.path.join(folder, name))
 
 
 class _Shard:

@@ -106,4 +106,4 @@ def measure_packing(entries: Iterable[ListEntry], reader: ImageReader, config: P
         # a record is filled up to whole words
         return None if size is None else HEAD.size + -(-size // 4) * 4 + _INDEX_BYTES
 
-    return measure(size_of, entries, config.num_threads)
+    return measure(size_of, reader.read_ahead(entries), config.num_threads)

@@ -67,7 +67,7 @@ def pack_list(entries: Iterable[ListEntry], root: str | ImageReader, path: str |
           BackgroundSync(writer) as sync):
         sink = _Sink(writer, sync, progress)
         write = _store_files if config.pass_through and not config.seekable else _encode_files
-        write(islice(entries, sink.count, None), reader, config, sink)
+        write(reader.read_ahead(islice(entries, sink.count, None)), reader, config, sink)
         return PackResult(writer.count, writer.size_bytes, sink.skipped)
 
 

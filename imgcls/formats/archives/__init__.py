@@ -16,9 +16,15 @@ would make it.
 
 from imgcls.formats.archives.index import ArchiveIndex, find_archives, open_index, split_root
 from imgcls.formats.archives.member import Member, is_archive_name
-from imgcls.formats.archives.read import MemberReader, iter_members, iter_stream, read_member
+from imgcls.formats.archives.read import (
+    MemberReader,
+    RemoteMemberReader,
+    iter_members,
+    iter_stream,
+    read_member,
+)
 
 __all__ = [
-    "ArchiveIndex", "Member", "MemberReader", "find_archives", "is_archive_name", "iter_members",
-    "iter_stream", "open_index", "read_member", "split_root",
+    "ArchiveIndex", "Member", "MemberReader", "RemoteMemberReader", "find_archives", "is_archive_name",
+    "iter_members", "iter_stream", "open_index", "read_member", "split_root",
 ]

@@ -15,11 +15,13 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from imgcls.errors import DataError, ImgclsError, RunError, UsageError, reason, verbatim
 from imgcls.formats.archives.member import Member, is_archive_name
-from imgcls.formats.archives.read import MemberReader, iter_members
+from imgcls.formats.archives.read import MemberReader, iter_members, open_reader
 from imgcls.storage.folders import cache_folder, remove_oldest
+from imgcls.storage.remote import RemotePath
 
 #: a new number wherever the tables or the rules of names change
 _VERSION = 1
@@ -65,7 +67,7 @@ def find_archives(folder: str) -> list[str]:
     return [os.path.join(folder, name) for name in names]
 
 
-def open_index(paths: Sequence[str], *, are_folders: bool = False, inner: str = "",
+def open_index(paths: Sequence[str | RemotePath], *, are_folders: bool = False, inner: str = "",
                names: Sequence[str] = (), progress: Progress = lambda done, total: None) -> ArchiveIndex:
     """Return the index of archives, from the cache or by reading their headers.
 
@@ -74,20 +76,37 @@ def open_index(paths: Sequence[str], *, are_folders: bool = False, inner: str = 
     folder `inner` count, and their paths begin there. Damage is a DataError.
     """
     try:
-        files = [(path, os.stat(path)) for path in paths]
+        files = [_identify(path) for path in paths]
     except OSError as error:
         raise DataError(error.filename, reason(error)) from error
     names = [os.path.basename(name) for name in names or paths]
-    about = json.dumps([_VERSION, are_folders, [[os.path.realpath(path), stat.st_size, stat.st_mtime_ns]
-                                                for path, stat in files]])
+    about = json.dumps([_VERSION, are_folders, [[file.name, file.size, file.version] for file in files]])
     # of small archives the headers are read in no time
-    total = sum(stat.st_size for _, stat in files)
+    total = sum(file.size for file in files)
     kept = _kept_path(about) if total >= MIN_KEPT_BYTES else None
     database = _open_kept(kept, about) if kept else None
     if database is None:
         folders = [os.path.splitext(name)[0] + "/" if are_folders else "" for name in names]
         database = _build(files, about, kept, folders, lambda done: progress(done, total))
     return ArchiveIndex(database, list(paths), about, inner)
+
+
+class _File(NamedTuple):
+    """An archive, and what tells it from another one at its place."""
+
+    path: str | RemotePath
+    name: str
+    size: int
+    #: the time of its last change in ns, or what its store has for that
+    version: int | str
+
+
+def _identify(path: str | RemotePath) -> _File:
+    if isinstance(path, RemotePath):
+        info = path.stat()
+        return _File(path, path.url, info.size, info.version)
+    status = os.stat(path)
+    return _File(path, os.path.realpath(path), status.st_size, status.st_mtime_ns)
 
 
 def _kept_path(about: str) -> Path | None:
@@ -116,7 +135,7 @@ def _connect(path: str) -> sqlite3.Connection:
     return database
 
 
-def _build(files: Sequence[tuple[str, os.stat_result]], about: str, kept: Path | None,
+def _build(files: Sequence[_File], about: str, kept: Path | None,
            folders: Sequence[str], progress: Callable[[int], object]) -> sqlite3.Connection:
     """Read all headers into a new database; where it cannot be kept, into a temporary one."""
     building = ""
@@ -137,7 +156,7 @@ def _build(files: Sequence[tuple[str, os.stat_result]], about: str, kept: Path |
             remove_oldest(kept, _MAX_TOTAL_BYTES)
         return database
     except (sqlite3.Error, OSError) as error:
-        raise RunError(f"cannot write the index of {verbatim(files[0][0])} in "
+        raise RunError(f"cannot write the index of {verbatim(files[0].path)} in "
                        f"{verbatim(building or 'the temporary folder')}: {verbatim(error)}; IMGCLS_CACHE "
                        f"names "
                        "another folder") from error
@@ -167,19 +186,19 @@ class _Filler:
         self._folders: dict[str, int] = {}
         self._rows: list[tuple[object, ...]] = []
 
-    def fill(self, files: Sequence[tuple[str, os.stat_result]]) -> None:
+    def fill(self, files: Sequence[_File]) -> None:
         """Read the archives one after the other."""
         passed = 0
-        for number, (path, stat) in enumerate(files):
+        for number, file in enumerate(files):
             prefix = self._prefixes[number]
-            for member in iter_members(path, lambda offset, base=passed: self._progress(base + offset)):
+            for member in iter_members(file.path, lambda offset, base=passed: self._progress(base + offset)):
                 if isinstance(member, DataError):
                     why = member.reason.encode("utf-8", "replace").decode()
                     self._database.execute("INSERT INTO problems VALUES (?, ?, ?)",
                                            (member.path, why, member.offset))
                 else:
                     self._add(prefix, number, member)
-            passed += stat.st_size
+            passed += file.size
         # the last rows, fewer than a batch
         self._flush()
 
@@ -205,7 +224,8 @@ class _Filler:
 class ArchiveIndex:
     """The members of archives as a tree of folders; threads may share it."""
 
-    def __init__(self, database: sqlite3.Connection, paths: Sequence[str], about: str, inner: str) -> None:
+    def __init__(self, database: sqlite3.Connection, paths: Sequence[str | RemotePath], about: str,
+                 inner: str) -> None:
         #: the archives, and a text that changes with any of them
         self.paths = list(paths)
         self.fingerprint = hashlib.sha256(f"{about} {inner}".encode()).hexdigest()
@@ -270,7 +290,7 @@ class ArchiveIndex:
                 # a folder of 21,841 class tars has more than a process may open
                 while len(self._readers) >= _MAX_OPEN:
                     self._readers.pop(next(iter(self._readers)))  # closed when nobody reads any more
-                reader = self._readers[number] = MemberReader(self.paths[number])
+                reader = self._readers[number] = open_reader(self.paths[number])
             return reader
 
     def _execute(self, query: str, *values: object) -> list[tuple]:
