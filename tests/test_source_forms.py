@@ -21,7 +21,7 @@ from faulty_server import FaultyServer
 from imgcls.cli import doctor, predict, score
 from imgcls.cli import train as train_command
 from imgcls.config.sections import AugmentConfig
-from imgcls.data import folder_listing
+from imgcls.data import chunks, folder_listing
 from imgcls.data.decoded.segment import Segment
 from imgcls.data.file_source import FolderSource
 from imgcls.data.holdout import divide
@@ -30,6 +30,7 @@ from imgcls.data.order import NO_SHARD, Shard
 from imgcls.data.packed import parquet as parquet_images
 from imgcls.data.packed import shards as shard_images
 from imgcls.data.packed.files import expand
+from imgcls.data.packed.shards import ChunkedShards
 from imgcls.data.path_table import PathTable
 from imgcls.data.sources import Source, notes, open_source
 from imgcls.errors import DataError, ImgclsError, RunError, UsageError
@@ -347,9 +348,41 @@ def test_forms_behind_a_url(forms: Path, web: FaultyServer, name: str, own_cache
     source = open_source(f"{web.url}/{name}", "`data_train`")
     assert source.labels.tolist() == [label_of(n) for n in range(COUNT)]
     assert [bytes(source.read(n)) for n in (0, 20, 41)] == [jpeg(n) for n in (0, 20, 41)]
-    if not name.endswith(".csv"):
+    if not name.endswith((".csv", ".tar")):
         with pytest.raises(UsageError, match="GB are more than cache_gb 0 leaves room for"):
             open_source(f"{web.url}/{name}", "`data_train`", cache_gb=0)
+
+
+def test_shards_larger_than_the_cache(forms: Path, web: FaultyServer, own_cache: Path,
+                                      monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read in chunks like record files: the same samples, a few large requests, nothing on the disk."""
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", 4000)
+    for file in forms.glob("shards/*"):
+        web.objects[f"/{file.name}"] = file.read_bytes()
+    url = f"{web.url}/train-{{000..002}}.tar"
+    web.faults = ["", "", "", "", "cut", "500"]
+    source = open_source(url, "`data_train`", cache_gb=0)
+    assert isinstance(source, ChunkedShards)
+    assert source.labels.tolist() == [label_of(n) for n in range(COUNT)]
+    assert "read in chunks of" in notes(source)[0]
+    # known now: another run does not read the shards through
+    web.seen.clear()
+    source = open_source(url, "`data_train`", cache_gb=0)
+    assert isinstance(source, ChunkedShards)
+    assert web.count("GET") == 0
+    orders = [source.order(1, epoch) for epoch in range(2)]
+    assert orders[0].tolist() != orders[1].tolist()
+    for order in orders:
+        web.seen.clear()
+        assert sorted(order.tolist()) == list(range(COUNT))
+        source.prefetch(order)
+        assert [bytes(source.read(n)) for n in order.tolist()] == [jpeg(n) for n in order.tolist()]
+        assert web.count("GET") == source.chunks.num_chunks < COUNT
+    assert bytes(source.read(20)) == jpeg(20)
+    assert "train-001.tar" in str(source.problem(20, "is damaged"))
+    with pytest.raises(UsageError, match="cannot be divided"):
+        divide(source, .1)
+    assert not list(own_cache.glob("remote/*.tar"))
 
 
 def wrong(name: str, make: Callable[[Path], object], message: str, *marks: pytest.MarkDecorator) -> Any:

@@ -1,9 +1,9 @@
-"""Records of remote files that do not fit on the disk: read in chunks, shuffled chunk-wise, fetched ahead.
+"""Samples of remote files that do not fit on the disk: read in chunks, shuffled chunk-wise, fetched ahead.
 
 A chunk is a row of whole records, about 16 MB. An epoch's order is a pure function of (seed, epoch): the
 chunks of all files in random order, and within every 16 neighbours (256 MB) all their records in random
 order. So each record comes once an epoch, in large requests, and what is under way are two such windows.
-`ChunkedSource` reads through this.
+`ChunkedSource` reads records through this, `ChunkedShards` the images of tar shards.
 
 A chunk is kept in the cache like any other part of a remote file while there is room, so that the processes
 of one machine fetch it once; where the cache is too small even for that, in memory.
@@ -15,15 +15,16 @@ import threading
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future
+from typing import Protocol
 
 import numpy as np
 
 from imgcls.data.order import EpochOrders, windowed_order
-from imgcls.errors import DataError
-from imgcls.formats.ranges import RangedReader
+from imgcls.errors import DataError, verbatim
 from imgcls.formats.recordio.framing import Bytes
 from imgcls.formats.recordio.record_file import FileView, RecordFile
-from imgcls.storage.remote import PARTS_AT_ONCE
+from imgcls.storage.cache import Cache
+from imgcls.storage.remote import PARTS_AT_ONCE, FileInfo, RemotePath
 from imgcls.storage.thread_pool import DaemonPool
 
 #: a chunk has this many bytes, or one record
@@ -34,10 +35,50 @@ WINDOW_CHUNKS = 16
 _NUM_WINDOWS = 2
 
 
+class Ranged(Protocol):
+    """A remote file of samples, by number; `formats.ranges.RangedReader` is one."""
+
+    @property
+    def path(self) -> RemotePath: ...
+
+    @property
+    def info(self) -> FileInfo: ...
+
+    @property
+    def cache(self) -> Cache: ...
+
+    @property
+    def offsets(self) -> np.ndarray:
+        """int64 (N,), rising: the first byte of each sample."""
+        ...
+
+    @property
+    def ends(self) -> np.ndarray:
+        """int64 (N,): the byte behind each sample."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def payload(self, i: int, /) -> memoryview | bytes:
+        """Return sample `i`, asked for on its own."""
+        ...
+
+    def extract(self, i: int, view: Bytes, first: int, /) -> memoryview | bytes:
+        """Return sample `i` out of the file's bytes from `first` on."""
+        ...
+
+
+def about_chunks(description: str, size: int, cache_gb: float) -> str:
+    """Return what to tell the user about files that are read in chunks."""
+    return (f"{verbatim(description)}: {size / 1e9:.3g} GB are more than `cache_gb` {cache_gb:g} leaves room "
+            f"for; read in chunks of {CHUNK_BYTES / 2**20:g} MB, for training {WINDOW_CHUNKS} shuffled "
+            "together")
+
+
 class Chunks:
     """The records of several files by index, from 0 through all of them."""
 
-    def __init__(self, readers: Sequence[RangedReader], files: np.ndarray, numbers: np.ndarray) -> None:
+    def __init__(self, readers: Sequence[Ranged], files: np.ndarray, numbers: np.ndarray) -> None:
         """Sample i is record `numbers[i]` of `readers[files[i]]`; both int64 (N,), files rising."""
         self._readers = readers
         self._files = files

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from imgcls.data.file_source import FolderSource, ListSource
+from imgcls.data.packed.shards import ChunkedShards
 from imgcls.data.packed.source import PackedSource
 from imgcls.data.record_source import ChunkedSource, RecordSource
 from imgcls.data.sources import Source
@@ -59,12 +60,12 @@ class Division:
 def divide(source: Source, ratio: float) -> Division:
     """Return the images to train on and those that are held out.
 
-    UsageError for a source that cannot be divided: arrays, and record files that are read in chunks.
+    UsageError for a source that cannot be divided: arrays, and files that are read in chunks.
     """
-    if isinstance(source, ChunkedSource) or not isinstance(
+    if isinstance(source, (ChunkedSource, ChunkedShards)) or not isinstance(
             source, (FolderSource, ListSource, RecordSource, PackedSource)):
         raise UsageError(f"`val_ratio` {ratio:g}: {verbatim(source.description)} cannot be divided; give "
-                         "validation data (`data_val`), or raise `cache_gb` where they are remote records")
+                         "validation data (`data_val`), or raise `cache_gb` where they are remote files")
     fraction = fractions(source)
     is_held_out = choose(fraction, np.asarray(source.labels), ratio)
     # the smallest: images that are added later seldom come between them

@@ -116,6 +116,7 @@ def _remote_tree(url: str, progress: Callable[[int, int], object],
         raise UsageError(f"ROOT {verbatim(url)}: names neither a .tar or .zip nor a folder that holds some")
     try:
         size = sum(item.stat().size for item in found)
+        # what is true of one file of a server is true of the others
         has_ranges = found[0].has_ranges()
     except OSError as error:
         raise DataError(error.filename or url, reason(error)) from error

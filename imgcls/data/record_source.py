@@ -156,9 +156,7 @@ class ChunkedSource(RecordSource):
         self.chunks = chunks.Chunks(self.readers, np.repeat(np.arange(len(counts)), counts), self._numbers)
         total = sum(reader.size for reader in self.readers)
         #: what to tell the user about the way these files are read
-        self.notes = (f"{verbatim(self.description)}: {total / 1e9:.3g} GB are more than `cache_gb` "
-                      f"{cache_gb:g} leaves room for; read in chunks of {chunks.CHUNK_BYTES / 2**20:g} MB, "
-                      f"for training {chunks.WINDOW_CHUNKS} shuffled together",)
+        self.notes = (chunks.about_chunks(self.description, total, cache_gb),)
 
     def _open(self, files: Sequence[AnyPath], index: str, resync: bool, cache_gb: float | None) -> list[Any]:
         return [RangedReader(file, resync=resync, cache_gb=cache_gb)

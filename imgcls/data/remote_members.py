@@ -73,6 +73,7 @@ class RemoteReader:
             block = self._blocks.pop(path, None)
         reader, member = self._find(path)
         image = reserve(member.size)
+        # without one it is of a list that names it twice, or of nobody who looked ahead
         if block:
             reader.extract(member, block.data.result(), block.begin, image)
         else:
@@ -91,6 +92,7 @@ class RemoteReader:
             following = next(windows, None)  # asked for while those before it are used
             yield from window
             window = following
+        # all bytes are here by now: a change that comes later changes none of them
         self._wait()
         check_unchanged((reader.path, reader.version) for reader in readers)
 
@@ -129,6 +131,7 @@ class RemoteReader:
 
     def _request(self, wanted: list[_Wanted]) -> None:
         """Have the members fetched, those side by side together."""
+        # by archive and place: a list in another order has neighbours too
         wanted.sort(key=lambda item: (id(item.reader), item.begin))
         first = 0
         for last, item in enumerate(wanted):
@@ -144,6 +147,7 @@ class RemoteReader:
             self._pool = DaemonPool(_REQUESTS_AT_ONCE, "imgcls-members")
             # readers are not closed: the threads end when the last one goes
             weakref.finalize(self, self._pool.close, wait=False)
+        # of a zip the room for headers may reach into the next member: the last need not end last
         begin, end = group[0].begin, max(item.end for item in group)
         block = _Block(begin, self._pool.submit(read_range, group[0].reader.path, begin, end))
         with self._lock:

@@ -12,7 +12,7 @@ import os
 import tarfile
 from array import array
 from collections.abc import Callable, Iterable, Iterator
-from typing import IO, NamedTuple
+from typing import IO, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -21,6 +21,9 @@ from imgcls.formats import json_text
 from imgcls.formats.archives import Member, MemberReader, iter_members, iter_stream
 from imgcls.formats.image_folders import SUFFIXES
 from imgcls.formats.recordio.record_file import RecordFile
+from imgcls.storage.paths import AnyPath
+from imgcls.storage.remote import RemotePath
+from imgcls.storage.remote_file import RemoteFile
 
 #: endings of members that are images
 IMAGE_SUFFIXES = frozenset(suffix[1:] for suffix in SUFFIXES)
@@ -87,40 +90,59 @@ def index_shard(file: RecordFile, problems: list[DataError]) -> dict[str, np.nda
     Samples without a label and members that are refused are appended to `problems`. DataError for a tar that
     is cut or damaged, and for one that holds no sample with a label.
     """
-    offsets, sizes, labels = array("q"), array("q"), array("d")
-    first: ShardSample | None = None
-
     def read(member: Member) -> bytes:
         return file.read(member.offset, member.offset + member.size)
 
+    # the walk seeks, and the samples are read by position: both on one file do not meet
     with os.fdopen(os.dup(file.handle), "rb", buffering=0) as stream:
-        try:
-            # the walk seeks, and the samples are read by position: both on one file do not meet
-            for sample in _samples(iter_stream(stream, file.path), problems):  # type: ignore[arg-type]
-                first = first or sample
-                try:
-                    _check_image(file.path, sample)
-                    label = _parse_label(file.path, sample, read)
-                except DataError as error:
-                    problems.append(error)
-                    continue
-                offsets.append(sample.image.offset)
-                sizes.append(sample.image.size)
-                labels.append(label)
-        except OSError as error:
-            raise DataError(file.path, reason(error)) from error
+        return _index(stream, file.path, read, problems)  # type: ignore[arg-type]
+
+
+def index_remote_shard(path: RemotePath, problems: list[DataError]) -> dict[str, np.ndarray]:
+    """Return what `index_shard` returns of a tar behind a URL, which is read through once and not copied."""
+    with RemoteFile(path) as stream:
+        def read(member: Member) -> bytes:
+            stream.seek(member.offset)  # the walk goes to its own place before it reads
+            return stream.read(member.size)
+
+        return _index(stream, path, read, problems)  # type: ignore[arg-type]
+
+
+def _index(stream: BinaryIO, path: AnyPath, read: Callable[[Member], bytes],
+           problems: list[DataError]) -> dict[str, np.ndarray]:
+    # a shard may have millions of samples: numbers, no objects
+    offsets, sizes, labels = array("q"), array("q"), array("d")
+    # for the message about a tar that is no shard
+    first: ShardSample | None = None
+    try:
+        for sample in _samples(iter_stream(stream, path), problems):
+            first = first or sample
+            try:
+                _check_image(path, sample)
+                label = _parse_label(path, sample, read)
+            except DataError as error:
+                problems.append(error)
+                continue
+            offsets.append(sample.image.offset)
+            sizes.append(sample.image.size)
+            labels.append(label)
+    except OSError as error:
+        raise DataError(path, reason(error)) from error
     if first is not None and not labels and first.label is None:
-        raise DataError(file.path, f"no image of it has a label beside it ({verbatim(first.key)}.cls or "
-                                   ".json), as shards of WebDataset have; an archive of class folders is "
-                                   "packed by imgcls-im2rec")
+        raise DataError(path, f"no image of it has a label beside it ({verbatim(first.key)}.cls or "
+                              ".json), as shards of WebDataset have; an archive of class folders is "
+                              "packed by imgcls-im2rec")
     return {"offsets": np.array(offsets, np.int64), "sizes": np.array(sizes, np.int64),
             "labels": np.array(labels, np.float64)}
 
 
-def member_name(file: RecordFile, offset: int) -> str:
-    """Return the name of the member whose content begins at a byte, for messages: its first 100 bytes."""
+def member_name(read: Callable[[int, int], bytes], offset: int) -> str:
+    """Return the name of the member whose content begins at a byte, for messages: its first 100 bytes.
+
+    `read(begin, end)` gives the tar's bytes.
+    """
     # its header is the block before, whatever extensions stand in front of that
-    block = file.read(max(offset - tarfile.BLOCKSIZE, 0), offset)
+    block = read(max(offset - tarfile.BLOCKSIZE, 0), offset)
     return block[:100].partition(b"\0")[0].decode("utf-8", "surrogateescape")
 
 

@@ -121,6 +121,7 @@ class HttpFileSystem:
 def _read_body(answer: HTTPResponse, size: int) -> bytes:
     """Return a body of `size` bytes, fewer where the connection breaks: the caller counts, and asks for the
     rest."""
+    # piece by piece: what came before the connection broke is not lost
     pieces: list[bytes] = []
     num_read = 0
     try:

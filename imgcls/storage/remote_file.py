@@ -89,6 +89,7 @@ class RemoteFile(io.RawIOBase):
         first, data = self._single
         if first <= begin < first + len(data):
             return memoryview(data)[begin - first:end - first]
+        # a jump backwards is none to be near: those parts are gone
         number = begin // PART_BYTES
         is_near = 0 <= begin - self._last_end <= SKIP_BYTES
         if number not in self._parts and not is_near:
@@ -106,6 +107,7 @@ class RemoteFile(io.RawIOBase):
         for old in [part for part in self._parts if part < number]:
             del self._parts[old]
             self._num_ahead = min(2 * self._num_ahead, PARTS_AT_ONCE)
+        # one part at first: where the reader jumps on, the others would have come for nothing
         num_parts = -(-self.info.size // PART_BYTES)
         self._pool = self._pool or DaemonPool(PARTS_AT_ONCE, "imgcls-stream")
         for part in range(number, min(number + self._num_ahead, num_parts)):

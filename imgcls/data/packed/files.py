@@ -108,12 +108,17 @@ def remote_bytes(files: Sequence[AnyPath]) -> int:
     return sum(file.stat().size for file in files if isinstance(file, RemotePath))
 
 
+def is_too_large(files: Sequence[AnyPath], cache_gb: float | None) -> bool:
+    """Return whether the remote ones of these files are more than the cache may hold."""
+    return remote_bytes(files) > (default_gb() if cache_gb is None else cache_gb) * 1e9
+
+
 def check_cache(files: Sequence[AnyPath], cache_gb: float | None) -> int:
     """Return `remote_bytes`; a UsageError where the cache may not hold them all."""
     limit_gb = default_gb() if cache_gb is None else cache_gb
     # one request for each file, before the first is fetched
     size = remote_bytes(files)
-    if size > limit_gb * 1e9:
+    if is_too_large(files, cache_gb):
         raise UsageError(f"{verbatim(files[0])}{f' and {len(files) - 1} more' if len(files) > 1 else ''}: "
                          f"{size / 1e9:.3g} GB are more than `cache_gb` {limit_gb:g} leaves room for; raise "
                          "it, or pack them into record files (imgcls-convert), which are read in chunks")

@@ -6,13 +6,13 @@ To add a kind: a `Container` in a file of its own (`source.Container` says what 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
-from imgcls.data.packed.files import check_cache, expand, fetched
+from imgcls.data.packed.files import check_cache, expand, fetched, is_too_large
 from imgcls.data.packed.lmdb import LmdbImages
 from imgcls.data.packed.parquet import ParquetImages, parquet_source
-from imgcls.data.packed.shards import TarShard
+from imgcls.data.packed.shards import ChunkedShards, RangedShard, TarShard
 from imgcls.data.packed.source import PackedSource
 from imgcls.formats.datum import DATA_FILE
 from imgcls.storage.paths import AnyPath
@@ -30,10 +30,13 @@ class Kind(NamedTuple):
     make_source: Callable[..., PackedSource] = PackedSource
     #: whether a folder is one container, and not many
     is_folder: bool = False
+    #: the same two of remote files that are more than the cache may hold; None: they are refused
+    open_ranged: Callable[..., Any] | None = None
+    make_ranged: Callable[..., PackedSource] = PackedSource
 
 
 KINDS = (
-    Kind(".tar", TarShard),
+    Kind(".tar", TarShard, open_ranged=RangedShard, make_ranged=ChunkedShards),
     Kind(".parquet", ParquetImages, parquet_source),
     Kind("mdb", LmdbImages, is_folder=True),
 )
@@ -70,14 +73,27 @@ def open_packed(kind: Kind, path: str, setting: str, *, class_names: Sequence[st
     # several databases may be given as well, joined by `;`
     files = expand(path, kind.ending, setting, is_folder=kind.is_folder)
     parts = [file / DATA_FILE if file.is_dir() else file for file in files] if kind.is_folder else files
+    # all or none: some files from copies and others in chunks would be two orders in one epoch
+    is_remote = all(isinstance(part, RemotePath) for part in parts)
+    if kind.open_ranged and is_remote and is_too_large(parts, cache_gb):
+        containers = _open_each(path, files, parts, kind.open_ranged, cache_gb)
+        return kind.make_ranged(containers, class_names=class_names, on_bad=on_bad)
     copied_bytes = check_cache(parts, cache_gb)
-    containers = []
-    # one after the other: what is read is labels, and those of shards are parsed in Python
-    with show_count(f"{path}: reading labels", "files", len(files)) as show:
-        for file, _ in zip(files, fetched(parts, cache_gb), strict=True):
-            containers.append(kind.open_one(file, cache_gb))
-            show(len(containers))
+    containers = _open_each(path, files, fetched(parts, cache_gb), kind.open_one, cache_gb)
     source = kind.make_source(containers, class_names=class_names, on_bad=on_bad)
     # validation data must fit into the cache beside it
     source.copied_bytes = copied_bytes
     return source
+
+
+def _open_each(path: str, files: Sequence[AnyPath], parts: Iterable[AnyPath], open_one: Callable[..., Any],
+               cache_gb: float | None) -> list[Any]:
+    """Return a container of each file, when the part of it that is copied is there."""
+    containers = []
+    # `parts` come as they are fetched, `files` are what the user knows them by
+    # one after the other: what is read is labels, and those of shards are parsed in Python
+    with show_count(f"{path}: reading labels", "files", len(files)) as show:
+        for file, _ in zip(files, parts, strict=True):
+            containers.append(open_one(file, cache_gb))
+            show(len(containers))
+    return containers

@@ -1,4 +1,8 @@
-"""Tar shards as WebDataset has them: indexed once, then read by number like records."""
+"""Tar shards as WebDataset has them: indexed once, then read by number like records.
+
+Remote ones are copied into the cache, or where they are more than that may hold, read in chunks as record
+files are (`data/chunks.py`).
+"""
 
 from __future__ import annotations
 
@@ -8,14 +12,19 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from imgcls.data.chunks import Chunks, about_chunks
+from imgcls.data.packed.source import PackedSource
 from imgcls.errors import DataError, verbatim
 from imgcls.formats import kept_arrays
 from imgcls.formats.kept_arrays import Arrays
+from imgcls.formats.recordio.framing import Bytes
 from imgcls.formats.recordio.record_file import RecordFile
-from imgcls.formats.shards import index_shard, member_name
+from imgcls.formats.shards import index_remote_shard, index_shard, member_name
+from imgcls.storage.cache import Cache
 from imgcls.storage.paths import AnyPath
 from imgcls.storage.reading import version_of
 from imgcls.storage.remote import RemotePath
+from imgcls.storage.remote_file import read_range
 
 #: a new number wherever the rules of samples and labels change
 _VERSION = 1
@@ -59,7 +68,7 @@ class TarShard:
     def problem(self, number: int, reason: str) -> DataError:
         """Return the error that names a sample by its member and byte."""
         offset = self._offsets.item(number)
-        return DataError(self.path, f"{verbatim(member_name(self._file, offset))} {reason}", offset)
+        return DataError(self.path, f"{verbatim(member_name(self._file.read, offset))} {reason}", offset)
 
     def version(self) -> str:
         """Return what tells this tar from another under its name."""
@@ -76,8 +85,97 @@ class TarShard:
         return index_shard(self._file, self._problems)
 
     def _fits(self, arrays: Arrays) -> bool:
-        # never believed: an offset behind the end would be a lost file in the middle of a run
-        offsets, sizes = arrays["offsets"], arrays["sizes"]
-        return bool((offsets >= 0).all() and (sizes >= 0).all()
-                    and (offsets <= self._file.size - sizes).all() and len(arrays["labels"]) == len(offsets)
-                    and np.isfinite(arrays["labels"]).all())
+        return _fits(arrays, self._file.size)
+
+
+class RangedShard:
+    """The samples of a tar behind a URL that is read by ranges and not copied; a Container.
+
+    To learn the labels it is read through once; what is found is kept as of other tars.
+    """
+
+    class_names: Sequence[str] = ()
+    label_names: Sequence[str] = ()
+
+    def __init__(self, path: RemotePath, cache_gb: float | None = None) -> None:
+        self.path = path
+        self.info = path.stat()
+        self.cache = Cache(cache_gb)
+        self._problems: list[DataError] = []
+        self.problems: Sequence[DataError] = self._problems
+        about = json.dumps([_VERSION, path.url, self.info.version, self.info.size])
+        # of small ones too: to index one again is to fetch it again
+        arrays: Arrays
+        arrays, _ = kept_arrays.recall(
+            "shards", path.name, about, self._index, is_good=lambda arrays: _fits(arrays, self.info.size),
+            is_worth_keeping=lambda arrays: not self.problems)
+        #: int64 (N,), rising: the first byte of each image, and the byte behind it
+        self.offsets = arrays["offsets"]
+        self.ends = self.offsets + arrays["sizes"]
+        self.labels = arrays["labels"]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def read(self, number: int) -> bytes:
+        """Return the encoded image of a sample, asked for on its own."""
+        return read_range(self.path, self.offsets.item(number), self.ends.item(number))
+
+    payload = read
+
+    def extract(self, number: int, view: Bytes, first: int) -> memoryview | bytes:
+        """Return the encoded image of a sample out of the tar's bytes from `first` on."""
+        return view[self.offsets.item(number) - first:self.ends.item(number) - first]
+
+    def problem(self, number: int, reason: str) -> DataError:
+        """Return the error that names a sample by its member and byte."""
+        offset = self.offsets.item(number)
+        name = member_name(lambda begin, end: read_range(self.path, begin, end), offset)
+        return DataError(self.path, f"{verbatim(name)} {reason}", offset)
+
+    def version(self) -> str:
+        """Return what tells this tar from another under its name."""
+        return self.info.version
+
+    def _index(self) -> Arrays:
+        self._problems.clear()
+        return index_remote_shard(self.path, self._problems)
+
+
+class ChunkedShards(PackedSource):
+    """A PackedSource of remote shards that are not copied: read in chunks, in an order that suits that."""
+
+    def __init__(self, containers: Sequence[RangedShard], *, class_names: Sequence[str] = (),
+                 on_bad: str = "skip") -> None:
+        super().__init__(containers, class_names=class_names, on_bad=on_bad)
+        # of each sample its file, and its number there: what `Chunks` knows records by
+        firsts = np.asarray(self.firsts, np.int64)
+        files = np.searchsorted(firsts, self._numbers, side="right") - 1
+        #: what is fetched and when; see `chunks.py`
+        self.chunks = Chunks(containers, files, self._numbers - firsts[files])
+        total = sum(container.info.size for container in containers)
+        self.notes = (about_chunks(self.description, total, containers[0].cache.limit_bytes / 1e9),)
+
+    def order(self, seed: int, epoch: int) -> np.ndarray:
+        """Return int64 (N,): the samples in the order of the epoch, by windows of chunks."""
+        return self.chunks.order(seed, epoch)
+
+    def prefetch(self, indices: np.ndarray) -> None:
+        """Begin to fetch the chunks of these samples, to be read each once and about in this order."""
+        self.chunks.prefetch(indices)
+
+    def read(self, index: int) -> bytes | memoryview:
+        """Return the encoded image of sample `index`, out of its chunk."""
+        return self.chunks.read(index)
+
+    def fingerprint(self) -> None:
+        """Return None: what is read in chunks is not kept."""
+
+
+def _fits(arrays: Arrays, size: int) -> bool:
+    """Return whether a kept index can be that of a tar of so many bytes."""
+    # never believed: an offset behind the end would be a lost file in the middle of a run
+    offsets, sizes = arrays["offsets"], arrays["sizes"]
+    return bool((offsets >= 0).all() and (sizes >= 0).all() and (offsets[1:] >= offsets[:-1]).all()
+                and (offsets <= size - sizes).all() and len(arrays["labels"]) == len(offsets)
+                and np.isfinite(arrays["labels"]).all())

@@ -22,7 +22,11 @@ T = TypeVar("T", bound="PackedSource")
 class Container(Protocol):
     """A file of samples that can be read in any order, from any thread."""
 
-    path: AnyPath
+    @property
+    def path(self) -> AnyPath:
+        """Where it is."""
+        ...
+
     #: float64 (N,): the label of each sample
     labels: np.ndarray
     #: names of the classes in label order; empty where the file has none

@@ -102,6 +102,7 @@ class _File(NamedTuple):
 
 
 def _identify(path: str | RemotePath) -> _File:
+    # a store has no time in ns; its ETag says more
     if isinstance(path, RemotePath):
         info = path.stat()
         return _File(path, path.url, info.size, info.version)

@@ -132,6 +132,7 @@ class RemoteMemberReader(MemberReader):
         if member.is_zipped:
             begin = offset - first
             offset = content_offset(data[begin:begin + _LOCAL_HEADER_BYTES], offset)
+        # a view: of a stored member no byte is copied but into the target
         stored = memoryview(data)[offset - first:offset - first + member.stored_size]
         if len(stored) < member.stored_size:  # an unusually long header stands in front of it
             end = min(offset + member.stored_size, self._size)
