@@ -9,6 +9,7 @@ The pictures come from the loader and the mixing that a run has, with a run's fl
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import sys
 import time
@@ -20,29 +21,41 @@ import cv2
 import numpy as np
 import torch
 
-from imgcls.config.sections import AugmentConfig, RegularizationConfig
+from imgcls.config.sections import AugmentConfig, RegularizationConfig, TrainConfig
 from imgcls.data import erasing, operations, order
 from imgcls.data.loaders.batch import Batch
 from imgcls.data.loaders.make import make_loader
 from imgcls.data.mixing import Mixing, make_mixing
 from imgcls.data.policies import PolicySampler
+from imgcls.data.resizing import Resizing
 from imgcls.data.sampling import make_sampling
 from imgcls.data.sources import ArraySource
 
+#: what becomes of an area and its aspect ratio where an image is cut at random
+RESIZED_CROP = {"random_resized_crop": True, "min_random_area": 0.25, "max_random_area": 1.0,
+                "min_random_aspect_ratio": 3 / 4, "max_random_aspect_ratio": 4 / 3}
 #: name of the picture -> settings of the run
 STRIPS: dict[str, dict[str, Any]] = {
     "none": {},
-    "crop": {"random_crop": True, "pad_size": 8, "random_mirror": True},
-    "resized-crop": {"random_resized_crop": True, "min_random_area": 0.25, "min_random_aspect_ratio": 3 / 4,
-                     "max_random_aspect_ratio": 4 / 3},
-    "warp": {"max_random_rotate_angle": 20, "max_random_shear_ratio": 0.2},
-    "colour": {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "pca_noise": 0.1, "max_random_h": 20},
-    "ra": {"auto_augment": "ra"}, "ta_wide": {"auto_augment": "ta_wide"},
+    "crop": {"random_crop": True, "pad_size": 8},
+    "resized-crop": RESIZED_CROP,
+    "crop-size": {"min_crop_size": 48, "max_crop_size": 104, "random_crop": True},
+    "mirror": {"random_mirror": True}, "alternating-mirror": {"alternating_mirror": True},
+    "rotate": {"max_random_rotate_angle": 20}, "shear": {"max_random_shear_ratio": 0.3},
+    "scale": {"min_random_scale": 0.88, "max_random_scale": 1.4},
+    "aspect": {"max_random_aspect_ratio": 0.25, "min_random_scale": 1.2, "max_random_scale": 1.2},
+    "interpolation": {**RESIZED_CROP, "interpolation": "random"},
+    "jitter": {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4},
+    "hsl": {"max_random_h": 36, "max_random_s": 50, "max_random_l": 50},
+    "pca-noise": {"pca_noise": 0.5},
+    "ra": {"auto_augment": "ra", "ra_num_ops": 2, "ra_magnitude": 9}, "ta_wide": {"auto_augment": "ta_wide"},
     "augmix": {"auto_augment": "augmix", "augmix_severity": 5}, "random-erase": {"random_erase": 1.0},
-    "mixup": {"mixup": 1.0}, "cutmix": {"cutmix": 1.0},
-    "repeats": {"aug_repeats": 4, "random_resized_crop": True, "min_random_area": 0.25,
-                "min_random_aspect_ratio": 3 / 4, "max_random_aspect_ratio": 4 / 3},
+    "mixup": {"mixup": 1.0}, "cutmix": {"cutmix": 1.0}, "repeats": {**RESIZED_CROP, "aug_repeats": 4},
+    "progressive": {"progressive_scale": 0.5, "progressive_epochs": (1, 6)},
 }
+#: those that a loader does while it cuts
+LOADED = ("crop", "resized-crop", "crop-size", "mirror", "alternating-mirror", "rotate", "shear", "scale",
+          "aspect", "interpolation", "jitter", "hsl", "pca-noise", "repeats")
 # stored larger than shown, so that crops have somewhere to go
 NUM_IMAGES, STORED, SIDE = 8, 112, 96
 #: of what is measured
@@ -74,24 +87,49 @@ def draw_images(count: int, side: int) -> np.ndarray:
 
 
 def strip(settings: dict[str, Any]) -> np.ndarray:
-    """Return the images of the first batch side by side, uint8 (SIDE, NUM_IMAGES * SIDE, 3) RGB."""
-    names = AugmentConfig.__dataclass_fields__
-    augment = AugmentConfig(**{name: value for name, value in settings.items() if name in names},
-                            # subtracted in the loader and added again below: zeros, which warps fill
-                            # with, are then grey
-                            rgb_mean=(110.0,))
-    regularization = RegularizationConfig(
-        **{name: value for name, value in settings.items() if name not in names})
+    """Return the images of the first batch side by side, uint8 (rows * SIDE, NUM_IMAGES * SIDE, 3) RGB.
+
+    Of what differs by epoch there are the images of two epochs, or one image in eight.
+    """
+    if "alternating_mirror" in settings:
+        return np.concatenate([_row(settings, epoch, is_sorted=True) for epoch in range(2)])
+    if "progressive_scale" in settings:
+        return _row(settings, 0, is_sorted=True)
+    return _row(settings, 0)
+
+
+def _row(settings: dict[str, Any], epoch: int, *, is_sorted: bool = False) -> np.ndarray:
+    """Return the first batch of an epoch, uint8 (SIDE, NUM_IMAGES * SIDE, 3), in the order of its labels if
+    `is_sorted`."""
+    augment, regularization, train = (
+        section(**{name: value for name, value in settings.items() if name in section.__dataclass_fields__})
+        for section in (AugmentConfig, RegularizationConfig, TrainConfig))
+    # subtracted in the loader and added again below: zeros, which warps fill with, are then grey
+    augment = dataclasses.replace(augment, rgb_mean=(110.0,))
     mixing = make_mixing(regularization, (3, SIDE, SIDE), seed=0)
     source = ArraySource(draw_images(NUM_IMAGES, STORED), np.arange(NUM_IMAGES))
     loader = make_loader(source, batch_size=NUM_IMAGES, image_shape=(3, SIDE, SIDE), augment_config=augment,
                          train=True, seed=2, device=torch.device("cpu"), threads=0,
                          shard=order.Shard(has_partners=mixing is not None),
                          sampling=make_sampling(regularization))
-    batch = next(iter(loader.epoch(0)))
+    batch = next(iter(loader.epoch(epoch)))
     images = (mixing(batch, 0, 0) if mixing else batch).images + 110
+    if train.progressive_scale < 1:
+        images = _grown(images, Resizing(train, (SIDE, SIDE)))
+    elif is_sorted:
+        images = images[batch.labels.argsort()]
     pixels = images.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
     return np.concatenate(list(pixels), axis=1)
+
+
+def _grown(images: torch.Tensor, resizing: Resizing) -> torch.Tensor:
+    """Return the first image as each of the first epochs has it, on white."""
+    shown = torch.full_like(images, 255)
+    batch = Batch(images[:1], torch.zeros(1, dtype=torch.int64), 1, 1)
+    for epoch, frame in enumerate(shown):
+        (small,) = resizing(batch, epoch, 0).images
+        frame[:, -small.shape[1]:, :small.shape[2]] = small
+    return shown
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -113,10 +151,10 @@ def measure() -> None:
     pictures = draw_images(TIMED_IMAGES, TIMED_SIDE).transpose(0, 2, 3, 1).copy()
     draws = order.Draws(0, 0, np.arange(TIMED_IMAGES))
     size = (TIMED_SIDE, TIMED_SIDE)
-    plain_s = seconds(lambda: load({}))
-    for name in ("crop", "resized-crop", "warp", "colour", "repeats"):
+    plain_s = seconds(epoch_of({}))
+    for name in LOADED:
         # what such a loader takes beyond one that cuts the centre: these are no steps of their own
-        show(name, lambda name=name: load(STRIPS[name]), None, plain_s)
+        show(name, epoch_of(STRIPS[name]), None, plain_s)
     for policy, theirs in (("ra", "RandAugment"), ("ta_wide", "TrivialAugmentWide"), ("augmix", "AugMix")):
         sampler = PolicySampler(AugmentConfig(auto_augment=policy), size)
 
@@ -127,26 +165,34 @@ def measure() -> None:
 
         show(policy, ours, torchvisions(theirs, pictures))
     images = torch.from_numpy(pictures).permute(0, 3, 1, 2).float()
-    show("random_erase 0.25", lambda: erasing.erase(images, erasing.boxes(draws, 0.25, size)), None)
+    show("random-erase", lambda: erasing.erase(images, erasing.boxes(draws, 0.25, size)), None)
     batch = Batch(images, torch.zeros(TIMED_IMAGES, dtype=torch.int64), TIMED_IMAGES, TIMED_IMAGES,
                   partners=torch.arange(-1, TIMED_IMAGES - 1) % TIMED_IMAGES)
     for name in ("mixup", "cutmix"):
         mixing = Mixing(RegularizationConfig(**{name: 1.0}), seed=0)
         show(name, lambda mixing=mixing: mixing(batch, 0, 0), None)
+    resizing = Resizing(TrainConfig(progressive_scale=0.5, num_epochs=10), size)
+    show("progressive", lambda: resizing(batch, 0, 0), None)
 
 
-def load(settings: dict[str, Any]) -> None:
-    """Load one epoch of images in this thread, augmented as the settings say."""
+def epoch_of(settings: dict[str, Any]) -> Callable[[], None]:
+    """Return what loads an epoch of images in this thread, augmented as the settings say."""
     names = AugmentConfig.__dataclass_fields__
     loader = make_loader(
         ArraySource(_larger(), np.arange(TIMED_IMAGES)), batch_size=32,
         image_shape=(3, TIMED_SIDE, TIMED_SIDE),
-        augment_config=AugmentConfig(**{name: value for name, value in settings.items() if name in names}),
+        # at the size that they have: it changes nothing, and has all of them go the way of photographs
+        augment_config=AugmentConfig(resize=_larger().shape[2], **{
+            name: value for name, value in settings.items() if name in names}),
         train=True, seed=2, device=torch.device("cpu"), threads=0, shard=order.Shard(),
         sampling=make_sampling(RegularizationConfig(
             **{name: value for name, value in settings.items() if name not in names})))
-    for _ in loader.epoch(0):
-        pass
+
+    def load() -> None:
+        for _ in loader.epoch(0):
+            pass
+
+    return load
 
 
 @functools.cache
@@ -175,7 +221,7 @@ def torchvisions(name: str, pictures: np.ndarray) -> Callable[[], None] | None:
 def show(name: str, ours: Callable[[], object], theirs: Callable[[], object] | None,
          without_s: float = 0.0) -> None:
     """Print one row of the table; `without_s` are the seconds of the same without the augmentation."""
-    row = f"| {name} | {1e6 * (seconds(ours) - without_s) / TIMED_IMAGES:.0f}"
+    row = f"| {name} | {1e6 * max(seconds(ours) - without_s, 0) / TIMED_IMAGES:.0f}"
     print(f"{row} | {1e6 * seconds(theirs) / TIMED_IMAGES:.0f} |" if theirs else f"{row} | |", flush=True)
 
 

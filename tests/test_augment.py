@@ -169,6 +169,19 @@ def test_warps_have_mxnets_matrix_and_canvas() -> None:
     assert specs((50, 80), 1)[0].warp is None
 
 
+def test_angles_shears_scales_and_aspects_are_even() -> None:
+    """One of them at a time: the part of MXNet's matrix that it decides."""
+    def matrices(**settings: object) -> np.ndarray:
+        return np.array([p.warp[0] for p in specs((5000, 5000), **settings)])
+
+    angle = np.rad2deg(np.arctan2(*matrices(max_random_rotate_angle=4)[:, 0, 1::-1].T))
+    assert even(np.round(angle), -4.5, 4.5, 9), "whole degrees, both ends included"
+    assert even(matrices(max_random_shear_ratio=0.3)[:, 0, 1], -0.3, 0.3)
+    assert even(matrices(min_random_scale=0.8, max_random_scale=1.5)[:, 0, 0], 0.8, 1.5)
+    aspects = matrices(max_random_aspect_ratio=0.25)
+    assert even(aspects[:, 1, 1] / aspects[:, 0, 0], 0.75, 1.25)
+
+
 def test_colour() -> None:
     colors = [p.color for p in specs((40, 40), brightness=0.4, contrast=0.2, saturation=0.1)]
     for i, most in enumerate((0.4, 0.2, 0.1)):
@@ -184,7 +197,10 @@ def test_colour() -> None:
     assert np.abs(light.mean(0)).max() < 0.3
     assert np.allclose(light.std(0), 0.1 * 55.46 * np.array([0.5675, 0.5808, 0.5836]), rtol=0.05)
     assert {p.color for p in specs((40, 40), 3)} == {None}
-    assert {p.method for p in specs((40, 40), interpolation="random")} == {0, 1, 2, 3, 4}
+
+
+def test_each_interpolation_comes_equally_often() -> None:
+    assert even([p.method for p in specs((40, 40), interpolation="random")], -0.5, 4.5, 5)
     assert specs((40, 40), 1, interpolation="antialias")[0].method == METHODS["antialias"]
 
 

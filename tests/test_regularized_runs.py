@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import signal
 from pathlib import Path
 
@@ -9,12 +10,16 @@ import numpy as np
 import pytest
 import torch
 from conftest import write_digits
+from test_augmentation_page import AUGMENTATIONS
 from torch import nn
 
 from imgcls import graph
 from imgcls.cli import score
 from imgcls.cli import train as command
+from imgcls.config.sections import DistillationConfig, NetworkConfig, RegularizationConfig
 from imgcls.formats import idx, params
+from imgcls.networks import lenet
+from imgcls.networks._builder import NetworkBuilder
 from imgcls.training import checkpoint, trainer
 from imgcls.training.weight_average import WeightAverage, begin_average
 
@@ -22,21 +27,48 @@ from imgcls.training.weight_average import WeightAverage, begin_average
 EVERYTHING = ("--mixup", 0.4, "--cutmix", 1, "--label-smoothing", 0.1, "--balanced-order", 1, "--aug-repeats", 2,
               "--model-ema-decay", 0.9, "--random-crop", 1, "--pad-size", 2, "--alternating-mirror", 1,
               "--bias-lr-mult", 4,
-              "--auto-augment", "augmix", "--random-erase", 0.3, "--network", "resnet-8", "--drop-path", 0.3,
+              "--auto-augment", "augmix", "--augmix-severity", 2, "--random-erase", 0.3,
+              "--network", "resnet-8", "--drop-path", 0.3,
               "--progressive-scale", 0.5, "--progressive-epochs", "1,2")
 
 
 #: what goes with colour images, and not with some of the above
 COLOURS = ("--dataset", "cifar10", "--network", "resnet-8", "--batch-size", 10, "--random-crop", 0, "--pad-size", 0,
            "--random-resized-crop", 1,
-           "--min-random-area", 0.3, "--random-mirror", 1, "--brightness", 0.3, "--contrast", 0.3,
+           "--min-random-area", 0.3, "--max-random-area", 0.9, "--min-random-aspect-ratio", 0.8,
+           "--max-random-aspect-ratio", 1.25, "--random-mirror", 1, "--brightness", 0.3, "--contrast", 0.3,
            "--saturation", 0.3, "--max-random-h", 20, "--max-random-s", 20, "--max-random-l", 20,
-           "--pca-noise", 0.1, "--auto-augment", "ra", "--random-erase", 0.3, "--mixup", 0.4,
-           "--class-weights", "balanced", "--label-smoothing", 0.1)
+           "--pca-noise", 0.1, "--auto-augment", "ra", "--ra-num-ops", 3, "--ra-magnitude", 12,
+           "--random-erase", 0.3, "--mixup", 0.4, "--class-weights", "balanced", "--label-smoothing", 0.1)
 #: the affine warp, and a policy of one operation
 WARPED = ("--network", "lenet", "--max-random-rotate-angle", 10, "--max-random-shear-ratio", 0.1,
           "--max-random-scale", 1.2, "--min-random-scale", 0.9, "--max-random-aspect-ratio", 0.2, "--random-crop", 1,
           "--auto-augment", "ta_wide", "--cutmix", 1, "--brightness", 0.2)
+
+
+#: dropout, stochastic depth and a teacher at once, on crops of random size resized in random ways
+DROPPED = ("--network", "lenet", "--dropout", 0.3, "--drop-path", 0.4, "--distillation-alpha", 0.3,
+           "--distillation-temperature", 3, "--random-crop", 1, "--min-crop-size", 20, "--max-crop-size", 28,
+           "--interpolation", "random", "--random-erase", 0.3, "--mixup", 0.4, "--cutmix", 1, "--auto-augment", "ra",
+           "--model-ema-decay", 0.9, "--progressive-scale", 0.5, "--progressive-epochs", "1,2")
+
+
+def dropping_network(config: NetworkConfig) -> nn.Module:
+    """Return a tiny network with dropout and two residual branches."""
+    net = NetworkBuilder(config, (1, 28, 28))
+    body = net.pooling(net.convolution(net.data, 8, 3, pad=1), 2, "max", stride=2)
+    for _ in range(2):
+        body = net.plus(body, net.convolution(net.relu(net.batch_norm(body)), 8, 3, pad=1))
+    body = net.dropout(net.flatten(net.pooling(body, 1, "avg", global_pool=True)), 0.5)
+    return net.module(net.fully_connected(body, config.num_classes))
+
+
+def test_nothing_that_draws_or_remembers_is_left_out() -> None:
+    given = {str(flag)[2:].replace("-", "_") for flags in (EVERYTHING, COLOURS, WARPED, DROPPED) for flag in flags
+             if str(flag).startswith("--")} | {"teacher"}
+    sections = (RegularizationConfig, DistillationConfig)
+    settings = AUGMENTATIONS | {field.name for section in sections for field in dataclasses.fields(section)}
+    assert settings <= given
 
 
 def write_cifar(folder: Path) -> Path:
@@ -91,10 +123,14 @@ def test_resume_inside_an_epoch_with_everything_on(folder: Path, undisturbed: Pa
     assert weights(prefix, 2) == weights(undisturbed, 2)
 
 
-@pytest.mark.parametrize("augmentation", [COLOURS, WARPED], ids=["colours", "warped"])
-def test_resume_inside_an_epoch_with_the_augmentation_that_excludes_the_above(
-        folder: Path, tmp_path: Path, augmentation: tuple[object, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    data = folder if augmentation is WARPED else write_cifar(tmp_path)
+@pytest.mark.parametrize("augmentation", [COLOURS, WARPED, DROPPED], ids=["colours", "warped", "dropped"])
+def test_resume_inside_an_epoch_with_what_excludes_the_above(
+        folder: Path, tmp_path: Path, augmentation: tuple[object, ...], request: pytest.FixtureRequest,
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    data = write_cifar(tmp_path) if augmentation is COLOURS else folder
+    if augmentation is DROPPED:
+        augmentation = (*DROPPED, "--teacher", request.getfixturevalue("undisturbed"))
+        monkeypatch.setattr(lenet, "build", dropping_network)
     assert train(data, *augmentation, "--num-epochs", 2, "--model-prefix", tmp_path / "whole") == 0
     original = trainer.Trainer.train_step
     stop_at = 8
