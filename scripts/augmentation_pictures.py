@@ -32,7 +32,7 @@ from imgcls.data.sampling import make_sampling
 from imgcls.data.sources import ArraySource
 
 #: what becomes of an area and its aspect ratio where an image is cut at random
-RESIZED_CROP = {"random_resized_crop": True, "min_random_area": 0.25, "max_random_area": 1.0,
+RESIZED_CROP: dict[str, Any] = {"random_resized_crop": True, "min_random_area": 0.25, "max_random_area": 1.0,
                 "min_random_aspect_ratio": 3 / 4, "max_random_aspect_ratio": 4 / 3}
 #: name of the picture -> settings of the run
 STRIPS: dict[str, dict[str, Any]] = {
