@@ -205,6 +205,42 @@ def test_packing_to_a_store_killed_in_the_middle_of_an_upload(s3: FaultyServer, 
     assert {path.name: path.read_bytes() for path in RemotePath("s3://dmlc/packs").iterdir()} == expected
 
 
+def test_records_in_several_parts(s3: FaultyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                  capsys: pytest.CaptureFixture[str]) -> None:
+    """What is larger than a part is uploaded in parts: one that fails is sent again; an upload that fails for good
+    leaves no object and no parts."""
+    from s3fs import core
+
+    monkeypatch.setattr(core, "calculate_chunksize", lambda size, chunksize=None: 5 << 20)  # S3's smallest part
+    for number in range(3):
+        path = tmp_path / f"photos/c{number}/x.png"
+        path.parent.mkdir(parents=True)
+        cv2.imwrite(str(path), np.full((1100, 1300, 3), 80 * number, np.uint8))
+    command = [str(tmp_path / "photos"), "--recursive", "--encoding", ".npy"]
+    assert im2rec_command.main([f"{tmp_path}/x", *command]) == 0
+    expected = (tmp_path / "x.rec").read_bytes()
+    assert len(expected) > 12 << 20
+    fs, _ = drivers.open_driver("s3://dmlc")
+
+    def uploads() -> int:
+        return len(fs.call_s3("list_multipart_uploads", Bucket="dmlc").get("Uploads", []))
+
+    s3.fault = lambda method, path: "500" if method == "PUT" and "partNumber=2" in path else ""
+    capsys.readouterr()
+    assert im2rec_command.main(["s3://dmlc/packs/x", *command]) == 1
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("imgcls-im2rec: error: s3://dmlc/packs/x.rec: cannot be written: ")
+    assert uploads() == 0
+    assert not RemotePath("s3://dmlc/packs/x.rec").exists()
+    # the next run sends what the first has packed, and one failure costs a part
+    faults = ["500"]
+    s3.fault = lambda method, path: faults.pop() if faults and method == "PUT" and "partNumber=2" in path else ""
+    assert im2rec_command.main(["s3://dmlc/packs/x", *command, "--resume"]) == 0
+    assert RemotePath("s3://dmlc/packs/x.rec").read_bytes() == expected
+    assert uploads() == 0
+    assert s3.count("PUT", "x.rec") > 3
+
+
 def test_a_broken_upload_leaves_the_old_object(s3: FaultyServer, tmp_path: Path) -> None:
     path = RemotePath("s3://dmlc/net-position.states")
     path.write_bytes(b"old")

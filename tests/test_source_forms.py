@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import importlib.util
 import io
 import os
+import resource
 import shutil
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ import pytest
 import torch
 from faulty_server import FaultyServer
 
-from imgcls.cli import doctor, predict, score
+from imgcls.cli import doctor, im2rec, predict, score
 from imgcls.cli import train as train_command
 from imgcls.config.sections import AugmentConfig
 from imgcls.data import chunks, folder_listing
@@ -35,6 +37,7 @@ from imgcls.data.path_table import PathTable
 from imgcls.data.sources import Source, notes, open_source
 from imgcls.errors import DataError, ImgclsError, RunError, UsageError
 from imgcls.formats import lists, recordio
+from imgcls.formats.archives import index as archive_index
 from imgcls.formats.datum import DATA_FILE, Datum, LmdbReader, LmdbWriter
 from imgcls.formats.parquet import ParquetWriter
 from imgcls.formats.shards import ShardWriter
@@ -351,6 +354,55 @@ def test_forms_behind_a_url(forms: Path, web: FaultyServer, name: str, own_cache
     if not name.endswith((".csv", ".tar")):
         with pytest.raises(UsageError, match="GB are more than cache_gb 0 leaves room for"):
             open_source(f"{web.url}/{name}", "`data_train`", cache_gb=0)
+
+
+@contextlib.contextmanager
+def full_disk(size: int) -> Iterator[None]:
+    """No file of this process grows beyond `size` bytes: what a full disk is, for one process."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.mark.parametrize("name", ["names.csv", "shards/train-{000..002}.tar", f"x_lmdb/{DATA_FILE}", "x.rec",
+                                  pytest.param("p-00000-of-00002.parquet", marks=needs_parquet)])
+def test_a_full_disk_while_copies_are_made(forms: Path, web: FaultyServer, name: str, own_cache: Path) -> None:
+    """One line, and nothing is left of what was fetched."""
+    for file in forms.rglob("*"):
+        if file.is_file():
+            web.objects[f"/{file.relative_to(forms)}"] = file.read_bytes()
+    with full_disk(300), pytest.raises(RunError, match=r"cannot keep a copy of .* in .*: file too large") as caught:
+        open_source(f"{web.url}/{name}", "`data_train`").read(0)
+    assert "\n" not in str(caught.value)
+    left = {file.suffix for file in (own_cache / "remote").iterdir() if file.stat().st_size}
+    assert not left - {".idx"}
+    # with room again it works
+    source = open_source(f"{web.url}/{name}", "`data_train`")
+    assert bytes(source.read(0)) == jpeg(0)
+
+
+def test_a_full_disk_while_an_archive_is_indexed(forms: Path, own_cache: Path, tmp_path: Path,
+                                                 monkeypatch: pytest.MonkeyPatch,
+                                                 capsys: pytest.CaptureFixture[str]) -> None:
+    """The index is kept as a file: one line that says where, and no part of it is left."""
+    monkeypatch.setattr(archive_index, "MIN_KEPT_BYTES", 0)
+    with tarfile.open(tmp_path / "photos.tar", "w") as tar:
+        tar.add(forms / "photos", "photos")
+    with full_disk(5000):
+        assert im2rec.main([f"{tmp_path}/out/x", f"{tmp_path}/photos.tar", "--recursive", "--list"]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert "cannot write the index of" in lines[-1]
+    assert "IMGCLS_CACHE names another folder" in lines[-1]
+    assert not list((own_cache / "archives").iterdir())
+    assert not (tmp_path / "out").exists()
+    # a shard's and a database's are kept where there is room, and made again where there is none
+    monkeypatch.setattr(shard_images, "MIN_KEPT_BYTES", 0)
+    with full_disk(200):
+        assert len(open_source(str(forms / "shards"), "`data_train`")) == COUNT
+    assert not [file for file in (own_cache / "shards").iterdir() if file.stat().st_size]
 
 
 def test_shards_larger_than_the_cache(forms: Path, web: FaultyServer, own_cache: Path,

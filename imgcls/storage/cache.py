@@ -147,8 +147,12 @@ class Cache:
         with self._locked(_NUM_LOCKS):  # one more lock, for the sum of all sizes
             self._make_room(piece.size)
             stream = open(part, "w+b")  # noqa: SIM115 - closed below
-            lock_file(stream, shared=True)
-            stream.truncate(piece.size)  # others count it as soon as it is begun
+            try:
+                lock_file(stream, shared=True)
+                stream.truncate(piece.size)  # others count it as soon as it is begun
+            except BaseException:  # a full disk
+                stream.close()
+                raise
         with stream:  # open, and so safe from `_make_room` of other processes, until it has its name
             piece.path.download(stream, piece.begin, piece.end)
             stream.flush()
