@@ -69,7 +69,9 @@ def run_each_way(args: argparse.Namespace, folder: str, seed: int) -> list[tuple
         print(f"{Path(folder).name}, seed {seed}, {way}: {accuracy:.4f}  ({seconds:.1f} s)", flush=True)
         results.append((way, accuracy))
 
-    shared = ["--data-dir", folder, "--num-epochs", str(args.num_epochs), "--seed", str(seed)]
+    # as the tutorial computes
+    shared = ["--data-dir", folder, "--num-epochs", str(args.num_epochs), "--seed", str(seed), "--dtype",
+              "float32"]
     # First, since it sets the time for the tutorial.
     accuracy, seconds = run_command("finetune", "--pretrained-model", args.prefix, *shared)
     note("fine-tuned", accuracy, seconds)

@@ -58,7 +58,8 @@ def _epoch_seconds(peer: str, network: str, args: argparse.Namespace) -> float:
         return min(_epoch_seconds(threads, network, args) for threads in ("floor 1", "floor all"))
     flags = ["--data-dir", args.data_dir, "--network", network]
     if peer.startswith("imgcls"):
-        dtype = ["--dtype", "bfloat16"] if peer.endswith("bf16") else []
+        # the peers compute in float32
+        dtype = ["--dtype", "bfloat16" if peer.endswith("bf16") else "float32"]
         command = [sys.executable, "-m", "imgcls", "train", *flags, "--num-epochs", str(EPOCHS),
                    "--batch-size", "64", *dtype]
     else:
@@ -78,7 +79,8 @@ def _epoch_seconds(peer: str, network: str, args: argparse.Namespace) -> float:
 def _run_seconds(peer: str, args: argparse.Namespace) -> float:
     flags = ["--data-dir", args.data_dir, "--network", "mlp"]
     if peer == "imgcls":
-        command = [sys.executable, "-m", "imgcls", "train", *flags, "--num-epochs", "1", "--batch-size", "64"]
+        command = [sys.executable, "-m", "imgcls", "train", *flags, "--num-epochs", "1", "--batch-size", "64",
+                   "--dtype", "float32"]
     else:
         command = [args.mxnet_python, __file__, "--role", "mxnet", *flags, "--epochs", "1"]
     started = time.perf_counter()

@@ -21,6 +21,8 @@ from fixtures.networks.draw import SHAPES, draw
 
 # The cores that are free decide it otherwise, from test to test, and with it the last digits of weights.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Where the CPU multiplies bfloat16 in hardware, networks compute in that by themselves: in tests as on all others.
+os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
 
 ROOT = Path(__file__).resolve().parents[1]
 #: names of the networks that `recorded_network` has

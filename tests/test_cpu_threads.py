@@ -18,7 +18,7 @@ from imgcls.distributed import cpu_threads
 from imgcls.distributed.cpu_threads import Choice, ShortWaits
 from imgcls.distributed.process_group import Worker
 from imgcls.storage import cores
-from imgcls.training import checkpoint
+from imgcls.training import checkpoint, precision
 from imgcls.training.shared_cores import SharedCores
 
 
@@ -142,7 +142,9 @@ def test_a_run_keeps_the_threads_of_its_checkpoint(monkeypatch: pytest.MonkeyPat
     assert checkpoint.read_meta(str(tmp_path / "run"))["num_threads"] == 1
 
 
-def test_a_checkpoint_keeps_its_number_type(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_checkpoint_keeps_its_number_type(tmp_path: Path, capsys: pytest.CaptureFixture[str],
+                                            monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "has_bfloat16", lambda _device: True)
     prefix = str(tmp_path / "run")
     train = ("--network", "mlp", "--dataset", "digits", "--model-prefix", prefix)
     assert train_main([*train, "--num-epochs", "1", "--dtype", "bfloat16"]) == 0

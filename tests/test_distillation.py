@@ -95,7 +95,7 @@ def test_a_run_with_a_teacher_learns_from_it(trained: Path) -> None:
 def test_teachers_of_other_classes_and_images_are_refused(trained: Path) -> None:
     def config_of(**settings: object) -> Config:
         return resolve.build({"image_shape": (1, 28, 28), "rgb_std": (255.0,)},
-                             {"network": "lenet", "teacher": str(trained), **settings})
+                             {"network": "lenet", "teacher": str(trained), "dtype": "float32", **settings})
 
     names = [str(number) for number in range(10)]
     teacher = make_teacher(config_of(rgb_std="1"), (), CPU)

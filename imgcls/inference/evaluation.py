@@ -30,7 +30,7 @@ from imgcls.report.score_page import make_report
 from imgcls.report.statistics import shown_names
 from imgcls.training.evaluate import evaluate
 from imgcls.training.metrics import Metrics, metric_names
-from imgcls.training.precision import Precision
+from imgcls.training.precision import Precision, trained_dtype
 
 
 @dataclass(frozen=True)
@@ -83,9 +83,9 @@ def evaluate_checkpoint(name: str, config: Config, *, epoch: str = "auto", synse
     # from here: the speed that MXNet's score.py reports is without loading the network
     started = time.perf_counter()
     # The trainer's own loop and its type: a score of the last epoch is the number that its log has.
-    precision = Precision(config.device.dtype, worker.device, ref.dtype)
-    if config.device.dtype == "auto" and precision.name == ref.dtype != "float32":
-        _print(f"note: computed in {ref.dtype}, as while it was trained (`dtype`)", config)
+    dtype, dtype_note = trained_dtype(config.device.dtype, ref.dtype, worker.device)
+    _print(dtype_note, config)
+    precision = Precision(dtype, worker.device)
     values = evaluate(model, loader, metrics, precision)
     images_per_s = loader.num_samples / (time.perf_counter() - started)
     if recorder is None:

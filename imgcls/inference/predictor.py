@@ -31,7 +31,7 @@ from imgcls.inference.notes import about_larger_images
 from imgcls.inference.views import ViewMaker, Views, in_batches, prepare
 from imgcls.pretrained.class_names import find_class_names
 from imgcls.pretrained.preprocessing import for_evaluation
-from imgcls.training.precision import Precision
+from imgcls.training.precision import Precision, trained_dtype
 
 #: images that go through the network together
 BATCH_SIZE = 32  # a person waits for the first line; who wants throughput has `batch_size`
@@ -70,17 +70,19 @@ class Predictor:
         checkpoint is given its images as in MXNet's score.py. Probabilities are the mean over `crops` views
         (1, the centre; 5, the corners too; 10, those mirrored as well), with `flip` each also mirrored, and
         with `shift` pixels each also shifted so far, up left and down right, which counts for a half.
-        `device` is torch's name of one; `dtype` is what the network computes in there, as in training:
-        float32, bfloat16, float16, or auto, bfloat16 on a GPU that has it. `notes` says what was decided, and
-        whatever else a person should know. UsageError for a device that is not there.
+        `device` is torch's name of one; `dtype` is what the network computes in there: float32, bfloat16,
+        float16, or auto, what it was trained in (`training.precision.trained_dtype`). `notes` says what was
+        decided, and whatever else a person should know. UsageError for a device that is not there.
         """
         if top < 1:
             raise UsageError(f"`top` {top}: must be at least 1")
         # before the network is looked for, and perhaps downloaded
         self.device = _find_device(device)
-        self._precision = Precision(_checked_dtype(dtype), self.device)
+        dtype = _checked_dtype(dtype)
         config = configure(settings)
         ref, model = load_network(prefix, epoch, config, dtype)
+        dtype, dtype_note = trained_dtype(dtype, ref.dtype, self.device)
+        self._precision = Precision(dtype, self.device)
         # In evaluation mode, as `build` leaves it: batch statistics would make an image depend on its
         # neighbours.
         self.model = model.to(self.device)
@@ -97,7 +99,8 @@ class Predictor:
         self._make = ViewMaker(self._config.augment, self.image_shape, crops=crops, flip=flip)
         self._normalize = Normalizer(self._config.augment, self.image_shape[0], self.device, self.image_shape)
         #: lines for a person, with settings between backquotes: the first says what is done to an image
-        self.notes = [self._evaluation.description, *filter(None, [self._evaluation.note, classes.note])]
+        self.notes = [self._evaluation.description,
+                      *filter(None, [self._evaluation.note, classes.note, dtype_note])]
         self._has_looked_at_size = False
 
     @overload

@@ -40,6 +40,7 @@ from imgcls.training import (
     loaders,
     metadata,
     network_size,
+    precision,
     read_speed,
     results,
     resume,
@@ -114,7 +115,7 @@ def run(config: Config, *, splits: Callable[[], Splits] | None = None,
         # The network on its devices, what changes its weights, and their average.
         model = _make_model(config, saved, reporter, loader, worker, make_network)
         cost = network_size.measure(model, config.network.image_shape)
-        threads_note = _to_devices(model, config, topology, worker, cost, loader, saved, reporter)
+        config, threads_note = _to_devices(model, config, topology, worker, cost, loader, saved, reporter)
         config = time_budget.fit(config, model, loader, val_loader, saved, worker, reporter)
         lr_schedule = _make_schedule(config, loader)
         position = resume.resume_position(config, saved, loader, lr_schedule, reporter)
@@ -254,10 +255,12 @@ def _open_reporter(config: Config, worker: Worker, *, quiet: bool) -> AbstractCo
 
 
 def _to_devices(model: nn.Module, config: Config, topology: Topology, worker: Worker,
-                cost: network_size.Cost, loader: Loader, saved: Saved | None, reporter: Reporter) -> str:
+                cost: network_size.Cost, loader: Loader, saved: Saved | None,
+                reporter: Reporter) -> tuple[Config, str]:
     """Move the network to this process's devices, and use as many threads as a step is worth.
 
-    Returns a note for the user where those of the checkpoint cannot be kept.
+    Returns the configuration with the number type to compute in there, and a note for the user where the
+    threads of the checkpoint cannot be kept.
     """
     num_images = min(loader.batch_size, loader.num_samples) // worker.world_size
     network_size.require_memory(cost, num_images, config, worker.device)
@@ -267,7 +270,7 @@ def _to_devices(model: nn.Module, config: Config, topology: Topology, worker: Wo
                                 saved.position.num_threads if saved else 0)
     if description := networks.to_devices(model, config.network, worker.device, topology.gpus):
         reporter.info(description)
-    return note
+    return precision.decide(config, model, saved, worker), note
 
 
 def _open_checkpoint(config: Config, saved: Saved | None, position: Position,

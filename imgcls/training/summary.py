@@ -14,6 +14,7 @@ from imgcls.data.loaders.batch import Loader
 from imgcls.data.sources import Splits
 from imgcls.distributed.process_group import Worker
 from imgcls.errors import verbatim
+from imgcls.training import precision
 from imgcls.training.network_size import count_parameters, short
 from imgcls.training.reporter import Reporter
 from imgcls.training.updater import Updater
@@ -39,7 +40,7 @@ def log_summary(config: Config, splits: Splits, model: nn.Module, flops: int, lo
         "training": f"{config.optimizer.optimizer}, batch {describe_batch(loader.batch_size, worker)}, "
                     f"{loader.batches_per_epoch:,} updates per epoch, {config.train.num_epochs} epochs, "
                     f"seed {config.train.seed}",
-        "device": _describe_device(config, worker, updater.precision.name),
+        "device": _describe_device(config, worker),
     }
     # the texts begin in one column; what there is nothing to say of is left out
     for name, text in lines.items():
@@ -97,8 +98,9 @@ def _describe_network(config: Config, model: nn.Module, flops: int) -> str:
             "FLOPs per image")
 
 
-def _describe_device(config: Config, worker: Worker, dtype: str) -> str:
+def _describe_device(config: Config, worker: Worker) -> str:
     compiled = ", compiled" if config.device.compile else ", CUDA graphs" if config.device.cuda_graphs else ""
+    dtype = precision.describe(config, worker.device)
     others = worker.world_size - 1
     if not others:
         return f"{worker.description}, {dtype}{compiled}"

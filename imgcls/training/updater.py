@@ -93,7 +93,8 @@ def make_updater(config: Config, model: nn.Module, schedule: Schedule, saved: Sa
                  position: Position, worker: Worker, reporter: Reporter) -> Updater:
     """Return the updater of a model on its device, in the state of the checkpoint where there is one.
 
-    States that MXNet saved hold no learning rate: they are read as left at that of `position`.
+    States that MXNet saved hold no learning rate: they are read as left at that of `position`. `dtype` is
+    decided by now.
     """
     optimizer = optimizers.build(config.optimizer, model, worker.device, config.train.seed)
     if worker.is_async and any(wd is not None for _epoch, _lr, wd in config.schedule.decay.regime):
@@ -102,7 +103,7 @@ def make_updater(config: Config, model: nn.Module, schedule: Schedule, saved: Sa
     if worker.is_async and not optimizers.is_elementwise(optimizer):
         raise UsageError(f"`optimizer` {config.optimizer.name}: looks at whole layers, and each server of "
                          "dist_async holds a part of one; take sgd there, or `kv_store` dist_sync")
-    precision = Precision(config.device.dtype, worker.device, saved.position.dtype if saved else "")
+    precision = Precision(config.device.dtype, worker.device)
     if saved:
         _restore(optimizer, precision, config, model, schedule, saved, position, reporter)
     return Updater(optimizer, schedule, precision, config.optimizer.clip_gradient, config.optimizer.clip_norm,

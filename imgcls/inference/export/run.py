@@ -195,6 +195,9 @@ def _prepare(request: Request, config: Config, tell: Callable[[str], None]) -> t
     shape = config.network.image_shape
     for line in filter(None, (evaluation.description, evaluation.note, classes.note)):
         tell(line)
+    if ref.dtype not in ("", "float32"):
+        tell(f"note: the export computes in float32; the checkpoint was trained in {ref.dtype}, which "
+             "imgcls-score and imgcls-predict compute in where the hardware has it (`dtype`)")
     augment = config.augment
     takes_pixels = request.preprocessing and FORMATS[request.format].TAKES_PIXELS
     preprocessing = Preprocessing(shape, augment).eval() if takes_pixels else None
