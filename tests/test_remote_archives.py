@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import tarfile
+import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,8 @@ import pytest
 from faulty_server import FaultyServer, serving
 
 from imgcls.cli import im2rec
+from imgcls.data import remote_members
+from imgcls.data.packing import pipeline, resumable
 from imgcls.formats.archives import iter_members
 from imgcls.storage import remote_file, retries
 from imgcls.storage.paths import to_path
@@ -168,3 +171,32 @@ def test_an_archive_that_changes_and_a_server_that_is_lost(web: FaultyServer, ex
     web.fault = lambda method, path: ""
     assert im2rec.main([*command, "--resume"]) == 0
     assert records(tmp_path / "out") == expected
+
+
+def test_a_run_that_is_cut_off_goes_on_with_what_is_left(web: FaultyServer, tmp_path: Path, own_cache: Path,
+                                                         monkeypatch: pytest.MonkeyPatch,
+                                                         capsys: pytest.CaptureFixture[str]) -> None:
+    """The journal is that of any packing run: what is packed is not asked for again."""
+    monkeypatch.setattr(remote_members, "_WINDOW_ENTRIES", 4)
+    monkeypatch.setattr(pipeline, "SYNC_BYTES", 1)
+    add = resumable.ResumableWriter.add
+
+    def slowly(self: resumable.ResumableWriter, skipped: resumable.SkippedEntry | None) -> None:
+        add(self, skipped)
+        time.sleep(0.005)  # so that lines reach the journal
+
+    monkeypatch.setattr(resumable.ResumableWriter, "add", slowly)
+    command = [f"{web.url}/plain.tar", "--recursive", "--no-shuffle", "--num-thread", "1", "--resume"]
+    assert im2rec.main([f"{tmp_path}/whole/x", *command]) == 0
+    num_requests = web.count("GET")
+    web.seen.clear()
+    web.fault = lambda method, path: "403" if web.count("GET") > num_requests - 2 else ""
+    assert im2rec.main([f"{tmp_path}/out/x", *command]) == 1
+    assert list((tmp_path / "out").glob(".x.rec*"))
+    web.seen.clear()
+    web.fault = lambda method, path: ""
+    capsys.readouterr()
+    assert im2rec.main([f"{tmp_path}/out/x", *command]) == 0
+    assert "it goes on from there" in capsys.readouterr().err
+    assert web.count("GET") < num_requests
+    assert records(tmp_path / "out") == records(tmp_path / "whole")
