@@ -96,6 +96,50 @@ def test_planted_faults_are_found(spoilt: Path, capsys: pytest.CaptureFixture[st
     assert "under another label" in page
 
 
+def overwritten(jpeg: bytes, part: bytes) -> bytes:
+    """Return a JPEG with a part of its scan replaced."""
+    at = len(jpeg) // 2
+    return jpeg[:at] + part + jpeg[at + len(part):]
+
+
+def test_damage_that_decoders_pass_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = folder(tmp_path / "photos", 0)
+    random = np.random.default_rng(3)
+    for label, name in enumerate(CLASSES):  # what is damaged is not told as a copy as well
+        for index, image in enumerate(random.integers(0, 256, (5, 90, 120, 3), np.uint8)):
+            write(root / name / f"good{label}{index}.jpg", image)
+    photo = cv2.imencode(".jpg", random.integers(0, 256, (200, 300, 3), np.uint8))[1].tobytes()
+    other = cv2.imencode(".jpg", random.integers(0, 256, (200, 300, 3), np.uint8))[1].tobytes()
+    png = bytearray(cv2.imencode(".png", picture(7005))[1].tobytes())
+    text = b"tEXtnote\0of a camera"
+    png[33:33] = (len(text) - 4).to_bytes(4, "big") + text + b"\0\0\0\0"  # its checksum is not 0
+    progressive = cv2.imencode(".jpg", picture(7006, 400, 400), [cv2.IMWRITE_JPEG_PROGRESSIVE, 1])[1].tobytes()
+    for name, data in (("zeros.jpg", overwritten(photo, bytes(400))), ("ones.jpg", overwritten(photo, b"\xff" * 400)),
+                       ("random.jpg", overwritten(photo, random.bytes(400))),
+                       ("other.jpg", overwritten(photo, other[5000:7000])),
+                       ("cut.jpg", photo[:-2000] + b"\xff\xd9"),
+                       ("progressive.jpg", overwritten(progressive, random.bytes(40))), ("checksum.png", png)):
+        (root / "yew" / name).write_bytes(data)
+    # good, however odd: zeros that stand for a flat area, bytes behind the end, bytes between the segments
+    flat = picture(7007, 400, 400)
+    flat[150:] = 255
+    jpeg = cv2.imencode(".jpg", flat, [cv2.IMWRITE_JPEG_OPTIMIZE, 1])[1].tobytes()
+    jpeg = jpeg[:20] + b"\0" * 32 + jpeg[20:] + bytes(2000)
+    (root / "oak" / "flat.jpg").write_bytes(jpeg)
+    write(root / "oak" / "smooth.jpg", cv2.resize(picture(7008, 2, 2), (300, 200)), 100)
+    status, findings = run(capsys, root, "--fix", tmp_path / "clean")
+    assert status == 1
+    told = {Path(group[0]["name"]).name: detail for finding in findings
+            if finding["kind"] in ("half decoded", "damaged")
+            for group, detail in zip(finding["groups"], finding["details"], strict=True)}
+    assert set(told) == {"zeros.jpg", "ones.jpg", "random.jpg", "other.jpg", "cut.jpg", "progressive.jpg",
+                         "checksum.png"}
+    assert told["zeros.jpg"] == "JPEG: 400 zero bytes inside the image"
+    assert told["cut.jpg"] == "JPEG: Corrupt JPEG data: premature end of data segment"
+    assert told["checksum.png"] == "PNG: wrong checksum of the chunk tEXt"
+    assert not {"half decoded", "damaged"} & {kind for kind, _ in kinds(run(capsys, tmp_path / "clean")[1])}
+
+
 def test_a_clean_copy_is_clean(spoilt: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = sorted(spoilt.rglob("*"))
     run(capsys, spoilt / "train", spoilt / "val", "--fix", spoilt / "clean")

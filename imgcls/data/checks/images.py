@@ -32,6 +32,9 @@ def check_images(name: str, facts: Facts) -> Iterator[Finding]:
         yield _about(name, "half decoded", "end in plain grey, as a decoder fills in what is missing "
                      "from a file that was cut", half.tolist(),
                      [f"{facts.missing[index]:.0%} of the rows are grey" for index in half])
+    if facts.damage:
+        yield _about(name, "half decoded", "have damaged or missing bytes: what is shown there is made up",
+                     sorted(facts.damage), [facts.damage[index] for index in sorted(facts.damage)])
     blank = np.flatnonzero(good & (facts.spreads < _BLANK_SPREAD))
     if len(blank):
         yield _about(name, "blank", "show a single colour", blank.tolist(),
@@ -86,7 +89,7 @@ def _odd_colors(name: str, facts: Facts, good: np.ndarray) -> Iterator[Finding]:
 def _about(name: str, kind: str, message: str, indices: list[int], details: list[str] | None = None,
            severity: str = "fault") -> Finding:
     what = "image" if len(indices) == 1 else "images"
-    words = {"end": "ends", "show": "shows", "are": "is"}
+    words = {"end": "ends", "show": "shows", "are": "is", "have": "has"}
     first, _, rest = message.partition(" ")
     message = f"{words.get(first, first)} {rest}" if len(indices) == 1 else message
     return Finding(kind, severity, f"{name}: {len(indices):,} {what} {message}",  # type: ignore[arg-type]

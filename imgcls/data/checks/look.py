@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from imgcls.data import opencv
-from imgcls.data.image_header import BadImageError
+from imgcls.data.checks.decoder_warnings import DecoderWarnings
+from imgcls.data.checks.stored_damage import find_damage, is_jpeg, is_sequential
+from imgcls.data.image_header import BadImageError, inspect
 from imgcls.data.opencv import cv2
 from imgcls.data.packing.images import quiet_opencv
 from imgcls.data.packing.pipeline import map_in_order
@@ -26,12 +28,13 @@ _MISSING_GREY, _GREY_TOLERANCE = 128, 4
 
 @dataclass(frozen=True)
 class Facts:
-    """What was seen of the N images of a source; rows of images that cannot be read are zeros.
+    """What was seen of the N images of a source; rows of images that are damaged are zeros.
 
     `digests` uint64 (N, 2) of the encoded bytes, `sizes` int32 (N, 2) height and width, `means` float32
     (N, 3) in RGB on the scale 0-255, `spreads` float32 (N,) the standard deviation of all values, `is_grey`
     bool (N,), `missing` float32 (N,) the part of the rows, counted from the lower edge, that a decoder filled
-    in, `thumbnails` uint8 (N, 16 * 16 * 3). `problems` are the damaged ones, index -> error.
+    in, `thumbnails` uint8 (N, 16 * 16 * 3). `problems` are those that cannot be read, index -> error, and
+    `damage` others with damaged bytes, index -> what is wrong with them.
     """
 
     digests: np.ndarray
@@ -42,15 +45,16 @@ class Facts:
     missing: np.ndarray
     thumbnails: np.ndarray
     problems: dict[int, DataError]
+    damage: dict[int, str]
 
     def __len__(self) -> int:
         return len(self.digests)
 
     @property
     def is_good(self) -> np.ndarray:
-        """bool (N,): which could be read."""
+        """bool (N,): which could be read, and have no damage."""
         good = np.ones(len(self), bool)
-        good[list(self.problems)] = False
+        good[[*self.problems, *self.damage]] = False
         return good
 
 
@@ -61,13 +65,17 @@ def look(source: Source, num_threads: int, name: str) -> Facts:
     count = len(source)
     facts = Facts(np.zeros((count, 2), np.uint64), np.zeros((count, 2), np.int32),
                   np.zeros((count, 3), np.float32), np.zeros(count, np.float32), np.zeros(count, bool),
-                  np.zeros(count, np.float32), np.zeros((count, THUMBNAIL * THUMBNAIL * 3), np.uint8), {})
+                  np.zeros(count, np.float32), np.zeros((count, THUMBNAIL * THUMBNAIL * 3), np.uint8), {}, {})
 
     def look_at(index: int) -> DataError | None:
         try:
             data = source.read(index)
             # noted before it is decoded: copies of a damaged file are copies as well
             facts.digests[index] = _digest(data)
+            if damage := _stored_damage(data, warnings):
+                # not decoded here: libjpeg would write its warning between our lines
+                facts.damage[index] = damage
+                return None
             _keep(facts, index, decode(data))
         except BadImageError as error:
             return source.problem(index, str(error))
@@ -77,7 +85,8 @@ def look(source: Source, num_threads: int, name: str) -> Facts:
             return error
         return None
 
-    with quiet_opencv(), map_in_order(look_at, range(count), num_threads) as errors:
+    with (quiet_opencv(), DecoderWarnings() as warnings,
+          map_in_order(look_at, range(count), num_threads) as errors):
         # disable=None: a bar on a terminal, nothing in a file
         shown = tqdm(errors, total=count, desc=printable(name), unit="img", disable=None, leave=False)
         for index, error in enumerate(shown):
@@ -93,6 +102,17 @@ def decode(data: bytes | memoryview | np.ndarray) -> np.ndarray:
         pixels = pixels if pixels.dtype == np.uint8 else np.clip(pixels, 0, 255).astype(np.uint8)
         return np.repeat(pixels, 3, 2) if pixels.shape[2] == 1 else np.ascontiguousarray(pixels[:, :, :3])
     return opencv.decode(data, 1)[:, :, ::-1]
+
+
+def _stored_damage(data: bytes | memoryview | np.ndarray, warnings: DecoderWarnings) -> str:
+    """Return what is wrong with the bytes of an image that may decode all the same, or ""."""
+    if isinstance(data, np.ndarray):
+        return ""
+    inspect(data)  # before anything is decoded, here as in a process of its own
+    content = bytes(data)
+    if not is_jpeg(content):
+        return find_damage(content)
+    return find_damage(content) or warnings.of(content, is_sequential=is_sequential(content))
 
 
 def _digest(data: bytes | memoryview | np.ndarray) -> np.ndarray:
