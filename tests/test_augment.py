@@ -236,6 +236,12 @@ def test_explicit_settings_override_recipes() -> None:
     assert resolve_augmentation(cropped, {"random_crop"}) == AugmentConfig(random_mirror=True,
                                                                            random_crop=True)
     assert resolve_augmentation(photographs, {"random_resized_crop"}) == photographs
+    # the crop of cifar10 with its border goes where that of random area is asked for
+    asked = AugmentConfig(random_crop=True, pad_size=4, random_resized_crop=True, min_random_area=0.5)
+    assert resolve_augmentation(asked, {"random_resized_crop", "min_random_area"}) == AugmentConfig(
+        **RESIZED_CROP | {"min_random_area": 0.5})
+    both = resolve_augmentation(asked, {"random_resized_crop", "random_crop"})
+    assert (both.random_crop, both.random_resized_crop) == (True, True)  # refused later, with both names
     turned = AugmentConfig(random_resized_crop=True, min_random_aspect_ratio=3 / 4,
                            max_random_aspect_ratio=0.25)
     assert resolve_augmentation(turned, {"max_random_aspect_ratio"}).min_random_aspect_ratio is None

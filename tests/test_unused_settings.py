@@ -70,6 +70,7 @@ def test_data_sets_name_what_they_read(name: str) -> None:
     ("mnist", {"cache_gb": 5}, "`cache_gb` 5"),
     ("digits", {"data_dir": "x"}, "`data_dir` x"),
     ("cifar10", {"val_dataset": "x.rec"}, "`val_dataset` x.rec"),
+    ("cifar10", {"val_ratio": .1}, "`val_ratio` 0.1"),  # it has test images
     ("imagenet", {"data_train": "x.rec", "train_dataset": "y.rec"}, "`train_dataset` y.rec"),
     ("imagenet", {"data_train": "x.rec", "data_val": "y.rec", "data_dir": "z"}, "`data_dir` z"),
     ("imagenet", {"data_train": "x.rec", "data_root": "z"}, "`data_root` z"),
@@ -97,6 +98,10 @@ def test_what_does_nothing_is_told_in_one_line(dataset: str, settings: dict[str,
     [line] = unused(dataset, **settings)
     assert line.startswith(f"{told}: has no effect here, it is for ")
     assert "{" not in line
+
+
+def test_validation_data_are_held_out_of_files_under_any_data_set() -> None:
+    assert unused("cifar10", data_train="x.rec", val_ratio=.1) == []
 
 
 @pytest.mark.parametrize(("dataset", "settings"), [

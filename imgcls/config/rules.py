@@ -79,13 +79,17 @@ def resolve_augmentation(config: AugmentConfig, explicit: Container[str]) -> Aug
     """Return the augmentation that holds; what the user set (`explicit`) holds in any case.
 
     The recipe is filled in where it was asked for, and the data set's crop of random area goes where the user
-    asked for another crop: the two exclude each other.
+    asked for another crop, or the other way round: the two exclude each other.
     """
     changes: dict[str, Any] = {}
     if config.use_imagenet_data_augmentation:
         changes = dict(IMAGENET_RECIPE)
     elif "random_resized_crop" not in explicit and any(name in explicit for name in _OTHER_CROPS):
         changes["random_resized_crop"] = False
+    elif config.random_resized_crop and config.random_crop and "random_crop" not in explicit:
+        # the data set's own crop goes, with its border, where the user asked for that of random area
+        changes = {"random_crop": False, "pad_size": 0}
+        changes |= {name: IMAGENET_RECIPE[name] for name in _WITHOUT_RESIZED_CROP}
     if "max_random_aspect_ratio" in explicit:  # alone it is a change to either side
         changes["min_random_aspect_ratio"] = None
     changes = {name: value for name, value in changes.items() if name not in explicit}

@@ -32,7 +32,8 @@ DEFAULTS: dict[str, object] = {
 }
 
 #: those of the settings about files that are read here
-SETTINGS = ("data_dir", "data_train", "data_val", "data_train_idx", "data_val_idx", "on_bad", "cache_gb")
+SETTINGS = ("data_dir", "data_train", "data_val", "val_ratio", "data_train_idx", "data_val_idx", "on_bad",
+            "cache_gb")
 
 #: what `benchmark` counts an epoch by
 NUM_EXAMPLES = 50_000

@@ -202,7 +202,15 @@ def _describe(place: str, size: int, needed: int, source: str) -> str:
         # first what they take: of a small folder the limit alone would read like a demand
         takes = f"about {max(needed / 1e6, 1):,.0f} MB"
         # validation is given no more than it needs
-        limit = f" of at most {size / 1e9:.3g} GB, {source}" if size > needed else ""
+        limit = f" of at most {_bytes(size)}, {source}" if size > needed else ""
         return f"decoded once and kept {place} ({takes}{limit})"
-    return (f"decoded once and kept {place} as far as {size / 1e9:.3g} GB go ({source}): about "
-            f"{size / needed:.0%} of them, all would take {needed / 1e9:.3g} GB")
+    return (f"decoded once and kept {place} as far as {_bytes(size)} go ({source}): about "
+            f"{size / needed:.0%} of them, all would take {_bytes(needed)}")
+
+
+def _bytes(size: float) -> str:
+    """Return a size in words, in GB from a tenth of one on, which is what limits are given in."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= factor / 10:
+            return f"{size / factor:.3g} {unit}"
+    return f"{size:.0f} bytes"
