@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,9 @@ import numpy as np
 import pytest
 
 from imgcls.cli import doctor
+from imgcls.data.checks.decoder_warnings import DecoderWarnings
 from imgcls.datasets import digits
+from imgcls.errors import RunError
 from imgcls.formats import recordio
 
 CLASSES = ("birch", "oak", "yew")
@@ -138,6 +142,26 @@ def test_damage_that_decoders_pass_over(tmp_path: Path, capsys: pytest.CaptureFi
     assert told["cut.jpg"] == "JPEG: Corrupt JPEG data: premature end of data segment"
     assert told["checksum.png"] == "PNG: wrong checksum of the chunk tEXt"
     assert not {"half decoded", "damaged"} & {kind for kind, _ in kinds(run(capsys, tmp_path / "clean")[1])}
+
+
+def test_a_decoder_that_crashes_is_the_images_fault_and_one_that_was_stopped_is_not() -> None:
+    jpeg = cv2.imencode(".jpg", picture(1))[1].tobytes()
+    with DecoderWarnings() as warnings:
+        assert warnings.of(jpeg, is_sequential=True) == ""
+        end_idle(warnings, signal.SIGSEGV)
+        assert warnings.of(jpeg, is_sequential=True) == "JPEG: decoding it ended with SIGSEGV"
+        assert warnings.of(jpeg, is_sequential=True) == ""
+        end_idle(warnings, signal.SIGTERM)
+        with pytest.raises(RunError, match="ended with SIGTERM"):
+            warnings.of(jpeg, is_sequential=True)
+
+
+def end_idle(warnings: DecoderWarnings, number: int) -> None:
+    """End the one process that waits for an image."""
+    decoder = warnings._idle.get()
+    os.kill(decoder._process.pid, number)
+    decoder._process.wait()
+    warnings._idle.put(decoder)
 
 
 def test_a_clean_copy_is_clean(spoilt: Path, capsys: pytest.CaptureFixture[str]) -> None:

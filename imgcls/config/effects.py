@@ -107,7 +107,8 @@ ROWS: tuple[Row, ...] = (
         "data without `data_val`"),
     # those of a data set that trains on nothing but its files are in two parts already
     Row(("val_ratio",), lambda config: bool(config.data.data_train) or _reads("train_dataset")(config)
-        or hasattr(config.own, "val_ratio"), "`data_train`, and `dataset` {dataset} brings its own test images"),
+        or hasattr(config.own, "val_ratio"),
+        "`data_train`, and `dataset` {dataset} brings its own test images"),
     Row(("data_train_idx",), lambda config: bool(_train_path(config.data))
         and not _is_list(_train_path(config.data)), "a training .rec"),
     Row(("data_val_idx",), lambda config: bool(_val_path(config.data))

@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import IO
 
 from imgcls.data.image_header import Bytes
+from imgcls.errors import RunError
 
 #: the directory that the package is imported from
 _PACKAGE_FOLDER = str(Path(__file__).resolve().parents[3])
@@ -32,6 +33,9 @@ _ABOUT_DAMAGE = ("Corrupt JPEG data", "Premature end", "Inconsistent progression
 _EXTRANEOUS = "extraneous bytes before marker"
 #: what ends the scan of an image that has a single one: the end of the image or a restart
 _SCAN_ENDS = ("0xd9", *(f"0xd{number}" for number in range(8)))
+
+#: signals that an error in a decoder ends a process with
+_CRASHES = ("SIGSEGV", "SIGBUS", "SIGABRT", "SIGFPE", "SIGILL")
 
 
 class DecoderWarnings:
@@ -63,7 +67,13 @@ class DecoderWarnings:
         try:
             text = decoder.warning(data)
         except (OSError, EOFError):
-            return f"JPEG: decoding it ended with {decoder.close()}"
+            status = decoder.close()
+            name = signal.Signals(-status).name if status < 0 else f"status {status}"
+            if name in _CRASHES:
+                return f"JPEG: decoding it ended with {name}"
+            # no fault of the image: Python could not be started, or was told to stop
+            raise RunError(f"the process that decodes JPEGs ended with {name}; try a smaller `num_thread`"
+                           ) from None
         except BaseException:
             decoder.close()
             raise
@@ -98,15 +108,14 @@ class _Decoder:
         self._stdin.flush()
         return _receive(self._stdout).decode("utf-8", "replace")
 
-    def close(self) -> str:
-        """End the process; return what it ended with."""
+    def close(self) -> int:
+        """End the process; return its status, below 0 where a signal ended it."""
         for pipe in (self._stdin, self._stdout):
             try:
                 pipe.close()
             except OSError:  # it ended by itself, with bytes that it did not read
                 continue
-        status = self._process.wait()
-        return signal.Signals(-status).name if status < 0 else f"exit status {status}"
+        return self._process.wait()
 
 
 def _receive(stream: IO[bytes]) -> bytes:
