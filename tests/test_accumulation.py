@@ -48,6 +48,14 @@ def test_it_is_one_large_batch(digits: Path, tmp_path: Path) -> None:
         np.testing.assert_allclose(micro[name], value, rtol=1e-4, atol=1e-6, err_msg=name)
 
 
+def test_a_macrobatch_of_lbsgd_is_one_large_batch_of_sgd(digits: Path, tmp_path: Path) -> None:
+    large = train(digits, tmp_path / "large", "--num-epochs", 2, "--lr-factor", 1, "--batch-size", 320, "--lr", 0.2)
+    macro = train(digits, tmp_path / "macro", "--num-epochs", 2, "--lr-factor", 1, "--batch-size", 80, "--lr", 0.05,
+                  "--optimizer", "lbsgd", "--macrobatch-size", 300)
+    for name, value in large.items():
+        np.testing.assert_allclose(macro[name], value, rtol=1e-4, atol=1e-6, err_msg=name)
+
+
 @pytest.mark.slow
 def test_two_processes_are_as_one(digits: Path, tmp_path: Path) -> None:
     common = ("--num-epochs", 2, "--batch-size", 64, "--accumulate", 3, "--clip-norm", 1)

@@ -126,7 +126,6 @@ def test_the_flags_of_every_generation_parse() -> None:
     ("--random-crop maybe", "must be 1 or 0"),
     ("stray", "stray"),
     ("--gc-type 3bit", "--gc-type 3bit is not known: did you mean 2bit?"),
-    ("--macrobatch-size 64", "lbsgd is not offered"),
     ("--config /no/such/file", "--config /no/such/file: no such file"),
 ])
 def test_a_mistake_is_one_line_and_status_2(arguments: str, expected: str) -> None:

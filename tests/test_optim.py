@@ -17,6 +17,7 @@ from imgcls.errors import DataError, UsageError
 from imgcls.layers import BatchNorm, Convolution, FullyConnected
 from imgcls.optim import optimizers
 from imgcls.optim.muon import orthogonal
+from imgcls.optim.schedules import Constant, MacroBatch, Schedule
 from imgcls.training.checkpoint import Position, Saved, states
 from imgcls.training.checkpoint.mxnet_states import translate_states
 from imgcls.training.checkpoint.optimizer_state import in_words_of_today, optimizer_tensors, restore_optimizer
@@ -74,6 +75,21 @@ def test_trajectories_of_mxnet(case: str, tolerance: float) -> None:
     for (weight, bias), theirs in zip(ours, recorded["trajectory"], strict=True):
         np.testing.assert_allclose(weight, theirs["weight"], atol=tolerance, rtol=tolerance)
         np.testing.assert_allclose(bias, theirs["bias"], atol=tolerance, rtol=tolerance)
+
+
+def test_a_macrobatch_is_that_of_mxnets_lbsgd() -> None:
+    outside = json.loads(mxnet_file("optim", "manifest.json").read_text())
+    recorded = next(c for c in outside["cases"] if c["name"] == "lbsgd")
+    kwargs = recorded["kwargs"]
+    count = kwargs["batch_scale"]
+    schedule = Schedule(Constant(kwargs["learning_rate"]), macrobatch=MacroBatch(
+        count, kwargs["warmup_epochs"] * kwargs["updates_per_epoch"], kwargs["warmup_strategy"]))
+    means = [{kind: np.mean([gradient[kind] for gradient in outside["gradients"][:count]], 0, np.float32)
+              for kind in ("weight", "bias")}]
+    ((weight, bias),) = stepped("lbsgd", means, outside["start"], [schedule.lr_at(count)], kwargs["rescale_grad"],
+                                mom=kwargs["momentum"], wd=kwargs["wd"])
+    np.testing.assert_allclose(weight, recorded["trajectory"][count - 1]["weight"], rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(bias, recorded["trajectory"][count - 1]["bias"], rtol=1e-6, atol=1e-6)
 
 
 #: made by `mxnet.optimizer` 1.9.1 with wd 0.01, gradients down to 1e-3 and a rate that falls twice
@@ -353,7 +369,7 @@ def test_every_name_trains() -> None:
 
 
 @pytest.mark.parametrize(("name", "message"), [
-    ("lbsgd", "take sgd with warmup_epochs"), ("lbnag", "MXNet had none"),
+    ("lbnag", "MXNet had none"),
     ("adm", "did you mean adam"),
 ])
 def test_other_names_are_refused(name: str, message: str) -> None:

@@ -70,6 +70,19 @@ def rates(config: ScheduleConfig, explicit: set[str], is_first_generation: bool 
                        num_epochs=num_epochs)
 
 
+@pytest.mark.parametrize(("strategy", "rise"), [
+    ("linear", [0.25, 0.5, 0.75]), ("power2", [0.0625, 0.25, 0.5625]), ("sqrt", [0.5, 0.5 ** 0.5, 0.75 ** 0.5]),
+    ("constant", [0, 0, 0])])
+def test_a_macrobatch_multiplies_the_rate_as_mxnets_lbsgd(strategy: str, rise: list[float]) -> None:
+    config = ScheduleConfig(lr=0.2, warmup_epochs=2, warmup_strategy=strategy, lr_step_epochs="3")
+    decay = resolve_decay(config, {"lr_step_epochs"}, num_epochs=9)
+    schedule = from_config(replace(config, decay=decay), updates_per_epoch=2, num_epochs=9, num_macrobatch=5)
+    assert [schedule.lr_at(u) for u in range(1, 8)] == [
+        *(close(0.2 * (1 + 4 * part)) for part in rise), close(1), close(1), close(1), close(0.1)]
+    assert [u for u in range(1, 18) if schedule.changes_at(u)] == [7]
+    assert schedule.description.startswith(f"times 5 batches of a step from 1 over 4 updates ({strategy})")
+
+
 def test_steps_switch_one_update_after_the_epoch() -> None:
     schedule = rates(ScheduleConfig(lr=1, lr_step_epochs="2,3"), {"lr_step_epochs"})
     assert [schedule.lr_at(u) for u in (20, 21, 30, 31)] == [1, close(0.1), close(0.1), close(0.01)]

@@ -172,6 +172,11 @@ ROWS: tuple[Row, ...] = (
     Row(("warmup_begin_lr",), lambda config: config.schedule.warmup_epochs > 0
         or config.schedule.decay.kind == "one-cycle", "`warmup_epochs` above 0"),
     Row(("warmup_strategy",), lambda config: config.schedule.warmup_epochs > 0, "`warmup_epochs` above 0"),
+    Row(("warmup_begin_lr",), lambda config: config.optimizer.name != "lbsgd",
+        "optimizers other than lbsgd, whose warm-up begins at `lr`"),
+    Row(("macrobatch_size",), lambda config: config.optimizer.name == "lbsgd", "`optimizer` lbsgd"),
+    Row(("accumulate",), lambda config: config.optimizer.name != "lbsgd",
+        "optimizers other than lbsgd, which has `macrobatch_size`"),
     Row(("num_threads",), lambda config: not config.device.gpus, "the CPU"),
     # several processes
     Row(("gc_threshold",), lambda config: config.distributed.gc_type == "2bit", "`gc_type` 2bit"),
@@ -193,12 +198,12 @@ ALWAYS = frozenset((
     "label_smoothing", "model_ema_decay", "dropout", "drop_path",
     "dataset", "num_examples", "batch_size", "benchmark", "network", "num_layers", "num_classes",
     "image_shape", "add_stn", "batch_norm", "num_group", "multiplier", "variant", "model_parallel",
-    "initializer", "optimizer", "wd", "norm_wd", "clip_gradient", "clip_norm", "accumulate", "lr_schedule",
+    "initializer", "optimizer", "wd", "norm_wd", "clip_gradient", "clip_norm", "lr_schedule",
     "lr_regime", "warmup_epochs", "seed",
     "disp_batches", "top_k", "loss", "monitor", "dry_run", "test_io", "gpus", "dtype", "compile",
     "cuda_graphs",
     "recompute_activations", "deterministic", "patience", "keep_best", "find_lr", "find_batch_size",
-    "time_budget", "macrobatch_size", "bias_lr_mult",
+    "time_budget", "bias_lr_mult",
     "profile_worker_suffix", "profile_server_suffix", "kv_store", "workers_per_host",
     "micro_batches", "sync_bn", "gc_type", "max_restarts", "nnodes", "dist_timeout", "model_prefix",
     "log_file", "log_dir"))

@@ -35,12 +35,11 @@ from imgcls.optim.signum import SignSGD, Signum
 
 #: what MXNet's registry or scripts name and nothing can be trained with, and why
 NOT_OFFERED = {
-    "lbsgd": "take sgd with `warmup_epochs`",
     "lbnag": "MXNet's script offered it and MXNet had none; take nag with `warmup_epochs`",
     "test": "MXNet's check of its own machinery, which climbs up the gradient; take sgd",
 }
 #: those that torch steps with one kernel for all parameters, on the CPU and on CUDA
-_FUSED = ("sgd", "ccsgd", "nag", "adam", "adamw")
+_FUSED = ("sgd", "ccsgd", "lbsgd", "nag", "adam", "adamw")
 #: what `beta1`, `beta2` and `epsilon` are called by the rules that call them otherwise
 _OTHER_WORDS = {"rmsprop": {"beta2": "gamma1"}, "adadelta": {"beta2": "rho"}}
 #: the rules that are ours, by the name that a checkpoint notes: what torch has not, or has otherwise
@@ -139,7 +138,9 @@ def clip_norm(parameters: Iterable[nn.Parameter], limit: float) -> None:
 
 #: optimizer -> its class; the constants are MXNet's defaults
 _CLASSES: Mapping[str, Callable[..., torch.optim.Optimizer]] = {
-    "sgd": torch.optim.SGD, "ccsgd": torch.optim.SGD, "nag": torch.optim.SGD, "adam": torch.optim.Adam,
+    # lbsgd is sgd, its steps fewer and its rates higher: see `schedules.MacroBatch`
+    "sgd": torch.optim.SGD, "ccsgd": torch.optim.SGD, "lbsgd": torch.optim.SGD, "nag": torch.optim.SGD,
+    "adam": torch.optim.Adam,
     "adamw": torch.optim.AdamW, "adamax": torch.optim.Adamax, "nadam": torch.optim.NAdam,
     "rmsprop": RMSProp, "adagrad": AdaGrad, "groupadagrad": GroupAdaGrad, "adadelta": AdaDelta, "ftrl": Ftrl,
     "ftml": FTML, "signum": Signum, "signsgd": SignSGD, "lamb": LAMB, "lars": LARS, "dcasgd": DCASGD,

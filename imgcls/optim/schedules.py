@@ -103,6 +103,11 @@ class Cosine:
         return self.final_lr + (self.base_lr - self.final_lr) * ((1 + math.cos(math.pi * progress)) / 2)
 
 
+def _risen(strategy: str, progress: float) -> float:
+    """Return how much of a warm-up's rise has been made, from 0 to 1."""
+    return {"linear": progress, "power2": progress ** 2, "sqrt": math.sqrt(progress)}[strategy]
+
+
 @dataclass(frozen=True)
 class Warmup:
     """The rate of the first `num_updates` updates, which rises from `begin_lr` to where the decay starts."""
@@ -116,9 +121,30 @@ class Warmup:
         """Return the learning rate of an update before `num_updates`."""
         if self.strategy == "constant":
             return self.begin_lr
-        progress = update / self.num_updates
-        risen = {"linear": progress, "power2": progress ** 2, "sqrt": math.sqrt(progress)}[self.strategy]
+        risen = _risen(self.strategy, update / self.num_updates)
         return self.begin_lr + (base_lr - self.begin_lr) * risen
+
+
+@dataclass(frozen=True)
+class MacroBatch:
+    """How often the rate of a batch is that of a step of lbsgd, which is made of `num_batches` batches.
+
+    MXNet's LBSGD: from 1 to `num_batches` over the first `num_updates` batches, as `strategy` says; constant
+    stays at 1 until then. Updates count batches, as ever.
+    """
+
+    num_batches: int
+    num_updates: int = 0
+    strategy: str = "linear"
+
+    def factor_at(self, update: int) -> float:
+        """Return the multiple of an update (from 1)."""
+        if update >= self.num_updates:
+            return float(self.num_batches)
+        # MXNet's: a warm-up of one update has nothing to rise over
+        if self.num_updates <= 1 or self.strategy == "constant":
+            return 1.0
+        return 1 + (self.num_batches - 1) * _risen(self.strategy, update / self.num_updates)
 
 
 Decay = Constant | Steps | Periodic | Power | Cosine | OneCycle | Restarts | Regime | Sweep
@@ -132,12 +158,15 @@ class Schedule:
     warmup: Warmup = Warmup()
     #: in words, with the rule that chose it, for the start-up summary
     description: str = ""
+    #: of lbsgd: in place of a warm-up
+    macrobatch: MacroBatch | None = None
 
     def lr_at(self, update: int) -> float:
         """Return the learning rate of an update: the first is 1, and 0 gives the rate before it."""
         if update < self.warmup.num_updates:
             return self.warmup.lr_at(update, self.decay.base_lr)
-        return self.decay.lr_at(update)
+        lr = self.decay.lr_at(update)
+        return lr * self.macrobatch.factor_at(update) if self.macrobatch else lr
 
     def wd_at(self, update: int) -> float | None:
         """Return the weight decay of an update where the schedule has one of its own, else None."""
@@ -149,17 +178,24 @@ class Schedule:
         Never during the warm-up or on a smooth curve, where MXNet would log a line for each update.
         """
         has_steps = isinstance(self.decay, (Steps, Periodic, Regime))
-        return (has_steps and update > max(self.warmup.num_updates, 1)
+        num_first = max(self.warmup.num_updates, self.macrobatch.num_updates if self.macrobatch else 0, 1)
+        return (has_steps and update > num_first
                 and self.lr_at(update) != self.lr_at(update - 1))
 
 
-def from_config(config: ScheduleConfig, *, updates_per_epoch: int, num_epochs: int) -> Schedule:
+def from_config(config: ScheduleConfig, *, updates_per_epoch: int, num_epochs: int,
+                num_macrobatch: int = 0) -> Schedule:
     """Return the schedule of a resolved section, its epochs counted in updates.
 
+    `num_macrobatch` is the number of batches in a step of lbsgd, 0 for other optimizers: its warm-up
+    multiplies the rate, from 1 up to that number.
     Raises UsageError where the warm-up leaves no room for the decay, or would fall.
     """
     warmup = Warmup(round(config.warmup_epochs * updates_per_epoch), config.warmup_begin_lr,
                     config.warmup_strategy)
+    macrobatch = None
+    if num_macrobatch:
+        macrobatch, warmup = MacroBatch(num_macrobatch, warmup.num_updates, warmup.strategy), Warmup()
     last_update = num_epochs * updates_per_epoch
     lr = config.decay.regime[0][1] if config.decay.regime else config.lr
     # MXNet refuses a warm-up that falls; one that does not end would leave the curves without a length.
@@ -173,7 +209,11 @@ def from_config(config: ScheduleConfig, *, updates_per_epoch: int, num_epochs: i
     before = ""
     if warmup.num_updates:
         before = f"warm-up ({config.warmup_strategy}) over {warmup.num_updates} updates, then "
-    return Schedule(decay, warmup, f"{before}{text} ({config.decay.reason})")
+    if macrobatch:
+        rise = f" from 1 over {macrobatch.num_updates} updates ({macrobatch.strategy})"
+        over = rise if macrobatch.num_updates else ""
+        before = f"times {macrobatch.num_batches} batches of a step{over}, "
+    return Schedule(decay, warmup, f"{before}{text} ({config.decay.reason})", macrobatch)
 
 
 def _make_decay(config: ScheduleConfig, updates_per_epoch: int, start: int, last_update: int,

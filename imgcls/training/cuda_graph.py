@@ -31,6 +31,7 @@ def check_cuda_graphs(config: Config, worker: Worker) -> None:
         "several processes": worker.world_size > 1,
         # the second micro-batch would overwrite the gradients of the first
         "`accumulate` above 1": config.optimizer.accumulate > 1,
+        "`macrobatch_size` of lbsgd": config.optimizer.macrobatch_size > 0,
         "`micro_batches` above 1": config.distributed.micro_batches > 1,
         "`model_parallel` above 1": config.network.model_parallel > 1,
         "the CPU; name a GPU with `gpus`": worker.device.type != "cuda",

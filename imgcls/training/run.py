@@ -206,8 +206,11 @@ def build_model(config: Config, saved: Saved | None, reporter: Reporter) -> nn.M
 
 
 def _make_schedule(config: Config, loader: Loader) -> Schedule:
+    # MXNet's: raised to one batch, and rounded up to whole ones
+    num_macrobatch = max(-(-config.optimizer.macrobatch_size // loader.batch_size), 1)
     return schedules.from_config(config.schedule, updates_per_epoch=loader.batches_per_epoch,
-                                 num_epochs=config.train.num_epochs)
+                                 num_epochs=config.train.num_epochs,
+                                 num_macrobatch=num_macrobatch if config.optimizer.name == "lbsgd" else 0)
 
 
 def _make_loss(config: Config, data: Splits, model: nn.Module, worker: Worker,

@@ -103,11 +103,15 @@ def make_updater(config: Config, model: nn.Module, schedule: Schedule, saved: Sa
     if worker.is_async and not optimizers.is_elementwise(optimizer):
         raise UsageError(f"`optimizer` {config.optimizer.name}: looks at whole layers, and each server of "
                          "dist_async holds a part of one; take sgd there, or `kv_store` dist_sync")
+    if worker.is_async and config.optimizer.name == "lbsgd":
+        raise UsageError("`optimizer` lbsgd: its steps are of several batches, and servers of dist_async "
+                         "take one for each; take sgd there, or `kv_store` dist_sync")
     precision = Precision(config.device.dtype, worker.device)
     if saved:
         _restore(optimizer, precision, config, model, schedule, saved, position, reporter)
+    macrobatch = schedule.macrobatch
     return Updater(optimizer, schedule, precision, config.optimizer.clip_gradient, config.optimizer.clip_norm,
-                   config.optimizer.accumulate)
+                   macrobatch.num_batches if macrobatch else config.optimizer.accumulate)
 
 
 def _restore(optimizer: torch.optim.Optimizer, precision: Precision, config: Config, model: nn.Module,

@@ -27,9 +27,6 @@ class DeviceConfig:
     deterministic: bool = flag(False, "only operations whose result is the same every time, on a GPU too: "
                                "slower there")
     # flags that MXNet had and we refuse, each with a way to go: a flag is never ignored in silence
-    macrobatch_size: int = flag(0, "batch size of lbsgd", since="g3",
-                                later="lbsgd is not offered; use `batch_size` with `warmup_epochs`",
-                                minimum=0, maximum=10**9)
     profile_worker_suffix: str = flag("", "profile file", since="g3",
                                       later="profiling is not offered; run under torch.profiler or py-spy")
     profile_server_suffix: str = flag("", "profile file of servers", since="g3",

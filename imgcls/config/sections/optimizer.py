@@ -15,7 +15,7 @@ OPTIMIZERS: Mapping[str, tuple[str, ...]] = {
     "rmsprop": ("beta2", "epsilon"), "adagrad": ("epsilon",), "groupadagrad": ("epsilon",),
     "adadelta": ("beta2", "epsilon"),
     "ftrl": (), "ftml": _ADAMS, "signum": ("mom",), "signsgd": (), "lamb": _ADAMS, "lars": ("mom", "epsilon"),
-    "dcasgd": ("mom",), "sgld": (), "ccsgd": ("mom",),
+    "dcasgd": ("mom",), "sgld": (), "ccsgd": ("mom",), "lbsgd": ("mom",),
     # newer than MXNet
     "muon": ("mom", *_ADAMS), "schedule-free-sgd": ("mom",), "schedule-free-adamw": _ADAMS,
 }
@@ -40,6 +40,9 @@ class OptimizerConfig:
                             metavar="N", minimum=0, maximum=1e30)
     accumulate: int = flag(1, "batches whose gradients make one step, as one batch of so many times "
                            "--batch-size", metavar="N", minimum=1, maximum=10**6)
+    macrobatch_size: int = flag(0, "samples, of several batches in a row, whose mean gradient makes one step "
+                                "of lbsgd; 0: those of one batch", since="g3", metavar="N",
+                                minimum=0, maximum=10**9)
     # MXNet's names; its scripts had no flags for them. 1 would never forget, and never move.
     beta1: float | None = flag(None, "how much of the mean gradient stays at each update, for adam and the "
                                "like (if not given: MXNet's)", minimum=0, maximum=0.999999)
