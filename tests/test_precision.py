@@ -36,7 +36,6 @@ def train(folder: Path, *flags: object) -> int:
 
 def pretend(monkeypatch: pytest.MonkeyPatch, *, has_bfloat16: bool) -> None:
     """Have every device multiply bfloat16 in hardware, or none."""
-    monkeypatch.setattr(precision, "IS_DEFAULT_ON_CPUS", True)
     monkeypatch.setattr(precision, "has_bfloat16", lambda _device: has_bfloat16)
 
 

@@ -16,8 +16,6 @@ from imgcls.config.resolve import Config
 from imgcls.distributed.process_group import Worker
 from imgcls.training.checkpoint import Saved
 
-#: whether `dtype` auto may take it on a CPU: not before its accuracy on CIFAR-10 has been compared
-IS_DEFAULT_ON_CPUS = False
 #: oneDNN's switch for the instructions that it may use
 _ISA_SWITCH = "ONEDNN_MAX_CPU_ISA"
 
@@ -56,8 +54,8 @@ def decide(config: Config, model: nn.Module, saved: Saved | None, worker: Worker
     """Return the configuration of a run with the number type that `dtype` auto stands for.
 
     That of the checkpoint, if there is one: bits depend on it. A network that begins here computes in
-    bfloat16 where each process of the job is on a GPU that has it, or, with `IS_DEFAULT_ON_CPUS`, on a CPU
-    that multiplies it in hardware while the network has convolutions; else in float32.
+    bfloat16 where each process of the job is on a GPU that has it, or on a CPU that multiplies it in hardware
+    while the network has convolutions; else in float32.
     """
     if config.device.dtype != "auto":  # what the user says holds
         return config
@@ -67,7 +65,7 @@ def decide(config: Config, model: nn.Module, saved: Saved | None, worker: Worker
         dtype = _noted(saved.position.dtype, device)
     else:
         # a perceptron is slower in it
-        is_worth_it = device.type != "cpu" or (IS_DEFAULT_ON_CPUS and _has_convolutions(model))
+        is_worth_it = device.type != "cpu" or _has_convolutions(model)
         has_it = is_worth_it and has_bfloat16(device)
         # one type for the job, whatever machines it is on
         dtype = "bfloat16" if all(worker.gather_at_start(float(has_it))) else "float32"

@@ -12,8 +12,8 @@ class DeviceConfig:
     """Devices"""
 
     gpus: str = flag("", "GPUs to use (0 or 0,1,3); none: the CPU", since="g2", metavar="LIST")
-    dtype: str = flag("auto", "auto: that of the checkpoint; else bfloat16 on a GPU that has it, else "
-                      "float32; weights stay float32",
+    dtype: str = flag("auto", "auto: that of the checkpoint; else bfloat16 on a GPU that has it, and on a "
+                      "CPU with AMX for networks with convolutions; else float32. Weights stay float32",
                       since="g2", choices=("auto", "float32", "bfloat16", "float16"))
     num_threads: int = flag(0, "CPU threads of the network; 0: as many as cores are free, or as the "
                             "checkpoint has", minimum=0, maximum=1024)
