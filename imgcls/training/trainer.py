@@ -39,7 +39,12 @@ from imgcls.training.weight_average import WeightAverage
 
 
 class Trainer:
-    """Trains `model`, already on the worker's device, until `config.num_epochs`. `val_loader` may be None."""
+    """Trains `model`, already on the worker's device, until `config.num_epochs`. `val_loader` may be None.
+
+    `transforms` change batches on the device, in their order. `average`, where there is one, is what is
+    validated in place of the model. `position` says where the training is: epochs and batches that are over,
+    counted from 0, and `update`, all batches so far. The other parts are told in the module's first lines.
+    """
 
     def __init__(self, model: nn.Module, loader: Loader, val_loader: Loader | None, *, config: TrainConfig,
                  updater: Updater, sharing: GradientSharing, meter: Meter, saver: Saver,
@@ -59,8 +64,9 @@ class Trainer:
         self.average = average
         self.position = Position()
         self._accumulation = Accumulation(updater.num_accumulated, loader)
-        # seeding torch costs more than a small network's forward pass: only where something draws from it
-        self._has_dropout = any(is_random(module) for module in model.modules())
+        # dropout and stochastic depth; seeding torch costs more than a small network's forward pass, so that
+        # it is done only where something draws from it
+        self._has_random_layers = any(is_random(module) for module in model.modules())
         self._monitor = Monitor(model, graph.parameter_names(model)) if config.monitor else None
         self._shared_cores = SharedCores(sharing.worker)
 
@@ -128,15 +134,16 @@ class Trainer:
                 interval_started = now
                 self._report_progress(epoch, batch_index, speed, loss)
 
-            # Once in a while, between two steps: somebody asks for an end, or it is time to save a position.
+            # Between two steps: somebody may ask for an end, or it may be time to save a position.
             if self._accumulation.window(self.position.update).is_last:
                 self.handle_stop_request()
         return self._end_epoch(epoch, num_samples, time.perf_counter() - epoch_started)
 
     def train_step(self, batch: Batch, update: int) -> None:
         """Update the weights from one batch, the `update`-th of the training (from 1)."""
+        # A batch is a step, but for `accumulate`: then it is one of the window of batches that make a step.
         window = self._accumulation.window(update)
-        lr = self.updater.begin(update, window)
+        lr = self.updater.begin(update, window)  # clears the gradients, where the window begins
         if self.updater.schedule.changes_at(update):
             self.reporter.log(f"Update[{update}]: Change learning rate to {lr:.5e}")
         monitor = self._monitor if self._monitor and update % self.config.monitor == 0 else None
@@ -198,7 +205,7 @@ class Trainer:
 
         `index` counts the micro-batches of all processes, in the order of the samples.
         """
-        if self._has_dropout:
+        if self._has_random_layers:
             # By update and micro-batch: a resumed run drops the same units, and so do two processes and one
             # with two micro-batches.
             torch.manual_seed(order.step_seed(self.config.seed, update) + index)
