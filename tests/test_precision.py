@@ -52,11 +52,13 @@ def pretend(monkeypatch: pytest.MonkeyPatch, *, has_bfloat16: bool) -> None:
 ])
 def test_which_cpus_have_it(capabilities: dict[str, Any], switch: str | None, expected: bool,
                             monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
     monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
     if switch is not None:
         monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", switch)
     assert precision.has_bfloat16(CPU) is expected
+    monkeypatch.delattr(torch.cpu, "get_capabilities")
+    assert not precision.has_bfloat16(CPU)
 
 
 def decide(model: nn.Module, saved: Saved | None = None, dtype: str = "auto") -> tuple[str, dict[str, Any]]:

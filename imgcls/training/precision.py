@@ -124,8 +124,10 @@ def has_bfloat16(device: torch.device) -> bool:
     # oneDNN computes it all: what its users may not have, it does not use
     isa = os.environ.get(_ISA_SWITCH, "").upper()
     is_switched_off = isa not in ("", "ALL", "DEFAULT") and "AMX" not in isa and not isa.startswith("AVX10")
+    # a torch that cannot tell what the CPU has computes in float32
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
     return (device.type == "cpu" and torch.backends.mkldnn.is_available() and not is_switched_off
-            and bool(torch.cpu.get_capabilities().get("amx_bf16")))
+            and bool(capabilities.get("amx_bf16")))
 
 
 def _has_convolutions(model: nn.Module) -> bool:
