@@ -180,6 +180,27 @@ def test_a_clean_copy_is_clean(spoilt: Path, capsys: pytest.CaptureFixture[str])
     assert "name a folder that is new or empty" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("form", ["list.lst", "list.csv"])
+def test_a_clean_list_is_read_with_the_root_of_the_list(form: str, tmp_path: Path,
+                                                        capsys: pytest.CaptureFixture[str]) -> None:
+    root = folder(tmp_path / "photos", 0)
+    shutil.copy(root / "yew" / "01.jpg", root / "yew" / "copy.jpg")
+    write(root / "yew" / "near.jpg", picture(2003), 60)
+    (root / "oak" / "02.jpg").write_bytes(b"")
+    names = sorted(str(path.relative_to(root)) for path in root.rglob("*.jpg"))
+    path = tmp_path / form
+    path.write_text("".join(f"{name},{name.split('/')[0]}\n" if form.endswith(".csv") else
+                            f"{number}\t{CLASSES.index(name.split('/')[0])}\t{name}\n"
+                            for number, name in enumerate(names)))
+    assert doctor.main([str(path), "--data-root", str(root), "--fix", str(tmp_path / "clean")]) == 1
+    assert f"is read with --data-root {root}" in capsys.readouterr().err
+    copy = tmp_path / "clean" / "list.lst"
+    assert copy.read_text().splitlines()[0] == "0\t0.000000\tbirch/00.jpg"
+    _, findings = run(capsys, copy, "--data-root", root)
+    assert {kind for kind, _ in kinds(findings)} <= {"order"}
+    assert len(copy.read_text().splitlines()) == len(names) - 3
+
+
 def pack(path: Path, labels: Sequence[float], first_seed: int = 0) -> Path:
     with recordio.RecordWriter(path) as writer:
         for index, label in enumerate(labels):
@@ -256,11 +277,21 @@ def test_labels_that_a_network_contradicts(tmp_path: Path, capsys: pytest.Captur
     (["nowhere"], "nowhere"),
     (["train", "--data-val", "val"], "--data-val-idx val: is the index of validation data, which are named as"),
     (["--dataset", "digits", "--fix", "new"], "copies folders, lists and record files"),
+    (["photos", "--fix", "photos/clean"], "--fix photos/clean: is inside of the data photos; name a folder elsewhere"),
+    (["photos", "--report", "file"], "--report file: is no folder, and none can be made there"),
 ])
 def test_wrong_use_is_one_line(words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                                capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)
+    folder(Path("photos"), 0, CLASSES[:2], 1)
+    Path("file").touch()
     assert doctor.main(words) == 2
     err = capsys.readouterr().err
     assert message in err
     assert err.count("\n") == 1
+
+
+def test_images_that_are_all_missing_are_findings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "list.lst").write_text("0\t0\ta.jpg\n1\t1\tb.jpg\n")
+    status, findings = run(capsys, tmp_path / "list.lst")
+    assert (status, kinds(findings)[0]) == (1, ("damaged", "fault"))

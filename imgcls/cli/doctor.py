@@ -15,7 +15,7 @@ from imgcls.cli._run import loading_torch, run_main
 from imgcls.config import resolve as configuration
 from imgcls.config.flags import flag, positional
 from imgcls.config.resolve import Config
-from imgcls.errors import DataError, UsageError, printable, tell, verbatim
+from imgcls.errors import DataError, UsageError, printable, reason, tell, verbatim
 from imgcls.storage.atomic import write_bytes
 
 if TYPE_CHECKING:
@@ -78,6 +78,8 @@ def _start(argv: Sequence[str]) -> int:
     if own.fix:
         for source in sets.values():
             check_copy(source, Path(own.fix))
+    if own.report:  # before the images are looked at, which takes a while
+        _make_folder(own.report)
     findings += _examine(own, sets)
     from imgcls.data.checks.findings import KINDS
 
@@ -92,13 +94,20 @@ def _start(argv: Sequence[str]) -> int:
         from imgcls.report.data_page import data_page
 
         path = Path(own.report, "index.html")
-        path.parent.mkdir(parents=True, exist_ok=True)
         title = " and ".join(printable(source.description) for source in sets.values())
         write_bytes(path, data_page(title, sets, findings))
         tell(f"report: {path}")
     if own.fix:
         _write_copy(own, sets, findings)
     return 1 if any(finding.severity == "fault" for finding in findings) else 0
+
+
+def _make_folder(report: str) -> None:
+    try:
+        Path(report).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"`report` {verbatim(report)}: is no folder, and none can be made there: "
+                         f"{reason(error)}") from error
 
 
 def _open(config: Config) -> tuple[dict[str, Source | None], list[Finding]]:
@@ -131,8 +140,10 @@ def _stored(name: str, source: Source) -> Iterator[Finding]:
 
     problems: list[DataError] = getattr(source, "problems", [])
     if problems:
-        yield Finding("damaged", "fault", f"{name}: {len(problems):,} entries cannot be used; the first: "
-                      f"{problems[0].message}")
+        what = "1 entry" if len(problems) == 1 else f"{len(problems):,} entries"
+        more = f"; and {len(problems) - _MAX_NAMED:,} more" if len(problems) > _MAX_NAMED else ""
+        named = "; ".join(problem.message for problem in problems[:_MAX_NAMED])
+        yield Finding("damaged", "fault", f"{name}: {what} cannot be used: {named}{more}")
     for reader in getattr(source, "readers", []):
         if isinstance(reader, RecordReader):
             # searched anew: with its help a wrong index would be held against itself
@@ -189,7 +200,7 @@ def _print(sets: Mapping[str, Source], findings: Sequence[Finding]) -> None:
             tell(f"  {printable(names)}{f': {printable(detail)}' if detail else ''}", sys.stdout)
         if len(finding.samples) > _MAX_NAMED:
             tell(f"  and {len(finding.samples) - _MAX_NAMED:,} more", sys.stdout)
-    count = ", ".join(f"{len(source):,} {name} images" for name, source in sets.items())
+    count = ", ".join(f"{len(source):,} {name} image{'s' * (len(source) != 1)}" for name, source in sets.items())
     faults = sum(finding.severity == "fault" for finding in findings)
     remarks = len(findings) - faults
     tell(f"{count}: {faults} fault{'s' * (faults != 1)}, {remarks} remark{'s' * (remarks != 1)}", sys.stdout)

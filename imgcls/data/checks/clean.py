@@ -1,12 +1,15 @@
 """A copy of a data set without what was found to be wrong; the data set itself is never touched.
 
-Left out are damaged, half decoded and blank images, labels that are no class, copies to the byte after the
-first (all of them where their labels differ), and training images that are in the validation data as well.
+Left out are damaged, half decoded and blank images, labels that are no class, copies, to the byte or nearly,
+after the first (all of them where their labels differ), and training images that are in the validation data
+as well.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+import shlex
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +19,7 @@ from imgcls.data.file_source import FolderSource, ListSource
 from imgcls.data.packed.source import PackedSource
 from imgcls.data.record_source import RecordSource
 from imgcls.data.sources import Source
-from imgcls.errors import UsageError, verbatim
+from imgcls.errors import UsageError, tell, verbatim
 from imgcls.formats import lists
 from imgcls.formats.lists import ListEntry
 from imgcls.formats.recordio import ImageHeader, RecordWriter, pack
@@ -34,7 +37,7 @@ def bad_samples(name: str, findings: Iterable[Finding], labels: np.ndarray) -> n
             members = [index for where, index in group if where == name]
             if finding.kind in _LEFT_OUT or (finding.kind == "leak" and name == "train"):
                 bad.update(members)
-            elif finding.kind == "duplicate":
+            elif finding.kind in ("duplicate", "near duplicate"):
                 # under two labels nobody knows which is right
                 is_contradiction = len(np.unique(labels[members])) > 1
                 bad.update(members if is_contradiction else members[1:])
@@ -50,6 +53,10 @@ def check_copy(source: Source, folder: Path) -> None:
     # what is there is somebody's, and a mixture would be no clean copy
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"`fix` {verbatim(folder)}: is there already; name a folder that is new or empty")
+    # the next run would take the copy for a class
+    if isinstance(source, FolderSource) and folder.resolve().is_relative_to(source.root.resolve()):
+        raise UsageError(f"`fix` {verbatim(folder)}: is inside of the data {verbatim(source.root)}; "
+                         "name a folder elsewhere")
 
 
 def copy_without(source: Source, bad: np.ndarray, folder: Path) -> tuple[Path, int]:
@@ -76,18 +83,28 @@ def copy_without(source: Source, bad: np.ndarray, folder: Path) -> tuple[Path, i
         _copy_names(source, path)
         return path, len(good)
     assert isinstance(source, (FolderSource, ListSource))
-    if isinstance(source, ListSource):  # the list alone: what it names stays where it is
-        path = folder / Path(str(source.path)).name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lists.write(path, [ListEntry(number, (float(source.labels[index]),), str(source.path_of(index)))
-                           for number, index in enumerate(good)])
-        _copy_names(source, path)
-        return path, len(good)
+    if isinstance(source, ListSource):
+        return _write_list(source, good, folder), len(good)
     for index in good:
         path = folder / Path(str(source.path_of(index))).relative_to(str(source.root))
         path.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(path, source.read(index))
     return folder, len(good)
+
+
+def _write_list(source: ListSource, good: Sequence[int], folder: Path) -> Path:
+    """Write the list alone: what it names stays where it is. A CSV becomes a `.lst` with names beside it."""
+    path = folder / f"{Path(str(source.path)).stem}.lst"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    root = str(source.root)
+    names = [str(source.path_of(index)) for index in good]
+    # relative to the root that they had, as a list should name them
+    names = [os.path.relpath(name, root) if Path(name).is_relative_to(root) else name for name in names]
+    lists.write(path, [ListEntry(number, (float(source.labels[index]),), name)
+                       for number, (index, name) in enumerate(zip(good, names, strict=True))])
+    _copy_names(source, path)
+    tell(f"{path}: is read with --data-root {shlex.quote(os.path.abspath(root))}")
+    return path
 
 
 def _encoded(image: bytes | memoryview | np.ndarray) -> bytes:
