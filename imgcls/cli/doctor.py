@@ -200,7 +200,8 @@ def _print(sets: Mapping[str, Source], findings: Sequence[Finding]) -> None:
             tell(f"  {printable(names)}{f': {printable(detail)}' if detail else ''}", sys.stdout)
         if len(finding.samples) > _MAX_NAMED:
             tell(f"  and {len(finding.samples) - _MAX_NAMED:,} more", sys.stdout)
-    count = ", ".join(f"{len(source):,} {name} image{'s' * (len(source) != 1)}" for name, source in sets.items())
+    count = ", ".join(f"{len(source):,} {name} image{'s' * (len(source) != 1)}"
+                      for name, source in sets.items())
     faults = sum(finding.severity == "fault" for finding in findings)
     remarks = len(findings) - faults
     tell(f"{count}: {faults} fault{'s' * (faults != 1)}, {remarks} remark{'s' * (remarks != 1)}", sys.stdout)

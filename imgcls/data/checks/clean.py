@@ -54,7 +54,7 @@ def check_copy(source: Source, folder: Path) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"`fix` {verbatim(folder)}: is there already; name a folder that is new or empty")
     # the next run would take the copy for a class
-    if isinstance(source, FolderSource) and folder.resolve().is_relative_to(source.root.resolve()):
+    if isinstance(source, FolderSource) and folder.resolve().is_relative_to(Path(str(source.root)).resolve()):
         raise UsageError(f"`fix` {verbatim(folder)}: is inside of the data {verbatim(source.root)}; "
                          "name a folder elsewhere")
 
