@@ -200,3 +200,37 @@ def test_a_run_that_is_cut_off_goes_on_with_what_is_left(web: FaultyServer, tmp_
     assert "it goes on from there" in capsys.readouterr().err
     assert web.count("GET") < num_requests
     assert records(tmp_path / "out") == records(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("name", ["tars.tar", "sorted.tar", "plain.tar"])
+def test_one_pass_where_it_is_enough(name: str, web: FaultyServer, expected: dict[str, bytes], tmp_path: Path,
+                                     own_cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In the order of names a tar is packed while it comes in; one in another order is read once more."""
+    web.objects["/sorted.tar"] = tar_of(dict(sorted(IMAGES.items(), reverse=True)[::-1]))
+    flags = ("--recursive", "--pass-through", "--no-shuffle")
+    assert im2rec.main([f"{tmp_path}/folder_out/x", f"{tmp_path}/folder", *flags]) == 0
+    url = f"{web.url}/{name}"
+    capsys.readouterr()
+    web.seen.clear()
+    web.faults = ["", "", "cut", "500"]
+    assert im2rec.main([f"{tmp_path}/out/x", url, *flags]) == 0
+    text = capsys.readouterr().err
+    assert f"{url}: read where it is, in one pass" in text
+    assert ("one pass is not enough" in text) == (name == "plain.tar")
+    assert "is in the order of its labels" in text
+    assert records(tmp_path / "out") == records(tmp_path / "folder_out")
+    if name != "plain.tar":  # the first byte, to see whether there are ranges, and all in one part
+        first, *parts = [request[2] for request in web.seen if request[0] == "GET"]
+        assert first == "bytes=0-0"
+        assert parts[0] == f"bytes=0-{len(web.objects[f'/{name}']) - 1}"
+        assert len(parts) == 3
+    # a run that is there is known, and one that was cut off goes on
+    assert im2rec.main([f"{tmp_path}/out/x", url, *flags, "--resume"]) == 0
+    assert "complete since an earlier run, kept" in capsys.readouterr().err
+    web.fault = lambda method, path: "403" if method == "HEAD" and web.count("HEAD") > 1 else ""
+    web.seen.clear()
+    assert im2rec.main([f"{tmp_path}/cut/x", url, *flags, "--resume"]) == 1
+    assert url in capsys.readouterr().err.splitlines()[-1]
+    web.fault = lambda method, path: ""
+    assert im2rec.main([f"{tmp_path}/cut/x", url, *flags, "--resume"]) == 0
+    assert records(tmp_path / "cut") == records(tmp_path / "folder_out")

@@ -7,15 +7,18 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from imgcls.cli import _im2rec_lists
 from imgcls.cli._im2rec_flags import ListConfig, PackFlags, SelectFlags, part_of
 from imgcls.cli._im2rec_lists import num_cores, open_root, print_note, print_problems, show_progress
+from imgcls.cli._im2rec_stream import StreamedList, open_stream
 from imgcls.cli._im2rec_target import Target
 from imgcls.cli._preparing import SHOWN_PROBLEMS
+from imgcls.data.archive_stream import ArchiveStream, OutOfOrderError
 from imgcls.data.image_trees import ImageReader, ImageTree
-from imgcls.data.listing import ListSummary
+from imgcls.data.listing import ListDraft, ListSummary
 from imgcls.data.packing import outputs
 from imgcls.data.packing.config import PackConfig
 from imgcls.data.packing.outputs import PackCounts, PackInputs
@@ -35,10 +38,18 @@ __all__ = ["exit_status", "num_cores", "pack_list", "pack_lists", "print_note", 
 def pack_lists(target: Target, root: str, list_config: ListConfig, select_flags: SelectFlags,
                flags: PackFlags) -> int:
     """Pack every PREFIX*.lst, or what is under ROOT when there is none."""
-    tree = open_root(root)
     config = pack_config(flags)
     # every list that begins so, as MXNet: one command packs train and val
     list_paths = target.find_lists()
+    # before ROOT is opened, which is a pass over its headers
+    if not list_paths and (stream := open_stream(root, list_config, select_flags, flags)):
+        try:
+            return exit_status(_pack_stream(target, stream, list_config, config, flags),
+                               is_strict=flags.strict)
+        except (OutOfOrderError, BusyError):
+            print_note(f"{verbatim(root)}: its folders do not stand in the order of their names, so that one "
+                       "pass is not enough")
+    tree = open_root(root)
     # part i takes lists i, i + n, ...: parts are as even as lists are
     part_index, num_parts = part_of(flags.part)
     if not list_paths and os.path.isdir(target.prefix):
@@ -87,18 +98,48 @@ def _pack_file(target: Target, path: Path, tree: ImageTree, config: PackConfig,
         writer: RecordWriter = ResumableWriter(stem + ".rec", inputs.identity(), is_kept=flags.resume)
     except BusyError:
         writer = RecordWriter(stem + ".rec")  # another process packs the same list: each for itself
-    try:
+    with _full_disk_explained(flags):
         counts = pack_list(entries, tree.reader(), stem + ".rec", stem, config, summary, writer)
+    # last, so that it is only there when everything is
+    outputs.write_stamp(stem, inputs, counts)
+    target.publish(stem)
+    return counts
+
+
+def _pack_stream(target: Target, stream: ArchiveStream, list_config: ListConfig, config: PackConfig,
+                 flags: PackFlags) -> PackCounts:
+    """List and pack a tar behind a URL in one pass."""
+    target.check_writable()
+    stem = target.prefix
+    print_note(f"{verbatim(stream.root)}: read where it is, in one pass: listed and packed as it comes")
+    outputs.remove_leftovers(stem, is_resumed=flags.resume)
+    # the list exists when the last image has come: until then it is this
+    with closing(ListDraft()) as draft:
+        streamed = StreamedList(target, stream, list_config, draft)
+        writer = ResumableWriter(stem + ".rec", streamed.identity(config), is_kept=flags.resume)
+        with _full_disk_explained(flags):
+            counts = pack_list(streamed.entries(), stream.reader(), stem + ".rec", stem, config,
+                               ListSummary([]), writer)
+    path = Path(stem + ".lst")
+    for warning in ListSummary(lists.iterate(path)).rarely_meant(stem + ".rec"):
+        print_note(warning)
+    # as of any other run with this list
+    outputs.write_stamp(stem, PackInputs(path, config, stream.fingerprint), counts)
+    target.publish(stem)
+    return counts
+
+
+@contextmanager
+def _full_disk_explained(flags: PackFlags) -> Iterator[None]:
+    """Say of a full disk what to do about it."""
+    try:
+        yield
     except RunError as error:
         if isinstance(error.__cause__, OSError) and error.__cause__.errno in _FULL:
             what = ("what was packed is kept: free some space and give the same command again"
                     if flags.resume else "free some space; with `resume` what was packed would be kept")
             raise RunError(f"{error.message}; {what}") from error
         raise
-    # last, so that it is only there when everything is
-    outputs.write_stamp(stem, inputs, counts)
-    target.publish(stem)
-    return counts
 
 
 def _checked(path: Path, root: str, inside: str) -> Iterator[ListEntry | DataError]:

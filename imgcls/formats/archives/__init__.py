@@ -14,7 +14,13 @@ archive that is cut or damaged is an error, since its last classes would be miss
 would make it.
 """
 
-from imgcls.formats.archives.index import ArchiveIndex, find_archives, open_index, split_root
+from imgcls.formats.archives.index import (
+    ArchiveIndex,
+    find_archives,
+    fingerprint_of,
+    open_index,
+    split_root,
+)
 from imgcls.formats.archives.member import Member, is_archive_name
 from imgcls.formats.archives.read import (
     MemberReader,
@@ -25,6 +31,7 @@ from imgcls.formats.archives.read import (
 )
 
 __all__ = [
-    "ArchiveIndex", "Member", "MemberReader", "RemoteMemberReader", "find_archives", "is_archive_name",
+    "ArchiveIndex", "Member", "MemberReader", "RemoteMemberReader", "find_archives", "fingerprint_of",
+    "is_archive_name",
     "iter_members", "iter_stream", "open_index", "read_member", "split_root",
 ]

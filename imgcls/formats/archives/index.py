@@ -80,7 +80,7 @@ def open_index(paths: Sequence[str | RemotePath], *, are_folders: bool = False, 
     except OSError as error:
         raise DataError(error.filename, reason(error)) from error
     names = [os.path.basename(name) for name in names or paths]
-    about = json.dumps([_VERSION, are_folders, [[file.name, file.size, file.version] for file in files]])
+    about = _about(files, are_folders=are_folders)
     # of small archives the headers are read in no time
     total = sum(file.size for file in files)
     kept = _kept_path(about) if total >= MIN_KEPT_BYTES else None
@@ -89,6 +89,20 @@ def open_index(paths: Sequence[str | RemotePath], *, are_folders: bool = False, 
         folders = [os.path.splitext(name)[0] + "/" if are_folders else "" for name in names]
         database = _build(files, about, kept, folders, lambda done: progress(done, total))
     return ArchiveIndex(database, list(paths), about, inner)
+
+
+def fingerprint_of(paths: Sequence[str | RemotePath]) -> str:
+    """Return the `fingerprint` of the index of these archives, without reading their headers."""
+    # the same text as `open_index` makes, so that a run knows what an earlier one in one pass has packed
+    return _fingerprint(_about([_identify(path) for path in paths], are_folders=False), "")
+
+
+def _about(files: Sequence[_File], *, are_folders: bool) -> str:
+    return json.dumps([_VERSION, are_folders, [[file.name, file.size, file.version] for file in files]])
+
+
+def _fingerprint(about: str, inner: str) -> str:
+    return hashlib.sha256(f"{about} {inner}".encode()).hexdigest()
 
 
 class _File(NamedTuple):
@@ -229,7 +243,7 @@ class ArchiveIndex:
                  inner: str) -> None:
         #: the archives, and a text that changes with any of them
         self.paths = list(paths)
-        self.fingerprint = hashlib.sha256(f"{about} {inner}".encode()).hexdigest()
+        self.fingerprint = _fingerprint(about, inner)
         self._database = database
         self._lock = threading.Lock()
         self._readers: dict[int, MemberReader] = {}

@@ -1,0 +1,112 @@
+"""A tar behind a URL whose images are listed and packed while it comes in, in one pass.
+
+That can be where its folders stand in the order of their names, as `tar` and ImageNet's tars have them: a
+class takes its number when its folder is met. The images of one folder are held until it is complete, for
+their names may stand in any order. `cli/_im2rec_stream.py` packs so.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from imgcls.data.remote_members import Entry, Reserve
+from imgcls.errors import DataError
+from imgcls.formats import image_folders
+from imgcls.formats.archives import Member, fingerprint_of, iter_stream
+from imgcls.formats.recordio import MAX_PAYLOAD_BYTES
+from imgcls.storage.remote import RemotePath
+from imgcls.storage.remote_file import RemoteFile, check_unchanged, read_range
+
+#: of a folder so much is held; images behind that are asked for once more when they are packed
+_HELD_BYTES = 512 << 20
+
+
+class OutOfOrderError(Exception):
+    """A folder comes behind one that sorts after it: only another pass finds the numbers of the classes."""
+
+
+class ArchiveStream:
+    """An `image_trees.ImageTree` and the `ImageReader` of its images, of one tar that is read once."""
+
+    def __init__(self, path: RemotePath) -> None:
+        self.root = path.url
+        self.fingerprint = fingerprint_of([path])
+        self.passed_over: Counter[str] = Counter()
+        self._path = path
+        self._lock = threading.Lock()
+        #: of the folder that is packed: the content of an image, or where it stands
+        self._images: dict[str, bytes | Member] = {}
+
+    def folders(self, *, recursive: bool, extensions: Sequence[str],
+                problems: list[DataError]) -> Iterator[tuple[str, Sequence[str]]]:
+        """Yield (folder, its sorted image names) when a folder is complete; OutOfOrderError where that fails.
+
+        A DataError at the end where the archive is another by then.
+        """
+        suffixes = image_folders.image_suffixes(extensions)
+        # as it was before the first byte is read
+        version = self._path.stat().version
+        with RemoteFile(self._path) as stream:
+            def read(member: Member) -> bytes:
+                stream.seek(member.offset)  # the walk goes to its own place before it reads
+                return stream.read(member.size)
+
+            members = iter_stream(stream, self._path)  # type: ignore[arg-type]
+            for folder, images in _by_folder(members, suffixes, read, problems):
+                with self._lock:
+                    self._images.update(images)
+                yield folder, sorted(path[len(folder) + 1:] if folder else path for path in images)
+        check_unchanged([(self._path, version)])
+
+    def reader(self) -> ArchiveStream:
+        """Return what reads the images of the folders that came last."""
+        return self
+
+    def read_ahead(self, entries: Iterable[Entry]) -> Iterator[Entry]:
+        """Yield the entries: the stream runs ahead on its own."""
+        return iter(entries)
+
+    def read(self, path: str) -> bytes:
+        """Return the content of an image, once; a ValueError says why there is none."""
+        # popped: what is read is needed no more, and the next folder comes into the same memory
+        with self._lock:
+            image = self._images.pop(path)
+        if isinstance(image, Member):
+            if image.size > MAX_PAYLOAD_BYTES:
+                raise ValueError(f"{image.size} bytes are more than a record holds")
+            return read_range(self._path, image.offset, image.offset + image.size)
+        return image
+
+    def read_into(self, path: str, reserve: Reserve) -> memoryview:
+        """Read an image into memory that `reserve` gives."""
+        content = self.read(path)
+        image = reserve(len(content))
+        image[:] = content
+        return image
+
+
+def _by_folder(members: Iterable[Member | DataError], suffixes: set[str], read: Callable[[Member], bytes],
+               problems: list[DataError]) -> Iterator[tuple[str, dict[str, bytes | Member]]]:
+    """Yield (folder, path -> image) of each folder that holds images; all must come in sorted order."""
+    current, images, num_bytes = "", {}, 0
+    for member in members:
+        if isinstance(member, DataError):
+            problems.append(member)
+            continue
+        folder, _, name = member.path.rpartition("/")
+        if not image_folders.has_suffix(name, suffixes):
+            continue
+        if folder != current:
+            # as a sorted walk goes: what is below a folder comes right behind it
+            if images and folder.replace("/", "\0") < current.replace("/", "\0"):
+                raise OutOfOrderError
+            if images:
+                yield current, images
+            current, images, num_bytes = folder, {}, 0
+        # of a name that stands there twice the last one counts, as when it is extracted
+        num_bytes += member.size
+        images[member.path] = read(member) if num_bytes <= _HELD_BYTES else member
+    if images:
+        yield current, images
