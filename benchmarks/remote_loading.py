@@ -38,8 +38,7 @@ sys.path.insert(0, str(ROOT))  # the checkout, installed or not
 
 BATCH, NUM_WORKERS, NUM_SHARDS, NUM_EPOCHS = 128, 2, 8, 2
 BUCKET = "photographs"
-#: of the random resized crop, as in torchvision
-AREA, ASPECT = (0.08, 1.0), (3 / 4, 4 / 3)
+AREA, ASPECT = (0.08, 1.0), (3 / 4, 4 / 3)  # of the random resized crop, as in torchvision
 _PIECE_BYTES = 1 << 16  # sent at a time
 
 
@@ -100,9 +99,11 @@ def pack_all(args: argparse.Namespace, folder: Path) -> None:
 
 
 def _pack_shard(data: Path, shard: int, images: list[tuple[int, bytes]]) -> None:
-    """Write one tar and one record file of the same images; the label is the number of the photograph."""
-    from imgcls.formats import recordio
+    """Write one tar, one record file, its index and list; the label is the number of the photograph."""
+    from imgcls.formats import lists, recordio
 
+    entries = [lists.ListEntry(number, (float(number % 1000),), f"{number}.jpg") for number, _ in images]
+    lists.write(data / "rec" / f"train-{shard:02d}.lst", entries)
     with (tarfile.open(data / "tar" / f"train-{shard:02d}.tar", "w", format=tarfile.USTAR_FORMAT) as tar,
           recordio.RecordWriter(data / "rec" / f"train-{shard:02d}.rec") as records):
         for number, image in images:
@@ -110,7 +111,7 @@ def _pack_shard(data: Path, shard: int, images: list[tuple[int, bytes]]) -> None
                 member = tarfile.TarInfo(f"{number:08d}.{suffix}")
                 member.size = len(content)
                 tar.addfile(member, io.BytesIO(content))
-            records.write(recordio.pack(recordio.ImageHeader(0, float(number % 1000), number), image))
+            records.write(recordio.pack(recordio.ImageHeader(0, float(number % 1000), number), image), number)
 
 
 def _pack_litdata(args: argparse.Namespace) -> None:
@@ -281,8 +282,7 @@ def _read(args: argparse.Namespace) -> int:
     if args.role == "pack-litdata":
         _pack_litdata(args)
         return 0
-    epochs = PEERS[args.role](args.data)
-    next(epochs)  # imported
+    next(epochs := PEERS[args.role](args.data))  # imported
     for _ in range(NUM_EPOCHS):
         cpu_before, started = sum(os.times()[:4]), time.perf_counter()
         # Making the loader is inside of the first epoch's time: `epochs` makes it when it is asked.

@@ -30,6 +30,8 @@ class FaultyServer(http.server.ThreadingHTTPServer):
         self.faults: list[str] = []
         self.fault: Callable[[str, str], str] = lambda method, path: self.faults.pop(0) if self.faults else ""
         self.ranges = True
+        #: of bodies that were sent, so far
+        self.num_bytes = 0
         self.ended = threading.Event()
         self.lock = threading.Lock()
 
@@ -108,6 +110,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(content[:len(content) // 2] if cut else content)
+            with self.server.lock:
+                self.server.num_bytes += len(content)
         if cut:
             self.close_connection = True
 

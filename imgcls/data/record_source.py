@@ -16,6 +16,7 @@ import numpy as np
 
 from imgcls.data import chunks
 from imgcls.data.bad_samples import check_bad_samples, is_class_number
+from imgcls.data.early_records import EarlyReader, open_early
 from imgcls.data.packed.files import fetched, remote_bytes
 from imgcls.errors import DataError, UsageError, verbatim
 from imgcls.formats import lists, recordio
@@ -45,7 +46,7 @@ class RecordSource:
         # an index holds offsets of one file and does not say which
         if index and len(files) > 1:
             raise UsageError(f"{verbatim(index)}: an .idx belongs to one .rec file, here are {len(files)}")
-        self.readers: list[Any] = self._open(files, index, on_bad == "skip", cache_gb)
+        self.readers: list[Any] = self._open(files, index, on_bad, cache_gb)
         #: of the first file
         self.path = files[0]
         self.description = str(files[0]) if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
@@ -64,12 +65,41 @@ class RecordSource:
         # index of the first sample of each file
         self._firsts = np.cumsum([0, *(len(numbers) for numbers, _, _ in usable)]).tolist()
 
-    def _open(self, files: Sequence[AnyPath], index: str, resync: bool, cache_gb: float | None) -> list[Any]:
-        """Return a reader of each file; remote ones are fetched while those before them are searched."""
+    def _open(self, files: Sequence[AnyPath], index: str, on_bad: str, cache_gb: float | None) -> list[Any]:
+        """Return a reader of each file.
+
+        Remote ones are read while they are copied, or where that cannot be, fetched while those before them
+        are searched.
+        """
         self.copied_bytes = remote_bytes(files)
+        # who counts damage looks for all of it before the first is read
+        early = {} if on_bad == "count" else open_early(files, index, cache_gb)
+        others = [file for file in files if file not in early]
         # the reader finds the copy in the cache
-        return [recordio.RecordReader(file, resync=resync, index=index or None, cache_gb=cache_gb)
-                for file in fetched(files, cache_gb, None if index else recordio.index_path)]
+        readers = {file: recordio.RecordReader(file, resync=on_bad == "skip", index=index or None,
+                                               cache_gb=cache_gb)
+                   for file in fetched(others, cache_gb, None if index else recordio.index_path)}
+        return [early.get(file) or readers[file] for file in files]
+
+    @property
+    def is_copied(self) -> bool:
+        """Whether all records are on this machine: false while remote files are read as they are copied."""
+        return all(reader.copy.is_complete for reader in self.readers if isinstance(reader, EarlyReader))
+
+    def expect(self, indices: np.ndarray) -> None:
+        """Fetch the records of these samples first, in this order: they will be read next."""
+        files = np.searchsorted(self._firsts, indices, side="right") - 1
+        begins, ends = np.zeros(len(indices), np.int64), np.zeros(len(indices), np.int64)
+        early = [(i, reader) for i, reader in enumerate(self.readers) if isinstance(reader, EarlyReader)]
+        # which of the early files each sample is in; -1 for the others
+        numbers = np.full(len(indices), -1)
+        for number, (file, reader) in enumerate(early):
+            rows = np.flatnonzero(files == file)
+            numbers[rows] = number
+            begins[rows], ends[rows] = reader.extents(self._numbers[indices[rows]])
+        wanted = numbers >= 0
+        if early and early[0][1].ahead:
+            early[0][1].ahead.expect(numbers[wanted], begins[wanted], ends[wanted])
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -158,8 +188,8 @@ class ChunkedSource(RecordSource):
         #: what to tell the user about the way these files are read
         self.notes = (chunks.about_chunks(self.description, total, cache_gb),)
 
-    def _open(self, files: Sequence[AnyPath], index: str, resync: bool, cache_gb: float | None) -> list[Any]:
-        return [RangedReader(file, resync=resync, cache_gb=cache_gb)
+    def _open(self, files: Sequence[AnyPath], index: str, on_bad: str, cache_gb: float | None) -> list[Any]:
+        return [RangedReader(file, resync=on_bad == "skip", cache_gb=cache_gb)
                 for file in files if isinstance(file, RemotePath)]
 
     def order(self, seed: int, epoch: int) -> np.ndarray:

@@ -74,6 +74,20 @@ class Ordered(Protocol):
 
 
 @runtime_checkable
+class Copied(Protocol):
+    """A Source of remote files that may be read while they are copied."""
+
+    @property
+    def is_copied(self) -> bool:
+        """Whether all samples are on this machine, so that there is nothing to expect."""
+        ...
+
+    def expect(self, indices: np.ndarray) -> None:
+        """Fetch these samples first, in this order: they will be read next."""
+        ...
+
+
+@runtime_checkable
 class Fingerprinted(Protocol):
     """A Source of files that can tell whether they are those of another time."""
 

@@ -4,7 +4,8 @@ An entry is a file, or a range of one, in one version (the store's ETag or what 
 changes gets another entry. It lies in the folder `remote` of `IMGCLS_CACHE`, is fetched under a lock into
 `NAME.part` and then renamed, so a killed fetch leaves nothing that counts. What was used longest ago is
 removed first; what a process has open stays (whoever opens an entry holds a shared lock on it for as long as
-the file or its mapping lives).
+the file or its mapping lives). A `NAME.partial` with `NAME.blocks` beside it is read while it is fetched
+(`partial_copy`): as long as any process has it open, others join in.
 
 `data` and `formats` open remote files through `reading.open_read`, which asks here. No torch.
 
@@ -18,6 +19,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator
@@ -27,7 +29,8 @@ from typing import IO, BinaryIO, NamedTuple
 from imgcls.errors import DataError, RunError, UsageError, reason, tell, verbatim
 from imgcls.storage import remote
 from imgcls.storage.folders import CACHE_VARIABLE, cache_folder
-from imgcls.storage.locks import lock_file
+from imgcls.storage.locks import has_locks, lock_file
+from imgcls.storage.partial_copy import PartialCopy, num_blocks
 from imgcls.storage.remote import FileInfo, RemotePath
 
 LIMIT_VARIABLE = "IMGCLS_CACHE_GB"
@@ -41,6 +44,8 @@ _MAX_GB = 1e6
 _ANNOUNCED_BYTES = 64 << 20
 #: ends the names of the locks, which hold no byte and are not counted
 _LOCK_SUFFIX = ".lock"
+#: end the names of a file that is read while it is fetched, and of what says which of its blocks are there
+_PARTIAL_SUFFIX, _BLOCKS_SUFFIX = ".partial", ".blocks"
 
 
 def default_gb() -> float:
@@ -74,6 +79,11 @@ class _Range(NamedTuple):
         # 64 characters of the name: with hash and suffixes a file system's 255 are never reached
         return f"{hashlib.sha256(key.encode()).hexdigest()[:32]}-{self.path.name[-64:]}"
 
+    @property
+    def lock_index(self) -> int:
+        """Which lock is held while it is fetched: by the hash in its name, the same one in all processes."""
+        return int(self.name[:8], 16) % _NUM_LOCKS
+
 
 class Cache:
     """The folder of the copies, and the limit that fetching through this object keeps it to."""
@@ -103,6 +113,75 @@ class Cache:
         raise RunError(f"{verbatim(path)}: its copy in {verbatim(self.folder)} vanishes as soon as it is "
                        "there; is the folder shared with a run of a smaller `cache_gb`?")
 
+    def has(self, path: RemotePath) -> bool:
+        """Return whether a complete copy of the file, as it is now, is here."""
+        info = path.stat()
+        return (self.folder / _Range(path, info, 0, info.size).name).exists()
+
+    def open_partial(self, path: RemotePath) -> PartialCopy | None:
+        """Open a copy of the file that is read while it is fetched; nothing is fetched yet.
+
+        None where it is there already, is larger than the limit, or where there is no way to lock files: then
+        `open` is right. Processes of the machine share one copy.
+        """
+        info = path.stat()
+        piece = _Range(path, info, 0, info.size)
+        entry = self.folder / piece.name
+        if not 0 < piece.size <= self.limit_bytes or not has_locks():
+            return None
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with self._locked(piece.lock_index):
+                if entry.exists():
+                    return None
+                # others who have it open: it goes on with what they fetched
+                files = _open_shared(entry) or self._begin_partial(entry, piece)
+        except OSError as error:
+            raise _cannot_keep(piece, self.folder, error) from error
+        return self._partial(entry, piece, *files)
+
+    def _partial(self, entry: Path, piece: _Range, stream: BinaryIO, blocks: BinaryIO) -> PartialCopy:
+        inode = os.fstat(stream.fileno()).st_ino
+        return PartialCopy(piece.path, piece.size, stream, blocks,
+                           finish=lambda: self._finish(entry, piece, inode),
+                           explain=lambda error: _cannot_keep(piece, self.folder, error))
+
+    def _begin_partial(self, entry: Path, piece: _Range) -> tuple[BinaryIO, BinaryIO]:
+        """Return the two files of a new partial copy, in place of those that killed processes left."""
+        with self._locked(_NUM_LOCKS):
+            self._make_room(piece.size)
+            if shutil.disk_usage(self.folder).free < piece.size:  # told now and not in the middle of an epoch
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            files = []
+            sizes = {_PARTIAL_SUFFIX: piece.size, _BLOCKS_SUFFIX: num_blocks(piece.size)}
+            for suffix, size in sizes.items():
+                # another file: somebody's handle of the old one stays what it is
+                name = entry.with_name(entry.name + suffix)
+                name.unlink(missing_ok=True)
+                stream = open(name, "w+b")  # noqa: SIM115 - the copy's
+                files.append(stream)
+                if suffix == _PARTIAL_SUFFIX:
+                    lock_file(stream, shared=True)  # it stays as long as somebody has it open
+                stream.truncate(size)  # all zeros: nothing is there
+        return files[0], files[1]
+
+    def _finish(self, entry: Path, piece: _Range, inode: int) -> None:
+        """Give a partial copy whose blocks are all there its name, unless another process did."""
+        with self._locked(piece.lock_index):
+            if entry.exists():
+                return
+            # Each block came with a request of its own, and nothing else tells that all are of one version.
+            if piece.path.stat(fresh=True).version != piece.info.version:
+                raise RunError(f"{verbatim(piece.path)}: changed while it was fetched")
+            partial = entry.with_name(entry.name + _PARTIAL_SUFFIX)
+            try:
+                if partial.stat().st_ino != inode:  # where locks do nothing, another process has its own
+                    return
+                os.replace(partial, entry)
+                entry.with_name(entry.name + _BLOCKS_SUFFIX).unlink(missing_ok=True)
+            except OSError as error:
+                raise _cannot_keep(piece, self.folder, error) from error
+
     def note_path(self, path: RemotePath, info: FileInfo, kind: str) -> Path:
         """Return where to keep notes about this version of the file, such as where its records begin."""
         return self.folder / f"{_Range(path, info, 0, info.size).name}.{kind}"
@@ -127,13 +206,17 @@ class Cache:
         part = entry.with_name(entry.name + ".part")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            # The hash in its name chooses the lock, the same one in all processes.
-            with self._locked(int(entry.name[:8], 16) % _NUM_LOCKS):
-                if not entry.exists():  # else another process fetched it while we waited
-                    if announce and piece.size >= _ANNOUNCED_BYTES:
-                        size = f"{piece.size / 1e6:,.0f} MB"
-                        tell(f"fetching {piece.path} ({size}) to {self.folder}")
-                    self._fetch_into(part, entry, piece)
+            with self._locked(piece.lock_index):
+                if entry.exists():  # another process fetched it while we waited
+                    return None
+                if announce and piece.size >= _ANNOUNCED_BYTES:
+                    size = f"{piece.size / 1e6:,.0f} MB"
+                    tell(f"fetching {piece.path} ({size}) to {self.folder}")
+                # What is read while it is fetched is completed, and not fetched a second time.
+                files = _open_shared(entry)
+                if files is None:
+                    return self._fetch_into(part, entry, piece)
+            return self._partial(entry, piece, *files).complete()
         except OSError as error:
             if isinstance(error, FileNotFoundError) and error.filename == str(piece.path):
                 raise  # the remote file is missing, not our folder
@@ -166,7 +249,7 @@ class Cache:
         entries = []
         for file in self.folder.iterdir():
             with contextlib.suppress(OSError):  # another process removed it
-                if file.suffix != _LOCK_SUFFIX:
+                if file.suffix not in (_LOCK_SUFFIX, _BLOCKS_SUFFIX):
                     status = file.stat()
                     entries.append((status.st_atime_ns, status.st_size, file))
         total = num_bytes + sum(size for _, size, _ in entries)
@@ -177,6 +260,8 @@ class Cache:
                 if lock_file(stream):  # whoever has it open shares a lock on it
                     file.unlink()
                     total -= size
+                    if file.suffix == _PARTIAL_SUFFIX:
+                        file.with_suffix(_BLOCKS_SUFFIX).unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def _locked(self, lock_index: int) -> Iterator[None]:
@@ -184,6 +269,22 @@ class Cache:
         with open(self.folder / f"{lock_index:03d}{_LOCK_SUFFIX}", "wb") as stream:
             lock_file(stream, wait=True)
             yield
+
+
+def _open_shared(entry: Path) -> tuple[BinaryIO, BinaryIO] | None:
+    """Open the two files of a partial copy that some process has open; None where none has."""
+    part, blocks = (entry.with_name(entry.name + suffix) for suffix in (_PARTIAL_SUFFIX, _BLOCKS_SUFFIX))
+    try:
+        stream = open(part, "r+b")  # noqa: SIM115 - the copy's
+        if lock_file(stream):  # nobody's, left by a killed process
+            stream.close()
+            part.unlink()
+            blocks.unlink(missing_ok=True)
+            return None
+        lock_file(stream, shared=True)
+        return stream, open(blocks, "r+b")
+    except FileNotFoundError:
+        return None
 
 
 def _open_unnamed(piece: _Range) -> BinaryIO:

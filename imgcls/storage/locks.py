@@ -11,6 +11,7 @@ an SQLite file apart from the file that is mapped.
 from __future__ import annotations
 
 import errno
+import importlib.util
 import os
 import stat
 from typing import IO, cast
@@ -60,6 +61,11 @@ def lock_file(stream: IO[bytes] | IO[str], *, shared: bool = False, wait: bool =
     except OSError:  # ENOLCK or EOPNOTSUPP of a network file system
         return True
     return True
+
+
+def has_locks() -> bool:
+    """Return whether this system can lock files at all."""
+    return importlib.util.find_spec("fcntl") is not None
 
 
 def is_abandoned(path: str | os.PathLike[str]) -> bool:

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from imgcls.errors import DataError, RunError
+from imgcls.storage.direct import read_direct
 from imgcls.storage.drivers import has_atomic_writes, open_driver
 from imgcls.storage.retries import ShortReadError, retry
 from imgcls.storage.thread_pool import DaemonPool
@@ -63,12 +64,13 @@ class RemotePath:
     It remembers what the store said of the file, until it writes there or is asked for a fresh answer.
     """
 
-    __slots__ = ("_info", "url")  # a folder of shards makes thousands
+    __slots__ = ("_entries", "_info", "url")  # a folder of shards makes thousands
 
     def __init__(self, url: str) -> None:
         root, _, rest = url.partition("://")
         self.url = f"{root}://{rest.rstrip('/')}"  # one spelling for each file, as it is compared and hashed
         self._info: FileInfo | None = None
+        self._entries: list[RemotePath] | None = None
 
     def __str__(self) -> str:
         return self.url
@@ -185,11 +187,14 @@ class RemotePath:
             _raise_for_missing_bucket(self.url, error)
             return []
         # Stores name a folder by its keys: with or without the bucket, with or without a slash at the end.
-        return [self / name for name in sorted({n.rstrip("/").rpartition("/")[2] for n in names}) if name]
+        names = sorted({name.rstrip("/").rpartition("/")[2] for name in names})
+        self._entries = [self / name for name in names if name]
+        return list(self._entries)
 
     def glob(self, pattern: str) -> list[RemotePath]:
-        """List what of the folder fits the pattern, `*.rec` for example."""
-        return [path for path in self.iterdir() if fnmatch.fnmatchcase(path.name, pattern)]
+        """List what of the folder fits the pattern, `*.rec` for example, as this object last listed it."""
+        entries = self.iterdir() if self._entries is None else self._entries
+        return [path for path in entries if fnmatch.fnmatchcase(path.name, pattern)]
 
     def read_range(self, begin: int, end: int) -> bytes:
         """Return bytes begin .. end - 1, which must be there."""
@@ -199,7 +204,8 @@ class RemotePath:
         def read(fs: Any, path: str) -> bytes:
             nonlocal num_read
             # Drivers return what there is when a connection or a file ends early: the next try goes on there.
-            pieces.append(fs.cat_file(path, start=begin + num_read, end=end))
+            data = read_direct(fs, path, begin + num_read, end)
+            pieces.append(fs.cat_file(path, start=begin + num_read, end=end) if data is None else data)
             num_read += len(pieces[-1])
             if num_read != end - begin:
                 raise ShortReadError(f"{num_read} of {end - begin} bytes came")

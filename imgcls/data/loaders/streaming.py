@@ -38,7 +38,7 @@ from imgcls.data.loaders.prefetcher import JOB_IMAGES, JOB_KEPT_IMAGES, FillRows
 from imgcls.data.loaders.preparer import SamplePreparer
 from imgcls.data.normalize import Normalizer
 from imgcls.data.sampling import EACH_ONCE, Sampling
-from imgcls.data.sources import ArraySource, Ordered, Source
+from imgcls.data.sources import ArraySource, Copied, Ordered, Source
 from imgcls.errors import UsageError, printable, verbatim
 from imgcls.storage import cores
 
@@ -209,9 +209,13 @@ class StreamingLoader:
             return (order.local_batch(indices, number, self.batch_size, self.shard) for number in numbers)
 
         # before the threads ask for the first sample: a remote source begins to fetch
-        if isinstance(self.source, Ordered):
-            needed = [local.indices for local in local_batches()]
-            self.source.prefetch(np.concatenate([np.zeros(0, np.int64), *needed]))
+        is_partial = isinstance(self.source, Copied) and not self.source.is_copied
+        if is_partial or isinstance(self.source, Ordered):
+            needed = np.concatenate([np.zeros(0, np.int64), *(local.indices for local in local_batches())])
+            if isinstance(self.source, Ordered):
+                self.source.prefetch(needed)
+            elif isinstance(self.source, Copied):
+                self.source.expect(needed)
 
         def fill(batch: HostBatch, first: int, end: int) -> None:
             self.preparer.prepare(batch, first, end, epoch)

@@ -51,11 +51,13 @@ def kind_of(path: AnyPath) -> Kind | None:
             return kind
     if not path.is_dir():
         return None
+    # one listing, which on a store is one request; a folder of this disk may hold a million images
+    entries = list(path.iterdir()) if isinstance(path, RemotePath) else []
     for kind in KINDS:
-        if kind.is_folder and (path / DATA_FILE).is_file():
+        is_here = (path / DATA_FILE) in entries if entries else (path / DATA_FILE).is_file()
+        if kind.is_folder and is_here:
             return kind
-    # one listing, which on a store is one request
-    entries = list(path.iterdir())
+    entries = entries or list(path.iterdir())
     # a folder of class folders may hold an archive beside them, and one of records anything
     if any(entry.suffix == ".rec" or entry.is_dir() for entry in entries):
         return None

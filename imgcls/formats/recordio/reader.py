@@ -91,9 +91,9 @@ class RecordReader:
     _OPEN_FILE = ("_file", "_cache", "_header_columns")
 
     def __init__(self, path: str | os.PathLike[str], *, resync: bool = False, use_index: bool = True,
-                 index: str | os.PathLike[str] | None = None, cache_gb: float | None = None) -> None:
-        """Open the file. `index` names an `.idx` elsewhere.
-
+                 index: str | os.PathLike[str] | None = None, cache_gb: float | None = None,
+                 opened: tuple[RecordFile, Index] | None = None) -> None:
+        """Open the file. `index` names an `.idx` elsewhere; or take what is `opened`, with its checked index.
         Without `use_index` neither an index nor an earlier search is looked at. Of a URL the copy in the
         cache is read, fetched first where there is none; `cache_gb` limits that as in
         `storage.reading.open_read`.
@@ -109,8 +109,10 @@ class RecordReader:
         self._index: Index | None = None
         #: made when it is first asked for: most readers never are
         self._key_to_offset: dict[Any, int] | None = None
-        self._open()
-        if use_index:
+        self._open(opened[0] if opened else None)
+        if opened:
+            self._index, self.offsets = opened[1], sort_unique(opened[1].offsets)
+        elif use_index:
             self._read_index(to_path(index) if index else index_path(self.path), required=index is not None)
         if self._index is None or self.index_problem:
             self._search()
@@ -264,8 +266,8 @@ class RecordReader:
             return error
         return DataError(path, difference) if difference else None
 
-    def _open(self) -> None:
-        self._file = RecordFile(self.path, self._cache_gb)
+    def _open(self, file: RecordFile | None = None) -> None:
+        self._file = file or RecordFile(self.path, self._cache_gb)
         self.size = self._file.size
         self._header_columns = None
         self._cache = ScanCache(Path(self._file.name), self.size, self._file.mtime_ns,

@@ -16,6 +16,7 @@ from typing import BinaryIO
 import numpy as np
 
 from imgcls.errors import DataError, LostDataError, reason
+from imgcls.storage.partial_copy import PartialCopy
 from imgcls.storage.paths import AnyPath
 from imgcls.storage.reading import open_read
 
@@ -31,24 +32,29 @@ class RecordFile:
     As a sequence it is the file's whole 4-byte words, u32 little-endian: `file[3:5]`, `file.item(3)`.
     """
 
-    def __init__(self, path: AnyPath, cache_gb: float | None = None, stream: BinaryIO | None = None) -> None:
+    def __init__(self, path: AnyPath, cache_gb: float | None = None, stream: BinaryIO | None = None,
+                 partial: PartialCopy | None = None) -> None:
         """Open the file, of a URL the copy in the cache; a DataError where it cannot be opened.
 
-        Or take over an open `stream` of a part of it.
+        Or take over an open `stream` of a part of it, or a `partial` copy, whose bytes are fetched as they
+        are read.
         """
         self.path = path
+        self._partial = partial
         try:
-            stream = stream or open_read(path, cache_gb=cache_gb)
-            status = os.fstat(stream.fileno())
+            opened = stream or partial or open_read(path, cache_gb=cache_gb)
+            status = os.fstat(opened.fileno())
         except OSError as error:
             raise DataError(path, reason(error)) from error
         # Readers are not closed: the file is when the last one goes.
-        weakref.finalize(self, stream.close)
-        self._handle = stream.fileno()
+        if not isinstance(opened, PartialCopy):  # threads may still be writing into that
+            weakref.finalize(self, opened.close)
+        self._handle = opened.fileno()
         self.size = status.st_size
         self.mtime_ns = status.st_mtime_ns
-        #: of the file that is read; empty for a copy without a name, about which nothing can be kept
-        self.name = stream.name if isinstance(stream.name, str) else ""
+        #: of the file that is read; empty for a copy without a name or a partial one: nothing is kept of it
+        name = getattr(opened, "name", "")
+        self.name = name if isinstance(name, str) else ""
         _make_room_for_handles(self._handle)
 
     def __len__(self) -> int:
@@ -69,6 +75,8 @@ class RecordFile:
 
     def read(self, begin: int, end: int) -> bytes:
         """Return bytes begin .. end - 1."""
+        if self._partial is not None and not self._partial.is_complete:
+            self._partial.require(begin, end)
         try:
             data = os.pread(self._handle, end - begin, begin)
             if len(data) == end - begin:

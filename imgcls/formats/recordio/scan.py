@@ -140,7 +140,8 @@ def gather_headers(words: RecordFile, size: int, offsets: np.ndarray) -> tuple[n
     return headers, np.flatnonzero(is_odd)
 
 
-def describe_mismatch(words: SlicedWords, size: int, offsets: np.ndarray) -> str:
+def describe_mismatch(words: SlicedWords, size: int, offsets: np.ndarray,
+                      num_sampled: int = _SAMPLED_RECORDS) -> str:
     """Return why these rising offsets cannot be the file's records, by a sample; "" if they may be."""
     if not len(offsets):
         return "it names no record" if size else ""
@@ -148,7 +149,7 @@ def describe_mismatch(words: SlicedWords, size: int, offsets: np.ndarray) -> str
         return f"{size} bytes are no multiple of 4, the file's end is cut"
     if offsets[0] != 0 or offsets[-1] + HEAD.size > size:
         return f"its records lie at bytes {offsets[0]} to {offsets[-1]}, the file has {size}"
-    sample = np.unique(np.linspace(0, len(offsets) - 1, _SAMPLED_RECORDS).astype(np.int64))
+    sample = sampled(len(offsets), num_sampled)
     ends = np.append(offsets, size)
     # 64 records and not all: this is done at every start, and a wrong index is wrong in more than one place.
     for i in sample.tolist():
@@ -163,6 +164,11 @@ def describe_mismatch(words: SlicedWords, size: int, offsets: np.ndarray) -> str
         if kind == UNSPLIT and offset + HEAD.size + length + -length % 4 != end:
             return f"the record at byte {offset} does not end at byte {end}"
     return ""
+
+
+def sampled(num_records: int, num_sampled: int) -> np.ndarray:
+    """Return int64, rising: the numbers of so many records, evenly spread, first and last among them."""
+    return np.unique(np.linspace(0, num_records - 1, num_sampled).astype(np.int64))
 
 
 class _Chain:

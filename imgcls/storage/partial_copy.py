@@ -1,0 +1,166 @@
+"""A copy of a remote file that is read while it is fetched: whoever needs bytes that are absent fetches them.
+
+The file has its full size from the beginning, and beside it a byte for each block says whether the block is
+there. Both are shared by the processes of a machine. `cache.Cache.open_partial` makes them, `read_ahead`
+fetches what nobody has asked for yet, and `formats.recordio.record_file` reads. No torch.
+
+A byte is set only after its block was written, so a process that is killed leaves a file that is right as far
+as its bytes say. What all processes have left incomplete is fetched anew: after a crash of the machine nobody
+could tell.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import threading
+import weakref
+from collections.abc import Callable
+from typing import BinaryIO
+
+from imgcls.errors import ImgclsError, RunError, verbatim
+from imgcls.storage import remote
+from imgcls.storage.locks import lock_file
+from imgcls.storage.remote import RemotePath
+from imgcls.storage.thread_pool import DaemonPool
+
+#: what is fetched at least: a record of an image mostly has several of them
+BLOCK_BYTES = 1 << 14
+
+
+class PartialCopy:
+    """Some blocks of a remote file of `size` bytes, and the way to get the others, from any thread."""
+
+    def __init__(self, path: RemotePath, size: int, stream: BinaryIO, blocks: BinaryIO,
+                 finish: Callable[[], None], explain: Callable[[OSError], RunError]) -> None:
+        """Take over two open files: of `size` bytes, and of a byte for each block.
+
+        `finish` is called when all blocks are there and gives the file its name; `explain` makes an error
+        of one that writing met.
+        """
+        self.path = path
+        self.size = size
+        #: whether all blocks are there; never false again
+        self.is_complete = False
+        self._stream = stream
+        self._blocks_file = blocks
+        self._finish = finish
+        self._explain = explain
+        self._num_blocks = num_blocks(size)
+        #: 1 for each block that is there, shared with other processes
+        self._there = mmap.mmap(blocks.fileno(), self._num_blocks)
+        # 1 for each block that a thread of this process fetches now
+        self._fetching = bytearray(self._num_blocks)
+        self._changed = threading.Condition()
+        self._failure: ImgclsError | None = None
+        self._is_owner = False
+        # A thread that fetches keeps this object: its handle is never that of another file.
+        weakref.finalize(self, _close, stream, blocks)
+
+    def fileno(self) -> int:
+        """Return the number by which the system knows the open file."""
+        return self._stream.fileno()
+
+    def own(self) -> bool:
+        """Return whether it is for this process to fetch what nobody asks for: one at a time on a machine."""
+        self._is_owner = self._is_owner or lock_file(self._blocks_file)
+        return self._is_owner
+
+    def require(self, begin: int, end: int) -> None:
+        """Return when bytes begin .. end - 1 are there, fetching those that nobody fetches yet.
+
+        RunError where they cannot be had.
+        """
+        first, last = begin // BLOCK_BYTES, num_blocks(min(end, self.size))
+        while not self.is_complete and self._there.find(b"\0", first, last) >= 0:
+            if not self.fetch_some(first, last):
+                with self._changed:
+                    # another thread fetches the rest; a while at most, as it may be done already
+                    self._changed.wait(0.1)
+
+    def fetch(self, begin: int, end: int) -> None:
+        """Fetch what of bytes begin .. end - 1 is absent and fetched by nobody; wait for nobody."""
+        while not self.is_complete and self.fetch_some(begin // BLOCK_BYTES, num_blocks(min(end, self.size))):
+            pass
+
+    def complete(self) -> None:
+        """Return when all of it is there, and has its name."""
+        with DaemonPool(remote.PARTS_AT_ONCE, "imgcls-fetch") as pool:
+            step = max(remote.PART_BYTES, BLOCK_BYTES)
+            for future in [pool.submit(self.require, begin, begin + step)
+                           for begin in range(0, self.size, step)]:
+                future.result()
+        self.note_complete()
+
+    def fetch_some(self, first: int = 0, last: int | None = None) -> bool:
+        """Fetch one run of absent blocks in first .. last - 1 (all, if None); False where there is none."""
+        with self._changed:
+            if self._failure:
+                raise self._failure
+            run = self._absent_run(first, self._num_blocks if last is None else last)
+            if run is None:
+                return False
+            self._mark_fetching(*run, value=1)
+        try:
+            self._fetch_blocks(*run)
+        finally:
+            with self._changed:
+                self._mark_fetching(*run, value=0)
+                self._changed.notify_all()
+        self.note_complete()
+        return True
+
+    def note_complete(self) -> None:
+        """Finish where every block is there, whoever fetched it."""
+        if self.is_complete or self._there.find(b"\0") >= 0:
+            return
+        try:
+            self._finish()
+        except ImgclsError as error:
+            self._failure = error  # what was read so far may be of two versions: nobody reads on
+            raise
+        self.is_complete = True
+
+    def _absent_run(self, first: int, last: int) -> tuple[int, int] | None:
+        """Return the first blocks in a row that are absent and not fetched, no more than one request gets."""
+        begin = self._there.find(b"\0", first, last)
+        while begin >= 0 and self._fetching[begin]:
+            begin = self._there.find(b"\0", begin + 1, last)
+        if begin < 0:
+            return None
+        most = min(last, begin + max(remote.PART_BYTES // BLOCK_BYTES, 1))
+        ends = (self._there.find(b"\1", begin, most), self._fetching.find(b"\1", begin, most))
+        return begin, min(end if end >= 0 else most for end in ends)
+
+    def _mark_fetching(self, first: int, last: int, *, value: int) -> None:
+        self._fetching[first:last] = bytes([value]) * (last - first)
+
+    def _fetch_blocks(self, first: int, last: int) -> None:
+        begin, end = first * BLOCK_BYTES, min(last * BLOCK_BYTES, self.size)
+        try:
+            data = self.path.read_range(begin, end)
+        except FileNotFoundError:
+            # not a DataError: no damage of the sample that happened to be asked for
+            raise RunError(f"{verbatim(self.path)}: is there no longer") from None
+        try:
+            _write(self.fileno(), data, begin)
+        except OSError as error:
+            raise self._explain(error) from error
+        self._there[first:last] = b"\1" * (last - first)  # only now: see above
+
+
+def num_blocks(size: int) -> int:
+    """Return how many blocks the first `size` bytes of a file take."""
+    return -(-size // BLOCK_BYTES)
+
+
+def _write(handle: int, data: bytes, offset: int) -> None:
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(handle, view, offset)
+        view, offset = view[written:], offset + written
+
+
+def _close(*streams: BinaryIO) -> None:
+    for stream in streams:
+        stream.close()

@@ -1,0 +1,120 @@
+"""Fetch what is absent of partial copies: what will be read next first, and in large parts all the rest.
+
+`data.early_records` says what will be read. Records of an epoch lie at random in their files: one request
+for each is what the first batches need, and would be far too many for a whole epoch. So half of the threads
+keep a little ahead of the reader, and the other half fill the files from their beginning. No torch.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from imgcls.errors import ImgclsError
+from imgcls.storage.partial_copy import PartialCopy
+
+#: how many threads are ahead of the reader, and how many fill the files
+_NUM_NEAR, _NUM_FILLING = 8, 8
+#: what is asked for before it is read: about a batch of photographs
+_NEAR_BYTES = 16 << 20
+#: how long to wait before looking again whether another process has fetched a file, or has died over it
+_PAUSE_S = 0.2
+
+
+class ReadAhead:
+    """Threads that fetch what is absent of some copies, until they are complete."""
+
+    def __init__(self, copies: Sequence[PartialCopy]) -> None:
+        self._copies = list(copies)
+        self._changed = threading.Condition()
+        # what follows is shared by threads, under the lock: the ranges that will be read, the next one of
+        # them, the bytes up to each, and how many bytes have been read since they were told
+        self._expected: tuple[np.ndarray, np.ndarray, np.ndarray] = (np.zeros(0, np.int64),) * 3
+        self._sums = np.zeros(0, np.int64)
+        self._position = 0
+        self._num_read = 0
+        self._num_threads = 0
+        self._has_failed = False
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all copies are complete."""
+        return all(copy.is_complete for copy in self._copies)
+
+    def expect(self, numbers: np.ndarray, begins: np.ndarray, ends: np.ndarray) -> None:
+        """Begin to fetch: bytes begins[i] .. ends[i] - 1 of copy numbers[i] will be read, in this order."""
+        with self._changed:
+            self._expected = numbers, begins, ends
+            self._sums = np.cumsum(ends - begins)
+            self._position = self._num_read = 0
+            self._has_failed = False
+            self._start()
+            self._changed.notify_all()
+
+    def note_read(self, num_bytes: int) -> None:
+        """Move on: so many bytes are read now."""
+        with self._changed:
+            self._num_read += num_bytes
+            if not self._has_failed:  # who reads what is absent is told; the next `expect` tries again
+                self._start()
+            self._changed.notify()
+
+    def _start(self) -> None:
+        if self._num_threads or self.is_done:
+            return
+        works = [self._stay_ahead] * _NUM_NEAR + [self._fill] * _NUM_FILLING
+        self._num_threads = len(works)
+        for number, work in enumerate(works):
+            # daemons, which never hold up the end of the program
+            threading.Thread(target=self._run, args=(work,), name=f"imgcls-ahead-{number}",
+                             daemon=True).start()
+
+    def _run(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except ImgclsError:
+            self._has_failed = True
+        finally:
+            with self._changed:
+                self._num_threads -= 1
+
+    def _stay_ahead(self) -> None:
+        while not self.is_done:
+            with self._changed:
+                wanted = self._take(self._num_read + _NEAR_BYTES)
+                if wanted is None:
+                    self._changed.wait(_PAUSE_S)
+            if wanted is not None:
+                self._fetch(*wanted)
+
+    def _fill(self) -> None:
+        # Until the first of what will be read is under way nothing else is fetched.
+        while True:
+            with self._changed:
+                wanted = self._take(_NEAR_BYTES)
+            if wanted is None:
+                break
+            self._fetch(*wanted)
+        while not self.is_done:
+            for copy in self._copies:
+                if not copy.is_complete and copy.own() and copy.fetch_some():
+                    break
+            else:  # the rest is under way, here or in another process
+                time.sleep(_PAUSE_S)
+                for copy in self._copies:
+                    copy.note_complete()
+
+    def _take(self, limit: int) -> tuple[int, int, int] | None:
+        """Return (copy, first byte, end) of what will be read next, of the first `limit` bytes of it."""
+        i = self._position
+        if i >= len(self._sums) or self._sums[i] >= limit:
+            return None
+        self._position += 1
+        numbers, begins, ends = self._expected
+        return numbers.item(i), begins.item(i), ends.item(i)
+
+    def _fetch(self, number: int, begin: int, end: int) -> None:
+        self._copies[number].fetch(begin, end)
