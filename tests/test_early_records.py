@@ -40,6 +40,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(partial_copy, "BLOCK_BYTES", 1024)
     monkeypatch.setattr(remote, "PART_BYTES", 16384)
     monkeypatch.setattr(read_ahead, "_NEAR_BYTES", 40_000)
+    monkeypatch.setattr(read_ahead, "_SMALL_BYTES", 0)
     monkeypatch.setattr(read_ahead, "_PAUSE_S", 0.02)
 
 
@@ -91,9 +92,12 @@ def names(ending: str = "") -> list[str]:
                   if path.suffix != ".lock" and path.name.endswith(ending))
 
 
-def test_the_first_batch_comes_before_all_is_fetched(web: FaultyServer, records: str, tmp_path: Path) -> None:
+def test_the_first_batch_comes_before_all_is_fetched(web: FaultyServer, records: str, tmp_path: Path,
+                                                         monkeypatch: pytest.MonkeyPatch) -> None:
     total = sum(len(web.objects[f"/{name}.rec"]) for name in "ab")
-    web.fault = lambda method, path: time.sleep(0.02) or "" if path.endswith(".rec") else ""
+    monkeypatch.setattr(read_ahead, "_NUM_NEAR", 4)
+    monkeypatch.setattr(read_ahead, "_NUM_FILLING", 1)
+    web.fault = lambda method, path: time.sleep(0.03) or "" if path.endswith(".rec") else ""
     source = open_source(records, "--data-train")
     assert isinstance(source, RecordSource)
     assert not source.is_copied

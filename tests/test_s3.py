@@ -301,7 +301,7 @@ def test_records_are_fetched_once(s3: FaultyServer, tmp_path: Path) -> None:
     order = source.order(0, 0)  # type: ignore[union-attr]
     source.prefetch(order)  # type: ignore[union-attr]
     assert all(bytes(source.read(i)) == pixels for i in order.tolist())
-    assert [(path, byte_range) for _, path, byte_range in s3.seen] == [
+    assert [(path.partition("?")[0], byte_range) for _, path, byte_range in s3.seen] == [
         ("/dmlc/train/a.rec", f"bytes=0-{500 * 3032 - 1}")]
 
 

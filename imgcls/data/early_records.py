@@ -30,6 +30,7 @@ from imgcls.storage.cache import Cache
 from imgcls.storage.partial_copy import PartialCopy
 from imgcls.storage.paths import AnyPath
 from imgcls.storage.read_ahead import ReadAhead
+from imgcls.storage.reading import open_read
 from imgcls.storage.remote import RemotePath
 from imgcls.storage.thread_pool import DaemonPool
 
@@ -76,6 +77,7 @@ class EarlyReader(RecordReader):
     def agrees(self, num_sampled: int) -> bool:
         """Return whether so many of the records are what index and list say."""
         numbers = sampled(len(self), num_sampled)
+        # spread over the file: an index of other records agrees nowhere, or at its beginning alone
         begins, ends = (values.tolist() for values in self.extents(numbers))
         # the first block of each has its header; all at a time, as each is a request
         with DaemonPool(min(_AT_ONCE, len(numbers)), "imgcls-look") as pool:
@@ -142,9 +144,13 @@ def open_early(files: Sequence[AnyPath], index: str, cache_gb: float | None) -> 
     cache = Cache(cache_gb)
     num_sampled = max(_NUM_SAMPLED // len(remote), 2)
     with DaemonPool(min(_AT_ONCE, len(remote)), "imgcls-open") as pool:
+        # side by side with the index, which is read before it
+        for file in remote:
+            pool.submit(_fetch, _list_path(file))
         opened = [pool.submit(_open, file, index, cache, num_sampled) for file in remote]
         readers = {file: reader for file, future in zip(remote, opened, strict=True)
                    if (reader := future.result()) is not None}
+    # one for all files: an epoch takes from all of them by turns
     ahead = ReadAhead([reader.copy for reader in readers.values()])
     for reader in readers.values():
         reader.ahead = ahead
@@ -154,7 +160,7 @@ def open_early(files: Sequence[AnyPath], index: str, cache_gb: float | None) -> 
 def _open(path: RemotePath, index: str, cache: Cache, num_sampled: int) -> EarlyReader | None:
     """Return a reader of the file; None where its records cannot be known before they are all here."""
     info = path.stat()
-    list_path = path.with_name(path.stem + ".lst")
+    list_path = _list_path(path)
     idx_path: Any = index or index_path(path)
     is_false = cache.note_path(path, info, _COPY_FIRST).exists()
     if is_false or cache.has(path) or not list_path.exists():
@@ -170,6 +176,16 @@ def _open(path: RemotePath, index: str, cache: Cache, num_sampled: int) -> Early
         return reader if reader.agrees(num_sampled) else None
     except DataError:  # of the index or the list: told where the file is opened in the usual way
         return None
+
+
+def _list_path(path: RemotePath) -> RemotePath:
+    return path.with_name(path.stem + ".lst")
+
+
+def _fetch(path: RemotePath) -> None:
+    """Fetch a small file into the cache, if it is there."""
+    if path.exists():
+        open_read(path).close()
 
 
 def _labels(path: RemotePath, index: Index) -> np.ndarray | None:

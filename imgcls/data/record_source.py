@@ -97,7 +97,7 @@ class RecordSource:
             rows = np.flatnonzero(files == file)
             numbers[rows] = number
             begins[rows], ends[rows] = reader.extents(self._numbers[indices[rows]])
-        wanted = numbers >= 0
+        wanted = numbers >= 0  # what is copied already is read where it stands
         if early and early[0][1].ahead:
             early[0][1].ahead.expect(numbers[wanted], begins[wanted], ends[wanted])
 

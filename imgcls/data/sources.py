@@ -188,7 +188,9 @@ def _open_any(first_path: AnyPath, path: str, flag: str, index: str, root: str, 
         return packed.open_packed(kind, path, flag, class_names=class_names, on_bad=on_bad, cache_gb=cache_gb)
     if is_folder:
         return _open_folder(first_path, path, flag, class_names, on_bad)
-    return _open_records(recordio.expand(path, flag), index, on_bad, cache_gb)
+    # a remote folder that was listed is not listed again
+    is_listed = isinstance(first_path, RemotePath) and ";" not in path
+    return _open_records(recordio.expand(first_path if is_listed else path, flag), index, on_bad, cache_gb)
 
 
 def is_packed(path: str) -> bool:

@@ -148,6 +148,8 @@ class Cache:
 
     def _begin_partial(self, entry: Path, piece: _Range) -> tuple[BinaryIO, BinaryIO]:
         """Return the two files of a new partial copy, in place of those that killed processes left."""
+        if piece.size >= _ANNOUNCED_BYTES:
+            tell(f"fetching {piece.path} ({piece.size / 1e6:,.0f} MB) to {self.folder} while it is read")
         with self._locked(_NUM_LOCKS):
             self._make_room(piece.size)
             if shutil.disk_usage(self.folder).free < piece.size:  # told now and not in the middle of an epoch

@@ -9,6 +9,7 @@ is left to it, as is an answer that is neither the bytes nor a trouble that may 
 from __future__ import annotations
 
 import functools
+import math
 import os
 import ssl
 import threading
@@ -27,47 +28,53 @@ _SIGNED_S, _USED_S = 3600, 1200
 _MAX_SIGNED = 10_000
 #: environment variables by which botocore takes other certificates
 _CERTIFICATE_VARIABLES = ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE")
-_SCHEMES = frozenset({"s3", "s3a"})
 
 #: open connections, each used by one thread: of a thread by scheme and host
 _of_thread = threading.local()
-# what follows is only ever added to, or forgotten as a whole: no thread sees half of it
-_signed: dict[tuple[int, str], tuple[float, str]] = {}
-#: file systems that refused: their driver knows more than a signature tells
-_refused: set[int] = set()
+#: the attribute by which a file system carries what is known of it here, as long as it lives
+_STATE = "imgcls_direct"
+
+
+class _State:
+    """What is known of a file system."""
+
+    def __init__(self) -> None:
+        #: whether it refused: its driver knows more than a signature tells
+        self.has_refused = False
+        #: when each path was signed, and the URL; only added to, or forgotten as a whole
+        self.signed: dict[str, tuple[float, str]] = {}
 
 
 def read_direct(fs: Any, path: str, start: int, end: int) -> bytes | None:
     """Return bytes start .. end - 1 of `path` in a driver's file system; None where the driver has to read.
 
-    HttpStatusError or an OSError for what may pass.
+    Fewer where the connection ends before. HttpStatusError or an OSError for what may pass.
     """
     if not _is_plain(fs):
         return None
-    url = _sign(fs, path)
-    if _has_proxy(url):
+    state: _State = fs.__dict__.setdefault(_STATE, _State())
+    if state.has_refused or _has_proxy(url := _sign(fs, path, state)):
         return None
     try:
         status, reason, data = _get(url, start, end)
     except ssl.SSLError:  # a certificate that s3fs may know of
-        _refused.add(id(fs))
+        state.has_refused = True
         return None
     if status == 206:
         return data
     if status >= 500 or status == 429:
         raise HttpStatusError(status, reason)
     if status != 404:  # of a missing file the driver says so
-        _refused.add(id(fs))
+        state.has_refused = True
     return None
 
 
 def _is_plain(fs: Any) -> bool:
-    """Return whether a file system is S3's, with nothing set up that a signed URL does not carry."""
-    protocol = getattr(fs, "protocol", "")
-    if not _SCHEMES.intersection([protocol] if isinstance(protocol, str) else protocol) or id(fs) in _refused:
+    """Return whether a file system is s3fs's, with nothing set up that a signed URL does not carry."""
+    if type(fs).__module__.partition(".")[0] != "s3fs":  # it may not be installed
         return False
-    return not (fs.req_kw or fs.s3_additional_kwargs or fs.version_aware or "verify" in fs.client_kwargs
-                or "proxies" in fs.config_kwargs)
+    return not (fs.anon or fs.req_kw or fs.s3_additional_kwargs or fs.version_aware
+                or "verify" in fs.client_kwargs or "proxies" in fs.config_kwargs)
 
 
 @functools.lru_cache(64)
@@ -82,15 +89,15 @@ def _has_proxy(url: str) -> bool:
     return _has_proxy_for(parts.scheme, parts.netloc)
 
 
-def _sign(fs: Any, path: str) -> str:
+def _sign(fs: Any, path: str, state: _State) -> str:
     """Return a URL that may be read for a while."""
     now = time.monotonic()
-    signed_at, url = _signed.get((id(fs), path), (-_USED_S, ""))
+    signed_at, url = state.signed.get(path, (-math.inf, ""))
     if now - signed_at >= _USED_S:
-        if len(_signed) >= _MAX_SIGNED:
-            _signed.clear()
+        if len(state.signed) >= _MAX_SIGNED:
+            state.signed.clear()
         url = fs.sign(path, expiration=_SIGNED_S)
-        _signed[id(fs), path] = now, url
+        state.signed[path] = now, url
     return url
 
 
@@ -102,8 +109,8 @@ def _tls() -> ssl.SSLContext:
 
 
 def _get(url: str, start: int, end: int) -> tuple[int, str, bytes]:
-    """Return (status, its name, body) of a request for a range, over this thread's connection to the host."""
-    from http.client import BadStatusLine, HTTPConnection, HTTPSConnection
+    """Return (status, its name, body of a 206) of a request, over this thread's connection to the host."""
+    from http.client import BadStatusLine, HTTPConnection, HTTPSConnection, IncompleteRead
 
     parts = urlsplit(url)
     connections: dict[str, HTTPConnection] = _of_thread.__dict__
@@ -118,8 +125,14 @@ def _get(url: str, start: int, end: int) -> tuple[int, str, bytes]:
             connections[key].request("GET", f"{parts.path}?{parts.query}",
                                      headers={"Range": f"bytes={start}-{end - 1}", "User-Agent": "imgcls"})
             answer = connections[key].getresponse()
-            # all of it, or the connection could not be used again
-            return answer.status, answer.reason, answer.read()
+            if answer.status == 206:
+                return 206, "", answer.read()
+            # of an answer that nobody wants, such as a whole file, not even the body is taken
+            connections.pop(key).close()
+            return answer.status, answer.reason, b""
+        except IncompleteRead as error:  # the caller counts the bytes, and asks for the others
+            connections.pop(key).close()
+            return 206, "", error.partial
         except BaseException as error:
             connections.pop(key).close()
             # a server closes what was long unused: that is noticed with the next request only

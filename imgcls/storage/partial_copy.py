@@ -85,6 +85,7 @@ class PartialCopy:
 
     def complete(self) -> None:
         """Return when all of it is there, and has its name."""
+        # what others fetch meanwhile is waited for
         with DaemonPool(remote.PARTS_AT_ONCE, "imgcls-fetch") as pool:
             step = max(remote.PART_BYTES, BLOCK_BYTES)
             for future in [pool.submit(self.require, begin, begin + step)
@@ -92,12 +93,16 @@ class PartialCopy:
                 future.result()
         self.note_complete()
 
-    def fetch_some(self, first: int = 0, last: int | None = None) -> bool:
-        """Fetch one run of absent blocks in first .. last - 1 (all, if None); False where there is none."""
+    def fetch_some(self, first: int = 0, last: int | None = None, *, max_bytes: int | None = None) -> bool:
+        """Fetch one run of absent blocks in first .. last - 1 (all, if None); False where there is none.
+
+        No more than `max_bytes` of it, or `remote.PART_BYTES`.
+        """
         with self._changed:
             if self._failure:
                 raise self._failure
-            run = self._absent_run(first, self._num_blocks if last is None else last)
+            run = self._absent_run(first, self._num_blocks if last is None else last,
+                                   max_bytes or remote.PART_BYTES)
             if run is None:
                 return False
             self._mark_fetching(*run, value=1)
@@ -121,14 +126,14 @@ class PartialCopy:
             raise
         self.is_complete = True
 
-    def _absent_run(self, first: int, last: int) -> tuple[int, int] | None:
-        """Return the first blocks in a row that are absent and not fetched, no more than one request gets."""
+    def _absent_run(self, first: int, last: int, max_bytes: int) -> tuple[int, int] | None:
+        """Return the first blocks in a row that are absent and not fetched, at most so many bytes of them."""
         begin = self._there.find(b"\0", first, last)
         while begin >= 0 and self._fetching[begin]:
             begin = self._there.find(b"\0", begin + 1, last)
         if begin < 0:
             return None
-        most = min(last, begin + max(remote.PART_BYTES // BLOCK_BYTES, 1))
+        most = min(last, begin + max(max_bytes // BLOCK_BYTES, 1))
         ends = (self._there.find(b"\1", begin, most), self._fetching.find(b"\1", begin, most))
         return begin, min(end if end >= 0 else most for end in ends)
 

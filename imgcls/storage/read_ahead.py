@@ -1,8 +1,8 @@
 """Fetch what is absent of partial copies: what will be read next first, and in large parts all the rest.
 
 `data.early_records` says what will be read. Records of an epoch lie at random in their files: one request
-for each is what the first batches need, and would be far too many for a whole epoch. So half of the threads
-keep a little ahead of the reader, and the other half fill the files from their beginning. No torch.
+for each is what the first batches need, and would be far too many for a whole epoch. So most threads
+keep a little ahead of the reader, and the others fill the files from their beginning. No torch.
 """
 
 from __future__ import annotations
@@ -16,10 +16,15 @@ import numpy as np
 from imgcls.errors import ImgclsError
 from imgcls.storage.partial_copy import PartialCopy
 
-#: how many threads are ahead of the reader, and how many fill the files
-_NUM_NEAR, _NUM_FILLING = 8, 8
+#: how many threads are ahead of the reader, whose small requests mostly wait, and how many fill the files
+_NUM_NEAR, _NUM_FILLING = 32, 8
 #: what is asked for before it is read: about a batch of photographs
 _NEAR_BYTES = 16 << 20
+#: files of fewer bytes than this together are filled by all threads, once the first of what will be read is
+#: under way: that takes a second or two, and single records would cost more requests
+_SMALL_BYTES = 256 << 20
+#: what one request asks for to fill a file: a reader may wait for it, so less than elsewhere
+_FILL_BYTES = 2 << 20
 #: how long to wait before looking again whether another process has fetched a file, or has died over it
 _PAUSE_S = 0.2
 
@@ -29,6 +34,7 @@ class ReadAhead:
 
     def __init__(self, copies: Sequence[PartialCopy]) -> None:
         self._copies = list(copies)
+        self._is_small = sum(copy.size for copy in self._copies) < _SMALL_BYTES
         self._changed = threading.Condition()
         # what follows is shared by threads, under the lock: the ranges that will be read, the next one of
         # them, the bytes up to each, and how many bytes have been read since they were told
@@ -47,6 +53,7 @@ class ReadAhead:
     def expect(self, numbers: np.ndarray, begins: np.ndarray, ends: np.ndarray) -> None:
         """Begin to fetch: bytes begins[i] .. ends[i] - 1 of copy numbers[i] will be read, in this order."""
         with self._changed:
+            # what was expected before is forgotten: an epoch that was left is not read on
             self._expected = numbers, begins, ends
             self._sums = np.cumsum(ends - begins)
             self._position = self._num_read = 0
@@ -65,7 +72,8 @@ class ReadAhead:
     def _start(self) -> None:
         if self._num_threads or self.is_done:
             return
-        works = [self._stay_ahead] * _NUM_NEAR + [self._fill] * _NUM_FILLING
+        near = self._fill if self._is_small else self._stay_ahead
+        works = [near] * _NUM_NEAR + [self._fill] * _NUM_FILLING
         self._num_threads = len(works)
         for number, work in enumerate(works):
             # daemons, which never hold up the end of the program
@@ -100,7 +108,7 @@ class ReadAhead:
             self._fetch(*wanted)
         while not self.is_done:
             for copy in self._copies:
-                if not copy.is_complete and copy.own() and copy.fetch_some():
+                if not copy.is_complete and copy.own() and copy.fetch_some(max_bytes=_FILL_BYTES):
                     break
             else:  # the rest is under way, here or in another process
                 time.sleep(_PAUSE_S)
@@ -109,6 +117,7 @@ class ReadAhead:
 
     def _take(self, limit: int) -> tuple[int, int, int] | None:
         """Return (copy, first byte, end) of what will be read next, of the first `limit` bytes of it."""
+        # called under the lock
         i = self._position
         if i >= len(self._sums) or self._sums[i] >= limit:
             return None

@@ -16,6 +16,7 @@ import numpy as np
 from imgcls.errors import DataError, UsageError, reason, verbatim
 from imgcls.formats.recordio.reader import RecordReader
 from imgcls.storage.paths import AnyPath, to_path
+from imgcls.storage.remote import RemotePath
 
 
 def expand(pattern: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
@@ -28,10 +29,12 @@ def expand(pattern: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     """
     items = [pattern] if isinstance(pattern, (str, os.PathLike)) else list(pattern)
     files: list[AnyPath] = []
+    # with what it has been told of a store already
+    remote = {os.fspath(item): item for item in items if isinstance(item, RemotePath)}
     for item in [os.fspath(i) for i in items]:
         # A file may have a `;` in its name: what exists as a whole is not taken apart.
         for text in [item] if os.path.exists(item) else filter(None, item.split(";")):
-            path = to_path(text, setting)
+            path = remote.get(text) or to_path(text, setting)
             try:
                 matching = _expand_one(path)
                 is_special = not matching and not path.is_dir() and path.exists()
@@ -75,7 +78,8 @@ def _expand_one(path: AnyPath) -> list[AnyPath]:
     if path.is_file():
         return [path]
     if path.is_dir():
-        return sorted(p for p in path.iterdir() if p.suffix == ".rec" and p.is_file())
+        entries = path.glob("*.rec") if isinstance(path, RemotePath) else path.iterdir()
+        return sorted(p for p in entries if p.suffix == ".rec" and p.is_file())
     if not path.parent.is_dir():
         return []
     files = sorted(p for p in path.parent.iterdir() if p.is_file())
