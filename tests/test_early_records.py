@@ -74,6 +74,12 @@ def serve(web: FaultyServer, folder: Path, name: str) -> None:
         web.objects[f"/{name}.{ending}"] = (folder / f"{name}.{ending}").read_bytes()
 
 
+def open_records(records: str) -> RecordSource:
+    source = open_source(records, "--data-train")
+    assert isinstance(source, RecordSource)
+    return source
+
+
 def batches(source: RecordSource, first: int = 0, threads: int = 2) -> list[tuple[list[int], torch.Tensor]]:
     loader = StreamingLoader(source, batch_size=16, image_shape=(3, 8, 8), augment_config=AugmentConfig(),
                              train=True, seed=3, device=torch.device("cpu"), threads=threads)
@@ -98,8 +104,7 @@ def test_the_first_batch_comes_before_all_is_fetched(web: FaultyServer, records:
     monkeypatch.setattr(read_ahead, "_NUM_NEAR", 4)
     monkeypatch.setattr(read_ahead, "_NUM_FILLING", 1)
     web.fault = lambda method, path: time.sleep(0.03) or "" if path.endswith(".rec") else ""
-    source = open_source(records, "--data-train")
-    assert isinstance(source, RecordSource)
+    source = open_records(records)
     assert not source.is_copied
     loader = StreamingLoader(source, batch_size=16, image_shape=(3, 8, 8), augment_config=AugmentConfig(),
                              train=True, seed=3, device=torch.device("cpu"), threads=2)
@@ -117,7 +122,7 @@ def test_the_first_batch_comes_before_all_is_fetched(web: FaultyServer, records:
     assert not names(".partial")
     assert not names(".blocks")
     web.seen.clear()
-    assert open_source(records, "--data-train").labels.tolist() == source.labels.tolist()  # now from the copy
+    assert open_records(records).labels.tolist() == source.labels.tolist()  # now from the copy
     assert not web.count("GET", ".rec")
 
 
@@ -125,7 +130,7 @@ def test_the_first_batch_comes_before_all_is_fetched(web: FaultyServer, records:
 def test_the_batches_are_those_of_a_complete_copy(records: str, tmp_path: Path, threads: int) -> None:
     local = RecordSource([tmp_path / "data" / "a.rec", tmp_path / "data" / "b.rec"])
     expected = batches(local)
-    source = open_source(records, "--data-train")
+    source = open_records(records)
     assert not source.is_copied
     assert source.labels.tolist() == local.labels.tolist()
     for (labels, images), (expected_labels, expected_images) in zip(batches(source, 2, threads), expected[2:],
@@ -148,7 +153,7 @@ def test_a_killed_process_leaves_nothing_wrong(web: FaultyServer, records: str, 
         assert len(names(".partial")) == 2
         process.send_signal(signal.SIGKILL)
     web.fault = lambda *_: ""
-    source = open_source(records, "--data-train")
+    source = open_records(records)
     local = RecordSource([tmp_path / "data" / "a.rec", tmp_path / "data" / "b.rec"])
     assert [bytes(source.read(i)) for i in range(2 * COUNT)] == [bytes(local.read(i)) for i in range(2 * COUNT)]
     wait_until_copied(source)
@@ -158,7 +163,7 @@ def test_a_killed_process_leaves_nothing_wrong(web: FaultyServer, records: str, 
 def test_two_readers_share_one_copy(web: FaultyServer, records: str) -> None:
     total = sum(len(web.objects[f"/{name}.rec"]) for name in "ab")
     web.fault = lambda method, path: time.sleep(0.01) or "" if path.endswith(".rec") else ""
-    first, second = (open_source(records, "--data-train") for _ in range(2))
+    first, second = (open_records(records) for _ in range(2))
     assert bytes(first.read(0)) == bytes(second.read(0))
     # who wants all of it waits for it, and fetches no second copy
     with Cache().open(RemotePath(f"{web.url}/a.rec")) as stream:
@@ -186,11 +191,11 @@ def test_what_a_list_does_not_tell_ends_the_run_once(web: FaultyServer, records:
         content = bytearray(web.objects["/a.rec"])
         content[offset] ^= 0xFF
         web.objects["/a.rec"] = bytes(content)
-    source = open_source(records, "--data-train")
+    source = open_records(records)
     assert not source.is_copied
     with pytest.raises(RunError, match=r"a\.rec: record 3[01] .*the \.idx or \.lst beside it does not belong"):
         [source.read(i) for i in range(2 * COUNT)]
-    again = open_source(records, "--data-train")
+    again = open_records(records)
     assert len(again) == 2 * COUNT - (change == "damage")  # as without a list
     assert again.labels.tolist().count(1) == 2 * COUNT // 3 - (change == "damage")
 
@@ -199,13 +204,13 @@ def test_what_a_list_does_not_tell_ends_the_run_once(web: FaultyServer, records:
 def test_a_list_of_something_else_is_not_used(web: FaultyServer, records: str, content: bytes) -> None:
     web.objects["/a.lst"] = content
     del web.objects["/b.lst"]
-    source = open_source(records, "--data-train")
+    source = open_records(records)
     assert source.is_copied
     assert source.labels.tolist() == [i % 3 for i in range(2 * COUNT)]
 
 
 def test_a_lost_server_ends_the_run_in_one_line(web: FaultyServer, records: str) -> None:
-    source = open_source(records, "--data-train")
+    source = open_records(records)
     web.fault = lambda *_: "500"
     with pytest.raises(RunError, match=r"rec: cannot be read: the server answers 500"):
         batches(source)
@@ -214,7 +219,7 @@ def test_a_lost_server_ends_the_run_in_one_line(web: FaultyServer, records: str)
 
 
 def test_a_file_that_changes_meanwhile_ends_the_run(web: FaultyServer, records: str) -> None:
-    source = open_source(records, "--data-train")
+    source = open_records(records)
     web.objects["/a.rec"] = bytes(len(web.objects["/a.rec"]))
     with pytest.raises(RunError, match=r"a\.rec: (changed while it was fetched|record \d+ no record begins)"):
         [source.read(i) for i in range(COUNT)]
@@ -224,12 +229,12 @@ def test_a_full_disk_is_one_line(records: str, monkeypatch: pytest.MonkeyPatch) 
     with monkeypatch.context() as context:
         context.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 10, 0))
         with pytest.raises(RunError, match=r"cannot keep a copy of http.*no space left.*cache_gb"):
-            open_source(records, "--data-train")
+            open_records(records)
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    source = open_source(records, "--data-train")
+    source = open_records(records)
     monkeypatch.setattr(os, "pwrite", full)
     with pytest.raises(RunError, match=r"cannot keep a copy of http.*no space left.*cache_gb"):
         [source.read(i) for i in range(2 * COUNT)]
