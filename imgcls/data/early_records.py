@@ -148,8 +148,9 @@ def open_early(files: Sequence[AnyPath], index: str, cache_gb: float | None) -> 
         for file in remote:
             pool.submit(_fetch, _list_path(file))
         opened = [pool.submit(_open, file, index, cache, num_sampled) for file in remote]
-        readers = {file: reader for file, future in zip(remote, opened, strict=True)
-                   if (reader := future.result()) is not None}
+        readers: dict[AnyPath, EarlyReader] = {
+            file: reader for file, future in zip(remote, opened, strict=True)
+            if (reader := future.result()) is not None}
     # one for all files: an epoch takes from all of them by turns
     ahead = ReadAhead([reader.copy for reader in readers.values()])
     for reader in readers.values():

@@ -38,7 +38,8 @@ class ReadAhead:
         self._changed = threading.Condition()
         # what follows is shared by threads, under the lock: the ranges that will be read, the next one of
         # them, the bytes up to each, and how many bytes have been read since they were told
-        self._expected: tuple[np.ndarray, np.ndarray, np.ndarray] = (np.zeros(0, np.int64),) * 3
+        self._expected: tuple[np.ndarray, np.ndarray, np.ndarray] = (
+            np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.int64))
         self._sums = np.zeros(0, np.int64)
         self._position = 0
         self._num_read = 0
