@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +28,7 @@ from imgcls.cli import train as train_command
 from imgcls.data.sources import open_source
 from imgcls.errors import DataError, RunError, UsageError
 from imgcls.formats import recordio
+from imgcls.formats.shards import ShardWriter
 from imgcls.storage import drivers, retries
 from imgcls.storage.cache import Cache
 from imgcls.storage.remote import RemotePath
@@ -239,6 +241,37 @@ def test_records_in_several_parts(s3: FaultyServer, tmp_path: Path, monkeypatch:
     assert RemotePath("s3://dmlc/packs/x.rec").read_bytes() == expected
     assert uploads() == 0
     assert s3.count("PUT", "x.rec") > 3
+
+
+def test_archives_and_shards_in_a_store(s3: FaultyServer, tmp_path: Path) -> None:
+    """Read where they are, by ranges, through requests that fail; nothing is copied."""
+    for number in range(12):
+        path = tmp_path / f"photos/c{number % 3}/{number:02}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(path), np.random.default_rng(number).integers(0, 256, (24, 32, 3), np.uint8))
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        for path in sorted((tmp_path / "photos").rglob("*.jpg")):
+            tar.add(path, path.relative_to(tmp_path / "photos"))
+    RemotePath("s3://dmlc/raw/x.tar").upload(tmp_path / "x.tar")
+    for flags in ([], ["--no-shuffle"]):
+        flags = ["--recursive", "--pass-through", *flags]
+        folders = [tmp_path / f"{name}{len(flags)}" for name in ("local", "store")]
+        assert im2rec_command.main([f"{folders[0]}/x", f"{tmp_path}/photos", *flags]) == 0
+        s3.faults = ["", "500", "", "500"]
+        assert im2rec_command.main([f"{folders[1]}/x", "s3://dmlc/raw/x.tar", *flags]) == 0
+        for end in ("rec", "lst", "idx"):
+            assert (folders[1] / f"x.{end}").read_bytes() == (folders[0] / f"x.{end}").read_bytes()
+    with open(tmp_path / "shard.tar", "wb") as stream:
+        shard = ShardWriter(stream)
+        for number in range(12):
+            shard.write(f"{number}", "jpg", (tmp_path / f"photos/c{number % 3}/{number:02}.jpg").read_bytes(), number)
+        shard.close()
+    RemotePath("s3://dmlc/shards/train-000.tar").upload(tmp_path / "shard.tar")
+    s3.faults = ["500"]
+    source = open_source("s3://dmlc/shards", "`data_train`", cache_gb=0)
+    assert source.labels.tolist() == list(range(12))
+    assert bytes(source.read(7)) == (tmp_path / "photos/c1/07.jpg").read_bytes()  # type: ignore[arg-type]
+    assert not list((tmp_path / "cache").glob("remote/*.tar"))
 
 
 def test_a_broken_upload_leaves_the_old_object(s3: FaultyServer, tmp_path: Path) -> None:
