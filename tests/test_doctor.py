@@ -73,6 +73,7 @@ def spoilt(tmp_path: Path) -> Path:
     shutil.copy(train / "yew" / "01.jpg", train / "yew" / "copy.jpg")
     shutil.copy(train / "yew" / "02.jpg", train / "oak" / "other.jpg")
     write(train / "yew" / "small.jpg", cv2.resize(picture(2003), None, fx=0.6, fy=0.6), 70)
+    write(train / "birch" / "turned.jpg", picture(4)[:, ::-1], 80)
     shutil.copy(train / "oak" / "05.jpg", val / "oak" / "leak.jpg")
     write(val / "oak" / "again.jpg", picture(1006), 60)
     write(train / "yew" / "blank.png", np.full((90, 120, 3), 250, np.uint8))
@@ -94,9 +95,10 @@ def test_planted_faults_are_found(spoilt: Path, capsys: pytest.CaptureFixture[st
     assert found == {
         ("damaged", ("cut",)), ("damaged", ("empty",)), ("half decoded", ("half",)), ("leak", ("05", "leak")),
         ("leak", ("06", "again")), ("duplicate", ("01", "copy")), ("duplicate", ("other", "02")),
-        ("near duplicate", ("03", "small")), ("blank", ("blank",)), ("size", ("tiny",)), ("colour", ("grey",))}
+        ("near duplicate", ("03", "small")), ("near duplicate", ("04", "turned")),
+        ("blank", ("blank",)), ("size", ("tiny",)), ("colour", ("grey",))}
     page = (spoilt / "page" / "index.html").read_text()
-    assert page.count("<img") == 14  # two of each pair, one of each other; damage has none
+    assert page.count("<img") == 16  # two of each pair, one of each other; damage has none
     assert "under another label" in page
 
 

@@ -1,7 +1,7 @@
-"""Images that are there more than once: to the byte, or nearly (re-encoded, resized, a little brighter).
+"""Images that are there more than once: to the byte, or nearly (encoded again, resized, mirrored, brighter).
 
 Two images are near duplicates where their thumbnails, 16 x 16 pixels in colour, have a normalised correlation
-above a bound. Cropped or mirrored copies are not found.
+above a bound, as they are or mirrored. Cropped copies are not found.
 """
 
 from __future__ import annotations
@@ -99,6 +99,8 @@ def _near_groups(thumbnails: np.ndarray, rows: np.ndarray, sizes: np.ndarray) ->
     # a quarter of the pixels finds the candidates, in a quarter of the time
     half = THUMBNAIL // 2
     coarse = _normalized(images.reshape(len(rows), half, 2, half, 2, -1).mean((2, 4), dtype=np.float32))
+    # digits and icons are their own mirror images now and then
+    is_large = sizes[rows].max(1) > SMALL_SIDE
     bounds = np.where(sizes[rows].max(1) <= SMALL_SIDE, MIN_SMALL_CORRELATION, MIN_CORRELATION)
     parents = np.arange(len(rows))
 
@@ -110,18 +112,30 @@ def _near_groups(thumbnails: np.ndarray, rows: np.ndarray, sizes: np.ndarray) ->
 
     # disable=None: a bar on a terminal, nothing in a file
     for start in tqdm(range(0, len(rows), _BLOCK), desc="near duplicates", disable=None, leave=False):
-        block = coarse[start:start + _BLOCK] @ coarse[start:].T
-        first, second = np.divmod(np.flatnonzero(block >= MIN_COARSE_CORRELATION), block.shape[1])
-        is_pair = second > first
-        first, second = first[is_pair] + start, second[is_pair] + start
-        exact = np.einsum("ij,ij->i", vectors[first], vectors[second])
-        is_near = exact >= np.maximum(bounds[first], bounds[second])
-        for left, right in zip(first[is_near].tolist(), second[is_near].tolist(), strict=True):
-            parents[root(right)] = root(left)
+        for turned, is_asked in ((_same, np.ones_like(is_large)), (_mirrored, is_large)):
+            if not is_asked[start:start + _BLOCK].any():
+                continue
+            block = turned(coarse[start:start + _BLOCK], half) @ coarse[start:].T
+            first, second = np.divmod(np.flatnonzero(block >= MIN_COARSE_CORRELATION), block.shape[1])
+            is_pair = (second > first) & is_asked[first + start]
+            first, second = first[is_pair] + start, second[is_pair] + start
+            exact = np.einsum("ij,ij->i", turned(vectors[first], THUMBNAIL), vectors[second])
+            is_near = exact >= np.maximum(bounds[first], bounds[second])
+            for left, right in zip(first[is_near].tolist(), second[is_near].tolist(), strict=True):
+                parents[root(right)] = root(left)
     roots = np.array([root(row) for row in range(len(rows))], np.int64)
     order = np.argsort(roots, kind="stable")
     groups = np.split(rows[order], np.flatnonzero(np.diff(roots[order])) + 1)
     return sorted((group for group in groups if len(group) > 1), key=lambda group: int(group[0]))
+
+
+def _same(vectors: np.ndarray, side: int) -> np.ndarray:
+    return vectors
+
+
+def _mirrored(vectors: np.ndarray, side: int) -> np.ndarray:
+    """Return vectors (N, D) of square images with left and right exchanged."""
+    return vectors.reshape(len(vectors), side, side, -1)[:, :, ::-1].reshape(vectors.shape)
 
 
 def _normalized(images: np.ndarray) -> np.ndarray:
