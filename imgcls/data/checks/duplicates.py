@@ -135,7 +135,8 @@ def _same(vectors: np.ndarray, side: int) -> np.ndarray:
 
 def _mirrored(vectors: np.ndarray, side: int) -> np.ndarray:
     """Return vectors (N, D) of square images with left and right exchanged."""
-    return vectors.reshape(len(vectors), side, side, -1)[:, :, ::-1].reshape(vectors.shape)
+    images = vectors.reshape(len(vectors), side, side, vectors.shape[1] // side**2)
+    return images[:, :, ::-1].reshape(vectors.shape)
 
 
 def _normalized(images: np.ndarray) -> np.ndarray:
