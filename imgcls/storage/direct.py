@@ -1,7 +1,7 @@
 """Read ranges of S3's objects by plain requests over connections that stay open, signed by s3fs.
 
-s3fs builds, signs and sends every request in Python, 2 ms each and 6 ms a megabyte, in one thread for all.
-Records are read by many small requests: here one costs a fifth of that, in the thread that asks. `remote`
+s3fs builds, signs and sends every request in Python, in one thread for all. Records are read by many small
+requests: here each is signed once a file, and sent by the thread that asks. `remote`
 asks here first; whatever s3fs may be set up to do otherwise (a proxy, another certificate, encryption keys)
 is left to it, as is an answer that is neither the bytes nor a trouble that may pass. No torch.
 """
