@@ -24,6 +24,7 @@ from imgcls.config.sections import CheckpointConfig, FinetuneConfig
 from imgcls.errors import UsageError, verbatim
 from imgcls.pretrained.locating import locate
 from imgcls.pretrained.preprocessing import describe_preprocessing, with_preprocessing
+from imgcls.pretrained.rate_scale import rate_scale
 from imgcls.pretrained.reading import build, read
 from imgcls.pretrained.reference import Pretrained, PretrainedRef
 from imgcls.storage.paths import to_path
@@ -55,6 +56,8 @@ def prepare(config: Config, own: FinetuneConfig, prefix: str) -> tuple[Config, F
     ref = locate(prefix or own.pretrained_model, epoch, setting="pretrained_model")
     pretrained = None if prefix else read(ref)
     config = with_preprocessing(config, ref)
+    if pretrained and own.freeze != "body":  # of a body that stays, the lengths decide nothing
+        config = dataclasses.replace(config, rate_scale=rate_scale(pretrained.arrays))
     # The network is the pretrained one, whatever the command line says: this goes into the checkpoint's
     # meta.json.
     config = dataclasses.replace(

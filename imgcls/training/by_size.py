@@ -135,8 +135,13 @@ def _learning_rate(config: Config, batch_size: int, *, is_pretrained: bool) -> t
     """Return the learning rate and what it goes by."""
     if is_pretrained:
         scale = min(batch_size / 8, 1.0) * max(batch_size / 16, 1.0)
-        return min(_LR_PRETRAINED * scale, _MAX_LR_PRETRAINED), (
-            f"{_LR_PRETRAINED:g} for a batch of 8 to 16, in proportion else, at most {_MAX_LR_PRETRAINED:g},")
+        lr = min(_LR_PRETRAINED * scale, _MAX_LR_PRETRAINED)
+        why = (f"{_LR_PRETRAINED:g} for a batch of 8 to 16, in proportion else, at most "
+               f"{_MAX_LR_PRETRAINED:g},")
+        if config.rate_scale == 1:
+            return lr, why
+        return float(f"{lr * config.rate_scale:.2g}"), (
+            f"{why} times {config.rate_scale:.2g} as the filters before batch normalisation are short,")
     # ResNet's own recipe has 0.1 for 128 to 256 images; in proportion to the batch: Goyal et al., 2017
     lr = _LR * batch_size / 128
     num_values = math.prod(config.network.image_shape)
