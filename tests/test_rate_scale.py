@@ -1,4 +1,4 @@
-"""The learning rate that is chosen for fine-tuning follows the length of the filters."""
+"""The learning rate that is chosen for fine-tuning follows the norm of the filters."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def shortened(arrays: dict[str, np.ndarray], factor: float) -> dict[str, np.ndar
 
 
 @pytest.mark.parametrize(("network", "num_layers"), [("resnet", 18), ("resnet-28-small", None)])
-def test_the_rate_follows_the_square_of_the_length(network: str, num_layers: int | None) -> None:
+def test_the_rate_follows_the_square_of_the_norm(network: str, num_layers: int | None) -> None:
     arrays = arrays_of(network, num_layers)
     assert rate_scale(shortened(arrays, 4)) == 1  # never more than what is usual
     longer, shorter = rate_scale(shortened(arrays, 0.4)), rate_scale(shortened(arrays, 0.2))
@@ -29,7 +29,7 @@ def test_the_rate_follows_the_square_of_the_length(network: str, num_layers: int
     assert shorter < 0.1
 
 
-def test_only_batch_normalisation_makes_lengths_meaningless() -> None:
+def test_only_batch_normalisation_makes_norms_meaningless() -> None:
     arrays = shortened(arrays_of("lenet"), 0.1)
     assert rate_scale(arrays) == 1
     assert rate_scale(arrays | {"bn_moving_mean": np.zeros(3, np.float32)}) < 0.1

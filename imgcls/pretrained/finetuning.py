@@ -56,7 +56,7 @@ def prepare(config: Config, own: FinetuneConfig, prefix: str) -> tuple[Config, F
     ref = locate(prefix or own.pretrained_model, epoch, setting="pretrained_model")
     pretrained = None if prefix else read(ref)
     config = with_preprocessing(config, ref)
-    if pretrained and own.freeze != "body":  # of a body that stays, the lengths decide nothing
+    if pretrained and own.freeze != "body":  # the norms decide nothing in a body that stays
         config = dataclasses.replace(config, rate_scale=rate_scale(pretrained.arrays))
     # The network is the pretrained one, whatever the command line says: this goes into the checkpoint's
     # meta.json.

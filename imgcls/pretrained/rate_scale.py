@@ -1,4 +1,4 @@
-"""How large the steps of a pretrained network may be, by how long its filters are. `finetuning` calls it."""
+"""The learning rate of a pretrained network, by the norm of its filters. `finetuning` calls it."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-#: the squared length of a filter as He et al., 2015 draw it, whatever its size; the rates were tuned on such
-_SQUARED_LENGTH = 2.0
+#: the squared norm of a filter as He et al., 2015 draw it, of any size; the rates were tuned on such
+_SQUARED_NORM = 2.0
 #: below, something else is wrong with the weights
 _LEAST = 0.01
 #: ends of the names of what only a batch normalisation has: MXNet's and torch's
@@ -15,16 +15,16 @@ _RUNNING_MEANS = ("moving_mean", "running_mean")
 
 
 def rate_scale(arrays: Mapping[str, np.ndarray]) -> float:
-    """Return what a learning rate for fine-tuning is multiplied by: 1, or down to 0.01 for short filters.
+    """Return what a learning rate for fine-tuning is multiplied by: 1, or down to 0.01 for small norms.
 
     `arrays` are the weights by name, of any float type. 1 for a network without batch normalisation.
     """
-    # A normalisation makes the length of the filters before it meaningless: a step turns them by the rate
-    # over the square of their length (van Laarhoven, 2017, arXiv 1706.05350). Weight decay leaves them short.
+    # Behind a normalisation the norm of the filters decides nothing but how far a step turns them: by the
+    # rate over its square (van Laarhoven, 2017, arXiv 1706.05350). Weight decay leaves it small.
     if not any(name.endswith(_RUNNING_MEANS) for name in arrays):
         return 1.0
     squares = [float(np.square(array, dtype=np.float32).sum() / len(array))
                for array in arrays.values() if array.ndim == 4 and array.size]
     # the median of the layers: a first layer that whitens, or one that died, is no measure of the others
-    scale = float(np.median(squares)) / _SQUARED_LENGTH if squares else 1.0
+    scale = float(np.median(squares)) / _SQUARED_NORM if squares else 1.0
     return min(max(scale, _LEAST), 1.0) if np.isfinite(scale) else 1.0
