@@ -141,7 +141,8 @@ def _learning_rate(config: Config, batch_size: int, *, is_pretrained: bool) -> t
         if config.rate_scale == 1:
             return lr, why
         return float(f"{lr * config.rate_scale:.2g}"), (
-            f"{why} times {config.rate_scale:.2g} as the norm of the filters before batch normalisation is small,")
+            f"{why} times {config.rate_scale:.2g} as the norm of the filters before batch normalisation is "
+            "small,")
     # ResNet's own recipe has 0.1 for 128 to 256 images; in proportion to the batch: Goyal et al., 2017
     lr = _LR * batch_size / 128
     num_values = math.prod(config.network.image_shape)
