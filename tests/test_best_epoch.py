@@ -52,6 +52,9 @@ def test_a_rate_of_0_is_stopped_and_the_first_epoch_was_best(digits: Path, tmp_p
     assert "stopped after epoch 3: epoch 1 was best" in said.err
     assert "best:       epoch 1 was best, with validation accuracy" in said.out
     assert f"checkpoint: {prefix}-0003.params" in said.out
+    # the same command again, as a scheduler gives it: each start would be an epoch more
+    assert train(digits, *flags, "--load-epoch", "auto") == 0
+    assert "stopped after epoch 3: epoch 1 was best" in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.glob("*.params")) == ["m-0001.params", "m-0003.params"]
     noted = json.loads((tmp_path / "m-best.json").read_text())
     assert noted["epoch"] == 1

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib.util
 import json
 import os
+import shutil
 import struct
 import tarfile
 from pathlib import Path
@@ -17,9 +19,10 @@ import pytest
 from imgcls.cli import convert, im2rec, mean
 from imgcls.data.conversion.readers import open_samples
 from imgcls.errors import DataError
-from imgcls.formats import caffe, params
+from imgcls.formats import caffe, params, parquet, shards
 from imgcls.formats.datum import Datum, LmdbWriter, decode_datum, encode_datum
 from imgcls.formats.recordio import ImageHeader, RecordReader, RecordWriter, pack, unpack
+from imgcls.storage.atomic import atomic_folder
 
 
 def jpeg(seed: int, height: int = 24, width: int = 32) -> bytes:
@@ -65,6 +68,66 @@ def test_a_folder_and_back(records: Path, tmp_path: Path, capsys: pytest.Capture
     assert sorted(samples(tmp_path / "photos")) == sorted(samples(records))
     assert convert.main([str(records), f"{tmp_path}/photos"]) == 2
     assert "is there already" in capsys.readouterr().err
+
+
+def test_classes_that_a_folder_numbers_otherwise_are_told(tmp_path: Path,
+                                                           capsys: pytest.CaptureFixture[str]) -> None:
+    def write(*labels: float) -> None:
+        with RecordWriter(tmp_path / "x.rec") as writer:
+            for i, label in enumerate(labels):
+                writer.write(pack(ImageHeader(0, label, i), jpeg(i)))
+
+    write(0, 1, 3)
+    (tmp_path / "x.classes.txt").write_text("zebra\nant\nbee\ncow\n")
+    assert convert.main([f"{tmp_path}/x.rec", f"{tmp_path}/photos"]) == 0
+    assert open_samples(f"{tmp_path}/photos").class_names == ("ant", "cow", "zebra")
+    assert "label 1, ant, is read as 0 from there, and 2 more are others" in capsys.readouterr().err
+    # two classes of one name, as ImageNet has cranes, must not become one
+    (tmp_path / "x.classes.txt").write_text("crane\nant\ncrane\ncow\n")
+    assert convert.main([f"{tmp_path}/x.rec", f"{tmp_path}/cranes"]) == 2
+    assert "several classes are called crane" in capsys.readouterr().err
+    assert not (tmp_path / "cranes").exists()
+    # names that an earlier OUT left
+    (tmp_path / "x.classes.txt").rename(tmp_path / "y.classes.txt")
+    assert convert.main([f"{tmp_path}/x.rec", f"{tmp_path}/y.rec"]) == 0
+    assert "label 0 is taken for crane there" in capsys.readouterr().err
+    for label in (float("inf"), 1e30, 0.5, float("nan")):
+        write(0, label)
+        for out in ("z.tar", "z_lmdb", "z"):
+            assert convert.main([f"{tmp_path}/x.rec", f"{tmp_path}/{out}"]) == 1
+            assert "one that is no whole number of 32 bits" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_what_a_killed_run_left_is_removed(records: Path, tmp_path: Path) -> None:
+    left = [tmp_path / f".{name}.abcd_123.tmp" for name in ("y.rec", "y.idx", "y_3.rec")]
+    for path in left:
+        path.write_bytes(b"half")
+    folders = [tmp_path / f".{name}.abcd_123.tmp" for name in ("y_lmdb", "photos")]
+    for folder in folders:
+        folder.mkdir()
+        (folder / "half").write_bytes(b"half")
+    with atomic_folder(tmp_path / "photos") as folder:  # another run is at it
+        for out in ("y.rec", "y_lmdb", "photos"):
+            assert convert.main([str(records), f"{tmp_path}/{out}"]) == 0
+        assert not any(path.exists() for path in (*left, *folders))
+        assert Path(folder).is_dir()
+        shutil.rmtree(tmp_path / "photos")
+
+
+@pytest.mark.parametrize(("name", "writer"), [("z.tar", shards.ShardWriter), pytest.param(
+    "z.parquet", parquet.ParquetWriter, marks=pytest.mark.skipif(
+        not importlib.util.find_spec("pyarrow"), reason="no pyarrow"))])
+def test_a_disk_that_is_full_at_the_end_is_told(name: str, writer: type, records: Path, tmp_path: Path,
+                                                monkeypatch: pytest.MonkeyPatch,
+                                                capsys: pytest.CaptureFixture[str]) -> None:
+    def close(_writer: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(writer, "close", close)
+    before = sorted(tmp_path.iterdir())
+    assert convert.main([str(records), f"{tmp_path}/{name}"]) == 1
+    assert f"cannot write {tmp_path}/{name}: no space left on the device" in capsys.readouterr().err
+    assert sorted(tmp_path.iterdir()) == before
 
 
 def test_merge_and_split(records: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -182,6 +182,19 @@ def test_a_clean_copy_is_clean(spoilt: Path, capsys: pytest.CaptureFixture[str])
     assert "name a folder that is new or empty" in capsys.readouterr().err
 
 
+def test_copies_that_leak_more_than_once_leave_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number, (name, at) in enumerate((name, at) for name in ("train", "val") for at in ("oak", "yew")):
+        for i in range(6):
+            write(tmp_path / name / at / f"{i}.jpg", picture(100 + 10 * number + i))
+    leaked = (tmp_path / "train" / "oak" / "0.jpg").read_bytes()
+    for i in range(3):
+        (tmp_path / "val" / "oak" / f"again{i}.jpg").write_bytes(leaked)
+    run(capsys, tmp_path / "train", tmp_path / "val", "--fix", tmp_path / "clean")
+    assert len(list((tmp_path / "clean" / "val").rglob("again*"))) == 1
+    status, _ = run(capsys, tmp_path / "clean" / "train", tmp_path / "clean" / "val")
+    assert status == 0
+
+
 @pytest.mark.parametrize("form", ["list.lst", "list.csv"])
 def test_a_clean_list_is_read_with_the_root_of_the_list(form: str, tmp_path: Path,
                                                         capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import write_digits
+from torch import Tensor
 
 from imgcls.cli import train as command
 from imgcls.config import resolve
@@ -15,6 +17,8 @@ from imgcls.data.resizing import Resizing
 from imgcls.errors import RunError
 from imgcls.networks import build_network
 from imgcls.training import find_lr, time_budget
+from imgcls.training.distillation import Teacher
+from imgcls.training.trainer import Trainer
 
 
 @pytest.fixture(scope="module")
@@ -144,3 +148,20 @@ def test_a_budget_is_kept_and_gone_on_with(digits: Path, tmp_path: Path, capsys:
     assert not (tmp_path / "m-0004.params").exists()
     assert train(digits, *flags, "--num-epochs", 5) == 2
     assert "contradict each other" in capsys.readouterr().err
+
+
+def test_a_teacher_takes_its_part_of_a_budget(digits: Path, tmp_path: Path,
+                                              monkeypatch: pytest.MonkeyPatch) -> None:
+    assert train(digits, "--num-epochs", 1, "--model-prefix", tmp_path / "t") == 0
+    seen: list[time_budget.Times] = []
+    monkeypatch.setattr(time_budget, "choose", lambda _config, times, *_: seen.append(times) or (1, 1.0, ""))
+    monkeypatch.setattr(time_budget, "_MAX_BATCHES", 1)
+
+    def divergence(_teacher: Teacher, logits: Tensor, _images: Tensor) -> Tensor:
+        time.sleep(0.2)
+        return 0 * logits.sum()
+
+    monkeypatch.setattr(Teacher, "divergence", divergence)
+    monkeypatch.setattr(Trainer, "fit", lambda *_: {})
+    assert train(digits, "--time-budget", "1", "--teacher", tmp_path / "t", "--optimizer", "muon") == 0
+    assert seen[0].step_s >= 0.2

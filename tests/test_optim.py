@@ -77,6 +77,15 @@ def test_trajectories_of_mxnet(case: str, tolerance: float) -> None:
         np.testing.assert_allclose(bias, theirs["bias"], atol=tolerance, rtol=tolerance)
 
 
+def test_adadelta_moves_at_any_rate() -> None:
+    gradients, start = [{"weight": [[1.0] * 4] * 3, "bias": [1.0] * 3}], {"weight": [[1.0] * 4] * 3,
+                                                                          "bias": [1.0] * 3}
+    (weight, _), = stepped("adadelta", gradients, start, [0.0])
+    assert (weight < 1).all(), "MXNet's has no rate that could be 0"
+    (weight, _), = stepped("adagrad", gradients, start, [0.0])
+    assert (weight == 1).all()
+
+
 def test_a_macrobatch_is_that_of_mxnets_lbsgd() -> None:
     outside = json.loads(mxnet_file("optim", "manifest.json").read_text())
     recorded = next(c for c in outside["cases"] if c["name"] == "lbsgd")

@@ -80,6 +80,12 @@ def test_data_sets_name_what_they_read(name: str) -> None:
     ("imagenet", {"benchmark": 1, "pad_size": 4}, "`pad_size` 4"),
     ("mnist", {"fill_value": 4}, "`fill_value` 4"),
     ("mnist", {"min_random_area": .5}, "`min_random_area` 0.5"),
+    ("mnist", {"random_resized_crop": 1}, "`random_resized_crop` True"),
+    ("mnist", {"teacher": "x", "distillation_alpha": 1, "label_smoothing": .1}, "`label_smoothing` 0.1"),
+    ("mnist", {"teacher": "x", "distillation_alpha": 0}, "`teacher` x"),
+    ("mnist", {"wd": 0, "norm_wd": 0}, "`norm_wd` False"),
+    ("mnist", {"optimizer": "lars", "norm_wd": 0}, "`norm_wd` False"),
+    ("mnist", {"optimizer": "signsgd", "clip_norm": 1}, "`clip_norm` 1"),
     ("mnist", {"mean_image": "x.bin", "rgb_mean": "3"}, "`rgb_mean` 3"),
     ("mnist", {"image_shape": "784", "pad_size": 2}, "`pad_size` 2"),
     ("mnist", {"image_shape": "1,28,28", "data_shape": 28}, "`data_shape` 28"),
@@ -119,6 +125,8 @@ def test_validation_data_are_held_out_of_files_under_any_data_set() -> None:
     ("mnist", {"model_prefix": "x", "keep_states": 1, "save_period": 2, "save_every": 3}),
     ("mnist", {"gc_type": "2bit", "gc_threshold": .2}),
     ("mnist", {"data_shape": 28}),
+    ("mnist", {"random_resized_crop": 1, "max_random_aspect_ratio": .25}),
+    ("mnist", {"wd": 0, "lr_regime": "0:0.1:0.01", "norm_wd": 0}),
 ])
 def test_what_does_something_is_not(dataset: str, settings: dict[str, object]) -> None:
     assert unused(dataset, **settings) == []

@@ -128,6 +128,8 @@ def _report(result: ConversionResult, args: ConvertConfig, seconds: float) -> in
                 f"by id "
                 "finds only one of each: `renumber` gives new ones")
         tell(f"{NAME}: {spell_settings(note, flag_spelling(ConvertConfig))}")
+    for note in result.notes:
+        tell(f"{NAME}: {note}")
     for path, count in result.written:
         tell(f"{path}: {count} images", sys.stdout)
     num_written = sum(count for _, count in result.written)

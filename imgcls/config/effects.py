@@ -73,6 +73,30 @@ def _has_border(augment: AugmentConfig) -> bool:
                 or augment.max_random_aspect_ratio or augment.min_random_aspect_ratio)
 
 
+def _has_areas(augment: AugmentConfig) -> bool:
+    """Whether the crop of random area is another than the whole image."""
+    return ((augment.min_random_area, augment.max_random_area) != (1, 1)
+            or augment.min_random_aspect_ratio is not None or augment.max_random_aspect_ratio > 0)
+
+
+def _learns_labels(config: Config) -> bool:
+    return not config.distillation.teacher or config.distillation.distillation_alpha < 1
+
+
+def _decays(config: Config) -> bool:
+    """Whether any weight decays; with lars gammas never do."""
+    regime = config.schedule.decay.regime
+    own = config.optimizer.wd
+    decays = [own if wd is None else wd for _epoch, _lr, wd in regime] or [own]
+    return any(decays) and config.optimizer.name != "lars"
+
+
+def _knows_only_signs(config: Config) -> bool:
+    """Whether the step is the same for a gradient of another size."""
+    name = config.optimizer.name
+    return name == "signsgd" or (name == "signum" and not config.optimizer.mom)
+
+
 def _reads(setting: str) -> Callable[[Config], bool]:
     """Return whether the data set reads a setting: those it names in `SETTINGS`, or all."""
     def holds(config: Config) -> bool:
@@ -134,6 +158,9 @@ ROWS: tuple[Row, ...] = (
         "runs without `alternating_mirror`"),
     Row(("min_random_area", "max_random_area"), lambda config: config.augment.random_resized_crop,
         "`random_resized_crop` 1"),
+    # as in MXNet, whose default area is the whole image
+    Row(("random_resized_crop",), lambda config: not config.augment.random_resized_crop
+        or _has_areas(config.augment), "a `min_random_area` below 1, or random aspect ratios"),
     Row(("ra_num_ops", "ra_magnitude"), lambda config: config.augment.auto_augment == "ra",
         "`auto_augment` ra"),
     Row(("augmix_severity",), lambda config: config.augment.auto_augment == "augmix",
@@ -142,6 +169,10 @@ ROWS: tuple[Row, ...] = (
     Row(("data_shape",), lambda config: not config.is_explicit("image_shape"), "runs without `image_shape`"),
     # regularisation
     Row(("teacher",), lambda config: not config.data.benchmark, "data, and `benchmark` trains on noise"),
+    Row(("label_smoothing", "class_weights"), _learns_labels,
+        "labels, and with `distillation_alpha` 1 the teacher alone counts"),
+    Row(("teacher", "distillation_temperature"), lambda config: not config.distillation.teacher
+        or config.distillation.distillation_alpha > 0, "a `distillation_alpha` above 0"),
     Row(("distillation_alpha", "distillation_temperature"), lambda config: bool(config.distillation.teacher),
         "runs with a `teacher`"),
     Row(("mixup", "cutmix", "class_weights", "balanced_order", "aug_repeats"),
@@ -174,6 +205,9 @@ ROWS: tuple[Row, ...] = (
     Row(("warmup_strategy",), lambda config: config.schedule.warmup_epochs > 0, "`warmup_epochs` above 0"),
     Row(("warmup_begin_lr",), lambda config: config.optimizer.name != "lbsgd",
         "optimizers other than lbsgd, whose warm-up begins at `lr`"),
+    Row(("norm_wd",), _decays, "a `wd` above 0, and optimizers other than lars, which leaves gammas alone"),
+    Row(("clip_gradient", "clip_norm"), lambda config: not _knows_only_signs(config),
+        "optimizers that look at more than the signs of the gradient"),
     Row(("macrobatch_size",), lambda config: config.optimizer.name == "lbsgd", "`optimizer` lbsgd"),
     Row(("accumulate",), lambda config: config.optimizer.name != "lbsgd",
         "optimizers other than lbsgd, which has `macrobatch_size`"),
@@ -195,10 +229,10 @@ ROWS: tuple[Row, ...] = (
 
 #: settings of the shared sections that have an effect in every combination, or are refused or told elsewhere
 ALWAYS = frozenset((
-    "label_smoothing", "model_ema_decay", "dropout", "drop_path",
+    "model_ema_decay", "dropout", "drop_path",
     "dataset", "num_examples", "batch_size", "benchmark", "network", "num_layers", "num_classes",
     "image_shape", "add_stn", "batch_norm", "num_group", "multiplier", "variant", "model_parallel",
-    "initializer", "optimizer", "wd", "norm_wd", "clip_gradient", "clip_norm", "lr_schedule",
+    "initializer", "optimizer", "wd", "lr_schedule",
     "lr_regime", "warmup_epochs", "seed",
     "disp_batches", "top_k", "loss", "monitor", "dry_run", "test_io", "gpus", "dtype", "compile",
     "cuda_graphs",

@@ -41,7 +41,8 @@ def read_synsets(path: str) -> tuple[str, ...]:
             text = stream.read(_MAX_BYTES + 1)
     except OSError as error:
         raise DataError(path, reason(error)) from error
-    lines = text.decode("utf-8", "surrogateescape").split("\n")
+    # Windows' editors begin a file with a byte order mark
+    lines = text.decode("utf-8", "surrogateescape").removeprefix("\ufeff").split("\n")
     # MXNet's and Caffe's synset.txt have the words of a class behind its number: they are passed
     # over
     names = [words[0] for line in lines if (words := line.split())]

@@ -13,15 +13,15 @@ Values are never trusted: lengths are compared with what is there. The database 
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 import weakref
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from imgcls.errors import DataError, RunError, UsageError, reason, verbatim
+from imgcls.errors import DataError, RunError, UsageError, verbatim
+from imgcls.storage.atomic import atomic_folder
 
 #: numbers of the fields
 CHANNELS, HEIGHT, WIDTH, DATA, LABEL, FLOAT_DATA, ENCODED = 1, 2, 3, 4, 5, 6, 7
@@ -217,13 +217,14 @@ class LmdbWriter:
         self.path = os.path.abspath(path)
         self._lmdb = _package()
         self._count = 0
+        self._stack = ExitStack()
         try:
-            os.makedirs(os.path.dirname(self.path), exist_ok=True)
-            self._folder = tempfile.mkdtemp(prefix=f".{os.path.basename(self.path)}.",
-                                            dir=os.path.dirname(self.path))
+            self._folder = self._stack.enter_context(atomic_folder(self.path))
             self._environment = self._lmdb.open(self._folder, map_size=_MAX_BYTES)
         except (OSError, self._lmdb.Error) as error:
+            self._stack.__exit__(type(error), error, None)
             raise RunError(f"cannot write {verbatim(self.path)}: {verbatim(error)}") from error
+        self._stack.push(self._complete)
         self._transaction = self._environment.begin(write=True)
 
     def __enter__(self) -> LmdbWriter:
@@ -244,20 +245,20 @@ class LmdbWriter:
             raise RunError(f"cannot write {verbatim(self.path)}: {verbatim(error)}") from error
 
     def __exit__(self, *exc_info: Any) -> None:
+        self._stack.__exit__(*exc_info)
+
+    def _complete(self, kind: object, *_rest: object) -> None:
+        """Close the database, before its folder takes its name where all went well."""
         try:
-            if exc_info[0] is None:
+            if kind is None:
                 self._transaction.commit()
                 self._environment.sync(True)
-                self._environment.close()
-                os.unlink(os.path.join(self._folder, "lock.mdb"))
-                os.chmod(self._folder, 0o755)
-                os.rename(self._folder, self.path)
-        except (OSError, self._lmdb.Error) as error:
-            why = reason(error) if isinstance(error, OSError) else verbatim(error)
-            raise RunError(f"cannot write {verbatim(self.path)}: {why}") from error
+        except self._lmdb.Error as error:
+            raise RunError(f"cannot write {verbatim(self.path)}: {verbatim(error)}") from error
         finally:
             self._environment.close()
-            shutil.rmtree(self._folder, ignore_errors=True)
+        if kind is None:
+            os.unlink(os.path.join(self._folder, "lock.mdb"))
 
 
 def _package() -> Any:

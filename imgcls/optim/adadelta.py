@@ -19,6 +19,10 @@ class AdaDelta(Rule):
     def __init__(self, params: Iterable[Any], rho: float = 0.9, eps: float = 1e-5) -> None:
         super().__init__(params, rho=rho, eps=eps)
 
+    def moves(self, group: dict[str, Any]) -> bool:
+        """Return whether a step of the group does anything: whatever the rate, unless the layer is frozen."""
+        return bool(group["lr_mult"])
+
     def update(self, group: dict[str, Any], params: list[Tensor], gradients: list[Tensor],
                states: list[list[Tensor]], count: int) -> None:
         acc_g, acc_delta = states

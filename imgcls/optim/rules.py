@@ -40,8 +40,7 @@ class Rule(torch.optim.Optimizer):
         """Change the weights by their gradients, and the states with them."""
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
-            # a rate of 0, where a schedule ends, changes nothing; some rules would divide by it
-            if not params or not group["lr"]:
+            if not params or not self.moves(group):
                 continue
             for p in params:
                 # at the first step and not at the start: a checkpoint that is read in between fills the
@@ -57,6 +56,11 @@ class Rule(torch.optim.Optimizer):
             states = [[self.state[p][name] for p in params] for name in self.STATE]
             gradients = [p.grad for p in params]
             self.update(group, params, gradients, states, count)  # type: ignore[arg-type]
+
+    def moves(self, group: dict[str, Any]) -> bool:
+        """Return whether a step of the group does anything."""
+        # a rate of 0, where a schedule ends, changes nothing; some rules would divide by it
+        return bool(group["lr"])
 
     def kinds(self, p: Tensor) -> set[str]:
         """Return the names of what is kept of a parameter, as a checkpoint must have it."""

@@ -10,14 +10,15 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
 from imgcls.errors import RunError, UsageError, reason, verbatim
-from imgcls.storage.locks import is_abandoned, lock_file
-from imgcls.storage.paths import to_path
+from imgcls.storage.locks import is_abandoned, lock_file, lock_folder
+from imgcls.storage.paths import to_local_path, to_path
 from imgcls.storage.remote import RemotePath
 
 #: what `atomic_write` calls a file until it is complete: the target's name between these
@@ -70,6 +71,34 @@ def atomic_write(path: str | os.PathLike[str], *, is_durable: bool = True) -> It
         raise
 
 
+@contextlib.contextmanager
+def atomic_folder(path: str | os.PathLike[str]) -> Iterator[str]:
+    """Make a folder that takes the name `path` only when the block ends well; yield where it is until then.
+
+    Nothing but an empty folder may have the name. On any failure it is removed with all that is in it; a full
+    or read-only disk is a RunError.
+    """
+    target = to_local_path(path)
+    temporary = ""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # beside its final place: taking the name is one rename, all of it or nothing
+        temporary = tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
+        handle = lock_folder(temporary)  # as long as it is written: so `remove_leftovers` knows that
+        try:
+            yield temporary
+            os.chmod(temporary, 0o777 & ~_umask())
+            os.rename(temporary, target)
+        finally:
+            if handle is not None:
+                os.close(handle)
+    except OSError as error:
+        raise RunError(f"cannot write {verbatim(target)}: {reason(error)}") from error
+    finally:
+        if temporary:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
 def write_bytes(path: str | os.PathLike[str], *pieces: bytes | memoryview) -> None:
     """Make the pieces, one after the other, the content of `path`, atomically."""
     with atomic_write(path) as stream:
@@ -78,7 +107,8 @@ def write_bytes(path: str | os.PathLike[str], *pieces: bytes | memoryview) -> No
 
 
 def remove_leftovers(folder: Path, names: re.Pattern[str], *, unfinished: bool = True) -> None:
-    """Remove temporary files that killed processes left of targets in `folder` whose names match `names`.
+    """Remove temporary files and folders that killed processes left of targets in `folder` whose names match
+    `names`.
 
     Those of a process that still writes stay: it holds a lock on them. Without `unfinished` those stay as
     well that a later run may go on with.
@@ -88,7 +118,12 @@ def remove_leftovers(folder: Path, names: re.Pattern[str], *, unfinished: bool =
             match = _TEMPORARY.fullmatch(entry)
             if not unfinished and entry.endswith(UNFINISHED_SUFFIX):
                 continue
-            if match and names.fullmatch(match[1]) and is_abandoned(folder / entry):
+            if not match or not names.fullmatch(match[1]):
+                continue
+            if (handle := lock_folder(folder / entry)) is not None:
+                shutil.rmtree(folder / entry, ignore_errors=True)
+                os.close(handle)
+            elif is_abandoned(folder / entry):
                 _remove(str(folder / entry))
 
 

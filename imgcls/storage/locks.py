@@ -68,6 +68,27 @@ def has_locks() -> bool:
     return importlib.util.find_spec("fcntl") is not None
 
 
+def lock_folder(path: str | os.PathLike[str]) -> int | None:
+    """Open a folder and lock it until the handle that is returned is closed.
+
+    None where another process holds it, and where nobody can lock a folder.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return None
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(handle)
+        return None
+    return handle
+
+
 def is_abandoned(path: str | os.PathLike[str]) -> bool:
     """Return whether a file that its writer keeps locked has no writer any more; False where nobody can tell.
 

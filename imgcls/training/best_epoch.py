@@ -66,6 +66,11 @@ class BestEpoch:
                             "better (`patience`)")
         return True
 
+    def was_over(self, epoch: int) -> bool:
+        """Whether a run that goes on after `epoch` had ended there already: each start would be one epoch
+        more."""
+        return epoch in self._accuracies and self.is_over(epoch)
+
     def saved(self, path: str) -> None:
         """Say that the weights were saved, "" for a process that saves none."""
         if path:

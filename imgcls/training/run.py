@@ -89,8 +89,7 @@ def run(config: Config, *, splits: Callable[[], Splits] | None = None,
     `make_network` builds the network in place of `build_model`. `command` goes into the meta data and the
     hint how to resume, `predict_command` is for the one how to predict, `find_trained` for the one what could
     be fine-tuned instead; `make_teacher` gives the network that `teacher` names. `test_io` and `dry_run`
-    train nothing and return None with what was measured.
-    Raises UsageError, DataError for files, RunError on the way.
+    train nothing and return None with what was measured. Raises UsageError, DataError, RunError.
     """
     topology = _find_devices(config)
     with lasting_output(), deterministic(config.device.deterministic), contextlib.ExitStack() as stack:
@@ -116,12 +115,13 @@ def run(config: Config, *, splits: Callable[[], Splits] | None = None,
         model = _make_model(config, saved, reporter, loader, worker, make_network)
         cost = network_size.measure(model, config.network.image_shape)
         config, threads_note = _to_devices(model, config, topology, worker, cost, loader, saved, reporter)
-        config = time_budget.fit(config, model, loader, val_loader, saved, worker, reporter)
+        loss = _make_loss(config, data, worker, make_teacher)
+        config = time_budget.fit(config, model, loss, loader, val_loader, saved, worker, reporter)
         lr_schedule = _make_schedule(config, loader)
         position = resume.resume_position(config, saved, loader, lr_schedule, reporter)
         updater = make_updater(config, model, lr_schedule, saved, position, worker, reporter)
         average = begin_average(config.regularization.model_ema_decay, model, saved, updater.optimizer)
-        transforms, loss = _make_loss(config, data, model, worker, make_teacher)
+        transforms = _make_transforms(config, model, worker)
 
         # All that can be wrong is known by now: say what will happen.
         summary.log_summary(config, data, model, cost.flops, loader, val_loader, updater, worker, reporter)
@@ -140,8 +140,7 @@ def run(config: Config, *, splits: Callable[[], Splits] | None = None,
                           transforms=transforms, average=average)
         if config.is_trial:
             return None, _measure(trainer, position, config)
-        if writer:
-            _begin_files(writer, config, data, model, saved, position, command, worker, reporter, updater)
+        _begin_files(writer, config, data, model, saved, position, command, worker, reporter, updater)
         result = fit_in_memory.fit(trainer, position, config, reporter)
         worker.barrier()  # nobody leaves while another still listens
     if result and not quiet and not worker.rank:
@@ -213,16 +212,20 @@ def _make_schedule(config: Config, loader: Loader) -> Schedule:
                                  num_macrobatch=num_macrobatch if config.optimizer.name == "lbsgd" else 0)
 
 
-def _make_loss(config: Config, data: Splits, model: nn.Module, worker: Worker,
-               make_teacher: MakeTeacher) -> tuple[Sequence[BatchTransform], Loss]:
-    """Return what is learned from: how batches are changed on the device, and the loss of them."""
-    shape, settings = config.network.image_shape, config.regularization
-    resizing = make_resizing(config.train, shape, model, worker.device)
-    mixing = make_mixing(settings, shape, config.train.seed)
+def _make_loss(config: Config, data: Splits, worker: Worker, make_teacher: MakeTeacher) -> Loss:
+    """Return the loss of batches on the device, with that of the teacher where there is one."""
     teacher = make_teacher and make_teacher(config, data.train.class_names, worker.device)
-    loss = make_loss(settings, data.train.labels, config.network.num_classes, worker.device, teacher)
+    return make_loss(config.regularization, data.train.labels, config.network.num_classes, worker.device,
+                     teacher)
+
+
+def _make_transforms(config: Config, model: nn.Module, worker: Worker) -> Sequence[BatchTransform]:
+    """Return how batches are changed on the device, in this order."""
+    shape = config.network.image_shape
+    resizing = make_resizing(config.train, shape, model, worker.device)
+    mixing = make_mixing(config.regularization, shape, config.train.seed)
     # smaller first: there is less to mix then
-    return [transform for transform in (resizing, mixing) if transform], loss
+    return [transform for transform in (resizing, mixing) if transform]
 
 
 def _make_meter(config: Config, worker: Worker) -> Meter:
@@ -286,10 +289,15 @@ def _open_checkpoint(config: Config, saved: Saved | None, position: Position,
                                          run=saved.run if saved else ""))
 
 
-def _begin_files(writer: Checkpoint, config: Config, data: Splits, model: nn.Module, saved: Saved | None,
-                 position: Position, command: str, worker: Worker, reporter: Reporter,
+def _begin_files(writer: Checkpoint | None, config: Config, data: Splits, model: nn.Module,
+                 saved: Saved | None, position: Position, command: str, worker: Worker, reporter: Reporter,
                  updater: Updater) -> None:
-    """Write what holds for the whole run: network, mean image, meta data, and the heads of the logs."""
+    """Write what holds for the whole run: network, mean image, meta data, and the heads of the logs.
+
+    Nothing without a writer.
+    """
+    if writer is None:
+        return
     mean_image = metadata.pack_mean_image(config)
     meta = metadata.describe(config, data, command, worker.rank_info, mean_image,
                              worker.num_threads, updater.precision.name)

@@ -55,6 +55,10 @@ class Saver:
         self._saved_epoch = position.epoch
         return path
 
+    def was_over(self, position: Position) -> bool:
+        """Return whether early stopping has ended the training at this position, which a run begins at."""
+        return self.best is not None and not position.batch and self.best.was_over(position.epoch)
+
     def note_validation(self, model: nn.Module, updater: Updater, position: Position,
                         metrics: Mapping[str, float]) -> bool:
         """Note how good an epoch is, save it where it is to be kept; return whether training ends early."""

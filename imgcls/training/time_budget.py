@@ -27,11 +27,13 @@ from imgcls.data.loaders.batch import Loader
 from imgcls.data.resizing import Resizing, make_resizing
 from imgcls.distributed.process_group import Worker
 from imgcls.errors import UsageError
+from imgcls.optim import optimizers
 from imgcls.training.checkpoint import Saved
 from imgcls.training.dry_run import endless, wait
 from imgcls.training.kept_preprocessing import read_noted
 from imgcls.training.loss import Loss
 from imgcls.training.precision import Precision
+from imgcls.training.recompute import recompute_activations
 from imgcls.training.reporter import Reporter
 
 #: what a measurement may take, of the budget and at most; and the batches that are enough
@@ -47,12 +49,14 @@ _WORTH = 1.2
 _MARGIN = 0.05
 #: of a run that begins with small images; above it the images are so few that any size will do
 MAX_EPOCHS_TRIED = 2000
+#: the rate of the measurement: not 0, at which some rules skip their step
+_TRIAL_LR = 1e-12
 #: a side to reckon sizes with, whatever the images have
 _SIDE = 1 << 10
 
 
-def fit(config: Config, model: nn.Module, loader: Loader, val_loader: Loader | None, saved: Saved | None,
-        worker: Worker, reporter: Reporter) -> Config:
+def fit(config: Config, model: nn.Module, loss: Loss, loader: Loader, val_loader: Loader | None,
+        saved: Saved | None, worker: Worker, reporter: Reporter) -> Config:
     """Return the configuration with the epochs that fit into `time_budget` minutes, and their schedule.
 
     As it is without a budget. A run that goes on keeps what was chosen for it.
@@ -75,8 +79,9 @@ def fit(config: Config, model: nn.Module, loader: Loader, val_loader: Loader | N
     started = time.perf_counter()
     scales = allowed_scales(config, model, worker.device)
     seconds = min(_PART * budget_s, _MAX_SECONDS) / (2 if scales else 1)
-    step_s, val_s = _measure(model, loader, val_loader, config, worker, seconds)
-    small_s = _measure(model, loader, None, config, worker, seconds, scales[-1])[0] if scales else step_s
+    step_s, val_s = _measure(model, loss, loader, val_loader, config, worker, seconds)
+    small_s = (_measure(model, loss, loader, None, config, worker, seconds, scales[-1])[0] if scales
+               else step_s)
     left_s = budget_s - (time.perf_counter() - started)
     # all processes train as many epochs, those that the slowest can
     # every process has the same results of `gather`, and so the same number of epochs: it is a
@@ -205,35 +210,39 @@ def with_epochs(config: Config, num_epochs: int, scale: float = 1.0) -> Config:
                                chosen={**config.chosen, **chosen})
 
 
-def _measure(model: nn.Module, loader: Loader, val_loader: Loader | None, config: Config, worker: Worker,
-             seconds: float, scale: float = 1.0) -> tuple[float, float]:
+def _measure(model: nn.Module, loss: Loss, loader: Loader, val_loader: Loader | None, config: Config,
+             worker: Worker, seconds: float, scale: float = 1.0) -> tuple[float, float]:
     """Return the seconds of a batch, from the loader to the step, and those of a validation.
 
-    Batches have `scale` of the height and width, made smaller on the device as the run would do it.
+    Batches have `scale` of the height and width, made smaller on the device as the run would do it. A teacher
+    in the loss, the run's own optimizer and activations that are computed again count as they do there.
     """
-    # the run itself must begin with the weights that its seed gives; lr 0 alone would not do, as
+    # the run itself must begin with the weights that its seed gives; a small rate alone would not do, as
     # batch normalisation moves its statistics
     trial = copy.deepcopy(model).train()
-    # the updates are computed for the time that they take; at 0 the trial stays finite whatever
-    # it learns
-    optimizer = torch.optim.SGD(trial.parameters(), lr=0.0, momentum=0.9)
+    recompute_activations(trial, config)
+    # the updates are computed for the time that they take; at such a rate the trial stays finite whatever it
+    # learns
+    optimizer = optimizers.build(config.optimizer, trial, worker.device, config.train.seed)
+    optimizers.set_lr(optimizer, _TRIAL_LR)
+    take_step = optimizers.stepper(optimizer)
     precision = Precision(config.device.dtype, worker.device)
-    loss = Loss()
     count = 0
     started = time.perf_counter()
     with closing(endless(loader, 0)) as batches:
         for number, batch in enumerate(batches):
             if number == 1:  # the first chooses kernels and takes memory
                 started = time.perf_counter()
-            images = batch.images
             if scale < 1:
-                side = [max(round(scale * length), 1) for length in images.shape[2:]]
-                images = F.interpolate(images, side, mode="bilinear", antialias=True)
+                side = [max(round(scale * length), 1) for length in batch.images.shape[2:]]
+                batch = dataclasses.replace(batch, images=F.interpolate(batch.images, side, mode="bilinear",
+                                                                        antialias=True))
             with precision.autocast():
-                logits = trial(images)
+                logits = trial(batch.images)
             loss(logits.float()[:batch.num_valid], batch.without_padding()).backward()
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+            with torch.no_grad():
+                take_step()
+            trial.zero_grad(set_to_none=True)
             wait(worker.device)
             count = number
             if number and (number >= _MAX_BATCHES or time.perf_counter() - started > seconds):

@@ -86,8 +86,8 @@ class Trainer:
 
     def _fit(self) -> dict[str, float]:
         result: dict[str, float] = {}
-        is_over = False
-        while self.position.epoch < self.config.num_epochs:
+        is_over = self.saver.was_over(self.position)
+        while not is_over and self.position.epoch < self.config.num_epochs:
             epoch = self.position.epoch
             result = self.train_epoch()
 
@@ -102,8 +102,6 @@ class Trainer:
                 self.reporter.validated(epoch, result, self.position.update)
                 is_over = self.saver.note_validation(self.model, self.updater, self.position, result)
             self.reporter.epoch_over()
-            if is_over:  # early stopping
-                break
         self.saver.wait()
         return result
 

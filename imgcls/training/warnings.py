@@ -91,7 +91,7 @@ def _about_sharing(config: Config, worker: Worker) -> Iterator[str]:
 
 
 def _about_length(config: Config, splits: Splits, position: Position) -> Iterator[str]:
-    if config.schedule.lr == 0:
+    if config.schedule.lr == 0 and config.optimizer.name != "adadelta" and not config.schedule.lr_regime:
         yield "`lr` 0: nothing will be learned"
     num_examples = config.data.num_examples
     if num_examples and num_examples != len(splits.train) and not config.data.benchmark:

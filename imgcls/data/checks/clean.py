@@ -37,7 +37,8 @@ def bad_samples(name: str, findings: Iterable[Finding], labels: np.ndarray) -> n
             members = [index for where, index in group if where == name]
             if finding.kind in _LEFT_OUT or (finding.kind == "leak" and name == "train"):
                 bad.update(members)
-            elif finding.kind in ("duplicate", "near duplicate"):
+            # of a leak too: several copies may be in the validation data
+            elif finding.kind in ("duplicate", "near duplicate", "leak"):
                 # under two labels nobody knows which is right
                 is_contradiction = len(np.unique(labels[members])) > 1
                 bad.update(members if is_contradiction else members[1:])

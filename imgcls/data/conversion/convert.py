@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import chain, islice
+from pathlib import Path
 
 import numpy as np
 
@@ -18,6 +20,8 @@ from imgcls.data.packing.config import PackConfig
 from imgcls.data.packing.images import quiet_opencv, reencode
 from imgcls.data.packing.pipeline import map_in_order
 from imgcls.errors import DataError, UsageError, verbatim
+from imgcls.formats import lists
+from imgcls.storage import atomic
 
 
 @dataclass
@@ -30,6 +34,8 @@ class ConversionResult:
     skipped: list[DataError] = field(default_factory=list)
     #: ids that stand there more than once
     num_repeated_ids: int = 0
+    #: what else to tell
+    notes: list[str] = field(default_factory=list)
 
 
 def shared_class_names(readers: Sequence[SampleReader]) -> tuple[str, ...]:
@@ -57,6 +63,7 @@ def convert(readers: Sequence[SampleReader], out: str, kind: str, config: PackCo
     result = ConversionResult()
     # 8 bytes a sample, to tell of ids that repeat
     ids = array("Q")
+    _remove_leftovers(out)
 
     def shrink(sample: Sample) -> tuple[Sample, bytes | str]:
         return sample, shrunk(sample.image, config)
@@ -80,11 +87,24 @@ def convert(readers: Sequence[SampleReader], out: str, kind: str, config: PackCo
                     writer.write(sample, image)
                     count += 1
             result.written.append((path, count))
+            result.notes += filter(None, (writer.note,))
     if kind in ("rec", "tar", "lmdb"):
         write_class_names(out, class_names)
+        # of an earlier file of this name, or meant for this one: who reads OUT takes them for its own
+        first = result.written[0][0]
+        if not class_names and (others := lists.class_names(first)):
+            result.notes.append(f"no IN names its classes, and a file beside {verbatim(first)} does: label 0 "
+                                f"is taken for {verbatim(others[0])} there, and so on")
     seen = np.sort(np.frombuffer(ids, np.uint64)) if ids else np.empty(0, np.uint64)
     result.num_repeated_ids = int((seen[1:] == seen[:-1]).sum())
     return result
+
+
+def _remove_leftovers(out: str) -> None:
+    """Remove what killed runs left half written of OUT and its shards."""
+    path = Path(os.path.abspath(out))
+    names = rf"{re.escape(path.stem)}(_\d+)?({re.escape(path.suffix)}|\.idx)"
+    atomic.remove_leftovers(path.parent, re.compile(names))
 
 
 def _counted(pairs: Iterable[tuple[Sample, bytes | str]],

@@ -4,29 +4,35 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
-import tempfile
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any, Protocol
 
 from imgcls.data.conversion.readers import Sample
-from imgcls.errors import DataError, RunError, UsageError, reason, verbatim
+from imgcls.errors import DataError, UsageError, verbatim
 from imgcls.formats import lists
 from imgcls.formats.datum import Datum, LmdbWriter
 from imgcls.formats.parquet import ParquetWriter
 from imgcls.formats.recordio import ImageHeader, RecordWriter, pack
 from imgcls.formats.shards import ShardWriter
-from imgcls.storage.atomic import atomic_write
+from imgcls.storage.atomic import atomic_folder, atomic_write
 
 #: what OUT may be, and the ending of its name that says so; all others are folders
 KINDS = {"rec": ".rec", "tar": ".tar", "parquet": ".parquet", "lmdb": "lmdb", "folder": ""}
+#: a label of Caffe's is of 32 bits, and no class has a higher number
+_MAX_LABEL = (1 << 31) - 1
 #: what a folder of a class may not be called
 _UNSAFE_NAME = re.compile(r"[\0-\x1f]|(^|/)\.\.?(/|$)|^/|//")
 
 
 class SampleWriter(Protocol):
     """Writes samples; what it writes takes its name when the context ends well."""
+
+    @property
+    def note(self) -> str:
+        """What to tell when all is written, "" for nothing."""
+        ...
 
     def __enter__(self) -> SampleWriter: ...
 
@@ -68,10 +74,21 @@ def suffix_of(image: bytes) -> str:
 
 
 def _class_number(sample: Sample) -> int:
-    # nan stands for several labels, and differs from itself
-    if not (sample.label == sample.label and sample.label == int(sample.label)):
-        raise DataError(sample.name, "several labels, or one that is no whole number: only records hold such")
+    # nan stands for several labels, and is not below any number
+    if not (abs(sample.label) <= _MAX_LABEL and sample.label == int(sample.label)):
+        raise DataError(sample.name, "several labels, or one that is no whole number of 32 bits: only "
+                                     "records hold such")
     return int(sample.label)
+
+
+def _closing(writer: ShardWriter | ParquetWriter) -> Callable[..., None]:
+    """Return what closes the writer of a file where all went well, before the file takes its name."""
+    # on the stack, so that a disk that is full by then is told with the name of the file
+    def close(kind: object, *_rest: object) -> None:
+        if kind is None:
+            writer.close()
+
+    return close
 
 
 # The running number keeps the order, which LMDB takes from its keys; the id behind it comes back as it was.
@@ -80,6 +97,8 @@ def _key(sample: Sample, index: int) -> str:
 
 
 class _Records:
+    note = ""
+
     def __init__(self, path: str) -> None:
         self._writer = RecordWriter(path)
 
@@ -96,17 +115,18 @@ class _Records:
 
 
 class _Shard:
+    note = ""
+
     def __init__(self, path: str) -> None:
         self._stack = ExitStack()
         self._writer = ShardWriter(self._stack.enter_context(atomic_write(path)))
+        self._stack.push(_closing(self._writer))
         self._count = 0
 
     def __enter__(self) -> _Shard:
         return self
 
     def __exit__(self, *exc_info: Any) -> None:
-        if exc_info[0] is None:
-            self._writer.close()
         self._stack.__exit__(*exc_info)
 
     def write(self, sample: Sample, image: bytes) -> None:
@@ -115,16 +135,17 @@ class _Shard:
 
 
 class _Parquet:
+    note = ""
+
     def __init__(self, path: str, class_names: Sequence[str]) -> None:
         self._stack = ExitStack()
         self._writer = ParquetWriter(self._stack.enter_context(atomic_write(path)), class_names)
+        self._stack.push(_closing(self._writer))
 
     def __enter__(self) -> _Parquet:
         return self
 
     def __exit__(self, *exc_info: Any) -> None:
-        if exc_info[0] is None:
-            self._writer.close()
         self._stack.__exit__(*exc_info)
 
     def write(self, sample: Sample, image: bytes) -> None:
@@ -132,6 +153,8 @@ class _Parquet:
 
 
 class _Lmdb:
+    note = ""
+
     def __init__(self, path: str) -> None:
         if os.path.isdir(path):
             os.rmdir(path)  # an empty one, as `open_writer` saw
@@ -156,39 +179,46 @@ class _Folder:
         self._path = os.path.abspath(path)
         self._class_names = class_names
         self._count = 0
+        #: folder of each class that has images -> its label
+        self._labels: dict[str, int] = {}
         if unsafe := next((name for name in class_names if _UNSAFE_NAME.search(name)), None):
             raise UsageError(f"the class {verbatim(unsafe)} cannot be a folder's name")
-        os.makedirs(os.path.dirname(self._path), exist_ok=True)
-        # beside its final place, on the same disk: taking the name is one rename, all of it or
-        # nothing
-        self._folder = tempfile.mkdtemp(prefix=f".{os.path.basename(self._path)}.",
-                                        dir=os.path.dirname(self._path))
+        if repeated := next((name for name, count in Counter(class_names).items() if count > 1), None):
+            raise UsageError(f"several classes are called {verbatim(repeated)}: a folder for each name would "
+                             "make one of them")
+        self._stack = ExitStack()
+        self._folder = self._stack.enter_context(atomic_folder(self._path))
 
     def __enter__(self) -> _Folder:
         return self
 
     def __exit__(self, *exc_info: Any) -> None:
-        try:
-            if exc_info[0] is None:
-                os.chmod(self._folder, 0o755)
-                os.rename(self._folder, self._path)
-        except OSError as error:
-            raise RunError(f"cannot write {verbatim(self._path)}: {reason(error)}") from error
-        finally:
-            shutil.rmtree(self._folder, ignore_errors=True)
+        self._stack.__exit__(*exc_info)
+
+    @property
+    def note(self) -> str:
+        """Say where the labels of a folder are others, which is read in the order of names."""
+        # as a walk visits folders: those inside of one behind it
+        names = sorted(self._labels, key=lambda name: name.split("/"))
+        moved = [(number, name) for number, name in enumerate(names) if self._labels[name] != number]
+        if not moved:
+            return ""
+        number, name = moved[0]
+        return (f"{verbatim(self._path)}: folders are numbered in the order of their names, those without "
+                f"images not at all: label {self._labels[name]}, {verbatim(name)}, is read as {number} from "
+                f"there{f', and {len(moved) - 1} more are others' if len(moved) > 1 else ''}; imgcls-im2rec "
+                "--synsets numbers them as a file says")
 
     def write(self, sample: Sample, image: bytes) -> None:
         label = _class_number(sample)
         # a walk numbers folders in sorted order: numbers are as wide as the largest
         name = self._class_names[label] if 0 <= label < len(self._class_names) else f"{label:05d}"
+        self._labels[name] = label
         folder = os.path.join(self._folder, name)
-        try:
-            os.makedirs(folder, exist_ok=True)
-            name = f"{_key(sample, self._count)}.{suffix_of(image)}"
-            with open(os.path.join(folder, name), "wb") as stream:
-                stream.write(image)
-        except OSError as error:
-            raise RunError(f"cannot write {verbatim(self._path)}: {reason(error)}") from error
+        os.makedirs(folder, exist_ok=True)
+        name = f"{_key(sample, self._count)}.{suffix_of(image)}"
+        with open(os.path.join(folder, name), "wb") as stream:
+            stream.write(image)
         self._count += 1
 
 
