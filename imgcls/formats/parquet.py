@@ -200,6 +200,11 @@ class ParquetWriter:
         self._flush()
         self._writer.close()
 
+    def discard(self) -> None:
+        """Let go of a file that could not be completed; does nothing behind `close`."""
+        # else pyarrow writes the end when the object goes, to a file that is closed by then
+        self._writer.is_open = False
+
     def _flush(self) -> None:
         # an empty group would be one that some readers stumble over
         if self._rows:

@@ -140,6 +140,7 @@ class _Parquet:
     def __init__(self, path: str, class_names: Sequence[str]) -> None:
         self._stack = ExitStack()
         self._writer = ParquetWriter(self._stack.enter_context(atomic_write(path)), class_names)
+        self._stack.callback(self._writer.discard)  # behind the next one
         self._stack.push(_closing(self._writer))
 
     def __enter__(self) -> _Parquet:
