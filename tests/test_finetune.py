@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,11 +23,14 @@ from imgcls import graph
 from imgcls.cli import finetune, im2rec, predict, score
 from imgcls.config import resolve
 from imgcls.config.sections import FinetuneConfig, NetworkConfig
+from imgcls.data.loaders.batch import Batch
 from imgcls.errors import DataError, UsageError
 from imgcls.formats import params, symbol
 from imgcls.formats.symbol import Node, NodeOutput, Symbol
 from imgcls.pretrained import Pretrained, at_hand, locate, read, transfer
+from imgcls.storage.remote import RemotePath
 from imgcls.training import checkpoint
+from imgcls.training.trainer import Trainer
 
 SHAPE = (3, 28, 28)
 
@@ -185,6 +189,30 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     assert second.optimizer is not None
     assert first.optimizer.keys() == second.optimizer.keys()
     assert all(torch.equal(first.optimizer[name], second.optimizer[name]) for name in first.optimizer)
+
+
+def test_a_run_that_was_stopped_inside_an_epoch_resumes_from_a_url(
+        pretrained: Path, photos: Path, tmp_path: Path, memory: str, monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ("--num-epochs", 1, "--lr", 0.01)
+    assert tune(pretrained, photos, "--model-prefix", tmp_path / "net", *flags) == 0
+    original = Trainer.train_step
+
+    def train_step(self: Trainer, batch: Batch, update: int) -> None:
+        original(self, batch, update)
+        if update == 1:
+            signal.raise_signal(signal.SIGTERM)
+
+    flags = ("--model-prefix", f"{memory}/net", "--resume", *flags)
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "train_step", train_step)
+        assert tune(pretrained, photos, *flags) == 143
+    capsys.readouterr()
+    assert tune(pretrained, photos, *flags) == 0
+    err = capsys.readouterr().err
+    assert f"Loaded {memory}/net-position-00000002-" in err
+    assert "new head" not in err
+    assert RemotePath(f"{memory}/net-0001.params").read_bytes() == weights(tmp_path / "net", 1)
 
 
 def test_resuming_with_other_classes(pretrained: Path, photos: Path, tmp_path: Path,

@@ -8,7 +8,6 @@ what learns, `freezing`'s.
 from __future__ import annotations
 
 import dataclasses
-import re
 from dataclasses import dataclass
 
 import torch
@@ -104,8 +103,7 @@ class FinetunedNetwork:
             if config.is_explicit(name):
                 reporter.warn(f"`{name}`: has no meaning here; the network is that of "
                               f"{verbatim(own.pretrained_model)}")
-        # saved.path names one of the run's files; its prefix is what they have in common.
-        prefix = re.sub(r"-(\d{4,}\.params|position\.states)$", "", saved.path) if saved else ""
+        prefix = checkpoint.prefix_of(saved.path) if saved else ""
         if saved and own.load_epoch.lower() not in ("", "auto"):
             reporter.warn(f"`load_epoch` {own.load_epoch}: has no effect here, it is an epoch of the "
                           f"pretrained network; the run goes on from {verbatim(saved.path)}, its newest")

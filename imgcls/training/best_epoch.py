@@ -17,7 +17,7 @@ from imgcls.distributed.process_group import Worker
 from imgcls.errors import UsageError
 from imgcls.formats import json_text
 from imgcls.storage.paths import to_path
-from imgcls.training.checkpoint import Checkpoint, Position, Saved
+from imgcls.training.checkpoint import Checkpoint, Position, Saved, prefix_of
 from imgcls.training.checkpoint.files import read_best
 from imgcls.training.reporter import Reporter
 
@@ -107,8 +107,7 @@ def begin_best(config: EarlyStoppingConfig, saved: Saved | None, position: Posit
 
 def _read(saved: Saved, position: Position) -> dict[str, float]:
     """Return the accuracies up to the position, from the file beside the checkpoint."""
-    # a checkpoint is named by its weights, or by the position inside of an epoch
-    prefix = re.sub(r"-(\d{4,}\.params|position[-0-9a-f]*\.states)$", "", saved.path)
+    prefix = prefix_of(saved.path)
     path = to_path(f"{prefix}-best.json")
     accuracies = read_best(prefix).get("accuracies", {})
     # the file may have been edited: a wrong one is refused by name, and not by a traceback

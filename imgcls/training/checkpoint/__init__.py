@@ -26,6 +26,7 @@ from imgcls.training.checkpoint.files import (
     mean_image_path,
     newest_epoch,
     parse_epoch,
+    prefix_of,
     read_meta,
 )
 from imgcls.training.checkpoint.history import later_epochs
@@ -34,4 +35,4 @@ from imgcls.training.checkpoint.reader import load
 from imgcls.training.checkpoint.writer import Checkpoint
 
 __all__ = ["Checkpoint", "Position", "Saved", "check_prefix", "find_position", "is_auto", "later_epochs",
-           "load", "mean_image_path", "newest_epoch", "parse_epoch", "read_meta"]
+           "load", "mean_image_path", "newest_epoch", "parse_epoch", "prefix_of", "read_meta"]

@@ -18,8 +18,10 @@ from imgcls.training.checkpoint.members import check_latest, check_meta
 _MAX_NAME_BYTES = 220
 #: a file system's 4096 for all of a path, likewise
 _MAX_PATH_BYTES = 4000
+#: what is behind the prefix in the name of a position inside an epoch; under a URL each has its own
+_POSITION = r"position[-0-9a-f]*\.states"
 #: the names of a run's files behind the prefix
-WRITTEN = (r"-(\d{4,}\.(params|states)|position[-0-9a-f]*\.states|(symbol|network|meta|latest|best)\.json|"
+WRITTEN = (rf"-(\d{{4,}}\.(params|states)|{_POSITION}|(symbol|network|meta|latest|best)\.json|"
            r"metrics\.jsonl|report\.html|mean\.bin)")
 #: no run has so many epochs, and no name of a file so many digits
 _MAX_EPOCH_DIGITS = 9
@@ -66,6 +68,11 @@ def check_prefix(prefix: str, setting: str) -> None:
     if len(os.fsencode(name)) > _MAX_NAME_BYTES or len(os.fsencode(text)) > _MAX_PATH_BYTES:
         raise UsageError(f"{setting} {_shortened(text)}: is too long for a file name ({len(name)} characters "
                          f"behind the last /); {_MAX_NAME_BYTES} bytes are the most")
+
+
+def prefix_of(path: str) -> str:
+    """Return the prefix of a file with the weights of an epoch, or with a position inside an epoch."""
+    return re.sub(rf"-(\d{{4,}}\.params|{_POSITION})$", "", path)
 
 
 def newest_epoch(prefix: str) -> int | None:
