@@ -17,7 +17,7 @@ from imgcls.config import resolve as configuration
 from imgcls.data.sources import ArraySource, Splits
 from imgcls.errors import UsageError
 from imgcls.inference.predictor import Predictor
-from imgcls.pretrained.teaching import make_teacher
+from imgcls.pretrained.teacher import make_teacher
 from imgcls.training.run import run
 
 __all__ = ["Predictor", "Result", "fit", "load_model"]

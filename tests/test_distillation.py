@@ -19,7 +19,7 @@ from imgcls.config.sections import DistillationConfig
 from imgcls.data.loaders.batch import Batch
 from imgcls.datasets import digits
 from imgcls.errors import UsageError
-from imgcls.pretrained.teaching import make_teacher
+from imgcls.pretrained.teacher import make_teacher
 from imgcls.training.distillation import Teacher
 from imgcls.training.loss import Loss
 from imgcls.training.precision import Precision

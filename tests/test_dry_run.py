@@ -18,7 +18,7 @@ from imgcls.cli import train as command
 from imgcls.config import resolve
 from imgcls.config.resolve import Config
 from imgcls.errors import UsageError
-from imgcls.training import by_size, dry_run
+from imgcls.training import auto_settings, dry_run
 
 SMALL = ("--network", "mlp", "--image-shape", "3,12,12", "--rgb-mean", "0", "--rgb-std", "255",
          "--data-nthreads", "0")
@@ -117,19 +117,19 @@ def config_of(*flags: str) -> Config:
     (50_000, 40, 128, 0.1, 128, 0.05)])
 def test_fewer_images_more_epochs_and_smaller_batches(count: int, epochs: int, batch: int, lr: float,
                                                       tuned_batch: int, tuned_lr: float) -> None:
-    values, reasons = by_size.choice(config_of(), count, is_pretrained=False)
+    values, reasons = auto_settings.settings_for(config_of(), count, is_pretrained=False)
     assert (values["num_epochs"], values["batch_size"], values["lr"]) == (epochs, batch, lr)
     assert values["rgb_std"] == (58.393, 57.12, 57.375)
-    tuned, tuned_reasons = by_size.choice(config_of(), count, is_pretrained=True)
+    tuned, tuned_reasons = auto_settings.settings_for(config_of(), count, is_pretrained=True)
     assert tuned["num_epochs"] < epochs
     assert (tuned["batch_size"], tuned["lr"], tuned["mom"], tuned["wd"]) == (
         tuned_batch, tuned_lr, 0.9, 1e-4)
     assert tuned["initializer"] == "zero"  # of the new head
     package = config_of("--network", "torchvision:resnet18")  # refuses any initializer
-    assert "initializer" not in by_size.choice(package, count, is_pretrained=True)[0]
+    assert "initializer" not in auto_settings.settings_for(package, count, is_pretrained=True)[0]
     assert "rgb_std" not in tuned  # that of the weights
     for chosen, why in ((values, reasons), (tuned, tuned_reasons)):
-        assert set(chosen) == set(why) <= set(by_size.CHOSEN)
+        assert set(chosen) == set(why) <= set(auto_settings.CHOSEN)
 
 
 @pytest.mark.parametrize(("flags", "left_out", "lr"), [
@@ -137,14 +137,14 @@ def test_fewer_images_more_epochs_and_smaller_batches(count: int, epochs: int, b
     (["--rgb-mean", "0"], {"rgb_std"}, 0.0125), (["--image-shape", "1,28,28"], {"rgb_std"}, 0.0125),
     (["--network", "mlp"], set(), 0.0002), (["--network", "mlp", "--image-shape", "3,28,28"], set(), 0.0125)])
 def test_what_is_given_stays_and_the_rest_goes_with_it(flags: list[str], left_out: set[str], lr: float) -> None:
-    values, _ = by_size.choice(config_of(*flags), 200, is_pretrained=False)
+    values, _ = auto_settings.settings_for(config_of(*flags), 200, is_pretrained=False)
     assert values["lr"] == lr
-    assert set(by_size.CHOSEN) - set(values) - {"mom", "wd", "initializer"} == left_out
+    assert set(auto_settings.CHOSEN) - set(values) - {"mom", "wd", "initializer"} == left_out
 
 
 def test_what_is_chosen_is_told_and_kept(photos: Path, capsys: pytest.CaptureFixture[str],
                                          monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(by_size, "_EPOCHS", ((1000, 2, 1),))
+    monkeypatch.setattr(auto_settings, "_EPOCHS", ((1000, 2, 1),))
     flags = ["--data-train", str(photos), *SMALL[:4], "--data-nthreads", "0", "--model-prefix", f"{photos.parent}/m"]
     assert command.main(flags) == 0
     err = capsys.readouterr().err
@@ -159,7 +159,7 @@ def test_what_is_chosen_is_told_and_kept(photos: Path, capsys: pytest.CaptureFix
                               "rgb_std": [58.393, 57.12, 57.375]}
     assert meta["preprocessing"]["std"] == [58.393, 57.12, 57.375]
     # gone on with: as it was begun, whatever else is given now
-    monkeypatch.setattr(by_size, "choice", None)
+    monkeypatch.setattr(auto_settings, "settings_for", None)
     assert command.main([*flags, "--load-epoch", "auto", "--num-epochs", "3"]) == 0
     assert "batch 16, 4 updates per epoch, 3 epochs" in capsys.readouterr().err
 

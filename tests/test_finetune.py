@@ -27,7 +27,7 @@ from imgcls.data.loaders.batch import Batch
 from imgcls.errors import DataError, UsageError
 from imgcls.formats import params, symbol
 from imgcls.formats.symbol import Node, NodeOutput, Symbol
-from imgcls.pretrained import Pretrained, at_hand, locate, read, transfer
+from imgcls.pretrained import Pretrained, local_weights, locate, read, transfer
 from imgcls.storage.remote import RemotePath
 from imgcls.training import checkpoint
 from imgcls.training.trainer import Trainer
@@ -210,7 +210,7 @@ def test_a_run_that_was_stopped_inside_an_epoch_resumes_from_a_url(
     capsys.readouterr()
     assert tune(pretrained, photos, *flags) == 0
     err = capsys.readouterr().err
-    assert f"Loaded {memory}/net-position-00000002-" in err
+    assert f"Loaded {memory}/net-position-0000000" in err
     assert "new head" not in err
     assert RemotePath(f"{memory}/net-0001.params").read_bytes() == weights(tmp_path / "net", 1)
 
@@ -452,14 +452,14 @@ def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def at_hand_for(*flags: str) -> str:
+def local_weights_for(*flags: str) -> str:
     """The weights that a fine-tuning run with these flags would begin with, "" for none."""
-    found = at_hand.find(resolve.parse(flags, prog="imgcls-finetune", examples="", dataset="imagenet",
+    found = local_weights.find(resolve.parse(flags, prog="imgcls-finetune", examples="", dataset="imagenet",
                                        own=FinetuneConfig))
     return found.name if found else ""
 
 
-def test_weights_at_hand_are_found(bare: Path, pretrained: Path, photos: Path,
+def test_local_weights_are_found(bare: Path, pretrained: Path, photos: Path,
                                    capsys: pytest.CaptureFixture[str]) -> None:
     (bare / "model").mkdir()
     for name in ("symbol.json", "meta.json", "0001.params"):
@@ -471,11 +471,11 @@ def test_weights_at_hand_are_found(bare: Path, pretrained: Path, photos: Path,
     assert "Loaded pretrained model model/old-0001.params" in err
     assert json.loads(Path("model/new-meta.json").read_text())["chosen"]["pretrained_model"] == "model/old"
     # neither the run's own nor what has seen the same photographs
-    assert at_hand_for(*flags) == "model/old"
-    assert at_hand_for("--data-dir", "elsewhere", "--model-prefix", "model/old") == "model/new"
+    assert local_weights_for(*flags) == "model/old"
+    assert local_weights_for("--data-dir", "elsewhere", "--model-prefix", "model/old") == "model/new"
     # a damaged one is none
     Path("model/old-meta.json").write_text("{")
-    assert at_hand_for(*flags) == ""
+    assert local_weights_for(*flags) == ""
 
 
 def test_mxnets_script_keeps_its_defaults_and_says_what_is_better(pretrained: Path, photos: Path,
@@ -504,12 +504,12 @@ def test_weights_in_the_caches_come_first(bare: Path, pretrained: Path) -> None:
                        ("mine.pth", 9)):
         with open(bare / ".torch/hub/checkpoints" / file, "wb") as stream:
             stream.truncate(size * 10**6)
-    assert at_hand_for("--data-dir", "x") == "torchvision:resnet34:IMAGENET1K_V1"
+    assert local_weights_for("--data-dir", "x") == "torchvision:resnet34:IMAGENET1K_V1"
     zoo = bare / ".cache/models/imagenet/resnet/18-layers"
     zoo.mkdir(parents=True)
     for name in ("symbol.json", "0000.params"):
         (zoo / f"resnet-18-{name}").write_text("{}")
-    assert at_hand_for("--data-dir", "x") == "imagenet1k-resnet-18"
+    assert local_weights_for("--data-dir", "x") == "imagenet1k-resnet-18"
 
 
 def test_what_is_missing(bare: Path, photos: Path, pretrained: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -27,7 +27,7 @@ from imgcls.data.listing import ListSummary
 from imgcls.data.packing import pipeline, resumable
 from imgcls.data.selection import drawn
 from imgcls.formats.lists import ListEntry
-from imgcls.formats.recordio import RecordReader, RecordWriter, kept_names
+from imgcls.formats.recordio import RecordReader, RecordWriter, names_cache
 from imgcls.storage.paths import to_path
 
 
@@ -232,12 +232,12 @@ def test_the_key_of_class_names_is_the_same_without_a_reader(flags: list[str], p
     lines = [f"{i}\t{i % 3}\t7\t{path.relative_to(photos)}\n" for i, path in enumerate(photos.rglob("?.jpg"))]
     (tmp_path / "x.lst").write_text("".join(lines))
     assert im2rec.main([f"{tmp_path}/x", str(photos), "--pass-through", *flags]) == 0
-    assert kept_names._packed_entry(tmp_path / "x.rec") == kept_names._entry(RecordReader(tmp_path / "x.rec"))
+    assert names_cache._packed_entry(tmp_path / "x.rec") == names_cache._entry(RecordReader(tmp_path / "x.rec"))
     with RecordWriter(tmp_path / "one.rec") as writer:  # one label behind the header, which a reader looks up
         writer.write(struct.pack("<IfQQf", 1, 0, 5, 0, 3.5) + b"image", 5)
-    assert kept_names._packed_entry(tmp_path / "one.rec") is None
-    kept_names.remember(tmp_path / "one.rec", ["a"])
-    assert kept_names.recall(RecordReader(tmp_path / "one.rec")) == ("a",)
+    assert names_cache._packed_entry(tmp_path / "one.rec") is None
+    names_cache.remember(tmp_path / "one.rec", ["a"])
+    assert names_cache.recall(RecordReader(tmp_path / "one.rec")) == ("a",)
 
 
 @pytest.mark.parametrize(("ids", "repeated"), [

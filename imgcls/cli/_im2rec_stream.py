@@ -1,4 +1,4 @@
-"""What imgcls-im2rec does with a tar behind a URL where one pass is enough: list and pack it as it comes."""
+"""imgcls-im2rec on a tar behind a URL: list and pack it in one pass where the flags allow that."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ from imgcls.storage.remote import RemotePath
 
 
 def open_stream(root: str, config: ListConfig, select: SelectFlags, flags: PackFlags) -> ArchiveStream | None:
-    """Return the stream of a tar behind a URL of which the flags want one list, in the order of names.
+    """Return a stream of ROOT if it is a tar behind a URL that one pass can pack; None otherwise.
 
-    None where they want another one, or where ROOT is something else.
+    One pass gives one list of all classes in the order of their names.
     """
     path = to_path(root, "ROOT") if "://" in root else None
     if not isinstance(path, RemotePath) or not path.name.lower().endswith(".tar"):
         return None
-    # a class that is left out or drawn from is known when it is over, one of another list is not packed now
+    # selecting within a class needs all of its names first, and a second list is not packed in this pass
     is_all = select == SelectFlags(seed=select.seed) and not flags.part
     if config.shuffle or not config.recursive or config.chunks > 1 or config.train_ratio < 1 or not is_all:
         return None
-    # what is wrong with the URL is told by whoever opens it in the usual way
+    # a wrong URL is reported by the usual path, which opens it next
     if not path.is_file() or not path.has_ranges():
         return None
     return ArchiveStream(path)
 
 
 class StreamedList:
-    """The entries of a list that is made while they are packed, and written behind the last of them."""
+    """A list that is made while its images are packed, and written after the last one."""
 
     def __init__(self, target: Target, stream: ArchiveStream, config: ListConfig, draft: ListDraft) -> None:
         self._target = target
@@ -49,14 +49,14 @@ class StreamedList:
         self._draft = draft
 
     def identity(self, config: PackConfig) -> str:
-        """Return what the bytes of the records depend on, as one line."""
+        """Return everything that the bytes of the records depend on, as one line of JSON."""
         settings = dataclasses.asdict(config)
         del settings["num_threads"]  # any number of threads gives the same bytes
         return json.dumps({"archive": self._stream.fingerprint, "exts": list(self._config.exts),
                            "settings": settings}, sort_keys=True)
 
     def entries(self) -> Iterator[ListEntry]:
-        """Yield the entries as the stream brings them; at the end write the list and the names of classes."""
+        """Yield the entries as they arrive; after the last, write the list and the class names."""
         problems: list[DataError] = []
         names: list[str] = []
         root = self._stream.root
@@ -71,7 +71,7 @@ class StreamedList:
         _im2rec_lists.print_problems(problems, "")
         if not len(self._draft):
             raise RunError(f"{verbatim(root)} holds no image ({' '.join(self._config.exts)})")
-        # before the records get their name: with the list there, they are those of any other run
+        # before the records get their final name, so that finished records always have their list
         written = listing.write_lists(self._target.prefix, self._draft, shuffle=False)
         lists.write_class_names(lists.classes_path(self._target.prefix), names)
         for path, num_images in written:

@@ -76,14 +76,14 @@ def _make_teacher(config: Config) -> MakeTeacher:
     """Return what makes the teacher of a run, None for a run without one."""
     if not config.distillation.teacher:
         return None
-    from imgcls.pretrained.teaching import make_teacher
+    from imgcls.pretrained.teacher import make_teacher
 
     return make_teacher
 
 
 def _find_trained(config: Config) -> str:
     """Return what `pretrained_model` could be, of weights on this machine, or ""."""
-    from imgcls.pretrained import at_hand
+    from imgcls.pretrained import local_weights
 
-    found = at_hand.find(config)
+    found = local_weights.find(config)
     return found.name if found else ""

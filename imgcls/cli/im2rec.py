@@ -20,7 +20,7 @@ from imgcls.data.packing import outputs
 from imgcls.data.packing.pack import make_seekable
 from imgcls.errors import UsageError, tell, verbatim
 from imgcls.formats import lists
-from imgcls.formats.recordio import RecordReader, index_path, kept_names
+from imgcls.formats.recordio import RecordReader, index_path, names_cache
 from imgcls.storage.atomic import check_outputs, check_writable
 from imgcls.storage.paths import to_local_path
 
@@ -67,7 +67,7 @@ def _make_seekable(paths: PathConfig, flags: PackFlags) -> int:
     with show_progress(len(RecordReader(paths.root)), Path(target).name) as progress:
         result = make_seekable(paths.root, target, flags.num_thread or num_cores(), progress=progress)
     # The classes stand in a file beside the records: without it the new ones would have none.
-    if names := lists.class_names(paths.root) or kept_names.recall(RecordReader(paths.root)):
+    if names := lists.class_names(paths.root) or names_cache.recall(RecordReader(paths.root)):
         lists.write_class_names(lists.classes_path(paths.prefix), names)
         outputs.remember_names(target, names)
     tell(f"{target}: {result.num_records} records, {result.size_bytes / 1e6:.1f} MB, "

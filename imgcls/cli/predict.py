@@ -117,9 +117,9 @@ class _Run:
         self._num_failed = 0
         self._explain = None
         if self._own.explain:
-            from imgcls.inference.looked_at import LookWriter
+            from imgcls.inference.explanation_writer import ExplanationWriter
 
-            self._explain = LookWriter(predictor, self._own.explain)
+            self._explain = ExplanationWriter(predictor, self._own.explain)
 
     def predict(self, write: Callable[[Prediction], None]) -> None:
         """Have the network look at all images, in order."""

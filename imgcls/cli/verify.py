@@ -20,7 +20,7 @@ from imgcls.data.packing.pipeline import map_in_order
 from imgcls.errors import DataError, printable, tell
 from imgcls.formats.lists import class_names
 from imgcls.formats.recordio import RecordReader, expand, unpack
-from imgcls.formats.recordio.kept_names import recall
+from imgcls.formats.recordio.names_cache import recall
 from imgcls.storage.paths import AnyPath
 
 NAME = "imgcls-verify"

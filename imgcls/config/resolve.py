@@ -82,7 +82,7 @@ class Config:
     #: whether epochs, batch and rate may be chosen by the size of the data; scripts of MXNet's names keep its
     may_choose: bool = False
     #: of a rate that is chosen: what it is multiplied by, since pretrained weights ask for it
-    rate_scale: float = 1.0
+    lr_scale: float = 1.0
     #: the recipe that it began with, "" for none
     recipe: str = ""
     #: what was chosen so: setting -> value

@@ -1,8 +1,8 @@
-"""A tar behind a URL whose images are listed and packed while it comes in, in one pass.
+"""List and pack the images of a tar behind a URL in one pass, while it is being downloaded.
 
-That can be where its folders stand in the order of their names, as `tar` and ImageNet's tars have them: a
-class takes its number when its folder is met. The images of one folder are held until it is complete, for
-their names may stand in any order. `cli/_im2rec_stream.py` packs so.
+This needs folders in the order of their names, as in ImageNet's tars: a class gets its number when its folder
+begins. Inside a folder names may come in any order, so its images are held in memory until it is complete.
+`cli/_im2rec_stream.py` calls it.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from imgcls.formats.recordio import MAX_PAYLOAD_BYTES
 from imgcls.storage.remote import RemotePath
 from imgcls.storage.remote_file import RemoteFile, check_unchanged, read_range
 
-#: of a folder so much is held; images behind that are asked for once more when they are packed
+#: held of one folder; images beyond are requested a second time when they are packed
 _HELD_BYTES = 512 << 20
 
 
 class OutOfOrderError(Exception):
-    """A folder comes behind one that sorts after it: only another pass finds the numbers of the classes."""
+    """A folder follows one that sorts after it: numbering the classes takes a pass of its own."""
 
 
 class ArchiveStream:
@@ -36,14 +36,15 @@ class ArchiveStream:
         self.passed_over: Counter[str] = Counter()
         self._path = path
         self._lock = threading.Lock()
-        #: of the folder that is packed: the content of an image, or where it stands
+        #: path -> content of an image of the current folder, or its place in the archive
         self._images: dict[str, bytes | Member] = {}
 
     def folders(self, *, recursive: bool, extensions: Sequence[str],
                 problems: list[DataError]) -> Iterator[tuple[str, Sequence[str]]]:
-        """Yield (folder, its sorted image names) when a folder is complete; OutOfOrderError where that fails.
+        """Yield (folder, its sorted image names) as each folder is complete.
 
-        A DataError at the end where the archive is another by then.
+        Raise OutOfOrderError for folders out of order, and DataError at the end if the archive has changed
+        meanwhile.
         """
         suffixes = image_folders.image_suffixes(extensions)
         # as it was before the first byte is read
@@ -61,16 +62,16 @@ class ArchiveStream:
         check_unchanged([(self._path, version)])
 
     def reader(self) -> ArchiveStream:
-        """Return what reads the images of the folders that came last."""
+        """Return the reader of the images of the folders yielded so far."""
         return self
 
     def read_ahead(self, entries: Iterable[Entry]) -> Iterator[Entry]:
-        """Yield the entries: the stream runs ahead on its own."""
+        """Yield the entries unchanged: their images are in memory already."""
         return iter(entries)
 
     def read(self, path: str) -> bytes:
-        """Return the content of an image, once; a ValueError says why there is none."""
-        # popped: what is read is needed no more, and the next folder comes into the same memory
+        """Return the content of an image, once; raise ValueError with the reason if it cannot be packed."""
+        # popped: the memory is needed for the next folder
         with self._lock:
             image = self._images.pop(path)
         if isinstance(image, Member):
@@ -89,7 +90,7 @@ class ArchiveStream:
 
 def _by_folder(members: Iterable[Member | DataError], suffixes: set[str], read: Callable[[Member], bytes],
                problems: list[DataError]) -> Iterator[tuple[str, dict[str, bytes | Member]]]:
-    """Yield (folder, path -> image) of each folder that holds images; all must come in sorted order."""
+    """Yield (folder, path -> image) for each folder with images; OutOfOrderError unless they are sorted."""
     current, images, num_bytes = "", {}, 0
     for member in members:
         if isinstance(member, DataError):
@@ -99,13 +100,13 @@ def _by_folder(members: Iterable[Member | DataError], suffixes: set[str], read: 
         if not image_folders.has_suffix(name, suffixes):
             continue
         if folder != current:
-            # as a sorted walk goes: what is below a folder comes right behind it
+            # compared as a sorted walk visits them: subfolders right after their folder
             if images and folder.replace("/", "\0") < current.replace("/", "\0"):
                 raise OutOfOrderError
             if images:
                 yield current, images
             current, images, num_bytes = folder, {}, 0
-        # of a name that stands there twice the last one counts, as when it is extracted
+        # of two members with one name the later counts, as when the tar is extracted
         num_bytes += member.size
         images[member.path] = read(member) if num_bytes <= _HELD_BYTES else member
     if images:

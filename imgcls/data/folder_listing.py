@@ -19,8 +19,8 @@ import numpy as np
 
 from imgcls.data.path_table import PathTable, PathTableBuilder
 from imgcls.errors import DataError
-from imgcls.formats import image_folders, kept_arrays
-from imgcls.formats.kept_arrays import Arrays
+from imgcls.formats import array_cache, image_folders
+from imgcls.formats.array_cache import Arrays
 from imgcls.storage.progress import show_count
 from imgcls.storage.thread_pool import DaemonPool
 
@@ -67,7 +67,7 @@ def list_folder(root: Path) -> FolderListing:
         # a problem may pass, and what is wrong is told each time
         return len(arrays["ends"]) >= MIN_KEPT_IMAGES and not problems and bool(arrays["is_old"].all())
 
-    arrays, was_kept = kept_arrays.recall(
+    arrays, was_kept = array_cache.load_or_make(
         "folders", root.name, _about(root), make, is_worth_keeping=is_worth_keeping,
         is_good=lambda arrays: _is_unchanged(root, arrays))
     ends = arrays["ends"].astype(np.int64)

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import BinaryIO, Protocol
 
-from imgcls.data.remote_members import Entry, RemoteReader, Reserve
+from imgcls.data.remote_members import Entry, RemoteImageReader, Reserve
 from imgcls.errors import DataError, UsageError, reason, verbatim
 from imgcls.formats import image_folders
 from imgcls.formats.archives import ArchiveIndex, find_archives, is_archive_name, open_index, split_root
@@ -216,7 +216,7 @@ class ArchiveTree:
 
     def reader(self) -> ImageReader:
         """Return what reads its members."""
-        return RemoteReader(self.index) if self._is_remote else _MemberReader(self.index)
+        return RemoteImageReader(self.index) if self._is_remote else _MemberReader(self.index)
 
 
 class _MemberNames:

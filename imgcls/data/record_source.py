@@ -21,7 +21,7 @@ from imgcls.data.packed.files import fetched, remote_bytes
 from imgcls.errors import DataError, UsageError, verbatim
 from imgcls.formats import lists, recordio
 from imgcls.formats.ranges import RangedReader
-from imgcls.formats.recordio import kept_names
+from imgcls.formats.recordio import names_cache
 from imgcls.storage.paths import AnyPath
 from imgcls.storage.reading import version_of
 from imgcls.storage.remote import RemotePath
@@ -52,7 +52,7 @@ class RecordSource:
         self.description = str(files[0]) if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
         self.class_names = lists.class_names(files[0])
         if not self.class_names and isinstance(self.readers[0], recordio.RecordReader):
-            self.class_names = kept_names.recall(self.readers[0])
+            self.class_names = names_cache.recall(self.readers[0])
         #: what is damaged and was left out
         self.problems: list[DataError] = []
         usable = [self._usable(reader) for reader in self.readers]

@@ -1,8 +1,8 @@
-"""Images out of archives behind URLs: read by ranges, ahead of whoever packs them, and never copied.
+"""Read images from archives behind URLs by range requests, ahead of the packer and without a local copy.
 
-`image_trees` gives the packer a `RemoteReader` for such a tree. It looks some entries of the list ahead,
-asks for what stands side by side in one request, and has many requests under way: a list in the order of the
-archive is a stream, and a shuffled one a request for each image.
+`image_trees` gives the packer a `RemoteImageReader` for such a tree. It looks some entries of the list ahead,
+asks for neighbouring members in one request, and keeps many requests in flight: a list in the order of the
+archive is read as a stream, a shuffled one by a request for each image.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from imgcls.storage.thread_pool import DaemonPool
 
 #: returns memory for an image of at most so many bytes
 Reserve = Callable[[int], memoryview]
-#: entries that are asked for together: so many, or so many bytes
+#: most entries, and bytes, that are looked ahead
 _WINDOW_ENTRIES = 1024
 _WINDOW_BYTES = 32 << 20
-#: members that are no farther apart come with one request: what lies between is less than a round trip
+#: members no farther apart are read in one request: the bytes between them cost less than a round trip
 _GAP_BYTES = 64 << 10
-#: requests that are under way: the drivers of stores keep about so many connections
+#: requests in flight: the drivers of stores keep about so many connections
 _REQUESTS_AT_ONCE = 24
 
 
@@ -38,8 +38,8 @@ class _HasPath(Protocol):
 Entry = TypeVar("Entry", bound=_HasPath)
 
 
-class _Wanted(NamedTuple):
-    """A member that is to be read, and where its bytes are asked for."""
+class _MemberRequest(NamedTuple):
+    """A member to be read, and the range of bytes to ask for."""
 
     reader: RemoteMemberReader
     begin: int
@@ -48,14 +48,14 @@ class _Wanted(NamedTuple):
 
 
 class _Block(NamedTuple):
-    """Bytes of an archive from `begin` on that are on their way."""
+    """Bytes of an archive from `begin` on, requested but perhaps not here yet."""
 
     begin: int
     data: Future[bytes]
 
 
-class RemoteReader:
-    """Reads images by their paths, as `image_trees.ImageReader`; threads may share it."""
+class RemoteImageReader:
+    """Reads images by their paths, as `image_trees.ImageReader` does; threads may share it."""
 
     def __init__(self, index: ArchiveIndex) -> None:
         self._index = index
@@ -68,12 +68,12 @@ class RemoteReader:
         return bytes(self.read_into(path, lambda size: memoryview(bytearray(size))))
 
     def read_into(self, path: str, reserve: Reserve) -> memoryview:
-        """Read a member without a copy more."""
+        """Read a member straight into the memory that `reserve` gives for its size."""
         with self._lock:
             block = self._blocks.pop(path, None)
         reader, member = self._find(path)
         image = reserve(member.size)
-        # without one it is of a list that names it twice, or of nobody who looked ahead
+        # none if the list names it twice, or if it was not read ahead
         if block:
             reader.extract(member, block.data.result(), block.begin, image)
         else:
@@ -81,18 +81,18 @@ class RemoteReader:
         return image
 
     def read_ahead(self, entries: Iterable[Entry]) -> Iterator[Entry]:
-        """Yield the entries, whose images are read then, each once and about in this order.
+        """Yield the entries, their images requested; each is to be read once, in about this order.
 
-        A DataError at the end where an archive is another by then.
+        Raise DataError at the end if an archive has changed meanwhile.
         """
         readers: set[RemoteMemberReader] = set()
         windows = self._windows(iter(entries), readers)
         window = next(windows, None)
         while window is not None:
-            following = next(windows, None)  # asked for while those before it are used
+            following = next(windows, None)  # requested while the current window is packed
             yield from window
             window = following
-        # all bytes are here by now: a change that comes later changes none of them
+        # after the last byte has come: a later change cannot have touched any of them
         self._wait()
         check_unchanged((reader.path, reader.version) for reader in readers)
 
@@ -108,17 +108,17 @@ class RemoteReader:
         return reader, member
 
     def _windows(self, entries: Iterator[Entry], readers: set[RemoteMemberReader]) -> Iterator[list[Entry]]:
-        """Yield the entries in groups, whose images have been asked for by then."""
+        """Request the images of the entries, group by group; yield each group."""
         group: list[Entry] = []
-        wanted: list[_Wanted] = []
+        wanted: list[_MemberRequest] = []
         num_bytes = 0
         for entry in entries:
             group.append(entry)
             try:
                 reader, member = self._find(entry.path)
             except ValueError:
-                continue  # told when it is read
-            wanted.append(_Wanted(reader, *reader.span(member), entry.path))
+                continue  # reported when it is read
+            wanted.append(_MemberRequest(reader, *reader.span(member), entry.path))
             readers.add(reader)
             num_bytes += member.stored_size
             if len(group) >= _WINDOW_ENTRIES or num_bytes >= _WINDOW_BYTES:
@@ -129,9 +129,9 @@ class RemoteReader:
         if group:
             yield group
 
-    def _request(self, wanted: list[_Wanted]) -> None:
-        """Have the members fetched, those side by side together."""
-        # by archive and place: a list in another order has neighbours too
+    def _request(self, wanted: list[_MemberRequest]) -> None:
+        """Request the members, neighbours together."""
+        # sorted by archive and offset: a list in another order has neighbours too
         wanted.sort(key=lambda item: (id(item.reader), item.begin))
         first = 0
         for last, item in enumerate(wanted):
@@ -142,12 +142,12 @@ class RemoteReader:
             self._fetch(wanted[first:last + 1])
             first = last + 1
 
-    def _fetch(self, group: list[_Wanted]) -> None:
+    def _fetch(self, group: list[_MemberRequest]) -> None:
         if self._pool is None:
             self._pool = DaemonPool(_REQUESTS_AT_ONCE, "imgcls-members")
-            # readers are not closed: the threads end when the last one goes
+            # the packer closes no reader: the threads end when this one is collected
             weakref.finalize(self, self._pool.close, wait=False)
-        # of a zip the room for headers may reach into the next member: the last need not end last
+        # ranges in a zip leave room for headers and may overlap: the last need not end last
         begin, end = group[0].begin, max(item.end for item in group)
         block = _Block(begin, self._pool.submit(read_range, group[0].reader.path, begin, end))
         with self._lock:
@@ -155,7 +155,7 @@ class RemoteReader:
                 self._blocks[item.path] = block
 
     def _wait(self) -> None:
-        """Wait until nothing is on its way; what failed is told where it is read."""
+        """Wait for all requests; a failed one is reported where its image is read."""
         with self._lock:
             blocks = list(self._blocks.values())
         for block in blocks:

@@ -19,9 +19,9 @@ from imgcls.errors import UsageError, spell_settings, tell, verbatim
 from imgcls.inference import mistakes
 from imgcls.inference.export.load import load_network
 from imgcls.inference.matching import match_classes
-from imgcls.inference.mean_of_views import MeanOfViews, check_views
 from imgcls.inference.notes import about_larger_images
 from imgcls.inference.recorder import RecordingMetrics
+from imgcls.inference.test_time_augmentation import MeanOfViews, check_views
 from imgcls.pretrained import PretrainedRef
 from imgcls.pretrained.class_names import ClassNames, find_class_names
 from imgcls.pretrained.preprocessing import MNIST_SHAPE, Evaluation, for_evaluation
@@ -52,9 +52,9 @@ def evaluate_checkpoint(name: str, config: Config, *, epoch: str = "auto", synse
 
     Preprocessing that the user does not give is that of its training, or MXNet's where nobody noted it; lines
     on stderr say which. `val_ratio` is the part that its training held out of these data (0: all is scored;
-    None: as noted there, where they are the data of the training). `synset` names its classes. With `flip` an
-    answer is the mean of those for an image and its mirror image, with `shift` pixels of views shifted so
-    far as well (`mean_of_views`). UsageError for data that does not go with the network.
+    None: as noted there, where they are the data of the training). `synset` names its classes. `flip` and
+    `shift` average the predictions over views of an image (`test_time_augmentation`). UsageError for data
+    that do not go with the network.
     """
     worker = make_worker(config.device)
     # where it is, what it was trained with, and the network itself, which may tell what nobody noted

@@ -26,8 +26,8 @@ from imgcls.inference import features
 from imgcls.inference.export.exported_network import require_layers
 from imgcls.inference.export.load import load_network
 from imgcls.inference.images import AnyImage, Image, as_image
-from imgcls.inference.mean_of_views import MeanOfViews, check_views
 from imgcls.inference.notes import about_larger_images
+from imgcls.inference.test_time_augmentation import MeanOfViews, check_views
 from imgcls.inference.views import ViewMaker, Views, in_batches, prepare
 from imgcls.pretrained.class_names import find_class_names
 from imgcls.pretrained.preprocessing import for_evaluation

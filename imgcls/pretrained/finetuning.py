@@ -1,8 +1,8 @@
 """Fine-tuning as a run: which weights it begins with, and the network that it trains.
 
-`imgcls-finetune` calls it. `find_run` decides between beginning and going on, `prepare` reads the weights,
-and what it returns makes the network when the run asks for it. What a new head is, is `transfer`'s affair;
-what learns, `freezing`'s.
+`imgcls-finetune` calls it. `find_run` decides whether to begin or to resume; `prepare` reads the weights and
+returns what makes the network when the run asks for it. `transfer` makes the new head, and `freezing` decides
+which weights learn.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-import imgcls.pretrained.at_hand as at_hand
 import imgcls.pretrained.checkpoint_files as checkpoint_files
 import imgcls.pretrained.freezing as freezing
+import imgcls.pretrained.local_weights as local_weights
 import imgcls.pretrained.transfer as transfer
 from imgcls import graph
 from imgcls.config.resolve import Config
 from imgcls.config.sections import CheckpointConfig, FinetuneConfig
 from imgcls.errors import UsageError, verbatim
 from imgcls.pretrained.locating import locate
+from imgcls.pretrained.lr_scale import lr_scale
 from imgcls.pretrained.preprocessing import describe_preprocessing, with_preprocessing
-from imgcls.pretrained.rate_scale import rate_scale
 from imgcls.pretrained.reading import build, read
 from imgcls.pretrained.reference import Pretrained, PretrainedRef
 from imgcls.storage.paths import to_path
@@ -39,38 +39,37 @@ SHAPING = ("network", "num_layers", "add_stn", "batch_norm", "num_group", "multi
 def prepare(config: Config, own: FinetuneConfig, prefix: str) -> tuple[Config, FinetunedNetwork]:
     """Return the configuration of the run, and what makes its network.
 
-    `prefix` is that of a run to go on with, or "". Without `pretrained_model` the weights are those at hand.
-    They are downloaded and read here, so that a failed download or damage shows before anything begins.
-    UsageError where none are named and none at hand.
+    `prefix` is that of a run to resume, or "". Without `pretrained_model` the weights are those of
+    `local_weights`. They are downloaded and read here, so that a failed download or damage shows before
+    anything begins. UsageError if none are named and none are on this machine.
     """
     # `load_epoch` names an epoch of the pretrained network; a run that goes on takes its own newest.
     epoch = "auto" if prefix else own.load_epoch or "auto"
-    found = None if prefix or own.pretrained_model else at_hand.find(config)
+    found = None if prefix or own.pretrained_model else local_weights.find(config)
     if found:
         own = dataclasses.replace(own, pretrained_model=found.name)
         config = dataclasses.replace(config, own=own,
                                      chosen={**config.chosen, "pretrained_model": found.name})
     elif not prefix and not own.pretrained_model:
-        raise at_hand.nothing_at_hand()
+        raise local_weights.no_local_weights()
     ref = locate(prefix or own.pretrained_model, epoch, setting="pretrained_model")
     pretrained = None if prefix else read(ref)
     config = with_preprocessing(config, ref)
-    if pretrained and own.freeze != "body":  # the norms decide nothing in a body that stays
-        config = dataclasses.replace(config, rate_scale=rate_scale(pretrained.arrays))
+    if pretrained and own.freeze != "body":  # the norms of frozen filters do not matter
+        config = dataclasses.replace(config, lr_scale=lr_scale(pretrained.arrays))
     # The network is the pretrained one, whatever the command line says: this goes into the checkpoint's
     # meta.json.
     config = dataclasses.replace(
         config, network=dataclasses.replace(config.network, network=ref.network, num_layers=None),
         checkpoint=dataclasses.replace(config.checkpoint, load_epoch="auto" if prefix else ""))
-    return config, FinetunedNetwork(own, ref, pretrained, at_hand.described(found) if found else "")
+    return config, FinetunedNetwork(own, ref, pretrained, local_weights.describe(found) if found else "")
 
 
 def find_run(config: CheckpointConfig, own: FinetuneConfig) -> str:
-    """Return the prefix of the run to go on with; "" where there is none, or nobody asked."""
+    """Return the prefix of the run to resume; "" if there is none, or it was not asked for."""
     if not (own.resume or own.load_epoch.lower() == "auto"):
         return ""
-    # A prefix without a network is no run to go on with: it may hold only a log, or weights of another
-    # machine.
+    # Without a network there is no run to resume: there may be only a log, or weights of another machine.
     for prefix in (config.save_model_prefix, config.model_prefix):
         if prefix and _has_network(prefix) and checkpoint.load(prefix, "auto"):
             return prefix
@@ -114,7 +113,7 @@ class FinetunedNetwork:
             model = self._with_new_head(config, reporter)
             if saved:  # read on another machine, which has the files of the network
                 graph.load_arrays(model, saved.arrays, path=saved.path)
-        # Marks are in no file, so a run that goes on sets them again.
+        # No file has the multipliers, so a resumed run sets them again.
         head = transfer.head_of(model, config.network)
         freezing.set_lr_multipliers(model, head, body_mult=own.body_lr_mult, head_mult=own.head_lr_mult)
         num_frozen = freezing.freeze(model, own.freeze, head)

@@ -1,7 +1,7 @@
-"""Knowledge distillation (Hinton, Vinyals and Dean 2015): the answers of a trained network as soft labels.
+"""Knowledge distillation (Hinton, Vinyals and Dean 2015): the outputs of a trained network as soft labels.
 
-The teacher is given the very images that the network is trained on, augmented and mixed as they are (Beyer et
-al. 2022: "a good teacher is patient and consistent"), in its own normalisation and size. Called by the loss.
+The teacher sees the same augmented and mixed images as the student (Beyer et al. 2022: "a good teacher is
+patient and consistent"), in its own normalisation and size. Called by the loss.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from imgcls.training.precision import Precision
 
 
 class Teacher:
-    """A trained network on the device, in evaluation mode, that never learns."""
+    """A trained network on the device, frozen and in evaluation mode."""
 
     def __init__(self, model: nn.Module, config: DistillationConfig, precision: Precision, *, scale: Tensor,
                  shift: Tensor, size: Sequence[int] | None, order: Tensor | None) -> None:
         """Images x of the run are the teacher's as x * scale + shift, (C, 1, 1), resized to `size` (H, W).
 
-        `order` int64 (classes,) has the teacher's number of each class of the run, None where they are alike.
+        `order` int64 (classes,) gives the teacher's index of each class of the run; None if both agree.
         """
         self.alpha = config.distillation_alpha
-        # in evaluation mode: batch statistics and dropout would give other answers for each batch
+        # in evaluation mode: batch statistics and dropout would make the targets depend on the batch
         self._model = model.eval().requires_grad_(False)
         self._temperature = config.distillation_temperature
         self._precision = precision
@@ -36,10 +36,10 @@ class Teacher:
         self._order = order
 
     def divergence(self, logits: Tensor, images: Tensor) -> Tensor:
-        """Return the sum over the samples of the divergence from the teacher's answers, times T^2.
+        """Return T^2 times the Kullback-Leibler divergence from the teacher's outputs, summed over samples.
 
-        `logits` float32 (n, classes) are those of `images` (n, C, H, W). With the square of the temperature
-        gradients are about as large as those of the labels.
+        `logits` float32 (n, classes) are the student's for `images` (n, C, H, W); T is the temperature. The
+        factor T^2 keeps the gradients about as large as those of the labels.
         """
         # no graph is kept: the teacher takes the memory of a validation, not of training
         with torch.no_grad(), self._precision.autocast():
@@ -50,11 +50,12 @@ class Teacher:
                 images = F.interpolate(images, self._size, mode="bilinear", antialias=True)
             # float32 before the softmax: differences of small probabilities are what is learnt, and
             # bfloat16 has three digits
-            answers = self._model(images).float()
+            teacher_logits = self._model(images).float()
         if self._order is not None:
             # classes are matched by name: the teacher may number them otherwise, or know more of them
-            answers = answers[:, self._order]
+            teacher_logits = teacher_logits[:, self._order]
         # both in logarithms: a probability that underflows to 0 would make 0 x -inf of it
         divergence = F.kl_div(F.log_softmax(logits / self._temperature, 1),
-                              F.log_softmax(answers / self._temperature, 1), reduction="sum", log_target=True)
+                              F.log_softmax(teacher_logits / self._temperature, 1), reduction="sum",
+                              log_target=True)
         return divergence * self._temperature ** 2

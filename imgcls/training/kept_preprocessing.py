@@ -62,7 +62,7 @@ def keep_preprocessing(config: Config, saved: Saved | None, worker: Worker, repo
 
 
 def read_noted(saved: Saved, config: Config, worker: Worker) -> Mapping[str, Any]:
-    """Return the meta data of the run that is gone on with, {} where there are none; in all processes."""
+    """Return the meta data of the resumed run, {} if it has none; the same in all processes."""
     prefix = _prefix_of(saved, config)
     return _agreed(checkpoint.read_meta(prefix) if prefix else {}, worker)
 

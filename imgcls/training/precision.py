@@ -1,4 +1,4 @@
-"""What `dtype` means: the number type of the forward pass, and the loss scale that float16 needs."""
+"""What `dtype` means: the precision of the forward pass, and the loss scaling that float16 needs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _ISA_SWITCH = "ONEDNN_MAX_CPU_ISA"
 class Precision:
     """Autocast for the forward pass, and a loss scaler for float16. Weights and gradients stay float32.
 
-    `dtype` is float32, bfloat16 or float16; what auto means, `decide` and `trained_dtype` say.
+    `dtype` is float32, bfloat16 or float16; `decide` and `trained_dtype` resolve auto.
     """
 
     def __init__(self, dtype: str, device: torch.device) -> None:
@@ -44,55 +44,54 @@ class Precision:
 
     def autocast(self) -> AbstractContextManager[object]:
         """Return the context of a forward pass."""
-        # a disabled autocast would do the same, and cost a small network about a per cent of its step
+        # a disabled autocast would do the same, and cost a small network about one per cent of its step
         if self._type is None:
             return contextlib.nullcontext()
         return torch.autocast(self._device.type, dtype=self._type)
 
 
 def decide(config: Config, model: nn.Module, saved: Saved | None, worker: Worker) -> Config:
-    """Return the configuration of a run with the number type that `dtype` auto stands for.
+    """Return the configuration of a run with `dtype` auto resolved.
 
-    That of the checkpoint, if there is one: bits depend on it. A network that begins here computes in
-    bfloat16 where each process of the job is on a GPU that has it, or on a CPU that multiplies it in hardware
-    while the network has convolutions; else in float32.
+    A resumed run keeps the dtype of its checkpoint, on which the bits depend. A new one computes in bfloat16
+    if every process of the job is on a GPU that has it, or on a CPU that multiplies it in hardware and the
+    network has convolutions; else in float32.
     """
-    if config.device.dtype != "auto":  # what the user says holds
+    if config.device.dtype != "auto":
         return config
     device = worker.device
     if saved:
-        # on a machine that has no hardware for it, too: slower, and the same run
+        # even on a machine without the hardware for it: slower, but the same run
         dtype = _noted(saved.position.dtype, device)
     else:
         # a perceptron is slower in it
         is_worth_it = device.type != "cpu" or _has_convolutions(model)
-        has_it = is_worth_it and has_bfloat16(device)
-        # one type for the job, whatever machines it is on
-        dtype = "bfloat16" if all(worker.gather_at_start(float(has_it))) else "float32"
-    # for the line of the device: who finds other digits than elsewhere learns why
+        is_faster = is_worth_it and has_bfloat16(device)
+        # one dtype for the job, even if its machines differ
+        dtype = "bfloat16" if all(worker.gather_at_start(float(is_faster))) else "float32"
+    # shown in the line about the device: it explains results that differ from those of other machines
     chosen = {"dtype": dtype} if (dtype, device.type) == ("bfloat16", "cpu") else {}
     return dataclasses.replace(config, device=dataclasses.replace(config.device, dtype=dtype),
                                chosen={**config.chosen, **chosen})
 
 
 def describe(config: Config, device: torch.device) -> str:
-    """Return the number type that was decided; on a CPU that takes bfloat16 by itself, the way back too."""
+    """Return the resolved dtype for the summary; where a CPU was given bfloat16, also how to undo it."""
     dtype = config.device.dtype
     if "dtype" not in config.chosen:
         return dtype
-    # how to go back is told to whoever has not asked for it
     if has_bfloat16(device):
         return f"{dtype} (this CPU multiplies it in hardware; `dtype` float32 has more digits)"
     return f"{dtype} (as in the checkpoint; this CPU has no hardware for it, `dtype` float32 may be faster)"
 
 
 def trained_dtype(dtype: str, noted: str, device: torch.device) -> tuple[str, str]:
-    """Return what a trained network computes in, and a note about it or "".
+    """Return the dtype that a trained network computes in, and a note about it or "".
 
-    `dtype` auto is `noted`, the type that it was trained in; but float32 on a CPU that does not multiply that
-    in hardware, where it would be slower and no better.
+    `dtype` auto means `noted`, the dtype of its training; but float32 on a CPU that does not multiply that in
+    hardware, where it would be slower and no better.
     """
-    if dtype != "auto":  # what the user says holds
+    if dtype != "auto":
         return dtype, ""
     dtype = _noted(noted, device)
     if device.type == "cpu" and not has_bfloat16(device):
@@ -106,25 +105,25 @@ def trained_dtype(dtype: str, noted: str, device: torch.device) -> tuple[str, st
 
 
 def _noted(noted: str, device: torch.device) -> str:
-    """Return the type that a checkpoint notes where the device can train in it, or that of one without."""
-    # a loss scale and half the range: worth it on a GPU alone
+    """Return the dtype that a checkpoint notes if the device can train in it, else the device's default."""
+    # float16 has no advantage on a CPU, and needs a loss scale
     if noted and not (noted == "float16" and device.type == "cpu"):
         return noted
-    # what nobody noted was trained in float32, by MXNet or before types were noted
+    # a checkpoint without a note was trained in float32, by MXNet or by an early version
     return "bfloat16" if device.type == "cuda" and has_bfloat16(device) else "float32"
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Return whether a device multiplies matrices of bfloat16 in hardware, at a multiple of float32's speed.
+    """Return whether a device multiplies bfloat16 matrices in hardware, at a multiple of float32's speed.
 
-    Of CPUs those with AMX have it. AVX512-BF16 alone, and emulation, are not faster as a whole.
+    Of CPUs only those with AMX: AVX512-BF16 alone, or emulation, makes no network faster as a whole.
     """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported()
-    # oneDNN computes it all: what its users may not have, it does not use
+    # oneDNN does the arithmetic, and its environment variable may rule AMX out
     isa = os.environ.get(_ISA_SWITCH, "").upper()
     is_switched_off = isa not in ("", "ALL", "DEFAULT") and "AMX" not in isa and not isa.startswith("AVX10")
-    # a torch that cannot tell what the CPU has computes in float32
+    # older versions of torch cannot say what the CPU has: float32 then
     capabilities = getattr(torch.cpu, "get_capabilities", dict)()
     return (device.type == "cpu" and torch.backends.mkldnn.is_available() and not is_switched_off
             and bool(capabilities.get("amx_bf16")))

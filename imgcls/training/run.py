@@ -30,7 +30,7 @@ from imgcls.optim.schedules import Schedule
 from imgcls.report.plot_file import check_path
 from imgcls.storage.paths import to_path
 from imgcls.training import (
-    by_size,
+    auto_settings,
     checkpoint,
     decoded_cache,
     dry_run,
@@ -52,7 +52,6 @@ from imgcls.training.checkpoint import Checkpoint, Position, Saved
 from imgcls.training.determinism import deterministic
 from imgcls.training.distillation import Teacher
 from imgcls.training.dropout import with_dropout
-from imgcls.training.held_out import hold_out
 from imgcls.training.kept_preprocessing import keep_preprocessing
 from imgcls.training.loss import Loss, make_loss
 from imgcls.training.meter import Meter
@@ -65,6 +64,7 @@ from imgcls.training.sharing import check_sharing, share_gradients
 from imgcls.training.stop import StopSignal
 from imgcls.training.trainer import Trainer
 from imgcls.training.updater import Updater, make_updater
+from imgcls.training.validation_split import hold_out
 from imgcls.training.warnings import warn_suspicious_settings, warn_unused_settings
 from imgcls.training.weight_average import begin_average
 from imgcls.training.whitening import whiten
@@ -73,7 +73,7 @@ NEEDS_PROCESSES = ("several devices need several processes, which only a command
                    "torchrun")
 #: builds the network on the CPU, with the weights of the checkpoint if there is one
 MakeNetwork = Callable[[Config, Saved | None, Reporter], nn.Module]
-#: what `pretrained_model` could be, of weights on this machine, or "" (see `by_size.choose`)
+#: what `pretrained_model` could be, of weights on this machine, or "" (`auto_settings.choose`)
 FindTrained = Callable[[], str] | None
 #: gives the teacher that `teacher` names, if any: configuration, class names of the data, device
 MakeTeacher = Callable[[Config, Sequence[str], torch.device], Teacher | None] | None
@@ -173,7 +173,7 @@ def _decide(config: Config, data: Splits, saved: Saved | None, worker: Worker, r
             is_pretrained: bool, find_trained: FindTrained) -> tuple[Config, Splits]:
     """Return configuration and data with what only the data or the checkpoint can decide."""
     config, data = hold_out(config, data, saved, worker, reporter)
-    config = by_size.choose(config, data, saved, worker, reporter, is_pretrained=is_pretrained,
+    config = auto_settings.choose(config, data, saved, worker, reporter, is_pretrained=is_pretrained,
                             find_trained=find_trained)
     config = keep_preprocessing(config, saved, worker, reporter)
     if config.train.dry_run:

@@ -12,7 +12,7 @@ from imgcls.formats import image_folders, lists
 from imgcls.formats.archives import MemberReader
 from imgcls.formats.datum import Datum, LmdbReader, is_lmdb
 from imgcls.formats.parquet import ParquetReader
-from imgcls.formats.recordio import RecordReader, kept_names, unpack
+from imgcls.formats.recordio import RecordReader, names_cache, unpack
 from imgcls.formats.shards import is_shard, iter_shard, read_image, read_label
 
 
@@ -70,7 +70,7 @@ class _Records:
         self._reader = RecordReader(path)
         if self._reader.problems:
             raise self._reader.problems[0]  # a part of the records would be taken for all of them
-        self.class_names = tuple(lists.class_names(path) or kept_names.recall(self._reader))
+        self.class_names = tuple(lists.class_names(path) or names_cache.recall(self._reader))
 
     def __len__(self) -> int:
         return len(self._reader)

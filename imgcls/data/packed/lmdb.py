@@ -10,9 +10,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from imgcls.errors import DataError, reason, verbatim
-from imgcls.formats import kept_arrays
+from imgcls.formats import array_cache
+from imgcls.formats.array_cache import Arrays
 from imgcls.formats.datum import DATA_FILE, LmdbReader
-from imgcls.formats.kept_arrays import Arrays
 from imgcls.formats.lmdb_index import index_lmdb
 from imgcls.storage.paths import AnyPath
 from imgcls.storage.reading import open_read, version_of
@@ -51,7 +51,7 @@ class LmdbImages:
         # before the child: a missing package is told as such
         LmdbReader.check_package()
         arrays: Arrays
-        arrays, _ = kept_arrays.recall(
+        arrays, _ = array_cache.load_or_make(
             "lmdb", path.name, json.dumps([_VERSION, os.path.realpath(local), status.st_size, version]),
             lambda: index_lmdb(local, self.path))
         self._keys = arrays["keys"].tobytes()

@@ -15,8 +15,8 @@ import numpy as np
 from imgcls.data.chunks import Chunks, about_chunks
 from imgcls.data.packed.source import PackedSource
 from imgcls.errors import DataError, verbatim
-from imgcls.formats import kept_arrays
-from imgcls.formats.kept_arrays import Arrays
+from imgcls.formats import array_cache
+from imgcls.formats.array_cache import Arrays
 from imgcls.formats.recordio.framing import Bytes
 from imgcls.formats.recordio.record_file import RecordFile
 from imgcls.formats.shards import index_remote_shard, index_shard, member_name
@@ -51,7 +51,7 @@ class TarShard:
         arrays: Arrays
         if is_large:
             # a list with problems is made again, so that they are told again
-            arrays, _ = kept_arrays.recall(
+            arrays, _ = array_cache.load_or_make(
                 "shards", path.name, self._about(), self._index, is_good=self._fits,
                 is_worth_keeping=lambda arrays: not self.problems)
         else:
@@ -106,7 +106,7 @@ class RangedShard:
         about = json.dumps([_VERSION, path.url, self.info.version, self.info.size])
         # of small ones too: to index one again is to fetch it again
         arrays: Arrays
-        arrays, _ = kept_arrays.recall(
+        arrays, _ = array_cache.load_or_make(
             "shards", path.name, about, self._index, is_good=lambda arrays: _fits(arrays, self.info.size),
             is_worth_keeping=lambda arrays: not self.problems)
         #: int64 (N,), rising: the first byte of each image, and the byte behind it

@@ -19,7 +19,7 @@ from imgcls.data.listing import ListSummary
 from imgcls.data.packing.config import PackConfig
 from imgcls.data.packing.pack import PackResult
 from imgcls.formats import lists
-from imgcls.formats.recordio import kept_names
+from imgcls.formats.recordio import names_cache
 from imgcls.storage import atomic
 from imgcls.storage.atomic import write_bytes
 
@@ -61,7 +61,7 @@ def remove_leftovers(stem: str, *, is_resumed: bool = False) -> None:
 def remember_names(target: str, names: Sequence[str]) -> None:
     """Keep the class names for when the records are moved and STEM.classes.txt is not."""
     if names:
-        kept_names.remember(target, names)
+        names_cache.remember(target, names)
 
 
 def _write_bad_list(path: str, problems: list[str]) -> None:

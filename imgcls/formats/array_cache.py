@@ -35,7 +35,7 @@ _NUM_LOCKS = 256
 _SHOWN_CHARACTERS = 32
 
 
-def recall(kind: str, name: str, about: str, make: Callable[[], Arrays], *,
+def load_or_make(kind: str, name: str, about: str, make: Callable[[], Arrays], *,
            is_good: Callable[[Arrays], bool] = lambda arrays: True,
            is_worth_keeping: Callable[[Arrays], bool] = lambda arrays: True) -> tuple[Arrays, bool]:
     """Return (arrays, whether they are those that were kept); `make` makes them where none were.

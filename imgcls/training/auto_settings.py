@@ -1,9 +1,9 @@
-"""Epochs, batch and learning rate for photographs, by how many there are. Called by `run`.
+"""Choose epochs, batch size and learning rate by the number of training photographs. Called by `run`.
 
-MXNet's defaults are for the million images of ImageNet: of two hundred photographs they make two updates an
-epoch. They hold for records and lists to train from scratch on, for everything that is not photographs, for
-the scripts that have MXNet's names, and where the user sets the learning rate or what belongs to it. What was
-chosen goes into the meta data: a run that goes on keeps it. Tuned on several sets and networks: the figures
+MXNet's defaults are for the million images of ImageNet: with two hundred photographs they make two updates an
+epoch. They still hold for training from scratch on records and lists, for everything that is not photographs,
+for the scripts under MXNet's names, and wherever the user sets the learning rate or a setting of it. The
+choice goes into the meta data, and a resumed run keeps it. Tuned on several sets and networks: the figures
 are in docs/benchmarks.md.
 """
 
@@ -25,12 +25,12 @@ from imgcls.training.checkpoint import Saved
 from imgcls.training.kept_preprocessing import read_noted
 from imgcls.training.reporter import Reporter
 
-#: what may be chosen; each but those that the user sets
+#: the settings that may be chosen; those that the user sets stay
 CHOSEN = ("num_epochs", "batch_size", "lr", "lr_schedule", "mom", "wd", "initializer", "rgb_std")
-#: who sets one of these has a way to train, and nothing is chosen
+#: nothing is chosen where the user sets one of these
 _INSTEAD = ("lr", "lr_schedule", "lr_factor", "lr_step_epochs", "lr_factor_epoch", "lr_regime", "final_lr",
             "restart_epochs", "restart_factor", "optimizer")
-#: who sets one of these says how values are scaled
+#: `rgb_std` is not chosen where the user sets one of these
 _SCALE = ("rgb_std", "rgb_mean", "mean_image")
 #: from here on MXNet's defaults are what they were made for
 _MANY_IMAGES = 100_000
@@ -58,10 +58,10 @@ _FLAT, _LR_TIMES_VALUES = ("mlp",), 30.0
 
 def choose(config: Config, splits: Splits, saved: Saved | None, worker: Worker, reporter: Reporter, *,
            is_pretrained: bool, find_trained: Callable[[], str] | None = None) -> Config:
-    """Return the configuration with these settings by the number of training images, each told with why.
+    """Return the configuration with the settings chosen for this number of images; log each with its reason.
 
-    As it is where they are not to be chosen. A run that goes on keeps those that it was begun with.
-    `find_trained` returns what `pretrained_model` could be, of weights on this machine, or "".
+    Return it unchanged where nothing is to be chosen. A resumed run keeps what was chosen when it began.
+    `find_trained` returns a value for `pretrained_model` that is on this machine, or "".
     """
     if isinstance(splits.train, ArraySource) or config.train.test_io or config.data.benchmark:
         return config
@@ -73,7 +73,7 @@ def choose(config: Config, splits: Splits, saved: Saved | None, worker: Worker, 
     is_for_choice = is_pretrained or isinstance(splits.train, FolderSource)
     if config.is_explicit(*_INSTEAD) or count >= _MANY_IMAGES or not count or not is_for_choice:
         return config
-    values, reasons = choice(config, count, is_pretrained=is_pretrained)
+    values, reasons = settings_for(config, count, is_pretrained=is_pretrained)
     if not config.may_choose:
         if is_pretrained:
             reporter.info(_advice(values, count))
@@ -88,7 +88,7 @@ def choose(config: Config, splits: Splits, saved: Saved | None, worker: Worker, 
     return _with(config, values)
 
 
-def choice(config: Config, count: int, *, is_pretrained: bool) -> tuple[dict[str, Any], dict[str, str]]:
+def settings_for(config: Config, count: int, *, is_pretrained: bool) -> tuple[dict[str, Any], dict[str, str]]:
     """Return setting -> value for `count` training images, and setting -> why, for people.
 
     Without the settings that the user gave; the learning rate goes with the batch size that holds.
@@ -138,10 +138,10 @@ def _learning_rate(config: Config, batch_size: int, *, is_pretrained: bool) -> t
         lr = min(_LR_PRETRAINED * scale, _MAX_LR_PRETRAINED)
         why = (f"{_LR_PRETRAINED:g} for a batch of 8 to 16, in proportion else, at most "
                f"{_MAX_LR_PRETRAINED:g},")
-        if config.rate_scale == 1:
+        if config.lr_scale == 1:
             return lr, why
-        return float(f"{lr * config.rate_scale:.2g}"), (
-            f"{why} times {config.rate_scale:.2g} as the norm of the filters before batch normalisation is "
+        return float(f"{lr * config.lr_scale:.2g}"), (
+            f"{why} times {config.lr_scale:.2g} as the norm of the filters before batch normalisation is "
             "small,")
     # ResNet's own recipe has 0.1 for 128 to 256 images; in proportion to the batch: Goyal et al., 2017
     lr = _LR * batch_size / 128
@@ -161,7 +161,7 @@ def _advice(values: Mapping[str, Any], count: int) -> str:
 
 
 def _chosen_before(config: Config, saved: Saved, worker: Worker) -> dict[str, Any]:
-    """Return what was chosen for the run that is gone on with, {} where nothing was."""
+    """Return what was chosen when the resumed run began, {} if nothing was."""
     noted = read_noted(saved, config, worker).get("chosen") or {}
     try:
         return {name: convert(FIELDS[name], noted[name]) for name in CHOSEN if name in noted}

@@ -1,4 +1,4 @@
-"""Pictures of what a network was given and where it looked, one file for each prediction."""
+"""Write one picture for each prediction: the network's input, and the Grad-CAM heat map over it."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _CAPTION_HEIGHT, _LETTER_WIDTH = 24, 8
 _MAX_NAME = 100
 
 
-class LookWriter:
-    """Writes one picture for each prediction into a folder: what the network saw, and where it looked."""
+class ExplanationWriter:
+    """Writes one picture for each prediction into a folder: the input, and its heat map."""
 
     def __init__(self, predictor: Predictor, folder: str) -> None:
         require_layers(predictor.model, "explain")
@@ -37,7 +37,7 @@ class LookWriter:
         self._names: set[str] = set()
 
     def __call__(self, prediction: Prediction) -> Path:
-        """Draw the likeliest class of a prediction; return the PNG that was written."""
+        """Draw the heat map of the likeliest class; return the path of the PNG."""
         predictor = self._predictor
         images = predictor.images_of(prediction.seen[None, None])
         likeliest = torch.tensor(prediction.classes[:1], device=predictor.device)

@@ -1,6 +1,6 @@
-"""The teacher of a run: found and read as any trained network, and fitted to the images of the run.
+"""Load the teacher of knowledge distillation, and adapt it to the images and classes of the run.
 
-Called by `run`, which the commands and `imgcls.fit` give `make_teacher`.
+The commands and `imgcls.fit` pass `make_teacher` to `training/run.py`, which calls it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from imgcls.training.precision import Precision
 
 
 def make_teacher(config: Config, class_names: Sequence[str], device: torch.device) -> Teacher | None:
-    """Return what `teacher` names, on the device; None where it names nothing.
+    """Return the network that `teacher` names, on the device; None without one.
 
     `class_names` are those of the training data. UsageError for a network of other classes or images.
     """
@@ -32,7 +32,7 @@ def make_teacher(config: Config, class_names: Sequence[str], device: torch.devic
     what = f"`teacher` {verbatim(name)}"
     ref = locate(name, "auto", setting="teacher")
     model = build(read(ref))
-    # what the user set is for the network that learns: the teacher is given what its own training noted
+    # the user's preprocessing is the student's; the teacher's is what its own training noted
     evaluation = for_evaluation(dataclasses.replace(config, explicit={}), ref, model)
     if evaluation.num_classes != config.network.num_classes:
         raise UsageError(f"{what}: has {evaluation.num_classes} classes, the data "
@@ -52,7 +52,7 @@ def make_teacher(config: Config, class_names: Sequence[str], device: torch.devic
 
 
 def _affine(own: Config, other: Config, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return factor and summand that turn images normalised for `own` into those for `other`."""
+    """Return scale and shift that turn images normalised for `own` into images normalised for `other`."""
     channels = own.network.image_shape[0]
     if len(own.network.image_shape) != 3:
         channels = 1  # flat rows have one mean
@@ -65,8 +65,8 @@ def _affine(own: Config, other: Config, device: torch.device) -> tuple[Tensor, T
 
 
 def _order(what: str, names: Sequence[str], teachers: Sequence[str], device: torch.device) -> Tensor | None:
-    """Return the teacher's number of each class int64 (classes,), None where they are in one order."""
-    # without names on either side nobody can tell: they are taken to be in one order
+    """Return the teacher's index of each class, int64 (classes,); None if both have one order."""
+    # where either side has no names, the same order is assumed
     if not names or not teachers or list(names) == list(teachers):
         return None
     if sorted(names) != sorted(teachers):

@@ -7,7 +7,7 @@ import pytest
 
 from imgcls.config.sections import NetworkConfig
 from imgcls.networks import build_network
-from imgcls.pretrained.rate_scale import rate_scale
+from imgcls.pretrained.lr_scale import lr_scale
 
 
 def arrays_of(network: str, num_layers: int | None = None) -> dict[str, np.ndarray]:
@@ -23,25 +23,25 @@ def shortened(arrays: dict[str, np.ndarray], factor: float) -> dict[str, np.ndar
 @pytest.mark.parametrize(("network", "num_layers"), [("resnet", 18), ("resnet-28-small", None)])
 def test_the_rate_follows_the_square_of_the_norm(network: str, num_layers: int | None) -> None:
     arrays = arrays_of(network, num_layers)
-    assert rate_scale(shortened(arrays, 4)) == 1  # never more than what is usual
-    longer, shorter = rate_scale(shortened(arrays, 0.4)), rate_scale(shortened(arrays, 0.2))
+    assert lr_scale(shortened(arrays, 4)) == 1  # never more than what is usual
+    longer, shorter = lr_scale(shortened(arrays, 0.4)), lr_scale(shortened(arrays, 0.2))
     assert longer == pytest.approx(4 * shorter, rel=1e-5)
     assert shorter < 0.1
 
 
 def test_only_batch_normalisation_makes_norms_meaningless() -> None:
     arrays = shortened(arrays_of("lenet"), 0.1)
-    assert rate_scale(arrays) == 1
-    assert rate_scale(arrays | {"bn_moving_mean": np.zeros(3, np.float32)}) < 0.1
-    assert rate_scale({"bn_moving_mean": np.zeros(3, np.float32)}) == 1
+    assert lr_scale(arrays) == 1
+    assert lr_scale(arrays | {"bn_moving_mean": np.zeros(3, np.float32)}) < 0.1
+    assert lr_scale({"bn_moving_mean": np.zeros(3, np.float32)}) == 1
 
 
 @pytest.mark.parametrize(("value", "scale"), [(np.nan, 1.0), (np.inf, 1.0), (0.0, 0.01)])
 def test_weights_that_are_no_measure(value: float, scale: float) -> None:
     arrays = {"conv_weight": np.full((2, 3, 3, 3), value, np.float16), "bn_running_mean": np.zeros(2)}
-    assert rate_scale(arrays) == scale
+    assert lr_scale(arrays) == scale
 
 
 def test_half_precision_does_not_overflow() -> None:
     arrays = {"conv_weight": np.full((2, 3, 3, 3), 300, np.float16), "bn_running_mean": np.zeros(2)}
-    assert rate_scale(arrays) == 1
+    assert lr_scale(arrays) == 1

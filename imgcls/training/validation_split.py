@@ -1,7 +1,7 @@
-"""What a run validates on where nobody named any data for it: `val_ratio` of its training images.
+"""Hold out `val_ratio` of the training images for validation where no validation data are named.
 
-Called by `run`. The ratio goes into the meta data, so that a run that goes on, and imgcls-score, find the
-same images; which they are is decided in `data/holdout.py`.
+Called by `run`. The ratio goes into the meta data, so that a resumed run and imgcls-score find the same
+images; `data/holdout.py` decides which they are.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ def hold_out(config: Config, splits: Splits, saved: Saved | None, worker: Worker
              reporter: Reporter) -> tuple[Config, Splits]:
     """Return the configuration with `val_ratio` a number, and the data with the images held out.
 
-    Both as they are where there is validation data, or nothing that could be divided. UsageError where
-    all of the images would be held out, or they are read in chunks.
+    Return both unchanged if there is validation data already, or nothing to divide. UsageError if all of the
+    images would be held out, or they are read in chunks.
     """
     train = splits.train
     if splits.val is not None or isinstance(train, ArraySource):
@@ -39,9 +39,9 @@ def hold_out(config: Config, splits: Splits, saved: Saved | None, worker: Worker
             reporter.warn(f"`val_ratio` {config.data.val_ratio}: the run held out {before:g} until now; some "
                           "of what is validated on was trained on")
         config = config.with_defaults(val_ratio=before)
-    # a number from here on, for the meta data: the default of a later version may be another
+    # resolved here, for the meta data: a later version may have another default
     ratio = holdout.by_default(train, config.data.val_ratio)
-    # nobody spoke of it, and there is nothing to note
+    # neither asked for nor used: the meta data need not mention it
     if not ratio and not config.is_explicit("val_ratio") and before is None:
         return config, splits
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, val_ratio=ratio))
@@ -53,7 +53,7 @@ def hold_out(config: Config, splits: Splits, saved: Saved | None, worker: Worker
 
 
 def _ratio_before(config: Config, saved: Saved | None, worker: Worker) -> float | None:
-    """Return the ratio of the run that is gone on with, None where there is none or it is MXNet's."""
+    """Return the ratio of the resumed run, None for a new one and for MXNet's checkpoints."""
     if saved is None:
         return None
     settings = read_noted(saved, config, worker).get("config")
@@ -68,7 +68,7 @@ def _ratio_before(config: Config, saved: Saved | None, worker: Worker) -> float 
 
 
 def _describe(source: Source, held_out: Source, ratio: float) -> Sequence[str]:
-    """Return what to tell about the images that are held out."""
+    """Return the notes about the images that are held out."""
     name = verbatim(source.description)
     if not len(held_out):
         return [f"no validation: of the {len(source):,} images of {name} none falls into the part that "

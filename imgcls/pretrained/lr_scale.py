@@ -1,4 +1,4 @@
-"""The learning rate of a pretrained network, by the norm of its filters. `finetuning` calls it."""
+"""Scale the learning rate of fine-tuning by the norm of the pretrained filters. `finetuning` calls it."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import numpy as np
 
 #: the squared norm of a filter as He et al., 2015 draw it, of any size; the rates were tuned on such
 _SQUARED_NORM = 2.0
-#: below, something else is wrong with the weights
+#: the smallest scale: weights that ask for less are damaged in some other way
 _LEAST = 0.01
-#: ends of the names of what only a batch normalisation has: MXNet's and torch's
+#: how the names of arrays end that only batch normalisation has, in MXNet and in torch
 _RUNNING_MEANS = ("moving_mean", "running_mean")
 
 
-def rate_scale(arrays: Mapping[str, np.ndarray]) -> float:
-    """Return what a learning rate for fine-tuning is multiplied by: 1, or down to 0.01 for small norms.
+def lr_scale(arrays: Mapping[str, np.ndarray]) -> float:
+    """Return the factor for a learning rate of fine-tuning: 1, or down to 0.01 where norms are small.
 
     `arrays` are the weights by name, of any float type. 1 for a network without batch normalisation.
     """

@@ -1,8 +1,7 @@
-"""Trained weights that are on this machine already, for whoever fine-tunes without naming any.
+"""Find trained weights on this machine, for fine-tuning without a `pretrained_model`. Downloads nothing.
 
-Looked at, in this order, and nothing is downloaded: what MXNet's zoo and torchvision have left in the caches
-(a million photographs of a thousand classes make the better beginning), then checkpoints in the working
-folder and the folders in it.
+It looks, in this order, for networks of MXNet's zoo and of torchvision in the caches (trained on ImageNet,
+they are the better start), then for checkpoints in the working folder and the folders directly in it.
 """
 
 from __future__ import annotations
@@ -30,18 +29,18 @@ _DOWNLOAD_MB = 45
 
 
 @dataclass(frozen=True)
-class AtHand:
+class LocalWeights:
     """Weights on this machine: `name` is a value of `pretrained_model`, `reason` says why these."""
 
     name: str
     reason: str
 
 
-def find(config: Config) -> AtHand | None:
-    """Return the weights to begin with, None where there are none.
+def find(config: Config) -> LocalWeights | None:
+    """Return the weights to begin with, None if there are none.
 
-    Of one kind those are taken that name most classes right (torchvision publishes it), or else the largest;
-    beyond what the device trains in reasonable time only where there are no others.
+    Among torchvision's the most accurate ones (as published) are taken, among others the largest; weights too
+    large for the device to train in reasonable time only if there are no smaller ones.
     """
     # `gpus` may name one that is not there: the command has refused that by now
     max_bytes = _MAX_BYTES_GPU if config.device.gpus else _MAX_BYTES_CPU
@@ -52,12 +51,12 @@ def find(config: Config) -> AtHand | None:
         ranked = sorted(found, key=lambda weights: (weights.num_bytes <= max_bytes, weights.merit))
         if ranked:
             several = f"; of {len(ranked)} the best for this device" if len(ranked) > 1 else ""
-            return AtHand(ranked[-1].name, f"{reason}{several}")
+            return LocalWeights(ranked[-1].name, f"{reason}{several}")
     return None
 
 
-def nothing_at_hand() -> UsageError:
-    """Return what to tell where nothing is named and nothing found."""
+def no_local_weights() -> UsageError:
+    """Return the error for a command that names no weights, on a machine that has none."""
     return UsageError(
         f"`pretrained_model` is missing, and no trained weights are on this machine: `pretrained_model` "
         f"{DOWNLOAD} downloads some ({_DOWNLOAD_MB} MB); a prefix, a network of MXNet's zoo such as "
@@ -97,7 +96,7 @@ def _of_torchvision() -> list[_Weights]:
 def _in_working_folder(config: Config) -> list[_Weights]:
     """Return the checkpoints of colour images in the working folder and the folders in it.
 
-    Not the run's own, nor what was trained on the same data: that is to be gone on with (`resume`).
+    Not the run's own, nor those trained on the same data, which are to be resumed (`resume`).
     """
     own = {os.path.abspath(prefix) for prefix in (config.checkpoint.model_prefix,
                                                   config.checkpoint.save_model_prefix) if prefix}
@@ -126,7 +125,7 @@ def _descriptions() -> Iterator[Path]:
 def _checkpoint(prefix: str, config: Config) -> _Weights | None:
     epoch = checkpoint.newest_epoch(prefix)
     meta = checkpoint.read_meta(prefix)
-    # MXNet's own have no meta data: what they are for only reading them would tell
+    # MXNet's own have no meta data, and what they were trained for is known only after reading them
     if epoch is None or not meta or not _is_for_photographs(meta):
         return None
     # weights of more classes have learnt to tell more apart; what they say of these photographs nobody knows
@@ -166,6 +165,6 @@ def _size(path: Path) -> int:
         return 0
 
 
-def described(found: AtHand) -> str:
-    """Return the line that tells which weights were taken and why, with settings between backquotes."""
+def describe(found: LocalWeights) -> str:
+    """Return the log line with the weights that were taken and the reason, settings between backquotes."""
     return f"chosen: `pretrained_model` {verbatim(found.name)} ({found.reason})"

@@ -1,7 +1,6 @@
-"""A network that is asked several times about an image: as it is, mirrored, and shifted by a few pixels.
+"""Test-time augmentation: average a network's predictions over views of an image, mirrored and shifted.
 
-This is test-time augmentation as recipes of CIFAR-10 have it: `flip` and `shift` 1 are the six views of
-Jordan 2024 (arXiv 2404.00498), with the weights that it gives them.
+`flip` with `shift` 1 gives the six views, and their weights, of Jordan 2024 (arXiv 2404.00498) for CIFAR-10.
 """
 
 from __future__ import annotations
@@ -17,41 +16,40 @@ from imgcls.errors import UsageError
 
 
 class MeanOfViews(nn.Module):
-    """Gives the logarithm of the mean probabilities of several views of an image.
+    """Return the logarithm of the mean probabilities over several views of each image.
 
-    The same mean that `imgcls-predict` shows; for accuracy and cross-entropy it is as good as logits.
+    The mean that `imgcls-predict` shows. Its softmax is that mean, so it stands in for logits in a metric.
     """
 
     def __init__(self, model: nn.Module, *, flip: bool = False, shift: int = 0) -> None:
-        """`flip` adds the mirror image of each view; `shift` adds two views, see `shifted`, which together
-        count as much as the one that is not shifted."""
+        """`flip` adds the mirror image of each view; `shift`, in pixels, the two views of `shifted`, each with
+        half the weight of the unshifted one."""
         super().__init__()
         self.model = model
         self._flip = flip
         self._shift = shift
 
     def forward(self, images: Tensor, mirrored: Tensor | None = None) -> Tensor:
-        """Return float32 (n, classes) of normalised images (n, C, H, W).
+        """Return log-probabilities, float32 (n, classes), for normalised images (n, C, H, W).
 
-        `mirrored`, bool (n,), says which of them are mirror images already: those are shifted as if they were
-        mirrored after it.
+        `mirrored`, bool (n,), marks images that are mirrored already: their shifts are mirrored as well.
         """
         views = [(images, 0.5 if self._shift else 1.0)]
         if self._shift:
             views += [(view, 0.25) for view in shifted(images, self._shift, mirrored)]
         if self._flip:
-            views = [(image, part / 2) for view, part in views for image in (view, view.flip(3))]
+            views = [(image, weight / 2) for view, weight in views for image in (view, view.flip(3))]
         # in float32: the sum of two numbers of half precision has even fewer digits
-        answers = torch.stack([self.model(view).float().log_softmax(1) + math.log(part)
-                               for view, part in views])
-        return answers.logsumexp(0)
+        log_probabilities = torch.stack([self.model(view).float().log_softmax(1) + math.log(weight)
+                                         for view, weight in views])
+        return log_probabilities.logsumexp(0)
 
 
 def shifted(images: Tensor, pixels: int, mirrored: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Return images (n, C, H, W) moved by `pixels` down and to the right, and up and to the left.
+    """Return images (n, C, H, W) shifted by `pixels` down and right, and the same shifted up and left.
 
-    What comes in at the border is the image reflected there. Images that are `mirrored`, bool (n,), are moved
-    to the other side: down and to the left, and up and to the right.
+    The border is filled by reflection. Images marked in `mirrored`, bool (n,), are shifted down and left, and
+    up and right.
     """
     height, width = images.shape[2:]
     padded = functional.pad(images, (pixels,) * 4, mode="reflect")
@@ -67,7 +65,7 @@ def shifted(images: Tensor, pixels: int, mirrored: Tensor | None = None) -> tupl
 
 
 def check_views(image_shape: Sequence[int], *, flip: bool, shift: int) -> None:
-    """Raise UsageError for views that a network of this input shape cannot be shown."""
+    """Raise UsageError for views that an input of this shape, (C, H, W) or (n,), does not allow."""
     if len(image_shape) != 3 and (flip or shift):
         raise UsageError(f"`{'flip' if flip else 'shift'}`: is for images, and this network takes flat rows")
     if not isinstance(shift, int) or shift < 0:
