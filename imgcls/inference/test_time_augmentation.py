@@ -22,8 +22,8 @@ class MeanOfViews(nn.Module):
     """
 
     def __init__(self, model: nn.Module, *, flip: bool = False, shift: int = 0) -> None:
-        """`flip` adds the mirror image of each view; `shift`, in pixels, the two views of `shifted`, each with
-        half the weight of the unshifted one."""
+        """`flip` adds the mirror image of each view; `shift`, in pixels, adds the two views of `shifted`,
+        each with half the weight of the unshifted one."""
         super().__init__()
         self.model = model
         self._flip = flip
