@@ -8,7 +8,7 @@ import pytest
 from conftest import CONTENT
 from faulty_server import FaultyServer
 
-from imgcls.storage.direct import read_direct
+from imgcls.storage import direct
 from imgcls.storage.http import HttpStatusError
 
 
@@ -28,6 +28,12 @@ class SignedFileSystem:
     def sign(self, path: str, expiration: int) -> str:
         self.num_signed += 1
         return f"{self.url}/{path}?signed"
+
+
+def read_direct(fs: object, path: str, begin: int, end: int) -> bytes | None:
+    buffer = bytearray(end - begin)
+    num_bytes = direct.read_direct(fs, path, begin, memoryview(buffer))
+    return None if num_bytes is None else bytes(buffer[:num_bytes])
 
 
 @pytest.fixture

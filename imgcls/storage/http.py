@@ -12,6 +12,9 @@ import contextlib
 import errno
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from imgcls.storage import connections
 
 if TYPE_CHECKING:
     from http.client import HTTPResponse
@@ -20,6 +23,8 @@ if TYPE_CHECKING:
 READ_TIMEOUT_S = 30
 #: what is not wanted is read in pieces of this size, so that it takes no memory
 _SKIP_BYTES = 1 << 20
+#: whose answers to a range were something else: those of redirections, and of servers without ranges
+_hosts_of_urllib: set[str] = set()
 
 
 class HttpStatusError(Exception):
@@ -28,6 +33,7 @@ class HttpStatusError(Exception):
     def __init__(self, status: int, reason: str) -> None:
         super().__init__(f"the server answers {status} {reason}")
         self.status = status
+        self.reason = reason
 
 
 def transport_errors() -> tuple[type[Exception], ...]:
@@ -62,7 +68,10 @@ def open_url(url: str, *, method: str = "GET", headers: Mapping[str, str] | None
 
 
 class HttpFileSystem:
-    """Files of a web server, read only, with the methods of an fsspec file system that `RemotePath` calls."""
+    """Files of a web server, read only, with the methods of an fsspec file system that `RemotePath` calls.
+
+    Ranges are read over connections that stay open (`connections`), where nothing is in the way.
+    """
 
     def info(self, url: str) -> dict[str, Any]:
         """Return size and version of a file."""
@@ -73,6 +82,22 @@ class HttpFileSystem:
                 raise ValueError("the server does not tell its size")
             return {"size": int(length), "type": "file", "ETag": answer.headers.get("ETag"),
                     "LastModified": answer.headers.get("Last-Modified")}
+
+    def read_into(self, url: str, begin: int, buffer: memoryview) -> int | None:
+        """Fill the buffer with the bytes from `begin` on, over a connection that stays open; return how many.
+
+        Fewer where the file or the connection ends before; None where `cat_file` has to be asked.
+        """
+        host = urlsplit(url).netloc
+        if host in _hosts_of_urllib or not connections.can_read(url):
+            return None
+        answer = connections.read_range(url, begin, buffer, timeout_s=READ_TIMEOUT_S)
+        if answer.num_bytes is None:
+            if answer.status >= 400:
+                raise _refusal(url, answer.status, answer.reason)
+            # it knows no ranges, or sends us elsewhere, and would with every range
+            _hosts_of_urllib.add(host)
+        return answer.num_bytes
 
     def cat_file(self, url: str, start: int, end: int) -> bytes:
         """Return bytes start .. end - 1, fewer where the file or the connection ends before."""
@@ -113,9 +138,13 @@ class HttpFileSystem:
             with open_url(url, method=method, headers=headers, timeout_s=READ_TIMEOUT_S) as answer:
                 yield answer
         except HttpStatusError as error:
-            if error.status in (404, 410):  # not found, gone: absence is an answer, no trouble
-                raise FileNotFoundError(errno.ENOENT, "no such file", url) from None
-            raise
+            raise _refusal(url, error.status, error.reason) from None
+
+
+def _refusal(url: str, status: int, reason: str) -> Exception:
+    if status in (404, 410):  # not found, gone: absence is an answer, no trouble
+        return FileNotFoundError(errno.ENOENT, "no such file", url)
+    return HttpStatusError(status, reason)
 
 
 def _read_body(answer: HTTPResponse, size: int) -> bytes:

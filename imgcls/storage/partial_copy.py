@@ -26,6 +26,10 @@ from imgcls.storage.thread_pool import DaemonPool
 
 #: what is fetched at least: a record of an image mostly has several of them
 BLOCK_BYTES = 1 << 14
+#: a thread keeps a buffer of this size at most
+_KEPT_BYTES = 2 << 20
+
+_of_thread = threading.local()
 
 
 class PartialCopy:
@@ -129,8 +133,9 @@ class PartialCopy:
     def _absent_run(self, first: int, last: int, max_bytes: int) -> tuple[int, int] | None:
         """Return the first blocks in a row that are absent and not fetched, at most so many bytes of them."""
         begin = self._there.find(b"\0", first, last)
-        while begin >= 0 and self._fetching[begin]:
-            begin = self._there.find(b"\0", begin + 1, last)
+        while begin >= 0 and self._fetching[begin]:  # behind all that is fetched in a row with it
+            begin = self._fetching.find(b"\0", begin, last)
+            begin = self._there.find(b"\0", begin, last) if begin >= 0 else -1
         if begin < 0:
             return None
         most = min(last, begin + max(max_bytes // BLOCK_BYTES, 1))
@@ -142,8 +147,9 @@ class PartialCopy:
 
     def _fetch_blocks(self, first: int, last: int) -> None:
         begin, end = first * BLOCK_BYTES, min(last * BLOCK_BYTES, self.size)
+        data = _buffer(end - begin)
         try:
-            data = self.path.read_range(begin, end)
+            self.path.read_into(data, begin)
         except FileNotFoundError:
             # not a DataError: no damage of the sample that happened to be asked for
             raise RunError(f"{verbatim(self.path)}: is there no longer") from None
@@ -159,8 +165,17 @@ def num_blocks(size: int) -> int:
     return -(-size // BLOCK_BYTES)
 
 
-def _write(handle: int, data: bytes, offset: int) -> None:
-    view = memoryview(data)
+def _buffer(size: int) -> memoryview:
+    """Return `size` bytes of memory, which the thread's next call gives away again."""
+    if size > _KEPT_BYTES:
+        return memoryview(bytearray(size))
+    # new memory would come from the system page by page, which costs as much as filling it
+    if len(getattr(_of_thread, "buffer", b"")) < size:
+        _of_thread.buffer = bytearray(size)
+    return memoryview(_of_thread.buffer)[:size]
+
+
+def _write(handle: int, view: memoryview, offset: int) -> None:
     while view:
         written = os.pwrite(handle, view, offset)
         view, offset = view[written:], offset + written

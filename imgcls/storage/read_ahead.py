@@ -2,7 +2,8 @@
 
 `data.early_records` says what will be read. Records of an epoch lie at random in their files: one request
 for each is what the first batches need, and would be far too many for a whole epoch. So most threads
-keep a little ahead of the reader, and the others fill the files from their beginning. No torch.
+keep a little ahead of the reader, and the others fill the files from their beginning, once the first batch
+has been read: until then they would take the line and the cores from it. No torch.
 """
 
 from __future__ import annotations
@@ -27,6 +28,10 @@ _SMALL_BYTES = 256 << 20
 _FILL_BYTES = 2 << 20
 #: how long to wait before looking again whether another process has fetched a file, or has died over it
 _PAUSE_S = 0.2
+#: how long a reader that has what it wants first may take to read it, before the files are filled
+_GRACE_S = 0.5
+#: of those bytes, what counts as all
+_READ_SHARE = 0.95
 
 
 class ReadAhead:
@@ -35,7 +40,10 @@ class ReadAhead:
     def __init__(self, copies: Sequence[PartialCopy]) -> None:
         self._copies = list(copies)
         self._is_small = sum(copy.size for copy in self._copies) < _SMALL_BYTES
-        self._changed = threading.Condition()
+        lock = threading.RLock()
+        self._changed = threading.Condition(lock)
+        #: what those wait for who fill the files: the first was read. They are many, and woken once
+        self._first_read = threading.Condition(lock)
         # what follows is shared by threads, under the lock: the ranges that will be read, the next one of
         # them, the bytes up to each, and how many bytes have been read since they were told
         self._expected: tuple[np.ndarray, np.ndarray, np.ndarray] = (
@@ -43,6 +51,9 @@ class ReadAhead:
         self._sums = np.zeros(0, np.int64)
         self._position = 0
         self._num_read = 0
+        #: of the first of them, those that are being fetched, and the bytes of all
+        self._num_urgent = 0
+        self._urgent_bytes = 0
         self._num_threads = 0
         self._has_failed = False
 
@@ -51,21 +62,30 @@ class ReadAhead:
         """Whether all copies are complete."""
         return all(copy.is_complete for copy in self._copies)
 
+    @property
+    def _has_read_first(self) -> bool:
+        # a record is read without its head
+        return self._num_read >= self._urgent_bytes * _READ_SHARE
+
     def expect(self, numbers: np.ndarray, begins: np.ndarray, ends: np.ndarray) -> None:
         """Begin to fetch: bytes begins[i] .. ends[i] - 1 of copy numbers[i] will be read, in this order."""
         with self._changed:
             # what was expected before is forgotten: an epoch that was left is not read on
             self._expected = numbers, begins, ends
             self._sums = np.cumsum(ends - begins)
+            self._urgent_bytes = int((ends - begins)[self._sums < _NEAR_BYTES].sum())
             self._position = self._num_read = 0
             self._has_failed = False
             self._start()
             self._changed.notify_all()
+            self._first_read.notify_all()
 
     def note_read(self, num_bytes: int) -> None:
         """Move on: so many bytes are read now."""
         with self._changed:
             self._num_read += num_bytes
+            if self._has_read_first:
+                self._first_read.notify_all()
             if not self._has_failed:  # who reads what is absent is told; the next `expect` tries again
                 self._start()
             self._changed.notify()
@@ -100,13 +120,7 @@ class ReadAhead:
                 self._fetch(*wanted)
 
     def _fill(self) -> None:
-        # Until the first of what will be read is under way nothing else is fetched.
-        while True:
-            with self._changed:
-                wanted = self._take(_NEAR_BYTES)
-            if wanted is None:
-                break
-            self._fetch(*wanted)
+        self._fetch_first()
         while not self.is_done:
             for copy in self._copies:
                 if not copy.is_complete and copy.own() and copy.fetch_some(max_bytes=_FILL_BYTES):
@@ -115,6 +129,25 @@ class ReadAhead:
                 time.sleep(_PAUSE_S)
                 for copy in self._copies:
                     copy.note_complete()
+
+    def _fetch_first(self) -> None:
+        """Return when the first of what will be read was fetched, and read, if that goes quickly."""
+        while True:
+            with self._changed:
+                wanted = self._take(_NEAR_BYTES)
+                if wanted is None:
+                    break
+                self._num_urgent += 1
+            try:
+                self._fetch(*wanted)
+            finally:
+                with self._changed:
+                    self._num_urgent -= 1
+                    if not self._num_urgent:
+                        self._first_read.notify_all()
+        with self._changed:
+            self._first_read.wait_for(lambda: not self._num_urgent)
+            self._first_read.wait_for(lambda: self._has_read_first, _GRACE_S)
 
     def _take(self, limit: int) -> tuple[int, int, int] | None:
         """Return (copy, first byte, end) of what will be read next, of the first `limit` bytes of it."""

@@ -198,28 +198,35 @@ class RemotePath:
 
     def read_range(self, begin: int, end: int) -> bytes:
         """Return bytes begin .. end - 1, which must be there."""
-        pieces: list[bytes] = []
+        data = bytearray(max(end - begin, 0))
+        self.read_into(memoryview(data), begin)
+        return bytes(data)
+
+    def read_into(self, buffer: memoryview, begin: int) -> None:
+        """Fill the buffer with the bytes from `begin` on, which must be there."""
         num_read = 0
 
-        def read(fs: Any, path: str) -> bytes:
+        def read(fs: Any, path: str) -> None:
             nonlocal num_read
             # Drivers return what there is when a connection or a file ends early: the next try goes on there.
-            data = read_direct(fs, path, begin + num_read, end)
-            pieces.append(fs.cat_file(path, start=begin + num_read, end=end) if data is None else data)
-            num_read += len(pieces[-1])
-            if num_read != end - begin:
-                raise ShortReadError(f"{num_read} of {end - begin} bytes came")
-            return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            first, rest = begin + num_read, buffer[num_read:]
+            num_new = read_direct(fs, path, first, rest)
+            if num_new is None:
+                data = fs.cat_file(path, start=first, end=begin + len(buffer))
+                num_new = min(len(data), len(rest))
+                rest[:num_new] = data[:num_new]
+            num_read += num_new
+            if num_read != len(buffer):
+                raise ShortReadError(f"{num_read} of {len(buffer)} bytes came")
 
-        while end > begin:
+        while num_read < len(buffer):
             before = num_read
             try:
-                return self._request("be read", read)
+                self._request("be read", read)
             except RunError:
                 # a bad line that brings some of it with each try ends nothing
-                if (num_read - before) * _LEAST_SHARE < end - begin:
+                if (num_read - before) * _LEAST_SHARE < len(buffer):
                     raise
-        return b""
 
     def has_ranges(self) -> bool:
         """Return whether a part of the file can be asked for; a web server may send nothing but all of it."""
@@ -242,7 +249,8 @@ class RemotePath:
 
         def fetch(start: int) -> None:
             with _parts:
-                data = self.read_range(start, min(start + PART_BYTES, end))
+                data = memoryview(bytearray(min(PART_BYTES, end - start)))
+                self.read_into(data, start)
                 with lock:
                     stream.seek(start - begin)
                     stream.write(data)

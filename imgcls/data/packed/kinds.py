@@ -49,10 +49,13 @@ def kind_of(path: AnyPath) -> Kind | None:
         is_remote_file = isinstance(path, RemotePath) and not kind.is_folder
         if path.name.lower().endswith(kind.ending) and (is_remote_file or not path.is_dir()):
             return kind
+    # one listing, which on a store is one request; a folder of this disk may hold a million images
+    is_listed = isinstance(path, RemotePath) and not path.suffix
+    # before the question whether it is a folder, which the listing answers, where its name says so
+    entries = list(path.iterdir()) if is_listed else []
     if not path.is_dir():
         return None
-    # one listing, which on a store is one request; a folder of this disk may hold a million images
-    entries = list(path.iterdir()) if isinstance(path, RemotePath) else []
+    entries = entries or (list(path.iterdir()) if isinstance(path, RemotePath) else [])
     for kind in KINDS:
         is_here = (path / DATA_FILE) in entries if entries else (path / DATA_FILE).is_file()
         if kind.is_folder and is_here:
