@@ -27,6 +27,10 @@ class FaultyServer(http.server.ThreadingHTTPServer):
         self.upstream = upstream
         self.objects: dict[str, bytes] = {}
         self.seen: list[tuple[str, str, str]] = []
+        #: each client's host and port: those of its connections
+        self.clients: set[tuple[str, int]] = set()
+        #: where a path has moved to
+        self.moved: dict[str, str] = {}
         self.faults: list[str] = []
         self.fault: Callable[[str, str], str] = lambda method, path: self.faults.pop(0) if self.faults else ""
         self.ranges = True
@@ -54,6 +58,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def answer(self) -> None:
         with self.server.lock:
+            self.server.clients.add(self.client_address[:2])
             self.server.seen.append((self.command, self.path, self.headers.get("Range", "")))
             fault = self.server.fault(self.command, self.path)
         length = int(self.headers.get("Content-Length") or 0)
@@ -69,6 +74,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.close_connection = True
         elif fault in ("500", "403"):
             self.send(int(fault), {"Content-Length": "0"}, b"")
+        elif self.path in self.server.moved:
+            self.send(302, {"Location": self.server.moved[self.path], "Content-Length": "0"}, b"")
         elif self.server.upstream:
             self.forward(body, fault)
         else:

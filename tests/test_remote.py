@@ -127,6 +127,53 @@ def test_a_server_without_ranges(web: FaultyServer) -> None:
     assert RemotePath(f"{web.url}/x.bin").read_range(1000, 1010) == CONTENT[1000:1010]
 
 
+def test_ranges_come_over_one_connection(web: FaultyServer) -> None:
+    path = RemotePath(f"{web.url}/x.bin")
+    assert [path.read_range(i, i + 3) for i in range(20)] == [CONTENT[i:i + 3] for i in range(20)]
+    assert len(web.clients) == 1
+    web.faults = ["reset"]  # as if the server had closed it meanwhile: not even a pause
+    assert path.read_range(5, 9) == CONTENT[5:9]
+    assert len(web.clients) == 2
+    # a redirection is followed, and what the first connections are for still comes
+    web.moved = {"/old.bin": f"{web.url}/x.bin"}
+    assert [RemotePath(f"{web.url}/old.bin").read_range(i, i + 3) for i in range(3)] == [CONTENT[:3], CONTENT[1:4],
+                                                                                       CONTENT[2:5]]
+    assert path.read_range(5, 9) == CONTENT[5:9]
+
+
+def test_an_answer_that_is_not_the_range_is_not_taken(web: FaultyServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    from imgcls.storage import connections
+
+    heads = [b"HTTP/1.1 206 x\r\nContent-Length: 3\r\nContent-Range: bytes 7-9/50\r\n\r\nabc",
+             b"HTTP/1.1 206 x\r\nContent-Length: 9\r\n\r\nabcdefghi",
+             b"HTTP/1.1 206 x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+             b"HTTP/1.1 206 x\r\nContent-Length: -3\r\n\r\nabc", b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc"]
+    for head in heads:
+        monkeypatch.setattr(connections, "_connect", lambda *_, head=head: Speaker(head))
+        assert connections.read_range(f"{web.url}/x.bin", 0, memoryview(bytearray(3)), timeout_s=1)[2] is None
+    for head in (b"", b"SSH-2.0-x\r\n\r\n", b"x" * 200_000):
+        monkeypatch.setattr(connections, "_connect", lambda *_, head=head: Speaker(head))
+        with pytest.raises(ConnectionError):
+            connections.read_range(f"{web.url}/x.bin", 0, memoryview(bytearray(3)), timeout_s=1)
+
+
+class Speaker:
+    """A connection on which some bytes come, whatever is sent."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+    def sendall(self, data: bytes) -> None:
+        pass
+
+    def recv(self, size: int) -> bytes:
+        piece, self.data = self.data[:size], self.data[size:]
+        return piece
+
+    def close(self) -> None:
+        pass
+
+
 def test_ranges_at_the_end_of_a_file(web: FaultyServer, memory: str) -> None:
     """The last bytes are read; what is asked for beyond them is an error, never a shorter answer."""
     size = len(CONTENT)

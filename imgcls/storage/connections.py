@@ -131,8 +131,9 @@ def read_range(url: str, begin: int, buffer: memoryview, *, timeout_s: float,
     parts = _split(url)
     key = (parts.scheme, parts.netloc, certificates)
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    last = begin + len(buffer) - 1
     request = (f"GET {target} HTTP/1.1\r\nHost: {parts.netloc}\r\nUser-Agent: imgcls\r\n"
-               f"Accept-Encoding: identity\r\nRange: bytes={begin}-{begin + len(buffer) - 1}\r\n\r\n").encode()
+               f"Accept-Encoding: identity\r\nRange: bytes={begin}-{last}\r\n\r\n").encode()
     while True:
         old = _pool.take(key)
         connection = old or _connect(parts, timeout_s, certificates)
