@@ -146,6 +146,56 @@ def test_damage_that_decoders_pass_over(tmp_path: Path, capsys: pytest.CaptureFi
     assert not {"half decoded", "damaged"} & {kind for kind, _ in kinds(run(capsys, tmp_path / "clean")[1])}
 
 
+def test_damage_in_formats_without_checksums(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """WebP, TIFF and BMP: a size that does not fit, data that are not needed, rows that no picture has."""
+    root, random = tmp_path / "photos", np.random.default_rng(5)
+    expected = {}
+    tiff = cv2.IMWRITE_TIFF_COMPRESSION
+    for kind, ending, flags in (("lossy", ".webp", [cv2.IMWRITE_WEBP_QUALITY, 80]), ("deflate", ".tiff", [tiff, 8]),
+                                ("lossless", ".webp", [cv2.IMWRITE_WEBP_QUALITY, 101]), ("lzw", ".tiff", [tiff, 5]),
+                                ("packbits", ".tiff", [tiff, 32773]), ("raw", ".tiff", [tiff, 1]), ("raw", ".bmp", [])):
+        for index, part in enumerate((b"", random.bytes(600), bytes(600), None)):
+            noise = random.integers(0, 12, (150, 200, 3), np.uint8)
+            image = np.clip(picture(6000 + len(expected), 150, 200), 0, 240) + noise
+            data = cv2.imencode(ending, image, flags)[1].tobytes()
+            path = root / CLASSES[index % 3] / f"{kind}{index}{ending}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data[:-800] if part is None else overwritten(data, part))
+            expected[path.name] = index
+    drawn = picture(6500, 150, 200)  # good: lines, a box, bars and text that somebody drew
+    cv2.rectangle(drawn, (20, 30), (120, 90), (255, 255, 255), 1)
+    cv2.putText(drawn, "a birch, an oak", (10, 120), cv2.FONT_HERSHEY_PLAIN, 1, (0, 0, 0))
+    drawn[:10] = drawn[140:] = drawn[:, :7] = 0
+    drawn[70] = 255
+    write(root / "yew" / "drawn.bmp", drawn)
+    _, findings = run(capsys, root)
+    told = {Path(group[0]["name"]).name: detail for finding in findings
+            if finding["kind"] in ("half decoded", "damaged")
+            for group, detail in zip(finding["groups"], finding["details"], strict=True)}
+    assert set(told) == {name for name, index in expected.items() if index}
+    assert told["raw2.bmp"].startswith("BMP: bytes of 0 in place of pixels, in row ")
+    assert told["raw1.tiff"].startswith("TIFF: bytes of something else in the pixels, in row ")
+    assert told["lzw3.tiff"] == "is a TIFF that is cut in its header"  # where OpenCV puts the directory
+    assert told["raw3.bmp"] == "BMP: cut: 89,200 of the 90,000 bytes of its pixels are there"
+    assert told["lossy2.webp"] == "WebP: the image is complete before its data end: bytes inside it are not its own"
+    assert "bytes are there" in told["lossless3.webp"]
+
+
+def test_crops_are_near_duplicates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With 5 % cut off at a side or at all of them, mirrored, resized, encoded again."""
+    root = folder(tmp_path / "photos", 0)
+    cuts = [picture(3)[:, 6:], picture(4)[5:], picture(1005)[5:-5, 6:-6], picture(1006)[:-4, :-6, :][:, ::-1],
+            cv2.resize(picture(2007)[3:, 6:], (70, 50))]
+    for number, image in enumerate(cuts):
+        write(root / CLASSES[(number + 1) // 2 % 3] / f"cut{number}.jpg", image, 80)
+    write(root / "oak" / "other.jpg", picture(8)[20:70, 30:100])  # a part of it, and no copy
+    _, findings = run(capsys, root)
+    assert {tuple(sorted(Path(one["name"]).stem for one in group)) for finding in findings
+            for group in finding["groups"]} == {("03", "cut0"), ("04", "cut1"), ("05", "cut2"), ("06", "cut3"),
+                                                ("07", "cut4")}
+    assert {finding["kind"] for finding in findings} == {"near duplicate"}
+
+
 def test_a_decoder_that_crashes_is_the_images_fault_and_one_that_was_stopped_is_not() -> None:
     jpeg = cv2.imencode(".jpg", picture(1))[1].tobytes()
     with DecoderWarnings() as warnings:

@@ -5,24 +5,23 @@ from __future__ import annotations
 import errno
 import io
 import os
-import random
 import shutil
-import signal
 import struct
-import subprocess
-import sys
 import tarfile
 import time
 import zlib
 from pathlib import Path
+from typing import Any
 
 import cv2
+import killed_packing
 import numpy as np
 import pytest
-from conftest import ROOT
 from faulty_server import serving
+from killed_packing import tar_of_tars
 
 from imgcls.cli import im2rec
+from imgcls.data import listing
 from imgcls.data.listing import ListSummary
 from imgcls.data.packing import pipeline, resumable
 from imgcls.data.selection import drawn
@@ -115,42 +114,54 @@ def test_what_belongs_to_another_run_is_not_gone_on_with(photos: Path, tmp_path:
 
 
 @pytest.mark.slow
-def test_kill_9_at_ten_random_moments(tmp_path: Path) -> None:
-    """One packing run, killed ten times over, ends with the bytes of an undisturbed one."""
-    with tarfile.open(tmp_path / "whole.tar", "w") as tar:
-        for c in range(3):
-            inner = io.BytesIO()
-            with tarfile.open(fileobj=inner, mode="w") as class_tar:
-                for i in range(150):
-                    data = jpeg(150 * c + i, 240)
-                    info = tarfile.TarInfo(f"n{c}_{i}.JPEG")
-                    info.size = len(data)
-                    class_tar.addfile(info, io.BytesIO(data))
-            info = tarfile.TarInfo(f"n{c}.tar")
-            info.size = len(inner.getvalue())
-            inner.seek(0)
-            tar.addfile(info, inner)
-    code = ("import sys; from imgcls.data.packing import pipeline; pipeline.SYNC_BYTES = 20_000; "
-            "from imgcls.cli.im2rec import main; sys.exit(main(sys.argv[1:]))")
-    flags = [str(tmp_path / "whole.tar"), "--recursive", "--chunks", "2", "--resize", "300", "--num-thread", "2",
-             "--resume"]
-    start = time.monotonic()
-    subprocess.run([sys.executable, "-c", code, f"{tmp_path}/a/x", *flags], cwd=ROOT, check=True, capture_output=True)
-    whole_s = time.monotonic() - start
-    rng, num_killed = random.Random(time.time_ns()), 0
-    while True:
-        process = subprocess.Popen([sys.executable, "-c", code, f"{tmp_path}/b/x", *flags], cwd=ROOT,
-                                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        try:
-            assert process.wait(rng.uniform(0.1, 0.4) * whole_s if num_killed < 10 else None) == 0
-            break
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-            num_killed += 1
-    assert num_killed
+@pytest.mark.parametrize("flags", [["--chunks", "2"], ["--no-shuffle"]], ids=["shuffled", "in order"])
+@pytest.mark.parametrize("place", ["disk", "web"])
+def test_kill_9_at_ten_random_moments(place: str, flags: list[str], tmp_path: Path, own_cache: Path) -> None:
+    """One packing run, killed ten times over, ends with the bytes of an undisturbed one.
+
+    In order, an archive behind a URL is packed in one pass, while it comes in.
+    """
+    (tmp_path / "whole.tar").write_bytes(content := tar_of_tars())
+    flags = ["--recursive", "--resize", "200", "--num-thread", "2", "--resume", *flags]
+    whole_s = killed_packing.pack(f"{tmp_path}/a/x", f"{tmp_path}/whole.tar", *flags)
+    with serving() as web:
+        web.objects["/whole.tar"] = content
+        archive = f"{tmp_path}/whole.tar" if place == "disk" else f"{web.url}/whole.tar"
+        assert min(killed_packing.pack_killed(f"{tmp_path}/b/x", archive, *flags, whole_s=whole_s)) > 0
     assert files(tmp_path / "b") == files(tmp_path / "a")
     assert not list((tmp_path / "b").glob(".*"))
+    assert not list(own_cache.glob("remote/*"))
+
+
+def test_lists_that_were_not_all_written_are_made_again(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                        capsys: pytest.CaptureFixture[str]) -> None:
+    """Half of the images would be missing in silence: a run that finds lists packs these alone."""
+    flags = ["--recursive", "--pass-through"]
+    assert im2rec.main([f"{tmp_path}/a/x", str(photos), *flags, "--chunks", "3"]) == 0
+    for prefix in (f"{tmp_path}/b/x", "memory://bucket/lists/x"):
+        write, paths = listing.atomic_write, []
+
+        def killed(path: Path, write: Any = write, paths: list[Path] = paths) -> Any:
+            paths.append(path)
+            if len(paths) == 4:
+                raise Killed
+            return write(path)
+
+        monkeypatch.setattr(listing, "atomic_write", killed)
+        with pytest.raises(Killed):
+            im2rec.main([prefix, str(photos), *flags, "--chunks", "5"])
+        monkeypatch.setattr(listing, "atomic_write", write)
+        capsys.readouterr()
+        assert im2rec.main([prefix, str(photos), *flags, "--chunks", "3", "--resume"]) == 0
+        assert f"the lists {prefix}*.lst were not all written by an earlier run" in capsys.readouterr().err
+        if prefix.startswith("memory"):
+            found = {path.name: path.read_bytes() for path in to_path(prefix).parent.iterdir()}
+            assert {name: data for name, data in found.items() if ".pack" not in name} == files(tmp_path / "a")
+            for path in to_path(prefix).parent.iterdir():
+                path.unlink()
+        else:
+            assert files(tmp_path / "b") == files(tmp_path / "a")
+            assert not list((tmp_path / "b").glob(".*"))
 
 
 def test_parts_of_several_machines_are_the_shards_of_one(photos: Path, tmp_path: Path,

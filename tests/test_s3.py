@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
+import killed_packing
 import numpy as np
 import pytest
 from conftest import ROOT, run_cli, write_digits
@@ -46,6 +47,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 
+#: of a packing run that goes on after each; more of them take as much longer
+NUM_KILLS = 5
 FLAGS = ("--batch-size", "32", "--network", "mlp", "--num-epochs", "2")
 
 
@@ -205,6 +208,26 @@ def test_packing_to_a_store_killed_in_the_middle_of_an_upload(s3: FaultyServer, 
     assert im2rec_command.main([target, *flags]) == 0
     assert not s3.count("PUT", "x_0.rec"), "it was complete"
     assert {path.name: path.read_bytes() for path in RemotePath("s3://dmlc/packs").iterdir()} == expected
+
+
+def test_packing_from_and_to_a_store_killed_at_random_moments(s3: FaultyServer, tmp_path: Path) -> None:
+    """Killed while it reads, packs or uploads: the bytes of a run on this disk, and no part of a file beside them."""
+    RemotePath("s3://dmlc/raw/whole.tar").write_bytes(content := killed_packing.tar_of_tars(60))
+    (tmp_path / "whole.tar").write_bytes(content)
+    flags = ["--recursive", "--chunks", "3", "--num-thread", "2", "--resume"]
+    assert im2rec_command.main([f"{tmp_path}/local/x", f"{tmp_path}/whole.tar", *flags]) == 0
+    expected = {path.name: path.read_bytes() for path in (tmp_path / "local").iterdir()}
+    whole_s = killed_packing.pack("s3://dmlc/first/x", "s3://dmlc/raw/whole.tar", *flags)
+    counts = killed_packing.pack_killed("s3://dmlc/packs/x", "s3://dmlc/raw/whole.tar", *flags, whole_s=whole_s,
+                                        num_kills=NUM_KILLS)
+    assert min(counts) > 0
+    forget()
+    for folder in ("first", "packs"):
+        there = {path.name: path.read_bytes() for path in RemotePath(f"s3://dmlc/{folder}").iterdir()}
+        for name in expected:
+            assert name.endswith(".pack.json") or there[name] == expected[name], name
+        assert set(there) == set(expected)
+    assert not [path for path in (tmp_path / "cache" / "pack").rglob("*") if path.is_file()]
 
 
 def test_records_in_several_parts(s3: FaultyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,

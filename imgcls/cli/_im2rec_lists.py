@@ -41,21 +41,23 @@ def make_lists(target: Target, tree: ImageTree, config: ListConfig, flags: Selec
     target.check_writable()
     with closing(ListDraft()) as train, closing(ListDraft()) as val:
         selected, is_recursive = fill_drafts(train, val, tree, config, flags)
-        written = listing.write_lists(
-            target.prefix, train, shuffle=config.shuffle, chunks=config.chunks,
-            train_ratio=config.train_ratio, test_ratio=config.test_ratio,
-            suffix="_train" if flags.val_per_class else "")
-        if flags.val_per_class:
-            written += listing.write_lists(target.prefix, val, shuffle=config.shuffle, suffix="_val")
-    names = selected.class_names if is_recursive or flags.devkit else []
-    if names:
-        lists.write_class_names(lists.classes_path(target.prefix), names)
+        names = selected.class_names if is_recursive or flags.devkit else []
+        with target.writing_lists() as paths:
+            written = listing.write_lists(
+                target.prefix, train, shuffle=config.shuffle, chunks=config.chunks,
+                train_ratio=config.train_ratio, test_ratio=config.test_ratio,
+                suffix="_train" if flags.val_per_class else "")
+            if flags.val_per_class:
+                written += listing.write_lists(target.prefix, val, shuffle=config.shuffle, suffix="_val")
+            if names:
+                lists.write_class_names(lists.classes_path(target.prefix), names)
+            paths += [path for path, _ in written]
+            target.publish_lists(paths)
     for path, num_images in written:
         print_note(f"{target.shown(path)}: {num_images} images")
     for label, name in enumerate(names):
         tell(f"{name} {label}", sys.stdout)  # as MXNet, for whoever pipes that somewhere
-    target.publish_lists([path for path, _ in written])
-    return [path for path, _ in written]
+    return paths
 
 
 class Draft(Protocol):

@@ -60,7 +60,9 @@ def pack_lists(target: Target, root: str, list_config: ListConfig, select_flags:
                          f"there, each part needs one; `list` with `chunks` {num_parts} makes them first, "
                          f"once")
     if not list_paths:
-        print_note(f"there is no list {target.name}*.lst: it is made first")
+        print_note(f"the lists {target.name}*.lst were not all written by an earlier run: they are made again"
+                   if target.has_unfinished_lists() else
+                   f"there is no list {target.name}*.lst: it is made first")
         list_paths = _im2rec_lists.make_lists(target, tree, list_config, select_flags)
     target.check_writable()  # before hours of packing, and not after
     totals = PackCounts(0, 0, 0)

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from imgcls.data import listing
@@ -63,7 +63,9 @@ class Target:
         atomic.check_writable(self.prefix, "PREFIX")
 
     def find_lists(self) -> list[Path]:
-        """Return the lists PREFIX*.lst; remote ones are copied here first."""
+        """Return the lists PREFIX*.lst, copied here first; none where they were not all written."""
+        if self.has_unfinished_lists():
+            return []
         if self._remote:
             try:
                 self._folder.mkdir(parents=True, exist_ok=True)
@@ -76,6 +78,36 @@ class Target:
             except OSError as error:
                 raise RunError(f"cannot read the lists of {self._remote}: {error}") from error
         return listing.find_lists(self.prefix)
+
+    def has_unfinished_lists(self) -> bool:
+        """Return whether a run was stopped while it wrote the lists, or another one is at it."""
+        mark = self._unfinished
+        return mark.exists() or bool(self._remote and self._remote.with_name(mark.name).exists())
+
+    @contextlib.contextmanager
+    def writing_lists(self) -> Iterator[list[Path]]:
+        """Let no other run take the lists that are there for all of them; yield a list for their paths.
+
+        What a killed run has made of other lists is removed.
+        """
+        mark = self._unfinished
+        earlier = mark.read_bytes().splitlines() if mark.exists() else []
+        atomic.write_bytes(mark, *(name + b"\n" for name in earlier))
+        if self._remote:
+            self._upload(mark)
+        written: list[Path] = []
+        yield written
+        for name in {os.fsdecode(name) for name in earlier} - {path.name for path in written}:
+            mark.with_name(name).unlink(missing_ok=True)
+            if self._remote:
+                self._remote.with_name(name).unlink(missing_ok=True)
+        if self._remote:
+            self._remote.with_name(mark.name).unlink(missing_ok=True)
+        mark.unlink(missing_ok=True)
+
+    @property
+    def _unfinished(self) -> Path:
+        return listing.unfinished_lists(self.prefix)
 
     def publish_lists(self, paths: Iterable[Path]) -> None:
         """Upload lists with the names of their classes."""

@@ -18,7 +18,7 @@ import numpy as np
 from imgcls.errors import DataError
 from imgcls.formats import lists
 from imgcls.formats.lists import ListEntry
-from imgcls.storage.atomic import atomic_write
+from imgcls.storage.atomic import atomic_write, write_bytes
 
 #: entries that are passed to the disk at a time
 _ROWS_AT_ONCE = 1024
@@ -69,20 +69,36 @@ class ListDraft:
 
 def write_lists(prefix: str, draft: ListDraft, *, shuffle: bool, chunks: int = 1, train_ratio: float = 1.0,
                 test_ratio: float = 0.0, suffix: str = "") -> list[tuple[Path, int]]:
-    """Write PREFIX*.lst, each name ending in `suffix`; return (path, number of images) of each."""
+    """Write PREFIX*.lst, each name ending in `suffix`; return (path, number of images) of each.
+
+    Where `unfinished_lists` is there, it is given their names first.
+    """
     # indices in place of entries: shuffled as a whole and then split, so that each list is a fair sample
     order: Sequence[int] = range(len(draft))
     if shuffle:
         numbers = array("I" if len(draft) <= 1 << 32 else "Q", order)
         lists.shuffle(numbers)
         order = memoryview(numbers)  # its slices are no copies
+    parts = {Path(f"{prefix}{part}{suffix}.lst"): chunk for part, chunk in lists.split(
+        order, chunks=chunks, train_ratio=train_ratio, test_ratio=test_ratio)}
+    mark = unfinished_lists(prefix)
+    if mark.exists():
+        write_bytes(mark, mark.read_bytes(), b"".join(os.fsencode(path.name) + b"\n" for path in parts))
     written = []
-    for part, chunk in lists.split(order, chunks=chunks, train_ratio=train_ratio, test_ratio=test_ratio):
-        path = Path(f"{prefix}{part}{suffix}.lst")
+    for path, chunk in parts.items():
         with atomic_write(path) as stream:
             stream.writelines(draft.lines(chunk))
         written.append((path, len(chunk)))
     return written
+
+
+def unfinished_lists(prefix: str) -> Path:
+    """Return the file that is there until all lists PREFIX*.lst are written; their names stand in it.
+
+    Without it, a run that is killed between two lists would leave what looks like all of them.
+    """
+    path = Path(prefix)
+    return path.with_name(f".{path.name}.lists.tmp")
 
 
 def find_lists(prefix: str) -> list[Path]:

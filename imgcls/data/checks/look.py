@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from imgcls.data import opencv
+from imgcls.data.checks.cropped import DETAIL_SIDE
 from imgcls.data.checks.decoder_warnings import DecoderWarnings
-from imgcls.data.checks.stored_damage import find_damage, is_jpeg, is_sequential
+from imgcls.data.checks.stored_damage import damage_of_pixels, find_damage, is_jpeg, is_sequential
 from imgcls.data.image_header import BadImageError, inspect
 from imgcls.data.opencv import cv2
 from imgcls.data.packing.images import quiet_opencv
@@ -21,6 +22,8 @@ from imgcls.errors import DataError, printable
 # small enough that re-encoding and resizing vanish in the mean of a cell, large enough to tell
 # two photographs of one series apart
 THUMBNAIL = 16
+#: of smaller images no finer thumbnail is made: crops of digits and icons are not looked for
+SMALL_SIDE = 40
 #: what a decoder of JPEG fills in for data that are missing, and how far re-encoding moves it
 # 128: coefficients of 0, which libjpeg takes for blocks that are not there
 _MISSING_GREY, _GREY_TOLERANCE = 128, 4
@@ -33,8 +36,9 @@ class Facts:
     `digests` uint64 (N, 2) of the encoded bytes, `sizes` int32 (N, 2) height and width, `means` float32
     (N, 3) in RGB on the scale 0-255, `spreads` float32 (N,) the standard deviation of all values, `is_grey`
     bool (N,), `missing` float32 (N,) the part of the rows, counted from the lower edge, that a decoder filled
-    in, `thumbnails` uint8 (N, 16 * 16 * 3). `problems` are those that cannot be read, index -> error, and
-    `damage` others with damaged bytes, index -> what is wrong with them.
+    in, `thumbnails` uint8 (N, 16 * 16 * 3) in colour, `details` uint8 (N, 32 * 32) in grey. `problems` are
+    those that cannot be read, index -> error, and `damage` others with damaged bytes, index -> what is wrong
+    with them.
     """
 
     digests: np.ndarray
@@ -44,6 +48,7 @@ class Facts:
     is_grey: np.ndarray
     missing: np.ndarray
     thumbnails: np.ndarray
+    details: np.ndarray
     problems: dict[int, DataError]
     damage: dict[int, str]
 
@@ -65,7 +70,8 @@ def look(source: Source, num_threads: int, name: str) -> Facts:
     count = len(source)
     facts = Facts(np.zeros((count, 2), np.uint64), np.zeros((count, 2), np.int32),
                   np.zeros((count, 3), np.float32), np.zeros(count, np.float32), np.zeros(count, bool),
-                  np.zeros(count, np.float32), np.zeros((count, THUMBNAIL * THUMBNAIL * 3), np.uint8), {}, {})
+                  np.zeros(count, np.float32), np.zeros((count, THUMBNAIL * THUMBNAIL * 3), np.uint8),
+                  np.zeros((count, DETAIL_SIDE * DETAIL_SIDE), np.uint8), {}, {})
 
     def look_at(index: int) -> DataError | None:
         try:
@@ -76,7 +82,11 @@ def look(source: Source, num_threads: int, name: str) -> Facts:
                 # not decoded here: libjpeg would write its warning between our lines
                 facts.damage[index] = damage
                 return None
-            _keep(facts, index, decode(data))
+            pixels = decode(data)
+            if not isinstance(data, np.ndarray) and (damage := damage_of_pixels(bytes(data), pixels)):
+                facts.damage[index] = damage
+                return None
+            _keep(facts, index, pixels)
         except BadImageError as error:
             return source.problem(index, str(error))
         except cv2.error as error:
@@ -131,6 +141,10 @@ def _keep(facts: Facts, index: int, pixels: np.ndarray) -> None:
     # INTER_AREA is the mean of each cell: no pixel is left out, whatever the size
     small = cv2.resize(np.ascontiguousarray(pixels), (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA)
     facts.thumbnails[index] = small.reshape(-1)
+    if max(pixels.shape[:2]) > SMALL_SIDE:
+        grey = cv2.cvtColor(np.ascontiguousarray(pixels), cv2.COLOR_RGB2GRAY)
+        detail = cv2.resize(grey, (DETAIL_SIDE, DETAIL_SIDE), interpolation=cv2.INTER_AREA)
+        facts.details[index] = detail.reshape(-1)
     # of the thumbnail: the noise of a JPEG's colours averages out
     facts.is_grey[index] = bool((np.ptp(small, axis=2) == 0).all())
     facts.missing[index] = _missing_part(pixels)

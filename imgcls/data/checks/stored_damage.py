@@ -1,4 +1,7 @@
-"""Damage inside an encoded image that a decoder may pass over: checksums of PNG, holes of JPEG."""
+"""Damage inside an encoded image that a decoder may pass over: checksums of PNG, holes of JPEG, cut BMPs.
+
+WebP and TIFF have files of their own.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,17 @@ import struct
 import zlib
 from collections.abc import Iterator
 
+import numpy as np
+
+from imgcls.data.checks.raw_pixels import overwritten
+from imgcls.data.checks.tiff import damage_of_tiff, is_tiff, is_uncompressed
+from imgcls.data.checks.webp import damage_of_webp, is_webp
 from imgcls.data.image_header import JPEG_END
 
 _PNG = b"\x89PNG\r\n\x1a\n"
+_BMP = b"BM"
+#: codings of a BMP's pixels: as they are, with masks for the colours or without
+_BMP_UNCOMPRESSED = (0, 3, 6)
 #: zero bytes in one piece, as a hole of a file leaves them; photographs have none but for flat areas
 _HOLE_BYTES = 16
 # JPEG markers (ITU-T T.81, table B.1)
@@ -22,7 +33,28 @@ def find_damage(data: bytes) -> str:
     """Return what is wrong with the bytes of an image whose header was checked, or ""."""
     if data.startswith(_PNG):
         return _damage_of_png(data)
+    if is_webp(data):
+        return damage_of_webp(data)
+    if is_tiff(data):
+        return damage_of_tiff(data)
+    if data.startswith(_BMP):
+        return _damage_of_bmp(data)
     return _damage_of_jpeg(data) if is_jpeg(data) else ""
+
+
+def damage_of_pixels(data: bytes, pixels: np.ndarray) -> str:
+    """Return what is wrong with the decoded pixels, uint8 (H, W, 3), of an image, or "".
+
+    Only formats that store the pixels as they are tell anything by them.
+    """
+    if data.startswith(_BMP) and _pixels_of_bmp(data):
+        is_upwards = int.from_bytes(data[22:26], "little", signed=True) > 0
+        damage = overwritten(pixels[::-1] if is_upwards else pixels)
+        return f"BMP: {damage}" if damage else ""
+    if is_tiff(data) and is_uncompressed(data):
+        damage = overwritten(pixels)
+        return f"TIFF: {damage}" if damage else ""
+    return ""
 
 
 def is_jpeg(data: bytes) -> bool:
@@ -49,6 +81,30 @@ def _damage_of_png(data: bytes) -> str:
             break
         at = end + 4
     return ""
+
+
+def _damage_of_bmp(data: bytes) -> str:
+    """Compare how many bytes the pixels have with how many are there."""
+    place = _pixels_of_bmp(data)
+    if not place:
+        return ""
+    start, length = place
+    there = max(len(data) - start, 0)
+    # up to three bytes that fill the last row up are left out by some writers
+    if there + 3 >= length:
+        return ""
+    return f"BMP: cut: {there:,} of the {length:,} bytes of its pixels are there"
+
+
+def _pixels_of_bmp(data: bytes) -> tuple[int, int] | None:
+    """Return where the pixels of a BMP begin, and how many bytes they have; None for a coded one."""
+    start, header_bytes = struct.unpack_from("<II", data, 10)
+    if header_bytes < 40 or len(data) < 34:  # OS/2's
+        return None
+    width, height, _, bits, compression = struct.unpack_from("<iiHHI", data, 18)
+    if compression not in _BMP_UNCOMPRESSED:
+        return None
+    return start, -(-width * bits // 32) * 4 * abs(height)
 
 
 def _damage_of_jpeg(data: bytes) -> str:
