@@ -117,7 +117,8 @@ def _normalise(data: Tensor, weight: Tensor | None, bias: Tensor | None, running
         if running_mean is not None and running_var is not None:
             with torch.no_grad():
                 running_mean.lerp_(mean.to(running_mean.dtype), momentum)
-                unbiased = squares / (total - 1).clamp(min=1)
+                # a single value says nothing about the variance
+                unbiased = torch.where(total > 1, squares / (total - 1).clamp(min=1), running_var)
                 running_var.lerp_(unbiased.to(running_var.dtype), momentum)
         result = centred * torch.rsqrt(variance + eps).view(shape)
         if weight is not None:

@@ -59,9 +59,22 @@ class BatchNorm(Layer):
         # With use_global_stats the statistics are neither computed nor moved, in training either.
         uses_batch = self.training and not self.use_global_stats
         gamma = None if self.fix_gamma else self.gamma
+        # an image left over, whose map is one pixel by then: torch refuses it
+        if uses_batch and data.numel() == data.shape[1]:
+            return self._of_single_values(data, gamma)
         # torch's momentum is the share of the new value, MXNet's that of the old.
         return F.batch_norm(data, self.moving_mean, self.moving_var, gamma, self.beta, uses_batch,
                             1 - self.momentum, self.eps)
+
+
+    def _of_single_values(self, data: Tensor, gamma: Tensor | None) -> Tensor:
+        """Return beta, which is left of (1, C, 1, ...) without its mean; it moves the running mean alone."""
+        shape = (1, -1, *[1] * (data.ndim - 2))
+        with torch.no_grad():
+            self.moving_mean.lerp_(data.flatten().to(self.moving_mean.dtype), 1 - self.momentum)
+        # by way of data and gamma: their gradients are 0 as from any other batch, and not missing
+        centred = 0 * data if gamma is None else 0 * data * gamma.view(shape)
+        return (centred + self.beta.view(shape)).to(data.dtype)
 
 
 class LRN(Layer):

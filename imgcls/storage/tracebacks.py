@@ -20,6 +20,8 @@ from imgcls.errors import ImgclsError, RunError, first_line
 VARIABLE = "IMGCLS_TRACEBACK"
 #: what the libraries say where no memory is left and no class of exceptions tells it
 _OUT_OF_MEMORY = ("not enough memory", "can't allocate memory", "out of memory", "insufficient memory")
+#: what torch's own batch normalisation says of a batch of one image, whose map is one pixel by then
+_SINGLE_VALUE = "expected more than 1 value per channel"
 #: what pip calls a library that has another name
 _PACKAGES = {"cv2": "opencv-python-headless", "yaml": "PyYAML"}
 #: settings that decide how much memory a network takes, for the commands that have one
@@ -45,6 +47,9 @@ def as_told(error: BaseException, environment: Mapping[str, str] = os.environ) -
         return RunError(f"{library} is not installed for {sys.executable}: pip install "
                         f"{_PACKAGES.get(library, library)}, or call the Python of the environment that has "
                         "it")
+    if isinstance(error, ValueError) and _SINGLE_VALUE in str(error).lower():
+        return RunError("batch normalisation learns nothing from a single image whose map is one pixel: take a "
+                        "`batch_size` that leaves no batch of one image over, or a larger `image_shape`")
     where = "the traceback is above" if is_shown else _keep(error)
     if isinstance(error, RecursionError):
         return RunError(f"what is to be read is nested too deeply ({text}); {where}")
