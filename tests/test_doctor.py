@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from imgcls.cli import doctor
+from imgcls.data.checks import clean
 from imgcls.data.checks.decoder_warnings import DecoderWarnings
 from imgcls.datasets import digits
 from imgcls.errors import RunError
@@ -243,6 +244,24 @@ def test_copies_that_leak_more_than_once_leave_one(tmp_path: Path, capsys: pytes
     assert len(list((tmp_path / "clean" / "val").rglob("again*"))) == 1
     status, _ = run(capsys, tmp_path / "clean" / "train", tmp_path / "clean" / "val")
     assert status == 0
+
+
+def test_half_a_copy_is_no_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder(tmp_path / "train", 0, count=6)
+    left = tmp_path / ".clean.abcd_123.tmp"  # by a run that was killed
+    left.mkdir()
+    copied: list[Path] = []
+
+    def write_bytes(path: Path, content: bytes) -> None:
+        copied.append(path)
+        if len(copied) > 3:
+            raise OSError(28, "No space left on device")
+        path.write_bytes(content)
+
+    monkeypatch.setattr(clean, "write_bytes", write_bytes)
+    assert doctor.main([str(tmp_path / "train"), "--fix", str(tmp_path / "clean")]) == 1
+    assert copied
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["train"]
 
 
 @pytest.mark.parametrize("form", ["list.lst", "list.csv"])

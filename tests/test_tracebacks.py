@@ -74,6 +74,7 @@ def test_where_nothing_can_be_written_the_traceback_is_printed(capsys: pytest.Ca
     (type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory. Tried to"), "not enough memory"),
     (type("error", (Exception,), {})("OpenCV(4): (-4:Insufficient memory) Failed"), "not enough memory"),
     (RecursionError("maximum recursion depth"), "nested too deeply"),
+    (ValueError("Expected more than 1 value per channel when training, got"), "leaves no batch of one image over"),
     (OSError(5, "Input/output error", "/data/a.rec"), "error: /data/a.rec: input/output error; the traceback is in"),
     (UsageError("`lr` x: must"), "error: --lr x: must"),
 ])

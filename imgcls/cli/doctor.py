@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +18,8 @@ from imgcls.config import resolve as configuration
 from imgcls.config.flags import flag, positional
 from imgcls.config.resolve import Config
 from imgcls.errors import DataError, UsageError, printable, reason, tell, verbatim
-from imgcls.storage.atomic import write_bytes
+from imgcls.storage import atomic
+from imgcls.storage.atomic import atomic_folder, write_bytes
 
 if TYPE_CHECKING:
     from imgcls.data.checks.findings import Finding
@@ -227,9 +230,16 @@ def _write_copy(own: DoctorConfig, sets: Mapping[str, Source], findings: Sequenc
 
     from imgcls.data.checks.clean import bad_samples, copy_without
 
-    for name, source in sets.items():
-        bad = bad_samples(name, findings, np.asarray(source.labels))
-        # a single set goes straight into the folder, which can then be given to imgcls-train
-        folder = Path(own.fix, name) if len(sets) > 1 else Path(own.fix)
-        path, count = copy_without(source, bad, folder)
-        tell(f"{path}: {count:,} of {len(source):,} {name} images, {len(bad):,} left out")
+    fix = Path(own.fix)
+    atomic.remove_leftovers(fix.absolute().parent, re.compile(re.escape(fix.name)))
+    lines = []
+    # a part of a copy would look like all of it; an empty folder may be a disk of its own, and stays
+    with nullcontext(own.fix) if fix.exists() else atomic_folder(fix) as begun:
+        for name, source in sets.items():
+            bad = bad_samples(name, findings, np.asarray(source.labels))
+            # a single set goes straight into the folder, which can then be given to imgcls-train
+            inner = name if len(sets) > 1 else ""
+            path, count = copy_without(source, bad, Path(begun, inner), fix / inner)
+            lines.append(f"{path}: {count:,} of {len(source):,} {name} images, {len(bad):,} left out")
+    for line in lines:
+        tell(line)

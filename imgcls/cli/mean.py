@@ -18,8 +18,8 @@ from imgcls.config.flags import flag, positional
 from imgcls.data.conversion.mean import compute_mean, fitted_pixels
 from imgcls.data.conversion.readers import Sample, SampleReader, open_samples
 from imgcls.errors import UsageError, tell, verbatim
-from imgcls.formats import caffe, params
-from imgcls.storage.atomic import atomic_write, check_outputs
+from imgcls.formats import caffe, npy, params
+from imgcls.storage.atomic import check_outputs
 from imgcls.storage.paths import to_local_path
 
 NAME = "imgcls-mean"
@@ -109,7 +109,6 @@ def _save(path: str, image: np.ndarray) -> None:
     if path.endswith(caffe.MEAN_SUFFIX):
         caffe.save_mean(path, image)
     elif path.endswith(".npy"):
-        with atomic_write(path) as stream:
-            np.save(stream, image)
+        npy.save(path, image)
     else:
         params.save(path, {"mean_img": image})  # the name that ImageRecordIter gives it

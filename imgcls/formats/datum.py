@@ -12,7 +12,9 @@ Values are never trusted: lengths are compared with what is there. The database 
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import weakref
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -20,7 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from imgcls.errors import DataError, RunError, UsageError, verbatim
+from imgcls.errors import DataError, RunError, UsageError, reason, verbatim
 from imgcls.storage.atomic import atomic_folder
 
 #: numbers of the fields
@@ -31,6 +33,8 @@ _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
 _MAX_FIELDS = 10_000
 #: a database grows up to this size; it takes no more of the disk than it fills
 _MAX_BYTES = 1 << 44
+#: a disk with less room than this is full: LMDB writes pages, many at a time
+_FULL_BYTES = 1 << 20
 #: a transaction holds its pages in memory: so many images each
 _COMMIT_INTERVAL = 1000
 DATA_FILE = "data.mdb"
@@ -242,7 +246,7 @@ class LmdbWriter:
                 self._transaction.commit()
                 self._transaction = self._environment.begin(write=True)
         except self._lmdb.Error as error:
-            raise RunError(f"cannot write {verbatim(self.path)}: {verbatim(error)}") from error
+            raise self._failed(error) from error
 
     def __exit__(self, *exc_info: Any) -> None:
         self._stack.__exit__(*exc_info)
@@ -254,11 +258,17 @@ class LmdbWriter:
                 self._transaction.commit()
                 self._environment.sync(True)
         except self._lmdb.Error as error:
-            raise RunError(f"cannot write {verbatim(self.path)}: {verbatim(error)}") from error
+            raise self._failed(error) from error
         finally:
             self._environment.close()
         if kind is None:
             os.unlink(os.path.join(self._folder, "lock.mdb"))
+
+    def _failed(self, error: Exception) -> RunError:
+        # LMDB says EIO where a disk took a part of what was written
+        is_full = shutil.disk_usage(self._folder).free < _FULL_BYTES
+        why = reason(OSError(errno.ENOSPC, "")) if is_full else verbatim(error)
+        return RunError(f"cannot write {verbatim(self.path)}: {why}")
 
 
 def _package() -> Any:

@@ -13,6 +13,7 @@ import os
 import numpy as np
 
 from imgcls.errors import DataError, reason
+from imgcls.storage.atomic import write_bytes
 from imgcls.storage.paths import to_local_path
 from imgcls.storage.reading import read_bounded
 
@@ -36,6 +37,14 @@ def load(path: str | os.PathLike[str], max_bytes: int) -> np.ndarray:
     except (OSError, ValueError) as error:  # ValueError: a larger file
         raise DataError(path, reason(error)) from error
     return loads(data, path)
+
+
+def save(path: str | os.PathLike[str], array: np.ndarray) -> None:
+    """Write an array, atomically."""
+    # by way of memory: into a file numpy writes on its own, and does not say that a disk is full
+    stream = io.BytesIO()
+    np.save(stream, array, allow_pickle=False)
+    write_bytes(path, stream.getbuffer())
 
 
 def loads(data: bytes | bytearray, path: object = "array") -> np.ndarray:

@@ -48,8 +48,8 @@ def as_told(error: BaseException, environment: Mapping[str, str] = os.environ) -
                         f"{_PACKAGES.get(library, library)}, or call the Python of the environment that has "
                         "it")
     if isinstance(error, ValueError) and _SINGLE_VALUE in str(error).lower():
-        return RunError("batch normalisation learns nothing from a single image whose map is one pixel: take a "
-                        "`batch_size` that leaves no batch of one image over, or a larger `image_shape`")
+        return RunError("batch normalisation learns nothing from one image whose map is a single pixel: take "
+                        "a `batch_size` that leaves no batch of one image over, or a larger `image_shape`")
     where = "the traceback is above" if is_shown else _keep(error)
     if isinstance(error, RecursionError):
         return RunError(f"what is to be read is nested too deeply ({text}); {where}")

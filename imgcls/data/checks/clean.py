@@ -60,9 +60,10 @@ def check_copy(source: Source, folder: Path) -> None:
                          "name a folder elsewhere")
 
 
-def copy_without(source: Source, bad: np.ndarray, folder: Path) -> tuple[Path, int]:
+def copy_without(source: Source, bad: np.ndarray, folder: Path, shown: Path) -> tuple[Path, int]:
     """Write the good samples below `folder`; return what was written, and how many they are.
 
+    `shown` is what messages, and the path that is returned, call the folder: it may have another name yet.
     Images and records keep their bytes, and files their names. Shards, parquet and LMDB become a record file.
     """
     good = np.setdiff1d(np.arange(len(source)), bad).tolist()
@@ -73,7 +74,7 @@ def copy_without(source: Source, bad: np.ndarray, folder: Path) -> tuple[Path, i
             for index in good:
                 writer.write(source.whole_record(index))
         _copy_names(source, path)
-        return path, len(good)
+        return shown / path.name, len(good)
     if isinstance(source, PackedSource):
         path = folder / f"{Path(str(source.path)).stem}.rec"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -82,18 +83,18 @@ def copy_without(source: Source, bad: np.ndarray, folder: Path) -> tuple[Path, i
                 header = ImageHeader(0, float(source.labels[index]), number)
                 writer.write(pack(header, _encoded(source.read(index))))
         _copy_names(source, path)
-        return path, len(good)
+        return shown / path.name, len(good)
     assert isinstance(source, (FolderSource, ListSource))
     if isinstance(source, ListSource):
-        return _write_list(source, good, folder), len(good)
+        return _write_list(source, good, folder, shown), len(good)
     for index in good:
         path = folder / Path(str(source.path_of(index))).relative_to(str(source.root))
         path.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(path, source.read(index))
-    return folder, len(good)
+    return shown, len(good)
 
 
-def _write_list(source: ListSource, good: Sequence[int], folder: Path) -> Path:
+def _write_list(source: ListSource, good: Sequence[int], folder: Path, shown: Path) -> Path:
     """Write the list alone: what it names stays where it is. A CSV becomes a `.lst` with names beside it."""
     path = folder / f"{Path(str(source.path)).stem}.lst"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -104,8 +105,8 @@ def _write_list(source: ListSource, good: Sequence[int], folder: Path) -> Path:
     lists.write(path, [ListEntry(number, (float(source.labels[index]),), name)
                        for number, (index, name) in enumerate(zip(good, names, strict=True))])
     _copy_names(source, path)
-    tell(f"{path}: is read with --data-root {shlex.quote(os.path.abspath(root))}")
-    return path
+    tell(f"{shown / path.name}: is read with --data-root {shlex.quote(os.path.abspath(root))}")
+    return shown / path.name
 
 
 def _encoded(image: bytes | memoryview | np.ndarray) -> bytes:
