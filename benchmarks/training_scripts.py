@@ -1,10 +1,10 @@
 """The same training by imgcls, by torchvision's references/classification/train.py and by timm's train.py.
 
-The same network (ResNet-18), folders of images, batch, optimizer, crop, mirror and epochs, on the CPU in
-float32, one script after the other. Prints images per second of the last epoch, from the end of the
-validation before it to its last step, the time of the whole command and the validation accuracy at its end.
-What the scripts differ in stays as it is: torchvision's and timm's decay other parameters, draw other crops,
-begin with other weights.
+The same network (ResNet-18), folders of images, batch, optimizer, crop, mirror and epochs, on the CPU, one
+script after the other; in float32, and in bfloat16 where the script can (torchvision's --amp is CUDA's alone).
+Prints images per second of the last epoch, from the end of the validation before it to its last step, the time
+of the whole command and the validation accuracy at its end. What the scripts differ in stays as it is:
+torchvision's and timm's decay other parameters, draw other crops, begin with other weights.
 
     python benchmarks/training_scripts.py DATA --torchvision VISION --timm IMAGE_MODELS [--size 112] ...
 
@@ -62,7 +62,7 @@ def ours(args: argparse.Namespace, out: Path) -> Script:
                "--num-classes", str(args.num_classes), "--image-shape", f"3,{size},{size}",
                "--val-resize", str(args.val_resize), "--rgb-mean", scaled[0], "--rgb-std", scaled[1],
                "--batch-size", str(args.batch_size), "--num-epochs", str(args.epochs), "--lr", str(args.lr),
-               "--lr-schedule", "cosine", "--mom", "0.9", "--wd", "0.0001", "--dtype", "float32",
+               "--lr-schedule", "cosine", "--mom", "0.9", "--wd", "0.0001", "--dtype", args.dtype,
                "--disp-batches", "10", "--interpolation", "antialias"]
     last = args.epochs - 1
     return Script("imgcls-train", command, out, rf"Epoch\[{last - 1}\] Validation-accuracy=",
@@ -94,6 +94,7 @@ def timm(args: argparse.Namespace, out: Path) -> Script:
                "--weight-decay", "0.0001", "--input-size", "3", size, size,
                "--crop-pct", f"{args.size / args.val_resize:.4f}", "--color-jitter", "0", "--channels-last",
                "--log-interval", "10", "--checkpoint-hist", "1", "--output", str(out)]
+    command += ["--amp", "--amp-dtype", "bfloat16"] if args.dtype == "bfloat16" else []
     last = args.epochs - 1
     return Script("timm's train.py", command, args.timm, r"Current checkpoints",
                   rf"Train: {last} \[ *([0-9]+)/[0-9]+ +\(100%\)\]", r"Acc@1: +[0-9.]+ +\( *([0-9.]+)\)")
@@ -131,21 +132,28 @@ def main() -> None:
     args = _arguments()
     files = [path for path in (args.data / "train").rglob("*") if path.is_file()]
     args.num_classes = sum(1 for path in (args.data / "train").iterdir() if path.is_dir())
-    # a script whose checkout is not given is left out, not measured by somebody's memory of it
-    makers: list[Callable[[argparse.Namespace, Path], Script]] = [ours]
-    makers += [torchvision] if args.torchvision else []
-    makers += [timm] if args.timm else []
     print(f"ResNet-18, {len(files):,} images of {args.num_classes} classes at {args.size} pixels, batch "
           f"{args.batch_size}, {args.epochs} epochs, {args.threads} threads, {args.workers} workers of the "
           "others")
-    print(f"{'script':<24}{'images/s':>10}{'whole command':>16}{'accuracy':>10}")
-    for make in makers:
-        with tempfile.TemporaryDirectory() as out:
-            script = make(args, Path(out))
-            # all of them drop or pad an incomplete last batch in their own way: whole batches are counted
-            outcome = run(script, len(files) // args.batch_size * args.batch_size, args.threads)
-        print(f"{script.name:<24}{outcome.images_s:>10.1f}{outcome.total_s:>14.1f} s"
-              f"{outcome.accuracy:>8.1f} %", flush=True)
+    print(f"{'script':<24}{'':<10}{'images/s':>10}{'whole command':>16}{'accuracy':>10}")
+    for dtype in args.dtypes.split(","):
+        args.dtype = dtype
+        for make in _makers(args):
+            with tempfile.TemporaryDirectory() as out:
+                script = make(args, Path(out))
+                # all of them drop or pad an incomplete last batch in their own way: whole batches are counted
+                outcome = run(script, len(files) // args.batch_size * args.batch_size, args.threads)
+            print(f"{script.name:<24}{args.dtype:<10}{outcome.images_s:>10.1f}{outcome.total_s:>14.1f} s"
+                  f"{outcome.accuracy:>8.1f} %", flush=True)
+
+
+def _makers(args: argparse.Namespace) -> list[Callable[[argparse.Namespace, Path], Script]]:
+    """Return the scripts whose checkouts are given, of those that compute in the type."""
+    # one that is not given is left out, not measured by somebody's memory of it
+    makers: list[Callable[[argparse.Namespace, Path], Script]] = [ours]
+    makers += [torchvision] if args.torchvision and args.dtype == "float32" else []
+    makers += [timm] if args.timm else []
+    return makers
 
 
 def _arguments() -> argparse.Namespace:
@@ -159,6 +167,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--epochs", type=int, default=2, help="two at least")
     parser.add_argument("--lr", type=float, default=0.05)
+    parser.add_argument("--dtypes", default="float32", help="number types, such as float32,bfloat16")
     parser.add_argument("--threads", type=int, default=2, help="OMP_NUM_THREADS")
     parser.add_argument("--workers", type=int, default=2, help="loader processes of the other two")
     return parser.parse_args()

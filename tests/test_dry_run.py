@@ -164,13 +164,51 @@ def test_what_is_chosen_is_told_and_kept(photos: Path, capsys: pytest.CaptureFix
     assert "batch 16, 4 updates per epoch, 3 epochs" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("given", [("--lr", "0.1", "--num-epochs", "1"), ("--optimizer", "adam", "--num-epochs", "1")])
-def test_nothing_is_chosen_where_the_rate_is_given(photos: Path, given: tuple[str, ...],
-                                                   capsys: pytest.CaptureFixture[str]) -> None:
-    assert command.main(["--data-train", str(photos), *SMALL, *given, "--dry-run"]) == 0
+@pytest.mark.parametrize(("flags", "left_out"), [
+    (["--lr", "0.1"], {"lr"}),
+    (["--lr", "0.1", "--batch-size", "64", "--num-epochs", "9"], {"lr", "batch_size", "num_epochs"}),
+    # a schedule that counts in epochs stands above those that would be chosen
+    (["--lr-step-epochs", "20,25"], {"lr_schedule", "num_epochs"}),
+    (["--lr-schedule", "restarts"], {"lr_schedule", "num_epochs"}),
+    (["--lr-schedule", "one-cycle"], {"lr_schedule"}),
+    (["--optimizer", "adamw", "--lr", "0.001"], {"lr", "mom"}),
+    (["--optimizer", "schedule-free-sgd", "--lr", "0.1"], {"lr", "lr_schedule"}),
+    (["--optimizer", "nag"], set())])
+def test_only_what_is_given_is_not_chosen(flags: list[str], left_out: set[str]) -> None:
+    values, _ = auto_settings.settings_for(config_of(*flags), 200, is_pretrained=True)
+    assert set(auto_settings.CHOSEN) - set(values) - {"rgb_std"} == left_out
+
+
+def test_a_rate_that_is_given_leaves_the_rest_to_be_chosen(photos: Path,
+                                                           capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--data-train", str(photos), *SMALL, "--dry-run"]
+    assert command.main([*flags, "--lr", "0.1"]) == 0
+    err = capsys.readouterr().err
+    assert "chosen: --lr " not in err
+    assert "chosen: --batch-size 16 (4 updates" in err
+    assert "note: --lr 0.1 is given; for a batch of 16 0.0125 would be chosen" in err
+    assert "cosine from 0.1 to 0" in err
+    assert command.main([*flags, "--lr", "0.0125"]) == 0
+    assert "is given" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("given", "why"), [
+    (("--optimizer", "adam"), "note: which rate goes with --optimizer adam is not known here"),
+    (("--lr-regime", "0:0.1"), "")])
+def test_nothing_is_chosen_where_the_rate_has_another_meaning(photos: Path, given: tuple[str, ...], why: str,
+                                                              capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["--data-train", str(photos), *SMALL, *given, "--num-epochs", "1", "--dry-run"]) == 0
     err = capsys.readouterr().err
     assert "chosen: " not in err
+    assert why in err
     assert "batch 128" in err
+
+
+def test_a_recipe_with_a_rate_is_whole(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--data-train", str(photos), *SMALL, "--recipe", "imagenet-vgg", "--network", "lenet",
+             "--image-shape", "3,28,28", "--lr", "0.1", "--dry-run"]
+    assert command.main([*flags, "--top-k", "0"]) == 0
+    assert "chosen: " not in capsys.readouterr().err
 
 
 def test_the_scripts_keep_mxnets_defaults(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:

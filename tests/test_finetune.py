@@ -94,7 +94,7 @@ def weights(prefix: Path, epoch: int) -> bytes:
 def test_a_new_head_on_old_weights(pretrained: Path, photos: Path, tmp_path: Path,
                                    capsys: pytest.CaptureFixture[str]) -> None:
     prefix = tmp_path / "net"
-    assert tune(pretrained, photos, "--model-prefix", prefix, "--lr", 0) == 0
+    assert tune(pretrained, photos, "--model-prefix", prefix, "--lr", 0, "--initializer", "default") == 0
     out, err = capsys.readouterr()
     assert f"Loaded pretrained model {pretrained}-0001.params" in err
     assert "new head: 2 classes, behind flatten0" in err
@@ -253,7 +253,8 @@ def test_learning_rates_of_head_and_body(pretrained: Path, photos: Path, tmp_pat
     """One step of plain SGD moves every weight in proportion to its learning rate."""
     moves = {}
     for name, head, body in (("one", 1, 1), ("two", 2, 0.5)):
-        flags = ("--model-prefix", tmp_path / name, "--num-epochs", 1, "--batch-size", 24, "--lr", 0.01)
+        flags = ("--model-prefix", tmp_path / name, "--num-epochs", 1, "--batch-size", 24, "--lr", 0.01,
+                     "--initializer", "default")
         assert tune(pretrained, photos, *flags, "--head-lr-mult", head, "--body-lr-mult", body) == 0
         moves[name] = params.load(f"{tmp_path / name}-0001.params")
     start = params.load(f"{pretrained}-0001.params")

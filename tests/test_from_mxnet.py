@@ -41,13 +41,12 @@ SECOND = """--network resnet|--num-layers 50|--gpus 0,1|--gpus ''|--kv-store dev
 --min-random-scale .533|--add_stn|--kv-store nccl|--kv-store dist_sync|--kv-store dist_device_sync
 --kv-store dist_sync_device|--kv-store dist_async|--num-epoch 10|--gpu 0|--batch 32"""
 THIRD = """--lr-step-epochs pow2|--initializer xavier|--save-period 2|--loss ce|--loss ce,nll_loss|--macrobatch-size 512
---warmup-epochs 5|--warmup-strategy linear|--warmup-strategy power2|--warmup-strategy sqrt
+--warmup-epochs 5|--warmup-strategy linear|--warmup-strategy power2|--warmup-strategy sqrt|--warmup-strategy lars
 --use-imagenet-data-augmentation 1|--rgb-std 1,1,1|--fill-value 127|--min-random-aspect-ratio .75|--max-random-area 1
 --min-random-area .08|--min-crop-size 200|--max-crop-size 256|--brightness .4|--contrast .4|--saturation .4
 --pca-noise .1|--random-resized-crop 1"""
 #: of these the page says that they are refused
-REFUSED = """--warmup-strategy lars|--profile-worker-suffix a.json
---profile-server-suffix a.json"""
+REFUSED = "--profile-worker-suffix a.json|--profile-server-suffix a.json"
 IM2REC = """--list|--list True|--list=1|--list False|--exts .jpg .png|--chunks 8|--train-ratio .9|--train_ratio .9
 --test-ratio .1|--recursive|--recursive True|--no-shuffle|--shuffle True|--shuffle False|--pass-through
 --pass-through True|--resize 480|--center-crop|--center_crop True|--quality 90|--num-thread 16|--num_thread 16

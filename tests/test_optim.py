@@ -35,14 +35,15 @@ class Net(nn.Module):
 
 
 def stepped(name: str, gradients: list[dict[str, list]], start: dict[str, list], rates: list[float],
-            scale: float = 1.0, **config: float) -> list[tuple[np.ndarray, np.ndarray]]:
+            scale: float = 1.0, *, lars_batch_size: int = 0, **config: float) -> list[tuple[np.ndarray, np.ndarray]]:
     """Weight and bias after each of our steps."""
     net = Net()
     net.slow.requires_grad_(False)
     with torch.no_grad():
         net.fc.weight.copy_(torch.tensor(start["weight"]))
         net.fc.bias.copy_(torch.tensor(start["bias"]))
-    optimizer = optimizers.build(OptimizerConfig(optimizer=name, **config), net, CPU)
+    optimizer = optimizers.build(OptimizerConfig(optimizer=name, **config), net, CPU,
+                                 lars_batch_size=lars_batch_size)
     step, seen = optimizers.stepper(optimizer), []
     for gradient, lr in zip(gradients, rates, strict=True):
         net.fc.weight.grad = torch.tensor(gradient["weight"]) * scale
@@ -99,6 +100,26 @@ def test_a_macrobatch_is_that_of_mxnets_lbsgd() -> None:
                                 mom=kwargs["momentum"], wd=kwargs["wd"])
     np.testing.assert_allclose(weight, recorded["trajectory"][count - 1]["weight"], rtol=1e-6, atol=1e-6)
     np.testing.assert_allclose(bias, recorded["trajectory"][count - 1]["bias"], rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("num_batches", [1, 2])
+def test_lars_is_that_of_mxnets_lbsgd(num_batches: int) -> None:
+    """The bias reaches none of the bounds; a weight of zeros has the least factor."""
+    recorded = RECORDED["lbsgd_lars"]
+    steps = range(num_batches, len(RECORDED["gradients"]) + 1, num_batches)
+    means = [{kind: np.mean([gradient[kind] for gradient in RECORDED["gradients"][step - num_batches:step]], 0,
+                            dtype=np.float32) for kind in ("weight", "bias")} for step in steps]
+    batch_size = recorded["batch_size"]
+    ours = stepped("lbsgd", means, RECORDED["start"],
+                   [recorded["rate_factor"] * RECORDED["rates"][step - 1] for step in steps], 1 / batch_size,
+                   mom=0.9, wd=0.01, lars_batch_size=batch_size)
+    for (weight, bias), expected in zip(ours, recorded["trajectories"][str(num_batches)], strict=True):
+        np.testing.assert_allclose(weight.ravel(), expected["weight"], rtol=3e-6, atol=3e-6)
+        np.testing.assert_allclose(bias, expected["bias"], rtol=3e-6, atol=3e-6)
+    zeros = {kind: np.zeros_like(value).tolist() for kind, value in RECORDED["start"].items()}
+    ones = [{kind: np.ones_like(value, np.float32) for kind, value in RECORDED["start"].items()}]
+    ((weight, _),) = stepped("lbsgd", ones, zeros, [0.5], lars_batch_size=batch_size)
+    np.testing.assert_allclose(weight, -0.005, rtol=1e-6)
 
 
 #: made by `mxnet.optimizer` 1.9.1 with wd 0.01, gradients down to 1e-3 and a rate that falls twice

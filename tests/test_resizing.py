@@ -7,10 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from imgcls.config.sections import TrainConfig
+from imgcls.config.sections import NetworkConfig, TrainConfig
 from imgcls.data.loaders.batch import Batch
 from imgcls.data.resizing import Resizing, make_resizing
 from imgcls.errors import UsageError
+from imgcls.layers import Pooling
+from imgcls.networks import build_network
 
 CPU = torch.device("cpu")
 
@@ -36,6 +38,26 @@ def test_batches_are_resized_and_keep_everything_else() -> None:
     assert small.partners is batch.partners
     assert small.num_valid == 2
     assert resizing(batch, 9, 0) is batch
+
+
+def test_airbench_takes_smaller_images_first() -> None:
+    config = NetworkConfig(network="airbench", image_shape=(3, 32, 32), multiplier=0.125)
+    model = build_network(config, 0)
+    assert make_resizing(TrainConfig(progressive_scale=0.75), (3, 32, 32), model, CPU) is not None
+    # a symbol of before has a kernel of three pixels there: the same numbers at 32, and no others
+    before = build_network(config, 0)
+    before.pool = Pooling(3, "max", stride=3)
+    results = []
+    for network in (model, before):
+        images = torch.arange(8 * 3 * 32 * 32).remainder(7).view(8, 3, 32, 32).float()
+        with torch.autocast("cpu", torch.bfloat16):  # of few digits, and so with equal values in a map
+            logits = network(images)
+        logits.float().square().sum().backward()
+        results.append((logits, network.group3_conv2.weight.grad))
+    for ours, theirs in zip(*results, strict=True):
+        assert torch.equal(ours, theirs)
+    with pytest.raises(UsageError, match="does not run on images of 24 x 24"):
+        make_resizing(TrainConfig(progressive_scale=0.75), (3, 32, 32), before, CPU)
 
 
 def test_what_cannot_be_resized_is_refused() -> None:

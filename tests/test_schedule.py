@@ -83,6 +83,18 @@ def test_a_macrobatch_multiplies_the_rate_as_mxnets_lbsgd(strategy: str, rise: l
     assert schedule.description.startswith(f"times 5 batches of a step from 1 over 4 updates ({strategy})")
 
 
+def test_lars_of_lbsgd_leaves_the_rate_to_the_optimizer() -> None:
+    config = ScheduleConfig(lr=0.2, warmup_strategy="lars", lr_step_epochs="3")
+    config = replace(config, decay=resolve_decay(config, {"lr_step_epochs"}, num_epochs=9))
+    schedule = from_config(config, updates_per_epoch=2, num_epochs=9, num_macrobatch=5, batch_size=16)
+    assert [schedule.lr_at(u) for u in (1, 6, 7)] == [0.2, 0.2, close(0.02)]
+    assert schedule.macrobatch is not None
+    assert schedule.macrobatch.lars_batch_size == 16
+    assert "times a factor for each parameter (lars)" in schedule.description
+    with pytest.raises(UsageError, match="lars: is for optimizer lbsgd"):
+        from_config(config, updates_per_epoch=2, num_epochs=9)
+
+
 def test_steps_switch_one_update_after_the_epoch() -> None:
     schedule = rates(ScheduleConfig(lr=1, lr_step_epochs="2,3"), {"lr_step_epochs"})
     assert [schedule.lr_at(u) for u in (20, 21, 30, 31)] == [1, close(0.1), close(0.1), close(0.01)]

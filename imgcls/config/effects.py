@@ -202,7 +202,10 @@ ROWS: tuple[Row, ...] = (
         "other schedules than one-cycle"),
     Row(("warmup_begin_lr",), lambda config: config.schedule.warmup_epochs > 0
         or config.schedule.decay.kind == "one-cycle", "`warmup_epochs` above 0"),
-    Row(("warmup_strategy",), lambda config: config.schedule.warmup_epochs > 0, "`warmup_epochs` above 0"),
+    Row(("warmup_strategy",), lambda config: config.schedule.warmup_epochs > 0
+        or config.schedule.warmup_strategy == "lars", "`warmup_epochs` above 0"),
+    Row(("warmup_epochs",), lambda config: config.schedule.warmup_strategy != "lars",
+        "other values of `warmup_strategy` than lars"),
     Row(("warmup_begin_lr",), lambda config: config.optimizer.name != "lbsgd",
         "optimizers other than lbsgd, whose warm-up begins at `lr`"),
     Row(("norm_wd",), _decays, "a `wd` above 0, and optimizers other than lars, which leaves gammas alone"),
@@ -233,7 +236,7 @@ ALWAYS = frozenset((
     "dataset", "num_examples", "batch_size", "benchmark", "network", "num_layers", "num_classes",
     "image_shape", "add_stn", "batch_norm", "num_group", "multiplier", "variant", "model_parallel",
     "initializer", "optimizer", "wd", "lr_schedule",
-    "lr_regime", "warmup_epochs", "seed",
+    "lr_regime", "seed",
     "disp_batches", "top_k", "loss", "monitor", "dry_run", "test_io", "gpus", "dtype", "compile",
     "cuda_graphs",
     "recompute_activations", "deterministic", "patience", "keep_best", "find_lr", "find_batch_size",

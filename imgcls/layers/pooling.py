@@ -70,9 +70,12 @@ class Pooling(Layer):
         if self.pool_type == "lp":
             total = self._sum_windows(data**self.power)  # of signed powers: MXNet takes no absolute values
             return total if self.power == 1 else total.sign() * total.abs() ** (1 / self.power)
-        # One reduction, and not a pooling whose kernel is as large as the map.
         if self.global_pool and self.pool_type == "max":
-            return data.amax((2, 3), keepdim=True)
+            # of equal values one gets the gradient, as in MXNet, where amax shares it among them; a reduction
+            # is for maps that are larger than a kernel should be
+            is_small = all(side <= size for side, size in zip(data.shape[2:], self.kernel, strict=True))
+            return F.max_pool2d(data, data.shape[2:]) if is_small else data.amax((2, 3), keepdim=True)
+        # one reduction, and not a pooling whose kernel is as large as the map
         if self.global_pool and self.pool_type == "avg":
             return data.mean((2, 3), keepdim=True)
         if self.pool_type == "sum":

@@ -21,6 +21,8 @@ OPTIONS = ("multiplier",)
 WIDTHS = (64, 256, 256)
 #: side of the first convolution
 FIRST_KERNEL = 2
+#: side of the last pooling: the map of images of 28 to 32 pixels
+LAST_KERNEL = 3
 #: the logits are small at first, so that the first steps are no larger than the others
 SCALE = 1 / 9
 
@@ -37,7 +39,10 @@ def build(config: NetworkConfig) -> nn.Module:
     body = net.relu(body, name="relu0")
     for number, width in enumerate(widths, 1):
         body = _group(net, body, f"group{number}", width)
-    body = net.flatten(net.pooling(body, 3, "max", stride=3, name="pool"), name="flatten")
+    # where it covers the map it is of the whole map whatever its size, for images that grow in training
+    covers = max(body.shape[1:]) <= LAST_KERNEL
+    body = net.pooling(body, LAST_KERNEL, "max", stride=LAST_KERNEL, global_pool=covers or None, name="pool")
+    body = net.flatten(body, name="flatten")
     body = net.fully_connected(body, config.num_classes, name="fc")
     return net.module(net.scale(body, SCALE, name="scale"))
 

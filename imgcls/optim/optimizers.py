@@ -26,6 +26,7 @@ from imgcls.optim.fused_sgd import direct_step
 from imgcls.optim.group_adagrad import GroupAdaGrad
 from imgcls.optim.lamb import LAMB
 from imgcls.optim.lars import LARS
+from imgcls.optim.lbsgd import LBSGD
 from imgcls.optim.muon import Muon, split_groups
 from imgcls.optim.rmsprop import RMSProp
 from imgcls.optim.rules import Rule
@@ -44,16 +45,17 @@ _FUSED = ("sgd", "ccsgd", "lbsgd", "nag", "adam", "adamw")
 _OTHER_WORDS = {"rmsprop": {"beta2": "gamma1"}, "adadelta": {"beta2": "rho"}}
 #: the rules that are ours, by the name that a checkpoint notes: what torch has not, or has otherwise
 OWN: Mapping[str, type[Rule]] = {rule.__name__: rule for rule in (
-    AdaDelta, AdaGrad, DCASGD, FTML, Ftrl, GroupAdaGrad, LAMB, LARS, Muon, RMSProp, ScheduleFree,
+    AdaDelta, AdaGrad, DCASGD, FTML, Ftrl, GroupAdaGrad, LAMB, LARS, LBSGD, Muon, RMSProp, ScheduleFree,
     ScheduleFreeAdamW, SGLD, SignSGD, Signum)}
 
 
-def build(config: OptimizerConfig, model: nn.Module, device: torch.device,
-          seed: int = 0) -> torch.optim.Optimizer:
+def build(config: OptimizerConfig, model: nn.Module, device: torch.device, seed: int = 0, *,
+          lars_batch_size: int = 0) -> torch.optim.Optimizer:
     """Return the optimizer that `optimizer` names; `set_lr` sets its learning rate before each step.
 
-    Parameters that do not learn (`requires_grad`) are left out. `seed` is for sgld's noise. UsageError for a
-    name that MXNet had not, or that nothing can be trained with.
+    Parameters that do not learn (`requires_grad`) are left out. `seed` is for sgld's noise, `lars_batch_size`
+    the samples of a batch for lbsgd's strategy lars, 0 for its others. UsageError for a name that MXNet had
+    not, or that nothing can be trained with.
     """
     name = config.name
     if name in NOT_OFFERED:
@@ -69,10 +71,12 @@ def build(config: OptimizerConfig, model: nn.Module, device: torch.device,
         options["nesterov"] = config.mom > 0
     if name == "signum" and not config.mom:  # as in MXNet, whose rule then is another
         make, options = SignSGD, {}
+    if name == "lbsgd" and lars_batch_size:
+        make, options["batch_size"] = LBSGD, lars_batch_size
     if name == "sgld":
         options["seed"] = seed
     options |= _constants(config)
-    if name in _FUSED and device.type in ("cpu", "cuda"):
+    if name in _FUSED and make is not LBSGD and device.type in ("cpu", "cuda"):
         options["fused"] = True
     groups = _groups(model, config)
     if name == "muon":

@@ -130,15 +130,24 @@ class MacroBatch:
     """How often the rate of a batch is that of a step of lbsgd, which is made of `num_batches` batches.
 
     MXNet's LBSGD: from 1 to `num_batches` over the first `num_updates` batches, as `strategy` says; constant
-    stays at 1 until then. Updates count batches, as ever.
+    stays at 1 until then. With lars it is always 1: the optimizer has a rate for each parameter, by the norm
+    of the gradients of a batch of `batch_size` samples. Updates count batches, as ever.
     """
 
     num_batches: int
     num_updates: int = 0
     strategy: str = "linear"
+    batch_size: int = 0
+
+    @property
+    def lars_batch_size(self) -> int:
+        """The samples of a batch where the strategy is lars, else 0."""
+        return self.batch_size if self.strategy == "lars" else 0
 
     def factor_at(self, update: int) -> float:
         """Return the multiple of an update (from 1)."""
+        if self.strategy == "lars":
+            return 1.0
         if update >= self.num_updates:
             return float(self.num_batches)
         # MXNet's: a warm-up of one update has nothing to rise over
@@ -184,18 +193,22 @@ class Schedule:
 
 
 def from_config(config: ScheduleConfig, *, updates_per_epoch: int, num_epochs: int,
-                num_macrobatch: int = 0) -> Schedule:
+                num_macrobatch: int = 0, batch_size: int = 0) -> Schedule:
     """Return the schedule of a resolved section, its epochs counted in updates.
 
     `num_macrobatch` is the number of batches in a step of lbsgd, 0 for other optimizers: its warm-up
-    multiplies the rate, from 1 up to that number.
+    multiplies the rate, from 1 up to that number. `batch_size` is for its strategy lars.
     Raises UsageError where the warm-up leaves no room for the decay, or would fall.
     """
     warmup = Warmup(round(config.warmup_epochs * updates_per_epoch), config.warmup_begin_lr,
                     config.warmup_strategy)
     macrobatch = None
     if num_macrobatch:
-        macrobatch, warmup = MacroBatch(num_macrobatch, warmup.num_updates, warmup.strategy), Warmup()
+        macrobatch = MacroBatch(num_macrobatch, warmup.num_updates, warmup.strategy, batch_size)
+        warmup = Warmup()
+    elif warmup.strategy == "lars":
+        raise UsageError("`warmup_strategy` lars: is for `optimizer` lbsgd; `optimizer` lars has a rate for "
+                         "each layer, and goes with any other strategy")
     last_update = num_epochs * updates_per_epoch
     lr = config.decay.regime[0][1] if config.decay.regime else config.lr
     # MXNet refuses a warm-up that falls; one that does not end would leave the curves without a length.
@@ -209,7 +222,9 @@ def from_config(config: ScheduleConfig, *, updates_per_epoch: int, num_epochs: i
     before = ""
     if warmup.num_updates:
         before = f"warm-up ({config.warmup_strategy}) over {warmup.num_updates} updates, then "
-    if macrobatch:
+    if macrobatch and macrobatch.lars_batch_size:
+        before = f"steps of {macrobatch.num_batches} batches, times a factor for each parameter (lars), "
+    elif macrobatch:
         rise = f" from 1 over {macrobatch.num_updates} updates ({macrobatch.strategy})"
         over = rise if macrobatch.num_updates else ""
         before = f"times {macrobatch.num_batches} batches of a step{over}, "

@@ -2,9 +2,9 @@
 
 MXNet's defaults are for the million images of ImageNet: with two hundred photographs they make two updates an
 epoch. They still hold for training from scratch on records and lists, for everything that is not photographs,
-for the scripts under MXNet's names, and wherever the user sets the learning rate or a setting of it. The
-choice goes into the meta data, and a resumed run keeps it. Tuned on several sets and networks: the figures
-are in docs/benchmarks.md.
+for the scripts under MXNet's names, and wherever a recipe or the user says how all of it goes. What the user
+sets stays, and the rest is chosen. The choice goes into the meta data, and a resumed run keeps it. Tuned on
+several sets and networks: the figures are in docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 from imgcls.config import rules
 from imgcls.config.flags import convert, show
 from imgcls.config.resolve import FIELDS, Config
+from imgcls.config.sections import OPTIMIZERS
 from imgcls.data.file_source import FolderSource
 from imgcls.data.sources import ArraySource, Splits
 from imgcls.distributed.process_group import Worker
@@ -27,9 +28,16 @@ from imgcls.training.reporter import Reporter
 
 #: the settings that may be chosen; those that the user sets stay
 CHOSEN = ("num_epochs", "batch_size", "lr", "lr_schedule", "mom", "wd", "initializer", "rgb_std")
-#: nothing is chosen where the user sets one of these
-_INSTEAD = ("lr", "lr_schedule", "lr_factor", "lr_step_epochs", "lr_factor_epoch", "lr_regime", "final_lr",
-            "restart_epochs", "restart_factor", "optimizer")
+#: these count in epochs, of which others than the user's or the data set's could be too few
+_IN_EPOCHS = ("lr_factor", "lr_step_epochs", "lr_factor_epoch", "restart_epochs", "restart_factor")
+#: these say how the rate falls
+_SCHEDULES = ("lr_schedule", "final_lr", *_IN_EPOCHS)
+#: a script under MXNet's name gives no advice where the user sets one of these
+_OF_RATES = ("lr", "lr_regime", "optimizer", *_SCHEDULES)
+#: optimizers whose steps are the rate times the gradient: rates are known for these
+_SGD = ("sgd", "ccsgd", "nag")
+#: optimizers that want a constant rate
+_CONSTANT = ("schedule-free-sgd", "schedule-free-adamw", "ftrl", "adadelta")
 #: `rgb_std` is not chosen where the user sets one of these
 _SCALE = ("rgb_std", "rgb_mean", "mean_image")
 #: from here on MXNet's defaults are what they were made for
@@ -71,15 +79,21 @@ def choose(config: Config, splits: Splits, saved: Saved | None, worker: Worker, 
     count = len(splits.train)
     # of records to train from scratch on MXNet's recipes hold
     is_for_choice = is_pretrained or isinstance(splits.train, FolderSource)
-    if config.is_explicit(*_INSTEAD) or count >= _MANY_IMAGES or not count or not is_for_choice:
+    if count >= _MANY_IMAGES or not count or not is_for_choice or _is_whole(config):
         return config
     values, reasons = settings_for(config, count, is_pretrained=is_pretrained)
     if not config.may_choose:
-        if is_pretrained:
+        if is_pretrained and not config.is_explicit(*_OF_RATES):
             reporter.info(_advice(values, count))
+        return config
+    if config.is_explicit("optimizer") and "lr" not in {*values, *config.explicit}:
+        reporter.info(f"note: which rate goes with `optimizer` {config.optimizer.name} is not known here, and "
+                      "so nothing is chosen; where `lr` is given, the rest is")
         return config
     for name, reason in reasons.items():
         reporter.info(f"chosen: `{name}` {show(values[name])} ({reason})")
+    if note := _rate_given(config.with_defaults(**values), is_pretrained=is_pretrained):
+        reporter.info(note)
     if not is_pretrained and count < _FEW_IMAGES:
         found = find_trained() if find_trained else ""
         weights = f"{verbatim(found)}, which is on this machine" if found else "a trained network"
@@ -108,16 +122,50 @@ def settings_for(config: Config, count: int, *, is_pretrained: bool) -> tuple[di
         # no step to choose, and the best of the schedules that need none
         "lr_schedule": ("cosine", "falls to 0 at the last update, with no steps to choose")}
     if is_pretrained:  # MXNet's fine-tune.py has neither
-        chosen["mom"] = (0.9, "as in training from scratch; the rate goes with it")
+        if "mom" in OPTIMIZERS.get(config.optimizer.name, ()):
+            chosen["mom"] = (0.9, "as in training from scratch; the rate goes with it")
         chosen["wd"] = (1e-4, "as in training from scratch")
         if ":" not in config.network.network:  # networks of other packages draw their own small values
             # random answers would send random gradients through the weights below (Kumar et al., 2022)
             chosen["initializer"] = ("zero", "of the new head: it learns first, and what is below it then")
     elif config.network.image_shape[:1] == (3,) and not config.is_explicit(*_SCALE):
         chosen["rgb_std"] = (_STD, "of ImageNet's photographs: values of about 1 for any network")
-    chosen = {name: row for name, row in chosen.items() if not config.is_explicit(name)}
+    given = {*config.explicit, *_fixed_by_others(config)}
+    chosen = {name: row for name, row in chosen.items() if name not in given}
     return ({name: value for name, (value, _) in chosen.items()},
             {name: reason for name, (_, reason) in chosen.items()})
+
+
+def _is_whole(config: Config) -> bool:
+    """Return whether a regime or a recipe says how everything goes."""
+    # a recipe that names some of it was tried with the defaults of the rest
+    of_recipe = (name for name in ("lr", "batch_size", *_SCHEDULES)
+                 if config.explicit.get(name, "").startswith("--recipe"))
+    return config.is_explicit("lr_regime") or any(of_recipe)
+
+
+def _fixed_by_others(config: Config) -> set[str]:
+    """Return the settings that are not for choice since others that are given stand in their place."""
+    fixed = set()
+    if config.is_explicit(*_SCHEDULES):
+        fixed.add("lr_schedule")
+        if config.is_explicit(*_IN_EPOCHS) or config.schedule.lr_schedule == "restarts":
+            fixed.add("num_epochs")
+    if config.optimizer.name not in _SGD:
+        fixed.add("lr")
+        if config.optimizer.name in _CONSTANT:
+            fixed.add("lr_schedule")
+    return fixed
+
+
+def _rate_given(config: Config, *, is_pretrained: bool) -> str:
+    """Return what to tell of a rate that the user gives beside a batch: which would have been chosen."""
+    if not config.is_explicit("lr") or config.optimizer.name not in _SGD:
+        return ""
+    lr, _ = _learning_rate(config, config.data.batch_size, is_pretrained=is_pretrained)
+    return "" if lr == config.schedule.lr else (
+        f"note: `lr` {config.schedule.lr:g} is given; for a batch of {config.data.batch_size} {lr:g} would be "
+        "chosen")
 
 
 def _counted(number: int, what: str) -> str:
@@ -171,7 +219,7 @@ def _chosen_before(config: Config, saved: Saved, worker: Worker) -> dict[str, An
 
 def _with(config: Config, values: dict[str, Any]) -> Config:
     """Return the configuration with these values where the user gives none, and the schedule that follows."""
-    if config.is_explicit("lr_factor", "lr_step_epochs", "lr_factor_epoch"):
+    if config.is_explicit(*_SCHEDULES):
         values = {name: value for name, value in values.items() if name != "lr_schedule"}
     config = config.with_defaults(**values)
     decay = rules.resolve_decay(config.schedule, config.explicit, num_epochs=config.train.num_epochs)

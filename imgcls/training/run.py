@@ -209,7 +209,8 @@ def _make_schedule(config: Config, loader: Loader) -> Schedule:
     num_macrobatch = max(-(-config.optimizer.macrobatch_size // loader.batch_size), 1)
     return schedules.from_config(config.schedule, updates_per_epoch=loader.batches_per_epoch,
                                  num_epochs=config.train.num_epochs,
-                                 num_macrobatch=num_macrobatch if config.optimizer.name == "lbsgd" else 0)
+                                 num_macrobatch=num_macrobatch if config.optimizer.name == "lbsgd" else 0,
+                                 batch_size=loader.batch_size)
 
 
 def _make_loss(config: Config, data: Splits, worker: Worker, make_teacher: MakeTeacher) -> Loss:

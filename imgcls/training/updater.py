@@ -96,7 +96,9 @@ def make_updater(config: Config, model: nn.Module, schedule: Schedule, saved: Sa
     States that MXNet saved hold no learning rate: they are read as left at that of `position`. `dtype` is
     decided by now.
     """
-    optimizer = optimizers.build(config.optimizer, model, worker.device, config.train.seed)
+    macrobatch = schedule.macrobatch
+    optimizer = optimizers.build(config.optimizer, model, worker.device, config.train.seed,
+                                 lars_batch_size=macrobatch.lars_batch_size if macrobatch else 0)
     if worker.is_async and any(wd is not None for _epoch, _lr, wd in config.schedule.decay.regime):
         raise UsageError("`lr_regime`: weight decays do not go with `kv_store` dist_async, whose servers are "
                          "sent the rate alone; give `wd` and rates, or take dist_sync")
@@ -109,7 +111,6 @@ def make_updater(config: Config, model: nn.Module, schedule: Schedule, saved: Sa
     precision = Precision(config.device.dtype, worker.device)
     if saved:
         _restore(optimizer, precision, config, model, schedule, saved, position, reporter)
-    macrobatch = schedule.macrobatch
     return Updater(optimizer, schedule, precision, config.optimizer.clip_gradient, config.optimizer.clip_norm,
                    macrobatch.num_batches if macrobatch else config.optimizer.accumulate)
 

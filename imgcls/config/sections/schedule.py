@@ -56,6 +56,6 @@ class ScheduleConfig:
                                 minimum=0, maximum=MAX_NUMBER)
     warmup_begin_lr: float = flag(0.0, "learning rate the warm-up starts from", minimum=0, maximum=MAX_NUMBER)
     warmup_strategy: str = flag("linear", "shape of the warm-up", since="g3",
-                                choices=("linear", "constant", "power2", "sqrt"))
+                                choices=("linear", "constant", "power2", "sqrt", "lars"))
     #: no flag: filled in by `resolve`
     decay: Decay = Decay()
