@@ -1,10 +1,10 @@
 """The same training by imgcls, by torchvision's references/classification/train.py and by timm's train.py.
 
 The same network (ResNet-18), folders of images, batch, optimizer, crop, mirror and epochs, on the CPU, one
-script after the other; in float32, and in bfloat16 where the script can (torchvision's --amp is CUDA's alone).
-Prints images per second of the last epoch, from the end of the validation before it to its last step, the time
-of the whole command and the validation accuracy at its end. What the scripts differ in stays as it is:
-torchvision's and timm's decay other parameters, draw other crops, begin with other weights.
+script after the other; in float32, and in bfloat16 where the script can (torchvision's --amp is for CUDA
+alone). Prints images per second of the last epoch, from the end of the validation before it to its last step,
+the time of the whole command and the validation accuracy at its end. What the scripts differ in stays as it
+is: torchvision's and timm's decay other parameters, draw other crops, begin with other weights.
 
     python benchmarks/training_scripts.py DATA --torchvision VISION --timm IMAGE_MODELS [--size 112] ...
 

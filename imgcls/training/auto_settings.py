@@ -87,8 +87,8 @@ def choose(config: Config, splits: Splits, saved: Saved | None, worker: Worker, 
             reporter.info(_advice(values, count))
         return config
     if config.is_explicit("optimizer") and "lr" not in {*values, *config.explicit}:
-        reporter.info(f"note: which rate goes with `optimizer` {config.optimizer.name} is not known here, and "
-                      "so nothing is chosen; where `lr` is given, the rest is")
+        reporter.info(f"note: which rate goes with `optimizer` {config.optimizer.name} is not known here, so "
+                      "nothing is chosen; where `lr` is given, the rest is")
         return config
     for name, reason in reasons.items():
         reporter.info(f"chosen: `{name}` {show(values[name])} ({reason})")
@@ -131,6 +131,9 @@ def settings_for(config: Config, count: int, *, is_pretrained: bool) -> tuple[di
     elif config.network.image_shape[:1] == (3,) and not config.is_explicit(*_SCALE):
         chosen["rgb_std"] = (_STD, "of ImageNet's photographs: values of about 1 for any network")
     given = {*config.explicit, *_fixed_by_others(config)}
+    num_epochs = config.train.num_epochs if "num_epochs" in given else chosen["num_epochs"][0]
+    if num_epochs * math.ceil(count / batch_size) == 1:
+        given.add("lr_schedule")  # the only update is the last, where the rate is 0
     chosen = {name: row for name, row in chosen.items() if name not in given}
     return ({name: value for name, (value, _) in chosen.items()},
             {name: reason for name, (_, reason) in chosen.items()})
@@ -164,8 +167,8 @@ def _rate_given(config: Config, *, is_pretrained: bool) -> str:
         return ""
     lr, _ = _learning_rate(config, config.data.batch_size, is_pretrained=is_pretrained)
     return "" if lr == config.schedule.lr else (
-        f"note: `lr` {config.schedule.lr:g} is given; for a batch of {config.data.batch_size} {lr:g} would be "
-        "chosen")
+        f"note: `lr` {config.schedule.lr:g} is given; for a batch of {config.data.batch_size} {lr:g} would "
+        "be chosen")
 
 
 def _counted(number: int, what: str) -> str:
