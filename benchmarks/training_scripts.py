@@ -96,7 +96,8 @@ def timm(args: argparse.Namespace, out: Path) -> Script:
                "--log-interval", "10", "--checkpoint-hist", "1", "--output", str(out)]
     command += ["--amp", "--amp-dtype", "bfloat16"] if args.dtype == "bfloat16" else []
     last = args.epochs - 1
-    return Script("timm's train.py", command, args.timm, r"Current checkpoints",
+    # of the validation its last line, which comes each time: that of its checkpoints only for a better one
+    return Script("timm's train.py", command, args.timm, r"Test: \[ *(\d+)/\1\]",
                   rf"Train: {last} \[ *([0-9]+)/[0-9]+ +\(100%\)\]", r"Acc@1: +[0-9.]+ +\( *([0-9.]+)\)")
 
 
