@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, run_cli
 
+from imgcls.cli import score
 from imgcls.cli.benchmark import BenchmarkConfig
 from imgcls.cli.doctor import DoctorConfig
 from imgcls.cli.export import ExportConfig
@@ -324,3 +325,15 @@ def test_what_a_file_leaves_open_is_not_set(tmp_path: Path, capsys: pytest.Captu
                                  own=score.ScoreConfig)
     assert config.is_explicit("rgb_std")
     assert not config.is_explicit("image_shape", "rgb_mean", "val_resize", "dataset", "mean_image")
+
+
+def test_help_fits_a_screen_of_80_columns(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        configuration.parse(["--help"], prog="imgcls-score", examples=score.EXAMPLES.format(prog="imgcls-score"),
+                            own=score.ScoreConfig, used=score.USED)
+    lines = capsys.readouterr().out.splitlines()
+    # a command is there to be copied, and stays in one piece
+    assert all(len(line) <= 80 or line.startswith("  imgcls-score ") for line in lines)
+    assert lines[lines.index("  imgcls-score --model model/mnist --dataset mnist") + 1] == (
+        "      the newest epoch on the test set")

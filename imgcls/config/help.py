@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import textwrap
 from collections.abc import Iterable, Mapping
@@ -12,19 +13,46 @@ from imgcls.config.flags import long_flag, show
 
 #: where the texts begin; a flag that is longer stands on a line of its own
 _COLUMN = 34
+#: where the text about an example begins, on a line of its own
+_TEXT_INDENT = 6
 _METAVARS = {"int": "N", "float": "X", "bool": "[1]"}
 
 
 def help_screen(usage: str, examples: str, groups: Iterable[tuple[str | None, Mapping[str, Field[Any]]]],
                 notes: str = "", defaults: Mapping[str, Any] | None = None) -> str:
     """Return the screen; `groups` are (title, flags), and `defaults` stand above those of the flags."""
-    lines = [f"usage: {usage}", "", examples.strip(), ""]
+    lines = [f"usage: {usage}", "", *map(_example, examples.strip().splitlines()), ""]
     for title, fields in groups:
-        lines.append(f"{title}:")
+        lines.append(_note(f"{title}:"))
         for name, field in fields.items():
             lines += _help_lines(field, (defaults or {}).get(name, field.default))
         lines.append("")
-    return "\n".join([*lines, *([notes, ""] if notes else [])])
+    return "\n".join([*lines, *map(_note, notes.splitlines()), *([""] if notes else [])])
+
+
+def _room() -> int:
+    """Return the width of the screen in characters."""
+    # lines of 114 are still read with ease; below 80 the columns would be too narrow
+    return min(max(shutil.get_terminal_size((114, 24)).columns, 80), 114)
+
+
+def _example(line: str) -> str:
+    """Return an example as it is where it fits, else with what it says about the command on the next line."""
+    if len(line) <= _room():
+        return line
+    if line.startswith(" " * _TEXT_INDENT):  # about the command on the line before
+        return " " * _TEXT_INDENT + line.strip()
+    # the command in one piece, whatever its length: it is there to be copied
+    command, *text = re.split(r"  +", line.strip(), maxsplit=1)
+    return "\n".join([f"  {command}", *(" " * _TEXT_INDENT + part for part in text)])
+
+
+def _note(line: str) -> str:
+    """Return a line of the notes, wrapped where it is wider than the screen."""
+    if len(line) <= _room():
+        return line
+    indent = " " * (len(line) - len(line.lstrip()))
+    return textwrap.fill(line, _room(), initial_indent="", subsequent_indent=indent)
 
 
 def _help_lines(field: Field[Any], default: Any) -> list[str]:
@@ -54,9 +82,7 @@ def _usage(field: Field[Any]) -> str:
 
 
 def _columns(left: str, right: str) -> list[str]:
-    # lines of 114 are still read with ease; below 80 the columns would be too narrow
-    room = min(max(shutil.get_terminal_size((114, 24)).columns, 80), 114)
-    wrapped = textwrap.wrap(right, room - _COLUMN)
+    wrapped = textwrap.wrap(right, _room() - _COLUMN)
     # at least two blanks between the columns
     first = [f"  {left}"] if len(left) > _COLUMN - 4 else []
     lines = [f"{'' if first else '  ' + left:<{_COLUMN}}{wrapped[0]}"]

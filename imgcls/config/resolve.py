@@ -21,12 +21,11 @@ from imgcls.errors import UsageError, as_keyword, unknown, verbatim
 
 EXIT_STATUS = """exit status:
   0 done   1 the run failed   2 wrong usage
-  130 interrupted, 143 told to stop, 129 the terminal was closed, 141 nobody reads the log any more: the
-  position was saved, --load-epoch auto goes on from there
+  130 interrupted, 143 told to stop, 129 the terminal was closed, 141 nobody reads the log any more: \
+the position was saved, --load-epoch auto resumes there
 
 Every flag is also a key of --config files (lr: 0.1) and an environment variable \
-(IMGCLS_LR=0.1); a flag may be cut
-short as long as it is clear (--num-epoch), and be written with _ for -."""
+(IMGCLS_LR=0.1); a flag may be cut short as long as it is clear (--num-epoch), and be written with _ for -."""
 
 #: environment variables that begin like a setting but are none: others of that kind are typing errors
 OTHER_VARIABLES = ("IMGCLS_AGENT", "IMGCLS_LAUNCHER", "IMGCLS_CACHE", "IMGCLS_MIRROR", "IMGCLS_TRACEBACK",
