@@ -18,7 +18,7 @@ from imgcls.cli import train as command
 from imgcls.config import resolve
 from imgcls.config.resolve import Config
 from imgcls.errors import UsageError
-from imgcls.training import auto_settings, dry_run
+from imgcls.training import auto_settings, dry_run, timing
 
 SMALL = ("--network", "mlp", "--image-shape", "3,12,12", "--rgb-mean", "0", "--rgb-std", "255",
          "--data-nthreads", "0")
@@ -39,7 +39,7 @@ def photos(tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def brief(monkeypatch: pytest.MonkeyPatch) -> None:
     """Measure for a moment only."""
-    monkeypatch.setattr(dry_run, "_SECONDS", 0.05)
+    monkeypatch.setattr(timing, "MAX_SECONDS", 0.05)
 
 
 def everything(folder: Path) -> dict[str, bytes]:

@@ -11,27 +11,23 @@ import dataclasses
 import itertools
 import math
 import resource
-import statistics
 import sys
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Mapping
 from contextlib import closing
 
 import torch
 
 from imgcls.config.resolve import Config
-from imgcls.data.loaders.batch import Batch, Loader
-from imgcls.data.loaders.streaming import StreamingLoader
+from imgcls.data.loaders.batch import Batch
 from imgcls.distributed.process_group import Worker
 from imgcls.errors import spell_settings, tell, verbatim
 from imgcls.storage.paths import to_path
+from imgcls.training import timing
 from imgcls.training.checkpoint import Position
 from imgcls.training.reporter import Reporter
 from imgcls.training.trainer import Trainer
 
-#: what each measurement may take, but for its last batch, and the batches that are enough
-# four seconds even out a disk's and a clock's ups and downs
-_SECONDS, _MAX_BATCHES = 4.0, 50
 _MIB = 1 << 20
 
 
@@ -51,7 +47,7 @@ def measure(trainer: Trainer, position: Position, config: Config) -> dict[str, f
     Returns {"samples/sec": speed, "epoch_s": ..., "run_s": ...}; rank 0 prints.
     """
     worker = trainer.sharing.worker
-    loader_s, copy_s = time_loader(trainer.loader, position.epoch, worker.device)
+    loader_s, copy_s = timing.time_loader(trainer.loader, position.epoch, worker.device)
     step_s, together_s = _time_training(trainer, position)
     loader = trainer.loader
     epoch_s = together_s * loader.batches_per_epoch + _validation_s(trainer)
@@ -83,38 +79,6 @@ def duration(seconds: float) -> str:
     return f"{seconds:.{0 if seconds >= 10 else 1}f} s"
 
 
-def time_loader(loader: Loader, epoch: int, device: torch.device) -> tuple[float, float]:
-    """Return the seconds that the loader alone needs for a batch, and those of its copy to the device.
-
-    A loader whose images are in memory gives them where they are: nothing is copied.
-    """
-    if not isinstance(loader, StreamingLoader):
-        started = time.perf_counter()
-        count = 0
-        with closing(endless(loader, epoch)) as batches:
-            for _ in batches:
-                count += 1
-                if _is_enough(count, started):
-                    break
-        wait(device)
-        return (time.perf_counter() - started) / count, 0.0
-    copies = []
-    started = time.perf_counter()
-    with closing(loader.host_batches(epoch)) as host_batches:
-        for host in host_batches:
-            copying = time.perf_counter()
-            loader.to_device(host)
-            wait(device)
-            copies.append(time.perf_counter() - copying)
-            if _is_enough(len(copies), started):
-                break
-    total_s = time.perf_counter() - started
-    # the median: the first waits for the device to wake up
-    copy_s = statistics.median(copies)
-    # threads went on decoding meanwhile: what the copies took is not the loader's
-    return max(total_s - sum(copies), 0.0) / len(copies), copy_s
-
-
 def _time_training(trainer: Trainer, position: Position) -> tuple[float, float]:
     """Return the seconds of a step of the network, and of a batch with everything that belongs to it."""
     worker = trainer.sharing.worker
@@ -123,12 +87,12 @@ def _time_training(trainer: Trainer, position: Position) -> tuple[float, float]:
     trainer.sharing.begin_epoch(trainer.model)
     step_s = 0.0
     update = position.update
-    with closing(endless(trainer.loader, position.epoch)) as batches:
+    with closing(timing.endless(trainer.loader, position.epoch)) as batches:
         # memory is allocated and kernels are chosen in the first step, which is not counted
         first_s = _step(trainer, next(batches), update := update + 1)
         # all processes take the same number of steps, that of the slowest
         slowest_s = max(worker.gather(first_s)) if worker.is_synchronous else first_s
-        count = max(1, min(_MAX_BATCHES, int(_SECONDS / max(slowest_s, 1e-6))))
+        count = max(1, min(timing.MAX_BATCHES, int(timing.MAX_SECONDS / max(slowest_s, 1e-6))))
         started = time.perf_counter()
         for batch in itertools.islice(batches, count):
             step_s += _step(trainer, batch, update := update + 1)
@@ -142,7 +106,7 @@ def _step(trainer: Trainer, batch: Batch, update: int) -> float:
     """Return the seconds of one step."""
     started = time.perf_counter()
     trainer.train_step(batch, update)
-    wait(trainer.sharing.worker.device)
+    timing.synchronize(trainer.sharing.worker.device)
     return time.perf_counter() - started
 
 
@@ -154,36 +118,15 @@ def _validation_s(trainer: Trainer) -> float:
     trainer.model.eval()
     started = time.perf_counter()
     count = 0
-    with torch.no_grad(), closing(_epochs(loader, 0, 1)) as batches:
+    with torch.no_grad(), closing(loader.epoch(0)) as batches:  # type: ignore[type-var]
         for batch in batches:
             with trainer.updater.precision.autocast():
                 trainer.model(batch.images)
             count += 1
-            if _is_enough(count, started):
+            if timing.is_enough(count, started):
                 break
-    wait(trainer.sharing.worker.device)
+    timing.synchronize(trainer.sharing.worker.device)
     return (time.perf_counter() - started) / max(count, 1) * loader.batches_per_epoch
-
-
-def endless(loader: Loader, epoch: int) -> Generator[Batch, None, None]:
-    """Yield the batches of one epoch after the other."""
-    return _epochs(loader, epoch, None)
-
-
-def _epochs(loader: Loader, epoch: int, count: int | None) -> Generator[Batch, None, None]:
-    numbers = itertools.count(epoch) if count is None else range(epoch, epoch + count)
-    for number in numbers:
-        yield from loader.epoch(number)
-
-
-def _is_enough(count: int, started: float) -> bool:
-    return count >= _MAX_BATCHES or time.perf_counter() - started > _SECONDS
-
-
-def wait(device: torch.device) -> None:
-    """Wait until the device has done what it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def _describe_part(seconds: float, batch_size: int) -> str:

@@ -32,7 +32,7 @@ from imgcls.report.svg import Line
 from imgcls.storage import memory
 from imgcls.storage.tracebacks import is_out_of_memory
 from imgcls.training.checkpoint import Position
-from imgcls.training.dry_run import endless, time_loader, wait
+from imgcls.training.timing import endless, synchronize, time_loader
 from imgcls.training.trainer import Trainer
 
 #: the sizes that are tried: the first, and each twice the one before
@@ -140,11 +140,11 @@ def _measure_size(trainer: Trainer, batch: Batch, updates: itertools.count[int])
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
     trainer.train_step(batch, next(updates))  # chooses kernels, takes memory
-    wait(device)
+    synchronize(device)
     count, started = 0, time.perf_counter()
     while count < _MAX_STEPS and (not count or time.perf_counter() - started < _SECONDS):
         trainer.train_step(batch, next(updates))
-        wait(device)
+        synchronize(device)
         count += 1
     seconds = time.perf_counter() - started
     trainer.meter.read_losses()

@@ -19,7 +19,7 @@ from imgcls.report import axes, plot_file
 from imgcls.report.run_charts import Plot
 from imgcls.report.svg import Line
 from imgcls.training.checkpoint import Position
-from imgcls.training.dry_run import endless
+from imgcls.training.timing import endless
 from imgcls.training.trainer import Trainer
 
 #: the rates that are tried, and in how many updates

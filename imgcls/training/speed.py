@@ -11,7 +11,7 @@ import dataclasses
 import gc
 import math
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -24,7 +24,6 @@ from imgcls.data.loaders.benchmark import BenchmarkLoader
 from imgcls.data.sources import Splits
 from imgcls.distributed import cpu_threads
 from imgcls.distributed.process_group import Worker
-from imgcls.errors import RunError
 from imgcls.optim import schedules
 from imgcls.report.speeds import Speed
 from imgcls.storage import memory
@@ -40,6 +39,7 @@ from imgcls.training.run import build_model
 from imgcls.training.saver import Saver
 from imgcls.training.sharing import share_gradients
 from imgcls.training.stop import StopSignal
+from imgcls.training.timing import endless
 from imgcls.training.trainer import Trainer
 from imgcls.training.updater import make_updater
 
@@ -222,21 +222,8 @@ def _loader_step(config: Config, splits: Splits, worker: Worker) -> Iterator[tup
     """Give what takes the next training batch, epoch after epoch; there are no parameters."""
     loader, _ = loaders.make_loaders(config, Splits(splits.train), worker, config.data.batch_size)
     # Closed, as the loader's threads would wait for ever in a generator that nobody asks again.
-    with contextlib.closing(_endless(loader)) as batches:
+    with contextlib.closing(endless(loader)) as batches:
         yield lambda: next(batches).num_valid, 0
-
-
-def _endless(loader: Loader) -> Generator[Batch, None, None]:
-    """Yield batches epoch after epoch: a small set has fewer than are timed."""
-    epoch = 0
-    while True:
-        num_batches = 0
-        for batch in loader.epoch(epoch):
-            num_batches += 1
-            yield batch
-        epoch += 1
-        if not num_batches:
-            raise RunError("there is no batch in an epoch: nothing to measure")
 
 
 def _forget_memory(device: torch.device) -> None:

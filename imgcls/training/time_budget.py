@@ -29,12 +29,12 @@ from imgcls.distributed.process_group import Worker
 from imgcls.errors import UsageError
 from imgcls.optim import optimizers
 from imgcls.training.checkpoint import Saved
-from imgcls.training.dry_run import endless, wait
 from imgcls.training.kept_preprocessing import read_noted
 from imgcls.training.loss import Loss
 from imgcls.training.precision import Precision
 from imgcls.training.recompute import recompute_activations
 from imgcls.training.reporter import Reporter
+from imgcls.training.timing import endless, synchronize
 
 #: what a measurement may take, of the budget and at most; and the batches that are enough
 # more would be time that is not trained; 40 steps are enough for the mean of a step to settle
@@ -243,7 +243,7 @@ def _measure(model: nn.Module, loss: Loss, loader: Loader, val_loader: Loader | 
             with torch.no_grad():
                 take_step()
             trial.zero_grad(set_to_none=True)
-            wait(worker.device)
+            synchronize(worker.device)
             count = number
             if number and (number >= _MAX_BATCHES or time.perf_counter() - started > seconds):
                 break
@@ -257,7 +257,7 @@ def _measure(model: nn.Module, loss: Loss, loader: Loader, val_loader: Loader | 
     with torch.no_grad(), closing(endless(val_loader, 0)) as batches:
         for batch in batches:
             trial(batch.images)
-            wait(worker.device)
+            synchronize(worker.device)
             count += 1
             if count >= val_loader.batches_per_epoch or time.perf_counter() - started > seconds:
                 break
