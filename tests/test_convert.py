@@ -10,6 +10,7 @@ import os
 import shutil
 import struct
 import tarfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
@@ -238,3 +239,29 @@ def test_mean_and_deviation_are_numpys(records: Path, tmp_path: Path, capsys: py
     np.testing.assert_allclose(np.load(tmp_path / "m.npy"), expected, rtol=1e-6)
     for argv in (["--out", "m.bin"], ["--image-shape", "1,20,20"], ["--image-shape", "3,9,9", "--out", "m.png"]):
         assert mean.main([str(records), *argv]) == 2
+
+
+@pytest.mark.parametrize("command", [convert.main, mean.main], ids=["convert", "mean"])
+def test_a_damaged_lmdb_is_one_line(command: Callable[[Sequence[str]], int], tmp_path: Path,
+                                    capsys: pytest.CaptureFixture[str]) -> None:
+    """Overwritten or cut: the package lmdb follows its pages, by an exception or a signal."""
+    with LmdbWriter(tmp_path / "x_lmdb") as writer:
+        for number in range(40):
+            writer.write(f"{number:08}".encode(), Datum(3, 24, 32, bytes(3 * 24 * 32), number % 3, False))
+    data = (tmp_path / "x_lmdb/data.mdb").read_bytes()
+    noise = np.random.default_rng(0).bytes(len(data))
+    for name, damaged in (("noise", data[:8192] + noise[8192:40_000] + data[40_000:]), ("cut", data[:20_000]),
+                          ("pages", data[:8192] + noise[8192:])):
+        (tmp_path / f"{name}_lmdb").mkdir()
+        (tmp_path / f"{name}_lmdb/data.mdb").write_bytes(damaged)
+        out = [f"{tmp_path}/out.rec"] if command is convert.main else []
+        assert command([f"{tmp_path}/{name}_lmdb", *out]) == 1
+        lines = capsys.readouterr().err.splitlines()
+        assert len(lines) == 1
+        assert f"{name}_lmdb: " in lines[0]
+        assert "LMDB" in lines[0]
+        assert "a bug" not in lines[0]
+        assert not list(tmp_path.glob("*out*"))
+    for name in ("none.rec", "none_lmdb", "none.tar"):
+        assert command([f"{tmp_path}/{name}", *([f"{tmp_path}/out.rec"] if command is convert.main else [])]) == 2
+        assert capsys.readouterr().err.splitlines()[-1].endswith(f"{name}: no such file or folder")

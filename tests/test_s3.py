@@ -22,6 +22,7 @@ import pytest
 from conftest import ROOT, run_cli, write_digits
 from faulty_server import FaultyServer, serving
 
+from imgcls.cli import convert as convert_command
 from imgcls.cli import im2rec as im2rec_command
 from imgcls.cli import predict as predict_command
 from imgcls.cli import score as score_command
@@ -295,6 +296,38 @@ def test_archives_and_shards_in_a_store(s3: FaultyServer, tmp_path: Path) -> Non
     assert source.labels.tolist() == list(range(12))
     assert bytes(source.read(7)) == (tmp_path / "photos/c1/07.jpg").read_bytes()  # type: ignore[arg-type]
     assert not list((tmp_path / "cache").glob("remote/*.tar"))
+
+
+def test_csv_lmdb_and_parquet_in_a_store(s3: FaultyServer, tmp_path: Path) -> None:
+    """The samples of the files on this disk; the names in a CSV are relative to its place in the store."""
+    forms = ["photos.csv"]
+    for number in range(9):
+        path = tmp_path / f"photos/c{number % 3}/{number}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(path), np.random.default_rng(number).integers(0, 256, (24, 32, 3), np.uint8))
+    paths = sorted((tmp_path / "photos").rglob("*.jpg"))
+    (tmp_path / "photos.csv").write_text("".join(f"photos/{path.parent.name}/{path.name},{path.parent.name}\n"
+                                                 for path in paths))
+    assert im2rec_command.main([f"{tmp_path}/x", f"{tmp_path}/photos", "--recursive", "--pass-through",
+                                "--no-shuffle"]) == 0
+    for name, package in (("x_lmdb", "lmdb"), ("x.parquet", "pyarrow")):
+        if importlib.util.find_spec(package):
+            assert convert_command.main([f"{tmp_path}/x.rec", f"{tmp_path}/{name}"]) == 0
+            forms.append(name)
+    for path in tmp_path.rglob("*"):
+        if path.is_file() and "cache" not in path.parts:
+            RemotePath(f"s3://dmlc/data/{path.relative_to(tmp_path)}").upload(path)
+    for name in forms:
+        local, remote = (open_source(f"{root}/{name}", "`data_train`") for root in (tmp_path, "s3://dmlc/data"))
+        assert local.labels.tolist() == remote.labels.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2], name
+        assert remote.class_names == ("c0", "c1", "c2"), name
+        assert [bytes(remote.read(n)) for n in range(9)] == [path.read_bytes() for path in paths], name  # type: ignore
+    assert train("--data-train", "s3://dmlc/data/photos.csv", "--image-shape", "3,16,16", "--batch-size", "3",
+                 "--val-ratio", "0") == 0
+    for name, message in (("none.csv", "no such file"), ("none_lmdb", "none_lmdb"), ("none.parquet", "no such file")):
+        with pytest.raises((UsageError, DataError), match=message) as caught:
+            open_source(f"s3://dmlc/data/{name}", "`data_train`")
+        assert "\n" not in str(caught.value)
 
 
 def test_a_broken_upload_leaves_the_old_object(s3: FaultyServer, tmp_path: Path) -> None:

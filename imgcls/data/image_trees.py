@@ -96,7 +96,8 @@ def open_tree(root: str, *, progress: Callable[[int, int], object] = lambda done
     archive, inner = split_root(root)
     if archive:
         return ArchiveTree(root, open_index([archive], inner=inner, progress=progress))
-    kind = "is neither a folder nor a .tar or .zip" if os.path.exists(root) else "no such folder"
+    missing = "no such file" if root.lower().endswith((".tar", ".zip")) else "no such folder"
+    kind = "is neither a folder nor a .tar or .zip" if os.path.exists(root) else missing
     raise UsageError(f"ROOT {verbatim(root)}: {kind}")
 
 

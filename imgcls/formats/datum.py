@@ -160,13 +160,21 @@ class LmdbReader:
         return self._environment.stat()["entries"]
 
     def __iter__(self) -> Iterator[tuple[bytes, Datum]]:
-        """Yield the pairs; DataError at one that is no Datum."""
+        """Yield the pairs; DataError at one that is no Datum, and where the database is damaged."""
         with self._environment.begin() as transaction:
-            for key, value in transaction.cursor():
+            cursor = iter(transaction.cursor())
+            while True:
                 try:
-                    yield key, decode_datum(value)
+                    key, value = next(cursor)
+                except StopIteration:
+                    return
+                except self._lmdb.Error as error:
+                    raise DataError(self.path, f"the LMDB is damaged: {verbatim(error)}") from error
+                try:
+                    datum = decode_datum(value)
                 except ValueError as error:
                     raise DataError(self.path, f"key {verbatim(key)}: {error}") from error
+                yield key, datum
 
     def labels(self) -> Iterator[tuple[bytes, float]]:
         """Yield (key, label) of all pairs, nan for a value that is no Datum; no image is copied."""

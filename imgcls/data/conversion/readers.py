@@ -11,6 +11,7 @@ from imgcls.errors import DataError, UsageError, reason, verbatim
 from imgcls.formats import image_folders, lists
 from imgcls.formats.archives import MemberReader
 from imgcls.formats.datum import Datum, LmdbReader, is_lmdb
+from imgcls.formats.lmdb_index import index_lmdb
 from imgcls.formats.parquet import ParquetReader
 from imgcls.formats.recordio import RecordReader, names_cache, unpack
 from imgcls.formats.shards import is_shard, iter_shard, read_image, read_label
@@ -61,6 +62,8 @@ def open_samples(path: str) -> SampleReader:
         if not name.endswith((".tar", ".zip")):
             raise UsageError(f"{verbatim(path)}: must be a .rec, .tar, .zip or .parquet, a folder of class "
                              "folders, or the folder of an LMDB")
+    if not os.path.lexists(path):
+        raise UsageError(f"{verbatim(path)}: no such file or folder")
     return _Tree(open_tree(path))
 
 
@@ -156,6 +159,8 @@ class _Lmdb:
 
     def __init__(self, path: str) -> None:
         self.path = path
+        # a damaged one ends the process that reads it: not this one, which may be writing
+        index_lmdb(path, path)
         self._reader = LmdbReader(path)
         self.class_names = tuple(lists.class_names(path))
 
