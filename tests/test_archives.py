@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 import pytest
 from conftest import ROOT
+from faulty_server import serving
 
 from imgcls.cli import im2rec
 from imgcls.errors import DataError
@@ -172,6 +173,33 @@ def test_a_damaged_tar_is_told_in_one_line(kind: str, tmp_path: Path, capsys: py
         assert f"{tmp_path / name} at byte " in errors or kind == "compressed"
         assert all(part in errors for part in message.replace(": ", "\0").replace(", ", "\0").split("\0")), errors
     assert not list(tmp_path.glob("out*"))
+
+
+@pytest.mark.parametrize("order", ["--shuffle", "--no-shuffle"])
+def test_damaged_archives_behind_a_url_are_told_in_one_line(order: str, tmp_path: Path, own_cache: Path,
+                                                            capsys: pytest.CaptureFixture[str]) -> None:
+    """Listed first, or packed while they come in: the line says where, and nothing is left of them."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        archive.writestr("a/1.jpg", jpeg(1))
+    sound = {".tar": tar_of({"a/1.jpg": jpeg(1), "b/2.jpg": jpeg(2)}), ".zip": stream.getvalue()}
+    with serving() as web:
+        for ending, kinds in ((".tar", TAR_DAMAGE), (".zip", ZIP_DAMAGE)):
+            for kind, (damage, message) in kinds.items():
+                url = f"{web.url}/{kind.replace(' ', '_').replace('^', '')}{ending}"
+                data = sound[ending]
+                data = data[:BLOCK + -(-len(jpeg(1)) // BLOCK) * BLOCK] if "between" in kind else damage(data)
+                web.objects[url.removeprefix(web.url)] = data
+                flags = ["--recursive", "--pass-through", *(["--no-shuffle"] if order == "--no-shuffle" else [])]
+                assert im2rec.main([f"{tmp_path}/out", url, *flags]) == 1, kind
+                lines = capsys.readouterr().err.splitlines()
+                errors = [line for line in lines if "error: " in line]
+                assert len(errors) == 1, lines
+                assert errors[0] == lines[-1]
+                assert url in errors[0]
+                assert all(part in errors[0] for part in message.replace(": ", "\0").replace(", ", "\0").split("\0")), (
+                    kind, errors)
+                assert not list(tmp_path.glob("*out*")), kind
 
 
 def encrypted(data: bytes) -> bytes:
