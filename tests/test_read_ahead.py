@@ -22,6 +22,7 @@ class Copy:
     def __init__(self) -> None:
         self.size = RECORD * COUNT
         self.fetched: list[int] = []
+        self.around: list[int] = []
         self.lock = threading.Lock()
         self.is_complete = False
 
@@ -29,6 +30,11 @@ class Copy:
         time.sleep(0.002)
         with self.lock:
             self.fetched.append(begin // RECORD)
+
+    def fetch_around(self, begin: int, end: int, max_bytes: int) -> bool:
+        with self.lock:
+            self.around.append(begin // RECORD)
+        return True
 
     def fetch_some(self, *, max_bytes: int) -> bool:
         with self.lock:
@@ -71,9 +77,11 @@ def test_files_are_filled_when_the_first_was_read(copy: Copy) -> None:
         ahead.note_read(RECORD - 8)
         time.sleep(0.002)
     assert sorted(copy.fetched) == sorted(order[:FIRST])
+    assert not copy.around
     ahead.note_read(RECORD - 8)
     wait_until(lambda: copy.is_complete)
     assert sorted(copy.fetched[:FIRST]) == sorted(order[:FIRST])
+    assert sorted(copy.around) == sorted(order[FIRST:])  # the rest about in its order, then what nobody reads
     assert ahead.is_done
 
 

@@ -169,20 +169,21 @@ class Cache:
 
     def _finish(self, entry: Path, piece: _Range, inode: int) -> None:
         """Give a partial copy whose blocks are all there its name, unless another process did."""
-        with self._locked(piece.lock_index):
-            if entry.exists():
-                return
-            # Each block came with a request of its own, and nothing else tells that all are of one version.
-            if piece.path.stat(fresh=True).version != piece.info.version:
-                raise RunError(f"{verbatim(piece.path)}: changed while it was fetched")
-            partial = entry.with_name(entry.name + _PARTIAL_SUFFIX)
-            try:
+        partial = entry.with_name(entry.name + _PARTIAL_SUFFIX)
+        try:
+            with self._locked(piece.lock_index):
+                if entry.exists():
+                    return
+                # Each block came with a request of its own, and nothing else tells that all are of one version.
+                now = piece.path.info(fresh=True)
+                if now is None or now.version != piece.info.version:
+                    raise RunError(f"{verbatim(piece.path)}: changed while it was fetched")
                 if partial.stat().st_ino != inode:  # where locks do nothing, another process has its own
                     return
                 os.replace(partial, entry)
                 entry.with_name(entry.name + _BLOCKS_SUFFIX).unlink(missing_ok=True)
-            except OSError as error:
-                raise _cannot_keep(piece, self.folder, error) from error
+        except OSError as error:  # a folder that was removed meanwhile, too
+            raise _cannot_keep(piece, self.folder, error) from error
 
     def note_path(self, path: RemotePath, info: FileInfo, kind: str) -> Path:
         """Return where to keep notes about this version of the file, such as where its records begin."""

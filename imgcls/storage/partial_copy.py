@@ -102,11 +102,23 @@ class PartialCopy:
 
         No more than `max_bytes` of it, or `remote.PART_BYTES`.
         """
+        return self._fetch_run(lambda: self._absent_run(first, self._num_blocks if last is None else last,
+                                                        max_bytes or remote.PART_BYTES))
+
+    def fetch_around(self, begin: int, end: int, max_bytes: int) -> bool:
+        """Fetch what is absent of bytes begin .. end - 1 with what is absent around it, up to `max_bytes`.
+
+        False where nobody has to: all of it is there, or being fetched.
+        """
+        first, last = begin // BLOCK_BYTES, num_blocks(min(end, self.size))
+        return self._fetch_run(lambda: self._run_around(first, last, max(max_bytes // BLOCK_BYTES, 1)))
+
+    def _fetch_run(self, choose: Callable[[], tuple[int, int] | None]) -> bool:
+        """Fetch the blocks that are chosen under the lock; False where there are none."""
         with self._changed:
             if self._failure:
                 raise self._failure
-            run = self._absent_run(first, self._num_blocks if last is None else last,
-                                   max_bytes or remote.PART_BYTES)
+            run = choose()
             if run is None:
                 return False
             self._mark_fetching(*run, value=1)
@@ -141,6 +153,18 @@ class PartialCopy:
         most = min(last, begin + max(max_bytes // BLOCK_BYTES, 1))
         ends = (self._there.find(b"\1", begin, most), self._fetching.find(b"\1", begin, most))
         return begin, min(end if end >= 0 else most for end in ends)
+
+    def _run_around(self, first: int, last: int, most: int) -> tuple[int, int] | None:
+        """Return absent blocks in a row, `most` at most, with the first absent one of first .. last - 1."""
+        absent = self._absent_run(first, last, BLOCK_BYTES)
+        if absent is None:
+            return None
+        # half of them before it: what lies there would be a small request of its own later
+        block = absent[0]
+        lowest = max(block - most // 2, 0)
+        begin = max(lowest, *(blocks.rfind(b"\1", lowest, block) + 1
+                              for blocks in (self._there, self._fetching)))
+        return self._absent_run(begin, self._num_blocks, most * BLOCK_BYTES)
 
     def _mark_fetching(self, first: int, last: int, *, value: int) -> None:
         self._fetching[first:last] = bytes([value]) * (last - first)

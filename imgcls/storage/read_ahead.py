@@ -19,6 +19,7 @@ from imgcls.storage.partial_copy import PartialCopy
 
 #: how many threads are ahead of the reader, whose small requests mostly wait, and how many fill the files
 _NUM_NEAR, _NUM_FILLING = 32, 8
+_NUM_FILLING_SMALL = 16
 #: what is asked for before it is read: about a batch of photographs
 _NEAR_BYTES = 16 << 20
 #: files of fewer bytes than this together are filled by all threads, once the first of what will be read is
@@ -93,8 +94,9 @@ class ReadAhead:
     def _start(self) -> None:
         if self._num_threads or self.is_done:
             return
-        near = self._fill if self._is_small else self._stay_ahead
-        works = [near] * _NUM_NEAR + [self._fill] * _NUM_FILLING
+        near = self._fetch_first if self._is_small else self._stay_ahead
+        num_filling = _NUM_FILLING_SMALL if self._is_small else _NUM_FILLING
+        works = [near] * _NUM_NEAR + [self._fill] * num_filling
         self._num_threads = len(works)
         for number, work in enumerate(works):
             # daemons, which never hold up the end of the program
@@ -121,6 +123,11 @@ class ReadAhead:
 
     def _fill(self) -> None:
         self._fetch_first()
+        with self._changed:
+            self._first_read.wait_for(lambda: not self._num_urgent)
+            self._first_read.wait_for(lambda: self._has_read_first, _GRACE_S)
+        while self._is_small and self._fetch_around_next():
+            pass
         while not self.is_done:
             for copy in self._copies:
                 if not copy.is_complete and copy.own() and copy.fetch_some(max_bytes=_FILL_BYTES):
@@ -131,7 +138,7 @@ class ReadAhead:
                     copy.note_complete()
 
     def _fetch_first(self) -> None:
-        """Return when the first of what will be read was fetched, and read, if that goes quickly."""
+        """Return when all of the first that will be read is fetched, or being fetched."""
         while True:
             with self._changed:
                 wanted = self._take(_NEAR_BYTES)
@@ -145,15 +152,23 @@ class ReadAhead:
                     self._num_urgent -= 1
                     if not self._num_urgent:
                         self._first_read.notify_all()
-        with self._changed:
-            self._first_read.wait_for(lambda: not self._num_urgent)
-            self._first_read.wait_for(lambda: self._has_read_first, _GRACE_S)
 
-    def _take(self, limit: int) -> tuple[int, int, int] | None:
+    def _fetch_around_next(self) -> bool:
+        """Fetch what will be read next with what is absent around it; False where all is under way."""
+        with self._changed:
+            wanted = self._take(None)
+        if wanted is None:
+            return False
+        number, begin, end = wanted
+        if self._copies[number].own():
+            self._copies[number].fetch_around(begin, end, _FILL_BYTES)
+        return True
+
+    def _take(self, limit: int | None) -> tuple[int, int, int] | None:
         """Return (copy, first byte, end) of what will be read next, of the first `limit` bytes of it."""
         # called under the lock
         i = self._position
-        if i >= len(self._sums) or self._sums[i] >= limit:
+        if i >= len(self._sums) or (limit is not None and self._sums[i] >= limit):
             return None
         self._position += 1
         numbers, begins, ends = self._expected
