@@ -174,7 +174,7 @@ class Cache:
             with self._locked(piece.lock_index):
                 if entry.exists():
                     return
-                # Each block came with a request of its own, and nothing else tells that all are of one version.
+                # Each block came with a request of its own: nothing else tells that all are of one version.
                 now = piece.path.info(fresh=True)
                 if now is None or now.version != piece.info.version:
                     raise RunError(f"{verbatim(piece.path)}: changed while it was fetched")
