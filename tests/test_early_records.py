@@ -7,7 +7,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +35,7 @@ COUNT, SIZE = 60, 4000
 
 
 @pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
+def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Make everything so small that files of 240 kB have many blocks and requests."""
     monkeypatch.setattr(early_records, "MIN_BYTES", 1)
     monkeypatch.setattr(early_records, "_NUM_SAMPLED", 4)
@@ -42,6 +44,13 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(read_ahead, "_NEAR_BYTES", 40_000)
     monkeypatch.setattr(read_ahead, "_SMALL_BYTES", 0)
     monkeypatch.setattr(read_ahead, "_PAUSE_S", 0.02)
+    monkeypatch.setattr(read_ahead, "_GRACE_S", 0.05)
+    yield
+    # what still fetches would go on with other numbers
+    ends_s = time.monotonic() + 5
+    for thread in threading.enumerate():
+        if thread.name.startswith("imgcls-ahead"):
+            thread.join(max(ends_s - time.monotonic(), 0))
 
 
 def pack(folder: Path, name: str, first: int) -> None:

@@ -19,11 +19,12 @@ from imgcls.storage.partial_copy import PartialCopy
 
 #: how many threads are ahead of the reader, whose small requests mostly wait, and how many fill the files
 _NUM_NEAR, _NUM_FILLING = 32, 8
-_NUM_FILLING_SMALL = 16
+#: of files below `_SMALL_BYTES`, where those that fill go by the order of reading: many small pieces
+_NUM_FILLING_SMALL = 32
 #: what is asked for before it is read: about a batch of photographs
 _NEAR_BYTES = 16 << 20
-#: files of fewer bytes than this together are filled by all threads, once the first of what will be read is
-#: under way: that takes a second or two, and single records would cost more requests
+#: files of fewer bytes than this together are filled in the order of reading, once the first was read, with
+#: what is absent around each record: that takes a second or two, and single records would be more requests
 _SMALL_BYTES = 256 << 20
 #: what one request asks for to fill a file: a reader may wait for it, so less than elsewhere
 _FILL_BYTES = 2 << 20
@@ -107,13 +108,13 @@ class ReadAhead:
         try:
             work()
         except ImgclsError:
-            self._has_failed = True
+            self._has_failed = True  # all others end too, and none begins until more is expected
         finally:
             with self._changed:
                 self._num_threads -= 1
 
     def _stay_ahead(self) -> None:
-        while not self.is_done:
+        while not (self.is_done or self._has_failed):
             with self._changed:
                 wanted = self._take(self._num_read + _NEAR_BYTES)
                 if wanted is None:
@@ -128,7 +129,7 @@ class ReadAhead:
             self._first_read.wait_for(lambda: self._has_read_first, _GRACE_S)
         while self._is_small and self._fetch_around_next():
             pass
-        while not self.is_done:
+        while not (self.is_done or self._has_failed):
             for copy in self._copies:
                 if not copy.is_complete and copy.own() and copy.fetch_some(max_bytes=_FILL_BYTES):
                     break
