@@ -70,6 +70,15 @@ def test_the_teacher_is_given_its_own_images_and_asked_in_the_order_of_the_data(
     torch.testing.assert_close(value, 16 * (answers.exp() * (answers - np.log(1 / 4))).sum())
 
 
+def test_images_that_begin_smaller_are_the_teachers_size_all_the_same(trained: Path) -> None:
+    """lenet takes one size only, and its student begins at half of it."""
+    from imgcls.cli import train
+
+    assert train.main(["--data-dir", str(trained.parent), "--network", "resnet", "--num-layers", "8", "--num-epochs",
+                       "1", "--batch-size", "128", "--progressive-scale", "0.5", "--progressive-epochs", "1,1",
+                       "--teacher", str(trained)]) == 0
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from imgcls.cli import train

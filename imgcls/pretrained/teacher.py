@@ -47,7 +47,7 @@ def make_teacher(config: Config, class_names: Sequence[str], device: torch.devic
     model = model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return Teacher(model, config.distillation,
                    Precision(config.device.dtype, device), scale=scale, shift=shift,
-                   size=None if own == other else other[1:],
+                   size=other[1:] if len(other) == 3 else None,
                    order=_order(what, class_names, ref.class_names, device))
 
 

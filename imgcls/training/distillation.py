@@ -23,7 +23,8 @@ class Teacher:
                  shift: Tensor, size: Sequence[int] | None, order: Tensor | None) -> None:
         """Images x of the run are the teacher's as x * scale + shift, (C, 1, 1), resized to `size` (H, W).
 
-        `order` int64 (classes,) gives the teacher's index of each class of the run; None if both agree.
+        No size for flat rows. `order` int64 (classes,) gives the teacher's index of each class of the run; None
+        if both agree.
         """
         self.alpha = config.distillation_alpha
         # in evaluation mode: batch statistics and dropout would make the targets depend on the batch
@@ -45,7 +46,8 @@ class Teacher:
         with torch.no_grad(), self._precision.autocast():
             # one product and sum stand for undoing the run's normalisation and applying the teacher's
             images = images * self._scale + self._shift
-            if self._size:
+            # of the run's own size too, where images begin smaller and grow
+            if self._size and tuple(images.shape[2:]) != tuple(self._size):
                 # antialiased: a student of 64 pixels may have a teacher of 224, and the other way round
                 images = F.interpolate(images, self._size, mode="bilinear", antialias=True)
             # float32 before the softmax: differences of small probabilities are what is learnt, and
