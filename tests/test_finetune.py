@@ -173,8 +173,9 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
         pretrained: Path, photos: Path, tmp_path: Path, resume_flags: Sequence[str],
         capsys: pytest.CaptureFixture[str]) -> None:
     uninterrupted, resumed = tmp_path / "whole", tmp_path / "parts"
-    # a rate of our own: the schedule that is chosen otherwise ends with the last epoch, which is another here
-    flags = ("--freeze", "bn0", "--body-lr-mult", 0.1, "--mom", 0.9, "--lr", 0.01, *resume_flags)
+    # a schedule of our own: the one that is chosen otherwise ends with the last epoch, which is another here
+    flags = ("--freeze", "bn0", "--body-lr-mult", 0.1, "--mom", 0.9, "--lr", 0.01, "--lr-schedule", "auto",
+             *resume_flags)
     # nothing there: begins
     assert tune(pretrained, photos, "--model-prefix", uninterrupted, "--num-epochs", 3, *flags) == 0
     assert tune(pretrained, photos, "--model-prefix", resumed, "--num-epochs", 1, *flags) == 0
@@ -371,7 +372,8 @@ def test_a_network_without_a_symbol(photos: Path, tmp_path: Path, capsys: pytest
     torch.manual_seed(5)
     torch.save(torchvision.models.squeezenet1_1(num_classes=7).state_dict(), file)
     name = f"torchvision:squeezenet1_1:{file}"
-    flags = ("--image-shape", "3,32,32", "--freeze", "features.3", "--lr", 0.01, "--model-prefix", prefix)
+    flags = ("--image-shape", "3,32,32", "--freeze", "features.3", "--lr", 0.01, "--lr-schedule", "auto",
+             "--model-prefix", prefix)
     assert tune(name, photos, *flags, "--num-epochs", 2) == 0
     err = capsys.readouterr().err
     assert "images: 3,32,32 cut as stored, mean 123.675,116.28,103.53, std 58.395,57.12,57.375, antialias " \
@@ -388,8 +390,8 @@ def test_a_network_without_a_symbol(photos: Path, tmp_path: Path, capsys: pytest
 
     # its own checkpoint is pretrained in its turn, and a run of it resumes
     parts = tmp_path / "parts"
-    assert tune(name, photos, *flags[:6], "--model-prefix", parts, "--num-epochs", 1) == 0
-    assert tune(name, photos, *flags[:6], "--model-prefix", parts, "--num-epochs", 2, "--resume") == 0
+    assert tune(name, photos, *flags[:8], "--model-prefix", parts, "--num-epochs", 1) == 0
+    assert tune(name, photos, *flags[:8], "--model-prefix", parts, "--num-epochs", 2, "--resume") == 0
     assert weights(parts, 2) == weights(prefix, 2)
     assert tune(prefix, photos, "--num-epochs", 1, "--model-prefix", tmp_path / "third") == 0
     assert json.loads((tmp_path / "third-network.json").read_text())["network"] == "torchvision:squeezenet1_1"
