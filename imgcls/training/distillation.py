@@ -23,8 +23,8 @@ class Teacher:
                  shift: Tensor, size: Sequence[int] | None, order: Tensor | None) -> None:
         """Images x of the run are the teacher's as x * scale + shift, (C, 1, 1), resized to `size` (H, W).
 
-        No size for flat rows. `order` int64 (classes,) gives the teacher's index of each class of the run; None
-        if both agree.
+        Flat rows have no size. `order` int64 (classes,) is the teacher's index of each class of the run; None
+        both agree.
         """
         self.alpha = config.distillation_alpha
         # in evaluation mode: batch statistics and dropout would make the targets depend on the batch
