@@ -24,7 +24,7 @@ class Teacher:
         """Images x of the run are the teacher's as x * scale + shift, (C, 1, 1), resized to `size` (H, W).
 
         Flat rows have no size. `order` int64 (classes,) is the teacher's index of each class of the run; None
-        both agree.
+        if both agree.
         """
         self.alpha = config.distillation_alpha
         # in evaluation mode: batch statistics and dropout would make the targets depend on the batch
