@@ -111,6 +111,8 @@ class HttpFileSystem:
         """Return whether the server sends a part of a file when it is asked for one."""
         try:
             with self._open(url, "GET", {"Range": "bytes=0-0"}) as answer:
+                if answer.status != 206:  # known now: no other request has to find out
+                    _hosts_of_urllib.add(urlsplit(url).netloc)
                 return answer.status == 206
         except HttpStatusError as error:
             if error.status == 416:  # an empty file has no first byte: the range was understood
