@@ -53,7 +53,7 @@ def test_airbench_takes_smaller_images_first() -> None:
         with torch.autocast("cpu", torch.bfloat16):  # of few digits, and so with equal values in a map
             logits = network(images)
         logits.float().square().sum().backward()
-        results.append((logits, network.group3_conv2.weight.grad))
+        results.append((logits, network.get_parameter("group3_conv2.weight").grad))
     for ours, theirs in zip(*results, strict=True):
         assert torch.equal(ours, theirs)
     with pytest.raises(UsageError, match="does not run on images of 24 x 24"):
