@@ -20,6 +20,7 @@ from imgcls.layers.base import (
     pair,
     to_attrs,
 )
+from imgcls.layers.padded_weights import without_padded_gradients
 
 
 class Convolution(Layer):
@@ -69,12 +70,13 @@ class Convolution(Layer):
         return empty_on_meta(num, self.weight.shape[0], *output_sides(sizes, kernel, self.stride, self.pad))
 
     def forward(self, data: Tensor) -> Tensor:
+        weight = without_padded_gradients(self.weight, data, self.stride, self.pad, self.dilate)
         if _is_shifted_constant(data):
-            result = _ConvolutionOfShiftedConstant.apply(data, self.weight, self.bias, self.stride, self.pad,
+            result = _ConvolutionOfShiftedConstant.apply(data, weight, self.bias, self.stride, self.pad,
                                                          self.dilate, self.groups)
             assert isinstance(result, Tensor)
             return result
-        return F.conv2d(data, self.weight, self.bias, self.stride, self.pad, self.dilate, self.groups)
+        return F.conv2d(data, weight, self.bias, self.stride, self.pad, self.dilate, self.groups)
 
 
 def _is_shifted_constant(data: Tensor) -> bool:

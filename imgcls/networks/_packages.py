@@ -14,6 +14,7 @@ from torch import nn
 
 from imgcls.config.sections import NetworkConfig
 from imgcls.errors import UsageError, first_line, nearest
+from imgcls.layers.padded_weights import replace_torchs
 from imgcls.networks._options import check_options, image_shape, shape_text
 
 #: what errors offer: nearly all networks of both packages run at it
@@ -32,9 +33,9 @@ def build_from_package(package: str, name: str, config: NetworkConfig, drop_path
     module = _import(package, name)
     # torchvision's have their layers for it in any case, and `training.dropout` sets them
     if package != "timm" or not drop_path:
-        return _MAKERS[package](module, name, config)
+        return replace_torchs(_MAKERS[package](module, name, config))
     try:
-        return _make_timm(module, name, config, drop_path_rate=drop_path)
+        return replace_torchs(_make_timm(module, name, config, drop_path_rate=drop_path))
     except TypeError:
         raise UsageError(f"`drop_path` {drop_path:g}: timm:{name} has no stochastic depth") from None
 
