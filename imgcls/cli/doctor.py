@@ -231,7 +231,7 @@ def _write_copy(own: DoctorConfig, sets: Mapping[str, Source], findings: Sequenc
     from imgcls.data.checks.clean import bad_samples, copy_without
 
     fix = Path(own.fix)
-    atomic.remove_leftovers(fix.absolute().parent, re.compile(re.escape(fix.name)))
+    atomic.remove_leftovers(fix.absolute().parent, re.compile(re.escape(fix.name)), folders=True)
     lines = []
     # a part of a copy would look like all of it; an empty folder may be a disk of its own, and stays
     with nullcontext(own.fix) if fix.exists() else atomic_folder(fix) as begun:

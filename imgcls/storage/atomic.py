@@ -106,12 +106,12 @@ def write_bytes(path: str | os.PathLike[str], *pieces: bytes | memoryview) -> No
             stream.write(piece)
 
 
-def remove_leftovers(folder: Path, names: re.Pattern[str], *, unfinished: bool = True) -> None:
-    """Remove temporary files and folders that killed processes left of targets in `folder` whose names match
-    `names`.
+def remove_leftovers(folder: Path, names: re.Pattern[str], *, unfinished: bool = True,
+                     folders: bool = False) -> None:
+    """Remove temporary files that killed processes left of targets in `folder` whose names match `names`.
 
-    Those of a process that still writes stay: it holds a lock on them. Without `unfinished` those stay as
-    well that a later run may go on with.
+    With `folders` also what `atomic_folder` left. Those of a process that still writes stay: it holds a lock
+    on them. Without `unfinished` those stay as well that a later run may go on with.
     """
     with contextlib.suppress(OSError):  # tidying up is no reason to end anything
         for entry in os.listdir(folder):
@@ -120,7 +120,7 @@ def remove_leftovers(folder: Path, names: re.Pattern[str], *, unfinished: bool =
                 continue
             if not match or not names.fullmatch(match[1]):
                 continue
-            if (handle := lock_folder(folder / entry)) is not None:
+            if folders and (handle := lock_folder(folder / entry)) is not None:
                 shutil.rmtree(folder / entry, ignore_errors=True)
                 os.close(handle)
             elif is_abandoned(folder / entry):

@@ -11,9 +11,8 @@ import contextlib
 import struct
 from collections.abc import Iterator
 
-import numpy as np
-
-from imgcls.data.opencv import cv2
+from imgcls.data.image_header import BadImageError
+from imgcls.data.opencv import cv2, decode
 
 _CHUNK = struct.Struct("<4sI")
 _HEADER_BYTES = 12
@@ -63,6 +62,8 @@ def _decodes(kind: bytes, payload: bytes) -> bool:
     """Whether a decoder finds all it needs in the coded image alone, in a file made for it."""
     body = b"WEBP" + _CHUNK.pack(kind, len(payload)) + payload + b"\0" * (len(payload) % 2)
     file = b"RIFF" + struct.pack("<I", len(body)) + body
-    with contextlib.suppress(cv2.error, MemoryError):
-        return cv2.imdecode(np.frombuffer(file, np.uint8), cv2.IMREAD_COLOR) is not None
+    # its size may be another than that of the whole file, which was checked
+    with contextlib.suppress(BadImageError, MemoryError):
+        decode(file, cv2.IMREAD_COLOR)
+        return True
     return False

@@ -104,7 +104,7 @@ def _remove_leftovers(out: str) -> None:
     """Remove what killed runs left half written of OUT and its shards."""
     path = Path(os.path.abspath(out))
     names = rf"{re.escape(path.stem)}(_\d+)?({re.escape(path.suffix)}|\.idx)"
-    atomic.remove_leftovers(path.parent, re.compile(names))
+    atomic.remove_leftovers(path.parent, re.compile(names), folders=True)
 
 
 def _counted(pairs: Iterable[tuple[Sample, bytes | str]],
