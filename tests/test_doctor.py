@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import struct
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import pytest
 from imgcls.cli import doctor
 from imgcls.data.checks import clean
 from imgcls.data.checks.decoder_warnings import DecoderWarnings
+from imgcls.data.checks.tiff import damage_of_tiff
 from imgcls.datasets import digits
 from imgcls.errors import RunError
 from imgcls.formats import recordio
@@ -379,3 +381,10 @@ def test_images_that_are_all_missing_are_findings(tmp_path: Path, capsys: pytest
     (tmp_path / "list.lst").write_text("0\t0\ta.jpg\n1\t1\tb.jpg\n")
     status, findings = run(capsys, tmp_path / "list.lst")
     assert (status, kinds(findings)[0]) == (1, ("damaged", "fault"))
+
+
+def test_a_tiff_that_says_any_height_takes_no_memory_for_it() -> None:
+    tags = ((256, 1), (257, 2**32 - 1), (259, 1), (273, 8), (278, 1), (279, 10))  # 4 thousand million strips
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    data = b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4)
+    assert damage_of_tiff(data) == ""

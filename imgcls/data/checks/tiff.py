@@ -78,20 +78,22 @@ def _layout(data: bytes) -> _Layout | None:
         offsets, counts = tags.get(_TILE_OFFSETS), tags.get(_TILE_COUNTS)
         if offsets and counts:
             tile_width, tile_height = tags[_TILE_WIDTH][0], tags[_TILE_HEIGHT][0]
-            num_rows = [tile_height] * (-(-height // tile_height) * -(-width // tile_width))
-            width = tile_width
+            num_parts = -(-height // tile_height) * -(-width // tile_width)
+            rows, height, width = tile_height, num_parts * tile_height, tile_width
         else:
             offsets, counts = tags[_OFFSETS], tags[_COUNTS]
             rows = min(tags.get(_ROWS, (height,))[0], height)
-            num_rows = [min(rows, height - top) for top in range(0, height, rows)]
+            num_parts = -(-height // rows)
     except (KeyError, IndexError, struct.error, ZeroDivisionError, ValueError):
         return None
     if tags.get(_COLORS) == (_YCBCR,) or len(set(bits)) > 1 or not bits[0] or not num_samples:
         return None
-    row_bytes = -(-width * bits[0] * (1 if is_planar else num_samples) // 8)
-    lengths = [row_bytes * rows for rows in num_rows] * (num_samples if is_planar else 1)
-    if not len(offsets) == len(counts) == len(lengths):
+    num_planes = num_samples if is_planar else 1
+    # before a list is made of them: a header may say any height, but what is there are these
+    if not len(offsets) == len(counts) == num_parts * num_planes:
         return None
+    row_bytes = -(-width * bits[0] * (1 if is_planar else num_samples) // 8)
+    lengths = [row_bytes * min(rows, height - top) for top in range(0, height, rows)] * num_planes
     return _Layout(compression, offsets, counts, lengths)
 
 
