@@ -15,8 +15,8 @@ import imgcls
 from imgcls import networks, pretrained
 from imgcls.cli import im2rec, predict, score
 from imgcls.config.sections import NetworkConfig
-from imgcls.data.sources import ArraySource
-from imgcls.errors import UsageError
+from imgcls.data.sources import ArraySource, open_source
+from imgcls.errors import DataError, UsageError
 from imgcls.formats import params
 from imgcls.inference.matching import match_classes
 from imgcls.pretrained import PretrainedRef
@@ -246,6 +246,40 @@ def test_classes_in_another_order_are_matched_by_name() -> None:
     assert match_classes(data("n2", "n3"), ids, "net", 3)[0].labels.tolist() == [1, 2]
     source, note = match_classes(data("crane", "fox"), ids, "net", 3)
     assert (source.labels.tolist(), note) == ([0, 1], "")
+
+
+class OwnSource:
+    """What the file of a data set of one's own may return: labels that nobody can set."""
+
+    description, class_names = "own", ("tench", "crane")
+
+    @property
+    def labels(self) -> np.ndarray:
+        return np.array([0, 1, 5])
+
+    def __len__(self) -> int:
+        return 3
+
+    def read(self, index: int) -> bytes:
+        return bytes([index])
+
+    def problem(self, index: int, reason: str) -> DataError:
+        return DataError("own", f"{index} {reason}")
+
+
+def test_sources_of_all_kinds_are_matched_and_stay_as_they_are(photos: Path) -> None:
+    for path in (photos / "val", photos / "packed.lst", photos / "packed.rec"):
+        source = open_source(str(path), "data_val", root=str(photos / "val") if path.suffix == ".lst" else "",
+                             class_names=("a", "b", "c"))
+        before = np.array(source.labels)
+        matched, _ = match_classes(source, ClassNames(("c", "b", "a")), "net", 3)
+        assert matched.labels.tolist() == (2 - before).tolist(), path
+        assert source.labels.tolist() == before.tolist()
+        assert matched.read(5) == source.read(5)
+    own = OwnSource()
+    matched, _ = match_classes(own, ClassNames(("crane", "tench")), "net", 2)
+    assert matched.labels.tolist() == [1, 0, -1]
+    assert (len(matched), matched.read(2), str(matched.problem(2, "is odd"))) == (3, b"\2", "own: 2 is odd")
 
 
 def test_classes_that_cannot_be_matched() -> None:

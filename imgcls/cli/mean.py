@@ -14,7 +14,7 @@ from imgcls.cli._im2rec_lists import num_cores, show_progress
 from imgcls.cli._preparing import print_left_out, resize_flag, threads_flag
 from imgcls.cli._run import ending_in_order, run_main
 from imgcls.config.command_line import parse
-from imgcls.config.flags import flag, positional
+from imgcls.config.flags import flag, positional, show
 from imgcls.data.conversion.mean import compute_mean, fitted_pixels
 from imgcls.data.conversion.readers import Sample, SampleReader, open_samples
 from imgcls.errors import UsageError, tell, verbatim
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _start(argv: Sequence[str]) -> int:
     (args,) = parse(argv, MeanConfig, prog=NAME, usage="[flags] DATA [DATA ...]", examples=EXAMPLES)
     if args.image_shape and args.image_shape[0] != 3:
-        raise UsageError(f"`image_shape` {','.join(map(str, args.image_shape))}: must be 3,HEIGHT,WIDTH")
+        raise UsageError(f"`image_shape` {show(args.image_shape)}: must be 3,HEIGHT,WIDTH")
     # all of it before any image is read: that may take hours
     if args.out and not args.image_shape:
         raise UsageError("`out` needs `image_shape`: a mean image is of images of one size")

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from imgcls.config.flags import show
 from imgcls.config.sections import AugmentConfig
 from imgcls.data.crops import Size, Windows, aspect_range
 from imgcls.data.policies import describe_policy
@@ -57,7 +58,7 @@ def fit_to_shape(images: Tensor, config: AugmentConfig, shape: Sequence[int],
                 max(round(images.shape[2] * scale), width - 2 * pad)]
         before = f"{images.shape[1]}x{images.shape[2]}"
         done.append(f"enlarged from {before} to {size[0]}x{size[1]} to hold the crop")
-        _require_memory(images, size, num_channels, 4, f"`image_shape` {','.join(map(str, shape))}")
+        _require_memory(images, size, num_channels, 4, f"`image_shape` {show(shape)}")
         images = _enlarge(images, size)
     if pad:
         size = [images.shape[1] + 2 * pad, images.shape[2] + 2 * pad]

@@ -113,11 +113,6 @@ class Chunks:
         """How many chunks the files are divided into."""
         return len(self._ranges)
 
-    @property
-    def is_cached(self) -> bool:
-        """Whether chunks are kept in the cache of this machine, not in the memory of this process."""
-        return not self._in_memory
-
     def order(self, seed: int, epoch: int) -> np.ndarray:
         """Return int64 (N,): the samples in the order of the epoch, each once."""
         return windowed_order(self._orders, seed, epoch, self.of_sample, len(self._ranges), WINDOW_CHUNKS)

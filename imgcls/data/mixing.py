@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
+from imgcls.config.flags import show
 from imgcls.config.sections import RegularizationConfig
 from imgcls.data import order
 from imgcls.data.loaders.batch import Batch
@@ -83,7 +84,7 @@ def make_mixing(config: RegularizationConfig, image_shape: tuple[int, ...], seed
     """Return what mixes the batches of a run, None where nothing is mixed."""
     if config.cutmix and len(image_shape) != 3:
         raise UsageError(f"`cutmix` {config.cutmix:g}: needs images, and `image_shape` "
-                         f"{','.join(map(str, image_shape))} is of flat rows; `mixup` is for these too")
+                         f"{show(image_shape)} is of flat rows; `mixup` is for these too")
     return Mixing(config, seed) if config.mixup or config.cutmix else None
 
 

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from imgcls.config.flags import show
 from imgcls.config.sections import TrainConfig
 from imgcls.data.loaders.batch import Batch
 from imgcls.errors import UsageError
@@ -64,7 +65,7 @@ def make_resizing(config: TrainConfig, image_shape: tuple[int, ...], model: nn.M
         raise UsageError(f"`progressive_epochs` {begin},{end}: the first must not be after the second")
     what = f"`progressive_scale` {config.progressive_scale:g}"
     if len(image_shape) != 3:
-        raise UsageError(f"{what}: needs images, `image_shape` {','.join(map(str, image_shape))} is of flat "
+        raise UsageError(f"{what}: needs images, `image_shape` {show(image_shape)} is of flat "
                          "rows")
     resizing = Resizing(config, (image_shape[1], image_shape[2]))
     height, width = resizing.size(0)

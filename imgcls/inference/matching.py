@@ -5,14 +5,18 @@ A wrong order of classes gives a number that looks like any other: what cannot b
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections import Counter
 from typing import Any
 
 import numpy as np
 
+from imgcls.data.file_source import FolderSource, ListSource
+from imgcls.data.packed.source import PackedSource
+from imgcls.data.record_source import RecordSource
 from imgcls.data.sources import ArraySource, Source
-from imgcls.errors import UsageError, verbatim
+from imgcls.errors import DataError, UsageError, verbatim
 from imgcls.pretrained.class_names import ClassNames
 
 
@@ -68,5 +72,29 @@ def _relabelled(source: Source, labels: list[int]) -> Source:
     new = table[np.where((old >= 0) & (old < len(labels)), old, len(labels))]
     if isinstance(source, ArraySource):
         return dataclasses.replace(source, labels=new)
-    vars(source)["labels"] = new  # the protocol declares it read-only, for everybody else
-    return source
+    if isinstance(source, (FolderSource, ListSource, RecordSource, PackedSource)):
+        other = copy.copy(source)  # shallow: the open files are shared
+        other.labels = new
+        return other
+    return _Relabelled(source, new)
+
+
+class _Relabelled:
+    """A source of a data set of the user's own, with other labels."""
+
+    def __init__(self, source: Source, labels: np.ndarray) -> None:
+        self._source = source
+        self.labels = labels
+        self.class_names = source.class_names
+        self.description = source.description
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def read(self, index: int) -> bytes | memoryview | np.ndarray:
+        """Return sample `index` as the source has it."""
+        return self._source.read(index)
+
+    def problem(self, index: int, reason: str) -> DataError:
+        """Return the error that the source names the sample with."""
+        return self._source.problem(index, reason)

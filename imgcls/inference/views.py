@@ -16,6 +16,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 
+from imgcls.config.flags import show
 from imgcls.config.sections import AugmentConfig
 from imgcls.data import image_header, opencv
 from imgcls.data.crops import CropSampler, CropSpec, Size, usual_val_resize
@@ -51,7 +52,7 @@ class ViewMaker:
                  flip: bool = False) -> None:
         """`crops` is 1, 5 or 10; with `flip` each is shown mirrored as well, as with 10 it is anyway."""
         if len(image_shape) != 3 or image_shape[0] not in (1, 3, 4):
-            raise UsageError(f"`image_shape` {','.join(map(str, image_shape))}: images are decoded to C,H,W, "
+            raise UsageError(f"`image_shape` {show(image_shape)}: images are decoded to C,H,W, "
                              "C being 1, 3 or 4")
         if crops not in NUM_CROPS:
             raise UsageError(f"`crops` {crops}: must be one of {', '.join(map(str, NUM_CROPS))}")

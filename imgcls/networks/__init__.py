@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from imgcls.config import lookup
+from imgcls.config.flags import show
 from imgcls.errors import UsageError, verbatim
 from imgcls.storage import memory
 
@@ -71,7 +72,7 @@ def check_network(config: NetworkConfig) -> None:
 def _describe_size(config: NetworkConfig) -> str:
     """Name the settings that decide how large a network is, those that are set as they are by default left
     out."""
-    shape = ",".join(map(str, config.image_shape))
+    shape = show(config.image_shape)
     parts = [f"`network` {verbatim(config.network)}", f"`image_shape` {shape}",
              f"`num_classes` {config.num_classes}"]
     if config.num_layers is not None:
@@ -97,7 +98,7 @@ def check_model_parallel(config: NetworkConfig, gpus: Sequence[int], is_compiled
     # Several copies share the batch, each on num_parts GPUs.
     if num_parts > 1 and len(gpus) % num_parts:
         raise UsageError(f"`model_parallel` {num_parts}: each copy of the network takes {num_parts} GPUs, "
-                         f"`gpus` {','.join(map(str, gpus))} names {len(gpus)}")
+                         f"`gpus` {show(gpus)} names {len(gpus)}")
     if num_parts > 1 and is_compiled:
         raise UsageError(f"`model_parallel` {num_parts}: a network on several devices is not compiled; leave "
                          "`compile` out")
@@ -125,7 +126,7 @@ def to_devices(model: nn.Module, config: NetworkConfig, device: torch.device, gp
         where = "on " + " and ".join(map(str, devices))
     else:
         devices = [device] * num_parts
-        where = f"all on the CPU; `gpus` {','.join(map(str, range(num_parts)))} spreads them"
+        where = f"all on the CPU; `gpus` {show(tuple(range(num_parts)))} spreads them"
     spreadable: Any = model
     spreadable.to_devices(devices)
     return f"`model_parallel` {num_parts}: the parts of the network are {where}"

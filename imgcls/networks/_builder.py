@@ -16,6 +16,7 @@ from typing import Any
 
 from torch import fx, nn
 
+from imgcls.config.flags import show
 from imgcls.config.sections import NetworkConfig
 from imgcls.layers import (
     LRN,
@@ -36,7 +37,7 @@ from imgcls.layers import (
     Size,
 )
 from imgcls.layers.base import num_windows
-from imgcls.networks._options import check_options, image_shape, shape_text, too_small
+from imgcls.networks._options import check_options, image_shape, too_small
 from imgcls.storage import memory
 
 #: of one image, in front of a layer and behind it: fewer are never too many for a machine
@@ -156,7 +157,7 @@ class NetworkBuilder:
             raise too_small(self._config, self._works, f"layer {name} gets only {height} x {width} pixels")
         num_values = sum(math.prod(value.shape) for value in inputs) + math.prod(shape)
         if num_values > _MANY_VALUES:
-            memory.require(4 * num_values, f"`image_shape` {shape_text(self._config.image_shape)}: layer "
+            memory.require(4 * num_values, f"`image_shape` {show(self._config.image_shape)}: layer "
                                            f"{name} of {self._config.network} for one image")
         # add_module and not setattr: names of some networks contain dashes or stars
         self._layers.add_module(name, layer)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable
 
+from imgcls.config.flags import show
 from imgcls.config.sections import NetworkConfig
 from imgcls.errors import UsageError
 from imgcls.layers import Shape
@@ -50,8 +51,8 @@ def variant_of(config: NetworkConfig, variants: Iterable[str]) -> str:
 def image_shape(config: NetworkConfig, works: Shape) -> tuple[int, int, int]:
     """Return (channels, height, width); UsageError, which names `works`, unless there are three."""
     if len(config.image_shape) != 3:
-        raise UsageError(f"`image_shape` {shape_text(config.image_shape)}: {config.network} needs "
-                         f"channels,height,width, such as {shape_text(works)}")
+        raise UsageError(f"`image_shape` {show(config.image_shape)}: {config.network} needs "
+                         f"channels,height,width, such as {show(works)}")
     channels, height, width = config.image_shape
     return channels, height, width
 
@@ -60,10 +61,5 @@ def too_small(config: NetworkConfig, works: Shape, reason: str) -> UsageError:
     """Return the error for an image shape that the network cannot run at; it names one that works."""
     shape = config.image_shape
     # With the user's number of channels: only height and width are wrong.
-    return UsageError(f"`image_shape` {shape_text(shape)}: {config.network} cannot run at it: {reason}; "
-                      f"{shape_text((shape[0], *works[1:]))} works")
-
-
-def shape_text(shape: Shape) -> str:
-    """Return (3, 224, 224) as "3,224,224", as `image_shape` is written."""
-    return ",".join(map(str, shape))
+    return UsageError(f"`image_shape` {show(shape)}: {config.network} cannot run at it: {reason}; "
+                      f"{show((shape[0], *works[1:]))} works")

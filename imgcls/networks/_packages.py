@@ -12,10 +12,11 @@ from types import ModuleType
 import torch
 from torch import nn
 
+from imgcls.config.flags import show
 from imgcls.config.sections import NetworkConfig
 from imgcls.errors import UsageError, first_line, nearest
 from imgcls.layers.padded_weights import replace_torchs
-from imgcls.networks._options import check_options, image_shape, shape_text
+from imgcls.networks._options import check_options, image_shape
 
 #: what errors offer: nearly all networks of both packages run at it
 IMAGE_SHAPE = (3, 224, 224)
@@ -61,7 +62,7 @@ def _make_torchvision(module: ModuleType, name: str, config: NetworkConfig) -> n
     # module=models: its classification networks, without those of detection and video
     _check_name("torchvision", name, models.list_models(module=models))
     if config.image_shape[0] != 3:
-        raise UsageError(f"`image_shape` {shape_text(config.image_shape)}: torchvision's take 3 channels")
+        raise UsageError(f"`image_shape` {show(config.image_shape)}: torchvision's take 3 channels")
     options = {"aux_logits": False, "init_weights": True} if name in _WITH_AUXILIARY_HEAD else {}
     return models.get_model(name, weights=None, num_classes=config.num_classes, **options)
 
@@ -94,7 +95,7 @@ def _check_name(package: str, name: str, names: list[str]) -> None:
 
 def _check_trial(trial: nn.Module, name: str, config: NetworkConfig) -> None:
     """Put one image through the network on the meta device; what comes out must be logits."""
-    shape = shape_text(config.image_shape)
+    shape = show(config.image_shape)
     try:
         with torch.no_grad():
             logits = trial.eval()(torch.empty(1, *config.image_shape, device="meta"))
@@ -103,6 +104,6 @@ def _check_trial(trial: nn.Module, name: str, config: NetworkConfig) -> None:
     except (RuntimeError, ValueError, AssertionError, TypeError, IndexError) as error:
         channels = config.image_shape[0]
         raise UsageError(f"`image_shape` {shape}: {name} cannot run at it: {first_line(error)}; try "
-                         f"{shape_text((channels, *IMAGE_SHAPE[1:]))}") from None
+                         f"{show((channels, *IMAGE_SHAPE[1:]))}") from None
     if not isinstance(logits, torch.Tensor) or tuple(logits.shape) != (1, config.num_classes):
         raise UsageError(f"`network` {name}: gives no logits of {config.num_classes} classes")

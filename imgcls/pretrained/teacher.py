@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from imgcls.config.flags import show
 from imgcls.config.resolve import Config
 from imgcls.data.normalize import per_channel
 from imgcls.errors import UsageError, verbatim
@@ -39,8 +40,7 @@ def make_teacher(config: Config, class_names: Sequence[str], device: torch.devic
                          f"{config.network.num_classes}")
     own, other = config.network.image_shape, evaluation.config.network.image_shape
     if len(own) != len(other) or own[0] != other[0]:
-        raise UsageError(f"{what}: takes images of {','.join(map(str, other))}, `image_shape` is "
-                         f"{','.join(map(str, own))}")
+        raise UsageError(f"{what}: takes images of {show(other)}, `image_shape` is {show(own)}")
     if config.augment.mean_image or evaluation.config.augment.mean_image:
         raise UsageError(f"{what}: a teacher goes with mean colours (`rgb_mean`), not with a mean image")
     scale, shift = _affine(config, evaluation.config, device)

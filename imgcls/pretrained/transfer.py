@@ -16,6 +16,7 @@ import torch
 from torch import fx, nn
 
 from imgcls import graph
+from imgcls.config.flags import show
 from imgcls.config.sections import NetworkConfig
 from imgcls.errors import DataError, UsageError, first_line, nearest, verbatim
 from imgcls.formats import symbol as symbols
@@ -208,7 +209,7 @@ def _load_body(pretrained: Pretrained, symbol: Symbol, cut: NodeOutput,
 
 
 def _cannot_take(shape: Sequence[int], reason: str) -> UsageError:
-    return UsageError(f"`image_shape` {','.join(map(str, shape))}: the pretrained network cannot take it "
+    return UsageError(f"`image_shape` {show(shape)}: the pretrained network cannot take it "
                       f"({reason})")
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from pathlib import Path
 
 from imgcls.errors import UsageError
@@ -123,9 +124,17 @@ def forget_peak() -> bool:
 
 
 def peak_bytes() -> int | None:
-    """Return the most memory that this process had since `forget_peak`; None where the system does not tell.
+    """Return the most memory that this process had since `forget_peak`, or since it began where nothing is
+    forgotten; None where the system does not tell.
     """
-    return _status_bytes("VmHWM:")
+    if (peak := _status_bytes("VmHWM:")) is not None:
+        return peak
+    try:
+        import resource  # not on Windows
+    except ImportError:
+        return None
+    # bytes on macOS, KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def resident_bytes() -> int | None:

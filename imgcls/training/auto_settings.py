@@ -213,7 +213,7 @@ def _advice(values: Mapping[str, Any], count: int) -> str:
 
 def _chosen_before(config: Config, saved: Saved, worker: Worker) -> dict[str, Any]:
     """Return what was chosen when the resumed run began, {} if nothing was."""
-    noted = read_noted(saved, config, worker).get("chosen") or {}
+    noted = read_noted(saved, worker).get("chosen") or {}
     try:
         return {name: convert(FIELDS[name], noted[name]) for name in CHOSEN if name in noted}
     except UsageError as error:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-import resource
 import sys
 import time
 from collections.abc import Mapping
@@ -22,6 +21,7 @@ from imgcls.config.resolve import Config
 from imgcls.data.loaders.batch import Batch
 from imgcls.distributed.process_group import Worker
 from imgcls.errors import spell_settings, tell, verbatim
+from imgcls.storage import memory
 from imgcls.storage.paths import to_path
 from imgcls.training import timing
 from imgcls.training.checkpoint import Position
@@ -174,9 +174,8 @@ def _describe_files(trainer: Trainer, config: Config) -> str:
 
 def _describe_memory(device: torch.device) -> str:
     """Return what the process has taken at most so far, of the machine and of a GPU."""
-    # KiB on Linux, bytes on macOS
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    text = f"{peak / _MIB:,.0f} MiB at the peak"
+    peak = memory.peak_bytes()
+    text = "not known" if peak is None else f"{peak / _MIB:,.0f} MiB at the peak"
     if device.type == "cuda":
         total = torch.cuda.get_device_properties(device).total_memory
         used = torch.cuda.max_memory_reserved(device)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-import resource
 import sys
 import time
 from collections.abc import Sequence
@@ -247,9 +246,7 @@ def table(found: Sequence[Measurement]) -> list[str]:
 def _peak_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved(device)
-    if (peak := memory.peak_bytes()) is not None:
-        return peak
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return memory.peak_bytes() or 0  # shown as "not known"
 
 
 def _held_bytes(device: torch.device) -> int:

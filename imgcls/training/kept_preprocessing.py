@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -34,8 +33,8 @@ def keep_preprocessing(config: Config, saved: Saved | None, worker: Worker, repo
     """
     if saved is None:
         return config
-    prefix = _prefix_of(saved, config)
-    noted = read_noted(saved, config, worker).get("preprocessing") or {}
+    prefix = checkpoint.prefix_of(saved.path)
+    noted = read_noted(saved, worker).get("preprocessing") or {}
     before: dict[str, Any] = {}
     try:
         for setting, key in _NOTED_AS.items():
@@ -61,10 +60,9 @@ def keep_preprocessing(config: Config, saved: Saved | None, worker: Worker, repo
     return config
 
 
-def read_noted(saved: Saved, config: Config, worker: Worker) -> Mapping[str, Any]:
+def read_noted(saved: Saved, worker: Worker) -> Mapping[str, Any]:
     """Return the meta data of the resumed run, {} if it has none; the same in all processes."""
-    prefix = _prefix_of(saved, config)
-    return _agreed(checkpoint.read_meta(prefix) if prefix else {}, worker)
+    return _agreed(checkpoint.read_meta(checkpoint.prefix_of(saved.path)), worker)
 
 
 def _changes(config: Config, before: Mapping[str, Any], noted: Mapping[str, Any]) -> Iterator[str]:
@@ -87,14 +85,6 @@ def _is_same_image(config: Config, noted: Mapping[str, Any]) -> bool:
     content = metadata.pack_mean_image(config)
     # Of the repacked array, so that a Caffe mean and the MXNet file made of it are one image.
     return not content or hashlib.sha256(content).hexdigest() == noted.get("sha256")
-
-
-def _prefix_of(saved: Saved, config: Config) -> str:
-    """Return the prefix that a checkpoint was read from, "" where it is none of the run's."""
-    prefixes = [os.fspath(to_path(prefix)) for prefix in
-                (config.checkpoint.save_model_prefix, config.checkpoint.model_prefix) if prefix]
-    # The longest: model/net is the beginning of model/net-2's files as well.
-    return max((prefix for prefix in prefixes if saved.path.startswith(f"{prefix}-")), key=len, default="")
 
 
 def _agreed(noted: Mapping[str, Any], worker: Worker) -> Mapping[str, Any]:

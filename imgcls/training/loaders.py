@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from imgcls.config.flags import show
 from imgcls.config.resolve import Config
 from imgcls.data import order, sources
 from imgcls.data.gpu_jpeg import check_gpu_jpeg
@@ -94,7 +95,7 @@ def _require_memory(config: Config, num_images: int, worker: Worker, batch_size:
         batch_size = min(batch_size, num_images)
     # float32 where the network is given them; all processes of one machine share its memory
     num_bytes = 4 * math.prod(shape) * max(batch_size // worker.world_size, 1)
-    sizes = f"`batch_size` {config.data.batch_size}, `image_shape` {','.join(map(str, shape))}"
+    sizes = f"`batch_size` {config.data.batch_size}, `image_shape` {show(shape)}"
     memory.require(memory.process_share(num_bytes), f"{sizes}: a batch")
 
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from imgcls.config.flags import show
 from imgcls.config.resolve import Config
 from imgcls.errors import UsageError, first_line, verbatim
 from imgcls.layers import Convolution, FullyConnected
@@ -68,7 +69,7 @@ def require_memory(cost: Cost, num_images: int, config: Config, device: torch.de
     num_bytes = 2 * cost.values * num_images / config.distributed.micro_batches
     if device.type == "cpu":
         sizes = (f"`batch_size` {config.data.batch_size}, `network` {verbatim(config.network.network)}, "
-                 f"`image_shape` {_shape_text(config.network.image_shape)}")
+                 f"`image_shape` {show(config.network.image_shape)}")
         memory.require(memory.process_share(num_bytes), f"{sizes}: a step")
 
 
@@ -86,14 +87,10 @@ def short(number: float) -> str:
     return f"{number:.3g}"
 
 
-def _shape_text(shape: Sequence[int]) -> str:
-    return ",".join(map(str, shape))
-
-
 def _try_blank_image(model: nn.Module, image_shape: Sequence[int]) -> Tensor:
     """Return the logits (1, classes) of a blank image on the model's device; the model keeps its mode."""
     was_training = model.training
-    shape = _shape_text(image_shape)
+    shape = show(image_shape)
     # A shape of 3,99999,99999 would be 120 GB of zeros before any layer could refuse it.
     memory.require(4 * math.prod(image_shape), f"`image_shape` {shape}: an image of that size")
     device = next((p.device for p in model.parameters()), torch.device("cpu"))

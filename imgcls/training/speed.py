@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from imgcls.config.flags import show
 from imgcls.config.resolve import Config
 from imgcls.config.sections import Decay, NetworkConfig
 from imgcls.data.loaders.batch import Batch, Loader
@@ -67,7 +68,7 @@ def measure_network(config: Config, network: NetworkConfig, batch_size: int, dty
     config = dataclasses.replace(
         config, network=network, data=dataclasses.replace(config.data, batch_size=batch_size),
         device=dataclasses.replace(config.device, dtype=dtype))
-    shape = ",".join(map(str, network.image_shape))
+    shape = show(network.image_shape)
     row = Speed(name=network_name(network), shape=shape, batch_size=batch_size, dtype=dtype)
     make_step = _training_step if is_training else _forward_step
     with contextlib.closing(Reporter(config.report, quiet=True)) as reporter:
@@ -77,7 +78,7 @@ def measure_network(config: Config, network: NetworkConfig, batch_size: int, dty
 def measure_loader(config: Config, splits: Splits, num_threads: int, worker: Worker, plan: Plan) -> Speed:
     """Return the speed at which `num_threads` threads make the training batches, without a network."""
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, data_nthreads=num_threads))
-    shape = ",".join(map(str, config.network.image_shape))
+    shape = show(config.network.image_shape)
     row = Speed(name=splits.train.description, shape=shape, batch_size=config.data.batch_size,
                 dtype="float32", threads=num_threads)
     return _measured(row, lambda: _loader_step(config, splits, worker), worker.device, plan)
@@ -127,13 +128,13 @@ def _cuda_clock(step: Step, num_batches: int) -> tuple[int, float]:
 def _measured(row: Speed, make_step: Callable[[], contextlib.AbstractContextManager[tuple[Step, int]]],
               device: torch.device, plan: Plan) -> Speed:
     """Return the row with its figures, or with the note that memory was too small."""
-    _forget_memory(device)
+    is_peak_known = _forget_memory(device)
     try:
         with make_step() as (step, num_parameters):
             row = dataclasses.replace(row, parameters=num_parameters)
             speeds, seconds = time_batches(step, device, plan)
         return dataclasses.replace(row, images_per_s=tuple(speeds), seconds=tuple(seconds),
-                                   peak_bytes=_peak_bytes(device))
+                                   peak_bytes=_peak_bytes(device) if is_peak_known else None)
     except memory.TooLittleMemory:
         return dataclasses.replace(row, note=OUT_OF_MEMORY)
     # torch raises RuntimeError for this and for all else
@@ -226,17 +227,20 @@ def _loader_step(config: Config, splits: Splits, worker: Worker) -> Iterator[tup
         yield lambda: next(batches).num_valid, 0
 
 
-def _forget_memory(device: torch.device) -> None:
-    """Let go of what the row before had, and begin to watch for the most that the next one has."""
+def _forget_memory(device: torch.device) -> bool:
+    """Let go of what the row before had, and begin to watch for the most that the next one has.
+
+    Return whether the system forgets: else the most would be that of any row before.
+    """
     # Modules and their hooks are reference cycles, which only the collector frees, and with them their
     # memory.
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
-    else:
-        cpu_threads.release_freed_memory()
-        memory.forget_peak()
+        return True
+    cpu_threads.release_freed_memory()
+    return memory.forget_peak()
 
 
 def _peak_bytes(device: torch.device) -> int | None:

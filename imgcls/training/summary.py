@@ -91,7 +91,7 @@ def _describe_data(config: Config, splits: Splits, loader: Loader, val_loader: L
 
 
 def _describe_network(config: Config, model: nn.Module, flops: int) -> str:
-    shape = ",".join(map(str, config.network.image_shape))
+    shape = show(config.network.image_shape)
     # frozen ones count: they are in the file and take memory
     num_parameters = count_parameters(model, frozen=True)
     return (f"{config.network.network}, input {shape}, {short(num_parameters)} parameters, {short(flops)} "

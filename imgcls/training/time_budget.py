@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from imgcls.config import rules
-from imgcls.config.flags import convert
+from imgcls.config.flags import convert, show
 from imgcls.config.resolve import FIELDS, Config
 from imgcls.config.sections import TrainConfig
 from imgcls.data.loaders.batch import Loader
@@ -72,7 +72,7 @@ def fit(config: Config, model: nn.Module, loss: Loss, loader: Loader, val_loader
         raise UsageError("`time_budget` and `num_epochs` contradict each other: give one of them")
     # measured again the speed might give another number, and so another schedule in the middle of
     # a run
-    before = (read_noted(saved, config, worker).get("chosen") or {}) if saved is not None else {}
+    before = (read_noted(saved, worker).get("chosen") or {}) if saved is not None else {}
     if before.get("num_epochs"):
         return with_epochs(config, convert(FIELDS["num_epochs"], before["num_epochs"]),
                            convert(FIELDS["progressive_scale"], before.get("progressive_scale", 1.0)))
@@ -203,7 +203,7 @@ def with_epochs(config: Config, num_epochs: int, scale: float = 1.0) -> Config:
     # lower its rate
     if schedule.decay.kind == "steps" and not config.is_explicit("lr_step_epochs"):
         steps = sorted({max(round(epoch * num_epochs / before), 1) for epoch in schedule.decay.step_epochs})
-        schedule = dataclasses.replace(schedule, lr_step_epochs=",".join(map(str, steps)))
+        schedule = dataclasses.replace(schedule, lr_step_epochs=show(steps))
     # cosine and linear ones end at the last epoch, which has just changed
     decay = rules.resolve_decay(schedule, config.explicit, num_epochs=num_epochs)
     return dataclasses.replace(config, train=train, schedule=dataclasses.replace(schedule, decay=decay),

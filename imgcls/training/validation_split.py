@@ -56,7 +56,7 @@ def _ratio_before(config: Config, saved: Saved | None, worker: Worker) -> float 
     """Return the ratio of the resumed run, None for a new one and for MXNet's checkpoints."""
     if saved is None:
         return None
-    settings = read_noted(saved, config, worker).get("config")
+    settings = read_noted(saved, worker).get("config")
     if not isinstance(settings, dict):
         return None
     try:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from imgcls.config.flags import show
 from imgcls.config.sections import AugmentConfig
 from imgcls.data import augment, order
 from imgcls.data.crops import CropSampler
@@ -60,7 +61,7 @@ class ResidentLoader:
         if self._is_flat:
             num_values = math.prod(images.shape[1:])
             if math.prod(image_shape) != num_values:
-                raise UsageError(f"`image_shape` {','.join(map(str, image_shape))}: the images of "
+                raise UsageError(f"`image_shape` {show(image_shape)}: the images of "
                                  f"{verbatim(source.description)} have {num_values} values")
             # Rows of numbers go through the same code as one row of grey pixels, and are flattened again when
             # they are cut. They are no picture: mirroring is all of the augmentation that applies to them.

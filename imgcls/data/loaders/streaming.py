@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from imgcls.config.flags import show
 from imgcls.config.sections import AugmentConfig
 from imgcls.data import opencv, order
 from imgcls.data.bad_samples import BadSampleLog, max_bad_samples
@@ -68,7 +69,7 @@ class StreamingLoader:
         if not len(source):
             raise UsageError(f"{verbatim(source.description)}: holds no images")
         if len(image_shape) != 3 or image_shape[0] not in (1, 3, 4):
-            raise UsageError(f"`image_shape` {','.join(map(str, image_shape))}: images are decoded to C,H,W, "
+            raise UsageError(f"`image_shape` {show(image_shape)}: images are decoded to C,H,W, "
                              "C being 1, 3 or 4")
         opencv.prepare()
         self.source = source

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from imgcls.config.flags import show
 from imgcls.config.sections import AugmentConfig
 from imgcls.data.normalize import per_channel, read_mean_image
 from imgcls.errors import UsageError, verbatim
@@ -150,7 +151,7 @@ class Preprocessing(nn.Module):
 def _check(image_shape: Sequence[int], augment: AugmentConfig) -> None:
     instead = "or `preprocessing` 0 leaves it to the program that runs the network"
     if len(image_shape) != 3:
-        raise UsageError(f"`image_shape` {','.join(map(str, image_shape))}: no images, and what is done to "
+        raise UsageError(f"`image_shape` {show(image_shape)}: no images, and what is done to "
                          "them cannot be made part of the network: `preprocessing` 0 exports the bare one")
     if augment.val_resize is None:
         raise UsageError("the checkpoint does not say whether images are resized first: `val_resize` N says "
