@@ -71,6 +71,25 @@ def test_a_folder_and_back(records: Path, tmp_path: Path, capsys: pytest.Capture
     assert "is there already" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["y.xyz", "y.tar.gz", "y.h5", "y.7z", "data.v2.zip", "photos.backup"])
+def test_an_ending_that_is_no_kind_is_refused(name: str, records: Path, tmp_path: Path,
+                                              capsys: pytest.CaptureFixture[str]) -> None:
+    before = sorted(os.listdir(tmp_path))
+    assert convert.main([str(records), f"{tmp_path}/{name}"]) == 2
+    told = capsys.readouterr().err
+    assert f"{os.path.splitext(name)[1]} is no kind of file that is written; take .rec, .tar, .parquet, a name" in told
+    assert f"{name}/ (--to folder) for a folder of class folders\n" in told
+    assert sorted(os.listdir(tmp_path)) == before
+
+
+@pytest.mark.parametrize("words", [["y.xyz/"], ["y.xyz", "--to", "folder"], ["there.xyz"], ["data.v2"], ["data-1.0"],
+                                   ["2024.06.01"], ["photos"]])
+def test_a_folder_may_have_dots(words: list[str], records: Path, tmp_path: Path) -> None:
+    (tmp_path / "there.xyz").mkdir()
+    assert convert.main([str(records), f"{tmp_path}/{words[0]}", *words[1:]]) == 0
+    assert sorted(os.listdir(tmp_path / words[0])) == ["a", "b", "c"]
+
+
 def test_classes_that_a_folder_numbers_otherwise_are_told(tmp_path: Path,
                                                            capsys: pytest.CaptureFixture[str]) -> None:
     def write(*labels: float) -> None:

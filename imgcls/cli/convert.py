@@ -45,10 +45,12 @@ EXAMPLES = """examples:
   imgcls-convert ilsvrc12_train_lmdb train.rec          Caffe's LMDB; train_lmdb as OUT writes one
   imgcls-convert train.parquet photos/                  parquet of Hugging Face; a folder for each class
 """
-NOTES = """IN is a .rec, a .tar shard, a .tar or .zip of class folders, a .parquet, a folder of class
-folders or that of an LMDB. Records keep their bytes, all kinds their order; records that become records
-keep all their labels. tar, LMDB and parquet need whole numbers as labels. LMDB needs the extra
-imgcls[lmdb], parquet imgcls[parquet]."""
+NOTES = """IN is a .rec, a .tar shard, a .tar or .zip of class folders, a .parquet, a folder of class \
+folders or that of an LMDB. Records keep their bytes, all kinds their order; records that become records \
+keep all their labels. tar, LMDB and parquet need whole numbers as labels. LMDB needs the extra \
+imgcls[lmdb], parquet imgcls[parquet].
+OUT without an ending is a folder, and so are data.v2 and data-1.0; a folder with another ending (a.b) \
+is written as a.b/, with --to folder, or where it is there already."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,8 @@ def _start(argv: Sequence[str]) -> int:
         raise UsageError("IN and OUT are needed: what to read, and what to write")
     # the last name is the output, as cp and mv have it
     *inputs, out = [str(to_local_path(path)) for path in args.paths]
-    kind = args.to or kind_of(out)
+    is_folder = args.paths[-1].endswith("/") or os.path.isdir(out)
+    kind = args.to or kind_of(out, is_folder=is_folder)
     # a folder or database is only written where nothing is
     is_file = kind in ("rec", "tar", "parquet")
     targets = [shard_path(out, shard, args.shards) for shard in range(args.shards)]

@@ -20,6 +20,8 @@ from imgcls.storage.atomic import atomic_folder, atomic_write
 
 #: what OUT may be, and the ending of its name that says so; all others are folders
 KINDS = {"rec": ".rec", "tar": ".tar", "parquet": ".parquet", "lmdb": "lmdb", "folder": ""}
+#: an ending of letters and digits is a kind of file (.h5, .7z), unless it is a version: data.v2, data-1.0
+_FILE_ENDING = re.compile(r"\.(?!v?\d+$)[A-Za-z0-9]+")
 #: a label of Caffe's is of 32 bits, and no class has a higher number
 _MAX_LABEL = (1 << 31) - 1
 #: what a folder of a class may not be called
@@ -43,11 +45,22 @@ class SampleWriter(Protocol):
         ...
 
 
-def kind_of(path: str) -> str:
-    """Return the kind that the name of OUT says."""
-    name = path.rstrip("/").lower()
+def kind_of(path: str, *, is_folder: bool = False) -> str:
+    """Return the kind that the name of OUT says.
+
+    A name without an ending is a folder's, and one with a version for an ending (data.v2). Any other ending
+    is a UsageError that names those there are, unless `is_folder` says what is meant.
+    """
+    name = path.rstrip("/")
     # the empty ending of folders stands last and fits every name
-    return next(kind for kind, ending in KINDS.items() if name.endswith(ending))
+    kind = next(kind for kind, ending in KINDS.items() if name.lower().endswith(ending))
+    ending = os.path.splitext(name)[1]
+    if kind == "folder" and not is_folder and _FILE_ENDING.fullmatch(ending):
+        known = ", ".join(known for known in KINDS.values() if known.startswith("."))
+        raise UsageError(f"OUT {verbatim(path)}: {verbatim(ending)} is no kind of file that is written; take "
+                         f"{known}, a name that ends in {KINDS['lmdb']}, or {verbatim(name)}/ (`to` folder) "
+                         "for a folder of class folders")
+    return kind
 
 
 def open_writer(path: str, kind: str, class_names: Sequence[str]) -> SampleWriter:
