@@ -13,6 +13,7 @@ from conftest import ROOT, run_cli
 
 from imgcls.cli import score
 from imgcls.cli.benchmark import BenchmarkConfig
+from imgcls.cli.convert import ConvertConfig
 from imgcls.cli.doctor import DoctorConfig
 from imgcls.cli.export import ExportConfig
 from imgcls.cli.finetune import FinetuneConfig
@@ -203,7 +204,8 @@ def test_messages_name_settings_only_between_backquotes() -> None:
     """What stands between backquotes in a message is shown as a flag: it must be one."""
     settings = set(configuration.spelling_of(
         LaunchConfig, ListConfig, SelectFlags, PackFlags, MeanConfig, FinetuneConfig, InferenceConfig, PageConfig,
-        PredictConfig, BenchmarkConfig, ServeConfig, ExportConfig, DoctorConfig).flags)
+        PredictConfig, BenchmarkConfig, ServeConfig, ExportConfig, DoctorConfig,
+        ConvertConfig).flags)
     # a parameter of Predictor's, which no command has
     settings.add("device")
     raising = {"UsageError", "RunError", "DataError", "unknown", "say", "warn", "line", "Decay",
@@ -285,7 +287,7 @@ def test_help_and_print_config_touch_neither_torch_nor_cv2() -> None:
     code = ("import sys; from imgcls.cli.train import main\n"
             "try: main(sys.argv[1:])\nexcept SystemExit: pass\n"
             "print([m for m in ('torch', 'cv2') if m in sys.modules], file=sys.stderr)")
-    for flag in ("--help", "--print-config", "--nonsense"):
+    for flag in ("--help", "-h", "--print-config", "--nonsense"):
         done = subprocess.run([sys.executable, "-c", code, flag], capture_output=True, text=True,
                               check=True, cwd=ROOT)
         assert done.stderr.splitlines()[-1] == "[]", flag

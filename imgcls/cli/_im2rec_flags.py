@@ -26,10 +26,14 @@ EXAMPLES = """examples:
                                                                      a tar of tars, nothing extracted
   imgcls-im2rec data/pets photos/ --num-thread 16 --quality 90       pack every list data/pets*.lst
 """
+#: the settings that -h shows
+COMMON = ("list", "recursive", "train_ratio", "val_per_class", "chunks", "shuffle", "resize",
+          "quality", "pass_through", "num_thread", "dry_run", "resume")
 # shown at the end of --help: what differs from MXNet without any flag
-NOTES = """Images that cannot be read are skipped, counted and listed in PREFIX.bad; a .rec appears when it is
-complete. EXIF orientation is applied; 16 bits become 8, CMYK becomes RGB, alpha is dropped, an animation
-gives its first picture. A flag may be written with - or _ and be shortened, a switch be given True or False.
+NOTES = """Images that cannot be read are skipped, counted and listed in PREFIX.bad; a .rec appears when it \
+is complete. EXIF orientation is applied; 16 bits become 8, CMYK becomes RGB, alpha is dropped, an \
+animation gives its first picture. A flag may be written with - or _ and be shortened, a switch \
+be given True or False.
 
 the C++ tool's form is understood too: imgcls-im2rec LIST ROOT OUT.rec [key=value ...], with the keys
   resize label_width pack_label nsplit part center_crop quality color encoding inter_method unchanged
@@ -122,7 +126,7 @@ def parse(argv: Sequence[str]) -> tuple[PathConfig, ListConfig, SelectFlags, Pac
     """Return the settings of a command line, checked; a wrong one is a UsageError."""
     paths, list_config, select_config, flags = command_line.parse(
         argv, PathConfig, ListConfig, SelectFlags, PackFlags, prog=NAME, usage="[flags] PREFIX ROOT",
-        examples=EXAMPLES, notes=NOTES, hint="; imgcls-im2rec --help shows examples")
+        examples=EXAMPLES, common=COMMON, notes=NOTES, hint="; imgcls-im2rec --help shows examples")
     # in full, as im2rec.py prints them
     prefix = to_path(paths.prefix, "PREFIX")
     root = to_path(paths.root, "ROOT")

@@ -57,6 +57,9 @@ _LOADER = (*(name for name in flags_of(DataConfig)
              if name not in ("data_val", "data_val_idx", "val_dataset", "num_examples", "batch_size",
                              "data_nthreads", "benchmark")), *flags_of(AugmentConfig))
 USED = (*_ALL, *_NETWORK, *_TRAIN, *_LOADER)
+#: the settings that -h shows
+COMMON = ("mode", "networks", "batch_sizes", "dtypes", "threads", "image_shape", "data_train",
+          "gpus", "format", "output")
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _start(argv: Sequence[str]) -> int:
     config = configuration.parse(argv, prog=NAME, examples=EXAMPLES, own=BenchmarkConfig, used=USED,
+                                 common=COMMON,
                                  # noise teaches nothing: at a usual rate the weights run away
                                  defaults={"lr": 0.001})
     own: BenchmarkConfig = config.own

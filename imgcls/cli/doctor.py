@@ -37,6 +37,8 @@ EXAMPLES = """examples:
 # of imgcls-train's settings those that say which images there are; the rest would have no
 # effect here, and is refused
 USED = ("dataset", "data_dir", "data_train_idx", "data_val_idx", "data_root", "outside_root", "cache_gb")
+#: the settings that -h shows
+COMMON = ("model", "report", "fix", "near_duplicates", "format", "dataset", "data_dir")
 #: samples that are named below a finding
 _MAX_NAMED = 5
 
@@ -65,7 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _start(argv: Sequence[str]) -> int:
-    config = configuration.parse(argv, prog=NAME, examples=EXAMPLES, own=DoctorConfig, used=USED)
+    config = configuration.parse(argv, prog=NAME, examples=EXAMPLES, own=DoctorConfig, used=USED,
+                                 common=COMMON)
     own: DoctorConfig = config.own
     if not own.data_train and not config.is_explicit("dataset"):
         raise UsageError("DATA is missing: name a folder, a .rec or a .lst (or --dataset mnist)")

@@ -26,6 +26,8 @@ EXAMPLES = """examples:
 """
 #: the formats, as `inference.export.run` has them; here, so that --help needs no torch
 FORMATS = ("onnx", "pt2", "aot", "pte", "safetensors", "mxnet")
+#: the settings that -h shows
+COMMON = ("model", "load_epoch", "format", "output", "images", "int8", "preprocessing")
 _MAX_IMAGES = 100_000
 
 
@@ -65,7 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _start(argv: Sequence[str]) -> int:
-    config = configuration.parse(argv, prog=NAME, examples=EXAMPLES, own=ExportConfig, used=("dataset",))
+    config = configuration.parse(argv, prog=NAME, examples=EXAMPLES, own=ExportConfig, used=("dataset",),
+                                 common=COMMON)
     own: ExportConfig = config.own
     missing = [f"--{name}" for name in ("model", "format", "output") if not getattr(own, name)]
     if missing:

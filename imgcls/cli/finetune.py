@@ -30,6 +30,9 @@ EXAMPLES = """examples:
   {prog} --pretrained-model model/cifar --data-dir photos/ --freeze body --lr 0.1     only the new head learns
   {prog} ... --model-prefix model/pets --resume    go on where that run stopped, or begin
 """
+#: the settings that -h shows
+COMMON = ("pretrained_model", "data_train", "data_val", "freeze", "num_epochs", "batch_size", "lr",
+          "gpus", "dtype", "model_prefix", "resume", "time_budget")
 
 #: MXNet's fine-tune.py, but for the augmentation, that had no crop of random area: images of any size can be
 #: given here
@@ -48,7 +51,8 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "imgcls-finetune") ->
 def _start(argv: Sequence[str], prog: str) -> int:
     # The data of fine-tuning is what train_imagenet.py takes: folders of photographs, lists or records.
     config = configuration.parse(argv, prog=prog, examples=EXAMPLES.format(prog=prog), dataset="imagenet",
-                                 own=FinetuneConfig, defaults=DEFAULTS, recipes_of="imgcls-finetune")
+                                 own=FinetuneConfig, defaults=DEFAULTS, recipes_of="imgcls-finetune",
+                                 common=COMMON)
     # fine-tune.py keeps MXNet's, whatever the data are
     config = dataclasses.replace(config, may_choose=prog == "imgcls-finetune")
     own: FinetuneConfig = config.own

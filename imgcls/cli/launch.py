@@ -53,6 +53,9 @@ in hosts
   imgcls-launch -n 2 --launcher mpi imgcls-train ...                    with mpirun
   imgcls-launch -n 2 --launcher slurm --output job.sh imgcls-train ...  a script for sbatch
 """
+#: the settings that -h shows
+COMMON = ("num_workers", "hostfile", "sync_dst_dir", "launcher", "env", "max_restarts", "nnodes",
+          "output", "dry_run")
 
 
 @dataclass(frozen=True)
@@ -102,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _start(argv: Sequence[str]) -> int:
     # a beginning of a flag may be meant for the command: only whole flags are ours
     (args,) = parse(argv, LaunchConfig, prog=NAME, usage="-n N [flags] COMMAND...", examples=EXAMPLES,
-                    hint=f" ({NAME}'s own flags come before the command; --help lists them)",
+                    common=COMMON, hint=f" ({NAME}'s own flags come before the command; --help lists them)",
                     takes_prefixes=False)
     # -n 2 "python train.py" and -n 2 python train.py are the same, as with MXNet
     command = commands.split_command(list(args.command))

@@ -41,6 +41,8 @@ EXAMPLES = """examples:
 """
 #: the flags of training that make sense here, beside those of `PredictConfig`
 USED = ("dataset", "data_nthreads", "gpus", "dtype", "num_threads")
+#: the settings that -h shows
+COMMON = ("model", "top", "format", "output", "explain", "crops", "batch_size", "gpus", "dtype")
 #: what --layer writes where no file is named
 FEATURES = "features.npz"
 #: of so many images the bar knows how many there are
@@ -82,7 +84,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _start(argv: Sequence[str]) -> int:
-    config = configuration.parse(argv, prog=NAME, examples=EXAMPLES, own=PredictConfig, used=USED)
+    config = configuration.parse(argv, prog=NAME, examples=EXAMPLES, own=PredictConfig, used=USED,
+                                 common=COMMON)
     own: PredictConfig = config.own
     missing = [name for name, value in (("--model", own.model), ("IMAGE", own.images)) if not value]
     if missing:

@@ -29,6 +29,9 @@ EXAMPLES = """examples:
 #: the flags of training that make sense here, beside those of `InferenceConfig`
 USED = ("data_dir", "data_val", "data_val_idx", "val_dataset", "data_root", "outside_root",
         "on_bad", "cache_gb", "batch_size", "data_nthreads", "top_k", "loss", "gpus", "dtype", "num_threads")
+#: the settings that -h shows
+COMMON = ("model", "load_epoch", "data_val", "dataset", "batch_size", "top_k", "flip", "report",
+          "rgb_mean", "gpus", "dtype")
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _start(argv: Sequence[str]) -> int:
     # The flags of imgcls-train under the same names: who has trained knows how to score.
     config = configuration.parse(argv, prog="imgcls-score", examples=EXAMPLES.format(prog="imgcls-score"),
-                                 own=ScoreConfig, used=USED)
+                                 own=ScoreConfig, used=USED, common=COMMON)
     own: ScoreConfig = config.own
     if not own.model:
         raise UsageError("--model is missing: give the prefix of a checkpoint, such as --model model/mnist")

@@ -25,6 +25,8 @@ EXAMPLES = """examples:
 """
 #: the flags of training that make sense here, beside those of `ServeConfig`
 USED = ("dataset", "gpus", "dtype", "num_threads")
+#: the settings that -h shows
+COMMON = ("model", "top", "crops", "flip", "host", "port", "gpus", "dtype")
 #: connections at a time; requests on more are refused at once
 _MAX_CONNECTIONS = 256
 
@@ -53,7 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _start(argv: Sequence[str]) -> int:
-    config = configuration.parse(argv, prog=NAME, examples=EXAMPLES, own=ServeConfig, used=USED)
+    config = configuration.parse(argv, prog=NAME, examples=EXAMPLES, own=ServeConfig, used=USED,
+                                 common=COMMON)
     own: ServeConfig = config.own
     if not own.model:
         raise UsageError("--model is missing: give the prefix of a checkpoint, such as --model model/mnist")

@@ -16,6 +16,9 @@ EXAMPLES = """examples:
   {prog} --network lenet --gpus 0 --model-prefix model/mnist  MNIST on a GPU, a checkpoint after each epoch
   {prog} --network lenet --model-prefix model/mnist --load-epoch auto   go on where that run stopped
 """
+#: the settings that -h shows
+COMMON = ("data_train", "data_val", "dataset", "network", "image_shape", "num_epochs", "batch_size",
+          "lr", "gpus", "dtype", "model_prefix", "load_epoch", "recipe", "time_budget")
 
 
 def main(argv: Sequence[str] | None = None, *, dataset: str = "mnist", prog: str = "imgcls-train") -> int:
@@ -29,7 +32,7 @@ def main(argv: Sequence[str] | None = None, *, dataset: str = "mnist", prog: str
 
 def _start(argv: Sequence[str], dataset: str, prog: str) -> int:
     config = configuration.parse(argv, prog=prog, examples=EXAMPLES.format(prog=prog), dataset=dataset,
-                                 recipes_of="imgcls-train")
+                                 recipes_of="imgcls-train", common=COMMON)
     # who runs a script of MXNet's name expects its defaults, whatever the data are
     config = dataclasses.replace(config, may_choose=prog == "imgcls-train")
     # the data set goes along by name: started anew as `train`, a process of train_cifar10.py must know it

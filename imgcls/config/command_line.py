@@ -18,14 +18,13 @@ from imgcls.config.flags import (
     FALSE_WORDS,
     TRUE_WORDS,
     convert,
-    flag,
     flags_of,
     long_flag,
     show,
     spelled,
     to_boolean,
 )
-from imgcls.config.help import help_screen
+from imgcls.config.help import help_flag, help_screen
 from imgcls.errors import UsageError, unknown, verbatim
 
 #: what other toolkits call our flags
@@ -45,24 +44,25 @@ _NEGATIVE_NUMBER = re.compile(r"-\.?\d")
 class HelpFlag:
     """Help"""
 
-    help: bool = flag(False, "this text", short="-h", takes="none")
+    help: str = help_flag()
 
 
 def parse(argv: Sequence[str], *sections: type, prog: str, usage: str, examples: str, notes: str = "",
-          hint: str = "", takes_prefixes: bool = True) -> tuple[Any, ...]:
+          hint: str = "", takes_prefixes: bool = True, common: Sequence[str] = ()) -> tuple[Any, ...]:
     """Return the sections of a command as the arguments fill them; UsageError for what does not fit.
 
-    `--help` prints the help screen and leaves with status 0. `hint` ends the message about a word that is not
-    known.
+    `--help` prints a help screen and leaves with status 0; `common` are the settings that -h shows, () for
+    all. `hint` ends the message about a word that is not known.
     """
     # help comes last on the screen, where people look when the rest has gone by
     groups = [*sections, HelpFlag]
     fields = {name: field for section in groups for name, field in flags_of(section).items()}
     texts = read(argv, fields, prog=prog, hint=hint, takes_prefixes=takes_prefixes, stops_at_help=True)
     # before anything is found missing: who asks for help has not got that far
-    if texts.get("help"):
+    if "help" in texts:
         titled = [(group.__doc__, flags_of(group)) for group in groups]
-        print(help_screen(f"{prog} {usage}", examples, titled, notes), end="")
+        print(help_screen(texts["help"], f"{prog} {usage}", examples, titled, common=common, notes=notes),
+              end="")
         raise SystemExit(0)
     _check_required(fields, texts, hint)
     return tuple(_fill(section, texts) for section in sections)
@@ -177,7 +177,7 @@ class _Reader:
         else:
             # short flags as one word: -n2 holds a value, -vn 2 a switch and another flag
             spelling, text = word[:2], word[2:]
-            if self._fields[spelling].metadata["takes"] == "none":
+            if self._fields[spelling].metadata["takes"] in ("none", "topic"):
                 args.appendleft("-" + text)
             else:
                 equals = "="
@@ -197,6 +197,9 @@ class _Reader:
         takes = field.metadata["takes"]
         if takes == "none":
             return "1"
+        if takes == "topic":
+            has_topic = spelling.startswith("--") and args and not _is_flag(args[0])
+            return args.popleft() if has_topic else spelling
         if str(field.type).startswith("bool"):
             # where positionals may follow, only true, false and the like belong to the switch
             is_value = args and not _is_flag(args[0]) and (

@@ -42,7 +42,8 @@ def flag(default: Any, help: str, *, since: str = "new", choices: tuple[Any, ...
     default is then refused. `negation` is a flag that means the opposite of a switch. `takes` says which
     words belong to it: "value" (one, which a switch may go without), "none" (a switch that stands alone),
     "each" (one each time it is given, and all count), "extensions" (endings of file names, as many as
-    follow) or "words" (all up to the next flag).
+    follow), "words" (all up to the next flag) or "topic" (one behind the long flag, which may be left out;
+    the flag as it was spelled then takes its place).
     """
     return dataclasses.field(default=default, metadata={
         "is_positional": False, "help": help, "since": since, "choices": choices, "metavar": metavar,

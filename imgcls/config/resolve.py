@@ -16,7 +16,7 @@ from typing import Any
 
 from imgcls.config import command_line, files, lookup, recipes, rules, sections
 from imgcls.config.flags import convert, flag, flag_spelling, flags_of, show
-from imgcls.config.help import help_screen
+from imgcls.config.help import Group, help_flag, help_screen
 from imgcls.errors import UsageError, as_keyword, unknown, verbatim
 
 EXIT_STATUS = """exit status:
@@ -34,9 +34,6 @@ OTHER_VARIABLES = ("IMGCLS_AGENT", "IMGCLS_LAUNCHER", "IMGCLS_CACHE", "IMGCLS_MI
 #: settings that name a file which somebody may have from Caffe
 NETWORK_FILES = ("model", "pretrained_model", "model_prefix", "save_model_prefix", "mean_image")
 
-#: the title of a section and those of its flags that a command has
-Titled = tuple[str | None, Mapping[str, Field[Any]]]
-
 FIELDS: dict[str, Field[Any]] = {
     name: field for section in sections.SECTIONS.values() for name, field in flags_of(section).items()}
 #: setting -> the section that holds it
@@ -53,7 +50,7 @@ class FileFlags:
                        "variables and flags win", metavar="NAME")
     print_config: bool = flag(False, "print the settings of this command as YAML, ready for --config, and "
                               "stop", takes="none")
-    help: bool = flag(False, "this text", short="-h", takes="none")
+    help: str = help_flag()
 
 
 @dataclass(frozen=True)
@@ -125,23 +122,24 @@ class Config:
 
 def parse(argv: Sequence[str], *, prog: str, examples: str, dataset: str = "mnist", own: type | None = None,
           used: Sequence[str] = (), defaults: Mapping[str, Any] | None = None,
-          recipes_of: str = "") -> Config:
+          recipes_of: str = "", common: Sequence[str] = ()) -> Config:
     """Return the configuration that a command line means; `dataset` is the script's default for --dataset.
 
     Without --dataset, `--data-train` or `--data-val` means photographs like those of imagenet. `own` is a
     section of the command's own, whose fields stand in place of shared ones of the same name; `used` limits
     the shared flags to those that make sense for the command; `defaults` are the command's, above the data
-    set's; `recipes_of` is the command whose recipes it takes, if any. Raises UsageError for what is wrong;
-    `--help`, `--print-config` and `--recipe list` print and leave with 0.
+    set's; `recipes_of` is the command whose recipes it takes, if any; `common` are the settings that -h
+    shows, () for all. Raises UsageError for what is wrong; `--help`, `--print-config` and `--recipe list`
+    print and leave with 0.
     """
     fields = _fields_of(own, used)
     # every layer is text or YAML's types here: `build` converts, so that a mistake reads alike from anywhere
     texts = command_line.read(argv, fields | _file_flags(recipes_of), prog=prog)
-    if texts.get("recipe") == recipes.LIST and not texts.get("help"):
+    if texts.get("recipe") == recipes.LIST and "help" not in texts:
         print(recipes.listing(recipes_of), end="")
         raise SystemExit(0)
     # who asks for help is helped, whatever the name
-    wants_recipe = texts.get("recipe") and not texts.get("help")
+    wants_recipe = texts.get("recipe") and "help" not in texts
     recipe = recipes.find(texts["recipe"], recipes_of) if wants_recipe else None
     raw: dict[str, Any] = {}
     explicit: dict[str, str] = {}
@@ -162,8 +160,12 @@ def parse(argv: Sequence[str], *, prog: str, examples: str, dataset: str = "mnis
     module = lookup.module("datasets", dataset, "`dataset`")
     defaults = {**module.DEFAULTS, **(defaults or {}), "dataset": dataset}
     # the defaults shown are those of the data set on the command line
-    if texts.get("help"):
-        _print_help(prog, examples, defaults, own, fields, recipes_of)
+    if "help" in texts:
+        # a flag of the command's own has its own default, whatever the data set's is for a shared one
+        defaults = {name: value for name, value in defaults.items() if not own or name not in flags_of(own)}
+        groups = [*_titled_flags(own, fields), (FileFlags.__doc__, _file_flags(recipes_of))]
+        print(help_screen(texts["help"], f"{prog} [--flag value ...]{_positionals(fields)}", examples, groups,
+                          common=common, notes=EXIT_STATUS, defaults=defaults), end="")
         raise SystemExit(0)
     config = build(defaults, raw, explicit, own)
     if texts.get("print_config"):
@@ -314,7 +316,7 @@ def _fields_of(own: type | None, used: Sequence[str] = ()) -> dict[str, Field[An
                      if (not used or name in used) and name not in fields}
 
 
-def _titled_flags(own: type | None, fields: Mapping[str, Field[Any]]) -> list[Titled]:
+def _titled_flags(own: type | None, fields: Mapping[str, Field[Any]]) -> list[Group]:
     """Return (title, flags) of each section, without the flags that the command lacks or has its own of."""
     titled = []
     for section in [*([own] if own else ()), *sections.SECTIONS.values()]:
@@ -322,15 +324,6 @@ def _titled_flags(own: type | None, fields: Mapping[str, Field[Any]]) -> list[Ti
         if flags:
             titled.append((section.__doc__, flags))
     return titled
-
-
-def _print_help(prog: str, examples: str, defaults: Mapping[str, Any], own: type | None,
-                fields: Mapping[str, Field[Any]], recipes_of: str) -> None:
-    groups = [*_titled_flags(own, fields), (FileFlags.__doc__, _file_flags(recipes_of))]
-    # a flag of the command's own has its own default, whatever the data set's is for a shared one
-    defaults = {name: value for name, value in defaults.items() if not own or name not in flags_of(own)}
-    usage = f"{prog} [--flag value ...]{_positionals(fields)}"
-    print(help_screen(usage, examples, groups, EXIT_STATUS, defaults), end="")
 
 
 def _positionals(fields: Mapping[str, Field[Any]]) -> str:
