@@ -38,7 +38,7 @@ RESIZED_CROP: dict[str, Any] = {"random_resized_crop": True, "min_random_area": 
 STRIPS: dict[str, dict[str, Any]] = {
     "none": {},
     "crop": {"random_crop": True, "pad_size": 8},
-    "resized-crop": RESIZED_CROP,
+    "pad-mode": {"random_crop": True, "pad_size": 8, "pad_mode": "reflect"}, "resized-crop": RESIZED_CROP,
     "crop-size": {"min_crop_size": 48, "max_crop_size": 104, "random_crop": True},
     "mirror": {"random_mirror": True}, "alternating-mirror": {"alternating_mirror": True},
     "rotate": {"max_random_rotate_angle": 20}, "shear": {"max_random_shear_ratio": 0.3},
@@ -54,8 +54,8 @@ STRIPS: dict[str, dict[str, Any]] = {
     "progressive": {"progressive_scale": 0.5, "progressive_epochs": (1, 6)},
 }
 #: those that a loader does while it cuts
-LOADED = ("crop", "resized-crop", "crop-size", "mirror", "alternating-mirror", "rotate", "shear", "scale",
-          "aspect", "interpolation", "jitter", "hsl", "pca-noise", "repeats")
+LOADED = ("crop", "pad-mode", "resized-crop", "crop-size", "mirror", "alternating-mirror", "rotate", "shear",
+          "scale", "aspect", "interpolation", "jitter", "hsl", "pca-noise", "repeats")
 # stored larger than shown, so that crops have somewhere to go
 NUM_IMAGES, STORED, SIDE = 8, 112, 96
 #: of what is measured

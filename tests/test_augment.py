@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -91,6 +93,20 @@ def test_windows_are_those_of_the_specs() -> None:
         specs_ = crops.specs(3, indices, np.tile([[32, 30]], (500, 1)))
         assert [(p.top, p.left, p.height, p.width, p.mirror) for p in specs_] == list(
             zip(*(column.tolist() for column in windows), strict=True))
+
+
+@pytest.mark.parametrize("mode", ["constant", "edge", "reflect", "symmetric"])
+@pytest.mark.parametrize("pad", [1, 9])
+def test_borders_are_numpys(mode: Any, pad: int) -> None:
+    """As wide as the image and wider, too; and crops are drawn evenly over image and border."""
+    images = torch.arange(2 * 5 * 7 * 3, dtype=torch.uint8).view(2, 5, 7, 3)
+    config = AugmentConfig(pad_size=pad, pad_mode=mode, fill_value=9, random_crop=True)
+    fitted, _ = augment.fit_to_shape(images, config, (3, 5, 7), train=True)
+    values = {"constant_values": 9} if mode == "constant" else {}
+    assert np.array_equal(fitted, np.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)), mode, **values))
+    assert torch.equal(augment.fit_to_shape(images, config, (3, 5, 7), train=False)[0], images)
+    assert even([p.top for p in specs((5, 7), crop=(5, 7), pad_size=pad, pad_mode=mode, random_crop=True)],
+                -0.5, 2 * pad + 0.5, 2 * pad + 1)
 
 
 def test_random_resized_crop_has_mxnets_distribution() -> None:

@@ -69,6 +69,23 @@ def test_a_rate_of_0_is_stopped_and_the_first_epoch_was_best(digits: Path, tmp_p
     assert "accuracies" in capsys.readouterr().err.splitlines()[-1]
 
 
+def test_validation_every_few_epochs(digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    prefix = tmp_path / "m"
+    flags = ("--num-epochs", 5, "--val-period", 2, "--keep-best", "--model-prefix", prefix)
+    assert train(digits, *flags) == 0
+    said = capsys.readouterr()
+    validated = [epoch for epoch in range(5) if f"Epoch[{epoch}] Validation-accuracy" in said.err]
+    assert validated == [1, 3, 4], "every second epoch, and the last"
+    assert list(json.loads((tmp_path / "m-best.json").read_text())["accuracies"]) == ["2", "4", "5"]
+    # the page and the metrics are of all epochs
+    assert (tmp_path / "m-report.html").stat().st_size > 0
+    kinds = [json.loads(line).get("kind") for line in (tmp_path / "m-metrics.jsonl").read_text().splitlines()]
+    assert kinds.count("validation") == 3
+    # a run that continues after epoch 3 validates in the same epochs
+    assert train(digits, *flags, "--load-epoch", 3) == 0
+    assert "Epoch[3] Validation-accuracy" in capsys.readouterr().err
+
+
 def test_what_it_needs_is_said(digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert train(digits, "--load-epoch", "best", "--model-prefix", tmp_path / "m") == 2
     assert "m-best.json that names an epoch; training writes it with --keep-best" in capsys.readouterr().err

@@ -6,6 +6,7 @@ import contextlib
 import json
 import tracemalloc
 from collections.abc import Callable
+from typing import Any
 
 import cv2
 import numpy as np
@@ -211,6 +212,13 @@ def test_large_crops_are_decoded_smaller_and_look_the_same(method: str) -> None:
         assert np.abs(run(data, crop, (3, 64, 64), reduce_resized=True).astype(int) - exact).mean() < 2
         assert Decoder((3, 64, 64)).reduction(inspect(data), crop) == (1 if crop.resize else reduced)
     assert Decoder((3, 64, 64)).reduction(inspect(data), spec(0, 0, 127, 800)) == 1
+
+
+@pytest.mark.parametrize("mode", ["edge", "reflect", "symmetric"])
+def test_border_modes_are_numpys(mode: Any) -> None:
+    pixels = picture(20, 30)
+    actual = run(png(pixels), spec(0, 0, 28, 38), (3, 28, 38), pad=4, pad_mode=mode)
+    assert np.array_equal(actual, np.pad(pixels, ((4, 4), (4, 4), (0, 0)), mode=mode))
 
 
 def test_border_enlargement_and_warp() -> None:

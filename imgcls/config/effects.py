@@ -34,7 +34,8 @@ _DATA_FILES = ("data_dir", "data_train", "data_val", "val_ratio", "data_train_id
                "train_dataset", "val_dataset", "data_root", "outside_root", "on_bad", "cache_gb")
 #: what is done to images: all of the section but the colours of whole values
 _AUGMENTATION = ("resize", "val_resize", "max_random_rotate_angle", "max_random_shear_ratio",
-                 "max_random_scale", "min_random_scale", "pad_size", "fill_value", "random_crop",
+                 "max_random_scale", "min_random_scale", "pad_size", "fill_value", "pad_mode",
+                 "random_crop",
                  "random_resized_crop", "max_random_area", "min_random_area", "max_random_aspect_ratio",
                  "min_random_aspect_ratio", "max_crop_size", "min_crop_size", "interpolation", "brightness",
                  "contrast", "saturation", "max_random_h", "max_random_s", "max_random_l", "pca_noise",
@@ -67,8 +68,9 @@ def _is_remote(config: Config) -> bool:
 
 
 def _has_border(augment: AugmentConfig) -> bool:
-    """Whether something beside the image may show: a border, or the corners of a warp."""
-    return bool(augment.pad_size or augment.max_random_rotate_angle or augment.max_random_shear_ratio
+    """Whether `fill_value` may show: in a border, or in the corners of a warp."""
+    has_constant = augment.pad_size > 0 and augment.pad_mode == "constant"
+    return bool(has_constant or augment.max_random_rotate_angle or augment.max_random_shear_ratio
                 or (augment.min_random_scale, augment.max_random_scale) != (1, 1)
                 or augment.max_random_aspect_ratio or augment.min_random_aspect_ratio)
 
@@ -153,7 +155,9 @@ ROWS: tuple[Row, ...] = (
     Row(tuple(name for name in _AUGMENTATION if name not in ("rgb_mean", "rgb_std", "mean_image")),
         lambda config: len(config.network.image_shape) == 3,
         "images, and `image_shape` {image_shape} is of flat rows"),
-    Row(("fill_value",), lambda config: _has_border(config.augment), "`pad_size`, rotation, shear and scale"),
+    Row(("pad_mode",), lambda config: config.augment.pad_size > 0, "`pad_size`"),
+    Row(("fill_value",), lambda config: _has_border(config.augment),
+        "`pad_size` with `pad_mode` constant, rotation, shear and scale"),
     Row(("random_mirror",), lambda config: not config.augment.alternating_mirror,
         "runs without `alternating_mirror`"),
     Row(("min_random_area", "max_random_area"), lambda config: config.augment.random_resized_crop,
@@ -220,6 +224,8 @@ ROWS: tuple[Row, ...] = (
     Row(("rdzv_endpoint", "rdzv_id"), lambda config: config.distributed.nnodes != "1",
         "several machines (`nnodes`)"),
     # files
+    Row(("val_period",), lambda config: config.train.num_epochs > 1 or config.find.time_budget > 0,
+        "`num_epochs` above 1"),
     Row(("save_period", "save_every", "keep_states", "report_page", "tensorboard"),
         lambda config: bool(config.checkpoint.save_prefix),
         "runs that save (`model_prefix`)"),

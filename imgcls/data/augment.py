@@ -7,6 +7,7 @@ many sizes are cut while they are decoded (`decode.py`). `describe` is for the s
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -63,9 +64,18 @@ def fit_to_shape(images: Tensor, config: AugmentConfig, shape: Sequence[int],
     if pad:
         size = [images.shape[1] + 2 * pad, images.shape[2] + 2 * pad]
         _require_memory(images, size, num_channels, images.element_size(), f"`pad_size` {pad}")
-        # constant, as MXNet's `pad`; mirrored edges would be another augmentation
-        images = F.pad(images, (0, 0, pad, pad, pad, pad), value=config.fill_value)
+        images = _with_border(images, pad, config)
     return images, ", ".join(done)
+
+
+def _with_border(images: Tensor, pad: int, config: AugmentConfig) -> Tensor:
+    """Return images (N, H, W, C) as (N, H + 2 pad, W + 2 pad, C)."""
+    if config.pad_mode == "constant":
+        return F.pad(images, (0, 0, pad, pad, pad, pad), value=config.fill_value)
+    # torch's own modes reject integers, and borders as wide as the image
+    mode: Any = config.pad_mode
+    rows, columns = (torch.from_numpy(np.pad(np.arange(side), pad, mode)) for side in images.shape[1:3])
+    return images[:, rows[:, None], columns]
 
 
 def describe(config: AugmentConfig, shape: Sequence[int]) -> str:
@@ -74,7 +84,8 @@ def describe(config: AugmentConfig, shape: Sequence[int]) -> str:
     parts = [f"short edge {config.resize}"] if config.resize else []
     parts += _describe_warp(config)
     if config.pad_size:
-        parts.append(f"border {config.pad_size} of value {config.fill_value}")
+        mode = f"of value {config.fill_value}" if config.pad_mode == "constant" else f"({config.pad_mode})"
+        parts.append(f"border {config.pad_size} {mode}")
     parts.append(_describe_crop(config, shape))
     if config.interpolation != "bilinear":
         parts.append(f"{config.interpolation} interpolation")

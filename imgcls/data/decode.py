@@ -45,12 +45,18 @@ class Decoded(NamedTuple):
     corner: tuple[int, int] = (0, 0)
 
 
+#: `pad_mode`, named as by torchvision and numpy -> OpenCV's number of it
+BORDERS = {"constant": cv2.BORDER_CONSTANT, "edge": cv2.BORDER_REPLICATE, "reflect": cv2.BORDER_REFLECT_101,
+           "symmetric": cv2.BORDER_REFLECT}
+
+
 class Decoder:
     """Carries out crop specs for one shape (C, H, W); of use to many threads at once."""
 
-    def __init__(self, shape: tuple[int, ...], *, pad: int = 0, fill_value: int = 0, exact: bool = False,
-                 reduce_resized: bool = False, keeps_resized: bool = True) -> None:
-        """`pad` is the border that specs count with.
+    def __init__(self, shape: tuple[int, ...], *, pad: int = 0, pad_mode: str = "constant",
+                 fill_value: int = 0, exact: bool = False, reduce_resized: bool = False,
+                 keeps_resized: bool = True) -> None:
+        """`pad` is the border that specs count with, `pad_mode` one of `BORDERS`.
 
         With `reduce_resized` images that are resized as a whole may be decoded smaller as well as those that
         are cut; without it the resized pixels are MXNet's own, even where its plain bilinear takes every
@@ -61,6 +67,7 @@ class Decoder:
         self.num_channels = shape[0]
         self.crop = (shape[1], shape[2])
         self.pad = pad
+        self._border = BORDERS[pad_mode]
         self.fill = (fill_value,) * 4
         self._reduces = not exact
         self._reduces_resized = reduce_resized and not exact
@@ -278,7 +285,7 @@ class Decoder:
         if self.pad:
             pad = self.pad
             pixels.check_size((image.shape[0] + 2 * pad, image.shape[1] + 2 * pad))
-            image = cv2.copyMakeBorder(image, pad, pad, pad, pad, cv2.BORDER_CONSTANT, value=self.fill)
+            image = cv2.copyMakeBorder(image, pad, pad, pad, pad, self._border, value=self.fill)
         if spec.enlarge:
             image = pixels.resize(image, spec.enlarge, spec.method)
         top, left, height, width = spec.top, spec.left, spec.height, spec.width

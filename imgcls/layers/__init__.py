@@ -9,7 +9,15 @@ Operators that only other people's networks are made of are in `foreign_*.py`, w
 # Only what our own networks are made of: they need none of the foreign operators, which are a hundred more.
 from imgcls.layers.base import Layer, OpSpec, Shape, Size
 from imgcls.layers.convolution import Convolution
-from imgcls.layers.elementwise import Activation, Clip, Dropout, ElementwiseAdd, Identity, MulScalar
+from imgcls.layers.elementwise import (
+    Activation,
+    Clip,
+    Dropout,
+    ElementwiseAdd,
+    Identity,
+    LeakyReLU,
+    MulScalar,
+)
 from imgcls.layers.fully_connected import FullyConnected
 from imgcls.layers.normalization import LRN, BatchNorm
 from imgcls.layers.pooling import Pooling
@@ -17,5 +25,5 @@ from imgcls.layers.shape import Concat, Flatten
 from imgcls.layers.spatial_transformer import SpatialTransformer
 
 __all__ = ["LRN", "Activation", "BatchNorm", "Clip", "Concat", "Convolution", "Dropout", "ElementwiseAdd",
-           "Flatten", "FullyConnected", "Identity", "Layer", "MulScalar", "OpSpec", "Pooling", "Shape",
-           "Size", "SpatialTransformer"]
+           "Flatten", "FullyConnected", "Identity", "Layer", "LeakyReLU", "MulScalar", "OpSpec", "Pooling",
+           "Shape", "Size", "SpatialTransformer"]

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from imgcls.layers import small_maps
 from imgcls.layers.base import (
     Layer,
     OpSpec,
@@ -76,7 +77,7 @@ class Convolution(Layer):
                                                          self.dilate, self.groups)
             assert isinstance(result, Tensor)
             return result
-        return F.conv2d(data, weight, self.bias, self.stride, self.pad, self.dilate, self.groups)
+        return small_maps.conv2d(data, weight, self.bias, self.stride, self.pad, self.dilate, self.groups)
 
 
 def _is_shifted_constant(data: Tensor) -> bool:

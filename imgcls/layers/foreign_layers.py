@@ -1,4 +1,4 @@
-"""Layers with parameters that our own networks do not use: Deconvolution, LeakyReLU, UpSampling."""
+"""Layers with parameters that our own networks do not use: Deconvolution, UpSampling."""
 
 from __future__ import annotations
 
@@ -63,47 +63,6 @@ class Deconvolution(Layer):
             adj[axis] = (full - target) % 2
         return F.conv_transpose2d(data, self.weight, self.bias, self.stride, pad, adj, self.groups,
                                   self.dilate)
-
-
-class LeakyReLU(Layer):
-    """leaky, elu, selu, gelu, rrelu, or prelu with one learned slope a channel (or one in all)."""
-
-    op = "LeakyReLU"
-    keeps_shape = True
-    PARAMETER_NAMES: ClassVar[dict[str, str]] = {"gamma": "gamma"}
-
-    def __init__(self, act_type: str | None = None, *, slope: float | None = None,
-                 channels: int | None = None, lower_bound: float | None = None,
-                 upper_bound: float | None = None, extra: dict[str, str] | None = None) -> None:
-        super().__init__(to_attrs(act_type=act_type, slope=slope, lower_bound=lower_bound,
-                                  upper_bound=upper_bound) | (extra or {}))
-        self.act_type = act_type or "leaky"
-        self.slope = 0.25 if slope is None else slope
-        # of rrelu: the slope is drawn between them in training, and their mean in inference
-        self.bounds = (0.125 if lower_bound is None else lower_bound,
-                       0.334 if upper_bound is None else upper_bound)
-        self.gamma = nn.Parameter(torch.full((channels or 1,), 0.25)) if self.act_type == "prelu" else None
-
-    @classmethod
-    def read(cls, spec: OpSpec) -> Layer:
-        kind = spec.choice("act_type", "leaky", ("leaky", "elu", "selu", "gelu", "rrelu", "prelu"))
-        channels = None
-        if kind == "prelu":  # the one kind with a parameter
-            channels = 1 if spec.stored.get("gamma") == (1,) else spec.size(1, "gamma")
-        return cls(kind, slope=spec.real("slope", 0.25), channels=channels,
-                   lower_bound=spec.real("lower_bound", 0.125), upper_bound=spec.real("upper_bound", 0.334))
-
-    def forward(self, data: Tensor) -> Tensor:
-        if self.gamma is not None:
-            return F.prelu(data, self.gamma)
-        if self.act_type == "elu":
-            return F.elu(data, self.slope)
-        if self.act_type == "rrelu":
-            return F.rrelu(data, *self.bounds, training=self.training)
-        if self.act_type == "leaky":
-            return F.leaky_relu(data, self.slope)
-        # the constants of selu and the exact (not the tanh) form of gelu are the same in both
-        return F.selu(data) if self.act_type == "selu" else F.gelu(data)
 
 
 class UpSampling(Layer):

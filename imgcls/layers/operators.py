@@ -7,8 +7,16 @@ from __future__ import annotations
 
 from imgcls.layers.base import Layer
 from imgcls.layers.convolution import Convolution
-from imgcls.layers.elementwise import Activation, Clip, Dropout, ElementwiseAdd, Identity, MulScalar
-from imgcls.layers.foreign_layers import Deconvolution, LeakyReLU, UpSampling
+from imgcls.layers.elementwise import (
+    Activation,
+    Clip,
+    Dropout,
+    ElementwiseAdd,
+    Identity,
+    LeakyReLU,
+    MulScalar,
+)
+from imgcls.layers.foreign_layers import Deconvolution, UpSampling
 from imgcls.layers.foreign_normalization import BatchNormReLU, GroupNorm, InstanceNorm, LayerNorm
 from imgcls.layers.fully_connected import FullyConnected
 from imgcls.layers.normalization import LRN, BatchNorm

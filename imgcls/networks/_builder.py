@@ -31,6 +31,7 @@ from imgcls.layers import (
     FullyConnected,
     Identity,
     Layer,
+    LeakyReLU,
     MulScalar,
     Pooling,
     Shape,
@@ -98,6 +99,10 @@ class NetworkBuilder:
     def relu(self, data: Value, *, name: str | None = None) -> Value:
         """Add a relu."""
         return self._add(Activation("relu"), data, name=name)
+
+    def gelu(self, data: Value, *, name: str | None = None) -> Value:
+        """Add a gelu, the exact one, which is a kind of MXNet's LeakyReLU."""
+        return self._add(LeakyReLU("gelu"), data, name=name)
 
     def clip(self, data: Value, a_min: int, a_max: int, *, name: str | None = None) -> Value:
         """Add a clip to [a_min, a_max]."""

@@ -2,9 +2,8 @@
 
 Jordan 2024, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU" (arXiv 2404.00498): a 2x2 convolution, three
 groups of two convolutions each, a linear layer. It is meant to be trained with `--whiten 1`, `--initializer
-dirac` and `--bias-lr-mult 64`, as in the paper. `--multiplier` widens the groups; 1 is the paper's. Relu
-stands for its GELU, and the first convolution has no bias: so nothing has to be computed behind it on the way
-back.
+dirac` and `--bias-lr-mult 64`, as in the paper. `--multiplier` widens the groups; 1 is the paper's. The
+first convolution has no bias, so that nothing has to be computed behind it on the way back.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ def build(config: NetworkConfig) -> nn.Module:
     # one for each direction of a patch and one for its opposite: 24 of colour images
     num_first = 2 * net.data.shape[0] * FIRST_KERNEL ** 2
     body = net.convolution(net.data, num_first, FIRST_KERNEL, no_bias=True, name="conv0")
-    body = net.relu(body, name="relu0")
+    body = net.gelu(body, name="gelu0")
     for number, width in enumerate(widths, 1):
         body = _group(net, body, f"group{number}", width)
     # where it covers the map it is of the whole map whatever its size, for images that grow in training
@@ -51,9 +50,9 @@ def _group(net: NetworkBuilder, data: Value, name: str, filters: int) -> Value:
     """Two convolutions, the first of which is pooled: (C, H, W) -> (filters, H/2, W/2)."""
     body = net.convolution(data, filters, 3, pad=1, no_bias=True, name=f"{name}_conv1")
     body = net.pooling(body, 2, "max", stride=2, name=f"{name}_pool")
-    body = net.relu(_batch_norm(net, body, f"{name}_bn1"), name=f"{name}_relu1")
+    body = net.gelu(_batch_norm(net, body, f"{name}_bn1"), name=f"{name}_gelu1")
     body = net.convolution(body, filters, 3, pad=1, no_bias=True, name=f"{name}_conv2")
-    return net.relu(_batch_norm(net, body, f"{name}_bn2"), name=f"{name}_relu2")
+    return net.gelu(_batch_norm(net, body, f"{name}_bn2"), name=f"{name}_gelu2")
 
 
 def _batch_norm(net: NetworkBuilder, data: Value, name: str) -> Value:

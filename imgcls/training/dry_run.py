@@ -50,7 +50,7 @@ def measure(trainer: Trainer, position: Position, config: Config) -> dict[str, f
     loader_s, copy_s = timing.time_loader(trainer.loader, position.epoch, worker.device)
     step_s, together_s = _time_training(trainer, position)
     loader = trainer.loader
-    epoch_s = together_s * loader.batches_per_epoch + _validation_s(trainer)
+    epoch_s = together_s * loader.batches_per_epoch + _validation_s(trainer) / config.train.val_period
     # a run that goes on has done a part already
     done = position.epoch + position.batch / max(loader.batches_per_epoch, 1)
     run_s = epoch_s * max(config.train.num_epochs - done, 0.0)

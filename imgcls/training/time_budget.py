@@ -125,7 +125,8 @@ class Times:
     def run_s(self, train: TrainConfig) -> float:
         """Return the time of a run with the epochs and the image sizes of these settings."""
         sizes = Resizing(train, (_SIDE, _SIDE))
-        return sum(self.val_s + self.batches_per_epoch * self.batch_s(sizes.size(epoch)[0] / _SIDE)
+        return sum(self.val_s * train.is_validated(epoch + 1)
+                   + self.batches_per_epoch * self.batch_s(sizes.size(epoch)[0] / _SIDE)
                    for epoch in range(train.num_epochs))
 
 
@@ -155,7 +156,8 @@ def choose(config: Config, times: Times, seconds: float, scales: Sequence[float]
     if scales and config.train.progressive_scale < 1:  # the user's own
         return _epochs_at(config, times, seconds, config.train.progressive_scale), scales[0], ""
     # smaller images cost accuracy at equal epochs: only where there are too few of them
-    full = epochs_in(seconds, times.batches_per_epoch * times.step_s + times.val_s)
+    full = epochs_in(seconds, times.batches_per_epoch * times.step_s
+                     + times.val_s / config.train.val_period)
     if full >= _FEW_EPOCHS:
         return full, 1.0, ""
     counts = {scale: _epochs_at(config, times, seconds, scale) for scale in scales}

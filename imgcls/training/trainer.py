@@ -96,8 +96,9 @@ class Trainer:
             if path := self.saver.save_epoch(self.model, self.updater, self.position, is_last=is_last):
                 self.reporter.saved(path)
 
-            # After saving: an evaluation that fails or is interrupted costs nothing that was learned.
-            if self.val_loader is not None:
+            # Every `val_period` epochs, and after saving: an evaluation that fails or is interrupted costs
+            # nothing that was learned.
+            if self.val_loader is not None and self.config.is_validated(self.position.epoch):
                 result = self.evaluate(self.val_loader)
                 self.reporter.validated(epoch, result, self.position.update)
                 is_over = self.saver.note_validation(self.model, self.updater, self.position, result)

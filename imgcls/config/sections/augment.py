@@ -28,6 +28,9 @@ class AugmentConfig:
     pad_size: int = flag(0, "border on all four sides before the crop, pixels", since="g2",
                          minimum=0, maximum=MAX_SIDE)
     fill_value: int = flag(127, "value of the border, 0-255", since="g3", minimum=0, maximum=255)
+    pad_mode: str = flag("constant", "what that border shows: --fill-value, the edge repeated, or "
+                                     "the image mirrored without or with its edge",
+                         choices=("constant", "edge", "reflect", "symmetric"))
     # the crop: of fixed size, of random area, or a square of random size; `data.crops` refuses two at once
     random_crop: bool = flag(False, "crop at a random place, not the centre", since="g2")
     random_resized_crop: bool = flag(False, "crop of random area and aspect, resized", since="g3")

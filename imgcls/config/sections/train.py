@@ -14,6 +14,8 @@ class TrainConfig:
 
     num_epochs: int = flag(20, "epochs in all, those of a run that is resumed included", since="g2",
                            minimum=0, maximum=MAX_EPOCHS)
+    val_period: int = flag(1, "epochs from one validation to the next; the last epoch always has one",
+                           minimum=1, maximum=MAX_EPOCHS)
     # a run is a function of its seed: order and augmentation of an epoch depend on nothing that came before
     seed: int = flag(0, "of weights, sample order, augmentation and dropout", minimum=0, maximum=2**63 - 1)
     disp_batches: int = flag(20, "batches between progress lines", since="g2", minimum=1, maximum=10**9)
@@ -31,3 +33,7 @@ class TrainConfig:
     dry_run: bool = flag(False, "write nothing: tell what would be done, measure a few batches, and say how "
                          "long the run takes and what it waits for", takes="none")
     test_io: bool = flag(False, "only read the training data once and show the speed", since="g2")
+
+    def is_validated(self, epoch: int) -> bool:
+        """Return whether the model is validated after `epoch` (from 1)."""
+        return epoch % self.val_period == 0 or epoch == self.num_epochs

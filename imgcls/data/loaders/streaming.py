@@ -93,7 +93,8 @@ class StreamingLoader:
         # MXNet's scripts never resized for validation: nobody's numbers change if it is done better there
         # than by plain bilinear over every tenth pixel.
         decoder = Decoder((channels, height, width), pad=self._crops.pad, exact=exact,
-                          fill_value=augment_config.fill_value, reduce_resized=not train,
+                          pad_mode=augment_config.pad_mode, fill_value=augment_config.fill_value,
+                          reduce_resized=not train,
                           keeps_resized=augment_config.interpolation in ("bilinear", "antialias", "nearest"))
         self.preparer = SamplePreparer(source, self._crops, decoder)
         self._normalize = Normalizer(augment_config, channels, device, image_shape)
