@@ -83,7 +83,7 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(flags: list[str], photos: Path,
         monkeypatch.setattr(resumable.ResumableWriter, "add", add)
         assert im2rec.main([f"{folder}/x", str(photos), "--resume", *flags]) == 0
         text = capsys.readouterr().err
-        seen.add("goes on from there" in text)
+        seen.add("resuming from there" in text)
         assert files(folder) == expected
         assert not list(folder.glob(".*"))
     assert True in seen

@@ -197,7 +197,7 @@ def test_a_run_that_is_cut_off_goes_on_with_what_is_left(web: FaultyServer, tmp_
     web.fault = lambda method, path: ""
     capsys.readouterr()
     assert im2rec.main([f"{tmp_path}/out/x", *command]) == 0
-    assert "it goes on from there" in capsys.readouterr().err
+    assert "resuming from there" in capsys.readouterr().err
     assert web.count("GET") < num_requests
     assert records(tmp_path / "out") == records(tmp_path / "whole")
 

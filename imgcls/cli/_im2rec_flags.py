@@ -47,7 +47,7 @@ _PART = re.compile(r"(\d{1,6})/(\d{1,6})")
 class PathConfig:
     """Paths"""
 
-    prefix: str = positional("of the lists PREFIX*.lst and what is made of them", metavar="PREFIX")
+    prefix: str = positional("prefix of the lists (PREFIX*.lst) and of the record files", metavar="PREFIX")
     root: str = positional("the folder that the paths in the lists start from; or a .tar, a .zip, a tar of "
                            "tars, a folder of tars, or the URL of one of these", metavar="ROOT")
 
@@ -60,16 +60,18 @@ class PathConfig:
 class ListConfig:
     """Lists"""
 
-    list: bool = flag(False, "only make the list or lists", since="g2")
-    recursive: bool | None = flag(None, "go into sub-folders, each is a class; without it only ROOT's own "
-                                  "images", since="g2")
-    exts: tuple[str, ...] = flag(image_folders.EXTENSIONS, "what an image's name ends in", since="g2",
+    list: bool = flag(False, "only write the lists", since="g2")
+    recursive: bool | None = flag(None, "descend into sub-folders, each a class; without it only the images "
+                                  "in ROOT itself", since="g2")
+    exts: tuple[str, ...] = flag(image_folders.EXTENSIONS, "file name suffixes of images", since="g2",
                                   metavar=".EXT",
                                  takes="extensions")
-    chunks: int = flag(1, "lists to deal images out into", since="g2", minimum=1, maximum=1_000_000)
-    train_ratio: float = flag(1.0, "share for training", since="g2", metavar="R", minimum=0, maximum=1)
-    test_ratio: float = flag(0.0, "share of the test list; what is left of the images is the val list",
-                             since="g2", metavar="R", minimum=0, maximum=1)
+    chunks: int = flag(1, "number of lists to divide the images among", since="g2", minimum=1,
+                       maximum=1_000_000)
+    train_ratio: float = flag(1.0, "fraction of the images for training", since="g2", metavar="R", minimum=0,
+                              maximum=1)
+    test_ratio: float = flag(0.0, "fraction of the images for the test list; the remaining images form the "
+                             "val list", since="g2", metavar="R", minimum=0, maximum=1)
     shuffle: bool = flag(True, "keep the order of names; --shuffle False is the same", since="g2",
                          negation="--no-shuffle")
 
@@ -80,14 +82,14 @@ class SelectFlags:
 
     min_images: int = flag(0, "leave out classes with fewer images", metavar="N", minimum=0,
                            maximum=1_000_000_000)
-    val_per_class: int = flag(0, "so many images of each class, drawn by the seed, make PREFIX_val.lst; the "
-                              "others PREFIX_train.lst", metavar="N", minimum=0,
+    val_per_class: int = flag(0, "number of images of each class, drawn with --seed, for PREFIX_val.lst; "
+                              "the others form PREFIX_train.lst", metavar="N", minimum=0,
                               maximum=1_000_000_000)
     max_classes: int = flag(0, "only the first N classes; 0: all", metavar="N", minimum=0,
                             maximum=1_000_000_000)
-    max_images: int = flag(0, "N images of each class, drawn by the seed; 0: all", metavar="N", minimum=0,
-                           maximum=1_000_000_000)
-    seed: int = flag(0, "of what is drawn", minimum=0, maximum=2**63 - 1)
+    max_images: int = flag(0, "at most N images of each class, drawn with --seed; 0: all", metavar="N",
+                           minimum=0, maximum=1_000_000_000)
+    seed: int = flag(0, "seed of random draws", minimum=0, maximum=2**63 - 1)
     synsets: str = flag("", "a text file with the folder of class 0, 1, ... as the first word of each line",
                         metavar="FILE")
     devkit: str = flag("", "ROOT holds the validation images of ILSVRC2012: their labels are in this "
@@ -99,27 +101,27 @@ class SelectFlags:
 class PackFlags:
     """Packing"""
 
-    resize: int = resize_flag("of the short edge; 0: as is", since="g2")
-    center_crop: bool = flag(False, "to a square, before the resize", since="g2")
-    quality: int = flag(95, "of JPEG, 1-100; of PNG the compression, 0-9", since="g2", minimum=0,
+    resize: int = resize_flag("length of the short edge; 0: unchanged", since="g2")
+    center_crop: bool = flag(False, "crop the centre square before resizing", since="g2")
+    quality: int = flag(95, "JPEG quality, 1-100, or PNG compression, 0-9", since="g2", minimum=0,
                         maximum=100)
-    encoding: str = flag(".jpg", ".jpg, .png, or .npy: pixels, for our own tools alone, ten times as large, "
-                         "which training need not decode", since="g2", metavar=".EXT")
+    encoding: str = flag(".jpg", ".jpg, .png, or .npy (raw pixels, read by imgcls only: ten times as large, "
+                         "no decoding in training)", since="g2", metavar=".EXT")
     color: int = flag(1, "1: colour, 0: grey, -1: as stored, with alpha", since="g2", choices=(-1, 0, 1),
                       minimum=-1, maximum=1)
-    pass_through: bool = flag(False, "store the files as they are", since="g2")
+    pass_through: bool = flag(False, "store the files unchanged", since="g2")
     pack_label: bool = flag(False, "store all labels of a line", since="g2")
     num_thread: int = threads_flag(since="g2")
     part: str = flag("", "pack only part I of N of the lists, for N machines: 1/N to N/N", metavar="I/N")
     seekable: bool = flag(False, "JPEGs of which a crop can be decoded without the rest, a few per cent "
                           "larger; with --pass-through jpegtran makes them, without loss. ROOT may also be a "
                           ".rec then, which is converted to PREFIX.rec")
-    outside_root: bool = flag(False, "let a list name files outside of ROOT (../x, /y)")
+    outside_root: bool = flag(False, "allow lists to name files outside ROOT (../x, /y)")
     strict: bool = flag(False, "exit status 1 if anything was skipped")
-    dry_run: bool = flag(False, "write nothing: tell what would be done, pack a few images, and say how long "
-                         "all take and how much disk")
-    resume: bool = flag(False, "go on where an earlier run with the same flags was stopped, and leave "
-                        "what is packed there when this one is")
+    dry_run: bool = flag(False, "write nothing: print what would be done, pack a few images, and estimate "
+                         "time and disk space for all")
+    resume: bool = flag(False, "resume where an earlier run with the same flags was stopped; if this run is "
+                        "stopped, keep what it packed")
 
 
 def parse(argv: Sequence[str]) -> tuple[PathConfig, ListConfig, SelectFlags, PackFlags]:
@@ -166,7 +168,7 @@ def _check_selection(list_config: ListConfig, config: SelectFlags) -> None:
     if config.val_per_class and list_config.train_ratio < 1:
         raise UsageError(f"`val_per_class` {config.val_per_class} and `train_ratio` "
                          f"{list_config.train_ratio} "
-                         "both say what the val list is")
+                         "both define the val list")
     limits = (config.val_per_class, config.min_images, config.max_classes, config.max_images)
     if config.devkit and any(limits):
         raise UsageError("`devkit` lists the validation images as they are: `val_per_class`, `min_images`, "

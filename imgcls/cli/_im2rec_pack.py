@@ -47,8 +47,7 @@ def pack_lists(target: Target, root: str, list_config: ListConfig, select_flags:
             return exit_status(_pack_stream(target, stream, list_config, config, flags),
                                is_strict=flags.strict)
         except (OutOfOrderError, BusyError):
-            print_note(f"{verbatim(root)}: its folders do not stand in the order of their names, so that one "
-                       "pass is not enough")
+            print_note(f"{verbatim(root)}: its folders are not sorted by name, so one pass is not enough")
     tree = open_root(root)
     # part i takes lists i, i + n, ...: parts are as even as lists are
     part_index, num_parts = part_of(flags.part)
@@ -163,8 +162,7 @@ def pack_list(entries: Iterable[ListEntry], reader: ImageReader, target: str, st
     # said before the bar begins in the middle
     if isinstance(writer, ResumableWriter) and writer.num_entries:
         print_note(f"{target}: an earlier run stopped after {writer.num_entries} of {len(summary)} images; "
-                   f"it "
-                   "goes on from there")
+                   "resuming from there")
     with show_progress(len(summary), Path(target).name) as progress:
         result = pack_entries(entries, reader, target, config, progress=progress, writer=writer)
     counts = outputs.write_outputs(stem, target, summary, result)

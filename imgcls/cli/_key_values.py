@@ -16,20 +16,20 @@ class KeyValues:
     """The keys of MXNet's tools/im2rec.cc with its defaults."""
 
     # whole numbers, 0 and 1 for the switches, as the C++ tool has them
-    resize: int = flag(-1, "pixels of the short edge; -1: as it is", minimum=-1, maximum=65500)
-    label_width: int = flag(1, "labels of a line", minimum=1, maximum=100_000)
+    resize: int = flag(-1, "length of the short edge; -1: unchanged", minimum=-1, maximum=65500)
+    label_width: int = flag(1, "number of labels per line", minimum=1, maximum=100_000)
     pack_label: int = flag(0, "store all labels of a line", minimum=0, maximum=1)
-    nsplit: int = flag(1, "parts that the list is dealt out into", minimum=1, maximum=1_000_000)
+    nsplit: int = flag(1, "number of parts to divide the list into", minimum=1, maximum=1_000_000)
     part: int = flag(0, "which of them to pack", minimum=0, maximum=999_999)
-    center_crop: int = flag(0, "to a square, before the resize", minimum=0, maximum=1)
-    quality: int = flag(95, "of JPEG, or the compression of PNG", minimum=0, maximum=100)
+    center_crop: int = flag(0, "crop the centre square before resizing", minimum=0, maximum=1)
+    quality: int = flag(95, "JPEG quality, or PNG compression", minimum=0, maximum=100)
     color: int = flag(1, "1: colour, 0: grey, -1: as stored", minimum=-1, maximum=1, choices=(-1, 0, 1))
-    encoding: str = flag(".jpg", "of the images", choices=(".jpg", ".png"))
-    inter_method: int = flag(1, "OpenCV's number, 9: by direction, 10: by chance", minimum=0, maximum=10,
+    encoding: str = flag(".jpg", "image format", choices=(".jpg", ".png"))
+    inter_method: int = flag(1, "OpenCV's number, 9: by direction, 10: at random", minimum=0, maximum=10,
                              choices=(0, 1, 2, 3, 4, 9, 10))
-    unchanged: int = flag(0, "store the files as they are", minimum=0, maximum=1)
+    unchanged: int = flag(0, "store the files unchanged", minimum=0, maximum=1)
     num_thread: int = flag(0, "0: one per core", minimum=0, maximum=1024)
-    outside_root: int = flag(0, "let the list name files outside of ROOT", minimum=0, maximum=1)
+    outside_root: int = flag(0, "allow the list to name files outside ROOT", minimum=0, maximum=1)
 
     def pack_config(self, num_cores: int) -> PackConfig:
         """Return what is done to an image, as the C++ tool would."""

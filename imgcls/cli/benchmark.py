@@ -78,9 +78,10 @@ class BenchmarkConfig:
                        aliases=("--dtype",))
     threads: str = flag("auto", "with --mode loader: numbers of threads, with commas; auto: 1, 2, 4, ... up "
                         "to the cores", since="g2", metavar="NUMBERS", aliases=("--data-nthreads",))
-    warm_up: int = flag(5, "batches before the clock runs", metavar="N", minimum=0, maximum=10**6)
+    warm_up: int = flag(5, "warm-up batches, not timed", metavar="N", minimum=0, maximum=10**6)
     num_batches: int = flag(10, "batches that are timed together", metavar="N", minimum=1, maximum=10**6)
-    repeats: int = flag(3, "how often they are; the median counts", metavar="N", minimum=1, maximum=10**4)
+    repeats: int = flag(3, "number of repetitions; the median is reported", metavar="N", minimum=1,
+                        maximum=10**4)
     format: str = flag("table", "for people, or for programs", choices=("table", "csv", "json"))
     output: str = flag("", "file to write (if not given: stdout)", metavar="FILE", short="-o")
 

@@ -63,11 +63,11 @@ class ConvertConfig:
                    choices=("", *KINDS))
     shards: int = flag(1, "files to divide the images among: OUT_0, OUT_1, ...", minimum=1, maximum=100_000)
     resize: int = resize_flag("shrink images whose short edge is longer; 0: none")
-    quality: int = flag(95, "of the JPEGs that are shrunk", minimum=1, maximum=100)
-    renumber: bool = flag(False, "ids that count up, for merged files whose ids repeat", takes="none")
+    quality: int = flag(95, "JPEG quality of resized images", minimum=1, maximum=100)
+    renumber: bool = flag(False, "assign consecutive ids, for merged files whose ids repeat", takes="none")
     strict: bool = flag(False, "exit status 1 if an image was left out", takes="none")
-    dry_run: bool = flag(False, "write nothing: tell what would be done, convert a few images, and say how "
-                         "long all take and how much disk", takes="none")
+    dry_run: bool = flag(False, "write nothing: print what would be done, convert a few images, and "
+                         "estimate time and disk space for all", takes="none")
     num_thread: int = threads_flag()
 
 
@@ -127,8 +127,7 @@ def _report(result: ConversionResult, args: ConvertConfig, seconds: float) -> in
     """Print how it went, and return the exit status."""
     print_left_out(NAME, result.skipped)
     if result.num_repeated_ids:
-        note = (f"{result.num_repeated_ids} ids stand there more than once; a reader that looks records up "
-                f"by id "
+        note = (f"{result.num_repeated_ids} ids occur more than once; a reader that looks records up by id "
                 "finds only one of each: `renumber` gives new ones")
         tell(f"{NAME}: {spell_settings(note, flag_spelling(ConvertConfig))}")
     for note in result.notes:

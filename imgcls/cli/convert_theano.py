@@ -44,7 +44,7 @@ class ConvertTheanoConfig:
     load_epoch: int | None = flag(None, "the epoch to convert (if not given: the newest)", metavar="N",
                                   minimum=0, maximum=999_999_999)
     lib_conv: str = flag(theano.LIBRARIES[0], "what the convolutions of theano_alexnet run on, as in its "
-                         "config.yaml: cudnn turns kernels round", choices=theano.LIBRARIES)
+                         "config.yaml: cudnn flips kernels", choices=theano.LIBRARIES)
     mean_image: str = flag("", "img_mean.npy of its preprocessing, to be kept with the checkpoint",
                            metavar="FILE")
 

@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 NAME = "imgcls-doctor"
 EXAMPLES = """examples:
   imgcls-doctor photos/                                a folder with a folder for each class
-  imgcls-doctor data/train.rec data/val.rec            two record files; what stands in both is a leak
+  imgcls-doctor data/train.rec data/val.rec            two record files; an image in both is a leak
   imgcls-doctor photos/ --report about/                a page with the images in question
-  imgcls-doctor photos/ --model model/pets             and the labels that this network does not believe
+  imgcls-doctor photos/ --model model/pets             and the labels that this network contradicts
   imgcls-doctor photos/ --fix clean/                   a copy without damage, copies and leaks
   imgcls-doctor --dataset mnist --format json          a data set of imgcls-train, for a program
 """
@@ -47,11 +47,11 @@ _MAX_NAMED = 5
 class DoctorConfig:
     """Doctor"""
 
-    data_train: str = positional("what would be trained on: a folder, a .rec, a;b, a pattern or a .lst",
+    data_train: str = positional("training data: a folder, a .rec, a;b, a pattern or a .lst",
                                  metavar="DATA", default="")
-    data_val: str = positional("what would be validated on", metavar="VAL", default="")
-    model: str = flag("", "a checkpoint's prefix (or whatever imgcls-predict takes): labels that this "
-                      "network is sure are wrong are told; best of one that was trained on other images",
+    data_val: str = positional("validation data", metavar="VAL", default="")
+    model: str = flag("", "a checkpoint's prefix (or whatever imgcls-predict takes): report labels that "
+                      "this network is sure are wrong; best is a network that was trained on other images",
                       metavar="NAME")
     near_duplicates: bool = flag(True, "do not look for near duplicates (re-encoded, resized), only for "
                                  "equal files", negation="--no-near-duplicates", takes="none")

@@ -22,7 +22,7 @@ EXAMPLES = """examples:
   imgcls-export --model model/pets --format onnx --int8 --output small.onnx --images photos/
                                                           a quarter of the size; the loss is measured
   imgcls-export --model model/pets --format onnx --no-preprocessing --output bare.onnx
-                                                          float32 (N, C, H, W) that somebody else prepares
+                                                          float32 (N, C, H, W) that the caller preprocesses
 """
 #: the formats, as `inference.export.run` has them; here, so that --help needs no torch
 FORMATS = ("onnx", "pt2", "aot", "pte", "safetensors", "mxnet")
@@ -44,17 +44,17 @@ class ExportConfig(InferenceConfig):
                        metavar="FILE")
     images: str = flag("", "pictures that it is compared on: a picture, a folder of any depth, a .rec or a "
                        ".lst (if not given: made images)", metavar="PATH")
-    num_images: int = flag(500, "compare on at most so many of them, evenly taken", metavar="N",
+    num_images: int = flag(500, "compare on at most N of them, evenly spaced", metavar="N",
                            minimum=1, maximum=_MAX_IMAGES)
     int8: bool = flag(False, "onnx, pte: the network in whole numbers of 8 bits, a quarter of the size; "
                       "needs --images, and is kept if it loses no more than --max-drop", takes="none")
-    num_calibration: int = flag(100, "of --int8: so many of the --images are for the ranges of its numbers, "
-                                "and not compared on", metavar="N", minimum=1, maximum=_MAX_IMAGES)
-    max_drop: float = flag(0.05, "of --int8: the top-1 accuracy that it may lose, as a part of 1 (where "
-                           "nothing tells what is in the pictures: the part whose label may change)",
+    num_calibration: int = flag(100, "with --int8: number of the --images that calibrate its ranges and are "
+                                "not compared on", metavar="N", minimum=1, maximum=_MAX_IMAGES)
+    max_drop: float = flag(0.05, "with --int8: the top-1 accuracy that it may lose, as a fraction (where "
+                           "the images have no labels: the fraction whose label may change)",
                            metavar="PART", minimum=0, maximum=1)
     preprocessing: bool = flag(True, "0 or --no-preprocessing: the bare network, which takes float32 "
-                               "(N, C, H, W), resized, cut and normalised by whoever runs it",
+                               "(N, C, H, W), resized, cropped and normalised by the caller",
                                negation="--no-preprocessing")
 
 

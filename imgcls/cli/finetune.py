@@ -28,7 +28,7 @@ EXAMPLES = """examples:
                                                    photos/ holds train/ and val/, with a folder for each class
   {prog} --pretrained-model old/resnet --load-epoch 0000 --data-train a.rec --data-val b.rec --num-classes 10
   {prog} --pretrained-model model/cifar --data-dir photos/ --freeze body --lr 0.1     only the new head learns
-  {prog} ... --model-prefix model/pets --resume    go on where that run stopped, or begin
+  {prog} ... --model-prefix model/pets --resume    resume that run, or begin
 """
 #: the settings that -h shows
 COMMON = ("pretrained_model", "data_train", "data_val", "freeze", "num_epochs", "batch_size", "lr",
@@ -78,7 +78,7 @@ def _check(config: Config, own: FinetuneConfig) -> None:
     is_resuming = own.resume or own.load_epoch.lower() == "auto"
     if is_resuming and not config.checkpoint.save_prefix:
         setting = "`resume`" if own.resume else "`load_epoch` auto"
-        raise UsageError(f"{setting}: needs the `model_prefix` of the run to go on with")
+        raise UsageError(f"{setting}: needs the `model_prefix` of the run to resume")
     # At a rate of 0 a layer would still cost its gradients, and its running statistics would move.
     for name in ("head_lr_mult", "body_lr_mult"):
         if not getattr(own, name):

@@ -49,7 +49,7 @@ EXAMPLES = """examples:
   imgcls-launch -n 2 imgcls-train --network lenet --kv-store dist_sync  two workers on this machine
   imgcls-launch -n 4 -H hosts --sync-dst-dir /tmp/job python train.py   four, dealt out to the machines \
 in hosts
-  imgcls-launch -n 8 -H hosts --nnodes 1:8 --max-restarts 10 imgcls-train ...  goes on when machines are lost
+  imgcls-launch -n 8 -H hosts --nnodes 1:8 --max-restarts 10 imgcls-train ...  continues if machines are lost
   imgcls-launch -n 2 --launcher mpi imgcls-train ...                    with mpirun
   imgcls-launch -n 2 --launcher slurm --output job.sh imgcls-train ...  a script for sbatch
 """
@@ -63,10 +63,10 @@ class LaunchConfig:
     """Launch"""
 
     # MXNet's, and dmlc's tracker behind it
-    num_workers: int = flag(MISSING, "workers, each with a --batch-size of its own; one process each, or "
-                            "one for each GPU of the command's --gpus", short="-n", minimum=1,
+    num_workers: int = flag(MISSING, "number of workers, --batch-size samples each; one process per worker, "
+                            "or one per GPU of the command's --gpus", short="-n", minimum=1,
                             maximum=MAX_WORKERS)
-    command: tuple[str, ...] = positional("what is to be run, with its flags", metavar="COMMAND", default=(),
+    command: tuple[str, ...] = positional("command to run, with its flags", metavar="COMMAND", default=(),
                                           takes="rest")
     num_servers: int | None = flag(None, "servers of --kv-store dist_async (if not given: N of -n)",
                                    short="-s", minimum=0, maximum=MAX_WORKERS)
@@ -78,13 +78,14 @@ class LaunchConfig:
     env: tuple[str, ...] = flag((), "pass a variable to the workers, or NAME=VALUE", metavar="NAME",
                                 takes="each")
     env_worker: tuple[str, ...] = flag((), "a variable of the workers", metavar="K:V", takes="each")
-    env_server: tuple[str, ...] = flag((), "taken for MXNet's sake", metavar="K:V", takes="each")
+    env_server: tuple[str, ...] = flag((), "accepted for compatibility with MXNet", metavar="K:V",
+                                       takes="each")
     # MXNet's too, with nothing left to do: `_print_notes` says why
-    p3: bool = flag(False, "taken for MXNet's sake: it is always so", takes="none")
+    p3: bool = flag(False, "accepted for compatibility with MXNet: always on", takes="none")
     # ours, with torchrun's names where torchrun has one
-    max_restarts: int = flag(0, "start again from the last position saved, so often; 10 with --nnodes "
+    max_restarts: int = flag(0, "maximum number of restarts from the last saved position; 10 with --nnodes "
                              "MIN:MAX", minimum=0, maximum=MAX_EPOCHS)
-    nnodes: str = flag("", "go on as long as MIN machines are left", metavar="MIN:MAX")
+    nnodes: str = flag("", "continue as long as MIN machines are left", metavar="MIN:MAX")
     timeout: float | None = flag(None, "until a silent machine counts as lost (if not given: 300)",
                                  metavar="SECONDS", minimum=1, maximum=MAX_TIMEOUT_S)
     python: str = flag("", "the Python of the machines (if not given: the one that runs this)",

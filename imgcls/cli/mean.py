@@ -37,13 +37,13 @@ class MeanConfig:
 
     data: tuple[str, ...] = positional("what imgcls-convert reads: .rec, folders, archives, LMDB, parquet",
                                        metavar="DATA", takes="several")
-    image_shape: tuple[int, ...] = flag((), "3,HEIGHT,WIDTH: the centre of so many pixels of each image",
+    image_shape: tuple[int, ...] = flag((), "3,HEIGHT,WIDTH: size of the centre crop of each image",
                                         metavar="C,H,W", counts=(0, 3), minimum=1, maximum=65500)
-    resize: int = resize_flag("scale each image to a short edge of so many pixels first; 0: none")
+    resize: int = resize_flag("resize the short edge of each image to N pixels first; 0: none")
     out: str = flag("", "the mean image: .bin or .nd (MXNet), .binaryproto (Caffe), .npy (3, H, W)",
                     metavar="FILE")
     json: bool = flag(False, "print JSON", takes="none")
-    dry_run: bool = flag(False, "write nothing: look at a few images, and say how long all take",
+    dry_run: bool = flag(False, "write nothing: read a few images, and estimate the time for all",
                          takes="none")
     num_thread: int = threads_flag()
 

@@ -65,12 +65,12 @@ class PredictConfig(InferenceConfig):
     shift: int = flag(0, "also take the mean with views shifted so far, up left and down right, which count "
                       "for a half; with --flip and 1: the six views of airbench's paper", metavar="PIXELS",
                       minimum=0, maximum=MAX_SIDE)
-    layer: str = flag("", "write what this layer gives, by MXNet's name (flatten0_output), to an .npz file "
-                      "with the arrays features and images", metavar="NAME")
+    layer: str = flag("", "write the output of this layer, by MXNet's name (flatten0_output), to an .npz "
+                      "file with the arrays features and images", metavar="NAME")
     explain: str = flag("", "draw where the network looked (Grad-CAM), a picture for each image in this "
                         "folder", metavar="DIR")
     output: str = flag("", f"file to write; - is stdout (of --layer: {FEATURES})", metavar="FILE", short="-o")
-    batch_size: int = flag(32, "images that go through the network together", metavar="N", minimum=1,
+    batch_size: int = flag(32, "batch size of the network", metavar="N", minimum=1,
                            maximum=65536)
 
 

@@ -30,7 +30,7 @@ class IndexConfig:
     record: str = positional("the .rec file", metavar="RECORD")
     index: str = positional("to write (if not given: RECORD's .idx)", metavar="INDEX", default="")
     ids: bool = flag(False, "the images' ids as keys", takes="none")
-    resync: bool = flag(False, "pass over damage and index what is good", takes="none")
+    resync: bool = flag(False, "skip damage and index the intact records", takes="none")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

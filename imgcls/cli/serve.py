@@ -21,7 +21,7 @@ EXAMPLES = """examples:
   imgcls-serve --model model/pets                    a page at http://127.0.0.1:8000/
   imgcls-serve --model model/pets --port 0           at a port that is free
   curl --data-binary @cat.jpg http://127.0.0.1:8000/predict      the same for programs, in JSON
-  imgcls-serve --model torchvision:resnet50 --host 0.0.0.0       for the network: for everybody who reaches it
+  imgcls-serve --model torchvision:resnet50 --host 0.0.0.0       for every host that can reach this one
 """
 #: the flags of training that make sense here, beside those of `ServeConfig`
 USED = ("dataset", "gpus", "dtype", "num_threads")

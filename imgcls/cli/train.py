@@ -14,7 +14,7 @@ from imgcls.config import resolve as configuration
 EXAMPLES = """examples:
   {prog} --dataset digits                                    lenet on drawn digits, nothing to download
   {prog} --network lenet --gpus 0 --model-prefix model/mnist  MNIST on a GPU, a checkpoint after each epoch
-  {prog} --network lenet --model-prefix model/mnist --load-epoch auto   go on where that run stopped
+  {prog} --network lenet --model-prefix model/mnist --load-epoch auto   resume where that run stopped
 """
 #: the settings that -h shows
 COMMON = ("data_train", "data_val", "dataset", "network", "image_shape", "num_epochs", "batch_size",

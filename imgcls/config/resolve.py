@@ -21,7 +21,7 @@ from imgcls.errors import UsageError, as_keyword, unknown, verbatim
 
 EXIT_STATUS = """exit status:
   0 done   1 the run failed   2 wrong usage
-  130 interrupted, 143 told to stop, 129 the terminal was closed, 141 nobody reads the log any more: \
+  130 interrupted (SIGINT), 143 terminated (SIGTERM), 129 hangup (SIGHUP), 141 broken pipe (SIGPIPE): \
 the position was saved, --load-epoch auto resumes there
 
 Every flag is also a key of --config files (lr: 0.1) and an environment variable \

@@ -12,15 +12,15 @@ from imgcls.config.sections.bounds import MAX_NUMBER, MAX_SIDE
 class AugmentConfig:
     """Augmentation and normalisation, in the order applied"""
 
-    resize: int = flag(0, "short edge of the images before all else, pixels; 0: as stored", metavar="PIXELS",
+    resize: int = flag(0, "resize the short edge to this many pixels first; 0: as stored", metavar="PIXELS",
                        minimum=0, maximum=MAX_SIDE)
-    val_resize: int | None = flag(None, "the same for validation, where the centre is cut; 0: as stored (if "
+    val_resize: int | None = flag(None, "the same for validation, which crops the centre; 0: as stored (if "
                                   "not given: --resize, or the crop's height / 0.875 where the images are "
                                   "much larger than the crop)", metavar="PIXELS", minimum=0, maximum=MAX_SIDE)
     # what MXNet's default augmenter does in one affine warp (image_aug_default.cc)
-    max_random_rotate_angle: int = flag(0, "rotate by up to this, degrees", since="g2",
+    max_random_rotate_angle: int = flag(0, "maximum rotation, degrees", since="g2",
                                         minimum=0, maximum=360)
-    max_random_shear_ratio: float = flag(0.0, "shear by up to this", since="g2", minimum=0, maximum=100)
+    max_random_shear_ratio: float = flag(0.0, "maximum shear", since="g2", minimum=0, maximum=100)
     max_random_scale: float = flag(1.0, "largest scale of the image before the crop", since="g2",
                                    minimum=0, maximum=100)
     min_random_scale: float = flag(1.0, "smallest scale of the image before the crop", since="g2",
@@ -34,7 +34,7 @@ class AugmentConfig:
     # the crop: of fixed size, of random area, or a square of random size; `data.crops` refuses two at once
     random_crop: bool = flag(False, "crop at a random place, not the centre", since="g2")
     random_resized_crop: bool = flag(False, "crop of random area and aspect, resized", since="g3")
-    max_random_area: float = flag(1.0, "largest area of that crop, as a part of the image", since="g3",
+    max_random_area: float = flag(1.0, "largest area of that crop, as a fraction of the image", since="g3",
                                   minimum=0, maximum=1)
     min_random_area: float = flag(1.0, "smallest area of that crop", since="g3", minimum=0, maximum=1)
     max_random_aspect_ratio: float = flag(0.0, "largest aspect ratio of that crop; without "
@@ -52,12 +52,12 @@ class AugmentConfig:
                               choices=("bilinear", "antialias", "nearest", "cubic", "area", "lanczos", "auto",
                                        "random"))
     # colour: the jitter of MXNet 1.3, then the HSL shifts of 0.8; both may be given
-    brightness: float = flag(0.0, "change brightness by up to this part", since="g3", minimum=0, maximum=100)
-    contrast: float = flag(0.0, "change contrast by up to this part", since="g3", minimum=0, maximum=100)
-    saturation: float = flag(0.0, "change saturation by up to this part", since="g3", minimum=0, maximum=100)
-    max_random_h: int = flag(0, "change hue by up to this, 0-180", since="g2", minimum=0, maximum=180)
-    max_random_s: int = flag(0, "change saturation by up to this, 0-255", since="g2", minimum=0, maximum=255)
-    max_random_l: int = flag(0, "change lightness by up to this, 0-255", since="g2", minimum=0, maximum=255)
+    brightness: float = flag(0.0, "maximum relative change of brightness", since="g3", minimum=0, maximum=100)
+    contrast: float = flag(0.0, "maximum relative change of contrast", since="g3", minimum=0, maximum=100)
+    saturation: float = flag(0.0, "maximum relative change of saturation", since="g3", minimum=0, maximum=100)
+    max_random_h: int = flag(0, "maximum change of hue, 0-180", since="g2", minimum=0, maximum=180)
+    max_random_s: int = flag(0, "maximum change of saturation, 0-255", since="g2", minimum=0, maximum=255)
+    max_random_l: int = flag(0, "maximum change of lightness, 0-255", since="g2", minimum=0, maximum=255)
     pca_noise: float = flag(0.0, "strength of lighting noise (AlexNet's), such as 0.1", since="g3",
                             minimum=0, maximum=100)
     random_mirror: bool = flag(False, "mirror left to right with probability 1/2", since="g2")
@@ -66,9 +66,9 @@ class AugmentConfig:
     # torchvision's names and values; the operations are applied to the crop
     auto_augment: str = flag("none", "operations drawn for each image: ra (RandAugment), ta_wide "
                              "(TrivialAugment) or augmix", choices=("none", "ra", "ta_wide", "augmix"))
-    ra_num_ops: int = flag(2, "how many operations RandAugment applies", metavar="N", minimum=1, maximum=20)
-    ra_magnitude: int = flag(9, "how strong they are, 0-30", metavar="M", minimum=0, maximum=30)
-    augmix_severity: int = flag(3, "how strong the operations of AugMix are, 1-10", metavar="S",
+    ra_num_ops: int = flag(2, "number of operations of RandAugment", metavar="N", minimum=1, maximum=20)
+    ra_magnitude: int = flag(9, "magnitude of those operations, 0-30", metavar="M", minimum=0, maximum=30)
+    augmix_severity: int = flag(3, "severity of AugMix's operations, 1-10", metavar="S",
                                 minimum=1, maximum=10)
     random_erase: float = flag(0.0, "erase a box of 2 to 33 % of the image with this probability, such as "
                                "0.25", metavar="P", minimum=0, maximum=1)

@@ -22,12 +22,12 @@ class CheckpointConfig:
     save_period: int = flag(1, "epochs between checkpoints; the last is always saved", since="g3",
                             minimum=1, maximum=MAX_EPOCHS)
     # on top of save_period: a long epoch that is killed loses minutes, not hours
-    save_every: float = flag(10.0, "minutes between savings inside an epoch; 0: none", metavar="MINUTES",
+    save_every: float = flag(10.0, "minutes between saves within an epoch; 0: none", metavar="MINUTES",
                              minimum=0, maximum=MAX_NUMBER)
     # without them an epoch can be gone back to, but not gone on from as if nothing had been
-    keep_states: int | None = flag(None, "how many epochs' optimizer states to keep; weights are all kept "
-                                   "(if not given: the last 10^9 bytes of states, 2 at least)", metavar="N",
-                                   minimum=1, maximum=MAX_EPOCHS)
+    keep_states: int | None = flag(None, "number of epochs whose optimizer states are kept; all weights are "
+                                   "kept (if not given: the last 10^9 bytes of states, 2 at least)",
+                                   metavar="N", minimum=1, maximum=MAX_EPOCHS)
 
     @property
     def save_prefix(self) -> str:

@@ -37,30 +37,29 @@ class DataConfig:
     # a list is read like any file from a stranger, and what it names is read
     outside_root: bool = flag(False, "let a .lst or .csv name files outside of that folder (../x, /y)")
     # the bound on what is left out tells a few bad images from a wrong file
-    on_bad: str = flag("skip", "a damaged record or image is left out, named and counted (up to 1 % of "
-                       "them), or ends the run", choices=("skip", "stop"))
+    on_bad: str = flag("skip", "skip damaged records and images, named and counted (up to 1 % of them), or "
+                       "stop the run", choices=("skip", "stop"))
     # reading at random from a remote file costs a request per image: a local copy pays from the first epoch
-    cache_gb: float = flag(100.0, "copies of remote files (s3://... and the like) that are kept on this "
-                           "machine, in 10^9 bytes; record files that are more are read in chunks",
+    cache_gb: float = flag(100.0, "size of the disk cache for remote files (s3://... and the like), in 10^9 "
+                           "bytes; larger record files are read in chunks",
                            metavar="GB", minimum=0, maximum=MAX_NUMBER)
     # a setting and not what happens to be there: the pixels differ in the last bits
-    jpeg_decoder: str = flag("cpu", "what decodes the training JPEGs; gpu: nvJPEG, in torchvision's package "
+    jpeg_decoder: str = flag("cpu", "decoder of the training JPEGs; gpu: nvJPEG, in torchvision's package "
                              "(of use where the CPU is the limit and the images do not fit into "
                              "--decoded-cache-gb)", choices=("cpu", "gpu"))
     # pixels are several times larger than JPEGs: half leaves room for the network and for other programs
-    decoded_cache_gb: float | None = flag(None, "memory for images that are decoded once and kept for all "
-                                          "later epochs, in 10^9 bytes, one copy a machine; 0: none "
-                                          "(if not given: half of what is free)", metavar="GB", minimum=0,
-                                          maximum=MAX_NUMBER)
-    decoded_cache_dir: str = flag("", "folder of a fast disk to keep decoded images in, in place of memory, "
-                                  "for later runs as well; --decoded-cache-gb is for all that is in it (if "
-                                  "not given: half of the free disk)", metavar="DIR")
+    decoded_cache_gb: float | None = flag(None, "memory for the cache of decoded images, in 10^9 bytes, one "
+                                          "cache per machine; 0: none (if not given: half of the free "
+                                          "memory)", metavar="GB", minimum=0, maximum=MAX_NUMBER)
+    decoded_cache_dir: str = flag("", "folder on a fast disk for the cache of decoded images, in place of "
+                                  "memory and for later runs as well; --decoded-cache-gb limits its total "
+                                  "size (if not given: half of the free disk)", metavar="DIR")
     # MXNet had to be told the size of an epoch, and schedules went by it; we count the records
-    num_examples: int = flag(0, "samples of an epoch of --benchmark; otherwise the real number counts",
+    num_examples: int = flag(0, "samples per epoch of --benchmark; otherwise the real number is used",
                              since="g2", minimum=0, maximum=10**10)
     batch_size: int = flag(128, "samples per step and worker", since="g2", minimum=1, maximum=10**7)
     # None, and not 0, is "as many as there are cores": 0 is the main thread, where a debugger stops
     data_nthreads: int | None = flag(None, "threads that prepare batches (if not given: one per core, at "
                                      "most 16); 0: in the main thread, for debugging", since="g2",
                                      minimum=0, maximum=MAX_THREADS)
-    benchmark: bool = flag(False, "train on one random batch again and again, to measure speed", since="g2")
+    benchmark: bool = flag(False, "train on one random batch repeatedly, to measure speed", since="g2")

@@ -20,12 +20,11 @@ class DeviceConfig:
     compile: bool = flag(False, "torch.compile the network: a minute first, faster steps after (GPU)")
     # never tried on a GPU yet (benchmarks/gpu.py does): not the default before that
     cuda_graphs: bool = flag(False, "launch each training pass as one CUDA graph: for small networks, whose "
-                             "steps are shorter than Python takes to launch them (one GPU)")
+                             "steps are limited by the launch time of kernels (one GPU)")
     # MXNet's name was mirroring, and its switch an environment variable, which holds too
-    recompute_activations: bool = flag(False, "keep few activations for the backward pass and compute the "
-                                       "others again: less memory, the same bits, slower steps")
-    deterministic: bool = flag(False, "only operations whose result is the same every time, on a GPU too: "
-                               "slower there")
+    recompute_activations: bool = flag(False, "activation checkpointing: recompute most activations in the "
+                                       "backward pass; less memory, the same bits, slower steps")
+    deterministic: bool = flag(False, "use deterministic operations only, on a GPU too: slower there")
     # flags that MXNet had and we refuse, each with a way to go: a flag is never ignored in silence
     profile_worker_suffix: str = flag("", "profile file", since="g3",
                                       later="profiling is not offered; run under torch.profiler or py-spy")

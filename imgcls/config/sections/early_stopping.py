@@ -12,7 +12,7 @@ from imgcls.config.sections.bounds import MAX_EPOCHS
 class EarlyStoppingConfig:
     """Early stopping"""
 
-    patience: int = flag(0, "stop after so many epochs without a better validation accuracy; 0: never",
+    patience: int = flag(0, "stop after N epochs without a better validation accuracy; 0: never",
                          metavar="N", minimum=0, maximum=MAX_EPOCHS)
-    keep_best: bool = flag(False, "note which epoch was best (PREFIX-best.json), and save it whatever "
-                           "--save-period says; --load-epoch best takes it")
+    keep_best: bool = flag(False, "record the best epoch in PREFIX-best.json and save it regardless of "
+                           "--save-period; --load-epoch best loads it")

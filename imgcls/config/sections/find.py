@@ -12,12 +12,12 @@ from imgcls.config.sections.bounds import MAX_NUMBER
 class FindConfig:
     """Finding settings"""
 
-    find_lr: str = flag("", "train nothing: raise the learning rate until the loss does, say which to take, "
-                        "and draw the curve here (.svg or .png)", metavar="FILE")
-    find_batch_size: str = flag("", "train nothing: measure speed and memory of larger and larger batches, "
-                                "say which size to take and which rate goes with it, and draw both here "
-                                "(.svg or .png)", metavar="FILE")
-    time_budget: float = flag(0.0, "minutes that the run may take: as many epochs as fit, by the time of its "
-                              "first batches, the schedule over those, and small images first where "
-                              "they are few; 0: --num-epochs holds",
-                              metavar="MINUTES", minimum=0, maximum=MAX_NUMBER)
+    find_lr: str = flag("", "do not train: raise the learning rate until the loss rises, suggest a rate, "
+                        "and plot the curve to this file (.svg or .png)", metavar="FILE")
+    find_batch_size: str = flag("", "do not train: measure speed and memory of growing batch sizes, suggest "
+                                "a size and a learning rate for it, and plot both to this file (.svg or "
+                                ".png)", metavar="FILE")
+    time_budget: float = flag(0.0, "time limit of the run in minutes: train as many epochs as fit, estimated "
+                              "from the first batches, adapt the schedule to them, and begin with small "
+                              "images if they are few; 0: use --num-epochs", metavar="MINUTES", minimum=0,
+                              maximum=MAX_NUMBER)

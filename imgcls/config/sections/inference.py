@@ -28,13 +28,13 @@ class InferenceConfig:
                            metavar="EPOCH")
     # of score this is the data as well; without a default, so that nobody takes one for what was noted
     dataset: str | None = flag(None, "the data set that imgcls-score measures on (mnist, or files that are "
-                               "named), and whose way of preparing images holds where none was noted",
+                               "named), whose preprocessing is used where the checkpoint records none",
                                metavar="NAME")
     # as MXNet's predict-cpp and everybody's synset.txt
-    synset: str = flag("", "class names, one a line in the order of the classes, for a network that has "
-                       "none; imagenet: the 1000 of ImageNet, from torchvision", metavar="FILE")
+    synset: str = flag("", "file of class names, one per line in the order of the classes, for a network "
+                       "without names; imagenet: the 1000 of ImageNet, from torchvision", metavar="FILE")
     image_shape: tuple[int, ...] | None = _as_trained(NetworkConfig, "image_shape", (
-        "channels,height,width that the network is given"))
+        "channels,height,width of the network's input"))
     rgb_mean: tuple[float, ...] | None = _as_trained(AugmentConfig, "rgb_mean", (
         "subtracted per channel, on the scale 0-255"))
     rgb_std: tuple[float, ...] | None = _as_trained(AugmentConfig, "rgb_std", (
@@ -42,8 +42,8 @@ class InferenceConfig:
     mean_image: str | None = _as_trained(AugmentConfig, "mean_image", (
         "subtract this image in place of --rgb-mean"))
     val_resize: int | None = _as_trained(AugmentConfig, "val_resize", (
-        "short edge of the images before the centre is cut; 0: as stored, which MXNet's networks are given"))
-    resize: int | None = _as_trained(AugmentConfig, "resize", "another word for --val-resize")
+        "short edge of the images before the centre crop; 0: as stored, the default for MXNet's networks"))
+    resize: int | None = _as_trained(AugmentConfig, "resize", "alias of --val-resize")
     interpolation: str | None = _as_trained(AugmentConfig, "interpolation", "how images are resized")
 
 

@@ -36,19 +36,19 @@ class OptimizerConfig:
                                minimum=0, maximum=MAX_NUMBER)
     clip_gradient: float = flag(0.0, "clip each element of the gradient to [-C, C]; 0: off", since="g1",
                                 metavar="C", minimum=0, maximum=1e30)
-    clip_norm: float = flag(0.0, "scale a gradient down whose norm over all weights is above N; 0: off",
+    clip_norm: float = flag(0.0, "clip the norm of the gradient over all weights to N; 0: off",
                             metavar="N", minimum=0, maximum=1e30)
-    accumulate: int = flag(1, "batches whose gradients make one step, as one batch of so many times "
-                           "--batch-size", metavar="N", minimum=1, maximum=10**6)
+    accumulate: int = flag(1, "batches whose gradients are accumulated for one step, as one batch of N "
+                           "times --batch-size", metavar="N", minimum=1, maximum=10**6)
     macrobatch_size: int = flag(0, "samples, of several batches in a row, whose mean gradient makes one step "
                                 "of lbsgd; 0: those of one batch", since="g3", metavar="N",
                                 minimum=0, maximum=10**9)
     # MXNet's names; its scripts had no flags for them. 1 would never forget, and never move.
-    beta1: float | None = flag(None, "how much of the mean gradient stays at each update, for adam and the "
+    beta1: float | None = flag(None, "decay rate of the mean gradient at each update, for adam and the "
                                "like (if not given: MXNet's)", minimum=0, maximum=0.999999)
-    beta2: float | None = flag(None, "the same of the mean squared gradient (rmsprop's gamma1, adadelta's "
+    beta2: float | None = flag(None, "decay rate of the mean squared gradient (rmsprop's gamma1, adadelta's "
                                "rho)", minimum=0, maximum=0.999999999)
-    epsilon: float | None = flag(None, "keeps divisions by small gradients bounded (if not given: MXNet's)",
+    epsilon: float | None = flag(None, "bounds divisions by small gradients (if not given: MXNet's)",
                                  minimum=0, maximum=1)
 
     @property

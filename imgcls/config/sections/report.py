@@ -13,6 +13,6 @@ class ReportConfig:
 
     log_file: str = flag("", "also write the log lines to this file", since="g1", metavar="FILE")
     log_dir: str = flag("", "folder of --log-file", since="g1", metavar="DIR")
-    report_page: bool = flag(True, "no PREFIX-report.html, the page with the charts of the run",
+    report_page: bool = flag(True, "do not write PREFIX-report.html, the page with the charts of the run",
                              negation="--no-report", takes="none")
     tensorboard: bool = flag(False, "also write event files for TensorBoard, to PREFIX-tensorboard")

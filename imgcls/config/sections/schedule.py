@@ -38,21 +38,21 @@ class ScheduleConfig:
                             minimum=0, maximum=MAX_NUMBER)
     lr_step_epochs: str = flag("10", "epochs to step at (30,60), or powP for (1 - progress)^P", since="g2",
                                metavar="E,E")
-    lr_factor_epoch: float = flag(0.0, "step every E epochs for ever, fractions too", since="g1", metavar="E",
+    lr_factor_epoch: float = flag(0.0, "step every E epochs, fractions allowed", since="g1", metavar="E",
                                   minimum=0, maximum=MAX_NUMBER)
     lr_schedule: str = flag("auto", "auto: as the flags above say; cosine: down to --final-lr at the last "
                             "update; one-cycle: up and down; restarts: cosine again and again",
                             choices=("auto", "cosine", "one-cycle", "restarts"))
     lr_regime: str = flag("", "rate and weight decay from each epoch on, such as 0:0.01:0.0005,18:0.005:0 "
                           "(in place of all above)", metavar="E:LR:WD,...")
-    final_lr: float = flag(0.0, "where powP, cosine, one-cycle and every restart end", minimum=0,
-                           maximum=MAX_NUMBER)
-    restart_epochs: float = flag(10.0, "epochs of the first cycle of restarts, fractions too", metavar="E",
-                                 minimum=1e-3, maximum=MAX_NUMBER)
+    final_lr: float = flag(0.0, "learning rate at the end of powP, cosine, one-cycle and every restart",
+                           minimum=0, maximum=MAX_NUMBER)
+    restart_epochs: float = flag(10.0, "epochs of the first cycle of restarts, fractions allowed",
+                                 metavar="E", minimum=1e-3, maximum=MAX_NUMBER)
     restart_factor: float = flag(2.0, "how much longer each cycle of restarts is than the one before",
                                  metavar="F", minimum=1, maximum=100)
     # MXNet warmed up with lbsgd only; here it goes with every optimizer
-    warmup_epochs: float = flag(0.0, "epochs of warm-up, fractions too", since="g3",
+    warmup_epochs: float = flag(0.0, "epochs of warm-up, fractions allowed", since="g3",
                                 minimum=0, maximum=MAX_NUMBER)
     warmup_begin_lr: float = flag(0.0, "learning rate the warm-up starts from", minimum=0, maximum=MAX_NUMBER)
     warmup_strategy: str = flag("linear", "shape of the warm-up", since="g3",
