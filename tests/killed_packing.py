@@ -77,7 +77,7 @@ def pack_killed(prefix: str, *words: str, whole_s: float, num_kills: int = 10) -
             process.send_signal(signal.SIGKILL)
             is_killed = True
         text = process.communicate()[1]
-        num_resumed += "goes on from there" in text or "complete since an earlier run" in text
+        num_resumed += "resuming from there" in text or "complete since an earlier run" in text
         if not is_killed:
             assert process.returncode == 0, text
             return num_killed, num_resumed

@@ -270,7 +270,7 @@ def test_an_index_is_kept_for_the_same_files_only(tmp_path: Path, own_cache: Pat
         steps.clear()
         open_index([str(path)], progress=lambda done, total: steps.append(done)).close()
         assert len(steps) == 3
-    # of a name that stands there twice the last counts, as when it is extracted
+    # of a name that occurs twice the last counts, as when it is extracted
     with tarfile.open(path, "a") as tar:
         info = tarfile.TarInfo("a/1.jpg")
         info.size = 3

@@ -159,7 +159,7 @@ def test_merge_and_split(records: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert (tmp_path / "whole.rec").read_bytes() == records.read_bytes()
     assert "more than once" not in capsys.readouterr().err
     assert convert.main([str(records), str(parts[0]), f"{tmp_path}/twice.rec"]) == 0
-    assert "3 ids stand there more than once" in capsys.readouterr().err
+    assert "3 ids occur more than once" in capsys.readouterr().err
     assert convert.main([str(records), str(parts[0]), f"{tmp_path}/twice.rec", "--renumber"]) == 0
     assert RecordReader(tmp_path / "twice.rec").headers()["id"].tolist() == list(range(15))
     (tmp_path / "part_1.classes.txt").write_text("a\nc\nb\n")

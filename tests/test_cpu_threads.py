@@ -132,7 +132,7 @@ def test_a_run_keeps_the_threads_of_its_checkpoint(monkeypatch: pytest.MonkeyPat
         assert train_main([*train, "--num-epochs", "3", "--load-epoch", "auto"]) == 0
         text = capsys.readouterr().err
         assert "cpu (1 thread" in text
-        assert "note: the checkpoint was trained with 2 CPU threads, this run goes on with 1" in text
+        assert "note: the checkpoint was trained with 2 CPU threads, this run continues with 1" in text
         assert "--num-threads 2 keeps them equal" in text
     finally:
         torch.set_num_threads(before)

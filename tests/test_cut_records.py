@@ -94,7 +94,7 @@ def test_training_ends_with_a_line_and_its_position_saved(threads: str, tmp_path
     error = capsys.readouterr().err.splitlines()[-1]
     assert "x.rec at byte" in error
     assert "was cut while it was in use" in error
-    assert "the position was saved, --load-epoch auto goes on from there" in error
+    assert "the position was saved, --load-epoch auto resumes from there" in error
     path.write_bytes(whole)
     assert train.main(words) == 0
     assert (tmp_path / "run-0003.params").exists()

@@ -147,7 +147,7 @@ def test_grey_alpha_and_pixels() -> None:
     four = picture(50, 60, 4)
     assert np.array_equal(run(png(four), centre, (4, 40, 40)), four[5:45, 10:50])
     assert np.array_equal(run(png(four), centre, (3, 40, 40)), four[5:45, 10:50, :3])
-    with pytest.raises(BadImageError, match="has 3 channels of uint8, `image_shape` asks for 4"):
+    with pytest.raises(BadImageError, match="has 3 channels of uint8, `image_shape` has 4"):
         run(png(picture(50, 60)), centre, (4, 40, 40))
     colour = picture(50, 60)
     for pixels in (grey, grey[:, :, None]):

@@ -329,7 +329,7 @@ def test_vggs_trap(tmp_path: Path) -> None:
     assert model(torch.zeros(2, 3, 2, 2)).shape == (2, 3)
     model, summary = transfer.new_head(source, config, layer="flatten0")
     assert len(summary.dropped) == 4
-    assert "relu6: whatever stands between them goes, too" in summary.note
+    assert "relu6: the layers between them are removed too" in summary.note
     with pytest.raises(UsageError, match=r"relu7: vgg-0000.params has no such layer; there is relu6 \("):
         transfer.new_head(source, config, layer="relu7")
     with pytest.raises(UsageError, match="image_shape 3,4,4: the pretrained network cannot take it"):
@@ -410,7 +410,7 @@ def test_a_network_without_a_symbol(photos: Path, tmp_path: Path, capsys: pytest
     (["--pretrained-model", "timm:x"], "timm's come untrained"),
     (["--load-epoch", "7"], "--load-epoch 7: "),
     (["--load-epoch", "x"], "must be an epoch"),
-    (["--layer-before-fullc", "flaten0"], "has no such layer; there is flatten0 (found by itself)"),
+    (["--layer-before-fullc", "flaten0"], "has no such layer; there is flatten0 (found automatically)"),
     (["--freeze", "stage9"], "--freeze stage9: must be nothing, body (all but the new head) or a layer"),
     (["--freeze", "fc"], "nothing would be left to train"),
     (["--body-lr-mult", "0"], "--freeze body is for a body that does not learn"),
@@ -443,7 +443,7 @@ def test_records_that_do_not_name_their_classes(pretrained: Path, photos: Path, 
     errors = capsys.readouterr().err
     assert re.search(r"labels go from 0 to \d, and the network has 1000; give --num-classes \d", errors)
     assert finetune.main([*flags, "--num-classes", "10"]) == 0
-    assert "nothing says how many classes" not in capsys.readouterr().err
+    assert "the number of classes is not given" not in capsys.readouterr().err
 
 
 @pytest.fixture

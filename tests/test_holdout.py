@@ -173,7 +173,7 @@ def test_a_folder_trains_validates_goes_on_and_is_scored(tmp_path: Path,
     # scored: of the folder of the training, wherever it lies now and whatever came to it, what was held out
     root = root.rename(tmp_path / "moved")
     assert score.main(["--model", str(tmp_path / "m"), "--data-val", str(root)]) == 0
-    assert f"scored are the {count} of the 80 images" in capsys.readouterr().err
+    assert f"scoring the {count} of the 80 images" in capsys.readouterr().err
     assert score.main(["--model", str(tmp_path / "m"), "--data-val", str(root), "--val-ratio", "0"]) == 0
     assert "scored are" not in capsys.readouterr().err
     # photographs of their own are all scored, unless a part is asked for

@@ -91,7 +91,7 @@ def test_a_meeting_folder_of_somebody_else_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / f"imgcls-{os.getuid()}"
     (tmp_path / "other").mkdir()
     folder.symlink_to(tmp_path / "other")
-    with pytest.raises(UsageError, match="is another user's or no folder"):
+    with pytest.raises(UsageError, match="is another user's or not a folder"):
         rank_info.detect(OMPI)
     folder.unlink()
     folder.write_text("")
@@ -169,7 +169,7 @@ def test_a_stopped_job_never_says_nothing(content: dict[str, Any], capsys: pytes
         attempt.mkdir()
         (attempt / "0.json").write_text(json.dumps(content))
         assert agent._report_stop(state) == 1
-    assert capsys.readouterr().err.endswith("ended with an error that it could not tell\n")
+    assert capsys.readouterr().err.endswith("ended with an error that it could not report\n")
 
 
 @pytest.mark.slow

@@ -658,7 +658,7 @@ def test_a_signal_in_the_middle_leaves_nothing_half_written(number: signal.Signa
 
     monkeypatch.setattr(RecordWriter, "write", write)
     assert im2rec.main([f"{tmp_path}/x", str(folder), "--recursive", "--num-thread", "3"]) == 128 + number
-    assert f"told to stop ({number.name})" in capsys.readouterr().err
+    assert f"terminated ({number.name})" in capsys.readouterr().err
     assert [path for path in tmp_path.iterdir() if path.suffix in (".tmp", ".rec", ".idx")] == []
     assert signal.getsignal(number) == before
 

@@ -201,7 +201,7 @@ def test_messages_and_output_are_distinguished() -> None:
     ("-n 2 --num-work 3 ls", "flag --num-work is not known: did you mean --num-workers?"),
     ("python x.py", "-n"),
     ("-n 0 ls", "-n 0: must be at least 1"),
-    ("-n 2", "what is to be run is missing"),
+    ("-n 2", "the command to run is missing"),
     ("-n 2 --launcher yarn ls", "torch has no launcher for YARN"),
     ("-n 2 --launcher ssh ls", "needs a host file"),
     ("-n 2 --launcher slurm -H hosts ls", "-H hosts: is for --launcher ssh and mpi"),

@@ -92,7 +92,7 @@ def test_the_number_of_mxnets_score_py(mean: int, colour: str, photos: Path,
         assert loss == pytest.approx(expected, rel=1e-4)
     lines = err.splitlines()
     assert lines[0].startswith("images: 3,64,64 cut as stored, mean ")
-    assert f"(nothing tells what {colour} was trained with: as in MXNet's score.py" in lines[0]
+    assert f"(the preprocessing of {colour} is not known: as in MXNet's score.py" in lines[0]
     note = [line for line in lines if line.startswith("note: the centre 64x64 is cut as MXNet does it")]
     assert "--val-resize 73 would shrink them to a short edge of 73 first" in note[0]
     out, err = run(capsys, score.main, "--model", colour, "--data-val", photos / "val", "--loss", "ce", *flags,
@@ -141,13 +141,13 @@ def test_one_channel(grey: str, tmp_path: Path, capsys: pytest.CaptureFixture[st
     cv2.imwrite(str(tmp_path / "0.png"), np.full((28, 28), 200, np.uint8))
     _, err = run(capsys, predict.main, "--model", grey, tmp_path / "0.png")
     assert err.splitlines()[0] == (
-        f"images: 1,28,28 cut as stored, mean 0, std 255 (nothing tells what {grey} was trained with: as in "
+        f"images: 1,28,28 cut as stored, mean 0, std 255 (the preprocessing of {grey} is not known: as in "
         "MXNet's train_mnist.py)")
     assert err.splitlines()[1] == (
-        f"note: nothing tells how the classes of {grey} are called, they are shown as numbers; --synset FILE "
+        f"note: the class names of {grey} are not known, classes are shown as numbers; --synset FILE "
         "gives names, one a line")
     _, err = run(capsys, predict.main, "--model", grey, "--rgb-std", "1", tmp_path / "0.png")
-    assert "std 1 (nothing tells" in err
+    assert "std 1 (the preprocessing of" in err
     assert "but for --rgb-std)" in err
 
 

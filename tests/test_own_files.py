@@ -229,7 +229,7 @@ def test_numbers_of_yaml_that_no_flag_takes(text: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["lr: 1\nlr: 2\n", "keep-states: 1\nkeep_states: 2\n"])
 def test_a_key_that_stands_in_yaml_twice(text: str, tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text(text)
-    with pytest.raises(UsageError, match=r"line 2: .* stands there twice"):
+    with pytest.raises(UsageError, match=r"line 2: .* occurs twice"):
         config_files.read_settings(str(tmp_path / "c.yaml"))
 
 

@@ -181,9 +181,9 @@ WIDE = b")\x94" + b"".join(b"h%ch%c\x86\x94" % (i, i) for i in range(60))
     (b"}(K\x01tNs.", "dict key"),
     # the memo is an array of that length
     (b"Nr\xff\xff\xff\xff.", "more than 32 bits"),
-    (b"Nr\xff\xff\xff\x7f.", "remember more"),
-    (b"Np9999999\n.", "remember more"),
-    (b"Np-1\n.", "remember more"),
+    (b"Nr\xff\xff\xff\x7f.", "memoizes more"),
+    (b"Np9999999\n.", "memoizes more"),
+    (b"Np-1\n.", "memoizes more"),
     (b"\x8e" + struct.pack("<Q", 1 << 40), "damaged"),
     (b"\x8d" + struct.pack("<Q", 1 << 40), "damaged"),
     (b"\x96" + struct.pack("<Q", 1 << 40), "damaged"),

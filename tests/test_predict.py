@@ -146,7 +146,7 @@ def test_weights_that_are_no_numbers(prefix: str) -> None:
     predictor = imgcls.Predictor(prefix)
     with torch.no_grad():
         next(predictor.model.parameters()).fill_(torch.nan)
-    with pytest.raises(DataError, match="the network gives no numbers for it"):
+    with pytest.raises(DataError, match="the network's output for it is not a number"):
         predictor(np.zeros((28, 28), np.uint8))
 
 

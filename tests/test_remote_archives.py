@@ -159,7 +159,7 @@ def test_an_archive_that_changes_and_a_server_that_is_lost(web: FaultyServer, ex
     assert f"{url}: changed while it was read" in capsys.readouterr().err.splitlines()[-1]
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"x.lst", "x.classes.txt"}
     web.objects["/plain.tar"] = original
-    for word, line in (("403", "cannot be read: the server answers 403"), ("500", "(4 times tried)")):
+    for word, line in (("403", "cannot be read: the server answers 403"), ("500", "(tried 4 times)")):
         web.seen.clear()
         # of the requests the third and all behind it: size, headers, members
         web.fault = lambda method, path, word=word: word if len(web.seen) > 3 else ""

@@ -561,7 +561,7 @@ def test_a_run_without_its_page(folder: Path, tmp_path: Path, capsys: pytest.Cap
     assert run_training(folder, tmp_path / "b", "--num-epochs", "2") == 0
     out, err = capsys.readouterr()
     assert err.count("b-report.html") == 1
-    assert "b-report.html: is a directory; the run goes on without its page" in err
+    assert "b-report.html: is a directory; the run continues without its page" in err
     assert "report:" not in out
     assert train.main(["--dataset", "digits", "--tensorboard"]) == 2
     assert "--tensorboard needs a --model-prefix" in capsys.readouterr().err

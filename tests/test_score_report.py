@@ -197,7 +197,7 @@ def test_the_command(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     assert f"accuracy={right / 19:f}" in told
     tree = parsed((out / "report.html").read_bytes())
     captions = [" ".join(element.itertext()) for element in tree.iter("figcaption")]
-    mistakes = [caption for caption in captions if "taken for" in caption and "(" in caption]
+    mistakes = [caption for caption in captions if "predicted as" in caption and "(" in caption]
     assert len(mistakes) == 19 - right
     assert len(list(tree.iter("img"))) == 2 * (19 - right)
     assert {path.name for path in out.iterdir()} == {

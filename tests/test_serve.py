@@ -169,7 +169,7 @@ def test_a_bug_is_one_line(port: int, predictor: imgcls.Predictor, monkeypatch: 
 
     monkeypatch.setattr(predictor, "model", fails)
     status, answer = ask(port, png(np.zeros((12, 12), np.uint8)))
-    assert (status, answer) == (500, {"error": "this server failed; its terminal says why"})
+    assert (status, answer) == (500, {"error": "internal error; see the server's terminal"})
     err = capfd.readouterr().err
     assert err.count("\n") == 1
     assert "what nobody thought of" in err

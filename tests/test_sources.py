@@ -106,7 +106,7 @@ def test_damage_is_skipped_and_reported_or_ends_the_run(tmp_path: Path) -> None:
 def test_too_much_damage_is_never_skipped(tmp_path: Path) -> None:
     path = records(tmp_path / "a.rec", [0.5] * 11 + [1] * 20)
     with pytest.raises(DataError,
-                       match="11 of 31 samples are damaged, too many to go on without them; the first"):
+                       match="11 of 31 samples are damaged, too many to leave out; the first"):
         open_source(str(path), "`data_train`")
     records(path, [0.5] * 10 + [1] * 20)
     assert len(open_source(str(path), "`data_train`")) == 20
@@ -260,6 +260,6 @@ def test_hidden_files_are_no_images_and_inner_folders_are_told(tmp_path: Path) -
     assert source.class_names == ("cat", "cat/young", "dog")
     assert (len(source), source.problems) == (3, [])
     note, = sources.names_note(source)
-    assert f"{tmp_path}: the folder cat/young lies in a class folder and is a class of its own" in note
+    assert f"{tmp_path}: the folder cat/young lies in a class folder and is a separate class" in note
     (tmp_path / "cat" / "young" / "2.jpg").unlink()
     assert sources.names_note(FolderSource(tmp_path)) == []

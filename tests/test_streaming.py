@@ -232,13 +232,13 @@ def test_a_command_says_what_is_damaged_with_its_flags(tmp_path: Path,
                         np.random.default_rng(0).integers(0, 256, (16, 20, 4), dtype=np.uint8))[1].tobytes()
     source = write(tmp_path / "a.rec", [encoded(i, (16, 20), ".png") if i == 3 else four for i in range(20)])
     list(loader(source, shape=(4, 16, 16)).epoch(0))
-    assert caplog.messages[0].endswith("record 3 (id 3) has 3 channels of uint8, image_shape asks for 4")
+    assert caplog.messages[0].endswith("record 3 (id 3) has 3 channels of uint8, image_shape has 4")
     done = run_cli("train", "--dataset", "imagenet", "--data-train", tmp_path / "a.rec",
                    "--image-shape", "4,16,16",
                    "--network", "mlp", "--num-epochs", 1, "--batch-size", 10, "--random-resized-crop", 0,
                    "--rgb-mean", 0)
     assert done.returncode == 0, done.stderr
-    assert "record 3 (id 3) has 3 channels of uint8, --image-shape asks for 4\n" in done.stderr
+    assert "record 3 (id 3) has 3 channels of uint8, --image-shape has 4\n" in done.stderr
 
 
 def test_a_batch_without_a_good_sample_is_not_handed_on(tmp_path: Path) -> None:

@@ -256,7 +256,7 @@ def test_auto_ignores_an_earlier_run(folder: Path, tmp_path: Path,
     assert train(folder, "--num-epochs", 2, "--model-prefix", prefix) == 0
     capsys.readouterr()
     assert train(folder, "--num-epochs", 1, "--seed", 5, "--model-prefix", prefix) == 0
-    assert "from an earlier run and will be written over" in capsys.readouterr().err
+    assert "from an earlier run and will be overwritten" in capsys.readouterr().err
     saved = checkpoint.load(str(prefix), "auto")
     assert saved is not None
     assert saved.position.epoch == 1

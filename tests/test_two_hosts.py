@@ -180,7 +180,7 @@ def test_a_host_that_is_taken_away_costs_no_step(bench: Bench) -> None:
     os.kill(bench.agent("hostb"), signal.SIGTERM)
     status, out, err = finish(process)
     assert status == 0, err
-    assert any(line == "imgcls-launch: hostb: was told to stop; the other hosts go on" for line in err), err
+    assert any(line == "imgcls-launch: hostb: was terminated; the other hosts continue" for line in err), err
     steps, workers = trace(run)
     assert steps == list(range(60))
     assert set(workers) == {1, 2}

@@ -237,7 +237,7 @@ def test_a_folder_of_data_sets_may_be_completed(names: tuple[str, ...], tmp_path
 @pytest.mark.parametrize("dataset", ["mnist", "digits"])
 @pytest.mark.parametrize("setting", ["data_train", "data_val"])
 def test_files_that_would_not_be_read_are_refused(dataset: str, setting: str) -> None:
-    with pytest.raises(UsageError, match=rf"{setting} x.rec: dataset {dataset} has files of its own"):
+    with pytest.raises(UsageError, match=rf"{setting} x.rec: dataset {dataset} reads its own files"):
         lookup.module("datasets", dataset, "").load(DataConfig(dataset=dataset, **{setting: "x.rec"}))
 
 

@@ -206,7 +206,7 @@ def _status_of(function: Callable[[Sequence[str]], int | None], argv: Sequence[s
     except KeyboardInterrupt as error:
         number = error.number if isinstance(error, _Terminated) else signal.SIGINT
         with contextlib.suppress(OSError):
-            tell(f"{name}: {'interrupted' if number == signal.SIGINT else f'told to stop ({number.name})'}")
+            tell(f"{name}: {'interrupted' if number == signal.SIGINT else f'terminated ({number.name})'}")
         return 128 + number  # what a shell reports for a program that a signal has ended
     except BrokenPipeError:
         # whoever read our output has left (| head); what is still buffered has nowhere to go

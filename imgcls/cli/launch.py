@@ -77,7 +77,7 @@ class LaunchConfig:
     launcher: str = flag("", "if not given: ssh with -H, else local", choices=LAUNCHERS)
     env: tuple[str, ...] = flag((), "pass a variable to the workers, or NAME=VALUE", metavar="NAME",
                                 takes="each")
-    env_worker: tuple[str, ...] = flag((), "a variable of the workers", metavar="K:V", takes="each")
+    env_worker: tuple[str, ...] = flag((), "set a variable for the workers", metavar="K:V", takes="each")
     env_server: tuple[str, ...] = flag((), "accepted for compatibility with MXNet", metavar="K:V",
                                        takes="each")
     # MXNet's too, with nothing left to do: `_print_notes` says why
@@ -86,8 +86,8 @@ class LaunchConfig:
     max_restarts: int = flag(0, "maximum number of restarts from the last saved position; 10 with --nnodes "
                              "MIN:MAX", minimum=0, maximum=MAX_EPOCHS)
     nnodes: str = flag("", "continue as long as MIN machines are left", metavar="MIN:MAX")
-    timeout: float | None = flag(None, "until a silent machine counts as lost (if not given: 300)",
-                                 metavar="SECONDS", minimum=1, maximum=MAX_TIMEOUT_S)
+    timeout: float | None = flag(None, "seconds without an answer until a machine counts as lost "
+                                 "(if not given: 300)", metavar="SECONDS", minimum=1, maximum=MAX_TIMEOUT_S)
     python: str = flag("", "the Python of the machines (if not given: the one that runs this)",
                        metavar="PATH")
     ssh_config: str = flag("", "for ssh -F", metavar="FILE")
@@ -95,7 +95,7 @@ class LaunchConfig:
     image: str = flag("imgcls:latest", "container image for --launcher kubernetes", metavar="NAME")
     output: str = flag("", "for the script that slurm, kubernetes and sge take", metavar="FILE")
     dry_run: bool = flag(False, "print what would be run", takes="none")
-    verbose: bool = flag(False, "with torch's own messages", short="-v", takes="none")
+    verbose: bool = flag(False, "also show torch's messages", short="-v", takes="none")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -80,7 +80,7 @@ def _start(argv: Sequence[str]) -> int:
         is_private = is_loopback(listener.getsockname()[0])  # of the socket: a name may mean any address
         app = make_app(predictor, is_loopback=is_private, max_bytes=own.max_mb * 10**6)
         if not is_private:
-            tell(f"note: listening on {own.host}: whoever reaches this machine may ask")
+            tell(f"note: listening on {own.host}: every host that reaches this machine can use it")
         # When it listens already: a script that waits for this line can ask at once.
         tell(_address(listener), sys.stdout)
         _serve(app, listener)

@@ -119,7 +119,7 @@ def _check_events(events: Iterable[Any], path: str) -> None:
 
 @functools.cache
 def _loader() -> Any:
-    """Return a loader that reads values as a command line would, and refuses a key that stands there twice.
+    """Return a loader that reads values as a command line would, and refuses a key that occurs twice.
 
     YAML 1.1 has numbers in base 60 and 8: `nnodes: 1:4` would be 64 and `load_epoch: 0010` epoch 8. What is
     no plain decimal number stays the text that was written; each setting knows what it takes.
@@ -135,7 +135,7 @@ def _loader() -> Any:
                 name = str(key.value).replace("-", "_")
                 if name in seen and name != "<<":
                     raise yaml.constructor.ConstructorError(
-                        None, None, f"the key {key.value} stands there twice", key.start_mark)
+                        None, None, f"the key {key.value} occurs twice", key.start_mark)
                 seen.add(name)
             return super().construct_mapping(node, deep=deep)
 

@@ -56,8 +56,8 @@ def check_bad_samples(problems: Sequence[DataError], count: int, description: st
 def too_many_bad(problems: Sequence[DataError], count: int, description: str) -> DataError:
     """Return the error that ends a run in spite of `on_bad` skip."""
     # `message`, not `str`: the settings in it are spelled by whoever shows the whole
-    return DataError(description, f"{len(problems)} of {count} samples are damaged, too many to go on "
-                                  f"without them; the first: {problems[0].message}")
+    return DataError(description, f"{len(problems)} of {count} samples are damaged, too many to leave "
+                                  f"out; the first: {problems[0].message}")
 
 
 class BadSampleLog:

@@ -230,7 +230,7 @@ class Decoder:
             return image
         if image.ndim != 3 or image.shape[2] != 4 or image.dtype not in (np.uint8, np.uint16):
             num_given = 1 if image.ndim == 2 else image.shape[2]
-            raise BadImageError(f"has {num_given} channels of {image.dtype}, `image_shape` asks for 4")
+            raise BadImageError(f"has {num_given} channels of {image.dtype}, `image_shape` has 4")
         # the upper byte, as OpenCV does it for three channels and one
         if image.dtype == np.uint16:
             image = (image >> 8).astype(np.uint8)

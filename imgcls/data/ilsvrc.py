@@ -55,7 +55,7 @@ def read_synsets(path: str) -> tuple[str, ...]:
     # the second one would move all classes behind it by one
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
-        raise DataError(path, f"{verbatim(twice)} stands there twice")
+        raise DataError(path, f"{verbatim(twice)} occurs twice")
     return tuple(names)
 
 

@@ -153,7 +153,7 @@ class ListSummary:
         warnings = []
         num_repeated = self._ids.count_repeated()
         if num_repeated:
-            warnings.append(f"{target}: {num_repeated} ids of the list stand there more than once; a reader "
+            warnings.append(f"{target}: {num_repeated} ids occur more than once in the list; a reader "
                             "that looks records up by id finds only one of each")
         # only the order of training data matters
         is_training = not any(word in Path(target).name for word in ("val", "test"))

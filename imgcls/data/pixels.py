@@ -114,7 +114,7 @@ def to_channels(image: np.ndarray, num_channels: int) -> np.ndarray:
         return cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)
     if (num_given, num_channels) == (3, 1):
         return cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-    raise BadImageError(f"has {num_given} channels, `image_shape` asks for {num_channels}")
+    raise BadImageError(f"has {num_given} channels, `image_shape` has {num_channels}")
 
 
 def check_size(size: Size) -> None:

@@ -260,7 +260,7 @@ def _inside_classes(source: FolderSource) -> list[str]:
         return []
     more = f" and {len(inside) - 1} more" if len(inside) > 1 else ""
     return [f"{verbatim(source.description)}: the folder {verbatim(inside[0])}{more} lies in a class folder "
-            "and is a class of its own, as im2rec numbers them; move its images up where it is none"]
+            "and is a separate class, as im2rec numbers them; move its images up where it is none"]
 
 
 def num_classes(train: Source, val: Source | None = None) -> int | None:

@@ -51,5 +51,5 @@ def refuse_files(config: DataConfig, *settings: str) -> None:
     """Raise UsageError where the user names data that this data set would not train on."""
     for setting in settings:
         if value := getattr(config, setting):
-            raise UsageError(f"`{setting}` {verbatim(value)}: `dataset` {config.dataset} has files of its "
-                             "own; leave `dataset` out, or give imagenet, to read these")
+            raise UsageError(f"`{setting}` {verbatim(value)}: `dataset` {config.dataset} reads its own "
+                             "files; leave `dataset` out, or give imagenet, to read these")

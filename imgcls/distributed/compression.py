@@ -150,8 +150,8 @@ def compression_notes(gc_type: str, world_size: int) -> tuple[str, ...]:
     """Return what a user should know about a compression at the start."""
     if gc_type == "none":
         return ()
-    notes = [f"`gc_type` {gc_type}: what is not sent is kept for the next step, in each process for itself; "
-             "it is not saved, a resumed run begins without"]
+    notes = [f"`gc_type` {gc_type}: each process keeps what was not sent for the next step; it is not "
+             "saved, so a resumed run starts without it"]
     if gc_type == "2bit" and world_size > MAX_GATHER_PROCESSES:
         notes.append(f"`gc_type` 2bit: each of {world_size} processes receives the codes of all others, "
                      f"which is more than fp16 moves from {MAX_GATHER_PROCESSES} processes on; "

@@ -77,9 +77,9 @@ def limit(choice: Choice, flops_per_step: float, num_saved: int = 0) -> tuple[Ch
         return choice, ""
     plural = "s" if num_saved > 1 else ""
     return choice, (
-        f"the checkpoint was trained with {num_saved} CPU thread{plural}, this run goes on with {num}: sums "
-        "are rounded in another order, so the weights will differ in their last digits from those of a run "
-        f"that was never stopped; `num_threads` {num_saved} keeps them equal")
+        f"the checkpoint was trained with {num_saved} CPU thread{plural}, this run continues with {num}: "
+        "sums are rounded in another order, so the weights will differ in their last digits from those of a "
+        f"run that was never stopped; `num_threads` {num_saved} keeps them equal")
 
 
 class ShortWaits:

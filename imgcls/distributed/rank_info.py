@@ -194,10 +194,11 @@ def _rendezvous_file(job: str) -> Path:
         folder.mkdir(mode=0o700, exist_ok=True)
         status = folder.lstat()  # of a link itself, which another user may have put there
     except OSError as error:
-        raise UsageError(f"{folder}: the processes were to meet there: {reason(error)}; set TMPDIR") from None
+        raise UsageError(f"{folder}: cannot be used for the rendezvous of the processes: "
+                         f"{reason(error)}; set TMPDIR") from None
     if not stat.S_ISDIR(status.st_mode) or (hasattr(os, "getuid") and status.st_uid != os.getuid()):
-        raise UsageError(f"{folder}: is another user's or no folder, and the processes were to meet there; "
-                         "set TMPDIR")
+        raise UsageError(f"{folder}: is another user's or not a folder, and is needed for the rendezvous of "
+                         "the processes; set TMPDIR")
     return folder / f"meeting-{safe or parent}-{started}"
 
 

@@ -65,9 +65,9 @@ def resolve_topology(device: DeviceConfig, distributed: DistributedConfig,
         several = num_devices > 1 or distributed.nnodes != "1" or distributed.max_restarts > 0
         return Topology(gpus, store, None, num_devices, num_devices if several else 0)
     if info.role == "worker" and gpus and info.local_world_size > num_copies:
-        each = "a GPU" if gpus_per_copy == 1 else f"{gpus_per_copy} GPUs"
+        each = "GPU" if gpus_per_copy == 1 else f"{gpus_per_copy} GPUs"
         raise UsageError(f"`gpus` {device.gpus}: {info.local_world_size} processes run on this machine, each "
-                         f"needs {each} of its own")
+                         f"needs its own {each}")
     # MXNet's variables say nothing of the processes of one host: which GPU would this one take?
     if info.rank < 0 and num_devices > 1:
         raise UsageError(f"`gpus` {device.gpus or '(CPU)'}: a worker that DMLC_ROLE describes has one "

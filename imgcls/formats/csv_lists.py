@@ -70,7 +70,7 @@ class CsvList:
                     continue
             if len(row) <= max(columns):
                 yield DataError(self.path, f"line {number} has {len(row)} columns, and column "
-                                           f"{max(columns) + 1} is asked for")
+                                           f"{max(columns) + 1} is needed")
                 continue
             yield self._entry(number, row[columns[0]].strip(), row[columns[1]].strip())
 

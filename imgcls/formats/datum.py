@@ -96,7 +96,7 @@ def _fields(message: bytes | memoryview) -> dict[int, int | bytes | memoryview]:
             return fields
         tag, offset = _varint(message, offset)
         number, kind = tag >> 3, tag & 7
-        # the last one of a field that stands there twice wins, as protobuf has it
+        # the last one of a field that occurs twice wins, as protobuf has it
         if kind == _VARINT:
             fields[number], offset = _varint(message, offset)
             continue

@@ -103,7 +103,7 @@ class _Unpickler(pickle.Unpickler):
 
     def persistent_load(self, pid: object) -> object:
         if self._persistent is None:
-            raise ValueError("it wants an object from elsewhere")
+            raise ValueError("it refers to an external object")
         return self._persistent(pid)
 
 
@@ -143,7 +143,7 @@ class _Walk:
                     self.refuse("it has a number of more than 32 bits")
                 # The unpickler's memo is an array: one huge number would take gigabytes.
                 if opcode.name.endswith("PUT") and not 0 <= number <= count:
-                    self.refuse("it wants to remember more than it holds")
+                    self.refuse("it memoizes more values than it holds")
                 self.check_frame(opcode.name, number)
                 self.step(opcode, argument)
                 self.position = self.stream.tell()

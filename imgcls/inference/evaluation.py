@@ -146,7 +146,7 @@ def _held_out(source: Source, ref: PretrainedRef, val_ratio: float | None, confi
         raise UsageError(f"`val_ratio` {ratio:g}: holds out none of the {len(source):,} images of {name}; 0 "
                          "scores all of them")
     why = "as in training" if val_ratio is None else "by their content"
-    _print(f"note: scored are the {len(held_out):,} of the {len(source):,} images of {name} that were held "
+    _print(f"note: scoring the {len(held_out):,} of the {len(source):,} images of {name} that were held "
            f"out, {why} (`val_ratio` {ratio:g}; 0: all)", config)
     return held_out
 

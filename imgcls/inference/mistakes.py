@@ -106,16 +106,16 @@ def as_html(mistakes: Sequence[Mistake]) -> str:
     figures, num_left_out = pictures.gallery(mistakes, _figure)
     # large pictures: the first ones are the surest
     remark = f" {num_left_out} more would make this page too large." if num_left_out else ""
-    explained = ", yellow where it found what it took the image for (Grad-CAM)"
-    return ('<h2>Surest mistakes</h2><p class="soft">The original, and what the network was given'
+    explained = ", yellow where it found the predicted class (Grad-CAM)"
+    return ('<h2>Most confident mistakes</h2><p class="soft">The original, and the input of the network'
             f"{explained if mistakes[0].is_explained else ''}.{remark}</p>{figures}")
 
 
 def as_png(mistakes: Sequence[Mistake]) -> bytes:
     """Return the mistakes as one PNG, b"" without any."""
     return pictures.contact_sheet([
-        ((mistake.original, mistake.looked_at), (f"{mistake.label}, taken for", f"{mistake.predicted} "
-                                                 f"({mistake.confidence:.4f})"))
+        ((mistake.original, mistake.looked_at), (f"{mistake.label}, predicted as", f"{mistake.predicted} "
+                                                       f"({mistake.confidence:.4f})"))
         for mistake in mistakes]) if mistakes else b""
 
 
@@ -125,7 +125,7 @@ def _indices(source: Source, loader: Loader, positions: np.ndarray) -> list[int]
     if isinstance(loader, StreamingLoader):
         kept = np.setdiff1d(kept, loader.bad_indices)
     elif loader.num_samples != len(source):
-        return []  # damaged images were dropped when all were decoded, and nobody knows which
+        return []  # damaged images were dropped when all were decoded, and which ones is not recorded
     return kept[positions].tolist()
 
 
@@ -153,6 +153,6 @@ def _figure(mistake: Mistake, extension: str) -> str:
         pictures.original(mistake.original, f"{mistake.label}, the original", extension)]
     shown.append(pictures.img(mistake.looked_at, f"where the network saw {mistake.predicted}", ".jpg"))
     label, predicted = (f"<bdi>{escape(name)}</bdi>" for name in (mistake.label, mistake.predicted))
-    return (f'<figure><div class="pair">{"".join(shown)}</div><figcaption><b>{label}</b><br/>taken for '
+    return (f'<figure><div class="pair">{"".join(shown)}</div><figcaption><b>{label}</b><br/>predicted as '
             f'{predicted} ({mistake.confidence:.4f})<br/><span class="soft">{label}: '
             f"{mistake.label_probability:.4f}</span></figcaption></figure>")

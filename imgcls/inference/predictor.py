@@ -187,7 +187,8 @@ class Predictor:
     def _answer(self, views: Views, values: list[float], classes: list[int],
                 row: np.ndarray | None) -> Prediction | ImgclsError:
         if not np.isfinite(values).all():  # weights of a run that diverged
-            return views.image.problem("the network gives no numbers for it (nan): its weights are damaged")
+            return views.image.problem("the network's output for it is not a number (nan): its "
+                                       "weights are damaged")
         ranking = [(self.name_of(index), value) for index, value in zip(classes, values, strict=True)]
         return Prediction(views.image.name, ranking, classes, views.pixels[0], row)
 
@@ -201,8 +202,8 @@ class Predictor:
             self.notes += [note] if note else []
         elif self._config.augment.val_resize is None:
             self.notes.append("note: the checkpoint does not say whether images are resized first (an older "
-                              "imgcls did not write it down): the size of each picture decides; "
-                              "`val_resize` N decides for all, 0 for none")
+                              "imgcls did not record it): the size of each picture decides; `val_resize` N "
+                              "sets it for all, 0 for none")
 
 
 def _find_device(name: str) -> torch.device:

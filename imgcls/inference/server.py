@@ -101,7 +101,7 @@ class _Server:
         # Browsers send it with every POST of a page; curl and programs send none, and may ask.
         is_foreign = origin is not None and origin.lower().partition("://")[2] != host.lower()
         if is_foreign or (request.method != "GET" and request.headers.get("sec-fetch-site") == "cross-site"):
-            raise TellError(403, "a page of another site may not ask this server")
+            raise TellError(403, "requests from pages of other sites are refused")
 
     async def page(self, request: Request) -> Response:
         """Return the page."""
@@ -183,9 +183,9 @@ class _Server:
         try:
             await asyncio.wait_for(read(), _UPLOAD_S)
         except asyncio.TimeoutError:
-            raise TellError(408, f"the image did not come within {_UPLOAD_S} seconds") from None
+            raise TellError(408, f"the image was not received within {_UPLOAD_S} seconds") from None
         except ClientDisconnect:
-            raise TellError(400, "the image did not come to its end") from None
+            raise TellError(400, "the image was not received completely") from None
 
 
 def is_loopback(address: str) -> bool:
@@ -224,4 +224,4 @@ async def _tell_http(request: Request, error: Exception) -> Response:
 async def _tell_bug(request: Request, error: Exception) -> Response:
     """Answer for a bug of ours, or no memory: a line on the terminal, and nothing of it to the client."""
     tell(f"error: {tracebacks.as_told(error)}")
-    return _answer(500, {"error": "this server failed; its terminal says why"})
+    return _answer(500, {"error": "internal error; see the server's terminal"})

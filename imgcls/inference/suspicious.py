@@ -44,13 +44,13 @@ def find_suspicious(predictor: Predictor, name: str, source: Source, labels: np.
         label_probability = ranking.get(number_of[int(labels[index])], 0.0)
         if confidence > MIN_CONFIDENCE and label_probability < MAX_LABEL_PROBABILITY:
             shown = _called(source, int(labels[index]))
-            found.append((confidence, index, f"{shown} ({label_probability:.3f}), the network says {best} "
-                                             f"({confidence:.3f})"))
+            found.append((confidence, index, f"{shown} ({label_probability:.3f}), the network predicts "
+                                             f"{best} ({confidence:.3f})"))
     if found:
         # the surest first: whoever looks them through may stop where they begin to be right
         found.sort(key=lambda entry: (-entry[0], entry[1]))
-        yield Finding("suspicious label", "remark", f"{name}: {len(found):,} of {len(indices):,} images are "
-                      "labelled as something that the network is sure they are not",
+        yield Finding("suspicious label", "remark", f"{name}: {len(found):,} of {len(indices):,} images "
+                      "have a label that the network is sure is wrong",
                       tuple(((name, index),) for _, index, _ in found), tuple(text for _, _, text in found))
 
 

@@ -169,7 +169,7 @@ def _report_stop(state: AgentState) -> int:
         has_stopped = failure.message.startswith("stopped by")
         if failure.cause == Cause.ERROR and not has_stopped:
             # such as a disk that was too full to save; of a file that was cut short only that it is there
-            line = failure.message or f"a worker on {host} ended with an error that it could not tell"
+            line = failure.message or f"a worker on {host} ended with an error that it could not report"
             state.report(AgentMessage("error", line, 1))
             return 1
         # rank 0 alone saves, and alone says so
@@ -194,18 +194,18 @@ class AgentConfig:
     command: tuple[str, ...] = positional("what the workers run, with its flags", metavar="COMMAND",
                                           takes="rest")
     processes: int = flag(1, "workers on this host", minimum=1, maximum=MAX_PROCESSES)
-    max_restarts: int = flag(0, "how often they are started again", minimum=0, maximum=MAX_EPOCHS)
-    nnodes: str = flag("1", "hosts, N or MIN:MAX")
-    endpoint: str = flag("", "where the hosts meet", metavar="HOST:PORT")
+    max_restarts: int = flag(0, "maximum number of restarts", minimum=0, maximum=MAX_EPOCHS)
+    nnodes: str = flag("1", "number of hosts, N or MIN:MAX")
+    endpoint: str = flag("", "rendezvous address of the hosts", metavar="HOST:PORT")
     job: str = flag("", "the job's own name, the same on all hosts")
-    local_addr: str = flag("", "how the other hosts reach this one", metavar="HOST")
-    is_host: int | None = flag(None, "whether this host serves the place where they meet", minimum=0,
+    local_addr: str = flag("", "address of this host for the others", metavar="HOST")
+    is_host: int | None = flag(None, "whether this host serves the rendezvous", minimum=0,
                                maximum=1)
-    timeout: float = flag(300.0, "until a silent host counts as lost", metavar="SECONDS", minimum=1,
-                          maximum=MAX_TIMEOUT_S)
+    timeout: float = flag(300.0, "seconds without an answer until a host counts as lost", metavar="SECONDS",
+                          minimum=1, maximum=MAX_TIMEOUT_S)
     name: str = flag("imgcls-launch", "the command's name in messages")
-    launched: bool = flag(False, "the launcher is at the other end of stdin", takes="none")
-    verbose: bool = flag(False, "with torch's own messages", short="-v", takes="none")
+    launched: bool = flag(False, "stdin is connected to the launcher", takes="none")
+    verbose: bool = flag(False, "also show torch's messages", short="-v", takes="none")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

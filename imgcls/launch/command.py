@@ -31,7 +31,7 @@ def split_command(arguments: Sequence[str]) -> list[str]:
         except ValueError as error:
             raise UsageError(f"the command {command[0]!r}: {str(error).lower()}") from None
     if not command:
-        raise UsageError("what is to be run is missing; for example: imgcls-launch -n 2 imgcls-train "
+        raise UsageError("the command to run is missing; for example: imgcls-launch -n 2 imgcls-train "
                          "--network lenet")
     return command
 

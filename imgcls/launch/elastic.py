@@ -127,9 +127,9 @@ def _withdraw(handler: Any) -> None:
 def _explain(spec: LaunchSpec, error: Exception) -> str:
     """Return what went wrong between the hosts, in one line."""
     if isinstance(error, RendezvousTimeoutError):
-        return f"{spec.host}: waited {spec.timeout_s:g} s for the other hosts, and not all of them came"
+        return f"{spec.host}: waited {spec.timeout_s:g} s for the other hosts, and not all of them joined"
     if isinstance(error, RendezvousClosedError):
-        return f"{spec.host}: came too late, the job has ended"
+        return f"{spec.host}: joined too late, the job has ended"
     if isinstance(error, RendezvousConnectionError) and not spec.is_rendezvous_host:
         # its host has left, or the network between
         meeting_host = split_endpoint(spec.endpoint)[0]
@@ -198,7 +198,8 @@ class ElasticAgent(LocalElasticAgent):
         # one host says so for all
         if worker_group.group_rank == 0 and 0 < self._num_hosts_before != num_hosts:
             state.report(AgentMessage(
-                "note", f"going on with {num_hosts} host{'s' if num_hosts > 1 else ''} of {spec.max_hosts}"))
+                "note", f"continuing with {num_hosts} host{'s' if num_hosts > 1 else ''} of "
+                        f"{spec.max_hosts}"))
         self._num_hosts_before = num_hosts
 
     def _serve_workers(self, worker_group: WorkerGroup) -> None:
@@ -346,7 +347,7 @@ class ElasticAgent(LocalElasticAgent):
         what = lost or cause.describe(spec.has_several_hosts, is_restarted=True)
         if cause.was_told_to_stop:
             state.report(AgentMessage(
-                "note", f"{cause.message or what}; starting again there with the hosts that are left"))
+                "note", f"{cause.message or what}; restarting there with the remaining hosts"))
             return
         # torch counts down, and only after this
         attempt = self._worker_group.spec.max_restarts - self._remaining_restarts + 1

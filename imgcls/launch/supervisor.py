@@ -217,7 +217,7 @@ class Supervisor:
         num_running = sum(other.is_running for other in self._agents)
         was_told = agent.final_message is not None and agent.final_message.status in STOP_STATUSES
         if (agent.lost or was_told) and not is_rendezvous_host and self._job.min_hosts <= num_running:
-            self._log(f"{agent.host}: {agent.lost or 'was told to stop'}; the other hosts go on")
+            self._log(f"{agent.host}: {agent.lost or 'was terminated'}; the other hosts continue")
             return
         self._begin_shutdown()
 

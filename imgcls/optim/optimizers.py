@@ -37,7 +37,7 @@ from imgcls.optim.signum import SignSGD, Signum
 #: what MXNet's registry or scripts name and nothing can be trained with, and why
 NOT_OFFERED = {
     "lbnag": "MXNet's script offered it and MXNet had none; take nag with `warmup_epochs`",
-    "test": "MXNet's check of its own machinery, which climbs up the gradient; take sgd",
+    "test": "an internal test of MXNet's, which ascends the gradient; take sgd",
 }
 #: those that torch steps with one kernel for all parameters, on the CPU and on CUDA
 _FUSED = ("sgd", "ccsgd", "lbsgd", "nag", "adam", "adamw")

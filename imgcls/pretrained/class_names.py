@@ -68,8 +68,8 @@ def find_class_names(ref: PretrainedRef, synset: str, num_classes: int) -> Class
         advice += " (with torchvision installed, ImageNet's would be known)"
     if num_classes == _NUM_IMAGENET and not ref.is_imagenet:
         advice += ", and `synset` imagenet those of ImageNet"
-    return ClassNames(note=f"note: nothing tells how the classes of {verbatim(ref.name)} are called, they "
-                           f"are shown as numbers; {advice}")
+    return ClassNames(note=f"note: the class names of {verbatim(ref.name)} are not known, classes are shown "
+                           f"as numbers; {advice}")
 
 
 def _from_synset(synset: str, num_classes: int, ref: PretrainedRef) -> ClassNames:

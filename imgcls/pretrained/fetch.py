@@ -106,8 +106,8 @@ def fetch_noting_hash(url: str, target: Path, collection: str | None, advice: st
     download.fetch([url], target, sha256=sha256, max_bytes=MAX_BYTES, collection=collection, advice=advice)
     if not sha256:
         sha256 = _sha256(target)
-        tell(f"note: no hash of {target.name} is published; what came (sha256 {sha256[:16]}...) is noted "
-             "beside it and checked from now on")
+        tell(f"note: no hash of {target.name} is published; the hash of the download (sha256 "
+             f"{sha256[:16]}...) is stored beside it and checked from now on")
     # In the form of sha256sum, so that `sha256sum -c` checks it, too.
     write_bytes(note, f"{sha256}  {target.name}\n".encode())
 

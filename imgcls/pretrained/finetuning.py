@@ -96,7 +96,7 @@ class FinetunedNetwork:
         if self.choice:
             reporter.info(self.choice)
         source = f"as {verbatim(self.ref.origin)} has it" if self.ref.preprocessing else (
-            f"the data set's: nothing tells what {verbatim(self.ref.name)} was trained with")
+            f"the data set's: the preprocessing of {verbatim(self.ref.name)} is not known")
         reporter.info(describe_preprocessing(config, self.ref, source))
         for name in SHAPING:
             if config.is_explicit(name):
@@ -105,7 +105,7 @@ class FinetunedNetwork:
         prefix = checkpoint.prefix_of(saved.path) if saved else ""
         if saved and own.load_epoch.lower() not in ("", "auto"):
             reporter.warn(f"`load_epoch` {own.load_epoch}: has no effect here, it is an epoch of the "
-                          f"pretrained network; the run goes on from {verbatim(saved.path)}, its newest")
+                          f"pretrained network; the run resumes from {verbatim(saved.path)}, its newest")
         if saved and _has_network(prefix):
             model = _read_back(config, saved, prefix)
             reporter.log(f"Loaded {saved.path}")

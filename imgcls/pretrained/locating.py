@@ -51,8 +51,8 @@ def locate(name: str | os.PathLike[str], epoch: int | str = "auto", *,
 
 def _not_found(name: str, setting: str) -> UsageError:
     if name.lower().endswith(_EXPORTS):
-        return UsageError(f"`{setting}` {verbatim(name)}: an export can be asked (imgcls-predict, "
-                          "imgcls-score, imgcls-serve) and not trained or exported: give the checkpoint")
+        return UsageError(f"`{setting}` {verbatim(name)}: an export can be used by imgcls-predict, "
+                          "imgcls-score and imgcls-serve, not trained or exported: give the checkpoint")
     line = f"`{setting}` {verbatim(name)}: there is no {verbatim(name)}-0001.params or any other epoch"
     # A name of the zoo that was misspelt gets the nearest ones.
     if "/" in name or os.sep in name:  # a path: nobody meant the zoo

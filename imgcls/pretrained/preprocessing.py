@@ -124,7 +124,7 @@ def _as_mxnet(config: Config, ref: PretrainedRef, model: nn.Module) -> tuple[Con
         # the data set's default, or that of score.py, wherever the network can take it
         shape = find_input_shape(model, shape if names_data_set else ref.image_shape or _SCORE_PY_SHAPE)
         config = config.with_defaults(image_shape=shape)
-    unknown = f"nothing tells what {verbatim(ref.name)} was trained with: "
+    unknown = f"the preprocessing of {verbatim(ref.name)} is not known: "
     if names_data_set:
         return config.with_defaults(val_resize=0), f"{unknown}as `dataset` {config.data.dataset}"
     if shape == MNIST_SHAPE:

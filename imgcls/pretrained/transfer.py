@@ -67,8 +67,8 @@ def new_head(pretrained: Pretrained, config: NetworkConfig, *, layer: str = "", 
     """
     if isinstance(pretrained.network, NetworkConfig):
         if layer:
-            raise UsageError(f"{SETTING} {layer}: {pretrained.network.network} has a head of its own, which "
-                             "is replaced; leave the flag out")
+            raise UsageError(f"{SETTING} {layer}: {pretrained.network.network} already has a head, which is "
+                             "replaced; leave the flag out")
         return _replace_head(pretrained, pretrained.network, config, seed)
     entry, note = find_cut(pretrained.network, layer, pretrained.symbol_path or pretrained.path)
     model = _load_body(pretrained, pretrained.network, entry, config.image_shape)
@@ -111,7 +111,7 @@ def _cut_behind(symbol: Symbol, layer: str, automatic: NodeOutput | None,
     name = layer if layer in operators else layer.removesuffix("_output")
     automatic_name = symbol.nodes[automatic.node].name if automatic is not None else ""
     if name not in operators:
-        offers = [f"{automatic_name} (found by itself)"] if automatic_name else []
+        offers = [f"{automatic_name} (found automatically)"] if automatic_name else []
         offers += [near for near in nearest(name, operators) if near != automatic_name]
         there_is = "there is " if offers else ""
         raise UsageError(f"{SETTING} {layer}: {verbatim(path)} has no such layer; "
@@ -120,7 +120,7 @@ def _cut_behind(symbol: Symbol, layer: str, automatic: NodeOutput | None,
     if automatic is None or automatic.node == entry.node:
         return entry, ""
     return entry, (f"{SETTING} {layer} is not what goes into the network's last layer, that is "
-                   f"{automatic_name}: whatever stands between them goes, too")
+                   f"{automatic_name}: the layers between them are removed too")
 
 
 def head_of(model: nn.Module, config: NetworkConfig) -> list[str]:

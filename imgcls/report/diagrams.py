@@ -26,7 +26,7 @@ _COLORS = np.array([[255, 255, 255], [178, 114, 0], [80, 30, 0]], float)
 
 
 def reliability(before: Calibration, after: Calibration | None = None) -> str:
-    """Return the diagram: how often a confidence was right, beside a diagonal of what it promised.
+    """Return the diagram: accuracy by confidence, beside the diagonal of perfect calibration.
 
     `after` is with the fitted temperature, drawn as a dashed line.
     """
@@ -46,10 +46,10 @@ def reliability(before: Calibration, after: Calibration | None = None) -> str:
     count = len(before.counts)
     for number in np.flatnonzero(before.counts):
         x, y = place(number / count, float(before.accuracy[number]))
-        told = (f"confidence {before.confidence[number]:.3f}: right in {before.accuracy[number]:.3f} of "
-                f"{before.counts[number]:,} images")
+        title = (f"confidence {before.confidence[number]:.3f}: accuracy {before.accuracy[number]:.3f} on "
+                 f"{before.counts[number]:,} images")
         parts.append(f'<rect class="bar c0" x="{x + 1:.1f}" y="{y:.1f}" width="{width / count - 2:.1f}" '
-                     f'height="{max(bottom - y, 0.5):.1f}"><title>{escape(told)}</title></rect>')
+                     f'height="{max(bottom - y, 0.5):.1f}"><title>{escape(title)}</title></rect>')
     (x0, y0), (x1, y1) = place(0, 0), place(1, 1)
     parts.append(f'<path class="axis" d="M{x0} {y0:.1f}L{x1} {y1:.1f}"/>')
     if after is not None:
@@ -59,8 +59,8 @@ def reliability(before: Calibration, after: Calibration | None = None) -> str:
         parts.append(f'<path class="line c1 dashed" d="{path}"/>')
     parts.append(text(left + width / 2, _SIDE - 6, "confidence", "title", "middle"))
     parts.append('<text class="title" text-anchor="middle" transform="translate(12 '
-                 f'{bottom - height / 2:.0f}) rotate(-90)">share that was right</text>')
-    return svg.svg("".join(parts), "how often a confidence was right", _SIDE, _SIDE)
+                 f'{bottom - height / 2:.0f}) rotate(-90)">accuracy</text>')
+    return svg.svg("".join(parts), "accuracy by confidence", _SIDE, _SIDE)
 
 
 def confusion(matrix: np.ndarray, names: Sequence[str]) -> str:
@@ -84,10 +84,10 @@ def confusion(matrix: np.ndarray, names: Sequence[str]) -> str:
             share = float(shares[row, column])
             # what is wrong has another colour, so that the eye finds it beside a dark diagonal
             color = "c0" if row == column else "c1"
-            told = f"{names[row]} taken for {names[column]}: {matrix[row, column]:,} images, {share:.1%}"
+            title = f"{names[row]} predicted as {names[column]}: {matrix[row, column]:,} images, {share:.1%}"
             parts.append(f'<g><rect class="bar {color}" fill-opacity="{0.12 + 0.88 * share:.3f}" '
                          f'x="{room + column * cell + .5:.1f}" y="{y + .5:.1f}" width="{cell - 1:.1f}" '
-                         f'height="{cell - 1:.1f}"/><title>{escape(told)}</title>')
+                         f'height="{cell - 1:.1f}"/><title>{escape(title)}</title>')
             if cell >= 22:
                 light = ' class="on"' if share > 0.5 else ""
                 parts.append(f'<text{light} x="{room + (column + .5) * cell:.1f}" y="{y + cell / 2 + 4:.1f}" '
@@ -97,7 +97,7 @@ def confusion(matrix: np.ndarray, names: Sequence[str]) -> str:
     outline = f"M{room:.1f} {top:.1f}H{side:.1f}V{side:.1f}H{room:.1f}z"
     parts.append(f'<path class="axis" fill="none" d="{outline}"/>')
     # not wider than it needs to be: two classes fill no page
-    drawing = svg.svg("".join(parts), "which class was taken for which", side + 4, side + 4)
+    drawing = svg.svg("".join(parts), "confusion matrix", side + 4, side + 4)
     return drawing.replace("<svg ", f'<svg class="small" style="max-width:{side * 1.2:.0f}px" ', 1)
 
 
@@ -139,7 +139,7 @@ def reliability_pixels(found: Calibration) -> np.ndarray:
         cv2.rectangle(picture, (begin[0] + 2, begin[1]), (end[0] - 2, end[1]), (178, 114, 0), -1)
     cv2.rectangle(picture, place(0, 1), place(1, 0), (120, 120, 120), 1)
     cv2.line(picture, place(0, 0), place(1, 1), (120, 120, 120), 1, cv2.LINE_AA)
-    texts = (("share that was right", (margin, margin - 14)),
+    texts = (("accuracy", (margin, margin - 14)),
              (f"confidence (ECE {found.ece:.4f})", (margin, side + 2 * margin - 14)))
     for content, (x, y) in texts:
         write(picture, content, x, y, 0.55)

@@ -58,7 +58,7 @@ class LivePage:
             return ""
         done, planned = len(self.run.epochs), self.run.num_epochs
         of = f" of {planned:,}" if planned else ""
-        return self._make(f"epoch {done:,}{of} is done, training goes on; reload this page to see more")
+        return self._make(f"epoch {done:,}{of} is done, training continues; reload this page to see more")
 
     def close(self) -> str:
         """Write the page a last time, whatever that takes; return what went wrong."""
@@ -82,4 +82,4 @@ class LivePage:
         if not problem or self._has_told:
             return ""
         self._has_told = True
-        return f"{problem}; the run goes on without its page"
+        return f"{problem}; the run continues without its page"

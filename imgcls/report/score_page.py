@@ -61,7 +61,7 @@ def score_page(report: ScoreReport, mistakes: str = "") -> bytes:
 def _cards(report: ScoreReport) -> str:
     cards = [card(_metric_name(name), axes.show(value)) for name, value in report.metrics.items()]
     wrong = int((~report.predictions.is_right).sum())
-    cards.append(card("images", f"{len(report.predictions.labels):,}", f"{wrong:,} told wrong"))
+    cards.append(card("images", f"{len(report.predictions.labels):,}", f"{wrong:,} misclassified"))
     cards.append(card("calibration error", f"{report.before.ece:.4f}",
                       f"{report.after.ece:.4f} at temperature {report.temperature:.3g}"))
     return f'<div class="cards">{"".join(cards)}</div>'
@@ -74,38 +74,38 @@ def _metric_name(name: str) -> str:
 
 
 def _calibration(report: ScoreReport) -> str:
-    """Return the diagram with a sentence that says what it shows."""
+    """Return the diagram with a sentence that describes it."""
     # in one sentence: a diagram alone is read by few
     mean = float(report.predictions.confidence.mean())
     accuracy = float(report.predictions.is_right.mean())
-    verdict = ("about as sure as it should be" if abs(mean - accuracy) < 0.02 else
-               "surer than it should be" if mean > accuracy else "less sure than it could be")
+    verdict = ("well calibrated" if abs(mean - accuracy) < 0.02 else
+               "overconfident" if mean > accuracy else "underconfident")
     temperature = f"{report.temperature:.4g}"
     return (f"<h2>Calibration</h2><p>The network is {verdict}: its mean confidence is {mean:.4f}, and "
-            f"{accuracy:.4f} of the images were told right. Divided by the temperature "
+            f"{accuracy:.4f} of the images were classified correctly. Divided by the temperature "
             f"{temperature}, which was fitted on these images, its logits have the calibration "
             f"error {report.after.ece:.4f} in place of {report.before.ece:.4f}.</p>"
             '<figure class="chart narrow">'
             f'{diagrams.reliability(report.before, report.after)}<figcaption class="soft">bars: as it is; '
-            "dashed: with the temperature; the diagonal is what a confidence promises</figcaption></figure>")
+            "dashed: with the temperature; the diagonal is perfect calibration</figcaption></figure>")
 
 
 def _confusions(report: ScoreReport) -> str:
     """Return the matrix, as a heat map or a picture, and the pairs that are confused most."""
     names, count = report.class_names, report.predictions.num_classes
-    parts = ["<h2>What is taken for what</h2>"]
+    parts = ["<h2>Confusion matrix</h2>"]
     if count <= diagrams.MAX_NAMED_CLASSES:
         matrix = statistics.confusion_matrix(report.predictions)
         drawing = diagrams.confusion(matrix, names)
         parts.append(f'<figure class="chart">{drawing}<figcaption class="soft">'
-                     "a row for each class, a column for what its images were taken for"
+                     "a row for each class, a column for each predicted class"
                      "</figcaption></figure>")
     elif count <= diagrams.MAX_MATRIX_CLASSES:
         data = base64.b64encode(matrix_png(report)).decode()
         parts.append('<figure class="chart"><img class="matrix" alt="confusion matrix" '
                      f'src="data:image/png;base64,{data}"/><figcaption class="soft">a row for each of '
-                     f"{count:,} classes, a column for what its images were taken for; on the diagonal is "
-                     "what is right</figcaption></figure>")
+                     f"{count:,} classes, a column for each predicted class; correct predictions are on "
+                     "the diagonal</figcaption></figure>")
     labels, predicted, counts = statistics.confusion(report.predictions)
     # what is right is no confusion, and would fill the list
     wrong = np.flatnonzero(labels != predicted)
@@ -115,8 +115,8 @@ def _confusions(report: ScoreReport) -> str:
             for i in [int(number) for number in wrong]]
     if rows:
         # for many classes this list says more than the picture
-        parts.append("<h3>most often confused</h3>")
-        parts.append(table(["class", "taken for", "images", "of the class"], rows, "pairs"))
+        parts.append("<h3>Most frequent confusions</h3>")
+        parts.append(table(["class", "predicted", "images", "of the class"], rows, "pairs"))
     return "".join(parts)
 
 
@@ -131,14 +131,14 @@ def matrix_png(report: ScoreReport) -> bytes:
 def _classes(report: ScoreReport) -> str:
     """Return precision and recall of the classes, the worst first."""
     figures = report.figures
-    # a class without images that was never said has nothing to tell
+    # a class without images that was never predicted has no figures
     there = np.flatnonzero(figures.num_images + figures.num_said)
     order = there[np.argsort(np.nan_to_num(figures.f1[there]), kind="stable")]
     rows = [("", [report.class_names[i], f"{figures.num_images[i]:,}", _share(figures.precision[i]),
                   _share(figures.recall[i]), _share(figures.f1[i])])
             for i in [int(number) for number in order[:_MAX_CLASSES]]]
     left_out = len(order) - len(rows)
-    remark = f'<p class="soft">{left_out:,} that do better are in classes.csv.</p>' if left_out else ""
+    remark = f'<p class="soft">{left_out:,} with a higher F1 are in classes.csv.</p>' if left_out else ""
     return ("<h2>Classes</h2>" + table(["class", "images", "precision", "recall", "F1"], rows, "names")
             + remark)
 

@@ -110,8 +110,8 @@ class Cache:
             with contextlib.suppress(FileNotFoundError):
                 return self._open_entry(entry, piece.size)
             self._fetch(piece, entry, announce)
-        raise RunError(f"{verbatim(path)}: its copy in {verbatim(self.folder)} vanishes as soon as it is "
-                       "there; is the folder shared with a run of a smaller `cache_gb`?")
+        raise RunError(f"{verbatim(path)}: its copy in {verbatim(self.folder)} is removed as soon as it is "
+                       "written; is the folder shared with a run of a smaller `cache_gb`?")
 
     def has(self, path: RemotePath) -> bool:
         """Return whether a complete copy of the file, as it is now, is here."""

@@ -79,7 +79,7 @@ class HttpFileSystem:
             # Without a size there are no ranges to ask for; pages made on request have none.
             length = answer.headers.get("Content-Length", "")
             if not length.isdecimal():
-                raise ValueError("the server does not tell its size")
+                raise ValueError("the server does not report its size")
             return {"size": int(length), "type": "file", "ETag": answer.headers.get("ETag"),
                     "LastModified": answer.headers.get("Last-Modified")}
 

@@ -64,7 +64,7 @@ def retry(call: Callable[[], T], url: str, action: str, *, writing: bool = False
     except NotADirectoryError:
         raise
     except Exception as error:  # whatever a driver raises: it is told in one line, not as a stack trace
-        times = f" ({ATTEMPTS} times tried)" if is_transient(error) else ""
+        times = f" (tried {ATTEMPTS} times)" if is_transient(error) else ""
         text = f"cannot {action}: {describe(error)}{times}"
         if writing or times:  # not the fault of what is there: no damaged sample to be left out
             raise RunError(f"{verbatim(url)}: {text}") from error

@@ -48,7 +48,7 @@ _FEW_IMAGES = 10_000
 #: too little to go by; above, a small set has too few updates
 _UPDATES_PER_EPOCH = 30
 _MIN_BATCH, _MAX_BATCH = 16, 128
-#: images, and the epochs for fewer than these: from scratch, and from weights that were trained before
+#: images, and the epochs for fewer than these: from scratch, and from pretrained weights
 _EPOCHS = ((1_000, 100, 30), (10_000, 60, 15), (_MANY_IMAGES, 40, 8))
 #: from scratch the learning rate of a batch of 128, and for others in proportion
 _LR = 0.1
@@ -107,7 +107,7 @@ def settings_for(config: Config, count: int, *, is_pretrained: bool) -> tuple[di
 
     Without the settings that the user gave; the learning rate goes with the batch size that holds.
     """
-    begin = "weights that were trained before" if is_pretrained else "scratch"
+    begin = "pretrained weights" if is_pretrained else "scratch"
     # by the number of images alone: what classes add to it was not measured
     limit, scratch, pretrained = next(row for row in _EPOCHS if count < row[0])
     batch_size = (config.data.batch_size if config.is_explicit("batch_size") else

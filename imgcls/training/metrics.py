@@ -26,7 +26,7 @@ def metric_names(top_k: int, loss: str, num_classes: int) -> list[str]:
     """Return the metrics that `top_k` and `loss` ask for, accuracy first, in the order of MXNet's log."""
     names = ["accuracy"]
     if top_k and num_classes == 2:
-        raise UsageError(f"`top_k` {top_k}: of two classes the best says it all; leave it out")
+        raise UsageError(f"`top_k` {top_k}: with two classes it would always be 1; leave it out")
     if top_k == 1 or top_k >= num_classes:
         raise UsageError(f"`top_k` {top_k}: must be from 2 to {num_classes - 1}, the classes less one; "
                          "0 is off")

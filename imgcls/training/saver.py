@@ -88,7 +88,7 @@ class Saver:
             self._checkpoint.save_position(model, updater.optimizer, updater.precision.state_dict(), position,
                                            self._average)
             self._last_saved = time.monotonic()
-            progress += "; the position was saved, `load_epoch` auto goes on from there"
+            progress += "; the position was saved, `load_epoch` auto resumes from there"
         elif not self._sharing.worker.rank:
             progress += "; nothing was saved, there is no `model_prefix`"
         if request > StopSignal.SAVE:
@@ -108,7 +108,7 @@ class Saver:
                                        self._average)
         self.wait()
         return RunError(f"{error.message}; in epoch {position.epoch}, batch {position.batch} the position "
-                        "was saved, `load_epoch` auto goes on from there once the file is whole again")
+                        "was saved, `load_epoch` auto resumes from there once the file is complete again")
 
     def describe_last(self) -> str:
         """Return what a run that fails now has saved, for its error message."""

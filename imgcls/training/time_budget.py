@@ -65,8 +65,8 @@ def fit(config: Config, model: nn.Module, loss: Loss, loader: Loader, val_loader
     if not budget_s:
         return config
     if worker.is_async:
-        raise UsageError("`time_budget`: does not go with `kv_store` dist_async, where each worker has a "
-                         "speed of its own; take dist_sync")
+        raise UsageError("`time_budget`: does not go with `kv_store` dist_async, whose workers differ in "
+                         "speed; take dist_sync")
     # which of the two should win is not for us to guess
     if config.is_explicit("num_epochs"):
         raise UsageError("`time_budget` and `num_epochs` contradict each other: give one of them")

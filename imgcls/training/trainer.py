@@ -236,7 +236,7 @@ class Trainer:
         # all processes have read the same losses; the others end as if they had lost rank 0, which says it
         # once
         if worker.is_synchronous and worker.rank:
-            return LostContact(f"the loss is {loss} at update {update}: rank 0 tells more")
+            return LostContact(f"the loss is {loss} at update {update}: see the message of rank 0")
         return RunError(f"the loss is {loss} at update {update} (epoch {self.position.epoch}, learning rate "
                         f"{self.updater.schedule.lr_at(update):g}): stopped, {self.saver.describe_last()}; a "
                         "smaller `lr`, `warmup_epochs` 1 or `clip_gradient` 1 may help")

@@ -124,7 +124,7 @@ def _restore(optimizer: torch.optim.Optimizer, precision: Precision, config: Con
         lr = schedule.lr_at(position.update)
         saved = translate_states(model, optimizer, saved, lr, position.update)
         if saved.optimizer:
-            reporter.info(f"note: MXNet's optimizer states are taken up, as left at learning rate {lr:g} "
+            reporter.info(f"note: MXNet's optimizer states are loaded, as left at learning rate {lr:g} "
                           f"after {position.update} updates")
         else:
             reporter.info(f"note: MXNet's optimizer states hold nothing that {name} can use; the optimizer "

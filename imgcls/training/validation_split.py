@@ -36,8 +36,8 @@ def hold_out(config: Config, splits: Splits, saved: Saved | None, worker: Worker
     before = _ratio_before(config, saved, worker)
     if before is not None:
         if config.is_explicit("val_ratio") and config.data.val_ratio != before:
-            reporter.warn(f"`val_ratio` {config.data.val_ratio}: the run held out {before:g} until now; some "
-                          "of what is validated on was trained on")
+            reporter.warn(f"`val_ratio` {config.data.val_ratio}: the run held out {before:g} until now; "
+                          "some of the validation images were trained on")
         config = config.with_defaults(val_ratio=before)
     # resolved here, for the meta data: a later version may have another default
     ratio = holdout.by_default(train, config.data.val_ratio)
@@ -79,6 +79,6 @@ def _describe(source: Source, held_out: Source, ratio: float) -> Sequence[str]:
     if missing := holdout.missing_classes(source, held_out):
         shown = ", ".join(verbatim(name) for name in missing[:_MAX_NAMED])
         more = f" and {len(missing) - _MAX_NAMED} more" if len(missing) > _MAX_NAMED else ""
-        notes.append(f"none of them is of {shown}{more}: a larger `val_ratio`, or more images, would tell "
-                     "about every class")
+        notes.append(f"none of them is of {shown}{more}: a larger `val_ratio`, or more images, would cover "
+                     "every class")
     return notes

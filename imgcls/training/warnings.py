@@ -35,7 +35,7 @@ def warn_unused_settings(config: Config, reporter: Reporter, env: Mapping[str, s
         unused = [warning for warning in unused if "`nnodes`" not in warning]
         if given:
             unused.append(f"{', '.join(given)}: no effect here, since a launcher (torchrun, mpirun, srun, "
-                          "imgcls-launch) has started this process; give it flags of its own for them")
+                          "imgcls-launch) has started this process; set them with the launcher's flags")
     for warning in unused:
         reporter.warn(warning)
 
@@ -74,7 +74,7 @@ def _about_data(config: Config, splits: Splits) -> Iterator[str]:
     # names of classes would have set their number: here it is a default, and the data needs far fewer
     last = int(labels.max(initial=-1))
     if not config.is_explicit("num_classes") and 0 <= last < num_classes // 2:
-        yield (f"nothing says how many classes there are: the training labels go from {labels.min()} to "
+        yield (f"the number of classes is not given: the training labels go from {labels.min()} to "
                f"{last}, and the network has {num_classes}; give `num_classes` {max(last + 1, 2)} if these "
                "are all")
 
@@ -95,10 +95,10 @@ def _about_length(config: Config, splits: Splits, position: Position) -> Iterato
         yield "`lr` 0: nothing will be learned"
     num_examples = config.data.num_examples
     if num_examples and num_examples != len(splits.train) and not config.data.benchmark:
-        yield f"`num_examples` {num_examples}: there are {len(splits.train)}, and the schedule goes by those"
+        yield f"`num_examples` {num_examples}: there are {len(splits.train)}, which the schedule uses"
     if position.epoch >= config.train.num_epochs:
         yield (f"nothing to train: {position.epoch} epochs are done and `num_epochs` is "
-               f"{config.train.num_epochs}, the total; raise it to go on")
+               f"{config.train.num_epochs}, the total; raise it to continue")
 
 
 def _about_files(config: Config, saved: Saved | None) -> Iterator[str]:
@@ -111,12 +111,12 @@ def _about_files(config: Config, saved: Saved | None) -> Iterator[str]:
     if position := checkpoint.find_position(prefix):
         found.append(verbatim(position))
     if found:
-        yield (f"{' and '.join(found)} are from an earlier run and will be written over; `load_epoch` auto "
-               "would go on with it, had it been given")
+        yield (f"{' and '.join(found)} are from an earlier run and will be overwritten; `load_epoch` auto "
+               "would resume that run")
 
 
 def _about_going_back(config: Config, position: Position, saved: Saved | None) -> Iterator[str]:
-    """Say in one warning what is missing of the epoch that training goes on from, and what it writes over."""
+    """Say in one warning what is missing of the epoch that training resumes from, and what it overwrites."""
     if saved is None or position.epoch >= config.train.num_epochs:
         return
     prefix = config.checkpoint.save_prefix
@@ -125,11 +125,11 @@ def _about_going_back(config: Config, position: Position, saved: Saved | None) -
     # plain sgd remembers nothing that could be missing
     if saved.is_without_state and (optimizer.lower() != "sgd" or config.optimizer.mom):
         states = verbatim(f"{saved.path.removesuffix('.params')}.states")
-        parts.append(f"there is no {states} beside the weights, so {optimizer} begins anew, "
-                     "without momentum and the like")
+        parts.append(f"there is no {states} beside the weights, so {optimizer} starts afresh, without "
+                     "momentum and the like")
     if found := _left_behind(prefix, position, config) if prefix else []:
-        parts.append(f"{' and '.join(found)} of the run that came further will be written over as training "
-                     "gets there, and `load_epoch` auto goes on with this run from now on; "
+        parts.append(f"{' and '.join(found)} of the run that came further will be overwritten as training "
+                     "gets there, and `load_epoch` auto resumes this run from now on; "
                      "`save_model_prefix` with another prefix keeps both")
     if parts:
         yield f"going back to {verbatim(saved.path)}: {'; '.join(parts)}"

@@ -73,8 +73,8 @@ def begin_average(decay: float, model: nn.Module, saved: Saved | None,
     average = WeightAverage(model, decay) if decay else None
     if isinstance(optimizer, ScheduleFree):
         if decay:
-            raise UsageError("`model_ema_decay`: does not go with a schedule-free `optimizer`, which scores "
-                             "and saves an average of its own")
+            raise UsageError("`model_ema_decay`: does not go with a schedule-free `optimizer`, which "
+                             "already scores and saves an average")
         average = ScheduleFreeAverage(model, optimizer)
     if saved and saved.trained:
         graph.load_arrays(model, saved.trained, path=saved.path)

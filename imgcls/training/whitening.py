@@ -34,8 +34,8 @@ def whiten(model: nn.Module, loader: Loader, worker: Worker, *, is_new: bool) ->
     with more filters than there are directions, and for workers of dist_async.
     """
     if worker.is_async:
-        raise UsageError("`whiten`: does not go with `kv_store` dist_async, whose workers see images of "
-                         "their own; take dist_sync")
+        raise UsageError("`whiten`: does not go with `kv_store` dist_async, whose workers see different "
+                         "images; take dist_sync")
     convolution = first_convolution(model)
     if is_new:
         moments = _second_moments(convolution, loader, worker)

@@ -205,7 +205,7 @@ def simple_bind(symbol: Any, ctx: Any, grad_req: Any, type_dict: Mapping[str, An
     arg_shapes, _, aux_shapes = symbol.infer_shape(**shapes)
     if arg_shapes is None or aux_shapes is None:
         given = ", ".join(shapes) or "no input"
-        raise ValueError(f"the shapes of {given} do not tell those of all arguments")
+        raise ValueError(f"the shapes of {given} do not determine those of all arguments")
     names = symbol.list_arguments()
     types = type_dict or {}
     requests = grad_requests(names, grad_req)

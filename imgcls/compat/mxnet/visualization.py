@@ -99,7 +99,7 @@ def _shapes(symbol: Symbol, shape: Mapping[str, Any] | None) -> dict[str, tuple[
     internals = symbol.get_internals()
     found = internals.infer_shape(**shape)[1]
     if found is None:
-        raise MXNetError("shape: the shapes of these inputs do not tell those of all outputs")
+        raise MXNetError("shape: the shapes of these inputs do not determine those of all outputs")
     return dict(zip(internals.list_outputs(), found, strict=True))
 
 

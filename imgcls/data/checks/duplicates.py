@@ -190,8 +190,8 @@ def _findings(rows: _Rows, groups: Sequence[np.ndarray], kind: str, how: str) ->
     crossing = [group for group in groups if len(np.unique(rows.whose[group])) > 1]
     if crossing:
         what = "1 image is" if len(crossing) == 1 else f"{len(crossing):,} images are"
-        yield about(crossing, "leak", "fault", f"{what} in training and in validation data, {how}: what is "
-                    "measured on such images is memory")
+        yield about(crossing, "leak", "fault", f"{what} in training and in validation data, {how}: accuracy "
+                    "on such images measures memorization")
     for number, name in enumerate(rows.names):
         inside = [group for group in groups if (rows.whose[group] == number).all()]
         if inside:

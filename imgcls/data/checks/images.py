@@ -62,7 +62,7 @@ def compare_sets(train: Facts, val: Facts) -> Iterator[Finding]:
     edges = [float(np.median(facts.sizes[facts.is_good].min(1))) for facts in (train, val)]
     if max(edges) > 2 * min(edges):
         yield Finding("size", "remark", f"the short edges of training and validation images are {edges[0]:g} "
-                      f"and {edges[1]:g} pixels in the median: what is cut from them shows other parts")
+                      f"and {edges[1]:g} pixels in the median: crops of them show different parts")
 
 
 def _odd_sizes(name: str, facts: Facts, good: np.ndarray) -> Iterator[Finding]:

@@ -37,7 +37,7 @@ def check_labels(name: str, source: Source, labels: np.ndarray, num_classes: int
         # what a random order of these labels would give
         expected = float(((counts / max(counts.sum(), 1))**2).sum())
         if follows > max(_SORTED, (1 + expected) / 2):
-            yield Finding("order", "remark", f"{name}: the samples stand class by class; imgcls-train "
+            yield Finding("order", "remark", f"{name}: the samples are sorted by class; imgcls-train "
                           "shuffles all of them, readers that shuffle only nearby ones learn nothing from "
                           "that: pack again from a shuffled list")
 

@@ -106,7 +106,7 @@ def connect(meeting: Meeting, server: int, worker: int, rank: int) -> Any:
     for work in (group.send([sent], 1 - rank, TAG), group.recv([answer], 1 - rank, TAG)):
         work.wait()
     if not hmac.compare_digest(answer.numpy().tobytes(), shown[1 - rank]):
-        raise RuntimeError("somebody else has answered, who does not know the secret of this job")
+        raise RuntimeError("the peer that answered does not know the secret of this job")
     return group
 
 

@@ -97,7 +97,7 @@ class Server:
                 continue
             # a ping is answered before there are weights, or it would count as lost
             if request != Request.PING and not self._has_weights.wait(timeout_s):
-                raise RuntimeError("worker 0 did not bring the weights in time")
+                raise RuntimeError("worker 0 did not send the weights in time")
             text = b""
             if request == Request.PUSH:
                 # received outside the lock: the step of another worker goes on meanwhile

@@ -230,7 +230,7 @@ class _Filler:
             self._flush()
 
     def _flush(self) -> None:
-        # of a name that stands there twice the last one counts, as when it is extracted
+        # of a name that occurs twice the last one counts, as when it is extracted
         self._database.executemany("INSERT OR REPLACE INTO members VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                                    self._rows)
         self._rows.clear()

@@ -77,7 +77,7 @@ def _runnable(path: str, local: str, config: Config) -> tuple[PretrainedRef, nn.
         if has_mean_image:
             note = f"note: the mean image is part of {verbatim(path)}"
     elif has_mean_image and not config.is_explicit("mean_image", "rgb_mean"):
-        raise UsageError(f"`mean_image`: {verbatim(path)} was trained with one, which the export has not: "
+        raise UsageError(f"`mean_image`: {verbatim(path)} was trained with one, which the export lacks: "
                          "give it")
     network = ExportedNetwork(runner.run, description, path)
     return _reference(path, description, note=note), network

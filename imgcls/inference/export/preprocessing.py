@@ -154,8 +154,8 @@ def _check(image_shape: Sequence[int], augment: AugmentConfig) -> None:
         raise UsageError(f"`image_shape` {show(image_shape)}: no images, and what is done to "
                          "them cannot be made part of the network: `preprocessing` 0 exports the bare one")
     if augment.val_resize is None:
-        raise UsageError("the checkpoint does not say whether images are resized first: `val_resize` N says "
-                         f"it, 0 for not, {instead}")
+        raise UsageError("the checkpoint does not say whether images are resized first: `val_resize` N sets "
+                         f"it, 0 for none, {instead}")
     if augment.interpolation not in ("bilinear", "antialias"):
         raise UsageError(f"`interpolation` {verbatim(augment.interpolation)}: only bilinear and antialias "
                          f"can be part of the network: give one of them (the pixels change), {instead}")

@@ -130,14 +130,14 @@ def read_meta(prefix: str) -> dict[str, Any]:
 def read_latest(prefix: str) -> dict[str, Any]:
     """Return PREFIX-latest.json, or {} where there is none."""
     path = to_path(f"{prefix}-latest.json")
-    content = _read_json(path, "what tells of the newest checkpoint")
+    content = _read_json(path, "the record of the newest checkpoint")
     check_latest(content, path)
     return content
 
 
 def read_best(prefix: str) -> dict[str, Any]:
     """Return PREFIX-best.json, or {} where there is none."""
-    return _read_json(to_path(f"{prefix}-best.json"), "what tells of the best epoch")
+    return _read_json(to_path(f"{prefix}-best.json"), "the record of the best epoch")
 
 
 def _names_beside(prefix: str) -> list[str]:

@@ -85,5 +85,5 @@ class LatestFile:
         if read_latest(self._prefix).get("writer", self._writer) != self._writer:
             # Ended and not only warned: two runs that take turns would leave a mixture that neither can
             # resume.
-            raise RunError(f"`model_prefix` {self._prefix}: another run is writing there since; this one was "
-                           "not saved any more")
+            raise RunError(f"`model_prefix` {self._prefix}: another run has begun to write there; this one "
+                           "is no longer saved")

@@ -75,7 +75,7 @@ def decode(content: bytes, path: str, arrays: Mapping[str, np.ndarray] | None = 
         arrays = _arrays_below("weights/", tensors)
     # a crash between the two files, or a copy of one of them, leaves states beside weights of another epoch
     if _checksum(arrays) != state["weights_crc"]:
-        raise DataError(path, "belongs to other weights than those beside it; remove it to go on with a "
+        raise DataError(path, "belongs to other weights than those beside it; remove it to continue with a "
                               "fresh optimizer")
     return Saved(path, arrays, read_position(state["position"], path),
                  _below("optimizer/", tensors) if state["optimizer"] else None,
