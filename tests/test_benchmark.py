@@ -233,12 +233,12 @@ def test_mxnets_networks_and_sizes_are_the_default(capsys: pytest.CaptureFixture
     ("--dtype float16", "--dtypes float16: is measured on a GPU only; name one with --gpus"),
     ("--mode fast", "--mode fast is not known"),
     ("--repeats 0", "--repeats 0: must be at least 1"),
-    ("--mode train --threads 2", "--threads: means nothing with --mode train"),
-    ("--network lenet --data-train x.rec", "--data-train: means nothing with --mode score"),
+    ("--mode train --threads 2", "--threads: has no effect with --mode train"),
+    ("--network lenet --data-train x.rec", "--data-train: has no effect with --mode score"),
     ("--mode loader", "--data-train is missing"),
     ("--mode loader --data-train /no/such.rec", "/no/such.rec"),
     ("--mode loader --dataset digits --threads 1,9999", "--threads 9999: must be at most"),
-    ("--mode loader --dataset digits --network lenet", "--networks: means nothing with --mode loader"),
+    ("--mode loader --dataset digits --network lenet", "--networks: has no effect with --mode loader"),
     ("--output /", "-o /: is a folder"),
 ])
 def test_what_is_wrong_ends_in_a_line(arguments: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -92,7 +92,7 @@ def test_cast_weights_are_not_kept(recorder: Recorder) -> None:
 
 @pytest.mark.parametrize(("flags", "obstacle"), [
     ([], "--cuda-graphs: does not go with the CPU; name a GPU with --gpus"),
-    (["--compile"], "--compile, which records graphs of its own"),
+    (["--compile"], "--compile, which records its own graphs"),
     (["--monitor", "2"], "--monitor, which reads tensors inside the network"),
     (["--micro-batches", "2"], "--micro-batches above 1"),
 ])

@@ -199,7 +199,7 @@ def test_changed_data_are_dropped(source: RecordSource, tmp_path: Path,
         caplog.clear()
         changed = FolderSource(folder)
         made = attached(changed, tmp_path / "cache")
-        assert "are of other data: they are dropped" in caplog.text
+        assert "are of other data: they are removed" in caplog.text
         assert "from before" not in made.note
         assert epoch(made, 0) == epoch(loader(changed, CROP), 0)
         del made
@@ -214,7 +214,7 @@ def test_two_runs_at_once(source: RecordSource, tmp_path: Path, caplog: pytest.L
     # in one process, which a lock of the process would not tell apart
     one = attached(source, tmp_path)
     other = attached(source, tmp_path)
-    assert "another run uses what is kept of" in caplog.text
+    assert "another run uses the decoded images of" in caplog.text
     assert "kept in memory" in other.note
     expected = epoch(loader(source, CROP), 0)
     assert epoch(one, 0) == epoch(other, 0) == expected

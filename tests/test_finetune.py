@@ -487,7 +487,7 @@ def test_mxnets_script_keeps_its_defaults_and_says_what_is_better(pretrained: Pa
     assert finetune.main(flags, prog="fine-tune.py") == 0
     err = capsys.readouterr().err
     assert ("of 24 photographs more is learned with --batch-size 8, --lr 0.025, --lr-schedule cosine, --mom 0.9, "
-            "--wd 0.0001, --initializer zero, which imgcls-finetune chooses by itself") in err
+            "--wd 0.0001, --initializer zero, which imgcls-finetune chooses automatically") in err
     assert "batch 128" in err
     assert finetune.main(flags) == 0
     err = capsys.readouterr().err

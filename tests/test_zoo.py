@@ -221,7 +221,7 @@ def test_urls_that_lead_nowhere(server: SimpleNamespace, trained: Path) -> None:
         pretrained.locate(f"{server.url}/none/net")
     offer(server, trained, "/mine/net", 3)
     with pytest.raises(RunError,
-                       match=r"404.*; of .*/mine/net epoch 0 was asked for; load_epoch names another"):
+                       match=r"404.*; epoch 0 of .*/mine/net was requested; load_epoch names another"):
         pretrained.locate(f"{server.url}/mine/net")
     with pytest.raises(UsageError, match="must end with the prefix of the files"):
         pretrained.locate(f"{server.url}/mine/")

@@ -33,7 +33,7 @@ def measure_samples(readers: Sequence[SampleReader], work: Callable[[Sample], in
 
 def about_measure(measured: Measure) -> str:
     """Return what the figures are from."""
-    return f"nothing was written; the figures are from {measured.num_images:,} images that were looked at"
+    return f"nothing was written; the figures are from {measured.num_images:,} images that were read"
 
 
 def about_time(measured: Measure, count: int, num_threads: int) -> str:

@@ -155,7 +155,7 @@ def parse(argv: Sequence[str]) -> tuple[PathConfig, ListConfig, SelectFlags, Pac
     # without it cv2 writes restart markers itself, while it encodes
     is_record_file = os.path.isfile(paths.root) and not is_archive_root(paths.root)
     if flags.seekable and (flags.pass_through or is_record_file) and not shutil.which("jpegtran"):
-        raise UsageError("`seekable` without encoding anew needs the program jpegtran (of libjpeg-turbo) in "
+        raise UsageError("`seekable` without re-encoding needs the program jpegtran (of libjpeg-turbo) in "
                          "the PATH")
     _check_selection(list_config, select_config)
     part_of(flags.part)

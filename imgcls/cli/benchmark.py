@@ -82,7 +82,8 @@ class BenchmarkConfig:
     num_batches: int = flag(10, "batches that are timed together", metavar="N", minimum=1, maximum=10**6)
     repeats: int = flag(3, "number of repetitions; the median is reported", metavar="N", minimum=1,
                         maximum=10**4)
-    format: str = flag("table", "for people, or for programs", choices=("table", "csv", "json"))
+    format: str = flag("table", "output format: text to read, csv and json for programs",
+                       choices=("table", "csv", "json"))
     output: str = flag("", "file to write (if not given: stdout)", metavar="FILE", short="-o")
 
 
@@ -136,7 +137,7 @@ def _check_settings(config: Config) -> None:
     for name, source in config.explicit.items():
         # a file or the environment may be shared with other commands
         if name in useless and source == "the command line":
-            raise UsageError(f"`{name}`: means nothing with `mode` {mode}")
+            raise UsageError(f"`{name}`: has no effect with `mode` {mode}")
     if mode == "loader" and not config.is_explicit("data_train", "data_dir", "dataset"):
         raise UsageError("`data_train` is missing: give the data to read, such as --data-train train.rec")
 

@@ -55,7 +55,7 @@ class DoctorConfig:
                       metavar="NAME")
     near_duplicates: bool = flag(True, "do not look for near duplicates (re-encoded, resized), only for "
                                  "equal files", negation="--no-near-duplicates", takes="none")
-    format: str = flag("text", "lines for people, or JSON for programs", choices=("text", "json"))
+    format: str = flag("text", "text lines to read, or JSON for programs", choices=("text", "json"))
     report: str = flag("", "folder for a page with the images in question", metavar="DIR")
     fix: str = flag("", "folder for a clean copy; the data themselves are never changed", metavar="DIR")
     num_thread: int = threads_flag()

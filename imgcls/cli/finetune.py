@@ -23,7 +23,7 @@ from imgcls.errors import UsageError
 
 EXAMPLES = """examples:
   {prog} --data-train photos/ --model-prefix model/pets
-                                                   a folder for each class; the weights are those at hand
+                                                   a folder for each class; the weights found here
   {prog} --pretrained-model torchvision:resnet50 --data-dir photos/ --model-prefix model/pets
                                                    photos/ holds train/ and val/, with a folder for each class
   {prog} --pretrained-model old/resnet --load-epoch 0000 --data-train a.rec --data-val b.rec --num-classes 10

@@ -47,7 +47,7 @@ DEFAULT_TIMEOUT_S = 300.0
 NEXT_STEP = {"slurm": "sbatch {file}", "kubernetes": "kubectl create -f {file}", "sge": "qsub {file}"}
 EXAMPLES = """examples:
   imgcls-launch -n 2 imgcls-train --network lenet --kv-store dist_sync  two workers on this machine
-  imgcls-launch -n 4 -H hosts --sync-dst-dir /tmp/job python train.py   four, dealt out to the machines \
+  imgcls-launch -n 4 -H hosts --sync-dst-dir /tmp/job python train.py   four, on the machines \
 in hosts
   imgcls-launch -n 8 -H hosts --nnodes 1:8 --max-restarts 10 imgcls-train ...  continues if machines are lost
   imgcls-launch -n 2 --launcher mpi imgcls-train ...                    with mpirun

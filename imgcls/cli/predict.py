@@ -57,13 +57,13 @@ class PredictConfig(InferenceConfig):
         "pictures: files, folders, patterns, URLs, .rec files; - is a list of them on stdin",
         metavar="IMAGE", default=(), takes="several")
     top: int = flag(5, "classes to show", metavar="K", minimum=1, maximum=10**7, aliases=("--top-k",))
-    format: str = flag("text", "lines for people (text, table), or for programs; lst is what imgcls-im2rec "
+    format: str = flag("text", "text and table to read, the others for programs; lst is what imgcls-im2rec "
                        "packs, with the likeliest class as label", choices=tuple(FORMATS))
     crops: int = flag(1, "views of which the mean is taken: the centre, with the corners, with all of them "
                       "mirrored", choices=(1, 5, 10), minimum=1, maximum=10)
     flip: bool = flag(False, "take the mean of each view and its mirror image", takes="none")
-    shift: int = flag(0, "also take the mean with views shifted so far, up left and down right, which count "
-                      "for a half; with --flip and 1: the six views of airbench's paper", metavar="PIXELS",
+    shift: int = flag(0, "also average views shifted by N pixels up left and down right, with half the "
+                      "weight; with --flip and 1: the six views of airbench's paper", metavar="PIXELS",
                       minimum=0, maximum=MAX_SIDE)
     layer: str = flag("", "write the output of this layer, by MXNet's name (flatten0_output), to an .npz "
                       "file with the arrays features and images", metavar="NAME")

@@ -41,7 +41,7 @@ class PageConfig:
                        choices=("html", "png", "text", "csv", "json"))
     images: int = flag(0, "training images to show, as the network got them and as they are; the data must "
                        "be where the run found it", metavar="N", minimum=0, maximum=500)
-    sheet: str = flag("", "write only these images (16 if not said), as a PNG", metavar="FILE")
+    sheet: str = flag("", "write only these images (16 if not given), as a PNG", metavar="FILE")
     output: str = flag("", "file to write; - is stdout (pages and pictures: beside the run, else: stdout)",
                        metavar="FILE", short="-o")
 

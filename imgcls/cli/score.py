@@ -42,11 +42,11 @@ class ScoreConfig(InferenceConfig):
                                    "out; 0: all (if not given: as in its training, where the data are those "
                                    "that it was trained on)", metavar="PART", minimum=0, maximum=0.9)
     flip: bool = flag(False, "take the mean of each image and its mirror image", takes="none")
-    shift: int = flag(0, "also take the mean with views shifted so far, up left and down right, which count "
-                      "for a half; with --flip and 1: the six views of airbench's paper", metavar="PIXELS",
+    shift: int = flag(0, "also average views shifted by N pixels up left and down right, with half the "
+                      "weight; with --flip and 1: the six views of airbench's paper", metavar="PIXELS",
                       minimum=0, maximum=MAX_SIDE)
-    report: str = flag("", "folder for a page about the result (classes, confusions, calibration, the most "
-                       "mistakes), with its figures as CSV and PNG", metavar="DIR")
+    report: str = flag("", "folder for a page about the result (classes, confusions, calibration, most "
+                       "confident mistakes), with its figures as CSV and PNG", metavar="DIR")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -39,8 +39,8 @@ class ServeConfig(InferenceConfig):
     crops: int = flag(1, "views of which the mean is taken: the centre, with the corners, with all of them "
                       "mirrored", choices=(1, 5, 10), minimum=1, maximum=10)
     flip: bool = flag(False, "take the mean of each view and its mirror image", takes="none")
-    shift: int = flag(0, "also take the mean with views shifted so far, up left and down right, which count "
-                      "for a half; with --flip and 1: the six views of airbench's paper", metavar="PIXELS",
+    shift: int = flag(0, "also average views shifted by N pixels up left and down right, with half the "
+                      "weight; with --flip and 1: the six views of airbench's paper", metavar="PIXELS",
                       minimum=0, maximum=MAX_SIDE)
     host: str = flag("127.0.0.1", "address to listen on; the default is reached from this machine only",
                      metavar="ADDRESS")

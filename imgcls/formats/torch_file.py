@@ -274,7 +274,7 @@ class _StorageType:
         self.item_bytes = item_bytes
 
     def __call__(self, *_arguments: object) -> NoReturn:
-        raise ValueError("it makes a storage of its own")
+        raise ValueError("it creates a storage itself")
 
 
 class _Storages:

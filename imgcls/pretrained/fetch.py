@@ -53,7 +53,7 @@ def download_url(url: str, epoch: str, setting: str) -> PretrainedRef:
         _download_descriptions(base, folder, stem)
     # The largest comes last, when the prefix is known to be a network's.
     file = f"{stem}-{epoch_number:04d}.params"
-    advice = f"of {base} epoch {epoch_number} was asked for; `load_epoch` names another"
+    advice = f"epoch {epoch_number} of {base} was requested; `load_epoch` names another"
     fetch_noting_hash(f"{base}-{epoch_number:04d}.params", folder / file, None, advice)
     ref = checkpoint_files.describe(str(folder / stem), str(epoch_number))
     return dataclasses.replace(ref, name=url, origin=f"{base}-meta.json")

@@ -159,7 +159,7 @@ def _settings(runs: Sequence[Run]) -> str:
     header = ["setting", *(run.name if len(runs) > 1 else "value" for run in runs)]
 
     def row(name: str) -> list[str]:
-        return [name, *(run.settings.get(name, "(not told)") for run in runs)]
+        return [name, *(run.settings.get(name, "(not recorded)") for run in runs)]
 
     # a setting that only one of them has told is a difference, too
     differing = [name for name in names if name not in _WHERE

@@ -225,8 +225,8 @@ def _draw_tips(frame: _Frame, lines: Sequence[Line], x_name: str) -> None:
         # from half-way to the one before, to half-way to the one after
         begin = (places[i - 1] + places[i]) / 2 if i else max(places[i] - 20, frame.left)
         end = (places[i] + places[i + 1]) / 2 if i + 1 < len(xs) else places[i] + 20
-        told = "\n".join(escape(text) for text in (f"{x_name} {x:.6g}", *values[x][:MAX_LABELS]))
+        title = "\n".join(escape(text) for text in (f"{x_name} {x:.6g}", *values[x][:MAX_LABELS]))
         strips.append(f'<g class="tip"><rect x="{begin:.1f}" y="{_TOP}" width="{end - begin:.1f}" '
                       f'height="{HEIGHT - _BOTTOM - _TOP}"/>'
-                      f'<path d="M{places[i]:.1f} {_TOP}V{HEIGHT - _BOTTOM}"/><title>{told}</title></g>')
+                      f'<path d="M{places[i]:.1f} {_TOP}V{HEIGHT - _BOTTOM}"/><title>{title}</title></g>')
     frame.parts.append("".join(strips))

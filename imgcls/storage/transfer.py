@@ -139,7 +139,7 @@ def _first_byte(answer: HTTPResponse, part: IO[bytes], start: int) -> int:
     """Return where the body begins in the file; empties the file where the server sends all of it."""
     if answer.status == 206:
         if not answer.headers.get("Content-Range", "").strip().startswith(f"bytes {start}-"):
-            raise _ContentError("the server sent another part than the one asked for")
+            raise _ContentError("the server sent another part than the one requested")
         return start
     if answer.status == 200:  # a server that knows no ranges sends the file from its beginning
         part.truncate(0)

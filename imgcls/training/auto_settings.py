@@ -208,7 +208,7 @@ def _advice(values: Mapping[str, Any], count: int) -> str:
     """Return what is told where MXNet's defaults for fine-tuning hold."""
     better = ", ".join(f"`{name}` {show(value)}" for name, value in values.items())
     return (f"note: these are the defaults of MXNet's fine-tune.py; of {count:,} photographs more is learned "
-            f"with {better}, which imgcls-finetune chooses by itself")
+            f"with {better}, which imgcls-finetune chooses automatically")
 
 
 def _chosen_before(config: Config, saved: Saved, worker: Worker) -> dict[str, Any]:

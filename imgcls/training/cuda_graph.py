@@ -26,7 +26,7 @@ def check_cuda_graphs(config: Config, worker: Worker) -> None:
         return
     # What is recorded is one pass on one device; who asked for the speed should hear why there is none.
     obstacles = {
-        "`compile`, which records graphs of its own": config.device.compile,
+        "`compile`, which records its own graphs": config.device.compile,
         "`monitor`, which reads tensors inside the network": config.train.monitor > 0,
         "several processes": worker.world_size > 1,
         # the second micro-batch would overwrite the gradients of the first

@@ -71,8 +71,8 @@ class Kept:
         cache.recover(self.file.num_bytes)
         if problem:
             _remove(tables.path)
-            _log.warning("`decoded_cache_dir`: the decoded images of %s there are %s: they are dropped, and "
-                         "made anew", printable(loader.source.description), problem)
+            _log.warning("`decoded_cache_dir`: the decoded images of %s there are %s: they are removed and "
+                         "decoded again", printable(loader.source.description), problem)
         # what a killed run wrote after its tables were saved
         self.file.cut(cache.used_bytes)
         segment.header[_FILE_NUMBERS] = self.file.numbers
@@ -103,12 +103,12 @@ class Folder:
         digest = identity.of_source(loader.source, settings)
         description = verbatim(loader.source.description)
         if digest is None:
-            raise RunError(f"{self._place}: nobody can tell whether {description} changes between runs")
+            raise RunError(f"{self._place}: changes of {description} between runs cannot be detected")
         stem = _stem(self.path, loader)
         try:
             file = PixelFile(stem + _PIXELS)
             if not file.lock():
-                raise RunError(f"{self._place}: another run uses what is kept of {description}")
+                raise RunError(f"{self._place}: another run uses the decoded images of {description}")
             os.utime(file.path)  # a run that only reads counts as a use
             limit = self._limit(stem, share, needed, file.num_bytes)
         except OSError as error:

@@ -135,5 +135,5 @@ def _restore(optimizer: torch.optim.Optimizer, precision: Precision, config: Con
         precision.restore(saved.scaler)
     else:
         reporter.warn(f"`optimizer` {name}: the checkpoint was trained with "
-                      f"{verbatim(saved.optimizer_class)}, whose state means nothing here; the "
+                      f"{verbatim(saved.optimizer_class)}, whose state cannot be used here; the "
                       "optimizer starts afresh")

@@ -32,7 +32,7 @@ HAS_CHECKSUM = False  # MXNet reads them: no byte of ours
 def check(output: str) -> None:
     """Raise UsageError for a prefix that has a checkpoint: the two would be taken for one."""
     if output.endswith(".params"):
-        raise UsageError(f"`output` {verbatim(output)}: give the prefix, what stands before -0000.params")
+        raise UsageError(f"`output` {verbatim(output)}: give the prefix, the part before -0000.params")
     if checkpoint_files.any_exist(output):
         raise UsageError(f"`output` {verbatim(output)}: a checkpoint has this prefix; choose another")
 
