@@ -22,7 +22,7 @@ EXAMPLES = """examples:
   {prog} --model old/resnet --data-val val.rec --rgb-mean 123.68,116.779,103.939       and as score.py read it
   {prog} --model model/pets --data-val photos/      of the folder of its training, what was held out
   {prog} --model torchvision:resnet50 --data-val val/        torchvision's weights, a folder for each class
-  {prog} --model model/mnist --report about/                 a page: classes, confusions, most confident mistakes
+  {prog} --model model/mnist --report about/                 a page: classes, confusions, worst mistakes
   {prog} --model imagenet1k-resnet-50 --data-val val.rec     a network of MXNet's zoo, on records
 """
 
