@@ -2,7 +2,7 @@
 
 `cli` turns `UsageError` into exit status 2 and `DataError` and `RunError` into 1; nothing else catches them.
 
-A message names a setting between backquotes, `image_shape`, and never as a flag: below `cli/` nobody knows
+A message names a setting between backquotes, `image_shape`, and never as a flag: below `cli/` no one knows
 whether the setting came from a command line, a Python argument or a file. Whoever shows the message spells
 it: `spelled(...)` with a command's flags gives --image-shape, `str(error)` gives image_shape.
 
@@ -182,7 +182,7 @@ def first_line(error: BaseException) -> str:
 class LostDataError(RunError):
     """A file that was good when the run began is there no longer, or not all of it: nothing can be left out.
 
-    `offset` is the byte that was asked for.
+    `offset` is the byte that was requested.
     """
 
     def __init__(self, path: object, reason: str, offset: int) -> None:

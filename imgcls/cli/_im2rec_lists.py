@@ -115,7 +115,7 @@ def _folders(tree: ImageTree, config: ListConfig,
     is_recursive = bool(config.recursive)
     folders = tree.folders(recursive=is_recursive, extensions=config.exts, problems=problems)
     first = next(folders, None)
-    # MXNet makes an empty list of a folder of folders, which nobody wants; --recursive False is believed
+    # MXNet makes an empty list of a folder of folders, which no one wants; --recursive False is believed
     if first is None and config.recursive is None:
         problems.clear()
         folders = tree.folders(recursive=True, extensions=config.exts, problems=problems)

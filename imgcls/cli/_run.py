@@ -159,7 +159,7 @@ def _errors_of_threads(name: str, own: Sequence[type]) -> Iterator[list[BaseExce
 @contextlib.contextmanager
 def _warnings_about_flags(own: Sequence[type]) -> Iterator[None]:
     """Have errors that the library logs as warnings ("left out: ...") speak of this command's flags."""
-    handler = logging.lastResort  # what prints warnings where nobody has set logging up
+    handler = logging.lastResort  # what prints warnings where no one has set logging up
     if handler is None:
         yield
         return
@@ -188,7 +188,7 @@ class _FlagFormatter(logging.Formatter):
 
 def _joined() -> bool:
     """Return whether this process is one of several."""
-    # not loaded: no torch, and nobody to join
+    # not loaded: no torch, and no one to join
     process_group = sys.modules.get("imgcls.distributed.process_group")
     return process_group is not None and process_group.has_joined()
 
@@ -248,7 +248,7 @@ def _print_error(error: ImgclsError, name: str, own: Sequence[type]) -> None:
         return
     if rank > 0 and not line.startswith("rank "):
         line = f"rank {rank}: {line}"
-    # a terminal that was closed is one reason to be told to stop: the status stays what it is
+    # a terminal that was closed is one reason to be asked to stop: the status stays what it is
     with contextlib.suppress(OSError):
         tell(f"{name}: error: {line}")
 

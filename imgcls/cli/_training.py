@@ -23,7 +23,7 @@ def start_processes(config: Config, argv: Sequence[str], module_argv: Sequence[s
     """Start the processes of this machine where the command means several, and return the exit status when
     all ended.
 
-    None where this process is to train, since somebody has started it as one of several or it trains alone.
+    None where this process is to train, since someone has started it as one of several or it trains alone.
     They are started as this command was; `module_argv` is what `python -m imgcls` is given where that is not
     known. Under MXNet's DMLC_ROLE, do what a scheduler or server has to do. Raise UsageError for devices that
     are not there.
@@ -40,7 +40,7 @@ def start_processes(config: Config, argv: Sequence[str], module_argv: Sequence[s
             os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
         return None
     # As this command was started, with -m, a debugger's or a coverage tool's flags. Where `argv` is not the
-    # end of the command line, somebody called `main` from Python, and only the module's form is known.
+    # end of the command line, someone called `main` from Python, and only the module's form is known.
     again = [sys.executable, "-m", "imgcls", *module_argv]
     # the interpreter's own options and the script that was called, where they led here
     if argv and sys.argv[-len(argv):] == list(argv):

@@ -32,7 +32,7 @@ def installed_command(command: str) -> list[str]:
     beside = Path(sys.executable).with_name(command)
     if beside.is_file():
         return [_as_typed(str(beside))]
-    # a checkout that nobody installed
+    # a checkout that no one installed
     root = Path(__file__).resolve().parents[2]
     return ["env", f"PYTHONPATH={root}", _short(sys.executable), "-m", "imgcls",
             command.removeprefix("imgcls-")]

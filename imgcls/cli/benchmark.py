@@ -45,7 +45,7 @@ _SHAPES = {"mlp": (1, 28, 28), "inception-resnet-v2": _IMAGE_SHAPE}
 #: networks for images up to this many pixels high are for ten classes, others for ImageNet's
 _SMALL_SIDE = 32
 _DTYPES = ("float32", "bfloat16", "float16")
-#: more sizes or networks than this nobody waits for
+#: more sizes or networks than this no one waits for
 _MAX_PARTS = 100
 
 #: the flags of training that make sense with every mode, with a network, in training, and with a loader

@@ -184,7 +184,7 @@ def _examine(own: DoctorConfig, sets: Mapping[str, Source]) -> list[Finding]:
         with loading_torch():
             from imgcls.inference.predictor import Predictor
             from imgcls.inference.suspicious import find_suspicious
-        # all classes: the probability of the label is asked for, whichever place it has
+        # all classes: the probability of the label is requested, whichever place it has
         predictor = Predictor(own.model, top=10**7)
         for name, source in sets.items():
             # damaged images and labels below 0 are findings already

@@ -123,7 +123,7 @@ def _start(argv: Sequence[str]) -> int:
     if launcher in ("local", "ssh", "mpi"):
         if sys.stderr.isatty():
             env[SCREEN_VARIABLE] = "1"
-        # for the last line of a run, which says how to go on: our words, without those of the command
+        # for the last line of a run, which says how to continue: our words, without those of the command
         env[LAUNCHER_VARIABLE] = shlex.join(typed_command(argv, NAME)[:-len(args.command)])
     if launcher in ("local", "ssh"):
         return supervisor.run(_job(args, command, env))
@@ -208,7 +208,7 @@ def _assign_hosts(args: LaunchConfig) -> tuple[list[HostSlots], int]:
     """Return the workers by host as --nnodes allows, and the least number of hosts."""
     listed = read_hostfile(args.hostfile)
     min_hosts, max_hosts = parse_nnodes(args.nnodes) if args.nnodes else (0, len(listed))
-    # MIN is a promise to go on with fewer, MAX one that there are so many to begin with
+    # MIN is a promise to continue with fewer, MAX one that there are so many to begin with
     if max_hosts > len(listed):
         raise UsageError(f"--nnodes {args.nnodes}: {verbatim(args.hostfile)} has {len(listed)} host(s)")
     assigned = assign_workers(listed[:max_hosts], args.num_workers)
@@ -232,7 +232,7 @@ def _run_mpi(args: LaunchConfig, command: list[str], env: dict[str, str]) -> int
         address = assigned[0].host.name
         if args.ssh_config or args.ssh_option:
             ssh_command = Ssh(args.ssh_config, args.ssh_option).base_command(Host(""))
-    # mpirun starts all at once, so that nobody can be asked for a free port: two jobs seldom draw the same
+    # mpirun starts all at once, so that no one can be asked for a free port: two jobs seldom draw the same
     port = str(20000 + secrets.randbelow(10000))  # below 32768, where Linux hands out ports by itself
     env = {**env, "MASTER_ADDR": address, "MASTER_PORT": port, "DMLC_ROLE": "worker",
            "DMLC_PS_ROOT_URI": address, "DMLC_PS_ROOT_PORT": port, "DMLC_JOB_CLUSTER": "mpi"}

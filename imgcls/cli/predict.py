@@ -250,7 +250,7 @@ def _kept_features() -> Iterator[Any]:
         with tempfile.TemporaryFile(prefix="imgcls-features-") as kept:
             yield kept
     except BrokenPipeError:
-        raise  # nobody reads our output: no trouble of the file
+        raise  # no one reads our output: no trouble of the file
     except OSError as error:
         raise RunError(f"cannot keep the features of `layer` in {verbatim(tempfile.gettempdir())}: "
                        f"{reason(error)}") from error

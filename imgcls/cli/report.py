@@ -110,7 +110,7 @@ def _samples(run: Run, count: int) -> tuple[list[Sample], str]:
 
 
 def _beside(runs: Sequence[Run], extension: str) -> str:
-    """Return where a page goes that nobody named a file for: to its run, of several to this folder."""
+    """Return where a page goes that no one named a file for: to its run, of several to this folder."""
     if len(runs) > 1 or not runs[0].origin:
         return f"report.{extension}"
     return runs[0].origin.removesuffix(METRICS).removesuffix(".log") + f"-report.{extension}"

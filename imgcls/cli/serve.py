@@ -104,7 +104,7 @@ def _serve(app: Any, listener: socket.socket) -> None:
 def _listen(host: str, port: int) -> socket.socket:
     """Return a socket that listens; UsageError for an address that is none, RunError for a port in use."""
     try:
-        # an empty name would be every address of this machine, which nobody should get by mistake
+        # an empty name would be every address of this machine, which no one should get by mistake
         infos = socket.getaddrinfo(host or "127.0.0.1", port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
         raise UsageError(f"`host` {verbatim(host)}: is no address of this machine") from None

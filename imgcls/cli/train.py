@@ -1,4 +1,4 @@
-"""Train a network from scratch or go on with a checkpoint: train_mnist.py, train_cifar10.py and their kin."""
+"""Train a network from scratch or from a checkpoint: train_mnist.py, train_cifar10.py and their kin."""
 
 from __future__ import annotations
 
@@ -39,6 +39,6 @@ def _start(argv: Sequence[str], dataset: str, prog: str) -> int:
     status = start_processes(config, argv, ["train", "--dataset", config.data.dataset, *argv], prog)
     # None: this process is one that trains, and not one that only started others
     if status is None:
-        # the command as it was typed: messages show how to go on with the run
+        # the command as it was typed: messages show how to continue with the run
         train(config, shlex.join(typed_command(argv, prog)))
     return status or 0

@@ -138,7 +138,7 @@ class _Reader:
                 self._fields |= dict.fromkeys([long_flag(field.name), *filter(None, others)], field)
 
     def read(self, argv: Sequence[str], prog: str, stops_at_help: bool) -> None:
-        """Take all arguments; UsageError for an unknown flag, and for arguments that nobody takes."""
+        """Take all arguments; UsageError for an unknown flag, and for arguments that no one takes."""
         args = deque(argv)
         loose: list[str] = []
         strays: list[str] = []

@@ -143,7 +143,7 @@ def _check(field: Field[Any], name: str, value: Any, typed: Any) -> None:
 
 def _check_bounds(field: Field[Any], what: str, number: Any) -> None:
     minimum, maximum = field.metadata["minimum"], field.metadata["maximum"]
-    # only the bound that was passed is told: the other one is often far away and nobody's concern
+    # only the bound that was passed is reported: the other one is often far away and no one's concern
     if minimum is not None and number < minimum:
         raise UsageError(f"{what}: must be at least {_bound(minimum)}")
     if maximum is not None and number > maximum:

@@ -31,7 +31,7 @@ Every flag is also a key of --config files (lr: 0.1) and an environment variable
 OTHER_VARIABLES = ("IMGCLS_AGENT", "IMGCLS_LAUNCHER", "IMGCLS_CACHE", "IMGCLS_MIRROR", "IMGCLS_TRACEBACK",
                    "IMGCLS_SCREEN")
 
-#: settings that name a file which somebody may have from Caffe
+#: settings that name a file which someone may have from Caffe
 NETWORK_FILES = ("model", "pretrained_model", "model_prefix", "save_model_prefix", "mean_image")
 
 FIELDS: dict[str, Field[Any]] = {
@@ -147,7 +147,7 @@ def parse(argv: Sequence[str], *, prog: str, examples: str, dataset: str = "mnis
         for name, value in values.items():
             if name not in fields:  # a file shared with another command may hold what this one does not use
                 continue
-            # `val_resize: null`, as --print-config writes what nobody gave, is not giving it
+            # `val_resize: null`, as --print-config writes what no one gave, is not giving it
             if fields[name].default is None and str(value).lower() == "none":
                 raw.pop(name, None)
                 explicit.pop(name, None)

@@ -78,7 +78,7 @@ def resolve_network(config: NetworkConfig, explicit: Container[str]) -> NetworkC
 def resolve_augmentation(config: AugmentConfig, explicit: Container[str]) -> AugmentConfig:
     """Return the augmentation that holds; what the user set (`explicit`) holds in any case.
 
-    The recipe is filled in where it was asked for, and the data set's crop of random area goes where the user
+    The recipe is filled in where it was requested, and the data set's crop of random area goes where the user
     asked for another crop, or the other way round: the two exclude each other.
     """
     changes: dict[str, Any] = {}

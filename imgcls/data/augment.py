@@ -106,7 +106,7 @@ def describe(config: AugmentConfig, shape: Sequence[int]) -> str:
 
 
 def _describe_warp(config: AugmentConfig) -> list[str]:
-    """Return a phrase for each part of the warp that is asked for."""
+    """Return a phrase for each part of the warp that is requested."""
     parts = []
     if config.max_random_rotate_angle:
         parts.append(f"rotation to {config.max_random_rotate_angle} degrees")

@@ -1,4 +1,4 @@
-"""How many damaged samples a run goes on without, and who tells of them.
+"""How many damaged samples a run continues without, and who tells of them.
 
 A source finds damage when it is opened, a loader when it decodes. Both follow `on_bad`: "stop" raises the
 first problem; "skip" leaves the samples out while they are few.

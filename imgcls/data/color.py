@@ -39,7 +39,7 @@ class Color(NamedTuple):
 
 
 class ColorSampler:
-    """Draws a `Color` for each sample, where any change of colour is asked for."""
+    """Draws a `Color` for each sample, where any change of colour is requested."""
 
     def __init__(self, config: AugmentConfig) -> None:
         self._config = config

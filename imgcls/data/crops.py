@@ -250,7 +250,7 @@ class CropSampler:
 
 
 def usual_val_resize(config: AugmentConfig, crop: Size, short_edge: int) -> int:
-    """Return the `val_resize` of images of about this short edge, where nobody gave one; 0: none.
+    """Return the `val_resize` of images of about this short edge, where no one gave one; 0: none.
 
     As in training (`resize`), or else the usual proportion where the images are clearly larger than the crop.
     """

@@ -79,7 +79,7 @@ class FolderSource(_FileSource):
 
     Classes are numbered as im2rec numbers them, so that a folder and the records packed from it agree: every
     folder that itself holds an image (`image_folders.SUFFIXES`, not hidden) is a class, in the order of a
-    sorted walk; a folder inside a class folder is a class of its own. With `class_names`, those of the
+    sorted walk; a folder inside a class folder is a separate class. With `class_names`, those of the
     training data, folders are numbered by name. The list of a large folder is kept (`folder_listing`).
     """
 

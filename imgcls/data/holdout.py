@@ -1,4 +1,4 @@
-"""Hold out images for validation where nobody has named any: `val_ratio`.
+"""Hold out images for validation where no one has named any: `val_ratio`.
 
 The bytes of an image decide, and nothing else: their hash is a number from 0 to 1, and what lies below the
 ratio is validation. So every class gives about its part; images that come later, other names, another order
@@ -116,7 +116,7 @@ def missing_classes(source: Source, held_out: Source) -> Sequence[str]:
     """Return the names of the classes that have images, and none among those held out."""
     missing = np.setdiff1d(source.labels, held_out.labels).tolist()
     names = list(source.class_names)
-    # lists and records may have labels that nobody named
+    # lists and records may have labels that no one named
     return [names[label] if label < len(names) else str(label) for label in missing]
 
 

@@ -58,7 +58,7 @@ class ImageTree(Protocol):
     """Images in folders."""
 
     root: str
-    #: changes with the archives that are read; "" for a folder, whose files nobody has looked at
+    #: changes with the archives that are read; "" for a folder, whose files no one has looked at
     fingerprint: str
     #: suffix of other images -> how many of them `folders` did not take; of a folder only
     passed_over: Counter[str]

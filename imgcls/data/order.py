@@ -204,12 +204,12 @@ class EpochOrders:
         def make() -> None:
             try:
                 following.set_result(permutation(seed, epoch + 1, count))
-            except BaseException as error:  # such as too little memory: raised where the order is asked for
+            except BaseException as error:  # such as too little memory: raised where the order is requested
                 following.set_exception(error)
 
         self._ahead_key = (seed, epoch + 1, count)
         self._ahead = following
-        # A daemon: a program that ends does not wait for an order that nobody will read.
+        # A daemon: a program that ends does not wait for an order that no one will read.
         threading.Thread(target=make, daemon=True).start()
         return order
 

@@ -53,7 +53,7 @@ class Range(NamedTuple):
 
 
 class PolicySampler:
-    """Draws a `Policy` for each sample, where any is asked for."""
+    """Draws a `Policy` for each sample, where any is requested."""
 
     def __init__(self, config: AugmentConfig, size: tuple[int, int]) -> None:
         """`size` is the (height, width) of the images, which they are cut to before."""

@@ -20,7 +20,7 @@ from imgcls.errors import UsageError
 
 #: sizes are multiples of this part of the full one: a compiled network is compiled anew for each
 _NUM_STEPS = 8
-#: where nobody says when: the parts of all epochs before which images are smallest, and from which full
+#: where no one says when: the parts of all epochs before which images are smallest, and from which full
 _BEGIN, _END = 0.5, 0.8
 
 

@@ -37,7 +37,7 @@ class Source(Protocol):
 
     @property
     def class_names(self) -> Sequence[str]:
-        """Names of the classes in label order; empty where nobody recorded them."""
+        """Names of the classes in label order; empty where no one recorded them."""
         ...
 
     @property
@@ -264,7 +264,7 @@ def _inside_classes(source: FolderSource) -> list[str]:
 
 
 def num_classes(train: Source, val: Source | None = None) -> int | None:
-    """Return the number of classes that the data itself tells, None where nobody recorded their names."""
+    """Return the number of classes that the data itself tells, None where no one recorded their names."""
     # the larger one: validation data may name a class that no training image has
     return max((len(source.class_names) for source in (train, val) if source is not None), default=0) or None
 

@@ -1,6 +1,6 @@
 """The folder that a data set is downloaded into: its own in the cache, or one that holds nothing else.
 
-A folder that holds something is somebody's data: to put other files beside them and train on those would be
+A folder that holds something is someone's data: to put other files beside them and train on those would be
 the wrong answer to a question that was not asked.
 """
 

@@ -78,7 +78,7 @@ def load(config: DataConfig) -> Splits:
                    "or train on `dataset` digits, which needs no files")
         splits = cifar.read_splits(folder)
         if splits is None:
-            # read at once after the download: only somebody who deletes files gets here
+            # read at once after the download: only someone who deletes files gets here
             raise DataError(archive, "vanished while it was read")
     train, test = splits.train, splits.test
     return Splits(ArraySource(train.images, train.labels, CLASSES, f"{splits.path} (train)"),
@@ -123,7 +123,7 @@ def _records(config: DataConfig) -> tuple[str, str]:
 
 def _named(source: Source) -> Source:
     """Give record files without class names those of the data set, whose order they have."""
-    # MXNet's files come without. A label above 9 means that somebody packed something else under the name.
+    # MXNet's files come without. A label above 9 means that someone packed something else under the name.
     if isinstance(source, RecordSource) and not source.class_names and source.labels.max() < len(CLASSES):
         source.class_names = CLASSES
     return source

@@ -65,7 +65,7 @@ def load(config: DataConfig) -> Splits:
 
 def load_val(config: DataConfig, class_names: Sequence[str] = ()) -> ArraySource:
     """Return the test images alone; the files of the training images need not be there."""
-    # `class_names` are those of the model: digits, or whatever somebody put into these files
+    # `class_names` are those of the model: digits, or whatever someone put into these files
     return _read(_files(config, "t10k"), "t10k")
 
 

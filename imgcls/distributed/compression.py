@@ -36,7 +36,7 @@ class Compression:
         #: what this process handed to the network, without the transport's own overhead
         self.sent_bytes = 0
 
-    # A future: DDP goes on with the backward pass while the bucket is under way.
+    # A future: DDP continues with the backward pass while the bucket is under way.
     def reduce(self, bucket: dist.GradBucket) -> Any:
         """Begin to sum the gradients of a bucket over all processes; return a future of the flat sum."""
         self.sent_bytes += bucket.buffer().nbytes

@@ -48,7 +48,7 @@ def choose(num_threads: int, num_processes: int) -> Choice:
         return Choice(found, found, is_by_hand=True)
     usable = min(found, cores.num_usable())
     if num_processes > 1:
-        # nobody can tell what the job's own processes compute at their start from what others do
+        # no one can tell what the job's own processes compute at their start from what others do
         share = max(usable // num_processes, 1)
         return Choice(share, share, f"{num_processes} processes share {usable} cores" if usable > 1 else "")
     if usable == 1:

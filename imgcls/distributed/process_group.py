@@ -192,7 +192,7 @@ class Worker:
         self._pending = None
         if dist.is_available() and dist.is_initialized():
             dist.destroy_process_group()
-        # the file where processes of mpirun and srun met has nobody else to remove it
+        # the file where processes of mpirun and srun met has no one else to remove it
         if self.rank_info and self.rank_info.file and not self.rank:
             with contextlib.suppress(OSError):
                 os.unlink(self.rank_info.file)
@@ -221,7 +221,7 @@ def _is_one_machine(info: RankInfo) -> bool:
 
 
 def _meet(info: RankInfo, device: torch.device, timeout_s: float) -> int:
-    """Do what `rendezvous` says, without its limit: in a thread of its own."""
+    """Do what `rendezvous` says, without its limit: in a separate thread."""
     if device.type == "cuda":
         torch.cuda.set_device(device)  # each thread has its own
     timeout = timedelta(seconds=timeout_s)

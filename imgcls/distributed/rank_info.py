@@ -45,7 +45,7 @@ class RankInfo:
     address: str = ""
     port: int = 0
     file: str = ""
-    #: whether somebody else (an agent, MXNet's scheduler) serves the store at that address
+    #: whether someone else (an agent, MXNet's scheduler) serves the store at that address
     is_store_served: bool = False
     #: MXNet's role: worker, server or scheduler
     role: str = "worker"
@@ -167,14 +167,14 @@ def _with_meeting_point(env: Mapping[str, str], info: RankInfo, launcher: str, j
                    num_servers=_number(env, "DMLC_NUM_SERVER", 0, 0))
     if "MASTER_ADDR" in env and "MASTER_PORT" in env:
         return replace(info, address=env["MASTER_ADDR"], port=_number(env, "MASTER_PORT", 1, most=MAX_PORT))
-    # alone there is nobody to meet
+    # alone there is no one to meet
     if info.world_size == 1:
         return replace(info, address="127.0.0.1", port=0)
     if info.local_world_size < info.world_size:
         raise UsageError(f"{launcher} over several hosts: MASTER_ADDR and MASTER_PORT must say where the "
                          "processes meet (mpirun -x MASTER_ADDR=HOST -x MASTER_PORT=29500), or start with "
                          "imgcls-launch")
-    # a file needs no free port, which nobody here could choose for all
+    # a file needs no free port, which no one here could choose for all
     return replace(info, file=os.fspath(_rendezvous_file(job)))
 
 
@@ -216,7 +216,7 @@ def launcher_words(env: Mapping[str, str] = os.environ) -> list[str]:
     """Return the launcher's part of the command line where imgcls-launch started this process, else []."""
     try:
         return shlex.split(env.get(LAUNCHER_VARIABLE, ""))
-    except ValueError:  # somebody else's: imgcls-launch quotes its words
+    except ValueError:  # someone else's: imgcls-launch quotes its words
         return []
 
 

@@ -30,7 +30,7 @@ class Topology:
     gpus: tuple[int, ...]
     #: how gradients are shared
     store: kv_store.Store
-    #: this process among those that were started already; None: nobody started any
+    #: this process among those that were started already; None: no one started any
     rank_info: RankInfo | None
     #: processes that share one `batch_size`
     num_devices: int
@@ -125,7 +125,7 @@ def make_worker(device: DeviceConfig, topology: Topology | None = None) -> Worke
     threads = None
     if gpus:
         check_gpus(device.gpus, gpus)
-        # the first GPU of this process's copy; a process that nobody started has the first of all
+        # the first GPU of this process's copy; a process that no one started has the first of all
         chosen = torch.device("cuda", gpus[local_rank * (len(gpus) // local_world_size) if info else 0])
         # what torch allocates without naming a device, such as NCCL's buffers, goes there, too
         torch.cuda.set_device(chosen)

@@ -114,7 +114,7 @@ def read_splits(folder: str | os.PathLike[str], num_classes: int = 10) -> CifarS
     None when no form of the data set is there with all its files; a damaged file is a DataError.
     """
     root = to_path(folder)
-    # Files that somebody unpacked before any archive: an archive takes seconds to read through.
+    # Files that someone unpacked before any archive: an archive takes seconds to read through.
     for layout in _LAYOUTS[num_classes]:
         for parent in (root, root / layout.folder):
             if all((parent / name).is_file() for name in layout.names):

@@ -48,7 +48,7 @@ def _label_array(values: object, key: str, count: int, name: str) -> np.ndarray:
 class _Array:
     """Stands for a numpy.ndarray of uint8 while a pickle is read: its shape and its bytes, no more."""
 
-    # No __dict__, so that a state cannot set what nobody expects.
+    # No __dict__, so that a state cannot set what no one expects.
     __slots__ = ("content", "is_fortran", "shape")
 
     def __init__(self) -> None:

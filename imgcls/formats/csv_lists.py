@@ -31,7 +31,7 @@ _MAX_DIGITS = 20
 
 
 class CsvList:
-    """The images of a CSV file. `names` are those of the labels, once all images were asked for."""
+    """The images of a CSV file. `names` are those of the labels, once all images were requested."""
 
     def __init__(self, path: AnyPath) -> None:
         self.path = path
@@ -84,7 +84,7 @@ class CsvList:
             return (path, label), True
         # then it must look like an image at least
         is_image = os.path.splitext(names[0])[1] in SUFFIXES
-        # a header that is taken for an image would be a class of its own, and number the others anew
+        # a header that is taken for an image would be a separate class, and number the others anew
         if path is not None or label is not None or not is_image or len(row) < 2:
             shown = verbatim(repr(",".join(row))[:60])
             raise DataError(self.path, f"line 1 is {shown}, which neither names a column of paths "

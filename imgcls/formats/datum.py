@@ -202,7 +202,7 @@ class LmdbReader:
         _package()
 
     def close(self) -> None:
-        """Let go of the database, which is closed when nobody reads it any more."""
+        """Let go of the database, which is closed when no one reads it any more."""
         del self._environment
 
 

@@ -161,7 +161,7 @@ def _read_header(stream: _Stream, path: AnyPath, magic: int) -> tuple[int, ...]:
 def _fill(stream: _Stream, target: memoryview) -> int:
     """Read into `target` until it is full or the stream ends; return the number of bytes read."""
     num_filled = 0
-    # A raw stream may give less than it is asked for.
+    # A raw stream may give less than is requested.
     while num_filled < len(target):
         count = stream.readinto(target[num_filled:])  # type: ignore[union-attr]
         if not count:

@@ -268,7 +268,7 @@ def write_class_names(path: str | os.PathLike[str], names: Sequence[str]) -> Non
 
 
 def class_names(path: str | os.PathLike[str]) -> tuple[str, ...]:
-    """Return the class names that belong to a list or record file, in label order; empty where nobody wrote
+    """Return the class names that belong to a list or record file, in label order; empty where no one wrote
     them.
 
     `N_0_train.rec` finds `N_0_train.classes.txt` or, since a list and its parts share them, `N.classes.txt`;

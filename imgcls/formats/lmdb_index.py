@@ -1,4 +1,4 @@
-"""Read keys and labels of an LMDB in a process of its own, so that a damaged one ends that and no training.
+"""Read keys and labels of an LMDB in a separate process, so that a damaged one ends that and no training.
 
 The package lmdb maps the file and believes its pages: a number that leads behind the end is a signal, and no
 exception. Here all pages that lead to an image are read once, and the ends of every image with them; where

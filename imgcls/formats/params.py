@@ -124,7 +124,7 @@ def serialize(names: Sequence[str], arrays: Sequence[np.ndarray],
             name = names[i] if names else str(i)
             raise UsageError(f"{verbatim(path)}: array {verbatim(repr(name))} is {dtype}, which MXNet's "
                              "format does not have")
-    # A generator of its own, so that the check runs now and not when the first chunk is asked for.
+    # A generator of its own, so that the check runs now and not when the first chunk is requested.
     return _serialize_list(names, arrays)
 
 

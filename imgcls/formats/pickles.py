@@ -1,4 +1,4 @@
-"""Pickles of plain data from people nobody knows: `cifar` and `states` read theirs here.
+"""Pickles of plain data from people no one knows: `cifar` and `states` read theirs here.
 
 A pickle is a program that may call anything. So it is first walked over without running any of it: only
 instructions that write data pass, names must be among the caller's, nothing else is called, and the memory
@@ -157,7 +157,7 @@ class _Walk:
 
     def check_frame(self, name: str, size: int) -> None:
         """Refuse a frame that ends inside an instruction."""
-        # Of half an instruction the unpickler drops the bytes and reads on elsewhere, where nobody looked.
+        # Of half an instruction the unpickler drops the bytes and reads on elsewhere, where no one looked.
         end = self.stream.tell()
         if self.position < self.frame_end and (name == "FRAME" or end > self.frame_end):
             self.refuse("a frame ends inside an instruction")
@@ -216,7 +216,7 @@ class _Walk:
             start = self.marks.pop() - before.index(pickletools.markobject)
         else:
             start = len(self.stack) - len(before)
-        # Values below the mark that is still open belong to somebody else.
+        # Values below the mark that is still open belong to someone else.
         if start < (self.marks[-1] if self.marks else 0):
             raise ValueError("not enough values")
         taken = self.stack[start:]

@@ -185,7 +185,7 @@ class RangedReader:
         except (OSError, struct.error, ValueError, OverflowError):
             return False
         self.cache.touch(note)
-        # The cache is a file like any other: offsets out of it are checked before a record is asked for.
+        # The cache is a file like any other: offsets out of it are checked before a record is requested.
         is_rising = (offsets[1:] > offsets[:-1]).all()
         is_inside = not count or (offsets[0] >= 0 and offsets[-1] + 8 <= self.size)
         self.offsets = offsets

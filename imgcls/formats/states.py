@@ -108,7 +108,7 @@ def _read_state(value: object, path: object, depth: int, arrays: dict[int, np.nd
 class _NDArray:
     """Stands for MXNet's class: it can be given the bytes of an array, and nothing else."""
 
-    # No __dict__, so that a state cannot set what nobody expects.
+    # No __dict__, so that a state cannot set what no one expects.
     __slots__ = ("handle",)
 
     def __init__(self, handle: None) -> None:

@@ -249,7 +249,7 @@ class _Dict(dict):
         super().__init__()
 
     def __setstate__(self, state: object) -> None:
-        """Take the attributes, which nobody needs."""
+        """Take the attributes, which no one needs."""
 
 
 class _Tensor:

@@ -30,7 +30,7 @@ def variable_node(name: str, layer: Layer, slot: str) -> Node:
 
 def parameter_names(model: nn.Module) -> dict[str, str]:
     """Return key of the state_dict -> MXNet's name, without prefix; outside of `Layer`s the key itself."""
-    # keep_vars: only the keys are asked for, no detached tensor for each
+    # keep_vars: only the keys are requested, no detached tensor for each
     layers = {path: module for path, module in model.named_modules() if isinstance(module, Layer)}
     names = {}
     for key in model.state_dict(keep_vars=True):

@@ -31,7 +31,7 @@ class ParameterMatch:
     unexpected: list[str] = field(default_factory=list)
     mismatched: list[tuple[str, Shape, Shape]] = field(default_factory=list)
 
-    # Lists of a frozen class: `load_arrays` fills them, and nobody else writes to them.
+    # Lists of a frozen class: `load_arrays` fills them, and no one else writes to them.
 
     def complaint(self) -> str:
         """Return one line about what does not fit, with up to three names."""

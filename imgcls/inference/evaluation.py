@@ -1,7 +1,7 @@
 """Measure a checkpoint on labelled data: `imgcls-score`.
 
 The loop over the batches is `training.evaluate`, the trainer's own; here is what stands around it for a
-network that somebody trained before: where it is, what it was trained with, and which data it is measured on.
+network that someone trained before: where it is, what it was trained with, and which data it is measured on.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Score:
 
     metrics: dict[str, float]
     images_per_s: float
-    #: the path of the page about them, "" where none was asked for
+    #: the path of the page about them, "" where none was requested
     page: str = ""
 
 
@@ -50,14 +50,14 @@ def evaluate_checkpoint(name: str, config: Config, *, epoch: str = "auto", synse
 
     `report` is a folder for a page about them, with its figures as CSV and PNG; "" for none.
 
-    Preprocessing that the user does not give is that of its training, or MXNet's where nobody noted it; lines
+    Preprocessing that the user does not give is that of its training, or MXNet's where no one noted it; lines
     on stderr say which. `val_ratio` is the part that its training held out of these data (0: all is scored;
     None: as noted there, where they are the data of the training). `synset` names its classes. `flip` and
     `shift` average the predictions over views of an image (`test_time_augmentation`). UsageError for data
     that do not go with the network.
     """
     worker = make_worker(config.device)
-    # where it is, what it was trained with, and the network itself, which may tell what nobody noted
+    # where it is, what it was trained with, and the network itself, which may tell what no one noted
     ref, model = load_network(name, epoch, config, config.device.dtype)
     evaluation = for_evaluation(_with_data_set(config, ref), ref, model)
     # How many classes there are is known from the weights alone, so names can be checked before data are
@@ -103,7 +103,7 @@ def evaluate_checkpoint(name: str, config: Config, *, epoch: str = "auto", synse
 
 def _with_data_set(config: Config, ref: PretrainedRef) -> Config:
     """Return the configuration with the training's data set, where the user names neither one nor files."""
-    # Files that the user names win: the same network may be scored on somebody else's images.
+    # Files that the user names win: the same network may be scored on someone else's images.
     if not ref.dataset or not ref.preprocessing or config.is_explicit("dataset", "data_val"):
         return config
     return config.with_defaults(dataset=ref.dataset)

@@ -35,7 +35,7 @@ class Captured:
         self.value: Tensor | None = None
 
     def rows(self, images: Tensor, probabilities: Tensor) -> Sequence[np.ndarray | None]:
-        """Return for each image what was asked for, float32 without the batch's axis; None for nothing."""
+        """Return for each image what was requested, float32 without the batch's axis; None for nothing."""
         if not self.kind:
             return [None] * len(probabilities)
         value = {"data": images, "softmax": probabilities, "layer": self.value}[self.kind]

@@ -1,7 +1,7 @@
-"""Images that somebody named for prediction: one by one, from files, folders, patterns, URLs and records.
+"""Images that someone named for prediction: one by one, from files, folders, patterns, URLs and records.
 
 `find_images` turns words of a command line into `Image`s, lazily: a folder is walked and a list on stdin read
-while the first images are at the network. What cannot be read is an error in its place, and the rest goes on.
+while the first images are at the network. What cannot be read is an error in its place; the others are read.
 """
 
 from __future__ import annotations
@@ -176,7 +176,7 @@ def _folder(folder: str) -> Iterator[Image | ImgclsError]:
             if name.lower().endswith(SUFFIXES) and not name.startswith("."):
                 is_empty = False
                 path = os.path.join(where, name)
-                yield Image(path, lambda path=path: _read(path))  # bound now: the loop's variable goes on
+                yield Image(path, lambda path=path: _read(path))  # bound now: the loop's variable continues
     for problem in problems:
         yield DataError(problem.filename or folder, reason(problem))
     # A folder that could not be read is told as that, and not as empty.

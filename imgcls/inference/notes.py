@@ -17,7 +17,7 @@ def about_larger_images(evaluation: Evaluation, images: str, short_edge: int) ->
     shape = config.network.image_shape
     if len(shape) != 3 or not evaluation.cut_by:
         return ""
-    unasked = dataclasses.replace(config.augment, resize=0)  # what would be usual had nobody said anything
+    unasked = dataclasses.replace(config.augment, resize=0)  # what would be usual had no one said anything
     usual = usual_val_resize(unasked, (shape[1], shape[2]), short_edge)
     if not usual:
         return ""

@@ -193,7 +193,7 @@ class Predictor:
         return Prediction(views.image.name, ranking, classes, views.pixels[0], row)
 
     def _look_at_size(self, views: Views) -> None:
-        """Note, at the first picture, what is cut off from it; where nobody has decided about that."""
+        """Note, at the first picture, what is cut off from it; where no one has decided about that."""
         if self._has_looked_at_size:
             return
         self._has_looked_at_size = True

@@ -113,14 +113,14 @@ class _Server:
         top = self._top(request)
         if request.headers.get("content-type", "").startswith("multipart/"):
             raise TellError(415, "send the file itself as the body: curl --data-binary @FILE, not -F")
-        # before a byte is taken; slow uploads are not counted, so that they keep nobody else out
+        # before a byte is taken; slow uploads are not counted, so that they keep no one else out
         self._refuse_where_busy()
         body = bytearray()
         try:
             await self._read(request, body)
             prediction = await self._when_free(bytes(body))
         finally:
-            # whatever became of it: bytes that nobody gives back would keep everybody out in the end
+            # whatever became of it: bytes that no one gives back would keep everybody out in the end
             self._num_held_bytes -= len(body)
         if isinstance(prediction, DataError):
             raise TellError(422, prediction.reason)

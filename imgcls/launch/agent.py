@@ -158,7 +158,7 @@ def _silence_logging(verbose: bool) -> Iterator[None]:
 
 
 def _report_stop(state: AgentState) -> int:
-    """Say how the workers ended after the agent was told to stop, and return the exit status."""
+    """Say how the workers ended after the agent was asked to stop, and return the exit status."""
     asked = signal.Signals(state.stop_signal)
     status = 128 + asked
     host = state.spec.host

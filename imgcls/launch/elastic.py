@@ -58,7 +58,7 @@ def run_workers(state: AgentState) -> int:
         return agent.exit_status(result)
     except StopRequested:
         # all workers have ended: torch's run() shuts them down on its way out
-        closes_rendezvous = not spec.is_elastic  # the other hosts may go on
+        closes_rendezvous = not spec.is_elastic  # the other hosts may continue
         if spec.is_elastic and handler is not None:
             _withdraw(handler)
         raise
@@ -188,7 +188,7 @@ class ElasticAgent(LocalElasticAgent):
             raise RendezvousStateError("what the hosts wrote for each other is damaged") from error
         self._serve_workers(worker_group)
         num_hosts = worker_group.group_world_size or 1
-        # one host has nobody to compare notes with
+        # one host has no one to compare notes with
         if not spec.has_several_hosts:
             return
         if not state.job:
@@ -319,7 +319,7 @@ class ElasticAgent(LocalElasticAgent):
                     or (own.was_told_to_stop and not spec.is_elastic)
                     or (spec.restarts_losses_only and own.cause == Cause.ERROR and own.status > 0))
         own = dataclasses.replace(own, is_final=is_final)
-        # alone, or when nobody else explains it better
+        # alone, or when no one else explains it better
         cause = own
         silent: list[str] = []
         if self._peers is not None:

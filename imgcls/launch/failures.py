@@ -23,7 +23,7 @@ class Cause(IntEnum):
     """Why a worker ended, the best explanation of a job's end first: `root_cause` takes the smallest."""
 
     ERROR = 0  # it had a reason of its own
-    STOPPED = 1  # it was told to stop, and did
+    STOPPED = 1  # it was asked to stop, and did
     PEER_LOST = 2  # another worker was gone
     KILLED = 3  # the agent ended it, because of some other failure
 
@@ -33,7 +33,7 @@ _PEER_GONE = re.compile(
     r"lost contact|did not meet|gloo|NCCL|connection (was )?(closed|reset|refused|aborted)|broken pipe|"
     r"timed out|remote process exited|Dist(Network|Store|Backend)Error|does not answer|TCPStore|socket",
     re.IGNORECASE)
-#: exit statuses of a command that was told to stop, and did in good order: SIGHUP, SIGINT, SIGPIPE, SIGTERM
+#: exit statuses of a command that was asked to stop, and did in good order: SIGHUP, SIGINT, SIGPIPE, SIGTERM
 STOP_STATUSES = (129, 130, 141, 143)
 #: those of a worker: by its own handler (128 + signal), or by the signal itself
 _STOP_STATUSES = (*STOP_STATUSES, -signal.SIGTERM, -signal.SIGINT, -1)
@@ -68,7 +68,7 @@ class WorkerFailure:
 
     @property
     def was_told_to_stop(self) -> bool:
-        """Whether the worker was told to stop, and did."""
+        """Whether the worker was asked to stop, and did."""
         return self.cause == Cause.STOPPED
 
     def describe(self, several_hosts: bool, *, is_restarted: bool = False) -> str:
@@ -105,7 +105,7 @@ def decode_failure(data: str | bytes) -> WorkerFailure:
 
 
 def _typed(value: Any, kind: type | tuple[type, ...]) -> Any:
-    # True is an int for isinstance, and -10**30 an exit status for nobody
+    # True is an int for isinstance, and -10**30 an exit status for no one
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise TypeError(value)
     if isinstance(value, (int, float)) and not abs(value) < _MAX_NUMBER:

@@ -30,7 +30,7 @@ def watch_launcher(stream: int, workers: WorkerProcesses, silence_s: float, pati
 
 
 def _listen(stream: int, workers: WorkerProcesses, silence_s: float, patience_s: float) -> None:
-    stop_time: float | None = None  # when this process was told to stop
+    stop_time: float | None = None  # when this process was asked to stop
     is_open = True
     while stop_time is None or time.monotonic() < stop_time + patience_s:
         timeout_s = silence_s if stop_time is None else 0.5
@@ -47,7 +47,7 @@ def _listen(stream: int, workers: WorkerProcesses, silence_s: float, patience_s:
             continue
         if not is_open:
             time.sleep(0.2)
-        # nobody saves any more, and the main thread may hang in a silent connection
+        # no one saves any more, and the main thread may hang in a silent connection
         if not workers.any_alive():
             patience_s = min(patience_s, LEAVING_S)
     workers.kill()

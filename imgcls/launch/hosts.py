@@ -93,7 +93,7 @@ def assign_workers(hosts: Sequence[Host], num_workers: int) -> list[HostSlots]:
 def check_rendezvous_host(assigned: Sequence[HostSlots]) -> None:
     """Raise UsageError where hosts could not find the first one by the name that it has in the file."""
     name = assigned[0].host.name
-    # on one host the name is good: nobody else has to find it
+    # on one host the name is good: no one else has to find it
     if len(assigned) > 1 and (name == "localhost" or name.startswith("127.")):
         raise UsageError(f"--hostfile: {verbatim(name)} comes first, where all hosts meet, and means "
                          "another machine on each of them; give its name in the network")

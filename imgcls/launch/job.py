@@ -125,8 +125,8 @@ def prepare_hosts(job: Job, ssh: ssh_client.Ssh) -> int:
 
 
 def free_port() -> int:
-    """Return a port of this machine that nobody listens on."""
-    # somebody may take it before the agent does; the agent then says that it cannot listen
+    """Return a port of this machine that no one listens on."""
+    # someone may take it before the agent does; the agent then says that it cannot listen
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

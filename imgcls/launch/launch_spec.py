@@ -93,7 +93,7 @@ class AgentState:
         label = "error: " if message.kind == "error" else ""
         line = f"{self.spec.name}: {label}{printable(message.line)}\n"
         text = message.encode() if self.spec.has_launcher else line
-        # a terminal that was closed is one reason to be told to stop
+        # a terminal that was closed is one reason to be asked to stop
         with contextlib.suppress(OSError):
             sys.stderr.write(text)
             sys.stderr.flush()

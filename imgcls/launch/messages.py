@@ -19,7 +19,7 @@ ALIVE, STOP, KILL = b".", b"t", b"k"
 
 @dataclass(frozen=True)
 class AgentMessage:
-    """`kind` is "error" (the job is over, and why; `status` is its exit status) or "note" (it goes on)."""
+    """`kind` is "error" (the job is over, and why; `status` is its exit status) or "note" (it continues)."""
 
     kind: str
     line: str

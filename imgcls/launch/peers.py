@@ -66,7 +66,7 @@ class Peers:
         return named or names
 
     def end_of_job(self) -> WorkerFailure | None:
-        """Return how the job ended, on whichever host; None while it goes on."""
+        """Return how the job ended, on whichever host; None while it continues."""
         if not self._store.check(["imgcls/end"]):
             return None
         return decode_failure(self._store.get("imgcls/end"))

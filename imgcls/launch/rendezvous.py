@@ -2,7 +2,7 @@
 
 torch keeps the state of a rendezvous pickled in its store, and unpickles what it finds there: whoever can
 write to the store could run code. Here the store holds JSON; it is checked, and torch is given a pickle of
-our own making. Agents of one host have nobody to meet: their store is in memory, and nothing listens.
+our own making. Agents of one host have no one to meet: their store is in memory, and nothing listens.
 `elastic` asks for the handler; what we use of torch here is in `tests/test_elastic_internals.py`.
 """
 
@@ -60,7 +60,7 @@ def make_handler(spec: LaunchSpec) -> Any:
 
 def _open_store(spec: LaunchSpec) -> Any:
     if not spec.has_several_hosts:
-        return dist.HashStore()  # no port is open, so nobody else on the machine can write to it
+        return dist.HashStore()  # no port is open, so no one else on the machine can write to it
     host, port = split_endpoint(spec.endpoint)
     try:
         return open_tcp_store(host, port, spec.timeout_s, serves=spec.is_rendezvous_host)

@@ -51,7 +51,7 @@ def remove_abandoned() -> None:
 def _lock(stream: int) -> bool:
     """Return whether the file is locked now, by this process, with which the lock ends.
 
-    Unlike `storage.locks`, which goes on without where a file system has no locks: here a folder in use would
+    Unlike `storage.locks`, which works without where a file system has no locks: here a folder in use would
     be removed.
     """
     import fcntl  # not on Windows, where agents do not run

@@ -1,7 +1,7 @@
 """A job on this machine or on many: one agent each, whose output is merged and whose end is everybody's end.
 
 `imgcls-launch` calls `run`. The agents (`agent`) start and restart the workers; here they are started over
-ssh, told that somebody is still there, told to stop, and in the end killed. Nothing here needs torch.
+ssh, told that someone is still there, told to stop, and in the end killed. Nothing here needs torch.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class AgentHandle:
     partial: dict[int, bytes] = field(default_factory=dict)
     #: how it said that the job ended
     final_message: AgentMessage | None = None
-    #: the last line on stderr that was nobody's output: ssh's own
+    #: the last line on stderr that was no one's output: ssh's own
     last_stderr: str = ""
     #: why it is gone without a message
     lost: str = ""
@@ -128,7 +128,7 @@ class Supervisor:
         self._agents.append(agent)
         assert process.stdin is not None
         os.set_blocking(process.stdin.fileno(), False)  # a host that hangs must not keep us from the others
-        # over stdin, where nobody else can read it: there may be secrets among the variables
+        # over stdin, where no one else can read it: there may be secrets among the variables
         agent.send(json.dumps(job.environment(index, self._port)).encode() + b"\n")
         for target, stream in ((STDOUT, process.stdout), (STDERR, process.stderr)):
             assert stream is not None
@@ -213,7 +213,7 @@ class Supervisor:
         if agent.final_message is None:
             # "" where its workers only lost a peer: the host of that one says why
             agent.lost = _loss_reason(status, agent, self._job)
-        # enough hosts left: an elastic job goes on, except without the store
+        # enough hosts left: an elastic job continues, except without the store
         num_running = sum(other.is_running for other in self._agents)
         was_told = agent.final_message is not None and agent.final_message.status in STOP_STATUSES
         if (agent.lost or was_told) and not is_rendezvous_host and self._job.min_hosts <= num_running:
@@ -263,7 +263,7 @@ class Supervisor:
             if agent.lost and not agent.final_message:
                 self._log(f"error: {agent.host}: {agent.lost}")
                 return 1
-        # a host that was told to stop is no reason: others first
+        # a host that was asked to stop is no reason: others first
         errors = sorted(self._errors, key=lambda message: message.status in STOP_STATUSES)
         message = errors[0] if errors else self._unexplained_end()
         self._log(f"error: {message.line}")
@@ -323,5 +323,5 @@ def _with_roots(roots: Sequence[str]) -> Mapping[str, str]:
 
 
 def _write(target: int, data: bytes) -> None:
-    with contextlib.suppress(OSError):  # whoever read us has left; the job goes on
+    with contextlib.suppress(OSError):  # whoever read us has left; the job continues
         write_all(target, data)

@@ -33,7 +33,7 @@ class WorkerProcesses:
                 self._pids.discard(pid)
 
     def any_alive(self) -> bool:
-        """Return whether a worker has not ended; one whose status nobody has collected yet has ended."""
+        """Return whether a worker has not ended; one whose status no one has collected yet has ended."""
         for pid in list(self._pids):
             try:
                 # WNOWAIT leaves the status to the main thread, which is torch's to collect

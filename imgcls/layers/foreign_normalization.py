@@ -103,6 +103,6 @@ class GroupNorm(_AffineNorm):
 
 
 def _refuse_mean_and_variance(spec: OpSpec) -> None:
-    # with it the operator has three outputs, and nobody classifies with the other two
+    # with it the operator has three outputs, and no one classifies with the other two
     if spec.flag("output_mean_var"):
         raise ValueError("output_mean_var=True is not supported")

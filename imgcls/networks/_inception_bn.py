@@ -64,6 +64,6 @@ class InceptionBN:
         double = self.unit(data, f"{name}_double_3x3_reduce", rd, 1)
         double = self.unit(double, f"{name}_double_3x3_0", nd, 3, pad=1)
         double = self.unit(double, f"{name}_double_3x3_1", nd, 3, stride=2, pad=1)
-        # The pooled maps go on as they are: the table's "pass through".
+        # The pooled maps continue as they are: the table's "pass through".
         pooled = self.net.pooling(data, 3, "max", stride=2, name=f"max_pool_{name}_pool", **self.halving_pool)
         return self.net.concat(single, double, pooled, name=f"ch_concat_{name}_chconcat")

@@ -38,7 +38,7 @@ def build(config: NetworkConfig) -> nn.Module:
         if pool:  # windows that do not overlap, unlike AlexNet's
             body = net.pooling(body, pool, "max", stride=pool, name=f"pool{number}")
     body = net.flatten(body, name="flatten")
-    # Numbers go on where the convolutions end: fc6, fc7 and fc8, or fc7, fc8 and fc9.
+    # Numbers continue where the convolutions end: fc6, fc7 and fc8, or fc7, fc8 and fc9.
     first_hidden = len(CONVOLUTIONS[variant]) + 1
     for number, units in enumerate(HIDDEN[variant], start=first_hidden):
         body = net.fully_connected(net.dropout(body, 0.5, name=f"drop{number}"), units, name=f"fc{number}")

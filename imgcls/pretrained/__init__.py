@@ -1,4 +1,4 @@
-"""Networks that somebody trained before: found by name, downloaded, read, and given a new head.
+"""Networks that someone trained before: found by name, downloaded, read, and given a new head.
 
 `locate` says what a name means, `read` reads the files it means, `build` makes the network that was trained;
 `transfer` replaces the head for fine-tuning. The commands' --model and --pretrained-model come here, and so

@@ -1,7 +1,7 @@
 """The files of one prefix on disk as a pretrained network: PREFIX-symbol.json, PREFIX-0008.params and so on.
 
 They are ours or MXNet's; a network that no symbol expresses has PREFIX-network.json in place of the symbol.
-Wherever a prefix is asked for, the path of one .params file will do.
+Wherever a prefix is requested, the path of one .params file will do.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def describe(prefix: str, epoch: str) -> PretrainedRef:
         built = _settings(settings)
         network = built.network
         shape = built.image_shape
-    # arrays that somebody gave from Python are no data set: the name there is nothing but the default
+    # arrays that someone gave from Python are no data set: the name there is nothing but the default
     dataset = "" if meta.get("command") == "imgcls.fit" else str(config.get("dataset") or "")
     return PretrainedRef(
         prefix, network, prefix, epoch,
@@ -104,7 +104,7 @@ def _stem(prefix: str) -> str:
 
 def _symbol_path(params_path: str, prefix: str) -> AnyPath:
     """Return the symbol that belongs to the weights: PREFIX-symbol.json, also for PREFIX-0-0008.params."""
-    # What was asked for, what was found, and what it would be without the rank of the first generation.
+    # What was requested, what was found, and what it would be without the rank of the first generation.
     stem = params_path.rpartition("-")[0]
     for candidate in (prefix.removesuffix(".params"), stem, stem.removesuffix("-0")):
         path = to_path(f"{candidate}-symbol.json")

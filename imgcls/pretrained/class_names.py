@@ -28,7 +28,7 @@ _WORDNET = re.compile(r"(n\d{8})(?:[\s,:]+(.*))?")
 
 @dataclass(frozen=True)
 class ClassNames:
-    """Names in the order of the classes, () where nobody knows them; `ids` are WordNet's where there are.
+    """Names in the order of the classes, () where no one knows them; `ids` are WordNet's where there are.
 
     `note` is what to tell a person about them, with settings between backquotes, or "".
     """

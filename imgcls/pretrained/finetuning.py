@@ -43,7 +43,7 @@ def prepare(config: Config, own: FinetuneConfig, prefix: str) -> tuple[Config, F
     `local_weights`. They are downloaded and read here, so that a failed download or damage shows before
     anything begins. UsageError if none are named and none are on this machine.
     """
-    # `load_epoch` names an epoch of the pretrained network; a run that goes on takes its own newest.
+    # `load_epoch` names an epoch of the pretrained network; a resumed run takes its own newest.
     epoch = "auto" if prefix else own.load_epoch or "auto"
     found = None if prefix or own.pretrained_model else local_weights.find(config)
     if found:

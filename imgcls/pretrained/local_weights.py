@@ -106,7 +106,7 @@ def _in_working_folder(config: Config) -> list[_Weights]:
         try:
             weights = None if os.path.abspath(prefix) in own else _checkpoint(prefix, config)
         except (DataError, UsageError):
-            continue  # damaged files, or somebody else's of the same name: nothing to begin with
+            continue  # damaged files, or someone else's of the same name: nothing to begin with
         if weights:
             found.append(weights)
     return found
@@ -128,7 +128,7 @@ def _checkpoint(prefix: str, config: Config) -> _Weights | None:
     # MXNet's own have no meta data, and what they were trained for is known only after reading them
     if epoch is None or not meta or not _is_for_photographs(meta):
         return None
-    # weights of more classes have learnt to tell more apart; what they say of these photographs nobody knows
+    # weights of more classes have learnt to tell more apart; what they say of these photographs no one knows
     if _is_same_data(meta.get("config") or {}, config):
         return None
     num_bytes = _size(Path(f"{prefix}-{epoch:04d}.params"))

@@ -55,7 +55,7 @@ def _not_found(name: str, setting: str) -> UsageError:
                           "imgcls-score and imgcls-serve, not trained or exported: give the checkpoint")
     line = f"`{setting}` {verbatim(name)}: there is no {verbatim(name)}-0001.params or any other epoch"
     # A name of the zoo that was misspelt gets the nearest ones.
-    if "/" in name or os.sep in name:  # a path: nobody meant the zoo
+    if "/" in name or os.sep in name:  # a path: no one meant the zoo
         return UsageError(line)
     close = nearest(name, [*zoo.ZOO, *zoo.short_names()])
     offer = f"near it: {', '.join(close)}" if close else f"it has {', '.join(zoo.ZOO)}"

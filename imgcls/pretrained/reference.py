@@ -16,7 +16,7 @@ from imgcls.formats.symbol import Symbol
 class PretrainedRef:
     """Where the files of a pretrained network are, all of them on this machine, and what is known about it.
 
-    `preprocessing` is as in a checkpoint's meta.json, {} where nobody noted it; `origin` says who did. What
+    `preprocessing` is as in a checkpoint's meta.json, {} where no one noted it; `origin` says who did. What
     is in it was not checked yet: `preprocessing.with_preprocessing` does.
     """
 
@@ -40,9 +40,9 @@ class PretrainedRef:
     is_imagenet: bool = False
     #: what its meta data note of training images that were held out, {} where none were
     held_out: Mapping[str, Any] = field(default_factory=dict)
-    #: the --dataset of its training, "" where nobody noted it
+    #: the --dataset of its training, "" where no one noted it
     dataset: str = ""
-    #: what it computed in while it was trained, "" where nobody noted it
+    #: what it computed in while it was trained, "" where no one noted it
     dtype: str = ""
 
 

@@ -1,6 +1,6 @@
 """torchvision's pretrained weights: which there are, how their images are prepared, download and reading.
 
-torchvision is imported only when one of its networks is asked for: it doubles the import time of torch.
+torchvision is imported only when one of its networks is requested: it doubles the import time of torch.
 """
 
 from __future__ import annotations

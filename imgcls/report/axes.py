@@ -130,7 +130,7 @@ def show_time(seconds: float | None) -> str:
     """Return a time as people say it: 12.3 s, 4 min 05 s, 2 h 07 min."""
     if seconds is None or not math.isfinite(seconds):
         return ""
-    # of an hour nobody asks for the seconds
+    # of an hour no one asks for the seconds
     if seconds < 60:
         return f"{seconds:.3g} s"
     if seconds < 3600:

@@ -42,7 +42,7 @@ def data_page(title: str, sets: Mapping[str, Source], findings: Sequence[Finding
     if not findings:
         body.append("<p>Nothing was found.</p>")
     for finding in sorted(findings, key=lambda finding: KINDS.index(finding.kind)):
-        # escaped: names of files and classes are whatever somebody called them
+        # escaped: names of files and classes are whatever someone called them
         body.append(f"<h2>{escape(finding.kind)}</h2><p>{escape(finding.message.replace('`', ''))}</p>")
         body.append(_shown(finding, sets))
     return page(title, "\n".join(body))

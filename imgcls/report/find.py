@@ -136,7 +136,7 @@ def _runs_of(text: str) -> list[Run]:
 
 def _natural(name: str) -> list[tuple[int, str]]:
     """Return what to sort names by so that run2 comes before run10."""
-    # no number is longer than a name may be; beyond 18 digits nobody counts
+    # no number is longer than a name may be; beyond 18 digits no one counts
     return [(int(part[:18]), "") if part.isascii() and part.isdigit() else (-1, part)
             for part in re.split(r"([0-9]+)", name)]
 

@@ -69,7 +69,7 @@ class Run:
     command: str = ""
     #: what a reader of the page should know: lines that were left out, values that were estimated
     notes: list[str] = field(default_factory=list)
-    #: how many epochs it was to have, None where nobody said
+    #: how many epochs it was to have, None where no one said
     num_epochs: int | None = None
     #: seconds from its start to the last thing that was told
     elapsed_s: float = 0.0

@@ -25,7 +25,7 @@ def _write_page(path: str, page: bytes) -> None:
 
 
 class LivePage:
-    """PREFIX-report.html while the run goes on; atomic, so that a reader never sees half a page.
+    """PREFIX-report.html while the run continues; atomic, so that a reader never sees half a page.
 
     Nothing here ends a run: what goes wrong is returned as text, once, to be told as a warning.
     """

@@ -98,7 +98,7 @@ class _Reader:
         self._is_resuming = False  # another start line came; its first epoch tells from where on
         self._num_resumes = 0
         self._began: datetime.datetime | None = None
-        self._elapsed_before_s = 0.0  # in the runs that this one goes on with
+        self._elapsed_before_s = 0.0  # in the runs that this one continues with
         self._elapsed_s: float | None = None
 
     def add(self, line: str) -> None:
@@ -145,7 +145,7 @@ class _Reader:
         if self._means:
             self._is_resuming = self._num_resumes < _MAX_RESUMES
             self._num_resumes += 1
-            # the hours between two runs are nobody's training
+            # the hours between two runs are no one's training
             self._began = None
             self._elapsed_before_s = self._elapsed_s or 0.0
         self._rate = _value(run.settings.get("lr", ""))
@@ -199,7 +199,7 @@ class _Reader:
                 _add_to(means.progress, pair[1], pair[2])
         # the line before, if it is of the same batch
         last = self._run.points[-1] if self._run.points else None
-        # up to 0.9.5 each metric has a line of its own, with the same batch and speed
+        # up to 0.9.5 each metric has a separate line, with the same batch and speed
         if last and (last.epoch, last.batch, last.speed) == (index, batch, speed):
             self._run.points[-1] = dataclasses.replace(last, metrics={**last.metrics, **metrics})
             return

@@ -49,7 +49,7 @@ def gallery(items: Sequence[T], figure: Callable[[T, str], str]) -> tuple[str, i
 def img(image: np.ndarray, description: str, extension: str) -> str:
     """Return a picture as an element of a page, its bytes inside it."""
     kind = "png" if extension == ".png" else "jpeg"
-    # Inside the page, so that it can be sent to somebody as one file; base64 costs a third more.
+    # Inside the page, so that it can be sent to someone as one file; base64 costs a third more.
     data = base64.b64encode(encoded(bgr(image), extension)).decode()
     return (f'<img alt="{escape(description)}" width="{image.shape[1]}" height="{image.shape[0]}" '
             f'src="data:image/{kind};base64,{data}"/>')

@@ -1,4 +1,4 @@
-"""One chart as a file of its own, for a page of the documentation or beside a checkpoint: SVG, or PNG."""
+"""One chart as a separate file, for a page of the documentation or beside a checkpoint: SVG, or PNG."""
 
 from __future__ import annotations
 

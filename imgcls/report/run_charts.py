@@ -101,7 +101,7 @@ def _specs(runs: Sequence[Run]) -> list[_Spec]:
         _Curve("", lambda epoch: epoch.lr, "lr")]))
     specs.append(_Spec("Speed", "images per second", starts_at_0=True, curves=[
         _Curve("", lambda epoch: epoch.speed, "speed")]))
-    # metrics of somebody's own script, under their own names
+    # metrics of someone's own script, under their own names
     others = [name for name in names if "accuracy" not in name and name not in _LOSSES]
     return specs + [_Spec(name, name, _both_splits(name)) for name in others[:_MAX_OTHERS]]
 
@@ -218,7 +218,7 @@ def _place(epoch: Epoch, unit_s: float | None) -> float:
 
 
 def _between_epochs(run: Run, key: str) -> list[tuple[float, float]]:
-    """Return a value of the progress lines against the epoch, which goes on from 0 to 1 in the first one."""
+    """Return a value of the progress lines against the epoch: 0 to 1 in the first one."""
     # of a long run they would be a thick band behind a line that says the same
     if len(run.epochs) > _FEW_EPOCHS:
         return []

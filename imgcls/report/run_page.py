@@ -16,7 +16,7 @@ _MAX_OPEN_ROWS = 60
 OPEN = ' open="open"'
 #: runs that the title names
 _MAX_TITLED = 4
-#: settings that say where and not what: two runs always differ in them, and nobody asks why
+#: settings that say where and not what: two runs always differ in them, and no one asks why
 _WHERE = ("model_prefix", "save_model_prefix", "log_file", "log_dir", "load_epoch")
 
 

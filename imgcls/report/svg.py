@@ -153,7 +153,7 @@ def _without_overlap(frame: _Frame) -> Iterator[tuple[float, str]]:
 
 def _draw_line(frame: _Frame, line: Line) -> None:
     path: list[str] = []
-    # a line begins anew after every gap
+    # a line starts again after every gap
     is_drawing, last_y = False, 0.0
     indices = line.points()
     for i in indices:

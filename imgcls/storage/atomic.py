@@ -23,7 +23,7 @@ from imgcls.storage.remote import RemotePath
 
 #: what `atomic_write` calls a file until it is complete: the target's name between these
 _TEMPORARY = re.compile(r"\.(.+)\.[a-z0-9_]{8}\.tmp")
-#: the same for files that a later run may go on with
+#: the same for files that a later run may continue with
 UNFINISHED_SUFFIX = ".partial_.tmp"
 
 
@@ -66,7 +66,7 @@ def atomic_write(path: str | os.PathLike[str], *, is_durable: bool = True) -> It
     except OSError as error:
         _remove(temporary)
         raise RunError(f"cannot write {target}: {reason(error)}") from error
-    except BaseException:  # an interruption too: nobody else would remove the file
+    except BaseException:  # an interruption too: no one else would remove the file
         _remove(temporary)
         raise
 
@@ -111,7 +111,7 @@ def remove_leftovers(folder: Path, names: re.Pattern[str], *, unfinished: bool =
     """Remove temporary files that killed processes left of targets in `folder` whose names match `names`.
 
     With `folders` also what `atomic_folder` left. Those of a process that still writes stay: it holds a lock
-    on them. Without `unfinished` those stay as well that a later run may go on with.
+    on them. Without `unfinished` those stay as well that a later run may continue with.
     """
     with contextlib.suppress(OSError):  # tidying up is no reason to end anything
         for entry in os.listdir(folder):

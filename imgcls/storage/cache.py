@@ -134,7 +134,7 @@ class Cache:
             with self._locked(piece.lock_index):
                 if entry.exists():
                     return None
-                # others who have it open: it goes on with what they fetched
+                # others who have it open: it continues with what they fetched
                 files = _open_shared(entry) or self._begin_partial(entry, piece)
         except OSError as error:
             raise _cannot_keep(piece, self.folder, error) from error
@@ -157,13 +157,13 @@ class Cache:
             files = []
             sizes = {_PARTIAL_SUFFIX: piece.size, _BLOCKS_SUFFIX: num_blocks(piece.size)}
             for suffix, size in sizes.items():
-                # another file: somebody's handle of the old one stays what it is
+                # another file: someone's handle of the old one stays what it is
                 name = entry.with_name(entry.name + suffix)
                 name.unlink(missing_ok=True)
                 stream = open(name, "w+b")  # noqa: SIM115 - the copy's
                 files.append(stream)
                 if suffix == _PARTIAL_SUFFIX:
-                    lock_file(stream, shared=True)  # it stays as long as somebody has it open
+                    lock_file(stream, shared=True)  # it stays as long as someone has it open
                 stream.truncate(size)  # all zeros: nothing is there
         return files[0], files[1]
 
@@ -199,7 +199,7 @@ class Cache:
         stream = open(entry, "rb")  # noqa: SIM115 - the caller's
         if os.fstat(stream.fileno()).st_size != size:  # not ours: nothing of a wrong size is ever renamed
             stream.close()
-            entry.unlink(missing_ok=True)  # a disk that lost bytes, or somebody's hands
+            entry.unlink(missing_ok=True)  # a disk that lost bytes, or someone's hands
             raise FileNotFoundError(errno.ENOENT, "cut short", str(entry))
         lock_file(stream, shared=True)
         self.touch(entry)
@@ -279,7 +279,7 @@ def _open_shared(entry: Path) -> tuple[BinaryIO, BinaryIO] | None:
     part, blocks = (entry.with_name(entry.name + suffix) for suffix in (_PARTIAL_SUFFIX, _BLOCKS_SUFFIX))
     try:
         stream = open(part, "r+b")  # noqa: SIM115 - the copy's
-        if lock_file(stream):  # nobody's, left by a killed process
+        if lock_file(stream):  # no one's, left by a killed process
             stream.close()
             part.unlink()
             blocks.unlink(missing_ok=True)
@@ -291,7 +291,7 @@ def _open_shared(entry: Path) -> tuple[BinaryIO, BinaryIO] | None:
 
 
 def _open_unnamed(piece: _Range) -> BinaryIO:
-    """Return a copy in a file that nobody else sees and that is gone when it is closed."""
+    """Return a copy in a file that no one else sees and that is gone when it is closed."""
     try:
         stream: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - the caller's
         piece.path.download(stream, piece.begin, piece.end)

@@ -54,7 +54,7 @@ class _Head(NamedTuple):
 
 
 class _Pool:
-    """Connections that nobody uses now, of this process."""
+    """Connections that no one uses now, of this process."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -74,7 +74,7 @@ class _Pool:
         return None
 
     def give(self, key: tuple[str, str, str], connection: socket.socket) -> None:
-        if key not in self.idle:  # another server: those of which nobody has heard for long are let go
+        if key not in self.idle:  # another server: those of which no one has heard for long are let go
             self.drop(*[other for other, idle in list(self.idle.items())
                         if not idle or time.monotonic() - idle[-1][0] >= _IDLE_S])
         with self.lock:
@@ -142,7 +142,7 @@ def read_range(url: str, begin: int, buffer: memoryview, *, timeout_s: float,
             connection.sendall(request)
             head = _read_head(connection)
             num_bytes = _body_size(head, begin, len(buffer))
-            if num_bytes is None:  # of an answer that nobody wants not even the body is taken
+            if num_bytes is None:  # of an answer that no one wants not even the body is taken
                 return Answer(head.status, head.reason, None)
             num_read = _read_body(connection, head.rest, buffer[:num_bytes])
             is_kept = head.stays_open and num_read == num_bytes

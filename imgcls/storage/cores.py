@@ -34,7 +34,7 @@ class _Load:
     own_s: float
 
 
-#: since when `free` watches the machine: None where nobody has said so
+#: since when `free` watches the machine: None where no one has said so
 _first_look: _Load | None = None
 
 

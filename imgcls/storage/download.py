@@ -34,7 +34,7 @@ def fetch(urls: Sequence[str], target: str | os.PathLike[str], *, sha256: str | 
     """Make `target` exist: at once if it does, otherwise from the first of `urls` that has the right content.
 
     When all fails, what arrived of a file whose hash is known stays beside it as `<name>.part`, and the next
-    call goes on from there. A second process that wants the same file waits for the first. `collection` names
+    call resumes from there. A second process that wants the same file waits for the first. `collection` names
     the data set that the file belongs to: its folder in `IMGCLS_MIRROR`; None: that is not asked. The
     beginning of a hash is enough, and checks as much as it is long. Raises RunError with a line for each
     mirror and `advice`, which tells a person how to do without.
@@ -63,7 +63,7 @@ def fetch(urls: Sequence[str], target: str | os.PathLike[str], *, sha256: str | 
             return target
         # All mirrors failed. What has arrived stays for the next call, which may be tomorrow's.
         if not part.seek(0, os.SEEK_END):
-            os.unlink(part.name)  # nothing to go on from
+            os.unlink(part.name)  # nothing to resume from
     raise RunError("\n".join([f"cannot download {target.name}:", *failures, *([advice] if advice else [])]))
 
 

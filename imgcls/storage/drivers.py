@@ -33,7 +33,7 @@ _USUAL_SCHEMES = ["s3", "gs", "hdfs", "http", "https", "file", "abfs", "az", "me
 
 
 def check_url(url: str, setting: str = "") -> None:
-    """Raise UsageError for a URL whose scheme nobody knows or whose driver is not installed.
+    """Raise UsageError for a URL whose scheme no one knows or whose driver is not installed.
 
     `setting` is where the URL is from: the message begins with it.
     """

@@ -1,7 +1,7 @@
 """Name the folders that a user's data and our own cache live in.
 
 `IMGCLS_CACHE` is the folder of all that is downloaded or kept for later (default: `imgcls` in
-`XDG_CACHE_HOME` or in `~/.cache`); each kind of file has a folder of its own in it. `datasets`, `pretrained`,
+`XDG_CACHE_HOME` or in `~/.cache`); each kind of file has a separate folder in it. `datasets`, `pretrained`,
 `formats` and the rest of `storage` ask here. Nothing here makes a folder.
 
 Ours and not `platformdirs`: it knows no variable like IMGCLS_CACHE, and the rest of it is one line here.

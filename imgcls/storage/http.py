@@ -48,7 +48,7 @@ def open_url(url: str, *, method: str = "GET", headers: Mapping[str, str] | None
              timeout_s: float) -> Iterator[HTTPResponse]:
     """Open the answer of a server to read its body.
 
-    HttpStatusError where it refuses, else `transport_errors`. No compression is asked for: ranges and sizes
+    HttpStatusError where it refuses, else `transport_errors`. No compression is requested: ranges and sizes
     are those of the file.
     """
     import urllib.error  # 40 ms: only who asks a server pays for them

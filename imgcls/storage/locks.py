@@ -71,7 +71,7 @@ def has_locks() -> bool:
 def lock_folder(path: str | os.PathLike[str]) -> int | None:
     """Open a folder and lock it until the handle that is returned is closed.
 
-    None where another process holds it, and where nobody can lock a folder.
+    None where another process holds it, and where no one can lock a folder.
     """
     try:
         import fcntl
@@ -90,7 +90,7 @@ def lock_folder(path: str | os.PathLike[str]) -> int | None:
 
 
 def is_abandoned(path: str | os.PathLike[str]) -> bool:
-    """Return whether a file that its writer keeps locked has no writer any more; False where nobody can tell.
+    """Return whether a file that its writer keeps locked has no writer any more; False where no one can tell.
 
     For removing what killed processes left: unlike `lock_file` it is never wrong for the better.
     """
@@ -101,6 +101,6 @@ def is_abandoned(path: str | os.PathLike[str]) -> bool:
     try:
         with open_lock(path, must_exist=True) as stream:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:  # somebody holds it, it is gone or no plain file, or there are no locks here
+    except OSError:  # someone holds it, it is gone or no plain file, or there are no locks here
         return False
     return True

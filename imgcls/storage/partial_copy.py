@@ -2,10 +2,10 @@
 
 The file has its full size from the beginning, and beside it a byte for each block says whether the block is
 there. Both are shared by the processes of a machine. `cache.Cache.open_partial` makes them, `read_ahead`
-fetches what nobody has asked for yet, and `formats.recordio.record_file` reads. No torch.
+fetches what no one has asked for yet, and `formats.recordio.record_file` reads. No torch.
 
 A byte is set only after its block was written, so a process that is killed leaves a file that is right as far
-as its bytes say. What all processes have left incomplete is fetched anew: after a crash of the machine nobody
+as its bytes say. What all processes have left incomplete is fetched anew: after a crash of the machine no one
 could tell.
 """
 
@@ -66,12 +66,12 @@ class PartialCopy:
         return self._stream.fileno()
 
     def own(self) -> bool:
-        """Return whether it is for this process to fetch what nobody asks for: one at a time on a machine."""
+        """Return whether it is for this process to fetch what no one asks for: one at a time on a machine."""
         self._is_owner = self._is_owner or lock_file(self._blocks_file)
         return self._is_owner
 
     def require(self, begin: int, end: int) -> None:
-        """Return when bytes begin .. end - 1 are there, fetching those that nobody fetches yet.
+        """Return when bytes begin .. end - 1 are there, fetching those that no one fetches yet.
 
         RunError where they cannot be had.
         """
@@ -83,7 +83,7 @@ class PartialCopy:
                     self._changed.wait(0.1)
 
     def fetch(self, begin: int, end: int) -> None:
-        """Fetch what of bytes begin .. end - 1 is absent and fetched by nobody; wait for nobody."""
+        """Fetch what of bytes begin .. end - 1 is absent and fetched by no one; wait for no one."""
         while not self.is_complete and self.fetch_some(begin // BLOCK_BYTES, num_blocks(min(end, self.size))):
             pass
 
@@ -108,7 +108,7 @@ class PartialCopy:
     def fetch_around(self, begin: int, end: int, max_bytes: int) -> bool:
         """Fetch what is absent of bytes begin .. end - 1 with what is absent around it, up to `max_bytes`.
 
-        False where nobody has to: all of it is there, or being fetched.
+        False where no one has to: all of it is there, or being fetched.
         """
         first, last = begin // BLOCK_BYTES, num_blocks(min(end, self.size))
         return self._fetch_run(lambda: self._run_around(first, last, max(max_bytes // BLOCK_BYTES, 1)))
@@ -138,7 +138,7 @@ class PartialCopy:
         try:
             self._finish()
         except ImgclsError as error:
-            self._failure = error  # what was read so far may be of two versions: nobody reads on
+            self._failure = error  # what was read so far may be of two versions: no one reads on
             raise
         self.is_complete = True
 

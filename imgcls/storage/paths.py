@@ -21,7 +21,7 @@ AnyPath = Path | RemotePath
 def to_path(path: str | os.PathLike[str], setting: str = "") -> AnyPath:
     """Return `path` as a local Path with `~` expanded, or as a RemotePath; `file://` is local.
 
-    A URL that nobody can open is a UsageError that names `setting`.
+    A URL that no one can open is a UsageError that names `setting`.
     """
     text = os.fspath(path)
     if "\0" in text:  # a configuration file can hold one, and no call of the system takes it
@@ -39,7 +39,7 @@ def to_path(path: str | os.PathLike[str], setting: str = "") -> AnyPath:
 def _expanded(text: str, setting: str) -> Path:
     try:
         return Path(text).expanduser()
-    except RuntimeError:  # ~name of nobody, or ~ without a home folder: a folder called ~ is not meant
+    except RuntimeError:  # ~name of no one, or ~ without a home folder: a folder called ~ is not meant
         user = text.partition("/")[0]
         message = f"{setting} {verbatim(text)}: there is no home folder {verbatim(user)}"
         raise UsageError(message.strip()) from None

@@ -1,4 +1,4 @@
-"""Show that long work goes on: a tqdm bar on a terminal, a line every ten seconds elsewhere.
+"""Show that long work continues: a tqdm bar on a terminal, a line every ten seconds elsewhere.
 
 For work below the commands, such as reading the index of a data set. What is done in two seconds shows
 nothing.

@@ -88,7 +88,7 @@ class ReadAhead:
             self._num_read += num_bytes
             if self._has_read_first:
                 self._first_read.notify_all()
-            if not self._has_failed:  # who reads what is absent is told; the next `expect` tries again
+            if not self._has_failed:  # reading what is absent raises an error; the next `expect` tries again
                 self._start()
             self._changed.notify()
 

@@ -1,7 +1,7 @@
 """Open files for reading, wherever they are: a remote one through its copy in the cache (`cache.py`).
 
-Only files are opened: a device without end or a pipe that nobody writes to, under the name of an image or a
-list, is an OSError that says so, and holds nobody up.
+Only files are opened: a device without end or a pipe that no one writes to, under the name of an image or a
+list, is an OSError that says so, and holds no one up.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from imgcls.storage.cache import Cache
 from imgcls.storage.paths import AnyPath
 from imgcls.storage.remote import RemotePath
 
-# Without waiting: to open a pipe for reading waits for somebody who writes. Files know no difference.
+# Without waiting: to open a pipe for reading waits for someone who writes. Files know no difference.
 _FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0) | getattr(os, "O_CLOEXEC", 0)
 _KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFCHR: "a device",
           stat.S_IFBLK: "a device", stat.S_IFSOCK: "a socket"}
@@ -62,7 +62,7 @@ def open_regular(path: str, flags: int = _FLAGS) -> int:
 def read_bounded(path: str | os.PathLike[str], max_bytes: int, *, takes_pipes: bool = False) -> bytes:
     """Return the content of a local file of at most `max_bytes`; an OSError for a larger one.
 
-    With `takes_pipes` that of a pipe as well, as long as somebody writes to it: `... | command /dev/stdin`.
+    With `takes_pipes` that of a pipe as well, as long as someone writes to it: `... | command /dev/stdin`.
     """
     handle = os.open(path, _FLAGS)
     try:

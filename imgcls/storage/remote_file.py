@@ -24,7 +24,7 @@ _SINGLE_BYTES = 64 << 10
 
 
 class RemoteFile(io.RawIOBase):
-    """A remote file as a binary stream for one thread; `read` gives all that was asked for, up to the end.
+    """A remote file as a binary stream for one thread; `read` gives all that was requested, up to the end.
 
     Each request is tried several times, from where it broke. A RunError or DataError where it fails for good.
     """
@@ -56,7 +56,7 @@ class RemoteFile(io.RawIOBase):
         return self._position
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Go to a byte, as of any file. Nothing is asked for."""
+        """Go to a byte, as of any file. Nothing is requested."""
         base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self.info.size}[whence]
         if base + offset < 0:
             raise ValueError(f"byte {base + offset} is before the beginning")

@@ -40,7 +40,7 @@ _PERMANENT_ERRNOS = frozenset({errno.ENOENT, errno.EINVAL, errno.EPERM, errno.EA
 
 
 class ShortReadError(OSError):
-    """Fewer bytes came than were asked for."""
+    """Fewer bytes came than were requested."""
 
 
 def retry(call: Callable[[], T], url: str, action: str, *, writing: bool = False) -> T:

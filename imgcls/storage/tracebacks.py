@@ -1,4 +1,4 @@
-"""Make one line of an error that nobody expected, and keep its traceback in a file of the user's own.
+"""Make one line of an error that no one expected, and keep its traceback in a file of the user's own.
 
 Called where a process or a thread ends: by `cli._run` for the commands, and by the processes that are started
 without a command of their own. What is told is a `RunError`; a lack of memory has words of its own and no
@@ -29,7 +29,7 @@ _NEEDS_LESS = "; a smaller `batch_size`, `image_shape` or `network` needs less"
 
 
 def as_told(error: BaseException, environment: Mapping[str, str] = os.environ) -> ImgclsError:
-    """Return what a user is told of an exception that nobody expected; its traceback is kept or printed.
+    """Return what a user is told of an exception that no one expected; its traceback is kept or printed.
 
     An error that is told anyway is returned as it is.
     """

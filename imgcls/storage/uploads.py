@@ -52,7 +52,7 @@ class UploadQueue:
         if not self.is_remote:
             write_bytes(path, *pieces)
             return
-        # On the disk, not in memory: a checkpoint is as large as the network, and training goes on meanwhile.
+        # On the disk, not in memory: a checkpoint is as large as the network, and training continues.
         file = self._local_file(path.rpartition("/")[2])
         write_bytes(file, *pieces)
         self._jobs.append(lambda: _upload(file, path))

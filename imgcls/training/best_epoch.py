@@ -1,6 +1,6 @@
-"""Early stopping, and which epoch was best: the trainer notes every validation, and asks whether to go on.
+"""Early stopping, and which epoch was best: the trainer notes every validation, and asks whether to continue.
 
-PREFIX-best.json has the accuracy of each epoch that was validated, so that a run that goes on after epoch 7
+PREFIX-best.json has the accuracy of each epoch that was validated, so that a resumed run after epoch 7
 knows the best of the first seven and no other, as if it had not been stopped.
 """
 
@@ -67,7 +67,7 @@ class BestEpoch:
         return True
 
     def was_over(self, epoch: int) -> bool:
-        """Whether a run that goes on after `epoch` had ended there already: each start would be one epoch
+        """Whether a resumed run after `epoch` had ended there already: each start would be one epoch
         more."""
         return epoch in self._accuracies and self.is_over(epoch)
 
@@ -92,7 +92,7 @@ def begin_best(config: EarlyStoppingConfig, saved: Saved | None, position: Posit
         return None
     setting = "`patience`" if config.patience else "`keep_best`"
     if val_loader is None:
-        # training accuracy would always say to go on
+        # training accuracy would always say to continue
         raise UsageError(f"{setting}: needs validation data, and there is none (`data_val`, `val_ratio`)")
     if worker.is_async:
         raise UsageError(f"{setting}: does not go with `kv_store` dist_async, where each worker has its own "

@@ -21,7 +21,7 @@ NUM_WARM_UP = 11
 
 
 def check_cuda_graphs(config: Config, worker: Worker) -> None:
-    """Raise UsageError where `cuda_graphs` was asked for and cannot be."""
+    """Raise UsageError where `cuda_graphs` was requested and cannot be."""
     if not config.device.cuda_graphs:
         return
     # What is recorded is one pass on one device; who asked for the speed should hear why there is none.

@@ -45,7 +45,7 @@ def attach(limit_gb: float | None, train: Loader, val: Loader | None, worker: Wo
     if limit_gb == 0 or not loaders:
         return
     if not is_available():
-        # of memory nobody asked for any; a folder was asked for
+        # of memory no one asked for any; a folder was requested
         if folder:
             raise UsageError("`decoded_cache_dir`: is for Linux")
         return
@@ -74,7 +74,7 @@ def _keep_in_memory(loader: StreamingLoader, room: int, limit_gb: float | None, 
     needed = table_bytes + sample_bytes * len(loader.source)
     # more than it needs costs nothing: pages are taken when they are written
     size = int(users.from_leader(float(room if is_last else min(needed, room))))
-    # nothing where there is no room for a single image, and for records of pixels, which nobody decodes
+    # nothing where there is no room for a single image, and for records of pixels, which no one decodes
     segment = _share(size if sample_bytes and size >= table_bytes + sample_bytes else 0, users)
     if segment is None:
         return 0

@@ -29,7 +29,7 @@ def deterministic(is_asked: bool) -> Iterator[None]:
     benchmark = torch.backends.cudnn.benchmark
     # cuBLAS reads it when it is first used: with more work spaces its sums have no order
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    # memory that nobody has written is read by nobody here, so it need not be filled either
+    # memory that no one has written is read by no one here, so it need not be filled either
     settings: Any = torch.utils.deterministic
     fills = settings.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True)

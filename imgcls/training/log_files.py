@@ -68,7 +68,7 @@ class MetricsFile:
         self._file = MirroredFile(to_path(path))
 
     def resume(self, update: int) -> list[str]:
-        """Begin the file, or go on with it: what came after `update` will come again and is dropped.
+        """Begin the file, or continue with it: what came after `update` will come again and is dropped.
 
         Returns the lines that stay.
         """

@@ -44,7 +44,7 @@ def describe(config: Config, splits: Splits, command: str, rank_info: RankInfo |
         # of images that were held out for validation: imgcls-score finds them again by it
         "held_out": dict(splits.held_out) or None,
         "recipe": config.recipe or None,
-        # by the size of the data: a run that goes on keeps it, though images may have come
+        # by the size of the data: a resumed run keeps it, though images may have come
         "chosen": dict(config.chosen) or None,
         "command": command,
         # what decides in what order sums are rounded; 0 on a GPU
@@ -104,5 +104,5 @@ def _describe_preprocessing(config: Config, splits: Splits, mean_image: bytes) -
         "val_resize": augment.val_resize, "interpolation": augment.interpolation,
         # for readers other than ours: what mean and std refer to
         "channels": "grey" if config.network.image_shape[0] == 1 else "RGB",
-        # arrays of floats are taken as they are: nobody knows their scale
+        # arrays of floats are taken as they are: no one knows their scale
         "range": "as given" if takes_numbers else "0-255"}

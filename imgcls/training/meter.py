@@ -2,7 +2,7 @@
 began.
 
 The trainer fills it at every step and reads it at progress lines; reading waits for the device and for all
-processes. Its sums are part of a saved position, so that the log of a resumed epoch goes on as if nothing had
+processes. Its sums are part of a saved position, so the log of a resumed epoch continues as if nothing had
 been.
 """
 

@@ -41,7 +41,7 @@ def measure(model: nn.Module, image_shape: Sequence[int]) -> Cost:
 
     UsageError for an image shape that the network cannot take.
     """
-    # everything else is a few per cent of it, and nobody counts it the same way
+    # everything else is a few per cent of it, and no one counts it the same way
     total = values = largest = 0
 
     def count(layer: nn.Module, _inputs: object, output: Tensor) -> None:

@@ -1,6 +1,6 @@
 """stdout and stderr that may go away under a run: a terminal is closed, whoever read a pipe has left.
 
-What can no longer be shown must not cost what was learned: lines that nobody can read are dropped. A reader
+What can no longer be shown must not cost what was learned: lines that no one can read are dropped. A reader
 that leaves (`2>&1 | head`) ends other programs by SIGPIPE; here it asks for an end in good order, which
 `StopSignal` looks for. `run` calls it.
 """
@@ -44,13 +44,13 @@ class LastingStream:
     @contextlib.contextmanager
     def _dropping_errors(self) -> Iterator[None]:
         # EIO: the terminal is gone. EPIPE: the reader is. ENOSPC: a log on a full disk. EAGAIN: a terminal
-        # that somebody set to answer at once. None of them is a reason to lose a run.
+        # that someone set to answer at once. None of them is a reason to lose a run.
         try:
             yield
         except OSError as error:
             if error.errno == errno.EPIPE:
                 self.is_unread = True
-                # Results that nobody reads end a command, as everywhere: `imgcls-score ... | head -1`.
+                # Results that no one reads end a command, as everywhere: `imgcls-score ... | head -1`.
                 if self._raises_when_unread:
                     raise
 
@@ -67,7 +67,7 @@ def lasting_output() -> Iterator[None]:
         try:
             yield
         finally:
-            # somebody who put a stream of their own there meanwhile keeps it
+            # someone who put a stream of their own there meanwhile keeps it
             if sys.stdout is cast(TextIO, out):
                 sys.stdout = before[0]
             if sys.stderr is cast(TextIO, err):
@@ -75,7 +75,7 @@ def lasting_output() -> Iterator[None]:
 
 
 def is_unread() -> bool:
-    """Return whether nobody reads the log any more, and somebody might mind: under nohup nobody does."""
+    """Return whether no one reads the log any more, and someone might mind: under nohup no one does."""
     return getattr(sys.stderr, "is_unread", False) and not is_hangup_ignored()
 
 

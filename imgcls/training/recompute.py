@@ -33,7 +33,7 @@ _MIN_NODES = 4
 
 
 def recompute_activations(model: nn.Module, config: Config, env: Mapping[str, str] = os.environ) -> str:
-    """Have a model on its device compute its activations again where that is asked for; return a note, or "".
+    """Have a model on its device compute its activations again where that is requested; return a note, or "".
 
     Call it after whatever copies the model. UsageError where it does not go with another setting, and for a
     network without parts.
@@ -96,7 +96,7 @@ class _Part:
 
 
 class _GraphForward:
-    """The forward pass of a graph, part after part; as it was where no gradient is asked for."""
+    """The forward pass of a graph, part after part; as it was where no gradient is requested."""
 
     def __init__(self, model: fx.GraphModule, parts: Sequence[_Part], forward: Callable[..., Any]) -> None:
         self._placeholders = [node for node in model.graph.nodes if node.op == "placeholder"]

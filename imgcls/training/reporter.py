@@ -48,7 +48,7 @@ class Reporter:
 
         With `is_for_programs` a launcher that a person looks at does not get it either.
 
-        They name no settings: what stands between backquotes in one is somebody's path.
+        They name no settings: what stands between backquotes in one is someone's path.
         """
         message = printable(message, keep="\t")  # tabs stand between the fields of MXNet's lines
         if self._log_file:
@@ -137,7 +137,7 @@ class Reporter:
             print(self._epoch_line, file=sys.stderr, flush=True)
 
     def begin_files(self, update: int, meta: Mapping[str, Any]) -> None:
-        """Begin the run's files, or go on with them after this update; `meta` is its meta data."""
+        """Begin the run's files, or continue with them after this update; `meta` is its meta data."""
         if self._files:
             self._files.begin(update, meta)
 

@@ -45,7 +45,7 @@ def print_result(metrics: Mapping[str, float], split: str, config: Config, comma
 
 
 def _resume_command(command: str, config: Config) -> str:
-    """Return the command of this run with twice the epochs, going on from its checkpoint."""
+    """Return the command of this run with twice the epochs, resuming from its checkpoint."""
     # Both are given anew below, in whatever spelling or short form they stood on the line.
     kept = without(shlex.split(command), ("num_epochs", "load_epoch"),
                    config.fields | flags_of(FileFlags))

@@ -66,7 +66,7 @@ def load_agreed(config: Config, worker: Worker) -> Saved | None:
 def find(config: CheckpointConfig, rank_info: RankInfo | None = None) -> Saved | None:
     """Return what `load_epoch` names on this machine; None to start from scratch.
 
-    auto starts from scratch where nothing was saved yet. Processes of a job that were started again go on
+    auto starts from scratch where nothing was saved yet. Processes of a job that were started again continue
     with what the job saved last, whatever `load_epoch` says.
     """
     prefix = config.save_prefix
@@ -78,7 +78,7 @@ def find(config: CheckpointConfig, rank_info: RankInfo | None = None) -> Saved |
         return None
     if not prefix:
         raise UsageError(f"`load_epoch` {config.load_epoch}: needs the `model_prefix` to load from")
-    # once this run has saved something of its own, auto goes on with that
+    # once this run has saved something of its own, auto continues with that
     if checkpoint.is_auto(config.load_epoch) and config.save_model_prefix:
         newest = checkpoint.load(config.save_model_prefix, "auto")
         if newest or not config.model_prefix:

@@ -142,7 +142,7 @@ def run(config: Config, *, splits: Callable[[], Splits] | None = None,
             return None, _measure(trainer, position, config)
         _begin_files(writer, config, data, model, saved, position, command, worker, reporter, updater)
         result = fit_in_memory.fit(trainer, position, config, reporter)
-        worker.barrier()  # nobody leaves while another still listens
+        worker.barrier()  # no one leaves while another still listens
     if result and not quiet and not worker.rank:
         results.print_result(result, "Validation" if val_loader else "Train", config, command,
                              predict_command, reporter.page, trainer.position.epoch, best)
@@ -185,7 +185,7 @@ def _make_model(config: Config, saved: Saved | None, reporter: Reporter, loader:
                 make_network: MakeNetwork | None) -> nn.Module:
     """Return the network on the CPU as it begins: new, or with the weights of the checkpoint."""
     model = with_dropout((make_network or build_model)(config, saved, reporter), config)
-    # a network that somebody else made has learned from images already
+    # a network that someone else made has learned from images already
     if config.network.whiten and make_network is None:
         whiten(model, loader, worker, is_new=saved is None)
     return model

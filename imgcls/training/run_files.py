@@ -43,7 +43,7 @@ class RunFiles:
         self._sync_problem = ""
 
     def begin(self, update: int, meta: Mapping[str, Any]) -> None:
-        """Begin the files, or go on with them after this update; `meta` is the run's meta data."""
+        """Begin the files, or continue with them after this update; `meta` is the run's meta data."""
         # what came after this update will come again
         lines = self._metrics.resume(update)
         self._began = time.perf_counter()
@@ -88,7 +88,7 @@ class RunFiles:
 
 
 class EventFile:
-    """TensorBoard's event file of this run, in a folder of its own; a run that goes on begins another."""
+    """TensorBoard's event file of this run, in a separate folder; a resumed run begins another."""
 
     def __init__(self, folder: str) -> None:
         path = to_path(folder)

@@ -72,7 +72,7 @@ class Saver:
         return is_over
 
     def pending_request(self) -> int:
-        """Return what all processes are to do now: 0 go on, `StopSignal.SAVE` save, more: save and end."""
+        """Return what all processes are to do now: 0 continue, `StopSignal.SAVE` save, more: save and end."""
         request = self._stop.request
         if not request and self._is_due():
             request = StopSignal.SAVE
@@ -112,7 +112,7 @@ class Saver:
 
     def describe_last(self) -> str:
         """Return what a run that fails now has saved, for its error message."""
-        # Asked of the disk: another process may have saved it, or somebody removed it since.
+        # Asked of the disk: another process may have saved it, or someone removed it since.
         last = newest_epoch(self._checkpoint.prefix) if self._checkpoint else None
         if last is None or self._checkpoint is None:
             return "nothing was saved"

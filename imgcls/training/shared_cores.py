@@ -22,7 +22,7 @@ class SharedCores:
     def __init__(self, worker: Worker) -> None:
         self._num_threads = worker.num_threads
         is_watched = worker.num_threads > 1 and worker.world_size == 1
-        # one thread waits for nobody, and processes of one job would take each other for strangers
+        # one thread waits for no one, and processes of one job would take each other for strangers
         self._watch = cores.Watch() if is_watched else None
         self._waits = ShortWaits()
         self._has_warned = False

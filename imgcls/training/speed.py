@@ -222,7 +222,7 @@ def _training_step(config: Config, model: nn.Module, batch: Batch, loader: Loade
 def _loader_step(config: Config, splits: Splits, worker: Worker) -> Iterator[tuple[Step, int]]:
     """Give what takes the next training batch, epoch after epoch; there are no parameters."""
     loader, _ = loaders.make_loaders(config, Splits(splits.train), worker, config.data.batch_size)
-    # Closed, as the loader's threads would wait for ever in a generator that nobody asks again.
+    # Closed, as the loader's threads would wait for ever in a generator that no one asks again.
     with contextlib.closing(endless(loader)) as batches:
         yield lambda: next(batches).num_valid, 0
 

@@ -3,7 +3,7 @@ we leave.
 
 SIGUSR1 only saves and goes on (a scheduler's warning before it takes the machine back). A second Ctrl-C ends
 the run at once, with nothing saved. SIGHUP comes when a terminal is closed; under nohup it is ignored, and
-stays so. A log that nobody reads any more counts as SIGPIPE, which Python itself ignores.
+stays so. A log that no one reads any more counts as SIGPIPE, which Python itself ignores.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from imgcls.training.output import is_hangup_ignored, is_unread
 class StopSignal:
     """A context in which signals set `requested`; the trainer calls `raise_if_requested` when it is safe to.
 
-    A request is a number, and the largest over all processes wins: 0 for none, `SAVE` to save and go on, more
-    to end.
+    A request is a number, and the largest over all processes wins: 0 for none, `SAVE` to save and
+    continue, a larger one to end.
     """
 
     SAVE: ClassVar[int] = 1

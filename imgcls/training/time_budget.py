@@ -2,7 +2,7 @@
 
 A few batches are trained on a copy of the network, and thrown away. Where so few epochs fit that the network
 would learn little, it sees smaller images first and full ones at the end (`progressive_scale`). What was
-chosen goes into the meta data, so that a run that goes on keeps epochs, rates and sizes, whatever its machine
+chosen goes into the meta data, so that a resumed run keeps epochs, rates and sizes, whatever its machine
 is doing then.
 """
 
@@ -59,7 +59,7 @@ def fit(config: Config, model: nn.Module, loss: Loss, loader: Loader, val_loader
         saved: Saved | None, worker: Worker, reporter: Reporter) -> Config:
     """Return the configuration with the epochs that fit into `time_budget` minutes, and their schedule.
 
-    As it is without a budget. A run that goes on keeps what was chosen for it.
+    As it is without a budget. A resumed run keeps what was chosen for it.
     """
     budget_s = config.find.time_budget * 60
     if not budget_s:

@@ -1,7 +1,7 @@
 """The training loop, told in the order it happens.
 
 `Trainer.fit` runs epochs, an epoch is batches and `train_step`, then the checkpoint and `evaluate`.
-Everything else lives elsewhere and is called in plain sight: order and augmentation in the loader, learning
+Everything else lives elsewhere and is called explicitly: order and augmentation in the loader, learning
 rates and the optimizer in the updater, other processes in the sharing, running totals in the meter, files in
 the saver, lines in the reporter.
 """
@@ -72,7 +72,7 @@ class Trainer:
 
     def fit(self, position: Position) -> dict[str, float]:
         """Train from `position` to the end; return the last metrics, those of validation if there is any."""
-        # written into every checkpoint, so that other processes can go on with the same batches
+        # written into every checkpoint, so that other processes can continue with the same batches
         self.position = dataclasses.replace(position, batch_size=self.loader.batch_size,
                                             world=self.sharing.worker.world_size,
                                             num_threads=self.sharing.worker.num_threads,
@@ -133,7 +133,7 @@ class Trainer:
                 interval_started = now
                 self._report_progress(epoch, batch_index, speed, loss)
 
-            # Between two steps: somebody may ask for an end, or it may be time to save a position.
+            # Between two steps: someone may ask for an end, or it may be time to save a position.
             if self._accumulation.window(self.position.update).is_last:
                 self.handle_stop_request()
         return self._end_epoch(epoch, num_samples, time.perf_counter() - epoch_started)

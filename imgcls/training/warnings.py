@@ -22,7 +22,7 @@ from imgcls.training import checkpoint
 from imgcls.training.checkpoint import Position, Saved
 from imgcls.training.reporter import Reporter
 
-#: what `imgcls-train` starts processes by, where nobody else has started them
+#: what `imgcls-train` starts processes by, where no one else has started them
 _FOR_STARTING = ("nnodes", "rdzv_endpoint", "rdzv_id", "max_restarts", "workers_per_host")
 
 

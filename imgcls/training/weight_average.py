@@ -2,7 +2,7 @@
 
 Polyak and Juditsky 1992; Tan and Le 2019 for image classification. `run` makes it, the trainer moves it after
 every step. `PREFIX-0001.params` holds the average, the `.states` beside it the weights that are trained, so
-that a run goes on with both, bit for bit.
+that a run continues with both, bit for bit.
 """
 
 from __future__ import annotations

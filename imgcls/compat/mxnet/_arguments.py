@@ -51,7 +51,7 @@ _MEANINGLESS = {
     "ctx": "gpu", "device_id": 0, "prefetch_buffer": 4, "verbose": True, "shuffle_chunk_size": 0,
     "shuffle_chunk_seed": 0,
 }
-#: known, but only as they are where nobody asked for them
+#: known, but only as they are where no one asked for them
 _ONLY_DEFAULT = {
     # Taken silently they would give other pixels than in MXNet, so any other value is an error.
     "aug_seq": "aug_default", "rotate": -1, "max_img_size": 1e10, "min_img_size": 0.0,

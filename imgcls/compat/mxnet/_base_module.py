@@ -81,7 +81,7 @@ class BaseModule:
         call_all(score_end_callback, BatchEndParam(epoch, count, eval_metric, locals()))
         return eval_metric.get_name_value()
 
-    # A generator: nothing is computed before the first result is asked for.
+    # A generator: nothing is computed before the first result is requested.
     def iter_predict(self, eval_data: Any, num_batch: int | None = None, reset: bool = True,
                      sparse_row_id_fn: Any = None) -> Iterator[tuple[list[NDArray], int, Any]]:
         """Yield (outputs without padding, number, batch) for each batch."""
@@ -120,7 +120,7 @@ class BaseModule:
         if num_epoch is None:
             raise AssertionError("please specify number of epochs")
         self._check_no_monitor(monitor)
-        # Each of the three does nothing where it was done before, so `fit` can be called again to go on.
+        # Each of the three does nothing where it was done before, so `fit` can be called again to continue.
         self.bind(data_shapes=train_data.provide_data, label_shapes=train_data.provide_label,
                   for_training=True, force_rebind=force_rebind)
         self.init_params(initializer=initializer or Uniform(0.01), arg_params=arg_params,
@@ -177,7 +177,7 @@ class BaseModule:
         """Refuse: there are no monitors."""
         self._check_no_monitor(mon)
 
-    # An iterator that was left in the middle begins anew unless told otherwise.
+    # An iterator that was left in the middle starts again unless set otherwise.
     def _batches(self, data: Any, num_batch: int | None, reset: bool) -> Iterator[tuple[int, Any]]:
         if reset:
             data.reset()

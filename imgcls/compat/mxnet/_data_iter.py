@@ -1,6 +1,6 @@
 """What every iterator of `mx.io` is and gives: `DataIter`, `DataBatch`, `DataDesc`. `io.py` passes them on.
 
-A file of its own because `io.py` and the iterator behind its `ImageRecordIter` both need them.
+A separate file because `io.py` and the iterator behind its `ImageRecordIter` both need them.
 """
 
 from __future__ import annotations

@@ -73,7 +73,7 @@ class ImageRecords(DataIter):
 
     def iter_next(self) -> bool:
         """Go to the next batch, if there is one."""
-        # Threads start with the first batch that is asked for, not with the constructor or `reset`.
+        # Threads start with the first batch that is requested, not with the constructor or `reset`.
         if self._batches is None:
             if self._num_taken:
                 return False
@@ -84,7 +84,7 @@ class ImageRecords(DataIter):
             self._batches = None
             return False
         self._num_taken += 1
-        # Data are copied now: the buffer is good only until the next batch is asked for.
+        # Data are copied now: the buffer is good only until the next batch is requested.
         self._indices = batch.indices
         self._data = NDArray(self._normalize(batch))
         return True

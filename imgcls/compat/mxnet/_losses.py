@@ -32,7 +32,7 @@ class _LossFunction(torch.autograd.Function):
         return context.layer.gradient(result, label, gradients[0]), None, None  # none for label and layer
 
 
-# Each says its result, its gradient, and the shape of a label that nobody described.
+# Each says its result, its gradient, and the shape of a label that no one described.
 class Loss(Layer):
     """A prediction (N, ...) from data and label; the base of the losses below."""
 

@@ -32,7 +32,7 @@ class NDArray(Arithmetic):
 
     def __init__(self, data: np.ndarray, context: Context | None = None) -> None:
         self._data = data
-        # kept as it was asked for; the values are in main memory all the same
+        # kept as it was requested; the values are in main memory all the same
         self._context = context
 
     #: the gradient, once there is an array for it, and whether it is written, added up or left alone

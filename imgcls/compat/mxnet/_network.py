@@ -26,7 +26,7 @@ class _Step(NamedTuple):
     data: list[NodeOutput]
     #: torch attribute -> the source of the values
     parameters: dict[str, NodeOutput]
-    #: values that nobody needs after it
+    #: values that no one needs after it
     finished: list[NodeOutput]
 
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 # As MXNet 1.9.1 lists them: operator | inputs | settings | other names. A * marks a list of inputs, an
-# indented line goes on with the row above it.
+# indented line continues with the row above it.
 _TABLE = """
 _contrib_AdaptiveAvgPooling2D | data | output_size
 _contrib_BatchNormWithReLU | data gamma beta moving_mean moving_var | eps momentum fix_gamma
@@ -231,7 +231,7 @@ class Signature(NamedTuple):
 
 
 @functools.cache
-# Parsed when the first operator is asked for, once.
+# Parsed when the first operator is requested, once.
 def signatures() -> dict[str, Signature]:
     """Return name -> signature, under each operator's own name and its other ones."""
     found = {op: Signature(op, ("data",), (), False) for op in _UNARY.split()}

@@ -57,7 +57,7 @@ class RecordSource:
     @property
     def labels(self) -> np.ndarray:
         """int64 (N,), for the loader, which is asked for pixels only."""
-        # Anything of the right length: nobody looks at the values.
+        # Anything of the right length: no one looks at the values.
         return np.zeros(len(self), np.int64)
 
     def __len__(self) -> int:

@@ -64,7 +64,7 @@ def cpu_pinned(device_id: int = 0) -> Context:
     return Context("cpu_pinned", device_id)
 
 
-# Made without asking torch: scripts that never use it go on.
+# Made without asking torch: scripts that never use it continue.
 def gpu(device_id: int = 0) -> Context:
     """Return a GPU, which need not be there before something is computed on it."""
     return Context("gpu", device_id)

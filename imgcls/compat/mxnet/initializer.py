@@ -1,4 +1,4 @@
-"""`mx.init`: what fills the parameters of a network that nobody has trained yet.
+"""`mx.init`: what fills the parameters of a network that no one has trained yet.
 
 A parameter is filled by what its variable asks for (`mx.sym.Variable(init=...)`), otherwise by the end of its
 name: weights by the initializer, biases and betas with 0, gammas with 1. The random numbers are MXNet's.

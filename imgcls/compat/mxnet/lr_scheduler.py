@@ -65,7 +65,7 @@ class FactorScheduler(LRScheduler):
     def __call__(self, num_update: int) -> float:
         if num_update < self.warmup_steps:
             return self.get_warmup_lr(num_update)
-        # several at once where a training goes on from a later epoch
+        # several at once where a training resumes from a later epoch
         while num_update > self.count + self.step:  # > and not >=: the update that is named has the old rate
             self.count += self.step
             self.base_lr *= self.factor

@@ -33,7 +33,7 @@ __all__ = ["BaseModule", "Module"]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "BucketingModule":  # a file of its own, which needs Module
+    if name == "BucketingModule":  # a separate file, which needs Module
         return importlib.import_module("imgcls.compat.mxnet._bucketing").BucketingModule
     raise missing("mxnet.module", name, __all__)
 
@@ -191,7 +191,7 @@ class Module(BaseModule):
         self.params_initialized = True
         self._is_stale = True
 
-    # Fetched when they are asked for, and not after every update.
+    # Fetched when they are requested, and not after every update.
     def get_params(self) -> tuple[Params, Params]:
         """Return copies of the parameters and of the auxiliary states, by name."""
         if not self.params_initialized:

@@ -1,4 +1,4 @@
-"""`mx.name`: the names that operators get where nobody gives one, `convolution0`, `convolution1`, ..."""
+"""`mx.name`: the names that operators get where no one gives one, `convolution0`, `convolution1`, ..."""
 
 from __future__ import annotations
 

@@ -223,7 +223,7 @@ random_normal = normal = random.normal
 contrib = _imperative.Namespace("nd.contrib", "_contrib_")
 
 
-# All operators: functions are made when they are asked for.
+# All operators: functions are made when they are requested.
 def __getattr__(name: str) -> Any:
     if name == "image":
         return importlib.import_module("imgcls.compat.mxnet.nd_image")

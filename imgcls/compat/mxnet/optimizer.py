@@ -320,7 +320,7 @@ class Updater:
 
     def get_states(self, dump_optimizer: bool = False) -> bytes:
         """Return the states as MXNet's `.states` files have them."""
-        # The optimizer itself would be a pickled object, which nobody should open.
+        # The optimizer itself would be a pickled object, which no one should open.
         if dump_optimizer:
             raise MXNetError("dump_optimizer: the states are written without the optimizer; make it anew")
 

@@ -61,7 +61,7 @@ class MXRecordIO:
             if self.writable:
                 self._writer.close()
             else:
-                # The mapping goes with the last view of it, which somebody may still hold.
+                # The mapping goes with the last view of it, which someone may still hold.
                 del self._reader
 
     def reset(self) -> None:
@@ -167,7 +167,7 @@ class MXIndexedRecordIO(MXRecordIO):
         self.keys = list(self.idx)
 
     def seek(self, idx: Any) -> None:
-        """Have `read` go on with the record of this key. A key that the `.idx` has not is a KeyError."""
+        """Have `read` continue with the record of this key. A key that the `.idx` has not is a KeyError."""
         self._check("r")
         offset = self.idx.get(idx)
         if offset is None:

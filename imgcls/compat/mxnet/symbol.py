@@ -293,7 +293,7 @@ def _call(name: str, *args: Any, **kwargs: Any) -> Symbol:
 contrib = _compose.Namespace("symbol.contrib", "_contrib_", lambda: Symbol)
 
 
-# All operators: functions are made when they are asked for.
+# All operators: functions are made when they are requested.
 def __getattr__(name: str) -> Any:
     if name == "_internal":
         return _compose.Namespace("symbol._internal", "", lambda: Symbol)

@@ -1,4 +1,4 @@
-"""What is saved, and where a run goes on."""
+"""What is saved, and where a run continues."""
 
 from __future__ import annotations
 

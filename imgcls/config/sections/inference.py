@@ -12,7 +12,7 @@ from imgcls.config.sections.network import NetworkConfig
 
 
 def _as_trained(section: type, setting: str, help: str) -> Any:
-    """Return a flag of `section` without its default: the checkpoint's holds where nobody gives it."""
+    """Return a flag of `section` without its default: the checkpoint's holds where no one gives it."""
     metadata = section.__dataclass_fields__[setting].metadata  # type: ignore[attr-defined]
     return dataclasses.field(default=None, metadata={**metadata, "help": help})
 
@@ -26,7 +26,7 @@ class InferenceConfig:
                       "imgcls-export wrote", since="g2", metavar="NAME")
     load_epoch: str = flag("auto", "epoch of its weights: 8, 0008 or auto, the newest", since="g2",
                            metavar="EPOCH")
-    # of score this is the data as well; without a default, so that nobody takes one for what was noted
+    # of score this is the data as well; without a default, so that no one takes one for what was noted
     dataset: str | None = flag(None, "the data set that imgcls-score measures on (mnist, or files that are "
                                "named), whose preprocessing is used where the checkpoint records none",
                                metavar="NAME")

@@ -1,4 +1,4 @@
-"""Where a run is told."""
+"""Where a run is reported."""
 
 from __future__ import annotations
 

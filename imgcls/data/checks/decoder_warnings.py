@@ -1,6 +1,6 @@
 """What libjpeg says of a JPEG while it decodes it: OpenCV gives the pixels and keeps the warnings to itself.
 
-libjpeg writes them to stderr, which a process has only once. So JPEGs are decoded by processes of their own
+libjpeg writes them to stderr, which a process has only once. So JPEGs are decoded by separate processes
 whose stderr is a file; a decoder that a damaged file makes fall down ends such a process and no other.
 """
 
@@ -71,7 +71,7 @@ class DecoderWarnings:
             name = signal.Signals(-status).name if status < 0 else f"status {status}"
             if name in _CRASHES:
                 return f"JPEG: decoding it ended with {name}"
-            # no fault of the image: Python could not be started, or was told to stop
+            # no fault of the image: Python could not be started, or was asked to stop
             raise RunError(f"the process that decodes JPEGs ended with {name}; try a smaller `num_thread`"
                            ) from None
         except BaseException:

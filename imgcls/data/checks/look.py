@@ -118,7 +118,7 @@ def _stored_damage(data: bytes | memoryview | np.ndarray, warnings: DecoderWarni
     """Return what is wrong with the bytes of an image that may decode all the same, or ""."""
     if isinstance(data, np.ndarray):
         return ""
-    inspect(data)  # before anything is decoded, here as in a process of its own
+    inspect(data)  # before anything is decoded, here as in a separate process
     content = bytes(data)
     if not is_jpeg(content):
         return find_damage(content)

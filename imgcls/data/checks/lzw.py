@@ -9,7 +9,7 @@ import functools
 
 import numpy as np
 
-#: codes that are no string: the table begins anew; the end (TIFF 6.0, section 13)
+#: codes that are no string: the table starts again; the end (TIFF 6.0, section 13)
 _CLEAR, _END = 256, 257
 #: code of the first string that is defined by what was read
 _FIRST_STRING = 258

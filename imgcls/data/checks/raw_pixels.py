@@ -98,6 +98,6 @@ def _row_of_line(image: np.ndarray, value: int) -> int | None:
 def _has_corner(is_value: np.ndarray, start: int, end: int, width: int) -> bool:
     """Whether the value goes on above or below one of the ends of a run."""
     places = [place + turn for place in (start, end - 1) for turn in (-width, width)]
-    # a run that goes on in the next row has its own pixels there
+    # a resumed run in the next row has its own pixels there
     return any(bool(is_value[place]) for place in places
                if place < len(is_value) and not start <= place < end)

@@ -30,7 +30,7 @@ def name_of(source: Source, settings: str) -> str:
 
 
 def of_source(source: Source, settings: str) -> bytes | None:
-    """Return a digest of 32 bytes of all that the pixels depend on; None where nobody can tell the files."""
+    """Return a digest of 32 bytes of all that the pixels depend on; None where no one can tell the files."""
     if not isinstance(source, Fingerprinted) or (fingerprint := source.fingerprint()) is None:
         return None
     # evenly spread: a file may be written anew with the size and the time of before

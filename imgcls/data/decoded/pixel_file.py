@@ -1,6 +1,6 @@
 """Pixels in a file of a local disk, read and written by position.
 
-Never mapped: of a mapping, a file that somebody cuts short, a full disk or a broken one would end the process
+Never mapped: of a mapping, a file that someone cuts short, a full disk or a broken one would end the process
 with SIGBUS, where a read or a write returns an error. The system keeps what is read often in memory, one copy
 for all processes of the machine.
 """
@@ -48,10 +48,10 @@ def open_private(path: str | os.PathLike[str], *, must_exist: bool = False) -> i
 
 
 class PixelFile:
-    """An open file of pixels, for many threads at once; closed when nobody refers to it any more."""
+    """An open file of pixels, for many threads at once; closed when no one refers to it any more."""
 
     def __init__(self, path: str) -> None:
-        """Open or make it. OSError where that cannot be, or where it is somebody else's."""
+        """Open or make it. OSError where that cannot be, or where it is someone else's."""
         self.path = path
         #: why nothing more is written, "" as long as it is
         self.problem = ""
@@ -61,7 +61,7 @@ class PixelFile:
         weakref.finalize(self, os.close, self._handle)
 
     def lock(self) -> bool:
-        """Lock the file against other runs until it is closed; False where one has it, or nobody can lock."""
+        """Lock the file against other runs until it is closed; False where one has it, or no one can lock."""
         import fcntl
 
         try:
@@ -135,7 +135,7 @@ class PixelFile:
         """Fill C-contiguous uint8 `pixels` from `offset`; False where they are not all there."""
         view = pixels.reshape(-1).data
         done = 0
-        # a read may give less than it was asked for, and gives nothing at the end of the file
+        # a read may give less than was requested, and gives nothing at the end of the file
         try:
             while done < len(view):
                 count = os.preadv(self._handle, [view[done:]], offset + done)

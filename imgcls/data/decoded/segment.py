@@ -22,7 +22,7 @@ import numpy as np
 from imgcls.errors import RunError, reason
 from imgcls.storage import memory
 
-#: the beginning of a segment: a number that nobody else's memory has there, and counters of who uses it
+#: the beginning of a segment: a number that no one else's memory has there, and counters of who uses it
 HEADER_BYTES = 4096
 #: places of the header: how often the tables were changed (the caches have others)
 _NUM_CHANGES = 2
@@ -83,7 +83,7 @@ class Segment:
         try:
             handle = os.memfd_create("imgcls-decoded", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
             os.ftruncate(handle, size)
-            # nobody, us included, can change the size any more
+            # no one, us included, can change the size any more
             seals = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
             fcntl.fcntl(handle, fcntl.F_ADD_SEALS, seals)
             segment = cls(handle, size)

@@ -98,7 +98,7 @@ def checksum(pixels: np.ndarray) -> int:
     """Return 64 bits that tell whether C-contiguous uint8 pixels are those that were written.
 
     Sums of words of 8 bytes, a hundredth of a decoder's time: against broken disks and half-written pages,
-    not against somebody who wants to deceive.
+    not against someone who wants to deceive.
     """
     flat = pixels.reshape(-1)
     end = len(flat) // (8 * _SUM_WORDS) * (8 * _SUM_WORDS)

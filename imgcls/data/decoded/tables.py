@@ -110,7 +110,7 @@ class Tables:
         thread.join()
 
     def _try_save(self, pixels: PixelFile) -> None:
-        """Save; where that fails the run goes on, and the next one finds what was saved before."""
+        """Save; where that fails the run continues, and the next one finds what was saved before."""
         try:
             self.save(pixels)
         except RunError as error:

@@ -1,7 +1,7 @@
 """Which loader suits a source: called by whoever trains, validates or predicts.
 
 Small images that are all of one size are decoded once and for all and given to the resident loader, if
-border, crop and mirror are all that is asked for: on 32 x 32 pixels that is many times as fast as decoding
+border, crop and mirror are all that is requested: on 32 x 32 pixels that is many times as fast as decoding
 them in every epoch.
 """
 
@@ -46,7 +46,7 @@ def make_loader(source: Source, *, batch_size: int, image_shape: Sequence[int], 
     """Return the loader that suits source and augmentation; its `note` says what is done to the images.
 
     Arrays, and encoded images that are all of one size and fit in memory, go to the resident loader where it
-    can do what is asked for; everything else is streamed.
+    can do what is requested; everything else is streamed.
     """
     loader_kwargs: dict[str, Any] = {"batch_size": batch_size, "image_shape": image_shape, "train": train,
                                      "seed": seed, "device": device, "shard": shard, "sampling": sampling}
@@ -110,7 +110,7 @@ def _stream(source: Source, **kwargs: Any) -> StreamingLoader:
 
 
 def _suits_resident(config: AugmentConfig, source: Source, image_shape: Sequence[int], train: bool) -> bool:
-    """Say whether the resident loader can do what is asked for."""
+    """Say whether the resident loader can do what is requested."""
     if config.mean_image:
         return False
     if isinstance(source, ArraySource) and (not train or len(image_shape) != 3):
@@ -138,7 +138,7 @@ def decide_val_resize(config: AugmentConfig, source: Source, image_shape: Sequen
     """
     if config.val_resize is not None or len(image_shape) != 3:
         return config
-    # arrays are of the size that somebody gave them: as in training, and otherwise as they are
+    # arrays are of the size that someone gave them: as in training, and otherwise as they are
     edge = 0 if isinstance(source, ArraySource) else typical_edge(source)
     return dataclasses.replace(
         config, val_resize=usual_val_resize(config, (image_shape[1], image_shape[2]), edge))

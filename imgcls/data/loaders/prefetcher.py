@@ -27,7 +27,7 @@ JOB_KEPT_IMAGES = 64
 class Prefetcher:
     """The batches of an epoch, in order, prepared by threads as far ahead as there are buffers.
 
-    With no threads each batch is prepared when it is asked for, by the caller. `with` ends the threads,
+    With no threads each batch is prepared when it is requested, by the caller. `with` ends the threads,
     whatever happened.
     """
 
@@ -58,7 +58,7 @@ class Prefetcher:
         return batch
 
     def recycle(self, batch: HostBatch) -> None:
-        """Use the buffer of a batch again: nobody reads it any more."""
+        """Use the buffer of a batch again: no one reads it any more."""
         self._free.append(batch.buffer)
         if self._pool:  # the threads have something to do while the caller trains
             self._start_batches()

@@ -93,7 +93,7 @@ class ResidentLoader:
         indices = self.epoch_indices(epoch)
         group_images = _GROUP_IMAGES_ON_CPU if self._device.type == "cpu" else _GROUP_IMAGES
         group_size = max(group_images * self._shard.parts_per_batch // self.batch_size, 1)
-        # Groups begin at multiples of their size wherever the epoch is entered: a run that goes on makes the
+        # Groups begin at multiples of their size wherever the epoch is entered: a resumed run makes the
         # same calls as one that was not stopped, and so the same bits.
         for group in range(first_batch // group_size, -(-self.batches_per_epoch // group_size)):
             started = time.perf_counter()
@@ -124,7 +124,7 @@ class ResidentLoader:
             pixels = augment.cut(self._images, on_device, windows, self._crops.crop)
         labels = self._labels.index_select(0, on_device).split(sizes)
         if self._device.type == "cpu":
-            # One at a time, when it is asked for: float32 takes four times the memory of bytes, and that of a
+            # One at a time, when it is requested: float32 takes four times the memory of bytes, and that of a
             # single batch is still in the core's cache when the network reads it, and is used again after it.
             images = map(self._finish, itertools.repeat(epoch), pixels.split(sizes), drawn)
         else:
@@ -135,7 +135,7 @@ class ResidentLoader:
         """Return pixels (n, H, W, C) as the network is to have them: normalised, erased, flattened."""
         if pixels.dtype == torch.uint8:
             images = self._normalize(pixels)
-        else:  # somebody's own numbers, already as the network is to have them
+        else:  # someone's own numbers, already as the network is to have them
             images = pixels.permute(0, 3, 1, 2).float()
         if (erased := self._crops.erased(epoch, drawn)) is not None:
             erase(images, erased)

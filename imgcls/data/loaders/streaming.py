@@ -90,7 +90,7 @@ class StreamingLoader:
         self._orders = sampling.orders(self._labels, batch_size)
         channels, height, width = image_shape
         self._crops = CropSampler(augment_config, (height, width), channels, seed=seed, train=train)
-        # MXNet's scripts never resized for validation: nobody's numbers change if it is done better there
+        # MXNet's scripts never resized for validation: no one's numbers change if it is done better there
         # than by plain bilinear over every tenth pixel.
         decoder = Decoder((channels, height, width), pad=self._crops.pad, exact=exact,
                           pad_mode=augment_config.pad_mode, fill_value=augment_config.fill_value,
@@ -168,7 +168,7 @@ class StreamingLoader:
                 batch = self.to_device(host)
                 if self._device.type == "cuda":
                     copies.append((host, torch.cuda.current_stream(self._device).record_event()))
-                    if len(copies) > 1:  # waiting for the copy before: this one goes on in the background
+                    if len(copies) > 1:  # waiting for the copy before: this one continues in the background
                         copied, event = copies.popleft()
                         event.synchronize()
                         prefetcher.recycle(copied)
@@ -182,7 +182,7 @@ class StreamingLoader:
     def host_batches(self, epoch: int, first_batch: int = 0) -> Generator[HostBatch, None, None]:
         """Yield the same batches as bytes, with a black row for a damaged sample: for whoever keeps them.
 
-        Each is good until the next one is asked for.
+        Each is good until the next one is requested.
         """
         with self._prefetcher(epoch, first_batch) as prefetcher:
             for _ in range(first_batch, self.batches_per_epoch):

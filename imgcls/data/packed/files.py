@@ -77,9 +77,9 @@ def _choices(text: str, item: str, setting: str) -> list[str]:
 
 def _find(name: str, ending: str | None, setting: str) -> list[AnyPath]:
     """Return the files that a name or pattern means; of a folder those with the ending, None for itself."""
-    # a URL that nobody can open is told here, with the setting
+    # a URL that no one can open is told here, with the setting
     path = to_path(name, setting)
-    # of a URL with the ending nobody asks whether it is a folder: http has none
+    # of a URL with the ending no one asks whether it is a folder: http has none
     is_named = isinstance(path, RemotePath) and ending is not None and path.name.endswith(ending)
     if ending is not None and not is_named and path.is_dir():
         # by the lower case of it, as the kind was found

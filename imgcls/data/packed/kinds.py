@@ -1,6 +1,6 @@
 """Which kind of containers a path means, by its form, and the source of them.
 
-To add a kind: a `Container` in a file of its own (`source.Container` says what it must have), and a line in
+To add a kind: a `Container` in a separate file (`source.Container` says what it must have), and a line in
 `KINDS`.
 """
 
@@ -45,7 +45,7 @@ KINDS = (
 def kind_of(path: AnyPath) -> Kind | None:
     """Return the kind that a path means: a file or a pattern by its ending, a folder by what lies in it."""
     for kind in KINDS:
-        # a folder may be called as anything; of a URL with the ending nobody asks: http knows no folders
+        # a folder may be called as anything; of a URL with the ending no one asks: http knows no folders
         is_remote_file = isinstance(path, RemotePath) and not kind.is_folder
         if path.name.lower().endswith(kind.ending) and (is_remote_file or not path.is_dir()):
             return kind

@@ -72,7 +72,7 @@ def reencode(data: bytes, config: PackConfig, seed: int) -> bytes | str:
     if image.dtype == np.uint16 and config.encoding != ".png":
         # OpenCV would cut everything above 255 off; this is what it does itself when it reads to 8 bits.
         image = (image >> 8).astype(np.uint8)
-    # TIFF may hold floats, whose range nobody knows.
+    # TIFF may hold floats, whose range no one knows.
     elif image.dtype not in (np.uint8, np.uint16):
         return f"pixels of type {image.dtype}, which {config.encoding} does not hold"
     if config.center_crop:

@@ -51,7 +51,7 @@ def write_outputs(stem: str, target: str, summary: ListSummary, result: PackResu
 def remove_leftovers(stem: str, *, is_resumed: bool = False) -> None:
     """Remove what killed runs left half written of the files of STEM; another run's that goes on stays.
 
-    With `is_resumed` that stays as well which this run goes on with.
+    With `is_resumed` that stays as well which this run continues with.
     """
     path = Path(stem)
     ends = r"\.(rec|idx|bad|lst|pack\.json|classes\.txt)"

@@ -59,7 +59,7 @@ def pack_list(entries: Iterable[ListEntry], root: str | ImageReader, path: str |
     """Write `path` (a `.rec`) and its `.idx` from the images under `root`, in the order of `entries`.
 
     Both appear when all is done, or not at all. Without `join`, root and path are put together as they are,
-    with no separator. A `writer` that goes on from an earlier run is given what that run did not write.
+    with no separator. A `writer` that resumes from an earlier run is given what that run did not write.
     """
     reader = FileReader(root, join=join) if isinstance(root, str) else root
     # Files that are stored as they are need no decoder, nor the time to load one.

@@ -34,7 +34,7 @@ def map_in_order(function: Callable[[Item], Result], items: Iterable[Item], num_
 
     A context, and not only an iterator: its end waits for the threads. One that still decodes while the
     interpreter ends, because the disk was full, would abort the process. Each thread is `max_ahead` items
-    ahead at most, and they wait when the results that nobody took yet weigh more than `MAX_WAITING_BYTES`
+    ahead at most, and they wait when the results that no one took yet weigh more than `MAX_WAITING_BYTES`
     (`size_of`: bytes of a result). With one thread the work is done by whoever takes it. An error in
     `function` is raised where its result is taken.
     """
@@ -50,7 +50,7 @@ def map_in_order(function: Callable[[Item], Result], items: Iterable[Item], num_
 
 
 class _Workers(Generic[Item, Result]):
-    """Threads that each take the next item; the results wait by index until they are asked for in order.
+    """Threads that each take the next item; the results wait by index until they are requested in order.
 
     Ours and not `ThreadPoolExecutor.map`, which begins everything at once: while the disk is slow, results
     would fill the memory.
@@ -122,11 +122,11 @@ class _Workers(Generic[Item, Result]):
                 with self._lock:
                     self._errors[index] = error
                     self._is_ready.notify()
-                return  # the others go on: items before this one are still to be taken
+                return  # the others continue: items before this one are still to be taken
             with self._lock:
                 self._results[index] = result
                 self._waiting_bytes += self._size_of(result)
-                if index == self._num_taken:  # nobody waits for any other
+                if index == self._num_taken:  # no one waits for any other
                     self._is_ready.notify()
 
     def _next_item(self) -> tuple[int, Item] | None:

@@ -1,4 +1,4 @@
-"""A writer of records that a killed run leaves where the next one goes on, to the same bytes.
+"""A writer of records that a killed run leaves where the next one continues, to the same bytes.
 
 Until they are complete the records are `.X.rec.partial_.tmp`, the index and the list of what was left out
 stand beside them, and a journal says how much of each was on the disk when. The next run with the same
@@ -35,10 +35,10 @@ class BusyError(Exception):
 
 
 class ResumableWriter(RecordWriter):
-    """Writes `X.rec` and `X.idx` as RecordWriter, and goes on where an earlier one was stopped."""
+    """Writes `X.rec` and `X.idx` as RecordWriter, and resumes where an earlier one was stopped."""
 
     def __init__(self, path: str | os.PathLike[str], identity: str, *, is_kept: bool) -> None:
-        """Open what is there of an earlier run with this identity, or begin anew.
+        """Open what is there of an earlier run with this identity, or start again.
 
         With `is_kept` an earlier run's part is used, and what is written stays when this one ends with an
         error. A BusyError where another process writes it.
@@ -135,7 +135,7 @@ class ResumableWriter(RecordWriter):
             # what stands behind the mark may be half a record, or bytes that never reached the disk
             self._streams[name].truncate(state[name])
             self._streams[name].seek(state[name])
-        # keys and offsets go on as if nothing had happened
+        # keys and offsets continue as if nothing had happened
         self._offset = state["rec"]
         self.count = state["records"]
         self.num_entries = state["entries"]

@@ -191,7 +191,7 @@ class ParameterServerClient:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
                  _trace: TracebackType | None) -> None:
-        # a run that was told to stop has done its work; after any other error servers must not linger
+        # a run that was asked to stop has done its work; after any other error servers must not linger
         if error is None or isinstance(error, Stopped):
             self.close()
         else:
@@ -241,7 +241,7 @@ def momentum_advice(momentum: float, lr: float, num_workers: int) -> str:
 
 
 def _shared_random_bytes() -> bytes:
-    """Return 48 bytes that the workers of this attempt have in common and nobody else knows."""
+    """Return 48 bytes that the workers of this attempt have in common and no one else knows."""
     # worker 0's, over the workers' own connections: what is in the store, others can read
     content = torch.frombuffer(bytearray(secrets.token_bytes(48)), dtype=torch.uint8)
     dist.broadcast(content, 0)

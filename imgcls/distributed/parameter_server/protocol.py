@@ -36,7 +36,7 @@ TAG = 0
 
 
 class Request(IntEnum):
-    """What a worker asks for, and how its header goes on after this number.
+    """What a worker asks for, and how its header continues after this number.
 
     The header of an answer: version of the weights, the largest stop request of workers that have left, size
     in bytes of the text that follows.
@@ -116,6 +116,6 @@ def gloo_reason(error: RuntimeError) -> str:
 
 
 def in_parallel(work: Callable[[int], T], count: int) -> list[T]:
-    """Return work(0) .. work(count - 1), each run in a thread of its own; the first error is raised here."""
+    """Return work(0) .. work(count - 1), each run in a separate thread; the first error is raised here."""
     with ThreadPoolExecutor(max_workers=count) as pool:
         return list(pool.map(work, range(count)))

@@ -79,7 +79,7 @@ class Server:
     def serve(self, group: Any, worker: int, timeout_s: float) -> None:
         """Answer one worker until it says good-bye; RuntimeError, torch's, when it is gone."""
         header = empty_header()
-        # a thread's own buffers: a slow worker keeps nobody waiting
+        # a thread's own buffers: a slow worker keeps no one waiting
         gradients = torch.zeros_like(self._weights)
         weights = torch.zeros_like(self._weights)
         pieces = gradients.split(self._sizes)
@@ -100,7 +100,7 @@ class Server:
                 raise RuntimeError("worker 0 did not send the weights in time")
             text = b""
             if request == Request.PUSH:
-                # received outside the lock: the step of another worker goes on meanwhile
+                # received outside the lock: the step of another worker continues meanwhile
                 group.recv([gradients], WORKER_RANK, TAG).wait()
                 version = self._apply(worker, pieces, argument, int(version), weights)
             elif request == Request.PULL:
@@ -216,7 +216,7 @@ def _make_serve(server: Server, config: Mapping[str, Any]) -> Callable[[int], No
                 print(f"imgcls server {index} on {host_name()}: worker {worker} is gone or does not answer "
                       f"({gloo_reason(error)})", file=sys.stderr, flush=True)
                 os._exit(1)
-        except BaseException as error:  # a mistake of ours: nobody is to wait for this thread
+        except BaseException as error:  # a mistake of ours: no one is to wait for this thread
             print(f"imgcls server {index} on {host_name()}: error: {as_told(error)}", file=sys.stderr,
                   flush=True)
             os._exit(1)

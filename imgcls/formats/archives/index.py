@@ -304,7 +304,7 @@ class ArchiveIndex:
             if reader is None:
                 # a folder of 21,841 class tars has more than a process may open
                 while len(self._readers) >= _MAX_OPEN:
-                    self._readers.pop(next(iter(self._readers)))  # closed when nobody reads any more
+                    self._readers.pop(next(iter(self._readers)))  # closed when no one reads any more
                 reader = self._readers[number] = open_reader(self.paths[number])
             return reader
 

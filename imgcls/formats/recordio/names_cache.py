@@ -54,10 +54,10 @@ def remember(path: str | os.PathLike[str], names: Sequence[str]) -> None:
 
 
 def recall(reader: RecordReader) -> tuple[str, ...]:
-    """Return the class names that these records were packed with; empty where nobody knows them."""
+    """Return the class names that these records were packed with; empty where no one knows them."""
     if not len(reader):
         return ()
-    # A file that nobody packed here, by far the commonest: not even read through for its key.
+    # A file that no one packed here, by far the commonest: not even read through for its key.
     with contextlib.suppress(ImgclsError, OSError, RuntimeError):
         folder = cache_folder("names")
         if folder.is_dir() and any(folder.glob(f"{_prefix(reader)}-*.json")):

@@ -243,7 +243,7 @@ class RecordReader:
             return 0
 
     def forget_headers(self) -> None:
-        """Give back the memory of `labels` and `flags`, which are read again where they are asked for."""
+        """Give back the memory of `labels` and `flags`, which are read again where they are requested."""
         self._header_columns = None
 
     def label_problem(self, i: int, width: int) -> DataError:

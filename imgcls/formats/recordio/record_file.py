@@ -1,6 +1,6 @@
 """The bytes of a record file: read by position, from any thread, and never mapped.
 
-A mapped file that is cut short by somebody else ends the process with SIGBUS, and no check before reading can
+A mapped file that is cut short by someone else ends the process with SIGBUS, and no check before reading can
 prevent it: the file may be cut between the two. A read that finds nothing is an error like any other. It
 costs some microseconds a record, where decoding the image takes hundreds: bytes are copied that a mapping
 would have brought in page by page.
@@ -27,7 +27,7 @@ _FAR_APART_BYTES = 1 << 13
 
 
 class RecordFile:
-    """An open record file of `size` bytes. Fewer than that are a `LostDataError` when they are asked for.
+    """An open record file of `size` bytes. Fewer than that are a `LostDataError` when they are requested.
 
     As a sequence it is the file's whole 4-byte words, u32 little-endian: `file[3:5]`, `file.item(3)`.
     """

@@ -70,7 +70,7 @@ def find_records(path: AnyPath, words: SlicedWords, size: int,
                  resync: bool) -> tuple[np.ndarray, list[DataError]]:
     """Return (byte offsets of the good records, what is wrong) of a file of `size` bytes, given as its words.
 
-    Without `resync` the offsets end at the first damage, and that alone is told.
+    Without `resync` the offsets end at the first damage, and that alone is reported.
     """
     return link_heads(path, words, size, find_heads(words), resync)
 
@@ -207,7 +207,7 @@ class _Chain:
         return is_part
 
     def _resume_behind(self, i: int) -> tuple[int, bool]:
-        """Return (where to go on, whether part `i` is good) for one that does not end at the next head."""
+        """Return (where to continue, whether part `i` is good) for one that does not end at the next head."""
         start = self.starts.item(i)
         end = self.ends.item(i)
         length = self.lengths.item(i)
@@ -277,7 +277,7 @@ def _find_complete(path: AnyPath, starts: np.ndarray, kinds: np.ndarray,
             begin = int(begins[np.searchsorted(begins, i) - 1])
             is_good[begin] = False
             problems.append(DataError(path, describe_unfinished(ends.item(i - 1)), starts.item(begin)))
-        # Part i goes on with a record that was not begun.
+        # Part i continues with a record that was not begun.
         if is_continuation[i] and i >= done:
             problems.append(DataError(path, f"a part of kind {kinds[i]} (of a record in parts) without its "
                                             "beginning", starts.item(i)))

@@ -55,7 +55,7 @@ class ScanCache:
             if stream is None:
                 return None
             offsets = np.fromfile(stream, "<i8", count).astype(np.int64, copy=False)
-        # A spoilt entry is none: nobody would check its offsets again before reading there.
+        # A spoilt entry is none: no one would check its offsets again before reading there.
         is_spoilt = (offsets[1:] <= offsets[:-1]).any() or (offsets % 4).any()
         return None if is_spoilt or describe_mismatch(words, self._size, offsets) else offsets
 

@@ -149,7 +149,7 @@ class RecordWriter:
         return None
 
     def commit(self, mark: object) -> None:
-        """Note that what was written before `mark` is on the disk, for a writer that can go on from there."""
+        """Note that what was written before `mark` is on disk, for a writer that can resume from there."""
 
     @property
     def size_bytes(self) -> int:

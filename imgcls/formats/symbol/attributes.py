@@ -31,7 +31,7 @@ class Attributes:
 
     def __init__(self, node: Node) -> None:
         self.attrs = node.attrs
-        #: names of those that somebody asked for
+        #: names of those that someone asked for
         self._read: set[str] = set()
 
     def text(self, name: str, default: str) -> str:
@@ -79,7 +79,7 @@ class Attributes:
         self._read.update(names)
 
     def unknown(self) -> list[str]:
-        """Return the attributes that nobody read and that are not hidden ones (`__lr_mult__`)."""
+        """Return the attributes that no one read and that are not hidden ones (`__lr_mult__`)."""
         return sorted(name for name in self.attrs if name not in self._read and not is_hidden(name))
 
     def _number(self, name: str, default: float | None, is_integer: bool) -> float:

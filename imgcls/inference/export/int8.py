@@ -23,7 +23,7 @@ class Drop:
     num_images: int
     #: share of the images that both give the same label
     equal_labels: float
-    #: top-1 accuracy of the export and of the checkpoint, None where nobody knows the labels
+    #: top-1 accuracy of the export and of the checkpoint, None where no one knows the labels
     accuracy: float | None
     checkpoint_accuracy: float | None
 

@@ -129,7 +129,7 @@ class Runner:
         content = read_bounded(path, MAX_BYTES)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4  # what ends in an error is told by us
-        # one at a time and as many threads as torch has: the cores may be somebody else's as well
+        # one at a time and as many threads as torch has: the cores may be someone else's as well
         options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS", "0") or 0)
         with tempfile.TemporaryDirectory(prefix="imgcls-") as empty:
             # weights that the file says are in other files: there are none in this folder
@@ -173,7 +173,7 @@ def _add_metadata(model: Any, description: Description) -> None:
 
 
 def _errors(onnxruntime: Any) -> tuple[type[BaseException], ...]:
-    """Return the errors of ONNX Runtime, each a class of its own without a common one."""
+    """Return the errors of ONNX Runtime, each a separate class without a common one."""
     known = vars(onnxruntime.capi.onnxruntime_pybind11_state).values()
     return (RuntimeError, ValueError, *(each for each in known
                                         if isinstance(each, type) and issubclass(each, Exception)))

@@ -23,7 +23,7 @@ _MAX_SIDE = 400
 
 
 class Pictures:
-    """A Source of pictures, each read when it is asked for; their labels do not matter."""
+    """A Source of pictures, each read when it is requested; their labels do not matter."""
 
     def __init__(self, items: Sequence[Any], description: str, *, is_made: bool = False) -> None:
         """Take uint8 arrays (H, W, 3), paths, or (source, index)."""
@@ -129,7 +129,7 @@ def find_pictures(path: str, max_count: int) -> Pictures:
 
 def _walk(folder: Path) -> Iterator[Path]:
     for parent, folders, files in os.walk(folder):
-        folders.sort()  # in place, which sets the order in which os.walk goes on
+        folders.sort()  # in place, which sets the order in which os.walk continues
         yield from (Path(parent, file) for file in sorted(files))
 
 

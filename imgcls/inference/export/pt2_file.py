@@ -30,7 +30,7 @@ def check(output: str) -> None:
 def write(exported: Exported, path: Path) -> list[Path]:
     """Write the network to `path`; return its files, which is that one."""
     program = exported.program()
-    # the blank images that it was recorded with are nobody's business
+    # the blank images that it was recorded with are no one's business
     program._example_inputs = None
     # Into memory: torch's writer of files ends the process where the disk is full.
     content = io.BytesIO()

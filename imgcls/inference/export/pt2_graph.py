@@ -145,7 +145,7 @@ class Graph:
         outputs = [name for output in node["outputs"] for name in _outputs(output)]
         given = _flat([arguments, list(keywords.values())])
         used = {value.name for value in given if isinstance(value, _Name)}
-        # outputs that nobody asks for are freed as well
+        # outputs that no one asks for are freed as well
         finished = sorted((used | set(outputs)) - asked)
         asked |= used
         return _Node(operator, arguments, keywords, outputs, finished)
@@ -255,7 +255,7 @@ def _filled(argument: Any, values: dict[str, Any]) -> Any:
 
 
 def _require_memory(arguments: list[Any], path: object) -> None:
-    """Raise UsageError for a tensor larger than memory, before it is asked for."""
+    """Raise UsageError for a tensor larger than memory, before it is requested."""
     # whichever of them is the size: strides and places of axes are small anyway
     for size in arguments:
         if isinstance(size, list) and all(type(each) is int and each >= 0 for each in size):

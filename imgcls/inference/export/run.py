@@ -96,7 +96,7 @@ def export(request: Request, settings: dict[str, Any], tell: Callable[[str], Non
     if request.is_int8:
         calibration, pictures = int8.divide(pictures, request.num_calibration)
     checkpoint = expected(exported, config, pictures)
-    # on this disk first, and not beside the output: of what fails nobody finds a part
+    # on this disk first, and not beside the output: of what fails no one finds a part
     with tempfile.TemporaryDirectory(prefix="imgcls-export-") as folder:
         path = Path(folder) / Path(request.output).name
         if calibration is None:
@@ -215,7 +215,7 @@ def _prepare(request: Request, config: Config, tell: Callable[[str], None]) -> t
 
 def _pictures(request: Request, exported: Exported) -> Pictures:
     if request.images:
-        # pictures for the ranges come on top, so that as many are compared as were asked for
+        # pictures for the ranges come on top, so that as many are compared as were requested
         more = request.num_calibration if request.is_int8 else 0
         return find_pictures(request.images, request.num_images + more)
     return make_pictures(exported.description.image_shape, min(_NUM_MADE, request.num_images))

@@ -1,6 +1,6 @@
 """Whose files lie under a prefix: those of the run that wrote its meta data, or of an earlier one.
 
-A run that begins anew, or goes back with `load_epoch` 8, finds epochs there that are not its own. It notes
+A run that starts again, or goes back with `load_epoch` 8, finds epochs there that are not its own. It notes
 their numbers in PREFIX-meta.json (`earlier_epochs`) and writes over them one by one; nothing else of theirs
 is touched. Each `.states` names its run, so an epoch that was written anew is told from one that was not.
 """
@@ -32,12 +32,12 @@ def is_own_epoch(prefix: str, epoch: int, meta: Mapping[str, Any]) -> bool:
 
 def is_own_position(saved: Saved, meta: Mapping[str, Any]) -> bool:
     """Return whether a position inside an epoch was saved by the run that wrote `meta`."""
-    # without meta data, or from a version that did not write it down, nobody can say that it was not
+    # without meta data, or from a version that did not write it down, no one can say that it was not
     return not saved.run or not meta.get("run") or saved.run == meta["run"]
 
 
 def later_epochs(prefix: str, epoch: int) -> list[int]:
-    """Return the epochs under a prefix that a run which goes on from `epoch` leaves behind, rising."""
+    """Return the epochs under a prefix that a run which resumes from `epoch` leaves behind, rising."""
     meta = read_meta(prefix)
     return sorted(later for later in numbered_epochs(prefix, "params")
                   if later > epoch and is_own_epoch(prefix, later, meta))

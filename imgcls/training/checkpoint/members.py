@@ -1,6 +1,6 @@
 """The members of PREFIX-meta.json and PREFIX-latest.json: of our own types, or the file is a DataError.
 
-`files` looks at them once, where it reads, so that nobody who uses them need ask. Members that are not listed
+`files` looks at them once, where it reads, so that no one who uses them need ask. Members that are not listed
 here are left as they are, null and what is missing count as not noted.
 """
 

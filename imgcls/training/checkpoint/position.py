@@ -1,4 +1,4 @@
-"""What a checkpoint holds: how far training has come, and everything it needs to go on from there."""
+"""What a checkpoint holds: how far training has come, and everything it needs to resume from there."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from imgcls.errors import DataError
 from imgcls.formats import json_text, states
 
-#: what a network may have computed in, and "" where nobody wrote it down
+#: what a network may have computed in, and "" where no one wrote it down
 _DTYPES = ("", "float32", "bfloat16", "float16")
 
 
@@ -110,5 +110,5 @@ class Saved:
 
     @property
     def is_without_state(self) -> bool:
-        """Whether these are weights alone, and an optimizer has to begin anew."""
+        """Whether these are weights alone, and an optimizer has to start again."""
         return self.optimizer is None and self.mxnet_states is None

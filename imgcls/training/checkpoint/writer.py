@@ -69,7 +69,7 @@ class Checkpoint:
         self._uploads = UploadQueue(self.prefix)
         # stores of objects have no locks
         self._lock = None if self._uploads.is_remote else _lock(self.prefix)
-        if self._lock is not None:  # nobody else writes here: what is half written was left by a kill
+        if self._lock is not None:  # no one else writes here: what is half written was left by a kill
             path = to_local_path(self.prefix)
             remove_leftovers(path.parent, re.compile(re.escape(path.name) + WRITTEN))
         self._latest = LatestFile(self.prefix, self.run, self._uploads) if self._uploads.is_remote else None
@@ -78,8 +78,8 @@ class Checkpoint:
               mean_image: bytes = b"", resumed_epoch: int | None) -> None:
         """Write what holds for the whole run: the network, the mean image if there is one, the meta data.
 
-        `resumed_epoch` is how many epochs were done where it goes on; None: it begins anew. Weights under the
-        prefix that are not what it goes on from are noted, so that `load_epoch` auto never takes them for its
+        `resumed_epoch` is how many epochs were done where it resumes; None: a new run. Weights under the
+        prefix that are not what it resumes from are noted, so that `load_epoch` auto never takes them for its
         own. They and their states stay until the run has something to put in their place.
         """
         foreign = set(numbered_epochs(self.prefix, "params"))
@@ -116,7 +116,7 @@ class Checkpoint:
         state = self._state(model, optimizer, scaler, position, arrays, trained)
         content = states.encode(state, with_weights=False)
         self._uploads.write(f"{stem}.states", content)
-        # Behind the states: a crash in between leaves states without weights, which nobody reads.
+        # Behind the states: a crash in between leaves states without weights, which no one reads.
         path = f"{stem}.params"
         self._uploads.write(path, *params.serialize(list(arrays), list(arrays.values()), path))
         if self._latest:
@@ -159,14 +159,14 @@ class Checkpoint:
 
     def close(self) -> None:
         """Give the prefix back when all that was saved has arrived."""
-        # a second Ctrl-C is somebody who does not want to wait for an upload
+        # a second Ctrl-C is someone who does not want to wait for an upload
         is_impatient = isinstance(sys.exc_info()[1], KeyboardInterrupt)
         try:
             self._uploads.close(wait=not is_impatient)
         finally:
-            # removed while it is still held: nobody else can have taken it
+            # removed while it is still held: no one else can have taken it
             if self._lock is not None:
-                # in a folder that is shared, the file may be somebody else's
+                # in a folder that is shared, the file may be someone else's
                 with contextlib.suppress(OSError):
                     to_local_path(f"{self.prefix}.lock").unlink()
                 self._lock.close()

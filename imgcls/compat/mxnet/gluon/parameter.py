@@ -38,7 +38,7 @@ class Parameter:
         self._shape = (shape,) if isinstance(shape, int) else None if shape is None else tuple(shape)
         self._dtype = dtype
         self._var: Any = None
-        #: the values, once there are any, and the contexts that they were asked for
+        #: the values, once there are any, and the contexts they were requested for
         self._array: NDArray | None = None
         self._contexts: list[Context] = []
         #: (initializer, default, values) of what waits for its shape
@@ -193,7 +193,7 @@ class Parameter:
         return [self.grad()] * max(1, len(self._contexts))
 
     def list_ctx(self) -> list[Context]:
-        """Return the contexts that the values were asked for."""
+        """Return the contexts the values were requested for."""
         if self._array is None and self._deferred is None:
             raise RuntimeError(f"Parameter '{self.name}' has not been initialized")
         return list(self._contexts) or [current_context()]

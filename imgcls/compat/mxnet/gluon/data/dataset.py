@@ -11,7 +11,7 @@ from imgcls.compat.mxnet.nd import NDArray
 
 
 class Dataset:
-    """Samples that are asked for by number."""
+    """Samples that are requested by number."""
 
     def __getitem__(self, idx: int) -> Any:
         raise NotImplementedError
@@ -104,7 +104,7 @@ class RecordFileDataset(Dataset):
 
 
 class _Transformed(Dataset):
-    """Another data set's samples, changed when they are asked for."""
+    """Another data set's samples, changed when they are requested."""
 
     def __init__(self, source: Dataset, fn: Callable[..., Any]) -> None:
         self._source = source

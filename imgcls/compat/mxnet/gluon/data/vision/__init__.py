@@ -62,7 +62,7 @@ class ImageRecordDataset(RecordFileDataset):
         self._transform = transform
 
     def __getitem__(self, idx: int) -> Any:
-        # Decoded when it is asked for, each time anew: nothing stays in memory.
+        # Decoded when it is requested, each time anew: nothing stays in memory.
         header, encoded = recordio.unpack(super().__getitem__(idx))  # the label may be an array
         pixels = image.imdecode(encoded, self._flag)
         return self._transform(pixels, header.label) if self._transform else (pixels, header.label)

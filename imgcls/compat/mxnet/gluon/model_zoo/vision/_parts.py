@@ -30,7 +30,7 @@ class FeaturesAndOutput(nn.HybridBlock):
 
 def loaded(network: _Network, name: str, pretrained: bool, ctx: Any,
            root: str | os.PathLike[str] | None) -> _Network:
-    """Return the network, with the weights of its file if they are asked for."""
+    """Return the network, with the weights of its file if they are requested."""
     if pretrained:
         network.load_parameters(get_model_file(name, root), ctx=ctx)
     return network

@@ -69,7 +69,7 @@ class BottleneckV1(_UnitV1):
 
 
 class _UnitV2(nn.HybridBlock):
-    """Normalisation and relu in front of each convolution; the sum goes on as it is."""
+    """Normalisation and relu in front of each convolution; the sum continues as it is."""
 
     _num_convolutions: int
 
