@@ -46,7 +46,7 @@ class SharedCores:
         self._has_warned = True
         fewer = cores.num_free(self._num_threads, self._num_threads, missing)
         return (f"other programs use {taken:.1f} of the machine's cores, and a step waits for the slowest of "
-                f"its {self._num_threads} threads: it would be faster to stop and resume from the "
+                f"its {self._num_threads} threads: it would be faster to stop, and to go on from the "
                 f"checkpoint with `num_threads` {fewer} (the last digits of the weights then differ)")
 
     def close(self) -> None:
