@@ -113,9 +113,9 @@ class PackFlags:
     pack_label: bool = flag(False, "store all labels of a line", since="g2")
     num_thread: int = threads_flag(since="g2")
     part: str = flag("", "pack only part I of N of the lists, for N machines: 1/N to N/N", metavar="I/N")
-    seekable: bool = flag(False, "JPEGs of which a crop can be decoded without the rest, a few per cent "
-                          "larger; with --pass-through jpegtran makes them, without loss. ROOT may also be a "
-                          ".rec then, which is converted to PREFIX.rec")
+    seekable: bool = flag(False, "write JPEGs of which a crop can be decoded without the rest, a few per "
+                          "cent larger; with --pass-through jpegtran makes them, without loss. ROOT may then "
+                          "also be a .rec, which is converted to PREFIX.rec")
     outside_root: bool = flag(False, "allow lists to name files outside ROOT (../x, /y)")
     strict: bool = flag(False, "exit status 1 if anything was skipped")
     dry_run: bool = flag(False, "write nothing: print what would be done, pack a few images, and estimate "

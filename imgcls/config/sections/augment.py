@@ -39,7 +39,7 @@ class AugmentConfig:
     min_random_area: float = flag(1.0, "smallest area of that crop", since="g3", minimum=0, maximum=1)
     max_random_aspect_ratio: float = flag(0.0, "largest aspect ratio of that crop; without "
                                           "--min-random-aspect-ratio: its change to either side of 1; "
-                                          "without that crop the image is warped so", since="g2",
+                                          "without that crop the image is warped by as much", since="g2",
                                           minimum=0, maximum=100)
     min_random_aspect_ratio: float | None = flag(None, "smallest aspect ratio of that crop", since="g3",
                                                  minimum=0, maximum=100)
@@ -58,13 +58,13 @@ class AugmentConfig:
     max_random_h: int = flag(0, "maximum change of hue, 0-180", since="g2", minimum=0, maximum=180)
     max_random_s: int = flag(0, "maximum change of saturation, 0-255", since="g2", minimum=0, maximum=255)
     max_random_l: int = flag(0, "maximum change of lightness, 0-255", since="g2", minimum=0, maximum=255)
-    pca_noise: float = flag(0.0, "strength of lighting noise (AlexNet's), such as 0.1", since="g3",
+    pca_noise: float = flag(0.0, "standard deviation of AlexNet's lighting noise, such as 0.1", since="g3",
                             minimum=0, maximum=100)
     random_mirror: bool = flag(False, "mirror left to right with probability 1/2", since="g2")
     alternating_mirror: bool = flag(False, "mirror half of the images in one epoch and the other half in the "
                                     "next, in turns (in place of --random-mirror)")
     # torchvision's names and values; the operations are applied to the crop
-    auto_augment: str = flag("none", "operations drawn for each image: ra (RandAugment), ta_wide "
+    auto_augment: str = flag("none", "policy of operations drawn for each image: ra (RandAugment), ta_wide "
                              "(TrivialAugment) or augmix", choices=("none", "ra", "ta_wide", "augmix"))
     ra_num_ops: int = flag(2, "number of operations of RandAugment", metavar="N", minimum=1, maximum=20)
     ra_magnitude: int = flag(9, "magnitude of those operations, 0-30", metavar="M", minimum=0, maximum=30)

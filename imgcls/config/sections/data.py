@@ -21,9 +21,10 @@ class DataConfig:
                            "pattern or x-{000..127}.tar", since="g2", metavar="PATH")
     data_val: str = flag("", "validation data, like --data-train", since="g2", metavar="PATH")
     # by content and not by place: what is added or renamed later moves no image to the other side
-    val_ratio: float | None = flag(None, "part of the training images that is held out for validation where "
-                                   "none is named, by the content of each; 0: none (if not given: 0.1 of a "
-                                   "folder of images, 0 of records)", metavar="PART", minimum=0, maximum=0.9)
+    val_ratio: float | None = flag(None, "fraction of the training images to hold out for validation if no "
+                                   "validation data is given, chosen by their content; 0: none (if not "
+                                   "given: 0.1 of a folder of images, 0 of records)", metavar="PART",
+                                   minimum=0, maximum=0.9)
     data_train_idx: str = flag("", ".idx of the training .rec, where it is not beside it (none is needed)",
                                since="g2", metavar="FILE")
     data_val_idx: str = flag("", ".idx of the validation .rec", since="g2", metavar="FILE")
@@ -35,7 +36,7 @@ class DataConfig:
                           "list's own)",
                           metavar="DIR")
     # a list is read like any file from a stranger, and what it names is read
-    outside_root: bool = flag(False, "let a .lst or .csv name files outside of that folder (../x, /y)")
+    outside_root: bool = flag(False, "allow a .lst or .csv to name files outside that folder (../x, /y)")
     # the bound on what is left out tells a few bad images from a wrong file
     on_bad: str = flag("skip", "skip damaged records and images, named and counted (up to 1 % of them), or "
                        "stop the run", choices=("skip", "stop"))
