@@ -44,5 +44,5 @@ def _overview() -> str:
         # the first paragraph of a file is one sentence about what the command does
         first = (ast.get_docstring(ast.parse(source)) or "").split("\n\n")[0].replace("\n", " ")
         lines.append(f"  {name:<14}{first}")
-    lines += ["", "imgcls <command> -h lists its main flags, --help all; imgcls-<command> is the same command."]
+    lines += ["", "imgcls <command> -h lists the main flags, --help all; imgcls-<command> is the same."]
     return "\n".join(lines)
