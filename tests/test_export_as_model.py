@@ -74,8 +74,8 @@ def test_it_is_scored_as_its_checkpoint(folder: Path, tmp_path: Path,
         found.append([line for line in capsys.readouterr().out.splitlines() if line.startswith("accuracy")])
     assert found[0] == found[1] == found[2]
     pages = [(tmp_path / name / "report.html").read_text() for name in ("colour", "colour.onnx")]
-    assert ["Grad-CAM" in page for page in pages] == ["Surest mistakes" in pages[0], False]
-    assert ("Surest mistakes" in pages[0]) == ("Surest mistakes" in pages[1])
+    assert ["Grad-CAM" in page for page in pages] == ["Most confident mistakes" in pages[0], False]
+    assert ("Most confident mistakes" in pages[0]) == ("Most confident mistakes" in pages[1])
 
 
 @pytest.mark.parametrize(("flags", "message"), [

@@ -24,8 +24,16 @@ from imgcls import graph, layers
 from imgcls.errors import DataError, UsageError
 from imgcls.formats import params, symbol
 from imgcls.formats.symbol import Node, NodeOutput, Symbol
-from imgcls.layers import Activation, BatchNorm, Convolution, Flatten, FullyConnected, Identity, Pooling
-from imgcls.layers.foreign_layers import LeakyReLU
+from imgcls.layers import (
+    Activation,
+    BatchNorm,
+    Convolution,
+    Flatten,
+    FullyConnected,
+    Identity,
+    LeakyReLU,
+    Pooling,
+)
 from imgcls.layers.foreign_shape import reshaped
 from imgcls.layers.operation import Operation
 from imgcls.layers.operators import OPERATORS

@@ -25,7 +25,8 @@ from imgcls.training.weight_average import WeightAverage, begin_average
 
 #: settings that draw, mix or remember something, all at once
 EVERYTHING = ("--mixup", 0.4, "--cutmix", 1, "--label-smoothing", 0.1, "--balanced-order", 1, "--aug-repeats", 2,
-              "--model-ema-decay", 0.9, "--random-crop", 1, "--pad-size", 2, "--alternating-mirror", 1,
+              "--model-ema-decay", 0.9, "--random-crop", 1, "--pad-size", 2, "--pad-mode", "reflect",
+              "--alternating-mirror", 1,
               "--bias-lr-mult", 4,
               "--auto-augment", "augmix", "--augmix-severity", 2, "--random-erase", 0.3,
               "--network", "resnet-8", "--drop-path", 0.3,

@@ -101,7 +101,7 @@ def test_a_second_run_is_noticed(memory: str, folder: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(checkpoint.Checkpoint, "begin", begin_twice)
     assert train(folder, f"{memory}/net") == 1
-    message = "error: --model-prefix memory://bucket/net: another run is writing there"
+    message = "error: --model-prefix memory://bucket/net: another run has begun to write there"
     assert message in capsys.readouterr().err
 
 
