@@ -17,9 +17,9 @@ from torch.autograd.function import once_differentiable
 
 Pair = tuple[int, ...]
 
-#: columns of a tile; half as many and one more are as fast alone
+#: columns of a tile: images go side by side where two of them and their gaps fit into one
 _TILE = 32
-#: below as many channels the copies cost what the tiles save
+#: with fewer channels the copies cost what the fuller tiles save
 _MIN_CHANNELS = 64
 
 
