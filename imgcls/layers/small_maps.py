@@ -2,8 +2,8 @@
 
 oneDNN computes that gradient row by row, in tiles of 32 columns: a map of 7 columns leaves three quarters of
 each tile empty, and the gradient takes three times as long as the convolution. So several images are put into
-one row, with columns of zeros between them, which add nothing to the gradient: a half to an eighth of the
-time at maps of 13 to 2 columns.
+one row, with columns of zeros between them, which add nothing to the gradient: it is 1.3 times
+as fast at maps of 13 columns, and 8 times at 2.
 """
 
 from __future__ import annotations
