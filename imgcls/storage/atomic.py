@@ -1,8 +1,8 @@
-"""Write files atomically: the one module that opens a path for writing.
+"""Write files atomically: a name is given to a complete file, or not at all.
 
 A reader never sees half a file: bytes go to a temporary name in the same folder, are flushed to the disk and
-renamed over the target. A remote file is uploaded whole (`remote.py`). Everybody who writes a file that must
-be right calls `atomic_write` or `write_bytes`.
+renamed over the target. A remote file is uploaded whole (`remote.py`). All code that writes a file which must
+be complete calls `atomic_write` or `write_bytes`.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ UNFINISHED_SUFFIX = ".partial_.tmp"
 
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike[str], *, is_durable: bool = True) -> Iterator[IO[bytes]]:
-    """Open a binary file that takes the name `path` only when the block ends well.
+    """Open a binary file that takes the name `path` only when the block ends without an exception.
 
-    Without `is_durable` a reader never sees half of it either, but after a crash of the machine it may be
-    gone: for what is written again soon.
+    With `is_durable` false readers never see half of it either, but the file may be gone after a crash of the
+    machine: for what is written again soon.
 
     Missing folders are made. On any failure the target is untouched and the temporary file is removed; a full
-    or read-only disk is a RunError that names the file, a device or a pipe a UsageError. A URL is written in
-    one go after the block.
+    or read-only disk is a RunError that names the file, a device or a pipe a UsageError. A file behind a URL
+    is uploaded as a whole after the block; a failed upload is a RunError.
     """
     target = to_path(path)
     if isinstance(target, RemotePath):
@@ -53,7 +53,7 @@ def atomic_write(path: str | os.PathLike[str], *, is_durable: bool = True) -> It
         # In the target's folder, as a rename never crosses file systems; hidden from globs.
         handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
         with os.fdopen(handle, "wb") as stream:
-            lock_file(stream)  # as long as it is open: so `remove_leftovers` knows that it has a writer
+            lock_file(stream)  # held while it is open: so `remove_leftovers` sees that it has a writer
             # mkstemp lets only its owner read; the file is to be as `open` would have made it.
             os.fchmod(stream.fileno(), 0o666 & ~_umask())
             yield stream
@@ -73,10 +73,10 @@ def atomic_write(path: str | os.PathLike[str], *, is_durable: bool = True) -> It
 
 @contextlib.contextmanager
 def atomic_folder(path: str | os.PathLike[str]) -> Iterator[str]:
-    """Make a folder that takes the name `path` only when the block ends well; yield where it is until then.
+    """Make a folder that gets the name `path` only when the block ends without an exception.
 
-    Nothing but an empty folder may have the name. On any failure it is removed with all that is in it; a full
-    or read-only disk is a RunError.
+    Yield its temporary path. What has the name already may only be an empty folder. On any failure the new
+    folder is removed with all that is in it; a full or read-only disk is a RunError.
     """
     target = to_local_path(path)
     temporary = ""
@@ -84,7 +84,7 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[str]:
         target.parent.mkdir(parents=True, exist_ok=True)
         # beside its final place: taking the name is one rename, all of it or nothing
         temporary = tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
-        handle = lock_folder(temporary)  # as long as it is written: so `remove_leftovers` knows that
+        handle = lock_folder(temporary)  # held while it is written: so `remove_leftovers` leaves it alone
         try:
             yield temporary
             os.chmod(temporary, 0o777 & ~_umask())
@@ -110,8 +110,9 @@ def remove_leftovers(folder: Path, names: re.Pattern[str], *, unfinished: bool =
                      folders: bool = False) -> None:
     """Remove temporary files that killed processes left of targets in `folder` whose names match `names`.
 
-    With `folders` also what `atomic_folder` left. Those of a process that still writes stay: it holds a lock
-    on them. Without `unfinished` those stay as well that a later run may continue with.
+    With `folders` also what `atomic_folder` left. Files of a process that still writes are kept: it holds a
+    lock on them. With `unfinished` false, files that a later run may continue with (`UNFINISHED_SUFFIX`) are
+    kept too. Errors of the system are ignored.
     """
     with contextlib.suppress(OSError):  # tidying up is no reason to end anything
         for entry in os.listdir(folder):
@@ -138,7 +139,7 @@ def check_writable(prefix: str, setting: str) -> None:
     folder = path.parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        # Asking for permissions would not tell of a full or read-only disk; writing does.
+        # A check of permissions would not notice a read-only disk; making a file does.
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
@@ -148,7 +149,7 @@ def check_writable(prefix: str, setting: str) -> None:
 
 def check_outputs(outputs: Iterable[str | os.PathLike[str]],
                   inputs: Iterable[str | os.PathLike[str]]) -> None:
-    """Refuse to write over what is read, or over what is no file: a folder, or /dev/null. A UsageError."""
+    """Raise UsageError where an output is one of the inputs, a folder, a device or a pipe. URLs pass."""
     read = {_real_name(path): path for path in inputs if isinstance(to_path(path), Path)}
     for output in outputs:
         path = to_path(output)
@@ -162,13 +163,13 @@ def check_outputs(outputs: Iterable[str | os.PathLike[str]],
 
 
 def _refuse_device(path: Path) -> None:
-    # The renamed file would take its place: for root an output to /dev/null would be the end of /dev/null.
+    # The renamed file would take its place: as root, an output to /dev/null would replace the device.
     if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
         raise UsageError(f"{verbatim(path)} is a device or a pipe: it cannot be written as a file")
 
 
 def _real_name(path: str | os.PathLike[str]) -> str:
-    # A link is replaced by the new file and not written through: only the folder it stands in counts.
+    # A symbolic link is replaced by the new file, not followed: only the folder that it is in is resolved.
     folder, name = os.path.split(os.path.abspath(path))
     return os.path.join(os.path.realpath(folder), name)
 
@@ -181,7 +182,7 @@ def _umask() -> int:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the rename itself durable."""
+    """Flush a folder to the disk, so that a rename in it survives a crash of the machine."""
     # Not every file system allows it; those that refuse lose the new name at worst, never the content.
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)

@@ -1,13 +1,13 @@
 """Keep copies of remote files on this machine: fetched once for all processes, within a limit of bytes.
 
 An entry is a file, or a range of one, in one version (the store's ETag or what it has for one): a file that
-changes gets another entry. It lies in the folder `remote` of `IMGCLS_CACHE`, is fetched under a lock into
-`NAME.part` and then renamed, so a killed fetch leaves nothing that counts. What was used longest ago is
-removed first; what a process has open stays (whoever opens an entry holds a shared lock on it for as long as
-the file or its mapping lives). A `NAME.partial` with `NAME.blocks` beside it is read while it is fetched
-(`partial_copy`): as long as any process has it open, others join in.
+changes gets another entry. It is in the folder `remote` of `IMGCLS_CACHE`, is fetched under a lock into
+`NAME.part` and then renamed, so what a killed fetch leaves is never used. What was used longest ago is
+removed first; what a process has open stays (a process that opens an entry holds a shared lock on it as long
+as the file or a mapping of it exists). A `NAME.partial` with `NAME.blocks` beside it is read while it is
+fetched (`partial_copy`): as long as any process has it open, others join in.
 
-`data` and `formats` open remote files through `reading.open_read`, which asks here. No torch.
+`data` and `formats` open remote files through `reading.open_read`, which calls `Cache`. No torch.
 
 Ours and not fsspec's `filecache`, which has no limit of size, and no lock that keeps two processes from
 fetching the same file or from removing one that is in use.
@@ -35,16 +35,16 @@ from imgcls.storage.remote import FileInfo, RemotePath
 
 LIMIT_VARIABLE = "IMGCLS_CACHE_GB"
 DEFAULT_GB = 100.0
-#: entries that share a lock wait for each other: so many that this is rare, so few that they may be left
-#: lying
+#: number of lock files. Entries that share one wait for each other: 256 make that rare, and so few files may
+#: stay in the folder
 _NUM_LOCKS = 256
-#: the bound of the setting `cache_gb`; not a number is not below it
+#: the largest value of the setting `cache_gb`
 _MAX_GB = 1e6
 #: fetches of this size and more are announced on stderr
 _ANNOUNCED_BYTES = 64 << 20
-#: ends the names of the locks, which hold no byte and are not counted
+#: suffix of the lock files, which are empty and not counted
 _LOCK_SUFFIX = ".lock"
-#: end the names of a file that is read while it is fetched, and of what says which of its blocks are there
+#: suffixes of a file that is read while it is fetched, and of the one that says which of its blocks are there
 _PARTIAL_SUFFIX, _BLOCKS_SUFFIX = ".partial", ".blocks"
 
 
@@ -74,19 +74,19 @@ class _Range(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The name of its entry: the same for the same bytes, readable at its end."""
+        """The name of its entry: the same for the same bytes, ending with the remote file's own name."""
         key = f"{self.path}\n{self.info.version}\n{self.begin}-{self.end}/{self.info.size}"
         # 64 characters of the name: with hash and suffixes a file system's 255 are never reached
         return f"{hashlib.sha256(key.encode()).hexdigest()[:32]}-{self.path.name[-64:]}"
 
     @property
     def lock_index(self) -> int:
-        """Which lock is held while it is fetched: by the hash in its name, the same one in all processes."""
+        """The number of the lock that is held while it is fetched: from the hash, so the same everywhere."""
         return int(self.name[:8], 16) % _NUM_LOCKS
 
 
 class Cache:
-    """The folder of the copies, and the limit that fetching through this object keeps it to."""
+    """The folder of the copies; what is fetched through this object keeps it within the limit."""
 
     def __init__(self, limit_gb: float | None = None) -> None:
         """`limit_gb` in units of 10^9 bytes; None: `default_gb`."""
@@ -98,8 +98,9 @@ class Cache:
         """Open a local copy of bytes begin .. end - 1 of the file (all, if None) for reading.
 
         A mapping of it may be kept after it is closed. `info` is what the caller already knows of the file.
-        FileNotFoundError where there is no such file. What is larger than the limit becomes a file without a
-        name, which is gone when it is closed. `announce` large fetches on stderr.
+        What is larger than the limit becomes a file without a name, which is gone when it is closed. With
+        `announce` a fetch of 64 MiB or more is reported on stderr. FileNotFoundError where there is no such
+        file; RunError where the copy cannot be kept, RunError or DataError where it cannot be fetched.
         """
         info = info or path.stat()
         piece = _Range(path, info, begin, info.size if end is None else end)
@@ -114,15 +115,19 @@ class Cache:
                        "written; is the folder shared with a run of a smaller `cache_gb`?")
 
     def has(self, path: RemotePath) -> bool:
-        """Return whether a complete copy of the file, as it is now, is here."""
+        """Return whether there is a complete copy of the file's present version.
+
+        FileNotFoundError where there is no such file.
+        """
         info = path.stat()
         return (self.folder / _Range(path, info, 0, info.size).name).exists()
 
     def open_partial(self, path: RemotePath) -> PartialCopy | None:
         """Open a copy of the file that is read while it is fetched; nothing is fetched yet.
 
-        None where it is there already, is larger than the limit, or where there is no way to lock files: then
-        `open` is right. Processes of the machine share one copy.
+        None where it is there already, is empty or larger than the limit, or where files cannot be locked:
+        then use `open`. Processes of the machine share one copy. FileNotFoundError where there is no such
+        file, RunError where there is no space for it.
         """
         info = path.stat()
         piece = _Range(path, info, 0, info.size)
@@ -152,15 +157,15 @@ class Cache:
             tell(f"fetching {piece.path} ({piece.size / 1e6:,.0f} MB) to {self.folder} while it is read")
         with self._locked(_NUM_LOCKS):
             self._make_room(piece.size)
-            if shutil.disk_usage(self.folder).free < piece.size:  # told now and not in the middle of an epoch
+            if shutil.disk_usage(self.folder).free < piece.size:  # now and not in the middle of an epoch
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             files = []
             sizes = {_PARTIAL_SUFFIX: piece.size, _BLOCKS_SUFFIX: num_blocks(piece.size)}
             for suffix, size in sizes.items():
-                # another file: someone's handle of the old one stays what it is
+                # a new file: a handle that someone has of the old one stays valid
                 name = entry.with_name(entry.name + suffix)
                 name.unlink(missing_ok=True)
-                stream = open(name, "w+b")  # noqa: SIM115 - the copy's
+                stream = open(name, "w+b")  # noqa: SIM115 - closed by the copy
                 files.append(stream)
                 if suffix == _PARTIAL_SUFFIX:
                     lock_file(stream, shared=True)  # it stays as long as someone has it open
@@ -174,7 +179,7 @@ class Cache:
             with self._locked(piece.lock_index):
                 if entry.exists():
                     return
-                # Each block came with a request of its own: nothing else tells that all are of one version.
+                # Each block came by a separate request: only this shows that all are of one version.
                 now = piece.path.info(fresh=True)
                 if now is None or now.version != piece.info.version:
                     raise RunError(f"{verbatim(piece.path)}: changed while it was fetched")
@@ -196,10 +201,10 @@ class Cache:
             os.utime(entry, ns=(time.time_ns(), entry.stat().st_mtime_ns))
 
     def _open_entry(self, entry: Path, size: int) -> BinaryIO:
-        stream = open(entry, "rb")  # noqa: SIM115 - the caller's
-        if os.fstat(stream.fileno()).st_size != size:  # not ours: nothing of a wrong size is ever renamed
+        stream = open(entry, "rb")  # noqa: SIM115 - closed by the caller
+        if os.fstat(stream.fileno()).st_size != size:  # no fetch of ours renames a file of a wrong size
             stream.close()
-            entry.unlink(missing_ok=True)  # a disk that lost bytes, or someone's hands
+            entry.unlink(missing_ok=True)  # a disk lost bytes, or someone changed the file
             raise FileNotFoundError(errno.ENOENT, "cut short", str(entry))
         lock_file(stream, shared=True)
         self.touch(entry)
@@ -239,10 +244,10 @@ class Cache:
             except BaseException:  # a full disk
                 stream.close()
                 raise
-        with stream:  # open, and so safe from `_make_room` of other processes, until it has its name
+        with stream:  # open until it has its name, so that `_make_room` of other processes leaves it alone
             piece.path.download(stream, piece.begin, piece.end)
             stream.flush()
-            # One request is of one version. Several may be of two, and nothing else would tell.
+            # One request is of one version. Several may be of two, and only this check shows it.
             if piece.size > remote.PART_BYTES and piece.path.stat(fresh=True).version != piece.info.version:
                 raise DataError(piece.path, "changed while it was fetched")
             os.replace(part, entry)
@@ -278,8 +283,8 @@ def _open_shared(entry: Path) -> tuple[BinaryIO, BinaryIO] | None:
     """Open the two files of a partial copy that some process has open; None where none has."""
     part, blocks = (entry.with_name(entry.name + suffix) for suffix in (_PARTIAL_SUFFIX, _BLOCKS_SUFFIX))
     try:
-        stream = open(part, "r+b")  # noqa: SIM115 - the copy's
-        if lock_file(stream):  # no one's, left by a killed process
+        stream = open(part, "r+b")  # noqa: SIM115 - closed by the copy
+        if lock_file(stream):  # no process has it open: left by a killed one
             stream.close()
             part.unlink()
             blocks.unlink(missing_ok=True)
@@ -293,7 +298,7 @@ def _open_shared(entry: Path) -> tuple[BinaryIO, BinaryIO] | None:
 def _open_unnamed(piece: _Range) -> BinaryIO:
     """Return a copy in a file that no one else sees and that is gone when it is closed."""
     try:
-        stream: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - the caller's
+        stream: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed by the caller
         piece.path.download(stream, piece.begin, piece.end)
         stream.seek(0)
     except FileNotFoundError:

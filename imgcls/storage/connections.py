@@ -1,10 +1,11 @@
 """Read ranges of files from web servers, over connections that stay open, into the memory of the caller.
 
-`direct` reads S3's objects by this, `http` the files of any server. An answer other than the bytes that were
-asked for ends the connection and is left to the caller: redirections, logins and proxies are urllib's.
+`direct` reads S3's objects with this, `http` the files of any server. An answer other than the requested
+bytes ends the connection and is left to the caller: urllib is for redirections, logins and proxies.
 
-Ours and not http.client's or urllib3's: records are many small ranges, and each answer's headers, read by
-Python's parser of mail, cost as much processor time as fetching 50 kB. Here only what a range needs is read.
+Ours and not http.client or urllib3: records are many small ranges, and those parse the headers of each answer
+with Python's e-mail parser, which costs as much processor time as fetching 50 kB. Here only the headers that
+a range needs are read.
 """
 
 from __future__ import annotations
@@ -22,20 +23,20 @@ from urllib.parse import SplitResult, urlsplit
 if TYPE_CHECKING:
     import ssl
 
-#: a connection that was unused for so long is not used again: servers and firewalls forget it
+#: a connection that was unused for so many seconds is not used again: servers and firewalls drop it
 _IDLE_S = 50.0
 #: unused connections that are kept for a server
 _MAX_IDLE = 64
-#: of an answer, before its body: what is longer is no answer to a range
+#: longest head of an answer (what comes before its body); a longer one is an error
 _MAX_HEAD_BYTES = 64 << 10
-#: read at a time until the body begins; little, since what is of the body is copied once more
+#: bytes read at a time until the body begins; few, since those of the body among them are copied once more
 _HEAD_PIECE_BYTES = 1 << 11
 _PORTS = {"http": 80, "https": 443}
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) +(\d{3})(?: +(.*))?$")
 
 
 class Answer(NamedTuple):
-    """What a server said. `num_bytes` are in the buffer; None where it sent anything but the range."""
+    """A server's answer: `num_bytes` of the range are in the buffer; None where it sent anything else."""
 
     status: int
     reason: str
@@ -49,16 +50,16 @@ class _Head(NamedTuple):
     reason: str
     headers: dict[bytes, bytes]
     stays_open: bool
-    #: what came of the body with it
+    #: the beginning of the body, which came with the head
     rest: bytes
 
 
 class _Pool:
-    """Connections that no one uses now, of this process."""
+    """The open connections of this process that are not in use."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        # by server: when it was last used, and the socket; the last one is the newest
+        # by server: the time of last use and the socket of each connection, the newest last
         self.idle: dict[tuple[str, str, str], list[tuple[float, socket.socket]]] = {}
 
     def take(self, key: tuple[str, str, str]) -> socket.socket | None:
@@ -74,7 +75,7 @@ class _Pool:
         return None
 
     def give(self, key: tuple[str, str, str], connection: socket.socket) -> None:
-        if key not in self.idle:  # another server: those of which no one has heard for long are let go
+        if key not in self.idle:  # a new server: the time to drop those that were long unused
             self.drop(*[other for other, idle in list(self.idle.items())
                         if not idle or time.monotonic() - idle[-1][0] >= _IDLE_S])
         with self.lock:
@@ -104,7 +105,7 @@ def _forget_connections() -> None:
 
 
 atexit.register(_close_all)
-if hasattr(os, "register_at_fork"):  # two processes would speak at once over the same ones
+if hasattr(os, "register_at_fork"):  # else two processes would send over the same connections
     os.register_at_fork(after_in_child=_forget_connections)
 
 
@@ -114,9 +115,9 @@ def can_read(url: str) -> bool:
         parts = _split(url)
         is_plain = parts.scheme in _PORTS and parts.hostname and "@" not in parts.netloc
         is_plain = is_plain and (parts.port is None or parts.port > 0)
-    except ValueError:  # no number for a port: told by urllib
+    except ValueError:  # the port is no number: urllib reports it
         return False
-    # what would have to be quoted is left alone: signatures are of the text as it stands
+    # a URL that would have to be quoted is left to urllib: a signature is of the text as it is
     return bool(is_plain and re.fullmatch(r"[!-~]+", url) and not _has_proxy(parts.scheme, parts.netloc))
 
 
@@ -142,13 +143,13 @@ def read_range(url: str, begin: int, buffer: memoryview, *, timeout_s: float,
             connection.sendall(request)
             head = _read_head(connection)
             num_bytes = _body_size(head, begin, len(buffer))
-            if num_bytes is None:  # of an answer that no one wants not even the body is taken
+            if num_bytes is None:  # another answer than the range: its body is not read
                 return Answer(head.status, head.reason, None)
             num_read = _read_body(connection, head.rest, buffer[:num_bytes])
             is_kept = head.stays_open and num_read == num_bytes
             return Answer(head.status, head.reason, num_read)
         except OSError as error:
-            # a server closes what was long unused: that is noticed with the next request only
+            # a server closes a connection that was long unused: noticed only by the next request
             if old is None or isinstance(error, TimeoutError):
                 raise
             _pool.drop(key)
@@ -172,7 +173,7 @@ def _connect(parts: SplitResult, timeout_s: float, certificates: str) -> socket.
 
 
 def _read_head(connection: socket.socket) -> _Head:
-    """Read an answer up to its body; a ConnectionError where it ends before, or is none."""
+    """Read an answer up to its body; a ConnectionError where it ends before that or is not HTTP."""
     data = b""
     while (end := data.find(b"\r\n\r\n")) < 0:
         piece = connection.recv(_HEAD_PIECE_BYTES)
@@ -191,7 +192,7 @@ def _read_head(connection: socket.socket) -> _Head:
 
 
 def _body_size(head: _Head, begin: int, size: int) -> int | None:
-    """Return how many bytes come; None where they are not those from `begin` on, `size` at most."""
+    """Return the length of the body; None where it is not bytes from `begin` on, at most `size` of them."""
     length = head.headers.get(b"content-length", b"")
     place = b"bytes %d-" % begin
     is_range = (head.status == 206 and length.isdigit() and int(length) <= size
@@ -201,7 +202,7 @@ def _body_size(head: _Head, begin: int, size: int) -> int | None:
 
 
 def _read_body(connection: socket.socket, rest: bytes, buffer: memoryview) -> int:
-    """Fill the buffer; return how much of it came, where the connection broke in the middle."""
+    """Fill the buffer; return how many bytes came, fewer where the connection broke in the middle."""
     num_read = min(len(rest), len(buffer))
     buffer[:num_read] = rest[:num_read]
     try:

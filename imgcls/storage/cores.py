@@ -1,7 +1,8 @@
 """Which cores this process may use, and how many of them other programs leave free. Without torch.
 
-Three things limit a process: its affinity, the CPU quota of its container (cgroups 1 and 2), and whoever else
-computes on the same cores. Linux tells all three; elsewhere the cores of the machine count, and a probe.
+Three things limit a process: its affinity, the CPU quota of its container (cgroups 1 and 2), and other
+programs on the same cores. Linux reports all three; elsewhere only the number of cores is known, and a probe
+measures what others take.
 """
 
 from __future__ import annotations
@@ -15,26 +16,26 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-#: share of a core below which others are not reckoned with: services, timers and the kernel's own work
+#: share of a core below which others are ignored: services, timers and the kernel's own work
 _NEGLIGIBLE = 0.2
-#: how long a look at the machine's load has to be, in seconds: the kernel counts in hundredths
+#: shortest time between two looks at the machine's load, in seconds: the kernel counts in hundredths
 _SHORTEST_LOOK_S = 0.3
 #: how long each core is tried, in seconds: several turns of a scheduler that shares it
 _PROBE_S = 0.02
-#: what one thread hashes at a time; large enough that hashlib lets go of the interpreter
+#: what one thread hashes at a time; large enough that hashlib releases the interpreter's lock
 _BLOCK = bytes(1 << 18)
 
 
 @dataclass(frozen=True)
 class _Load:
-    """What the cores had done at a time: seconds of work of everybody, and of this process."""
+    """What the cores had done by the time `at`: seconds of work of all processes, and of this one."""
 
     at: float
     busy_s: float
     own_s: float
 
 
-#: since when `free` watches the machine: None where no one has said so
+#: the look that `taken` compares with; None before `watch`
 _first_look: _Load | None = None
 
 
@@ -55,8 +56,8 @@ def num_usable() -> int:
 def num_free(num_cores: int, usable: int, taken: float) -> int:
     """Return on how many of `usable` cores to compute where others take `taken` of the `num_cores` there are.
 
-    Threads of a step wait for each other: one on a core that it shares makes all as slow as itself. A core is
-    left out where others take a larger part of it than would be lost without it. At least 1.
+    The threads of a step wait for each other: one on a core that it shares makes all as slow as itself. So a
+    core is left out where others take a larger part of it than would be lost without it. At least 1.
     """
     whole, part = divmod(max(taken, 0.0), 1)
     left_out = int(whole) + (part > max(1 / num_cores, _NEGLIGIBLE))
@@ -70,9 +71,9 @@ class Watch:
         self._last = _look()
 
     def taken(self, shortest_s: float) -> float | None:
-        """Return how many cores others have used since the last answer, on average; a tenth of a ms.
+        """Return how many cores others have used since the last answer, on average; takes a tenth of a ms.
 
-        None before `shortest_s` seconds are over, and where the system does not tell.
+        None where the last answer is less than `shortest_s` seconds old, and where the system does not say.
         """
         if self._last is None or time.monotonic() - self._last.at < shortest_s:
             return None
@@ -82,7 +83,7 @@ class Watch:
 
 
 def watch() -> None:
-    """Begin to watch what others compute; `taken` then tells of the time since. Costs a tenth of a ms."""
+    """Begin to watch what others compute: `taken` is about the time from here on. Takes a tenth of a ms."""
     global _first_look
     _first_look = _look()
 
@@ -90,13 +91,13 @@ def watch() -> None:
 def taken() -> float:
     """Return how many of this process's cores others use: those that they used since `watch` and still use.
 
-    What is over by now does not count, and what began a moment ago does not either.
+    Work that has ended by now does not count, and work that began a moment ago does not either.
     """
     since_then, now = _first_look, _look()
     load = math.inf
     if since_then and now and now.at - since_then.at >= _SHORTEST_LOOK_S:
         load = _others(since_then, now)
-    # On an idle machine the load is enough. Else up to three probes: one without others is believed.
+    # On an idle machine the load is enough. Else up to three probes, until one finds the cores free.
     for _ in range(3):
         if load <= _NEGLIGIBLE:
             break
@@ -105,7 +106,7 @@ def taken() -> float:
 
 
 def quota(root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")) -> float | None:
-    """Return the cores' worth of time that the container may use; None for no limit, or none to be seen."""
+    """Return how many cores' time the container may use; None where no limit is set or none can be read."""
     quotas: list[float] = []
     with contextlib.suppress(OSError):
         for line in membership.read_text(encoding="utf-8", errors="replace").splitlines():
@@ -142,7 +143,7 @@ def _look() -> _Load | None:
     names = {f"cpu{number}" for number in affinity()}
     try:
         lines = [line.split() for line in Path("/proc/stat").read_text(encoding="ascii").splitlines()]
-        # user, nice, system, irq, softirq, and what the host of a virtual machine gave to others
+        # user, nice, system, irq, softirq, steal (what the host of a virtual machine gave to others)
         ticks = sum(int(fields[column]) for fields in lines if fields and fields[0] in names
                     for column in (1, 2, 3, 6, 7, 8))
         ticks_per_s = os.sysconf("SC_CLK_TCK")
@@ -152,7 +153,7 @@ def _look() -> _Load | None:
 
 
 def _probe(num_cores: int) -> float:
-    """Return how many of the cores others take now: a thread on each sees what part of it it gets."""
+    """Return how many of the cores others take now: one thread for each core measures its share of it."""
     shares: list[float] = []
 
     def compute() -> None:
@@ -166,5 +167,5 @@ def _probe(num_cores: int) -> float:
         thread.start()
     for thread in threads:
         thread.join()
-    # a program with a core of its own has left half of it to our thread
+    # another program that had a core to itself now shares it with our thread, half and half
     return 2 * (num_cores - sum(shares))

@@ -1,9 +1,9 @@
 """Read ranges of files by plain requests over connections that stay open: S3's, signed by s3fs, and http's.
 
 s3fs builds, signs and sends every request in Python, in one thread for all. Records are read by many small
-requests: here a file is signed once, and each is sent by the thread that asks (`connections`). `remote`
-asks here first; whatever s3fs may be set up to do otherwise (a proxy, another certificate, encryption keys)
-is left to it, as is an answer that is neither the bytes nor a trouble that may pass. No torch.
+requests: here a file is signed once, and each request is sent by the thread that needs it (`connections`).
+`remote` tries this first. What else s3fs may be set up to do (a proxy, another certificate, encryption keys)
+is left to it, and so is every answer other than the bytes or an error that may pass. No torch.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from typing import Any
 from imgcls.storage import connections, http
 from imgcls.storage.http import HttpFileSystem, HttpStatusError
 
-#: how long a signature is good for, and how long it is used
+#: seconds: how long a signature is valid, and how long it is used
 _SIGNED_S, _USED_S = 3600, 1200
 #: files whose signature is remembered
 _MAX_SIGNED = 10_000
-#: environment variables by which botocore takes other certificates
+#: environment variables that name other certificates for botocore
 _CERTIFICATE_VARIABLES = ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE")
 
-#: the attribute by which a file system carries what is known of it here, as long as it lives
+#: name of the attribute that keeps the `_State` on the driver's file-system object
 _STATE = "imgcls_direct"
 
 
 class _State:
-    """What is known of a file system."""
+    """What is remembered about a file system."""
 
     def __init__(self) -> None:
-        #: whether it refused: its driver knows more than a signature tells
+        #: whether the store refused a signed URL: the driver may have settings that are not part of one
         self.has_refused = False
         #: when each path was signed, and the URL; only added to, or forgotten as a whole
         self.signed: dict[str, tuple[float, str]] = {}
@@ -42,7 +42,7 @@ def read_direct(fs: Any, path: str, begin: int, buffer: memoryview) -> int | Non
     """Fill the buffer with the bytes of `path` from `begin` on, in a driver's file system or our own.
 
     Return how many came, fewer where the connection ends before; None where the driver has to read.
-    HttpStatusError or an OSError for what may pass.
+    HttpStatusError or an OSError for an error that may pass.
     """
     if isinstance(fs, HttpFileSystem):
         return fs.read_into(path, begin, buffer)
@@ -54,13 +54,13 @@ def read_direct(fs: Any, path: str, begin: int, buffer: memoryview) -> int | Non
     try:
         answer = connections.read_range(url, begin, buffer, timeout_s=http.READ_TIMEOUT_S,
                                         certificates=_certificates())
-    except ssl.SSLError:  # a certificate that s3fs may know of
+    except ssl.SSLError:  # s3fs may have been given another certificate
         state.has_refused = True
         return None
     if answer.num_bytes is None:
         if answer.status >= 500 or answer.status == 429:
             raise HttpStatusError(answer.status, answer.reason)
-        if answer.status != 404:  # of a missing file the driver says so
+        if answer.status != 404:  # the driver reports a missing file
             state.has_refused = True
     return answer.num_bytes
 
@@ -74,7 +74,7 @@ def _is_plain(fs: Any) -> bool:
 
 
 def _sign(fs: Any, path: str, state: _State) -> str:
-    """Return a URL that may be read for a while."""
+    """Return a signed URL that is valid for 40 minutes at least."""
     now = time.monotonic()
     signed_at, url = state.signed.get(path, (-math.inf, ""))
     if now - signed_at >= _USED_S:
@@ -86,5 +86,5 @@ def _sign(fs: Any, path: str, state: _State) -> str:
 
 
 def _certificates() -> str:
-    """Return the file of certificates that botocore is told of, "" for the system's."""
+    """Return the file of certificates that the environment names for botocore, "" for the system's."""
     return next((os.environ[name] for name in _CERTIFICATE_VARIABLES if os.environ.get(name)), "")

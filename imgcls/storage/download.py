@@ -1,7 +1,7 @@
 """Download files completely or not at all: mirrors in turn, resumed, checked by hash, renamed into place.
 
 `datasets` and `pretrained` fetch with it. `IMGCLS_MIRROR=http://host/path` is tried before all other mirrors:
-it is asked for `http://host/path/<data set>/<file>`. Nothing here knows what the files mean.
+it is asked for `http://host/path/<data set>/<file>`. What the files mean does not matter here.
 
 Ours and not `pooch`: it resumes no download, tries no second mirror, takes no beginning of a hash, and does
 not let one process wait for another's download.
@@ -24,7 +24,7 @@ from imgcls.storage.transfer import TIMEOUT_S, FileSpec, MirrorError, cannot_wri
 from imgcls.storage.urls import url_scheme
 
 MIRROR_VARIABLE = "IMGCLS_MIRROR"
-#: of a file of hashes: whoever answers with more sends something else
+#: largest file of hashes; a longer answer is something else
 _MAX_HASHES_BYTES = 1 << 20
 
 
@@ -33,11 +33,14 @@ def fetch(urls: Sequence[str], target: str | os.PathLike[str], *, sha256: str | 
           advice: str = "") -> Path:
     """Make `target` exist: at once if it does, otherwise from the first of `urls` that has the right content.
 
-    When all fails, what arrived of a file whose hash is known stays beside it as `<name>.part`, and the next
+    When all fail, what arrived of a file whose hash is known stays beside it as `<name>.part`, and the next
     call resumes from there. A second process that wants the same file waits for the first. `collection` names
-    the data set that the file belongs to: its folder in `IMGCLS_MIRROR`; None: that is not asked. The
-    beginning of a hash is enough, and checks as much as it is long. Raises RunError with a line for each
-    mirror and `advice`, which tells a person how to do without.
+    the data set that the file belongs to: its folder in `IMGCLS_MIRROR`; None: that mirror is not tried. Of a
+    hash its beginning may be given: then only that much is compared. A file of more than `max_bytes` is
+    refused.
+
+    RunError with a line for each mirror and `advice`, which tells a person how to do without; DataError where
+    `target` is a URL, UsageError for a wrong `IMGCLS_MIRROR`.
     """
     if url_scheme(target):
         reasons = ["no such file, and nothing is downloaded to a URL", *([advice] if advice else [])]
@@ -51,7 +54,7 @@ def fetch(urls: Sequence[str], target: str | os.PathLike[str], *, sha256: str | 
     with _part_file(target) as part:
         if part is None:
             return target
-        # Before the first request: a server that hangs is to be seen as what it is.
+        # Before the first request: so the user sees what a server that hangs was asked for.
         tell(f"downloading {target.name} to {target.parent}")
         for url in mirrors:
             try:
@@ -95,7 +98,7 @@ def read_url(url: str, max_bytes: int) -> bytes | None:
 
 
 def published_sha256(url: str) -> str | None:
-    """Return the hash that is published beside a file, None where none is.
+    """Return the hash that is published beside a file, None where there is none.
 
     It is looked for in `<url>.sha256` and in the SHA256SUMS of the folder, as sha256sum writes them. RunError
     where there is no server.
@@ -127,8 +130,8 @@ def _part_file(target: Path) -> Iterator[IO[bytes] | None]:
 
 
 def _open_locked(part: Path, target: Path) -> IO[bytes] | None:
-    # The lock is on the part itself, so that a killed process leaves nothing to clean up. The price: whoever
-    # waited may hold a file that has meanwhile been renamed or removed, and has to look again.
+    # The lock is on the part itself, so that a killed process leaves nothing to clean up. The price: after
+    # waiting, the file that was opened may have been renamed or removed, and this has to be checked.
     while True:
         stream = open(part, "a+b")  # noqa: SIM115 - closed by _part_file, or below
         if not lock_file(stream):
@@ -137,7 +140,7 @@ def _open_locked(part: Path, target: Path) -> IO[bytes] | None:
         is_current = part.exists() and os.path.samestat(os.fstat(stream.fileno()), part.stat())
         if is_current and not target.exists():
             return stream
-        # Whoever held the lock finished (the file we opened is the target now) or gave up and removed it.
+        # The other process finished (the file we opened is the target now) or gave up and removed it.
         stream.close()
         if target.exists():
             if is_current:

@@ -1,6 +1,6 @@
 """Open the file system behind a URL: fsspec's, or for http(s) our own reader.
 
-`paths` asks whether a URL can be opened, `remote` opens it. fsspec and its drivers are loaded for the first
+`paths` checks whether a URL can be opened, `remote` opens it. fsspec and its drivers are loaded for the first
 URL and not before, here and nowhere else. Options of a driver can be set by fsspec's own variables
 (`FSSPEC_S3_ANON=true`).
 """
@@ -14,9 +14,10 @@ from imgcls.storage.http import READ_TIMEOUT_S, HttpFileSystem
 from imgcls.storage.retries import describe
 from imgcls.storage.urls import url_scheme
 
-#: a server that is there answers at once; the rest of the patience is for what it sends
+#: a server that is up answers at once; `READ_TIMEOUT_S`, which is longer, is for what it sends
 CONNECT_TIMEOUT_S = 5
-#: how often S3's driver sends a request at each try of ours: of a large upload only what failed goes again
+#: how often S3's driver sends a request within each of our tries: of a large upload only the failed part
+#: is sent again
 DRIVER_ATTEMPTS = 2
 _S3 = ("s3", "s3a")
 #: stores where a written object appears at once or never; elsewhere it gets its name afterwards
@@ -28,12 +29,12 @@ _DRIVERS = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "hdfs": 
             "ssh": "paramiko", "oci": "ocifs", "hf": "huggingface_hub", "smb": "smbprotocol", "oss": "ossfs",
             "box": "boxfs", "lakefs": "lakefs-spec", "wandb": "wandbfs", "dropbox": "dropboxdrivefs",
             "root": "fsspec-xrootd", "dvc": "dvc", "tos": "tosfs", "git": "pygit2", "dask": "distributed"}
-# fsspec knows dozens; a guess at a misspelled one is made among those that people have
+# fsspec has dozens of schemes; a misspelled one is compared with the common ones only
 _USUAL_SCHEMES = ["s3", "gs", "hdfs", "http", "https", "file", "abfs", "az", "memory", "sftp"]
 
 
 def check_url(url: str, setting: str = "") -> None:
-    """Raise UsageError for a URL whose scheme no one knows or whose driver is not installed.
+    """Raise UsageError for a URL whose scheme is unknown or whose driver is not installed.
 
     `setting` is where the URL is from: the message begins with it.
     """
@@ -71,7 +72,10 @@ def has_atomic_writes(url: str) -> bool:
 
 
 def open_driver(url: str) -> tuple[Any, str]:
-    """Return (file system, path in it); fsspec makes the file system once a process and set of options."""
+    """Return (file system, path in it); UsageError or DataError where the URL cannot be opened.
+
+    fsspec makes a file system once for each process and set of options.
+    """
     scheme = url_scheme(url)
     if scheme in ("http", "https"):
         return HttpFileSystem(), url  # no state: a new one costs nothing

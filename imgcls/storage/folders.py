@@ -1,10 +1,10 @@
-"""Name the folders that a user's data and our own cache live in.
+"""Name the folders of a user's data and of our own cache.
 
 `IMGCLS_CACHE` is the folder of all that is downloaded or kept for later (default: `imgcls` in
-`XDG_CACHE_HOME` or in `~/.cache`); each kind of file has a separate folder in it. `datasets`, `pretrained`,
-`formats` and the rest of `storage` ask here. Nothing here makes a folder.
+`XDG_CACHE_HOME` or in `~/.cache`); each kind of file has a separate folder in it. Used by `datasets`,
+`pretrained`, `formats` and the rest of `storage`. Nothing here makes a folder.
 
-Ours and not `platformdirs`: it knows no variable like IMGCLS_CACHE, and the rest of it is one line here.
+Ours and not `platformdirs`: it has no variable like IMGCLS_CACHE, and the rest of it is one line here.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ CACHE_VARIABLE = "IMGCLS_CACHE"
 
 
 def cache_folder(name: str) -> Path:
-    """Return the folder for files of the kind `name` in the user's cache."""
+    """Return the folder for files of the kind `name` in the user's cache; UsageError where none is known."""
     # An empty variable is as good as none, for both: `IMGCLS_CACHE= imgcls-train` is how a shell unsets one.
     if os.environ.get(CACHE_VARIABLE):
         return to_local_path(os.environ[CACHE_VARIABLE], CACHE_VARIABLE) / name
@@ -39,7 +39,7 @@ def data_folder(data_dir: str, name: str) -> AnyPath:
         return cache_folder(name)
     folder = to_path(data_dir, "`data_dir`")
     if isinstance(folder, RemotePath):
-        folder.iterdir()  # one request, which tells of all files in it: the readers ask for each of them next
+        folder.iterdir()  # one request lists all files in it: the readers look for each of them next
     elif folder.exists() and not folder.is_dir():
         raise UsageError(f"`data_dir` {data_dir}: is a file, not a folder")
     return folder

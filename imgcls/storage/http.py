@@ -1,6 +1,6 @@
-"""Send requests to web servers: `open_url` for anybody, and `HttpFileSystem`, which reads files by range.
+"""Send requests to web servers: `open_url`, and `HttpFileSystem`, which reads files by range.
 
-`drivers` gives the file system to `remote`, `download` uses the requests. Nothing here tries twice.
+`drivers` gives the file system to `remote`, `download` uses `open_url`. No request is repeated here.
 
 Ours and not fsspec's `HTTPFileSystem`: it needs aiohttp, which a plain installation has not, takes a server
 that refuses for a file that is not there, and cannot read from one without ranges.
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 #: longest silence of a server, in connecting and between two pieces
 READ_TIMEOUT_S = 30
-#: what is not wanted is read in pieces of this size, so that it takes no memory
+#: bodies are read in pieces of this size, so that what is skipped takes no memory
 _SKIP_BYTES = 1 << 20
-#: whose answers to a range were something else: those of redirections, and of servers without ranges
+#: hosts that urllib reads: they answered a range with a redirection or with the whole file
 _hosts_of_urllib: set[str] = set()
 
 
@@ -37,7 +37,7 @@ class HttpStatusError(Exception):
 
 
 def transport_errors() -> tuple[type[Exception], ...]:
-    """Return what a request may raise: no connection, a broken answer, no URL (ValueError)."""
+    """Return the exceptions that a request may raise: no connection, a broken answer, no URL (ValueError)."""
     from http.client import HTTPException  # behind `except`: imported only when something was raised
 
     return OSError, HTTPException, ValueError
@@ -46,12 +46,12 @@ def transport_errors() -> tuple[type[Exception], ...]:
 @contextlib.contextmanager
 def open_url(url: str, *, method: str = "GET", headers: Mapping[str, str] | None = None,
              timeout_s: float) -> Iterator[HTTPResponse]:
-    """Open the answer of a server to read its body.
+    """Send a request and yield the answer, whose body may be read until the block ends.
 
-    HttpStatusError where it refuses, else `transport_errors`. No compression is requested: ranges and sizes
-    are those of the file.
+    HttpStatusError where the server refuses, else one of `transport_errors`. No compression is requested:
+    ranges and sizes are those of the file.
     """
-    import urllib.error  # 40 ms: only who asks a server pays for them
+    import urllib.error  # 40 ms: only for programs that send requests
     import urllib.request
 
     # Some servers refuse urllib's own name.
@@ -74,7 +74,7 @@ class HttpFileSystem:
     """
 
     def info(self, url: str) -> dict[str, Any]:
-        """Return size and version of a file."""
+        """Return size and version of a file, under fsspec's keys; FileNotFoundError where there is none."""
         with self._open(url, "HEAD") as answer:
             # Without a size there are no ranges to ask for; pages made on request have none.
             length = answer.headers.get("Content-Length", "")
@@ -86,7 +86,7 @@ class HttpFileSystem:
     def read_into(self, url: str, begin: int, buffer: memoryview) -> int | None:
         """Fill the buffer with the bytes from `begin` on, over a connection that stays open; return how many.
 
-        Fewer where the file or the connection ends before; None where `cat_file` has to be asked.
+        Fewer where the file or the connection ends before; None where `cat_file` has to be used.
         """
         host = urlsplit(url).netloc
         if host in _hosts_of_urllib or not connections.can_read(url):
@@ -95,7 +95,7 @@ class HttpFileSystem:
         if answer.num_bytes is None:
             if answer.status >= 400:
                 raise _refusal(url, answer.status, answer.reason)
-            # it knows no ranges, or sends us elsewhere, and would with every range
+            # the server has no ranges, or redirects, and would do so for every range
             _hosts_of_urllib.add(host)
         return answer.num_bytes
 
@@ -111,7 +111,7 @@ class HttpFileSystem:
         """Return whether the server sends a part of a file when it is asked for one."""
         try:
             with self._open(url, "GET", {"Range": "bytes=0-0"}) as answer:
-                if answer.status != 206:  # known now: no other request has to find out
+                if answer.status != 206:  # remembered: no other request has to find out
                     _hosts_of_urllib.add(urlsplit(url).netloc)
                 return answer.status == 206
         except HttpStatusError as error:
@@ -130,7 +130,7 @@ class HttpFileSystem:
         """Refuse: nothing is written to a web server."""
         raise PermissionError("what is behind http can only be read")
 
-    # all that writes: `remote` asks for one of these first
+    # every way to write begins with one of these
     rm_file = makedirs = put_file
 
     @contextlib.contextmanager
@@ -144,7 +144,7 @@ class HttpFileSystem:
 
 
 def _refusal(url: str, status: int, reason: str) -> Exception:
-    if status in (404, 410):  # not found, gone: absence is an answer, no trouble
+    if status in (404, 410):  # not found, gone: the request itself has not failed
         return FileNotFoundError(errno.ENOENT, "no such file", url)
     return HttpStatusError(status, reason)
 

@@ -4,8 +4,8 @@ The lock belongs to the open file and ends with it, however its process dies; a 
 too. Callers are `cache`, `download`, `atomic`, `uploads`, and `training.checkpoint` for its prefix. Nothing
 here removes a file.
 
-Ours and not `filelock`: its lock of an open file (3.30 and later) is exclusive, and its shared lock lives in
-an SQLite file apart from the file that is mapped.
+Ours and not `filelock`: its lock of an open file (3.30 and later) is exclusive, and its shared lock is on an
+SQLite file, not on the file that is mapped.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from typing import IO, cast
 
 
 def open_lock(path: str | os.PathLike[str], *, must_exist: bool = False) -> IO[bytes]:
-    """Open a file that is there for its lock alone; its content stays.
+    """Open a file only to lock it; its content is not changed.
 
-    It is made where it is not there, unless it `must_exist`. OSError where it is no plain file (a folder, a
-    pipe, a symbolic link), and where it may neither be read nor written. Never waits.
+    A missing file is made, unless it `must_exist`. OSError where it is no plain file (a folder, a pipe, a
+    symbolic link), and where it may neither be read nor written. Never waits.
     """
-    # what is not there is made; what is there, by anybody, can be locked by whoever may read it. Without
-    # O_NONBLOCK a pipe would wait for its other end, and a link would lead to a file that is not ours.
+    # An existing file, whoever made it, can be locked by everybody who may read it. Without O_NONBLOCK a pipe
+    # would wait for its other end; without O_NOFOLLOW a link would lead to a file that is not ours.
     flags = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
     try:
         handle = os.open(path, os.O_RDWR | (0 if must_exist else os.O_CREAT) | flags, 0o666)
@@ -71,7 +71,7 @@ def has_locks() -> bool:
 def lock_folder(path: str | os.PathLike[str]) -> int | None:
     """Open a folder and lock it until the handle that is returned is closed.
 
-    None where another process holds it, and where no one can lock a folder.
+    None where another process holds it, where `path` is no folder, and where folders cannot be locked.
     """
     try:
         import fcntl
@@ -90,9 +90,10 @@ def lock_folder(path: str | os.PathLike[str]) -> int | None:
 
 
 def is_abandoned(path: str | os.PathLike[str]) -> bool:
-    """Return whether a file that its writer keeps locked has no writer any more; False where no one can tell.
+    """Return whether a file that its writer keeps locked has no writer any more; False where that is unknown.
 
-    For removing what killed processes left: unlike `lock_file` it is never wrong for the better.
+    For removing what killed processes left: where there are no locks it returns False, where `lock_file`
+    returns True.
     """
     try:
         import fcntl

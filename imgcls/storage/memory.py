@@ -1,8 +1,8 @@
-"""Ask for memory before it is taken: what a machine does not have ends in a line and not in a killed process.
+"""Check that there is enough memory before it is taken, so that too little is one line, not a killed process.
 
-Linux gives programs more memory than there is, and kills one when they use it. So whoever can tell the size
-of what it is about to make from a user's settings asks here first. On other systems nothing is known and
-nothing refused.
+Linux gives programs more memory than there is, and kills one when they use it. So code that can compute from
+a user's settings how much it is about to take calls `require` first. Other systems do not say how much is
+free: there no more than the limit of the process itself is checked.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class TooLittleMemory(UsageError):
 
 
 def require(num_bytes: float, what: str) -> None:
-    """Raise TooLittleMemory, a UsageError, unless this machine has so much memory to give; `what` names
-    settings and the use.
+    """Raise TooLittleMemory, a UsageError, where less than `num_bytes` are available; `what` names settings
+    and the use.
 
     The message is "`what` needs ... of memory". Call it with the least that is needed, never with a guess.
     """
@@ -40,8 +40,8 @@ def require(num_bytes: float, what: str) -> None:
 
 
 def available_bytes() -> int | None:
-    """Return the memory that is free or can be freed, swap and the limits of this process counted; None where
-    the system does not tell."""
+    """Return the bytes that are free or can be freed, swap included, within the limits of this process; None
+    where the system does not say."""
     limits = [limit for limit in (_free_bytes(), *_cgroup_bytes()) if limit is not None]
     with contextlib.suppress(ImportError):
         import resource  # not on Windows
@@ -66,7 +66,7 @@ def _free_bytes() -> int | None:
 
 
 def _cgroup_bytes() -> list[int]:
-    """Return what each group that this process is in, and each group around it, still has to give."""
+    """Return the bytes that are left in each control group of this process and in each group around it."""
     try:
         lines = Path(_GROUPS).read_text(encoding="ascii").splitlines()
     except (OSError, UnicodeDecodeError):
@@ -90,7 +90,7 @@ def _cgroup_bytes() -> list[int]:
 
 
 def _droppable_bytes(group: Path, names: tuple[str, ...]) -> int:
-    """Return how much of a group's memory are copies of files, which the system drops when it needs room."""
+    """Return the bytes of a group's memory that are copies of files: the system can drop them."""
     try:
         lines = (group / "memory.stat").read_text(encoding="ascii").splitlines()
     except (OSError, UnicodeDecodeError):
@@ -115,7 +115,7 @@ def _short(num_bytes: float) -> str:
 
 
 def forget_peak() -> bool:
-    """Begin anew to watch for the most memory that this process has; return whether the system does so."""
+    """Reset the record of the most memory that this process has had; return whether the system can."""
     try:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # proc(5): 5 resets VmHWM
     except OSError:  # another system, or a container that does not let us
@@ -124,8 +124,8 @@ def forget_peak() -> bool:
 
 
 def peak_bytes() -> int | None:
-    """Return the most memory that this process had since `forget_peak`, or since it began where nothing is
-    forgotten; None where the system does not tell.
+    """Return the most bytes that this process had in memory since `forget_peak` returned True, or else since
+    its start; None where the system does not say.
     """
     if (peak := _status_bytes("VmHWM:")) is not None:
         return peak
@@ -138,7 +138,7 @@ def peak_bytes() -> int | None:
 
 
 def resident_bytes() -> int | None:
-    """Return the memory that this process has now; None where the system does not tell."""
+    """Return the bytes that this process has in memory now; None where the system does not say."""
     return _status_bytes("VmRSS:")
 
 
@@ -152,5 +152,5 @@ def _status_bytes(name: str) -> int | None:
 
 def process_share(num_bytes: float) -> float:
     """Return what the processes of this job on this machine need together, where each needs `num_bytes`."""
-    count = os.environ.get("LOCAL_WORLD_SIZE", "1")  # torch's variable; the launchers of others have it, too
+    count = os.environ.get("LOCAL_WORLD_SIZE", "1")  # torch's variable; other launchers set it, too
     return num_bytes * (int(count) if count.isascii() and count.isdigit() and len(count) < 6 else 1)

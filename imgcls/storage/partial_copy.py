@@ -1,12 +1,12 @@
-"""A copy of a remote file that is read while it is fetched: whoever needs bytes that are absent fetches them.
+"""A copy of a remote file that is read while it is fetched: a reader fetches the bytes that are still absent.
 
 The file has its full size from the beginning, and beside it a byte for each block says whether the block is
 there. Both are shared by the processes of a machine. `cache.Cache.open_partial` makes them, `read_ahead`
-fetches what no one has asked for yet, and `formats.recordio.record_file` reads. No torch.
+fetches what is not needed yet, and `formats.recordio.record_file` reads. No torch.
 
-A byte is set only after its block was written, so a process that is killed leaves a file that is right as far
-as its bytes say. What all processes have left incomplete is fetched anew: after a crash of the machine no one
-could tell.
+A byte is set only after its block was written, so what a killed process leaves is right as far as its bytes
+say. An incomplete copy that no process has open is fetched anew: the machine may have crashed, and then its
+bytes may say too much.
 """
 
 from __future__ import annotations
@@ -24,27 +24,27 @@ from imgcls.storage.locks import lock_file
 from imgcls.storage.remote import RemotePath
 from imgcls.storage.thread_pool import DaemonPool
 
-#: what is fetched at least: a record of an image mostly has several of them
+#: the smallest part that is fetched: a record of an image mostly has several of them
 BLOCK_BYTES = 1 << 14
-#: a thread keeps a buffer of this size at most
+#: a thread keeps its buffer for the next request up to this size
 _KEPT_BYTES = 2 << 20
 
 _of_thread = threading.local()
 
 
 class PartialCopy:
-    """Some blocks of a remote file of `size` bytes, and the way to get the others, from any thread."""
+    """Some blocks of a remote file of `size` bytes, and methods to fetch the others, for any thread."""
 
     def __init__(self, path: RemotePath, size: int, stream: BinaryIO, blocks: BinaryIO,
                  finish: Callable[[], None], explain: Callable[[OSError], RunError]) -> None:
         """Take over two open files: of `size` bytes, and of a byte for each block.
 
-        `finish` is called when all blocks are there and gives the file its name; `explain` makes an error
-        of one that writing met.
+        `finish` is called when all blocks are there and gives the file its name; `explain` returns the error
+        to raise where a block cannot be written.
         """
         self.path = path
         self.size = size
-        #: whether all blocks are there; never false again
+        #: whether all blocks are there; once true it stays so
         self.is_complete = False
         self._stream = stream
         self._blocks_file = blocks
@@ -58,22 +58,25 @@ class PartialCopy:
         self._changed = threading.Condition()
         self._failure: ImgclsError | None = None
         self._is_owner = False
-        # A thread that fetches keeps this object: its handle is never that of another file.
+        # A thread that fetches refers to this object, so the handle stays open and is not another file's.
         weakref.finalize(self, _close, stream, blocks)
 
     def fileno(self) -> int:
-        """Return the number by which the system knows the open file."""
+        """Return the file descriptor."""
         return self._stream.fileno()
 
     def own(self) -> bool:
-        """Return whether it is for this process to fetch what no one asks for: one at a time on a machine."""
+        """Return whether this process fetches what is not needed yet, as one process of the machine does.
+
+        The first that asks does, and when it has ended, the next.
+        """
         self._is_owner = self._is_owner or lock_file(self._blocks_file)
         return self._is_owner
 
     def require(self, begin: int, end: int) -> None:
-        """Return when bytes begin .. end - 1 are there, fetching those that no one fetches yet.
+        """Return when bytes begin .. end - 1 are there, fetching those that no other thread fetches.
 
-        RunError where they cannot be had.
+        RunError or DataError where they cannot be fetched.
         """
         first, last = begin // BLOCK_BYTES, num_blocks(min(end, self.size))
         while not self.is_complete and self._there.find(b"\0", first, last) >= 0:
@@ -83,13 +86,13 @@ class PartialCopy:
                     self._changed.wait(0.1)
 
     def fetch(self, begin: int, end: int) -> None:
-        """Fetch what of bytes begin .. end - 1 is absent and fetched by no one; wait for no one."""
+        """Fetch those of bytes begin .. end - 1 that are absent, but not what other threads are fetching."""
         while not self.is_complete and self.fetch_some(begin // BLOCK_BYTES, num_blocks(min(end, self.size))):
             pass
 
     def complete(self) -> None:
-        """Return when all of it is there, and has its name."""
-        # what others fetch meanwhile is waited for
+        """Fetch all that is absent; return when the file is complete and has its final name."""
+        # this waits for what other threads are fetching
         with DaemonPool(remote.PARTS_AT_ONCE, "imgcls-fetch") as pool:
             step = max(remote.PART_BYTES, BLOCK_BYTES)
             for future in [pool.submit(self.require, begin, begin + step)
@@ -108,7 +111,7 @@ class PartialCopy:
     def fetch_around(self, begin: int, end: int, max_bytes: int) -> bool:
         """Fetch what is absent of bytes begin .. end - 1 with what is absent around it, up to `max_bytes`.
 
-        False where no one has to: all of it is there, or being fetched.
+        One row of absent blocks; False where there is none: all of it is there, or being fetched.
         """
         first, last = begin // BLOCK_BYTES, num_blocks(min(end, self.size))
         return self._fetch_run(lambda: self._run_around(first, last, max(max_bytes // BLOCK_BYTES, 1)))
@@ -132,20 +135,20 @@ class PartialCopy:
         return True
 
     def note_complete(self) -> None:
-        """Finish where every block is there, whoever fetched it."""
+        """Give the file its name once every block is there, whichever process fetched it."""
         if self.is_complete or self._there.find(b"\0") >= 0:
             return
         try:
             self._finish()
         except ImgclsError as error:
-            self._failure = error  # what was read so far may be of two versions: no one reads on
+            self._failure = error  # what was read so far may be of two versions: no more is read
             raise
         self.is_complete = True
 
     def _absent_run(self, first: int, last: int, max_bytes: int) -> tuple[int, int] | None:
         """Return the first blocks in a row that are absent and not fetched, at most so many bytes of them."""
         begin = self._there.find(b"\0", first, last)
-        while begin >= 0 and self._fetching[begin]:  # behind all that is fetched in a row with it
+        while begin >= 0 and self._fetching[begin]:  # go past all blocks in this row that are being fetched
             begin = self._fetching.find(b"\0", begin, last)
             begin = self._there.find(b"\0", begin, last) if begin >= 0 else -1
         if begin < 0:
@@ -181,7 +184,7 @@ class PartialCopy:
             _write(self.fileno(), data, begin)
         except OSError as error:
             raise self._explain(error) from error
-        self._there[first:last] = b"\1" * (last - first)  # only now: see above
+        self._there[first:last] = b"\1" * (last - first)  # only after the write: see the top of this file
 
 
 def num_blocks(size: int) -> int:
@@ -190,7 +193,7 @@ def num_blocks(size: int) -> int:
 
 
 def _buffer(size: int) -> memoryview:
-    """Return `size` bytes of memory, which the thread's next call gives away again."""
+    """Return `size` bytes of memory, which the thread's next call uses again."""
     if size > _KEPT_BYTES:
         return memoryview(bytearray(size))
     # new memory would come from the system page by page, which costs as much as filling it

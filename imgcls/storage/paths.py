@@ -1,6 +1,6 @@
 """Turn what a user wrote, a path or a URL, into an object that can be opened.
 
-Everybody who takes a path from a flag calls `to_path`. Nothing here touches a disk or sends a request.
+All code that takes a path from a setting calls `to_path`. Nothing here reads a disk or sends a request.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ AnyPath = Path | RemotePath
 def to_path(path: str | os.PathLike[str], setting: str = "") -> AnyPath:
     """Return `path` as a local Path with `~` expanded, or as a RemotePath; `file://` is local.
 
-    A URL that no one can open is a UsageError that names `setting`.
+    A URL that cannot be opened (an unknown scheme, a driver that is not installed), a zero byte and `~` where
+    there is no home folder are a UsageError that names `setting`.
     """
     text = os.fspath(path)
     if "\0" in text:  # a configuration file can hold one, and no call of the system takes it

@@ -1,7 +1,7 @@
 """Show that long work continues: a tqdm bar on a terminal, a line every ten seconds elsewhere.
 
-For work below the commands, such as reading the index of a data set. What is done in two seconds shows
-nothing.
+For work below the commands, such as reading the index of a data set. Work that takes less than two seconds
+(less than ten without a terminal) shows nothing.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _DELAY_S, _INTERVAL_S = 2.0, 10.0
 
 @contextmanager
 def show_count(what: str, unit: str, total: int | None = None) -> Iterator[Callable[[int], object]]:
-    """Yield a function that takes how many `unit` of `what` are done."""
+    """Yield a function to call with the number of `unit` of `what` that are done so far; `total` if known."""
     bar: Any = None
     is_terminal = sys.stderr.isatty()
     next_time = time.monotonic() + (_DELAY_S if is_terminal else _INTERVAL_S)
@@ -32,7 +32,7 @@ def show_count(what: str, unit: str, total: int | None = None) -> Iterator[Calla
             return
         if not is_terminal:
             next_time = now + _INTERVAL_S
-            if count == total:  # it is done: what comes next tells
+            if count == total:  # done: the next message shows it
                 return
             tell(f"{what}: {count:,}{f' of {total:,}' if total else ''} {unit} so far")
             return

@@ -1,9 +1,9 @@
-"""Fetch what is absent of partial copies: what will be read next first, and in large parts all the rest.
+"""Fetch what is absent of partial copies: first what will be read next, then all the rest in large parts.
 
-`data.early_records` says what will be read. Records of an epoch lie at random in their files: one request
-for each is what the first batches need, and would be far too many for a whole epoch. So most threads
-keep a little ahead of the reader, and the others fill the files from their beginning, once the first batch
-has been read: until then they would take the line and the cores from it. No torch.
+`data.early_records` says what will be read. The records of an epoch are at random places of their files: one
+request for each is what the first batches need, but far too many for a whole epoch. So most threads stay a
+little ahead of the reader, and the others fill the files from their beginning, once the first batch has been
+read: before that they would take bandwidth and cores from it. No torch.
 """
 
 from __future__ import annotations
@@ -17,22 +17,23 @@ import numpy as np
 from imgcls.errors import ImgclsError
 from imgcls.storage.partial_copy import PartialCopy
 
-#: how many threads are ahead of the reader, whose small requests mostly wait, and how many fill the files
+#: how many threads stay ahead of the reader (their small requests mostly wait), and how many fill the files
 _NUM_NEAR, _NUM_FILLING = 32, 8
-#: of files below `_SMALL_BYTES`, where those that fill go by the order of reading: many small pieces
+#: how many fill files below `_SMALL_BYTES`, in the order of reading: many small pieces
 _NUM_FILLING_SMALL = 32
-#: what is asked for before it is read: about a batch of photographs
+#: how far the threads stay ahead of the reader: about a batch of photographs
 _NEAR_BYTES = 16 << 20
-#: files of fewer bytes than this together are filled in the order of reading, once the first was read, with
-#: what is absent around each record: that takes a second or two, and single records would be more requests
+#: files of fewer bytes than this together are filled in the order of reading, once the first `_NEAR_BYTES`
+#: were read, each record with what is absent around it: that takes a second or two, with fewer requests than
+#: record by record
 _SMALL_BYTES = 256 << 20
-#: what one request asks for to fill a file: a reader may wait for it, so less than elsewhere
+#: size of a request that fills a file: a reader may wait for it, so less than elsewhere
 _FILL_BYTES = 2 << 20
-#: how long to wait before looking again whether another process has fetched a file, or has died over it
+#: seconds before looking again whether another process has fetched a file, or has died while it did
 _PAUSE_S = 0.2
-#: how long a reader that has what it wants first may take to read it, before the files are filled
+#: seconds that the reader has to read the first `_NEAR_BYTES` once they are there, before files are filled
 _GRACE_S = 0.5
-#: of those bytes, what counts as all
+#: the share of those bytes that counts as all of them
 _READ_SHARE = 0.95
 
 
@@ -44,16 +45,16 @@ class ReadAhead:
         self._is_small = sum(copy.size for copy in self._copies) < _SMALL_BYTES
         lock = threading.RLock()
         self._changed = threading.Condition(lock)
-        #: what those wait for who fill the files: the first was read. They are many, and woken once
+        #: the threads that fill the files wait for it: the first bytes were read. They are many, woken once
         self._first_read = threading.Condition(lock)
-        # what follows is shared by threads, under the lock: the ranges that will be read, the next one of
-        # them, the bytes up to each, and how many bytes have been read since they were told
+        # what follows is shared by threads, under the lock: the ranges that will be read, the bytes up to the
+        # end of each, the next range, and how many bytes have been read since `expect`
         self._expected: tuple[np.ndarray, np.ndarray, np.ndarray] = (
             np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.int64))
         self._sums = np.zeros(0, np.int64)
         self._position = 0
         self._num_read = 0
-        #: of the first of them, those that are being fetched, and the bytes of all
+        #: of the ranges in the first `_NEAR_BYTES`: how many are being fetched, and the bytes of all of them
         self._num_urgent = 0
         self._urgent_bytes = 0
         self._num_threads = 0
@@ -66,13 +67,16 @@ class ReadAhead:
 
     @property
     def _has_read_first(self) -> bool:
-        # a record is read without its head
+        # not all bytes: a record is read without its header
         return self._num_read >= self._urgent_bytes * _READ_SHARE
 
     def expect(self, numbers: np.ndarray, begins: np.ndarray, ends: np.ndarray) -> None:
-        """Begin to fetch: bytes begins[i] .. ends[i] - 1 of copy numbers[i] will be read, in this order."""
+        """Begin to fetch: bytes begins[i] .. ends[i] - 1 of copy numbers[i] will be read, in this order.
+
+        Three int64 arrays of one length. They replace those of the last call.
+        """
         with self._changed:
-            # what was expected before is forgotten: an epoch that was left is not read on
+            # what was expected before is forgotten: an epoch that was left is not continued
             self._expected = numbers, begins, ends
             self._sums = np.cumsum(ends - begins)
             self._urgent_bytes = int((ends - begins)[self._sums < _NEAR_BYTES].sum())
@@ -83,7 +87,7 @@ class ReadAhead:
             self._first_read.notify_all()
 
     def note_read(self, num_bytes: int) -> None:
-        """Move on: so many bytes are read now."""
+        """Count bytes that were read, so that the threads can move on."""
         with self._changed:
             self._num_read += num_bytes
             if self._has_read_first:
@@ -100,7 +104,7 @@ class ReadAhead:
         works = [near] * _NUM_NEAR + [self._fill] * num_filling
         self._num_threads = len(works)
         for number, work in enumerate(works):
-            # daemons, which never hold up the end of the program
+            # daemons, which do not delay the end of the program
             threading.Thread(target=self._run, args=(work,), name=f"imgcls-ahead-{number}",
                              daemon=True).start()
 
@@ -139,7 +143,7 @@ class ReadAhead:
                     copy.note_complete()
 
     def _fetch_first(self) -> None:
-        """Return when all of the first that will be read is fetched, or being fetched."""
+        """Fetch what will be read first; return when all of it is fetched or being fetched."""
         while True:
             with self._changed:
                 wanted = self._take(_NEAR_BYTES)
@@ -155,7 +159,7 @@ class ReadAhead:
                         self._first_read.notify_all()
 
     def _fetch_around_next(self) -> bool:
-        """Fetch what will be read next with what is absent around it; False where all is under way."""
+        """Fetch what will be read next with what is absent around it; False where nothing is left to take."""
         with self._changed:
             wanted = self._take(None)
         if wanted is None:
@@ -166,7 +170,7 @@ class ReadAhead:
         return True
 
     def _take(self, limit: int | None) -> tuple[int, int, int] | None:
-        """Return (copy, first byte, end) of what will be read next, of the first `limit` bytes of it."""
+        """Take the next range that will be read, (copy, first byte, end); None beyond `limit` bytes."""
         # called under the lock
         i = self._position
         if i >= len(self._sums) or (limit is not None and self._sums[i] >= limit):

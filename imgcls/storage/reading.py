@@ -1,7 +1,7 @@
 """Open files for reading, wherever they are: a remote one through its copy in the cache (`cache.py`).
 
-Only files are opened: a device without end or a pipe that no one writes to, under the name of an image or a
-list, is an OSError that says so, and holds no one up.
+Only regular files are opened: an endless device or a pipe without a writer, under the name of an image or a
+list, is an OSError that says so and never blocks the program.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from imgcls.storage.cache import Cache
 from imgcls.storage.paths import AnyPath
 from imgcls.storage.remote import RemotePath
 
-# Without waiting: to open a pipe for reading waits for someone who writes. Files know no difference.
+# O_NONBLOCK: to open a pipe for reading would wait for a writer. For a file it makes no difference.
 _FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0) | getattr(os, "O_CLOEXEC", 0)
 _KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFCHR: "a device",
           stat.S_IFBLK: "a device", stat.S_IFSOCK: "a socket"}
@@ -24,9 +24,10 @@ _KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFCHR: "a dev
 def open_read(path: AnyPath, *, cache_gb: float | None = None) -> BinaryIO:
     """Open a file for reading; of a remote one its copy in the cache, which is fetched on first use.
 
-    An OSError, as `open` raises it, where there is no such file, or where it is a device or a pipe.
+    An OSError, as `open` raises it, where there is no such file, or where it is a device or a pipe; of a
+    remote file the errors of `Cache.open`.
     """
-    # A file, even where all of it is read at once: readers seek in it and share it among processes.
+    # A copy on the disk, even where all of it is read at once: readers seek in it and processes share it.
     if isinstance(path, RemotePath):
         return Cache(cache_gb).open(path)
     return open(path, "rb", opener=open_regular)
@@ -39,7 +40,7 @@ def read_all(path: AnyPath) -> bytes:
 
 
 def version_of(path: AnyPath) -> str:
-    """Return a text that is another one after a change of the file: size and time, or what its store says.
+    """Return a text that changes with the file: its size and time of change, or the version in its store.
 
     OSError where there is no such file.
     """
@@ -50,7 +51,7 @@ def version_of(path: AnyPath) -> str:
 
 
 def open_regular(path: str, flags: int = _FLAGS) -> int:
-    """Return a handle of the file; an OSError for what is none. `open` takes it as its `opener`."""
+    """Return a descriptor of a regular file; an OSError for anything else. For `open` as its `opener`."""
     handle = os.open(path, flags | _FLAGS)
     kind = stat.S_IFMT(os.fstat(handle).st_mode)
     if kind != stat.S_IFREG:
@@ -62,7 +63,7 @@ def open_regular(path: str, flags: int = _FLAGS) -> int:
 def read_bounded(path: str | os.PathLike[str], max_bytes: int, *, takes_pipes: bool = False) -> bytes:
     """Return the content of a local file of at most `max_bytes`; an OSError for a larger one.
 
-    With `takes_pipes` that of a pipe as well, as long as someone writes to it: `... | command /dev/stdin`.
+    With `takes_pipes` that of a pipe as well, until its writer closes it: `... | command /dev/stdin`.
     """
     handle = os.open(path, _FLAGS)
     try:
@@ -72,7 +73,7 @@ def read_bounded(path: str | os.PathLike[str], max_bytes: int, *, takes_pipes: b
             os.set_blocking(handle, True)
         elif kind != stat.S_IFREG:
             raise OSError(errno.EINVAL, f"is {_KINDS.get(kind, 'of an unknown kind')} and no file", str(path))
-        # A byte more than there should be, to see whether there is: it may grow, or not know its size.
+        # A byte more than its size, to see whether there is more: it may have grown, or report no size.
         size = min(status.st_size, max_bytes)
         pieces = [os.read(handle, size + 1)]
         num_read = len(pieces[0])

@@ -35,7 +35,7 @@ PART_BYTES = 8 << 20
 #: how many of them are under way for one file, and for all files that are copied: 128 MB of memory
 PARTS_AT_ONCE = 8
 _ALL_PARTS_AT_ONCE = 16
-#: tries that fail, and yet brought one byte of so many of a range, are followed by others
+#: a range is read on after tries that failed, if they brought at least one in so many of its bytes
 _LEAST_SHARE = 16
 #: what changes with every change of a file, in the words of the various drivers, the surest first
 _VERSION_WORDS = ("ETag", "etag", "md5Hash", "crc32c", "content_md5", "checksum", "generation", "mtime",
@@ -79,7 +79,7 @@ class RemotePath:
         return f"RemotePath({self.url!r})"
 
     def __fspath__(self) -> str:
-        return self.url  # so that whoever takes `str | os.PathLike` takes this too, and hands it to `to_path`
+        return self.url  # functions that take `str | os.PathLike` take this too, and give it to `to_path`
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, RemotePath) and other.url == self.url
@@ -208,7 +208,7 @@ class RemotePath:
 
         def read(fs: Any, path: str) -> None:
             nonlocal num_read
-            # Drivers return what there is when a connection or a file ends early: the next try goes on there.
+            # Drivers return what came before a connection or a file ended: the next try continues there.
             first, rest = begin + num_read, buffer[num_read:]
             num_new = read_direct(fs, path, first, rest)
             if num_new is None:
@@ -224,7 +224,7 @@ class RemotePath:
             try:
                 self._request("be read", read)
             except RunError:
-                # a bad line that brings some of it with each try ends nothing
+                # a bad connection that brings some of it with each try does not end the run
                 if (num_read - before) * _LEAST_SHARE < len(buffer):
                     raise
 
@@ -271,7 +271,7 @@ class RemotePath:
             if has_atomic_writes(self.url):
                 fs.put_file(os.fspath(file), path)
                 return
-            # A name of its own: two processes may write the same file at once.
+            # A temporary name of its own: two processes may write the same file at once.
             temporary = f"{path}.{uuid.uuid4().hex[:8]}.tmp"
             folder = path.rpartition("/")[0]
             if folder:

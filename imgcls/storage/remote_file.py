@@ -1,8 +1,8 @@
 """Read a remote file where it is: as a stream that runs ahead of its reader, without a copy on the disk.
 
-`formats/archives` and `data/` read archives and shards so that are larger than any disk. What is read in
-order comes in parts of 8 MB, several at a time; what is far from the place before is asked for on its own.
-Memory holds no more than the parts that are under way.
+This is how `formats/archives` and `data/` read archives and shards that are larger than the disk. What is
+read in order comes in parts of 8 MB, several at a time; what is far from the last position is requested on
+its own. Memory holds no more than the parts that are under way.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ from imgcls.errors import DataError
 from imgcls.storage.remote import PART_BYTES, PARTS_AT_ONCE, FileInfo, RemotePath
 from imgcls.storage.thread_pool import DaemonPool
 
-#: what is nearer than this is read through: skipping it would cost a round trip, in which as much arrives
+#: a gap smaller than this is read through: skipping it would cost a round trip, in which as much arrives
 SKIP_BYTES = 2 << 20
-#: what is asked for at a place far from the one before: a header, and what may stand behind it
+#: size of a request far from the last position: a header, and what may come after it
 _SINGLE_BYTES = 64 << 10
 
 
 class RemoteFile(io.RawIOBase):
-    """A remote file as a binary stream for one thread; `read` gives all that was requested, up to the end.
+    """A remote file as a binary stream for one thread; `read` returns all that was requested, up to the end.
 
     Each request is tried several times, from where it broke. A RunError or DataError where it fails for good.
     """
 
     def __init__(self, path: RemotePath) -> None:
-        """Ask for the size; FileNotFoundError where there is no such file."""
+        """Request the size; FileNotFoundError where there is no such file."""
         self.path = path
         self.info: FileInfo = path.stat()
         self._position = 0
         #: the byte behind what was read last
         self._last_end = 0
-        #: bytes that were asked for on their own, and where they begin
+        #: bytes that were requested on their own, and where they begin
         self._single = (0, b"")
         self._parts: dict[int, Future[bytes]] = {}
         #: how many parts are under way: it doubles as long as parts follow one another
@@ -48,15 +48,15 @@ class RemoteFile(io.RawIOBase):
         return True
 
     def seekable(self) -> bool:
-        """Return True: any place can be asked for."""
+        """Return True: any position can be requested."""
         return True
 
     def tell(self) -> int:
-        """Return the byte that is read next."""
+        """Return the number of the byte that is read next."""
         return self._position
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Go to a byte, as of any file. Nothing is requested."""
+        """Set the position, as in any file, and return it. Nothing is requested."""
         base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self.info.size}[whence]
         if base + offset < 0:
             raise ValueError(f"byte {base + offset} is before the beginning")
@@ -64,7 +64,7 @@ class RemoteFile(io.RawIOBase):
         return self._position
 
     def readinto(self, buffer: Any) -> int:
-        """Fill the buffer, but for what is behind the end; return the number of bytes."""
+        """Fill the buffer as far as the file goes; return the number of bytes."""
         target = memoryview(buffer).cast("B")
         begin = self._position
         end = min(begin + len(target), self.info.size)
@@ -85,11 +85,11 @@ class RemoteFile(io.RawIOBase):
         super().close()
 
     def _bytes_at(self, begin: int, end: int) -> memoryview:
-        """Return bytes from `begin` on, `end` at most; fewer where they stand in several parts."""
+        """Return bytes begin .. end - 1, or only the first of them where they are in several parts."""
         first, data = self._single
         if first <= begin < first + len(data):
             return memoryview(data)[begin - first:end - first]
-        # a jump backwards is none to be near: those parts are gone
+        # a jump backwards never counts as near: those parts were dropped
         number = begin // PART_BYTES
         is_near = 0 <= begin - self._last_end <= SKIP_BYTES
         if number not in self._parts and not is_near:
@@ -100,14 +100,14 @@ class RemoteFile(io.RawIOBase):
         return memoryview(self._part(number))[begin - first:end - first]
 
     def _part(self, number: int) -> bytes:
-        """Return a part, and have those behind it fetched."""
+        """Return a part, and begin to fetch those after it."""
         if number not in self._parts:
             self._num_ahead = 1
-        # those behind us are not read again
+        # the parts before it are not read again
         for old in [part for part in self._parts if part < number]:
             del self._parts[old]
             self._num_ahead = min(2 * self._num_ahead, PARTS_AT_ONCE)
-        # one part at first: where the reader jumps on, the others would have come for nothing
+        # one part at first: where the reader jumps again, the others would be fetched for nothing
         num_parts = -(-self.info.size // PART_BYTES)
         self._pool = self._pool or DaemonPool(PARTS_AT_ONCE, "imgcls-stream")
         for part in range(number, min(number + self._num_ahead, num_parts)):
@@ -129,7 +129,7 @@ def read_range(path: RemotePath, begin: int, end: int) -> bytes:
 
 
 def check_unchanged(files: Iterable[tuple[RemotePath, str]]) -> None:
-    """Raise a DataError where one of (file, version) is another by now: what was read would be of both."""
+    """Raise DataError where a file no longer has its version: what was read may be of two versions."""
     for path, version in files:
         now = path.info(fresh=True)
         if now is None or now.version != version:

@@ -1,10 +1,7 @@
-"""Try a request again where the trouble may pass, and say in one line what did not.
+"""Try a request again where its error may pass, and describe in one line an error that did not.
 
 `remote` sends every request through `retry`. A server's 5xx, a reset, a time-out and a body that was cut may
-pass; a refusal does not.
-
-Ours and not `tenacity`, which would shorten the loop by ten lines; telling the errors of fsspec's drivers
-apart, the hard part, it leaves to its caller.
+pass; a refusal does not. The loop is tenacity's; which errors of fsspec's drivers may pass is decided here.
 """
 
 from __future__ import annotations
@@ -20,7 +17,7 @@ T = TypeVar("T")
 
 #: how often a request is tried
 ATTEMPTS = 4
-#: the pause after the first try; each is twice as long as the one before, up to the longest
+#: seconds: the pause after the first try; each is twice as long as the one before, up to the longest
 PAUSE_S = 0.5
 LONGEST_PAUSE_S = 8.0
 
@@ -34,7 +31,7 @@ _TRANSIENT_S3_CODES = frozenset({"BadDigest", "IncompleteBody", "RequestTimeout"
                                  "SlowDown"})
 #: too early, too many requests, and a request that took the client too long
 _TRANSIENT_STATUS = (408, 425, 429)
-#: what the system refuses today it refuses in eight seconds too
+#: errors of the system that do not pass by waiting some seconds
 _PERMANENT_ERRNOS = frozenset({errno.ENOENT, errno.EINVAL, errno.EPERM, errno.EACCES, errno.ENOSYS,
                                errno.ENOTDIR, errno.EISDIR, errno.ENOSPC, errno.EROFS})
 
@@ -44,14 +41,15 @@ class ShortReadError(OSError):
 
 
 def retry(call: Callable[[], T], url: str, action: str, *, writing: bool = False) -> T:
-    """Return `call()`, tried again with growing pauses where the trouble may pass.
+    """Return `call()`, tried again with growing pauses where the error may pass.
 
-    FileNotFoundError (with the URL for its name) and NotADirectoryError come through. Else what the store
-    refuses is a DataError, and all other trouble, or when `writing`, a RunError: "URL: cannot `action`: ...".
+    FileNotFoundError (with the URL for its name) and NotADirectoryError come through. Else an error that may
+    pass, and any error when `writing`, is a RunError: "URL: cannot `action`: ..."; what the store refuses
+    when reading is a DataError with the same words.
     """
     import tenacity  # here, since it takes 0.1 s and only URLs are retried
 
-    # The random part keeps the workers of a job from knocking all at once.
+    # The random part keeps the workers of a job from sending all at the same moment.
     attempts = tenacity.Retrying(
         stop=tenacity.stop_after_attempt(ATTEMPTS), reraise=True,
         retry=tenacity.retry_if_exception(is_transient),
@@ -59,14 +57,14 @@ def retry(call: Callable[[], T], url: str, action: str, *, writing: bool = False
     try:
         return attempts(call)
     except FileNotFoundError as error:
-        # An answer, no trouble. Drivers name the file in words of their own; here it is the URL.
+        # An answer, not a failure. Drivers name the file in ways of their own; here it is the URL.
         raise FileNotFoundError(errno.ENOENT, "no such file", url) from error
     except NotADirectoryError:
         raise
-    except Exception as error:  # whatever a driver raises: it is told in one line, not as a stack trace
+    except Exception as error:  # whatever a driver raises is reported in one line, not as a stack trace
         times = f" (tried {ATTEMPTS} times)" if is_transient(error) else ""
         text = f"cannot {action}: {describe(error)}{times}"
-        if writing or times:  # not the fault of what is there: no damaged sample to be left out
+        if writing or times:  # the data are not at fault: this must not count as a damaged sample
             raise RunError(f"{verbatim(url)}: {text}") from error
         raise DataError(url, text) from error
 
@@ -94,7 +92,7 @@ def is_transient(error: BaseException) -> bool:
 
 
 def describe(error: BaseException) -> str:
-    """Return one line of what a driver says, with what to do where that is known."""
+    """Return one line about a driver's error, with what to do where that is known."""
     kind = type(error).__name__  # by name, as above: botocore may not be installed
     text = " ".join((getattr(error, "strerror", None) or str(error) or kind).split())[:200]
     # It stands behind a colon: no capital, unless it begins with an abbreviation.

@@ -24,7 +24,7 @@ class DaemonPool:
     """
 
     def __init__(self, num_threads: int, name: str) -> None:
-        # Each with the promise of its result; None ends the thread that takes it.
+        # pairs of a future and its job; None ends the thread that takes it
         self._jobs: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = queue.SimpleQueue()
         self._threads = [threading.Thread(target=self._work, name=f"{name}-{i}", daemon=True)
                          for i in range(num_threads)]
@@ -39,7 +39,7 @@ class DaemonPool:
 
     def close(self, wait: bool = True) -> None:
         """Cancel what has not begun; `wait` for what has."""
-        with contextlib.suppress(queue.Empty):  # until it is: the threads take jobs too
+        with contextlib.suppress(queue.Empty):  # until the queue is empty: the threads take jobs too
             while True:
                 job = self._jobs.get_nowait()
                 if job:
@@ -63,5 +63,5 @@ class DaemonPool:
                 continue  # its owner cancelled it before it began
             try:
                 future.set_result(function())
-            except BaseException as error:  # whoever asks for the result gets it
+            except BaseException as error:  # raised where the result is asked for
                 future.set_exception(error)

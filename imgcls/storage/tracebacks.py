@@ -1,8 +1,8 @@
-"""Make one line of an error that no one expected, and keep its traceback in a file of the user's own.
+"""Describe an unexpected error in one line, and keep its traceback in a file that only the user can read.
 
 Called where a process or a thread ends: by `cli._run` for the commands, and by the processes that are started
-without a command of their own. What is told is a `RunError`; a lack of memory has words of its own and no
-file, all else is a bug of ours and asks for a report.
+without a command of their own. The line is a `RunError`. Lack of memory, a library that is not installed and
+a failing disk have lines of their own; everything else is called a bug of ours, with a request to report it.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from collections.abc import Mapping
 
 from imgcls.errors import ImgclsError, RunError, first_line
 
-#: environment variable that has tracebacks printed at once, for whoever develops
+#: environment variable that has tracebacks printed at once, for developers
 VARIABLE = "IMGCLS_TRACEBACK"
-#: what the libraries say where no memory is left and no class of exceptions tells it
+#: what the libraries say where no memory is left and the exception's class does not show it
 _OUT_OF_MEMORY = ("not enough memory", "can't allocate memory", "out of memory", "insufficient memory")
-#: what torch's own batch normalisation says of a batch of one image, whose map is one pixel by then
+#: what torch's own batch normalisation says of a batch of one image whose feature map is a single pixel
 _SINGLE_VALUE = "expected more than 1 value per channel"
 #: what pip calls a library that has another name
 _PACKAGES = {"cv2": "opencv-python-headless", "yaml": "PyYAML"}
@@ -29,9 +29,9 @@ _NEEDS_LESS = "; a smaller `batch_size`, `image_shape` or `network` needs less"
 
 
 def as_told(error: BaseException, environment: Mapping[str, str] = os.environ) -> ImgclsError:
-    """Return what a user is told of an exception that no one expected; its traceback is kept or printed.
+    """Return the error to show to a user for an unexpected exception; its traceback is kept or printed.
 
-    An error that is told anyway is returned as it is.
+    An ImgclsError is returned as it is. `environment` is where IMGCLS_TRACEBACK is looked up.
     """
     if isinstance(error, ImgclsError):
         return error
@@ -59,10 +59,10 @@ def as_told(error: BaseException, environment: Mapping[str, str] = os.environ) -
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory was lacking: Python's, numpy's, torch's and OpenCV's ways to say so."""
+    """Return whether an exception of Python, numpy, torch or OpenCV means that memory was lacking."""
     if isinstance(error, MemoryError):
         return True
-    # torch and OpenCV have an exception for all their errors; they are not imported for a look at their names
+    # torch and OpenCV have one class for all their errors; they are not imported to compare with it
     is_library = type(error).__name__ in ("RuntimeError", "OutOfMemoryError", "AcceleratorError", "error")
     return is_library and any(words in str(error).lower() for words in _OUT_OF_MEMORY)
 

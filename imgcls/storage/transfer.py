@@ -30,7 +30,7 @@ class FileSpec:
 
     name: str
     sha256: str | None  # hexadecimal, or a beginning of it
-    md5: str | None  # for files whose publisher gives no better one: it tells damage, not malice
+    md5: str | None  # for files whose publisher gives no better one: it shows damage, not malice
     max_bytes: int  # more is not taken, whatever the server says
 
     @property
@@ -53,7 +53,7 @@ class _ContentError(MirrorError):
 def transfer(url: str, part: IO[bytes], spec: FileSpec) -> None:
     """Fill `part`, open for appending, until it is the complete, checked file; else raise MirrorError."""
     if not spec.has_hash:
-        part.truncate(0)  # nothing would tell whether an old piece and a new one belong together
+        part.truncate(0)  # without a hash an old piece and a new one may be of different versions
     num_broken = 0
     while True:
         start = part.seek(0, os.SEEK_END)
@@ -62,7 +62,7 @@ def transfer(url: str, part: IO[bytes], spec: FileSpec) -> None:
             return _check_hash(part, spec)
         except _BrokenError:
             num_broken += 1
-            # A server that cuts at the same byte each time would never end it.
+            # A server that cuts at the same byte each time would be asked for ever.
             has_grown = part.seek(0, os.SEEK_END) > start
             if not spec.has_hash or num_broken > _RESUMPTIONS or not has_grown:
                 raise
@@ -83,7 +83,7 @@ def append(part: IO[bytes], piece: bytes) -> None:
 
 
 def cannot_write(path: object, error: OSError) -> RunError:
-    """Return the error for a file that the system does not let us write."""
+    """Return the error to raise for a file that the system does not let us write."""
     return RunError(f"cannot write {verbatim(path)}: {reason(error)}")
 
 
@@ -102,7 +102,7 @@ def _request(url: str, part: IO[bytes], start: int, spec: FileSpec) -> None:
             _receive(answer, part, start, spec)
     except HttpStatusError as error:
         if error.status == 416 and start:
-            return  # there is nothing beyond what we have: the hash decides whether that is all
+            return  # the file has no more bytes than we have: the hash decides whether they are right
         raise MirrorError(str(error)) from error
     except transport_errors() as error:
         raise MirrorError(explain(error)) from error
@@ -122,7 +122,7 @@ def _receive(answer: HTTPResponse, part: IO[bytes], start: int, spec: FileSpec) 
                 part.truncate(0)
                 raise MirrorError(f"larger than the {spec.max_bytes} bytes that the file can have")
             try:
-                piece = answer.read1(_PIECE_BYTES)  # what is there: the bar moves
+                piece = answer.read1(_PIECE_BYTES)  # what has arrived by now, so that the bar moves
             except transport_errors() as error:
                 raise _BrokenError(f"{explain(error)}, after {received} bytes") from error
             if not piece:
@@ -130,7 +130,7 @@ def _receive(answer: HTTPResponse, part: IO[bytes], start: int, spec: FileSpec) 
             append(part, piece)
             received += len(piece)
             bar.update(len(piece))
-    # urllib does not mind a body that ends early
+    # urllib raises nothing for a body that ends early
     if total is not None and received < total:
         raise _BrokenError(f"the connection ended after {received} of {total} bytes")
 
@@ -148,11 +148,11 @@ def _first_byte(answer: HTTPResponse, part: IO[bytes], start: int) -> int:
 
 
 def _check_hash(part: IO[bytes], spec: FileSpec) -> None:
-    """Raise where the content has another hash. A beginning of a hash checks as much as it is long."""
+    """Raise _ContentError where the content has another hash. Of a hash its beginning may be given."""
     for algorithm, expected in (("sha256", spec.sha256), ("md5", spec.md5)):
         if not expected:
             continue
-        # Where the system runs in FIPS mode, md5 is refused unless it is said not to be for security.
+        # Where the system runs in FIPS mode, md5 is refused unless it is declared not to be for security.
         digest = hashlib.new(algorithm, usedforsecurity=False)
         part.seek(0)
         beginning = part.read(_PIECE_BYTES)

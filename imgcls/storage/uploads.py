@@ -1,9 +1,9 @@
 """Write the files of a run's prefix: at once where that is local, in the background where it is a URL.
 
-For a URL, what is written goes into a local folder first; `flush` hands all of it to a thread that uploads
-it, file by file in the order of writing. One such batch is under way at a time: the next `flush` waits for
-it, and raises what went wrong with it. `training.checkpoint` and `training.reporter` write through this. No
-torch.
+For a URL, what is written goes into a local folder first; `flush` gives all of it to a thread that uploads
+it, file by file in the order of writing. One such group of files is under way at a time: the next `flush`
+waits for it, and raises what went wrong with it. `training.checkpoint` and `training.reporter` write through
+this. No torch.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from imgcls.storage.thread_pool import DaemonPool
 
 #: in each folder: locked by the run that it belongs to
 _LOCK = ".lock"
-#: no upload takes longer: what is older was left, by another machine or where there are no locks
+#: no upload takes longer: an older folder was left there, by another machine or where there are no locks
 _ABANDONED_AFTER_S = 7 * 24 * 3600
 
 
 class UploadQueue:
-    """Writes and removes files of one prefix, in order."""
+    """Writes and removes the files of one prefix, in the order of the calls."""
 
     def __init__(self, prefix: str) -> None:
-        """`prefix` is a local path or a URL that `to_path` took."""
+        """`prefix` is a local path, or a URL that `to_path` accepts."""
         self.is_remote = isinstance(to_path(prefix), RemotePath)
         self._jobs: list[Callable[[], None]] = []  # for the next flush
         self._under_way: Future[None] | None = None  # the last flush
@@ -48,7 +48,7 @@ class UploadQueue:
         self._pool: DaemonPool | None = None
 
     def write(self, path: str, *pieces: bytes | memoryview) -> None:
-        """Give `path` this content, whole or not at all; a remote one with the next `flush`."""
+        """Write the pieces to `path` atomically; a remote file is uploaded by the next `flush`."""
         if not self.is_remote:
             write_bytes(path, *pieces)
             return
@@ -58,7 +58,7 @@ class UploadQueue:
         self._jobs.append(lambda: _upload(file, path))
 
     def remove(self, path: str) -> None:
-        """Remove `path` if it is there; a remote one with the next `flush`."""
+        """Remove `path` if it is there; a remote file is removed by the next `flush`."""
         target = to_path(path)
         if isinstance(target, RemotePath):
             self._jobs.append(lambda: _remove(target))
@@ -66,35 +66,35 @@ class UploadQueue:
             target.unlink(missing_ok=True)
 
     def add_check(self, check: Callable[[], None]) -> None:
-        """Call `check` in the next `flush`, after what was written so far; an error in it ends the upload."""
+        """Call `check` in the next `flush`, after what was written so far; an error of it ends the upload."""
         self._jobs.append(check)
 
     def flush(self, *, wait: bool = False) -> None:
-        """Begin to upload what was written since the last time; with `wait`, until all has arrived.
+        """Begin to upload what was written since the last call; with `wait`, return when all has arrived.
 
-        Waits in any case for what is still under way from the last time. Raises what went wrong, a RunError.
+        Waits in any case for what is still under way from the last call. Raises what went wrong, a RunError.
         """
-        self.wait()  # one batch at a time: a slow network slows the run down, it does not fill the disk
+        self.wait()  # one group at a time: a slow network slows the run down, it does not fill the disk
         if not self._jobs:
             return
         jobs = self._jobs
         self._jobs = []
         self._pool = self._pool or DaemonPool(1, "imgcls-upload")
-        # In one go: what comes after a failure must not be done, as a checkpoint is named when all of it is
-        # there.
+        # As one job: nothing after a failure may be done, since the last file says that a checkpoint is
+        # complete.
         self._under_way = self._pool.submit(_run, jobs)
         if wait:
             self.wait()
 
     def wait(self) -> None:
-        """Wait until all that was flushed has arrived; raises what went wrong with it."""
+        """Wait until all that was flushed has arrived; raise what went wrong with it."""
         future = self._under_way
         self._under_way = None  # what went wrong is raised once
         if future is not None:
             future.result()
 
     def close(self, wait: bool = True) -> None:
-        """Upload what is left and wait for it; without `wait` leave it, and what is under way, undone."""
+        """Upload what is left and wait for it; with `wait` false drop it, and wait for nothing under way."""
         try:
             if wait:
                 self.flush(wait=True)
@@ -112,10 +112,10 @@ class UploadQueue:
 
 
 class MirroredFile:
-    """A file that is written line by line; behind a URL by way of a local one, which `sync` copies there."""
+    """A file that is written line by line; for a URL a local file is written, which `sync` copies there."""
 
     def __init__(self, target: AnyPath) -> None:
-        """`target` is where the file is to be in the end; write to `path`."""
+        """`target` is where the file is to be in the end; the caller writes to the attribute `path`."""
         self.target = target
         self._folder = _Folder() if isinstance(target, RemotePath) else None
         self.path = self._folder.path / target.name if self._folder else Path(target)
@@ -143,10 +143,10 @@ class MirroredFile:
 
 
 class _Folder:
-    """A folder of this process in the cache, locked while it lives: what killed runs left goes at once."""
+    """A folder of this process in the cache, locked until `remove`."""
 
     def __init__(self) -> None:
-        """Make it; RunError where that cannot be."""
+        """Make the folder, and remove those that killed runs left; RunError where it cannot be made."""
         folder = cache_folder("upload")
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -166,7 +166,7 @@ class _Folder:
                            f"{CACHE_VARIABLE} names another folder") from error
 
     def remove(self) -> None:
-        """Remove it with all it holds."""
+        """Remove the folder with all that is in it."""
         shutil.rmtree(self.path, ignore_errors=True)
         self._lock.close()
 
@@ -186,10 +186,10 @@ def _upload(file: Path, path: str) -> None:
     assert isinstance(target, RemotePath)
     target.upload(file)
     with contextlib.suppress(OSError):
-        file.unlink()  # at once: several epochs need not lie there
+        file.unlink()  # at once: several epochs need not stay on the disk
 
 
 def _remove(target: RemotePath) -> None:
-    # Only what is no longer needed is removed: who may write but not remove simply keeps it.
+    # Only what is no longer needed is removed: where writing is allowed and removing is not, it stays.
     with contextlib.suppress(RunError):
         target.unlink(missing_ok=True)
