@@ -1,7 +1,8 @@
 """`accumulate`: the gradients of several batches in a row make one step, as one batch of all their samples.
 
-Not of a batch's own parts: those are `micro_batches`, which changes how a batch is computed and not how many
-steps there are. Updates, and with them the schedule, count batches as ever; an epoch ends with a step.
+`micro_batches` is something else: it divides one batch, and changes how that is computed and not how many
+steps there are. Updates, and with them the schedule, still count batches. The last step of an epoch takes the
+batches that are left.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ class Window:
 
     is_first: bool = True
     is_last: bool = True
-    #: of the samples of the step, the part that are in this batch: what its mean loss counts
+    #: the part of the samples of the step that are in this batch: the weight of its mean loss
     share: float = 1.0
 
 

@@ -2,9 +2,9 @@
 
 MXNet's defaults are for the million images of ImageNet: with two hundred photographs they make two updates an
 epoch. They still hold for training from scratch on records and lists, for everything that is not photographs,
-for the scripts under MXNet's names, and wherever a recipe or the user says how all of it goes. What the user
-sets stays, and the rest is chosen. The choice goes into the meta data, and a resumed run keeps it. Tuned on
-several sets and networks: the figures are in docs/benchmarks.md.
+for the scripts under MXNet's names, and where a recipe sets rate, batch or schedule or the user gives
+`lr_regime`. What the user sets stays, and the rest is chosen. The choice goes into the meta data, and a
+resumed run keeps it. Tuned on several sets and networks: the figures are in docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from imgcls.training.reporter import Reporter
 
 #: the settings that may be chosen; those that the user sets stay
 CHOSEN = ("num_epochs", "batch_size", "lr", "lr_schedule", "mom", "wd", "initializer", "rgb_std")
-#: these count in epochs, of which others than the user's or the data set's could be too few
+#: these count in epochs: where one is given, the number of epochs is not chosen, as it could be too small
 _IN_EPOCHS = ("lr_factor", "lr_step_epochs", "lr_factor_epoch", "restart_epochs", "restart_factor")
 #: these say how the rate falls
 _SCHEDULES = ("lr_schedule", "final_lr", *_IN_EPOCHS)
@@ -40,27 +40,28 @@ _SGD = ("sgd", "ccsgd", "nag")
 _CONSTANT = ("schedule-free-sgd", "schedule-free-adamw", "ftrl", "adadelta")
 #: `rgb_std` is not chosen where the user sets one of these
 _SCALE = ("rgb_std", "rgb_mean", "mean_image")
-#: from here on MXNet's defaults are what they were made for
+#: from this number of images on MXNet's defaults hold: they were made for sets of that size
 _MANY_IMAGES = 100_000
-#: of fewer, trained weights make more than anything that could be chosen here
+#: with fewer images, starting from trained weights gains more than any setting that could be chosen here
 _FEW_IMAGES = 10_000
 #: about so many updates make an epoch, as far as the bounds of a batch allow: below, batch normalisation has
 #: too little to go by; above, a small set has too few updates
 _UPDATES_PER_EPOCH = 30
 _MIN_BATCH, _MAX_BATCH = 16, 128
-#: images, and the epochs for fewer than these: from scratch, and from pretrained weights
+#: a number of images, and the epochs for sets of fewer: from scratch, and from pretrained weights
 _EPOCHS = ((1_000, 100, 30), (10_000, 60, 15), (_MANY_IMAGES, 40, 8))
-#: from scratch the learning rate of a batch of 128, and for others in proportion
+#: the learning rate from scratch for a batch of 128; for other sizes in proportion
 _LR = 0.1
-#: from trained weights a batch may be smaller: their statistics and directions are not new
+#: from trained weights a batch may be smaller: running statistics and features have been learned already
 _MIN_BATCH_PRETRAINED = 8
-#: the learning rate of a batch of 8 to 16 from trained weights, and for others in proportion up to this: a
-#: large batch must not take the weights far away from what they were trained to
+#: the learning rate from trained weights for a batch of 8 to 16, and the most that a larger batch gets in
+#: proportion: it must not take the weights far away from what they were trained to
 _LR_PRETRAINED, _MAX_LR_PRETRAINED = 0.025, 0.05
-#: of ImageNet's photographs: values come to about 1, without which networks that do not normalise diverge
+#: the deviations of ImageNet's photographs: they bring values to about 1; with larger values networks
+#: without normalisation diverge
 _STD = (58.393, 57.12, 57.375)
-#: networks that begin with a fully connected layer, and the largest rate times values of an image: the step
-#: of such a layer grows with its inputs
+#: networks that begin with a fully connected layer, and the most that the rate times the number of values of
+#: an image may be: the step of such a layer grows with its inputs
 _FLAT, _LR_TIMES_VALUES = ("mlp",), 30.0
 
 
@@ -77,7 +78,7 @@ def choose(config: Config, splits: Splits, saved: Saved | None, worker: Worker, 
         before = _chosen_before(config, saved, worker) if config.may_choose else {}
         return _with(config, before) if before else config
     count = len(splits.train)
-    # of records to train from scratch on MXNet's recipes hold
+    # training from scratch on records keeps MXNet's defaults
     is_for_choice = is_pretrained or isinstance(splits.train, FolderSource)
     if count >= _MANY_IMAGES or not count or not is_for_choice or _is_whole(config):
         return config
@@ -105,10 +106,10 @@ def choose(config: Config, splits: Splits, saved: Saved | None, worker: Worker, 
 def settings_for(config: Config, count: int, *, is_pretrained: bool) -> tuple[dict[str, Any], dict[str, str]]:
     """Return setting -> value for `count` training images, and setting -> why, for people.
 
-    Without the settings that the user gave; the learning rate goes with the batch size that holds.
+    Settings that the user gave are left out; the learning rate is for the batch size that will be used.
     """
     begin = "pretrained weights" if is_pretrained else "scratch"
-    # by the number of images alone: what classes add to it was not measured
+    # by the number of images alone: the effect of the number of classes was not measured
     limit, scratch, pretrained = next(row for row in _EPOCHS if count < row[0])
     batch_size = (config.data.batch_size if config.is_explicit("batch_size") else
                   _batch_size(count, _MIN_BATCH_PRETRAINED if is_pretrained else _MIN_BATCH))
@@ -126,7 +127,7 @@ def settings_for(config: Config, count: int, *, is_pretrained: bool) -> tuple[di
             chosen["mom"] = (0.9, "as in training from scratch; the rate goes with it")
         chosen["wd"] = (1e-4, "as in training from scratch")
         if ":" not in config.network.network:  # networks of other packages draw their own small values
-            # random answers would send random gradients through the weights below (Kumar et al., 2022)
+            # random outputs would send random gradients through the weights below (Kumar et al., 2022)
             chosen["initializer"] = ("zero", "of the new head: it learns first, and what is below it then")
     elif config.network.image_shape[:1] == (3,) and not config.is_explicit(*_SCALE):
         chosen["rgb_std"] = (_STD, "of ImageNet's photographs: values of about 1 for any network")
@@ -140,15 +141,15 @@ def settings_for(config: Config, count: int, *, is_pretrained: bool) -> tuple[di
 
 
 def _is_whole(config: Config) -> bool:
-    """Return whether a regime or a recipe says how everything goes."""
-    # a recipe that names some of it was tried with the defaults of the rest
+    """Return whether `lr_regime` or a recipe decides about the settings, so that nothing is chosen."""
+    # a recipe that sets one of these was tried with the defaults of the others
     of_recipe = (name for name in ("lr", "batch_size", *_SCHEDULES)
                  if config.explicit.get(name, "").startswith("--recipe"))
     return config.is_explicit("lr_regime") or any(of_recipe)
 
 
 def _fixed_by_others(config: Config) -> set[str]:
-    """Return the settings that are not for choice since others that are given stand in their place."""
+    """Return the settings that are not chosen, as the optimizer or other settings of the user decide them."""
     fixed = set()
     if config.is_explicit(*_SCHEDULES):
         fixed.add("lr_schedule")
@@ -162,7 +163,7 @@ def _fixed_by_others(config: Config) -> set[str]:
 
 
 def _rate_given(config: Config, *, is_pretrained: bool) -> str:
-    """Return what to tell of a rate that the user gives beside a batch: which would have been chosen."""
+    """Return the note about a rate that the user gives: which one would be chosen; "" if that is the same."""
     if not config.is_explicit("lr") or config.optimizer.name not in _SGD:
         return ""
     lr, _ = _learning_rate(config, config.data.batch_size, is_pretrained=is_pretrained)
@@ -183,7 +184,7 @@ def _batch_size(count: int, least: int) -> int:
 
 
 def _learning_rate(config: Config, batch_size: int, *, is_pretrained: bool) -> tuple[float, str]:
-    """Return the learning rate and what it goes by."""
+    """Return the learning rate and the rule that gives it, in words."""
     if is_pretrained:
         scale = min(batch_size / 8, 1.0) * max(batch_size / 16, 1.0)
         lr = min(_LR_PRETRAINED * scale, _MAX_LR_PRETRAINED)
@@ -205,7 +206,7 @@ def _learning_rate(config: Config, batch_size: int, *, is_pretrained: bool) -> t
 
 
 def _advice(values: Mapping[str, Any], count: int) -> str:
-    """Return what is told where MXNet's defaults for fine-tuning hold."""
+    """Return the note for fine-tuning with MXNet's defaults: which settings would learn more."""
     better = ", ".join(f"`{name}` {show(value)}" for name, value in values.items())
     return (f"note: these are the defaults of MXNet's fine-tune.py; of {count:,} photographs more is learned "
             f"with {better}, which imgcls-finetune chooses automatically")

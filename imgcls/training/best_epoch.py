@@ -1,7 +1,7 @@
-"""Early stopping, and which epoch was best: the trainer notes every validation, and asks whether to continue.
+"""Early stopping, and which epoch was best. `saver.py` calls it after every validation.
 
-PREFIX-best.json has the accuracy of each epoch that was validated, so that a resumed run after epoch 7
-knows the best of the first seven and no other, as if it had not been stopped.
+PREFIX-best.json has the accuracy of each epoch that was validated, so that a run which resumes after epoch 7
+begins with the accuracies of the first seven and of no later one, as if it had not been stopped.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ class BestEpoch:
 
     def __init__(self, config: EarlyStoppingConfig, accuracies: Mapping[int, float],
                  checkpoint: Checkpoint | None, reporter: Reporter) -> None:
-        """`accuracies` are those of before the run went on; `checkpoint` writes the file, in rank 0."""
+        """`accuracies` are those of the epochs before a resume; `checkpoint` writes the file, in rank 0."""
         self._config = config
-        # a copy: what was read from the file stays as it was for whoever else looks at it
+        # a copy: the mapping that was passed stays as it is
         self._accuracies = dict(accuracies)
         self._checkpoint = checkpoint
         self._reporter = reporter
@@ -43,7 +43,7 @@ class BestEpoch:
         return max(self._accuracies, key=lambda epoch: (self._accuracies[epoch], -epoch), default=0)
 
     def note(self, epoch: int, metrics: Mapping[str, float]) -> None:
-        """Take up the validation of an epoch, and write the file."""
+        """Record the validation of an epoch, and write the file."""
         self._accuracies[epoch] = metrics["accuracy"]
         # every process notes, so that all of them stop at the same epoch; rank 0 alone writes
         if self._checkpoint:
@@ -57,7 +57,7 @@ class BestEpoch:
         return self._config.keep_best and epoch == self.epoch
 
     def is_over(self, epoch: int) -> bool:
-        """Whether so many epochs were no better that training ends with `epoch`; the log then says so."""
+        """Whether training ends with `epoch`, as the last `patience` were no better; if so, log it."""
         # as Keras's EarlyStopping counts: epochs since the best one, whose own number is 0
         patience = self._config.patience
         if not patience or epoch - self.epoch < patience:
@@ -67,12 +67,12 @@ class BestEpoch:
         return True
 
     def was_over(self, epoch: int) -> bool:
-        """Whether a resumed run after `epoch` had ended there already: each start would be one epoch
-        more."""
+        """Whether the run that is resumed after `epoch` ended there already: without this, every start would
+        train one more epoch."""
         return epoch in self._accuracies and self.is_over(epoch)
 
     def saved(self, path: str) -> None:
-        """Say that the weights were saved, "" for a process that saves none."""
+        """Log that the weights were saved to `path`; "" in a process that saves none."""
         if path:
             self._reporter.saved(path)
 
@@ -84,9 +84,9 @@ class BestEpoch:
 def begin_best(config: EarlyStoppingConfig, saved: Saved | None, position: Position,
                checkpoint: Checkpoint | None, worker: Worker, reporter: Reporter,
                val_loader: Loader | None) -> BestEpoch | None:
-    """Return what notes the validations, None where neither setting asks for it.
+    """Return the record of the validations, None where neither `patience` nor `keep_best` is set.
 
-    UsageError without validation data, and with dist_async, whose workers end by themselves.
+    UsageError without validation data, and with dist_async, whose workers end independently.
     """
     if not config.patience and not config.keep_best:
         return None

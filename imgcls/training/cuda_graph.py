@@ -21,10 +21,10 @@ NUM_WARM_UP = 11
 
 
 def check_cuda_graphs(config: Config, worker: Worker) -> None:
-    """Raise UsageError where `cuda_graphs` was requested and cannot be."""
+    """Raise UsageError where `cuda_graphs` is set and does not go with another setting or the device."""
     if not config.device.cuda_graphs:
         return
-    # What is recorded is one pass on one device; who asked for the speed should hear why there is none.
+    # What is recorded is one pass on one device; a user who wants the speed is told why there is none.
     obstacles = {
         "`compile`, which records its own graphs": config.device.compile,
         "`monitor`, which reads tensors inside the network": config.train.monitor > 0,
@@ -67,7 +67,7 @@ class GraphedForward:
         # to run the network itself.
         around = nn.Sequential(self._model)
         before = [(buffer, buffer.clone()) for buffer in self._model.buffers()]
-        # what is cached would be the first step's weights, in every later one
+        # a cached cast would hold the first step's weights in every later step
         is_autocast = torch.is_autocast_enabled(images.device.type)
         autocast = torch.autocast(images.device.type, torch.get_autocast_dtype(images.device.type),
                                   enabled=is_autocast, cache_enabled=False)

@@ -1,8 +1,8 @@
-"""Give the loaders of a run a place for decoded images: one copy for all processes of a machine.
+"""Give the loaders of a run a cache of decoded images: one copy for all processes of a machine.
 
-In memory, or on a disk where the next run finds them (`decoded_cache_dir`). The first process of a machine
-makes it, the others open it; who that is they tell each other by numbers. Where something of this fails,
-images are decoded in every epoch as without it, to the same pixels.
+It is in memory, or on a disk where the next run finds it (`decoded_cache_dir`). The first process of a
+machine makes it and the others open it; they exchange numbers to find out which is the first. Where any of
+this fails, images are decoded in every epoch as without a cache, to the same pixels.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from imgcls.training import decoded_folder
 if TYPE_CHECKING:
     from imgcls.data.loaders.streaming import StreamingLoader
 
-#: of the free memory or disk, where the user gave no number
+#: the part of the free memory or disk that is taken where the user gave no number
 DEFAULT_SHARE = 0.5
-#: validation may take this part of it where both do not fit
+#: the part of it that validation may take at most
 _VAL_SHARE = 0.5
 
 _log = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ def attach(limit_gb: float | None, train: Loader, val: Loader | None, worker: Wo
     """Let `train` and `val` keep what they decode within `limit_gb` (None: half of what is free), in `folder`
     or, if that is "", in memory; and say so in their notes. Called by all processes at the same time.
 
-    UsageError and RunError for a folder that cannot be one.
+    UsageError and RunError for a folder that cannot be used.
     """
     if folder:
         folder = decoded_folder.check(folder)
@@ -45,7 +45,7 @@ def attach(limit_gb: float | None, train: Loader, val: Loader | None, worker: Wo
     if limit_gb == 0 or not loaders:
         return
     if not is_available():
-        # of memory no one asked for any; a folder was requested
+        # a cache in memory is only a default and is left out in silence; a folder was requested
         if folder:
             raise UsageError("`decoded_cache_dir`: is for Linux")
         return
@@ -57,8 +57,8 @@ def attach(limit_gb: float | None, train: Loader, val: Loader | None, worker: Wo
         # rank 0 alone evaluates where every worker trains by itself
         users = _Machine(worker, is_alone=True) if worker.is_async and loader is val else group
         share = 1.0 if loader is train or len(loaders) == 1 else _VAL_SHARE
-        # Machines may differ in what they have room for, and yet all processes take part in the same
-        # exchanges: nothing below returns before the last of them.
+        # Machines may differ in what they can keep, and yet all processes take part in the same exchanges:
+        # nothing below returns before the last of them.
         is_on_disk = on_disk is not None and _keep_on_disk(loader, on_disk, share, users)
         # validation comes first, and leaves half at least
         room = 0 if is_on_disk else int(budget * share)
@@ -69,12 +69,12 @@ def _keep_in_memory(loader: StreamingLoader, room: int, limit_gb: float | None, 
                     is_last: bool) -> int:
     """Give a loader memory, at most `room` bytes; return how many."""
     table_bytes, sample_bytes = loader.kept_bytes()
-    # the same in all: one may have failed to read a header
+    # the leader's number in all processes: one may have failed to read a header
     sample_bytes = int(users.from_leader(float(sample_bytes)))
     needed = table_bytes + sample_bytes * len(loader.source)
     # more than it needs costs nothing: pages are taken when they are written
     size = int(users.from_leader(float(room if is_last else min(needed, room))))
-    # nothing where there is no room for a single image, and for records of pixels, which no one decodes
+    # nothing where not even one image fits, and for records of pixels, which need no decoding
     segment = _share(size if sample_bytes and size >= table_bytes + sample_bytes else 0, users)
     if segment is None:
         return 0
@@ -88,12 +88,12 @@ def _keep_on_disk(loader: StreamingLoader, folder: decoded_folder.Folder, share:
                   users: _Machine) -> bool:
     """Let a loader keep its images in `folder`, with what an earlier run left there; False if it cannot."""
     table_bytes, sample_bytes = loader.disk_table_bytes()[0], loader.kept_bytes()[1]
-    # and a little that no image takes
     sample_bytes = int(users.from_leader(float(sample_bytes)))
+    # and a little more than the images take
     needed = sample_bytes * len(loader.source) + HEADER_BYTES
     kept = None
     segment = None
-    # all that may fail is tried by one process, and the others hear of it
+    # one process does all that may fail, and sends the others the result
     if users.is_leader and sample_bytes:
         try:
             kept = folder.open_kept(loader, share, needed)
@@ -102,7 +102,7 @@ def _keep_on_disk(loader: StreamingLoader, folder: decoded_folder.Folder, share:
             _log.warning("%s; what is decoded is kept in memory", error)
             kept = None
     limit = int(users.from_leader(float(kept.limit if kept and segment else 0)))
-    # the tables are in memory of all, and saved by the one that has the lock
+    # the tables are in memory that all share; the process that has the lock saves them
     segment = _open_shared(segment if limit else None, table_bytes, users)
     if kept and segment:
         num_before = kept.begin(loader, segment)
@@ -117,9 +117,9 @@ def _keep_on_disk(loader: StreamingLoader, folder: decoded_folder.Folder, share:
 
 
 def save() -> None:
-    """Save what was decoded since the last time, where it is kept on a disk: a run is over.
+    """Save what was decoded since the last save, where the cache is on a disk; called at the end of a run.
 
-    Called by all processes, and not left to Python's end, which those of a group do not wait for.
+    Called by all processes, and not left to the exit of Python: processes of a group leave without it.
     """
     tables.save_all()
 
@@ -158,7 +158,7 @@ class _Machine:
 
 
 def _keeps(loader: Loader | None) -> TypeGuard[StreamingLoader]:
-    # asked for by its name: to ask for the class would load OpenCV for data that needs none
+    # by an attribute and not by its class, whose import would load OpenCV for data that needs none
     return bool(getattr(loader, "can_keep", False))
 
 
@@ -199,7 +199,7 @@ def _note(loader: Loader, text: str) -> None:
 
 def _describe(place: str, size: int, needed: int, source: str) -> str:
     if needed <= size:
-        # first what they take: of a small folder the limit alone would read like a demand
+        # first what they take: for a small folder the limit alone would look like what is needed
         takes = f"about {max(needed / 1e6, 1):,.0f} MB"
         # validation is given no more than it needs
         limit = f" of at most {_bytes(size)}, {source}" if size > needed else ""
@@ -209,7 +209,7 @@ def _describe(place: str, size: int, needed: int, source: str) -> str:
 
 
 def _bytes(size: float) -> str:
-    """Return a size in words, in GB from a tenth of one on, which is what limits are given in."""
+    """Return a size for people: in GB, the unit of the limits, from a tenth of one on."""
     for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if size >= factor / 10:
             return f"{size / factor:.3g} {unit}"

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 #: the names of a cache's two files, before their suffix
 _NAME = re.compile(r"imgcls-decoded-[0-9a-f]{16}")
 _PIXELS, _TABLES = ".pixels", ".tables"
-#: of the segment's header: disk and number of the file of pixels
+#: where the segment's header has the numbers of the file of pixels: its device and inode
 _FILE_NUMBERS = slice(3, 5)
 
 _log = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ def check(folder: str) -> str:
         raise UsageError(f"`decoded_cache_dir` {verbatim(folder)}: must be a folder, and is none")
     try:
         path.mkdir(parents=True, exist_ok=True)
-        # without a byte: a full disk is no reason to end a run
+        # nothing is written into it: a full disk is no reason to end a run
         with tempfile.TemporaryFile(dir=path):
             pass
     except OSError as error:
@@ -54,7 +54,7 @@ def check(folder: str) -> str:
 
 @dataclass
 class Kept:
-    """An open cache of this run: its file of pixels, locked, and what is to be done to begin with it."""
+    """An open cache of this run: its file of pixels, which is locked; `begin` gives it to a loader."""
 
     file: PixelFile
     identity: bytes
@@ -64,7 +64,7 @@ class Kept:
     def begin(self, loader: StreamingLoader, segment: Segment) -> int:
         """Let `loader` use it, with its tables in `segment`; return how many images are there already."""
         stem = self.file.path.removesuffix(_PIXELS)
-        # before the cache is made: what it finds in its tables is true from the beginning
+        # before the cache is made, which then finds its tables filled
         tables = Tables(stem + _TABLES, self.identity, segment, loader.disk_table_bytes()[1])
         problem = tables.load()
         cache = loader.keep_in(segment, self.file, self.limit)
@@ -73,7 +73,7 @@ class Kept:
             _remove(tables.path)
             _log.warning("`decoded_cache_dir`: the decoded images of %s there are %s: they are removed and "
                          "decoded again", printable(loader.source.description), problem)
-        # what a killed run wrote after its tables were saved
+        # removes what a killed run wrote after its tables were saved
         self.file.cut(cache.used_bytes)
         segment.header[_FILE_NUMBERS] = self.file.numbers
         tables.save_often(self.file, cache)
@@ -91,13 +91,13 @@ class Folder:
         self._default_share = default_share
         #: where the limit comes from
         self.source = "half of the free disk" if limit_gb is None else "`decoded_cache_gb`"
-        #: of each cache of this run, its limit
+        #: the limit of each cache of this run, in bytes, by the path without its suffix
         self._own: dict[str, int] = {}
 
     def open_kept(self, loader: StreamingLoader, share: float, needed: int) -> Kept:
         """Open the cache of a loader's images, of about `needed` bytes; RunError with the reason why not.
 
-        It may take `share` of what is left: all, or a part and then no more than it needs.
+        It may take `share` of what is left; if that is below 1, no more than it needs.
         """
         settings = loader.kept_settings()
         digest = identity.of_source(loader.source, settings)
@@ -120,7 +120,7 @@ class Folder:
         return Kept(file, digest, limit)
 
     def _limit(self, stem: str, share: float, needed: int, own_bytes: int) -> int:
-        """Return how many bytes the cache `stem` may take; remove others as far as it needs their room."""
+        """Return how many bytes the cache `stem` may take; remove others if it needs their space."""
         others = sorted(self._others(stem))
         others_bytes = sum(size for _, size, _ in others)
         free = free_bytes(self.path)
@@ -174,12 +174,12 @@ def join(loader: StreamingLoader, folder: str, segment: Segment, limit: int) -> 
 def _remove_unused(pixels: str) -> bool:
     """Remove a cache that no run has open."""
     try:
-        # the lock is gone at once, and whoever takes it now finds that the file has lost its name
+        # the lock is given back at once: a run that takes it now finds that the file has lost its name
         if not PixelFile(pixels).lock():
             return False
     except OSError:
         return False
-    # tables first: without pixels they would be told to be damaged
+    # tables first: without pixels they would be reported as damaged
     _remove(pixels.removesuffix(_PIXELS) + _TABLES)
     _remove(pixels)
     return True

@@ -20,16 +20,16 @@ from imgcls.errors import RunError, first_line
 def deterministic(is_asked: bool) -> Iterator[None]:
     """Within the block, have torch compute everything in one order; as it was before at the end.
 
-    RunError for an operation that torch can only compute in any order. Does nothing unless `is_asked`.
+    RunError for an operation that torch computes in no fixed order only. Does nothing unless `is_asked`.
     """
     if not is_asked:
         yield
         return
     was_on = torch.are_deterministic_algorithms_enabled()
     benchmark = torch.backends.cudnn.benchmark
-    # cuBLAS reads it when it is first used: with more work spaces its sums have no order
+    # cuBLAS reads it when it is first used: with more work spaces its sums have no fixed order
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    # memory that no one has written is read by no one here, so it need not be filled either
+    # nothing here reads memory before it is written, so it need not be filled either
     settings: Any = torch.utils.deterministic
     fills = settings.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True)

@@ -46,7 +46,7 @@ class Teacher:
         with torch.no_grad(), self._precision.autocast():
             # one product and sum stand for undoing the run's normalisation and applying the teacher's
             images = images * self._scale + self._shift
-            # of the run's own size too, where images begin smaller and grow
+            # each batch is looked at: images of the run may begin smaller and grow
             if self._size and tuple(images.shape[2:]) != tuple(self._size):
                 # antialiased: a student of 64 pixels may have a teacher of 224, and the other way round
                 images = F.interpolate(images, self._size, mode="bilinear", antialias=True)
@@ -54,7 +54,7 @@ class Teacher:
             # bfloat16 has three digits
             teacher_logits = self._model(images).float()
         if self._order is not None:
-            # classes are matched by name: the teacher may number them otherwise, or know more of them
+            # classes are matched by name: the teacher may number them otherwise, or have more of them
             teacher_logits = teacher_logits[:, self._order]
         # both in logarithms: a probability that underflows to 0 would make 0 x -inf of it
         divergence = F.kl_div(F.log_softmax(logits / self._temperature, 1),

@@ -33,8 +33,8 @@ def with_dropout(model: nn.Module, config: Config) -> nn.Module:
     settings = config.regularization
     network = verbatim(config.network.network)
     if settings.dropout is not None:
-        # refused and not passed over: a user who asks for dropout and gets none learns nothing from
-        # the run
+        # refused and not ignored: a user who asks for dropout and gets none learns nothing from the
+        # run
         layers = [module for module in model.modules() if isinstance(module, (Dropout, _DropoutNd))]
         if not layers:
             raise UsageError(f"`dropout` {settings.dropout:g}: {network} has no dropout")
@@ -54,7 +54,8 @@ def set_drop_path(model: nn.Module, rate: float, network: str) -> None:
     Huang et al. 2016, "Deep Networks with Stochastic Depth": its linear decay. The symbol does not change.
     """
     if others := [module for module in model.modules() if type(module).__name__ in _DROP_PATHS]:
-        # each package has its own way from 0 to the highest rate, of which the last is the one to be set
+        # each package lets the rates rise to the highest in its own way: that one becomes `rate`, the others
+        # follow in proportion
         rates = [float(getattr(module, _DROP_PATHS[type(module).__name__])) for module in others]
         highest = max(rates) or 1.0
         for module, own in zip(others, rates, strict=True):
@@ -63,17 +64,17 @@ def set_drop_path(model: nn.Module, rate: float, network: str) -> None:
     branches = residual_branches(model)
     if not branches:
         raise UsageError(f"`drop_path` {rate:g}: {network} has no residual branches that could be left out")
-    # early branches see edges that all later ones need; the last one may be missed most often
+    # early branches find edges, which all later ones need; the last one can be left out most often
     for number, (layer, branch) in enumerate(branches, start=1):
         layer.drop_path = rate * number / len(branches)
         layer.branch = branch
 
 
 def residual_branches(model: nn.Module) -> list[tuple[ElementwiseAdd, int]]:
-    """Return the additions that join a branch with its shortcut, in their order, and which input it is.
+    """Return the additions that join a branch with its shortcut, in their order, each with the index (0 or 1)
+    of the input that is the branch.
 
-    The branch is the input that passes through more layers since the two have parted: a shortcut is nothing
-    at all, or a projection.
+    That is the input that has passed through more layers: a shortcut has none at all, or a projection.
     """
     if not isinstance(model, fx.GraphModule):
         return []

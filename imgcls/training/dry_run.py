@@ -1,8 +1,8 @@
-"""`dry_run`: tell what a run would do, measure a few of its batches, and write nothing. `run` ends with it.
+"""`dry_run`: print what a run would do, measure a few of its batches, and write nothing. `run` ends with it.
 
 What is measured is the run's own loader and the trainer's own step, on its devices and with its other
-processes: first the loader alone, then one copy to the device, then everything together, whose time is the
-one that an epoch is reckoned from. The network learns a few batches by that, and is thrown away.
+processes: first the loader alone and the copies to the device, then everything together; the time of an
+epoch is estimated from the latter. The network, which has learned from a few batches then, is thrown away.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _MIB = 1 << 20
 
 
 def without_missing_mean(config: Config, reporter: Reporter) -> Config:
-    """Return the configuration without a mean image that would first have to be made of all images."""
+    """Return the configuration without a mean image that does not exist: making it would read all images."""
     path = config.augment.mean_image
     if not path or to_path(path, "`mean_image`").exists():
         return config
@@ -51,7 +51,7 @@ def measure(trainer: Trainer, position: Position, config: Config) -> dict[str, f
     step_s, together_s = _time_training(trainer, position)
     loader = trainer.loader
     epoch_s = together_s * loader.batches_per_epoch + _validation_s(trainer) / config.train.val_period
-    # a run that goes on has done a part already
+    # a resumed run has done a part already
     done = position.epoch + position.batch / max(loader.batches_per_epoch, 1)
     run_s = epoch_s * max(config.train.num_epochs - done, 0.0)
     if not worker.rank:
@@ -164,7 +164,7 @@ def _describe_files(trainer: Trainer, config: Config) -> str:
     weights_mib = sum(tensor.numel() * 4 for tensor in tensors) / _MIB
     names = ["-symbol.json", "-meta.json", "-metrics.jsonl"]
     names += ["-report.html"] if report.report_page else []
-    # files that are not asked for are not told of
+    # files that the settings do not ask for are not listed
     names += ["-tensorboard/"] if report.tensorboard else []
     names += ["-mean.bin"] if config.augment.mean_image else []
     first = min(period, epochs)
@@ -173,7 +173,7 @@ def _describe_files(trainer: Trainer, config: Config) -> str:
 
 
 def _describe_memory(device: torch.device) -> str:
-    """Return what the process has taken at most so far, of the machine and of a GPU."""
+    """Return the most memory that the process has had so far, of the machine and of a GPU, in words."""
     peak = memory.peak_bytes()
     text = "not known" if peak is None else f"{peak / _MIB:,.0f} MiB at the peak"
     if device.type == "cuda":

@@ -36,22 +36,22 @@ from imgcls.training.trainer import Trainer
 
 #: the sizes that are tried: the first, and each twice the one before
 _SMALLEST, _LARGEST = 8, 1 << 16
-#: what a size is measured for after its first step, and the steps that are enough
+#: how long a size is measured after its first step, and how many steps are enough
 _SECONDS, _MAX_STEPS = 0.6, 20
 #: a size is not tried whose steps would take longer than this
 _MAX_STEP_S = 10.0
-#: of the memory that is free, what a step may take: what else the machine does is not known
+#: the part of the free memory that a step may take: what else the machine will run is not known
 _USABLE = 0.8
-#: of the fastest size's speed, what is as good as it
+#: the part of the fastest size's speed that counts as equally good
 _GOOD = 0.95
-#: two doublings that are not faster by this part end the search
+#: the search ends where two doublings together gain less than this factor
 _GAIN = 1.03
 #: an epoch of fewer updates learns little, however fast it is
 _MIN_UPDATES = 10
-#: a step that changes nothing to speak of: the trial stays finite
+#: a rate at which steps change next to nothing: the trial stays finite
 _LR = 1e-10
 _MIB = 1 << 20
-#: optimizers that divide by the size of the gradients: their rate goes with the square root
+#: optimizers that divide by the size of the gradients: their rate grows with the square root of the batch
 _ADAPTIVE = ("adam", "adamw", "adamax", "nadam", "rmsprop", "adagrad", "groupadagrad", "ftml", "lamb",
              "schedule-free-adamw")
 
@@ -70,7 +70,7 @@ def measure(trainer: Trainer, position: Position, config: Config) -> dict[str, f
 
     RunError where not even the smallest fits.
     """
-    # full size from the first epoch on is what the memory has to hold
+    # the memory has to hold images of full size, with which progressive resizing ends
     trainer.transforms = [change for change in trainer.transforms if not isinstance(change, Resizing)]
     trainer.updater.schedule = Schedule(Sweep(_LR, _LR, 2))
     device = trainer.sharing.worker.device
@@ -152,9 +152,9 @@ def _measure_size(trainer: Trainer, batch: Batch, updates: itertools.count[int])
 
 
 def _reason_to_end(found: Sequence[Measurement], size: int, num_samples: int, device: torch.device) -> str:
-    """Return why a next size is not tried, "" where it is."""
+    """Return why the next `size` is not tried, "" where it is."""
     last = found[-1]
-    # memory last: the other reasons are cheaper to tell
+    # memory last: the other reasons are cheaper to find out
     if size > min(num_samples, _LARGEST):
         return f"ended at {last.size}: the data set has {num_samples:,} images" if size > num_samples else (
             f"ended at {last.size}, the largest that is tried")
@@ -184,7 +184,7 @@ def expected_bytes(found: Sequence[Measurement], size: int) -> float:
 def suggest(found: Sequence[Measurement], loader_speed: float, num_samples: int) -> tuple[int, str]:
     """Return the smallest size that is as good as the fastest, and why it is that one.
 
-    No faster than the loader gives images, and with ten updates an epoch at least where that can be.
+    Speed above that of the loader does not count, and an epoch has ten updates at least where possible.
     """
     # a set of a hundred images would otherwise get one update an epoch
     allowed = [one for one in found if one.size * _MIN_UPDATES <= num_samples] or [found[0]]
@@ -210,7 +210,7 @@ def rate_for(size: int, config: Config) -> tuple[float, str]:
     In proportion to the batch (Goyal et al. 2017, arXiv 1706.02677), for rules that divide by the size of the
     gradients to its square root (Malladi et al. 2022, arXiv 2205.10287).
     """
-    # what the user, the data set or the recipe has for its own batch is all that is known of the rate
+    # the one rate that is known is that of the user, the data set or the recipe, for its own batch
     batch_size, lr = config.data.batch_size, config.schedule.lr
     if config.optimizer.name in _ADAPTIVE:
         lr *= math.sqrt(size / batch_size)
@@ -265,7 +265,7 @@ def _free_bytes(device: torch.device) -> int | None:
 def _speed_plot(found: Sequence[Measurement], size: int, loader_speed: float) -> Plot:
     sizes, speeds = _sizes(found), [one.speed for one in found]
     lines = [Line("network", sizes, speeds, 0, label="the network", best=sizes.index(size))]
-    # far above the network it would press the curve down, and says nothing
+    # far above the network it is no limit, and would flatten the curve
     if loader_speed < 2 * max(speeds):
         lines.append(Line("loader", [sizes[0], sizes[-1]], [loader_speed] * 2, 1, is_dashed=True,
                           label="the loader"))

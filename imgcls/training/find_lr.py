@@ -24,11 +24,11 @@ from imgcls.training.trainer import Trainer
 
 #: the rates that are tried, and in how many updates
 LOWEST, HIGHEST, NUM_UPDATES = 1e-6, 10.0, 120
-#: of the loss before, how much stays in its running mean
+#: the weight of the earlier losses in the running mean
 _SMOOTHING = 0.9
-#: the sweep ends where the running mean is so many times the least
+#: the sweep ends where the running mean is so many times its least
 _DIVERGED = 3.0
-#: of the rate with the least loss: Smith's and fast.ai's advice, since the least is at the edge
+#: the rate with the least loss is divided by this, as Smith and fast.ai advise: above it training diverges
 _SAFETY = 10.0
 
 
@@ -94,7 +94,7 @@ def _plot(rates: Sequence[float], losses: Sequence[float], lr: float) -> Plot:
     """Return the chart: the loss, its running mean, and a line at the rate to take."""
     means = smoothed(losses)
     finite = [mean for mean in means if math.isfinite(mean)]
-    # what goes up at the end would press the rest together
+    # the rise at the end would flatten the rest
     top = min(max(finite), 1.3 * max(finite[:10]))
     clipped = [min(loss, top) if math.isfinite(loss) else top for loss in losses]
     lines = [Line("loss", rates, clipped, 0, is_faint=True),

@@ -1,7 +1,7 @@
 """Train in micro-batches where memory runs out in the first step. Called by `run` in place of `Trainer.fit`.
 
-A batch in N micro-batches needs about an N-th of the memory of activations, and has the bits of N devices:
-a run that needed it is not that of a larger machine to the last digit, and it says which flag repeats it.
+A batch in N micro-batches needs about an N-th of the memory for activations, and gives the bits of N devices.
+So the run differs in the last digits from that of a larger machine; a warning says which flag repeats it.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from imgcls.training.trainer import Trainer
 
 
 def fit(trainer: Trainer, position: Position, config: Config, reporter: Reporter) -> dict[str, float]:
-    """Train from `position` to the end as `Trainer.fit` does; with twice the micro-batches, again and again,
-    while not even a first step fits.
+    """Train from `position` to the end as `Trainer.fit` does; where memory runs out in the first step, begin
+    again with twice as many micro-batches, until it fits.
 
-    The error stays where `micro_batches` was given, in a job of several processes, which would have to agree,
-    and once a step was taken: then the weights are others already.
+    The error is raised where `micro_batches` or `cuda_graphs` is given, in a job of several processes, which
+    would have to agree, and after the first step, which has changed the weights.
     """
     sharing = trainer.sharing
     may_split = (sharing.worker.world_size == 1 and not config.is_explicit("micro_batches")
                  and not config.device.cuda_graphs)
     buffers = list(trainer.model.buffers())
-    # a first step that fails has moved running statistics
+    # a first step that fails may have changed running statistics
     before = [buffer.clone() for buffer in buffers] if may_split else []
     while True:
         try:

@@ -1,7 +1,7 @@
-"""A run that goes on prepares its images as before: what the checkpoint notes is the default of its settings.
+"""A resumed run prepares its images as before: what the checkpoint notes is the default of its settings.
 
-Called by `run` before the loaders are made. The user's own settings win, and where they differ it is said:
-weights that learned images of one mean are of no use with another, and nothing but the accuracy would tell.
+Called by `run` before the loaders are made. The user's own settings win, with a warning where they differ:
+weights that were trained with one mean are of no use with another, and only the accuracy would show it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _NOTED_AS = {"image_shape": "image_shape", "rgb_mean": "mean", "rgb_std": "std",
 
 
 def keep_preprocessing(config: Config, saved: Saved | None, worker: Worker, reporter: Reporter) -> Config:
-    """Return the configuration with the preprocessing of the checkpoint that the run goes on from.
+    """Return the configuration with the preprocessing of the checkpoint that the run resumes from.
 
     MXNet's checkpoints note none, and change nothing. DataError for values that no setting can have.
     """
@@ -66,7 +66,7 @@ def read_noted(saved: Saved, worker: Worker) -> Mapping[str, Any]:
 
 
 def _changes(config: Config, before: Mapping[str, Any], noted: Mapping[str, Any]) -> Iterator[str]:
-    """Yield in words what the user sets otherwise than the run was trained with."""
+    """Yield, in words, each setting of the user that differs from what the run was trained with."""
     now = config.values()
     for setting, value in before.items():
         if config.is_explicit(setting) and show(value) != show(now[setting]):

@@ -34,7 +34,7 @@ def decide_validation(config: Config, splits: Splits) -> Config:
     """Return the configuration with `val_resize` a number: the whole set's, where the user gave none.
 
     It goes into the meta data: imgcls-score and imgcls-predict treat an image as validation does here.
-    Without validation data the training images tell how large images are.
+    Without validation data it follows from the sizes of the training images.
     """
     source = splits.train if splits.val is None else splits.val
     augment = decide_val_resize(config.augment, source, config.network.image_shape)
@@ -46,7 +46,7 @@ def make_loaders(config: Config, splits: Splits, worker: Worker,
     """Return the loaders for training and for validation (None without validation data).
 
     A batch has `batch_size` samples over all processes; the loaders give this process its share of them.
-    UsageError for labels that are not 0 .. num_classes - 1.
+    UsageError for labels that are not 0 .. num_classes - 1, and where not even one batch fits in memory.
     """
     _require_memory(config, len(splits.train), worker, batch_size)
     if config.data.jpeg_decoder == "gpu":
@@ -78,10 +78,10 @@ def make_loaders(config: Config, splits: Splits, worker: Worker,
     # what is in memory already has nothing to decode
     decode_on_gpu = getattr(train, "decode_on_gpu", None)
     if config.data.jpeg_decoder == "gpu" and decode_on_gpu:
-        # Of training alone: imgcls-score, which decodes on the CPU, must find validation's pixels again.
+        # For training alone: imgcls-score decodes on the CPU, and must get the pixels of validation here.
         decode_on_gpu()
         train.note = ", ".join(filter(None, (train.note, "JPEGs decoded on the GPU")))
-    # a pass over the data that is the only one finds nothing kept, but for what is on a disk
+    # a single pass over the data reads nothing again, unless an earlier run has kept it on a disk
     elif (config.train.num_epochs > 1 or config.data.decoded_cache_dir) and not (
             config.train.test_io or config.train.dry_run):
         decoded_cache.attach(config.data.decoded_cache_gb, train, val, worker, config.data.decoded_cache_dir)

@@ -68,9 +68,9 @@ class MetricsFile:
         self._file = MirroredFile(to_path(path))
 
     def resume(self, update: int) -> list[str]:
-        """Begin the file, or continue with it: what came after `update` will come again and is dropped.
+        """Begin the file, or continue with it; return the lines that stay.
 
-        Returns the lines that stay.
+        Lines from after `update` are dropped: the run will write them again.
         """
         kept = []
         if update and self._file.target.exists():

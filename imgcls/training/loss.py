@@ -53,7 +53,7 @@ class Loss:
     def _sum(self, logits: Tensor, labels: Tensor) -> Tensor:
         if self._class_weights is None:
             return F.cross_entropy(logits, labels, reduction="sum", label_smoothing=self._label_smoothing)
-        # by the label, smoothed or not: torch's own `weight` would weigh the classes that a part is spread to
+        # by the label's class, smoothed or not: torch's `weight` would be of each class that smoothing adds
         losses = F.cross_entropy(logits, labels, reduction="none", label_smoothing=self._label_smoothing)
         # a sum of products in one kernel
         return torch.dot(losses, self._class_weights[labels])
@@ -61,7 +61,7 @@ class Loss:
 
 def make_loss(config: RegularizationConfig, labels: np.ndarray, num_classes: int,
               device: torch.device, teacher: Teacher | None = None) -> Loss:
-    """Return the loss that the settings mean for training data with these labels int64 (N,)."""
+    """Return the loss of these settings, for training data with these labels, int64 (N,)."""
     weights = class_weights(config.class_weights, np.asarray(labels, np.int64), num_classes)
     on_device = None if weights is None else torch.tensor(weights, dtype=torch.float32, device=device)
     return Loss(config.label_smoothing, on_device, teacher)
@@ -71,7 +71,7 @@ def class_weights(text: str, labels: np.ndarray, num_classes: int) -> np.ndarray
     """Return float64 (classes,) from the setting `class_weights`, None where it is "".
 
     They are scaled so that their mean over the training images is 1: a learning rate keeps its meaning.
-    UsageError for a text that means none, and for weights that are not one of each class.
+    UsageError for a text that is neither balanced nor numbers, and unless there is one number for each class.
     """
     text = text.strip().lower()
     if not text:

@@ -1,4 +1,4 @@
-"""What travels with a checkpoint: PREFIX-meta.json, and the mean image in PREFIX-mean.bin.
+"""What is saved beside the weights: PREFIX-meta.json, and the mean image in PREFIX-mean.bin.
 
 Class names, all that preprocessing needs, the settings, versions. `pretrained.preprocessing` reads it back.
 """
@@ -44,7 +44,7 @@ def describe(config: Config, splits: Splits, command: str, rank_info: RankInfo |
         # of images that were held out for validation: imgcls-score finds them again by it
         "held_out": dict(splits.held_out) or None,
         "recipe": config.recipe or None,
-        # by the size of the data: a resumed run keeps it, though images may have come
+        # settings chosen by the size of the data: a resumed run keeps them, even if images were added
         "chosen": dict(config.chosen) or None,
         "command": command,
         # what decides in what order sums are rounded; 0 on a GPU
@@ -55,7 +55,7 @@ def describe(config: Config, splits: Splits, command: str, rank_info: RankInfo |
                      "numpy": np.__version__},
         # --config takes this file, and then trains the same
         "config": settings,
-        # processes that are started again know their own checkpoint by it
+        # processes that are started again recognise their own checkpoint by it
         "job": rank_info.job if rank_info else "",
     }
 
@@ -71,7 +71,7 @@ def pack_mean_image(config: Config) -> bytes:
 
 
 def check_mean_image(path: str, noted: Mapping[str, Any], name: str) -> str:
-    """Return `path`, the mean image beside a checkpoint, which must be the one that its meta data `noted`.
+    """Return `path`, the mean image beside a checkpoint, whose sha256 must be that in `noted`, its meta data.
 
     `name` is what errors call the checkpoint: a DataError where the file is missing or another.
     """
@@ -84,14 +84,14 @@ def check_mean_image(path: str, noted: Mapping[str, Any], name: str) -> str:
     except OSError as error:
         raise DataError(path, f"{reason(error)}: the mean image that {name} was trained with{advice}"
                         ) from error
-    # By content: file times and sizes survive a mix-up of two runs' means, an accuracy does not.
+    # By content: where the means of two runs were mixed up, file times and sizes may fit, the accuracy drops.
     if hashlib.sha256(content).hexdigest() != noted.get("sha256"):
         raise DataError(path, f"is not the mean image that {name} was trained with (another sha256){advice}")
     return path
 
 
 def _describe_preprocessing(config: Config, splits: Splits, mean_image: bytes) -> dict[str, Any]:
-    """Return what becomes of an image in validation, in the order of its keys, and what the numbers mean."""
+    """Return how validation prepares an image, in the order of the keys, and what the numbers mean."""
     augment = config.augment
     train = splits.train
     takes_numbers = isinstance(train, ArraySource) and train.images.dtype != np.uint8
@@ -104,5 +104,5 @@ def _describe_preprocessing(config: Config, splits: Splits, mean_image: bytes) -
         "val_resize": augment.val_resize, "interpolation": augment.interpolation,
         # for readers other than ours: what mean and std refer to
         "channels": "grey" if config.network.image_shape[0] == 1 else "RGB",
-        # arrays of floats are taken as they are: no one knows their scale
+        # arrays of floats are taken as they are: their scale is not known
         "range": "as given" if takes_numbers else "0-255"}

@@ -2,8 +2,8 @@
 began.
 
 The trainer fills it at every step and reads it at progress lines; reading waits for the device and for all
-processes. Its sums are part of a saved position, so the log of a resumed epoch continues as if nothing had
-been.
+processes. Its sums are part of a saved position, so the log of a resumed epoch continues as if it had not
+been interrupted.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Meter:
     def begin_epoch(self, position: Position) -> None:
         """Start the sums of an epoch, from those in the position where it is inside the epoch."""
         self.metrics.reset()
-        # The saved sums are over all processes of then, so one process alone adds them to its own.
+        # The saved sums are over all processes of the earlier run, so one process alone adds them to its own.
         if self._fits(position.interval_totals) and not (self._worker.is_synchronous and self._worker.rank):
             self.metrics.add(*position.interval_totals)
         zero: Totals = ([0.0] * len(self.names), 0)
@@ -106,8 +106,8 @@ class Meter:
     def sum_over_processes(self, metrics: Metrics) -> Totals:
         """Return the sums of `metrics` and their samples over all processes."""
         sums, num_samples = metrics.totals()
-        # in one message, which is what an all-reduce of a few numbers costs; float64 counts exactly up to
-        # 2^53
+        # in one message: an all-reduce of a few numbers costs as much as one of a single number; float64
+        # counts exactly up to 2^53
         *sums, num_samples_of_all = self._worker.sum([*sums, float(num_samples)])
         return sums, int(num_samples_of_all)
 

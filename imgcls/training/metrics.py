@@ -1,4 +1,4 @@
-"""Accuracy and its companions over exactly the samples that are there, under MXNet's names.
+"""Accuracy and the other metrics, over exactly the samples that are no padding, under MXNet's names.
 
 Counts stay on the device until they are read: reading one waits for the GPU.
 """
@@ -17,13 +17,16 @@ from imgcls.errors import UsageError, unknown
 LOSSES = {"ce": "cross-entropy", "nll": "nll-loss", "nll_loss": "nll-loss"}
 #: MXNet's epsilon of cross-entropy (metric.py): a sample that is certainly wrong counts 27.6, not infinity
 _EPSILON = 1e-12
-#: logits that wait to be counted, in numbers: a small network's metric costs as much as a layer, and once in
-#: many batches next to nothing
+#: how many numbers, in logits, may wait to be counted: counting costs as much as a layer of a small network,
+#: and next to nothing if it is done once in many batches
 _MAX_WAITING = 1 << 14
 
 
 def metric_names(top_k: int, loss: str, num_classes: int) -> list[str]:
-    """Return the metrics that `top_k` and `loss` ask for, accuracy first, in the order of MXNet's log."""
+    """Return the metrics that `top_k` and `loss` name, accuracy first, in the order of MXNet's log.
+
+    UsageError for a `top_k` that says nothing about so many classes, and for a `loss` that is not known.
+    """
     names = ["accuracy"]
     if top_k and num_classes == 2:
         raise UsageError(f"`top_k` {top_k}: with two classes it would always be 1; leave it out")
@@ -48,8 +51,8 @@ class Metrics:
         # float64: a float32 count stops growing at 16.7 million samples
         self._sums = [torch.zeros((), device=device, dtype=torch.float64) for _ in self.names]
         self._num_samples = 0
-        # Counts are the same numbers in whatever portions, sums of losses are not. Not on a GPU, whose graphs
-        # write the next logits into the memory of the last.
+        # Counts do not depend on the portions that they are made in, sums of losses do. Not on a GPU, where a
+        # CUDA graph writes the next logits over the last.
         self._can_wait = device.type == "cpu" and all("accuracy" in name for name in self.names)
         self._waiting: list[tuple[Tensor, Tensor]] = []
 
@@ -57,8 +60,8 @@ class Metrics:
                share: float = 1.0) -> None:
         """Add float (N, classes) logits and int64 (N,) labels, none of them padding.
 
-        Of an image that was mixed of two, `share` of the first, both labels count, each by its part: naming
-        either of them is as much of a right answer as there is of it in the image.
+        Where an image was mixed of two, `share` of it from the first, both labels count by their part: an
+        answer that names one of them is right to that part.
         """
         self._num_samples += len(labels)
         if self._can_wait and other_labels is None:

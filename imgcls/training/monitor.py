@@ -1,6 +1,6 @@
 """`monitor` N: the size of every tensor, every N batches, as MXNet's Monitor prints it.
 
-Size means the Euclidean norm over the root of the count, so that tensors of all shapes compare.
+Size means the Euclidean norm divided by the root of the count: tensors of all shapes can be compared by it.
 """
 
 from __future__ import annotations

@@ -30,9 +30,9 @@ class Cost(NamedTuple):
 
     #: floating-point operations, a multiplication and an addition counted as two
     flops: int
-    #: numbers that the layers give, which a training step keeps for the backward pass
+    #: numbers in the outputs of these layers, which a training step keeps for the backward pass
     values: int
-    #: the most numbers that one layer gives
+    #: the most numbers in the output of one layer
     largest: int = 0
 
 
@@ -41,7 +41,7 @@ def measure(model: nn.Module, image_shape: Sequence[int]) -> Cost:
 
     UsageError for an image shape that the network cannot take.
     """
-    # everything else is a few per cent of it, and no one counts it the same way
+    # everything else is a few per cent of it, and every tool counts it differently
     total = values = largest = 0
 
     def count(layer: nn.Module, _inputs: object, output: Tensor) -> None:
@@ -65,7 +65,8 @@ def measure(model: nn.Module, image_shape: Sequence[int]) -> Cost:
 
 def require_memory(cost: Cost, num_images: int, config: Config, device: torch.device) -> None:
     """Raise UsageError where a step of `num_images` on the CPU cannot have the least memory that it needs."""
-    # On a GPU torch says so itself; here the system would kill the process. Two bytes: a lower precision.
+    # On a GPU torch says so itself; here the system would kill the process. Two bytes a number: the least,
+    # in a lower precision.
     num_bytes = 2 * cost.values * num_images / config.distributed.micro_batches
     if device.type == "cpu":
         sizes = (f"`batch_size` {config.data.batch_size}, `network` {verbatim(config.network.network)}, "

@@ -1,8 +1,8 @@
-"""stdout and stderr that may go away under a run: a terminal is closed, whoever read a pipe has left.
+"""stdout and stderr that may break during a run: a terminal is closed, or the reader of a pipe has ended.
 
 What can no longer be shown must not cost what was learned: lines that no one can read are dropped. A reader
-that leaves (`2>&1 | head`) ends other programs by SIGPIPE; here it asks for an end in good order, which
-`StopSignal` looks for. `run` calls it.
+that ends (`2>&1 | head`) makes other programs end by SIGPIPE; here it is a request to end in good order,
+which `StopSignal` looks for. Called by `run`.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from typing import Any, TextIO, cast
 
 
 class LastingStream:
-    """A text stream in whose place nothing is ever raised, but for a reader of results that has left."""
+    """A text stream that raises no error, except BrokenPipeError where results are no longer read."""
 
     def __init__(self, stream: TextIO, *, raises_when_unread: bool) -> None:
-        """With `raises_when_unread`, BrokenPipeError passes, as everywhere else in Python."""
+        """With `raises_when_unread`, BrokenPipeError is raised as by any stream of Python."""
         self._stream = stream
         self._raises_when_unread = raises_when_unread
-        #: whoever read it has left
+        #: whether the reader of the pipe has ended
         self.is_unread = False
 
     def write(self, text: str) -> int:
-        """Write as far as that is possible, and say that all was written."""
+        """Write as far as that is possible; return the length of `text` in any case."""
         with self._dropping_errors():
             self._stream.write(text)
         return len(text)
@@ -37,14 +37,14 @@ class LastingStream:
         with self._dropping_errors():
             self._stream.flush()
 
-    # For isatty, encoding, fileno and whatever else libraries ask a stream for.
+    # For isatty, encoding, fileno and whatever else libraries use of a stream.
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
     @contextlib.contextmanager
     def _dropping_errors(self) -> Iterator[None]:
         # EIO: the terminal is gone. EPIPE: the reader is. ENOSPC: a log on a full disk. EAGAIN: a terminal
-        # that someone set to answer at once. None of them is a reason to lose a run.
+        # that was set to non-blocking. None of them is a reason to lose a run.
         try:
             yield
         except OSError as error:
@@ -67,7 +67,7 @@ def lasting_output() -> Iterator[None]:
         try:
             yield
         finally:
-            # someone who put a stream of their own there meanwhile keeps it
+            # a stream that other code put there meanwhile stays
             if sys.stdout is cast(TextIO, out):
                 sys.stdout = before[0]
             if sys.stderr is cast(TextIO, err):
@@ -75,11 +75,11 @@ def lasting_output() -> Iterator[None]:
 
 
 def is_unread() -> bool:
-    """Return whether no one reads the log any more, and someone might mind: under nohup no one does."""
+    """Return whether the log is no longer read and should be: under nohup it need not be."""
     return getattr(sys.stderr, "is_unread", False) and not is_hangup_ignored()
 
 
 def is_hangup_ignored() -> bool:
-    """Return whether this process was told to outlive its terminal, by nohup for example."""
+    """Return whether this process was started to outlive its terminal, by nohup for example."""
     hangup = getattr(signal, "SIGHUP", None)  # Windows has none
     return hangup is not None and signal.getsignal(hangup) == signal.SIG_IGN

@@ -2,8 +2,9 @@
 1604.06174).
 
 The forward pass keeps what lies between the parts of the network, and the backward pass computes a part again
-when it comes to it. A network of n layers is cut into about sqrt(n) parts, so that there is about sqrt(n) in
-memory, for a second forward pass. Gradients are the same, bit for bit, dropout included.
+when it comes to it. A network of n layers is cut into about sqrt(n) parts, so that the outputs of about
+2 sqrt(n) layers are in memory and not of n, at the price of a second forward pass. Gradients are the same,
+bit for bit, dropout included.
 """
 
 from __future__ import annotations
@@ -35,14 +36,14 @@ _MIN_NODES = 4
 def recompute_activations(model: nn.Module, config: Config, env: Mapping[str, str] = os.environ) -> str:
     """Have a model on its device compute its activations again where that is requested; return a note, or "".
 
-    Call it after whatever copies the model. UsageError where it does not go with another setting, and for a
-    network without parts.
+    Call it after anything that copies the model. UsageError where it does not go with another setting, and
+    for a network without parts.
     """
     # the variable "0" switches it off in MXNet as well
     if not config.device.recompute_activations and env.get(MIRROR_VARIABLE, "0") in ("", "0"):
         return ""
-    # a graph and a compiled step record one forward pass; a second inside of the backward pass
-    # would be none of theirs, and sync_bn would wait for processes twice
+    # a graph and a compiled step record one forward pass; a second one inside the backward pass
+    # would not be in the record, and sync_bn would wait for processes twice
     if (config.device.cuda_graphs or config.device.compile or config.network.model_parallel > 1
             or config.distributed.sync_bn):
         raise UsageError("`recompute_activations`: does not go with `compile`, `cuda_graphs`, `sync_bn` and "
@@ -55,7 +56,7 @@ def recompute_activations(model: nn.Module, config: Config, env: Mapping[str, st
 
 
 def _cut_graph(model: fx.GraphModule) -> int:
-    """Cut a graph of layers into parts of as many nodes each; return how many."""
+    """Cut a graph of layers into parts of equally many nodes; return how many parts."""
     nodes = [node for node in model.graph.nodes if node.op not in ("placeholder", "output", "get_attr")]
     # sqrt(n) parts of sqrt(n) nodes: what is kept between parts and what is computed inside of
     # one are then about as large, which is the least of their sum
@@ -96,7 +97,7 @@ class _Part:
 
 
 class _GraphForward:
-    """The forward pass of a graph, part after part; as it was where no gradient is requested."""
+    """The forward pass of a graph, part after part; the original one where no gradient is needed."""
 
     def __init__(self, model: fx.GraphModule, parts: Sequence[_Part], forward: Callable[..., Any]) -> None:
         self._placeholders = [node for node in model.graph.nodes if node.op == "placeholder"]
@@ -114,7 +115,7 @@ class _GraphForward:
             values[node] = self._interpreter.run_node(node)
         for part in self._parts:
             # use_reentrant=False is torch's own advice: the other form needs inputs with gradients,
-            # which images have not
+            # which images do not have
             given = checkpoint(part, *(values[node] for node in part.inputs), use_reentrant=False,
                                context_fn=part.context)
             values.update(zip(part.outputs, given, strict=True))
@@ -145,8 +146,8 @@ def _block_forward(forward: Callable[..., Any], context: Any, *values: Any) -> A
 
 def _contexts(modules: Sequence[nn.Module],
               ) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """Return what is around the first forward pass of a part, and around the second."""
-    # without this the running statistics of a batch would be taken twice, and validation would
+    """Return the contexts of the first and of the second forward pass of a part."""
+    # without this each batch would move the running statistics twice, and validation would
     # differ
     return contextlib.nullcontext(), _unmoved_statistics(modules)
 

@@ -1,5 +1,5 @@
-"""What a person sees while it trains: a tqdm bar on a terminal, MXNet's own log lines off it, and the run's
-files.
+"""What a person sees while a run trains: a tqdm bar on a terminal, MXNet's own log lines elsewhere, and the
+run's files.
 
 The log lines keep the words of MXNet 1.4 to 1.9, since people's scripts parse them (`tools/parse_log.py` of
 MXNet reads them). All of it goes to stderr; results go to stdout, and not from here.
@@ -22,7 +22,7 @@ from imgcls.training.run_files import RunFiles
 
 
 class Reporter:
-    """Shows what the trainer tells it: the one place that decides how it looks. Only rank 0 shows anything.
+    """Shows what the trainer reports: the one place that decides how it looks. Only rank 0 shows anything.
 
     `prefix` is where the run leaves its numbers and their page (`RunFiles`), "" for nowhere. With `quiet`
     only warnings are printed; files are written all the same. `spelling` is how messages name settings.
@@ -36,7 +36,8 @@ class Reporter:
         self._quiet = quiet
         self._spelling = spelling
         self._log_file = open_log_file(config, rank)
-        # every process has a log file if asked, as MXNet's workers had; the other files are of all of them
+        # `log_file` is for every process, as for MXNet's workers; the other files have the numbers of all of
+        # them, and rank 0 writes them
         self._files = RunFiles(prefix, config) if prefix and rank == 0 else None
         #: the path of the run's page, "" where there is none; known when all is closed
         self.page = ""
@@ -44,11 +45,11 @@ class Reporter:
         self._epoch_line = ""  # of the last epoch, for the terminal
 
     def log(self, message: str, *, is_for_programs: bool = False) -> None:
-        """Write one of MXNet's log lines: to the log file, and to stderr off a terminal.
+        """Write one of MXNet's log lines: to the log file, and to stderr where that is no terminal.
 
-        With `is_for_programs` a launcher that a person looks at does not get it either.
+        With `is_for_programs` it is not printed either where a launcher shows stderr on a terminal.
 
-        They name no settings: what stands between backquotes in one is someone's path.
+        Such a line names no settings: text between backquotes in it is part of a path, for example.
         """
         message = printable(message, keep="\t")  # tabs stand between the fields of MXNet's lines
         if self._log_file:
@@ -115,7 +116,7 @@ class Reporter:
         self._close_bar()
 
     def saved(self, path: str) -> None:
-        """Write that a checkpoint was written, and copy the files behind a URL."""
+        """Log that a checkpoint was written, and copy the run's files to their URL, if they have one."""
         self.log(f'Saved checkpoint to "{path}"')
         for file in filter(None, (self._files, self._log_file)):
             # a log that cannot be copied is no reason to end a run
@@ -142,7 +143,7 @@ class Reporter:
             self._files.begin(update, meta)
 
     def close(self) -> None:
-        """Take the bar away and close the files; the terminal is the caller's again."""
+        """Remove the bar and close the files; later lines go to the terminal alone."""
         self._close_bar()
         problems = [*(self._files.close() if self._files else ()),
                     self._log_file.close() if self._log_file else ""]

@@ -21,9 +21,9 @@ def print_result(metrics: Mapping[str, float], split: str, config: Config, comma
                  predict_command: str, page: str, num_epochs: int, best: BestEpoch | None) -> None:
     """Print the metrics, each behind `split` (Train or Validation), and the commands that come next.
 
-    Both are lines for a shell: the one that began the run, and how imgcls-predict is called; without the
-    latter, in a run from Python, there is nothing to type. `page` is where the run's page is, "" for nowhere,
-    `num_epochs` how many were trained, `best` which of them was best, if that was asked.
+    `command` and `predict_command` are lines for a shell: the one that began the run, and how imgcls-predict
+    is called; without the latter, in a run from Python, no commands are printed. `page` is where the run's
+    page is, "" for nowhere, `num_epochs` how many were trained, `best` the record of validations, if any.
     """
     for name, value in metrics.items():
         print(f"{split}-{name}={value:f}")
@@ -46,7 +46,7 @@ def print_result(metrics: Mapping[str, float], split: str, config: Config, comma
 
 def _resume_command(command: str, config: Config) -> str:
     """Return the command of this run with twice the epochs, resuming from its checkpoint."""
-    # Both are given anew below, in whatever spelling or short form they stood on the line.
+    # Both are given anew below, whatever spelling or short form the line has for them.
     kept = without(shlex.split(command), ("num_epochs", "load_epoch"),
                    config.fields | flags_of(FileFlags))
     # under imgcls-launch the whole line is what has to be typed again

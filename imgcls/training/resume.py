@@ -28,10 +28,10 @@ def load_agreed(config: Config, worker: Worker) -> Saved | None:
     """Return what `load_epoch` names, or after a restart of the job what it saved last; the same for all
     processes.
 
-    Every machine looks at its own disk, the one that is furthest on reads, and the others are sent what it
-    read.
+    Every machine reads from its own disk, and what the one that is furthest on has read is sent to the
+    others.
     """
-    worker = dataclasses.replace(worker, is_async=False)  # dist_async too begins with everybody at one place
+    worker = dataclasses.replace(worker, is_async=False)  # dist_async, too: all begin at one position
     saved: Saved | None = None
     error: ImgclsError | None = None
     # one process of each machine: they share its disk
@@ -53,10 +53,10 @@ def load_agreed(config: Config, worker: Worker) -> Saved | None:
         raise error or UsageError(f"`load_epoch` {load_epoch}: no machine of the job has it")
     if furthest < 0:
         return None
-    # Of several that are equally far the first, in all processes alike: they all look at the same list.
+    # Of several that are equally far the first: the same in all processes, which have the same list.
     owner = everybody.index(furthest)
     if saved and saved.mxnet_states is not None and worker.rank == owner:
-        # they are pickles that were read once with care: they are not worth a format of their own
+        # they were read from a pickle, under an allow-list, and there is no format to send them in
         tell("warning: MXNet's optimizer states are not passed on to other processes; the optimizer starts "
              "afresh")
     content = states.pack(saved) if worker.rank == owner and saved else None
@@ -96,7 +96,7 @@ def global_batch_size(config: Config, saved: Saved | None, worker: Worker, repor
     if saved is None or worker.is_async:
         return batch_size
     before = saved.position
-    # another batch size with the same processes is what the user asks for; 0 was not written down
+    # another batch size with as many processes is what the user wants; 0: it was not written down
     if before.batch_size not in (0, batch_size) and before.world not in (0, worker.world_size):
         reporter.info(f"note: the batch of {before.batch_size} samples is kept, which {before.world} "
                       f"processes shared before and {worker.world_size} do now")
@@ -108,7 +108,7 @@ def resume_position(config: Config, saved: Saved | None, loader: Loader, lr_sche
                     reporter: Reporter) -> Position:
     """Return where training begins: the saved position, its update counted in this run's batches.
 
-    UsageError for a position inside an epoch whose batches are others now.
+    UsageError for a position inside an epoch whose batches have changed since.
     """
     if saved is None:
         return Position()

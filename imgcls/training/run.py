@@ -1,8 +1,8 @@
 """A training run from its configuration to its last line: the table of contents.
 
-`imgcls-train`, `imgcls-finetune` and `imgcls.fit` call `run`. Each step is a function of this room or of one
-below it, in the order things happen. Nothing here reads a command line, asks who set what, or starts a
-process.
+`imgcls-train`, `imgcls-finetune` and `imgcls.fit` call `run`. Each step is a function of this package or of
+one below it, in the order in which they happen. Nothing here reads a command line, looks at which settings
+the user gave, or starts a process.
 """
 
 from __future__ import annotations
@@ -73,9 +73,9 @@ NEEDS_PROCESSES = ("several devices need several processes, which only a command
                    "torchrun")
 #: builds the network on the CPU, with the weights of the checkpoint if there is one
 MakeNetwork = Callable[[Config, Saved | None, Reporter], nn.Module]
-#: what `pretrained_model` could be, of weights on this machine, or "" (`auto_settings.choose`)
+#: returns a value for `pretrained_model` whose weights are on this machine, or "" (`auto_settings.choose`)
 FindTrained = Callable[[], str] | None
-#: gives the teacher that `teacher` names, if any: configuration, class names of the data, device
+#: configuration, class names of the data, device -> the teacher that `teacher` names, None for none
 MakeTeacher = Callable[[Config, Sequence[str], torch.device], Teacher | None] | None
 
 
@@ -87,9 +87,10 @@ def run(config: Config, *, splits: Callable[[], Splits] | None = None,
 
     `splits` gives the data in place of `dataset`; it is called once the devices are known to be there.
     `make_network` builds the network in place of `build_model`. `command` goes into the meta data and the
-    hint how to resume, `predict_command` is for the one how to predict, `find_trained` for the one what could
-    be fine-tuned instead; `make_teacher` gives the network that `teacher` names. `test_io` and `dry_run`
-    train nothing and return None with what was measured. Raises UsageError, DataError, RunError.
+    hint how to resume, `predict_command` into the hint how to predict, `find_trained` into the note what
+    could be fine-tuned instead; `make_teacher` gives the network that `teacher` names. `test_io`, `dry_run`,
+    `find_lr` and `find_batch_size` save nothing and return None with what was measured. Raises UsageError,
+    DataError, RunError.
     """
     topology = _find_devices(config)
     with lasting_output(), deterministic(config.device.deterministic), contextlib.ExitStack() as stack:
@@ -101,7 +102,7 @@ def run(config: Config, *, splits: Callable[[], Splits] | None = None,
         warn_unused_settings(config, reporter)
         if make_network is None:
             networks.check_network(config.network)  # before the data are read
-        # The data, and the checkpoint, which may keep the batch size of before.
+        # The data, and the checkpoint, whose batch size may be kept.
         data = splits() if splits else datasets.load_splits(config)
         config = loaders.infer_num_classes(config, data)
         saved = None if config.train.test_io else resume.load_agreed(config, worker)
@@ -123,7 +124,7 @@ def run(config: Config, *, splits: Callable[[], Splits] | None = None,
         average = begin_average(config.regularization.model_ema_decay, model, saved, updater.optimizer)
         transforms = _make_transforms(config, model, worker)
 
-        # All that can be wrong is known by now: say what will happen.
+        # Nearly all that can be wrong has been checked: log what will be trained.
         summary.log_summary(config, data, model, cost.flops, loader, val_loader, updater, worker, reporter)
         warn_suspicious_settings(config, data, position, saved, worker, reporter)
         sharing = stack.enter_context(share_gradients(config, model, updater.optimizer, worker, batch_size))
@@ -142,7 +143,7 @@ def run(config: Config, *, splits: Callable[[], Splits] | None = None,
             return None, _measure(trainer, position, config)
         _begin_files(writer, config, data, model, saved, position, command, worker, reporter, updater)
         result = fit_in_memory.fit(trainer, position, config, reporter)
-        worker.barrier()  # no one leaves while another still listens
+        worker.barrier()  # no process leaves while another still waits for it
     if result and not quiet and not worker.rank:
         results.print_result(result, "Validation" if val_loader else "Train", config, command,
                              predict_command, reporter.page, trainer.position.epoch, best)
@@ -150,14 +151,14 @@ def run(config: Config, *, splits: Callable[[], Splits] | None = None,
 
 
 def _measure(trainer: Trainer, position: Position, config: Config) -> dict[str, float]:
-    """Return what a run that writes nothing finds out."""
+    """Return what `find_lr`, `find_batch_size` or `dry_run` measures; it writes no checkpoint."""
     if config.find.find_lr:
         return find_lr.measure(trainer, position, config)
     return (find_batch_size if config.find.find_batch_size else dry_run).measure(trainer, position, config)
 
 
 def _find_devices(config: Config) -> Topology:
-    """Return the devices of this process, one of those that train."""
+    """Return the devices of this process; UsageError unless it is one of those that train."""
     for setting in ("find_lr", "find_batch_size"):
         if path := getattr(config.find, setting):
             check_path(path, setting)
@@ -185,7 +186,7 @@ def _make_model(config: Config, saved: Saved | None, reporter: Reporter, loader:
                 make_network: MakeNetwork | None) -> nn.Module:
     """Return the network on the CPU as it begins: new, or with the weights of the checkpoint."""
     model = with_dropout((make_network or build_model)(config, saved, reporter), config)
-    # a network that someone else made has learned from images already
+    # a network that `make_network` gives has learned from images already
     if config.network.whiten and make_network is None:
         whiten(model, loader, worker, is_new=saved is None)
     return model
@@ -235,7 +236,7 @@ def _make_meter(config: Config, worker: Worker) -> Meter:
 
 @contextlib.contextmanager
 def _joined_worker(config: Config, topology: Topology) -> Iterator[Worker]:
-    """Give this process among the others, joined with them; it leaves them at the end of the block."""
+    """Join the other processes and give this one's worker, which leaves them at the end of the block."""
     worker = make_worker(config.device, topology)
     with worker.guard():
         try:
@@ -266,8 +267,8 @@ def _to_devices(model: nn.Module, config: Config, topology: Topology, worker: Wo
                 reporter: Reporter) -> tuple[Config, str]:
     """Move the network to this process's devices, and use as many threads as a step is worth.
 
-    Returns the configuration with the number type to compute in there, and a note for the user where the
-    threads of the checkpoint cannot be kept.
+    Returns the configuration with `dtype` resolved, and a note for the user where the threads of the
+    checkpoint cannot be kept.
     """
     num_images = min(loader.batch_size, loader.num_samples) // worker.world_size
     network_size.require_memory(cost, num_images, config, worker.device)
@@ -282,7 +283,7 @@ def _to_devices(model: nn.Module, config: Config, topology: Topology, worker: Wo
 
 def _open_checkpoint(config: Config, saved: Saved | None, position: Position,
                      worker: Worker) -> AbstractContextManager[Checkpoint | None]:
-    """Give what writes the run's files; None where nothing is to be saved, or rank 0 saves it."""
+    """Return what writes the run's files, as a context; None in it where this process saves nothing."""
     prefix = config.checkpoint.save_prefix
     if not prefix or config.is_trial or worker.rank or position.epoch >= config.train.num_epochs:
         return contextlib.nullcontext()
@@ -295,7 +296,7 @@ def _begin_files(writer: Checkpoint | None, config: Config, data: Splits, model:
                  updater: Updater) -> None:
     """Write what holds for the whole run: network, mean image, meta data, and the heads of the logs.
 
-    Nothing without a writer.
+    Does nothing without a writer.
     """
     if writer is None:
         return

@@ -104,9 +104,9 @@ class EventFile:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RunError(f"cannot make the folder {verbatim(self._folder)}: {reason(error)}") from error
-        # the clock of the wall: TensorBoard shows the time of day
+        # not the clock that measures: TensorBoard shows the time of day
         now = time.time()
-        # TensorBoard forgets this step, too, and the numbers of `update` are those of the session before
+        # TensorBoard drops what it has from this step on: the numbers of `update` are of the session before
         first = tensorboard.session_record(now, update + 1)
         self._append(tensorboard.version_record(now) + first)
 

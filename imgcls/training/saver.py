@@ -1,7 +1,7 @@
-"""When to save and when to stop: after epochs, every few minutes, and when a signal or another process asks
-for it.
+"""When to save and when to stop: after epochs, every few minutes, and when a signal or another process
+requests it.
 
-The trainer asks it after every step. What is written, and how, is up to the checkpoint.
+The trainer calls it after every step. What is written, and how, is decided in `checkpoint`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Saver:
                  config: CheckpointConfig, average: nn.Module | None = None,
                  best: BestEpoch | None = None) -> None:
         """`average` is the network with the averaged weights, where there is one: saved in place of them.
-        `best` is what early stopping and `keep_best` ask, where either is on."""
+        `best` is the record of validations for early stopping and `keep_best`, where either is on."""
         self._checkpoint = checkpoint
         self._stop = stop
         self._sharing = sharing
@@ -61,7 +61,7 @@ class Saver:
 
     def note_validation(self, model: nn.Module, updater: Updater, position: Position,
                         metrics: Mapping[str, float]) -> bool:
-        """Note how good an epoch is, save it where it is to be kept; return whether training ends early."""
+        """Record the validation of an epoch, save it if it is to be kept; return whether training ends."""
         if not self.best:
             return False
         self.best.note(position.epoch, metrics)
@@ -76,7 +76,7 @@ class Saver:
         request = self._stop.request
         if not request and self._is_due():
             request = StopSignal.SAVE
-            # now, not when it is saved: processes agree one step late, and would ask again meanwhile
+            # now, not when it is saved: processes agree one step late, and would request it again meanwhile
             self._last_saved = time.monotonic()
         return self._sharing.agree_on_request(request)
 
@@ -99,7 +99,7 @@ class Saver:
 
     def save_after_loss(self, error: LostDataError, model: nn.Module, updater: Updater,
                         position: Position) -> RunError:
-        """Save the position of a run whose data went away; return the error to end it with."""
+        """Save the position of a run whose data have gone; return the error to end it with."""
         # Before the first update there is nothing to keep that a new start would not make again.
         if not self._checkpoint or not position.update:
             return error
@@ -112,7 +112,7 @@ class Saver:
 
     def describe_last(self) -> str:
         """Return what a run that fails now has saved, for its error message."""
-        # Asked of the disk: another process may have saved it, or someone removed it since.
+        # Read from the disk: another process may have saved it, or it may have been removed since.
         last = newest_epoch(self._checkpoint.prefix) if self._checkpoint else None
         if last is None or self._checkpoint is None:
             return "nothing was saved"

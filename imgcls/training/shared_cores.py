@@ -1,7 +1,7 @@
 """What a run on a CPU does about programs that take its cores after its number of threads was decided.
 
-The number stays, since the bits of the weights depend on it: the threads wait otherwise, and a line says what
-would be faster.
+The number stays, since the bits of the weights depend on it. Instead the threads wait for each other in
+another way (`ShortWaits`), and a line says what would be faster.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ _TAKEN, _LEFT = 0.5, 0.4
 
 
 class SharedCores:
-    """Asked at each progress line. Watches a run of one process with several threads; any other is let be."""
+    """Called at each progress line. Watches a run of one process with several threads, and no other."""
 
     def __init__(self, worker: Worker) -> None:
         self._num_threads = worker.num_threads
         is_watched = worker.num_threads > 1 and worker.world_size == 1
-        # one thread waits for no one, and processes of one job would take each other for strangers
+        # one thread waits for no other, and processes of one job would take each other for other programs
         self._watch = cores.Watch() if is_watched else None
         self._waits = ShortWaits()
         self._has_warned = False
 
     def check(self) -> str:
-        """Make waits short or long again, as what others take has it; return a line for the user or ""."""
+        """Make waits short or long, by what other programs take; return a line for the user or ""."""
         taken = self._watch.taken(_SHORTEST_S) if self._watch else None
         if taken is None:
             return ""
-        # those that this run has no threads for are the others' anyway
+        # cores that this run has no threads for may be taken without harm
         missing = taken + self._num_threads - len(cores.affinity())
-        # two thresholds: between them it stays as it is, and does not go to and fro
+        # two thresholds: between them nothing is switched, so that it does not change all the time
         if self._waits.is_on and missing < _LEFT:
             self._waits.switch(False)
         if missing <= _TAKEN:

@@ -1,8 +1,8 @@
 """What processes that train together share: gradients, running statistics, and requests to stop.
 
-`run` calls `share_gradients`. The trainer asks a `GradientSharing` at every step and need not know which way
-it is: one process alone, all-reduce in the backward pass (with or without synchronised batch normalisation),
-or a parameter server (dist_async). The messages themselves are in `distributed/`.
+`run` calls `share_gradients`. The trainer calls a `GradientSharing` at every step, in the same way for one
+process alone, for all-reduce in the backward pass (with or without synchronised batch normalisation) and for
+a parameter server (dist_async). The messages themselves are in `distributed/`.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class GradientSharing:
     def begin_epoch(self, model: nn.Module) -> None:
         """Find the running statistics to average; the model must be in training mode already.
 
-        In training mode a frozen layer alone stays in evaluation mode, and its statistics stay as they are.
+        Only frozen layers are in evaluation mode then, and their statistics do not change.
         """
         # Synchronised normalisations compute the statistics of the whole batch: there is nothing to average.
         if (self.worker.is_synchronous or self.num_micro_batches > 1) and not self._sync_state:
@@ -106,14 +106,14 @@ class GradientSharing:
         return max(agreed, self.server.peer_request) if self.server else agreed
 
     def leave(self, request: int) -> None:
-        """Before this process ends at a request: wait until the files are there, and have others told."""
+        """Before this process ends: wait for those that still save, and tell the servers the request."""
         self.worker.barrier()  # a process that is gone would look like a failure to one that still saves
         if self.server:
             self.server.stop_request = request
 
     def describe_epoch(self) -> str:
         """Return what the servers counted in the epoch, on worker 0 of dist_async; else ""."""
-        # asking resets the count: one worker asks, or each would see a part
+        # reading resets the count: one worker reads it, or each would see a part
         if not self.server or self.worker.rank:
             return ""
         return f"dist_async: {self.server.statistics()}"
@@ -122,7 +122,7 @@ class GradientSharing:
 @contextlib.contextmanager
 def share_gradients(config: Config, model: nn.Module, optimizer: torch.optim.Optimizer, worker: Worker,
                     batch_size: int) -> Iterator[GradientSharing]:
-    """Give the sharing that the settings mean, for a model that is on its device; its servers end with the
+    """Give the sharing that the settings name, for a model that is on its device; its servers end with the
     block.
 
     With several processes all weights become those of rank 0. `batch_size` is that over all processes.
@@ -161,7 +161,7 @@ def check_sharing(config: Config, worker: Worker) -> None:
     distributed = config.distributed
     dtype = config.device.dtype
     if worker.is_async:
-        # Refused, not passed over: who asked for one of these counts on what it does.
+        # Refused, not ignored: a user who sets one of these relies on what it does.
         refused = {f"`gc_type` {distributed.gc_type}": distributed.gc_type != "none",
                    "`sync_bn`": distributed.sync_bn, "`dtype` float16": dtype == "float16"}
         for setting, is_set in refused.items():

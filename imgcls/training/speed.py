@@ -1,7 +1,7 @@
 """How fast a network answers or learns, and how fast data are read: the measuring of `imgcls-benchmark`.
 
 What is timed is what a run does: the trainer's own step, the forward pass of an evaluation, the loader of
-`--test-io`. A GPU is asked for its own clock, so that no launch is taken for the work.
+`--test-io`. A GPU's work is timed by the GPU's own clock, and not by when kernels are launched.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def measure_network(config: Config, network: NetworkConfig, batch_size: int, dty
                     plan: Plan, *, is_training: bool) -> Speed:
     """Return the speed of a network on noise, of forward passes or steps; a note where memory is too small.
 
-    UsageError for a network or an image shape that cannot be.
+    UsageError for a network that is not known, or an image shape that it cannot take.
     """
     config = dataclasses.replace(
         config, network=network, data=dataclasses.replace(config.data, batch_size=batch_size),
@@ -113,7 +113,7 @@ def _clock(step: Step, num_batches: int) -> tuple[int, float]:
 
 
 def _cuda_clock(step: Step, num_batches: int) -> tuple[int, float]:
-    """Return images and seconds as the GPU saw them; what was asked of it before is done when they begin."""
+    """Return images and seconds by the GPU's clock, which starts when all earlier work is done."""
     first = torch.cuda.Event(enable_timing=True)
     last = torch.cuda.Event(enable_timing=True)
     # Kernels are queued: without this the clock would see what was launched before it.
@@ -194,7 +194,7 @@ def _forward_step(config: Config, model: nn.Module, batch: Batch, _loader: Loade
 @contextlib.contextmanager
 def _training_step(config: Config, model: nn.Module, batch: Batch, loader: Loader, worker: Worker,
                    reporter: Reporter) -> Iterator[Step]:
-    """Give the trainer's own step, at a learning rate that stays."""
+    """Give the trainer's own step, at a constant learning rate."""
     check_cuda_graphs(config, worker)
     schedule = schedules.from_config(dataclasses.replace(config.schedule, decay=Decay(), warmup_epochs=0.0),
                                      updates_per_epoch=1, num_epochs=1)
@@ -222,15 +222,15 @@ def _training_step(config: Config, model: nn.Module, batch: Batch, loader: Loade
 def _loader_step(config: Config, splits: Splits, worker: Worker) -> Iterator[tuple[Step, int]]:
     """Give what takes the next training batch, epoch after epoch; there are no parameters."""
     loader, _ = loaders.make_loaders(config, Splits(splits.train), worker, config.data.batch_size)
-    # Closed, as the loader's threads would wait for ever in a generator that no one asks again.
+    # Closed, as the loader's threads would wait for ever in a generator that is not continued.
     with contextlib.closing(endless(loader)) as batches:
         yield lambda: next(batches).num_valid, 0
 
 
 def _forget_memory(device: torch.device) -> bool:
-    """Let go of what the row before had, and begin to watch for the most that the next one has.
+    """Free the memory of the row before and reset the peak; return whether it was reset.
 
-    Return whether the system forgets: else the most would be that of any row before.
+    Where the system cannot reset it, the peak would be that of an earlier row.
     """
     # Modules and their hooks are reference cycles, which only the collector frees, and with them their
     # memory.

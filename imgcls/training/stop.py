@@ -1,9 +1,9 @@
-"""SIGINT, SIGTERM, SIGHUP and SIGUSR1 while training: the step in progress ends, the position is saved, then
-we leave.
+"""SIGINT, SIGTERM, SIGHUP and SIGUSR1 while training: the step in progress is finished, the position is
+saved, and the run ends.
 
-SIGUSR1 only saves and goes on (a scheduler's warning before it takes the machine back). A second Ctrl-C ends
-the run at once, with nothing saved. SIGHUP comes when a terminal is closed; under nohup it is ignored, and
-stays so. A log that no one reads any more counts as SIGPIPE, which Python itself ignores.
+SIGUSR1 only saves and continues (a scheduler's warning before it takes the machine back). A second Ctrl-C
+ends the run at once, with nothing saved. SIGHUP comes when a terminal is closed; under nohup it is ignored,
+and stays so. A log that no one reads any more counts as SIGPIPE, which Python itself ignores.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class StopSignal:
 
     @property
     def request(self) -> int:
-        """What the signals so far ask for."""
+        """The request of the signals so far, and of a log that no one reads."""
         names = [name for name, _status in self._ENDING]
         if self.requested is not None and self.requested.name in names:
             return self.SAVE + 1 + names.index(self.requested.name)
@@ -68,9 +68,9 @@ class StopSignal:
             raise Stopped(f"stopped by {name} in {progress}", status)
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
-        # a handler runs between any two instructions: it may do no more than leave a note
+        # a handler runs between any two instructions: it may do no more than set a variable
         if number == signal.SIGINT and self.requested == signal.SIGINT:
             raise KeyboardInterrupt
-        # to save and go on is less than what was asked for before: it takes nothing back
+        # a request to save and continue does not replace an earlier one to end
         if self.request <= self.SAVE or signal.Signals(number).name in dict(self._ENDING):
             self.requested = signal.Signals(number)

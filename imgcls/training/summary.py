@@ -1,4 +1,4 @@
-"""Tell what is about to be trained, in a few lines: data, network, schedule, device. Called by `run`."""
+"""Log what is about to be trained, in a few lines: data, network, schedule, device. Called by `run`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def log_summary(config: Config, splits: Splits, model: nn.Module, flops: int, lo
                 val_loader: Loader | None, updater: Updater, worker: Worker, reporter: Reporter) -> None:
     """Log what is trained on what, how and where, and what was done to the images to make them fit.
 
-    `flops` are those of one image; `updater` brings the schedule and the precision.
+    `flops` are those of one image; the schedule is that of `updater`.
     """
     # what decides the result comes first, what decides the speed last
     lines = {
@@ -42,7 +42,7 @@ def log_summary(config: Config, splits: Splits, model: nn.Module, flops: int, lo
                     f"seed {config.train.seed}",
         "device": _describe_device(config, worker),
     }
-    # the texts begin in one column; what there is nothing to say of is left out
+    # the texts begin in one column; lines without a text are left out
     for name, text in lines.items():
         if text:
             reporter.info(f"{name + ':':<14}{text}")

@@ -36,7 +36,7 @@ from imgcls.training.recompute import recompute_activations
 from imgcls.training.reporter import Reporter
 from imgcls.training.timing import endless, synchronize
 
-#: what a measurement may take, of the budget and at most; and the batches that are enough
+#: what a measurement may take, as a part of the budget and in seconds, and how many batches are enough
 # more would be time that is not trained; 40 steps are enough for the mean of a step to settle
 _PART, _MAX_SECONDS, _MAX_BATCHES = 0.02, 20.0, 40
 #: fewer epochs than this are too few for photographs: ffcv's shortest recipe for ResNet-50 has so many
@@ -47,7 +47,8 @@ _SCALES, _LEAST_SIDE = (0.75, 0.625, 0.5), 96
 _WORTH = 1.2
 #: of the budget, what is left for saving, and for a machine that is slower later
 _MARGIN = 0.05
-#: of a run that begins with small images; above it the images are so few that any size will do
+#: the most epochs that are tried for a run that begins with small images: more fit only where the images are
+#: so few that their size hardly matters
 MAX_EPOCHS_TRIED = 2000
 #: the rate of the measurement: not 0, at which some rules skip their step
 _TRIAL_LR = 1e-12
@@ -59,7 +60,8 @@ def fit(config: Config, model: nn.Module, loss: Loss, loader: Loader, val_loader
         saved: Saved | None, worker: Worker, reporter: Reporter) -> Config:
     """Return the configuration with the epochs that fit into `time_budget` minutes, and their schedule.
 
-    As it is without a budget. A resumed run keeps what was chosen for it.
+    Unchanged without a budget. A resumed run keeps what was chosen for it. UsageError beside
+    `num_epochs`, and with dist_async.
     """
     budget_s = config.find.time_budget * 60
     if not budget_s:
@@ -83,9 +85,9 @@ def fit(config: Config, model: nn.Module, loss: Loss, loader: Loader, val_loader
     small_s = (_measure(model, loss, loader, None, config, worker, seconds, scales[-1])[0] if scales
                else step_s)
     left_s = budget_s - (time.perf_counter() - started)
-    # all processes train as many epochs, those that the slowest can
-    # every process has the same results of `gather`, and so the same number of epochs: it is a
-    # barrier
+    # all processes train equally many epochs: as many as the slowest can
+    # every process has the same results of `gather`, which waits for all of them, and so computes
+    # the same number of epochs
     if worker.is_synchronous:
         step_s, small_s, val_s, left_s = (max(worker.gather(step_s)), max(worker.gather(small_s)),
                                           max(worker.gather(val_s)), min(worker.gather(left_s)))
@@ -115,7 +117,7 @@ class Times:
     val_s: float
 
     def batch_s(self, scale: float) -> float:
-        """Return the time of a batch of images of `scale`: in between by their pixels."""
+        """Return the time of a batch of images of `scale`, interpolated by their number of pixels."""
         if self.scale == 1:
             return self.step_s
         # a convolution costs by the pixel, a classifier and the loader by the image: a line through both ends
@@ -133,7 +135,7 @@ class Times:
 def allowed_scales(config: Config, model: nn.Module, device: torch.device) -> tuple[float, ...]:
     """Return the parts of the full side that a run may begin with, falling; none where all must be full.
 
-    That of the user alone where it is given. A network that takes one size only has none.
+    The user's alone where one is given. None for a network that takes one size only.
     """
     train, shape = config.train, config.network.image_shape
     if config.data.benchmark or len(shape) != 3:
@@ -184,7 +186,7 @@ def _epochs_at(config: Config, times: Times, seconds: float, scale: float) -> in
 
 
 def epochs_in(seconds: float, epoch_s: float) -> int:
-    """Return how many epochs fit, with some room; one at least."""
+    """Return how many epochs fit, with a margin; one at least."""
     # a time of 0 where the clock is coarse is no division by 0
     return max(int((1 - _MARGIN) * seconds / max(epoch_s, 1e-9)), 1)
 

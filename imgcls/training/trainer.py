@@ -1,7 +1,7 @@
-"""The training loop, told in the order it happens.
+"""The training loop, written in the order in which things happen.
 
 `Trainer.fit` runs epochs, an epoch is batches and `train_step`, then the checkpoint and `evaluate`.
-Everything else lives elsewhere and is called explicitly: order and augmentation in the loader, learning
+Everything else is in other modules and is called explicitly: order and augmentation in the loader, learning
 rates and the optimizer in the updater, other processes in the sharing, running totals in the meter, files in
 the saver, lines in the reporter.
 """
@@ -43,7 +43,7 @@ class Trainer:
 
     `transforms` change batches on the device, in their order. `average`, where there is one, is what is
     validated in place of the model. `position` says where the training is: epochs and batches that are over,
-    counted from 0, and `update`, all batches so far. The other parts are told in the module's first lines.
+    counted from 0, and `update`, all batches so far. The other parts are described in the module's docstring.
     """
 
     def __init__(self, model: nn.Module, loader: Loader, val_loader: Loader | None, *, config: TrainConfig,
@@ -133,7 +133,7 @@ class Trainer:
                 interval_started = now
                 self._report_progress(epoch, batch_index, speed, loss)
 
-            # Between two steps: someone may ask for an end, or it may be time to save a position.
+            # Between two steps: a signal may request an end, or it may be time to save a position.
             if self._accumulation.window(self.position.update).is_last:
                 self.handle_stop_request()
         return self._end_epoch(epoch, num_samples, time.perf_counter() - epoch_started)
@@ -218,7 +218,7 @@ class Trainer:
             logits = logits[:batch.num_valid]
         loss = self.loss(logits, batch)
         self.updater.backward(loss)
-        # Detached: the graph of a step would otherwise live as long as the sums, and with it all activations.
+        # Detached: the graph of a step would otherwise stay as long as the sums, and with it all activations.
         self.meter.metrics.update(logits.detach(), batch.labels, batch.other_labels, batch.share)
         return loss.detach()
 
@@ -252,7 +252,7 @@ class Trainer:
             self.reporter.warn(line)
 
     def handle_stop_request(self) -> None:
-        """Save the position, and perhaps leave, if any process has a reason to."""
+        """Save the position where any process requests it, and raise `Stopped` where one requests an end."""
         request = self.saver.pending_request()
         if request:
             self._read_loss()  # no position is saved behind a loss that is not a number

@@ -47,8 +47,8 @@ class Updater:
         """Set the learning rate of an update (counted from 1) and return it; clear the gradients where the
         batch is the first of a step."""
         self._window = window
-        # asked at every step and never counted up: a resumed run has the same rate, whatever it did
-        # before
+        # computed anew at every step and never from the one before: a resumed run has the same rate,
+        # whatever it did before
         lr = self.schedule.lr_at(update)
         optimizers.set_lr(self.optimizer, lr, self.schedule.wd_at(update))
         # None: the next backward pass then writes, and need not add. Not by the optimizer's own zero_grad,
@@ -82,7 +82,7 @@ class Updater:
         scaler = self.precision.scaler
         if scaler:
             scaler.step(self.optimizer)
-            # a step whose gradients overflowed was passed over, and the scale is halved
+            # after a step whose gradients overflowed, and which was left out, the scale is halved
             scaler.update()
         else:
             with torch.no_grad():
@@ -93,8 +93,8 @@ def make_updater(config: Config, model: nn.Module, schedule: Schedule, saved: Sa
                  position: Position, worker: Worker, reporter: Reporter) -> Updater:
     """Return the updater of a model on its device, in the state of the checkpoint where there is one.
 
-    States that MXNet saved hold no learning rate: they are read as left at that of `position`. `dtype` is
-    decided by now.
+    States that MXNet saved hold no learning rate: they are read as left at that of `position`. `dtype` must
+    be resolved (`precision.decide`). UsageError for an optimizer that does not go with dist_async.
     """
     macrobatch = schedule.macrobatch
     optimizer = optimizers.build(config.optimizer, model, worker.device, config.train.seed,
@@ -129,7 +129,7 @@ def _restore(optimizer: torch.optim.Optimizer, precision: Precision, config: Con
         else:
             reporter.info(f"note: MXNet's optimizer states hold nothing that {name} can use; the optimizer "
                           "starts afresh")
-    # "" is a checkpoint of weights alone: there is nothing to restore, and nothing to warn of
+    # "" is a checkpoint of weights alone: there is nothing to restore, and nothing to warn about
     if saved.optimizer_class in ("", type(optimizer).__name__):
         restore_optimizer(model, optimizer, saved)
         precision.restore(saved.scaler)

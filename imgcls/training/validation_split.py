@@ -27,8 +27,8 @@ def hold_out(config: Config, splits: Splits, saved: Saved | None, worker: Worker
              reporter: Reporter) -> tuple[Config, Splits]:
     """Return the configuration with `val_ratio` a number, and the data with the images held out.
 
-    Return both unchanged if there is validation data already, or nothing to divide. UsageError if all of the
-    images would be held out, or they are read in chunks.
+    Return both unchanged if there is validation data already, or nothing to divide. UsageError for images
+    that are read in chunks.
     """
     train = splits.train
     if splits.val is not None or isinstance(train, ArraySource):
@@ -41,7 +41,7 @@ def hold_out(config: Config, splits: Splits, saved: Saved | None, worker: Worker
         config = config.with_defaults(val_ratio=before)
     # resolved here, for the meta data: a later version may have another default
     ratio = holdout.by_default(train, config.data.val_ratio)
-    # neither asked for nor used: the meta data need not mention it
+    # neither given nor used: the meta data need not mention it
     if not ratio and not config.is_explicit("val_ratio") and before is None:
         return config, splits
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, val_ratio=ratio))
