@@ -1,8 +1,8 @@
-"""Arrays that take long to find out, kept in the user's cache folder for the next time: indexes and listings.
+"""Arrays that take long to compute (indexes and listings), kept in the user's cache folder for the next run.
 
-An entry belongs to a text that says what it was made of (path, size, time, version of the rules): with
-another text it does not count. A damaged entry is none. Processes of one machine that need the same entry
-wait for the one that makes it.
+An entry belongs to a text that says what it was made from (path, size, time, version of the rules): with
+another text it is not used. A damaged entry counts as absent. Processes of one machine that need the same
+entry wait for the one that makes it.
 """
 
 from __future__ import annotations
@@ -31,17 +31,19 @@ _MAGIC = b"imgclsA1"
 _MAX_TOTAL_BYTES = 4 << 30
 #: entries that share a lock wait for each other: so many that this is rare
 _NUM_LOCKS = 256
-#: of what an entry is about, what its name begins with
+#: how many characters of `name` an entry's file name begins with
 _SHOWN_CHARACTERS = 32
 
 
 def load_or_make(kind: str, name: str, about: str, make: Callable[[], Arrays], *,
            is_good: Callable[[Arrays], bool] = lambda arrays: True,
            is_worth_keeping: Callable[[Arrays], bool] = lambda arrays: True) -> tuple[Arrays, bool]:
-    """Return (arrays, whether they are those that were kept); `make` makes them where none were.
+    """Return (arrays, whether they come from the cache); `make` is called where the cache has none.
 
-    `kind` is the folder, `name` begins the file's name, and `about` says what they were made of. What was
-    kept counts where `is_good` says so. Without a place to keep them they are made each time.
+    `kind` names the folder, `name` begins the file's name, and `about` says what the arrays are made from.
+    Arrays from the cache are used only if `is_good` returns True for them, new ones are stored only if
+    `is_worth_keeping` does. From the cache they come back flat and read-only. Without a cache folder they are
+    made each time.
     """
     key = hashlib.sha256(f"{kind}\n{about}".encode("utf-8", "surrogateescape")).hexdigest()[:32]
     entry = None

@@ -26,7 +26,7 @@ from imgcls.storage.reading import open_regular
 
 #: a mean of 3 x 4096 x 4096 in double precision is larger than any there is
 MAX_BYTES = 3 * 4096 * 4096 * 8
-#: fields, and runs of values stored one by one: a good file has a dozen, a file of noise must end soon
+#: fields, and runs of values stored one by one: a good file has a dozen, and noise must be refused soon
 MAX_STEPS = 20_000
 #: values stored one by one that are taken at a time
 MAX_RUN = 1 << 16
@@ -119,7 +119,8 @@ def refuse_model(setting: str, path: str) -> None:
 
 
 def _image_shape(message: _Message) -> tuple[int, int, int]:
-    """Return (C, H, W) of the new form where it is there, else of the old one; no image's is a DataError."""
+    """Return (C, H, W) of the new form where it is there, else of the old one; DataError if it fits no image.
+    """
     # Files of old versions have four numbers, those of newer ones a list.
     if message.dims is not None:
         dims = tuple(message.dims)
@@ -153,7 +154,8 @@ class _Message:
         self.values: dict[int, list[np.ndarray]] = {DATA: [], DOUBLE_DATA: []}
 
     def read(self) -> None:
-        """Read every field; the last of several sizes holds, values are strung together."""
+        """Read every field; of a size that occurs several times the last one counts, values are concatenated.
+        """
         end = len(self.data)
         while self.offset < end:
             start = self.offset
@@ -260,7 +262,7 @@ class _Message:
                                            "not a Caffe mean image", start)
 
     def skip(self, kind: int, start: int) -> None:
-        """Pass over a field that says nothing to us."""
+        """Pass over a field that is not used here."""
         end = len(self.data)
         if kind == VARINT:
             self.varint(end)

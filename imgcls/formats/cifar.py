@@ -123,7 +123,7 @@ def read_splits(folder: str | os.PathLike[str], num_classes: int = 10) -> CifarS
         archive = root / layout.archive
         if archive.is_file():
             members = _read_archive(archive, layout.names)
-            # pop: a member's bytes are let go as soon as its pictures are made.
+            # pop: a member's bytes are freed as soon as its pictures are made.
             batches = [_parse(members.pop(name), f"{archive}:{name}", num_classes) for name in layout.names]
             return _join(batches, archive)
     return None
@@ -245,7 +245,7 @@ class _BoundedStream(io.RawIOBase):
         self._archive = archive
 
     def read(self, size: int = -1) -> bytes:
-        """Read up to `size` bytes, which must be said."""
+        """Read up to `size` bytes, which must be given; a DataError beyond the bounds."""
         if not 0 <= size <= _LARGEST_FILE or self._stream.tell() + size > _LARGEST_ARCHIVE:
             raise DataError(self._archive, "larger than any CIFAR archive", self._stream.tell())
         return self._stream.read(size)

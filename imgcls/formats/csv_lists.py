@@ -1,10 +1,10 @@
 """Image lists as CSV: a column of paths and one of labels, numbers or names.
 
-The first line may name the columns (`path,label` and what people call them), which then stand in any order
-among others. Without such a line the first column is the path and the second the label. Labels are whole
-numbers throughout, or names throughout: a name among numbers is an error, since it would number all classes
-anew. Columns are divided by commas, or by tabs or semicolons where the first line has no comma; quotes as in
-RFC 4180. A file may come from anybody: lines are bounded before they are read.
+The first line may name the columns (`path,label`, or one of the other names below); the two may then stand in
+any order, and among other columns. Without such a line the first column is the path and the second the label.
+Labels are numbers throughout, or names throughout: a name among numbers is an error, since it would number
+all classes anew. Columns are divided by commas, or by tabs or semicolons where the first line has no comma;
+quotes as in RFC 4180. A file may come from anybody: the length of a line is bounded before it is read.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from imgcls.formats.lists import ListEntry, bounded_lines
 from imgcls.storage.paths import AnyPath
 from imgcls.storage.reading import open_read
 
-#: endings of files that are read as such
+#: endings of files that are read as CSV lists
 ENDINGS = (".csv", ".tsv")
 #: what the columns are called
 PATH_COLUMNS = ("path", "file", "filename", "file_name", "filepath", "file_path", "image", "image_path",
@@ -31,7 +31,7 @@ _MAX_DIGITS = 20
 
 
 class CsvList:
-    """The images of a CSV file. `names` are those of the labels, once all images were requested."""
+    """The images of a CSV file. `names` are the labels' names, complete after iterating over all images."""
 
     def __init__(self, path: AnyPath) -> None:
         self.path = path
@@ -97,7 +97,7 @@ class CsvList:
         if not path or not label or "\0" in path:
             what = "label is empty" if path and not label else "path is empty or holds a zero byte"
             return DataError(self.path, f"line {number}: the {what}")
-        # the first label decides what all of them are
+        # the first label decides whether all of them are numbers or names
         value = _number(label)
         if value is not None:
             if self.names:

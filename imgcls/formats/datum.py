@@ -87,7 +87,7 @@ def _signed(label: int) -> int:
 
 
 def _fields(message: bytes | memoryview) -> dict[int, int | bytes | memoryview]:
-    """Return number of a field -> its value, contents as parts of the message; a ValueError for damage."""
+    """Return field number -> value, bytes as slices of the message; a ValueError for damage."""
     fields: dict[int, int | bytes | memoryview] = {}
     offset = 0
     # a message of a million empty fields would cost minutes in Python
@@ -202,12 +202,12 @@ class LmdbReader:
         _package()
 
     def close(self) -> None:
-        """Let go of the database, which is closed when no one reads it any more."""
+        """Release the database; it is closed when no other reader has it open."""
         del self._environment
 
 
 def _open_environment(path: str) -> Any:
-    """Return the open database, the same for all who read it: a process may open it once only."""
+    """Return the open database, the same for all readers: a process may open it only once."""
     # the file itself, however it was named
     file = os.path.realpath(os.path.join(path, DATA_FILE) if os.path.isdir(path) else path)
     environment = _ENVIRONMENTS.get(file)
@@ -223,7 +223,7 @@ def _open_environment(path: str) -> Any:
 
 
 class LmdbWriter:
-    """Writes a database; the folder takes its name when `close` (or `with`) ends well."""
+    """Writes a database, in a `with` block; the folder gets its name when the block ends without an error."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.path.abspath(path)
@@ -243,7 +243,7 @@ class LmdbWriter:
         return self
 
     def write(self, key: bytes, datum: Datum) -> None:
-        """Append a pair; keys come in their order."""
+        """Append a pair. Keys must come in ascending order: another one is a RunError."""
         try:
             # append: keys in order fill pages one after the other; of any other LMDB returns False
             if not self._transaction.put(key, encode_datum(datum), append=True):

@@ -32,13 +32,13 @@ _CONTENT = {IMAGES_MAGIC: "images", LABELS_MAGIC: "labels"}
 _GZIP_MAGIC = b"\x1f\x8b"
 #: zlib's number for a gzip header and checksum around the data
 _GZIP_BITS = 31
-#: gzip makes a tenth of pictures of digits, and a thousandth of a bomb: so many times its size a file may
-#: announce, and a small one, which may be of blank images, so many bytes
+#: gzip shrinks pictures of digits to a tenth, and a bomb to a thousandth: a header may announce this many
+#: times the file's size, and of a small file, which may be of blank images, this many bytes
 _LARGEST_RATIO = 100
 _LARGEST_UNCHECKED = 256 << 20
 #: deflate cannot make a file smaller than this
 _DEFLATE_RATIO = 1032
-#: unzipped at a time: few enough calls for the interpreter's lock, and no second copy of all there is
+#: bytes unzipped at a time: few calls, as each takes the interpreter's lock, and no second copy of the whole
 _PIECE_BYTES = 16 << 20
 
 #: what `_read_array` reads from: the file itself, or its unzipped content
@@ -87,7 +87,7 @@ class _GzipStream(io.RawIOBase):
     """A gzip file as a stream, checksums and several members included.
 
     gzip.GzipFile reads in small pieces: a thread that reads beside another that computes would wait a
-    thousand times for its turn with the interpreter. Here each read is one call of zlib, which lets go of it
+    thousand times for the interpreter's lock. Here each read is one call of zlib, which releases that lock
     meanwhile.
     """
 

@@ -20,7 +20,7 @@ from imgcls.storage.thread_pool import DaemonPool
 #: what the names of images end in, wherever a folder is looked through for images: what OpenCV decodes
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm",
             ".pgm", ".pbm", ".pnm", ".jp2", ".avif")
-#: what MXNet's im2rec takes where it is told nothing else, and so ours
+#: what MXNet's im2rec takes by default, and so does ours
 EXTENSIONS = (".jpeg", ".jpg", ".png")
 #: images that im2rec passes over: they are counted, for a line that says so
 _OTHER_IMAGES = frozenset((*SUFFIXES, ".heic", ".heif"))
@@ -60,7 +60,7 @@ def walk(root: str, *, recursive: bool, extensions: Sequence[str], problems: lis
 
     The order is that of `lists.walk`, which says what is appended to `problems` and what is raised. Images of
     other kinds are counted in `passed_over`, by suffix. `visited` is called with every folder, also one
-    without images, and with what the system said of it before it was listed.
+    without images, and with its `os.stat` from before it was listed.
     """
     if not os.path.isdir(root):
         raise UsageError(f"ROOT {verbatim(root)}: "
@@ -103,7 +103,7 @@ def _below(root: str, here: _Pending, folders: Sequence[tuple[str, bool]]) -> li
     for name, is_link in reversed(folders):
         path = os.path.join(here.path, name)
         is_below_link = here.is_below_link or is_link
-        # A link to a folder that we are in would lead round for ever. Without a link nothing does.
+        # A link to one of the folders above would make the walk endless. Without a link nothing does.
         if not is_below_link or os.path.realpath(os.path.join(root, path)) not in parents:
             below.append(_Pending(path, parents, is_below_link))
     return below
@@ -124,7 +124,7 @@ def _list_folder(folder: str, suffixes: set[str], recursive: bool) -> _Listed:
                                              "labels of the classes behind it") from error
     for item in entries:
         try:
-            # without asking the system again: of most entries the listing says what they are
+            # without another system call: for most entries the listing says what they are
             if item.is_dir():
                 folders.append((item.name, item.is_symlink()))
             elif item.is_file():
@@ -133,7 +133,7 @@ def _list_folder(folder: str, suffixes: set[str], recursive: bool) -> _Listed:
                 kind = "a pipe, a socket or a device" if os.path.exists(item.path) else "a link to nothing"
                 problems.append(DataError(item.path, f"is {kind}, no file"))
         except OSError as error:
-            # What cannot be looked at may be a class, unless it is called as an image is, or leads to itself.
+            # What cannot be looked at may be a class, unless it has an image's name or is a link to itself.
             if recursive and not has_suffix(item.name, suffixes) and error.errno != errno.ELOOP:
                 raise DataError(item.path, f"cannot be looked at: {reason(error)}; left out, it would shift "
                                            "the labels of the classes behind it") from error
@@ -142,7 +142,8 @@ def _list_folder(folder: str, suffixes: set[str], recursive: bool) -> _Listed:
 
 
 def about_passed_over(root: AnyPath | str, counts: Counter[str], extensions: Sequence[str]) -> str:
-    """Return one line about the images under `root` that were not taken for their names; "" for none."""
+    """Return one line about the images under `root` that were left out because of their suffix; "" for none.
+    """
     if not counts:
         return ""
     return (f"{verbatim(root)}: {counts.total():,} images are left out for what their names end in: "
@@ -160,5 +161,5 @@ def image_suffixes(extensions: Sequence[str]) -> set[str]:
 
 
 def has_suffix(name: str, suffixes: set[str]) -> bool:
-    """Return whether a file is called as an image: by its suffix alone, as MXNet has it."""
+    """Return whether a file has an image's name: by its suffix alone, as in MXNet."""
     return os.path.splitext(name)[1].lower() in suffixes

@@ -1,7 +1,7 @@
 """JSON that anybody may have written: every way in which it can be wrong is a DataError of one line.
 
-A checkpoint's meta data, its state, a symbol and a network's settings are read with it. What the members must
-be is for the caller to say: `check` looks whether they are.
+A checkpoint's meta data, its state, a symbol and a network's settings are read with it. The caller says what
+the members must be, and `check` compares.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _SHOWN_LENGTH = 40
 
 
 def loads(text: str | bytes, path: object, purpose: str, max_bytes: int = MAX_BYTES) -> Any:
-    """Return the value in the text; DataError, with the byte where there is one, for all that is none.
+    """Return the value in the text; DataError, with the byte where that is known, for text that is not JSON.
 
     `purpose` says what the file should have been, "a network's symbol". inf and nan may come out of it.
     """
@@ -54,7 +54,7 @@ def loads_object(text: str | bytes, path: object, purpose: str) -> dict[str, Any
 
 
 def check(value: Any, is_right: Callable[[Any], bool], name: str, what: str, path: object) -> Any:
-    """Return `value` where it is right; else DataError: the `name` of it, and `what` it must be."""
+    """Return `value` if it is right; else raise the DataError that has its `name` and `what` it must be."""
     if not is_right(value):
         refuse(value, name, what, path)
     return value
@@ -72,12 +72,12 @@ def refuse(value: Any, name: str, what: str, path: object) -> NoReturn:
 
 
 def is_count(value: Any) -> bool:
-    """Return whether it is a whole number from 0 up that JSON keeps exactly (True is none)."""
+    """Return whether it is a whole number from 0 to MAX_COUNT (True and 1.0 are none)."""
     return type(value) is int and 0 <= value <= MAX_COUNT
 
 
 def is_number(value: Any) -> bool:
-    """Return whether it is a finite number."""
+    """Return whether it is a finite number (True is none)."""
     return type(value) in (int, float) and abs(value) < float("inf") and math.isfinite(value)
 
 

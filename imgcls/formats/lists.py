@@ -2,7 +2,7 @@
 
 A line is `id TAB label [TAB label ...] TAB path`: ids are integers, labels are written with six decimals, the
 path is relative to a root folder that the list does not name. Everything here follows MXNet's tools/im2rec.py
-to the byte: the order, who gets which label, the shuffle, the cuts between train, val and test.
+to the byte: the order, which folder gets which label, the shuffle, the cuts between train, val and test.
 
 Beside a list `X.lst` (and the records made of it) `X.classes.txt` names the classes: line n is class n. Used
 by the packer and by the sources of `data/`. Nothing here opens an image.
@@ -33,7 +33,7 @@ _SHUFFLE_SEED = 100
 _FLOAT32_MAX = 3.4028235e38
 #: ids are u64 in an image record
 _MAX_ID = (1 << 64) - 1
-#: of a line that is none, an error shows so many characters
+#: of a line that is no entry, an error shows at most this many characters
 _SHOWN_LENGTH = 60
 #: a longer line is no image: paths have 4,096 bytes at most, and labels are few
 _MAX_LINE = 1 << 20
@@ -72,7 +72,7 @@ def walk(root: str, *, recursive: bool, extensions: Sequence[str] = image_folder
     folder before its sub-folders, links followed); otherwise only the root's own images are taken, with label
     0.
 
-    A name that no line of a list can hold is a problem, unless `takes_any_name` says that none is written.
+    A name that no line of a list can hold is a problem, unless `takes_any_name` is set: no list is written.
     Names that begin with a dot are taken, as MXNet does, unless `with_hidden` is false.
     An entry that is no file, such as a link to nothing, is a problem of its own and costs no other image. A
     folder that cannot be read is a DataError: without it the classes behind it would get other numbers.
@@ -92,7 +92,7 @@ def walk(root: str, *, recursive: bool, extensions: Sequence[str] = image_folder
 
 
 def is_listable(path: str, root: str, problems: list[DataError]) -> bool:
-    """Return whether a line of a list can hold a path; a problem is appended for one that it cannot."""
+    """Return whether a line of a list can hold a path; if not, a problem is appended."""
     if path.strip() == path and not re.search(r"[\t\n\r]", path):
         return True
     problem = "a list cannot hold a name with tabs, line breaks or blanks at its ends"
@@ -108,7 +108,7 @@ def shuffled(entries: Sequence[ListEntry]) -> list[ListEntry]:
 
 
 def shuffle(entries: MutableSequence[Any]) -> None:
-    """Shuffle in place as MXNet shuffles a list of this length; indices of entries serve as well."""
+    """Shuffle in place as MXNet shuffles a list of this length; also works on a list of indices."""
     random.Random(_SHUFFLE_SEED).shuffle(entries)
 
 
@@ -117,7 +117,7 @@ def split(entries: Sequence[Entry], *, chunks: int = 1, train_ratio: float = 1.0
     """Return (suffix of the file name, entries) of each list to write.
 
     Chunks are consecutive and of equal size but for the last; in each the test images come first, then train,
-    then val. As in MXNet the numbers follow the nominal size, so a short last chunk is short of val images.
+    then val. As in MXNet the numbers follow the nominal size, so a shorter last chunk has fewer val images.
     """
     # Rounded up, and the products down, as in make_list of im2rec.py.
     size = -(-len(entries) // chunks)
@@ -140,7 +140,7 @@ def split(entries: Sequence[Entry], *, chunks: int = 1, train_ratio: float = 1.0
 
 
 def read(path: str | os.PathLike[str]) -> Listing:
-    """Read a `.lst`; a line that is none is left out and told in `problems`, as MXNet does."""
+    """Read a `.lst`; a line that is no entry is left out, as in MXNet, and described in `problems`."""
     listing = Listing()
     for entry in iterate(path):
         if isinstance(entry, DataError):
@@ -151,7 +151,7 @@ def read(path: str | os.PathLike[str]) -> Listing:
 
 
 def iterate(path: str | os.PathLike[str]) -> Iterator[ListEntry | DataError]:
-    """Yield the entries of a `.lst` as they stand there, and a DataError in place of a line that is none."""
+    """Yield the entries of a `.lst` in its order, and a DataError in place of a line that is no entry."""
     try:
         # Windows' editors begin a file with a byte order mark; line ends are \r, \n or both
         with open_read(to_path(path)) as stream, io.TextIOWrapper(stream, "utf-8-sig",
@@ -165,7 +165,7 @@ def iterate(path: str | os.PathLike[str]) -> Iterator[ListEntry | DataError]:
 def bounded_lines(text: TextIO, path: object) -> Iterator[str]:
     """Yield the lines of a file with their ends; a DataError for one that is too long to belong to a list."""
     number = 0
-    # asked for with a bound: a file without a line end would be one line of its size
+    # read with a bound: a file without a line end would be one line of the file's size
     while line := text.readline(_MAX_LINE + 1):
         number += 1
         if len(line) > _MAX_LINE:
@@ -189,7 +189,9 @@ def read_blank_separated(path: str | os.PathLike[str], label_width: int = 1, num
     """Read a list as MXNet's C++ tools do: columns end at any blank, `label_width` labels, the rest is the
     path.
 
-    With several parts, the lines of one: the bytes are divided evenly, a line goes where it begins.
+    With several parts, only the lines of part `part_index`: the file is divided into `num_parts` equal ranges
+    of bytes, and a line belongs to the range in which it begins. A line that is no entry is described in
+    `problems`.
     """
     listing = Listing()
     # Parts are counted in bytes, as dmlc-core's InputSplit does, so the text is cut as bytes.
@@ -220,7 +222,7 @@ def check_inside(path: object, entries: Iterable[ListEntry], root: AnyPath | str
     """Refuse a list that names files outside of `root`, by `..` or from the root of the file system.
 
     A list may come from a stranger, and what it names is read, and packed. Links that stand below the root
-    are followed: whoever made the folder put them there. A DataError.
+    are followed: they were made with the folder. Raises DataError.
     """
     inside = inside_of(root)
     for entry in entries:
@@ -228,7 +230,7 @@ def check_inside(path: object, entries: Iterable[ListEntry], root: AnyPath | str
 
 
 def inside_of(root: AnyPath | str) -> str:
-    """Return what absolute paths of a list may begin with, "" for a URL."""
+    """Return what absolute paths of a list must begin with to be inside of `root`; "" for a URL."""
     return os.path.join(os.path.abspath(root), "") if isinstance(root, (str, Path)) else ""
 
 
@@ -254,8 +256,7 @@ def line_of(entry: ListEntry) -> bytes:
 
 
 def classes_path(prefix: str | os.PathLike[str]) -> AnyPath:
-    """Return where the class names of `PREFIX.lst`, `PREFIX.rec` and the like stand; also given the bare
-    prefix."""
+    """Return the path of the class names of `PREFIX.lst`, `PREFIX.rec` and the like, or of a bare prefix."""
     text = os.fspath(prefix)
     stem, suffix = os.path.splitext(text)
     return to_path((stem if suffix in _DATA_SUFFIXES else text) + _CLASSES_SUFFIX)
@@ -268,11 +269,10 @@ def write_class_names(path: str | os.PathLike[str], names: Sequence[str]) -> Non
 
 
 def class_names(path: str | os.PathLike[str]) -> tuple[str, ...]:
-    """Return the class names that belong to a list or record file, in label order; empty where no one wrote
-    them.
+    """Return the class names that belong to a list or record file, in label order; () where there are none.
 
-    `N_0_train.rec` finds `N_0_train.classes.txt` or, since a list and its parts share them, `N.classes.txt`;
-    the last resort is `classes.txt` in the folder.
+    For `N_0_train.rec` they stand in `N_0_train.classes.txt` or, since a list and its parts share them, in
+    `N.classes.txt`; where neither exists, in `classes.txt` of the same folder.
     """
     # The nearest name wins: parts of one list may lie beside those of another.
     own = classes_path(path)
@@ -321,7 +321,8 @@ def _read_text(path: str | os.PathLike[str]) -> str:
 
 
 def _find_line_start(text: bytes, offset: int) -> int:
-    """Return the line start that dmlc's splitter moves to from `offset`: past the next line end, but at 0."""
+    """Return the line start that dmlc's splitter moves to from `offset`: behind the next line end; 0 stays 0.
+    """
     if offset <= 0 or offset >= len(text):
         return max(0, min(offset, len(text)))
     match = re.compile(rb"[\r\n]+").search(text, offset)

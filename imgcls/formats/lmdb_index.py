@@ -1,8 +1,8 @@
-"""Read keys and labels of an LMDB in a separate process, so that a damaged one ends that and no training.
+"""Read keys and labels of an LMDB in a separate process: a damaged one ends that process and no training.
 
-The package lmdb maps the file and believes its pages: a number that leads behind the end is a signal, and no
-exception. Here all pages that lead to an image are read once, and the ends of every image with them; where
-the child comes through, so do the readers of the same file.
+The package lmdb maps the file and does not check its pages: an offset behind the end of the file is a signal
+(SIGSEGV, SIGBUS) and no exception. Here all pages that lead to an image are read once, and the end of every
+image with them; if the child process succeeds, readers of the same file do too.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from imgcls.storage.progress import show_count
 _PACKAGE_FOLDER = str(Path(__file__).resolve().parents[2])
 #: names of what a child writes, in this order
 _NAMES = ("keys", "key_ends", "labels")
-#: an entry of a page takes more bytes than this: where there are more, pages lead in a circle
+#: an entry of a page takes at least this many bytes: with more entries than that, pages form a circle
 _MIN_ENTRY_BYTES = 10
 
 
@@ -64,7 +64,7 @@ def _index(path: str, shown: str) -> None:
             keys += key
             ends.append(len(keys))
             labels.append(label)
-            # the head may claim any number: the file's size does not lie
+            # the head of the file may claim any number of entries: its size is known
             if len(labels) > limit:
                 raise DataError(path, "has more entries than bytes for them")
             show(len(labels))
@@ -82,7 +82,7 @@ if __name__ == "__main__":
     except Exception as error:  # whatever the package lmdb raises of a damaged file
         print(f"{type(error).__name__}: {error}")
         sys.exit(1)
-    except KeyboardInterrupt:  # the parent was told as well
+    except KeyboardInterrupt:  # the parent process gets the signal as well
         with contextlib.suppress(OSError):
             sys.stdout.close()
         sys.exit(130)

@@ -39,8 +39,8 @@ class _Damage(Exception):
 def loads(data: bytes, path: object = "MAT-file") -> dict[str, object]:
     """Return name -> value of the variables of a MAT-file.
 
-    A value is a float (one number), a float64 array, a str, a list of dicts (a structure array, by columns)
-    or None. DataError for a file that is damaged, too large or of another version.
+    A value is a float (one number), a flat float64 array (by columns), a str, a list of dicts (a structure
+    array, by columns) or None. DataError for a file that is damaged, too large or of another version.
     """
     if len(data) > MAX_BYTES or len(data) < _HEAD_BYTES or data[124:128] != b"\x00\x01IM":
         raise DataError(path, "is no MAT-file of version 5 in little-endian order")

@@ -1,7 +1,7 @@
 """Arrays of numbers in numpy's own file format (`.npy`): mean images, and what Theano's scripts save.
 
-Called with bytes from outside: the header is bounded and must say exactly what follows it, and what would
-have to be unpickled is refused. Images that are stored decoded are `npy_image.py`'s.
+Files are not trusted: the header is bounded and must describe exactly the bytes behind it, and arrays that
+would have to be unpickled are refused. `npy_image.py` reads images that are stored decoded.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _KINDS = "fiub"
 
 
 def is_npy(path: str | os.PathLike[str]) -> bool:
-    """Return whether the name is that of an array of numpy's."""
+    """Return whether the name is that of numpy's array files."""
     return os.fspath(path).lower().endswith(SUFFIX)
 
 
@@ -41,7 +41,7 @@ def load(path: str | os.PathLike[str], max_bytes: int) -> np.ndarray:
 
 def save(path: str | os.PathLike[str], array: np.ndarray) -> None:
     """Write an array, atomically."""
-    # by way of memory: into a file numpy writes on its own, and does not say that a disk is full
+    # through memory: numpy writes into a file directly, and does not report that the disk is full
     stream = io.BytesIO()
     np.save(stream, array, allow_pickle=False)
     write_bytes(path, stream.getbuffer())

@@ -21,12 +21,12 @@ _LENGTH_OFFSET, _MAX_HEADER_BYTES = 8, 1 << 10
 
 
 def is_npy(data: bytes | memoryview) -> bool:
-    """Whether the bytes begin as an array of numpy's."""
+    """Return whether the bytes begin like numpy's array files, version 1.0."""
     return bytes(data[:8]) == _MAGIC
 
 
 def view(data: bytes | memoryview) -> np.ndarray:
-    """Return the pixels, a view of the bytes: uint8 (h, w) or (h, w, C). ValueError where they are none."""
+    """Return the pixels, a view of the bytes: uint8 (h, w) or (h, w, C), C to 4. ValueError otherwise."""
     begin = _LENGTH_OFFSET + 2
     end = begin + int.from_bytes(data[_LENGTH_OFFSET:begin], "little")
     match = _HEADER.fullmatch(bytes(data[begin:end])) if end <= _MAX_HEADER_BYTES else None

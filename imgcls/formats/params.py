@@ -54,9 +54,10 @@ _FILL_RATIO = 100
 def load(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """Return all arrays of the file by name, in its order; those of a list without names are "0", "1", ...
 
-    Dense C-order arrays of the file's own dtype (bfloat16 comes as float32), sparse ones are filled out, the
-    "none" arrays that MXNet can store come as float32 of shape (0,). Of two arrays of one name the last
-    counts, as in MXNet. The arrays are views into one buffer that holds the whole file.
+    The arrays are dense, in C order and of the file's own dtype (bfloat16 becomes float32). Sparse ones are
+    filled out with zeros; the "none" arrays that MXNet can store become float32 of shape (0,). Of two arrays
+    of one name the last counts, as in MXNet. The arrays are views into one buffer that holds the whole file.
+    DataError for a file that cannot be read or is damaged.
     """
     file = to_path(path)
     try:
@@ -103,8 +104,8 @@ def dumps_array(array: np.ndarray) -> bytes:
 def save(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray] | Sequence[np.ndarray]) -> None:
     """Write what `mx.nd.save` would, atomically; a sequence is a list without names.
 
-    Scalars and arrays without elements take the V3 form, which MXNet itself reads in numpy mode only: V2 has
-    none.
+    Scalars and arrays without elements are written in the V3 form, which MXNet itself reads in numpy mode
+    only: V2 has no such arrays. A dtype that MXNet's format does not have is a UsageError.
     """
     has_names = isinstance(arrays, Mapping)
     values = list(arrays.values()) if has_names else list(arrays)
@@ -114,9 +115,9 @@ def save(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray] | Sequen
 
 def serialize(names: Sequence[str], arrays: Sequence[np.ndarray],
               path: object) -> Iterable[bytes | memoryview]:
-    """Return the content of the file, a chunk after the other; arrays in C order are not copied.
+    """Return the content of the file as an iterable of chunks; arrays in C order are not copied.
 
-    Checks all dtypes at once: one that the format does not have is a UsageError that names `path`.
+    All dtypes are checked by the call itself: one that the format lacks is a UsageError that names `path`.
     """
     for i, array in enumerate(arrays):
         dtype = np.asarray(array).dtype
@@ -170,7 +171,7 @@ class _Reader:
         return start
 
     def unpack(self, layout: str, what: str) -> tuple[int, ...]:
-        """Return the numbers that stand here, in struct's letters."""
+        """Return the numbers that stand here; `layout` is a format of `struct` without the byte order."""
         return struct.unpack_from("<" + layout, self.data, self.take(struct.calcsize("<" + layout), what))
 
     def u64(self, what: str) -> int:
@@ -220,7 +221,7 @@ class _Reader:
             shape = self.v0_shape(version, start)
         if shape is None:
             return np.empty((0,), np.float32)
-        self.take(8, "an array's context")  # where the array lived when it was saved
+        self.take(8, "an array's context")  # the device that the array was on when it was saved
         code = self.dtype_code()
         if stored_shape is not None:
             return self.sparse(storage_type, shape, stored_shape, code)
@@ -243,7 +244,7 @@ class _Reader:
         """Return the shape of a V0 array, which begins at `start` with its number of dimensions."""
         if ndim == 0:
             return None
-        # Of all wrong beginnings this one is met last, so the error speaks of versions.
+        # V0 has no version number: whatever is no other version ends here, so the error is about versions.
         if ndim > MAX_DIMENSIONS:
             raise DataError(self.path, f"{ndim:#x} starts no array of any known version", start)
         return self.unpack(f"{ndim}I", "an array's shape")
@@ -280,7 +281,7 @@ class _Reader:
             raise DataError(self.path, "the indices of a sparse array are not lists", start)
         sizes = [index[0] for _, index in index_heads if index]
         # The stored shape may be stale (zeros) in files that MXNet wrote before the work on the array was
-        # done; the index arrays then tell the true one.
+        # done; the true one then follows from the index arrays.
         if 0 in stored_shape:
             stored_shape = (sizes[0], *shape[1:]) if storage_type == ROW_SPARSE else (sizes[1],)
         values = self.values(stored_shape, code)
@@ -296,7 +297,7 @@ class _Reader:
 
     def check_dense_size(self, shape: tuple[int, ...], values: np.ndarray, start: int) -> None:
         """Raise DataError unless all sparse arrays together stay in proportion to the file."""
-        # One account for the whole file: a thousand arrays, each below the limit, are as bad as one above it.
+        # One limit for the whole file: a thousand arrays, each below the limit, are as bad as one above it.
         self.fill_limit -= math.prod(shape) * values.itemsize
         if self.fill_limit < 0:
             raise DataError(self.path, f"a sparse array of shape {shape} is too large for this file", start)

@@ -48,7 +48,7 @@ class ParquetReader:
                              self._column(schema, _LABEL_NAMES, "labels")]
             #: of each label, () where the file names none
             self.class_names = self._class_names(schema)
-        # a number that the file claims, and memory is taken by it
+        # the number of rows is only claimed by the file, and arrays of that length will be made
         if not 0 <= len(self) <= os.path.getsize(self.path):
             raise DataError(self._shown, f"claims {len(self)} rows, which is more than it has bytes")
 
@@ -85,9 +85,10 @@ class ParquetReader:
             raise DataError(self._shown, f"row {row}: {_first_line(error)}") from error
 
     def labels(self) -> tuple[np.ndarray, list[str]]:
-        """Return (float64 (N,), names): labels are numbers, or where there are names, numbers of those.
+        """Return (float64 (N,), names): the labels, and where the column holds text, the names they number.
 
-        nan where a row has none. DataError for labels of another kind.
+        The names are in the order in which they first occur, [] for a column of numbers. A row without a
+        label has nan. DataError for labels of another kind.
         """
         arrow = self._arrow
         with self._reading("its labels cannot be read"):
@@ -117,7 +118,7 @@ class ParquetReader:
             raise DataError(self._shown, f"{what}: {_first_line(error)}") from error
 
     def group_rows(self) -> np.ndarray:
-        """Return int64 (G,): the rows of each group."""
+        """Return int64 (G,): the number of rows of each group."""
         metadata = self._file.metadata
         return np.array([metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)],
                         np.int64)
@@ -153,7 +154,7 @@ class ParquetReader:
             if isinstance(images, arrow.ChunkedArray):  # more than 2 GB, whatever was claimed
                 raise ValueError("it holds more bytes than it claims")
             images = images.field("bytes") if is_struct else images
-            # an offset that lies would be a read behind the end
+            # a wrong offset would be a read behind the end
             images.validate(full=True)
         if not (arrow.types.is_binary(images.type) or arrow.types.is_large_binary(images.type)):
             raise DataError(self._shown, f"its column {self._columns[0]} holds {verbatim(images.type)}: "
@@ -201,12 +202,12 @@ class ParquetWriter:
         self._writer.close()
 
     def discard(self) -> None:
-        """Let go of a file that could not be completed; does nothing behind `close`."""
-        # else pyarrow writes the end when the object goes, to a file that is closed by then
+        """Give up a file that could not be completed; after `close` it has no effect."""
+        # else pyarrow writes the end when the object is collected, to a file that is closed by then
         self._writer.is_open = False
 
     def _flush(self) -> None:
-        # an empty group would be one that some readers stumble over
+        # some readers fail at an empty group
         if self._rows:
             try:
                 self._writer.write_table(self._arrow.Table.from_pylist(self._rows, self._schema))

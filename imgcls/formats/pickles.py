@@ -1,9 +1,9 @@
-"""Pickles of plain data from people no one knows: `cifar` and `states` read theirs here.
+"""Pickles of plain data from untrusted files: `cifar_pickle`, `states` and `torch_file` read theirs here.
 
-A pickle is a program that may call anything. So it is first walked over without running any of it: only
-instructions that write data pass, names must be among the caller's, nothing else is called, and the memory
-that it takes is bounded. Then Python's own unpickler runs it, with the caller's stand-ins in place of what it
-names: nothing is imported or looked up anywhere else.
+A pickle is a program that may call anything. So all its instructions are checked first, without running any:
+only those that make data are allowed, names must be among the caller's, nothing else is called, and the
+memory that it takes is bounded. Then Python's own unpickler runs it, with the caller's stand-ins in place of
+what it names: nothing is imported or looked up anywhere else.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ Names = Mapping[tuple[str, str], Callable[..., object]]
 #: CIFAR-100 rewritten by Python 3 takes half a million; each takes at most some 100 bytes of memory
 MOST_INSTRUCTIONS = 2_000_000
 
-# Left out are names from elsewhere (EXT, PERSID), calls of classes (INST, OBJ, NEWOBJ: REDUCE does for the
-# stand-ins), buffers out of band, numbers of any length, and what no writer of such files uses.
+# Left out are names from elsewhere (EXT, PERSID), calls of classes (INST, OBJ, NEWOBJ: REDUCE is enough for
+# the stand-ins), buffers out of band, numbers of any length, and what no writer of such files uses.
 _ALLOWED = frozenset((
     "NONE", "NEWTRUE", "NEWFALSE", "INT", "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT",
     "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "STRING", "BINSTRING", "SHORT_BINSTRING",
@@ -37,7 +37,7 @@ _CONTAINERS = (pickletools.pytuple, pickletools.pylist, pickletools.pydict)
 _NAMED = object()
 #: what the call of one has made
 _MADE = object()
-#: a name that stands for a class of dict, and what its call has made
+#: a name that stands for a subclass of dict, and what its call has made
 _NAMED_DICT = object()
 _MADE_DICT = object()
 
@@ -46,9 +46,9 @@ def load(data: bytes, names: Names, path: object, *, encoding: str) -> object:
     """Return what a pickle describes: dict, list, tuple, numbers, text, bytes, and what `names` makes.
 
     `names` maps (module, name) to what stands for it: a class with `__slots__` and `__setstate__`, or a
-    function that makes bytes or such an object. They check whatever they are given, and raise ValueError,
-    whose text the user sees. `encoding` is what Python 2's byte strings become: "bytes", or text in that
-    encoding. Whatever else the file wants, and any damage, is a DataError.
+    function that makes bytes or such an object. They check their arguments, and raise ValueError, whose text
+    the user sees. `encoding` is what Python 2's byte strings become: "bytes", or text in that encoding.
+    Anything else in the file, and any damage, is a DataError.
     """
     return load_first(data, names, path, encoding=encoding)[0]
 
@@ -57,8 +57,8 @@ def load_first(data: bytes, names: Names, path: object, *, encoding: str,
                persistent: Callable[[object], object] | None = None) -> tuple[object, int]:
     """Return what the pickle at the beginning of `data` describes, as `load` does, and the byte behind it.
 
-    Of `names`, a subclass of dict stands for one that the file fills. `persistent` makes what stands for the
-    file's references to objects outside of it (torch's storages); without it there may be none.
+    A subclass of dict among `names` stands for a dict that the file fills. `persistent` returns the stand-in
+    for a reference to an object outside of the pickle (torch's storages); without it there may be none.
     """
     walk = _Walk(data, names, path, has_references=persistent is not None)
     walk.run()
@@ -73,7 +73,8 @@ def encoder(limit: int) -> Callable[[str, str], bytes]:
     """Return a stand-in for `_codecs.encode`, with which protocols 0 to 2 write bytes: as text that is
     latin-1.
 
-    It makes `limit` bytes in all: one text that is encoded a thousand times would be a bomb.
+    It makes at most `limit` bytes in all its calls: one text encoded a thousand times would be a bomb. Beyond
+    that, and for any other encoding, it raises ValueError.
     """
     num_left = limit
 
@@ -90,7 +91,7 @@ def encoder(limit: int) -> Callable[[str, str], bytes]:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Python's own, which finds only what is in `names`. `_Walk` has seen that it asks for nothing else."""
+    """Python's own, which finds only what is in `names`. `_Walk` has checked that nothing else is named."""
 
     def __init__(self, data: bytes, names: Names, encoding: str,
                  persistent: Callable[[object], object] | None = None) -> None:
@@ -110,9 +111,9 @@ class _Unpickler(pickle.Unpickler):
 class _Walk:
     """Goes through the instructions as `pickletools.dis` does: with the kinds of values in place of values.
 
-    The kinds tell what the unpickler would not ask: that calls and states meet stand-ins only (a state can
-    set attributes of anything, functions too), and that no dict key is a tuple (hashing a tuple of tuples of
-    tuples ... overflows the C stack, or takes for ever).
+    From the kinds it checks what the unpickler would not: that only stand-ins are called and given states (a
+    state can set attributes of anything, functions too), and that no dict key is a tuple (hashing a tuple of
+    tuples of tuples ... overflows the C stack, or takes for ever).
     """
 
     def __init__(self, data: bytes, names: Names, path: object, *, has_references: bool) -> None:
@@ -157,7 +158,7 @@ class _Walk:
 
     def check_frame(self, name: str, size: int) -> None:
         """Refuse a frame that ends inside an instruction."""
-        # Of half an instruction the unpickler drops the bytes and reads on elsewhere, where no one looked.
+        # The unpickler drops the bytes of half an instruction and reads on behind them, at bytes not checked.
         end = self.stream.tell()
         if self.position < self.frame_end and (name == "FRAME" or end > self.frame_end):
             self.refuse("a frame ends inside an instruction")
@@ -216,7 +217,7 @@ class _Walk:
             start = self.marks.pop() - before.index(pickletools.markobject)
         else:
             start = len(self.stack) - len(before)
-        # Values below the mark that is still open belong to someone else.
+        # Values below the mark that is still open are not this instruction's.
         if start < (self.marks[-1] if self.marks else 0):
             raise ValueError("not enough values")
         taken = self.stack[start:]

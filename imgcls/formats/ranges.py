@@ -1,9 +1,8 @@
 """A `.rec` behind a URL that is too large to be copied: read in ranges of bytes, whole records at a time.
 
-`RangedReader` knows of every record where it begins and what its header says. To find out, the file is read
-once from end to end, in large pieces of which nothing is kept. What was found is kept in the cache for the
-next time, under the version of the file, so one run in one process on a machine pays for it. `data/chunks.py`
-reads the images.
+`RangedReader` has of every record its offset and its header. To find these, the file is read once from end to
+end, in large pieces of which nothing else is kept. They are stored in the cache under the version of the
+file, so that later runs on the machine need not read it again. `data/chunks.py` reads the images.
 """
 
 from __future__ import annotations
@@ -40,12 +39,12 @@ class RangedReader:
     """Where the records of a remote `.rec` are and what their headers say; `payload` and `extract` give the
     images.
 
-    Damage ends the good part, with `resync` it is passed over; `problems` tells of it.
+    Records behind the first damage are not found, unless `resync` is set; `problems` describes the damage.
     """
 
     #: int64 (N,), rising: byte offset of each record
     offsets: np.ndarray
-    #: int64 (N,): the byte behind each record, and behind what may stand between it and the next
+    #: int64 (N,): where the next record begins, or the file ends
     ends: np.ndarray
     #: what is wrong with the file, in its order
     problems: list[DataError]
@@ -61,20 +60,20 @@ class RangedReader:
         self.cache = Cache(cache_gb)
         if not self._load_cached():
             self._search()
-            # A damaged file is searched by every run: its problems are told each time.
+            # A damaged file is searched by every run: its problems are reported each time.
             if not self.problems and not self._odd:
                 self._save_cached()
 
     def __len__(self) -> int:
         return len(self.offsets)
 
-    # The methods of RecordReader that sources call: what reads records need not know where they are.
+    # The methods of RecordReader that sources call: they work the same for local and for remote files.
     def headers(self) -> np.ndarray:
         """Return HEADER_DTYPE (N,)."""
         return self._headers
 
     def flags(self) -> np.ndarray:
-        """Return u32 (N,): of each record how many labels stand behind its header, 0 for one inside of it."""
+        """Return u32 (N,): how many labels stand behind each header, 0 for a single one inside of it."""
         return self._headers["flag"]
 
     def labels(self, *, strict: bool = True) -> np.ndarray:
@@ -92,15 +91,15 @@ class RangedReader:
         return self._headers["id"].item(i)
 
     def forget_headers(self) -> None:
-        """Keep them: to read them again would be to read the file again."""
+        """Do nothing, where RecordReader frees memory: the headers would need all of the file once more."""
 
     def label_problem(self, i: int, width: int) -> DataError:
-        """Return what to say about record `i`, which does not hold `width` labels."""
+        """Return the error for record `i`, which does not hold `width` labels."""
         return self._odd[i] if i in self._odd else describe_label_count(
             self.path, i, self.image_id(i), self._headers["flag"].item(i), width, self.offsets.item(i))
 
     def payload(self, i: int) -> memoryview | bytes:
-        """Return the bytes of record `i`, asked for on their own."""
+        """Return the payload of record `i`, by a request of its own. Damage is a DataError."""
         begin = self.offsets.item(i)
         return self.extract(i, memoryview(self.path.read_range(begin, self.ends.item(i))), begin)
 
@@ -162,18 +161,18 @@ class RangedReader:
         def read(first: int) -> bytes:
             return self.path.read_range(first, min(first + PIECE_BYTES + _OVERLAP, self.size))
 
-        # As many pieces are under way as the network is worth; memory holds no more than these.
+        # Enough pieces are requested at a time to use the network; memory holds no more than these.
         with DaemonPool(min(PARTS_AT_ONCE, max(len(firsts), 1)), "imgcls-search") as pool:
             reads = deque(pool.submit(read, first) for first in firsts[:PARTS_AT_ONCE])
             for number, first in enumerate(firsts):
-                data = reads.popleft().result()  # in the file's order, whichever came first
+                data = reads.popleft().result()  # in the file's order, whichever arrived first
                 if number + PARTS_AT_ONCE < len(firsts):
                     reads.append(pool.submit(read, firsts[number + PARTS_AT_ONCE]))
                 yield first, np.frombuffer(data, "<u4", len(data) // 4)
 
     def _load_cached(self) -> bool:
-        """Take what an earlier run found in this version of the file; return whether there is such."""
-        # Under the file's version: of a file that changed, no note is found.
+        """Take what an earlier run found in this version of the file; return whether there is such a note."""
+        # The name contains the file's version: for a file that changed, no note is found.
         note = self.cache.note_path(self.path, self.info, "records")
         try:
             data = note.read_bytes()
@@ -185,7 +184,7 @@ class RangedReader:
         except (OSError, struct.error, ValueError, OverflowError):
             return False
         self.cache.touch(note)
-        # The cache is a file like any other: offsets out of it are checked before a record is requested.
+        # The note is not trusted either: its offsets are checked before a record is requested.
         is_rising = (offsets[1:] > offsets[:-1]).all()
         is_inside = not count or (offsets[0] >= 0 and offsets[-1] + 8 <= self.size)
         self.offsets = offsets

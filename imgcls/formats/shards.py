@@ -1,8 +1,8 @@
 """Tar shards as WebDataset has them: files of one key stand one behind the other and make a sample.
 
-`000017.jpg` and `000017.cls` are an image and the text of its label; `.json` with a `label` serves as well.
-A key is the path up to the first dot of its last part. The tar is read as any other (`archives`), never
-trusted.
+`000017.jpg` and `000017.cls` are an image and the text of its label; a `.json` may be there instead, with a
+member `label` or as the number itself. A key is the path up to the first dot of its last part. The tar is
+read as any other (`archives`), never trusted.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def index_shard(file: RecordFile, problems: list[DataError]) -> dict[str, np.nda
     def read(member: Member) -> bytes:
         return file.read(member.offset, member.offset + member.size)
 
-    # the walk seeks, and the samples are read by position: both on one file do not meet
+    # the walk seeks, and samples are read at explicit offsets: the two do not disturb each other
     with os.fdopen(os.dup(file.handle), "rb", buffering=0) as stream:
         return _index(stream, file.path, read, problems)  # type: ignore[arg-type]
 
@@ -102,7 +102,7 @@ def index_remote_shard(path: RemotePath, problems: list[DataError]) -> dict[str,
     """Return what `index_shard` returns of a tar behind a URL, which is read through once and not copied."""
     with RemoteFile(path) as stream:
         def read(member: Member) -> bytes:
-            stream.seek(member.offset)  # the walk goes to its own place before it reads
+            stream.seek(member.offset)  # the walk seeks to its own offset before each read
             return stream.read(member.size)
 
         return _index(stream, path, read, problems)  # type: ignore[arg-type]
@@ -147,7 +147,7 @@ def member_name(read: Callable[[int, int], bytes], offset: int) -> str:
 
 
 def read_label(reader: MemberReader, sample: ShardSample) -> int:
-    """Return the label of a sample; a DataError where it has none."""
+    """Return the label of a sample; a DataError where it has none, or one that is no whole number."""
     return _parse_label(reader.path, sample, reader.read)
 
 

@@ -1,9 +1,9 @@
 """MXNet's optimizer states, `prefix-0001.states`: read without running what they hold.
 
 These files are pickles, and a pickle is a program that may call anything. So `formats/pickles` reads them,
-with stand-ins for the three things that MXNet's files mention (`NDArray`, `bytearray`, `encode`); whatever
-else a file asks for makes it a DataError. The checkpoint reads them when it resumes MXNet's training; our own
-states are safetensors. Needs numpy, not torch.
+with stand-ins for the three things that MXNet's files mention (`NDArray`, `bytearray`, `encode`); a file that
+names anything else is a DataError. The checkpoint reads them when it resumes MXNet's training; our own states
+are safetensors. Needs numpy, not torch.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from imgcls.storage.reading import read_all
 #: None (plain SGD), one array (momentum), or a tuple (Adam's mean and variance; state and float32 weight)
 State = None | np.ndarray | tuple[Any, ...]
 
-#: ((mean, variance), weight) is as deep as MXNet goes, (n, g, delta) as long
+#: MXNet's deepest state is ((mean, variance), weight), its longest (n, g, delta)
 MAX_DEPTH = 2
 MAX_PARTS = 4
 
 
 def load(path: str | os.PathLike[str]) -> dict[int | str, State]:
-    """Return states by the position of their parameter (arguments without data and label, in the symbol's
-    order).
+    """Return states by their key: the position of the parameter (arguments without data and label, in the
+    symbol's order), or its name.
 
     A file that holds anything but arrays is a DataError: above all one saved with `dump_optimizer=True`,
     which has MXNet's optimizer object in it. The file does not say which optimizer it is of, nor how many
@@ -62,8 +62,8 @@ def loads(data: bytes, path: object = "states") -> dict[int | str, State]:
 def dumps(states: Mapping[int | str, State]) -> bytes:
     """Return the bytes of a file that MXNet reads: a pickle with its NDArrays, written without MXNet.
 
-    The program that a pickle is has six instructions here, of protocol 3; Python's own pickler would have to
-    import the class that it mentions.
+    It is put together from a few instructions of protocol 3: Python's own pickler would have to import the
+    class that it mentions. Keys are int or str; a tuple has one to three parts.
     """
     parts = [b"\x80\x03}"]  # protocol, empty dictionary
     for key, state in states.items():

@@ -1,4 +1,4 @@
-"""TensorBoard's event files, as far as single numbers need them: TFRecord framing around a small protobuf.
+"""Write TensorBoard's event files, only what scalars need: TFRecord framing around a small protobuf.
 
 Layout (TensorFlow's record_writer.h and event.proto), little-endian: length as u64, masked CRC32C of it as
 u32, the event, masked CRC32C of that. An event: 1 wall time (double), 2 step (int64), 3 version of the file
@@ -32,20 +32,19 @@ def version_record(wall_time: float) -> bytes:
 
 
 def session_record(wall_time: float, step: int) -> bytes:
-    """Return the beginning of a run whose first step is this one: what was told of it and later is forgotten.
-    """
+    """Return the start of a session at this step: TensorBoard drops earlier events of this step and later."""
     return _record(wall_time, step, _field(7, _SESSION_START))
 
 
 def scalars_record(wall_time: float, step: int, values: Mapping[str, float]) -> bytes:
-    """Return an event with these numbers, each under its tag, at this step."""
+    """Return an event with these scalars, tag -> value (written as float32), at this step."""
     summary = b"".join(_field(1, _field(1, tag.encode()) + b"\x15" + struct.pack("<f", value))
                        for tag, value in values.items())
     return _record(wall_time, step, _field(5, summary))
 
 
 def masked_crc(data: bytes) -> int:
-    """Return the CRC32C as TFRecord stores it, rotated and moved."""
+    """Return the CRC32C as TFRecord stores it: rotated, and with a constant added."""
     crc = 0xFFFFFFFF
     for byte in data:
         crc = crc >> 8 ^ _TABLE[(crc ^ byte) & 0xFF]

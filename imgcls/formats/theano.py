@@ -6,9 +6,10 @@
     W_5_65.npy             of the hidden layers and the classifier, (inputs, outputs)
     val_record.npy         (epochs, 2): error, loss in validation
 
-Two things differ beside the order of axes. Theano's cuDNN convolution turns kernels round, cuda-convnet's
-does not. And dropout there is no more than leaving out: the next layer is halved when it is used, where MXNet
-and torch double what is left while they train. So the weights behind a dropout are halved once, here.
+Two things differ beside the order of axes. Theano's cuDNN convolution flips kernels in both directions,
+cuda-convnet's does not. And dropout there only sets units to zero in training and halves the next layer's
+weights in validation, where MXNet and torch double the remaining units in training. So the weights behind a
+dropout are halved once, here.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ _RECORD_FILE = "val_record.npy"
 
 
 class _Layer(NamedTuple):
-    """A layer of the network: MXNet's name, how many groups, the bias it starts with, what is before it."""
+    """A layer of the network: MXNet's name, its groups, its initial bias, and whether a dropout is before it.
+    """
 
     name: str
     num_groups: int = 1
@@ -83,7 +85,7 @@ def load_weights(folder: str | os.PathLike[str], epoch: int,
         except DataError as error:
             if layer.num_groups == 1 or not isinstance(error.__cause__, FileNotFoundError):
                 raise
-            # its scripts save no bias of a half, and begin with this one when they load
+            # its scripts save no bias of a half, and when they load weights they start from this one
             biases = [np.full(weight.shape[-1], layer.bias, np.float32)]
             notes.append(f"{verbatim(_path(folder, f'b0_{number}_{epoch}'))} is missing: the bias of "
                          f"{layer.name} is {layer.bias:g}, with which training begins")
@@ -127,7 +129,7 @@ def _to_mxnet(weight: np.ndarray, layer: _Layer, library: str) -> np.ndarray:
         weight = weight[:, :, ::-1, ::-1] if library == "cudnn" else weight
     else:
         weight = weight.T
-    # Theano leaves units out and halves the layer behind afterwards; here they are doubled meanwhile
+    # Theano halves the layer behind a dropout in validation; here units are doubled in training instead
     return np.ascontiguousarray(weight) * np.float32(0.5 if layer.is_after_dropout else 1)
 
 

@@ -1,11 +1,12 @@
-"""Files of torch.save, `.pth`: looked over before torch opens one, so that it takes no more memory than they.
+"""Files of torch.save, `.pth`: checked before torch opens one, so that it takes no more memory than the file.
 
-`weights_only` keeps torch from running what a file says. It does not bound what it takes: archives may be
-packed a thousandfold (torch's own never are), a pickle may ask for a tensor of any size, and a view of one
-number may pass for a billion. `check` refuses those, and everything that is no state_dict; it needs no
-torch, allocates nothing that a file names, and is called by `pretrained/torchvision_weights.py`.
+`weights_only` keeps torch from running code of a file. It does not bound the memory: an archive may be
+compressed a thousandfold (torch's own never are), a pickle may name a tensor of any size, and a view of one
+number may have a billion elements. `check` refuses those, and everything that is no state_dict; it needs no
+torch, allocates no memory by a size that the file names, and is called by
+`pretrained/torchvision_weights.py`.
 
-    archive   a zip, all of it stored: ROOT/data.pkl, ROOT/data/KEY for each storage, and some small ones
+    archive   a zip, all of it stored: ROOT/data.pkl, ROOT/data/KEY for each storage, and some small files
     legacy    until torch 1.5: pickles of a magic number, a version, the system, the weights; the storages
 """
 
@@ -29,14 +30,14 @@ _LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03."
 #: the names, shapes and strides of 100,000 tensors take less
 _MAX_PICKLE_BYTES = 32 << 20
 
-# of PKWARE's APPNOTE 4.3: the marks at the end, the directory's entries, and the header in
+# from PKWARE's APPNOTE 4.3: the records at the end, the directory's entries, and the header in
 # front of each file
 _END = struct.Struct("<4s4H2LH")
 _END64_LOCATOR = struct.Struct("<4sLQL")
 _END64 = struct.Struct("<4sQ2H2L4Q")
 _ENTRY = struct.Struct("<4s6H3L5H2L")
 _LOCAL_ENTRY = struct.Struct("<4s5H3L2H")
-# stands where a number has no room in 32 bits: it is in the zip64 field then
+# stands for a number that does not fit in 32 bits: it is in the zip64 field then
 _IN_EXTRA = 0xFFFFFFFF
 _ZIP64_EXTRA = 1
 _STORED = 0
@@ -52,8 +53,7 @@ def check(path: str | os.PathLike[str]) -> None:
     """Raise DataError unless the file is a state_dict whose tensors are no larger than the file."""
     file = to_local_path(path)
     try:
-        # opened once and looked at through this handle: a path could name another file by the time
-        # it is opened again
+        # opened once and read through this handle: by a second opening the path could name another file
         with open(file, "rb", opener=open_regular) as stream:
             size = os.fstat(stream.fileno()).st_size
             magic = stream.read(len(_LEGACY_MAGIC))
@@ -119,17 +119,17 @@ def _check_archive(stream: BinaryIO, size: int, path: object) -> None:
 
 
 def _read_directory(stream: BinaryIO, size: int, path: object) -> dict[str, _Entry]:
-    """Return the files of the archive by name; DataError where torch might find others, or packed ones.
+    """Return the files of the archive by name; DataError where torch might find others, or compressed ones.
 
-    torch's reader (miniz) and Python's find the directory in different ways, so ours takes only what torch
-    writes: the directory, its end marks and nothing behind them.
+    torch's reader (miniz) and Python's find the directory in different ways, so only the form that torch
+    writes is accepted: the directory, its end records and nothing behind them.
     """
     end_offset = size - _END.size
     if end_offset < 0:
         raise DataError(path, "the archive is cut short")
     stream.seek(end_offset)
     end = _END.unpack(_exactly(stream, _END.size, path))
-    # a comment may hide a second end mark, and readers differ in which of the two they believe
+    # a comment may contain a second end record, and readers differ in which of the two they use
     if end[0] != b"PK\x05\x06" or end[-1]:
         raise DataError(path, "the archive is cut short, or something stands behind it")
     count, length, offset = end[4], end[5], end[6]
@@ -249,7 +249,7 @@ class _Dict(dict):
         super().__init__()
 
     def __setstate__(self, state: object) -> None:
-        """Take the attributes, which no one needs."""
+        """Ignore the attributes, which are not needed."""
 
 
 class _Tensor:
@@ -292,7 +292,7 @@ class _Storages:
             **{("torch", name): _StorageType(item_bytes) for name, item_bytes in _ITEM_BYTES.items()}}
 
     def storage(self, reference: object) -> _Storage:
-        """Return what stands for ("storage", type, key, device, number of elements[, view])."""
+        """Return the stand-in for ("storage", type, key, device, number of elements[, view])."""
         if not isinstance(reference, tuple) or len(reference) < 5 or reference[5:] not in ((), (None,)):
             raise ValueError("it refers to something that is no storage")
         word, kind, key, _device, num_elements = reference[:5]
@@ -311,7 +311,7 @@ class _Storages:
 
 def _rebuild_tensor(storage: Any = None, offset: Any = None, size: Any = None, stride: Any = None,
                     *_more: object) -> _Tensor:
-    """Stand for torch._utils._rebuild_tensor_v2: look whether the tensor is inside of its storage."""
+    """Stand for torch._utils._rebuild_tensor_v2: check that the tensor is inside of its storage."""
     numbers = (offset, *size, *stride) if isinstance(size, tuple) and isinstance(stride, tuple) else (None,)
     # type and not isinstance: True is an int
     if not isinstance(storage, _Storage) or not all(type(n) is int and n >= 0 for n in numbers):

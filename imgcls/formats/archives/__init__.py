@@ -1,6 +1,6 @@
-"""Images in tar and zip files, read where they stand: a tar of tars and a folder of tars as well.
+"""Images in tar and zip files, read in place without unpacking: also a tar of tars, and a folder of tars.
 
-    member   what is known of a member: where it stands, how large it is; which names are safe
+    member   the description of a member: its place and size in the archive; which names are safe
     tar      members of a tar and of the tars in it
     zips     members of a zip
     index    all members of one or many archives in an SQLite file: sorted walk, look-up by path
@@ -8,10 +8,10 @@
 
 The packer, the sources of `data/` and the tools use them. Nothing is extracted. An archive may come from
 anybody: every number is compared with the file before memory is taken or a byte is read. What cannot be an
-image (links, devices, names that lead out of the archive) is refused by name and costs no other member; an
-archive that is cut or damaged is an error, since its last classes would be missing in silence. An inner
-`X.tar` counts as a folder X of the same place, as `for i in *.tar; do mkdir X; tar -xf X.tar -C X; done`
-would make it.
+image (links, devices, names that lead out of the archive) is refused by name, and the other members are read
+all the same; an archive that is cut or damaged is an error, since its last classes would be missing in
+silence. An inner `X.tar` counts as a folder X in the same place, as
+`for i in *.tar; do mkdir X; tar -xf X.tar -C X; done` would make it.
 """
 
 from imgcls.formats.archives.index import (

@@ -1,8 +1,8 @@
 """All members of one or many archives in an SQLite file: walked in sorted order, looked up by path.
 
 Memory does not grow with the number of members: ImageNet's 14 million are 1.2 TB of tars whose headers take
-hours to read from a hard disk. So the index of large archives is kept in the user's cache folder, where it
-counts for files of the same path, size and time only; of small ones it is a temporary file.
+hours to read from a hard disk. So the index of large archives is kept in the user's cache folder; it is used
+only for files of the same path, size and modification time. For small archives it is a temporary file.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from imgcls.storage.remote import RemotePath
 
 #: a new number wherever the tables or the rules of names change
 _VERSION = 1
-#: archives of fewer bytes together are read again: an entry for them would only be litter
+#: archives of fewer bytes together are read again each time, which is quick: they get no entry
 MIN_KEPT_BYTES = 64 << 20
 #: of all kept indexes together; those used longest ago are removed when they are more
 _MAX_TOTAL_BYTES = 16 << 30
@@ -71,9 +71,10 @@ def open_index(paths: Sequence[str | RemotePath], *, are_folders: bool = False, 
                names: Sequence[str] = (), progress: Progress = lambda done, total: None) -> ArchiveIndex:
     """Return the index of archives, from the cache or by reading their headers.
 
-    With `are_folders` each archive X.tar is a folder X, as an inner tar is; `names` are what the archives are
-    called where that is not the end of their paths. Of members only those below the
-    folder `inner` count, and their paths begin there. Damage is a DataError.
+    With `are_folders` each archive X.tar is a folder X, as an inner tar is; `names` are the archives' file
+    names, one for each path, where they differ from the last part of the paths. With `inner` only the members
+    below that folder are listed, with paths relative to it; a UsageError where there is no such folder.
+    Damage is a DataError.
     """
     try:
         files = [_identify(path) for path in paths]
@@ -93,7 +94,7 @@ def open_index(paths: Sequence[str | RemotePath], *, are_folders: bool = False, 
 
 def fingerprint_of(paths: Sequence[str | RemotePath]) -> str:
     """Return the `fingerprint` of the index of these archives, without reading their headers."""
-    # the same text as `open_index` makes, so that a run knows what an earlier one in one pass has packed
+    # the same text as `open_index` makes: a run compares it with the one that an earlier run has noted
     return _fingerprint(_about([_identify(path) for path in paths], are_folders=False), "")
 
 
@@ -106,7 +107,7 @@ def _fingerprint(about: str, inner: str) -> str:
 
 
 class _File(NamedTuple):
-    """An archive, and what tells it from another one at its place."""
+    """An archive, with what distinguishes it from another file of the same path."""
 
     path: str | RemotePath
     name: str
@@ -222,7 +223,7 @@ class _Filler:
         row = self._folders.get(folder)
         if row is None:
             row = self._folders[folder] = len(self._folders)
-            # a folder's sub-folders come right behind it, whatever characters follow: as os.walk sorts them
+            # with \0 for the slash a folder's sub-folders sort directly after it, in the order of os.walk
             self._database.execute("INSERT INTO folders VALUES (?, ?)",
                                    (row, _key(folder.replace("/", "\0"))))
         self._rows.append((row, _key(name), number, *member[1:]))
@@ -288,7 +289,7 @@ class ArchiveIndex:
             last = page[-1][0]
 
     def find(self, path: str) -> tuple[MemberReader, Member] | None:
-        """Return the member of a path and who reads it; None where there is none."""
+        """Return (reader of its archive, member) for a path; None where there is no such member."""
         folder, _, name = path.rpartition("/")
         row = self._folders.get(folder)
         found = self._execute(f"SELECT {_COLUMNS} FROM members WHERE folder = ? AND name = ?", row,

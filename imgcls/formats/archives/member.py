@@ -1,4 +1,4 @@
-"""What a reader says of one member of an archive, and which names and files it refuses."""
+"""The description of one member of an archive, and which names and files are refused."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from imgcls.errors import DataError, verbatim
 MAX_MEMBERS = 200_000_000
 #: bytes of a path in an archive, as Linux bounds them
 MAX_PATH_BYTES = 4096
-#: tars in tars in tars: ImageNet has two levels
+#: levels of tars inside tars: ImageNet has two
 MAX_DEPTH = 4
-#: of a refused member's name, so many characters are shown
+#: of a refused member's name, at most this many characters are shown
 _SHOWN_CHARACTERS = 120
 
 TAR_SUFFIX = ".tar"
@@ -27,7 +27,7 @@ class Member(NamedTuple):
 
     #: `/` between its parts; an inner tar is a folder of its name without .tar
     path: str
-    #: byte of the archive where the content begins; in a zip where its local header does
+    #: byte of the archive where the content begins; in a zip, where its local header begins
     offset: int
     #: bytes of the content, and as they are stored
     size: int
@@ -55,7 +55,7 @@ def is_other_archive_name(path: str) -> bool:
 
 
 def refused(archive: object, path: str, offset: int, why: str) -> DataError:
-    """Return the line about a member that is left out."""
+    """Return the error for a member that is left out: its name, the byte where it stands, and `why`."""
     shown = path if len(path) <= _SHOWN_CHARACTERS else path[:_SHOWN_CHARACTERS] + "..."
     return DataError(archive, f"{verbatim(shown)} is left out: {why}", offset)
 

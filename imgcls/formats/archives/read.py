@@ -23,10 +23,10 @@ _EXTRA_BYTES = 512
 
 def iter_members(path: str | os.PathLike[str], progress: Progress = lambda offset: None,
                  ) -> Iterator[Member | DataError]:
-    """Yield the files in a tar or zip as they stand there, and a DataError for each member that is refused.
+    """Yield the files in a tar or zip in the archive's order, and a DataError for each refused member.
 
     Paths use `/`; an inner `X.tar` is a folder X. A file that is cut, damaged or no archive raises a
-    DataError with the byte where that shows. Of an archive behind a URL no more is read than that takes.
+    DataError with the byte where that shows. Of an archive behind a URL only what this needs is fetched.
     """
     try:
         if isinstance(path, RemotePath):
@@ -86,7 +86,7 @@ class MemberReader:
         return bytes(content)
 
     def read_into(self, member: Member, target: memoryview) -> None:
-        """Read the content into `target`, which has its size; errors as `read`."""
+        """Read the content into `target`, which must have `member.size` bytes; errors as in `read`."""
         offset = member.offset
         if member.is_zipped:
             offset = content_offset(os.pread(self._handle, _LOCAL_HEADER_BYTES, offset), offset)
@@ -96,7 +96,7 @@ class MemberReader:
         else:
             num_read = 0
             while num_read < member.size:
-                # at a place and not from a position: threads share the handle
+                # at an explicit offset: threads share the handle, and with it the file's position
                 count = os.preadv(self._handle, [target[num_read:]], offset + num_read)
                 if not count:
                     raise ValueError(f"{num_read} of {member.size} bytes are there: the archive is cut")
@@ -115,7 +115,7 @@ class RemoteMemberReader(MemberReader):
         self.version = info.version
 
     def span(self, member: Member) -> tuple[int, int]:
-        """Return (first byte, end) of what to ask for to have a member."""
+        """Return (first byte, end) of the range to request for a member."""
         end = member.offset + member.stored_size
         if member.is_zipped:
             end += _LOCAL_HEADER_BYTES + len(os.fsencode(member.path)) + _EXTRA_BYTES
@@ -147,7 +147,7 @@ class RemoteMemberReader(MemberReader):
 
 
 def open_reader(path: str | os.PathLike[str]) -> MemberReader:
-    """Return what reads the members of an archive, of this machine or behind a URL."""
+    """Return a reader of the members of an archive, local or behind a URL."""
     return RemoteMemberReader(path) if isinstance(path, RemotePath) else MemberReader(path)
 
 

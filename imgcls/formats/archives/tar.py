@@ -26,7 +26,7 @@ from imgcls.formats.archives.member import (
 BLOCK = tarfile.BLOCKSIZE
 #: a long name or a pax header of more bytes is refused
 _MAX_HEADER_BYTES = 1 << 20
-#: kinds of members that say something of the next one
+#: types of members that describe the next one
 _LONG_NAME, _LONG_LINK, _PAX, _SOLARIS_PAX, _GLOBAL_PAX = b"L", b"K", b"x", b"X", b"g"
 #: GNU's label of a volume: it names nothing
 _LABEL = b"V"
@@ -65,7 +65,7 @@ def _read(stream: BinaryIO, offset: int, size: int) -> bytes:
 
 
 class _Walk:
-    """A walk over the headers of one file; what it counts, it counts over all levels."""
+    """A walk over the headers of one file. Its count of members includes those of inner tars."""
 
     def __init__(self, stream: BinaryIO, archive: object, progress: Progress) -> None:
         self._stream = stream
@@ -105,7 +105,7 @@ class _Walk:
 
     def _member(self, info: tarfile.TarInfo, path: str, folder: str, header: int, offset: int,
                 depth: int) -> Iterator[Member | DataError]:
-        """Yield what one member brings: itself, the members of an inner tar, or why it is refused."""
+        """Yield what one member gives: itself, the members of an inner tar, or the error that refuses it."""
         self._num_members += 1
         if self._num_members > MAX_MEMBERS:
             raise DataError(self._archive, f"more than {MAX_MEMBERS} members", header)
@@ -132,7 +132,7 @@ class _Walk:
             yield Member(path, offset, info.size, info.size)
 
     def _header(self, offset: int, end: int, where: str) -> tarfile.TarInfo | None:
-        """Return the header at a byte; None where the zeros are that end a tar."""
+        """Return the header at `offset`; None where the zeros that end a tar begin there."""
         if offset >= end:
             why = "is empty" if not end else (f"ends{where} without the two blocks of zeros that end a "
                                               f"tar: it is "
@@ -161,7 +161,7 @@ class _Walk:
         return _read(self._stream, offset, info.size)
 
     def _pax(self, data: bytes, header: int, name: str) -> tuple[str, int]:
-        """Return (path, size) of a pax header; "" and -1 for what it does not say."""
+        """Return (path, size) of a pax header; without a path `name`, without a size -1."""
         size, position = -1, 0
         while position < len(data) and data[position]:
             length, _, _ = data[position:position + 20].partition(b" ")

@@ -46,7 +46,7 @@ def iter_zip(stream: BinaryIO, archive: object) -> Iterator[Member | DataError]:
     A zip that is cut or damaged raises a DataError.
     """
     size = stream.seek(0, 2)
-    # before zipfile is asked, which reads all of the directory at once
+    # before zipfile, which reads all of the directory at once
     _check_directory(stream, archive, size)
     try:
         infos = zipfile.ZipFile(stream).infolist()

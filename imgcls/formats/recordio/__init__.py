@@ -13,7 +13,7 @@ offset` per record. The sources are dmlc-core's recordio.h and MXNet's image_rec
     framing       parts of a record, split and joined     reader      RecordReader: by index, by key, in order
     image_record  header and labels in front of an image  writer      RecordWriter, and Block for many at once
     scan          find the records of a file, and damage  files       which files a user's pattern means
-    record_file   a file's bytes, read where they stand   names_cache  class names of packs, on disk
+    record_file   a file's bytes, read by position        names_cache  class names of packs, on disk
     index         the lines of an `.idx`                  scan_cache  what was found in a large file, on disk
 
 The packer, the sources of `data/` and the tools use it. It needs numpy only, keeps no more of a file in

@@ -1,6 +1,7 @@
-"""Which record files a user's words mean, and which records of them belong to one of several workers.
+"""Which record files a user's path or pattern means, and which of their records belong to one worker.
 
-Commands and sources call `expand`; `imgcls.compat` calls `part_range`, as MXNet's iterators deal records out.
+Commands and sources call `expand`; `imgcls.compat` calls `part_range`, which divides records as MXNet's
+iterators do.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def expand(pattern: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     """
     items = [pattern] if isinstance(pattern, (str, os.PathLike)) else list(pattern)
     files: list[AnyPath] = []
-    # with what it has been told of a store already
+    # the object itself: it has cached what its store said of it
     remote = {os.fspath(item): item for item in items if isinstance(item, RemotePath)}
     for item in [os.fspath(i) for i in items]:
         # A file may have a `;` in its name: what exists as a whole is not taken apart.
@@ -57,8 +58,8 @@ def expand(pattern: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
 def part_range(readers: Sequence[RecordReader], num_parts: int, part_index: int, *, indexed: bool) -> range:
     """Return the records of part `part_index` of `num_parts`, numbered through all `readers`.
 
-    MXNet deals them out by count where it was given an index (`indexed`), otherwise by bytes (dmlc-core's
-    InputSplit). Either may leave parts empty.
+    MXNet divides them by count where it was given an index (`indexed`), otherwise by bytes (dmlc-core's
+    InputSplit). Either may leave parts empty. A `part_index` outside of 0 .. num_parts - 1 is a UsageError.
     """
     if not 0 <= part_index < num_parts:
         raise UsageError(f"part_index {part_index} must be from 0 to num_parts - 1 = {num_parts - 1}")
@@ -74,7 +75,7 @@ def part_range(readers: Sequence[RecordReader], num_parts: int, part_index: int,
 
 
 def _expand_one(path: AnyPath) -> list[AnyPath]:
-    # What is there as it is written is never taken for a pattern.
+    # A path that exists is never taken for a pattern.
     if path.is_file():
         return [path]
     if path.is_dir():

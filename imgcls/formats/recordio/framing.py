@@ -33,7 +33,7 @@ _UNFINISHED = "the record in parts that begins here is not finished: its next pa
 
 def split_parts(payload: bytes | bytearray) -> Iterator[tuple[int, bytes | bytearray]]:
     """Yield (kind, bytes) of each part that a payload is written as."""
-    # In place of bytes.find: only whole words at multiples of 4 count, and this compares eight times as fast.
+    # Not bytes.find: only whole words at multiples of 4 count, and this compares eight times as fast.
     words = np.frombuffer(payload, "<u4", count=len(payload) // 4)
     cuts = (np.flatnonzero(words == MAGIC) * 4).tolist()
     if not cuts:
@@ -48,7 +48,7 @@ def split_parts(payload: bytes | bytearray) -> Iterator[tuple[int, bytes | bytea
 
 
 class Bytes(Protocol):
-    """The bytes of a file, or what gives some of them on request."""
+    """The bytes of a file, or an object that reads a slice of them on request."""
 
     def __len__(self) -> int: ...
 
@@ -58,7 +58,7 @@ class Bytes(Protocol):
 def join_parts(path: AnyPath, view: Bytes, begin: int) -> bytes:
     """Return the payload of the split record that begins at byte `begin` of a file's bytes.
 
-    Whatever is wrong with it is a DataError at `begin`. Unsplit records are joined as well.
+    Any damage is a DataError at `begin`. A record that is not split may be read this way too.
     """
     # Of bytes in memory these are views: nothing is copied before all parts are known to be good.
     parts: list[memoryview] = []
@@ -102,17 +102,17 @@ def write_record(stream: IO[bytes], payload: bytes | bytearray | memoryview, pat
 
 
 def describe_cut(length: int, offset: int, size: int) -> str:
-    """Return what to say of a part at `offset` that announces more bytes than a file of `size` bytes has."""
+    """Return the message about a part at `offset` that announces more than a file of `size` bytes has."""
     return f"the record here is cut: it says {length} bytes, the file has {max(0, size - offset - 8)} more"
 
 
 def describe_unfinished(offset: int) -> str:
-    """Return what to say of a split record whose next part should begin at byte `offset`."""
+    """Return the message about a split record whose next part should begin at byte `offset`."""
     return f"{_UNFINISHED}{offset}"
 
 
 def _describe_wrong_head(magic: int, kind: int, begin: int, offset: int) -> str:
-    # The first head missing is another trouble than a later one: then the record itself is good so far.
+    # A missing first head means no record; with a later one missing, the record is good up to there.
     if magic != MAGIC:
         return "no record begins here" if begin == offset else describe_unfinished(offset)
     return f"the record here has a part of kind {kind} at byte {offset}, which cannot stand there"

@@ -34,9 +34,9 @@ def pack(header: ImageHeader, image: bytes) -> bytes:
     """Return the payload of an image record.
 
     A number as `header.label` is written into the header (flag 0), a sequence behind it (flag = its length,
-    also for a single one). `header.flag` is not looked at, as in MXNet's recordio.pack.
+    also for a sequence of one). `header.flag` is ignored, as in MXNet's recordio.pack.
     """
-    # Not by `flag`: MXNet's own callers leave it 0 whatever the label is.
+    # Not by `flag`: MXNet's own callers leave it 0 for labels of every kind.
     if isinstance(header.label, (int, float, np.number)):
         return _HEADER.pack(0, header.label, header.id, header.id2) + image
     labels = np.asarray(header.label, np.float32).ravel()
@@ -46,7 +46,7 @@ def pack(header: ImageHeader, image: bytes) -> bytes:
 def unpack(payload: bytes | memoryview) -> tuple[ImageHeader, np.ndarray, memoryview]:
     """Return an image record's header, its labels (float32, at least one) and its image bytes (not copied).
 
-    A payload that is too short for what it says is a ValueError: whoever knows the file names it.
+    A payload that is too short for its header and labels is a ValueError; callers add the file's name.
     """
     view = memoryview(payload)
     if len(view) < _HEADER.size:

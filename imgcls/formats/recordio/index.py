@@ -1,7 +1,7 @@
 """The index of a record file, `X.idx`: a line `key TAB offset` per record.
 
-MXNet's MXIndexedRecordIO writes it so. The reader takes offsets and keys from it. Whether they are true is
-for `scan.describe_mismatch` and `Index.describe_difference` to say: nothing here looks into a `.rec`.
+MXNet's MXIndexedRecordIO writes it so. The reader takes offsets and keys from it. Nothing here opens a
+`.rec`: `scan.describe_mismatch` and `Index.describe_difference` compare an index with its file.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from imgcls.storage.reading import open_read, read_all
 #: a number of more digits may not fit into int64
 _MAX_DIGITS = 18
 _MAX_INT32 = (1 << 31) - 1
-#: bytes of text that are looked at at a time
+#: bytes of text that are parsed at a time
 _PIECE_BYTES = 4 << 20
-#: of a line that is none, an error shows so many bytes
+#: of a line that is no entry, an error shows at most this many bytes
 _SHOWN_BYTES = 40
 
 
@@ -50,7 +50,7 @@ class Index(NamedTuple):
     def describe_difference(self, offsets: np.ndarray) -> str:
         """Return what is wrong with the index where the records begin at `offsets` (rising), or ""."""
         own = sort_unique(self.offsets)
-        # Of a good index nothing more is to be found out, which for 14 million lines would take a minute.
+        # The common case, a good index: the comparison below would take a minute for 14 million lines.
         if np.array_equal(own, offsets):
             return ""
         wrong = own[~np.isin(own, offsets)]
@@ -61,15 +61,15 @@ class Index(NamedTuple):
 
 
 def index_path(path: str | os.PathLike[str]) -> AnyPath:
-    """Return where the index of a record file stands: `X.idx` for `X.rec`, `NAME.idx` for any other NAME."""
+    """Return the path of a record file's index: `X.idx` for `X.rec`, `NAME.idx` for any other NAME."""
     # Other names keep their suffix: train.bin and train.dat would share an index.
     path = to_path(path)
     return path.with_suffix(".idx") if path.suffix == ".rec" else path.with_name(path.name + ".idx")
 
 
 def sort_unique(offsets: np.ndarray) -> np.ndarray:
-    """Return the offsets rising, each once."""
-    # Those of an index mostly are so already: numpy.unique would take a third of a second for a million.
+    """Return the offsets in rising order, each once."""
+    # Those of an index mostly are already: numpy.unique would take a third of a second for a million.
     if (offsets[1:] > offsets[:-1]).all():
         return offsets
     offsets = np.sort(offsets)
@@ -77,7 +77,7 @@ def sort_unique(offsets: np.ndarray) -> np.ndarray:
 
 
 def _parse_numbers(stream: BinaryIO) -> Index | None:
-    """Return an index of plain numbers, nearly always what it holds; None where anything else stands there.
+    """Return the index if it holds plain numbers only, as nearly all do; None where it holds anything else.
 
     Read a piece at a time: an index of 14 million lines is never in memory as text.
     """
@@ -100,7 +100,8 @@ def _parse_numbers(stream: BinaryIO) -> Index | None:
 
 
 def _parse_piece(text: bytes) -> Index | None:
-    """Return some whole lines; None where they are anything but two numbers each that fit."""
+    """Return the index of some whole lines; None unless each is two numbers of at most `_MAX_DIGITS` digits.
+    """
     # Some come from Windows, some end without a line end, some with several.
     text = text.replace(b"\r\n", b"\n").strip(b"\n") + b"\n"
     if text == b"\n":
@@ -143,7 +144,7 @@ def _parse_lines(path: AnyPath, text: bytes) -> Index:
 
 
 def _parse_key(text: bytes) -> int | str:
-    """Return a key as MXNet's users made it: a number mostly, or any text."""
+    """Return a key as MXNet's users wrote it: mostly a number (int), else the text."""
     try:
         return int(text)
     except ValueError:

@@ -1,10 +1,10 @@
 """The class names that records were packed with, kept in the user's cache folder under what the file holds.
 
 `X.classes.txt` stays behind when `X.rec` is moved alone, and MXNet's files have no place for names. So the
-packer keeps them here as well, and whoever finds no names beside a record file asks here. The key is what the
-file holds and not what it is called or where it lies: its size, every record's place, id and labels, and the
-bytes of records spread through it. Two packs that are alike in all of that and had different names leave
-none: a wrong name is never given.
+packer keeps them here as well, and readers that find no names beside a record file look here. The key is made
+from the file's content and not from its name or folder: its size, every record's offset, id and labels, and
+the bytes of some records spread through it. Where two packs agree in all of that and had different names,
+no names are returned: a wrong name is never given.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from imgcls.storage.paths import to_path
 #: records whose bytes are part of the key, evenly spread, and bytes of each
 _NUM_SAMPLED = 64
 _SAMPLED_BYTES = 1 << 16
-#: packs that are remembered; those of longest ago are forgotten
+#: packs that are remembered; of more than these the oldest are removed
 _MAX_ENTRIES = 1000
 _FORMAT = "imgcls-names-1"
 #: records that are looked at together
@@ -40,24 +40,24 @@ _ROWS_AT_ONCE = 1 << 12
 
 
 def remember(path: str | os.PathLike[str], names: Sequence[str]) -> None:
-    """Keep the class names of a file that was just packed; in vain where there is no cache folder."""
+    """Keep the class names of a file that was just packed; does nothing where there is no cache folder."""
     with contextlib.suppress(ImgclsError, OSError, RuntimeError):
-        # a file without records has no names, and one that only a reader understands is rare
+        # a file without records has no names; RecordReader is for the few that `_packed_entry` cannot do
         if not names or not os.path.getsize(path):
             return
         entry = _packed_entry(path) or _entry(RecordReader(path))
         known = _read(entry)
-        # None: two packs disagree, and it stays at that
+        # None: two packs disagree, which is kept, so that no later pack sets names either
         kept = list(names) if (known is None and not entry.exists()) or known == list(names) else None
         write_bytes(entry, json.dumps({"format": _FORMAT, "names": kept}).encode())
         _remove_oldest(entry.parent)
 
 
 def recall(reader: RecordReader) -> tuple[str, ...]:
-    """Return the class names that these records were packed with; empty where no one knows them."""
+    """Return the class names that these records were packed with; () where they are not in the cache."""
     if not len(reader):
         return ()
-    # A file that no one packed here, by far the commonest: not even read through for its key.
+    # By far the commonest is a file that was not packed here: then it is not even read for its key.
     with contextlib.suppress(ImgclsError, OSError, RuntimeError):
         folder = cache_folder("names")
         if folder.is_dir() and any(folder.glob(f"{_prefix(reader)}-*.json")):
@@ -81,8 +81,8 @@ def _entry(reader: RecordReader) -> Path:
 
 
 def _packed_entry(path: str | os.PathLike[str]) -> Path | None:
-    """Return what `_entry` does, for a file with its `.idx` that was just packed, in memory that is the same
-    for any number of records; None where a record is not as they mostly are.
+    """Return what `_entry` does, for a file with its `.idx` that was just packed, in memory that does not
+    grow with the number of records; None where a record is split in its header or has one label behind it.
     """
     file = RecordFile(to_path(path))
     digest = hashlib.sha256()
@@ -90,7 +90,7 @@ def _packed_entry(path: str | os.PathLike[str]) -> Path | None:
     for offsets in _offsets(path):
         digest.update(offsets.astype("<i8").tobytes())
         count += len(offsets)
-    # read twice rather than kept: the digest wants all headers before the first label
+    # read twice rather than kept in memory: the digest takes all headers before the first label
     for column in ("header", "label"):
         for offsets in _offsets(path):
             words = file.rows(offsets // 4, (HEAD.size + HEADER_DTYPE.itemsize) // 4)

@@ -1,7 +1,7 @@
 """Read one `.rec` file: `RecordReader`, by index, by key, in order, in groups.
 
-Records are read where they stand (`record_file`), never the whole file; where they lie comes from an `.idx`,
-from the last search (`scan_cache`) or from a search (`scan`). The sources of `data/`, the tools and
+Records are read one by one or in groups (`record_file`), never the whole file; their offsets come from an
+`.idx`, from the last search (`scan_cache`) or from a search (`scan`). The sources of `data/`, the tools and
 `imgcls.compat` use it. It never writes to a folder of records.
 """
 
@@ -28,7 +28,7 @@ from imgcls.storage.paths import AnyPath, to_path
 _ITER_RECORDS = 1 << 10
 #: labels that are read at a time
 _ROWS_AT_ONCE = 1 << 16
-#: what stands between two records is read at once up to this size: an index may name few records of many
+#: bytes from one record to the next that are read at once, at most: an index may name only few of the records
 _READ_BYTES = 4 << 20
 
 _log = logging.getLogger(__name__)
@@ -71,11 +71,11 @@ class Record:
 class RecordReader:
     """One `.rec` file: `len`, `[i]`, iteration, all from any thread.
 
-    `X.idx` beside `X.rec` is used where it agrees with the file, otherwise the file is searched. What was
-    found in a large file, and its headers, are kept in the user's cache folder for the next time. Damage ends
-    the good part: what stands before it is readable, `problems` says where and what, and iterating raises it
-    at the end. With `resync` everything good behind it is found too, and iterating notes in `problems` what
-    it passes over. With an `.idx`, damage shows on reading.
+    `X.idx` beside `X.rec` is used where it agrees with the file, otherwise the file is searched. The offsets
+    found in a large file, and its headers, are kept in the user's cache folder for the next time. Records
+    before the first damage are readable, `problems` says where it is and what is wrong, and iterating raises
+    it at the end. With `resync` the good records behind it are found too, and iterating notes in `problems`
+    what it passes over. With an `.idx`, damage shows only when the record is read.
     """
 
     #: int64 (N,), rising: byte offset of each record
@@ -93,13 +93,14 @@ class RecordReader:
     def __init__(self, path: str | os.PathLike[str], *, resync: bool = False, use_index: bool = True,
                  index: str | os.PathLike[str] | None = None, cache_gb: float | None = None,
                  opened: tuple[RecordFile, Index] | None = None) -> None:
-        """Open the file. `index` names an `.idx` elsewhere; or take what is `opened`, with its checked index.
-        Without `use_index` neither an index nor an earlier search is looked at. Of a URL the copy in the
-        cache is read, fetched first where there is none; `cache_gb` limits that as in
-        `storage.reading.open_read`.
+        """Open the file; a DataError where it cannot be opened. `index` names an `.idx` elsewhere.
+
+        `opened` is (open file, checked index) to use instead of opening `path`. Without `use_index` neither
+        an index nor an earlier search is used. Of a URL the copy in the cache is read, fetched first where
+        there is none; `cache_gb` limits that cache as in `storage.reading.open_read`.
         """
         self.path = to_path(path)
-        #: whether what is good behind damage is looked for
+        #: whether good records behind damage are searched
         self.resync = resync
         self.problems = []
         self.index_problem = None
@@ -107,7 +108,7 @@ class RecordReader:
         self._use_index = use_index
         #: the `.idx`, where there is one that could be read
         self._index: Index | None = None
-        #: made when it is first asked for: most readers never are
+        #: made when it is first needed, in most readers never
         self._key_to_offset: dict[Any, int] | None = None
         self._open(opened[0] if opened else None)
         if opened:
@@ -139,7 +140,7 @@ class RecordReader:
                     if not self.resync:
                         raise
                     self.problems.append(error)
-        # What is good has been given: only now does the damage count.
+        # All good records have been yielded: only now is the damage raised.
         if self.problems and not self.resync:
             raise self.problems[0]
 
@@ -208,7 +209,7 @@ class RecordReader:
         return self._columns()[2]
 
     def flags(self) -> np.ndarray:
-        """Return u32 (N,): of each record how many labels stand behind its header, 0 for one inside of it."""
+        """Return u32 (N,): how many labels stand behind each header, 0 for a single one inside of it."""
         return self._columns()[0]
 
     def labels(self, width: int = 1, *, strict: bool = True) -> np.ndarray:
@@ -243,22 +244,21 @@ class RecordReader:
             return 0
 
     def forget_headers(self) -> None:
-        """Give back the memory of `labels` and `flags`, which are read again where they are requested."""
+        """Free the memory of `labels` and `flags`; they are read again when they are next requested."""
         self._header_columns = None
 
     def label_problem(self, i: int, width: int) -> DataError:
-        """Return what to say about record `i`, which does not hold `width` labels."""
+        """Return the error for record `i`, which does not hold `width` labels."""
         problems = self.header_problems()
         return problems[i] if i in problems else describe_label_count(
             self.path, i, self.image_id(i), self.flags().item(i), width, self.offsets.item(i))
 
     def check_index(self) -> DataError | None:
-        """Return what is wrong with the `.idx` beside the file; None where nothing is, or where there is
-        none.
+        """Return what is wrong with the `.idx` beside the file; None if nothing is, or if there is no `.idx`.
 
-        Every line of it is held against the records that this reader knows.
+        Every line of it is compared with the records that this reader has found.
         """
-        # Read again: the reader may have been told not to use it.
+        # Read again: the reader may have been made without `use_index`.
         path = index_path(self.path)
         try:
             difference = Index.read(path).describe_difference(self.offsets) if path.exists() else ""
@@ -279,13 +279,13 @@ class RecordReader:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._open()
-        # The offsets came along, so they are of the file as it was then.
+        # The offsets were pickled: they are those of the file as it was then.
         if self.size != state["size"]:
             raise DataError(self.path, f"changed while it was in use: {state['size']} bytes, now {self.size}")
 
     def _payload(self, offset: int) -> memoryview | bytes:
-        """Return the payload of the record at `offset`, head first: it is large, or not known by its row."""
-        if offset + HEAD.size > self.size:  # where an index that belongs to another file says
+        """Return the payload of the record at `offset`, head first: it is large, or not one of `offsets`."""
+        if offset + HEAD.size > self.size:  # from an index that belongs to another file
             return join_parts(self.path, FileView(self._file), offset)
         magic, word = HEAD.unpack(self._file.read(offset, offset + HEAD.size))
         end = offset + HEAD.size + word
@@ -325,7 +325,7 @@ class RecordReader:
             table[row] = self[row].labels
 
     def _read_index(self, path: AnyPath, *, required: bool) -> None:
-        """Take the offsets from an `.idx`; what is wrong with it goes to `index_problem` and the log."""
+        """Take the offsets from an `.idx`; what is wrong with it goes into `index_problem` and the log."""
         if not path.exists():
             if required:  # the user named it
                 raise DataError(path, "no such file")
@@ -341,23 +341,23 @@ class RecordReader:
             _log.warning("%s; not used, the file itself is searched", error)
 
     def _search(self) -> None:
-        """Find the records in the file itself, or take what was found before."""
+        """Find the records in the file itself, or take those that an earlier search has found."""
         kept = self._cache.load(self._file)
         if kept is not None:
             self.offsets = kept
         else:
             self.offsets, self.problems = scan.find_records(self.path, self._file, self.size, self.resync)
-            # A damaged file is searched each time, so that its problems are told each time.
+            # A damaged file is searched each time, so that its problems are reported each time.
             if not self.problems:
                 self._cache.save(self.offsets, np.zeros(0, HEADER_DTYPE))
-        # The keys of a wrong index stay good for the records that it names.
+        # The keys of a wrong index are still used for those of its records that exist.
         if self._index is not None:
             self._index = self._index.restricted_to(self.offsets)
 
     def _columns(self) -> tuple[np.ndarray, np.ndarray, dict[int, DataError]]:
         """Return flags u32 (N,) and labels float32 (N,) of all headers, and index -> problem.
 
-        Half as much memory as the headers: what every training needs, of 14 million records too.
+        They take a third of the headers' memory, and are all that a training needs.
         """
         if self._header_columns is None:
             flags, labels = np.zeros(len(self), np.uint32), np.zeros(len(self), np.float32)

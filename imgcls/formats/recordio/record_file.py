@@ -1,9 +1,9 @@
 """The bytes of a record file: read by position, from any thread, and never mapped.
 
-A mapped file that is cut short by someone else ends the process with SIGBUS, and no check before reading can
-prevent it: the file may be cut between the two. A read that finds nothing is an error like any other. It
-costs some microseconds a record, where decoding the image takes hundreds: bytes are copied that a mapping
-would have brought in page by page.
+A mapped file that another process cuts short ends this one with SIGBUS, and no check before reading can
+prevent it: the file may be cut between the two. A read that finds nothing is an error like any other.
+Reading copies the bytes, where a mapping brings them in page by page; that costs some microseconds a record,
+and decoding the image hundreds.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ class RecordFile:
             status = os.fstat(opened.fileno())
         except OSError as error:
             raise DataError(path, reason(error)) from error
-        # Readers are not closed: the file is when the last one goes.
+        # Readers have no `close`: the file is closed when this object is collected.
         if not isinstance(opened, PartialCopy):  # threads may still be writing into that
             weakref.finalize(self, opened.close)
         self._handle = opened.fileno()
         self.size = status.st_size
         self.mtime_ns = status.st_mtime_ns
-        #: of the file that is read; empty for a copy without a name or a partial one: nothing is kept of it
+        #: the path of the file that is read; "" for a copy without a name or a partial one: not cached then
         name = getattr(opened, "name", "")
         self.name = name if isinstance(name, str) else ""
         _make_room_for_handles(self._handle)
@@ -88,7 +88,7 @@ class RecordFile:
                 pieces.append(data)
                 position += len(data)
         except OSError as error:
-            # a bad place of the disk is damage of the record there; all else (a lost server) is of the file
+            # a bad sector of the disk damages the record there; any other error (a lost server) is the file's
             kind = DataError if error.errno == errno.EIO else LostDataError
             raise kind(self.path, f"cannot be read: {reason(error)}", begin) from error
         if position < end:
@@ -103,7 +103,7 @@ class RecordFile:
         if not len(word_index):
             return table
         num_words = len(self)
-        # Where the places are close together and in order, in spans; else one by one.
+        # Where the offsets are close together and in order, in spans; else one by one.
         is_rising = bool((word_index[1:] >= word_index[:-1]).all())
         span = 4 * int(word_index[-1] - word_index[0])
         if not is_rising or span > _FAR_APART_BYTES * len(word_index):
@@ -124,8 +124,7 @@ class RecordFile:
 
 
 class FileView:
-    """A `RecordFile` as the bytes that `framing.join_parts` walks through, each part read when it is asked
-    for."""
+    """A `RecordFile` as the bytes that `framing.join_parts` walks through, each part read on request."""
 
     def __init__(self, file: RecordFile) -> None:
         self._file = file

@@ -1,8 +1,8 @@
 """Find the records of a file by searching it, and say what is wrong where it is damaged.
 
-The reader and `formats/ranges.py` call it. What searches here works on the file's 4-byte words (a view of the
-mapped file), whole arrays at a time, and returns offsets: bytes from the beginning of the file, int64,
-rising. Only breaks cost Python time, not records. Nothing here reads an index or opens a file.
+The reader and `formats/ranges.py` call it. The search works on the file's 4-byte words (a `RecordFile`, or an
+array), whole arrays at a time, and returns offsets: bytes from the beginning of the file, int64, rising. Only
+damaged places cost Python time, not records. Nothing here reads an index or opens a file.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from imgcls.storage.paths import AnyPath
 _WINDOW_WORDS = 1 << 18
 #: records whose headers are gathered at a time, which bounds the memory of the index arrays
 _CHUNK_RECORDS = 1 << 16
-#: records of a file that are held against an index, evenly spread
+#: records of a file that are compared with an index, evenly spread
 _SAMPLED_RECORDS = 64
 
 
 class Words(Protocol):
-    """The 4-byte words of a file, or what gives one of them on request."""
+    """The 4-byte words of a file, or an object that reads one of them on request."""
 
     def __len__(self) -> int: ...
 
@@ -45,7 +45,7 @@ class Words(Protocol):
 
 
 class SlicedWords(Words, Protocol):
-    """The same, with a row of them at a time."""
+    """The same, which also returns a slice of them."""
 
     def __getitem__(self, words: slice, /) -> np.ndarray: ...
 
@@ -160,19 +160,19 @@ def describe_mismatch(words: SlicedWords, size: int, offsets: np.ndarray,
         length = word & LENGTH_BITS
         if offset % 4 or magic != MAGIC or kind not in (UNSPLIT, FIRST):
             return f"there is no record at byte {offset}"
-        # A split record's length is that of its first part: only the others can be held against the index.
+        # A split record's length is that of its first part: only the others can be compared with the index.
         if kind == UNSPLIT and offset + HEAD.size + length + -length % 4 != end:
             return f"the record at byte {offset} does not end at byte {end}"
     return ""
 
 
 def sampled(num_records: int, num_sampled: int) -> np.ndarray:
-    """Return int64, rising: the numbers of so many records, evenly spread, first and last among them."""
+    """Return int64, rising: the indexes of up to `num_sampled` records, evenly spread, first and last too."""
     return np.unique(np.linspace(0, num_records - 1, num_sampled).astype(np.int64))
 
 
 class _Chain:
-    """Follows the parts of a file in which not each ends where the next begins, and finds out why.
+    """Follows the parts of a file in which some do not end where the next begins, and finds out why.
 
     `problems` says in order what is wrong.
     """
@@ -222,7 +222,7 @@ class _Chain:
             return next_head, False
         head_index = int(np.searchsorted(self.starts, end))
         if end == self.size or (head_index < len(self.starts) and self.starts[head_index] == end):
-            # Heads inside a payload, where a foreign writer did not split it: the lengths are right.
+            # Heads inside a payload, which another program's writer did not split: the lengths are right.
             return end, True
         # The next head stands inside of what this part announces, and nothing stands where it ends.
         if next_head < end:
@@ -238,7 +238,7 @@ class _Chain:
         return next_head, False
 
     def _describe_no_head(self, position: int) -> str:
-        # Read as the words that they would be: what a person with a hex editor sees.
+        # The words as numbers: what a hex editor shows.
         if self.size - position < HEAD.size:
             return f"the file ends inside the head of a record: {self.size - position} of 8 bytes"
         if self._word(position) == MAGIC:
@@ -247,7 +247,7 @@ class _Chain:
         return f"no record begins here: {self._word(position):#010x} in place of {MAGIC:#010x}"
 
     def _word(self, position: int) -> int:
-        # The last bytes of a file that is no multiple of 4 are no word.
+        # The last bytes of a file whose size is no multiple of 4 are no word.
         return self.words.item(position // 4) if position // 4 < len(self.words) else 0
 
     def _add_problem(self, offset: int, reason: str) -> None:
@@ -270,9 +270,9 @@ def _find_complete(path: AnyPath, starts: np.ndarray, kinds: np.ndarray,
     wrong = np.flatnonzero((is_open_before != is_continuation) | (is_open_before & ~touches))
     begins = np.flatnonzero(is_begin)
     problems = []
-    done = 0  # parts before this one have been told about
+    done = 0  # parts before this one have been reported
     for i in wrong.tolist():
-        # A record that was begun before part i, and does not go on there.
+        # A record that was begun before part i, and is not continued there.
         if is_open_before[i] and i > done:
             begin = int(begins[np.searchsorted(begins, i) - 1])
             is_good[begin] = False

@@ -1,7 +1,7 @@
-"""What was found in a large record file, kept in the user's cache folder for the next reader.
+"""The offsets and headers found in a large record file, kept in the user's cache folder for the next reader.
 
-`reader.py` asks here before it searches. What is read back is compared with the file, never believed: a stale
-or damaged entry only means that the file is searched again.
+`reader.py` looks here before it searches. What is read back is compared with the file: with a stale or
+damaged entry the file is searched again.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from imgcls.storage.folders import cache_folder
 #: an entry's head: magic, size and time (ns) of the .rec, number of offsets (i64) and of headers behind it
 HEAD = struct.Struct("<8sQQQQ")
 MAGIC = b"imgclsX1"
-#: smaller files are searched in a few milliseconds: an entry for them would only be litter
+#: smaller files are searched in a few milliseconds: they get no entry
 MIN_FILE_BYTES = 1 << 24
 #: of all entries together; the oldest are removed when they are more
 MAX_TOTAL_BYTES = 1 << 30
 #: headers that are read at a time
 _RECORDS_AT_ONCE = 1 << 16
-#: of a record file's name, what an entry's name begins with
+#: how many characters of the record file's name an entry's name begins with
 _SHOWN_CHARACTERS = 32
 
 
 class ScanCache:
     """The entry of one large file: its records' offsets and, once they were gathered, all headers.
 
-    It lies in the user's cache folder and not beside the file, where MXNet would take it for records: of a
-    folder it reads every file. It counts only for a file of the same path, size and time.
+    It is in the user's cache folder and not beside the file, where MXNet would take it for records: of a
+    folder it reads every file. It is used only for a file of the same path, size and modification time.
     """
 
     def __init__(self, path: Path, size: int, mtime_ns: int, *, enabled: bool) -> None:
@@ -50,17 +50,17 @@ class ScanCache:
         self._enabled = enabled and size >= MIN_FILE_BYTES
 
     def load(self, words: SlicedWords) -> np.ndarray | None:
-        """Return the offsets; None where there is no entry, or one of another file."""
+        """Return the offsets, int64; None where there is no entry, or it is damaged or of another file."""
         with self._open() as (stream, count, _):
             if stream is None:
                 return None
             offsets = np.fromfile(stream, "<i8", count).astype(np.int64, copy=False)
-        # A spoilt entry is none: no one would check its offsets again before reading there.
+        # A spoilt entry is not used: its offsets are not checked again before records are read there.
         is_spoilt = (offsets[1:] <= offsets[:-1]).any() or (offsets % 4).any()
         return None if is_spoilt or describe_mismatch(words, self._size, offsets) else offsets
 
     def headers(self, offsets: np.ndarray) -> Iterator[np.ndarray]:
-        """Yield the headers of the records at these offsets, some at a time; none if others are kept."""
+        """Yield the headers of the records at these offsets, some at a time; none if the entry has others."""
         with self._open() as (stream, count, num_headers):
             if stream is None or not len(offsets) == count == num_headers:
                 return
@@ -76,7 +76,7 @@ class ScanCache:
     def _open(self) -> Iterator[tuple[BinaryIO | None, int, int]]:
         """Open the entry behind its head: (the file, number of offsets, number of headers).
 
-        (None, 0, 0) where it is none of this file.
+        (None, 0, 0) where there is no entry of this file.
         """
         if not self._enabled:
             yield None, 0, 0
@@ -91,7 +91,7 @@ class ScanCache:
             head = stream.read(HEAD.size)
             fields = HEAD.unpack(head) if len(head) == HEAD.size else (b"", 0, 0, 0, 0)
             magic, size, mtime_ns, count, num_headers = fields
-            # An entry that is cut, or counts that are only claimed: before memory is taken for them.
+            # The counts are only claimed: compared with the entry's size before memory is taken for them.
             end = HEAD.size + 8 * count + HEADER_DTYPE.itemsize * num_headers
             is_ours = (magic, size, mtime_ns) == (MAGIC, self._size, self._mtime_ns) and (
                 end == os.fstat(stream.fileno()).st_size)

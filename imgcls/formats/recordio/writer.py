@@ -1,7 +1,7 @@
 """Write `X.rec` and `X.idx`: record by record, or in blocks that threads have laid out.
 
-The packer uses both. Nothing takes its name before it is complete and on the disk. What stands in a record is
-the caller's business.
+The packer uses both. A file gets its name only when it is complete and on the disk. What a record contains is
+up to the caller.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from imgcls.storage.paths import to_local_path
 
 #: memory that a block begins with; it doubles when it is full
 _BLOCK_BYTES = 1 << 20
-#: padding behind a record is at most 3 bytes, room is made for a whole word
+#: padding behind a record is at most 3 bytes, a whole word is reserved for it
 _PADDING_BYTES = 4
 
 
@@ -51,7 +51,7 @@ class Block:
         """
         begin = self.size + HEAD.size + head_size
         if begin + size + _PADDING_BYTES > len(self._bytes):
-            # Another bytearray, since views of this one that are still in use forbid it to grow.
+            # A new bytearray: this one cannot grow while views of it are in use.
             larger = bytearray(max(begin + size + _PADDING_BYTES, 2 * len(self._bytes)))
             larger[:self.size] = self._view[:self.size]
             self._bytes = larger
@@ -87,7 +87,7 @@ class Block:
 
 
 class RecordWriter:
-    """Writes `X.rec` and its index `X.idx`; both take their names only when `close` (or `with`) ends well."""
+    """Writes `X.rec` and its index `X.idx`; both get their names only when `close` (or `with`) succeeds."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = to_local_path(path, "OUT.rec")
@@ -96,7 +96,7 @@ class RecordWriter:
         self._offset = 0
         self._stack = contextlib.ExitStack()
         try:
-            # Closed in the opposite order: the records are there before an index speaks of them.
+            # Closed in the opposite order: the records have their name before the index has.
             self._idx = self._stack.enter_context(atomic_write(index_path(self.path)))
             self._rec = self._stack.enter_context(atomic_write(self.path))
         except BaseException:
@@ -138,9 +138,9 @@ class RecordWriter:
         self.count += len(block.keys)
 
     def sync(self) -> None:
-        """Have what was written on the disk, as far as it has left this process; from any thread.
+        """Force what has left this process onto the disk; from any thread.
 
-        An OSError must not be passed over: the system tells it once, not again when the file is closed.
+        An OSError must not be ignored: the system reports it once, not again when the file is closed.
         """
         getattr(os, "fdatasync", os.fsync)(self._rec.fileno())  # macOS has no fdatasync
 
@@ -161,7 +161,7 @@ class RecordWriter:
         self.__exit__(None, None, None)
 
     def _sync_both(self) -> None:
-        """Have both on the disk before either takes its name: no index may stand beside other records."""
+        """Force both onto the disk before either gets its name: so an index never has the wrong records."""
         for stream, path in ((self._rec, self.path), (self._idx, index_path(self.path))):
             try:
                 stream.flush()

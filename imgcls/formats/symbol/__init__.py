@@ -11,7 +11,7 @@ that refer to earlier nodes. The file is one JSON object:
     dialects      what older versions wrote otherwise         write  from a Symbol to MXNet's text
     attributes    a node's attributes, read by type
 
-What operators compute is not known here: `graph` makes a network of a symbol. Needs neither torch nor numpy.
+Nothing here computes an operator: `graph` makes a network of a symbol. Needs neither torch nor numpy.
 Files are not trusted: sizes are bounded, references checked, and no attribute is ever evaluated.
 """
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from imgcls.formats.symbol.dialects import is_hidden
 from imgcls.formats.symbol.nodes import Node
 
-#: characters of an attribute that is a list of numbers
+#: characters of an attribute that is a list of numbers, at most
 MAX_LIST_LENGTH = 1000
 #: of a wrong value an error shows so many characters
 _SHOWN_LENGTH = 40
@@ -31,7 +31,7 @@ class Attributes:
 
     def __init__(self, node: Node) -> None:
         self.attrs = node.attrs
-        #: names of those that someone asked for
+        #: names of those that were read
         self._read: set[str] = set()
 
     def text(self, name: str, default: str) -> str:
@@ -40,7 +40,7 @@ class Attributes:
         return self.attrs.get(name, default)
 
     def choice(self, name: str, default: str, choices: Iterable[str]) -> str:
-        """Return a value that must be one of `choices`."""
+        """Return the value; a ValueError where it is none of `choices`."""
         value = self.text(name, default)
         if value not in choices:
             raise ValueError(f"{name}={value} is not supported (there is {', '.join(choices)})")
@@ -62,7 +62,7 @@ class Attributes:
         return value in _TRUE
 
     def is_given(self, name: str) -> bool:
-        """Return whether the attribute is there and says something (not None)."""
+        """Return whether the attribute is there and not "None"."""
         return self.text(name, "None") != "None"
 
     def integers(self, name: str, default: tuple[int, ...] | None = None) -> tuple[int, ...]:
@@ -70,20 +70,20 @@ class Attributes:
         return tuple(int(number) for number in self._list(name, default, _INTEGER))
 
     def slices(self, name: str) -> tuple[int | None, ...]:
-        """Return what `integers` does, where a None in the list stays."""
+        """Return what `integers` does, where None is allowed in the list; () without the attribute."""
         numbers = self._list(name, (), rf"None|{_INTEGER}")
         return tuple(None if number == "None" else int(number) for number in numbers)
 
     def ignore(self, *names: str) -> None:
-        """Count these as read: they change how MXNet computes, not what."""
+        """Count these as read: they change how MXNet computes, not the result."""
         self._read.update(names)
 
     def unknown(self) -> list[str]:
-        """Return the attributes that no one read and that are not hidden ones (`__lr_mult__`)."""
+        """Return the names of the attributes that were not read and are not hidden ones (`__lr_mult__`)."""
         return sorted(name for name in self.attrs if name not in self._read and not is_hidden(name))
 
     def _number(self, name: str, default: float | None, is_integer: bool) -> float:
-        # A default goes the same way as a value of the file, as text.
+        # A default is parsed like a value of the file, as text.
         value = self.text(name, "" if default is None else str(default))
         if not value:
             raise ValueError(f"{name} is missing")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from imgcls.formats.symbol.nodes import INPUTS, STATISTICS_INIT, Node, NodeOutput
 
-#: what a file without a version is taken for: 0.8
+#: the version that a file without one is taken to have: 0.8
 OLDEST_VERSION = 800
 #: the first version that lists auxiliary states as nodes
 STATISTICS_VERSION = 900
@@ -54,7 +54,7 @@ def upgrade(nodes: list[Node], version: int) -> None:
 
 
 def _spell_out_hidden(node: Node, nodes: list[Node]) -> None:
-    """Write `lr_mult` of 0.x as `__lr_mult__`; `weight_lr_mult` goes to the variable of the weight."""
+    """Rename `lr_mult` of 0.x to `__lr_mult__`; `weight_lr_mult` moves to the variable of the weight."""
     for name in list(node.attrs):
         key = next((key for key in HIDDEN if name.endswith(key) and not is_hidden(name)), None)
         if key is None:

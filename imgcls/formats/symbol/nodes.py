@@ -11,7 +11,7 @@ from typing import NamedTuple
 #: MXNet 1.9.1, as it counts: major * 10000 + minor * 100 + patch
 VERSION = 10901
 
-#: inputs by name, of the operators whose missing variables or `weight_lr_mult` an old file may ask us to find
+#: names of the inputs, of operators for which an old file may lack variables or have a `weight_lr_mult`
 INPUTS = {
     "Convolution": ("data", "weight", "bias"),
     "Deconvolution": ("data", "weight", "bias"),
@@ -86,7 +86,7 @@ class Symbol:
             # A cross-process batch normalisation has the inputs of the plain one.
             names = INPUTS.get(node.op.replace("_contrib_Sync", ""), ())
             for slot, source in enumerate(node.inputs):
-                # References of 0.8 have no version: there the input's name tells.
+                # References of 0.8 have no version: there the input's name decides.
                 if source.version == 1 or (slot < len(names) and names[slot] in STATISTICS_INIT):
                     states.add(source.node)
         return states
@@ -108,7 +108,7 @@ def post_order(nodes: list[Node], heads: list[NodeOutput]) -> tuple[list[Node], 
                 stack += [(index, slot + 1), (inputs[slot].node, 0)]
             else:
                 new_index[index] = len(new_index)
-    # A dict keeps the order in which nodes were finished, which is the one wanted.
+    # A dict keeps the order in which nodes were finished, which is the post-order.
     ordered = []
     for index in new_index:
         node = nodes[index]

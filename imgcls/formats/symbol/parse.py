@@ -1,7 +1,7 @@
 """From a symbol.json of any version to a `Symbol` of today's dialect.
 
-Everybody who loads a network or a checkpoint calls `load`. The JSON is checked member by member before it is
-believed; whatever does not fit is a DataError with the node it is about.
+Whatever loads a network or a checkpoint calls `load`. The JSON is checked member by member before it is used;
+a member that does not fit is a DataError that names its node.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class _Parser:
         return Symbol(nodes, heads, attrs, version)
 
     def fail(self, reason: str) -> DataError:
-        """Return the error, to be raised where the trouble is."""
+        """Return the DataError with this reason, for the caller to raise."""
         return DataError(self.path, reason)
 
     def read_graph_attrs(self, attrs: object) -> dict[str, list]:
@@ -98,8 +98,8 @@ class _Parser:
                 raise self.fail(f"the attributes of {shown} are not text")
             attrs |= values
         if op == "Pooling" and "pad" in member.get("param", {}):
-            # Until 0.8 every parameter was written, so this file is from a time before there was this one,
-            # when sizes were rounded up.
+            # Until 0.8 every parameter was written, so this file is from a version without this one, which
+            # rounded sizes up.
             attrs.setdefault("pooling_convention", "full")
         inputs = self.read_outputs(member.get("inputs", []), index, f"the inputs of {shown}")
         return Node(ALIASES.get(op, op), name, attrs, inputs)
@@ -115,7 +115,7 @@ class _Parser:
                     type(number) is int and number >= 0 for number in member):
                 raise self.fail(f"{what}: {str(member)[:_SHOWN_LENGTH]} is not [node, output, version]")
             output = NodeOutput(*member)
-            # Nodes before it only: so a graph has no circle, whatever the file says.
+            # Nodes before it only: so the graph has no cycle, whatever the file says.
             if output.node >= limit:
                 raise self.fail(f"{what} refer to node {output.node}, which does not come before")
             outputs.append(output)

@@ -38,7 +38,7 @@ def dumps(symbol: Symbol) -> str:
     output_counts = [0]
     for node in symbol.nodes:
         output_counts.append(output_counts[-1] + num_outputs(node))
-    # MXNet's own stands first, then those that came with the graph.
+    # MXNet's version stands first, then the graph's other attributes.
     attrs = {"mxnet_version": ["int", VERSION], **symbol.attrs}
     members = {
         "nodes": _lines("[", [_format_node(node, "    ") for node in symbol.nodes], "]", "  "),
@@ -53,12 +53,12 @@ def dumps(symbol: Symbol) -> str:
 def num_outputs(node: Node) -> int:
     """Return how many outputs MXNet 1.9.1 counts, hidden ones (such as dropout's mask) included."""
     if node.op == "Pooling":
-        # oneDNN keeps the positions of the maxima, for kernels and layouts that it has.
+        # oneDNN keeps the positions of the maxima, for the kernels and layouts that it supports.
         kernel = node.attrs.get("kernel", "()")
         layout = node.attrs.get("layout", "None")
         has_maxima = node.attrs.get("pool_type", "max") == "max" and re.search(r"\d", kernel)
         return 2 if has_maxima and layout in ("None", "NCW", "NCHW", "NCDHW") else 1
-    # These two have as many as an attribute says.
+    # For these two an attribute gives the number.
     if node.op == "SliceChannel":
         return Attributes(node).integer("num_outputs", 1)
     if node.op == "_split_v2":
