@@ -2,7 +2,6 @@
 
 `rank_info` reads what a launcher set in the environment, `topology` decides from that and the settings which
 processes there are, `process_group` joins them. `data_parallel` (with `compression` and `sync_batch_norm`)
-and `parameter_server` are the two ways to share what was learned; `kv_store` knows which of them MXNet's
-names mean. The processes themselves are started by `imgcls.launch`. No other room than these two names
-torch.distributed.
+and `parameter_server` are the two ways to share what was learned; `kv_store` maps MXNet's names to them. The
+processes themselves are started by `imgcls.launch`. No other package than these two uses torch.distributed.
 """

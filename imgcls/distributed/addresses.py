@@ -1,6 +1,6 @@
-"""Names and addresses of machines: what a user wrote, what of it is this machine, and listening there only.
+"""Names and addresses of machines: parse them, find those of this machine, and listen on these alone.
 
-Asked before torch is loaded. `stores` serves torch's stores on the sockets that are made here.
+Used before torch is loaded. `stores` serves torch's stores on the sockets that are made here.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MAX_PORT = 65535
 DEFAULT_PORT = 29400
 _NAME = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,252}"
 _IPV6 = r"[0-9A-Fa-f:.]{2,45}(?:%[A-Za-z0-9._-]{1,15})?"
-#: how many may wait to be accepted, as torch has it
+#: connections that may wait to be accepted, as many as in torch
 _BACKLOG = 2048
 
 
@@ -31,7 +31,10 @@ def is_address(text: str) -> bool:
 
 
 def split_endpoint(endpoint: str) -> tuple[str, int]:
-    """Return the host and the port of HOST:PORT, HOST or [IPV6]:PORT; UsageError for anything else."""
+    """Return the host and the port of HOST:PORT or [IPV6]:PORT, or of a host alone with `DEFAULT_PORT`.
+
+    UsageError for anything else.
+    """
     match = re.fullmatch(rf"({_NAME}|\[{_IPV6}\])(?::([0-9]{{1,5}}))?", endpoint)
     port = int(match[2] or DEFAULT_PORT) if match else 0
     if match is None or not 1 <= port <= MAX_PORT:
@@ -41,7 +44,7 @@ def split_endpoint(endpoint: str) -> tuple[str, int]:
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether an address or name means the machine itself wherever it is read."""
+    """Return whether an address or name means, on every machine, that machine itself."""
     if host.lower() in ("localhost", "localhost.localdomain", "ip6-localhost"):
         return True
     try:
@@ -58,15 +61,15 @@ def stay_on_this_machine() -> None:
 
 
 def listen(host: str, port: int, *, is_one_machine: bool = False) -> socket.socket:
-    """Return a socket that listens on what `host` means here; OSError where the port is taken.
+    """Return a socket that listens on the address `host` of this machine; OSError where the port is taken.
 
-    All addresses only where `host` is none of this machine's (a router's), or is a name that means loopback
-    on this machine and can mean something else on the others (Debian's 127.0.1.1), which `is_one_machine`
-    rules out.
+    It listens on all addresses only where `host` is an address of another machine (a router), or is a name
+    that means loopback on this machine and may mean something else on others (Debian's 127.0.1.1). With
+    `is_one_machine` the job has no others: loopback is right, and another machine's address an OSError.
     """
     found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
     may_be_loopback = is_one_machine or is_loopback(host)
-    # IPv4 first, as for localhost everybody tries both
+    # IPv4 first: for localhost clients try both
     for family, _type, _protocol, _name, address in sorted(found, key=lambda entry: entry[0]):
         if is_loopback(str(address[0])) and not may_be_loopback:
             continue

@@ -33,7 +33,7 @@ class Compression:
     name = "none"
 
     def __init__(self) -> None:
-        #: what this process handed to the network, without the transport's own overhead
+        #: bytes that this process has sent, without the transport's own overhead
         self.sent_bytes = 0
 
     # A future: DDP continues with the backward pass while the bucket is under way.
@@ -192,7 +192,7 @@ def unpack(words: Tensor, count: int) -> Tensor:
 
 
 class ResidualBuffer:
-    """What was not sent, float32, by parameter."""
+    """What was not sent, by parameter, in the dtype of the gradients."""
 
     def __init__(self) -> None:
         # parameters of a bucket -> their residuals, one after the other
@@ -215,7 +215,7 @@ class ResidualBuffer:
         assert len(flat) == buffer.numel()
         moved = set(parameters)
         for group in [group for group in self._buckets if moved & set(group)]:
-            for p in set(group) - moved:  # its new bucket has not come by yet
+            for p in set(group) - moved:  # its new bucket has not been reduced yet
                 self._buckets[(p,)] = residual_of[p].clone()
             del self._buckets[group]
         self._buckets[parameters] = flat

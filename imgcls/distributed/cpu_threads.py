@@ -1,7 +1,7 @@
-"""How training uses a CPU: threads for the cores that are free and the work there is; memory is kept.
+"""How training uses a CPU: how many threads it computes with, how they wait, and that freed memory is kept.
 
-`make_worker` chooses once, at the start of every command; a run then limits the choice to what a step is
-worth, or keeps that of its checkpoint. It never touches a GPU.
+`make_worker` chooses the number once, at the start of every command, by the cores that are free; a run then
+limits it to what a step is worth, or keeps that of its checkpoint. Nothing here is about GPUs.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ FLOPS_PER_THREAD = 1e8
 
 @dataclass(frozen=True)
 class Choice:
-    """How many threads a process may compute with, and why not with more, for the line of the device.
+    """How many threads a process computes with, and why not with more, for the log line about its device.
 
-    `most` are those it could have if no other program took a core.
+    `most` are those it could have if no other program took a core. `is_by_hand`: the user has set `num`.
     """
 
     num: int
@@ -38,8 +38,9 @@ class Choice:
 def choose(num_threads: int, num_processes: int) -> Choice:
     """Return how many threads this process computes with, one of `num_processes` of its job on this machine.
 
-    `num_threads` of the user holds, and OMP_NUM_THREADS; 0 leaves it to the cores. All waiting is OpenMP's
-    own: threads that spin cost nothing where each has a core to itself.
+    The user's `num_threads` decides unless it is 0, then OMP_NUM_THREADS where it is set, then the cores that
+    are free. How the threads wait is left to OpenMP: they spin, which costs nothing where each has a core to
+    itself.
     """
     found = _initial_num_threads()
     if num_threads:
@@ -48,7 +49,7 @@ def choose(num_threads: int, num_processes: int) -> Choice:
         return Choice(found, found, is_by_hand=True)
     usable = min(found, cores.num_usable())
     if num_processes > 1:
-        # no one can tell what the job's own processes compute at their start from what others do
+        # at the start, the work of the job's own processes cannot be told from that of other programs
         share = max(usable // num_processes, 1)
         return Choice(share, share, f"{num_processes} processes share {usable} cores" if usable > 1 else "")
     if usable == 1:
@@ -61,8 +62,8 @@ def choose(num_threads: int, num_processes: int) -> Choice:
 def limit(choice: Choice, flops_per_step: float, num_saved: int = 0) -> tuple[Choice, str]:
     """Return the choice for steps of so many floating-point operations, and a note for the user.
 
-    `num_saved`, those of the checkpoint, are kept where the user has not said otherwise and there are cores
-    for them; else the note says what that changes. It is "" where nothing does.
+    `num_saved`, the threads of the checkpoint (0: none), are kept where the user has not set a number and
+    there are cores for them; else the note says what that changes. It is "" where nothing changes.
     """
     # Threads meet several times in every layer. Where a step is short, they wait longer than they work, and
     # where another program wants the same cores, all of them wait for the one that has to share: a small
@@ -83,7 +84,7 @@ def limit(choice: Choice, flops_per_step: float, num_saved: int = 0) -> tuple[Ch
 
 
 class ShortWaits:
-    """Lets torch's threads sleep soon when they wait for each other, while it is on; changes no bits.
+    """Lets torch's threads sleep soon when they wait for each other, while it is on; results stay the same.
 
     They spin for milliseconds, which costs nothing where each has a core to itself and is the fastest there.
     Where another program has one of the cores, it takes the time of the thread that all wait for.
@@ -97,7 +98,7 @@ class ShortWaits:
         return self._end is not None
 
     def switch(self, is_on: bool) -> None:
-        """Begin or end it; nothing happens where it is so already."""
+        """Switch it on or off; nothing happens where it is so already."""
         if is_on == self.is_on:
             return
         if self._end is not None:
@@ -119,7 +120,7 @@ def _hold_threads(is_ready: threading.Event, end: threading.Event) -> None:
 
 @cache
 def _initial_num_threads() -> int:
-    """Return the number of threads that torch found at its start, before any run here took less."""
+    """Return the number of threads that torch chose at its start, before any run here took fewer."""
     return torch.get_num_threads()
 
 

@@ -23,7 +23,7 @@ from imgcls.distributed.compression import Compression, check_compression, compr
 class DataParallel(DistributedDataParallel):
     """The wrapped network; `compression` counts what it sends, `notes` are for the user at the start."""
 
-    # set by `data_parallel`: DDP's own constructor knows nothing of them
+    # set by `data_parallel`: DDP's own constructor does not take them
     compression: Compression
     notes: tuple[str, ...] = ()
 
@@ -68,8 +68,8 @@ def _no_buffer_broadcast() -> dict[str, Any]:
 
 def _wrap(model: nn.Module, **options: Any) -> DataParallel:
     """Make the wrapper, where possible without torch._dynamo, more than a second of start-up."""
-    # It asks the compiler for one setting, and gets its default. Where the compiler is loaded already
-    # (`compile`), or a later torch asks for more, it is made as usual.
+    # DDP reads one setting of the compiler; here it is given the setting's default. Where the compiler is
+    # loaded already (`compile`), or a later torch reads more, the wrapper is made as usual.
     if "torch._dynamo" not in sys.modules:
         module: Any = torch
         module._dynamo = types.SimpleNamespace(utils=types.SimpleNamespace(

@@ -1,8 +1,8 @@
 """What MXNet's names for `kv_store` mean here.
 
-`topology` asks before torch is loaded. MXNet looked for parts of words ("dist", "device", "nccl", "_async")
-and took everything else, typos too, for `local` (src/kvstore/kvstore.cc). Here a name is one of these, in any
-case of letters, or an error.
+`topology` uses this before torch is loaded. MXNet looked for parts of words ("dist", "device", "nccl",
+"_async") and took everything else, typos too, for `local` (src/kvstore/kvstore.cc). Here a name must be one
+of those below, in upper or lower case; any other is an error.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Store:
 
 _REDUCED = "gradients are all-reduced (there are no servers), which gives the numbers of dist_sync"
 _STORES = {store.name: store for store in (
-    # of one machine: where MXNet summed made no difference to the numbers
+    # of one machine: on which device MXNet summed made no difference to the numbers
     Store("local"), Store("device"), Store("nccl"), Store("none"),
     Store("local_update_cpu"), Store("local_allreduce_cpu"), Store("local_allreduce_device"),
     # of several
@@ -45,7 +45,7 @@ NAMES = tuple(_STORES)
 
 
 def parse(name: str) -> Store:
-    """Return the Store of that name; UsageError, with what there is, for one that is not known."""
+    """Return the Store of that name; UsageError, with the names that there are, for any other."""
     spelled = name.strip().lower()
     if spelled == "dist":
         raise UsageError(f"`kv_store` {name}: MXNet summed the workers' gradients there and did not average "

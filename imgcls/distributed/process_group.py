@@ -1,8 +1,8 @@
 """This process among the others: its device, its rank, and what they all compute together.
 
-A Worker is asked whether or not there are others; alone it answers at once. Sums of metrics, stop requests
-and checkpoints go over a gloo group on the CPU, whatever the gradients go over. `topology` makes and joins
-Workers, the trainer asks them. Nothing here knows what is trained.
+A run has a Worker whether or not there are other processes; alone, its methods return at once. Sums of
+metrics, stop requests and checkpoints go over a gloo group on the CPU, whatever the gradients go over.
+`topology` makes and joins Workers, the trainer calls them. What is trained does not matter here.
 """
 
 from __future__ import annotations
@@ -25,28 +25,28 @@ from imgcls.distributed import addresses, cpu_threads, stores
 from imgcls.distributed.rank_info import RankInfo, host_name
 from imgcls.errors import RunError, UsageError, first_line
 
-# torch's errors of this kind have no class of their own: the text tells that another process is gone,
+# torch's errors of this kind have no class of their own: by its text one means that another process is gone,
 _LOST_PEER = re.compile(
     r"gloo|NCCL|ncclUnhandled|Connection (closed|reset|refused)|Broken pipe|Timed out waiting|"
     r"pair closure|Operation timed out|No route to host|Network is (down|unreachable)|"
     r"recvBytes|sendBytes|TCPStore|socket|ProcessGroup", re.IGNORECASE)
-# and this much of it is worth repeating to a user
+# and this part of the text is worth repeating to a user
 _REASON = re.compile(
     r"Connection (closed|reset) by peer \[[^]]*\]|Timed out waiting [^.\n]*|Connection refused|Broken pipe|"
     r"Application timeout",
     re.IGNORECASE)
 
-#: set when this process meets others and never cleared: threads of gloo may outlive the process group
+#: set when this process joins others and never cleared: threads of gloo may outlive the process group
 _joined = threading.Event()
 
 
 def has_joined() -> bool:
-    """Return whether this process has ever met others."""
+    """Return whether this process has ever joined others, or tried to."""
     return _joined.is_set()
 
 
 class LostContact(RunError):
-    """Another process of the job is gone or does not answer; that one reports what ended it."""
+    """Another process of the job is gone or does not answer; why it ended, it reports itself."""
 
 
 @dataclass
@@ -73,7 +73,7 @@ class Worker:
     threads: cpu_threads.Choice | None = None
     #: called when this process leaves
     on_exit: Callable[[], None] = lambda: None
-    #: the collective of `all_reduce_max` that is under way, and its result to be
+    #: the collective of `all_reduce_max` that is under way, and the tensor that will hold its result
     _pending: tuple[dist.Work, Tensor] | None = field(default=None, repr=False)
 
     @property
@@ -134,7 +134,7 @@ class Worker:
 
         The answer is the same in all of them.
         """
-        # One call late, so that no step waits for it: by then everybody has answered long since.
+        # One call late, so that no step waits for it: by then all processes have answered.
         if not self.is_synchronous:
             return stop_request
         previous = self._pending
@@ -152,11 +152,14 @@ class Worker:
         self.sum([0.0])
 
     def broadcast(self, data: bytes | None, source: int) -> bytes:
-        """Return, in all processes, the bytes that process `source` has."""
+        """Return, in all processes, the `data` of process `source`; that of the others is ignored.
+
+        Where nothing is computed together (one process, or dist_async), return this one's own `data`.
+        """
         if not self.is_synchronous:
             return data or b""
         mine = data if self.rank == source and data is not None else b""
-        # the others do not know the size; only one process has any bytes, so the sum tells it
+        # the others do not know the size; only one process has any bytes, so the sum is the size
         content = torch.empty(int(self.sum([float(len(mine))])[0]), dtype=torch.uint8)
         if self.rank == source:
             content.copy_(torch.frombuffer(bytearray(mine), dtype=torch.uint8))
@@ -200,7 +203,10 @@ class Worker:
 
 
 def rendezvous(info: RankInfo, device: torch.device, timeout_s: float) -> int:
-    """Meet the other processes and return this one's rank; LostContact when they are late or silent."""
+    """Meet the other processes and return this one's rank; LostContact when they are late or silent.
+
+    UsageError where there are more workers than DMLC_NUM_WORKER says.
+    """
     _joined.set()
     for variable in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):  # MXNet's name for the network card to use
         if os.environ.get("DMLC_INTERFACE"):
@@ -208,7 +214,7 @@ def rendezvous(info: RankInfo, device: torch.device, timeout_s: float) -> int:
     if _is_one_machine(info):
         addresses.stay_on_this_machine()
     try:
-        # one limit for all of it: what is inside waits for some silences without any
+        # one time limit for all of it: some of the waiting inside has none
         return stores.within(timeout_s, lambda: _meet(info, device, timeout_s))
     except (RuntimeError, ValueError, OSError) as error:  # a TimeoutError is an OSError
         where = info.file or f"{info.address}:{info.port}"
@@ -221,11 +227,11 @@ def _is_one_machine(info: RankInfo) -> bool:
 
 
 def _meet(info: RankInfo, device: torch.device, timeout_s: float) -> int:
-    """Do what `rendezvous` says, without its limit: in a separate thread."""
+    """Do the work of `rendezvous` without its time limit; called in a separate thread."""
     if device.type == "cuda":
         torch.cuda.set_device(device)  # each thread has its own
     timeout = timedelta(seconds=timeout_s)
-    # gloo beside NCCL: what is agreed on lies on the CPU and must not wait for the GPU's queue
+    # gloo beside NCCL: what the processes agree on is on the CPU and must not wait for the GPU's queue
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     if info.rank >= 0 and info.is_store_served and "RANK" in os.environ:
         dist.init_process_group(backend, timeout=timeout)  # torch reads an agent's variables itself
@@ -259,15 +265,15 @@ def serve_rendezvous(info: RankInfo, timeout_s: float) -> None:
     except (RuntimeError, ValueError, OSError) as error:
         raise RunError(f"DMLC_PS_ROOT_URI={info.address}, DMLC_PS_ROOT_PORT={info.port}: cannot listen there "
                        f"({first_line(error)})") from error
-    # asked again and again: a wait on the key would end with the time-out, and a job may take days
+    # polled: a wait for the key would end with the time-out, and a job may take days
     while store.add("imgcls/done", 0) < info.world_size:
         time.sleep(0.2)
     time.sleep(1.0)  # the last one is still leaving
 
 
 def report_done(info: RankInfo, timeout_s: float) -> None:
-    """Tell MXNet's scheduler that this worker has ended, well or not."""
-    # not for long: the scheduler may be gone, and that is no failure of this worker
+    """Tell MXNet's scheduler that this worker has ended, with or without an error."""
+    # a short time limit: the scheduler may be gone, and that is no failure of this worker
     timeout_s = min(timeout_s, 10)
     with contextlib.suppress(RuntimeError, OSError):
         store = stores.open_tcp_store(info.address, info.port, timeout_s)

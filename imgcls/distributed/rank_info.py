@@ -1,8 +1,8 @@
 """This process among the others, as torchrun, mpirun, srun or MXNet's launcher describe it.
 
-`detect` knows, in this order: RANK and WORLD_SIZE (torchrun and our own agent), OMPI_COMM_WORLD_* and PMI_*
-(mpirun), SLURM_* (srun), DMLC_* (MXNet's launcher, or set by hand as MXNet's documents said). `topology` asks
-it before anything is loaded: nothing here needs torch, and nothing here connects to anybody.
+`detect` reads, in this order: RANK and WORLD_SIZE (torchrun and our own agent), OMPI_COMM_WORLD_* and PMI_*
+(mpirun), SLURM_* (srun), DMLC_* (MXNet's launcher, or set by hand as MXNet's documents said). `topology`
+calls it before anything is loaded: nothing here needs torch, and nothing here opens a connection.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from imgcls.config.flags import shortened, to_integer
 from imgcls.distributed.addresses import MAX_PORT, is_address
 from imgcls.errors import UsageError, reason
 
-#: set by our agent: it tells the user how a worker failed, so the worker need not
+#: set by our agent, which reports to the user how a worker failed, so that the worker does not
 AGENT_VARIABLE = "IMGCLS_AGENT"
 #: the launcher's part of the command line, where imgcls-launch started this process
 LAUNCHER_VARIABLE = "IMGCLS_LAUNCHER"
-#: set where what that process prints comes to a person's screen in the end
+#: set where the launcher's own output goes to a terminal, so that what this process prints ends there
 SCREEN_VARIABLE = "IMGCLS_SCREEN"
 #: more processes than any job has: a number above it is a mistake
 MAX_RANKS = 1 << 20
-#: for the numbers of a scheduler's jobs, which grow for years
+#: largest number of a scheduler's job: those grow for years
 MAX_NUMBER = 1 << 53
 
 
@@ -41,7 +41,7 @@ class RankInfo:
     world_size: int
     local_rank: int = 0
     local_world_size: int = 1
-    #: where all meet: host and port of a store, or the file of one
+    #: where the processes meet: host and port of a store, or the file of one
     address: str = ""
     port: int = 0
     file: str = ""
@@ -59,7 +59,7 @@ class RankInfo:
 
 
 def detect(env: Mapping[str, str] = os.environ) -> RankInfo | None:
-    """Return what the environment says, or None for a process alone; UsageError for what makes no sense."""
+    """Return what the environment says, None for a process alone; UsageError for a wrong or absent value."""
     # Our own agent first: it may run under srun or a scheduler that sets variables for it, not for workers.
     for read in (_read_torchrun, _read_mpi, _read_slurm, _read_dmlc):
         info = read(env)
@@ -70,7 +70,7 @@ def detect(env: Mapping[str, str] = os.environ) -> RankInfo | None:
 
 
 def _check(info: RankInfo) -> None:
-    """Raise UsageError where what a launcher said contradicts itself, or no machine can be meant."""
+    """Raise UsageError where a launcher's numbers contradict each other, or its address can be none."""
     for value, size in ((info.rank, info.world_size), (info.local_rank, info.local_world_size)):
         if value >= size:
             where = "of this machine" if size == info.local_world_size != info.world_size else "of the job"
@@ -117,7 +117,7 @@ def _read_mpi(env: Mapping[str, str]) -> RankInfo | None:
         if rank in env and size in env:
             world_size = _number(env, size, 1)
             local_world_size = _number(env, local_size, 1, world_size)
-            # without a local rank of its own, a process takes the one of hosts filled one after the other
+            # where no local rank is set, that of hosts which are filled one after the other
             default = _number(env, rank) % local_world_size
             info = RankInfo(_number(env, rank), world_size, local_rank=_number(env, local_rank, 0, default),
                             local_world_size=local_world_size)
@@ -162,25 +162,25 @@ def _read_dmlc(env: Mapping[str, str]) -> RankInfo | None:
 
 
 def _with_meeting_point(env: Mapping[str, str], info: RankInfo, launcher: str, job: str) -> RankInfo:
-    """Add where processes meet that no agent told: MASTER_ADDR, or a file where all are on one host."""
+    """Add where processes without an agent meet: MASTER_ADDR, or a file where all are on one host."""
     info = replace(info, job=job, num_workers=_number(env, "DMLC_NUM_WORKER", 0, 0),
                    num_servers=_number(env, "DMLC_NUM_SERVER", 0, 0))
     if "MASTER_ADDR" in env and "MASTER_PORT" in env:
         return replace(info, address=env["MASTER_ADDR"], port=_number(env, "MASTER_PORT", 1, most=MAX_PORT))
-    # alone there is no one to meet
+    # a process alone meets no others
     if info.world_size == 1:
         return replace(info, address="127.0.0.1", port=0)
     if info.local_world_size < info.world_size:
         raise UsageError(f"{launcher} over several hosts: MASTER_ADDR and MASTER_PORT must say where the "
                          "processes meet (mpirun -x MASTER_ADDR=HOST -x MASTER_PORT=29500), or start with "
                          "imgcls-launch")
-    # a file needs no free port, which no one here could choose for all
+    # a file needs no free port, on which the processes would have to agree
     return replace(info, file=os.fspath(_rendezvous_file(job)))
 
 
 def _rendezvous_file(job: str) -> Path:
-    """Return a file of the user's own that this job's processes here find, and no other job does."""
-    # The launcher is the parent of all. Its start time tells it from an earlier process of its number.
+    """Return the path of a file of the user's own, the same in all processes of this job and no other."""
+    # The launcher is the parent of all. Its start time tells it from an earlier process with its number.
     parent = os.getppid()
     try:
         started = Path(f"/proc/{parent}/stat").read_text().rpartition(")")[2].split()[19]
@@ -221,8 +221,8 @@ def launcher_words(env: Mapping[str, str] = os.environ) -> list[str]:
 
 
 def host_name() -> str:
-    """Return this host's name for messages: as the launcher knows it, or as it calls itself."""
-    # the name of a container or a cloud machine may say nothing to who wrote the host file
+    """Return this host's name for messages: the one in the launcher's host file, or its own."""
+    # a container's or a cloud machine's own name may mean nothing to the person who wrote the host file
     return os.environ.get("DMLC_NODE_HOST") or socket.gethostname()
 
 

@@ -1,7 +1,7 @@
-"""Stores where processes meet: served on one address only, and never waited for without end.
+"""Stores where processes meet: served on one address only, with a time limit on every wait.
 
 A torch store has no authentication, and one that serves listens on all addresses of its machine. So one that
-we serve listens on the address that was given and no other; processes of one machine use loopback or a file.
+we serve listens on the given address and no other; processes of one machine use loopback or a file.
 `process_group` and the agents (`launch/rendezvous`) open their stores here.
 """
 
@@ -19,8 +19,8 @@ from imgcls.distributed.addresses import listen
 
 T = TypeVar("T")
 
-#: torch's own limits come first, where it has some: a thread that wakes up in torch while the program ends
-#: would abort it
+#: seconds added, so that torch's own limits, where it has some, come first: a thread that wakes up in torch
+#: while the program ends would abort it
 _GRACE_S = 2.0
 
 
@@ -48,8 +48,8 @@ def open_tcp_store(host: str, port: int, timeout_s: float, *, serves: bool = Fal
 def within(timeout_s: float, work: Callable[[], T]) -> T:
     """Return `work()`; TimeoutError where that takes longer than `timeout_s`.
 
-    torch reads from a store without a time limit: whoever accepts a connection and is silent would hold a
-    process for ever. The thread that waits is left behind, and does not keep the program alive.
+    torch reads from a store without a time limit: a server that accepts a connection and is silent would hold
+    a process for ever. The thread that waits is left behind, and does not keep the program alive.
     """
     box: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
 

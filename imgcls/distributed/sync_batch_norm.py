@@ -2,7 +2,7 @@
 
 A run converts its network once, before it is wrapped. torch's own SyncBatchNorm is for GPUs only; this is the
 same mathematics in plain operations, for our layers and torch's alike, so that what is tested on a CPU is
-what runs. Evaluation and files are untouched.
+what runs. Evaluation and saved files stay as they are.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ class SyncBNState:
 def convert_sync_batch_norm(model: nn.Module, layers: tuple[type[nn.Module], ...]) -> SyncBNState | None:
     """Make the batch normalisations of `model` (instances of `layers`) share their statistics while training.
 
-    Returns None where there are none. Their parameters, names and files stay as they are.
+    Return the state that the caller updates before each step, None where there are no such layers. Their
+    parameters, names and files stay as they are.
     """
     norms = [module for module in model.modules() if isinstance(module, layers)]
     state = SyncBNState()
@@ -38,7 +39,7 @@ def convert_sync_batch_norm(model: nn.Module, layers: tuple[type[nn.Module], ...
 
 
 class _SumOverProcesses(torch.autograd.Function):
-    """The sum over all processes; every process's gradient flows to every other."""
+    """The sum over all processes; backward, the gradients of all processes are summed as well."""
 
     @staticmethod
     def forward(context: Any, values: Tensor) -> Tensor:

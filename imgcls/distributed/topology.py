@@ -1,8 +1,8 @@
 """Which processes train together, and which device this one has: from `gpus`, `kv_store` and the environment.
 
-`resolve_topology` needs no torch: a command asks it before anything is loaded, and starts the processes that
+`resolve_topology` needs no torch: a command calls it before anything is loaded, and starts the processes that
 are missing (`imgcls.launch.agent`). `make_worker` and `join_process_group` then make the Worker that training
-asks. Nothing here starts a process.
+uses. Nothing here starts a process.
 """
 
 from __future__ import annotations
@@ -45,14 +45,15 @@ class Topology:
 
 def resolve_topology(device: DeviceConfig, distributed: DistributedConfig,
                      gpus_per_copy: int = 1) -> Topology:
-    """Return the Topology of the settings and the environment; UsageError for what no machine can run.
+    """Return the Topology of the settings and the environment; UsageError where they contradict each other.
 
-    `gpus_per_copy` is `model_parallel`, the GPUs that one copy of the network is spread over. Needs no torch.
+    `gpus_per_copy` is `model_parallel`, the GPUs that one copy of the network is spread over. Needs no torch;
+    whether the GPUs exist is not checked here.
     """
     gpus = tuple(gpu_numbers(device.gpus))
     store = kv_store.parse(distributed.kv_store)
     if distributed.rdzv_endpoint:
-        split_endpoint(distributed.rdzv_endpoint)  # a wrong one is told even where it would not be used
+        split_endpoint(distributed.rdzv_endpoint)  # a wrong one is an error even where it would not be used
     info = rank_info.detect()
     if gpus and distributed.workers_per_host > 1:
         raise UsageError(f"`workers_per_host` {distributed.workers_per_host}: is for the CPU; "
@@ -125,7 +126,7 @@ def make_worker(device: DeviceConfig, topology: Topology | None = None) -> Worke
     threads = None
     if gpus:
         check_gpus(device.gpus, gpus)
-        # the first GPU of this process's copy; a process that no one started has the first of all
+        # the first GPU of this process's copy; a process without a launcher has the first of all
         chosen = torch.device("cuda", gpus[local_rank * (len(gpus) // local_world_size) if info else 0])
         # what torch allocates without naming a device, such as NCCL's buffers, goes there, too
         torch.cuda.set_device(chosen)
@@ -158,7 +159,7 @@ def join_process_group(worker: Worker, topology: Topology, timeout_s: float) -> 
 
 
 def serve_mxnet_role(info: RankInfo, timeout_s: float, name: str) -> int:
-    """Do the work of MXNet's scheduler or server, and return the exit status; `name` is the command's.
+    """Do the work of MXNet's scheduler or server, and return 0; `name` is the command's, for messages.
 
     The scheduler serves the store where workers meet. A server has nothing to do: gradients are summed by
     all-reduce, and dist_async's servers are started beside the workers.

@@ -57,9 +57,9 @@ class Statistics:
 
 
 class ParameterServerClient:
-    """The worker's side: a context, left with a good-bye, or after an error by ending its servers.
+    """The worker's side, a context manager: at its end it says good-bye, after an error it ends its servers.
 
-    Every method may raise LostContact: a server, or a worker that the server missed, is gone.
+    Every method may raise LostContact: a server is gone, or ended because it lost a worker.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, *, rank: int, world_size: int, num_servers: int = 1,
@@ -67,8 +67,8 @@ class ParameterServerClient:
         """Start this worker's servers, meet all of them, and take the weights of worker 0.
 
         Training begins with the weights and the optimizer's state that worker 0 has. All workers of the
-        default process group must come here. Of `num_servers` in all, server i runs beside worker i modulo
-        `world_size`.
+        default process group must make one at the same time. Of `num_servers` in all, server i runs beside
+        worker i modulo `world_size`. UsageError for less than one server.
         """
         if num_servers < 1:
             raise UsageError(f"--num-servers {num_servers}: dist_async needs at least one")
@@ -91,7 +91,7 @@ class ParameterServerClient:
                 "num_workers": world_size, "timeout_s": timeout_s})
             for index in range(num_servers) if index % world_size == rank]
         try:
-            # before meeting them: a server that cannot start is told by its status, not by a time-out
+            # before meeting them: a server that cannot start is noticed by its status, not by a time-out
             for child in self.children:
                 wait_until_ready(child)
             self._connections = connect_to_servers(
@@ -112,27 +112,27 @@ class ParameterServerClient:
         return self._servers.peer_request
 
     def push_pull(self, lr: float) -> None:
-        """Give the gradients of all parameters to the servers, and take the newest weights.
+        """Send the gradients of all parameters to the servers, and receive the weights after their step.
 
-        The servers take a step with them at the learning rate `lr`.
+        The servers take the step at the learning rate `lr`; the weights are copied into the parameters.
         """
-        # in place of optimizer.step(): weights and state live with the servers
+        # in place of optimizer.step(): the servers hold weights and state
         self._flat.gather_gradients()
         self._servers.request_weights(Request.PUSH, self._flat.slices(self._flat.received), lr,
                                       self._flat.slices(self._flat.sent))
         self._flat.scatter_weights()
 
     def pull(self) -> None:
-        """Take the newest weights."""
+        """Copy the servers' newest weights into the parameters."""
         self._servers.request_weights(Request.PULL, self._flat.slices(self._flat.received))
         self._flat.scatter_weights()
 
     def fetch(self) -> None:
-        """Take the weights and the state into the model and the local optimizer, for a checkpoint.
+        """Copy the servers' weights and state into the model and the local optimizer, for a checkpoint.
 
         Each server's part is of one moment; with several servers the moments differ.
         """
-        # each with its weights, so that they belong to its state
+        # weights and state of a server in one answer, so that they belong together
         parts = [load_safetensors(self._servers.request_text(Request.FETCH, index))
                  for index in range(self._flat.num_servers)]
         for part, target in zip(parts, self._flat.slices(self._flat.received), strict=True):
@@ -141,20 +141,20 @@ class ParameterServerClient:
         self._take_state(parts)
 
     def restore(self) -> None:
-        """Give the servers the weights and the optimizer's state of this worker."""
+        """Send the weights and the optimizer's state of this worker to the servers."""
         self._flat.gather_weights()
         for server, weights in enumerate(self._flat.slices(self._flat.received)):
             tensors = {"weights": weights}
             for number, (index, begin, end) in enumerate(self._flat.pieces(server)):
                 p = self._flat.parameters[index]
                 for kind, value in self._optimizer.state.get(p, {}).items():
-                    if isinstance(value, Tensor):  # a number, such as a count of steps, is not cut
+                    if isinstance(value, Tensor):  # one number, such as a count of steps, is not cut
                         piece = flatten_like(value, p)[begin:end] if value.ndim else value.cpu()
                         tensors[f"{number}/{kind}"] = piece
             self._servers.send_text(Request.RESTORE, server, save_safetensors(tensors))
 
     def statistics(self) -> Statistics:
-        """Return what the first server saw since any worker last asked."""
+        """Return what the first server has counted since any worker last called this."""
         content = json.loads(self._servers.request_text(Request.STATISTICS, 0))
         counts = {int(staleness): count for staleness, count in content["staleness"].items()}
         total = max(sum(counts.values()), 1)
@@ -168,7 +168,7 @@ class ParameterServerClient:
         return Statistics(content["pushes"], mean, p99, max(counts, default=0))
 
     def close(self) -> None:
-        """Say good-bye, with `stop_request`, and wait for the other workers if a server of theirs is here."""
+        """Say good-bye, with `stop_request`; where a server runs here, wait until all workers have."""
         if self._is_closed:
             return
         self._is_closed = True
@@ -191,7 +191,7 @@ class ParameterServerClient:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
                  _trace: TracebackType | None) -> None:
-        # a run that was asked to stop has done its work; after any other error servers must not linger
+        # a run that was asked to stop has done its work; after any other error the servers must end
         if error is None or isinstance(error, Stopped):
             self.close()
         else:
@@ -217,7 +217,7 @@ class ParameterServerClient:
                 flat = torch.cat(pieces)
                 value = torch.empty_like(p, dtype=flat.dtype, requires_grad=False).copy_(view_like(flat, p))
             else:
-                # of a parameter that two servers share, the one that is further on
+                # of a parameter that two servers share, the count of the one that has taken more steps
                 value = max(pieces, key=float)
             self._optimizer.state[p][kind] = value
 
@@ -232,7 +232,7 @@ class ParameterServerClient:
 
 
 def momentum_advice(momentum: float, lr: float, num_workers: int) -> str:
-    """Return what to say about `mom` with several workers, "" for nothing."""
+    """Return a warning about `mom` with several workers, "" where there is nothing to warn of."""
     if momentum <= 0 or num_workers < 2:
         return ""
     return (f"`kv_store` dist_async with `mom` {momentum:g}: gradients come late, and momentum adds up "
@@ -241,8 +241,8 @@ def momentum_advice(momentum: float, lr: float, num_workers: int) -> str:
 
 
 def _shared_random_bytes() -> bytes:
-    """Return 48 bytes that the workers of this attempt have in common and no one else knows."""
-    # worker 0's, over the workers' own connections: what is in the store, others can read
+    """Return 48 bytes that all workers of this attempt know, and no other process."""
+    # worker 0's, over the workers' own connections: others can read what is in the store
     content = torch.frombuffer(bytearray(secrets.token_bytes(48)), dtype=torch.uint8)
     dist.broadcast(content, 0)
     return content.numpy().tobytes()

@@ -1,6 +1,6 @@
 """A worker's connections to the servers of dist_async: one request at a time, and pings between.
 
-`client` says what is sent; here it is sent, and gloo's errors become LostContact.
+`client` decides what is sent; here it is sent, and gloo's errors become LostContact.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class ServerConnections:
         self._lock = threading.Lock()
         self._closing = threading.Event()
         self._last_talk = time.monotonic()
-        #: what the pings met with: raised by the next conversation
+        #: the error of a ping: raised by the next request
         self._problem: LostContact | None = None
         self._pinger: threading.Thread | None = None
 
@@ -86,15 +86,15 @@ class ServerConnections:
             self._groups[server].send([to_tensor(content)], SERVER_RANK, TAG).wait()
 
     def start_pings(self, interval_s: float) -> None:
-        """Ping every server when nothing was said for so long (evaluation, the first batch).
+        """Ping every server when nothing was sent for so long (evaluation, the first batch).
 
-        So a server knows a worker that is busy from one that is gone.
+        So a server can tell a busy worker from one that is gone.
         """
         self._pinger = threading.Thread(target=self._ping, args=(interval_s,), daemon=True)
         self._pinger.start()
 
     def say_goodbye(self, stop_request: int) -> None:
-        """Leave in good order; the other workers hear of `stop_request`."""
+        """Tell the servers that this worker is done; they pass `stop_request` on to the others."""
         # first: a ping that waits for the lock must not follow the good-bye
         self._closing.set()
         with self._lock, self._translate_errors():
@@ -104,13 +104,13 @@ class ServerConnections:
             self._pinger.join()
 
     def close(self) -> None:
-        """Drop the connections; the servers notice."""
+        """Close the connections; the servers notice that."""
         self._closing.set()
-        self._groups = []  # their threads end here, not somewhere in the end of the interpreter
+        self._groups = []  # so their threads end here, not at some moment while the interpreter ends
 
     def _ping(self, interval_s: float) -> None:
         while not self._closing.wait(max(self._last_talk + interval_s - time.monotonic(), 0.01)):
-            # there was talk while this thread waited
+            # a request was sent while this thread waited
             if time.monotonic() - self._last_talk < interval_s:
                 continue
             try:
@@ -141,7 +141,7 @@ class ServerConnections:
 
 
 def connect_to_servers(meeting: Meeting, num_servers: int, rank: int) -> ServerConnections:
-    """Meet all servers, which other workers may still have to start."""
+    """Connect to all servers, some of which other workers may still have to start."""
     with translate_errors(rank):
         groups = in_parallel(lambda index: connect(meeting, index, rank, WORKER_RANK), num_servers)
     return ServerConnections(groups, rank)

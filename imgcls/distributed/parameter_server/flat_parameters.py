@@ -1,8 +1,8 @@
 """All parameters of a network as one vector, which the servers of dist_async share.
 
-The parameters stand one after the other, and each server has an even part, to the element: every optimizer
-that is offered works element by element. (MXNet cuts only keys of over a million elements.) `client` fills
-and reads the vectors; they are made once.
+The parameters follow one another, and each server has an equal part, which may begin at any element: every
+optimizer that is offered works element by element. (MXNet cuts only keys of over a million elements.)
+`client` fills and reads the vectors; they are made once.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 class FlatParameters:
-    """Gradients and weights of `parameters`, as they lie on the device and as they are sent."""
+    """Gradients and weights of `parameters` as float32 vectors, on their device and as they are sent."""
 
     def __init__(self, parameters: Sequence[Tensor], num_servers: int) -> None:
         self.parameters = list(parameters)
@@ -41,7 +41,7 @@ class FlatParameters:
             self.sent.copy_(self._gradients)  # waits for the device
 
     def gather_weights(self) -> None:
-        """Copy the weights of all parameters to `received`, from where `restore` sends them."""
+        """Copy the weights of all parameters to `received`, which `restore` sends."""
         with torch.no_grad():
             torch._foreach_copy_(self._weight_views, self.parameters)
         if self._weights is not self.received:

@@ -29,14 +29,14 @@ T = TypeVar("T")
 HEADER_SIZE = 4
 #: ranks in a group of two
 WORKER_RANK, SERVER_RANK = 0, 1
-#: weights and state of one server: more than any machine has
+#: a longer text is refused: weights and state of a server are less
 MAX_TEXT_BYTES = 1 << 42
 #: gloo tells messages of one pair apart by a tag; ours come one after the other
 TAG = 0
 
 
 class Request(IntEnum):
-    """What a worker asks for, and how its header continues after this number.
+    """What a worker requests, and how its header continues after this number.
 
     The header of an answer: version of the weights, the largest stop request of workers that have left, size
     in bytes of the text that follows.
@@ -47,7 +47,7 @@ class Request(IntEnum):
     PING = 3  # -> nothing more than a header
     FETCH = 4  # -> text: weights and state of the optimizer, safetensors
     RESTORE = 5  # size; as many bytes follow, the same as FETCH gives. There is no answer
-    STATISTICS = 6  # -> text: JSON of the pushes since it was last asked
+    STATISTICS = 6  # -> text: JSON of the pushes since the last such request
     GOODBYE = 7  # the stop request this worker leaves with, 0 for having done its work. There is no answer
 
 
@@ -67,8 +67,8 @@ def to_tensor(content: bytes) -> Tensor:
 
 
 def receive_bytes(group: Any, size: float, source: int) -> bytes:
-    """Receive a text of that size in bytes."""
-    # the size came in the header, and nan is none
+    """Receive a text of that size in bytes; RuntimeError for a size that cannot be."""
+    # the size came in the header, and may be anything, nan too
     if not 0 <= size <= MAX_TEXT_BYTES:
         raise RuntimeError(f"a message of {size:g} bytes was announced")
     size = int(size)
@@ -79,13 +79,13 @@ def receive_bytes(group: Any, size: float, source: int) -> bytes:
 
 @dataclass(frozen=True)
 class Meeting:
-    """Where workers and servers of one attempt find each other, and how they know each other."""
+    """Where workers and servers of one attempt find each other, and the secret that they prove to share."""
 
     #: torch's store, which others may read and write as well
     store: Any
     #: the attempt's own name: an earlier one may have left keys in the store
     token: str
-    #: known to the processes of the job only: it goes through pipes and their own connections, no store
+    #: known to the processes of the job only: it is sent through pipes and their own connections, no store
     secret: bytes
     timeout_s: float
 

@@ -1,8 +1,9 @@
 """The program of a dist_async server: `python -m imgcls.distributed.parameter_server.server`.
 
-A worker starts it on its machine (`server_process`) and sends one line of JSON to its standard input: what it
-is to hold. It says "ready" once it does. It ends when all workers have said good-bye, when one is lost, and
-with its parent; so whatever starts the workers (torchrun, mpirun, srun, by hand) starts all there is.
+A worker starts it on its machine (`server_process`) and sends one line of JSON to its standard input: which
+part of the parameters it is to hold. Once it does it prints "ready". It ends when all workers have said
+good-bye, when one is lost, and with its parent; so however the workers are started (torchrun, mpirun, srun,
+by hand), the servers need no start of their own.
 
 Running statistics of batch normalisation stay with each worker; those of worker 0 are saved, as in MXNet.
 """
@@ -47,7 +48,7 @@ from imgcls.errors import RunError, first_line
 from imgcls.optim import optimizers
 from imgcls.storage.tracebacks import as_told
 
-#: staleness above this is counted as this: a histogram has an end
+#: larger staleness is counted as this: so the histogram stays small
 MAX_STALENESS = 9999
 
 
@@ -64,7 +65,7 @@ class Server:
         param_groups = [{**options, "params": []} for options in groups]
         for p, (group, _size) in zip(self._parameters, pieces, strict=True):
             param_groups[group]["params"].append(p)
-        # now, and not at the first push: it has to be there before anybody waits for it
+        # here, before the optimizer is made: else torch._dynamo would be loaded while workers wait
         optimizers.avoid_dynamo()
         self._optimizer = optimizer_class(optimizer)([group for group in param_groups if group["params"]])
         self._step = optimizers.stepper(self._optimizer)
@@ -79,7 +80,7 @@ class Server:
     def serve(self, group: Any, worker: int, timeout_s: float) -> None:
         """Answer one worker until it says good-bye; RuntimeError, torch's, when it is gone."""
         header = empty_header()
-        # a thread's own buffers: a slow worker keeps no one waiting
+        # buffers of this thread alone: a slow worker keeps no other waiting
         gradients = torch.zeros_like(self._weights)
         weights = torch.zeros_like(self._weights)
         pieces = gradients.split(self._sizes)
@@ -88,14 +89,14 @@ class Server:
             request, argument, version, _ = numbers = header.tolist()
             if not all(map(math.isfinite, numbers)):
                 raise RuntimeError("a message that no worker sends")
-            # the others learn of a stop request with the next answer
+            # the other workers get the stop request with their next answer
             if request == Request.GOODBYE:
                 self._stop_request = max(self._stop_request, argument)
                 return
             if request == Request.RESTORE:
                 self._restore(receive_bytes(group, argument, WORKER_RANK))
                 continue
-            # a ping is answered before there are weights, or it would count as lost
+            # a ping is answered even before there are weights: else the server would count as lost
             if request != Request.PING and not self._has_weights.wait(timeout_s):
                 raise RuntimeError("worker 0 did not send the weights in time")
             text = b""
@@ -120,7 +121,7 @@ class Server:
                weights: Tensor) -> int:
         """Take a step with one worker's gradients; copy the new weights and return their version.
 
-        `based_on` is the version that the gradients are of.
+        `based_on` is the version of the weights that the gradients were computed from.
         """
         with self._lock, torch.no_grad():
             for p, gradient in zip(self._parameters, gradients, strict=True):
@@ -139,7 +140,7 @@ class Server:
         return self._version
 
     def _pack(self) -> tuple[int, bytes]:
-        """Return the version, and as safetensors "weights" and "PIECE/KIND" -> optimizer state."""
+        """Return the version, and as safetensors "weights" and the optimizer's state "PIECE/KIND"."""
         with self._lock:
             tensors = {"weights": self._weights}
             for index, p in enumerate(self._parameters):
@@ -148,7 +149,7 @@ class Server:
             return self._version, save_safetensors(tensors)
 
     def _restore(self, content: bytes) -> None:
-        """Take what `_pack` of these or other servers gave."""
+        """Take weights and state in the form that `_pack` gives them; RuntimeError for others."""
         with self._lock:
             try:
                 tensors = load_safetensors(content)
@@ -171,7 +172,7 @@ class Server:
 
 
 def optimizer_class(name: str) -> Callable[..., torch.optim.Optimizer]:
-    """Return torch's or our optimizer of that name; RunError where that is something else."""
+    """Return torch's or our class of optimizer of that name; RunError where there is none."""
     member = optimizers.find_class(name)
     if member is None:
         raise RunError(f"there is no optimizer {name}")
@@ -195,7 +196,7 @@ def main() -> int:
     print("ready", flush=True)
     in_parallel(serve, num_workers)
     sys.stderr.flush()
-    os._exit(0)  # no more to do, and torch's own ending may wait for connections
+    os._exit(0)  # nothing is left to do, and torch's own shutdown may wait for connections
 
 
 def _make_serve(server: Server, config: Mapping[str, Any]) -> Callable[[int], None]:
@@ -216,7 +217,7 @@ def _make_serve(server: Server, config: Mapping[str, Any]) -> Callable[[int], No
                 print(f"imgcls server {index} on {host_name()}: worker {worker} is gone or does not answer "
                       f"({gloo_reason(error)})", file=sys.stderr, flush=True)
                 os._exit(1)
-        except BaseException as error:  # a mistake of ours: no one is to wait for this thread
+        except BaseException as error:  # a mistake of ours: nothing may wait for this thread
             print(f"imgcls server {index} on {host_name()}: error: {as_told(error)}", file=sys.stderr,
                   flush=True)
             os._exit(1)

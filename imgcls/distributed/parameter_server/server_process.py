@@ -1,4 +1,4 @@
-"""Starting and ending a dist_async server beside a worker, and telling it where the workers meet."""
+"""Start and end a dist_async server beside a worker, and find the store where the workers meet."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import torch.distributed as dist
 
 from imgcls.errors import RunError
 
-#: the folder that our package is in: a worker may have found it in ways that a child does not
+#: the folder that our package is in: a worker may have found the package in ways that a child does not
 _PACKAGE_ROOT = Path(__file__).resolve().parents[3]
 
 
@@ -35,7 +35,7 @@ def start_server(config: Mapping[str, Any]) -> subprocess.Popen[bytes]:
 
 
 def wait_until_ready(child: subprocess.Popen[bytes]) -> None:
-    """Wait until a server says that it holds its optimizer; RunError where it ends instead."""
+    """Wait until a server says that it is ready; RunError where it ends instead."""
     if child.stdout and not child.stdout.readline():
         raise RunError(f"`kv_store` dist_async: the server here ended at its start, status {child.wait()}")
 
@@ -51,7 +51,7 @@ def kill_server(child: subprocess.Popen[bytes]) -> None:
 
 
 def base_store() -> Any:
-    """Return the store where the workers met, without the prefixes that torch has put before its keys."""
+    """Return the store where the workers met, without the prefixes that torch puts before its keys."""
     # torch gives no public way to the store of its default group
     store = dist.distributed_c10d._get_default_store()
     while isinstance(store, dist.PrefixStore):
@@ -60,7 +60,7 @@ def base_store() -> Any:
 
 
 def store_address(store: Any) -> dict[str, Any]:
-    """Return where another process finds that store."""
+    """Return where another process finds that store: {"file"} or {"host", "port"}."""
     if isinstance(store, dist.FileStore):
         return {"file": store.path}  # type: ignore[attr-defined]
     return {"host": store.host, "port": store.port}
