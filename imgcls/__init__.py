@@ -20,7 +20,7 @@ __all__ = ["Predictor", "__version__", "fit", "load_model"]
 
 
 def __getattr__(name: str) -> Any:
-    # asked for names that are nowhere else: not for those that a submodule's import has left here
+    # called for names that are not here: not for those that the import of a submodule has left here
     if name not in _HOME:
         raise AttributeError(f"module 'imgcls' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOME[name]), name)

@@ -1,10 +1,11 @@
 """Errors that are shown to a user: every failure that is not our own bug ends as one of these, in one line.
 
-`cli` turns `UsageError` into exit status 2 and `DataError` and `RunError` into 1; nothing else catches them.
+`cli` turns `UsageError` into exit status 2, `DataError` and `RunError` into 1. Other code catches one only to
+add to its message, or where it can do without what failed.
 
-A message names a setting between backquotes, `image_shape`, and never as a flag: below `cli/` no one knows
-whether the setting came from a command line, a Python argument or a file. Whoever shows the message spells
-it: `spelled(...)` with a command's flags gives --image-shape, `str(error)` gives image_shape.
+A message names a setting between backquotes, `image_shape`, and never as a flag: below `cli/` it is not known
+whether the setting came from a command line, a Python argument or a file. The code that shows the message
+spells it: `spelled(...)` with a command's flags gives --image-shape, `str(error)` gives image_shape.
 
 Text from outside (a path, a class name, what a library says of a file) is shown with its control characters
 escaped, and is never taken for a setting: `printable`, `tell` and `verbatim`.
@@ -24,10 +25,10 @@ from typing import TextIO
 _SETTING = re.compile(r"`([a-z][a-z0-9_]*)`")
 #: stands for the backquote of a text from outside until the settings are spelled; no text has this character
 _VERBATIM_BACKQUOTE = "\ufdd0"
-#: joiners that Persian, Indian scripts and emoji need inside a word; blanks of every width are shown as well
+#: joiners that Persian, Indian scripts and emoji need inside a word are shown; so are blanks of every width
 _SHOWN = frozenset("\u200c\u200d")
 _BLANK = "Zs"
-#: a file may have a name or a number of a million digits: of a message no more characters are shown
+#: a file may have a name or a number of a million characters: a message is cut after so many
 _MAX_CHARACTERS = 4000
 
 
@@ -110,7 +111,7 @@ class UsageError(ImgclsError):
 
 
 class RunError(ImgclsError):
-    """The run could not go on (no space, a NaN loss, a prefix in use): what was saved before stays good."""
+    """The run could not continue (no space, a NaN loss, a prefix in use); what was saved before is good."""
 
 
 class DataError(ImgclsError):
@@ -129,14 +130,14 @@ class DataError(ImgclsError):
 
 #: more names than this are not listed in an error
 _MAX_LISTED = 30
-#: how many names are offered for a misspelled one, and how like it they must be (0 to 1; 0.6 is difflib's
-#: own)
+#: how many names are offered for a misspelled one, and how similar they must be (0 to 1; difflib's default is
+#: 0.6)
 _MAX_CLOSE = 3
 _MIN_LIKENESS = 0.5
 
 
 def nearest(name: str, choices: Iterable[str]) -> list[str]:
-    """Return the choices that are most like `name` whatever the case, at most three, the likest first."""
+    """Return the choices most similar to `name` whatever the case, at most three, the best first."""
     by_lower_case = {choice.lower(): choice for choice in choices}
     close = difflib.get_close_matches(name.lower(), by_lower_case, n=_MAX_CLOSE, cutoff=_MIN_LIKENESS)
     return [by_lower_case[choice] for choice in close]
@@ -180,7 +181,7 @@ def first_line(error: BaseException) -> str:
 
 
 class LostDataError(RunError):
-    """A file that was good when the run began is there no longer, or not all of it: nothing can be left out.
+    """A file that was good when the run began is gone, or a part of it: its samples cannot be left out.
 
     `offset` is the byte that was requested.
     """
@@ -196,4 +197,4 @@ class Stopped(RunError):
 
     def __init__(self, message: str, exit_status: int) -> None:
         super().__init__(message)
-        self.exit_status = exit_status  # 130 or 143, as a shell tells a signal
+        self.exit_status = exit_status  # 128 and the signal's number, as in a shell: 130 for Ctrl-C

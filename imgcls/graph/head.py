@@ -62,12 +62,13 @@ def end_with_softmax(model: fx.GraphModule) -> None:
 
 
 def find_logits(symbol: Symbol, path: object = "symbol") -> tuple[NodeOutput, NodeOutput]:
-    """Return the output that classifies and the logits behind it (the same where that output is no softmax).
+    """Return the output that classifies, and the logits that go into it (or that output itself where it is no
+    softmax or loss).
 
-    Among several outputs the one softmax is meant; a DataError about the file `path` where that is not clear.
+    Of several outputs it is the only softmax; a DataError about the file `path` where that is not clear.
     """
     candidates = []
-    # Of one node's outputs the first counts: the last one that is put into a dict stays.
+    # Of one node's outputs the first counts, so they are put into the dict from the last to the first.
     outputs = {output.node: output for output in reversed(symbol.heads)}
     for output in reversed(outputs.values()):
         source = output

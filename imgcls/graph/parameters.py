@@ -71,7 +71,7 @@ def load_arrays(model: nn.Module, arrays: Mapping[str, np.ndarray], *, path: obj
     With `strict` a parameter that is missing or has another shape is a DataError that names up to three, and
     nothing is copied; arrays that belong to no parameter are never an error.
     """
-    # "arg:" and "aux:" only say what a parameter is, which the network knows; Gluon's files have no prefixes.
+    # "arg:" and "aux:" only say of which kind a parameter is, as layers do; Gluon's files have no prefixes.
     given = {without_prefix(name): array for name, array in arrays.items()}
     state = model.state_dict(keep_vars=True)
     names = parameter_names(model)
@@ -106,7 +106,7 @@ def multipliers(model: nn.Module) -> dict[str, tuple[float, float]]:
             continue
         for slot in layer.parameter_slots():
             attrs = variable_node(node_name(path, layer), layer, slot).attrs
-            # A layer's attributes are on its own variables as well, so one place tells of both.
+            # A layer's attributes are on its own variables as well, so one place has both.
             try:
                 factors = float(attrs.get("__lr_mult__", "1")), float(attrs.get("__wd_mult__", "1"))
             except ValueError as error:
@@ -144,7 +144,7 @@ def _to_numpy(tensor: Tensor) -> np.ndarray:
 def _to_tensor(array: np.ndarray) -> Tensor:
     """Return a tensor of the array's values; copied only where torch could not use the memory.
 
-    It takes neither foreign byte order, nor memory it may not write to, nor negative strides.
+    It cannot use memory of another byte order, memory that may not be written to, or negative strides.
     """
     native = array.astype(array.dtype.newbyteorder("="), copy=False)
     if not native.flags.writeable or any(stride < 0 for stride in native.strides):

@@ -1,8 +1,8 @@
 """symbol + arrays -> module: any MXNet network as a torch module made of our layers.
 
 Files are not trusted: shapes are worked out on the meta device, which takes no memory, and compared with the
-file's before a parameter is made; what would make source code of a node's name goes through
-`_Reader._add_module`.
+file's before a parameter is made. The names of nodes become part of the source code that fx writes: all go
+through `_Reader._add_module`.
 """
 
 from __future__ import annotations
@@ -152,8 +152,8 @@ class _Reader:
             self._check_outline(index, node, spec, names, shapes)
             layer = layer_class.read(spec)
         except (ValueError, ArithmeticError, RuntimeError, LookupError, TypeError) as error:
-            # What has parameters may be at odds with those of the file; anything else is the symbol's own
-            # fault.
+            # An operator with parameters may contradict those of the file; any other error is in the symbol
+            # itself.
             path = self.path if slots else self.symbol_path
             raise DataError(path, f"node {verbatim(repr(node.name))} ({verbatim(node.op)}): "
                                   f"{first_line(error)}") from error
@@ -169,7 +169,7 @@ class _Reader:
         """Make the layer on the meta device, compare it with the file, infer the shapes of its results."""
         with torch.device("meta"), torch.no_grad():
             outline = self._layer_class(node).read(spec).eval()  # shapes without values: it takes no memory
-            # An attribute that no reader asked for could change the result: better refused than ignored.
+            # An attribute that no reader has read could change the result: better refused than ignored.
             if unknown := spec.unknown():
                 raise ValueError(f"parameter {unknown[0]!r} is not known")
             num_parameters = len(outline.parameter_slots())
@@ -199,7 +199,7 @@ class _Reader:
             raise ValueError(f"the network would have more than {MAX_NEW_VALUES} parameters")
 
     def _name_parameters(self, layer: Layer, slots: Mapping[str, NodeOutput]) -> None:
-        """Remember how the file names the layer's parameters, and share those that another layer has, too."""
+        """Note how the file names the layer's parameters, and share those that another layer has as well."""
         for slot in layer.parameter_slots():
             index = slots[slot].node
             variable = self.symbol.nodes[index]

@@ -23,8 +23,8 @@ def to_symbol(model: nn.Module, *, output: str = "softmax") -> Symbol:
     is a UsageError.
     """
     graph = _trace(model)
-    # A network that was read ends as its file did, whatever `output` says: other programs ask for its outputs
-    # by name.
+    # A network that was read ends as its file did, whatever `output` says: other programs get its outputs by
+    # name.
     head = head_of(model) or default_head(output)
     writer = _Writer(model, head.data)
     logits = writer.add_body(graph)
@@ -39,7 +39,7 @@ def to_symbol(model: nn.Module, *, output: str = "softmax") -> Symbol:
 
 
 def _in_symbol(source: NodeOutput, logits: NodeOutput, start: int) -> NodeOutput:
-    """Return an output of the head as the symbol counts it, whose node `start` is the head's first."""
+    """Return an output of the head as the symbol counts it; the head's nodes begin at `start`."""
     return logits if source.node < 0 else source._replace(node=source.node + start)
 
 

@@ -1,6 +1,6 @@
 """`Layer`, a torch module that is one node of a symbol, and `OpSpec`, what a file says about such a node.
 
-Every class in this room is a `Layer`. `attrs` are the operator's attributes as text, only those that were
+Every operator here is a `Layer`. `attrs` are the operator's attributes as text, only those that were
 given: MXNet stores no defaults, so neither do we, which keeps our symbol.json equal to MXNet's own.
 Parameters keep torch's layout, which is MXNet's too; `PARAMETER_NAMES` of a class says what MXNet calls each.
 """
@@ -22,10 +22,10 @@ Shape = tuple[int, ...]
 
 
 class OpSpec(Attributes):
-    """What a layer is made from when a file is read: attributes as text, and the sizes that they do not tell.
+    """What a layer is made from when a file is read: attributes as text, and sizes that are not among them.
 
     `shape` is that of the first input where it is known, `stored` has those of the parameters in the file, by
-    torch attribute. Whatever cannot be made is a ValueError whose text completes "node 'x' (Operator): ...".
+    torch attribute. What cannot be made is a ValueError whose text completes "node 'x' (Operator): ...".
     """
 
     def __init__(self, node: Node, shape: Shape | None, stored: Mapping[str, Shape]) -> None:
@@ -94,7 +94,7 @@ class Layer(nn.Module):
     num_inputs: int | None = 1
     #: whether `forward` returns a tuple, one tensor for each output
     has_outputs = False
-    #: whether what comes out has the shape of the first input
+    #: whether the output has the shape of the first input
     keeps_shape = False
 
     def __init__(self, attrs: dict[str, str] | None = None) -> None:
@@ -122,8 +122,8 @@ class Layer(nn.Module):
 
         Raises ValueError for shapes that do not go together.
         """
-        # Nearly all layers keep the shape, and many of torch's functions import a second's worth of modules
-        # when they first see a meta tensor: those layers say their shape and are not run.
+        # Nearly all layers keep the shape, and many of torch's functions spend a second on imports when they
+        # first see a meta tensor: those layers are not run, as their shape is known.
         return data[0] if self.keeps_shape else self(*data)
 
     def extra_repr(self) -> str:  # what print(model) shows behind the class
@@ -155,7 +155,7 @@ def map_shape(data: Tensor) -> Shape:
 def num_windows(size: int, kernel: int, stride: int, pad: int, is_ceil: bool = False) -> int:
     """Return how many windows of a convolution or pooling fit along an axis; 0 if not even one.
 
-    With `is_ceil` the last one may stand out over the border (MXNet's pooling_convention=full).
+    With `is_ceil` the last one may reach over the border (MXNet's pooling_convention=full).
     """
     # MXNet's formula (pooling-inl.h). torch's ceil_mode has one window less where the last begins in the
     # padding.

@@ -83,12 +83,13 @@ class Convolution(Layer):
 def _is_shifted_constant(data: Tensor) -> bool:
     """Return whether all that learns in `data` is one number a channel, added at every pixel.
 
-    So it is behind the BatchNorm with a fixed gamma that residual networks begin with, which sees the image.
+    That is the case behind the BatchNorm with a fixed gamma that residual networks begin with: its input is
+    the image.
     """
     node = data.grad_fn
     if node is None or data.is_meta or torch.compiler.is_compiling():  # shapes alone, and what is traced
         return False
-    # the name torch gives it; where a later version has another, this only computes more than it has to
+    # the name torch gives it; if a later version changes it, the gradients are only slower
     if node.name() != "NativeBatchNormBackward0":
         return False
     # of a batch normalisation's three inputs, the beta alone has a gradient to be computed
@@ -109,9 +110,9 @@ def _sum_over_batch(images: Tensor, dtype: torch.dtype) -> Tensor:
 class _ConvolutionOfShiftedConstant(torch.autograd.Function):
     """conv2d whose input's gradient is right as a sum over the batch, which is all that a beta needs.
 
-    The gradient of the input is linear in that of the output: of the sum over the batch it is computed once,
-    in place of once for each image, at the largest map of the network and with three channels, where it is
-    slowest (resnet-18 spends a tenth of a step on it). What is returned for each image is their mean.
+    The gradient of the input is linear in that of the output, so it is computed once, for the sum over the
+    batch, and not for each image: here are the largest maps of the network and three channels, where it is
+    slowest (resnet-18 spends a tenth of a step on it). What is returned for each image is the mean.
     """
 
     @staticmethod

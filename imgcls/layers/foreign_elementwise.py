@@ -56,7 +56,7 @@ def _add_n(*data: Tensor) -> Tensor:
 
 
 def _hard_sigmoid(data: Tensor, alpha: float, beta: float) -> Tensor:
-    # torch's own hardsigmoid has fixed constants, and other ones
+    # torch's own hardsigmoid has fixed constants, which differ from MXNet's
     return (data * alpha + beta).clamp(0, 1)
 
 

@@ -70,7 +70,7 @@ def _transpose(data: Tensor, axes: tuple[int, ...]) -> Tensor:
 
 
 def _read_swap_axis(spec: OpSpec) -> dict[str, Any]:
-    return {"dim0": spec.integer("dim1", 0), "dim1": spec.integer("dim2", 0)}  # torch counts the two from 0
+    return {"dim0": spec.integer("dim1", 0), "dim1": spec.integer("dim2", 0)}  # torch calls them dim0, dim1
 
 
 def _expand_dims(data: Tensor, axis: int) -> Tensor:
@@ -165,7 +165,7 @@ def _pad(data: Tensor, mode: str, pad_width: tuple[int, ...], value: float) -> T
     widths = [width for axis in axes for width in pad_width[2 * axis:2 * axis + 2]]
     if mode == "constant":
         return F.pad(data, widths, value=value)
-    # torch's other modes pad height and width only, and must not be told of the zeros of the other axes
+    # torch's other modes pad height and width only, and must not be given the zeros of the other axes
     return F.pad(data, widths[:2 * (data.ndim - 2)], "replicate" if mode == "edge" else "reflect")
 
 

@@ -32,7 +32,7 @@ class FullyConnected(Layer):
     def read(cls, spec: OpSpec) -> Layer:
         flatten = spec.flag("flatten", True)
         # Without flatten only the last axis is mapped, as torch's own Linear does.
-        if spec.shape is not None and flatten:  # else the weight or the last axis tells
+        if spec.shape is not None and flatten:  # else the weight or the last axis has it
             units = math.prod(spec.shape[1:])
         else:
             units = spec.size(-1, "weight", 1)

@@ -48,7 +48,7 @@ class BatchNorm(Layer):
 
     @classmethod
     def read(cls, spec: OpSpec) -> Layer:
-        # calibration of quantised networks, and of SyncBatchNorm who takes part
+        # calibration of quantised networks, and which devices take part in a SyncBatchNorm
         spec.ignore("cudnn_off", "min_calib_range", "max_calib_range", "key", "ndev")
         if spec.integer("axis", 1) != 1 or spec.flag("output_mean_var"):
             raise ValueError("only axis=1 and a single output are supported")
@@ -59,7 +59,7 @@ class BatchNorm(Layer):
         # With use_global_stats the statistics are neither computed nor moved, in training either.
         uses_batch = self.training and not self.use_global_stats
         gamma = None if self.fix_gamma else self.gamma
-        # an image left over, whose map is one pixel by then: torch refuses it
+        # a last batch of one image, whose map is one pixel here: torch refuses it
         if uses_batch and data.numel() == data.shape[1]:
             return self._of_single_values(data, gamma)
         # torch's momentum is the share of the new value, MXNet's that of the old.
@@ -68,11 +68,11 @@ class BatchNorm(Layer):
 
 
     def _of_single_values(self, data: Tensor, gamma: Tensor | None) -> Tensor:
-        """Return beta, which is left of (1, C, 1, ...) without its mean; it moves the running mean alone."""
+        """Return the result for (1, C, 1, ...), which is beta; only the running mean is moved."""
         shape = (1, -1, *[1] * (data.ndim - 2))
         with torch.no_grad():
             self.moving_mean.lerp_(data.flatten().to(self.moving_mean.dtype), 1 - self.momentum)
-        # by way of data and gamma: their gradients are 0 as from any other batch, and not missing
+        # computed from data and gamma, so that their gradients are 0 and not missing
         centred = 0 * data if gamma is None else 0 * data * gamma.view(shape)
         return (centred + self.beta.view(shape)).to(data.dtype)
 

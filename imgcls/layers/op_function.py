@@ -16,7 +16,7 @@ from imgcls.layers.base import OpSpec
 ReadSettings = Callable[[OpSpec], dict[str, Any]]
 
 
-# A symbol is a stranger's file: each reader names the attributes that it knows, and `graph.read` refuses the
+# A symbol is an untrusted file: each reader names the attributes that it knows, and `graph.read` refuses the
 # rest.
 
 

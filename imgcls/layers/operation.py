@@ -37,7 +37,7 @@ class Operation(Layer):
 
     @classmethod
     def read(cls, spec: OpSpec) -> Layer:
-        FUNCTIONS[spec.op].read(spec)  # so that the spec knows which attributes there are
+        FUNCTIONS[spec.op].read(spec)  # so that the spec records which attributes there are
         return cls(spec.op, spec.attrs)
 
     def infer(self, *data: Tensor) -> Tensor | tuple[Tensor, ...]:

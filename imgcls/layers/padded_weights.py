@@ -32,7 +32,7 @@ def without_padded_gradients(weight: Tensor, data: Tensor, stride: tuple[int, ..
 
 
 class Conv2d(nn.Conv2d):
-    """torch's Conv2d with such gradients 0, and those of small maps faster."""
+    """torch's Conv2d, with a gradient of 0 for such weights and a faster gradient on small maps."""
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if self.padding_mode == "zeros" and not isinstance(self.padding, str):
@@ -44,9 +44,9 @@ class Conv2d(nn.Conv2d):
 
 
 def replace_torchs(model: nn.Module) -> nn.Module:
-    """Return `model`, every torch.nn.Conv2d of which is now of the class above, with all that it held."""
+    """Change every torch.nn.Conv2d of `model` to the class above, in place; return `model`."""
     for module in model.modules():
-        # not what is derived from it: another package's pads in its own way
+        # not subclasses: those of another package may pad in their own way
         if type(module) is nn.Conv2d:
             module.__class__ = Conv2d
     return model

@@ -98,7 +98,7 @@ class Pooling(Layer):
             # not -inf: for MXNet the maximum of a window of padding alone is the smallest number there is
             padded = F.pad(data, self._margins(data), value=torch.finfo(data.dtype).min)
             return F.max_pool2d(padded, self.kernel, self.stride)
-        # How many pixels each window counts is the same for all samples and channels: one map of ones tells.
+        # How many pixels a window counts is the same for all samples and channels: a map of ones shows it.
         ones = torch.ones_like(data[:1, :1])
         if self.count_include_pad:
             # MXNet counts its own padding, but not what `full` adds behind it.

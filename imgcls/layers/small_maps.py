@@ -2,8 +2,8 @@
 
 oneDNN computes that gradient row by row, in tiles of 32 columns: a map of 7 columns leaves three quarters of
 each tile empty, and the gradient takes three times as long as the convolution. So several images are put into
-one row, with columns of zeros between them, which add nothing to the gradient: it is 1.3 times
-as fast at maps of 13 columns, and 8 times at 2.
+one row, with columns of zeros between them, which add nothing to the gradient: it is 1.3 times as fast at
+maps of 13 columns, and 8 times at 2.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def conv2d(data: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair, pad:
 
 
 def is_small(data: Tensor, weight: Tensor, stride: Pair, pad: Pair, dilate: Pair, groups: int) -> bool:
-    """Return whether the gradient of `weight` is faster of images side by side."""
+    """Return whether the gradient of `weight` is computed faster with images side by side."""
     if not (is_bfloat16_on_cpu(data) and weight.requires_grad and torch.is_grad_enabled()):
         return False
     if groups > 1 or max(stride) > 1 or max(dilate) > 1 or torch.compiler.is_compiling():
@@ -91,7 +91,7 @@ class _ConvolutionOfSmallMaps(torch.autograd.Function):
 def side_by_side(images: Tensor, num: int, gap: int) -> Tensor:
     """Return (N, C, H, W) as (N / num, C, H, num * (W + gap)): `num` images a row, `gap` zeros behind each.
 
-    N / num is rounded up; what is missing of the last row is zeros. In channels_last memory.
+    N / num is rounded up; the last row is filled up with zeros. In channels_last memory.
     """
     count, channels, height, width = images.shape
     rows, last = divmod(count, num)

@@ -1,6 +1,6 @@
 """One paper, one file: `--network lenet` is `lenet.py`, whose `build(config)` returns a module giving logits.
 
-Everybody builds networks with `build_network`: it finds the file, builds, and initialises as MXNet would.
+All code builds networks with `build_network`: it finds the file, builds, and initialises as MXNet would.
 `torchvision:NAME` and `timm:NAME` are networks of those packages, as they come. Files that start with `_` are
 helpers.
 """
@@ -70,8 +70,8 @@ def check_network(config: NetworkConfig) -> None:
 
 
 def _describe_size(config: NetworkConfig) -> str:
-    """Name the settings that decide how large a network is, those that are set as they are by default left
-    out."""
+    """Return the settings that decide how large a network is, with their values, for an error; the last two
+    only where they are not the default."""
     shape = show(config.image_shape)
     parts = [f"`network` {verbatim(config.network)}", f"`image_shape` {shape}",
              f"`num_classes` {config.num_classes}"]

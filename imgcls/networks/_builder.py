@@ -1,4 +1,4 @@
-"""Writing a network down as MXNet's `symbols/*.py` do: a call adds a layer and returns what it gives.
+"""Write a network as MXNet's `symbols/*.py` do: a call adds a layer and returns its output.
 
 Nearly all networks of this folder use it (mlp and lenet are small enough to do without). Sizes follow from
 the image shape, layers without a name get MXNet's number, and every layer is an attribute of the module under
@@ -47,7 +47,7 @@ _MANY_VALUES = 10**8
 
 @dataclass(frozen=True)
 class Value:
-    """What a layer gives: its node, and its shape without the batch, (channels, height, width) or (units,)"""
+    """The output of a layer: its node, and shape without the batch, (channels, height, width) or (units,)."""
 
     node: fx.Node
     shape: Shape
@@ -62,7 +62,7 @@ class NetworkBuilder:
     """
 
     def __init__(self, config: NetworkConfig, works: Shape, options: Iterable[str] = ()) -> None:
-        """`works` is an image shape it runs at, for errors; `options` are those of OPTIONAL that it reads."""
+        """`works` is an image shape that can be used, for errors; `options` the ones of OPTIONAL that are read."""
         # Before anything is built: a setting that would be ignored is refused.
         check_options(config, options)
         self._config = config
@@ -149,9 +149,9 @@ class NetworkBuilder:
             prefix = prefix or layer.op.lower()
             name = f"{prefix}{self._num_unnamed[prefix]}"
             self._num_unnamed[prefix] += 1
-        # Layers have their weights already, but no values: `_initializers` draws them when all is known to
-        # fit.
-        # Beside each other, or added: odd sizes may be halved in two ways.
+        # The weights of layers have no values yet: `_initializers` draws them once the whole network is known
+        # to fit.
+        # Maps that are joined or added must be of one size, and odd sizes may be halved in two ways.
         others = {value.shape[1:] for value in inputs}
         if len(others) > 1:
             sizes = " and ".join(sorted(" x ".join(map(str, other)) for other in others))
@@ -170,9 +170,10 @@ class NetworkBuilder:
 
 
 def output_shape(layer: Layer, *shapes: Shape) -> Shape:
-    """Return what `layer` makes of inputs of these shapes, all without the batch; a size of 0: it cannot run.
+    """Return the shape that `layer` gives for inputs of these shapes, all without the batch.
 
-    `Layer.infer` does the same with tensors and raises an error; here the error is to name the image shape.
+    A size of 0 means that it cannot run. `Layer.infer` does the same with tensors and raises an error; here
+    the caller raises one that names the image shape.
     """
     data = shapes[0]
     if isinstance(layer, Convolution):

@@ -12,7 +12,7 @@ from typing import Any
 
 from imgcls.networks._builder import NetworkBuilder, Value
 
-#: a row of a block table that keeps the map's size has so many entries, one that halves it fewer
+#: entries of a row in a block table whose block keeps the map's size; one that halves it has fewer
 _NUM_SAME_SIZE = 7
 
 

@@ -77,7 +77,7 @@ def _draw_dirac(values: Tensor, generator: torch.Generator) -> Tensor:
     bound = 1 / math.sqrt(values[0].numel())
     values.uniform_(-bound, bound, generator=generator)
     if values.ndim == 4:
-        # torch's own fills the filters that are left with zeros: it is given those with a channel alone
+        # torch's own would fill all other filters with zeros: it is given only those that have a channel
         nn.init.dirac_(values[:values.shape[1]])
     return values
 

@@ -13,7 +13,7 @@ from imgcls.config.sections import NetworkConfig
 from imgcls.errors import UsageError
 from imgcls.layers import Shape
 
-#: settings that only some networks read, and whose they are; a file in this folder names its own in OPTIONS
+#: settings that only some networks read, and which; a network's file names those that it reads in OPTIONS
 OPTIONAL = {"add_stn": "lenet", "batch_norm": "vgg", "num_group": "resnext",
             "multiplier": "mobilenet, mobilenetv2 and airbench", "variant": "overfeat and alexnet-towers",
             "model_parallel": "alexnet-towers"}

@@ -1,4 +1,4 @@
-"""`--network torchvision:NAME` and `timm:NAME`: networks of other packages, imported only when asked for.
+"""`--network torchvision:NAME` and `timm:NAME`: networks of other packages, imported only when one is named.
 
 Their layers are not MXNet's: they initialise themselves, and a checkpoint of one keeps a prefix-network.json
 in place of the symbol.
@@ -28,7 +28,7 @@ _WITH_AUXILIARY_HEAD = ("googlenet", "inception_v3")
 def build_from_package(package: str, name: str, config: NetworkConfig, drop_path: float = 0.0) -> nn.Module:
     """Return the network `name` of `package`, untrained: float (N, *image_shape) -> logits (N, num_classes).
 
-    UsageError for a `drop_path` above 0 and a network of timm that knows none.
+    UsageError for a `drop_path` above 0 and a network of timm without stochastic depth.
     Call `make_trial` before: what is wrong with the name or the shape ends there.
     """
     module = _import(package, name)
@@ -99,7 +99,7 @@ def _check_trial(trial: nn.Module, name: str, config: NetworkConfig) -> None:
     try:
         with torch.no_grad():
             logits = trial.eval()(torch.empty(1, *config.image_shape, device="meta"))
-    except NotImplementedError:  # an operator that knows no meta device: the first batch will tell
+    except NotImplementedError:  # an operator without a meta form: the first batch will show whether it runs
         return
     except (RuntimeError, ValueError, AssertionError, TypeError, IndexError) as error:
         channels = config.image_shape[0]

@@ -39,7 +39,8 @@ class ResNetSpec:
 def resnet_spec(config: NetworkConfig, height: int, small_height: int) -> ResNetSpec:
     """Return the stages for `num_layers`; UsageError for a depth that there is not.
 
-    There are three up to a height of `small_height` pixels (110 layers if not given), four above (50).
+    Images up to `small_height` pixels high get three stages, with 110 layers if `num_layers` is not given;
+    others get four, with 50.
     """
     if height > small_height:
         depth = depth_of(config, 50, DEPTHS)
@@ -59,7 +60,7 @@ def resnet_spec(config: NetworkConfig, height: int, small_height: int) -> ResNet
 def units(spec: ResNetSpec) -> list[tuple[str, int, int, bool]]:
     """Return (name, filters, stride, is the first of its stage) of every unit, in order.
 
-    The first unit of a stage halves the map, but for stage 1, which the stem's pooling precedes.
+    The first unit of a stage halves the map, except in stage 1, before which the stem of large images pools.
     """
     stages = enumerate(zip(spec.units, spec.filters[1:], strict=True), start=1)
     return [(f"stage{stage}_unit{unit}", filters, 2 if stage > 1 and unit == 1 else 1, unit == 1)

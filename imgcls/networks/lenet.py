@@ -17,7 +17,7 @@ from imgcls.networks._options import check_options, image_shape, too_small
 OPTIONS = ("add_stn",)
 #: what errors offer
 IMAGE_SHAPE = (1, 28, 28)
-#: pixels of a side that leave one behind the last pooling; in front of the transformer there is less to pass
+#: the smallest side that leaves a pixel behind the last pooling, of LeNet and of the localisation network
 _SMALLEST, _SMALLEST_TRANSFORMED = 16, 7
 
 

@@ -12,7 +12,7 @@ from imgcls.optim.rules import Rule
 
 
 class AdaDelta(Rule):
-    """Steps from running means of squared gradients and of squared changes; multipliers of layers hold."""
+    """Steps from running means of squared gradients and of squared changes, times the layer's `lr_mult`."""
 
     STATE = ("acc_g", "acc_delta")
 

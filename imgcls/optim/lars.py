@@ -32,7 +32,7 @@ class LARS(Rule):
         # the rate of a layer goes into its buffer, that of the schedule does not: a drop of the
         # rate then acts on the whole momentum at once
         torch._foreach_mul_(buffers, group["momentum"])
-        # MXNet asks for the names; those it leaves out have one dimension
+        # MXNet goes by the names; the parameters that it leaves out have one dimension
         layers = [index for index, p in enumerate(params) if p.ndim > 1]
         others = [index for index, p in enumerate(params) if p.ndim <= 1]
         if layers:
@@ -41,7 +41,7 @@ class LARS(Rule):
             weight_norms = torch.stack(torch._foreach_norm(weights))
             gradient_norms = torch.stack(torch._foreach_norm(own))
             rates = group["eta"] * weight_norms / (gradient_norms + decay * weight_norms + group["eps"])
-            # a layer of zeros, as a last gamma may begin, would have a rate of 0 for ever
+            # a layer of zeros, as a new head may begin, would have a rate of 0 for ever
             rates = torch.where((weight_norms > 0) & (gradient_norms > 0), rates, 1.0)
             change = torch._foreach_mul(with_decay(own, weights, decay), list(rates.unbind()))
             torch._foreach_add_([buffers[index] for index in layers], change)

@@ -20,8 +20,8 @@ _LEAST, _MOST = 0.01, 100.0
 class LBSGD(Rule):
     """SGD whose rate is multiplied by |weight| / sqrt(|gradient|^2 + decay x |weight|^2), from 0.01 to 100.
 
-    The gradient of the norm is the sum over the `batch_size` samples of a batch, and not their mean, as MXNet
-    has it there: a step is about `lr` / `batch_size` of the weight's norm. The momentum holds the rate.
+    The gradient in that norm is summed over the `batch_size` samples of a batch and not averaged, as in
+    MXNet: a step is about `lr` / `batch_size` of the weight's norm. The momentum includes the rate.
     """
 
     STATE = ("momentum",)

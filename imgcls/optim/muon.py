@@ -24,7 +24,7 @@ _NUM_ITERATIONS = 5
 
 
 class Muon(Rule):
-    """Groups with `is_hidden` take Muon's step, the others AdamW's; the weight decay is apart in both."""
+    """Groups with `is_hidden` take Muon's step, the others AdamW's; the weight decay is decoupled in both."""
 
     is_elementwise = False  # it looks at whole matrices
     is_mxnets = False
@@ -40,14 +40,14 @@ class Muon(Rule):
         return {"momentum_buffer"} if p in self._hidden else {"exp_avg", "exp_avg_sq", "step"}
 
     def initial_state(self, p: Tensor) -> dict[str, Tensor]:
-        """Return zeros."""
+        """Return zeros for each of `kinds`."""
         return {kind: torch.zeros(()) if kind == "step"
                 else torch.zeros_like(p, memory_format=torch.preserve_format) for kind in self.kinds(p)}
 
     def update(self, group: dict[str, Any], params: list[Tensor], gradients: list[Tensor],
                states: list[list[Tensor]], count: int) -> None:
         torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
-        # both have the decay of AdamW, apart from the gradient, so that one value holds for both
+        # both have the decay of AdamW, decoupled from the gradient, so that one value holds for both
         (self._orthogonal_step if group["is_hidden"] else self._adam_step)(group, params, gradients)
 
     def _orthogonal_step(self, group: dict[str, Any], params: list[Tensor], gradients: list[Tensor]) -> None:
@@ -97,7 +97,7 @@ def orthogonal(matrix: Tensor) -> Tensor:
 
 
 def split_groups(groups: list[dict[str, Any]], parameters: Iterable[Tensor]) -> list[dict[str, Any]]:
-    """Return the groups with hidden weights apart: all of two or more dimensions but the last layer's."""
+    """Return the groups with hidden weights separate: all of two or more dimensions but the last layer's."""
     # in the order of the network, whose last matrix is the classifier's
     matrices = [p for p in parameters if p.ndim >= 2]
     hidden = set(matrices[:-1])

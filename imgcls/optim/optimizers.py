@@ -1,8 +1,8 @@
-"""Optimizers under MXNet's names: torch's where torch has the rule, else the files of this room.
+"""Optimizers under MXNet's names: torch's where torch has the rule, else the files of this package.
 
 Weight decay is for weights and gammas only, layers have multipliers of the learning rate, gradients are
-clipped element by element or by their norm. The training and the servers of dist_async step with it; when to
-step is not known here. `docs/differences.md` says where torch's update differs from MXNet's.
+clipped element by element or by their norm. The training and the servers of dist_async take steps with them,
+and decide when. `docs/differences.md` says where torch's update differs from MXNet's.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ NOT_OFFERED = {
 _FUSED = ("sgd", "ccsgd", "lbsgd", "nag", "adam", "adamw")
 #: what `beta1`, `beta2` and `epsilon` are called by the rules that call them otherwise
 _OTHER_WORDS = {"rmsprop": {"beta2": "gamma1"}, "adadelta": {"beta2": "rho"}}
-#: the rules that are ours, by the name that a checkpoint notes: what torch has not, or has otherwise
+#: our own rules, by the name that a checkpoint notes: torch does not have them, or computes them otherwise
 OWN: Mapping[str, type[Rule]] = {rule.__name__: rule for rule in (
     AdaDelta, AdaGrad, DCASGD, FTML, Ftrl, GroupAdaGrad, LAMB, LARS, LBSGD, Muon, RMSProp, ScheduleFree,
     ScheduleFreeAdamW, SGLD, SignSGD, Signum)}
@@ -54,8 +54,8 @@ def build(config: OptimizerConfig, model: nn.Module, device: torch.device, seed:
     """Return the optimizer that `optimizer` names; `set_lr` sets its learning rate before each step.
 
     Parameters that do not learn (`requires_grad`) are left out. `seed` is for sgld's noise, `lars_batch_size`
-    the samples of a batch for lbsgd's strategy lars, 0 for its others. UsageError for a name that MXNet had
-    not, or that nothing can be trained with.
+    the samples of a batch for lbsgd's strategy lars, 0 for its others. UsageError for a name that is not
+    known, or that nothing can be trained with.
     """
     name = config.name
     if name in NOT_OFFERED:
@@ -98,7 +98,7 @@ def _constants(config: OptimizerConfig) -> dict[str, Any]:
 
 
 def find_class(name: str) -> type[torch.optim.Optimizer] | None:
-    """Return the class that a checkpoint or a worker of dist_async names: torch's or one of this room's."""
+    """Return the class, torch's or ours, that a checkpoint or a dist_async worker names; None for no such."""
     if name in OWN:
         return OWN[name]
     # the name comes from outside: nothing but an optimizer may be called

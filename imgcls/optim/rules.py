@@ -1,4 +1,4 @@
-"""What the optimizers of this room have in common: one method a rule, for all parameters of a group at once.
+"""What the optimizers of this package have in common: one method a rule, for all parameters of a group.
 
 torch has sgd, nag, adam, adamw, adamax and nadam; every other name of MXNet's is a file here with its rule,
 as `mxnet/optimizer/optimizer.py` 1.9.1 and its kernels compute it. States are tensors by name, so that a
@@ -31,7 +31,7 @@ class Rule(torch.optim.Optimizer):
     is_elementwise: ClassVar[bool] = True
 
     def __init__(self, params: Iterable[Any], **constants: Any) -> None:
-        # 0 until the schedule sets it before the first step: a rate that was forgotten moves
+        # 0 until the schedule sets it before the first step: a rate that was never set moves
         # nothing
         super().__init__(params, {"lr": 0.0, "lr_mult": 1.0, "weight_decay": 0.0, **constants})
 

@@ -1,6 +1,6 @@
 """The learning rate as a pure function of the update: no state, so nothing to save or to get wrong on resume.
 
-`from_config` makes a `Schedule` of the resolved settings; the trainer asks it `lr_at(update)` before each
+`from_config` makes a `Schedule` of the resolved settings; the trainer calls `lr_at(update)` before each
 update. Updates count from 1 over the whole training, as MXNet's optimizer counts them. MXNet's schedulers are
 the reference (mxnet/lr_scheduler.py 1.9.1); `docs/differences.md` lists the few places where we differ on
 purpose.
@@ -30,7 +30,7 @@ class Constant:
 
     base_lr: float
 
-    # Every kind has the same method and no base class: a schedule asks no more of it than this.
+    # Every kind has the same method and no base class: a schedule needs no more of it than this.
     def lr_at(self, update: int) -> float:
         """Return the learning rate of an update; see `Schedule.lr_at`."""
         return self.base_lr
@@ -127,7 +127,7 @@ class Warmup:
 
 @dataclass(frozen=True)
 class MacroBatch:
-    """How often the rate of a batch is that of a step of lbsgd, which is made of `num_batches` batches.
+    """The multiple of the rate that lbsgd takes a step with, which is made of `num_batches` batches.
 
     MXNet's LBSGD: from 1 to `num_batches` over the first `num_updates` batches, as `strategy` says; constant
     stays at 1 until then. With lars it is always 1: the optimizer has a rate for each parameter, by the norm
@@ -198,7 +198,7 @@ def from_config(config: ScheduleConfig, *, updates_per_epoch: int, num_epochs: i
 
     `num_macrobatch` is the number of batches in a step of lbsgd, 0 for other optimizers: its warm-up
     multiplies the rate, from 1 up to that number. `batch_size` is for its strategy lars.
-    Raises UsageError where the warm-up leaves no room for the decay, or would fall.
+    Raises UsageError where the warm-up leaves no updates for the decay, or would fall.
     """
     warmup = Warmup(round(config.warmup_epochs * updates_per_epoch), config.warmup_begin_lr,
                     config.warmup_strategy)

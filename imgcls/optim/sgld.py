@@ -35,7 +35,7 @@ class SGLD(Rule):
         # a generator of its own: dropout and the order of the images draw what they would draw
         # without this rule
         generator = torch.Generator(params[0].device)
-        # groups are told apart by their place: two of them begin with the same count
+        # groups differ by their index: two of them begin with the same count
         place = next(index for index, other in enumerate(self.param_groups) if other is group)
         generator.manual_seed(order.step_seed(group["seed"], count) + place)
         for p in params:

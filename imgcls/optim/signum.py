@@ -12,7 +12,7 @@ from imgcls.optim.rules import Rule
 
 
 class SignSGD(Rule):
-    """Every weight moves by the learning rate, against the sign of its gradient; the decay is apart."""
+    """Every weight moves by the learning rate, against the sign of its gradient; the decay is decoupled."""
 
     def update(self, group: dict[str, Any], params: list[Tensor], gradients: list[Tensor],
                states: list[list[Tensor]], count: int) -> None:
@@ -24,7 +24,7 @@ class SignSGD(Rule):
 class Signum(Rule):
     """Every weight moves by the learning rate, in the direction of its momentum's sign.
 
-    The decay is part of the gradient here, other than without momentum.
+    The decay is part of the gradient here, unlike in SignSGD.
     """
 
     STATE = ("momentum",)

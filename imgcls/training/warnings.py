@@ -1,4 +1,4 @@
-"""Settings and data that are allowed and rarely meant: said once, before the first step. Called by `run`."""
+"""Warnings of settings and data that are allowed but rarely meant, before the first step. Called by `run`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from imgcls.training import checkpoint
 from imgcls.training.checkpoint import Position, Saved
 from imgcls.training.reporter import Reporter
 
-#: what `imgcls-train` starts processes by, where no one else has started them
+#: the settings by which `imgcls-train` starts processes, where nothing else has started them
 _FOR_STARTING = ("nnodes", "rdzv_endpoint", "rdzv_id", "max_restarts", "workers_per_host")
 
 
@@ -41,7 +41,7 @@ def warn_unused_settings(config: Config, reporter: Reporter, env: Mapping[str, s
 
 
 def _is_started_by_others(env: Mapping[str, str]) -> bool:
-    """Return whether this is one of several processes that no command of training has started."""
+    """Return whether this is one of several processes that something else than a training command started."""
     if rank_info.detect(env) is None:
         return False
     return rank_info.AGENT_VARIABLE not in env or rank_info.LAUNCHER_VARIABLE in env
@@ -49,7 +49,7 @@ def _is_started_by_others(env: Mapping[str, str]) -> bool:
 
 def warn_suspicious_settings(config: Config, splits: Splits, position: Position, saved: Saved | None,
                              worker: Worker, reporter: Reporter) -> None:
-    """Warn of data, network, sharing and files that will hurt; never refuses anything."""
+    """Warn of what may do harm in data, network, sharing and files; never refuses anything."""
     warnings = itertools.chain(_about_data(config, splits), _about_sharing(config, worker),
                                _about_length(config, splits, position), _about_files(config, saved),
                                _about_going_back(config, position, saved))
@@ -67,7 +67,7 @@ def _about_data(config: Config, splits: Splits) -> Iterator[str]:
     # sorted labels change once a class; a little disorder makes such a file no better for MXNet
     class_changes = np.count_nonzero(np.diff(labels))
     is_sorted = len(labels) > 2 * num_classes > class_changes
-    # folders are always sorted, and of what MXNet does not read nothing is to be said
+    # folders are always sorted, and what MXNet does not read needs no warning
     if is_sorted and not isinstance(splits.train, (FolderSource, PackedSource)):
         yield ("the training data is sorted by class; every epoch is fully shuffled here, but MXNet, which "
                "shuffles in chunks, learns nothing from such a file")
@@ -116,7 +116,7 @@ def _about_files(config: Config, saved: Saved | None) -> Iterator[str]:
 
 
 def _about_going_back(config: Config, position: Position, saved: Saved | None) -> Iterator[str]:
-    """Say in one warning what is missing of the epoch that training resumes from, and what it overwrites."""
+    """Yield one warning: what is missing of the epoch that training resumes from, and what it overwrites."""
     if saved is None or position.epoch >= config.train.num_epochs:
         return
     prefix = config.checkpoint.save_prefix
@@ -136,7 +136,7 @@ def _about_going_back(config: Config, position: Position, saved: Saved | None) -
 
 
 def _left_behind(prefix: str, position: Position, config: Config) -> list[str]:
-    """Return what the run under the prefix has saved behind the epoch that is gone back to."""
+    """Return what the run under the prefix has saved after the epoch that training goes back to."""
     found = []
     if later := checkpoint.later_epochs(prefix, position.epoch):
         last = f" to {later[-1]:04d}" if len(later) > 1 else ""
@@ -149,7 +149,7 @@ def _left_behind(prefix: str, position: Position, config: Config) -> list[str]:
 
 
 def settings_for_several_processes(config: Config) -> list[str]:
-    """Return the settings, as given, that mean something to several processes only."""
+    """Return the settings, as given, that have an effect with several processes only."""
     distributed = config.distributed
     named = [f"`kv_store` {distributed.kv_store}"] if distributed.kv_store.lower().startswith("dist") else []
     if distributed.sync_bn:

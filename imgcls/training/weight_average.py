@@ -30,7 +30,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, model: nn.Module, update: int) -> None:
-        """Move towards the weights of `model` after the `update`-th step of the training (from 1)."""
+        """Move towards the weights of `model`, after the step that update `update` (from 1) ends with."""
         # here and not before: synchronised normalisations take the place of others when sharing begins
         if not self._current:
             self._current = list(model.state_dict(keep_vars=True).values())

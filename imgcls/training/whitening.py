@@ -28,7 +28,7 @@ _EPSILON = 5e-4
 
 
 def whiten(model: nn.Module, loader: Loader, worker: Worker, *, is_new: bool) -> None:
-    """Set the first convolution of `model`, on the CPU, from the images of `loader`, and let it not learn.
+    """Set the first convolution of `model`, on the CPU, from the images of `loader`, and freeze it.
 
     A network that is not new keeps its weights. UsageError for a network that begins with something else, or
     with more filters than there are directions, and for workers of dist_async.

@@ -1,4 +1,4 @@
-"""prefix + epoch <-> files, so that a run resumed is the run that was never stopped.
+"""prefix + epoch <-> files, so that a resumed run is the same as one that was never stopped.
 
     PREFIX-symbol.json     the network, MXNet's format
     PREFIX-0001.params     weights after epoch 1, MXNet's format
@@ -15,8 +15,9 @@ counts (`latest.py`). MXNet's own checkpoints are read too: what has no `.states
 optimizer.
 
 `writer.py` writes and `reader.py` reads; `history.py` tells the run's own files from those of an earlier one;
-`states.py` is the content of a `.states` file, `files.py` the names
-under a prefix, `optimizer_state.py` the optimizer's state by MXNet's names and `mxnet_states.py` MXNet's own.
+`states.py` is the content of a `.states` file, `files.py` the names under a prefix, `members.py` the checks
+of the JSON files, `optimizer_state.py` the optimizer's state by MXNet's names and `mxnet_states.py` MXNet's
+own.
 """
 
 from imgcls.training.checkpoint.files import (

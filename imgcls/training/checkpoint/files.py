@@ -50,7 +50,7 @@ def is_auto(epoch: str) -> bool:
 def check_prefix(prefix: str, setting: str) -> None:
     """Raise UsageError for a prefix that no file can begin with, whether it is read or written.
 
-    Names no file and asks no disk; `setting` is between backquotes. "" is no prefix, and passes.
+    Looks at the text alone, not at the disk; `setting` is between backquotes. "" is no prefix, and passes.
     """
     text = os.fspath(prefix)
     if not text:
@@ -115,7 +115,7 @@ def folder(prefix: str) -> str:
 
 
 def mean_image_path(prefix: str) -> str:
-    """Return where the mean image of a checkpoint is, which its meta data tells of: an MXNet file."""
+    """Return where the mean image of a checkpoint is, if its meta data notes one: an MXNet file."""
     return f"{prefix}-mean.bin"
 
 
@@ -143,7 +143,7 @@ def read_best(prefix: str) -> dict[str, Any]:
 def _names_beside(prefix: str) -> list[str]:
     """Return the names of all files in the folder of the prefix, as it is now."""
     parent = to_path(prefix).parent
-    # asked each time: another process may have written since, and a listing is one request
+    # listed each time: another process may have written since, and a listing is one request
     if isinstance(parent, RemotePath):
         return [path.name for path in parent.iterdir()]
     try:
@@ -157,7 +157,7 @@ def _names_beside(prefix: str) -> list[str]:
 def _read_json(path: AnyPath, purpose: str) -> dict[str, Any]:
     """Return the object in a JSON file, {} where there is none; `purpose` says what it should have been."""
     try:
-        # Asked first: these files are small, and a store would send whatever stands under the name.
+        # The size first: these files are small, and a store would send whatever stands under the name.
         size = path.stat().st_size
         content = path.read_bytes() if size <= json_text.MAX_BYTES else b""
     except FileNotFoundError:

@@ -1,8 +1,8 @@
-"""Whose files lie under a prefix: those of the run that wrote its meta data, or of an earlier one.
+"""Which run the files under a prefix are of: the one that wrote its meta data, or an earlier one.
 
 A run that starts again, or goes back with `load_epoch` 8, finds epochs there that are not its own. It notes
 their numbers in PREFIX-meta.json (`earlier_epochs`) and writes over them one by one; nothing else of theirs
-is touched. Each `.states` names its run, so an epoch that was written anew is told from one that was not.
+is touched. Each `.states` names its run, so that an epoch that was written anew can be told from an old one.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def is_own_epoch(prefix: str, epoch: int, meta: Mapping[str, Any]) -> bool:
 
 def is_own_position(saved: Saved, meta: Mapping[str, Any]) -> bool:
     """Return whether a position inside an epoch was saved by the run that wrote `meta`."""
-    # without meta data, or from a version that did not write it down, no one can say that it was not
+    # without meta data, or from a version that did not write it down, it counts as the run's own
     return not saved.run or not meta.get("run") or saved.run == meta["run"]
 
 
@@ -57,7 +57,7 @@ def _run_of(path: AnyPath) -> str:
             return ""
         header = json.loads(_read_range(path, 8, 8 + length))
         return str(json.loads(header["__metadata__"]["imgcls"])["run"])
-    # a pickle of MXNet's, another format, or damage: whoever reads the state says so
+    # a pickle of MXNet's, another format, or damage: reading the state reports it
     except (OSError, DataError, ValueError, KeyError, TypeError, RecursionError):
         return ""
 

@@ -1,8 +1,8 @@
 """PREFIX-latest.json: under a URL, where nothing can be renamed or locked, it tells which position counts.
 
 Every position has a new name there, PREFIX-position-UPDATE-WRITER.states. The file that names it is written
-after it, and the one before is removed after that, so whoever reads at any moment finds a whole state. The
-file also names the run that is writing, so that a second run under the same prefix is noticed.
+after it, and the one before is removed after that, so a reader finds a whole state at any moment. The file
+also names the run that is writing, so that a second run under the same prefix is noticed.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class LatestFile:
     def take_over(self, run: str, *, is_resumed: bool) -> None:
         """At the beginning of a run: put our name, and that of the run, into the file.
 
-        Positions that it does not name are removed. The one that it names stays until there is another: where
-        it is of an earlier run, the run that it names tells.
+        Positions that it does not name are removed. The one that it names stays until there is another: if it
+        is of an earlier run, the name of the run that is in it shows that.
         """
         self._run = run
         latest = read_latest(self._prefix)

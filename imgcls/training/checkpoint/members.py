@@ -1,7 +1,7 @@
 """The members of PREFIX-meta.json and PREFIX-latest.json: of our own types, or the file is a DataError.
 
-`files` looks at them once, where it reads, so that no one who uses them need ask. Members that are not listed
-here are left as they are, null and what is missing count as not noted.
+`files.py` checks them once, when it reads a file, so that the code that uses them need not. Members that are
+not listed here are not checked; null and what is missing count as not noted.
 """
 
 from __future__ import annotations

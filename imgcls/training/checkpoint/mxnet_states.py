@@ -1,4 +1,4 @@
-"""MXNet's own `.states` files: told from ours, and translated into torch's terms.
+"""MXNet's own `.states` files: recognised, and translated into torch's terms.
 
 `formats/states.py` reads them without running what they hold.
 """
@@ -40,8 +40,9 @@ def translate_states(model: nn.Module, optimizer: torch.optim.Optimizer, saved: 
                      update: int) -> Saved:
     """Return `saved` with MXNet's optimizer states in torch's terms.
 
-    The states were left at the learning rate `lr` after `update` updates; the file says neither. Of nadam and
-    dcasgd they are left out, ready for a fresh start. DataError where the states belong to another network.
+    The states were left at the learning rate `lr` after `update` updates; the file says neither. Where they
+    are those of nadam, dcasgd or another method than that of `optimizer`, or `lr` is 0, they are left out for
+    a fresh start. DataError where they belong to another network.
     """
     # MXNet numbers the arguments of the symbol in its order, frozen ones too
     names = [name.removeprefix("arg:") for name in graph.arrays(model) if name.startswith("arg:")]

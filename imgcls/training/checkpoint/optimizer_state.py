@@ -1,4 +1,4 @@
-"""The state of torch's optimizers by MXNet's names of the parameters: it outlives a change of our modules."""
+"""The state of optimizers by MXNet's names of the parameters: it can be read after our modules change."""
 
 from __future__ import annotations
 

@@ -23,8 +23,8 @@ class Position:
     all.
 
     The first two say it all, since order, augmentation and dropout are functions of them and the seed;
-    `update` is their number in this run's batches. The rest keeps the log as if nothing had been. Its fields
-    are those of the JSON in a `.states` file.
+    `update` is their number in this run's batches. The rest lets the log continue as if the run had not been
+    interrupted. Its fields are those of the JSON in a `.states` file.
     """
 
     epoch: int = 0
@@ -49,7 +49,7 @@ class Position:
 def read_position(fields: Mapping[str, Any], path: object) -> Position:
     """Return the position that the JSON of a state holds; DataError for one that no training can be at.
 
-    Numbers are finite and not negative, but for losses: those of a run that went astray are its own affair.
+    Numbers are finite and not negative, but for losses: those of a run that diverged may be anything.
     """
     known = {field.name: field for field in dataclasses.fields(Position)}
     # Refused: a later version may have changed what the others mean.

@@ -24,10 +24,11 @@ from imgcls.training.checkpoint.position import Position, Saved
 
 
 def load(prefix: str, epoch: str) -> Saved | None:
-    """Return the checkpoint that `load_epoch` means: a number (8, 0008), or auto for the newest state.
+    """Return the checkpoint that `load_epoch` means: a number (8, 0008), best for the epoch that
+    PREFIX-best.json names, or auto for the newest state.
 
-    None is auto's answer where there is none. Raises UsageError when there is no such epoch, naming those
-    there are, and DataError for damaged files.
+    None for auto where nothing was saved. Raises UsageError when there is no such epoch, naming those there
+    are, and DataError for damaged files.
     """
     check_prefix(prefix, "`model_prefix`")
     root = os.fspath(to_path(prefix, "`model_prefix`"))

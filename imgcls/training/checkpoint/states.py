@@ -54,8 +54,8 @@ def encode(saved: Saved, *, with_weights: bool) -> bytes:
 
 
 def decode(content: bytes, path: str, arrays: Mapping[str, np.ndarray] | None = None) -> Saved:
-    """Return the state in these bytes: with `arrays` the one of these weights, without them one that holds
-    its own.
+    """Return the state in these bytes: with `arrays` it must be the state of these weights, without them it
+    must hold its own.
 
     DataError, which calls the bytes `path`, for damage, another format, or the state of other weights.
     """

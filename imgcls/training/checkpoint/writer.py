@@ -1,7 +1,7 @@
 """Write the checkpoints of a run: what holds for the whole run, an epoch, and a position inside an epoch.
 
-The order of writing is the promise: `.states` before `.params`, so that weights that are there can be resumed
-from, and both before anything older is removed.
+The order of writing is part of the format: `.states` before `.params`, so that weights that are there can be
+resumed from, and both before anything older is removed.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class Checkpoint:
             later = later_epochs(self.prefix, resumed_epoch)
             foreign = {epoch for epoch in foreign
                        if epoch in later or not is_own_epoch(self.prefix, epoch, before)}
-            if later:  # by another name: what the run saved of those epochs is not what comes now
+            if later:  # under another name: what the run saved of those epochs is not what it saves now
                 self.run = uuid.uuid4().hex
         if self._latest:
             self._latest.take_over(self.run, is_resumed=resumed_epoch is not None)
@@ -102,7 +102,7 @@ class Checkpoint:
         text = json.dumps(content, indent=1, ensure_ascii=False)  # class names are read by people
         # a command line may hold bytes that are no text: they become \\udcXX, JSON's own spelling of them
         self._uploads.write(f"{self.prefix}-meta.json", text.encode(errors="backslashreplace"))
-        self._uploads.flush(wait=True)  # now, not after an epoch: whether one may write there
+        self._uploads.flush(wait=True)  # now, not after an epoch: shows whether files can be written there
 
     def save_epoch(self, model: nn.Module, optimizer: torch.optim.Optimizer, scaler: Mapping[str, Any],
                    position: Position, average: nn.Module | None = None) -> str:
@@ -121,7 +121,7 @@ class Checkpoint:
         self._uploads.write(path, *params.serialize(list(arrays), list(arrays.values()), path))
         if self._latest:
             self._latest.point_to(position)
-        # What is older goes now, and not before: and should it not go, that is no reason to end the run.
+        # What is older is removed now, and not before; an error in this is no reason to end the run.
         with contextlib.suppress(OSError):
             self._uploads.remove(f"{self.prefix}-position.states")
             self._uploads.wait()
@@ -158,7 +158,7 @@ class Checkpoint:
         self._uploads.wait()
 
     def close(self) -> None:
-        """Give the prefix back when all that was saved has arrived."""
+        """Release the prefix when all that was saved has arrived."""
         # a second Ctrl-C is someone who does not want to wait for an upload
         is_impatient = isinstance(sys.exc_info()[1], KeyboardInterrupt)
         try:
@@ -179,7 +179,7 @@ class Checkpoint:
 
 
 def _lock(prefix: str) -> IO[bytes]:
-    """Hold PREFIX.lock for this process; the system lets go of it however the process ends."""
+    """Hold PREFIX.lock for this process; the system releases it however the process ends."""
     try:
         stream = open_lock(f"{prefix}.lock")
     except OSError as error:
