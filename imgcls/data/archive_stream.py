@@ -19,16 +19,17 @@ from imgcls.formats.recordio import MAX_PAYLOAD_BYTES
 from imgcls.storage.remote import RemotePath
 from imgcls.storage.remote_file import RemoteFile, check_unchanged, read_range
 
-#: held of one folder; images beyond are requested a second time when they are packed
+#: bytes of one folder's images that are held in memory; images beyond that are requested again when they are
+#: packed
 _HELD_BYTES = 512 << 20
 
 
 class OutOfOrderError(Exception):
-    """A folder follows one that sorts after it: numbering the classes takes a pass of its own."""
+    """A folder follows one that sorts after it: numbering the classes takes a separate pass over the tar."""
 
 
 class ArchiveStream:
-    """An `image_trees.ImageTree` and the `ImageReader` of its images, of one tar that is read once."""
+    """The `image_trees.ImageTree` of one tar that is read once, and the `ImageReader` of its images."""
 
     def __init__(self, path: RemotePath) -> None:
         self.root = path.url
@@ -36,7 +37,7 @@ class ArchiveStream:
         self.passed_over: Counter[str] = Counter()
         self._path = path
         self._lock = threading.Lock()
-        #: path -> content of an image of the current folder, or its place in the archive
+        #: path -> content of an image that was yielded and is not packed yet, or its place in the archive
         self._images: dict[str, bytes | Member] = {}
 
     def folders(self, *, recursive: bool, extensions: Sequence[str],
@@ -51,7 +52,7 @@ class ArchiveStream:
         version = self._path.stat().version
         with RemoteFile(self._path) as stream:
             def read(member: Member) -> bytes:
-                stream.seek(member.offset)  # the walk goes to its own place before it reads
+                stream.seek(member.offset)  # `iter_stream` seeks to its own position before it reads on
                 return stream.read(member.size)
 
             members = iter_stream(stream, self._path)  # type: ignore[arg-type]
@@ -70,7 +71,7 @@ class ArchiveStream:
         return iter(entries)
 
     def read(self, path: str) -> bytes:
-        """Return the content of an image, once; raise ValueError with the reason if it cannot be packed."""
+        """Return the content of an image, which can be read once; ValueError says why it cannot be packed."""
         # popped: the memory is needed for the next folder
         with self._lock:
             image = self._images.pop(path)
@@ -106,7 +107,7 @@ def _by_folder(members: Iterable[Member | DataError], suffixes: set[str], read: 
             if images:
                 yield current, images
             current, images, num_bytes = folder, {}, 0
-        # of two members with one name the later counts, as when the tar is extracted
+        # of two members with the same name the later one counts, as when the tar is extracted
         num_bytes += member.size
         images[member.path] = read(member) if num_bytes <= _HELD_BYTES else member
     if images:

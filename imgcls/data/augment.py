@@ -1,4 +1,4 @@
-"""Augmentation of whole sets of images of one size, on the device; and all augmentation in words.
+"""Augmentation of whole sets of images of one size, on the device; and a description of all augmentation.
 
 `fit_to_shape` and `cut` serve the resident loader: where to cut is drawn by `crops.CropSampler`. Images of
 many sizes are cut while they are decoded (`decode.py`). `describe` is for the summary at the start of a run.
@@ -43,8 +43,9 @@ def fit_to_shape(images: Tensor, config: AugmentConfig, shape: Sequence[int],
                  train: bool) -> tuple[Tensor, str]:
     """Make a whole set fit the network's (C, H, W): other channels converted, small images enlarged.
 
-    Takes and returns (N, H, W, C); the border of `pad_size` is laid here, once for all epochs. The text says
-    what was done, or "".
+    Takes and returns (N, H, W, C); the border of `pad_size` is added here, once for all epochs. The text says
+    what was converted or enlarged, or "". UsageError where the channels cannot be converted or the result
+    does not fit in memory.
     """
     num_channels, height, width = shape
     done = []
@@ -139,7 +140,7 @@ def _range(ends: tuple[float, float]) -> str:
 def _require_memory(images: Tensor, size: Sequence[int], num_channels: int, num_bytes: int,
                     setting: str) -> None:
     """Raise UsageError unless the images at this size, `num_bytes` a value, fit in memory beside these."""
-    if images.device.type == "cpu":  # a GPU refuses by itself
+    if images.device.type == "cpu":  # a GPU's allocator raises an error of its own
         count, (height, width) = len(images), size
         memory.require(count * height * width * num_channels * num_bytes,
                        f"{setting}: {count:,} images of {height} x {width} pixels")

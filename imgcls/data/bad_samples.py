@@ -1,4 +1,4 @@
-"""How many damaged samples a run continues without, and who tells of them.
+"""How many damaged samples a run may leave out before it is stopped, and the log that names them.
 
 A source finds damage when it is opened, a loader when it decodes. Both follow `on_bad`: "stop" raises the
 first problem; "skip" leaves the samples out while they are few.
@@ -13,7 +13,7 @@ import numpy as np
 
 from imgcls.errors import DataError
 
-#: of the samples this fraction may be damaged before a run is stopped, but at least this number
+#: this fraction of the samples may be damaged before a run is stopped, and this number in any case
 MAX_BAD_FRACTION, MIN_BAD_LIMIT = 0.01, 10
 #: a label above this is no class number: float32 cannot tell it from its neighbours
 _MAX_LABEL = 1 << 24
@@ -41,9 +41,9 @@ def max_bad_samples(count: int) -> int:
 
 
 def check_bad_samples(problems: Sequence[DataError], count: int, description: str, on_bad: str) -> None:
-    """Raise the first problem where the policy does not allow any, or not so many of `count` samples.
+    """Raise the first problem with `on_bad` "stop", or a DataError where too many of `count` samples are bad.
 
-    With `on_bad` "count", for who looks for damage, nothing is raised.
+    With `on_bad` "count", which is for commands that look for damage, nothing is raised.
     """
     if on_bad == "count":
         return
@@ -55,13 +55,13 @@ def check_bad_samples(problems: Sequence[DataError], count: int, description: st
 
 def too_many_bad(problems: Sequence[DataError], count: int, description: str) -> DataError:
     """Return the error that ends a run in spite of `on_bad` skip."""
-    # `message`, not `str`: the settings in it are spelled by whoever shows the whole
+    # `message`, not `str`: the code that shows the whole error spells the settings in it
     return DataError(description, f"{len(problems)} of {count} samples are damaged, too many to leave "
                                   f"out; the first: {problems[0].message}")
 
 
 class BadSampleLog:
-    """The damaged samples that a loader has met, each counted once; the first few are named in the log."""
+    """The damaged samples that a loader has found, each counted once; the first few are named in the log."""
 
     def __init__(self, *, description: str, num_samples: int, limit: int, on_bad: str) -> None:
         """More than `limit` of `num_samples` end the run; `description` names the source."""
@@ -77,15 +77,16 @@ class BadSampleLog:
         return sorted(self._problems)
 
     def record(self, problems: Sequence[tuple[int, DataError]]) -> None:
-        """Count the problems of one batch: (index of the sample, what is wrong). Raise the one too many.
+        """Count the problems of one batch: (index of the sample, what is wrong).
 
+        Raises the first one with `on_bad` "stop", and a DataError when more than `limit` samples are damaged.
         To be called for the batches in their order.
         """
-        # Threads note problems in any order. Sorted, a run that ends for damage ends with the same words.
+        # Threads note problems in any order. They are sorted so that a run always ends with the same message.
         for index, problem in sorted(problems, key=lambda pair: pair[0]):
             if self._on_bad == "stop":
                 raise problem
-            if index in self._problems:  # met in an earlier epoch
+            if index in self._problems:  # found in an earlier epoch
                 continue
             self._problems[index] = problem
             if len(self._problems) <= _MAX_NAMED:

@@ -2,11 +2,11 @@
 
 A chunk is a row of whole records, about 16 MB. An epoch's order is a pure function of (seed, epoch): the
 chunks of all files in random order, and within every 16 neighbours (256 MB) all their records in random
-order. So each record comes once an epoch, in large requests, and what is under way are two such windows.
+order. So each record comes once an epoch, in large requests, and two such windows are held at a time.
 `ChunkedSource` reads records through this, `ChunkedShards` the images of tar shards.
 
-A chunk is kept in the cache like any other part of a remote file while there is room, so that the processes
-of one machine fetch it once; where the cache is too small even for that, in memory.
+A chunk is kept in the cache on disk like any other part of a remote file, so that the processes of one
+machine fetch it once; where the cache is too small even for that, chunks are held in memory.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Ranged(Protocol):
     def __len__(self) -> int: ...
 
     def payload(self, i: int, /) -> memoryview | bytes:
-        """Return sample `i`, asked for on its own."""
+        """Return sample `i`, read by a request for it alone."""
         ...
 
     def extract(self, i: int, view: Bytes, first: int, /) -> memoryview | bytes:
@@ -69,7 +69,7 @@ class Ranged(Protocol):
 
 
 def about_chunks(description: str, size: int, cache_gb: float) -> str:
-    """Return what to tell the user about files that are read in chunks."""
+    """Return the note for the user about files that are read in chunks; `size` is in bytes."""
     return (f"{verbatim(description)}: {size / 1e9:.3g} GB are more than `cache_gb` {cache_gb:g} leaves room "
             f"for; read in chunks of {CHUNK_BYTES / 2**20:g} MB, for training {WINDOW_CHUNKS} shuffled "
             "together")
@@ -96,7 +96,7 @@ class Chunks:
         # (file, first byte, end) of each chunk
         self._ranges = [(int(files[a]), int(offsets[a]), readers[int(files[b])].ends.item(int(numbers[b])))
                         for a, b in zip(firsts, lasts, strict=True)]
-        # With room for less than twice what is held, chunks would push each other out of the cache unread.
+        # In a cache of less than twice what is held at a time, chunks would be removed before they are read.
         least_bytes = 2 * _NUM_WINDOWS * WINDOW_CHUNKS * CHUNK_BYTES
         self._in_memory = any(reader.cache.limit_bytes < least_bytes for reader in readers)
         self._orders = EpochOrders()
@@ -151,9 +151,10 @@ class Chunks:
         return payload
 
     def _should_cache(self, chunk: int) -> bool:
-        """Say whether a read that was not announced is worth the whole chunk: from the second one on it is.
+        """Return whether to fetch the whole chunk for a read that `prefetch` did not announce.
 
-        Of chunks that are held for such reads the older ones are let go.
+        It is worth it from the second such read of a chunk on. Of the chunks held for such reads the older
+        ones are dropped.
         """
         self._num_singles[chunk] = self._num_singles.get(chunk, 0) + 1
         if self._num_singles[chunk] < 2:
@@ -171,7 +172,7 @@ class Chunks:
                 self._submit(chunk)
 
     def _submit(self, chunk: int) -> Future[Bytes]:
-        # made with the first fetch: a source that is only looked at starts no threads
+        # made with the first fetch: a source that is only inspected starts no threads
         self._pool = self._pool or DaemonPool(PARTS_AT_ONCE, "imgcls-chunks")
         self._held[chunk] = future = self._pool.submit(self._fetch, chunk)
         return future
@@ -182,6 +183,6 @@ class Chunks:
         reader = self._readers[file]
         if self._in_memory:
             return memoryview(reader.path.read_range(begin, end))
-        # open, and so with its lock, as long as the view is used
+        # the view keeps the stream open, and with it the cache's lock on the part
         stream = reader.cache.open(reader.path, begin, end, info=reader.info, announce=False)
         return FileView(RecordFile(reader.path, stream=stream))

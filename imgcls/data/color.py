@@ -53,7 +53,7 @@ class ColorSampler:
         count = len(draws.indices)
         if not self.is_active:
             return [None] * count
-        # All fourteen numbers even where an effect is off: what one draws does not depend on the others.
+        # All fourteen numbers even where an effect is off: no effect changes what is drawn for the others.
         values = draws.uniform(order.COLOR, 14)
         orders = np.floor(values[0] * len(_ORDERS)).astype(int).tolist()
         rows = zip(orders, self._factors(values[1:4]), self._shifts(values[4:10]), self._light(values[10:]),

@@ -1,8 +1,8 @@
 """Where each image is cut and what else is done to it: a pure function of (seed, epoch, index) and its size.
 
-Both loaders ask a `CropSampler`: the resident one for `Windows` of images that are all of one size, the
-streaming one for a `CropSpec` of each image before it is decoded; knowing it, `decode.py` decodes no more
-than is needed. The steps, their order and their distributions are those of MXNet's ImageRecordIter
+Both loaders use a `CropSampler`: the resident one gets `Windows` of images that are all of one size, the
+streaming one a `CropSpec` of each image before it is decoded, so that `decode.py` decodes no more than is
+needed. The steps, their order and their distributions are those of MXNet's ImageRecordIter
 (image_aug_default.cc, 1.9.1): resize, warp (rotation, shear, scale, aspect), border, crop, colour, mirror.
 No pixel is touched here.
 """
@@ -27,7 +27,7 @@ METHODS = {"nearest": 0, "bilinear": 1, "cubic": 2, "area": 3, "lanczos": 4, "au
 SMALL_EDGE = 64
 #: the crop is this fraction of the short edge that an image is resized to: 224 of 256 is usual
 CROP_FRACTION = 0.875
-#: a random area that does not fit is drawn again so often, as in MXNet; then the plain crop is taken
+#: a random area is drawn at most so many times until one fits, as in MXNet; then the plain crop is taken
 _MAX_TRIES = 10
 
 #: (height, width) in pixels
@@ -45,7 +45,7 @@ class Windows(NamedTuple):
 
 
 class CropSpec(NamedTuple):
-    """What is done to one image, in this order; sizes are (height, width), what is None is left out."""
+    """What is done to one image, in this order; sizes are (height, width), steps of None are left out."""
 
     #: the image is resized to this
     resize: Size | None
@@ -69,13 +69,13 @@ class CropSpec(NamedTuple):
 class CropSampler:
     """Draws crops for images of any size that become `crop` (H, W), for training or for validation.
 
-    In validation an image is resized (`val_resize`) and cut in the centre, and nothing is drawn: what becomes
-    of it does not depend on its place in the data, nor on the images beside it.
+    In validation an image is resized (`val_resize`) and cut in the centre, and nothing is drawn: the result
+    does not depend on the image's place in the data, nor on the images beside it.
     """
 
     def __init__(self, config: AugmentConfig, crop: Size, num_channels: int, *, seed: int,
                  train: bool) -> None:
-        """Settings that exclude each other are a UsageError."""
+        """UsageError for settings that exclude each other or are out of range (`check_augmentation`)."""
         if not train:
             # everything else is at its default: no border, no draw, and so no random interpolation either
             method = "bilinear" if config.interpolation == "random" else config.interpolation
@@ -95,7 +95,7 @@ class CropSampler:
             not config.random_resized_crop and self._aspects != (1, 1))
         self._colors = ColorSampler(config)
         self._policies = PolicySampler(config, crop)
-        #: only border, crop and mirror: `windows` is all there is to know
+        #: whether border, crop and mirror are all that is done: then `windows` describes everything
         self.is_simple = not (config.resize or self._has_areas or self._has_warps or self._colors.is_active
                               or self._policies.is_active or config.max_crop_size != -1)
 
@@ -211,7 +211,7 @@ class CropSampler:
     def _mirror(self, draws: Draws) -> np.ndarray:
         """Return bool (n,): which images are mirrored."""
         if self.config.alternating_mirror:
-            # drawn once for all epochs: of two epochs an image is mirrored in one (Jordan 2024)
+            # drawn once for all epochs: of two successive epochs an image is mirrored in one (Jordan 2024)
             is_odd = draws.epoch % 2 == 1
             return (Draws(self.seed, 0, draws.indices).uniform(order.MIRROR) < 0.5) != is_odd
         if not self.config.random_mirror:
@@ -221,7 +221,7 @@ class CropSampler:
     def _areas(self, draws: Draws, sizes: np.ndarray) -> np.ndarray:
         """Return boxes (n, 4) of random area and aspect: the first of ten tries that fits, or a height of 0.
 
-        The aspect is drawn evenly (torchvision: evenly in its logarithm) and turned over half of the time.
+        The aspect is drawn uniformly (torchvision: its logarithm is) and inverted half of the time.
         """
         # all tries of all images at once, (tries, n) each: no loop, whose length would differ by image
         area, ratio, swap, row, column = draws.uniform(order.AREA, 5 * _MAX_TRIES).reshape(5, _MAX_TRIES, -1)
@@ -250,7 +250,7 @@ class CropSampler:
 
 
 def usual_val_resize(config: AugmentConfig, crop: Size, short_edge: int) -> int:
-    """Return the `val_resize` of images of about this short edge, where no one gave one; 0: none.
+    """Return the `val_resize` of images of about this short edge, where it is not set; 0: no resize.
 
     As in training (`resize`), or else the usual proportion where the images are clearly larger than the crop.
     """
@@ -275,7 +275,7 @@ def aspect_range(config: AugmentConfig) -> tuple[float, float]:
 
 
 def check_augmentation(config: AugmentConfig, num_channels: int) -> None:
-    """Refuse what MXNet's augmenter would die of, before anything is read."""
+    """Raise UsageError for settings at which MXNet's augmenter would abort, before anything is read."""
     if config.random_resized_crop:
         _check_resized_crop(config)
     for name, low, high in (("area", config.min_random_area, config.max_random_area),
@@ -303,7 +303,7 @@ def check_augmentation(config: AugmentConfig, num_channels: int) -> None:
 
 
 def _check_resized_crop(config: AugmentConfig) -> None:
-    """Refuse what would cut or scale a second time."""
+    """Raise UsageError for settings that would cut or scale a second time."""
     for name, is_set in (("`random_crop` 1", config.random_crop),
                          ("`max_random_scale` or `min_random_scale`",
                           (config.min_random_scale, config.max_random_scale) != (1, 1)),

@@ -5,7 +5,7 @@ than the network's input, and of a plain JPEG only the rows down to the lower ed
 restart markers only the part around the crop is decoded (`seekable.py`). The pixels are the same as from
 decoding everything, but where they are decoded smaller.
 
-Called by the streaming loader, in its threads: OpenCV lets go of the interpreter while it decodes and
+Called by the streaming loader, in its threads: OpenCV releases the interpreter's lock while it decodes and
 resizes. No file is trusted: sizes are bounded before memory is taken, and what cannot be decoded is a
 `BadImageError`.
 """
@@ -51,18 +51,19 @@ BORDERS = {"constant": cv2.BORDER_CONSTANT, "edge": cv2.BORDER_REPLICATE, "refle
 
 
 class Decoder:
-    """Carries out crop specs for one shape (C, H, W); of use to many threads at once."""
+    """Carries out crop specs for one shape (C, H, W); many threads may use it at once."""
 
     def __init__(self, shape: tuple[int, ...], *, pad: int = 0, pad_mode: str = "constant",
                  fill_value: int = 0, exact: bool = False, reduce_resized: bool = False,
                  keeps_resized: bool = True) -> None:
-        """`pad` is the border that specs count with, `pad_mode` one of `BORDERS`.
+        """`pad` is the width of the border that the windows of specs include, `pad_mode` one of `BORDERS`.
 
         With `reduce_resized` images that are resized as a whole may be decoded smaller as well as those that
         are cut; without it the resized pixels are MXNet's own, even where its plain bilinear takes every
-        tenth pixel and passes over the rest. With `exact` no image is decoded smaller. `keeps_resized` False
-        is for interpolation that is drawn, or that rounds a pixel by how much of the image there is (cubic):
-        resized as a whole, the image would not be what a crop of it is made of.
+        tenth pixel and ignores the rest. With `exact` no image is decoded smaller. With `keeps_resized` a
+        decoded cache gets an image that is resized first in its resized form. False is for interpolation that
+        is drawn, or that rounds a pixel differently when less of the image is there (cubic): a crop of the
+        resized whole would not be the crop that is made without a cache.
         """
         self.num_channels = shape[0]
         self.crop = (shape[1], shape[2])
@@ -74,7 +75,7 @@ class Decoder:
         self._keeps_resized = keeps_resized
         self._swaps_channels = False
         if self.num_channels == 3:
-            # an older OpenCV gives BGR, which is turned round when all else is done: on fewer pixels
+            # an older OpenCV gives BGR, whose channels are swapped at the end, when the pixels are fewer
             self._flags, self._swaps_channels = (cv2.IMREAD_COLOR, True) if _RGB is None else (_RGB, False)
         else:
             self._flags = cv2.IMREAD_GRAYSCALE if self.num_channels == 1 else cv2.IMREAD_UNCHANGED
@@ -83,8 +84,8 @@ class Decoder:
                  draw_spec: Callable[[Size], CropSpec]) -> CropSpec:
         """Fill `row`, uint8 (H, W, C) in C order and RGB, from encoded bytes or uint8 pixels (h, w[, c]).
 
-        `spec` was drawn for the size in `info`; where that is not known, or not true, `draw_spec` is asked
-        with the size. Returns the spec that was carried out. Raises BadImageError.
+        `spec` was drawn for the size in `info`; where that is unknown or wrong, `draw_spec` is called with
+        the true (height, width). Returns the spec that was carried out. Raises BadImageError.
         """
         try:
             if not isinstance(data, np.ndarray) and npy_image.is_npy(data):
@@ -95,7 +96,7 @@ class Decoder:
                 decoded = Decoded(image, (data.shape[0], data.shape[1]))
                 spec = draw_spec(decoded.full) if spec is None else spec
             else:
-                # may find another size than the header told: then the spec is drawn for that one
+                # may find another size than the header gave: then the spec is drawn for that one
                 decoded = self._decode(data, info, spec)
                 if spec is None or decoded.full != (info.height, info.width):
                     spec = draw_spec(decoded.full)
@@ -106,17 +107,18 @@ class Decoder:
 
     def scale(self, info: ImageInfo, spec: CropSpec | None) -> int:
         """Return at which scale an image is kept for the crop: 0 to 3 for 1, 1/2, 1/4 and 1/8."""
-        # one that is resized first is not decoded smaller, unless `reduce_resized`: validation keeps crops
+        # 0 for one that is resized first: without `reduce_resized` it is not decoded smaller, and validation,
+        # which has `reduce_resized`, keeps finished crops instead
         return 0 if spec is None or not self._is_part_enough(info, spec) else (
             self.reduction(info, spec).bit_length() - 1)
 
     def to_keep(self, data: Bytes, info: ImageInfo, spec: CropSpec | None) -> np.ndarray | None:
         """Return the pixels of an encoded image that any crop of this scale is made of, resized if it is.
 
-        None where the image cannot be decoded, or its header lied: then nothing of it is to be kept.
+        None where the image cannot be decoded, or its header gave another size: then it is not to be kept.
         """
         if npy_image.is_npy(data):
-            return None  # decoded as it is: the system keeps its file in memory
+            return None  # stored decoded: the system's cache of files keeps it in memory
         reduction = 1 << self.scale(info, spec)
         try:
             image = cv2.imdecode(np.frombuffer(data, np.uint8), self._flags | _REDUCTION_FLAGS[reduction])
@@ -149,7 +151,7 @@ class Decoder:
         return spec
 
     def kept_size(self, info: ImageInfo, spec: CropSpec | None) -> Size:
-        """Return the height and width of what `to_keep` gives; 0 where the header does not tell."""
+        """Return the height and width of what `to_keep` gives; zeros where the header gave no size."""
         height, width = info.height, info.width
         if spec is not None and self._is_kept_resized(info, spec):
             assert spec.resize
@@ -162,12 +164,12 @@ class Decoder:
         return math.prod(self.kept_size(info, spec)) * self.num_channels
 
     def _is_kept_resized(self, info: ImageInfo, spec: CropSpec) -> bool:
-        """Say whether an image is kept resized as a whole; by settings and its size alone."""
+        """Return whether an image is kept resized as a whole; settings and its size alone decide that."""
         return spec.resize is not None and self._keeps_resized and (
             spec.resize[0] * spec.resize[1] <= info.height * info.width)
 
     def _is_part_enough(self, info: ImageInfo, spec: CropSpec) -> bool:
-        """Say whether less than the image may be decoded."""
+        """Return whether it is enough to decode a part of the image, or all of it smaller."""
         # A warp, an enlargement and a border count from the corners of the full image: it is decoded then.
         return info.is_jpeg and spec.warp is None and spec.enlarge is None and not self.pad
 
@@ -205,7 +207,7 @@ class Decoder:
             upper = upper_rows(data, info, num_rows) if num_rows < info.height else data
             part = seekable.Cut(upper, 0, 0, num_rows, info.width)
         image = cv2.imdecode(np.frombuffer(part.data, np.uint8), self._flags | _REDUCTION_FLAGS[reduction])
-        # A header that lies, or EXIF that turns the image after all, gives another size: then all is decoded.
+        # With a wrong header, or EXIF that turns the image after all, the size differs: then all is decoded.
         if image is None or image.shape[:2] != (-(-part.height // reduction), -(-part.width // reduction)):
             return None
         return Decoded(self._checked(image), (info.height, info.width), reduction, (part.top, part.left))
@@ -225,7 +227,7 @@ class Decoder:
         return min(-(-num_rows // info.block_height) * info.block_height, info.height)
 
     def _checked(self, image: np.ndarray) -> np.ndarray:
-        """Return the pixels as uint8 of the right number of channels; OpenCV sees to that but for four."""
+        """Return the pixels as uint8 with `num_channels`; OpenCV itself converts to three and to one."""
         if self.num_channels < 4:
             return image
         if image.ndim != 3 or image.shape[2] != 4 or image.dtype not in (np.uint8, np.uint16):
@@ -241,7 +243,7 @@ class Decoder:
         if spec.resize:
             decoded = self._resized(decoded, spec)
         if spec.warp and spec.enlarge is None and not self.pad and (spec.height, spec.width) == self.crop:
-            # the usual case with a warp: only the window of the canvas is made, straight in the batch
+            # the usual case with a warp: only the window of the canvas is computed, directly in the batch
             self._warp(decoded.pixels, spec.warp[0], (spec.left, spec.top), row, spec.method)
             window = row
         else:
@@ -291,7 +293,7 @@ class Decoder:
         top, left, height, width = spec.top, spec.left, spec.height, spec.width
         reduction, corner = decoded.reduction, decoded.corner
         if reduction > 1:
-            # rounding must not make the window smaller than the crop, nor let it reach over the edge
+            # rounding must not make the window smaller than the crop, nor let it extend over the edge
             height, width = max(height // reduction, self.crop[0]), max(width // reduction, self.crop[1])
             # a corner is a multiple of the reduction: taking it off does not change how the place is rounded
             top = min(round(top / reduction) - corner[0] // reduction, image.shape[0] - height)
@@ -304,7 +306,7 @@ class Decoder:
               method: int) -> None:
         """Fill `into` with the part of the canvas whose upper left corner is (x, y)."""
         if corner != (0, 0):
-            # a matrix that gives the window at once: the rest of the canvas is never made
+            # a matrix that gives the window directly: the rest of the canvas is never computed
             matrix = matrix.copy()
             matrix[:, 2] -= corner
         if method == METHODS["antialias"]:

@@ -1,10 +1,11 @@
 """Remote record files that are read while they are copied: their index and list say what they hold.
 
-The order of an epoch takes from all records, and needs their number and labels. Where `X.idx` and `X.lst`
-stand beside `X.rec`, as im2rec leaves them, these say so, and the first batch needs no more than its own
-records. A few records are held against both before, every other when it is read: what differs ends the run,
-and the next one copies first, finds what is there and leaves out what is damaged, as is done without a list.
-So the samples and their order are the same in both ways. `record_source` opens its files through this.
+The order of an epoch is drawn over all records, and needs their number and labels. Where `X.idx` and `X.lst`
+stand beside `X.rec`, as im2rec leaves them, these give both, and the first batch needs no more than its own
+records. A few records are compared with index and list at the start, every other when it is read. A
+difference ends the run, and the next one copies the file first, scans it and leaves out what is damaged, as
+is done without a list. So the samples and their order are the same in both ways. `record_source` opens its
+files through this.
 """
 
 from __future__ import annotations
@@ -36,14 +37,14 @@ from imgcls.storage.thread_pool import DaemonPool
 
 #: fewer bytes than this are copied before their first index is read
 MIN_BYTES = 16 << 20
-#: records of all files together that are looked at before the first is used
+#: records of all files together that are compared before the first is used
 _NUM_SAMPLED = 32
-#: files that are opened at a time, and records that are looked at
+#: files that are opened at a time, and records that are compared at a time
 _AT_ONCE = 16
 #: of an image record: flag, label, id (dmlc-core's layout)
 _HEADER = struct.Struct("<IfQ")
 _HEAD_BYTES = HEAD.size + _HEADER.size
-#: the note of a version that its index or list are not true of
+#: name of the note in the cache that the index or list of a version of a file is wrong
 _COPY_FIRST = "copy-first"
 
 
@@ -75,18 +76,18 @@ class EarlyReader(RecordReader):
         return self.offsets[numbers], self._ends[numbers]
 
     def agrees(self, num_sampled: int) -> bool:
-        """Return whether so many of the records are what index and list say."""
+        """Return whether `num_sampled` of the records are what index and list say."""
         numbers = sampled(len(self), num_sampled)
         # spread over the file: an index of other records agrees nowhere, or at its beginning alone
         begins, ends = (values.tolist() for values in self.extents(numbers))
-        # the first block of each has its header; all at a time, as each is a request
+        # the first block of each has its header; all at once, as each is a request
         with DaemonPool(min(_AT_ONCE, len(numbers)), "imgcls-look") as pool:
             for head in [pool.submit(self.copy.require, begin, min(begin + _HEAD_BYTES, end))
                          for begin, end in zip(begins, ends, strict=True)]:
                 head.result()
         if describe_mismatch(self._file, self.size, self.offsets, num_sampled):
             return False
-        # of an image record that is in parts, or too short, these are other bytes
+        # a record in parts, or too short for a header, gives other values or none: then the lists differ
         heads = [_HEADER.unpack(self._file.read(begin + HEAD.size, begin + _HEAD_BYTES))
                  for begin, end in zip(begins, ends, strict=True) if end - begin >= _HEAD_BYTES]
         return heads == [(0, self._labels.item(i), self._ids.item(i)) for i in numbers.tolist()]
@@ -134,7 +135,7 @@ class EarlyReader(RecordReader):
 
 
 def open_early(files: Sequence[AnyPath], index: str, cache_gb: float | None) -> dict[AnyPath, EarlyReader]:
-    """Return a reader of each file that can be read while it is copied; the others are missing.
+    """Return a reader of each file that can be read while it is copied; other files are not in the dict.
 
     `index` is as in `RecordSource`.
     """
@@ -144,14 +145,14 @@ def open_early(files: Sequence[AnyPath], index: str, cache_gb: float | None) -> 
     cache = Cache(cache_gb)
     num_sampled = max(_NUM_SAMPLED // len(remote), 2)
     with DaemonPool(min(_AT_ONCE, len(remote)), "imgcls-open") as pool:
-        # side by side with the index, which is read before it
+        # fetched at the same time as the index, which `_open` reads first
         for file in remote:
             pool.submit(_fetch, _list_path(file))
         opened = [pool.submit(_open, file, index, cache, num_sampled) for file in remote]
         readers: dict[AnyPath, EarlyReader] = {
             file: reader for file, future in zip(remote, opened, strict=True)
             if (reader := future.result()) is not None}
-    # one for all files: an epoch takes from all of them by turns
+    # one for all files: an epoch takes records from all of them in turn
     ahead = ReadAhead([reader.copy for reader in readers.values()])
     for reader in readers.values():
         reader.ahead = ahead
@@ -175,7 +176,7 @@ def _open(path: RemotePath, index: str, cache: Cache, num_sampled: int) -> Early
         reader = EarlyReader(path, copy, read_index, labels[by_offset],
                              read_index.keys[by_offset].astype(np.int64), cache)
         return reader if reader.agrees(num_sampled) else None
-    except DataError:  # of the index or the list: told where the file is opened in the usual way
+    except DataError:  # of the index or the list: reported when the file is opened in the usual way
         return None
 
 
@@ -190,7 +191,7 @@ def _fetch(path: RemotePath) -> None:
 
 
 def _labels(path: RemotePath, index: Index) -> np.ndarray | None:
-    """Return float32 (N,), what the list says of the records of the index; None where it does not say it."""
+    """Return float32 (N,), the labels of the records of the index by the list; None where it does not say."""
     has_numbers = index.keys.dtype != object and len(index.keys)
     if not has_numbers or len(np.unique(index.offsets)) < len(index.offsets):
         return None
@@ -198,7 +199,7 @@ def _labels(path: RemotePath, index: Index) -> np.ndarray | None:
     for entry in lists.iterate(path):
         if isinstance(entry, DataError):  # a line that the packer left out too
             continue
-        # the same id twice, several labels: what a record holds is not to be told from it
+        # the same id twice, or several labels: the list does not determine what a record holds
         if entry.id in label_of_id or len(entry.labels) != 1:
             return None
         label_of_id[entry.id] = entry.labels[0]

@@ -1,7 +1,7 @@
 """Random erasing (Zhong et al. 2020): a box of an image is set to the mean colour, on the device.
 
-Boxes are drawn as torchvision's `RandomErasing` draws them, for (seed, epoch, sample), by whoever cuts the
-images, and filled in after normalisation, where the mean is 0. Called by both loaders.
+Boxes are drawn as torchvision's `RandomErasing` draws them, for (seed, epoch, sample), when the images are
+cut, and filled in after normalisation, where the mean is 0. Called by both loaders.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from imgcls.data.order import Draws
 if TYPE_CHECKING:
     from torch import Tensor
 
-#: of the image, and height by width, evenly in its logarithm
+#: range of the box's part of the image, and of its height divided by its width, whose logarithm is uniform
 _AREA, _ASPECT = (0.02, 0.33), (0.3, 3.3)
-#: a box that does not fit is drawn again so often; then the image stays whole
+#: a box is drawn at most so many times until one fits; then the image stays whole
 _MAX_TRIES = 10
 
 

@@ -55,7 +55,7 @@ class _FileSource:
         for index, path in enumerate(self._paths):
             try:
                 version = version_of(self.path_of(index))
-            except OSError as error:  # such as one that was removed: met again when it is read
+            except OSError as error:  # such as one that was removed: reported when it is read
                 version = errors.reason(error)
             digest.update(f"{path}\0{version}\n".encode("utf-8", "surrogateescape"))
         return digest.hexdigest()
@@ -64,7 +64,7 @@ class _FileSource:
         """Return a source of these samples only, in this order; of the same classes."""
         # shallow: problems and names are shared, and never changed
         part = copy.copy(self)
-        # another list: the source itself stays whole
+        # new arrays: the source itself stays whole
         part._paths = self._paths.take(indices)
         part.labels = self.labels[indices]
         return part
@@ -81,6 +81,7 @@ class FolderSource(_FileSource):
     folder that itself holds an image (`image_folders.SUFFIXES`, not hidden) is a class, in the order of a
     sorted walk; a folder inside a class folder is a separate class. With `class_names`, those of the
     training data, folders are numbered by name. The list of a large folder is kept (`folder_listing`).
+    UsageError for a folder without images, or with a class that is not among `class_names`.
     """
 
     def __init__(self, root: Path, *, class_names: Sequence[str] = (), on_bad: str = "skip") -> None:
@@ -91,7 +92,7 @@ class FolderSource(_FileSource):
         self.root = root
         self.description = str(root)
         self.problems = list(listed.problems)
-        #: what to say of images that were not taken, and of a list that was kept
+        #: notes for the user about images that were not taken, and about a list that was kept
         self.notes = tuple(filter(None, (
             about_passed_over(root, listed.passed_over, SUFFIXES),
             f"{verbatim(root)}: the list of its {len(listed.paths):,} images is that of an earlier run; none "
@@ -109,9 +110,9 @@ def label_of_names(names: Sequence[str], class_names: Sequence[str],
                    where: Callable[[str], object]) -> np.ndarray:
     """Return int64 (len(names),): the label that each name has among the classes of the training data.
 
-    UsageError for one that it has not; `where` returns what to call its place.
+    UsageError for a name that is not among them; `where` returns where a name is from, for the message.
     """
-    # by name and never by place: folders may be missing here
+    # by name and never by position: folders may be missing here
     label_of = {name: label for label, name in enumerate(class_names)}
     for name in names:
         if name not in label_of:
@@ -120,7 +121,7 @@ def label_of_names(names: Sequence[str], class_names: Sequence[str],
 
 
 def _about_records(root: Path) -> str:
-    """Return where the record files are of which a folder has some one level down, for a message."""
+    """Return the end of a message: which folder one level below `root` holds record files, or ""."""
     found = sorted({path.parent for path in root.glob("*/*.rec")})
     return f"; {verbatim(found[0])} holds .rec files: name that folder" if found else ""
 
@@ -140,7 +141,7 @@ class ListSource(_FileSource):
         self.description = str(path)
         self.problems = []
         csv = CsvList(path) if path.suffix.lower() in csv_lists.ENDINGS else None
-        # a list may come from a stranger, and name any file of this machine
+        # a list may come from someone else, and name any file of this machine
         inside = lists.inside_of(root)
         # One by one into arrays: fourteen million entries as objects would take gigabytes.
         table, labels = PathTableBuilder(), array("d")

@@ -1,8 +1,8 @@
 """List the images of a folder of class folders, and remember the list for as long as no folder changes.
 
 A million files take seconds to list on a local disk and minutes over a network. So the list of a large folder
-is kept in the user's cache folder. It counts as long as every folder that was visited has the times it had:
-adding, removing or renaming a file changes those of its folder. What is in the files is read anew always.
+is kept in the user's cache folder. It is valid as long as every folder that was visited has the times it had:
+adding, removing or renaming a file changes those of its folder. The files themselves are always read anew.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from imgcls.formats.array_cache import Arrays
 from imgcls.storage.progress import show_count
 from imgcls.storage.thread_pool import DaemonPool
 
-#: a new number wherever the rules of the walk change
+#: increased whenever the rules of the walk change
 _VERSION = 1
-#: fewer images are listed again: an entry for them would only be litter
+#: a folder of fewer images is listed again each time: keeping its list would save next to nothing
 MIN_KEPT_IMAGES = 10_000
 #: A folder that changed so shortly before it was listed may change again within one tick of its clock, and
-#: nothing would tell: such a list is not kept. File systems count in steps of up to two seconds.
+#: keep its time: such a list is not kept. File systems count in steps of up to two seconds.
 _MIN_AGE_NS = 2_000_000_000
-#: asking for the times of folders waits for the disk or the network
+#: threads that read the times of folders, which waits for the disk or the network
 _NUM_THREADS = 8
 _FOLDERS_AT_ONCE = 256
 
@@ -46,10 +46,10 @@ class FolderListing(NamedTuple):
     #: path of each class folder
     class_names: tuple[str, ...]
     problems: list[DataError]
-    #: suffix -> images that are not taken for it
+    #: suffix -> how many images with it are left out, as it is not one of those that are taken
     passed_over: Counter[str]
     num_folders: int
-    #: whether it is the list of an earlier time
+    #: whether the list was kept from an earlier run
     was_kept: bool
 
 
@@ -64,7 +64,7 @@ def list_folder(root: Path) -> FolderListing:
         return _walk(root, problems)
 
     def is_worth_keeping(arrays: Arrays) -> bool:
-        # a problem may pass, and what is wrong is told each time
+        # a problem may be gone the next time, and until then it is to be reported each time
         return len(arrays["ends"]) >= MIN_KEPT_IMAGES and not problems and bool(arrays["is_old"].all())
 
     arrays, was_kept = array_cache.load_or_make(
@@ -79,10 +79,10 @@ def list_folder(root: Path) -> FolderListing:
 
 
 def _about(root: Path) -> str:
-    """Return what tells a folder and the rules of the walk from others."""
+    """Return a text that identifies a folder and the rules of the walk."""
     try:
         status = os.stat(root)
-    except OSError:  # the walk says what is wrong
+    except OSError:  # the walk reports what is wrong
         return ""
     return json.dumps([_VERSION, os.path.realpath(root), status.st_dev, status.st_ino,
                        image_folders.SUFFIXES])
@@ -94,7 +94,7 @@ def _walk(root: Path, problems: list[DataError]) -> Arrays:
 
     def visited(folder: str, status: os.stat_result) -> None:
         folders.append(folder)
-        # the second one changes with rights and names too, and no program can set it back
+        # the second one also changes with permissions and names, and no program can set it back
         times.extend((status.st_mtime_ns, status.st_ctime_ns))
 
     now = time.time_ns()
@@ -137,7 +137,7 @@ def _is_unchanged(root: Path, arrays: Arrays) -> bool:
                 return False
         return True
 
-    # in threads: on a network file system each question is a wait
+    # in threads: on a network file system each `stat` is a wait
     starts = range(0, len(folders), _FOLDERS_AT_ONCE)
     try:
         with DaemonPool(min(_NUM_THREADS, len(starts)), "imgcls-folders") as pool:

@@ -3,8 +3,8 @@
 Used by the `SamplePreparer` in place of its `Decoder`, for all samples of a job at once, since nvJPEG is fast
 with many images only. What comes back is the crop, so a photograph's pixels never cross the bus. Everything
 that is not a plain upright JPEG to be cut and resized (a border, a warp, a PNG, EXIF that turns the image, a
-damaged file) is left to the CPU. The pixels are not those of the CPU to the bit: a setting decides, never
-what happens to be there.
+damaged file) is left to the CPU. The pixels are not those of the CPU to the bit: so a setting decides where
+JPEGs are decoded, never whether a GPU happens to be there.
 
 nvJPEG is torchvision's (torchvision.io.decode_jpeg, https://developer.nvidia.com/nvjpeg). It decodes whole
 images at full size, which costs a GPU little and a CPU much.
@@ -28,12 +28,12 @@ from imgcls.data.crops import METHODS, CropSpec
 from imgcls.data.image_header import Bytes, ImageInfo
 from imgcls.errors import UsageError
 
-#: how torch resizes alike: bilinear as OpenCV's, and over all pixels as Pillow's
+#: those that torch computes alike: bilinear as OpenCV does, and antialiased as Pillow does
 INTERPOLATIONS = ("bilinear", "antialias")
 
 
 def check_gpu_jpeg(config: AugmentConfig, num_channels: int, device: torch.device) -> None:
-    """Raise UsageError where images cannot be decoded on `device`, or not be prepared as `config` says."""
+    """Raise UsageError where images cannot be decoded on `device`, or not resized there as `config` says."""
     if device.type != "cuda":
         raise UsageError("`jpeg_decoder` gpu: needs a GPU (`gpus` 0)")
     if config.interpolation not in INTERPOLATIONS:
@@ -44,7 +44,7 @@ def check_gpu_jpeg(config: AugmentConfig, num_channels: int, device: torch.devic
 
 
 class GpuJpegDecoder:
-    """Decodes, cuts and resizes plain JPEGs on `device` for one shape (C, H, W); of use to many threads."""
+    """Decodes, cuts and resizes plain JPEGs on `device` for one shape (C, H, W); threads may share it."""
 
     def __init__(self, shape: Sequence[int], device: torch.device) -> None:
         """UsageError where torchvision has no decoder."""
@@ -74,7 +74,7 @@ class GpuJpegDecoder:
         crops = []
         for i, image in zip(chosen, images, strict=False):
             info, spec = infos[i], specs[i]
-            # a header that lied: the CPU draws another crop then
+            # else the header gave a wrong size: the CPU draws another crop then
             if spec is not None and image.shape[1:] == (info.height, info.width):
                 crops.append((i, self._cut(image, spec)))
         if crops:
@@ -93,7 +93,7 @@ class GpuJpegDecoder:
         return torch.cuda.stream(self._local.stream)
 
     def _decode(self, encoded: Sequence[Any]) -> list[Tensor]:
-        """Return the images uint8 (C, h, w) on the device; none where one of them is damaged."""
+        """Return the images uint8 (C, h, w) on the device; an empty list where one of them is damaged."""
         # nvJPEG reads from memory that torch owns; a view of a mapped record would be read-only
         tensors = [torch.from_numpy(np.frombuffer(data, np.uint8).copy()) for data in encoded]
         mode = "RGB" if self._shape[0] == 3 else "GRAY"
@@ -119,7 +119,7 @@ class GpuJpegDecoder:
 
 
 def is_plain(info: ImageInfo, spec: CropSpec) -> bool:
-    """Say whether an image may be decoded on the GPU: a sequential JPEG that nothing turns or enlarges."""
+    """Return whether an image may be decoded on the GPU: a sequential JPEG that nothing turns or enlarges."""
     # A height offset stands for just such a JPEG: EXIF that turns the image, which nvJPEG ignores, has none.
     return info.is_jpeg and info.height_offset > 0 and spec.warp is None and spec.enlarge is None
 

@@ -1,9 +1,10 @@
-"""Hold out images for validation where no one has named any: `val_ratio`.
+"""Hold out images for validation where no validation data are named: `val_ratio`.
 
-The bytes of an image decide, and nothing else: their hash is a number from 0 to 1, and what lies below the
-ratio is validation. So every class gives about its part; images that come later, other names, another order
-and other classes move none; a larger ratio only adds; and equal files lie on one side. What no rule of this
-kind can give is an exact number in every class: it would have to move an image when another one comes.
+The bytes of an image decide, and nothing else: their hash is a number from 0 to 1, and an image whose number
+lies below the ratio is for validation. So about this part of every class is held out. No image changes sides
+when images or classes are added, renamed or reordered; a larger ratio only adds images; and equal files are
+on the same side. No rule of this kind can give an exact number in every class: it would have to move an image
+when another one is added.
 
 Called by the run, and by imgcls-score, which finds the same images again. Files are read, never decoded.
 """
@@ -27,21 +28,21 @@ from imgcls.data.sources import Source
 from imgcls.errors import DataError, UsageError, verbatim
 from imgcls.storage.thread_pool import DaemonPool
 
-#: of a folder of images without validation data
+#: the ratio for a folder of images without validation data
 DEFAULT_RATIO = 0.1
 #: Of a larger image its size and three pieces of this length are hashed: the beginning, the middle and the
 #: end. So a folder costs at most 48 KiB for each image, less than its first epoch reads, and nothing is kept
 #: that could be out of date. Two images that differ elsewhere only would lie on one side, which does no harm.
 _PIECE_BYTES = 1 << 14
-#: reading waits for the disk, and hashing leaves Python alone
+#: threads that read and hash: reading waits for the disk, and hashing releases the interpreter's lock
 _NUM_THREADS = 8
 _JOB_IMAGES = 256
-#: hashes of training images that the meta data of a run hold, to know them again
+#: hashes of training images that the meta data of a run hold, to recognize them later
 _NUM_NOTED = 32
 
 
 def by_default(source: Source, ratio: float | None) -> float:
-    """Return the ratio that holds for a source without validation data: None is a tenth of a folder."""
+    """Return `ratio`, or where it is None the default: `DEFAULT_RATIO` for a folder, 0 for other sources."""
     if ratio is None:
         return DEFAULT_RATIO if isinstance(source, FolderSource) else 0.0
     return ratio
@@ -49,7 +50,7 @@ def by_default(source: Source, ratio: float | None) -> float:
 
 @dataclass(frozen=True)
 class Division:
-    """A source in two parts, in its order, and what tells another time that it was divided so."""
+    """A source in two parts, each in its order, and a note by which a later command finds the same parts."""
 
     train: Source
     held_out: Source
@@ -76,23 +77,23 @@ def divide(source: Source, ratio: float) -> Division:
 
 
 def was_trained_on(source: Source, note: Mapping[str, Any]) -> bool:
-    """Whether most of the images that a `Division.note` names are in the source, wherever it lies now."""
+    """Return whether most of the images that a `Division.note` names are in the source, moved or not."""
     noted = np.array(note.get("trained_on") or [], np.float64)
-    # a set that shares an image or two with the training is a set of its own
+    # a set that has only an image or two in common with the training data is another set
     return len(noted) > 0 and bool(np.isin(noted, fractions(source)).mean() > 0.5)
 
 
 def choose(fraction: np.ndarray, labels: np.ndarray, ratio: float) -> np.ndarray:
     """Return bool (N,): which images of these hashes, float64 (N,), and labels are held out.
 
-    A class all of whose images would be keeps the one with the largest hash for training, and with it every
-    copy of that image, of other classes too.
+    Where all images of a class would be held out, the one with the largest hash stays in training, and with
+    it every copy of that image, of other classes too.
     """
     is_held_out = fraction < ratio
     classes, class_of = np.unique(labels, return_inverse=True)
     largest = np.zeros(len(classes))
     np.maximum.at(largest, class_of, fraction)
-    # by hash and not by index: whatever holds the same image
+    # by hash and not by index: every copy of the image
     kept = np.unique(largest[largest < ratio])
     return is_held_out & ~np.isin(fraction, kept)
 
@@ -100,7 +101,7 @@ def choose(fraction: np.ndarray, labels: np.ndarray, ratio: float) -> np.ndarray
 def fractions(source: Source) -> np.ndarray:
     """Return float64 (N,): a number from 0 to below 1 for each image, by its bytes alone.
 
-    An image that cannot be read is 1, which is never held out: whoever trains on it says what is wrong.
+    An image that cannot be read gets 1, which is never held out: training reports what is wrong with it.
     """
     starts = range(0, len(source), _JOB_IMAGES)
 
@@ -116,14 +117,14 @@ def missing_classes(source: Source, held_out: Source) -> Sequence[str]:
     """Return the names of the classes that have images, and none among those held out."""
     missing = np.setdiff1d(source.labels, held_out.labels).tolist()
     names = list(source.class_names)
-    # lists and records may have labels that no one named
+    # lists and records may have labels without names
     return [names[label] if label < len(names) else str(label) for label in missing]
 
 
 def _fraction(source: Source, index: int) -> float:
     try:
         path = source.path_of(index) if isinstance(source, (FolderSource, ListSource)) else None
-        # of a file on disk no more is read than is hashed
+        # only what is hashed is read of a file on disk
         pieces = _file_pieces(path) if isinstance(path, Path) else _pieces(_bytes(source, index))
     except (DataError, OSError):
         return 1.0

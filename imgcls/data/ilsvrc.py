@@ -19,7 +19,7 @@ from imgcls.storage.reading import open_read, read_bounded
 
 _TRUTH = "ILSVRC2012_validation_ground_truth.txt"
 _META = "meta.mat"
-#: of the files of a devkit; the real ones have some hundred kilobytes
+#: most bytes of a file of a devkit, and of a synset file; the real ones have some hundred kilobytes
 _MAX_BYTES = 64 << 20
 #: members of a devkit's tar that are looked at
 _MAX_MEMBERS = 10_000
@@ -34,7 +34,10 @@ class GroundTruth(NamedTuple):
 
 
 def read_synsets(path: str) -> tuple[str, ...]:
-    """Return the first word of each line of a text file; a DataError where one is missing or stands twice."""
+    """Return the first word of each line of a text file, without empty lines.
+
+    DataError where there is none, where one is repeated or holds a slash, or where the file is too large.
+    """
     try:
         with open_read(to_path(path, "`synsets`")) as stream:
             # one byte more than is allowed tells a file that is too large from one that just fits
@@ -43,13 +46,12 @@ def read_synsets(path: str) -> tuple[str, ...]:
         raise DataError(path, reason(error)) from error
     # Windows' editors begin a file with a byte order mark
     lines = text.decode("utf-8", "surrogateescape").removeprefix("\ufeff").split("\n")
-    # MXNet's and Caffe's synset.txt have the words of a class behind its number: they are passed
-    # over
+    # MXNet's and Caffe's synset.txt have the words of a class behind its number: they are ignored
     names = [words[0] for line in lines if (words := line.split())]
     if not names or len(text) > _MAX_BYTES:
         raise DataError(path, "is empty" if not names else f"more than {_MAX_BYTES >> 20} MiB: no synsets")
     for number, name in enumerate(names, 1):
-        # the name becomes a folder's: a path would lead out of the root
+        # a synset is the name of a class folder, not a path
         if "/" in name or "\0" in name:
             raise DataError(path, f"line {number}: {verbatim(name[:80])} is no folder's name")
     # the second one would move all classes behind it by one
@@ -116,7 +118,7 @@ def _devkit_files(path: str) -> dict[str, bytes]:
             return {os.path.basename(place): read_bounded(place, _MAX_BYTES) for place in places
                     if os.path.isfile(place)}
         files = {}
-        # as a stream: the tar is compressed, and what is not needed is passed over
+        # as a stream: the tar is compressed, and what is not needed is skipped
         with open_read(to_path(path, "`devkit`")) as stream, tarfile.open(fileobj=stream, mode="r|*") as tar:
             for count, member in enumerate(tar):
                 name = os.path.basename(member.name)

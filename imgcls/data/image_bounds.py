@@ -17,9 +17,9 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 #: larger images are not decoded: no camera makes them (the largest of today have 1.5e8), and OpenCV's own
-#: bound is set to the same number for what it finds out only while it decodes
+#: bound is set to the same number for sizes that it finds only while it decodes
 MAX_PIXELS = 1 << 28
-#: nor those that would cost a thread more memory than this, with what the decoder needs on its way
+#: nor those that would cost a thread more memory than this, with what the decoder needs for its own work
 MAX_DECODED_BYTES = 1 << 31  # of each thread: 16 of them at the bound are 32 GB
 #: above this size (50 MB in colour) the file must be large enough for its pixels to be in it
 FREE_PIXELS = 1 << 24
@@ -35,7 +35,7 @@ _PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 #: headers of text formats end within so many bytes
 _TEXT_HEADER_BYTES = 1 << 16
 #: the same for entries of a TIFF's directory, and for boxes of JPEG 2000
-_MAX_ENTRIES = 4096  # a loop whose length a file decides has an end
+_MAX_ENTRIES = 4096  # a bound for loops whose length a file decides
 
 
 class BadImageError(ValueError):
@@ -55,7 +55,7 @@ class _Claim(NamedTuple):
 
 def check_size(width: int, height: int, num_bytes: int, bytes_per_pixel: float = 4,
                pixels_per_byte: float = PIXELS_PER_BYTE) -> None:
-    """Refuse an image that is too large, or larger than `num_bytes` bytes of file can be: BadImageError."""
+    """Raise BadImageError for an image that is too large, or that `num_bytes` bytes of file cannot hold."""
     num_pixels = width * height
     if num_pixels > MAX_PIXELS:
         raise BadImageError(f"is {width} x {height} pixels, more than the {MAX_PIXELS:,} that are decoded")
@@ -69,8 +69,8 @@ def check_size(width: int, height: int, num_bytes: int, bytes_per_pixel: float =
 def check_other(data: Bytes) -> tuple[int, int]:
     """Check an image that is no JPEG; return the (height, width) of a PNG, (0, 0) of all others.
 
-    Others are decoded before their crop is drawn, as it has always been. BadImageError for what is too large,
-    cut, or of no format that is known here.
+    Others are decoded before their crop is drawn, so their size is not needed. BadImageError for what is too
+    large, cut, or of no format that is known here.
     """
     if bytes(data[:8]) == PNG_SIGNATURE:
         claim = _png(data)
@@ -114,7 +114,7 @@ def _png(data: Bytes) -> _Claim:
             raise BadImageError("is a PNG that is cut: its end chunk is missing")
         length, kind = _CHUNK.unpack_from(data, at)
         if at + 12 + length > size:
-            # cut, or a length that lies: then the end is there all the same
+            # cut, or a wrong length: then the end chunk is there nevertheless
             if b"IEND" in bytes(data[at + 8:]):
                 raise BadImageError(f"is a PNG whose {kind.decode('ascii', 'replace')!a} chunk says {length} "
                                     f"bytes, of which {size - at - 12} are there")
@@ -129,7 +129,7 @@ def _png(data: Bytes) -> _Claim:
         at += 12 + length
     width, height, depth, colour = struct.unpack_from(">IIBB", data, 16)
     bits = depth * _PNG_CHANNELS.get(colour, 4)
-    # an animation is put together out of several pictures of the same size
+    # an animation is composed of several pictures of the same size
     return _Claim(width, height, 20 if is_animation else 8 if depth == 16 else 4,
                   min(PIXELS_PER_BYTE, 8 * PIXELS_PER_BYTE / max(bits, 1)))
 
@@ -185,7 +185,7 @@ def _tiff(data: Bytes) -> _Claim:
             # Decoders differ in which of two equal tags they believe, so the worst one counts.
             found[tag] = max(found[tag], number)
     width, height, num_samples, tile_width, tile_height = found.values()
-    bytes_per_pixel = 8 * num_samples  # of float64 at worst: how wide they are may stand in many places
+    bytes_per_pixel = 8 * num_samples  # of float64 at worst: their width may be given in several places
     check_size(tile_width, tile_height, len(data), bytes_per_pixel)
     return _Claim(width, height, bytes_per_pixel)
 
@@ -244,7 +244,7 @@ def _jpeg2000(data: Bytes) -> _Claim:
 
 
 def _avif(data: Bytes) -> _Claim:
-    """Take the largest of all sizes that its properties name; the decoder has bounds of its own beside."""
+    """Take the largest of all sizes that its properties name; the decoder also has bounds of its own."""
     # Searched for, not parsed: boxes nest, and a parser for them would be one more that can be fooled.
     sizes = re.findall(rb"ispe\0\0\0\0(.{8})", bytes(data), re.DOTALL)
     width, height = max((struct.unpack(">II", size) for size in sizes), key=lambda size: size[0] * size[1],

@@ -1,4 +1,4 @@
-"""What an encoded image says of itself in its header: its size, and how little of it can be decoded.
+"""What the header of an encoded image says: its size, and whether a part of it can be decoded alone.
 
 Read before anything is decoded, so that the crop can be drawn (`crops.py`) and no memory is taken for a size
 that is only claimed. No file is trusted, and nothing is decoded here.
@@ -23,15 +23,15 @@ JPEG_END = b"\xff\xd9"
 # JPEG markers (ITU-T T.81, table B.1): SOF0 to SOF15 are frames but for three; SOF0 and SOF1 are sequential
 _FRAMES, _NOT_FRAMES, _LAST_SEQUENTIAL = range(0xC0, 0xD0), (0xC4, 0xC8, 0xCC), 0xC1
 _RESTART_INTERVAL, _SCAN, _EXIF = 0xDD, 0xDA, 0xE1
-#: the arithmetic frames: a bit of theirs may stand for any number of blocks
+#: from here on frames are coded arithmetically: a bit may stand for any number of blocks
 _FIRST_ARITHMETIC = 0xC9
-# markers without a length that a decoder passes over: TEM, and the restarts
+# markers without a length that a decoder skips: TEM, and the restarts
 _BARE_MARKERS = (0x01, *range(0xD0, 0xD8))
-#: of Huffman codes each block of 8 x 8 pixels takes a bit
+#: with Huffman codes each block of 8 x 8 pixels takes at least a bit
 _JPEG_PIXELS_PER_BYTE = 8 * 64
 #: every further scan goes through the whole image again, however few bytes it has; encoders write up to 20
 _MAX_SCANS = 100
-# TIFF's tag for the orientation, and how many entries of the block are looked at
+# TIFF's tag for the orientation, and how many entries of the EXIF block are read
 _ORIENTATION_TAG, _MAX_ENTRIES = 0x112, 100
 
 
@@ -51,7 +51,7 @@ class ImageInfo(NamedTuple):
 
 
 def inspect(data: Bytes) -> ImageInfo:
-    """Return size and build of an encoded image; BadImageError for one that is empty, cut or too large.
+    """Return size and structure of an encoded image; BadImageError for one that is empty, cut or too large.
 
     What it passes costs a decoder no more than `image_bounds` allows, whatever its format is.
     """
@@ -75,7 +75,8 @@ def stored_pixels(data: Bytes) -> np.ndarray:
 def upper_rows(data: Bytes, info: ImageInfo, num_rows: int) -> bytearray:
     """Return a JPEG with only its upper rows, a multiple of the block height.
 
-    A JPEG is coded from top to bottom: told that the image is less high, the decoder gives the same pixels.
+    A JPEG is coded from top to bottom: with a smaller height in its header these rows decode to the same
+    pixels.
     """
     part = bytearray(data)
     part[info.height_offset:info.height_offset + 2] = num_rows.to_bytes(2, "big")
@@ -87,7 +88,7 @@ def upper_rows(data: Bytes, info: ImageInfo, num_rows: int) -> bytearray:
 
 
 def _check_end(data: Bytes, scan_offset: int) -> None:
-    """Refuse a JPEG without its end: the decoder would fill it up with grey and say nothing."""
+    """Raise BadImageError for a JPEG without its end: the decoder would silently fill it up with grey."""
     # Nearly always it is at the very end; some cameras write more behind it. One that stands before the scan
     # is that of a small picture inside the header.
     if JPEG_END not in bytes(data[-16:]) and bytes(data).rfind(JPEG_END) < scan_offset:
@@ -95,7 +96,7 @@ def _check_end(data: Bytes, scan_offset: int) -> None:
 
 
 def _inspect_jpeg(data: Bytes) -> ImageInfo:
-    """Walk the segments up to the first scan, and check what they claim."""
+    """Walk the segments up to the first scan, and check what they claim; BadImageError as `inspect`."""
     at, size = 2, len(data)
     frame = height_offset = block_height = 0
     height = width = num_components = 0
@@ -134,7 +135,7 @@ def _inspect_jpeg(data: Bytes) -> ImageInfo:
             is_whole = data[at + 4] == num_components and frame <= _LAST_SEQUENTIAL
             _check_jpeg(data, width, height, num_components, frame, is_whole)
             if orientation >= 5:
-                return ImageInfo()  # lying on its side: rare, and not worth two sizes
+                return ImageInfo()  # turned by a quarter: rare, and not worth keeping two sizes
             # all components in one scan, from top to bottom as they are shown
             is_plain = is_whole and block_height > 0 and orientation == 1
             # one with restart markers is left to `seekable.py`, which cuts it on all four sides
@@ -154,7 +155,7 @@ def _next_marker(data: Bytes, at: int) -> int:
 
 def _check_jpeg(data: Bytes, width: int, height: int, num_components: int, frame: int,
                 is_whole: bool) -> None:
-    """Refuse a JPEG that would cost too much memory, or too much time in scans of nothing."""
+    """Raise BadImageError for a JPEG that would cost too much memory, or too much time in empty scans."""
     # Pixels in colour; where they come in several scans, the coefficients of all of it as well.
     bytes_per_pixel = 3 if is_whole else 3 + 2 * num_components
     if frame < _FIRST_ARITHMETIC:

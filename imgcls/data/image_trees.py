@@ -1,7 +1,7 @@
 """What a ROOT of images is, a folder or archives: its folders in sorted order, and the bytes of each image.
 
-The packer lists a tree and reads it through `open_tree`. An archive is the tree that it would be when
-extracted, and a folder that holds archives alone is one too, each archive a folder; nothing is extracted.
+The packer lists a tree and reads it through `open_tree`. An archive is treated as the tree that it would be
+when extracted, and so is a folder that holds only archives, each archive a folder; nothing is extracted.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class ImageNames(Protocol):
     """Names of images in sorted order."""
 
     def __iter__(self) -> Iterator[str]:
-        """Yield them."""
+        """Yield the names."""
         ...
 
     def __len__(self) -> int:
@@ -39,18 +39,18 @@ class ImageNames(Protocol):
 
 
 class ImageReader(Protocol):
-    """Gives the bytes of an image by its path. OSError or ValueError say why there are none."""
+    """Gives the bytes of an image by its path. OSError or ValueError says why they cannot be read."""
 
     def read(self, path: str) -> bytes:
-        """Return them."""
+        """Return the content of an image."""
         ...
 
     def read_into(self, path: str, reserve: Reserve) -> memoryview:
-        """Read them into memory that `reserve` gives, and return that, cut to their number."""
+        """Read an image into memory that `reserve` gives; return that memory, cut to the image's length."""
         ...
 
     def read_ahead(self, entries: Iterable[Entry]) -> Iterator[Entry]:
-        """Yield the entries, which have a `path` and whose images are read then, about in this order."""
+        """Yield the entries unchanged; the image at the `path` of each is to be read, about in this order."""
         ...
 
 
@@ -58,18 +58,21 @@ class ImageTree(Protocol):
     """Images in folders."""
 
     root: str
-    #: changes with the archives that are read; "" for a folder, whose files no one has looked at
+    #: changes with the archives that are read; "" for a folder, whose files are not compared
     fingerprint: str
-    #: suffix of other images -> how many of them `folders` did not take; of a folder only
+    #: suffix of other images -> how many of them `folders` did not take; empty for archives
     passed_over: Counter[str]
 
     def folders(self, *, recursive: bool, extensions: Sequence[str],
                 problems: list[DataError]) -> Iterator[tuple[str, ImageNames]]:
-        """Yield (folder, its sorted image names) as `image_folders.walk`, one folder at a time."""
+        """Yield (folder, its sorted image names) as `image_folders.walk`, one folder at a time.
+
+        What cannot be read is appended to `problems`.
+        """
         ...
 
     def reader(self) -> ImageReader:
-        """Return what reads the images that a list names."""
+        """Return the reader of the images, by the paths that a list names."""
         ...
 
 
@@ -77,17 +80,16 @@ def open_tree(root: str, *, progress: Callable[[int, int], object] = lambda done
               note: Callable[[str], object] = lambda text: None) -> ImageTree:
     """Return the tree of a folder, of an archive, of a folder in an archive, or of a folder of archives.
 
-    `progress` is called with (bytes passed, bytes of all) while headers of archives are read. A UsageError
-    where there is none of these.
+    `progress` is called with (bytes so far, bytes of all) while headers of archives are read, `note` with a
+    line for the user. A UsageError where there is none of these.
     """
     if "://" in root:
         return _remote_tree(root, progress, note)
     if os.path.isdir(root):
-        # a look at names alone: an archive is opened only once it is known that it is what the root
-        # holds
+        # by names alone: an archive is opened only once it is known that the root holds no images
         archives = find_archives(root)
-        # images win, as in MXNet, which knows no archives: a folder that was packed before is
-        # packed to the same bytes
+        # images take precedence, since MXNet reads no archives: a folder that MXNet packed is packed to
+        # the same bytes
         if archives and (first := _first_image(root)) is not None:
             note(f"{root} holds images ({first}) and {len(archives)} archives, which are not read")
         elif archives:
@@ -105,10 +107,10 @@ def _remote_tree(url: str, progress: Callable[[int, int], object],
                  note: Callable[[str], object]) -> ArchiveTree:
     """Return the tree of an archive under a URL, or of the archives in its folder: read where they are.
 
-    From a web server that knows no ranges each is copied into the cache, once. UsageError where they are more
-    than that may hold, or no archives.
+    From a web server that does not serve ranges each is copied into the cache, once. UsageError where they
+    are more than that may hold, or no archives.
     """
-    # a folder's files would be a request each: only what holds many images at once is read so
+    # the images of a remote folder would be a request each: only archives are read from a URL
     path = to_path(url, "ROOT")
     assert isinstance(path, RemotePath)
     is_archive = is_archive_name(path.name)
@@ -117,7 +119,7 @@ def _remote_tree(url: str, progress: Callable[[int, int], object],
         raise UsageError(f"ROOT {verbatim(url)}: names neither a .tar or .zip nor a folder that holds some")
     try:
         size = sum(item.stat().size for item in found)
-        # what is true of one file of a server is true of the others
+        # a server treats all of its files alike
         has_ranges = found[0].has_ranges()
     except OSError as error:
         raise DataError(error.filename or url, reason(error)) from error
@@ -133,10 +135,10 @@ def _remote_tree(url: str, progress: Callable[[int, int], object],
 def _copied_tree(url: str, found: Sequence[RemotePath], size: int, *, is_archive: bool,
                  progress: Callable[[int, int], object]) -> ArchiveTree:
     if size > default_gb() * 1e9:
-        # packed list by list they would be fetched again and again
+        # when packed list by list they would be fetched again and again
         raise UsageError(f"ROOT {verbatim(url)}: {size / 1e9:.3g} GB, more than the {default_gb():g} of "
                          f"copies that are kept here: {LIMIT_VARIABLE} sets another limit")
-    # open as long as the tree is, so that no other process takes them for left over; not by the thousand
+    # kept open as long as the tree is used, so that no other process removes the copies; not thousands
     streams = []
     names = []
     for item in found:
@@ -146,7 +148,7 @@ def _copied_tree(url: str, found: Sequence[RemotePath], size: int, *, is_archive
             streams.append(stream)
         else:
             stream.close()
-    # the copies have names of the cache's: classes are called as the archives are
+    # the copies have the cache's names: classes are named after the archives
     index = open_index(names, are_folders=not is_archive, names=[item.name for item in found],
                        progress=progress)
     return ArchiveTree(url, index, streams)
@@ -177,24 +179,24 @@ class FolderTree:
     def folders(self, *, recursive: bool, extensions: Sequence[str],
                 problems: list[DataError]) -> Iterator[tuple[str, ImageNames]]:
         """Yield its folders; see `ImageTree`."""
-        self.passed_over.clear()  # asked twice, each image counts once
+        self.passed_over.clear()  # when called again, each image counts once
         return image_folders.walk(self.root, recursive=recursive, extensions=extensions, problems=problems,
                                   passed_over=self.passed_over)
 
     def reader(self) -> ImageReader:
-        """Return what reads its files."""
+        """Return the reader of its files."""
         return FileReader(self.root)
 
 
 class ArchiveTree:
-    """What archives hold."""
+    """The images in archives."""
 
     def __init__(self, root: str, index: ArchiveIndex, held: Sequence[BinaryIO] = (), *,
                  is_remote: bool = False) -> None:
         """`held` are files that stay open as long as the tree is used."""
         self.root = root
         self._is_remote = is_remote
-        # trees are not closed: the files are when the last one goes
+        # a tree has no `close`: its files are closed when it is collected
         for stream in held:
             weakref.finalize(self, stream.close)
         self.index = index
@@ -204,8 +206,8 @@ class ArchiveTree:
     def folders(self, *, recursive: bool, extensions: Sequence[str],
                 problems: list[DataError]) -> Iterator[tuple[str, ImageNames]]:
         """Yield its folders; see `ImageTree`."""
-        problems += self.index.problems()
         # what was refused while the headers were read
+        problems += self.index.problems()
         suffixes = image_folders.image_suffixes(extensions)
         for folder in self.index.folders():
             if folder and not recursive:
@@ -216,7 +218,7 @@ class ArchiveTree:
                 yield folder, names
 
     def reader(self) -> ImageReader:
-        """Return what reads its members."""
+        """Return the reader of its members."""
         return RemoteImageReader(self.index) if self._is_remote else _MemberReader(self.index)
 
 
@@ -238,11 +240,11 @@ class _MemberNames:
 
 
 class FileReader:
-    """Reads files below a folder, or whose paths begin with a text."""
+    """Reads files by their paths relative to a folder, or to any beginning of a path."""
 
     def __init__(self, root: str, *, join: bool = True) -> None:
         """Without `join`, root and path are put together as they are, with no separator."""
-        # With the separator at its end, once for all: joining to it is then the cheap case.
+        # With the separator at its end from the beginning: joining a path to it is then cheap.
         self._base = os.path.join(root, "") if join else root
         self._join = join
 
@@ -258,16 +260,16 @@ class FileReader:
         return read_bounded(self._file(path), MAX_PAYLOAD_BYTES)
 
     def read_into(self, path: str, reserve: Reserve) -> memoryview:
-        """Read a file without a copy more."""
+        """Read a file without an extra copy."""
         with open(self._file(path), "rb", buffering=0, opener=open_regular) as stream:
             size = os.fstat(stream.fileno()).st_size
             check_size(size)
-            # One more than there should be, to see whether there is: a file may grow, or not know its size.
+            # One byte more than the size, to see whether the file is longer: it may grow, or report no size.
             image = reserve(size + 1)
             num_read = stream.readinto(image)
             if num_read == size:
                 return image[:size]
-            # Rare, so it may cost a copy: what came is kept, as the memory may move below.
+            # Rare, so it may cost a copy: `reserve` may give other memory below, so what was read is saved.
             content = bytes(image[:num_read]) + (stream.read(MAX_PAYLOAD_BYTES) or b"")
         check_size(len(content))
         image = reserve(len(content) + 1)
@@ -290,7 +292,7 @@ class _MemberReader:
         return bytes(self.read_into(path, lambda size: memoryview(bytearray(size))))
 
     def read_into(self, path: str, reserve: Reserve) -> memoryview:
-        """Read a member without a copy more."""
+        """Read a member without an extra copy."""
         found = self._index.find(path)
         if found is None:
             raise ValueError("no such member in the archive")

@@ -1,8 +1,8 @@
-"""Make the lists that im2rec packs from, and look at a list before it is packed.
+"""Make the lists that im2rec packs from, and inspect a list before it is packed.
 
 `cli/im2rec.py` calls it; it prints nothing and reads no image. The format of a list is `formats/lists.py`.
-Lists of any length are written and looked through in little memory: five bytes an image. Four of them are
-the shuffled order: MXNet's shuffle swaps each entry with any other one, so that all must be at hand.
+Lists of any length are written and inspected in little memory: five bytes an image. Four of them are the
+shuffled order: MXNet's shuffle swaps each entry with any other one, so that all must be in memory.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from imgcls.formats import lists
 from imgcls.formats.lists import ListEntry
 from imgcls.storage.atomic import atomic_write, write_bytes
 
-#: entries that are passed to the disk at a time
+#: entries that are written at a time
 _ROWS_AT_ONCE = 1024
-#: entries of a draft whose common place in its file is kept in memory
+#: entries in a block of a draft: only where each block begins in the file is kept in memory
 _ENTRIES_OF_BLOCK = 16
-#: ids of which a page of `_IdSet` has a bit each
+#: ids in a page of `_IdSet`, a bit each
 _IDS_OF_PAGE = 1 << 16
 
 
 class ListDraft:
-    """Entries of a list to be, in a temporary file; ids count up."""
+    """Entries of a list that is being made, in a temporary file; ids count up from 0."""
 
     def __init__(self) -> None:
         self._file = tempfile.TemporaryFile(prefix="imgcls-list-")  # noqa: SIM115
@@ -54,13 +54,13 @@ class ListDraft:
         self._file.close()
 
     def lines(self, order: Sequence[int]) -> Iterator[bytes]:
-        """Yield the lines of the entries in an order, many in a piece."""
+        """Yield the lines of the entries `order`, in this order, many lines in one piece."""
         self._file.flush()
         for first in range(0, len(order), _ROWS_AT_ONCE):
             yield b"".join(map(self._line, order[first:first + _ROWS_AT_ONCE]))
 
     def _line(self, index: int) -> bytes:
-        # read where it stands, as a shuffled order asks for: the page cache makes that cheap
+        # read at its place, since the order may be shuffled: the page cache makes that cheap
         block, row = divmod(index, _ENTRIES_OF_BLOCK)
         begin = self._begins[block]
         end = self._begins[block + 1] if block + 1 < len(self._begins) else self._size
@@ -71,9 +71,9 @@ def write_lists(prefix: str, draft: ListDraft, *, shuffle: bool, chunks: int = 1
                 test_ratio: float = 0.0, suffix: str = "") -> list[tuple[Path, int]]:
     """Write PREFIX*.lst, each name ending in `suffix`; return (path, number of images) of each.
 
-    Where `unfinished_lists` is there, it is given their names first.
+    Where the file `unfinished_lists` exists, their names are appended to it first.
     """
-    # indices in place of entries: shuffled as a whole and then split, so that each list is a fair sample
+    # indices instead of entries: shuffled as a whole and then split, so that each list is a fair sample
     order: Sequence[int] = range(len(draft))
     if shuffle:
         numbers = array("I" if len(draft) <= 1 << 32 else "Q", order)
@@ -93,7 +93,7 @@ def write_lists(prefix: str, draft: ListDraft, *, shuffle: bool, chunks: int = 1
 
 
 def unfinished_lists(prefix: str) -> Path:
-    """Return the file that is there until all lists PREFIX*.lst are written; their names stand in it.
+    """Return the path of the file that exists until all lists PREFIX*.lst are written, and holds their names.
 
     Without it, a run that is killed between two lists would leave what looks like all of them.
     """
@@ -102,17 +102,17 @@ def unfinished_lists(prefix: str) -> Path:
 
 
 def find_lists(prefix: str) -> list[Path]:
-    """Return the lists that begin with a prefix, or all in a folder of that name, sorted."""
+    """Return the lists whose paths begin with `prefix`, or all in a folder of that name, sorted."""
     # PREFIX may name a folder: im2rec.py took all lists in it
     folder = Path(prefix if os.path.isdir(prefix) else os.path.dirname(prefix))
     return [path for path in sorted(folder.glob("*.lst")) if str(path).startswith(prefix) and path.is_file()]
 
 
 class ListSummary:
-    """What is known of a list before it is packed."""
+    """What the entries of a list say before it is packed: number, classes, repeated ids, order."""
 
     def __init__(self, entries: Iterable[ListEntry | DataError]) -> None:
-        #: lines that are none
+        #: lines that are no entries
         self.problems: list[DataError] = []
         self._ids = _IdSet()
         self._count = 0
@@ -127,7 +127,7 @@ class ListSummary:
             self._ids.add(entry.id)
             self._count += 1
             label = entry.labels[0]
-            # compared with the line before alone
+            # compared only with the line before
             self._is_sorted &= last <= label
             last = label
             folder = os.path.dirname(entry.path)
@@ -139,9 +139,9 @@ class ListSummary:
         return self._count
 
     def class_names(self) -> list[str]:
-        """Return class names for a list that came without: the folders, where each label 0, 1, ... has just
-        one of its own; else none."""
-        # one folder names no classes, and labels with gaps were not dealt out by folder
+        """Return class names for a list that has none beside it: the folders, where each label 0, 1, ... has
+        exactly one folder of its own; else []."""
+        # one folder names no classes, and labels with gaps were not assigned by folder
         if not self._has_folders or len(self._folders) < 2 or sorted(self._folders) != list(
                 range(len(self._folders))):
             return []
@@ -149,7 +149,10 @@ class ListSummary:
         return names if len(set(names)) == len(names) and all(names) else []
 
     def rarely_meant(self, target: str) -> list[str]:
-        """Return what to warn of: ids that repeat, and training images that come class by class."""
+        """Return warnings: about ids that repeat, and about training images that come class by class.
+
+        `target` is the name in the warnings; with `val` or `test` in it the images are not for training.
+        """
         warnings = []
         num_repeated = self._ids.count_repeated()
         if num_repeated:
@@ -167,9 +170,9 @@ class ListSummary:
 
 
 class _IdSet:
-    """Counts ids (0 to 2^64 - 1) that repeat, in one bit an id where they lie close together.
+    """Counts ids (0 to 2^64 - 1) that repeat, with one bit an id where they lie close together.
 
-    Those of a list are numbered through. Where they are scattered, 8 bytes an id are kept.
+    The ids of a list usually count up. Where they are scattered, 8 bytes an id are kept.
     """
 
     def __init__(self) -> None:
@@ -179,7 +182,7 @@ class _IdSet:
         self._num_repeated = 0
 
     def add(self, number: int) -> None:
-        """Take an id."""
+        """Add an id."""
         self._count += 1
         page = self._pages.get(number // _IDS_OF_PAGE)
         if page is None:
@@ -188,13 +191,13 @@ class _IdSet:
                 self._scattered.append(number)
                 return
             page = self._pages[number // _IDS_OF_PAGE] = bytearray(_IDS_OF_PAGE // 8)
-        # counted as they come: a bit does not tell how often it was set
+        # counted as they are added: a bit does not say how often it was set
         byte, bit = divmod(number % _IDS_OF_PAGE, 8)
         self._num_repeated += page[byte] >> bit & 1
         page[byte] |= 1 << bit
 
     def count_repeated(self) -> int:
-        """Return how many ids had come before."""
+        """Return how many of the added ids had been added before."""
         # an id is in a page or here, and in a page only if that was there when it first came
         ids, counts = np.unique(np.frombuffer(self._scattered, np.uint64), return_counts=True) \
             if self._scattered else (np.empty(0, np.uint64), np.empty(0, np.int64))

@@ -2,9 +2,9 @@
 
 Zhang et al. 2018, "mixup: Beyond Empirical Risk Minimization", and Yun et al. 2019, "CutMix: Regularization
 Strategy to Train Strong Classifiers", as torchvision has them: one draw for a batch, and its images in their
-order are mixed with the same images moved on by one. Which one that is, and how much of it, is a function of
-(seed, epoch, batch): a loader with a `Shard` that `has_partners` gives a process the one image more that it
-needs. Called by the trainer.
+order are mixed with the same images shifted by one. Which of the two methods, and how much of each image, is
+a function of (seed, epoch, batch). A loader with a `Shard` that `has_partners` gives a process the one image
+more that it needs. Called by the trainer.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from imgcls.data import order
 from imgcls.data.loaders.batch import Batch
 from imgcls.errors import UsageError
 
-#: draws of a gamma number that are made at once; one in twenty is refused at most, so none is ever lacking
+#: tries of a gamma number that are drawn at once; at most one in twenty is rejected: one is always accepted
 _MAX_TRIES = 16
 
 
@@ -44,7 +44,7 @@ class Mixing:
     def __call__(self, batch: Batch, epoch: int, batch_index: int) -> Batch:
         """Return batch `batch_index` of an epoch with mixed images and the labels of both parts.
 
-        A loader's batch without partners, as a process with nothing of a small batch has it, stays as it is.
+        A batch without partners stays as it is, such as that of a process with nothing of a small batch.
         """
         if batch.partners is None:
             return batch
@@ -81,7 +81,10 @@ class Mixing:
 
 
 def make_mixing(config: RegularizationConfig, image_shape: tuple[int, ...], seed: int) -> Mixing | None:
-    """Return what mixes the batches of a run, None where nothing is mixed."""
+    """Return what mixes the batches of a run, None where nothing is mixed.
+
+    UsageError for `cutmix` on data that are no images.
+    """
     if config.cutmix and len(image_shape) != 3:
         raise UsageError(f"`cutmix` {config.cutmix:g}: needs images, and `image_shape` "
                          f"{show(image_shape)} is of flat rows; `mixup` is for these too")

@@ -1,8 +1,7 @@
 """Normalisation on the device: uint8 pixels -> float32 (x - mean) / std.
 
-The mean is a number, a colour or an image: one of MXNet's (one array in a `.params` container), of Caffe's or
-of numpy's.
-Called by the loaders with each batch.
+The mean is a number, a colour or an image: a file of MXNet's (one array in a `.params` container), of Caffe's
+or of numpy's. Called by the loaders with each batch.
 """
 
 from __future__ import annotations

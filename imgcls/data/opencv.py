@@ -1,7 +1,7 @@
 """OpenCV as the decoder uses it: loaded here, with its limits and its threads set.
 
 Import it as `from imgcls.data.opencv import cv2`, and only where images are decoded: it takes a tenth of a
-second to load, and arrays do without.
+second to load, and data in arrays do not need it.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from imgcls.data.image_header import MAX_PIXELS, BadImageError, Bytes, format_na
 from imgcls.errors import first_line
 from imgcls.formats import npy_image
 
-# OpenCV's own bound, for formats whose header `image_header` does not read. OpenCV asks for it when it is
-# loaded, so this stands above the import.
+# OpenCV's own bound, for formats whose header `image_header` does not read. OpenCV reads it when it is
+# loaded, so this line is above the import.
 os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MAX_PIXELS))
 
 import cv2
@@ -28,7 +28,10 @@ _MAX_MESSAGE = 200
 
 
 def prepare() -> None:
-    """Give each call one thread, since we have our own, and silence OpenCV, whose messages name no file."""
+    """Give each call one thread, since we have our own, and silence OpenCV, whose messages name no file.
+
+    For the whole process, and for good; `packing.images.quiet_opencv` does the same for a while.
+    """
     cv2.setNumThreads(1)
     logging = getattr(getattr(cv2, "utils", None), "logging", None)  # some builds lack it
     if logging:
@@ -38,8 +41,8 @@ def prepare() -> None:
 def decode(data: Bytes, flags: int) -> np.ndarray[Any, Any]:
     """Return the pixels of an encoded image as `cv2.imdecode` gives them, once its header was checked.
 
-    Everything that decodes a whole image comes here; only `decode.py`, which has the header's word already,
-    asks OpenCV itself. What cannot be decoded is a BadImageError.
+    Whole images are decoded here; only `decode.py` and `checks/decoder_warnings.py`, whose images had their
+    headers checked before, call OpenCV themselves. What cannot be decoded is a BadImageError.
     """
     inspect(data)
     if npy_image.is_npy(data):
@@ -71,5 +74,5 @@ def _as_decoded(pixels: np.ndarray, flags: int) -> np.ndarray[Any, Any]:
 
 
 def damaged(data: Bytes) -> str:
-    """Return what to say of an image that OpenCV gave no pixels for."""
+    """Return the reason for an error: OpenCV gave no pixels for this image."""
     return f"is {format_name(data)} that is damaged, or that OpenCV {cv2.__version__} cannot read"

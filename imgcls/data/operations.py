@@ -25,7 +25,7 @@ def apply(image: np.ndarray, policy: Policy) -> None:
     """Change uint8 (H, W, C), C 1 or 3, in place as the policy says."""
     # torchvision's defaults of the three policies
     flags = cv2.INTER_LINEAR if policy.is_smooth else cv2.INTER_NEAREST
-    # the image is changed in place: no sum of floats where there is one chain alone
+    # a single chain changes the image in place: no sum of floats is needed
     if not policy.original and len(policy.chains) == 1:
         for name, magnitude in policy.chains[0].operations:
             OPERATIONS[name](image, magnitude, flags)
@@ -36,15 +36,15 @@ def apply(image: np.ndarray, policy: Policy) -> None:
         for name, magnitude in chain.operations:
             OPERATIONS[name](changed, magnitude, flags)
         total += np.float32(chain.weight) * changed
-    # weights are 1 in sum, but for a rounding that must not fall below a whole number
+    # the weights add up to 1 except for rounding, which must not take a value below its whole number
     np.copyto(image, np.clip(total + 1e-3, 0, 255), casting="unsafe")
 
 
 def _warp(image: np.ndarray, matrix: list[list[float]], flags: int) -> None:
-    """Move pixels: `matrix` (2, 3) tells where each comes from; black where that is outside."""
+    """Move pixels: `matrix` (2, 3) gives where each comes from; black where that is outside."""
     height, width = image.shape[:2]
     moved = cv2.warpAffine(image, np.array(matrix, np.float64), (width, height),
-                           # the matrix leads from the result to the source, as torchvision's does
+                           # the matrix maps the result to the source, as torchvision's does
                            flags=flags | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_CONSTANT)
     image[:] = moved.reshape(image.shape)
 
@@ -131,7 +131,7 @@ def _autocontrast(image: np.ndarray, _magnitude: float, _flags: int) -> None:
     """Stretch each channel to 0 .. 255; one of a single value stays as it is."""
     low, high = (extreme(axis=(0, 1)).astype(np.float32) for extreme in (image.min, image.max))
     is_flat = low == high
-    # in torchvision's order, since another one rounds otherwise
+    # in torchvision's order, since another one rounds differently
     scale = np.where(is_flat, np.float32(1), (high - low) * np.float32(1 / 255))
     _look_up(image, ((_VALUES[:, None] - np.where(is_flat, np.float32(0), low)) / scale)[:, None])
 

@@ -1,10 +1,10 @@
 """The sample order and all randomness of augmentation: pure functions of (seed, epoch, index).
 
-Threads, workers and ranks therefore see the same order and the same draws, and a run that was stopped goes
-on with exactly what it would have had. The generator is SplitMix64 used as a counter-based hash (Steele, Lea
-and Flood 2014, "Fast splittable pseudorandom number generators"), fixed here for good: numpy's own generators
-may change their streams between versions. Called by the loaders, by `crops.py` and `color.py` for their
-draws, and by the trainer for the seed of dropout; it reads no data.
+Threads, workers and ranks therefore see the same order and the same draws, and a run that was stopped
+continues with exactly the samples and draws that it would have had. The generator is SplitMix64 used as a
+counter-based hash (Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators"), fixed here
+for good: numpy's own generators may change their streams between versions. Called by the loaders, by
+`crops.py` and `color.py` for their draws, and by the trainer for the seed of dropout; it reads no data.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ import numpy as np
 # 2^64 divided by the golden ratio: SplitMix64's increment
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
-# Which draw of a sample decides what; never renumber, or old runs cannot be repeated.
+# What each numbered draw of a sample decides; never renumber, or old runs cannot be repeated.
 ROW, COLUMN, MIRROR = 0, 1, 2
 # those that give several numbers a sample
 WARP, CROP_SIZE, METHOD, COLOR, AREA, POLICY, ERASE = range(3, 10)
-# of a batch, by its number in the epoch in place of a sample's; and of the order of an epoch
+# MIX is drawn for a batch, by its number in the epoch instead of a sample's index; BALANCE for the order
 MIX, BALANCE = 10, 11
 
-#: a sample that comes in an epoch again is drawn for as another: how many times it came before stands above
-#: these bits of its index
+#: a sample that comes several times in an epoch gets other draws each time: how many times it came before is
+#: stored above these bits of its index
 _INDEX_BITS = 36
 
 #: indices that are hashed at a time: all numbers in between stay in the processor's cache
@@ -38,10 +38,10 @@ LARGE = 1_000_000
 
 @dataclass(frozen=True)
 class Shard:
-    """What one process has of the data: part `index` of the `count` that every batch is cut into.
+    """The part of the data that one process has: part `index` of the `count` parts of every batch.
 
-    An independent shard (dist_async) is one of `count` that the epoch is dealt out into, and its batches are
-    its own.
+    An independent shard (dist_async) is one of `count` parts of the epoch instead, every `count`-th sample,
+    and no other process has a part of its batches.
     """
 
     #: which part, from 0: the rank of the process
@@ -50,7 +50,7 @@ class Shard:
     count: int = 1
     #: whether the part has epochs and batches of its own
     is_independent: bool = False
-    #: whether each sample of a part is given with the one before it in the batch, to be mixed with it
+    #: whether each sample of a part comes with the one before it in the batch, which it is mixed with
     has_partners: bool = False
 
     def of_epoch(self, indices: np.ndarray) -> np.ndarray:
@@ -62,7 +62,10 @@ class Shard:
         return len(range(self.index, count, self.count)) if self.is_independent else count
 
     def bounds(self, size: int) -> tuple[int, int]:
-        """Return first and end of this part of a batch of `size`; the parts in their order are the batch."""
+        """Return the first row and the end of this part of a batch of `size` rows.
+
+        The parts in their order are the batch.
+        """
         if self.is_independent:
             return 0, size
         # Rounding down at both ends gives parts that differ by one at most, and the cut is the same for
@@ -71,7 +74,7 @@ class Shard:
 
     @property
     def has_extra_row(self) -> bool:
-        """Whether a part may come with one sample more than it has, from the part before."""
+        """Whether a part may come with one more sample than is its own, from the part before it."""
         return self.has_partners and self.parts_per_batch > 1
 
     @property
@@ -102,11 +105,11 @@ class LocalBatch:
 
 
 def local_batch(indices: np.ndarray, batch_index: int, batch_size: int, shard: Shard) -> LocalBatch:
-    """Return the shard's part of batch `batch_index`; `indices` are the shard's of the epoch (`of_epoch`).
+    """Return the shard's part of batch `batch_index`; `indices` are what `shard.of_epoch` returned.
 
     A process that has nothing of a small last batch gets one sample that does not count, so that all
-    processes take the same steps and none waits for a gradient that never comes. `indices` may hold what
-    `repeated` made.
+    processes take the same steps and none waits for a gradient that never comes. `indices` may be encoded by
+    `repeated`.
     """
     batch = indices[batch_index * batch_size:(batch_index + 1) * batch_size]
     first, end = shard.bounds(len(batch))
@@ -114,17 +117,17 @@ def local_batch(indices: np.ndarray, batch_index: int, batch_size: int, shard: S
     partners = None
     if shard.has_partners and end > first:
         partners = np.arange(-1, end - first - 1)
-        partners[0] = end - first - 1  # the first of a batch follows its last
-        if end - first < len(batch):  # which another process has: one row more, that does not count
+        partners[0] = end - first - 1  # the first of a batch is mixed with its last
+        if end - first < len(batch):  # another process has the one before: one row more, that does not count
             partners[0] = end - first
             rows = np.append(rows, batch[first - 1])
     return LocalBatch(sample_of(rows), end - first, len(batch), rows, partners)
 
 
 def remaining_partners(partners: np.ndarray, good: np.ndarray) -> np.ndarray:
-    """Return the partners of the rows that are `good`, bool (n,), by their numbers among those that are left.
+    """Return the partners of the rows that are `good`, bool (n,), as row numbers once the others are removed.
 
-    A row whose partner is damaged is its own: it stays unmixed, in any process alike.
+    A row whose partner is damaged is its own partner: it stays unmixed, whichever process has it.
     """
     own = np.flatnonzero(good[:len(partners)])
     chosen = np.where(good[partners[own]], partners[own], own)
@@ -132,17 +135,17 @@ def remaining_partners(partners: np.ndarray, good: np.ndarray) -> np.ndarray:
 
 
 def sample_of(drawn: np.ndarray) -> np.ndarray:
-    """Return the samples int64 (n,) that stand in an epoch's order, whether `repeated` made them or not."""
+    """Return the sample indices int64 (n,) of entries of an epoch's order, encoded by `repeated` or not."""
     return drawn & ((1 << _INDEX_BITS) - 1)
 
 
 def repeated(indices: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """Return what stands in an epoch's order for samples that came before in it, `times` times each."""
+    """Return the entries of an epoch's order for samples `indices` that came `times` times before in it."""
     return indices + (times << _INDEX_BITS)
 
 
 def repeated_again(indices: np.ndarray, times: np.ndarray, repeats: int) -> np.ndarray:
-    """Return the same for what `repeated` made already, where each comes `repeats` times in place of once."""
+    """Return the same for entries that `repeated` made, where each comes `repeats` times instead of once."""
     return repeated(sample_of(indices), (indices >> _INDEX_BITS) * repeats + times)
 
 
@@ -160,8 +163,8 @@ def permutation(seed: int, epoch: int, count: int) -> np.ndarray:
         indices = np.arange(first, min(first + _HASHED_AT_ONCE, count), dtype=np.uint64)
         ranked[first:first + _HASHED_AT_ONCE] = _hash(key, indices) & ~index_mask | indices
     ranked.sort()
-    # Neighbours that differ in no more than these bits (some tens of 14 million): their hashes decide, of
-    # which no two are equal.
+    # Neighbours that differ in no more than these bits (some tens of 14 million) are sorted by their full
+    # hashes, no two of which are equal.
     ties = np.concatenate([np.zeros(0, np.int64), *(
         first + np.flatnonzero(np.bitwise_xor(*_neighbours(ranked, first)) <= index_mask)
         for first in range(0, count, _HASHED_AT_ONCE))])
@@ -175,13 +178,13 @@ def permutation(seed: int, epoch: int, count: int) -> np.ndarray:
 
 
 def _neighbours(ranked: np.ndarray, first: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return some numbers from `first` on, and the one behind each of them."""
+    """Return the numbers from `first` on, at most `_HASHED_AT_ONCE`, and the one that follows each."""
     behind = ranked[first + 1:first + 1 + _HASHED_AT_ONCE]
     return ranked[first:first + len(behind)], behind
 
 
 class EpochOrders:
-    """Permutations, of which the next epoch's is made in a thread while the one before is trained on.
+    """Permutations; the one of the next epoch is made in a thread while the current epoch is trained on.
 
     Fourteen million samples take a second to put in order. Below `LARGE` samples no thread is started. Each
     loader owns one.
@@ -244,7 +247,7 @@ def integers(seed: int, epoch: int, indices: np.ndarray, draw: int, high: int | 
 
 @dataclass(frozen=True)
 class Draws:
-    """The random numbers of some samples in one epoch; a draw is told from another by its number."""
+    """The random numbers of some samples in one epoch; each kind of draw has a number (`ROW` and so on)."""
 
     seed: int
     epoch: int
@@ -269,7 +272,7 @@ def step_seed(seed: int, update: int) -> int:
     return int(_hash(_key(seed, update, -1), np.zeros(1, np.uint64))[0] >> np.uint64(1))
 
 
-# The same few keys are asked for with every job of 16 images, and mixing one takes longer than the hashes.
+# The same few keys are needed for every job of 16 images, and mixing one takes longer than the hashes.
 @lru_cache(maxsize=1024)
 def _key(seed: int, epoch: int, stream: int) -> np.uint64:
     """Return one number for (seed, epoch, stream), mixed so well that neighbours have nothing in common."""

@@ -1,4 +1,4 @@
-"""Many paths in little memory: their bytes one behind the other, and where each begins and ends.
+"""Many paths in little memory: their bytes in one piece, and where each path begins and ends.
 
 A list of a million strings takes 100 MB; this takes 16 bytes a path beside its characters, and is written to
 and read from a file as it is.
@@ -15,10 +15,10 @@ import numpy as np
 
 
 class PathTable(Sequence[str]):
-    """Paths by number; names that are no UTF-8 come back as Python has them."""
+    """Paths by number; names that are not UTF-8 come back as `os.fsdecode` gives them (surrogate escapes)."""
 
     def __init__(self, text: bytes | memoryview, ends: np.ndarray) -> None:
-        """Take the bytes of all paths, and int64 (N,): where each ends and the next begins."""
+        """`text` is the bytes of all paths, `ends` int64 (N,) where each ends and the next begins."""
         self.text = text
         #: int64 (N,)
         self.begins = np.concatenate([np.zeros(1, np.int64), ends[:-1]]) if len(ends) else ends
@@ -42,7 +42,7 @@ class PathTable(Sequence[str]):
     def __getitem__(self, index: slice) -> Sequence[str]: ...
 
     def __getitem__(self, index: int | slice) -> str | Sequence[str]:
-        # for messages and tests; loaders ask for one at a time
+        # for messages and tests; loaders read one at a time
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         return os.fsdecode(bytes(self.text[self.begins.item(index):self.ends.item(index)]))

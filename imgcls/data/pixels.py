@@ -13,7 +13,7 @@ from imgcls.data.image_header import MAX_PIXELS, BadImageError
 from imgcls.data.opencv import cv2
 
 _ANTIALIAS, _AUTO, _NEAREST = METHODS["antialias"], METHODS["auto"], METHODS["nearest"]
-# OpenCV's 8-bit hue counts half degrees; MXNet lets 180 stand, which shows the same colour as 0
+# OpenCV's 8-bit hue counts half degrees; MXNet keeps 180, which is the same colour as 0
 _MAX_HUE = 180
 
 
@@ -36,7 +36,7 @@ def resize_part(image: np.ndarray, full: Size, reduction: int, target: Size, met
     height, width = image.shape[:2]
     is_full_height = height * reduction >= full[0]
     rows, columns = needed or target
-    # Cubic and the others round a pixel by where it stands in the row: they are given rows of full width.
+    # Cubic and the others round a pixel by its place in the row: they are given rows of full width.
     if method not in (_NEAREST, cv2.INTER_LINEAR, _ANTIALIAS):
         columns = target[1]
     if is_full_height and columns == target[1]:
@@ -91,7 +91,7 @@ def _jitter(image: np.ndarray, step: int, factor: float) -> None:
     if step == 0:
         cv2.addWeighted(image, factor, image, 0, 0, dst=image)
     elif image.shape[2] != 3:
-        if step == 1:  # saturation means nothing there
+        if step == 1:  # without colour there is no saturation
             cv2.addWeighted(image, factor, image, 0, (1 - factor) * float(image.mean()), dst=image)
     else:
         grey = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
@@ -102,7 +102,10 @@ def _jitter(image: np.ndarray, step: int, factor: float) -> None:
 
 
 def to_channels(image: np.ndarray, num_channels: int) -> np.ndarray:
-    """Return uint8 pixels (h, w[, c]) with `num_channels`: grey is repeated, colour becomes its luma."""
+    """Return uint8 pixels (h, w[, c]) with `num_channels`: grey is repeated, colour becomes its luma.
+
+    BadImageError for other types and numbers of channels.
+    """
     num_given = 1 if image.ndim == 2 else image.shape[2]
     if image.dtype != np.uint8:
         raise BadImageError(f"has pixels of {image.dtype}: only border, crop and mirror are for these")
@@ -118,7 +121,7 @@ def to_channels(image: np.ndarray, num_channels: int) -> np.ndarray:
 
 
 def check_size(size: Size) -> None:
-    """Refuse to resize to more pixels than are decoded."""
+    """Raise BadImageError for a (height, width) of more pixels than are decoded."""
     if size[0] * size[1] > MAX_PIXELS:
         raise BadImageError(f"would become {size[1]} x {size[0]} pixels when resized")
 

@@ -17,11 +17,11 @@ from imgcls.data import order
 from imgcls.data.order import Draws
 from imgcls.errors import UsageError
 
-#: magnitudes of each operation: RandAugment and TrivialAugment have these many, AugMix its severities
+#: number of magnitudes of each operation: of RandAugment and TrivialAugment, and of AugMix (severities)
 NUM_MAGNITUDES, NUM_SEVERITIES = 31, 10
 #: chains of operations that AugMix adds up, and the most operations of one
 _WIDTH, _DEPTH = 3, 3
-#: no logarithm is taken of less
+#: logarithms are taken of no smaller number
 _TINY = 1e-300
 
 #: name and magnitude of an operation, as `operations.apply` takes them
@@ -36,8 +36,8 @@ class Chain(NamedTuple):
 
 
 class Policy(NamedTuple):
-    """What is done to one image: the chains are added up, and the image itself with the weight `original`.
-    """
+    """What is done to one image: the results of the chains are added up by their weights, and the image
+    itself with the weight `original`."""
 
     original: float
     chains: tuple[Chain, ...]
@@ -56,7 +56,7 @@ class PolicySampler:
     """Draws a `Policy` for each sample, where any is requested."""
 
     def __init__(self, config: AugmentConfig, size: tuple[int, int]) -> None:
-        """`size` is the (height, width) of the images, which they are cut to before."""
+        """`size` is the (height, width) of the crops, to which the policies are applied."""
         self._config = config
         self._draw = _DRAWS.get(config.auto_augment)
         #: whether any image is changed
@@ -90,8 +90,7 @@ def describe_policy(config: AugmentConfig) -> str:
 def _randaugment(config: AugmentConfig, space: Sequence[tuple[str, Range]],
                  draws: Draws) -> list[Policy | None]:
     num_ops, magnitude = config.ra_num_ops, config.ra_magnitude
-    # as many numbers for each sample whichever operations they choose: a change of one image
-    # moves none of the others
+    # the same count of numbers for each operation, whichever is drawn: no draw shifts the ones after it
     numbers = draws.uniform(order.POLICY, 2 * num_ops).T.tolist()
     return [_single(tuple(_operation(space, which, magnitude, sign)
                           for which, sign in zip(row[::2], row[1::2], strict=True))) for row in numbers]
@@ -137,7 +136,7 @@ def _operation(space: Sequence[tuple[str, Range]], which: float, strength: int, 
     if not magnitudes.values:
         return name, 0.0
     value = magnitudes.values[strength]
-    # operations without a sign drew one all the same: see above
+    # a sign is drawn for operations without one, too: see `_randaugment`
     return name, -value if magnitudes.is_signed and sign < 0.5 else value
 
 

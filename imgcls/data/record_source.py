@@ -1,7 +1,7 @@
 """Samples in `.rec` files: local, copied into the cache, or read in chunks where they are too large for it.
 
-`sources.open_source` decides which. Class names are those that were packed with the first file. Here records
-are found and read; their images are decoded by the loader.
+`sources.open_source` decides which. Class names are those that were packed with the first file. Records are
+found and read here; their images are decoded by the loader.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ _HEADER_BYTES, _LABEL_BYTES = 24, 4
 class RecordSource:
     """The image records of one or several `.rec` files, one label each.
 
-    With `on_bad` "skip" damaged records are left out, as long as they are few: `problems` tells of them; with
-    "stop" the first is raised. Damage inside an image shows only when it is decoded.
+    With `on_bad` "skip" damaged records are left out, as long as they are few, and listed in `problems`; with
+    "stop" the first is raised. Damage inside an image is found only when it is decoded.
     """
 
     #: how much of the cache the copies of remote files take
@@ -68,11 +68,11 @@ class RecordSource:
     def _open(self, files: Sequence[AnyPath], index: str, on_bad: str, cache_gb: float | None) -> list[Any]:
         """Return a reader of each file.
 
-        Remote ones are read while they are copied, or where that cannot be, fetched while those before them
-        are searched.
+        Remote ones are read while they are copied, or where that is not possible, each is fetched while those
+        before it are scanned.
         """
         self.copied_bytes = remote_bytes(files)
-        # who counts damage looks for all of it before the first is read
+        # a command that counts damage needs all of it at the start
         early = {} if on_bad == "count" else open_early(files, index, cache_gb)
         others = [file for file in files if file not in early]
         # the reader finds the copy in the cache

@@ -1,7 +1,7 @@
 """Read images from archives behind URLs by range requests, ahead of the packer and without a local copy.
 
-`image_trees` gives the packer a `RemoteImageReader` for such a tree. It looks some entries of the list ahead,
-asks for neighbouring members in one request, and keeps many requests in flight: a list in the order of the
+`image_trees` gives the packer a `RemoteImageReader` for such a tree. It looks ahead some entries of the list,
+reads neighbouring members in one request, and keeps many requests in flight: a list in the order of the
 archive is read as a stream, a shuffled one by a request for each image.
 """
 
@@ -21,7 +21,7 @@ from imgcls.storage.thread_pool import DaemonPool
 
 #: returns memory for an image of at most so many bytes
 Reserve = Callable[[int], memoryview]
-#: most entries, and bytes, that are looked ahead
+#: most entries, and bytes, of a group that is requested ahead
 _WINDOW_ENTRIES = 1024
 _WINDOW_BYTES = 32 << 20
 #: members no farther apart are read in one request: the bytes between them cost less than a round trip
@@ -39,7 +39,7 @@ Entry = TypeVar("Entry", bound=_HasPath)
 
 
 class _MemberRequest(NamedTuple):
-    """A member to be read, and the range of bytes to ask for."""
+    """A member to be read, and the range of bytes to request."""
 
     reader: RemoteMemberReader
     begin: int

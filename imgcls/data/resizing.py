@@ -2,7 +2,7 @@
 
 Howard 2018 (fast.ai's DAWNBench entries); the ramp and the kind of resizing are those of Composer's
 `ProgressiveResizing`. Batches are resized on the device, after everything else but mixing: loaders, their
-caches and what is drawn for an image know nothing of it. Called by the trainer.
+caches and what is drawn for an image do not depend on it. Called by the trainer.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from imgcls.errors import UsageError
 
 #: sizes are multiples of this part of the full one: a compiled network is compiled anew for each
 _NUM_STEPS = 8
-#: where no one says when: the parts of all epochs before which images are smallest, and from which full
+#: without `progressive_epochs`: images are smallest before the first part of all epochs, full from the second
 _BEGIN, _END = 0.5, 0.8
 
 
@@ -47,14 +47,14 @@ class Resizing:
         size = self.size(epoch)
         if size == tuple(batch.images.shape[2:]):
             return batch
-        # antialiased, as photographs are made smaller everywhere
+        # antialiased, as is usual where photographs are made smaller
         images = F.interpolate(batch.images, size, mode="bilinear", antialias=True)
         return dataclasses.replace(batch, images=images)
 
 
 def make_resizing(config: TrainConfig, image_shape: tuple[int, ...], model: nn.Module,
                   device: torch.device) -> Resizing | None:
-    """Return what resizes the batches of a run, None where nothing does.
+    """Return what resizes the batches of a run, None where they are not resized.
 
     UsageError for epochs that are not in order, and for a network that needs images of one size.
     """

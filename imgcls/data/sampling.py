@@ -1,7 +1,7 @@
-"""Which samples an epoch has, where it is not each once: as many of every class, or several times in a batch.
+"""Which samples an epoch has where not each comes once: equally many of every class, or repeats in a batch.
 
-Functions of (seed, epoch) and the labels. A sample that comes again is drawn for as another one, so that its
-crops and colours differ (`order.repeated`). Made by whoever makes a training loader.
+Functions of (seed, epoch) and the labels. A sample that comes again gets draws of its own, so that its crops
+and colours differ (`order.repeated`). Called where a training loader is made.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from imgcls.errors import UsageError
 
 @dataclass(frozen=True)
 class Sampling:
-    """As many samples of each class where `is_balanced`; each `repeats` times in its batch.
+    """Equally many samples of each class where `is_balanced`; each sample `repeats` times in its batch.
 
-    An epoch stays as long as there are samples: some of them do not come in it.
+    An epoch stays as long as the data set: some samples do not come in it.
     """
 
     is_balanced: bool = False
@@ -34,19 +34,19 @@ class Sampling:
         return _SampledOrders(self, labels, batch_size)
 
     def check(self, source: Source) -> None:
-        """Raise UsageError for data that is read in an order of its own."""
+        """Raise UsageError for a source that determines the order itself (`Ordered`)."""
         if self != EACH_ONCE and isinstance(source, Ordered):
             setting = "`balanced_order`" if self.is_balanced else f"`aug_repeats` {self.repeats}"
             raise UsageError(f"{setting}: the record files are more than `cache_gb` and are read in chunks, "
                              "each once; a larger `cache_gb` keeps them here")
 
 
-#: as usual
+#: the usual epoch: each sample once
 EACH_ONCE = Sampling()
 
 
 def make_sampling(config: RegularizationConfig) -> Sampling:
-    """Return what the settings mean; UsageError where rare classes would be made up for twice."""
+    """Return the sampling of these settings; UsageError where rare classes would be compensated for twice."""
     if config.balanced_order and config.class_weights.strip().lower() == "balanced":
         raise UsageError("`balanced_order` and `class_weights` balanced exclude each other: rare classes "
                          "would count twice as much as meant; leave one out")
@@ -63,7 +63,7 @@ class _SampledOrders(EpochOrders):
         self._batch_size = batch_size
 
     def permutation(self, seed: int, epoch: int, count: int) -> np.ndarray:
-        """Return int64 (count,): what stands in an epoch's order, as `order.repeated` writes it."""
+        """Return int64 (count,): the entries of an epoch's order, encoded as by `order.repeated`."""
         indices = super().permutation(seed, epoch, count)
         if self._sampling.is_balanced:
             indices = balanced(self._labels, seed, epoch)[indices]
@@ -71,18 +71,18 @@ class _SampledOrders(EpochOrders):
 
 
 def balanced(labels: np.ndarray, seed: int, epoch: int) -> np.ndarray:
-    """Return int64 (N,): equally many samples of each class that there is, to within one, not in order.
+    """Return int64 (N,): equally many samples of each class that occurs, to within one, sorted by class.
 
-    Of a small class all come, as often as the others to within one; of a large one a part, drawn anew in each
-    epoch.
+    All samples of a small class come, equally often to within one; of a large class a part, drawn anew in
+    each epoch. Encoded as by `order.repeated`.
     """
-    # By class, and at random inside of each; sorted by hash, as the order of an epoch is.
+    # By class, and at random inside of each class: sorted by hash, as the order of an epoch is.
     by_class = np.lexsort((order.uniform(seed, epoch, np.arange(len(labels)), order.BALANCE), labels))
     _, first, counts = np.unique(labels[by_class], return_index=True, return_counts=True)
     share, rest = divmod(len(labels), len(counts))
     # one sample more for some classes, others in each epoch
     lucky = np.argsort(order.uniform(seed, epoch, len(labels) + np.arange(len(counts)), order.BALANCE))
-    # The rest is dealt out by chance: always to the same classes, it would be a preference for them.
+    # The rest goes to classes at random: the same classes each time would be preferred.
     wanted = np.full(len(counts), share)
     wanted[lucky[:rest]] += 1
     which = np.repeat(np.arange(len(counts)), wanted)
@@ -91,10 +91,10 @@ def balanced(labels: np.ndarray, seed: int, epoch: int) -> np.ndarray:
 
 
 def repeated_in_batches(indices: np.ndarray, repeats: int, batch_size: int) -> np.ndarray:
-    """Return int64 (N,), in whose batches each of some samples comes `repeats` times.
+    """Return the order int64 (N,) of an epoch in whose batches each sample comes `repeats` times.
 
     Hoffer et al. 2020, "Augment Your Batch". The samples of a batch come one after the other, and then all
-    again: neighbours are others, which matters where they are mixed.
+    again: so neighbours are different samples, which matters where they are mixed.
     """
     if repeats == 1:
         return indices

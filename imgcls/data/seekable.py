@@ -6,8 +6,8 @@ intervals that do not depend on each other: where they stand at the same columns
 form bands. Some of the tiles behind the header, with another size in it and the markers numbered anew, are a
 JPEG of the rectangle that they cover. (Markers and fields: ITU-T T.81, annex B.)
 
-Called by `decode.py`. It decodes nothing and trusts nothing: whatever is not just as expected is left to the
-decoder, which then decodes the whole image.
+Called by `decode.py`. It decodes nothing and trusts nothing: whatever is not exactly as expected is left to
+the decoder, which then decodes the whole image.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def _join(data: Bytes, layout: _Layout, begins: np.ndarray, ends: np.ndarray,
 def _borders(data: Bytes, layout: _Layout) -> np.ndarray | None:
     """Return int64 (tiles + 1,): where the code of each tile begins, right behind a marker.
 
-    None where the markers are not those that the layout asks for.
+    None where the markers are not those that the layout requires.
     """
     count = layout.num_tile_rows * layout.num_tile_columns
     # one search over all bytes in numpy: a loop over markers would cost more than it saves
@@ -120,7 +120,7 @@ def _borders(data: Bytes, layout: _Layout) -> np.ndarray | None:
 
 
 def _layout(data: Bytes) -> _Layout | None:
-    """Return the layout that the header tells; None where its intervals are no tiles, or for the unusual."""
+    """Return the layout by the header; None where its intervals are no tiles, or for an unusual header."""
     at, size_offset, interval = 2, 0, 0
     while at + 10 < len(data) and data[at] == 0xFF:
         marker, length = data[at + 1], data[at + 2] << 8 | data[at + 3]

@@ -1,8 +1,7 @@
 """Which images of a tree go into the lists: small classes left out, a validation set, an order of classes.
 
-`cli/im2rec.py` calls `select` while it lists. No file is moved. What is drawn depends on the seed, the class
-and the names of its images alone, so that it is the same on every machine and whatever other classes there
-are.
+`cli/im2rec.py` calls `select` while it lists. No file is moved. What is drawn depends only on the seed, the
+class and the names of its images, so that it is the same on every machine and with any other classes.
 """
 
 from __future__ import annotations
@@ -97,9 +96,9 @@ def _split(label: int, folder: str, names: ImageNames, config: SelectionConfig) 
 
 
 def drawn(folder: str, names: Iterable[str], count: int, seed: int) -> list[str]:
-    """Return `count` names of a class, drawn by the seed; with a larger count these are the first."""
+    """Return `count` names of a class, drawn by the seed; a larger count gives these first, then others."""
     def rank(name: str) -> bytes:
-        # a hash and no generator: one image more or less changes nothing for the others
+        # a hash instead of a generator: one image more or less changes nothing for the others
         text = f"{seed}\0{folder}\0{name}".encode("utf-8", "surrogateescape")
         return hashlib.blake2b(text, digest_size=8).digest()
 
@@ -108,7 +107,10 @@ def drawn(folder: str, names: Iterable[str], count: int, seed: int) -> list[str]
 
 def by_ground_truth(folders: Iterable[tuple[str, ImageNames]], labels: Mapping[str, int],
                     problems: list[DataError], root: str) -> Iterator[SelectedClass]:
-    """Yield each image of a tree as a class of one, its label by its name; others are a problem."""
+    """Yield each image of a tree as a class of one image, labelled by its name in `labels`.
+
+    An image that `labels` does not name is appended to `problems`.
+    """
     for folder, names in folders:
         for name in names:
             path = os.path.join(folder, name)

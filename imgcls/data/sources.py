@@ -1,4 +1,4 @@
-"""What there is to train on: a Source knows how many samples it has, their labels, and how to read one.
+"""What there is to train on: a `Source` gives the number of its samples, their labels, and any one sample.
 
 Arrays, record files, a folder of class folders, a list of files, shards and databases (`packed/`):
 `open_source` finds out which of these a path means. Called by the data sets. No torch here: sources are read
@@ -37,7 +37,7 @@ class Source(Protocol):
 
     @property
     def class_names(self) -> Sequence[str]:
-        """Names of the classes in label order; empty where no one recorded them."""
+        """Names of the classes in label order; empty where none are recorded."""
         ...
 
     @property
@@ -50,16 +50,16 @@ class Source(Protocol):
     def read(self, index: int) -> bytes | memoryview | np.ndarray:
         """Return sample `index`: an encoded image (bytes, or a view of them) or its pixels.
 
-        Pixels are uint8 (H, W, C), RGB or grey. What cannot be read is a DataError.
+        Pixels are uint8 (H, W, C), RGB or grey. DataError where the sample cannot be read.
         """
         ...
 
     def problem(self, index: int, reason: str) -> DataError:
-        """Return the error that names sample `index`, its file, and where it stands in it."""
+        """Return the error "sample `index` REASON" that names the file and the position in it."""
         ...
 
 
-# Checked with isinstance: a source says by its methods that it wants to be asked for the order.
+# Checked with isinstance: a source that has these methods determines the order of an epoch itself.
 @runtime_checkable
 class Ordered(Protocol):
     """A Source that is read well in some orders only."""
@@ -79,7 +79,7 @@ class Copied(Protocol):
 
     @property
     def is_copied(self) -> bool:
-        """Whether all samples are on this machine, so that there is nothing to expect."""
+        """Whether all samples are on this machine, so that `expect` need not be called."""
         ...
 
     def expect(self, indices: np.ndarray) -> None:
@@ -89,19 +89,22 @@ class Copied(Protocol):
 
 @runtime_checkable
 class Fingerprinted(Protocol):
-    """A Source of files that can tell whether they are those of another time."""
+    """A Source of files that can tell whether they have changed between two runs."""
 
     def fingerprint(self) -> str | None:
-        """Return a text that is another one when a file, its size or time, or the choice of samples is.
+        """Return a text that changes when a file, its size or time, or the choice of samples changes.
 
-        None where that cannot be told.
+        None where that cannot be found out.
         """
         ...
 
 
 @dataclass(frozen=True)
 class ArraySource:
-    """Samples that are already in memory: `images` uint8 or float32 (N, ...), usually (N, C, H, W)."""
+    """Samples that are already in memory: `images` uint8 or float32 (N, ...), usually (N, C, H, W).
+
+    UsageError where there are more or fewer labels than images.
+    """
 
     images: np.ndarray
     #: int64 (N,)
@@ -134,11 +137,11 @@ class Splits:
 
     train: Source
     val: Source | None = None
-    #: said once at the start of a run, with settings between backquotes
+    #: printed once at the start of a run, with settings between backquotes
     notes: Sequence[str] = field(default_factory=tuple)
-    #: what the meta data of the run tell of images that were held out (`holdout.note`), {} where none were
+    #: what the meta data of the run record of held out images (`holdout.Division.note`), {} where none are
     held_out: Mapping[str, Any] = field(default_factory=dict)
-    #: Python code gave them: no setting names them, and `dataset` is another's
+    #: whether Python code passed the data: then no setting names them, and `dataset` does not describe them
     is_given: bool = False
 
 
@@ -148,23 +151,24 @@ def open_source(path: str, flag: str, *, index: str = "", root: str = "", on_bad
     """Return the source that `path`, the value of the setting `flag`, means.
 
     Record files (one, `a;b`, a pattern, a folder of them), a folder of class folders, a `.lst` or CSV file
-    with paths from `root` (its own folder if empty), tar shards, parquet files, LMDBs. `class_names` are
-    those of the training data: where this source has names as well they must agree. `cache_gb` is how much of
-    remote files may be copied. Nothing there is a UsageError; a file of another kind, or one that is damaged
-    beyond use, a DataError.
+    with paths from `root` (its own folder if empty; outside of it only with `outside_root`), tar shards,
+    parquet files, LMDBs. `index` is the `.idx` of a single record file. `on_bad` decides about damaged
+    samples (`bad_samples`). `class_names` are those of the training data: where this source has names as well
+    they must agree. `cache_gb` is how much of remote files may be copied. Nothing there is a UsageError; a
+    file of another kind, or one that is damaged beyond use, a DataError.
     """
-    # which kind it is shows in the first path; the others of `a;b` must be of the same
+    # the first path of `a;b` decides which kind it is, and the others must be of the same kind
     first_path = to_path(path.partition(";")[0], flag)
     try:
         source = _open_any(first_path, path, flag, index, root, on_bad, class_names, cache_gb, outside_root)
-    except OSError as error:  # a folder above it that may not be looked into
+    except OSError as error:  # such as a folder above it that may not be read
         raise DataError(error.filename or path, f"cannot be read: {reason(error)}") from error
     if not len(source):
-        # where all there was is damaged, the damage is the news
+        # where all there was is damaged, the damage is what to report
         if source.problems:
             raise source.problems[0]
         raise UsageError(f"{flag} {verbatim(path)}: holds no images")
-    # a source without names cannot be told wrong: its labels are taken as they are
+    # the labels of a source without names cannot be compared: they are taken as they are
     if class_names and source.class_names:
         _check_class_names(source.class_names, class_names, source.description)
     return source
@@ -194,14 +198,14 @@ def _open_any(first_path: AnyPath, path: str, flag: str, index: str, root: str, 
 
 
 def is_packed(path: str) -> bool:
-    """Return whether a path means images that are found by opening it as data, and not one by one: records, a
-    list, shards, a database."""
+    """Return whether a path means a file of images that `open_source` opens, and not a single image: records,
+    a list, shards, a database."""
     first_path = to_path(path.partition(";")[0])
-    # as `_open_any` goes by them
+    # the endings that `_open_any` decides by
     endings = (".rec", ".lst", *csv_lists.ENDINGS, *(kind.ending for kind in packed.KINDS))
     if first_path.name.lower().endswith(endings):
         return True
-    # of a URL its name alone counts: asking would be a request for each image
+    # of a URL only the name counts: to look at what is there would be a request for each image
     return not isinstance(first_path, RemotePath) and packed.kind_of(first_path) is not None
 
 
@@ -211,7 +215,7 @@ def open_splits(config: DataConfig, train: str, val: str) -> Splits:
     source = open_source(train, "`data_train`" if config.data_train else "`data_dir`",
                          index=config.data_train_idx, root=config.data_root, on_bad=config.on_bad,
                          cache_gb=config.cache_gb, outside_root=config.outside_root)
-    # Both must stay in the cache side by side, or each epoch would fetch them again.
+    # Both must fit into the cache together, or each epoch would fetch them again.
     left_gb = max(config.cache_gb - getattr(source, "copied_bytes", 0) / 1e9, 0.0)
     val_source = open_val(dataclasses.replace(config, cache_gb=left_gb), val, source.class_names)
     return Splits(source, val_source, [*notes(source), *notes(val_source)])
@@ -227,10 +231,10 @@ def open_val(config: DataConfig, val: str, class_names: Sequence[str] = ()) -> S
 
 
 def notes(source: Source | None) -> list[str]:
-    """Return what to tell about a source: that samples were left out, and an unusual way of reading."""
+    """Return the lines to print about a source: samples that were left out, an unusual way of reading."""
     if source is None:
         return []
-    # one that is read in an unusual way, a folder that holds what is not taken
+    # of one that is read in an unusual way, or of a folder that also holds files that are not taken
     lines: list[str] = list(getattr(source, "notes", ()))
     problems: list[DataError] = getattr(source, "problems", [])
     if len(problems) == 1:
@@ -242,7 +246,7 @@ def notes(source: Source | None) -> list[str]:
 
 
 def names_note(source: Source) -> list[str]:
-    """Return what to say of class names: that there are none, or that folders lie inside class folders."""
+    """Return a note that there are no class names, or that folders lie inside class folders; or []."""
     if isinstance(source, FolderSource):
         return _inside_classes(source)
     if source.class_names or not isinstance(source, (RecordSource, ListSource,
@@ -264,7 +268,7 @@ def _inside_classes(source: FolderSource) -> list[str]:
 
 
 def num_classes(train: Source, val: Source | None = None) -> int | None:
-    """Return the number of classes that the data itself tells, None where no one recorded their names."""
+    """Return the number of classes that the data names, None where no names are recorded."""
     # the larger one: validation data may name a class that no training image has
     return max((len(source.class_names) for source in (train, val) if source is not None), default=0) or None
 
@@ -280,11 +284,11 @@ def _open_folder(folder: AnyPath, path: str, flag: str, class_names: Sequence[st
     if not has_folders:
         raise UsageError(f"{flag} {verbatim(path)}: the folder holds neither .rec files nor "
                          "a folder of images per class")
-    # read as two classes, train and val would be learned to tell apart
+    # read as two classes, a network would learn to tell train from val
     if has_splits:
         raise UsageError(f"{flag} {verbatim(path)}: the folder holds train and val: give it to `data_dir`")
     if isinstance(folder, RemotePath):
-        # one request for each image: the network would wait for the store, not the store for the network
+        # one request for each image: training would wait for the store most of the time
         raise UsageError(f"{flag} {verbatim(path)}: a remote folder of single images is not read; pack it "
                          "with imgcls-im2rec into a .rec, or list it in a .lst")
     return FolderSource(folder, class_names=class_names, on_bad=on_bad)
@@ -305,7 +309,7 @@ def _open_records(files: Sequence[AnyPath], index: str, on_bad: str, cache_gb: f
 
 
 def _check_class_names(names: Sequence[str], train_names: Sequence[str], description: str) -> None:
-    """Refuse classes that differ from those of the training data, in name or number."""
+    """Raise UsageError where the classes differ from those of the training data, in name or number."""
     # fewer are allowed: a validation set may lack the last classes
     for label, (name, train_name) in enumerate(zip(names, train_names, strict=False)):
         if name != train_name:
