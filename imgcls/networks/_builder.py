@@ -62,7 +62,7 @@ class NetworkBuilder:
     """
 
     def __init__(self, config: NetworkConfig, works: Shape, options: Iterable[str] = ()) -> None:
-        """`works` is an image shape that can be used, for errors; `options` the ones of OPTIONAL that are read."""
+        """`works` is an image shape that errors offer; `options` are those of OPTIONAL that it reads."""
         # Before anything is built: a setting that would be ignored is refused.
         check_options(config, options)
         self._config = config
