@@ -72,7 +72,7 @@ def walk(root: str, *, recursive: bool, extensions: Sequence[str] = image_folder
     folder before its sub-folders, links followed); otherwise only the root's own images are taken, with label
     0.
 
-    A name that no line of a list can hold is a problem, unless `takes_any_name` is set: no list is written.
+    A name that no line of a list can hold is a problem, unless `takes_any_name` is set (no list is written).
     Names that begin with a dot are taken, as MXNet does, unless `with_hidden` is false.
     An entry that is no file, such as a link to nothing, is a problem of its own and costs no other image. A
     folder that cannot be read is a DataError: without it the classes behind it would get other numbers.

@@ -1,8 +1,8 @@
-"""Networks that someone trained before: found by name, downloaded, read, and given a new head.
+"""Pretrained networks: found by name, downloaded, read, and given a new head.
 
-`locate` says what a name means, `read` reads the files it means, `build` makes the network that was trained;
-`transfer` replaces the head for fine-tuning. The commands' --model and --pretrained-model come here, and so
-do `imgcls.load_model` and `imgcls.Predictor`. Nothing in this room trains.
+`locate` finds the files of a name, `read` reads them, `build` makes the network that was trained; `transfer`
+replaces the head for fine-tuning. The commands' --model and --pretrained-model, `imgcls.load_model` and
+`imgcls.Predictor` use them. Nothing in this package trains.
 """
 
 # Without `transfer`, `freezing` and `finetuning`, which only a fine-tuning run needs.

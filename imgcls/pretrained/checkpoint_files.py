@@ -1,7 +1,7 @@
 """The files of one prefix on disk as a pretrained network: PREFIX-symbol.json, PREFIX-0008.params and so on.
 
 They are ours or MXNet's; a network that no symbol expresses has PREFIX-network.json in place of the symbol.
-Wherever a prefix is requested, the path of one .params file will do.
+In place of a prefix, the path of one of its .params files may be given.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _SETTINGS = "the settings of a network"
 def any_exist(prefix: str) -> bool:
     """Return whether any file of a checkpoint has this prefix.
 
-    True for a URL and for a .params file, which reading looks up: its error is the better one.
+    Also True for a URL and for a .params file: whether those exist shows on reading, with a better error.
     """
     if "://" in prefix or prefix.endswith(".params"):
         return True
@@ -40,19 +40,19 @@ def any_exist(prefix: str) -> bool:
 
 
 def describe(prefix: str, epoch: str) -> PretrainedRef:
-    """Return the reference to a prefix, with what its meta.json tells."""
+    """Return the reference to a prefix, with what its meta.json says; DataError for a damaged one."""
     # MXNet's checkpoints have no meta.json: {} then
     stem = _stem(prefix)
     meta = checkpoint.read_meta(stem)
     settings = to_path(f"{stem}-network.json")
     config = meta.get("config") or {}
-    network = meta.get("network") or Path(stem).name  # MXNet's files tell no name but their own
+    network = meta.get("network") or Path(stem).name  # MXNet's files have no name but that of the file
     shape: tuple[int, ...] = ()
     if settings.exists():
         built = _settings(settings)
         network = built.network
         shape = built.image_shape
-    # arrays that someone gave from Python are no data set: the name there is nothing but the default
+    # with `imgcls.fit` the data were arrays of the caller's: the data set's name there is only the default
     dataset = "" if meta.get("command") == "imgcls.fit" else str(config.get("dataset") or "")
     return PretrainedRef(
         prefix, network, prefix, epoch,
@@ -64,7 +64,7 @@ def describe(prefix: str, epoch: str) -> PretrainedRef:
 
 
 def _notes(prefix: str, epoch: str, meta: Mapping[str, Any], origin: str) -> Iterator[str]:
-    """Yield what the meta data do not say of these weights, though they stand beside them."""
+    """Yield the notes for the user where the meta data are another run's, or where the data were floats."""
     match = re.search(r"-(\d{4,})\.params$", prefix)
     number = int(match[1]) if match else -1 if checkpoint.is_auto(epoch) else checkpoint.parse_epoch(
         epoch, _stem(prefix))
@@ -77,7 +77,10 @@ def _notes(prefix: str, epoch: str, meta: Mapping[str, Any], origin: str) -> Ite
 
 
 def read_weights(ref: PretrainedRef) -> tuple[dict[str, np.ndarray], str]:
-    """Read the weights of a prefix; returns them by MXNet's names, and the path they came from."""
+    """Read the weights of a reference; return (arrays by name, path of the file).
+
+    UsageError where the prefix has no such epoch, DataError for a damaged file.
+    """
     if ref.prefix.endswith(".params"):
         return params.load(ref.prefix), ref.prefix
     # Also finds a position inside an epoch, and the newest epoch for "auto".
@@ -89,7 +92,10 @@ def read_weights(ref: PretrainedRef) -> tuple[dict[str, np.ndarray], str]:
 
 
 def read_network(prefix: str, arrays: Mapping[str, np.ndarray], path: str) -> Pretrained:
-    """Read the network whose files have this prefix, for weights that were already read from `path`."""
+    """Read the symbol or settings of this prefix, for weights (`arrays`) that were already read from `path`.
+
+    DataError where there is neither, or where it is damaged.
+    """
     settings = to_path(f"{_stem(prefix)}-network.json")
     if settings.exists():
         return Pretrained(_settings(settings), arrays, path)

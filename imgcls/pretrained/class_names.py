@@ -1,7 +1,7 @@
 """The names of a trained network's classes: its checkpoint's, a file's, or ImageNet's from torchvision.
 
-Names that do not go with the network are never shown as if they did: a file with another number of lines is
-refused, and those of a checkpoint's meta data are left out.
+A file of names with another number of lines than the network has classes is refused; where a checkpoint's
+meta data have more names than the network has classes, none of them are shown.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ _WORDNET = re.compile(r"(n\d{8})(?:[\s,:]+(.*))?")
 
 @dataclass(frozen=True)
 class ClassNames:
-    """Names in the order of the classes, () where no one knows them; `ids` are WordNet's where there are.
+    """Names in the order of the classes, () where they are not known; `ids` are WordNet's ids, or ().
 
-    `note` is what to tell a person about them, with settings between backquotes, or "".
+    `note` is a line for the user about them, with settings between backquotes, or "".
     """
 
     names: Sequence[str] = ()

@@ -1,8 +1,7 @@
 """Downloads of weights, checked against a published hash or, without one, that of the first download.
 
-`storage.download` moves the bytes and tries the mirrors. This file adds the files of a prefix at a URL, and
-the note `<file>.sha256` beside each file: weights of strangers are loaded for years, so a change of them must
-show.
+`storage.download` fetches the bytes and tries the mirrors. This module adds the files of a prefix at a URL,
+and the note `<file>.sha256` beside a file: weights are loaded for years, so a change of them must be noticed.
 """
 
 from __future__ import annotations
@@ -67,7 +66,7 @@ def _download_descriptions(base: str, folder: Path, stem: str) -> None:
              if (content := download.read_url(f"{base}-{end}", symbol.MAX_BYTES))}
     if _has_mean_image(files.get("meta.json", b"")):
         content = download.read_url(f"{base}-mean.bin", symbol.MAX_BYTES)
-        if content:  # what is missing is said when it is used
+        if content:  # if it is missing, that is an error when it is used
             files["mean.bin"] = content
     if "symbol.json" not in files:  # a network that no symbol expresses
         content = download.read_url(f"{base}-network.json", _MAX_SETTINGS_BYTES)
@@ -81,7 +80,7 @@ def _download_descriptions(base: str, folder: Path, stem: str) -> None:
 
 
 def _has_mean_image(meta: bytes) -> bool:
-    """Say whether the meta data tell of a mean image; damage in them is told when they are read."""
+    """Return whether the meta data name a mean image; damage in them is reported when they are read."""
     try:
         return bool(json.loads(meta)["preprocessing"]["mean_image"])
     except (ValueError, LookupError, TypeError, RecursionError):
@@ -91,8 +90,9 @@ def _has_mean_image(meta: bytes) -> bool:
 def fetch_noting_hash(url: str, target: Path, collection: str | None, advice: str) -> None:
     """Make `target` exist with the content that it had at its first download, and note its hash beside it.
 
-    `collection` is its folder on IMGCLS_MIRROR (None: the mirror is not asked), `advice` tells a person how
-    to do without. Raises DataError for a file that changed since, RunError where it cannot be had.
+    `collection` is its folder on IMGCLS_MIRROR (None: the mirror is not tried), `advice` is put at the end of
+    a failed download's error. Raises DataError for a file that changed since, RunError where it cannot be
+    downloaded.
     """
     note = target.with_name(f"{target.name}.sha256")
     sha256 = _read_note(note)

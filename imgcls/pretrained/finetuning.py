@@ -1,8 +1,8 @@
 """Fine-tuning as a run: which weights it begins with, and the network that it trains.
 
 `imgcls-finetune` calls it. `find_run` decides whether to begin or to resume; `prepare` reads the weights and
-returns what makes the network when the run asks for it. `transfer` makes the new head, and `freezing` decides
-which weights learn.
+returns a `FinetunedNetwork`, which the run calls to make the network. `transfer` makes the new head, and
+`freezing` marks the weights that do not learn.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ SHAPING = ("network", "num_layers", "add_stn", "batch_norm", "num_group", "multi
 
 
 def prepare(config: Config, own: FinetuneConfig, prefix: str) -> tuple[Config, FinetunedNetwork]:
-    """Return the configuration of the run, and what makes its network.
+    """Return the configuration of the run, and the callable that makes its network.
 
-    `prefix` is that of a run to resume, or "". Without `pretrained_model` the weights are those of
-    `local_weights`. They are downloaded and read here, so that a failed download or damage shows before
+    `prefix` is that of a run to resume, or "". Without `pretrained_model` the weights are those that
+    `local_weights` finds. They are downloaded and read here, so that a failed download or damage shows before
     anything begins. UsageError if none are named and none are on this machine.
     """
     # `load_epoch` names an epoch of the pretrained network; a resumed run takes its own newest.
@@ -66,7 +66,7 @@ def prepare(config: Config, own: FinetuneConfig, prefix: str) -> tuple[Config, F
 
 
 def find_run(config: CheckpointConfig, own: FinetuneConfig) -> str:
-    """Return the prefix of the run to resume; "" if there is none, or it was not asked for."""
+    """Return the prefix of the run to resume; "" if there is none, or resuming was not requested."""
     if not (own.resume or own.load_epoch.lower() == "auto"):
         return ""
     # Without a network there is no run to resume: there may be only a log, or weights of another machine.
@@ -78,19 +78,20 @@ def find_run(config: CheckpointConfig, own: FinetuneConfig) -> str:
 
 @dataclass(frozen=True)
 class FinetunedNetwork:
-    """Makes the network of a fine-tuning run, when `training.run` asks for it."""
+    """Makes the network of a fine-tuning run, when `training.run` calls it."""
 
     own: FinetuneConfig
     ref: PretrainedRef
     #: what `ref` holds, None where it was not read yet
     pretrained: Pretrained | None
-    #: which weights were taken where the user named none, and why; "" where one was named
+    #: which weights were chosen where the user named none, and why; "" where the user named them
     choice: str = ""
 
     def __call__(self, config: Config, saved: Saved | None, reporter: Reporter) -> nn.Module:
         """Return the pretrained network under a new head, or the one of this run with its saved weights.
 
-        Frozen and marked with learning rates as the settings say; on the CPU, in channels_last memory.
+        Its layers are frozen and marked with learning rate multipliers as the settings say. It is on the CPU,
+        in channels_last memory.
         """
         own = self.own
         if self.choice:
@@ -113,7 +114,7 @@ class FinetunedNetwork:
             model = self._with_new_head(config, reporter)
             if saved:  # read on another machine, which has the files of the network
                 graph.load_arrays(model, saved.arrays, path=saved.path)
-        # No file has the multipliers, so a resumed run sets them again.
+        # No file contains the multipliers, so a resumed run sets them again.
         head = transfer.head_of(model, config.network)
         freezing.set_lr_multipliers(model, head, body_mult=own.body_lr_mult, head_mult=own.head_lr_mult)
         num_frozen = freezing.freeze(model, own.freeze, head)
@@ -142,7 +143,7 @@ class FinetunedNetwork:
 
 
 def _read_back(config: Config, saved: Saved, prefix: str) -> nn.Module:
-    """Return the network that this run has written beside its weights."""
+    """Return the network that this run has saved, with its weights, in training mode."""
     pretrained = checkpoint_files.read_network(prefix, dict(saved.arrays), saved.path)
     model = build(pretrained).train()  # build returns it in evaluation mode
     num_classes = count_classes(model, config.network.image_shape)

@@ -17,11 +17,12 @@ from imgcls.layers import Layer
 
 
 def freeze(model: nn.Module, until: str, head: Iterable[str]) -> int:
-    """Stop parameters from learning, and return how many numbers they have.
+    """Stop parameters from learning, and return how many values they have in all.
 
     `until` names the last layer to freeze, with all that it is computed from; "body" freezes all but the
-    head's (`head`: keys of the state_dict), "nothing" none. A frozen normalisation keeps its statistics and
-    uses them. Raises UsageError for a layer that is not there, or where nothing would be left to train.
+    head's (`head`: keys of the state_dict); "nothing", "none" and "" freeze none. A frozen normalisation
+    keeps its statistics and uses them. Raises UsageError for a layer that is not there, or where nothing
+    would be left to train.
     """
     if until in ("", "nothing", "none"):
         return 0
@@ -41,11 +42,11 @@ def freeze(model: nn.Module, until: str, head: Iterable[str]) -> int:
 
 
 def set_lr_multipliers(model: nn.Module, head: Iterable[str], *, body_mult: float, head_mult: float) -> None:
-    """Mark each layer with what its learning rate is multiplied by, for `optimizers.build` to read.
+    """Set `lr_mult` of each layer, the factor of its learning rate, for `optimizers.build` to read.
 
     `head` are the keys of the head's parameters in the state_dict.
     """
-    # Layers without parameters get no mark, which `optimizers.build` takes for 1.
+    # Layers without parameters get no `lr_mult`, which `optimizers.build` takes for 1.
     head_modules = {key.rpartition(".")[0] for key in head}
     for path, module in model.named_modules():
         if next(module.parameters(recurse=False), None) is not None:
@@ -53,7 +54,7 @@ def set_lr_multipliers(model: nn.Module, head: Iterable[str], *, body_mult: floa
 
 
 def _stay_in_eval(module: nn.Module, mode: bool = True) -> nn.Module:
-    """Take the place of `train` in a frozen normalisation: do nothing."""
+    """Replace `train` in a frozen normalisation: do nothing."""
     return module
 
 
@@ -63,12 +64,12 @@ def _body_modules(model: nn.Module, head: Iterable[str]) -> list[nn.Module]:
 
 
 def _modules_until(model: nn.Module, until: str) -> list[nn.Module]:
-    """Return the layer `until` and what it is computed from; without a symbol, all listed before it."""
+    """Return the layer `until` and all that it is computed from; without a graph, all listed before it."""
     if isinstance(model, fx.GraphModule):
         return _modules_it_needs(model, until)
     modules = dict(model.named_modules())
     paths = [path for path in modules if path]
-    # Without a graph, the order in which a network lists its layers stands for that of computation.
+    # Without a graph, the order in which a network lists its layers is taken as the order of computation.
     inside = [i for i, path in enumerate(paths) if path == until or path.startswith(f"{until}.")]
     if not inside:
         raise _no_such_layer(until, paths)

@@ -1,8 +1,8 @@
-"""The shape of the images that a network takes, as far as its layers tell it: for checkpoints without meta
-data.
+"""The shape of the images that a network takes, as far as its layers determine it: for checkpoints without
+meta data.
 
-The first convolution tells the channels; a fully connected layer behind layers that keep the size tells
-height and width. Whether a shape fits is tried on the meta device, which computes nothing.
+The first convolution determines the channels; height and width are those for which the network's layers fit
+together. Whether a shape fits is tried on the meta device, which computes nothing.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ _MAX_SIDE = 512
 
 
 def find_input_shape(model: nn.Module, preferred: Sequence[int]) -> tuple[int, ...]:
-    """Return (C, H, W) that the network takes: `preferred` where it fits, else what its layers tell.
+    """Return (C, H, W) that the network takes: `preferred` where it fits, else the first shape that does.
 
-    `preferred` is returned, too, where nothing tells: whoever tries it then says what is wrong with it.
+    `preferred` is also returned where no shape fits: the caller then gets the error of using it.
     """
     layer = _first_layer(model)
     if layer is None:
@@ -61,7 +61,8 @@ def _first_layer(model: nn.Module) -> nn.Module | None:
 
 
 def _image_of(num_values: int, preferred: Sequence[int]) -> tuple[int, ...]:
-    """Return the square image of so many values, grey or in colour; `preferred` where it has as many."""
+    """Return (C, H, W) of a square image of this many values, C 1, 3 or 4; `preferred` if its size is right.
+    """
     if math.prod(preferred) == num_values:
         return tuple(preferred)
     for num_channels in (1, 3, 4):
@@ -72,12 +73,12 @@ def _image_of(num_values: int, preferred: Sequence[int]) -> tuple[int, ...]:
 
 
 def _fits(model: nn.Module, parameters: dict[str, torch.Tensor], shape: Sequence[int]) -> bool:
-    """Say whether the network takes a batch of this shape, without computing anything."""
+    """Return whether the network takes images of this shape, without computing anything."""
     # two images: an axis of 1 would broadcast against any
     images = torch.empty((2, *shape), device="meta")
     try:
         with torch.no_grad():
             torch.func.functional_call(model, parameters, (images,))
     except (RuntimeError, ValueError, ArithmeticError, LookupError, TypeError):
-        return False  # what torch and our layers say of sizes that do not go together
+        return False  # what torch and our layers raise for sizes that do not fit
     return True

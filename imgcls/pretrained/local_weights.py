@@ -21,7 +21,7 @@ from imgcls.training import checkpoint
 
 #: weights of more bytes take a CPU minutes an epoch of a few hundred photographs: resnet-50's have 10^8
 _MAX_BYTES_CPU, _MAX_BYTES_GPU = 120 * 10**6, 700 * 10**6
-#: files of the working folder and those in it that are looked at: a home folder may have any number
+#: entries of a folder that are looked at, at most: a home folder may have any number
 _MAX_LISTED = 10_000
 #: what --pretrained-model would be where nothing is found, and the size of its download
 DOWNLOAD = "torchvision:resnet18"
@@ -39,15 +39,16 @@ class LocalWeights:
 def find(config: Config) -> LocalWeights | None:
     """Return the weights to begin with, None if there are none.
 
-    Among torchvision's the most accurate ones (as published) are taken, among others the largest; weights too
-    large for the device to train in reasonable time only if there are no smaller ones.
+    Among torchvision's the most accurate ones (as published) are taken, in the zoo the largest, among
+    checkpoints those of the most classes; weights too large for the device to train in reasonable time only
+    if there are no smaller ones.
     """
-    # `gpus` may name one that is not there: the command has refused that by now
+    # a GPU in `gpus` that is not there has been refused by the command before
     max_bytes = _MAX_BYTES_GPU if config.device.gpus else _MAX_BYTES_CPU
     for found, reason in ((_of_zoo(), "of MXNet's zoo, in the cache"),
                           (_of_torchvision(), "trained on ImageNet, in torchvision's cache"),
                           (_in_working_folder(config), "a checkpoint here")):
-        # weights that are too large last: better than none, where there are no others
+        # weights that are too large are sorted to the front: taken only where there are no others
         ranked = sorted(found, key=lambda weights: (weights.num_bytes <= max_bytes, weights.merit))
         if ranked:
             several = f"; of {len(ranked)} the best for this device" if len(ranked) > 1 else ""
@@ -87,7 +88,7 @@ def _of_torchvision() -> list[_Weights]:
     """Return torchvision's networks whose weights are in torch's cache or in ours."""
     sizes = {path.name: _size(path) for folder in torchvision_weights.cache_folders()
              for path in _listed(folder) if path.suffix == ".pth"}
-    if not sizes:  # without the second that torchvision takes to be imported
+    if not sizes:  # spares the second that importing torchvision takes
         return []
     return [_Weights(name, sizes[file], (accuracy,))
             for name, file, accuracy in torchvision_weights.published() if sizes.get(file)]
@@ -106,7 +107,7 @@ def _in_working_folder(config: Config) -> list[_Weights]:
         try:
             weights = None if os.path.abspath(prefix) in own else _checkpoint(prefix, config)
         except (DataError, UsageError):
-            continue  # damaged files, or someone else's of the same name: nothing to begin with
+            continue  # damaged files, or another program's of the same name: not weights to begin with
         if weights:
             found.append(weights)
     return found
@@ -114,7 +115,7 @@ def _in_working_folder(config: Config) -> list[_Weights]:
 
 def _descriptions() -> Iterator[Path]:
     here = _listed(Path("."))
-    # no deeper: what lies further down is hardly meant, and a home folder has no end
+    # no deeper: files further down are hardly meant, and a home folder may be very large
     inside = (path for folder in here if folder.is_dir() and not folder.name.startswith(".")
               for path in _listed(folder))
     for path in (*here, *inside):
@@ -125,13 +126,13 @@ def _descriptions() -> Iterator[Path]:
 def _checkpoint(prefix: str, config: Config) -> _Weights | None:
     epoch = checkpoint.newest_epoch(prefix)
     meta = checkpoint.read_meta(prefix)
-    # MXNet's own have no meta data, and what they were trained for is known only after reading them
+    # MXNet's own have no meta data: what they were trained for would be known only after reading them
     if epoch is None or not meta or not _is_for_photographs(meta):
         return None
-    # weights of more classes have learnt to tell more apart; what they say of these photographs no one knows
     if _is_same_data(meta.get("config") or {}, config):
         return None
     num_bytes = _size(Path(f"{prefix}-{epoch:04d}.params"))
+    # by classes: weights of more classes have learnt to distinguish more, which is likely the better start
     return _Weights(prefix, num_bytes, (len(meta.get("class_names") or ()), num_bytes))
 
 
@@ -142,7 +143,7 @@ def _is_for_photographs(meta: dict[str, Any]) -> bool:
 
 def _is_same_data(noted: dict[str, Any], config: Config) -> bool:
     data = config.data
-    # as absolute paths: the folder may have been called otherwise from elsewhere
+    # as absolute paths: the other run may have named the folder relative to another one
     given = [os.path.abspath(path) for path in (data.data_train, data.data_dir) if path]
     return any(os.path.abspath(str(noted.get(name) or os.devnull)) in given
                for name in ("data_train", "data_dir"))

@@ -1,4 +1,4 @@
-"""What a pretrained network's name means: a prefix or file of one's own, MXNet's zoo, a URL, torchvision."""
+"""Find the files of a pretrained network: by prefix, file, URL, or a name of MXNet's zoo or torchvision's."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from imgcls.errors import UsageError, nearest, verbatim
 from imgcls.formats import caffe
 from imgcls.pretrained.reference import PretrainedRef
 
-#: how the files of imgcls-export end
+#: suffixes of the files that imgcls-export writes
 _EXPORTS = (".onnx", ".pt2", ".pte", ".safetensors")
 
 
 def locate(name: str | os.PathLike[str], epoch: int | str = "auto", *,
            setting: str = "model") -> PretrainedRef:
-    """Return what `name` means, with its files downloaded (but for torchvision's, which `read` downloads).
+    """Return the reference to `name`, its files downloaded (but for torchvision's, which `read` downloads).
 
     `name` is one of: a prefix or .params file, which wins over a name of the zoo; a network of the zoo, also
     without its imagenet1k-; the http, https or file URL of a prefix; torchvision:NAME[:WEIGHTS]. `epoch` is a
     number or "auto" (the newest; of a URL, 0). `setting` is what errors call the name. Raises UsageError
-    where there is no such network, RunError where it cannot be downloaded.
+    where there is no such network, DataError for damaged files, RunError where it cannot be downloaded.
     """
     name = os.fspath(name)
     epoch = str(epoch).strip()
@@ -40,7 +40,7 @@ def locate(name: str | os.PathLike[str], epoch: int | str = "auto", *,
         return fetch.download_url(name, epoch, setting)
     if name.lower().startswith("file:"):
         name = urllib.request.url2pathname(urllib.parse.urlsplit(name).path)
-    # Before the zoo: whoever has files called resnext-101 here means those.
+    # Before the zoo: files called resnext-101 in the working folder are what is meant.
     if checkpoint_files.any_exist(name):
         return checkpoint_files.describe(name, epoch)
     model = zoo.find_model(name)

@@ -1,8 +1,7 @@
-"""What becomes of an image before a trained network sees it: as its checkpoint noted, as MXNet did, or as the
-user says.
+"""The preprocessing of images for a trained network: its checkpoint's, MXNet's, or what the user sets.
 
-`with_preprocessing` gives fine-tuning its defaults. `for_evaluation` is the one place that decides for
-imgcls-score, imgcls-predict and `imgcls.Predictor`: all three treat an image as validation in training did.
+`with_preprocessing` gives fine-tuning its defaults. `for_evaluation` decides for imgcls-score, imgcls-predict
+and `imgcls.Predictor`: all three treat an image as validation in training did.
 """
 
 from __future__ import annotations
@@ -24,9 +23,9 @@ from imgcls.training.network_size import count_classes
 #: setting -> its key in `PretrainedRef.preprocessing`
 _NOTED_AS = {"image_shape": "image_shape", "rgb_mean": "mean", "rgb_std": "std",
              "interpolation": "interpolation"}
-#: what MXNet's score.py gave any network: pixels from 0 to 255, cut from the centre as they are stored
+#: MXNet's score.py, for any network: pixels from 0 to 255, the centre cut from the image as it is stored
 _SCORE_PY: dict[str, Any] = {"rgb_mean": (0.0,), "rgb_std": (1.0,), "val_resize": 0}
-#: and what its train_mnist.py gave its networks, the only ones of this shape
+#: MXNet's train_mnist.py, whose networks are the only ones of MNIST_SHAPE
 _TRAIN_MNIST_PY = _SCORE_PY | {"rgb_std": (255.0,)}
 MNIST_SHAPE = (1, 28, 28)
 #: the shape that score.py took where none was given
@@ -35,32 +34,32 @@ _SCORE_PY_SHAPE = (3, 224, 224)
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """How a network is given its images: `config.augment`, with `val_resize` a number, and the image shape.
+    """How images are preprocessed for a network: `config.augment`, with a number as `val_resize`, and shape.
 
-    `val_resize` is None only for the first checkpoints of ours, which did not note it: the data decides.
+    `val_resize` is None only for our earliest checkpoints, which did not note it: the data set decides.
     """
 
     config: Config
     num_classes: int
-    #: what is done and who says so, in one line, with settings between backquotes
+    #: the preprocessing and where it is from, in one line, with settings between backquotes
     description: str
-    #: who decided that images are cut as they are stored, where the user did not; "" where they are not
+    #: why images are cut as they are stored, where the user did not set it; "" where they are not
     cut_by: str
-    #: what else to know, with settings between backquotes, or ""
+    #: another note for the user, with settings between backquotes, or ""
     note: str
 
 
 def with_preprocessing(config: Config, ref: PretrainedRef) -> Config:
-    """Return the configuration with shape, mean, std and sizes of the network's training as defaults.
+    """Return the configuration with the network's shape, mean, std, interpolation and sizes as defaults.
 
-    Raises DataError for a meta.json that holds something else under these names, and for a mean image that is
-    not beside it any more, unless the user gives another mean.
+    Raises DataError for a meta.json with values of a wrong type, and for a mean image that is no longer
+    beside it, unless the user sets another mean.
     """
     noted = _checked(ref)
     config = config.with_defaults(
         **{setting: noted[key] for setting, key in _NOTED_AS.items() if key in noted})
     if noted.get("val_resize") and config.network.image_shape == noted.get("image_shape"):
-        # it goes with the crop of the training: beside a crop of another size it means nothing
+        # it belongs to the crop of the training: for a crop of another size it means nothing
         config = config.with_defaults(val_resize=noted["val_resize"])
     if noted.get("mean_image") and not config.is_explicit("mean_image", "rgb_mean"):
         path = check_mean_image(ref.mean_image, noted["mean_image"], ref.name)
@@ -69,10 +68,10 @@ def with_preprocessing(config: Config, ref: PretrainedRef) -> Config:
 
 
 def for_evaluation(config: Config, ref: PretrainedRef, model: nn.Module) -> Evaluation:
-    """Return how `model`, built from `ref`, is given its images.
+    """Return how images are preprocessed for `model`, which was built from `ref`.
 
-    A setting of the user's wins; then comes what was noted with the network, then MXNet's own way. Raises
-    what `with_preprocessing` does, and UsageError for a shape that the network cannot take.
+    The user's settings come first, then what was noted with the network, then MXNet's own preprocessing.
+    Raises what `with_preprocessing` does, and UsageError for a shape that the network cannot take.
     """
     noted = _checked(ref)
     is_given = config.is_explicit("resize", "val_resize")
@@ -83,7 +82,7 @@ def for_evaluation(config: Config, ref: PretrainedRef, model: nn.Module) -> Eval
         origin = f"as {verbatim(ref.origin)} has it"
     else:
         config, origin = _as_mxnet(config, ref, model)
-    if config.is_explicit("resize"):  # another word for it, as in training
+    if config.is_explicit("resize"):  # the same setting by another name, as in training
         config = config.with_defaults(val_resize=config.augment.resize)
     num_classes = _check_shape(config, ref, model)
     is_cut = config.augment.val_resize == 0 and not is_given
@@ -92,7 +91,7 @@ def for_evaluation(config: Config, ref: PretrainedRef, model: nn.Module) -> Eval
 
 
 def describe_preprocessing(config: Config, ref: PretrainedRef, origin: str) -> str:
-    """Return in one line what the network is given, as who says (`origin`), and what the user changed."""
+    """Return one line with the preprocessing, where it is from (`origin`), and what the user changed."""
     noted = _checked(ref)
     changed = [_changed(name, config, noted) for name in (*_NOTED_AS, "mean_image", "val_resize", "resize")
                if config.is_explicit(name)]
@@ -104,7 +103,7 @@ def describe_preprocessing(config: Config, ref: PretrainedRef, origin: str) -> s
 def _describe(config: Config) -> str:
     augment = config.augment
     shape = config.network.image_shape
-    # A mean image takes the place of a mean colour.
+    # A mean image replaces a mean colour.
     mean = verbatim(augment.mean_image) or show(augment.rgb_mean)
     if len(shape) != 3 or augment.val_resize is None:
         cut = ""
@@ -117,7 +116,7 @@ def _describe(config: Config) -> str:
 
 
 def _as_mxnet(config: Config, ref: PretrainedRef, model: nn.Module) -> tuple[Config, str]:
-    """Return the configuration for a network of which nothing was noted, and who says so."""
+    """Return the configuration for a network of which nothing was noted, and the text for its origin."""
     names_data_set = config.is_explicit("dataset")
     shape = config.network.image_shape
     if not config.is_explicit("image_shape", "data_shape"):
@@ -133,7 +132,7 @@ def _as_mxnet(config: Config, ref: PretrainedRef, model: nn.Module) -> tuple[Con
 
 
 def _with_noted_resize(config: Config, noted: Mapping[str, Any]) -> Config:
-    """Return the configuration with the noted `val_resize`, in proportion for a crop of another size."""
+    """Return the configuration with the noted `val_resize`, scaled for a crop of another size."""
     if "val_resize" not in noted:  # MXNet's zoo: no script of MXNet's resized for validation
         return config.with_defaults(val_resize=0)
     resize = noted["val_resize"]
@@ -147,7 +146,10 @@ def _with_noted_resize(config: Config, noted: Mapping[str, Any]) -> Config:
 
 
 def _check_shape(config: Config, ref: PretrainedRef, model: nn.Module) -> int:
-    """Return how many classes the network gives for images of the shape that was decided on."""
+    """Return the number of classes that the network gives for images of the configured shape.
+
+    An error about a shape that the meta data noted is a DataError, about any other a UsageError.
+    """
     try:
         return count_classes(model, config.network.image_shape)
     except UsageError as error:
@@ -157,7 +159,7 @@ def _check_shape(config: Config, ref: PretrainedRef, model: nn.Module) -> int:
 
 
 def _changed(setting: str, config: Config, noted: Mapping[str, Any]) -> str:
-    """Return a setting of the user's, with what was noted in its place where that is something else."""
+    """Return the text for a setting of the user's, with the noted value where that differs."""
     before = noted.get("val_resize" if setting == "resize" else _NOTED_AS.get(setting, setting))
     if setting == "mean_image":
         return f"`{setting}`" + (" (it has another)" if before else "")
@@ -170,7 +172,7 @@ def _changed(setting: str, config: Config, noted: Mapping[str, Any]) -> str:
 
 
 def _checked(ref: PretrainedRef) -> dict[str, Any]:
-    """Return what was noted with a network, each value of its setting's type; DataError for any other."""
+    """Return what was noted with a network, converted to the settings' types; DataError if that fails."""
     noted = {key: value for key, value in ref.preprocessing.items() if key in ("mean_image", "val_resize")}
     try:
         for setting, key in (*_NOTED_AS.items(), ("val_resize", "val_resize")):

@@ -1,4 +1,4 @@
-"""Reading the files that a reference names, and building the network that was trained."""
+"""Read the files that a reference names, and build the network that was trained."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ def make_teacher(config: Config, class_names: Sequence[str], device: torch.devic
     what = f"`teacher` {verbatim(name)}"
     ref = locate(name, "auto", setting="teacher")
     model = build(read(ref))
-    # the user's preprocessing is the student's; the teacher's is what its own training noted
+    # the user's settings are for the student; the teacher is preprocessed as its own training noted
     evaluation = for_evaluation(dataclasses.replace(config, explicit={}), ref, model)
     if evaluation.num_classes != config.network.num_classes:
         raise UsageError(f"{what}: has {evaluation.num_classes} classes, the data "
@@ -65,7 +65,10 @@ def _affine(own: Config, other: Config, device: torch.device) -> tuple[Tensor, T
 
 
 def _order(what: str, names: Sequence[str], teachers: Sequence[str], device: torch.device) -> Tensor | None:
-    """Return the teacher's index of each class, int64 (classes,); None if both have one order."""
+    """Return the teacher's index of each class, int64 (classes,); None if both have the same order.
+
+    UsageError where their classes differ.
+    """
     # where either side has no names, the same order is assumed
     if not names or not teachers or list(names) == list(teachers):
         return None

@@ -25,15 +25,16 @@ from imgcls.pretrained.reference import Pretrained, PretrainedRef
 from imgcls.storage import download, folders
 from imgcls.storage.paths import to_local_path
 
-#: networks whose weights take images from -1 to 1: torchvision's own code converts what it is given
+#: networks whose weights take images from -1 to 1: torchvision's own code converts its input
 #: (transform_input=True), ours leaves that to the preprocessing
 _MINUS_ONE_TO_ONE = ("googlenet", "inception_v3")
 
 
 def describe(name: str, network_and_weights: str, setting: str) -> PretrainedRef:
-    """Return what torchvision says about a network's weights; nothing is downloaded yet.
+    """Return the reference to a network's weights, with torchvision's description; nothing is downloaded yet.
 
     `network_and_weights` is NAME, NAME:WEIGHTS or NAME:FILE.pth; `setting` and `name` are for errors.
+    Raises UsageError for a network or weights that torchvision does not have.
     """
     network, _, _ = network_and_weights.partition(":")
     weights, file = _find_weights(name, network_and_weights, setting)
@@ -54,7 +55,10 @@ def describe(name: str, network_and_weights: str, setting: str) -> PretrainedRef
 
 
 def read(ref: PretrainedRef) -> Pretrained:
-    """Read the weights of a torchvision network: one's own file, or torchvision's, downloaded if needed."""
+    """Read the weights of a torchvision network: the user's file, or torchvision's, downloaded if needed.
+
+    DataError for a file that is damaged or has another network's weights.
+    """
     network = ref.torchvision.partition(":")[0]
     weights, file = _find_weights(ref.name, ref.torchvision, "model")
     path = to_local_path(file) if file else _download(weights, network)
@@ -79,17 +83,17 @@ def read(ref: PretrainedRef) -> Pretrained:
 
 
 def _num_classes(config: NetworkConfig, state: Mapping[str, torch.Tensor]) -> int:
-    """Return the number of classes of the weights: the rows of the head, where its width is the network's."""
+    """Return the number of classes of the weights: the rows of the head, or 2 where its width is wrong."""
     head = next(iter(head_keys(config)))
     with torch.device("meta"):
         expected = build_network(config, seed=0).state_dict()[head].shape
-    # of another width it is another network's: load_state_dict tells how they differ
+    # with another width it is another network's: load_state_dict then says how they differ
     has_head = head in state and state[head].ndim and state[head].shape[1:] == expected[1:]
     return int(state[head].shape[0]) if has_head else 2
 
 
 def head_keys(config: NetworkConfig) -> list[str]:
-    """Return the parameters of a torchvision or timm network that the number of classes shapes, by key.
+    """Return the keys of a torchvision or timm network's head: parameters shaped by the number of classes.
 
     Found by comparing two such networks, on the meta device: no package says which layer is its head.
     """
@@ -129,9 +133,10 @@ def _torch_cache() -> Path:
 
 
 def _find_weights(name: str, network_and_weights: str, setting: str) -> tuple[Any, str]:
-    """Return torchvision's weights of a name, the best ones without one, and the file where one is given.
+    """Return (torchvision's weights of this name, the user's file or "").
 
-    For a file they are the best ones, which tell how images are prepared.
+    Without a name of weights they are torchvision's best ones; for a file too: they say how images are
+    preprocessed.
     """
     try:
         models: ModuleType = importlib.import_module("torchvision.models")
@@ -154,14 +159,14 @@ def _find_weights(name: str, network_and_weights: str, setting: str) -> tuple[An
 
 
 def _download(weights: Any, network: str) -> Path:
-    """Return the file of the weights: that in torch's own cache, else it is downloaded into ours.
+    """Return the file of the weights: the one in torch's own cache, else it is downloaded into ours.
 
     Its name ends with the first digits of its SHA-256, which the download is checked against.
     """
     url = str(weights.url)
     file = url.rpartition("/")[2]
     cached_by_torch = _torch_cache() / file
-    if cached_by_torch.is_file():  # whoever used torchvision here before has it already
+    if cached_by_torch.is_file():  # torchvision itself has downloaded it before
         return cached_by_torch
     digest = re.search(r"-([0-9a-f]{8,})\.pth$", file)
     folder = folders.cache_folder("models") / "torchvision"
@@ -173,8 +178,8 @@ def _download(weights: Any, network: str) -> Path:
 def _read_state_dict(path: Path, network: str) -> dict[str, torch.Tensor]:
     """Read name -> tensor from a .pth file, under today's names.
 
-    weights_only: torch takes tensors and plain containers out of the pickle and runs nothing of it. What it
-    would take of memory was looked at before.
+    weights_only: torch takes tensors and plain containers out of the pickle and runs nothing of it. Before
+    that, `torch_file.check` bounds the memory it takes.
     """
     if not path.exists():
         raise UsageError(f"torchvision:{network}:{verbatim(path)}: there is no such file")
@@ -183,8 +188,8 @@ def _read_state_dict(path: Path, network: str) -> dict[str, torch.Tensor]:
         # A legacy file from memory: in one on disk torch would look for a tar first, and unpack it.
         source = path if torch_file.is_archive(path) else io.BytesIO(path.read_bytes())
         state = torch.load(source, map_location="cpu", weights_only=True)
-    # Whatever the pickle and the storages can have wrong with them. torch's own text is not shown: it advises
-    # to switch weights_only off.
+    # Any exception: the pickle and the storages may be damaged in any way. torch's own text is not shown: it
+    # advises to switch weights_only off.
     except Exception as error:
         raise DataError(path, "not weights in torch's format: torch cannot read it, it is damaged") from error
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):

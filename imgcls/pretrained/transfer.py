@@ -1,8 +1,8 @@
-"""A trained network under a new head: what fine-tuning does to it before the training begins.
+"""Give a trained network a new head, as fine-tuning does before the training begins.
 
 `imgcls-finetune` calls it. `new_head` takes what `pretrained.read` returns and makes the network for other
-classes; a summary says what became of each weight. `head_of` finds the head of a network that was fine-tuned
-before. Nothing here trains or reads files.
+classes; a summary lists the weights that were loaded, are new or were dropped. `head_of` finds the head of a
+network that was fine-tuned before. Nothing here trains or reads files.
 """
 
 from __future__ import annotations
@@ -27,27 +27,28 @@ from imgcls.pretrained.reference import Pretrained
 from imgcls.pretrained.torchvision_weights import head_keys
 
 SETTING = "`layer_before_fullc`"
-#: operators that pass their input on, value by value ...
+#: operators that work element by element, behind which a classifier's output is still one value a class ...
 _PASS_VALUES = (*graph.TRANSPARENT, "Dropout", "Cast", "_mul_scalar", "_div_scalar", "clip")
-#: ... or in another shape
+#: ... and those that only change the shape
 _RESHAPE = ("Flatten", "Reshape", "squeeze")
-#: how many layers are offered where it is not clear which one the head begins behind
+#: how many layers are listed in the error where it is not clear which one the head belongs behind
 _MAX_CANDIDATES = 6
 
 
 @dataclass(frozen=True)
 class LoadSummary:
-    """What became of the weights, by MXNet's names (torch's, where no symbol expresses the network)."""
+    """Which weights were loaded, are new or were dropped, by MXNet's names (torch's for a network without a
+    symbol)."""
 
     #: copied from the file
     loaded: list[str] = field(default_factory=list)
     #: of the new head
     new: list[str] = field(default_factory=list)
-    #: in the file and not in the network: the old head, and what was behind the cut
+    #: in the file and not in the network: the old head, and all layers behind the cut
     dropped: list[str] = field(default_factory=list)
     #: the layer whose output goes into the new head; "" where the network's own head was replaced
     layer: str = ""
-    #: what a person should know about the choice of that layer, or ""
+    #: a note for the user about the choice of that layer, or ""
     note: str = ""
 
     def lines(self) -> list[str]:
@@ -82,8 +83,8 @@ def new_head(pretrained: Pretrained, config: NetworkConfig, *, layer: str = "", 
 def find_cut(symbol: Symbol, layer: str, path: object) -> tuple[NodeOutput, str]:
     """Return the output that goes into the new head, and a note for the user, or "".
 
-    It is that of `layer` or, without one, what goes into the last fully connected layer. `path` is what
-    errors call the symbol; UsageError as `new_head` says.
+    It is the output of `layer` or, without one, the input of the last fully connected layer. `path` is what
+    errors call the symbol; UsageError as in `new_head`.
     """
     if not layer:
         try:
@@ -98,7 +99,7 @@ def find_cut(symbol: Symbol, layer: str, path: object) -> tuple[NodeOutput, str]
         return cut, ""
     try:
         cut, _ = _find_classifier_input(symbol, path)
-    except DataError:  # several outputs: then the layer that is named decides
+    except DataError:  # several outputs: then the named layer alone decides
         cut = None
     return _cut_behind(symbol, layer, cut, path)
 
@@ -107,7 +108,7 @@ def _cut_behind(symbol: Symbol, layer: str, automatic: NodeOutput | None,
                 path: object) -> tuple[NodeOutput, str]:
     """Return the output of the layer that the user named, and a note where it is not the automatic choice."""
     operators = {node.name: i for i, node in enumerate(symbol.nodes) if not node.is_variable}
-    # MXNet's own fine-tune.py asked for the name of an output: flatten0_output is the one of flatten0.
+    # MXNet's own fine-tune.py takes the name of an output: flatten0_output is the one of flatten0.
     name = layer if layer in operators else layer.removesuffix("_output")
     automatic_name = symbol.nodes[automatic.node].name if automatic is not None else ""
     if name not in operators:
@@ -124,20 +125,20 @@ def _cut_behind(symbol: Symbol, layer: str, automatic: NodeOutput | None,
 
 
 def head_of(model: nn.Module, config: NetworkConfig) -> list[str]:
-    """Return the parameters of the last layer, by their keys in the state_dict.
+    """Return the keys of the last layer's parameters in the state_dict.
 
-    `model` is what `new_head` returned, or was saved and read since; `config` are its settings where no
+    `model` is what `new_head` returned, possibly saved and read since; `config` has its settings where no
     symbol expresses it.
     """
     if not isinstance(model, fx.GraphModule):
         return head_keys(config)
-    # `new_head` puts its layer last, and reading takes the softmax off again.
+    # `new_head` puts its layer last, and reading removes the softmax.
     path = str(_last_call(model).target)
     return [f"{path}.{name}" for name in model.get_submodule(path).state_dict(keep_vars=True)]
 
 
 def grouped(names: Sequence[str], max_names: int = 6, max_groups: int = 8) -> str:
-    """Return few names as they are, many as how many there are of each layer or stage: `stage1 38, bn1 4`."""
+    """Return few names as they are, many as the count of each layer or stage: `stage1 38, bn1 4`."""
     if len(names) <= max_names:
         return ", ".join(names)
     # In the order of first appearance, which is that of the network.
@@ -158,10 +159,10 @@ def _group(name: str) -> str:
 
 
 def _find_classifier_input(symbol: Symbol, path: object) -> tuple[NodeOutput | None, list[str]]:
-    """Return what goes into the classifier, or None and the layers that it could be, the last first.
+    """Return (input of the classifier, []), or (None, layers that could be before it, the last one first).
 
-    Walks back from the logits. The classifier is a fully connected layer, or a 1x1 convolution of a single
-    pixel, with nothing but passing operators behind it.
+    Walks back from the logits. The classifier is a fully connected layer, or a convolution behind a global
+    pooling, with only operators of `_PASS_VALUES` and `_RESHAPE` behind it.
     """
     _, entry = graph.find_logits(symbol, path)
     node = symbol.nodes[entry.node]
@@ -191,7 +192,7 @@ def _is_global_pool(node: Node) -> bool:
 def _load_body(pretrained: Pretrained, symbol: Symbol, cut: NodeOutput,
                shape: Sequence[int]) -> fx.GraphModule:
     """Build the network up to `cut`, with its weights."""
-    # From the cut back: whatever only the old head needed is gone.
+    # Only what the cut needs: the nodes of the old head are left out.
     nodes, heads = symbols.post_order(symbol.nodes, [cut])
     body = Symbol(nodes, heads)
     path = pretrained.path
@@ -199,7 +200,7 @@ def _load_body(pretrained: Pretrained, symbol: Symbol, cut: NodeOutput,
         return graph.from_symbol(body, pretrained.arrays, input_shape=tuple(shape), path=path,
                                  symbol_path=pretrained.symbol_path)
     except DataError as error:
-        # Is it the user's image shape or the file that does not fit? Without a shape only the file can be
+        # Either the user's image shape does not fit, or the file. Built without a shape, only the file can be
         # wrong.
         try:
             graph.from_symbol(body, pretrained.arrays, path=path)
@@ -233,8 +234,8 @@ def _add_head(model: fx.GraphModule, config: NetworkConfig, seed: int) -> list[s
 
 
 def _num_features(model: fx.GraphModule, config: NetworkConfig) -> int:
-    """Return how many numbers the body gives for one image."""
-    # One image through the network: the symbol tells no shapes, and the head needs to know one size.
+    """Return how many values the body gives for one image; UsageError for a shape that it cannot take."""
+    # One image through the network: the symbol has no shapes, and the head needs the number of its inputs.
     was_training = model.training
     try:
         with torch.no_grad():
@@ -260,7 +261,7 @@ def _last_call(model: fx.GraphModule) -> fx.Node:
 
 def _replace_head(pretrained: Pretrained, settings: NetworkConfig, config: NetworkConfig, seed: int,
                   ) -> tuple[nn.Module, LoadSummary]:
-    """Build the network anew for the classes; what their number shapes is its head, and stays new."""
+    """Build the network for the new number of classes, and load all weights but the head's."""
     settings = dataclasses.replace(settings, num_classes=config.num_classes, image_shape=config.image_shape)
     # Shapes that follow from the number of classes are the head's; all others must fit the file.
     head = set(head_keys(settings))

@@ -1,6 +1,6 @@
 """MXNet's model zoo: which networks it had, where their files were, and what to take instead.
 
-`locating.locate` asks for a network by name. Nothing here reads the files.
+`locating.locate` calls `find_model` and `download_model`. Nothing here reads the files.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from imgcls.pretrained.reference import PretrainedRef
 from imgcls.storage import download, folders
 from imgcls.training import checkpoint
 
-#: where MXNet kept them; the server is gone, and IMGCLS_MIRROR is asked for the same paths
+#: where MXNet kept them; the server is gone, and IMGCLS_MIRROR is tried with the same paths
 #: (models/imagenet/...)
 BASE_URL = "http://data.mxnet.io/"
-#: what the zoo's residual networks were trained with: they normalise the image themselves. Nothing of
+#: what the zoo's residual networks were trained with: they normalise the image themselves. Without
 #: `val_resize`: MXNet cut images as they were stored
 _RAW: dict[str, Any] = {"image_shape": (3, 224, 224), "mean": (0.0, 0.0, 0.0), "std": (1.0,)}
 #: the mean of ImageNet's photographs, which train_imagenet.py subtracts
@@ -29,7 +29,7 @@ _PHOTOGRAPHS = _RAW | {"mean": (123.68, 116.779, 103.939)}
 class ZooModel:
     """One network of MXNet's zoo."""
 
-    #: below BASE_URL, without epoch and ending
+    #: below BASE_URL, without epoch and suffix
     path: str
     #: torchvision's nearest: the same layers, or only about as large
     torchvision: str
