@@ -2,7 +2,7 @@
 
 `imgcls-train --gpus 0,1` calls `run`; the launcher starts `python -m imgcls.launch.agent` on each of its
 hosts. Processes, ranks and rendezvous are those of torch's own elastic agent (`elastic`). Ours are the
-messages, the way a job ends, and the rule which failure is worth another try.
+messages, the way a job ends, and the rule after which failures the workers are started again.
 """
 
 from __future__ import annotations
@@ -45,8 +45,9 @@ def make_spec(command: Sequence[str], *, processes: int, nnodes: str = "1", endp
     """Return what an agent is to do: `processes` copies of `command` on this host.
 
     `nnodes` is the number of hosts, N or MIN:MAX. Several meet at `endpoint` (HOST:PORT, on the host with
-    `is_host`) under the name `job`, and know this one as `local_addr`. UsageError for arguments that make no
-    sense.
+    `is_host`) under the name `job`, and reach this one at `local_addr`. `is_host` None: found out by the
+    addresses of this machine. UsageError for arguments that contradict each other, or a program that is not
+    there.
     """
     min_hosts, max_hosts = parse_nnodes(nnodes)
     meeting_point = endpoint or "127.0.0.1"
@@ -58,7 +59,7 @@ def make_spec(command: Sequence[str], *, processes: int, nnodes: str = "1", endp
         raise UsageError(f"`nnodes` {nnodes}: `rdzv_endpoint` must say where the machines meet, as HOST:PORT")
     if os.name == "nt":
         raise UsageError("several processes need Linux or macOS")
-    # who lets hosts come and go means lost hosts, not a bug that would come again and again
+    # MIN:MAX is set against lost hosts, not against a worker's own error, which would come again
     losses_only = min_hosts < max_hosts and max_restarts == 0
     # asked before anything is started: the other hosts are told this address at the rendezvous
     address = local_addr or (network.reachable_address(endpoint) if max_hosts > 1 else "127.0.0.1")
@@ -74,15 +75,16 @@ def make_spec(command: Sequence[str], *, processes: int, nnodes: str = "1", endp
 def run(spec: LaunchSpec, workers: WorkerProcesses | None = None) -> int:
     """Run the workers of this host to their end, and return the exit status of the whole.
 
-    0: all ended well. 2: a worker was used wrongly (never tried again). 143, 130: told to stop by SIGTERM,
-    SIGINT; workers got SIGTERM and saved. 1: anything else, with one line on stderr about the first cause.
+    0: all ended well. 2: wrong usage of the command (never tried again). 143, 130, 129: asked to stop by
+    SIGTERM, SIGINT, SIGHUP; workers got SIGTERM and saved. 1: anything else, with one line on stderr about
+    the first cause.
     """
-    # the signals first: from here on nothing may be left behind
+    # the signals first: from here on no process may be left behind
     state = AgentState(spec, workers or WorkerProcesses(), spec.job)
     with _catch_signals(state), _scratch_folder(state), _silence_logging(spec.verbose):
         try:
             _prepare_environment(spec)
-            # torch reads the environment when it is loaded: not before it is as it must be
+            # only now: torch reads the environment when it is loaded
             from imgcls.launch.elastic import run_workers
 
             return run_workers(state)
@@ -116,10 +118,10 @@ def _prepare_environment(spec: LaunchSpec) -> None:
 
 @contextlib.contextmanager
 def _catch_signals(state: AgentState) -> Iterator[None]:
-    """The first SIGTERM, SIGINT or SIGHUP asks for an end in good order, the second for one at once."""
+    """Within the block, stop the workers at the first SIGTERM, SIGINT or SIGHUP, kill them at the second."""
 
     def note(number: int, _frame: FrameType | None) -> None:
-        # the main thread is waiting for the workers, and goes on once they are gone
+        # the main thread is waiting for the workers, and continues once they are gone
         if state.stop_signal:
             state.workers.kill()
             return
@@ -139,7 +141,7 @@ def _catch_signals(state: AgentState) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _scratch_folder(state: AgentState) -> Iterator[None]:
-    """Make a folder for what workers leave when they fail, and remove it."""
+    """Make a folder for the error files of workers, and remove it at the end."""
     scratch.remove_abandoned()
     with scratch.locked_folder() as state.folder:
         yield
@@ -147,7 +149,7 @@ def _scratch_folder(state: AgentState) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _silence_logging(verbose: bool) -> Iterator[None]:
-    """Switch off the log of torch's own, which tells a failure in thirty lines."""
+    """Switch off torch's own log, which reports a failure in thirty lines."""
     previous = logging.root.manager.disable
     if not verbose:
         logging.disable(logging.CRITICAL)
@@ -163,12 +165,12 @@ def _report_stop(state: AgentState) -> int:
     status = 128 + asked
     host = state.spec.host
     line = ""
-    # what the workers left: one may have failed instead of saving
+    # the error files: a worker may have failed instead of saving
     for path in sorted(Path(state.folder).glob("*/*.json")):
         failure = read_failure(0, host, 1, os.fspath(path), ended_by_agent=False)
         has_stopped = failure.message.startswith("stopped by")
         if failure.cause == Cause.ERROR and not has_stopped:
-            # such as a disk that was too full to save; of a file that was cut short only that it is there
+            # such as a disk that was too full to save; a file that was cut short shows only that it failed
             line = failure.message or f"a worker on {host} ended with an error that it could not report"
             state.report(AgentMessage("error", line, 1))
             return 1
@@ -212,13 +214,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run `python -m imgcls.launch.agent [flags] -- COMMAND...`, for launchers and scripts."""
     args = AgentConfig(())
     try:
-        # abbreviations could match a flag that a later version adds to a script on file
+        # an abbreviation in someone's script could match a flag that a later version adds
         (args,) = parse(sys.argv[1:] if argv is None else argv, AgentConfig, prog="imgcls-agent",
                         usage="[flags] -- COMMAND...", examples="", takes_prefixes=False)
         workers = WorkerProcesses()
         if args.launched:
             _obey_launcher(workers, args.timeout)
-        # the -- that ends our flags is none of the command
+        # the -- that ends our flags is not part of the command
         command = args.command[1:] if args.command[:1] == ("--",) else args.command
         spec = make_spec(command, processes=args.processes, nnodes=args.nnodes, endpoint=args.endpoint,
                          job=args.job, is_host=None if args.is_host is None else bool(args.is_host),
@@ -230,7 +232,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _report_error(error: ImgclsError, args: AgentConfig) -> int:
-    # the launcher's and imgcls-train's word for the same
+    # `rdzv_endpoint` is the launcher's and imgcls-train's name for the same
     line = error.spelled(FlagSpelling({**flag_spelling(AgentConfig).flags, "rdzv_endpoint": "--endpoint"}))
     message = AgentMessage("error", line, error.exit_status)
     sys.stderr.write(message.encode() if args.launched else f"{args.name}: error: {line}\n")

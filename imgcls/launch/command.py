@@ -1,4 +1,4 @@
-"""The user's command behind imgcls-launch: its arguments, and what the launcher has to know about it.
+"""The user's command behind imgcls-launch: its arguments, and what the launcher reads in them.
 
 Called by `imgcls-launch` and by the agents; nothing here runs the command.
 """
@@ -52,7 +52,7 @@ def count_devices(command: Sequence[str]) -> int:
     gpus = _numbers(flag_value(command, "--gpus"))
     if len(gpus) > 1:
         return len(gpus)
-    # what is no such number is for the command itself to refuse, with its own words
+    # a wrong value is left to the command itself, which reports it in its own words
     (per_host,) = _numbers(flag_value(command, "--workers-per-host").replace(",", ";")) or [1]
     return per_host if 1 <= per_host <= MAX_PROCESSES else 1
 
@@ -72,9 +72,9 @@ def _numbers(text: str) -> list[int]:
 
 
 def resolve_program(command: Sequence[str]) -> list[str]:
-    """Return the command with a program that is there; UsageError where there is none.
+    """Return the command with the path of its program; UsageError where there is no such program.
 
-    `python` and our own commands are found where PATH has none.
+    `python` and our own commands are found even where PATH has none.
     """
     program, *arguments = command
     path = shutil.which(program)

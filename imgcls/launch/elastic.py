@@ -1,8 +1,8 @@
 """The torch side of an agent: torch's elastic agent, with our rules for failures and for the end of a job.
 
-`agent.run` calls `run_workers`, and has prepared the environment. torch keeps the processes, the ranks and
-the rendezvous. What we override of it is private to torch: `tests/test_elastic_internals.py` names it all,
-and fails where a new version has changed it.
+`agent.run` prepares the environment and calls `run_workers`. torch manages the processes, the ranks and the
+rendezvous. What we override of it is private to torch: `tests/test_elastic_internals.py` lists all of it, and
+fails where a new version has changed it.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ ASK_S = 1.0
 
 
 def run_workers(state: AgentState) -> int:
-    """Run the workers to their end; return the exit status. After StopRequested, too, all have ended."""
+    """Run the workers to their end; return the exit status. StopRequested is raised after all have ended."""
     spec = state.spec
     handler = None
     agent = None
@@ -75,7 +75,7 @@ def run_workers(state: AgentState) -> int:
 
 def _worker_spec(spec: LaunchSpec, handler: Any) -> WorkerSpec:
     program, *arguments = [*parent_death_command(), *spec.command]
-    # torch has a macro, ${local_rank}; a user's text has none
+    # torch replaces the macro ${local_rank}; what the user wrote stays as it is
     escaped = tuple(argument.replace("$", "$$") for argument in arguments)
     return WorkerSpec(role="worker", local_world_size=spec.processes, entrypoint=program, args=escaped,
                       rdzv_handler=handler, max_restarts=spec.max_restarts,
@@ -120,7 +120,7 @@ def _withdraw(handler: Any) -> None:
         # torch itself only closes a rendezvous, for everybody
         handler._stop_heartbeats()
         handler._op_executor.run(_RendezvousExitOp(), time.monotonic() + 2)
-    except Exception:  # torch's own affair, which may be another one some day: they wait a few seconds longer
+    except Exception:  # private to torch, and may change: then the others wait a few seconds longer
         return
 
 
@@ -131,7 +131,7 @@ def _explain(spec: LaunchSpec, error: Exception) -> str:
     if isinstance(error, RendezvousClosedError):
         return f"{spec.host}: joined too late, the job has ended"
     if isinstance(error, RendezvousConnectionError) and not spec.is_rendezvous_host:
-        # its host has left, or the network between
+        # that host is gone, or the network to it
         meeting_host = split_endpoint(spec.endpoint)[0]
         return (f"{spec.host}: lost contact with {meeting_host}, where the hosts meet "
                 f"({spec.endpoint} does not answer)")
@@ -171,7 +171,7 @@ class ElasticAgent(LocalElasticAgent):
         return self._end.exit_status if self._end else 1
 
     def leave(self) -> None:
-        """Let the host that serves the store go last."""
+        """Leave the other agents; the host that serves the store waits for them."""
         if self._peers is not None:
             self._peers.leave(self._state.spec.is_rendezvous_host)
 
@@ -183,19 +183,19 @@ class ElasticAgent(LocalElasticAgent):
         spec = state.spec
         try:
             base._rendezvous(worker_group)
-        # what torch makes of numbers and texts that others wrote, and that are none
+        # what torch raises for damaged values that other hosts wrote
         except (ValueError, TypeError, LookupError, MemoryError, OverflowError) as error:
             raise RendezvousStateError("what the hosts wrote for each other is damaged") from error
         self._serve_workers(worker_group)
         num_hosts = worker_group.group_world_size or 1
-        # one host has no one to compare notes with
+        # a single host has no others to compare failures with
         if not spec.has_several_hosts:
             return
         if not state.job:
             state.job = _agree_on_job_name(worker_group.spec.rdzv_handler)
         store: Any = worker_group.store
         self._peers = Peers(store, worker_group.group_rank or 0, num_hosts, spec.host)
-        # one host says so for all
+        # one host reports it for all
         if worker_group.group_rank == 0 and 0 < self._num_hosts_before != num_hosts:
             state.report(AgentMessage(
                 "note", f"continuing with {num_hosts} host{'s' if num_hosts > 1 else ''} of "
@@ -223,7 +223,7 @@ class ElasticAgent(LocalElasticAgent):
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
         self._first_ended = None
         self._logs.begin_attempt(worker_group)
-        self._state.defer_signals = True  # workers that were started and not noted would be left behind
+        self._state.defer_signals = True  # workers that were started and not recorded would be left behind
         try:
             base: Any = super()
             pids = base._start_workers(worker_group)
@@ -238,7 +238,7 @@ class ElasticAgent(LocalElasticAgent):
         return pids
 
     def _shutdown(self, death_sig: signal.Signals = signal.SIGTERM, timeout: int = 30) -> None:
-        # without the timeout: _end_workers knows how long workers may take
+        # without the timeout: _end_workers decides how long workers may take
         super()._shutdown(death_sig)
         self._logs.streams.close()
 
@@ -289,7 +289,7 @@ class ElasticAgent(LocalElasticAgent):
         if self._first_ended is None:  # else a second call, with all of them ended by the first
             statuses = {local_rank: handler.proc.poll() for local_rank, handler in handlers.items()}
             self._first_ended = {rank: status for rank, status in statuses.items() if status is not None}
-        # nothing can be saved where a worker is missing; when hosts come or go, everything can
+        # where a worker is missing nothing can be saved; when hosts come or go, all of them can save
         is_missing = self._end is not None or any(self._first_ended.values())
         deadline = time.monotonic() + (FAILURE_S if is_missing and not state.stop_signal else STOP_S)
         for handler in handlers.values():
@@ -308,7 +308,7 @@ class ElasticAgent(LocalElasticAgent):
     # ---- failures
 
     def _handle_failure(self, result: RunResult) -> None:
-        """Find out why our workers failed and whether to try again, and say so."""
+        """Find out why our workers failed and whether to start them again, and report it."""
         spec = self._state.spec
         first_ended = self._first_ended or {}
         own = root_cause(
@@ -319,7 +319,7 @@ class ElasticAgent(LocalElasticAgent):
                     or (own.was_told_to_stop and not spec.is_elastic)
                     or (spec.restarts_losses_only and own.cause == Cause.ERROR and own.status > 0))
         own = dataclasses.replace(own, is_final=is_final)
-        # alone, or when no one else explains it better
+        # for a single host, and where no other host explains it better
         cause = own
         silent: list[str] = []
         if self._peers is not None:
@@ -330,7 +330,7 @@ class ElasticAgent(LocalElasticAgent):
             self._remaining_restarts = 0
         elif cause.was_told_to_stop:
             self._remaining_restarts += 1  # a host that was taken away is no failure
-        if cause.host == spec.host:  # else the host of the worker that was the cause says it
+        if cause.host == spec.host:  # else the host of the worker that was the cause reports it
             self._report_cause(cause, silent, is_final=is_final)
 
     def _report_cause(self, cause: WorkerFailure, silent: list[str], *, is_final: bool) -> None:

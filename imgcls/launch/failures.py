@@ -105,7 +105,7 @@ def decode_failure(data: str | bytes) -> WorkerFailure:
 
 
 def _typed(value: Any, kind: type | tuple[type, ...]) -> Any:
-    # True is an int for isinstance, and -10**30 an exit status for no one
+    # True is an int for isinstance, and -10**30 can be no exit status
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise TypeError(value)
     if isinstance(value, (int, float)) and not abs(value) < _MAX_NUMBER:

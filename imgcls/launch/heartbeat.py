@@ -1,7 +1,7 @@
-"""The agent's thread that listens to its launcher through stdin, and ends the agent without one.
+"""The agent's thread that listens to its launcher through stdin, and ends the agent when that is gone.
 
-A dropped ssh connection, a killed launcher or a pulled cable must not leave processes behind on a far
-machine. The launcher's end of it is `supervisor`.
+A dropped ssh connection, a killed launcher or a pulled cable must not leave processes behind on another
+machine. The launcher's side of it is in `supervisor`.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ LEAVING_S = 10.0
 def watch_launcher(stream: int, workers: WorkerProcesses, silence_s: float, patience_s: float) -> None:
     """Begin to listen on the file descriptor `stream`, which the launcher writes to every few seconds.
 
-    At its end, at STOP, or after `silence_s` without a byte, this process gets SIGTERM. When it is still
-    there `patience_s` later, or at KILL, its workers and it are killed.
+    At its end, at STOP, or after `silence_s` without a byte, this process gets SIGTERM. When it still runs
+    `patience_s` later, or at KILL, its workers and it are killed.
     """
     # a daemon: it must not keep an agent that has done its work
     threading.Thread(target=_listen, args=(stream, workers, silence_s, patience_s), daemon=True).start()
@@ -47,7 +47,7 @@ def _listen(stream: int, workers: WorkerProcesses, silence_s: float, patience_s:
             continue
         if not is_open:
             time.sleep(0.2)
-        # no one saves any more, and the main thread may hang in a silent connection
+        # no worker is saving any more, and the main thread may hang in a silent connection
         if not workers.any_alive():
             patience_s = min(patience_s, LEAVING_S)
     workers.kill()

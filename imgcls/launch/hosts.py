@@ -45,7 +45,10 @@ class HostSlots:
 
 
 def read_hostfile(path: str) -> list[Host]:
-    """Return the hosts of a file in its order; DataError names the line that is not a host."""
+    """Return the hosts of a file in its order; DataError for a line that is no host, or where there is none.
+
+    UsageError where the file cannot be read.
+    """
     try:
         with open(path, encoding="utf-8", errors="replace") as stream:
             lines = stream.read(MAX_BYTES).splitlines()
@@ -68,16 +71,16 @@ def read_hostfile(path: str) -> list[Host]:
 
 
 def assign_workers(hosts: Sequence[Host], num_workers: int) -> list[HostSlots]:
-    """Deal the workers out, one at a time in the file's order as MXNet did.
+    """Return how many workers each host runs, dealt out one at a time in the file's order as MXNet did.
 
-    A host that is full (slots) is passed over as long as there is another. Only hosts with work are returned,
-    each once, in order.
+    A host that is full (slots) is passed over as long as another is not. Only hosts with workers are
+    returned, each once, in order.
     """
     counts = dict.fromkeys((host.name for host in hosts), 0)
     slots: dict[str, int] = {}
     for host in hosts:  # a host that is there twice has the slots of both lines
         slots[host.name] = slots.get(host.name, 0) + host.slots if host.slots else UNLIMITED
-    # where all hosts are full they go on in turn, with more workers than slots
+    # where all hosts are full they take more workers than slots, in turn
     left = num_workers
     while left:
         free = [host for host in hosts if counts[host.name] < slots[host.name]]
@@ -85,7 +88,7 @@ def assign_workers(hosts: Sequence[Host], num_workers: int) -> list[HostSlots]:
             if counts[host.name] < slots[host.name] or not free:
                 counts[host.name] += 1
                 left -= 1
-    # its first line says how to reach a host that is there twice
+    # of a host that is there twice the first line says how to reach it
     first = {host.name: host for host in reversed(hosts)}
     return [HostSlots(first[name], count) for name, count in counts.items() if count]
 

@@ -33,7 +33,7 @@ class Job:
     env: dict[str, str]
     python: str
     folder: str
-    #: folders that may hold our package on a far host, the first that does counts
+    #: folders that may hold our package on another host; the first that does is used
     roots: list[str]
     #: None: all runs on this machine
     ssh: ssh_client.Ssh | None
@@ -52,7 +52,7 @@ class Job:
                    "--processes", str(slots.num_workers * self.num_devices), "--job", self.job,
                    "--max-restarts", str(self.max_restarts), "--timeout", f"{self.timeout_s:g}",
                    "--name", self.name, "--launched"]
-        # on this machine alone there is one agent and no meeting
+        # on this machine alone there is one agent and no rendezvous
         if self.ssh is not None:
             command += ["--nnodes", f"{self.min_hosts}:{self.max_hosts}",
                         "--endpoint", f"{self.hosts[0].host.name}:{port}",
@@ -62,7 +62,7 @@ class Job:
         return [*command, "--", *self.command]
 
     def start_command(self, index: int, port: int) -> list[str]:
-        """Return the command line here that starts the agent on host `index`."""
+        """Return the command line that starts, from this machine, the agent on host `index`."""
         command = self.agent_command(index, port)
         if self.ssh is None:
             return command
@@ -70,7 +70,7 @@ class Job:
         return self.ssh.command(self.hosts[index].host, script)
 
     def environment(self, index: int, port: int) -> dict[str, str]:
-        """Return the variables of the workers of host `index`, under MXNet's names for its own."""
+        """Return the variables for the workers of host `index`: those of MXNet's launcher, and `env`."""
         first = self.hosts[0].host.name if self.ssh else "127.0.0.1"
         own = {"DMLC_ROLE": "worker", "DMLC_PS_ROOT_URI": first, "DMLC_PS_ROOT_PORT": str(port),
                "DMLC_NODE_HOST": self.hosts[index].host.name,
@@ -92,9 +92,10 @@ def print_commands(job: Job) -> None:
 
 
 def prepare_hosts(job: Job, ssh: ssh_client.Ssh) -> int:
-    """Reach every host, copy what it needs, and return a port that is free on the first.
+    """Check that every host can be reached, copy the folder to it; return a port that is free on the first.
 
-    0 after a line about each host that cannot be used.
+    0 after a line about each host that cannot be used. UsageError where ssh or rsync is not installed here,
+    RunError where the first host's answer is not understood.
     """
     hosts = [slots.host for slots in job.hosts]
     script = ssh_client.probe_script(job.python, job.sync_folder)
@@ -110,7 +111,7 @@ def prepare_hosts(job: Job, ssh: ssh_client.Ssh) -> int:
     except FileNotFoundError as error:
         raise UsageError(f"{error.filename}: is needed for --launcher ssh and is not installed here"
                          ) from None
-    # a line for each, so that all can be mended at once
+    # a line for each, so that the user can mend all of them at once
     for host, text in zip(hosts, problems, strict=True):
         if text:
             tell(f"{job.name}: error: {host.name}: {text}")

@@ -1,4 +1,4 @@
-"""What one agent is to do, and what it knows while it does it: for `agent` and `elastic`.
+"""What one agent is to do, and its state while it does it: for `agent` and `elastic`.
 
 Needs no torch, starts and ends nothing.
 """
@@ -26,11 +26,11 @@ class StopRequested(BaseException):
 
 @dataclass(frozen=True)
 class LaunchSpec:
-    """What one agent is to run, with whom, and how often again."""
+    """What one agent is to run, with which hosts, and how often to start it again."""
 
     command: list[str]
     processes: int
-    #: MIN and MAX of --nnodes: as many hosts must meet, and may take part
+    #: MIN and MAX of --nnodes: so many hosts must meet, and so many may take part
     min_hosts: int
     max_hosts: int
     #: HOST:PORT of the store where the hosts meet
@@ -48,9 +48,9 @@ class LaunchSpec:
     #: the command's name in messages
     name: str
     verbose: bool
-    #: whether a launcher is at the other end: prefixed output, encoded messages
+    #: whether a launcher reads the output: then lines have a prefix, and messages are encoded
     has_launcher: bool
-    #: whether only lost hosts and killed workers are worth another try, not a worker's own error
+    #: whether only lost hosts and killed workers are a reason to start again, not a worker's own error
     restarts_losses_only: bool
 
     @property
@@ -70,15 +70,15 @@ class AgentState:
 
     spec: LaunchSpec
     workers: WorkerProcesses
-    #: what workers know the job by; "" until the hosts have agreed on it
+    #: the name of the job that workers are given; "" until the hosts have agreed on it
     job: str
-    #: a folder for what the workers leave when they fail
+    #: a folder for the error files of the workers
     folder: str = ""
     #: the signal that asked this agent to stop, 0 while none did
     stop_signal: int = 0
-    #: while this is set, a signal is noted and not acted on
+    #: while this is set, a signal is recorded and handled later
     defer_signals: bool = False
-    # set when there is nothing more to say: later errors are consequences
+    # the first error only: later ones are its consequences
     #: what has been reported as the end of the job
     final_message: AgentMessage | None = None
     #: ranks of workers that outlived STOP_S and were killed
@@ -93,7 +93,7 @@ class AgentState:
         label = "error: " if message.kind == "error" else ""
         line = f"{self.spec.name}: {label}{printable(message.line)}\n"
         text = message.encode() if self.spec.has_launcher else line
-        # a terminal that was closed is one reason to be asked to stop
+        # a stop may be asked for because the terminal was closed, and then nothing can be written
         with contextlib.suppress(OSError):
             sys.stderr.write(text)
             sys.stderr.flush()

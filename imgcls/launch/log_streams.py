@@ -1,6 +1,7 @@
-"""Output of an agent's workers: whole lines, told apart by rank, without torch's own remarks.
+"""Output of an agent's workers: whole lines, each behind its rank, without torch's own messages.
 
-The agent opens a stream for each worker's stdout and stderr; lines come out at its own. Nothing is kept.
+The agent opens a stream for each worker's stdout and stderr, and their lines are written to its own. No
+output is stored.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import selectors
 import threading
 from dataclasses import dataclass
 
-# remarks of torch's C++ about connections, such as [rank1]:[W1120 21:18:11.185 socket.cpp:697] [c10d] ...
+# messages of torch's C++ about connections, such as [rank1]:[W1120 21:18:11.185 socket.cpp:697] [c10d] ...
 _NOISE = re.compile(
     rb"^(\[rank\d+\]:)?\s*\[[IWEF]\d{3,4} .*\b(socket|TCPStore\w*|ProcessGroup\w*|NCCLUtils|"
     rb"HeartbeatMonitor|FlightRecorder\w*|logger|reducer|Functional)\.[ch]pp:\d+\]|^frame #\d+: ")
@@ -23,7 +24,7 @@ MAX_FINAL_READS = 1 << 12
 
 
 def is_noise(line: bytes) -> bool:
-    """Return whether a line is a remark of torch's insides, which a user can do nothing with."""
+    """Return whether a line is a message of torch's own about its connections, of no use to a user."""
     return bool(_NOISE.match(line))
 
 
@@ -47,7 +48,7 @@ class LogStreams:
         self._thread: threading.Thread | None = None
 
     def open(self, target: int, prefix: str, *, show_noise: bool) -> str:
-        """Return a path to write a worker's output to; its lines come out at `target`, each behind `prefix`.
+        """Return a path to write a worker's output to; its lines are written to `target`, behind `prefix`.
 
         With `show_noise` no line is left out.
         """
@@ -67,7 +68,7 @@ class LogStreams:
             self._thread.start()
 
     def close(self) -> None:
-        """Pass on what is left: the workers are gone."""
+        """Pass on what is left, when the workers are gone."""
         self._close_writers()
         self._closing.set()
         if self._thread is not None:
@@ -119,7 +120,7 @@ def _write_line(stream: _Stream, line: bytes) -> None:
         return
     # a progress bar draws over itself: what a terminal would show in the end
     shown = line.rstrip(b"\r").rpartition(b"\r")[2]
-    with contextlib.suppress(OSError):  # whoever read us has left
+    with contextlib.suppress(OSError):  # the reader of our output is gone
         write_all(stream.target, stream.prefix + shown + b"\n")
 
 

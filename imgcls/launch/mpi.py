@@ -22,8 +22,7 @@ def mpi_command(command: Sequence[str], assigned: Sequence[HostSlots], num_devic
                 env: Mapping[str, str], ssh_command: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     """Return mpirun's command line and the environment for it; UsageError where there is no mpirun.
 
-    One host without an ssh command of its own: all processes run here. `num_devices` are the processes of a
-    worker.
+    With one host and no `ssh_command` all processes run here. `num_devices` are the processes of a worker.
     """
     mpirun = shutil.which("mpirun")
     if mpirun is None:
@@ -36,7 +35,7 @@ def mpi_command(command: Sequence[str], assigned: Sequence[HostSlots], num_devic
     # In both forms variables go by name, so that no value is seen in a list of processes.
     if "Open MPI" in version or "OpenRTE" in version:
         arguments = [mpirun, "-n", total, *(["--host", hosts] if is_remote else ["--oversubscribe"])]
-        # what it waits before its SIGTERM, and again before its SIGKILL, whether or not anybody is left
+        # seconds that it waits before its SIGTERM, and again before its SIGKILL, even if no process is left
         arguments += ["--mca", "odls_base_sigkill_timeout", "5", "--bind-to", "none"]
         if is_remote and ssh_command:
             arguments += ["--mca", "plm_rsh_agent", shlex.join(ssh_command)]

@@ -1,6 +1,6 @@
 """How the hosts of a job reach each other: this one's addresses and network cards.
 
-The agent asks before torch is loaded. Nothing is sent: sockets are asked which way they would take.
+The agent calls this before torch is loaded. Nothing is sent: a socket shows which way it would take.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ def serves_endpoint(endpoint: str, local_addr: str) -> bool:
 
 
 def reachable_address(endpoint: str) -> str:
-    """Return the address by which the other hosts that meet at `endpoint` reach this one."""
+    """Return the address by which the other hosts that meet at `endpoint` reach this one, or its name."""
     host, _port = split_endpoint(endpoint)
     with contextlib.suppress(OSError):
         own = _own_address(host)
-        # this host's own name may lead to itself the short way
+        # this host's own name may lead to loopback, which would mean another machine elsewhere
         return host if own.startswith("127.") else own
     return host_name()
 
 
 def interface_to(host: str) -> str:
-    """Return the network card that leads to `host`, or out of here where that is this one, or ""."""
+    """Return the network card that leads to `host`, or to the outside where `host` is here; "" for none."""
     import fcntl  # not on Windows, where agents do not run
 
     for target in (host, _OUTSIDE):

@@ -1,7 +1,7 @@
 """What the agents of a job tell each other through the store of their rendezvous: how their workers ended.
 
-So each of them knows whether its own workers were the cause or only lost a peer. `elastic` asks; everything
-here is about one attempt of the workers.
+So each of them knows whether its own workers were the cause or only lost a peer. Used by `elastic`;
+everything here is about one attempt of the workers.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ class Peers:
         self._rank = rank
         self._size = size
         self._others = [other for other in range(size) if other != rank]
-        # at once: a host that is lost later cannot be asked for its name
+        # now: a host that is lost later cannot give its name any more
         store.set(f"imgcls/host/{rank}", host)
 
     def exchange_failures(self, own: WorkerFailure) -> tuple[WorkerFailure, list[str]]:
-        """Tell how a worker here failed; return the root cause and the hosts that did not answer."""
+        """Publish how a worker here failed; return the root cause and the hosts that did not answer."""
         try:
             self._store.set(f"imgcls/failure/{self._rank}", own.encode())
             failures = {self._rank: own}
@@ -43,7 +43,7 @@ class Peers:
                 if root_cause(failures.values()).cause < Cause.PEER_LOST:
                     break
                 time.sleep(0.05)
-            # what is final for one host is for all: they would wait for it at the next rendezvous
+            # where one host starts no workers again, none does: they would wait for it at the rendezvous
             cause = root_cause(failures.values())
             if cause.is_final or own.is_final:
                 self._store.set("imgcls/end", cause.encode())
@@ -72,7 +72,7 @@ class Peers:
         return decode_failure(self._store.get("imgcls/end"))
 
     def all_done(self) -> bool:
-        """Say that the workers here have ended well; return whether those of all hosts have."""
+        """Publish that the workers here have ended well; return whether those of all hosts have."""
         self._store.set(f"imgcls/done/{self._rank}", "1")
         try:
             return bool(self._store.check([f"imgcls/done/{other}" for other in range(self._size)]))
@@ -80,11 +80,11 @@ class Peers:
             return True
 
     def leave(self, serves_store: bool) -> None:
-        """Say that this host has left; the one that serves the store waits for the others, not for long."""
+        """Publish that this host leaves; the one that serves the store waits for the others, not for long."""
         try:
             self._store.set(f"imgcls/left/{self._rank}", "1")
             deadline = time.monotonic() + LEAVING_S
-            # with the store goes what the others still want to read there
+            # without the store the others could not read what they still need
             keys = [f"imgcls/left/{other}" for other in self._others]
             while serves_store and keys and time.monotonic() < deadline and not self._store.check(keys):
                 time.sleep(0.05)

@@ -32,12 +32,12 @@ from imgcls.launch.launch_spec import LaunchSpec
 
 #: a longer state is not one of ours: a host takes some 200 bytes of it
 MAX_STATE_BYTES = 1 << 22
-#: what the store has where there is no state yet: a store cannot be asked for what is not there
+#: what the store holds while there is no state yet: to read a key that is not there would wait for it
 _NOTHING = "none"
 #: numbers above this are no process ids and no ranks
 _MAX_NUMBER = 1 << 31
 _MAX_ADDRESS_LENGTH = 255
-#: seconds between two questions whether the store still answers
+#: seconds between two requests that check whether the store still answers
 _ASK_S = 3.0
 
 
@@ -111,7 +111,9 @@ class CheckedBackend(RendezvousBackend):
         return None if text == _NOTHING else (to_pickle(text), text)
 
     def set_state(self, state: bytes, token: Any = None) -> tuple[bytes, Any, bool] | None:
-        """Write a state over the one that `token` came with; return what then holds, and whether it is this.
+        """Write a state in place of the one that `token` came with; return (state, token, is it this one).
+
+        Where another host was quicker that one's state is returned; None where the store has none.
 
         `state` comes from torch in this process, and nowhere else.
         """

@@ -1,4 +1,4 @@
-"""Scripts for those who start processes themselves: Slurm, Kubernetes and Sun Grid Engine.
+"""Scripts for schedulers, which start the processes themselves: Slurm, Kubernetes and Sun Grid Engine.
 
 `imgcls-launch --launcher slurm` prints one. Each script starts one agent on each node, so that a job restarts
 and shrinks there as it does over ssh. Slurm's was run on one node; those for Kubernetes and SGE are checked
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from imgcls.errors import UsageError
 
-#: seconds before the end of its time at which a job is told to save
+#: so many seconds before the end of its time a job is told to save
 WARNING_S = 120
 
 
@@ -109,7 +109,10 @@ def kubernetes_trainjob(batch: BatchScript) -> str:
 
 
 def sge_script(batch: BatchScript) -> str:
-    """Return a script for qsub with a parallel environment that gives whole hosts."""
+    """Return a script for qsub with a parallel environment that gives whole hosts.
+
+    UsageError where the folder's name has a character that is not safe on its way through qrsh.
+    """
     if re.search(r"[^A-Za-z0-9_./+-]", batch.folder):
         raise UsageError(f"--launcher sge: the current folder {batch.folder!r} has a character in its name "
                          "that is not safe on its way through qrsh")

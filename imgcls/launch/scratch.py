@@ -1,4 +1,4 @@
-"""An agent's folder for what its workers leave, and the folders of agents that were killed.
+"""An agent's folder for the files of its workers, and the folders that killed agents have left.
 
 The agent holds a lock in its folder while it lives, so that the next one can tell an abandoned folder from
 one in use, whoever started either.
@@ -21,7 +21,7 @@ _LOCK = "lock"
 def locked_folder() -> Iterator[str]:
     """Yield a new folder that only this user can enter, and remove it."""
     folder = tempfile.mkdtemp(prefix=PREFIX)
-    # under another name until it is locked: the next agent takes an unlocked lock for an abandoned one
+    # under another name until it is locked: another agent would take the unlocked one for abandoned
     stream = os.open(os.path.join(folder, "new"), os.O_WRONLY | os.O_CREAT, 0o600)
     try:
         if _lock(stream):
@@ -33,9 +33,9 @@ def locked_folder() -> Iterator[str]:
 
 
 def remove_abandoned() -> None:
-    """Remove the folders of this user's agents that were killed."""
+    """Remove the folders that killed agents of this user have left."""
     for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
-        # another agent may be removing it, too; and a link is none of ours
+        # another agent may be removing it, too; and a symbolic link is none of ours
         with contextlib.suppress(OSError):
             status = folder.lstat()
             if folder.is_symlink() or status.st_uid != os.getuid() or not (folder / _LOCK).is_file():

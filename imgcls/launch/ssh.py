@@ -1,6 +1,6 @@
-"""Command lines of ssh and rsync, and the scripts that run on far hosts.
+"""Command lines of ssh and rsync, and the scripts that run on other hosts.
 
-What a far shell gets is quoted here and nowhere else. `supervisor` starts agents with it.
+What a shell of another host gets is quoted here and nowhere else. `job` starts agents with it.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from dataclasses import dataclass
 
 from imgcls.launch.hosts import Host
 
-#: exit statuses of our own far scripts: unlike those of ssh (255), shells (126 and up) and programs
+#: exit statuses of our own scripts there: unlike those of ssh (255), shells (126 and up) and programs
 NO_FOLDER, NO_PYTHON = 97, 98
 #: what ssh itself exits with when it has no connection
 CONNECTION_LOST = 255
 #: seconds for a connection, and for a first answer
 CONNECT_S, ANSWER_S = 10, 30
-#: hosts that are asked at the same time
+#: hosts that a command is run on at the same time
 MAX_PARALLEL = 64
 
 
@@ -33,7 +33,7 @@ class Ssh:
     alive_s: int = 10
 
     def base_command(self, host: Host) -> list[str]:
-        """Return ssh with its flags, without a host: nothing is ever asked of a terminal."""
+        """Return ssh with its flags, without a host; it never asks for a password or a confirmation."""
         own = ["BatchMode=yes", f"ConnectTimeout={CONNECT_S}", f"ServerAliveInterval={self.alive_s}",
                "ServerAliveCountMax=3"]
         config = ["-F", os.path.abspath(self.config)] if self.config else []
@@ -49,7 +49,7 @@ class Ssh:
 
     def rsync_command(self, host: Host, source: str, target: str) -> list[str]:
         """Return the rsync of the contents of a folder here into one there."""
-        # --protect-args: the far shell must not expand the folder's name
+        # --protect-args: the shell there must not expand the folder's name
         return ["rsync", "-az", "--protect-args", "--exclude=.git", "--exclude=__pycache__",
                 "-e", shlex.join(self.base_command(host)), "--", source.rstrip("/") + "/",
                 f"{host.user}{host.name}:{target.rstrip('/')}/"]

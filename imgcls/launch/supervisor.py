@@ -1,7 +1,8 @@
-"""A job on this machine or on many: one agent each, whose output is merged and whose end is everybody's end.
+"""A job on this machine or on many: one agent on each, whose output is merged here.
 
-`imgcls-launch` calls `run`. The agents (`agent`) start and restart the workers; here they are started over
-ssh, told that someone is still there, told to stop, and in the end killed. Nothing here needs torch.
+`imgcls-launch` calls `run`. The agents (`agent`) start and restart the workers; here agents are started (over
+ssh where they are elsewhere), sent signs of life, told to stop once the job is over, and killed where they do
+not. The end of one agent ends the job, unless it is elastic and has hosts enough. Nothing here needs torch.
 """
 
 from __future__ import annotations
@@ -30,11 +31,11 @@ from imgcls.launch.worker_processes import stop_signals
 
 #: seconds between signs of life to the agents
 BEAT_S = 2.0
-#: after a failure: until agents that have not noticed are told, and until they are killed
+#: seconds after a failure until agents that still run are told to stop, and from then until they are killed
 NOTICE_S, KILL_S = 4.0, 10.0
-#: after Ctrl-C: until agents are killed, which give their workers 60 s to save
+#: seconds after Ctrl-C until agents are killed; they give their workers 60 s to save
 PATIENCE_S = 75.0
-#: from telling an agent to kill its workers until its own connection is cut
+#: seconds from telling an agent to kill its workers until the process here that reaches it is killed
 CUT_S = 4.0
 STDOUT, STDERR = 1, 2
 
@@ -56,9 +57,9 @@ class AgentHandle:
     process: subprocess.Popen[bytes]
     #: the beginning of a line whose end has not come yet, by stream
     partial: dict[int, bytes] = field(default_factory=dict)
-    #: how it said that the job ended
+    #: its message about the end of the job
     final_message: AgentMessage | None = None
-    #: the last line on stderr that was no one's output: ssh's own
+    #: the last line on stderr that is neither a message nor output of a worker: ssh's own
     last_stderr: str = ""
     #: why it is gone without a message
     lost: str = ""
@@ -76,7 +77,7 @@ class AgentHandle:
 
 
 def run(job: Job) -> int:
-    """Check, copy, start and stay until the end; return the exit status."""
+    """Check the hosts, copy the folder, start the agents and wait for their end; return the exit status."""
     if job.dry_run:
         print_commands(job)
         return 0
@@ -102,7 +103,7 @@ class Supervisor:
         self._selector = selectors.DefaultSelector()
 
     def run(self) -> int:
-        """Start all and stay until they have ended; return the exit status."""
+        """Start all agents and wait until they have ended; return the exit status."""
         with self._catch_signals():
             try:
                 for index in range(len(self._job.hosts)):
@@ -127,7 +128,7 @@ class Supervisor:
         agent = AgentHandle(job.hosts[index].host.name, process)
         self._agents.append(agent)
         assert process.stdin is not None
-        os.set_blocking(process.stdin.fileno(), False)  # a host that hangs must not keep us from the others
+        os.set_blocking(process.stdin.fileno(), False)  # a host that hangs must not block the others
         # over stdin, where no one else can read it: there may be secrets among the variables
         agent.send(json.dumps(job.environment(index, self._port)).encode() + b"\n")
         for target, stream in ((STDOUT, process.stdout), (STDERR, process.stderr)):
@@ -172,7 +173,7 @@ class Supervisor:
             self._pass_on(agent, target, line)
 
     def _drain(self, agent: AgentHandle) -> None:
-        """Pass on what an agent that has ended had still to say."""
+        """Pass on what is left of the output of an agent that has ended."""
         for target, stream in ((STDOUT, agent.process.stdout), (STDERR, agent.process.stderr)):
             assert stream is not None
             with contextlib.suppress(BlockingIOError):
@@ -184,7 +185,7 @@ class Supervisor:
                 self._pass_on(agent, target, agent.partial[target])
 
     def _pass_on(self, agent: AgentHandle, target: int, line: bytes) -> None:
-        """Handle a whole line: a message of the agent, output of a worker, or what ssh itself says."""
+        """Handle a whole line: a message of the agent, output of a worker, or a line of ssh itself."""
         text = line.decode(errors="replace")
         message = decode_message(text) if target == STDERR else None
         if message is None:
@@ -211,7 +212,7 @@ class Supervisor:
         if status == 0 or self._stop_signals or self._shutdown:
             return
         if agent.final_message is None:
-            # "" where its workers only lost a peer: the host of that one says why
+            # "" where its workers only lost a peer: the host of that one reports why
             agent.lost = _loss_reason(status, agent, self._job)
         # enough hosts left: an elastic job continues, except without the store
         num_running = sum(other.is_running for other in self._agents)
@@ -226,7 +227,7 @@ class Supervisor:
         self._shutdown = Shutdown.NOTICED
 
     def _escalate_shutdown(self) -> None:
-        """Once the job is ending: tell those that are still there, then kill them."""
+        """Once the job is ending: tell the agents that still run to stop, then kill them."""
         if self._shutdown == Shutdown.NOT_BEGUN:
             return
         # after a failure most agents end by themselves; after Ctrl-C none does, and workers have to save
@@ -241,7 +242,7 @@ class Supervisor:
             self._send_all(messages.KILL)
         elif self._shutdown == Shutdown.KILL_SENT and elapsed >= CUT_S:
             for agent in self._agents:
-                # the ssh here ends; over there the heartbeat's silence ends the agent
+                # the ssh here ends; on the other host the heartbeat's silence ends the agent
                 if agent.is_running:
                     self._log(f"{agent.host}: does not answer; its processes end by themselves within "
                               f"{max(self._job.timeout_s, 10) + PATIENCE_S:g} s")
@@ -254,7 +255,7 @@ class Supervisor:
                 agent.send(data)
 
     def _exit_status(self) -> int:
-        """Return the exit status, after the one line about what everything died of."""
+        """Return the exit status, after one line about the cause of a failure."""
         if self._stop_signals:
             return self._stopped_status(self._stop_signals[0])
         if self._shutdown == Shutdown.NOT_BEGUN:
@@ -270,7 +271,7 @@ class Supervisor:
         return message.status
 
     def _stopped_status(self, number: int) -> int:
-        """Return the exit status after a signal, and say what a worker said about its end."""
+        """Return the exit status after a signal, and report what a worker reported about its end."""
         name = signal.Signals(number).name
         lines = [message.line for message in self._errors]
         saved = next((line for line in lines if line.startswith("stopped by") and " in " in line), "")
@@ -307,7 +308,7 @@ def _loss_reason(status: int, agent: AgentHandle, job: Job) -> str:
         return f"has no folder {job.sync_folder or job.folder} (--sync-dst-dir copies this one there)"
     if job.ssh is not None and status == ssh_client.CONNECTION_LOST:
         return f"the connection was lost{f' ({agent.last_stderr})' if agent.last_stderr else ''}"
-    # ssh gives the far shell's status, which is 128 + the signal
+    # ssh gives the status of the shell there, which is 128 + the signal
     number = -status if status < 0 else status - 128  # a shell's way to say the same
     if 0 < number < 65:
         with contextlib.suppress(ValueError):
@@ -317,11 +318,11 @@ def _loss_reason(status: int, agent: AgentHandle, job: Job) -> str:
 
 def _with_roots(roots: Sequence[str]) -> Mapping[str, str]:
     """Return the environment of an agent here."""
-    # first our own package: the agent is to be of this version
+    # first our own package: the agent has to be of this version
     path = [*roots[:1], *filter(None, [os.environ.get("PYTHONPATH")])]
     return {**os.environ, **({"PYTHONPATH": os.pathsep.join(path)} if path else {})}
 
 
 def _write(target: int, data: bytes) -> None:
-    with contextlib.suppress(OSError):  # whoever read us has left; the job continues
+    with contextlib.suppress(OSError):  # the reader of our output is gone; the job continues
         write_all(target, data)

@@ -1,6 +1,6 @@
-"""Where the workers of an agent write: their error message to a file, their output to us or past us.
+"""Where the workers of an agent write: errors to a file, output through the agent or to its own streams.
 
-torch's agent asks a LogsSpecs for this before every start of the workers.
+torch's agent calls a LogsSpecs for this before every start of the workers.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class WorkerLogs(LogsSpecs):
         spec = self._state.spec
         folder = os.path.join(self._state.folder, f"{self._num_attempts:06d}")
         os.makedirs(folder)
-        # a folder for each attempt: what earlier workers left must not be read as of these
+        # a folder for each attempt: files of earlier workers must not be taken for those of these
         # "": the worker has this process's own stream
         stdouts = dict.fromkeys(envs, "")
         stderrs = dict.fromkeys(envs, "")

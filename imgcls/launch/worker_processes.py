@@ -1,7 +1,7 @@
 """The worker processes of one agent, each the head of a process group: ended together, and with the agent.
 
-The agent, its torch side (`elastic`) and its listener (`heartbeat`) share one `WorkerProcesses`. Starting
-them is torch's.
+The agent, its torch side (`elastic`) and its listener (`heartbeat`) share one `WorkerProcesses`. torch starts
+the processes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class WorkerProcesses:
 
     def kill(self) -> None:
         """Send SIGKILL to every worker and what it started."""
-        # called from a signal handler and from another thread: of a copy, and forgetting is all it changes
+        # called from a signal handler and from another thread: so a copy is read, and ids are only removed
         for pid in list(self._pids):
             try:
                 os.killpg(pid, signal.SIGKILL)
@@ -33,7 +33,7 @@ class WorkerProcesses:
                 self._pids.discard(pid)
 
     def any_alive(self) -> bool:
-        """Return whether a worker has not ended; one whose status no one has collected yet has ended."""
+        """Return whether a worker still runs; a zombie, whose status was not collected yet, has ended."""
         for pid in list(self._pids):
             try:
                 # WNOWAIT leaves the status to the main thread, which is torch's to collect
@@ -45,7 +45,7 @@ class WorkerProcesses:
 
 
 def stop_signals() -> list[signal.Signals]:
-    """Return the signals that ask a job for an end: under nohup a closed terminal is none."""
+    """Return the signals that ask a job to end: SIGHUP, of a closed terminal, only without nohup."""
     is_nohup = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     return [signal.SIGTERM, signal.SIGINT, *([] if is_nohup else [signal.SIGHUP])]
 
