@@ -1,6 +1,6 @@
 """What Python code uses: `imgcls.fit` on arrays, `imgcls.load_model` and `imgcls.Predictor` on checkpoints.
 
-`imgcls/__init__.py` loads this file when one of them is first named: it imports torch.
+`imgcls/__init__.py` loads this file when one of them is first used, since it imports torch.
 """
 
 from __future__ import annotations
@@ -38,30 +38,31 @@ def fit(train: tuple[np.ndarray, np.ndarray], val: tuple[np.ndarray, np.ndarray]
     `train` and `val` are (images, labels). Images are uint8 or float (N, H, W), (N, C, H, W) or flat (N, P);
     uint8 is scaled by 1/255 unless `rgb_mean` or `rgb_std` say otherwise, float is taken as it is. Labels are
     whole numbers from 0. `image_shape` and `num_classes` follow from the data where they are not given; flat
-    rows that a network wants as images need `image_shape="1,28,28"`. Prints nothing but warnings unless
-    `verbose=True`. Raises the UsageError, DataError and RunError of `imgcls.errors`.
+    rows for a network that takes images need `image_shape`, such as "1,28,28". Prints nothing but warnings
+    unless `verbose=True`. Raises the UsageError, DataError and RunError of `imgcls.errors`.
     """
-    # The one keyword that is no flag: a library is quiet unless it is asked, a command is not.
+    # The one keyword that is no flag: a library prints nothing unless it is asked to, a command does.
     verbose = bool(settings.pop("verbose", False))
     # Read before the settings are built, since the arrays are brought into this shape first.
     shape = settings.get("image_shape")
     if shape is not None:
         shape = configuration.convert(configuration.FIELDS["image_shape"], shape)
-    # What follows from the arrays goes in as defaults, so that any keyword wins over it.
+    # What follows from the arrays is passed as defaults, so that any keyword wins over it.
     source = _array_source(train, shape, "train")
     splits = Splits(source, None if val is None else _array_source(val, shape, "val"), is_given=True)
     largest = int(np.asarray(source.labels).max(initial=0))
-    # NDArrayIter's examples feed floats; uint8 pixels become 0-1, which the same learning rates suit
+    # NDArrayIter's examples feed floats; uint8 pixels become 0-1, which the same learning rates suit. At least
+    # two classes: with one there is nothing to learn.
     defaults = {"rgb_std": (255.0,), "image_shape": source.images.shape[1:], "batch_size": 64,
                 "num_epochs": 10, "num_classes": max(largest + 1, 2)}
     config = configuration.build(defaults, settings)
-    # It would end without a network, and a Result has one.
+    # Such a run ends without a network, and a Result has one.
     if config.train.test_io:
         raise UsageError("test_io: reads the data and trains nothing; it is for the command "
                          "(imgcls-train --test-io 1)")
     if config.train.dry_run:
         raise UsageError("dry_run: trains nothing; it is for the command (imgcls-train --dry-run)")
-    # `splits` as a function: a run asks for its data when it is ready, as the commands do.
+    # `splits` is a function, as it is for the commands: a run calls it when it is ready to read.
     model, metrics = run(config, splits=lambda: splits, command="imgcls.fit", quiet=not verbose,
                          make_teacher=make_teacher)
     assert model is not None  # only test_io ends without one
@@ -90,7 +91,6 @@ def _array_source(data: tuple[np.ndarray, np.ndarray], shape: tuple[int, ...] | 
         raise UsageError(f"{argument}: must be a pair (images, labels) of arrays") from None
     if images.ndim < 2 or images.dtype == object:
         raise UsageError(f"{argument}: images must be (N, H, W), (N, C, H, W) or (N, P), not {images.shape}")
-    # one channel where none is named
     # grey images rarely come with an axis for their one channel
     if images.ndim == 3:
         images = images[:, None]
@@ -99,12 +99,10 @@ def _array_source(data: tuple[np.ndarray, np.ndarray], shape: tuple[int, ...] | 
         if int(np.prod(shape)) != images.shape[1]:
             raise UsageError(f"image_shape {shape}: the rows of {argument} have {images.shape[1]} values")
         images = images.reshape(-1, *shape)
-    # uint8 stays: a quarter of the memory, and normalised on the device
-    # uint8 stays: it is a quarter of the memory, and is scaled batch by batch
+    # uint8 stays: it is a quarter of the memory, and is normalised batch by batch on the device
     if images.dtype != np.uint8:
         images = images.astype(np.float32, copy=False)
-    # floats are taken where they are whole numbers: MXNet's labels are floats
-    # Floats are fine where they are whole numbers, as text files give them; one-hot rows are not.
+    # Floats are fine where they are whole numbers, as MXNet and text files have them; one-hot rows are not.
     if labels.ndim != 1 or not np.array_equal(labels, labels.astype(np.int64)):
         raise UsageError(f"{argument}: labels must be one whole number per image")
     return ArraySource(images, labels.astype(np.int64), description=f"arrays ({argument})")

@@ -13,7 +13,7 @@ from imgcls.data.packing.estimate import MAX_SAMPLED, Measure, measure
 from imgcls.errors import RunError, tell, verbatim
 from imgcls.report.axes import show_time
 
-#: records are written beside what is there: a disk that they fill to the last byte is full
+#: how much more than the needed bytes must be free: a disk filled to the last byte stops other programs
 _SPARE = 1.02
 
 
@@ -25,19 +25,22 @@ def print_plan(lines: Mapping[str, str]) -> None:
 
 def measure_samples(readers: Sequence[SampleReader], work: Callable[[Sample], int | None],
                     num_threads: int) -> Measure:
-    """Measure work on the first samples of each reader, as many of each."""
+    """Measure `work` on the first samples of each reader, equally many of each.
+
+    `work` returns how many bytes would be written for a sample, None where it would be left out.
+    """
     # the first of each, since readers go forward only; records are mostly shuffled
     share = -(-MAX_SAMPLED // len(readers))
     return measure(work, chain.from_iterable(islice(reader, share) for reader in readers), num_threads)
 
 
 def about_measure(measured: Measure) -> str:
-    """Return what the figures are from."""
+    """Return the words that say how many images the figures come from."""
     return f"nothing was written; the figures are from {measured.num_images:,} images that were read"
 
 
 def about_time(measured: Measure, count: int, num_threads: int) -> str:
-    """Return how long so many images take."""
+    """Return, in words, how long `count` images take."""
     threads = f"{num_threads} thread{'s' if num_threads > 1 else ''}"
     return (f"about {show_time(count / measured.images_per_s)} at {measured.images_per_s:,.0f} images/s with "
             f"{threads}")
@@ -58,7 +61,7 @@ def about_disk(folder: str | os.PathLike[str], needed: int) -> str:
 
 
 def check_disk(folder: str | os.PathLike[str], needed: int) -> None:
-    """Raise RunError where the folder's disk has not so many bytes, and some to spare."""
+    """Raise RunError where less than `needed` bytes, and 2 % more, are free on the folder's disk."""
     free = free_bytes(folder)
     if needed * _SPARE > free:
         raise RunError(f"{verbatim(os.fspath(folder))}: {about_bytes(needed)} are needed and "
@@ -67,7 +70,7 @@ def check_disk(folder: str | os.PathLike[str], needed: int) -> None:
 
 def free_bytes(folder: str | os.PathLike[str]) -> int:
     """Return how many bytes this user may still write where a folder is or would be."""
-    # what is to be made lies on the disk of its nearest folder that is there
+    # a folder that is yet to be made will be on the disk of its nearest existing parent
     place = os.path.abspath(folder)
     while not os.path.isdir(place):
         place = os.path.dirname(place)

@@ -18,12 +18,12 @@ from imgcls.errors import DataError
 from imgcls.formats import lists
 from imgcls.formats.lists import ListEntry
 
-#: lists that are named one by one
+#: up to so many lists are all named
 _NAMED_LISTS = 4
 
 
 class _Count:
-    """Takes the place of a draft: counts entries, and keeps some in the sample of all."""
+    """Used in place of a draft: counts the entries, and shows each to the sample that will be packed."""
 
     def __init__(self, sample: Sample[ListEntry]) -> None:
         self._sample = sample
@@ -40,7 +40,10 @@ class _Count:
 
 def tell_plan(target: Target, root: str, list_config: ListConfig, select_flags: SelectFlags,
               flags: PackFlags, config: PackConfig) -> int:
-    """Print what the command would do without its `dry_run`. RunError where the disk is too small for it."""
+    """Print what the command would do without its `dry_run`; return exit status 0.
+
+    RunError where the disk is too small for it.
+    """
     tree = open_root(root)
     sample: Sample[ListEntry] = Sample()
     list_paths = [] if list_config.list else target.find_lists()
@@ -56,7 +59,7 @@ def tell_plan(target: Target, root: str, list_config: ListConfig, select_flags: 
         return 0
     measure = measure_packing(sample.items, tree.reader(), config)
     lines["dry run"] = about_measure(measure)
-    # some hundred images tell no small share, but a wrong ROOT
+    # a sample cannot show a small share of skipped images exactly, but it shows a wrong ROOT
     if measure.num_skipped:
         share = measure.num_skipped / measure.num_images
         lines["images"] += f", of which about {100 * share:.2g} % would be skipped"
@@ -64,7 +67,7 @@ def tell_plan(target: Target, root: str, list_config: ListConfig, select_flags: 
     lines["records"] = f"about {about_bytes(needed)}, {about_bytes(needed / count)} an image"
     lines["time"] = about_time(measure, count, config.num_threads)
     if target.is_remote:
-        # they are packed here list by list, and each is removed when it has arrived
+        # they are packed on this disk list by list, and each is removed once it is uploaded
         needed = measure.bytes_of(max(size for _, size in planned))
     folder = os.path.dirname(target.prefix)
     lines["disk"] = about_disk(folder, needed)
@@ -81,7 +84,7 @@ def _of_lists(target: Target, tree: ImageTree, paths: Sequence[Path], sample: Sa
         if flags.resume and target.read_stamp(stem, PackInputs(path, config, tree.fingerprint)):
             print_note(f"{target.shown(stem)}.rec: complete since an earlier run, would be kept")
             continue
-        # lines that are none are left out when it is packed
+        # packing leaves malformed lines out
         before = len(sample)
         for entry in lists.iterate(path):
             if not isinstance(entry, DataError):
@@ -92,7 +95,7 @@ def _of_lists(target: Target, tree: ImageTree, paths: Sequence[Path], sample: Sa
 def _to_be_made(target: Target, tree: ImageTree, config: ListConfig, flags: SelectFlags,
                 sample: Sample[ListEntry]) -> list[tuple[str, int]]:
     """Return (name, images) of each list that would be made."""
-    # as lists are made, so that what is left out is told as well
+    # with the code that makes lists, so that what is left out is printed as well
     train, val = _Count(sample), _Count(sample)
     fill_drafts(train, val, tree, config, flags)
     planned = lists.split(range(len(train)), chunks=config.chunks, train_ratio=config.train_ratio,

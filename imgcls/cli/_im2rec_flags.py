@@ -52,8 +52,8 @@ class PathConfig:
                            "tars, a folder of tars, or the URL of one of these", metavar="ROOT")
 
 
-# Those of MXNet's im2rec.py are of generation g2, so that a beginning that was enough for MXNet stays enough
-# (--re is --recursive or --resize, and --res is --resize), whatever flags came later.
+# The flags of MXNet's im2rec.py are of generation g2, so that an abbreviation that was enough for MXNet stays
+# enough (--re is --recursive or --resize, and --res is --resize), whatever flags came later.
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def parse(argv: Sequence[str]) -> tuple[PathConfig, ListConfig, SelectFlags, Pac
     root = to_path(paths.root, "ROOT")
     paths = PathConfig(*(str(path) if isinstance(path, RemotePath) else os.path.abspath(path)
                          for path in (prefix, root)))
-    # png, .PNG and jpeg are common mistakes, and clear
+    # png, .PNG and jpeg are common mistakes, and what they mean is clear
     encoding = "." + flags.encoding.lstrip(".").lower().replace("jpeg", "jpg")
     flags = dataclasses.replace(flags, encoding=encoding)
     if encoding not in (".jpg", ".png", ".npy"):
@@ -152,7 +152,7 @@ def parse(argv: Sequence[str]) -> tuple[PathConfig, ListConfig, SelectFlags, Pac
     if encoding == ".npy" and (flags.pass_through or flags.quality != PackFlags.quality):
         setting = "`pass_through`" if flags.pass_through else f"`quality` {flags.quality}"
         raise UsageError(f"{setting}: is for files with an encoding, and `encoding` .npy is pixels")
-    # without it cv2 writes restart markers itself, while it encodes
+    # jpegtran adds restart markers to JPEGs that are kept; to those that are encoded anew cv2 adds them
     is_record_file = os.path.isfile(paths.root) and not is_archive_root(paths.root)
     if flags.seekable and (flags.pass_through or is_record_file) and not shutil.which("jpegtran"):
         raise UsageError("`seekable` without re-encoding needs the program jpegtran (of libjpeg-turbo) in "
@@ -164,7 +164,7 @@ def parse(argv: Sequence[str]) -> tuple[PathConfig, ListConfig, SelectFlags, Pac
 
 def _check_selection(list_config: ListConfig, config: SelectFlags) -> None:
     """Refuse flags that contradict each other."""
-    # two rules for one list: neither is obeyed in silence
+    # two rules for one list: to follow one of them in silence would surprise
     if config.val_per_class and list_config.train_ratio < 1:
         raise UsageError(f"`val_per_class` {config.val_per_class} and `train_ratio` "
                          f"{list_config.train_ratio} "

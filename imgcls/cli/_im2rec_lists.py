@@ -22,16 +22,16 @@ from imgcls.data.selection import SelectedClass, Selection, SelectionConfig
 from imgcls.errors import DataError, RunError, UsageError, printable, spell_settings, tell
 from imgcls.formats import image_folders, lists
 
-#: more lists than this are only made where there are as many images
+#: more lists than this are only made where there are at least as many images
 _MAX_EMPTY_CHUNKS = 1000
 #: MXNet prints a line for every so many images
 _PROGRESS_INTERVAL = 1000
-#: while headers of archives are read off a terminal, a line tells how far it is
+#: while headers of archives are read and stderr is no terminal, a line every so often says how far it is
 _SCAN_INTERVAL_S = 30.0
 
 
 def open_root(root: str) -> ImageTree:
-    """Return the tree that ROOT is, and show how far its archives have been read."""
+    """Return the images of ROOT as a tree, and show how far the headers of its archives have been read."""
     with _scan_progress() as progress:
         return open_tree(root, progress=progress, note=print_note)
 
@@ -56,19 +56,19 @@ def make_lists(target: Target, tree: ImageTree, config: ListConfig, flags: Selec
     for path, num_images in written:
         print_note(f"{target.shown(path)}: {num_images} images")
     for label, name in enumerate(names):
-        tell(f"{name} {label}", sys.stdout)  # as MXNet, for whoever pipes that somewhere
+        tell(f"{name} {label}", sys.stdout)  # as MXNet prints them, for scripts that read it
     return paths
 
 
 class Draft(Protocol):
-    """Entries of a list to be, or their number alone."""
+    """The entries of a list that will be written, or only their number."""
 
     def add(self, label: float, path: str) -> None:
         """Append an entry."""
         ...
 
     def __len__(self) -> int:
-        """Return how many there are."""
+        """Return the number of entries."""
         ...
 
 
@@ -92,7 +92,11 @@ def fill_drafts(train: Draft, val: Draft, tree: ImageTree, config: ListConfig,
 
 def _report_images(train: Draft, tree: ImageTree, config: ListConfig, flags: SelectFlags,
                    selected: Selection, problems: list[DataError]) -> None:
-    """Print what is not in the lists; an error where that is all, or where lists would be empty."""
+    """Print what is left out of the lists.
+
+    RunError where no image is left, unless only lists are to be written; UsageError where most of them would
+    be empty.
+    """
     # names that a list cannot hold
     print_problems(problems, "")
     if tree.passed_over:
@@ -115,7 +119,7 @@ def _folders(tree: ImageTree, config: ListConfig,
     is_recursive = bool(config.recursive)
     folders = tree.folders(recursive=is_recursive, extensions=config.exts, problems=problems)
     first = next(folders, None)
-    # MXNet makes an empty list of a folder of folders, which no one wants; --recursive False is believed
+    # MXNet makes an empty list of a folder of folders, which no one wants; --recursive False is obeyed
     if first is None and config.recursive is None:
         problems.clear()
         folders = tree.folders(recursive=True, extensions=config.exts, problems=problems)
@@ -132,7 +136,7 @@ def _folders(tree: ImageTree, config: ListConfig,
 def _classes(folders: Iterable[tuple[str, ImageNames]], flags: SelectFlags, selected: Selection,
              problems: list[DataError], root: str) -> Iterator[SelectedClass]:
     """Return the classes that the flags select."""
-    # read before ROOT is: a wrong file is told at once
+    # read before the folders are gone through: a wrong file is reported early
     synsets = ilsvrc.read_synsets(flags.synsets) if flags.synsets else ()
     if flags.devkit:
         truth = ilsvrc.read_devkit(flags.devkit, synsets)
@@ -144,7 +148,7 @@ def _classes(folders: Iterable[tuple[str, ImageNames]], flags: SelectFlags, sele
 
 
 def _print_selection(selected: Selection, flags: SelectFlags) -> None:
-    # hundreds of classes may be left out: their number, and the first names
+    # hundreds of classes may be left out: only their number and the first names are printed
     if selected.too_small:
         print_note(f"{len(selected.too_small)} classes with fewer than {flags.min_images} images are left "
                    f"out, "
@@ -158,8 +162,10 @@ def _print_selection(selected: Selection, flags: SelectFlags) -> None:
 
 @contextmanager
 def show_progress(total: int, name: str) -> Iterator[Any]:
-    """Yield a function to call with the count: a bar with the time left on a terminal, MXNet's lines
-    elsewhere."""
+    """Yield a function to call after each image with the number of images so far.
+
+    On a terminal it moves a bar with the time left, elsewhere it prints MXNet's lines.
+    """
     # off a terminal a bar would be a line for each of its states
     if sys.stderr.isatty():
         from tqdm import tqdm
@@ -207,7 +213,7 @@ def _scan_progress() -> Iterator[Any]:
 
 
 def print_problems(problems: list[DataError], prefix: str) -> None:
-    """Print the first of some problems, and how many there are."""
+    """Print the first ten problems, each behind `prefix`, and how many more there are."""
     for problem in problems[:SHOWN_PROBLEMS]:
         print_note(f"{prefix}{problem}")
     if len(problems) > SHOWN_PROBLEMS:

@@ -29,7 +29,7 @@ from imgcls.formats import lists
 from imgcls.formats.lists import ListEntry
 from imgcls.formats.recordio import RecordWriter
 
-#: what a disk says that takes nothing more
+#: error numbers of a full disk or quota
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 __all__ = ["exit_status", "num_cores", "pack_list", "pack_lists", "print_note", "show_progress"]
@@ -39,9 +39,9 @@ def pack_lists(target: Target, root: str, list_config: ListConfig, select_flags:
                flags: PackFlags) -> int:
     """Pack every PREFIX*.lst, or what is under ROOT when there is none."""
     config = pack_config(flags)
-    # every list that begins so, as MXNet: one command packs train and val
+    # every list whose name begins with PREFIX, as in MXNet: one command packs train and val
     list_paths = target.find_lists()
-    # before ROOT is opened, which is a pass over its headers
+    # tried before ROOT is opened, which takes a pass over its headers
     if not list_paths and (stream := open_stream(root, list_config, select_flags, flags)):
         try:
             return exit_status(_pack_stream(target, stream, list_config, config, flags),
@@ -49,7 +49,7 @@ def pack_lists(target: Target, root: str, list_config: ListConfig, select_flags:
         except (OutOfOrderError, BusyError):
             print_note(f"{verbatim(root)}: its folders are not sorted by name, so one pass is not enough")
     tree = open_root(root)
-    # part i takes lists i, i + n, ...: parts are as even as lists are
+    # part i takes lists i, i + n, ...: parts are as even as the lists are
     part_index, num_parts = part_of(flags.part)
     if not list_paths and os.path.isdir(target.prefix):
         raise UsageError(f"PREFIX {verbatim(target.prefix)}: no .lst in this folder; to pack ROOT, give a "
@@ -81,7 +81,7 @@ def pack_config(flags: PackFlags) -> PackConfig:
 
 def _pack_file(target: Target, path: Path, tree: ImageTree, config: PackConfig,
                flags: PackFlags) -> PackCounts:
-    """Pack one list, unless an earlier run has."""
+    """Pack one list, unless an earlier run has packed it and this run resumes that."""
     tell(f"Creating .rec file from {path} in {path.parent}", sys.stdout)
     stem = str(path.with_suffix(""))
     # A list may come from anybody: ../../.ssh/id_rsa would be packed, and published with the images.
@@ -98,10 +98,10 @@ def _pack_file(target: Target, path: Path, tree: ImageTree, config: PackConfig,
     try:
         writer: RecordWriter = ResumableWriter(stem + ".rec", inputs.identity(), is_kept=flags.resume)
     except BusyError:
-        writer = RecordWriter(stem + ".rec")  # another process packs the same list: each for itself
+        writer = RecordWriter(stem + ".rec")  # another process packs the same list: each writes its own file
     with _full_disk_explained(flags):
         counts = pack_list(entries, tree.reader(), stem + ".rec", stem, config, summary, writer)
-    # last, so that it is only there when everything is
+    # last: where the stamp exists, everything else does
     outputs.write_stamp(stem, inputs, counts)
     target.publish(stem)
     return counts
@@ -114,7 +114,7 @@ def _pack_stream(target: Target, stream: ArchiveStream, list_config: ListConfig,
     stem = target.prefix
     print_note(f"{verbatim(stream.root)}: read where it is, in one pass: listed and packed as it comes")
     outputs.remove_leftovers(stem, is_resumed=flags.resume)
-    # the list exists when the last image has come: until then it is this
+    # the list is written after the last image: until then its entries are in the draft
     with closing(ListDraft()) as draft:
         streamed = StreamedList(target, stream, list_config, draft)
         writer = ResumableWriter(stem + ".rec", streamed.identity(config), is_kept=flags.resume)
@@ -124,7 +124,7 @@ def _pack_stream(target: Target, stream: ArchiveStream, list_config: ListConfig,
     path = Path(stem + ".lst")
     for warning in ListSummary(lists.iterate(path)).rarely_meant(stem + ".rec"):
         print_note(warning)
-    # as of any other run with this list
+    # the same stamp that any other run with this list writes
     outputs.write_stamp(stem, PackInputs(path, config, stream.fingerprint), counts)
     target.publish(stem)
     return counts
@@ -132,7 +132,7 @@ def _pack_stream(target: Target, stream: ArchiveStream, list_config: ListConfig,
 
 @contextmanager
 def _full_disk_explained(flags: PackFlags) -> Iterator[None]:
-    """Say of a full disk what to do about it."""
+    """Add to the error of a full disk what to do about it."""
     try:
         yield
     except RunError as error:
@@ -153,20 +153,20 @@ def _checked(path: Path, root: str, inside: str) -> Iterator[ListEntry | DataErr
 
 def pack_list(entries: Iterable[ListEntry], reader: ImageReader, target: str, stem: str, config: PackConfig,
               summary: ListSummary, writer: RecordWriter | None = None) -> PackCounts:
-    """Pack one list with all that stands beside it, and print how it went."""
-    # lines that are none are left out, as MXNet does, but said
+    """Pack one list, write the files that belong beside the records, and print how it went."""
+    # malformed lines are left out, as in MXNet, but reported
     print_problems(summary.problems, "left out: ")
     for warning in summary.rarely_meant(target):
         print_note(warning)
     start = time.perf_counter()
-    # said before the bar begins in the middle
+    # printed before the progress bar appears
     if isinstance(writer, ResumableWriter) and writer.num_entries:
         print_note(f"{target}: an earlier run stopped after {writer.num_entries} of {len(summary)} images; "
                    "resuming from there")
     with show_progress(len(summary), Path(target).name) as progress:
         result = pack_entries(entries, reader, target, config, progress=progress, writer=writer)
     counts = outputs.write_outputs(stem, target, summary, result)
-    # a few here, since a wrong ROOT would skip every single one
+    # only the first few: with a wrong ROOT every image is skipped
     for path, reason in result.skipped[:SHOWN_PROBLEMS]:
         print_note(f"skipped {path}: {reason}")
     if len(result.skipped) > SHOWN_PROBLEMS:

@@ -29,11 +29,11 @@ def open_stream(root: str, config: ListConfig, select: SelectFlags, flags: PackF
     path = to_path(root, "ROOT") if "://" in root else None
     if not isinstance(path, RemotePath) or not path.name.lower().endswith(".tar"):
         return None
-    # selecting within a class needs all of its names first, and a second list is not packed in this pass
+    # selecting within a class needs all of its names first, and one pass can pack one list only
     is_all = select == SelectFlags(seed=select.seed) and not flags.part
     if config.shuffle or not config.recursive or config.chunks > 1 or config.train_ratio < 1 or not is_all:
         return None
-    # a wrong URL is reported by the usual path, which opens it next
+    # a wrong URL is reported by the usual way of packing, which opens it next
     if not path.is_file() or not path.has_ranges():
         return None
     return ArchiveStream(path)

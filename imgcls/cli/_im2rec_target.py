@@ -1,4 +1,4 @@
-"""Where imgcls-im2rec writes: beside PREFIX on this machine, or by way of a local folder to a URL."""
+"""Where imgcls-im2rec writes: to PREFIX* on this machine, or through a local folder to a URL."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from imgcls.storage.folders import cache_folder
 from imgcls.storage.paths import to_path
 from imgcls.storage.remote import RemotePath
 
-#: what stands beside a list's records; the stamp comes last, so that it is only there when everything is
+#: the files that packing a list makes; the stamp comes last: where it exists, all others do
 _ENDS = (".idx", ".rec", ".bad", ".classes.txt", ".pack.json")
 
 
 class Target:
     """The files PREFIX*. Those of a URL are written into a folder of the cache and uploaded list by list.
 
-    The folder is the same in every run with the URL, so that a killed run is gone on with. At most one list's
+    The folder is the same in every run with the URL, so that a killed run can be resumed. At most one list's
     records are in it at a time.
     """
 
     def __init__(self, prefix: str) -> None:
         path = to_path(prefix, "PREFIX")
         self._remote = path if isinstance(path, RemotePath) else None
-        #: PREFIX as messages show it, and as files on this machine begin
+        #: PREFIX as messages show it; `prefix` is what the paths of the files on this machine begin with
         self.name = prefix
         self.prefix = prefix
         if self._remote:
@@ -59,11 +59,11 @@ class Target:
         return str(self._remote.with_name(os.path.basename(path))) if self._remote else os.fspath(path)
 
     def check_writable(self) -> None:
-        """Raise now what would be raised at the first file."""
+        """Raise RunError now where the first file could not be written."""
         atomic.check_writable(self.prefix, "PREFIX")
 
     def find_lists(self) -> list[Path]:
-        """Return the lists PREFIX*.lst, copied here first; none where they were not all written."""
+        """Return the lists PREFIX*.lst, those of a URL as copies; [] where they were not all written."""
         if self.has_unfinished_lists():
             return []
         if self._remote:
@@ -80,15 +80,16 @@ class Target:
         return listing.find_lists(self.prefix)
 
     def has_unfinished_lists(self) -> bool:
-        """Return whether a run was stopped while it wrote the lists, or another one is at it."""
+        """Return whether a run was stopped while it wrote the lists, or another run is writing them."""
         mark = self._unfinished
         return mark.exists() or bool(self._remote and self._remote.with_name(mark.name).exists())
 
     @contextlib.contextmanager
     def writing_lists(self) -> Iterator[list[Path]]:
-        """Let no other run take the lists that are there for all of them; yield a list for their paths.
+        """Mark the lists as incomplete while the block writes them; yield a list that takes their paths.
 
-        What a killed run has made of other lists is removed.
+        Without the mark another run would take the lists that are there so far for all of them. Lists that an
+        earlier, killed run wrote and this one did not are removed.
         """
         mark = self._unfinished
         earlier = mark.read_bytes().splitlines() if mark.exists() else []
@@ -133,7 +134,7 @@ class Target:
         if self._remote:
             for end in _ENDS:
                 self._upload(Path(stem + end))
-            # the rest is small, and goes with the folder
+            # the rest is small, and is removed with the folder
             for end in (".rec", ".idx"):
                 Path(stem + end).unlink(missing_ok=True)
 

@@ -45,8 +45,8 @@ class KeyValues:
 
 
 def read_key_values(args: Sequence[str]) -> KeyValues:
-    """Return the settings of these words; UsageError names the key that is wrong."""
-    # Not the parser of flags: the C++ tool knows neither dashes, nor beginnings of names, nor switches.
+    """Return the settings that `key=value` arguments make; UsageError names the key that is wrong."""
+    # Not the parser of flags: the C++ tool has neither dashes, nor abbreviations, nor switches.
     fields = flags_of(KeyValues)
     values: dict[str, Any] = {}
     for arg in args:
@@ -58,7 +58,7 @@ def read_key_values(args: Sequence[str]) -> KeyValues:
         try:
             values[key] = convert(fields[key], text)
         except UsageError as error:
-            raise UsageError(str(error)) from None  # a key is no flag, and not to be spelled as one
+            raise UsageError(str(error)) from None  # a key is no flag, and must not be spelled as one
     settings = KeyValues(**values)
     if settings.pack_label and settings.label_width < 2:
         raise UsageError("pack_label=1 needs label_width=2 or more: one label has its place anyway")

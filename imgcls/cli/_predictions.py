@@ -1,4 +1,4 @@
-"""How imgcls-predict writes what a network said: for a person, as a table, CSV, JSON lines or a .lst."""
+"""How imgcls-predict writes predictions: for a person, as a table, CSV, JSON lines or a .lst."""
 
 from __future__ import annotations
 
@@ -14,26 +14,29 @@ from imgcls.errors import DataError, printable
 if TYPE_CHECKING:
     from imgcls.inference.predictor import Prediction
 
-#: predictions that a table lines up with each other
+#: after so many predictions a table begins anew, with other widths of its columns
 _TABLE_ROWS = 500
 
 
 class Text:
-    """`name (score = 0.98765)`, one line a class, as people know it from classify_image.py."""
+    """`name (score = 0.98765)`, one line a class, as classify_image.py prints it.
+
+    Every format has `add`, which returns the text of one prediction, and `end`, called after the last.
+    """
 
     def __init__(self, several: bool, top: int) -> None:
         self._several = several
         self._top = top
 
     def add(self, prediction: Prediction) -> str:
-        """Return the lines of a prediction; a path stands before a single class, otherwise above them."""
+        """Return the lines of a prediction; with several images its path is above or before its classes."""
         lines = [f"{prediction.image}:"] if self._several and self._top > 1 else []
         before = f"{prediction.image}: " if self._several and self._top == 1 else ""
         lines += [f"{before}{name} (score = {probability:.5f})" for name, probability in prediction.ranking]
         return "".join(f"{printable(line)}\n" for line in lines)
 
     def end(self) -> str:
-        """Return what is left to write."""
+        """Return what is left to write after the last prediction."""
         return ""
 
 
@@ -48,7 +51,7 @@ class Table(Text):
     def add(self, prediction: Prediction) -> str:
         """Keep a prediction; return the table when it has grown long."""
         for rank, (name, probability) in enumerate(prediction.ranking):
-            # the path once: below it the eye sees what belongs together
+            # the path in the first row only: the empty cells below it show which rows belong together
             self._rows.append((printable(prediction.image) if rank == 0 else "", f"{probability:.5f}",
                                printable(name)))
         self._num_waiting += 1

@@ -1,4 +1,4 @@
-"""What the commands that prepare data have in common: flags, and how they tell what was left out."""
+"""What the commands that prepare data have in common: flags, and how they report what was left out."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def resize_flag(help: str, since: str = "new") -> Any:
 
 
 def print_left_out(command: str, problems: Sequence[DataError]) -> None:
-    """Print the first of some images that were left out, and how many there are."""
+    """Print the first ten of the images that were left out, and how many more there are."""
     for problem in problems[:SHOWN_PROBLEMS]:
         tell(f"{command}: left out: {problem}")
     if len(problems) > SHOWN_PROBLEMS:

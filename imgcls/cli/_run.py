@@ -26,21 +26,23 @@ from imgcls.storage import cores, tracebacks
 
 T = TypeVar("T")
 
-#: what a file says that takes nothing more: a full disk, a quota, a limit, a device that failed
+#: error numbers of a file that takes no more bytes: a full disk, a quota, a limit, a device that failed
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 def in_background(function: Callable[..., T], *arguments: Any) -> Callable[[], T]:
     """Begin `function(*arguments)` in a thread; return a function that waits for its result or error.
 
-    For reading data while torch is loaded. The thread does not keep the program alive.
+    For reading data while torch is loaded. The function that is returned may be called once: a second call
+    would wait for ever. The thread does not keep the program alive.
     """
-    # room for one result: the thread never waits for whoever asks
+    # takes the result at once: the thread ends whether or not anybody fetches it
     box: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
 
     def work() -> None:
         try:
             box.put((function(*arguments), None))
+        # of every kind: it is raised where the result is waited for
         except BaseException as error:
             box.put((None, error))
 
@@ -56,10 +58,10 @@ def in_background(function: Callable[..., T], *arguments: Any) -> Callable[[], T
 
 @contextlib.contextmanager
 def loading_torch() -> Iterator[None]:
-    """Stop looking for garbage during the first import of torch, and never look among its objects again.
+    """Pause garbage collection during the first import of torch, and leave its objects out of later ones.
 
-    They are there to stay, and looking takes a quarter of the import and of the end of the program. Does
-    nothing where torch is loaded already.
+    They live until the end, and to look through them takes a quarter of the time of the import and of the end
+    of the program. Does nothing where torch is loaded already.
     """
     if "torch" in sys.modules or not gc.isenabled():
         yield
@@ -68,13 +70,13 @@ def loading_torch() -> Iterator[None]:
     try:
         yield
     finally:
-        # what is there now is not looked at again, at the end of the program neither
+        # no later collection looks at what exists now, that at the end of the program included
         gc.freeze()
         gc.enable()
 
 
 class _Terminated(KeyboardInterrupt):
-    """A signal that ends a program, as the exception that Ctrl-C is: what is half written is removed."""
+    """Raised at SIGTERM and SIGHUP, handled like Ctrl-C: files that are half written are removed."""
 
     def __init__(self, number: signal.Signals) -> None:
         super().__init__()
@@ -83,9 +85,10 @@ class _Terminated(KeyboardInterrupt):
 
 @contextlib.contextmanager
 def ending_in_order() -> Iterator[None]:
-    """Have SIGTERM, and SIGHUP unless nohup ignores it, end a command as Ctrl-C does, in the main thread.
+    """Make SIGTERM, and SIGHUP unless nohup ignores it, end a command as Ctrl-C does.
 
-    For commands that write large files and have no stop of their own: their temporary ones go with them.
+    For commands that write large files and handle no signals themselves: their temporary files are removed.
+    Does nothing outside the main thread.
     """
     def end(number: int, frame: object) -> None:
         raise _Terminated(signal.Signals(number))
@@ -109,19 +112,20 @@ def run_main(function: Callable[[Sequence[str]], int | None], argv: Sequence[str
              *own: type) -> int:
     """Call `function(argv)` and return the exit status: its own, 1 or 2 for errors, 130 after Ctrl-C.
 
-    `own` are the sections of settings that only this command has: errors about them are told with its flags.
+    `argv` None means the arguments of this process. An error in a thread makes the status 1. `own` are the
+    sections of settings that only this command has: messages spell them as its flags.
     """
-    cores.watch()  # from here on, while Python loads torch and the data
+    cores.watch()  # measures what other processes compute while Python loads torch and the data
     _open_standard_streams()
-    # a name that the terminal's encoding has no letters for must not end the command
+    # a character that the terminal's encoding does not have must not end the command
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     with _warnings_about_flags(own), _errors_of_threads(name, own) as thread_errors:
         status = _status_of(function, argv, name, own)
     status = status or (1 if thread_errors else 0)
     if _joined():
-        # Threads of gloo may still want to let go of Python's objects, and one that asks an interpreter which
-        # is about to end takes the whole process down with SIGABRT: leave without that end.
+        # Threads of gloo may still release Python objects; one that does so while the interpreter shuts down
+        # ends the whole process with SIGABRT. So leave without that shutdown.
         with contextlib.suppress(OSError):
             sys.stdout.flush()
             sys.stderr.flush()
@@ -130,7 +134,10 @@ def run_main(function: Callable[[Sequence[str]], int | None], argv: Sequence[str
 
 
 def _open_standard_streams() -> None:
-    """Open what was closed (2>&-) on nothing: else a checkpoint gets the number that C code writes to."""
+    """Open /dev/null in place of standard streams that were closed (2>&-).
+
+    Else the next file, a checkpoint perhaps, gets descriptor 2, and C code writes its messages into it.
+    """
     for number in range(3):
         try:
             os.fstat(number)
@@ -140,7 +147,10 @@ def _open_standard_streams() -> None:
 
 @contextlib.contextmanager
 def _errors_of_threads(name: str, own: Sequence[type]) -> Iterator[list[BaseException]]:
-    """Print an error that ends a thread as one line, too, and gather them: who waits for it may not know."""
+    """Print an error that ends a thread as one line, too; yield the list that collects these errors.
+
+    The exit status depends on it: the code that waits for such a thread may not notice that it failed.
+    """
     errors: list[BaseException] = []
     before = threading.excepthook
 
@@ -158,7 +168,7 @@ def _errors_of_threads(name: str, own: Sequence[type]) -> Iterator[list[BaseExce
 
 @contextlib.contextmanager
 def _warnings_about_flags(own: Sequence[type]) -> Iterator[None]:
-    """Have errors that the library logs as warnings ("left out: ...") speak of this command's flags."""
+    """Spell settings as this command's flags in errors that are logged as warnings ("left out: ...")."""
     handler = logging.lastResort  # what prints warnings where no one has set logging up
     if handler is None:
         yield
@@ -171,7 +181,7 @@ def _warnings_about_flags(own: Sequence[type]) -> Iterator[None]:
 
 
 class _FlagFormatter(logging.Formatter):
-    """Spell the settings that errors among a record's arguments name; escape what came from files."""
+    """Spell as flags the settings that errors among a record's arguments name; escape text from files."""
 
     def __init__(self, own: Sequence[type]) -> None:
         super().__init__()
@@ -188,7 +198,7 @@ class _FlagFormatter(logging.Formatter):
 
 def _joined() -> bool:
     """Return whether this process is one of several."""
-    # not loaded: no torch, and no one to join
+    # a module that is not loaded has joined nothing, and loading it would load torch
     process_group = sys.modules.get("imgcls.distributed.process_group")
     return process_group is not None and process_group.has_joined()
 
@@ -198,7 +208,7 @@ def _status_of(function: Callable[[Sequence[str]], int | None], argv: Sequence[s
     try:
         try:
             return function(sys.argv[1:] if argv is None else argv) or 0
-        finally:  # what was printed may still wait for a full disk
+        finally:  # what was printed may still be buffered, and the disk be full
             sys.stdout.flush()
     except ImgclsError as error:
         _print_error(error, name, own)
@@ -209,7 +219,7 @@ def _status_of(function: Callable[[Sequence[str]], int | None], argv: Sequence[s
             tell(f"{name}: {'interrupted' if number == signal.SIGINT else f'terminated ({number.name})'}")
         return 128 + number  # what a shell reports for a program that a signal has ended
     except BrokenPipeError:
-        # whoever read our output has left (| head); what is still buffered has nowhere to go
+        # the reader of our output has exited (| head): what is still buffered is discarded
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
@@ -219,11 +229,14 @@ def _status_of(function: Callable[[Sequence[str]], int | None], argv: Sequence[s
 
 
 def _output_error(error: Exception) -> RunError | None:
-    """Return what to tell where stdout takes nothing more (a full disk), and send what is left nowhere."""
+    """Return the error to print where stdout takes no more bytes (a full disk), else None.
+
+    What is still buffered for stdout is then discarded.
+    """
     if not isinstance(error, OSError) or error.errno not in _FULL or error.filename is not None:
         return None
     try:
-        os.write(sys.stdout.fileno(), b"\n")  # nothing else tells which of the open files it was
+        os.write(sys.stdout.fileno(), b"\n")  # tried, since nothing else shows which of the open files it was
     except OSError as full:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return RunError(f"standard output: {reason(full)}; not all could be printed")
@@ -233,9 +246,10 @@ def _output_error(error: Exception) -> RunError | None:
 def _print_error(error: ImgclsError, name: str, own: Sequence[type]) -> None:
     """Print the error in one line on stderr, once for all processes of a job.
 
-    One process among several leaves it to the agent that started it, where there is one; otherwise it says
-    which it is. A stop that was asked for only the first tells. What is wrong with the usage each of them
-    tells: the others may have been typed by hand, with another mistake or on another machine.
+    Under our own agent it is only written to the file that the agent reads, and the agent prints it. Without
+    one, each process prints its own error, behind its rank where that is above 0. Two errors are printed by
+    rank 0 alone: a stop that was requested, and, under torchrun, wrong usage. Processes that were started by
+    hand each print theirs: the mistake may be in one command only, or on one machine.
     """
     line = error.spelled(spelling_of(*own))
     path = os.environ.get("TORCHELASTIC_ERROR_FILE", "")
@@ -248,25 +262,27 @@ def _print_error(error: ImgclsError, name: str, own: Sequence[type]) -> None:
         return
     if rank > 0 and not line.startswith("rank "):
         line = f"rank {rank}: {line}"
-    # a terminal that was closed is one reason to be asked to stop: the status stays what it is
+    # stderr may be a terminal that was closed, which is one reason for a stop: the exit status is kept
     with contextlib.suppress(OSError):
         tell(f"{name}: error: {line}")
 
 
 def _rank() -> int:
-    """Return which of several processes this is, 0 where nothing or nothing sensible says that there are."""
+    """Return the rank of this process, 0 where it is the only one or the environment is contradictory."""
     # torch's variables: set by our agent, by torchrun and by every launcher alike
     if os.environ.get("WORLD_SIZE", "1") == "1":
         return 0
     try:
         info = rank_info.detect()
-    except UsageError:  # which may be the very error to be told
+    except UsageError:  # perhaps the very error that is being printed
         return 0
     return info.rank if info else 0
 
 
 def _write_error_file(path: str, line: str, error: ImgclsError) -> bool:
-    """Leave the error where torch's agent looks for it, as its own ErrorHandler does; return whether it is.
+    """Write the error to the file that torch's agent reads, as torch's own ErrorHandler does.
+
+    Return whether that succeeded.
     """
     content = {"message": line, "extraInfo": {
         "timestamp": str(int(time.time())), "exit_status": error.exit_status, "kind": type(error).__name__}}

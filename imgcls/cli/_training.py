@@ -23,12 +23,12 @@ def start_processes(config: Config, argv: Sequence[str], module_argv: Sequence[s
     """Start the processes of this machine where the command means several, and return the exit status when
     all ended.
 
-    None where this process is to train, since someone has started it as one of several or it trains alone.
-    They are started as this command was; `module_argv` is what `python -m imgcls` is given where that is not
-    known. Under MXNet's DMLC_ROLE, do what a scheduler or server has to do. Raise UsageError for devices that
-    are not there.
+    None where this process is to train: it was started as one of several, or it trains alone. The processes
+    are started as this command was; `module_argv` are the arguments of `python -m imgcls`, used where that is
+    not known. Under MXNet's DMLC_ROLE, do the work of a scheduler or server and return its exit status. Raise
+    UsageError for devices that are not there.
     """
-    # Asked without torch: the process that only starts others need not load it for that.
+    # Without torch: a process that only starts others need not load it for this.
     topology = resolve_topology(config.device, config.distributed, config.network.model_parallel)
     networks.check_model_parallel(config.network, topology.gpus, config.device.compile)
     # MXNet's launchers start the same script in every role; only workers train.
@@ -36,18 +36,18 @@ def start_processes(config: Config, argv: Sequence[str], module_argv: Sequence[s
         return serve_mxnet_role(topology.rank_info, config.distributed.dist_timeout, prog)
     if not topology.num_to_start:
         if topology.rank_info:
-            # warnings of torch's C++ side are stack traces; what matters is raised, and told in a line
+            # warnings of torch's C++ side are stack traces; what matters is raised, and printed in a line
             os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
         return None
     # As this command was started, with -m, a debugger's or a coverage tool's flags. Where `argv` is not the
-    # end of the command line, someone called `main` from Python, and only the module's form is known.
+    # end of the command line, `main` was called from Python, and only the form with -m is known.
     again = [sys.executable, "-m", "imgcls", *module_argv]
-    # the interpreter's own options and the script that was called, where they led here
+    # else with the interpreter's own options and the script that was called
     if argv and sys.argv[-len(argv):] == list(argv):
         again = [sys.executable, *sys.orig_argv[1:]]
     with loading_torch():
         from imgcls.launch import agent
-    # once here, in one line, in place of as many errors as there are processes
+    # checked once here: one error in place of one from each process
     if topology.gpus:
         check_gpus(config.device.gpus, topology.gpus)
     settings = config.distributed
@@ -59,7 +59,7 @@ def start_processes(config: Config, argv: Sequence[str], module_argv: Sequence[s
 def train(config: Config, command: str, make_network: MakeNetwork | None = None) -> None:
     """Train in this process; on a CPU the data is read while torch is loaded.
 
-    A GPU may not be there: that is found out before anything is downloaded.
+    With `gpus` it is read later: a GPU that is missing is reported before anything is downloaded.
     """
     # Reading and importing wait for different things: together they take little longer than one of them.
     splits = None
@@ -73,7 +73,7 @@ def train(config: Config, command: str, make_network: MakeNetwork | None = None)
 
 
 def _make_teacher(config: Config) -> MakeTeacher:
-    """Return what makes the teacher of a run, None for a run without one."""
+    """Return the function that makes the teacher of a run, None for a run without one."""
     if not config.distillation.teacher:
         return None
     from imgcls.pretrained.teacher import make_teacher
@@ -82,7 +82,7 @@ def _make_teacher(config: Config) -> MakeTeacher:
 
 
 def _find_trained(config: Config) -> str:
-    """Return what `pretrained_model` could be, of weights on this machine, or ""."""
+    """Return a value of `pretrained_model` that names weights on this machine, "" where there are none."""
     from imgcls.pretrained import local_weights
 
     found = local_weights.find(config)

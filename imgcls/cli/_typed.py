@@ -1,6 +1,6 @@
-"""How this command was called: the words to type for calling it, or another of our commands, once more.
+"""How this command was called: the words to type to call it, or another of our commands, again.
 
-For the lines that a run ends with ("resume: ..."), which are there to be pasted. Nothing here starts a
+For the lines that a run ends with ("resume: ..."), which are meant for copying. Nothing here starts a
 process.
 """
 
@@ -16,7 +16,7 @@ from pathlib import Path
 def typed_command(argv: Sequence[str], prog: str) -> list[str]:
     """Return the words of this command line: how the program was called, and its arguments `argv`.
 
-    Where `argv` is not the end of the command line, `main` was called from Python: the name `prog` has to do.
+    Where `argv` is not the end of the command line, `main` was called from Python: `prog` is used instead.
     """
     num_words = len(sys.orig_argv) - len(argv)
     if num_words < 1 or sys.orig_argv[num_words:] != list(argv):
@@ -28,7 +28,7 @@ def installed_command(command: str) -> list[str]:
     """Return how another command of ours, such as imgcls-predict, is called from where this one was."""
     if shutil.which(command):
         return [command]
-    # without its folder in PATH an environment's command is called by its path
+    # where the folder of an environment is not in PATH, its commands are called by their path
     beside = Path(sys.executable).with_name(command)
     if beside.is_file():
         return [_as_typed(str(beside))]
@@ -39,9 +39,9 @@ def installed_command(command: str) -> list[str]:
 
 
 def _program(words: Sequence[str]) -> list[str]:
-    """Return how the program was called, of what the interpreter was called with: python -m imgcls train."""
+    """Return the words that called the program, out of those of the interpreter: python -m imgcls train."""
     interpreter, *arguments = words
-    # A script that was called by itself: its first line leads to the interpreter that it was given to.
+    # A script may have been called directly: then its first line names the interpreter that runs here.
     if len(arguments) == 1 and os.access(arguments[0], os.X_OK):
         named = _interpreter_of(arguments[0])
         if named and shutil.which(named) == shutil.which(interpreter):
@@ -60,7 +60,7 @@ def _interpreter_of(script: str) -> str:
 
 
 def _short(path: str) -> str:
-    """Return the name of a program alone where a shell finds the same one by it, else the path."""
+    """Return the bare name of a program where a shell finds the same file by it, else its path."""
     name = os.path.basename(path)
     found = shutil.which(name)
     if path == name and found:
@@ -69,8 +69,8 @@ def _short(path: str) -> str:
 
 
 def _as_typed(path: str) -> str:
-    """Return a path as a shell takes it for one: with a slash, and from the current folder where it is below
-    it."""
+    """Return a path as it is typed in a shell: with a slash in it, and relative if it is below the current
+    folder."""
     relative = os.path.relpath(path) if os.path.isabs(path) else path
     path = relative if not relative.startswith(os.pardir) else path
     return path if os.sep in path else os.path.join(os.curdir, path)

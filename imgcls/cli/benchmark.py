@@ -32,20 +32,20 @@ EXAMPLES = """examples:
   imgcls-benchmark --network lenet --format json -o lenet.json
 """
 
-#: MXNet's benchmark_score.py without --network and --batch-size; the last two it takes from Gluon
+#: what MXNet's benchmark_score.py measures without --network and --batch-size; the last two are Gluon's
 NETWORKS = ("alexnet", "vgg-16", "resnetv1-50", "resnet-50", "resnet-152", "inception-bn", "inception-v3",
             "inception-v4", "inception-resnet-v2", "mobilenet", "densenet121", "squeezenet1.1")
 BATCH_SIZES = (1, 32, 64, 128, 256)
 #: Gluon's networks are torchvision's
 _GLUON = {"densenet121": "torchvision:densenet121", "squeezenet1.1": "torchvision:squeezenet1_1",
           "squeezenet1.0": "torchvision:squeezenet1_0"}
-#: what a network without an IMAGE_SHAPE of its own is given, and MXNet's for one that has another
+#: image shape of a network without an IMAGE_SHAPE of its own, and MXNet's where the network's own differs
 _IMAGE_SHAPE = (3, 224, 224)
 _SHAPES = {"mlp": (1, 28, 28), "inception-resnet-v2": _IMAGE_SHAPE}
 #: networks for images up to this many pixels high are for ten classes, others for ImageNet's
 _SMALL_SIDE = 32
 _DTYPES = ("float32", "bfloat16", "float16")
-#: more sizes or networks than this no one waits for
+#: at most so many sizes or networks are measured in one call
 _MAX_PARTS = 100
 
 #: the flags of training that make sense with every mode, with a network, in training, and with a loader
@@ -98,11 +98,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _start(argv: Sequence[str]) -> int:
     config = configuration.parse(argv, prog=NAME, examples=EXAMPLES, own=BenchmarkConfig, used=USED,
                                  common=COMMON,
-                                 # noise teaches nothing: at a usual rate the weights run away
+                                 # the images are noise: at a usual learning rate the weights diverge
                                  defaults={"lr": 0.001})
     own: BenchmarkConfig = config.own
     _check_settings(config)
-    # all that can be wrong is told before anything is measured, which may take hours
+    # mistakes are reported before anything is measured, which may take hours
     sizes = _numbers(own.batch_sizes, "batch_sizes", 1, int(FIELDS["batch_size"].metadata["maximum"]))
     _check_dtypes(config)
     if own.mode == "loader":
@@ -119,18 +119,18 @@ def _start(argv: Sequence[str]) -> int:
                  else _network_speeds(config, sizes, worker))
     rows: list[Speed] = []
     try:
-        # One by one and kept: after hours of measuring a Ctrl-C still writes what there is.
+        # Kept one by one: at Ctrl-C, perhaps after hours, what was measured so far is still written.
         for row in measuring:
             rows.append(row)
     except KeyboardInterrupt:
-        _write(own, rows, _describe(worker))  # here, too, it is not lost
+        _write(own, rows, _describe(worker))  # an interrupted measurement is written, too
         raise
     _write(own, rows, _describe(worker))
     return 0
 
 
 def _check_settings(config: Config) -> None:
-    """UsageError for a flag on the command line that means nothing with this mode, or for missing data."""
+    """Raise UsageError for a flag on the command line without effect in this mode, or for missing data."""
     mode = config.own.mode
     useless = {"score": {*_TRAIN, *_LOADER, "threads"}, "train": {*_LOADER, "threads"},
                "loader": {*_NETWORK, *_TRAIN, "networks", "dtypes"}}[mode]
@@ -143,11 +143,11 @@ def _check_settings(config: Config) -> None:
 
 
 def _numbers(text: str, name: str, minimum: int, maximum: int) -> list[int]:
-    """Return the numbers of a list; [] for 0 and auto where they stand for a choice of ours."""
+    """Return the numbers of a list; [] for the default (0 or auto), which leaves the choice to us."""
     default = flags_of(BenchmarkConfig)[name].default
     if text.strip() in (default, ""):
         return []
-    # the words of every whole number, and the name of the list
+    # converted as every whole number is, so the messages are the same, with the name of the list
     number: Any = flag(0, "", minimum=minimum, maximum=maximum)
     number.name, number.type = name, "int"
     parts = [part for part in text.split(",") if part.strip()]
@@ -173,7 +173,7 @@ def _dtypes(config: Config) -> list[str]:
 
 
 def _network_speeds(config: Config, sizes: Sequence[int], worker: Worker) -> Iterator[Speed]:
-    """Measure every network with every batch size and number type, with MXNet's lines as it goes."""
+    """Measure every network with every batch size and number type, and print MXNet's line for each."""
     from imgcls.training import speed
 
     networks = _networks(config)
@@ -204,7 +204,7 @@ def _networks(config: Config) -> list[NetworkConfig]:
         try:
             check_network(network)
         except UsageError as error:
-            # of the two that come from another package: it need not be there
+            # two of the default networks come from torchvision, which need not be installed
             if not is_default or ":" not in network.network:
                 raise
             tell(f"note: left out: {spell_settings(error.message, config.spelling)}")
@@ -251,6 +251,7 @@ def _loader_speeds(config: Config, sizes: Sequence[int], counts: Sequence[int],
 def _thread_counts() -> list[int]:
     """Return 1, 2, 4, ... and the number of cores that this process may use, at most 16."""
     affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
+    # 16: training takes no more by itself
     cores = min(len(affinity(0)) if affinity else os.cpu_count() or 1, 16)
     return sorted({count for count in (1, 2, 4, 8, 16) if count <= cores} | {cores})
 
@@ -284,6 +285,6 @@ def _write(own: BenchmarkConfig, rows: Sequence[Speed], device: str) -> None:
     try:
         write_bytes(own.output, text.encode("utf-8", "surrogateescape"))
     except ImgclsError:
-        print(text, end="", flush=True)  # what was measured took its time: it is not lost
+        print(text, end="", flush=True)  # measuring took long: its result must not be lost
         raise
     tell(own.output, sys.stdout)

@@ -91,6 +91,7 @@ def _start(argv: Sequence[str]) -> int:
     targets = [shard_path(out, shard, args.shards) for shard in range(args.shards)]
     if is_file:
         check_outputs(targets, inputs)
+    # all inputs are opened before anything is written: a wrong name is reported at once
     readers = [open_samples(path) for path in inputs]
     config = PackConfig(resize=args.resize, quality=args.quality, num_threads=args.num_thread or num_cores())
     if args.dry_run:
@@ -104,7 +105,7 @@ def _start(argv: Sequence[str]) -> int:
 
 def _tell_plan(readers: Sequence[SampleReader], targets: Sequence[str], kind: str, config: PackConfig) -> int:
     """Print what would be done. RunError where the disk is too small for it."""
-    shared_class_names(readers)  # which refuses what cannot be merged
+    shared_class_names(readers)  # raises where the class names cannot be merged
 
     def size_of(sample: Sample) -> int | None:
         image = shrunk(sample.image, config)
@@ -124,7 +125,7 @@ def _tell_plan(readers: Sequence[SampleReader], targets: Sequence[str], kind: st
 
 # the same few lines for every kind: what is left out on stderr, what is written on stdout
 def _report(result: ConversionResult, args: ConvertConfig, seconds: float) -> int:
-    """Print how it went, and return the exit status."""
+    """Print how it went, and return the exit status; RunError where nothing was converted."""
     print_left_out(NAME, result.skipped)
     if result.num_repeated_ids:
         note = (f"{result.num_repeated_ids} ids occur more than once; a reader that looks records up by id "

@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _start(argv: Sequence[str]) -> int:
     (args,) = parse(argv, ConvertMeanConfig, prog=NAME, usage="MEAN.binaryproto OUT.nd", examples=EXAMPLES)
     check_outputs([args.out], [args.mean])
-    # someone who converts has a folder full of Caffe's files: another one is named as what it is
+    # where a mean image is, other files of Caffe's are: one given by mistake is named as what it is
     caffe.refuse_model("MEAN", args.mean)
     image = caffe.load_mean(args.mean)
     params.save(args.out, {"mean_image": image})  # the name under which MXNet's convert_mean.py saves it

@@ -29,7 +29,7 @@ EXAMPLES = """examples:
 """
 #: what the network is given, and the size of the images that its crops are cut from
 _SIDE, _STORED_SIDE = 227, 256
-#: of the photographs of ImageNet, where no mean image is given
+#: mean colour of ImageNet's photographs, which stands in where no mean image is given
 _RGB_MEAN = [123.68, 116.779, 103.939]
 #: 3 x 1024 x 1024 in double precision
 _MAX_MEAN_BYTES = 1 << 25
@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _start(argv: Sequence[str]) -> int:
     (args,) = parse(argv, ConvertTheanoConfig, prog=NAME, usage="[flags] IN OUT", examples=EXAMPLES)
-    # a prefix may be a folder too, but then its checkpoints are in it and not beside it
+    # a folder is never a prefix here: the files of a prefix are beside it and not in it
     if os.path.isdir(args.source):
         _to_checkpoint(args)
     else:
@@ -93,7 +93,7 @@ def _to_checkpoint(args: ConvertTheanoConfig) -> None:
 
 
 def _mean_image(path: str) -> bytes:
-    """Return the centre of img_mean.npy as an MXNet file: what is left of it where the centre is cut."""
+    """Return an MXNet file with the centre of img_mean.npy: the part that belongs to the centre crop."""
     image = npy.load(path, _MAX_MEAN_BYTES)
     if image.ndim != 3 or len(image) != 3 or min(image.shape[1:]) < _SIDE:
         raise DataError(path, f"is of shape {image.shape}, and not a mean image such as 3x{_STORED_SIDE}x"
@@ -124,7 +124,7 @@ def _to_weights(args: ConvertTheanoConfig) -> None:
     epoch = checkpoint.newest_epoch(args.source) if args.load_epoch is None else args.load_epoch
     if epoch is None:
         raise UsageError(f"IN {verbatim(args.source)}: neither a folder of weights nor a checkpoint's prefix")
-    # those of another network lack a layer, which is told by its name
+    # the arrays of another network lack a layer, which the error names
     arrays = params.load(f"{args.source}-{epoch:04d}.params")
     Path(args.target).mkdir(parents=True, exist_ok=True)
     written = theano.save_weights(args.target, epoch, {without_prefix(name): array
@@ -137,8 +137,10 @@ def _to_weights(args: ConvertTheanoConfig) -> None:
 
 
 def _val_record(path: str, last_epoch: int) -> list[tuple[float, float]]:
-    """Return (error, loss) in validation of each epoch that a run's metrics tell of; the loss is nan where
-    it was not asked for (`loss` ce)."""
+    """Return (error, loss) in validation of each epoch below `last_epoch` in a run's metrics.
+
+    The loss is nan where the run did not measure it (`loss` ce).
+    """
     from imgcls.report.metrics_file import read_metrics
 
     if not os.path.exists(path):

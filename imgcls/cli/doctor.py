@@ -34,8 +34,8 @@ EXAMPLES = """examples:
   imgcls-doctor photos/ --fix clean/                   a copy without damage, copies and leaks
   imgcls-doctor --dataset mnist --format json          a data set of imgcls-train, for a program
 """
-# of imgcls-train's settings those that say which images there are; the rest would have no
-# effect here, and is refused
+# the settings of imgcls-train that say which images are read; the others would have no effect here, and are
+# refused
 USED = ("dataset", "data_dir", "data_train_idx", "data_val_idx", "data_root", "outside_root", "cache_gb")
 #: the settings that -h shows
 COMMON = ("model", "report", "fix", "near_duplicates", "format", "dataset", "data_dir")
@@ -72,7 +72,7 @@ def _start(argv: Sequence[str]) -> int:
     own: DoctorConfig = config.own
     if not own.data_train and not config.is_explicit("dataset"):
         raise UsageError("DATA is missing: name a folder, a .rec or a .lst (or --dataset mnist)")
-    # --data-val begins --data-val-idx alone here: a leak would be overlooked in silence
+    # here --data-val is short for --data-val-idx: without this check VAL would not be read, and a leak missed
     if config.is_explicit("data_val_idx") and not own.data_val:
         raise UsageError(f"`data_val_idx` {verbatim(config.data.data_val_idx)}: is the index of validation "
                          "data, which are named as the second word: imgcls-doctor DATA VAL")
@@ -84,12 +84,12 @@ def _start(argv: Sequence[str]) -> int:
     if own.fix:
         for source in sets.values():
             check_copy(source, Path(own.fix))
-    if own.report:  # before the images are looked at, which takes a while
+    if own.report:  # before the images are examined, which takes a while
         _make_folder(own.report)
     findings += _examine(own, sets)
     from imgcls.data.checks.findings import KINDS
 
-    # by kind and not by set: a reader mends all copies, then all labels
+    # by kind and not by set: people correct all copies first, then all labels
     findings.sort(key=lambda finding: (KINDS.index(finding.kind), finding.severity))
     if own.format == "json":
         # ASCII: names may hold bytes that no terminal shows, and JSON escapes them
@@ -133,14 +133,14 @@ def _open(config: Config) -> tuple[dict[str, Source | None], list[Finding]]:
                            cache_gb=data.cache_gb, outside_root=data.outside_root)
 
     sets: dict[str, Source | None] = {"train": opened(own.data_train, "`data_train`", data.data_train_idx)}
-    # without the names of the training data: whether they agree is a question here, no condition
+    # not given the class names of the training data: whether they agree is examined here, not required
     sets["val"] = opened(own.data_val, "`data_val`", data.data_val_idx) if own.data_val else None
     found = [finding for name, source in sets.items() if source for finding in _stored(name, source)]
     return sets, found
 
 
 def _stored(name: str, source: Source) -> Iterator[Finding]:
-    """Yield what is wrong with files as such: records and lines that are none, an index that does not fit."""
+    """Yield faults of the files themselves: malformed records and lines, an index that does not match."""
     from imgcls.data.checks.findings import Finding
     from imgcls.formats.recordio import RecordReader
 
@@ -152,7 +152,7 @@ def _stored(name: str, source: Source) -> Iterator[Finding]:
         yield Finding("damaged", "fault", f"{name}: {what} cannot be used: {named}{more}")
     for reader in getattr(source, "readers", []):
         if isinstance(reader, RecordReader):
-            # searched anew: with its help a wrong index would be held against itself
+            # records are found without the index: with it, a wrong index would be compared with itself
             error = RecordReader(reader.path, resync=True, use_index=False).check_index()
             if error:
                 yield Finding("index", "fault", f"{name}: {error.message}; imgcls-rec2idx makes a new one")
@@ -184,7 +184,7 @@ def _examine(own: DoctorConfig, sets: Mapping[str, Source]) -> list[Finding]:
         with loading_torch():
             from imgcls.inference.predictor import Predictor
             from imgcls.inference.suspicious import find_suspicious
-        # all classes: the probability of the label is requested, whichever place it has
+        # all classes, since the probability of the label is needed whatever its rank
         predictor = Predictor(own.model, top=10**7)
         for name, source in sets.items():
             # damaged images and labels below 0 are findings already
@@ -194,7 +194,7 @@ def _examine(own: DoctorConfig, sets: Mapping[str, Source]) -> list[Finding]:
 
 
 def _print(sets: Mapping[str, Source], findings: Sequence[Finding]) -> None:
-    """Print each finding with the first of its samples, and a line that sums up."""
+    """Print each finding with the first five of its groups of samples, and a line that sums up."""
     from imgcls.report.data_page import name_of
 
     for finding in findings:
@@ -236,11 +236,11 @@ def _write_copy(own: DoctorConfig, sets: Mapping[str, Source], findings: Sequenc
     fix = Path(own.fix)
     atomic.remove_leftovers(fix.absolute().parent, re.compile(re.escape(fix.name)), folders=True)
     lines = []
-    # a part of a copy would look like all of it; an empty folder may be a disk of its own, and stays
+    # atomic, since part of a copy would look complete; but an empty folder may be a mount point, and is kept
     with nullcontext(own.fix) if fix.exists() else atomic_folder(fix) as begun:
         for name, source in sets.items():
             bad = bad_samples(name, findings, np.asarray(source.labels))
-            # a single set goes straight into the folder, which can then be given to imgcls-train
+            # a single set is written into the folder itself, which can then be given to imgcls-train
             inner = name if len(sets) > 1 else ""
             path, count = copy_without(source, bad, Path(begun, inner), fix / inner)
             lines.append(f"{path}: {count:,} of {len(source):,} {name} images, {len(bad):,} left out")

@@ -24,7 +24,7 @@ EXAMPLES = """examples:
   imgcls-export --model model/pets --format onnx --no-preprocessing --output bare.onnx
                                                           float32 (N, C, H, W) that the caller preprocesses
 """
-#: the formats, as `inference.export.run` has them; here, so that --help needs no torch
+#: the formats of `inference.export.run`, repeated here so that --help needs no torch
 FORMATS = ("onnx", "pt2", "aot", "pte", "safetensors", "mxnet")
 #: the settings that -h shows
 COMMON = ("model", "load_epoch", "format", "output", "images", "int8", "preprocessing")
@@ -83,7 +83,7 @@ def _start(argv: Sequence[str]) -> int:
     given = {name: config.values()[name] for name in (*PREPROCESSING, "dataset") if config.is_explicit(name)}
     request = Request(own.model, own.load_epoch, own.synset, own.format, own.output, own.images,
                       own.num_images, own.preprocessing, own.int8, own.num_calibration, own.max_drop)
-    # compiling takes minutes, and what was written aside by then is as large as the network
+    # compiling takes minutes, and a signal must not leave temporary files as large as the network
     with ending_in_order():
         result = export(request, given, lambda line: tell(spell_settings(line, config.spelling)))
     for path in result.files:

@@ -1,8 +1,8 @@
 """Train a network that was trained before on other classes: fine-tune.py.
 
-The network and its weights come from MXNet's zoo, a prefix, a URL or torchvision, or are what this machine
-has of them already; the last layer is replaced by a new one for the classes of the data, and then everything
-is as in imgcls-train.
+The network and its weights come from MXNet's zoo, a prefix, a URL or torchvision; where none is named,
+weights that are on this machine already are used. The last layer is replaced by a new one for the classes of
+the data, and then everything is as in imgcls-train.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ EXAMPLES = """examples:
 COMMON = ("pretrained_model", "data_train", "data_val", "freeze", "num_epochs", "batch_size", "lr",
           "gpus", "dtype", "model_prefix", "resume", "time_budget")
 
-#: MXNet's fine-tune.py, but for the augmentation, that had no crop of random area: images of any size can be
-#: given here
+#: the defaults of MXNet's fine-tune.py, but for `min_random_area`: it had no crop of random area, and here
+#: images may have any size
 DEFAULTS: dict[str, Any] = {
     "batch_size": 128, "num_epochs": 30, "disp_batches": 20,
     "lr": 0.01, "lr_factor": 0.1, "lr_step_epochs": "20",
@@ -53,7 +53,7 @@ def _start(argv: Sequence[str], prog: str) -> int:
     config = configuration.parse(argv, prog=prog, examples=EXAMPLES.format(prog=prog), dataset="imagenet",
                                  own=FinetuneConfig, defaults=DEFAULTS, recipes_of="imgcls-finetune",
                                  common=COMMON)
-    # fine-tune.py keeps MXNet's, whatever the data are
+    # under the name fine-tune.py MXNet's settings are kept, whatever the data are
     config = dataclasses.replace(config, may_choose=prog == "imgcls-finetune")
     own: FinetuneConfig = config.own
     _check(config, own)
@@ -73,8 +73,8 @@ def _start(argv: Sequence[str], prog: str) -> int:
 
 
 def _check(config: Config, own: FinetuneConfig) -> None:
-    """Refuse what can be told before torch is loaded and anything is downloaded."""
-    # Only a run of ours can be gone on with; a number in `load_epoch` is an epoch of the pretrained network.
+    """Raise UsageError for mistakes that show before torch is loaded and anything is downloaded."""
+    # Only a run of ours can be resumed; a number in `load_epoch` is an epoch of the pretrained network.
     is_resuming = own.resume or own.load_epoch.lower() == "auto"
     if is_resuming and not config.checkpoint.save_prefix:
         setting = "`resume`" if own.resume else "`load_epoch` auto"
@@ -85,5 +85,5 @@ def _check(config: Config, own: FinetuneConfig) -> None:
             raise UsageError(f"`{name}` 0: must be above 0; `freeze` body is for a body that does not learn")
     data = config.data
     if data.dataset == "imagenet" and not (data.data_train or data.data_dir or data.benchmark):
-        configuration.dataset_module(config).load(data)  # says what is missing
+        configuration.dataset_module(config).load(data)  # raises the UsageError that says what is missing
 

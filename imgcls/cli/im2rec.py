@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _start(argv: Sequence[str]) -> int:
-    # the two tools of MXNet share a name; three words and no flag are the C++ one's
+    # the two tools of MXNet share a name; three or more arguments without a flag are the C++ tool's form
     if len(argv) >= 3 and not any(word.startswith("-") for word in argv):
         return _pack_key_values(argv)
     paths, list_config, select_flags, flags = parse(argv)
@@ -63,10 +63,10 @@ def _make_seekable(paths: PathConfig, flags: PackFlags) -> int:
     check_writable(target, "PREFIX")
     check_outputs([target, index_path(target)], [paths.root, index_path(paths.root)])
     start = time.perf_counter()
-    # counted first, for the time that is left: a pass over the framing, not over the images
+    # counted first, to show the time that is left: this reads the framing and not the images
     with show_progress(len(RecordReader(paths.root)), Path(target).name) as progress:
         result = make_seekable(paths.root, target, flags.num_thread or num_cores(), progress=progress)
-    # The classes stand in a file beside the records: without it the new ones would have none.
+    # The class names are in a file beside the records: without a copy the new records would have none.
     if names := lists.class_names(paths.root) or names_cache.recall(RecordReader(paths.root)):
         lists.write_class_names(lists.classes_path(paths.prefix), names)
         outputs.remember_names(target, names)
@@ -90,7 +90,7 @@ def _pack_key_values(argv: Sequence[str]) -> int:
     images = lists.read_blank_separated(list_path, keys.label_width, keys.nsplit, keys.part)
     if not keys.outside_root:
         lists.check_inside(list_path, images.entries, root)
-    # the C++ tool puts the root in front as it is; a folder without its separator is understood all the same
+    # the C++ tool puts the root in front of the path as it is; here a folder may lack its separator
     join = not any(os.path.exists(root + entry.path) for entry in images.entries[:100])
     summary = ListSummary([*images.entries, *images.problems])
     counts = pack_list(images.entries, FileReader(root, join=join), target, stem, config, summary)

@@ -1,7 +1,7 @@
 """Start a command on many devices or machines: MXNet's tools/launch.py.
 
-It takes what MXNet's launcher took: -n, -s, -H, --sync-dst-dir, --launcher, --env. Here the words become a
-job or a script; `imgcls.launch` starts and watches it.
+It takes what MXNet's launcher took: -n, -s, -H, --sync-dst-dir, --launcher, --env. Here the arguments become
+a job or a script; `imgcls.launch` starts a job and watches it.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ MAX_WORKERS = 100_000
 #: how long a machine may be silent, as --dist-timeout of imgcls-train
 DEFAULT_TIMEOUT_S = 300.0
 #: launchers that write a script -> what to do with it
-#: (what a cluster is told depends on the cluster, so these three are never called from here)
+#: (these three are never called from here: with which options depends on the cluster)
 NEXT_STEP = {"slurm": "sbatch {file}", "kubernetes": "kubectl create -f {file}", "sge": "qsub {file}"}
 EXAMPLES = """examples:
   imgcls-launch -n 2 imgcls-train --network lenet --kv-store dist_sync  two workers on this machine
@@ -62,7 +62,7 @@ COMMON = ("num_workers", "hostfile", "sync_dst_dir", "launcher", "env", "max_res
 class LaunchConfig:
     """Launch"""
 
-    # MXNet's, and dmlc's tracker behind it
+    # flags of MXNet's launcher, and of dmlc's tracker, which it calls
     num_workers: int = flag(MISSING, "number of workers, --batch-size samples each; one process per worker, "
                             "or one per GPU of the command's --gpus", short="-n", minimum=1,
                             maximum=MAX_WORKERS)
@@ -80,7 +80,7 @@ class LaunchConfig:
     env_worker: tuple[str, ...] = flag((), "set a variable for the workers", metavar="K:V", takes="each")
     env_server: tuple[str, ...] = flag((), "accepted for compatibility with MXNet", metavar="K:V",
                                        takes="each")
-    # MXNet's too, with nothing left to do: `_print_notes` says why
+    # MXNet's too, without effect: `_print_notes` says why
     p3: bool = flag(False, "accepted for compatibility with MXNet: always on", takes="none")
     # ours, with torchrun's names where torchrun has one
     max_restarts: int = flag(0, "maximum number of restarts from the last saved position; 10 with --nnodes "
@@ -99,12 +99,12 @@ class LaunchConfig:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command: imgcls-launch, tools/launch.py."""
+    """Run the command (imgcls-launch, tools/launch.py), and return its exit status."""
     return run_main(_start, argv, NAME, LaunchConfig)
 
 
 def _start(argv: Sequence[str]) -> int:
-    # a beginning of a flag may be meant for the command: only whole flags are ours
+    # an abbreviated flag may be meant for the command: only flags in full are ours
     (args,) = parse(argv, LaunchConfig, prog=NAME, usage="-n N [flags] COMMAND...", examples=EXAMPLES,
                     common=COMMON, hint=f" ({NAME}'s own flags come before the command; --help lists them)",
                     takes_prefixes=False)
@@ -123,7 +123,7 @@ def _start(argv: Sequence[str]) -> int:
     if launcher in ("local", "ssh", "mpi"):
         if sys.stderr.isatty():
             env[SCREEN_VARIABLE] = "1"
-        # for the last line of a run, which says how to continue: our words, without those of the command
+        # for the last line of a run, which says how to continue: our own arguments without the command's
         env[LAUNCHER_VARIABLE] = shlex.join(typed_command(argv, NAME)[:-len(args.command)])
     if launcher in ("local", "ssh"):
         return supervisor.run(_job(args, command, env))
@@ -134,7 +134,7 @@ def _start(argv: Sequence[str]) -> int:
 
 def _check(args: LaunchConfig, launcher: str, command: list[str]) -> None:
     """Raise UsageError for what no launcher can do, before anything is started."""
-    # MXNet's launcher had it: the word is known, and answered
+    # MXNet's launcher had it: the message says what to use instead
     if launcher == "yarn":
         raise UsageError("--launcher yarn: torch has no launcher for YARN; use slurm or kubernetes, or ssh "
                          "to the nodes that YARN gives you (-H FILE)")
@@ -146,7 +146,7 @@ def _check(args: LaunchConfig, launcher: str, command: list[str]) -> None:
         raise UsageError(f"-H {verbatim(args.hostfile)}: is for --launcher ssh and mpi, not for {launcher}")
     if args.sync_dst_dir and launcher != "ssh":
         raise UsageError(f"--sync-dst-dir {args.sync_dst_dir}: is for --launcher ssh, not for {launcher}")
-    # a far shell begins in another folder than this: only a full path means the same on every machine
+    # a remote shell starts in another folder than this: only a full path means the same on every machine
     if args.sync_dst_dir and not re.fullmatch(r"/.*[^/].*", args.sync_dst_dir):
         raise UsageError(f"--sync-dst-dir {args.sync_dst_dir}: must be a full path, such as /tmp/job")
     if args.nnodes and launcher in ("local", "mpi"):
@@ -158,7 +158,7 @@ def _check(args: LaunchConfig, launcher: str, command: list[str]) -> None:
 
 
 def _print_notes(args: LaunchConfig, launcher: str, command: list[str]) -> None:
-    """Say once what a user of MXNet's launcher may miss."""
+    """Print a note on each flag that has no effect here, though it had one in MXNet's launcher."""
     # the command may be any program: where it has no --kv-store, nothing is assumed
     store = commands.flag_value(command, "--kv-store").lower()
     if args.num_servers and "async" not in store:
@@ -185,7 +185,7 @@ def _job(args: LaunchConfig, command: list[str], env: dict[str, str]) -> Job:
     ssh = None
     if args.hostfile:
         assigned, min_hosts = _assign_hosts(args)
-        # a host that is gone shows after a few of these, well within the timeout
+        # seconds between ssh's keep-alive messages: a few unanswered ones, well within the timeout, mean lost
         alive_s = max(1, min(10, int(timeout_s / 4)))
         ssh = Ssh(args.ssh_config, args.ssh_option, alive_s=alive_s)
     num_devices = commands.count_devices(command)
@@ -208,7 +208,7 @@ def _assign_hosts(args: LaunchConfig) -> tuple[list[HostSlots], int]:
     """Return the workers by host as --nnodes allows, and the least number of hosts."""
     listed = read_hostfile(args.hostfile)
     min_hosts, max_hosts = parse_nnodes(args.nnodes) if args.nnodes else (0, len(listed))
-    # MIN is a promise to continue with fewer, MAX one that there are so many to begin with
+    # MIN: continue while so many hosts are left; MAX: the host file must have at least so many
     if max_hosts > len(listed):
         raise UsageError(f"--nnodes {args.nnodes}: {verbatim(args.hostfile)} has {len(listed)} host(s)")
     assigned = assign_workers(listed[:max_hosts], args.num_workers)
@@ -232,7 +232,7 @@ def _run_mpi(args: LaunchConfig, command: list[str], env: dict[str, str]) -> int
         address = assigned[0].host.name
         if args.ssh_config or args.ssh_option:
             ssh_command = Ssh(args.ssh_config, args.ssh_option).base_command(Host(""))
-    # mpirun starts all at once, so that no one can be asked for a free port: two jobs seldom draw the same
+    # mpirun starts all processes at once, so none can look for a free port first: drawn, two jobs seldom meet
     port = str(20000 + secrets.randbelow(10000))  # below 32768, where Linux hands out ports by itself
     env = {**env, "MASTER_ADDR": address, "MASTER_PORT": port, "DMLC_ROLE": "worker",
            "DMLC_PS_ROOT_URI": address, "DMLC_PS_ROOT_PORT": port, "DMLC_JOB_CLUSTER": "mpi"}
@@ -240,7 +240,7 @@ def _run_mpi(args: LaunchConfig, command: list[str], env: dict[str, str]) -> int
     if root := _package_root():
         env["PYTHONPATH"] = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
     resolved = commands.resolve_program(command)
-    # in place of whatever Python the command names; other programs are left alone
+    # replaces the Python that the command names; other programs are left alone
     if args.python and os.path.basename(command[0]) in ("python", "python3"):
         resolved[0] = args.python
     num_devices = commands.count_devices(command)
@@ -253,7 +253,7 @@ def _run_mpi(args: LaunchConfig, command: list[str], env: dict[str, str]) -> int
 
 
 def _write_script(args: LaunchConfig, launcher: str, command: list[str], env: dict[str, str]) -> int:
-    """Write the script for slurm, kubernetes or sge to stdout or --output, and say what to do with it."""
+    """Write the script for slurm, kubernetes or sge to stdout or --output, and print what to do with it."""
     min_nodes, max_nodes = parse_nnodes(args.nnodes or str(args.num_workers))
     if args.num_workers % max_nodes:
         raise UsageError(f"-n {args.num_workers}: must be a multiple of the number of nodes, --nnodes "
@@ -261,7 +261,7 @@ def _write_script(args: LaunchConfig, launcher: str, command: list[str], env: di
     # a script may be read by others: of the environment only what was named with a value goes into it
     named = {text.partition("=")[0] for text in args.env if "=" in text}
     named |= {text.partition(":")[0] for text in args.env_worker}
-    # What a worker reads of its job goes along unasked; keys and passwords of this shell must not.
+    # Variables that workers read about their job are always included; keys and passwords of this shell never.
     variables = {name: text for name, text in env.items()
                  if name in named or name.startswith(("DMLC_NUM", "IMGCLS_"))}
     variables["DMLC_ROLE"] = "worker"
@@ -274,7 +274,7 @@ def _write_script(args: LaunchConfig, launcher: str, command: list[str], env: di
         python=python, folder=os.getcwd(), image=args.image)
     writers = {"slurm": schedulers.slurm_script, "kubernetes": schedulers.kubernetes_trainjob,
                "sge": schedulers.sge_script}
-    # nothing is submitted from here: what a cluster wants in such a script is its users' to know
+    # nothing is submitted from here: which more lines a cluster needs in the script, its users know
     script = writers[launcher](batch)
     # stdout is the script and nothing else, so that it can be piped
     if args.output:

@@ -58,14 +58,14 @@ def _start(argv: Sequence[str]) -> int:
     (args,) = parse(argv, MeanConfig, prog=NAME, usage="[flags] DATA [DATA ...]", examples=EXAMPLES)
     if args.image_shape and args.image_shape[0] != 3:
         raise UsageError(f"`image_shape` {show(args.image_shape)}: must be 3,HEIGHT,WIDTH")
-    # all of it before any image is read: that may take hours
+    # all checks come before any image is read, which may take hours
     if args.out and not args.image_shape:
         raise UsageError("`out` needs `image_shape`: a mean image is of images of one size")
     if args.out and not args.out.endswith(_SUFFIXES):
         raise UsageError(f"`out` {verbatim(args.out)}: must end in {', '.join(_SUFFIXES)}")
     if args.out:
         check_outputs([args.out], args.data)
-    # all are opened before the first is read: a wrong name at the end of the line is told at once
+    # all are opened before the first is read: a wrong name at the end of the line is reported at once
     readers = [open_samples(str(to_local_path(path))) for path in args.data]
     shape = (args.image_shape[1], args.image_shape[2]) if args.image_shape else None
     num_threads = args.num_thread or num_cores()

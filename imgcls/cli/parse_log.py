@@ -20,7 +20,7 @@ EXAMPLES = """examples:
   imgcls-parse-log train.log --format none                                  columns with tabs between them
   imgcls-parse-log train.log --metric-names accuracy top_k_accuracy_5       these metrics
 """
-#: more epochs are no log of a training
+#: a log with more epochs is none of a training: what follows them is passed over
 _MAX_EPOCHS = 100_000
 
 
@@ -62,10 +62,11 @@ def _start(argv: Sequence[str]) -> int:
 
 
 def read_epochs(lines: Iterable[str], metric_names: Sequence[str]) -> dict[int, list[float]]:
-    """Return epoch (from 0, as they come) -> means of each training metric, each validation metric, the time.
+    """Return epoch -> the means of each training metric, of each validation metric, and of the time in s.
 
-    As MXNet's tool: a value is digits and dots behind the last = of a line, several of an epoch are averaged.
-    Where it divides by zero, since nothing was told of a column, this gives nan.
+    Epochs are counted from 0 and in the order of the log. As in MXNet's tool, a value is the digits and dots
+    after the last = of a line, and several values in an epoch are averaged. A column without a value is nan,
+    where MXNet's tool divides by zero.
     """
     patterns = [re.compile(rf".*Epoch\[(\d{{1,9}})\] {kind}.*=([.\d]+)") for kind in (
         *(f"Train-{re.escape(name)}" for name in metric_names),

@@ -45,7 +45,7 @@ USED = ("dataset", "data_nthreads", "gpus", "dtype", "num_threads")
 COMMON = ("model", "top", "format", "output", "explain", "crops", "batch_size", "gpus", "dtype")
 #: what --layer writes where no file is named
 FEATURES = "features.npz"
-#: of so many images the bar knows how many there are
+#: up to so many images are counted first, so that the bar can show the time left
 _MAX_COUNTED = 100_000
 
 
@@ -125,7 +125,7 @@ class _Run:
             self._explain = ExplanationWriter(predictor, self._own.explain)
 
     def predict(self, write: Callable[[Prediction], None]) -> None:
-        """Have the network look at all images, in order."""
+        """Predict all images, in order, and pass each prediction to `write`."""
         from imgcls.inference.images import find_images
 
         self._tell_notes()
@@ -143,7 +143,7 @@ class _Run:
                 bar.update()
 
     def end(self) -> int:
-        """Tell how many images could not be read; return the exit status, 1 if there are any."""
+        """Print how many images could not be read; return the exit status, 1 if there are any."""
         if self._num_failed and self._num_images > 1:
             tell(f"{NAME}: {self._num_failed} of {self._num_images} images could not be read")
         return 1 if self._num_failed else 0
@@ -152,13 +152,14 @@ class _Run:
         self._tell_notes()
         if self._explain:
             self._explain(prediction)
+        # the line of one image may fail: a .lst cannot hold every name
         try:
             write(prediction)
         except ImgclsError as error:
             self._fail(error)
 
     def _fail(self, error: ImgclsError) -> None:
-        # A bad picture among many must not cost the others; the status tells of it at the end.
+        # A bad picture among many must not end the command; the exit status shows it.
         self._num_failed += 1
         tell(f"{NAME}: error: {error.spelled(self._config.spelling)}")
 
@@ -170,14 +171,14 @@ class _Run:
 
 
 def _stdin() -> Iterable[bytes]:
-    """Return the lines of stdin, asked for only where they are needed."""
+    """Yield the lines of stdin, which is read only where they are needed."""
     if sys.stdin is not None:  # it was closed: nothing is listed
         yield from sys.stdin.buffer
 
 
 @contextlib.contextmanager
 def _writer(own: PredictConfig) -> Iterator[Callable[[Prediction], None]]:
-    """Give what takes each prediction, and write what is left at the end."""
+    """Yield a function that writes one prediction; at the end write what is left."""
     if own.layer:
         with _features_writer(own.output or FEATURES, own.layer) as write:
             yield write
@@ -195,7 +196,7 @@ def _writer(own: PredictConfig) -> Iterator[Callable[[Prediction], None]]:
 
 
 def _is_one_image(word: str) -> bool:
-    """Say whether a word can mean one image only, whose name need not stand before its classes."""
+    """Return whether an argument can mean one image only; its name is then not printed with its classes."""
     import glob
     import os
 
@@ -214,12 +215,15 @@ def _print(text: str) -> None:
     if not text:
         return
     sys.stdout.write(text)
-    sys.stdout.flush()  # whoever reads along sees each image at once
+    sys.stdout.flush()  # a program that reads our output gets each image at once
 
 
 @contextlib.contextmanager
 def _features_writer(path: str, layer: str) -> Iterator[Callable[[Prediction], None]]:
-    """Give what takes each prediction's features, kept on the disk; write them all as one .npz at the end."""
+    """Yield a function that keeps a prediction's features on the disk; at the end write one .npz with all.
+
+    Its arrays: features float32 (N, ...), images (N,) and layer.
+    """
     import numpy as np
 
     names: list[str] = []
@@ -234,7 +238,7 @@ def _features_writer(path: str, layer: str) -> Iterator[Callable[[Prediction], N
 
         yield take
         kept.flush()
-        # read from the disk while it is written again: more features than memory holds are no trouble
+        # read from the disk while the .npz is written: there may be more features than memory holds
         features: np.ndarray = np.zeros((0,), np.float32)
         if names:
             features = np.memmap(kept, np.float32, "r", shape=(len(names), *shapes[0]))
@@ -245,12 +249,12 @@ def _features_writer(path: str, layer: str) -> Iterator[Callable[[Prediction], N
 
 @contextlib.contextmanager
 def _kept_features() -> Iterator[Any]:
-    """Give a file without a name; RunError where the disk is full."""
+    """Yield a temporary file without a name; RunError where it cannot be written: a full disk."""
     try:
         with tempfile.TemporaryFile(prefix="imgcls-features-") as kept:
             yield kept
     except BrokenPipeError:
-        raise  # no one reads our output: no trouble of the file
+        raise  # the reader of our output has exited, which is no error of this file
     except OSError as error:
         raise RunError(f"cannot keep the features of `layer` in {verbatim(tempfile.gettempdir())}: "
                        f"{reason(error)}") from error
@@ -258,7 +262,7 @@ def _kept_features() -> Iterator[Any]:
 
 @contextlib.contextmanager
 def _progress(images: Iterator[Image | ImgclsError]) -> Iterator[tuple[Iterator[Image | ImgclsError], Any]]:
-    """Show a bar on a terminal where there are several images; give the images and the bar."""
+    """Show a bar on a terminal where there are several images; yield the images and the bar."""
     from tqdm import tqdm
 
     counted: list[Image | ImgclsError] = []

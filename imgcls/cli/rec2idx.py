@@ -44,7 +44,7 @@ def _start(argv: Sequence[str]) -> int:
     target = to_local_path(args.index) if args.index else index_path(to_local_path(args.record))
     check_outputs([target], [to_local_path(args.record)])
     start = time.perf_counter()
-    # the index that may be there already is not believed: it is what is made anew
+    # an index that exists already is not used: it is to be replaced
     reader = RecordReader(args.record, use_index=False, resync=args.resync)
     # an index of half a file would hide that the other half is gone
     if reader.problems and not args.resync:

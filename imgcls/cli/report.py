@@ -96,13 +96,13 @@ def _images_html(runs: Sequence[Run], count: int) -> str:
 
 
 def _samples(run: Run, count: int) -> tuple[list[Sample], str]:
-    """Return the first training images of a run, with its own settings and seed, and what they are called."""
+    """Return the first training images of a run, made with its own settings and seed, and their title."""
     settings = find.read_settings(run)
     with loading_torch():
         from imgcls.config import lookup, resolve
         from imgcls.report.sheet import training_samples
     module = lookup.module("datasets", str(settings.get("dataset", "")), "`dataset`")
-    # settings that this version does not know are those of another one: they say nothing about images
+    # settings that this version does not have are another version's: images do not depend on them
     known = {name: value for name, value in settings.items() if name in resolve.FIELDS}
     config = resolve.build(module.DEFAULTS, known)
     source = module.load(config.data).train
@@ -110,7 +110,7 @@ def _samples(run: Run, count: int) -> tuple[list[Sample], str]:
 
 
 def _beside(runs: Sequence[Run], extension: str) -> str:
-    """Return where a page goes that no one named a file for: to its run, of several to this folder."""
+    """Return the default path of a page: beside its run; in the current folder for several runs or stdin."""
     if len(runs) > 1 or not runs[0].origin:
         return f"report.{extension}"
     return runs[0].origin.removesuffix(METRICS).removesuffix(".log") + f"-report.{extension}"

@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _start(argv: Sequence[str]) -> int:
-    # The flags of imgcls-train under the same names: who has trained knows how to score.
+    # The flags of imgcls-train have the same names here: users know them from training.
     config = configuration.parse(argv, prog="imgcls-score", examples=EXAMPLES.format(prog="imgcls-score"),
                                  own=ScoreConfig, used=USED, common=COMMON)
     own: ScoreConfig = config.own

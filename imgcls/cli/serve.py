@@ -63,7 +63,7 @@ def _start(argv: Sequence[str]) -> int:
     missing = [name for name in ("starlette", "uvicorn") if importlib.util.find_spec(name) is None]
     if missing:
         raise RunError(f"needs {' and '.join(missing)}: pip install 'imgcls[serve]'")
-    # before the network is loaded: a port that is taken is told at once
+    # before the network is loaded: a port that is taken is reported at once
     with _listen(own.host, own.port) as listener:
         with loading_torch():
             from imgcls.distributed.topology import make_worker
@@ -81,7 +81,7 @@ def _start(argv: Sequence[str]) -> int:
         app = make_app(predictor, is_loopback=is_private, max_bytes=own.max_mb * 10**6)
         if not is_private:
             tell(f"note: listening on {own.host}: every host that reaches this machine can use it")
-        # When it listens already: a script that waits for this line can ask at once.
+        # Printed once the socket listens: a script that waits for this line can send requests at once.
         tell(_address(listener), sys.stdout)
         _serve(app, listener)
     return 0
@@ -93,7 +93,7 @@ def _serve(app: Any, listener: socket.socket) -> None:
 
     from imgcls.inference.server_protocol import BoundedProtocol
 
-    # no log of requests, which would hold addresses of people, nor of errors, which the application tells
+    # no log of requests, which would hold people's addresses, nor of errors, which the application reports
     server = uvicorn.Server(uvicorn.Config(
         app, http=BoundedProtocol, log_level="critical", access_log=False,
         limit_concurrency=_MAX_CONNECTIONS, timeout_keep_alive=5, timeout_graceful_shutdown=5,

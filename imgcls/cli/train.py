@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None, *, dataset: str = "mnist", prog: str
     """Run the command and return its exit status. `dataset` is the default of --dataset: train_cifar10.py has
     its own.
 
-    `training/run.py` is what happens from here on, in order.
+    `training/run.py` shows what a run does, in order.
     """
     return run_main(lambda args: _start(args, dataset, prog), argv, prog)
 
@@ -33,9 +33,9 @@ def main(argv: Sequence[str] | None = None, *, dataset: str = "mnist", prog: str
 def _start(argv: Sequence[str], dataset: str, prog: str) -> int:
     config = configuration.parse(argv, prog=prog, examples=EXAMPLES.format(prog=prog), dataset=dataset,
                                  recipes_of="imgcls-train", common=COMMON)
-    # who runs a script of MXNet's name expects its defaults, whatever the data are
+    # users of a script with MXNet's name expect MXNet's defaults, whatever the data are
     config = dataclasses.replace(config, may_choose=prog == "imgcls-train")
-    # the data set goes along by name: started anew as `train`, a process of train_cifar10.py must know it
+    # the data set is named: a process of train_cifar10.py may be started as `train`, with another default
     status = start_processes(config, argv, ["train", "--dataset", config.data.dataset, *argv], prog)
     # None: this process is one that trains, and not one that only started others
     if status is None:

@@ -51,7 +51,7 @@ def _start(argv: Sequence[str]) -> int:
     (args,) = parse(argv, VerifyConfig, prog=NAME, usage="[flags] FILE.rec ...", examples=EXAMPLES)
     paths: list[AnyPath] = []
     for text in args.files:
-        # A file that is named is looked at even if it is empty, which in a folder means nothing.
+        # A file that is named is checked even if it is empty; `expand` passes over empty files.
         paths += [Path(text)] if os.path.isfile(text) else expand(text, "FILE")
     # a list and not any(): the files after a bad one are read, too
     return 1 if sum([_verify(path, args) for path in paths]) else 0
@@ -69,7 +69,7 @@ def _verify(path: AnyPath, args: VerifyConfig) -> int:
     # first what is wrong with the framing, then with the content of records that could be read
     problems = list(reader.problems)
     num_damaged = len(problems)
-    # Decoding finds wrong headers on its way; without it they are looked through by themselves, in seconds.
+    # Decoding finds wrong headers too; without it the headers alone are checked, in seconds.
     if args.decode:
         problems += _bad_images(reader, args.num_thread or os.cpu_count() or 1)
     else:
@@ -78,10 +78,10 @@ def _verify(path: AnyPath, args: VerifyConfig) -> int:
     # Last, since a wrong index can be made anew with imgcls-rec2idx, and images cannot.
     index_problem = reader.check_index()
     problems += [index_problem] if index_problem else []
-    # An empty file has no fault in its framing, and is still not what anybody packed.
+    # The framing of an empty file is not wrong, but nobody packs a file without records.
     if not len(reader) and not num_damaged:
         problems.append(DataError(path, "it holds no record"))
-    # on stdout: the problems are what this command is asked for
+    # on stdout: the problems are the result of this command
     for problem in problems[:args.max_problems]:
         tell(str(problem), sys.stdout)
     if len(problems) > args.max_problems:
@@ -108,7 +108,7 @@ def _bad_images(reader: RecordReader, num_threads: int) -> list[DataError]:
             return DataError(reader.path, f"record {index} {error}", offset)
         except DataError as error:
             return error
-        # decoded to the end, in colour as in training: a file that only begins well is found out
+        # decoded to the end, in colour as in training, so that images that are cut short are found
         pixels_or_reason = decode(image, 1)
         if isinstance(pixels_or_reason, str):
             return DataError(reader.path, f"record {index} (id {header.id}): {pixels_or_reason}", offset)
@@ -122,7 +122,7 @@ def _bad_images(reader: RecordReader, num_threads: int) -> list[DataError]:
 
 
 def _describe_labels(reader: RecordReader) -> str:
-    """Return what the labels say at a glance, for the summary."""
+    """Return a few words about the labels, for the summary."""
     # flag 0 is one label in the header; otherwise it counts the labels behind it
     widths, counts = np.unique(np.maximum(1, reader.headers()["flag"]), return_counts=True)
     # some with one label, some with boxes: a range of values would mean nothing

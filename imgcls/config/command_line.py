@@ -1,9 +1,9 @@
 """Read a command line into settings: long and short flags, spellings of all generations, positionals.
 
-Every command is read here: `parse` is all that a command with settings of its own needs; `resolve`
-calls `read` and puts files and the environment below it. Written for what argparse cannot do: `--list PREFIX`
-must not take PREFIX for the value of the switch, and a beginning of a flag means what it meant to MXNet
-before it can mean one of ours. Values stay text here, `flags.convert` types them.
+Every command is read here: a command that has only settings of its own calls `parse`; `resolve` calls `read`
+and adds what files and the environment set. Written for what argparse cannot do: `--list PREFIX` must not
+take PREFIX for the value of the switch, and an abbreviated flag means what it meant in MXNet before it can
+mean one of ours. Values stay text here; `flags.convert` converts them.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ OTHER_WORDS = {
     "--workers": "--data-nthreads", "--arch": "--network", "--model-name": "--network", "--device": "--gpus",
     "--resume": "--load-epoch auto", "--amp": "--dtype bfloat16", "--opt": "--optimizer",
     "--sched": "--lr-schedule"}
-#: generations of MXNet's scripts, in the order in which a beginning of a flag is looked up: the later ones
-#: are what most people have in their shell's history, and no flag of ours makes an old command ambiguous
+#: generations of MXNet's scripts, in the order in which an abbreviated flag is looked up: most people have
+#: the later scripts in their shell's history, and no flag of ours makes an old command ambiguous
 _GENERATIONS = (("g2", "g3"), ("g1",), ("new",))
 #: -1 and -.5 are values; no flag begins with a digit
 _NEGATIVE_NUMBER = re.compile(r"-\.?\d")
@@ -51,14 +51,15 @@ def parse(argv: Sequence[str], *sections: type, prog: str, usage: str, examples:
           hint: str = "", takes_prefixes: bool = True, common: Sequence[str] = ()) -> tuple[Any, ...]:
     """Return the sections of a command as the arguments fill them; UsageError for what does not fit.
 
-    `--help` prints a help screen and leaves with status 0; `common` are the settings that -h shows, () for
-    all. `hint` ends the message about a word that is not known.
+    `usage`, `examples` and `notes` are texts of the help screen, which `--help` prints before it raises
+    SystemExit(0); `common` are the settings that -h shows, () for all. `hint` ends the messages about wrong
+    arguments. Without `takes_prefixes` flags must be written in full.
     """
-    # help comes last on the screen, where people look when the rest has gone by
+    # help comes last on the screen, where people look when the rest has scrolled by
     groups = [*sections, HelpFlag]
     fields = {name: field for section in groups for name, field in flags_of(section).items()}
     texts = read(argv, fields, prog=prog, hint=hint, takes_prefixes=takes_prefixes, stops_at_help=True)
-    # before anything is found missing: who asks for help has not got that far
+    # before the check for missing arguments: a request for help needs none of them
     if "help" in texts:
         titled = [(group.__doc__, flags_of(group)) for group in groups]
         print(help_screen(texts["help"], f"{prog} {usage}", examples, titled, common=common, notes=notes),
@@ -69,7 +70,7 @@ def parse(argv: Sequence[str], *sections: type, prog: str, usage: str, examples:
 
 
 def _check_required(fields: Mapping[str, Field[Any]], texts: Mapping[str, Any], hint: str) -> None:
-    """UsageError that names the settings without a default that the arguments do not set."""
+    """Raise UsageError that names the settings without a default that the arguments do not set."""
     missing = [field for name, field in fields.items() if field.default is MISSING and name not in texts]
     if missing:
         # -n/--num-workers, as argparse wrote it
@@ -80,17 +81,22 @@ def _check_required(fields: Mapping[str, Field[Any]], texts: Mapping[str, Any], 
 
 def _fill(section: type, texts: Mapping[str, Any]) -> Any:
     fields = flags_of(section)
+    # what the arguments do not set has the default of its field
     return section(**{name: convert(fields[name], text) for name, text in texts.items() if name in fields})
 
 
 def read(argv: Sequence[str], fields: Mapping[str, Field[Any]], *, prog: str, hint: str = "",
          takes_prefixes: bool = True, stops_at_help: bool = False) -> dict[str, Any]:
-    """Return setting -> text of all that is set (a list of texts where a setting takes several)."""
+    """Return setting -> text of all that is set: a list of texts where a setting takes several.
+
+    Of a negation such as --no-shuffle the value is a bool. With `stops_at_help` arguments after -h or --help
+    are not read. UsageError, ending in `hint`, for arguments that do not fit.
+    """
     reader = _Reader(fields, takes_prefixes)
     try:
         reader.read(argv, prog, stops_at_help)
     except UsageError as error:
-        # the message is kept as it is: whoever prints it spells the settings in it
+        # `message` and not str(error): the settings in it are spelled where it is printed
         raise UsageError(error.message + hint) from None
     return reader.texts
 
@@ -116,7 +122,7 @@ def without(argv: Sequence[str], settings: Collection[str], fields: Mapping[str,
 
 
 def _is_flag(word: str) -> bool:
-    """Whether a word is a flag and not a value: -1 is a number, - is a file, and a blank was quoted."""
+    """Return whether a word is a flag and not a value: -1 is a number, - a file, "-a b" quoted text."""
     if not word.startswith("-") or word == "-" or _NEGATIVE_NUMBER.match(word):
         return False
     return word.startswith("--") or " " not in word
@@ -134,18 +140,18 @@ class _Reader:
         for field in fields.values():
             if not field.metadata["is_positional"]:
                 others = (field.metadata["short"], field.metadata["negation"], *field.metadata["aliases"])
-                # all spellings share the field, and so what it takes and when it came
+                # all spellings share the field, and so its `takes` and `since`
                 self._fields |= dict.fromkeys([long_flag(field.name), *filter(None, others)], field)
 
     def read(self, argv: Sequence[str], prog: str, stops_at_help: bool) -> None:
-        """Take all arguments; UsageError for an unknown flag, and for arguments that no one takes."""
+        """Take all arguments; UsageError for an unknown flag, and for arguments that belong to nothing."""
         args = deque(argv)
         loose: list[str] = []
         strays: list[str] = []
         takes_rest = any(field.metadata["takes"] == "rest" for field in self._positionals)
         while args:
             word = args[0]
-            # -- would say that what follows is no flag: here nothing else is allowed
+            # -- says that no flag follows: a command without positionals takes nothing else
             if word == "--" and not self._positionals:
                 raise UsageError(f"{' '.join(list(args)[1:]) or '--'}: {prog} takes flags only")
             if word == "--" or (takes_rest and not _is_flag(word)):
@@ -155,7 +161,7 @@ class _Reader:
             if not _is_flag(word):
                 loose.append(args.popleft())
             elif word.startswith("--") or word[:2] in self._fields:
-                # whatever else is on the line: who asks for help is helped
+                # help is shown whatever else is on the line
                 if self.take_flag(args) == "help" and stops_at_help:
                     return
             else:
@@ -219,11 +225,11 @@ class _Reader:
         """Return the one flag that begins with `name`; UsageError where there is none or more than one."""
         if name in self._fields:
             return name
-        # one match among MXNet's flags settles it, however many of ours begin so too
+        # one match among MXNet's flags decides, however many of ours begin with it too
         for generation in _GENERATIONS if self._takes_prefixes else ():
             matches = [spelling for spelling, field in self._fields.items()
                        if field.metadata["since"] in generation and spelling.startswith(name)]
-            # two words for one flag leave nothing to ask
+            # two spellings of one flag are not ambiguous
             if len({self._fields[match].name for match in matches}) == 1:
                 return matches[0]
             if matches:

@@ -1,8 +1,8 @@
 """Settings that do nothing in a combination: one table, so that none of them is ignored in silence.
 
-A row names settings, says when they have an effect, and what it takes. Settings without a row always have
-one, or are refused where they have none (the options of single networks). `unused_settings` is asked before a
-run or a measurement begins; nothing here touches a file.
+A row names settings, says when they have an effect, and in words what that requires. Settings without a row
+always have one, or are refused where they have none (the options of single networks). `unused_settings` is
+called before a run or a measurement begins; nothing here touches a file.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ class Row:
     needs: str
 
 
-#: what the settings of files are for; which of them a data set reads at all, it says itself (`SETTINGS`)
+#: the settings about files of data; a data set names in its `SETTINGS` those of them that it reads
 _DATA_FILES = ("data_dir", "data_train", "data_val", "val_ratio", "data_train_idx", "data_val_idx",
                "train_dataset", "val_dataset", "data_root", "outside_root", "on_bad", "cache_gb")
-#: what is done to images: all of the section but the colours of whole values
+#: what is done to images: all settings of the section
 _AUGMENTATION = ("resize", "val_resize", "max_random_rotate_angle", "max_random_shear_ratio",
                  "max_random_scale", "min_random_scale", "pad_size", "fill_value", "pad_mode",
                  "random_crop",
@@ -49,7 +49,7 @@ _CURVES = ("cosine", "one-cycle", "restarts")
 
 
 def _train_path(data: DataConfig) -> str:
-    """Return the path of the training data as far as the settings tell it."""
+    """Return the path of the training data where a setting names it, else ""."""
     return data.data_train or (data.train_dataset if data.data_dir else "")
 
 
@@ -100,7 +100,7 @@ def _knows_only_signs(config: Config) -> bool:
 
 
 def _reads(setting: str) -> Callable[[Config], bool]:
-    """Return whether the data set reads a setting: those it names in `SETTINGS`, or all."""
+    """Return the condition that the data set reads a setting: one of its `SETTINGS`; without these, any."""
     def holds(config: Config) -> bool:
         module = lookup.module("datasets", config.data.dataset, "`dataset`")
         return setting in getattr(module, "SETTINGS", _DATA_FILES)
@@ -108,12 +108,12 @@ def _reads(setting: str) -> Callable[[Config], bool]:
 
 
 def _uses(setting: str) -> Callable[[Config], bool]:
-    """Return whether the rule of the optimizer has a setting."""
-    # a name that there is not is refused later, with what there is
+    """Return the condition that the rule of the optimizer has a setting."""
+    # an unknown name is refused later, with a list of the known ones
     return lambda config: setting in OPTIMIZERS.get(config.optimizer.name, (setting,))
 
 
-#: the first row that does not hold is told
+#: a setting is reported once, by the first of its rows that does not hold
 ROWS: tuple[Row, ...] = (
     Row((*_DATA_FILES, *_AUGMENTATION, "data_nthreads", "decoded_cache_gb", "decoded_cache_dir",
          "jpeg_decoder"),
@@ -237,7 +237,8 @@ ROWS: tuple[Row, ...] = (
         "a body that learns (`freeze`)"),
 )
 
-#: settings of the shared sections that have an effect in every combination, or are refused or told elsewhere
+#: settings of the shared sections that have an effect in every combination, or are refused or reported
+#: elsewhere
 ALWAYS = frozenset((
     "model_ema_decay", "dropout", "drop_path",
     "dataset", "num_examples", "batch_size", "benchmark", "network", "num_layers", "num_classes",
@@ -268,7 +269,7 @@ def unused_settings(config: Config) -> Iterator[str]:
 
 
 def _is_set(config: Config, name: str, defaults: dict[str, Any]) -> bool:
-    """Whether the user set it to something else than it is by default: files hold defaults as well."""
+    """Return whether the user set it to something else than its default: files hold defaults as well."""
     field = config.fields.get(name)
     if field is None or not config.is_explicit(name):
         return False

@@ -22,6 +22,7 @@ _MAX_VALUE_LENGTH = 10_000
 
 def read_settings(path: str) -> dict[str, Any]:
     """Return the settings of a --config file, or of a checkpoint's meta.json, by name with underscores."""
+    # one byte more than allowed: enough to see that a file is too long
     try:
         with open(path, "rb") as stream:
             content = stream.read(json_text.MAX_BYTES + 1)
@@ -46,7 +47,7 @@ def read_settings(path: str) -> dict[str, Any]:
 
 
 def _is_deep(value: Any, levels: int) -> bool:
-    """Return whether containers stand in containers, more than `levels` deep."""
+    """Return whether containers are nested more than `levels` deep."""
     if not isinstance(value, (list, tuple, dict, set)):
         return False
     parts = value.values() if isinstance(value, dict) else value
@@ -55,7 +56,7 @@ def _is_deep(value: Any, levels: int) -> bool:
 
 def _parse(content: bytes, path: str) -> Any:
     """Return what the JSON or YAML in a file describes; DataError for what is neither."""
-    # JSON is YAML, but a quicker reader has it: the class names of a meta.json may be a megabyte
+    # JSON is YAML too, but the JSON reader is quicker: the class names of a meta.json may be a megabyte
     if content.lstrip()[:1] == b"{":
         try:
             return json_text.loads(content, path, "settings")
@@ -72,7 +73,7 @@ def _parse(content: bytes, path: str) -> Any:
     except UnicodeDecodeError as error:
         raise DataError(path, "not YAML: not UTF-8", error.start) from error
     except yaml.YAMLError as error:
-        # errors of the text have a place in it, those of its characters have none
+        # errors of the syntax have a position, those of single characters have none
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}: " if mark else ""
         problem = getattr(error, "problem", None) or first_line(error)
@@ -85,7 +86,7 @@ def _parse(content: bytes, path: str) -> Any:
 
 
 def _check_events(events: Iterable[Any], path: str) -> None:
-    """DataError for YAML that takes time or memory out of proportion: deep nesting, aliases of aliases."""
+    """Raise DataError for YAML that takes too much time or memory: deep nesting, aliases of aliases."""
     depth = 0
     #: anchor -> how many values it stands for, all aliases written out; 0 while it is being read
     sizes: dict[str | None, int] = {}
@@ -122,7 +123,7 @@ def _loader() -> Any:
     """Return a loader that reads values as a command line would, and refuses a key that occurs twice.
 
     YAML 1.1 has numbers in base 60 and 8: `nnodes: 1:4` would be 64 and `load_epoch: 0010` epoch 8. What is
-    no plain decimal number stays the text that was written; each setting knows what it takes.
+    no plain decimal number stays the text that was written; `flags.convert` reads it as the setting's type.
     """
     yaml = _yaml()
 
@@ -131,7 +132,7 @@ def _loader() -> Any:
 
         def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
             seen = set()
-            for key, _ in node.value:  # before `<<` brings others, which may be written over
+            for key, _ in node.value:  # before `<<` merges others, which may be overridden
                 name = str(key.value).replace("-", "_")
                 if name in seen and name != "<<":
                     raise yaml.constructor.ConstructorError(
@@ -151,7 +152,7 @@ def _loader() -> Any:
 
 
 class _Written(float):
-    """A fraction that still knows how it was written: 1.10 may be a name."""
+    """A float that str() shows as it was written: 1.10 may be a name."""
 
     def __init__(self, text: str) -> None:
         self._text = text

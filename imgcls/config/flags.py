@@ -19,12 +19,12 @@ from imgcls.errors import UsageError, unknown, verbatim
 #: words that switch something on or off; "none" is how users of MXNet's scripts wrote a switch off
 TRUE_WORDS = ("1", "true", "yes", "on")
 FALSE_WORDS = ("0", "false", "no", "off", "none", "")
-#: digits as keyboards have them, 1_000 for 1000 as Python takes it, and no more digits than any bound has
+#: ASCII digits, 1_000 for 1000 as in Python, and not many more digits than the largest bound has
 _MAX_DIGITS = 40
 _INTEGER = re.compile(rf"[+-]?(?=[0-9_]{{1,{_MAX_DIGITS}}}$)[0-9]+(_[0-9]+)*")
 #: more numbers than this are not a list of sizes, means or deviations
 _MAX_PARTS = 1000
-#: more characters of a wrong value are not repeated to the user
+#: more characters of a wrong value are not shown
 _MAX_SHOWN = 200
 
 
@@ -35,11 +35,12 @@ def flag(default: Any, help: str, *, since: str = "new", choices: tuple[Any, ...
     """Return a field that is a flag; without a default (`MISSING`) the flag must be given.
 
     A flag of numbers has both a `minimum` and a `maximum`, of a list those of each number; `counts` says how
-    many numbers a list may have.
+    many numbers a list may have. `help` is the text of the help screen, `short` a short flag such as -n, and
+    `aliases` are other long flags for the setting.
 
     `since` is the generation of MXNet's scripts that had it: "g1" before v0.8, "g2" from v0.8, "g3" from
-    v1.3, or "new": ours. `later` says in the user's words what is not there yet: a value other than the
-    default is then refused. `negation` is a flag that means the opposite of a switch. `takes` says which
+    v1.3, or "new": ours. `later` is for a feature that is not there: a value other than the default is
+    refused with this text. `negation` is a flag that means the opposite of a switch. `takes` says which
     words belong to it: "value" (one, which a switch may go without), "none" (a switch that stands alone),
     "each" (one each time it is given, and all count), "extensions" (endings of file names, as many as
     follow), "words" (all up to the next flag) or "topic" (one behind the long flag, which may be left out;
@@ -84,13 +85,13 @@ def spelled(field: Field[Any]) -> str:
 
 
 class FlagSpelling:
-    """How a command spells the settings in its messages; what is none of its settings stays as it is."""
+    """How a command spells the settings in its messages; other names stay between backquotes."""
 
     def __init__(self, flags: Mapping[str, str]) -> None:
         self.flags = flags
 
     def __call__(self, setting: str) -> str:
-        # a file may be called `x`: only names of settings are taken out of their quotes
+        # a file may be called `x`: only the names of settings lose their backquotes
         return self.flags.get(setting, f"`{setting}`")
 
 
@@ -143,7 +144,7 @@ def _check(field: Field[Any], name: str, value: Any, typed: Any) -> None:
 
 def _check_bounds(field: Field[Any], what: str, number: Any) -> None:
     minimum, maximum = field.metadata["minimum"], field.metadata["maximum"]
-    # only the bound that was passed is reported: the other one is often far away and no one's concern
+    # only the bound that was passed is reported: the other one is often far away
     if minimum is not None and number < minimum:
         raise UsageError(f"{what}: must be at least {_bound(minimum)}")
     if maximum is not None and number > maximum:
@@ -155,7 +156,7 @@ def _bound(number: float) -> str:
 
 
 def show(value: Any) -> str:
-    """Return a value as one would write it on the command line, exactly."""
+    """Return a value as it is written on the command line, without loss of digits."""
     if isinstance(value, (tuple, list)):
         return ",".join(map(show, value))
     if isinstance(value, float):
@@ -165,10 +166,9 @@ def show(value: Any) -> str:
 
 
 def shortened(value: Any) -> str:
-    """Return a wrong value for a message: of one without end, such as a file given by mistake, the beginning.
-    """
+    """Return a wrong value for a message; of a long one, such as a file's content, only the beginning."""
     if isinstance(value, int) and value.bit_length() > _MAX_DIGITS:
-        return f"with {value.bit_length()} bits"  # Python writes no number of thousands of digits
+        return f"with {value.bit_length()} bits"  # Python refuses to print thousands of digits
     try:
         text = show(value)
     except ValueError:  # such a number inside a list of YAML
@@ -191,7 +191,7 @@ def to_integer(value: Any) -> int:
     # True is 1 for Python: who writes `batch_size: yes` did not mean one image
     if isinstance(value, bool) or (isinstance(value, float) and value != int(value)):
         raise ValueError(value)
-    # Python reads the digits of every script, and refuses thousands of them in words of its own
+    # Python takes digits of every script, and has a message of its own for thousands of digits
     if isinstance(value, str) and not _INTEGER.fullmatch(value.strip()):
         raise ValueError(value)
     return int(value)
@@ -199,7 +199,7 @@ def to_integer(value: Any) -> int:
 
 def to_number(value: Any) -> float:
     """Return a number that a user wrote, or YAML read; ValueError for anything else, nan and inf too."""
-    # Python reads the digits of every script, and 1_0 as ten
+    # Python takes digits of every script, and 1_0 as ten
     if isinstance(value, str) and (not value.isascii() or "_" in value):
         raise ValueError(value)
     number = float(value)
@@ -210,6 +210,7 @@ def to_number(value: Any) -> float:
 
 
 def to_integers(value: Any) -> tuple[int, ...]:
+    """Return whole numbers above 0; ValueError for anything else."""
     # all such settings are sizes or counts
     numbers = tuple(map(to_integer, _parts(value)))
     if not numbers or min(numbers) < 1:
@@ -248,7 +249,7 @@ def _to_texts(value: Any) -> tuple[str, ...]:
 
 
 _CONVERTERS = {
-    # a type that is not here is a KeyError of ours, at the first use in any test
+    # a type that is missing here is our own mistake: a KeyError at its first use, in any test
     "int": to_integer, "float": to_number, "str": _to_text, "bool": to_boolean,
     "tuple[int, ...]": to_integers, "tuple[float, ...]": _to_numbers, "tuple[str, ...]": _to_texts}
 _KINDS = {

@@ -1,7 +1,7 @@
 """The help screens of every command: how to call it, examples, and its flags with their defaults.
 
-`-h` shows the most used flags, as the command names them, `--help` all in groups, `--help WORD` those about a
-word. Each is printed from the flag itself; nothing about a flag is written a second time.
+`-h` shows the most used flags, which the command lists, `--help` all in groups, `--help WORD` those about a
+word. All of it is made from the fields themselves; nothing about a flag is written a second time.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _METAVARS = {"int": "N", "float": "X", "bool": "[1]"}
 
 
 def help_flag() -> Any:
-    """Return the field `help` of every command: its value is what `help_screen` is asked for."""
+    """Return the field `help` of every command: its value is the `request` of `help_screen`."""
     return flag("", "every flag (-h: the most used), or those with WORD in their name or text", short="-h",
                 metavar="[WORD]", takes="topic")
 
@@ -40,7 +40,7 @@ def help_screen(request: str, usage: str, examples: str, groups: Sequence[Group]
     """Return the screen for `request`: -h, --help, or a word to look flags up by.
 
     `common` are the settings that -h shows; where there are none it shows all, as --help does. `defaults`
-    stand above those of the flags. UsageError for a word that no flag has.
+    are shown in place of those of the flags. UsageError for a word that no flag has.
     """
     defaults = defaults or {}
     fields = {name: field for _, flags in groups for name, field in flags.items()}
@@ -72,9 +72,9 @@ def _first_examples(examples: str) -> list[str]:
 
 
 def _flags_about(word: str, title: str | None, flags: Mapping[str, Field[Any]]) -> dict[str, Field[Any]]:
-    """Return the flags that have a word: all where the title has it."""
+    """Return the flags with a word in name or text; all flags of the group where its title has the word."""
     parts = [re.escape(part) for part in re.split("[-_ ]+", word)]
-    # of a text the beginning of a word: else lr would be found in "already"
+    # in a text only at the beginning of a word: else lr would be found in "already"
     begins = re.compile(r"(?<!\w)" + "[-_ ]".join(parts), re.IGNORECASE)
     within = re.compile("[-_ ]".join(parts), re.IGNORECASE)
     if begins.search(title or ""):
@@ -84,7 +84,7 @@ def _flags_about(word: str, title: str | None, flags: Mapping[str, Field[Any]]) 
 
 
 def _group_lines(groups: Sequence[Group], defaults: Mapping[str, Any]) -> list[str]:
-    """Return the lines of the groups, an empty one behind each."""
+    """Return the lines of the groups, an empty one after each."""
     lines = []
     for title, flags in groups:
         lines += [_note(f"{title}:"), *_flag_lines(flags, defaults), ""]
@@ -98,19 +98,19 @@ def _flag_lines(flags: Mapping[str, Field[Any]], defaults: Mapping[str, Any],
 
 
 def _narrow_column(flags: Mapping[str, Field[Any]]) -> int:
-    """Return where the texts of a few flags begin: as far left as those leave room."""
+    """Return the column where the texts of a few flags begin: as far left as the flags allow."""
     widths = [len(_usage(field)) + 4 for field in flags.values()]
     return max((width for width in widths if width <= _COLUMN), default=_COLUMN)
 
 
 def _room() -> int:
     """Return the width of the screen in characters."""
-    # lines of 114 are still read with ease; below 80 the columns would be too narrow
+    # lines of 114 characters are still easy to read; below 80 the columns would be too narrow
     return min(max(shutil.get_terminal_size((114, 24)).columns, 80), 114)
 
 
 def _example(line: str) -> str:
-    """Return an example as it is where it fits, else with what it says about the command on the next line."""
+    """Return an example as it is where it fits, else with the text about the command on the next line."""
     if len(line) <= _room():
         return line
     if line.startswith(" " * _TEXT_INDENT):  # about the command on the line before
@@ -129,9 +129,9 @@ def _note(line: str) -> str:
 
 
 def _help_lines(field: Field[Any], default: Any, column: int) -> list[str]:
-    """Return the lines of one flag: how it is written, what it does, and its default where that is worth a
-    word."""
-    # a default that is nothing, or off, tells nobody anything
+    """Return the lines of one flag: how it is written, what it does, and its default unless that is empty or
+    off."""
+    # such a default tells a reader nothing
     text = field.metadata["help"]
     if field.metadata["later"]:
         text += " (not yet)"

@@ -23,7 +23,7 @@ def names(package: str) -> list[str]:
 def module(package: str, name: str, setting: str) -> ModuleType:
     """Import `imgcls.<package>.<name>`; for an unknown name raise a UsageError that lists the known ones.
 
-    `setting` is what the name is the value of, as the message is to call it.
+    `setting` is what the message calls the name: "command", or "`network`" where it is a setting's value.
     """
     # MXNet's files are named with - and with _ (resnet-v1, alexnet_fp16)
     spelled = name.strip().lower().replace("_", "-")

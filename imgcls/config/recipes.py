@@ -20,7 +20,7 @@ from imgcls.errors import UsageError, nearest, verbatim
 ENTRIES = ("command", "hardware", "time", "accuracy", "trials")
 #: in the checkout a link to `configs/`, in an installed package the files themselves
 _FOLDERS = (Path(__file__).parents[1] / "configs", Path(__file__).parents[2] / "configs")
-#: the word in place of a name that asks for all of them
+#: given in place of a name, this has the names of all recipes printed
 LIST = "list"
 
 
@@ -37,7 +37,7 @@ class Recipe:
 
     @property
     def command(self) -> str:
-        """The command that it is for, such as imgcls-train."""
+        """Return the command that it is for, such as imgcls-train."""
         return self.entries.get("command", "").partition(" ")[0]
 
     def settings(self) -> dict[str, Any]:
@@ -53,9 +53,9 @@ def all_recipes() -> list[Recipe]:
 
 
 def find(name: str, command: str) -> Recipe:
-    """Return a recipe of `command`; UsageError for another's, and for a name that there is not.
+    """Return a recipe of `command`; UsageError for another command's recipe, and for an unknown name.
 
-    The latter proposes the nearest name of the command's own.
+    For an unknown name the message proposes the nearest of the command's own recipes.
     """
     recipes = {recipe.name: recipe for recipe in all_recipes()}
     recipe = recipes.get(name.strip().lower().replace("_", "-"))
@@ -77,8 +77,8 @@ def listing(command: str) -> str:
 
 
 def _read_head(path: Path) -> Recipe:
-    """Return a recipe by the comment that its file begins with: a title, then `entry: text` on lines."""
-    # a comment and not settings: what a recipe is known to do must not be taken for what it does
+    """Return a recipe, read from the comment that its file begins with: a title, then lines `entry: text`."""
+    # a comment and not settings: the results that a recipe reached are no settings of a run
     lines = []
     for line in path.read_text(encoding="utf-8").splitlines():
         if not line.startswith("#"):

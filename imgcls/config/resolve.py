@@ -1,8 +1,9 @@
 """The settings of a run, resolved: defaults < data set < --recipe < --config files < IMGCLS_* < flags.
 
 `parse` is what the commands that train and score call, `build` what Python code does; both return a `Config`
-of plain sections. `--help`, `--print-config` and every mistake end here, before torch, a file or a device is
-touched. Who set what is known here and nowhere below: `rules` uses it, and `Config.with_defaults` does.
+of plain sections. `--help`, `--print-config` and every mistake end here, before torch is imported and data or
+a device is touched. `Config.explicit` says what the user set, and where; `rules` and `Config.with_defaults`
+use it.
 """
 
 from __future__ import annotations
@@ -27,11 +28,11 @@ the position was saved, --load-epoch auto resumes there
 Every flag is also a key of --config files (lr: 0.1) and an environment variable \
 (IMGCLS_LR=0.1); a flag may be cut short as long as it is clear (--num-epoch), and be written with _ for -."""
 
-#: environment variables that begin like a setting but are none: others of that kind are typing errors
+#: environment variables that begin like a setting but are none: any other is refused as a typing error
 OTHER_VARIABLES = ("IMGCLS_AGENT", "IMGCLS_LAUNCHER", "IMGCLS_CACHE", "IMGCLS_MIRROR", "IMGCLS_TRACEBACK",
                    "IMGCLS_SCREEN")
 
-#: settings that name a file which someone may have from Caffe
+#: settings that name a file which may be one of Caffe's
 NETWORK_FILES = ("model", "pretrained_model", "model_prefix", "save_model_prefix", "mean_image")
 
 FIELDS: dict[str, Field[Any]] = {
@@ -75,32 +76,33 @@ class Config:
     own: Any = None
     #: setting -> where the user set it (the command line, a file, ...); defaults are not in it
     explicit: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    #: whether epochs, batch and rate may be chosen by the size of the data; scripts of MXNet's names keep its
+    #: whether epochs, batch size and learning rate may be chosen by the size of the data; scripts with
+    #: MXNet's names keep MXNet's values
     may_choose: bool = False
-    #: of a rate that is chosen: what it is multiplied by, since pretrained weights ask for it
+    #: factor on a learning rate that is chosen, as pretrained weights need it (`pretrained.lr_scale`)
     lr_scale: float = 1.0
-    #: the recipe that it began with, "" for none
+    #: the name of its recipe, "" for none
     recipe: str = ""
-    #: what was chosen so: setting -> value
+    #: setting -> value of what was chosen by the size of the data
     chosen: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     #: how messages spell a setting: as a flag where a command line was parsed, else as a keyword of Python
     spelling: Callable[[str], str] = as_keyword
 
     def is_explicit(self, *names: str) -> bool:
-        """Whether the user set one of these settings, in whatever way."""
+        """Return whether the user set one of these settings, in whatever way."""
         return any(name in self.explicit for name in names)
 
     @property
     def is_trial(self) -> bool:
-        """Whether nothing is to be written: a dry run, or a search for a rate or a batch size."""
+        """Return whether nothing is to be written: a dry run, or a search for a rate or a batch size."""
         return self.train.dry_run or bool(self.find.find_lr or self.find.find_batch_size)
 
     def with_defaults(self, **values: Any) -> Config:
         """Return the configuration with these values (text or typed) in place of defaults; what the user set
         stays.
 
-        For what only the data or a checkpoint can tell: it stands above the data set's defaults and below the
-        user.
+        For values that follow from the data or a checkpoint: they override the data set's defaults, but not
+        the user's settings.
         """
         changes: dict[str, dict[str, Any]] = {}
         for name, value in values.items():
@@ -112,7 +114,7 @@ class Config:
 
     @property
     def fields(self) -> dict[str, Field[Any]]:
-        """Every flag of the command, its own among them."""
+        """Return setting -> field of the command's own flags and of all shared ones."""
         return _fields_of(type(self.own) if self.own else None)
 
     def values(self) -> dict[str, Any]:
@@ -130,15 +132,15 @@ def parse(argv: Sequence[str], *, prog: str, examples: str, dataset: str = "mnis
     the shared flags to those that make sense for the command; `defaults` are the command's, above the data
     set's; `recipes_of` is the command whose recipes it takes, if any; `common` are the settings that -h
     shows, () for all. Raises UsageError for what is wrong; `--help`, `--print-config` and `--recipe list`
-    print and leave with 0.
+    print and raise SystemExit(0).
     """
     fields = _fields_of(own, used)
-    # every layer is text or YAML's types here: `build` converts, so that a mistake reads alike from anywhere
+    # values are text or of YAML's types here: `build` converts all, so a mistake has one message everywhere
     texts = command_line.read(argv, fields | _file_flags(recipes_of), prog=prog)
     if texts.get("recipe") == recipes.LIST and "help" not in texts:
         print(recipes.listing(recipes_of), end="")
         raise SystemExit(0)
-    # who asks for help is helped, whatever the name
+    # help is shown even where the recipe's name is wrong
     wants_recipe = texts.get("recipe") and "help" not in texts
     recipe = recipes.find(texts["recipe"], recipes_of) if wants_recipe else None
     raw: dict[str, Any] = {}
@@ -147,14 +149,14 @@ def parse(argv: Sequence[str], *, prog: str, examples: str, dataset: str = "mnis
         for name, value in values.items():
             if name not in fields:  # a file shared with another command may hold what this one does not use
                 continue
-            # `val_resize: null`, as --print-config writes what no one gave, is not giving it
+            # `val_resize: null`, which --print-config writes for what is not set, does not set it
             if fields[name].default is None and str(value).lower() == "none":
                 raw.pop(name, None)
                 explicit.pop(name, None)
             else:
                 raw[name] = value
                 explicit[name] = source
-    # files that are named without a data set are photographs, unless the script itself is of another data set
+    # files that are named without a data set are photographs, unless the script's own data set is another
     names_files = (raw.get("data_train") or raw.get("data_val")) and dataset == "mnist"
     dataset = str(raw.get("dataset", "imagenet" if names_files else dataset))
     module = lookup.module("datasets", dataset, "`dataset`")
@@ -191,7 +193,7 @@ def _file_flags(recipes_of: str) -> dict[str, Field[Any]]:
 
 def _layers(texts: Mapping[str, Any], fields: Mapping[str, Field[Any]],
             recipe: recipes.Recipe | None) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield (source, settings as they stand there), the least important source first."""
+    """Yield (source, its settings as they are written there), the least important source first."""
     if recipe:
         yield f"--recipe {recipe.name}", recipe.settings()
     for path in texts.get("config", ()):
@@ -225,7 +227,7 @@ def build(defaults: Mapping[str, Any], raw: Mapping[str, Any], explicit: Mapping
 
     A value that does not fit its field, or whose feature is not there yet, is a UsageError that names it.
     """
-    # from Python all settings are the user's; a command says where each came from
+    # where Python code calls, all settings are the user's; a command says where each came from
     explicit = dict.fromkeys(raw, "an argument") if explicit is None else explicit
     fields = _fields_of(own)
     for name in raw:
@@ -237,9 +239,9 @@ def build(defaults: Mapping[str, Any], raw: Mapping[str, Any], explicit: Mapping
         # 0 is the default, which a file that --print-config wrote holds as well
         values["image_shape"] = (3, side, side) if side else values["image_shape"]
     built = {name: _section(section, values, explicit) for name, section in sections.SECTIONS.items()}
-    if own:  # a data set's default is for the shared setting, whatever a command's own is called
+    if own:  # a data set's default is for the shared setting, not for a command's own of the same name
         built["own"] = _section(own, raw, explicit)
-    # what the user set has had its say after this: nothing below knows it from a default
+    # the last use of `explicit` on the sections: their values do not show which of them the user set
     built["network"] = rules.resolve_network(built["network"], {*explicit, *_shape_setting(explicit)})
     built["augment"] = rules.resolve_augmentation(built["augment"], explicit)
     is_first_generation = any(FIELDS[name].metadata["since"] == "g1" for name in explicit if name in FIELDS)
@@ -259,7 +261,7 @@ def _section(section: type, values: Mapping[str, Any], explicit: Mapping[str, st
         if later and name in explicit and value != fields[name].default:
             raise UsageError(f"`{name}` {verbatim(show(value))}: {later}")
         if name in NETWORK_FILES and value:
-            from imgcls.formats import caffe  # brings numpy along, which --help does without
+            from imgcls.formats import caffe  # imports numpy, which --help does not need
 
             caffe.refuse_model(name, value)
     return section(**typed)
@@ -287,7 +289,7 @@ def _plain(value: Any) -> Any:
 
 
 def settings(config: Config) -> dict[str, Any]:
-    """Return setting -> plain value (a tuple as text with commas) of all that makes the run what it is."""
+    """Return setting -> plain value (numbers with commas as text) of everything that the run depends on."""
     values = {name: _plain(value) for name, value in config.values().items()}
     # of the two flags that contradict each other, the one that decided
     every_epochs = config.schedule.decay.every_epochs
@@ -317,7 +319,8 @@ def _fields_of(own: type | None, used: Sequence[str] = ()) -> dict[str, Field[An
 
 
 def _titled_flags(own: type | None, fields: Mapping[str, Field[Any]]) -> list[Group]:
-    """Return (title, flags) of each section, without the flags that the command lacks or has its own of."""
+    """Return (title, flags) of each section, without the flags that the command lacks or replaces by its own.
+    """
     titled = []
     for section in [*([own] if own else ()), *sections.SECTIONS.values()]:
         flags = {name: field for name, field in flags_of(section).items() if fields.get(name) is field}
@@ -332,7 +335,7 @@ def _positionals(fields: Mapping[str, Field[Any]]) -> str:
     for field in fields.values():
         name = field.metadata["metavar"]
         if field.metadata["is_positional"]:
-            # several of the last kind; of others one, which may be left out where it has a default
+            # one or more where it takes several; any other may be left out
             several = f"{name} [{name} ...]" if field.metadata["takes"] == "several" else f"[{name}]"
             words.append(f" {several}")
     return "".join(words)

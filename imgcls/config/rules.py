@@ -1,7 +1,7 @@
-"""What some settings come to together: the augmentation that holds, and how the learning rate falls.
+"""Settings that decide together: which network, which augmentation, and how the learning rate falls.
 
-Called by `resolve`, which alone knows what the user set; the parts of a run are given the outcome. Touches no
-file and imports no torch.
+Called by `resolve` with what the user set; the parts of a run are given the result. Touches no file and
+imports no torch.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ _OTHER_NAMES: dict[str, tuple[str, dict[str, Any]]] = {
     # MXNet 0.9 and 0.10 had files of their own for half precision; here `dtype` is for all networks
     "alexnet-fp16": ("alexnet", {}), "resnet-fp16": ("resnet", {}), "resnet-v1-fp16": ("resnet-v1", {}),
 }
-#: of powP: beyond it a rate is 0 after the first update
+#: largest P of powP: with a larger one the rate would fall to nothing in the first percent of a run
 _MAX_POWER = 100
-#: of a list of rates: more is a file given by mistake
+#: most entries of `lr_regime`: more is a file given by mistake
 _MAX_STRETCHES = 10_000
-#: flags that ask for another crop than that of random area
+#: settings that choose another crop than that of random area
 _OTHER_CROPS = ("random_crop", "max_random_scale", "min_random_scale", "max_crop_size", "min_crop_size")
 #: what only the crop of random area needs; without it an aspect ratio would warp the image
 _WITHOUT_RESIZED_CROP: dict[str, Any] = {"min_random_area": 1.0, "max_random_area": 1.0,
@@ -46,10 +46,11 @@ _WITHOUT_RESIZED_CROP: dict[str, Any] = {"min_random_area": 1.0, "max_random_are
 def resolve_network(config: NetworkConfig, explicit: Container[str]) -> NetworkConfig:
     """Return the network under the name that it has here, with the settings that its other names stand for.
 
-    A number behind a name that comes in several depths is the depth: resnet-50.
+    A number after the name of a network that has several depths is the depth: resnet-50. A name that is not
+    known stays as it is. UsageError where name and settings contradict each other.
     """
     name = config.network.strip().lower().replace("_", "-")
-    # MXNet's default for CIFAR-10 from v0.8 on, which has depths; that of the first scripts has none
+    # CIFAR-10's default was inception-bn in the first scripts, which has no depths, and resnet from v0.8 on
     if "network" not in explicit and name == "inception-bn" and config.num_layers is not None:
         name = "resnet"
     known = lookup.names("networks")
@@ -65,7 +66,7 @@ def resolve_network(config: NetworkConfig, explicit: Container[str]) -> NetworkC
             raise UsageError(f"`network` {name} and `num_layers` {config.num_layers} contradict each other: "
                              "give one of them")
         changes = {"network": match[1], "num_layers": int(match[2])}
-    else:  # of another package, or not known: said where it is looked for
+    else:  # of another package, or not known: reported where it is looked up
         return config
     if name == "inception-bn-28-small" and config.image_shape[1:2] > (28,):
         if "image_shape" in explicit:
@@ -76,10 +77,11 @@ def resolve_network(config: NetworkConfig, explicit: Container[str]) -> NetworkC
 
 
 def resolve_augmentation(config: AugmentConfig, explicit: Container[str]) -> AugmentConfig:
-    """Return the augmentation that holds; what the user set (`explicit`) holds in any case.
+    """Return the augmentation that results; what the user set (`explicit`) is never changed.
 
-    The recipe is filled in where it was requested, and the data set's crop of random area goes where the user
-    asked for another crop, or the other way round: the two exclude each other.
+    With `use_imagenet_data_augmentation` the values of that recipe are filled in. The data set's crop of
+    random area is dropped where the user chose another crop, and the other way round: the two exclude each
+    other.
     """
     changes: dict[str, Any] = {}
     if config.use_imagenet_data_augmentation:
@@ -87,13 +89,13 @@ def resolve_augmentation(config: AugmentConfig, explicit: Container[str]) -> Aug
     elif "random_resized_crop" not in explicit and any(name in explicit for name in _OTHER_CROPS):
         changes["random_resized_crop"] = False
     elif config.random_resized_crop and config.random_crop and "random_crop" not in explicit:
-        # the data set's own crop goes, with its border, where the user asked for that of random area
+        # the data set's own crop is dropped, with its border, where the user chose that of random area
         changes = {"random_crop": False, "pad_size": 0}
         changes |= {name: IMAGENET_RECIPE[name] for name in _WITHOUT_RESIZED_CROP}
-    if "max_random_aspect_ratio" in explicit:  # alone it is a change to either side
+    if "max_random_aspect_ratio" in explicit:  # given alone, it is a change to either side of 1
         changes["min_random_aspect_ratio"] = None
     changes = {name: value for name, value in changes.items() if name not in explicit}
-    # the data set's area and aspect ratios go with its crop: elsewhere they would warp the image
+    # the data set's areas and aspect ratios are dropped with its crop: without it they would warp the image
     if not changes.get("random_resized_crop", config.random_resized_crop):
         changes |= {name: value for name, value in _WITHOUT_RESIZED_CROP.items() if name not in explicit}
     return dataclasses.replace(config, **changes)
@@ -114,7 +116,7 @@ def resolve_decay(config: ScheduleConfig, explicit: Container[str], *, num_epoch
                              "give one of them")
         return Decay("regime", every_epochs=every_epochs, regime=_regime(config.lr_regime),
                      reason="`lr_regime`")
-    # these curves and a factor that does not fall leave the steps without effect, whatever they say
+    # with these curves, or a factor of 1 or more, the steps have no effect, whatever they are
     if config.lr_schedule != "auto":
         return Decay(config.lr_schedule, every_epochs=every_epochs, reason="`lr_schedule`")
     if config.lr_factor >= 1:
@@ -133,7 +135,7 @@ def resolve_decay(config: ScheduleConfig, explicit: Container[str], *, num_epoch
 
 def _every_epochs(config: ScheduleConfig, explicit: Container[str], num_epochs: int,
                   is_first_generation: bool) -> tuple[float, str]:
-    """Return (epochs between two steps, why) where the flags mean steps for ever, else (0, "")."""
+    """Return (epochs between steps, why) where the flags mean steps at regular intervals, else (0, "")."""
     if "lr_factor_epoch" in explicit and config.lr_factor_epoch > 0:
         if "lr_step_epochs" in explicit:
             raise UsageError("`lr_factor_epoch` and `lr_step_epochs` contradict each other: give one of them")
@@ -143,8 +145,8 @@ def _every_epochs(config: ScheduleConfig, explicit: Container[str], num_epochs: 
     # the factor alone: MXNet before v0.8 had no --lr-step-epochs, and its --lr-factor-epoch was 1
     if is_first_generation:
         return 1.0, "`lr_factor` beside a flag of MXNet's first scripts, which decayed every epoch"
-    # v0.8 and later stepped at the data set's epochs; where none comes before the end, the factor would have
-    # no effect at all, and who wrote it meant something
+    # v0.8 and later stepped at the data set's epochs; where none of these comes before the end, the factor
+    # would have no effect at all, and the user who set it wanted one
     default = config.lr_step_epochs
     if _is_power(default) or any(0 < epoch < num_epochs for epoch in _step_epochs(default)):
         return 0.0, ""

@@ -1,1 +1,1 @@
-"""What is done with a network that is trained: naming what is in pictures, measuring it on labelled data."""
+"""What is done with a trained network: predicting, serving, exporting, and measuring on labelled data."""

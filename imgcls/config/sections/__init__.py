@@ -1,11 +1,11 @@
 """Everything a user may set, section by section; flags, help, YAML keys and `IMGCLS_*` names follow from it.
 
 A section is a small frozen dataclass that belongs to one part of a run: the part is given its section, never
-the whole configuration. `resolve` fills them in. They stand on a low floor, one file a section, because the
-command line must be readable without importing torch.
+the whole configuration. `resolve` fills them in. They are in files of their own, one each, which import no
+torch: the command line is read before torch is loaded.
 
 A field is a flag: `lr_factor` is `--lr-factor`, `lr_factor:` in a file and `IMGCLS_LR_FACTOR`. `since` says
-which of MXNet's scripts had it first (see `flags.flag`); a beginning of a flag means what it meant to MXNet
+which of MXNet's scripts had it first (see `flags.flag`); an abbreviated flag means what it meant in MXNet
 before it can mean a flag of ours. The docstring of a section is its title on the help screen.
 """
 

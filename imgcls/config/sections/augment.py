@@ -1,4 +1,4 @@
-"""What becomes of an image on its way into a batch."""
+"""What is done to an image before it is part of a batch."""
 
 from __future__ import annotations
 

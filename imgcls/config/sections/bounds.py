@@ -1,7 +1,7 @@
 """Bounds that several settings share.
 
-They are far beyond what anybody trains with, and near enough that nothing behind them overflows or takes
-hours: what a run really needs is checked where it is known.
+They are far beyond what anybody trains with, and low enough that no code that uses a value overflows or takes
+hours. What a run really needs is checked where that is known.
 """
 
 MAX_NUMBER = 10**6        # of rates, factors and the like: their product with a weight stays a float32

@@ -24,12 +24,12 @@ class CheckpointConfig:
     # on top of save_period: a long epoch that is killed loses minutes, not hours
     save_every: float = flag(10.0, "minutes between saves within an epoch; 0: none", metavar="MINUTES",
                              minimum=0, maximum=MAX_NUMBER)
-    # without them an epoch can be gone back to, but not gone on from as if nothing had been
+    # without its states an epoch can be loaded, but training cannot resume from it as if it had not stopped
     keep_states: int | None = flag(None, "number of epochs whose optimizer states are kept; all weights are "
                                    "kept (if not given: the last 10^9 bytes of states, 2 at least)",
                                    metavar="N", minimum=1, maximum=MAX_EPOCHS)
 
     @property
     def save_prefix(self) -> str:
-        """The prefix that a run saves under, "" where nothing is saved."""
+        """Return the prefix that a run saves under, "" where nothing is saved."""
         return self.save_model_prefix or self.model_prefix

@@ -1,4 +1,4 @@
-"""Devices, and in which numbers they compute."""
+"""Devices, and the number types that they compute with."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class DeviceConfig:
     # never tried on a GPU yet (benchmarks/gpu.py does): not the default before that
     cuda_graphs: bool = flag(False, "launch each training pass as one CUDA graph: for small networks, whose "
                              "steps are limited by the launch time of kernels (one GPU)")
-    # MXNet's name was mirroring, and its switch an environment variable, which holds too
+    # MXNet's name was mirroring, and its switch MXNET_BACKWARD_DO_MIRROR, which counts here as well
     recompute_activations: bool = flag(False, "activation checkpointing: recompute most activations in the "
                                        "backward pass; less memory, the same bits, slower steps")
     deterministic: bool = flag(False, "use deterministic operations only, on a GPU too: slower there")
-    # flags that MXNet had and we refuse, each with a way to go: a flag is never ignored in silence
+    # flags that MXNet had and we refuse, each with an alternative: a flag is never ignored in silence
     profile_worker_suffix: str = flag("", "profile file", since="g3",
                                       later="profiling is not offered; run under torch.profiler or py-spy")
     profile_server_suffix: str = flag("", "profile file of servers", since="g3",

@@ -12,7 +12,7 @@ from imgcls.config.sections.bounds import MAX_EPOCHS, MAX_NUMBER, MAX_PROCESSES,
 class DistributedConfig:
     """Several devices and machines"""
 
-    # MXNet's word for how gradients are shared; the names that torch has no use for mean the nearest it has
+    # MXNet's word for how gradients are shared; names without a counterpart in torch mean the nearest one
     kv_store: str = flag("device", "how devices share gradients: device, local, nccl, dist_sync, dist_async, "
                          "...", since="g2", metavar="NAME")
     workers_per_host: int = flag(1, "CPU processes on this machine that share --batch-size, as the GPUs of "

@@ -1,4 +1,4 @@
-"""Which epoch was best, and when to stop since none is better any more."""
+"""Which epoch was best, and when to stop because none was better since."""
 
 from __future__ import annotations
 

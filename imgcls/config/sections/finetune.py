@@ -1,4 +1,4 @@
-"""What imgcls-finetune has of its own."""
+"""The settings that only imgcls-finetune has."""
 
 from __future__ import annotations
 

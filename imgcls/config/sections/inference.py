@@ -12,7 +12,7 @@ from imgcls.config.sections.network import NetworkConfig
 
 
 def _as_trained(section: type, setting: str, help: str) -> Any:
-    """Return a flag of `section` without its default: the checkpoint's holds where no one gives it."""
+    """Return a flag of `section` without its default: where it is not given, the checkpoint's value holds."""
     metadata = section.__dataclass_fields__[setting].metadata  # type: ignore[attr-defined]
     return dataclasses.field(default=None, metadata={**metadata, "help": help})
 
@@ -26,11 +26,11 @@ class InferenceConfig:
                       "imgcls-export wrote", since="g2", metavar="NAME")
     load_epoch: str = flag("auto", "epoch of its weights: 8, 0008 or auto, the newest", since="g2",
                            metavar="EPOCH")
-    # of score this is the data as well; without a default, so that no one takes one for what was noted
+    # in imgcls-score it names the data as well; a default could be mistaken for what the checkpoint records
     dataset: str | None = flag(None, "the data set that imgcls-score measures on (mnist, or files that are "
                                "named), whose preprocessing is used where the checkpoint records none",
                                metavar="NAME")
-    # as MXNet's predict-cpp and everybody's synset.txt
+    # the format of MXNet's predict-cpp and of the usual synset.txt
     synset: str = flag("", "file of class names, one per line in the order of the classes, for a network "
                        "without names; imagenet: the 1000 of ImageNet, from torchvision", metavar="FILE")
     image_shape: tuple[int, ...] | None = _as_trained(NetworkConfig, "image_shape", (
@@ -47,5 +47,5 @@ class InferenceConfig:
     interpolation: str | None = _as_trained(AugmentConfig, "interpolation", "how images are resized")
 
 
-#: the settings of `InferenceConfig` that say what becomes of an image
+#: the settings of `InferenceConfig` that say what is done to an image
 PREPROCESSING = ("image_shape", "rgb_mean", "rgb_std", "mean_image", "val_resize", "resize", "interpolation")

@@ -1,4 +1,4 @@
-"""What turns a gradient into a step."""
+"""How a gradient becomes a step of the weights."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class OptimizerConfig:
     macrobatch_size: int = flag(0, "samples, of several batches in a row, whose mean gradient makes one step "
                                 "of lbsgd; 0: those of one batch", since="g3", metavar="N",
                                 minimum=0, maximum=10**9)
-    # MXNet's names; its scripts had no flags for them. 1 would never forget, and never move.
+    # MXNet's names; its scripts had no flags for them. At 1 the means would never change.
     beta1: float | None = flag(None, "decay rate of the mean gradient at each update, for adam and the "
                                "like (if not given: MXNet's)", minimum=0, maximum=0.999999)
     beta2: float | None = flag(None, "decay rate of the mean squared gradient (rmsprop's gamma1, adadelta's "
@@ -53,5 +53,5 @@ class OptimizerConfig:
 
     @property
     def name(self) -> str:
-        """The optimizer as the tables write it."""
+        """Return the optimizer's name as `OPTIMIZERS` has it."""
         return self.optimizer.strip().lower()

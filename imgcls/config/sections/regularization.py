@@ -1,4 +1,4 @@
-"""What keeps a network from learning its images by heart, and from passing over rare classes."""
+"""What keeps a network from overfitting, and from neglecting rare classes."""
 
 from __future__ import annotations
 

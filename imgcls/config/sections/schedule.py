@@ -10,7 +10,7 @@ from imgcls.config.sections.bounds import MAX_NUMBER
 
 @dataclass(frozen=True)
 class Decay:
-    """How the learning rate falls: no flag, but what the flags come to (see `rules.resolve_decay`).
+    """How the learning rate falls: not a flag, but what several flags mean together (`rules.resolve_decay`).
 
     `kind` is constant, steps (times `lr_factor` after each of `step_epochs`), every (times `lr_factor` each
     `every_epochs` epochs, fractions too), power ((1 - progress)^power), cosine, one-cycle, restarts or regime
@@ -19,7 +19,7 @@ class Decay:
 
     kind: str = "constant"
     step_epochs: tuple[int, ...] = ()
-    #: set for every kind where the flags mean such steps: it decides which flag a file is written with
+    #: set for other kinds too where the flags mean such steps: it decides which flag `resolve.dump` writes
     every_epochs: float = 0.0
     power: float = 2.0
     #: (epoch, rate, weight decay or None for `wd`), epochs rising from 0
@@ -51,7 +51,7 @@ class ScheduleConfig:
                                  metavar="E", minimum=1e-3, maximum=MAX_NUMBER)
     restart_factor: float = flag(2.0, "how much longer each cycle of restarts is than the one before",
                                  metavar="F", minimum=1, maximum=100)
-    # MXNet warmed up with lbsgd only; here it goes with every optimizer
+    # MXNet warmed up with lbsgd only; here every optimizer can
     warmup_epochs: float = flag(0.0, "epochs of warm-up, fractions allowed", since="g3",
                                 minimum=0, maximum=MAX_NUMBER)
     warmup_begin_lr: float = flag(0.0, "learning rate the warm-up starts from", minimum=0, maximum=MAX_NUMBER)

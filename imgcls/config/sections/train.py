@@ -1,4 +1,4 @@
-"""The loop: how long, from which seed, and what it tells."""
+"""The loop: how long, from which seed, and what it logs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class TrainConfig:
                            minimum=0, maximum=MAX_EPOCHS)
     val_period: int = flag(1, "epochs from one validation to the next; the last epoch always has one",
                            minimum=1, maximum=MAX_EPOCHS)
-    # a run is a function of its seed: order and augmentation of an epoch depend on nothing that came before
+    # a run is a function of its seed: an epoch's order and augmentation do not depend on earlier epochs
     seed: int = flag(0, "random seed of weights, sample order, augmentation and dropout", minimum=0,
                      maximum=2**63 - 1)
     disp_batches: int = flag(20, "batches between progress lines", since="g2", minimum=1, maximum=10**9)
