@@ -2,7 +2,7 @@
 
     python examples/draw_classes.py OUT.tar 300
 
-Names are those of ImageNet, `n00000017.tar` with `n00000017_23.JPEG` in it, members in no order.
+Names are like those of ImageNet, `n00000131.tar` with `n00000131_23.JPEG` in it; members are in no order.
 """
 
 from __future__ import annotations

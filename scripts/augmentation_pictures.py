@@ -31,7 +31,7 @@ from imgcls.data.resizing import Resizing
 from imgcls.data.sampling import make_sampling
 from imgcls.data.sources import ArraySource
 
-#: what becomes of an area and its aspect ratio where an image is cut at random
+#: the settings of random resized crops
 RESIZED_CROP: dict[str, Any] = {"random_resized_crop": True, "min_random_area": 0.25, "max_random_area": 1.0,
                 "min_random_aspect_ratio": 3 / 4, "max_random_aspect_ratio": 4 / 3}
 #: name of the picture -> settings of the run
@@ -53,19 +53,19 @@ STRIPS: dict[str, dict[str, Any]] = {
     "mixup": {"mixup": 1.0}, "cutmix": {"cutmix": 1.0}, "repeats": {**RESIZED_CROP, "aug_repeats": 4},
     "progressive": {"progressive_scale": 0.5, "progressive_epochs": (1, 6)},
 }
-#: those that a loader does while it cuts
+#: the augmentations that a loader applies while it crops
 LOADED = ("crop", "pad-mode", "resized-crop", "crop-size", "mirror", "alternating-mirror", "rotate", "shear",
           "scale", "aspect", "interpolation", "jitter", "hsl", "pca-noise", "repeats")
 # stored larger than shown, so that crops have somewhere to go
 NUM_IMAGES, STORED, SIDE = 8, 112, 96
-#: of what is measured
+#: side and number of the images that are measured
 TIMED_SIDE, TIMED_IMAGES = 224, 256
 
 
 def draw_images(count: int, side: int) -> np.ndarray:
     """Return uint8 (count, 3, side, side): a shape on a ground with a slope and stripes, no two alike."""
-    # drawn and not photographed: the pictures of the docs can be made anew by anybody, and belong
-    # to nobody
+    # drawn and not photographed: everybody can make the pictures of the docs again, and no one
+    # has a copyright on them
     chance = np.random.default_rng(5)
     y, x = np.mgrid[:side, :side] / side
     images = []
@@ -89,7 +89,7 @@ def draw_images(count: int, side: int) -> np.ndarray:
 def strip(settings: dict[str, Any]) -> np.ndarray:
     """Return the images of the first batch side by side, uint8 (rows * SIDE, NUM_IMAGES * SIDE, 3) RGB.
 
-    Of what differs by epoch there are the images of two epochs, or one image in eight.
+    Where the augmentation differs by epoch: the images of two epochs, or one image in eight epochs.
     """
     if "alternating_mirror" in settings:
         return np.concatenate([_row(settings, epoch, is_sorted=True) for epoch in range(2)])
@@ -123,7 +123,7 @@ def _row(settings: dict[str, Any], epoch: int, *, is_sorted: bool = False) -> np
 
 
 def _grown(images: torch.Tensor, resizing: Resizing) -> torch.Tensor:
-    """Return the first image as each of the first epochs has it, on white."""
+    """Return the first image at the size that it has in each of the first epochs, on white."""
     shown = torch.full_like(images, 255)
     batch = Batch(images[:1], torch.zeros(1, dtype=torch.int64), 1, 1)
     for epoch, frame in enumerate(shown):
@@ -133,7 +133,7 @@ def _grown(images: torch.Tensor, resizing: Resizing) -> torch.Tensor:
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """Return the least seconds of five calls."""
+    """Return the seconds of the fastest of five calls, after one that is not measured."""
     work()
     times = []
     for _ in range(5):
@@ -153,7 +153,7 @@ def measure() -> None:
     size = (TIMED_SIDE, TIMED_SIDE)
     plain_s = seconds(epoch_of({}))
     for name in LOADED:
-        # what such a loader takes beyond one that cuts the centre: these are no steps of their own
+        # the time beyond that of a loader which cuts the centre: these are not steps of their own
         show(name, epoch_of(STRIPS[name]), None, plain_s)
     for policy, theirs in (("ra", "RandAugment"), ("ta_wide", "TrivialAugmentWide"), ("augmix", "AugMix")):
         sampler = PolicySampler(AugmentConfig(auto_augment=policy), size)
@@ -176,12 +176,12 @@ def measure() -> None:
 
 
 def epoch_of(settings: dict[str, Any]) -> Callable[[], None]:
-    """Return what loads an epoch of images in this thread, augmented as the settings say."""
+    """Return a function that loads an epoch of images in this thread, augmented as the settings say."""
     names = AugmentConfig.__dataclass_fields__
     loader = make_loader(
         ArraySource(_larger(), np.arange(TIMED_IMAGES)), batch_size=32,
         image_shape=(3, TIMED_SIDE, TIMED_SIDE),
-        # at the size that they have: it changes nothing, and has all of them go the way of photographs
+        # resized to the size that they have: it changes nothing, but all go through the code for photographs
         augment_config=AugmentConfig(resize=_larger().shape[2], **{
             name: value for name, value in settings.items() if name in names}),
         train=True, seed=2, device=torch.device("cpu"), threads=0, shard=order.Shard(),
@@ -197,7 +197,7 @@ def epoch_of(settings: dict[str, Any]) -> Callable[[], None]:
 
 @functools.cache
 def _larger() -> np.ndarray:
-    """Return images with some room around what is cut out of them."""
+    """Return images with a margin around the part that is cut out of them."""
     return draw_images(TIMED_IMAGES, TIMED_SIDE + 32)
 
 
@@ -220,7 +220,7 @@ def torchvisions(name: str, pictures: np.ndarray) -> Callable[[], None] | None:
 
 def show(name: str, ours: Callable[[], object], theirs: Callable[[], object] | None,
          without_s: float = 0.0) -> None:
-    """Print one row of the table; `without_s` are the seconds of the same without the augmentation."""
+    """Print one row of the table; `without_s` are the seconds without the augmentation, to be subtracted."""
     row = f"| {name} | {1e6 * max(seconds(ours) - without_s, 0) / TIMED_IMAGES:.0f}"
     print(f"{row} | {1e6 * seconds(theirs) / TIMED_IMAGES:.0f} |" if theirs else f"{row} | |", flush=True)
 

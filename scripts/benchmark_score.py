@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 if __name__ == "__main__":
-    # from any folder, and without an installation: the package stands beside this folder
+    # from any folder, and without an installation: the package is beside this folder
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     from imgcls.cli import start
 

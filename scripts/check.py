@@ -3,8 +3,8 @@
 
     python3 scripts/check.py
 
-Makes .venv on the first call, as scripts/test.py does. All checks run even when one fails: whoever mends one
-wants to know about the others. `pre-commit` runs the quick ones before a commit, CI this file and the tests.
+Makes .venv on the first call, as scripts/test.py does. All checks run even when one fails, so that all faults
+can be mended at once. `pre-commit` runs the quick ones before a commit, CI this file and the tests.
 """
 
 import os

@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
-    # one thread: two processes with the same input do the same, and a fork has no pool of threads to miss
+    # one thread: the same input then does the same in any process, and a fork would lose a pool of threads
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
     from fuzz import runner

@@ -159,15 +159,15 @@ def cases(generator: random.Random, chosen: Sequence[Command]) -> Iterator[tuple
 
 @contextlib.contextmanager
 def workplace() -> Iterator[None]:
-    """Stand in a folder of our own, with nothing of the user's environment that matters to the commands."""
+    """Work in a temporary folder, without the user's variables that matter to the commands."""
     before = os.getcwd()
-    # processes of the launcher and of agents leave: here a flag must not start any
+    # settings of the user, and what a launcher or an agent has set for its processes
     kept = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("IMGCLS_")}
     with tempfile.TemporaryDirectory(prefix="imgcls-hostile-") as folder:
         os.environ["IMGCLS_CACHE"] = f"{folder}/cache"
         os.chdir(folder)
         try:
-            # a server that came so far would answer for ever
+            # a server that starts would run for ever
             with mock.patch.object(serve, "_serve", return_value=None):
                 _write_data()
                 yield
@@ -187,7 +187,7 @@ def _write_data() -> None:
         idx.write_labels(Path("mnist", f"{stem}-labels-idx1-ubyte.gz"), labels[part])
     for number in range(3):
         cv2.imwrite(f"images/{number}.png", images[number, 0])
-    # data of every form that are none
+    # files of several forms with content that is wrong
     for name, data in (("bad.csv", b"a.jpg,1\n" + bytes(99)), ("bad.tar", b"x" * 2000),
                        ("bad.parquet", b"PAR1" * 9), ("bad_lmdb/data.mdb", b"\xee" * 9000)):
         Path(name).parent.mkdir(exist_ok=True)
@@ -199,9 +199,9 @@ def _write_data() -> None:
             raise SystemExit(f"{name} {shlex.join(argv)}: {problem}")
 
 
-#: settings that start other processes: what they mean is refused or tried by the tests of the launcher
+#: settings that start other processes: the launcher's tests try these
 STARTS_PROCESSES = ("--workers-per-host=", "--max-restarts=", "--nnodes=")
-#: seconds after which a command that still works, such as one of many epochs, is left
+#: seconds after which a command that still runs, such as one of many epochs, is stopped
 PATIENCE_S = 5
 
 
@@ -222,7 +222,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     chosen = [command for command in commands()
               if not options.commands or command.name in options.commands.split(",")]
-    import torch  # noqa: F401 - here, where no patience is lost: it cannot be imported twice
+    import torch  # noqa: F401 - outside the time limit: an import that was broken off cannot be repeated
 
     end = time.monotonic() + 60 * options.minutes
     num_tried = num_broken = 0

@@ -23,13 +23,13 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ROOT / "docs" / "seeds"
-#: behind the flags of whatever trains, and those of single pages
+#: flags added to every command that trains, and more of them for single pages
 SMALL = "--gpus none --num-epochs 1 --batch-size 4 --disp-batches 1 --dtype float32 --data-nthreads 2"
 OF_PAGE: dict[str, str] = dict.fromkeys(["ilsvrc12", "torch", "caffe", "theano"], "--num-classes 7")
 #: the script of examples/ that draws what a page begins with
 DRAWN = {"full-imagenet": ["draw_classes.py", "fall11_whole.tar", "14"]}
 ILSVRC12 = ["draw_ilsvrc12.py", ".", "7", "2", "8"]
-#: of a page for millions of images, what suits some hundred
+#: what a page says for millions of images -> what suits some hundred
 OF_SMALL_SET = {"MIN=501 VAL=50 RESIZE=480": "MIN=13 VAL=2 RESIZE=64"}
 
 

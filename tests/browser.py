@@ -1,4 +1,4 @@
-"""A page in headless Chromium: what it asks for, what the console says, and whether it fits a telephone."""
+"""A page in headless Chromium: what it requests, what the console says, and whether it fits a telephone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What several tests share: the optional folder of outside fixtures, and running a command as a user does."""
+"""What several tests share: files that MXNet wrote, the folder of real data, servers, commands run as by a user."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ import pytest
 from faulty_server import FaultyServer, serving
 from fixtures.networks.draw import SHAPES, draw
 
-# The cores that are free decide it otherwise, from test to test, and with it the last digits of weights.
+# Else the free cores would decide the number of threads, from test to test, and so the last digits of weights.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# Where the CPU multiplies bfloat16 in hardware, networks compute in that by themselves: in tests as on all others.
+# Where the CPU multiplies bfloat16 in hardware, networks compute in it by default: tests run as on all other CPUs.
 os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
 
 ROOT = Path(__file__).resolve().parents[1]

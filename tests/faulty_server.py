@@ -1,4 +1,4 @@
-"""A web server on this machine that holds a few objects, or hands requests on to another one, and fails on
+"""A web server on this machine that holds a few objects, or passes requests on to another one, and fails on
 demand."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Packing runs that end by kill -9 at random moments: who is killed, and what is packed."""
+"""Packing runs that end by kill -9 at random moments: which process is killed, and what is packed."""
 
 from __future__ import annotations
 

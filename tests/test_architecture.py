@@ -1,4 +1,4 @@
-"""The layout of docs/architecture.md: imports go down its floors only, those inside functions counted."""
+"""The layout of docs/architecture.md: a package imports only packages of lower levels, inside functions too."""
 
 from __future__ import annotations
 

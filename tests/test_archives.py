@@ -1,4 +1,4 @@
-"""Images in tars and zips: the lists and bytes of the extracted folder, refused members, damage told in one line."""
+"""Images in tars and zips: the lists and bytes of the extracted folder, refused members, damage is one line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`imgcls-benchmark`: what is measured and how often, what stands in the table, what ends in a line. No number is."""
+"""`imgcls-benchmark`: what is measured and how often, what is in the table, which errors are one line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Early stopping and the best epoch: noted, kept, printed, and known again by a run that goes on."""
+"""Early stopping and the best epoch: recorded, kept, printed, and found again by a resumed run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files under a prefix: whose they are, what goes back over them, how many states stay, and prefixes that cannot be."""
+"""Files under a prefix: of which run they are, what is written over them, how many states stay, wrong prefixes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""formats/cifar: both layouts in all places they are kept in, and pickles that want more than to be read."""
+"""formats/cifar: both layouts, unpacked and in archives, and pickles that would do more than hold data."""
 
 from __future__ import annotations
 

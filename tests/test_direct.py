@@ -1,4 +1,4 @@
-"""Ranges read by plain signed requests: the bytes, or left to the driver, or a trouble that may pass."""
+"""Ranges read by plain signed requests: the bytes, or left to the driver, or an error that may pass."""
 
 from __future__ import annotations
 

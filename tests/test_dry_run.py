@@ -1,4 +1,4 @@
-"""`dry_run` tells and measures, and writes nothing; what is chosen by the size of a folder."""
+"""`dry_run` reports and measures, and writes nothing; what is chosen by the size of a folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""imgcls-export as a user runs it: each file is run in its own runtime and held against the checkpoint."""
+"""imgcls-export as a user runs it: each file is run in its own runtime and compared with the checkpoint."""
 
 from __future__ import annotations
 

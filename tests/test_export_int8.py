@@ -1,4 +1,4 @@
-"""imgcls-export --int8: what it loses is measured, told, written into the file and bounded."""
+"""imgcls-export --int8: what it loses is measured, reported, written into the file and bounded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run whose first step does not fit goes on in micro-batches, with the bits of a run that was told so."""
+"""A run whose first step does not fit continues in micro-batches, with the bits of a run that has them set."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""docs/from-mxnet.md keeps its word: every flag of MXNet's scripts is taken, and every command of the page is run."""
+"""docs/from-mxnet.md is true: every flag of MXNet's scripts is taken, and every command of the page is run."""
 
 from __future__ import annotations
 

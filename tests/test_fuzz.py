@@ -1,4 +1,4 @@
-"""Every format is given spoilt inputs, always the same ones; `scripts/fuzz.py` goes on with others for hours."""
+"""Every format is given spoilt inputs, always the same ones; `scripts/fuzz.py` tries others, for hours."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`jpeg_decoder` gpu: what is left to the CPU, and that what is not comes out as there; on the CPU's own decoder.
+"""`jpeg_decoder` gpu: what is left to the CPU, and that all else gives the pixels that the CPU gives.
 
 nvJPEG itself needs a GPU (benchmarks/gpu.py): here torchvision decodes the same calls on the CPU.
 """

@@ -1,4 +1,4 @@
-"""Whatever a launcher, a scheduler or a hand puts into the environment and on the launcher's command line: one line."""
+"""Whatever a launcher, a scheduler or a user puts into the environment or on the launcher's command line: one line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The packer: MXNet's bytes from MXNet's flags of every age, and what happens to images that are not well."""
+"""The packer: MXNet's bytes from MXNet's flags of every age, and what happens to damaged images."""
 
 import errno
 import json

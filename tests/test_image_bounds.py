@@ -1,4 +1,4 @@
-"""Images that claim more than they are, of every format, and all doors through which images come in."""
+"""Images that claim more than they are, of every format, in every part of the package that reads images."""
 
 from __future__ import annotations
 

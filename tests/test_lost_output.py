@@ -1,4 +1,4 @@
-"""A terminal that is closed under a run, a log that nobody reads: the position is saved, whatever cannot be said."""
+"""A terminal that is closed under a run, a log that nobody reads: the position is saved, printed or not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a machine has not the memory for is told before it is taken, with the settings that ask for it."""
+"""More memory than the machine has is refused before it is taken, with the settings that ask for it."""
 
 from __future__ import annotations
 

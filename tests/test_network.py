@@ -1,4 +1,4 @@
-"""What strangers on the network reach of a job: sockets on loopback, no pickles, no silence without an end."""
+"""What strangers on the network can do to a job: sockets on loopback, no pickles, no wait without a limit."""
 
 from __future__ import annotations
 

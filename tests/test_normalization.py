@@ -1,4 +1,4 @@
-"""Batch normalisation of what is left over at the end of an epoch."""
+"""Batch normalisation of the smaller batch at the end of an epoch: one image with a map of one pixel."""
 
 from __future__ import annotations
 

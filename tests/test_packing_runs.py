@@ -1,4 +1,4 @@
-"""Long packing runs: killed and gone on with, shared among machines, written to a URL; which images are listed."""
+"""Long packing runs: killed and continued, shared among machines, written to a URL; which images are listed."""
 
 from __future__ import annotations
 

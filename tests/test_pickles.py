@@ -1,4 +1,4 @@
-"""formats/pickles: plain data comes through, and whatever else a pickle can do does not."""
+"""formats/pickles: plain data is read, and everything else that a pickle can do is refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which number type a run computes in where nobody says, and what is done with its checkpoint elsewhere."""
+"""Which number type a run computes in where no setting says, and what is done with its checkpoint elsewhere."""
 
 from __future__ import annotations
 

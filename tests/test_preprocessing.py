@@ -1,4 +1,4 @@
-"""Whatever becomes of an image in training's validation becomes of it in score and predict, too."""
+"""What training's validation does to an image, score and predict do to it, too."""
 
 from __future__ import annotations
 

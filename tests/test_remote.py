@@ -1,4 +1,4 @@
-"""Paths to remote files, faults survived or told in a line, writing and uploading.
+"""Paths to remote files, faults survived or reported in a line, writing and uploading.
 
 Against http on this machine and fsspec's memory://, so that these run everywhere; `test_s3.py` has the S3
 cases.

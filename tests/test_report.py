@@ -1,4 +1,4 @@
-"""Logs and metrics become tables and pages: the numbers that stand in them, and nothing that acts."""
+"""Logs and metrics become tables and pages: the right numbers, and nothing in them that runs or requests anything."""
 
 from __future__ import annotations
 

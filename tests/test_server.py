@@ -1,4 +1,4 @@
-"""dist_async with real processes: what a server computes, who waits for whom, what is lost and found."""
+"""dist_async with real processes: what a server computes, who waits for whom, what a lost process ends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sources: what a path means, labels and class names, and how damage is told."""
+"""Sources: what a path means, labels and class names, and how damage is reported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""MXNet's optimizer states: read as what they are, and never run."""
+"""MXNet's optimizer states: pickles that are read as data, and never run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An error that nobody expected: one line, status 1, and a traceback that is kept where only its user reads it."""
+"""An error that nobody expected: one line, status 1, and a traceback that is kept where only the user can read it."""
 
 from __future__ import annotations
 

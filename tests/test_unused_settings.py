@@ -1,4 +1,4 @@
-"""Settings that do nothing in a combination are said, and data are never taken or downloaded that nobody asked for."""
+"""Settings without effect in a combination are reported; no data are read or downloaded that nobody asked for."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@
 #
 # NET is resnet_50 or resnet_32. Settings are those of --recipe imagenet-resnet-50-caffe, the data are named in
 # NET/data.yaml. Checkpoints go to NET/snapshot/PREFIX-0001.params and so on, the log to NET/logs/PREFIX.log. A run
-# that was stopped goes on when the same line is given again. GPUS '' trains on the CPU.
+# that was stopped continues when the same line is given again. GPUS '' trains on the CPU.
 set -euo pipefail
 
 if [ $# -lt 3 ]; then

@@ -1,5 +1,5 @@
 // Names what is in a picture with a file that imgcls-export wrote (--format onnx). No other library is needed:
-// the network prepares the picture itself, and the class names stand in the file.
+// the network prepares the picture itself, and the class names are in the file.
 //
 //   g++ -std=c++17 -O2 classify.cpp -I $ORT/include -L $ORT/lib -lonnxruntime -o classify
 //   ./classify pets.onnx cat.ppm        (convert cat.jpg cat.ppm: binary PPM, so that no decoder is needed here)
