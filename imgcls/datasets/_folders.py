@@ -1,7 +1,7 @@
 """The folder that a data set is downloaded into: its own in the cache, or one that holds nothing else.
 
-A folder that holds something is someone's data: to put other files beside them and train on those would be
-the wrong answer to a question that was not asked.
+A folder that holds something else has data of the user's in it: to download other files beside them and train
+on those would not be what the command was meant to do.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from imgcls.errors import UsageError, verbatim
 from imgcls.storage import folders
 from imgcls.storage.paths import AnyPath
 
-#: files of the data sets that are downloaded, of all of them: one folder may hold several; what file systems
-#: and people leave beside them; and what is hidden
+#: files of all data sets that are downloaded, since one folder may hold several; what file systems and people
+#: leave beside them; and hidden files
 _KNOWN = re.compile(
     r"(train|t10k)-(images|labels)[-.]idx[13]-ubyte.*|mnist(\.zip)?|"
     r"cifar-10-.*|cifar10(\.zip|_(train|val)\..*)?|data_batch_\d(\.bin)?|test_batch(\.bin)?|"
     r"batches\.meta(\.txt)?|(readme|license|sha256sums)(\..*)?|lost\+found|\..*", re.IGNORECASE)
-#: what photographs and records are kept in
+#: names of folders of photographs and of record files
 _PHOTOS = re.compile(r"train|val|test|.*\.(rec|lst|idx)", re.IGNORECASE)
 #: names that an error lists
 _MAX_NAMED = 3
@@ -28,8 +28,8 @@ _MAX_NAMED = 3
 def download_folder(config: DataConfig, name: str, title: str, missing: str) -> AnyPath:
     """Return the folder that `missing` files of a data set may be downloaded into.
 
-    It is asked for only where they are not all there. UsageError where `data_dir` holds something else;
-    `title` is the name of the data set for people.
+    To be called only where files are missing. UsageError where `data_dir` holds something else. `name` is the
+    data set's folder in the cache, `title` its name in messages.
     """
     folder = folders.data_folder(config.data_dir, name)
     if not config.data_dir or not folder.is_dir():

@@ -20,9 +20,9 @@ from imgcls.storage import download, folders
 from imgcls.storage.paths import AnyPath
 
 #: MXNet train_cifar10.py 0.9.1 to 1.9.1, but for the network: that of the first scripts, whose accuracy the
-#: README of then shows. With `num_layers` it is the later resnet, whose 110 layers are what it takes for
+#: README of that time shows. With `num_layers` it is the later resnet, whose 110 layers are its default for
 #: small images anyway. Crop and mirror are on, as up to 1.2: later versions had them off, and networks
-#: learned the training pictures by heart.
+#: overfitted.
 DEFAULTS: dict[str, object] = {
     "network": "inception-bn", "num_classes": 10, "image_shape": (3, 28, 28),
     "batch_size": 128, "num_epochs": 300, "disp_batches": 20,
@@ -35,7 +35,7 @@ DEFAULTS: dict[str, object] = {
 SETTINGS = ("data_dir", "data_train", "data_val", "val_ratio", "data_train_idx", "data_val_idx", "on_bad",
             "cache_gb")
 
-#: what `benchmark` counts an epoch by
+#: number of samples of an epoch under `benchmark`
 NUM_EXAMPLES = 50_000
 
 #: what to put into the folder, for messages
@@ -44,14 +44,14 @@ FILES = "cifar-10-binary.tar.gz or cifar-10-python.tar.gz (or what they hold)"
 #: in the order of the labels (batches.meta.txt)
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
-# the binary version: no pickles to be read; its hash is checked before it is unpacked
+# the binary version: it has no pickles; its hash is checked before it is unpacked
 _URLS = ("https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",)
 _SHA256 = "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"
 _BYTES = 170_052_171
 
 #: names of the record files, for training and for testing: MXNet's up to v0.7 and since
 _RECORD_FILES = (("train.rec", "test.rec"), ("cifar10_train.rec", "cifar10_val.rec"))
-#: folders with a folder of images per class, as CIFAR-10 is also handed round
+#: folders with a folder of images per class, as CIFAR-10 is also distributed
 _FOLDERS = (("train", "test"), ("train", "val"))
 
 
@@ -78,7 +78,7 @@ def load(config: DataConfig) -> Splits:
                    "or train on `dataset` digits, which needs no files")
         splits = cifar.read_splits(folder)
         if splits is None:
-            # read at once after the download: only someone who deletes files gets here
+            # read right after the download: reached only if files are deleted meanwhile
             raise DataError(archive, "vanished while it was read")
     train, test = splits.train, splits.test
     return Splits(ArraySource(train.images, train.labels, CLASSES, f"{splits.path} (train)"),
@@ -123,7 +123,7 @@ def _records(config: DataConfig) -> tuple[str, str]:
 
 def _named(source: Source) -> Source:
     """Give record files without class names those of the data set, whose order they have."""
-    # MXNet's files come without. A label above 9 means that someone packed something else under the name.
+    # MXNet's files have none. A label above 9 means that other data were packed under this name.
     if isinstance(source, RecordSource) and not source.class_names and source.labels.max() < len(CLASSES):
         source.class_names = CLASSES
     return source

@@ -22,7 +22,7 @@ from imgcls.data.sources import ArraySource, Splits
 from imgcls.datasets import _folders
 from imgcls.datasets._strokes import CURVE, SHAPES, Stroke
 
-#: as for MNIST, whose digits these stand for, but lenet: it is done after a few seconds here
+#: as for MNIST, in whose place these digits are used, but with lenet: its training takes seconds here
 DEFAULTS: dict[str, object] = {
     "network": "lenet", "num_classes": 10, "image_shape": (1, 28, 28),
     "batch_size": 64, "num_epochs": 5, "disp_batches": 20,
@@ -36,7 +36,7 @@ FILES = ""
 #: none of the settings about files, likewise
 SETTINGS = ()
 
-#: what `benchmark` counts an epoch by
+#: number of samples of an epoch under `benchmark`
 NUM_EXAMPLES = 6000
 
 _SIZE = 28
@@ -103,7 +103,7 @@ def _bend(strokes: Sequence[Stroke], between: Draw) -> list[list[np.ndarray]]:
     for kind, points in strokes:
         path = []
         for x0, y0 in points:
-            # Every point trembles, then the digit is bent, slanted, scaled, turned and moved as a whole.
+            # Every point is moved a little; then the whole digit is bent, slanted, scaled, turned and moved.
             x, y = x0 - 3 + between(-0.4, 0.4), y0 - 5 + between(-0.4, 0.4)
             x, y = x + bow_x * y * y, y + bow_y * x * x
             x, y = (x - slant * y) * width, y * height
@@ -134,7 +134,7 @@ def _squared_distance(paths: list[list[np.ndarray]], count: int) -> np.ndarray:
     for path in paths:
         for start, end in itertools.pairwise(path):
             dx, dy = end - start
-            # two points of a stroke may tremble into one place: never a division by 0
+            # two points of a stroke may be moved to the same place: never a division by 0
             length = np.sqrt(dx * dx + dy * dy) + np.float32(1e-3)
             dx, dy = dx / length, dy / length
             x, y = grid - start[0], grid - start[1]

@@ -26,10 +26,10 @@ DEFAULTS: dict[str, object] = {
     "rgb_mean": (123.68, 116.779, 103.939), "rgb_std": (1.0,),
 }
 
-#: what `benchmark` counts an epoch by
+#: number of samples of an epoch under `benchmark`
 NUM_EXAMPLES = 1_281_167
 
-#: said whatever is missing: the two ways to name data are short enough for one message
+#: printed whatever is missing: the two ways to name data are short enough for one message
 ADVICE = ("name the data with `data_train` X.rec `data_val` Y.rec (or folders with a folder of images per "
           "class), or with `data_dir` a folder that holds train.rec and val.rec, or train and val")
 

@@ -30,7 +30,7 @@ DEFAULTS: dict[str, object] = {
 #: those of the settings about files that are read here
 SETTINGS = ("data_dir",)
 
-#: what `benchmark` counts an epoch by
+#: number of samples of an epoch under `benchmark`
 NUM_EXAMPLES = 60_000
 
 #: what to put into the folder, for messages
@@ -57,7 +57,7 @@ _MAX_BYTES = 16 << 20
 def load(config: DataConfig) -> Splits:
     """Return images uint8 (N, 1, 28, 28) and labels int64 from `data_dir`; download there what is missing."""
     files = _files(config, "train", "t10k")
-    # zlib lets go of the interpreter: the small file is read while the large one is
+    # zlib releases the interpreter's lock: the small file is read at the same time as the large one
     with ThreadPoolExecutor(2) as pool:
         train, val = pool.map(lambda part: _read(files, part), ("train", "t10k"))
     return Splits(train, val)
@@ -65,7 +65,7 @@ def load(config: DataConfig) -> Splits:
 
 def load_val(config: DataConfig, class_names: Sequence[str] = ()) -> ArraySource:
     """Return the test images alone; the files of the training images need not be there."""
-    # `class_names` are those of the model: digits, or whatever someone put into these files
+    # `class_names` are those of the model: digits, or the classes of other pictures in these files
     return _read(_files(config, "t10k"), "t10k")
 
 

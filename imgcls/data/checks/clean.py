@@ -39,7 +39,7 @@ def bad_samples(name: str, findings: Iterable[Finding], labels: np.ndarray) -> n
                 bad.update(members)
             # of a leak too: several copies may be in the validation data
             elif finding.kind in ("duplicate", "near duplicate", "leak"):
-                # under two labels no one knows which is right
+                # under two labels it is not known which is right
                 is_contradiction = len(np.unique(labels[members])) > 1
                 bad.update(members if is_contradiction else members[1:])
     return np.array(sorted(bad), np.int64)
@@ -51,7 +51,7 @@ def check_copy(source: Source, folder: Path) -> None:
         raise UsageError(f"`fix` {verbatim(folder)}: copies folders, lists and record files, shards and "
                          "the like, not "
                          f"{verbatim(source.description)}")
-    # what is there is someone's, and a mixture would be no clean copy
+    # files that are there may be needed, and a mixture would be no clean copy
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"`fix` {verbatim(folder)}: is there already; name a folder that is new or empty")
     # the next run would take the copy for a class
@@ -63,7 +63,7 @@ def check_copy(source: Source, folder: Path) -> None:
 def copy_without(source: Source, bad: np.ndarray, folder: Path, shown: Path) -> tuple[Path, int]:
     """Write the good samples below `folder`; return what was written, and how many they are.
 
-    `shown` is what messages, and the path that is returned, call the folder: it may have another name yet.
+    `shown` is the folder's name in messages and in the returned path: `folder` may be a temporary name of it.
     Images and records keep their bytes, and files their names. Shards, parquet and LMDB become a record file.
     """
     good = np.setdiff1d(np.arange(len(source)), bad).tolist()

@@ -1,7 +1,7 @@
-"""What libjpeg says of a JPEG while it decodes it: OpenCV gives the pixels and keeps the warnings to itself.
+"""What libjpeg says of a JPEG while it decodes it: OpenCV gives the pixels, but not the warnings.
 
 libjpeg writes them to stderr, which a process has only once. So JPEGs are decoded by separate processes
-whose stderr is a file; a decoder that a damaged file makes fall down ends such a process and no other.
+whose stderr is a file; where a damaged file makes the decoder crash, only such a process ends.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from imgcls.errors import RunError
 
 #: the directory that the package is imported from
 _PACKAGE_FOLDER = str(Path(__file__).resolve().parents[3])
-#: how much of the next image or answer there is
+#: the number of bytes of the image or answer that follows
 _LENGTH = struct.Struct("<Q")
-#: of a warning
+#: most bytes of a warning that are read
 _MAX_BYTES = 300
 #: how libjpeg's texts about damage begin (jerror.h); others are of odd but harmless headers
 _ABOUT_DAMAGE = ("Corrupt JPEG data", "Premature end", "Inconsistent progression")
@@ -39,7 +39,7 @@ _CRASHES = ("SIGSEGV", "SIGBUS", "SIGABRT", "SIGFPE", "SIGILL")
 
 
 class DecoderWarnings:
-    """Asks processes of its own what libjpeg says of JPEGs; a context that ends them.
+    """Gets libjpeg's warnings about JPEGs from separate processes; a context manager that ends them.
 
     Threads may share it.
     """
@@ -56,9 +56,10 @@ class DecoderWarnings:
             self._idle.get().close()
 
     def of(self, data: Bytes, *, is_sequential: bool) -> str:
-        """Return what is wrong with a JPEG that was looked at by `image_header.inspect`, or "".
+        """Return what is wrong with a JPEG that passed `image_header.inspect`, or "".
 
-        `is_sequential`: it is coded in one go, and not progressive.
+        `is_sequential`: it is coded in one pass, and not progressive. RunError where the process that decodes
+        it ends for another reason than the image.
         """
         try:
             decoder = self._idle.get_nowait()
@@ -71,7 +72,7 @@ class DecoderWarnings:
             name = signal.Signals(-status).name if status < 0 else f"status {status}"
             if name in _CRASHES:
                 return f"JPEG: decoding it ended with {name}"
-            # no fault of the image: Python could not be started, or was asked to stop
+            # no fault of the image: Python could not be started, or was told to stop
             raise RunError(f"the process that decodes JPEGs ended with {name}; try a smaller `num_thread`"
                            ) from None
         except BaseException:
@@ -147,7 +148,7 @@ def _serve() -> None:
             return
         os.ftruncate(2, 0)
         os.lseek(2, 0, os.SEEK_SET)
-        with contextlib.suppress(cv2.error, MemoryError):  # whoever asks decodes it as well, and tells this
+        with contextlib.suppress(cv2.error, MemoryError):  # the caller decodes it as well, and reports these
             cv2.imdecode(np.frombuffer(data, np.uint8), flags)
         os.lseek(2, 0, os.SEEK_SET)
         line = os.read(2, _MAX_BYTES).split(b"\n")[0].strip()

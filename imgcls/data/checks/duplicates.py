@@ -34,7 +34,7 @@ _BLOCK = 1000
 
 @dataclass(frozen=True)
 class _Rows:
-    """The samples of all sets in one row: which set each is of, its number in that, and its label."""
+    """The samples of all sets, one after the other: the set of each, its number in that set, its label."""
 
     names: Sequence[str]
     whose: np.ndarray
@@ -60,8 +60,8 @@ def check_duplicates(names: Sequence[str], sets: Sequence[Facts], labels: Sequen
                      class_names: Sequence[str] = (), *, with_near: bool = True) -> Iterator[Finding]:
     """Yield duplicates inside each set, and those that stand in two of them, which is a leak.
 
-    `labels` int64 (N,) of each set: a copy under another label is told apart. Without `with_near` only those
-    that are equal to the byte.
+    `labels` int64 (N,) of each set: copies under different labels are counted separately. Without `with_near`
+    only those that are equal to the byte.
     """
     counts = [len(facts) for facts in sets]
     rows = _Rows(names, np.repeat(np.arange(len(sets)), counts),
@@ -71,7 +71,7 @@ def check_duplicates(names: Sequence[str], sets: Sequence[Facts], labels: Sequen
     yield from _findings(rows, exact, "duplicate", "the same to the byte")
     if not with_near or is_good.sum() < 2:
         return
-    # one of each group stands for all: what is equal is not told twice
+    # one of each group stands for all: equal images are not reported twice
     is_first = is_good.copy()
     for group in exact:
         is_first[group[1:]] = False
@@ -143,7 +143,7 @@ def _near_groups(thumbnails: np.ndarray, details: np.ndarray, rows: np.ndarray, 
 
 def _crops(block: np.ndarray, start: int, turned: Callable[[np.ndarray, int], np.ndarray],
            details: np.ndarray, is_large: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return those pairs of rows of which one is a crop of the other, of the most alike; `block` is used up.
+    """Return those pairs of rows, of the most alike, where one is a crop of the other; overwrites `block`.
 
     `block` (B, M) has the correlations of the rows from `start` on with all those from `start` on.
     """

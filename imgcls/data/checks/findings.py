@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-#: every kind of finding, in the order in which they are told
+#: every kind of finding, in the order in which they are shown
 KINDS = ("damaged", "half decoded", "index", "label", "class names", "classes", "leak", "duplicate",
          "near duplicate", "suspicious label", "order", "balance", "blank", "size", "colour")
 
-#: a fault is wrong in any data set; a remark may be meant
+#: a fault is wrong in any data set; what a remark is about may be intended
 Severity = Literal["fault", "remark"]
 #: "train" or "val", and the number of a sample in it
 Sample = tuple[str, int]

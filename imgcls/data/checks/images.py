@@ -1,4 +1,4 @@
-"""Images that can be decoded and are still not what anybody meant: cut, blank, of odd size or colour."""
+"""Images that can be decoded and are probably not what was intended: cut, blank, of odd size or colour."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import numpy as np
 from imgcls.data.checks.findings import Finding
 from imgcls.data.checks.look import Facts
 
-#: less of the lower edge may be grey by itself
+#: a smaller part of the rows at the lower edge may be grey in the picture itself
 _MIN_MISSING = 0.04
 #: an image whose values differ by less than this, of 255, shows nothing
 _BLANK_SPREAD = 2.0
 #: sides that are so many times smaller or larger than the median of the set, and longer than wide
 _SIZE_FACTOR, _ASPECT = 8.0, 6.0
-#: a kind that fewer images than this part of the set are of may be a mistake; more are what the set is like
+#: what fewer images than this part of the set have may be a mistake; what more have belongs to the set
 _RARE = 0.05
 #: means of two sets that differ by more, of 255, and by more than chance
 _MEAN_DIFFERENCE, _STANDARD_ERRORS = 12.0, 6.0

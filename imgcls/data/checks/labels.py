@@ -1,4 +1,4 @@
-"""Labels, classes and the order of samples: what can be told without looking at an image."""
+"""Labels, classes and the order of samples: what can be found without looking at an image."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _RARE_CLASS = 0.1
 _FEW_IMAGES = 5
 #: classes that are named in a message
 _MAX_NAMED = 5
-#: as many of all samples follow one of their own class where a set is sorted by class
+#: where more than this part of the samples follow one of their own class, a set is sorted by class
 _SORTED = 0.9
 
 

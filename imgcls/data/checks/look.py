@@ -31,7 +31,7 @@ _MISSING_GREY, _GREY_TOLERANCE = 128, 4
 
 @dataclass(frozen=True)
 class Facts:
-    """What was seen of the N images of a source; rows of images that are damaged are zeros.
+    """What was seen of the N images of a source; rows of damaged images are zeros, except in `digests`.
 
     `digests` uint64 (N, 2) of the encoded bytes, `sizes` int32 (N, 2) height and width, `means` float32
     (N, 3) in RGB on the scale 0-255, `spreads` float32 (N,) the standard deviation of all values, `is_grey`
@@ -132,7 +132,7 @@ def _digest(data: bytes | memoryview | np.ndarray) -> np.ndarray:
 
 
 def _keep(facts: Facts, index: int, pixels: np.ndarray) -> None:
-    """Note what is needed of an image; each index is written by one thread."""
+    """Store the numbers of an image in `facts`; each index is written by one thread."""
     facts.sizes[index] = pixels.shape[:2]
     mean, deviation = cv2.meanStdDev(pixels)
     facts.means[index] = mean[:, 0]

@@ -1,4 +1,4 @@
-"""How many bytes the LZW codes of a TIFF stand for, and whether there can be such codes; no image is made.
+"""How many bytes the LZW codes of a TIFF stand for, and whether the codes are valid; no image is made.
 
 Codes have no checksum, but most changes of a byte make a code that is not defined yet, or another length.
 """
@@ -20,7 +20,7 @@ _MAX_CODES = 4400
 
 
 def decoded_length(data: bytes) -> int | None:
-    """Return how many bytes the codes stand for up to the end code; None where one of them cannot be.
+    """Return how many bytes the codes stand for up to the end code; None where one of them is not valid.
 
     All bits are used, from the highest of each byte on, as TIFF 6.0 has it.
     """
@@ -54,7 +54,7 @@ def _widths() -> tuple[np.ndarray, np.ndarray]:
 
 
 def _length_of(codes: np.ndarray) -> int | None:
-    """Return how many bytes the codes between two clear codes stand for; None where one cannot be."""
+    """Return how many bytes the codes between two clear codes stand for; None where one is not valid."""
     number = np.arange(len(codes))
     # each code but the first defines one more string, which it may be itself
     if (codes >= _FIRST_STRING + number).any():

@@ -1,7 +1,7 @@
 """Overwritten bytes among pixels that are stored as they are (BMP, TIFF): rows that no picture has.
 
 Bytes of something else make noise, a hole a line of black: neither fits to the rows above and below it, which
-fit to each other. Whoever overwrites a flat area with its own colour, or a few bytes, is not found out.
+fit to each other. A flat area overwritten with its own colour, or a few overwritten bytes, are not found.
 """
 
 from __future__ import annotations

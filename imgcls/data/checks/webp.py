@@ -16,8 +16,8 @@ from imgcls.data.opencv import cv2, decode
 
 _CHUNK = struct.Struct("<4sI")
 _HEADER_BYTES = 12
-#: that the end of what a chunk holds is cut by. Of 495 images, lossy and lossless, none can be decoded with 7
-#: bytes less, and one each with 5 and 6, by chance: so it has to be twice
+#: bytes that are cut off the end of a chunk's content, to see whether it still decodes. Of 495 images, lossy
+#: and lossless, none decodes with 7 bytes less, and one each with 5 and 6, by chance: so two are tried
 _SPARE_BYTES = (8, 9)
 _MIN_BYTES = 64
 _STILL_IMAGES = (b"VP8 ", b"VP8L")
@@ -42,7 +42,7 @@ def damage_of_webp(data: bytes) -> str:
                     f"which {max(size - start, 0):,} are there")
         if kind in _STILL_IMAGES:
             payload = data[start:start + length]
-            # one that cannot be decoded at all is told by who decodes it
+            # one that cannot be decoded at all is reported when it is decoded
             is_whole = len(payload) > _MIN_BYTES and _decodes(kind, payload)
             if is_whole and all(_decodes(kind, payload[:-spare]) for spare in _SPARE_BYTES):
                 return "WebP: the image is complete before its data end: bytes inside it are not its own"

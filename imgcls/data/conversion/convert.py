@@ -26,20 +26,20 @@ from imgcls.storage import atomic
 
 @dataclass
 class ConversionResult:
-    """What became of the samples."""
+    """The result of a conversion."""
 
     #: (path, samples) of each file or folder written
     written: list[tuple[str, int]] = field(default_factory=list)
     #: images that could not be decoded, with the reason
     skipped: list[DataError] = field(default_factory=list)
-    #: ids that stand there more than once
+    #: samples whose id another one before them has
     num_repeated_ids: int = 0
-    #: what else to tell
+    #: notes for the user
     notes: list[str] = field(default_factory=list)
 
 
 def shared_class_names(readers: Sequence[SampleReader]) -> tuple[str, ...]:
-    """Return the class names of all readers; a UsageError where two differ, as their labels would too."""
+    """Return the class names of all readers; a UsageError where two differ, as their labels would differ."""
     named = [reader for reader in readers if reader.class_names]
     for reader in named[1:]:
         if reader.class_names != named[0].class_names:
@@ -53,15 +53,15 @@ def shared_class_names(readers: Sequence[SampleReader]) -> tuple[str, ...]:
 def convert(readers: Sequence[SampleReader], out: str, kind: str, config: PackConfig, *,
             num_shards: int = 1, renumber: bool = False,
             progress: Callable[[int], object] = lambda count: None) -> ConversionResult:
-    """Write the samples of all readers, in order, to OUT or to its shards OUT-00000-of-00008.
+    """Write the samples of all readers, in order, to `out` or to `num_shards` shards (`shard_path`).
 
     Images whose short edge is longer than `config.resize` are shrunk; all others, and all with 0, keep their
-    bytes. With `renumber` ids count up.
+    bytes. With `renumber` ids count up from 0. Images that cannot be decoded are left out (`skipped`).
     """
     class_names = shared_class_names(readers)
     total = sum(map(len, readers))
     result = ConversionResult()
-    # 8 bytes a sample, to tell of ids that repeat
+    # 8 bytes a sample, to count ids that repeat
     ids = array("Q")
     _remove_leftovers(out)
 
@@ -90,7 +90,7 @@ def convert(readers: Sequence[SampleReader], out: str, kind: str, config: PackCo
             result.notes += filter(None, (writer.note,))
     if kind in ("rec", "tar", "lmdb"):
         write_class_names(out, class_names)
-        # of an earlier file of this name, or meant for this one: who reads OUT takes them for its own
+        # of an earlier file of this name, or intended for this one: readers of OUT would use these names
         first = result.written[0][0]
         if not class_names and (others := lists.class_names(first)):
             result.notes.append(f"no IN names its classes, and a file beside {verbatim(first)} does: label 0 "
@@ -121,7 +121,7 @@ def _renumbered(sample: Sample, number: int) -> Sample:
 
 
 def shard_path(out: str, shard: int, num_shards: int) -> str:
-    """Return the name of a shard: OUT itself where there is one."""
+    """Return the name of a shard: OUT itself where there is one shard, else OUT_0.rec, OUT_1.rec, ..."""
     if num_shards == 1:
         return out
     stem, suffix = os.path.splitext(out)

@@ -1,4 +1,4 @@
-"""Mean and standard deviation of each channel over all images, and the mean image, exact for any threads."""
+"""Mean and standard deviation of each channel over all images, and the mean image; exact with any threads."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from imgcls.data.packing.images import decode, quiet_opencv, short_edge_size
 from imgcls.data.packing.pipeline import map_in_order
 from imgcls.errors import DataError, RunError
 
-#: what is added up at a time in 64 bits: a sum of squares of so many pixels is far from its end
+#: images that each thread decodes ahead at most: their pixels wait in memory until they are added up
 _MAX_WAITING = 64
 
 

@@ -36,20 +36,20 @@ class SampleReader(Protocol):
     class_names: tuple[str, ...]
 
     def __len__(self) -> int:
-        """Return how many there are."""
+        """Return how many samples there are."""
         ...
 
     def __iter__(self) -> Iterator[Sample]:
-        """Yield them; a DataError where one cannot be read."""
+        """Yield the samples; a DataError where one cannot be read."""
         ...
 
 
 def open_samples(path: str) -> SampleReader:
     """Return a reader for what `path` is; a UsageError for what is none of the kinds."""
-    # a folder too, so before those
+    # an LMDB is a folder, so this comes before the folders
     if is_lmdb(path):
         return _Lmdb(path)
-    # by the ending, as people name them; what is in a file its reader says
+    # by the ending of the name; the readers check the content
     if os.path.isfile(path):
         name = path.lower()
         if name.endswith(".rec"):
@@ -104,7 +104,7 @@ class _Tree:
         problems: list[DataError] = []
         folders = [(folder, len(names)) for folder, names in tree.folders(
             recursive=True, extensions=image_folders.SUFFIXES, problems=problems)]
-        # a class more or less would be another label for all behind it
+        # a class more or less would change the labels of all that follow
         if problems:
             raise problems[0]
         if not folders:

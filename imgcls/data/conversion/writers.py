@@ -29,11 +29,11 @@ _UNSAFE_NAME = re.compile(r"[\0-\x1f]|(^|/)\.\.?(/|$)|^/|//")
 
 
 class SampleWriter(Protocol):
-    """Writes samples; what it writes takes its name when the context ends well."""
+    """Writes samples; what it writes takes its name when the context ends without an error."""
 
     @property
     def note(self) -> str:
-        """What to tell when all is written, "" for nothing."""
+        """A note for the user when all is written, or ""."""
         ...
 
     def __enter__(self) -> SampleWriter: ...
@@ -96,7 +96,7 @@ def _class_number(sample: Sample) -> int:
 
 def _closing(writer: ShardWriter | ParquetWriter) -> Callable[..., None]:
     """Return what closes the writer of a file where all went well, before the file takes its name."""
-    # on the stack, so that a disk that is full by then is told with the name of the file
+    # on the stack, so that the error of a disk that is full by then names the file
     def close(kind: object, *_rest: object) -> None:
         if kind is None:
             writer.close()
@@ -122,7 +122,7 @@ class _Records:
         self._writer.__exit__(*exc_info)
 
     def write(self, sample: Sample, image: bytes) -> None:
-        # bytes of a record stay what they were
+        # the head of a record keeps its bytes
         head = sample.head or pack(ImageHeader(0, sample.label, sample.id), b"")
         self._writer.write(head + image, sample.id)
 
@@ -153,7 +153,7 @@ class _Parquet:
     def __init__(self, path: str, class_names: Sequence[str]) -> None:
         self._stack = ExitStack()
         self._writer = ParquetWriter(self._stack.enter_context(atomic_write(path)), class_names)
-        self._stack.callback(self._writer.discard)  # behind the next one
+        self._stack.callback(self._writer.discard)  # called after the next one
         self._stack.push(_closing(self._writer))
 
     def __enter__(self) -> _Parquet:
@@ -171,7 +171,7 @@ class _Lmdb:
 
     def __init__(self, path: str) -> None:
         if os.path.isdir(path):
-            os.rmdir(path)  # an empty one, as `open_writer` saw
+            os.rmdir(path)  # an empty one: `open_writer` checked that
         self._writer = LmdbWriter(path)
         self._count = 0
 
@@ -211,8 +211,8 @@ class _Folder:
 
     @property
     def note(self) -> str:
-        """Say where the labels of a folder are others, which is read in the order of names."""
-        # as a walk visits folders: those inside of one behind it
+        """A note where labels differ when the folder is read, as folders are numbered by name; else ""."""
+        # as a walk visits folders: a folder first, then those inside it
         names = sorted(self._labels, key=lambda name: name.split("/"))
         moved = [(number, name) for number, name in enumerate(names) if self._labels[name] != number]
         if not moved:

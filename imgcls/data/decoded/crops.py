@@ -1,7 +1,7 @@
-"""Finished crops of a validation set: what becomes of an image there is the same in every epoch.
+"""Finished crops of a validation set: the crop of an image is the same there in every epoch.
 
-The first images of the set are kept, as many as there is room for. Where all of a batch are, it is one copy.
-The tables are in shared memory, the pixels behind them or in a file (`stores`).
+The first images of the set are kept, as many as fit. A batch of kept images alone is filled by one copy. The
+tables are in shared memory, the pixels behind them or in a file (`stores`).
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ _KEPT, _KEPT_ENLARGED = 1, 2
 
 
 def table_bytes(num_samples: int) -> int:
-    """Return what the table of a set takes in a segment, its header included, beside the pixels."""
+    """Return how many bytes the header and the table of a set take in a segment, beside the pixels."""
     return HEADER_BYTES + num_samples + -num_samples % HEADER_BYTES
 
 
 def disk_table_bytes(num_samples: int) -> tuple[int, int]:
-    """Return the same where the pixels are on a disk, and how many bytes behind the header are saved."""
+    """Return the same where the pixels are on a disk, and how many of these bytes are saved to a file: those
+    behind the header."""
     table = table_bytes(num_samples) + 8 * num_samples
     return table, table - HEADER_BYTES
 
@@ -40,7 +41,7 @@ class CropCache:
         if file:
             sums = segment.bytes[end:end + 8 * num_samples].view(np.uint64)
             self._store = DiskStore(file, limit, sums)
-        #: samples with a number below it are kept
+        #: only samples with a number below it can be kept
         self.capacity = max(min(num_samples, (self._store.end - self._store.begin) // self._row_bytes), 0)
         self._states = segment.bytes[HEADER_BYTES:HEADER_BYTES + num_samples]
 
@@ -61,7 +62,7 @@ class CropCache:
                 self._read(first, rows)):
             enlarged[:] = states == _KEPT_ENLARGED
             return np.ones(len(indices), bool)
-        # beside a damaged image, and where the room ends
+        # a batch with a damaged image, or with one beyond the capacity
         filled = np.zeros(len(indices), bool)
         for i, index in enumerate(indices.tolist()):
             if index < self.capacity and (state := self._states.item(index)):
@@ -70,7 +71,7 @@ class CropCache:
         return filled
 
     def put(self, index: int, row: np.ndarray, *, is_enlarged: bool) -> None:
-        """Keep the finished crop of a sample, if it is one of those that are kept."""
+        """Keep the finished crop of a sample, if its number is below the capacity."""
         if index < self.capacity and not self._states[index] and self._store.write(
                 index, self._offset(index), row):
             with self._segment.locked():  # other processors see the row before the state
@@ -78,16 +79,16 @@ class CropCache:
                 self._segment.note_change()
 
     def recover(self, num_bytes: int) -> None:
-        """Take over a table read from a file, for `num_bytes` of pixels; drop what cannot be."""
+        """Use a table that was read from a file, for `num_bytes` of pixels; drop entries without pixels."""
         states = self._states
-        # rows are by number: behind the end of the file there are none
+        # rows are stored by number: those behind the end of the file are not there
         num_there = min((num_bytes - self._store.begin) // self._row_bytes, self.capacity)
         states[max(num_there, 0):] = 0
         states[states > _KEPT_ENLARGED] = 0
 
     @property
     def used_bytes(self) -> int:
-        """Up to where pixels are kept."""
+        """Where the last kept crop ends, in bytes; 0 where none is kept."""
         kept = np.flatnonzero(self._states)
         return self._offset(int(kept[-1]) + 1) if len(kept) else 0
 
@@ -95,10 +96,13 @@ class CropCache:
         return self._store.begin + index * self._row_bytes
 
     def _read(self, first: int, rows: np.ndarray) -> bool:
-        """Fill `rows` from the samples first .. first + n - 1; one that is gone is not kept any more."""
+        """Fill `rows` from the samples first .. first + n - 1; False where one of them is gone.
+
+        A single sample that is gone is then no longer counted as kept.
+        """
         if self._store.read_many(first, self._offset(first), rows):
             return True
-        # of many it is not known which; each is tried alone after that
+        # of many it is not known which one is gone: `fill` then reads each alone
         if len(rows) == 1:
             with self._segment.locked():
                 self._states[first] = 0

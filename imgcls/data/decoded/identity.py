@@ -24,16 +24,16 @@ _NUM_PROBED = 32
 
 
 def name_of(source: Source, settings: str) -> str:
-    """Return 16 hexadecimal digits for the place of the data and the settings of the pixels."""
+    """Return 16 hexadecimal digits, a hash of the path of the data and of the settings of the pixels."""
     place = os.path.abspath(source.description) if "://" not in source.description else source.description
     return _digest((place, settings)).hex()[:16]
 
 
 def of_source(source: Source, settings: str) -> bytes | None:
-    """Return a digest of 32 bytes of all that the pixels depend on; None where no one can tell the files."""
+    """Return a digest of 32 bytes of all that the pixels depend on; None for a source without fingerprint."""
     if not isinstance(source, Fingerprinted) or (fingerprint := source.fingerprint()) is None:
         return None
-    # evenly spread: a file may be written anew with the size and the time of before
+    # evenly spread: a file may be written anew with its old size and time
     probed = np.unique(np.linspace(0, len(source) - 1, _NUM_PROBED).astype(np.int64)).tolist()
     parts = [settings, _libraries(), str(len(source)), fingerprint]
     for index in probed:

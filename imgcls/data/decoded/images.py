@@ -1,9 +1,9 @@
-"""Decoded images of a set, each kept as often as crops need it at another scale.
+"""Decoded images of a set, each kept at every scale at which crops need it.
 
 The loader for training draws a crop of an image, and the crop says at which scale (1, 1/2, 1/4 or 1/8) the
 image is decoded (`decode.Decoder`). What is kept is the whole image at that scale, so the pixels that a crop
-is made of are the same as from the file. Images stay in the order in which they came until the room is full;
-nothing is ever put out for another one, so every epoch finds the same images.
+is made of are the same as from the file. Images are kept as they come until the space is full; none is ever
+removed for another one, so every epoch finds the same images.
 
 The tables are in shared memory, the pixels behind them or in a file (`stores`).
 """
@@ -20,11 +20,11 @@ from imgcls.data.decoded.stores import DiskStore, MemoryStore, Store
 
 #: decoded at 1, 1/2, 1/4 and 1/8
 NUM_SCALES = 4
-#: columns of what the header of an image said (`image_header.ImageInfo`), and whether anybody looked
+#: columns of what the header of an image said (`image_header.ImageInfo`), and whether it was read
 NUM_INFOS = 7
 #: images begin at multiples of it: a cache line
 _ALIGNMENT = 64
-#: places of the segment's header: where the next image goes
+#: index in the segment's header of the number of the byte where the next image goes
 _NEXT = 1
 #: above what any image is high or wide, and small enough that products do not overflow
 _MAX_SIDE = 1 << 24
@@ -42,12 +42,13 @@ class Place(NamedTuple):
 
 
 def table_bytes(num_samples: int) -> int:
-    """Return what the tables of a set take in a segment, its header included, beside the pixels."""
+    """Return how many bytes the header and the tables of a set take in a segment, beside the pixels."""
     return HEADER_BYTES + _saved_bytes(num_samples) + 8
 
 
 def disk_table_bytes(num_samples: int) -> tuple[int, int]:
-    """Return the same where the pixels are on a disk, and how many bytes behind the header are saved."""
+    """Return the same where the pixels are on a disk, and how many of these bytes are saved to a file: those
+    behind the header."""
     saved = _saved_bytes(num_samples) + 8 * NUM_SCALES * num_samples
     return HEADER_BYTES + saved, saved
 
@@ -100,8 +101,8 @@ class ImageCache:
     def pixels(self, index: int, place: Place) -> np.ndarray | None:
         """Return the pixels there, uint8 (h, w), or (h, w, C) for more than one channel.
 
-        None where they are gone, or are not those that were put there: then the
-        sample is not kept any more. Good until this thread asks for others.
+        None where they are gone, or are not those that were written: then the sample is no longer kept at
+        this scale. Valid until this thread reads others.
         """
         number = index * NUM_SCALES + place.scale
         shape = (place.height, place.width, self._num_channels)
@@ -112,14 +113,14 @@ class ImageCache:
         return image[:, :, 0] if self._num_channels == 1 else image
 
     def has_room(self, num_bytes: int) -> bool:
-        """Say whether an image of this size could be kept."""
+        """Return whether an image of so many bytes could be kept."""
         return not self._is_closed and self.used_bytes + num_bytes <= self._store.end
 
     def put(self, index: int, scale: int, image: np.ndarray) -> None:
         """Keep the pixels of a sample at a scale; nothing happens where there is no room for them."""
         number = index * NUM_SCALES + scale
         row = self._places[number]
-        # one that comes several times in an epoch may be there by now
+        # one that comes several times in an epoch may have been kept meanwhile
         if row[0] or not (offset := self._reserve(image.nbytes)):
             return
         image = np.ascontiguousarray(image)
@@ -127,20 +128,20 @@ class ImageCache:
             self._is_closed = True
             return
         row[1] = image.shape[0] << 32 | image.shape[1]
-        # last, and under the lock, which other processors see in this order
+        # last, and under the lock, so that other processors see the pixels before the offset
         with self._segment.locked():
             row[0] = offset
             self._segment.note_change()
 
     def recover(self, num_bytes: int) -> None:
-        """Take over tables that were read from a file, for `num_bytes` of pixels; what cannot be is dropped.
+        """Use tables that were read from a file, for `num_bytes` of pixels; drop entries without pixels.
 
-        Before anybody else uses them: a table tells of what there was, and the file of pixels may have been
-        cut, or the limit be lower.
+        To be called before any other process uses them: the tables are of an earlier run, and since then the
+        file of pixels may have been cut, or the limit lowered.
         """
         places, channels = self._places, self._num_channels
         offsets, heights, widths = places[:, 0], places[:, 1] >> 32, places[:, 1] & 0xFFFFFFFF
-        # sides are bounded first, so that the products below are those of whole numbers without end
+        # sides are bounded first, so that the products below do not overflow
         is_small = (heights > 0) & (heights < _MAX_SIDE) & (widths > 0) & (widths < _MAX_SIDE)
         is_inside = (offsets >= self._store.begin) & (offsets % _ALIGNMENT == 0) & (offsets <= num_bytes)
         ends = offsets + np.where(is_small, heights * widths * channels, 0)
@@ -150,7 +151,7 @@ class ImageCache:
         height, width, height_offset, block_height, *flags, is_known = infos.T
         is_known = (is_known == 1) & (infos >= 0).all(1) & (infos[:, :2] < _MAX_SIDE).all(1)
         is_known &= (np.array(flags) < 2).all(0) & ((height > 0) == (width > 0))
-        # a header that cannot be is looked at again
+        # where the values are impossible the header is read again
         infos[~is_known | ((block_height == 0) & (height_offset > 0))] = 0
         end = int(ends[is_good].max(initial=0))
         self._header[_NEXT] = end + -end % _ALIGNMENT
@@ -161,7 +162,7 @@ class ImageCache:
             self._segment.note_change()
 
     def _reserve(self, num_bytes: int) -> int:
-        """Return where `num_bytes` may be written, 0 for nowhere."""
+        """Return the offset at which `num_bytes` may be written, 0 where there is no room."""
         if not self.has_room(num_bytes):
             return 0
         with self._segment.locked():

@@ -1,8 +1,8 @@
 """Pixels in a file of a local disk, read and written by position.
 
-Never mapped: of a mapping, a file that someone cuts short, a full disk or a broken one would end the process
-with SIGBUS, where a read or a write returns an error. The system keeps what is read often in memory, one copy
-for all processes of the machine.
+Never mapped: with a mapping, a file that is cut short, a full disk or a broken one would end the process with
+SIGBUS, where a read or a write returns an error. The system keeps what is read often in memory, one copy for
+all processes of the machine.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ import numpy as np
 
 from imgcls.errors import printable, reason
 
-#: bytes between two looks at the free space
+#: bytes that are written between two checks of the free space
 _LOOK_BYTES = 64 << 20
-#: of a disk this part stays free, and never more than so many bytes
+#: this part of a disk stays free, but no more than so many bytes
 _RESERVE_SHARE, _MAX_RESERVE_BYTES = 0.05, 10 * 10**9
 
 _log = logging.getLogger(__name__)
@@ -35,8 +35,8 @@ def free_bytes(folder: str | os.PathLike[str]) -> int:
 
 
 def open_private(path: str | os.PathLike[str], *, must_exist: bool = False) -> int:
-    """Return a handle of a file of ours alone, made where it is not there; OSError for any other file."""
-    # a link would lead to a file that is not ours, and a pipe would wait for its other end
+    """Return a handle of a file that this user alone has, created unless `must_exist`; else an OSError."""
+    # a link could lead to another user's file, and a pipe would wait for its other end
     flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | (0 if must_exist else os.O_CREAT)
     handle = os.open(path, flags, 0o600)
     status = os.fstat(handle)
@@ -51,9 +51,9 @@ class PixelFile:
     """An open file of pixels, for many threads at once; closed when no one refers to it any more."""
 
     def __init__(self, path: str) -> None:
-        """Open or make it. OSError where that cannot be, or where it is someone else's."""
+        """Open or create it. OSError where that fails, or where the file is not this user's alone."""
         self.path = path
-        #: why nothing more is written, "" as long as it is
+        #: the error after which nothing more is written, "" before
         self.problem = ""
         self._handle = open_private(path)
         self._looked_bytes = _LOOK_BYTES
@@ -61,7 +61,7 @@ class PixelFile:
         weakref.finalize(self, os.close, self._handle)
 
     def lock(self) -> bool:
-        """Lock the file against other runs until it is closed; False where one has it, or no one can lock."""
+        """Lock the file against other runs until it is closed; False where one has it, or locking fails."""
         import fcntl
 
         try:
@@ -78,12 +78,12 @@ class PixelFile:
 
     @property
     def numbers(self) -> tuple[int, int]:
-        """The numbers of its disk and of the file there, which tell it from another one of the same name."""
+        """Device and inode number, which distinguish it from another file of the same name."""
         status = os.fstat(self._handle)
         return status.st_dev, status.st_ino
 
     def cut(self, num_bytes: int) -> None:
-        """Give back what lies behind `num_bytes`."""
+        """Cut the file to `num_bytes` if it is longer; an error is ignored."""
         with contextlib.suppress(OSError):
             if self.num_bytes > num_bytes:
                 os.ftruncate(self._handle, num_bytes)
@@ -111,7 +111,7 @@ class PixelFile:
         return True
 
     def _look(self, num_bytes: int) -> None:
-        """Raise OSError where the disk has not so much room any more: others write to it as well."""
+        """Raise OSError where the disk has no longer so much space: others write to it as well."""
         self._looked_bytes += num_bytes
         if self._looked_bytes >= _LOOK_BYTES:
             self._looked_bytes = 0
@@ -121,10 +121,10 @@ class PixelFile:
     def read(self, offset: int, shape: tuple[int, ...]) -> np.ndarray | None:
         """Return uint8 `shape` from `offset`; None where the file ends before that, or the disk fails.
 
-        Good until this thread reads again.
+        Valid until this thread reads again.
         """
         num_bytes = int(np.prod(shape))
-        # one of each thread: memory that was just given back costs more to get than to fill
+        # one for each thread, used again: allocating such memory takes longer than filling it
         buffer: np.ndarray | None = getattr(self._buffers, "bytes", None)
         if buffer is None or len(buffer) < num_bytes:
             buffer = self._buffers.bytes = np.empty(num_bytes, np.uint8)

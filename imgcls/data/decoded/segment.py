@@ -1,4 +1,4 @@
-"""Memory that the processes of one machine share, and that is gone when the last of them is.
+"""Memory that the processes of one machine share, and that is freed when the last of them ends.
 
 A file without a name (`memfd_create`): nothing is left behind however a process ends, and no name can be
 taken or guessed by anybody else. Another process of the same user opens it as /proc/PID/fd/N, as long as the
@@ -22,15 +22,15 @@ import numpy as np
 from imgcls.errors import RunError, reason
 from imgcls.storage import memory
 
-#: the beginning of a segment: a number that no one else's memory has there, and counters of who uses it
+#: the beginning of a segment: a random number by which it is recognized, and counters of the caches in it
 HEADER_BYTES = 4096
-#: places of the header: how often the tables were changed (the caches have others)
+#: index in the header of how often the tables were changed (the caches use other indices)
 _NUM_CHANGES = 2
-#: bytes between two looks at how much memory the machine has left, and what must be left of it
+#: bytes that are written between two checks of how much memory the machine has left, and what must be left
 _LOOK_BYTES, RESERVE_BYTES = 64 << 20, 512 << 20
-#: random bits of that number: all that a float64 carries from one process to another
+#: random bits of that number (the token): all that a float64 carries from one process to another
 _TOKEN_BITS = 52
-#: of the names in /proc that say which processes see each other
+#: files that are the same for processes that see each other: the namespace of process numbers, the boot
 _NAMESPACE = "/proc/self/ns/pid"
 _BOOT = "/proc/sys/kernel/random/boot_id"
 
@@ -55,7 +55,7 @@ def machine_id() -> int:
     text = ""
     with contextlib.suppress(OSError), open(_BOOT, encoding="ascii") as stream:
         text = f"{stream.read()} {os.stat(_NAMESPACE).st_ino} {os.getuid()}"
-    # a machine that does not tell is one of its own
+    # where these files cannot be read, a number that no other process has
     text = text or secrets.token_hex(16)
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> (64 - _TOKEN_BITS)
 
@@ -83,7 +83,7 @@ class Segment:
         try:
             handle = os.memfd_create("imgcls-decoded", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
             os.ftruncate(handle, size)
-            # no one, us included, can change the size any more
+            # from now on no process, this one included, can change the size
             seals = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
             fcntl.fcntl(handle, fcntl.F_ADD_SEALS, seals)
             segment = cls(handle, size)
@@ -103,7 +103,7 @@ class Segment:
             segment = cls(handle, size)
         except (OSError, ValueError):
             return None
-        # a process of that number in a container of its own would have something else there
+        # in another container the process of that number is a different one, with other memory there
         return segment if int(segment.header[0]) == address.token else None
 
     @property
@@ -113,7 +113,7 @@ class Segment:
 
     @property
     def header(self) -> np.ndarray:
-        """int64 (512,): the token, and counters of whoever uses the segment."""
+        """int64 (512,): the token, and counters of the caches in the segment."""
         return self.bytes[:HEADER_BYTES].view(np.int64)
 
     @property
@@ -141,7 +141,7 @@ class Segment:
         return not self._is_full
 
     def _has_memory(self, num_bytes: int) -> bool:
-        """Say whether the machine has more than hardly any memory left: other programs may have taken it."""
+        """Return whether the machine has enough memory left: other programs may have taken it."""
         self._looked_bytes += num_bytes
         if self._looked_bytes >= _LOOK_BYTES:
             self._looked_bytes = 0
@@ -151,10 +151,10 @@ class Segment:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the segment's lock, against threads and processes; a process that is killed gives it up."""
+        """Hold the segment's lock, against threads and processes; that of a killed process is released."""
         import fcntl
 
-        # flock is of the open file, which the threads of a process have in common
+        # flock belongs to the open file, which the threads of a process share: they need a lock of their own
         with self._lock:
             fcntl.flock(self._handle, fcntl.LOCK_EX)
             try:

@@ -1,7 +1,8 @@
 """Where the pixels of a decoded cache are: in the segment behind its tables, or in a file on a disk.
 
-The caches number their places, and a store reads and writes the pixels of a place. What a file gives back is
-compared with what was written, always: disks lose bytes, and people change files, also while a run reads.
+The caches number their places, and a store reads and writes the pixels of a place. What is read from a file
+is always compared with a checksum of what was written: disks lose bytes, and people change files, also while
+a run reads.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ _FILE_BEGIN = 64
 
 
 class Store(Protocol):
-    """Pixels of many threads and processes, by the numbers of their places."""
+    """Pixels by the number of their place, for many threads and processes."""
 
     #: pixels are from the byte `begin` to before the byte `end`
     begin: int
@@ -32,9 +33,9 @@ class Store(Protocol):
         ...
 
     def read(self, number: int, offset: int, shape: tuple[int, ...]) -> np.ndarray | None:
-        """Return those of a place, uint8 `shape`; None where they are not there any more.
+        """Return the pixels of a place, uint8 `shape`; None where they are no longer there.
 
-        Good until this thread reads again.
+        Valid until this thread reads again.
         """
         ...
 
@@ -79,7 +80,7 @@ class DiskStore:
 
     def write(self, number: int, offset: int, pixels: np.ndarray) -> bool:
         """See `Store`."""
-        # first: whoever finds the place in the tables finds its sum
+        # first: a process that finds the place in the tables must find its checksum
         self._sums[number] = checksum(pixels)
         return self._file.write(offset, pixels)
 
@@ -98,7 +99,7 @@ def checksum(pixels: np.ndarray) -> int:
     """Return 64 bits that tell whether C-contiguous uint8 pixels are those that were written.
 
     Sums of words of 8 bytes, a hundredth of a decoder's time: against broken disks and half-written pages,
-    not against someone who wants to deceive.
+    not against an attacker.
     """
     flat = pixels.reshape(-1)
     end = len(flat) // (8 * _SUM_WORDS) * (8 * _SUM_WORDS)

@@ -1,10 +1,10 @@
 """The tables of a decoded cache on a disk: which pixels are where in its `PixelFile`.
 
-While runs last they are in memory that processes share (`Segment`), and are written to a file from time to
-time: aside, synced, renamed, and only after the pixels that they tell of are on the disk. So a process that
-is killed, or a machine that loses its power, leaves the tables of some moment before, and every place in them
-has its pixels. What was written to the file of pixels after that moment is in no table, and is given back by
-the next run.
+During a run they are in memory that processes share (`Segment`), and are written to a file from time to time:
+under another name, synced and renamed, and only after the pixels that they describe are on the disk. So a
+process that is killed, or a machine that loses its power, leaves the tables of an earlier moment, and every
+place in them has its pixels. What was written to the file of pixels after that moment is in no table, and the
+next run cuts it off.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from imgcls.storage.atomic import write_bytes
 #: of the identity of a cache, and of the digest at the end of its file
 DIGEST_BYTES = 32
 _MAGIC = b"imgclsD1"
-#: between two writes there are so many seconds at least, and so many times as many as the last one took
+#: the least pause between two writes: in seconds, and as a multiple of the time that the last write took
 _MIN_PAUSE_SECONDS, _PAUSE_TIMES = 1.0, 20
 
 _log = logging.getLogger(__name__)
-#: what ends the saving in the background, of each that was begun
+#: for each saving in the background, what ends it
 _ends: list[weakref.finalize] = []
 
 
@@ -50,9 +50,9 @@ class Tables:
         self._saving = threading.Lock()
 
     def load(self) -> str:
-        """Fill the tables from the file; return what is wrong with it, "" if nothing or if there is none.
+        """Fill the tables from the file; return what is wrong with it, "" if nothing or if there is no file.
 
-        What is wrong leaves them empty.
+        A file with a problem leaves the tables empty.
         """
         try:
             with os.fdopen(open_private(self.path, must_exist=True), "rb") as stream:
@@ -60,8 +60,8 @@ class Tables:
                 if begin != self._begin:
                     return "of other data" if begin.startswith(_MAGIC) and len(begin) == len(
                         self._begin) else "damaged"
-                # its length is known: nothing is read of one that is longer
-                # one byte more than there should be shows in the digest
+                # its length is known, so a longer file is not read to its end:
+                # one byte more than there should be already makes `end` differ from the digest
                 content, end = stream.read(self._saved.nbytes), stream.read(DIGEST_BYTES + 1)
         except FileNotFoundError:
             return ""
@@ -73,23 +73,23 @@ class Tables:
         return ""
 
     def save(self, pixels: PixelFile) -> None:
-        """Write the tables to their file, if anything was put in since. RunError where that fails."""
+        """Write the tables to their file if they have changed since the last time; RunError if it fails."""
         with self._saving:
-            # a moment of all processes: none is between its place and its count of changes
+            # under the lock no process is between the change of a place and its `note_change`
             with self._segment.locked():
                 num_changes = self._segment.num_changes
                 if num_changes == self._num_saved:
                     return
                 content = self._saved.tobytes()
             try:
-                pixels.sync()  # before the table that tells of them
+                pixels.sync()  # before the tables that describe them
             except OSError as error:
                 raise RunError(f"cannot write {pixels.path}: {reason(error)}") from error
             write_bytes(self.path, self._begin, content, _digest(self._begin, content))
             self._num_saved = num_changes
 
     def save_often(self, pixels: PixelFile, owner: object) -> None:
-        """Save in the background until `owner` is gone or the process ends, and then once more."""
+        """Save in the background until `owner` is collected or the process ends, and then once more."""
         thread = threading.Thread(target=self._save_often, args=(pixels,), name="imgcls-decoded", daemon=True)
         thread.start()
         _ends[:] = [end for end in _ends if end.alive]
@@ -106,7 +106,7 @@ class Tables:
         if not self._is_closed.is_set():
             self._try_save(pixels)
         self._is_closed.set()
-        # with it the last one who has the file open, and so its lock, is gone
+        # the thread is the last that has the file open: when it has ended, the file's lock is released
         thread.join()
 
     def _try_save(self, pixels: PixelFile) -> None:
@@ -119,7 +119,7 @@ class Tables:
 
 
 def save_all() -> None:
-    """Save what is saved in the background for the last time."""
+    """End all saving in the background, each with a last save."""
     while _ends:
         _ends.pop()()
 

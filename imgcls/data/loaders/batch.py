@@ -1,4 +1,4 @@
-"""What a loader hands to the trainer: a `Batch` on the device; and what every loader offers."""
+"""What a loader yields to the trainer: a `Batch` on the device; and the interface of every loader."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from imgcls.data import order
 
 @dataclass(frozen=True)
 class Batch:
-    """float32 `images` (n, C, H, W) normalised, int64 `labels` (n,), and how many of the n are not padding.
+    """float32 `images` (n, C, H, W) normalised, or flat rows (n, values); int64 `labels` (n,); and how many
+    of the n are not padding.
 
     `global_size` counts the samples that all processes together have in this batch, damaged ones included:
     a sum over the valid samples divided by `global_size` adds up to the mean.
@@ -68,7 +69,7 @@ class Loader(Protocol):
     #: over all processes
     batch_size: int
     batches_per_epoch: int
-    #: seconds spent so far in getting batches ready, to tell a slow disk from a slow network
+    #: seconds spent so far in preparing batches, to tell a slow disk from a slow network
     seconds: float
     #: what had to be done to the images to make them fit, or ""
     note: str

@@ -15,7 +15,7 @@ from imgcls.errors import DataError
 class HostBatch:
     """A batch as bytes: `pixels` uint8 (n, H, W, C), RGB, of the samples `indices` int64 (n,).
 
-    Good until its buffer is recycled, that is until the loader is asked for the next batch.
+    Valid until its buffer is recycled, that is until the next batch is requested from the loader.
     """
 
     indices: np.ndarray
@@ -40,7 +40,7 @@ class HostBatch:
 
 
 def host_batch(local: LocalBatch, buffer: torch.Tensor) -> HostBatch:
-    """Return the batch of these samples, of which no row is filled yet."""
+    """Return the batch of these samples in `buffer`; no row of it is filled yet."""
     count = len(local.indices)
     return HostBatch(local.indices, local.drawn, local.partners, buffer[:count], buffer, local.num_valid,
                      local.global_size, mirrored=np.zeros(count, bool),
@@ -59,11 +59,11 @@ class BufferPool:
 
     @property
     def num_free(self) -> int:
-        """How many buffers lie ready."""
+        """How many buffers are free."""
         return len(self._free)
 
     def take(self, count: int) -> list[torch.Tensor]:
-        """Return `count` buffers for the caller alone until they are put back; allocate what is lacking."""
+        """Return `count` buffers, which are the caller's until they are put back; allocate missing ones."""
         taken, self._free = self._free[:count], self._free[count:]
         while len(taken) < count:
             # not cleared: every row that is shown is written first
@@ -71,5 +71,5 @@ class BufferPool:
         return taken
 
     def put_back(self, buffers: list[torch.Tensor]) -> None:
-        """Keep these for the next one who takes some."""
+        """Keep these buffers for the next `take`."""
         self._free += buffers

@@ -1,4 +1,4 @@
-"""Which loader suits a source: called by whoever trains, validates or predicts.
+"""Choose the loader that suits a source: called where data are trained on or validated with.
 
 Small images that are all of one size are decoded once and for all and given to the resident loader, if
 border, crop and mirror are all that is requested: on 32 x 32 pixels that is many times as fast as decoding
@@ -46,13 +46,14 @@ def make_loader(source: Source, *, batch_size: int, image_shape: Sequence[int], 
     """Return the loader that suits source and augmentation; its `note` says what is done to the images.
 
     Arrays, and encoded images that are all of one size and fit in memory, go to the resident loader where it
-    can do what is requested; everything else is streamed.
+    can do what is requested; everything else is streamed. A `mean_image` that does not exist yet is made with
+    training data. UsageError for arrays that would have to be streamed and are no uint8 images.
     """
     loader_kwargs: dict[str, Any] = {"batch_size": batch_size, "image_shape": image_shape, "train": train,
                                      "seed": seed, "device": device, "shard": shard, "sampling": sampling}
     config = augment_config
     note = ""
-    # Arrays have no header and need no decoder: what the resident loader cannot do with them must be bytes.
+    # Arrays have no header and need no decoder: those that the resident loader cannot take must be uint8.
     if isinstance(source, ArraySource):
         if _suits_resident(config, source, image_shape, train):
             return ResidentLoader(source, augment_config=config, **loader_kwargs)
@@ -63,7 +64,7 @@ def make_loader(source: Source, *, batch_size: int, image_shape: Sequence[int], 
     else:
         config = config if train else decide_val_resize(config, source, image_shape)
         note = _describe_cut(config, source, image_shape, train)
-    # before a loader of training data is made, which reads it
+    # before the training data's loader is made, which reads the mean image
     if train and config.mean_image and not to_path(config.mean_image, "`mean_image`").exists():
         make_mean_image(config.mean_image, source, image_shape, config, threads, on_bad)
     decoded = None
@@ -110,19 +111,19 @@ def _stream(source: Source, **kwargs: Any) -> StreamingLoader:
 
 
 def _suits_resident(config: AugmentConfig, source: Source, image_shape: Sequence[int], train: bool) -> bool:
-    """Say whether the resident loader can do what is requested."""
+    """Return whether the resident loader can do what is requested."""
     if config.mean_image:
         return False
     if isinstance(source, ArraySource) and (not train or len(image_shape) != 3):
-        # numbers of any kind, as long as nothing is to be resized; bytes that have to be made to fit go the
-        # way of a picture in a file, where another rounding would be another result
+        # numbers of any kind, as long as nothing is to be resized; uint8 images that have to be made to fit
+        # are streamed like pictures in files, since another way to round them would be another result
         return not config.val_resize and (len(image_shape) != 3 or _fits(source.images, image_shape))
     num_channels, height, width = image_shape
     return CropSampler(config, (height, width), num_channels, seed=0, train=train).is_simple
 
 
 def _fits(images: np.ndarray, image_shape: Sequence[int]) -> bool:
-    """Say whether arrays (N, C, H, W) need no more than a crop; True for those that cannot be streamed."""
+    """Return whether arrays (N, C, H, W) need no more than a crop; True for those that cannot be streamed."""
     if images.ndim != 4 or images.dtype != np.uint8:
         return True
     num_channels, height, width = images.shape[1:]
@@ -133,19 +134,19 @@ def _fits(images: np.ndarray, image_shape: Sequence[int]) -> bool:
 def decide_val_resize(config: AugmentConfig, source: Source, image_shape: Sequence[int]) -> AugmentConfig:
     """Return the configuration with `val_resize` a number, decided for all of `source` where it is None.
 
-    Called once by whoever evaluates: a run writes the number into its meta data, so that every image is
-    treated the same there, by imgcls-score and by imgcls-predict.
+    Called once before validation: a run writes the number into its meta data, so that every image is treated
+    alike by the run, by imgcls-score and by imgcls-predict.
     """
     if config.val_resize is not None or len(image_shape) != 3:
         return config
-    # arrays are of the size that someone gave them: as in training, and otherwise as they are
+    # arrays have the size that the user gave them: resized as in training, and otherwise left as they are
     edge = 0 if isinstance(source, ArraySource) else typical_edge(source)
     return dataclasses.replace(
         config, val_resize=usual_val_resize(config, (image_shape[1], image_shape[2]), edge))
 
 
 def _describe_cut(config: AugmentConfig, source: Source, image_shape: Sequence[int], train: bool) -> str:
-    """Return in words what is done to the images before they are cut, or what might better be done."""
+    """Return a note on how images are resized before they are cut, or on a better setting for that; or ""."""
     crop = max(image_shape[1:])
     if not train:
         note = f"resized to a short edge of {config.val_resize} before the centre"
@@ -158,7 +159,7 @@ def _describe_cut(config: AugmentConfig, source: Source, image_shape: Sequence[i
 
 
 def typical_edge(source: Source) -> int:
-    """Return the median short edge of some of the images, 0 where no header tells it."""
+    """Return the median short edge of some of the images, 0 where no header gives a size."""
     # a sample of the headers, evenly spread: all of them would be read from a slow disk twice
     edges = []
     for index in np.unique(np.linspace(0, len(source) - 1, _NUM_PROBED).astype(int)).tolist():
@@ -193,7 +194,7 @@ def _common_size(source: Source, image_shape: Sequence[int]) -> Size | None:
     """Return the size of all images; None where they differ, are smaller than the crop, or are too much.
 
     Stops at the first image that does not fit: of a large set only a few headers are read. Damaged images are
-    passed over; (0, 0) where all are.
+    skipped; (0, 0) where all are damaged.
     """
     size = (0, 0)  # of the first undamaged image
     for index in range(len(source)):

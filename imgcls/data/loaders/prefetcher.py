@@ -1,7 +1,7 @@
 """Threads that fill the batches of an epoch ahead of their use.
 
-A `Prefetcher` knows which samples each batch has, some buffers, and a callable that fills rows of a batch. It
-knows no loader, no source and no image. All its methods are called from one thread, the loader's.
+A `Prefetcher` gets the samples of each batch, some buffers, and a callable that fills rows of a batch. It
+depends on no loader, source or image. All its methods are called from one thread, the loader's.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from imgcls.storage.thread_pool import DaemonPool
 
 #: prepares rows first .. end-1 of a batch
 FillRows = Callable[[HostBatch, int, int], None]
-#: images that a thread takes at a time: enough to draw their crops in one go, few enough to share a batch
+#: images that a thread takes at a time: enough to draw their crops in one call, few enough to share a batch
 JOB_IMAGES = 16
-#: the same of images that are kept decoded, which are cut in less time than their crops are drawn
+#: the same for images that are kept decoded, which are cut in less time than their crops are drawn
 JOB_KEPT_IMAGES = 64
 
 
 class Prefetcher:
     """The batches of an epoch, in order, prepared by threads as far ahead as there are buffers.
 
-    With no threads each batch is prepared when it is requested, by the caller. `with` ends the threads,
-    whatever happened.
+    With no threads each batch is prepared when it is requested, by the caller. Leaving its `with` block ends
+    the threads, also after an error.
     """
 
     def __init__(self, fill: FillRows, local_batches: Iterable[LocalBatch],
@@ -50,7 +50,10 @@ class Prefetcher:
             self._pool.close()
 
     def next_batch(self) -> HostBatch:
-        """Return the next batch of the epoch, ready; raise what went wrong while it was prepared."""
+        """Return the next batch of the epoch, all rows filled; raise the error of filling it.
+
+        To be called once for each of the local batches.
+        """
         self._start_batches()
         batch, jobs = self._started.popleft()
         for job in jobs:  # in the order of the rows: of several errors always the same one is raised
@@ -58,7 +61,7 @@ class Prefetcher:
         return batch
 
     def recycle(self, batch: HostBatch) -> None:
-        """Use the buffer of a batch again: no one reads it any more."""
+        """Use the buffer of a batch again, which nothing reads any more."""
         self._free.append(batch.buffer)
         if self._pool:  # the threads have something to do while the caller trains
             self._start_batches()

@@ -1,7 +1,8 @@
 """The encoded bytes of some samples -> their pixels, in rows of a batch.
 
-Called by the prefetcher, from many threads at a time: a preparer keeps nothing but what the headers of the
-samples say. What it writes is a pure function of (seed, epoch, index).
+Called by the prefetcher, from many threads at a time: a preparer stores only what the headers of the samples
+say, and decoded pixels where it has a cache for them (`keep`). What it writes into a batch is a pure function
+of (seed, epoch, index).
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ Data = bytes | memoryview | np.ndarray
 #: stands for the header of a sample that has none
 _DAMAGED = ImageInfo(-1)
 _NOT_KEPT = Place(0, 0, 0, 0)
-#: about how many times as large as its file an image is that does not tell its size
+#: about how many times as large as its file the pixels of an image are, where its header gives no size
 _TYPICAL_RATIO = 8
-#: what the headers say is noted of sets of up to so many samples
+#: what the headers say is stored for sets of up to so many samples
 _MAX_NOTED = 4_000_000
 
 
@@ -41,9 +42,9 @@ class SamplePreparer:
         self._source = source
         self._crops = crops
         self._decoder = decoder
-        # What the headers say of every sample, as far as they were looked at: 0 in the last column where not.
-        # 28 bytes a sample, against a walk through its header in every epoch. Nothing is noted of the largest
-        # sets: a worker of many hardly meets a sample twice.
+        # What the header of every sample says, where it was read: 0 in the last column where it was not.
+        # 28 bytes a sample, which save a walk through its header in every epoch. Nothing is stored for the
+        # largest sets: one of many workers hardly ever gets a sample twice.
         self._infos = np.zeros((len(source), NUM_INFOS), np.int32) if len(source) <= _MAX_NOTED else None
         self._images: ImageCache | None = None
         self._finished: CropCache | None = None
@@ -67,7 +68,9 @@ class SamplePreparer:
         return self._images is not None or self._finished is not None
 
     def typical_bytes(self, num_probed: int = 64) -> int:
-        """Return about how many bytes an image of the source takes where it is kept, 0 where it is not kept.
+        """Return about how many bytes an image of the source takes in a decoded cache; reads `num_probed`.
+
+        Those that are stored decoded count as 0, since they are not kept.
         """
         probed = np.unique(np.linspace(0, len(self._source) - 1, num_probed).astype(np.int64)).tolist()
         sizes = []
@@ -88,7 +91,7 @@ class SamplePreparer:
         """Fill rows first .. end-1 of the batch. A damaged sample is noted, and its row made black."""
         rows = np.arange(first, end)
         if self._finished:
-            # of validation nearly always all
+            # in validation nearly always all of them
             rows = rows[~self._finished.fill(batch.indices[first:end], batch.pixels[first:end].numpy(),
                                              batch.enlarged[first:end])]
             if not len(rows):
@@ -98,7 +101,7 @@ class SamplePreparer:
         # read, draw for all, then decode: the draws need the sizes, and decoding needs the draws
         samples = [self._look(batch, row, index, values) for row, index, values in zip(
             row_numbers, indices.tolist(), self._noted(indices), strict=True)]
-        # The crops of all images whose size is known are drawn in one go: a call costs more than its numbers.
+        # The crops of all images whose size is known are drawn in one call: most of its cost is per call.
         sizes = np.array([info[:2] for _, info in samples], np.int64)
         has_size = np.flatnonzero(sizes[:, 0] > 0)
         new_specs = iter(self._crops.specs(epoch, drawn[has_size], sizes[has_size]) if len(has_size) else ())
@@ -118,18 +121,18 @@ class SamplePreparer:
                 self._fill(batch, row, pixels[row], data, info, specs[i], places[i], epoch)
 
     def info(self, index: int, data: Data) -> ImageInfo:
-        """Return what the header of sample `index`, `data`, says; looked at once. Raises BadImageError."""
+        """Return what the header of sample `index`, `data`, says; it is read once. Raises BadImageError."""
         row = None if self._infos is None else self._infos[index]
         if row is not None and row[6]:
             return _to_info(row.tolist())
         info = ImageInfo(*data.shape[:2]) if isinstance(data, np.ndarray) else image_header.inspect(data)
         if row is not None:
             row[:6] = info
-            row[6] = 1  # last: another thread may be looking
+            row[6] = 1  # last: another thread may be reading the row
         return info
 
     def _noted(self, indices: np.ndarray) -> list[list[int]]:
-        """Return what is noted of the headers of samples: 0 in the last place where nothing is."""
+        """Return what is stored of the headers of samples, 7 numbers each; the last is 0 where nothing is."""
         return [[0] * NUM_INFOS] * len(indices) if self._infos is None else self._infos[indices].tolist()
 
     def _look(self, batch: HostBatch, row: int, index: int,
@@ -138,7 +141,7 @@ class SamplePreparer:
         if values[6]:
             return None, _to_info(values)
         try:
-            # A lost server is a RunError, not caught here: it is no damage of the sample.
+            # A lost server is a RunError, which is not caught here: the sample is not damaged.
             data = self._source.read(index)
             return data, self.info(index, data)
         except (BadImageError, DataError) as error:
@@ -153,7 +156,7 @@ class SamplePreparer:
         data: list[Bytes | None] = []
         for row, (encoded, info) in zip(rows, samples, strict=True):
             if encoded is None and info is not _DAMAGED:
-                with contextlib.suppress(DataError):  # met again on the CPU, and told there
+                with contextlib.suppress(DataError):  # raised again on the CPU, and reported there
                     encoded = self._source.read(int(batch.indices[row]))
             data.append(None if isinstance(encoded, np.ndarray) else encoded)
         pixels = [batch.pixels[row].numpy() for row in rows]
@@ -169,7 +172,7 @@ class SamplePreparer:
         """Fill `pixels`, row `row` of the batch, from what is kept of the sample or from the sample."""
         index, drawn = int(batch.indices[row]), batch.drawn[row:row + 1]
 
-        # For an image whose header did not tell its size, or lied. The same crop as the whole job would draw.
+        # For an image whose header gave no size, or a wrong one. The same crop as drawn for the whole job.
         def draw_spec(size: Size) -> CropSpec:
             return self._crops.specs(epoch, drawn, np.array([size], np.int64))[0]
 
@@ -193,14 +196,14 @@ class SamplePreparer:
         """Return what is kept of a sample; None where nothing is."""
         if not place.offset or not self._images:
             return None
-        # of a file from the disk nothing is taken on trust: another size would be another image
+        # a cache on a disk is not trusted: pixels of another size would be another image
         if self._images.is_on_disk and info.height and place[1:3] != self._decoder.kept_size(info, spec):
             return None
         return self._images.pixels(index, place)
 
     def _decode(self, pixels: np.ndarray, index: int, data: Data, info: ImageInfo, spec: CropSpec | None,
                 scale: int, draw_spec: Callable[[Size], CropSpec]) -> CropSpec:
-        """Fill `pixels` from the sample, and keep its image where there is room."""
+        """Fill `pixels` from the sample, and keep its decoded image where there is room for it."""
         if self._images and not isinstance(data, np.ndarray) and self._images.has_room(
                 self._decoder.kept_bytes(info, spec)):
             image = self._decoder.to_keep(data, info, spec)
@@ -211,17 +214,17 @@ class SamplePreparer:
         return self._decoder(pixels, data, info, spec, draw_spec)
 
     def _note(self, batch: HostBatch, row: int, index: int, error: BadImageError | DataError) -> None:
-        """Mark a row as damaged; the loader counts the problems when the batch is its turn."""
+        """Mark a row as damaged; the loader counts the problems when it takes the batch."""
         problem = error if isinstance(error, DataError) else self._source.problem(index, str(error))
         # Rows of different threads: each writes its own elements, and a list append is atomic.
         batch.good[row] = False
         batch.pixels[row] = 0
-        # a row more, to be mixed with: the process that it belongs to counts it
+        # an extra row, only there to be mixed with, is counted by the process that it belongs to
         if row < max(batch.num_valid, 1):
             batch.problems.append((index, problem))
 
 
 def _to_info(values: list[int]) -> ImageInfo:
-    """Return a row of the table of headers as what it was."""
+    """Return a row of the table of headers as the `ImageInfo` that it was written from."""
     height, width, height_offset, block_height, is_jpeg, has_restarts, _ = values
     return ImageInfo(height, width, height_offset, block_height, bool(is_jpeg), bool(has_restarts))

@@ -32,9 +32,10 @@ _GROUP_IMAGES, _GROUP_IMAGES_ON_CPU = 2048, 512
 
 
 class ResidentLoader:
-    """Batches of an ArraySource that lives on the device.
+    """Batches of an ArraySource whose arrays are on the device.
 
-    The last batch of an epoch may be smaller: nothing is dropped and nothing comes twice.
+    The last batch of an epoch may be smaller: no sample is dropped and none comes twice, unless `sampling`
+    says otherwise.
     """
 
     def __init__(self, source: ArraySource, *, batch_size: int, image_shape: Sequence[int],
@@ -63,8 +64,8 @@ class ResidentLoader:
             if math.prod(image_shape) != num_values:
                 raise UsageError(f"`image_shape` {show(image_shape)}: the images of "
                                  f"{verbatim(source.description)} have {num_values} values")
-            # Rows of numbers go through the same code as one row of grey pixels, and are flattened again when
-            # they are cut. They are no picture: mirroring is all of the augmentation that applies to them.
+            # Flat rows of numbers go through the same code as images of one row of grey pixels, and are
+            # flattened again at the end. Of the augmentation only mirroring applies to them.
             images = images.reshape(self._count, 1, -1, 1)
             crop = (1, images.shape[2])
             augment_config = _only_mirror(augment_config)
@@ -74,7 +75,7 @@ class ResidentLoader:
             images, self.note = augment.fit_to_shape(images, augment_config, image_shape, train)
             crop = (image_shape[1], image_shape[2])
         self._images = images.contiguous()
-        # checks the settings too: what excludes each other is refused before the first batch
+        # checks the settings too: those that exclude each other are an error before the first batch
         self._crops = CropSampler(augment_config, crop, images.shape[3], seed=seed, train=train)
         pad = self._crops.pad
         self._size = (images.shape[1] - 2 * pad, images.shape[2] - 2 * pad)  # before the border
@@ -132,10 +133,10 @@ class ResidentLoader:
         return zip(images, labels, strict=False)
 
     def _finish(self, epoch: int, pixels: Tensor, drawn: np.ndarray) -> Tensor:
-        """Return pixels (n, H, W, C) as the network is to have them: normalised, erased, flattened."""
+        """Return pixels (n, H, W, C) as the network takes them: normalised, erased, flattened if needed."""
         if pixels.dtype == torch.uint8:
             images = self._normalize(pixels)
-        else:  # someone's own numbers, already as the network is to have them
+        else:  # floats that the user passed: already as the network is to get them
             images = pixels.permute(0, 3, 1, 2).float()
         if (erased := self._crops.erased(epoch, drawn)) is not None:
             erase(images, erased)

@@ -43,9 +43,9 @@ from imgcls.data.sources import ArraySource, Copied, Ordered, Source
 from imgcls.errors import UsageError, printable, verbatim
 from imgcls.storage import cores
 
-#: batches under way, at least: fewer where this many take more bytes, more where batches are small
+#: least number of batches in preparation: fewer where this many take more bytes, more where batches are small
 MIN_BUFFERS, MAX_BUFFER_BYTES = 4, 1 << 28
-#: of these even the largest batches are under way: one is filled, one waits, one is copied to the device
+#: the same for the largest batches: one is filled, one waits, one is copied to the device
 _LEAST_BUFFERS = 3
 #: more threads than this wait for memory and for each other
 MAX_THREADS = 16
@@ -57,7 +57,7 @@ class StreamingLoader:
     """Batches of a Source of encoded images, or of uint8 arrays for what the resident loader does not do.
 
     Damaged samples are left out of their batch, which is then smaller: `num_valid` counts the good ones.
-    Every sample comes once an epoch, and the last batch may be smaller.
+    Every sample comes once an epoch, unless `sampling` says otherwise, and the last batch may be smaller.
     """
 
     def __init__(self, source: Source, *, batch_size: int, image_shape: Sequence[int],
@@ -90,8 +90,8 @@ class StreamingLoader:
         self._orders = sampling.orders(self._labels, batch_size)
         channels, height, width = image_shape
         self._crops = CropSampler(augment_config, (height, width), channels, seed=seed, train=train)
-        # MXNet's scripts never resized for validation: no one's numbers change if it is done better there
-        # than by plain bilinear over every tenth pixel.
+        # MXNet's scripts never resized for validation: there are no numbers of theirs to repeat, so it is
+        # done better there than by plain bilinear over every tenth pixel.
         decoder = Decoder((channels, height, width), pad=self._crops.pad, exact=exact,
                           pad_mode=augment_config.pad_mode, fill_value=augment_config.fill_value,
                           reduce_resized=not train,
@@ -101,13 +101,13 @@ class StreamingLoader:
         # rows of a buffer: the largest part of a batch
         num_rows = -(-batch_size // shard.parts_per_batch) + shard.has_extra_row
         self._buffer_shape = (num_rows, height, width, channels)
-        #: kept between epochs: allocating and pinning them anew would cost as much as some batches
+        #: kept between epochs: to allocate and pin them anew would take as long as some batches
         self.buffers = BufferPool(self._buffer_shape, pinned=device.type == "cuda")
         # each process counts its own: together they allow as many as one would
         self._bad_samples = BadSampleLog(
             description=source.description, num_samples=self.num_samples, on_bad=on_bad,
             limit=max_bad_samples(self.num_samples // shard.parts_per_batch))
-        # indices and not a count: a sample that comes in many epochs is one image
+        # indices instead of a count: a sample that comes in many epochs is one image
         self._enlarged: set[int] = set()
         self._has_told_enlarged = False
 
@@ -122,7 +122,8 @@ class StreamingLoader:
         return not isinstance(self.source, (ArraySource, Ordered))
 
     def kept_bytes(self) -> tuple[int, int]:
-        """Return what a decoded cache of no sample takes, and about what each sample takes in it."""
+        """Return how many bytes the tables of a decoded cache of the source take, and about how many the
+        pixels of each sample."""
         if self._train:
             return images.table_bytes(len(self.source)), self.preparer.typical_bytes()
         return crops.table_bytes(len(self.source)), math.prod(self._buffer_shape[1:])
@@ -137,9 +138,9 @@ class StreamingLoader:
         return (images if self._train else crops).disk_table_bytes(len(self.source))
 
     def kept_settings(self) -> str:
-        """Return the settings that decide the pixels that are kept."""
+        """Return a text of the settings that the kept pixels depend on."""
         config = self._crops.config
-        # a whole image is what it is, unless it is resized first; where it is cut is drawn anew
+        # a whole image depends on none of them, unless it is resized first; where it is cut is drawn anew
         method = config.interpolation if config.resize or not self._train else ""
         return f"{self._train} {self._buffer_shape[3 if self._train else 1:]} {config.resize} {method}"
 
@@ -180,9 +181,9 @@ class StreamingLoader:
         self._tell_enlarged()
 
     def host_batches(self, epoch: int, first_batch: int = 0) -> Generator[HostBatch, None, None]:
-        """Yield the same batches as bytes, with a black row for a damaged sample: for whoever keeps them.
+        """Yield the same batches as bytes, not normalised, with a black row for each damaged sample.
 
-        Each is good until the next one is requested.
+        Each is valid until the next one is requested.
         """
         with self._prefetcher(epoch, first_batch) as prefetcher:
             for _ in range(first_batch, self.batches_per_epoch):
@@ -210,7 +211,7 @@ class StreamingLoader:
         def local_batches() -> Iterator[order.LocalBatch]:
             return (order.local_batch(indices, number, self.batch_size, self.shard) for number in numbers)
 
-        # before the threads ask for the first sample: a remote source begins to fetch
+        # before the threads read the first sample: a remote source begins to fetch
         is_partial = isinstance(self.source, Copied) and not self.source.is_copied
         if is_partial or isinstance(self.source, Ordered):
             needed = np.concatenate([np.zeros(0, np.int64), *(local.indices for local in local_batches())])
@@ -232,7 +233,7 @@ class StreamingLoader:
             self.buffers.put_back(buffers)
 
     def _num_buffers(self) -> int:
-        """Return how many batches are under way at a time."""
+        """Return how many batches are in preparation at a time."""
         if not self.threads:
             return 1
         # two jobs a thread, so that none waits for a batch to be begun; and those that wait and are copied
@@ -248,9 +249,9 @@ class StreamingLoader:
         return min(max(self._buffer_shape[0] // max(self.threads, 1), JOB_IMAGES), JOB_KEPT_IMAGES)
 
     def _next_batch(self, prefetcher: Prefetcher) -> HostBatch:
-        """Return the next batch, with what is damaged or small in it counted."""
+        """Return the next batch, and count the damaged and the enlarged images in it."""
         batch = prefetcher.next_batch()
-        # Here and not in the threads: batches come in order, so a run is given up at the same one always.
+        # Here and not in the threads: batches come in order, so a run always stops at the same one.
         self._bad_samples.record(batch.problems)
         if batch.enlarged.any():
             self._enlarged.update(batch.indices[batch.enlarged].tolist())
@@ -264,7 +265,7 @@ class StreamingLoader:
             num_valid = int(good[:num_valid].sum())
             partners = None if partners is None else order.remaining_partners(partners, good)
             if not num_valid:
-                good = np.arange(len(good)) == 0  # one that does not count, in place of nothing
+                good = np.arange(len(good)) == 0  # one row that does not count, since a batch is never empty
             pixels, indices, mirrored = pixels[torch.from_numpy(good)], indices[good], mirrored[good]
             erased = erased[good]
         # bytes go to the device, a quarter of the floats that they become there
@@ -276,7 +277,7 @@ class StreamingLoader:
                      partners=rows_to_mix(partners, num_valid, self._device))
 
     def _tell_enlarged(self) -> None:
-        """Say after the first full epoch how many images were smaller than the crop."""
+        """Log after the first full epoch how many images were smaller than the crop."""
         if self._enlarged and not self._has_told_enlarged:
             _, height, width, _ = self._buffer_shape
             _log.warning("%s: %d of %d images are smaller than the crop of %dx%d and were enlarged",
@@ -286,13 +287,13 @@ class StreamingLoader:
 
 
 def num_cores() -> int:
-    """Return how many threads prepare batches where the user said nothing: one for each core we may use."""
+    """Return the default of `data_nthreads`: one for each core that the process may use, at most 16."""
     # not os.cpu_count: containers and batch systems give a process some of the machine's cores
     return min(cores.num_usable(), MAX_THREADS)
 
 
 def _in_one_torch_thread(fill: FillRows) -> FillRows:
-    """Have torch, which resizes with antialiasing, start no threads of its own beside ours."""
+    """Return `fill` such that torch, which resizes with antialiasing, starts no threads beside ours in it."""
 
     def fill_in_one_thread(batch: HostBatch, first: int, end: int) -> None:
         torch.set_num_threads(1)  # of the calling thread; costs a microsecond where it is so already

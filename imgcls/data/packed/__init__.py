@@ -1,6 +1,6 @@
 """Samples that lie many to a file: tar shards, LMDB, parquet.
 
-    source      PackedSource: samples of several containers by one index, which is all that a loader knows
+    source      PackedSource: samples of several containers by one index, as loaders need them
     files       which files a pattern means, and that remote ones are copied
     shards, lmdb, parquet   a Container each: labels, and how one sample is read
 

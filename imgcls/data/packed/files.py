@@ -1,4 +1,4 @@
-"""Which files a user's words mean: `a;b`, `{000..127}`, `{a,b}`, `*`, a folder; and copies of remote ones."""
+"""Which files a setting means: `a;b`, `{000..127}`, `{a,b}`, `*`, a folder; and copies of remote ones."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from imgcls.storage.thread_pool import DaemonPool
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d{1,9})\.\.(\d{1,9})")
 _PATTERN = re.compile(r"[*?\[]")
-#: more files than this are no data set but a slip
+#: a pattern that means more files than this is taken for a mistake
 _MAX_FILES = 1_000_000
 #: remote files that are fetched at a time: one connection seldom gives what the network has
 _MAX_FETCHED = 8
-#: what parts of a data set are called; a folder that holds several is no set
+#: names of the splits of a data set; a folder with files of several splits is not taken for one set
 _SPLIT = re.compile(r"(?:^|[-_.])(train|val|valid|validation|test)(?=[-_.]|$)", re.IGNORECASE)
 
 
@@ -34,7 +34,7 @@ def expand(text: str, ending: str, setting: str, *, is_folder: bool = False) -> 
     A UsageError that names `setting` for what is not there.
     """
     files: list[AnyPath] = []
-    # what exists as a whole is not taken apart
+    # a path that exists is taken as it is
     for item in [text] if os.path.exists(text) else filter(None, text.split(";")):
         try:
             names = _expand_braces(item, setting)
@@ -48,7 +48,7 @@ def expand(text: str, ending: str, setting: str, *, is_folder: bool = False) -> 
 
 
 def _expand_braces(item: str, setting: str) -> list[str]:
-    """Return the names that `train-{000..127}.tar` or `{a,b}.tar` stands for; what exists is itself."""
+    """Return the names that `train-{000..127}.tar` or `{a,b}.tar` stands for; a path that exists as it is."""
     if "{" not in item or os.path.exists(item):
         return [item]
     # the parts between braces stand at even places, what is in them at odd ones
@@ -56,7 +56,7 @@ def _expand_braces(item: str, setting: str) -> list[str]:
     count = 1
     for position, part in enumerate(_BRACES.split(item)):
         options = [part] if position % 2 == 0 else _choices(part, item, setting)
-        # multiplied before it is done: three ranges make more names than memory holds
+        # counted before the names are made: three ranges make more names than memory holds
         count *= len(options)
         if count > _MAX_FILES:
             raise UsageError(f"{setting} {verbatim(item)}: means more than {_MAX_FILES:,} files")
@@ -77,12 +77,12 @@ def _choices(text: str, item: str, setting: str) -> list[str]:
 
 def _find(name: str, ending: str | None, setting: str) -> list[AnyPath]:
     """Return the files that a name or pattern means; of a folder those with the ending, None for itself."""
-    # a URL that no one can open is told here, with the setting
+    # a URL that cannot be opened is an error here, which names the setting
     path = to_path(name, setting)
-    # of a URL with the ending no one asks whether it is a folder: http has none
+    # a URL with the ending is not tested for being a folder: http has none
     is_named = isinstance(path, RemotePath) and ending is not None and path.name.endswith(ending)
     if ending is not None and not is_named and path.is_dir():
-        # by the lower case of it, as the kind was found
+        # in lower case, as `kinds.kind_of` compares them
         files: list[AnyPath] = sorted(entry for entry in path.iterdir()
                                       if entry.name.lower().endswith(ending) and entry.is_file())
         _refuse_mixture(files, name, setting)
@@ -95,7 +95,7 @@ def _find(name: str, ending: str | None, setting: str) -> list[AnyPath]:
 
 
 def _refuse_mixture(files: Sequence[AnyPath], name: str, setting: str) -> None:
-    """Refuse a folder with files of several splits: what validates would be trained on."""
+    """Raise UsageError for a folder with files of several splits: validation data would be trained on."""
     # by the names alone, as people and Hugging Face call them
     splits = sorted({found[1].lower() for file in files if (found := _SPLIT.search(file.stem))})
     if len(splits) > 1:

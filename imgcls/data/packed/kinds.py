@@ -45,13 +45,13 @@ KINDS = (
 def kind_of(path: AnyPath) -> Kind | None:
     """Return the kind that a path means: a file or a pattern by its ending, a folder by what lies in it."""
     for kind in KINDS:
-        # a folder may be called as anything; of a URL with the ending no one asks: http knows no folders
+        # a folder may have any name; a URL with the ending is not tested for being one: http has no folders
         is_remote_file = isinstance(path, RemotePath) and not kind.is_folder
         if path.name.lower().endswith(kind.ending) and (is_remote_file or not path.is_dir()):
             return kind
     # one listing, which on a store is one request; a folder of this disk may hold a million images
     is_listed = isinstance(path, RemotePath) and not path.suffix
-    # before the question whether it is a folder, which the listing answers, where its name says so
+    # where the name looks like a folder's it is listed before `is_dir`, which the listing then answers
     entries = list(path.iterdir()) if is_listed else []
     if not path.is_dir():
         return None
@@ -93,10 +93,10 @@ def open_packed(kind: Kind, path: str, setting: str, *, class_names: Sequence[st
 
 def _open_each(path: str, files: Sequence[AnyPath], parts: Iterable[AnyPath], open_one: Callable[..., Any],
                cache_gb: float | None) -> list[Any]:
-    """Return a container of each file, when the part of it that is copied is there."""
+    """Return a container of each of `files`, opened when its part, the file that is copied, is there."""
     containers = []
-    # `parts` come as they are fetched, `files` are what the user knows them by
-    # one after the other: what is read is labels, and those of shards are parsed in Python
+    # `parts` come as they are fetched; `files` are the paths that the user named
+    # one after the other: mostly labels are read, and those of shards are parsed in Python
     with show_count(f"{path}: reading labels", "files", len(files)) as show:
         for file, _ in zip(files, parts, strict=True):
             containers.append(open_one(file, cache_gb))

@@ -18,7 +18,7 @@ from imgcls.storage.paths import AnyPath
 from imgcls.storage.reading import open_read, version_of
 from imgcls.storage.remote import RemotePath
 
-#: a new number wherever the rules of labels change
+#: increased whenever the rules of labels change
 _VERSION = 1
 
 
@@ -44,11 +44,11 @@ class LmdbImages:
         except OSError as error:
             raise DataError(file, reason(error)) from error
         self._file = file
-        # containers are not closed: the file is when the last one goes
+        # a container has no `close`: its file is closed when it is collected
         weakref.finalize(self, stream.close)
         local = stream.name if isinstance(path, RemotePath) else str(path)
         version = os.path.basename(local) if isinstance(path, RemotePath) else str(status.st_mtime_ns)
-        # before the child: a missing package is told as such
+        # before the process that reads the database: a missing package has an error of its own
         LmdbReader.check_package()
         arrays: Arrays
         arrays, _ = array_cache.load_or_make(
@@ -57,7 +57,7 @@ class LmdbImages:
         self._keys = arrays["keys"].tobytes()
         self._key_ends = arrays["key_ends"]
         problems: list[DataError] = []
-        # what is no Datum is told, and is no sample
+        # what is no Datum is a problem, and no sample
         labels = arrays["labels"]
         is_datum = np.isfinite(labels)
         self._rows = np.flatnonzero(is_datum)
@@ -80,7 +80,7 @@ class LmdbImages:
             raise self.problem(number, str(error)) from error
         if pixels.shape[2] not in (1, 3):
             raise self.problem(number, f"has {pixels.shape[2]} channels, 1 or 3 are images")
-        # blue comes first there
+        # Datums have blue first
         return np.ascontiguousarray(pixels[:, :, ::-1])
 
     def problem(self, number: int, reason: str) -> DataError:
@@ -88,7 +88,7 @@ class LmdbImages:
         return DataError(self.path, f"key {self._name(self._rows.item(number))} {reason}")
 
     def version(self) -> str:
-        """Return what tells this database from another under its name."""
+        """Return a text that changes when the database is changed or replaced."""
         return version_of(self._file)
 
     def _name(self, row: int) -> str:

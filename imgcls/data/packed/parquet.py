@@ -35,7 +35,7 @@ class ParquetImages:
             stream = open_read(path, cache_gb=cache_gb)
         except OSError as error:
             raise DataError(path, reason(error)) from error
-        # containers are not closed: the file is when the last one goes
+        # a container has no `close`: its file is closed when it is collected
         weakref.finalize(self, stream.close)
         self._reader = ParquetReader(stream.name if isinstance(path, RemotePath) else str(path), path)
         self.class_names: Sequence[str] = self._reader.class_names
@@ -44,7 +44,7 @@ class ParquetImages:
         self.problems: Sequence[DataError] = ()
         #: int64 (G,): memory that the images of each group of rows take, and the first row of each
         self.group_bytes = self._reader.group_bytes()
-        # all of these are numbers that the file claims: compared before anything is read by them
+        # all of these are numbers that the file claims: checked before anything is read by them
         counts = self._reader.group_rows()
         self.group_firsts = np.cumsum(counts) - counts
         if counts.min(initial=0) < 0 or counts.sum() != len(self.labels):
@@ -71,7 +71,7 @@ class ParquetImages:
         return memoryview(image).cast("B")
 
     def version(self) -> str:
-        """Return what tells this file from another under its name."""
+        """Return a text that changes when the file is changed or replaced."""
         return version_of(self.path)
 
     def read_group(self, group: int) -> Any:
@@ -84,18 +84,18 @@ class ParquetImages:
 
 
 class _GroupMemory:
-    """The groups of rows that were used last, up to a number of bytes; threads share it."""
+    """The groups of rows that were used last, up to a number of bytes but at least one; threads share it."""
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit_bytes = limit_bytes
         self._groups: OrderedDict[tuple[int, int], tuple[Any, int]] = OrderedDict()
         self._lock = threading.Lock()
-        # a lock for each group that is being read: two threads that need it wait for one of them
+        # a lock for each group that is being read: of two threads that need it one reads and the other waits
         self._reading: dict[tuple[int, int], threading.Lock] = {}
         self._num_bytes = 0
 
     def group(self, file: ParquetImages, group: int) -> Any:
-        """Return the images of a group, read where they are not in memory."""
+        """Return the images of a group, which are read if they are not in memory."""
         # the files live as long as the source that has this memory
         key = (id(file), group)
         if (images := self._recall(key)) is not None:
@@ -128,7 +128,7 @@ class _GroupMemory:
 
 
 class ParquetSource(PackedSource):
-    """Rows of parquet files that fit into memory as they are used: any order will do."""
+    """Rows of parquet files whose images fit into memory together: they are read well in any order."""
 
     def __init__(self, containers: Sequence[ParquetImages], *, class_names: Sequence[str] = (),
                  on_bad: str = "skip") -> None:
@@ -176,7 +176,7 @@ class WindowedParquetSource(ParquetSource):
         return windowed_order(self._orders, seed, epoch, chunk_of_sample, len(groups), self._window)
 
     def prefetch(self, indices: np.ndarray) -> None:
-        """Do nothing: the first sample of a group brings the others, and threads read several groups."""
+        """Do nothing: the first sample of a group reads the others too, and threads read several groups."""
 
 
 def parquet_source(containers: Sequence[ParquetImages], *, class_names: Sequence[str] = (),

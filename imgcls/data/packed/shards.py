@@ -26,9 +26,9 @@ from imgcls.storage.reading import version_of
 from imgcls.storage.remote import RemotePath
 from imgcls.storage.remote_file import read_range
 
-#: a new number wherever the rules of samples and labels change
+#: increased whenever the rules of samples and labels change
 _VERSION = 1
-#: smaller shards are indexed again: an entry for them would only be litter
+#: smaller shards are indexed again each time: keeping their index would save next to nothing
 MIN_KEPT_BYTES = 1 << 24
 
 
@@ -50,7 +50,7 @@ class TarShard:
         is_large = self._file.size >= MIN_KEPT_BYTES
         arrays: Arrays
         if is_large:
-            # a list with problems is made again, so that they are told again
+            # an index with problems is not kept, so that they are reported again
             arrays, _ = array_cache.load_or_make(
                 "shards", path.name, self._about(), self._index, is_good=self._fits,
                 is_worth_keeping=lambda arrays: not self.problems)
@@ -66,12 +66,12 @@ class TarShard:
         return self._file.read(offset, offset + self._sizes.item(number))
 
     def problem(self, number: int, reason: str) -> DataError:
-        """Return the error that names a sample by its member and byte."""
+        """Return the error that names a sample by its member and offset in bytes."""
         offset = self._offsets.item(number)
         return DataError(self.path, f"{verbatim(member_name(self._file.read, offset))} {reason}", offset)
 
     def version(self) -> str:
-        """Return what tells this tar from another under its name."""
+        """Return a text that changes when the tar is changed or replaced."""
         return version_of(self.path)
 
     def _about(self) -> str:
@@ -91,7 +91,7 @@ class TarShard:
 class RangedShard:
     """The samples of a tar behind a URL that is read by ranges and not copied; a Container.
 
-    To learn the labels it is read through once; what is found is kept as of other tars.
+    To get the labels it is read through once; what is found is kept as for other tars.
     """
 
     class_names: Sequence[str] = ()
@@ -104,7 +104,7 @@ class RangedShard:
         self._problems: list[DataError] = []
         self.problems: Sequence[DataError] = self._problems
         about = json.dumps([_VERSION, path.url, self.info.version, self.info.size])
-        # of small ones too: to index one again is to fetch it again
+        # of small ones too: to index one again would be to fetch it again
         arrays: Arrays
         arrays, _ = array_cache.load_or_make(
             "shards", path.name, about, self._index, is_good=lambda arrays: _fits(arrays, self.info.size),
@@ -118,7 +118,7 @@ class RangedShard:
         return len(self.labels)
 
     def read(self, number: int) -> bytes:
-        """Return the encoded image of a sample, asked for on its own."""
+        """Return the encoded image of a sample, read by a request for it alone."""
         return read_range(self.path, self.offsets.item(number), self.ends.item(number))
 
     payload = read
@@ -128,13 +128,13 @@ class RangedShard:
         return view[self.offsets.item(number) - first:self.ends.item(number) - first]
 
     def problem(self, number: int, reason: str) -> DataError:
-        """Return the error that names a sample by its member and byte."""
+        """Return the error that names a sample by its member and offset in bytes."""
         offset = self.offsets.item(number)
         name = member_name(lambda begin, end: read_range(self.path, begin, end), offset)
         return DataError(self.path, f"{verbatim(name)} {reason}", offset)
 
     def version(self) -> str:
-        """Return what tells this tar from another under its name."""
+        """Return a text that changes when the tar is replaced: the store's version of it."""
         return self.info.version
 
     def _index(self) -> Arrays:
@@ -148,7 +148,7 @@ class ChunkedShards(PackedSource):
     def __init__(self, containers: Sequence[RangedShard], *, class_names: Sequence[str] = (),
                  on_bad: str = "skip") -> None:
         super().__init__(containers, class_names=class_names, on_bad=on_bad)
-        # of each sample its file, and its number there: what `Chunks` knows records by
+        # `Chunks` takes the file of each sample, and the sample's number in it
         firsts = np.asarray(self.firsts, np.int64)
         files = np.searchsorted(firsts, self._numbers, side="right") - 1
         #: what is fetched and when; see `chunks.py`
@@ -174,7 +174,7 @@ class ChunkedShards(PackedSource):
 
 def _fits(arrays: Arrays, size: int) -> bool:
     """Return whether a kept index can be that of a tar of so many bytes."""
-    # never believed: an offset behind the end would be a lost file in the middle of a run
+    # always checked: an offset behind the end would look like a lost file in the middle of a run
     offsets, sizes = arrays["offsets"], arrays["sizes"]
     return bool((offsets >= 0).all() and (sizes >= 0).all() and (offsets[1:] >= offsets[:-1]).all()
                 and (offsets <= size - sizes).all() and len(arrays["labels"]) == len(offsets)

@@ -31,9 +31,9 @@ class Container(Protocol):
     labels: np.ndarray
     #: names of the classes in label order; empty where the file has none
     class_names: Sequence[str]
-    #: where labels are names: those that the numbers in `labels` stand for, in any order; else empty
+    #: where the file's labels are names: `labels` are indices into these, in any order; else empty
     label_names: Sequence[str]
-    #: what is damaged and is no sample
+    #: errors of entries that are damaged, and so are no samples
     problems: Sequence[DataError]
 
     def read(self, number: int) -> bytes | memoryview | np.ndarray:
@@ -45,12 +45,12 @@ class Container(Protocol):
         ...
 
     def version(self) -> str:
-        """Return a text that is another one when the file is."""
+        """Return a text that changes when the file is changed or replaced."""
         ...
 
 
 class PackedSource:
-    """The samples of several containers, one behind the other; see `sources.Source`."""
+    """The samples of several containers, one after the other; see `sources.Source`."""
 
     #: how much of the cache the copies of remote files take
     copied_bytes = 0
@@ -59,7 +59,7 @@ class PackedSource:
                  on_bad: str = "skip") -> None:
         """`class_names` are those of the training data, by which labels that are names are numbered."""
         self.containers = containers
-        #: of the first one
+        #: of the first container
         self.path = containers[0].path
         more = f" and {len(containers) - 1} more" if len(containers) > 1 else ""
         self.description = f"{self.path}{more}"
@@ -73,7 +73,7 @@ class PackedSource:
             self.problems.append(containers[file].problem(
                 index - int(firsts[file]), f"has the label {labels[index]:g}, which is no class number"))
         check_bad_samples(self.problems, len(labels) + len(self.problems), self.description, on_bad)
-        # of each sample its number through all containers
+        # the number of each sample, counted through all containers
         self._numbers = np.flatnonzero(is_class)
         self.labels = labels[is_class].astype(np.int64)
         #: number of the first sample of each container
@@ -129,7 +129,7 @@ def _number_classes(containers: Sequence[Container],
         # what the user wrote beside the files comes first, as with records
         names = lists.class_names(containers[0].path) or (named.class_names if named else ())
         return tuple(names), np.concatenate([container.labels for container in containers])
-    # a class may have no image in some of the files
+    # some of the files may have no image of a class
     found = {name for container in containers for name in container.label_names}
     names = tuple(train_names or sorted(found))
     parts = []
@@ -138,7 +138,7 @@ def _number_classes(containers: Sequence[Container],
             raise UsageError(f"{verbatim(container.path)}: has numbers for labels, and others have names")
         label_of = label_of_names(container.label_names, names,
                                   lambda name, path=container.path: f"{path}: {name}")
-        # nan, a sample without a label, stays what it is
+        # nan, a sample without a label, stays nan
         is_named = np.isfinite(container.labels)
         labels = np.full(len(container.labels), np.nan)
         labels[is_named] = label_of[container.labels[is_named].astype(np.int64)]

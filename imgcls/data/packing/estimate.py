@@ -1,4 +1,4 @@
-"""Measure work on a few images, to say what the whole set will take. The commands' `dry_run` calls it.
+"""Measure work on a few images, to estimate what the whole set will take. The commands' `dry_run` calls it.
 
 Nothing is written. What is measured is the work itself, on images from all over the set.
 """
@@ -23,7 +23,7 @@ from imgcls.formats.recordio.image_record import HEADER_DTYPE
 
 Item = TypeVar("Item")
 
-#: images that are enough, and how long they may take
+#: most images that are measured, and how long they may take together
 MAX_SAMPLED = 1024
 MAX_SECONDS = 4.0
 #: a line of an `.idx`: a key and an offset of eleven digits, on average
@@ -32,7 +32,7 @@ _INDEX_BYTES = 20
 
 @dataclass(frozen=True)
 class Measure:
-    """What some images took."""
+    """What the work on some images took."""
 
     num_images: int
     num_skipped: int
@@ -42,16 +42,16 @@ class Measure:
 
     @property
     def images_per_s(self) -> float:
-        """Return the speed."""
+        """How many images a second were done."""
         return self.num_images / max(self.seconds, 1e-9)
 
     def bytes_of(self, count: int) -> int:
-        """Return how many bytes so many images become."""
+        """Return about how many bytes `count` images become."""
         return round(self.size_bytes / max(self.num_images, 1) * count)
 
 
 class Sample(Generic[Item]):
-    """A fair sample of the items that it is shown, and how many they were; each stays with equal chance."""
+    """A random sample of the items that `show` was called with, each with equal chance, and their number."""
 
     def __init__(self, size: int = MAX_SAMPLED) -> None:
         self.items: list[Item] = []

@@ -1,9 +1,9 @@
 """Decode an image, shrink it and encode it again, as MXNet's im2rec.py does with the same OpenCV.
 
-Called by the threads of `pack`, and by `imgcls-verify` to decode. As OpenCV does it: EXIF orientation is
-applied (not with color -1), 16-bit becomes 8-bit, CMYK becomes BGR, alpha is dropped, of an animation the
-first picture is taken. Where an image cannot be decoded or encoded, a
-text that says why is returned in place of the result, not raised.
+Called by the threads of `pack`, and by `imgcls-verify` to decode. As OpenCV does it: CMYK becomes BGR, and of
+an animation the first picture is taken. With color 1 and 0 EXIF orientation is applied, 16-bit becomes 8-bit
+and alpha is dropped; with color -1 not. Where an image cannot be decoded or encoded, a text that says why is
+returned in place of the result; nothing is raised.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from imgcls.formats import npy_image
 #: interpolation methods beyond OpenCV's 0-4, as MXNet's tools/im2rec.cc has them
 BY_DIRECTION = 9
 BY_CHANCE = 10
-#: im2rec.py has one flag for both, and 95 is its default for JPEG
+#: the largest level of PNG: im2rec.py has one flag for both formats, with JPEG's 95 as its default
 _MAX_PNG_COMPRESSION = 9
-#: of the text of an OpenCV error: some quote a long expression
+#: most characters of an OpenCV error's text: some quote a long expression
 _MAX_TEXT = 200
 
 
@@ -72,7 +72,7 @@ def reencode(data: bytes, config: PackConfig, seed: int) -> bytes | str:
     if image.dtype == np.uint16 and config.encoding != ".png":
         # OpenCV would cut everything above 255 off; this is what it does itself when it reads to 8 bits.
         image = (image >> 8).astype(np.uint8)
-    # TIFF may hold floats, whose range no one knows.
+    # TIFF may hold floats, whose range is not known.
     elif image.dtype not in (np.uint8, np.uint16):
         return f"pixels of type {image.dtype}, which {config.encoding} does not hold"
     if config.center_crop:

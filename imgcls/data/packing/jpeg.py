@@ -19,10 +19,10 @@ _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
 
 def find_damage(data: bytes | memoryview) -> str:
-    """Return what is wrong with an encoded image as far as its header and framing tell; "" if nothing.
+    """Return what is wrong with an encoded image as far as its header and framing show; "" if nothing.
 
     OpenCV's versions differ in what they make of a JPEG that ends too early: a half grey picture, or none. So
-    it is looked for here. What is no image at all is refused as well: no reader could use it.
+    the end is checked here. Bytes that are no image at all count as damage: no reader could use them.
     """
     try:
         inspect(data)
@@ -43,7 +43,7 @@ def restart_interval(units_per_row: int) -> int:
 
 
 def with_restarts(data: bytes) -> bytes:
-    """Insert restart markers into a JPEG, coefficients unchanged; return what is none as it is."""
+    """Return a JPEG with restart markers, coefficients unchanged; other data unchanged. Needs `jpegtran`."""
     frame = _frame_widths(data) if data.startswith(_JPEG) else None
     if frame is None:
         return data
@@ -51,7 +51,7 @@ def with_restarts(data: bytes) -> bytes:
     interval = restart_interval(-(-width // unit_width))
     command = ["jpegtran", "-copy", "all", "-restart", f"{interval}B"]
     done = subprocess.run(command, input=data, capture_output=True, check=False)
-    # What it cannot convert (12 bits, arithmetic coding, damage) stays what it was: no image is lost.
+    # What it cannot convert (12 bits, arithmetic coding, damage) stays as it was: no image is lost.
     return done.stdout if done.returncode == 0 and done.stdout.startswith(_JPEG) else data
 
 
@@ -63,7 +63,7 @@ def _segments(data: bytes | memoryview) -> Iterator[tuple[int, int]]:
         if marker == 0xFF:  # a fill byte: any number may stand before a marker
             offset += 1
             continue
-        # Markers without a length stand here in damaged files alone.
+        # Markers without a length occur here only in damaged files.
         length = int.from_bytes(data[offset + 2:offset + 4], "big")
         if length < 2 or marker == _END:
             return
@@ -74,7 +74,7 @@ def _segments(data: bytes | memoryview) -> Iterator[tuple[int, int]]:
 
 
 def _frame_widths(data: bytes) -> tuple[int, int] | None:
-    """Return (width, width of a coding unit) of a JPEG in pixels; None where its header does not say them."""
+    """Return (width, width of a coding unit) of a JPEG in pixels; None where its header lacks them."""
     for marker, offset in _segments(data):
         # A frame: precision (1 byte), height (2), width (2), number of components, then 3 bytes a component
         # of which the second holds its sampling factors, across in the upper half.

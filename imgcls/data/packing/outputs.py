@@ -26,7 +26,7 @@ from imgcls.storage.atomic import write_bytes
 
 @dataclass(frozen=True)
 class PackCounts:
-    """What became of a list, in numbers; the names are keys of STEM.pack.json."""
+    """The counts of a packed list; their names are keys of STEM.pack.json."""
 
     records: int
     skipped: int
@@ -34,7 +34,7 @@ class PackCounts:
 
 
 def write_outputs(stem: str, target: str, summary: ListSummary, result: PackResult) -> PackCounts:
-    """Write what stands beside the records `target` as STEM.bad and so on, but for the stamp; return the
+    """Write the files beside the records `target`, STEM.bad and class names, but not the stamp; return the
     counts."""
     problems = [str(problem) for problem in summary.problems]
     # tab and reason: what is before the tab can be cut out and packed again
@@ -49,9 +49,9 @@ def write_outputs(stem: str, target: str, summary: ListSummary, result: PackResu
 
 
 def remove_leftovers(stem: str, *, is_resumed: bool = False) -> None:
-    """Remove what killed runs left half written of the files of STEM; another run's that goes on stays.
+    """Remove what killed runs left half written of the files of STEM; what a running process writes stays.
 
-    With `is_resumed` that stays as well which this run continues with.
+    With `is_resumed` the part of an earlier run that this one continues with stays as well.
     """
     path = Path(stem)
     ends = r"\.(rec|idx|bad|lst|pack\.json|classes\.txt)"
@@ -89,14 +89,14 @@ def read_stamp(stem: str, inputs: PackInputs) -> PackCounts | None:
 
 
 def parse_stamp(text: bytes, inputs: PackInputs) -> PackCounts | None:
-    """Return the counts that a STEM.pack.json tells of a run with these inputs, else None."""
+    """Return the counts in a STEM.pack.json if it is of a run with these inputs, else None."""
     try:
         stamp = json.loads(text)
         names = [field.name for field in dataclasses.fields(PackCounts)]
         counts = PackCounts(**{name: int(stamp.pop(name)) for name in names})
         return counts if stamp == inputs.stamp() else None
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
-        return None  # one that anybody may have edited: packed again
+        return None  # damaged or edited: packed again
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class PackInputs:
     fingerprint: str = ""
 
     def stamp(self) -> dict[str, Any]:
-        """Return it for STEM.pack.json."""
+        """Return the inputs as JSON values for STEM.pack.json; the list is read for its hash."""
         settings = dataclasses.asdict(self.config)
         # the bytes do not depend on it
         del settings["num_threads"]  # any number of threads gives the same bytes
@@ -122,5 +122,5 @@ class PackInputs:
         return {"list_sha256": digest.hexdigest(), "settings": settings, **archives}
 
     def identity(self) -> str:
-        """Return it as one line."""
+        """Return the stamp as one line of text."""
         return json.dumps(self.stamp(), sort_keys=True)

@@ -46,7 +46,7 @@ Progress = Callable[[int], object]
 
 @dataclass
 class PackResult:
-    """What became of a list."""
+    """The result of packing a list."""
 
     num_records: int = 0
     size_bytes: int = 0
@@ -72,7 +72,7 @@ def pack_list(entries: Iterable[ListEntry], root: str | ImageReader, path: str |
 
 
 class _Sink:
-    """Takes what became of each entry, in their order."""
+    """Takes the result of each entry, in their order."""
 
     def __init__(self, writer: RecordWriter, sync: BackgroundSync, progress: Progress) -> None:
         self.writer = writer
@@ -103,7 +103,7 @@ def make_seekable(source: str | os.PathLike[str], path: str | os.PathLike[str], 
                   progress: Progress = lambda count: None) -> PackResult:
     """Write `path` with the records of another file, their JPEGs made seekable without loss of a coefficient.
 
-    Labels, ids, keys and whatever is no JPEG stay as they are. A damaged file is a DataError. Needs
+    Labels, ids, keys and images that are no JPEGs stay as they are. A damaged file is a DataError. Needs
     `jpegtran`.
     """
     reader = RecordReader(source)
@@ -116,7 +116,7 @@ def make_seekable(source: str | os.PathLike[str], path: str | os.PathLike[str], 
             image = unpack(payload)[2]
         except ValueError:  # no image record
             return payload
-        # The image is the end of the payload: what stands before it is copied without being understood.
+        # The image is the end of the payload: what stands before it is copied without being interpreted.
         return payload[:len(payload) - len(image)] + with_restarts(bytes(image))
 
     with (RecordWriter(path) as writer,
@@ -169,7 +169,7 @@ def _store_files(entries: Iterable[ListEntry], reader: ImageReader, config: Pack
     """Write the images as they are.
 
     Threads read some at a time into a block, laid out as it will be in the `.rec`: no byte is copied again,
-    and the blocks are used again and again, as fresh memory costs more than reading.
+    and the blocks are used again and again, as allocating memory takes longer than reading.
     """
     idle: deque[Block] = deque()  # append and pop of a deque need no lock between threads
 
@@ -185,7 +185,7 @@ def _store_files(entries: Iterable[ListEntry], reader: ImageReader, config: Pack
                       _BLOCKS_AHEAD) as blocks:
         for block, pairs in blocks:
             sink.writer.write_block(block)
-            idle.append(block)  # its bytes have left for the file: it may be filled again
+            idle.append(block)  # its bytes have been written: it may be filled again
             for entry, problem in pairs:
                 sink.add(entry, problem)
             sink.flush()
@@ -205,7 +205,7 @@ def _read_into(block: Block, entry: ListEntry, reader: ImageReader, config: Pack
         image = reader.read_into(entry.path, lambda size: block.reserve(len(head), size))
     except (OSError, ValueError) as error:
         return reason(error)
-    # else what was reserved is simply reserved again
+    # without `append` the next image gets the same memory
     problem = _too_large(head, len(image)) or find_damage(image)
     if not problem:
         block.append(head, len(image), entry.id)
@@ -226,7 +226,7 @@ def _head(entry: ListEntry, config: PackConfig) -> bytes:
 
 
 def _too_large(head: bytes, image_bytes: int) -> str:
-    """Return what to say of an image that fits into no record, "" of any other."""
+    """Return the reason why an image fits into no record, "" if it fits."""
     if image_bytes > MAX_PAYLOAD_BYTES - len(head) - _SPARE_BYTES:
         return f"{image_bytes} bytes are more than a record holds"
     return ""

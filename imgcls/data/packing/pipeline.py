@@ -1,6 +1,6 @@
 """Work on a sequence with threads and take the results in its order; sync the disk in the background.
 
-`pack` and `imgcls-verify` use it. Nothing here knows of images.
+`pack` and `imgcls-verify` use it, among others. Nothing here depends on images.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from imgcls.formats.recordio import RecordWriter
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-#: results that wait to be taken; beyond it the threads wait too
+#: size of the results that wait to be taken: above it the threads wait too
 MAX_WAITING_BYTES = 256 << 20
 #: the same, counted: one slow item in front must not let the others run ahead without end
 MAX_AHEAD_PER_THREAD = 64
-#: so much is written before the disk is made to begin with it
+#: a sync begins when so many bytes were written since the last one began ...
 SYNC_BYTES = 48 << 20
 #: ... or, where images come slowly, after so long
 SYNC_INTERVAL_S = 5.0
@@ -34,9 +34,9 @@ def map_in_order(function: Callable[[Item], Result], items: Iterable[Item], num_
 
     A context, and not only an iterator: its end waits for the threads. One that still decodes while the
     interpreter ends, because the disk was full, would abort the process. Each thread is `max_ahead` items
-    ahead at most, and they wait when the results that no one took yet weigh more than `MAX_WAITING_BYTES`
-    (`size_of`: bytes of a result). With one thread the work is done by whoever takes it. An error in
-    `function` is raised where its result is taken.
+    ahead at most, and they wait when the results that are not taken yet have more than `MAX_WAITING_BYTES`
+    (`size_of`: bytes of a result). With one thread the caller does the work when it takes a result. An error
+    in `function` is raised where its result is taken.
     """
     if num_threads <= 1:
         yield map(function, items)
@@ -96,7 +96,7 @@ class _Workers(Generic[Item, Result]):
             yield result
 
     def stop(self) -> None:
-        """Begin nothing more, and wait for what is under way, however often Ctrl-C is pressed."""
+        """Begin no more items, and wait for those that are begun, however often Ctrl-C is pressed."""
         interruption = None
         with self._lock:
             self._is_stopped = True
@@ -126,7 +126,7 @@ class _Workers(Generic[Item, Result]):
             with self._lock:
                 self._results[index] = result
                 self._waiting_bytes += self._size_of(result)
-                if index == self._num_taken:  # no one waits for any other
+                if index == self._num_taken:  # the taker waits for this one only
                     self._is_ready.notify()
 
     def _next_item(self) -> tuple[int, Item] | None:
@@ -155,14 +155,14 @@ class _Workers(Generic[Item, Result]):
 class BackgroundSync:
     """A thread that syncs a file while more is written to it, so that less is left to wait for at the end.
 
-    As a context it ends with its block, and raises the error of a sync that `notify` did not raise yet.
+    A context manager: at its end the thread ends, and an error that `notify` did not raise yet is raised.
     """
 
     def __init__(self, writer: RecordWriter) -> None:
         self._writer = writer
         self._begun_bytes = 0  # how much was written when the last sync began, and when that was
         self._begun_s = time.monotonic()
-        self._mark: object = None  # what the next sync makes sure of
+        self._mark: object = None  # passed to `writer.commit` after the next sync
         self._is_due = threading.Event()
         self._is_stopped = False
         self._error: OSError | None = None
@@ -203,6 +203,6 @@ class BackgroundSync:
             try:
                 self._writer.sync()
                 self._writer.commit(mark)
-            except OSError as error:  # the system tells it once: it must not be lost
+            except OSError as error:  # the system reports it only once: it must not be lost
                 self._error = error
                 return

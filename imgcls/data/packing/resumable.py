@@ -1,9 +1,9 @@
-"""A writer of records that a killed run leaves where the next one continues, to the same bytes.
+"""A writer of records: when a run is killed, the next one continues where it ended, to the same bytes.
 
-Until they are complete the records are `.X.rec.partial_.tmp`, the index and the list of what was left out
-stand beside them, and a journal says how much of each was on the disk when. The next run with the same
-identity (list, settings, archives) cuts all of them to the journal's last line and writes on. One process
-writes at a time: it holds a lock.
+Until they are complete the records are in `.X.rec.partial_.tmp`, with the index and the list of what was left
+out beside them, and a journal records how much of each is on the disk. The next run with the same identity
+(list, settings, archives) cuts all of them to what the journal's last line says and continues there. One
+process writes at a time: it holds a lock.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class SkippedEntry(NamedTuple):
     reason: str
 
 
-# No error of imgcls.errors: the packer passes on to the next list, which another process may
-# have left.
+# Not one of imgcls.errors: the packer goes on with the next list, which another process may not be
+# writing.
 class BusyError(Exception):
     """Another process writes the same records now."""
 
@@ -40,11 +40,12 @@ class ResumableWriter(RecordWriter):
     def __init__(self, path: str | os.PathLike[str], identity: str, *, is_kept: bool) -> None:
         """Open what is there of an earlier run with this identity, or start again.
 
-        With `is_kept` an earlier run's part is used, and what is written stays when this one ends with an
-        error. A BusyError where another process writes it.
+        With `is_kept` an earlier run's part is used, and what is written stays when this run ends with an
+        error. BusyError where another process writes the same records, RunError where the files cannot be
+        written.
         """
         self.path = to_local_path(path, "OUT.rec")
-        #: what became of the list so far: entries, records, and those left out
+        #: how far the list is done: entries, records, and the entries left out
         self.num_entries = 0
         self.count = 0
         self.skipped: list[SkippedEntry] = []
@@ -104,7 +105,8 @@ class ResumableWriter(RecordWriter):
             self._streams["bad"].write(line.encode("ascii") + b"\n")
 
     def mark(self) -> object:
-        """Hand all to the system, and return the line of the journal that is true once it is on the disk."""
+        """Pass all buffers to the system; return the journal's line, which is true when they are on the disk.
+        """
         sizes = {}
         # records and index first: what the journal says of them must be there
         for name in ("rec", "idx", "bad"):
@@ -114,7 +116,7 @@ class ResumableWriter(RecordWriter):
                            **sizes}).encode()
 
     def sync(self) -> None:
-        """Have what was handed to the system on the disk."""
+        """Wait until what was passed to the system is on the disk."""
         for name in ("rec", "idx", "bad"):
             # fdatasync, where there is one: the time of the last change may be lost
             getattr(os, "fdatasync", os.fsync)(self._streams[name].fileno())
@@ -135,7 +137,7 @@ class ResumableWriter(RecordWriter):
             # what stands behind the mark may be half a record, or bytes that never reached the disk
             self._streams[name].truncate(state[name])
             self._streams[name].seek(state[name])
-        # keys and offsets continue as if nothing had happened
+        # keys and offsets continue as in a run that was not interrupted
         self._offset = state["rec"]
         self.count = state["records"]
         self.num_entries = state["entries"]
@@ -181,7 +183,7 @@ class ResumableWriter(RecordWriter):
 
     def _close(self) -> None:
         for stream in self._streams.values():
-            with contextlib.suppress(OSError):  # a full disk, which has been told
+            with contextlib.suppress(OSError):  # a full disk, which has been reported
                 stream.close()
 
 
