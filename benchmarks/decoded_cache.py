@@ -89,7 +89,7 @@ def _rounds(args: argparse.Namespace, task: str, measured: dict[str, list[float]
     """Add a round to those of the task, in the file of results if there is one; return them."""
     _all_rounds.setdefault(task, [])
     if args.results:
-        # a line for each round: of machines that are idle for minutes only, and not for an hour
+        # a line for each round, so that rounds can be measured when a machine is idle for some minutes
         with open(args.results, "a+", encoding="ascii") as stream:
             print(json.dumps({"task": task, "measured": measured}), file=stream)
             stream.seek(0)
@@ -99,7 +99,7 @@ def _rounds(args: argparse.Namespace, task: str, measured: dict[str, list[float]
     return _all_rounds[task]
 
 
-#: of this run, by task
+#: the rounds of this run, by task
 _all_rounds: dict[str, list[dict[str, list[float]]]] = {}
 
 

@@ -61,14 +61,14 @@ def _folders(root: str) -> list[str]:
 
 def _compare(what: str, flags: list[str], args: argparse.Namespace, *, command: str = "train") -> None:
     accuracies: dict[str, list[float]] = {name: [] for name in TYPES}
-    # the seeds of a piece: what takes an hour in one go can be done in parts, between other work
+    # only these seeds: what takes an hour at once can be done in parts, between other work
     for seed in range(args.first_seed, args.first_seed + args.seeds):
         for name in TYPES:  # by turns: what is there after half of the time is half of each
             accuracies[name].append(_accuracy([command, *flags, "--dtype", name, "--seed", str(seed),
                                                "--num-threads", str(args.threads)]))
     means = {name: statistics.mean(values) for name, values in accuracies.items()}
-    # of the difference of two means of so many runs, whose seeds scatter as these do
-    # one seed says nothing of it
+    # the standard error of the difference of two means, from the scatter of the seeds;
+    # of one seed it is unknown
     scatter = [statistics.variance(values) if args.seeds > 1 else math.nan for values in accuracies.values()]
     error = (sum(scatter) / args.seeds) ** 0.5
     # two standard errors: one pair in twenty differs by more without any cause
@@ -89,9 +89,9 @@ def _accuracy(flags: list[str]) -> float:
                           check=False, cwd=Path(__file__).parents[1])
     if done.returncode:
         sys.exit(done.stderr[-2000:])
-    # the last epoch's: none is picked
+    # of the last epoch, not of the best one
     accuracy = float(re.findall(r"Validation-accuracy=([\d.]+)", done.stderr + done.stdout)[-1])
-    # a look at what is there so far: the table is printed when all seeds are done
+    # printed at once: the table follows when all seeds are done
     seconds = time.perf_counter() - started
     print(f"    {accuracy:.4f}  {seconds:.0f} s  {' '.join(flags[-6:])}", file=sys.stderr, flush=True)
     return accuracy

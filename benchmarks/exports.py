@@ -50,7 +50,7 @@ def main() -> int:
 
 
 def _cell(prefix: str, images: str, column: str, num_images: int) -> tuple[str, bool]:
-    """Return what a format does, and whether it does what it should: int8 may lose what it likes."""
+    """Return the cell of a format, and whether the format passes: its labels are right, or it is int8."""
     kind, _, int8 = column.partition("-")
     with tempfile.TemporaryDirectory() as folder:
         output = str(Path(folder, f"net{FORMATS[kind].SUFFIX}"))

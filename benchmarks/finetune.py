@@ -136,7 +136,7 @@ def run_tutorial(prefix: str, folder: str, side: int, seconds: float, seed: int,
     loader = torch.utils.data.DataLoader(train_set, batch_size=4, shuffle=True)
     val_loader = torch.utils.data.DataLoader(val_set, batch_size=64)
     best = used = 0.0
-    # Whole epochs in a loop: the tutorial would go on to the 25th, for which there is no time.
+    # Whole epochs in a loop: the tutorial would continue to the 25th, for which there is no time.
     while used < seconds:
         model.train()
         started = time.process_time()

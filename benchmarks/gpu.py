@@ -31,9 +31,9 @@ sys.path.insert(0, str(ROOT))
 
 #: steps in which the losses of two devices are compared; later ones differ by rounding that has grown
 NUM_STEPS = 20
-#: of a loss of 2.3: kernels add in another order, and 20 steps let that grow
+#: largest difference of losses of about 2.3: kernels add in another order, and 20 steps let that grow
 LOSS_TOLERANCE = 0.02
-#: a second of the network's work at the least
+#: seconds of work in one measurement of a step, at least
 ROUND_SECONDS = 1.0
 # about the short edge that ImageNet is packed with for training at 224: decoding then costs
 # what it costs in a real run
@@ -64,7 +64,7 @@ CASES = (
     Case("resnext-101", ("--network", "resnext", "--num-layers", "101"), "3,224,224", 128, 1000,
          "resnext101_32x4d"),
 )
-# the smallest shapes that the layers allow, so that CI can hold the script itself to running
+# the smallest shapes that the layers allow, so that CI can check that the script itself runs
 TINY = (Case("lenet", ("--network", "lenet"), "1,28,28", 8, 10),
         Case("resnet-18", ("--network", "resnet-v1", "--num-layers", "18"), "3,64,64", 2, 10, "resnet18"))
 
@@ -80,7 +80,7 @@ class Result:
 
 
 class Benchmark:
-    """All that is tried, one thing after the other; a failure of one stops no other."""
+    """All checks and measurements, one after the other; a failure of one does not stop the others."""
 
     def __init__(self, gpu: str, deadline: float, folder: Path, *, is_tiny: bool) -> None:
         self.device_flags = [] if is_tiny else ["--gpus", gpu]
@@ -211,7 +211,7 @@ class Benchmark:
         return None, ", ".join(seen)
 
     def records(self, case: Case, *flags: str) -> tuple[None, str]:
-        """Train three epochs from JPEGs, and tell the speed of the first and of the last."""
+        """Train three epochs from JPEGs, and return the speed of the first and of the last."""
         rec = self._pack()
         lines = self._train(f"records{''.join(flags)}", *case.flags, "--data-train", str(rec),
                             "--image-shape", case.shape, "--num-classes", "10", "--num-epochs", "3",

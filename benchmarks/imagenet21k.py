@@ -193,7 +193,7 @@ def _peak_mb() -> float:
 
 
 def _index(args: argparse.Namespace) -> None:
-    """Read the index, and hold it against the records."""
+    """Read the index, and compare it with the records."""
     from imgcls.formats.recordio import RecordReader
 
     reader = _timed_step("read the index", lambda: RecordReader(args.folder / "full.rec"))
@@ -224,7 +224,7 @@ def _open(args: argparse.Namespace) -> None:
 
 
 def _open_source(args: argparse.Namespace, what: str) -> Source:
-    """Return what a training opens, clocked."""
+    """Return the source that a training opens, and print how long opening took."""
     from imgcls.data.record_source import RecordSource
 
     return _timed_step(what, lambda: RecordSource([args.folder / "full.rec"]))

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from imgcls.data.loaders.host_batch import HostBatch
     from imgcls.data.loaders.preparer import SamplePreparer
 
-#: of a batch of bytes: what crosses to the GPU
+#: of an image in a batch of uint8: what is copied to the GPU
 IMAGE_BYTES = 224 * 224 * 3
 #: assumed, bytes a second: over PCIe 4.0 x16 to each GPU, and the memory of a server with 8 channels of DDR4
 PCIE_BYTES_S, SERVER_MEMORY_BYTES_S = 25e9, 200e9
@@ -53,7 +53,7 @@ class Cost:
 
 
 def limits(cost: Cost, cores: int, processes: int, memory_bytes_s: float) -> dict[str, float]:
-    """Return the images a second that each limit allows on a machine: the least is what is to be expected."""
+    """Return the images a second that each limit allows on a machine: the lowest is what to expect."""
     # A process has no more threads than that: beyond it only further processes use the cores.
     threads = min(cores // processes, MAX_THREADS) * processes
     return {"cores": threads / cost.cpu_s, "lock": processes / cost.locked_s,
@@ -148,7 +148,7 @@ def _prepare(preparer: SamplePreparer, batch: HostBatch, epoch: int) -> None:
 
 
 def _cost(epoch: Callable[[int], None], num_images: int) -> Cost:
-    """Return the cost of an image over some epochs; what is slowest is left out."""
+    """Return the cost of an image, from the median CPU time of some epochs."""
     import cv2
 
     # CPU time of this thread: what others do on the machine counts little
@@ -157,7 +157,7 @@ def _cost(epoch: Callable[[int], None], num_images: int) -> Cost:
         started = time.thread_time()
         epoch(number)
         times.append(time.thread_time() - started)
-    # and once more, with a clock around what lets go of the lock
+    # and once more, measuring the time of the calls that release the lock
     unlocked_s = moved_bytes = 0.0
 
     def clocked(function: Callable[..., Any]) -> Callable[..., Any]:

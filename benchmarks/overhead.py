@@ -57,7 +57,7 @@ def main() -> int:
     for name in filter(None, args.shared.split(",")):
         # the goal's measure first, while the machine is still ours
         alone = _process(name, args, "--alone", "--threads", "1")
-        # a core's worth from before the start: the run chooses its threads with it in sight
+        # begun before the run, which chooses its number of threads while that program takes a core
         with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as busy:
             try:
                 beside = _process(name, args, "--alone")

@@ -96,12 +96,12 @@ def _compare(task: str, peers: dict[str, list[str]], arguments: list[str], prefi
         # Within a round, then the median: what else the machine does hits both.
         ratio = statistics.median(m / o for m, o in zip(walls["MXNet"], walls["ours"], strict=True))
         cpu_ratio = statistics.median(m / o for m, o in zip(cpus["MXNet"], cpus["ours"], strict=True))
-        # Said and not demanded: two versions of OpenCV may encode the same pixels to other bytes.
+        # Reported, not required: two versions of OpenCV may encode the same pixels to other bytes.
         is_same = files["ours"].read_bytes() == files["MXNet"].read_bytes()
         verdict = "the same bytes" if is_same else "other bytes"
         print(f"{task:24}ratio {ratio:.2f} wall, {cpu_ratio:.2f} CPU; {verdict}")
     for path in files.values():
-        # The next task writes under the same names and needs the room.
+        # The next task writes under the same names and needs the space on the disk.
         path.unlink()
 
 

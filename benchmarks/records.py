@@ -103,7 +103,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def _write(folder: Path, count: int) -> None:
-    """Write x.rec and x.idx in blocks; what is in the records does not matter, but for the magic."""
+    """Write x.rec and x.idx in blocks; only the magic number matters of what is in the records."""
     # 8 bytes before each payload: the magic number and the length.
     size = 8 + PAYLOAD_BYTES
     block = np.zeros((10_000, size), np.uint8)

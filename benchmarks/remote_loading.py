@@ -217,7 +217,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         return end - begin
 
     def _forward(self) -> int:
-        """Hand a request on to moto, and its answer back."""
+        """Pass a request on to moto, and its answer back."""
         connection = http.client.HTTPConnection(self.server.upstream)
         connection.request(self.command, self.path, headers=dict(self.headers))
         answer = connection.getresponse()

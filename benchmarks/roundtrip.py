@@ -113,7 +113,7 @@ def main() -> int:
         # Removed after each network: vgg's weights alone are more than a hundred megabytes.
         with tempfile.TemporaryDirectory() as folder:
             against, read_back, same = compare(*case, Path(folder), args.mxnet_python)
-        # Goes on after a difference: which networks differ says where to look.
+        # Continues after a difference: which networks differ shows where to look.
         worst, all_same = largest(worst, against, read_back), all_same and same
         verdict = "same bytes" if same else "OTHER BYTES"
         print(f"{describe(*case):<46} {against:>14.1e} {read_back:>10.1e}  {verdict}", flush=True)

@@ -84,7 +84,7 @@ def speed(flags: list[str], threads: str) -> float:
         # Nothing is saved but the last epoch, since what is measured are steps.
         command = [sys.executable, "-m", "imgcls", "train", "--dataset", "digits", "--benchmark", "1",
                    "--model-prefix", f"{folder}/net", "--save-period", "1000", "--save-every", "0", *flags]
-        # A fixed number of threads: two processes that take all cores each would measure their quarrel.
+        # A fixed number of threads: two processes that each take all cores would get in each other's way.
         environment = {**os.environ, "OMP_NUM_THREADS": threads, "PYTHONPATH": str(ROOT)}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         if done.returncode:
@@ -149,7 +149,7 @@ def store_cost(clients: int) -> None:
         for thread in threads:
             thread.join()
 
-    # Once: the counter goes on from where it is, so a second round would wait for ever.
+    # Once: the counter continues from its value, so a second round would wait for ever.
     line(f"{clients} clients connect to a store and wait for one another", clock(meet, 1), "s")
 
 

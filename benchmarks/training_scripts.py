@@ -32,7 +32,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class Script:
-    """A way to train: its command, and how its lines tell where it is."""
+    """A way to train: its command, and how its output shows how far it is."""
 
     name: str
     command: list[str]
@@ -47,7 +47,7 @@ class Script:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one script came to."""
+    """The figures of one script."""
 
     images_s: float
     total_s: float
@@ -150,7 +150,7 @@ def main() -> None:
 
 def _makers(args: argparse.Namespace) -> list[Callable[[argparse.Namespace, Path], Script]]:
     """Return the scripts whose checkouts are given, of those that compute in the type."""
-    # one that is not given is left out, not measured by somebody's memory of it
+    # a script whose checkout is not given is left out
     makers: list[Callable[[argparse.Namespace, Path], Script]] = [ours]
     makers += [torchvision] if args.torchvision and args.dtype == "float32" else []
     makers += [timm] if args.timm else []
