@@ -165,7 +165,7 @@ class ListSource(_FileSource):
         self.labels = np.array(labels, np.float64).astype(np.int64)
         self.class_names = tuple(lists.class_names(path))
         if csv and csv.names:
-            # numbered as they were met: now in the order of their names
+            # they were numbered in the order in which they first occur: now in the order of their names
             self.class_names = tuple(class_names or sorted(csv.names))
             self.labels = label_of_names(list(csv.names), self.class_names,
                                          lambda name: f"{path}: {name}")[self.labels]

@@ -25,7 +25,7 @@ class SelectionConfig:
     max_classes: int = 0            # 0: all
     max_images: int = 0             # of each class; 0: all
     seed: int = 0                   # of what is drawn
-    classes: tuple[str, ...] = ()   # folder of each class, in label order; (): as they are met
+    classes: tuple[str, ...] = ()   # folder of each class, in label order; (): in the order of the walk
 
 
 @dataclass

@@ -45,7 +45,7 @@ def find_damage(data: bytes) -> str:
 def damage_of_pixels(data: bytes, pixels: np.ndarray) -> str:
     """Return what is wrong with the decoded pixels, uint8 (H, W, 3), of an image, or "".
 
-    Only formats that store the pixels as they are tell anything by them.
+    "" for formats that do not store the pixels as they are: only those show overwritten bytes in them.
     """
     if data.startswith(_BMP) and _pixels_of_bmp(data):
         is_upwards = int.from_bytes(data[22:26], "little", signed=True) > 0

@@ -89,7 +89,7 @@ def _layout(data: bytes) -> _Layout | None:
     if tags.get(_COLORS) == (_YCBCR,) or len(set(bits)) > 1 or not bits[0] or not num_samples:
         return None
     num_planes = num_samples if is_planar else 1
-    # before a list is made of them: a header may say any height, but what is there are these
+    # compared before a list is made of them: a header may claim any height, but these entries are there
     if not len(offsets) == len(counts) == num_parts * num_planes:
         return None
     row_bytes = -(-width * bits[0] * (1 if is_planar else num_samples) // 8)

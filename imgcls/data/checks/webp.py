@@ -1,7 +1,7 @@
 """Damage inside a WebP, which has no checksum: sizes that do not fit, and data that a decoder does not need.
 
 Both codings of WebP (VP8, RFC 6386, and VP8L, RFC 9649) are read from front to back, bit by bit. Where bytes
-were changed a decoder continues with other pixels and another length: it ends early, or wants more than there
+were changed a decoder continues with other pixels and another length: it ends early, or needs more than there
 is. An encoder writes no byte more than is needed.
 """
 

@@ -2,7 +2,7 @@
 
 A file without a name (`memfd_create`): nothing is left behind however a process ends, and no name can be
 taken or guessed by anybody else. Another process of the same user opens it as /proc/PID/fd/N, as long as the
-first one lives. It is sealed against being cut short, so a mapping of it never ends a process with SIGBUS;
+first one runs. It is sealed against being cut short, so a mapping of it never ends a process with SIGBUS;
 pages are taken only when they are written.
 """
 
@@ -72,7 +72,7 @@ class Segment:
         self._lock = threading.Lock()
         self._looked_bytes = 0
         self._is_full = False
-        # the memory itself goes with the last view of the mapping
+        # the memory itself is freed with the last view of the mapping
         weakref.finalize(self, os.close, handle)
 
     @classmethod

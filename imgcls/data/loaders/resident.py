@@ -26,8 +26,8 @@ from imgcls.data.sampling import EACH_ONCE, Sampling
 from imgcls.data.sources import ArraySource
 from imgcls.errors import UsageError, verbatim
 
-#: images that are gathered at a time: fewer cost more calls, of which a GPU wants few; more fall out of a
-#: core's cache before the network reads them
+#: images that are gathered at a time: fewer need more calls, each of which takes time on a GPU; more do not
+#: stay in a core's cache until the network reads them
 _GROUP_IMAGES, _GROUP_IMAGES_ON_CPU = 2048, 512
 
 

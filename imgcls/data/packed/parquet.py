@@ -122,7 +122,7 @@ class _GroupMemory:
         with self._lock:
             self._groups[key] = (images, num_bytes)
             self._num_bytes += num_bytes
-            # what is in use by a reader lives until it is done
+            # a group that a reader is using stays in memory until it is done
             while self._num_bytes > self._limit_bytes and len(self._groups) > 1:
                 self._num_bytes -= self._groups.popitem(last=False)[1][1]
 

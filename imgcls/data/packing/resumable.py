@@ -28,8 +28,7 @@ class SkippedEntry(NamedTuple):
     reason: str
 
 
-# Not one of imgcls.errors: the packer goes on with the next list, which another process may not be
-# writing.
+# Not one of imgcls.errors: the packer catches it and writes a file that it does not share, without resuming.
 class BusyError(Exception):
     """Another process writes the same records now."""
 
@@ -52,7 +51,7 @@ class ResumableWriter(RecordWriter):
         self._identity = identity
         self._is_kept = is_kept
         self._offset = 0
-        # names that `remove_leftovers` knows: a later run without `is_kept` removes them
+        # names that `remove_leftovers` recognizes: a later run without `is_kept` removes them
         self._files = {name: _unfinished(target) for name, target in (
             ("rec", self.path), ("idx", index_path(self.path)), ("bad", self.path.with_suffix(".bad")),
             ("journal", self.path.with_suffix(".pack.json")))}
