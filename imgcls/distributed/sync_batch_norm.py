@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 
 class SyncBNState:
-    """What the layers know of the step: `num_valid`, the rows of the batch that are not padding.
+    """What the layers have to know of the step: `num_valid`, the rows of the batch that are not padding.
 
     The trainer sets it before every forward pass; None: all of them.
     """

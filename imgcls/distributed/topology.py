@@ -30,7 +30,7 @@ class Topology:
     gpus: tuple[int, ...]
     #: how gradients are shared
     store: kv_store.Store
-    #: this process among those that were started already; None: no one started any
+    #: this process among those that a launcher has started; None without a launcher
     rank_info: RankInfo | None
     #: processes that share one `batch_size`
     num_devices: int

@@ -14,7 +14,7 @@ from imgcls.distributed.rank_info import host_name
 
 #: any port: a datagram socket that is connected sends nothing
 _PROBE_PORT = 9
-#: an address that leads out of here and belongs to no one (RFC 5737)
+#: an address outside of this machine that belongs to no host (RFC 5737)
 _OUTSIDE = "192.0.2.1"
 #: Linux's request for the address of a network card, as in <linux/sockios.h>
 _SIOCGIFADDR = 0x8915

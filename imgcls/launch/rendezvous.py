@@ -2,8 +2,8 @@
 
 torch keeps the state of a rendezvous pickled in its store, and unpickles what it finds there: whoever can
 write to the store could run code. Here the store holds JSON; it is checked, and torch is given a pickle of
-our own making. Agents of one host have no one to meet: their store is in memory, and nothing listens.
-`elastic` asks for the handler; what we use of torch here is in `tests/test_elastic_internals.py`.
+our own making. A single host's agent has no others to meet: its store is in memory, and nothing listens.
+`elastic` uses the handler; what we use of torch here is in `tests/test_elastic_internals.py`.
 """
 
 from __future__ import annotations
@@ -178,7 +178,7 @@ def _node_fields(node: _NodeDesc) -> list[Any]:
 
 
 def _node(address: Any, process: Any, number: Any) -> _NodeDesc:
-    # Addresses stand in messages: control characters would write over the terminal of whoever reads them.
+    # Addresses are shown in messages: control characters would write over the terminal of their reader.
     if not isinstance(address, str) or len(address) > _MAX_ADDRESS_LENGTH or not address.isprintable():
         raise ValueError(address)
     return _NodeDesc(address, _number(process), _number(number))

@@ -1,7 +1,7 @@
 """An agent's folder for the files of its workers, and the folders that killed agents have left.
 
-The agent holds a lock in its folder while it lives, so that the next one can tell an abandoned folder from
-one in use, whoever started either.
+The agent holds a lock in its folder as long as it runs, so that a later one can tell an abandoned folder from
+one in use.
 """
 
 from __future__ import annotations

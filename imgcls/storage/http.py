@@ -102,7 +102,7 @@ class HttpFileSystem:
     def cat_file(self, url: str, start: int, end: int) -> bytes:
         """Return bytes start .. end - 1, fewer where the file or the connection ends before."""
         with self._open(url, "GET", {"Range": f"bytes={start}-{end - 1}"}) as answer:
-            if answer.status != 206:  # the server knows no ranges and sends all of it
+            if answer.status != 206:  # the server does not support ranges and sends all of it
                 for skipped in range(0, start, _SKIP_BYTES):
                     answer.read(min(_SKIP_BYTES, start - skipped))
             return _read_body(answer, end - start)

@@ -24,7 +24,7 @@ _CGROUPS = (("/sys/fs/cgroup", "memory.max", "memory.current", ("inactive_file",
 
 
 class TooLittleMemory(UsageError):
-    """Something was asked for that this machine has not enough memory for; nothing was taken yet."""
+    """More memory was requested than this machine can give; nothing was taken yet."""
 
 
 def require(num_bytes: float, what: str) -> None:

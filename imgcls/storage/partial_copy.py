@@ -162,7 +162,7 @@ class PartialCopy:
         absent = self._absent_run(first, last, BLOCK_BYTES)
         if absent is None:
             return None
-        # half of them before it: what lies there would be a small request of its own later
+        # half of them before it: those would be a small request of their own later
         block = absent[0]
         lowest = max(block - most // 2, 0)
         begin = max(lowest, *(blocks.rfind(b"\1", lowest, block) + 1

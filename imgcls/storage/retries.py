@@ -95,7 +95,7 @@ def describe(error: BaseException) -> str:
     """Return one line about a driver's error, with what to do where that is known."""
     kind = type(error).__name__  # by name, as above: botocore may not be installed
     text = " ".join((getattr(error, "strerror", None) or str(error) or kind).split())[:200]
-    # It stands behind a colon: no capital, unless it begins with an abbreviation.
+    # It follows a colon: no capital, unless it begins with an abbreviation.
     text = text[:1].lower() + text[1:] if not text[:2].isupper() else text
     if kind in ("NoCredentialsError", "PartialCredentialsError"):
         return (f"{text}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or AWS_PROFILE, "

@@ -141,7 +141,7 @@ def _first_byte(answer: HTTPResponse, part: IO[bytes], start: int) -> int:
         if not answer.headers.get("Content-Range", "").strip().startswith(f"bytes {start}-"):
             raise _ContentError("the server sent another part than the one requested")
         return start
-    if answer.status == 200:  # a server that knows no ranges sends the file from its beginning
+    if answer.status == 200:  # a server that does not support ranges sends the file from its beginning
         part.truncate(0)
         return 0
     raise MirrorError(f"the server answers {answer.status}")

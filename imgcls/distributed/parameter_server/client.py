@@ -39,7 +39,7 @@ MAX_SHOWN_WORKERS = 16
 
 @dataclass(frozen=True)
 class Statistics:
-    """What one server saw since it was last asked."""
+    """What one server has counted since the last request for it."""
 
     #: by worker
     pushes: list[int]

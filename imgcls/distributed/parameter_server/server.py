@@ -239,7 +239,7 @@ def _end_with_parent() -> None:
 
 
 def _watch_parent() -> None:
-    """End this process at the end of its stdin, which the parent keeps open while it lives."""
+    """End this process at the end of its stdin, which the parent keeps open as long as it runs."""
     while sys.stdin.readline():
         pass
     os._exit(1)
