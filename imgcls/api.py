@@ -51,8 +51,8 @@ def fit(train: tuple[np.ndarray, np.ndarray], val: tuple[np.ndarray, np.ndarray]
     source = _array_source(train, shape, "train")
     splits = Splits(source, None if val is None else _array_source(val, shape, "val"), is_given=True)
     largest = int(np.asarray(source.labels).max(initial=0))
-    # NDArrayIter's examples feed floats; uint8 pixels become 0-1, which the same learning rates suit. At least
-    # two classes: with one there is nothing to learn.
+    # NDArrayIter's examples feed floats; uint8 pixels become 0-1, which the same learning rates suit. At
+    # least two classes: with one there is nothing to learn.
     defaults = {"rgb_std": (255.0,), "image_shape": source.images.shape[1:], "batch_size": 64,
                 "num_epochs": 10, "num_classes": max(largest + 1, 2)}
     config = configuration.build(defaults, settings)

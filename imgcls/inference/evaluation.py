@@ -1,7 +1,7 @@
 """Measure a checkpoint on labelled data: `imgcls-score`.
 
-The loop over the batches is `training.evaluate`, the trainer's own; here is what stands around it for a
-network that someone trained before: where it is, what it was trained with, and which data it is measured on.
+The loop over the batches is `training.evaluate`, the trainer's own. This module adds what a network that was
+trained earlier needs: where it is, what it was trained with, and which data it is measured on.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from imgcls.training.precision import Precision, trained_dtype
 
 @dataclass(frozen=True)
 class Score:
-    """The metrics of a network, name -> value, and how many images a second were measured."""
+    """The metrics of a network, name -> value, and the speed in images per second."""
 
     metrics: dict[str, float]
     images_per_s: float
@@ -50,14 +50,14 @@ def evaluate_checkpoint(name: str, config: Config, *, epoch: str = "auto", synse
 
     `report` is a folder for a page about them, with its figures as CSV and PNG; "" for none.
 
-    Preprocessing that the user does not give is that of its training, or MXNet's where no one noted it; lines
+    Preprocessing that the user does not set is that of its training, or MXNet's where none is recorded; lines
     on stderr say which. `val_ratio` is the part that its training held out of these data (0: all is scored;
-    None: as noted there, where they are the data of the training). `synset` names its classes. `flip` and
+    None: as recorded, where they are the data of the training). `synset` names its classes. `flip` and
     `shift` average the predictions over views of an image (`test_time_augmentation`). UsageError for data
-    that do not go with the network.
+    that do not fit the network.
     """
     worker = make_worker(config.device)
-    # where it is, what it was trained with, and the network itself, which may tell what no one noted
+    # where it is and what it was trained with; and the network itself, which shows what is not recorded
     ref, model = load_network(name, epoch, config, config.device.dtype)
     evaluation = for_evaluation(_with_data_set(config, ref), ref, model)
     # How many classes there are is known from the weights alone, so names can be checked before data are
@@ -78,6 +78,7 @@ def evaluate_checkpoint(name: str, config: Config, *, epoch: str = "auto", synse
     recorder = (RecordingMetrics(names, worker.device, loader.num_samples, evaluation.num_classes)
                 if report else None)
     metrics = recorder or Metrics(names, worker.device)
+    # before the network runs, which may take hours
     check_views(config.network.image_shape, flip=flip, shift=shift)
     model = (MeanOfViews(model, flip=flip, shift=shift) if flip or shift else model).to(worker.device)
     # from here: the speed that MXNet's score.py reports is without loading the network
@@ -116,7 +117,7 @@ def _load_validation(config: Config, ref: PretrainedRef, classes: ClassNames, nu
     if not names_data and (ref.preprocessing or config.network.image_shape != MNIST_SHAPE):
         raise _missing_data()  # the default data set would be MNIST
     module = configuration.dataset_module(config)
-    # what its own checkpoint says of the classes, imgcls holds the data to
+    # data must have the class names that a checkpoint of imgcls records
     own_names = classes.names if ref.prefix and not classes.ids and ref.class_names else ()
     if hasattr(module, "load_val"):  # without reading the training data
         source = module.load_val(config.data, own_names)
@@ -135,7 +136,7 @@ def _load_validation(config: Config, ref: PretrainedRef, classes: ClassNames, nu
 def _held_out(source: Source, ref: PretrainedRef, val_ratio: float | None, config: Config) -> Source:
     """Return the images that were held out of training, where the data are those that it was trained on."""
     ratio = val_ratio
-    # known by the images, not by the path: the folder may have been moved, and have grown
+    # recognised by the images and not by the path: the folder may have been moved, and have grown
     if ratio is None and ref.held_out and holdout.was_trained_on(source, ref.held_out):
         ratio = ref.held_out.get("ratio")
     if not ratio:
@@ -156,7 +157,7 @@ def _missing_data() -> UsageError:
 
 
 def _check_labels(name: str, source: Source, num_classes: int) -> None:
-    """Raise UsageError for labels that the network cannot give."""
+    """Raise UsageError for labels that are none of the network's classes."""
     smallest = source.labels.min()
     largest = source.labels.max()  # one pass over an array, however many images
     if smallest < 0 or largest >= num_classes:
@@ -165,14 +166,17 @@ def _check_labels(name: str, source: Source, num_classes: int) -> None:
 
 
 def _note_size(evaluation: Evaluation, source: Source) -> str:
-    """Return what to know about images that are larger than what is cut from them."""
+    """Return a note on images that are larger than the crop, "" where there is nothing to note."""
     if isinstance(source, ArraySource):  # all are of the network's size already
         return ""
     return about_larger_images(evaluation, "images", typical_edge(source))
 
 
 def _top_k(config: Config, num_classes: int) -> int:
-    """Return the K of top-K accuracy: 5 where the user says nothing, as MXNet's score.py, and 0 for off."""
+    """Return the K of top-K accuracy, 0 for off.
+
+    Where the user does not set it, it is 5 for more than five classes, as in MXNet's score.py.
+    """
     if not config.is_explicit("top_k") and num_classes > 5:
         return config.train.top_k or 5
     return config.train.top_k

@@ -21,7 +21,7 @@ from imgcls.storage.paths import to_local_path
 #: pictures are drawn at least this large, so that those of digits can be seen
 _MIN_EDGE = 224
 _CAPTION_HEIGHT, _LETTER_WIDTH = 24, 8
-#: characters of a file's name, below what any disk allows
+#: characters of a file's name, fewer than file systems allow
 _MAX_NAME = 100
 
 
@@ -50,7 +50,7 @@ class ExplanationWriter:
         return path
 
     def _file_name(self, image: str) -> str:
-        """Return a name of its own for the picture of an image."""
+        """Return a file name for the picture of an image, without suffix, that no other picture has."""
         stem = os.path.splitext(os.path.basename(image.partition("?")[0].rstrip("/")))[0]
         # An image's name may come from a list or a URL: no slash, no `..` and no line break gets into a path.
         stem = re.sub(r"[^\w.-]+", "-", stem).strip(".-")[:_MAX_NAME] or "image"
@@ -64,6 +64,8 @@ class ExplanationWriter:
 
 def draw(pixels: np.ndarray, heat: np.ndarray, caption: str) -> np.ndarray:
     """Return BGR pixels: an image uint8 (H, W, C) in RGB, beside it the same under its heat, and a caption.
+
+    `heat` is float (H, W), 0 to 1. Both pictures are enlarged by a whole factor.
     """
     scale = max(1, -(-_MIN_EDGE // min(pixels.shape[:2])))  # whole, so that all pixels are of one size
     height, width = pixels.shape[0] * scale, pixels.shape[1] * scale

@@ -1,6 +1,6 @@
 """Outputs inside a network by MXNet's names: `flatten0_output`, what `symbol.get_internals()` lists.
 
-A layer's output is caught while images go through the network, which is left as it is.
+A hook keeps a layer's output during the forward pass; the network is not changed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _NUM_LISTED = 20
 
 
 class Captured:
-    """What was asked for of the batch that went through the network last."""
+    """The requested output for the batch that the network computed last."""
 
     def __init__(self, kind: str = "") -> None:
         #: "layer" for the output of one, "data" for the images, "softmax" for the probabilities, or ""
@@ -35,7 +35,10 @@ class Captured:
         self.value: Tensor | None = None
 
     def rows(self, images: Tensor, probabilities: Tensor) -> Sequence[np.ndarray | None]:
-        """Return for each image what was requested, float32 without the batch's axis; None for nothing."""
+        """Return for each image what was requested, float32 without the batch's axis, or None.
+
+        UsageError where the output has no row for each image.
+        """
         if not self.kind:
             return [None] * len(probabilities)
         value = {"data": images, "softmax": probabilities, "layer": self.value}[self.kind]
@@ -46,9 +49,9 @@ class Captured:
 
 @contextlib.contextmanager
 def capture(model: nn.Module, name: str) -> Iterator[Captured]:
-    """Catch the output `name` of `model` inside the block; nothing for "".
+    """Yield a `Captured` that holds the output `name` of `model` inside the block, or nothing for "".
 
-    The ending _output may be left out. UsageError, with the names there are, for one that is not there.
+    The ending _output may be left out. UsageError, which lists names that exist, for an unknown one.
     """
     if not name:
         yield Captured()
@@ -75,7 +78,7 @@ def capture(model: nn.Module, name: str) -> Iterator[Captured]:
         if index >= len(outputs):
             raise UsageError(f"`layer` {verbatim(name)}: {verbatim(short)} has {len(outputs)} outputs, "
                              "counted from 0")
-        captured.value = outputs[index].clone()  # a layer behind it may write over its input
+        captured.value = outputs[index].clone()  # the next layer may write over its input
 
     # A hook, not a network cut short: `symbol.get_internals()` in MXNet costs a second network in memory.
     handle = module.register_forward_hook(keep)
@@ -93,7 +96,7 @@ def output_names(model: nn.Module) -> list[str]:
 
 
 def _unknown(name: str, names: Sequence[str]) -> UsageError:
-    """Return the error for a name that is not there, with those that are like it and the last ones."""
+    """Return the error for an unknown name, with names that are like it and the last ones."""
     close = nearest(name, names)
     hint = f"did you mean {' or '.join(close)}? " if close else ""
     # features are taken near the end
@@ -110,13 +113,14 @@ def _named_outputs(model: nn.Module) -> dict[str, nn.Module]:
         if isinstance(module, Layer):
             if module.op != "null":  # a variable
                 outputs[node_name(path, module)] = module
+        # not made of our layers: a network of torchvision's, containers included
         elif path and not any(isinstance(part, Layer) for part in module.modules()):
             outputs[path] = module
     return outputs
 
 
 def _softmax_name(model: nn.Module) -> str:
-    """Return what the symbol calls its softmax, which the network leaves to whoever reads its logits."""
+    """Return what the symbol calls its softmax, which is no module: the network here gives logits."""
     head = head_of(model)
     if head is None:
         return "softmax"

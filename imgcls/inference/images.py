@@ -1,7 +1,8 @@
-"""Images that someone named for prediction: one by one, from files, folders, patterns, URLs and records.
+"""The images that a user names for prediction: one by one, from files, folders, patterns, URLs and records.
 
 `find_images` turns words of a command line into `Image`s, lazily: a folder is walked and a list on stdin read
-while the first images are at the network. What cannot be read is an error in its place; the others are read.
+while the first images are being predicted. An error takes the place of what cannot be read; the others are
+read.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from imgcls.storage.reading import read_bounded
 from imgcls.storage.remote import RemotePath
 from imgcls.storage.urls import url_scheme
 
-#: what Python code may give: a path or URL, the bytes of an encoded image, uint8 pixels in RGB
+#: what Python code may pass: a path or URL, the bytes of an encoded image, uint8 pixels in RGB
 AnyImage = str | os.PathLike[str] | bytes | bytearray | memoryview | np.ndarray
 #: a word that is a list on stdin
 STDIN = "-"
@@ -51,6 +52,7 @@ def as_image(image: AnyImage, name: str = "image") -> Image:
         pixels = _checked(image)
         return Image(name, lambda: pixels)
     if isinstance(image, (bytes, bytearray, memoryview)):
+        # copied: the caller may change a bytearray, or what a view shows, before this is read
         data = bytes(image)
         return Image(name, lambda: data)
     try:
@@ -81,7 +83,7 @@ def find_images(words: Iterable[str], lines: Iterable[bytes] = ()) -> Iterator[I
 
 
 def _guarded(word: str) -> Iterator[Image | ImgclsError]:
-    """Yield the images of a word; what is wrong with it is the last thing that comes."""
+    """Yield the images of a word; after an error that ends it, that error."""
     try:
         yield from _expand(word)
     except (DataError, UsageError) as error:
@@ -99,7 +101,7 @@ def _expand(word: str) -> Iterator[Image | ImgclsError]:
     elif path.is_dir():
         yield from (_packed(str(path)) if is_packed(str(path)) else _folder(str(path)))
     elif not os.path.lexists(path) and glob.has_magic(word) and not url_scheme(word):
-        # what exists under its own name is meant by it, whatever characters it has
+        # only where no file has the word as its name: a name may contain *, ? and [
         matches = sorted(glob.glob(str(path), recursive=True))
         if not matches:
             yield DataError(word, "no file matches this pattern")
@@ -132,8 +134,8 @@ def _file(path: AnyPath, name: str = "") -> Iterator[Image | ImgclsError]:
 
 
 def _records(path: AnyPath) -> Iterator[Image | ImgclsError]:
-    """Yield the images of a record file, named FILE:ID; labels do not matter here."""
-    # Damage costs the records that it hits and no others: each prediction stands for itself.
+    """Yield the images of a record file, named FILE:ID; labels are not used here."""
+    # Damaged records are left out and the others predicted: predictions do not depend on each other.
     reader = RecordReader(path, resync=True)
     yield from reader.problems
     if not len(reader) and not reader.problems:
@@ -151,7 +153,8 @@ def _records(path: AnyPath) -> Iterator[Image | ImgclsError]:
 
 
 def _packed(path: str) -> Iterator[Image | ImgclsError]:
-    """Yield the images of a list, of shards or of a database, named FILE:NUMBER; labels do not matter."""
+    """Yield the images of a list, of shards or of a database, named FILE:NUMBER; labels are not used."""
+    # "count": entries that cannot be read are yielded as errors, where training would stop
     source = open_source(path, "images", on_bad="count")
     yield from getattr(source, "problems", [])
     for index in range(len(source)):
@@ -179,7 +182,7 @@ def _folder(folder: str) -> Iterator[Image | ImgclsError]:
                 yield Image(path, lambda path=path: _read(path))  # bound now: the loop's variable continues
     for problem in problems:
         yield DataError(problem.filename or folder, reason(problem))
-    # A folder that could not be read is told as that, and not as empty.
+    # A folder that could not be read is reported as that, and not as empty.
     if is_empty and not problems:
         yield DataError(folder, f"holds no images ({', '.join(SUFFIXES)})")
 

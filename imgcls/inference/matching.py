@@ -1,6 +1,7 @@
 """Find which class of a network each label of the data means: by name where both have names.
 
-A wrong order of classes gives a number that looks like any other: what cannot be matched is refused or said.
+A wrong order of classes gives a number that looks like any other: what cannot be matched is refused or
+reported.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from imgcls.pretrained.class_names import ClassNames
 
 
 def match_classes(source: Source, classes: ClassNames, model: str, num_classes: int) -> tuple[Source, str]:
-    """Return the source with labels that are the network's classes, and what to tell about it, or "".
+    """Return the source with labels that are the network's classes, and a note about that, or "".
 
     `classes` are the network's `num_classes` and `model` is what messages call it. UsageError where some
     names of the data are the network's and some are not.
@@ -29,13 +30,13 @@ def match_classes(source: Source, classes: ClassNames, model: str, num_classes: 
     names = list(source.class_names)
     model = verbatim(model)
     if not names:
-        return source, ""  # labels are all there is, and they are checked against the number of classes
+        return source, ""  # there are labels alone, which are checked against the number of classes
     if not classes.names:
         is_numbered = names == [str(number) for number in range(len(names))]
         return source, "" if is_numbered else (
             f"note: nothing tells how {model} calls its {num_classes} classes: class k of the {len(names)} "
             f"classes of the data ('{verbatim(names[0])}' is 0) is taken for its class k")
-    # Fewer classes than the network has are no mistake: somebody may score on a part of them.
+    # Fewer classes than the network has are no mistake: users may score on a part of them.
     if list(classes.names[:len(names)]) == names:
         return source, ""
     # Ids first: folders of ImageNet are named n01440764, and two of its names are both "crane".
@@ -57,7 +58,8 @@ def match_classes(source: Source, classes: ClassNames, model: str, num_classes: 
 
 
 def _labels_of(names: list[str], known: Any) -> list[int] | None:
-    """Return the place of each name among those that are known, None where one is not there exactly once."""
+    """Return the index of each name in `known`, None where one is not there exactly once."""
+    # a name that occurs twice could mean either class
     counts = Counter(known)
     if any(counts[name] != 1 for name in names):
         return None
@@ -80,7 +82,7 @@ def _relabelled(source: Source, labels: list[int]) -> Source:
 
 
 class _Relabelled:
-    """A source of a data set of the user's own, with other labels."""
+    """A source of any other class, such as a user's own data set's, with other labels."""
 
     def __init__(self, source: Source, labels: np.ndarray) -> None:
         self._source = source

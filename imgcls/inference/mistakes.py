@@ -1,4 +1,4 @@
-"""The mistakes that a network was surest of, as pictures: what it saw, and where it looked."""
+"""The most confident mistakes of a network, as pictures: its input, and where in it the network looked."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ MAX_MISTAKES = 24
 
 @dataclass(frozen=True)
 class Mistake:
-    """An image with what it is and what it was taken for; uint8 pictures (H, W, C) in RGB or grey."""
+    """An image with its label and the predicted class; its pictures are uint8 (H, W, C), RGB or grey."""
 
     label: str
     predicted: str
     confidence: float
     label_probability: float
-    #: what the network was given, with the places that decided in colour
+    #: the network's input, coloured where it speaks for the predicted class
     looked_at: np.ndarray
     original: np.ndarray | None
-    #: whether `looked_at` has these colours: an export cannot tell
+    #: whether `looked_at` has these colours: an export has no gradients to compute them from
     is_explained: bool = True
 
 
@@ -67,12 +67,13 @@ class _Subset:
 
 def find_mistakes(model: nn.Module, source: Source, loader: Loader, config: Config, augment: AugmentConfig,
                   predictions: Predictions, names: Sequence[str], device: torch.device) -> list[Mistake]:
-    """Return the surest mistakes; none where the data are no pictures, or cannot be told apart.
+    """Return the most confident mistakes, at most `MAX_MISTAKES`.
 
-    `loader` is the one that was scored with, `augment` its settings.
+    `loader` is the one that was scored with, `augment` its settings. [] where the data are no pictures, or
+    where images were left out and which ones is not recorded.
     """
     shape = config.network.image_shape
-    # places in what was scored; damaged images were left out of that
+    # positions among the scored samples, from which damaged images were left out
     positions = predictions.mistakes(MAX_MISTAKES)
     indices = _indices(source, loader, positions)
     if not indices or len(shape) != 3 or shape[0] not in (1, 3, 4):
@@ -81,11 +82,11 @@ def find_mistakes(model: nn.Module, source: Source, loader: Loader, config: Conf
     if isinstance(source, ArraySource):  # the loader of arrays takes no other source
         subset = dataclasses.replace(source, images=np.take(source.images, indices, 0),
                                      labels=np.take(source.labels, indices, 0))
-    # prepared once more, as they were for the score: nothing is drawn in validation
+    # prepared once more, as they were for the score: nothing is random in validation
     again = make_loader(subset, batch_size=len(indices), image_shape=shape, augment_config=augment,
                         train=False, seed=0, device=device, threads=0, on_bad=config.data.on_bad)
     images = next(iter(again.epoch(0))).images
-    # asked for what it said, and not for what would have been right
+    # the heat is that of the predicted class, and not of the right one
     predicted = torch.from_numpy(predictions.predicted[positions]).to(device)
     is_explained = not isinstance(model, ExportedNetwork)  # which has no gradients
     heat = grad_cam(model, images, predicted) if is_explained else None
@@ -104,7 +105,7 @@ def as_html(mistakes: Sequence[Mistake]) -> str:
     if not mistakes:
         return ""
     figures, num_left_out = pictures.gallery(mistakes, _figure)
-    # large pictures: the first ones are the surest
+    # of large pictures only the first are shown, which are the most confident
     remark = f" {num_left_out} more would make this page too large." if num_left_out else ""
     explained = ", yellow where it found the predicted class (Grad-CAM)"
     return ('<h2>Most confident mistakes</h2><p class="soft">The original, and the input of the network'
@@ -120,7 +121,7 @@ def as_png(mistakes: Sequence[Mistake]) -> bytes:
 
 
 def _indices(source: Source, loader: Loader, positions: np.ndarray) -> list[int]:
-    """Return which samples of the source stand at these positions of what was scored."""
+    """Return which samples of the source are at these positions among the scored ones."""
     kept = np.arange(len(source))
     if isinstance(loader, StreamingLoader):
         kept = np.setdiff1d(kept, loader.bad_indices)
@@ -133,7 +134,7 @@ def _pixels(images: Tensor, augment: AugmentConfig, num_channels: int) -> np.nda
     """Return normalised images (n, C, H, W) as pictures uint8 (n, H, W, C)."""
     # normalised floats, perhaps on a GPU
     images = images.detach().float().cpu()
-    if augment.mean_image:  # the mean of each pixel is not at hand: as light as they are among themselves
+    if augment.mean_image:  # the mean of each pixel is not available here: scaled to each image's own range
         low, high = images.amin((1, 2, 3), keepdim=True), images.amax((1, 2, 3), keepdim=True)
         images = (images - low) / (high - low).clamp(min=1e-6) * 255
     else:
@@ -143,6 +144,7 @@ def _pixels(images: Tensor, augment: AugmentConfig, num_channels: int) -> np.nda
     return images.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
 
 
+# None also where the source has no picture: flat rows, or floats
 def _original(source: Source, index: int, num_channels: int) -> np.ndarray | None:
     image = read_original(source, index, num_channels)
     return image if image is not None and image.ndim == 3 and image.dtype == np.uint8 else None

@@ -1,5 +1,5 @@
 """A trained network as a file that other programs run: `imgcls-export`.
 
-`run.py` is the table of contents; `preprocessing.py` is what becomes of an image as part of the network, one
-file for each format writes it and runs it, `compare.py` holds what came out against the checkpoint.
+`run.py` shows the steps in order. `preprocessing.py` is the preparation of images as part of the network,
+each format has a file that writes it and runs it, and `compare.py` compares the result with the checkpoint.
 """

@@ -1,6 +1,6 @@
 """AOTInductor: a `.pt2` of machine code for this kind of CPU, which torch runs in Python and in C++.
 
-Such a file is a program: `Runner` is for one that was just written, and nothing in imgcls loads another's.
+Such a file is a program: `Runner` is for one that was just written, and imgcls loads none from elsewhere.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from imgcls.inference.export.exported import KEY, Description, Exported
 SUFFIX = ".pt2"
 RUNTIME = "torch, compiled"
 TAKES_PIXELS = True
-HAS_CHECKSUM = False  # zip has one of each file in it
+HAS_CHECKSUM = False  # a zip archive has a checksum of each of its files
 #: what torch looks for where CXX names none
 _COMPILERS = ("g++", "c++", "clang++")
 
@@ -51,7 +51,7 @@ class Runner:
         """Load the file, which must be trusted."""
         from torch._inductor import aoti_load_package
 
-        # It unpacks a shared library and loads it: whoever wrote the file runs code here.
+        # It unpacks a shared library and loads it: the author of the file runs code here.
         self._model = aoti_load_package(str(path))
         self.description = Description.from_json(self._model.loader.get_metadata().get(KEY, ""), path)
 

@@ -1,7 +1,7 @@
 """The checksum of an export, inside the export: a damaged file is refused, and does not answer wrongly.
 
-Weights are plain bytes in most formats, and a runtime computes with whatever stands there. A `.pt2` needs
-none: it is an archive, which has a checksum of each of its files.
+Weights are plain bytes in most formats, and a runtime computes with any bytes. A `.pt2` needs no such
+checksum: it is an archive, which has one of each of its files.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from imgcls.errors import DataError
 
-#: the description's entry; what its value is before the checksum is known, and what it counts as in the sum
+#: the description's entry, and its value before the checksum is known, with which the checksum is computed
 NAME = "file_sha256"
 UNKNOWN = "0" * 64
 #: JSON, or JSON as a string inside of JSON, whose quotes are escaped
@@ -36,17 +36,17 @@ def verify(path: str | os.PathLike[str]) -> None:
     """
     with Path(path).open("rb") as file:
         if not os.fstat(file.fileno()).st_size:
-            return  # nothing can be mapped; whoever reads it says what is wrong
+            return  # an empty file cannot be mapped; the format's reader reports it
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             place = _place(content)
-            # none: a file from elsewhere, or damaged there, which its reader tells
+            # without one the file is from elsewhere, or damaged at that place, which its reader reports
             if place is not None and content[place:place + len(UNKNOWN)] != _checksum(content, place):
                 raise DataError(path, "was changed or damaged after it was written: its checksum is another")
 
 
 def _place(content: mmap.mmap) -> int | None:
-    """Return where the checksum begins."""
-    # the first one: a description has it before the names of classes, which may be anything
+    """Return the offset of the checksum, None where there is none."""
+    # the first one: a description has it before the names of classes, which may be any text
     found = _ENTRY.search(content)
     return found.start(1) if found else None
 

@@ -1,4 +1,4 @@
-"""Hold an export against its checkpoint: both name the same pictures, each in its own way."""
+"""Compare an export with its checkpoint: both classify the same pictures, each with its own runtime."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from imgcls.data.loaders.make import make_loader
 from imgcls.inference.export.exported import Exported
 from imgcls.inference.export.pictures import Pictures
 
-#: a class whose probability is nearer than this to the best is as good: sums in another order make as much
+#: a class whose probability is nearer than this to the best is as good: rounding makes such differences
 TIE = 1e-5
 _BATCH = 16  # more than one: an export whose batch axis got fixed must not pass
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What came out of the comparison."""
+    """The result of a comparison."""
 
     num_images: int
     num_equal: int
@@ -36,13 +36,13 @@ class Comparison:
 
     @property
     def is_equal(self) -> bool:
-        """Whether every label is the checkpoint's."""
+        """Return whether every label is the checkpoint's."""
         return self.num_equal == self.num_images
 
 
 @dataclass(frozen=True)
 class Expected:
-    """What the checkpoint says of pictures."""
+    """The checkpoint's results on the pictures."""
 
     #: float32 (n, classes)
     probabilities: np.ndarray
@@ -58,8 +58,8 @@ def expected(exported: Exported, config: Config, pictures: Pictures) -> Expected
     """Run the checkpoint as imgcls-score and imgcls-predict do, on the pixels that the export gets.
 
     An export that takes pixels is run by programs that decode all of a JPEG, where imgcls decodes a large
-    one smaller. That is no difference of the export, so both get all of the pixels here, and what the
-    checkpoint says of the files is counted beside it.
+    one at a reduced size. That is no error of the export, so both get all of the pixels here. How often the
+    checkpoint's result differs when imgcls reads the files itself is counted separately.
 
     DataError for a picture that cannot be decoded.
     """
@@ -86,7 +86,7 @@ def expected(exported: Exported, config: Config, pictures: Pictures) -> Expected
 
 
 def _images(exported: Exported, config: Config, pictures: Pictures) -> Iterator[torch.Tensor]:
-    """Yield batches of what the checkpoint's network is given."""
+    """Yield batches, float32 (n, C, H, W), of what the checkpoint's network is given."""
     loader = make_loader(pictures, batch_size=_BATCH, image_shape=exported.description.image_shape,
                          augment_config=config.augment, train=False, seed=0, device=torch.device("cpu"),
                          threads=0, on_bad="stop")
@@ -96,10 +96,10 @@ def _images(exported: Exported, config: Config, pictures: Pictures) -> Iterator[
 
 def compare(exported: Exported, run: Callable[[np.ndarray], np.ndarray], pictures: Pictures,
             checkpoint: Expected) -> Comparison:
-    """Run the export on the pictures (or the network's inputs) and compare with what the checkpoint says."""
+    """Run the export on the pictures (or the network's inputs) and compare with the checkpoint's results."""
     wanted = checkpoint.probabilities
     found = np.empty_like(wanted)
-    started = time.perf_counter()  # with the decoding, as its users have it
+    started = time.perf_counter()  # decoding is included, as it is for its users
     for rows, batch in batches(exported, pictures, checkpoint.inputs):
         found[rows] = run(batch)
     seconds = time.perf_counter() - started
@@ -114,7 +114,10 @@ def compare(exported: Exported, run: Callable[[np.ndarray], np.ndarray], picture
 
 def batches(exported: Exported, pictures: Pictures,
             inputs: np.ndarray | None) -> Iterator[tuple[list[int], np.ndarray]]:
-    """Yield (numbers of pictures, a batch of them as the export takes it), neighbours of one size in one."""
+    """Yield (numbers of pictures, a batch of them as the export takes it).
+
+    Successive pictures of one size are in one batch, at most 16.
+    """
     if inputs is not None:
         for first in range(0, len(inputs), _BATCH):
             rows = list(range(first, min(first + _BATCH, len(inputs))))
@@ -125,6 +128,7 @@ def batches(exported: Exported, pictures: Pictures,
     rows, images = [], []
     for index in range(len(pictures)):
         image = pictures.pixels(index, num_channels)
+        # a batch is one array: a picture of another size begins the next one
         if images and (image.shape != images[0].shape or len(images) == _BATCH):
             yield rows, np.stack(images)
             rows, images = [], []

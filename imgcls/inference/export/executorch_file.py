@@ -74,13 +74,13 @@ def write_int8(exported: Exported, path: Path, batches: Iterable[np.ndarray]) ->
             images = torch.from_numpy(batch)
             graph(servable.preprocessing(images) if servable.preprocessing else images)
         graph = pt2e.convert_pt2e(graph)
-    # Room for what is measured: it is known when the file is there.
+    # Blanks reserve space for the measured loss, which is not known before the file exists.
     text = exported.description.to_json() + " " * _ROOM
     return _write(exported, _Prepared(servable.preprocessing, graph), path, text)
 
 
 def redescribe(path: Path, description: Description) -> None:
-    """Give a file of `write_int8` another description."""
+    """Replace the description of a file that `write_int8` wrote."""
     before = Runner(path).description_text.encode()
     after = description.to_json().encode().ljust(len(before))
     content = path.read_bytes()
@@ -120,7 +120,7 @@ def _write(exported: Exported, servable: nn.Module, path: Path, description: str
                            f"{type(cause).__name__} {first_line(cause)}") from error
         config = exir.ExecutorchBackendConfig(
             sym_shape_eval_pass=shapes.ConstraintBasedSymShapeEvalPass(),
-            # The images stay where the caller has them: room for the largest batch of the largest images
+            # The images stay where the caller has them: memory for the largest batch of the largest images
             # would be 755 MB, taken and cleared as soon as a phone loads the file.
             memory_planning_pass=passes.MemoryPlanningPass(alloc_graph_input=False))
         path.write_bytes(edge.to_executorch(config).buffer)
@@ -131,11 +131,11 @@ def _write(exported: Exported, servable: nn.Module, path: Path, description: str
 def _with_gammas(network: nn.Module) -> Iterator[None]:
     """Give each BatchNorm whose gamma is fixed at 1 a gamma of ones, for as long as the block lasts.
 
-    ExecuTorch 1.5 names what it makes of a normalisation by its gamma, and without one all by the same name:
-    the second got the numbers of the first.
+    ExecuTorch 1.5 names the constants of a normalisation after its gamma, and without a gamma all get the
+    same name: the second normalisation got the numbers of the first.
     """
     layers = [layer for layer in network.modules() if isinstance(layer, BatchNorm) and layer.fix_gamma]
-    # What the file of the checkpoint has there is not used, but other formats write it as it was read.
+    # The gamma of the checkpoint's file is not used, but other formats write it: it is put back afterwards.
     kept = [layer.gamma for layer in layers]
     for layer in layers:
         layer.fix_gamma = False
@@ -156,7 +156,7 @@ class Runner:
         runtime = _require("executorch.runtime")
         try:
             with _quietly():
-                # It checks that the structure is within the file, and not what XNNPACK is given.
+                # It checks that the structure is within the file, but not the data for XNNPACK.
                 self._program = runtime.Runtime.get().load_program(str(path))
                 if KEY not in self._program.method_names:
                     raise DataError(path, f"is no export of imgcls: it has no method {KEY}")
@@ -190,7 +190,7 @@ def _require(module: str) -> Any:
 
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
-    """Keep what ExecuTorch's compiler says of torch's future off the screen."""
+    """Hide the warnings of ExecuTorch's compiler about coming versions of torch."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

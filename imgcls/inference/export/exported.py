@@ -28,7 +28,10 @@ _RECORDED = (2, 67, 83)
 
 
 class Servable(nn.Module):
-    """The network as others run it: images -> probabilities (N, classes), with or without preprocessing."""
+    """The network as other programs run it: images -> probabilities (N, classes).
+
+    With `preprocessing` the images are uint8 (N, H, W, C), without it float32 (N, C, H, W), normalised.
+    """
 
     def __init__(self, network: nn.Module, preprocessing: Preprocessing | None) -> None:
         super().__init__()
@@ -38,14 +41,14 @@ class Servable(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         if self.preprocessing is not None:
             images = self.preprocessing(images)
-        # Probabilities, as imgcls-predict prints them: temperature and other heads can be had from their
-        # logarithm.
+        # Probabilities, as imgcls-predict prints them: their logarithms are logits, for a temperature or
+        # another loss.
         return self.network(images).softmax(1)
 
 
 @dataclass(frozen=True)
 class Description:
-    """What a file says of itself, as JSON under the key `imgcls` of its metadata."""
+    """The description in a file: JSON under the key `imgcls` of its metadata."""
 
     network: str
     class_names: Sequence[str]
@@ -56,7 +59,7 @@ class Description:
     takes_pixels: bool
     #: mean, std, val_resize, interpolation as a checkpoint's meta.json has them
     preprocessing: Mapping[str, Any] = field(default_factory=dict)
-    #: whose the preprocessing is, in one line
+    #: where the preprocessing comes from, in one line
     note: str = ""
     #: the --dataset of its training and what was held out there, as `PretrainedRef` has them
     dataset: str = ""
@@ -69,13 +72,13 @@ class Description:
 
     @property
     def input_shape(self) -> list[int | None]:
-        """The shape of the input, None where any number will do."""
+        """Return the shape of the input, None for sizes that may vary."""
         if not self.takes_pixels:
             return [None, *self.image_shape]
         return [None, None, None, 3 if self.image_shape[0] == 1 else self.image_shape[0]]
 
     def to_json(self) -> str:
-        """Return the description as JSON in ASCII: names of any characters, half surrogates too, survive."""
+        """Return the description as JSON in ASCII: names keep all characters, lone surrogates too."""
         layout = "uint8 NHWC, RGB, 0-255" if self.takes_pixels else "float32 NCHW, preprocessed"
         # the checksum before everything that users name: it is found by its place in the file
         return json.dumps({"imgcls": __version__, checksum.NAME: self.file_sha256,
@@ -106,14 +109,14 @@ class Description:
                       if each.name in content})
 
     def metadata(self) -> dict[str, str]:
-        """Return key -> text: everything as JSON, and the names once more for programs without a parser."""
-        # one name a line: a name that has a line break in it is shown as messages show it
+        """Return key -> text: everything as JSON, and the class names again as JSON and as lines."""
+        # one name a line: a line break in a name is escaped, as in messages
         return {KEY: self.to_json(), "class_names": json.dumps(list(self.class_names)),
                 "synset": "\n".join(printable(name) for name in self.class_names)}
 
 
 def _is_held_out(value: object) -> bool:
-    """Return whether it is what `data.holdout` notes of images that were held out, or {}."""
+    """Return whether `value` is what `data.holdout` records about images that were held out, or {}."""
     if not isinstance(value, dict):
         return False
     return not value or (json_text.is_number(value.get("ratio")) and 0 <= value["ratio"] < 1
@@ -122,7 +125,7 @@ def _is_held_out(value: object) -> bool:
 
 @dataclass(frozen=True)
 class Exported:
-    """A network that is to be written: what is run, what is said about it, and what it was read from."""
+    """A network that is to be written: what is run, its description, and what it was read from."""
 
     servable: Servable
     description: Description

@@ -17,19 +17,19 @@ from imgcls.inference.export.pictures import Pictures
 
 @dataclass(frozen=True)
 class Drop:
-    """How an export of int8 compares with its checkpoint, as its metadata tell."""
+    """How an int8 export compares with its checkpoint; its metadata hold these numbers."""
 
     num_calibration_images: int
     num_images: int
     #: share of the images that both give the same label
     equal_labels: float
-    #: top-1 accuracy of the export and of the checkpoint, None where no one knows the labels
+    #: top-1 accuracy of the export and of the checkpoint, None where the labels are not known
     accuracy: float | None
     checkpoint_accuracy: float | None
 
     @property
     def drop(self) -> float:
-        """The accuracy that was lost; without labels the most that it can be, the share of other labels."""
+        """Return the lost accuracy; without labels its upper bound, the share of predictions that differ."""
         if self.accuracy is None or self.checkpoint_accuracy is None:
             return 1 - self.equal_labels
         return self.checkpoint_accuracy - self.accuracy
@@ -48,7 +48,7 @@ class Drop:
 
 
 def divide(pictures: Pictures, num_calibration: int) -> tuple[Pictures, Pictures]:
-    """Return the pictures to measure ranges on, evenly taken, and those to compare on: none is in both.
+    """Return the pictures to measure ranges on, evenly spaced, and those to compare on: none is in both.
 
     At most half of them are for the ranges. UsageError for a single picture.
     """
@@ -57,7 +57,7 @@ def divide(pictures: Pictures, num_calibration: int) -> tuple[Pictures, Pictures
         raise UsageError(f"`images` {verbatim(pictures.description)}: int8 needs two pictures at least, one "
                          "for its ranges and one to compare on, and better a hundred")
     count = min(num_calibration, total // 2)
-    # evenly over the pictures, which stand by class: the first hundred would be of one class, and
+    # evenly spaced, since pictures are sorted by class: the first hundred would be of one class, and the
     # ranges too narrow
     places = np.linspace(0, total - 1, count).astype(int)
     return pictures.subset(places), pictures.subset(np.setdiff1d(np.arange(total), places))
@@ -65,8 +65,9 @@ def divide(pictures: Pictures, num_calibration: int) -> tuple[Pictures, Pictures
 
 def measure(comparison: Comparison, wanted: np.ndarray, pictures: Pictures, description: Description,
             num_calibration: int) -> Drop:
-    """Return what int8 cost on these pictures, of which the checkpoint gives the probabilities `wanted`."""
+    """Return what int8 lost on these pictures; `wanted` (n, classes) are the checkpoint's probabilities."""
     labels = _labels(pictures, description)
+    # without labels only the share of equal predictions is known
     accuracy = before = None
     if labels is not None:
         accuracy = float((np.asarray(comparison.labels) == labels).mean())
@@ -76,7 +77,7 @@ def measure(comparison: Comparison, wanted: np.ndarray, pictures: Pictures, desc
 
 
 def _labels(pictures: Pictures, description: Description) -> np.ndarray | None:
-    """Return int (n,), the class of each picture, or None where it is not known of all."""
+    """Return int (n,), the class of each picture, or None where it is not known for all."""
     found = [pictures.label(index) for index in range(len(pictures))]
     if all(isinstance(label, int) for label in found):
         labels = np.array(found)

@@ -1,7 +1,7 @@
 """An export in the place of a checkpoint: as `--model` of imgcls-predict, imgcls-score and imgcls-serve.
 
-Its class names and its preprocessing are those of its description. Files are read as anybody's: bounded,
-checked, and nothing in them is unpickled.
+Its class names and its preprocessing are those of its description. Files are not trusted: their size is
+bounded, they are checked, and nothing in them is unpickled.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from imgcls.pretrained import PretrainedRef, checkpoint_files
 from imgcls.storage.paths import to_local_path
 from imgcls.storage.reading import open_regular
 
-#: how the files end that are exports, and what runs them; safetensors are a checkpoint in one file
+#: the suffixes of exports, and what runs them; a safetensors file is a checkpoint in one file instead
 _RUNNERS = {onnx_file.SUFFIX: onnx_file.Runner, pt2_file.SUFFIX: Graph,
             executorch_file.SUFFIX: executorch_file.Runner}
 #: settings that are part of a file which prepares its images itself
@@ -36,9 +36,10 @@ def load_network(name: str | os.PathLike[str], epoch: int | str, config: Config,
                  dtype: str) -> tuple[PretrainedRef, nn.Module]:
     """Return the reference and the network of a checkpoint (see `pretrained.locate`) or of an export.
 
-    UsageError for settings that an export cannot follow, DataError for a file that is none.
+    UsageError for settings that have no effect on an export, DataError for a file that is none.
     """
     path = os.fspath(name)
+    # in lower case: NET.ONNX is an export, too
     suffix = os.path.splitext(path)[1].lower()
     # a checkpoint whose prefix ends in .onnx stays a checkpoint
     is_export = suffix in (*_RUNNERS, safetensors_file.SUFFIX) and not checkpoint_files.any_exist(path)
@@ -53,7 +54,7 @@ def load_network(name: str | os.PathLike[str], epoch: int | str, config: Config,
         os.close(open_regular(str(local)))
     except (OSError, ValueError) as error:
         raise UsageError(f"`model` {verbatim(path)}: {reason(error)}") from error
-    # Before a runtime has it, which computes with damaged weights as they are.
+    # Before a runtime loads it: runtimes compute with damaged weights and report nothing.
     checksum.verify(str(local))
     if suffix == safetensors_file.SUFFIX:
         return _safetensors(path, str(local))
@@ -89,7 +90,7 @@ def _safetensors(path: str, local: str) -> tuple[PretrainedRef, nn.Module]:
     model = pretrained.build(content.pretrained)
     if content.mean_image is None:
         return _reference(path, content.description), model
-    # A mean image is known by its file everywhere; this one is there for as long as the network.
+    # Mean images are passed by path everywhere; this file exists for as long as the network.
     folder = tempfile.TemporaryDirectory(prefix="imgcls-")
     model.mean_image_folder = folder  # type: ignore[assignment]
     packed = b"".join(map(bytes, params.serialize(["mean_img"], [content.mean_image], path)))

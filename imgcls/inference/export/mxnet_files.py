@@ -1,7 +1,7 @@
 """MXNet's files, and ours beside them: PREFIX-symbol.json, PREFIX-0000.params, PREFIX-meta.json.
 
-For networks that came from elsewhere (the zoo, a URL, torchvision) and are to be a checkpoint of one's own.
-Preprocessing and class names stand in the meta data, which MXNet does not look at.
+For networks from elsewhere (the zoo, a URL, torchvision) that are to become a checkpoint on this machine.
+Preprocessing and class names are in the meta data, which MXNet does not read.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from imgcls.pretrained import checkpoint_files
 SUFFIX = ""  # it is a prefix
 RUNTIME = "imgcls, read back"
 TAKES_PIXELS = False
-HAS_CHECKSUM = False  # MXNet reads them: no byte of ours
+HAS_CHECKSUM = False  # MXNet reads these files: nothing of ours may be in them
 
 
 def check(output: str) -> None:
@@ -54,7 +54,7 @@ def write(exported: Exported, stem: Path) -> list[Path]:
     written = []
     for end, content in contents.items():
         written.append(stem.with_name(stem.name + end))
-        # Into a folder of ours, so in any order; `run.py` gives them their names when all are right.
+        # Into a temporary folder; `run.py` moves them in this order when all are right.
         written[-1].write_bytes(content)
     return written
 
@@ -90,7 +90,7 @@ def _mean_image(exported: Exported) -> bytes:
 
 
 def _meta(exported: Exported, mean_image: bytes) -> bytes:
-    """Return the meta data as training writes them, as far as an export knows."""
+    """Return the meta data as training writes them, as far as they are known here."""
     description = exported.description
     preprocessing = {
         **description.preprocessing, "image_shape": list(description.image_shape),

@@ -1,7 +1,7 @@
 """ONNX: written by torch's exporter, run by ONNX Runtime.
 
-A file is read without trusting it: its size is bounded, it may name no other files, and it must take and give
-what ours do.
+A file is read without trusting it: its size is bounded, it may name no other files, and its inputs and
+outputs must be those of our exports.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _EXTRA = "'imgcls[export]'"
 MAX_BYTES = (1 << 31) - 1
 #: every runtime of the last two years reads it, phones' too
 _OPSET = 18
-#: what is computed in int8: where the time goes; what stands between them stays float
+#: the operators that are computed in int8, which take most of the time; those between them stay float
 _INT8_OPERATORS = ("Conv", "Gemm", "MatMul")
 
 
@@ -81,12 +81,12 @@ def write_int8(exported: Exported, path: Path, batches: Iterable[np.ndarray]) ->
     with _quietly():
         quant_pre_process(str(plain), str(ready), skip_symbolic_shape=True)
         model = onnx.load(plain)
-        # pixels stay what they are: a resize is exact, and no network
+        # the preprocessing is left out: it is exact, and no part of the network
         inside = [node.name for node in model.graph.node
                   if any("preprocessing" in entry.value for entry in node.metadata_props
                          if entry.key.endswith("name_scopes"))]
         quantization.quantize_static(
-            # three methods of its reader are for whoever reads in parts
+            # the other methods of a CalibrationDataReader are for reading in parts
             str(ready), str(path), cast("quantization.CalibrationDataReader", _Feeds(batches)),
             quant_format=quantization.QuantFormat.QDQ, per_channel=True,
             activation_type=quantization.QuantType.QInt8, weight_type=quantization.QuantType.QInt8,
@@ -98,7 +98,7 @@ def write_int8(exported: Exported, path: Path, batches: Iterable[np.ndarray]) ->
 
 
 def redescribe(path: Path, description: Description) -> None:
-    """Give a file of ours another description."""
+    """Replace the description of a file that was written here."""
     import onnx
 
     model = onnx.load(path)
@@ -108,7 +108,7 @@ def redescribe(path: Path, description: Description) -> None:
 
 
 class _Feeds:
-    """Batches as ONNX Runtime's quantizer asks for them, one call after the other."""
+    """Batches as ONNX Runtime's quantizer fetches them, one call after the other."""
 
     def __init__(self, batches: Iterable[np.ndarray]) -> None:
         self._batches = iter(batches)
@@ -128,8 +128,8 @@ class Runner:
         # Read here and given as bytes: with a path, ONNX Runtime would look for weights beside the file.
         content = read_bounded(path, MAX_BYTES)
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4  # what ends in an error is told by us
-        # one at a time and as many threads as torch has: the cores may be someone else's as well
+        options.log_severity_level = 4  # fatal only: other errors are raised, and reported by us
+        # OMP_NUM_THREADS as for torch, since other processes may need the cores; 0: one per core
         options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS", "0") or 0)
         with tempfile.TemporaryDirectory(prefix="imgcls-") as empty:
             # weights that the file says are in other files: there are none in this folder
@@ -161,7 +161,7 @@ class Runner:
         found = [(node.name, node.type, _sizes(node)) for node in (*inputs, *outputs)]
         expected = [(INPUT, kind, self.description.input_shape),
                     (OUTPUT, "tensor(float)", [None, self.description.num_classes])]
-        # metadata may be another file's: the tensors are what the runtime believes
+        # metadata may be another file's: what counts are the tensors that the runtime reports
         if found != expected:
             raise DataError(self._path, "takes or gives other tensors than its metadata say")
 
@@ -186,7 +186,7 @@ def _sizes(node: Any) -> list[int | None]:
 def _name_axes(model: Any, description: Description) -> None:
     """Name the sizes that may vary: batch, height, width, in place of torch's s12."""
     names = ["batch", "height", "width"] if description.takes_pixels else ["batch"]
-    # Seen by whoever opens the file in a viewer, and by frameworks that ask for an axis by its name.
+    # Viewers of ONNX files show the names, and frameworks may look an axis up by its name.
     dimensions = model.graph.input[0].type.tensor_type.shape.dim
     for dimension, name in zip(dimensions, names, strict=False):
         dimension.dim_param = name
@@ -197,7 +197,7 @@ def _name_axes(model: Any, description: Description) -> None:
 
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
-    """Keep what torch's exporter says of its own progress and of its versions to come off the screen."""
+    """Hide what torch's exporter prints about its progress, and its warnings about coming versions."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

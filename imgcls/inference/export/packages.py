@@ -1,4 +1,4 @@
-"""Packages that only some formats need: what is missing is told in one line, with pip's line for it."""
+"""Packages that only some formats need: one that is missing is reported in one line, with the pip command."""
 
 from __future__ import annotations
 

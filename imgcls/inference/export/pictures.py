@@ -17,13 +17,13 @@ from imgcls.formats.image_folders import SUFFIXES
 from imgcls.formats.recordio import MAX_PAYLOAD_BYTES
 from imgcls.storage.reading import read_bounded
 
-#: how files are called that are taken for pictures in a folder
-#: made images have no larger sides: enough to be resized, and quick
+#: the largest side of made images, unless the network's own is larger: enough to be resized, and quick to
+#: compute
 _MAX_SIDE = 400
 
 
 class Pictures:
-    """A Source of pictures, each read when it is requested; their labels do not matter."""
+    """A Source of pictures, each read when it is requested; its `labels` are all 0 (see `label`)."""
 
     def __init__(self, items: Sequence[Any], description: str, *, is_made: bool = False) -> None:
         """Take uint8 arrays (H, W, 3), paths, or (source, index)."""
@@ -56,7 +56,7 @@ class Pictures:
         return item if isinstance(item, Path) else -1
 
     def subset(self, places: np.ndarray) -> Pictures:
-        """Return the pictures at these places."""
+        """Return the pictures with these indices."""
         return Pictures([self._items[place] for place in places], self.description, is_made=self.is_made)
 
     def decoded(self, num_channels: int) -> Pictures:
@@ -64,7 +64,7 @@ class Pictures:
         return _DecodedPictures(self, num_channels)
 
     def name(self, index: int) -> str:
-        """Return what a person finds the picture by: its path, or its number among those compared."""
+        """Return what messages call the picture: its path, or its number among those compared."""
         item = self._items[index]
         return verbatim(item) if isinstance(item, Path) else f"number {index}"
 
@@ -106,10 +106,10 @@ class _DecodedPictures(Pictures):
 
 
 def find_pictures(path: str, max_count: int) -> Pictures:
-    """Return at most `max_count` pictures, evenly taken from all that `path` holds.
+    """Return at most `max_count` pictures, evenly spaced over all that `path` holds.
 
-    `path` is a picture, a folder of pictures in any folders, or packed data (`sources.is_packed`); UsageError
-    for nothing there.
+    `path` is a picture, a folder with pictures at any depth, or packed data (`sources.is_packed`). UsageError
+    where there are none.
     """
     if os.path.isdir(path) and not is_packed(path):
         items: list[Any] = [file for file in _walk(Path(path)) if file.suffix.lower() in SUFFIXES]
@@ -122,7 +122,7 @@ def find_pictures(path: str, max_count: int) -> Pictures:
         raise UsageError(f"`images` {verbatim(path)}: there is no such file or folder")
     if not items:
         raise UsageError(f"`images` {verbatim(path)}: the folder holds no pictures ({', '.join(SUFFIXES)})")
-    # Over all of them: folders are sorted by class, and the first hundred would be of one.
+    # Spread over all of them: folders are sorted by class, and the first hundred would be of one class.
     places = np.linspace(0, len(items) - 1, min(len(items), max_count)).astype(int)
     return Pictures([items[place] for place in places], path)
 
@@ -134,8 +134,8 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 
 def make_pictures(image_shape: Sequence[int], count: int) -> Pictures:
-    """Return `count` made images of several sizes around the network's, with areas and edges as photographs
-    have them."""
+    """Return `count` computed images of several sizes around the network's, with areas and edges as in
+    photographs."""
     from imgcls.data.opencv import cv2
 
     random = np.random.default_rng(0)  # the same images each time, so that a difference can be looked into
@@ -143,7 +143,7 @@ def make_pictures(image_shape: Sequence[int], count: int) -> Pictures:
     num_channels = image_shape[0] if len(image_shape) == 3 and image_shape[0] == 4 else 3
     images = []
     for number in range(count):
-        # every eighth is of the network's own size, the others smaller and larger, upright and not
+        # every eighth is of the network's own size, the others smaller or larger, upright or wide
         factors = random.uniform(0.7, 2.2, 2) if number % 8 else np.ones(2)
         height, width = (int(np.clip(side * factor, 1, max(_MAX_SIDE, side)))
                          for side, factor in zip(sides, factors, strict=True))

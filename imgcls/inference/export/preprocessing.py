@@ -1,7 +1,7 @@
-"""What becomes of an image before the network sees it, as a part of the network: pixels in, floats out.
+"""The preparation of images as a part of the network: pixels in, normalised floats out.
 
-The pixels are OpenCV's to the bit; where images are resized with antialiasing, a few are a level beside
-torch's. Only the pixels of the crop are computed, whatever the size of the image: the shapes behind the first
+The pixels are OpenCV's to the bit; where images are resized with antialiasing, a few differ by one level from
+torch's. Only the pixels of the crop are computed, whatever the size of the image: the shapes after the first
 step are fixed, which every exporter can express.
 """
 
@@ -31,7 +31,7 @@ _MOST_BITS = 22.0
 
 
 class _Size(NamedTuple):
-    """Height and width as int64 tensors of no dimension: known only when the network runs."""
+    """Height and width as int64 scalar tensors: their values are known only when the network runs."""
 
     height: Tensor
     width: Tensor
@@ -47,7 +47,7 @@ class Preprocessing(nn.Module):
     scale: Tensor
 
     def __init__(self, image_shape: Sequence[int], augment: AugmentConfig) -> None:
-        """UsageError for what cannot be made part of a network; the message says what can be done instead."""
+        """Raise UsageError for what cannot be part of a network; the message says what to do instead."""
         super().__init__()
         _check(image_shape, augment)
         num_channels, height, width = image_shape
@@ -56,7 +56,7 @@ class Preprocessing(nn.Module):
         self.crop = (height, width)
         self.resize = augment.val_resize or 0
         self.is_antialiased = augment.interpolation == "antialias"
-        # an image with this short edge holds the crop: nothing is left to enlarge
+        # an image whose short edge is at least the crop's longer side holds the crop, and is not enlarged
         self.enlarges = self.resize < max(height, width)
         std = per_channel(augment.rgb_std, num_channels, "`rgb_std`")
         if augment.mean_image:
@@ -64,12 +64,12 @@ class Preprocessing(nn.Module):
         else:
             mean = torch.tensor(per_channel(augment.rgb_mean, num_channels, "`rgb_mean`"))[:, None, None]
         self.register_buffer("mean", mean.clone())
-        # A factor: the loader's normalisation multiplies, and a division would round the last bit otherwise.
+        # A factor: the loader's normalisation multiplies, and a division rounds the last bit differently.
         self.register_buffer("scale", torch.tensor([1 / s for s in std])[:, None, None])
 
     def forward(self, images: Tensor) -> Tensor:
-        # As tensors: a Python number would be recorded as a constant, and every image taken for the example's
-        # size.
+        # As tensors: a Python number would be recorded as a constant, and every image treated as one of the
+        # example's size.
         before = _Size(torch.full((), images.shape[1], dtype=torch.int64),
                        torch.full((), images.shape[2], dtype=torch.int64))
         sizes = [before]
@@ -92,7 +92,7 @@ class Preprocessing(nn.Module):
                      torch.where(is_tall, edge, _divide(self.resize * size.width, size.height)))
 
     def _enlarged(self, size: _Size) -> _Size:
-        """Return the size brought up to the crop: `data.crops._enlarged_to_hold`, in float32 as there."""
+        """Return the size, enlarged to hold the crop: `data.crops._enlarged_to_hold`, in float32 as there."""
         height, width = size
         for_height = (self.crop[0] / height.float() * width.float()).long()
         is_low = height < self.crop[0]
@@ -103,10 +103,10 @@ class Preprocessing(nn.Module):
         return _Size(torch.where(is_narrow, for_width, height), torch.clamp(width, min=self.crop[1]))
 
     def _pixels(self, images: Tensor, rows: Tensor, columns: Tensor, sizes: list[_Size]) -> Tensor:
-        """Return the pixels (N, rows, columns, c) at these places of the images when they have `sizes[-1]`.
+        """Return the pixels (N, rows, columns, c) at these rows and columns of the images at `sizes[-1]`.
 
-        `sizes` begins with that of the images; between two of them they are resized and rounded to bytes. The
-        result is float64, all whole numbers.
+        `sizes` begins with the size of the images; from each to the next they are resized and rounded to
+        bytes. The result is float64, all whole numbers.
         """
         if len(sizes) == 1:
             pixels = images.index_select(1, rows).index_select(2, columns).double()
@@ -124,7 +124,7 @@ class Preprocessing(nn.Module):
         sums = (pixels[:, :, :num_columns] * west[:, None] + pixels[:, :, num_columns:] * east[:, None])
         sums = torch.floor(sums / _FIRST_CUT)  # a shift by 4 bits
         north, south = _weights(down)
-        # OpenCV cuts each product before it adds the two: added first, some pixels would come out a level
+        # OpenCV truncates each product before it adds the two: added first, some pixels would be a level
         # higher.
         parts = (torch.floor(sums[:, :num_rows] * north[:, None, None] / _SECOND_CUT)
                  + torch.floor(sums[:, num_rows:] * south[:, None, None] / _SECOND_CUT))
@@ -132,13 +132,12 @@ class Preprocessing(nn.Module):
 
     def _antialiased(self, images: Tensor, rows: Tensor, columns: Tensor, before: _Size,
                      after: _Size) -> Tensor:
-        """Return the pixels of a resize over all pixels that fall into one, as torch's does it on bytes."""
+        """Return the pixels of a resize that averages all old pixels below a new one, as torch's on bytes."""
         pixels = images.double()
         if self.is_grey:
             pixels = _luma(pixels)
-        # across and then down, rounded to bytes in between as there
-        # As a matrix product over all pixels: how many fall into one depends on the image, and no exporter
-        # has that.
+        # Across and then down, rounded to bytes in between as there. As a matrix product over all pixels: how
+        # many are averaged depends on the image, which no exporter can express.
         weights, one = _areas(columns, before.width, after.width, images.shape[2])
         pixels = _rounded(torch.matmul(weights, pixels), one)
         num_images, height, num_columns, num_channels = pixels.shape
@@ -176,7 +175,7 @@ def _divide(number: Tensor, divisor: Tensor) -> Tensor:
 
 
 def _neighbours(places: Tensor, before: Tensor, after: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return for places (n,) in `after` the two in `before` they are made of, and the second's weight."""
+    """Return for positions (n,) after a resize the two positions before it, and the second one's weight."""
     exact = _centres(places, before, after).float()
     low = torch.floor(exact)
     weight = exact - low
@@ -186,7 +185,7 @@ def _neighbours(places: Tensor, before: Tensor, after: Tensor) -> tuple[Tensor, 
 
 
 def _centres(places: Tensor, before: Tensor, after: Tensor) -> Tensor:
-    # in float64: OpenCV has the factor in it, and whole numbers must stay whole
+    # in float64: OpenCV computes the factor in it, and whole numbers must stay whole
     return (places.double() + 0.5) * (before.double() / after.double()) - 0.5
 
 
@@ -195,15 +194,17 @@ def _within(places: Tensor, last: Tensor) -> Tensor:
 
 
 def _weights(second: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the weights of both neighbours as whole numbers of 11 bits."""
+    """Return the weights of both neighbours as whole numbers of 11 bits, float64."""
     return torch.round((1 - second) * _ONE).double(), torch.round(second * _ONE).double()
 
 
 def _areas(places: Tensor, before: Tensor, after: Tensor, num_before: int) -> tuple[Tensor, Tensor]:
-    """Return how much of each pixel before is in the pixel at each of `places`, (n, before), and what the
-    weights of a pixel add up to: whole numbers."""
+    """Return the weights (n, num_before) of the pixels before a resize in each pixel of `places` after it.
+
+    They are whole numbers; the second result is the number that stands for a weight of 1.
+    """
     factor = before.double() / after.double()
-    # where images grow, the two neighbours are mixed as without antialiasing
+    # where images are enlarged, the two neighbours are mixed as without antialiasing
     reach = torch.clamp(factor, min=1.0)
     distance = torch.arange(num_before).double() - _centres(places, before, after)[:, None]
     weights = torch.clamp(1 - (distance / reach).abs(), min=0)
@@ -219,7 +220,7 @@ def _rounded(sums: Tensor, one: Tensor) -> Tensor:
 
 
 def _luma(pixels: Tensor) -> Tensor:
-    """Return float64 (N, H, W, 1) of (N, H, W, 3), whole numbers, as OpenCV makes grey of RGB."""
+    """Return grey float64 (N, H, W, 1) of RGB (N, H, W, 3), whole numbers, as OpenCV computes it."""
     red, green, blue = _LUMA
     total = pixels[..., 0:1] * red + pixels[..., 1:2] * green + pixels[..., 2:3] * blue
     return torch.floor((total + _LUMA_ONE / 2) / _LUMA_ONE)

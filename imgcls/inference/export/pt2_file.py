@@ -1,7 +1,7 @@
 """torch.export: a `.pt2` that torch runs without imgcls.
 
 torch reads such files with pickles, and evaluates expressions in them: `Runner` is for a file that was just
-written; anybody else's are read by `pt2_graph`.
+written; files from elsewhere are read by `pt2_graph`.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from imgcls.inference.export.exported import KEY, Description, Exported
 SUFFIX = ".pt2"
 RUNTIME = "torch"
 TAKES_PIXELS = True
-HAS_CHECKSUM = False  # zip has one of each file in it
+HAS_CHECKSUM = False  # a zip archive has a checksum of each of its files
 
 
 def check(output: str) -> None:
-    """Do nothing: torch is there."""
+    """Do nothing: torch is always there."""
 
 
 def write(exported: Exported, path: Path) -> list[Path]:
     """Write the network to `path`; return its files, which is that one."""
     program = exported.program()
-    # the blank images that it was recorded with are no one's business
+    # the blank images that it was recorded with are of no use in the file
     program._example_inputs = None
     # Into memory: torch's writer of files ends the process where the disk is full.
     content = io.BytesIO()
@@ -45,8 +45,7 @@ class Runner:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         """Load the file, which must be trusted."""
         extra = {KEY: ""}
-        # The text of `extra` is filled in by torch: keys that are asked for are read, others left in the
-        # file.
+        # torch fills in the text of `extra`: it reads the keys that are in it, and leaves others in the file.
         self._model: Callable[[Tensor], Tensor] = torch.export.load(path, extra_files=extra).module()
         self.description = Description.from_json(extra[KEY], path)
 

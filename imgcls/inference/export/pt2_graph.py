@@ -1,7 +1,8 @@
-"""Run a `.pt2` of anybody's: its graph is JSON and its weights are bytes, and nothing else of it is touched.
+"""Run a `.pt2` that is not trusted: its graph is JSON and its weights are bytes, and nothing else is read.
 
 `torch.export.load` unpickles what a file says is a pickle, and evaluates its expressions of sizes as Python.
-Here the operators of the graph are called one after the other, those in a list of torch's that only compute.
+Here the operators of the graph are called one after the other, and only those in a list of operators that do
+nothing but compute.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ _NAMES = """
 # a list of what is allowed, and not of what is not: every version of torch adds operators, some
 # of which open files or run code that they are given
 _OPERATORS = frozenset(_NAMES.split())
-#: what only checks the program, which was done when it was written
+#: operators that only check the program; left out, since it was checked when it was written
 _CHECKS = ("torch.ops.aten._assert_tensor_metadata.", "torch.ops.aten._assert_scalar.",
            "torch.ops.aten.sym_constrain_range")
 # numbers of torch._export.serde.schema.ScalarType, which torch promises to keep
@@ -59,7 +60,7 @@ class _Node(NamedTuple):
     arguments: list[Any]
     keywords: dict[str, Any]
     outputs: list[str]
-    #: values that nothing asks for after this one
+    #: values that no later node uses
     finished: list[str]
 
 
@@ -67,7 +68,7 @@ class Graph:
     """A `.pt2` of imgcls-export: `run(images)` gives probabilities (N, classes), float32."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        """Read the file; DataError for one that is damaged, or does what imgcls writes none to do."""
+        """Read the file; DataError for one that is damaged, or calls what no export of imgcls calls."""
         self._path = path
         try:
             with zipfile.ZipFile(path) as archive:
@@ -116,11 +117,11 @@ class Graph:
                 inputs.append(content["arg"]["as_tensor"]["name"])
             else:
                 self._weights[content["arg"]["name"]] = weights[content[f"{kind}_name"]]
-        # one input, or it is a program of something else than images
+        # one input and one output, or it is no program for images
         (self._input,) = inputs
         (output,) = graph["outputs"]
         self._output = output["as_tensor"]["name"]
-        # backwards, so that the first one that asks for a value is the last one in the run
+        # backwards: the first node here that uses a value is the last one of a run to use it
         asked = {self._output, *self._weights}
         nodes = [self._node(node, asked) for node in reversed(graph["nodes"])
                  if not node["target"].startswith(_CHECKS)]
@@ -130,14 +131,14 @@ class Graph:
         match = _TARGET.fullmatch(node["target"])
         packet = getattr(torch.ops.aten, match[1]) if match and match[1] in _OPERATORS else None
         if not match or packet is None or match[2] not in packet.overloads():
-            # by name: among the others are some that read files, or change what torch keeps
+            # allowed by name: among the others are some that read files, or change torch's state
             raise DataError(self._path, f"calls {verbatim(node['target'])}, which no network of imgcls does")
         operator = getattr(packet, match[2])
         arguments, keywords = [], {}
         for given in node["inputs"]:
             value = _argument(given["arg"])
-            # ArgumentKind.KEYWORD of torch's schema; files of before it had kinds have positions
-            # alone
+            # ArgumentKind.KEYWORD of torch's schema; older files have no kinds, and positional arguments
+            # only
             if given.get("kind") == 2:
                 keywords[given["name"]] = value
             else:
@@ -145,14 +146,14 @@ class Graph:
         outputs = [name for output in node["outputs"] for name in _outputs(output)]
         given = _flat([arguments, list(keywords.values())])
         used = {value.name for value in given if isinstance(value, _Name)}
-        # outputs that no one asks for are freed as well
+        # outputs that no node uses are freed as well
         finished = sorted((used | set(outputs)) - asked)
         asked |= used
         return _Node(operator, arguments, keywords, outputs, finished)
 
 
 class _Name(NamedTuple):
-    """An argument that an earlier operator gives."""
+    """An argument that is the result of an earlier operator, or an input."""
 
     name: str
 
@@ -164,7 +165,7 @@ class _Files:
         self._archive = archive
         self._path = path
         self._infos = {info.filename.partition("/")[2]: info for info in archive.infolist()}
-        # two files of one name: who reads it would decide which
+        # of two files with one name readers may take different ones
         if len(self._infos) != len(archive.infolist()) or any(name.startswith("data/aotinductor/")
                                                               for name in self._infos):
             raise DataError(path, "is machine code (`format` aot) or damaged: take the checkpoint, or "
@@ -185,7 +186,7 @@ class _Files:
         return self.read(name).decode("utf-8", "replace")
 
     def tensors(self, kind: str) -> dict[str, Tensor]:
-        """Return the tensors of a kind, "weights" or "constants", by name; none that is pickled."""
+        """Return the tensors of a kind, "weights" or "constants", by name; DataError for a pickle."""
         text = self.read(f"data/{kind}/model_{kind}_config.json")
         config = json_text.loads_object(text, self._path, _PURPOSE)
         found, loaded = {}, {}
@@ -194,22 +195,22 @@ class _Files:
             if entry["use_pickle"] is not False or not re.fullmatch(r"(weight|tensor)_\d{1,9}", file):
                 raise DataError(self._path, f"holds the pickle {verbatim(file)}, which is not read")
             if file not in loaded:
-                # a file once for all tensors that share it; writable, or torch would warn
+                # read once for all tensors that share a file; writable, or torch would warn
                 loaded[file] = bytearray(self.read(f"data/{kind}/{file}"))
             sizes, strides = ([each["as_int"] for each in meta[key]] for key in ("sizes", "strides"))
             dtype = _DTYPES[meta["dtype"]]
             flat = (torch.frombuffer(loaded[file], dtype=dtype) if loaded[file]
                     else torch.empty(0, dtype=dtype))
-            # torch checks that all of it is inside
+            # torch checks that all of it is within the file's bytes
             found[name] = flat.as_strided(sizes, strides, meta["storage_offset"]["as_int"])
         return found
 
 
 def _argument(argument: dict[str, Any]) -> Any:
-    """Return a value, with a _Name wherever an earlier result is meant."""
+    """Return the value of an argument, with a _Name wherever an earlier result is meant."""
     ((kind, value),) = argument.items()
     if kind in ("as_int", "as_ints", "as_float", "as_floats", "as_bool", "as_bools", "as_string"):
-        # JSON writes 1.0 as 1 in some versions, and an operator tells floats from integers
+        # JSON writes 1.0 as 1 in some versions, and operators distinguish floats from integers
         return float(value) if kind == "as_float" else value
     if kind == "as_none":
         return None
@@ -256,7 +257,7 @@ def _filled(argument: Any, values: dict[str, Any]) -> Any:
 
 def _require_memory(arguments: list[Any], path: object) -> None:
     """Raise UsageError for a tensor larger than memory, before it is requested."""
-    # whichever of them is the size: strides and places of axes are small anyway
+    # any of the lists may be a size: strides and numbers of axes are small anyway
     for size in arguments:
         if isinstance(size, list) and all(type(each) is int and each >= 0 for each in size):
             memory.require(8 * math.prod(size), f"{verbatim(path)}: a tensor")

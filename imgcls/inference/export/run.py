@@ -1,4 +1,4 @@
-"""Export a network: read it, write the file aside, run that, compare it with the checkpoint, and only then
+"""Export a network: read it, write a temporary file, run that, compare it with the checkpoint, and only then
 keep it."""
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ _NUM_MADE = 32
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What is to be exported, and how it is tried."""
+    """What is to be exported, and how it is compared."""
 
     model: str
     epoch: str
     synset: str
     format: str
     output: str
-    #: where the pictures are that it is tried on; "": made ones
+    #: path of the pictures that it is compared on; "": made ones
     images: str
     num_images: int
     preprocessing: bool
@@ -68,23 +68,24 @@ class Result:
     files: Sequence[str]
     num_bytes: int
     comparison: Comparison
-    #: what int8 lost; None of any other export
+    #: what int8 lost; None for any other export
     drop: int8.Drop | None = None
 
 
 def export(request: Request, settings: dict[str, Any], tell: Callable[[str], None]) -> Result:
-    """Write the export; `settings` are the user's of preprocessing, as `Predictor` takes them.
+    """Write the export; `settings` are those of preprocessing that the user set, as `Predictor` takes them.
 
-    `tell` is given lines for a person, with settings between backquotes.
+    `tell` is called with lines for a person, with settings between backquotes.
 
     UsageError for what cannot be exported, and for a package that is missing; RunError, and nothing written,
-    where the export names pictures otherwise than the checkpoint.
+    where the export classifies pictures differently from the checkpoint (int8: where it loses more than
+    `max_drop`).
     """
     module = FORMATS[request.format]
     if not request.output.lower().endswith(module.SUFFIX):
         raise UsageError(f"`output` {verbatim(request.output)}: a file of `format` {request.format} must "
                          f"end in {module.SUFFIX}")
-    # seconds of work and a download lie between here and the first import of a package
+    # checked first: packages are imported only after seconds of work, and perhaps a download
     module.check(request.output)
     if request.is_int8:
         _check_int8(request, module)
@@ -96,7 +97,7 @@ def export(request: Request, settings: dict[str, Any], tell: Callable[[str], Non
     if request.is_int8:
         calibration, pictures = int8.divide(pictures, request.num_calibration)
     checkpoint = expected(exported, config, pictures)
-    # on this disk first, and not beside the output: of what fails no one finds a part
+    # into a temporary folder, not beside the output: no part of an export that fails is left there
     with tempfile.TemporaryDirectory(prefix="imgcls-export-") as folder:
         path = Path(folder) / Path(request.output).name
         if calibration is None:
@@ -108,8 +109,8 @@ def export(request: Request, settings: dict[str, Any], tell: Callable[[str], Non
             with _writing_aside(folder):
                 written = module.write_int8(exported, path,
                                             (batch for _, batch in batches(exported, calibration, given)))
-        # the file that was written is read again and run by its own runtime: what is in memory
-        # proves nothing
+        # the file that was written is read again and run by its own runtime: the network in memory would
+        # prove nothing
         comparison = compare(exported, module.Runner(path).run, pictures, checkpoint)
         tell(describe(comparison, pictures, module.RUNTIME))
         if checkpoint.num_read_otherwise:
@@ -124,7 +125,7 @@ def export(request: Request, settings: dict[str, Any], tell: Callable[[str], Non
             _require_small(drop, request)
             with _writing_aside(folder):
                 module.redescribe(path, dataclasses.replace(exported.description, int8=drop.as_json()))
-        if module.HAS_CHECKSUM:  # last of all: it counts the description, which may just have been written
+        if module.HAS_CHECKSUM:  # last of all: it covers the description, which may just have been written
             checksum.seal(path)
         num_bytes = sum(path.stat().st_size for path in written)
         return Result([_keep(path, request) for path in written], num_bytes, comparison, drop)
@@ -132,7 +133,7 @@ def export(request: Request, settings: dict[str, Any], tell: Callable[[str], Non
 
 @contextlib.contextmanager
 def _writing_aside(folder: str) -> Iterator[None]:
-    """Tell of a disk that is full, or a limit of the size of files, in the words of this command."""
+    """Raise RunError, with the folder, where the disk is full or the size of files is limited."""
     try:
         yield
     except OSError as error:  # a format writes with functions of its own, which name no file
@@ -159,7 +160,7 @@ def _require_equal(comparison: Comparison, pictures: Pictures, request: Request)
 
 
 def _require_small(drop: int8.Drop, request: Request) -> None:
-    # a network of nan loses nothing where the checkpoint has nothing: no drop of nan is small
+    # with `not`: a drop of nan is refused as well
     if not drop.drop <= request.max_drop:
         raise RunError(f"{verbatim(request.output)} is not kept: int8 loses {drop.drop:.4f}, more than "
                        f"`max_drop` {request.max_drop:g}")
@@ -176,7 +177,7 @@ def describe(comparison: Comparison, pictures: Pictures, runtime: str) -> str:
 
 
 def _about_files(checkpoint: Expected) -> str:
-    """Return what it changes that imgcls decodes some files otherwise than programs that run exports."""
+    """Return a note on files that imgcls decodes differently from the programs that run exports."""
     return (f"note: imgcls decodes {checkpoint.num_read_otherwise} of them at a half or less, or as grey; a "
             f"program that decodes all of their pixels gets another label for {checkpoint.num_other_labels}, "
             "from the checkpoint as well (it should shrink large photographs first)")
@@ -215,14 +216,14 @@ def _prepare(request: Request, config: Config, tell: Callable[[str], None]) -> t
 
 def _pictures(request: Request, exported: Exported) -> Pictures:
     if request.images:
-        # pictures for the ranges come on top, so that as many are compared as were requested
+        # pictures for the ranges are added, so that as many are compared as were requested
         more = request.num_calibration if request.is_int8 else 0
         return find_pictures(request.images, request.num_images + more)
     return make_pictures(exported.description.image_shape, min(_NUM_MADE, request.num_images))
 
 
 def _keep(path: Path, request: Request) -> str:
-    """Give a file that was written and tried its name; return it."""
+    """Copy a file that passed the comparison to its final name; return that name."""
     # Formats with several files name the others after the first one: net.onnx, net.onnx.data.
     target = os.fspath(to_path(request.output)) + path.name.removeprefix(Path(request.output).name)
     try:

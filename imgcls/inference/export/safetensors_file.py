@@ -36,13 +36,12 @@ def check(output: str) -> None:
 def write(exported: Exported, path: Path) -> list[Path]:
     """Write the network to `path`; return its files, which is that one."""
     kind, text = describe_network(exported)
-    # not ascontiguousarray: it makes a list of a single number
+    # not ascontiguousarray: it makes a scalar one-dimensional
     arrays = {name: np.asarray(array, order="C")
               for name, array in graph.arrays(exported.servable.network).items()}
     if exported.mean_image:
         arrays[_MEAN_IMAGE] = read_mean_image(exported.mean_image, exported.description.image_shape)
-    # Metadata are text by the format, so the network itself stands there as JSON: one file is the whole
-    # of it.
+    # Metadata are text by the format, so the network is stored there as JSON: one file holds everything.
     try:
         save_file(arrays, path, metadata={**exported.description.metadata(), kind: text})
     except SafetensorError as error:  # no OSError, even of a full disk
@@ -63,10 +62,9 @@ def read(path: str | os.PathLike[str]) -> Content:
     try:
         with safe_open(path, "numpy") as file:
             metadata = file.metadata() or {}
-            # Only the header has been read so far; each tensor is checked against the file when it is
-            # asked for.
+            # Only the header has been read so far; each tensor is checked against the file when it is read.
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
-    except (SafetensorError, OSError, TypeError, AttributeError) as error:  # types that numpy has not
+    except (SafetensorError, OSError, TypeError, AttributeError) as error:  # types that numpy does not have
         raise DataError(path, f"is no safetensors file: {first_line(error)}") from error
     if KEY not in metadata:
         raise DataError(path, f"is no export of imgcls: its metadata have no entry {KEY}")
@@ -80,8 +78,7 @@ def read(path: str | os.PathLike[str]) -> Content:
         settings = json_text.loads_object(metadata.get("network", ""), path, "the settings of a network")
         known = flags_of(NetworkConfig)
         try:
-            # Through the checks of the flags: a file from anywhere can name no network and no depth that a
-            # user cannot.
+            # Checked as flags are: a file from anywhere can name no network and no depth that a user cannot.
             network = NetworkConfig(**{each.name: convert(known[each.name], settings[each.name])
                                        for each in fields(NetworkConfig) if each.name in settings})
         except UsageError as error:
