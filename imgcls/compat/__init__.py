@@ -1,1 +1,1 @@
-"""Stand-ins for other libraries, for code that uses them only to get at its data. There is one, `mxnet`."""
+"""Stand-ins for other libraries: their names and results, computed by this package. There is one, `mxnet`."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-# One class for both worlds: `except mx.MXNetError` in an old script catches our errors.
+# Our errors derive from it: `except mx.MXNetError` in an old script catches them.
 from imgcls.compat.mxnet.base import MXNetError
 
 # For editors and type checkers, which cannot follow `__getattr__`.
@@ -51,7 +51,7 @@ _NAMES = {"AttrScope": "attribute", "Context": "context", "cpu": "context", "cpu
           "gpu": "context", "num_gpus": "context", "current_context": "context", "install": "_alias"}
 
 
-# Python asks here for what the module does not have: so `import ... as mx` loads no part that is not used.
+# Python calls this for a name that the module does not define: `import ... as mx` loads only the parts used.
 def __getattr__(name: str) -> Any:
     if name in _PARTS:
         return importlib.import_module(f"imgcls.compat.mxnet.{_PARTS[name]}")

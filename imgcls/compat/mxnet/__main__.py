@@ -1,4 +1,4 @@
-"""`python -m imgcls.compat.mxnet SCRIPT [ARGUMENT...]`: a program for MXNet as it is, run on this package."""
+"""`python -m imgcls.compat.mxnet SCRIPT [ARGUMENT...]`: run a program written for MXNet on this package."""
 
 import runpy
 import sys
@@ -13,7 +13,7 @@ def main() -> int:
         return 2
     install()
     del sys.argv[0]
-    # As `python SCRIPT` has it: imports are found beside the program.
+    # As with `python SCRIPT`: modules are imported from the program's folder.
     sys.path[0] = sys.argv[0].rpartition("/")[0] or "."
     runpy.run_path(sys.argv[0], run_name="__main__")
     return 0

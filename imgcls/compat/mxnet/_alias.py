@@ -34,7 +34,7 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         self._specs = {**getattr(self, "_specs", {}), spec.name: module.__spec__}
         return module
 
-    # The import system has put the other spec into the module: its own belongs there.
+    # The import system has replaced the module's `__spec__` by the one of `find_spec`: this restores it.
     def exec_module(self, module: ModuleType) -> None:
         """Do nothing: the module has run under its own name."""
         own: Any = self._specs.pop(module.__spec__.name if module.__spec__ else "", None)

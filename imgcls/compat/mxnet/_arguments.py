@@ -1,6 +1,6 @@
-"""The arguments of `mx.io.ImageRecordIter`: MXNet's names and defaults, values brought to their types.
+"""The arguments of `mx.io.ImageRecordIter`: MXNet's names and defaults, values converted to their types.
 
-`_image_record_iter.py` calls `read_arguments`. Names, defaults and which text stands for a value are those of
+`_image_record_iter.py` calls `read_arguments`. Names, defaults and the text forms of values are those of
 MXNet's parameter structures (src/io/image_iter_common.h, image_aug_default.cc). Nothing here opens a file.
 """
 
@@ -31,12 +31,12 @@ _AUGMENT = {
     "brightness": "brightness", "contrast": "contrast", "saturation": "saturation", "pca_noise": "pca_noise",
     "random_h": "max_random_h", "random_s": "max_random_s", "random_l": "max_random_l",
 }
-#: their defaults: ours, but for two where MXNet's iterator has another than its scripts
+#: their defaults: ours, except for two where MXNet's iterator and its scripts have different ones
 _AUGMENT_DEFAULTS = {
     **{name: getattr(AugmentConfig(), field) for name, field in _AUGMENT.items()},
     "resize": -1, "fill_value": 255,  # the scripts pad with 127, the iterator with white
 }
-#: what is no augmentation: which records, how they are batched, how pixels become numbers
+#: arguments other than augmentation: which records, how they are batched, how pixels become numbers
 _OTHER_DEFAULTS: dict[str, Any] = {
     "path_imgrec": "", "path_imgidx": "", "path_imglist": "", "data_shape": (), "batch_size": 0,
     "label_width": 1, "shuffle": False, "seed": 0, "seed_aug": None, "num_parts": 1, "part_index": 0,
@@ -46,21 +46,21 @@ _OTHER_DEFAULTS: dict[str, Any] = {
     "scale": 1.0, "dtype": "float32", "preprocess_threads": 4,
     "data_name": "data", "label_name": "softmax_label",
 }
-#: how the work is done in MXNet: of no meaning here, results do not depend on it
+#: how MXNet does the work: accepted and ignored here, results do not depend on it
 _MEANINGLESS = {
     "ctx": "gpu", "device_id": 0, "prefetch_buffer": 4, "verbose": True, "shuffle_chunk_size": 0,
     "shuffle_chunk_seed": 0,
 }
-#: known, but only as they are where no one asked for them
+#: known, but accepted with their default value only
 _ONLY_DEFAULT = {
-    # Taken silently they would give other pixels than in MXNet, so any other value is an error.
+    # Another value, if it were ignored, would give other pixels than in MXNet: so it is an error.
     "aug_seq": "aug_default", "rotate": -1, "max_img_size": 1e10, "min_img_size": 0.0,
     "max_random_contrast": 0.0, "max_random_illumination": 0.0,
 }
 _DEFAULTS = {**_AUGMENT_DEFAULTS, **_OTHER_DEFAULTS, **_MEANINGLESS, **_ONLY_DEFAULT}
-#: there is no sense in a batch without these
+#: arguments that must be given
 _REQUIRED = ("path_imgrec", "data_shape", "batch_size")
-#: where the default is None, what else it may be
+#: for arguments whose default is None, the type of other values
 _OPTIONAL: dict[str, Callable[[Any], Any]] = {"min_aspect_ratio": float, "seed_aug": int}
 #: MXNet's names of types, in which "none" means that of the data
 _DTYPES = {"float32": np.float32, "none": np.float32, "uint8": np.uint8, "int8": np.int8}
@@ -69,24 +69,24 @@ _METHOD_NAMES = {number: name for name, number in METHODS.items() if name != "an
 
 
 class _Type(NamedTuple):
-    """What an argument has to be: how a value is converted, and what an error calls it."""
+    """The type of an argument: how a value is converted, and what an error calls the type."""
 
     convert: Callable[[Any], Any]
     description: str
 
 
 def read_arguments(kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Return all arguments with their values, of which text stands for any, as in MXNet.
+    """Return all arguments with their values; each value may also be given as text, as in MXNet.
 
-    A name that MXNet does not have is a TypeError, a value that cannot be done a MXNetError that names it.
-    `dtype` comes as numpy type, `inter_method` under our name.
+    A name that MXNet does not have is a TypeError, a value that is not supported an MXNetError that names it.
+    `dtype` is returned as a numpy type, `inter_method` as our name of the method.
     """
-    # MXNet's iterators pass over names that they do not know (InitAllowUnknown), and so over misspelled ones.
+    # MXNet's iterators ignore names that they do not know (InitAllowUnknown), and so misspelled ones.
     for name in kwargs:
         if name not in _DEFAULTS:
             hint = "".join(f": did you mean {close}?" for close in nearest(name, _DEFAULTS)[:1])
             raise TypeError(f"ImageRecordIter has no argument {name}{hint}")
-    # Checked when all are known: some go together.
+    # Checked when all are converted: some belong together.
     args = {**_DEFAULTS, **{name: _convert(name, value) for name, value in kwargs.items()}}
     _check(args)
     args["dtype"] = _DTYPES[args["dtype"].lower()]
@@ -98,13 +98,13 @@ def read_arguments(kwargs: dict[str, Any]) -> dict[str, Any]:
 
 
 def augment_config(args: dict[str, Any]) -> AugmentConfig:
-    """Return the augmentation that these arguments mean."""
+    """Return the AugmentConfig for the arguments that `read_arguments` returned."""
     return AugmentConfig(interpolation=args["inter_method"], mean_image=args["mean_img"],
                          **{field: args[name] for name, field in _AUGMENT.items()})
 
 
 def _check(args: dict[str, Any]) -> None:
-    """Raise MXNetError for values that are of their type and still cannot be done."""
+    """Raise MXNetError for values that have the right type and are still not supported."""
     for name in _REQUIRED:
         if not args[name]:
             raise MXNetError(f"ImageRecordIter needs {name}")
@@ -125,7 +125,7 @@ def _check(args: dict[str, Any]) -> None:
 def _convert(name: str, value: Any) -> Any:
     default = _DEFAULTS[name]
     expected = _type_of(name, default)
-    # None asks for the default where MXNet's own is None, or its type is one.
+    # None means the default where MXNet's own default is None, and for `dtype`.
     if value is None and (default is None or name == "dtype"):
         return default
     try:
@@ -158,7 +158,7 @@ def _to_bool(value: Any) -> bool:
 
 
 def _to_int(value: Any) -> int:
-    # int alone would cut 1.5 to 1.
+    # int alone would truncate 1.5 to 1.
     if int(value) != float(value):
         raise ValueError(value)
     return int(value)

@@ -22,11 +22,11 @@ RECORDED: dict[Any, str] = {
 }
 
 
-# `_apply` and `_assign` are the array's: what an operation needs of its memory.
+# The derived class has `_apply`, `_assign` and `_operator`, which work on the array's memory.
 class Arithmetic:
-    """The operations of an NDArray, which derives from this and says how one is computed."""
+    """The operators of an NDArray, which derives from this and defines how one is computed."""
 
-    # comparisons are by element, so a key of a dict is the array itself
+    # `==` compares elements, so the hash is that of the object
     __hash__ = object.__hash__
 
     if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class Arithmetic:
     def _goes_with(self, other: object) -> bool:
         return isinstance(other, (type(self), int, float, np.number, np.bool_))
 
-    # `array == None` and the like are asked by ordinary code: False, and no error.
+    # Ordinary code compares arrays with None and other objects: False, and no error.
     def __eq__(self, other: object) -> Any:
         return self._apply(np.equal, other) if self._goes_with(other) else False
 

@@ -21,10 +21,10 @@ from imgcls.compat.mxnet.nd import NDArray
 _GREY = np.array([[[0.299, 0.587, 0.114]]], np.float32)
 
 
-# Numbers are drawn from the generators that MXNet draws from, in its order: a script that seeds
-# `random` and numpy gets the very images it got there.
+# Random numbers come from the generators that MXNet uses, in its order: a script that seeds
+# `random` and numpy gets the same images as with MXNet.
 class Augmenter:
-    """The base: called with an image (H, W, C), it returns another."""
+    """The base class: called with an image, an NDArray (H, W, C), it returns the changed image."""
 
     def __init__(self, **kwargs: Any) -> None:
         # arrays become lists: `dumps` is JSON
@@ -33,7 +33,7 @@ class Augmenter:
                         for name, value in kwargs.items()}
 
     def dumps(self) -> Any:
-        """Return the name and the settings as JSON."""
+        """Return the name and the settings as JSON text."""
         # ImageIter logs this text, and code that compares lists of augmenters does so by it
         return json.dumps([type(self).__name__.lower(), self._kwargs])
 
@@ -42,7 +42,7 @@ class Augmenter:
 
 
 class SequentialAug(Augmenter):
-    """Several augmenters, one after the other."""
+    """Apply several augmenters, one after the other."""
 
     def __init__(self, ts: Sequence[Augmenter]) -> None:
         super().__init__()
@@ -58,18 +58,18 @@ class SequentialAug(Augmenter):
 
 
 class RandomOrderAug(SequentialAug):
-    """Several augmenters, in random order."""
+    """Apply several augmenters, in random order."""
 
     def __call__(self, src: NDArray) -> NDArray:
         shuffled = list(self.ts)
-        # MXNet shuffles the caller's own list; here that stays as it was
+        # MXNet shuffles the caller's own list; here that is not changed
         random.shuffle(shuffled)
         self.ts = shuffled
         return super().__call__(src)
 
 
 class ResizeAug(Augmenter):
-    """The short edge becomes `size`."""
+    """Resize so that the short edge is `size`."""
 
     def __init__(self, size: int, interp: int = 2) -> None:
         super().__init__(size=size, interp=interp)
@@ -80,7 +80,7 @@ class ResizeAug(Augmenter):
 
 
 class ForceResizeAug(Augmenter):
-    """To (width, height)."""
+    """Resize to `size` (width, height)."""
 
     def __init__(self, size: Sequence[int], interp: int = 2) -> None:
         super().__init__(size=size, interp=interp)
@@ -91,7 +91,7 @@ class ForceResizeAug(Augmenter):
 
 
 class RandomCropAug(Augmenter):
-    """A window of `size` (width, height) anywhere."""
+    """Crop a window of `size` (width, height) at a random place."""
 
     def __init__(self, size: Sequence[int], interp: int = 2) -> None:
         super().__init__(size=size, interp=interp)
@@ -102,7 +102,7 @@ class RandomCropAug(Augmenter):
 
 
 class RandomSizedCropAug(Augmenter):
-    """A window of random area and proportions, resized to `size`."""
+    """Crop a window of random area and aspect ratio, and resize it to `size` (width, height)."""
 
     def __init__(self, size: Sequence[int], area: Any, ratio: Sequence[float], interp: int = 2,
                  **kwargs: Any) -> None:
@@ -116,7 +116,7 @@ class RandomSizedCropAug(Augmenter):
 
 
 class CenterCropAug(Augmenter):
-    """The middle of `size` (width, height)."""
+    """Crop the centre, a window of `size` (width, height)."""
 
     def __init__(self, size: Sequence[int], interp: int = 2) -> None:
         super().__init__(size=size, interp=interp)
@@ -127,7 +127,7 @@ class CenterCropAug(Augmenter):
 
 
 class BrightnessJitterAug(Augmenter):
-    """Brightness times a number in [1 - brightness, 1 + brightness]."""
+    """Multiply the brightness by a random number in [1 - brightness, 1 + brightness]."""
 
     def __init__(self, brightness: float) -> None:
         super().__init__(brightness=brightness)
@@ -140,7 +140,7 @@ class BrightnessJitterAug(Augmenter):
 
 
 class ContrastJitterAug(Augmenter):
-    """Distance from the mean grey times a random number."""
+    """Multiply the distance from the mean grey by a random number in [1 - contrast, 1 + contrast]."""
 
     def __init__(self, contrast: float) -> None:
         super().__init__(contrast=contrast)
@@ -148,7 +148,7 @@ class ContrastJitterAug(Augmenter):
 
     def __call__(self, src: NDArray) -> NDArray:
         alpha = 1.0 + random.uniform(-self.contrast, self.contrast)
-        # `size` counts the channels: a third of it are pixels
+        # `size` counts the values of three channels: a third of it is the number of pixels
         grey = (3.0 * (1.0 - alpha) / src.size) * float((src._data * _GREY).sum(dtype=np.float32))
         src *= alpha
         src += grey
@@ -156,7 +156,7 @@ class ContrastJitterAug(Augmenter):
 
 
 class SaturationJitterAug(Augmenter):
-    """Distance of each pixel from its grey times a random number."""
+    """Multiply each pixel's distance from its grey by a random number in [1 - saturation, 1 + saturation]."""
 
     def __init__(self, saturation: float) -> None:
         super().__init__(saturation=saturation)
@@ -172,36 +172,36 @@ class SaturationJitterAug(Augmenter):
 
 
 class HueJitterAug(Augmenter):
-    """Colours turned in YIQ by a random angle."""
+    """Rotate the colours in YIQ by a random angle in [-hue * pi, hue * pi]."""
 
     def __init__(self, hue: float) -> None:
         super().__init__(hue=hue)
         self.hue = hue
         # Rounded to three digits in MXNet, and so not exact inverses: a hue of 0 still changes the
-        # last bits.
+        # image a little.
         self.to_yiq = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.321], [0.211, -0.523, 0.311]])
         self.to_rgb = np.array([[1.0, 0.956, 0.621], [1.0, -0.272, -0.647], [1.0, -1.107, 1.705]])
 
     def __call__(self, src: NDArray) -> NDArray:
         angle = random.uniform(-self.hue, self.hue) * np.pi
         cosine, sine = np.cos(angle), np.sin(angle)
-        # Y, the brightness, stays; I and Q are turned
+        # Y, the brightness, stays; I and Q are rotated
         turn = np.array([[1.0, 0.0, 0.0], [0.0, cosine, -sine], [0.0, sine, cosine]])
         return nd.dot(src, nd.array(np.dot(np.dot(self.to_rgb, turn), self.to_yiq).T))
 
 
 class ColorJitterAug(RandomOrderAug):
-    """Brightness, contrast and saturation in random order."""
+    """Change brightness, contrast and saturation, in random order."""
 
     def __init__(self, brightness: float, contrast: float, saturation: float) -> None:
         kinds = ((brightness, BrightnessJitterAug), (contrast, ContrastJitterAug),
                  (saturation, SaturationJitterAug))
-        # a kind without an amount draws no numbers, and is no part of the shuffle
+        # a kind with the amount 0 draws no random numbers, and is not in the shuffled list
         super().__init__([kind(amount) for amount, kind in kinds if amount > 0])
 
 
 class LightingAug(Augmenter):
-    """Noise along the main directions of colours (AlexNet's)."""
+    """Add noise along the principal components of the colours (AlexNet's PCA noise)."""
 
     def __init__(self, alphastd: float, eigval: Any, eigvec: Any) -> None:
         super().__init__(alphastd=alphastd, eigval=eigval, eigvec=eigvec)
@@ -217,7 +217,7 @@ class LightingAug(Augmenter):
 # MXNet subtracts and divides in float32 and in place where it can: images come out of `CastAug`
 # before.
 class ColorNormalizeAug(Augmenter):
-    """(image - mean) / std."""
+    """Return (image - mean) / std; None for one of them leaves that step out."""
 
     def __init__(self, mean: Any, std: Any) -> None:
         self.mean = mean if mean is None or isinstance(mean, NDArray) else nd.array(mean)
@@ -229,7 +229,7 @@ class ColorNormalizeAug(Augmenter):
 
 
 class RandomGrayAug(Augmenter):
-    """Grey, with probability `p`."""
+    """Turn the image grey, with probability `p`."""
 
     def __init__(self, p: float) -> None:
         super().__init__(p=p)
@@ -242,7 +242,7 @@ class RandomGrayAug(Augmenter):
 
 
 class HorizontalFlipAug(Augmenter):
-    """Left and right swapped, with probability `p`."""
+    """Mirror the image horizontally, with probability `p`."""
 
     def __init__(self, p: float) -> None:
         super().__init__(p=p)
@@ -254,7 +254,7 @@ class HorizontalFlipAug(Augmenter):
 
 
 class CastAug(Augmenter):
-    """Another type of numbers."""
+    """Convert the image to the dtype `typ`."""
 
     def __init__(self, typ: str = "float32") -> None:
         super().__init__(type=typ)
@@ -264,7 +264,7 @@ class CastAug(Augmenter):
         return src.astype(self.typ)
 
 
-#: of ImageNet's colours, 0 to 255: their variances, main directions, mean and deviation
+#: of ImageNet's colours, 0 to 255: PCA's eigenvalues and eigenvectors, mean and standard deviation
 # Krizhevsky et al. 2012, from the training set; the same numbers in MXNet and in
 # fb.resnet.torch
 EIGENVALUES = np.array([55.46, 4.794, 1.148])
@@ -273,12 +273,12 @@ _MEAN = np.array([123.68, 116.28, 103.53])
 _STD = np.array([58.395, 57.12, 57.375])
 
 
-# The order of the list is MXNet's.
+# The order matters: each augmenter gets the result of the one before.
 def CreateAugmenter(data_shape: Sequence[int], resize: int = 0, rand_crop: bool = False,  # noqa: N802
                     rand_resize: bool = False, rand_mirror: bool = False, mean: Any = None, std: Any = None,
                     brightness: float = 0, contrast: float = 0, saturation: float = 0, hue: float = 0,
                     pca_noise: float = 0, rand_gray: float = 0, inter_method: int = 2) -> list[Augmenter]:
-    """Return the augmenters for images that become (3, height, width)."""
+    """Return the list of augmenters whose images have `data_shape` (3, height, width), in MXNet's order."""
     # MXNet's sizes are (width, height); shapes are (channels, height, width)
     size = (data_shape[2], data_shape[1])
     # the short edge before the crop, or a crop of a large photograph would show a detail alone

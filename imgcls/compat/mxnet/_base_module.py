@@ -1,4 +1,4 @@
-"""`BaseModule`: training, scoring and predicting over what a module offers; `module.py` has the module."""
+"""`BaseModule`: `fit`, `score` and `predict` by means of a module's own methods; `module.py` has `Module`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from imgcls.compat.mxnet.nd import NDArray
 
 
 class BaseModule:
-    """The base of modules, which give `bind`, `forward`, `backward`, `update` and parameters."""
+    """The base class of modules, which define `bind`, `forward`, `backward`, `update` and parameters."""
 
     def __init__(self, logger: Any = logging) -> None:
         self.logger = logger
@@ -29,7 +29,7 @@ class BaseModule:
         self.optimizer_initialized = False
         self._updater: Any = None
 
-    # What a module must give. Without types: each of them takes what MXNet's does.
+    # What a derived class must define. Untyped: the arguments are those of MXNet's methods.
     bind: Any
     init_params: Any
     init_optimizer: Any
@@ -49,10 +49,10 @@ class BaseModule:
         self.forward(data_batch, is_train=True)
         self.backward()
 
-    # One rule for both: taking over parameters is filling them without an initializer.
+    # The same as `init_params` without an initializer.
     def set_params(self, arg_params: Params, aux_params: Params, allow_missing: bool = False,
                    force_init: bool = True, allow_extra: bool = False) -> None:
-        """Take over parameters; names that lack are a RuntimeError unless `allow_missing`."""
+        """Set the parameters; a missing name is a RuntimeError unless `allow_missing`."""
         self.init_params(initializer=None, arg_params=arg_params, aux_params=aux_params,
                          allow_missing=allow_missing, force_init=force_init, allow_extra=allow_extra)
 
@@ -61,10 +61,10 @@ class BaseModule:
         save_params(fname, *self.get_params())
 
     def load_params(self, fname: str) -> None:
-        """Take over the parameters of a file."""
+        """Set the parameters to those of a file."""
         self.set_params(*read_params(fname))
 
-    # The metric is begun anew, whatever it has seen before.
+    # The metric is reset first.
     def score(self, eval_data: Any, eval_metric: Any, num_batch: int | None = None,
               batch_end_callback: Any = None, score_end_callback: Any = None, reset: bool = True,
               epoch: int = 0, sparse_row_id_fn: Any = None) -> list[tuple[str, float]]:
@@ -90,16 +90,16 @@ class BaseModule:
             self.forward(batch, is_train=False)
             yield self._unpadded(batch), number, batch
 
-    # An array is one batch of any size, an iterator its batches without what fills the last one up.
+    # An array is one batch of any size; of an iterator the padding of the last batch is left out.
     def predict(self, eval_data: Any, num_batch: int | None = None, merge_batches: bool = True,
                 reset: bool = True, always_output_list: bool = False, sparse_row_id_fn: Any = None) -> Any:
-        """Return the outputs for an iterator, joined over batches unless told otherwise, or for one array."""
+        """Return the outputs for an iterator, joined over batches if `merge_batches`, or for one array."""
         self._check_ready()
         if isinstance(eval_data, (NDArray, np.ndarray)):
             data = nd.array(eval_data) if isinstance(eval_data, np.ndarray) else eval_data
             self.forward(DataBatch([data]), is_train=False)
             return self.get_outputs()[0]
-        # MXNet's error: whatever else one may pass has neither `reset` nor `pad`.
+        # MXNet's error: other objects have neither `reset` nor `pad`.
         if not isinstance(eval_data, DataIter):
             raise ValueError("eval_data must be of type NDArray or DataIter")
         outputs = [found for found, _, _ in self.iter_predict(eval_data, num_batch, reset)]
@@ -126,7 +126,7 @@ class BaseModule:
         self.init_params(initializer=initializer or Uniform(0.01), arg_params=arg_params,
                          aux_params=aux_params, allow_missing=allow_missing, force_init=force_init)
         self.init_optimizer(kvstore=kvstore, optimizer=optimizer, optimizer_params=optimizer_params)
-        # Named by what the caller gave, so that it is made anew for the validation.
+        # The caller's argument and not the metric made from it below: validation makes one of its own.
         validation_metric = eval_metric if validation_metric is None else validation_metric
         eval_metric = metric.create(eval_metric)
         for epoch in range(begin_epoch, num_epoch):
@@ -134,7 +134,7 @@ class BaseModule:
             for name, value in self._train_epoch(train_data, eval_metric, epoch, batch_end_callback):
                 self.logger.info("Epoch[%d] Train-%s=%f", epoch, name, value)
             self.logger.info("Epoch[%d] Time cost=%.3f", epoch, time.time() - start)
-            # Callbacks are given copies: they may keep them.
+            # Callbacks get copies, which they may keep.
             params = self.get_params()
             # With this MXNet makes the copies on all its devices equal; with one device it changes nothing.
             self.set_params(*params)
@@ -146,7 +146,7 @@ class BaseModule:
                     self.logger.info("Epoch[%d] Validation-%s=%f", epoch, name, value)
             train_data.reset()
 
-    # One batch behind the iterator, as in MXNet, whose callbacks know of the last batch when it comes.
+    # The next batch is fetched before the callback, as in MXNet: so the last batch is known as such.
     def _train_epoch(self, train_data: Any, eval_metric: metric.EvalMetric, epoch: int,
                      batch_end_callback: Any) -> Sequence[tuple[str, float]]:
         """Train on every batch; return the metric over all of them."""
@@ -159,9 +159,9 @@ class BaseModule:
             self.forward_backward(batch)
             self.update()
             self.update_metric(eval_metric, batch.label)
-            # Some iterators fill the same arrays again: nothing of this batch is read behind this line.
+            # Some iterators reuse their arrays: this batch must not be read behind this line.
             batch = next(batches, None)
-            if batch is None:  # before the last callback, which may begin the metric anew
+            if batch is None:  # before the last callback, which may reset the metric
                 found = eval_metric.get_global_name_value()
             call_all(batch_end_callback, BatchEndParam(epoch, number, eval_metric, locals()))
             number += 1
@@ -198,5 +198,5 @@ class BaseModule:
 
     def _check_no_monitor(self, monitor: Any) -> None:
         if monitor is not None:
-            # Said, not left out: a script would wait for statistics that never come.
+            # An error and not ignored: a script would wait for statistics that never come.
             raise AttributeError("imgcls.compat.mxnet has no monitors: imgcls-train --monitor has")

@@ -119,7 +119,7 @@ class BucketingModule(BaseModule):
         self._key = bucket_key
 
     def prepare(self, data_batch: Any, sparse_row_id_fn: Any = None) -> None:
-        """Bind the bucket of a batch ahead of its turn; the current one stays."""
+        """Bind the bucket of a batch in advance; the current bucket stays the same."""
         key = self._key
         self.switch_bucket(data_batch.bucket_key, data_batch.provide_data, data_batch.provide_label)
         self._key = key
@@ -127,7 +127,7 @@ class BucketingModule(BaseModule):
     def init_params(self, initializer: Any = None, arg_params: Params | None = None,
                     aux_params: Params | None = None, allow_missing: bool = False, force_init: bool = False,
                     allow_extra: bool = False) -> None:
-        """Fill the parameters of all buckets."""
+        """Initialize the parameters of all buckets; see `Module.init_params`."""
         if self.params_initialized and not force_init:
             return
         default = self._buckets[self._default_bucket_key]
@@ -136,12 +136,12 @@ class BucketingModule(BaseModule):
 
     def set_params(self, arg_params: Params, aux_params: Params, allow_missing: bool = False,
                    force_init: bool = True, allow_extra: bool = False) -> None:
-        """Take over parameters for all buckets."""
+        """Set the parameters of all buckets."""
         self._buckets[self._default_bucket_key].set_params(arg_params, aux_params, allow_missing, force_init,
                                                            allow_extra)
         self._are_filled()
 
-    # They share the arrays, so only what is known of them changes.
+    # They share the arrays, so only their flags change.
     def _are_filled(self) -> None:
         self.params_initialized = True
         for module in self._buckets.values():
@@ -194,7 +194,7 @@ class BucketingModule(BaseModule):
         return self._current.get_input_grads(merge_multi_context)
 
     def update_metric(self, eval_metric: EvalMetric, labels: Any, pre_sliced: bool = False) -> None:
-        """Take the last batch into a metric."""
+        """Update a metric with the outputs of the last batch."""
         self._current.update_metric(eval_metric, labels, pre_sliced)
 
     def save_checkpoint(self, prefix: str, epoch: int, remove_amp_cast: bool = False) -> None:

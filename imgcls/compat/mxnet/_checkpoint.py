@@ -26,7 +26,7 @@ def save_checkpoint(prefix: str, epoch: int, symbol: Symbol | None, arg_params: 
     logging.info('Saved checkpoint to "%s"', path)
 
 
-# In the order that MXNet has them: the same bytes, whoever wrote the file.
+# In MXNet's order: so the file has the same bytes.
 def save_params(path: str, arg_params: Mapping[str, NDArray], aux_params: Mapping[str, NDArray]) -> None:
     """Write parameters and auxiliary states to one file."""
     nd.save(path, {**{f"arg:{name}": array for name, array in arg_params.items()},
@@ -39,7 +39,7 @@ def load_params(prefix: str, epoch: int) -> tuple[Params, Params]:
     return read_params(f"{prefix}-{epoch:04d}.params")
 
 
-# Of names with another word before the colon nothing is known, in MXNet either: they are left out.
+# Names with another word before the colon are left out, as in MXNet.
 def read_params(path: str) -> tuple[Params, Params]:
     """Return (arguments, auxiliary states) of a file; a DataError for arrays without arg: or aux:."""
     arrays = nd.load(path)

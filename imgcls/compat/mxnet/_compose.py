@@ -1,4 +1,4 @@
-"""How operators become nodes of a symbol, and other changes to graphs; `symbol.py` passes them on."""
+"""How operators become nodes of a symbol, and other changes to graphs; called by `symbol.py`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from imgcls.compat.mxnet._registration import bind_arguments, find, missing
 from imgcls.compat.mxnet.base import MXNetError
 
 
-# Made anew for every call: a name costs one look-up, and nothing has to be registered.
+# Made at every call: a name costs one look-up, and nothing has to be registered.
 def function(name: str, symbol_class: Any, prefix: str) -> Callable[..., Any] | None:
     """Return the function of `mx.sym` that has this name; None where there is none."""
     if not prefix and name in WRITTEN:
@@ -26,13 +26,13 @@ def function(name: str, symbol_class: Any, prefix: str) -> Callable[..., Any] | 
 
     def operator(*args: Any, name: str | None = None, attr: Mapping[str, str] | None = None,
                  out: Any = None, **kwargs: Any) -> Any:
-        # Attributes of a scope are on the operator, and from there on its variables.
+        # Attributes of a scope go to the operator, and from there to its variables.
         scope = attribute.in_force(attr)
         inputs, attrs = bind_arguments(hint, signature, args, {**kwargs, **scope},
                                        lambda value: isinstance(value, symbol_class))
         if isinstance(inputs, dict):
             by_name: dict[str, Any] = inputs
-            # None for each input that is left to be made.
+            # None for each input for which a variable has to be made.
             given = [by_name.get(key) for key in signature.inputs_with(attrs)]
             extra = next((key for key in by_name if key not in signature.inputs_with(attrs)), None)
             if extra is not None:
@@ -84,7 +84,7 @@ class Namespace:
         self._symbol_class = symbol_class
 
     def __getattr__(self, name: str) -> Any:
-        # copy, pickle and doctest ask for dunder names, and want an AttributeError without a search.
+        # copy, pickle and doctest look for dunder names, and expect an AttributeError without a search.
         found = None if name.startswith("__") else function(name, self._symbol_class(), self._prefix)
         if found is None:
             cut = len(self._prefix)
@@ -102,14 +102,14 @@ def _of_two(plain: str, with_number: str, swapped: str) -> Callable[..., Any]:
             arguments = {"scalar": right} if isinstance(right, numbers.Number) else {"rhs": right}
             made = function(other, symbol_class, "")
             return made(left, **arguments) if made else None
-        # The number is on the left: `_RPowerScalar` swaps back, while max and min do not care.
+        # The number is on the left: `_RPowerScalar` swaps back; for max and min the order does not matter.
         made = function(swapped, symbol_class, "")
         return made(right, scalar=left) if made else None
 
     return call
 
 
-# With a type in any case, which the plain operator does without.
+# The dtype is always written, which the plain operator does not do.
 def _filled(op: str) -> Callable[..., Any]:
     """Return a function that makes an array of a constant."""
     def call(symbol_class: Any, shape: Any, *value: Any, dtype: Any = None, **kwargs: Any) -> Any:
@@ -130,7 +130,7 @@ WRITTEN: dict[str, Callable[..., Any]] = {
 }
 
 
-# On a copy: the caller's symbol stays what it was.
+# On a copy: the caller's symbol is not changed.
 def replaced(entries: Sequence[Entry], args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Entry]:
     """Return a copy of the graph with symbols in place of variables, by the order of arguments or by name."""
     new_name = kwargs.get("name")
@@ -154,7 +154,7 @@ def replaced(entries: Sequence[Entry], args: Sequence[Any], kwargs: Mapping[str,
     return entries
 
 
-# They are a matter of how MXNet computed, and no other program reads them.
+# These nodes only say how MXNet computes, and no other program reads them.
 def without_casts(entries: Sequence[Entry]) -> Sequence[Entry]:
     """Return the graph without `amp_cast`, which automatic mixed precision puts in."""
     if not any(node.op == "amp_cast" for node in post_order(entries)):  # nearly always: no copy
@@ -171,7 +171,7 @@ def without_casts(entries: Sequence[Entry]) -> Sequence[Entry]:
     return [past(entry) for entry in entries]
 
 
-# For eyes; nothing here reads it back.
+# For people; nothing here parses it.
 def debug_text(entries: Sequence[Entry]) -> str:
     """Return the nodes as text: operators with inputs and attributes."""
     lines = ["Symbol Outputs:"]

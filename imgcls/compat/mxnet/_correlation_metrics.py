@@ -15,7 +15,7 @@ from imgcls.compat.mxnet.metric import EvalMetric, register, registered_as
 
 @register
 class MCC(EvalMetric):
-    """Matthews' correlation of two classes; `macro` averages batches, `micro` counts all samples together."""
+    """Matthews' correlation of two classes; `macro` averages batches, `micro` takes all samples together."""
 
     def __init__(self, name: str = "mcc", output_names: Sequence[str] | None = None,
                  label_names: Sequence[str] | None = None, average: str = "macro") -> None:
@@ -53,7 +53,7 @@ class MCC(EvalMetric):
 
 
 def _matthews(counts: np.ndarray) -> float:
-    """Return the coefficient of a table of counts; a sum of 0 below the line is left out, MXNet's rule."""
+    """Return the coefficient of a table of counts; sums of 0 are left out of the denominator, as in MXNet."""
     sums = [*counts.sum(0), *counts.sum(1)]
     below = math.prod(float(total) for total in sums if total)
     return float(counts[1, 1] * counts[0, 0] - counts[0, 1] * counts[1, 0]) / math.sqrt(below)
@@ -62,7 +62,7 @@ def _matthews(counts: np.ndarray) -> float:
 @registered_as("pearsonr")
 @register
 class PearsonCorrelation(EvalMetric):
-    """Pearson's correlation of labels and outputs of one shape, the mean of that of each batch."""
+    """Pearson's correlation of labels and outputs, which have the same shape: the mean over the batches."""
 
     def __init__(self, name: str = "pearsonr", output_names: Sequence[str] | None = None,
                  label_names: Sequence[str] | None = None, average: str = "macro") -> None:

@@ -1,6 +1,6 @@
-"""What every iterator of `mx.io` is and gives: `DataIter`, `DataBatch`, `DataDesc`. `io.py` passes them on.
+"""The base classes of `mx.io`: `DataIter`, `DataBatch`, `DataDesc`, which `io.py` exports.
 
-A separate file because `io.py` and the iterator behind its `ImageRecordIter` both need them.
+A separate file because `io.py` and the iterator behind its `ImageRecordIter` both import them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from imgcls.compat.mxnet.nd import NDArray
 
 
 class DataDesc(namedtuple("DataDesc", ["name", "shape"])):
-    """What an iterator provides: a name and a shape; `dtype` and `layout` are no part of the tuple."""
+    """The description of an array of a batch: (name, shape), with `dtype` and `layout` as attributes."""
 
     dtype: Any
     layout: str | None
@@ -32,11 +32,11 @@ class DataDesc(namedtuple("DataDesc", ["name", "shape"])):
 
     @staticmethod
     def get_batch_axis(layout: str | None) -> int:
-        """Return which axis counts the samples."""
+        """Return the number of the axis of the samples: 0 without a layout, -1 if the layout has no N."""
         return 0 if layout is None else layout.find("N")  # -1 where there is no N, as in MXNet
 
 
-# Iterators of people's own derive from DataIter and return DataBatch: both take what MXNet's take.
+# User-defined iterators derive from DataIter and return DataBatch: both take the arguments of MXNet's.
 class DataBatch:
     """Lists of arrays `data` and `label`, whose last `pad` samples fill the batch up."""
 
@@ -62,7 +62,8 @@ class DataBatch:
 
 
 class DataIter:
-    """The base of iterators: give `iter_next`, `getdata`, `getlabel`, `getpad`, or `next`, and `reset`."""
+    """The base class of iterators, which define `iter_next`, `getdata`, `getlabel`, `getpad`, or `next`, and
+    `reset`."""
 
     def __init__(self, batch_size: int = 0) -> None:
         self.batch_size = batch_size
@@ -73,7 +74,7 @@ class DataIter:
     def __next__(self) -> DataBatch:
         return self.next()
 
-    # Iterators of people's own set these, or have properties of these names.
+    # User-defined iterators set these, or have properties of these names.
     provide_data: Any
     provide_label: Any
 
@@ -99,9 +100,9 @@ class DataIter:
         """Return the batch's labels, a list of NDArrays."""
         raise NotImplementedError
 
-    # Not everybody has these two: None is what MXNet's own base class returns.
+    # Not every iterator has these two: None is what MXNet's own base class returns.
     def getindex(self) -> np.ndarray | None:
-        """Return the samples' numbers, where the iterator knows them."""
+        """Return the samples' numbers; None where the iterator has none."""
         return None
 
     def getpad(self) -> int | None:

@@ -1,4 +1,4 @@
-"""Operators on boxes, for the code behind a detector: overlaps, and suppression of all but the best."""
+"""Operators on boxes, for the code behind a detector: overlaps (IoU), and non-maximum suppression."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _areas(boxes: Tensor) -> Tensor:
     return torch.where((sides < 0).any(-1), torch.zeros_like(sides[..., 0]), sides.prod(-1))
 
 
-# Every box of the one with every box of the other, whatever axes they stand in.
+# Every box of `lhs` with every box of `rhs`; both may have any number of axes before the last.
 def _box_iou(lhs: Tensor, rhs: Tensor, box_format: str) -> Tensor:
     left, right = (_corners(boxes.reshape(-1, 4), box_format) for boxes in (lhs, rhs))
     top = torch.maximum(left[:, None, :2], right[None, :, :2])
@@ -41,7 +41,7 @@ def _read_iou(spec: OpSpec) -> dict[str, Any]:
     return {"box_format": spec.choice("format", "corner", _FORMATS)}
 
 
-# Rows that are dropped become -1 and stand behind those that stay, by falling score.
+# Rows that stay come first, by falling score; those that are dropped become -1 and stand behind them.
 def _box_nms(data: Tensor, settings: dict[str, Any]) -> Tensor:
     rows = data.reshape(-1, *data.shape[-2:])
     return torch.stack([_suppressed(batch, settings) for batch in rows]).reshape(data.shape)

@@ -1,4 +1,4 @@
-"""What callbacks are called with at the end of a batch, and how several are called."""
+"""The argument of callbacks at the end of a batch, and the call of one or several callbacks."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 
-# Callbacks take it apart by name, and old ones by position.
+# Callbacks read its fields by name, and old ones by position.
 class BatchEndParam(NamedTuple):
-    """Where a training or evaluation is, for a callback."""
+    """The position of a training or evaluation, for a callback; `locals` are the caller's variables."""
 
     epoch: int
     nbatch: int
@@ -16,7 +16,7 @@ class BatchEndParam(NamedTuple):
     locals: Any
 
 
-# MXNet's users give one function or a list, and expect both to do.
+# MXNet accepts one function or a list of them.
 def call_all(callbacks: Callable[..., Any] | Iterable[Callable[..., Any]] | None, *args: Any) -> None:
     """Call one callback, or each of a list, or none."""
     if callable(callbacks):

@@ -1,7 +1,7 @@
 """Operators of `mx.sym` and `mx.nd` beside those of `imgcls.layers`: choosing, comparing, sorting, constants.
 
-They are not in the table of `imgcls.layers` because no network that is scored or fine-tuned has them in front
-of its logits. MXNet's own definitions are in src/operator/tensor/.
+They are not in the table of `imgcls.layers` because no network that is scored or fine-tuned needs them to
+compute its logits. MXNet's own definitions are in src/operator/tensor/.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _UNARY: dict[str, Callable[[Tensor], Tensor]] = {
     "round": _round, "rint": _rint, "fix": torch.trunc, "tan": torch.tan, "arcsin": torch.arcsin,
     "arccos": torch.arccos, "arctan": torch.arctan, "sinh": torch.sinh, "cosh": torch.cosh,
     "arcsinh": torch.arcsinh, "arccosh": torch.arccosh, "arctanh": torch.arctanh,
-    # a power of a negative number is NaN, so its sign is set apart
+    # a power of a negative number is NaN, so the sign is multiplied afterwards
     "cbrt": lambda data: data.sign() * data.abs() ** (1 / 3),
     "rcbrt": lambda data: data.sign() * data.abs() ** (-1 / 3),
     "gamma": lambda data: torch.lgamma(data).exp(), "gammaln": torch.lgamma,
@@ -106,7 +106,7 @@ def _argmax_channel(data: Tensor) -> Tensor:
     return data.argmax(1).float()
 
 
-# Without an axis the array is one long row.
+# Without an axis the array is flattened.
 def _ordered(data: Tensor, axis: int | None, is_ascend: bool) -> tuple[Tensor, Tensor, int]:
     # stable: of equal values the first comes first
     flat = data.flatten() if axis is None else data
@@ -122,7 +122,7 @@ def _argsort(data: Tensor, axis: int | None, is_ascend: bool, dtype: torch.dtype
     return _ordered(data, axis, is_ascend)[1].to(dtype)
 
 
-# Sorted whole: for the few thousand scores of a classifier that costs nothing.
+# The whole axis is sorted: for the few thousand scores of a classifier that costs little.
 def _topk(data: Tensor, axis: int | None, k: int, ret_typ: str, is_ascend: bool,
           dtype: torch.dtype) -> Tensor | tuple[Tensor, ...]:
     values, indices, along = _ordered(data, axis, is_ascend)
@@ -140,7 +140,7 @@ _DTYPES = {name: getattr(torch, name) for name in ("float32", "float64", "float1
                                                    "int8")}
 
 
-# The type of positions, float32 unless the caller asks for another.
+# The dtype of indices, float32 by default.
 def _read_dtype(spec: OpSpec) -> torch.dtype:
     return _DTYPES[spec.choice("dtype", "float32", _DTYPES)]
 
@@ -159,14 +159,14 @@ def _read_topk(spec: OpSpec) -> dict[str, Any]:
             "is_ascend": spec.flag("is_ascend"), "dtype": _read_dtype(spec)}
 
 
-# Positions are float32 in MXNet's arrays, so they are cut to whole numbers first.
+# Indices are float32 in MXNet's arrays, so they are truncated to whole numbers first.
 def clipped(index: Tensor, size: int, mode: str) -> Tensor:
-    """Return whole numbers within an axis: those beyond it become its ends, or are counted round."""
+    """Return int64 indices from 0 to size - 1: others wrap around (`mode` "wrap") or become 0 or size - 1."""
     index = index.long()
     return index % size if mode == "wrap" else index.clamp(0, size - 1)
 
 
-# One value a row, the row's index clipped to what there is.
+# One value a row, at the row's index, which is brought into the range first.
 def _pick(data: Tensor, index: Tensor, axis: int | None, keepdims: bool, mode: str) -> Tensor:
     along = -1 if axis is None else axis
     shape = list(data.shape)
@@ -215,7 +215,7 @@ def _gather_nd(data: Tensor, indices: Tensor) -> Tensor:
 def _dot(left: Tensor, right: Tensor, transpose_a: bool, transpose_b: bool) -> Tensor:
     if left.ndim == 1 and right.ndim == 1:
         return left.dot(right).reshape(1)  # MXNet has no arrays without dimensions
-    # the last axis of the one with the first axis of the other, whatever else they have
+    # the last axis of `left` with the first axis of `right`; the other axes stay
     a = left.permute(*range(1, left.ndim), 0) if transpose_a else left
     b = right.permute(right.ndim - 1, *range(right.ndim - 1)) if transpose_b else right
     return torch.tensordot(a, b, 1)
@@ -226,7 +226,7 @@ def _read_dot(spec: OpSpec) -> dict[str, Any]:
     return {"transpose_a": spec.flag("transpose_a"), "transpose_b": spec.flag("transpose_b")}
 
 
-# Chosen by not being 0, whatever the type.
+# A condition is true where it is not 0, for any dtype.
 def _where(condition: Tensor, x: Tensor, y: Tensor) -> Tensor:
     # a condition for each row
     chosen = condition if condition.ndim == x.ndim else condition.reshape(-1, *[1] * (x.ndim - 1))
@@ -236,7 +236,7 @@ def _where(condition: Tensor, x: Tensor, y: Tensor) -> Tensor:
 # torch multiplies along one axis at a time.
 def _prod(data: Tensor, axis: tuple[int, ...], keepdims: bool) -> Tensor:
     for along in sorted((a % data.ndim for a in axis or range(data.ndim)), reverse=True):
-        data = data.prod(along, keepdims)  # from the last axis on, so that the numbers of the others stay
+        data = data.prod(along, keepdims)  # from the last axis on, so that the others keep their numbers
     return data.reshape(1) if data.ndim == 0 else data
 
 
@@ -253,7 +253,7 @@ def _read_softmin(spec: OpSpec) -> dict[str, Any]:
     return {"axis": spec.integer("axis", -1)}
 
 
-# `scalar` is where the parabola ends, as 1 / sigma^2.
+# The parabola ends at 1 / scalar^2.
 def _smooth_l1(data: Tensor, scalar: float) -> Tensor:
     square = scalar**2
     return torch.where(data.abs() < 1 / square, 0.5 * square * data.square(), data.abs() - 0.5 / square)
@@ -301,7 +301,7 @@ def _size_array(data: Tensor) -> Tensor:
     return torch.tensor([data.numel()])
 
 
-# By where parts begin, or by how many of equal size there are.
+# Either `indices` are given, where the parts begin, or `sections`, the number of equal parts.
 def _split(data: Tensor, indices: tuple[int, ...], axis: int, squeeze: bool,
            sections: int) -> tuple[Tensor, ...]:
     # The indices are where each part begins, the first one included.
@@ -315,7 +315,7 @@ def _read_split(spec: OpSpec) -> dict[str, Any]:
             "squeeze": spec.flag("squeeze_axis"), "sections": spec.integer("sections", 0)}
 
 
-# Bounded, as the shape may come from a file.
+# The size is bounded, as the shape may come from a file.
 def _filled(shape: tuple[int, ...], dtype: torch.dtype, value: float) -> Tensor:
     if math.prod(shape) > 1 << 31:  # of the product: each size alone may look harmless
         raise ValueError(f"shape={shape} is too large")
@@ -370,7 +370,7 @@ EXTRA: dict[str, OpFunction] = {
 
 
 class ExtraOperation(Layer):
-    """One of the operators above: a function of its inputs and of settings."""
+    """One of the operators above as a layer: a function of its inputs and of settings."""
 
     def __init__(self, spec: OpSpec) -> None:
         super().__init__()

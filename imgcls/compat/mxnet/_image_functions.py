@@ -51,7 +51,7 @@ def imread(filename: str | os.PathLike[str], flag: int = 1, to_rgb: bool | int =
            out: None = None) -> NDArray:
     """Return `imdecode` of a file."""
     _check_no_out(out)
-    # Not OpenCV's imread, which returns nothing where the system has a reason to tell.
+    # Not OpenCV's imread, which returns None without a reason where the file cannot be read.
     path = to_local_path(filename)
     try:
         data = np.fromfile(path, np.uint8)
@@ -74,7 +74,7 @@ def imresize(src: NDArray, w: int, h: int, interp: int = 1, out: None = None) ->
 def resize_short(src: NDArray, size: int, interp: int = 2) -> NDArray:
     """Resize so that the short edge is `size`."""
     height, width = src.shape[:2]
-    # The long side is cut to whole pixels, not rounded, as in MXNet's image.py.
+    # The long side is rounded down, as in MXNet's image.py.
     w, h = (size, size * height // width) if height > width else (size * width // height, size)
     return imresize(src, w, h, interp)
 
@@ -95,7 +95,7 @@ def scale_down(src_size: Sequence[int], size: Sequence[int]) -> tuple[int, int]:
 
 def fixed_crop(src: NDArray, x0: int, y0: int, w: int, h: int, size: Sequence[int] | None = None,
                interp: int = 2) -> NDArray:
-    """Return the window at (x0, y0), resized to `size` (width, height) where that is another."""
+    """Return the window of `w` by `h` at (x0, y0), resized to `size` (width, height) where that differs."""
     window = src[y0:y0 + h, x0:x0 + w]  # a view, as long as it is not resized
     return window if size is None or (w, h) == tuple(size) else imresize(window, size[0], size[1], interp)
 
@@ -123,9 +123,10 @@ def center_crop(src: NDArray, size: Sequence[int], interp: int = 2) -> tuple[NDA
 
 def random_size_crop(src: NDArray, size: Sequence[int], area: float | Sequence[float],
                      ratio: Sequence[float], interp: int = 2, **kwargs: Any) -> tuple[NDArray, Crop]:
-    """Return a window of a random part of the area and random proportions, resized, and where it is.
+    """Return a window of random area and aspect ratio, resized to `size`, and its (x, y, width, height).
 
-    After ten draws that do not fit it is the middle.
+    `area` is the least part of the image, or (least, most); `ratio` is (least, most) of width / height. After
+    ten draws that do not fit the window is that of `center_crop`.
     """
     height, width = src.shape[:2]
     area = kwargs.pop("min_area", area)
@@ -143,15 +144,15 @@ def random_size_crop(src: NDArray, size: Sequence[int], area: float | Sequence[f
 
 def copyMakeBorder(src: NDArray, top: int, bot: int, left: int, right: int, type: int = 0,  # noqa: N802
                    value: float = 0.0, values: Sequence[float] = ()) -> NDArray:
-    """Return the image with a border, by OpenCV's number of a kind; 0 is one colour."""
+    """Return the image with a border; `type` is OpenCV's number of its kind, 0 for one colour."""
     colour = tuple(values) or (value,) * src.shape[2]
     made = cv2.copyMakeBorder(src._data, top, bot, left, right, type, value=colour)
     return NDArray(made.reshape(*made.shape[:2], -1))
 
 
 def color_normalize(src: NDArray, mean: Any, std: Any = None) -> NDArray:
-    """Return (src - mean) / std, made in place; both are NDArrays or numbers, None is left out."""
-    # An array of bytes would wrap around: callers turn it to float32 first, as with MXNet.
+    """Return (src - mean) / std, computed in place; both are NDArrays or numbers, None leaves a step out."""
+    # An array of uint8 would wrap around: callers convert it to float32 first, as with MXNet.
     if mean is not None:
         src -= mean
     if std is not None:

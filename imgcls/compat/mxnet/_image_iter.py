@@ -1,4 +1,4 @@
-"""`mx.image.ImageIter`: batches of images from records, a list file or a list, changed by augmenters."""
+"""`mx.image.ImageIter`: batches of augmented images from records, a list file or a list."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from imgcls.compat.mxnet.nd import NDArray
 
 
 class ImageIter(DataIter):
-    """Batches float32 (batch, C, H, W) with labels (batch,), or (batch, label_width)."""
+    """Batches (batch, C, H, W) of `dtype` (float32) with float32 labels (batch,) or (batch, label_width)."""
 
     def __init__(self, batch_size: int, data_shape: Sequence[int], label_width: int = 1,
                  **kwargs: Any) -> None:
         super().__init__(batch_size)
-        # what is left of the keywords belongs to CreateAugmenter, as in MXNet: a misspelled one is
-        # its TypeError
+        # the remaining keywords are for CreateAugmenter, as in MXNet: a misspelled one is a TypeError
+        # there
         take = kwargs.pop
         records, root = take("path_imgrec", None), take("path_root", None)
         listed, listed_file = take("imglist", None), take("path_imglist", None)
@@ -56,7 +56,7 @@ class ImageIter(DataIter):
             self._samples = _read_list(listed_file) if listed_file else _of_list(listed)
             # insertion order is that of the file, which is the order of an epoch that is not shuffled
             keys = list(self._samples)
-        # rounded down, so that all parts have the same number of batches; the remainder is in none,
+        # rounded down, so that all parts have the same number of batches; the remainder is in no part,
         # as in MXNet
         size = len(keys) // part[1]
         # `seq` is MXNet's name, which scripts read and cut
@@ -83,7 +83,7 @@ class ImageIter(DataIter):
         if self._shuffle:
             # in place and from Python's generator: a seeded script gets MXNet's order
             random.shuffle(self.seq)
-        # of roll_over: what did not fill a batch comes first in the next epoch
+        # for roll_over: the samples that did not fill a batch come first in the next epoch
         self._order = [*self._left, *self.seq]
         self._left, self._position = [], 0
 
@@ -111,17 +111,17 @@ class ImageIter(DataIter):
         return functions.imdecode(s)
 
     def augmentation_transform(self, data: NDArray) -> NDArray:
-        """Return an image as the augmenters make it."""
+        """Return the image after all augmenters."""
         for augmenter in self.auglist:
             data = augmenter(data)
         return data
 
     def postprocess_data(self, datum: NDArray) -> NDArray:
-        """Return an image (C, H, W)."""
+        """Return the image transposed to (C, H, W)."""
         return datum.transpose((2, 0, 1))
 
     def next(self) -> DataBatch:
-        """Return the next batch; of the last one, `pad` rows count the samples of its beginning again."""
+        """Return the next batch; in the last one `pad` rows repeat samples from the epoch's start."""
         data = np.zeros((self.batch_size, *self.data_shape), self._dtype)
         labels = np.zeros(self._label_shape(), np.float32)
         first = self._position
@@ -141,8 +141,8 @@ class ImageIter(DataIter):
         if not count or (pad and self._last_batch == "discard"):
             raise StopIteration
         if pad and self._last_batch == "roll_over":
-            # those samples were decoded in vain: the next epoch decodes them again, with crops of its
-            # own
+            # those samples were decoded for nothing: the next epoch decodes them again, with its own
+            # crops
             self._left = self._order[first:]
             raise StopIteration
         for row in range(count, self.batch_size):  # filled up with the first samples of the epoch

@@ -1,9 +1,9 @@
-"""What `mx.io.ImageRecordIter` makes: the streaming loader of `imgcls.data` with MXNet's interface.
+"""The iterator of `mx.io.ImageRecordIter`: the streaming loader of `imgcls.data` with MXNet's interface.
 
 MXNet's arguments become an AugmentConfig (`_arguments.py`); the records, with their labels, a Source
-(`_record_source.py`); and the epochs with filled up last batches an order of samples. Everything that touches
-pixels is the loader's, but for the last step, MXNet's way of normalising. `io.py` imports this, and torch
-with it, when an iterator is made.
+(`_record_source.py`); and the epochs, whose last batches are filled up, an order of samples. The loader does
+all work on pixels but the last step, MXNet's normalisation. `io.py` imports this, and torch with it, when an
+iterator is made.
 """
 
 from __future__ import annotations
@@ -42,31 +42,31 @@ class ImageRecords(DataIter):
             make_mean_image(config.mean_image, self._source, shape, config, args["preprocess_threads"],
                             "stop")
         self._round_batch: bool = args["round_batch"]
-        # As MXNet refuses it (iter_batchloader.h): one batch would hold some samples twice.
+        # MXNet refuses it too (iter_batchloader.h): one batch would hold some samples twice.
         if self._round_batch and len(self._source) < self.batch_size:
             raise MXNetError(f"batch_size {self.batch_size}: {self._source.description} has only "
                              f"{len(self._source)} records; take a smaller one, or round_batch=False")
         self._loader = _EpochLoader(self._source, args, config)
-        # Not the loader's normalisation: MXNet's rounds otherwise, and it can return bytes.
+        # Not the loader's normalisation: MXNet's rounds differently, and can return uint8 and int8.
         self._normalize = _Normalizer(args, config, shape)
         width = args["label_width"]
-        # MXNet drops the axis of a single label, and SoftmaxOutput counts on it.
+        # MXNet drops the axis of a single label, and SoftmaxOutput relies on that.
         label_shape = (self.batch_size, width) if width > 1 else (self.batch_size,)
         self.provide_data = [DataDesc(args["data_name"], (self.batch_size, *shape), args["dtype"])]
         self.provide_label = [DataDesc(args["label_name"], label_shape)]
         self._epoch = 0
-        #: batches of this epoch that the caller has had
+        #: batches of this epoch that the caller has taken
         self._num_taken = 0
         #: the epoch's batches; None before its first and behind its last
         self._batches: Generator[HostBatch, None, None] | None = None
 
     def reset(self) -> None:
-        """Begin the next epoch; where nothing of this one was taken, it has begun already."""
+        """Begin the next epoch; does nothing where no batch of this one was taken."""
         if not self._num_taken:
             return
         is_complete = self._num_taken == self._loader.batches_per_epoch
         self._stop()
-        # Only who saw the last batch has seen the samples that filled it up.
+        # Only if the last batch was taken have the samples been seen that filled it up.
         self._loader.skip = self._loader.pad if is_complete and self._round_batch else 0
         self._epoch += 1
         self._num_taken = 0
@@ -98,7 +98,7 @@ class ImageRecords(DataIter):
         return [NDArray(self._source.all_labels[self._indices])]
 
     def getindex(self) -> np.ndarray:
-        """uint64 (batch,): the ids of the records."""
+        """Return uint64 (batch,): the ids of the records."""
         return self._source.ids[self._indices]
 
     def getpad(self) -> int:
@@ -111,7 +111,7 @@ class ImageRecords(DataIter):
             self._batches.close()  # a generator's close() runs its `finally`, which joins the threads
             self._batches = None
 
-    # Scripts that use MXNet leave iterators lying about; threads must not outlive them.
+    # Scripts that use MXNet do not close iterators; their threads must not outlive them.
     def __del__(self) -> None:
         if getattr(self, "_batches", None) is not None:  # not where __init__ raised
             self._stop()
@@ -158,8 +158,8 @@ class _EpochLoader(StreamingLoader):
 class _Normalizer:
     """uint8 (n, H, W, C) -> (n, C, H, W), normalised as MXNet's iterator does.
 
-    float32 is (x - mean) * (scale / std), in MXNet's order of rounding; uint8 is left as it is; int8 is x
-    less the mean, cut at -128 and 127.
+    float32 is (x - mean) * (scale / std), rounded as in MXNet; uint8 is not changed; int8 is x minus the
+    mean, clipped to -128 .. 127.
     """
 
     def __init__(self, args: dict[str, Any], config: AugmentConfig, shape: tuple[int, ...]) -> None:
@@ -171,7 +171,7 @@ class _Normalizer:
         self._dtype = args["dtype"]
         self._mirror: bool = args["mirror"]
         self._mean = torch.from_numpy(mean)[:, None, None]
-        # One factor, rounded to float32, as MXNet has it: the loader's own normalisation rounds elsewhere.
+        # One factor, rounded to float32, as in MXNet: the loader's own normalisation rounds differently.
         self._factor = torch.from_numpy(np.float32(args["scale"]) / std)[:, None, None]
         self._mean_images = None
         if config.mean_image:

@@ -15,7 +15,7 @@ from imgcls.compat.mxnet.base import MXNetError
 from imgcls.errors import first_line
 from imgcls.formats.symbol import Node, NodeOutput
 
-#: operators whose layers are kept, with their settings and shapes
+#: layers that are kept for a later call, one for each operator, settings and shapes
 _MAX_LAYERS = 512
 _layers = threading.local()
 #: operators whose result has the type of the data, where torch adds up whole numbers as int64
@@ -49,14 +49,14 @@ def function(name: str, prefix: str = "") -> Callable[..., Any] | None:
 
 def _call(signature: Signature, inputs: list[NDArray], attrs: dict[str, str]) -> NDArray | list[NDArray]:
     """Compute one operator, recorded where `mx.autograd` records."""
-    # Here, so that code which only reads data does not load torch.
+    # Imported here, so that code which only reads data does not load torch.
     import torch
 
     from imgcls.compat.mxnet._shapes import replace_parameters
     from imgcls.compat.mxnet._training_layers import follow_statistics
 
     is_recorded = _tape.any_tracked(inputs)
-    # In a network a cast changes nothing, as all of it is float32; an array gets the type that it asks for.
+    # In a network a cast changes nothing, as all of it is float32; an array is converted to that dtype.
     if signature.op == "Cast" and not is_recorded:
         return inputs[0].astype(attrs.get("dtype", "float32"))
     tensors = [_tape.tensor(array) for array in inputs]
@@ -76,18 +76,18 @@ def _call(signature: Signature, inputs: list[NDArray], attrs: dict[str, str]) ->
         result = result.to(tensors[0].dtype)
     if is_recorded and layer.training:
         follow_statistics(layer, result, inputs[num_data:])
-    # The layer stays in the table, and would keep the weights in memory.
+    # The layer stays in the table, and would keep the weights in memory: so they are replaced.
     replace_parameters(layer, dict.fromkeys(slots, torch.empty(0)))
-    context = inputs[0]._context if inputs else None  # results stay where the first input says it is
+    context = inputs[0]._context if inputs else None  # results have the context of the first input
     memory = {tensor.untyped_storage().data_ptr() for tensor in tensors}
     if isinstance(result, torch.Tensor):
         return _owned(result, memory, context)
     return [_owned(tensor, memory, context) for tensor in result]
 
 
-# A network in a loop asks for the same operators with the same shapes again and again.
+# A network in a loop calls the same operators with the same shapes again and again.
 def _layer(op: str, attrs: dict[str, str], shapes: list[tuple[int, ...]]) -> tuple[Any, int]:
-    """Return the layer of an operator for inputs of these shapes, and how many are no parameters."""
+    """Return the layer of an operator for inputs of these shapes, and how many of them are data."""
     from imgcls.compat.mxnet._shapes import layer_class, make_layer
     from imgcls.layers import OpSpec
 
@@ -105,7 +105,7 @@ def _layer(op: str, attrs: dict[str, str], shapes: list[tuple[int, ...]]) -> tup
     return layers[key]
 
 
-# What comes out is the caller's to change.
+# The caller may change a result in place.
 def _owned(tensor: Any, memory: set[int], context: Any) -> NDArray:
     """Return the array of a result, copied where an operator returned a view of its input."""
     shares = tensor.untyped_storage().data_ptr() in memory
@@ -128,6 +128,6 @@ class Namespace:
         return found
 
 
-# From here on arrays have operators as methods.
-# Set from here, as _ndarray.py must not import this file: the two would import each other.
+# With this, arrays have operators as methods.
+# Set here, as _ndarray.py must not import this file: the two would import each other.
 NDArray._find_operator = staticmethod(function)

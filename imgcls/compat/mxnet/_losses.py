@@ -1,7 +1,8 @@
 """The layers that end a symbol for training: their result is a prediction, their gradient that of a loss.
 
-MXNet's rule for these: `backward` begins here, whatever gradient comes from behind. Sources are
-src/operator/softmax_output-inl.h, regression_output-inl.h, svm_output-inl.h and make_loss-inl.h.
+As in MXNet, `backward` starts at these: they ignore the gradient of later operators, but for SoftmaxOutput
+with `out_grad`. Sources are src/operator/softmax_output-inl.h, regression_output-inl.h, svm_output-inl.h and
+make_loss-inl.h.
 """
 
 from __future__ import annotations
@@ -32,9 +33,9 @@ class _LossFunction(torch.autograd.Function):
         return context.layer.gradient(result, label, gradients[0]), None, None  # none for label and layer
 
 
-# Each says its result, its gradient, and the shape of a label that no one described.
+# Each defines its result, its gradient, and the shape of a label where the caller gives none.
 class Loss(Layer):
-    """A prediction (N, ...) from data and label; the base of the losses below."""
+    """A prediction (N, ...) from data and label; the base class of the losses below."""
 
     num_inputs = 2
     keeps_shape = True
@@ -47,9 +48,9 @@ class Loss(Layer):
     def read(cls, spec: OpSpec) -> Layer:
         return cls(spec)
 
-    # One label a sample, or one for each pixel in a row.
+    # One label a sample, or one for each pixel.
     def label_shape(self, data: Shape) -> Shape:
-        """Return the shape of the label that MXNet expects where it is not told."""
+        """Return the shape of the label that MXNet infers from the data's."""
         raise NotImplementedError
 
     def result(self, data: Tensor) -> Tensor:
@@ -57,14 +58,14 @@ class Loss(Layer):
         raise NotImplementedError
 
     def gradient(self, result: Tensor, label: Tensor, gradient: Tensor) -> Tensor:
-        """Return the gradient of the data; `gradient` is that of the prediction, which most leave alone."""
+        """Return the gradient of the data; `gradient` is that of the prediction, which most losses ignore."""
         raise NotImplementedError
 
     def forward(self, data: Tensor, label: Tensor) -> Tensor:
         return _LossFunction.apply(data, label, self)  # type: ignore[return-value]
 
 
-# Nearly every network of the seeds ends in this one.
+# Nearly every network of MXNet's image classification ends in this one.
 class SoftmaxOutput(Loss):
     """Softmax, and the gradient of its cross entropy with integer labels (N,), or with probabilities."""
 
@@ -77,7 +78,7 @@ class SoftmaxOutput(Loss):
         self.per_pixel = spec.flag("multi_output")
         self.keeps_axes = spec.flag("preserve_shape")
         self.normalization = spec.choice("normalization", "null", ("null", "batch", "valid"))
-        # without it the gradient from behind is dropped, even where this output feeds another operator
+        # without it the output's gradient is dropped, even where this output feeds another operator
         self.uses_gradient = spec.flag("out_grad")
         self.smoothing = spec.real("smooth_alpha", 0.0)
 
@@ -92,7 +93,7 @@ class SoftmaxOutput(Loss):
         return data.flatten(1).softmax(1).reshape(data.shape)
 
     def gradient(self, result: Tensor, label: Tensor, gradient: Tensor) -> Tensor:
-        # Labels as probabilities come in the shape of the result.
+        # Labels that are probabilities have the shape of the result.
         if label.shape == result.shape:  # probabilities
             difference = (result - label) * self.scale
         else:
@@ -197,7 +198,7 @@ class SVMOutput(Loss):
         return self.weight * sign * ((violation > 0).to(result.dtype) if self.is_linear else 2 * violation)
 
 
-# The symbol computes a loss itself, and says so with this.
+# For a symbol that computes its loss itself.
 class MakeLoss(Loss):
     """The data as a loss: its gradient is `grad_scale`."""
 

@@ -9,9 +9,9 @@ import numpy as np
 from imgcls.compat.mxnet.nd import NDArray
 
 
-# 0 where nothing was right, and nothing is divided by 0.
+# 0 in place of a division by 0.
 def f1_score(counts: np.ndarray) -> float:
-    """Return the F1 score of (right ones, all that were predicted, all that there are)."""
+    """Return the F1 score of (true positives, predicted positives, actual positives)."""
     right, predicted, there = counts
     precision = right / predicted if predicted else 0.0  # MXNet's 0, where sklearn warns
     recall = right / there if there else 0.0
@@ -24,15 +24,15 @@ def values(array: Any) -> np.ndarray:
 
 
 def as_list(arrays: Any) -> list[Any]:
-    """Return a list of arrays, of one array too."""
+    """Return a list of arrays; of a single array a list of one."""
     return [arrays] if isinstance(arrays, (NDArray, np.ndarray)) else list(arrays)
 
 
-# Metrics of people's own call it first.
+# User-defined metrics call it first.
 def check_label_shapes(labels: Any, preds: Any, wrap: bool = False, shape: bool = False) -> tuple[Any, Any]:
-    """Return both; a ValueError where their numbers, or with `shape` their shapes, differ.
+    """Return (labels, preds); a ValueError where their lengths, or with `shape` their shapes, differ.
 
-    With `wrap` an array that stands alone becomes a list of one.
+    With `wrap` a single array becomes a list of one.
     """
     found = (labels.shape, preds.shape) if shape else (len(labels), len(preds))
     if found[0] != found[1]:
@@ -42,7 +42,7 @@ def check_label_shapes(labels: Any, preds: Any, wrap: bool = False, shape: bool 
     return labels, preds
 
 
-# In the words of MXNet.
+# The message is MXNet's.
 def of_same_count(label: np.ndarray, prediction: np.ndarray) -> np.ndarray:
     """Return the labels; a ValueError unless there is one for each prediction."""
     if len(label) != len(prediction):
@@ -51,7 +51,7 @@ def of_same_count(label: np.ndarray, prediction: np.ndarray) -> np.ndarray:
     return label
 
 
-# Composite metrics have lists of both, the others one of each.
+# Composite metrics have lists of names and values, other metrics one of each.
 def as_pairs(found: tuple[Any, Any]) -> list[tuple[str, float]]:
     """Return [(name, value), ...] of a metric's (name, value), each of which may be a list."""
     names, values = ([part] if not isinstance(part, list) else part for part in found)

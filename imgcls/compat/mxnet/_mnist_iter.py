@@ -19,7 +19,10 @@ _SCALE = np.float32(256)  # src/io/iter_mnist.cc
 # The files are small: they are in memory, as in MXNet.
 @translated_class
 class MNISTBatches(DataIter):
-    """Batches of a pair of idx files, float32 (batch, 1, rows, columns) or flat; the rest is left out."""
+    """Batches of a pair of idx files, float32 (batch, 1, rows, columns), if `flat` (batch, rows * columns).
+
+    The samples behind the last full batch are left out.
+    """
 
     def __init__(self, image: str | os.PathLike[str], label: str | os.PathLike[str], batch_size: int,
                  shuffle: bool, flat: bool, seed: int, num_parts: int, part_index: int, data_name: str,
@@ -31,7 +34,7 @@ class MNISTBatches(DataIter):
         images, labels = idx.read_images(image), idx.read_labels(label)
         if len(images) != len(labels):
             raise MXNetError(f"{image}: {len(images)} images for the {len(labels)} labels of {label}")
-        # A part is cut out first and shuffled then.
+        # The part is cut out first, then shuffled.
         part = slice(len(images) * part_index // num_parts, len(images) * (part_index + 1) // num_parts)
         size = part.stop - part.start
         order = _shuffled(size, seed) if shuffle else np.arange(size)
@@ -55,7 +58,7 @@ class MNISTBatches(DataIter):
         """Begin the next epoch, in the same order."""
         self._cursor = -self.batch_size
 
-    # An incomplete batch at the end is never given.
+    # An incomplete batch at the end is left out.
     def iter_next(self) -> bool:
         """Go to the next batch, if there is a whole one."""
         self._cursor += self.batch_size
@@ -80,7 +83,7 @@ def _shuffled(count: int, seed: int) -> np.ndarray:
     order = np.arange(count)
     twister = np.random.RandomState(seed)
     for place in range(1, count):
-        # The raw numbers are cut into so many equal ranges, and what is left over is drawn again.
+        # The raw numbers are divided into `limit` equal ranges; one in the rest is drawn again.
         limit = place + 1
         width = 0xFFFFFFFF // limit  # libstdc++'s uniform_int_distribution before GCC 11
         value = limit * width
@@ -98,7 +101,7 @@ def read(arguments: dict[str, Any]) -> MNISTBatches:
         "image": "./train-images-idx3-ubyte", "label": "./train-labels-idx1-ubyte", "batch_size": 128,
         "shuffle": True, "flat": False, "seed": 0, "num_parts": 1, "part_index": 0, "data_name": "data",
         "label_name": "softmax_label"}
-    # these say how MXNet does its work
+    # ignored: these only say how MXNet does its work
     ignored = ("silent", "prefetch_buffer", "dtype", "ctx", "device_id", "input_shape")
     wrong = [name for name in arguments if name not in defaults and name not in ignored]
     # A misspelled `shufle` would otherwise train on sorted digits.

@@ -1,9 +1,9 @@
-"""`NDArray`, an array as MXNet has them: a numpy array with MXNet's rules. `nd.py` passes it on.
+"""`NDArray`, MXNet's array: a numpy array with MXNet's rules. `nd.py` exports it.
 
-The rules that differ from numpy's: what `array` makes is float32 unless it is told otherwise, a number does
-not change the type of an array (`uint8 - 20` wraps around, `uint8 * 0.5` is 0), two arrays must be of one
-type, comparisons give 0 and 1, and an element is an array of shape (1,). Arrays live in main memory, and
-everything is done when a call returns.
+The rules that differ from numpy's: `array` makes float32 unless a dtype is given, a number does not change
+the dtype of an array (`uint8 - 20` wraps around, `uint8 * 0.5` is 0), two arrays must have the same dtype,
+comparisons give 0 and 1, and an element is an array of shape (1,). Arrays are in main memory, and every
+operation is complete when its call returns.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from imgcls.compat.mxnet.context import Context, to_context
 
 
 class NDArray(Arithmetic):
-    """An array as MXNet has them, around a numpy array that `asnumpy` gives a copy of."""
+    """An MXNet array, around a numpy array of which `asnumpy` returns a copy."""
 
-    #: numpy leaves `ndarray - NDArray` to us
+    #: so that numpy leaves `ndarray - NDArray` to this class
     __array_priority__ = 1000.0  # MXNet's number
 
-    #: `_imperative.function`, which needs this class and sets this
+    #: `_imperative.function`: set by that module, which imports this one
     _find_operator: ClassVar[Callable[[str], Callable[..., Any] | None]]
 
     def __init__(self, data: np.ndarray, context: Context | None = None) -> None:
         self._data = data
-        # kept as it was requested; the values are in main memory all the same
+        # kept as it was requested; the values are in main memory in any case
         self._context = context
 
-    #: the gradient, once there is an array for it, and whether it is written, added up or left alone
+    #: the gradient, once there is an array for it, and `grad_req`: write, add or null
     _grad: NDArray | None = None
     _grad_req = "null"
-    #: of a recorded result its torch tensor, of an array with a gradient the one that shares its memory
+    #: the torch tensor of a recorded result; for an array with a gradient the tensor that shares its memory
     _tensor: Any = None
     _leaf: Any = None
     #: whether a backward pass has written the gradient since a Trainer last took it
@@ -73,7 +73,7 @@ class NDArray(Arithmetic):
 
     @property
     def stype(self) -> str:
-        """How the array is stored: there are no sparse ones here."""
+        """The storage type, always "default": there are no sparse arrays here."""
         return "default"
 
     @property
@@ -81,7 +81,7 @@ class NDArray(Arithmetic):
         """The gradient, None before `attach_grad`."""
         return self._grad
 
-    # What was recorded of it before is forgotten: it is a leaf from here on.
+    # The array becomes a leaf: how it was computed is dropped.
     def attach_grad(self, grad_req: str = "write", stype: str | None = None) -> None:
         """Make an array of zeros for the gradient."""
         self._mark(NDArray(np.zeros_like(self._data), self._context), grad_req)
@@ -91,7 +91,7 @@ class NDArray(Arithmetic):
         self._tensor = self._leaf = None
 
     def detach(self) -> NDArray:
-        """Return an array on the same memory that nothing was recorded of."""
+        """Return an array on the same memory that is not part of a recorded graph."""
         return NDArray(self._data, self._context)
 
     def backward(self, out_grad: NDArray | None = None, retain_graph: bool = False,
@@ -112,7 +112,7 @@ class NDArray(Arithmetic):
         """Return the only element."""
         if self._data.size != 1:
             raise ValueError("The current array is not a scalar")
-        # MXNet gives a number of one axis or none, and of more the array.
+        # MXNet returns a number for an array of one axis or none, for more axes the array.
         return self._data.reshape(-1)[0] if self.ndim <= 1 else self.asnumpy()
 
     def _element(self) -> Any:
@@ -133,7 +133,7 @@ class NDArray(Arithmetic):
         return self.copyto(self.context)
 
     def reshape(self, *shape: Any, **kwargs: Any) -> NDArray:
-        """Return the same elements in another shape: -1 is what is left, 0 the old size of that dimension."""
+        """Return the same elements in another shape: -1 is inferred, 0 keeps the size of that dimension."""
         # MXNet takes reshape(2, 3), reshape((2, 3)) and reshape(shape=(2, 3)).
         sizes = kwargs.pop("shape", shape)
         is_reversed = kwargs.pop("reverse", False)
@@ -141,10 +141,10 @@ class NDArray(Arithmetic):
             raise TypeError(f"reshape has no argument {next(iter(kwargs))}")
         if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)):
             sizes = sizes[0]
-        # -2 to -4, which copy, join and split sizes, are the operator's
+        # the operator handles -2 to -4, which copy, join and split sizes
         if is_reversed or any(size < -1 for size in sizes):
             return self._operator("reshape")(self, shape=tuple(sizes), reverse=is_reversed)
-        # An array without elements has sizes of 0 that are meant.
+        # In an array without elements a size of 0 means 0.
         wanted = [self.shape[i] if size == 0 and self.size and i < self.ndim else size
                   for i, size in enumerate(sizes)]
         if _tape.is_tracked(self):
@@ -162,18 +162,18 @@ class NDArray(Arithmetic):
             raise MXNetError(f"transpose: {tuple(order)} does not name each axis of {self.shape} once")
         if _tape.is_tracked(self):
             return _tape.apply(lambda tensor: tensor.permute(order), self)
-        # A copy, where numpy has a view: changing it leaves the array as it was.
+        # A copy, where numpy has a view: changing it does not change the array.
         return NDArray(np.ascontiguousarray(self._data.transpose(order)), self._context)
 
     def expand_dims(self, axis: int, inplace: bool = False) -> NDArray:
-        """Return the array with a dimension of size 1 more."""
+        """Return the array with one more dimension, of size 1, at `axis`."""
         if _tape.is_tracked(self):
             return _tape.apply(lambda tensor: tensor.unsqueeze(axis), self)
         values = np.expand_dims(self._data, axis)
         return NDArray(values if inplace else values.copy(), self._context)
 
     def as_in_context(self, context: Any) -> NDArray:
-        """Return the array for another context, or itself where it is made for that."""
+        """Return a copy for another context, or the array itself where that is its own."""
         found = to_context(context)
         return self if found == self.context else self.copyto(found)
 
@@ -191,7 +191,7 @@ class NDArray(Arithmetic):
         return other
 
     def tostype(self, stype: str) -> NDArray:
-        """Return the array itself: "default" is the one way in which arrays are stored here."""
+        """Return the array itself: "default" is the only storage type here, another one is an MXNetError."""
         if stype != "default":
             raise MXNetError(f"stype {stype}: there are no sparse arrays here, only default")
         return self
@@ -209,14 +209,14 @@ class NDArray(Arithmetic):
         return operator
 
     def wait_to_read(self) -> None:
-        """Return at once: nothing is ever under way here."""
+        """Return at once: every operation is complete when its call returns."""
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        # As asnumpy: who gets a numpy array may write to it, unless that is asked for otherwise.
+        # As asnumpy: a copy, which the caller may write to, unless `copy` is False.
         return np.array(self._data, dtype) if copy is not False else np.asarray(self._data, dtype)
 
     def __len__(self) -> int:
-        # MXNet looks at shape[0], so that of a single number is an IndexError and no TypeError.
+        # MXNet looks at shape[0], so the length of a single number is an IndexError and no TypeError.
         return self.shape[0]
 
     # Python could also iterate through __getitem__, but then isinstance(x, Iterable) would be False.
@@ -224,7 +224,7 @@ class NDArray(Arithmetic):
         return (self[i] for i in range(len(self)))
 
     def __getitem__(self, key: Any) -> NDArray:
-        """Return a slice, which shares memory with the array, or an element as array of shape (1,)."""
+        """Return a slice, which shares memory with the array, or an element as an array of shape (1,)."""
         index = to_index(key)
         if _tape.is_tracked(self):
             return _tape.apply(lambda tensor: tensor[_tape_index(index)], self)
@@ -242,7 +242,7 @@ class NDArray(Arithmetic):
     def __setitem__(self, key: Any, value: Any) -> None:
         self._check_in_place()
         values = to_numpy(value)
-        # An element is an array of shape (1,) here, which numpy does not put into a place of no dimensions.
+        # An element is an array of shape (1,) here, which numpy does not assign to a single element.
         if isinstance(values, np.ndarray) and values.size == 1:
             values = values.reshape(())
         self._data[to_index(key)] = values
@@ -266,7 +266,7 @@ class NDArray(Arithmetic):
 
     # All operators go through here: one rule for types.
     def _apply(self, function: Callable[..., Any], other: Any, swapped: bool = False) -> NDArray:
-        """Return `function` of the two, or `swapped` of the other and this, in the type of this one."""
+        """Return `function(self, other)`, if `swapped` `function(other, self)`, in this array's dtype."""
         if isinstance(other, NDArray):
             if other.dtype != self.dtype:
                 raise MXNetError(f"arrays of {self.dtype.__name__} and {other.dtype.__name__}: MXNet's "
@@ -280,14 +280,14 @@ class NDArray(Arithmetic):
             operand = np.asarray(int(other) if is_integer else other).astype(self.dtype)
         if _tape.is_tracked(self) or (isinstance(other, NDArray) and _tape.is_tracked(other)):
             return self._recorded(function, other, swapped)
-        # MXNet's operators wrap around and divide by 0 without a word.
+        # MXNet's operators wrap around and divide by 0 without a warning.
         with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
             try:
                 result = function(operand, self._data) if swapped else function(self._data, operand)
             except ValueError as error:
                 shapes = f"{self.shape} and {np.shape(operand)}"
                 raise MXNetError(f"arrays of shapes {shapes} do not go together") from error
-            # comparisons too: 0 and 1 in this type
+            # comparisons too: 0 and 1 in this dtype
             return NDArray(np.asarray(result).astype(self.dtype), self._context)
 
     def _recorded(self, function: Callable[..., Any], other: Any, swapped: bool) -> NDArray:
@@ -315,12 +315,12 @@ _DTYPES = frozenset(np.dtype(name) for name in (
     "float16", "float32", "float64", "uint8", "int8", "int32", "int64", "bool"))
 
 
-# Found in Python in some versions of MXNet and by its operators in others.
+# Both errors: some versions of MXNet raise a ValueError in Python, others an MXNetError in the operator.
 class ShapeError(MXNetError, ValueError):
     """A shape that an array cannot have."""
 
 
-# One error for what MXNet raises as KeyError here and as MXNetError there.
+# Both errors: MXNet raises a KeyError in some functions and an MXNetError in others.
 class UnknownTypeError(MXNetError, KeyError):
     """A type of elements that MXNet does not have, such as uint16."""
 
@@ -335,7 +335,7 @@ def to_dtype(dtype: Any) -> np.dtype:
 
 
 def to_numpy(value: Any) -> Any:
-    """Return what numpy understands, also inside of a key."""
+    """Return the numpy array of an NDArray, also inside of a tuple or list; other values as they are."""
     if isinstance(value, NDArray):
         return value._data
     if isinstance(value, (tuple, list)) and any(isinstance(v, NDArray) for v in value):
@@ -344,14 +344,14 @@ def to_numpy(value: Any) -> Any:
 
 
 def _tape_index(index: Any) -> Any:
-    """Return a numpy key as torch takes it: arrays of positions as lists."""
+    """Return a numpy key as torch takes it: arrays of indices as lists."""
     if isinstance(index, tuple):
         return tuple(_tape_index(part) for part in index)
     return index.tolist() if isinstance(index, np.ndarray) else index
 
 
 def to_index(key: Any) -> Any:
-    """Return a key as numpy understands it: arrays of numbers, float32 in MXNet, choose by whole numbers."""
+    """Return a key for numpy: index arrays, which are float32 in MXNet, become int64."""
     if isinstance(key, tuple):
         return tuple(to_index(part) for part in key)
     if isinstance(key, NDArray):

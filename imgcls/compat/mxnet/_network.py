@@ -16,7 +16,7 @@ from imgcls.formats.symbol import NodeOutput, Symbol
 from imgcls.layers import Layer
 
 
-# Taken apart once, as a forward pass goes through all of them.
+# Prepared once, as each forward pass goes through all of them.
 class _Step(NamedTuple):
     """One operator: its node's index and name, its layer, and where its inputs come from."""
 
@@ -26,7 +26,7 @@ class _Step(NamedTuple):
     data: list[NodeOutput]
     #: torch attribute -> the source of the values
     parameters: dict[str, NodeOutput]
-    #: values that no one needs after it
+    #: values that no later operator needs
     finished: list[NodeOutput]
 
 
@@ -49,7 +49,7 @@ class Network:
         inputs = [source._replace(version=0) for source in self.graph.nodes[index].inputs]
         slots = layer.parameter_slots()
         num_data = len(inputs) - len(slots)
-        for slot in slots:  # the values are an executor's: a plain attribute takes their place
+        for slot in slots:  # the values come from the executor: `run` sets them as plain attributes
             layer._parameters.pop(slot, None)
             layer._buffers.pop(slot, None)
         finished = [source for source in set(inputs) if last_use[source] == index
@@ -66,7 +66,7 @@ class Network:
             # Set directly: layer.train() goes through all submodules, for each operator of each batch.
             layer.training = is_train
             for slot, source in step.parameters.items():
-                # past torch, which would have a Parameter
+                # not by setattr: torch would require a Parameter
                 layer.__dict__[slot] = values[source]
             try:
                 result = layer.forward(*[values[source] for source in step.data])
@@ -83,13 +83,13 @@ class Network:
 
     # MXNet writes the 1 into the caller's array; so does the executor.
     def fixed_gammas(self) -> list[str]:
-        """Return the names of the gammas that are taken as 1 whatever they are."""
+        """Return the names of the gammas that are taken as 1 (`fix_gamma`)."""
         return [self.variables[step.parameters["gamma"]] for step in self.steps
                 if isinstance(step.layer, MovingBatchNorm) and step.layer.fix_gamma
                 and step.parameters["gamma"] in self.variables]
 
     @torch.no_grad()
-    # From those that are there now: each backward pass moves them once more.
+    # From the current values: each backward pass moves them once more.
     def moved_statistics(self, variables: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the running statistics after the last batch in training, by name."""
         moved = {}

@@ -1,4 +1,4 @@
-"""The graph behind a `Symbol`: nodes that know their inputs, and the way to and from a symbol.json's list.
+"""The graph behind a `Symbol`: nodes that refer to their inputs, and conversion to and from numbered nodes.
 
 `symbol.py` builds them; files and computations work on `imgcls.formats.symbol.Symbol`, a list of numbered
 nodes, which `to_graph` makes.
@@ -24,11 +24,11 @@ class GraphNode:
         self.name = name
         self.attrs = attrs
         self.inputs = inputs
-        # nnvm counts how often an operator that writes to a variable was put behind it, and files keep that
+        # nnvm counts the operators that write to a variable, and files contain that number
         self.num_writes = 0
 
 
-# What an operator takes, and what a symbol is a list of.
+# The inputs of operators are entries, and a symbol is a list of them.
 class Entry(NamedTuple):
     """One output of a node; `version` is 1 where the operator that takes it writes to it."""
 
@@ -87,7 +87,7 @@ def from_graph(graph: symbols.Symbol) -> list[Entry]:
 
 # Files may name any operator; those that are not known have one output.
 def num_visible(node: GraphNode) -> int:
-    """Return how many outputs of a node one can ask for: hidden ones (a dropout's mask) not counted."""
+    """Return how many outputs of a node a symbol has: hidden ones (a dropout's mask) are not counted."""
     attributes = Attributes(Node(node.op, node.name, node.attrs))
     # How many outputs these have is in their attributes; a file may claim any number, which num_outputs
     # bounds.
@@ -100,7 +100,7 @@ def num_visible(node: GraphNode) -> int:
     return 1
 
 
-# The names by which people ask for layers.
+# The names by which layers are looked up.
 def output_name(entry: Entry) -> str:
     """Return MXNet's name of an output: `relu1_output`, with its number where there are several."""
     node = entry.node
@@ -109,7 +109,7 @@ def output_name(entry: Entry) -> str:
     return f"{node.name}_output{entry.output if num_visible(node) > 1 else ''}"
 
 
-# Symbols that share nodes are taken apart by this before one of them is changed.
+# Symbols may share nodes: one is copied before its nodes are changed.
 def copied(entries: Sequence[Entry]) -> list[Entry]:
     """Return the same outputs of a copy of the graph."""
     copies: dict[GraphNode, GraphNode] = {}

@@ -184,7 +184,7 @@ _UNARY = """
 """
 
 #: inputs that an operator has only with some settings: (operator, input) -> setting, its default, the value
-#: with which it is there
+#: with which the input exists
 _CONDITIONAL = {
     ("Convolution", "bias"): ("no_bias", "False", "False"),
     ("Convolution_v1", "bias"): ("no_bias", "False", "False"),
@@ -199,7 +199,7 @@ _CONDITIONAL = {
 }
 #: the inputs that an operator writes to, which MXNet calls auxiliary states
 AUXILIARY = ("moving_mean", "moving_var")
-#: what MXNet notes on variables that it makes itself: how they are to be filled
+#: the `__init__` attribute of variables that MXNet makes itself: how they are initialized
 INITIAL = {
     "moving_mean": '["zero", {}]', "moving_var": '["one", {}]',
     ("LeakyReLU", "gamma"): '["Constant", {"value": 0.25}]',
@@ -218,9 +218,9 @@ class Signature(NamedTuple):
     takes_list: bool
 
     def inputs_with(self, attrs: Mapping[str, str]) -> tuple[str, ...]:
-        """Return the names of the inputs that there are with these settings."""
+        """Return the names of the inputs that the operator has with these settings."""
         if self.op == "UpSampling" and attrs.get("sample_type") == "bilinear":
-            return ("data", "weight")  # the one list of inputs with names
+            return ("data", "weight")  # the only operator with a list of inputs whose inputs have names
         names = []
         for name in self.inputs:
             setting, default, value = _CONDITIONAL.get((self.op, name), ("", "", ""))
@@ -231,13 +231,13 @@ class Signature(NamedTuple):
 
 
 @functools.cache
-# Parsed when the first operator is requested, once.
+# Parsed once, when the first operator is requested.
 def signatures() -> dict[str, Signature]:
     """Return name -> signature, under each operator's own name and its other ones."""
     found = {op: Signature(op, ("data",), (), False) for op in _UNARY.split()}
     for row in _TABLE.strip().replace("\n    ", " ").splitlines():
         op, inputs, settings, aliases = [part.split() for part in f"{row} | | |".split("|")[:4]]
-        # a star stands for any number of inputs, which MXNet then counts in `num_args`
+        # a star stands for any number of inputs, which `num_args` counts
         takes_list = bool(inputs) and inputs[0].startswith("*")
         names = tuple(name.lstrip("*") for name in inputs)
         # a symbol.json has the operator's own name, whichever alias the script used
@@ -246,7 +246,7 @@ def signatures() -> dict[str, Signature]:
     return found
 
 
-# The text decides about equal files, so it is that of Python 3 and numpy 1.
+# Files are compared by this text, so it is that of Python 3 and numpy 1.
 def to_text(name: str, value: Any) -> str:
     """Return the value of a setting as MXNet keeps it, as Python prints it."""
     if name == "dtype" and value is not None and not isinstance(value, str):

@@ -1,4 +1,4 @@
-"""`mx.io.CSVIter` and `mx.io.PrefetchingIter`; `io.py` passes them on."""
+"""`mx.io.CSVIter` and `mx.io.PrefetchingIter`; `io.py` exports them."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from imgcls.storage.paths import to_path
 
 
 class CSVIter(DataIter):
-    """Batches of the rows of a file of numbers between commas, float32 of `data_shape`, and of one of labels.
+    """Batches of the rows of a CSV file, arrays of `data_shape` and `dtype` (float32), with labels of another.
 
     Without `label_csv` labels are 0. With `round_batch` the last batch is filled up from the beginning, and
-    the next epoch begins behind these rows; without it the rest of the batch is what stood there before.
+    the next epoch begins behind these rows; without it the rest of the batch has rows of the batch before.
     """
 
     def __init__(self, data_csv: str | os.PathLike[str], data_shape: Sequence[int], batch_size: int,
@@ -34,16 +34,17 @@ class CSVIter(DataIter):
         labels = _read(label_csv, label_shape) if has_labels else np.zeros((len(self._rows), 1), np.float32)
         if len(labels) != len(self._rows):
             raise MXNetError(f"label_csv: has {len(labels)} rows, data_csv has {len(self._rows)}")
-        # one label of a row is a number, as everywhere in mx.io
+        # with one label a row the axis of labels is dropped, as everywhere in mx.io
         self._labels = labels.reshape(len(labels)) if labels[0].size == 1 else labels
         self._dtype = np.dtype(np.float32 if dtype is None else dtype)
         self._is_round = round_batch
         self.provide_data = [DataDesc("data", (batch_size, *self._rows.shape[1:]))]
         self.provide_label = [DataDesc("softmax_label", (batch_size, *self._labels.shape[1:]))]
-        #: the first row of the next batch, and how many rows the epoch before took from this one
+        #: the first row of the next batch
         self._cursor = 0
         #: int64 rows of the current batch
         self._batch = np.zeros(batch_size, np.int64)
+        #: how many rows of the current batch fill it up
         self._pad = 0
 
     def reset(self) -> None:
@@ -96,9 +97,9 @@ def _read(path: Any, shape: Sequence[int]) -> np.ndarray:
     return rows.reshape(len(rows), *sizes)
 
 
-# Our iterators read ahead where that pays, so no thread is needed here.
+# The iterators here read ahead themselves where that pays, so no thread is needed.
 class PrefetchingIter(DataIter):
-    """One iterator, or several side by side: their data and labels in one batch, under other names."""
+    """One iterator, or several together: their data and labels in one batch, under other names."""
 
     def __init__(self, iters: DataIter | Sequence[DataIter],
                  rename_data: Sequence[Mapping[str, str]] | None = None,
@@ -140,7 +141,7 @@ class PrefetchingIter(DataIter):
 
 
 def _renamed(described: Sequence[Sequence[Any]], names: Sequence[Mapping[str, str]] | None) -> list[DataDesc]:
-    """Return the descriptions of all iterators, under the names that each one's table gives."""
+    """Return the descriptions of all iterators, renamed by the table of each iterator in `names`."""
     found = []
     for number, descriptions in enumerate(described):
         table = names[number] if names else {}

@@ -1,6 +1,6 @@
 """The records that `mx.io.ImageRecordIter` reads, as a Source of `imgcls.data` with labels of any width.
 
-`_image_record_iter.py` gives it to the loader, which asks it for encoded images only.
+`_image_record_iter.py` gives it to the loader, which reads only encoded images from it.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ class RecordSource:
         if index_file and len(files) > 1:
             raise MXNetError(f"path_imgidx {index_file}: belongs to one record file, path_imgrec names "
                              f"{len(files)}")
-        # All files are opened now: a missing one is told before training begins.
+        # All files are opened now: a missing one is an error before training begins.
         self._readers = [recordio.RecordReader(file, index=index_file or None) for file in files]
-        # MXNet would abort on damage somewhere in the epoch: here the first problem is told before it begins.
+        # MXNet would abort at the damage during the epoch: here the first problem is raised before it begins.
         for reader in self._readers:
             for problem in [*reader.problems, *reader.header_problems().values()]:
                 raise problem
@@ -37,7 +37,7 @@ class RecordSource:
         if not len(part):
             raise MXNetError(f"part_index {args['part_index']} of num_parts {args['num_parts']}: "
                              f"{self.description} has no record for this part")
-        # A sample is a record of the part; `_files` and `_rows` say in which file it is, and where there.
+        # A sample is a record of the part; `_files` and `_rows` are its file and its index in that file.
         firsts = np.cumsum([0, *map(len, self._readers)])
         records = np.arange(part.start, part.stop)
         self._files = np.searchsorted(firsts, records, side="right") - 1
@@ -53,11 +53,11 @@ class RecordSource:
         self.all_labels = (self._list_labels(args["path_imglist"], width) if args["path_imglist"]
                            else self._record_labels(width)[part.start:part.stop])
 
-    # The trainer's loaders want class numbers; here labels go past the loader, see `all_labels`.
+    # The trainer's loaders take class numbers; here labels do not go through the loader, see `all_labels`.
     @property
     def labels(self) -> np.ndarray:
-        """int64 (N,), for the loader, which is asked for pixels only."""
-        # Anything of the right length: no one looks at the values.
+        """int64 (N,), zeros: the loader needs an array, and only its pixels are used."""
+        # Anything of the right length: the values are not used.
         return np.zeros(len(self), np.int64)
 
     def __len__(self) -> int:
@@ -80,8 +80,8 @@ class RecordSource:
         return np.concatenate([reader.labels(width) for reader in self._readers])
 
     def _list_labels(self, path: str, width: int) -> np.ndarray:
-        """Return the same of this part alone from `path_imglist`, by id."""
-        # The first `width` of more, as MXNet takes them.
+        """Return the same for this part's samples, from the list `path_imglist`, by id."""
+        # Of more than `width` labels the first ones, as in MXNet.
         # A dict of all entries even where one part is read: a list is small beside its images.
         labels_of = {entry.id: entry.labels[:width] for entry in lists.read(path).entries}
         rows = []

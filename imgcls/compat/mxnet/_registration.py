@@ -1,4 +1,4 @@
-"""What the functions of `mx.sym` and of `mx.nd` have in common: their arguments, and errors for wrong names.
+"""Common to the functions of `mx.sym` and of `mx.nd`: binding of arguments, and errors for wrong names.
 
 MXNet makes both from one list of operators; here that is `_operators.signatures`.
 """
@@ -13,7 +13,7 @@ from imgcls.compat.mxnet.base import MXNetError
 from imgcls.errors import nearest
 from imgcls.formats.symbol.dialects import HIDDEN, is_hidden
 
-# A name that people ask for deserves a better answer than the nearest spelling.
+# For names of MXNet that are missing here an error can say more than the nearest spelling.
 #: what is in MXNet and not here -> what there is instead, for `missing`
 _INSTEAD = {
     "kv": "imgcls-train --kv-store", "kvstore": "imgcls-train --kv-store",
@@ -37,14 +37,14 @@ _INSTEAD = {
 }
 
 
-# MXNet asserts it.
+# MXNet raises an AssertionError.
 class InputError(TypeError, AssertionError):
-    """Something else than an array, or a symbol, as the input of an operator."""
+    """An input of an operator that is neither an array nor a symbol."""
 
 
 # An AttributeError, so that hasattr and getattr with a default work.
 def missing(module: str, name: str, choices: Any) -> AttributeError:
-    """Return the error for a name that MXNet may have and this module has not, in one line with advice."""
+    """Return the error for a name that this module does not have, in one line with advice."""
     close = nearest(name, [choice for choice in choices if not choice.startswith("_")])[:3]  # no internals
     if name in _INSTEAD:
         advice = f"; instead there is {_INSTEAD[name]}"
@@ -56,17 +56,17 @@ def missing(module: str, name: str, choices: Any) -> AttributeError:
 
 # `Convolution` is named convolution0, `_PlusScalar` _plusscalar0: by how it was called.
 def find(name: str, prefix: str = "") -> tuple[Signature, str] | None:
-    """Return the operator of a function's name, and the hint that its nodes are named by; None: no such."""
+    """Return (operator, the beginning of its nodes' names) for a function's name; None if there is none."""
     signature = signatures().get(prefix + name)
     return None if signature is None else (signature, name.lower())
 
 
-# Inputs come first in MXNet's order, then settings; both may be given by name.
+# By position inputs come first, then settings, in MXNet's order; both may also be given by name.
 def bind_arguments(function: str, signature: Signature, args: tuple[Any, ...], kwargs: dict[str, Any],
                    is_input: Callable[[Any], bool]) -> tuple[list[Any] | dict[str, Any], dict[str, str]]:
     """Return the inputs (by name, or those of a list) and the settings as text.
 
-    A name that the operator does not have is a MXNetError with the nearest one.
+    A name that the operator does not have is an MXNetError with the nearest one, a wrong input an InputError.
     """
     if signature.takes_list:
         inputs: list[Any] = list(args)
@@ -82,7 +82,7 @@ def bind_arguments(function: str, signature: Signature, args: tuple[Any, ...], k
         raise TypeError(f"{function} takes {len(names)} arguments at most, not {len(args)}")
     given = dict(zip(names, args, strict=False))
     for name, value in kwargs.items():
-        # Python would say this itself of a written function; these have only *args and **kwargs.
+        # Python checks this itself for an ordinary function; these have only *args and **kwargs.
         if name in given:
             raise TypeError(f"{function} got two values of {name}")
         given[name] = value
@@ -99,7 +99,7 @@ def bind_arguments(function: str, signature: Signature, args: tuple[Any, ...], k
 def _settings(function: str, signature: Signature, given: dict[str, Any]) -> dict[str, str]:
     attrs = {}
     for name, value in given.items():
-        key = f"__{name}__" if name in HIDDEN else name  # as MXNet spells what is for its own use
+        key = f"__{name}__" if name in HIDDEN else name  # as MXNet spells attributes for its own use
         if not (is_hidden(key) or name in signature.settings or name.endswith(HIDDEN)):
             close = nearest(name, [*signature.inputs, *signature.settings])[:1]
             hint = f": did you mean {close[0]}?" if close else ""

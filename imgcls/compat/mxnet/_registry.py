@@ -11,35 +11,39 @@ from imgcls.errors import nearest
 
 # MXNet raises an AssertionError for metrics and initializers, and a ValueError for optimizers.
 class UnknownNameError(ValueError, AssertionError):
-    """A name that no class goes by."""
+    """A name under which no class is registered."""
 
 
-# One for metrics, one for initializers, one for optimizers, as MXNet keeps them.
+# One for metrics, one for initializers, one for optimizers, as in MXNet.
 class Registry:
-    """Names, in lower case, and the classes that they stand for; `kind` says what they are in errors."""
+    """Classes by name, in lower case; `kind` is what errors call them."""
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
         self.classes: dict[str, Any] = {}
 
     def register(self, cls: Any) -> Any:
-        """Take up a class under its own name, also one of the caller's; use it as a decorator."""
-        # The last one wins, so that a script may replace a class of ours, as in MXNet.
+        """Register a class under its own name, and return it; use it as a decorator."""
+        # The last one counts, so that a script may replace a class of ours, as in MXNet.
         self.classes[cls.__name__.lower()] = cls
         return cls
 
     # Names beside that of the class, such as acc and ce.
     def alias(self, *names: str) -> Callable[[Any], Any]:
-        """Return a decorator that takes up a class under other names."""
+        """Return a decorator that registers a class under these names."""
         def register(cls: Any) -> Any:
             self.classes |= {name.lower(): cls for name in names}
             return cls
 
         return register
 
-    # JSON is how a symbol.json keeps the initializer of a variable; it names a class of ours.
+    # A symbol.json has the initializer of a variable as JSON.
     def create(self, name: Any, *args: Any, **kwargs: Any) -> Any:
-        """Return an object of a name, or of MXNet's JSON `["xavier", {"magnitude": 2}]`, or it itself."""
+        """Return an object of the class of this name; anything but text is returned as it is.
+
+        The text may also be MXNet's JSON `["xavier", {"magnitude": 2}]`. A name that is not registered is an
+        UnknownNameError.
+        """
         if not isinstance(name, str):
             return name
         # Only names from this table are looked up: a hostile symbol.json can choose a class, never code.

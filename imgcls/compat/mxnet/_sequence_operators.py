@@ -13,7 +13,7 @@ from imgcls.layers.op_function import OpFunction, read_axes
 _DTYPES = {name: getattr(torch, name) for name in ("float32", "float64", "int32", "int64", "uint8")}
 
 
-# Without an axis the array is one long row.
+# Without an axis the array is flattened.
 def _cumsum(data: Tensor, axis: int | None, dtype: torch.dtype | None) -> Tensor:
     rows, along = (data.flatten(), 0) if axis is None else (data, axis)
     return rows.cumsum(along).to(data.dtype if dtype is None else dtype)
@@ -25,7 +25,7 @@ def _read_cumsum(spec: OpSpec) -> dict[str, Any]:
 
 
 def _diag(data: Tensor, k: int, axis1: int, axis2: int) -> Tensor:
-    # a vector becomes a matrix, a matrix gives its diagonal
+    # a vector becomes a diagonal matrix, of a matrix the diagonal is returned
     return data.diag(k) if data.ndim == 1 else data.diagonal(k, axis1, axis2)
 
 
@@ -33,7 +33,7 @@ def _read_diag(spec: OpSpec) -> dict[str, Any]:
     return {"k": spec.integer("k", 0), "axis1": spec.integer("axis1", 0), "axis2": spec.integer("axis2", 1)}
 
 
-# Of two values for one place the later one stays.
+# Of two values for one index the later one counts.
 def _scatter_nd(data: Tensor, indices: Tensor, shape: tuple[int, ...]) -> Tensor:
     places = tuple(indices.long())
     return torch.zeros(shape, dtype=data.dtype).index_put(places, data)
@@ -57,7 +57,7 @@ def _xor(left: Tensor, right: Tensor) -> Tensor:
     return torch.logical_xor(left, right).to(left.dtype)
 
 
-# Both are means over the same axes, without correction.
+# Mean and variance over the same axes, the variance without Bessel's correction.
 def _moments(data: Tensor, axes: tuple[int, ...], keepdims: bool) -> tuple[Tensor, Tensor]:
     over = axes or tuple(range(data.ndim))
     mean = data.mean(over, keepdim=True)
@@ -76,7 +76,7 @@ def _read_moments(spec: OpSpec) -> dict[str, Any]:
 def _sequence_mask(data: Tensor, lengths: Tensor | None = None, *, value: float, axis: int) -> Tensor:
     if lengths is None:
         return data
-    # compared with each length at once: a loop over the batch would cost a launch each
+    # compared with all lengths at once: a loop over the batch would take a call for each
     steps = torch.arange(data.shape[axis])
     outside = steps[:, None] >= lengths[None] if axis == 0 else steps[None] >= lengths[:, None]
     return data.masked_fill(outside.reshape(*outside.shape, *[1] * (data.ndim - 2)), value)

@@ -1,7 +1,7 @@
 """The shapes in a graph, from those of some inputs, and the layers that compute it.
 
-`Symbol.infer_shape` asks for the first, executors for both. Layers are made on torch's meta device, where
-their parameters take no memory: executors put their own arrays in.
+`Symbol.infer_shape` uses the shapes, executors both. Layers are made on torch's meta device, where their
+parameters take no memory: executors replace them by their own arrays.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from imgcls.layers import Layer, OpSpec, Shape
 from imgcls.layers.operation import Operation
 from imgcls.layers.operators import OPERATORS
 
-#: operators whose inputs all have one shape: that of one tells those of the others
+#: operators whose inputs all have the same shape: from one shape the others follow
 # MXNet infers these in both directions (ElemwiseShape, src/operator/elemwise_op_common.h).
 _SAME_SHAPE = ("elemwise_", "_power", "_maximum", "_minimum", "_mod", "_equal", "_not_equal", "_greater",
                "_lesser", "add_n")
@@ -31,14 +31,14 @@ _SAME_SHAPE = ("elemwise_", "_power", "_maximum", "_minimum", "_mod", "_equal", 
 
 @dataclass
 class Inferred:
-    """What is known of a graph: shapes by variable and by output, layers by index of the node."""
+    """What was inferred of a graph: shapes by variable and by output, layers by index of the node."""
 
     variables: dict[str, Shape] = field(default_factory=dict)
     outputs: dict[NodeOutput, Shape] = field(default_factory=dict)
     layers: dict[int, Layer] = field(default_factory=dict)
 
 
-# Ours come first: they train as MXNet does.
+# The classes of this package come first: they train as MXNet's operators do.
 def layer_class(op: str) -> type[Layer]:
     """Return the class that computes an operator; MXNetError where there is none."""
     if op in EXTRA:
@@ -50,11 +50,12 @@ def layer_class(op: str) -> type[Layer]:
     return found
 
 
-# Attributes are read here and checked; what no reader asked for is refused.
+# Attributes are read here and checked; those that the layer does not read are refused.
 def make_layer(node: Node, data: list[Shape], stored: dict[str, Shape]) -> tuple[Layer, list[Shape]]:
     """Return the layer of a node on the meta device, and the shapes of its outputs.
 
-    `data` are the shapes of its inputs that are no parameters. MXNetError for what does not go together.
+    `data` are the shapes of its data inputs, `stored` those of its parameters, by slot, as far as they are
+    known. MXNetError for shapes or attributes that do not fit.
     """
     spec = OpSpec(node, data[0] if data else None, stored)
     result: Tensor | tuple[Tensor, ...] | None = None
@@ -70,8 +71,8 @@ def make_layer(node: Node, data: list[Shape], stored: dict[str, Shape]) -> tuple
             if layer.keeps_shape or ("infer" in vars(type(layer)) and not isinstance(layer, Operation)):
                 result = layer.infer(*(torch.empty(shape) for shape in data))
         if result is None:
-            # Layers that do not say their shape run once on zeros that take no memory: torch's functions load
-            # its compiler, seconds of it, when they first see a tensor of the meta device.
+            # Layers without a shape rule of their own run once on zeros that take no memory. Not on the meta
+            # device: for that, torch's functions first load its compiler, which takes seconds.
             replace_parameters(layer, {slot: torch.zeros(()).expand(getattr(layer, slot).shape)
                                        for slot in layer.parameter_slots()})
             with torch.no_grad():
@@ -83,21 +84,21 @@ def make_layer(node: Node, data: list[Shape], stored: dict[str, Shape]) -> tuple
 
 
 def replace_parameters(layer: Layer, values: Mapping[str, Tensor]) -> None:
-    """Let a layer compute with these tensors, by torch attribute, which are not its own parameters."""
+    """Replace parameters of a layer by these tensors, by torch attribute."""
     for slot, tensor in values.items():
         layer._parameters.pop(slot, None)
         layer._buffers.pop(slot, None)
-        # past torch, which would have a Parameter
+        # not by setattr: torch would require a Parameter
         layer.__dict__[slot] = tensor
 
 
 def infer(graph: Symbol, known: dict[str, Shape]) -> Inferred:
-    """Work out all shapes that follow from those of these variables."""
+    """Return all shapes that follow from the `known` shapes of variables, and the layers."""
     inference = _Inference(graph, known)
     operators = [index for index, node in enumerate(graph.nodes) if not node.is_variable]
-    # A later operator may tell the shape of a label that an earlier one waits for: again, while it helps.
+    # A later operator may determine the shape of a label that an earlier one waits for: so it is repeated.
     num_waiting = len(operators) + 1
-    # Ends when a round has brought nothing, so a graph that tells too little does not loop for ever.
+    # Ends when a round finds nothing new, so a graph with too few known shapes does not loop for ever.
     while 0 < len(operators) < num_waiting:
         num_waiting = len(operators)
         for index in operators:
@@ -110,9 +111,9 @@ def _has_one_shape(node: Node) -> bool:
     return node.op.startswith(_SAME_SHAPE) and not node.op.endswith("_scalar")
 
 
-# Known shapes only grow: what was told once is compared and never replaced.
+# A known shape is never replaced: a second one for the same output is compared with it.
 class _Inference:
-    """Goes through a graph, node by node."""
+    """Infers the shapes of a graph, node by node."""
 
     def __init__(self, graph: Symbol, known: dict[str, Shape]) -> None:
         self.graph = graph
@@ -120,9 +121,9 @@ class _Inference:
         for index, node in enumerate(graph.nodes):
             if node.is_variable:
                 shape = known.get(node.name) or Attributes(node).integers("__shape__", ())
-                if shape:  # (10, 0) says only a part of it, but it is shown
+                if shape:  # (10, 0) is only partly known, and is shown as such
                     self.found.variables[node.name] = tuple(shape)
-                    # a size of 0 is MXNet's word for "not known yet"
+                    # a size of 0 means "not known yet" in MXNet
                     if 0 not in shape:
                         self.found.outputs[NodeOutput(index)] = tuple(shape)
 
@@ -131,7 +132,7 @@ class _Inference:
 
     # The shape goes to the variable, where `infer_shape` finds it.
     def settle(self, source: NodeOutput, shape: Shape, user: Node) -> None:
-        """Note the shape that an operator needs of an input; an error where it is known to be another."""
+        """Set the shape that an operator needs of an input; an MXNetError where another one is known."""
         source = source._replace(version=0)
         # Two operators may share a weight: the second only compares.
         there = self.found.outputs.setdefault(source, shape)
@@ -144,11 +145,11 @@ class _Inference:
 
     # What is not known yet is left for the next round.
     def add(self, index: int, node: Node) -> None:
-        """Work out the shapes of one operator, as far as those of its inputs are known."""
+        """Infer the shapes of one operator, as far as those of its inputs are known."""
         kind = layer_class(node.op)
         num_data = kind.num_data(OpSpec(node, None, {}))
         data, parameters = node.inputs[:num_data], node.inputs[num_data:]
-        # First, as what it finds may be all that this operator still waits for.
+        # First, as it may find all that this operator still waits for.
         self.spread(node, kind, data)
         shapes = [shape for shape in map(self.shape_of, data) if shape is not None]
         if len(shapes) < len(data):
@@ -170,7 +171,7 @@ class _Inference:
         for output, shape in enumerate(results):
             self.found.outputs[NodeOutput(index, output)] = shape
 
-    # Labels of losses, and whatever is added to something of a known shape.
+    # Labels of losses, and inputs of element-wise operators with another input of a known shape.
     def spread(self, node: Node, kind: type[Layer], data: list[NodeOutput]) -> None:
         """Give inputs the shape that follows from other inputs."""
         shapes = [self.shape_of(source) for source in data]

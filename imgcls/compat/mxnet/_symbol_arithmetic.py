@@ -8,9 +8,9 @@ from typing import Any
 
 # Each operator has two names: with a symbol, and with a number on its right or left.
 class Arithmetic:
-    """The operators of a Symbol, which derives from this and says how a node is made."""
+    """The operators of a Symbol, which derives from this and defines how a node is made."""
 
-    # `==` makes a node, so it is identity that decides which key of a dict is meant.
+    # `==` makes a node, so the hash is that of the object.
     __hash__ = object.__hash__
 
     def _node(self, function: str, *inputs: Any, **settings: Any) -> Any:
@@ -66,7 +66,7 @@ class Arithmetic:
     def __abs__(self) -> Any:
         return self._node("abs", self)
 
-    # A node like the others: use `is` to ask whether two symbols are one.
+    # This makes a node too: use `is` to compare two symbols.
     def __eq__(self, other: Any) -> Any:
         return self._binary("_equal", "_equal_scalar", other)
 
@@ -86,5 +86,5 @@ class Arithmetic:
         return self._binary("_lesser_equal", "_lesser_equal_scalar", other)
 
     def __bool__(self) -> bool:
-        # `if symbol == other:` would otherwise always be true, as any object is.
+        # `if symbol == other:` would otherwise always be true, as for any object.
         raise TypeError("a symbol has no values yet, so it is neither true nor false; bind it first")

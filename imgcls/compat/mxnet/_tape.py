@@ -1,8 +1,8 @@
 """What `mx.autograd` records: torch's graph of the operators on arrays, kept beside their values.
 
-An array that was given a gradient (`attach_grad`) is a leaf of that graph; what is computed from it while
-recording carries its torch tensor in `_tensor`. Values stay in the arrays' own memory, which leaves share, so
-an optimizer may change them in place. Without recording nothing here is reached, and torch is not loaded.
+An array that was given a gradient (`attach_grad`) is a leaf of that graph; an array computed from it while
+recording has its torch tensor in `_tensor`. Values stay in the arrays' own memory, which leaves share, so an
+optimizer may change them in place. Without recording this does not load torch.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from imgcls.errors import first_line
 
 #: an NDArray: its class is in a file that imports this one
 NDArray = Any
-#: that class, once it is there
-# a list and no name, so that whoever imported this module sees the class once it is set
+#: that class, once it is set
+# a list and not a variable, so that modules which have imported the list see the class too
 _classes: list[Any] = []
 
 
 def set_array_class(cls: Any) -> None:
-    """Take up the class of arrays."""
+    """Set the class of arrays."""
     _classes[:] = [cls]
 
 
@@ -44,29 +44,29 @@ def is_tracked(array: NDArray) -> bool:
 
 
 def any_tracked(arrays: Sequence[Any]) -> bool:
-    """Return whether an operator on these is to be recorded now; what is no array counts for nothing."""
+    """Return whether an operator on these is to be recorded now; objects other than arrays are ignored."""
     return state.is_recording and any(getattr(array, "_tensor", None) is not None
                                       or getattr(array, "_grad", None) is not None for array in arrays)
 
 
 def writable(values: np.ndarray) -> np.ndarray:
-    """Return memory that torch can use: it takes no negative strides, and warns of what is read only."""
-    # a copy here is not seen by the array; results of operators are new memory anyway
+    """Return memory that torch can use: it takes no negative strides, and warns of read-only memory."""
+    # changes of a copy do not reach the array; results of operators are new memory anyway
     is_usable = values.flags.writeable and all(stride >= 0 for stride in values.strides)
     return values if is_usable else values.copy()
 
 
 def tensor(array: NDArray) -> Any:
-    """Return the torch tensor that stands for an array in the graph; a leaf shares its memory."""
+    """Return the torch tensor of an array in the graph; a leaf shares the array's memory."""
     import torch
 
     if state.is_recording and array._tensor is not None:
         return array._tensor
-    # what is not recorded takes no part in the graph, and costs as much as in numpy
+    # not recorded: no part of the graph, and as fast as in numpy
     if not state.is_recording or array._grad is None or array._grad_req == "null":
         return torch.from_numpy(writable(array._data))
     leaf = array._leaf
-    # Made anew where the array was given other memory since.
+    # Made again where the array has got other memory since.
     if leaf is None or leaf.data_ptr() != array._data.ctypes.data or leaf.shape != array.shape:
         leaf = torch.from_numpy(writable(array._data))
         # torch has gradients of floating-point numbers alone
@@ -85,7 +85,7 @@ def wrap(result: Any, context: Any) -> NDArray:
     values = result.detach()
     if values.ndim == 0:  # MXNet has no arrays without dimensions
         result, values = result.reshape(1), values.reshape(1)
-    # a negation that torch has put off is no memory that numpy can read
+    # a negation that torch has only marked is not in the memory that numpy reads
     array = _classes[0](values.resolve_neg().numpy(), context)
     if result.requires_grad:
         array._tensor = result
@@ -93,7 +93,7 @@ def wrap(result: Any, context: Any) -> NDArray:
 
 
 def apply(function: Callable[..., Any], *operands: Any) -> NDArray:
-    """Return `function` of torch tensors, recorded; operands that are no arrays are given as they are."""
+    """Return `function` of the operands' torch tensors, recorded; other operands are passed as they are."""
     import torch
 
     context = next(operand._context for operand in operands if hasattr(operand, "_grad_req"))
@@ -114,7 +114,7 @@ def _leaves(heads: Sequence[Any]) -> list[Any]:
         node = waiting.pop()
         if node in seen:
             continue
-        # a node is met once for each path to it: a residual network has 2^blocks of them
+        # a node is reached by each path to it: in a residual network these are 2^blocks
         seen.add(node)
         # AccumulateGrad, where torch's graph ends in a leaf
         if hasattr(node, "variable"):
@@ -134,7 +134,7 @@ def _output_gradients(heads: Sequence[Any], gradients: Sequence[Any] | None) -> 
 
 
 def _recorded(heads: Sequence[NDArray]) -> list[Any]:
-    """Return the tensors of arrays that were computed while recording."""
+    """Return the tensors of arrays that were computed while recording; an MXNetError for any other array."""
     tensors = [head._tensor if head._tensor is not None else head._leaf for head in heads]
     if any(found is None for found in tensors):
         raise MXNetError("Cannot differentiate node because it is not in a computational graph. You need to "
@@ -149,7 +149,7 @@ def _gradients(heads: Sequence[Any], wanted: Sequence[Any], gradients: Sequence[
     import torch
 
     try:
-        with torch.enable_grad():  # hooks and functions of the caller compute inside
+        with torch.enable_grad():  # hooks and the caller's own functions compute inside
             return torch.autograd.grad(heads, wanted, _output_gradients(heads, gradients), allow_unused=True,
                                        retain_graph=retain_graph or create_graph, create_graph=create_graph)
     except RuntimeError as error:
@@ -157,7 +157,7 @@ def _gradients(heads: Sequence[Any], wanted: Sequence[Any], gradients: Sequence[
 
 
 def backward(heads: Sequence[NDArray], gradients: Sequence[Any] | None, retain_graph: bool) -> None:
-    """Write, or add, the gradients of the heads to the `grad` of all arrays that they were computed from."""
+    """Write or add (`grad_req`) the gradients to the `grad` of all leaves behind the heads."""
     tensors = _recorded(heads)
     leaves = _leaves(tensors)
     # torch.autograd.grad and not backward(): `grad_req` decides whether it is added, and torch
@@ -168,7 +168,7 @@ def backward(heads: Sequence[NDArray], gradients: Sequence[Any] | None, retain_g
         owner = leaf._owner() if hasattr(leaf, "_owner") else None
         if owner is None or owner._grad is None or gradient is None:
             continue
-        # An array may stand behind two leaves, where it was given other memory between two operators.
+        # An array may have two leaves, where it has got other memory between two operators.
         adds = owner._grad_req == "add" or id(owner) in written
         values = gradient.detach().numpy()
         owner._grad._data[...] = owner._grad._data + values if adds else values
@@ -176,13 +176,13 @@ def backward(heads: Sequence[NDArray], gradients: Sequence[Any] | None, retain_g
         written.add(id(owner))
     if not retain_graph:
         for head in heads:
-            # a second backward is then MXNet's error, and not torch's of freed buffers
+            # so a second backward raises MXNet's error, and not torch's about freed buffers
             head._tensor = None
 
 
 def gradients_of(heads: Sequence[NDArray], variables: Sequence[NDArray], gradients: Sequence[Any] | None,
                  retain_graph: bool, create_graph: bool) -> list[NDArray]:
-    """Return the gradients of the heads by these arrays, which keep their own."""
+    """Return the gradients of the heads by these arrays, whose own `grad` is not changed."""
     import torch
 
     tensors = _recorded(heads)

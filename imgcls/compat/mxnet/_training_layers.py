@@ -13,11 +13,11 @@ from imgcls.compat.mxnet._generator import generator
 from imgcls.layers import BatchNorm, Dropout, Layer
 
 
-# A forward pass alone changes no statistics: MXNet moves them when the gradients are computed.
+# A forward pass alone changes no statistics: MXNet updates them when the gradients are computed.
 class MovingBatchNorm(BatchNorm):
-    """Batch normalisation that leaves its statistics to be moved by the backward pass, as MXNet does.
+    """Batch normalisation whose moving statistics are updated by the backward pass, as in MXNet.
 
-    The moving variance follows that of the batch, not torch's estimate for all data.
+    The moving variance follows the biased variance of the batch, not the unbiased one that torch uses.
     """
 
     #: mean and variance of the last batch in training, (C,) each
@@ -31,10 +31,10 @@ class MovingBatchNorm(BatchNorm):
         if not data.is_meta:
             with torch.no_grad():
                 axes = [axis for axis in range(data.ndim) if axis != 1]
-                # Computed a second time, as torch's batch_norm does not hand out what it normalises with.
+                # Computed a second time, as torch's batch_norm does not return the statistics it uses.
                 variance, mean = torch.var_mean(data, axes, correction=0)
                 self.batch_statistics = mean, variance
-        # Without running statistics torch has none to change; `moved` does that after the backward pass.
+        # Without running statistics, so that torch updates none; `moved` does that after the backward pass.
         return F.batch_norm(data, None, None, gamma, self.beta, True, 0.0, self.eps)
 
     def moved(self, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
@@ -47,7 +47,7 @@ class MovingBatchNorm(BatchNorm):
 
 
 class MovingBatchNormReLU(MovingBatchNorm):
-    """The same and a relu in one operator."""
+    """`MovingBatchNorm` and a relu in one operator."""
 
     op = "_contrib_BatchNormWithReLU"
 
@@ -67,9 +67,9 @@ class SeededDropout(Dropout):
         return data * (kept.reshape(data.shape).to(data) * (1 / (1 - self.p)))
 
 
-# When the gradients are computed and not before, as MXNet does it.
+# The statistics change when the gradients are computed and not before, as in MXNet.
 def follow_statistics(layer: Layer, result: Any, parameters: Sequence[Any]) -> None:
-    """Let the backward pass through `result` move the statistics, the last two of a layer's arrays."""
+    """Register a hook on `result` that updates the moving statistics, the last two of `parameters`."""
     if not isinstance(layer, MovingBatchNorm) or layer.batch_statistics is None or not result.requires_grad:
         return
     arrays = parameters[-2:]
@@ -82,7 +82,7 @@ def follow_statistics(layer: Layer, result: Any, parameters: Sequence[Any]) -> N
     result.register_hook(write)
 
 
-#: operator -> its class, before that of `imgcls.layers`
+#: operator -> its class, used in place of the one of `imgcls.layers`
 TRAINING: dict[str, type[Layer]] = {
     "Dropout": SeededDropout,
     "BatchNorm": MovingBatchNorm, "CuDNNBatchNorm": MovingBatchNorm, "BatchNorm_v1": MovingBatchNorm,

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 #: the attributes in force, in each thread that has entered a scope
-# By thread, so that a data thread that makes a symbol gets nothing of a scope it never entered.
+# By thread, so that a thread that makes a symbol gets no attributes of a scope that it never entered.
 _current = threading.local()
 
 
-# ctx_group and lr_mult are what it is used for.
+# Used for ctx_group and lr_mult.
 class AttrScope:
     """Attributes, as text, for all symbols made inside of `with`; scopes inside of others add to them."""
 
@@ -34,5 +34,5 @@ class AttrScope:
 
 # A copy: scopes are shared by all that is made inside of them.
 def in_force(attributes: Mapping[str, str] | None) -> dict[str, str]:
-    """Return the attributes of this place, and over them those that a symbol is given itself."""
+    """Return the attributes of the current scope, replaced by those given for the symbol itself."""
     return {**getattr(_current, "value", {}), **(attributes or {})}

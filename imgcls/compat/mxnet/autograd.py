@@ -11,31 +11,31 @@ from imgcls.compat.mxnet._registration import missing
 
 
 def is_recording() -> bool:
-    """Return whether operators are recorded at this place."""
+    """Return whether operators are recorded now, in this thread."""
     return _tape.state.is_recording
 
 
 def is_training() -> bool:
-    """Return whether dropout and batch normalisation work as in training at this place."""
+    """Return whether dropout and batch normalisation now work as in training, in this thread."""
     return _tape.state.is_training
 
 
 def set_recording(is_record: bool) -> bool:
-    """Switch recording on or off; return what it was."""
-    # the old value is returned, as in MXNet: callers put it back with a second call
+    """Switch recording on or off; return the old value."""
+    # as in MXNet: callers restore it with a second call
     before, _tape.state.is_recording = _tape.state.is_recording, bool(is_record)
     return before
 
 
 def set_training(train_mode: bool) -> bool:
-    """Switch between training and inference; return what it was."""
+    """Switch between training and inference; return the old value."""
     before, _tape.state.is_training = _tape.state.is_training, bool(train_mode)
     return before
 
 
 # None leaves a state as it is.
 class _Scope:
-    """Sets both states inside of a `with`, and brings back the old ones."""
+    """Sets both states inside of a `with`, and restores the old ones."""
 
     def __init__(self, recording: bool | None, training: bool | None) -> None:
         self._wanted = recording, training
@@ -43,7 +43,7 @@ class _Scope:
         self._before: list[tuple[bool, bool]] = []
 
     def __enter__(self) -> None:
-        # of this thread: a loader's thread that is not recording stays so
+        # of this thread only: other threads, such as a loader's, do not begin to record
         state = _tape.state
         self._before.append((state.is_recording, state.is_training))
         recording, training = self._wanted
@@ -77,31 +77,31 @@ def predict_mode() -> _Scope:
 
 
 def mark_variables(variables: Any, gradients: Any, grad_reqs: str | Sequence[str] = "write") -> None:
-    """Give arrays the arrays that their gradients are written to."""
+    """Set the arrays to which the gradients of `variables` are written."""
     arrays, grads = _listed(variables), _listed(gradients)
-    # one word for all, or one for each
+    # one `grad_req` for all, or one for each
     requests = [grad_reqs] * len(arrays) if isinstance(grad_reqs, str) else grad_reqs
     for array, gradient, request in zip(arrays, grads, requests, strict=True):
         array._mark(gradient, request)
 
 
 def backward(heads: Any, head_grads: Any = None, retain_graph: bool = False, train_mode: bool = True) -> None:
-    """Compute the gradients of the heads, which begin with 1 where `head_grads` does not say otherwise."""
+    """Compute the gradients of the heads, whose own gradients are 1 or `head_grads`."""
     _tape.backward(_listed(heads), None if head_grads is None else _listed(head_grads), retain_graph)
 
 
 def grad(heads: Any, variables: Any, head_grads: Any = None, retain_graph: bool | None = None,
          create_graph: bool = False, train_mode: bool = True) -> list[NDArray]:
-    """Return the gradients of the heads by these arrays; with `create_graph` they have gradients as well."""
-    # A list for a single array too, as MXNet 1.9.1 has it.
+    """Return the gradients of the heads by these arrays; with `create_graph` they are recorded as well."""
+    # A list also for a single array, as in MXNet 1.9.1.
     return _tape.gradients_of(_listed(heads), _listed(variables),
                               None if head_grads is None else _listed(head_grads),
                               create_graph if retain_graph is None else retain_graph, create_graph)
 
 
-# Given to torch as one of its own functions, with arrays around the tensors.
+# torch calls it as one of its own functions, with arrays around the tensors.
 class Function:
-    """A function with a gradient of one's own: derive `forward(*arrays)` and `backward(*gradients)`."""
+    """A user-defined function with its gradient: define `forward(*arrays)` and `backward(*gradients)`."""
 
     def __init__(self) -> None:
         self._saved: tuple[Any, ...] = ()
@@ -132,8 +132,8 @@ class Function:
     def _recorded(self, inputs: Sequence[NDArray]) -> Any:
         import torch
 
-        # in a list, since the class below is torch's, and has no place for it; 0 stands for a
-        # single array
+        # the number in a list, so that `forward` below can set it; 0 stands for a single array
+        # instead of a list
         function, num_results = self, [1]
 
         class Recorded(torch.autograd.Function):
@@ -143,8 +143,8 @@ class Function:
                     result = function.forward(*[_tape.wrap(tensor.detach(), None) for tensor in tensors])
                 results = result if isinstance(result, (list, tuple)) else [result]
                 num_results[0] = len(results) if isinstance(result, (list, tuple)) else 0
-                # a copy: torch refuses a function that returns its own input, or memory that it may
-                # change
+                # a copy: torch refuses a function that returns its own input, or memory that others
+                # may change
                 return tuple(torch.from_numpy(_tape.writable(array._data)).clone() for array in results)
 
             @staticmethod
@@ -160,7 +160,7 @@ class Function:
 
 
 def get_symbol(x: NDArray) -> Any:
-    """Refuse: what is recorded has no symbol here."""
+    """Raise an AttributeError: recorded graphs have no symbol here."""
     raise missing("mxnet.autograd", "get_symbol", ())
 
 

@@ -1,4 +1,4 @@
-"""`mx.base`: the error that MXNet raises, and everything below it that can fail raised as that."""
+"""`mx.base`: the error that MXNet raises, and decorators that turn errors of this package into it."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _Class = TypeVar("_Class", bound=type)
 
 # A RuntimeError as in MXNet, and one of ours, so that our commands show it as one line.
 class MXNetError(UsageError, RuntimeError):
-    """What scripts for MXNet catch: an operator, a file or a device that does not do what was asked."""
+    """The error that scripts for MXNet catch: about an operator, a file or a device."""
 
 
 def translated(function: Callable[_Args, _Result]) -> Callable[_Args, _Result]:
-    """Return a function whose errors from the rest of the package are MXNetErrors, with their messages."""
+    """Return the function with every ImgclsError raised as an MXNetError with the same message."""
     @functools.wraps(function)
     def call(*args: _Args.args, **kwargs: _Args.kwargs) -> _Result:
         try:

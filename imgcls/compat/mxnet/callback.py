@@ -1,4 +1,4 @@
-"""`mx.callback`: what a training calls at the end of a batch or of an epoch; log lines are MXNet's."""
+"""`mx.callback`: callbacks for the end of a batch or of an epoch; log lines are MXNet's."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from imgcls.compat.mxnet._checkpoint import save_checkpoint
 
 
-# Epochs count from 0 and files from 1, as MXNet has them.
+# Epochs count from 0 and files from 1, as in MXNet.
 def module_checkpoint(mod: Any, prefix: str, period: int = 1,
                       save_optimizer_states: bool = False) -> Callable[..., None]:
     """Return a callback that saves a module every `period` epochs."""
@@ -36,7 +36,7 @@ def do_checkpoint(prefix: str, period: int = 1) -> Callable[..., None]:
     return save
 
 
-# In the words that parsers of MXNet's logs look for.
+# In the format that parsers of MXNet's logs look for.
 def log_train_metric(period: int, auto_reset: bool = False) -> Callable[[Any], None]:
     """Return a callback that logs the metric every `period` batches."""
     def log(param: Any) -> None:
@@ -51,14 +51,14 @@ def log_train_metric(period: int, auto_reset: bool = False) -> Callable[[Any], N
 
 # The first batch of an epoch only starts the clock: it may have waited for the data.
 class Speedometer:
-    """Logs samples per second and the metric every `frequent` batches; `auto_reset` then begins it anew."""
+    """Logs samples per second and the metric every `frequent` batches; with `auto_reset` resets it then."""
 
     def __init__(self, batch_size: int, frequent: int = 50, auto_reset: bool = True) -> None:
         self.batch_size = batch_size
         self.frequent = frequent
         self.auto_reset = auto_reset
         self.last_count = 0
-        #: when the current stretch began; None before the first batch of an epoch
+        #: when the current interval began; None before the first batch of an epoch
         self._start: float | None = None
 
     def __call__(self, param: Any) -> None:
@@ -86,7 +86,7 @@ class Speedometer:
         logging.info(text, param.epoch, first, count, speed, *(part for pair in pairs for part in pair))
 
 
-# A line for every batch, ended as MXNet ends it.
+# A line for every batch, with MXNet's line end.
 class ProgressBar:
     """Logs a bar of `length` characters for `total` batches."""
 
@@ -101,7 +101,7 @@ class ProgressBar:
         logging.info("[%s] %s%s\r", bar, math.ceil(100.0 * share), "%")  # \r: terminals draw it over itself
 
 
-# FeedForward logs its validation with this one, a module by itself.
+# For FeedForward; a module logs its validation itself.
 class LogValidationMetricsCallback:
     """Logs the metric at the end of an evaluation."""
 

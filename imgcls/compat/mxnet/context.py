@@ -1,7 +1,7 @@
 """`mx.context`: where arrays live and networks are computed: `mx.cpu()`, or `mx.gpu(0)` where there is one.
 
-Arrays are always kept in main memory here; a context says on which device a network computes. What is bound
-to a GPU that this machine does not have is an error when it is bound, as in MXNet.
+Arrays are always kept in main memory here; a context says on which device a network computes. Binding to a
+GPU that this machine does not have is an error, as in MXNet.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from typing import Any, ClassVar
 
 from imgcls.compat.mxnet.base import MXNetError
 
-#: the context of each thread that has entered one
+#: the current context of each thread that has entered one
 _current = threading.local()
 
 
-# Compared and hashed by value: people use contexts as keys.
+# Compared and hashed by value: scripts use contexts as keys.
 class Context:
     """A device: `device_type` and `device_id`. Two of the same device are equal."""
 
@@ -26,7 +26,7 @@ class Context:
     def __init__(self, device_type: str | Context, device_id: int = 0) -> None:
         if isinstance(device_type, Context):
             device_type, device_id = device_type.device_type, device_type.device_id
-        self.devstr2type[device_type]  # a KeyError for what is none, as in MXNet
+        self.devstr2type[device_type]  # a KeyError for an unknown type, as in MXNet
         self.device_type = device_type
         self.device_id = device_id
         self._outer: list[Context] = []
@@ -54,23 +54,23 @@ class Context:
 
 
 def cpu(device_id: int = 0) -> Context:
-    """Return main memory, whatever the number."""
+    """Return the context of main memory; all numbers mean the same."""
     # The number is kept: scripts with `[mx.cpu(i) for i in range(4)]` compare and print them.
     return Context("cpu", device_id)
 
 
 def cpu_pinned(device_id: int = 0) -> Context:
-    """Return main memory: none is pinned here."""
+    """Return the context of main memory: none is pinned here."""
     return Context("cpu_pinned", device_id)
 
 
-# Made without asking torch: scripts that never use it continue.
+# Made without a look at the hardware: scripts that never compute on it work without a GPU.
 def gpu(device_id: int = 0) -> Context:
-    """Return a GPU, which need not be there before something is computed on it."""
+    """Return the context of a GPU, which need not exist before something is computed on it."""
     return Context("gpu", device_id)
 
 
-# Asks the driver, so torch is loaded.
+# Calls the driver, so torch is loaded.
 def num_gpus() -> int:
     """Return how many GPUs torch sees."""
     import torch
@@ -87,19 +87,19 @@ def gpu_memory_info(device_id: int = 0) -> tuple[int, int]:
 
 
 def current_context() -> Context:
-    """Return the context of this place: that of the innermost `with`, or main memory."""
+    """Return the current context: that of the innermost `with`, or main memory."""
     return getattr(_current, "value", None) or Context("cpu")
 
 
 # Every function with a `ctx` goes through here.
 def to_context(context: Any) -> Context:
-    """Return a context for what callers write: one of ours, mxnet's own, None for that of this place.
+    """Return the context for an argument `ctx`: a context of ours or of mxnet's; None is the current one.
 
-    A GPU that is not there is a MXNetError.
+    A GPU that this machine does not have, and an object that is no context, are MXNetErrors.
     """
     if context is None:
         return current_context()
-    # By their attributes, so that mxnet's own objects do as well.
+    # By their attributes, so that mxnet's own objects work as well.
     kind, number = getattr(context, "device_type", None), getattr(context, "device_id", None)
     if not isinstance(kind, str) or not isinstance(number, int):
         raise MXNetError(f"ctx {context!r}: is no context; write mx.cpu() or mx.gpu(0)")
@@ -108,7 +108,7 @@ def to_context(context: Any) -> Context:
     return found
 
 
-# Main memory has many numbers and is one place.
+# Main memory is one device for all numbers.
 def device(context: Context) -> str:
     """Return torch's name of a device; MXNetError for a GPU that this machine does not have."""
     if context.device_type != "gpu":

@@ -21,13 +21,13 @@ from imgcls.compat.mxnet.context import Context, device, to_context
 from imgcls.compat.mxnet.nd import NDArray, zeros
 from imgcls.layers import Shape
 
-#: what may be done with the gradient of an argument
+#: values of `grad_req`: the gradient of an argument is written, added or not computed
 _GRAD_REQS = ("write", "add", "null")
-#: operators from which a backward pass begins without a gradient of the output
+#: operators (or ends of their names) whose outputs need no gradient for a backward pass
 _NEEDS_NO_GRADIENT = ("Output", "MakeLoss", "make_loss", "BlockGrad", "null")
 
 
-# What it was bound to are the caller's own arrays; nothing is copied until values are given.
+# `bind` uses the caller's own arrays; nothing is copied before `forward` is given values.
 class Executor:
     """A symbol with an array for each argument and auxiliary state, all of them by name."""
 
@@ -45,10 +45,10 @@ class Executor:
         inferred = _shapes.infer(graph, {name: array.shape for name, array in {**args, **aux}.items()})
         self._network = Network(graph, inferred)
         self._output_names = symbol.list_outputs()
-        # As in MXNet there are outputs before anything is computed; their values mean nothing.
+        # As in MXNet there are outputs before anything is computed; they are zeros.
         self._results: list[Tensor] = []
         self.outputs = [zeros(inferred.outputs[head]) for head in self._network.heads]
-        #: what the last forward pass computed with
+        #: the tensors that the last forward pass computed with
         self._values: dict[str, Tensor] = {}
 
     @property
@@ -74,7 +74,7 @@ class Executor:
 
     # The graph of gradients is kept until the next forward pass.
     def forward(self, is_train: bool = False, **kwargs: Any) -> list[NDArray]:
-        """Compute the outputs; arguments that are given are copied into the executor's arrays first."""
+        """Compute the outputs; values given by name are copied into the executor's arrays first."""
         for name, value in kwargs.items():
             if name not in self.arg_dict:
                 raise TypeError(f"the symbol has no argument {name}")
@@ -91,7 +91,7 @@ class Executor:
         # In inference no graph of gradients is kept: that is most of the memory of a forward pass.
         with torch.set_grad_enabled(is_train):
             self._results = self._network.run(self._values, is_train)
-        # Operators that only look at their input otherwise return the argument's own memory.
+        # An operator that returns a view of its input would otherwise return the argument's own memory.
         arguments = {tensor.untyped_storage().data_ptr() for tensor in self._values.values()}
         self.outputs = [NDArray(_to_numpy(result.clone() if result.untyped_storage().data_ptr() in arguments
                                           else result), self._ctx) for result in self._results]
@@ -100,9 +100,10 @@ class Executor:
     def backward(self, out_grads: Any = None, is_train: bool = True) -> None:
         """Compute the gradients of the last `forward(is_train=True)`, from those of the outputs.
 
-        A symbol that ends in a loss needs none. They are written to, or added to, the arrays of `grad_dict`.
+        `out_grads` are the gradients of the outputs, not needed for a symbol that ends in a loss. The results
+        are written or added (`grad_req`) to the arrays of `grad_dict`.
         """
-        # MXNet adds no gradient of its own: a loss ignores what it is given.
+        # A loss ignores the gradient of its output.
         gradients = self._output_gradients(out_grads)
         wanted = {name: self._values[name] for name, request in self._grad_req.items()
                   if request != "null" and self._values and self._values[name].requires_grad}
@@ -110,7 +111,7 @@ class Executor:
                  if result.requires_grad]
         found: Sequence[Tensor | None] = [None] * len(wanted)
         if heads and wanted:
-            # One number whose gradient is theirs: torch loads sympy where it is given gradients itself.
+            # One number with the same gradients: where torch is given gradients itself, it loads sympy.
             total = torch.stack([(result * gradient).sum() for result, gradient in heads]).sum()
             # kept, as a second backward pass over the same outputs is allowed
             # grad, not backward: `.grad` would be a second copy of each gradient, added up from batch to
@@ -125,11 +126,12 @@ class Executor:
                 {name: self._tensor(array) for name, array in self.aux_dict.items()}).items():
             self.aux_dict[name]._data[...] = _to_numpy(tensor)
 
-    # The dictionaries of a checkpoint may hold more than a part of the network needs.
+    # A checkpoint may have more parameters than this symbol.
     def copy_params_from(self, arg_params: Mapping[str, NDArray],
                          aux_params: Mapping[str, NDArray] | None = None,
                          allow_extra_params: bool = False) -> None:
-        """Copy values into the arrays of these names; a name that is not there is a ValueError."""
+        """Copy values into the arrays of these names; an unknown name is a ValueError unless
+        `allow_extra_params`."""
         for given, own in ((arg_params, self.arg_dict), (aux_params or {}, self.aux_dict)):
             for name, value in given.items():
                 if name in own:
@@ -161,7 +163,7 @@ class Executor:
         return Executor(self._symbol, self._ctx, args, grads, self._grad_req, self.aux_dict)
 
     def share_arrays(self, other: Executor, names: Sequence[str]) -> None:
-        """Take the arrays of these arguments, their gradients and all statistics from another executor."""
+        """Use another executor's arrays for these arguments, their gradients and all auxiliary states."""
         for name in [*names, *self.aux_dict]:
             is_statistic = name in self.aux_dict
             own, theirs = ((executor.aux_dict if is_statistic else executor.arg_dict)
@@ -172,7 +174,7 @@ class Executor:
             if not is_statistic:
                 self.grad_dict[name] = other.grad_dict[name]
 
-    # A tensor must be able to write where it shares memory, and takes no reversed axes.
+    # torch takes no read-only memory without a warning, and no negative strides.
     def _tensor(self, array: NDArray) -> Tensor:
         # On the CPU the tensor shares the array's memory, which nothing here writes to.
         values = array._data
@@ -181,7 +183,7 @@ class Executor:
         tensor = torch.from_numpy(values)
         return tensor if self._device == "cpu" else tensor.to(self._device)
 
-    # Losses begin by themselves; everything else needs to be told.
+    # Losses need no gradient; all other outputs do.
     def _output_gradients(self, out_grads: Any) -> list[Tensor]:
         if isinstance(out_grads, NDArray):
             out_grads = [out_grads]
@@ -198,7 +200,7 @@ class Executor:
         return [torch.ones_like(result) for result in self._results]
 
 
-# Labels are made as well: inference never reads them.
+# Arrays for labels are made as well; inference does not read them.
 def simple_bind(symbol: Any, ctx: Any, grad_req: Any, type_dict: Mapping[str, Any] | None,
                 shapes: Mapping[str, Shape]) -> Executor:
     """Return an executor with new arrays of zeros."""
@@ -237,7 +239,7 @@ def bind(symbol: Any, ctx: Any, args: Any, args_grad: Any, grad_req: Any, aux_st
 
 # The three forms that MXNet takes.
 def grad_requests(names: Sequence[str], grad_req: Any) -> dict[str, str]:
-    """Return name -> write, add or null, from one word for all, a list or a dict."""
+    """Return name -> write, add or null, from one text for all, a list or a dict; ValueError for others."""
     if isinstance(grad_req, str):
         requests = dict.fromkeys(names, grad_req)
     elif isinstance(grad_req, Mapping):
@@ -261,7 +263,7 @@ def _by_name(names: Sequence[str], values: Any, what: str) -> dict[str, NDArray]
     return {name: value for name, value in zip(names, values, strict=True) if value is not None}
 
 
-# The type of the target stays, so uint8 pixels become float32.
+# The target keeps its dtype, so uint8 pixels become float32.
 def _assign(target: NDArray, value: Any, name: str) -> None:
     values = value._data if isinstance(value, NDArray) else np.asarray(value)
     if values.shape != target.shape:

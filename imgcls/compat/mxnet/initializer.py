@@ -1,7 +1,7 @@
-"""`mx.init`: what fills the parameters of a network that no one has trained yet.
+"""`mx.init`: initializers, which fill the parameters of a new network.
 
-A parameter is filled by what its variable asks for (`mx.sym.Variable(init=...)`), otherwise by the end of its
-name: weights by the initializer, biases and betas with 0, gammas with 1. The random numbers are MXNet's.
+A parameter is filled by its variable's own initializer (`mx.sym.Variable(init=...)`), otherwise by the end of
+its name: weights by the initializer, biases and betas with 0, gammas with 1. The random numbers are MXNet's.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ register = _REGISTRY.register
 alias = _REGISTRY.alias
 create = _REGISTRY.create
 
-#: end of a name -> method that fills it; what is not here is an error that names the parameter
+#: end of a name -> method that fills it; any other name is an error
 _BY_NAME = {"weight": "_init_weight", "bias": "_init_bias", "gamma": "_init_gamma", "beta": "_init_beta",
             "min": "_init_zero", "max": "_init_one"}  # of quantized networks
 #: the same where the name comes without a variable's attributes, as in FeedForward
@@ -32,7 +32,7 @@ _BY_BARE_NAME = {**_BY_NAME, "moving_mean": "_init_zero", "moving_var": "_init_o
                  "moving_inv_var": "_init_zero", "moving_avg": "_init_zero"}
 
 
-# Text with something beside it: code of one's own compares and cuts it like any name.
+# A str with attributes: user code compares and cuts it like any name.
 class InitDesc(str):
     """A parameter's name, with the attributes of its variable."""
 
@@ -46,9 +46,9 @@ class InitDesc(str):
         return description
 
 
-# Weights are drawn parameter by parameter, in the order that a module asks for.
+# The random numbers depend on the order in which parameters are filled, which is the module's.
 class Initializer:
-    """The base of initializers: one of your own gives `_init_weight(name, array)`."""
+    """The base class of initializers: a user-defined one has `_init_weight(name, array)`."""
 
     def __init__(self, **kwargs: Any) -> None:
         self._kwargs = kwargs
@@ -60,14 +60,14 @@ class Initializer:
         return self
 
     def dumps(self) -> str:
-        """Return MXNet's JSON of it, which a symbol.json keeps."""
+        """Return its name and arguments as MXNet's JSON, the form in which a symbol.json has it."""
         return json.dumps([type(self).__name__.lower(), self._kwargs])
 
     def __call__(self, desc: str, arr: NDArray) -> None:
         """Fill the array of a parameter."""
         attributes = getattr(desc, "attrs", None)
         if attributes and attributes.get("__init__"):
-            # The variable's own initializer fills whatever its name ends in, as MXNet's does.
+            # The variable's own initializer is used for any name, as in MXNet.
             create(attributes["__init__"])._init_weight(desc, arr)
         else:
             table = _BY_BARE_NAME if attributes is None else _BY_NAME
@@ -79,7 +79,7 @@ class Initializer:
     def _method(self, name: str, table: Mapping[str, str]) -> str:
         if table is _BY_BARE_NAME and name.startswith("stn_loc"):  # a transformer begins as the identity
             return "_init_zero" if name.endswith("weight") else "_init_loc_bias"
-        # MXNet's _legacy_init: names of layers stood for what FeedForward could not ask for.
+        # MXNet's _legacy_init, for FeedForward, whose parameters have no attributes.
         if table is _BY_BARE_NAME and name.startswith("upsampling"):
             return "_init_bilinear"
         return next((method for end, method in table.items() if name.endswith(end)), "_init_default")
@@ -101,7 +101,7 @@ class Initializer:
     def _init_loc_bias(self, name: str, arr: NDArray) -> None:
         arr[:] = nd.array([1.0, 0, 0, 0, 1.0, 0])
 
-    # Each under a name of its own: code that derives from this replaces single ones.
+    # Each under its own name: derived classes replace single ones.
     _init_bias = _init_zero
     _init_beta = _init_zero
     _init_gamma = _init_one
@@ -148,7 +148,7 @@ class Constant(Initializer):
 @register
 # MXNet's default with its own scale; modules take 0.01.
 class Uniform(Initializer):
-    """Numbers in [-scale, scale)."""
+    """Uniform random numbers in [-scale, scale)."""
 
     def __init__(self, scale: float = 0.07) -> None:
         super().__init__(scale=scale)
@@ -158,10 +158,10 @@ class Uniform(Initializer):
         random.uniform(-self.scale, self.scale, out=arr)
 
 
-# The deviation, not the variance.
+# `sigma` is the standard deviation, not the variance.
 @register
 class Normal(Initializer):
-    """Numbers of mean 0 and deviation `sigma`."""
+    """Normal random numbers with mean 0 and standard deviation `sigma`."""
 
     def __init__(self, sigma: float = 0.01) -> None:
         super().__init__(sigma=sigma)
@@ -188,10 +188,10 @@ class Orthogonal(Initializer):
         arr[:] = nd.array(self.scale * (left if left.shape == shape else right).reshape(arr.shape))
 
 
-# Of a convolution every tap counts on both sides.
+# For a convolution the kernel's area counts in fan-in and fan-out.
 @register
 class Xavier(Initializer):
-    """Numbers whose spread follows from the sizes around the weight (Glorot and Bengio 2010)."""
+    """Random numbers whose scale follows from fan-in and fan-out (Glorot and Bengio 2010)."""
 
     def __init__(self, rnd_type: str = "uniform", factor_type: str = "avg", magnitude: float = 3) -> None:
         super().__init__(rnd_type=rnd_type, factor_type=factor_type, magnitude=magnitude)
@@ -218,9 +218,9 @@ class Xavier(Initializer):
 
 
 @register
-# The magnitude that keeps variances behind a relu of this slope.
+# The magnitude keeps the variance the same behind a relu of this slope.
 class MSRAPrelu(Xavier):
-    """Xavier for what a (leaky) relu follows (He et al. 2015)."""
+    """Xavier for layers with a (leaky) relu behind them (He et al. 2015)."""
 
     def __init__(self, factor_type: str = "avg", slope: float = 0.25) -> None:
         super().__init__("gaussian", factor_type, 2.0 / (1 + slope**2))
@@ -241,7 +241,7 @@ class Bilinear(Initializer):
         arr[:] = nd.array(np.broadcast_to(rows[:, None] * columns, arr.shape))
 
 
-# No initializer: MXNet's own has no base either.
+# Not derived from Initializer: nor is MXNet's.
 class Load:
     """Fills parameters with those of a file or dict, and others with `default_init`."""
 
@@ -273,7 +273,7 @@ class Mixed:
     def __call__(self, name: str, arr: NDArray) -> None:
         for pattern, initializer in self.map:
             if pattern.match(name):
-                # Called, not asked for its weights: the end of the name still decides what a bias gets.
+                # Called as a whole, not by `_init_weight`: so a bias is still filled by the end of its name.
                 initializer(name, arr)
                 return
         raise ValueError(f"parameter {name} matches no pattern; end the list with '.*' and a default")

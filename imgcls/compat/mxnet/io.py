@@ -1,8 +1,8 @@
 """`mx.io`: iterators that give batches: `NDArrayIter` over arrays, `ImageRecordIter` over image records.
 
-An epoch is taken with `for batch in iterator`; `reset` begins the next one. `batch.pad` says how many samples
-at the end of a batch fill it up. Only the last batch of an epoch has such; MXNet leaves old values of `pad`
-in others.
+`for batch in iterator` goes through an epoch; `reset` begins the next one. `batch.pad` says how many samples
+at the end of a batch only fill it up. It is 0 but for the last batch of an epoch; MXNet leaves old values of
+`pad` in others.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class NDArrayIter(DataIter):
     """Batches of arrays, lists or dicts of arrays, which become float32 unless they are NDArrays.
 
     `last_batch_handle`: "pad" fills the last batch up from the beginning, "discard" drops it, "roll_over"
-    begins the next epoch with it. `shuffle` draws from `numpy.random`, as MXNet does.
+    moves its samples to the beginning of the next epoch. `shuffle` draws from `numpy.random`, as MXNet does.
     """
 
     def __init__(self, data: Any, label: Any = None, batch_size: int = 1, shuffle: bool = False,
@@ -42,11 +42,11 @@ class NDArrayIter(DataIter):
         self.shuffle = shuffle
         self.last_batch_handle = last_batch_handle
         self.layout = layout
-        #: which axis counts the samples
+        #: the axis of the samples
         self._axis = layout.find("N")
         self.num_data = self.data[0][1].shape[0]
         self._check_counts()
-        #: MXNet's name of the permutation; other code looks at it
+        #: the permutation, under MXNet's name, as scripts read it
         self.idx = np.arange(self.num_data)
         #: int64 samples: of this epoch, and of the last epoch's incomplete batch
         self._order = np.arange(self.num_data)
@@ -66,7 +66,7 @@ class NDArrayIter(DataIter):
         return self._describe(self.label)
 
     def reset(self) -> None:
-        """Begin the next epoch, with "roll_over" with what is left of this one."""
+        """Begin the next epoch; with "roll_over" the samples left of this one come first."""
         # Also where the caller left the epoch in the middle of its last batch.
         is_incomplete = len(self._samples) - self._cursor < self.batch_size
         if self.last_batch_handle == "roll_over" and is_incomplete:
@@ -121,7 +121,7 @@ class NDArrayIter(DataIter):
     def _begin_epoch(self) -> None:
         if self.shuffle:
             np.random.shuffle(self.idx)
-            self._order = self._order[self.idx]  # MXNet shuffles what is shuffled already
+            self._order = self._order[self.idx]  # MXNet shuffles the shuffled order again
         self._samples = np.concatenate([self._left_over, self._order])
         self._cursor = 0
         self._pad = 0
@@ -132,42 +132,42 @@ class NDArrayIter(DataIter):
     def _describe(self, arrays: list[tuple[str, NDArray]]) -> list[DataDesc]:
         descriptions = []
         for name, values in arrays:
-            # The array's own shape with the batch in place of all samples.
+            # The array's own shape with the batch size in place of the number of samples.
             shape = (*values.shape[:self._axis], self.batch_size, *values.shape[self._axis + 1:])
             descriptions.append(DataDesc(name, shape, values.dtype, layout=self.layout))
         return descriptions
 
 
 def ImageRecordIter(**kwargs: Any) -> DataIter:  # noqa: N802
-    """Return batches of the image records of `path_imgrec`, with the arguments of MXNet's.
+    """Return an iterator over the image records of `path_imgrec`, with the arguments of MXNet's.
 
-    `data_shape` and `batch_size` must be given; a name that is not known is a TypeError, and one that cannot
-    be done here a MXNetError. Data are float32 (batch, C, H, W), red first, (x - mean) * scale / std, or with
-    `dtype` uint8 the pixels; labels float32 (batch,), or (batch, label_width) above 1. The last batch is
-    filled up and its `pad` says how many that are; with `round_batch` (the default) the next epoch begins
-    behind these, as in MXNet, without it every epoch has every record. The order is a full shuffle, a
-    function of `seed` and the epoch; a damaged record is a DataError.
+    `data_shape` and `batch_size` must be given; an unknown name is a TypeError, a value that is not supported
+    an MXNetError. Data are float32 (batch, C, H, W), red first, (x - mean) * scale / std, or with `dtype`
+    uint8 the pixels; labels float32 (batch,), or (batch, label_width) above 1. The last batch is filled up,
+    and its `pad` says with how many samples; with `round_batch` (the default) the next epoch begins behind
+    these, as in MXNet, without it every epoch has every record. With `shuffle` the order is a full shuffle, a
+    function of `seed` and the epoch; a damaged record is an MXNetError.
     """
-    # Here and not above: this loads torch, which nothing else of the stand-in needs.
+    # Imported here and not above: this loads torch, which the rest of this module does not need.
     from imgcls.compat.mxnet._image_record_iter import ImageRecords
 
     return ImageRecords(**kwargs)
 
 
 def MNISTIter(**kwargs: Any) -> DataIter:  # noqa: N802
-    """Return batches of MNIST's idx files, `image` and `label`, with the arguments of MXNet's.
+    """Return an iterator over MNIST's idx files, `image` and `label`, with the arguments of MXNet's.
 
-    Data are float32 (batch, 1, 28, 28), or (batch, 784) with `flat`, pixels divided by 256. `shuffle` (the
-    default) takes the order that `seed` gives in MXNet; an incomplete last batch is left out.
+    Data are float32 (batch, 1, 28, 28), or (batch, 784) with `flat`, pixels divided by 256. With `shuffle`
+    (the default) the order is the one that `seed` gives in MXNet; an incomplete last batch is left out.
     """
     from imgcls.compat.mxnet import _mnist_iter
 
     return _mnist_iter.read(kwargs)
 
 
-# For epochs of a size that is not that of the data.
+# For epochs of another length than the data.
 class ResizeIter(DataIter):
-    """Another iterator with `size` batches an epoch, begun anew as often as that needs."""
+    """Another iterator with `size` batches an epoch; it is reset whenever it ends before that."""
 
     def __init__(self, data_iter: DataIter, size: int, reset_internal: bool = True) -> None:
         super().__init__(data_iter.batch_size)
@@ -213,7 +213,7 @@ class ResizeIter(DataIter):
         return self.current_batch.label if self.current_batch else None
 
     def getindex(self) -> Any:
-        """Return the samples' numbers, where the iterator knows them."""
+        """Return the samples' numbers; None where the iterator has none."""
         return self.current_batch.index if self.current_batch else None
 
     def getpad(self) -> int | None:

@@ -1,7 +1,7 @@
 """`mx.lr_scheduler`: the learning rate as a function of the number of updates, with MXNet's warm-up.
 
-As in MXNet a scheduler remembers its rate in `base_lr` and expects updates that grow. The same curves as pure
-functions are `imgcls.optim.schedules`, which training uses.
+As in MXNet a scheduler keeps its current rate in `base_lr`, and must be called with growing update numbers.
+The same curves as pure functions are in `imgcls.optim.schedules`, which training uses.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import math
 
 # Rates are plain floats, computed in double as MXNet does.
 class LRScheduler:
-    """The base: a rate `base_lr`, and before it a warm-up of `warmup_steps` updates."""
+    """The base class: a rate `base_lr`, and before it a warm-up of `warmup_steps` updates."""
 
     def __init__(self, base_lr: float = 0.01, warmup_steps: int = 0, warmup_begin_lr: float = 0.0,
                  warmup_mode: str = "linear") -> None:
-        # MXNet's checks, in its order: scripts are told the same thing first.
+        # MXNet's checks, in its order: the first error is the same.
         if warmup_begin_lr > base_lr:
             raise ValueError(f"warmup_begin_lr {warmup_begin_lr}: must not be above base_lr {base_lr}")
         if warmup_steps < 0:
@@ -29,7 +29,7 @@ class LRScheduler:
         self.warmup_final_lr = base_lr
         self.warmup_mode = warmup_mode
 
-    # The first update is number 1, so a linear warm-up never has the rate it begins with.
+    # The first update is number 1, so a linear warm-up never has `warmup_begin_lr` itself.
     def get_warmup_lr(self, num_update: int) -> float:
         """Return the rate of an update of the warm-up."""
         if self.warmup_mode == "constant":
@@ -49,7 +49,7 @@ def _check_factor(factor: float) -> None:
 
 # Called once for each parameter and update, always with the same number or a larger one.
 class FactorScheduler(LRScheduler):
-    """Times `factor` every `step` updates, but not below `stop_factor_lr`."""
+    """Multiply the rate by `factor` every `step` updates, but not below `stop_factor_lr`."""
 
     def __init__(self, step: int, factor: float = 1, stop_factor_lr: float = 1e-8, base_lr: float = 0.01,
                  warmup_steps: int = 0, warmup_begin_lr: float = 0.0, warmup_mode: str = "linear") -> None:
@@ -78,9 +78,9 @@ class FactorScheduler(LRScheduler):
         return self.base_lr
 
 
-# The update that is named still has the old rate.
+# The updates in `step` themselves still have the old rate.
 class MultiFactorScheduler(LRScheduler):
-    """Times `factor` behind each of the updates in `step`."""
+    """Multiply the rate by `factor` after each of the updates in `step`."""
 
     def __init__(self, step: list[int], factor: float = 1, base_lr: float = 0.01, warmup_steps: int = 0,
                  warmup_begin_lr: float = 0.0, warmup_mode: str = "linear") -> None:
@@ -104,9 +104,9 @@ class MultiFactorScheduler(LRScheduler):
         return self.base_lr
 
 
-# Behind the end the rate stays where it came to.
+# After the end the rate stays the same.
 class _Curve(LRScheduler):
-    """From `base_lr` behind the warm-up to `final_lr` at `max_update`, along a curve from 1 to 0."""
+    """Lower the rate after the warm-up from `base_lr` to `final_lr` at `max_update`, along a curve."""
 
     def __init__(self, max_update: int, base_lr: float, final_lr: float, warmup_steps: int,
                  warmup_begin_lr: float, warmup_mode: str) -> None:
@@ -130,9 +130,9 @@ class _Curve(LRScheduler):
         return self.base_lr
 
 
-# With 1 it is a line.
+# With `pwr` 1 the curve is a line.
 class PolyScheduler(_Curve):
-    """Along (1 - progress) to the power `pwr`."""
+    """Lower the rate along (1 - progress) to the power `pwr`."""
 
     def __init__(self, max_update: int, base_lr: float = 0.01, pwr: float = 2, final_lr: float = 0.0,
                  warmup_steps: int = 0, warmup_begin_lr: float = 0.0, warmup_mode: str = "linear") -> None:
@@ -145,7 +145,7 @@ class PolyScheduler(_Curve):
 
 # Slow, fast, slow.
 class CosineScheduler(_Curve):
-    """Along half a cosine."""
+    """Lower the rate along half a cosine."""
 
     def __init__(self, max_update: int, base_lr: float = 0.01, final_lr: float = 0.0, warmup_steps: int = 0,
                  warmup_begin_lr: float = 0.0, warmup_mode: str = "linear") -> None:
