@@ -37,7 +37,7 @@ def imdecode(buf: bytes | bytearray | memoryview | np.ndarray | NDArray, flag: i
              to_rgb: bool | int = True, out: None = None) -> NDArray:
     """Return the image in `buf`, uint8 (H, W, 3), or with `flag` 0 grey (H, W, 1), turned as its EXIF says.
 
-    Red comes first unless `to_rgb` is off. What cannot be decoded is a DataError.
+    Red comes first unless `to_rgb` is off. Bytes that cannot be decoded are an MXNetError.
     """
     _check_no_out(out)
     data = buf._data if isinstance(buf, NDArray) else buf

@@ -16,7 +16,7 @@ from imgcls.storage.paths import to_path
 
 
 class CSVIter(DataIter):
-    """Batches of the rows of a CSV file, arrays of `data_shape` and `dtype` (float32), with labels of another.
+    """Batches of the rows of a CSV file, of `data_shape` and `dtype` (float32), and of a file of labels.
 
     Without `label_csv` labels are 0. With `round_batch` the last batch is filled up from the beginning, and
     the next epoch begins behind these rows; without it the rest of the batch has rows of the batch before.

@@ -1,6 +1,6 @@
-"""`mx.metric`: what is measured while a module trains or scores, with MXNet's names and rules.
+"""`mx.metric`: metrics for training and scoring, with MXNet's names and rules.
 
-Numbers count every row of a batch, those that fill up the last batch of an iterator included, as in MXNet.
+They count every row of a batch, those that fill up the last batch of an iterator included, as in MXNet.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ _CORRELATIONS = "imgcls.compat.mxnet._correlation_metrics"
 registered_as = alias = _alias = _REGISTRY.alias
 
 
-# Lists become one metric, functions a metric of their own.
+# A list becomes one composite metric, a function a CustomMetric.
 def create(metric: Any, *args: Any, **kwargs: Any) -> EvalMetric:
     """Return a metric for a name, a function of numpy arrays, a list of these, or the metric itself."""
     if isinstance(metric, list):
         return CompositeEvalMetric([create(one, *args, **kwargs) for one in metric])
-    # A metric of the caller's may have a __call__ of its own.
+    # A user-defined metric may have a `__call__`.
     if callable(metric) and not isinstance(metric, EvalMetric):
         return CustomMetric(metric, *args, **kwargs)
     importlib.import_module(_CORRELATIONS)  # registers its classes
     return _REGISTRY.create(metric, *args, **kwargs)
 
 
-# Two sums: a Speedometer begins one anew in the middle of an epoch, the other is for the epoch.
+# Two sums: a Speedometer resets one in the middle of an epoch, the other is for the whole epoch.
 class EvalMetric:
-    """The base: sums over samples, since the last `reset_local` and since the last `reset`."""
+    """The base class: sums over samples, since the last `reset_local` and since the last `reset`."""
 
     def __init__(self, name: str, output_names: Sequence[str] | None = None,
                  label_names: Sequence[str] | None = None, **kwargs: Any) -> None:
@@ -52,27 +52,27 @@ class EvalMetric:
         return f"EvalMetric: {dict(self.get_name_value())}"
 
     def get_config(self) -> dict[str, Any]:
-        """Return what the metric was made with."""
+        """Return the arguments that the metric was made with."""
         return {**self._kwargs, "metric": type(self).__name__, "name": self.name,
                 "output_names": self.output_names, "label_names": self.label_names}
 
     def update_dict(self, label: Mapping[str, NDArray], pred: Mapping[str, NDArray]) -> None:
-        """Take in a batch of labels and outputs by name, those that the metric asks for or all."""
+        """Update with labels and outputs by name: those of `label_names` and `output_names`, or all."""
         self.update([label[name] for name in self.label_names or label],
                     [pred[name] for name in self.output_names or pred])
 
     def update(self, labels: Any, preds: Any) -> None:
-        """Take in a batch: lists of labels and outputs."""
+        """Update with a batch: lists of labels and outputs."""
         raise NotImplementedError("a metric of your own must say how it is updated")
 
     def reset(self) -> None:
-        """Begin anew."""
+        """Reset all sums."""
         self.global_num_inst = 0
         self.global_sum_metric: Any = 0.0
         self.reset_local()
 
     def reset_local(self) -> None:
-        """Begin anew what `get` tells, but not what `get_global` does."""
+        """Reset the sums of `get`, but not those of `get_global`."""
         self.num_inst = 0
         self.sum_metric: Any = 0.0
 
@@ -83,16 +83,16 @@ class EvalMetric:
     def get_global(self) -> tuple[Any, Any]:
         """Return (name, value) since the last `reset`."""
         if not self.global_num_inst:
-            # A metric of the caller's may count only the one.
+            # A user-defined metric may update only `sum_metric` and `num_inst`.
             return self.get() if self.num_inst else (self.name, float("nan"))
         return self.name, self.global_sum_metric / self.global_num_inst
 
     def get_name_value(self) -> list[tuple[str, float]]:
-        """Return `get` as a list, of several metrics each."""
+        """Return `get` as a list of (name, value)."""
         return _helpers.as_pairs(self.get())
 
     def get_global_name_value(self) -> list[tuple[str, float]]:
-        """Return `get_global` as a list."""
+        """Return `get_global` as a list of (name, value)."""
         return _helpers.as_pairs(self.get_global())
 
     def _add(self, total: Any, count: int) -> None:
@@ -103,7 +103,7 @@ class EvalMetric:
         self.global_num_inst += count
 
 
-# It has no sums of its own.
+# The sums are those of its metrics.
 @_alias("composite")
 @register
 class CompositeEvalMetric(EvalMetric):
@@ -146,7 +146,7 @@ class CompositeEvalMetric(EvalMetric):
 
 
 class _PairMetric(EvalMetric):
-    """A metric of each label with its output: subclasses say `_pair(label, prediction)` -> (sum, count)."""
+    """A metric of each label with its output: `_pair(label, prediction)` of subclasses -> (sum, count)."""
 
     def update(self, labels: Any, preds: Any) -> None:
         labels, preds = _helpers.as_list(labels), _helpers.as_list(preds)
@@ -159,7 +159,7 @@ class _PairMetric(EvalMetric):
         raise NotImplementedError
 
 
-# Classes may come as numbers already, then they have the label's shape.
+# Predictions of the label's shape are taken as class numbers, others as scores.
 @_alias("acc")
 @register
 class Accuracy(_PairMetric):
@@ -201,7 +201,7 @@ class TopKAccuracy(_PairMetric):
         return (best == classes[:, None]).sum(), len(best)
 
 
-# The class 1 is what is looked for.
+# Class 1 is the positive class.
 @register
 class F1(EvalMetric):
     """The F1 score of two classes; `macro` averages batches, `micro` counts all samples together."""
@@ -225,7 +225,7 @@ class F1(EvalMetric):
             classes = _helpers.values(prediction).argmax(1)
             if len(_np.unique(truth)) > 2:
                 raise ValueError("F1 is for two classes")
-            # right ones, all that were predicted, all that there are
+            # true positives, predicted positives, actual positives
             counts = _np.array([((classes == 1) & (truth == 1)).sum(), (classes == 1).sum(),
                                 (truth == 1).sum()])
             self._counts += counts
@@ -247,7 +247,7 @@ class _DistanceMetric(_PairMetric):
     """The mean over batches of a distance."""
 
     def _pair(self, label: _np.ndarray, prediction: _np.ndarray) -> tuple[Any, int]:
-        # a list of numbers is a column, beside which a second column would be broadcast
+        # a vector becomes a column: with a column it would otherwise be broadcast to a matrix
         if label.ndim == 1:
             label = label.reshape(-1, 1)
         if prediction.ndim == 1:
@@ -259,7 +259,7 @@ class _DistanceMetric(_PairMetric):
 
 
 @register
-# Labels of regressions.
+# For regression.
 class MAE(_DistanceMetric):
     """Mean absolute distance."""
 
@@ -295,7 +295,7 @@ class RMSE(_DistanceMetric):
         return _np.sqrt((difference**2.0).mean())
 
 
-# Of probabilities; an output of logits is for the softmax in front of it.
+# For probabilities: logits need a softmax first.
 @_alias("ce")
 @register
 class CrossEntropy(_PairMetric):
@@ -315,14 +315,14 @@ class CrossEntropy(_PairMetric):
 @_alias("nll_loss")
 @register
 class NegativeLogLikelihood(CrossEntropy):
-    """The same under another name."""
+    """CrossEntropy under another name."""
 
     def __init__(self, eps: float = 1e-12, name: str = "nll-loss", output_names: Sequence[str] | None = None,
                  label_names: Sequence[str] | None = None) -> None:
         super().__init__(eps, name, output_names, label_names)
 
 
-# Log-probabilities are bounded below, so that one zero does not end everything.
+# Log-probabilities are bounded below, so that one zero does not make the result infinite.
 @register
 class Perplexity(_PairMetric):
     """e to the mean of -log(probability of the label's class), without the samples of `ignore_label`."""
@@ -337,7 +337,7 @@ class Perplexity(_PairMetric):
         scores = _np.moveaxis(prediction, self.axis, -1).reshape(label.size, -1)
         classes = label.ravel().astype("int64")
         counted = classes != self.ignore_label if self.ignore_label is not None else classes >= 0
-        # Clipped, as the label that is ignored may be no class at all; it is not counted.
+        # Clipped, as the ignored label may be no class at all; it is not counted.
         chosen = scores[_np.arange(len(classes)), classes.clip(0, scores.shape[1] - 1)]
         return -_np.log(_np.maximum(1e-10, chosen[counted])).sum(), int(counted.sum())  # MXNet's bound
 
@@ -364,7 +364,7 @@ class Loss(EvalMetric):
             self._add(float(values.sum()), values.size)
 
 
-# The function sees numpy arrays and returns a number.
+# The function gets numpy arrays and returns a number.
 class CustomMetric(EvalMetric):
     """The mean of a function of (label, output), both numpy arrays; it may return (sum, count)."""
 

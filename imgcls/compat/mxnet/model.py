@@ -1,4 +1,4 @@
-"""`mx.model`: checkpoints, and `FeedForward`, the model of MXNet's first years, over `mx.mod.Module`."""
+"""`mx.model`: checkpoints, and `FeedForward`, the model API of MXNet's first years."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from imgcls.compat.mxnet.symbol import Symbol
 __all__ = ["BatchEndParam", "FeedForward", "load_checkpoint", "load_params", "save_checkpoint"]
 
 
-# Newer code uses Module, and so do we inside wherever the two agree.
+# Newer code uses Module.
 class FeedForward:
-    """A network with `fit`, `predict` and `score`; arguments beyond those named go to the optimizer."""
+    """A network with `fit`, `predict` and `score`; further keyword arguments go to the optimizer."""
 
     def __init__(self, symbol: Symbol, ctx: Any = None, num_epoch: int | None = None,
                  epoch_size: int | None = None, optimizer: Any = "sgd", initializer: Any = None,
@@ -71,10 +71,10 @@ class FeedForward:
                 call_all(eval_end_callback, BatchEndParam(epoch, num_batches, eval_metric, locals()))
                 held_out.reset()
 
-    # Numpy arrays, where a module gives NDArrays.
+    # Numpy arrays, where Module.predict returns NDArrays.
     def predict(self, X: Any, num_batch: int | None = None, return_data: bool = False,  # noqa: N803
                 reset: bool = True) -> Any:
-        """Return the outputs for an iterator or array as numpy arrays, with data and labels on request."""
+        """Return the outputs for an iterator or array, numpy; with `return_data` (outputs, data, labels)."""
         data = self._iterator(X, None, is_train=False)
         if reset:
             data.reset()
@@ -89,7 +89,7 @@ class FeedForward:
         outputs, inputs, labels = (_joined(parts) for parts in found)
         return (outputs, inputs, labels) if return_data else outputs
 
-    # The value alone; names are Module.score's.
+    # The value alone, where Module.score returns names too.
     def score(self, X: Any, eval_metric: Any = "acc", num_batch: int | None = None,  # noqa: N803
               batch_end_callback: Any = None, reset: bool = True) -> Any:
         """Return a metric's value over an iterator."""
@@ -102,7 +102,7 @@ class FeedForward:
 
     # The same files as a module's.
     def save(self, prefix: str, epoch: int | None = None, remove_amp_cast: bool = True) -> None:
-        """Write a checkpoint, of the last epoch unless told otherwise."""
+        """Write a checkpoint; without `epoch` its number is `num_epoch`."""
         number = self.num_epoch if epoch is None else epoch
         if number is None:
             raise ValueError("save needs an epoch")
@@ -129,7 +129,7 @@ class FeedForward:
                   eval_end_callback=eval_end_callback, eval_batch_end_callback=eval_batch_end_callback)
         return model
 
-    # Extra arrays are an error later, unless they were allowed.
+    # Arrays that the symbol does not have are an error later, unless `allow_extra_params`.
     def _needed(self, params: Mapping[str, NDArray] | None, names: list[str]) -> dict[str, NDArray]:
         given = dict(params or {})
         return {name: given[name] for name in given if name in names or not self.allow_extra_params}
@@ -160,7 +160,7 @@ class FeedForward:
         data, labels = (np.array(part) if isinstance(part, list) else part for part in eval_data)
         return self._iterator(data, labels, is_train=True)
 
-    # Filled in the symbol's order, other than a module does: seeds give other weights there.
+    # Filled in the symbol's order; a module's order is another, so a seed gives other weights there.
     def _training_executor(self, data: DataIter) -> tuple[Executor, list[str]]:
         """Return the executor, its parameters filled, and their names."""
         described: list[Any] = [*data.provide_data, *data.provide_label]
@@ -177,7 +177,7 @@ class FeedForward:
         self._keep(executor)
         return executor, names
 
-    # Copies: the executor's arrays go on changing.
+    # Copies: the executor's arrays change with every update.
     def _keep(self, executor: Executor) -> None:
         names = self.symbol.list_arguments()
         inputs = set(executor.arg_dict) - {name for name, request in executor._grad_req.items()
@@ -186,7 +186,7 @@ class FeedForward:
         self.aux_params = {name: array.copy() for name, array in executor.aux_dict.items()}
         self._predictor = None
 
-    # A given optimizer keeps its own scale of gradients.
+    # An optimizer object keeps its own `rescale_grad`.
     def _make_optimizer(self, batch_size: int, names: list[str]) -> optimizers.Optimizer:
         index = dict(enumerate(names))
         if not isinstance(self.optimizer, str):
@@ -195,7 +195,7 @@ class FeedForward:
         arguments = {"rescale_grad": 1.0 / batch_size, **self.kwargs}
         return optimizers.create(self.optimizer, sym=self.symbol, param_idx2name=index, **arguments)
 
-    # With `epoch_size` an epoch may end in the middle of the data, or go through them twice.
+    # With `epoch_size` an epoch may end in the middle of the data, or take them several times.
     def _train_epoch(self, data: DataIter, executor: Executor, names: list[str], updater: Any,
                      eval_metric: metric.EvalMetric, epoch: int, batch_end_callback: Any,
                      logger: Any) -> None:
@@ -220,7 +220,7 @@ class FeedForward:
             if self.epoch_size is None or num_batches >= self.epoch_size:
                 return
 
-    # Shared by `score` and by the evaluation behind an epoch.
+    # For `score`, and for the evaluation after an epoch.
     def _evaluate(self, data: DataIter, eval_metric: metric.EvalMetric, batch_end_callback: Any, epoch: int,
                   num_batch: int | None = None, is_reset: bool = False) -> int:
         """Update the metric with all batches; return how many they were."""
@@ -236,7 +236,7 @@ class FeedForward:
             count += 1
         return count
 
-    # Bound again for another size of batch only.
+    # Bound again only for another batch size.
     def _computed(self, data: DataIter, batch: Any) -> Executor:
         """Return an executor that has computed a batch."""
         shapes = {description[0]: array.shape
@@ -261,6 +261,6 @@ def _load(executor: Executor, data: DataIter, batch: Any) -> None:
 
 
 def _joined(parts: list[list[np.ndarray]]) -> Any:
-    """Return the batches of each array joined; the array itself where there is one."""
+    """Return the arrays joined over the batches: a list, or the array itself where there is only one."""
     joined = [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
     return joined[0] if len(joined) == 1 else joined

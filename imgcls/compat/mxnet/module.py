@@ -1,7 +1,7 @@
 """`mx.mod`: `Module`, a symbol with parameters and an optimizer, bound to shapes of data and labels.
 
-It computes a batch at once, whatever the number of contexts: `get_outputs(merge_multi_context=False)` cuts
-outputs as MXNet spreads samples. A batch of other shapes than those it was bound to binds it anew.
+It computes a batch at once, for any number of contexts: `get_outputs(merge_multi_context=False)` divides
+outputs as MXNet divides samples among contexts. For a batch of other shapes it is bound again.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ def __getattr__(name: str) -> Any:
     raise missing("mxnet.module", name, __all__)
 
 
-# MXNet has an executor for each context; one does the same for every network without batch statistics.
+# MXNet has an executor for each context; one gives the same for every network without batch statistics.
 class Module(BaseModule):
-    """A symbol that is trained or asked for predictions."""
+    """A symbol for training and prediction: `bind`, `init_params`, `init_optimizer`, or `fit` for all."""
 
     def __init__(self, symbol: Symbol, data_names: Sequence[str] | None = ("data",),
                  label_names: Sequence[str] | None = ("softmax_label",), logger: Any = logging,
@@ -49,7 +49,7 @@ class Module(BaseModule):
                  group2ctxs: Any = None, compression_params: Any = None) -> None:
         super().__init__(logger)
         contexts = context if isinstance(context, (list, tuple)) else [context]
-        self._contexts = [to_context(one) for one in contexts]  # a GPU that is not there ends it here
+        self._contexts = [to_context(one) for one in contexts]  # a GPU that is not there is an error here
         self._work_load_list = list(work_load_list or [1] * len(self._contexts))
         self.symbol = symbol
         self.data_names = list(data_names or [])
@@ -76,14 +76,14 @@ class Module(BaseModule):
         #: optimizer states to be read once there is an optimizer
         self._states_path: str | None = None
 
-    # The parameters are taken when it is bound.
+    # `bind` copies the parameters into the executor.
     @staticmethod
     def load(prefix: str, epoch: int, load_optimizer_states: bool = False, **kwargs: Any) -> Module:
         """Return the module of a checkpoint; bind it before it is used."""
         symbol, arg_params, aux_params = load_checkpoint(prefix, epoch)
         module = Module(symbol, **kwargs)
         module._arg_params, module._aux_params = arg_params, aux_params
-        module.params_initialized = True  # so that `fit` fills nothing over them
+        module.params_initialized = True  # so that `fit` does not initialize them again
         if load_optimizer_states:
             module._states_path = f"{prefix}-{epoch:04d}.states"
         return module
@@ -100,13 +100,13 @@ class Module(BaseModule):
 
     @property
     def data_shapes(self) -> list[DataDesc]:
-        """Names and shapes of the data that it is bound to."""
+        """Names and shapes of the data to which it is bound."""
         self._bound()
         return self._data_shapes
 
     @property
     def label_shapes(self) -> list[DataDesc] | None:
-        """Names and shapes of the labels that it is bound to, None where it is bound to none."""
+        """Names and shapes of the labels to which it is bound, None without labels."""
         self._bound()
         return self._label_shapes
 
@@ -119,7 +119,7 @@ class Module(BaseModule):
     def bind(self, data_shapes: Any, label_shapes: Any = None, for_training: bool = True,
              inputs_need_grad: bool = False, force_rebind: bool = False, shared_module: Module | None = None,
              grad_req: Any = "write") -> None:
-        """Fix the shapes of data and labels, and make arrays for all that follows from them."""
+        """Set the shapes of data and labels, and make the arrays of all arguments, gradients and states."""
         if self.binded and not force_rebind:
             self.logger.warning("Already bound, ignoring bind()")
             return
@@ -152,11 +152,14 @@ class Module(BaseModule):
         self._describe(data_shapes, label_shapes)
         self._reshape(executor)
 
-    # Given values are copied: the caller's arrays never change.
+    # Values are copied: the caller's arrays never change.
     def init_params(self, initializer: Any = None, arg_params: Params | None = None,
                     aux_params: Params | None = None, allow_missing: bool = False, force_init: bool = False,
                     allow_extra: bool = False) -> None:
-        """Fill the parameters from those given, or by the initializer where there are none."""
+        """Fill the parameters from `arg_params` and `aux_params`, others by the initializer.
+
+        A missing one is a RuntimeError unless `allow_missing`; others than the network's are ignored.
+        """
         if self.params_initialized and not force_init:
             warnings.warn("Parameters already initialized and force_init=False. init_params call ignored.",
                           stacklevel=2)
@@ -167,7 +170,7 @@ class Module(BaseModule):
         attributes = self.symbol.attr_dict()
         targets = ((arg_params, {name: executor.arg_dict[name] for name in self._param_names}),
                    (aux_params, executor.aux_dict))
-        # What is given and not needed is left out without a word, `allow_extra` or not, as in MXNet.
+        # Arrays that are not needed are ignored, also without `allow_extra`, as in MXNet.
         for given, own in targets:
             # MXNet's order: random numbers are drawn parameter by parameter.
             for name, array in sorted(own.items()):
@@ -179,7 +182,7 @@ class Module(BaseModule):
     # MXNet's two ways: with `allow_missing` unknown names are an error, without it they are left out.
     def set_params(self, arg_params: Params, aux_params: Params, allow_missing: bool = False,
                    force_init: bool = True, allow_extra: bool = False) -> None:
-        """Take over parameters; see `init_params`. With `allow_missing` the others stay as they are."""
+        """Set parameters; see `init_params`. With `allow_missing` parameters not given are not changed."""
         if not allow_missing:
             super().set_params(arg_params, aux_params, False, force_init, allow_extra)
             return
@@ -205,12 +208,12 @@ class Module(BaseModule):
     # Gradients are sums over the batch; the mean is taken here.
     def init_optimizer(self, kvstore: Any = "local", optimizer: Any = "sgd",
                        optimizer_params: Any = (("learning_rate", 0.01),), force_init: bool = False) -> None:
-        """Make the optimizer, whose gradients are averaged over the batch unless it says otherwise."""
+        """Make the optimizer. Unless `optimizer_params` has `rescale_grad`, gradients are batch means."""
         self._check_ready()
         if self.optimizer_initialized and not force_init:
             self.logger.warning("optimizer already initialized, ignoring...")
             return
-        # Training alone without a word would be worse: each process would have its own network.
+        # An error, as each process would otherwise silently train a network of its own.
         if "dist" in str(getattr(kvstore, "type", kvstore)):
             raise MXNetError(f"kvstore {kvstore}: several processes are started with imgcls-launch, and "
                              "train with imgcls-train; here there is local")
@@ -220,7 +223,7 @@ class Module(BaseModule):
         if isinstance(optimizer, str):
             arguments = {"rescale_grad": 1.0 / batch_size, **dict(optimizer_params)}
             optimizer = optimizers.create(optimizer, sym=self.symbol, param_idx2name=index, **arguments)
-        # An optimizer of the caller's knows indices only; names decide what decays.
+        # An optimizer object has only indices; names decide which parameters decay.
         elif not optimizer.idx2name:
             optimizer.idx2name = index
             optimizer.set_wd_mult(optimizer.wd_mult)
@@ -230,9 +233,9 @@ class Module(BaseModule):
             self.load_optimizer_states(self._states_path)
             self._states_path = None
 
-    # Any object with `data` does, such as a named tuple.
+    # Any object with `data` works, such as a named tuple.
     def forward(self, data_batch: Any, is_train: bool | None = None) -> None:
-        """Compute the outputs of a batch, for training if it was bound for that and nothing else is said."""
+        """Compute the outputs of a batch; without `is_train` for training if it is bound for training."""
         self._check_ready()
         executor = self._bound()
         if is_train is None:
@@ -261,7 +264,7 @@ class Module(BaseModule):
             raise AssertionError("re-bind with for_training=True to run backward")
         self._bound().backward(out_grads)
 
-    # In the order of the symbol; no rule looks at more than one parameter.
+    # In the order of the symbol; no update rule depends on more than one parameter.
     def update(self) -> None:
         """Change the parameters by the optimizer and the gradients of the last batch."""
         self._check_ready()
@@ -276,7 +279,7 @@ class Module(BaseModule):
 
     # One list entry for each output of the symbol.
     def get_outputs(self, merge_multi_context: bool = True) -> Any:
-        """Return the outputs of the last batch, each whole or cut into the parts of the contexts."""
+        """Return the outputs of the last batch; without `merge_multi_context` each as a list by context."""
         self._check_ready()
         return self._merged(self._bound().outputs, merge_multi_context)
 
@@ -288,9 +291,9 @@ class Module(BaseModule):
         executor = self._bound()
         return self._merged([executor.grad_dict[name] for name in self.data_names], merge_multi_context)
 
-    # Context by context, as averages over batches would differ otherwise.
+    # Context by context, as means over batches would differ otherwise.
     def update_metric(self, eval_metric: EvalMetric, labels: Any, pre_sliced: bool = False) -> None:
-        """Take the last batch into a metric."""
+        """Update a metric with the outputs of the last batch."""
         names = [description.name for description in self._label_shapes or []] or self.label_names
         outputs = self._bound().outputs
         parts = self._parts(outputs[0].shape[0]) if outputs else []
@@ -307,10 +310,10 @@ class Module(BaseModule):
         write_bytes(fname, self._updater.get_states())
 
     def load_optimizer_states(self, fname: str) -> None:
-        """Take over the optimizer's states of a file of MXNet's; nothing that it holds is run."""
+        """Set the optimizer's states to those of MXNet's file; no code in it is run."""
         if self._updater is None:
             raise AssertionError("call init_optimizer first")
-        # A pickle; formats/states.py lets nothing through but arrays and containers.
+        # A pickle; formats/states.py accepts nothing but arrays and containers.
         self._updater.set_states(to_path(fname).read_bytes())
 
     def _bound(self) -> Executor:
@@ -343,7 +346,7 @@ class Module(BaseModule):
 
     # Labels and fixed parameters have no gradient.
     def _requests(self, arguments: list[str]) -> dict[str, str]:
-        """Return what is done with the gradient of each argument."""
+        """Return the `grad_req` of each argument by name."""
         requests = dict.fromkeys(arguments, "null")
         if not self.for_training:
             return requests
@@ -371,9 +374,9 @@ class Module(BaseModule):
         elif initializer is not None:
             initializer(name, array)
 
-    # Rounded as MXNet rounds; the last context takes what is left.
+    # Rounded as in MXNet; the last context has the rest.
     def _parts(self, count: int) -> list[slice]:
-        """Return which samples of a batch each context would have."""
+        """Return the samples of a batch that each context would have."""
         total = sum(self._work_load_list)
         sizes = [round(load * count / total) for load in self._work_load_list]  # executor_group.py
         ends = [*np.cumsum(sizes[:-1]).tolist(), count]

@@ -1,26 +1,26 @@
-"""`mx.name`: the names that operators get where no one gives one, `convolution0`, `convolution1`, ..."""
+"""`mx.name`: the names of operators without a name of their own, `convolution0`, `convolution1`, ..."""
 
 from __future__ import annotations
 
 import threading
 from typing import Any
 
-#: the manager of each thread that has entered one
+#: the current manager of each thread that has entered one
 # By thread: two threads that build a network at once must not share numbers.
 _current = threading.local()
 
 
-# Names decide what parameters are called in a file, so the counts are MXNet's.
+# Parameters in files are named after operators, so the counts are MXNet's.
 class NameManager:
-    """Counts the names that it makes, by operator; `with NameManager():` begins to count anew."""
+    """Makes names with a count for each kind of operator; `with NameManager():` counts from 0 again."""
 
     def __init__(self) -> None:
         self._counts: dict[str, int] = {}
         self._outer: list[NameManager] = []
 
     def get(self, name: str | None, hint: str) -> str:
-        """Return the name that was given, or the next one of this kind."""
-        # A name that was given takes no number, so adding one shifts no other.
+        """Return `name` where it is given, else the next name of this kind."""
+        # A given name takes no number, so it does not change the other names.
         if name:
             return name
         number = self._counts.get(hint, 0)
@@ -36,22 +36,22 @@ class NameManager:
         _current.value = self._outer.pop()
 
 
-# Given names too: two copies of a network have different parameters.
+# Given names get the prefix too: so two copies of a network have different parameters.
 class Prefix(NameManager):
-    """Puts a prefix before all names, those that were given included."""
+    """Puts a prefix in front of all names, given ones included."""
 
     def __init__(self, prefix: str) -> None:
         super().__init__()
         self._prefix = prefix
 
     def get(self, name: str | None, hint: str) -> str:
-        """Return what the plain manager does, behind the prefix."""
+        """Return the prefix and the name that NameManager returns."""
         return self._prefix + super().get(name, hint)
 
 
-# For each thread its own.
+# Each thread has its own.
 def current() -> NameManager:
-    """Return the manager that names operators at this place."""
+    """Return the manager that names operators now, in this thread."""
     if not hasattr(_current, "value"):
         _current.value = NameManager()
     return _current.value

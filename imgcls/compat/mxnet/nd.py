@@ -1,7 +1,7 @@
 """`mx.nd`: arrays, their files, and MXNet's operators on them.
 
-`NDArray` is in `_ndarray.py`. Whatever operator `mx.sym` has is a function here as well: `mx.nd.softmax(x)`.
-Only those need torch, and load it when the first one is called.
+`NDArray` is in `_ndarray.py`. Every operator of `mx.sym` is a function here as well: `mx.nd.softmax(x)`. Only
+those need torch, which is loaded when the first one is called.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from imgcls.formats import params
 from imgcls.storage.paths import to_local_path
 
 
-# A copy in any case: changing it leaves the source as it was.
+# Always a copy: changing it does not change the source.
 def array(source_array: Any, ctx: Any = None, dtype: Any = None) -> NDArray:
-    """Return a copy; float32 unless `dtype` says otherwise or the source is an NDArray."""
+    """Return a copy as an NDArray, of `dtype`; without that of an NDArray's own dtype, else float32."""
     if dtype is None:
         dtype = source_array.dtype if isinstance(source_array, NDArray) else np.float32
     element = to_dtype(dtype)
     try:
-        # A number is an array of shape (), with which MXNet's own operators then do nothing; ours compute.
+        # A number becomes an array of shape (), with which MXNet's operators do nothing; these compute.
         return NDArray(np.array(to_numpy(source_array), element), to_context(ctx))
-    # numpy raises one or the other: text, a dict, rows of several lengths
+    # numpy raises one or the other, for text, a dict, rows of different lengths
     except (TypeError, ValueError) as error:
         raise TypeError("source_array must be array like object") from error
 
@@ -49,24 +49,24 @@ def ones(shape: int | Sequence[int], ctx: Any = None, dtype: Any = None, **kwarg
 
 
 def empty(shape: int | Sequence[int], ctx: Any = None, dtype: Any = None) -> NDArray:
-    """Return an array whose values mean nothing; they are zeros."""
+    """Return an array whose values are not defined in MXNet; here they are zeros."""
     return full(shape, 0, ctx, dtype)
 
 
-# float32 like everything that MXNet makes, whatever the value.
+# float32 by default, for any type of the value.
 def full(shape: int | Sequence[int], val: float, ctx: Any = None, dtype: Any = None) -> NDArray:
     """Return an array of one value, float32 unless `dtype` says otherwise."""
     sizes = (shape,) if isinstance(shape, (int, np.integer)) else tuple(shape)
     if any(size < 0 for size in sizes):  # -1 is "not known yet" in a symbol only
         raise MXNetError(f"shape {sizes}: sizes must not be negative")
-    # Values are cast as C does: 3.7 is 3 among whole numbers, and 300 wraps around in uint8.
+    # Values are cast as in C: 3.7 becomes 3 in an integer dtype, and 300 wraps around in uint8.
     return NDArray(np.full(sizes, val).astype(to_dtype(dtype)), to_context(ctx))
 
 
-# With one number it is the end.
+# A single number is the end.
 def arange(start: float, stop: float | None = None, step: float = 1.0, repeat: int = 1,
            infer_range: bool = False, ctx: Any = None, dtype: Any = None) -> NDArray:
-    """Return numbers from `start` (or 0) up to `stop`, which is left out, each of them `repeat` times."""
+    """Return numbers from `start` to `stop` (excluded), or from 0 to `start`, each of them `repeat` times."""
     numbers = np.arange(start, stop, step) if stop is not None else np.arange(0, start, step)
     return NDArray(np.repeat(numbers, repeat).astype(to_dtype(dtype)), to_context(ctx))
 
@@ -74,7 +74,7 @@ def arange(start: float, stop: float | None = None, step: float = 1.0, repeat: i
 # Computed in double and rounded once.
 def linspace(start: float, stop: float, num: int, endpoint: bool = True, ctx: Any = None,
              dtype: Any = None) -> NDArray:
-    """Return `num` numbers of equal distance."""
+    """Return `num` evenly spaced numbers."""
     return NDArray(np.linspace(start, stop, num, endpoint).astype(to_dtype(dtype)), to_context(ctx))
 
 
@@ -88,9 +88,9 @@ def from_numpy(ndarray: np.ndarray, zero_copy: bool = True) -> NDArray:
     return NDArray(ndarray if zero_copy else ndarray.copy())  # written to through both
 
 
-# Axis 0 here and 1 in `concat`, as MXNet has it.
+# The default axis is 0 here and 1 in `concat`, as in MXNet.
 def concatenate(arrays: Sequence[NDArray], axis: int = 0, always_copy: bool = True) -> NDArray:
-    """Join a list of arrays along an axis that they have."""
+    """Join a list of arrays along an existing axis."""
     return concat(*arrays, dim=axis)
 
 
@@ -106,14 +106,14 @@ def moveaxis(tensor: NDArray, source: Any, destination: Any) -> NDArray:
 
 
 def concat(*arrays: NDArray, dim: int = 1) -> NDArray:
-    """Join along an axis that they have."""
+    """Join arrays along an existing axis."""
     if _tape.any_tracked(arrays):
         return _operator("Concat")(*arrays, dim=dim)
     return _joined(np.concatenate, arrays, dim)
 
 
 def stack(*arrays: NDArray, axis: int = 0) -> NDArray:
-    """Join along a new axis."""
+    """Join arrays along a new axis."""
     if _tape.any_tracked(arrays):
         return _operator("stack")(*arrays, axis=axis)
     return _joined(np.stack, arrays, axis)
@@ -135,15 +135,15 @@ def _joined(function: Callable[..., np.ndarray], arrays: Sequence[NDArray], axis
 # Read whole and checked, never unpickled.
 @translated
 def load(fname: str | os.PathLike[str]) -> list[NDArray] | dict[str, NDArray]:
-    """Return what a file of MXNet's holds (`.params`, a mean image, anything `save` wrote).
+    """Return the arrays of MXNet's file (`.params`, a mean image, anything `save` wrote).
 
-    A dict where the arrays have names, otherwise a list. What is damaged is a DataError.
+    A dict where the arrays have names, otherwise a list. A damaged file is an MXNetError.
     """
     arrays = {name: NDArray(values) for name, values in params.load(fname).items()}
     return arrays if _has_names(fname, list(arrays)) else list(arrays.values())
 
 
-# Atomic, where MXNet leaves half a file behind.
+# Atomic, where MXNet may leave half a file.
 @translated
 def save(fname: str | os.PathLike[str],
          data: NDArray | np.ndarray | Sequence[Any] | Mapping[str, Any]) -> None:
@@ -162,7 +162,7 @@ def save(fname: str | os.PathLike[str],
 
 
 def waitall() -> None:
-    """Return at once: nothing is ever under way here."""
+    """Return at once: every operation is complete when its call returns."""
 
 
 def _has_names(fname: str | os.PathLike[str], names: list[str]) -> bool:

@@ -1,4 +1,4 @@
-"""`mx.nd.image`: what prepares images, as functions of arrays (H, W, C) or batches (N, H, W, C)."""
+"""`mx.nd.image`: preprocessing of images, as functions of arrays (H, W, C) or batches (N, H, W, C)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def to_tensor(data: NDArray) -> NDArray:
     """Return pixels 0 to 255 as float32 in [0, 1], channels first."""
     if data.ndim not in (3, 4):
         raise MXNetError(f"to_tensor: {data.shape} is no image (H, W, C)")
-    # Divided as MXNet does, in float32; one copy, where swapped axes would be a view.
+    # Divided in float32, as in MXNet; then one copy, as swapped axes would be a view.
     values = data._data.astype(np.float32) / np.float32(255)
     return NDArray(np.ascontiguousarray(np.moveaxis(values, -1, -3)))
 
@@ -33,7 +33,8 @@ def normalize(data: NDArray, mean: float | Sequence[float] = 0.0,
 
 
 def resize(data: NDArray, size: int | Sequence[int], keep_ratio: bool = False, interp: int = 1) -> NDArray:
-    """Return the image as (width, height), or with `size` on both sides; `keep_ratio`: on the short one."""
+    """Return the image resized to `size` (width, height); one number is both sides, or with `keep_ratio` the
+    short side."""
     if data.ndim == 4:
         # OpenCV resizes one image at a time
         return NDArray(np.stack([resize(NDArray(image), size, keep_ratio, interp)._data
@@ -45,8 +46,8 @@ def resize(data: NDArray, size: int | Sequence[int], keep_ratio: bool = False, i
 
 
 def crop(data: NDArray, x: int, y: int, width: int, height: int) -> NDArray:
-    """Return a window."""
-    # a negative start would count from the end in numpy, and give another window in silence
+    """Return the window of `width` by `height` at (x, y), a copy; MXNetError where it does not fit."""
+    # a negative start would count from the end in numpy, and silently give another window
     if x < 0 or y < 0 or x + width > data.shape[-2] or y + height > data.shape[-3]:
         raise MXNetError(f"crop: {width} x {height} at ({x}, {y}) does not fit into {data.shape}")
     return NDArray(data._data[..., y:y + height, x:x + width, :].copy())
@@ -54,7 +55,7 @@ def crop(data: NDArray, x: int, y: int, width: int, height: int) -> NDArray:
 
 def flip_left_right(data: NDArray) -> NDArray:
     """Return the image with left and right swapped."""
-    # the axis of the width, counted from behind, so that a batch does as well
+    # the axis of the width, counted from the end, so that it works for a batch as well
     return NDArray(data._data[..., ::-1, :].copy())
 
 
@@ -74,7 +75,7 @@ def random_flip_top_bottom(data: NDArray, p: float = 0.5) -> NDArray:
     return flip_top_bottom(data) if _drawn() < p else data
 
 
-# Pixels of whole numbers stay so: computed in float32 and cut to 0 to 255.
+# Computed in float32; integer pixels are clipped to 0 .. 255 and keep their dtype.
 def _as_float(data: NDArray, change: Any) -> NDArray:
     changed = change(data.astype(np.float32))._data
     if np.issubdtype(data.dtype, np.integer):
@@ -84,7 +85,7 @@ def _as_float(data: NDArray, change: Any) -> NDArray:
 
 def random_brightness(data: NDArray, min_factor: float, max_factor: float) -> NDArray:
     """Return the image times a random factor."""
-    # drawn before the image is looked at: the sequence of numbers does not depend on it
+    # drawn first: the sequence of random numbers does not depend on the image
     factor = _drawn(min_factor, max_factor)
     return _as_float(data, lambda image: image * factor)
 

@@ -10,6 +10,6 @@ from imgcls.compat.mxnet.nd import NDArray, array, concat, load, ones, save, wai
 __all__ = ["NDArray", "array", "concat", "load", "ones", "save", "waitall", "zeros"]
 
 
-# The rest, operators included, is asked for when it is needed.
+# All other names, operators included, are looked up when they are used.
 def __getattr__(name: str) -> Any:
     return getattr(nd, name)

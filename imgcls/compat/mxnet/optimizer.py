@@ -1,7 +1,7 @@
-"""`mx.optimizer`: MXNet's update rules, to its last digits, for modules and trainings of one's own.
+"""`mx.optimizer`: MXNet's update rules, to the last digits, for modules and for training loops in scripts.
 
 Each class changes one parameter at a time: `update(index, weight, grad, state)`, in place. `imgcls.optim` has
-torch's optimizers, which training uses; those differ from MXNet's in places that docs/differences.md lists.
+torch's optimizers, which imgcls-train uses; docs/differences.md lists where those differ from MXNet's.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _float = np.float32  # a Python float would turn whole arrays to float64 in some
 
 # Updates are counted for each parameter, since some rules correct for the first ones.
 class Optimizer:
-    """The base: learning rate, weight decay and their multipliers, and the count of updates."""
+    """The base class: learning rate, weight decay and their multipliers, and the count of updates."""
 
     def __init__(self, rescale_grad: float = 1.0, param_idx2name: dict[int, str] | None = None,
                  wd: float = 0.0, clip_gradient: float | None = None, learning_rate: float | None = None,
@@ -35,7 +35,7 @@ class Optimizer:
         if lr_scheduler is None and learning_rate is None:
             learning_rate = 0.01
         if lr_scheduler is not None and learning_rate is not None:
-            lr_scheduler.base_lr = learning_rate  # MXNet's: the argument wins over the scheduler's own
+            lr_scheduler.base_lr = learning_rate  # as in MXNet: the argument replaces the scheduler's own
         self.rescale_grad = rescale_grad
         self.lr = learning_rate
         self.lr_scheduler = lr_scheduler
@@ -45,7 +45,7 @@ class Optimizer:
         self.num_update = begin_num_update
         self.multi_precision = multi_precision
         self.idx2name = dict(param_idx2name or {})
-        #: index -> parameter of Gluon, whose multipliers count before all others
+        #: index -> parameter of Gluon, whose multipliers replace all others
         self.param_dict: dict[Any, Any] = dict(param_dict or {})
         self._counts: dict[Any, int] = {}
         self._attributes = {} if sym is None else sym.attr_dict()
@@ -92,14 +92,14 @@ class Optimizer:
         return lr, self.wd * self.wd_mult.get(index, self.wd_mult.get(name, 1.0)), count
 
     def _clipped(self, gradient: np.ndarray) -> np.ndarray:
-        # None and 0 are no limit, as MXNet's kernels have it
+        # None and 0 are no limit, as in MXNet's kernels
         if not self.clip_gradient:
             return gradient
         return np.clip(gradient, -_float(self.clip_gradient), _float(self.clip_gradient))
 
     # Zeros, in the shape of the weight.
     def create_state(self, index: Any, weight: NDArray) -> Any:
-        """Return what the rule remembers of a parameter: arrays, or None."""
+        """Return the state that the rule keeps for a parameter: an array, a tuple of arrays, or None."""
         return None
 
     def create_state_multi_precision(self, index: Any, weight: NDArray) -> Any:
@@ -124,7 +124,7 @@ class Optimizer:
         return tuple(NDArray(np.zeros(weight.shape, _float)) for _ in range(count))
 
 
-# The state holds the last change, not the mean gradient: the rate is inside of it.
+# The state is the last change, not the mean gradient: it includes the rate.
 @register
 class SGD(Optimizer):
     """Gradient descent, with `momentum` or without."""
@@ -146,13 +146,13 @@ class SGD(Optimizer):
             weight -= change
 
 
-# Old scripts ask for it.
+# Old scripts use this name.
 @register
 class ccSGD(SGD):  # noqa: N801
     """SGD, under the name of its C++ form."""
 
 
-# MXNet's form looks ahead from the new momentum.
+# In MXNet's form the look-ahead is from the new momentum.
 @register
 class NAG(SGD):
     """Gradient descent with Nesterov's momentum."""
@@ -193,10 +193,10 @@ class Adam(Optimizer):
         weight -= rate * mean / (np.sqrt(variance) + _float(self.epsilon))
 
 
-# Decay comes after the division here.
+# Here the decay is added after the division.
 @register
 class AdaGrad(Optimizer):
-    """Rates that fall with the sum of squared gradients."""
+    """AdaGrad: rates fall with the sum of squared gradients."""
 
     def __init__(self, eps: float = 1e-7, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -215,7 +215,7 @@ class AdaGrad(Optimizer):
 # The changes have the weight's own unit, so there is no rate.
 @register
 class AdaDelta(Optimizer):
-    """Rates from running means of gradients and changes; it has no learning rate."""
+    """AdaDelta: rates from running means of squared gradients and changes; it has no learning rate."""
 
     def __init__(self, rho: float = 0.90, epsilon: float = 1e-5, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -236,10 +236,10 @@ class AdaDelta(Optimizer):
         weight -= change + wd * weight
 
 
-# The limit is inside of the root.
+# `epsilon` is inside of the root.
 @register
 class RMSProp(Optimizer):
-    """Rates from a running mean of squared gradients; `centered` takes their mean off (Graves 2013)."""
+    """Rates from a running mean of squared gradients; `centered` subtracts the mean (Graves 2013)."""
 
     def __init__(self, learning_rate: float = 0.001, gamma1: float = 0.9, gamma2: float = 0.9,
                  epsilon: float = 1e-8, centered: bool = False, clip_weights: float | None = None,
@@ -271,7 +271,7 @@ class RMSProp(Optimizer):
             np.clip(weight, -self.clip_weights, self.clip_weights, out=weight)
 
 
-# Without a limit, as in MXNet: a gradient that was always 0 divides 0 by 0.
+# Without an epsilon, as in MXNet: a gradient that was always 0 divides 0 by 0.
 @register
 class Adamax(Optimizer):
     """Adam with the largest gradient in place of the variance."""
@@ -294,8 +294,8 @@ class Adamax(Optimizer):
         weight -= _float(lr / (1 - self.beta1**count)) * mean / largest
 
 
-# States are made when a parameter is first updated.
-# What get_updater returns; MXNet's key-value stores call it in the same way.
+# The state of a parameter is made at its first update.
+# get_updater returns one; MXNet's key-value stores call it in the same way.
 class Updater:
     """An optimizer with the states of all its parameters; call it with (index, gradient, weight)."""
 
@@ -308,9 +308,9 @@ class Updater:
             self.states[index] = self.optimizer.create_state(index, weight)
         self.optimizer.update(index, weight, grad, self.states[index])
 
-    # For trainings that MXNet began.
+    # To resume a training of MXNet's.
     def set_states(self, states: bytes) -> None:
-        """Take over the states of a `.states` file of MXNet; nothing that it holds is run."""
+        """Set the states to those of the bytes of MXNet's `.states` file; no code in it is run."""
         def arrays(state: Any) -> Any:
             if isinstance(state, tuple):
                 return tuple(arrays(part) for part in state)
@@ -319,8 +319,8 @@ class Updater:
         self.states = {index: arrays(state) for index, state in state_files.loads(states).items()}
 
     def get_states(self, dump_optimizer: bool = False) -> bytes:
-        """Return the states as MXNet's `.states` files have them."""
-        # The optimizer itself would be a pickled object, which no one should open.
+        """Return the states as the bytes of MXNet's `.states` file."""
+        # The optimizer itself would be a pickled object, which is not safe to load.
         if dump_optimizer:
             raise MXNetError("dump_optimizer: the states are written without the optimizer; make it anew")
 

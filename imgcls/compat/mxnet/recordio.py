@@ -1,9 +1,9 @@
 """`mx.recordio`: record files read and written one record at a time, and the image records in them.
 
-MXNet's classes on `imgcls.formats.recordio`. What is different: every record is in the file when `write`
-returns (MXNet keeps some of them in memory until `close`), damage is a DataError that names file and byte
-where MXNet glued records together or ended early, a reader may be used in a forked process, and pickling a
-reader leaves it open.
+MXNet's classes over `imgcls.formats.recordio`. What is different: every record is in the file when `write`
+returns (MXNet keeps some of them in memory until `close`), damage is an MXNetError that names file and byte
+(MXNet joins records or ends early), a reader may be used in a forked process, and pickling a reader leaves it
+open.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from imgcls.storage.paths import to_local_path
 
 # MXNet's: its repr begins with HEADER
 IRHeader = namedtuple("HEADER", ["flag", "label", "id", "id2"])
-"""In front of every image: `label` is a number, or a sequence of which `flag` is the length."""
+"""The header in front of every image: `label` is a number, or a sequence whose length is `flag`."""
 
 #: file name suffixes -> the OpenCV option that `quality` sets
 _JPEG_SUFFIXES = (".jpg", ".jpeg")
@@ -55,13 +55,13 @@ class MXRecordIO:
         self.is_open = True
 
     def close(self) -> None:
-        """Close the file; more than once does no harm."""
+        """Close the file; may be called more than once."""
         if self.is_open:
             self.is_open = False
             if self.writable:
                 self._writer.close()
             else:
-                # The mapping goes with the last view of it, which someone may still hold.
+                # The file is closed when the reader is collected.
                 del self._reader
 
     def reset(self) -> None:
@@ -72,10 +72,10 @@ class MXRecordIO:
     def read(self) -> bytes | None:
         """Return the next record, None behind the last one.
 
-        Damage ends the file: what stands before it is read, then it is raised as a DataError.
+        Damage ends the file: the records before it are returned first, then it is raised as an MXNetError.
         """
         self._check("r")
-        # The reader knows the damage since it was opened; the records before it come first.
+        # The reader has found the damage when it was opened; the records before it come first.
         if self._next >= len(self._reader):
             if self._reader.problems:
                 raise self._reader.problems[0]
@@ -116,7 +116,7 @@ class MXRecordIO:
         return {name: value for name, value in self.__dict__.items() if name not in open_files}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Open the file again; as in MXNet it stands at the first record."""
+        """Open the file again, at the first record, as in MXNet."""
         self.__dict__.update(state)
         if self.is_open:
             self.open()
@@ -136,10 +136,9 @@ class MXRecordIO:
 
 @translated_class
 class MXIndexedRecordIO(MXRecordIO):
-    """A `.rec` file and its `.idx`: `read_idx` and `write_idx` find records by key.
+    """A `.rec` file and its `.idx`: `read_idx` and `write_idx` read and write records by key.
 
-    `keys` are in the order of the `.idx`, a key that it names twice stands there once; `idx` maps them to
-    byte offsets.
+    `keys` are in the order of the `.idx`, each once; `idx` maps them to byte offsets.
     """
 
     def __init__(self, idx_path: str | os.PathLike[str], uri: str | os.PathLike[str], flag: str,
@@ -167,13 +166,13 @@ class MXIndexedRecordIO(MXRecordIO):
         self.keys = list(self.idx)
 
     def seek(self, idx: Any) -> None:
-        """Have `read` continue with the record of this key. A key that the `.idx` has not is a KeyError."""
+        """Let `read` continue with the record of this key. A key that is not in the `.idx` is a KeyError."""
         self._check("r")
         offset = self.idx.get(idx)
         if offset is None:
-            # Where the .idx says more than the file holds, that is the reason.
+            # Where the .idx does not fit the file, that is the reason.
             raise self._reader.index_problem or KeyError(idx)
-        # The .idx may be older than the file, where the reader has searched it.
+        # The .idx may be older than the file: then the reader has searched the file itself.
         row = int(np.searchsorted(self._reader.offsets, offset))
         if row == len(self._reader) or self._reader.offsets[row] != offset:
             raise DataError(self.uri, f"no record begins here, where {self.idx_path} has that of key {idx}",
@@ -192,11 +191,11 @@ class MXIndexedRecordIO(MXRecordIO):
         key = self.key_type(idx)
         offset = self.tell()
         self.write(buf)
-        # Flushed at once as well: an index that is behind its records is of no use to who reads along.
+        # Flushed at once as well: other processes may already read the records by this index.
         with _reporting(self.idx_path):
             self._lines.write(f"{key}\t{offset}\n".encode())
             self._lines.flush()
-        # A key that is written twice stands in `keys` once; the later record counts.
+        # A key that is written twice is in `keys` once; the later record counts.
         if key not in self.idx:
             self.keys.append(key)
         self.idx[key] = offset
@@ -213,7 +212,7 @@ class MXIndexedRecordIO(MXRecordIO):
         if self.key_type is int and all(type(key) is int for key in offsets):
             return offsets
         try:
-            # Other types are made of the file's text, which the reader has turned to numbers where it could.
+            # Other types are made from the file's text, which the reader has converted to int where it could.
             return {self.key_type(key if self.key_type is int else str(key)): offset
                     for key, offset in offsets.items()}
         except (ValueError, TypeError) as error:
@@ -222,13 +221,16 @@ class MXIndexedRecordIO(MXRecordIO):
 
 
 def pack(header: IRHeader | tuple[Any, ...], s: bytes) -> bytes:
-    """Return an image record: a number as label goes into the header, all else behind it as float32."""
+    """Return an image record: a number as label goes into the header, a sequence behind it as float32."""
     return recordio.pack(recordio.ImageHeader(*IRHeader(*header)), s)
 
 
 @translated
 def unpack(s: bytes) -> tuple[IRHeader, bytes]:
-    """Return (header, image bytes) of an image record; with `flag` above 0 `label` is float32 (flag,)."""
+    """Return (header, image bytes) of an image record; with `flag` above 0 `label` is float32 (flag,).
+
+    A record that is too short is an MXNetError.
+    """
     try:
         header, labels, image = recordio.unpack(s)
     except ValueError as error:
@@ -267,7 +269,7 @@ def unpack_img(s: bytes, iscolor: int = -1) -> tuple[IRHeader, np.ndarray | None
 
     None stands in place of an image that it cannot decode.
     """
-    # only who asks for pixels waits for OpenCV, a tenth of a second
+    # imported here: only callers that need pixels wait for OpenCV, a tenth of a second
     from imgcls.data import opencv
 
     header, encoded = unpack(s)
@@ -278,9 +280,9 @@ def unpack_img(s: bytes, iscolor: int = -1) -> tuple[IRHeader, np.ndarray | None
 
 
 class _Appender:
-    """Writes records in place, not to a file aside that takes the name at the end, and no index.
+    """Writes records directly into the file, not into a temporary one, and no index.
 
-    Others may read what is there so far, and a process that is killed loses nothing.
+    Other processes may read the records so far, and a process that is killed loses none.
     """
 
     def __init__(self, path: str) -> None:
@@ -303,7 +305,7 @@ class _Appender:
 
 @contextlib.contextmanager
 def _reporting(path: object) -> Iterator[None]:
-    """Raise what the system says against writing as a RunError that names the file."""
+    """Raise an OSError as a RunError that names the file."""
     try:
         yield
     except OSError as error:

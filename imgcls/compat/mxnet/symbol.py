@@ -1,8 +1,8 @@
 """`mx.sym`: symbols, that is networks as graphs: built from operators, read from and written to symbol.json.
 
 `mx.sym.Convolution(data=x, kernel=(3, 3), num_filter=8)` adds a node; variables for weights that are not
-given are made under MXNet's names. `tojson` is MXNet 1.9.1's text. To compute, bind a symbol: `sym.bind`,
-`sym.simple_bind`, or `mx.mod.Module`.
+given are made, with MXNet's names. `tojson` returns MXNet 1.9.1's text. To compute, bind a symbol:
+`sym.bind`, `sym.simple_bind`, or `mx.mod.Module`.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
     from imgcls.compat.mxnet.executor import Executor
     from imgcls.compat.mxnet.nd import NDArray
 
-#: what `infer_shape` returns: of the arguments, the outputs and the auxiliary states
+#: what `infer_shape` returns: shapes of the arguments, the outputs and the auxiliary states
 Shapes = tuple[list[Any] | None, list[Any] | None, list[Any] | None]
 
 
 class Symbol(Arithmetic):
     """One or several outputs of a graph."""
 
-    # Nodes belong to no symbol: composing shares them, so nothing here changes one but `_set_attr`.
+    # Symbols share nodes: composing does not copy them, so only `_set_attr` changes a node.
 
     def __init__(self, entries: Sequence[Entry]) -> None:
         self._entries = list(entries)
@@ -47,7 +47,7 @@ class Symbol(Arithmetic):
 
     @property
     def name(self) -> str | None:
-        """The name of the node; None for outputs of several."""
+        """The name of the node; None for outputs of several nodes."""
         names = {entry.node.name for entry in self._entries}  # all outputs of a SliceChannel have one name
         return names.pop() if len(names) == 1 else None
 
@@ -98,7 +98,7 @@ class Symbol(Arithmetic):
             raise missing("mxnet.symbol.Symbol", name, [*signatures(), *dir(type(self))])
         return lambda *args, **kwargs: _call(name, self, *args, **kwargs)
 
-    # How people cut a network: symbol.get_internals()["fc1_output"].
+    # Used to cut a network: symbol.get_internals()["fc1_output"].
     def get_internals(self) -> Symbol:
         """Return the outputs of all nodes, variables included."""
         return Symbol([Entry(node, output) for node in _post_order(self._entries)
@@ -113,7 +113,7 @@ class Symbol(Arithmetic):
         """Return the names of the outputs."""
         return [output_name(entry) for entry in self._entries]
 
-    # What `bind` takes, in this order.
+    # The arguments of `bind`, in this order.
     def list_arguments(self) -> list[str]:
         """Return the names of inputs, weights and labels, in the graph's order."""
         return self._graph().arguments()
@@ -126,7 +126,7 @@ class Symbol(Arithmetic):
         """Return the names of all variables, in the graph's order."""
         return self._graph().variables()
 
-    # Hidden ones are also known without their underscores.
+    # Hidden attributes are also found without their underscores.
     def attr(self, key: str) -> str | None:
         """Return an attribute of the node, None where there is none."""
         return self.list_attr().get(key)
@@ -148,12 +148,12 @@ class Symbol(Arithmetic):
     def _graph(self) -> symbols.Symbol:
         return _to_graph(self._entries)
 
-    # Imports torch: layers know what comes out of them.
+    # Imports torch: the layers compute their output shapes.
     def infer_shape(self, *args: Any, **kwargs: Any) -> Shapes:
         """Return the shapes of (arguments, outputs, auxiliary states), from those of some arguments.
 
-        They come by name, or in the order of `list_arguments`. All three are None, with a warning, where
-        something cannot be told; shapes that contradict each other are a MXNetError.
+        These are given by name, or in the order of `list_arguments`. All three are None, with a warning,
+        where a shape cannot be inferred; shapes that contradict each other are an MXNetError.
         """
         found = self.infer_shape_partial(*args, **kwargs)
         unknown = [f"{name}: {shape}" for name, shape in zip(self.list_arguments(), found[0] or [],
@@ -166,7 +166,7 @@ class Symbol(Arithmetic):
         return None, None, None
 
     def infer_shape_partial(self, *args: Any, **kwargs: Any) -> Shapes:
-        """Return what `infer_shape` does, with () where something cannot be told."""
+        """Return what `infer_shape` does, with () for a shape that cannot be inferred."""
         from imgcls.compat.mxnet import _shapes
 
         known = {name: tuple(shape) for name, shape in zip(self.list_arguments(), args, strict=False)
@@ -180,16 +180,16 @@ class Symbol(Arithmetic):
 
     # There is little to infer: networks compute in float32 here.
     def infer_type(self, *args: Any, **kwargs: Any) -> Shapes:
-        """Return the types of (arguments, outputs, auxiliary states): float32, or what an input is given."""
+        """Return the types of (arguments, outputs, auxiliary states): float32, or an input's given type."""
         given = dict(zip(self.list_arguments(), args, strict=False)) | kwargs
         types = {name: np.dtype(kind).type for name, kind in given.items() if kind is not None}
         graph = self._graph()
         return ([types.get(name, np.float32) for name in graph.arguments()],
                 [np.float32 for _ in graph.heads], [np.float32 for _ in graph.auxiliary()])
 
-    # Text that MXNet reads, byte for byte what it would write.
+    # The same bytes that MXNet would write.
     def tojson(self, remove_amp_cast: bool = True) -> str:
-        """Return the text of the symbol.json, without the casts of automatic mixed precision."""
+        """Return the text of the symbol.json; with `remove_amp_cast` without the casts of mixed precision."""
         entries = _compose.without_casts(self._entries) if remove_amp_cast else self._entries
         return symbols.dumps(_to_graph(entries))
 
@@ -202,7 +202,7 @@ class Symbol(Arithmetic):
         """Return the nodes as text, for people."""
         return _compose.debug_text(self._entries)
 
-    # Here and not above: symbols are read and built without torch.
+    # Imported here and not above: symbols are read and built without torch.
     def simple_bind(self, ctx: Any = None, grad_req: Any = "write", type_dict: Any = None,
                     **kwargs: Any) -> Executor:
         """Return an executor with new arrays, their shapes inferred from those of the inputs by name."""
@@ -217,7 +217,7 @@ class Symbol(Arithmetic):
 
         return executor.bind(self, ctx, args, args_grad, grad_req, aux_states)
 
-    # For trying things out; a loop should bind once.
+    # For experiments; a loop should bind once.
     def eval(self, ctx: Any = None, **kwargs: NDArray) -> list[NDArray]:
         """Return the outputs for these arguments."""
         return self.bind(ctx, kwargs, grad_req="null").forward()
@@ -227,7 +227,7 @@ class Symbol(Arithmetic):
 def var(name: str, attr: Mapping[str, str] | None = None, shape: Sequence[int] | None = None,
         lr_mult: float | None = None, wd_mult: float | None = None, dtype: Any = None, init: Any = None,
         stype: str | None = None, **kwargs: Any) -> Symbol:
-    """Return a variable: an input, a label, or a weight with rules of its own."""
+    """Return a variable: an input, a label, or a weight with an initializer or multipliers of its own."""
     if not isinstance(name, str):
         raise TypeError("the name of a variable must be text")
     if stype not in (None, "default"):
@@ -250,18 +250,18 @@ def var(name: str, attr: Mapping[str, str] | None = None, shape: Sequence[int] |
 Variable = var
 
 
-# Several heads of one network, bound and computed together.
+# Several outputs of one network, bound and computed together.
 def Group(symbols: Sequence[Symbol]) -> Symbol:  # noqa: N802
-    """Return all outputs of several symbols as one."""
+    """Return one symbol with all outputs of several."""
     if not symbols or not all(isinstance(symbol, Symbol) for symbol in symbols):
         raise TypeError("a group is made of a list of symbols")
     return Symbol([entry for symbol in symbols for entry in symbol._entries])
 
 
-# Old dialects are read as today's, and written as such.
+# Old dialects are converted to today's.
 @translated
 def load(fname: str | os.PathLike[str]) -> Symbol:
-    """Read a symbol.json of any version of MXNet; a damaged one is a DataError."""
+    """Read a symbol.json of any version of MXNet; a damaged one is an MXNetError."""
     return Symbol(from_graph(symbols.load(fname)))
 
 

@@ -16,7 +16,7 @@ def is_np_array() -> bool:
 
 
 def is_np_shape() -> bool:
-    """Return False: a size of 0 means one that is not known, as in MXNet without `mx.np`."""
+    """Return False: a size of 0 means an unknown one, as in MXNet without `mx.np`."""
     return False
 
 
@@ -36,7 +36,7 @@ def get_gpu_count() -> int:
 
 
 def makedirs(d: str) -> None:
-    """Make a folder with those above it, if it is not there."""
+    """Make a folder and its parents, if it is not there; `~` is expanded."""
     os.makedirs(os.path.expanduser(d), exist_ok=True)
 
 

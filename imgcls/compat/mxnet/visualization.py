@@ -23,10 +23,10 @@ _WEIGHT_ENDS = ("_weight", "_bias", "_beta", "_gamma", "_moving_var", "_moving_m
                 "_running_mean")
 
 
-# Counted as MXNet counts, which knows nothing of shared weights.
+# Shared weights are counted at each use, as in MXNet.
 def print_summary(symbol: Symbol, shape: Mapping[str, Any] | None = None, line_length: int = 120,
                   positions: Sequence[float] = (0.44, 0.64, 0.74, 1.0)) -> None:
-    """Print a table of layers: output shape, number of parameters, what it comes from; sizes need `shape`.
+    """Print a table of layers: output shape, number of parameters, previous layers; sizes need `shape`.
 
     The numbers are those of MXNet's own table, which counts by the layers' attributes.
     """
@@ -44,7 +44,7 @@ def print_summary(symbol: Symbol, shape: Mapping[str, Any] | None = None, line_l
             continue
         sources = [nodes[source.node] for source in node.inputs
                    if not nodes[source.node].is_variable or source.node == 0]
-        # Of an input only the operators in front of it and the image count.
+        # Of the inputs only operators and the image count, not weights.
         channels = sum(_size_of(shapes, source)[0] for source in sources if _size_of(shapes, source))
         count = _count(node, channels, shapes)
         total += count
@@ -93,7 +93,7 @@ def plot_network(symbol: Symbol, title: str = "plot", save_format: str = "pdf",
 
 
 def _shapes(symbol: Symbol, shape: Mapping[str, Any] | None) -> dict[str, tuple[int, ...]]:
-    """Return output -> shape of all nodes; nothing without `shape`."""
+    """Return output -> shape of all nodes; {} without `shape`."""
     if shape is None:
         return {}
     internals = symbol.get_internals()
@@ -103,13 +103,13 @@ def _shapes(symbol: Symbol, shape: Mapping[str, Any] | None) -> dict[str, tuple[
     return dict(zip(internals.list_outputs(), found, strict=True))
 
 
-# By MXNet's names of outputs, so operators of several outputs show nothing.
+# By MXNet's names of outputs, so operators of several outputs have none.
 def _size_of(shapes: Mapping[str, tuple[int, ...]], node: Node) -> tuple[int, ...]:
-    """Return the shape of what a node gives, without the batch; () where it is not known."""
+    """Return the shape of a node's output, without the batch; () where it is not known."""
     return shapes.get(node.name if node.is_variable else f"{node.name}_output", ())[1:]
 
 
-# The layers that MXNet's table counts; others have none there.
+# The layers that MXNet's table counts; others count 0 there.
 def _count(node: Node, channels: int, shapes: Mapping[str, tuple[int, ...]]) -> int:
     """Return how many parameters a layer has, from its attributes and the channels before it."""
     attrs = node.attrs
@@ -129,7 +129,7 @@ def _count(node: Node, channels: int, shapes: Mapping[str, tuple[int, ...]]) -> 
     return 0
 
 
-# Columns end where `positions` says, and what is longer is cut.
+# A longer text is cut at the end of its column.
 def _print_row(fields: Sequence[object], columns: Sequence[int]) -> None:
     line = ""
     for text, end in zip(fields, columns, strict=True):
@@ -139,7 +139,7 @@ def _print_row(fields: Sequence[object], columns: Sequence[int]) -> None:
 
 # Sizes as 3x3/2x2: kernel and stride.
 def _label(node: Node) -> str:
-    """Return what stands in a node's box."""
+    """Return the text in a node's box."""
     def sizes(name: str, default: str) -> str:
         return "x".join(re.findall(r"\d+", node.attrs[name])) if name in node.attrs else default
 
