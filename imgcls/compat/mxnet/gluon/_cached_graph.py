@@ -13,7 +13,7 @@ from imgcls.compat.mxnet.context import device
 from imgcls.compat.mxnet.nd import NDArray
 from imgcls.compat.mxnet.symbol import Symbol
 
-#: input shapes that are kept, so a last batch that is smaller does not build the graph twice an epoch
+#: input shapes whose networks are kept, so that a smaller last batch does not build two an epoch
 _MAX_SHAPES = 8
 
 
@@ -37,7 +37,7 @@ class CachedGraph:
             self._networks[key] = Network(self._graph, inferred)
         return self._networks[key]
 
-    # Results of one operator may be another's memory, so inputs that come out unchanged are copied.
+    # An operator may return its input's memory, so outputs that share memory with inputs are copied.
     def __call__(self, arrays: dict[str, NDArray]) -> list[NDArray]:
         """Return the outputs for the arrays of all variables."""
         network = self._network(arrays)
@@ -59,7 +59,7 @@ class CachedGraph:
             self._follow(network, tensors, arrays, results)
         return [_tape.wrap(result, context) for result in results]
 
-    # When the gradients are computed and not before, as MXNet does it.
+    # The statistics change when the gradients are computed and not before, as in MXNet.
     def _follow(self, network: Network, tensors: dict[str, Any], arrays: dict[str, NDArray],
                 results: Sequence[Any]) -> None:
         moved = network.moved_statistics(tensors)

@@ -1,4 +1,4 @@
-"""The names of blocks and parameters: `dense0_`, `dense1_`, ..., inside of a block behind its prefix."""
+"""The names of blocks and parameters: `dense0_`, `dense1_`, ..., with the prefix of the block around them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _current = threading.local()
 
 
 class BlockScope:
-    """Names what is made inside of `with block.name_scope():`, counted by kind."""
+    """Names the blocks made inside of `with block.name_scope():`, with a count for each kind."""
 
     def __init__(self, block: Any) -> None:
         self._block = block
@@ -28,7 +28,7 @@ class BlockScope:
         self._counts[hint] = number + 1
         return f"{hint}{number}_"
 
-    # Operators inside get the block's prefix too: so they are named in an exported symbol.
+    # Operators inside get the block's prefix too, which an exported symbol then has.
     def __enter__(self) -> BlockScope:
         assert self._block is not None
         if self._block._is_anonymous:
@@ -50,13 +50,13 @@ class BlockScope:
 
 
 
-# The parameters of a block that is given those of another keep the other's names.
+# A block that is given another's parameters (`params`) keeps their names.
 def begin(prefix: str | None, params: ParameterDict | None, hint: str) -> tuple[str, ParameterDict]:
-    """Return the prefix and the own parameters of a block that is made at this place."""
+    """Return the prefix and the ParameterDict of a block that is made in the current scope."""
     scope: BlockScope | None = getattr(_current, "value", None)
     if scope is None or scope._block is None:
         if prefix is None:
-            # Blocks count with operators of the same name, as in MXNet: both ask one manager.
+            # Blocks and operators of the same name share a count, as in MXNet: both use one manager.
             prefix = names.current().get(None, hint) + "_"
         return prefix, ParameterDict(prefix) if params is None else ParameterDict(params.prefix, params)
     parent = scope._block

@@ -23,7 +23,7 @@ def _shape_text(values: Any) -> str:
 
 # A parameter that two blocks share is counted in both rows, and once in the sum below.
 def print_summary(block: Any, inputs: Sequence[NDArray]) -> None:
-    """Print a row for each block below that is no plain row of others, from a forward pass."""
+    """Print a row for each block inside of `block`, but for plain containers, from a forward pass."""
     rows: list[tuple[str, str, int]] = [("Input", _shape_text(inputs), 0)]
     totals = {"all": 0, "trainable": 0, "shared": 0}
     seen: set[int] = set()

@@ -19,16 +19,15 @@ from imgcls.compat.mxnet.nd import NDArray
 
 
 class HookHandle:
-    """What `register_forward_hook` returns: `detach` takes the hook away again."""
+    """The result of `register_forward_hook`: `detach` removes the hook."""
 
     def __init__(self, hooks: dict[int, Callable[..., Any]], hook: Callable[..., Any]) -> None:
         self._hooks = hooks
-        # by the handle and not by the hook: one function may be registered twice, and taken away
-        # once
+        # by the handle and not by the hook: one function may be registered twice, and removed once
         hooks[id(self)] = hook
 
     def detach(self) -> None:
-        """Take the hook away."""
+        """Remove the hook."""
         self._hooks.pop(id(self), None)
 
     def __enter__(self) -> HookHandle:
@@ -41,14 +40,14 @@ class HookHandle:
 class Block:
     """A part of a network: derive from it, set children as attributes, and write `forward(*arrays)`."""
 
-    #: whether a block is a row of others, which `summary` leaves out
+    #: whether a block is a container of others, which `summary` leaves out
     _is_row = False
-    #: whether a block is given the prefix "", and so names nothing
+    #: whether the prefix "" was given, so that the block adds nothing to the names of its children
     _is_anonymous: bool
 
     def __init__(self, prefix: str | None = None, params: ParameterDict | None = None) -> None:
-        # None asks for a name that counts up, "" for none: the children of such a block take names
-        # of the block around it
+        # None makes a name with a count, "" makes none: the children of such a block are named as
+        # those of the block around it
         self._is_anonymous = prefix == ""
         self._prefix, self._params = _scope.begin(prefix, params, self._alias())
         self._name = self._prefix.removesuffix("_")
@@ -59,7 +58,7 @@ class Block:
         self._forward_hooks: dict[int, Callable[..., Any]] = {}
         self._forward_pre_hooks: dict[int, Callable[..., Any]] = {}
 
-    # What blocks of a kind are numbered by: conv0_ of a Conv2D.
+    # The beginning of names of this kind: conv, for conv0_ of a Conv2D.
     def _alias(self) -> str:
         return type(self).__name__.lower()
 
@@ -71,8 +70,8 @@ class Block:
         return f"{type(self).__name__}(\n{lines.removesuffix(chr(10))}\n)"
 
     def __setattr__(self, name: str, value: Any) -> None:
-        # a block for a block may be exchanged; anything else would leave a child behind that the
-        # attribute no longer shows, and that is still trained and saved
+        # a block may replace a block; any other value would leave a child that the attribute no
+        # longer shows, and that is still trained and saved
         before = getattr(self, name, None)
         if isinstance(before, (Block, Parameter)) and not isinstance(value, type(before)) \
                 and not (isinstance(before, Block) and isinstance(value, Block)):
@@ -91,7 +90,7 @@ class Block:
 
     @property
     def prefix(self) -> str:
-        """What the names of this block's parameters begin with."""
+        """The beginning of the names of this block's parameters."""
         return self._prefix
 
     @property
@@ -105,18 +104,18 @@ class Block:
         return self._params
 
     def name_scope(self) -> _scope.BlockScope:
-        """Return what names the blocks that are made inside of a `with` as children of this one."""
+        """Return a scope: blocks made inside of `with block.name_scope():` are named as its children."""
         return self._scope
 
     def collect_params(self, select: str | None = None) -> ParameterDict:
-        """Return the parameters of this block and its children; those whose name begins with a pattern."""
-        # a new dictionary: what the caller takes out of it stays in the block
+        """Return the parameters of this block and its children; with `select`, a regular expression, those
+        whose names begin with a match."""
+        # a new dictionary: removing an item from it does not change the block
         found = ParameterDict(self._params.prefix)
         if select is None:
             found.update(self.params)
         else:
-            # `match`, which begins at the start of the name, as MXNet has it; ".*weight" finds
-            # weights
+            # `match`, which begins at the start of the name, as in MXNet; ".*weight" finds weights
             matcher = re.compile(select)
             found.update({name: value for name, value in self.params.items() if matcher.match(name)})
         for child in self._children.values():
@@ -124,14 +123,14 @@ class Block:
         return found
 
     def _by_path(self, prefix: str = "") -> dict[str, Parameter]:
-        """Return the parameters by the path of attributes that leads to them."""
+        """Return the parameters by their path of attributes, such as `features.0.weight`."""
         found = {prefix + name: parameter for name, parameter in self._reg_params.items()}
         for name, child in self._children.items():
             found.update(child._by_path(f"{prefix}{name}."))
         return found
 
     def save_parameters(self, filename: str | os.PathLike[str], deduplicate: bool = False) -> None:
-        """Write all parameters by their paths; `deduplicate` writes one that stands at two paths once."""
+        """Write all parameters by their paths; with `deduplicate` a shared one only once."""
         arrays, seen = {}, set()
         for name, parameter in self._by_path().items():
             # without `deduplicate` MXNet writes a shared weight at each of its paths, so that a
@@ -149,7 +148,11 @@ class Block:
     def load_parameters(self, filename: str | os.PathLike[str], ctx: Any = None, allow_missing: bool = False,
                         ignore_extra: bool = False, cast_dtype: bool = False,
                         dtype_source: str = "current") -> None:
-        """Take over the arrays of a file of `save_parameters`, `save_params` or `export`."""
+        """Set the parameters to those of a file of `save_parameters`, `save_params` or `export`.
+
+        A name that is missing in the file is an AssertionError unless `allow_missing`, one that the block
+        does not have an error unless `ignore_extra`. `cast_dtype` and `dtype_source` as in `Parameter.load`.
+        """
         loaded = nd.load(filename)
         if not isinstance(loaded, dict):
             raise ValueError(f"{filename}: its arrays have no names, so they are no parameters")
@@ -157,9 +160,8 @@ class Block:
         # a block without parameters wrote an empty file
         if not loaded and not own:
             return
-        # names of `collect_params` have underscores alone, those of `_by_path` a dot wherever a
-        # child holds the parameter; a single layer has no dots either, and both forms then name
-        # alike
+        # names of `collect_params` have only underscores, those of `_by_path` a dot for each child; a
+        # single layer has no dots either, and both forms then have the same names
         if not any("." in name for name in loaded):
             self.collect_params().load_dict(loaded, ctx, allow_missing, ignore_extra, self.prefix,
                                             f"file: {filename}", cast_dtype, dtype_source)
@@ -183,7 +185,7 @@ class Block:
     def load_dict(self, param_dict: dict[str, NDArray], ctx: Any = None, allow_missing: bool = False,
                   ignore_extra: bool = False, cast_dtype: bool = False,
                   dtype_source: str = "current") -> None:
-        """Take over arrays by their paths."""
+        """Set parameters by their paths; missing and extra names as in `load_parameters`."""
         own = self._by_path()
         if not allow_missing:
             _check_missing(own, param_dict, "the dictionary")
@@ -194,7 +196,7 @@ class Block:
                 raise ValueError(f"Parameter '{name}' loaded from the dictionary is not present in Block")
 
     def register_child(self, block: Block, name: str | None = None) -> None:
-        """Take up a child, under a name or the next number."""
+        """Add a child, under a name or the next number."""
         # numbers, as in `Sequential`: they become the "0." of a file's names
         self._children[str(len(self._children)) if name is None else name] = block
 
@@ -207,7 +209,7 @@ class Block:
         return HookHandle(self._forward_pre_hooks, hook)
 
     def apply(self, fn: Callable[[Block], Any]) -> Block:
-        """Call a function with each child, theirs included, and with this block last."""
+        """Call a function with each child, the children's children included, and with this block last."""
         for child in self._children.values():
             child.apply(fn)
         fn(self)
@@ -215,17 +217,17 @@ class Block:
 
     def initialize(self, init: Any = None, ctx: Any = None, verbose: bool = False,
                    force_reinit: bool = False) -> None:
-        """Fill all parameters, by `init` or numbers in [-0.07, 0.07)."""
+        """Initialize all parameters, by `init` or with uniform numbers in [-0.07, 0.07)."""
         self.collect_params().initialize(initializer.Uniform() if init is None else init, ctx, verbose,
                                          force_reinit)
 
     def hybridize(self, active: bool = True, **kwargs: Any) -> None:
-        """Let all children that can be graphs compute as such."""
+        """Let all children that are HybridBlocks compute as graphs."""
         for child in self._children.values():
             child.hybridize(active, **kwargs)
 
     def cast(self, dtype: Any) -> None:
-        """Compute in another type."""
+        """Convert the parameters to another dtype."""
         for child in self._children.values():
             child.cast(dtype)
         for parameter in self.params.values():
@@ -236,22 +238,22 @@ class Block:
         self.collect_params().zero_grad()
 
     def reset_ctx(self, ctx: Any) -> None:
-        """Keep the parameters for other contexts."""
+        """Set the contexts of all parameters."""
         self.collect_params().reset_ctx(ctx)
 
     def __call__(self, *args: Any) -> Any:
         # a copy of the list: a hook may detach itself
         for hook in list(self._forward_pre_hooks.values()):
             hook(self, args)
-        # hooks see what `forward` gives, whichever kind of block it is; what they return is
-        # ignored, as in MXNet
+        # hooks get the result of `forward`, for every kind of block; what they return is ignored, as
+        # in MXNet
         result = self.forward(*args)
         for hook in list(self._forward_hooks.values()):
             hook(self, args, result)
         return result
 
     def forward(self, *args: Any) -> Any:
-        """Return what the block computes."""
+        """Return the block's result for arrays."""
         raise NotImplementedError("a block of your own must say what it computes in forward")
 
     def summary(self, *inputs: NDArray) -> None:

@@ -21,9 +21,9 @@ class HybridBlock(Block):
         super().__init__(prefix, params)
         self._is_active = False
         self._graph: CachedGraph | None = None
-        #: whether it is a graph from the start, and so can be exported at any time
+        #: whether it is a graph from the start (SymbolBlock), and so can be exported at any time
         self._is_graph = False
-        #: how a forward pass of arrays takes and returns them: the graph has flat lists
+        #: how the arguments and results of a forward pass are nested: the graph has flat lists
         # as in MXNet a list of arrays is one argument of a block, and several inputs of a graph
         self._in_format: Any = None
         self._out_format: Any = None
@@ -34,7 +34,7 @@ class HybridBlock(Block):
             self._clear()
 
     def register_child(self, block: Block, name: str | None = None) -> None:
-        """Take up a child, which must be a HybridBlock as well."""
+        """Add a child, which must be a HybridBlock as well."""
         if not isinstance(block, HybridBlock):
             raise ValueError(
                 "Children of HybridBlock must also be HybridBlock, but "
@@ -43,7 +43,7 @@ class HybridBlock(Block):
         super().register_child(block, name)
         self._clear()
 
-    # Settings such as static_alloc are about MXNet's memory, and change no result.
+    # Settings such as static_alloc concern MXNet's memory, and change no result.
     def hybridize(self, active: bool = True, **kwargs: Any) -> None:
         """Compute as a graph from the next call on."""
         self._is_active = active
@@ -51,14 +51,14 @@ class HybridBlock(Block):
         super().hybridize(active, **kwargs)
 
     def cast(self, dtype: Any) -> None:
-        """Compute in another type."""
+        """Convert the parameters to another dtype."""
         self._clear()
         super().cast(dtype)
 
     def _clear(self) -> None:
         self._graph = None
 
-    # Names of inputs are MXNet's, as they stand in exported files.
+    # Names of inputs are MXNet's, as exported files contain them.
     def _symbol_of(self, args: Sequence[Any]) -> CachedGraph:
         """Return the graph of this block for arguments of this structure."""
         if self._graph is None:
@@ -75,7 +75,7 @@ class HybridBlock(Block):
         return self._graph
 
     def infer_shape(self, *args: NDArray) -> None:
-        """Tell the parameters their shapes from those of the inputs."""
+        """Set the shapes of the parameters from those of the inputs."""
         graph = self._symbol_of(args)
         flat = [arg for arg in flatten(args)[0] if arg is not None]
         shapes = {name: arg.shape for name, arg in zip(graph.input_names, flat, strict=True)}
@@ -135,7 +135,7 @@ class HybridBlock(Block):
         return self.hybrid_forward(nd, x, *args, **given)
 
     def hybrid_forward(self, F: Any, x: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N803
-        """Return what the block computes, with the functions of `F`."""
+        """Return the block's result, computed with the functions of `F` (`mx.nd` or `mx.sym`)."""
         raise NotImplementedError("a block of your own must say what it computes in hybrid_forward")
 
     # The same two files as a module's checkpoint.
@@ -171,7 +171,7 @@ def flatten(values: Any) -> tuple[list[Any], Any]:
 
 
 def regroup(leaves: Sequence[Any], structure: Any) -> tuple[Any, Sequence[Any]]:
-    """Return leaves nested as `flatten` found them, and those that are left over."""
+    """Return (leaves nested by the structure that `flatten` returned, the remaining leaves)."""
     if structure == 0:
         return leaves[0], leaves[1:]
     values = []

@@ -1,4 +1,4 @@
-"""`mx.gluon.loss`: losses as blocks, one number for each sample of the batch."""
+"""`mx.gluon.loss`: losses as blocks, with one value for each sample of the batch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _shaped_like(F: Any, value: Any, other: Any) -> Any:  # noqa: N803
 
 
 class Loss(HybridBlock):
-    """The base: a factor for all samples, and the axis of the batch."""
+    """The base class: a factor for all samples (`weight`), and the axis of the batch."""
 
     def __init__(self, weight: float | None, batch_axis: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -58,7 +58,7 @@ class L1Loss(Loss):
         return self._mean(F, F.abs(_shaped_like(F, label, pred) - pred), sample_weight)
 
 
-# In a form that neither overflows nor takes the logarithm of 0.
+# Computed so that it neither overflows nor takes the logarithm of 0.
 class SigmoidBinaryCrossEntropyLoss(Loss):
     """Cross entropy of labels in [0, 1] and logits, or probabilities with `from_sigmoid`."""
 
@@ -111,7 +111,8 @@ SoftmaxCELoss = SoftmaxCrossEntropyLoss
 
 
 class KLDivLoss(Loss):
-    """How far a distribution is from that of the label; `pred` holds its logarithms."""
+    """Kullback-Leibler divergence from the label's distribution; `pred` has log-probabilities, or logits with
+    `from_logits` off."""
 
     def __init__(self, from_logits: bool = True, axis: int = -1, weight: float | None = None,
                  batch_axis: int = 0, **kwargs: Any) -> None:

@@ -23,7 +23,7 @@ class DeferredInitializationError(MXNetError):
 
 
 class Parameter:
-    """A weight by name; `grad_req` is write, add, or null for what is not trained by gradients."""
+    """A weight with a name; `grad_req` is write, add, or null where it has no gradient."""
 
     def __init__(self, name: str, grad_req: str = "write", shape: int | Sequence[int] | None = None,
                  dtype: Any = np.float32, lr_mult: float = 1.0, wd_mult: float = 1.0, init: Any = None,
@@ -38,10 +38,10 @@ class Parameter:
         self._shape = (shape,) if isinstance(shape, int) else None if shape is None else tuple(shape)
         self._dtype = dtype
         self._var: Any = None
-        #: the values, once there are any, and the contexts they were requested for
+        #: the values, once there are any, and the contexts for which they were requested
         self._array: NDArray | None = None
         self._contexts: list[Context] = []
-        #: (initializer, default, values) of what waits for its shape
+        #: (initializer, default initializer, values or None) while the shape is not known
         self._deferred: tuple[Any, Any, NDArray | None] | None = None
         self._grad_req = "null"
         self.grad_req = grad_req
@@ -58,7 +58,7 @@ class Parameter:
     def grad_req(self, request: str) -> None:
         if request not in ("write", "add", "null"):
             raise AssertionError(f"grad_req must be one of 'write', 'add', or 'null', but got '{request}'")
-        # running statistics ask for no gradient, whatever a script sets on all parameters at once
+        # running statistics have no gradient, also where a script sets `grad_req` on all parameters
         self._grad_req = request if self._is_differentiable else "null"
         if self._array is not None:
             self._attach()
@@ -81,7 +81,7 @@ class Parameter:
     def shape(self, shape: Sequence[int]) -> None:
         if self._shape is not None and (len(self._shape) != len(shape) or any(
                 own not in (*_UNKNOWN, new) for own, new in zip(self._shape, shape, strict=True))):
-            # AssertionError where MXNet asserts: scripts catch what it raises
+            # AssertionError as in MXNet: scripts may catch it
             raise AssertionError(f"Expected shape {tuple(shape)} is incompatible with given shape "
                                  f"{self._shape}.")
         self._shape = tuple(shape)
@@ -90,17 +90,17 @@ class Parameter:
         """Return whether all sizes are known."""
         return self._shape is not None and all(size > 0 for size in self._shape)
 
-    # Apart from `shape`: weights of an imported network keep None there, as in MXNet.
+    # Not `shape`: that stays None for weights of an imported network, as in MXNet.
     def known_shape(self) -> tuple[int, ...] | None:
-        """Return the shape of the values, or the one that is declared where all of it is."""
+        """Return the shape of the values, else the declared shape if it is completely known, else None."""
         if self._array is not None:
             return self._array.shape
         return self._shape if self.is_known() else None
 
-    # Initializers are asked when the shape is known, in the order of the parameters.
+    # The initializer is called when the shape is known, in the order of the parameters.
     def initialize(self, init: Any = None, ctx: Any = None, default_init: Any = None,
                    force_reinit: bool = False) -> None:
-        """Fill the values, at once or when the first batch tells the shape."""
+        """Initialize the values, at once or when the first batch determines the shape."""
         if self._array is not None and not force_reinit:
             warnings.warn(f"Parameter '{self.name}' is already initialized, ignoring. Set force_reinit=True "
                           "to re-initialize.", stacklevel=2)
@@ -118,7 +118,7 @@ class Parameter:
             self.finish()
 
     def finish(self) -> None:
-        """Fill the values of a parameter that was waiting for its shape."""
+        """Initialize the values of a parameter whose initialization was deferred."""
         if self._deferred is None:
             return
         init, default, values = self._deferred
@@ -129,8 +129,8 @@ class Parameter:
         if values is None:
             with autograd.pause():
                 values = nd.zeros(self._shape or (), dtype=self.dtype)
-                # through its text, as MXNet does: the initializer then sees a name and attributes, and
-                # one that is told to fill weights only leaves biases at 0
+                # through its text, as in MXNet: as the variable's own initializer it fills the values
+                # as weights, for any name
                 text = init.dumps() if hasattr(init, "dumps") else init
                 if isinstance(text, str):
                     filler: Any = initializer.create(default)
@@ -141,14 +141,14 @@ class Parameter:
 
     def _take(self, values: NDArray) -> None:
         context = self._contexts[0] if self._contexts else current_context()
-        # a copy: the array that was given may be another parameter's
+        # a copy: the given array may be another parameter's
         self._array = NDArray(np.array(values._data, dtype=self.dtype), context)
         self._attach()
 
     def _attach(self) -> None:
         if self._array is not None:
             if self.grad_req == "null":
-                # an earlier gradient goes, and its memory with it
+                # an earlier gradient and its memory are freed
                 self._array._mark(None, "null")
             else:
                 self._array.attach_grad(self.grad_req)
@@ -193,7 +193,7 @@ class Parameter:
         return [self.grad()] * max(1, len(self._contexts))
 
     def list_ctx(self) -> list[Context]:
-        """Return the contexts the values were requested for."""
+        """Return the contexts for which the values were requested."""
         if self._array is None and self._deferred is None:
             raise RuntimeError(f"Parameter '{self.name}' has not been initialized")
         return list(self._contexts) or [current_context()]
@@ -201,12 +201,12 @@ class Parameter:
     def zero_grad(self) -> None:
         """Set the gradient to 0."""
         if self._array is not None and self._array.grad is not None:
-            # in place: a Trainer and the tape keep this very array
+            # in place: the Trainer and the tape refer to this array
             self._array.grad[:] = 0
 
-    # A copy: the caller may go on changing the array.
+    # A copy: the caller may change the array later.
     def set_data(self, data: NDArray) -> None:
-        """Take over values; another shape than the present one is an error."""
+        """Set the values; a shape other than the present one is an AssertionError."""
         self.shape = data.shape
         if self._array is None:
             if self._deferred is None:
@@ -214,18 +214,18 @@ class Parameter:
             self._deferred = (*self._deferred[:2], data.copy())
             self.finish()
         else:
-            # into the old memory, which graphs and trainers hold
+            # into the old memory, to which graphs and trainers refer
             self._array._data[...] = nd.to_numpy(data)
 
-    # Contexts given earlier stay where the file is loaded without one.
+    # Without a context the earlier contexts stay.
     def load(self, data: NDArray, ctx: Any, source: str = "", cast_dtype: bool = False,
              dtype_source: str = "current") -> None:
-        """Take over values of a file: the shape must agree, and the type unless `cast_dtype` is on."""
+        """Set the values to those of a file: the shape must agree, and without `cast_dtype` the dtype."""
         if self._shape is not None and (len(self._shape) != data.ndim or any(
                 own not in (*_UNKNOWN, new) for own, new in zip(self._shape, data.shape, strict=True))):
             raise AssertionError(f"Failed loading Parameter '{self.name}' from saved params: shape "
                                  f"incompatible expected {self.shape} vs saved {data.shape}")
-        # "saved": the block takes the file's type; "current": the values are cast to the block's
+        # "saved": the parameter takes the file's dtype; "current": the values are cast to its own
         if cast_dtype and dtype_source == "saved":
             self._dtype = data.dtype
         elif not cast_dtype and np.dtype(self.dtype) != data.dtype:
@@ -243,7 +243,7 @@ class Parameter:
             self._array._data[...] = data._data
 
     def reset_ctx(self, ctx: Any) -> None:
-        """Keep the values for other contexts."""
+        """Set the contexts of the values."""
         if self._array is None and self._deferred is None:
             raise ValueError(f"Cannot reset context for Parameter '{self.name}' because it has not been "
                              "initialized.")
@@ -252,7 +252,7 @@ class Parameter:
             self._take(self._array)
 
     def cast(self, dtype: Any) -> None:
-        """Keep the values in another type."""
+        """Convert the values to another dtype."""
         self._dtype = dtype
         if self._array is not None:
             self._take(self._array)
@@ -269,8 +269,8 @@ class Constant(Parameter):
     """A value that is not trained."""
 
     def __init__(self, name: str, value: Any) -> None:
-        # a constant is filled by an initializer like every parameter, so that `initialize` and
-        # files treat it alike
+        # a constant has an initializer like every parameter, so that `initialize` and files treat it
+        # in the same way
         self.value = value if isinstance(value, NDArray) else nd.array(value)
 
         @initializer.register
@@ -279,7 +279,7 @@ class Constant(Parameter):
                 arr[:] = constant
 
         constant = self.value
-        # A name of its own for each constant, by which the initializer is found again.
+        # Registered under a name of its own for each constant, by which `create` finds it.
         initializer.alias(f"Constant_{name}")(Init)
         super().__init__(name, "null", self.value.shape, self.value.dtype, init=f"Constant_{name}".lower())
 

@@ -13,17 +13,17 @@ from imgcls.compat.mxnet.nd import NDArray
 
 
 class ParameterDict:
-    """Parameters by name, in the order of the network; those that `shared` has are taken from there."""
+    """Parameters by name, in the order of the network; `get` takes those that `shared` has from there."""
 
     def __init__(self, prefix: str = "", shared: ParameterDict | None = None) -> None:
         self._prefix = prefix
         self._parameters: dict[str, Parameter] = {}
-        # looked up and never written to: what is new here stays unknown there
+        # looked up and never changed: new parameters are not added there
         self._shared = shared
 
     @property
     def prefix(self) -> str:
-        """What the names of own parameters begin with."""
+        """The beginning of the names of new parameters."""
         return self._prefix
 
     def __repr__(self) -> str:
@@ -59,13 +59,13 @@ class ParameterDict:
         if name not in self._parameters and self._shared is not None:
             shared = self._shared._parameters.get(name)
             if shared is not None:
-                # noted as one's own as well: a file of this block then holds it
+                # added here as well, so that a file of this block contains it
                 self._parameters[name] = shared
         return self._parameters.get(name)
 
-    # How layers ask for their weights; a second layer with the same parameters gets the same objects.
+    # Layers get their weights by it; a second layer with the same ParameterDict gets the same objects.
     def get(self, name: str, **kwargs: Any) -> Parameter:
-        """Return the parameter of this name behind the prefix, made with these settings if it is new."""
+        """Return the parameter of the prefix and this name, made with these settings if it is new."""
         full = self._prefix + name
         found = self._find(full)
         if found is None:
@@ -74,7 +74,7 @@ class ParameterDict:
         shape = kwargs.get("shape")
         if shape is not None:
             own = found.shape or ()
-            # 0 stands for a size that the first batch tells; whichever of the two knows it wins
+            # 0 stands for a size that is not known yet; it is taken from the other shape
             sizes = (shape,) if isinstance(shape, int) else tuple(shape)
             if len(own) == len(sizes):
                 found.shape = [a or b for a, b in zip(own, sizes, strict=True)]
@@ -97,7 +97,7 @@ class ParameterDict:
         return found
 
     def update(self, other: ParameterDict | Mapping[str, Parameter]) -> None:
-        """Take up other parameters; one name for two of them is an error."""
+        """Add other parameters; two different ones of the same name are a ValueError."""
         for name, parameter in other.items():
             if self._parameters.setdefault(name, parameter) is not parameter:
                 raise ValueError(f"Cannot update self with other because they have different Parameters with "
@@ -105,7 +105,7 @@ class ParameterDict:
 
     def initialize(self, init: Any = None, ctx: Any = None, verbose: bool = False,
                    force_reinit: bool = False) -> None:
-        """Fill all values, each by its own initializer or by `init`, which is Uniform by default."""
+        """Initialize all values, each by its own initializer or by `init`, which is Uniform by default."""
         from imgcls.compat.mxnet import initializer
 
         # uniform in [-0.07, 0.07): MXNet's default, which its documentation of Gluon relies on
@@ -121,7 +121,7 @@ class ParameterDict:
             parameter.zero_grad()
 
     def reset_ctx(self, ctx: Any) -> None:
-        """Keep all values for other contexts."""
+        """Set the contexts of all parameters."""
         for parameter in self._parameters.values():
             parameter.reset_ctx(ctx)
 
@@ -136,7 +136,7 @@ class ParameterDict:
 
     # A regular expression, matched from the start of the name.
     def select(self, pattern: str) -> ParameterDict:
-        """Return those whose name begins with a pattern."""
+        """Return the parameters whose names begin with a match of the pattern."""
         matcher = re.compile(pattern)  # the caller's own, never from a file
         found = ParameterDict(self._prefix)
         found.update({name: parameter for name, parameter in self.items() if matcher.match(name)})
@@ -151,27 +151,28 @@ class ParameterDict:
                                  f"name '{name}' does not start with '{strip_prefix}'. this may be due to "
                                  "your Block shares parameters from other Blocks or you forgot to use 'with "
                                  "name_scope()' when creating child blocks.")
-            # without the prefix, which counts up with every block of a process: the next run would
-            # have other names
+            # without the prefix, which has a count of the process's blocks: the next run may have
+            # another one
             arrays[name[len(strip_prefix):]] = parameter.data()
         nd.save(filename, arrays)
 
-    # Prefixes arg: and aux: are of checkpoints; Gluon's own files have none.
+    # The prefixes arg: and aux: are those of checkpoints; Gluon's own files have none.
     def load(self, filename: str | os.PathLike[str], ctx: Any = None, allow_missing: bool = False,
              ignore_extra: bool = False, restore_prefix: str = "", cast_dtype: bool = False,
              dtype_source: str = "current") -> None:
-        """Take over the arrays of a file, a checkpoint's or Gluon's."""
+        """Set the parameters to those of a file, a checkpoint's or Gluon's; see `load_dict`."""
         arrays = nd.load(filename)
         if not isinstance(arrays, dict):
             raise ValueError(f"{filename}: its arrays have no names, so they are no parameters")
         self.load_dict(arrays, ctx, allow_missing, ignore_extra, restore_prefix, f"file: {filename}",
                        cast_dtype, dtype_source)
 
-    # All names are compared before the first value is taken: a wrong file leaves the block as it was.
+    # All names are compared before the first value is set: a wrong file does not change the block.
     def load_dict(self, param_dict: Mapping[str, NDArray], ctx: Any = None, allow_missing: bool = False,
                   ignore_extra: bool = False, restore_prefix: str = "", filename: str | None = None,
                   cast_dtype: bool = False, dtype_source: str = "current") -> None:
-        """Take over arrays by name; all names must agree unless they are allowed not to."""
+        """Set parameters by name. A missing name is an AssertionError unless `allow_missing`, an extra one
+        unless `ignore_extra`; `restore_prefix` is put in front of the given names."""
         source = filename or "the dictionary"
         given = {restore_prefix + (name[4:] if name.startswith(("arg:", "aux:")) else name): array
                  for name, array in param_dict.items()}

@@ -1,4 +1,4 @@
-"""`mx.gluon.SymbolBlock`: a network that was exported, as a block."""
+"""`mx.gluon.SymbolBlock`: an exported network as a block."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class SymbolBlock(HybridBlock):
                  params: ParameterDict | None = None) -> None:
         super().__init__(prefix="")
         heads = [outputs] if isinstance(outputs, Symbol) else list(outputs)
-        # A Symbol can be iterated too: list() of one would give its outputs.
+        # A Symbol is iterable too: list() of one would be its outputs.
         variables = [inputs] if isinstance(inputs, Symbol) else list(inputs)
         joined = heads[0] if len(heads) == 1 else symbol.Group(heads)
         names = [str(variable.name) for variable in variables]
@@ -42,7 +42,7 @@ class SymbolBlock(HybridBlock):
             self._reg_params[name] = parameter
 
     @staticmethod
-    # What most code for inference begins with.
+    # Most code for inference begins with this.
     def imports(symbol_file: str | os.PathLike[str], input_names: str | Sequence[str],
                 param_file: str | os.PathLike[str] | None = None, ctx: Any = None,
                 allow_missing: bool = False, ignore_extra: bool = False) -> SymbolBlock:
@@ -72,7 +72,7 @@ class SymbolBlock(HybridBlock):
     def _symbol_of(self, args: Sequence[Any]) -> CachedGraph:
         return self._symbol_graph
 
-    # A symbol in place of an array gives the network as a part of another.
+    # With symbols in place of arrays the network becomes a part of another.
     def forward(self, x: Any, *args: Any) -> Any:
         """Return the outputs for arrays, or the symbol with other symbols as its inputs."""
         graph = self._symbol_graph
@@ -99,7 +99,7 @@ class SymbolBlock(HybridBlock):
         missing = [name for name in labels if name not in arrays and name not in
                    self._symbol_graph.input_names]
         if missing:
-            # A loss at the end has a label, which inference does not look at.
+            # A loss at the end has a label, which inference does not use: zeros.
             graph = self._symbol_graph
             shapes = {name: array.shape for name, array in zip(graph.input_names, given, strict=True)}
             found = graph.symbol.infer_shape_partial(**shapes, **{k: v.shape for k, v in arrays.items()})

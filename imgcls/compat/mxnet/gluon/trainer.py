@@ -30,17 +30,17 @@ class Trainer:
                                  f"{type(parameter)}.")
         self._params: list[Parameter] = list(params)
         settings = dict(optimizer_params or {})
-        # the caller's own scale stays a factor beside the one by the batch
+        # the caller's own `rescale_grad` is a factor in addition to 1 / batch_size
         self._scale = float(settings.get("rescale_grad", 1.0))
         if isinstance(optimizer, optimizers.Optimizer):
-            # two places for one setting: MXNet asks the caller to decide as well
+            # the settings would be given twice: an error, as in MXNet
             if settings:
                 raise AssertionError("optimizer_params must be None if optimizer is an instance of Optimizer "
                                      "instead of str")
             self._optimizer = optimizer
         else:
             self._optimizer = optimizers.create(optimizer, **settings)
-        # MXNet's own way: multipliers are looked up by index, and no name says what does not decay.
+        # As in MXNet: multipliers are the parameters' own, by index, and names do not decide the decay.
         self._optimizer.param_dict = dict(enumerate(self._params))
         self._updater = optimizers.get_updater(self._optimizer)
 
@@ -58,14 +58,14 @@ class Trainer:
         """Change the rate."""
         self._optimizer.set_learning_rate(lr)
 
-    # Of the sum over a batch: losses are not divided by its size.
+    # Gradients are sums over the batch: losses are not divided by its size.
     def step(self, batch_size: int, ignore_stale_grad: bool = False) -> None:
         """Change all parameters by their gradients, divided by the size of the batch."""
         self._optimizer.rescale_grad = self._scale / batch_size
         self._update(ignore_stale_grad)
 
     def allreduce_grads(self) -> None:
-        """Do nothing: parameters are one array here, and their gradients are summed already."""
+        """Do nothing: a parameter is one array here, and its gradient is already the sum."""
 
     def update(self, batch_size: int, ignore_stale_grad: bool = False) -> None:
         """Do what `step` does, after `allreduce_grads`."""
@@ -76,7 +76,7 @@ class Trainer:
             if parameter.grad_req == "null":
                 continue
             array = parameter.data()
-            # a gradient of an earlier step would be taken a second time
+            # otherwise the gradient of an earlier step would be used a second time
             if not array._is_fresh:
                 if not ignore_stale_grad:
                     raise UserWarning(
@@ -94,9 +94,9 @@ class Trainer:
         write_bytes(fname, self._updater.get_states())
 
     def load_states(self, fname: str | os.PathLike[str]) -> None:
-        """Take over the states of a file; nothing that it holds is run."""
+        """Set the optimizer's states to those of a file; no code in it is run."""
         with open(fname, "rb") as stream:
-            # no pickle is run: `set_states` reads MXNet's form by an allow-list
+            # a pickle: `set_states` accepts only what MXNet's files contain
             self._updater.set_states(stream.read())
 
 

@@ -1,4 +1,4 @@
-"""`mx.gluon.data.DataLoader`: batches of a data set, made ahead by threads if there are workers."""
+"""`mx.gluon.data.DataLoader`: batches of a data set; with workers, threads make them ahead."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from imgcls.compat.mxnet.gluon.data.sampler import BatchSampler, RandomSampler, 
 from imgcls.compat.mxnet.nd import NDArray
 
 
-# Types stay: whole numbers are int64, Python's floats float64, as in MXNet.
+# dtypes are kept: Python's integers become int64, its floats float64, as in MXNet.
 def default_batchify_fn(data: Sequence[Any]) -> Any:
     """Return samples as a batch: arrays stacked, tuples member by member, numbers as an array."""
     first = data[0]
@@ -29,9 +29,9 @@ def default_batchify_fn(data: Sequence[Any]) -> Any:
 default_mp_batchify_fn = default_batchify_fn
 
 
-# Threads in place of MXNet's processes: decoding and resizing run outside of Python's lock.
+# Threads where MXNet has processes: decoding and resizing release Python's global lock.
 class DataLoader:
-    """An iterable of batches, in the order of the sampler whatever the number of workers."""
+    """An iterable of batches, in the order of the sampler for any number of workers."""
 
     def __init__(self, dataset: Any, batch_size: int | None = None, shuffle: bool = False,
                  sampler: Any = None, last_batch: str | None = None, batch_sampler: Any = None,
@@ -77,7 +77,7 @@ class DataLoader:
                 while waiting:
                     yield waiting.popleft().result()
             finally:
-                for future in waiting:  # who leaves the loop early waits for no batch
+                for future in waiting:  # where the loop is left early, no further batch is made
                     future.cancel()
 
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""`mx.gluon.data.dataset`: samples by number, and the records of a file as such."""
+"""`mx.gluon.data.dataset`: samples by number, and data sets of arrays and of records."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from imgcls.compat.mxnet.nd import NDArray
 
 
 class Dataset:
-    """Samples that are requested by number."""
+    """The base class: samples by number, with a length."""
 
     def __getitem__(self, idx: int) -> Any:
         raise NotImplementedError
@@ -20,14 +20,14 @@ class Dataset:
         raise NotImplementedError
 
     def transform(self, fn: Callable[..., Any], lazy: bool = True) -> Dataset:
-        """Return the samples as `fn` makes them, all now if not `lazy`; it is given a tuple's members."""
+        """Return the samples changed by `fn`, which gets a tuple's members; without `lazy` all are made now."""
         changed = _Transformed(self, fn)
-        # By number, not `for sample in changed`: data sets of people's own need not raise IndexError at their
+        # By number, not `for sample in changed`: user-defined data sets need not raise IndexError at their
         # end.
         return changed if lazy else SimpleDataset([changed[i] for i in range(len(changed))])
 
     def transform_first(self, fn: Callable[[Any], Any], lazy: bool = True) -> Dataset:
-        """Return the samples with their first member, mostly the image, as `fn` makes it."""
+        """Return the samples with their first member, mostly the image, changed by `fn`."""
         return self.transform(_First(fn), lazy)
 
 
@@ -36,12 +36,12 @@ class Dataset:
         return _Chosen(self, [i for i in range(len(self)) if fn(self[i])])
 
     def take(self, count: int | None) -> Dataset:
-        """Return the first samples."""
+        """Return the first `count` samples; all for None."""
         return _Chosen(self, range(len(self) if count is None else min(count, len(self))))
 
     # Sizes differ by one at most; the first parts are the larger ones.
     def shard(self, num_shards: int, index: int) -> Dataset:
-        """Return one of several parts."""
+        """Return part `index` of `num_shards` consecutive parts."""
         if not 0 <= index < num_shards:
             raise AssertionError(f"Shard index of out bound: {index} out of {num_shards}")
         size, larger = divmod(len(self), num_shards)
@@ -67,7 +67,7 @@ class SimpleDataset(Dataset):
 
 
 class ArrayDataset(Dataset):
-    """Rows of several arrays or lists of one length, as tuples; of one, the rows themselves."""
+    """Rows of several arrays or lists of the same length, as tuples; of a single one the rows themselves."""
 
     def __init__(self, *args: Any) -> None:
         if not args:
@@ -76,7 +76,7 @@ class ArrayDataset(Dataset):
             if len(data) != len(args[0]):
                 raise AssertionError("All arrays must have the same length; array[0] has length "
                                      f"{len(args[0])} while array[{number}] has {len(data)}.")
-        # Labels are numbers, so that a batch of them is made as that of a list.
+        # A vector, such as labels, becomes numpy: its items are numbers, batched like those of a list.
         self._data = [data.asnumpy() if isinstance(data, NDArray) and data.ndim == 1 else data
                       for data in args]
 
@@ -93,7 +93,7 @@ class RecordFileDataset(Dataset):
     def __init__(self, filename: str | os.PathLike[str]) -> None:
         self.filename = os.fspath(filename)
         self.idx_file = os.path.splitext(self.filename)[0] + ".idx"
-        # Worker processes are given it pickled, and open the file again: readers share no position.
+        # In another process it is pickled and opens the file again: readers share no position.
         self._record = recordio.MXIndexedRecordIO(self.idx_file, self.filename, "r")
 
     def __getitem__(self, idx: int) -> Any:
@@ -112,7 +112,7 @@ class _Transformed(Dataset):
 
     def __getitem__(self, idx: int) -> Any:
         sample = self._source[idx]
-        # A list is one argument: only tuples are taken apart, as in MXNet.
+        # A list is one argument: only tuples are unpacked, as in MXNet.
         return self._fn(*sample) if isinstance(sample, tuple) else self._fn(sample)
 
     def __len__(self) -> int:

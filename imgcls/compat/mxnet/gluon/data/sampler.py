@@ -1,4 +1,4 @@
-"""`mx.gluon.data`: in which order samples come, and which of them are a batch."""
+"""`mx.gluon.data`: samplers, the order of samples, and which of them are a batch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 
 class Sampler:
-    """The base: an iterator over numbers of samples, with a length."""
+    """The base class: an iterable over numbers of samples, with a length."""
 
     def __len__(self) -> int:
         raise NotImplementedError
@@ -51,7 +51,7 @@ class FilterSampler(Sampler):
     """The numbers of the samples for which `fn` is true."""
 
     def __init__(self, fn: Callable[[Any], bool], dataset: Any) -> None:
-        # each sample is read once, here: which of them remain must be known for the length
+        # each sample is read once, here: the length must be known
         self._numbers = [i for i in range(len(dataset)) if fn(dataset[i])]
 
     def __iter__(self) -> Iterator[int]:
@@ -62,7 +62,7 @@ class FilterSampler(Sampler):
 
 
 class BatchSampler(Sampler):
-    """Lists of numbers; the last, smaller one is kept, discarded, or put before the next epoch."""
+    """Lists of numbers; a last, smaller one is kept, discarded, or moved to the next epoch's beginning."""
 
     def __init__(self, sampler: Any, batch_size: int, last_batch: str = "keep") -> None:
         self._sampler = sampler
@@ -71,7 +71,7 @@ class BatchSampler(Sampler):
         self._left: list[Any] = []
 
     def __iter__(self) -> Iterator[list[Any]]:
-        # of rollover: samples that did not fill a batch begin the next epoch
+        # for rollover: samples that did not fill a batch begin the next epoch
         batch, self._left = self._left, []
         for number in self._sampler:
             batch.append(number)
@@ -94,7 +94,7 @@ class BatchSampler(Sampler):
         if self._last_batch == "discard":
             return len(self._sampler) // size
         if self._last_batch == "rollover":
-            # how many batches the next epoch will have, with what is left over from this one
+            # the number of batches of the next epoch, with the samples left over from this one
             return (len(self._left) + len(self._sampler)) // size
         raise ValueError("last_batch must be one of 'keep', 'discard', or 'rollover', but got "
                          f"{self._last_batch}")

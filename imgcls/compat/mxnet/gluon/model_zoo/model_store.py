@@ -13,7 +13,7 @@ def default_root() -> str:
     return os.path.join(os.environ.get("MXNET_HOME", os.path.join("~", ".mxnet")), "models")
 
 
-# Nothing is fetched: the store that MXNet asked is no longer served by its project.
+# Nothing is downloaded: the store of MXNet's project is no longer served.
 def get_model_file(name: str, root: str | os.PathLike[str] | None = None) -> str:
     """Return the file of a network in MXNet's folder, `NAME-HASH.params` or `NAME.params`."""
     folder = Path(os.path.expanduser(root or default_root()))

@@ -1,4 +1,4 @@
-"""`mx.gluon.nn`: the layers that networks in Python are made of."""
+"""`mx.gluon.nn`: the layers of networks that are written in Python."""
 
 from typing import Any
 

@@ -26,7 +26,7 @@ class Activation(HybridBlock):
 
 
 class LeakyReLU(HybridBlock):
-    """A slope of `alpha` below 0."""
+    """The identity above 0, with a slope of `alpha` below."""
 
     def __init__(self, alpha: float, **kwargs: Any) -> None:
         if alpha < 0:
@@ -42,7 +42,7 @@ class LeakyReLU(HybridBlock):
 
 
 class PReLU(HybridBlock):
-    """A slope below 0 that is trained, one for each channel or one for all."""
+    """LeakyReLU with a trained slope, one for each channel or one for all."""
 
     def __init__(self, alpha_initializer: Any = None, in_channels: int = 1, **kwargs: Any) -> None:
         super().__init__(**kwargs)

@@ -9,7 +9,7 @@ from imgcls.compat.mxnet.gluon.nn.activations import Activation
 
 
 class Dense(HybridBlock):
-    """act(x W^T + b), (N, units); with `flatten` off on the last axis alone."""
+    """act(x W^T + b), of shape (N, units); with `flatten` off it works on the last axis alone."""
 
     def __init__(self, units: int, activation: str | None = None, use_bias: bool = True, flatten: bool = True,
                  dtype: Any = "float32", weight_initializer: Any = None, bias_initializer: Any = "zeros",
@@ -39,7 +39,7 @@ class Dense(HybridBlock):
 
 
 class Dropout(HybridBlock):
-    """Sets a fraction `rate` to 0 while training."""
+    """Sets a fraction `rate` of the values to 0 in training, and scales the others up."""
 
     def __init__(self, rate: float, axes: tuple[int, ...] = (), **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -75,7 +75,7 @@ class Embedding(HybridBlock):
 
 
 class Flatten(HybridBlock):
-    """(N, all the rest)."""
+    """Reshape to (N, all other axes together)."""
 
     def hybrid_forward(self, F: Any, x: Any) -> Any:  # noqa: N803
         return F.Flatten(x)

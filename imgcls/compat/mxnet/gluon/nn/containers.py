@@ -1,4 +1,4 @@
-"""`mx.gluon.nn`: blocks in a row, and functions as blocks."""
+"""`mx.gluon.nn`: containers of blocks, and functions as blocks."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from imgcls.compat.mxnet.gluon.hybrid_block import HybridBlock
 from imgcls.compat.mxnet.gluon.parameter_dict import ParameterDict
 
 
-# Both kinds of rows are lists of their children.
+# Both kinds of containers are lists of their children.
 class _Row:
-    """The list of children of a block."""
+    """The interface of a list, over the children of a block."""
 
     _is_row = True
     _children: dict[str, Block]
@@ -21,7 +21,7 @@ class _Row:
     _prefix: str
 
     def add(self, *blocks: Block) -> None:
-        """Put blocks at the end of the row."""
+        """Append blocks."""
         for block in blocks:
             self.register_child(block)
 
@@ -128,7 +128,7 @@ class Concurrent(Sequential):
 
 
 class HybridConcurrent(HybridSequential):
-    """The same for HybridBlocks."""
+    """`Concurrent` for HybridBlocks."""
 
     def __init__(self, axis: int = -1, prefix: str | None = None,
                  params: ParameterDict | None = None) -> None:

@@ -16,7 +16,7 @@ def sizes(value: Any, count: int) -> tuple[int, ...]:
 
 
 class _Convolution(HybridBlock):
-    """What convolutions have in common."""
+    """The base class of convolutions."""
 
     _num_axes = 2
     _operator = "Convolution"
@@ -49,11 +49,11 @@ class _Convolution(HybridBlock):
 
     def _weight_shape(self, in_channels: int, kernel: tuple[int, ...], groups: int,
                       layout: str) -> tuple[int, ...]:
-        # 0 where the channels are not known yet: the first batch tells them
+        # 0 where the channels are not known yet: they follow from the first batch
         inside = in_channels // groups
         if self._operator == "Deconvolution":
-            # a transposed convolution is the gradient of one, and has its weights: input channels
-            # first
+            # a transposed convolution is the gradient of a convolution, and has its layout of weights:
+            # input channels first
             return (in_channels, self._channels // groups, *kernel)
         if layout.endswith("C"):
             return (self._channels, *kernel, inside)
@@ -61,7 +61,7 @@ class _Convolution(HybridBlock):
 
     def hybrid_forward(self, F: Any, x: Any, weight: Any = None, bias: Any = None) -> Any:  # noqa: N803
         inputs = (x, weight) if bias is None else (x, weight, bias)
-        # "fwd" is MXNet's name of the node, and stands in exported files
+        # "fwd" is MXNet's name of the node, which exported files contain
         result = getattr(F, self._operator)(*inputs, name="fwd", **self._settings)
         return result if self.act is None else self.act(result)
 

@@ -9,16 +9,16 @@ import numpy as np
 from imgcls.compat.mxnet.gluon.hybrid_block import HybridBlock
 
 
-# What the kinds have in common: a scale and an offset for each channel.
+# Common to all kinds: a scale and an offset for each channel.
 class _Normalization(HybridBlock):
-    """A block with `gamma` and `beta`; `_settings` go to the operator and into what `print` shows."""
+    """A block with `gamma` and `beta`; `_settings` are shown by `print`."""
 
     _settings: dict[str, Any]
     _shows_none = False
 
     def _make(self, channels: int, center: bool, scale: bool, beta: Any, gamma: Any,
               **kwargs: Any) -> None:
-        # "null" and not left out: without a scale gamma stays 1, and is in the file all the same
+        # "null" and not left out: without a scale gamma stays 1, and files contain it nevertheless
         self.gamma = self.params.get("gamma", grad_req="write" if scale else "null", shape=(channels,),
                                      init=gamma, allow_deferred_init=True, **kwargs)
         self.beta = self.params.get("beta", grad_req="write" if center else "null", shape=(channels,),
@@ -51,11 +51,11 @@ class BatchNorm(_Normalization):
 
     def _statistic(self, name: str, channels: int, init: Any) -> Any:
         return self.params.get(name, grad_req="null", shape=(channels,), init=init, allow_deferred_init=True,
-                               # moved by the forward pass, and by no gradient
+                               # updated from the batch's statistics, and not by a gradient
                                differentiable=False)
 
     def cast(self, dtype: Any) -> None:
-        """Compute in another type; float16 keeps its statistics in float32, as in MXNet."""
+        """Convert the parameters to another dtype; for float16 they stay float32, as in MXNet."""
         super().cast("float32" if np.dtype(dtype) == np.float16 else dtype)
 
     def hybrid_forward(self, F: Any, x: Any, gamma: Any = None, beta: Any = None,  # noqa: N803
@@ -80,7 +80,7 @@ class BatchNormReLU(BatchNorm):
 
 
 class InstanceNorm(_Normalization):
-    """Each channel of each sample for itself."""
+    """Normalise each channel of each sample separately."""
 
     def __init__(self, axis: int = 1, epsilon: float = 1e-5, center: bool = True, scale: bool = False,
                  beta_initializer: Any = "zeros", gamma_initializer: Any = "ones", in_channels: int = 0,
@@ -99,7 +99,7 @@ class InstanceNorm(_Normalization):
 
 
 class LayerNorm(_Normalization):
-    """Each sample along one axis."""
+    """Normalise each sample along one axis."""
 
     def __init__(self, axis: int = -1, epsilon: float = 1e-5, center: bool = True, scale: bool = True,
                  beta_initializer: Any = "zeros", gamma_initializer: Any = "ones", in_channels: int = 0,
@@ -115,7 +115,7 @@ class LayerNorm(_Normalization):
 
 
 class GroupNorm(_Normalization):
-    """Each group of channels of each sample for itself."""
+    """Normalise each group of channels of each sample separately."""
 
     def __init__(self, num_groups: int = 1, epsilon: float = 1e-5, center: bool = True, scale: bool = True,
                  beta_initializer: Any = "zeros", gamma_initializer: Any = "ones", prefix: str | None = None,

@@ -9,7 +9,7 @@ from imgcls.compat.mxnet.gluon.nn.convolution import Sizes, sizes
 
 
 class _Pooling(HybridBlock):
-    """What poolings have in common."""
+    """The base class of poolings."""
 
     def __init__(self, pool_size: tuple[int, ...], strides: Any, padding: Any, ceil_mode: bool,
                  is_global: bool, pool_type: str, layout: str, count_include_pad: bool | None = None,
@@ -21,7 +21,7 @@ class _Pooling(HybridBlock):
             "pad": sizes(padding, axes), "global_pool": is_global, "pool_type": pool_type, "layout": layout,
             # MXNet's words for rounding the size up and down
             "pooling_convention": "full" if ceil_mode else "valid"}
-        # of means alone: MXNet writes no such attribute for a maximum
+        # for means only: MXNet writes no such attribute for a maximum
         if count_include_pad is not None:
             self._settings["count_include_pad"] = count_include_pad
 
@@ -40,7 +40,7 @@ class _Pooling(HybridBlock):
 
 
 class MaxPool2D(_Pooling):
-    """The largest value of each window; windows stand side by side unless `strides` says otherwise."""
+    """The largest value of each window; without `strides` windows do not overlap."""
 
     def __init__(self, pool_size: Sizes = (2, 2), strides: Sizes | None = None, padding: Sizes = 0,
                  layout: str = "NCHW", ceil_mode: bool = False, **kwargs: Any) -> None:
@@ -68,16 +68,16 @@ class GlobalAvgPool2D(_Pooling):
     """The mean of each map, (N, C, 1, 1)."""
 
     def __init__(self, layout: str = "NCHW", **kwargs: Any) -> None:
-        # the window of 1 x 1 is not used, but stands in exported files
+        # the window of 1 x 1 is not used, but exported files contain it
         super().__init__((1, 1), None, 0, True, True, "avg", layout, **kwargs)
 
 
 class ReflectionPad2D(HybridBlock):
-    """Pixels around a map, mirrored at its border."""
+    """Pad a map on all sides by reflection at its border."""
 
     def __init__(self, padding: Sizes = 0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        # none for the batch and the channels, which the operator's list begins with
+        # 0 for the axes of the batch and the channels, which come first
         self._padding = (0, 0, 0, 0, *(padding,) * 4) if isinstance(padding, int) else tuple(padding)
 
     def hybrid_forward(self, F: Any, x: Any) -> Any:  # noqa: N803

@@ -1,4 +1,4 @@
-"""`mx.gluon.data.vision`: the data set of image records, and what prepares images."""
+"""`mx.gluon.data.vision`: data sets of images, and transforms."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _EXTENSIONS = (".jpg", ".jpeg", ".png")
 
 
 class ImageFolderDataset(Dataset):
-    """The images of a folder of folders, (NDArray uint8 (H, W, C), number of the folder).
+    """The images in the folders of a folder: (NDArray uint8 (H, W, C), number of the folder).
 
-    `synsets` are the names of the folders in order, `items` pairs of a path and a number.
+    `synsets` are the names of the folders in order, `items` pairs of a path and a folder's number.
     """
 
     def __init__(self, root: str | os.PathLike[str], flag: int = 1,
@@ -62,7 +62,7 @@ class ImageRecordDataset(RecordFileDataset):
         self._transform = transform
 
     def __getitem__(self, idx: int) -> Any:
-        # Decoded when it is requested, each time anew: nothing stays in memory.
+        # Decoded at each request: nothing is kept in memory.
         header, encoded = recordio.unpack(super().__getitem__(idx))  # the label may be an array
         pixels = image.imdecode(encoded, self._flag)
         return self._transform(pixels, header.label) if self._transform else (pixels, header.label)

@@ -22,7 +22,7 @@ def _default_root(name: str) -> str:
 
 # All in memory, as the files are small.
 class _Downloaded(Dataset):
-    """(NDArray uint8 (H, W, C), int32 label) of files in `root`."""
+    """Samples (NDArray uint8 (H, W, C), int32 label) from files in `root`."""
 
     _name: str
 
@@ -31,7 +31,7 @@ class _Downloaded(Dataset):
         folder = Path(os.path.expanduser(root or _default_root(self._name)))
         images, labels = self._read(folder, train)
         self._data = images
-        # int32 is what MXNet gives; losses take it as it is
+        # int32 as in MXNet; losses accept it
         self._label = labels.astype(np.int32)
         self._transform = transform
 
@@ -53,7 +53,7 @@ def _missing(name: str, folder: Path) -> MXNetError:
 
 
 class MNIST(_Downloaded):
-    """Digits of 28 x 28 from idx files, packed by gzip or not."""
+    """Digits of 28 x 28 from idx files, compressed by gzip or not."""
 
     _name = "mnist"
 
@@ -62,7 +62,7 @@ class MNIST(_Downloaded):
         begin = "train" if train else "t10k"
         found = []
         for kind in ("images-idx3-ubyte", "labels-idx1-ubyte"):
-            # packed first, as MXNet leaves them; unpacked as well, as people do
+            # compressed first, as MXNet leaves them; then uncompressed
             names = [folder / f"{begin}-{kind}{end}" for end in (".gz", "")]
             path = next((path for path in names if path.is_file()), None)
             if path is None:

@@ -1,4 +1,4 @@
-"""`mx.gluon.data.vision.transforms`: what prepares an image for a network, as functions of NDArrays.
+"""`mx.gluon.data.vision.transforms`: preprocessing and augmentation of images, as functions of NDArrays.
 
 An image is uint8 (H, W, C) until `ToTensor` makes it float32 (C, H, W) in [0, 1].
 """
@@ -15,16 +15,16 @@ from imgcls.compat.mxnet.nd import NDArray
 
 
 class _Transform:
-    """The base: called with an image, it returns another."""
+    """The base class: called with an image, it returns the changed image."""
 
-    # Gluon's are blocks, which scripts may hybridize.
+    # Gluon's transforms are blocks, which scripts may hybridize.
     def hybridize(self, active: bool = True, **kwargs: Any) -> None:
         """Do nothing: there is no graph to be made."""
 
     def __call__(self, x: NDArray) -> NDArray:
         return self.forward(x)
 
-    # Gluon's form of a block that shows none of its settings.
+    # Gluon's form of a block without shown settings.
     def __repr__(self) -> str:
         return f"{type(self).__name__}(\n)"
 
@@ -39,18 +39,18 @@ def _shown(name: str, parts: Sequence[str]) -> str:
     return "\n".join([f"{name}(", *lines, ")"])
 
 
-# Gluon makes one block of those that stand side by side, which shows when a Compose is printed.
+# Gluon joins neighbouring hybrid transforms into one block, which is visible when a Compose is printed.
 def _is_hybrid(transform: Any) -> bool:
     return isinstance(transform, _Transform) and not isinstance(transform, (CenterCrop, Compose,
                                                                             RandomResizedCrop))
 
 
-# Any function of an image does, Gluon's or the caller's own.
+# Any function of an image works, Gluon's or the caller's own.
 class Compose(_Transform):
-    """Several transforms, one after the other."""
+    """Apply several transforms, one after the other."""
 
     def __init__(self, transforms: Sequence[Callable[[Any], Any]]) -> None:
-        # a copy, as the caller may go on changing the list
+        # a copy, as the caller may change the list later
         self._transforms = list(transforms)
 
     def __repr__(self) -> str:
@@ -70,7 +70,7 @@ class Compose(_Transform):
 
 # For networks that normalise inside, such as those of InsightFace.
 class Cast(_Transform):
-    """Another type of numbers."""
+    """Convert the image to `dtype`."""
 
     def __init__(self, dtype: Any = "float32") -> None:
         self._dtype = dtype
@@ -81,14 +81,14 @@ class Cast(_Transform):
 
 # Channels first is the layout of every network here.
 class ToTensor(_Transform):
-    """Pixels 0 to 255 as float32 in [0, 1], channels first; a batch (N, H, W, C) does as well."""
+    """Return pixels 0 to 255 as float32 in [0, 1], channels first; also of a batch (N, H, W, C)."""
 
     def forward(self, x: NDArray) -> NDArray:
         return nd_image.to_tensor(x)
 
 
 class Normalize(_Transform):
-    """(x - mean) / std of each channel, for images (C, H, W); both are a number or one for each channel."""
+    """Return (x - mean) / std for images (C, H, W); both are a number, or one for each channel."""
 
     def __init__(self, mean: float | Sequence[float] = 0.0, std: float | Sequence[float] = 1.0) -> None:
         self._mean, self._std = mean, std
@@ -97,9 +97,9 @@ class Normalize(_Transform):
         return nd_image.normalize(x, self._mean, self._std)
 
 
-# Bilinear unless told otherwise; mx.image takes cubic there.
+# Bilinear by default, where mx.image's default is cubic.
 class Resize(_Transform):
-    """To (width, height), or to `size` on both sides, with `keep_ratio` on the short one."""
+    """Resize to (width, height); one number is both sides, or with `keep_ratio` the short side."""
 
     def __init__(self, size: int | Sequence[int], keep_ratio: bool = False, interpolation: int = 1) -> None:
         self._size = size
@@ -114,20 +114,20 @@ class Resize(_Transform):
         return image.imresize(x, width, height, self._interpolation)
 
 
-# Enlarged bilinearly, where mx.image does it with a cubic.
+# Enlarged bilinearly, where mx.image's default is cubic.
 class CenterCrop(_Transform):
-    """The middle, (width, height) or a square; a smaller image is enlarged."""
+    """Crop the centre, (width, height) or a square; a smaller image is enlarged."""
 
     def __init__(self, size: int | Sequence[int], interpolation: int = 1) -> None:
         self._size = (size, size) if isinstance(size, int) else tuple(size)
         self._interpolation = interpolation
 
     def forward(self, x: NDArray) -> NDArray:
-        return image.center_crop(x, self._size, self._interpolation)[0]  # [1] says where it was cut
+        return image.center_crop(x, self._size, self._interpolation)[0]  # [1] is the window's place
 
 
 class CropResize(_Transform):
-    """A window, resized to `size` (width, height) where that is given."""
+    """Crop a window, and resize it to `size` (width, height) where that is given."""
 
     def __init__(self, x: int, y: int, width: int, height: int, size: int | Sequence[int] | None = None,
                  interpolation: int | None = None) -> None:
@@ -136,15 +136,15 @@ class CropResize(_Transform):
         self._interpolation = 1 if interpolation is None else interpolation
 
     def forward(self, x: NDArray) -> NDArray:
-        # refuses a window that reaches out of the image, as MXNet does
+        # raises for a window that is not inside of the image, as MXNet does
         window = nd_image.crop(x, *self._window)
         return window if self._size is None else nd_image.resize(window, self._size, False,
                                                                  self._interpolation)
 
 
-# The augmenters of mx.image do the work; random numbers are Python's, where Gluon's are the C++ library's.
+# The augmenters of mx.image do the work; random numbers are Python's, where MXNet's come from C++.
 class _Random(_Transform):
-    """A random change of pixels that keep their type."""
+    """A random change of pixels, whose dtype is kept."""
 
     _augmenter: augmenters.Augmenter
 
@@ -153,7 +153,7 @@ class _Random(_Transform):
 
 
 class RandomResizedCrop(_Transform):
-    """A window of random area and proportions, resized to `size` (width, height)."""
+    """Crop a window of random area and aspect ratio, and resize it to `size` (width, height)."""
 
     def __init__(self, size: int | Sequence[int], scale: Sequence[float] = (0.08, 1.0),
                  ratio: Sequence[float] = (3.0 / 4.0, 4.0 / 3.0), interpolation: int = 1) -> None:
@@ -165,53 +165,53 @@ class RandomResizedCrop(_Transform):
 
 
 class RandomFlipLeftRight(_Transform):
-    """Left and right swapped in half of the cases."""
+    """Mirror the image horizontally with probability 1/2."""
 
     def forward(self, x: NDArray) -> NDArray:
         return nd_image.random_flip_left_right(x)
 
 
 class RandomFlipTopBottom(_Transform):
-    """Top and bottom swapped in half of the cases."""
+    """Mirror the image vertically with probability 1/2."""
 
     def forward(self, x: NDArray) -> NDArray:
         return nd_image.random_flip_top_bottom(x)
 
 
 class RandomBrightness(_Random):
-    """Brightness times a number in [1 - brightness, 1 + brightness]."""
+    """Multiply the brightness by a random number in [1 - brightness, 1 + brightness]."""
 
     def __init__(self, brightness: float) -> None:
         self._augmenter = augmenters.BrightnessJitterAug(brightness)
 
 
 class RandomContrast(_Random):
-    """Distance from the mean grey times a random number."""
+    """Multiply the distance from the mean grey by a random number in [1 - contrast, 1 + contrast]."""
 
     def __init__(self, contrast: float) -> None:
         self._augmenter = augmenters.ContrastJitterAug(contrast)
 
 
 class RandomSaturation(_Random):
-    """Distance of each pixel from its grey times a random number."""
+    """Multiply each pixel's distance from its grey by a random number in [1 - saturation, 1 + saturation]."""
 
     def __init__(self, saturation: float) -> None:
         self._augmenter = augmenters.SaturationJitterAug(saturation)
 
 
 class RandomHue(_Random):
-    """Colours turned by a random angle."""
+    """Rotate the colours in YIQ by a random angle in [-hue * pi, hue * pi]."""
 
     def __init__(self, hue: float) -> None:
         self._augmenter = augmenters.HueJitterAug(hue)
 
 
 class RandomColorJitter(_Transform):
-    """Brightness, contrast, saturation and hue."""
+    """Change brightness, contrast, saturation and hue by random amounts."""
 
     def __init__(self, brightness: float = 0, contrast: float = 0, saturation: float = 0,
                  hue: float = 0) -> None:
-        # kept as numbers: the order of the four is drawn anew for each image
+        # kept as numbers: the order of the first three is drawn for each image, hue comes last
         self._amounts = brightness, contrast, saturation, hue
 
     def forward(self, x: NDArray) -> NDArray:
@@ -219,7 +219,7 @@ class RandomColorJitter(_Transform):
 
 
 class RandomLighting(_Random):
-    """Noise along the main directions of ImageNet's colours."""
+    """Add noise along the principal components of ImageNet's colours."""
 
     def __init__(self, alpha: float) -> None:
         self._augmenter = augmenters.LightingAug(alpha, augmenters.EIGENVALUES, augmenters.EIGENVECTORS)

@@ -32,7 +32,7 @@ __all__ = ["VGG", "AlexNet", "BasicBlockV1", "BasicBlockV2", "BottleneckV1", "Bo
            "get_densenet", "get_mobilenet", "get_mobilenet_v2", "get_model", "get_resnet", "get_squeezenet",
            "get_vgg", "inception_v3"]
 
-#: name for `get_model` -> what makes the network
+#: name for `get_model` -> function that makes the network
 _MODELS: dict[str, Callable[..., Any]] = {
     "alexnet": alexnet, "inceptionv3": inception_v3,
     **{f"resnet{layers}_v{version}": partial(get_resnet, version, layers)
@@ -50,7 +50,7 @@ _FUNCTIONS = {name.replace("mobilenetv2", "mobilenet_v2").replace(".", "_"): mak
 
 
 def get_model(name: str, **kwargs: Any) -> Any:
-    """Return the network of a name; `pretrained=True` with the weights of MXNet's own folder."""
+    """Return the network of a name; with `pretrained=True` it has the weights of MXNet's own folder."""
     if name.lower() not in _MODELS:
         options = "\n\t".join(sorted(_MODELS))
         raise ValueError(f"Model {name.lower()} is not supported. Available options are\n\t{options}")

@@ -1,4 +1,4 @@
-"""What the networks of the zoo share: rows of blocks, features and an output, pretrained files."""
+"""Common to the networks of the zoo: rows of blocks, features and an output, pretrained files."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ _Network = TypeVar("_Network", bound=nn.HybridBlock)
 
 
 def row(*blocks: Any, prefix: str = "") -> nn.HybridSequential:
-    """Return blocks in a row that adds nothing to their names."""
+    """Return a HybridSequential of blocks, by default one that adds nothing to their names."""
     made = nn.HybridSequential(prefix=prefix)
     made.add(*blocks)
     return made
 
 
 class FeaturesAndOutput(nn.HybridBlock):
-    """A network of `features`, and `output`, the layer that is replaced for other classes."""
+    """A network of `features` and `output`, the layer to replace for other classes."""
 
     features: nn.HybridSequential
     output: nn.HybridBlock

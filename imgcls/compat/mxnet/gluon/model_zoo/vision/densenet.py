@@ -19,7 +19,7 @@ def _normalised_relu() -> tuple[Any, Any]:
 
 
 def _layer(growth: int, bn_size: int, dropout: float) -> HybridConcurrent:
-    """Return the input and what is computed from it, side by side."""
+    """Return a block that joins the input and the layer's new channels."""
     new = row(*_normalised_relu(), nn.Conv2D(bn_size * growth, 1, use_bias=False), *_normalised_relu(),
               nn.Conv2D(growth, 3, padding=1, use_bias=False))
     if dropout:
@@ -30,7 +30,7 @@ def _layer(growth: int, bn_size: int, dropout: float) -> HybridConcurrent:
 
 
 class DenseNet(FeaturesAndOutput):
-    """Blocks of layers that each see all earlier ones of their block."""
+    """Blocks of layers whose input is the output of all earlier layers of their block."""
 
     def __init__(self, num_init_features: int, growth_rate: int, block_config: Sequence[int],
                  bn_size: int = 4, dropout: float = 0, classes: int = 1000, **kwargs: Any) -> None:

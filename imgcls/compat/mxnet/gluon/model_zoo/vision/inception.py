@@ -36,7 +36,7 @@ def _same(channels: int, kernel: Any) -> Conv:
 
 
 def _module(prefix: str, *branches: Any) -> HybridConcurrent:
-    """Return branches side by side; each is (convolutions, pooling in front), or makes itself."""
+    """Return parallel branches; each is (convolutions, pooling in front), or a function that makes it."""
     made = HybridConcurrent(axis=1, prefix=prefix)
     with made.name_scope():  # layers are numbered inside, so branches are made here
         for branch in branches:
@@ -70,7 +70,7 @@ def _d(prefix: str) -> HybridConcurrent:
 
 
 def _forked(*convs: Conv) -> nn.HybridSequential:
-    """Return convolutions, and behind them one along the rows beside one along the columns."""
+    """Return convolutions with two parallel ones behind them, 1 x 3 and 3 x 1."""
     made = row(_branch(*convs))
     fork = HybridConcurrent(axis=1, prefix="")
     fork.add(_branch(_same(384, (1, 3))), _branch(_same(384, (3, 1))))
@@ -84,7 +84,7 @@ def _e(prefix: str) -> HybridConcurrent:
 
 
 class Inception3(FeaturesAndOutput):
-    """Modules of branches side by side."""
+    """Modules of parallel branches."""
 
     def __init__(self, classes: int = 1000, **kwargs: Any) -> None:
         super().__init__(**kwargs)

@@ -11,12 +11,12 @@ from imgcls.compat.mxnet.gluon.model_zoo.vision._parts import FeaturesAndOutput,
 _PAIRS = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *(((512, 1),) * 5), (1024, 2), (1024, 1))
 #: of each group of bottlenecks: expansion, channels, their number
 _GROUPS = ((1, 16, 1), (6, 24, 2), (6, 32, 3), (6, 64, 4), (6, 96, 3), (6, 160, 3), (6, 320, 1))
-#: strides of all bottlenecks as MXNet has them, where the map shrinks one unit later than in the paper
+#: strides of all bottlenecks as in MXNet, where the map shrinks one unit later than in the paper
 _STRIDES = (1, 2, 1, 2, 1, 1, 2, *((1,) * 6), 2, 1, 1, 1)
 
 
 class RELU6(nn.HybridBlock):
-    """A relu that ends at 6."""
+    """A relu that is cut off at 6."""
 
     def hybrid_forward(self, F: Any, x: Any) -> Any:  # noqa: N803
         return F.clip(x, 0, 6, name="relu6")
@@ -30,7 +30,7 @@ def _add_conv(row: nn.HybridSequential, channels: int, kernel: int = 1, stride: 
 
 
 class LinearBottleneck(nn.HybridBlock):
-    """Wider, a convolution of each channel, narrower; with the input added where the shapes agree."""
+    """A widening 1 x 1, a depthwise and a narrowing 1 x 1 convolution; the input is added if shapes agree."""
 
     def __init__(self, in_channels: int, channels: int, t: int, stride: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -48,7 +48,7 @@ class LinearBottleneck(nn.HybridBlock):
 
 
 class MobileNet(FeaturesAndOutput):
-    """Convolutions of each channel, and of 1 x 1 between the channels, in turn."""
+    """Depthwise and 1 x 1 convolutions in turn."""
 
     def __init__(self, multiplier: float = 1.0, classes: int = 1000, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -87,7 +87,7 @@ class MobileNetV2(FeaturesAndOutput):
                 self.output.add(nn.Conv2D(classes, 1, use_bias=False, prefix="pred_"), nn.Flatten())
 
 
-# Files say 1.0 and 0.5, but 0.75 and 0.25.
+# File names have 1.0 and 0.5, but 0.75 and 0.25.
 def _version(multiplier: float) -> str:
     text = f"{multiplier:.2f}"
     return text[:-1] if text in ("1.00", "0.50") else text

@@ -25,7 +25,7 @@ class _UnitV1(nn.HybridBlock):
     body: nn.HybridSequential
 
     def _project(self, channels: int, stride: int, is_needed: bool, in_channels: int) -> None:
-        # None, not an empty block: files would name it otherwise.
+        # None, not an empty block, which files would name.
         self.downsample = row(nn.Conv2D(channels, 1, stride, use_bias=False, in_channels=in_channels),
                               nn.BatchNorm()) if is_needed else None
 
@@ -48,13 +48,13 @@ class BasicBlockV1(_UnitV1):
                         _conv3x3(channels, 1, channels), nn.BatchNorm())
         self._project(channels, stride, downsample, in_channels)
 
-    # In this order in MXNet's graph.
+    # The order of the sum in MXNet's graph.
     def _joined(self, F: Any, body: Any, shortcut: Any) -> Any:  # noqa: N803
         return F.Activation(shortcut + body, act_type="relu")
 
 
 class BottleneckV1(_UnitV1):
-    """A convolution of 3 x 3 between two of 1 x 1, which have biases in MXNet's."""
+    """A convolution of 3 x 3 between two of 1 x 1, which have biases as in MXNet."""
 
     def __init__(self, channels: int, stride: int, downsample: bool = False, in_channels: int = 0,
                  **kwargs: Any) -> None:
@@ -69,7 +69,7 @@ class BottleneckV1(_UnitV1):
 
 
 class _UnitV2(nn.HybridBlock):
-    """Normalisation and relu in front of each convolution; the sum continues as it is."""
+    """Normalisation and relu in front of each convolution; nothing behind the sum."""
 
     _num_convolutions: int
 
@@ -81,7 +81,7 @@ class _UnitV2(nn.HybridBlock):
         result, shortcut = x, x
         for number in range(1, self._num_convolutions + 1):
             result = F.Activation(getattr(self, f"bn{number}")(result), act_type="relu")
-            # He et al. 2016: a projection sees the normalised input, an identity the input as it is
+            # He et al. 2016: a projection gets the normalised input, an identity the plain input
             if number == 1 and self.downsample is not None:
                 shortcut = self.downsample(result)
             result = getattr(self, f"conv{number}")(result)
@@ -122,7 +122,7 @@ class BottleneckV2(_UnitV2):
 
 
 class _ResNet(FeaturesAndOutput):
-    """A stem, stages of units, the mean of each map; `thumbnail` has a stem for images of 32 x 32."""
+    """A stem, stages of units, a global pooling; `thumbnail` makes a stem for images of 32 x 32."""
 
     _is_second = False
 
@@ -134,7 +134,7 @@ class _ResNet(FeaturesAndOutput):
             if self._is_second:
                 # the network normalises its images itself, without parameters
                 features.add(nn.BatchNorm(scale=False, center=False))
-            # of 32 pixels: a stride of 2 and a pooling would leave 8 of them before the first stage
+            # for 32 pixels: a stride of 2 and a pooling would leave 8 of them before the first stage
             if thumbnail:
                 features.add(_conv3x3(channels[0], 1, 0))
             else:

@@ -25,7 +25,7 @@ def _fire(squeezed: int) -> nn.HybridSequential:
 
 
 class SqueezeNet(FeaturesAndOutput):
-    """Fire modules: few channels of 1 x 1, from them many of 1 x 1 and 3 x 3."""
+    """Fire modules: a 1 x 1 convolution to few channels, then 1 x 1 and 3 x 3 convolutions to many."""
 
     def __init__(self, version: str, classes: int = 1000, **kwargs: Any) -> None:
         super().__init__(**kwargs)
