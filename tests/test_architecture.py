@@ -8,7 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "imgcls"
 
-#: every room or loose file of the package, lowest floor first; a room imports only from floors below its own
+#: every package or loose file of imgcls, lowest level first; a package imports only from levels below its own
 FLOORS = [
     ["errors"],
     ["storage"],
@@ -119,6 +119,6 @@ def test_the_page_shows_these_floors() -> None:
 
 
 def floor_list() -> str:
-    """Return the block of docs/architecture.md that lists the floors, highest first."""
+    """Return the block of docs/architecture.md that lists the levels, highest first."""
     lines = [f"{number:2d}  {'  '.join(rooms)}" for number, rooms in reversed(list(enumerate(FLOORS)))]
     return "```text\n" + "\n".join(lines) + "\n```"
