@@ -98,7 +98,7 @@ def load_arrays(model: nn.Module, arrays: Mapping[str, np.ndarray], *, path: obj
 def multipliers(model: nn.Module) -> dict[str, tuple[float, float]]:
     """Return key of the state_dict -> (learning rate, weight decay) multipliers, for those that have one.
 
-    They are `__lr_mult__` and `__wd_mult__` on a layer or on its parameter.
+    They are `__lr_mult__` and `__wd_mult__` on a layer or on its parameter; UsageError unless it is a number.
     """
     found = {}
     for path, layer in model.named_modules():

@@ -16,8 +16,8 @@ from imgcls.layers.base import OpSpec
 ReadSettings = Callable[[OpSpec], dict[str, Any]]
 
 
-# A symbol is an untrusted file: each reader names the attributes that it knows, and `graph.read` refuses the
-# rest.
+# A symbol is an untrusted file: each reader names the attributes that it supports, and `graph.read` refuses
+# the rest.
 
 
 def read_nothing(spec: OpSpec) -> dict[str, Any]:

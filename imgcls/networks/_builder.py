@@ -68,7 +68,7 @@ class NetworkBuilder:
         self._config = config
         self._works = works
         self._layers = nn.Module()
-        # The trace is written along with the layers, so no one has to trace the network later, and two
+        # The trace is written along with the layers, so the network need not be traced later, and two
         # networks that differ in a setting need no class each.
         self._graph = fx.Graph()
         self._num_unnamed: Counter[str] = Counter()

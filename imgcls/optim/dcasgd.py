@@ -21,7 +21,7 @@ class DCASGD(Rule):
         super().__init__(params, momentum=momentum, lamda=lamda)
 
     def initial_state(self, p: Tensor) -> dict[str, Tensor]:
-        """Return a momentum of 0 and the weight of now."""
+        """Return a momentum of 0 and a copy of the current weight."""
         return super().initial_state(p) | {"previous_weight": p.detach().clone()}
 
     def update(self, group: dict[str, Any], params: list[Tensor], gradients: list[Tensor],
@@ -37,6 +37,6 @@ class DCASGD(Rule):
             torch._foreach_add_(change, params, alpha=group["weight_decay"])
         torch._foreach_mul_(momenta, group["momentum"])
         torch._foreach_add_(momenta, change, alpha=-group["lr"])
-        # the weights of before the step: the next gradient is late by this one
+        # the weights before the step: the next gradient is late by this one
         torch._foreach_copy_(previous, params)
         torch._foreach_add_(params, momenta)

@@ -177,8 +177,8 @@ def _groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:
 def avoid_dynamo() -> None:
     """Let the first optimizer be made without importing torch._dynamo, about a second of start-up."""
     # torch guards a few methods against being traced by its compiler and loads the compiler to do so. They
-    # are not traced here (`--compile` compiles the network, not the optimizer), so they may stand as they
-    # are. Where a later torch guards them otherwise, this does nothing and only the second is lost; a test of
+    # are not traced here (`--compile` compiles the network, not the optimizer), so they need no guard.
+    # Where a later torch guards them otherwise, this does nothing and only the second is lost; a test of
     # ours then fails.
     for name in ("add_param_group", "zero_grad", "state_dict", "load_state_dict"):
         guarded = getattr(getattr(torch.optim.Optimizer, name, None), "__wrapped__", None)

@@ -14,7 +14,7 @@ from imgcls.data.loaders.batch import Loader
 
 @dataclass(frozen=True)
 class Window:
-    """Where a batch stands among those of one step."""
+    """The place of a batch among those of one step."""
 
     is_first: bool = True
     is_last: bool = True
@@ -33,7 +33,7 @@ class Accumulation:
         self._last_size = loader.num_samples - (self._batches_per_epoch - 1) * loader.batch_size
 
     def window(self, update: int) -> Window:
-        """Return where the batch of an update (from 1) stands; a function of the update alone."""
+        """Return the place of the batch of an update (from 1) in its step; a function of the update alone."""
         if self.count == 1:
             return _ALONE
         index = (update - 1) % self._batches_per_epoch

@@ -44,7 +44,7 @@ class Teacher:
         """
         # no graph is kept: the teacher takes the memory of a validation, not of training
         with torch.no_grad(), self._precision.autocast():
-            # one product and sum stand for undoing the run's normalisation and applying the teacher's
+            # one product and one sum undo the run's normalisation and apply the teacher's
             images = images * self._scale + self._shift
             # each batch is looked at: images of the run may begin smaller and grow
             if self._size and tuple(images.shape[2:]) != tuple(self._size):

@@ -52,6 +52,7 @@ def set_drop_path(model: nn.Module, rate: float, network: str) -> None:
     """Let residual branches be dropped: the last one at `rate`, those before it in proportion to their depth.
 
     Huang et al. 2016, "Deep Networks with Stochastic Depth": its linear decay. The symbol does not change.
+    UsageError, which calls the model `network`, where there are no such branches.
     """
     if others := [module for module in model.modules() if type(module).__name__ in _DROP_PATHS]:
         # each package lets the rates rise to the highest in its own way: that one becomes `rate`, the others

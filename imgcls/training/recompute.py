@@ -124,7 +124,7 @@ class _GraphForward:
 
 def _cut_blocks(model: nn.Module) -> int:
     """Make every block of a network of torchvision's or timm's a part; return how many."""
-    # a block is what stands several times in a row, and has layers of its own
+    # a block is a module of a Sequential that has at least two layers of its own
     blocks = [block for module in model.modules() if isinstance(module, nn.Sequential)
               for block in module if len(list(block.children())) > 1 and not isinstance(block, nn.Sequential)]
     inner = {id(part) for block in blocks for part in block.modules() if part is not block}

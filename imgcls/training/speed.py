@@ -46,7 +46,7 @@ from imgcls.training.updater import make_updater
 
 #: does the work of one batch and returns how many images that were
 Step = Callable[[], int]
-#: what stands in a row that could not be measured
+#: the note of a row that could not be measured
 OUT_OF_MEMORY = "out of memory"
 
 

@@ -60,7 +60,7 @@ class StopSignal:
 
     def raise_if_requested(self, progress: str, request: int) -> None:
         """Raise `Stopped` if `request`, of all processes, is to end; `progress` says how far the run came."""
-        # a signal that came after the processes agreed asks for more, and stays for the next time
+        # a signal that came after the processes agreed is a larger request, and stays for the next call
         if self.request <= request:
             self.requested = None
         if request > self.SAVE:

@@ -52,7 +52,7 @@ _MARGIN = 0.05
 MAX_EPOCHS_TRIED = 2000
 #: the rate of the measurement: not 0, at which some rules skip their step
 _TRIAL_LR = 1e-12
-#: a side to reckon sizes with, whatever the images have
+#: a side to compute sizes with, whatever the images have
 _SIDE = 1 << 10
 
 

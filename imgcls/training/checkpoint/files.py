@@ -43,7 +43,7 @@ def parse_epoch(text: str, prefix: str = "") -> int:
 
 
 def is_auto(epoch: str) -> bool:
-    """Return whether `load_epoch` asks for the newest state there is."""
+    """Return whether `load_epoch` means the newest state there is."""
     return epoch.strip().lower() == "auto"
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from imgcls.errors import DataError
 from imgcls.formats import json_text, states
 
-#: what a network may have computed in, and "" where no one wrote it down
+#: what a network may have computed in, and "" where it was not noted
 _DTYPES = ("", "float32", "bfloat16", "float16")
 
 
