@@ -20,7 +20,7 @@ class Dataset:
         raise NotImplementedError
 
     def transform(self, fn: Callable[..., Any], lazy: bool = True) -> Dataset:
-        """Return the samples changed by `fn`, which gets a tuple's members; without `lazy` all are made now."""
+        """Return the samples changed by `fn`, which gets a tuple's members; without `lazy` at once."""
         changed = _Transformed(self, fn)
         # By number, not `for sample in changed`: user-defined data sets need not raise IndexError at their
         # end.
