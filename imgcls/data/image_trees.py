@@ -67,7 +67,7 @@ class ImageTree(Protocol):
                 problems: list[DataError]) -> Iterator[tuple[str, ImageNames]]:
         """Yield (folder, its sorted image names) as `image_folders.walk`, one folder at a time.
 
-        What cannot be read is appended to `problems`.
+        Entries that cannot be images or folders, such as broken links, are appended to `problems`.
         """
         ...
 
