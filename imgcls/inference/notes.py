@@ -1,4 +1,4 @@
-"""What to tell about the images that a network is given, the same for one picture and for a whole set."""
+"""Notes about the images that a network is given, the same for one picture and for a whole set."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from imgcls.pretrained.preprocessing import Evaluation
 
 
 def about_larger_images(evaluation: Evaluation, images: str, short_edge: int) -> str:
-    """Return what `val_resize` would change for `images` with about this short edge, "" where little.
+    """Return a note on what `val_resize` would change for `images` with about this short edge.
 
-    Also "" where the user has decided, or they are resized anyway.
+    "" where it would change little, where the user has decided, or where they are resized anyway.
     """
     config = evaluation.config
     shape = config.network.image_shape
     if len(shape) != 3 or not evaluation.cut_by:
         return ""
-    unasked = dataclasses.replace(config.augment, resize=0)  # what would be usual had no one said anything
+    unasked = dataclasses.replace(config.augment, resize=0)  # for what is usual where nothing is set
     usual = usual_val_resize(unasked, (shape[1], shape[2]), short_edge)
     if not usual:
         return ""

@@ -1,7 +1,7 @@
 """Names and probabilities for pictures, with a checkpoint's own class names and preprocessing.
 
-`imgcls-predict`, `imgcls-serve` and `imgcls.Predictor` are this. A picture goes the way of the validation
-images in training.
+`imgcls-predict`, `imgcls-serve` and `imgcls.Predictor` use this. A picture is prepared as the validation
+images are in training.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from imgcls.pretrained.preprocessing import for_evaluation
 from imgcls.training.precision import Precision, trained_dtype
 
 #: images that go through the network together
-BATCH_SIZE = 32  # a person waits for the first line; who wants throughput has `batch_size`
+BATCH_SIZE = 32  # small, for an early first line; `batch_size` is for those who want throughput
 
 #: [(name, probability), ...], the likeliest class first
 Ranking = list[tuple[str, float]]
@@ -42,10 +42,10 @@ Ranking = list[tuple[str, float]]
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a network says of one image: `ranking`, and the numbers of its classes in the same order.
+    """The prediction for one image: `ranking`, and the numbers of its classes in the same order.
 
-    `seen` are the pixels that the network was given, uint8 (H, W, C) in RGB; `features` is what was asked for
-    of an inner layer, or None.
+    `seen` are the pixels that the network was given, uint8 (H, W, C) in RGB; `features` is the requested
+    output of an inner layer, float32, or None.
     """
 
     image: str
@@ -64,19 +64,20 @@ class Predictor:
         """Load the network.
 
         `prefix` and `epoch` are as in `imgcls.load_model`, or `prefix` is a file of imgcls-export; `top` is
-        how many classes a call gives. What the checkpoint does not say of names and preprocessing is said by
-        `synset`, a file with a name on each line, and by settings as imgcls-predict has them (`image_shape`,
-        `rgb_mean`, `rgb_std`, `mean_image`, `val_resize`, `interpolation`, `dataset`); without them an MXNet
-        checkpoint is given its images as in MXNet's score.py. Probabilities are the mean over `crops` views
-        (1, the centre; 5, the corners too; 10, those mirrored as well), with `flip` each also mirrored, and
-        with `shift` pixels each also shifted so far, up left and down right, which counts for a half.
-        `device` is torch's name of one; `dtype` is what the network computes in there: float32, bfloat16,
-        float16, or auto, what it was trained in (`training.precision.trained_dtype`). `notes` says what was
-        decided, and whatever else a person should know. UsageError for a device that is not there.
+        how many classes a call gives. What the checkpoint does not record about names and preprocessing is
+        set by `synset`, a file with a name on each line, and by the settings of imgcls-predict
+        (`image_shape`, `rgb_mean`, `rgb_std`, `mean_image`, `val_resize`, `interpolation`, `dataset`);
+        without them an MXNet checkpoint is given its images as in MXNet's score.py. Probabilities are the
+        mean over `crops` views (1, the centre; 5, the corners too; 10, those mirrored as well), with `flip`
+        each also mirrored, and with `shift` each also shifted by so many pixels, up left and down right, with
+        half the weight. `device` is torch's name of one; `dtype` is what the network computes in there:
+        float32, bfloat16, float16, or auto, what it was trained in (`training.precision.trained_dtype`).
+        `notes` says what was decided, and whatever else a person should know. UsageError for a device that is
+        not there, and what `imgcls.load_model` raises.
         """
         if top < 1:
             raise UsageError(f"`top` {top}: must be at least 1")
-        # before the network is looked for, and perhaps downloaded
+        # checked before the network is looked for, and perhaps downloaded
         self.device = _find_device(device)
         dtype = _checked_dtype(dtype)
         config = configure(settings)
@@ -123,9 +124,9 @@ class Predictor:
 
     def predict(self, images: Iterable[AnyImage | Image | ImgclsError], *, batch_size: int = BATCH_SIZE,
                 threads: int | None = None, layer: str = "") -> Iterator[Prediction | ImgclsError]:
-        """Yield a Prediction of each image in order; of one that cannot be read its error, in its place.
+        """Yield a Prediction of each image in order, or, in its place, the error of one that cannot be read.
 
-        Images may come from any iterable, without end too; `batch_size` of them go through the network at a
+        Images may come from any iterable, an endless one too; the network computes `batch_size` of them at a
         time, and `threads` (None: one for each core) read and decode the next ones meanwhile. `layer` names
         an output inside the network by MXNet's name, such as flatten0_output, which becomes `features`.
         """
@@ -159,7 +160,7 @@ class Predictor:
     @torch.no_grad()
     def _predict_batch(self, batch: list[Views | ImgclsError],
                        captured: features.Captured) -> Iterator[Prediction | ImgclsError]:
-        """Yield what the network says of a batch, its errors in their places."""
+        """Yield the predictions for a batch, its errors in their places."""
         good = [views for views in batch if not isinstance(views, ImgclsError)]
         answers: Iterator[Prediction | ImgclsError] = iter(())
         if good:
@@ -178,7 +179,7 @@ class Predictor:
             yield views if isinstance(views, ImgclsError) else next(answers)
 
     def _ask(self, images: Tensor, count: int) -> Tensor:
-        """Return what the network answers about all views of `count` images, (N * V, classes)."""
+        """Return the logits of all views of `count` images, (N * V, classes)."""
         if not self._shifted:
             return self.model(images)
         mirrored = torch.from_numpy(np.tile(self._make.mirrored, count)).to(self.device)
@@ -193,7 +194,7 @@ class Predictor:
         return Prediction(views.image.name, ranking, classes, views.pixels[0], row)
 
     def _look_at_size(self, views: Views) -> None:
-        """Note, at the first picture, what is cut off from it; where no one has decided about that."""
+        """Add a note, at the first picture, on what the crop cuts off, unless that was decided before."""
         if self._has_looked_at_size:
             return
         self._has_looked_at_size = True
@@ -207,7 +208,7 @@ class Predictor:
 
 
 def _find_device(name: str) -> torch.device:
-    """Return torch's device of a name, tried; UsageError for one that is not there."""
+    """Return torch's device of a name once it was tried; UsageError for one that is not there."""
     try:
         device = torch.device(name)
         torch.zeros(1, device=device).item()

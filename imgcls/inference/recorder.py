@@ -1,4 +1,4 @@
-"""Keep what a network says while it is measured: metrics that remember the predictions."""
+"""Metrics that also keep the predictions of the network that is measured."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from imgcls.training.metrics import Metrics
 
 #: likeliest classes of an image that are kept
 _TOP = 5
-#: of the logits, which only the temperature needs, no more bytes than this
+#: at most so many bytes of logits are kept, which only the fitted temperature needs
 _MAX_LOGIT_BYTES = 1 << 26
 
 
@@ -23,14 +23,14 @@ class RecordingMetrics(Metrics):
                  num_classes: int) -> None:
         super().__init__(names, device)
         self._num_classes = num_classes
-        # every so many-th row: evenly over the data, which may be sorted by class
+        # every so many-th row, evenly over the data, which may be sorted by class
         self._every = -(-num_samples * num_classes * 4 // _MAX_LOGIT_BYTES) or 1
         self._rows: list[tuple[Tensor, ...]] = []
         self._logits: list[tuple[Tensor, Tensor]] = []
         self._num_seen = 0
 
     def update(self, logits: Tensor, labels: Tensor) -> None:
-        """Add float (N, classes) logits and int64 (N,) labels, and keep what they say."""
+        """Add float (N, classes) logits and int64 (N,) labels, and keep the predictions."""
         super().update(logits, labels)
         # on the device, where the logits are; they come to the CPU at the end
         probabilities = logits.softmax(1)
@@ -38,14 +38,14 @@ class RecordingMetrics(Metrics):
         of_label = probabilities.gather(1, labels[:, None])[:, 0]
         # copies: a view would keep the whole batch
         self._rows.append((labels.clone(), top.indices, top.values, of_label))
-        # counted over batches, so that it does not matter where one begins
+        # counted across batches, so that it does not matter where one begins
         first = -self._num_seen % self._every
         self._logits.append((logits[first::self._every].clone(), labels[first::self._every].clone()))
         self._num_seen += len(labels)
 
     def reset(self) -> None:
         """Start from zero."""
-        # the evaluation begins with it
+        # every evaluation calls this first
         super().reset()
         self._rows, self._logits, self._num_seen = [], [], 0
 

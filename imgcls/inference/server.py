@@ -1,7 +1,7 @@
 """A server for one network: a page to drop a photograph on, and `POST /predict`, which answers in JSON.
 
-Made for one's own machine: no cookies, nothing is stored, no other site's page may use it. Requests are
-bounded before they are read, images before they are decoded, and how many wait is bounded, too.
+Meant for the user's own machine: no cookies, nothing is stored, and pages of other sites may not use it.
+Requests are bounded before they are read, images before they are decoded, and so is the number that wait.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from imgcls.inference.images import Image, as_image
 from imgcls.inference.predictor import Prediction, Predictor
 from imgcls.storage import tracebacks
 
-#: images that may wait for the network at a time, and as many times `max_bytes` of images that come or wait;
-#: one more is told to come again
+#: at most so many images wait for the network, and at most so many times `max_bytes` are held of images that
+#: arrive or wait; further requests are answered with 503
 MAX_WAITING = 8  # of --max-mb 20 that is 160 MB of bodies
-#: a body that comes slower than this is given up
+#: seconds in which the body of a request must arrive
 _UPLOAD_S = 30
-#: for every answer: nothing is framed, kept, or taken for something else than it is
+#: of every answer: it is not shown in frames, not stored, and its type is not guessed
 _HEADERS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer",
             "Cache-Control": "no-store", "Cross-Origin-Resource-Policy": "same-origin",
             "X-Frame-Options": "DENY"}
@@ -48,13 +48,13 @@ class TellError(Exception):
 def make_app(predictor: Predictor, *, is_loopback: bool, max_bytes: int) -> Starlette:
     """Return the application; with `is_loopback` requests must name this machine as their host.
 
-    Otherwise a page elsewhere, whose name is turned to 127.0.0.1 (DNS rebinding), could ask it.
+    Otherwise a page of another site, whose name then leads to 127.0.0.1 (DNS rebinding), could send requests.
     """
     server = _Server(predictor, is_loopback=is_loopback, max_bytes=max_bytes)
     routes = [Route("/", server.page, methods=["GET"]), Route("/predict", server.predict, methods=["POST"])]
     app = Starlette(routes=routes, exception_handlers={
         TellError: _tell, HTTPException: _tell_http, Exception: _tell_bug})
-    # Before the routes: an address that is not there answers no foreign page either.
+    # Before the routes: pages of other sites do not even learn which addresses there are.
     app.add_middleware(_Gate, check=server.check)
     return app
 
@@ -79,7 +79,7 @@ class _Gate:
 
 
 class _Server:
-    """What the routes do."""
+    """The handlers of the routes, and what they share."""
 
     def __init__(self, predictor: Predictor, *, is_loopback: bool, max_bytes: int) -> None:
         self._predictor = predictor
@@ -113,14 +113,14 @@ class _Server:
         top = self._top(request)
         if request.headers.get("content-type", "").startswith("multipart/"):
             raise TellError(415, "send the file itself as the body: curl --data-binary @FILE, not -F")
-        # before a byte is taken; slow uploads are not counted, so that they keep no one else out
+        # before a byte is taken; uploads do not count as waiting, so that slow ones do not block others
         self._refuse_where_busy()
         body = bytearray()
         try:
             await self._read(request, body)
             prediction = await self._when_free(bytes(body))
         finally:
-            # whatever became of it: bytes that no one gives back would keep everybody out in the end
+            # in every case: bytes that stayed counted would make the server busy for ever
             self._num_held_bytes -= len(body)
         if isinstance(prediction, DataError):
             raise TellError(422, prediction.reason)
@@ -131,8 +131,8 @@ class _Server:
         return _answer(200, {"predictions": found[:top]})
 
     def _refuse_where_busy(self, num_bytes: int = 0) -> None:
-        """Raise TellError where as many images wait, or as many bytes are held, as may be."""
-        # All on one thread, the event loop's: no lock is needed between the question and what follows.
+        """Raise TellError where the allowed number of images wait, or of bytes are held."""
+        # All on one thread, the event loop's: no lock is needed between the check and what follows.
         has_room = self._num_held_bytes + num_bytes <= MAX_WAITING * self._max_bytes
         if self._num_waiting >= MAX_WAITING or not has_room:
             raise TellError(503, "busy: try again")
@@ -141,7 +141,7 @@ class _Server:
         self._refuse_where_busy()
         self._num_waiting += 1
         try:
-            # In another thread: the loop goes on answering, with "busy" if need be, while the network
+            # In another thread: the event loop keeps answering, with "busy" if need be, while the network
             # computes.
             return await asyncio.get_running_loop().run_in_executor(
                 self._executor, self._look, as_image(data))
@@ -163,11 +163,10 @@ class _Server:
         return int(text)
 
     async def _read(self, request: Request, body: bytearray) -> None:
-        """Read the image into `body`; TellError for more bytes than are taken, by the header where it can be.
-        """
+        """Read the image into `body`; TellError where it is too large, incomplete or too slow."""
         too_large = TellError(413, f"an image may have {self._max_bytes} bytes at most")
         length = request.headers.get("content-length", "")
-        # Told by the header, an image that is too large is refused before a byte of it is taken.
+        # Where the header says it, an image that is too large is refused before a byte of it is taken.
         if length.isascii() and length.isdigit() and (len(length) > 15 or int(length) > self._max_bytes):
             raise too_large
 
@@ -189,7 +188,7 @@ class _Server:
 
 
 def is_loopback(address: str) -> bool:
-    """Say whether an address (127.0.0.1, ::1) is reached from this machine only."""
+    """Return whether an address (127.0.0.1, ::1) is reached from this machine only."""
     try:
         return ipaddress.ip_address(address).is_loopback
     except ValueError:
@@ -197,7 +196,7 @@ def is_loopback(address: str) -> bool:
 
 
 def _is_this_machine(host: str) -> bool:
-    """Say whether a Host header names this machine, with any port or none."""
+    """Return whether a Host header names this machine, with any port or none."""
     name, colon, port = host.lower().rpartition(":")
     if not colon or not port.isdigit():
         name = host.lower()
@@ -206,7 +205,7 @@ def _is_this_machine(host: str) -> bool:
 
 def _answer(status: int, content: dict[str, Any]) -> Response:
     headers = _HEADERS | ({"Retry-After": "1"} if status == 503 else {})
-    # the line a shell shows ends in a line end
+    # with a line end, for those who see it in a shell
     return Response(json.dumps(content) + "\n", status, headers, media_type="application/json")
 
 
@@ -222,6 +221,6 @@ async def _tell_http(request: Request, error: Exception) -> Response:
 
 
 async def _tell_bug(request: Request, error: Exception) -> Response:
-    """Answer for a bug of ours, or no memory: a line on the terminal, and nothing of it to the client."""
+    """Answer for a bug of ours, or a lack of memory: the error is printed here and not sent to the client."""
     tell(f"error: {tracebacks.as_told(error)}")
     return _answer(500, {"error": "internal error; see the server's terminal"})

@@ -1,4 +1,4 @@
-"""The page of imgcls-serve: one file, its style and script inside it, allowed to ask this server only."""
+"""The page of imgcls-serve: one file with style and script, which may send requests to this server only."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ progress::-moz-progress-bar{background:var(--bar)}
 code{font:13px/1.5 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;overflow-wrap:anywhere}
 """
 
-# textContent and never innerHTML: names of classes come from whoever made the checkpoint.
+# textContent and never innerHTML: names of classes come from a checkpoint, which anybody may have made.
 _SCRIPT = """
 "use strict";
 const pick = (name) => document.querySelector(name);
@@ -125,7 +125,7 @@ def make(image_shape: Sequence[int], num_classes: int, max_bytes: int) -> Page:
 </script>
 </body></html>
 """
-    # the hash is of the very text in the page, with what was put into it
+    # the hash must be that of the final text in the page
     script = html.partition("<script>")[2].partition("</script>")[0]
     # Names of classes may come from a stranger's checkpoint: should one ever get into the page as markup,
     # its script would not run.

@@ -1,6 +1,6 @@
-"""Images whose label a trained network does not believe: often they are labelled wrong.
+"""Images whose label a trained network contradicts: often they are labelled wrong.
 
-The measure is the network's confidence in another class where it gives the label next to nothing; see
+The measure is the network's confidence in another class where it gives the label hardly any probability; see
 Northcutt et al. 2021, "Confident learning", which counts the same disagreements.
 """
 
@@ -23,9 +23,10 @@ MIN_CONFIDENCE, MAX_LABEL_PROBABILITY = 0.9, 0.05
 
 def find_suspicious(predictor: Predictor, name: str, source: Source, labels: np.ndarray,
                     indices: Sequence[int]) -> Iterator[Finding]:
-    """Yield a finding of the samples `indices` whose label (int64 (N,), of all) the network contradicts.
+    """Yield a finding with those of the samples `indices` whose label the network contradicts, if any.
 
-    The network must answer with all its classes (`top`). UsageError where they are not those of the data.
+    `labels` are those of all samples, int64 (N,). The predictor must return all of its classes (`top`).
+    UsageError where these are not the classes of the data.
     """
     from tqdm import tqdm
 
@@ -47,7 +48,7 @@ def find_suspicious(predictor: Predictor, name: str, source: Source, labels: np.
             found.append((confidence, index, f"{shown} ({label_probability:.3f}), the network predicts "
                                              f"{best} ({confidence:.3f})"))
     if found:
-        # the surest first: whoever looks them through may stop where they begin to be right
+        # the most confident first: a reader may stop where the labels begin to be right
         found.sort(key=lambda entry: (-entry[0], entry[1]))
         yield Finding("suspicious label", "remark", f"{name}: {len(found):,} of {len(indices):,} images "
                       "have a label that the network is sure is wrong",
@@ -58,8 +59,8 @@ def _numbers(predictor: Predictor, source: Source, labels: np.ndarray) -> dict[i
     """Return label of the data -> class of the network: by name where both have names, else by number."""
     ours, theirs = list(source.class_names), list(predictor.class_names)
     if ours and theirs:
-        # compared by name: folders are numbered in sorted order, and one class more moves those
-        # behind it
+        # compared by name: folders are numbered in sorted order, and one more class changes the numbers
+        # after it
         missing = [name for name in ours if name not in theirs]
         if not missing:
             return {number: theirs.index(name) for number, name in enumerate(ours)}

@@ -1,7 +1,7 @@
-"""What a network is shown of an image: its evaluation cut, and around it corners and mirrored ones if asked.
+"""The views of an image that a network is given: validation's crop, and on request corners and mirror images.
 
-The cut is `CropSampler`'s for validation, the same as in training, imgcls-score and imgcls-predict; the other
-views move its window to the corners of the same resized image (AlexNet's ten views), and mirror it.
+The crop is `CropSampler`'s for validation, the same as in training, imgcls-score and imgcls-predict; the
+other views move its window to the corners of the same resized image (AlexNet's ten views), and mirror it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from imgcls.errors import ImgclsError, UsageError
 from imgcls.inference.images import Image
 from imgcls.storage.thread_pool import DaemonPool
 
-#: how many windows `crops` may ask for: the centre, the corners too, and all of them mirrored
+#: the values of `crops`: the centre, the corners too, and all of them mirrored
 NUM_CROPS = (1, 5, 10)
 #: images that threads prepare ahead of a full batch, for each thread
 _AHEAD = 4
@@ -38,7 +38,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Views:
-    """The views of one image: uint8 (V, H, W, C) in RGB, and the short edge that its header tells."""
+    """The views of one image: uint8 (V, H, W, C) in RGB, and the short edge that its header states."""
 
     image: Image
     pixels: np.ndarray
@@ -46,7 +46,7 @@ class Views:
 
 
 class ViewMaker:
-    """Decodes images to views; of use to many threads at once."""
+    """Decodes images to views; many threads may use it at once."""
 
     def __init__(self, config: AugmentConfig, image_shape: Sequence[int], *, crops: int = 1,
                  flip: bool = False) -> None:
@@ -73,11 +73,11 @@ class ViewMaker:
 
     @property
     def num_bytes(self) -> int:
-        """How much memory the views of one image take."""
+        """Return how many bytes of memory the views of one image take."""
         return len(self._places) * int(np.prod(self._shape))
 
     def __call__(self, image: Image) -> Views:
-        """Return the views of an image; DataError for what is none."""
+        """Return the views of an image; DataError for one that cannot be read or decoded."""
         data = image.read()
         try:
             is_array = isinstance(data, np.ndarray)
@@ -86,7 +86,7 @@ class ViewMaker:
             # zeros: a decoder writes every row, but an error may come first
             views = np.zeros((len(self._places), *self._shape), np.uint8)
             for row, place in zip(views, self._places, strict=True):
-                # The decoder asks again where a header had no size, or one that the pixels do not have.
+                # The decoder calls this where a header has no size, or another than the pixels.
                 def draw(size: Size, place: tuple[int, bool] = place) -> CropSpec:
                     return _spec(sampler, size, place)
 
@@ -97,7 +97,7 @@ class ViewMaker:
         return Views(image, views, min(info.height, info.width))
 
     def _sampler(self, short_edge: int) -> CropSampler:
-        """Return the crops of validation; where no checkpoint says it, the image's size decides."""
+        """Return the sampler of validation's crops; a resize that is not recorded depends on the image."""
         height, width, channels = self._shape
         config = self._config
         if config.val_resize is None:
@@ -111,7 +111,7 @@ def _spec(sampler: CropSampler, size: Size, place: tuple[int, bool]) -> CropSpec
     (spec,) = sampler.specs(0, np.zeros(1, np.int64), np.array([size], np.int64))
     corner, mirror = place
     if corner:
-        height, width = spec.enlarge or spec.resize or size  # what the image has when it is cut
+        height, width = spec.enlarge or spec.resize or size  # of the image when it is cut
         lower, right = divmod(corner - 1, 2)  # 0 to 3: upper left, upper right, lower left, lower right
         spec = spec._replace(top=lower * (height - spec.height), left=right * (width - spec.width))
     return spec._replace(mirror=mirror)
@@ -121,7 +121,7 @@ def prepare(images: Iterable[Image | ImgclsError], make: ViewMaker,
             num_threads: int) -> Iterator[Views | ImgclsError]:
     """Yield the views of each image in order, made by threads ahead; errors where an image cannot be read.
 
-    With `num_threads` 0 all is done by the caller. No more is prepared ahead than memory has a bound for.
+    With `num_threads` 0 the caller's thread does everything. The memory of what is prepared ahead is bounded.
     """
     if not num_threads:
         yield from (_attempt(make, image) for image in images)
@@ -140,7 +140,7 @@ def prepare(images: Iterable[Image | ImgclsError], make: ViewMaker,
 
 def _attempt_in_thread(make: ViewMaker, image: Image | ImgclsError) -> Views | ImgclsError:
     if make.uses_torch:
-        torch.set_num_threads(1)  # of this thread: it starts no others beside ours
+        torch.set_num_threads(1)  # for this thread: torch starts no others beside ours
     return _attempt(make, image)
 
 
@@ -149,7 +149,7 @@ def _attempt(make: ViewMaker, image: Image | ImgclsError) -> Views | ImgclsError
         return image
     try:
         return make(image)
-    except ImgclsError as error:  # damaged, gone, a server that is lost: one image's trouble
+    except ImgclsError as error:  # damaged, deleted, a server that does not answer: one image's error
         return error
 
 

@@ -15,13 +15,13 @@ from imgcls.report.page import LIGHT
 from imgcls.report.run_charts import Plot, plots
 from imgcls.report.svg import Line
 
-#: a chart, its margins, and the room above all of them; in pixels
+#: a chart, its margins, and the space above all charts, in pixels
 _WIDTH, _HEIGHT, _HEAD = 720, 440, 46
 _LEFT, _RIGHT, _TOP, _BOTTOM = 78, 190, 40, 56
 _COLUMNS = 2
 _GRID, _AXIS = (222, 218, 216), (110, 100, 92)
 _DASH, _SPACE = 9, 6
-#: parts of a pixel that OpenCV is given: places as whole sixteenths
+#: OpenCV is given coordinates as whole numbers of sixteenths of a pixel
 _SHIFT = 4
 
 
@@ -72,7 +72,7 @@ def _draw_line(picture: np.ndarray, plot: Plot, line: Line) -> None:
         if before is None or after is None:
             continue
         corner = (before[0], after[1])
-        # a value that is told at the end of an interval held in all of it
+        # a value that is logged at the end of an interval is that of the whole interval
         steps = [(before, corner), (corner, after)] if line.is_step else [(before, after)]
         for begin, end in steps:
             for a, b in _dashes(begin, end) if line.is_dashed else [(begin, end)]:
@@ -86,7 +86,7 @@ def _draw_line(picture: np.ndarray, plot: Plot, line: Line) -> None:
 
 
 def _write_labels(picture: np.ndarray, plot: Plot) -> None:
-    """Write each line's label beside its end, those that would meet one below the other."""
+    """Write each line's label beside its end; labels that would overlap are moved down."""
     ends = []
     for line in plot.lines:
         seen = [place for i in line.points()[-1:] if (place := _place(plot, line, i))]
@@ -102,7 +102,7 @@ def _write_labels(picture: np.ndarray, plot: Plot) -> None:
 
 
 def _place(plot: Plot, line: Line, index: int) -> tuple[float, float] | None:
-    """Return where a point stands, None for one that has no place."""
+    """Return where in the picture a point is (x, y), None for one that cannot be drawn."""
     x, y = line.xs[index], line.ys[index]
     if not math.isfinite(x) or not math.isfinite(y) or (plot.y.is_log and y <= 0):
         return None
@@ -114,7 +114,7 @@ def _dashes(begin: tuple[float, float],
             end: tuple[float, float]) -> list[tuple[tuple[float, float], tuple[float, float]]]:
     """Return the dashes of a line; OpenCV draws none."""
     length = math.dist(begin, end)
-    # a piece shorter than a dash is drawn as it is: many of them would show no gap anyhow
+    # a piece shorter than a dash is drawn as it is: it has no gap
     if length <= _DASH:
         return [(begin, end)]
 

@@ -20,13 +20,13 @@ from imgcls.report.svg import escape
 #: groups of a finding that are shown, and images of each
 # enough to recognise a pattern; a page of thousands of pictures opens in no browser
 _MAX_GROUPS, _MAX_IMAGES = 24, 4
-#: kinds without a picture: there is none
+#: kinds of findings whose images cannot be decoded
 _WITHOUT_PICTURES = ("damaged",)
 
 
 @dataclass(frozen=True)
 class _Group:
-    """Images that belong together, decoded, with their names and what there is to say."""
+    """Images that belong together, decoded, with their names and a text."""
 
     images: tuple[np.ndarray, ...]
     names: tuple[str, ...]
@@ -42,14 +42,14 @@ def data_page(title: str, sets: Mapping[str, Source], findings: Sequence[Finding
     if not findings:
         body.append("<p>Nothing was found.</p>")
     for finding in sorted(findings, key=lambda finding: KINDS.index(finding.kind)):
-        # escaped: names of files and classes are whatever someone called them
+        # escaped: names of files and classes may hold any characters
         body.append(f"<h2>{escape(finding.kind)}</h2><p>{escape(finding.message.replace('`', ''))}</p>")
         body.append(_shown(finding, sets))
     return page(title, "\n".join(body))
 
 
 def name_of(sets: Mapping[str, Source], sample: Sample) -> str:
-    """Return what a person finds a sample by: its file, or its file and record."""
+    """Return the name by which a person finds a sample: its file, or its file and record."""
     which, index = sample
     error = sets[which].problem(index, "")
     place = "" if error.offset is None else f" at byte {error.offset}"
@@ -76,6 +76,7 @@ def _shown(finding: Finding, sets: Mapping[str, Source]) -> str:
 def _group(group: Sequence[Sample], detail: str, sets: Mapping[str, Source]) -> _Group:
     images, names = [], []
     for sample in group[:_MAX_IMAGES]:
+        # read again: only the images that are shown need to be in memory
         try:
             images.append(decode(sets[sample[0]].read(sample[1])))
         except (BadImageError, DataError, cv2.error):

@@ -1,4 +1,4 @@
-"""Diagrams about predictions: the reliability of confidences, and which classes are taken for which.
+"""Diagrams about predictions: the reliability of confidences, and which classes are confused with which.
 
 As SVG for pages, in the page's colours, and as pixels for PNG files.
 """
@@ -21,7 +21,7 @@ MAX_MATRIX_CLASSES = 2000
 #: a matrix as a picture is about this many pixels wide
 _PICTURE_EDGE = 800
 _SIDE, _MARGIN = 300, 58
-#: BGR from white over blue to dark, as light as the share is small
+#: BGR, from white over blue to dark: the smaller the share, the lighter
 _COLORS = np.array([[255, 255, 255], [178, 114, 0], [80, 30, 0]], float)
 
 
@@ -69,7 +69,7 @@ def confusion(matrix: np.ndarray, names: Sequence[str]) -> str:
     # the whole name is shown under the mouse
     shown = [name if len(name) <= 14 else name[:12] + "..." for name in names]
     room = max((svg.text_width(name, 11) for name in shown), default=0) + 24
-    # few classes are no reason for cells as large as a hand
+    # with few classes the cells must not become huge
     cell = max(16.0, min(34.0, 420 / count))
     top = room
     shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
@@ -82,7 +82,7 @@ def confusion(matrix: np.ndarray, names: Sequence[str]) -> str:
         parts.append(f'<text transform="{turned}">{escape(shown[row])}</text>')
         for column in np.flatnonzero(matrix[row]).tolist():
             share = float(shares[row, column])
-            # what is wrong has another colour, so that the eye finds it beside a dark diagonal
+            # mistakes have another colour, to be seen beside a dark diagonal
             color = "c0" if row == column else "c1"
             title = f"{names[row]} predicted as {names[column]}: {matrix[row, column]:,} images, {share:.1%}"
             parts.append(f'<g><rect class="bar {color}" fill-opacity="{0.12 + 0.88 * share:.3f}" '
@@ -96,7 +96,7 @@ def confusion(matrix: np.ndarray, names: Sequence[str]) -> str:
     side = room + count * cell
     outline = f"M{room:.1f} {top:.1f}H{side:.1f}V{side:.1f}H{room:.1f}z"
     parts.append(f'<path class="axis" fill="none" d="{outline}"/>')
-    # not wider than it needs to be: two classes fill no page
+    # no wider than needed: a matrix of two classes must not fill the page
     drawing = svg.svg("".join(parts), "confusion matrix", side + 4, side + 4)
     return drawing.replace("<svg ", f'<svg class="small" style="max-width:{side * 1.2:.0f}px" ', 1)
 
@@ -106,9 +106,9 @@ def confusion_pixels(matrix: np.ndarray, names: Sequence[str] = ()) -> np.ndarra
     from imgcls.data.opencv import cv2
 
     shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
-    # the root: one mistake in a hundred must be seen
+    # the square root, so that one mistake in a hundred is visible
     strength = np.sqrt(shares) * (len(_COLORS) - 1)
-    # between the two colours that stand around it
+    # mixed from the two nearest colours
     low = np.minimum(strength.astype(int), len(_COLORS) - 2)
     part = (strength - low)[:, :, None]
     picture = (_COLORS[low] * (1 - part) + _COLORS[low + 1] * part).round().astype(np.uint8)

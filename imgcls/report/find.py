@@ -18,20 +18,20 @@ from imgcls.storage.paths import AnyPath, to_path
 from imgcls.storage.reading import open_read
 
 METRICS, META, PAGE = "-metrics.jsonl", "-meta.json", "-report.html"
-#: what may stand behind a prefix: who names one of its files means the run
+#: what may follow a prefix: a file of a run names the run
 _ENDINGS = (METRICS, META, PAGE, "-symbol.json", ".params", ".states")
-#: runs on one page: more lines than this cannot be told apart
+#: runs on one page: more lines than this cannot be distinguished
 MAX_RUNS = 50
 #: meta data of a hundred thousand classes has a few megabytes
 _MAX_META_BYTES = 64 << 20
 
 
 class _NotARun(DataError):
-    """The file could be read, and tells of no training."""
+    """The file could be read, but holds no training."""
 
 
 def find_runs(texts: Sequence[str]) -> list[Run]:
-    """Return the runs that these words name, each with a name of its own.
+    """Return the runs that these arguments mean, each under another name.
 
     UsageError for what is not there and for more than fit on a page, DataError for a log without epochs.
     """
@@ -48,7 +48,7 @@ def find_runs(texts: Sequence[str]) -> list[Run]:
 
 
 def read_run(path: AnyPath | None) -> Run:
-    """Return the run that a metrics.jsonl or a log tells of; None is standard input.
+    """Return the run that a metrics.jsonl or a log holds; None is standard input.
 
     DataError for a file that cannot be read or holds no run.
     """
@@ -73,9 +73,9 @@ def read_run(path: AnyPath | None) -> Run:
 
 
 def _read(stream: BinaryIO, name: str, *, is_metrics: bool | None) -> Run:
-    """Return the run; with `is_metrics` None the first line tells: an object of JSON begins with a brace."""
+    """Return the run; with `is_metrics` None the first line decides: one of metrics.jsonl begins with {."""
     lines = bounded_lines(stream)
-    # looked at, and then read like the others
+    # looked at first, and then read like the others
     first = next(lines, b"")
     if is_metrics is None:
         is_metrics = first.lstrip().startswith(b"{")
@@ -88,7 +88,10 @@ def _read(stream: BinaryIO, name: str, *, is_metrics: bool | None) -> Run:
 
 
 def read_settings(run: Run) -> dict[str, Any]:
-    """Return the settings of a run as its meta data has them; UsageError where there are none to train by."""
+    """Return the settings of a run as its meta data have them.
+
+    UsageError where there are none, or where the run was not trained on files.
+    """
     meta: dict[str, Any] = {}
     if run.origin.endswith(METRICS):
         with contextlib.suppress(FileNotFoundError):
@@ -96,14 +99,17 @@ def read_settings(run: Run) -> dict[str, Any]:
     settings = meta.get("config")
     if not isinstance(settings, dict):
         raise UsageError(f"`images`: {verbatim(run.name)} has no {META}, which says what it was trained on")
-    # arrays of a program, and random noise, are nowhere to be read from
+    # arrays of a program, and random noise, cannot be read again
     if meta.get("command") == "imgcls.fit" or settings.get("benchmark"):
         raise UsageError(f"`images`: {verbatim(run.name)} was not trained on files")
     return {str(name): value for name, value in settings.items()}
 
 
 def read_meta(path: AnyPath) -> dict[str, Any]:
-    """Return the meta data, {} where it is damaged: the numbers are there all the same. FileNotFoundError."""
+    """Return the meta data, {} where they are damaged, since the run's numbers can be shown without them.
+
+    FileNotFoundError where there are none.
+    """
     try:
         with open_read(path) as stream:
             content = json.loads(stream.read(_MAX_META_BYTES))
@@ -115,8 +121,8 @@ def read_meta(path: AnyPath) -> dict[str, Any]:
 
 
 def _runs_of(text: str) -> list[Run]:
-    """Return the runs that a word means."""
-    # as tar and cat have it
+    """Return the runs that an argument means."""
+    # - is stdin, as for tar and cat
     if text == "-":
         return [read_run(None)]
     path = to_path(text, "RUN")
@@ -136,7 +142,7 @@ def _runs_of(text: str) -> list[Run]:
 
 def _natural(name: str) -> list[tuple[int, str]]:
     """Return what to sort names by so that run2 comes before run10."""
-    # no number is longer than a name may be; beyond 18 digits no one counts
+    # of longer numbers the first 18 digits are compared
     return [(int(part[:18]), "") if part.isascii() and part.isdigit() else (-1, part)
             for part in re.split(r"([0-9]+)", name)]
 
@@ -144,11 +150,11 @@ def _natural(name: str) -> list[tuple[int, str]]:
 def _file_of(text: str, path: AnyPath) -> AnyPath:
     """Return the file that a prefix, one of its files or a log means."""
     ending = next((ending for ending in _ENDINGS if path.name.endswith(ending)), "")
-    # of a checkpoint's files only this one tells of epochs; anything else that is there is taken for a log
+    # of a checkpoint's files only this one holds epochs; any other file is taken for a log
     if path.is_file() and (not ending or ending == METRICS):
         return path
     prefix = path.name.removesuffix(ending)
-    # PREFIX-0001.params: the epoch goes as well
+    # PREFIX-0001.params: the epoch is removed as well
     if ending in (".params", ".states") and prefix[-5:-4] == "-" and prefix[-4:].isdigit():
         prefix = prefix[:-5]
     metrics = path.with_name(prefix + METRICS)

@@ -1,7 +1,7 @@
 """What is known of a run, epoch by epoch: filled from metrics.jsonl, from a log, or while it trains.
 
 Everything here has a bound, since a log may be of any length and by anybody: the epochs, the metrics of one,
-the points between epochs. What is over it is counted in the notes and left out.
+the points between epochs. What is beyond it is left out; for epochs a note says so.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 MAX_EPOCHS = 20_000
 MAX_METRICS = 16
 MAX_NAME_CHARACTERS = 80
-#: points between epochs; when there are more, every second one goes
+#: points between epochs; when there are more, every second one is dropped
 MAX_POINTS = 4096
 #: larger numbers are no measurement, and would break the arithmetic of an axis
 _MAX_VALUE = 1e30
@@ -69,15 +69,15 @@ class Run:
     command: str = ""
     #: what a reader of the page should know: lines that were left out, values that were estimated
     notes: list[str] = field(default_factory=list)
-    #: how many epochs it was to have, None where no one said
+    #: how many epochs were planned, None where that is not recorded
     num_epochs: int | None = None
-    #: seconds from its start to the last thing that was told
+    #: seconds from its start to its last record
     elapsed_s: float = 0.0
     _stride: int = 1  # every how many-th point is kept
     _num_points: int = 0
 
     def epoch(self, index: int) -> Epoch | None:
-        """Return the epoch, a new one where it is not there yet; None where there are too many."""
+        """Return the epoch, a new one where it is not there yet; None below 0 or where there are too many."""
         found = self.epochs.get(index)
         if found is None:
             if index < 0 or len(self.epochs) >= MAX_EPOCHS:
@@ -87,7 +87,7 @@ class Run:
         return found
 
     def add_point(self, point: Point) -> None:
-        """Keep a progress line, or not where there are very many."""
+        """Keep a progress line; where there are very many, only every so many-th."""
         self._num_points += 1
         # 1 at first: every point is kept until there are too many
         if self._num_points % self._stride:
@@ -99,8 +99,8 @@ class Run:
             self._stride *= 2
 
     def forget_from(self, index: int) -> None:
-        """Drop this epoch and all after it: the run went back there and does them again."""
-        # a list first: a dict must not change while it is walked through
+        """Drop this epoch and all after it: the run was resumed there and repeats them."""
+        # a list first: a dict must not change during iteration
         for later in [number for number in self.epochs if number >= index]:
             del self.epochs[later]
         self.points = [point for point in self.points if point.epoch < index]
@@ -120,16 +120,17 @@ class Run:
         for epoch in self.epochs.values():
             names.update(dict.fromkeys(epoch.train))
             names.update(dict.fromkeys(epoch.validation))
+        # a dict keeps the order of its keys, which a set does not
         return list(names)
-
     def batches_per_epoch(self) -> int:
-        """Return how many batches an epoch has, as far as the progress lines tell."""
+        """Return how many batches an epoch has, as far as the progress lines show it."""
         return max((point.batch + 1 for point in self.points), default=1)
 
     def best(self) -> tuple[Epoch, float, str] | None:
-        """Return the epoch of the highest validation accuracy (else training accuracy), it, and which.
+        """Return (epoch, accuracy, split) of the highest validation accuracy, None where there is none.
 
-        The first of several that are equal: what came after it gained nothing.
+        Of training accuracy where there was no validation. Of several equal epochs the first one: those after
+        it gained nothing.
         """
         for split in ("validation", "train"):
             # training accuracy counts only where there was no validation at all
@@ -169,7 +170,7 @@ def add_record(run: Run, record: Mapping[str, Any]) -> None:
 
 
 def clean_metrics(record: Mapping[Any, Any]) -> dict[str, float]:
-    """Return the entries that are numbers, at most `MAX_METRICS` of them."""
+    """Return the entries that are numbers: at most `MAX_METRICS`, and as many more as a record has fields."""
     metrics = {}
     for name, value in record.items():
         measured = number(value)
@@ -179,7 +180,10 @@ def clean_metrics(record: Mapping[Any, Any]) -> dict[str, float]:
 
 
 def number(value: Any) -> float | None:
-    """Return a measured value as a float (nan stays nan), None for what is none."""
+    """Return a measured value as a float; None for what is no number, or larger than any measurement.
+
+    nan stays nan; infinities are None.
+    """
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
     try:
@@ -190,7 +194,7 @@ def number(value: Any) -> float | None:
 
 
 def fill_elapsed(run: Run) -> None:
-    """Estimate `elapsed_s` where nothing told it: the training times of the epochs so far."""
+    """Estimate `elapsed_s` where it is not recorded: the sum of the training times of the epochs so far."""
     total = 0.0
     for epoch in run.in_order():
         total += epoch.seconds or 0.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import BinaryIO
 
-#: what is kept of a line: MXNet's longest, with all arguments, has 2,000 characters
+#: how much of a line is kept: MXNet's longest, with all arguments, has 2,000 characters
 MAX_LINE_BYTES = 1 << 16
 
 

@@ -1,4 +1,4 @@
-"""The page of a run that is under way: refreshed after its epochs, for little of the run's time."""
+"""The page of a run that is under way: written again after epochs, for at most 1 % of the run's time."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from imgcls.report.run_page import run_page
 from imgcls.storage.atomic import atomic_write
 from imgcls.storage.paths import to_path
 
-#: of the run's time so far, what making and writing pages may take
+#: share of the run's time so far that making and writing pages may take
 _MAX_SHARE = 0.01
-#: what the first page is taken to cost, before one was made
+#: seconds that the first page is assumed to take
 _FIRST_COST_S = 0.01
 
 
@@ -27,13 +27,13 @@ def _write_page(path: str, page: bytes) -> None:
 class LivePage:
     """PREFIX-report.html while the run continues; atomic, so that a reader never sees half a page.
 
-    Nothing here ends a run: what goes wrong is returned as text, once, to be told as a warning.
+    Nothing here ends a run: an error is returned as text, once, to be logged as a warning.
     """
 
     def __init__(self, path: str, *, clock: Callable[[], float] = time.perf_counter,
                  write: Callable[[str, bytes], None] = _write_page) -> None:
         self.path = path
-        #: what was told so far; the caller fills it with what an earlier run of the prefix has left
+        #: what was recorded so far; the caller adds the records of an earlier run with this prefix
         self.run = Run(to_path(path).name.removesuffix("-report.html"))
         self._clock = clock
         self._write = write
@@ -46,13 +46,13 @@ class LivePage:
         self._has_told = False
 
     def add(self, record: Mapping[str, Any]) -> None:
-        """Take in what was measured; costs next to nothing."""
+        """Add a record of what was measured; this takes hardly any time."""
         add_record(self.run, record)
 
     def refresh(self) -> str:
-        """Write the page, unless that would take more than 1 % of the run's time; return what went wrong.
+        """Write the page, unless that would take more than 1 % of the run's time; return an error or "".
 
-        Epochs of less than a second are not worth a page each, nor is a store that takes seconds for it.
+        Epochs of less than a second do not get a page each, nor do those whose storage takes seconds for it.
         """
         if self._spent_s + self._last_cost_s > _MAX_SHARE * (self._clock() - self._began):
             return ""
@@ -61,8 +61,8 @@ class LivePage:
         return self._make(f"epoch {done:,}{of} is done, training continues; reload this page to see more")
 
     def close(self) -> str:
-        """Write the page a last time, whatever that takes; return what went wrong."""
-        # where the last try found no server, another would keep the program waiting for nothing
+        """Write the page a last time, however long that takes; return an error or ""."""
+        # where the last try failed, perhaps for want of a server, another would only delay the end
         return "" if self._has_failed or not self.run.epochs else self._make("")
 
     def _make(self, state: str) -> str:
@@ -72,7 +72,7 @@ class LivePage:
             self._write(self.path, run_page([self.run], state=state))
         except RunError as error:
             problem = str(error)
-        # a mistake in drawing must not cost anybody their training; it is told, and so it will be mended
+        # a mistake in drawing must not end a training; it is reported, so that it can be corrected
         except Exception as error:
             problem = f"cannot make {self.path}: {type(error).__name__}: {first_line(error)}"
         self._has_failed = bool(problem)

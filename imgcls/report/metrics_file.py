@@ -1,4 +1,4 @@
-"""Read metrics.jsonl, and the settings that stand in meta.json beside it."""
+"""Read metrics.jsonl, and the settings in the meta.json beside it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MAX_SETTINGS = 300
 
 
 def read_metrics(name: str, lines: Iterable[bytes]) -> Run:
-    """Return the run that these lines of metrics.jsonl tell of; those that are no JSON are counted."""
+    """Return the run that these lines of metrics.jsonl hold; a note counts those that are no JSON."""
     run = Run(name)
     add_lines(run, lines)
     return run
@@ -43,7 +43,7 @@ def add_lines(run: Run, lines: Iterable[bytes | str]) -> None:
 
 
 def add_meta(run: Run, meta: Mapping[str, Any]) -> None:
-    """Take the command and the settings out of a checkpoint's meta data, whatever else it may hold."""
+    """Add the command and the settings in a checkpoint's meta data to a run; malformed ones are left out."""
     config = meta.get("config")
     if isinstance(config, dict):
         pairs = list(config.items())[:_MAX_SETTINGS]

@@ -13,7 +13,7 @@ launcher's):
     start with arguments Namespace(batch_size=64, ...)
 
 Several workers may have written one log: their values of an epoch are averaged, as MXNet's parse_log.py does.
-A run that was resumed into the same log goes back: what it does again replaces what was there.
+A run that was resumed with the same log repeats epochs: the repeated ones replace those before.
 """
 
 from __future__ import annotations
@@ -39,11 +39,12 @@ _TIME_COST = re.compile(rf"Time cost={_NUMBER}", re.IGNORECASE)
 _RATE = re.compile(rf"(?:Change learning rate to|learning rate arrived at|Adjust learning rate to) {_NUMBER}",
                    re.IGNORECASE)
 _ARGUMENTS = "start with arguments "
-# bounded repetitions: what has no end is looked through once from each place, and not to the end of the line
+# bounded repetitions: without them a quote that is never closed would be searched for to the end of the line,
+# from each place anew
 _ARGUMENT = re.compile(r"""(\w{1,80})=(u?'(?:[^'\\]|\\.){0,999}'|u?"(?:[^"\\]|\\.){0,999}"|"""
                        r"""\[[^\]]{0,999}\]|\([^)]{0,999}\)|[^,\s)]{0,999})""")
 _MAX_ARGUMENTS = 300
-#: how often one log is believed to begin again
+#: how many resumed runs are recognised in one log
 _MAX_RESUMES = 100
 _CLOCK = re.compile(r"\b(\d{4}-\d\d-\d\d)[ T](\d\d:\d\d:\d\d)(?:[.,](\d{1,6}))?")
 #: a date stands at the beginning of its line, perhaps behind the name of a host
@@ -51,7 +52,7 @@ _MAX_CLOCK_OFFSET = 80
 
 
 def read_log(name: str, lines: Iterable[bytes]) -> Run:
-    """Return the run that a log tells of: without epochs where it is no such log."""
+    """Return the run that a log holds: without epochs where it is no such log."""
     reader = _Reader(name)
     for line in lines:
         reader.add(line.decode("utf-8", "replace"))  # a log in another encoding still has its numbers
@@ -59,7 +60,7 @@ def read_log(name: str, lines: Iterable[bytes]) -> Run:
 
 
 class _Mean:
-    """A sum and how many were added, for values that several workers tell."""
+    """The mean of a value that several workers log."""
 
     def __init__(self) -> None:
         self._total = 0.0
@@ -73,13 +74,13 @@ class _Mean:
 
     @property
     def value(self) -> float | None:
-        """The mean; None of nothing."""
+        """Return the mean, None where nothing was added."""
         return self._total / self._count if self._count else None
 
 
 @dataclass
 class _EpochMeans:
-    """What was told of one epoch, each value by every worker; `progress` is from the lines between."""
+    """What was logged about one epoch, averaged over workers; `progress` is from its progress lines."""
 
     train: dict[str, _Mean] = field(default_factory=dict)
     validation: dict[str, _Mean] = field(default_factory=dict)
@@ -89,20 +90,20 @@ class _EpochMeans:
 
 
 class _Reader:
-    """The state between lines: the learning rate that holds, what was told of each epoch, when it began."""
+    """The state between lines: the current learning rate, what was logged about each epoch, when it began."""
 
     def __init__(self, name: str) -> None:
         self._run = Run(name)
         self._means: dict[int, _EpochMeans] = {}
         self._rate: float | None = None
-        self._is_resuming = False  # another start line came; its first epoch tells from where on
+        self._is_resuming = False  # after another start line: the next epoch is where that run begins
         self._num_resumes = 0
         self._began: datetime.datetime | None = None
         self._elapsed_before_s = 0.0  # in the runs that this one continues with
         self._elapsed_s: float | None = None
 
     def add(self, line: str) -> None:
-        """Take in a line; one that is nothing of MXNet's changes nothing."""
+        """Read a line; one that is not in MXNet's form changes nothing."""
         # nearly all lines of a log are of the first kind: the others are not looked for in them
         if match := _EPOCH.search(line):
             self._read_clock(line)
@@ -133,7 +134,7 @@ class _Reader:
         return run
 
     def _start(self, arguments: str) -> None:
-        """Take in a line with all arguments: a run begins, perhaps another one in the same log."""
+        """Read a line with all arguments: a run begins, perhaps another one in the same log."""
         run = self._run
         for match in itertools.islice(_ARGUMENT.finditer(arguments), _MAX_ARGUMENTS):
             text = match[2].removeprefix("u") if match[2][1:2] in ("'", '"') else match[2]  # Python 2's
@@ -141,17 +142,17 @@ class _Reader:
         # the first generation called it num_epoch
         planned = run.settings.get("num_epochs", run.settings.get("num_epoch", ""))
         run.num_epochs = int(planned) if re.fullmatch(r"[1-9]\d{0,8}", planned) else None
-        # the workers of one job write this line each, before anybody has trained
+        # the workers of one job write this line each, before any of them has trained
         if self._means:
             self._is_resuming = self._num_resumes < _MAX_RESUMES
             self._num_resumes += 1
-            # the hours between two runs are no one's training
+            # the time between two runs is no training time
             self._began = None
             self._elapsed_before_s = self._elapsed_s or 0.0
         self._rate = _value(run.settings.get("lr", ""))
 
     def _read_clock(self, line: str) -> None:
-        """Note the time of a line that bears one."""
+        """Read the time of a line that has one."""
         match = _CLOCK.search(line, 0, _MAX_CLOCK_OFFSET)
         if not match:
             return
@@ -160,11 +161,11 @@ class _Reader:
         except ValueError:  # the 31st of February
             return
         self._began = self._began or now
-        # a clock that was put back tells nothing
+        # a clock that was set back must not give a negative time
         self._elapsed_s = self._elapsed_before_s + max((now - self._began).total_seconds(), 0.0)
 
     def _add_epoch_line(self, index: int, rest: str) -> None:
-        # the rest of a line is one of three things, or nothing of MXNet's
+        # the rest of a line has one of three forms, or is not MXNet's
         progress = _PROGRESS.match(rest)
         metric = None if progress else _METRIC.match(rest)
         seconds = None if progress or metric else _TIME_COST.match(rest)
@@ -222,7 +223,7 @@ def _values(means: dict[str, _Mean]) -> dict[str, float]:
 def _value(text: str) -> float | None:
     """Return the number that a text is, None where it is none (1.2.3)."""
     try:
-        # nan and inf are told as such: a diverged run must look like one
+        # nan is kept, so that a run that diverged looks like one; `number` takes no inf
         return number(float(text))
     except ValueError:
         return None

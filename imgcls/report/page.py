@@ -1,6 +1,6 @@
-"""The frame of a page: one file, everything inside it, nothing asked of any network.
+"""The HTML around a page's content: one file with everything in it, which loads nothing from any network.
 
-A content security policy forbids scripts and requests, so that even a text that slipped through unescaped
+A content security policy forbids scripts and requests, so that even a text that was not escaped by mistake
 could do nothing. Light and dark follow the reader's system; a telephone shows one column.
 """
 
@@ -148,6 +148,6 @@ def table(header: Sequence[str], rows: Iterable[tuple[str, Sequence[str]]], css_
 
 
 def card(name: str, value: str, remark: str = "") -> str:
-    """Return a figure that is seen at a glance."""
+    """Return a box with one figure in large type: its name, its value, and perhaps a remark."""
     soft = f'<div class="soft">{escape(remark)}</div>' if remark else ""
     return f'<div class="card"><span class="soft">{escape(name)}</span><b>{escape(value)}</b>{soft}</div>'

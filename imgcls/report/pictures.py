@@ -17,12 +17,12 @@ from imgcls.report.svg import escape
 
 T = TypeVar("T")
 
-#: characters of all figures of a page together; with more the pictures are JPEG, and then fewer
+#: characters of all figures of a page together; with more the pictures are JPEG, and if need be fewer
 MAX_BYTES = 6 << 20
 #: longest side of an original: enough to see what it shows
 _RAW_EDGE = 200
 _JPEG_QUALITY = 88
-#: a picture on a sheet, and the room for two lines of text below it
+#: a picture on a sheet, the space for two lines of text below it, and the gap to the next one, in pixels
 _TILE, _TEXT_HEIGHT, _GAP = 160, 34, 10
 _INK = (40, 40, 40)
 
@@ -37,7 +37,7 @@ def gallery(items: Sequence[T], figure: Callable[[T, str], str]) -> tuple[str, i
         # exact pictures as long as they fit
         if sum(map(len, figures)) <= MAX_BYTES:
             break
-    # the first ones, and not the smallest: they are in an order
+    # the first ones, and not the smallest: the items come in an order
     shown, size = [], 0
     for part in figures if items else []:
         size += len(part)
@@ -98,7 +98,7 @@ def bgr(image: np.ndarray) -> np.ndarray:
     if image.shape[2] == 1:
         # grey
         image = np.repeat(image, 3, axis=2)
-    # OpenCV wants the memory in order; a fourth channel is left out
+    # OpenCV needs contiguous memory; a fourth channel is left out
     return np.ascontiguousarray(image[:, :, 2::-1])
 
 

@@ -13,7 +13,7 @@ from imgcls.report.svg import HEIGHT, WIDTH
 from imgcls.storage.atomic import write_bytes
 from imgcls.storage.paths import to_path
 
-#: what a page's style sheet says, for a drawing that stands alone; on white, as a picture in a paper
+#: the rules of a page's style sheet, for a separate drawing; on white, as a picture in a paper
 _STYLE = ("text{font:12px sans-serif;fill:#222}.ticks text,text.title{fill:#666}.grid{stroke:#ddd}"
           ".axis{stroke:#888}.line{fill:none;stroke:var(--c);stroke-width:2;stroke-linejoin:round}"
           ".dashed{stroke-dasharray:5 3}.faint{stroke-width:1;opacity:.45}.dot{fill:var(--c)}"
@@ -23,19 +23,19 @@ _STYLE = ("text{font:12px sans-serif;fill:#222}.ticks text,text.title{fill:#666}
 
 
 def check_path(path: str, setting: str) -> None:
-    """Raise UsageError for a file that is to be no picture, or lies in no folder; `setting` is its name."""
+    """Raise UsageError for a path without the suffix of a picture, or a wrong URL; `setting` names it."""
     if not path.endswith((".svg", ".png")):
         raise UsageError(f"`{setting}` {path}: must be a file for a picture, .svg or .png")
     to_path(path, f"`{setting}`")
 
 
 def write_plot(plot: Plot, path: str) -> None:
-    """Write a chart to `path`, as its ending says; DataError where the file cannot be written."""
+    """Write a chart to `path`, in the format of its suffix; RunError where the file cannot be written."""
     write_bytes(to_path(path), _png(plot) if path.endswith(".png") else standalone(plot).encode())
 
 
 def write_plots(plots: Sequence[Plot], path: str) -> None:
-    """Write charts under each other to one file; DataError where it cannot be written."""
+    """Write charts under each other to one file; RunError where it cannot be written."""
     if path.endswith(".png"):
         from imgcls.report import chart_pixels, pictures  # OpenCV
 
@@ -53,6 +53,7 @@ def write_plots(plots: Sequence[Plot], path: str) -> None:
 
 def standalone(plot: Plot) -> str:
     """Return the chart as an SVG that needs no page around it."""
+    # what a page gives around it: a name space, a style and a background
     element = plot.as_svg()
     head, _, content = element.partition(">")
     return (f'{head} xmlns="http://www.w3.org/2000/svg"><style>{_STYLE}</style>'

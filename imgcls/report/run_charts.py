@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from imgcls.report import axes, svg
 from imgcls.report.history import Epoch, Run
 
-#: with fewer epochs the progress lines between them tell more than the epochs do
+#: with more epochs the progress lines between them are not drawn
 _FEW_EPOCHS = 40
-#: progress lines that are drawn behind the epochs
+#: at most so many progress lines are drawn behind the epochs
 _MAX_BACKGROUND = 400
-#: metrics of one's own beyond those MXNet's scripts have
+#: at most so many metrics are drawn that MXNet's scripts do not have
 _MAX_OTHERS = 4
 _LOSSES = ("cross-entropy", "nll-loss")
 
@@ -31,7 +31,7 @@ class Chart:
 
 @dataclass(frozen=True)
 class Plot:
-    """What a chart against one axis is made of, whoever draws it."""
+    """The content of a chart against one axis, for any way of drawing it."""
 
     title: str
     lines: list[svg.Line]
@@ -63,23 +63,23 @@ class _Spec:
     unit: str
     curves: Sequence[_Curve]
     has_best: bool = False
-    #: a value holds in all of its epoch, and then jumps
+    #: whether a value is that of a whole epoch, and then jumps
     is_step: bool = False
     may_be_log: bool = False
     starts_at_0: bool = False
-    #: what the axis does not go beyond, however much room its marks would like
+    #: bounds of the axis, which it does not exceed for the sake of round ticks
     floor: float | None = None
     ceiling: float | None = None
 
 
 def draw_charts(runs: Sequence[Run]) -> list[Chart]:
-    """Return the charts for which any run has values, the most telling first."""
+    """Return the charts for which any run has values, the most important first."""
     charts = [_draw(runs, spec) for spec in _specs(runs)]
     return [chart for chart in charts if chart]
 
 
 def plots(runs: Sequence[Run]) -> list[Plot]:
-    """Return the charts against epochs, for who draws them elsewhere than on a page."""
+    """Return the charts against epochs, for drawings other than the page."""
     drawn = [_plot(runs, spec, "epoch", None) for spec in _specs(runs)]
     return [plot for plot in drawn if plot]
 
@@ -96,7 +96,7 @@ def _specs(runs: Sequence[Run]) -> list[_Spec]:
                    floor=0.0, ceiling=1.0) for name in names if "accuracy" in name]
     specs.append(_Spec("Loss", "mean per image", floor=0.0, curves=[
         _Curve("validation", _metric("validation", loss_name)), _Curve("training", loss, "loss")]))
-    # falls by powers of ten as a rule: an even axis would show the first step only
+    # usually falls by powers of ten: a linear axis would show the first step only
     specs.append(_Spec("Learning rate", "learning rate", is_step=True, may_be_log=True, curves=[
         _Curve("", lambda epoch: epoch.lr, "lr")]))
     specs.append(_Spec("Speed", "images per second", starts_at_0=True, curves=[
@@ -151,7 +151,7 @@ def _draw(runs: Sequence[Run], spec: _Spec) -> Chart | None:
     by_epoch = _plot(runs, spec, "epoch", None)
     if not by_epoch:
         return None
-    # a log that tells no times has one form only
+    # a log without times has one form only
     by_time = _plot(runs, spec, f"time ({time_unit})", unit_s) or by_epoch
     return Chart(spec.title, by_epoch.as_svg(), by_time.as_svg())
 
@@ -163,14 +163,14 @@ def _plot(runs: Sequence[Run], spec: _Spec, x_label: str, unit_s: float | None) 
         return None
     # without a progress line nothing was measured before the end of the first epoch
     begins_at_0 = unit_s is not None or spec.is_step or any(line.is_faint for line in lines)
-    # tight: an epoch that has not been has no room on the axis
+    # tight: the axis ends at the last epoch
     x = axes.linear([x for line in lines for x in line.xs] + [0.0] * begins_at_0, num_ticks=7,
                     is_integer=unit_s is None, is_tight=True)
     values = [y for line in lines for y in line.ys if math.isfinite(y)] + [0.0] * spec.starts_at_0
     if spec.may_be_log and axes.suits_log(values):
         y = axes.logarithmic(values)
     else:
-        # bounds hold only where they do: a loss below 0, or an accuracy in percent, is shown as it is
+        # bounds are used where all values are within: a loss below 0, or an accuracy in percent, is shown too
         low, high = min(values, default=0.0), max(values, default=0.0)
         y = axes.linear(values, floor=None if spec.floor is None or low < spec.floor else spec.floor,
                         ceiling=None if spec.ceiling is None or high > spec.ceiling else spec.ceiling)
@@ -184,17 +184,17 @@ def _lines(runs: Sequence[Run], number: int, spec: _Spec, unit_s: float | None) 
     lines: list[svg.Line] = []
     for position, curve in enumerate(spec.curves):
         told = [(epoch, value) for epoch in run.in_order() if (value := curve.measure(epoch)) is not None]
-        # a log may tell the time of some lines only
+        # a log may have the time of some lines only
         if unit_s is not None:
             told = [(epoch, value) for epoch, value in told if epoch.elapsed_s is not None]
         if not told:
             continue
         xs, ys = [_place(epoch, unit_s) for epoch, _ in told], [value for _, value in told]
-        # alone, training and validation have colours; among others, the runs have
+        # with one run training and validation have colours of their own, with several the runs have
         color = position if is_alone else number
         between = _between_epochs(run, curve.point_key) if curve.point_key and unit_s is None else []
         if spec.is_step and between:
-            # a rate may change at any step: the places between the epochs belong to the line itself
+            # a rate may change at any step: the points between the epochs belong to the line itself
             steps = sorted({**dict(between), **dict(zip(xs, ys, strict=True))}.items())
             xs, ys = [x for x, _ in steps], [y for _, y in steps]
         elif between and (is_alone or len(run.epochs) < 3):
@@ -213,13 +213,13 @@ def _lines(runs: Sequence[Run], number: int, spec: _Spec, unit_s: float | None) 
 
 
 def _place(epoch: Epoch, unit_s: float | None) -> float:
-    # an epoch's values hold at its end, so the first one stands at 1, as its checkpoint PREFIX-0001 does
+    # an epoch's values are those at its end, so the first one is at 1, as its checkpoint is PREFIX-0001
     return epoch.index + 1.0 if unit_s is None else (epoch.elapsed_s or 0.0) / unit_s
 
 
 def _between_epochs(run: Run, key: str) -> list[tuple[float, float]]:
     """Return a value of the progress lines against the epoch: 0 to 1 in the first one."""
-    # of a long run they would be a thick band behind a line that says the same
+    # with many epochs they would be a thick band behind a line that shows the same
     if len(run.epochs) > _FEW_EPOCHS:
         return []
     per_epoch = run.batches_per_epoch()

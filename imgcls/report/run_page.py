@@ -11,21 +11,21 @@ from imgcls.report.svg import escape
 
 #: rows of a table: of more epochs evenly chosen ones are shown, with the best and the last
 MAX_ROWS = 200
-#: a longer table is shown when asked for
+#: a longer table is folded up at first
 _MAX_OPEN_ROWS = 60
 OPEN = ' open="open"'
 #: runs that the title names
 _MAX_TITLED = 4
-#: settings that say where and not what: two runs always differ in them, and no one asks why
+#: settings that say where and not what: runs nearly always differ in them, which means nothing
 _WHERE = ("model_prefix", "save_model_prefix", "log_file", "log_dir", "load_epoch")
 
 
 def run_page(runs: Sequence[Run], *, state: str = "", images: str = "") -> bytes:
     """Return the page as UTF-8. `state` says how far a run is; `images` is HTML to stand below the charts."""
-    # more names would be a paragraph
+    # all names of many runs would be a paragraph
     more = f" and {len(runs) - _MAX_TITLED} more" if len(runs) > _MAX_TITLED else ""
     title = " | ".join(run.name for run in runs[:_MAX_TITLED]) + more
-    # each name for itself: one that is written from right to left would take the others along
+    # each name isolated: one that is written from right to left would change the order of the others
     heading = " | ".join(f"<bdi>{escape(run.name)}</bdi>" for run in runs[:_MAX_TITLED]) + more
     body = [f"<h1>{heading}</h1>", f'<p class="soft">{escape(state or _describe(runs))}</p>']
     # figures at a glance for one run, a row each for several
@@ -36,7 +36,7 @@ def run_page(runs: Sequence[Run], *, state: str = "", images: str = "") -> bytes
     # the numbers of several runs are folded away: they are compared in the charts
     body += [_epochs(run, is_open=len(runs) == 1) for run in runs]
     body.append(_settings(runs))
-    # what a reader must know is last and not lost: logs that were cut, values that were estimated
+    # at the end, what a reader must know: logs that were cut, values that were estimated
     notes = [(f"{run.name}: " if len(runs) > 1 else "") + note for run in runs for note in run.notes]
     if notes:
         body.append("<h2>Notes</h2><ul>" + "".join(f"<li>{escape(note)}</li>" for note in notes) + "</ul>")
@@ -82,7 +82,7 @@ def _cards(run: Run) -> str:
 
 
 def _comparison(runs: Sequence[Run]) -> str:
-    """Return a table with a row for each run; the best of all stands out."""
+    """Return a table with a row for each run; the best of all is marked."""
     bests = [run.best() for run in runs]
     # runs that are equally good are both the best
     top = max((best[1] for best in bests if best), default=None)
@@ -149,7 +149,7 @@ def _epochs(run: Run, *, is_open: bool) -> str:
 def _settings(runs: Sequence[Run]) -> str:
     """Return the settings: those that differ first, then all of them."""
     body = []
-    # a log of MXNet's tells its settings and not the command
+    # a log of MXNet's holds the settings and not the command
     if commands := [run for run in runs if run.command]:
         lines = "".join(f"<pre>{escape(run.command)}</pre>" for run in commands)
         body.append(f"<h2>Command{'s' if len(commands) > 1 else ''}</h2>{lines}")
@@ -161,7 +161,7 @@ def _settings(runs: Sequence[Run]) -> str:
     def row(name: str) -> list[str]:
         return [name, *(run.settings.get(name, "(not recorded)") for run in runs)]
 
-    # a setting that only one of them has told is a difference, too
+    # a setting that only some of them recorded is a difference, too
     differing = [name for name in names if name not in _WHERE
                  and len({run.settings.get(name) for run in runs}) > 1]
     body.append("<h2>Settings</h2>")

@@ -50,7 +50,7 @@ def write_report(folder: str, report: ScoreReport, mistakes: str = "", mistakes_
 
 def _class_rows(report: ScoreReport) -> Iterable[Sequence[Any]]:
     figures = report.figures
-    # nan, where a class was never said or has no images, is an empty cell
+    # nan, where a class was never predicted or has no images, is an empty cell
     shares = np.stack([figures.precision, figures.recall, figures.f1], axis=1)
     for number, name in enumerate(report.class_names):
         yield [number, safe_cell(name), figures.num_images[number], figures.num_said[number],
@@ -62,7 +62,7 @@ def _confusion_csv(report: ScoreReport) -> bytes:
     names = [safe_cell(name) for name in report.class_names]
     if report.predictions.num_classes > _MAX_TABLE_CLASSES:
         labels, predicted, counts = statistics.confusion(report.predictions)
-        # a list of numbers is walked through faster than an array
+        # iterating over a list of numbers is faster than over an array
         pairs = zip(labels.tolist(), predicted.tolist(), counts.tolist(), strict=True)
         rows = ([names[label], names[said], count] for label, said, count in pairs)
         return _csv(["class", "taken for", "images"], rows)

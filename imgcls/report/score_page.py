@@ -20,10 +20,10 @@ _MAX_CLASSES, _MAX_PAIRS = 100, 30
 
 @dataclass(frozen=True)
 class ScoreReport:
-    """All that is told about a network that was measured; `class_names` has a name for each class."""
+    """The content of the page about a network that was measured; `class_names` has a name for each class."""
 
     title: str
-    #: what was measured on what, for people
+    #: the data and the preprocessing, in words
     description: str
     metrics: Mapping[str, float]
     class_names: Sequence[str]
@@ -39,7 +39,7 @@ class ScoreReport:
 def make_report(title: str, description: str, metrics: Mapping[str, float], class_names: Sequence[str],
                 predictions: Predictions, notes: Sequence[str] = ()) -> ScoreReport:
     """Compute the figures of a report."""
-    # on a part of the logits where all would be too many
+    # fitted on a part of the images where the logits of all would take too much memory
     temperature = statistics.fit_temperature(predictions.logits, predictions.logit_labels)
     before = statistics.calibration(predictions.confidence, predictions.is_right)
     after = statistics.calibration_at(predictions.logits, predictions.logit_labels, temperature)
@@ -49,7 +49,7 @@ def make_report(title: str, description: str, metrics: Mapping[str, float], clas
 
 
 def score_page(report: ScoreReport, mistakes: str = "") -> bytes:
-    """Return the page as UTF-8; `mistakes` is HTML with the pictures of the surest mistakes."""
+    """Return the page as UTF-8; `mistakes` is HTML with the pictures of the most confident mistakes."""
     body = [f"<h1>{escape(report.title)}</h1>", f'<p class="soft">{escape(report.description)}</p>',
             _cards(report), mistakes, _calibration(report), _confusions(report), _classes(report)]
     if report.notes:
@@ -75,7 +75,7 @@ def _metric_name(name: str) -> str:
 
 def _calibration(report: ScoreReport) -> str:
     """Return the diagram with a sentence that describes it."""
-    # in one sentence: a diagram alone is read by few
+    # in words as well: few people can read such a diagram
     mean = float(report.predictions.confidence.mean())
     accuracy = float(report.predictions.is_right.mean())
     verdict = ("well calibrated" if abs(mean - accuracy) < 0.02 else
@@ -107,7 +107,7 @@ def _confusions(report: ScoreReport) -> str:
                      f"{count:,} classes, a column for each predicted class; correct predictions are on "
                      "the diagonal</figcaption></figure>")
     labels, predicted, counts = statistics.confusion(report.predictions)
-    # what is right is no confusion, and would fill the list
+    # correct predictions are no confusions, and would fill the list
     wrong = np.flatnonzero(labels != predicted)
     wrong = wrong[np.argsort(-counts[wrong], kind="stable")][:_MAX_PAIRS]
     rows = [("", [names[labels[i]], names[predicted[i]], f"{counts[i]:,}",

@@ -39,7 +39,7 @@ class Sample:
     index: int
     label: str
     pixels: np.ndarray
-    #: None where the original cannot be told
+    #: None where the original is not known or cannot be decoded
     raw: np.ndarray | None
     #: what was done to it, in words
     changes: Sequence[str]
@@ -54,8 +54,8 @@ def training_samples(source: Source, config: Config, count: int, epoch: int = 0)
     if len(shape) != 3 or shape[0] not in (1, 3, 4) or not _has_pixels(source):
         raise UsageError(f"`images` {count}: {source.description} holds numbers that are no pictures")
     mixing = make_mixing(config.regularization, shape, config.train.seed)
-    # in the caller's thread and on the CPU: some images of one epoch need no more
-    # the batch size of the run: mixing takes the partner of an image from its batch
+    # In the caller's thread and on the CPU: a few images of one epoch need no more.
+    # With the batch size of the run: mixing takes the partner of an image from its batch.
     loader = make_loader(source, batch_size=config.data.batch_size, image_shape=shape, seed=config.train.seed,
                          augment_config=config.augment, train=True, device=torch.device("cpu"), threads=0,
                          on_bad=config.data.on_bad, shard=Shard(has_partners=mixing is not None),
@@ -70,7 +70,7 @@ def training_samples(source: Source, config: Config, count: int, epoch: int = 0)
         if drawn is not None and raw is not None:
             (spec,) = crops.specs(epoch, drawn, np.array([raw.shape[:2]], np.int64))
             changes = describe_spec(spec, crops.crop, raw.shape[:2])
-            # drawn again from (seed, epoch, sample): nothing was noted while the image was made
+            # drawn again from (seed, epoch, sample): nothing was recorded while the image was made
             erased = crops.erased(epoch, drawn)
             changes += ["a box erased"] if erased is not None and erased.any() else []
         if batch.other_labels is not None:
@@ -98,7 +98,7 @@ def describe_spec(spec: CropSpec, crop: tuple[int, int], size: Sequence[int]) ->
         words.append(f"enlarged to {spec.enlarge[1]}x{spec.enlarge[0]}")
     if (spec.height, spec.width) != tuple(size) or spec.top or spec.left:
         words.append(f"cut {spec.width}x{spec.height} at {spec.left},{spec.top}")
-    # crops of random size are scaled behind the cut, so this stands after it
+    # crops of random size are scaled after the cut, so this comes after it
     if (spec.height, spec.width) != crop:
         words.append(f"scaled to {crop[1]}x{crop[0]}")
     if spec.mirror:
@@ -140,8 +140,10 @@ def _has_pixels(source: Source) -> bool:
 
 def _rows(loader: Loader, source: Source, mixing: Mixing | None,
           epoch: int) -> Iterator[tuple[np.ndarray | None, Batch, int]]:
-    """Yield (what is drawn for int64 (1,), batch, row in it) of the images of an epoch as the trainer gets
-    them; None in the first place where it cannot be told which image it is."""
+    """Yield (entry of the epoch's order, batch, row) for the images of an epoch as the trainer gets them.
+
+    The entry is int64 (1,) (see `order.sample_of`), None where it is not known which image it is.
+    """
     for number, (drawn, batch) in enumerate(_batches(loader, source, epoch)):
         mixed = mixing(batch, epoch, number) if mixing else batch
         for row in range(mixed.num_valid):
@@ -150,9 +152,9 @@ def _rows(loader: Loader, source: Source, mixing: Mixing | None,
 
 def _batches(loader: Loader, source: Source,
              epoch: int) -> Iterator[tuple[np.ndarray | None, Batch]]:
-    """Yield the batches of an epoch with what is drawn for in them, damaged images left out."""
+    """Yield (entries of the epoch's order, batch) without damaged images; None where they are not known."""
     if isinstance(loader, ResidentLoader):
-        # damaged images were dropped when all were decoded: the order is then one of the others
+        # where damaged images were dropped when all were decoded, the order is that of the others
         is_whole = loader.num_samples == len(source)
         drawn = loader.epoch_indices(epoch)
         for number, batch in enumerate(loader.epoch(epoch)):

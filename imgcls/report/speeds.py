@@ -20,7 +20,7 @@ class Speed:
 
     `images_per_s` and `seconds`, per batch, have a number for each repeat; they are empty where the `note`
     says why. `name` is a network or a source of data, `shape` its images (C,H,W), `threads` those of a loader
-    (None for a network), `peak_bytes` the most memory meanwhile, None where the system does not tell.
+    (None for a network), `peak_bytes` the peak memory meanwhile, None where the system does not report it.
     """
 
     name: str
@@ -36,25 +36,25 @@ class Speed:
 
     @property
     def median(self) -> float | None:
-        """Images per second, the median of the repeats."""
+        """Return the images per second, the median of the repeats; None without any."""
         # of the repeats: one in which another program ran does not count
         return statistics.median(self.images_per_s) if self.images_per_s else None
 
     @property
     def ms_per_batch(self) -> float | None:
-        """Milliseconds per batch, the median of the repeats."""
+        """Return the milliseconds per batch, the median of the repeats; None without any."""
         return 1000 * statistics.median(self.seconds) if self.seconds else None
 
     @property
     def spread(self) -> float | None:
-        """Half of the distance between the slowest and the fastest repeat, as a part of the median.
+        """Return half of the distance between the slowest and the fastest repeat, as a part of the median.
 
         None where there is only one.
         """
         if len(self.images_per_s) < 2 or not self.median:
             return None
-        # half the range: with three to five repeats a standard deviation would promise more than it
-        # knows
+        # half the range: of three to five repeats a standard deviation would suggest more precision than
+        # there is
         return (max(self.images_per_s) - min(self.images_per_s)) / 2 / self.median
 
 
@@ -73,7 +73,7 @@ def as_text(rows: Sequence[Speed], device: str) -> str:
         # the name on the left, numbers on the right
         padded = [cell.rjust(width) for cell, width in zip(cells, widths, strict=True)]
         padded[0] = cells[0].ljust(widths[0])
-        # what could not be measured has nothing behind its size: the reason stands there
+        # a row that was not measured has the reason in place of its figures
         lines.append("  ".join([*padded[:4], note] if note else padded).rstrip())
     return "\n".join([printable(device), *lines, ""])
 
@@ -113,6 +113,7 @@ def as_csv(rows: Sequence[Speed], device: str, mode: str) -> str:
 
 def as_json(rows: Sequence[Speed], device: str, mode: str) -> str:
     """Return an object with the device, the mode and a list of rows; what was not measured is null."""
+    # allow_nan=False: NaN is no JSON, and no figure here should be one
     content = {"mode": mode, "device": device, "rows": [_plain(row) for row in rows]}
     return json.dumps(content, indent=1, allow_nan=False) + "\n"
 

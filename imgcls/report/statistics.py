@@ -1,6 +1,6 @@
-"""Figures about predictions: per class, what is taken for what, how far a confidence can be trusted.
+"""Figures about predictions: per class, what is confused with what, how far a confidence can be trusted.
 
-numpy in, numbers out; nothing here knows a network.
+numpy arrays in, numbers out; nothing here depends on a network.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ import numpy as np
 
 #: equal parts of 0..1 that confidences are put into: the number that papers use
 NUM_BINS = 15
-#: the temperature is looked for between these
+#: the temperature is searched between these
 _MIN_T, _MAX_T = 0.05, 20.0
 _GOLDEN = (5 ** 0.5 - 1) / 2
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a network said of N images, in the order in which they were scored.
+    """The predictions for N images, in the order in which they were scored.
 
     `top` int64 (N, k) are the likeliest classes, best first, `probabilities` float32 (N, k) theirs;
     `label_probability` float32 (N,) is that of the right class. `logits` float32 (M, C) are of some of the
@@ -36,21 +36,21 @@ class Predictions:
 
     @property
     def predicted(self) -> np.ndarray:
-        """The likeliest class of each image, int64 (N,)."""
+        """Return the likeliest class of each image, int64 (N,)."""
         return self.top[:, 0]
 
     @property
     def confidence(self) -> np.ndarray:
-        """The probability of the likeliest class, float32 (N,)."""
+        """Return the probability of the likeliest class, float32 (N,)."""
         return self.probabilities[:, 0]
 
     @property
     def is_right(self) -> np.ndarray:
-        """Which images were told right, bool (N,)."""
+        """Return which images were classified correctly, bool (N,)."""
         return self.predicted == self.labels
 
     def mistakes(self, count: int) -> np.ndarray:
-        """Return the positions of the mistakes that the network was surest of, the surest first."""
+        """Return the positions of the most confident mistakes, at most `count`, the most confident first."""
         wrong = np.flatnonzero(~self.is_right)
         # stable: of equal confidences the first image, on every machine
         return wrong[np.argsort(-self.confidence[wrong], kind="stable")][:count]
@@ -58,7 +58,7 @@ class Predictions:
 
 @dataclass(frozen=True)
 class ClassFigures:
-    """Of each of C classes, int64 (C,): its images, how often it was said, and how often rightly."""
+    """Of each of C classes, int64 (C,): its images, how often it was predicted, and how often correctly."""
 
     num_images: np.ndarray
     num_said: np.ndarray
@@ -66,17 +66,17 @@ class ClassFigures:
 
     @property
     def precision(self) -> np.ndarray:
-        """Of those called so, the share that is; nan for a class that was never said."""
+        """Return the share of the predictions of a class that are correct; nan for one never predicted."""
         return _share(self.num_right, self.num_said)
 
     @property
     def recall(self) -> np.ndarray:
-        """Of its images, the share that was called so; nan for a class without images."""
+        """Return the share of a class's images that were predicted as it; nan for one without images."""
         return _share(self.num_right, self.num_images)
 
     @property
     def f1(self) -> np.ndarray:
-        """Harmonic mean of precision and recall."""
+        """Return the harmonic mean of precision and recall; nan for a class without images or predictions."""
         return _share(2 * self.num_right, self.num_images + self.num_said)
 
 
@@ -97,7 +97,8 @@ def confusion(predictions: Predictions) -> tuple[np.ndarray, np.ndarray, np.ndar
 
 
 def confusion_matrix(predictions: Predictions) -> np.ndarray:
-    """Return int64 (C, C): a row for each class, a column for what its images were taken for."""
+    """Return counts int64 (C, C): a row for each class, a column for each predicted class."""
+    # the callers have at most MAX_MATRIX_CLASSES classes: more would take gigabytes
     matrix = np.zeros((predictions.num_classes, predictions.num_classes), np.int64)
     labels, predicted, counts = confusion(predictions)
     matrix[labels, predicted] = counts
@@ -106,7 +107,7 @@ def confusion_matrix(predictions: Predictions) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Of each bin of confidences: how many images, their mean confidence, and the share that was right.
+    """Of each bin of confidences: the number of images, their mean confidence, and the share that is right.
 
     The expected calibration error `ece` is the mean distance of the two over the images (Guo et al., 2017).
     """
@@ -119,7 +120,7 @@ class Calibration:
 
 def calibration(confidence: np.ndarray, is_right: np.ndarray) -> Calibration:
     """Compare confidences (N,) with how often they were right (N,)."""
-    confidence = np.nan_to_num(confidence)  # a network that has diverged is sure of nothing
+    confidence = np.nan_to_num(confidence)  # nan, from a network that diverged, counts as 0
     bins = np.clip((confidence * NUM_BINS).astype(np.int64), 0, NUM_BINS - 1)
     counts = np.bincount(bins, minlength=NUM_BINS)
     sums = np.bincount(bins, weights=confidence, minlength=NUM_BINS)
@@ -129,11 +130,11 @@ def calibration(confidence: np.ndarray, is_right: np.ndarray) -> Calibration:
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Return the number that logits (M, C) are to be divided by so that their probabilities fit best.
+    """Return the temperature that logits (M, C) must be divided by so that their probabilities fit best.
 
-    The one with the least negative log-likelihood, by golden section: it has one minimum over log T.
+    It has the least negative log-likelihood, found by golden section: that has one minimum over log T.
     """
-    # The largest is taken off before the exponential, which would be infinite; one row a class, as sums over
+    # The largest is subtracted before the exponential, which would be infinite; one row a class, as sums over
     # long rows are several times faster.
     shifted = np.ascontiguousarray((logits - logits.max(1, keepdims=True)).T, np.float32)
     told = float(shifted[labels, np.arange(len(labels))].mean(dtype=np.float64))

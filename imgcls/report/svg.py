@@ -1,4 +1,4 @@
-"""Charts as SVG text to stand in a page: no library, no script, colours from the page's style sheet.
+"""Charts as SVG text for a page: no library, no script, colours from the page's style sheet.
 
 All text that comes from outside passes `escape`. A chart of any number of values has a bounded number of
 points, so that a page costs the same after ten epochs and after ten thousand.
@@ -17,9 +17,9 @@ from imgcls.report.axes import Scale, show
 #: the drawing in its own units: as wide as a telephone, so that text is never scaled down by much
 WIDTH, HEIGHT = 420, 256
 _TOP, _BOTTOM = 14, 40
-#: a line is drawn through no more points, and a chart has no more places that tell their values
+#: a line is drawn through at most so many points, and a chart shows values under the mouse at so many places
 MAX_POINTS, MAX_TIPS = 300, 60
-#: lines with a label at their end; more would not be told apart
+#: lines with a label at their end; more could not be distinguished
 MAX_LABELS = 8
 #: colours in the style sheet; the ninth line has the first one's colour again
 NUM_COLORS = 8
@@ -36,7 +36,8 @@ def escape(text: object) -> str:
 class Line:
     """A line of a chart. `color` counts the page's colours; `best` is the index of a point with a ring.
 
-    `label` stands at its end, `name` in what the mouse shows. A faint line is background: no label, no marks.
+    `label` is written at its end, `name` in what the mouse shows. A faint line is background: no label, no
+    marks.
     """
 
     name: str
@@ -61,7 +62,7 @@ class Line:
 
 @dataclass
 class _Frame:
-    """Where a chart's axes are, and how values become places on the drawing."""
+    """Where a chart's axes are, and how values become coordinates in the drawing."""
 
     x: Scale
     y: Scale
@@ -70,30 +71,32 @@ class _Frame:
     parts: list[str] = field(default_factory=list)
 
     def px(self, value: float) -> float:
-        """Return the place of a value of the x axis, from the left."""
+        """Return the coordinate of a value of the x axis, from the left."""
         return self.left + self.x.place(value) * (self.right - self.left)
 
     def py(self, value: float) -> float:
-        """Return the place of a value of the y axis, from the top."""
+        """Return the coordinate of a value of the y axis, from the top."""
         return HEIGHT - _BOTTOM - self.y.place(value) * (HEIGHT - _BOTTOM - _TOP)
 
     def holds(self, x: float, y: float) -> bool:
-        """Whether a point has a place: nan has none, and 0 has none on a logarithmic axis."""
+        """Return whether a point can be drawn: nan cannot, and 0 cannot on a logarithmic axis."""
         return math.isfinite(x) and math.isfinite(y) and (not self.y.is_log or y > 0)
 
 
 def line_chart(lines: Sequence[Line], x: Scale, y: Scale, *, title: str, x_label: str, y_label: str,
                x_name: str = "") -> str:
-    """Return a chart of lines over two axes; `title` is for who cannot see it, `x_name` for what the mouse
-    shows ("epoch")."""
+    """Return a chart of lines over two axes.
+
+    `title` is for readers who cannot see it, `x_name` ("epoch") for what the mouse shows.
+    """
     labelled = [line for line in lines if line.label and len(line.xs)][:MAX_LABELS]
     # digits and lower case letters are about half as wide as high
     room = max((text_width(line.label) for line in labelled), default=0)
-    # as much room on either side as the texts there need
+    # as much space on either side as the texts there need
     frame = _Frame(x, y, left=28 + max((text_width(label) for label in y.labels), default=0),
                    right=WIDTH - 12 - min(room, 130))
     _draw_axes(frame, x_label, y_label)
-    # what is background is drawn first
+    # the background is drawn first
     for line in sorted(lines, key=lambda line: not line.is_faint):
         _draw_line(frame, line)
     _draw_labels(frame, labelled)
@@ -134,17 +137,17 @@ def _draw_axes(frame: _Frame, x_label: str, y_label: str) -> None:
                  f'<path class="axis" d="M{frame.left:.1f} {bottom}H{frame.right:.1f}"/>'
                  f'<g class="ticks">{"".join(marks)}</g>')
     parts.append(text((frame.left + frame.right) / 2, HEIGHT - 6, x_label, "title", "middle"))
-    # turned, beside the axis: above it there is no room for a long one
+    # turned, beside the axis: above it a long one would not fit
     middle = (_TOP + bottom) / 2
     parts.append(f'<text class="title" text-anchor="middle" transform="translate(12 {middle:.1f}) '
                  f'rotate(-90)">{escape(y_label)}</text>')
 
 
 def _without_overlap(frame: _Frame) -> Iterator[tuple[float, str]]:
-    """Yield the marks of the x axis that have room for their text."""
+    """Yield the ticks of the x axis whose texts do not overlap."""
     free_from = -math.inf
     for tick, label in zip(frame.x.ticks, frame.x.labels, strict=True):
-        # with a little air on both sides
+        # with a little space on both sides
         half = text_width(label) / 2 + 3
         if frame.px(tick) - half >= free_from:
             free_from = frame.px(tick) + half
@@ -162,19 +165,19 @@ def _draw_line(frame: _Frame, line: Line) -> None:
             continue
         x, y = frame.px(line.xs[i]), frame.py(line.ys[i])
         if line.is_step and (is_drawing or not i):
-            # what is told at the end of an interval held in all of it, from the start of the axis on
+            # a value logged at the end of an interval is that of all of it, from the start of the axis on
             begin = f"V{y:.1f}" * (y != last_y) if is_drawing else f"M{frame.px(frame.x.low):.1f} {y:.1f}"
             path.append(f"{begin}H{x:.1f}")
         else:
             path.append(f"{'L' if is_drawing else 'M'}{x:.1f} {y:.1f}")
         is_drawing, last_y = True, y
-    # the ninth line has the first one's colour, and is told apart by its dots
+    # the ninth line has the first one's colour, and is dotted to tell the two apart
     names = (f"line c{line.color % NUM_COLORS}{' again' * (line.color >= NUM_COLORS)}"
              f"{' dashed' * line.is_dashed}{' faint' * line.is_faint}")
     frame.parts.append(f'<path class="{names}" d="{"".join(path)}"/>')
     if line.is_faint:
         return
-    # a few epochs are measurements one can count, and a single one is no line at all
+    # of a few epochs each one is marked, and a single one would not show as a line
     if len(indices) <= 30 and not line.is_step:
         dots = "".join(f'<circle cx="{frame.px(line.xs[i]):.1f}" cy="{frame.py(line.ys[i]):.1f}" r="2.6"/>'
                        for i in indices if frame.holds(line.xs[i], line.ys[i]))
@@ -186,7 +189,7 @@ def _draw_line(frame: _Frame, line: Line) -> None:
 
 
 def _draw_labels(frame: _Frame, lines: Sequence[Line]) -> None:
-    """Write each line's label at its end, moved up or down where two would stand on each other."""
+    """Write each line's label at its end, moved up or down where two would overlap."""
     ends = []
     for line in lines:
         last = next((i for i in reversed(range(len(line.xs))) if frame.holds(line.xs[i], line.ys[i])), None)
@@ -208,14 +211,14 @@ def _draw_labels(frame: _Frame, lines: Sequence[Line]) -> None:
 
 
 def _draw_tips(frame: _Frame, lines: Sequence[Line], x_name: str) -> None:
-    """Add a strip for each place along the x axis that shows the values there under the mouse."""
+    """Add strips along the x axis that show the values there under the mouse."""
     values: dict[float, list[str]] = {}
     for line in lines:
-        # what is background tells nothing
+        # the background shows no values
         for i in ([] if line.is_faint else line.points()):
             if frame.holds(line.xs[i], line.ys[i]):
                 values.setdefault(line.xs[i], []).append(f"{line.name}: {show(line.ys[i])}")
-    # runs of different lengths have places of their own
+    # runs of different lengths may have values at different places
     xs = sorted(values)
     if len(xs) > MAX_TIPS:
         xs = [xs[round(i * (len(xs) - 1) / (MAX_TIPS - 1))] for i in range(MAX_TIPS)]

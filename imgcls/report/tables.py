@@ -13,7 +13,7 @@ from imgcls.errors import printable
 from imgcls.report import axes
 from imgcls.report.history import Epoch, Run
 
-#: columns of every table, behind those of the metrics
+#: columns of every table, after those of the metrics
 _COLUMNS = ("loss", "lr", "speed", "seconds", "elapsed_s")
 
 
@@ -27,13 +27,14 @@ def as_csv(runs: Sequence[Run]) -> str:
     for run in runs:
         for epoch in run.in_order():
             values = epoch.metrics(names) + [getattr(epoch, column) for column in _COLUMNS]
+            # all digits of a number, and an empty cell for what was not measured
             texts = ["" if value is None else repr(value) for value in values]
             writer.writerow([safe_cell(run.name), epoch.index + 1, *texts])
     return stream.getvalue()
 
 
 def as_json(runs: Sequence[Run]) -> str:
-    """Return a list of runs, each with its epochs and settings; what is nan or infinite is null."""
+    """Return a JSON list of runs, each with its epochs and settings; nan and infinity are null."""
     return json.dumps([_plain(run) for run in runs], indent=1, allow_nan=False) + "\n"
 
 
@@ -55,8 +56,7 @@ def _text(run: Run) -> str:
         rows.append([f"{epoch.index + 1}{mark}", *metrics, axes.show(epoch.loss), rate,
                      axes.show(epoch.speed), axes.show_time(epoch.seconds), axes.show_time(epoch.elapsed_s)])
     rows = [[printable(cell) for cell in row] for row in rows]
-    # a column in which nothing was measured says nothing
-    # such as the loss in a log of MXNet's, which writes none
+    # a column in which nothing was measured is left out, such as the loss in a log of MXNet's, which has none
     used = [i for i in range(len(rows[0])) if any(row[i].strip() for row in rows[1:])]
     widths = {i: max(len(row[i]) for row in rows) for i in used}
     lines = ["  ".join(f"{row[i]:>{widths[i]}}" for i in used).rstrip() for row in rows]
