@@ -29,7 +29,7 @@ EXAMPLES = """examples:
 """
 #: what the network is given, and the size of the images that its crops are cut from
 _SIDE, _STORED_SIDE = 227, 256
-#: mean colour of ImageNet's photographs, which stands in where no mean image is given
+#: mean colour of ImageNet's photographs, used where no mean image is given
 _RGB_MEAN = [123.68, 116.779, 103.939]
 #: 3 x 1024 x 1024 in double precision
 _MAX_MEAN_BYTES = 1 << 25

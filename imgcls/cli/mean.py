@@ -80,7 +80,7 @@ def _start(argv: Sequence[str]) -> int:
         print(json.dumps({"num_images": result.num_images, "num_skipped": len(result.skipped),
                           "rgb_mean": result.mean, "rgb_std": result.std}))
     else:
-        # flags of imgcls-train, to be pasted; three digits are more than eight bits can tell
+        # flags of imgcls-train, for copying; three digits are finer than pixels of eight bits need
         tell(f"{result.num_images} images, {len(result.skipped)} left out: "
              f"--rgb-mean {_numbers(result.mean)} --rgb-std {_numbers(result.std)}", sys.stdout)
     return 0

@@ -19,7 +19,7 @@ from imgcls.errors import UsageError, verbatim
 #: the title of a section, and its flags by setting
 Group = tuple[str | None, Mapping[str, Field[Any]]]
 
-#: where the texts begin; a flag that is longer stands on a line of its own
+#: the column where the texts begin; a longer flag is on a line of its own
 _COLUMN = 34
 #: examples that -h shows
 _NUM_EXAMPLES = 3

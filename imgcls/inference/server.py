@@ -98,7 +98,7 @@ class _Server:
         if self._is_loopback and not _is_this_machine(host):
             raise TellError(403, f"host {host[:100]}: this server answers to localhost only")
         origin = request.headers.get("origin")
-        # Browsers send it with every POST of a page; curl and programs send none, and may ask.
+        # Browsers send it with every POST of a page; curl and programs send none, and are allowed.
         is_foreign = origin is not None and origin.lower().partition("://")[2] != host.lower()
         if is_foreign or (request.method != "GET" and request.headers.get("sec-fetch-site") == "cross-site"):
             raise TellError(403, "requests from pages of other sites are refused")

@@ -47,7 +47,7 @@ _MAX_ARGUMENTS = 300
 #: how many resumed runs are recognised in one log
 _MAX_RESUMES = 100
 _CLOCK = re.compile(r"\b(\d{4}-\d\d-\d\d)[ T](\d\d:\d\d:\d\d)(?:[.,](\d{1,6}))?")
-#: a date stands at the beginning of its line, perhaps behind the name of a host
+#: a date is at the beginning of its line, perhaps after the name of a host
 _MAX_CLOCK_OFFSET = 80
 
 

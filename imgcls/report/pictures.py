@@ -61,7 +61,7 @@ def original(image: np.ndarray, description: str, extension: str) -> str:
     if scale >= 1:
         return img(image, description, extension)
     small = _resized(image, scale, opencv.cv2.INTER_AREA)
-    # what was made smaller is not exact anyhow
+    # a picture that was made smaller is not exact anyway
     return img(small[:, :, None] if small.ndim == 2 else small, description, ".jpg")
 
 

@@ -18,9 +18,10 @@ from imgcls.report.tables import safe_cell
 class Speed:
     """One row: what was measured, how large its batches were, and what each repeat gave.
 
-    `images_per_s` and `seconds`, per batch, have a number for each repeat; they are empty where the `note`
-    says why. `name` is a network or a source of data, `shape` its images (C,H,W), `threads` those of a loader
-    (None for a network), `peak_bytes` the peak memory meanwhile, None where the system does not report it.
+    `images_per_s` and `seconds`, per batch, have a number for each repeat; they are empty where nothing could
+    be measured, and `note` says why. `name` is a network or a source of data, `shape` its images (C,H,W),
+    `threads` those of a loader (None for a network), `peak_bytes` the peak memory meanwhile, None where the
+    system does not report it.
     """
 
     name: str

@@ -72,7 +72,7 @@ class AugmentConfig:
                                 minimum=1, maximum=10)
     random_erase: float = flag(0.0, "erase a box of 2 to 33 % of the image with this probability, such as "
                                "0.25", metavar="P", minimum=0, maximum=1)
-    # normalisation; a copy of what a checkpoint was trained with stands in its meta.json
+    # normalisation; the meta.json of a checkpoint holds a copy of what it was trained with
     rgb_mean: tuple[float, ...] = flag((0.0,), "subtracted per channel, on the scale 0-255", since="g2",
                                        metavar="R,G,B", minimum=-MAX_NUMBER, maximum=MAX_NUMBER)
     rgb_std: tuple[float, ...] = flag((1.0,), "divided by per channel, after the mean", since="g3",

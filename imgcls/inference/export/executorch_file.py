@@ -57,7 +57,7 @@ def write(exported: Exported, path: Path) -> list[Path]:
 def write_int8(exported: Exported, path: Path, batches: Iterable[np.ndarray]) -> list[Path]:
     """Write the network in int8, its ranges measured on `batches` of what the file takes.
 
-    The weights have a scale for each channel, and what goes through the network one for each tensor (PT2E).
+    The weights have a scale for each channel, and the activations one for each tensor (PT2E).
     """
     quantizers, pt2e = map(_require, _QUANTIZING)
     servable = exported.servable

@@ -70,7 +70,7 @@ def check_int8() -> None:
 def write_int8(exported: Exported, path: Path, batches: Iterable[np.ndarray]) -> list[Path]:
     """Write the network in int8, its ranges measured on `batches` of what the file takes.
 
-    The weights have a scale for each channel, and what goes through the network one for each tensor (QDQ).
+    The weights have a scale for each channel, and the activations one for each tensor (QDQ).
     """
     import onnx
     from onnxruntime import quantization
@@ -155,7 +155,7 @@ class Runner:
             raise DataError(self._path, f"ONNX Runtime cannot run it: {first_line(error)}") from error
 
     def _check_tensors(self) -> None:
-        """Raise DataError where what goes in and comes out is not what the description says."""
+        """Raise DataError where inputs and outputs are not what the description says."""
         kind = "tensor(uint8)" if self.description.takes_pixels else "tensor(float)"
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         found = [(node.name, node.type, _sizes(node)) for node in (*inputs, *outputs)]

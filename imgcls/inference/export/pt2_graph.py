@@ -93,7 +93,7 @@ class Graph:
             for node in self._nodes:
                 given = [_filled(argument, values) for argument in node.arguments]
                 keywords = {name: _filled(argument, values) for name, argument in node.keywords.items()}
-                # a few bytes of the file may ask for a tensor of terabytes
+                # a few bytes of the file may request a tensor of terabytes
                 _require_memory([*given, *keywords.values()], self._path)
                 found = node.operator(*given, **keywords)
                 several = found if isinstance(found, (list, tuple)) else [found]
