@@ -94,6 +94,7 @@ def save_mean(path: str | os.PathLike[str], image: np.ndarray) -> None:
 
 
 def _varint(value: int) -> bytes:
+    # seven bits a byte, the lowest first; the highest bit says that another byte follows
     pieces = bytearray()
     while value > 127:
         pieces.append(value & 127 | 128)

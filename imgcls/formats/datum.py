@@ -118,6 +118,7 @@ def encode_datum(datum: Datum) -> bytes:
     numbers = [(CHANNELS, datum.channels), (HEIGHT, datum.height), (WIDTH, datum.width)]
     # proto2 writes what is set: sizes of 0 are left out for encoded images, as Caffe does
     head = b"".join(_write_varint(number << 3) + _write_varint(value) for number, value in numbers if value)
+    # a tag is the field's number and, in the lowest three bits, its wire type; 0 is a varint
     data = _write_varint(DATA << 3 | _LENGTH) + _write_varint(len(datum.data)) + datum.data
     label = _write_varint(LABEL << 3) + _write_varint(datum.label % (1 << 64))
     return head + data + label + (_write_varint(ENCODED << 3) + b"\x01" if datum.is_encoded else b"")

@@ -87,6 +87,7 @@ def _matrix(data: memoryview, budget: list[int], depth: int) -> tuple[str, objec
     """Return (name, value) of a matrix."""
     if not len(data):
         return "", np.empty(0)
+    # the parts stand in this order: flags with the class, dimensions, name, content
     parts = _elements(data)
     flags = next(parts)[1]
     kind = flags[0]
@@ -116,6 +117,7 @@ def _structure(parts: Iterator[tuple[int, memoryview]], count: int, budget: list
     names = bytes(next(parts)[1])
     if width < 1:
         raise _Damage("field names without a length")
+    # all names have the same width, filled up with zeros
     fields = [names[i:i + width].partition(b"\0")[0].decode("latin-1") for i in range(0, len(names), width)]
     budget[1] -= count * max(1, len(fields))
     if budget[1] < 0:

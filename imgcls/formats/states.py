@@ -67,6 +67,7 @@ def dumps(states: Mapping[int | str, State]) -> bytes:
     """
     parts = [b"\x80\x03}"]  # protocol, empty dictionary
     for key, state in states.items():
+        # J is an int of 32 bits, X a text in UTF-8 behind its length
         text = str(key).encode()
         parts.append(struct.pack("<ci", b"J", key) if isinstance(key, int)
                      else struct.pack("<cI", b"X", len(text)) + text)

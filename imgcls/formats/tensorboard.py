@@ -38,6 +38,7 @@ def session_record(wall_time: float, step: int) -> bytes:
 
 def scalars_record(wall_time: float, step: int, values: Mapping[str, float]) -> bytes:
     """Return an event with these scalars, tag -> value (written as float32), at this step."""
+    # 0x15 is the tag of field 2 as a float of 32 bits
     summary = b"".join(_field(1, _field(1, tag.encode()) + b"\x15" + struct.pack("<f", value))
                        for tag, value in values.items())
     return _record(wall_time, step, _field(5, summary))
@@ -53,6 +54,7 @@ def masked_crc(data: bytes) -> int:
 
 
 def _record(wall_time: float, step: int, content: bytes) -> bytes:
+    # 0x09 is the tag of field 1 as a double, 0x10 that of field 2 as a varint
     event = b"\x09" + struct.pack("<d", wall_time) + b"\x10" + _varint(step) + content
     length = struct.pack("<Q", len(event))
     return length + struct.pack("<I", masked_crc(length)) + event + struct.pack("<I", masked_crc(event))
@@ -63,6 +65,7 @@ def _field(number: int, data: bytes) -> bytes:
 
 
 def _varint(value: int) -> bytes:
+    # seven bits a byte, the lowest first; the highest bit says that another byte follows
     pieces = bytearray()
     while value > 0x7F:
         pieces.append(value & 0x7F | 0x80)

@@ -318,6 +318,7 @@ def _rebuild_tensor(storage: Any = None, offset: Any = None, size: Any = None, s
         raise ValueError("it has a tensor without storage, size or stride")
     if len(size) != len(stride) or not all(size):
         raise ValueError("it has a tensor without elements")
+    # the number of the last element that the strides lead to
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
     if last >= storage.num_elements or math.prod(size) > storage.num_elements:
         raise ValueError("it has a tensor that is larger than its storage")

@@ -86,6 +86,7 @@ def _modules_it_needs(model: fx.GraphModule, until: str) -> list[nn.Module]:
     paths = {graph.node_name(path, layer): path for path, layer in layers.items() if isinstance(layer, Layer)}
     if until not in paths:
         raise _no_such_layer(until, paths)
+    # Backwards through all inputs, so that both branches of a residual unit are frozen.
     to_visit = [calls[paths[until]]]
     visited: set[fx.Node] = set()
     needed = []

@@ -23,6 +23,7 @@ def lr_scale(arrays: Mapping[str, np.ndarray]) -> float:
     # over the squared norm (van Laarhoven, 2017, arXiv 1706.05350). Weight decay leaves it small.
     if not any(name.endswith(_RUNNING_MEANS) for name in arrays):
         return 1.0
+    # the mean squared norm of a convolution's filters, for each convolution
     squares = [float(np.square(array, dtype=np.float32).sum() / len(array))
                for array in arrays.values() if array.ndim == 4 and array.size]
     # the median of the layers: a first layer that whitens, or a dead one, says nothing about the others

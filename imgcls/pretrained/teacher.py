@@ -60,6 +60,7 @@ def _affine(own: Config, other: Config, device: torch.device) -> tuple[Tensor, T
         (torch.tensor(per_channel(augment.rgb_mean, channels, "`rgb_mean`"), device=device),
          torch.tensor(per_channel(augment.rgb_std, channels, "`rgb_std`"), device=device))
         for augment in (own.augment, other.augment))
+    # x is (pixel - mean) / std, so (pixel - other_mean) / other_std is x * scale + shift
     scale, shift = std / other_std, (mean - other_mean) / other_std
     return (scale, shift) if channels == 1 else (scale[:, None, None], shift[:, None, None])
 

@@ -218,7 +218,8 @@ def _add_head(model: fx.GraphModule, config: NetworkConfig, seed: int) -> list[s
     """Put a fully connected layer `fc` and a softmax behind the network; return its parameters' names."""
     layer = FullyConnected(_num_features(model, config), config.num_classes)
     _initializers.initialize(nn.Sequential(layer), config.initializer, config.network, seed)
-    # A layer of the body may be called fc as well; its weights must not be mistaken for the head's.
+    # A layer of the body may be called fc as well: its weights must not be mistaken for the head's,
+    # neither in this network nor in the files that are saved of it.
     taken = {*graph.parameter_names(model).values(), *dict(model.named_modules())}
     name = "fc"
     while name in taken or f"{name}_weight" in taken:

@@ -63,6 +63,7 @@ def _suppressed(rows: Tensor, settings: dict[str, Any]) -> Tensor:
     overlap = _box_iou(chosen[:, begin:begin + 4], chosen[:, begin:begin + 4], settings["in_format"])
     if classes >= 0 and not settings["force_suppress"]:
         overlap = overlap * (chosen[:, classes][:, None] == chosen[:, classes][None])
+    # greedy: a box that is kept drops all later ones that overlap it too much
     is_kept = torch.ones(len(order), dtype=torch.bool)
     for row in range(len(order)):
         if is_kept[row]:

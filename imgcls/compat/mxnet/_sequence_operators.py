@@ -60,6 +60,7 @@ def _xor(left: Tensor, right: Tensor) -> Tensor:
 # Mean and variance over the same axes, the variance without Bessel's correction.
 def _moments(data: Tensor, axes: tuple[int, ...], keepdims: bool) -> tuple[Tensor, Tensor]:
     over = axes or tuple(range(data.ndim))
+    # with all axes kept, so that the mean can be subtracted
     mean = data.mean(over, keepdim=True)
     variance = (data - mean).square().mean(over, keepdim=True)
     return tuple(part if keepdims else part.reshape(  # type: ignore[return-value]

@@ -148,6 +148,7 @@ class FeedForward:
             raise ValueError("The numbers of data points and labels not equal")
         if values.ndim not in (1, 2) or (values.ndim == 2 and values.shape[1] != 1):
             raise ValueError("Label must be 1D or 2D (with 2nd dimension being 1)")
+        # a training begins the next epoch with what is left, a prediction needs each sample once
         size = min(X.shape[0], self.numpy_batch_size)
         handling = "roll_over" if is_train else "pad"
         return NDArrayIter(X, values.ravel(), size, shuffle=is_train, last_batch_handle=handling)

@@ -99,6 +99,7 @@ def moveaxis(tensor: NDArray, source: Any, destination: Any) -> NDArray:
     sources, targets = ([axis] if isinstance(axis, int) else list(axis) for axis in (source, destination))
     if len(sources) != len(targets):
         raise ValueError("`source` and `destination` arguments must have the same number of elements")
+    # the axes that do not move keep their order; the others are inserted, the lowest target first
     order = [axis for axis in range(tensor.ndim) if axis not in [place % tensor.ndim for place in sources]]
     for target, place in sorted(zip([axis % tensor.ndim for axis in targets], sources, strict=True)):
         order.insert(target, place % tensor.ndim)

@@ -115,6 +115,7 @@ def _count(node: Node, channels: int, shapes: Mapping[str, tuple[int, ...]]) -> 
     attrs = node.attrs
     has_bias = attrs.get("no_bias") != "True"
     if node.op == "Convolution":
+        # each filter sees the channels of its own group only
         num_filter = int(attrs["num_filter"])
         count = channels * num_filter // int(attrs.get("num_group", "1"))
         for size in re.findall(r"\d+", attrs["kernel"]):

@@ -61,6 +61,7 @@ def iter_zip(stream: BinaryIO, archive: object) -> Iterator[Member | DataError]:
             raise DataError(archive, f"{clean_name(info)!r} overlaps another member or the end: the zip is "
                                      "damaged", info.header_offset)
         end = info.header_offset + _LOCAL_HEADER.size + info.compress_size
+    # only now, in the directory's own order
     for info in infos:
         if info.is_dir():
             continue

@@ -31,6 +31,7 @@ class CachedGraph:
     def _network(self, arrays: dict[str, NDArray]) -> Network:
         key = tuple((name, array.shape) for name, array in arrays.items())
         if key not in self._networks:
+            # the one that was made first is dropped
             if len(self._networks) >= _MAX_SHAPES:
                 del self._networks[next(iter(self._networks))]
             inferred = _shapes.infer(self._graph, {name: array.shape for name, array in arrays.items()})

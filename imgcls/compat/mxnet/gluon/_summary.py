@@ -40,6 +40,7 @@ def print_summary(block: Any, inputs: Sequence[NDArray]) -> None:
         totals["all"] += count
         rows.append((f"{type(child).__name__}-{len(rows)}", _shape_text(outputs), count))
 
+    # the rows are written by hooks, in the order in which the forward pass reaches the blocks
     def watch(child: Any) -> None:
         if getattr(child, "_is_active", False):
             raise AssertionError(f'"{child.name}" must not be hybridized to print summary.')

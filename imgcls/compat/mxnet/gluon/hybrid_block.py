@@ -112,6 +112,7 @@ class HybridBlock(Block):
         held = [parameters[name] for name in graph.variables if name in parameters]
         try:
             arrays = {parameter.name: parameter.data() for parameter in held}
+        # shapes that the layers left open follow from the first batch
         except DeferredInitializationError:
             self._infer_and_fill(*args)
             arrays = {parameter.name: parameter.data() for parameter in held}

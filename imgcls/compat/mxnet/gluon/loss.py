@@ -44,6 +44,7 @@ class L2Loss(Loss):
 
     def hybrid_forward(self, F: Any, pred: Any, label: Any, sample_weight: Any = None) -> Any:  # noqa: N803
         square = F.square(_shaped_like(F, label, pred) - pred)
+        # the factor 1/2 of the loss is in the weight
         half = None if self._weight is None else self._weight / 2
         return F.mean(_weighted(F, square, half, sample_weight), axis=self._batch_axis, exclude=True)
 
@@ -75,6 +76,7 @@ class SigmoidBinaryCrossEntropyLoss(Loss):
             if pos_weight is not None:
                 positive = F.broadcast_mul(positive, pos_weight)
             loss = -(positive + F.log(1.0 - pred + 1e-12) * (1.0 - label))
+        # the softrelu of -|x| is log(1 + exp(-|x|)), whose exponent is never positive
         elif pos_weight is None:
             loss = F.relu(pred) - pred * label + F.Activation(-F.abs(pred), act_type="softrelu")
         else:
@@ -207,6 +209,7 @@ class CosineEmbeddingLoss(Loss):
     def _cosine(self, F: Any, left: Any, right: Any) -> Any:  # noqa: N803
         lengths = [F.norm(vector, axis=-1).reshape((-1, 1)) for vector in (left, right)]
         product = F.sum(left * right, axis=-1).reshape((-1, 1))
+        # so that a vector of zeros is not divided by 0
         floor = F.full((1, 1), 1e-12) if F is nd else 1e-12
         length = lengths[0] * lengths[1]
         return product / (F.broadcast_maximum(length, floor) if F is nd else F.maximum(length, floor))

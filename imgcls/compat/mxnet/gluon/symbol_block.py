@@ -88,6 +88,7 @@ class SymbolBlock(HybridBlock):
         return outputs if self._returns_list else outputs[0]
 
     def _held(self, given: Sequence[NDArray]) -> dict[str, NDArray]:
+        # labels without values are not needed: they are made below
         labels = set(self._labels())
         values = {name: parameter for name, parameter in self._params.items()
                   if not (name in labels and parameter._array is None)}

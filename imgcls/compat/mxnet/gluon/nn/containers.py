@@ -56,6 +56,7 @@ class Sequential(_Row, Block):
         for block in self._children.values():
             x = block(x, *args)
             args = ()
+            # several results are the arguments of the next block
             if isinstance(x, (tuple, list)):
                 x, args = x[0], tuple(x[1:])
         return (x, *args) if args else x
