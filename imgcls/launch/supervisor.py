@@ -2,7 +2,7 @@
 
 `imgcls-launch` calls `run`. The agents (`agent`) start and restart the workers; here agents are started (over
 ssh where they are elsewhere), sent signs of life, told to stop once the job is over, and killed where they do
-not. The end of one agent ends the job, unless it is elastic and has hosts enough. Nothing here needs torch.
+not. An agent that fails ends the job, unless that is elastic and has hosts enough. Nothing here needs torch.
 """
 
 from __future__ import annotations

@@ -76,7 +76,7 @@ class _Range(NamedTuple):
     def name(self) -> str:
         """The name of its entry: the same for the same bytes, ending with the remote file's own name."""
         key = f"{self.path}\n{self.info.version}\n{self.begin}-{self.end}/{self.info.size}"
-        # 64 characters of the name: with hash and suffixes a file system's 255 are never reached
+        # 64 characters of the name: with hash and suffixes that is less than the 255 bytes of a file system
         return f"{hashlib.sha256(key.encode()).hexdigest()[:32]}-{self.path.name[-64:]}"
 
     @property
